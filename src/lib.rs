@@ -1,0 +1,14 @@
+//! token_service fetches secret tokens from an HTTP source, stores each one in a PostgreSQL
+//! transaction of its own, and reports every token with what became of it.
+//!
+//! Data takes one way through the house: `fetch → store → report`, joined by a Rhai script.
+//! The binary is the product; this library exists so that tests and benches can reach its rooms.
+
+pub mod exit;
+pub mod fault;
+pub mod fetch;
+pub mod halt;
+pub mod report;
+pub mod store;
+pub mod stream;
+pub mod token;

@@ -1,0 +1,1 @@
+//! The one test binary: behaviour seen from outside.
