@@ -29,15 +29,17 @@ enum Incoming {
 pub struct PageStream {
     ready: VecDeque<Page>,
     incoming: Incoming,
+    fault: Option<Fault>,
     stop: CancellationToken,
 }
 
 impl PageStream {
-    /// A stream of pages that are already here.
-    pub fn ready(pages: impl IntoIterator<Item = Page>) -> Self {
+    /// A stream of pages that are already here, and the fault that ended them.
+    pub fn ready(pages: impl IntoIterator<Item = Page>, fault: Option<Fault>) -> Self {
         Self {
             ready: pages.into_iter().collect(),
             incoming: Incoming::Closed,
+            fault,
             stop: CancellationToken::new(),
         }
     }
@@ -51,6 +53,7 @@ impl PageStream {
         Self {
             ready: VecDeque::new(),
             incoming: Incoming::Lazy(Box::new(start)),
+            fault: None,
             stop: CancellationToken::new(),
         }
     }
@@ -69,7 +72,7 @@ impl PageStream {
             self.incoming = Incoming::Open(start(self.stop.clone()));
         }
         let Incoming::Open(receiver) = &mut self.incoming else {
-            return None;
+            return self.fault.take().map(Err);
         };
         loop {
             match receiver.recv().await {
@@ -80,6 +83,14 @@ impl PageStream {
                     return None;
                 }
             }
+        }
+    }
+
+    /// How many tokens are left, where all of them are here already.
+    pub fn known_len(&self) -> Option<usize> {
+        match self.incoming {
+            Incoming::Closed => Some(self.ready.iter().map(Page::len).sum()),
+            Incoming::Lazy(_) | Incoming::Open(_) => None,
         }
     }
 

@@ -1,9 +1,29 @@
-//! Fetching: pages of tokens from the source until as many are there as were asked for.
+//! Fetching: pages of tokens from the source until as many are there as were asked for, topping up
+//! short deliveries, one page ahead of whoever takes them.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use url::Url;
+
+use crate::fault::{Fault, Kind};
+use crate::halt::Halt;
+use crate::stream::{PageResult, PageStream};
+use crate::token::Page;
+use http::{Answer, Http};
+use retry::Decision;
+
+pub mod demo;
+pub mod http;
+pub mod lines;
+pub mod retry;
+
+/// So many requests in a row that bring nothing mean that the source has run dry.
+const DRY_REQUESTS: u32 = 3;
 
 /// Where the tokens come from and within which limits; validated.
 #[derive(Clone, Debug)]
@@ -30,4 +50,259 @@ pub struct Options {
     pub top_up: bool,
     /// True to honour `HTTP_PROXY` and its kin, as curl does.
     pub proxy: bool,
+}
+
+/// How one fetch pages; what a script may set for each.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// The most tokens to ask for in one request, at least 1.
+    pub page_size: u64,
+    /// How often a request that was certainly not served is sent again.
+    pub retries: u32,
+    /// True to ask again for what a short delivery left out.
+    pub top_up: bool,
+}
+
+/// What was asked of the source so far, over all fetches of a run.
+#[derive(Debug, Default)]
+pub struct Supply {
+    requests: AtomicU64,
+    received: AtomicU64,
+    surplus: AtomicU64,
+    unseen: AtomicU64,
+    fell_short: AtomicBool,
+}
+
+impl Supply {
+    /// Requests sent, retries included.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Tokens received.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Tokens that came beyond what was asked for, and were dropped.
+    pub fn surplus(&self) -> u64 {
+        self.surplus.load(Ordering::Relaxed)
+    }
+
+    /// The most tokens that the source may have issued in answers that never arrived.
+    pub fn unseen(&self) -> u64 {
+        self.unseen.load(Ordering::Relaxed)
+    }
+
+    /// True where some fetch ended with fewer tokens than it was asked for.
+    pub fn fell_short(&self) -> bool {
+        self.fell_short.load(Ordering::Relaxed)
+    }
+}
+
+/// The source, ready to be asked.
+pub struct Fetcher {
+    http: Http,
+    options: Options,
+    halt: Halt,
+    deadline: Option<Instant>,
+    supply: Supply,
+}
+
+impl Fetcher {
+    /// A fetcher; nothing is connected yet.
+    pub fn new(options: Options, halt: Halt, deadline: Option<Instant>) -> Result<Self, Fault> {
+        Ok(Self {
+            http: Http::new(&options)?,
+            options,
+            halt,
+            deadline,
+            supply: Supply::default(),
+        })
+    }
+
+    /// The plan that the configuration sets.
+    pub fn plan(&self) -> Plan {
+        Plan {
+            page_size: self.options.page_size,
+            retries: self.options.retries,
+            top_up: self.options.top_up,
+        }
+    }
+
+    /// The longest token that is taken, in bytes.
+    pub fn max_token(&self) -> usize {
+        self.options.max_token
+    }
+
+    /// What was asked of the source so far.
+    pub fn supply(&self) -> &Supply {
+        &self.supply
+    }
+
+    /// `size` tokens in pages. Nothing is sent before the first page is asked for; then the next
+    /// page is fetched while the last one is used, two pages ahead at the most.
+    pub fn stream(self: &Arc<Self>, size: u64, plan: Plan) -> PageStream {
+        let fetcher = Arc::clone(self);
+        PageStream::lazy(move |stop| {
+            let (sender, receiver) = mpsc::channel(1);
+            tokio::spawn(async move { fetcher.deliver(size, plan, &stop, &sender).await });
+            receiver
+        })
+    }
+
+    /// The tokens of one request, possibly fewer than `size`, and what went wrong.
+    pub async fn once(&self, size: u64, retries: u32) -> (Page, Option<Fault>) {
+        let answer = self.ask(size, retries, self.halt.stopping()).await;
+        if (answer.page.len() as u64) < size {
+            self.supply.fell_short.store(true, Ordering::Relaxed);
+        }
+        (answer.page, answer.fault)
+    }
+
+    async fn deliver(
+        &self,
+        size: u64,
+        plan: Plan,
+        stop: &CancellationToken,
+        pages: &mpsc::Sender<PageResult>,
+    ) {
+        let mut received = 0;
+        let mut asked = 0;
+        let mut dry = 0;
+        loop {
+            let open = size - if plan.top_up { received } else { asked };
+            if open == 0 {
+                break;
+            }
+            if stop.is_cancelled() || self.halt.stopping().is_cancelled() {
+                break;
+            }
+            let count = open.min(plan.page_size);
+            let answer = self.ask(count, plan.retries, stop).await;
+            let came = answer.page.len() as u64;
+            received += came;
+            asked += count;
+            dry = if came == 0 { dry + 1 } else { 0 };
+            let fault = answer.fault.or_else(|| {
+                (dry == DRY_REQUESTS && plan.top_up).then(|| short_supply(size, received))
+            });
+            if pages.send(Ok(answer.page)).await.is_err() {
+                break;
+            }
+            if let Some(fault) = fault {
+                self.supply.fell_short.store(true, Ordering::Relaxed);
+                let _ = pages.send(Err(fault)).await;
+                return;
+            }
+        }
+        if received < size {
+            self.supply.fell_short.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// One request, repeated within the rules.
+    async fn ask(&self, count: u64, retries: u32, stop: &CancellationToken) -> Answer {
+        let mut failures = 0;
+        loop {
+            let answer = self.send(count).await;
+            let Some(fault) = &answer.fault else {
+                return answer;
+            };
+            failures += 1;
+            tracing::debug!(kind = fault.kind.as_str(), failures, "request failed");
+            let left = self
+                .deadline
+                .map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            match retry::decide(fault, failures, retries, left, fastrand::f64()) {
+                Decision::After(wait) => {
+                    tracing::info!(?wait, kind = fault.kind.as_str(), "asking again");
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = stop.cancelled() => return answer,
+                        () = self.halt.stopping().cancelled() => return answer,
+                    }
+                }
+                Decision::GiveUp => return answer,
+                Decision::TooLong(wait) => return told_to_wait(answer, wait),
+            }
+        }
+    }
+
+    /// One request, counted. Stopping lets it finish, for its tokens may be issued already; only
+    /// aborting gives it up.
+    async fn send(&self, count: u64) -> Answer {
+        let sent = self.supply.requests.fetch_add(1, Ordering::Relaxed);
+        if self.options.max_requests.is_some_and(|most| sent >= most) {
+            self.supply.requests.fetch_sub(1, Ordering::Relaxed);
+            return failed(out_of_requests(sent));
+        }
+        let answer = tokio::select! {
+            answer = self.http.request(count) => answer,
+            () = self.halt.aborting().cancelled() => failed(Fault::new(
+                Kind::HttpTimeout,
+                "the run was stopped before the token source answered",
+            )),
+        };
+        let came = answer.page.len() as u64;
+        self.supply.received.fetch_add(came, Ordering::Relaxed);
+        self.supply.surplus.fetch_add(answer.surplus, Ordering::Relaxed);
+        if answer.fault.as_ref().is_some_and(may_have_been_served) {
+            self.supply
+                .unseen
+                .fetch_add(count.saturating_sub(came), Ordering::Relaxed);
+        }
+        answer
+    }
+}
+
+fn failed(fault: Fault) -> Answer {
+    Answer {
+        page: Page::from_texts([]),
+        surplus: 0,
+        fault: Some(fault),
+    }
+}
+
+/// True where the source may have issued tokens that did not arrive.
+fn may_have_been_served(fault: &Fault) -> bool {
+    match fault.kind {
+        Kind::HttpTimeout => true,
+        Kind::HttpStatus { status, .. } => status >= 500 && status != 503,
+        Kind::HttpProtocol => true,
+        _ => false,
+    }
+}
+
+fn short_supply(requested: u64, received: u64) -> Fault {
+    Fault::new(
+        Kind::ShortSupply {
+            requested,
+            received,
+        },
+        format!("the token source ran dry: {received} of {requested} tokens came"),
+    )
+    .cause(format!("{DRY_REQUESTS} requests in a row brought nothing"))
+    .hint("ask for fewer, or try again when the source has more")
+}
+
+fn out_of_requests(most: u64) -> Fault {
+    Fault::new(
+        Kind::ShortSupply {
+            requested: 0,
+            received: 0,
+        },
+        format!("the run may send no more than {most} requests to the token source"),
+    )
+    .hint("`--max-requests` sets the limit; `--page-size` asks for more at a time")
+}
+
+fn told_to_wait(mut answer: Answer, wait: Duration) -> Answer {
+    answer.fault = answer.fault.map(|fault| {
+        let wait = humantime::format_duration(wait);
+        fault.cause(format!(
+            "it asks to come back after {wait}, longer than this run may take"
+        ))
+    });
+    answer
 }

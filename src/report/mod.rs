@@ -1,6 +1,19 @@
-//! Reporting: every token with what became of it, in the formats that were asked for.
+//! Reporting: every token with what became of it, in the formats that were asked for. A report
+//! streams; one on a path is written beside it (`PATH.partial`) and renamed when it is complete.
 
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use crate::fault::{Fault, Kind};
+use crate::token::Outcome;
+use summary::Summary;
+
+pub mod json;
+pub mod ledger;
+pub mod ndjson;
+pub mod summary;
+pub mod text;
 
 /// The formats of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,4 +33,197 @@ pub struct Spec {
     pub format: Format,
     /// Where it goes; `None` is standard output.
     pub path: Option<PathBuf>,
+}
+
+/// How one format is written. An implementation holds no outcome back.
+pub trait Sink: Send {
+    /// Writes an outcome; `line` is the script's own wording, which only `text` uses.
+    fn outcome(
+        &mut self,
+        out: &mut dyn Write,
+        outcome: &Outcome,
+        line: Option<&str>,
+    ) -> io::Result<()>;
+
+    /// Writes what comes after the last outcome.
+    fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()>;
+}
+
+fn sink(format: Format) -> Box<dyn Sink> {
+    match format {
+        Format::Text => Box::new(text::Text),
+        Format::Json => Box::new(json::Json::default()),
+        Format::Ndjson => Box::new(ndjson::Ndjson),
+    }
+}
+
+enum Place {
+    Stdout,
+    File {
+        writer: BufWriter<File>,
+        partial: PathBuf,
+        path: PathBuf,
+    },
+}
+
+struct Report {
+    sink: Box<dyn Sink>,
+    place: Place,
+    broken: bool,
+}
+
+/// All reports of a run, and the standard output that they share with what the script emits.
+pub struct Reports {
+    stdout: BufWriter<Box<dyn Write + Send>>,
+    stdout_is_terminal: bool,
+    reports: Vec<Report>,
+}
+
+impl Reports {
+    /// Opens the files at once: a path that cannot be written must fail before a token is fetched.
+    pub fn open(specs: &[Spec]) -> Result<Self, Fault> {
+        let mut reports = Vec::new();
+        for spec in specs {
+            let place = match &spec.path {
+                None => Place::Stdout,
+                Some(path) => open_file(path)?,
+            };
+            reports.push(Report {
+                sink: sink(spec.format),
+                place,
+                broken: false,
+            });
+        }
+        Ok(Self {
+            stdout: BufWriter::with_capacity(64 * 1024, Box::new(io::stdout())),
+            stdout_is_terminal: io::stdout().is_terminal(),
+            reports,
+        })
+    }
+
+    /// Writes one outcome to every report. A report that cannot be written is left out from then
+    /// on; the others go on.
+    fn outcome(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Fault> {
+        self.each(|sink, out| sink.outcome(out, outcome, line))
+    }
+
+    /// Writes a line of the script's to standard output.
+    pub fn emit(&mut self, text: &str) -> Result<(), Fault> {
+        writeln!(self.stdout, "{text}").map_err(|error| closed("standard output", &error))?;
+        if self.stdout_is_terminal {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Hands everything to the operating system; called when nothing else is there to write.
+    pub fn flush(&mut self) -> Result<(), Fault> {
+        self.stdout
+            .flush()
+            .map_err(|error| closed("standard output", &error))
+    }
+
+    /// Ends every report and gives the finished files their names.
+    pub fn end(&mut self, summary: &Summary) -> Result<(), Fault> {
+        let written = self.each(|sink, out| sink.end(out, summary));
+        let flushed = self.flush();
+        let mut named = Ok(());
+        for report in &mut self.reports {
+            if let Place::File {
+                writer,
+                partial,
+                path,
+            } = &mut report.place
+                && !report.broken
+            {
+                let done = writer.flush().and_then(|()| fs::rename(partial, &*path));
+                named = named.and(done.map_err(|error| closed_path(path, &error)));
+            }
+        }
+        written.and(flushed).and(named)
+    }
+
+    fn each(
+        &mut self,
+        mut write: impl FnMut(&mut dyn Sink, &mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), Fault> {
+        let mut result = Ok(());
+        for report in &mut self.reports {
+            if report.broken {
+                continue;
+            }
+            let sink = report.sink.as_mut();
+            let written = match &mut report.place {
+                Place::Stdout => write(sink, &mut self.stdout)
+                    .map_err(|error| closed("standard output", &error)),
+                Place::File { writer, path, .. } => {
+                    write(sink, writer).map_err(|error| closed_path(path, &error))
+                }
+            };
+            report.broken = written.is_err();
+            result = result.and(written);
+        }
+        result
+    }
+}
+
+fn open_file(path: &Path) -> Result<Place, Fault> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let cannot = |what: String| {
+        Fault::new(
+            Kind::InvalidArgument {
+                argument: "report".to_owned(),
+                expected: "a path that can be written".to_owned(),
+            },
+            format!("the report {} cannot be written", path.display()),
+        )
+        .cause(what)
+        .hint("check that its folder exists and may be written to; no token was asked for")
+    };
+    if path.is_dir() {
+        return Err(cannot("it is a folder".to_owned()));
+    }
+    let file = File::create(&partial).map_err(|error| cannot(error.to_string()))?;
+    Ok(Place::File {
+        writer: BufWriter::with_capacity(64 * 1024, file),
+        partial,
+        path: path.to_owned(),
+    })
+}
+
+fn closed_path(path: &Path, error: &io::Error) -> Fault {
+    closed(&format!("the report {}", path.display()), error)
+}
+
+fn closed(what: &str, error: &io::Error) -> Fault {
+    Fault::new(
+        Kind::OutputClosed,
+        format!("{what} cannot be written any more"),
+    )
+    .cause(error.to_string())
+    .hint("the summary below counts every token; a `--report` on a path keeps them")
+}
+
+/// Escapes what could move a terminal's cursor, break a line or turn the text around.
+pub fn escape(text: &str) -> std::borrow::Cow<'_, str> {
+    if text.chars().any(is_unsafe) {
+        let mut escaped = String::with_capacity(text.len() + 8);
+        for char in text.chars() {
+            if is_unsafe(char) {
+                escaped.extend(char.escape_default());
+            } else {
+                escaped.push(char);
+            }
+        }
+        escaped.into()
+    } else {
+        text.into()
+    }
+}
+
+fn is_unsafe(char: char) -> bool {
+    char.is_control()
+        || matches!(char, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

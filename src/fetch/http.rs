@@ -1,0 +1,276 @@
+//! One request to the token source: `POST url?size=N`, its answer read in chunks under a cap.
+//! The only place that knows reqwest.
+
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Response, StatusCode, Url, redirect};
+use secrecy::ExposeSecret;
+
+use super::Options;
+use super::lines::LineParser;
+use crate::fault::{Fault, Kind, chain};
+use crate::token::Page;
+
+/// What one request brought: whole lines even where it failed half-way.
+pub struct Answer {
+    /// The tokens, at most as many as were asked for.
+    pub page: Page,
+    /// Tokens beyond what was asked for, dropped.
+    pub surplus: u64,
+    /// What went wrong.
+    pub fault: Option<Fault>,
+}
+
+impl Answer {
+    fn failed(fault: Fault) -> Self {
+        Self {
+            page: Page::from_texts([]),
+            surplus: 0,
+            fault: Some(fault),
+        }
+    }
+}
+
+/// The source as an HTTP client sees it.
+pub struct Http {
+    client: Client,
+    url: Url,
+    timeout: Duration,
+    max_body: u64,
+    max_token: usize,
+}
+
+impl Http {
+    /// A client for the source; nothing is connected yet.
+    pub fn new(options: &Options) -> Result<Self, Fault> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(
+            reqwest::header::ACCEPT,
+            HeaderValue::from_static("text/plain"),
+        );
+        for (name, value) in &options.headers {
+            let (name, value) = header(name, value.expose_secret())?;
+            headers.insert(name, value);
+        }
+        let mut builder = Client::builder()
+            .user_agent(concat!("token_service/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers)
+            .redirect(redirect::Policy::none())
+            .connect_timeout(options.connect_timeout)
+            .timeout(options.timeout);
+        if !options.proxy {
+            builder = builder.no_proxy();
+        }
+        let client = builder.build().map_err(|error| {
+            chain(&error).into_iter().fold(
+                Fault::new(Kind::HttpConnect, "the HTTP client cannot be set up"),
+                Fault::cause,
+            )
+        })?;
+        Ok(Self {
+            client,
+            url: options.url.clone(),
+            timeout: options.timeout,
+            max_body: options.max_body,
+            max_token: options.max_token,
+        })
+    }
+
+    /// The source's address without its query and credentials.
+    pub fn address(&self) -> String {
+        let mut url = self.url.clone();
+        url.set_query(None);
+        url.set_fragment(None);
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        url.to_string()
+    }
+
+    /// Asks for `count` tokens, once.
+    pub async fn request(&self, count: u64) -> Answer {
+        let sent = self.client.post(self.sized(count)).body("{}").send().await;
+        match sent {
+            Ok(response) if response.status() == StatusCode::OK => {
+                self.read(response, count).await
+            }
+            Ok(response) => Answer::failed(self.refusal(&response)),
+            Err(error) => Answer::failed(self.failure(error)),
+        }
+    }
+
+    fn sized(&self, count: u64) -> Url {
+        let mut url = self.url.clone();
+        url.query_pairs_mut()
+            .append_pair("size", &count.to_string());
+        url
+    }
+
+    async fn read(&self, mut response: Response, count: u64) -> Answer {
+        if let Some(kind) = foreign_content(response.headers()) {
+            let fault = self.protocol(format!("it sent {kind} instead of text/plain"));
+            return Answer::failed(fault);
+        }
+        let mut parser = LineParser::new(count, self.max_token);
+        let mut read = 0_u64;
+        let fault = loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) => {
+                    read += chunk.len() as u64;
+                    if read > self.max_body {
+                        let cap = bytesize::ByteSize(self.max_body).display().iec();
+                        break Some(self.protocol(format!("its body is larger than {cap}")).hint(
+                            "`source.max_body` sets the cap; `--page-size` asks for less at a time",
+                        ));
+                    }
+                    parser.feed(&chunk);
+                }
+                Ok(None) => break None,
+                Err(error) => break Some(self.failure(error)),
+            }
+        };
+        let lines = parser.finish(fault.is_none());
+        if lines.markup {
+            let fault = self.protocol("it sent an HTML or XML document".to_owned());
+            return Answer::failed(fault);
+        }
+        Answer {
+            page: lines.page,
+            surplus: lines.surplus,
+            fault,
+        }
+    }
+
+    fn protocol(&self, what: String) -> Fault {
+        Fault::new(
+            Kind::HttpProtocol,
+            "the token source did not answer with a list of tokens",
+        )
+        .cause(format!("{}: {what}", self.address()))
+        .hint("a token source answers 200 with one token a line; check TOKEN_HOST or source.url")
+    }
+
+    /// The fault of an answer that is not 200.
+    fn refusal(&self, response: &Response) -> Fault {
+        let status = response.status();
+        let retry_after = retry_after(response.headers(), SystemTime::now());
+        let fault = Fault::new(
+            Kind::HttpStatus {
+                status: status.as_u16(),
+                retry_after,
+            },
+            format!("the token source answered {status}"),
+        )
+        .cause(format!("POST {}", self.address()));
+        match status.as_u16() {
+            429 | 503 => fault.retryable().hint(
+                "it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`",
+            ),
+            300..=399 => fault.hint(
+                "redirects are not followed, for a token must not come from elsewhere: set the final address",
+            ),
+            401 | 403 => fault.hint(
+                "set TOKEN_SERVICE_SOURCE_AUTHORIZATION (or its _FILE form) to what the source accepts",
+            ),
+            404 | 405 => fault.hint("check the path in TOKEN_HOST or source.url"),
+            500..=599 => fault.hint(
+                "the request may have been served half-way, so it was not repeated; ask the source's operator",
+            ),
+            _ => fault,
+        }
+    }
+
+    /// The fault of a request that brought no answer, or only a part of one.
+    fn failure(&self, error: reqwest::Error) -> Fault {
+        let error = error.without_url();
+        let address = self.address();
+        let fault = if error.is_connect() {
+            Fault::new(Kind::HttpConnect, "the token source cannot be reached")
+                .retryable()
+                .hint("check TOKEN_HOST or source.url, and that the source is up")
+        } else if error.is_timeout() {
+            let limit = humantime::format_duration(self.timeout);
+            return Fault::new(
+                Kind::HttpTimeout,
+                format!("the token source did not answer within {limit}"),
+            )
+            .cause(format!("POST {address}"))
+            .hint("`source.timeout` sets the limit; the request may have been served, so it was not repeated");
+        } else {
+            Fault::new(Kind::HttpProtocol, "the token source's answer broke off")
+                .hint("whole lines that came were kept; the request was not repeated")
+        };
+        chain(&error)
+            .into_iter()
+            .fold(fault.cause(format!("POST {address}")), Fault::cause)
+    }
+}
+
+fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Fault> {
+    let bad = |what: &str| {
+        Fault::new(
+            Kind::InvalidArgument {
+                argument: format!("source.headers.{name}"),
+                expected: "an HTTP header".to_owned(),
+            },
+            format!("the {what} of the header `{name}` holds characters that HTTP does not allow"),
+        )
+    };
+    let parsed_name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("name"))?;
+    let mut parsed = HeaderValue::from_str(value).map_err(|_| bad("value"))?;
+    parsed.set_sensitive(true);
+    Ok((parsed_name, parsed))
+}
+
+/// The content type where it is something other than plain text.
+fn foreign_content(headers: &HeaderMap) -> Option<String> {
+    let kind = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let essence = kind.split(';').next()?.trim().to_ascii_lowercase();
+    let plain = essence.is_empty()
+        || essence == "text/plain"
+        || essence == "application/octet-stream";
+    (!plain).then(|| essence.escape_default().to_string())
+}
+
+/// `Retry-After` in seconds or as an HTTP date (RFC 9110, section 10.2.3).
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
+    let now = jiff::Timestamp::try_from(now).ok()?;
+    let wait = date.duration_since(now);
+    Some(Duration::try_from(wait).unwrap_or(Duration::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: HeaderName, value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn retry_after_comes_in_seconds_or_as_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777 - 90);
+        let seconds = headers(RETRY_AFTER, "2");
+        assert_eq!(retry_after(&seconds, now), Some(Duration::from_secs(2)));
+        let date = headers(RETRY_AFTER, "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(retry_after(&date, now), Some(Duration::from_secs(90)));
+        let later = now + Duration::from_secs(1000);
+        assert_eq!(retry_after(&date, later), Some(Duration::ZERO));
+        assert_eq!(retry_after(&headers(RETRY_AFTER, "soon"), now), None);
+    }
+
+    #[test]
+    fn only_plain_text_is_taken_for_tokens() {
+        assert_eq!(foreign_content(&HeaderMap::new()), None);
+        let plain = headers(CONTENT_TYPE, "text/plain; charset=utf-8");
+        assert_eq!(foreign_content(&plain), None);
+        let html = headers(CONTENT_TYPE, "Text/HTML; charset=utf-8");
+        assert_eq!(foreign_content(&html).as_deref(), Some("text/html"));
+    }
+}

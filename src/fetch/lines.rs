@@ -1,0 +1,179 @@
+//! Cutting the source's answer into tokens, chunk by chunk as it arrives: one token a line, within
+//! bounded memory whatever the source sends. Pure, so that it can be fuzzed.
+
+use crate::token::{Flaw, Page, PageBuilder};
+
+/// Takes bytes and collects the tokens of one answer.
+pub struct LineParser {
+    page: PageBuilder,
+    /// The line that has not ended yet, at most `max_token + 2` bytes of it.
+    line: Vec<u8>,
+    max_token: usize,
+    wanted: u64,
+    surplus: u64,
+    markup: bool,
+    seen_line: bool,
+}
+
+/// What an answer held.
+pub struct Lines {
+    /// The tokens, at most as many as were wanted.
+    pub page: Page,
+    /// How many tokens came beyond what was wanted; they are dropped.
+    pub surplus: u64,
+    /// True where the first line is the beginning of an HTML or XML document.
+    pub markup: bool,
+}
+
+impl LineParser {
+    /// A parser that keeps at most `wanted` tokens of at most `max_token` bytes each.
+    pub fn new(wanted: u64, max_token: usize) -> Self {
+        Self {
+            page: PageBuilder::default(),
+            line: Vec::new(),
+            max_token,
+            wanted,
+            surplus: 0,
+            markup: false,
+            seen_line: false,
+        }
+    }
+
+    /// Takes the next bytes of the answer.
+    pub fn feed(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            self.extend(&bytes[..end]);
+            self.end_line();
+            bytes = &bytes[end + 1..];
+        }
+        self.extend(bytes);
+    }
+
+    /// Ends the answer. A last line without a line feed counts only where the answer is `whole`:
+    /// of one that broke off nobody knows how long it would have been.
+    pub fn finish(mut self, whole: bool) -> Lines {
+        if whole {
+            self.end_line();
+        }
+        Lines {
+            page: self.page.build(),
+            surplus: self.surplus,
+            markup: self.markup,
+        }
+    }
+
+    /// Keeps one byte more than a token with its CR may have: enough to know that it is too long.
+    fn extend(&mut self, bytes: &[u8]) {
+        let room = (self.max_token + 2).saturating_sub(self.line.len());
+        self.line.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn end_line(&mut self) {
+        let mut line = std::mem::take(&mut self.line);
+        self.judge(line.strip_suffix(b"\r").unwrap_or(&line));
+        line.clear();
+        self.line = line;
+    }
+
+    fn judge(&mut self, line: &[u8]) {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return;
+        }
+        if !self.seen_line {
+            self.seen_line = true;
+            self.markup = is_markup(line);
+        }
+        if self.page.len() as u64 >= self.wanted {
+            self.surplus += 1;
+            return;
+        }
+        let too_long = line.len() > self.max_token;
+        let kept = &line[..line.len().min(self.max_token)];
+        match std::str::from_utf8(kept) {
+            Ok(text) if too_long => self.page.push(text, Some(Flaw::TooLong)),
+            Ok(text) => self.page.push(text, Flaw::of(text, self.max_token)),
+            Err(_) => {
+                // Cutting may have split a character; that is no fault of the token's encoding.
+                let flaw = if too_long { Flaw::TooLong } else { Flaw::InvalidUtf8 };
+                self.page.push(&String::from_utf8_lossy(kept), Some(flaw));
+            }
+        }
+    }
+}
+
+fn is_markup(line: &[u8]) -> bool {
+    let line = line.trim_ascii_start().to_ascii_lowercase();
+    [&b"<!doctype"[..], b"<html", b"<?xml"]
+        .iter()
+        .any(|start| line.starts_with(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(chunks: &[&[u8]], wanted: u64, whole: bool) -> (Vec<(String, Option<Flaw>)>, u64) {
+        let mut parser = LineParser::new(wanted, 8);
+        for chunk in chunks {
+            parser.feed(chunk);
+        }
+        let lines = parser.finish(whole);
+        let tokens = lines
+            .page
+            .iter()
+            .map(|token| (token.as_str().to_owned(), token.flaw()))
+            .collect();
+        (tokens, lines.surplus)
+    }
+
+    fn good(text: &str) -> (String, Option<Flaw>) {
+        (text.to_owned(), None)
+    }
+
+    #[test]
+    fn lines_may_end_in_lf_crlf_or_nothing_and_blank_ones_do_not_count() {
+        let (tokens, surplus) = parse(&[b"aa\r\n\n  \nb", b"b\ncc"], 9, true);
+        assert_eq!(tokens, [good("aa"), good("bb"), good("cc")]);
+        assert_eq!(surplus, 0);
+    }
+
+    #[test]
+    fn a_line_that_broke_off_is_no_token() {
+        assert_eq!(parse(&[b"aa\nbb"], 9, false).0, [good("aa")]);
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_counted_and_dropped() {
+        assert_eq!(parse(&[b"aa\nbb\ncc\n"], 1, true), (vec![good("aa")], 2));
+    }
+
+    #[test]
+    fn malformed_lines_are_kept_with_their_flaw() {
+        let (tokens, _) = parse(&[b"a\0b\n\xff\xfe\n123456789\n12345678\r\n"], 9, true);
+        assert_eq!(
+            tokens,
+            [
+                ("a\0b".to_owned(), Some(Flaw::ControlCharacter)),
+                ("\u{fffd}\u{fffd}".to_owned(), Some(Flaw::InvalidUtf8)),
+                ("12345678".to_owned(), Some(Flaw::TooLong)),
+                good("12345678"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_line_of_a_hundred_megabytes_takes_no_memory() {
+        let mut parser = LineParser::new(1, 1024);
+        for _ in 0..100 {
+            parser.feed(&[b'x'; 1024 * 1024]);
+        }
+        assert!(parser.line.capacity() < 8 * 1024);
+    }
+
+    #[test]
+    fn a_page_of_html_is_recognised() {
+        let mut parser = LineParser::new(9, 1024);
+        parser.feed(b"\r\n  <!DOCTYPE html>\n<html>\n");
+        assert!(parser.finish(true).markup);
+    }
+}

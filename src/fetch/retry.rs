@@ -1,0 +1,108 @@
+//! When a request to the source is sent again, and after how long. Pure.
+//!
+//! A POST that issues tokens is not idempotent: it is repeated only where it was certainly not
+//! served, that is where connecting failed or the source answered 429 or 503.
+
+use std::time::Duration;
+
+use crate::fault::{Fault, Kind};
+
+const BASE: Duration = Duration::from_millis(100);
+const CAP: Duration = Duration::from_secs(5);
+
+/// The longest `Retry-After` that is waited for in a run without a deadline.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// What to do after a failed request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Send it again after this long.
+    After(Duration),
+    /// Give up: it cannot be repeated, or was repeated often enough.
+    GiveUp,
+    /// Give up: the source wants a longer wait than the run has left.
+    TooLong(Duration),
+}
+
+/// Decides after the failure number `failures` (from 1) of one request. `left` is what the run's
+/// deadline leaves; `random` draws from 0.0 to 1.0 (full jitter).
+pub fn decide(
+    fault: &Fault,
+    failures: u32,
+    retries: u32,
+    left: Option<Duration>,
+    random: f64,
+) -> Decision {
+    if !fault.retryable || failures > retries {
+        return Decision::GiveUp;
+    }
+    let wait = match fault.kind {
+        Kind::HttpStatus {
+            retry_after: Some(wait),
+            ..
+        } => wait,
+        _ => backoff(failures, random),
+    };
+    if wait > left.unwrap_or(LONGEST_WAIT) {
+        Decision::TooLong(wait)
+    } else {
+        Decision::After(wait)
+    }
+}
+
+/// Full jitter: anything between nothing and the doubled step, so that many runs spread out.
+/// Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+pub fn backoff(failures: u32, random: f64) -> Duration {
+    let step = BASE.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)));
+    step.min(CAP).mul_f64(random.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(status: u16, retry_after: Option<u64>) -> Fault {
+        let retry_after = retry_after.map(Duration::from_secs);
+        Fault::new(
+            Kind::HttpStatus {
+                status,
+                retry_after,
+            },
+            "",
+        )
+        .retryable()
+    }
+
+    #[test]
+    fn what_may_have_been_served_is_never_repeated() {
+        let fault = Fault::new(Kind::HttpTimeout, "");
+        assert_eq!(decide(&fault, 1, 3, None, 0.5), Decision::GiveUp);
+    }
+
+    #[test]
+    fn retries_are_counted() {
+        let fault = status(503, None);
+        assert!(matches!(decide(&fault, 3, 3, None, 0.5), Decision::After(_)));
+        assert_eq!(decide(&fault, 4, 3, None, 0.5), Decision::GiveUp);
+        assert_eq!(decide(&fault, 1, 0, None, 0.5), Decision::GiveUp);
+    }
+
+    #[test]
+    fn retry_after_is_honoured_within_the_deadline() {
+        let wait = Duration::from_secs(7);
+        let fault = status(429, Some(7));
+        assert_eq!(decide(&fault, 1, 3, None, 0.0), Decision::After(wait));
+        let left = Some(Duration::from_secs(6));
+        assert_eq!(decide(&fault, 1, 3, left, 0.0), Decision::TooLong(wait));
+        let fault = status(429, Some(86_400));
+        assert!(matches!(decide(&fault, 1, 3, None, 0.0), Decision::TooLong(_)));
+    }
+
+    #[test]
+    fn backing_off_doubles_up_to_its_cap() {
+        assert_eq!(backoff(1, 1.0), BASE);
+        assert_eq!(backoff(3, 1.0), BASE * 4);
+        assert_eq!(backoff(60, 1.0), CAP);
+        assert_eq!(backoff(3, 0.0), Duration::ZERO);
+    }
+}

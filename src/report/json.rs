@@ -1,0 +1,41 @@
+//! `json`: one document, `{version, tokens: […], summary: {…}}`, written as outcomes arrive.
+
+use std::io::{self, Write};
+
+use super::Sink;
+use super::ndjson::TokenObject;
+use super::summary::{Summary, VERSION};
+use crate::token::Outcome;
+
+/// The JSON report.
+#[derive(Default)]
+pub struct Json {
+    begun: bool,
+}
+
+impl Json {
+    /// What stands before the next token: the document's beginning, or a comma.
+    fn lead(&mut self) -> String {
+        if std::mem::replace(&mut self.begun, true) {
+            ",\n".to_owned()
+        } else {
+            format!("{{\"version\": {VERSION}, \"tokens\": [\n")
+        }
+    }
+}
+
+impl Sink for Json {
+    fn outcome(&mut self, out: &mut dyn Write, outcome: &Outcome, _: Option<&str>) -> io::Result<()> {
+        out.write_all(self.lead().as_bytes())?;
+        Ok(serde_json::to_writer(out, &TokenObject::new(outcome))?)
+    }
+
+    fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
+        if !self.begun {
+            out.write_all(self.lead().as_bytes())?;
+        }
+        out.write_all(b"\n], \"summary\": ")?;
+        serde_json::to_writer(&mut *out, summary)?;
+        out.write_all(b"}\n")
+    }
+}

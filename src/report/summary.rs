@@ -1,0 +1,199 @@
+//! The end of a run in numbers: the line for people on standard error, and the object of the JSON
+//! forms.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::ndjson::milliseconds;
+use crate::token::{Status, Tally};
+
+/// The version of the report's form.
+pub const VERSION: u32 = 1;
+
+/// What a run came to; fields and names are the contract's.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// The version of this form.
+    pub version: u32,
+    /// A UUID (version 7) of this run.
+    pub run_id: String,
+    /// When the run began, RFC 3339 in UTC.
+    pub started_at: String,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// SIZE, whatever the script asked for on the way.
+    pub requested: u64,
+    /// Tokens received.
+    pub received: u64,
+    /// Requests sent to the source.
+    pub requests: u64,
+    /// Tokens that came beyond what was asked for, and were dropped.
+    pub surplus: u64,
+    /// Tokens in each state.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// The signal or deadline that stopped the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aborted_by: Option<&'static str>,
+    /// The process's exit code.
+    pub exit_code: u8,
+    /// From sending a token to its verdict, in milliseconds.
+    pub latency_ms: Latency,
+    /// The most tokens that the source may have issued in answers that never arrived.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub issued_unseen: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Tokens in each state; they add up to `received`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Counts {
+    /// The server confirmed the commit.
+    pub stored: u64,
+    /// Refused for good.
+    pub rejected: u64,
+    /// Certainly not stored.
+    pub failed: u64,
+    /// Nobody could find out.
+    pub unknown: u64,
+    /// Never sent.
+    pub not_attempted: u64,
+}
+
+impl From<Tally> for Counts {
+    fn from(tally: Tally) -> Self {
+        Self {
+            stored: tally.get(Status::Stored),
+            rejected: tally.get(Status::Rejected),
+            failed: tally.get(Status::Failed),
+            unknown: tally.get(Status::Unknown),
+            not_attempted: tally.get(Status::NotAttempted),
+        }
+    }
+}
+
+/// Percentiles in milliseconds; zero where nothing was sent.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Latency {
+    p50: f64,
+    p95: f64,
+    p99: f64,
+    max: f64,
+}
+
+/// Collects latencies in constant memory, within one per cent.
+pub struct Latencies(Option<Histogram<u64>>);
+
+impl Default for Latencies {
+    fn default() -> Self {
+        // Microseconds up to an hour with two significant digits; these bounds are valid, so the
+        // histogram is always there.
+        Self(Histogram::new_with_bounds(1, 3_600_000_000, 2).ok())
+    }
+}
+
+impl Latencies {
+    /// Counts one sending.
+    pub fn record(&mut self, elapsed: Duration) {
+        if let Some(histogram) = &mut self.0 {
+            let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+            histogram.saturating_record(micros);
+        }
+    }
+
+    /// The percentiles so far.
+    pub fn percentiles(&self) -> Latency {
+        let Some(histogram) = self.0.as_ref().filter(|histogram| !histogram.is_empty()) else {
+            return Latency::default();
+        };
+        let at = |quantile| milliseconds(Duration::from_micros(histogram.value_at_quantile(quantile)));
+        Latency {
+            p50: at(0.50),
+            p95: at(0.95),
+            p99: at(0.99),
+            max: milliseconds(Duration::from_micros(histogram.max())),
+        }
+    }
+}
+
+impl Summary {
+    /// The one line for people.
+    pub fn line(&self) -> String {
+        let plural = if self.requests == 1 { "" } else { "s" };
+        let mut line = format!(
+            "{} requested, {} received in {} request{plural}: {} stored, {} rejected",
+            grouped(self.requested),
+            grouped(self.received),
+            grouped(self.requests),
+            grouped(self.counts.stored),
+            grouped(self.counts.rejected),
+        );
+        for (count, name) in [
+            (self.counts.failed, "failed"),
+            (self.counts.unknown, "unknown"),
+            (self.counts.not_attempted, "not attempted"),
+            (self.surplus, "surplus dropped"),
+            (self.issued_unseen, "perhaps issued unseen"),
+        ] {
+            if count > 0 {
+                let _ = write!(line, ", {} {name}", grouped(count));
+            }
+        }
+        let seconds = Duration::from_millis(self.duration_ms).as_secs_f64();
+        let settled = self.counts.stored + self.counts.rejected;
+        let _ = write!(line, " in {seconds:.2} s");
+        if settled > 0 {
+            let rate = rate(settled, self.duration_ms);
+            let _ = write!(line, " ({} tokens/s)", grouped(rate));
+        }
+        line
+    }
+}
+
+fn rate(count: u64, millis: u64) -> u64 {
+    count.saturating_mul(1000) / millis.max(1)
+}
+
+/// A number as people read it: thousands separated by commas.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_separated_for_people() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1000), "1,000");
+        assert_eq!(grouped(5_000_000), "5,000,000");
+    }
+
+    #[test]
+    fn latencies_come_in_milliseconds() {
+        let mut latencies = Latencies::default();
+        for millis in 1..=100 {
+            latencies.record(Duration::from_millis(millis));
+        }
+        let latency = latencies.percentiles();
+        assert!((49.0..52.0).contains(&latency.p50), "{latency:?}");
+        assert!((99.0..102.0).contains(&latency.max), "{latency:?}");
+    }
+}

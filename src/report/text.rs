@@ -1,0 +1,53 @@
+//! `text`: a line a token, the status first, for people and shell pipelines.
+
+use std::io::{self, Write};
+
+use super::summary::Summary;
+use super::{Sink, escape};
+use crate::token::{Detail, Outcome};
+
+/// The text report. Its summary goes to standard error, not here.
+pub struct Text;
+
+impl Sink for Text {
+    fn outcome(
+        &mut self,
+        out: &mut dyn Write,
+        outcome: &Outcome,
+        line: Option<&str>,
+    ) -> io::Result<()> {
+        match line {
+            Some(line) => writeln!(out, "{line}"),
+            None => write_line(out, outcome),
+        }
+    }
+
+    fn end(&mut self, _: &mut dyn Write, _: &Summary) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write_line(out: &mut dyn Write, outcome: &Outcome) -> io::Result<()> {
+    let status = outcome.status.as_str();
+    // Columns stand two spaces apart even where a status is longer than its column.
+    let width = 10.max(status.len() + 2);
+    write!(out, "{status:width$}{}", escape(outcome.token.as_str()))?;
+    match words(outcome.detail()) {
+        None => writeln!(out),
+        Some(words) => writeln!(out, "  {}", escape(&words)),
+    }
+}
+
+/// What stands last on the line: the database's code with the constraint or else its message, or
+/// the reason of whoever refused.
+fn words(detail: &Detail) -> Option<String> {
+    let words = detail
+        .constraint
+        .as_deref()
+        .or(detail.reason.as_deref())
+        .or(detail.message.as_deref());
+    match (detail.sqlstate.as_deref(), words) {
+        (Some(sqlstate), Some(words)) => Some(format!("{sqlstate} {words}")),
+        (words, None) | (None, words) => words.map(str::to_owned),
+    }
+}
