@@ -4,12 +4,14 @@
 //! Data takes one way through the house: `fetch → store → report`, joined by a Rhai script.
 //! The binary is the product; this library exists so that tests and benches can reach its rooms.
 
+pub mod escape;
 pub mod exit;
 pub mod fault;
 pub mod fetch;
 pub mod halt;
 pub mod problem;
 pub mod report;
+pub mod script;
 pub mod store;
 pub mod stream;
 pub mod token;

@@ -1,2 +1,86 @@
-//! The entry point.
-fn main() {}
+//! The entry point: parse, run, print one error, exit code; nothing else.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use token_service::cli::{self, Cli, Command, Refusal};
+use token_service::config::{self, Env, Layout, Purpose};
+use token_service::exit::Exit;
+use token_service::problem::Problem;
+use token_service::run::{self, Finished};
+use token_service::{check, logging, script};
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let env = Env::of_process();
+    let layout = cli::error_format(&args, &env);
+    let color = |terminal: bool| terminal && env.get("NO_COLOR").ok().flatten().is_none();
+    let exit = match cli::parse(&args, color(io::stdout().is_terminal())) {
+        Ok(cli) => command(&cli, &env),
+        Err(Refusal::Answer(text)) => Ok(answer(&text)),
+        Err(Refusal::Problem(problem)) => Err(vec![problem]),
+    };
+    let (exit, problems) = match exit {
+        Ok((exit, problems)) => (exit, problems),
+        Err(problems) => (problems.first().map_or(Exit::Completed, |first| first.exit), problems),
+    };
+    for problem in &problems {
+        let text = match layout {
+            Layout::Text => problem.render(color(io::stderr().is_terminal())),
+            Layout::Json => problem.to_json(),
+        };
+        // Where standard error is closed, the exit code still tells.
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+    ExitCode::from(exit.code())
+}
+
+type Done = (Exit, Vec<Problem>);
+
+fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
+    let alone = |problem| vec![problem];
+    match &cli.command {
+        Some(Command::Api(args)) => {
+            let text = script::docs::print(args.format).map_err(alone)?;
+            Ok(answer(&text))
+        }
+        Some(Command::Check(args)) => {
+            let checked = config::load_for_check(args, env).map_err(alone)?;
+            let (text, problems) = check::check(&checked);
+            let (_, unwritten) = answer(&text);
+            let exit = problems.first().map_or(Exit::Completed, |first| first.exit);
+            Ok((exit, problems.into_iter().chain(unwritten).collect()))
+        }
+        Some(Command::Demo(args)) => start(Purpose::Demo, args, env).map_err(alone),
+        None => start(Purpose::Run, &cli.run, env).map_err(alone),
+    }
+}
+
+fn start(purpose: Purpose, args: &cli::RunArgs, env: &Env) -> Result<Done, Problem> {
+    let settings = config::load(purpose, args, env)?;
+    logging::start(settings.log);
+    let Finished {
+        exit,
+        summary,
+        problem,
+    } = run::run(settings);
+    if let Some(summary) = summary {
+        let _ = writeln!(io::stderr(), "{summary}");
+    }
+    Ok((exit, problem.into_iter().collect()))
+}
+
+/// Writes what was asked for to standard output.
+fn answer(text: &str) -> Done {
+    let mut stdout = io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => (Exit::Completed, Vec::new()),
+        // Whoever closed the pipe has read enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => (Exit::Completed, Vec::new()),
+        Err(error) => {
+            let problem = Problem::new(Exit::Script, "standard output cannot be written");
+            (Exit::Script, vec![problem.cause(error.to_string())])
+        }
+    }
+}

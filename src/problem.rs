@@ -13,6 +13,7 @@ use annotate_snippets::renderer::{
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
+use crate::escape::{escape, is_hostile};
 use crate::exit::Exit;
 use crate::fault::{Fault, Kind};
 
@@ -139,7 +140,7 @@ impl Problem {
         let message = escape(&self.message);
         let title = match (&self.kind, &self.place) {
             (Some(kind), Some(_)) => format!("{}: {message}", escape(kind)),
-            _ => message,
+            _ => message.into_owned(),
         };
         let mut group = Group::with_title(Level::ERROR.primary_title(title));
         if let Some(place) = &self.place {
@@ -317,32 +318,6 @@ impl Place {
             .unwrap_or(line.len());
         Some(start + first..start + last)
     }
-}
-
-/// The text with every character escaped that could drive a terminal or hide what is written:
-/// control characters, line breaks and the marks that turn the direction of writing.
-pub fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        if is_hostile(character) {
-            safe.extend(character.escape_default());
-        } else {
-            safe.push(character);
-        }
-    }
-    safe
-}
-
-/// All of these lie within the first 65,536 characters, so that four hex digits name them.
-fn is_hostile(character: char) -> bool {
-    character.is_control()
-        || matches!(
-            character,
-            '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{feff}'
-        )
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::fault::Fault;
-use crate::token::{Outcome, Page};
+use crate::token::{Outcome, Page, Token};
 
 /// What a fetch task sends: pages, and at the end perhaps the fault that ended it.
 pub type PageResult = Result<Page, Fault>;
@@ -172,6 +172,40 @@ pub fn outcomes(capacity: usize) -> (OutcomeSender, OutcomeStream, CancellationT
     )
 }
 
+/// The outcomes of tokens that are judged here and not sent; must be called within a runtime.
+pub fn judged(
+    mut pages: PageStream,
+    judge: impl Fn(Token) -> Outcome + Send + 'static,
+) -> OutcomeStream {
+    /// So many outcomes are handed over at a time.
+    const BATCH: usize = 256;
+    let (sender, stream, stop) = outcomes(16 * BATCH);
+    tokio::spawn(async move {
+        loop {
+            let page = tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    pages.stop();
+                    pages.next().await
+                }
+                page = pages.next() => page,
+            };
+            match page {
+                None => break,
+                Some(Err(fault)) => sender.fail(fault),
+                Some(Ok(mut page)) => {
+                    while !page.is_empty() {
+                        let tokens = page.take(BATCH);
+                        sender.book(tokens.len()).await;
+                        sender.send(tokens.into_iter().map(&judge).collect());
+                    }
+                }
+            }
+        }
+    });
+    stream
+}
+
 impl OutcomeStream {
     /// The next outcomes, or, after the last of them, the fault that ended the stream. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Vec<Outcome>, Fault>> {
@@ -203,7 +237,8 @@ impl OutcomeStream {
         batch
     }
 
-    fn take_fault(&self) -> Option<Fault> {
+    /// The fault that ended the stream, once.
+    pub fn take_fault(&self) -> Option<Fault> {
         self.fault
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

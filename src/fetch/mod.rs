@@ -151,13 +151,24 @@ impl Fetcher {
         })
     }
 
-    /// The tokens of one request, possibly fewer than `size`, and what went wrong.
-    pub async fn once(&self, size: u64, retries: u32) -> (Page, Option<Fault>) {
-        let answer = self.ask(size, retries, self.halt.stopping()).await;
-        if (answer.page.len() as u64) < size {
-            self.supply.fell_short.store(true, Ordering::Relaxed);
-        }
-        (answer.page, answer.fault)
+    /// The tokens of one request, possibly fewer than `size`; nothing is sent before they are
+    /// asked for.
+    pub fn once(self: &Arc<Self>, size: u64, retries: u32) -> PageStream {
+        let fetcher = Arc::clone(self);
+        PageStream::lazy(move |stop| {
+            let (sender, receiver) = mpsc::channel(2);
+            tokio::spawn(async move {
+                let answer = fetcher.ask(size, retries, &stop).await;
+                if (answer.page.len() as u64) < size {
+                    fetcher.supply.fell_short.store(true, Ordering::Relaxed);
+                }
+                let _ = sender.send(Ok(answer.page)).await;
+                if let Some(fault) = answer.fault {
+                    let _ = sender.send(Err(fault)).await;
+                }
+            });
+            receiver
+        })
     }
 
     async fn deliver(

@@ -99,16 +99,18 @@ impl Ledger {
         self.open.get(&id).map(|outcome| outcome.token.as_str())
     }
 
-    /// Writes the oldest open entry; `line` words it. False where none is open.
-    pub fn settle_next(&mut self, line: impl FnOnce(&Outcome) -> Option<String>) -> bool {
-        let Some((_, outcome)) = self.open.pop_first() else {
+    /// Takes out the oldest open entry; [`Ledger::settle`] writes it.
+    pub fn take_open(&mut self) -> Option<Outcome> {
+        let outcome = self.open.pop_first().map(|(_, outcome)| outcome);
+        if self.open.is_empty() {
             self.by_text.clear();
-            return false;
-        };
-        let line = line(&outcome);
-        // The fault is kept; the counts must go on to the last token.
-        let _ = self.write(&outcome, line.as_deref());
-        true
+        }
+        outcome
+    }
+
+    /// Writes an outcome that no script can change any more.
+    pub fn settle(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Fault> {
+        self.write(outcome, line)
     }
 
     /// How many tokens are in each state, the open ones included.
@@ -163,6 +165,7 @@ impl Ledger {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -209,10 +212,10 @@ mod tests {
         ledger.hand_out(Token::new("aa", None));
         ledger.record(failed("bb"), None).unwrap();
         let mut lines = Vec::new();
-        while ledger.settle_next(|outcome| {
+        while let Some(outcome) = ledger.take_open() {
             lines.push(outcome.token.as_str().to_owned());
-            None
-        }) {}
+            ledger.settle(&outcome, None).unwrap();
+        }
         assert_eq!(lines, ["aa", "bb"]);
         assert_eq!(ledger.tally().get(Status::NotAttempted), 1);
         assert_eq!(ledger.tally().get(Status::Failed), 1);

@@ -1,10 +1,12 @@
 //! Reporting: every token with what became of it, in the formats that were asked for. A report
 //! streams; one on a path is written beside it (`PATH.partial`) and renamed when it is complete.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+use crate::escape::escape;
 use crate::fault::{Fault, Kind};
 use crate::token::Outcome;
 use summary::Summary;
@@ -206,24 +208,16 @@ fn closed(what: &str, error: &io::Error) -> Fault {
     .hint("the summary below counts every token; a `--report` on a path keeps them")
 }
 
-/// Escapes what could move a terminal's cursor, break a line or turn the text around.
-pub fn escape(text: &str) -> std::borrow::Cow<'_, str> {
-    if text.chars().any(is_unsafe) {
-        let mut escaped = String::with_capacity(text.len() + 8);
-        for char in text.chars() {
-            if is_unsafe(char) {
-                escaped.extend(char.escape_default());
-            } else {
-                escaped.push(char);
-            }
-        }
-        escaped.into()
-    } else {
-        text.into()
+/// A script's own line: what [`escape`] escapes is escaped, but for tabs and line breaks.
+pub fn escape_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(['\t', '\n']) {
+        return escape(text);
     }
-}
-
-fn is_unsafe(char: char) -> bool {
-    char.is_control()
-        || matches!(char, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for part in text.split_inclusive(['\t', '\n']) {
+        let body = part.trim_end_matches(['\t', '\n']);
+        escaped.push_str(&escape(body));
+        escaped.push_str(&part[body.len()..]);
+    }
+    escaped.into()
 }

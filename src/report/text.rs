@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 
 use super::summary::Summary;
-use super::{Sink, escape};
+use super::Sink;
+use crate::escape::escape;
 use crate::token::{Detail, Outcome};
 
 /// The text report. Its summary goes to standard error, not here.

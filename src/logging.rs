@@ -1,0 +1,22 @@
+//! Log lines on standard error. Only this program's own and the script's are written: the
+//! libraries beneath would log parameters, and those are tokens.
+
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{Layout, Log};
+
+/// Starts logging; called once.
+pub fn start(log: Log, color: bool) {
+    let targets = Targets::new()
+        .with_target("token_service", log.level)
+        .with_target("script", log.level);
+    let registry = tracing_subscriber::registry().with(targets);
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(color);
+    match log.format {
+        Layout::Text => registry.with(lines.without_time().compact()).init(),
+        Layout::Json => registry.with(lines.json().flatten_event(true)).init(),
+    }
+}

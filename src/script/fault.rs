@@ -1,0 +1,288 @@
+//! Failures on both sides of the script: a [`Fault`] as a script catches it, and whatever ended a
+//! script as a person reads it, with the place, the calls that led there and a hint.
+
+use std::time::Duration;
+
+use rhai::{Dynamic, EvalAltResult, INT, Map, ParseError, ParseErrorType, Position};
+
+use super::check::Names;
+use super::source::Sources;
+use crate::exit::Exit;
+use crate::fault::{Fault, Kind};
+use crate::problem::{Frame, Place, Problem};
+
+/// The fault as an error that scripts catch as a map; the engine fills in the position.
+pub fn thrown(fault: Fault) -> Box<EvalAltResult> {
+    EvalAltResult::ErrorRuntime(to_map(fault).into(), Position::NONE).into()
+}
+
+fn to_map(fault: Fault) -> Map {
+    let mut map = Map::new();
+    let mut set = |name: &str, value: Dynamic| {
+        map.insert(name.into(), value);
+    };
+    set("kind", fault.kind.as_str().into());
+    set("message", fault.message.into());
+    set("retryable", fault.retryable.into());
+    if !fault.causes.is_empty() {
+        let causes: Vec<Dynamic> = fault.causes.into_iter().map(Dynamic::from).collect();
+        set("causes", causes.into());
+    }
+    if let Some(hint) = fault.hint {
+        set("hint", hint.into());
+    }
+    match fault.kind {
+        Kind::HttpStatus {
+            status,
+            retry_after,
+        } => {
+            set("status", INT::from(status).into());
+            if let Some(wait) = retry_after {
+                set("retry_after_ms", millis(wait).into());
+            }
+        }
+        Kind::ShortSupply {
+            requested,
+            received,
+        } => {
+            set("requested", integer(requested).into());
+            set("received", integer(received).into());
+        }
+        Kind::DbDenied { sqlstate } => set("sqlstate", sqlstate.into()),
+        Kind::InvalidArgument { argument, expected } => {
+            set("argument", argument.into());
+            set("expected", expected.into());
+        }
+        _ => {}
+    }
+    map
+}
+
+/// A count as scripts have it.
+pub fn integer(number: u64) -> INT {
+    INT::try_from(number).unwrap_or(INT::MAX)
+}
+
+fn millis(wait: Duration) -> INT {
+    INT::try_from(wait.as_millis()).unwrap_or(INT::MAX)
+}
+
+/// What became of a thrown map or value.
+struct Thrown {
+    kind: Option<String>,
+    message: String,
+    causes: Vec<String>,
+    notes: Vec<String>,
+    hint: Option<String>,
+}
+
+impl Thrown {
+    fn of(value: &Dynamic) -> Self {
+        let mut thrown = Self {
+            kind: None,
+            message: String::new(),
+            causes: Vec::new(),
+            notes: Vec::new(),
+            hint: None,
+        };
+        let Some(map) = value.as_map_ref().ok() else {
+            thrown.message = match value.is_unit() {
+                true => "the script threw without a value".to_owned(),
+                false => format!("the script threw: {value}"),
+            };
+            return thrown;
+        };
+        let text = |name: &str| map.get(name).filter(|value| !value.is_unit()).map(Dynamic::to_string);
+        thrown.kind = text("kind");
+        thrown.message = text("message").unwrap_or_else(|| {
+            let names: Vec<&str> = map.keys().map(|name| name.as_str()).collect();
+            format!("the script threw a map with {}", names.join(", "))
+        });
+        thrown.hint = text("hint");
+        if let Some(causes) = map.get("causes").and_then(|causes| causes.as_array_ref().ok()) {
+            thrown.causes = causes.iter().map(Dynamic::to_string).collect();
+        }
+        let mut facts = Vec::new();
+        if map.get("retryable").is_some_and(|value| value.as_bool() == Ok(true)) {
+            facts.push("retryable".to_owned());
+        }
+        for name in ["retry_after_ms", "argument", "expected"] {
+            facts.extend(text(name).map(|value| format!("{name} {value}")));
+        }
+        if !facts.is_empty() {
+            thrown.notes.push(facts.join(", "));
+        }
+        thrown
+    }
+
+    fn exit(&self) -> Exit {
+        match self.kind.as_deref() {
+            Some(kind) if kind.starts_with("http_") || kind == "short_supply" => Exit::Source,
+            Some("db_connect" | "db_denied") => Exit::Database,
+            _ => Exit::Script,
+        }
+    }
+}
+
+/// The problem of a script that does not compile.
+pub fn of_parse(error: &ParseError, file: &str, sources: &Sources) -> Problem {
+    let ParseError(kind, position) = error;
+    let mut message = kind.to_string();
+    if let ParseErrorType::MissingToken(..) = **kind {
+        message = message.replace("  ", " ");
+    }
+    let problem = Problem::new(Exit::Script, lower_first(&message));
+    at(problem, file, *position, sources, "").hint(check_hint(file))
+}
+
+fn check_hint(file: &str) -> String {
+    format!("`token_service check {file}` finds such mistakes before a run")
+}
+
+/// The problem of a script that ended with `error`.
+pub fn of_error(error: &EvalAltResult, main: &str, sources: &Sources, names: &Names) -> Problem {
+    let mut frames = Vec::new();
+    let mut file = main.to_owned();
+    let mut error = error;
+    loop {
+        let (name, inner_file, inner, position) = match error {
+            EvalAltResult::ErrorInFunctionCall(name, source, inner, position) => {
+                (name.as_str(), source.as_str(), inner, *position)
+            }
+            EvalAltResult::ErrorInModule(module, inner, position) => {
+                ("", module.as_str(), inner, *position)
+            }
+            _ => break,
+        };
+        frames.push(Frame {
+            name: frame_name(name),
+            file: file.clone(),
+            line: position.line().unwrap_or(0),
+            column: position.position().unwrap_or(0),
+        });
+        if !inner_file.is_empty() {
+            inner_file.clone_into(&mut file);
+        }
+        error = inner;
+    }
+    let problem = leaf(error, &file, sources, names);
+    frames
+        .into_iter()
+        .rev()
+        .filter(|frame| frame.line > 0)
+        .fold(problem, Problem::frame)
+}
+
+/// Closures have names that only the engine knows.
+fn frame_name(name: &str) -> String {
+    if name.starts_with("anon$") {
+        "a closure".to_owned()
+    } else {
+        name.to_owned()
+    }
+}
+
+fn leaf(error: &EvalAltResult, file: &str, sources: &Sources, names: &Names) -> Problem {
+    let position = error.position();
+    match error {
+        EvalAltResult::ErrorRuntime(value, _) => {
+            let thrown = Thrown::of(value);
+            let mut problem = Problem::new(thrown.exit(), thrown.message);
+            if let Some(kind) = thrown.kind {
+                problem = problem.kind(kind);
+            }
+            problem = thrown.causes.into_iter().fold(problem, Problem::cause);
+            problem = thrown.notes.into_iter().fold(problem, Problem::note);
+            if let Some(hint) = thrown.hint {
+                problem = problem.hint(hint);
+            }
+            at(problem, file, position, sources, "")
+        }
+        EvalAltResult::ErrorFunctionNotFound(signature, _) => {
+            let problem = Problem::new(Exit::Script, format!("unknown function {}", quoted_call(signature)));
+            let advice = names.advice(signature);
+            at(problem, file, position, sources, &advice).hint(check_hint(file))
+        }
+        EvalAltResult::ErrorParsing(kind, _) => {
+            let problem = Problem::new(Exit::Script, lower_first(&kind.to_string()));
+            at(problem, file, position, sources, "").hint(check_hint(file))
+        }
+        EvalAltResult::ErrorTooManyOperations(_) => limit(
+            error, file, sources,
+            "`script.max_operations` sets the limit; a loop may not end",
+        ),
+        EvalAltResult::ErrorStackOverflow(_) => limit(
+            error, file, sources,
+            "functions may call each other 64 levels deep; a recursion may not end",
+        ),
+        EvalAltResult::ErrorDataTooLarge(..) => limit(
+            error, file, sources,
+            "a string may hold 1 MiB, an array a million values, a map 100,000; work page by page with `fetch(SIZE).pages()`",
+        ),
+        EvalAltResult::ErrorTooManyVariables(_) | EvalAltResult::ErrorTooManyModules(_) => limit(
+            error, file, sources,
+            "a script may hold 1,000 variables and 32 modules",
+        ),
+        _ => {
+            let mut bare = error.to_string();
+            if let Some(cut) = bare.rfind(" (line ") {
+                bare.truncate(cut);
+            }
+            at(Problem::new(Exit::Script, lower_first(&bare)), file, position, sources, "")
+        }
+    }
+}
+
+fn limit(error: &EvalAltResult, file: &str, sources: &Sources, hint: &str) -> Problem {
+    let mut bare = error.to_string();
+    if let Some(cut) = bare.rfind(" (line ") {
+        bare.truncate(cut);
+    }
+    let message = format!("the script ran past a limit: {}", lower_first(&bare));
+    at(Problem::new(Exit::Script, message), file, error.position(), sources, "").hint(hint)
+}
+
+/// Marks the place, as long as the word or call that stands there.
+pub fn at(
+    problem: Problem,
+    file: &str,
+    position: Position,
+    sources: &Sources,
+    label: &str,
+) -> Problem {
+    let (Some(line), Some(column)) = (position.line(), position.position()) else {
+        return problem;
+    };
+    let source = sources.get(file);
+    let text = source.lines().nth(line - 1).unwrap_or("");
+    let length = text
+        .chars()
+        .skip(column.saturating_sub(1))
+        .take_while(|char| char.is_alphanumeric() || *char == '_')
+        .count()
+        .max(1);
+    problem.place(Place {
+        file: file.to_owned(),
+        source,
+        line,
+        column: column.max(1),
+        length,
+        label: label.to_owned(),
+    })
+}
+
+/// ``name (types)`` as the engine writes it, with the name in backticks.
+fn quoted_call(signature: &str) -> String {
+    match signature.split_once(' ') {
+        Some((name, types)) => format!("`{name}` {types}"),
+        None => format!("`{signature}`"),
+    }
+}
+
+fn lower_first(text: &str) -> String {
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_lowercase().chain(chars).collect(),
+        None => String::new(),
+    }
+}

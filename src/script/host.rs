@@ -1,0 +1,288 @@
+//! The host behind a script's primitives: what they work on, how they wait, and where a stream goes
+//! that the script let go of. Nothing that was received can get lost here: a stream that is dropped
+//! before its end comes back as abandoned, and the end of the run drains it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use rhai::{Dynamic, EvalAltResult, FnPtr, Map, NativeCallContext, Position};
+use tokio::runtime::Handle;
+
+use super::emit::Emitter;
+use super::streams::{OutcomesCell, TokensCell};
+use crate::fault::Fault;
+use crate::fetch::Fetcher;
+use crate::halt::Halt;
+use crate::report::ledger::Ledger;
+use crate::store::Store;
+use crate::stream::{OutcomeStream, PageStream};
+use crate::token::Outcome;
+
+/// What a native gives: a value, or an error that the engine understands.
+pub type Native<T> = Result<T, Box<EvalAltResult>>;
+
+/// A stream that the script let go of.
+pub enum Abandoned {
+    /// Tokens that were not stored.
+    Pages(PageStream),
+    /// Outcomes that were not reported; the first ones are here already.
+    Outcomes(VecDeque<Outcome>, Option<OutcomeStream>),
+}
+
+/// What a run's script works with.
+pub struct Host {
+    runtime: Handle,
+    halt: Halt,
+    size: u64,
+    fetcher: Arc<Fetcher>,
+    store: Arc<Store>,
+    ledger: Mutex<Ledger>,
+    emitter: Mutex<Emitter>,
+    environment: BTreeMap<String, String>,
+    abandoned: Mutex<VecDeque<Abandoned>>,
+    live: Mutex<Live>,
+    unheard: Mutex<Option<Fault>>,
+    chosen_exit: Mutex<Option<u8>>,
+    line: Mutex<Option<FnPtr>>,
+}
+
+/// The streams that the script may still hold. Values that hold each other are never dropped, so
+/// the end of the run must be able to find them.
+#[derive(Default)]
+struct Live {
+    tokens: Vec<Weak<TokensCell>>,
+    outcomes: Vec<Weak<OutcomesCell>>,
+}
+
+/// What a [`Host`] is made of.
+pub struct Parts {
+    /// The runtime on which fetching and storing go on; another thread must be driving it.
+    pub runtime: Handle,
+    /// The run's stop switch.
+    pub halt: Halt,
+    /// SIZE.
+    pub size: u64,
+    /// The source.
+    pub fetcher: Arc<Fetcher>,
+    /// The database.
+    pub store: Arc<Store>,
+    /// The books.
+    pub ledger: Ledger,
+    /// The files of `emit`.
+    pub emitter: Emitter,
+    /// The environment variables that scripts may read.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// A lock whose holder cannot have left it half-changed: no holder panics between two writes.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Host {
+    /// A host for one run.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            runtime: parts.runtime,
+            halt: parts.halt,
+            size: parts.size,
+            fetcher: parts.fetcher,
+            store: parts.store,
+            ledger: Mutex::new(parts.ledger),
+            emitter: Mutex::new(parts.emitter),
+            environment: parts.environment,
+            abandoned: Mutex::default(),
+            live: Mutex::default(),
+            unheard: Mutex::default(),
+            chosen_exit: Mutex::default(),
+            line: Mutex::default(),
+        })
+    }
+
+    /// The host of the script that calls.
+    pub fn of(context: &NativeCallContext) -> Native<Arc<Self>> {
+        context
+            .tag()
+            .and_then(|tag| tag.clone().try_cast::<Arc<Self>>())
+            .ok_or_else(|| "the primitives work only inside a run".into())
+    }
+
+    /// The run's stop switch.
+    pub fn halt(&self) -> &Halt {
+        &self.halt
+    }
+
+    /// SIZE.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The source.
+    pub fn fetcher(&self) -> &Arc<Fetcher> {
+        &self.fetcher
+    }
+
+    /// The books.
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledger)
+    }
+
+    /// The files of `emit`.
+    pub fn emitter(&self) -> MutexGuard<'_, Emitter> {
+        lock(&self.emitter)
+    }
+
+    /// The environment variables that scripts may read.
+    pub fn environment(&self) -> &BTreeMap<String, String> {
+        &self.environment
+    }
+
+    /// Starts storing.
+    pub fn store(&self, pages: PageStream) -> OutcomeStream {
+        let _guard = self.runtime.enter();
+        self.store.store(pages)
+    }
+
+    /// The summary so far, as a script has it.
+    pub fn summary(&self) -> Map {
+        let supply = self.fetcher.supply();
+        let ledger = self.ledger();
+        let mut map = super::api::counts_of(&ledger.tally());
+        for (name, count) in [
+            ("requested", self.size),
+            ("received", supply.received() + ledger.made()),
+            ("requests", supply.requests()),
+            ("surplus", supply.surplus()),
+        ] {
+            map.insert(name.into(), super::fault::integer(count).into());
+        }
+        map
+    }
+
+    /// Turns every token of `pages` into an outcome by `judge`, without sending one.
+    pub fn judge(
+        &self,
+        pages: PageStream,
+        judge: impl Fn(crate::token::Token) -> Outcome + Send + 'static,
+    ) -> OutcomeStream {
+        let _guard = self.runtime.enter();
+        crate::stream::judged(pages, judge)
+    }
+
+    /// Waits for `future`; a stopped run ends the wait at once, and the script with it.
+    pub fn wait<T>(&self, future: impl Future<Output = T>) -> Native<T> {
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.halt.stopping().cancelled() => Err(terminated()),
+                value = future => Ok(value),
+            }
+        })
+    }
+
+    /// Waits for `future` although the run is being stopped; whoever it waits for must heed
+    /// [`Halt::aborting`].
+    pub fn wait_to_the_end<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Takes back a stream that the script let go of. Outcomes that wait already are booked now, so
+    /// that a script which never looks at what it stores does not pile them up.
+    pub fn abandon(&self, stream: Abandoned) {
+        let mut abandoned = lock(&self.abandoned);
+        abandoned.push_back(stream);
+        while let Some(Abandoned::Outcomes(ready, stream)) = abandoned.front_mut() {
+            let mut ledger = self.ledger();
+            for outcome in ready.drain(..) {
+                // A report that cannot be written is remembered by the ledger.
+                let _ = ledger.record(outcome, None);
+            }
+            let Some(open) = stream else {
+                abandoned.pop_front();
+                continue;
+            };
+            while let Some(batch) = open.try_next() {
+                for outcome in batch {
+                    let _ = ledger.record(outcome, None);
+                }
+            }
+            if !open.is_done() {
+                break;
+            }
+            if let Some(fault) = open.take_fault() {
+                self.unheard(fault);
+            }
+            abandoned.pop_front();
+        }
+    }
+
+    /// The next stream that the script let go of.
+    pub fn next_abandoned(&self) -> Option<Abandoned> {
+        lock(&self.abandoned).pop_front()
+    }
+
+    /// Remembers a stream that a script holds.
+    pub fn watch_tokens(&self, cell: &Arc<TokensCell>) {
+        watch(&mut lock(&self.live).tokens, cell);
+    }
+
+    /// Remembers a stream that a script holds.
+    pub fn watch_outcomes(&self, cell: &Arc<OutcomesCell>) {
+        watch(&mut lock(&self.live).outcomes, cell);
+    }
+
+    /// Takes back every stream that is still held somewhere.
+    pub fn abandon_all(&self) {
+        let Live { tokens, outcomes } = std::mem::take(&mut *lock(&self.live));
+        for cell in outcomes.iter().filter_map(Weak::upgrade) {
+            cell.abandon(false);
+        }
+        for cell in tokens.iter().filter_map(Weak::upgrade) {
+            cell.abandon();
+        }
+    }
+
+    /// Remembers a fault that no script statement heard of; the run fails with the first one.
+    pub fn unheard(&self, fault: Fault) {
+        lock(&self.unheard).get_or_insert(fault);
+    }
+
+    /// The first fault that no script statement heard of.
+    pub fn take_unheard(&self) -> Option<Fault> {
+        lock(&self.unheard).take()
+    }
+
+    /// Sets the exit code that the script chose.
+    pub fn choose_exit(&self, code: u8) {
+        *lock(&self.chosen_exit) = Some(code);
+    }
+
+    /// The exit code that the script chose.
+    pub fn chosen_exit(&self) -> Option<u8> {
+        *lock(&self.chosen_exit)
+    }
+
+    /// Remembers the script's wording of a line, for what is written after it ended.
+    pub fn set_line(&self, line: FnPtr) {
+        *lock(&self.line) = Some(line);
+    }
+
+    /// The script's wording of a line.
+    pub fn line(&self) -> Option<FnPtr> {
+        lock(&self.line).clone()
+    }
+}
+
+/// Adds a cell and, now and then, forgets those that are gone.
+fn watch<T>(cells: &mut Vec<Weak<T>>, cell: &Arc<T>) {
+    if cells.len() == cells.capacity() {
+        cells.retain(|cell| cell.strong_count() > 0);
+    }
+    cells.push(Arc::downgrade(cell));
+}
+
+/// The error that ends a script whose run is being stopped; `try` cannot catch it.
+pub fn terminated() -> Box<EvalAltResult> {
+    EvalAltResult::ErrorTerminated(Dynamic::UNIT, Position::NONE).into()
+}

@@ -1,0 +1,223 @@
+//! The script host: an engine with the primitives, limits that hold, and a run of one script on a
+//! thread of its own whose end accounts for everything that was received.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rhai::module_resolvers::DummyModuleResolver;
+use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope};
+
+use crate::exit::Exit;
+use crate::fault::chain;
+use crate::halt::Halt;
+use crate::problem::Problem;
+use check::Names;
+use host::Host;
+use imports::Jail;
+use source::Sources;
+
+pub mod api;
+pub mod check;
+pub mod docs;
+pub mod emit;
+pub mod end;
+pub mod fault;
+pub mod host;
+pub mod imports;
+pub mod source;
+pub mod streams;
+
+/// The script that runs where none is configured.
+pub const DEFAULT: &str = include_str!("../../scripts/default.rhai");
+
+/// The name under which errors show the built-in script.
+pub const DEFAULT_NAME: &str = "scripts/default.rhai";
+
+/// The script thread's stack in bytes. 64 call levels of the deepest expressions fit into it, in
+/// builds without optimisation too.
+pub const STACK: usize = 64 * 1024 * 1024;
+
+/// The clock and the stop switch are looked at in every so many operations.
+const LOOK_EVERY: u64 = 64;
+
+/// What a script knows of its run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// SIZE.
+    pub size: u64,
+    /// `config::VARS`.
+    pub vars: serde_json::Map<String, serde_json::Value>,
+    /// The most operations; 0 for no limit.
+    pub max_operations: u64,
+}
+
+/// A script that compiled.
+pub struct Script {
+    engine: Engine,
+    ast: AST,
+    scope: Scope<'static>,
+    name: String,
+    sources: Sources,
+    names: Names,
+}
+
+impl Script {
+    /// Compiles the script in `path`, or the built-in one.
+    pub fn load(path: Option<&Path>, settings: &Settings) -> Result<Self, Problem> {
+        let Some(path) = path else {
+            return Self::compile(DEFAULT_NAME, DEFAULT, None, settings);
+        };
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| unreadable(&name, &error))?;
+        let root = path.parent().map(|parent| match parent.as_os_str().is_empty() {
+            true => PathBuf::from("."),
+            false => parent.to_owned(),
+        });
+        Self::compile(&name, &text, root, settings)
+    }
+
+    fn compile(
+        name: &str,
+        text: &str,
+        root: Option<PathBuf>,
+        settings: &Settings,
+    ) -> Result<Self, Problem> {
+        let sources = Sources::default();
+        sources.add(name, text);
+        let mut engine = engine();
+        engine.set_max_operations(settings.max_operations);
+        engine.set_module_resolver(Jail::new(root, sources.clone()));
+        let mut config = Module::new();
+        let size = Dynamic::from(fault::integer(settings.size));
+        config.set_var("SIZE", size.clone());
+        config.set_var("VARS", to_dynamic(&serde_json::Value::Object(settings.vars.clone())));
+        engine.register_static_module("config", config.into());
+        let mut scope = Scope::new();
+        scope.push_constant_dynamic("SIZE", size);
+        let mut ast = engine
+            .compile_with_scope(&scope, text)
+            .map_err(|error| fault::of_parse(&error, name, &sources))?;
+        ast.set_source(name);
+        Ok(Self {
+            names: Names::of(&engine),
+            engine,
+            ast,
+            scope,
+            name: name.to_owned(),
+            sources,
+        })
+    }
+
+    /// The mistakes that can be seen without running it.
+    pub fn check(&self) -> Vec<Problem> {
+        check::check(&self.ast, &self.name, &self.names, &self.sources)
+    }
+
+    /// Runs it to its end, with `host` behind its primitives. Blocks; to be called on a thread of
+    /// its own with a stack of [`STACK`] bytes.
+    fn run(&mut self, host: &Arc<Host>) -> Result<(), Problem> {
+        self.engine.set_default_tag(Dynamic::from(Arc::clone(host)));
+        let printed = Arc::clone(host);
+        self.engine.on_print(move |text| {
+            // A standard output that cannot be written is remembered by the reports' own writing.
+            let _ = printed.ledger().reports().emit(text);
+        });
+        watch(&mut self.engine, host.halt().clone());
+        let mut scope = self.scope.clone();
+        self.engine
+            .run_ast_with_scope(&mut scope, &self.ast)
+            .map_err(|error| fault::of_error(&error, &self.name, &self.sources, &self.names))
+    }
+
+    /// The script's own wording of a line that is written after the script ended.
+    fn line(&self, host: &Host, outcome: &crate::token::Outcome) -> Option<String> {
+        let line = host.line()?;
+        let text: Dynamic = line
+            .call(&self.engine, &self.ast, (outcome.clone(),))
+            .ok()?;
+        Some(crate::report::escape_line(&text.to_string()).into_owned())
+    }
+
+    /// Lets the wording of a line run although the run is being stopped, within bounds.
+    fn unwatch(&mut self) {
+        self.engine
+            .on_progress(|count| (count > LAST_OPERATIONS).then_some(Dynamic::UNIT));
+    }
+}
+
+/// So many operations may wording one line take after the script ended.
+const LAST_OPERATIONS: u64 = 1_000_000;
+
+/// Ends the script when the run is being stopped.
+fn watch(engine: &mut Engine, halt: Halt) {
+    engine.on_progress(move |count| {
+        let stopped = count.is_multiple_of(LOOK_EVERY) && halt.stopping().is_cancelled();
+        stopped.then_some(Dynamic::UNIT)
+    });
+}
+
+/// An engine with the primitives and the limits; without a host, so that what it knows can be
+/// checked and documented.
+pub fn engine() -> Engine {
+    let mut engine = Engine::new();
+    engine
+        .set_max_call_levels(64)
+        .set_max_expr_depths(64, 32)
+        .set_max_string_size(1024 * 1024)
+        .set_max_array_size(1_000_000)
+        .set_max_map_size(100_000)
+        .set_max_functions(256)
+        .set_max_modules(32)
+        .set_max_variables(1000)
+        .set_strict_variables(true)
+        .set_optimization_level(OptimizationLevel::Simple)
+        .disable_symbol("eval")
+        .set_module_resolver(DummyModuleResolver::new());
+    engine.on_debug(|text, _, position| tracing::debug!(target: "script", ?position, "{text}"));
+    engine
+        .register_type_with_name::<streams::Tokens>("Tokens")
+        .register_type_with_name::<streams::Pages>("Pages")
+        .register_type_with_name::<streams::Outcomes>("Outcomes")
+        .register_type_with_name::<crate::token::Outcome>("Outcome")
+        .register_iterator_result::<streams::Tokens, rhai::ImmutableString>()
+        .register_iterator_result::<streams::Pages, streams::Tokens>()
+        .register_iterator_result::<streams::Outcomes, crate::token::Outcome>();
+    let primitives: rhai::Shared<Module> = rhai::exported_module!(api::primitives).into();
+    engine.register_global_module(Arc::clone(&primitives));
+    engine.register_static_module("host", primitives);
+    engine.register_static_module("env", rhai::exported_module!(api::environment).into());
+    engine.register_global_module(rhai::exported_module!(api::types).into());
+    engine
+}
+
+fn to_dynamic(value: &serde_json::Value) -> Dynamic {
+    use serde_json::Value;
+    match value {
+        Value::Null => Dynamic::UNIT,
+        Value::Bool(value) => (*value).into(),
+        Value::String(text) => text.into(),
+        Value::Number(number) => match number.as_i64() {
+            Some(whole) => whole.into(),
+            None => number.as_f64().unwrap_or(f64::NAN).into(),
+        },
+        Value::Array(values) => {
+            Dynamic::from_array(values.iter().map(to_dynamic).collect())
+        }
+        Value::Object(fields) => Dynamic::from_map(
+            fields
+                .iter()
+                .map(|(name, value)| (name.as_str().into(), to_dynamic(value)))
+                .collect(),
+        ),
+    }
+}
+
+fn unreadable(name: &str, error: &std::io::Error) -> Problem {
+    chain(error)
+        .into_iter()
+        .fold(
+            Problem::new(Exit::Script, format!("the script {name} cannot be read")),
+            Problem::cause,
+        )
+        .hint("`--script FILE` names the script; without it the built-in one runs")
+}
