@@ -8,6 +8,7 @@ pub mod exit;
 pub mod fault;
 pub mod fetch;
 pub mod halt;
+pub mod problem;
 pub mod report;
 pub mod store;
 pub mod stream;
