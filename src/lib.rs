@@ -4,6 +4,8 @@
 //! Data takes one way through the house: `fetch → store → report`, joined by a Rhai script.
 //! The binary is the product; this library exists so that tests and benches can reach its rooms.
 
+pub mod cli;
+pub mod config;
 pub mod exit;
 pub mod fault;
 pub mod fetch;
