@@ -4,13 +4,18 @@
 //! Data takes one way through the house: `fetch → store → report`, joined by a Rhai script.
 //! The binary is the product; this library exists so that tests and benches can reach its rooms.
 
+pub mod check;
+pub mod cli;
+pub mod config;
 pub mod escape;
 pub mod exit;
 pub mod fault;
 pub mod fetch;
 pub mod halt;
+pub mod logging;
 pub mod problem;
 pub mod report;
+pub mod run;
 pub mod script;
 pub mod store;
 pub mod stream;

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let env = Env::of_process();
     let layout = cli::error_format(&args, &env);
-    let color = |terminal: bool| terminal && env.get("NO_COLOR").ok().flatten().is_none();
+    let color = |terminal: bool| terminal && env.allows_color();
     let exit = match cli::parse(&args, color(io::stdout().is_terminal())) {
         Ok(cli) => command(&cli, &env),
         Err(Refusal::Answer(text)) => Ok(answer(&text)),
@@ -59,7 +59,8 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
 
 fn start(purpose: Purpose, args: &cli::RunArgs, env: &Env) -> Result<Done, Problem> {
     let settings = config::load(purpose, args, env)?;
-    logging::start(settings.log);
+    let color = io::stderr().is_terminal() && env.allows_color();
+    logging::start(settings.log, color);
     let Finished {
         exit,
         summary,

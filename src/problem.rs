@@ -155,6 +155,12 @@ impl Problem {
     fn write_details(&self, text: &mut String, color: bool) -> fmt::Result {
         let styles = [DEFAULT_ERROR_STYLE, DEFAULT_NOTE_STYLE, DEFAULT_HELP_STYLE];
         let [cause, note, hint] = styles.map(|style| if color { style } else { Style::new() });
+        if let Some(place) = &self.place
+            && !place.label.is_empty()
+            && place.span().is_none()
+        {
+            write!(text, "\n  {note}={note:#} {}", escape(&place.label))?;
+        }
         for frame in &self.frames {
             let Frame { line, column, .. } = frame;
             write!(

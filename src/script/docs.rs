@@ -7,6 +7,9 @@ use std::fmt::Write as _;
 use serde::Deserialize;
 
 use super::engine;
+use crate::cli::ApiFormat;
+use crate::exit::Exit;
+use crate::problem::Problem;
 
 #[derive(Deserialize)]
 struct Metadata {
@@ -48,8 +51,20 @@ script that wraps one of them. Constants: `SIZE`, and `config::SIZE` and `config
 there inside functions too.
 ";
 
+/// The reference in one of its forms.
+pub fn print(format: ApiFormat) -> Result<String, Problem> {
+    let text = match format {
+        ApiFormat::Md => markdown(),
+        ApiFormat::Json => json(),
+        ApiFormat::Definitions => Ok(definitions()),
+    };
+    text.map_err(|error| {
+        Problem::new(Exit::Script, "the engine's metadata cannot be read").cause(error.to_string())
+    })
+}
+
 /// The reference in Markdown.
-pub fn markdown() -> serde_json::Result<String> {
+fn markdown() -> serde_json::Result<String> {
     let metadata: Metadata = serde_json::from_str(&json()?)?;
     let mut text = HEAD.to_owned();
     let (methods, primitives): (Vec<_>, Vec<_>) = metadata
@@ -72,14 +87,14 @@ pub fn markdown() -> serde_json::Result<String> {
 }
 
 /// The engine's metadata.
-pub fn json() -> serde_json::Result<String> {
+fn json() -> serde_json::Result<String> {
     let mut text = engine().gen_fn_metadata_to_json(false)?;
     text.push('\n');
     Ok(text)
 }
 
 /// Definitions for editors.
-pub fn definitions() -> String {
+fn definitions() -> String {
     engine()
         .definitions()
         .include_standard_packages(false)

@@ -108,6 +108,11 @@ impl Script {
         })
     }
 
+    /// The name under which errors show it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The mistakes that can be seen without running it.
     pub fn check(&self) -> Vec<Problem> {
         check::check(&self.ast, &self.name, &self.names, &self.sources)

@@ -21,6 +21,8 @@ pub struct Options {
     pub pipeline: usize,
     /// The server's `statement_timeout` for each INSERT.
     pub statement_timeout: Duration,
+    /// How long an outage in the middle of a run is waited out.
+    pub patience: Duration,
 }
 
 /// The kinds of database.

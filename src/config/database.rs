@@ -1,0 +1,162 @@
+//! Which database is meant: a URL or parts, from the environment or the file, and never a mixture
+//! that leaves open which of two the user had in mind.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::file::{DatabaseKeys, File};
+use super::{Env, place, usage, values};
+use crate::problem::Problem;
+use crate::store::Target;
+use crate::store::postgres::{Address, SslMode};
+
+/// The parts of an address in the environment, in the order in which messages name them.
+const PARTS: [&str; 7] = [
+    "DB_HOST",
+    "DB_PORT",
+    "DB_USER",
+    "DB_PASS",
+    "DB_PASS_FILE",
+    "DB_NAME",
+    "DB_SSLMODE",
+];
+
+/// The longest that connecting may take where nothing says otherwise.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The database that the environment and the file name; `None` where neither names one.
+pub(super) fn target(env: &Env, file: &File) -> Result<Option<Target>, Problem> {
+    let keys = &file.database;
+    let url = env.secret("DATABASE_URL")?;
+    let parts: Vec<&str> = PARTS.into_iter().filter(|name| env.has(name)).collect();
+    let in_file = parts_of(keys);
+    if let Some(url) = url {
+        let name = env.secret_name("DATABASE_URL").unwrap_or_default();
+        if !parts.is_empty() {
+            return Err(
+                usage(format!("{name} and {} are set together", parts.join(", ")))
+                    .hint("a URL names the whole database: unset it, or unset the DB_* variables"),
+            );
+        }
+        return of_url(&name, &url, keys).map(Some);
+    }
+    if let Some(url) = &keys.url {
+        if !parts.is_empty() {
+            let problem = usage(format!(
+                "{} cannot be set where the file has `database.url`",
+                parts.join(", ")
+            ));
+            return Err(at_url(problem, file).hint(
+                "set DATABASE_URL to replace the file's database, or give its parts in the file",
+            ));
+        }
+        if !in_file.is_empty() {
+            let others: Vec<String> = in_file.iter().map(|key| format!("`{key}`")).collect();
+            let problem = usage(format!(
+                "`database` has both `url` and {}",
+                others.join(", ")
+            ));
+            return Err(at_url(problem, file)
+                .hint("a URL names the whole database: keep it, or keep the parts"));
+        }
+        let url = SecretString::from(url.as_str());
+        return of_url("database.url", &url, keys).map(Some);
+    }
+    if parts.is_empty() && in_file.is_empty() {
+        return Ok(None);
+    }
+    of_parts(env, keys).map(|address| Some(Target::Postgres(Box::new(address))))
+}
+
+fn of_parts(env: &Env, keys: &DatabaseKeys) -> Result<Address, Problem> {
+    let text = |name: &str, key: &str, in_file: &Option<String>| {
+        let given = env.get(name)?.map(str::to_string);
+        let in_file = in_file.clone().filter(|text| !text.is_empty());
+        given.or(in_file).ok_or_else(|| {
+            usage(format!("the database's {key} is missing"))
+                .hint(format!("set {name}, or `database.{key}` in the file"))
+        })
+    };
+    let host = text("DB_HOST", "host", &keys.host)?;
+    let user = text("DB_USER", "user", &keys.user)?;
+    let name = text("DB_NAME", "name", &keys.name)?;
+    let password = env.secret("DB_PASS")?;
+    let in_file = keys.password.as_deref().filter(|text| !text.is_empty());
+    let sslmode = env.parse("DB_SSLMODE", str::parse)?.or(keys.sslmode);
+    Ok(Address {
+        sslmode: sslmode.unwrap_or_else(|| SslMode::default_for(&host)),
+        host,
+        port: env
+            .parse("DB_PORT", values::port)?
+            .or(keys.port)
+            .unwrap_or(5432),
+        user,
+        password: password.or_else(|| in_file.map(SecretString::from)),
+        name,
+        sslrootcert: keys.sslrootcert.clone(),
+        sslcert: keys.sslcert.clone(),
+        sslkey: keys.sslkey.clone(),
+        connect_timeout: keys.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+    })
+}
+
+/// Reads a URL; `name` says where it was given. The URL itself is never part of a message.
+fn of_url(name: &str, url: &SecretString, keys: &DatabaseKeys) -> Result<Target, Problem> {
+    let url = url.expose_secret().trim();
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        // `sqlite:///var/lib/tokens.db` is what other tools write for an absolute path.
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if path.is_empty() {
+            return Err(usage(format!("{name} names no file"))
+                .hint("write sqlite:PATH, such as sqlite:tokens.db"));
+        }
+        return Ok(Target::Sqlite(PathBuf::from(path)));
+    }
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(usage(format!(
+            "{name} must begin with postgres://, postgresql:// or sqlite:"
+        ))
+        .hint("such as postgres://user@host:5432/name, or sqlite:tokens.db"));
+    }
+    let mut address = Address::from_url(url).map_err(|fault| {
+        let mut problem = usage(format!("{name} is not a database's URL")).cause(fault.message);
+        for cause in fault.causes {
+            problem = problem.cause(cause);
+        }
+        problem.hint(fault.hint.unwrap_or_else(|| {
+            String::from("such as postgres://user:password@host:5432/name?sslmode=verify-full")
+        }))
+    })?;
+    if let Some(timeout) = keys.connect_timeout {
+        address.connect_timeout = timeout;
+    }
+    Ok(Target::Postgres(Box::new(address)))
+}
+
+/// The keys of the file that are parts of an address.
+fn parts_of(keys: &DatabaseKeys) -> Vec<&'static str> {
+    [
+        ("host", keys.host.is_some()),
+        ("port", keys.port.is_some()),
+        ("user", keys.user.is_some()),
+        ("password", keys.password.is_some()),
+        ("name", keys.name.is_some()),
+        ("sslmode", keys.sslmode.is_some()),
+        ("sslrootcert", keys.sslrootcert.is_some()),
+        ("sslcert", keys.sslcert.is_some()),
+        ("sslkey", keys.sslkey.is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(key, is_set)| is_set.then_some(key))
+    .collect()
+}
+
+/// Marks `database.url` in the file.
+fn at_url(problem: Problem, file: &File) -> Problem {
+    match place::of_key(&file.path, &file.text, &["database", "url"], String::new()) {
+        Some(place) => problem.place(place),
+        None => problem,
+    }
+}

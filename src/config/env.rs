@@ -1,0 +1,150 @@
+//! The environment as configuration sees it: values, secrets that come from files, and what of it
+//! a script may read. Tests hand in a map; only `Env::of_process` looks at the process.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{usage, values::Parsed};
+use crate::escape::escape;
+use crate::problem::Problem;
+
+/// The variables that hold a secret; each also has a form with `_FILE` behind it.
+const SECRETS: [&str; 3] = [
+    "DB_PASS",
+    "DATABASE_URL",
+    "TOKEN_SERVICE_SOURCE_AUTHORIZATION",
+];
+
+/// The environment's variables. A variable that is set to nothing counts as unset.
+#[derive(Clone, Default)]
+pub struct Env {
+    variables: BTreeMap<String, OsString>,
+}
+
+impl Env {
+    /// The environment of this process.
+    pub fn of_process() -> Self {
+        std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+            .collect()
+    }
+
+    /// The value of a variable, if it is set to something.
+    pub fn get(&self, name: &str) -> Result<Option<&str>, Problem> {
+        match self.variables.get(name) {
+            None => Ok(None),
+            Some(value) => match value.to_str() {
+                Some(value) => Ok(Some(value)),
+                None => Err(usage(format!("{name} is not valid UTF-8"))),
+            },
+        }
+    }
+
+    /// The value of a variable that is no secret, read by `parse`.
+    pub fn parse<T>(
+        &self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Parsed<T>,
+    ) -> Result<Option<T>, Problem> {
+        let Some(value) = self.get(name)? else {
+            return Ok(None);
+        };
+        parse(value)
+            .map(Some)
+            .map_err(|rule| usage(format!("{name} {rule}, not `{}`", escape(value))))
+    }
+
+    /// True where a variable is set to something, whatever it is.
+    pub fn has(&self, name: &str) -> bool {
+        self.variables.contains_key(name)
+    }
+
+    /// False where the user asked for text without colours, by `NO_COLOR` (see no-color.org) or a
+    /// terminal that has none. Whether there is a terminal at all is the caller's to find out.
+    pub fn allows_color(&self) -> bool {
+        let is_dumb = self
+            .variables
+            .get("TERM")
+            .is_some_and(|term| term == "dumb");
+        !self.has("NO_COLOR") && !is_dumb
+    }
+
+    /// A secret: the variable itself, or the contents of the file that `name` with `_FILE` behind
+    /// it names, less a line break at the end.
+    pub fn secret(&self, name: &str) -> Result<Option<SecretString>, Problem> {
+        let from_file = format!("{name}_FILE");
+        let path = self.get(&from_file)?;
+        match (self.get(name)?, path) {
+            (Some(_), Some(_)) => Err(usage(format!("{name} and {from_file} are both set")).hint(
+                format!(
+                    "unset one of the two; {from_file} keeps the secret out of the environment"
+                ),
+            )),
+            (Some(value), None) => Ok(Some(SecretString::from(value))),
+            (None, None) => Ok(None),
+            (None, Some(path)) => {
+                let what = || {
+                    format!(
+                        "cannot read `{}`, the file that {from_file} names",
+                        escape(path)
+                    )
+                };
+                let text = fs::read_to_string(path).map_err(|error| {
+                    usage(what())
+                        .cause(error.to_string())
+                        .hint("the file must exist, be text, and be readable by this user")
+                })?;
+                let text = text.strip_suffix('\n').unwrap_or(&text);
+                let text = text.strip_suffix('\r').unwrap_or(text);
+                if text.is_empty() {
+                    return Err(usage(what()).cause("it is empty"));
+                }
+                Ok(Some(SecretString::from(text)))
+            }
+        }
+    }
+
+    /// The name under which a secret was given, for messages.
+    pub fn secret_name(&self, name: &str) -> Option<String> {
+        let from_file = format!("{name}_FILE");
+        if self.has(name) {
+            Some(name.to_string())
+        } else if self.has(&from_file) {
+            Some(from_file)
+        } else {
+            None
+        }
+    }
+
+    /// What a script may read: the variables that start with `prefix`, without any that holds a
+    /// secret, says where one lies, or repeats one of `secrets` under another name.
+    pub fn visible(&self, prefix: &str, secrets: &[SecretString]) -> BTreeMap<String, String> {
+        self.variables
+            .iter()
+            .filter(|(name, _)| name.starts_with(prefix) && !is_secret(name))
+            .filter_map(|(name, value)| Some((name.clone(), value.to_str()?.to_string())))
+            .filter(|(_, value)| !secrets.iter().any(|secret| secret.expose_secret() == value))
+            // An address with a query may carry a key in it, which `fetch` hides as well.
+            .filter(|(name, value)| name != "TOKEN_HOST" || !value.contains(['?', '@']))
+            .collect()
+    }
+}
+
+fn is_secret(name: &str) -> bool {
+    let name = name.strip_suffix("_FILE").unwrap_or(name);
+    SECRETS.contains(&name)
+}
+
+impl<K: Into<String>, V: Into<OsString>> FromIterator<(K, V)> for Env {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
+        let variables = variables
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .filter(|(_, value)| !value.is_empty())
+            .collect();
+        Self { variables }
+    }
+}

@@ -1,0 +1,363 @@
+//! Configuration: file, environment and flags become one validated `Settings`, in which a flag beats
+//! the environment, which beats the file, which beats the default.
+//!
+//! Nothing here prints, and nothing but [`Env::of_process`] looks at the process; the files that are
+//! read are those that a user named.
+
+mod database;
+mod env;
+mod file;
+mod place;
+mod settings;
+pub mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tracing::level_filters::LevelFilter;
+use url::Url;
+
+pub use self::env::Env;
+use self::file::File;
+pub use self::settings::{Checked, Layout, Limits, Log, Script, ScriptLimits, Settings, Source};
+use self::values::Parsed;
+use crate::cli::{CheckArgs, CommonArgs, RunArgs, variable};
+use crate::exit::Exit;
+use crate::problem::Problem;
+use crate::report::{Format, Spec};
+use crate::store::{self, Target};
+
+/// SIZE where nothing names one.
+const DEFAULT_SIZE: u64 = 5;
+/// The variable and header for what the source wants as `Authorization`.
+const AUTHORIZATION: &str = "TOKEN_SERVICE_SOURCE_AUTHORIZATION";
+
+/// What a run is meant for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The real source and the real database.
+    Run,
+    /// The built-in ones; `TOKEN_HOST`, the `DB_*`, and their like are not looked at.
+    Demo,
+}
+
+/// The settings of a run, or the one mistake that prevents it. Every problem ends with exit code 2.
+pub fn load(purpose: Purpose, args: &RunArgs, env: &Env) -> Result<Settings, Problem> {
+    let layers = Layers::of(&args.common, env)?;
+    let (size, size_is_default) = layers.size(args)?;
+    let limits = layers.limits(args)?;
+    let (source, target, secrets) = match purpose {
+        Purpose::Demo => (Source::BuiltIn(limits), Target::Demo, Vec::new()),
+        Purpose::Run => {
+            let url = layers.source_url()?.ok_or_else(no_source)?;
+            let headers = layers.headers()?;
+            let target = database::target(env, &layers.file)?.ok_or_else(no_database)?;
+            let secrets = layers.secrets(&headers, &target);
+            (Source::Http(limits.at(url, headers, true)), target, secrets)
+        }
+    };
+    let run = &layers.file.run;
+    Ok(Settings {
+        size,
+        size_is_default,
+        source,
+        store: layers.store(args, target)?,
+        reports: layers.reports(args)?,
+        script: layers.script(args.script.as_ref())?,
+        script_limits: layers.script_limits(),
+        vars: layers.vars(),
+        env: layers.visible(&secrets),
+        deadline: layers.pick(args.deadline, "deadline", values::limit, run.deadline)?,
+        grace: layers
+            .pick(args.grace, "grace", values::duration, run.grace)?
+            .unwrap_or(Duration::from_secs(8)),
+        patience: layers.patience(args)?,
+        out_dir: layers.pick(args.out_dir.clone(), "out-dir", path, None)?,
+        log: layers.log(&args.common)?,
+        error_format: layers.error_format(&args.common)?,
+    })
+}
+
+/// What `check` needs, or the mistake in the configuration.
+pub fn load_for_check(args: &CheckArgs, env: &Env) -> Result<Checked, Problem> {
+    let layers = Layers::of(&args.common, env)?;
+    let run = RunArgs::default();
+    layers.source_url()?;
+    let headers = layers.headers()?;
+    let target = database::target(env, &layers.file)?.unwrap_or(Target::Demo);
+    let secrets = layers.secrets(&headers, &target);
+    layers.limits(&run)?;
+    layers.store(&run, target)?;
+    layers.reports(&run)?;
+    let scripts = if args.scripts.is_empty() {
+        vec![layers.script(None)?]
+    } else {
+        args.scripts.iter().cloned().map(Script::File).collect()
+    };
+    Ok(Checked {
+        scripts,
+        size: layers.size(&run)?.0,
+        script_limits: layers.script_limits(),
+        vars: layers.vars(),
+        env: layers.visible(&secrets),
+        log: layers.log(&args.common)?,
+        error_format: layers.error_format(&args.common)?,
+    })
+}
+
+/// The environment and the file, from which each setting is picked.
+struct Layers<'a> {
+    env: &'a Env,
+    file: File,
+}
+
+impl<'a> Layers<'a> {
+    fn of(common: &CommonArgs, env: &'a Env) -> Result<Self, Problem> {
+        let named = match &common.config {
+            Some(path) => Some(path.as_path()),
+            None => env.get(&variable("config"))?.map(Path::new),
+        };
+        // Only a file that was named: one that merely lies in the working folder could send the
+        // tokens elsewhere.
+        let file = named.map(file::read).transpose()?.unwrap_or_default();
+        Ok(Self { env, file })
+    }
+
+    /// A flag, else its variable, else what the file says.
+    fn pick<T>(
+        &self,
+        flag: Option<T>,
+        option: &str,
+        parse: impl FnOnce(&str) -> Parsed<T>,
+        in_file: Option<T>,
+    ) -> Result<Option<T>, Problem> {
+        match flag {
+            Some(value) => Ok(Some(value)),
+            None => Ok(self.env.parse(&variable(option), parse)?.or(in_file)),
+        }
+    }
+
+    fn size(&self, args: &RunArgs) -> Result<(u64, bool), Problem> {
+        let asked = self.pick(args.size, "size", values::size, self.file.run.size)?;
+        let most = self.env.parse("MAX_TOKENS", values::positive)?;
+        match (asked, most) {
+            (Some(size), Some(most)) if size > most => Err(usage(format!(
+                "SIZE {size} is above MAX_TOKENS, which is {most}"
+            ))
+            .hint(format!("ask for at most {most}, or raise MAX_TOKENS"))),
+            (Some(size), _) => Ok((size, false)),
+            // Nobody asked for the default, so that the bound just lowers it.
+            (None, most) => Ok((
+                most.map_or(DEFAULT_SIZE, |most| most.min(DEFAULT_SIZE)),
+                true,
+            )),
+        }
+    }
+
+    fn limits(&self, args: &RunArgs) -> Result<Limits, Problem> {
+        let keys = &self.file.source;
+        let max_token = keys.max_token.unwrap_or(1 << 10);
+        let no_top_up = args.no_top_up
+            || self
+                .env
+                .parse(&variable("no-top-up"), values::switch)?
+                .unwrap_or_default();
+        Ok(Limits {
+            timeout: keys.timeout.unwrap_or(Duration::from_secs(10)),
+            connect_timeout: keys.connect_timeout.unwrap_or(Duration::from_secs(5)),
+            page_size: self
+                .pick(
+                    args.page_size,
+                    "page-size",
+                    values::positive,
+                    keys.page_size,
+                )?
+                .unwrap_or(10_000),
+            retries: keys.retries.unwrap_or(3),
+            max_body: keys.max_body.unwrap_or(32 << 20),
+            max_token: usize::try_from(max_token).unwrap_or(usize::MAX),
+            max_requests: self.pick(args.max_requests, "max-requests", values::positive, None)?,
+            top_up: !no_top_up,
+        })
+    }
+
+    fn source_url(&self) -> Result<Option<Url>, Problem> {
+        // The address is left out of the message: it may hold a key in its query.
+        let given = self.env.get("TOKEN_HOST")?.map(values::source_url);
+        let given = given
+            .transpose()
+            .map_err(|rule| usage(format!("TOKEN_HOST {rule}")))?;
+        Ok(given.or_else(|| self.file.source.url.clone()))
+    }
+
+    fn headers(&self) -> Result<Vec<(String, SecretString)>, Problem> {
+        let in_file = self.file.source.headers.iter().flatten();
+        let mut headers: Vec<(String, SecretString)> = in_file
+            .map(|(name, value)| (name.0.clone(), SecretString::from(value.0.as_str())))
+            .collect();
+        if let Some(value) = self.env.secret(AUTHORIZATION)? {
+            if !values::is_header_value(secrecy::ExposeSecret::expose_secret(&value)) {
+                let name = self.env.secret_name(AUTHORIZATION).unwrap_or_default();
+                return Err(usage(format!("{name} must not hold control characters"))
+                    .hint("it is sent as the Authorization header, one line such as `Bearer …`"));
+            }
+            headers.retain(|(name, _)| name != "authorization");
+            headers.push((String::from("authorization"), value));
+        }
+        Ok(headers)
+    }
+
+    fn store(&self, args: &RunArgs, target: Target) -> Result<store::Options, Problem> {
+        let keys = &self.file.database;
+        // The demo has its own table, whatever the file says of the real one.
+        let named = |key: &Option<String>, default: &str| match (&target, key) {
+            (Target::Demo, _) | (_, None) => default.to_string(),
+            (_, Some(name)) => name.clone(),
+        };
+        Ok(store::Options {
+            table: named(&keys.table, "secret_tokens"),
+            column: named(&keys.column, "data"),
+            target,
+            connections: self
+                .pick(
+                    args.connections,
+                    "connections",
+                    values::count,
+                    keys.connections,
+                )?
+                .unwrap_or(16),
+            pipeline: self
+                .pick(args.pipeline, "pipeline", values::count, keys.pipeline)?
+                .unwrap_or(16),
+            statement_timeout: keys.statement_timeout.unwrap_or(Duration::from_secs(30)),
+            patience: self.patience(args)?,
+        })
+    }
+
+    fn patience(&self, args: &RunArgs) -> Result<Duration, Problem> {
+        let in_file = self.file.run.patience;
+        let patience = self.pick(args.patience, "patience", values::duration, in_file)?;
+        Ok(patience.unwrap_or(Duration::from_secs(30)))
+    }
+
+    fn reports(&self, args: &RunArgs) -> Result<Vec<Spec>, Problem> {
+        let typed = Some(args.reports.clone()).filter(|reports| !reports.is_empty());
+        let in_file = Some(self.file.reports.clone()).filter(|reports| !reports.is_empty());
+        let list = |text: &str| text.split(',').map(str::trim).map(values::report).collect();
+        let reports = self.pick(typed, "report", list, in_file)?;
+        let reports = reports.unwrap_or_else(|| {
+            vec![Spec {
+                format: Format::Text,
+                path: None,
+            }]
+        });
+        let mut taken = HashSet::new();
+        for report in &reports {
+            // `./run.json` and `run.json` are one file.
+            let place = report.path.as_ref().map(|path| {
+                let plain = |part: &std::path::Component| *part != std::path::Component::CurDir;
+                path.components().filter(plain).collect::<PathBuf>()
+            });
+            if !taken.insert(place) {
+                let name = values::report_name(report.format);
+                return Err(match &report.path {
+                    None => usage("two reports would be written to standard output").hint(format!(
+                        "give one of them a path, such as --report {name}=run.{name}"
+                    )),
+                    Some(path) => usage(format!(
+                        "two reports would be written to `{}`",
+                        path.display()
+                    ))
+                    .hint("give each report a path of its own"),
+                });
+            }
+        }
+        Ok(reports)
+    }
+
+    fn script(&self, typed: Option<&PathBuf>) -> Result<Script, Problem> {
+        let in_file = self.file.run.script.clone();
+        let named = self.pick(typed.cloned(), "script", path, in_file)?;
+        Ok(named.map_or(Script::Default, Script::File))
+    }
+
+    fn script_limits(&self) -> ScriptLimits {
+        ScriptLimits {
+            max_operations: self.file.script.max_operations.unwrap_or_default(),
+        }
+    }
+
+    fn vars(&self) -> serde_json::Map<String, serde_json::Value> {
+        self.file.script.vars.clone().unwrap_or_default()
+    }
+
+    fn visible(&self, secrets: &[SecretString]) -> BTreeMap<String, String> {
+        let prefix = self.file.script.env_prefix.as_deref().unwrap_or("TOKEN_");
+        self.env.visible(prefix, secrets)
+    }
+
+    /// What a script must not find under another name either.
+    fn secrets(&self, headers: &[(String, SecretString)], target: &Target) -> Vec<SecretString> {
+        let mut secrets: Vec<SecretString> = headers
+            .iter()
+            .filter(|(name, _)| name == "authorization")
+            .map(|(_, value)| value.clone())
+            .collect();
+        if let Target::Postgres(address) = target {
+            secrets.extend(address.password.clone());
+        }
+        secrets.extend(self.file.database.url.as_deref().map(SecretString::from));
+        secrets
+    }
+
+    fn log(&self, args: &CommonArgs) -> Result<Log, Problem> {
+        let level = self.pick(args.log_level, "log-level", values::level, None)?;
+        let format = self.pick(args.log_format, "log-format", values::layout, None)?;
+        Ok(Log {
+            level: level.unwrap_or(LevelFilter::INFO),
+            format: format.unwrap_or_default(),
+        })
+    }
+
+    fn error_format(&self, args: &CommonArgs) -> Result<Layout, Problem> {
+        let format = self.pick(args.error_format, "error-format", values::layout, None)?;
+        Ok(format.unwrap_or_default())
+    }
+}
+
+/// A mistake in usage or configuration.
+fn usage(message: impl Into<String>) -> Problem {
+    Problem::new(Exit::Usage, message)
+}
+
+fn no_source() -> Problem {
+    usage("no token source is configured").hint(
+        "set TOKEN_HOST to its URL, or `source.url` in the file that --config names; `token_service demo` needs neither",
+    )
+}
+
+fn no_database() -> Problem {
+    usage("no database is configured").hint(
+        "set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the file that --config names; `token_service demo` needs none",
+    )
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "a parser like those of `values`")]
+fn path(text: &str) -> Parsed<PathBuf> {
+    Ok(PathBuf::from(text))
+}
+
+/// The known name that is most like `name`, if one is near enough to have been meant.
+pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    known
+        .iter()
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), *candidate))
+        .filter(|(distance, candidate)| *distance <= 1.max(candidate.len() / 3))
+        .min()
+        .map(|(_, candidate)| candidate)
+}

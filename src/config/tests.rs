@@ -1,0 +1,868 @@
+//! Configuration from outside: maps for the environment, texts for the file, and what a user reads
+//! where they do not fit together.
+
+#![allow(clippy::unwrap_used, clippy::too_many_lines)]
+
+use std::io::Write as _;
+
+use secrecy::ExposeSecret;
+
+use super::*;
+use crate::fetch;
+use crate::store::postgres::{Address, SslMode};
+
+/// An environment with which a run can begin.
+const ENOUGH: [(&str, &str); 4] = [
+    ("TOKEN_HOST", "https://tokens.internal/issue?kind=a"),
+    ("DB_HOST", "db.internal"),
+    ("DB_USER", "tokens"),
+    ("DB_NAME", "vault"),
+];
+
+fn env(more: &[(&str, &str)]) -> Env {
+    ENOUGH.iter().chain(more).copied().collect()
+}
+
+fn bare(variables: &[(&str, &str)]) -> Env {
+    variables.iter().copied().collect()
+}
+
+/// Loads with the text of a configuration file.
+fn with_file(yaml: &str, env: &Env) -> Result<Settings, Problem> {
+    let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+    file.write_all(yaml.as_bytes()).unwrap();
+    let mut args = RunArgs::default();
+    args.common.config = Some(file.path().to_path_buf());
+    load(Purpose::Run, &args, env)
+}
+
+fn load_env(variables: &Env) -> Result<Settings, Problem> {
+    load(Purpose::Run, &RunArgs::default(), variables)
+}
+
+fn address(settings: &Settings) -> &Address {
+    match &settings.store.target {
+        Target::Postgres(address) => address,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn http(settings: &Settings) -> &fetch::Options {
+    match &settings.source {
+        Source::Http(options) => options,
+        Source::BuiltIn(_) => panic!("built in"),
+    }
+}
+
+/// What a user reads about a mistake in the file's text.
+fn mistake(yaml: &str) -> String {
+    match file::parse("token_service.yaml".into(), yaml.into()) {
+        Ok(_) => panic!("{yaml:?} was taken"),
+        Err(problem) => {
+            assert_eq!(problem.exit, Exit::Usage);
+            problem.render(false)
+        }
+    }
+}
+
+fn message(result: Result<Settings, Problem>) -> String {
+    let problem = result.err().unwrap();
+    assert_eq!(problem.exit, Exit::Usage);
+    problem.render(false)
+}
+
+#[test]
+fn defaults_are_those_of_the_contract() {
+    let settings = load_env(&env(&[])).unwrap();
+    assert_eq!((settings.size, settings.size_is_default), (5, true));
+    assert_eq!(settings.grace, Duration::from_secs(8));
+    assert_eq!(settings.patience, Duration::from_secs(30));
+    assert_eq!(settings.store.patience, Duration::from_secs(30));
+    assert_eq!(settings.deadline, None);
+    assert_eq!(settings.script, Script::Default);
+    assert_eq!(settings.script_limits.max_operations, 0);
+    assert_eq!(
+        (settings.store.connections, settings.store.pipeline),
+        (16, 16)
+    );
+    assert_eq!(settings.store.table, "secret_tokens");
+    assert_eq!(settings.store.column, "data");
+    assert_eq!(
+        settings.reports,
+        [Spec {
+            format: Format::Text,
+            path: None
+        }]
+    );
+    let source = http(&settings);
+    assert_eq!(source.url.as_str(), "https://tokens.internal/issue?kind=a");
+    assert_eq!(source.page_size, 10_000);
+    assert_eq!((source.max_body, source.max_token), (32 << 20, 1 << 10));
+    assert_eq!((source.retries, source.max_requests), (3, None));
+    assert!(source.top_up && source.proxy);
+    let address = address(&settings);
+    assert_eq!((address.port, address.sslmode), (5432, SslMode::Require));
+}
+
+#[test]
+fn a_flag_beats_the_environment_which_beats_the_file() {
+    let yaml = "source: {page_size: 1}\nrun: {size: 11, patience: 1s}\n";
+    let settings = with_file(yaml, &env(&[])).unwrap();
+    assert_eq!((settings.size, settings.size_is_default), (11, false));
+    assert_eq!(http(&settings).page_size, 1);
+    assert_eq!(settings.store.patience, Duration::from_secs(1));
+
+    let variables = env(&[
+        ("TOKEN_SERVICE_PAGE_SIZE", "2"),
+        ("TOKEN_SERVICE_SIZE", "12"),
+        ("TOKEN_SERVICE_PATIENCE", "2s"),
+        ("TOKEN_SERVICE_GRACE", ""),
+    ]);
+    let settings = with_file(yaml, &variables).unwrap();
+    assert_eq!(settings.size, 12);
+    assert_eq!(http(&settings).page_size, 2);
+    assert_eq!(settings.patience, Duration::from_secs(2));
+    assert_eq!(settings.grace, Duration::from_secs(8));
+
+    let args = RunArgs {
+        size: Some(13),
+        page_size: Some(3),
+        ..RunArgs::default()
+    };
+    let settings = load(Purpose::Run, &args, &variables).unwrap();
+    assert_eq!(settings.size, 13);
+    assert_eq!(http(&settings).page_size, 3);
+}
+
+#[test]
+fn every_option_has_a_variable() {
+    let settings = load_env(&env(&[
+        ("TOKEN_SERVICE_SIZE", "7"),
+        ("TOKEN_SERVICE_SCRIPT", "mine.rhai"),
+        ("TOKEN_SERVICE_REPORT", "text, ndjson=run.ndjson"),
+        ("TOKEN_SERVICE_CONNECTIONS", "2"),
+        ("TOKEN_SERVICE_PIPELINE", "3"),
+        ("TOKEN_SERVICE_MAX_REQUESTS", "4"),
+        ("TOKEN_SERVICE_NO_TOP_UP", "true"),
+        ("TOKEN_SERVICE_DEADLINE", "10m"),
+        ("TOKEN_SERVICE_GRACE", "500ms"),
+        ("TOKEN_SERVICE_OUT_DIR", "out"),
+        ("TOKEN_SERVICE_LOG_LEVEL", "debug"),
+        ("TOKEN_SERVICE_LOG_FORMAT", "json"),
+        ("TOKEN_SERVICE_ERROR_FORMAT", "json"),
+    ]))
+    .unwrap();
+    assert_eq!(settings.size, 7);
+    assert_eq!(settings.script, Script::File("mine.rhai".into()));
+    assert_eq!(settings.reports[1].path, Some("run.ndjson".into()));
+    assert_eq!(
+        (settings.store.connections, settings.store.pipeline),
+        (2, 3)
+    );
+    assert_eq!(http(&settings).max_requests, Some(4));
+    assert!(!http(&settings).top_up);
+    assert_eq!(settings.deadline, Some(Duration::from_mins(10)));
+    assert_eq!(settings.grace, Duration::from_millis(500));
+    assert_eq!(settings.out_dir, Some("out".into()));
+    assert_eq!(settings.log.level, LevelFilter::DEBUG);
+    assert_eq!(
+        (settings.log.format, settings.error_format),
+        (Layout::Json, Layout::Json)
+    );
+}
+
+#[test]
+fn the_whole_file_is_read() {
+    let settings = with_file(
+        r#"
+source:
+  url: http://tokens.internal/issue
+  headers: {X-Tenant: blue, Authorization: Bearer abc}
+  timeout: 20s
+  connect_timeout: 500ms
+  page_size: 100
+  retries: 0
+  max_body: 16MiB
+  max_token: 64
+database:
+  host: db.internal
+  port: 6432
+  user: tokens
+  password: hunter2
+  name: vault
+  sslmode: verify-full
+  sslrootcert: /ca.pem
+  sslcert: /c.pem
+  sslkey: /k.pem
+  table: app.tokens
+  column: token
+  connections: 4
+  pipeline: 5
+  statement_timeout: 1m
+  connect_timeout: 2s
+run: {script: mine.rhai, size: 9, deadline: 1h, grace: 1s, patience: 0s}
+reports: [text, "ndjson=run.ndjson"]
+script:
+  vars: {tenant: blue, limits: [1, 2.5, null, true], nested: {a: -1}}
+  max_operations: 1000
+  env_prefix: APP_
+"#,
+        &bare(&[("APP_COLOUR", "blue"), ("TOKEN_X", "hidden")]),
+    )
+    .unwrap();
+    let source = http(&settings);
+    assert_eq!(source.headers.len(), 2);
+    assert_eq!(source.headers[0].0, "authorization");
+    assert_eq!(source.headers[0].1.expose_secret(), "Bearer abc");
+    assert_eq!(source.timeout, Duration::from_secs(20));
+    assert_eq!(source.connect_timeout, Duration::from_millis(500));
+    assert_eq!((source.page_size, source.retries), (100, 0));
+    assert_eq!((source.max_body, source.max_token), (16 << 20, 64));
+    let address = address(&settings);
+    assert_eq!(address.port, 6432);
+    assert_eq!(
+        address.password.as_ref().unwrap().expose_secret(),
+        "hunter2"
+    );
+    assert_eq!(address.sslmode, SslMode::VerifyFull);
+    assert_eq!(address.sslkey, Some("/k.pem".into()));
+    assert_eq!(address.connect_timeout, Duration::from_secs(2));
+    assert_eq!(settings.store.table, "app.tokens");
+    assert_eq!(settings.store.statement_timeout, Duration::from_mins(1));
+    assert_eq!(settings.reports.len(), 2);
+    assert_eq!(
+        serde_json::Value::Object(settings.vars.clone()),
+        serde_json::json!({"tenant": "blue", "limits": [1, 2.5, null, true], "nested": {"a": -1}})
+    );
+    assert_eq!(settings.script_limits.max_operations, 1000);
+    assert_eq!(settings.env.len(), 1);
+    assert_eq!(settings.env["APP_COLOUR"], "blue");
+}
+
+#[test]
+fn an_empty_file_or_section_changes_nothing() {
+    for yaml in [
+        "",
+        "# nothing yet\n",
+        "source:\ndatabase:\n  port:\nrun: ~\nreports:\nscript:\n  vars:\n",
+    ] {
+        let settings = with_file(yaml, &env(&[])).unwrap();
+        assert_eq!(settings.size, 5, "{yaml:?}");
+    }
+}
+
+#[test]
+fn the_demo_needs_nothing_and_looks_at_nothing() {
+    let wrong = bare(&[
+        ("TOKEN_HOST", "ftp://nowhere"),
+        ("DATABASE_URL", "nonsense"),
+        ("DB_HOST", "db.internal"),
+        ("DB_PASS_FILE", "/nowhere"),
+        ("TOKEN_SERVICE_PAGE_SIZE", "3"),
+    ]);
+    let settings = load(Purpose::Demo, &RunArgs::default(), &wrong).unwrap();
+    assert!(matches!(settings.store.target, Target::Demo));
+    let Source::BuiltIn(limits) = settings.source else {
+        panic!("not built in");
+    };
+    assert_eq!(limits.page_size, 3);
+    let options = limits.at(
+        Url::parse("http://127.0.0.1:1/").unwrap(),
+        Vec::new(),
+        false,
+    );
+    assert_eq!(options.page_size, 3);
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let all = [
+        message(load_env(&bare(&[]))),
+        message(load_env(&bare(&[("TOKEN_HOST", "a")]))),
+        message(load_env(&bare(&[("TOKEN_HOST", "a"), ("DB_USER", "u")]))),
+        message(load_env(&bare(&[
+            ("TOKEN_HOST", "a"),
+            ("DB_HOST", "h"),
+            ("DB_USER", ""),
+        ]))),
+        message(load_env(&bare(&[
+            ("TOKEN_HOST", "a"),
+            ("DB_HOST", "h"),
+            ("DB_USER", "u"),
+        ]))),
+    ];
+    insta::assert_snapshot!(all.join("\n"), @"
+    error: no token source is configured
+    hint: set TOKEN_HOST to its URL, or `source.url` in the file that --config names; `token_service demo` needs neither
+    error: no database is configured
+    hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the file that --config names; `token_service demo` needs none
+    error: the database's host is missing
+    hint: set DB_HOST, or `database.host` in the file
+    error: the database's user is missing
+    hint: set DB_USER, or `database.user` in the file
+    error: the database's name is missing
+    hint: set DB_NAME, or `database.name` in the file
+    ");
+}
+
+#[test]
+fn what_contradicts_itself_is_named() {
+    let all = [
+        message(load_env(&env(&[(
+            "DATABASE_URL",
+            "postgres://u:hunter2@h/n",
+        )]))),
+        message(load_env(&bare(&[
+            ("TOKEN_HOST", "a"),
+            ("DATABASE_URL_FILE", "Cargo.toml"),
+            ("DB_PASS", "hunter2"),
+        ]))),
+        message(load_env(&env(&[
+            ("DB_PASS", "hunter2"),
+            ("DB_PASS_FILE", "/run/pass"),
+        ]))),
+        message(load_env(&env(&[
+            ("TOKEN_SERVICE_SOURCE_AUTHORIZATION", "Bearer hunter2"),
+            ("TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE", "/run/pass"),
+        ]))),
+        message(load_env(&env(&[("TOKEN_SERVICE_REPORT", "text,json")]))),
+        message(load_env(&env(&[(
+            "TOKEN_SERVICE_REPORT",
+            "text=a,json=./a",
+        )]))),
+        message(load_env(&env(&[
+            ("MAX_TOKENS", "100"),
+            ("TOKEN_SERVICE_SIZE", "101"),
+        ]))),
+    ];
+    insta::assert_snapshot!(all.join("\n"), @"
+    error: DATABASE_URL and DB_HOST, DB_USER, DB_NAME are set together
+    hint: a URL names the whole database: unset it, or unset the DB_* variables
+    error: DATABASE_URL_FILE and DB_PASS are set together
+    hint: a URL names the whole database: unset it, or unset the DB_* variables
+    error: DB_PASS and DB_PASS_FILE are both set
+    hint: unset one of the two; DB_PASS_FILE keeps the secret out of the environment
+    error: TOKEN_SERVICE_SOURCE_AUTHORIZATION and TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE are both set
+    hint: unset one of the two; TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE keeps the secret out of the environment
+    error: two reports would be written to standard output
+    hint: give one of them a path, such as --report json=run.json
+    error: two reports would be written to `./a`
+    hint: give each report a path of its own
+    error: SIZE 101 is above MAX_TOKENS, which is 100
+    hint: ask for at most 100, or raise MAX_TOKENS
+    ");
+}
+
+#[test]
+fn a_url_in_the_file_stands_alone() {
+    let filters = vec![(r"/\S*/\.tmp\w+\.yaml", "[FILE]")];
+    insta::with_settings!({filters => filters}, {
+        let all = [
+            message(with_file("source: {url: a}\ndatabase:\n  url: postgres://u:hunter2@h/n\n", &bare(&[("DB_HOST", "h")]))),
+            message(with_file("source: {url: a}\ndatabase:\n  host: h\n  url: postgres://u:hunter2@h/n\n", &bare(&[]))),
+        ];
+        insta::assert_snapshot!(all.join("\n"), @"
+        error: DB_HOST cannot be set where the file has `database.url`
+          ╭▸ [FILE]:3:3
+          │
+        3 │   url: ************************
+          ╰╴  ━━━
+        hint: set DATABASE_URL to replace the file's database, or give its parts in the file
+        error: `database` has both `url` and `host`
+          ╭▸ [FILE]:4:3
+          │
+        4 │   url: ************************
+          ╰╴  ━━━
+        hint: a URL names the whole database: keep it, or keep the parts
+        ");
+    });
+    let yaml =
+        "source: {url: a}\ndatabase: {host: h, user: u, name: n, sslmode: disable, table: t}\n";
+    let settings = with_file(yaml, &bare(&[("DATABASE_URL", "postgres://me@other/db")])).unwrap();
+    assert_eq!(address(&settings).host, "other");
+    assert_eq!(address(&settings).sslmode, SslMode::Require);
+    assert_eq!(settings.store.table, "t");
+    let settings = with_file(yaml, &bare(&[("DB_HOST", "other"), ("DB_PORT", "1")])).unwrap();
+    assert_eq!(
+        (address(&settings).host.as_str(), address(&settings).port),
+        ("other", 1)
+    );
+    assert_eq!(address(&settings).sslmode, SslMode::Disable);
+}
+
+#[test]
+fn values_that_make_no_sense_name_their_variable() {
+    let all: Vec<String> = [
+        ("DB_PORT", "abc"),
+        ("DB_PORT", "0"),
+        ("DB_SSLMODE", "maybe"),
+        ("TOKEN_HOST", "ftp://tokens.internal"),
+        ("TOKEN_HOST", "https://me:hunter2@tokens.internal"),
+        ("TOKEN_HOST", "https://"),
+        ("MAX_TOKENS", "many"),
+        ("TOKEN_SERVICE_SIZE", "-1"),
+        ("TOKEN_SERVICE_DEADLINE", "20"),
+        ("TOKEN_SERVICE_REPORT", "csb"),
+        ("TOKEN_SERVICE_NO_TOP_UP", "maybe"),
+        ("TOKEN_SERVICE_LOG_LEVEL", "\u{1b}[31m"),
+        (
+            "TOKEN_SERVICE_SOURCE_AUTHORIZATION",
+            "Bearer hunter2\r\nX: y",
+        ),
+        ("TOKEN_SERVICE_CONFIG", "/nowhere/at/all.yaml"),
+        ("DB_PASS_FILE", "/nowhere/pass"),
+    ]
+    .iter()
+    .map(|pair| {
+        let text = message(load_env(&env(&[*pair])));
+        assert!(!text.contains("hunter2"), "{text}");
+        text
+    })
+    .collect();
+    insta::assert_snapshot!(all.join("\n"), @r"
+    error: DB_PORT must be a port from 1 to 65535, not `abc`
+    error: DB_PORT must be a port from 1 to 65535, not `0`
+    error: DB_SSLMODE must be one of disable, allow, prefer, require, verify-ca, verify-full, not `maybe`
+    error: TOKEN_HOST must be an http or https URL
+    error: TOKEN_HOST must not hold credentials: give them as TOKEN_SERVICE_SOURCE_AUTHORIZATION or in the file that TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE names
+    error: TOKEN_HOST must be a URL such as https://tokens.internal/issue: empty host
+    error: MAX_TOKENS must be a whole number of at least 1, not `many`
+    error: TOKEN_SERVICE_SIZE must be a whole number of at least 1, such as 10, not `-1`
+    error: TOKEN_SERVICE_DEADLINE must have a unit, such as 500ms, 20s or 10m, not `20`
+    error: TOKEN_SERVICE_REPORT must be one of text, ndjson, json, each with =PATH for a file, not `csb`
+    error: TOKEN_SERVICE_NO_TOP_UP must be true or false, not `maybe`
+    error: TOKEN_SERVICE_LOG_LEVEL must be one of off, error, warn, info, debug, trace, not `\u{1b}[31m`
+    error: TOKEN_SERVICE_SOURCE_AUTHORIZATION must not hold control characters
+    hint: it is sent as the Authorization header, one line such as `Bearer …`
+    error: cannot read the configuration file `/nowhere/at/all.yaml`
+      caused by: No such file or directory (os error 2)
+    hint: --config and TOKEN_SERVICE_CONFIG name a YAML file that this user can read
+    error: cannot read `/nowhere/pass`, the file that DB_PASS_FILE names
+      caused by: No such file or directory (os error 2)
+    hint: the file must exist, be text, and be readable by this user
+    ");
+}
+
+#[test]
+fn database_urls() {
+    let with = |url: &str| load_env(&bare(&[("TOKEN_HOST", "a"), ("DATABASE_URL", url)]));
+    let path = |url: &str| match with(url).unwrap().store.target {
+        Target::Sqlite(path) => path,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(path("sqlite:tokens.db"), PathBuf::from("tokens.db"));
+    assert_eq!(
+        path("sqlite:///var/tokens.db"),
+        PathBuf::from("/var/tokens.db")
+    );
+    let settings = with("postgresql://me:hunter2@127.0.0.1:6000/vault").unwrap();
+    assert_eq!(address(&settings).port, 6000);
+    assert_eq!(address(&settings).sslmode, SslMode::Prefer);
+    let all: Vec<String> = ["sqlite:", "mysql://u:hunter2@h/n", "hunter2"]
+        .iter()
+        .map(|url| message(with(url)))
+        .collect();
+    insta::assert_snapshot!(all.join("\n"), @"
+    error: DATABASE_URL names no file
+    hint: write sqlite:PATH, such as sqlite:tokens.db
+    error: DATABASE_URL must begin with postgres://, postgresql:// or sqlite:
+    hint: such as postgres://user@host:5432/name, or sqlite:tokens.db
+    error: DATABASE_URL must begin with postgres://, postgresql:// or sqlite:
+    hint: such as postgres://user@host:5432/name, or sqlite:tokens.db
+    ");
+    assert!(!message(with("postgres://u:hunter2@[/n")).contains("hunter2"));
+}
+
+#[test]
+fn nobody_can_listen_in_on_loopback_and_sockets() {
+    for (host, expected) in [
+        ("localhost", SslMode::Prefer),
+        ("127.0.0.1", SslMode::Prefer),
+        ("::1", SslMode::Prefer),
+        ("/cloudsql/project", SslMode::Prefer),
+        ("db.internal", SslMode::Require),
+        ("10.0.0.1", SslMode::Require),
+    ] {
+        let variables: Env = env(&[("DB_HOST", host)]);
+        assert_eq!(
+            address(&load_env(&variables).unwrap()).sslmode,
+            expected,
+            "{host}"
+        );
+    }
+}
+
+#[test]
+fn a_bare_host_means_https() {
+    for (text, url) in [
+        ("tokens.internal", "https://tokens.internal/"),
+        (
+            "tokens.internal:8443/issue?a=b#c",
+            "https://tokens.internal:8443/issue?a=b",
+        ),
+        ("http://127.0.0.1:1/x", "http://127.0.0.1:1/x"),
+    ] {
+        let settings = load_env(&env(&[("TOKEN_HOST", text)])).unwrap();
+        assert_eq!(http(&settings).url.as_str(), url);
+    }
+}
+
+#[test]
+fn the_bound_lowers_the_default_but_refuses_a_number() {
+    let settings = load_env(&env(&[("MAX_TOKENS", "3")])).unwrap();
+    assert_eq!((settings.size, settings.size_is_default), (3, true));
+    assert!(load_env(&env(&[("MAX_TOKENS", "3"), ("TOKEN_SERVICE_SIZE", "3")])).is_ok());
+}
+
+#[test]
+fn secrets_come_from_files_and_are_shown_nowhere() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"hunter2 \r\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let settings = load_env(&env(&[
+        ("DB_PASS_FILE", path),
+        ("TOKEN_SERVICE_SOURCE_AUTHORIZATION", "Bearer hunter3"),
+        ("TOKEN_HOST", "https://h/?key=hunter4"),
+        ("TOKEN_ALIAS", "Bearer hunter3"),
+        ("TOKEN_COPY", "hunter2 "),
+        ("TOKEN_COLOUR", "blue"),
+    ]))
+    .unwrap();
+    assert_eq!(
+        address(&settings)
+            .password
+            .as_ref()
+            .unwrap()
+            .expose_secret(),
+        "hunter2 "
+    );
+    let headers = &http(&settings).headers;
+    assert_eq!(headers[0].0, "authorization");
+    assert_eq!(headers[0].1.expose_secret(), "Bearer hunter3");
+    assert_eq!(settings.env.keys().collect::<Vec<_>>(), ["TOKEN_COLOUR"]);
+    let shown = format!("{settings:?}");
+    assert!(!shown.contains("hunter"), "{shown}");
+
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let text = message(load_env(&env(&[(
+        "DB_PASS_FILE",
+        empty.path().to_str().unwrap(),
+    )])));
+    assert!(text.contains("caused by: it is empty"), "{text}");
+}
+
+#[test]
+fn colour_follows_the_environment() {
+    assert!(bare(&[("NO_COLOR", "")]).allows_color());
+    assert!(!bare(&[("NO_COLOR", "1")]).allows_color());
+    assert!(!bare(&[("TERM", "dumb")]).allows_color());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_not_utf8_is_named() {
+    use std::os::unix::ffi::OsStringExt;
+    let broken = std::ffi::OsString::from_vec(vec![0xff]);
+    let variables: Env = [("TOKEN_HOST", broken)].into_iter().collect();
+    assert_eq!(
+        message(load_env(&variables)),
+        "error: TOKEN_HOST is not valid UTF-8"
+    );
+}
+
+#[test]
+fn check_is_content_without_source_and_database() {
+    let checked = load_for_check(&CheckArgs::default(), &bare(&[])).unwrap();
+    assert_eq!(checked.scripts, [Script::Default]);
+    let args = CheckArgs {
+        scripts: vec!["a.rhai".into()],
+        ..CheckArgs::default()
+    };
+    let checked = load_for_check(&args, &env(&[("TOKEN_SERVICE_SCRIPT", "b.rhai")])).unwrap();
+    assert_eq!(checked.scripts, [Script::File("a.rhai".into())]);
+    let problem = load_for_check(&args, &bare(&[("DB_HOST", "h")]))
+        .err()
+        .unwrap();
+    assert_eq!(problem.message, "the database's user is missing");
+}
+
+#[test]
+fn unknown_keys_are_marked_where_they_stand() {
+    let all = [
+        mistake("source:\n  url: https://tokens.internal\n  tiemout: 3s\n"),
+        mistake("run:\n  size: 5\nsorce: {}\n"),
+        mistake("script:\n  vars:\n    tabel: 1\n  tabel: 2\n"),
+        mistake("database: {port: 5, tabel: x}\n"),
+        mistake("source:\n  # über\n  'tiemout': 3s\n"),
+        mistake("database:\n  journal: 1\n"),
+        mistake("run:\n  size: 1\n  size: 2\n"),
+        mistake("source:\r\n  pagesize: 3\r\n"),
+        mistake("script: {vars: {a: {b: 1, b: 2}}}\n"),
+    ];
+    insta::assert_snapshot!(all.join("\n\n"), @"
+    error: unknown key `tiemout` in `source`
+      ╭▸ token_service.yaml:3:3
+      │
+    3 │   tiemout: 3s
+      ╰╴  ━━━━━━━ did you mean `timeout`?
+
+    error: unknown key `sorce`
+      ╭▸ token_service.yaml:3:1
+      │
+    3 │ sorce: {}
+      ╰╴━━━━━ did you mean `source`?
+
+    error: unknown key `tabel` in `script`
+      ╭▸ token_service.yaml:4:3
+      │
+    4 │   tabel: 2
+      ╰╴  ━━━━━ no such key
+    hint: the keys known here: vars, max_operations, env_prefix
+
+    error: unknown key `tabel` in `database`
+      ╭▸ token_service.yaml:1:21
+      │
+    1 │ database: {port: 5, tabel: x}
+      ╰╴                    ━━━━━ did you mean `table`?
+
+    error: unknown key `tiemout` in `source`
+      ╭▸ token_service.yaml:3:3
+      │
+    3 │   'tiemout': 3s
+      ╰╴  ━━━━━━━━━ did you mean `timeout`?
+
+    error: unknown key `journal` in `database`
+      ╭▸ token_service.yaml:2:3
+      │
+    2 │   journal: 1
+      ╰╴  ━━━━━━━ no such key
+    hint: the keys known here: url, host, port, user, password, name, sslmode, sslrootcert, sslcert, sslkey, table, column, connections, pipeline, statement_timeout, connect_timeout
+
+    error: key `size` stands twice in `run`
+      ╭▸ token_service.yaml:3:3
+      │
+    3 │   size: 2
+      ╰╴  ━━━━ it stands above already
+
+    error: unknown key `pagesize` in `source`
+      ╭▸ token_service.yaml:2:3
+      │
+    2 │   pagesize: 3
+      ╰╴  ━━━━━━━━ did you mean `page_size`?
+
+    error: key `b` stands twice in `script.vars.a`
+      ╭▸ token_service.yaml:1:27
+      │
+    1 │ script: {vars: {a: {b: 1, b: 2}}}
+      ╰╴                          ━ it stands above already
+    ");
+}
+
+#[test]
+fn wrong_values_are_marked_where_they_stand() {
+    let all = [
+        mistake("source:\n  timeout: 10\n"),
+        mistake("source:\n  timeout: soon # or later\n"),
+        mistake("source:\n  max_body: lots\n"),
+        mistake("database: {port: 70000, host: h}\n"),
+        mistake("database:\n  sslmode: maybe\n"),
+        mistake("run:\n  size: -1\n"),
+        mistake("run: 5\n"),
+        mistake("- a\n"),
+        mistake("reports:\n  - text\n  - jsn\n"),
+        mistake("reports: text\n"),
+        mistake("script: {vars: [1]}\n"),
+        mistake("script:\n  vars:\n    a: .nan\n    b: 1\n"),
+        mistake("script: {vars: {a: 18446744073709551615}}\n"),
+        mistake("script: {env_prefix: ''}\n"),
+        mistake("source:\n  page_size: [1]\n"),
+        mistake("source:\n\turl: x\n"),
+        mistake("source: {}\n---\nrun: {}\n"),
+    ];
+    insta::assert_snapshot!(all.join("\n\n"), @"
+    error: `source.timeout` must have a unit, such as 500ms, 20s or 10m
+      ╭▸ token_service.yaml:2:12
+      │
+    2 │   timeout: 10
+      ╰╴           ━━
+
+    error: `source.timeout` must be a duration, such as 500ms, 20s or 10m
+      ╭▸ token_service.yaml:2:12
+      │
+    2 │   timeout: soon # or later
+      ╰╴           ━━━━
+
+    error: `source.max_body` must be a size of at least 1 byte, such as 1KiB or 16MiB
+      ╭▸ token_service.yaml:2:13
+      │
+    2 │   max_body: lots
+      ╰╴            ━━━━
+
+    error: `database.port` must be a port from 1 to 65535
+      ╭▸ token_service.yaml:1:18
+      │
+    1 │ database: {port: 70000, host: h}
+      ╰╴                 ━━━━━
+
+    error: `database.sslmode` must be one of disable, allow, prefer, require, verify-ca, verify-full
+      ╭▸ token_service.yaml:2:12
+      │
+    2 │   sslmode: maybe
+      ╰╴           ━━━━━
+
+    error: `run.size` must be a whole number of at least 1, such as 10
+      ╭▸ token_service.yaml:2:9
+      │
+    2 │   size: -1
+      ╰╴        ━━
+
+    error: `run` must be a mapping of keys, not a number
+      ╭▸ token_service.yaml:1:6
+      │
+    1 │ run: 5
+      ╰╴     ━
+
+    error: the file must be a mapping of keys, not a list
+      ╭▸ token_service.yaml:1:1
+      │
+    1 │ - a
+      ╰╴━━━
+
+    error: `reports[1]` must be one of text, ndjson, json, each with =PATH for a file (did you mean `json`?)
+      ╭▸ token_service.yaml:3:5
+      │
+    3 │   - jsn
+      ╰╴    ━━━
+
+    error: `reports` must be a list, not text
+      ╭▸ token_service.yaml:1:10
+      │
+    1 │ reports: text
+      ╰╴         ━━━━
+
+    error: `script.vars` must be a mapping of plain values, lists and mappings, not a list
+      ╭▸ token_service.yaml:1:16
+      │
+    1 │ script: {vars: [1]}
+      ╰╴               ━━
+
+    error: `script.vars.a` must be a finite number
+      ╭▸ token_service.yaml:3:8
+      │
+    3 │     a: .nan
+      ╰╴       ━━━━
+
+    error: `script.vars.a` must be at most 9223372036854775807; quote it to keep it as text
+      ╭▸ token_service.yaml:1:20
+      │
+    1 │ script: {vars: {a: 18446744073709551615}}
+      ╰╴                   ━━━━━━━━━━━━━━━━━━━━
+
+    error: `script.env_prefix` must not be empty
+      ╭▸ token_service.yaml:1:22
+      │
+    1 │ script: {env_prefix: ''}
+      ╰╴                     ━━
+
+    error: `source.page_size` must be a single value, not a list
+      ╭▸ token_service.yaml:2:14
+      │
+    2 │   page_size: [1]
+      ╰╴             ━━━
+
+    error: the configuration file is not valid YAML
+      ╭▸ token_service.yaml:2:1
+      │
+    2 │     url: *
+      ╰╴━━━━ found character that cannot start any token, while scanning for the next token
+    hint: YAML is indented with blanks, not with tabs
+
+    error: the configuration file `token_service.yaml` cannot be read as YAML
+      caused by: deserializing from YAML containing more than one document is not supported
+    ");
+}
+
+#[test]
+fn a_line_with_a_mistake_shows_no_secret() {
+    let all = [
+        mistake("database: postgres://u:hunter2@h/n\n"),
+        mistake("database: {password: hunter2, tabel: x}\n"),
+        mistake("database: {tabel: x, url: 'postgres://u:hunter2@h/n'}\n"),
+        mistake("source: {headers: {authorization: [hunter2]}}\n"),
+        mistake("source:\n  headers:\n    authorization: {Bearer: hunter2}\n"),
+        mistake("source:\n  headers: hunter2\n"),
+        mistake("source:\n  headers:\n    a b: hunter2\n"),
+        mistake("source:\n  url: https://u:hunter2@h\n"),
+        mistake("database:\n  password: |\n    hunter2\n   x: y\n"),
+        mistake("database:\n  password: \"über hunter2\n  tabel: x\n"),
+        mistake("database:\n  password: [hunter2]\n"),
+    ];
+    for text in &all {
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+    insta::assert_snapshot!(all.join("\n\n"), @"
+    error: `database` must be a mapping of keys, not text
+      ╭▸ token_service.yaml:1:11
+      │
+    1 │ database: ************************
+      ╰╴          ━━━━━━━━━━━━━━━━━━━━━━━━
+
+    error: unknown key `tabel` in `database`
+      ╭▸ token_service.yaml:1:31
+      │
+    1 │ database: {password: ******** tabel* **
+      ╰╴                              ━━━━━ did you mean `table`?
+
+    error: unknown key `tabel` in `database`
+      ╭▸ token_service.yaml:1:12
+      │
+    1 │ database: {tabel: x, url: ***************************
+      ╰╴           ━━━━━ did you mean `table`?
+
+    error: `source.headers.authorization` must be a single value, not a list
+      ╭▸ token_service.yaml:1:35
+      │
+    1 │ source: {headers: *************** ***********
+      ╰╴                                  ━━━━━━━━
+
+    error: `source.headers.authorization` must be a single value, not a mapping
+      ╭▸ token_service.yaml:3:20
+      │
+    3 │     authorization: ******** ********
+      ╰╴                   ━━━━━━━━━━━━━━━━━
+
+    error: `source.headers` must be a mapping of keys, not text
+      ╭▸ token_service.yaml:2:12
+      │
+    2 │   headers: *******
+      ╰╴           ━━━━━━━
+
+    error: `source.headers` must be a header's name: letters, digits and `-`
+      ╭▸ token_service.yaml:3:5
+      │
+    3 │     * ** *******
+      ╰╴    ━━━━━━━━━━━━
+
+    error: `source.url` must not hold credentials: give them as TOKEN_SERVICE_SOURCE_AUTHORIZATION or in the file that TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE names
+      ╭▸ token_service.yaml:2:8
+      │
+    2 │   url: *******************
+      ╰╴       ━━━━━━━━━━━━━━━━━━━
+
+    error: the configuration file is not valid YAML
+      ╭▸ token_service.yaml:4:4
+      │
+    4 │    x: *
+      ╰╴   ━ did not find expected key, while parsing a block mapping at line 2 column 3
+
+    error: the configuration file is not valid YAML
+     ─▸ token_service.yaml:4:1
+      = found unexpected end of stream, while scanning a quoted scalar at line 2 column 13
+
+    error: `database.password` must be text, not a list
+      ╭▸ token_service.yaml:2:13
+      │
+    2 │   password: *********
+      ╰╴            ━━━━━━━━━
+    ");
+}
