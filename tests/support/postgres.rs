@@ -16,6 +16,9 @@ use std::sync::LazyLock;
 pub const SUPERUSER: &str = "postgres";
 /// The server programs that a usable folder holds.
 const PROGRAMS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
+/// Waits for the pipe's end, stops the server, and removes its files; again where a process that was
+/// killed in the middle of `initdb` left one that still writes.
+const END: &str = r#"cat; "$@"; for try in 1 2 3 4 5; do rm -rf -- "$0" && break; sleep 1; done"#;
 /// How many ports are tried: another process may take the free one before the server does.
 const TRIES: u32 = 5;
 
@@ -129,7 +132,7 @@ fn watchdog(dir: &Path, account: &Account, pg_ctl: &Path, data: &Path) -> Result
         stop
     };
     Command::new("sh")
-        .args(["-c", r#"cat; "$@"; rm -rf -- "$0""#])
+        .args(["-c", END])
         .arg(dir)
         .arg(stop.get_program())
         .args(stop.get_args())
