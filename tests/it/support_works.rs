@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -88,31 +89,42 @@ fn logins_are_checked_and_rights_are_kept_apart() {
     by_socket.batch_execute("SELECT 1").unwrap();
 }
 
-/// A whole process of this test binary is killed while its server runs: nothing stays behind.
+/// A whole process of this test binary is killed, once in the middle of `initdb` and once while its
+/// server runs: nothing stays behind.
 #[test]
 fn the_server_goes_with_a_killed_process() {
-    let dir = tempfile::tempdir().unwrap();
-    // The server's account has to get in.
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let find = |name: &str| {
-        let entries = fs::read_dir(dir.path()).unwrap().flatten();
-        entries
-            .map(|entry| entry.path().join(name))
-            .find(|path| path.exists())
-    };
-    let mut child = Process::new(std::env::current_exe().unwrap())
-        .args(["--exact", "support_works::postgresql_stores_a_row"])
-        .env("TMPDIR", dir.path())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    until("a server runs", || find("data/postmaster.pid").is_some());
-    child.kill().unwrap();
-    child.wait().unwrap();
-    until("the server's folder is gone", || {
-        fs::read_dir(dir.path()).unwrap().count() == 0
-    });
+    for sign in ["data/PG_VERSION", "sockets/.s.PGSQL."] {
+        let dir = tempfile::tempdir().unwrap();
+        // The server's account has to get in.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut child = Process::new(std::env::current_exe().unwrap())
+            .args(["--exact", "support_works::postgresql_stores_a_row"])
+            .env("TMPDIR", dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        until(sign, || {
+            below(dir.path(), 3).iter().any(|path| path.contains(sign))
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        until("the server's folder is gone", || {
+            below(dir.path(), 1).is_empty()
+        });
+    }
+}
+
+/// Every path below a folder, so many levels down.
+fn below(dir: &Path, levels: u32) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        found.push(entry.path().display().to_string());
+        if levels > 1 {
+            found.extend(below(&entry.path(), levels - 1));
+        }
+    }
+    found
 }
 
 /// Polls a condition that another process brings about and nobody announces.
