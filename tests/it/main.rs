@@ -1,1 +1,21 @@
 //! The one test binary: behaviour seen from outside.
+//!
+//! Tests whose path has `docker` in it need a Docker engine and are marked `#[ignore]`: libtest
+//! cannot skip while it runs, and this way a run without an engine counts them as ignored, not as
+//! passed. `tests/run` asks for them where an engine answers and says so loudly where none does.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::new_without_default,
+    clippy::missing_panics_doc,
+    reason = "tests fail by panicking, and their helpers are nobody's API"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod docker;
+mod readme;
+mod support_works;

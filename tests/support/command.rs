@@ -1,0 +1,361 @@
+//! The real binary as a user starts it: a clean environment, a folder of its own, a hard time limit.
+//!
+//! The limit and the waiting rest on the process's own pipes and its end, never on a sleep.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{Read, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::database::Login;
+use super::source::Source;
+
+/// After this long a process is killed and the test fails.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// The binary under test.
+pub fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_token_service"))
+}
+
+/// A command line of `token_service` in the making.
+pub struct Command {
+    args: Vec<OsString>,
+    envs: Vec<(OsString, OsString)>,
+    stdin: Vec<u8>,
+    dir: Arc<tempfile::TempDir>,
+}
+
+impl Command {
+    /// The bare program, in an empty folder.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        Self {
+            args: Vec::new(),
+            envs: Vec::new(),
+            stdin: Vec::new(),
+            dir: Arc::new(dir),
+        }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args
+            .extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.envs.push((name.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Fetches from this source and, over TLS, trusts its authority.
+    #[must_use]
+    pub fn source(self, source: &Source) -> Self {
+        let command = self.env("TOKEN_HOST", source.url());
+        match source.ca_file() {
+            Some(file) => command.env("SSL_CERT_FILE", file),
+            None => command,
+        }
+    }
+
+    /// Stores in this database, told by `DATABASE_URL`.
+    #[must_use]
+    pub fn database(self, login: &Login) -> Self {
+        self.env("DATABASE_URL", login.url())
+    }
+
+    /// Stores in this database, told by the `DB_*` of the first version.
+    #[must_use]
+    pub fn database_parts(self, login: &Login) -> Self {
+        self.env("DB_HOST", &login.host)
+            .env("DB_PORT", login.port.to_string())
+            .env("DB_USER", &login.user)
+            .env("DB_PASS", &login.password)
+            .env("DB_NAME", &login.name)
+    }
+
+    /// Gives it this on standard input; without, standard input is empty.
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = bytes.into();
+        self
+    }
+
+    /// Writes a file below its folder, with the folders on the way.
+    #[must_use]
+    pub fn file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
+        let path = self.dir().join(path);
+        let parent = path.parent().expect("a path below the folder");
+        fs::create_dir_all(parent).expect("a folder");
+        fs::write(path, content).expect("a written file");
+        self
+    }
+
+    /// The folder it runs in, removed with the last of command, process and run.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The standard library's command, for what this builder has no word for, such as a closed pipe.
+    pub fn raw(&self) -> std::process::Command {
+        let mut command = std::process::Command::new(binary());
+        command.args(&self.args).current_dir(self.dir()).env_clear();
+        // Nothing of the developer's: no proxy, no token, no colour, no time zone.
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", self.dir());
+        command.envs(self.envs.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Starts it and goes on.
+    pub fn spawn(self) -> Running {
+        let mut child = self
+            .raw()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let pid = child.id();
+        let stdout = Captured::read(child.stdout.take().expect("a pipe"));
+        let stderr = Captured::read(child.stderr.take().expect("a pipe"));
+        let mut stdin = child.stdin.take().expect("a pipe");
+        let input = self.stdin;
+        // In a thread, since a pipe holds little; a program that does not read all of it may.
+        std::thread::spawn(move || {
+            let _ = stdin.write_all(&input);
+        });
+        let (tell, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            let _ = tell.send(child.wait().expect("the process is ours to wait for"));
+        });
+        let limit = Instant::now() + LIMIT;
+        Running {
+            pid,
+            stdout,
+            stderr,
+            ended,
+            limit,
+            status: None,
+            dir: self.dir,
+        }
+    }
+
+    /// Runs it to its end.
+    pub fn run(self) -> Run {
+        self.spawn().wait()
+    }
+}
+
+/// A process that runs; dropping it kills it.
+pub struct Running {
+    /// The process id.
+    pub pid: u32,
+    stdout: Captured,
+    stderr: Captured,
+    ended: Receiver<ExitStatus>,
+    limit: Instant,
+    status: Option<ExitStatus>,
+    dir: Arc<tempfile::TempDir>,
+}
+
+impl Running {
+    /// Sends a signal by name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        kill(self.pid, name);
+    }
+
+    /// Waits until standard output satisfies the test, and gives what it was then.
+    pub fn wait_for_stdout(&self, what: impl Fn(&str) -> bool) -> String {
+        self.stdout.wait_for(self.limit, what)
+    }
+
+    /// Waits until standard error satisfies the test, and gives what it was then.
+    pub fn wait_for_stderr(&self, what: impl Fn(&str) -> bool) -> String {
+        self.stderr.wait_for(self.limit, what)
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// Where it does not end within the limit; it is killed then.
+    pub fn wait(mut self) -> Run {
+        let left = self.limit.saturating_duration_since(Instant::now());
+        match self.ended.recv_timeout(left) {
+            Ok(status) => {
+                self.status = Some(status);
+                Run {
+                    stdout: self.stdout.finish(),
+                    stderr: self.stderr.finish(),
+                    code: status.code(),
+                    signal: status.signal(),
+                    dir: Arc::clone(&self.dir),
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => panic!(
+                "token_service did not end within {LIMIT:?} and was killed\nstdout: {}\nstderr: {}",
+                self.stdout.text(),
+                self.stderr.text()
+            ),
+            Err(RecvTimeoutError::Disconnected) => panic!("nobody waits for token_service"),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Still ours: only `wait` and the waiting thread reap it, and neither has said so.
+        if self.status.is_none() && self.ended.try_recv().is_err() {
+            kill(self.pid, "KILL");
+        }
+    }
+}
+
+fn kill(pid: u32, signal: &str) {
+    let status = std::process::Command::new("kill")
+        .arg(format!("-{signal}"))
+        .arg(pid.to_string())
+        .stderr(Stdio::null())
+        .status();
+    // A process that has just ended cannot be signalled; its `wait` tells.
+    status.expect("the kill command");
+}
+
+/// What a process did.
+pub struct Run {
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+    /// Its exit code; none where a signal ended it.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    dir: Arc<tempfile::TempDir>,
+}
+
+impl Run {
+    /// Fails with everything it said unless it ended with this code.
+    #[track_caller]
+    pub fn expect_code(self, code: i32) -> Self {
+        let Self { stdout, stderr, .. } = &self;
+        assert_eq!(self.code, Some(code), "stdout: {stdout}\nstderr: {stderr}");
+        self
+    }
+
+    /// A file in the folder it ran in.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Exit code and both streams as one text for a snapshot, with `snapshot::settings`.
+    pub fn transcript(&self) -> String {
+        let code = self.code.map_or_else(
+            || format!("signal {:?}", self.signal),
+            |code| code.to_string(),
+        );
+        format!(
+            "exit: {code}\n--- stdout\n{}--- stderr\n{}",
+            self.stdout, self.stderr
+        )
+    }
+}
+
+/// What a pipe has brought so far, filled by a thread of its own.
+struct Captured {
+    shared: Arc<Shared>,
+    reader: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    held: Mutex<Held>,
+    grown: Condvar,
+}
+
+#[derive(Default)]
+struct Held {
+    bytes: Vec<u8>,
+    closed: bool,
+}
+
+impl Held {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+}
+
+impl Captured {
+    fn read(mut pipe: impl Read + Send + 'static) -> Self {
+        let shared = Arc::new(Shared::default());
+        let filled = Arc::clone(&shared);
+        let reader = std::thread::spawn(move || {
+            let mut chunk = vec![0; 64 * 1024];
+            loop {
+                let count = pipe.read(&mut chunk).unwrap_or(0);
+                let mut held = filled.lock();
+                held.bytes.extend_from_slice(&chunk[..count]);
+                held.closed = count == 0;
+                filled.grown.notify_all();
+                if count == 0 {
+                    return;
+                }
+            }
+        });
+        Self {
+            shared,
+            reader: Some(reader),
+        }
+    }
+
+    fn text(&self) -> String {
+        self.shared.lock().text()
+    }
+
+    fn wait_for(&self, limit: Instant, what: impl Fn(&str) -> bool) -> String {
+        let mut held = self.shared.lock();
+        loop {
+            let text = held.text();
+            if what(&text) {
+                return text;
+            }
+            let left = limit.saturating_duration_since(Instant::now());
+            assert!(
+                !held.closed && !left.is_zero(),
+                "waited in vain; it said: {text}"
+            );
+            let woken = self.shared.grown.wait_timeout(held, left);
+            held = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn finish(&mut self) -> String {
+        let reader = self.reader.take().map(JoinHandle::join);
+        assert!(!matches!(reader, Some(Err(_))), "the reader panicked");
+        self.text()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,181 @@
+//! A database per test on the throwaway server, with the seed's table or with a hostile one.
+//!
+//! Databases are not dropped one by one; the server's folder goes as a whole.
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use postgres::{Client, Config, NoTls};
+
+use super::postgres::{SUPERUSER, server};
+
+/// The table that stands in for the real one.
+pub const SEED: &str = "CREATE TABLE secret_tokens (
+    id SERIAL PRIMARY KEY, data text NOT NULL CHECK (data NOT LIKE '%-%'))";
+
+/// A table on which a careless client goes wrong: a trigger that drops tokens with a leading `n`
+/// without an error, a unique constraint that fails only at the commit, and one column more.
+pub const HOSTILE: &str = "CREATE TABLE secret_tokens (
+    id SERIAL PRIMARY KEY,
+    origin text NOT NULL DEFAULT 'unknown',
+    data text NOT NULL CHECK (data NOT LIKE '%-%'),
+    CONSTRAINT secret_tokens_data_key UNIQUE (data) DEFERRABLE INITIALLY DEFERRED);
+CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN IF NEW.data LIKE 'n%' THEN RETURN NULL; END IF; RETURN NEW; END $$;
+CREATE TRIGGER swallow BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION swallow()";
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// Who connects to what.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// `127.0.0.1`.
+    pub host: String,
+    /// The server's port.
+    pub port: u16,
+    /// The role.
+    pub user: String,
+    /// Its password.
+    pub password: String,
+    /// The database.
+    pub name: String,
+}
+
+impl Login {
+    /// `postgres://user:password@host:port/name`; nothing in it needs escaping.
+    pub fn url(&self) -> String {
+        let Self {
+            host,
+            port,
+            user,
+            password,
+            name,
+        } = self;
+        format!("postgres://{user}:{password}@{host}:{port}/{name}")
+    }
+
+    /// A blocking connection.
+    pub fn client(&self) -> Client {
+        Config::new()
+            .host(&self.host)
+            .port(self.port)
+            .user(&self.user)
+            .password(&self.password)
+            .dbname(&self.name)
+            .connect(NoTls)
+            .expect("a connection to the throwaway PostgreSQL")
+    }
+}
+
+/// A database of the test's own; dereferences to its owner's login.
+pub struct Database {
+    owner: Login,
+}
+
+impl Deref for Database {
+    type Target = Login;
+    fn deref(&self) -> &Login {
+        &self.owner
+    }
+}
+
+impl Database {
+    /// An empty database with an owner.
+    pub fn new() -> Self {
+        let name = format!("t_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let owner = Login {
+            host: "127.0.0.1".to_owned(),
+            port: server().port,
+            password: format!("owner-{:016x}", fastrand::u64(..)),
+            user: format!("{name}_owner"),
+            name,
+        };
+        let mut admin = admin_of("postgres");
+        create_role(&mut admin, &owner);
+        // Not in one batch: CREATE DATABASE refuses to run inside a transaction.
+        admin
+            .batch_execute(&format!(
+                "CREATE DATABASE {} OWNER {}",
+                owner.name, owner.user
+            ))
+            .expect("a database");
+        Self { owner }
+    }
+
+    /// A database with a table of the test's own making.
+    pub fn with(ddl: &str) -> Self {
+        let database = Self::new();
+        database.client().batch_execute(ddl).expect("valid SQL");
+        database
+    }
+
+    /// A database with the seed's table.
+    pub fn seed() -> Self {
+        Self::with(SEED)
+    }
+
+    /// A database with the hostile table.
+    pub fn hostile() -> Self {
+        Self::with(HOSTILE)
+    }
+
+    /// A blocking connection as superuser.
+    pub fn admin(&self) -> Client {
+        admin_of(&self.name)
+    }
+
+    /// What is stored, sorted by byte.
+    pub fn rows(&self) -> Vec<String> {
+        let found = self.client().query("SELECT data FROM secret_tokens", &[]);
+        let mut rows: Vec<String> = found
+            .expect("the rows")
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
+        rows.sort();
+        rows
+    }
+
+    /// A login role with these rights on the table, such as `INSERT, SELECT`, or none if empty.
+    pub fn role_with(&self, rights: &str) -> Login {
+        let role = Login {
+            user: format!(
+                "{}_role_{}",
+                self.name,
+                COUNT.fetch_add(1, Ordering::Relaxed)
+            ),
+            password: format!("role-{:016x}", fastrand::u64(..)),
+            ..self.owner.clone()
+        };
+        create_role(&mut self.admin(), &role);
+        if !rights.is_empty() {
+            let user = &role.user;
+            self.client()
+                .batch_execute(&format!(
+                    "GRANT {rights} ON secret_tokens TO {user};
+                     GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {user}"
+                ))
+                .expect("the grant");
+        }
+        role
+    }
+}
+
+fn create_role(admin: &mut Client, login: &Login) {
+    let Login { user, password, .. } = login;
+    admin
+        .batch_execute(&format!("CREATE ROLE {user} LOGIN PASSWORD '{password}'"))
+        .expect("a role");
+}
+
+fn admin_of(name: &str) -> Client {
+    let server = server();
+    Login {
+        host: "127.0.0.1".to_owned(),
+        port: server.port,
+        user: SUPERUSER.to_owned(),
+        password: server.password.clone(),
+        name: name.to_owned(),
+    }
+    .client()
+}

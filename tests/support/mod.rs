@@ -1,0 +1,17 @@
+//! What the tests stand on: a throwaway PostgreSQL, a scripted token source and the real binary.
+//!
+//! Nothing here fakes the product; every part is a real socket, a real server or a real process.
+#![allow(dead_code, reason = "a test uses what it needs of the support")]
+
+pub mod answer;
+pub mod command;
+pub mod database;
+pub mod postgres;
+pub mod snapshot;
+pub mod source;
+pub mod tls;
+
+/// The root of the checkout.
+pub fn root() -> &'static std::path::Path {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+}

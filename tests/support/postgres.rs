@@ -1,0 +1,304 @@
+//! A throwaway PostgreSQL server: one for the test process, started on first use from the installed
+//! programs, with durable settings, and gone with the process, however that ends.
+//!
+//! Rust never drops statics, and a killed process drops nothing at all, so the end is left to a
+//! shell that waits for a pipe to close and then stops the server and removes its files.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+
+/// The superuser of the throwaway server.
+pub const SUPERUSER: &str = "postgres";
+/// The server programs that a usable folder holds.
+const PROGRAMS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
+/// Waits for the pipe's end, stops the server, and removes its files; again where a process that was
+/// killed in the middle of `initdb` left one that still writes.
+const END: &str = r#"cat; "$@"; for try in 1 2 3 4 5; do rm -rf -- "$0" && break; sleep 1; done"#;
+/// How many ports are tried: another process may take the free one before the server does.
+const TRIES: u32 = 5;
+
+static SERVER: LazyLock<Result<Server, String>> = LazyLock::new(Server::start);
+
+/// The running server.
+pub struct Server {
+    /// The port on 127.0.0.1, also the suffix of the Unix socket.
+    pub port: u16,
+    /// The superuser's password.
+    pub password: String,
+    /// The folder of the Unix socket.
+    pub sockets: PathBuf,
+    /// Where the server programs are; `psql` and `pgbench` are often beside them.
+    pub programs: PathBuf,
+    /// Its open standard input keeps the server alive.
+    _watchdog: Child,
+}
+
+/// The server of this process; started by whoever asks first.
+///
+/// # Panics
+/// Where it cannot be started; the message says why.
+pub fn server() -> &'static Server {
+    match &*SERVER {
+        Ok(server) => server,
+        Err(why) => panic!("{why}"),
+    }
+}
+
+impl Server {
+    fn start() -> Result<Self, String> {
+        let programs = programs()?;
+        let account = Account::choose()?;
+        let dir = tempfile::Builder::new()
+            .prefix("token_service-pg.")
+            .tempdir()
+            .map_err(|e| format!("cannot make a folder for PostgreSQL: {e}"))?
+            .keep();
+        let data = dir.join("data");
+        let sockets = dir.join("sockets");
+        let watchdog = watchdog(&dir, &account, &programs.join("pg_ctl"), &data)?;
+
+        let password = format!("admin-{:016x}", fastrand::u64(..));
+        let secret = dir.join("password");
+        fs::write(&secret, &password).map_err(at(&secret))?;
+        fs::create_dir(&sockets).map_err(at(&sockets))?;
+        account.own(&dir)?;
+
+        let initdb = programs.join("initdb");
+        let mut init = account.command(&initdb);
+        init.arg("--pgdata").arg(&data);
+        init.arg("--pwfile").arg(&secret);
+        init.args(["--username", SUPERUSER, "--auth=scram-sha-256"]);
+        init.args(["--encoding=UTF8", "--no-locale", "--no-sync"]);
+        output(init)?;
+
+        let log = dir.join("server.log");
+        let mut last = String::new();
+        for _ in 0..TRIES {
+            let port = free_port();
+            configure(&data, &sockets, port)?;
+            let mut start = account.command(&programs.join("pg_ctl"));
+            start.arg("--pgdata").arg(&data).arg("--log").arg(&log);
+            start.args(["--wait", "--timeout=60", "start"]);
+            match output(start) {
+                Ok(()) => {
+                    return Ok(Self {
+                        port,
+                        password,
+                        sockets,
+                        programs,
+                        _watchdog: watchdog,
+                    });
+                }
+                Err(why) => last = why,
+            }
+        }
+        let log = fs::read_to_string(log).unwrap_or_default();
+        Err(format!("PostgreSQL did not start: {last}\n{log}"))
+    }
+}
+
+/// Settings of a server whose word counts: what it acknowledged survives a crash.
+fn configure(data: &Path, sockets: &Path, port: u16) -> Result<(), String> {
+    let mut text = String::from("fsync = on\nsynchronous_commit = on\nfull_page_writes = on\n");
+    text.push_str("max_connections = 100\nlisten_addresses = '127.0.0.1'\n");
+    let _ = writeln!(text, "port = {port}");
+    let _ = writeln!(text, "unix_socket_directories = '{}'", sockets.display());
+    let file = data.join("throwaway.conf");
+    fs::write(&file, text).map_err(at(&file))?;
+    let main = data.join("postgresql.conf");
+    let before = fs::read_to_string(&main).map_err(at(&main))?;
+    let include = "include = 'throwaway.conf'\n";
+    if before.ends_with(include) {
+        return Ok(());
+    }
+    // Rewritten in place, so that the file stays the server account's.
+    fs::write(&main, format!("{before}\n{include}")).map_err(at(&main))
+}
+
+/// A shell that waits until this process is gone, then stops the server and removes its files.
+///
+/// The pipe is closed by the kernel at any end of this process. A process group of its own keeps
+/// the shell from being ended by the Ctrl-C that ends the tests.
+fn watchdog(dir: &Path, account: &Account, pg_ctl: &Path, data: &Path) -> Result<Child, String> {
+    let stop = {
+        let mut stop = account.command(pg_ctl);
+        stop.arg("--pgdata").arg(data);
+        stop.args(["--mode=immediate", "--wait", "stop"]);
+        stop
+    };
+    Command::new("sh")
+        .args(["-c", END])
+        .arg(dir)
+        .arg(stop.get_program())
+        .args(stop.get_args())
+        .current_dir("/")
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| format!("cannot start the shell that ends PostgreSQL: {e}"))
+}
+
+/// Whose account the server runs under: PostgreSQL refuses root.
+enum Account {
+    Own,
+    Postgres { through: Vec<&'static str> },
+}
+
+impl Account {
+    fn choose() -> Result<Self, String> {
+        if text_of("id", &["-u"]).as_deref() != Some("0") {
+            return Ok(Self::Own);
+        }
+        if text_of("id", &["-u", SUPERUSER]).is_none() {
+            return Err(format!(
+                "PostgreSQL refuses to run as root and there is no user {SUPERUSER:?}; {}",
+                advice()
+            ));
+        }
+        let through = if text_of("setpriv", &["--version"]).is_some() {
+            vec![
+                "setpriv",
+                "--reuid=postgres",
+                "--regid=postgres",
+                "--init-groups",
+                "--",
+            ]
+        } else if text_of("runuser", &["--version"]).is_some() {
+            vec!["runuser", "-u", "postgres", "--"]
+        } else {
+            vec![
+                "su",
+                "postgres",
+                "-s",
+                "/bin/sh",
+                "-c",
+                r#"exec "$0" "$@""#,
+                "--",
+            ]
+        };
+        Ok(Self::Postgres { through })
+    }
+
+    fn own(&self, dir: &Path) -> Result<(), String> {
+        if matches!(self, Self::Own) {
+            return Ok(());
+        }
+        let mut chown = Command::new("chown");
+        chown.args(["-R", SUPERUSER]).arg(dir);
+        output(chown)
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = match self {
+            Self::Own => Command::new(program),
+            Self::Postgres { through } => {
+                let mut command = Command::new(through[0]);
+                command.args(&through[1..]).arg(program);
+                command
+            }
+        };
+        // The account may not be allowed to enter the checkout.
+        command.current_dir("/").env("LC_ALL", "C");
+        command
+    }
+}
+
+/// The folder with the server programs.
+fn programs() -> Result<PathBuf, String> {
+    let usable = |dir: &PathBuf| PROGRAMS.iter().all(|program| dir.join(program).is_file());
+    if let Some(dir) = std::env::var_os("TOKEN_SERVICE_PG_BIN").map(PathBuf::from) {
+        return if usable(&dir) {
+            Ok(dir)
+        } else {
+            Err(format!(
+                "TOKEN_SERVICE_PG_BIN is {}, but that folder lacks one of {PROGRAMS:?}",
+                dir.display()
+            ))
+        };
+    }
+    let named = text_of("pg_config", &["--bindir"]).map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    named
+        .into_iter()
+        .chain(std::env::split_paths(&path))
+        .chain(packaged())
+        .find(usable)
+        .ok_or_else(|| {
+            format!(
+                "PostgreSQL's server programs {PROGRAMS:?} were not found; {}",
+                advice()
+            )
+        })
+}
+
+/// Where Debian's packages put the programs, which no PATH names; newest first.
+fn packaged() -> Vec<PathBuf> {
+    let mut versions: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let version = entry.file_name().to_str()?.parse().ok()?;
+            Some((version, entry.path().join("bin")))
+        })
+        .collect();
+    versions.sort();
+    versions.into_iter().rev().map(|(_, dir)| dir).collect()
+}
+
+fn advice() -> &'static str {
+    "the README's test command, `tests/run`, installs what is missing, or set TOKEN_SERVICE_PG_BIN"
+}
+
+/// Names the file in an error.
+fn at(path: &Path) -> impl Fn(std::io::Error) -> String {
+    move |error| format!("{}: {error}", path.display())
+}
+
+/// A port that nothing listens on at this moment.
+pub fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0))
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port on loopback")
+        .port()
+}
+
+/// What a program printed, where it exists and succeeded.
+fn text_of(program: &str, args: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(args).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
+}
+
+/// Runs a program to its end; what it said becomes the error where it fails.
+///
+/// It writes to files, not pipes: the server that `pg_ctl` leaves behind would hold a pipe open.
+fn output(mut command: Command) -> Result<(), String> {
+    let said = tempfile::tempfile().map_err(|e| format!("cannot make a file: {e}"))?;
+    let write = || said.try_clone().map(Stdio::from);
+    let status = write()
+        .and_then(|out| Ok((out, write()?)))
+        .and_then(|(out, err)| {
+            command
+                .stdin(Stdio::null())
+                .stdout(out)
+                .stderr(err)
+                .status()
+        })
+        .map_err(|e| format!("cannot run {command:?}: {e}"))?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut text = String::new();
+    let mut said = said;
+    let _ = std::io::Seek::rewind(&mut said);
+    let _ = std::io::Read::read_to_string(&mut said, &mut text);
+    Err(format!("{command:?} ended with {status}:\n{text}"))
+}

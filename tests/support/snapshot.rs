@@ -1,0 +1,41 @@
+//! What changes from run to run, taken out of snapshots: times, rates, ports, folders, versions.
+
+/// From pattern to what a snapshot shows instead; earlier ones are applied first.
+const FILTERS: [(&str, &str); 9] = [
+    (
+        r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+        "[uuid]",
+    ),
+    (
+        r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)?",
+        "[time]",
+    ),
+    (
+        r"in [\d.,]+ s \([\d.,]+ tokens/s\)",
+        "in [seconds] s ([rate] tokens/s)",
+    ),
+    (
+        r#"("(?:ms|duration_ms|p50|p95|p99|max)": ?)[\d.]+"#,
+        "${1}[ms]",
+    ),
+    (
+        r"\b(127\.0\.0\.1|localhost|\[::1\]):\d{2,5}\b",
+        "${1}:[port]",
+    ),
+    (r"(/[\w.-]+)+/\.tmp\w{6}", "[dir]"),
+    (
+        r"\btoken_service(/| |-)v?\d+\.\d+\.\d+[\w.+-]*",
+        "token_service${1}[version]",
+    ),
+    (r"\bPostgreSQL \d+\.\d+[^\n,;)]*", "PostgreSQL [version]"),
+    (r"\bt_\d+(_owner|_role_\d+)?\b", "[database]${1}"),
+];
+
+/// Settings with all filters: `snapshot::settings().bind(|| insta::assert_snapshot!(…))`.
+pub fn settings() -> insta::Settings {
+    let mut settings = insta::Settings::clone_current();
+    for (pattern, shown) in FILTERS {
+        settings.add_filter(pattern, shown);
+    }
+    settings
+}
