@@ -18,6 +18,14 @@ static BUILT: LazyLock<Result<(), String>> = LazyLock::new(|| {
     built.status.success().then_some(()).ok_or(text)
 });
 
+/// Builds the image, or waits until another test has. Whoever builds by other means asks for it too:
+/// two builds at once would both compile everything.
+pub(crate) fn built() {
+    if let Err(why) = &*BUILT {
+        panic!("docker build failed:\n{why}");
+    }
+}
+
 fn docker(args: &[&str]) -> Output {
     let mut command = Command::new("docker");
     command.args(args).current_dir(support::root());
@@ -30,9 +38,7 @@ fn text(bytes: &[u8]) -> String {
 
 /// Runs a container of the image to its end: exit code, standard output, standard error.
 fn run(options: &[&str], args: &[&str]) -> (Option<i32>, String, String) {
-    if let Err(why) = &*BUILT {
-        panic!("docker build failed:\n{why}");
-    }
+    built();
     let output = docker(&[&["run", "--rm"], options, &[IMAGE], args].concat());
     (
         output.status.code(),
@@ -85,7 +91,7 @@ fn a_mounted_script_runs() {
 #[test]
 #[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
 fn the_image_says_who_runs_what() {
-    run(&[], &["--version"]);
+    built();
     let format = "{{.Config.User}} {{json .Config.Entrypoint}} {{json .Config.Cmd}}";
     let shown = docker(&["image", "inspect", "--format", format, IMAGE]);
     assert_eq!(

@@ -18,6 +18,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use super::docker;
 use crate::support;
 use crate::support::command::binary;
 use crate::support::database::Database;
@@ -206,6 +207,7 @@ fn every_docker_block_runs() {
         .into_iter()
         .filter(|block| block.calls("docker"))
         .collect();
+    docker::built();
     Stage::new().run(&blocks);
 }
 
