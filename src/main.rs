@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
+use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
 use token_service::cli::{self, Cli, Command, Refusal};
@@ -12,6 +13,7 @@ use token_service::run::{self, Finished};
 use token_service::{check, logging, script};
 
 fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(crashed));
     let args: Vec<OsString> = std::env::args_os().collect();
     let env = Env::of_process();
     let layout = cli::error_format(&args, &env);
@@ -84,4 +86,10 @@ fn answer(text: &str) -> Done {
             (Exit::Script, vec![problem.cause(error.to_string())])
         }
     }
+}
+
+/// A crash shows its place and nothing else: what was being worked on may be a token.
+fn crashed(info: &PanicHookInfo) {
+    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    let _ = writeln!(io::stderr(), "error: token_service crashed at {place}; this is a bug");
 }

@@ -29,17 +29,15 @@ enum Incoming {
 pub struct PageStream {
     ready: VecDeque<Page>,
     incoming: Incoming,
-    fault: Option<Fault>,
     stop: CancellationToken,
 }
 
 impl PageStream {
-    /// A stream of pages that are already here, and the fault that ended them.
-    pub fn ready(pages: impl IntoIterator<Item = Page>, fault: Option<Fault>) -> Self {
+    /// A stream of pages that are already here.
+    pub fn ready(pages: impl IntoIterator<Item = Page>) -> Self {
         Self {
             ready: pages.into_iter().collect(),
             incoming: Incoming::Closed,
-            fault,
             stop: CancellationToken::new(),
         }
     }
@@ -53,7 +51,6 @@ impl PageStream {
         Self {
             ready: VecDeque::new(),
             incoming: Incoming::Lazy(Box::new(start)),
-            fault: None,
             stop: CancellationToken::new(),
         }
     }
@@ -72,7 +69,7 @@ impl PageStream {
             self.incoming = Incoming::Open(start(self.stop.clone()));
         }
         let Incoming::Open(receiver) = &mut self.incoming else {
-            return self.fault.take().map(Err);
+            return None;
         };
         loop {
             match receiver.recv().await {

@@ -120,14 +120,10 @@ fn of_url(name: &str, url: &SecretString, keys: &DatabaseKeys) -> Result<Target,
         ))
         .hint("such as postgres://user@host:5432/name, or sqlite:tokens.db"));
     }
-    let mut address = Address::from_url(url).map_err(|fault| {
-        let mut problem = usage(format!("{name} is not a database's URL")).cause(fault.message);
-        for cause in fault.causes {
-            problem = problem.cause(cause);
-        }
-        problem.hint(fault.hint.unwrap_or_else(|| {
-            String::from("such as postgres://user:password@host:5432/name?sslmode=verify-full")
-        }))
+    let mut address = Address::from_url(url).map_err(|why| {
+        usage(format!("{name} is not a database's URL"))
+            .cause(why)
+            .hint("such as postgres://user:password@host:5432/name?sslmode=verify-full")
     })?;
     if let Some(timeout) = keys.connect_timeout {
         address.connect_timeout = timeout;

@@ -48,13 +48,12 @@ async fn serve(listener: TcpListener) {
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let size = request.uri().query().and_then(size_of);
-    let mut response = match size {
-        Some(size) => Response::new(Full::from(tokens(delivered(size)))),
-        None => {
-            let mut refusal = Response::new(Full::from("size=N is missing\n"));
-            *refusal.status_mut() = StatusCode::BAD_REQUEST;
-            refusal
-        }
+    let mut response = if let Some(size) = size {
+        Response::new(Full::from(tokens(delivered(size))))
+    } else {
+        let mut refusal = Response::new(Full::from("size=N is missing\n"));
+        *refusal.status_mut() = StatusCode::BAD_REQUEST;
+        refusal
     };
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, plain);
@@ -113,7 +112,7 @@ mod tests {
 
     #[test]
     fn it_never_delivers_nothing_nor_too_much() {
-        for size in [1, 5, 100] {
+        for size in [1_u64, 5, 100] {
             for _ in 0..1000 {
                 assert!((size - size.div_ceil(5)..=size).contains(&delivered(size)));
                 assert!(delivered(size) >= 1);

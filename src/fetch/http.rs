@@ -44,6 +44,8 @@ pub struct Http {
 impl Http {
     /// A client for the source; nothing is connected yet.
     pub fn new(options: &Options) -> Result<Self, Fault> {
+        // reqwest asks the process for its cryptography; a second client finds it installed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(
@@ -109,7 +111,7 @@ impl Http {
 
     async fn read(&self, mut response: Response, count: u64) -> Answer {
         if let Some(kind) = foreign_content(response.headers()) {
-            let fault = self.protocol(format!("it sent {kind} instead of text/plain"));
+            let fault = self.protocol(&format!("it sent {kind} instead of text/plain"));
             return Answer::failed(fault);
         }
         let mut parser = LineParser::new(count, self.max_token);
@@ -120,7 +122,7 @@ impl Http {
                     read += chunk.len() as u64;
                     if read > self.max_body {
                         let cap = bytesize::ByteSize(self.max_body).display().iec();
-                        break Some(self.protocol(format!("its body is larger than {cap}")).hint(
+                        break Some(self.protocol(&format!("its body is larger than {cap}")).hint(
                             "`source.max_body` sets the cap; `--page-size` asks for less at a time",
                         ));
                     }
@@ -132,7 +134,7 @@ impl Http {
         };
         let lines = parser.finish(fault.is_none());
         if lines.markup {
-            let fault = self.protocol("it sent an HTML or XML document".to_owned());
+            let fault = self.protocol("it sent an HTML or XML document");
             return Answer::failed(fault);
         }
         Answer {
@@ -142,7 +144,7 @@ impl Http {
         }
     }
 
-    fn protocol(&self, what: String) -> Fault {
+    fn protocol(&self, what: &str) -> Fault {
         Fault::new(
             Kind::HttpProtocol,
             "the token source did not answer with a list of tokens",

@@ -278,9 +278,8 @@ fn failed(fault: Fault) -> Answer {
 /// True where the source may have issued tokens that did not arrive.
 fn may_have_been_served(fault: &Fault) -> bool {
     match fault.kind {
-        Kind::HttpTimeout => true,
+        Kind::HttpTimeout | Kind::HttpProtocol => true,
         Kind::HttpStatus { status, .. } => status >= 500 && status != 503,
-        Kind::HttpProtocol => true,
         _ => false,
     }
 }

@@ -11,7 +11,7 @@ const BASE: Duration = Duration::from_millis(100);
 const CAP: Duration = Duration::from_secs(5);
 
 /// The longest `Retry-After` that is waited for in a run without a deadline.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(300);
+pub const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
 /// What to do after a failed request.
 #[derive(Debug, PartialEq, Eq)]

@@ -683,7 +683,7 @@ fn claim(host: &Host, array: Array) -> RhaiResultOf<PageStream> {
         .map(|text| ledger.claim(text, max_token))
         .collect();
     let pages = tokens.chunks(PAGE).map(Page::from_tokens);
-    Ok(PageStream::ready(pages, None))
+    Ok(PageStream::ready(pages))
 }
 
 fn write_report(

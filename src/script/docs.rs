@@ -137,8 +137,11 @@ impl Function {
 
     fn gives(&self) -> String {
         let kind = self.return_type.as_deref().unwrap_or("()");
-        let kind = kind.strip_prefix("RhaiResultOf<").unwrap_or(kind);
-        match script_type(kind.trim_end_matches([' ', '>'])) {
+        let kind = match kind.strip_prefix("Result<") {
+            Some(result) => result.split(", Box<").next().unwrap_or(result),
+            None => kind,
+        };
+        match script_type(kind.trim()) {
             "()" => String::new(),
             kind => format!(" -> {kind}"),
         }

@@ -255,12 +255,8 @@ pub fn at(
     };
     let source = sources.get(file);
     let text = source.lines().nth(line - 1).unwrap_or("");
-    let length = text
-        .chars()
-        .skip(column.saturating_sub(1))
-        .take_while(|char| char.is_alphanumeric() || *char == '_')
-        .count()
-        .max(1);
+    let rest: String = text.chars().skip(column.saturating_sub(1)).collect();
+    let length = mark(&rest);
     problem.place(Place {
         file: file.to_owned(),
         source,
@@ -269,6 +265,19 @@ pub fn at(
         length,
         label: label.to_owned(),
     })
+}
+
+/// How many characters are marked: a text in quotes, a word, or a single character.
+fn mark(rest: &str) -> usize {
+    let quoted = rest
+        .strip_prefix('"')
+        .and_then(|text| text.split_once('"'))
+        .map(|(text, _)| text.chars().count() + 2);
+    let word = || {
+        let in_word = |char: &char| char.is_alphanumeric() || *char == '_';
+        rest.chars().take_while(in_word).count().max(1)
+    };
+    quoted.unwrap_or_else(word)
 }
 
 /// ``name (types)`` as the engine writes it, with the name in backticks.

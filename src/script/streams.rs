@@ -86,7 +86,7 @@ impl Tokens {
                     .into_iter()
                     .filter_map(|entry| ledger.claim_entry(entry))
                     .collect();
-                Ok(PageStream::ready([Page::from_tokens(&tokens)], None))
+                Ok(PageStream::ready([Page::from_tokens(&tokens)]))
             }
             Supply::Taken => Err(consumed("Tokens")),
         }
@@ -265,7 +265,7 @@ impl Iterator for PageIter {
             Err(stopped) => Some(Err(stopped)),
             Ok(Some(Ok(page))) => {
                 let requested = Some(page.len() as u64);
-                Some(Ok(Tokens::new(host, PageStream::ready([page], None), requested)))
+                Some(Ok(Tokens::new(host, PageStream::ready([page]), requested)))
             }
             Ok(Some(Err(fault))) => {
                 self.pages = None;
