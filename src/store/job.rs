@@ -1,0 +1,372 @@
+//! A store under way: the pump that cuts pages into chunks, and the queue from which connections
+//! take them.
+//!
+//! A chunk answers for its tokens: dropped with some left, it reports them as never sent. So no
+//! way out of this room, a panic included, can lose a token.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::fault::Fault;
+use crate::halt::Halt;
+use crate::stream::{OutcomeSender, PageStream};
+use crate::token::{Detail, Outcome, Page, Status, Token};
+
+/// How many outcomes of one job may be booked at a time; bounds what is queued and unread.
+pub(super) const CREDIT: usize = 4096;
+/// The most tokens in a chunk.
+const LARGEST_CHUNK: usize = 32;
+/// How long pages are waited for once nothing may be waited for.
+const LAST_PAGES: Duration = Duration::from_secs(1);
+
+/// Why the whole store has ended before its time; what is left gets this status.
+pub(super) struct Verdict {
+    /// What the tokens that are left become.
+    pub(super) status: Status,
+    /// Why, for each of them.
+    pub(super) detail: Arc<Detail>,
+    /// Why, for the run.
+    pub(super) fault: Fault,
+}
+
+/// What one call of `store` shares with its chunks.
+pub(super) struct Job {
+    sender: OutcomeSender,
+    /// Set by the pump when nothing more of this job may be sent.
+    stopping: AtomicBool,
+    verdict: Arc<OnceLock<Verdict>>,
+    /// Cancelled when the last chunk and the last token in flight have let go of the job.
+    done: CancellationToken,
+    _done: DropGuard,
+}
+
+impl Job {
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// True where none of its tokens may be sent any more.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed) || self.verdict.get().is_some()
+    }
+
+    /// Hands over outcomes.
+    pub(super) fn send(&self, outcomes: Vec<Outcome>) {
+        self.sender.send(outcomes);
+    }
+
+    /// Reports tokens that will not be sent.
+    fn refuse(&self, tokens: impl Iterator<Item = Token>) {
+        let (status, detail) = match self.verdict.get() {
+            Some(verdict) => {
+                self.sender.fail(verdict.fault.clone());
+                (verdict.status, Arc::clone(&verdict.detail))
+            }
+            None => (Status::NotAttempted, Detail::reason("the run was stopped")),
+        };
+        self.sender.send(
+            tokens
+                .map(|token| Outcome::unsent(token, status, Some(Arc::clone(&detail))))
+                .collect(),
+        );
+    }
+}
+
+/// Some tokens of a job, to be sent by whoever takes it.
+pub(super) struct Chunk {
+    /// Whose tokens they are.
+    pub(super) job: Arc<Job>,
+    tokens: std::vec::IntoIter<Token>,
+}
+
+impl Chunk {
+    /// The next token; from now on the taker answers for it.
+    pub(super) fn take(&mut self) -> Option<Token> {
+        self.tokens.next()
+    }
+
+    /// How many are left.
+    pub(super) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        if self.tokens.len() > 0 {
+            let tokens = std::mem::take(&mut self.tokens);
+            self.job.refuse(tokens);
+        }
+    }
+}
+
+/// Outcomes on their way out, gathered for a wake-up and sent together.
+#[derive(Default)]
+pub(super) struct Batch {
+    job: Option<Arc<Job>>,
+    outcomes: Vec<Outcome>,
+}
+
+impl Batch {
+    /// Adds an outcome of `job`.
+    pub(super) fn push(&mut self, job: &Arc<Job>, outcome: Outcome) {
+        if !self.job.as_ref().is_some_and(|own| Arc::ptr_eq(own, job)) {
+            self.flush();
+            self.job = Some(Arc::clone(job));
+        }
+        self.outcomes.push(outcome);
+    }
+
+    /// Sends what was gathered, and lets go of the job so that its stream can end.
+    pub(super) fn flush(&mut self) {
+        if let Some(job) = self.job.take() {
+            job.send(std::mem::take(&mut self.outcomes));
+        }
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// The one way from the pumps to the connections.
+pub(super) struct Queue {
+    feed: async_channel::Sender<Chunk>,
+    /// Where chunks are taken from.
+    pub(super) inbox: async_channel::Receiver<Chunk>,
+    /// The run's switch.
+    pub(super) halt: Halt,
+    /// Cancelled together with the setting of the verdict.
+    over: CancellationToken,
+    verdict: Arc<OnceLock<Verdict>>,
+    /// Tokens that came and were not yet taken by a connection.
+    pending: AtomicUsize,
+    more: Notify,
+    connections: usize,
+}
+
+impl Queue {
+    /// An empty queue before `connections` takers.
+    pub(super) fn new(connections: usize, halt: Halt) -> Arc<Self> {
+        let (feed, inbox) = async_channel::bounded((connections * 2).max(4));
+        Arc::new(Self {
+            feed,
+            inbox,
+            halt,
+            over: CancellationToken::new(),
+            verdict: Arc::new(OnceLock::new()),
+            pending: AtomicUsize::new(0),
+            more: Notify::new(),
+            connections,
+        })
+    }
+
+    /// A job whose outcomes go to `sender`.
+    pub(super) fn job(&self, sender: OutcomeSender) -> Arc<Job> {
+        let done = CancellationToken::new();
+        Arc::new(Job {
+            sender,
+            stopping: AtomicBool::new(false),
+            verdict: Arc::clone(&self.verdict),
+            _done: done.clone().drop_guard(),
+            done,
+        })
+    }
+
+    /// Ends the store for every job; the first verdict counts.
+    pub(super) fn condemn(&self, verdict: Verdict) {
+        let _ = self.verdict.set(verdict);
+        self.over.cancel();
+        self.close();
+    }
+
+    /// Cancelled once the store has ended before its time.
+    pub(super) fn over(&self) -> &CancellationToken {
+        &self.over
+    }
+
+    /// Takes no more chunks; those inside can still be taken.
+    pub(super) fn close(&self) {
+        self.feed.close();
+    }
+
+    /// Drops what is queued, which reports it.
+    pub(super) fn clear(&self) {
+        while let Ok(chunk) = self.inbox.try_recv() {
+            self.taken(&chunk);
+        }
+    }
+
+    fn clear_if_halted(&self) {
+        if self.halt.stopping().is_cancelled() || self.over.is_cancelled() {
+            self.clear();
+        }
+    }
+
+    /// Gives back a chunk that could not be sent.
+    pub(super) fn give_back(&self, chunk: Chunk) {
+        self.pending.fetch_add(chunk.len(), Ordering::Relaxed);
+        let feed = self.feed.clone();
+        tokio::spawn(async move { feed.send(chunk).await });
+    }
+
+    /// To be called by who took a chunk out of the inbox.
+    pub(super) fn taken(&self, chunk: &Chunk) {
+        let _ = self
+            .pending
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |pending| {
+                Some(pending.saturating_sub(chunk.len()))
+            });
+    }
+
+    /// How many tokens wait to be taken.
+    pub(super) fn pending(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when a page has come since the last call.
+    pub(super) async fn more(&self) {
+        self.more.notified().await;
+    }
+
+    /// Waits until nothing new may be sent, by whatever reason.
+    async fn interrupted(&self, stop: &CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.halt.stopping().cancelled() => {}
+            () = self.over.cancelled() => {}
+        }
+    }
+}
+
+/// Cuts the pages of `pages` into chunks and queues them, until the pages end or nothing more may
+/// be sent; then reports what still comes as not sent.
+pub(super) async fn pump(
+    queue: Arc<Queue>,
+    job: Arc<Job>,
+    stop: CancellationToken,
+    mut pages: PageStream,
+) {
+    if feed(&queue, &job, &stop, &mut pages).await.is_some() {
+        // All is queued. What is not sent yet can still be stopped, without keeping the job alive.
+        let done = job.done.clone();
+        let weak = Arc::downgrade(&job);
+        drop(job);
+        tokio::select! {
+            biased;
+            () = done.cancelled() => {}
+            () = queue.interrupted(&stop) => {
+                if let Some(job) = weak.upgrade() {
+                    job.stop();
+                }
+                queue.clear_if_halted();
+            }
+        }
+        return;
+    }
+    job.stop();
+    if let Some(verdict) = queue.verdict.get() {
+        job.sender.fail(verdict.fault.clone());
+    }
+    queue.clear_if_halted();
+    pages.stop();
+    let rest = async {
+        while let Some(result) = pages.next().await {
+            match result {
+                Ok(page) => job.refuse(page.iter()),
+                Err(fault) => job.sender.fail(fault),
+            }
+        }
+    };
+    let patience = async {
+        queue.halt.aborting().cancelled().await;
+        tokio::time::sleep(LAST_PAGES).await;
+    };
+    tokio::select! {
+        biased;
+        () = rest => {}
+        () = patience => {}
+    }
+}
+
+/// `None` where it was interrupted before the pages ended.
+async fn feed(
+    queue: &Queue,
+    job: &Arc<Job>,
+    stop: &CancellationToken,
+    pages: &mut PageStream,
+) -> Option<()> {
+    let mut interrupted = pin!(queue.interrupted(stop));
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = &mut interrupted => return None,
+            next = pages.next() => next,
+        };
+        let mut page = match next {
+            None => return Some(()),
+            Some(Ok(page)) => page,
+            Some(Err(fault)) => {
+                job.sender.fail(fault);
+                continue;
+            }
+        };
+        queue.pending.fetch_add(page.len(), Ordering::Relaxed);
+        queue.more.notify_one();
+        let size = (page.len() / (queue.connections * 2)).clamp(1, LARGEST_CHUNK);
+        while !page.is_empty() {
+            let size = size.min(page.len());
+            tokio::select! {
+                biased;
+                () = &mut interrupted => {
+                    pages.put_back(page);
+                    return None;
+                }
+                () = job.sender.book(size) => {}
+            }
+            let Some(chunk) = cut(queue, job, &mut page, size) else {
+                continue;
+            };
+            // A chunk that is not sent reports its tokens when it is dropped.
+            tokio::select! {
+                biased;
+                () = &mut interrupted => {
+                    pages.put_back(page);
+                    return None;
+                }
+                _ = queue.feed.send(chunk) => {}
+            }
+        }
+    }
+}
+
+/// Takes `size` tokens off the page; those that no database needs to judge are rejected here.
+fn cut(queue: &Queue, job: &Arc<Job>, page: &mut Page, size: usize) -> Option<Chunk> {
+    let tokens = page.take(size);
+    let (flawed, tokens): (Vec<Token>, Vec<Token>) = if tokens.iter().any(|t| t.flaw().is_some()) {
+        tokens.into_iter().partition(|token| token.flaw().is_some())
+    } else {
+        (Vec::new(), tokens)
+    };
+    queue.pending.fetch_sub(flawed.len(), Ordering::Relaxed);
+    job.send(
+        flawed
+            .into_iter()
+            .map(|token| {
+                let detail = token.flaw().map(|flaw| Detail::reason(flaw.reason()));
+                Outcome::unsent(token, Status::Rejected, detail)
+            })
+            .collect(),
+    );
+    (!tokens.is_empty()).then(|| Chunk {
+        job: Arc::clone(job),
+        tokens: tokens.into_iter(),
+    })
+}

@@ -1,0 +1,447 @@
+//! Makes a connection ready for use, and says clearly why it cannot be.
+//!
+//! One timeout covers name resolution, TCP, TLS, authentication and the first round trip, in which
+//! the session is set up and the INSERT prepared.
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tokio::task::JoinHandle;
+use tokio_postgres::config::SslMode as Tls;
+use tokio_postgres::error::Severity;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Config, Error, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::sync::CancellationToken;
+
+use super::super::name::{TableName, quote_identifier};
+use super::super::sqlstate::{AtConnect, Class, at_connect, class_of};
+use super::super::{Options, tls};
+use super::{Address, SslMode};
+use crate::fault::{Fault, Kind, chain};
+
+/// How long a silent peer is believed to be there.
+const SILENT_PEER: Duration = Duration::from_secs(15);
+/// How long a connection may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Raises `synchronous_commit` to `on` where it is lower, never lowers it; names the limits.
+const SET_UP: &str = "SELECT set_config('synchronous_commit', CASE \
+     current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \
+     false), set_config('statement_timeout', $1, false)";
+
+/// What `look` wants to know before a token is asked for.
+const LOOK: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', \
+     has_column_privilege($1::text, $2::text, 'INSERT'), \
+     (SELECT min(c.oid::regclass::text) FROM pg_attrdef a \
+     JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid \
+     JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid \
+     WHERE a.adrelid = $1::text::regclass \
+     AND CASE c.relkind WHEN 'S' THEN NOT has_sequence_privilege(c.oid, 'USAGE, UPDATE') END)";
+
+/// Makes connections to one server.
+pub(super) struct Connector {
+    address: Address,
+    tls: MakeRustlsConnect,
+    table: String,
+    column: String,
+    insert: String,
+    statement_timeout: Duration,
+}
+
+/// A connection that is ready to insert.
+pub(super) struct Link {
+    client: Client,
+    statement: Option<Statement>,
+    insert: String,
+    unprepared: AtomicBool,
+    closed: CancellationToken,
+    driver: Driver,
+}
+
+/// The task that moves bytes; it ends with its link.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Connector {
+    /// Reads certificates and names; connects to nothing.
+    pub(super) fn new(address: &Address, options: &Options) -> Result<Self, Fault> {
+        let table = TableName::parse(&options.table).map_err(|error| {
+            Fault::new(
+                Kind::InvalidArgument {
+                    argument: "table".to_owned(),
+                    expected: "table or schema.table".to_owned(),
+                },
+                error,
+            )
+        })?;
+        let (table, column) = (table.to_sql(), quote_identifier(&options.column));
+        Ok(Self {
+            tls: tls::connector(address)?,
+            insert: format!("INSERT INTO {table} ({column}) VALUES ($1)"),
+            address: address.clone(),
+            table,
+            column: options.column.clone(),
+            statement_timeout: options.statement_timeout,
+        })
+    }
+
+    /// A new connection, set up and with the INSERT prepared.
+    pub(super) async fn link(&self) -> Result<Link, Fault> {
+        let limit = self.address.connect_timeout;
+        match tokio::time::timeout(limit, self.connect()).await {
+            Ok(Ok(link)) => Ok(link),
+            Ok(Err(error)) => Err(self.refusal(&error)),
+            Err(_) => Err(self.timed_out()),
+        }
+    }
+
+    fn timed_out(&self) -> Fault {
+        Fault::new(Kind::DbConnect, "the database cannot be reached")
+            .cause(format!(
+                "{} did not answer within {}",
+                self.address.place(),
+                humantime::format_duration(self.address.connect_timeout)
+            ))
+            .hint(
+                "check DB_HOST and DB_PORT and that no firewall drops the packets, \
+                 or raise connect_timeout",
+            )
+            .retryable()
+    }
+
+    async fn connect(&self) -> Result<Link, Error> {
+        let first = match self.address.sslmode {
+            _ if self.address.is_socket() => Tls::Disable,
+            SslMode::Disable | SslMode::Allow => Tls::Disable,
+            SslMode::Prefer => Tls::Prefer,
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => Tls::Require,
+        };
+        // libpq's second attempt: where `allow` is refused without TLS, and `prefer` with it.
+        let second = match self.address.sslmode {
+            _ if self.address.is_socket() => None,
+            SslMode::Allow => Some(Tls::Require),
+            SslMode::Prefer => Some(Tls::Disable),
+            _ => None,
+        };
+        match (self.connect_with(first).await, second) {
+            (Err(error), Some(second)) if is_about_tls(&error) => {
+                // The first refusal says more than that of a fallback.
+                self.connect_with(second).await.map_err(|_| error)
+            }
+            (result, _) => result,
+        }
+    }
+
+    async fn connect_with(&self, mode: Tls) -> Result<Link, Error> {
+        let mut config = Config::new();
+        config
+            .host(&self.address.host)
+            .port(self.address.port)
+            .user(&self.address.user)
+            .dbname(&self.address.name)
+            .application_name("token_service")
+            .ssl_mode(mode)
+            .keepalives_idle(SILENT_PEER / 2)
+            .keepalives_interval(SILENT_PEER / 5)
+            .keepalives_retries(3)
+            .tcp_user_timeout(SILENT_PEER);
+        if let Some(password) = &self.address.password {
+            config.password(password.expose_secret());
+        }
+        let (client, mut connection) = config.connect(self.tls.clone()).await?;
+        let closed = CancellationToken::new();
+        let guard = closed.clone().drop_guard();
+        let driver = tokio::spawn(async move {
+            let _closes = guard;
+            // Notices may hold what a trigger says of a row: nobody listens to them.
+            while let Some(Ok(_)) = poll_fn(|cx| connection.poll_message(cx)).await {}
+        });
+        let mut link = Link {
+            client,
+            statement: None,
+            insert: self.insert.clone(),
+            unprepared: AtomicBool::new(false),
+            closed,
+            driver: Driver(driver),
+        };
+        let timeout = self.statement_timeout.as_millis().to_string();
+        let set_up = [(&timeout as _, Type::TEXT)];
+        // Both travel together: one round trip.
+        let (set_up, prepared) = tokio::join!(
+            link.client.query_typed(SET_UP, &set_up),
+            link.client.prepare_typed(&self.insert, &[Type::TEXT]),
+        );
+        set_up?;
+        match prepared {
+            Ok(statement) => link.statement = Some(statement),
+            Err(error) if is_pooler(&error) => link.unprepared = AtomicBool::new(true),
+            Err(error) => return Err(error),
+        }
+        Ok(link)
+    }
+
+    /// Looks whether the server takes writes, and whether the role may insert.
+    pub(super) async fn look(&self, link: &Link) -> Result<(), Fault> {
+        let params = [
+            (&self.table as _, Type::TEXT),
+            (&self.column as _, Type::TEXT),
+        ];
+        let answer = link.client.query_typed(LOOK, &params);
+        let rows = match tokio::time::timeout(self.address.connect_timeout, answer).await {
+            Ok(rows) => rows.map_err(|error| self.refusal(&error))?,
+            Err(_) => return Err(self.timed_out()),
+        };
+        let Some(row) = rows.first() else {
+            return Ok(());
+        };
+        let get = |index| row.try_get::<_, Option<bool>>(index).ok().flatten();
+        let user = &self.address.user;
+        let table = &self.table;
+        if get(0) == Some(true) {
+            return Err(denied("25006", "the database takes no writes")
+                .cause(format!(
+                    "{} is a standby or read-only",
+                    self.address.place()
+                ))
+                .hint("DB_HOST must name the primary")
+                .retryable());
+        }
+        if get(1) == Some(false) {
+            return Err(denied("42501", "the database refuses inserts")
+                .cause(format!(
+                    "role \"{user}\" has no INSERT right on {table}, column \"{}\"",
+                    self.column
+                ))
+                .hint(format!(
+                    "GRANT INSERT ON {table} TO {}",
+                    quote_identifier(user)
+                )));
+        }
+        if let Ok(Some(sequence)) = row.try_get::<_, Option<String>>(2) {
+            return Err(denied("42501", "the database refuses inserts")
+                .cause(format!(
+                    "role \"{user}\" has no USAGE right on sequence {sequence}"
+                ))
+                .hint(format!(
+                    "GRANT USAGE ON SEQUENCE {sequence} TO {}",
+                    quote_identifier(user)
+                )));
+        }
+        Ok(())
+    }
+
+    /// Why there is no connection, and what to do about it.
+    fn refusal(&self, error: &Error) -> Fault {
+        let place = self.address.place();
+        let Some(db) = error.as_db_error() else {
+            return self.unreachable(error);
+        };
+        let code = db.code().code();
+        let cause = format!("{} ({code})", db.message());
+        let user = &self.address.user;
+        let (message, hint) = match code {
+            "28P01" => (
+                "the database refused to connect",
+                format!("DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of {place}"),
+            ),
+            "28000" => (
+                "the database refused to connect",
+                format!(
+                    "the role may not exist, or pg_hba.conf of {place} lets \"{user}\" in from \
+                     elsewhere or with another DB_SSLMODE only (now {})",
+                    self.address.sslmode.as_str()
+                ),
+            ),
+            "3D000" => (
+                "the database refused to connect",
+                format!("DB_NAME must name a database of {place}"),
+            ),
+            "53300" => (
+                "the database refused to connect",
+                format!("{place} has no connection left: wait, or raise max_connections"),
+            ),
+            "57P03" => (
+                "the database refused to connect",
+                format!("{place} is starting up or shutting down: try again in a moment"),
+            ),
+            "42P01" | "3F000" => (
+                "the table does not exist",
+                format!(
+                    "`database.table` must name a table of \"{}\" at {place}, with its schema \
+                     where that is not in the search path",
+                    self.address.name
+                ),
+            ),
+            "42703" => (
+                "the column does not exist",
+                format!("`database.column` must name a column of {}", self.table),
+            ),
+            "42804" => (
+                "the column does not take text",
+                format!(
+                    "`database.column` must name a text column of {}",
+                    self.table
+                ),
+            ),
+            "42501" => (
+                "the database denies access",
+                format!("\"{user}\" needs CONNECT, USAGE on the schema and INSERT on the table"),
+            ),
+            _ => (
+                "the database refused to connect",
+                format!("the server's log at {place} says more"),
+            ),
+        };
+        match at_connect(code) {
+            AtConnect::Denied => denied(code, message),
+            AtConnect::Busy => Fault::new(Kind::DbConnect, message).retryable(),
+        }
+        .cause(cause)
+        .hint(hint)
+    }
+
+    fn unreachable(&self, error: &Error) -> Fault {
+        let place = self.address.place();
+        let causes = chain(error);
+        let text = causes.join(": ");
+        let (message, hint, retryable) = if text.contains("password missing") {
+            return denied("28P01", "the database refused to connect")
+                .cause(format!(
+                    "{place} asks for a password and none is configured"
+                ))
+                .hint("set DB_PASS or DB_PASS_FILE");
+        } else if text.contains("does not support TLS") {
+            (
+                "the database offers no TLS",
+                format!(
+                    "turn TLS on at {place}; or, if the network is trusted, set DB_SSLMODE=prefer"
+                ),
+                false,
+            )
+        } else if text.contains("UnknownIssuer") || text.contains("CaUsedAsEndEntity") {
+            (
+                "the database's certificate is not trusted",
+                "set sslrootcert to the certificate of the authority that issued it".to_owned(),
+                false,
+            )
+        } else if text.contains("not valid for name") || text.contains("NotValidForName") {
+            (
+                "the database's certificate is for another host",
+                "DB_HOST must be a name in the certificate; verify-ca does not look at the name"
+                    .to_owned(),
+                false,
+            )
+        } else if text.contains("TLS") || text.contains("certificate") {
+            (
+                "the database cannot be reached over TLS",
+                format!(
+                    "DB_SSLMODE is {}; see also sslrootcert, sslcert and sslkey",
+                    self.address.sslmode.as_str()
+                ),
+                false,
+            )
+        } else if self.address.is_socket() {
+            (
+                "the database cannot be reached",
+                "DB_HOST must be the folder of the server's socket, and the server must run"
+                    .to_owned(),
+                true,
+            )
+        } else {
+            (
+                "the database cannot be reached",
+                "check DB_HOST and DB_PORT and that the server runs".to_owned(),
+                true,
+            )
+        };
+        let mut fault = Fault::new(Kind::DbConnect, message).hint(hint);
+        fault.retryable = retryable;
+        // The outermost one says "error connecting to server", which everybody knows by now.
+        let causes: Vec<_> = if causes.len() > 1 {
+            causes.into_iter().skip(1).collect()
+        } else {
+            causes
+        };
+        let mut causes = causes.into_iter();
+        fault = fault.cause(format!("{place}: {}", causes.next().unwrap_or_default()));
+        causes.fold(fault, Fault::cause)
+    }
+}
+
+fn denied(sqlstate: &str, message: &str) -> Fault {
+    Fault::new(
+        Kind::DbDenied {
+            sqlstate: sqlstate.to_owned(),
+        },
+        message,
+    )
+}
+
+/// True where the other kind of connection, with or without TLS, may be let in.
+fn is_about_tls(error: &Error) -> bool {
+    match error.as_db_error() {
+        Some(db) => db.code().code().starts_with("28"),
+        None => chain(error).iter().any(|cause| cause.contains("TLS")),
+    }
+}
+
+fn is_pooler(error: &Error) -> bool {
+    error
+        .as_db_error()
+        .is_some_and(|db| class_of(db.code().code(), true, None) == Class::Unprepared)
+}
+
+/// True where the server's verdict concerns the statement and not the connection.
+pub(super) fn is_error(db: &tokio_postgres::error::DbError) -> bool {
+    db.parsed_severity().map_or_else(
+        || db.severity() == "ERROR",
+        |severity| severity == Severity::Error,
+    )
+}
+
+impl Link {
+    /// Sends an INSERT of `text` when first polled; resolves, after the transaction's end, to the
+    /// number of rows.
+    pub(super) async fn insert(&self, text: &str) -> Result<u64, Error> {
+        match &self.statement {
+            Some(statement) if !self.unprepared.load(Ordering::Relaxed) => {
+                self.client.execute_raw(statement, [text]).await
+            }
+            _ => {
+                let params = [(&text as _, Type::TEXT)];
+                self.client.execute_typed(&self.insert, &params).await
+            }
+        }
+    }
+
+    /// From now on does without the prepared statement.
+    pub(super) fn unprepare(&self) {
+        self.unprepared.store(true, Ordering::Relaxed);
+    }
+
+    /// True where nothing can be sent any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Resolves when the connection has ended.
+    pub(super) async fn ended(&self) {
+        self.closed.cancelled().await;
+    }
+
+    /// Takes leave of the server. A link that is dropped instead just hangs up.
+    pub(super) async fn close(self) {
+        drop(self.statement);
+        drop(self.client);
+        let mut driver = self.driver;
+        let _ = tokio::time::timeout(GOODBYE, &mut driver.0).await;
+    }
+}

@@ -1,0 +1,172 @@
+//! PostgreSQL: connections with many requests in flight.
+//!
+//! `url` reads addresses, `connect` makes a connection ready for use, `lane` sends over one, and
+//! `pool` decides how many there are and what happens when one is lost.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+mod connect;
+mod lane;
+mod pool;
+mod url;
+
+pub(super) use pool::Pool;
+
+/// How the connection is secured, with libpq's meaning of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SslMode {
+    /// No TLS.
+    Disable,
+    /// Without TLS first, with it where the server demands it.
+    Allow,
+    /// With TLS first, without it where the server has none.
+    #[default]
+    Prefer,
+    /// TLS or nothing; the certificate is not verified unless a root certificate is given.
+    Require,
+    /// TLS with a certificate of a known authority.
+    VerifyCa,
+    /// TLS with a certificate of a known authority for this host name.
+    VerifyFull,
+}
+
+impl SslMode {
+    /// All of them, the weakest first.
+    pub const ALL: [Self; 6] = [
+        Self::Disable,
+        Self::Allow,
+        Self::Prefer,
+        Self::Require,
+        Self::VerifyCa,
+        Self::VerifyFull,
+    ];
+
+    /// libpq's spelling.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Allow => "allow",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+
+    /// The mode where none is configured: `require`, but `prefer` where nobody can listen, on
+    /// loopback and Unix sockets.
+    pub fn default_for(host: &str) -> Self {
+        let loopback = host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.to_canonical().is_loopback());
+        if loopback || host.starts_with('/') || host.eq_ignore_ascii_case("localhost") {
+            Self::Prefer
+        } else {
+            Self::Require
+        }
+    }
+}
+
+impl FromStr for SslMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|mode| mode.as_str() == text)
+            .ok_or_else(|| {
+                format!(
+                    "sslmode must be one of {}",
+                    Self::ALL.map(Self::as_str).join(", ")
+                )
+            })
+    }
+}
+
+/// Where a PostgreSQL server is and who connects to it; validated.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// Host name, address, or the folder of a Unix socket (starts with `/`).
+    pub host: String,
+    /// TCP port, or the number in the socket's name.
+    pub port: u16,
+    /// The role.
+    pub user: String,
+    /// Its password.
+    pub password: Option<SecretString>,
+    /// The database.
+    pub name: String,
+    /// How the connection is secured.
+    pub sslmode: SslMode,
+    /// The file of root certificates (PEM), or the word `system`.
+    pub sslrootcert: Option<PathBuf>,
+    /// The client's certificate (PEM).
+    pub sslcert: Option<PathBuf>,
+    /// The client certificate's key (PEM).
+    pub sslkey: Option<PathBuf>,
+    /// The longest that connecting may take, TLS and authentication included.
+    pub connect_timeout: Duration,
+}
+
+impl Address {
+    /// The longest that connecting may take where nothing else is configured.
+    pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// Reads a `postgres://` or `postgresql://` URL with libpq's parameters.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with it and never shows the password.
+    pub fn from_url(text: &str) -> Result<Self, String> {
+        url::parse(text)
+    }
+
+    /// `host:port`, or the socket's path: how errors name the server.
+    pub fn place(&self) -> String {
+        if self.is_socket() {
+            format!("{}/.s.PGSQL.{}", self.host, self.port)
+        } else if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// True where the server is reached over a Unix socket; TLS does not apply to it.
+    pub fn is_socket(&self) -> bool {
+        self.host.starts_with('/')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sslmodes_are_spelt_as_libpq_does() {
+        for mode in SslMode::ALL {
+            assert_eq!(mode.as_str().parse(), Ok(mode));
+        }
+        assert!("Require".parse::<SslMode>().is_err());
+    }
+
+    #[test]
+    fn the_default_sslmode_asks_whether_anybody_could_listen() {
+        for host in [
+            "localhost",
+            "LocalHost",
+            "127.0.0.1",
+            "127.9.9.9",
+            "::1",
+            "/run/pg",
+        ] {
+            assert_eq!(SslMode::default_for(host), SslMode::Prefer, "{host}");
+        }
+        for host in ["db", "10.0.0.1", "localhost.example.com", "2001:db8::1"] {
+            assert_eq!(SslMode::default_for(host), SslMode::Require, "{host}");
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! What an SQLSTATE means for a token, and which words of a server's message may be shown.
+//!
+//! Pure: no I/O, so that every rule is a line in a table-driven test. The classes are PostgreSQL's
+//! (its manual, appendix "Error Codes"); SQLite's failures are translated to them.
+
+use std::sync::Arc;
+
+use crate::token::Detail;
+
+/// What is to be done with a token after the database's verdict on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The token is refused and never will be stored as it is.
+    Rejected,
+    /// Not stored because of what goes on beside it: worth sending again.
+    Retry,
+    /// Not stored, and sending it again at once would not help.
+    Failed,
+    /// The prepared statement is not there: a pooler sits between. Send it unprepared.
+    Unprepared,
+    /// Every token would meet the same: stop the run.
+    Denied,
+    /// It cannot be told whether the token was stored.
+    Doubt,
+}
+
+/// Classifies an answer to an INSERT. `is_error` says that its severity was ERROR (and not FATAL
+/// or PANIC, which concern the connection); `routine` is the server's function that raised it.
+pub fn class_of(code: &str, is_error: bool, routine: Option<&str>) -> Class {
+    if !is_error {
+        return Class::Doubt;
+    }
+    match code {
+        "40002" | "54000" => Class::Rejected,
+        // Row level security judges the single row, although its code is that of a missing right.
+        "42501" if routine == Some("ExecWithCheckOptions") => Class::Rejected,
+        "40003" | "57P01" | "57P02" | "57P05" => Class::Doubt,
+        "25006" => Class::Failed,
+        "26000" | "42P05" => Class::Unprepared,
+        _ => match code.get(..2).unwrap_or_default() {
+            // Data, constraints, and what triggers and views refuse.
+            "22" | "23" | "09" | "27" | "44" | "P0" => Class::Rejected,
+            "40" | "53" | "55" | "57" | "25" | "58" | "XX" => Class::Retry,
+            "28" | "3D" | "3F" | "42" => Class::Denied,
+            "08" => Class::Doubt,
+            // PostgreSQL's own classes begin with 0 to 4 (SQL standard), 5, F, H, P or X; others
+            // are chosen by whoever wrote a trigger, and say that it refuses the row.
+            class if is_own(class) => Class::Failed,
+            _ => Class::Rejected,
+        },
+    }
+}
+
+fn is_own(class: &str) -> bool {
+    class
+        .bytes()
+        .next()
+        .is_none_or(|first| matches!(first, b'0'..=b'5' | b'F' | b'H' | b'X'))
+}
+
+/// What a refusal while connecting means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtConnect {
+    /// Too many connections, starting up, shutting down: may pass.
+    Busy,
+    /// A wrong password, no such database, no right: will not pass.
+    Denied,
+}
+
+/// Classifies an error that the server sent before the connection was ready.
+pub fn at_connect(code: &str) -> AtConnect {
+    match code.get(..2).unwrap_or_default() {
+        "28" | "3D" | "3F" | "42" | "22" | "0A" => AtConnect::Denied,
+        _ => AtConnect::Busy,
+    }
+}
+
+/// What a server says of a token, as far as this program listens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Said<'a> {
+    /// The five characters.
+    pub code: &'a str,
+    /// The constraint's name.
+    pub constraint: Option<&'a str>,
+    /// The primary message.
+    pub message: &'a str,
+    /// Names that may stand in the message: the constraint, the table, the column.
+    pub names: [Option<&'a str>; 4],
+}
+
+/// The details that were already given, so that thousands of equal verdicts share one.
+#[derive(Debug, Default)]
+pub struct Details(Vec<Arc<Detail>>);
+
+impl Details {
+    const MOST: usize = 64;
+
+    /// The detail of a verdict on `token`, its message scrubbed.
+    pub fn of(&mut self, said: &Said<'_>, token: &str) -> Arc<Detail> {
+        // What was found clean before needs no second scrubbing.
+        if let Some(known) = self.find(said, said.message) {
+            return known;
+        }
+        let message = scrub(said.message, token, &said.names);
+        if let Some(known) = self.find(said, &message) {
+            return known;
+        }
+        let detail = Arc::new(Detail {
+            sqlstate: Some(said.code.to_owned()),
+            constraint: said.constraint.map(ToOwned::to_owned),
+            reason: None,
+            message: Some(message),
+        });
+        if self.0.len() < Self::MOST {
+            self.0.push(Arc::clone(&detail));
+        }
+        detail
+    }
+
+    fn find(&self, said: &Said<'_>, message: &str) -> Option<Arc<Detail>> {
+        self.0
+            .iter()
+            .find(|known| {
+                known.message.as_deref() == Some(message)
+                    && known.sqlstate.as_deref() == Some(said.code)
+                    && known.constraint.as_deref() == said.constraint
+            })
+            .cloned()
+    }
+}
+
+const LONGEST_MESSAGE: usize = 300;
+
+/// A server's primary message without any data: `token` itself, whatever is quoted and is none of
+/// `names`, and byte sequences are replaced, control characters too.
+pub fn scrub(message: &str, token: &str, names: &[Option<&str>]) -> String {
+    let message = without_token(message, token);
+    let mut clean = String::with_capacity(message.len());
+    let mut rest = message.as_str();
+    while let Some(start) = rest.find(['"', '«', '„']) {
+        let (before, quoted) = rest.split_at(start);
+        clean.push_str(before);
+        let mut chars = quoted.chars();
+        let opening = chars.next().unwrap_or('"');
+        let inner = chars.as_str();
+        let closing = match opening {
+            '«' => '»',
+            '„' => '“',
+            _ => '"',
+        };
+        let end = inner.find(closing).unwrap_or(inner.len());
+        let text = &inner[..end];
+        clean.push(opening);
+        clean.push_str(if names.contains(&Some(text)) {
+            text
+        } else {
+            "…"
+        });
+        clean.push(closing);
+        rest = inner[end..].strip_prefix(closing).unwrap_or_default();
+    }
+    clean.push_str(rest);
+    let mut clean: String = without_bytes(&clean)
+        .chars()
+        .map(|char| if char.is_control() { ' ' } else { char })
+        .collect();
+    if let Some((end, _)) = clean.char_indices().nth(LONGEST_MESSAGE) {
+        clean.truncate(end);
+        clean.push('…');
+    }
+    clean
+}
+
+/// Replaces `token` wherever it stands; a short one only where it stands alone, because "a" is a
+/// part of many words.
+fn without_token(message: &str, token: &str) -> String {
+    if token.is_empty() {
+        return message.to_owned();
+    }
+    let mut clean = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some(at) = rest.find(token) {
+        let (before, found) = rest.split_at(at);
+        let after = &found[token.len()..];
+        let alone =
+            !before.ends_with(char::is_alphanumeric) && !after.starts_with(char::is_alphanumeric);
+        clean.push_str(before);
+        clean.push_str(if alone || token.len() >= 8 {
+            "…"
+        } else {
+            token
+        });
+        rest = after;
+    }
+    clean.push_str(rest);
+    clean
+}
+
+/// Replaces the bytes that encoding errors print (`0xe2 0x82`).
+fn without_bytes(message: &str) -> String {
+    if !message.contains("0x") {
+        return message.to_owned();
+    }
+    message
+        .split(' ')
+        .map(|word| if word.starts_with("0x") { "…" } else { word })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_is_known() {
+        for (code, class) in [
+            ("22001", Class::Rejected),
+            ("22P02", Class::Rejected),
+            ("23502", Class::Rejected),
+            ("23505", Class::Rejected),
+            ("23514", Class::Rejected),
+            ("44000", Class::Rejected),
+            ("P0001", Class::Rejected),
+            ("54000", Class::Rejected),
+            ("UE001", Class::Rejected),
+            ("40001", Class::Retry),
+            ("40P01", Class::Retry),
+            ("55P03", Class::Retry),
+            ("57014", Class::Retry),
+            ("53100", Class::Retry),
+            ("53300", Class::Retry),
+            ("58030", Class::Retry),
+            ("XX000", Class::Retry),
+            ("25P02", Class::Retry),
+            ("25006", Class::Failed),
+            ("0A000", Class::Failed),
+            ("26000", Class::Unprepared),
+            ("42P05", Class::Unprepared),
+            ("42501", Class::Denied),
+            ("42P01", Class::Denied),
+            ("42703", Class::Denied),
+            ("28000", Class::Denied),
+            ("3D000", Class::Denied),
+            ("08P01", Class::Doubt),
+            ("08006", Class::Doubt),
+            ("40003", Class::Doubt),
+            ("57P01", Class::Doubt),
+            ("57P02", Class::Doubt),
+            ("", Class::Failed),
+        ] {
+            assert_eq!(class_of(code, true, None), class, "{code}");
+            assert_eq!(class_of(code, false, None), Class::Doubt, "FATAL {code}");
+        }
+    }
+
+    #[test]
+    fn row_level_security_concerns_one_row() {
+        assert_eq!(
+            class_of("42501", true, Some("ExecWithCheckOptions")),
+            Class::Rejected
+        );
+        assert_eq!(
+            class_of("42501", true, Some("aclcheck_error")),
+            Class::Denied
+        );
+    }
+
+    #[test]
+    fn refusals_at_connect_pass_or_do_not() {
+        for code in ["28P01", "28000", "3D000", "42501"] {
+            assert_eq!(at_connect(code), AtConnect::Denied, "{code}");
+        }
+        for code in ["53300", "57P03", "57P01", "08006"] {
+            assert_eq!(at_connect(code), AtConnect::Busy, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_message_keeps_names_and_loses_data() {
+        let names = [Some("secret_tokens"), Some("c_check"), None, None];
+        for (message, clean) in [
+            (
+                r#"new row for relation "secret_tokens" violates check constraint "c_check""#,
+                r#"new row for relation "secret_tokens" violates check constraint "c_check""#,
+            ),
+            (
+                r#"invalid input syntax for type uuid: "tokentoken""#,
+                r#"invalid input syntax for type uuid: "…""#,
+            ),
+            (
+                "character with byte sequence 0xe2 0x82 0xac has no equivalent",
+                "character with byte sequence … … … has no equivalent",
+            ),
+            ("no tokentokens here, tokentoken", "no …s here, …"),
+            ("syntaxe « tokento » invalide", "syntaxe «…» invalide"),
+            ("bad:\n\"tok", "bad: \"…\""),
+        ] {
+            assert_eq!(scrub(message, "tokentoken", &names), clean);
+        }
+        assert_eq!(scrub("a bad a: bad", "a", &names), "… bad …: bad");
+        assert_eq!(scrub(&"x".repeat(400), "", &[]).chars().count(), 301);
+    }
+
+    #[test]
+    fn equal_verdicts_share_a_detail() {
+        let mut details = Details::default();
+        let said = Said {
+            code: "23514",
+            constraint: Some("c"),
+            message: r#"violates "c""#,
+            names: [Some("c"), None, None, None],
+        };
+        let first = details.of(&said, "aa");
+        let second = details.of(&said, "bb");
+        assert!(Arc::ptr_eq(&first, &second));
+        let raised = |message| Said {
+            code: "P0001",
+            message,
+            ..Said::default()
+        };
+        let third = details.of(&raised("token aaaaaaaa is bad"), "aaaaaaaa");
+        let fourth = details.of(&raised("token bbbbbbbb is bad"), "bbbbbbbb");
+        assert!(Arc::ptr_eq(&third, &fourth));
+        assert_eq!(third.message.as_deref(), Some("token … is bad"));
+        let other = details.of(&raised("no more today"), "bbbbbbbb");
+        assert_eq!(other.message.as_deref(), Some("no more today"));
+    }
+}

@@ -1,0 +1,227 @@
+//! TLS for PostgreSQL, with libpq's meaning of `sslmode`, `sslrootcert`, `sslcert` and `sslkey`.
+//!
+//! rustls verifies everything or nothing by itself; the verifier here adds the two steps between,
+//! and trusts a self-signed server certificate that was given as its own root, as OpenSSL does.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::postgres::{Address, SslMode};
+use crate::fault::{Fault, Kind};
+
+/// What makes TLS connections for `address`.
+///
+/// # Errors
+/// A fault that names the file that cannot be used.
+pub(super) fn connector(address: &Address) -> Result<MakeRustlsConnect, Fault> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = Arc::new(Verifier {
+        trust: if address.is_socket() || address.sslmode == SslMode::Disable {
+            Trust::Anybody
+        } else {
+            trust(address, &provider)?
+        },
+        provider: Arc::clone(&provider),
+    });
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| {
+            Fault::new(Kind::DbConnect, "TLS cannot be used").cause(error.to_string())
+        })?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let config = match (&address.sslcert, &address.sslkey) {
+        (None, None) => builder.with_no_client_auth(),
+        (Some(cert), Some(key)) => {
+            let chain = certificates(cert, "sslcert")?;
+            let key_der = PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| unusable(key, "sslkey", &error))?;
+            builder
+                .with_client_auth_cert(chain, key_der)
+                .map_err(|error| unusable(cert, "sslcert", &error))?
+        }
+        (cert, _) => {
+            let (given, missing) = match cert {
+                Some(_) => ("sslcert", "sslkey"),
+                None => ("sslkey", "sslcert"),
+            };
+            return Err(
+                Fault::new(Kind::DbConnect, format!("{given} is set without {missing}"))
+                    .hint("a client certificate needs both sslcert and sslkey"),
+            );
+        }
+    };
+    Ok(MakeRustlsConnect::new(config))
+}
+
+fn trust(address: &Address, provider: &Arc<CryptoProvider>) -> Result<Trust, Fault> {
+    let verifies = matches!(address.sslmode, SslMode::VerifyCa | SslMode::VerifyFull);
+    let given = address.sslrootcert.clone().or_else(default_roots);
+    let (roots, own) = match given {
+        Some(word) if word.as_os_str() == "system" => {
+            if address.sslmode != SslMode::VerifyFull {
+                return Err(Fault::new(
+                    Kind::DbConnect,
+                    format!(
+                        "sslmode {} is too weak for sslrootcert=system",
+                        address.sslmode.as_str()
+                    ),
+                )
+                .hint(
+                    "set sslmode to verify-full: any site has a certificate of a public authority",
+                ));
+            }
+            (system_roots()?, Vec::new())
+        }
+        Some(file) => {
+            let own = certificates(&file, "sslrootcert")?;
+            let mut roots = RootCertStore::empty();
+            for certificate in &own {
+                roots
+                    .add(certificate.clone())
+                    .map_err(|error| unusable(&file, "sslrootcert", &error))?;
+            }
+            (roots, own)
+        }
+        None if verifies => (system_roots()?, Vec::new()),
+        None => return Ok(Trust::Anybody),
+    };
+    let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+        .build()
+        .map_err(|error| {
+            Fault::new(Kind::DbConnect, "the root certificates cannot be used")
+                .cause(error.to_string())
+        })?;
+    Ok(Trust::Authorities {
+        chain,
+        own,
+        name: address.sslmode == SslMode::VerifyFull,
+    })
+}
+
+/// Where libpq looks when nothing is configured.
+fn default_roots() -> Option<PathBuf> {
+    let file = std::env::home_dir()?.join(".postgresql/root.crt");
+    file.is_file().then_some(file)
+}
+
+fn system_roots() -> Result<RootCertStore, Fault> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let mut fault = Fault::new(Kind::DbConnect, "the system has no root certificates")
+            .hint("install ca-certificates, or set sslrootcert to the file of your authority");
+        if let Some(error) = found.errors.first() {
+            fault = fault.cause(error.to_string());
+        }
+        return Err(fault);
+    }
+    Ok(roots)
+}
+
+fn certificates(file: &Path, what: &str) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    let certificates = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| unusable(file, what, &error))?;
+    if certificates.is_empty() {
+        return Err(unusable(file, what, &"no certificate in it"));
+    }
+    Ok(certificates)
+}
+
+fn unusable(file: &Path, what: &str, error: &dyn std::fmt::Display) -> Fault {
+    Fault::new(
+        Kind::DbConnect,
+        format!("{what} cannot be used: {}", file.display()),
+    )
+    .cause(error.to_string())
+    .hint(format!("{what} must name a readable PEM file"))
+}
+
+/// Whom to trust.
+#[derive(Debug)]
+enum Trust {
+    /// Encryption only.
+    Anybody,
+    /// Who shows a certificate of these authorities.
+    Authorities {
+        chain: Arc<WebPkiServerVerifier>,
+        /// The certificates as given, to recognise a self-signed one.
+        own: Vec<CertificateDer<'static>>,
+        /// True where it must also be for the host that was meant.
+        name: bool,
+    },
+}
+
+#[derive(Debug)]
+struct Verifier {
+    trust: Trust,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Trust::Authorities { chain, own, name } = &self.trust else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        if own.iter().any(|certificate| certificate == end_entity) {
+            if *name {
+                let parsed = ParsedCertificate::try_from(end_entity)?;
+                rustls::client::verify_server_name(&parsed, server_name)?;
+            }
+            return Ok(ServerCertVerified::assertion());
+        }
+        // The chain is verified before the name, so a wrong name means a good chain.
+        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if !name => Ok(ServerCertVerified::assertion()),
+            verdict => verdict,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
