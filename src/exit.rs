@@ -51,3 +51,106 @@ impl Exit {
         }
     }
 }
+
+/// What a run's verdict is drawn from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Facts {
+    /// SIZE.
+    pub size: u64,
+    /// Tokens received.
+    pub received: u64,
+    /// Tokens in the books.
+    pub counted: u64,
+    /// Tokens that are neither stored nor rejected.
+    pub unsettled: u64,
+    /// True where a fetch brought fewer tokens than it was asked for.
+    pub fell_short: bool,
+    /// Why the run was stopped from outside.
+    pub cause: Option<Cause>,
+    /// The script's own `exit(N)`.
+    pub chosen: Option<u8>,
+    /// How the error that ended the script would end the process.
+    pub problem: Option<Exit>,
+}
+
+impl Facts {
+    /// How the process ends. Where several reasons hold the order is: signal, the script's choice,
+    /// 5, 4, 3.
+    pub fn verdict(&self) -> Exit {
+        let short = self.received < self.size && self.fell_short;
+        match (self.cause, self.chosen) {
+            (Some(signal @ (Cause::Interrupt | Cause::Terminate)), _) => Exit::Signal(signal),
+            (_, Some(code)) => Exit::Chosen(code),
+            _ if self.unsettled > 0 || self.problem == Some(Exit::Database) => Exit::Database,
+            _ if short || self.problem == Some(Exit::Source) => Exit::Source,
+            (Some(Cause::Deadline), _) => Exit::Script,
+            _ => self.problem.unwrap_or(Exit::Completed),
+        }
+    }
+
+    /// True where a token is missing from the books, or counted twice.
+    pub fn is_out_of_balance(&self) -> bool {
+        self.received != self.counted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(facts: Facts) -> u8 {
+        facts.verdict().code()
+    }
+
+    #[test]
+    fn the_order_of_the_codes_is_signal_choice_database_source_script() {
+        let mut facts = Facts {
+            size: 10,
+            received: 9,
+            counted: 9,
+            unsettled: 1,
+            fell_short: true,
+            cause: Some(Cause::Terminate),
+            chosen: Some(7),
+            problem: Some(Exit::Script),
+        };
+        assert_eq!(code(facts), 143);
+        facts.cause = Some(Cause::Interrupt);
+        assert_eq!(code(facts), 130);
+        facts.cause = None;
+        assert_eq!(code(facts), 7);
+        facts.chosen = None;
+        assert_eq!(code(facts), 5);
+        facts.unsettled = 0;
+        assert_eq!(code(facts), 4);
+        facts.received = 10;
+        assert_eq!(code(facts), 3);
+        facts.problem = None;
+        assert_eq!(code(facts), 0);
+    }
+
+    #[test]
+    fn a_script_that_asked_for_less_than_size_is_no_short_supply() {
+        let facts = Facts {
+            size: 10,
+            received: 3,
+            counted: 3,
+            ..Facts::default()
+        };
+        assert_eq!(code(facts), 0);
+    }
+
+    #[test]
+    fn a_deadline_ends_by_what_it_left_undone() {
+        let mut facts = Facts {
+            size: 10,
+            cause: Some(Cause::Deadline),
+            ..Facts::default()
+        };
+        assert_eq!(code(facts), 3, "nothing was asked of anyone");
+        facts.fell_short = true;
+        assert_eq!(code(facts), 4);
+        facts.unsettled = 2;
+        assert_eq!(code(facts), 5);
+    }
+}

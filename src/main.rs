@@ -25,7 +25,10 @@ fn main() -> ExitCode {
     };
     let (exit, problems) = match exit {
         Ok((exit, problems)) => (exit, problems),
-        Err(problems) => (problems.first().map_or(Exit::Completed, |first| first.exit), problems),
+        Err(problems) => (
+            problems.first().map_or(Exit::Completed, |first| first.exit),
+            problems,
+        ),
     };
     for problem in &problems {
         let text = match layout {
@@ -67,7 +70,7 @@ fn start(purpose: Purpose, args: &cli::RunArgs, env: &Env) -> Result<Done, Probl
         exit,
         summary,
         problem,
-    } = run::run(settings);
+    } = run::run(&settings);
     if let Some(summary) = summary {
         let _ = writeln!(io::stderr(), "{summary}");
     }
@@ -77,7 +80,10 @@ fn start(purpose: Purpose, args: &cli::RunArgs, env: &Env) -> Result<Done, Probl
 /// Writes what was asked for to standard output.
 fn answer(text: &str) -> Done {
     let mut stdout = io::stdout();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
         Ok(()) => (Exit::Completed, Vec::new()),
         // Whoever closed the pipe has read enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => (Exit::Completed, Vec::new()),
@@ -91,5 +97,8 @@ fn answer(text: &str) -> Done {
 /// A crash shows its place and nothing else: what was being worked on may be a token.
 fn crashed(info: &PanicHookInfo) {
     let place = info.location().map(ToString::to_string).unwrap_or_default();
-    let _ = writeln!(io::stderr(), "error: token_service crashed at {place}; this is a bug");
+    let _ = writeln!(
+        io::stderr(),
+        "error: token_service crashed at {place}; this is a bug"
+    );
 }

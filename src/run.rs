@@ -12,7 +12,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::config::{Script as ScriptPath, Settings, Source};
-use crate::exit::Exit;
+use crate::exit::{Exit, Facts};
 use crate::fault::{Fault, Kind};
 use crate::fetch::{self, Fetcher};
 use crate::halt::{Cause, Halt};
@@ -51,15 +51,15 @@ impl From<Problem> for Finished {
 }
 
 /// Runs the pipeline to its end, whatever way that comes.
-pub fn run(settings: Settings) -> Finished {
+pub fn run(settings: &Settings) -> Finished {
     match start(settings) {
         Ok(finished) => finished,
         Err(problem) => problem.into(),
     }
 }
 
-fn start(settings: Settings) -> Result<Finished, Problem> {
-    let script = load(&settings)?;
+fn start(settings: &Settings) -> Result<Finished, Problem> {
+    let script = load(settings)?;
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
@@ -166,14 +166,14 @@ async fn on_its_thread(
 
 /// Tallies, draws the verdict and ends the reports.
 fn conclude(host: &Host, ended: Ended, begun: &Begun) -> Finished {
-    let facts = Facts::gather(host, &ended);
+    let facts = gather(host, &ended);
     let exit = facts.verdict();
-    let mut summary = facts.summary(host, begun, exit);
+    let mut summary = summarize(&facts, host, begun, exit);
     let closed = host.ledger().end(&summary);
     let mut problem = ended
         .problem
         .or_else(|| closed.err().map(Problem::from))
-        .or_else(|| facts.explain(exit));
+        .or_else(|| explain(&facts, exit));
     let mut exit = exit;
     if facts.is_out_of_balance() {
         exit = Exit::Database;
@@ -192,105 +192,72 @@ fn conclude(host: &Host, ended: Ended, begun: &Begun) -> Finished {
     }
 }
 
-/// What a verdict is drawn from.
-struct Facts {
-    size: u64,
-    received: u64,
-    counted: u64,
-    unsettled: u64,
-    fell_short: bool,
-    cause: Option<Cause>,
-    chosen: Option<u8>,
-    problem: Option<Exit>,
+fn gather(host: &Host, ended: &Ended) -> Facts {
+    let supply = host.fetcher().supply();
+    let ledger = host.ledger();
+    let tally = ledger.tally();
+    Facts {
+        size: host.size(),
+        received: supply.received() + ledger.made(),
+        counted: tally.total(),
+        unsettled: tally.unsettled(),
+        fell_short: supply.fell_short(),
+        cause: host.halt().cause(),
+        chosen: ended.chosen,
+        problem: ended.problem.as_ref().map(|problem| problem.exit),
+    }
 }
 
-impl Facts {
-    fn gather(host: &Host, ended: &Ended) -> Self {
-        let supply = host.fetcher().supply();
-        let ledger = host.ledger();
-        let tally = ledger.tally();
-        Self {
-            size: host.size(),
-            received: supply.received() + ledger.made(),
-            counted: tally.total(),
-            unsettled: tally.unsettled(),
-            fell_short: supply.fell_short(),
-            cause: host.halt().cause(),
-            chosen: ended.chosen,
-            problem: ended.problem.as_ref().map(|problem| problem.exit),
+/// What to say of a code that no error explains.
+fn explain(facts: &Facts, exit: Exit) -> Option<Problem> {
+    let again = "`failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first";
+    match facts.cause {
+        Some(Cause::Deadline) => {
+            return Some(
+                Problem::new(exit, "the deadline passed before the run was complete")
+                    .hint("`--deadline` sets it; the report holds every token that was received"),
+            );
         }
+        Some(signal) => {
+            let what = format!("stopped by {} before the run was complete", signal.as_str());
+            return Some(
+                Problem::new(exit, what).hint("the report holds every token that was received"),
+            );
+        }
+        None => {}
     }
-
-    /// The exit code; the order is the contract's.
-    fn verdict(&self) -> Exit {
-        let short = self.received < self.size && self.fell_short;
-        match (self.cause, self.chosen) {
-            (Some(signal @ (Cause::Interrupt | Cause::Terminate)), _) => Exit::Signal(signal),
-            (_, Some(code)) => Exit::Chosen(code),
-            _ if self.unsettled > 0 || self.problem == Some(Exit::Database) => Exit::Database,
-            _ if short || self.problem == Some(Exit::Source) => Exit::Source,
-            (Some(Cause::Deadline), _) => Exit::Script,
-            _ => self.problem.unwrap_or(Exit::Completed),
+    match exit {
+        Exit::Database => {
+            let count = grouped(facts.unsettled);
+            let what = format!("{count} received tokens are neither stored nor rejected");
+            Some(Problem::new(exit, what).hint(again))
         }
+        Exit::Source => {
+            let (received, size) = (grouped(facts.received), grouped(facts.size));
+            let what = format!("the token source delivered {received} of {size} tokens");
+            Some(Problem::new(exit, what).hint("ask again for the rest"))
+        }
+        _ => None,
     }
+}
 
-    /// True where a token is missing from the books, or counted twice.
-    fn is_out_of_balance(&self) -> bool {
-        self.received != self.counted
-    }
-
-    /// What to say of a code that no error explains.
-    fn explain(&self, exit: Exit) -> Option<Problem> {
-        let again = "`failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first";
-        match self.cause {
-            Some(Cause::Deadline) => {
-                return Some(
-                    Problem::new(exit, "the deadline passed before the run was complete")
-                        .hint("`--deadline` sets it; the report holds every token that was received"),
-                );
-            }
-            Some(signal) => {
-                let what = format!("stopped by {} before the run was complete", signal.as_str());
-                return Some(
-                    Problem::new(exit, what)
-                        .hint("the report holds every token that was received"),
-                );
-            }
-            None => {}
-        }
-        match exit {
-            Exit::Database => {
-                let count = grouped(self.unsettled);
-                let what = format!("{count} received tokens are neither stored nor rejected");
-                Some(Problem::new(exit, what).hint(again))
-            }
-            Exit::Source => {
-                let (received, size) = (grouped(self.received), grouped(self.size));
-                let what = format!("the token source delivered {received} of {size} tokens");
-                Some(Problem::new(exit, what).hint("ask again for the rest"))
-            }
-            _ => None,
-        }
-    }
-
-    fn summary(&self, host: &Host, begun: &Begun, exit: Exit) -> Summary {
-        let supply = host.fetcher().supply();
-        let ledger = host.ledger();
-        Summary {
-            version: VERSION,
-            run_id: begun.run_id.to_string(),
-            started_at: begun.timestamp.to_string(),
-            duration_ms: u64::try_from(begun.instant.elapsed().as_millis()).unwrap_or(u64::MAX),
-            requested: self.size,
-            received: self.received,
-            requests: supply.requests(),
-            surplus: supply.surplus(),
-            counts: ledger.tally().into(),
-            aborted_by: self.cause.map(Cause::as_str),
-            exit_code: exit.code(),
-            latency_ms: ledger.latency(),
-            issued_unseen: supply.unseen(),
-        }
+fn summarize(facts: &Facts, host: &Host, begun: &Begun, exit: Exit) -> Summary {
+    let supply = host.fetcher().supply();
+    let ledger = host.ledger();
+    Summary {
+        version: VERSION,
+        run_id: begun.run_id.to_string(),
+        started_at: begun.timestamp.to_string(),
+        duration_ms: u64::try_from(begun.instant.elapsed().as_millis()).unwrap_or(u64::MAX),
+        requested: facts.size,
+        received: facts.received,
+        requests: supply.requests(),
+        surplus: supply.surplus(),
+        counts: ledger.tally().into(),
+        aborted_by: facts.cause.map(Cause::as_str),
+        exit_code: exit.code(),
+        latency_ms: ledger.latency(),
+        issued_unseen: supply.unseen(),
     }
 }
 
@@ -384,17 +351,23 @@ fn stopped_early(halt: &Halt) -> Problem {
         _ => Exit::Database,
     };
     let cause = halt.cause().map_or("the end of the run", Cause::as_str);
-    Problem::new(exit, format!("stopped by {cause} while connecting to the database"))
-        .hint("no token was asked for")
+    Problem::new(
+        exit,
+        format!("stopped by {cause} while connecting to the database"),
+    )
+    .hint("no token was asked for")
 }
 
 fn out_of_balance(facts: &Facts) -> Problem {
-    Problem::new(Exit::Database, "the books do not balance; this is a bug of token_service")
-        .cause(format!(
-            "{} tokens were received and {} are accounted for",
-            facts.received, facts.counted
-        ))
-        .hint("do not trust this report; compare it with the table")
+    Problem::new(
+        Exit::Database,
+        "the books do not balance; this is a bug of token_service",
+    )
+    .cause(format!(
+        "{} tokens were received and {} are accounted for",
+        facts.received, facts.counted
+    ))
+    .hint("do not trust this report; compare it with the table")
 }
 
 /// A report that cannot be opened is a mistake in the configuration.

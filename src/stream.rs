@@ -63,8 +63,7 @@ impl PageStream {
             }
         }
         if let Incoming::Lazy(_) = self.incoming
-            && let Incoming::Lazy(start) =
-                std::mem::replace(&mut self.incoming, Incoming::Closed)
+            && let Incoming::Lazy(start) = std::mem::replace(&mut self.incoming, Incoming::Closed)
         {
             self.incoming = Incoming::Open(start(self.stop.clone()));
         }

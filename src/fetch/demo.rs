@@ -89,8 +89,7 @@ fn tokens(count: u64) -> String {
 /// Sixteen bytes in unpadded URL-safe base64 (RFC 4648, section 5): 21 characters of six bits and
 /// one of two.
 fn push_token(text: &mut String, bits: u128) {
-    const ALPHABET: &[u8; 64] =
-        b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     for index in 0..21_u32 {
         let six = (bits >> (122 - 6 * index)) & 63;
         text.push(char::from(ALPHABET[six as usize]));

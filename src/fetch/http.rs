@@ -94,9 +94,7 @@ impl Http {
     pub async fn request(&self, count: u64) -> Answer {
         let sent = self.client.post(self.sized(count)).body("{}").send().await;
         match sent {
-            Ok(response) if response.status() == StatusCode::OK => {
-                self.read(response, count).await
-            }
+            Ok(response) if response.status() == StatusCode::OK => self.read(response, count).await,
             Ok(response) => Answer::failed(self.refusal(&response)),
             Err(error) => Answer::failed(self.failure(error)),
         }
@@ -229,9 +227,8 @@ fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Fault> {
 fn foreign_content(headers: &HeaderMap) -> Option<String> {
     let kind = headers.get(CONTENT_TYPE)?.to_str().ok()?;
     let essence = kind.split(';').next()?.trim().to_ascii_lowercase();
-    let plain = essence.is_empty()
-        || essence == "text/plain"
-        || essence == "application/octet-stream";
+    let plain =
+        essence.is_empty() || essence == "text/plain" || essence == "application/octet-stream";
     (!plain).then(|| essence.escape_default().to_string())
 }
 

@@ -94,7 +94,11 @@ impl LineParser {
             Ok(text) => self.page.push(text, Flaw::of(text, self.max_token)),
             Err(_) => {
                 // Cutting may have split a character; that is no fault of the token's encoding.
-                let flaw = if too_long { Flaw::TooLong } else { Flaw::InvalidUtf8 };
+                let flaw = if too_long {
+                    Flaw::TooLong
+                } else {
+                    Flaw::InvalidUtf8
+                };
                 self.page.push(&String::from_utf8_lossy(kept), Some(flaw));
             }
         }
@@ -164,8 +168,9 @@ mod tests {
     #[test]
     fn a_line_of_a_hundred_megabytes_takes_no_memory() {
         let mut parser = LineParser::new(1, 1024);
+        let chunk = vec![b'x'; 1024 * 1024];
         for _ in 0..100 {
-            parser.feed(&[b'x'; 1024 * 1024]);
+            parser.feed(&chunk);
         }
         assert!(parser.line.capacity() < 8 * 1024);
     }

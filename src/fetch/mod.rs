@@ -257,7 +257,9 @@ impl Fetcher {
         };
         let came = answer.page.len() as u64;
         self.supply.received.fetch_add(came, Ordering::Relaxed);
-        self.supply.surplus.fetch_add(answer.surplus, Ordering::Relaxed);
+        self.supply
+            .surplus
+            .fetch_add(answer.surplus, Ordering::Relaxed);
         if answer.fault.as_ref().is_some_and(may_have_been_served) {
             self.supply
                 .unseen

@@ -82,7 +82,10 @@ mod tests {
     #[test]
     fn retries_are_counted() {
         let fault = status(503, None);
-        assert!(matches!(decide(&fault, 3, 3, None, 0.5), Decision::After(_)));
+        assert!(matches!(
+            decide(&fault, 3, 3, None, 0.5),
+            Decision::After(_)
+        ));
         assert_eq!(decide(&fault, 4, 3, None, 0.5), Decision::GiveUp);
         assert_eq!(decide(&fault, 1, 0, None, 0.5), Decision::GiveUp);
     }
@@ -95,7 +98,10 @@ mod tests {
         let left = Some(Duration::from_secs(6));
         assert_eq!(decide(&fault, 1, 3, left, 0.0), Decision::TooLong(wait));
         let fault = status(429, Some(86_400));
-        assert!(matches!(decide(&fault, 1, 3, None, 0.0), Decision::TooLong(_)));
+        assert!(matches!(
+            decide(&fault, 1, 3, None, 0.0),
+            Decision::TooLong(_)
+        ));
     }
 
     #[test]

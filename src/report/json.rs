@@ -25,7 +25,12 @@ impl Json {
 }
 
 impl Sink for Json {
-    fn outcome(&mut self, out: &mut dyn Write, outcome: &Outcome, _: Option<&str>) -> io::Result<()> {
+    fn outcome(
+        &mut self,
+        out: &mut dyn Write,
+        outcome: &Outcome,
+        _: Option<&str>,
+    ) -> io::Result<()> {
         out.write_all(self.lead().as_bytes())?;
         Ok(serde_json::to_writer(out, &TokenObject::new(outcome))?)
     }

@@ -202,7 +202,11 @@ mod tests {
         assert_eq!(ledger.claim("aa", 9).flaw(), Some(Flaw::InvalidUtf8));
         assert_eq!(ledger.claim("aa", 9).flaw(), Some(Flaw::InvalidUtf8));
         assert_eq!(ledger.made(), 0);
-        assert_eq!(ledger.claim("aa", 9).flaw(), None, "the third is the script's own");
+        assert_eq!(
+            ledger.claim("aa", 9).flaw(),
+            None,
+            "the third is the script's own"
+        );
         assert_eq!(ledger.made(), 1);
     }
 

@@ -78,7 +78,7 @@ struct Report {
 pub struct Reports {
     stdout: BufWriter<Box<dyn Write + Send>>,
     stdout_is_terminal: bool,
-    reports: Vec<Report>,
+    open: Vec<Report>,
 }
 
 impl Reports {
@@ -99,7 +99,7 @@ impl Reports {
         Ok(Self {
             stdout: BufWriter::with_capacity(64 * 1024, Box::new(io::stdout())),
             stdout_is_terminal: io::stdout().is_terminal(),
-            reports,
+            open: reports,
         })
     }
 
@@ -130,7 +130,7 @@ impl Reports {
         let written = self.each(|sink, out| sink.end(out, summary));
         let flushed = self.flush();
         let mut named = Ok(());
-        for report in &mut self.reports {
+        for report in &mut self.open {
             if let Place::File {
                 writer,
                 partial,
@@ -150,14 +150,15 @@ impl Reports {
         mut write: impl FnMut(&mut dyn Sink, &mut dyn Write) -> io::Result<()>,
     ) -> Result<(), Fault> {
         let mut result = Ok(());
-        for report in &mut self.reports {
+        for report in &mut self.open {
             if report.broken {
                 continue;
             }
             let sink = report.sink.as_mut();
             let written = match &mut report.place {
-                Place::Stdout => write(sink, &mut self.stdout)
-                    .map_err(|error| closed("standard output", &error)),
+                Place::Stdout => {
+                    write(sink, &mut self.stdout).map_err(|error| closed("standard output", &error))
+                }
                 Place::File { writer, path, .. } => {
                     write(sink, writer).map_err(|error| closed_path(path, &error))
                 }

@@ -13,7 +13,12 @@ use crate::token::Outcome;
 pub struct Ndjson;
 
 impl Sink for Ndjson {
-    fn outcome(&mut self, out: &mut dyn Write, outcome: &Outcome, _: Option<&str>) -> io::Result<()> {
+    fn outcome(
+        &mut self,
+        out: &mut dyn Write,
+        outcome: &Outcome,
+        _: Option<&str>,
+    ) -> io::Result<()> {
         serde_json::to_writer(&mut *out, &TokenObject::new(outcome))?;
         out.write_all(b"\n")
     }

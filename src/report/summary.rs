@@ -113,7 +113,8 @@ impl Latencies {
         let Some(histogram) = self.0.as_ref().filter(|histogram| !histogram.is_empty()) else {
             return Latency::default();
         };
-        let at = |quantile| milliseconds(Duration::from_micros(histogram.value_at_quantile(quantile)));
+        let at =
+            |quantile| milliseconds(Duration::from_micros(histogram.value_at_quantile(quantile)));
         Latency {
             p50: at(0.50),
             p95: at(0.95),

@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-use super::summary::Summary;
 use super::Sink;
+use super::summary::Summary;
 use crate::escape::escape;
 use crate::token::{Detail, Outcome};
 

@@ -12,8 +12,18 @@ use crate::problem::Problem;
 
 /// Functions that the engine knows by their names alone.
 const BUILT_IN: [&str; 12] = [
-    "Fn", "call", "curry", "type_of", "print", "debug", "is_def_var", "is_def_fn", "is_shared",
-    "to_string", "to_debug", "exit",
+    "Fn",
+    "call",
+    "curry",
+    "type_of",
+    "print",
+    "debug",
+    "is_def_var",
+    "is_def_fn",
+    "is_shared",
+    "to_string",
+    "to_debug",
+    "exit",
 ];
 
 /// The functions that scripts can call: by name, the forms in which each can be called.
@@ -40,7 +50,11 @@ impl Names {
             None,
             |info| {
                 let metadata = info.metadata;
-                let types = metadata.params_info.iter().map(|name| short(name)).collect();
+                let types = metadata
+                    .params_info
+                    .iter()
+                    .map(|name| short(name))
+                    .collect();
                 let form = Form {
                     params: metadata.num_params,
                     types,
@@ -83,7 +97,11 @@ impl Names {
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
-        .filter(|known| known.chars().all(|char| char.is_alphanumeric() || char == '_'))
+        .filter(|known| {
+            known
+                .chars()
+                .all(|char| char.is_alphanumeric() || char == '_')
+        })
         .map(|known| (strsim::damerau_levenshtein(name, known), known))
         .filter(|(distance, known)| *distance <= 2.max(known.len() / 4) && *distance < name.len())
         .min_by_key(|(distance, _)| *distance)
@@ -93,18 +111,21 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 /// The mistakes that can be seen without running the script.
 pub fn check(ast: &AST, file: &str, names: &Names, sources: &Sources) -> Vec<Problem> {
     let own: BTreeMap<String, Vec<usize>> =
-        ast.iter_functions().fold(BTreeMap::new(), |mut own, function| {
-            let forms: &mut Vec<usize> = own.entry(function.name.to_owned()).or_default();
-            forms.push(function.params.len());
-            own
-        });
+        ast.iter_functions()
+            .fold(BTreeMap::new(), |mut own, function| {
+                let forms: &mut Vec<usize> = own.entry(function.name.to_owned()).or_default();
+                forms.push(function.params.len());
+                own
+            });
     let checker = Checker { names, own };
     let mut found: Vec<(Position, String, String)> = Vec::new();
     ast.walk(&mut |path: &[ASTNode]| {
         let (call, position, is_method) = match path.last() {
-            Some(ASTNode::Expr(Expr::FnCall(call, position))) => (call, *position, false),
+            Some(
+                ASTNode::Expr(Expr::FnCall(call, position))
+                | ASTNode::Stmt(Stmt::FnCall(call, position)),
+            ) => (call, *position, false),
             Some(ASTNode::Expr(Expr::MethodCall(call, position))) => (call, *position, true),
-            Some(ASTNode::Stmt(Stmt::FnCall(call, position))) => (call, *position, false),
             _ => return true,
         };
         if let Some((message, label)) = checker.mistake(call, is_method) {
@@ -117,7 +138,13 @@ pub fn check(ast: &AST, file: &str, names: &Names, sources: &Sources) -> Vec<Pro
     found
         .into_iter()
         .map(|(position, message, label)| {
-            at(Problem::new(Exit::Script, message), file, position, sources, &label)
+            at(
+                Problem::new(Exit::Script, message),
+                file,
+                position,
+                sources,
+                &label,
+            )
         })
         .collect()
 }
@@ -147,7 +174,10 @@ impl Checker<'_> {
         judge(name, count, &self.names.plain).map(|(message, label)| {
             if label.is_empty() {
                 let near = nearest(name, self.own.keys().map(String::as_str));
-                (message, near.map_or(label, |near| format!("did you mean `{near}`?")))
+                (
+                    message,
+                    near.map_or(label, |near| format!("did you mean `{near}`?")),
+                )
             } else {
                 (message, label)
             }
@@ -155,7 +185,11 @@ impl Checker<'_> {
     }
 }
 
-fn judge(name: &str, count: usize, known: &BTreeMap<String, Vec<Form>>) -> Option<(String, String)> {
+fn judge(
+    name: &str,
+    count: usize,
+    known: &BTreeMap<String, Vec<Form>>,
+) -> Option<(String, String)> {
     let Some(forms) = known.get(name) else {
         let label = nearest(name, known.keys().map(String::as_str))
             .map_or(String::new(), |near| format!("did you mean `{near}`?"));

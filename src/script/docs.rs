@@ -71,7 +71,11 @@ fn markdown() -> serde_json::Result<String> {
         .functions
         .iter()
         .partition(|function| function.receiver().is_some());
-    section(&mut text, "Primitives", primitives.iter().map(|f| (f.call(""), *f)));
+    section(
+        &mut text,
+        "Primitives",
+        primitives.iter().map(|f| (f.call(""), *f)),
+    );
     if let Some(environment) = metadata.modules.get("env") {
         let calls = environment.functions.iter().map(|f| (f.call("env::"), f));
         section(&mut text, "Environment", calls);
@@ -122,17 +126,20 @@ impl Function {
     }
 
     fn call(&self, space: &str) -> String {
-        format!("{space}{}({}){}", self.name, parameters(&self.params), self.gives())
+        format!(
+            "{space}{}({}){}",
+            self.name,
+            parameters(&self.params),
+            self.gives()
+        )
     }
 
     fn member(&self) -> String {
-        match self.name.strip_prefix("get$") {
-            Some(name) => format!(".{name}{}", self.gives()),
-            None => {
-                let others = self.params.get(1..).unwrap_or_default();
-                format!(".{}({}){}", self.name, parameters(others), self.gives())
-            }
+        if let Some(name) = self.name.strip_prefix("get$") {
+            return format!(".{name}{}", self.gives());
         }
+        let others = self.params.get(1..).unwrap_or_default();
+        format!(".{}({}){}", self.name, parameters(others), self.gives())
     }
 
     fn gives(&self) -> String {
@@ -154,7 +161,10 @@ impl Function {
             .map(|line| line.trim_start().trim_start_matches("///"))
             .map(|line| line.strip_prefix(' ').unwrap_or(line))
             .collect();
-        text.join("\n").replace("# Example\n\n", "").trim().to_owned()
+        text.join("\n")
+            .replace("# Example\n\n", "")
+            .trim()
+            .to_owned()
     }
 }
 

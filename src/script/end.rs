@@ -23,8 +23,8 @@ pub struct Ended {
 
 /// Runs the script and drains all that it leaves. Afterwards the books are complete.
 pub fn run_to_the_end(script: &mut Script, host: &Arc<Host>) -> Ended {
-    let result = catch_unwind(AssertUnwindSafe(|| script.run(host)))
-        .unwrap_or_else(|_| Err(crashed()));
+    let result =
+        catch_unwind(AssertUnwindSafe(|| script.run(host))).unwrap_or_else(|_| Err(crashed()));
     let went_well = result.is_ok();
     script.unwatch();
     host.abandon_all();
@@ -126,6 +126,9 @@ impl Drain<'_> {
 }
 
 fn crashed() -> Problem {
-    Problem::new(Exit::Script, "the script host crashed; this is a bug of token_service")
-        .hint("every token is accounted for in the report; please file the script that did it")
+    Problem::new(
+        Exit::Script,
+        "the script host crashed; this is a bug of token_service",
+    )
+    .hint("every token is accounted for in the report; please file the script that did it")
 }

@@ -16,6 +16,17 @@ pub fn thrown(fault: Fault) -> Box<EvalAltResult> {
     EvalAltResult::ErrorRuntime(to_map(fault).into(), Position::NONE).into()
 }
 
+/// The error of a stream that is used a second time.
+pub fn consumed(what: &str) -> Box<EvalAltResult> {
+    thrown(
+        Fault::new(
+            Kind::StreamConsumed,
+            format!("these {what} were used already: a stream can be read once"),
+        )
+        .hint("keep what you need on the first pass, or fetch again"),
+    )
+}
+
 fn to_map(fault: Fault) -> Map {
     let mut map = Map::new();
     let mut set = |name: &str, value: Dynamic| {
@@ -86,24 +97,35 @@ impl Thrown {
             hint: None,
         };
         let Some(map) = value.as_map_ref().ok() else {
-            thrown.message = match value.is_unit() {
-                true => "the script threw without a value".to_owned(),
-                false => format!("the script threw: {value}"),
+            thrown.message = if value.is_unit() {
+                "the script threw without a value".to_owned()
+            } else {
+                format!("the script threw: {value}")
             };
             return thrown;
         };
-        let text = |name: &str| map.get(name).filter(|value| !value.is_unit()).map(Dynamic::to_string);
+        let text = |name: &str| {
+            map.get(name)
+                .filter(|value| !value.is_unit())
+                .map(Dynamic::to_string)
+        };
         thrown.kind = text("kind");
         thrown.message = text("message").unwrap_or_else(|| {
-            let names: Vec<&str> = map.keys().map(|name| name.as_str()).collect();
+            let names: Vec<&str> = map.keys().map(AsRef::as_ref).collect();
             format!("the script threw a map with {}", names.join(", "))
         });
         thrown.hint = text("hint");
-        if let Some(causes) = map.get("causes").and_then(|causes| causes.as_array_ref().ok()) {
+        if let Some(causes) = map
+            .get("causes")
+            .and_then(|causes| causes.as_array_ref().ok())
+        {
             thrown.causes = causes.iter().map(Dynamic::to_string).collect();
         }
         let mut facts = Vec::new();
-        if map.get("retryable").is_some_and(|value| value.as_bool() == Ok(true)) {
+        if map
+            .get("retryable")
+            .is_some_and(|value| value.as_bool() == Ok(true))
+        {
             facts.push("retryable".to_owned());
         }
         for name in ["retry_after_ms", "argument", "expected"] {
@@ -199,7 +221,10 @@ fn leaf(error: &EvalAltResult, file: &str, sources: &Sources, names: &Names) -> 
             at(problem, file, position, sources, "")
         }
         EvalAltResult::ErrorFunctionNotFound(signature, _) => {
-            let problem = Problem::new(Exit::Script, format!("unknown function {}", quoted_call(signature)));
+            let problem = Problem::new(
+                Exit::Script,
+                format!("unknown function {}", quoted_call(signature)),
+            );
             let advice = names.advice(signature);
             at(problem, file, position, sources, &advice).hint(check_hint(file))
         }
@@ -208,19 +233,27 @@ fn leaf(error: &EvalAltResult, file: &str, sources: &Sources, names: &Names) -> 
             at(problem, file, position, sources, "").hint(check_hint(file))
         }
         EvalAltResult::ErrorTooManyOperations(_) => limit(
-            error, file, sources,
+            error,
+            file,
+            sources,
             "`script.max_operations` sets the limit; a loop may not end",
         ),
         EvalAltResult::ErrorStackOverflow(_) => limit(
-            error, file, sources,
+            error,
+            file,
+            sources,
             "functions may call each other 64 levels deep; a recursion may not end",
         ),
         EvalAltResult::ErrorDataTooLarge(..) => limit(
-            error, file, sources,
+            error,
+            file,
+            sources,
             "a string may hold 1 MiB, an array a million values, a map 100,000; work page by page with `fetch(SIZE).pages()`",
         ),
         EvalAltResult::ErrorTooManyVariables(_) | EvalAltResult::ErrorTooManyModules(_) => limit(
-            error, file, sources,
+            error,
+            file,
+            sources,
             "a script may hold 1,000 variables and 32 modules",
         ),
         _ => {
@@ -228,7 +261,13 @@ fn leaf(error: &EvalAltResult, file: &str, sources: &Sources, names: &Names) -> 
             if let Some(cut) = bare.rfind(" (line ") {
                 bare.truncate(cut);
             }
-            at(Problem::new(Exit::Script, lower_first(&bare)), file, position, sources, "")
+            at(
+                Problem::new(Exit::Script, lower_first(&bare)),
+                file,
+                position,
+                sources,
+                "",
+            )
         }
     }
 }
@@ -239,7 +278,14 @@ fn limit(error: &EvalAltResult, file: &str, sources: &Sources, hint: &str) -> Pr
         bare.truncate(cut);
     }
     let message = format!("the script ran past a limit: {}", lower_first(&bare));
-    at(Problem::new(Exit::Script, message), file, error.position(), sources, "").hint(hint)
+    at(
+        Problem::new(Exit::Script, message),
+        file,
+        error.position(),
+        sources,
+        "",
+    )
+    .hint(hint)
 }
 
 /// Marks the place, as long as the word or call that stands there.

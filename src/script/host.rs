@@ -10,7 +10,8 @@ use rhai::{Dynamic, EvalAltResult, FnPtr, Map, NativeCallContext, Position};
 use tokio::runtime::Handle;
 
 use super::emit::Emitter;
-use super::streams::{OutcomesCell, TokensCell};
+use super::outcomes::OutcomesCell;
+use super::tokens::TokensCell;
 use crate::fault::Fault;
 use crate::fetch::Fetcher;
 use crate::halt::Halt;

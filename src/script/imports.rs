@@ -41,7 +41,10 @@ impl Jail {
         };
         let normal = |part| matches!(part, Component::Normal(_));
         if path.is_empty() || !Path::new(path).components().all(normal) {
-            return Err(denied(path, "it must lie in the script's folder, without `..`"));
+            return Err(denied(
+                path,
+                "it must lie in the script's folder, without `..`",
+            ));
         }
         let mut shown = root.join(path);
         if shown.extension().is_none() {
@@ -50,11 +53,12 @@ impl Jail {
         let real = shown
             .canonicalize()
             .map_err(|error| denied(path, &format!("{}: {error}", shown.display())))?;
-        let inside = root
-            .canonicalize()
-            .is_ok_and(|root| real.starts_with(root));
+        let inside = root.canonicalize().is_ok_and(|root| real.starts_with(root));
         if !inside {
-            return Err(denied(path, "a symbolic link leads out of the script's folder"));
+            return Err(denied(
+                path,
+                "a symbolic link leads out of the script's folder",
+            ));
         }
         Ok((shown, real))
     }
@@ -122,11 +126,9 @@ impl ModuleResolver for Jail {
 }
 
 fn denied(path: &str, why: &str) -> Fault {
-    Fault::new(
-        Kind::ImportDenied,
-        format!("cannot import `{path}`: {why}"),
+    Fault::new(Kind::ImportDenied, format!("cannot import `{path}`: {why}")).hint(
+        "imports name files below the script's folder, such as import \"lib/backoff\" as backoff;",
     )
-    .hint("imports name files below the script's folder, such as import \"lib/backoff\" as backoff;")
 }
 
 #[cfg(test)]

@@ -24,8 +24,9 @@ pub mod end;
 pub mod fault;
 pub mod host;
 pub mod imports;
+pub mod outcomes;
 pub mod source;
-pub mod streams;
+pub mod tokens;
 
 /// The script that runs where none is configured.
 pub const DEFAULT: &str = include_str!("../../scripts/default.rhai");
@@ -69,10 +70,11 @@ impl Script {
         };
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| unreadable(&name, &error))?;
-        let root = path.parent().map(|parent| match parent.as_os_str().is_empty() {
-            true => PathBuf::from("."),
-            false => parent.to_owned(),
-        });
+        let root = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let root = Some(root);
         Self::compile(&name, &text, root, settings)
     }
 
@@ -90,7 +92,10 @@ impl Script {
         let mut config = Module::new();
         let size = Dynamic::from(fault::integer(settings.size));
         config.set_var("SIZE", size.clone());
-        config.set_var("VARS", to_dynamic(&serde_json::Value::Object(settings.vars.clone())));
+        config.set_var(
+            "VARS",
+            to_dynamic(&serde_json::Value::Object(settings.vars.clone())),
+        );
         engine.register_static_module("config", config.into());
         let mut scope = Scope::new();
         scope.push_constant_dynamic("SIZE", size);
@@ -180,18 +185,14 @@ pub fn engine() -> Engine {
         .set_module_resolver(DummyModuleResolver::new());
     engine.on_debug(|text, _, position| tracing::debug!(target: "script", ?position, "{text}"));
     engine
-        .register_type_with_name::<streams::Tokens>("Tokens")
-        .register_type_with_name::<streams::Pages>("Pages")
-        .register_type_with_name::<streams::Outcomes>("Outcomes")
+        .register_type_with_name::<tokens::Tokens>("Tokens")
+        .register_type_with_name::<tokens::Pages>("Pages")
+        .register_type_with_name::<outcomes::Outcomes>("Outcomes")
         .register_type_with_name::<crate::token::Outcome>("Outcome")
-        .register_iterator_result::<streams::Tokens, rhai::ImmutableString>()
-        .register_iterator_result::<streams::Pages, streams::Tokens>()
-        .register_iterator_result::<streams::Outcomes, crate::token::Outcome>();
-    let primitives: rhai::Shared<Module> = rhai::exported_module!(api::primitives).into();
-    engine.register_global_module(Arc::clone(&primitives));
-    engine.register_static_module("host", primitives);
-    engine.register_static_module("env", rhai::exported_module!(api::environment).into());
-    engine.register_global_module(rhai::exported_module!(api::types).into());
+        .register_iterator_result::<tokens::Tokens, rhai::ImmutableString>()
+        .register_iterator_result::<tokens::Pages, tokens::Tokens>()
+        .register_iterator_result::<outcomes::Outcomes, crate::token::Outcome>();
+    api::register(&mut engine);
     engine
 }
 
@@ -205,9 +206,7 @@ fn to_dynamic(value: &serde_json::Value) -> Dynamic {
             Some(whole) => whole.into(),
             None => number.as_f64().unwrap_or(f64::NAN).into(),
         },
-        Value::Array(values) => {
-            Dynamic::from_array(values.iter().map(to_dynamic).collect())
-        }
+        Value::Array(values) => Dynamic::from_array(values.iter().map(to_dynamic).collect()),
         Value::Object(fields) => Dynamic::from_map(
             fields
                 .iter()

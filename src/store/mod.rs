@@ -1,9 +1,32 @@
 //! Storing: the writer's face. One transaction a token, many of them in flight.
+//!
+//! Pages go in, outcomes come out. Between them a pump cuts pages into chunks, and connections
+//! (or the one thread of an SQLite file) take chunks from a shared queue.
+
+#![allow(
+    clippy::doc_markdown,
+    reason = "PostgreSQL and SQLite are names of products, not of code"
+)]
+#![allow(
+    clippy::result_large_err,
+    reason = "a fault is made once a run, never once a token"
+)]
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::fault::Fault;
+use crate::halt::Halt;
+use crate::stream::{self, OutcomeStream, PageStream};
+
+mod doubt;
+mod job;
+pub mod name;
 pub mod postgres;
+mod sqlite;
+pub mod sqlstate;
+mod tls;
 
 /// Where the tokens go and how; validated.
 #[derive(Clone, Debug)]
@@ -19,9 +42,9 @@ pub struct Options {
     pub connections: usize,
     /// The most requests in flight on each connection, at least 1.
     pub pipeline: usize,
-    /// The server's `statement_timeout` for each INSERT.
+    /// The server's `statement_timeout` for each INSERT; zero for none.
     pub statement_timeout: Duration,
-    /// How long an outage in the middle of a run is waited out.
+    /// How long an outage in the middle of a run is waited out before the run gives up.
     pub patience: Duration,
 }
 
@@ -36,9 +59,69 @@ pub enum Target {
     Demo,
 }
 
-/// stub
-pub struct Store;
+/// An open database that stores tokens. It belongs to the runtime in which it was opened.
+pub struct Store {
+    queue: Arc<job::Queue>,
+    backend: Backend,
+}
+
+enum Backend {
+    Postgres(postgres::Pool),
+    Sqlite(sqlite::Worker),
+}
+
 impl Store {
-    /// stub
-    pub fn store(&self, _pages: crate::stream::PageStream) -> crate::stream::OutcomeStream { crate::stream::outcomes(1).1 }
+    /// Connects once and looks at the table, its column and the right to insert into it, so that a
+    /// dead or refusing database costs no token.
+    ///
+    /// # Errors
+    /// [`Kind::DbConnect`](crate::fault::Kind::DbConnect) where the database cannot be reached, or
+    /// [`Kind::DbDenied`](crate::fault::Kind::DbDenied) where it refuses; `retryable` where waiting
+    /// may help.
+    pub async fn open(options: Options, halt: Halt) -> Result<Self, Fault> {
+        let queue = job::Queue::new(options.connections.max(1), halt);
+        let backend = match &options.target {
+            Target::Postgres(address) => postgres::Pool::open(address, &options, &queue)
+                .await
+                .map(Backend::Postgres),
+            Target::Sqlite(path) => sqlite::Worker::open(Some(path), &options, &queue)
+                .await
+                .map(Backend::Sqlite),
+            Target::Demo => sqlite::Worker::open(None, &options, &queue)
+                .await
+                .map(Backend::Sqlite),
+        };
+        match backend {
+            Ok(backend) => Ok(Self { queue, backend }),
+            Err(mut fault) => {
+                fault.hint = Some(match fault.hint.take() {
+                    Some(hint) => format!("{hint}; no token was asked for"),
+                    None => "no token was asked for".to_owned(),
+                });
+                Err(fault)
+            }
+        }
+    }
+
+    /// Starts storing at once, on the current tokio runtime, and returns immediately. Every token
+    /// that `pages` gives comes out as one outcome, whatever happens; the fault that ended the
+    /// pages or the store comes after the last of them.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn store(&self, pages: PageStream) -> OutcomeStream {
+        let (sender, outcomes, stop) = stream::outcomes(job::CREDIT);
+        let job = self.queue.job(sender);
+        tokio::spawn(job::pump(Arc::clone(&self.queue), job, stop, pages));
+        outcomes
+    }
+
+    /// Ends the connections cleanly, after all stores have ended; what is queued is still sent.
+    pub async fn close(self) {
+        self.queue.close();
+        match self.backend {
+            Backend::Postgres(pool) => pool.join().await,
+            Backend::Sqlite(worker) => worker.join().await,
+        }
+    }
 }

@@ -582,7 +582,7 @@ mod tests {
             let store = Store::open(options(Target::Demo), Halt::new())
                 .await
                 .unwrap();
-            let mut stream = store.store(PageStream::ready([page(&["aa"; 20_000])]));
+            let mut stream = store.store(PageStream::ready([page(&vec!["aa"; 20_000])]));
             let mut outcomes = stream.next().await.unwrap().unwrap();
             stream.stop();
             while let Some(batch) = stream.next().await {

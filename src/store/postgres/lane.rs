@@ -135,7 +135,7 @@ impl Lane {
                 return End::Finished;
             }
             let due = self.waiting.iter().map(|waiting| waiting.due).min();
-            let room = self.has_room(answers.len());
+            let room = !closed && self.chunk.is_none() && answers.len() < shared.pipeline;
             tokio::select! {
                 biased;
                 () = &mut aborting => return End::Finished,
@@ -150,14 +150,14 @@ impl Lane {
                     }
                     self.batch.flush();
                 }
-                chunk = queue.inbox.recv(), if room && !closed && self.chunk.is_none() => match chunk {
+                chunk = queue.inbox.recv(), if room => match chunk {
                     Ok(chunk) => {
                         queue.taken(&chunk);
                         self.chunk = Some(chunk);
                     }
                     Err(_) => closed = true,
                 },
-                () = until(due), if room && due.is_some() => {}
+                () = until(due), if due.is_some() && answers.len() < shared.pipeline => {}
                 () = link.ended(), if idle => return End::Lost,
                 () = &mut timer, if !idle => {
                     if heard.elapsed() >= silence {
@@ -170,21 +170,8 @@ impl Lane {
         }
     }
 
-    /// True where it pays to send: a quarter of the pipeline in one write costs both sides far
-    /// fewer calls than a write for each answer, and the rest keeps the server busy meanwhile.
-    fn has_room(&self, in_flight: usize) -> bool {
-        let pipeline = self.shared.pipeline;
-        in_flight
-            + (pipeline / *S)
-                .max(1)
-            <= pipeline
-    }
-
     /// Sends as many tokens as there is room for.
     fn fill<'a>(&mut self, link: &'a Link, answers: &mut VecDeque<Answer<'a>>) {
-        if !self.has_room(answers.len()) {
-            return;
-        }
         while answers.len() < self.shared.pipeline && !link.is_closed() {
             let Some((mut token, job, tries)) = self.next_token() else {
                 break;
@@ -422,4 +409,3 @@ async fn until(due: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
-static S: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| std::env::var("STEP").map_or(4, |s| s.parse::<usize>().unwrap_or(4)));

@@ -1,0 +1,51 @@
+//! What arguments may be, and the error of those that are something else.
+
+use rhai::{Dynamic, EvalAltResult, INT};
+
+use super::RhaiResultOf;
+use crate::fault::{Fault, Kind};
+use crate::script::check::nearest;
+use crate::script::fault::thrown;
+
+/// A whole number of at least 1.
+pub(super) fn whole(name: &str, value: &Dynamic) -> RhaiResultOf<u64> {
+    match value.as_int() {
+        Ok(number) => positive(name, number),
+        Err(_) => Err(invalid(name, "a whole number ≥ 1")),
+    }
+}
+
+/// A whole number of at least 1.
+pub(super) fn positive(name: &str, number: INT) -> RhaiResultOf<u64> {
+    u64::try_from(number)
+        .ok()
+        .filter(|number| *number >= 1)
+        .ok_or_else(|| invalid(name, "a whole number ≥ 1"))
+}
+
+/// The error of an argument that is not what was `expected`.
+pub(super) fn invalid(argument: &str, expected: &str) -> Box<EvalAltResult> {
+    thrown(Fault::new(
+        Kind::InvalidArgument {
+            argument: argument.to_owned(),
+            expected: expected.to_owned(),
+        },
+        format!("`{argument}` must be {expected}"),
+    ))
+}
+
+/// The error of an option that does not exist.
+pub(super) fn unknown(name: &str, known: &[&str]) -> Box<EvalAltResult> {
+    let near = nearest(name, known.iter().copied());
+    let expected = match near {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("one of {}", known.join(", ")),
+    };
+    thrown(Fault::new(
+        Kind::InvalidArgument {
+            argument: name.to_owned(),
+            expected: known.join(", "),
+        },
+        format!("unknown option `{name}`: {expected}"),
+    ))
+}

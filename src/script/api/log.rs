@@ -1,0 +1,115 @@
+//! `log_debug` to `log_error`: lines on standard error.
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_imports,
+    clippy::needless_pass_by_value,
+    clippy::unnecessary_wraps,
+    reason = "what the engine's macro makes of natives, and the forms that it asks of them"
+)]
+
+use rhai::Map;
+use rhai::plugin::*;
+
+/// Logging.
+#[export_module]
+pub mod functions {
+    /// Logs on standard error, for developers.
+    ///
+    /// # Example
+    ///
+    /// ```rhai
+    /// log_debug("about to fetch");
+    /// ```
+    #[rhai_fn(volatile)]
+    pub fn log_debug(message: &str) {
+        tracing::debug!(target: "script", "{message}");
+    }
+
+    /// The same with fields.
+    ///
+    /// # Example
+    ///
+    /// ```rhai
+    /// log_debug("about to fetch", #{size: SIZE});
+    /// ```
+    #[rhai_fn(name = "log_debug", volatile)]
+    pub fn log_debug_fields(message: &str, fields: Map) {
+        tracing::debug!(target: "script", fields = json(&fields), "{message}");
+    }
+
+    /// Logs on standard error.
+    ///
+    /// # Example
+    ///
+    /// ```rhai
+    /// log_info("fetching");
+    /// ```
+    #[rhai_fn(volatile)]
+    pub fn log_info(message: &str) {
+        tracing::info!(target: "script", "{message}");
+    }
+
+    /// The same with fields.
+    ///
+    /// # Example
+    ///
+    /// ```rhai
+    /// log_info("fetching", #{size: SIZE});
+    /// ```
+    #[rhai_fn(name = "log_info", volatile)]
+    pub fn log_info_fields(message: &str, fields: Map) {
+        tracing::info!(target: "script", fields = json(&fields), "{message}");
+    }
+
+    /// Logs a warning on standard error.
+    ///
+    /// # Example
+    ///
+    /// ```rhai
+    /// log_warn("few tokens left");
+    /// ```
+    #[rhai_fn(volatile)]
+    pub fn log_warn(message: &str) {
+        tracing::warn!(target: "script", "{message}");
+    }
+
+    /// The same with fields.
+    ///
+    /// # Example
+    ///
+    /// ```rhai
+    /// log_warn("few tokens left", #{left: 3});
+    /// ```
+    #[rhai_fn(name = "log_warn", volatile)]
+    pub fn log_warn_fields(message: &str, fields: Map) {
+        tracing::warn!(target: "script", fields = json(&fields), "{message}");
+    }
+
+    /// Logs an error on standard error.
+    ///
+    /// # Example
+    ///
+    /// ```rhai
+    /// log_error("gave up");
+    /// ```
+    #[rhai_fn(volatile)]
+    pub fn log_error(message: &str) {
+        tracing::error!(target: "script", "{message}");
+    }
+
+    /// The same with fields.
+    ///
+    /// # Example
+    ///
+    /// ```rhai
+    /// log_error("gave up", #{after: 3});
+    /// ```
+    #[rhai_fn(name = "log_error", volatile)]
+    pub fn log_error_fields(message: &str, fields: Map) {
+        tracing::error!(target: "script", fields = json(&fields), "{message}");
+    }
+}
+
+fn json(fields: &Map) -> String {
+    rhai::format_map_as_json(fields)
+}

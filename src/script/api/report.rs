@@ -1,0 +1,107 @@
+//! `report` and `emit`: what the script writes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_imports,
+    clippy::needless_pass_by_value,
+    clippy::unnecessary_wraps,
+    reason = "what the engine's macro makes of natives, and the forms that it asks of them"
+)]
+
+use rhai::plugin::*;
+use rhai::{FnPtr, Map};
+
+use super::RhaiResultOf;
+use crate::report::escape_line;
+use crate::script::fault::thrown;
+use crate::script::host::Host;
+use crate::script::outcomes::Outcomes;
+
+/// Reporting.
+#[export_module]
+pub mod functions {
+    /// Writes outcomes to every configured report as they arrive, and gives the summary so far.
+    ///
+    /// # Example
+    ///
+    /// ```rhai
+    /// let summary = report(store(fetch(SIZE)));
+    /// log_info(`${summary.stored} stored`);
+    /// ```
+    #[rhai_fn(volatile, return_raw)]
+    pub fn report(context: NativeCallContext, outcomes: Outcomes) -> RhaiResultOf<Map> {
+        write_report(&context, &outcomes, None)
+    }
+
+    /// The same, with the script's own line for the `text` report.
+    ///
+    /// # Example
+    ///
+    /// ```rhai
+    /// report(store(fetch(SIZE)), |outcome| `${outcome.status}: ${outcome.token}`);
+    /// ```
+    #[rhai_fn(name = "report", volatile, return_raw)]
+    pub fn report_lines(
+        context: NativeCallContext,
+        outcomes: Outcomes,
+        line: FnPtr,
+    ) -> RhaiResultOf<Map> {
+        write_report(&context, &outcomes, Some(&line))
+    }
+
+    /// Writes a line to standard output, in order with the report there.
+    ///
+    /// # Example
+    ///
+    /// ```rhai
+    /// emit("token,status");
+    /// ```
+    #[rhai_fn(volatile, return_raw)]
+    pub fn emit(context: NativeCallContext, text: &str) -> RhaiResultOf<()> {
+        let host = Host::of(&context)?;
+        let text = escape_line(text);
+        host.ledger().reports().emit(&text).map_err(thrown)
+    }
+
+    /// Writes a line to a file inside `--out-dir`, which the first line of a run empties.
+    ///
+    /// # Example
+    ///
+    /// ```rhai
+    /// emit("a line", "notes.txt");
+    /// ```
+    #[rhai_fn(name = "emit", volatile, return_raw)]
+    pub fn emit_file(context: NativeCallContext, text: &str, file: &str) -> RhaiResultOf<()> {
+        let host = Host::of(&context)?;
+        host.emitter()
+            .emit(&escape_line(text), file)
+            .map_err(thrown)
+    }
+}
+
+fn write_report(
+    context: &NativeCallContext,
+    outcomes: &Outcomes,
+    line: Option<&FnPtr>,
+) -> RhaiResultOf<Map> {
+    let host = outcomes.host();
+    let mut reader = outcomes.read()?;
+    if let Some(line) = line {
+        host.set_line(line.clone());
+    }
+    while let Some(next) = reader.next(|host| host.ledger().reports().flush().map_err(thrown))? {
+        let outcome = next.map_err(thrown)?;
+        let wording = match line.filter(|_| outcome.status.is_final()) {
+            None => None,
+            // The outcome must be booked even where its wording throws.
+            Some(line) => match line.call_within_context::<Dynamic>(context, (outcome.clone(),)) {
+                Ok(text) => Some(escape_line(&text.to_string()).into_owned()),
+                Err(error) => {
+                    outcomes.record(outcome, None)?;
+                    return Err(error);
+                }
+            },
+        };
+        outcomes.record(outcome, wording.as_deref())?;
+    }
+    Ok(host.summary())
+}
