@@ -120,7 +120,9 @@ impl Parts {
             "user" => self.user = value,
             "password" => self.password = Some(value),
             "dbname" => self.name = value,
-            "sslmode" => self.sslmode = Some(value.parse()?),
+            "sslmode" => {
+                self.sslmode = Some(value.parse().map_err(|rule| format!("sslmode {rule}"))?)
+            }
             "sslrootcert" => self.sslrootcert = Some(value.into()),
             "sslcert" => self.sslcert = Some(value.into()),
             "sslkey" => self.sslkey = Some(value.into()),
