@@ -37,7 +37,8 @@ LABEL org.opencontainers.image.title="token_service" \
       org.opencontainers.image.description="Fetches secret tokens, stores each in its own PostgreSQL transaction, reports every one" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 COPY --from=build /image/ /
-ENV PATH=/usr/local/bin
+# A script mounted over /scripts/default.rhai replaces the built-in one; --script still beats it.
+ENV PATH=/usr/local/bin TOKEN_SERVICE_SCRIPT=/scripts/default.rhai
 WORKDIR /
 USER 65532:65532
 ENTRYPOINT ["token_service"]
