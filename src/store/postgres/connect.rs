@@ -3,6 +3,7 @@
 //! One timeout covers name resolution, TCP, TLS, authentication and the first round trip, in which
 //! the session is set up and the INSERT prepared.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode as Tls;
 use tokio_postgres::error::Severity;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Config, Error, Statement};
+use tokio_postgres::{Client, Config, Error, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
@@ -27,10 +28,21 @@ const SILENT_PEER: Duration = Duration::from_secs(15);
 /// How long a connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Raises `synchronous_commit` to `on` where it is lower, never lowers it; names the limits.
+/// Raises `synchronous_commit` to `on` where it is lower, never lowers it; names the limits; and
+/// asks who the backend is.
 const SET_UP: &str = "SELECT set_config('synchronous_commit', CASE \
      current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \
-     false), set_config('statement_timeout', $1, false)";
+     false), set_config('statement_timeout', $1, false), \
+     current_setting('token_service.connection', true), pg_backend_pid(), \
+     (SELECT backend_start::text FROM pg_stat_get_activity(pg_backend_pid())), \
+     pg_postmaster_start_time()::text, txid_snapshot_xmax(txid_current_snapshot())";
+
+/// The number that the next transaction will have at the least.
+const HORIZON: &str = "SELECT txid_snapshot_xmax(txid_current_snapshot())";
+
+/// Ends a backend, where it is still the same one; no row where it is gone.
+const END_BACKEND: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+     WHERE pid = $1 AND backend_start::text = $2";
 
 /// What `look` wants to know before a token is asked for.
 const LOOK: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', \
@@ -39,7 +51,41 @@ const LOOK: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_r
      JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid \
      JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid \
      WHERE a.adrelid = $1::text::regclass \
-     AND CASE c.relkind WHEN 'S' THEN NOT has_sequence_privilege(c.oid, 'USAGE, UPDATE') END)";
+     AND CASE c.relkind WHEN 'S' THEN NOT has_sequence_privilege(c.oid, 'USAGE, UPDATE') END), \
+     has_column_privilege($1::text, $2::text, 'SELECT'), \
+     (SELECT c.relkind IN ('r', 'p') AND NOT c.relhasrules AND NOT c.relrowsecurity \
+     AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal) \
+     FROM pg_class c WHERE c.oid = $1::text::regclass)";
+
+/// Counts the rows of each value that are not older than the horizon. A row's transaction number has
+/// 32 bits and wraps around; what lies up to half the circle ahead of the horizon is newer. Frozen
+/// rows keep their number.
+fn lookup_sql(table: &str, column: &str) -> String {
+    format!(
+        "SELECT {column}::text, count(*) FROM {table} WHERE {column} = ANY($1) \
+         AND (xmin::text::int8 - ($2::int8 & 4294967295) + 4294967296) % 4294967296 < 2147483648 \
+         GROUP BY 1"
+    )
+}
+
+/// One backend of one server, for certain: process numbers are used again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Backend {
+    pid: i32,
+    started: String,
+    server_started: String,
+}
+
+/// How, and whether, the table can be asked for what was stored.
+#[derive(Clone, Debug)]
+pub(in crate::store) struct Lookup {
+    /// The query; its parameters are the values and the horizon.
+    pub(in crate::store) sql: String,
+    /// True where the role may read the column.
+    pub(in crate::store) may_select: bool,
+    /// True where nothing can hide or change what is inserted.
+    pub(in crate::store) plain: bool,
+}
 
 /// Makes connections to one server.
 pub(super) struct Connector {
@@ -48,13 +94,18 @@ pub(super) struct Connector {
     table: String,
     column: String,
     insert: String,
+    lookup: String,
     statement_timeout: Duration,
+    /// True once a pooler was met that takes no options.
+    takes_no_options: AtomicBool,
 }
 
 /// A connection that is ready to insert.
-pub(super) struct Link {
+pub(in crate::store) struct Link {
     client: Client,
     statement: Option<Statement>,
+    backend: Option<Backend>,
+    horizon: i64,
     insert: String,
     unprepared: AtomicBool,
     closed: CancellationToken,
@@ -86,6 +137,8 @@ impl Connector {
         Ok(Self {
             tls: tls::connector(address)?,
             insert: format!("INSERT INTO {table} ({column}) VALUES ($1)"),
+            lookup: lookup_sql(&table, &column),
+            takes_no_options: AtomicBool::new(false),
             address: address.clone(),
             table,
             column: options.column.clone(),
@@ -131,13 +184,28 @@ impl Connector {
             SslMode::Prefer => Some(Tls::Disable),
             _ => None,
         };
-        match (self.connect_with(first).await, second) {
+        match (self.try_with(first).await, second) {
             (Err(error), Some(second)) if is_about_tls(&error) => {
                 // The first refusal says more than that of a fallback.
-                self.connect_with(second).await.map_err(|_| error)
+                self.try_with(second).await.map_err(|_| error)
             }
             (result, _) => result,
         }
+    }
+
+    /// Connects, and once more without options where a pooler refuses them.
+    async fn try_with(&self, mode: Tls) -> Result<Link, Error> {
+        match self.connect_with(mode).await {
+            Err(error) if refuses_options(&error) && !self.sends_no_options() => {
+                self.takes_no_options.store(true, Ordering::Relaxed);
+                self.connect_with(mode).await
+            }
+            result => result,
+        }
+    }
+
+    fn sends_no_options(&self) -> bool {
+        self.takes_no_options.load(Ordering::Relaxed)
     }
 
     async fn connect_with(&self, mode: Tls) -> Result<Link, Error> {
@@ -153,6 +221,12 @@ impl Connector {
             .keepalives_interval(SILENT_PEER / 5)
             .keepalives_retries(3)
             .tcp_user_timeout(SILENT_PEER);
+        // A setting that travels with the connection: a backend that knows it is at its other end.
+        // A pooler drops it or refuses it, and hides which backend does what.
+        let mark = uuid::Uuid::now_v7().simple().to_string();
+        if !self.sends_no_options() {
+            config.options(format!("-c token_service.connection={mark}"));
+        }
         if let Some(password) = &self.address.password {
             config.password(password.expose_secret());
         }
@@ -167,6 +241,8 @@ impl Connector {
         let mut link = Link {
             client,
             statement: None,
+            backend: None,
+            horizon: 0,
             insert: self.insert.clone(),
             unprepared: AtomicBool::new(false),
             closed,
@@ -179,7 +255,12 @@ impl Connector {
             link.client.query_typed(SET_UP, &set_up),
             link.client.prepare_typed(&self.insert, &[Type::TEXT]),
         );
-        set_up?;
+        if let Some(row) = set_up?.first() {
+            link.horizon = row.try_get(6)?;
+            if row.try_get::<_, Option<&str>>(2)? == Some(mark.as_str()) {
+                link.backend = backend_of(row)?;
+            }
+        }
         match prepared {
             Ok(statement) => link.statement = Some(statement),
             Err(error) if is_pooler(&error) => link.unprepared = AtomicBool::new(true),
@@ -189,7 +270,7 @@ impl Connector {
     }
 
     /// Looks whether the server takes writes, and whether the role may insert.
-    pub(super) async fn look(&self, link: &Link) -> Result<(), Fault> {
+    pub(super) async fn look(&self, link: &Link) -> Result<Lookup, Fault> {
         let params = [
             (&self.table as _, Type::TEXT),
             (&self.column as _, Type::TEXT),
@@ -199,8 +280,13 @@ impl Connector {
             Ok(rows) => rows.map_err(|error| self.refusal(&error))?,
             Err(_) => return Err(self.timed_out()),
         };
+        let mut lookup = Lookup {
+            sql: self.lookup.clone(),
+            may_select: false,
+            plain: false,
+        };
         let Some(row) = rows.first() else {
-            return Ok(());
+            return Ok(lookup);
         };
         let get = |index| row.try_get::<_, Option<bool>>(index).ok().flatten();
         let user = &self.address.user;
@@ -235,7 +321,9 @@ impl Connector {
                     quote_identifier(user)
                 )));
         }
-        Ok(())
+        lookup.may_select = get(3) == Some(true);
+        lookup.plain = get(4) == Some(true);
+        Ok(lookup)
     }
 
     /// Why there is no connection, and what to do about it.
@@ -393,6 +481,25 @@ fn is_about_tls(error: &Error) -> bool {
     }
 }
 
+/// True where a pooler takes no options at the start (PgBouncer says so with 08P01).
+fn refuses_options(error: &Error) -> bool {
+    error
+        .as_db_error()
+        .is_some_and(|db| db.code().code() == "08P01" && db.message().contains("parameter"))
+}
+
+fn backend_of(row: &Row) -> Result<Option<Backend>, Error> {
+    let started: Option<String> = row.try_get(4)?;
+    Ok(match started {
+        Some(started) => Some(Backend {
+            pid: row.try_get(3)?,
+            started,
+            server_started: row.try_get(5)?,
+        }),
+        None => None,
+    })
+}
+
 fn is_pooler(error: &Error) -> bool {
     error
         .as_db_error()
@@ -422,13 +529,63 @@ impl Link {
         }
     }
 
+    /// The backend at the other end; `None` where a pooler hides it.
+    pub(in crate::store) fn backend(&self) -> Option<&Backend> {
+        self.backend.as_ref()
+    }
+
+    /// The horizon at the time of connecting.
+    pub(super) fn horizon(&self) -> i64 {
+        self.horizon
+    }
+
+    /// Asks for the horizon when first polled: no transaction that is sent afterwards has an older
+    /// number.
+    pub(super) async fn ask_horizon(&self) -> Result<i64, Error> {
+        let rows = self.client.query_typed(HORIZON, &[]).await?;
+        match rows.first() {
+            Some(row) => row.try_get(0),
+            None => Ok(self.horizon),
+        }
+    }
+
+    /// Tells `old` to end; true where it is gone.
+    pub(in crate::store) async fn end_backend(&self, old: &Backend) -> Result<bool, Error> {
+        let same_server = self
+            .backend()
+            .is_some_and(|own| own.server_started == old.server_started);
+        if !same_server {
+            return Ok(true);
+        }
+        let params = [(&old.pid as _, Type::INT4), (&old.started as _, Type::TEXT)];
+        let rows = self.client.query_typed(END_BACKEND, &params).await?;
+        Ok(rows.is_empty())
+    }
+
+    /// How many rows there are of each of `values` that are not older than `horizon`.
+    pub(in crate::store) async fn count(
+        &self,
+        sql: &str,
+        values: &[&str],
+        horizon: i64,
+    ) -> Result<HashMap<String, i64>, Error> {
+        let params = [
+            (&values as _, Type::TEXT_ARRAY),
+            (&horizon as _, Type::INT8),
+        ];
+        let rows = self.client.query_typed(sql, &params).await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect()
+    }
+
     /// From now on does without the prepared statement.
     pub(super) fn unprepare(&self) {
         self.unprepared.store(true, Ordering::Relaxed);
     }
 
     /// True where nothing can be sent any more.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(in crate::store) fn is_closed(&self) -> bool {
         self.client.is_closed()
     }
 

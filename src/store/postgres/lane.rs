@@ -15,10 +15,10 @@ use tokio::time::Instant;
 use tokio_postgres::Error;
 use tokio_postgres::error::DbError;
 
-use super::super::doubt::{self, Flight};
+use super::super::doubt::{self, Doubt, Flight};
 use super::super::job::{Batch, Chunk, Job, Verdict};
 use super::super::sqlstate::{Class, Details, Said, class_of, scrub};
-use super::connect::{Link, is_error};
+use super::connect::{Backend, Link, is_error};
 use super::pool::Shared;
 use crate::fault::{Fault, Kind};
 use crate::token::{Detail, Status, Token};
@@ -32,30 +32,95 @@ const SLACK: Duration = Duration::from_secs(10);
 /// As good as for ever, where the statement has no timeout.
 const NO_LIMIT: Duration = Duration::from_hours(365 * 24);
 
-/// How a lane ended. Its tokens are accounted for in each case.
-#[derive(Debug)]
+/// So many tokens are sent before the lane moves its horizon on.
+const HORIZON_EVERY: u32 = 512;
+/// So many are enough where it has to wait anyway.
+const HORIZON_WHEN_IDLE: u32 = 64;
+
+/// How a lane ended.
 pub(super) enum End {
-    /// The queue is closed and empty, or nothing may be waited for.
+    /// The queue is closed and empty, or nothing may be waited for. All tokens are accounted for.
     Finished,
-    /// The connection was lost.
-    Lost,
+    /// The connection was lost; what it leaves has to be dealt with.
+    Lost(Remains),
     /// It never had one.
     Unconnected,
 }
 
-/// A token that waits to be sent again.
-struct Waiting {
+/// What a lost lane leaves to others.
+#[derive(Default)]
+pub(super) struct Remains {
+    /// Tokens that were sent and not answered for.
+    pub(super) doubt: Option<Doubt>,
+    /// Tokens that are certainly not stored and wait to be sent again.
+    pub(super) waiting: Vec<Waiting>,
+}
+
+/// A token that is certainly not stored and waits to be sent again.
+pub(super) struct Waiting {
     due: Instant,
     flight: Flight,
     detail: Arc<Detail>,
+}
+
+impl Waiting {
+    /// One that waits for nothing but a connection.
+    pub(super) fn now(flight: Flight, detail: Arc<Detail>) -> Self {
+        Self {
+            due: Instant::now(),
+            flight,
+            detail,
+        }
+    }
+
+    /// Its end where it will not be sent again.
+    pub(super) fn fail(self) {
+        let mut batch = Batch::default();
+        let (job, outcome) = self.flight.land(Status::Failed, Some(self.detail));
+        batch.push(&job, outcome);
+    }
+}
+
+/// A connection that begins to work, with what was left over from others.
+pub(super) struct Start {
+    /// The connection.
+    pub(super) link: Link,
+    /// The count of acknowledged tokens before it was made.
+    pub(super) since: u64,
+    /// What it begins with.
+    pub(super) chunk: Option<Chunk>,
+    /// What waits to be sent again.
+    pub(super) waiting: Vec<Waiting>,
+}
+
+/// What is asked of the server, in the order in which it answers.
+enum Asked {
+    /// An INSERT.
+    Insert(Flight),
+    /// The horizon; with the count of acknowledged tokens at that time.
+    Horizon(u64),
+}
+
+/// What the server answers.
+enum Reply {
+    /// So many rows were inserted.
+    Rows(u64),
+    /// No later transaction has an older number.
+    Horizon(i64),
 }
 
 /// The lane's books: what was sent, and what is to be sent.
 struct Lane {
     shared: Arc<Shared>,
     chunk: Option<Chunk>,
-    ledger: VecDeque<Flight>,
+    ledger: VecDeque<Asked>,
     waiting: Vec<Waiting>,
+    /// What a look-up will need if the connection is lost; see [`Doubt`].
+    backend: Option<Backend>,
+    horizon: i64,
+    since: u64,
+    control: Option<Token>,
+    sent_since_horizon: u32,
     batch: Batch,
     details: Details,
     no_row: Arc<Detail>,
@@ -63,38 +128,51 @@ struct Lane {
     farewell: Option<String>,
 }
 
-/// The answer to an INSERT: the number of rows.
-type Answer<'a> = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send + 'a>>;
+/// An answer that is still to come.
+type Answer<'a> = Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send + 'a>>;
 
-/// Works until the queue is closed and empty, or the connection is lost.
-pub(super) async fn run(shared: Arc<Shared>, link: Option<Link>, chunk: Option<Chunk>) -> End {
-    let Some(link) = (match link {
-        Some(link) => Some(link),
+/// Works until the queue is closed and empty, or the connection is lost. Without a `start` it makes
+/// a connection of its own.
+pub(super) async fn run(shared: Arc<Shared>, start: Option<Start>) -> End {
+    let Some(start) = (match start {
+        Some(start) => Some(start),
         None => extra(&shared).await,
     }) else {
         return End::Unconnected;
     };
+    let link = start.link;
     let mut lane = Lane {
         shared,
-        chunk,
+        chunk: start.chunk,
         ledger: VecDeque::new(),
-        waiting: Vec::new(),
+        waiting: start.waiting,
+        backend: link.backend().cloned(),
+        horizon: link.horizon(),
+        since: start.since,
+        control: None,
+        sent_since_horizon: 0,
         batch: Batch::default(),
         details: Details::default(),
         no_row: Detail::reason("the database stored no row: a trigger or a rule skipped it"),
         farewell: None,
     };
-    let end = lane.work(&link).await;
+    let lost = lane.work(&link).await;
     let aborted = lane.shared.queue.halt.aborting().is_cancelled();
-    lane.wind_up(matches!(end, End::Lost));
-    if !aborted && matches!(end, End::Finished) {
-        link.close().await;
+    if aborted {
+        lane.abort();
+        return End::Finished;
     }
-    end
+    lane.batch.flush();
+    if lost {
+        return End::Lost(lane.remains());
+    }
+    link.close().await;
+    End::Finished
 }
 
 /// One more connection, where the server has one and it is still wanted.
-async fn extra(shared: &Shared) -> Option<Link> {
+async fn extra(shared: &Shared) -> Option<Start> {
+    let since = shared.sent.mark();
     let attempt = tokio::select! {
         biased;
         () = shared.queue.halt.stopping().cancelled() => return None,
@@ -109,10 +187,17 @@ async fn extra(shared: &Shared) -> Option<Link> {
             );
         })
         .ok()
+        .map(|link| Start {
+            link,
+            since,
+            chunk: None,
+            waiting: Vec::new(),
+        })
 }
 
 impl Lane {
-    async fn work(&mut self, link: &Link) -> End {
+    /// True where it ends because the connection was lost.
+    async fn work(&mut self, link: &Link) -> bool {
         let shared = Arc::clone(&self.shared);
         let queue = &shared.queue;
         let silence = if shared.statement_timeout.is_zero() {
@@ -132,19 +217,19 @@ impl Lane {
             self.fill(link, &mut answers);
             let idle = answers.is_empty();
             if closed && idle && self.chunk.is_none() && self.waiting.is_empty() {
-                return End::Finished;
+                return false;
             }
             let due = self.waiting.iter().map(|waiting| waiting.due).min();
             let room = !closed && self.chunk.is_none() && answers.len() < shared.pipeline;
             tokio::select! {
                 biased;
-                () = &mut aborting => return End::Finished,
+                () = &mut aborting => return false,
                 answer = foremost(&mut answers), if !idle => {
                     heard = Instant::now();
                     let mut next = Some(answer);
                     while let Some(answer) = next {
                         if !self.answered(link, answer) {
-                            return End::Lost;
+                            return true;
                         }
                         next = arrived(&mut answers);
                     }
@@ -158,11 +243,11 @@ impl Lane {
                     Err(_) => closed = true,
                 },
                 () = until(due), if due.is_some() && answers.len() < shared.pipeline => {}
-                () = link.ended(), if idle => return End::Lost,
+                () = link.ended(), if idle => return true,
                 () = &mut timer, if !idle => {
                     if heard.elapsed() >= silence {
                         self.farewell = Some("the server fell silent".to_owned());
-                        return End::Lost;
+                        return true;
                     }
                     timer.as_mut().reset(heard + silence);
                 }
@@ -176,26 +261,49 @@ impl Lane {
             let Some((mut token, job, tries)) = self.next_token() else {
                 break;
             };
+            let often = match self.ledger.is_empty() {
+                true => HORIZON_WHEN_IDLE,
+                false => HORIZON_EVERY,
+            };
+            if self.backend.is_some() && self.sent_since_horizon >= often {
+                self.sent_since_horizon = 0;
+                let asked = Asked::Horizon(self.shared.sent.mark());
+                let answer = async { link.ask_horizon().await.map(Reply::Horizon) };
+                self.ask(asked, Box::pin(answer), answers);
+            }
+            self.sent_since_horizon += 1;
             token.attempts = token.attempts.saturating_add(1);
-            let sent = token.clone();
-            let mut answer: Answer<'a> = Box::pin(async move { link.insert(sent.as_str()).await });
-            // The first poll writes the request. Nobody needs waking for an answer before it is
-            // the foremost.
-            let first = answer
-                .as_mut()
-                .poll(&mut Context::from_waker(Waker::noop()));
-            answers.push_back(match first {
-                Poll::Pending => answer,
-                Poll::Ready(result) => Box::pin(std::future::ready(result)),
-            });
-            self.ledger.push_back(Flight {
+            self.shared.sent.sending(token.as_str());
+            let text = token.clone();
+            let answer = async move { link.insert(text.as_str()).await.map(Reply::Rows) };
+            let flight = Flight {
                 token,
                 job,
                 sent: Instant::now(),
                 tries: tries + 1,
-            });
+            };
+            self.ask(Asked::Insert(flight), Box::pin(answer), answers);
         }
         self.batch.flush();
+    }
+
+    /// Writes a request and books it.
+    fn ask<'a>(
+        &mut self,
+        asked: Asked,
+        mut answer: Answer<'a>,
+        answers: &mut VecDeque<Answer<'a>>,
+    ) {
+        // The first poll writes the request. Nobody needs waking for an answer before it is the
+        // foremost.
+        let first = answer
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        answers.push_back(match first {
+            Poll::Pending => answer,
+            Poll::Ready(result) => Box::pin(std::future::ready(result)),
+        });
+        self.ledger.push_back(asked);
     }
 
     /// The next token to send, whose it is, and how often it was sent.
@@ -235,23 +343,30 @@ impl Lane {
         Some(self.waiting.swap_remove(index))
     }
 
+    /// Reports what became of a token whose answer has come.
     fn land(&mut self, flight: Flight, status: Status, detail: Option<Arc<Detail>>) {
         let (job, outcome) = flight.land(status, detail);
         self.batch.push(&job, outcome);
     }
 
-    /// Books the answer to the foremost token; false where it says that the connection is lost.
-    fn answered(&mut self, link: &Link, answer: Result<u64, Error>) -> bool {
-        let Some(flight) = self.ledger.pop_front() else {
-            return false;
+    /// Books the answer to what was asked foremost; false where it says that the connection is
+    /// lost.
+    fn answered(&mut self, link: &Link, answer: Result<Reply, Error>) -> bool {
+        let flight = match self.ledger.pop_front() {
+            None => return false,
+            Some(Asked::Horizon(since)) => return self.moved(since, answer),
+            Some(Asked::Insert(flight)) => flight,
         };
         let error = match answer {
-            Ok(0) => {
+            Ok(Reply::Rows(0)) => {
+                self.shared.sent.landed(flight.token.as_str(), false);
                 let detail = Arc::clone(&self.no_row);
                 self.land(flight, Status::Rejected, Some(detail));
                 return true;
             }
             Ok(_) => {
+                self.shared.sent.landed(flight.token.as_str(), true);
+                self.control = Some(flight.token.clone());
                 self.land(flight, Status::Stored, None);
                 return true;
             }
@@ -259,10 +374,25 @@ impl Lane {
         };
         let Some(db) = error.as_db_error() else {
             self.farewell = crate::fault::chain(&error).pop();
-            self.ledger.push_front(flight);
+            self.ledger.push_front(Asked::Insert(flight));
             return false;
         };
         self.judged(link, flight, db)
+    }
+
+    /// Moves the horizon. What is answered from now on was sent after it was asked for.
+    fn moved(&mut self, since: u64, answer: Result<Reply, Error>) -> bool {
+        match answer {
+            Ok(Reply::Horizon(horizon)) => {
+                self.horizon = horizon;
+                self.since = since;
+                self.control = None;
+                true
+            }
+            Ok(Reply::Rows(_)) => true,
+            // The older horizon still holds.
+            Err(error) => error.as_db_error().is_some_and(is_error),
+        }
     }
 
     /// Books the server's verdict on a token; false where it concerns the connection.
@@ -277,7 +407,11 @@ impl Lane {
             },
             flight.token.as_str(),
         );
-        match class_of(code, is_error(db), db.routine()) {
+        let class = class_of(code, is_error(db), db.routine());
+        if class != Class::Doubt {
+            self.shared.sent.landed(flight.token.as_str(), false);
+        }
+        match class {
             Class::Rejected => self.land(flight, Status::Rejected, Some(detail)),
             Class::Retry if flight.tries < TRIES && !flight.job.is_stopping() => {
                 // Full jitter: tokens that got into each other's way must not meet again.
@@ -309,57 +443,82 @@ impl Lane {
             }
             Class::Doubt if is_error(db) => {
                 self.batch.flush();
-                doubt::settle([flight], &detail);
+                let message = detail.message.clone();
+                let reason = "the database says that it does not know";
+                doubt::give_up([flight], Some(&self.shared.sent), reason, message);
             }
             Class::Doubt => {
                 self.farewell = Some(format!("{} ({code})", db.message()));
-                self.ledger.push_front(flight);
+                self.ledger.push_front(Asked::Insert(flight));
                 return false;
             }
         }
         true
     }
 
-    /// Accounts for every token that the lane still holds.
-    fn wind_up(&mut self, lost: bool) {
-        let queue = Arc::clone(&self.shared.queue);
-        self.settle(lost);
-        while let Some(Waiting { flight, detail, .. }) = self.waiting.pop() {
-            self.land(flight, Status::Failed, Some(detail));
+    /// What the lane leaves to others after its connection was lost.
+    fn remains(&mut self) -> Remains {
+        if let Some(chunk) = self.chunk.take() {
+            self.shared.queue.give_back(chunk);
         }
-        self.batch.flush();
-        if queue.halt.aborting().is_cancelled() {
-            self.chunk = None;
-            queue.close();
-            queue.clear();
-        } else if let Some(chunk) = self.chunk.take() {
-            queue.give_back(chunk);
+        let flights = self.take_flights();
+        let doubt = (!flights.is_empty()).then(|| Doubt {
+            flights,
+            backend: self.backend.take(),
+            horizon: self.horizon,
+            since: self.since,
+            control: self.control.take(),
+            farewell: self.take_farewell(),
+        });
+        Remains {
+            doubt,
+            waiting: std::mem::take(&mut self.waiting),
         }
     }
 
-    /// Settles what was sent and not answered.
-    fn settle(&mut self, lost: bool) {
-        self.batch.flush();
-        if self.ledger.is_empty() {
-            return;
+    /// Accounts for everything at once, for nothing may be waited for.
+    fn abort(&mut self) {
+        let queue = Arc::clone(&self.shared.queue);
+        self.drop_flights("the run was aborted before the answer came");
+        for waiting in self.waiting.drain(..) {
+            waiting.fail();
         }
-        let detail = Arc::new(Detail {
-            reason: Some(if lost {
-                "the connection was lost before the answer came".to_owned()
-            } else {
-                "the run was aborted before the answer came".to_owned()
-            }),
-            message: self.farewell.take().map(|why| scrub(&why, "", &[])),
-            ..Detail::default()
-        });
-        doubt::settle(self.ledger.drain(..), &detail);
+        self.chunk = None;
+        queue.close();
+        queue.clear();
+    }
+
+    fn take_flights(&mut self) -> Vec<Flight> {
+        self.ledger
+            .drain(..)
+            .filter_map(|asked| match asked {
+                Asked::Insert(flight) => Some(flight),
+                Asked::Horizon(_) => None,
+            })
+            .collect()
+    }
+
+    fn take_farewell(&mut self) -> Option<String> {
+        self.farewell.take().map(|why| scrub(&why, "", &[]))
+    }
+
+    fn drop_flights(&mut self, reason: &str) {
+        self.batch.flush();
+        let flights = self.take_flights();
+        if !flights.is_empty() {
+            let message = self.take_farewell();
+            doubt::give_up(flights, Some(&self.shared.sent), reason, message);
+        }
     }
 }
 
 impl Drop for Lane {
-    /// Even a lane that panics or is dropped in mid-flight accounts for what it sent.
+    /// Even a lane that panics or is dropped in mid-flight accounts for what it holds.
     fn drop(&mut self) {
-        self.settle(true);
+        self.drop_flights("the connection was lost before the answer came");
+        for waiting in self.waiting.drain(..) {
+            waiting.fail();
+        }
     }
 }
 
@@ -376,7 +535,7 @@ fn denied(code: &str, message: &str) -> Fault {
 }
 
 /// Waits for the foremost answer.
-async fn foremost(answers: &mut VecDeque<Answer<'_>>) -> Result<u64, Error> {
+async fn foremost(answers: &mut VecDeque<Answer<'_>>) -> Result<Reply, Error> {
     std::future::poll_fn(|cx| match answers.front_mut() {
         Some(answer) => {
             let result = std::task::ready!(answer.as_mut().poll(cx));
@@ -389,7 +548,7 @@ async fn foremost(answers: &mut VecDeque<Answer<'_>>) -> Result<u64, Error> {
 }
 
 /// The foremost answer, if it is here already.
-fn arrived(answers: &mut VecDeque<Answer<'_>>) -> Option<Result<u64, Error>> {
+fn arrived(answers: &mut VecDeque<Answer<'_>>) -> Option<Result<Reply, Error>> {
     let foremost = answers.front_mut()?;
     match foremost
         .as_mut()

@@ -1,7 +1,8 @@
 //! PostgreSQL: connections with many requests in flight.
 //!
-//! `url` reads addresses, `connect` makes a connection ready for use, `lane` sends over one, and
-//! `pool` decides how many there are and what happens when one is lost.
+//! `url` reads addresses, `connect` makes a connection ready for use, `lane` sends over one, `sent`
+//! knows what the lanes have under way, and `pool` decides how many there are and what happens when
+//! one is lost.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,9 +10,10 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-mod connect;
+pub(super) mod connect;
 mod lane;
 mod pool;
+pub(super) mod sent;
 mod url;
 
 pub(super) use pool::Pool;

@@ -11,10 +11,12 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::super::Options;
-use super::super::job::{Chunk, Queue, Verdict};
+use super::super::doubt::{self, Doubt};
+use super::super::job::{Queue, Verdict};
 use super::Address;
-use super::connect::{Connector, Link};
-use super::lane::{self, End};
+use super::connect::{Connector, Link, Lookup};
+use super::lane::{self, End, Remains, Start, Waiting};
+use super::sent::Sent;
 use crate::fault::{Fault, Kind};
 use crate::token::{Detail, Status};
 
@@ -29,8 +31,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub(super) struct Shared {
     pub(super) connector: Connector,
     pub(super) queue: Arc<Queue>,
+    pub(super) sent: Sent,
     pub(super) pipeline: usize,
     pub(super) statement_timeout: Duration,
+    lookup: Lookup,
     connections: usize,
     patience: Duration,
 }
@@ -47,29 +51,38 @@ impl Pool {
         options: &Options,
         queue: &Arc<Queue>,
     ) -> Result<Self, Fault> {
-        let shared = Arc::new(Shared {
-            connector: Connector::new(address, options)?,
-            queue: Arc::clone(queue),
-            pipeline: options.pipeline.max(1),
-            statement_timeout: options.statement_timeout,
-            connections: options.connections.max(1),
-            patience: options.patience,
-        });
+        let connector = Connector::new(address, options)?;
         let first = async {
-            let link = shared.connector.link().await?;
-            shared.connector.look(&link).await?;
-            Ok(link)
+            let link = connector.link().await?;
+            let lookup = connector.look(&link).await?;
+            Ok((link, lookup))
         };
-        let link = tokio::select! {
+        let (link, lookup) = tokio::select! {
             biased;
             () = queue.halt.stopping().cancelled() => Err(Fault::new(
                 Kind::DbConnect,
                 "the run was stopped before the database answered",
             )),
-            link = first => link,
+            first = first => first,
         }?;
+        let shared = Arc::new(Shared {
+            connector,
+            queue: Arc::clone(queue),
+            sent: Sent::default(),
+            pipeline: options.pipeline.max(1),
+            statement_timeout: options.statement_timeout,
+            lookup,
+            connections: options.connections.max(1),
+            patience: options.patience,
+        });
+        let start = Start {
+            link,
+            since: 0,
+            chunk: None,
+            waiting: Vec::new(),
+        };
         Ok(Self {
-            foreman: tokio::spawn(foreman(shared, link)),
+            foreman: tokio::spawn(foreman(shared, start)),
         })
     }
 
@@ -79,11 +92,12 @@ impl Pool {
     }
 }
 
-async fn foreman(shared: Arc<Shared>, first: Link) {
+async fn foreman(shared: Arc<Shared>, first: Start) {
     let queue = &shared.queue;
     let mut lanes = JoinSet::new();
     let mut full_until = None;
-    lanes.spawn(lane::run(Arc::clone(&shared), Some(first), None));
+    let mut left = Left::default();
+    lanes.spawn(lane::run(Arc::clone(&shared), Some(first)));
     loop {
         tokio::select! {
             () = queue.more() => {
@@ -94,22 +108,35 @@ async fn foreman(shared: Arc<Shared>, first: Link) {
             }
             Some(end) = lanes.join_next() => {
                 match end {
+                    Ok(End::Lost(remains)) => left.add(remains),
                     // A lane that panicked has reported its tokens while it unwound.
-                    Ok(End::Lost) | Err(_) => {}
+                    Err(_) => {}
                     Ok(End::Unconnected) => full_until = Some(Instant::now() + FULL),
                     Ok(End::Finished) => {
-                        while lanes.join_next().await.is_some() {}
+                        while let Some(end) = lanes.join_next().await {
+                            if let Ok(End::Lost(remains)) = end {
+                                left.add(remains);
+                            }
+                        }
+                        left.give_up(&shared, "the run was aborted before it could be looked up");
                         return;
                     }
                 }
-                if lanes.is_empty() {
-                    match recover(&shared).await {
-                        Some((link, chunk)) => {
+                // Whatever else was lost in the same moment is looked up together.
+                while let Some(end) = lanes.try_join_next() {
+                    if let Ok(End::Lost(remains)) = end {
+                        left.add(remains);
+                    }
+                }
+                if lanes.is_empty() || !left.is_empty() {
+                    match recover(&shared, &mut left, lanes.is_empty()).await {
+                        Recovered::Link(start) => {
                             full_until = None;
-                            lanes.spawn(lane::run(Arc::clone(&shared), Some(link), Some(chunk)));
+                            lanes.spawn(lane::run(Arc::clone(&shared), Some(*start)));
                             grow(&shared, &mut lanes);
                         }
-                        None => return,
+                        Recovered::GaveUp if lanes.is_empty() => return,
+                        Recovered::GaveUp => {}
                     }
                 }
             }
@@ -121,60 +148,176 @@ async fn foreman(shared: Arc<Shared>, first: Link) {
 fn grow(shared: &Arc<Shared>, lanes: &mut JoinSet<End>) {
     let wanted = (shared.queue.pending() / BACKLOG_PER_LANE).clamp(1, shared.connections);
     while lanes.len() < wanted {
-        lanes.spawn(lane::run(Arc::clone(shared), None, None));
+        lanes.spawn(lane::run(Arc::clone(shared), None));
     }
 }
 
-/// Reconnects once there is something to send. `None` where the store has come to its end; then
-/// everything in the queue is reported.
-async fn recover(shared: &Shared) -> Option<(Link, Chunk)> {
+/// What lost lanes left.
+#[derive(Default)]
+struct Left {
+    doubts: Vec<Doubt>,
+    waiting: Vec<Waiting>,
+}
+
+impl Left {
+    fn add(&mut self, remains: Remains) {
+        self.doubts.extend(remains.doubt);
+        self.waiting.extend(remains.waiting);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.doubts.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Accounts for everything without having found out more.
+    fn give_up(&mut self, shared: &Shared, reason: &str) {
+        for doubt in self.doubts.drain(..) {
+            doubt::give_up(doubt.flights, Some(&shared.sent), reason, doubt.farewell);
+        }
+        for waiting in self.waiting.drain(..) {
+            waiting.fail();
+        }
+    }
+
+    /// Resolves every doubt over `link`; false where that was lost too.
+    async fn resolve(&mut self, shared: &Shared, link: &Link) -> bool {
+        while let Some(doubt) = self.doubts.pop() {
+            match doubt::resolve(doubt, link, &shared.lookup, &shared.sent).await {
+                Ok(absent) => {
+                    let detail =
+                        Detail::reason("the connection was lost before the token was stored");
+                    self.waiting.extend(
+                        absent
+                            .into_iter()
+                            .map(|flight| Waiting::now(flight, Arc::clone(&detail))),
+                    );
+                }
+                Err(doubt) => {
+                    self.doubts.push(doubt);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+enum Recovered {
+    /// A connection that begins with what was left.
+    Link(Box<Start>),
+    /// There is none to be had; what was left is accounted for.
+    GaveUp,
+}
+
+/// Reconnects, and resolves what lost lanes left. Where they left nothing and no other lane works it
+/// waits until there is something to send. Where the store has come to its end, everything in the
+/// queue is reported.
+async fn recover(shared: &Shared, left: &mut Left, is_last: bool) -> Recovered {
     let queue = &shared.queue;
-    let chunk = queue.inbox.recv().await.ok()?;
-    queue.taken(&chunk);
+    let mut chunk = None;
+    if left.is_empty() {
+        match queue.inbox.recv().await {
+            Ok(next) => {
+                queue.taken(&next);
+                chunk = Some(next);
+            }
+            Err(_) => return Recovered::GaveUp,
+        }
+    }
+    match reconnect(shared, left).await {
+        Ok((link, since)) => Recovered::Link(Box::new(Start {
+            link,
+            since,
+            chunk,
+            waiting: std::mem::take(&mut left.waiting),
+        })),
+        Err(fault) => {
+            let why = match &fault {
+                Some(_) => "the connection was lost, and there was no other to look it up",
+                None => "the run was aborted before it could be looked up",
+            };
+            left.give_up(shared, why);
+            if is_last {
+                if let Some(fault) = fault {
+                    condemn(shared, fault);
+                }
+                drop(chunk);
+                while let Ok(chunk) = queue.inbox.recv().await {
+                    queue.taken(&chunk);
+                }
+            }
+            Recovered::GaveUp
+        }
+    }
+}
+
+/// Knocks until the server lets it in and every doubt is resolved, for as long as patience lasts.
+/// `Err(None)` where the run is being stopped.
+async fn reconnect(shared: &Shared, left: &mut Left) -> Result<(Link, u64), Option<Fault>> {
+    let halt = &shared.queue.halt;
     let started = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
+        let stopped = async {
+            // A doubt is worth the drain; new work is not.
+            match left.doubts.is_empty() {
+                true => halt.stopping().cancelled().await,
+                false => halt.aborting().cancelled().await,
+            }
+        };
+        let since = shared.sent.mark();
         let attempt = tokio::select! {
             biased;
-            () = queue.halt.stopping().cancelled() => break,
+            () = stopped => return Err(None),
             attempt = shared.connector.link() => attempt,
         };
         let fault = match attempt {
-            Ok(link) => return Some((link, chunk)),
+            Ok(link) => {
+                let resolved = tokio::select! {
+                    biased;
+                    () = halt.aborting().cancelled() => return Err(None),
+                    resolved = left.resolve(shared, &link) => resolved,
+                };
+                if resolved {
+                    return Ok((link, since));
+                }
+                Fault::new(Kind::DbConnect, "the connection was lost again")
+            }
             Err(fault) => fault,
         };
         let denied = matches!(fault.kind, Kind::DbDenied { .. });
         if denied || started.elapsed() + pause > shared.patience {
-            queue.condemn(if denied {
-                Verdict {
-                    status: Status::NotAttempted,
-                    detail: Detail::reason("the database refused the run"),
-                    fault,
-                }
-            } else {
-                Verdict {
-                    status: Status::Failed,
-                    detail: Detail::reason("the database could not be reached"),
-                    fault: lost(fault, shared.patience),
-                }
-            });
-            break;
+            return Err(Some(fault));
         }
         tracing::warn!(cause = fault.causes.first(), "the database is away");
         // Full jitter, but never less than a tenth: a refused connection costs the server too.
         let share = 0.1 + 0.9 * fastrand::f64();
         tokio::select! {
             biased;
-            () = queue.halt.stopping().cancelled() => break,
+            () = halt.aborting().cancelled() => return Err(None),
             () = tokio::time::sleep(pause.mul_f64(share)) => {}
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    drop(chunk);
-    while let Ok(chunk) = queue.inbox.recv().await {
-        queue.taken(&chunk);
-    }
-    None
+}
+
+/// Ends the store for every job, because the database is gone or refuses.
+fn condemn(shared: &Shared, fault: Fault) {
+    shared
+        .queue
+        .condemn(if matches!(fault.kind, Kind::DbDenied { .. }) {
+            Verdict {
+                status: Status::NotAttempted,
+                detail: Detail::reason("the database refused the run"),
+                fault,
+            }
+        } else {
+            Verdict {
+                status: Status::Failed,
+                detail: Detail::reason("the database could not be reached"),
+                fault: lost(fault, shared.patience),
+            }
+        });
 }
 
 fn lost(fault: Fault, patience: Duration) -> Fault {
