@@ -1,6 +1,7 @@
 //! PostgreSQL: connections with many requests in flight.
 //!
-//! `url` reads addresses, `connect` makes a connection ready for use, `lane` sends over one, and
+//! `url` reads addresses, `connect` makes a connection ready for use (or `refusal` says why
+//! not), `lane` sends over one and waits for its `answers`, and
 //! `pool` decides how many there are and what happens when one is lost.
 
 use std::path::PathBuf;
@@ -9,9 +10,11 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+mod answers;
 mod connect;
 mod lane;
 mod pool;
+mod refusal;
 mod url;
 
 pub(super) use pool::Pool;

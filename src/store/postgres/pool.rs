@@ -55,18 +55,13 @@ impl Pool {
             connections: options.connections.max(1),
             patience: options.patience,
         });
-        let first = async {
-            let link = shared.connector.link().await?;
-            shared.connector.look(&link).await?;
-            Ok(link)
-        };
         let link = tokio::select! {
             biased;
             () = queue.halt.stopping().cancelled() => Err(Fault::new(
                 Kind::DbConnect,
                 "the run was stopped before the database answered",
             )),
-            link = first => link,
+            link = shared.connector.first_link() => link,
         }?;
         Ok(Self {
             foreman: tokio::spawn(foreman(shared, link)),
@@ -144,7 +139,8 @@ async fn recover(shared: &Shared) -> Option<(Link, Chunk)> {
             Err(fault) => fault,
         };
         let denied = matches!(fault.kind, Kind::DbDenied { .. });
-        if denied || started.elapsed() + pause > shared.patience {
+        let left = shared.patience.saturating_sub(started.elapsed());
+        if denied || left.is_zero() {
             queue.condemn(if denied {
                 Verdict {
                     status: Status::NotAttempted,
@@ -166,7 +162,7 @@ async fn recover(shared: &Shared) -> Option<(Link, Chunk)> {
         tokio::select! {
             biased;
             () = queue.halt.stopping().cancelled() => break,
-            () = tokio::time::sleep(pause.mul_f64(share)) => {}
+            () = tokio::time::sleep(pause.mul_f64(share).min(left)) => {}
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
