@@ -29,11 +29,7 @@ use crate::fault::{Fault, Kind};
 pub(super) fn connector(address: &Address) -> Result<MakeRustlsConnect, Fault> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(Verifier {
-        trust: if address.is_socket() || address.sslmode == SslMode::Disable {
-            Trust::Anybody
-        } else {
-            trust(address, &provider)?
-        },
+        trust: trust(address, &provider)?,
         provider: Arc::clone(&provider),
     });
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -83,6 +79,9 @@ fn client(cert: &Path, key: &Path, provider: &CryptoProvider) -> Result<SingleCe
 }
 
 fn trust(address: &Address, provider: &Arc<CryptoProvider>) -> Result<Trust, Fault> {
+    if address.is_socket() || address.sslmode == SslMode::Disable {
+        return Ok(Trust::Anybody);
+    }
     let verifies = matches!(address.sslmode, SslMode::VerifyCa | SslMode::VerifyFull);
     let given = address.sslrootcert.clone().or_else(default_roots);
     let (roots, own) = match given {
@@ -254,5 +253,109 @@ impl ServerCertVerifier for Verifier {
         self.provider
             .signature_verification_algorithms
             .supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use std::time::Duration;
+
+    /// An authority, a certificate of it for `db.test`, and one that vouches for itself.
+    struct Certificates {
+        folder: tempfile::TempDir,
+        server: CertificateDer<'static>,
+        own: CertificateDer<'static>,
+    }
+
+    fn certificates() -> Certificates {
+        let folder = tempfile::tempdir().unwrap();
+        let write =
+            |name: &str, pem: String| std::fs::write(folder.path().join(name), pem).unwrap();
+        let mut authority = CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        write("ca.pem", authority.self_signed(&key).unwrap().pem());
+        let issuer = Issuer::new(authority, key);
+        let mut params = CertificateParams::new(vec!["db.test".to_owned()]).unwrap();
+        let server_key = KeyPair::generate().unwrap();
+        let server = params.signed_by(&server_key, &issuer).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let own = params.self_signed(&server_key).unwrap();
+        write("own.pem", own.pem());
+        write("own.key", server_key.serialize_pem());
+        write("other.key", KeyPair::generate().unwrap().serialize_pem());
+        write("empty.pem", String::new());
+        Certificates {
+            server: server.der().clone(),
+            own: own.der().clone(),
+            folder,
+        }
+    }
+
+    fn address(sslmode: SslMode, root: Option<PathBuf>) -> Address {
+        Address {
+            host: "db.test".to_owned(),
+            port: 5432,
+            user: "tokens".to_owned(),
+            password: None,
+            name: "tokens".to_owned(),
+            sslmode,
+            sslrootcert: root,
+            sslcert: None,
+            sslkey: None,
+            connect_timeout: Duration::from_secs(1),
+        }
+    }
+
+    #[test]
+    fn each_mode_verifies_what_libpq_says() {
+        let certificates = certificates();
+        let file = |name: &str| Some(certificates.folder.path().join(name));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let (server, own) = (&certificates.server, &certificates.own);
+        for (mode, root, shown, name, good) in [
+            (SslMode::Require, "ca.pem", server, "db.test", true),
+            (SslMode::Require, "ca.pem", server, "other.test", true),
+            (SslMode::Require, "ca.pem", own, "db.test", false),
+            (SslMode::VerifyCa, "ca.pem", server, "other.test", true),
+            (SslMode::VerifyCa, "ca.pem", own, "db.test", false),
+            (SslMode::VerifyFull, "ca.pem", server, "db.test", true),
+            (SslMode::VerifyFull, "ca.pem", server, "other.test", false),
+            (SslMode::VerifyFull, "ca.pem", own, "db.test", false),
+            (SslMode::VerifyFull, "own.pem", own, "db.test", true),
+            (SslMode::VerifyFull, "own.pem", own, "other.test", false),
+            (SslMode::VerifyCa, "own.pem", own, "other.test", true),
+            (SslMode::Disable, "own.pem", server, "other.test", true),
+        ] {
+            let verifier = Verifier {
+                trust: trust(&address(mode, file(root)), &provider).unwrap(),
+                provider: Arc::clone(&provider),
+            };
+            let name = ServerName::try_from(name).unwrap();
+            let verdict = verifier.verify_server_cert(shown, &[], &name, &[], UnixTime::now());
+            assert_eq!(verdict.is_ok(), good, "{mode:?} {root} {name:?}");
+        }
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_named() {
+        let certificates = certificates();
+        let file = |name: &str| Some(certificates.folder.path().join(name));
+        let refusal = |address: &Address| connector(address).err().unwrap().message;
+        for root in ["missing.pem", "empty.pem"] {
+            let message = refusal(&address(SslMode::VerifyCa, file(root)));
+            assert!(message.contains(root), "{message}");
+        }
+        let weak = address(SslMode::Require, Some("system".into()));
+        assert!(refusal(&weak).contains("too weak"));
+        let mut client = address(SslMode::Disable, None);
+        client.sslcert = file("own.pem");
+        assert_eq!(refusal(&client), "sslcert is set without sslkey");
+        client.sslkey = file("other.key");
+        assert!(refusal(&client).contains("own.pem"));
+        client.sslkey = file("own.key");
+        assert!(connector(&client).is_ok());
     }
 }

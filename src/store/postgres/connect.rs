@@ -172,7 +172,7 @@ impl Connector {
             closed,
             driver: Driver(driver),
         };
-        let timeout = self.statement_timeout.as_millis().to_string();
+        let timeout = milliseconds(self.statement_timeout).to_string();
         let set_up = [(&timeout as _, Type::TEXT)];
         let looked = async {
             let params = [
@@ -200,6 +200,14 @@ impl Connector {
         let seen = looked?.and_then(|rows| rows.into_iter().next());
         Ok((link, seen))
     }
+}
+
+/// A timeout as the server's settings have it: zero is none, and so nothing else may become zero.
+fn milliseconds(timeout: Duration) -> i32 {
+    if timeout.is_zero() {
+        return 0;
+    }
+    i32::try_from(timeout.as_millis()).map_or(i32::MAX, |most| most.max(1))
 }
 
 /// True where the other kind of connection, with or without TLS, may be let in.
@@ -260,5 +268,18 @@ impl Link {
         drop(self.client);
         let mut driver = self.driver;
         let _ = tokio::time::timeout(GOODBYE, &mut driver.0).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_never_becomes_none_by_rounding() {
+        assert_eq!(milliseconds(Duration::ZERO), 0);
+        assert_eq!(milliseconds(Duration::from_micros(1)), 1);
+        assert_eq!(milliseconds(Duration::from_secs(30)), 30_000);
+        assert_eq!(milliseconds(Duration::MAX), i32::MAX);
     }
 }

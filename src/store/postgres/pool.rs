@@ -156,7 +156,10 @@ async fn recover(shared: &Shared) -> Option<(Link, Chunk)> {
             });
             break;
         }
-        tracing::warn!(cause = fault.causes.first(), "the database is away");
+        tracing::warn!(
+            cause = fault.causes.first(),
+            "the database cannot be reached; trying again"
+        );
         // Full jitter, but never less than a tenth: a refused connection costs the server too.
         let share = 0.1 + 0.9 * fastrand::f64();
         tokio::select! {

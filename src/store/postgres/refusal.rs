@@ -169,7 +169,10 @@ impl Connector {
                     .to_owned(),
                 false,
             )
-        } else if text.contains("TLS") || text.contains("certificate") {
+        } else if ["TLS", "certificate", "alert"]
+            .iter()
+            .any(|word| text.contains(word))
+        {
             (
                 "the database cannot be reached over TLS",
                 format!(
