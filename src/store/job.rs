@@ -246,6 +246,25 @@ impl Queue {
     }
 }
 
+/// Held by who takes chunks; when it is gone, even by a panic, nobody waits for it any more.
+pub(super) struct Taker(pub(super) Arc<Queue>);
+
+impl Drop for Taker {
+    fn drop(&mut self) {
+        self.0.close();
+        self.0.clear();
+    }
+}
+
+/// Held by who feeds the queue; when it is gone, the takers end once the queue is empty.
+pub(super) struct Feeder(pub(super) Arc<Queue>);
+
+impl Drop for Feeder {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// Cuts the pages of `pages` into chunks and queues them, until the pages end or nothing more may
 /// be sent; then reports what still comes as not sent.
 pub(super) async fn pump(

@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::super::Options;
-use super::super::job::{Chunk, Queue, Verdict};
+use super::super::job::{Chunk, Queue, Taker, Verdict};
 use super::Address;
 use super::connect::{Connector, Link};
 use super::lane::{self, End};
@@ -76,6 +76,7 @@ impl Pool {
 
 async fn foreman(shared: Arc<Shared>, first: Link) {
     let queue = &shared.queue;
+    let _taker = Taker(Arc::clone(queue));
     let mut lanes = JoinSet::new();
     let mut full_until = None;
     lanes.spawn(lane::run(Arc::clone(&shared), Some(first), None));
