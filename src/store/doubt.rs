@@ -65,7 +65,7 @@ pub(super) struct Doubt {
 /// Calls every one of them `unknown`, for `reason`.
 pub(super) fn give_up(
     flights: impl IntoIterator<Item = Flight>,
-    sent: Option<&Sent>,
+    sent: &Sent,
     reason: &str,
     message: Option<String>,
 ) {
@@ -76,9 +76,7 @@ pub(super) fn give_up(
     });
     let mut batch = Batch::default();
     for flight in flights {
-        if let Some(sent) = sent {
-            sent.landed(flight.token.as_str(), false);
-        }
+        sent.landed(flight.token.as_str(), false);
         let (job, outcome) = flight.land(Status::Unknown, Some(Arc::clone(&detail)));
         batch.push(&job, outcome);
     }
@@ -100,7 +98,7 @@ pub(super) async fn resolve(
         Err(Obstacle::Lost) => Err(doubt),
         Err(Obstacle::Unprovable(reason)) => {
             tracing::warn!(tokens = doubt.flights.len(), reason, "the doubt remains");
-            give_up(doubt.flights, Some(sent), reason, doubt.farewell);
+            give_up(doubt.flights, sent, reason, doubt.farewell);
             Ok(Vec::new())
         }
     }
@@ -144,7 +142,7 @@ async fn examine(
         Err(_) if link.is_closed() => return Err(Obstacle::Lost),
         Err(error) => {
             tracing::debug!(
-                code = error.code().map(|code| code.code()),
+                code = error.code().map(tokio_postgres::error::SqlState::code),
                 "look-up failed"
             );
             return Err(Obstacle::Unprovable(
@@ -228,7 +226,7 @@ fn settle(doubt: Doubt, counts: &HashMap<String, i64>, sent: &Sent) -> Vec<Fligh
     drop(batch);
     give_up(
         ambiguous,
-        Some(sent),
+        sent,
         "the connection was lost, and another one stores the same value",
         doubt.farewell,
     );

@@ -246,6 +246,25 @@ impl Queue {
     }
 }
 
+/// Held by who takes chunks; when it is gone, even by a panic, nobody waits for it any more.
+pub(super) struct Taker(pub(super) Arc<Queue>);
+
+impl Drop for Taker {
+    fn drop(&mut self) {
+        self.0.close();
+        self.0.clear();
+    }
+}
+
+/// Held by who feeds the queue; when it is gone, the takers end once the queue is empty.
+pub(super) struct Feeder(pub(super) Arc<Queue>);
+
+impl Drop for Feeder {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// Cuts the pages of `pages` into chunks and queues them, until the pages end or nothing more may
 /// be sent; then reports what still comes as not sent.
 pub(super) async fn pump(
@@ -369,4 +388,94 @@ fn cut(queue: &Queue, job: &Arc<Job>, page: &mut Page, size: usize) -> Option<Ch
         job: Arc::clone(job),
         tokens: tokens.into_iter(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::Kind;
+    use crate::stream::{OutcomeStream, outcomes};
+    use crate::token::Flaw;
+
+    fn start(queue: &Arc<Queue>, pages: PageStream) -> OutcomeStream {
+        let (sender, stream, stop) = outcomes(CREDIT);
+        tokio::spawn(pump(Arc::clone(queue), queue.job(sender), stop, pages));
+        stream
+    }
+
+    fn page(count: usize) -> Page {
+        Page::from_texts((0..count).map(|_| ("aa", None)))
+    }
+
+    async fn collect(mut stream: OutcomeStream) -> (Vec<Outcome>, Option<Fault>) {
+        let (mut all, mut fault) = (Vec::new(), None);
+        while let Some(next) = stream.next().await {
+            match next {
+                Ok(batch) => all.extend(batch),
+                Err(end) => fault = Some(end),
+            }
+        }
+        (all, fault)
+    }
+
+    #[tokio::test]
+    async fn a_page_is_cut_for_all_connections_and_flawed_tokens_stay_out() {
+        let queue = Queue::new(2, Halt::new());
+        let page = Page::from_texts([("aa", None), ("b\tb", Some(Flaw::ControlCharacter))]);
+        let stream = start(&queue, PageStream::ready([page]));
+        let mut chunk = queue.inbox.recv().await.unwrap();
+        assert_eq!(chunk.take().unwrap().as_str(), "aa");
+        assert_eq!(chunk.len(), 0);
+        drop(chunk);
+        let (all, fault) = collect(stream).await;
+        assert_eq!((all.len(), fault), (1, None));
+        assert_eq!(all[0].status, Status::Rejected);
+    }
+
+    #[tokio::test]
+    async fn a_chunk_that_nobody_sends_reports_itself() {
+        let queue = Queue::new(1, Halt::new());
+        let stream = start(&queue, PageStream::ready([page(40)]));
+        let mut chunk = queue.inbox.recv().await.unwrap();
+        let _taken = chunk.take();
+        drop(chunk);
+        queue.inbox.recv().await.unwrap();
+        let (all, _) = collect(stream).await;
+        assert_eq!(all.len(), 39);
+        assert!(all.iter().all(|o| o.status == Status::NotAttempted));
+    }
+
+    #[tokio::test]
+    async fn a_verdict_reaches_what_is_queued_and_what_still_comes() {
+        let queue = Queue::new(1, Halt::new());
+        let stream = start(&queue, PageStream::ready([page(1000), page(1000)]));
+        let chunk = queue.inbox.recv().await.unwrap();
+        queue.condemn(Verdict {
+            status: Status::Failed,
+            detail: Detail::reason("gone"),
+            fault: Fault::new(Kind::DbConnect, "gone"),
+        });
+        drop(chunk);
+        let (all, fault) = collect(stream).await;
+        assert_eq!(all.len(), 2000);
+        assert!(all.iter().all(|o| o.status == Status::Failed));
+        assert_eq!(fault.unwrap().message, "gone");
+        let (late, fault) = collect(start(&queue, PageStream::ready([page(3)]))).await;
+        assert_eq!((late.len(), late[0].status), (3, Status::Failed));
+        assert!(fault.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_stop_after_the_last_page_still_reaches_the_queue() {
+        let halt = Halt::new();
+        let queue = Queue::new(1, halt.clone());
+        let stream = start(&queue, PageStream::ready([page(64)]));
+        while queue.inbox.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        halt.stop_for(crate::halt::Cause::Deadline);
+        let (all, _) = collect(stream).await;
+        assert_eq!(all.len(), 64);
+        assert!(all.iter().all(|o| o.status == Status::NotAttempted));
+    }
 }

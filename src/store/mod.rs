@@ -61,7 +61,7 @@ pub enum Target {
 
 /// An open database that stores tokens. It belongs to the runtime in which it was opened.
 pub struct Store {
-    queue: Arc<job::Queue>,
+    feeder: job::Feeder,
     backend: Backend,
 }
 
@@ -92,7 +92,10 @@ impl Store {
                 .map(Backend::Sqlite),
         };
         match backend {
-            Ok(backend) => Ok(Self { queue, backend }),
+            Ok(backend) => Ok(Self {
+                feeder: job::Feeder(queue),
+                backend,
+            }),
             Err(mut fault) => {
                 fault.hint = Some(match fault.hint.take() {
                     Some(hint) => format!("{hint}; no token was asked for"),
@@ -111,14 +114,15 @@ impl Store {
     /// Outside of a tokio runtime.
     pub fn store(&self, pages: PageStream) -> OutcomeStream {
         let (sender, outcomes, stop) = stream::outcomes(job::CREDIT);
-        let job = self.queue.job(sender);
-        tokio::spawn(job::pump(Arc::clone(&self.queue), job, stop, pages));
+        let queue = Arc::clone(&self.feeder.0);
+        let job = queue.job(sender);
+        tokio::spawn(job::pump(queue, job, stop, pages));
         outcomes
     }
 
     /// Ends the connections cleanly, after all stores have ended; what is queued is still sent.
     pub async fn close(self) {
-        self.queue.close();
+        drop(self.feeder);
         match self.backend {
             Backend::Postgres(pool) => pool.join().await,
             Backend::Sqlite(worker) => worker.join().await,

@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, Statement, ffi};
 use tokio::sync::oneshot;
 
 use super::Options;
-use super::job::{Batch, Chunk, Job, Queue, Verdict};
+use super::job::{Batch, Chunk, Job, Queue, Taker, Verdict};
 use super::name::{TableName, quote_identifier};
 use super::sqlstate::{Details, Said};
 use crate::fault::{Fault, Kind};
@@ -61,6 +61,7 @@ impl Worker {
                             let _ = ready.send(Err(unusable(path.as_deref(), &error)));
                         }
                         Ok(statement) => {
+                            let _taker = Taker(Arc::clone(&queue));
                             drop(ready.send(Ok(())));
                             Writer::new(statement, &queue, &table, &column).run();
                         }

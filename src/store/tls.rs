@@ -12,8 +12,10 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, InconsistentKeys, RootCertStore,
+    SignatureScheme,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -27,14 +29,10 @@ use crate::fault::{Fault, Kind};
 pub(super) fn connector(address: &Address) -> Result<MakeRustlsConnect, Fault> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(Verifier {
-        trust: if address.is_socket() || address.sslmode == SslMode::Disable {
-            Trust::Anybody
-        } else {
-            trust(address, &provider)?
-        },
+        trust: trust(address, &provider)?,
         provider: Arc::clone(&provider),
     });
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| {
             Fault::new(Kind::DbConnect, "TLS cannot be used").cause(error.to_string())
@@ -44,12 +42,7 @@ pub(super) fn connector(address: &Address) -> Result<MakeRustlsConnect, Fault> {
     let config = match (&address.sslcert, &address.sslkey) {
         (None, None) => builder.with_no_client_auth(),
         (Some(cert), Some(key)) => {
-            let chain = certificates(cert, "sslcert")?;
-            let key_der = PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| unusable(key, "sslkey", &error))?;
-            builder
-                .with_client_auth_cert(chain, key_der)
-                .map_err(|error| unusable(cert, "sslcert", &error))?
+            builder.with_client_cert_resolver(Arc::new(client(cert, key, &provider)?))
         }
         (cert, _) => {
             let (given, missing) = match cert {
@@ -65,7 +58,30 @@ pub(super) fn connector(address: &Address) -> Result<MakeRustlsConnect, Fault> {
     Ok(MakeRustlsConnect::new(config))
 }
 
+/// The client's own certificate. What it says is for the server to judge: only that the key
+/// belongs to it is looked at here, and not even that where it is of an old version.
+fn client(cert: &Path, key: &Path, provider: &CryptoProvider) -> Result<SingleCertAndKey, Fault> {
+    let chain = certificates(cert, "sslcert")?;
+    let key = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| error.to_string())
+        .and_then(|der| {
+            let key = provider.key_provider.load_private_key(der);
+            key.map_err(|error| error.to_string())
+        })
+        .map_err(|error| unusable(key, "sslkey", &error))?;
+    let own = CertifiedKey::new(chain, key);
+    match own.keys_match() {
+        Err(error @ Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            Err(unusable(cert, "sslcert", &error))
+        }
+        _ => Ok(SingleCertAndKey::from(own)),
+    }
+}
+
 fn trust(address: &Address, provider: &Arc<CryptoProvider>) -> Result<Trust, Fault> {
+    if address.is_socket() || address.sslmode == SslMode::Disable {
+        return Ok(Trust::Anybody);
+    }
     let verifies = matches!(address.sslmode, SslMode::VerifyCa | SslMode::VerifyFull);
     let given = address.sslrootcert.clone().or_else(default_roots);
     let (roots, own) = match given {
@@ -171,6 +187,14 @@ struct Verifier {
     provider: Arc<CryptoProvider>,
 }
 
+impl Verifier {
+    /// True for a certificate of X.509 version 1, as old recipes make them: good enough where
+    /// nobody is verified. Any other one must prove its key, or channel binding would prove nothing.
+    fn cannot_read(&self, cert: &CertificateDer<'_>) -> bool {
+        matches!(self.trust, Trust::Anybody) && ParsedCertificate::try_from(cert).is_err()
+    }
+}
+
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
@@ -205,6 +229,9 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        if self.cannot_read(cert) {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
         let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls12_signature(message, cert, dss, algorithms)
     }
@@ -215,6 +242,9 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        if self.cannot_read(cert) {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
         let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls13_signature(message, cert, dss, algorithms)
     }
@@ -223,5 +253,109 @@ impl ServerCertVerifier for Verifier {
         self.provider
             .signature_verification_algorithms
             .supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use std::time::Duration;
+
+    /// An authority, a certificate of it for `db.test`, and one that vouches for itself.
+    struct Certificates {
+        folder: tempfile::TempDir,
+        server: CertificateDer<'static>,
+        own: CertificateDer<'static>,
+    }
+
+    fn certificates() -> Certificates {
+        let folder = tempfile::tempdir().unwrap();
+        let write =
+            |name: &str, pem: String| std::fs::write(folder.path().join(name), pem).unwrap();
+        let mut authority = CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        write("ca.pem", authority.self_signed(&key).unwrap().pem());
+        let issuer = Issuer::new(authority, key);
+        let mut params = CertificateParams::new(vec!["db.test".to_owned()]).unwrap();
+        let server_key = KeyPair::generate().unwrap();
+        let server = params.signed_by(&server_key, &issuer).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let own = params.self_signed(&server_key).unwrap();
+        write("own.pem", own.pem());
+        write("own.key", server_key.serialize_pem());
+        write("other.key", KeyPair::generate().unwrap().serialize_pem());
+        write("empty.pem", String::new());
+        Certificates {
+            server: server.der().clone(),
+            own: own.der().clone(),
+            folder,
+        }
+    }
+
+    fn address(sslmode: SslMode, root: Option<PathBuf>) -> Address {
+        Address {
+            host: "db.test".to_owned(),
+            port: 5432,
+            user: "tokens".to_owned(),
+            password: None,
+            name: "tokens".to_owned(),
+            sslmode,
+            sslrootcert: root,
+            sslcert: None,
+            sslkey: None,
+            connect_timeout: Duration::from_secs(1),
+        }
+    }
+
+    #[test]
+    fn each_mode_verifies_what_libpq_says() {
+        let certificates = certificates();
+        let file = |name: &str| Some(certificates.folder.path().join(name));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let (server, own) = (&certificates.server, &certificates.own);
+        for (mode, root, shown, name, good) in [
+            (SslMode::Require, "ca.pem", server, "db.test", true),
+            (SslMode::Require, "ca.pem", server, "other.test", true),
+            (SslMode::Require, "ca.pem", own, "db.test", false),
+            (SslMode::VerifyCa, "ca.pem", server, "other.test", true),
+            (SslMode::VerifyCa, "ca.pem", own, "db.test", false),
+            (SslMode::VerifyFull, "ca.pem", server, "db.test", true),
+            (SslMode::VerifyFull, "ca.pem", server, "other.test", false),
+            (SslMode::VerifyFull, "ca.pem", own, "db.test", false),
+            (SslMode::VerifyFull, "own.pem", own, "db.test", true),
+            (SslMode::VerifyFull, "own.pem", own, "other.test", false),
+            (SslMode::VerifyCa, "own.pem", own, "other.test", true),
+            (SslMode::Disable, "own.pem", server, "other.test", true),
+        ] {
+            let verifier = Verifier {
+                trust: trust(&address(mode, file(root)), &provider).unwrap(),
+                provider: Arc::clone(&provider),
+            };
+            let name = ServerName::try_from(name).unwrap();
+            let verdict = verifier.verify_server_cert(shown, &[], &name, &[], UnixTime::now());
+            assert_eq!(verdict.is_ok(), good, "{mode:?} {root} {name:?}");
+        }
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_named() {
+        let certificates = certificates();
+        let file = |name: &str| Some(certificates.folder.path().join(name));
+        let refusal = |address: &Address| connector(address).err().unwrap().message;
+        for root in ["missing.pem", "empty.pem"] {
+            let message = refusal(&address(SslMode::VerifyCa, file(root)));
+            assert!(message.contains(root), "{message}");
+        }
+        let weak = address(SslMode::Require, Some("system".into()));
+        assert!(refusal(&weak).contains("too weak"));
+        let mut client = address(SslMode::Disable, None);
+        client.sslcert = file("own.pem");
+        assert_eq!(refusal(&client), "sslcert is set without sslkey");
+        client.sslkey = file("other.key");
+        assert!(refusal(&client).contains("own.pem"));
+        client.sslkey = file("own.key");
+        assert!(connector(&client).is_ok());
     }
 }

@@ -18,7 +18,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
 use super::super::name::{TableName, quote_identifier};
-use super::super::sqlstate::{AtConnect, Class, at_connect, class_of};
+use super::super::sqlstate::{Class, class_of};
 use super::super::{Options, tls};
 use super::{Address, SslMode};
 use crate::fault::{Fault, Kind, chain};
@@ -89,10 +89,12 @@ pub(in crate::store) struct Lookup {
 
 /// Makes connections to one server.
 pub(super) struct Connector {
-    address: Address,
+    pub(super) address: Address,
+    /// The table as SQL.
+    pub(super) table: String,
+    /// The column's name, not quoted.
+    pub(super) column: String,
     tls: MakeRustlsConnect,
-    table: String,
-    column: String,
     insert: String,
     lookup: String,
     statement_timeout: Duration,
@@ -148,29 +150,37 @@ impl Connector {
 
     /// A new connection, set up and with the INSERT prepared.
     pub(super) async fn link(&self) -> Result<Link, Fault> {
+        self.reach(false).await.map(|(link, _)| link)
+    }
+
+    /// The first connection; looks too whether the server takes writes, whether the role may insert,
+    /// and how the table can be asked for what was stored.
+    pub(super) async fn first_link(&self) -> Result<(Link, Lookup), Fault> {
+        let (link, seen) = self.reach(true).await?;
+        let mut lookup = Lookup {
+            sql: self.lookup.clone(),
+            may_select: false,
+            plain: false,
+        };
+        if let Some(row) = seen {
+            self.judge(&row)?;
+            let is_true =
+                |index| row.try_get::<_, Option<bool>>(index).ok().flatten() == Some(true);
+            lookup.may_select = is_true(3);
+            lookup.plain = is_true(4);
+        }
+        Ok((link, lookup))
+    }
+
+    async fn reach(&self, look: bool) -> Result<(Link, Option<Row>), Fault> {
         let limit = self.address.connect_timeout;
-        match tokio::time::timeout(limit, self.connect()).await {
-            Ok(Ok(link)) => Ok(link),
-            Ok(Err(error)) => Err(self.refusal(&error)),
+        match tokio::time::timeout(limit, self.connect(look)).await {
+            Ok(reached) => reached.map_err(|error| self.refusal(&error)),
             Err(_) => Err(self.timed_out()),
         }
     }
 
-    fn timed_out(&self) -> Fault {
-        Fault::new(Kind::DbConnect, "the database cannot be reached")
-            .cause(format!(
-                "{} did not answer within {}",
-                self.address.place(),
-                humantime::format_duration(self.address.connect_timeout)
-            ))
-            .hint(
-                "check DB_HOST and DB_PORT and that no firewall drops the packets, \
-                 or raise connect_timeout",
-            )
-            .retryable()
-    }
-
-    async fn connect(&self) -> Result<Link, Error> {
+    async fn connect(&self, look: bool) -> Result<(Link, Option<Row>), Error> {
         let first = match self.address.sslmode {
             _ if self.address.is_socket() => Tls::Disable,
             SslMode::Disable | SslMode::Allow => Tls::Disable,
@@ -184,21 +194,21 @@ impl Connector {
             SslMode::Prefer => Some(Tls::Disable),
             _ => None,
         };
-        match (self.try_with(first).await, second) {
+        match (self.try_with(first, look).await, second) {
             (Err(error), Some(second)) if is_about_tls(&error) => {
                 // The first refusal says more than that of a fallback.
-                self.try_with(second).await.map_err(|_| error)
+                self.try_with(second, look).await.map_err(|_| error)
             }
             (result, _) => result,
         }
     }
 
     /// Connects, and once more without options where a pooler refuses them.
-    async fn try_with(&self, mode: Tls) -> Result<Link, Error> {
-        match self.connect_with(mode).await {
+    async fn try_with(&self, mode: Tls, look: bool) -> Result<(Link, Option<Row>), Error> {
+        match self.connect_with(mode, look).await {
             Err(error) if refuses_options(&error) && !self.sends_no_options() => {
                 self.takes_no_options.store(true, Ordering::Relaxed);
-                self.connect_with(mode).await
+                self.connect_with(mode, look).await
             }
             result => result,
         }
@@ -208,7 +218,7 @@ impl Connector {
         self.takes_no_options.load(Ordering::Relaxed)
     }
 
-    async fn connect_with(&self, mode: Tls) -> Result<Link, Error> {
+    async fn connect_with(&self, mode: Tls, look: bool) -> Result<(Link, Option<Row>), Error> {
         let mut config = Config::new();
         config
             .host(&self.address.host)
@@ -248,12 +258,24 @@ impl Connector {
             closed,
             driver: Driver(driver),
         };
-        let timeout = self.statement_timeout.as_millis().to_string();
+        let timeout = milliseconds(self.statement_timeout).to_string();
         let set_up = [(&timeout as _, Type::TEXT)];
-        // Both travel together: one round trip.
-        let (set_up, prepared) = tokio::join!(
+        let looked = async {
+            let params = [
+                (&self.table as _, Type::TEXT),
+                (&self.column as _, Type::TEXT),
+            ];
+            if look {
+                link.client.query_typed(LOOK, &params).await.map(Some)
+            } else {
+                Ok(None)
+            }
+        };
+        // All travel together: one round trip.
+        let (set_up, prepared, looked) = tokio::join!(
             link.client.query_typed(SET_UP, &set_up),
             link.client.prepare_typed(&self.insert, &[Type::TEXT]),
+            looked,
         );
         if let Some(row) = set_up?.first() {
             link.horizon = row.try_get(6)?;
@@ -266,211 +288,17 @@ impl Connector {
             Err(error) if is_pooler(&error) => link.unprepared = AtomicBool::new(true),
             Err(error) => return Err(error),
         }
-        Ok(link)
-    }
-
-    /// Looks whether the server takes writes, and whether the role may insert.
-    pub(super) async fn look(&self, link: &Link) -> Result<Lookup, Fault> {
-        let params = [
-            (&self.table as _, Type::TEXT),
-            (&self.column as _, Type::TEXT),
-        ];
-        let answer = link.client.query_typed(LOOK, &params);
-        let rows = match tokio::time::timeout(self.address.connect_timeout, answer).await {
-            Ok(rows) => rows.map_err(|error| self.refusal(&error))?,
-            Err(_) => return Err(self.timed_out()),
-        };
-        let mut lookup = Lookup {
-            sql: self.lookup.clone(),
-            may_select: false,
-            plain: false,
-        };
-        let Some(row) = rows.first() else {
-            return Ok(lookup);
-        };
-        let get = |index| row.try_get::<_, Option<bool>>(index).ok().flatten();
-        let user = &self.address.user;
-        let table = &self.table;
-        if get(0) == Some(true) {
-            return Err(denied("25006", "the database takes no writes")
-                .cause(format!(
-                    "{} is a standby or read-only",
-                    self.address.place()
-                ))
-                .hint("DB_HOST must name the primary")
-                .retryable());
-        }
-        if get(1) == Some(false) {
-            return Err(denied("42501", "the database refuses inserts")
-                .cause(format!(
-                    "role \"{user}\" has no INSERT right on {table}, column \"{}\"",
-                    self.column
-                ))
-                .hint(format!(
-                    "GRANT INSERT ON {table} TO {}",
-                    quote_identifier(user)
-                )));
-        }
-        if let Ok(Some(sequence)) = row.try_get::<_, Option<String>>(2) {
-            return Err(denied("42501", "the database refuses inserts")
-                .cause(format!(
-                    "role \"{user}\" has no USAGE right on sequence {sequence}"
-                ))
-                .hint(format!(
-                    "GRANT USAGE ON SEQUENCE {sequence} TO {}",
-                    quote_identifier(user)
-                )));
-        }
-        lookup.may_select = get(3) == Some(true);
-        lookup.plain = get(4) == Some(true);
-        Ok(lookup)
-    }
-
-    /// Why there is no connection, and what to do about it.
-    fn refusal(&self, error: &Error) -> Fault {
-        let place = self.address.place();
-        let Some(db) = error.as_db_error() else {
-            return self.unreachable(error);
-        };
-        let code = db.code().code();
-        let cause = format!("{} ({code})", db.message());
-        let user = &self.address.user;
-        let (message, hint) = match code {
-            "28P01" => (
-                "the database refused to connect",
-                format!("DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of {place}"),
-            ),
-            "28000" => (
-                "the database refused to connect",
-                format!(
-                    "the role may not exist, or pg_hba.conf of {place} lets \"{user}\" in from \
-                     elsewhere or with another DB_SSLMODE only (now {})",
-                    self.address.sslmode.as_str()
-                ),
-            ),
-            "3D000" => (
-                "the database refused to connect",
-                format!("DB_NAME must name a database of {place}"),
-            ),
-            "53300" => (
-                "the database refused to connect",
-                format!("{place} has no connection left: wait, or raise max_connections"),
-            ),
-            "57P03" => (
-                "the database refused to connect",
-                format!("{place} is starting up or shutting down: try again in a moment"),
-            ),
-            "42P01" | "3F000" => (
-                "the table does not exist",
-                format!(
-                    "`database.table` must name a table of \"{}\" at {place}, with its schema \
-                     where that is not in the search path",
-                    self.address.name
-                ),
-            ),
-            "42703" => (
-                "the column does not exist",
-                format!("`database.column` must name a column of {}", self.table),
-            ),
-            "42804" => (
-                "the column does not take text",
-                format!(
-                    "`database.column` must name a text column of {}",
-                    self.table
-                ),
-            ),
-            "42501" => (
-                "the database denies access",
-                format!("\"{user}\" needs CONNECT, USAGE on the schema and INSERT on the table"),
-            ),
-            _ => (
-                "the database refused to connect",
-                format!("the server's log at {place} says more"),
-            ),
-        };
-        match at_connect(code) {
-            AtConnect::Denied => denied(code, message),
-            AtConnect::Busy => Fault::new(Kind::DbConnect, message).retryable(),
-        }
-        .cause(cause)
-        .hint(hint)
-    }
-
-    fn unreachable(&self, error: &Error) -> Fault {
-        let place = self.address.place();
-        let causes = chain(error);
-        let text = causes.join(": ");
-        let (message, hint, retryable) = if text.contains("password missing") {
-            return denied("28P01", "the database refused to connect")
-                .cause(format!(
-                    "{place} asks for a password and none is configured"
-                ))
-                .hint("set DB_PASS or DB_PASS_FILE");
-        } else if text.contains("does not support TLS") {
-            (
-                "the database offers no TLS",
-                format!(
-                    "turn TLS on at {place}; or, if the network is trusted, set DB_SSLMODE=prefer"
-                ),
-                false,
-            )
-        } else if text.contains("UnknownIssuer") || text.contains("CaUsedAsEndEntity") {
-            (
-                "the database's certificate is not trusted",
-                "set sslrootcert to the certificate of the authority that issued it".to_owned(),
-                false,
-            )
-        } else if text.contains("not valid for name") || text.contains("NotValidForName") {
-            (
-                "the database's certificate is for another host",
-                "DB_HOST must be a name in the certificate; verify-ca does not look at the name"
-                    .to_owned(),
-                false,
-            )
-        } else if text.contains("TLS") || text.contains("certificate") {
-            (
-                "the database cannot be reached over TLS",
-                format!(
-                    "DB_SSLMODE is {}; see also sslrootcert, sslcert and sslkey",
-                    self.address.sslmode.as_str()
-                ),
-                false,
-            )
-        } else if self.address.is_socket() {
-            (
-                "the database cannot be reached",
-                "DB_HOST must be the folder of the server's socket, and the server must run"
-                    .to_owned(),
-                true,
-            )
-        } else {
-            (
-                "the database cannot be reached",
-                "check DB_HOST and DB_PORT and that the server runs".to_owned(),
-                true,
-            )
-        };
-        let mut fault = Fault::new(Kind::DbConnect, message).hint(hint);
-        fault.retryable = retryable;
-        // The outermost one says "error connecting to server", which everybody knows by now.
-        let causes: Vec<_> = if causes.len() > 1 {
-            causes.into_iter().skip(1).collect()
-        } else {
-            causes
-        };
-        let mut causes = causes.into_iter();
-        fault = fault.cause(format!("{place}: {}", causes.next().unwrap_or_default()));
-        causes.fold(fault, Fault::cause)
+        let seen = looked?.and_then(|rows| rows.into_iter().next());
+        Ok((link, seen))
     }
 }
 
-fn denied(sqlstate: &str, message: &str) -> Fault {
-    Fault::new(
-        Kind::DbDenied {
-            sqlstate: sqlstate.to_owned(),
-        },
-        message,
-    )
+/// A timeout as the server's settings have it: zero is none, and so nothing else may become zero.
+fn milliseconds(timeout: Duration) -> i32 {
+    if timeout.is_zero() {
+        return 0;
+    }
+    i32::try_from(timeout.as_millis()).map_or(i32::MAX, |most| most.max(1))
 }
 
 /// True where the other kind of connection, with or without TLS, may be let in.
@@ -600,5 +428,18 @@ impl Link {
         drop(self.client);
         let mut driver = self.driver;
         let _ = tokio::time::timeout(GOODBYE, &mut driver.0).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_never_becomes_none_by_rounding() {
+        assert_eq!(milliseconds(Duration::ZERO), 0);
+        assert_eq!(milliseconds(Duration::from_micros(1)), 1);
+        assert_eq!(milliseconds(Duration::from_secs(30)), 30_000);
+        assert_eq!(milliseconds(Duration::MAX), i32::MAX);
     }
 }

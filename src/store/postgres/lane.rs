@@ -5,20 +5,19 @@
 //! queue, and only the foremost answer is ever waited for.
 
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_postgres::Error;
 use tokio_postgres::error::DbError;
 
 use super::super::doubt::{self, Doubt, Flight};
 use super::super::job::{Batch, Chunk, Job, Verdict};
 use super::super::sqlstate::{Class, Details, Said, class_of, scrub};
+use super::answers::{Answer, Answers, Reply};
 use super::connect::{Backend, Link, is_error};
+use super::handover::{Remains, Start, Waiting};
 use super::pool::Shared;
 use crate::fault::{Fault, Kind};
 use crate::token::{Detail, Status, Token};
@@ -47,66 +46,12 @@ pub(super) enum End {
     Unconnected,
 }
 
-/// What a lost lane leaves to others.
-#[derive(Default)]
-pub(super) struct Remains {
-    /// Tokens that were sent and not answered for.
-    pub(super) doubt: Option<Doubt>,
-    /// Tokens that are certainly not stored and wait to be sent again.
-    pub(super) waiting: Vec<Waiting>,
-}
-
-/// A token that is certainly not stored and waits to be sent again.
-pub(super) struct Waiting {
-    due: Instant,
-    flight: Flight,
-    detail: Arc<Detail>,
-}
-
-impl Waiting {
-    /// One that waits for nothing but a connection.
-    pub(super) fn now(flight: Flight, detail: Arc<Detail>) -> Self {
-        Self {
-            due: Instant::now(),
-            flight,
-            detail,
-        }
-    }
-
-    /// Its end where it will not be sent again.
-    pub(super) fn fail(self) {
-        let mut batch = Batch::default();
-        let (job, outcome) = self.flight.land(Status::Failed, Some(self.detail));
-        batch.push(&job, outcome);
-    }
-}
-
-/// A connection that begins to work, with what was left over from others.
-pub(super) struct Start {
-    /// The connection.
-    pub(super) link: Link,
-    /// The count of acknowledged tokens before it was made.
-    pub(super) since: u64,
-    /// What it begins with.
-    pub(super) chunk: Option<Chunk>,
-    /// What waits to be sent again.
-    pub(super) waiting: Vec<Waiting>,
-}
-
 /// What is asked of the server, in the order in which it answers.
 enum Asked {
     /// An INSERT.
     Insert(Flight),
     /// The horizon; with the count of acknowledged tokens at that time.
     Horizon(u64),
-}
-
-/// What the server answers.
-enum Reply {
-    /// So many rows were inserted.
-    Rows(u64),
-    /// No later transaction has an older number.
-    Horizon(i64),
 }
 
 /// The lane's books: what was sent, and what is to be sent.
@@ -127,9 +72,6 @@ struct Lane {
     /// Why the connection was lost.
     farewell: Option<String>,
 }
-
-/// An answer that is still to come.
-type Answer<'a> = Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send + 'a>>;
 
 /// Works until the queue is closed and empty, or the connection is lost. Without a `start` it makes
 /// a connection of its own.
@@ -157,8 +99,7 @@ pub(super) async fn run(shared: Arc<Shared>, start: Option<Start>) -> End {
         farewell: None,
     };
     let lost = lane.work(&link).await;
-    let aborted = lane.shared.queue.halt.aborting().is_cancelled();
-    if aborted {
+    if lane.shared.queue.halt.aborting().is_cancelled() {
         lane.abort();
         return End::Finished;
     }
@@ -208,7 +149,7 @@ impl Lane {
         let mut aborting = pin!(queue.halt.aborting().cancelled());
         let mut timer = pin!(tokio::time::sleep(silence));
         let mut heard = Instant::now();
-        let mut answers = VecDeque::with_capacity(shared.pipeline);
+        let mut answers = Answers::with_capacity(shared.pipeline);
         let mut closed = false;
         loop {
             if answers.is_empty() {
@@ -220,29 +161,29 @@ impl Lane {
                 return false;
             }
             let due = self.waiting.iter().map(|waiting| waiting.due).min();
-            let room = !closed && self.chunk.is_none() && answers.len() < shared.pipeline;
+            let room = self.has_room(answers.len());
             tokio::select! {
                 biased;
                 () = &mut aborting => return false,
-                answer = foremost(&mut answers), if !idle => {
+                answer = answers.foremost(), if !idle => {
                     heard = Instant::now();
                     let mut next = Some(answer);
                     while let Some(answer) = next {
                         if !self.answered(link, answer) {
                             return true;
                         }
-                        next = arrived(&mut answers);
+                        next = answers.arrived();
                     }
                     self.batch.flush();
                 }
-                chunk = queue.inbox.recv(), if room => match chunk {
+                chunk = queue.inbox.recv(), if room && !closed && self.chunk.is_none() => match chunk {
                     Ok(chunk) => {
                         queue.taken(&chunk);
                         self.chunk = Some(chunk);
                     }
                     Err(_) => closed = true,
                 },
-                () = until(due), if due.is_some() && answers.len() < shared.pipeline => {}
+                () = until(due), if room && due.is_some() => {}
                 () = link.ended(), if idle => return true,
                 () = &mut timer, if !idle => {
                     if heard.elapsed() >= silence {
@@ -255,55 +196,52 @@ impl Lane {
         }
     }
 
+    /// True where it pays to send: a quarter of the pipeline in one write costs both sides far
+    /// fewer calls than a write for each answer, and the rest keeps the server busy meanwhile.
+    fn has_room(&self, in_flight: usize) -> bool {
+        let pipeline = self.shared.pipeline;
+        in_flight + (pipeline / 4).max(1) <= pipeline
+    }
+
     /// Sends as many tokens as there is room for.
-    fn fill<'a>(&mut self, link: &'a Link, answers: &mut VecDeque<Answer<'a>>) {
+    fn fill<'a>(&mut self, link: &'a Link, answers: &mut Answers<'a>) {
+        if !self.has_room(answers.len()) {
+            return;
+        }
         while answers.len() < self.shared.pipeline && !link.is_closed() {
             let Some((mut token, job, tries)) = self.next_token() else {
                 break;
             };
-            let often = match self.ledger.is_empty() {
-                true => HORIZON_WHEN_IDLE,
-                false => HORIZON_EVERY,
-            };
-            if self.backend.is_some() && self.sent_since_horizon >= often {
-                self.sent_since_horizon = 0;
-                let asked = Asked::Horizon(self.shared.sent.mark());
-                let answer = async { link.ask_horizon().await.map(Reply::Horizon) };
-                self.ask(asked, Box::pin(answer), answers);
-            }
-            self.sent_since_horizon += 1;
+            self.move_horizon(link, answers);
             token.attempts = token.attempts.saturating_add(1);
             self.shared.sent.sending(token.as_str());
             let text = token.clone();
-            let answer = async move { link.insert(text.as_str()).await.map(Reply::Rows) };
-            let flight = Flight {
+            answers.ask(async move { link.insert(text.as_str()).await.map(Reply::Rows) });
+            self.ledger.push_back(Asked::Insert(Flight {
                 token,
                 job,
                 sent: Instant::now(),
                 tries: tries + 1,
-            };
-            self.ask(Asked::Insert(flight), Box::pin(answer), answers);
+            }));
         }
         self.batch.flush();
     }
 
-    /// Writes a request and books it.
-    fn ask<'a>(
-        &mut self,
-        asked: Asked,
-        mut answer: Answer<'a>,
-        answers: &mut VecDeque<Answer<'a>>,
-    ) {
-        // The first poll writes the request. Nobody needs waking for an answer before it is the
-        // foremost.
-        let first = answer
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()));
-        answers.push_back(match first {
-            Poll::Pending => answer,
-            Poll::Ready(result) => Box::pin(std::future::ready(result)),
-        });
-        self.ledger.push_back(asked);
+    /// Asks, now and then, for the horizon of what is sent from now on: the less lies between it and
+    /// a lost connection, the less there is to tell apart.
+    fn move_horizon<'a>(&mut self, link: &'a Link, answers: &mut Answers<'a>) {
+        let often = if answers.is_empty() {
+            HORIZON_WHEN_IDLE
+        } else {
+            HORIZON_EVERY
+        };
+        if self.backend.is_some() && self.sent_since_horizon >= often {
+            self.sent_since_horizon = 0;
+            self.ledger
+                .push_back(Asked::Horizon(self.shared.sent.mark()));
+            answers.ask(async { link.ask_horizon().await.map(Reply::Horizon) });
+        }
+        self.sent_since_horizon += 1;
     }
 
     /// The next token to send, whose it is, and how often it was sent.
@@ -351,10 +289,10 @@ impl Lane {
 
     /// Books the answer to what was asked foremost; false where it says that the connection is
     /// lost.
-    fn answered(&mut self, link: &Link, answer: Result<Reply, Error>) -> bool {
+    fn answered(&mut self, link: &Link, answer: Answer) -> bool {
         let flight = match self.ledger.pop_front() {
             None => return false,
-            Some(Asked::Horizon(since)) => return self.moved(since, answer),
+            Some(Asked::Horizon(since)) => return self.horizon_moved(since, answer),
             Some(Asked::Insert(flight)) => flight,
         };
         let error = match answer {
@@ -381,7 +319,7 @@ impl Lane {
     }
 
     /// Moves the horizon. What is answered from now on was sent after it was asked for.
-    fn moved(&mut self, since: u64, answer: Result<Reply, Error>) -> bool {
+    fn horizon_moved(&mut self, since: u64, answer: Answer) -> bool {
         match answer {
             Ok(Reply::Horizon(horizon)) => {
                 self.horizon = horizon;
@@ -445,7 +383,7 @@ impl Lane {
                 self.batch.flush();
                 let message = detail.message.clone();
                 let reason = "the database says that it does not know";
-                doubt::give_up([flight], Some(&self.shared.sent), reason, message);
+                doubt::give_up([flight], &self.shared.sent, reason, message);
             }
             Class::Doubt => {
                 self.farewell = Some(format!("{} ({code})", db.message()));
@@ -478,24 +416,18 @@ impl Lane {
 
     /// Accounts for everything at once, for nothing may be waited for.
     fn abort(&mut self) {
-        let queue = Arc::clone(&self.shared.queue);
         self.drop_flights("the run was aborted before the answer came");
-        for waiting in self.waiting.drain(..) {
-            waiting.fail();
-        }
         self.chunk = None;
-        queue.close();
-        queue.clear();
+        self.shared.queue.close();
+        self.shared.queue.clear();
     }
 
     fn take_flights(&mut self) -> Vec<Flight> {
-        self.ledger
-            .drain(..)
-            .filter_map(|asked| match asked {
-                Asked::Insert(flight) => Some(flight),
-                Asked::Horizon(_) => None,
-            })
-            .collect()
+        let flights = self.ledger.drain(..).filter_map(|asked| match asked {
+            Asked::Insert(flight) => Some(flight),
+            Asked::Horizon(_) => None,
+        });
+        flights.collect()
     }
 
     fn take_farewell(&mut self) -> Option<String> {
@@ -504,11 +436,9 @@ impl Lane {
 
     fn drop_flights(&mut self, reason: &str) {
         self.batch.flush();
-        let flights = self.take_flights();
-        if !flights.is_empty() {
-            let message = self.take_farewell();
-            doubt::give_up(flights, Some(&self.shared.sent), reason, message);
-        }
+        let (flights, message) = (self.take_flights(), self.take_farewell());
+        doubt::give_up(flights, &self.shared.sent, reason, message);
+        self.waiting.drain(..).for_each(Waiting::fail);
     }
 }
 
@@ -516,9 +446,6 @@ impl Drop for Lane {
     /// Even a lane that panics or is dropped in mid-flight accounts for what it holds.
     fn drop(&mut self) {
         self.drop_flights("the connection was lost before the answer came");
-        for waiting in self.waiting.drain(..) {
-            waiting.fail();
-        }
     }
 }
 
@@ -532,34 +459,6 @@ fn denied(code: &str, message: &str) -> Fault {
     )
     .cause(format!("{message} ({code})"))
     .hint("`token_service check --connect` looks at the table and the role's rights")
-}
-
-/// Waits for the foremost answer.
-async fn foremost(answers: &mut VecDeque<Answer<'_>>) -> Result<Reply, Error> {
-    std::future::poll_fn(|cx| match answers.front_mut() {
-        Some(answer) => {
-            let result = std::task::ready!(answer.as_mut().poll(cx));
-            answers.pop_front();
-            Poll::Ready(result)
-        }
-        None => Poll::Pending,
-    })
-    .await
-}
-
-/// The foremost answer, if it is here already.
-fn arrived(answers: &mut VecDeque<Answer<'_>>) -> Option<Result<Reply, Error>> {
-    let foremost = answers.front_mut()?;
-    match foremost
-        .as_mut()
-        .poll(&mut Context::from_waker(Waker::noop()))
-    {
-        Poll::Ready(result) => {
-            answers.pop_front();
-            Some(result)
-        }
-        Poll::Pending => None,
-    }
 }
 
 async fn until(due: Option<Instant>) {

@@ -1,8 +1,8 @@
 //! PostgreSQL: connections with many requests in flight.
 //!
-//! `url` reads addresses, `connect` makes a connection ready for use, `lane` sends over one, `sent`
-//! knows what the lanes have under way, and `pool` decides how many there are and what happens when
-//! one is lost.
+//! `url` reads addresses, `connect` makes a connection ready for use (or `refusal` says why
+//! not), `lane` sends over one and waits for its `answers`, `sent` knows what the lanes have under
+//! way, and `pool` decides how many there are and what happens when one is lost.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,9 +10,12 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+mod answers;
 pub(super) mod connect;
+mod handover;
 mod lane;
 mod pool;
+mod refusal;
 pub(super) mod sent;
 mod url;
 
@@ -80,7 +83,12 @@ impl FromStr for SslMode {
         Self::ALL
             .into_iter()
             .find(|mode| mode.as_str() == text)
-            .ok_or_else(|| format!("must be one of {}", Self::ALL.map(Self::as_str).join(", ")))
+            .ok_or_else(|| {
+                format!(
+                    "sslmode must be one of {}",
+                    Self::ALL.map(Self::as_str).join(", ")
+                )
+            })
     }
 }
 

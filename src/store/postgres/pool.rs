@@ -12,10 +12,11 @@ use tokio::time::Instant;
 
 use super::super::Options;
 use super::super::doubt::{self, Doubt};
-use super::super::job::{Queue, Verdict};
+use super::super::job::{Queue, Taker, Verdict};
 use super::Address;
 use super::connect::{Connector, Link, Lookup};
-use super::lane::{self, End, Remains, Start, Waiting};
+use super::handover::{Remains, Start, Waiting};
+use super::lane::{self, End};
 use super::sent::Sent;
 use crate::fault::{Fault, Kind};
 use crate::token::{Detail, Status};
@@ -52,18 +53,13 @@ impl Pool {
         queue: &Arc<Queue>,
     ) -> Result<Self, Fault> {
         let connector = Connector::new(address, options)?;
-        let first = async {
-            let link = connector.link().await?;
-            let lookup = connector.look(&link).await?;
-            Ok((link, lookup))
-        };
         let (link, lookup) = tokio::select! {
             biased;
             () = queue.halt.stopping().cancelled() => Err(Fault::new(
                 Kind::DbConnect,
                 "the run was stopped before the database answered",
             )),
-            first = first => first,
+            first = connector.first_link() => first,
         }?;
         let shared = Arc::new(Shared {
             connector,
@@ -94,6 +90,7 @@ impl Pool {
 
 async fn foreman(shared: Arc<Shared>, first: Start) {
     let queue = &shared.queue;
+    let _taker = Taker(Arc::clone(queue));
     let mut lanes = JoinSet::new();
     let mut full_until = None;
     let mut left = Left::default();
@@ -172,7 +169,7 @@ impl Left {
     /// Accounts for everything without having found out more.
     fn give_up(&mut self, shared: &Shared, reason: &str) {
         for doubt in self.doubts.drain(..) {
-            doubt::give_up(doubt.flights, Some(&shared.sent), reason, doubt.farewell);
+            doubt::give_up(doubt.flights, &shared.sent, reason, doubt.farewell);
         }
         for waiting in self.waiting.drain(..) {
             waiting.fail();
@@ -260,9 +257,10 @@ async fn reconnect(shared: &Shared, left: &mut Left) -> Result<(Link, u64), Opti
     loop {
         let stopped = async {
             // A doubt is worth the drain; new work is not.
-            match left.doubts.is_empty() {
-                true => halt.stopping().cancelled().await,
-                false => halt.aborting().cancelled().await,
+            if left.doubts.is_empty() {
+                halt.stopping().cancelled().await
+            } else {
+                halt.aborting().cancelled().await
             }
         };
         let since = shared.sent.mark();
@@ -286,16 +284,20 @@ async fn reconnect(shared: &Shared, left: &mut Left) -> Result<(Link, u64), Opti
             Err(fault) => fault,
         };
         let denied = matches!(fault.kind, Kind::DbDenied { .. });
-        if denied || started.elapsed() + pause > shared.patience {
+        let patience = shared.patience.saturating_sub(started.elapsed());
+        if denied || patience.is_zero() {
             return Err(Some(fault));
         }
-        tracing::warn!(cause = fault.causes.first(), "the database is away");
+        tracing::warn!(
+            cause = fault.causes.first(),
+            "the database cannot be reached; trying again"
+        );
         // Full jitter, but never less than a tenth: a refused connection costs the server too.
         let share = 0.1 + 0.9 * fastrand::f64();
         tokio::select! {
             biased;
             () = halt.aborting().cancelled() => return Err(None),
-            () = tokio::time::sleep(pause.mul_f64(share)) => {}
+            () = tokio::time::sleep(pause.mul_f64(share).min(patience)) => {}
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

@@ -121,7 +121,7 @@ impl Parts {
             "password" => self.password = Some(value),
             "dbname" => self.name = value,
             "sslmode" => {
-                self.sslmode = Some(value.parse().map_err(|rule| format!("sslmode {rule}"))?)
+                self.sslmode = Some(value.parse().map_err(|rule| format!("sslmode {rule}"))?);
             }
             "sslrootcert" => self.sslrootcert = Some(value.into()),
             "sslcert" => self.sslcert = Some(value.into()),

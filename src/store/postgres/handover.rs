@@ -1,0 +1,60 @@
+//! What one connection hands over to the next: tokens in doubt, tokens that wait to be sent again,
+//! and what a connection begins with.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::super::doubt::{Doubt, Flight};
+use super::super::job::{Batch, Chunk};
+use super::connect::Link;
+use crate::token::{Detail, Status};
+
+/// What a lost lane leaves to others.
+#[derive(Default)]
+pub(super) struct Remains {
+    /// Tokens that were sent and not answered for.
+    pub(super) doubt: Option<Doubt>,
+    /// Tokens that are certainly not stored and wait to be sent again.
+    pub(super) waiting: Vec<Waiting>,
+}
+
+/// A token that is certainly not stored and waits to be sent again.
+pub(super) struct Waiting {
+    /// When.
+    pub(super) due: Instant,
+    /// The token.
+    pub(super) flight: Flight,
+    /// Why it was not stored.
+    pub(super) detail: Arc<Detail>,
+}
+
+impl Waiting {
+    /// One that waits for nothing but a connection.
+    pub(super) fn now(flight: Flight, detail: Arc<Detail>) -> Self {
+        Self {
+            due: Instant::now(),
+            flight,
+            detail,
+        }
+    }
+
+    /// Its end where it will not be sent again.
+    pub(super) fn fail(self) {
+        let mut batch = Batch::default();
+        let (job, outcome) = self.flight.land(Status::Failed, Some(self.detail));
+        batch.push(&job, outcome);
+    }
+}
+
+/// A connection that begins to work, with what was left over from others.
+pub(super) struct Start {
+    /// The connection.
+    pub(super) link: Link,
+    /// The count of acknowledged tokens before it was made.
+    pub(super) since: u64,
+    /// What it begins with.
+    pub(super) chunk: Option<Chunk>,
+    /// What waits to be sent again.
+    pub(super) waiting: Vec<Waiting>,
+}

@@ -1,0 +1,219 @@
+//! Why the database cannot be used, in words that say what to do next.
+//!
+//! Each of the usual mistakes (wrong password, no TLS, no table, no right, a standby) gets a
+//! message, its cause in the server's own words, and a hint that names the setting to look at.
+
+use tokio_postgres::{Error, Row};
+
+use super::super::name::quote_identifier;
+use super::super::sqlstate::{AtConnect, at_connect};
+use super::connect::Connector;
+use crate::fault::{Fault, Kind, chain};
+
+impl Connector {
+    /// Why there is no connection where nobody said anything in time.
+    pub(super) fn timed_out(&self) -> Fault {
+        Fault::new(Kind::DbConnect, "the database cannot be reached")
+            .cause(format!(
+                "{} did not answer within {}",
+                self.address.place(),
+                humantime::format_duration(self.address.connect_timeout)
+            ))
+            .hint(
+                "check DB_HOST and DB_PORT and that no firewall drops the packets, \
+                 or raise connect_timeout",
+            )
+            .retryable()
+    }
+
+    /// Judges what `LOOK` saw.
+    pub(super) fn judge(&self, row: &Row) -> Result<(), Fault> {
+        let get = |index| row.try_get::<_, Option<bool>>(index).ok().flatten();
+        let user = &self.address.user;
+        let table = &self.table;
+        if get(0) == Some(true) {
+            return Err(denied("25006", "the database takes no writes")
+                .cause(format!(
+                    "{} is a standby or read-only",
+                    self.address.place()
+                ))
+                .hint("DB_HOST must name the primary")
+                .retryable());
+        }
+        if get(1) == Some(false) {
+            return Err(denied("42501", "the database refuses inserts")
+                .cause(format!(
+                    "role \"{user}\" has no INSERT right on {table}, column \"{}\"",
+                    self.column
+                ))
+                .hint(format!(
+                    "GRANT INSERT ON {table} TO {}",
+                    quote_identifier(user)
+                )));
+        }
+        if let Ok(Some(sequence)) = row.try_get::<_, Option<String>>(2) {
+            return Err(denied("42501", "the database refuses inserts")
+                .cause(format!(
+                    "role \"{user}\" has no USAGE right on sequence {sequence}"
+                ))
+                .hint(format!(
+                    "GRANT USAGE ON SEQUENCE {sequence} TO {}",
+                    quote_identifier(user)
+                )));
+        }
+        Ok(())
+    }
+
+    /// Why there is no connection, and what to do about it.
+    pub(super) fn refusal(&self, error: &Error) -> Fault {
+        let place = self.address.place();
+        let Some(db) = error.as_db_error() else {
+            return self.unreachable(error);
+        };
+        let code = db.code().code();
+        let cause = format!("{} ({code})", db.message());
+        let user = &self.address.user;
+        let (message, hint) = match code {
+            "28P01" => (
+                "the database refused to connect",
+                format!("DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of {place}"),
+            ),
+            "28000" => (
+                "the database refused to connect",
+                format!(
+                    "the role may not exist, or pg_hba.conf of {place} lets \"{user}\" in from \
+                     elsewhere or with another DB_SSLMODE only (now {})",
+                    self.address.sslmode.as_str()
+                ),
+            ),
+            "3D000" => (
+                "the database refused to connect",
+                format!("DB_NAME must name a database of {place}"),
+            ),
+            "53300" => (
+                "the database refused to connect",
+                format!("{place} has no connection left: wait, or raise max_connections"),
+            ),
+            "57P03" => (
+                "the database refused to connect",
+                format!("{place} is starting up or shutting down: try again in a moment"),
+            ),
+            "57014" | "55P03" => (
+                "the database did not answer in time",
+                format!("another session may hold a lock on {}", self.table),
+            ),
+            "42P01" | "3F000" => (
+                "the table does not exist",
+                format!(
+                    "`database.table` must name a table of \"{}\" at {place}, with its schema \
+                     where that is not in the search path",
+                    self.address.name
+                ),
+            ),
+            "42703" => (
+                "the column does not exist",
+                format!("`database.column` must name a column of {}", self.table),
+            ),
+            "42804" => (
+                "the column does not take text",
+                format!(
+                    "`database.column` must name a text column of {}",
+                    self.table
+                ),
+            ),
+            "42501" => (
+                "the database denies access",
+                format!("\"{user}\" needs CONNECT, USAGE on the schema and INSERT on the table"),
+            ),
+            _ => (
+                "the database refused to connect",
+                format!("the server's log at {place} says more"),
+            ),
+        };
+        match at_connect(code) {
+            AtConnect::Denied => denied(code, message),
+            AtConnect::Busy => Fault::new(Kind::DbConnect, message).retryable(),
+        }
+        .cause(cause)
+        .hint(hint)
+    }
+
+    fn unreachable(&self, error: &Error) -> Fault {
+        let place = self.address.place();
+        let causes = chain(error);
+        let text = causes.join(": ");
+        let (message, hint, retryable) = if text.contains("password missing") {
+            return denied("28P01", "the database refused to connect")
+                .cause(format!(
+                    "{place} asks for a password and none is configured"
+                ))
+                .hint("set DB_PASS or DB_PASS_FILE");
+        } else if text.contains("does not support TLS") {
+            (
+                "the database offers no TLS",
+                format!(
+                    "turn TLS on at {place}; or, if the network is trusted, set DB_SSLMODE=prefer"
+                ),
+                false,
+            )
+        } else if text.contains("UnknownIssuer") || text.contains("CaUsedAsEndEntity") {
+            (
+                "the database's certificate is not trusted",
+                "set sslrootcert to the certificate of the authority that issued it".to_owned(),
+                false,
+            )
+        } else if text.contains("not valid for name") || text.contains("NotValidForName") {
+            (
+                "the database's certificate is for another host",
+                "DB_HOST must be a name in the certificate; verify-ca does not look at the name"
+                    .to_owned(),
+                false,
+            )
+        } else if ["TLS", "certificate", "alert"]
+            .iter()
+            .any(|word| text.contains(word))
+        {
+            (
+                "the database cannot be reached over TLS",
+                format!(
+                    "DB_SSLMODE is {}; see also sslrootcert, sslcert and sslkey",
+                    self.address.sslmode.as_str()
+                ),
+                false,
+            )
+        } else if self.address.is_socket() {
+            (
+                "the database cannot be reached",
+                "DB_HOST must be the folder of the server's socket, and the server must run"
+                    .to_owned(),
+                true,
+            )
+        } else {
+            (
+                "the database cannot be reached",
+                "check DB_HOST and DB_PORT and that the server runs".to_owned(),
+                true,
+            )
+        };
+        let mut fault = Fault::new(Kind::DbConnect, message).hint(hint);
+        fault.retryable = retryable;
+        // The outermost one says "error connecting to server", which everybody knows by now.
+        let causes: Vec<_> = if causes.len() > 1 {
+            causes.into_iter().skip(1).collect()
+        } else {
+            causes
+        };
+        let mut causes = causes.into_iter();
+        fault = fault.cause(format!("{place}: {}", causes.next().unwrap_or_default()));
+        causes.fold(fault, Fault::cause)
+    }
+}
+
+fn denied(sqlstate: &str, message: &str) -> Fault {
+    Fault::new(
+        Kind::DbDenied {
+            sqlstate: sqlstate.to_owned(),
+        },
+        message,
+    )
+}
