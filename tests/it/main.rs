@@ -18,4 +18,6 @@ mod support;
 
 mod docker;
 mod readme;
+mod runs;
 mod support_works;
+mod tables;
