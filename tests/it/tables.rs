@@ -194,7 +194,7 @@ fn a_passing_conflict_is_tried_again_and_a_lasting_one_is_failed() {
     assert_eq!(report.token("lasting")["sqlstate"], "40001");
     assert_eq!(database.rows(), ["aa", "passing"]);
     insta::assert_snapshot!(run.error(), @"
-    error: 1 received tokens are neither stored nor rejected
+    error: 1 received token is neither stored nor rejected
     hint: `failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first
     ");
 }
