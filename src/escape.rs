@@ -2,6 +2,11 @@
 //! hide what is written is escaped. Sources, scripts and tokens may be hostile.
 
 use std::borrow::Cow;
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::Formatter;
 
 /// The text with hostile characters escaped as in Rust's string literals.
 pub fn escape(text: &str) -> Cow<'_, str> {
@@ -19,6 +24,42 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     safe.into()
 }
 
+/// Writes `value` as JSON on one line in which hostile characters are escaped. `serde_json` escapes
+/// ASCII's control characters only, and not all of those.
+pub fn write_json(out: impl Write, value: &impl Serialize) -> io::Result<()> {
+    value.serialize(&mut Serializer::with_formatter(out, Safe))?;
+    Ok(())
+}
+
+/// `value` as [`write_json`] writes it; for what always serialises, such as strings and numbers.
+pub fn json_of(value: &impl Serialize) -> String {
+    let mut json = Vec::new();
+    match write_json(&mut json, value) {
+        Ok(()) => String::from_utf8(json).unwrap_or_default(),
+        // Keeps this free of panics.
+        Err(_) => String::from("{}"),
+    }
+}
+
+/// The compact form, with [`is_hostile`] characters as `\uXXXX`.
+struct Safe;
+
+impl Formatter for Safe {
+    fn write_string_fragment<W: Write + ?Sized>(
+        &mut self,
+        out: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some((at, hostile)) = rest.char_indices().find(|(_, c)| is_hostile(*c)) {
+            out.write_all(&rest.as_bytes()[..at])?;
+            write!(out, "\\u{:04x}", u32::from(hostile))?;
+            rest = &rest[at + hostile.len_utf8()..];
+        }
+        out.write_all(rest.as_bytes())
+    }
+}
+
 /// Control characters, line breaks of Unicode, and marks that are invisible or turn the direction
 /// of writing. All of them lie within the first 65,536 characters, so that four hex digits name
 /// them.
@@ -34,6 +75,7 @@ pub fn is_hostile(character: char) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -41,5 +83,15 @@ mod tests {
     fn what_drives_a_terminal_is_shown_and_not_obeyed() {
         assert_eq!(escape("plain ü"), "plain ü");
         assert_eq!(escape("a\x1b[2Jb\n\u{202e}"), "a\\u{1b}[2Jb\\n\\u{202e}");
+    }
+
+    #[test]
+    fn json_holds_nothing_hostile_and_reads_back_whole() {
+        let text = "ü \x1b[2J\x7f\n\u{9b}31m\u{202e}\"end\u{feff}";
+        let mut json = Vec::new();
+        write_json(&mut json, &text).unwrap();
+        let json = String::from_utf8(json).unwrap();
+        assert_eq!(json, r#""ü \u001b[2J\u007f\n\u009b31m\u202e\"end\ufeff""#);
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
     }
 }

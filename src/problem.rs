@@ -13,7 +13,7 @@ use annotate_snippets::renderer::{
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
-use crate::escape::{escape, is_hostile};
+use crate::escape::{escape, json_of};
 use crate::exit::Exit;
 use crate::fault::{Fault, Kind};
 
@@ -202,19 +202,7 @@ impl Problem {
             hint: self.hint.as_deref(),
             exit_code: self.exit.code(),
         };
-        // Strings and numbers always serialise; the fallback keeps this free of panics.
-        let json = serde_json::to_string(&object).unwrap_or_else(|_| String::from("{}"));
-        // serde_json escapes ASCII's control characters only, and within strings nothing else
-        // can be left that is one.
-        let mut safe = String::with_capacity(json.len());
-        for character in json.chars() {
-            if is_hostile(character) {
-                let _ = write!(safe, "\\u{:04x}", u32::from(character));
-            } else {
-                safe.push(character);
-            }
-        }
-        safe
+        json_of(&object)
     }
 }
 
@@ -332,6 +320,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::escape::is_hostile;
 
     const SCRIPT: &str = "fn drain() {\n    // über\n    report(stroe(page));\n}\ndrain();\n";
 

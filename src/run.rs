@@ -228,8 +228,13 @@ fn explain(facts: &Facts, exit: Exit) -> Option<Problem> {
     }
     match exit {
         Exit::Database => {
-            let count = grouped(facts.unsettled);
-            let what = format!("{count} received tokens are neither stored nor rejected");
+            let what = match facts.unsettled {
+                1 => String::from("1 received token is neither stored nor rejected"),
+                count => format!(
+                    "{} received tokens are neither stored nor rejected",
+                    grouped(count)
+                ),
+            };
             Some(Problem::new(exit, what).hint(again))
         }
         Exit::Source => {

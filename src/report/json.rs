@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::Sink;
 use super::ndjson::TokenObject;
 use super::summary::{Summary, VERSION};
+use crate::escape::write_json;
 use crate::token::Outcome;
 
 /// The JSON report.
@@ -32,7 +33,7 @@ impl Sink for Json {
         _: Option<&str>,
     ) -> io::Result<()> {
         out.write_all(self.lead().as_bytes())?;
-        Ok(serde_json::to_writer(out, &TokenObject::new(outcome))?)
+        write_json(out, &TokenObject::new(outcome))
     }
 
     fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
@@ -40,7 +41,7 @@ impl Sink for Json {
             out.write_all(self.lead().as_bytes())?;
         }
         out.write_all(b"\n], \"summary\": ")?;
-        serde_json::to_writer(&mut *out, summary)?;
+        write_json(&mut *out, summary)?;
         out.write_all(b"}\n")
     }
 }

@@ -206,7 +206,7 @@ fn closed(what: &str, error: &io::Error) -> Fault {
         format!("{what} cannot be written any more"),
     )
     .cause(error.to_string())
-    .hint("the summary below counts every token; a `--report` on a path keeps them")
+    .hint("the summary above counts every token; a `--report` on a path keeps them")
 }
 
 /// A script's own line: what [`escape`] escapes is escaped, but for tabs and line breaks.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Sink;
 use super::summary::Summary;
+use crate::escape::write_json;
 use crate::token::Outcome;
 
 /// The newline-delimited JSON report.
@@ -19,7 +20,7 @@ impl Sink for Ndjson {
         outcome: &Outcome,
         _: Option<&str>,
     ) -> io::Result<()> {
-        serde_json::to_writer(&mut *out, &TokenObject::new(outcome))?;
+        write_json(&mut *out, &TokenObject::new(outcome))?;
         out.write_all(b"\n")
     }
 
@@ -28,12 +29,12 @@ impl Sink for Ndjson {
         struct Line<'a> {
             summary: &'a Summary,
         }
-        serde_json::to_writer(&mut *out, &Line { summary })?;
+        write_json(&mut *out, &Line { summary })?;
         out.write_all(b"\n")
     }
 }
 
-/// A token as the JSON forms show it. JSON itself escapes control characters.
+/// A token as the JSON forms show it.
 #[derive(Serialize)]
 pub struct TokenObject<'a> {
     token: &'a str,

@@ -18,4 +18,8 @@ mod support;
 
 mod docker;
 mod readme;
+mod runs;
+mod source;
 mod support_works;
+mod tables;
+mod tokens;

@@ -85,11 +85,23 @@ impl Command {
     /// Stores in this database, told by the `DB_*` of the first version.
     #[must_use]
     pub fn database_parts(self, login: &Login) -> Self {
+        self.database_place(login).env("DB_PASS", &login.password)
+    }
+
+    /// Those of the `DB_*` that are no secret.
+    #[must_use]
+    pub fn database_place(self, login: &Login) -> Self {
         self.env("DB_HOST", &login.host)
             .env("DB_PORT", login.port.to_string())
             .env("DB_USER", &login.user)
-            .env("DB_PASS", &login.password)
             .env("DB_NAME", &login.name)
+    }
+
+    /// Reads this configuration file, which stands in its folder.
+    #[must_use]
+    pub fn config(self, yaml: &str) -> Self {
+        self.file("token_service.yaml", yaml)
+            .args(["--config", "token_service.yaml"])
     }
 
     /// Gives it this on standard input; without, standard input is empty.
@@ -264,6 +276,28 @@ impl Run {
     /// A file in the folder it ran in.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// The lines of standard output in the order of their bytes, for runs whose order is open.
+    pub fn sorted(&self) -> String {
+        let mut lines: Vec<&str> = self.stdout.lines().collect();
+        lines.sort_unstable();
+        lines.join("\n")
+    }
+
+    /// The one error on standard error and what stands beneath it.
+    ///
+    /// # Panics
+    /// Where there is none, or more than one.
+    #[track_caller]
+    pub fn error(&self) -> &str {
+        let count = self
+            .stderr
+            .lines()
+            .filter(|line| line.starts_with("error:"));
+        assert_eq!(count.count(), 1, "{}", self.stderr);
+        let at = self.stderr.find("error:").expect("just counted");
+        self.stderr[at..].trim_end()
     }
 
     /// Exit code and both streams as one text for a snapshot, with `snapshot::settings`.

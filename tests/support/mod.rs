@@ -7,6 +7,7 @@ pub mod answer;
 pub mod command;
 pub mod database;
 pub mod postgres;
+pub mod report;
 pub mod snapshot;
 pub mod source;
 pub mod tls;

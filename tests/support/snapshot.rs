@@ -1,7 +1,7 @@
 //! What changes from run to run, taken out of snapshots: times, rates, ports, folders, versions.
 
 /// From pattern to what a snapshot shows instead; earlier ones are applied first.
-const FILTERS: [(&str, &str); 9] = [
+const FILTERS: [(&str, &str); 11] = [
     (
         r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
         "[uuid]",
@@ -14,6 +14,8 @@ const FILTERS: [(&str, &str); 9] = [
         r"in [\d.,]+ s \([\d.,]+ tokens/s\)",
         "in [seconds] s ([rate] tokens/s)",
     ),
+    (r"(?m) in [\d.,]+ s$", " in [seconds] s"),
+    (r"\bwait=[\d.]+[a-zµ]+", "wait=[wait]"),
     (
         r#"("(?:ms|duration_ms|p50|p95|p99|max)": ?)[\d.]+"#,
         "${1}[ms]",

@@ -184,6 +184,11 @@ impl Source {
         self.shared.lock().requests.clone()
     }
 
+    /// How many tokens each request asked for, in order of arrival.
+    pub fn sizes(&self) -> Vec<u64> {
+        self.requests().iter().filter_map(Request::size).collect()
+    }
+
     /// Every token that it made and handed out, in order; empty for declared answers.
     pub fn issued(&self) -> Vec<String> {
         self.shared.lock().issued.clone()

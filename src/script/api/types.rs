@@ -11,6 +11,7 @@ use rhai::plugin::*;
 use rhai::{FLOAT, INT, ImmutableString, Map};
 
 use super::{RhaiResultOf, counts_of};
+use crate::escape::json_of;
 use crate::report::ndjson::{TokenObject, milliseconds};
 use crate::script::fault::integer;
 use crate::script::outcomes::Outcomes;
@@ -170,8 +171,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "to_json", pure)]
     pub fn outcome_to_json(outcome: &mut Outcome) -> String {
-        let object = TokenObject::new(outcome);
-        serde_json::to_string(&object).unwrap_or_default()
+        json_of(&TokenObject::new(outcome))
     }
 
     /// The status and the token.

@@ -1,0 +1,235 @@
+//! The main job from outside: SIZE tokens fetched from a source that under-delivers, each stored in
+//! the seed's table, each reported; and how source and database are told to the program.
+
+use crate::support::command::Command;
+use crate::support::database::{Database, Login};
+use crate::support::report::Report;
+use crate::support::snapshot;
+use crate::support::source::{Answer, Source, token};
+
+fn service(source: &Source, database: &Login) -> Command {
+    Command::new().source(source).database(database)
+}
+
+fn sorted(mut texts: Vec<String>) -> Vec<String> {
+    texts.sort();
+    texts
+}
+
+/// So many random tokens as the source hands them out.
+fn some(count: usize) -> Answer {
+    Answer::tokens((0..count).map(|_| token()))
+}
+
+#[test]
+fn a_thousand_tokens_are_fetched_stored_and_reported_truthfully() {
+    let source = Source::generating(|asked| asked - asked / 5);
+    let database = Database::seed();
+    let run = service(&source, &database).arg("1000").run().expect_code(0);
+
+    let (mut stored, mut rejected) = (Vec::new(), Vec::new());
+    for line in run.stdout.lines() {
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            ["stored", token] => stored.push(token.to_owned()),
+            ["rejected", token, "23514", "secret_tokens_data_check"] => {
+                rejected.push(token.to_owned());
+            }
+            _ => panic!("an unexpected line: {line}"),
+        }
+    }
+    assert_eq!(stored.len() + rejected.len(), 1000);
+    assert!(rejected.iter().all(|token| token.contains('-')));
+    assert_eq!(sorted(stored.clone()), database.rows());
+    let requests = source.requests().len();
+    assert!(requests > 1, "it under-delivers");
+    let begins = format!(
+        "1,000 requested, 1,000 received in {requests} requests: {} stored, {} rejected in ",
+        stored.len(),
+        rejected.len()
+    );
+    assert!(run.stderr.starts_with(&begins), "{}", run.stderr);
+    assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
+    stored.append(&mut rejected);
+    assert_eq!(sorted(stored), sorted(source.issued()));
+}
+
+#[test]
+fn without_a_size_five_tokens_are_asked_for_as_the_source_expects() {
+    let source = Source::generating(|asked| asked);
+    let database = Database::seed();
+    let run = service(&source, &database).run().expect_code(0);
+    assert_eq!(run.stdout.lines().count(), 5);
+    let requests = source.requests();
+    let [request] = &requests[..] else {
+        panic!("one request suffices: {requests:?}");
+    };
+    assert_eq!(request.method, "POST");
+    assert_eq!(request.target, "/tokens?size=5");
+    assert_eq!(request.body, "{}");
+    assert_eq!(request.headers["content-type"], "application/json");
+    assert_eq!(request.version, "HTTP/1.1");
+}
+
+#[test]
+fn pages_are_no_larger_than_configured_and_short_ones_are_topped_up() {
+    let source = Source::answers([some(10), some(7), some(5), some(3)]);
+    let database = Database::seed();
+    let run = service(&source, &database)
+        .args(["25", "--page-size", "10", "--report", "ndjson"])
+        .run()
+        .expect_code(0);
+    let report = Report::of_run(&run);
+    assert_eq!(source.sizes(), [10, 10, 8, 3]);
+    assert_eq!(report.count("received"), 25);
+    assert_eq!(report.count("requests"), 4);
+    assert_eq!(report.of("stored"), database.rows());
+}
+
+#[test]
+fn a_single_empty_answer_is_not_the_end_of_the_supply() {
+    let empty = || Answer::raw("text/plain", "");
+    let source = Source::answers([empty(), empty(), some(2), empty(), empty(), some(1)]);
+    let database = Database::seed();
+    let run = service(&source, &database).arg("3").run().expect_code(0);
+    assert_eq!(run.stdout.lines().count(), 3);
+    assert_eq!(source.sizes(), [3, 3, 3, 1, 1, 1]);
+}
+
+#[test]
+fn what_a_source_delivers_beyond_what_was_asked_for_is_counted_and_dropped() {
+    let source = Source::answers([Answer::tokens(["aa", "bb", "cc", "dd", "ee"])]);
+    let database = Database::seed();
+    let run = service(&source, &database).arg("3").run();
+    snapshot::settings().bind(|| {
+        insta::assert_snapshot!(run.transcript(), @"
+        exit: 0
+        --- stdout
+        stored    aa
+        stored    bb
+        stored    cc
+        --- stderr
+        3 requested, 3 received in 1 request: 3 stored, 0 rejected, 2 surplus dropped in [seconds] s ([rate] tokens/s)
+        ");
+    });
+    assert_eq!(database.rows(), ["aa", "bb", "cc"]);
+}
+
+#[test]
+fn equal_tokens_are_tokens_of_their_own() {
+    let source = Source::answers([Answer::tokens(["aa", "aa", "aa"])]);
+    let database = Database::seed();
+    let run = service(&source, &database).arg("3").run().expect_code(0);
+    assert_eq!(run.stdout.lines().count(), 3);
+    assert_eq!(database.rows(), ["aa", "aa", "aa"]);
+}
+
+#[test]
+fn the_query_of_the_source_s_address_is_kept() {
+    let source = Source::generating(|asked| asked);
+    let database = Database::seed();
+    service(&source, &database)
+        .env("TOKEN_HOST", format!("{}?key=a%20b&z=1", source.url()))
+        .arg("1")
+        .run()
+        .expect_code(0);
+    assert_eq!(source.requests()[0].target, "/tokens?key=a%20b&z=1&size=1");
+}
+
+#[test]
+fn over_tls_the_source_is_verified_and_spoken_to_in_http_2() {
+    let source = Source::generating_over_tls(|asked| asked);
+    let database = Database::seed();
+    let run = service(&source, &database).arg("30").run().expect_code(0);
+    assert_eq!(run.stdout.lines().count(), 30);
+    assert_eq!(source.requests()[0].version, "HTTP/2.0");
+}
+
+#[test]
+fn a_source_whose_certificate_nobody_vouches_for_is_not_asked() {
+    let source = Source::answers_over_tls([]);
+    let database = Database::seed();
+    let run = Command::new()
+        .env("TOKEN_HOST", source.url())
+        .database(&database)
+        .config("source: {retries: 0}")
+        .run()
+        .expect_code(4);
+    snapshot::settings().bind(|| {
+        insta::assert_snapshot!(run.error(), @"
+        error: http_connect: the token source cannot be reached
+          ╭▸ scripts/default.rhai:3:1
+          │
+        3 │ report(store(fetch(SIZE)));
+          ╰╴━━━━━━
+          caused by: POST https://localhost:[port]/tokens
+          caused by: error sending request
+          caused by: client error (Connect)
+          caused by: invalid peer certificate: UnknownIssuer
+          = retryable
+        hint: check TOKEN_HOST or source.url, and that the source is up
+        ");
+    });
+}
+
+#[test]
+fn a_size_above_max_tokens_is_refused_and_one_up_to_it_is_not() {
+    let source = Source::generating(|asked| asked);
+    let database = Database::seed();
+    let limited = |size: &str| {
+        let command = service(&source, &database).env("MAX_TOKENS", "10");
+        command.arg(size).run()
+    };
+    let refused = limited("11").expect_code(2);
+    insta::assert_snapshot!(refused.transcript(), @"
+    exit: 2
+    --- stdout
+    --- stderr
+    error: SIZE 11 is above MAX_TOKENS, which is 10
+    hint: ask for at most 10, or raise MAX_TOKENS
+    ");
+    assert!(source.requests().is_empty(), "it was refused beforehand");
+    assert_eq!(limited("10").expect_code(0).stdout.lines().count(), 10);
+}
+
+#[test]
+fn the_variables_of_the_first_version_tell_where_the_database_is() {
+    // The server offers no TLS and wants a password: `prefer`, loopback's default, does both.
+    let source = Source::answers([Answer::tokens(["aa"])]);
+    let database = Database::seed();
+    Command::new()
+        .source(&source)
+        .database_parts(&database)
+        .arg("1")
+        .run()
+        .expect_code(0);
+    assert_eq!(database.rows(), ["aa"]);
+}
+
+#[test]
+fn the_password_may_come_from_a_file() {
+    let source = Source::answers([Answer::tokens(["aa"])]);
+    let database = Database::seed();
+    Command::new()
+        .source(&source)
+        .database_place(&database)
+        .file("password", format!("{}\n", database.password))
+        .env("DB_PASS_FILE", "password")
+        .arg("1")
+        .run()
+        .expect_code(0);
+    assert_eq!(database.rows(), ["aa"]);
+}
+
+#[test]
+fn source_database_and_size_may_stand_in_the_configuration_file() {
+    let source = Source::answers([Answer::tokens(["aa", "bb"])]);
+    let database = Database::seed();
+    let yaml = format!(
+        "source: {{url: '{}', headers: {{x-team: red}}}}\ndatabase: {{url: '{}'}}\nrun: {{size: 2}}\n",
+        source.url(),
+        database.url()
+    );
+    Command::new().config(&yaml).run().expect_code(0);
+    assert_eq!(database.rows(), ["aa", "bb"]);
+    assert_eq!(source.requests()[0].headers["x-team"], "red");
+}
