@@ -12,7 +12,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::job::{Batch, Job};
-use super::postgres::connect::{Backend, Link, Lookup};
+use super::postgres::connect::Lookup;
+use super::postgres::horizon::Horizon;
+use super::postgres::link::{Backend, Link};
 use super::postgres::sent::Sent;
 use crate::token::{Detail, Outcome, Status, Token};
 
@@ -50,14 +52,8 @@ impl Flight {
 pub(super) struct Doubt {
     /// The tokens, in the order in which they were sent.
     pub(super) flights: Vec<Flight>,
-    /// The backend that had them; `None` where a pooler hides it.
-    pub(super) backend: Option<Backend>,
-    /// No transaction of these tokens has an older number.
-    pub(super) horizon: i64,
-    /// The count of acknowledged tokens when the horizon was asked for.
-    pub(super) since: u64,
-    /// A token that was acknowledged after the horizon: a look-up that misses it proves nothing.
-    pub(super) control: Option<Token>,
+    /// What the lost connection knew of itself.
+    pub(super) horizon: Horizon,
     /// Why the connection was lost, for those that stay unknown.
     pub(super) farewell: Option<String>,
 }
@@ -119,7 +115,7 @@ async fn examine(
     lookup: &Lookup,
     sent: &Sent,
 ) -> Result<HashMap<String, i64>, Obstacle> {
-    let (Some(old), Some(_)) = (&doubt.backend, link.backend()) else {
+    let (Some(old), Some(_)) = (&doubt.horizon.backend, link.backend()) else {
         return Err(Obstacle::Unprovable(
             "the connection was lost, and behind a pooler it cannot be found out what it did",
         ));
@@ -134,10 +130,10 @@ async fn examine(
             "the connection was lost, and its backend could not be ended",
         ));
     }
-    let control = doubt.control.as_ref().map(Token::as_str);
+    let control = doubt.horizon.control.as_ref().map(Token::as_str);
     let mut values: Vec<&str> = doubt.flights.iter().map(|f| f.token.as_str()).collect();
     values.extend(control);
-    let counts = match link.count(&lookup.sql, &values, doubt.horizon).await {
+    let counts = match link.count(&lookup.sql, &values, doubt.horizon.number).await {
         Ok(counts) => counts,
         Err(_) if link.is_closed() => return Err(Obstacle::Lost),
         Err(error) => {
@@ -187,7 +183,7 @@ fn ours(
         *own.entry(flight.token.as_str()).or_default() += 1;
     }
     for (value, own) in own {
-        let Some(acknowledged) = sent.acknowledged(value, doubt.since) else {
+        let Some(acknowledged) = sent.acknowledged(value, doubt.horizon.since) else {
             return Err(Obstacle::Unprovable(
                 "the connection was lost, and too much was stored since to tell its rows apart",
             ));

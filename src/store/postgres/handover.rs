@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::super::doubt::{Doubt, Flight};
 use super::super::job::{Batch, Chunk};
-use super::connect::Link;
+use super::link::Link;
 use crate::token::{Detail, Status};
 
 /// What a lost lane leaves to others.

@@ -16,10 +16,11 @@ use super::super::doubt::{self, Doubt, Flight};
 use super::super::job::{Batch, Chunk, Job, Verdict};
 use super::super::sqlstate::{Class, Details, Said, class_of, scrub};
 use super::answers::{Answer, Answers, Reply};
-use super::connect::{Backend, Link, is_error};
 use super::handover::{Remains, Start, Waiting};
+use super::horizon::Horizon;
+use super::link::{Link, is_error};
 use super::pool::Shared;
-use crate::fault::{Fault, Kind};
+use super::refusal::every_insert_denied;
 use crate::token::{Detail, Status, Token};
 
 /// How often a token is sent before it is `failed`.
@@ -30,11 +31,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const SLACK: Duration = Duration::from_secs(10);
 /// As good as for ever, where the statement has no timeout.
 const NO_LIMIT: Duration = Duration::from_hours(365 * 24);
-
-/// So many tokens are sent before the lane moves its horizon on.
-const HORIZON_EVERY: u32 = 512;
-/// So many are enough where it has to wait anyway.
-const HORIZON_WHEN_IDLE: u32 = 64;
 
 /// How a lane ended.
 pub(super) enum End {
@@ -60,12 +56,7 @@ struct Lane {
     chunk: Option<Chunk>,
     ledger: VecDeque<Asked>,
     waiting: Vec<Waiting>,
-    /// What a look-up will need if the connection is lost; see [`Doubt`].
-    backend: Option<Backend>,
-    horizon: i64,
-    since: u64,
-    control: Option<Token>,
-    sent_since_horizon: u32,
+    horizon: Horizon,
     batch: Batch,
     details: Details,
     no_row: Arc<Detail>,
@@ -88,11 +79,7 @@ pub(super) async fn run(shared: Arc<Shared>, start: Option<Start>) -> End {
         chunk: start.chunk,
         ledger: VecDeque::new(),
         waiting: start.waiting,
-        backend: link.backend().cloned(),
-        horizon: link.horizon(),
-        since: start.since,
-        control: None,
-        sent_since_horizon: 0,
+        horizon: Horizon::new(&link, start.since),
         batch: Batch::default(),
         details: Details::default(),
         no_row: Detail::reason("the database stored no row: a trigger or a rule skipped it"),
@@ -212,7 +199,11 @@ impl Lane {
             let Some((mut token, job, tries)) = self.next_token() else {
                 break;
             };
-            self.move_horizon(link, answers);
+            if self.horizon.is_due(answers.is_empty()) {
+                self.ledger
+                    .push_back(Asked::Horizon(self.shared.sent.mark()));
+                answers.ask(async { link.ask_horizon().await.map(Reply::Horizon) });
+            }
             token.attempts = token.attempts.saturating_add(1);
             self.shared.sent.sending(token.as_str());
             let text = token.clone();
@@ -225,23 +216,6 @@ impl Lane {
             }));
         }
         self.batch.flush();
-    }
-
-    /// Asks, now and then, for the horizon of what is sent from now on: the less lies between it and
-    /// a lost connection, the less there is to tell apart.
-    fn move_horizon<'a>(&mut self, link: &'a Link, answers: &mut Answers<'a>) {
-        let often = if answers.is_empty() {
-            HORIZON_WHEN_IDLE
-        } else {
-            HORIZON_EVERY
-        };
-        if self.backend.is_some() && self.sent_since_horizon >= often {
-            self.sent_since_horizon = 0;
-            self.ledger
-                .push_back(Asked::Horizon(self.shared.sent.mark()));
-            answers.ask(async { link.ask_horizon().await.map(Reply::Horizon) });
-        }
-        self.sent_since_horizon += 1;
     }
 
     /// The next token to send, whose it is, and how often it was sent.
@@ -304,7 +278,7 @@ impl Lane {
             }
             Ok(_) => {
                 self.shared.sent.landed(flight.token.as_str(), true);
-                self.control = Some(flight.token.clone());
+                self.horizon.control = Some(flight.token.clone());
                 self.land(flight, Status::Stored, None);
                 return true;
             }
@@ -318,19 +292,14 @@ impl Lane {
         self.judged(link, flight, db)
     }
 
-    /// Moves the horizon. What is answered from now on was sent after it was asked for.
     fn horizon_moved(&mut self, since: u64, answer: Answer) -> bool {
         match answer {
-            Ok(Reply::Horizon(horizon)) => {
-                self.horizon = horizon;
-                self.since = since;
-                self.control = None;
-                true
-            }
-            Ok(Reply::Rows(_)) => true,
+            Ok(Reply::Horizon(number)) => self.horizon.move_to(number, since),
+            Ok(Reply::Rows(_)) => {}
             // The older horizon still holds.
-            Err(error) => error.as_db_error().is_some_and(is_error),
+            Err(error) => return error.as_db_error().is_some_and(is_error),
         }
+        true
     }
 
     /// Books the server's verdict on a token; false where it concerns the connection.
@@ -374,7 +343,7 @@ impl Lane {
             Class::Denied => {
                 self.shared.queue.condemn(Verdict {
                     status: Status::NotAttempted,
-                    fault: denied(code, detail.message.as_deref().unwrap_or_default()),
+                    fault: every_insert_denied(code, detail.message.as_deref().unwrap_or_default()),
                     detail: Arc::clone(&detail),
                 });
                 self.land(flight, Status::NotAttempted, Some(detail));
@@ -395,18 +364,15 @@ impl Lane {
     }
 
     /// What the lane leaves to others after its connection was lost.
-    fn remains(&mut self) -> Remains {
+    fn remains(mut self) -> Remains {
         if let Some(chunk) = self.chunk.take() {
             self.shared.queue.give_back(chunk);
         }
-        let flights = self.take_flights();
-        let doubt = (!flights.is_empty()).then(|| Doubt {
+        let (flights, farewell) = (self.take_flights(), self.take_farewell());
+        let doubt = (!flights.is_empty()).then_some(Doubt {
             flights,
-            backend: self.backend.take(),
-            horizon: self.horizon,
-            since: self.since,
-            control: self.control.take(),
-            farewell: self.take_farewell(),
+            horizon: self.horizon.clone(),
+            farewell,
         });
         Remains {
             doubt,
@@ -447,18 +413,6 @@ impl Drop for Lane {
     fn drop(&mut self) {
         self.drop_flights("the connection was lost before the answer came");
     }
-}
-
-/// The fault that ends the run where every token would meet the same verdict.
-fn denied(code: &str, message: &str) -> Fault {
-    Fault::new(
-        Kind::DbDenied {
-            sqlstate: code.to_owned(),
-        },
-        "the database refuses every insert",
-    )
-    .cause(format!("{message} ({code})"))
-    .hint("`token_service check --connect` looks at the table and the role's rights")
 }
 
 async fn until(due: Option<Instant>) {

@@ -1,8 +1,9 @@
 //! PostgreSQL: connections with many requests in flight.
 //!
-//! `url` reads addresses, `connect` makes a connection ready for use (or `refusal` says why
-//! not), `lane` sends over one and waits for its `answers`, `sent` knows what the lanes have under
-//! way, and `pool` decides how many there are and what happens when one is lost.
+//! `url` reads addresses, `connect` makes a `link` ready for use (or `refusal` says why not), a
+//! `lane` sends over it and waits for its `answers`, `pool` decides how many lanes there are and what
+//! becomes of the `handover` of a lost one. `horizon` and `sent` know what is needed to find out what
+//! a lost connection did.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -13,7 +14,9 @@ use secrecy::SecretString;
 mod answers;
 pub(super) mod connect;
 mod handover;
+pub(super) mod horizon;
 mod lane;
+pub(super) mod link;
 mod pool;
 mod refusal;
 pub(super) mod sent;

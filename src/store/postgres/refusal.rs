@@ -217,3 +217,10 @@ fn denied(sqlstate: &str, message: &str) -> Fault {
         message,
     )
 }
+
+/// The fault that ends the run where every token would meet the same verdict.
+pub(super) fn every_insert_denied(code: &str, message: &str) -> Fault {
+    denied(code, "the database refuses every insert")
+        .cause(format!("{message} ({code})"))
+        .hint("look at the table's definition and the role's rights; nothing more was sent")
+}

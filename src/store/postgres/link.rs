@@ -1,0 +1,160 @@
+//! A connection that is ready for use: INSERTs, and the questions that a doubt raises.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_postgres::error::Severity;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error, Row, Statement};
+use tokio_util::sync::CancellationToken;
+
+/// How long a connection may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// The number that the next transaction will have at the least.
+const HORIZON: &str = "SELECT txid_snapshot_xmax(txid_current_snapshot())";
+
+/// Ends a backend, where it is still the same one; no row where it is gone.
+const END_BACKEND: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+     WHERE pid = $1 AND backend_start::text = $2";
+
+/// One backend of one server, for certain: process numbers are used again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Backend {
+    pid: i32,
+    started: String,
+    server_started: String,
+}
+
+/// The backend that the answer to the set-up names.
+pub(super) fn backend_of(row: &Row) -> Result<Option<Backend>, Error> {
+    let started: Option<String> = row.try_get(4)?;
+    Ok(match started {
+        Some(started) => Some(Backend {
+            pid: row.try_get(3)?,
+            started,
+            server_started: row.try_get(5)?,
+        }),
+        None => None,
+    })
+}
+
+/// A connection that is ready to insert.
+pub(in crate::store) struct Link {
+    pub(super) client: Client,
+    pub(super) statement: Option<Statement>,
+    pub(super) backend: Option<Backend>,
+    pub(super) horizon: i64,
+    pub(super) insert: String,
+    pub(super) unprepared: AtomicBool,
+    pub(super) closed: CancellationToken,
+    pub(super) driver: Driver,
+}
+
+/// The task that moves bytes; it ends with its link.
+pub(super) struct Driver(pub(super) JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Link {
+    /// Sends an INSERT of `text` when first polled; resolves, after the transaction's end, to the
+    /// number of rows.
+    pub(super) async fn insert(&self, text: &str) -> Result<u64, Error> {
+        match &self.statement {
+            Some(statement) if !self.unprepared.load(Ordering::Relaxed) => {
+                self.client.execute_raw(statement, [text]).await
+            }
+            _ => {
+                let params = [(&text as _, Type::TEXT)];
+                self.client.execute_typed(&self.insert, &params).await
+            }
+        }
+    }
+
+    /// The backend at the other end; `None` where a pooler hides it.
+    pub(in crate::store) fn backend(&self) -> Option<&Backend> {
+        self.backend.as_ref()
+    }
+
+    /// The horizon at the time of connecting.
+    pub(super) fn horizon(&self) -> i64 {
+        self.horizon
+    }
+
+    /// Asks for the horizon when first polled: no transaction that is sent afterwards has an older
+    /// number.
+    pub(super) async fn ask_horizon(&self) -> Result<i64, Error> {
+        let rows = self.client.query_typed(HORIZON, &[]).await?;
+        match rows.first() {
+            Some(row) => row.try_get(0),
+            None => Ok(self.horizon),
+        }
+    }
+
+    /// Tells `old` to end; true where it is gone.
+    pub(in crate::store) async fn end_backend(&self, old: &Backend) -> Result<bool, Error> {
+        let same_server = self
+            .backend()
+            .is_some_and(|own| own.server_started == old.server_started);
+        if !same_server {
+            return Ok(true);
+        }
+        let params = [(&old.pid as _, Type::INT4), (&old.started as _, Type::TEXT)];
+        let rows = self.client.query_typed(END_BACKEND, &params).await?;
+        Ok(rows.is_empty())
+    }
+
+    /// How many rows there are of each of `values` that are not older than `horizon`.
+    pub(in crate::store) async fn count(
+        &self,
+        sql: &str,
+        values: &[&str],
+        horizon: i64,
+    ) -> Result<HashMap<String, i64>, Error> {
+        let params = [
+            (&values as _, Type::TEXT_ARRAY),
+            (&horizon as _, Type::INT8),
+        ];
+        let rows = self.client.query_typed(sql, &params).await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect()
+    }
+
+    /// From now on does without the prepared statement.
+    pub(super) fn unprepare(&self) {
+        self.unprepared.store(true, Ordering::Relaxed);
+    }
+
+    /// True where nothing can be sent any more.
+    pub(in crate::store) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Resolves when the connection has ended.
+    pub(super) async fn ended(&self) {
+        self.closed.cancelled().await;
+    }
+
+    /// Takes leave of the server. A link that is dropped instead just hangs up.
+    pub(super) async fn close(self) {
+        drop(self.statement);
+        drop(self.client);
+        let mut driver = self.driver;
+        let _ = tokio::time::timeout(GOODBYE, &mut driver.0).await;
+    }
+}
+
+/// True where the server's verdict concerns the statement and not the connection.
+pub(super) fn is_error(db: &tokio_postgres::error::DbError) -> bool {
+    db.parsed_severity().map_or_else(
+        || db.severity() == "ERROR",
+        |severity| severity == Severity::Error,
+    )
+}
