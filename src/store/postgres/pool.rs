@@ -145,7 +145,7 @@ async fn recover(shared: &Shared) -> Option<(Link, Chunk)> {
         };
         let denied = matches!(fault.kind, Kind::DbDenied { .. });
         if denied || started.elapsed() + pause > shared.patience {
-            queue.condemn(if denied {
+            let verdict = if denied {
                 Verdict {
                     status: Status::NotAttempted,
                     detail: Detail::reason("the database refused the run"),
@@ -157,7 +157,8 @@ async fn recover(shared: &Shared) -> Option<(Link, Chunk)> {
                     detail: Detail::reason("the database could not be reached"),
                     fault: lost(fault, shared.patience),
                 }
-            });
+            };
+            queue.condemn(&chunk.job, verdict);
             break;
         }
         tracing::warn!(cause = fault.causes.first(), "the database is away");
