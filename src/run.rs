@@ -108,8 +108,10 @@ async fn pipeline(
     let source = source(settings.source).await?;
     let fetcher = Arc::new(Fetcher::new(source, halt.clone(), deadline)?);
     let store = tokio::select! {
-        store = Store::open(settings.store, halt.clone()) => store?,
+        // First, for the store gives up for the same reason and knows nothing of signals.
+        biased;
         () = halt.stopping().cancelled() => return Err(stopped_early(&halt)),
+        store = Store::open(settings.store, halt.clone()) => store?,
     };
     let store = Arc::new(store);
     // Opened last: a run that cannot begin leaves no empty reports behind.

@@ -180,9 +180,11 @@ impl Queue {
         })
     }
 
-    /// Ends the store for every job; the first verdict counts.
-    pub(super) fn condemn(&self, verdict: Verdict) {
-        let _ = self.verdict.set(verdict);
+    /// Ends the store for every job; the first verdict counts. It was met by a token of `job`, whose
+    /// stream says so even where all of its tokens were sent already.
+    pub(super) fn condemn(&self, job: &Job, verdict: Verdict) {
+        let verdict = self.verdict.get_or_init(|| verdict);
+        job.sender.fail(verdict.fault.clone());
         self.over.cancel();
         self.close();
     }

@@ -279,11 +279,14 @@ impl<'a> Writer<'a> {
                     let code = detail.sqlstate.clone().unwrap_or_default();
                     let fault = denied(&code, "the database refuses every insert")
                         .cause(detail.message.clone().unwrap_or_default());
-                    self.queue.condemn(Verdict {
-                        status: Status::NotAttempted,
-                        detail: Arc::clone(&detail),
-                        fault,
-                    });
+                    self.queue.condemn(
+                        job,
+                        Verdict {
+                            status: Status::NotAttempted,
+                            detail: Arc::clone(&detail),
+                            fault,
+                        },
+                    );
                     return (Status::NotAttempted, Some(detail));
                 }
             }

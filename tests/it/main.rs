@@ -16,9 +16,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cli;
+mod database;
 mod docker;
+mod outages;
 mod readme;
+mod reports;
 mod runs;
+mod signals;
 mod source;
 mod support_works;
 mod tables;

@@ -1,7 +1,7 @@
 //! What changes from run to run, taken out of snapshots: times, rates, ports, folders, versions.
 
 /// From pattern to what a snapshot shows instead; earlier ones are applied first.
-const FILTERS: [(&str, &str); 11] = [
+const FILTERS: [(&str, &str); 12] = [
     (
         r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
         "[uuid]",
@@ -30,7 +30,8 @@ const FILTERS: [(&str, &str); 11] = [
         "token_service${1}[version]",
     ),
     (r"\bPostgreSQL \d+\.\d+[^\n,;)]*", "PostgreSQL [version]"),
-    (r"\bt_\d+(_owner|_role_\d+)?\b", "[database]${1}"),
+    (r"\bt_\d+_role_\d+\b", "[database]_role"),
+    (r"\bt_\d+(_owner)?\b", "[database]${1}"),
 ];
 
 /// Settings with all filters: `snapshot::settings().bind(|| insta::assert_snapshot!(…))`.

@@ -341,11 +341,12 @@ impl Lane {
                 self.land(flight, Status::Failed, Some(detail));
             }
             Class::Denied => {
-                self.shared.queue.condemn(Verdict {
+                let verdict = Verdict {
                     status: Status::NotAttempted,
                     fault: every_insert_denied(code, detail.message.as_deref().unwrap_or_default()),
                     detail: Arc::clone(&detail),
-                });
+                };
+                self.shared.queue.condemn(&flight.job, verdict);
                 self.land(flight, Status::NotAttempted, Some(detail));
             }
             Class::Doubt if is_error(db) => {

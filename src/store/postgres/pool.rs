@@ -285,9 +285,28 @@ async fn reconnect(shared: &Shared, left: &mut Left) -> Result<(Link, u64), Opti
             Err(fault) => fault,
         };
         let denied = matches!(fault.kind, Kind::DbDenied { .. });
+<<<<<<< HEAD
         let patience = shared.patience.saturating_sub(started.elapsed());
         if denied || patience.is_zero() {
             return Err(Some(fault));
+=======
+        if denied || started.elapsed() + pause > shared.patience {
+            let verdict = if denied {
+                Verdict {
+                    status: Status::NotAttempted,
+                    detail: Detail::reason("the database refused the run"),
+                    fault,
+                }
+            } else {
+                Verdict {
+                    status: Status::Failed,
+                    detail: Detail::reason("the database could not be reached"),
+                    fault: lost(fault, shared.patience),
+                }
+            };
+            queue.condemn(&chunk.job, verdict);
+            break;
+>>>>>>> t-store
         }
         tracing::warn!(
             cause = fault.causes.first(),

@@ -1,0 +1,135 @@
+//! Mistakes on the command line and in the configuration: exit code 2, one error on standard
+//! error, nothing asked of anybody. The rules themselves are tested beside the code.
+
+use crate::support::command::{Command, Run};
+use crate::support::snapshot;
+
+/// The one error of a run that was not begun.
+#[track_caller]
+fn usage(command: Command) -> String {
+    let run: Run = command.run().expect_code(2);
+    assert_eq!(run.stdout, "");
+    assert!(run.stderr.starts_with("error:"), "{}", run.stderr);
+    run.error().to_owned()
+}
+
+fn configured() -> Command {
+    Command::new()
+        .env("TOKEN_HOST", "http://127.0.0.1:9/tokens")
+        .env("DATABASE_URL", "sqlite:tokens.db")
+}
+
+macro_rules! shows {
+    ($command:expr, @$snapshot:literal) => {
+        snapshot::settings().bind(|| insta::assert_snapshot!(usage($command), @$snapshot))
+    };
+}
+
+#[test]
+fn a_size_that_is_no_whole_number_of_at_least_one() {
+    for size in ["0", "-1", "1.5", "ten", "18446744073709551616", ""] {
+        let error = usage(configured().arg(size));
+        assert!(error.contains(&format!("`{size}`")), "{error}");
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(error.replace(&format!("`{size}`"), "VALUE"), @"
+            error: SIZE must be a whole number of at least 1, such as 10, not VALUE
+            hint: `token_service --help` shows what can be typed
+            ");
+        }
+    }
+}
+
+#[test]
+fn an_unknown_option_names_the_nearest() {
+    shows!(configured().arg("--pagesize=10"), @"
+    error: unexpected argument '--pagesize' found
+    hint: a similar argument exists: '--page-size'
+    ");
+}
+
+#[test]
+fn an_unknown_key_names_its_line_and_the_nearest() {
+    let yaml = "source:\n  url: http://127.0.0.1:9/tokens\n  tiemout: 3s\n";
+    shows!(configured().config(yaml), @"
+    error: unknown key `tiemout` in `source`
+      ╭▸ token_service.yaml:3:3
+      │
+    3 │   tiemout: 3s
+      ╰╴  ━━━━━━━ did you mean `timeout`?
+    ");
+}
+
+#[test]
+fn both_forms_of_a_secret() {
+    let command = Command::new()
+        .env("TOKEN_HOST", "http://127.0.0.1:9/tokens")
+        .env("DB_HOST", "127.0.0.1")
+        .env("DB_USER", "tokens")
+        .env("DB_NAME", "tokens")
+        .env("DB_PASS", "canary")
+        .env("DB_PASS_FILE", "password")
+        .file("password", "canary");
+    shows!(command, @"
+    error: DB_PASS and DB_PASS_FILE are both set
+    hint: unset one of the two; DB_PASS_FILE keeps the secret out of the environment
+    ");
+}
+
+#[test]
+fn both_an_address_and_its_parts() {
+    shows!(configured().env("DB_HOST", "127.0.0.1"), @"
+    error: DATABASE_URL and DB_HOST are set together
+    hint: a URL names the whole database: unset it, or unset the DB_* variables
+    ");
+}
+
+#[test]
+fn no_source_points_to_the_variable_and_to_the_demo() {
+    let command = Command::new().env("DATABASE_URL", "sqlite:tokens.db");
+    shows!(command, @"
+    error: no token source is configured
+    hint: set TOKEN_HOST to its URL, or `source.url` in the file that --config names; `token_service demo` needs neither
+    ");
+}
+
+#[test]
+fn no_database_points_to_the_variables_and_to_the_demo() {
+    let command = Command::new().env("TOKEN_HOST", "http://127.0.0.1:9/tokens");
+    shows!(command, @"
+    error: no database is configured
+    hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the file that --config names; `token_service demo` needs none
+    ");
+}
+
+#[test]
+fn credentials_in_the_source_s_address() {
+    let command = configured().env("TOKEN_HOST", "http://someone:canary@127.0.0.1:9/");
+    let error = usage(command);
+    assert!(!error.contains("canary"), "{error}");
+    insta::assert_snapshot!(error, @"error: TOKEN_HOST must not hold credentials: give them as TOKEN_SERVICE_SOURCE_AUTHORIZATION or in the file that TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE names");
+}
+
+#[test]
+fn a_missing_configuration_file() {
+    shows!(configured().args(["--config", "missing.yaml"]), @"
+    error: cannot read the configuration file `missing.yaml`
+      caused by: No such file or directory (os error 2)
+    hint: --config and TOKEN_SERVICE_CONFIG name a YAML file that this user can read
+    ");
+}
+
+#[test]
+fn an_unknown_report_format() {
+    shows!(configured().args(["--report", "xml"]), @"
+    error: --report must be one of text, ndjson, json, each with =PATH for a file, not `xml`
+    hint: `token_service --help` shows what can be typed
+    ");
+}
+
+#[test]
+fn errors_come_as_json_where_that_is_asked_for() {
+    let run = configured().args(["--error-format", "json", "0"]).run();
+    let error: serde_json::Value = serde_json::from_str(&run.expect_code(2).stderr).unwrap();
+    assert_eq!(error["exit_code"], 2);
+    assert!(error["message"].is_string());
+}

@@ -1,0 +1,322 @@
+//! A database that refuses: exit code 5 with one error, at once, before a token is asked for.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use crate::support::command::{Command, Run};
+use crate::support::database::{Database, Login};
+use crate::support::postgres::free_port;
+use crate::support::snapshot;
+use crate::support::source::{Answer, Source};
+
+/// Runs against a source that must not be asked for anything, and gives the one error. No secret
+/// stands in what is shown, not even at the most talkative log level.
+#[track_caller]
+fn refused(command: Command, secret: &str) -> String {
+    let source = Source::answers([]);
+    let run = command.source(&source).arg("5").run().expect_code(5);
+    assert!(source.requests().is_empty(), "a token was asked for");
+    assert_eq!(run.stdout, "");
+    assert!(run.stderr.starts_with("error:"), "{}", run.stderr);
+    assert!(!run.stderr.contains(secret), "{}", run.stderr);
+    run.error().to_owned()
+}
+
+#[track_caller]
+fn refused_by(login: &Login) -> String {
+    refused(Command::new().database(login), &login.password)
+}
+
+macro_rules! shows {
+    ($text:expr, @$snapshot:literal) => {
+        snapshot::settings().bind(|| insta::assert_snapshot!($text, @$snapshot))
+    };
+}
+
+#[test]
+fn a_server_that_is_down() {
+    let login = Login {
+        host: "127.0.0.1".to_owned(),
+        port: free_port(),
+        user: "tokens".to_owned(),
+        password: "canary".to_owned(),
+        name: "tokens".to_owned(),
+    };
+    shows!(refused_by(&login), @"
+    error: the database cannot be reached
+      caused by: 127.0.0.1:[port]: Connection refused (os error 111)
+      = retryable
+    hint: check DB_HOST and DB_PORT and that the server runs; no token was asked for
+    ");
+}
+
+#[test]
+fn a_host_that_has_no_address() {
+    let command = Command::new()
+        .env("DB_HOST", "nowhere.invalid")
+        .env("DB_USER", "tokens")
+        .env("DB_PASS", "canary")
+        .env("DB_NAME", "tokens");
+    let error = refused(command, "canary");
+    // What the resolver says differs from machine to machine.
+    assert!(error.starts_with("error: "), "{error}");
+    assert!(error.contains("nowhere.invalid:5432"), "{error}");
+    assert!(error.contains("\nhint: check DB_HOST"), "{error}");
+}
+
+#[test]
+fn a_wrong_password() {
+    let database = Database::seed();
+    let login = Login {
+        password: "canary".to_owned(),
+        ..(*database).clone()
+    };
+    shows!(refused_by(&login), @r#"
+    error: the database refused to connect
+      caused by: password authentication failed for user "[database]_owner" (28P01)
+    hint: DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of 127.0.0.1:[port]; no token was asked for
+    "#);
+}
+
+#[test]
+fn no_password_where_one_is_wanted() {
+    let database = Database::seed();
+    let error = refused(Command::new().database_place(&database), "owner-");
+    shows!(error, @"
+    error: the database refused to connect
+      caused by: 127.0.0.1:[port] asks for a password and none is configured
+    hint: set DB_PASS or DB_PASS_FILE; no token was asked for
+    ");
+}
+
+#[test]
+fn no_such_role() {
+    let database = Database::seed();
+    let login = Login {
+        user: "nobody".to_owned(),
+        ..(*database).clone()
+    };
+    shows!(refused_by(&login), @r#"
+    error: the database refused to connect
+      caused by: password authentication failed for user "nobody" (28P01)
+    hint: DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of 127.0.0.1:[port]; no token was asked for
+    "#);
+}
+
+#[test]
+fn no_such_database() {
+    let database = Database::seed();
+    let login = Login {
+        name: "elsewhere".to_owned(),
+        ..(*database).clone()
+    };
+    shows!(refused_by(&login), @r#"
+    error: the database refused to connect
+      caused by: database "elsewhere" does not exist (3D000)
+    hint: DB_NAME must name a database of 127.0.0.1:[port]; no token was asked for
+    "#);
+}
+
+#[test]
+fn no_such_table() {
+    let database = Database::new();
+    shows!(refused_by(&database), @r#"
+    error: the table does not exist
+      caused by: relation "secret_tokens" does not exist (42P01)
+    hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema where that is not in the search path; no token was asked for
+    "#);
+}
+
+#[test]
+fn no_such_schema() {
+    let database = Database::seed();
+    let command = Command::new().config("database: {table: vault.secret_tokens}");
+    let error = refused(command.database(&database), &database.password);
+    shows!(error, @r#"
+    error: the table does not exist
+      caused by: relation "vault.secret_tokens" does not exist (42P01)
+    hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema where that is not in the search path; no token was asked for
+    "#);
+}
+
+#[test]
+fn no_such_column() {
+    let database = Database::seed();
+    let command = Command::new().config("database: {column: dta}");
+    let error = refused(command.database(&database), &database.password);
+    shows!(error, @r#"
+    error: the column does not exist
+      caused by: column "dta" of relation "secret_tokens" does not exist (42703)
+    hint: `database.column` must name a column of "secret_tokens"; no token was asked for
+    "#);
+}
+
+#[test]
+fn a_column_that_takes_no_text() {
+    let database = Database::with("CREATE TABLE secret_tokens (data integer)");
+    shows!(refused_by(&database), @r#"
+    error: the column does not take text
+      caused by: column "data" is of type integer but expression is of type text (42804)
+    hint: `database.column` must name a text column of "secret_tokens"; no token was asked for
+    "#);
+}
+
+#[test]
+fn no_right_to_insert() {
+    let database = Database::seed();
+    shows!(refused_by(&database.role_with("SELECT")), @r#"
+    error: the database refuses inserts
+      caused by: role "[database]_role" has no INSERT right on "secret_tokens", column "data"
+    hint: GRANT INSERT ON "secret_tokens" TO "[database]_role"; no token was asked for
+    "#);
+}
+
+#[test]
+fn no_right_to_draw_the_next_id() {
+    let database = Database::seed();
+    let role = database.role_with("INSERT");
+    let revoke = format!(
+        "REVOKE ALL ON SEQUENCE secret_tokens_id_seq FROM {}",
+        role.user
+    );
+    database.client().batch_execute(&revoke).unwrap();
+    shows!(refused_by(&role), @r#"
+    error: the database refuses inserts
+      caused by: role "[database]_role" has no USAGE right on sequence secret_tokens_id_seq
+    hint: GRANT USAGE ON SEQUENCE secret_tokens_id_seq TO "[database]_role"; no token was asked for
+    "#);
+}
+
+#[test]
+fn the_right_to_insert_is_enough() {
+    let database = Database::seed();
+    let source = Source::answers([Answer::tokens(["aa", "b-b"])]);
+    let role = database.role_with("INSERT");
+    let command = Command::new().source(&source).database(&role);
+    command.arg("2").run().expect_code(0);
+    assert_eq!(database.rows(), ["aa"]);
+}
+
+#[test]
+fn a_server_that_takes_no_writes() {
+    let database = Database::seed();
+    let role = database.role_with("INSERT");
+    database
+        .admin()
+        .batch_execute(&format!(
+            "ALTER ROLE {} SET default_transaction_read_only = on",
+            role.user
+        ))
+        .unwrap();
+    shows!(refused_by(&role), @"
+    error: the database takes no writes
+      caused by: 127.0.0.1:[port] is a standby or read-only
+      = retryable
+    hint: DB_HOST must name the primary; no token was asked for
+    ");
+}
+
+#[test]
+fn a_server_without_tls_where_tls_is_demanded() {
+    let database = Database::seed();
+    let url = format!("{}?sslmode=require", database.url());
+    let error = refused(Command::new().env("DATABASE_URL", url), &database.password);
+    shows!(error, @"
+    error: the database offers no TLS
+      caused by: 127.0.0.1:[port]: server does not support TLS
+    hint: turn TLS on at 127.0.0.1:[port]; or, if the network is trusted, set DB_SSLMODE=prefer; no token was asked for
+    ");
+    let parts = Command::new().database_parts(&database);
+    let by_parts = refused(parts.env("DB_SSLMODE", "require"), &database.password);
+    assert_eq!(by_parts, error, "however it was told");
+}
+
+/// The seed's table in a new SQLite file.
+fn sqlite(path: &Path) -> Connection {
+    let file = Connection::open(path).unwrap();
+    file.execute_batch(
+        "CREATE TABLE secret_tokens (id INTEGER PRIMARY KEY,
+         data TEXT NOT NULL CONSTRAINT no_dash CHECK (data NOT LIKE '%-%'))",
+    )
+    .unwrap();
+    file
+}
+
+fn texts(file: &Connection, sql: &str) -> Vec<String> {
+    let mut statement = file.prepare(sql).unwrap();
+    let rows = statement.query_map([], |row| row.get(0)).unwrap();
+    rows.map(Result::unwrap).collect()
+}
+
+#[test]
+fn an_sqlite_file_is_stored_in_and_its_schema_is_left_alone() {
+    let source = Source::answers([Answer::tokens(["aa", "b-b", "cc"])]);
+    let command = Command::new()
+        .source(&source)
+        .env("DATABASE_URL", "sqlite:tokens.db");
+    let file = sqlite(&command.dir().join("tokens.db"));
+    let schema = "SELECT sql FROM sqlite_schema ORDER BY name";
+    let before = texts(&file, schema);
+    let run: Run = command.arg("3").run().expect_code(0);
+    insta::assert_snapshot!(run.stdout, @"
+    stored    aa
+    rejected  b-b  23514 no_dash
+    stored    cc
+    ");
+    let stored = texts(&file, "SELECT data FROM secret_tokens ORDER BY id");
+    assert_eq!(stored, ["aa", "cc"]);
+    assert_eq!(texts(&file, schema), before);
+}
+
+#[test]
+fn an_sqlite_file_that_is_missing_is_not_made() {
+    let command = Command::new().env("DATABASE_URL", "sqlite:tokens.db");
+    let path = command.dir().join("tokens.db");
+    shows!(refused(command, "canary"), @"
+    error: the database file does not exist
+      caused by: no file tokens.db
+    hint: sqlite:PATH must name an existing SQLite file with the table in it; no token was asked for
+    ");
+    assert!(!path.exists());
+}
+
+#[test]
+fn an_sqlite_file_without_the_table() {
+    let command = Command::new().env("DATABASE_URL", "sqlite:tokens.db");
+    let file = Connection::open(command.dir().join("tokens.db")).unwrap();
+    file.execute_batch("CREATE TABLE other (a TEXT)").unwrap();
+    shows!(refused(command, "canary"), @r#"
+    error: the table does not exist
+      caused by: no table "secret_tokens" in tokens.db
+    hint: create it first: the schema of an existing database is never changed; no token was asked for
+    "#);
+    assert_eq!(texts(&file, "SELECT name FROM sqlite_schema"), ["other"]);
+}
+
+#[test]
+fn an_sqlite_file_without_the_column() {
+    let command = Command::new().env("DATABASE_URL", "sqlite:tokens.db");
+    let _file = sqlite(&command.dir().join("tokens.db"));
+    let error = refused(command.config("database: {column: dta}"), "canary");
+    shows!(error, @r#"
+    error: the column does not exist
+      caused by: no column "dta" in "secret_tokens"
+    hint: the table has id, data; no token was asked for
+    "#);
+}
+
+#[test]
+fn a_file_that_is_no_sqlite_file() {
+    let command = Command::new()
+        .file(
+            "tokens.db",
+            "not a database, but long enough to be looked at as one",
+        )
+        .env("DATABASE_URL", "sqlite:tokens.db");
+    shows!(refused(command, "canary"), @"
+    error: the database file cannot be used
+      caused by: tokens.db: file is not a database
+    hint: sqlite:PATH must name an SQLite file that this user may read and write; no token was asked for
+    ");
+}

@@ -1,0 +1,171 @@
+//! A database that goes bad in the middle of a run: one error, and every received token is in the
+//! report, in a state that is true.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::Client;
+
+use crate::support::command::{Command, Running};
+use crate::support::database::{Database, Login};
+use crate::support::report::Report;
+use crate::support::snapshot;
+use crate::support::source::{Answer, Gate, Source};
+
+/// The lock on which the table's trigger waits.
+const LOCK: i32 = 7;
+
+/// The seed's table, on which every INSERT waits for a lock that the test may hold.
+pub fn locked() -> (Database, Client) {
+    let database = Database::seed();
+    let ddl = format!(
+        "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             PERFORM pg_advisory_xact_lock_shared({LOCK}); RETURN NEW; END $$;
+         CREATE TRIGGER hold BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION hold()"
+    );
+    database.client().batch_execute(&ddl).unwrap();
+    let mut admin = database.admin();
+    let lock = format!("SELECT pg_advisory_lock({LOCK})");
+    admin.batch_execute(&lock).unwrap();
+    (database, admin)
+}
+
+pub fn unlock(admin: &mut Client) {
+    let unlock = format!("SELECT pg_advisory_unlock({LOCK})");
+    admin.batch_execute(&unlock).unwrap();
+}
+
+/// The backend that waits for the lock, as soon as there is one; nobody announces it.
+pub fn waiting_backend(admin: &mut Client) -> i32 {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let found = admin.query_opt(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+             AND application_name = 'token_service' AND wait_event = 'advisory' LIMIT 1",
+            &[],
+        );
+        if let Some(row) = found.unwrap() {
+            return row.get(0);
+        }
+        assert!(Instant::now() < end, "no INSERT waits for the lock");
+        thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+fn start(source: &Source, database: &Login, size: &str) -> Running {
+    Command::new()
+        .source(source)
+        .database(database)
+        .args([size, "--report", "ndjson"])
+        .spawn()
+}
+
+/// What is called stored is in the table; what is certainly not stored is not.
+fn assert_true(report: &Report, database: &Database) {
+    let rows = database.rows();
+    for token in report.of("stored") {
+        assert!(rows.contains(&token), "{token} is not in the table");
+    }
+    for status in ["rejected", "failed", "not_attempted"] {
+        for token in report.of(status) {
+            assert!(!rows.contains(&token), "{token} is {status} and stored");
+        }
+    }
+    let unknown = report.of("unknown");
+    for row in &rows {
+        let known = report.of("stored").contains(row) || unknown.contains(row);
+        assert!(known, "{row} is in the table and not reported as stored");
+    }
+}
+
+#[test]
+fn a_right_that_is_revoked_in_the_middle_ends_the_run_with_one_error() {
+    let database = Database::seed();
+    let role = database.role_with("INSERT");
+    let gate = Gate::new();
+    let source = Source::answers([
+        Answer::tokens(["aa", "bb", "cc"]),
+        Answer::tokens(["dd", "ee", "ff"]).after(&gate),
+    ]);
+    let running = start(&source, &role, "6");
+    running.wait_for_stdout(|text| text.lines().count() == 3);
+    let revoke = format!("REVOKE INSERT ON secret_tokens FROM {}", role.user);
+    database.client().batch_execute(&revoke).unwrap();
+    gate.open();
+
+    let run = running.wait().expect_code(5);
+    let report = Report::of_run(&run);
+    assert_eq!(report.of("stored"), ["aa", "bb", "cc"]);
+    assert_eq!(report.of("not_attempted"), ["dd", "ee", "ff"]);
+    assert_true(&report, &database);
+    snapshot::settings().bind(|| {
+        insta::assert_snapshot!(run.stderr, @"
+        6 requested, 6 received in 2 requests: 3 stored, 0 rejected, 3 not attempted in [seconds] s ([rate] tokens/s)
+        error: db_denied: the database refuses every insert
+          ╭▸ scripts/default.rhai:3:1
+          │
+        3 │ report(store(fetch(SIZE)));
+          ╰╴━━━━━━
+          caused by: permission denied for table secret_tokens (42501)
+        hint: `token_service check --connect` looks at the table and the role's rights
+        ");
+    });
+}
+
+#[test]
+fn a_connection_that_is_cut_in_the_middle_loses_no_token() {
+    let (database, mut admin) = locked();
+    let source = Source::answers([Answer::tokens((0..100).map(|n| format!("a{n}")))]);
+    let running = start(&source, &database, "100");
+    let pid = waiting_backend(&mut admin);
+    admin
+        .execute("SELECT pg_terminate_backend($1)", &[&pid])
+        .unwrap();
+    unlock(&mut admin);
+
+    let run = running.wait();
+    let report = Report::of_run(&run);
+    assert_eq!(report.count("received"), 100);
+    assert!(report.count("stored") > 0, "it went on: {}", run.stderr);
+    assert_true(&report, &database);
+    let settled = report.count("stored") + report.count("rejected");
+    assert_eq!(run.code, Some(if settled == 100 { 0 } else { 5 }));
+}
+
+#[test]
+fn a_database_that_does_not_come_back_fails_what_was_not_sent() {
+    let (database, mut admin) = locked();
+    let source = Source::answers([Answer::tokens((0..100).map(|n| format!("a{n}")))]);
+    let running = Command::new()
+        .source(&source)
+        .database(&database)
+        .args(["100", "--report", "ndjson", "--patience", "100ms"])
+        .args(["--connections", "1"])
+        .spawn();
+    let pid = waiting_backend(&mut admin);
+    let shut = format!(
+        "ALTER DATABASE {} CONNECTION LIMIT 0; SELECT pg_terminate_backend({pid})",
+        database.name
+    );
+    admin.batch_execute(&shut).unwrap();
+
+    let run = running.wait().expect_code(5);
+    let open = format!("ALTER DATABASE {} CONNECTION LIMIT -1", database.name);
+    admin.batch_execute(&open).unwrap();
+    let report = Report::of_run(&run);
+    assert_eq!(report.count("received"), 100);
+    assert!(report.count("failed") > 0, "{}", run.stderr);
+    assert_eq!(report.count("stored"), 0);
+    assert_true(&report, &database);
+    snapshot::settings().bind(|| {
+        insta::assert_snapshot!(run.error(), @r#"
+        error: db_connect: the connection to the database was lost and did not come back within 100ms
+          ╭▸ scripts/default.rhai:3:1
+          │
+        3 │ report(store(fetch(SIZE)));
+          ╰╴━━━━━━
+          caused by: too many connections for database "[database]" (53300)
+        hint: tokens that are `failed` are safe to store again; --patience waits longer
+        "#);
+    });
+}

@@ -1,0 +1,293 @@
+//! The reports: every format as a whole, on standard output and on paths, streaming, and what
+//! happens where they cannot be written.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::support::command::Command;
+use crate::support::database::Database;
+use crate::support::report::Report;
+use crate::support::snapshot;
+use crate::support::source::{Answer, Gate, Source};
+
+/// Stored, rejected by the database, rejected for its form.
+fn three() -> Source {
+    Source::answers([Answer::tokens(["aa", "b-b", "c\tc"])])
+}
+
+fn report(format: &str) -> String {
+    let database = Database::seed();
+    let source = three();
+    let command = Command::new().source(&source).database(&database);
+    let run = command.args(["3", "--report", format]).run();
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let lines = run.stderr.lines().count();
+    assert_eq!(lines, 1, "the summary alone: {}", run.stderr);
+    if format == "json" {
+        run.stdout
+    } else {
+        run.sorted()
+    }
+}
+
+#[test]
+fn text_is_a_line_a_token_for_people() {
+    insta::assert_snapshot!(report("text"), @r"
+    rejected  b-b  23514 secret_tokens_data_check
+    rejected  c\tc  control character
+    stored    aa
+    ");
+}
+
+#[test]
+fn ndjson_is_an_object_a_token_and_one_with_the_summary() {
+    snapshot::settings().bind(|| insta::assert_snapshot!(report("ndjson"), @r#"
+    {"summary":{"version":1,"run_id":"[uuid]","started_at":"[time]","duration_ms":[ms],"requested":3,"received":3,"requests":1,"surplus":0,"stored":1,"rejected":2,"failed":0,"unknown":0,"not_attempted":0,"exit_code":0,"latency_ms":{"p50":[ms],"p95":[ms],"p99":[ms],"max":[ms]}}}
+    {"token":"aa","status":"stored","attempts":1,"ms":[ms]}
+    {"token":"b-b","status":"rejected","attempts":1,"ms":[ms],"sqlstate":"23514","constraint":"secret_tokens_data_check","message":"new row for relation \"secret_tokens\" violates check constraint \"secret_tokens_data_check\""}
+    {"token":"c\tc","status":"rejected","attempts":0,"ms":[ms],"reason":"control character"}
+    "#));
+}
+
+#[test]
+fn json_is_one_document_with_tokens_and_summary() {
+    let text = report("json");
+    let mut document: Value = serde_json::from_str(&text).unwrap();
+    // The one rejected for its form need not wait for the database.
+    let tokens = document["tokens"].as_array_mut().unwrap();
+    tokens.sort_by_key(|token| token["token"].to_string());
+    let pretty = serde_json::to_string_pretty(&document).unwrap();
+    snapshot::settings().bind(|| insta::assert_snapshot!(pretty, @r#"
+    {
+      "summary": {
+        "duration_ms": [ms],
+        "exit_code": 0,
+        "failed": 0,
+        "latency_ms": {
+          "max": [ms],
+          "p50": [ms],
+          "p95": [ms],
+          "p99": [ms]
+        },
+        "not_attempted": 0,
+        "received": 3,
+        "rejected": 2,
+        "requested": 3,
+        "requests": 1,
+        "run_id": "[uuid]",
+        "started_at": "[time]",
+        "stored": 1,
+        "surplus": 0,
+        "unknown": 0,
+        "version": 1
+      },
+      "tokens": [
+        {
+          "attempts": 1,
+          "ms": [ms],
+          "status": "stored",
+          "token": "aa"
+        },
+        {
+          "attempts": 1,
+          "constraint": "secret_tokens_data_check",
+          "message": "new row for relation \"secret_tokens\" violates check constraint \"secret_tokens_data_check\"",
+          "ms": [ms],
+          "sqlstate": "23514",
+          "status": "rejected",
+          "token": "b-b"
+        },
+        {
+          "attempts": 0,
+          "ms": [ms],
+          "reason": "control character",
+          "status": "rejected",
+          "token": "c\tc"
+        }
+      ],
+      "version": 1
+    }
+    "#));
+}
+
+#[test]
+fn json_without_a_token_is_a_whole_document_too() {
+    let database = Database::seed();
+    let source = Source::answers([Answer::status(500)]);
+    let command = Command::new().source(&source).database(&database);
+    let run = command.args(["--report", "json"]).run().expect_code(4);
+    let document: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(document["tokens"], serde_json::json!([]));
+    assert_eq!(document["summary"]["exit_code"], 4);
+}
+
+#[test]
+fn a_report_on_a_path_is_partial_until_it_is_complete() {
+    let database = Database::seed();
+    let gate = Gate::new();
+    let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+    let command = Command::new().source(&source).database(&database);
+    let dir = command.dir().to_owned();
+    let running = command
+        .args(["1", "--report", "ndjson=run.ndjson"])
+        .file("run.ndjson", "the last run's")
+        .spawn();
+    source.wait_for(1);
+    assert!(dir.join("run.ndjson.partial").exists());
+    let last = fs::read_to_string(dir.join("run.ndjson")).unwrap();
+    assert_eq!(last, "the last run's", "kept until the new one is complete");
+    gate.open();
+    let run = running.wait().expect_code(0);
+    assert!(!run.path("run.ndjson.partial").exists());
+    let report = Report::parse(&fs::read_to_string(run.path("run.ndjson")).unwrap());
+    assert_eq!(report.of("stored"), ["aa"]);
+    assert_eq!(run.stdout, "", "nobody asked for a report there");
+}
+
+#[test]
+fn several_reports_of_one_run_say_the_same() {
+    let database = Database::seed();
+    let source = three();
+    let command = Command::new().source(&source).database(&database);
+    let run = command
+        .args(["3", "--report", "text", "--report", "ndjson=run.ndjson"])
+        .args(["--report", "json=run.json"])
+        .run()
+        .expect_code(0);
+    let read = |name| fs::read_to_string(run.path(name)).unwrap();
+    let ndjson = Report::parse(&read("run.ndjson"));
+    let json: Value = serde_json::from_str(&read("run.json")).unwrap();
+    assert_eq!(json["tokens"], Value::from(ndjson.tokens));
+    assert_eq!(json["summary"], ndjson.summary);
+    assert_eq!(run.stdout.lines().count(), 3);
+}
+
+#[test]
+fn a_report_that_cannot_be_written_costs_no_token() {
+    let database = Database::seed();
+    let errors = ["missing/run.ndjson", "folder"].map(|path| {
+        let source = Source::answers([]);
+        let command = Command::new().source(&source).database(&database);
+        fs::create_dir(command.dir().join("folder")).unwrap();
+        let run = command
+            .args(["5", "--report", &format!("ndjson={path}")])
+            .run()
+            .expect_code(2);
+        assert!(source.requests().is_empty());
+        run.error().to_owned()
+    });
+    insta::assert_snapshot!(errors.join("\n"), @"
+    error: the report missing/run.ndjson cannot be written
+      caused by: No such file or directory (os error 2)
+    hint: check that its folder exists and may be written to; no token was asked for
+    error: the report folder cannot be written
+      caused by: it is a folder
+    hint: check that its folder exists and may be written to; no token was asked for
+    ");
+}
+
+#[test]
+fn outcomes_stream_while_the_source_is_still_busy() {
+    for format in ["text", "ndjson", "json"] {
+        let database = Database::seed();
+        let gate = Gate::new();
+        let source = Source::answers([
+            Answer::tokens(["aa", "bb"]),
+            Answer::tokens(["cc"]).after(&gate),
+        ]);
+        let command = Command::new().source(&source).database(&database);
+        let running = command.args(["3", "--report", format]).spawn();
+        let seen = running.wait_for_stdout(|text| text.contains("aa") && text.contains("bb"));
+        assert!(!seen.contains("cc"));
+        gate.open();
+        running.wait().expect_code(0);
+    }
+}
+
+/// `token_service 2 | head -1`: the pipe closes between two answers.
+#[test]
+fn a_pipe_that_is_closed_ends_the_run_and_the_summary_counts_all() {
+    let database = Database::seed();
+    let gate = Gate::new();
+    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb"]).after(&gate)]);
+    let command = Command::new().source(&source).database(&database);
+    let mut child = command
+        .arg("2")
+        .raw()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pipe = BufReader::new(child.stdout.take().unwrap());
+    let mut first = String::new();
+    pipe.read_line(&mut first).unwrap();
+    assert_eq!(first, "stored    aa\n");
+    drop(pipe);
+    gate.open();
+    let mut stderr = String::new();
+    let mut said = child.stderr.take().unwrap();
+    said.read_to_string(&mut stderr).unwrap();
+    let code = child.wait().unwrap().code();
+    snapshot::settings().bind(|| {
+        insta::assert_snapshot!(format!("exit: {code:?}\n{stderr}"), @"
+        exit: Some(3)
+        2 requested, 2 received in 2 requests: 2 stored, 0 rejected in [seconds] s ([rate] tokens/s)
+        error: output_closed: standard output cannot be written any more
+          ╭▸ scripts/default.rhai:3:1
+          │
+        3 │ report(store(fetch(SIZE)));
+          ╰╴━━━━━━
+          caused by: Broken pipe (os error 32)
+        hint: the summary above counts every token; a `--report` on a path keeps them
+        ");
+    });
+    assert_eq!(database.rows(), ["aa", "bb"]);
+}
+
+#[test]
+fn a_full_disk_ends_the_run_and_the_summary_counts_all() {
+    let database = Database::seed();
+    let source = Source::answers([Answer::tokens(["aa"])]);
+    let command = Command::new().source(&source).database(&database);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = command.arg("1").raw().stdout(full).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    snapshot::settings().bind(|| {
+        let code = output.status.code();
+        insta::assert_snapshot!(format!("exit: {code:?}\n{stderr}"), @"
+        exit: Some(3)
+        1 requested, 1 received in 1 request: 1 stored, 0 rejected in [seconds] s ([rate] tokens/s)
+        error: output_closed: standard output cannot be written any more
+          ╭▸ scripts/default.rhai:3:1
+          │
+        3 │ report(store(fetch(SIZE)));
+          ╰╴━━━━━━
+          caused by: No space left on device (os error 28)
+        hint: the summary above counts every token; a `--report` on a path keeps them
+        ");
+    });
+    assert_eq!(database.rows(), ["aa"]);
+}
+
+#[test]
+fn a_full_disk_takes_nothing_from_a_report_elsewhere() {
+    let database = Database::seed();
+    let source = Source::generating(|asked| asked);
+    let command = Command::new().source(&source).database(&database);
+    let command = command.args(["300", "--report", "text", "--report", "ndjson=run.ndjson"]);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = command.raw().stdout(full).output().unwrap();
+    let report = fs::read_to_string(command.dir().join("run.ndjson")).unwrap();
+    let report = Report::parse(&report);
+    assert_eq!(report.count("received"), 300);
+    // What was still to be sent when the disk was found full is not sent any more.
+    let sent = report.count("not_attempted") == 0;
+    let code = if sent { 3 } else { 5 };
+    assert_eq!(output.status.code(), Some(code));
+    assert_eq!(report.count("exit_code"), u64::from(code.unsigned_abs()));
+    assert_eq!(report.of("stored"), database.rows());
+}

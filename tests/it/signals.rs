@@ -1,0 +1,188 @@
+//! A run that is stopped from outside: by a signal, a second one, or the deadline. The report is
+//! complete and true whatever the moment.
+
+use crate::outages::{locked, unlock, waiting_backend};
+use crate::support::command::{Command, Running};
+use crate::support::database::{Database, Login};
+use crate::support::report::Report;
+use crate::support::snapshot;
+use crate::support::source::{Answer, Gate, Source, token};
+
+/// What the program says once it has heard.
+fn heard(running: &Running) {
+    running.wait_for_stderr(|text| text.contains("stopping"));
+}
+
+fn service(source: &Source, database: &Login) -> Command {
+    let command = Command::new().source(source).database(database);
+    command.args(["--report", "ndjson"])
+}
+
+#[test]
+fn a_signal_while_the_source_is_busy_ends_with_a_complete_report() {
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let database = Database::seed();
+        let gate = Gate::new();
+        let source = Source::answers([
+            Answer::tokens(["aa", "bb"]),
+            Answer::tokens(["cc", "dd"]).after(&gate),
+        ]);
+        let running = service(&source, &database).arg("6").spawn();
+        running.wait_for_stdout(|text| text.lines().count() == 2);
+        source.wait_for(2);
+        running.signal(signal);
+        heard(&running);
+        // What was asked for may be issued already: it is waited for, but not stored any more.
+        gate.open();
+        let run = running.wait().expect_code(code);
+        let report = Report::of_run(&run);
+        assert_eq!(report.of("stored"), ["aa", "bb"]);
+        assert_eq!(report.of("not_attempted"), ["cc", "dd"]);
+        assert_eq!(report.summary["aborted_by"], format!("SIG{signal}"));
+        assert_eq!(report.token("cc")["reason"], "the run was stopped");
+        assert_eq!(source.sizes(), [6, 4], "nothing more is asked for");
+        assert_eq!(database.rows(), ["aa", "bb"]);
+        let stderr = run.stderr.replace(signal, "NAME");
+        snapshot::settings().bind(|| {
+            insta::allow_duplicates! { insta::assert_snapshot!(stderr, @r#"
+             INFO token_service::run: stopping cause="SIGNAME"
+            6 requested, 4 received in 2 requests: 2 stored, 0 rejected, 2 not attempted in [seconds] s ([rate] tokens/s)
+            error: stopped by SIGNAME before the run was complete
+            hint: the report holds every token that was received
+            "#) }
+        });
+    }
+}
+
+#[test]
+fn a_signal_while_the_database_is_busy_lets_what_is_in_flight_finish() {
+    let (database, mut admin) = locked();
+    let tokens: Vec<String> = (0..100).map(|n| format!("a{n:02}")).collect();
+    let source = Source::answers([Answer::tokens(&tokens)]);
+    let command = service(&source, &database).args(["100", "--connections", "1"]);
+    let running = command.args(["--pipeline", "4"]).spawn();
+    waiting_backend(&mut admin);
+    running.signal("TERM");
+    heard(&running);
+    unlock(&mut admin);
+    let run = running.wait().expect_code(143);
+    let report = Report::of_run(&run);
+    assert_eq!(report.count("received"), 100);
+    assert_eq!(report.count("stored"), 4, "what was in flight");
+    assert_eq!(report.count("not_attempted"), 96);
+    assert_eq!(report.of("stored"), database.rows());
+}
+
+/// The lock is not let go of, so only the second signal can end this within the minute of grace.
+#[test]
+fn a_second_signal_waits_for_nothing() {
+    let (database, mut admin) = locked();
+    let source = Source::answers([Answer::tokens(["aa", "bb", "cc"])]);
+    let running = service(&source, &database).arg("3").spawn();
+    waiting_backend(&mut admin);
+    running.signal("TERM");
+    heard(&running);
+    running.signal("TERM");
+    let run = running.wait().expect_code(143);
+    let report = Report::of_run(&run);
+    assert_eq!(report.of("unknown"), ["aa", "bb", "cc"]);
+    // Without it what is in flight is waited for, five seconds long.
+    assert!(report.count("duration_ms") < 5000, "{}", run.stderr);
+    unlock(&mut admin);
+}
+
+#[test]
+fn a_signal_before_the_database_answered_costs_no_token() {
+    // A server that takes the connection and says nothing.
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let login = Login {
+        host: "127.0.0.1".to_owned(),
+        port: silent.local_addr().unwrap().port(),
+        user: "tokens".to_owned(),
+        password: "canary".to_owned(),
+        name: "tokens".to_owned(),
+    };
+    let source = Source::answers([]);
+    let running = service(&source, &login).arg("3").spawn();
+    let _connection = silent.accept().unwrap();
+    running.signal("TERM");
+    let run = running.wait().expect_code(143);
+    assert!(source.requests().is_empty());
+    insta::assert_snapshot!(run.error(), @"
+    error: stopped by SIGTERM while connecting to the database
+    hint: no token was asked for
+    ");
+}
+
+#[test]
+fn a_deadline_that_leaves_tokens_unsettled_ends_with_5() {
+    let (database, mut admin) = locked();
+    let source = Source::answers([Answer::tokens(["aa", "bb", "cc"])]);
+    let command = service(&source, &database).args(["3", "--deadline", "3s"]);
+    let running = command.args(["--grace", "1s"]).spawn();
+    waiting_backend(&mut admin);
+    let run = running.wait().expect_code(5);
+    let report = Report::of_run(&run);
+    assert_eq!(report.of("unknown"), ["aa", "bb", "cc"]);
+    assert_eq!(report.summary["aborted_by"], "deadline");
+    unlock(&mut admin);
+    snapshot::settings().bind(|| {
+        insta::assert_snapshot!(run.stderr, @r#"
+     INFO token_service::run: stopping cause="deadline"
+    3 requested, 3 received in 1 request: 0 stored, 0 rejected, 3 unknown in [seconds] s
+    error: the deadline passed before the run was complete
+    hint: `--deadline` sets it; the report holds every token that was received
+    "#)
+    });
+}
+
+#[test]
+fn a_deadline_that_finds_the_source_short_ends_with_4() {
+    let database = Database::seed();
+    let gate = Gate::new();
+    let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+    let command = service(&source, &database).args(["3", "--deadline", "1s"]);
+    let run = command.args(["--grace", "1s"]).run().expect_code(4);
+    let report = Report::of_run(&run);
+    assert_eq!(report.count("received"), 0);
+    assert_eq!(report.count("issued_unseen"), 3);
+    assert_eq!(report.summary["aborted_by"], "deadline");
+}
+
+#[test]
+fn a_deadline_ends_a_script_that_never_does() {
+    let database = Database::seed();
+    let source = Source::answers([]);
+    let run = Command::new()
+        .source(&source)
+        .database(&database)
+        .file("forever.rhai", "loop {}")
+        .args(["--script", "forever.rhai", "--deadline", "1s"])
+        .run();
+    snapshot::settings().bind(|| {
+        insta::assert_snapshot!(run.transcript(), @r#"
+    exit: 3
+    --- stdout
+    --- stderr
+     INFO token_service::run: stopping cause="deadline"
+    error: the deadline passed before the run was complete
+    hint: `--deadline` sets it; the report holds every token that was received
+    "#)
+    });
+}
+
+#[test]
+fn a_deadline_reports_what_a_script_that_never_ends_received() {
+    let database = Database::seed();
+    let canary = token();
+    let source = Source::answers([Answer::tokens([&canary])]);
+    let script = "let held = []; for t in fetch(SIZE) { held.push(t); } loop {}";
+    let run = service(&source, &database)
+        .file("forever.rhai", script)
+        .args(["1", "--script", "forever.rhai", "--deadline", "2s"])
+        .run()
+        .expect_code(5);
+    let report = Report::of_run(&run);
+    assert_eq!(report.of("not_attempted"), [canary]);
+    assert!(database.rows().is_empty());
+}
