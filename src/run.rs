@@ -169,16 +169,19 @@ async fn on_its_thread(
 /// Tallies, draws the verdict and ends the reports.
 fn conclude(host: &Host, ended: Ended, begun: &Begun) -> Finished {
     let facts = gather(host, &ended);
-    let exit = facts.verdict();
+    let balanced = !facts.is_out_of_balance();
+    let mut exit = if balanced {
+        facts.verdict()
+    } else {
+        Exit::Database
+    };
     let mut summary = summarize(&facts, host, begun, exit);
     let closed = host.ledger().end(&summary);
     let mut problem = ended
         .problem
         .or_else(|| closed.err().map(Problem::from))
         .or_else(|| explain(&facts, exit));
-    let mut exit = exit;
-    if facts.is_out_of_balance() {
-        exit = Exit::Database;
+    if !balanced {
         problem = Some(out_of_balance(&facts));
     } else if exit == Exit::Completed
         && let Some(problem) = &problem

@@ -24,13 +24,16 @@ pub struct Jail {
 }
 
 impl Jail {
-    /// A resolver for a script in `root`.
-    pub fn new(root: Option<PathBuf>, sources: Sources) -> Self {
+    /// A resolver for the script in the file `main`, or for the built-in one.
+    pub fn new(main: Option<&Path>, sources: Sources) -> Self {
+        let root = main.map(|main| main.parent().unwrap_or(Path::new("")).to_owned());
+        // The script itself is being run as long as anything is imported.
+        let under_way = main.and_then(|main| main.canonicalize().ok());
         Self {
             root,
             sources,
             cache: Mutex::default(),
-            under_way: Mutex::default(),
+            under_way: Mutex::new(under_way.into_iter().collect()),
         }
     }
 
@@ -53,6 +56,12 @@ impl Jail {
         let real = shown
             .canonicalize()
             .map_err(|error| denied(path, &format!("{}: {error}", shown.display())))?;
+        let here = Path::new(".");
+        let root = if root.as_os_str().is_empty() {
+            here
+        } else {
+            root
+        };
         let inside = root.canonicalize().is_ok_and(|root| real.starts_with(root));
         if !inside {
             return Err(denied(
@@ -74,7 +83,10 @@ impl Jail {
             return Ok(Arc::clone(module));
         }
         if lock(&self.under_way).contains(&real) {
-            return Err(thrown(denied(path, "circular import")));
+            let circular = denied(path, "circular import");
+            return Err(thrown(circular.hint(
+                "put what both need into a file of its own that imports neither",
+            )));
         }
         lock(&self.under_way).push(real.clone());
         let made = self.make(engine, &shown, &real, path, position);
@@ -143,12 +155,13 @@ mod tests {
     #[test]
     fn imports_stay_in_the_script_s_folder() {
         let root = tempfile::tempdir().unwrap();
+        let main = root.path().join("main.rhai");
         let outside = tempfile::tempdir().unwrap();
         std::fs::write(outside.path().join("x.rhai"), "").unwrap();
         std::os::unix::fs::symlink(outside.path(), root.path().join("link")).unwrap();
         std::fs::create_dir(root.path().join("lib")).unwrap();
         std::fs::write(root.path().join("lib/x.rhai"), "").unwrap();
-        let jail = Jail::new(Some(root.path().to_owned()), Sources::default());
+        let jail = Jail::new(Some(&main), Sources::default());
         assert!(jail.locate("lib/x").is_ok());
         assert!(jail.locate("lib/x.rhai").is_ok());
         let absolute = outside.path().join("x").display().to_string();

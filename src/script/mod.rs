@@ -1,7 +1,7 @@
 //! The script host: an engine with the primitives, limits that hold, and a run of one script on a
 //! thread of its own whose end accounts for everything that was received.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rhai::module_resolvers::DummyModuleResolver;
@@ -70,25 +70,20 @@ impl Script {
         };
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| unreadable(&name, &error))?;
-        let root = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        let root = Some(root);
-        Self::compile(&name, &text, root, settings)
+        Self::compile(&name, &text, Some(path), settings)
     }
 
     fn compile(
         name: &str,
         text: &str,
-        root: Option<PathBuf>,
+        path: Option<&Path>,
         settings: &Settings,
     ) -> Result<Self, Problem> {
         let sources = Sources::default();
         sources.add(name, text);
         let mut engine = engine();
         engine.set_max_operations(settings.max_operations);
-        engine.set_module_resolver(Jail::new(root, sources.clone()));
+        engine.set_module_resolver(Jail::new(path, sources.clone()));
         let mut config = Module::new();
         let size = Dynamic::from(fault::integer(settings.size));
         config.set_var("SIZE", size.clone());
@@ -130,7 +125,8 @@ impl Script {
         let printed = Arc::clone(host);
         self.engine.on_print(move |text| {
             // A standard output that cannot be written is remembered by the reports' own writing.
-            let _ = printed.ledger().reports().emit(text);
+            let text = crate::report::escape_line(text);
+            let _ = printed.ledger().reports().emit(&text);
         });
         watch(&mut self.engine, host.halt().clone());
         let mut scope = self.scope.clone();

@@ -94,10 +94,8 @@ impl Tokens {
 
     /// The tokens page by page.
     pub fn pages(&self) -> Native<Pages> {
-        Ok(Pages {
-            pages: Arc::new(Mutex::new(Some(self.take_pages()?))),
-            owner: self.clone(),
-        })
+        let pages = self.take_pages()?;
+        Ok(Pages(Self::new(self.host(), pages, self.requested())))
     }
 }
 
@@ -179,6 +177,7 @@ impl Iterator for TokenIter {
             let ledger = host.ledger();
             while let Some(entry) = entries.pop_front() {
                 if let Some(text) = ledger.open_text(entry) {
+                    self.count += 1;
                     return Some(Ok(text.into()));
                 }
             }
@@ -219,24 +218,25 @@ impl Drop for TokenIter {
     }
 }
 
-/// The pages of a `Tokens`, each a `Tokens` of its own.
+/// The pages of a `Tokens`, each a `Tokens` of its own. What it holds is watched like any `Tokens`,
+/// so that it is found at the end even where values hold each other.
 #[derive(Clone)]
-pub struct Pages {
-    pages: Arc<Mutex<Option<PageStream>>>,
-    owner: Tokens,
-}
+pub struct Pages(Tokens);
 
 impl IntoIterator for Pages {
     type Item = Native<Tokens>;
     type IntoIter = PageIter;
 
     fn into_iter(self) -> PageIter {
-        let pages = lock(&self.pages).take();
+        let (pages, begin) = match self.0.take_pages() {
+            Ok(pages) => (Some(pages), None),
+            Err(error) => (None, Some(error)),
+        };
         PageIter {
-            begin: pages.is_none().then(|| consumed("Tokens")),
             pages,
+            begin,
             unheard: None,
-            owner: self.owner.clone(),
+            owner: self.0,
         }
     }
 }
@@ -284,16 +284,6 @@ impl Drop for PageIter {
     fn drop(&mut self) {
         if let Some(mut pages) = self.pages.take() {
             pages.stop();
-            self.owner.host().abandon(Abandoned::Pages(pages));
-        }
-    }
-}
-
-impl Drop for Pages {
-    fn drop(&mut self) {
-        if Arc::strong_count(&self.pages) == 1
-            && let Some(pages) = lock(&self.pages).take()
-        {
             self.owner.host().abandon(Abandoned::Pages(pages));
         }
     }
