@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::job::{Batch, Job};
 use super::postgres::connect::Lookup;
 use super::postgres::horizon::Horizon;
-use super::postgres::link::{Backend, Link};
+use super::postgres::link::{Backend, Link, is_error};
 use super::postgres::sent::Sent;
 use crate::token::{Detail, Outcome, Status, Token};
 
@@ -135,7 +135,7 @@ async fn examine(
     values.extend(control);
     let counts = match link.count(&lookup.sql, &values, doubt.horizon.number).await {
         Ok(counts) => counts,
-        Err(_) if link.is_closed() => return Err(Obstacle::Lost),
+        Err(error) if !error.as_db_error().is_some_and(is_error) => return Err(Obstacle::Lost),
         Err(error) => {
             tracing::debug!(
                 code = error.code().map(tokio_postgres::error::SqlState::code),
@@ -165,7 +165,7 @@ async fn fence(old: &Backend, link: &Link) -> Result<bool, Obstacle> {
             Ok(true) => return Ok(true),
             Ok(false) if Instant::now() >= give_up_at => return Ok(false),
             Ok(false) => tokio::time::sleep(GLANCE).await,
-            Err(_) if link.is_closed() => return Err(Obstacle::Lost),
+            Err(error) if !error.as_db_error().is_some_and(is_error) => return Err(Obstacle::Lost),
             Err(_) => return Ok(false),
         }
     }

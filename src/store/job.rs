@@ -452,11 +452,16 @@ mod tests {
         let queue = Queue::new(1, Halt::new());
         let stream = start(&queue, PageStream::ready([page(1000), page(1000)]));
         let chunk = queue.inbox.recv().await.unwrap();
-        queue.condemn(Verdict {
-            status: Status::Failed,
-            detail: Detail::reason("gone"),
-            fault: Fault::new(Kind::DbConnect, "gone"),
-        });
+        let job = Arc::clone(&chunk.job);
+        queue.condemn(
+            &job,
+            Verdict {
+                status: Status::Failed,
+                detail: Detail::reason("gone"),
+                fault: Fault::new(Kind::DbConnect, "gone"),
+            },
+        );
+        drop(job);
         drop(chunk);
         let (all, fault) = collect(stream).await;
         assert_eq!(all.len(), 2000);

@@ -133,7 +133,7 @@ impl Link {
     }
 
     /// True where nothing can be sent any more.
-    pub(in crate::store) fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.client.is_closed()
     }
 
@@ -152,7 +152,7 @@ impl Link {
 }
 
 /// True where the server's verdict concerns the statement and not the connection.
-pub(super) fn is_error(db: &tokio_postgres::error::DbError) -> bool {
+pub(in crate::store) fn is_error(db: &tokio_postgres::error::DbError) -> bool {
     db.parsed_severity().map_or_else(
         || db.severity() == "ERROR",
         |severity| severity == Severity::Error,

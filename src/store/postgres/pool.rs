@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::super::Options;
 use super::super::doubt::{self, Doubt};
-use super::super::job::{Queue, Taker, Verdict};
+use super::super::job::{Job, Queue, Taker, Verdict};
 use super::Address;
 use super::connect::{Connector, Lookup};
 use super::handover::{Remains, Start, Waiting};
@@ -167,6 +167,14 @@ impl Left {
         self.doubts.is_empty() && self.waiting.is_empty()
     }
 
+    /// Somebody whose tokens are among them.
+    fn job(&self) -> Option<Arc<Job>> {
+        let in_doubt = self.doubts.iter().flat_map(|doubt| &doubt.flights);
+        let waiting = self.waiting.iter().map(|waiting| &waiting.flight);
+        let mut flights = in_doubt.chain(waiting);
+        flights.next().map(|flight| Arc::clone(&flight.job))
+    }
+
     /// Accounts for everything without having found out more.
     fn give_up(&mut self, shared: &Shared, reason: &str) {
         for doubt in self.doubts.drain(..) {
@@ -234,11 +242,14 @@ async fn recover(shared: &Shared, left: &mut Left, is_last: bool) -> Recovered {
                 Some(_) => "the connection was lost, and there was no other to look it up",
                 None => "the run was aborted before it could be looked up",
             };
+            if let (true, Some(fault)) = (is_last, fault) {
+                let job = chunk.as_ref().map(|chunk| Arc::clone(&chunk.job));
+                if let Some(job) = job.or_else(|| left.job()) {
+                    condemn(shared, &job, fault);
+                }
+            }
             left.give_up(shared, why);
             if is_last {
-                if let Some(fault) = fault {
-                    condemn(shared, fault);
-                }
                 drop(chunk);
                 while let Ok(chunk) = queue.inbox.recv().await {
                     queue.taken(&chunk);
@@ -259,9 +270,9 @@ async fn reconnect(shared: &Shared, left: &mut Left) -> Result<(Link, u64), Opti
         let stopped = async {
             // A doubt is worth the drain; new work is not.
             if left.doubts.is_empty() {
-                halt.stopping().cancelled().await
+                halt.stopping().cancelled().await;
             } else {
-                halt.aborting().cancelled().await
+                halt.aborting().cancelled().await;
             }
         };
         let since = shared.sent.mark();
@@ -285,28 +296,9 @@ async fn reconnect(shared: &Shared, left: &mut Left) -> Result<(Link, u64), Opti
             Err(fault) => fault,
         };
         let denied = matches!(fault.kind, Kind::DbDenied { .. });
-<<<<<<< HEAD
         let patience = shared.patience.saturating_sub(started.elapsed());
         if denied || patience.is_zero() {
             return Err(Some(fault));
-=======
-        if denied || started.elapsed() + pause > shared.patience {
-            let verdict = if denied {
-                Verdict {
-                    status: Status::NotAttempted,
-                    detail: Detail::reason("the database refused the run"),
-                    fault,
-                }
-            } else {
-                Verdict {
-                    status: Status::Failed,
-                    detail: Detail::reason("the database could not be reached"),
-                    fault: lost(fault, shared.patience),
-                }
-            };
-            queue.condemn(&chunk.job, verdict);
-            break;
->>>>>>> t-store
         }
         tracing::warn!(
             cause = fault.causes.first(),
@@ -324,22 +316,21 @@ async fn reconnect(shared: &Shared, left: &mut Left) -> Result<(Link, u64), Opti
 }
 
 /// Ends the store for every job, because the database is gone or refuses.
-fn condemn(shared: &Shared, fault: Fault) {
-    shared
-        .queue
-        .condemn(if matches!(fault.kind, Kind::DbDenied { .. }) {
-            Verdict {
-                status: Status::NotAttempted,
-                detail: Detail::reason("the database refused the run"),
-                fault,
-            }
-        } else {
-            Verdict {
-                status: Status::Failed,
-                detail: Detail::reason("the database could not be reached"),
-                fault: lost(fault, shared.patience),
-            }
-        });
+fn condemn(shared: &Shared, job: &Job, fault: Fault) {
+    let verdict = if matches!(fault.kind, Kind::DbDenied { .. }) {
+        Verdict {
+            status: Status::NotAttempted,
+            detail: Detail::reason("the database refused the run"),
+            fault,
+        }
+    } else {
+        Verdict {
+            status: Status::Failed,
+            detail: Detail::reason("the database could not be reached"),
+            fault: lost(fault, shared.patience),
+        }
+    };
+    shared.queue.condemn(job, verdict);
 }
 
 fn lost(fault: Fault, patience: Duration) -> Fault {
