@@ -132,7 +132,7 @@ fn a_deadline_that_leaves_tokens_unsettled_ends_with_5() {
     3 requested, 3 received in 1 request: 0 stored, 0 rejected, 3 unknown in [seconds] s
     error: the deadline passed before the run was complete
     hint: `--deadline` sets it; the report holds every token that was received
-    "#)
+    "#);
     });
 }
 
@@ -167,7 +167,7 @@ fn a_deadline_ends_a_script_that_never_does() {
      INFO token_service::run: stopping cause="deadline"
     error: the deadline passed before the run was complete
     hint: `--deadline` sets it; the report holds every token that was received
-    "#)
+    "#);
     });
 }
 

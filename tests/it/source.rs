@@ -90,7 +90,7 @@ fn an_answer_401_names_the_variable_for_the_authorization() {
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
     hint: set TOKEN_SERVICE_SOURCE_AUTHORIZATION (or its _FILE form) to what the source accepts
-    ")
+    ");
     });
 }
 
@@ -106,7 +106,7 @@ fn an_answer_404_points_to_the_path() {
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
     hint: check the path in TOKEN_HOST or source.url
-    ")
+    ");
     });
 }
 
@@ -157,7 +157,7 @@ fn retries_come_to_an_end() {
       caused by: POST http://127.0.0.1:[port]/tokens
       = retryable, retry_after_ms 0
     hint: it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`
-    ")
+    ");
     });
 }
 
@@ -176,7 +176,7 @@ fn a_source_that_asks_for_more_patience_than_the_run_has_is_not_waited_for() {
       caused by: it asks to come back after 1h, longer than this run may take
       = retryable, retry_after_ms 3600000
     hint: it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`
-    ")
+    ");
     });
 }
 
@@ -195,7 +195,7 @@ fn html_is_recognised_by_its_content_type() {
       ╰╴━━━━━━
       caused by: http://127.0.0.1:[port]/tokens: it sent text/html instead of text/plain
     hint: a token source answers 200 with one token a line; check TOKEN_HOST or source.url
-    ")
+    ");
     });
 }
 
@@ -212,7 +212,7 @@ fn html_is_recognised_by_its_content() {
       ╰╴━━━━━━
       caused by: http://127.0.0.1:[port]/tokens: it sent an HTML or XML document
     hint: a token source answers 200 with one token a line; check TOKEN_HOST or source.url
-    ")
+    ");
     });
 }
 
@@ -232,7 +232,7 @@ fn a_source_that_runs_dry_leaves_what_came_stored_and_reported() {
       ╰╴━━━━━━
       caused by: 3 requests in a row brought nothing
     hint: ask for fewer, or try again when the source has more
-    ")
+    ");
     });
 }
 
@@ -248,7 +248,7 @@ fn a_source_that_is_empty_from_the_start_has_run_dry() {
       ╰╴━━━━━━
       caused by: 3 requests in a row brought nothing
     hint: ask for fewer, or try again when the source has more
-    ")
+    ");
     });
 }
 
@@ -306,7 +306,7 @@ fn a_body_without_end_is_not_read_beyond_the_cap() {
       ╰╴━━━━━━
       caused by: http://127.0.0.1:[port]/tokens: its body is larger than 64.0 KiB
     hint: `source.max_body` sets the cap; `--page-size` asks for less at a time
-    ")
+    ");
     });
 }
 
@@ -336,7 +336,7 @@ fn without_topping_up_a_short_delivery_is_the_end() {
     5 requested, 3 received in 1 request: 3 stored, 0 rejected in [seconds] s ([rate] tokens/s)
     error: the token source delivered 3 of 5 tokens
     hint: ask again for the rest
-    ")
+    ");
     });
 }
 
@@ -364,7 +364,7 @@ fn no_more_requests_are_sent_than_allowed() {
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
     hint: `--max-requests` sets the limit; `--page-size` asks for more at a time
-    ")
+    ");
     });
 }
 

@@ -134,7 +134,7 @@ fn a_token_that_looks_like_sql_is_only_a_token() {
     rejected  '); DROP TABLE secret_tokens; --x  23514 secret_tokens_data_check
     stored    $1
     stored    \x41
-    ")
+    ");
     });
     assert_eq!(rows, ["$1", "\\x41"]);
 }
