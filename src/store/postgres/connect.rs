@@ -23,14 +23,20 @@ use crate::fault::{Fault, Kind, chain};
 
 /// How long a silent peer is believed to be there.
 const SILENT_PEER: Duration = Duration::from_secs(15);
+/// How much longer than the statement's own timeout an answer is waited for.
+const SLACK: Duration = Duration::from_secs(10);
+/// As good as for ever, where the statement has no timeout.
+const NO_LIMIT: Duration = Duration::from_hours(365 * 24);
 /// Raises `synchronous_commit` to `on` where it is lower, never lowers it; names the limits; and
 /// asks who the backend is.
 const SET_UP: &str = "SELECT set_config('synchronous_commit', CASE \
      current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \
      false), set_config('statement_timeout', $1, false), \
      current_setting('token_service.connection', true), pg_backend_pid(), \
-     (SELECT backend_start::text FROM pg_stat_get_activity(pg_backend_pid())), \
-     pg_postmaster_start_time()::text, txid_snapshot_xmax(txid_current_snapshot())";
+     (SELECT extract(epoch FROM backend_start)::text FROM pg_stat_get_activity(pg_backend_pid())), \
+     extract(epoch FROM pg_postmaster_start_time())::text, \
+     txid_snapshot_xmax(txid_current_snapshot()), \
+     pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'";
 
 /// What `look` wants to know before a token is asked for.
 const LOOK: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', \
@@ -65,6 +71,10 @@ pub(in crate::store) struct Lookup {
     pub(in crate::store) may_select: bool,
     /// True where nothing can hide or change what is inserted.
     pub(in crate::store) plain: bool,
+    /// The longest that the answer to a short question is waited for.
+    pub(in crate::store) answers_within: Duration,
+    /// The longest that the query is waited for; the server gives up sooner.
+    pub(in crate::store) looks_within: Duration,
 }
 
 /// Makes connections to one server.
@@ -107,9 +117,14 @@ impl Connector {
         })
     }
 
-    /// A new connection, set up and with the INSERT prepared.
+    /// A new connection, set up and with the INSERT prepared. It leads to a server that takes
+    /// writes: a standby may not yet show what its primary has.
     pub(super) async fn link(&self) -> Result<Link, Fault> {
-        self.reach(false).await.map(|(link, _)| link)
+        let (link, _) = self.reach(false).await?;
+        if link.read_only {
+            return Err(self.takes_no_writes());
+        }
+        Ok(link)
     }
 
     /// The first connection; looks too whether the server takes writes, whether the role may insert,
@@ -120,6 +135,8 @@ impl Connector {
             sql: self.lookup.clone(),
             may_select: false,
             plain: false,
+            answers_within: self.address.connect_timeout,
+            looks_within: silence(self.statement_timeout),
         };
         if let Some(row) = seen {
             self.judge(&row)?;
@@ -212,6 +229,7 @@ impl Connector {
             statement: None,
             backend: None,
             horizon: 0,
+            read_only: false,
             insert: self.insert.clone(),
             unprepared: AtomicBool::new(false),
             closed,
@@ -238,6 +256,7 @@ impl Connector {
         );
         if let Some(row) = set_up?.first() {
             link.horizon = row.try_get(6)?;
+            link.read_only = row.try_get(7)?;
             if row.try_get::<_, Option<&str>>(2)? == Some(mark.as_str()) {
                 link.backend = backend_of(row)?;
             }
@@ -249,6 +268,15 @@ impl Connector {
         }
         let seen = looked?.and_then(|rows| rows.into_iter().next());
         Ok((link, seen))
+    }
+}
+
+/// How long an answer is waited for that may take the server this long.
+pub(super) fn silence(statement_timeout: Duration) -> Duration {
+    if statement_timeout.is_zero() {
+        NO_LIMIT
+    } else {
+        statement_timeout.saturating_add(SLACK)
     }
 }
 

@@ -51,7 +51,7 @@ impl Waiting {
 pub(super) struct Start {
     /// The connection.
     pub(super) link: Link,
-    /// The count of acknowledged tokens before it was made.
+    /// The moment before its horizon was asked for.
     pub(super) since: u64,
     /// What it begins with.
     pub(super) chunk: Option<Chunk>,

@@ -18,7 +18,7 @@ const HORIZON: &str = "SELECT txid_snapshot_xmax(txid_current_snapshot())";
 
 /// Ends a backend, where it is still the same one; no row where it is gone.
 const END_BACKEND: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-     WHERE pid = $1 AND backend_start::text = $2";
+     WHERE pid = $1 AND extract(epoch FROM backend_start)::text = $2";
 
 /// One backend of one server, for certain: process numbers are used again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,7 @@ pub(in crate::store) struct Link {
     pub(super) statement: Option<Statement>,
     pub(super) backend: Option<Backend>,
     pub(super) horizon: i64,
+    pub(super) read_only: bool,
     pub(super) insert: String,
     pub(super) unprepared: AtomicBool,
     pub(super) closed: CancellationToken,

@@ -26,6 +26,17 @@ impl Connector {
             .retryable()
     }
 
+    /// Why a connection in the middle of a run is of no use where the server takes no writes.
+    pub(super) fn takes_no_writes(&self) -> Fault {
+        Fault::new(Kind::DbConnect, "the database takes no writes")
+            .cause(format!(
+                "{} is a standby or read-only",
+                self.address.place()
+            ))
+            .hint("DB_HOST must name the primary")
+            .retryable()
+    }
+
     /// Judges what `LOOK` saw.
     pub(super) fn judge(&self, row: &Row) -> Result<(), Fault> {
         let get = |index| row.try_get::<_, Option<bool>>(index).ok().flatten();
