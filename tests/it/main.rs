@@ -19,6 +19,7 @@ mod support;
 mod cli;
 mod database;
 mod docker;
+mod faults;
 mod outages;
 mod readme;
 mod reports;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use postgres::{Client, Config, NoTls};
 
-use super::postgres::{SUPERUSER, server};
+use super::postgres::{SUPERUSER, Server, server};
 
 /// The table that stands in for the real one.
 pub const SEED: &str = "CREATE TABLE secret_tokens (
@@ -70,6 +70,8 @@ impl Login {
 /// A database of the test's own; dereferences to its owner's login.
 pub struct Database {
     owner: Login,
+    /// The superuser in this database.
+    admin: Login,
 }
 
 impl Deref for Database {
@@ -82,15 +84,26 @@ impl Deref for Database {
 impl Database {
     /// An empty database with an owner.
     pub fn new() -> Self {
+        Self::on(server())
+    }
+
+    /// An empty database with an owner, on that server.
+    pub fn on(server: &Server) -> Self {
         let name = format!("t_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let owner = Login {
             host: "127.0.0.1".to_owned(),
-            port: server().port,
+            port: server.port,
             password: format!("owner-{:016x}", fastrand::u64(..)),
             user: format!("{name}_owner"),
             name,
         };
-        let mut admin = admin_of("postgres");
+        let superuser = Login {
+            user: SUPERUSER.to_owned(),
+            password: server.password.clone(),
+            name: "postgres".to_owned(),
+            ..owner.clone()
+        };
+        let mut admin = superuser.client();
         create_role(&mut admin, &owner);
         // Not in one batch: CREATE DATABASE refuses to run inside a transaction.
         admin
@@ -99,14 +112,23 @@ impl Database {
                 owner.name, owner.user
             ))
             .expect("a database");
-        Self { owner }
+        let admin = Login {
+            name: owner.name.clone(),
+            ..superuser
+        };
+        Self { owner, admin }
     }
 
     /// A database with a table of the test's own making.
     pub fn with(ddl: &str) -> Self {
-        let database = Self::new();
-        database.client().batch_execute(ddl).expect("valid SQL");
-        database
+        Self::new().made(ddl)
+    }
+
+    /// The database with this done in it by its owner.
+    #[must_use]
+    pub fn made(self, ddl: &str) -> Self {
+        self.client().batch_execute(ddl).expect("valid SQL");
+        self
     }
 
     /// A database with the seed's table.
@@ -121,7 +143,7 @@ impl Database {
 
     /// A blocking connection as superuser.
     pub fn admin(&self) -> Client {
-        admin_of(&self.name)
+        self.admin.client()
     }
 
     /// What is stored, sorted by byte.
@@ -166,16 +188,4 @@ fn create_role(admin: &mut Client, login: &Login) {
     admin
         .batch_execute(&format!("CREATE ROLE {user} LOGIN PASSWORD '{password}'"))
         .expect("a role");
-}
-
-fn admin_of(name: &str) -> Client {
-    let server = server();
-    Login {
-        host: "127.0.0.1".to_owned(),
-        port: server.port,
-        user: SUPERUSER.to_owned(),
-        password: server.password.clone(),
-        name: name.to_owned(),
-    }
-    .client()
 }

@@ -4,13 +4,18 @@
 #![allow(dead_code, reason = "a test uses what it needs of the support")]
 
 pub mod answer;
+pub mod cluster;
 pub mod command;
 pub mod database;
+mod pair;
 pub mod postgres;
+pub mod proxy;
 pub mod report;
 pub mod snapshot;
 pub mod source;
 pub mod tls;
+pub mod verify;
+mod wire;
 
 /// The root of the checkout.
 pub fn root() -> &'static std::path::Path {

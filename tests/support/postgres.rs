@@ -18,11 +18,13 @@ pub const SUPERUSER: &str = "postgres";
 const PROGRAMS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
 /// Waits for the pipe's end, stops the server, and removes its files; again where a process that was
 /// killed in the middle of `initdb` left one that still writes.
-const END: &str = r#"cat; "$@"; for try in 1 2 3 4 5; do rm -rf -- "$0" && break; sleep 1; done"#;
+/// A folder with a file `keep` in it is kept.
+const END: &str = r#"cat; "$@"; [ -e "$0/keep" ] && exit
+for try in 1 2 3 4 5; do rm -rf -- "$0" && break; sleep 1; done"#;
 /// How many ports are tried: another process may take the free one before the server does.
 const TRIES: u32 = 5;
 
-static SERVER: LazyLock<Result<Server, String>> = LazyLock::new(Server::start);
+static SERVER: LazyLock<Result<Server, String>> = LazyLock::new(|| Server::start(""));
 
 /// The running server.
 pub struct Server {
@@ -34,6 +36,9 @@ pub struct Server {
     pub sockets: PathBuf,
     /// Where the server programs are; `psql` and `pgbench` are often beside them.
     pub programs: PathBuf,
+    pub(super) account: Account,
+    /// Data, sockets, log and password.
+    pub(super) dir: PathBuf,
     /// Its open standard input keeps the server alive.
     _watchdog: Child,
 }
@@ -50,7 +55,8 @@ pub fn server() -> &'static Server {
 }
 
 impl Server {
-    fn start() -> Result<Self, String> {
+    /// A new server with these settings beside the usual ones; it ends when it is dropped.
+    pub(super) fn start(settings: &str) -> Result<Self, String> {
         let programs = programs()?;
         let account = Account::choose()?;
         let dir = tempfile::Builder::new()
@@ -80,7 +86,7 @@ impl Server {
         let mut last = String::new();
         for _ in 0..TRIES {
             let port = free_port();
-            configure(&data, &sockets, port)?;
+            configure(&data, &sockets, port, settings)?;
             let mut start = account.command(&programs.join("pg_ctl"));
             start.arg("--pgdata").arg(&data).arg("--log").arg(&log);
             start.args(["--wait", "--timeout=60", "start"]);
@@ -91,6 +97,8 @@ impl Server {
                         password,
                         sockets,
                         programs,
+                        account,
+                        dir,
                         _watchdog: watchdog,
                     });
                 }
@@ -103,11 +111,12 @@ impl Server {
 }
 
 /// Settings of a server whose word counts: what it acknowledged survives a crash.
-fn configure(data: &Path, sockets: &Path, port: u16) -> Result<(), String> {
+fn configure(data: &Path, sockets: &Path, port: u16, more: &str) -> Result<(), String> {
     let mut text = String::from("fsync = on\nsynchronous_commit = on\nfull_page_writes = on\n");
     text.push_str("max_connections = 100\nlisten_addresses = '127.0.0.1'\n");
     let _ = writeln!(text, "port = {port}");
     let _ = writeln!(text, "unix_socket_directories = '{}'", sockets.display());
+    text.push_str(more);
     let file = data.join("throwaway.conf");
     fs::write(&file, text).map_err(at(&file))?;
     let main = data.join("postgresql.conf");
@@ -146,7 +155,7 @@ fn watchdog(dir: &Path, account: &Account, pg_ctl: &Path, data: &Path) -> Result
 }
 
 /// Whose account the server runs under: PostgreSQL refuses root.
-enum Account {
+pub(super) enum Account {
     Own,
     Postgres { through: Vec<&'static str> },
 }
@@ -195,7 +204,7 @@ impl Account {
         output(chown)
     }
 
-    fn command(&self, program: &Path) -> Command {
+    pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = match self {
             Self::Own => Command::new(program),
             Self::Postgres { through } => {
@@ -280,7 +289,7 @@ fn text_of(program: &str, args: &[&str]) -> Option<String> {
 /// Runs a program to its end; what it said becomes the error where it fails.
 ///
 /// It writes to files, not pipes: the server that `pg_ctl` leaves behind would hold a pipe open.
-fn output(mut command: Command) -> Result<(), String> {
+pub(super) fn output(mut command: Command) -> Result<(), String> {
     let said = tempfile::tempfile().map_err(|e| format!("cannot make a file: {e}"))?;
     let write = || said.try_clone().map(Stdio::from);
     let status = write()
