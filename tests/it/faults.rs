@@ -9,6 +9,10 @@ use crate::support::source::{Answer, Source, token};
 mod crashes;
 mod cuts;
 mod doubts;
+mod long;
+mod plan;
+mod player;
+mod schedules;
 
 /// The database as it is reached through the proxy.
 fn through(login: &Login, proxy: &Proxy) -> Login {

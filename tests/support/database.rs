@@ -56,6 +56,12 @@ impl Login {
 
     /// A blocking connection.
     pub fn client(&self) -> Client {
+        self.try_client()
+            .expect("a connection to the throwaway PostgreSQL")
+    }
+
+    /// A blocking connection, where the server may be away.
+    pub fn try_client(&self) -> Result<Client, postgres::Error> {
         Config::new()
             .host(&self.host)
             .port(self.port)
@@ -63,7 +69,6 @@ impl Login {
             .password(&self.password)
             .dbname(&self.name)
             .connect(NoTls)
-            .expect("a connection to the throwaway PostgreSQL")
     }
 }
 
@@ -144,6 +149,11 @@ impl Database {
     /// A blocking connection as superuser.
     pub fn admin(&self) -> Client {
         self.admin.client()
+    }
+
+    /// The superuser in this database.
+    pub fn superuser(&self) -> &Login {
+        &self.admin
     }
 
     /// What is stored, sorted by byte.

@@ -32,6 +32,8 @@ struct Flow {
     closed: bool,
     /// So many questions of the client are not answered.
     owed: u64,
+    /// So many messages of the client are not yet forwarded.
+    queued: u64,
 }
 
 /// The two sockets of a connection.
@@ -62,6 +64,12 @@ impl Pair {
 
     pub(super) fn is_closed(&self) -> bool {
         self.lock().closed
+    }
+
+    /// True where nothing of the client is held back.
+    pub(super) fn is_drained(&self) -> bool {
+        let flow = self.lock();
+        flow.closed || flow.queued == 0
     }
 
     pub(super) fn suffer(&self, fault: Fault) {
@@ -145,7 +153,10 @@ fn read_client(pair: &Pair, shared: &Shared, to_server: &Sender<Item>) {
     read(&pair.client, |bytes| {
         let due = Instant::now() + shared.lock().delay;
         for message in framer.push(bytes) {
-            pair.lock().owed += u64::from(wants_ready(&message));
+            let mut flow = pair.lock();
+            flow.owed += u64::from(wants_ready(&message));
+            flow.queued += 1;
+            drop(flow);
             let _ = to_server.send(Item::Bytes(due, message));
         }
         true
@@ -216,6 +227,9 @@ fn write(pair: &Pair, upwards: bool, items: &Receiver<Item>) {
                 }
                 // Who does not listen any more is told by its own reader.
                 let _ = socket.write_all(&bytes);
+                if upwards {
+                    pair.lock().queued -= 1;
+                }
             }
             Item::Suffer(fault) => pair.suffer(fault),
             Item::End => {

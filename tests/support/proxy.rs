@@ -176,6 +176,17 @@ impl Proxy {
         }
     }
 
+    /// True where the server has been sent all that the clients sent.
+    pub fn is_drained(&self) -> bool {
+        let pairs = self.shared.lock().pairs.clone();
+        pairs.iter().all(|pair| pair.is_drained())
+    }
+
+    /// Lets new connections through, while those of before stay as they are.
+    pub fn let_in(&self) {
+        self.shared.lock().partitioned = false;
+    }
+
     /// From now on each direction takes that long; what is under way is not overtaken.
     pub fn delay(&self, delay: Duration) {
         self.shared.lock().delay = delay;
