@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use crate::support::command::{Command, Run};
 use crate::support::database::{Database, Login};
 use crate::support::postgres::free_port;
-use crate::support::snapshot;
+use crate::support::snapshot::shows;
 use crate::support::source::{Answer, Source};
 
 /// Runs against a source that must not be asked for anything, and gives the one error. No secret
@@ -26,12 +26,6 @@ fn refused(command: Command, secret: &str) -> String {
 #[track_caller]
 fn refused_by(login: &Login) -> String {
     refused(Command::new().database(login), &login.password)
-}
-
-macro_rules! shows {
-    ($text:expr, @$snapshot:literal) => {
-        snapshot::settings().bind(|| insta::assert_snapshot!($text, @$snapshot))
-    };
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use crate::support::command::Command;
 use crate::support::database::{Database, Login};
 use crate::support::report::Report;
-use crate::support::snapshot;
+use crate::support::snapshot::shows;
 use crate::support::source::{Answer, Source, token};
 
 fn service(source: &Source, database: &Login) -> Command {
@@ -100,8 +100,7 @@ fn what_a_source_delivers_beyond_what_was_asked_for_is_counted_and_dropped() {
     let source = Source::answers([Answer::tokens(["aa", "bb", "cc", "dd", "ee"])]);
     let database = Database::seed();
     let run = service(&source, &database).arg("3").run();
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(run.transcript(), @"
+    shows!(run.transcript(), @"
         exit: 0
         --- stdout
         stored    aa
@@ -110,7 +109,6 @@ fn what_a_source_delivers_beyond_what_was_asked_for_is_counted_and_dropped() {
         --- stderr
         3 requested, 3 received in 1 request: 3 stored, 0 rejected, 2 surplus dropped in [seconds] s ([rate] tokens/s)
         ");
-    });
     assert_eq!(database.rows(), ["aa", "bb", "cc"]);
 }
 
@@ -154,8 +152,7 @@ fn a_source_whose_certificate_nobody_vouches_for_is_not_asked() {
         .config("source: {retries: 0}")
         .run()
         .expect_code(4);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(run.error(), @"
+    shows!(run.error(), @"
         error: http_connect: the token source cannot be reached
           ╭▸ scripts/default.rhai:3:1
           │
@@ -168,7 +165,6 @@ fn a_source_whose_certificate_nobody_vouches_for_is_not_asked() {
           = retryable
         hint: check TOKEN_HOST or source.url, and that the source is up
         ");
-    });
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::report::Report;
-use crate::support::snapshot;
+use crate::support::snapshot::shows;
 use crate::support::source::{Answer, Source};
 
 /// A source with this body, and what a run of `size` tokens makes of it and leaves in the table.
@@ -129,12 +129,10 @@ fn text_beyond_ascii_is_stored_byte_for_byte() {
 fn a_token_that_looks_like_sql_is_only_a_token() {
     let body = "'); DROP TABLE secret_tokens; --x\n$1\n\\x41\n";
     let (run, rows) = run(body, "3", &[]);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(run.sorted(), @r"
+    shows!(run.sorted(), @r"
     rejected  '); DROP TABLE secret_tokens; --x  23514 secret_tokens_data_check
     stored    $1
     stored    \x41
-    ")
-    });
+    ");
     assert_eq!(rows, ["$1", "\\x41"]);
 }
