@@ -86,12 +86,7 @@ impl FromStr for SslMode {
         Self::ALL
             .into_iter()
             .find(|mode| mode.as_str() == text)
-            .ok_or_else(|| {
-                format!(
-                    "sslmode must be one of {}",
-                    Self::ALL.map(Self::as_str).join(", ")
-                )
-            })
+            .ok_or_else(|| format!("must be one of {}", Self::ALL.map(Self::as_str).join(", ")))
     }
 }
 
