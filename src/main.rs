@@ -3,14 +3,15 @@
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
+use std::path::Path;
 use std::process::ExitCode;
 
-use token_service::cli::{self, Cli, Command, Refusal};
+use token_service::cli::{self, Cli, Command, Refusal, RunArgs};
 use token_service::config::{self, Env, Layout, Purpose};
 use token_service::exit::Exit;
 use token_service::problem::Problem;
-use token_service::run::{self, Finished};
-use token_service::{check, logging, script};
+use token_service::verdict::Finished;
+use token_service::{check, logging, replay, run, script};
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(crashed));
@@ -57,12 +58,21 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
             let exit = problems.first().map_or(Exit::Completed, |first| first.exit);
             Ok((exit, problems.into_iter().chain(unwritten).collect()))
         }
-        Some(Command::Demo(args)) => start(Purpose::Demo, args, env).map_err(alone),
-        None => start(Purpose::Run, &cli.run, env).map_err(alone),
+        Some(Command::Demo(args)) => start(Purpose::Demo, args, env, None).map_err(alone),
+        Some(Command::Replay(args)) => {
+            let file = Some(args.file.as_path());
+            start(Purpose::Replay, &args.as_run(), env, file).map_err(alone)
+        }
+        None => start(Purpose::Run, &cli.run, env, None).map_err(alone),
     }
 }
 
-fn start(purpose: Purpose, args: &cli::RunArgs, env: &Env) -> Result<Done, Problem> {
+fn start(
+    purpose: Purpose,
+    args: &RunArgs,
+    env: &Env,
+    replayed: Option<&Path>,
+) -> Result<Done, Problem> {
     let settings = config::load(purpose, args, env)?;
     let color = io::stderr().is_terminal() && env.allows_color();
     logging::start(settings.log, color);
@@ -70,7 +80,10 @@ fn start(purpose: Purpose, args: &cli::RunArgs, env: &Env) -> Result<Done, Probl
         exit,
         summary,
         problem,
-    } = run::run(&settings);
+    } = match replayed {
+        Some(file) => replay::replay(&settings, file),
+        None => run::run(&settings),
+    };
     if let Some(summary) = summary {
         let _ = writeln!(io::stderr(), "{summary}");
     }

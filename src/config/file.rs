@@ -107,6 +107,9 @@ pub(super) struct RunKeys {
     pub grace: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub patience: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub wait: Option<Duration>,
+    pub journal: Option<PathBuf>,
 }
 
 /// `script:`, see the contract for each key.

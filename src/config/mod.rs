@@ -42,6 +42,8 @@ const AUTHORIZATION: &str = "TOKEN_SERVICE_SOURCE_AUTHORIZATION";
 pub enum Purpose {
     /// The real source and the real database.
     Run,
+    /// The real database alone: the tokens come from a file of an earlier run.
+    Replay,
     /// The built-in ones; `TOKEN_HOST`, the `DB_*`, and their like are not looked at.
     Demo,
 }
@@ -53,6 +55,11 @@ pub fn load(purpose: Purpose, args: &RunArgs, env: &Env) -> Result<Settings, Pro
     let limits = layers.limits(args)?;
     let (source, target, secrets) = match purpose {
         Purpose::Demo => (Source::BuiltIn(limits), Target::Demo, Vec::new()),
+        Purpose::Replay => {
+            let target = database::target(env, &layers.file)?.ok_or_else(no_database)?;
+            let secrets = layers.secrets(&[], &target);
+            (Source::Nothing, target, secrets)
+        }
         Purpose::Run => {
             let url = layers.source_url()?.ok_or_else(no_source)?;
             let headers = layers.headers()?;
@@ -77,6 +84,10 @@ pub fn load(purpose: Purpose, args: &RunArgs, env: &Env) -> Result<Settings, Pro
             .pick(args.grace, "grace", values::duration, run.grace)?
             .unwrap_or(Duration::from_secs(8)),
         patience: layers.patience(args)?,
+        wait: layers
+            .pick(args.wait, "wait", values::duration, run.wait)?
+            .unwrap_or_default(),
+        journal: layers.pick(args.journal.clone(), "journal", path, run.journal.clone())?,
         out_dir: layers.pick(args.out_dir.clone(), "out-dir", path, None)?,
         log: layers.log(&args.common)?,
         error_format: layers.error_format(&args.common)?,
@@ -183,6 +194,11 @@ impl<'a> Layers<'a> {
             max_token: usize::try_from(max_token).unwrap_or(usize::MAX),
             max_requests: self.pick(args.max_requests, "max-requests", values::positive, None)?,
             top_up: !no_top_up,
+            repeat_served: args.dangerously_repeat_requests
+                || self
+                    .env
+                    .parse(&variable("dangerously-repeat-requests"), values::switch)?
+                    .unwrap_or_default(),
         })
     }
 
@@ -236,6 +252,7 @@ impl<'a> Layers<'a> {
                 .unwrap_or(16),
             statement_timeout: keys.statement_timeout.unwrap_or(Duration::from_secs(30)),
             patience: self.patience(args)?,
+            session: String::new(),
         })
     }
 

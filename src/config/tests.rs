@@ -50,7 +50,7 @@ fn address(settings: &Settings) -> &Address {
 fn http(settings: &Settings) -> &fetch::Options {
     match &settings.source {
         Source::Http(options) => options,
-        Source::BuiltIn(_) => panic!("built in"),
+        Source::BuiltIn(_) | Source::Nothing => panic!("no real source"),
     }
 }
 

@@ -12,6 +12,7 @@ use url::Url;
 
 use crate::fault::{Fault, Kind};
 use crate::halt::Halt;
+use crate::journal::Journal;
 use crate::stream::{PageResult, PageStream};
 use crate::token::Page;
 use http::{Answer, Http};
@@ -48,6 +49,9 @@ pub struct Options {
     pub max_requests: Option<u64>,
     /// True to ask again for what a short delivery left out.
     pub top_up: bool,
+    /// True to repeat requests too that the source may have served, at the risk of tokens that are
+    /// issued and never seen.
+    pub repeat_served: bool,
     /// True to honour `HTTP_PROXY` and its kin, as curl does.
     pub proxy: bool,
 }
@@ -106,6 +110,11 @@ pub struct Fetcher {
     options: Options,
     halt: Halt,
     deadline: Option<Instant>,
+    /// Until when a source that cannot be reached is waited for, as long as it never was reached.
+    wait_until: Option<Instant>,
+    journal: Option<Journal>,
+    /// True once the source answered anything.
+    reached: AtomicBool,
     supply: Supply,
 }
 
@@ -117,8 +126,21 @@ impl Fetcher {
             options,
             halt,
             deadline,
+            wait_until: None,
+            journal: None,
+            reached: AtomicBool::new(false),
             supply: Supply::default(),
         })
+    }
+
+    /// Waits until `instant` for a source that cannot be reached at the start.
+    pub fn wait_until(&mut self, instant: Instant) {
+        self.wait_until = Some(instant);
+    }
+
+    /// Writes each page to `journal` before anybody gets it.
+    pub fn keep_journal(&mut self, journal: Journal) {
+        self.journal = Some(journal);
     }
 
     /// The plan that the configuration sets.
@@ -225,7 +247,12 @@ impl Fetcher {
             let left = self
                 .deadline
                 .map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            match retry::decide(fault, failures, retries, left, fastrand::f64()) {
+            let rules = retry::Rules {
+                retries: self.retries(fault, retries),
+                repeat_served: self.options.repeat_served,
+                left,
+            };
+            match retry::decide(fault, failures, &rules, fastrand::f64()) {
                 Decision::After(wait) => {
                     tracing::info!(?wait, kind = fault.kind.as_str(), "asking again");
                     tokio::select! {
@@ -237,6 +264,17 @@ impl Fetcher {
                 Decision::GiveUp => return answer,
                 Decision::TooLong(wait) => return told_to_wait(answer, wait),
             }
+        }
+    }
+
+    /// How often a request is repeated: without end while the source is waited for at the start.
+    fn retries(&self, fault: &Fault, retries: u32) -> u32 {
+        let waiting = self.wait_until.is_some_and(|until| Instant::now() < until);
+        let first = !self.reached.load(Ordering::Relaxed);
+        if waiting && first && fault.kind == Kind::HttpConnect {
+            u32::MAX
+        } else {
+            retries
         }
     }
 
@@ -255,12 +293,24 @@ impl Fetcher {
                 "the run was stopped before the token source answered",
             )),
         };
+        if !matches!(&answer.fault, Some(fault) if fault.kind == Kind::HttpConnect) {
+            self.reached.store(true, Ordering::Relaxed);
+        }
         let came = answer.page.len() as u64;
         self.supply.received.fetch_add(came, Ordering::Relaxed);
+        if let Some(journal) = &self.journal
+            && let Err(fault) = journal.received(answer.page.clone()).await
+        {
+            self.halt.stop_because(fault);
+        }
         self.supply
             .surplus
             .fetch_add(answer.surplus, Ordering::Relaxed);
-        if answer.fault.as_ref().is_some_and(may_have_been_served) {
+        if answer
+            .fault
+            .as_ref()
+            .is_some_and(retry::may_have_been_served)
+        {
             self.supply
                 .unseen
                 .fetch_add(count.saturating_sub(came), Ordering::Relaxed);
@@ -274,15 +324,6 @@ fn failed(fault: Fault) -> Answer {
         page: Page::from_texts([]),
         surplus: 0,
         fault: Some(fault),
-    }
-}
-
-/// True where the source may have issued tokens that did not arrive.
-fn may_have_been_served(fault: &Fault) -> bool {
-    match fault.kind {
-        Kind::HttpTimeout | Kind::HttpProtocol => true,
-        Kind::HttpStatus { status, .. } => status >= 500 && status != 503,
-        _ => false,
     }
 }
 

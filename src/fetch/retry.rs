@@ -24,16 +24,23 @@ pub enum Decision {
     TooLong(Duration),
 }
 
-/// Decides after the failure number `failures` (from 1) of one request. `left` is what the run's
-/// deadline leaves; `random` draws from 0.0 to 1.0 (full jitter).
-pub fn decide(
-    fault: &Fault,
-    failures: u32,
-    retries: u32,
-    left: Option<Duration>,
-    random: f64,
-) -> Decision {
-    if !fault.retryable || failures > retries {
+/// Within which limits a request is repeated.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// How often.
+    pub retries: u32,
+    /// True to repeat what may have been served too.
+    pub repeat_served: bool,
+    /// What the run's deadline leaves.
+    pub left: Option<Duration>,
+}
+
+/// Decides after the failure number `failures` (from 1) of one request; `random` draws from 0.0 to
+/// 1.0 (full jitter).
+pub fn decide(fault: &Fault, failures: u32, rules: &Rules, random: f64) -> Decision {
+    let left = rules.left;
+    let worth = fault.retryable || rules.repeat_served && may_have_been_served(fault);
+    if !worth || failures > rules.retries {
         return Decision::GiveUp;
     }
     let wait = match fault.kind {
@@ -47,6 +54,15 @@ pub fn decide(
         Decision::TooLong(wait)
     } else {
         Decision::After(wait)
+    }
+}
+
+/// True where the source may have issued tokens that did not arrive.
+pub fn may_have_been_served(fault: &Fault) -> bool {
+    match fault.kind {
+        Kind::HttpTimeout | Kind::HttpProtocol => true,
+        Kind::HttpStatus { status, .. } => status >= 500 && status != 503,
+        _ => false,
     }
 }
 
@@ -73,10 +89,35 @@ mod tests {
         .retryable()
     }
 
+    fn decide(
+        fault: &Fault,
+        failures: u32,
+        retries: u32,
+        left: Option<Duration>,
+        random: f64,
+    ) -> Decision {
+        let rules = Rules {
+            retries,
+            repeat_served: false,
+            left,
+        };
+        super::decide(fault, failures, &rules, random)
+    }
+
     #[test]
-    fn what_may_have_been_served_is_never_repeated() {
+    fn what_may_have_been_served_is_repeated_only_where_that_is_asked_for() {
         let fault = Fault::new(Kind::HttpTimeout, "");
-        assert_eq!(decide(&fault, 1, 3, None, 0.5), Decision::GiveUp);
+        let mut rules = Rules {
+            retries: 3,
+            repeat_served: false,
+            left: None,
+        };
+        assert_eq!(super::decide(&fault, 1, &rules, 0.5), Decision::GiveUp);
+        rules.repeat_served = true;
+        assert!(matches!(
+            super::decide(&fault, 1, &rules, 0.5),
+            Decision::After(_)
+        ));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::escape::escape;
 use crate::fault::{Fault, Kind};
+use crate::journal::Journal;
 use crate::token::Outcome;
 use summary::Summary;
 
@@ -61,6 +62,7 @@ fn sink(format: Format) -> Box<dyn Sink> {
 
 enum Place {
     Stdout,
+    Journal(Journal),
     File {
         writer: BufWriter<File>,
         partial: PathBuf,
@@ -103,6 +105,15 @@ impl Reports {
         })
     }
 
+    /// Writes each outcome to the journal too.
+    pub fn keep_journal(&mut self, journal: Journal) {
+        self.open.push(Report {
+            sink: sink(Format::Ndjson),
+            place: Place::Journal(journal),
+            broken: false,
+        });
+    }
+
     /// Writes one outcome to every report. A report that cannot be written is left out from then
     /// on; the others go on.
     fn outcome(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Fault> {
@@ -131,6 +142,10 @@ impl Reports {
         let flushed = self.flush();
         let mut named = Ok(());
         for report in &mut self.open {
+            if let Place::Journal(journal) = &mut report.place {
+                let synced = journal.flush();
+                named = named.and(synced.map_err(|error| closed_path(journal.path(), &error)));
+            }
             if let Place::File {
                 writer,
                 partial,
@@ -158,6 +173,9 @@ impl Reports {
             let written = match &mut report.place {
                 Place::Stdout => {
                     write(sink, &mut self.stdout).map_err(|error| closed("standard output", &error))
+                }
+                Place::Journal(journal) => {
+                    write(sink, journal).map_err(|error| closed_path(journal.path(), &error))
                 }
                 Place::File { writer, path, .. } => {
                     write(sink, writer).map_err(|error| closed_path(path, &error))

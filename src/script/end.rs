@@ -37,12 +37,15 @@ pub fn run_to_the_end(script: &mut Script, host: &Arc<Host>) -> Ended {
     drained.settle();
     let output = host.emitter().end().err();
     let flush = host.ledger().reports().flush().err();
-    let stopped = host.halt().cause().is_some();
+    let stopped = host.halt().stopping().is_cancelled();
     let problem = match result {
         // A script that was stopped did nothing wrong.
         Err(problem) if !stopped || problem.kind.is_some() => Some(problem),
         _ => host
-            .take_unheard()
+            .halt()
+            .fault()
+            .cloned()
+            .or_else(|| host.take_unheard())
             .or_else(|| host.ledger().fault().cloned())
             .or(output)
             .or(flush)

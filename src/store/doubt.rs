@@ -19,9 +19,9 @@ use super::postgres::sent::Sent;
 use crate::token::{Detail, Outcome, Status, Token};
 
 /// How long the end of the old backend is waited for.
-const FENCE: Duration = Duration::from_secs(10);
+pub(super) const FENCE: Duration = Duration::from_secs(10);
 /// How often it is looked for.
-const GLANCE: Duration = Duration::from_millis(20);
+pub(super) const GLANCE: Duration = Duration::from_millis(20);
 
 /// A token that was sent and not yet answered for.
 pub(super) struct Flight {
@@ -133,7 +133,10 @@ async fn examine(
     let control = doubt.horizon.control.as_ref().map(Token::as_str);
     let mut values: Vec<&str> = doubt.flights.iter().map(|f| f.token.as_str()).collect();
     values.extend(control);
-    let counts = match link.count(&lookup.sql, &values, doubt.horizon.number).await {
+    let counts = match link
+        .count(&lookup.sql, &values, Some(doubt.horizon.number))
+        .await
+    {
         Ok(counts) => counts,
         Err(error) if !error.as_db_error().is_some_and(is_error) => return Err(Obstacle::Lost),
         Err(error) => {

@@ -48,10 +48,11 @@ const LOOK: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_r
 /// Counts the rows of each value that are not older than the horizon. A row's transaction number has
 /// 32 bits and wraps around; what lies up to half the circle ahead of the horizon is newer. Frozen
 /// rows keep their number.
+/// Without a horizon every row counts.
 fn lookup_sql(table: &str, column: &str) -> String {
     format!(
-        "SELECT {column}::text, count(*) FROM {table} WHERE {column} = ANY($1) \
-         AND (xmin::text::int8 - ($2::int8 & 4294967295) + 4294967296) % 4294967296 < 2147483648 \
+        "SELECT {column}::text, count(*) FROM {table} WHERE {column} = ANY($1) AND ($2 IS NULL \
+         OR (xmin::text::int8 - ($2::int8 & 4294967295) + 4294967296) % 4294967296 < 2147483648) \
          GROUP BY 1"
     )
 }
@@ -77,6 +78,8 @@ pub(super) struct Connector {
     tls: MakeRustlsConnect,
     insert: String,
     lookup: String,
+    /// How the server shows the connections of this run.
+    pub(super) application: String,
     statement_timeout: Duration,
     /// True once a pooler was met that takes no options.
     takes_no_options: AtomicBool,
@@ -99,6 +102,9 @@ impl Connector {
             tls: tls::connector(address)?,
             insert: format!("INSERT INTO {table} ({column}) VALUES ($1)"),
             lookup: lookup_sql(&table, &column),
+            application: format!("token_service {}", options.session)
+                .trim()
+                .to_owned(),
             takes_no_options: AtomicBool::new(false),
             address: address.clone(),
             table,
@@ -184,7 +190,7 @@ impl Connector {
             .port(self.address.port)
             .user(&self.address.user)
             .dbname(&self.address.name)
-            .application_name("token_service")
+            .application_name(&self.application)
             .ssl_mode(mode)
             .keepalives_idle(SILENT_PEER / 2)
             .keepalives_interval(SILENT_PEER / 5)

@@ -16,6 +16,10 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// The number that the next transaction will have at the least.
 const HORIZON: &str = "SELECT txid_snapshot_xmax(txid_current_snapshot())";
 
+/// Ends what other connections of a run are left.
+const END_OTHERS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+     WHERE application_name = $1 AND usename = current_user AND pid NOT IN (pg_backend_pid(), $2)";
+
 /// Ends a backend, where it is still the same one; no row where it is gone.
 const END_BACKEND: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
      WHERE pid = $1 AND backend_start::text = $2";
@@ -23,7 +27,7 @@ const END_BACKEND: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activit
 /// One backend of one server, for certain: process numbers are used again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Backend {
-    pid: i32,
+    pub(super) pid: i32,
     started: String,
     server_started: String,
 }
@@ -110,12 +114,19 @@ impl Link {
         Ok(rows.is_empty())
     }
 
+    /// Tells every other connection of `application` to end, but for `own`; true where none is left.
+    pub(super) async fn end_others(&self, application: &str, own: i32) -> Result<bool, Error> {
+        let params = [(&application as _, Type::TEXT), (&own as _, Type::INT4)];
+        let rows = self.client.query_typed(END_OTHERS, &params).await?;
+        Ok(rows.is_empty())
+    }
+
     /// How many rows there are of each of `values` that are not older than `horizon`.
     pub(in crate::store) async fn count(
         &self,
         sql: &str,
         values: &[&str],
-        horizon: i64,
+        horizon: Option<i64>,
     ) -> Result<HashMap<String, i64>, Error> {
         let params = [
             (&values as _, Type::TEXT_ARRAY),

@@ -3,7 +3,7 @@
 //! `url` reads addresses, `connect` makes a `link` ready for use (or `refusal` says why not), a
 //! `lane` sends over it and waits for its `answers`, `pool` decides how many lanes there are and what
 //! becomes of the `handover` of a lost one. `horizon` and `sent` know what is needed to find out what
-//! a lost connection did.
+//! a lost connection did, and `recheck` finds out what a process did that is gone.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -18,6 +18,7 @@ pub(super) mod horizon;
 mod lane;
 pub(super) mod link;
 mod pool;
+mod recheck;
 mod refusal;
 pub(super) mod sent;
 mod url;

@@ -4,6 +4,7 @@
 //! the server has no more. A lane that is lost just ends while others work; only when none is left
 //! does the foreman reconnect, so that a restarting server meets one knocking client and not many.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use super::Address;
 use super::connect::{Connector, Lookup};
 use super::handover::{Remains, Start, Waiting};
 use super::lane::{self, End};
-use super::link::Link;
+use super::link::{Backend, Link};
+use super::recheck::recheck;
 use super::sent::Sent;
 use crate::fault::{Fault, Kind};
 use crate::token::{Detail, Status};
@@ -36,7 +38,7 @@ pub(super) struct Shared {
     pub(super) sent: Sent,
     pub(super) pipeline: usize,
     pub(super) statement_timeout: Duration,
-    lookup: Lookup,
+    pub(super) lookup: Lookup,
     connections: usize,
     patience: Duration,
 }
@@ -44,6 +46,10 @@ pub(super) struct Shared {
 /// The connections of a store.
 pub(crate) struct Pool {
     foreman: JoinHandle<()>,
+    shared: Arc<Shared>,
+    horizon: i64,
+    /// The first connection's backend.
+    backend: Option<Backend>,
 }
 
 impl Pool {
@@ -79,8 +85,26 @@ impl Pool {
             waiting: Vec::new(),
         };
         Ok(Self {
-            foreman: tokio::spawn(foreman(shared, start)),
+            horizon: start.link.horizon(),
+            backend: start.link.backend().cloned(),
+            foreman: tokio::spawn(foreman(Arc::clone(&shared), start)),
+            shared,
         })
+    }
+
+    /// The number below which no transaction of this store lies.
+    pub(crate) fn horizon(&self) -> i64 {
+        self.horizon
+    }
+
+    /// Looks for rows that an earlier process of the same run may have written; see
+    /// [`Store::recheck`](super::super::Store::recheck).
+    pub(crate) async fn recheck(
+        &self,
+        values: &[String],
+        horizon: Option<i64>,
+    ) -> Result<HashMap<String, u64>, Fault> {
+        recheck(&self.shared, self.backend.as_ref(), values, horizon).await
     }
 
     /// Waits until all connections have ended; the queue must be closed.
