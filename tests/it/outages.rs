@@ -17,6 +17,13 @@ const LOCK: i32 = 7;
 
 /// The seed's table, on which every INSERT waits for a lock that the test may hold.
 pub fn locked() -> (Database, Client) {
+    let (database, mut admin) = lockable();
+    lock(&mut admin);
+    (database, admin)
+}
+
+/// The same before the test holds the lock.
+fn lockable() -> (Database, Client) {
     let database = Database::seed();
     let ddl = format!(
         "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -24,10 +31,13 @@ pub fn locked() -> (Database, Client) {
          CREATE TRIGGER hold BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION hold()"
     );
     database.client().batch_execute(&ddl).unwrap();
-    let mut admin = database.admin();
+    let admin = database.admin();
+    (database, admin)
+}
+
+fn lock(admin: &mut Client) {
     let lock = format!("SELECT pg_advisory_lock({LOCK})");
     admin.batch_execute(&lock).unwrap();
-    (database, admin)
 }
 
 pub fn unlock(admin: &mut Client) {
@@ -130,6 +140,29 @@ fn a_connection_that_is_cut_in_the_middle_loses_no_token() {
     assert_eq!(run.code, Some(if settled == 100 { 0 } else { 5 }));
 }
 
+/// A stored token of the same run shows that the table can be looked up, so nothing stays in doubt.
+#[test]
+fn what_a_cut_connection_left_in_doubt_is_looked_up_and_stored_once() {
+    let (database, mut admin) = lockable();
+    let gate = Gate::new();
+    let tokens: Vec<String> = (0..50).map(|n| format!("a{n:02}")).collect();
+    let source = Source::answers([Answer::tokens(["a"]), Answer::tokens(&tokens).after(&gate)]);
+    let running = start(&source, &database, "51");
+    running.wait_for_stdout(|text| text.lines().count() == 1);
+    lock(&mut admin);
+    gate.open();
+    let pid = waiting_backend(&mut admin);
+    admin
+        .execute("SELECT pg_terminate_backend($1)", &[&pid])
+        .unwrap();
+    unlock(&mut admin);
+
+    let run = running.wait().expect_code(0);
+    let report = Report::of_run(&run);
+    assert_eq!(report.count("stored"), 51);
+    assert_eq!(database.rows(), report.of("stored"), "each of them once");
+}
+
 #[test]
 fn a_database_that_does_not_come_back_fails_what_was_not_sent() {
     let (database, mut admin) = locked();
@@ -141,11 +174,12 @@ fn a_database_that_does_not_come_back_fails_what_was_not_sent() {
         .args(["--connections", "1"])
         .spawn();
     let pid = waiting_backend(&mut admin);
-    let shut = format!(
-        "ALTER DATABASE {} CONNECTION LIMIT 0; SELECT pg_terminate_backend({pid})",
-        database.name
-    );
+    // One after the other: the limit counts once it is committed.
+    let shut = format!("ALTER DATABASE {} CONNECTION LIMIT 0", database.name);
     admin.batch_execute(&shut).unwrap();
+    admin
+        .execute("SELECT pg_terminate_backend($1)", &[&pid])
+        .unwrap();
 
     let run = running.wait().expect_code(5);
     let open = format!("ALTER DATABASE {} CONNECTION LIMIT -1", database.name);

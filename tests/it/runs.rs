@@ -229,3 +229,17 @@ fn source_database_and_size_may_stand_in_the_configuration_file() {
     assert_eq!(database.rows(), ["aa", "bb"]);
     assert_eq!(source.requests()[0].headers["x-team"], "red");
 }
+
+#[test]
+fn the_demo_needs_nothing_and_leaves_nothing_behind() {
+    let run = Command::new()
+        .args(["demo", "2000", "--report", "ndjson"])
+        .run()
+        .expect_code(0);
+    let report = Report::of_run(&run);
+    assert_eq!(report.count("received"), 2000);
+    let rejected = report.of("rejected");
+    assert!(!rejected.is_empty() && rejected.iter().all(|token| token.contains('-')));
+    assert!(report.of("stored").iter().all(|token| !token.contains('-')));
+    assert_eq!(std::fs::read_dir(run.path("")).unwrap().count(), 0);
+}
