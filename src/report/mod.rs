@@ -143,7 +143,7 @@ impl Reports {
         let mut named = Ok(());
         for report in &mut self.open {
             if let Place::Journal(journal) = &mut report.place {
-                let synced = journal.flush();
+                let synced = journal.sync();
                 named = named.and(synced.map_err(|error| closed_path(journal.path(), &error)));
             }
             if let Place::File {
@@ -175,7 +175,10 @@ impl Reports {
                     write(sink, &mut self.stdout).map_err(|error| closed("standard output", &error))
                 }
                 Place::Journal(journal) => {
-                    write(sink, journal).map_err(|error| closed_path(journal.path(), &error))
+                    let mut line = Vec::new();
+                    write(sink, &mut line)
+                        .and_then(|()| journal.append(&line))
+                        .map_err(|error| closed_path(journal.path(), &error))
                 }
                 Place::File { writer, path, .. } => {
                     write(sink, writer).map_err(|error| closed_path(path, &error))
