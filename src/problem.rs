@@ -168,7 +168,9 @@ impl Problem {
                 "\n  called from {}:{line}:{column}",
                 escape(&frame.file)
             )?;
-            if !frame.name.is_empty() {
+            if frame.name.contains(' ') {
+                write!(text, " in {}", escape(&frame.name))?;
+            } else if !frame.name.is_empty() {
                 write!(text, " in `{}`", escape(&frame.name))?;
             }
         }

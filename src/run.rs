@@ -50,10 +50,24 @@ fn load(settings: &Settings) -> Result<Script, Problem> {
             vars: settings.vars.clone(),
             max_operations: settings.script_limits.max_operations,
         },
-    )?;
+    )
+    .map_err(uncharged)?;
     match script.check().into_iter().next() {
-        Some(problem) => Err(problem),
+        Some(problem) => Err(uncharged(problem)),
         None => Ok(script),
+    }
+}
+
+/// A mistake that was found before anything was done.
+fn uncharged(problem: Problem) -> Problem {
+    match &problem.place {
+        Some(place) if problem.hint.is_none() => {
+            let file = place.file.clone();
+            problem.hint(format!(
+                "no token was asked for; `token_service check {file}` shows every such mistake"
+            ))
+        }
+        _ => problem,
     }
 }
 

@@ -16,6 +16,7 @@ use host::Host;
 use imports::Jail;
 use source::Sources;
 
+pub mod advice;
 pub mod api;
 pub mod check;
 pub mod docs;
@@ -98,6 +99,7 @@ impl Script {
             .compile_with_scope(&scope, text)
             .map_err(|error| fault::of_parse(&error, name, &sources))?;
         ast.set_source(name);
+        sources.add_closures(name, &ast);
         Ok(Self {
             names: Names::of(&engine),
             engine,
