@@ -37,7 +37,7 @@ impl Connector {
                     "{} is a standby or read-only",
                     self.address.place()
                 ))
-                .hint("DB_HOST must name the primary")
+                .hint("DB_HOST must name the primary, and the role must not be set to read only")
                 .retryable());
         }
         if get(1) == Some(false) {
