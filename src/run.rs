@@ -246,7 +246,11 @@ fn explain(facts: &Facts, exit: Exit) -> Option<Problem> {
     match exit {
         Exit::Database => {
             let count = grouped(facts.unsettled);
-            let what = format!("{count} received tokens are neither stored nor rejected");
+            let what = if facts.unsettled == 1 {
+                "1 received token is neither stored nor rejected".to_owned()
+            } else {
+                format!("{count} received tokens are neither stored nor rejected")
+            };
             Some(Problem::new(exit, what).hint(again))
         }
         Exit::Source => {

@@ -16,6 +16,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod check_and_api;
 mod docker;
+mod examples;
 mod readme;
+mod script_errors;
+mod scripts;
+mod scripts_books;
+mod scripts_stop;
 mod support_works;
