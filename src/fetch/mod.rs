@@ -230,7 +230,9 @@ impl Fetcher {
                 return;
             }
         }
-        if received < size {
+        // A script that breaks off its loop asked for less; that is not the source's fault.
+        let let_go = stop.is_cancelled() && !self.halt.stopping().is_cancelled();
+        if received < size && !let_go {
             self.supply.fell_short.store(true, Ordering::Relaxed);
         }
     }
