@@ -21,6 +21,7 @@ mod docker;
 mod examples;
 mod readme;
 mod script_errors;
+mod script_faults;
 mod scripts;
 mod scripts_books;
 mod scripts_stop;
