@@ -7,7 +7,7 @@ use crate::support::books::Books;
 use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::root;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Answer, Request, Source};
 
 use super::scripts_books::unwilling;
 
@@ -37,7 +37,7 @@ fn every_example_passes_check() {
     names.sort();
     assert!(names.len() >= 4);
     for path in names {
-        expected.push_str(&format!("ok    {}\n", path.display()));
+        expected += &["ok    ", &path.display().to_string(), "\n"].concat();
         command = command.arg(path);
     }
     let run = command.run().expect_code(0);
@@ -71,11 +71,7 @@ fn until_stored_goes_on_until_enough_are_stored() {
     assert_eq!(books.counts(), [3, 3, 0, 0, 0]);
     assert_eq!(books.count("requested"), 3);
     assert_eq!(database.rows(), ["aa", "dd", "ff"]);
-    let sizes: Vec<_> = source
-        .requests()
-        .iter()
-        .map(|request| request.size())
-        .collect();
+    let sizes: Vec<_> = source.requests().iter().map(Request::size).collect();
     assert_eq!(sizes, [Some(3), Some(2), Some(1)]);
 }
 

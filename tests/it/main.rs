@@ -26,6 +26,7 @@ mod readme;
 mod reports;
 mod runs;
 mod script_errors;
+mod script_faults;
 mod scripts;
 mod scripts_books;
 mod scripts_stop;

@@ -137,7 +137,7 @@ fn what_a_script_makes_and_rejects_is_counted() {
 
 #[test]
 fn a_report_may_have_lines_of_its_own() {
-    let script = "report(store([\"a\"]), |outcome| `<${outcome.token}>\\u001b`);";
+    let script = "report(store([\"a\"]), |outcome| `<${outcome.token}>` + \"\\u001b\");";
     let run = demo(1, script).run().expect_code(0);
     assert_eq!(run.stdout, "<a>\\u{1b}\n");
     assert_eq!(Books::of(&run).tokens[0]["token"], "a");
