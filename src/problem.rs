@@ -122,6 +122,19 @@ impl Problem {
         self
     }
 
+    /// Rewrites everything that may quote a value.
+    #[must_use]
+    pub fn strike(mut self, strike: impl Fn(&str) -> String) -> Self {
+        self.0.message = strike(&self.0.message);
+        for cause in &mut self.0.causes {
+            *cause = strike(cause);
+        }
+        for note in &mut self.0.notes {
+            *note = strike(note);
+        }
+        self
+    }
+
     /// Says what to do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

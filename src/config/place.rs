@@ -55,7 +55,8 @@ pub(super) fn explain(file: &str, source: &str, error: &serde_yaml::Error) -> Pr
                     Some(format!("the keys known here: {}", known.join(", "))),
                 ),
             };
-            let place = mark_key(file, source, found, key, label);
+            // A mistyped key may be that of a secret.
+            let place = mark_key(file, source, found, key, label).hide_rest(source);
             let problem = usage(format!("unknown key `{key}`{parent}")).place(place);
             match hint {
                 Some(hint) => problem.hint(hint),
@@ -66,7 +67,7 @@ pub(super) fn explain(file: &str, source: &str, error: &serde_yaml::Error) -> Pr
             let second = keys(source, index, key).nth(1).unwrap_or(index);
             let label = String::from("it stands above already");
             usage(format!("key `{key}` stands twice{parent}"))
-                .place(mark_key(file, source, second, key, label))
+                .place(mark_key(file, source, second, key, label).hide_rest(source))
         }
         Complaint::Wrong { found, rule } => {
             let what = if path.is_empty() {
@@ -81,7 +82,7 @@ pub(super) fn explain(file: &str, source: &str, error: &serde_yaml::Error) -> Pr
             let length = value_length(source, index);
             let place = mark(file, source, index, length, String::new());
             // Text where a mapping belongs is as likely a URL with its password as not.
-            let is_secret = matches!(path, "database" | "source")
+            let is_secret = matches!(path, "" | "database" | "source")
                 || path.split('.').any(|key| SECRET_KEYS.contains(&key));
             usage(message).place(if is_secret {
                 place.hide(source)
@@ -275,6 +276,12 @@ impl Place {
     /// Strikes out what is marked and all that follows on its line.
     fn hide(self, source: &str) -> Self {
         self.redraw(source, |_, shown_line, at| strike(shown_line, at))
+    }
+
+    /// Strikes out what follows the mark on its line.
+    fn hide_rest(self, source: &str) -> Self {
+        let length = self.length;
+        self.redraw(source, |_, shown_line, at| strike(shown_line, at + length))
     }
 
     /// Draws the marked line anew from its true text, the shown one and the mark's offset.

@@ -3,7 +3,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{
+    CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 use secrecy::ExposeSecret;
 
@@ -110,6 +112,10 @@ impl Http {
     async fn read(&self, mut response: Response, count: u64) -> Answer {
         if let Some(kind) = foreign_content(response.headers()) {
             let fault = self.protocol(&format!("it sent {kind} instead of text/plain"));
+            return Answer::failed(fault);
+        }
+        if let Some(encoding) = encoded(response.headers()) {
+            let fault = self.protocol(&format!("it sent a body in {encoding}, unasked"));
             return Answer::failed(fault);
         }
         let mut parser = LineParser::new(count, self.max_token);
@@ -238,6 +244,14 @@ fn foreign_content(headers: &HeaderMap) -> Option<String> {
     let plain =
         essence.is_empty() || essence == "text/plain" || essence == "application/octet-stream";
     (!plain).then(|| essence.escape_default().to_string())
+}
+
+/// The content coding where there is one: nothing is decompressed, for a small body may become a
+/// huge one.
+fn encoded(headers: &HeaderMap) -> Option<String> {
+    let coding = headers.get(CONTENT_ENCODING)?.to_str().ok()?.trim();
+    let plain = coding.is_empty() || coding.eq_ignore_ascii_case("identity");
+    (!plain).then(|| coding.escape_default().to_string())
 }
 
 /// `Retry-After` in seconds or as an HTTP date (RFC 9110, section 10.2.3).

@@ -157,6 +157,13 @@ impl Fetcher {
         self.options.max_token
     }
 
+    /// The longest wait that is worth beginning: what the deadline leaves, or a few minutes.
+    pub fn longest_wait(&self) -> Duration {
+        self.deadline.map_or(retry::LONGEST_WAIT, |deadline| {
+            deadline.saturating_duration_since(Instant::now())
+        })
+    }
+
     /// What was asked of the source so far.
     pub fn supply(&self) -> &Supply {
         &self.supply

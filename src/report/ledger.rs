@@ -99,6 +99,19 @@ impl Ledger {
         self.open.get(&id).map(|outcome| outcome.token.as_str())
     }
 
+    /// The text without any token that is open: the script holds those, and its errors quote what it
+    /// holds.
+    pub fn strike(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for token in self.by_text.keys() {
+            // Shorter ones are parts of words, and no secrets.
+            if token.len() >= 8 && text.contains(&**token) {
+                text = text.replace(&**token, "…");
+            }
+        }
+        text
+    }
+
     /// Takes out the oldest open entry; [`Ledger::settle`] writes it.
     pub fn take_open(&mut self) -> Option<Outcome> {
         let outcome = self.open.pop_first().map(|(_, outcome)| outcome);

@@ -26,7 +26,10 @@ pub fn run_to_the_end(script: &mut Script, host: &Arc<Host>) -> Ended {
     let result =
         catch_unwind(AssertUnwindSafe(|| script.run(host))).unwrap_or_else(|_| Err(crashed()));
     let went_well = result.is_ok();
-    script.unwatch();
+    // The engine's own messages quote what they choke on, and that may be a token.
+    let result = result.map_err(|problem| problem.strike(|text| host.ledger().strike(text)));
+    host.end();
+    script.unwatch(host.halt());
     host.abandon_all();
     let mut drained = Drain {
         script,

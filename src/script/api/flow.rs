@@ -160,6 +160,10 @@ fn run_retry(context: &NativeCallContext, rules: &Rules, action: &FnPtr) -> Rhai
                 .mul_f64(scale)
                 .min(rules.max)
         });
+        if wait_for > Host::of(context)?.fetcher().longest_wait() {
+            // It would end after the run: stop now and say so.
+            return Err(error);
+        }
         wait(context, wait_for)?;
         attempt += 1;
     }

@@ -48,7 +48,11 @@ const LOOK: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_r
      has_column_privilege($1::text, $2::text, 'SELECT'), \
      (SELECT c.relkind IN ('r', 'p') AND NOT c.relhasrules AND NOT c.relrowsecurity \
      AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal) \
-     FROM pg_class c WHERE c.oid = $1::text::regclass)";
+     FROM pg_class c WHERE c.oid = $1::text::regclass), \
+     EXISTS (SELECT FROM pg_class c WHERE c.relpersistence <> 'p' AND (c.oid = $1::text::regclass \
+     OR c.oid IN (SELECT relid FROM pg_partition_tree($1::text::regclass)))), \
+     (SELECT t.typname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
+     WHERE a.attrelid = $1::text::regclass AND a.attname = $2 AND t.typname IN ('char', 'name'))";
 
 /// Counts the rows of each value that are not older than the horizon. A row's transaction number has
 /// 32 bits and wraps around; what lies up to half the circle ahead of the horizon is newer. Frozen
