@@ -460,7 +460,7 @@ mod tests {
         hint: a similar argument exists: '--page-size'
         error: --page-size must be a whole number of at least 1, not `0`
         hint: `token_service --help` shows what can be typed
-        error: --connections must be a whole number of at least 1, not `-3`
+        error: --connections must be a whole number from 1 to 10000, not `-3`
         hint: `token_service --help` shows what can be typed
         error: --deadline must have a unit, such as 500ms, 20s or 10m, not `20`
         hint: `token_service --help` shows what can be typed

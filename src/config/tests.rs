@@ -609,20 +609,20 @@ fn unknown_keys_are_marked_where_they_stand() {
     error: unknown key `sorce`
       ╭▸ token_service.yaml:3:1
       │
-    3 │ sorce: {}
+    3 │ sorce: **
       ╰╴━━━━━ did you mean `source`?
 
     error: unknown key `tabel` in `script`
       ╭▸ token_service.yaml:4:3
       │
-    4 │   tabel: 2
+    4 │   tabel: *
       ╰╴  ━━━━━ no such key
     hint: the keys known here: vars, max_operations, env_prefix
 
     error: unknown key `tabel` in `database`
       ╭▸ token_service.yaml:1:21
       │
-    1 │ database: {port: 5, tabel: x}
+    1 │ database: {port: 5, tabel: **
       ╰╴                    ━━━━━ did you mean `table`?
 
     error: unknown key `tiemout` in `source`
@@ -634,7 +634,7 @@ fn unknown_keys_are_marked_where_they_stand() {
     error: unknown key `journal` in `database`
       ╭▸ token_service.yaml:2:3
       │
-    2 │   journal: 1
+    2 │   journal: *
       ╰╴  ━━━━━━━ no such key
     hint: the keys known here: url, host, port, user, password, name, sslmode, sslrootcert, sslcert, sslkey, table, column, connections, pipeline, statement_timeout, connect_timeout
 
@@ -653,7 +653,7 @@ fn unknown_keys_are_marked_where_they_stand() {
     error: key `b` stands twice in `script.vars.a`
       ╭▸ token_service.yaml:1:27
       │
-    1 │ script: {vars: {a: {b: 1, b: 2}}}
+    1 │ script: {vars: {a: {b: 1, b: ****
       ╰╴                          ━ it stands above already
     ");
 }
@@ -725,7 +725,7 @@ fn wrong_values_are_marked_where_they_stand() {
     error: the file must be a mapping of keys, not a list
       ╭▸ token_service.yaml:1:1
       │
-    1 │ - a
+    1 │ * *
       ╰╴━━━
 
     error: `reports[1]` must be one of text, ndjson, json, each with =PATH for a file (did you mean `json`?)
@@ -816,7 +816,7 @@ fn a_line_with_a_mistake_shows_no_secret() {
     error: unknown key `tabel` in `database`
       ╭▸ token_service.yaml:1:12
       │
-    1 │ database: {tabel: x, url: ***************************
+    1 │ database: {tabel: ** **** ***************************
       ╰╴           ━━━━━ did you mean `table`?
 
     error: `source.headers.authorization` must be a single value, not a list

@@ -69,12 +69,12 @@ fn a_mistake_in_the_configuration_is_usage() {
         .expect_code(2);
     settings().bind(|| {
         insta::assert_snapshot!(run.stderr, @"
-    error: unknown key `tiemout` in `source`
-      ╭▸ c.yaml:2:3
-      │
-    2 │   tiemout: 3s
-      ╰╴  ━━━━━━━ did you mean `timeout`?
-    ");
+        error: unknown key `tiemout` in `source`
+          ╭▸ c.yaml:2:3
+          │
+        2 │   tiemout: 3s
+          ╰╴  ━━━━━━━ did you mean `timeout`?
+        ");
     });
 }
 

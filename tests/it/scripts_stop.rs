@@ -13,7 +13,7 @@ const ENDLESS: [&str; 6] = [
     "print(\"on\"); emit_on(); loop { }",
     "print(\"on\"); emit_on(); loop { try { loop { } } catch { print(\"caught\"); } }",
     "print(\"on\"); emit_on(); try { sleep(\"1h\"); } catch { print(\"caught\"); }",
-    "print(\"on\"); emit_on(); try { retry(9, || throw #{retry_after_ms: 3600000}); } catch { print(\"caught\"); }",
+    "print(\"on\"); emit_on(); try { retry(#{attempts: 99, base_ms: 3600000, max_ms: 3600000}, || throw 1); } catch { print(\"caught\"); }",
     "print(\"on\"); emit_on(); fn spin() { loop { } } let f = || spin(); [1].map(|x| f.call());",
     "print(\"on\"); emit_on(); report(store([\"a\"]), |outcome| { loop { } });",
 ];
