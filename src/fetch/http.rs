@@ -185,7 +185,15 @@ impl Http {
     fn failure(&self, error: reqwest::Error) -> Fault {
         let error = error.without_url();
         let address = self.address();
-        let fault = if error.is_connect() {
+        let causes = chain(&error);
+        let about_certificate = causes.iter().any(|cause| cause.contains("certificate"));
+        let fault = if error.is_connect() && about_certificate {
+            Fault::new(
+                Kind::HttpConnect,
+                "the token source's certificate is not trusted",
+            )
+            .hint("install the certificate of its authority, or name it in SSL_CERT_FILE")
+        } else if error.is_connect() {
             Fault::new(Kind::HttpConnect, "the token source cannot be reached")
                 .retryable()
                 .hint("check TOKEN_HOST or source.url, and that the source is up")
@@ -201,7 +209,7 @@ impl Http {
             Fault::new(Kind::HttpProtocol, "the token source's answer broke off")
                 .hint("whole lines that came were kept; the request was not repeated")
         };
-        chain(&error)
+        causes
             .into_iter()
             .fold(fault.cause(format!("POST {address}")), Fault::cause)
     }

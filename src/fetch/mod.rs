@@ -217,7 +217,8 @@ impl Fetcher {
             received += came;
             asked += count;
             dry = if came == 0 { dry + 1 } else { 0 };
-            let fault = answer.fault.or_else(|| {
+            let fault = answer.fault.map(|fault| within(fault, size, received));
+            let fault = fault.or_else(|| {
                 (dry == DRY_REQUESTS && plan.top_up).then(|| short_supply(size, received))
             });
             if pages.send(Ok(answer.page)).await.is_err() {
@@ -229,7 +230,9 @@ impl Fetcher {
                 return;
             }
         }
-        if received < size {
+        // A script that breaks off its loop asked for less; that is not the source's fault.
+        let let_go = stop.is_cancelled() && !self.halt.stopping().is_cancelled();
+        if received < size && !let_go {
             self.supply.fell_short.store(true, Ordering::Relaxed);
         }
     }
@@ -284,7 +287,7 @@ impl Fetcher {
         let sent = self.supply.requests.fetch_add(1, Ordering::Relaxed);
         if self.options.max_requests.is_some_and(|most| sent >= most) {
             self.supply.requests.fetch_sub(1, Ordering::Relaxed);
-            return failed(out_of_requests(sent));
+            return failed(out_of_requests(sent, count));
         }
         let answer = tokio::select! {
             answer = self.http.request(count) => answer,
@@ -339,10 +342,21 @@ fn short_supply(requested: u64, received: u64) -> Fault {
     .hint("ask for fewer, or try again when the source has more")
 }
 
-fn out_of_requests(most: u64) -> Fault {
+/// A short supply with the numbers of the whole fetch.
+fn within(mut fault: Fault, requested: u64, received: u64) -> Fault {
+    if matches!(fault.kind, Kind::ShortSupply { .. }) {
+        fault.kind = Kind::ShortSupply {
+            requested,
+            received,
+        };
+    }
+    fault
+}
+
+fn out_of_requests(most: u64, requested: u64) -> Fault {
     Fault::new(
         Kind::ShortSupply {
-            requested: 0,
+            requested,
             received: 0,
         },
         format!("the run may send no more than {most} requests to the token source"),

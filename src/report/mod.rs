@@ -84,25 +84,41 @@ pub struct Reports {
 }
 
 impl Reports {
-    /// Opens the files at once: a path that cannot be written must fail before a token is fetched.
+    /// Opens the files at once: a path that cannot be written must fail before a token is fetched,
+    /// and then leaves nothing behind.
     pub fn open(specs: &[Spec]) -> Result<Self, Fault> {
-        let mut reports = Vec::new();
-        for spec in specs {
-            let place = match &spec.path {
-                None => Place::Stdout,
-                Some(path) => open_file(path)?,
-            };
-            reports.push(Report {
-                sink: sink(spec.format),
-                place,
-                broken: false,
-            });
-        }
-        Ok(Self {
+        let mut reports = Self {
             stdout: BufWriter::with_capacity(64 * 1024, Box::new(io::stdout())),
             stdout_is_terminal: io::stdout().is_terminal(),
-            open: reports,
-        })
+            open: Vec::new(),
+        };
+        for spec in specs {
+            let place = match &spec.path {
+                None => Ok(Place::Stdout),
+                Some(path) => open_file(path),
+            };
+            match place {
+                Ok(place) => reports.open.push(Report {
+                    sink: sink(spec.format),
+                    place,
+                    broken: false,
+                }),
+                Err(fault) => {
+                    reports.discard();
+                    return Err(fault);
+                }
+            }
+        }
+        Ok(reports)
+    }
+
+    /// Removes the files of a run that could not begin.
+    pub fn discard(self) {
+        for report in self.open {
+            if let Place::File { partial, .. } = report.place {
+                let _ = fs::remove_file(partial);
+            }
+        }
     }
 
     /// Writes each outcome to the journal too.

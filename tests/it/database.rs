@@ -207,7 +207,7 @@ fn a_server_that_takes_no_writes() {
     error: the database takes no writes
       caused by: 127.0.0.1:[port] is a standby or read-only
       = retryable
-    hint: DB_HOST must name the primary; no token was asked for
+    hint: DB_HOST must name the primary, and the role must not be set to read only; no token was asked for
     ");
 }
 

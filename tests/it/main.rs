@@ -16,13 +16,20 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod check_and_api;
 mod cli;
 mod database;
 mod docker;
+mod examples;
 mod outages;
 mod readme;
 mod reports;
 mod runs;
+mod script_errors;
+mod script_faults;
+mod scripts;
+mod scripts_books;
+mod scripts_stop;
 mod signals;
 mod source;
 mod support_works;

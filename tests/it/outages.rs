@@ -51,7 +51,7 @@ pub fn waiting_backend(admin: &mut Client) -> i32 {
     loop {
         let found = admin.query_opt(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
-             AND application_name = 'token_service' AND wait_event = 'advisory' LIMIT 1",
+             AND application_name LIKE 'token_service%' AND wait_event = 'advisory' LIMIT 1",
             &[],
         );
         if let Some(row) = found.unwrap() {

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "a test uses what it needs of the support")]
 
 pub mod answer;
+pub mod books;
 pub mod command;
 pub mod database;
 pub mod postgres;

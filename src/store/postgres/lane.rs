@@ -328,7 +328,8 @@ impl Lane {
                     fault: every_insert_denied(code, detail.message.as_deref().unwrap_or_default()),
                     detail: Arc::clone(&detail),
                 };
-                self.shared.queue.condemn(&flight.job, verdict);
+                flight.job.tell(&verdict.fault);
+                self.shared.queue.condemn(verdict);
                 self.land(flight, Status::NotAttempted, Some(detail));
             }
             Class::Doubt if is_error(db) => {

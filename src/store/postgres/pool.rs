@@ -197,12 +197,12 @@ impl Left {
         self.doubts.is_empty() && self.waiting.is_empty()
     }
 
-    /// Somebody whose tokens are among them.
-    fn job(&self) -> Option<Arc<Job>> {
+    /// Whose tokens they are, with repeats.
+    fn jobs(&self) -> Vec<Arc<Job>> {
         let in_doubt = self.doubts.iter().flat_map(|doubt| &doubt.flights);
         let waiting = self.waiting.iter().map(|waiting| &waiting.flight);
-        let mut flights = in_doubt.chain(waiting);
-        flights.next().map(|flight| Arc::clone(&flight.job))
+        let flights = in_doubt.chain(waiting);
+        flights.map(|flight| Arc::clone(&flight.job)).collect()
     }
 
     /// Accounts for everything without having found out more.
@@ -280,10 +280,9 @@ async fn recover(
                 None => "the run was aborted before it could be looked up",
             };
             if let (true, Some(fault)) = (is_last, fault) {
-                let job = chunk.as_ref().map(|chunk| Arc::clone(&chunk.job));
-                if let Some(job) = job.or_else(|| left.job()) {
-                    condemn(shared, &job, fault);
-                }
+                let mut jobs = left.jobs();
+                jobs.extend(chunk.as_ref().map(|chunk| Arc::clone(&chunk.job)));
+                condemn(shared, &jobs, fault);
             }
             left.give_up(shared, why);
             if is_last {
@@ -360,8 +359,9 @@ fn is_denied(fault: &Fault) -> bool {
     matches!(fault.kind, Kind::DbDenied { .. }) && !fault.retryable
 }
 
-/// Ends the store for every job, because the database is gone or refuses.
-fn condemn(shared: &Shared, job: &Job, fault: Fault) {
+/// Ends the store for every job, because the database is gone or refuses. Those whose tokens are all
+/// sent hear of it too.
+fn condemn(shared: &Shared, jobs: &[Arc<Job>], fault: Fault) {
     let verdict = if is_denied(&fault) {
         Verdict {
             status: Status::NotAttempted,
@@ -375,7 +375,10 @@ fn condemn(shared: &Shared, job: &Job, fault: Fault) {
             fault: lost(fault, shared.patience),
         }
     };
-    shared.queue.condemn(job, verdict);
+    for job in jobs {
+        job.tell(&verdict.fault);
+    }
+    shared.queue.condemn(verdict);
 }
 
 fn lost(fault: Fault, patience: Duration) -> Fault {

@@ -62,7 +62,7 @@ impl Connector {
             Hitch::Error(error) => self.refusal(host, error),
             Hitch::ReadOnly => denied("25006", "the database takes no writes")
                 .cause(format!("{} is a standby or read-only", host.place()))
-                .hint("DB_HOST must name the primary")
+                .hint("DB_HOST must name the primary, and the role must not be set to read only")
                 .retryable(),
         }
     }
