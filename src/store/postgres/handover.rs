@@ -48,6 +48,14 @@ impl Waiting {
     }
 }
 
+/// Waits for the time when something is due; for ever where nothing is.
+pub(super) async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A connection that begins to work, with what was left over from others.
 pub(super) struct Start {
     /// The connection.

@@ -16,7 +16,7 @@ use super::super::doubt::{self, Doubt, Flight};
 use super::super::job::{Batch, Chunk, Job, Verdict};
 use super::super::sqlstate::{Class, Details, Said, class_of, scrub};
 use super::answers::{Answer, Answers, Reply};
-use super::handover::{Remains, Start, Waiting};
+use super::handover::{Remains, Start, Waiting, until};
 use super::horizon::Horizon;
 use super::link::{Link, is_error};
 use super::pool::Shared;
@@ -396,12 +396,5 @@ impl Drop for Lane {
     /// Even a lane that panics or is dropped in mid-flight accounts for what it holds.
     fn drop(&mut self) {
         self.drop_flights("the connection was lost before the answer came");
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
     }
 }

@@ -20,6 +20,7 @@ use super::handover::{Remains, Start, Waiting};
 use super::lane::{self, End};
 use super::link::{Backend, Link};
 use super::recheck::recheck;
+use super::refusal::is_denied;
 use super::sent::Sent;
 use crate::fault::{Fault, Kind};
 use crate::token::{Detail, Status};
@@ -354,11 +355,6 @@ async fn reconnect(
     }
 }
 
-/// True where waiting would not help.
-fn is_denied(fault: &Fault) -> bool {
-    matches!(fault.kind, Kind::DbDenied { .. }) && !fault.retryable
-}
-
 /// Ends the store for every job, because the database is gone or refuses. Those whose tokens are all
 /// sent hear of it too.
 fn condemn(shared: &Shared, jobs: &[Arc<Job>], fault: Fault) {
@@ -371,7 +367,10 @@ fn condemn(shared: &Shared, jobs: &[Arc<Job>], fault: Fault) {
     } else {
         Verdict {
             status: Status::Failed,
-            detail: Detail::reason("the database could not be reached"),
+            detail: Detail::reason(match fault.kind {
+                Kind::DbDenied { .. } => "the database takes no writes",
+                _ => "the database could not be reached",
+            }),
             fault: lost(fault, shared.patience),
         }
     };
@@ -382,12 +381,17 @@ fn condemn(shared: &Shared, jobs: &[Arc<Job>], fault: Fault) {
 }
 
 fn lost(fault: Fault, patience: Duration) -> Fault {
+    let patience = humantime::format_duration(patience);
     let mut lost = Fault::new(
         Kind::DbConnect,
-        format!(
-            "the connection to the database was lost and did not come back within {}",
-            humantime::format_duration(patience)
-        ),
+        match fault.kind {
+            Kind::DbDenied { .. } => {
+                format!("the database takes no writes any more, and did not within {patience}")
+            }
+            _ => format!(
+                "the connection to the database was lost and did not come back within {patience}"
+            ),
+        },
     );
     lost.causes = fault.causes;
     lost.hint("tokens that are `failed` are safe to store again; --patience waits longer")

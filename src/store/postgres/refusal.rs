@@ -77,9 +77,24 @@ impl Connector {
         let cause = format!("{} ({code})", db.message());
         let user = &self.address.user;
         let (message, hint) = match code {
+            // So it says too where the client's certificate is for another role.
+            "28P01" if self.address.sslcert.is_some() => (
+                "the database refused to connect",
+                format!(
+                    "DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of {place}, and \
+                     sslcert be for that role"
+                ),
+            ),
             "28P01" => (
                 "the database refused to connect",
                 format!("DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of {place}"),
+            ),
+            "28000" if db.message().contains("client certificate") => (
+                "the database refused to connect",
+                format!(
+                    "set sslcert and sslkey to a certificate for \"{user}\", of an authority \
+                     that {place} knows"
+                ),
             ),
             "28000" => (
                 "the database refused to connect",
@@ -165,7 +180,10 @@ impl Connector {
                 ),
                 false,
             )
-        } else if text.contains("UnknownIssuer") || text.contains("CaUsedAsEndEntity") {
+        } else if ["UnknownIssuer", "CaUsedAsEndEntity", "BadSignature"]
+            .iter()
+            .any(|word| text.contains(word))
+        {
             (
                 "the database's certificate is not trusted",
                 "set sslrootcert to the certificate of the authority that issued it".to_owned(),
@@ -176,6 +194,14 @@ impl Connector {
                 "the database's certificate is for another host",
                 "DB_HOST must be a name in the certificate; verify-ca does not look at the name"
                     .to_owned(),
+                false,
+            )
+        } else if text.contains("received fatal alert") {
+            (
+                "the database refused the TLS connection",
+                format!(
+                    "sslcert may be of an authority that {place} does not know; its log says more"
+                ),
                 false,
             )
         } else if ["TLS", "certificate", "alert"]
@@ -225,6 +251,11 @@ fn denied(sqlstate: &str, message: &str) -> Fault {
         },
         message,
     )
+}
+
+/// True where waiting would not help.
+pub(super) fn is_denied(fault: &Fault) -> bool {
+    matches!(fault.kind, Kind::DbDenied { .. }) && !fault.retryable
 }
 
 /// The fault that ends the run where every token would meet the same verdict.
