@@ -407,7 +407,7 @@ mod tests {
           │
         1 │     let page = fetch_once(100);
           ╰╴               ━━━━━━━━━━━━━━━━
-          = retryable, retry_after_ms 2000
+          = retry_after_ms 2000
         hint: catch it and `sleep`, or let `retry(5, || fetch_once(100))` do both
         ");
     }

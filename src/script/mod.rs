@@ -37,7 +37,7 @@ pub const DEFAULT_NAME: &str = "scripts/default.rhai";
 
 /// The script thread's stack in bytes. 64 call levels of the deepest expressions fit into it, in
 /// builds without optimisation too.
-pub const STACK: usize = 64 * 1024 * 1024;
+pub const STACK: usize = 256 * 1024 * 1024;
 
 /// The clock and the stop switch are looked at in every so many operations.
 const LOOK_EVERY: u64 = 64;

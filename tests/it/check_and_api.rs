@@ -74,7 +74,7 @@ fn a_mistake_in_the_configuration_is_usage() {
       │
     2 │   tiemout: 3s
       ╰╴  ━━━━━━━ did you mean `timeout`?
-    ")
+    ");
     });
 }
 

@@ -103,10 +103,15 @@ fn faults_that_nobody_caught() {
             .batch_execute("DROP TABLE secret_tokens")
             .unwrap();
         gate.open();
-        insta::assert_snapshot!(mistake(&running.wait().expect_code(5)), @"
-        error: 1 received token is neither stored nor rejected
-        hint: `failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first
-        ");
+        insta::assert_snapshot!(mistake(&running.wait().expect_code(5)), @r#"
+        error: db_denied: the database refuses every insert
+          ╭▸ mine.rhai:2:1
+          │
+        2 │ report(store(page));
+          ╰╴━━━━━━
+          caused by: relation "…" does not exist (42P01)
+        hint: look at the table's definition and the role's rights; nothing more was sent
+        "#);
     });
 }
 

@@ -240,8 +240,8 @@ fn logs_go_to_standard_error_with_their_fields() {
     let script = "log_debug(\"d\"); log_info(\"i\", #{n: 1}); log_warn(\"w\"); log_error(\"e\");";
     let run = demo(1, script).run().expect_code(0);
     assert_eq!(run.stdout, "");
-    assert!(!run.stderr.contains("script: d"), "{}", run.stderr);
-    for said in ["INFO i", "WARN script: w", "ERROR script: e"] {
+    assert!(!run.stderr.contains("DEBUG d"), "{}", run.stderr);
+    for said in ["INFO i", "WARN w", "ERROR e"] {
         assert!(run.stderr.contains(said), "{said}: {}", run.stderr);
     }
     let json = ["--log-format", "json", "--log-level", "debug"];

@@ -36,6 +36,11 @@ const SET_UP: &str = "SELECT set_config('synchronous_commit', CASE \
 /// Which cluster a server belongs to; asked apart, since it may not be allowed.
 const CLUSTER: &str = "SELECT system_identifier FROM pg_control_system()";
 
+/// The same for a single transaction.
+const RAISED_LOCALLY: &str = "set_config('synchronous_commit', CASE \
+     current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \
+     true)";
+
 /// What `look` wants to know before a token is asked for.
 const LOOK: &str = "SELECT \
      has_column_privilege($1::text, $2::text, 'INSERT'), \
@@ -81,6 +86,8 @@ pub(super) struct Connector {
     pub(super) column: String,
     tls: MakeRustlsConnect,
     insert: String,
+    /// The INSERT of a connection through a pooler: durable by itself.
+    pooled_insert: String,
     lookup: String,
     /// How the server shows the connections of this run.
     pub(super) application: String,
@@ -105,6 +112,10 @@ impl Connector {
         Ok(Self {
             tls: tls::connector(address)?,
             insert: format!("INSERT INTO {table} ({column}) VALUES ($1)"),
+            pooled_insert: format!(
+                "INSERT INTO {table} ({column}) SELECT $1 FROM (SELECT {RAISED_LOCALLY} AS level) \
+                 AS durable WHERE level IS NOT NULL"
+            ),
             lookup: lookup_sql(&table, &column),
             application: format!("token_service {}", options.session)
                 .trim()
@@ -266,6 +277,11 @@ impl Connector {
             if row.try_get::<_, Option<&str>>(2)? == Some(mark.as_str()) {
                 link.backend = backend_of(row, cluster)?;
             }
+        }
+        if link.backend.is_none() {
+            // Whatever was set or prepared may belong to another backend by the next transaction.
+            link.insert.clone_from(&self.pooled_insert);
+            link.unprepared = AtomicBool::new(true);
         }
         match prepared {
             Ok(statement) => link.statement = Some(statement),
