@@ -11,7 +11,7 @@ use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::postgres::server;
 use crate::support::report::Report;
-use crate::support::secure::{TLS_ONLY, secure};
+use crate::support::secure::{OPEN, Secure, TLS_ONLY, secure};
 use crate::support::snapshot::shows;
 use crate::support::source::{Answer, Gate, Source};
 
@@ -203,4 +203,54 @@ fn a_tls_connection_that_is_cut_is_resolved_as_others_are() {
     let rows = admin.query(sql, &[]).unwrap();
     let rows: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(rows, report.of("stored"), "each of them once, and over TLS");
+}
+
+/// A reconnect demands what the first connection demanded.
+#[test]
+fn a_server_that_turns_tls_off_in_the_middle_gets_no_token_without_it() {
+    let secure = Secure::new();
+    let mut admin = secure.admin(OPEN);
+    let gate = Gate::new();
+    let source = Source::answers([
+        Answer::tokens(["aa"]),
+        Answer::tokens(["bb", "cc"]).after(&gate),
+    ]);
+    let url = format!("{}?sslmode=require", secure.url("localhost", OPEN));
+    let running = Command::new()
+        .env("DATABASE_URL", url)
+        .source(&source)
+        .args(["3", "--report", "ndjson", "--patience", "300ms"])
+        .spawn();
+    running.wait_for_stdout(|text| text.lines().count() == 1);
+    for sql in ["ALTER SYSTEM SET ssl = off", "SELECT pg_reload_conf()"] {
+        admin.batch_execute(sql).unwrap();
+    }
+    // Only the postmaster's own children tell what it does now.
+    let end = Instant::now() + Duration::from_secs(30);
+    while secure
+        .admin(OPEN)
+        .query_one("SHOW ssl", &[])
+        .unwrap()
+        .get::<_, &str>(0)
+        == "on"
+    {
+        assert!(Instant::now() < end, "TLS stays on");
+        thread::park_timeout(Duration::from_millis(10));
+    }
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'tokens'";
+    admin.batch_execute(cut).unwrap();
+    gate.open();
+
+    let run = running.wait().expect_code(5);
+    let report = Report::of_run(&run);
+    assert_eq!(report.of("stored"), ["aa"]);
+    assert_eq!(report.of("failed"), ["bb", "cc"]);
+    assert!(
+        run.error().contains("server does not support TLS"),
+        "{}",
+        run.stderr
+    );
+    let rows = admin.query("SELECT data FROM secret_tokens", &[]).unwrap();
+    assert_eq!(rows.len(), 1);
+    assert!(secure.came_over_tls(OPEN, "aa"));
 }

@@ -53,7 +53,7 @@ const TABLE: &str =
         NEW.tls := (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()); RETURN NEW; END $$;
     CREATE TRIGGER tell BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION tell()";
 
-static SECURE: LazyLock<Secure> = LazyLock::new(Secure::start);
+static SECURE: LazyLock<Secure> = LazyLock::new(Secure::new);
 
 /// The server, and the authority that signed its certificate.
 pub struct Secure {
@@ -69,7 +69,8 @@ pub fn secure() -> &'static Secure {
 }
 
 impl Secure {
-    fn start() -> Self {
+    /// Another one, for a test that changes it.
+    pub fn new() -> Self {
         let certificates = Certificates::for_server(&["localhost"]);
         let server = Server::with(&Setup {
             files: &[
