@@ -75,6 +75,11 @@ pub fn port(text: &str) -> Parsed<u16> {
     }
 }
 
+/// The ports of several hosts, with commas between them.
+pub fn ports(text: &str) -> Parsed<Vec<u16>> {
+    text.split(',').map(|one| port(one.trim())).collect()
+}
+
 /// A span of time with its unit; 0 is allowed.
 pub fn duration(text: &str) -> Parsed<Duration> {
     /// A year: clocks cannot add up what lies far beyond.

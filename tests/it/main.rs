@@ -18,9 +18,11 @@ mod support;
 
 mod check_and_api;
 mod cli;
+mod connecting;
 mod database;
 mod docker;
 mod examples;
+mod hosts;
 mod outages;
 mod readme;
 mod reports;
@@ -34,4 +36,5 @@ mod signals;
 mod source;
 mod support_works;
 mod tables;
+mod tls;
 mod tokens;

@@ -9,6 +9,7 @@ pub mod command;
 pub mod database;
 pub mod postgres;
 pub mod report;
+pub mod secure;
 pub mod snapshot;
 pub mod source;
 pub mod tls;
