@@ -11,10 +11,11 @@ use token_service::config::{self, Env, Layout, Purpose};
 use token_service::exit::Exit;
 use token_service::problem::Problem;
 use token_service::verdict::Finished;
-use token_service::{check, logging, replay, run, script};
+use token_service::{check, logging, replay, run, script, shield};
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(crashed));
+    let shielded = shield::up();
     let args: Vec<OsString> = std::env::args_os().collect();
     let env = Env::of_process();
     let layout = cli::error_format(&args, &env);
@@ -31,6 +32,12 @@ fn main() -> ExitCode {
             problems,
         ),
     };
+    if let Err(error) = shielded {
+        let _ = writeln!(
+            io::stderr(),
+            "warning: core dumps cannot be switched off: {error}"
+        );
+    }
     for problem in &problems {
         let text = match layout {
             Layout::Text => problem.render(color(io::stderr().is_terminal())),

@@ -129,6 +129,20 @@ impl Problem {
         self
     }
 
+    /// Every sentence of it in other words.
+    #[must_use]
+    pub fn reworded(mut self, reword: impl Fn(&str) -> String) -> Self {
+        let parts = &mut *self.0;
+        let lines = parts.causes.iter_mut().chain(&mut parts.notes);
+        for text in lines.chain(&mut parts.hint).chain([&mut parts.message]) {
+            *text = reword(text);
+        }
+        if let Some(place) = &mut parts.place {
+            place.label = reword(&place.label);
+        }
+        self
+    }
+
     /// The problem for a person, without a line break at the end; with ANSI styles if `color`.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color {

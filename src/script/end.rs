@@ -62,6 +62,7 @@ fn why_not(host: &Host, went_well: bool) -> &'static str {
     match host.halt().cause() {
         Some(Cause::Deadline) => "the deadline had passed",
         Some(_) => "the run was stopped",
+        None if host.halt().fault().is_some() => "the run could not go on",
         None if went_well => "the script did not store it",
         None => "the script failed before",
     }
