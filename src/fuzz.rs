@@ -127,7 +127,7 @@ async fn on_the_demo(mut script: Script) -> Result<(), String> {
         emitter: Emitter::new(None),
         environment: std::collections::BTreeMap::new(),
     });
-    let (sender, mut receiver) = oneshot::channel();
+    let (tell, mut done) = oneshot::channel();
     thread::Builder::new()
         .stack_size(STACK)
         .spawn(move || {
@@ -135,15 +135,15 @@ async fn on_the_demo(mut script: Script) -> Result<(), String> {
             let received = host.fetcher().supply().received() + host.ledger().made();
             let booked = host.ledger().tally().total();
             drop((script, host));
-            let _ = sender.send((ended, received, booked));
+            let _ = tell.send((ended, received, booked));
         })
         .map_err(|error| error.to_string())?;
     let (ended, received, booked) = tokio::select! {
-        done = &mut receiver => done,
+        told = &mut done => told,
         () = tokio::time::sleep_until(deadline.into()) => {
             halt.stop_for(Cause::Deadline);
             halt.abort();
-            receiver.await
+            done.await
         }
     }
     .map_err(|error| error.to_string())?;

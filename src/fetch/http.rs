@@ -229,7 +229,8 @@ fn foreign_content(headers: &HeaderMap) -> Option<String> {
     let essence = kind.split(';').next()?.trim().to_ascii_lowercase();
     let plain =
         essence.is_empty() || essence == "text/plain" || essence == "application/octet-stream";
-    (!plain).then(|| essence.escape_default().to_string())
+    // As much as a kind may need; the source could send a megabyte.
+    (!plain).then(|| essence.escape_default().take(80).collect())
 }
 
 /// `Retry-After` in seconds or as an HTTP date (RFC 9110, section 10.2.3).
