@@ -122,23 +122,24 @@ impl Problem {
         self
     }
 
-    /// Rewrites everything that may quote a value.
-    #[must_use]
-    pub fn strike(mut self, strike: impl Fn(&str) -> String) -> Self {
-        self.0.message = strike(&self.0.message);
-        for cause in &mut self.0.causes {
-            *cause = strike(cause);
-        }
-        for note in &mut self.0.notes {
-            *note = strike(note);
-        }
-        self
-    }
-
     /// Says what to do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Every sentence of it in other words.
+    #[must_use]
+    pub fn reworded(mut self, reword: impl Fn(&str) -> String) -> Self {
+        let parts = &mut *self.0;
+        let lines = parts.causes.iter_mut().chain(&mut parts.notes);
+        for text in lines.chain(&mut parts.hint).chain([&mut parts.message]) {
+            *text = reword(text);
+        }
+        if let Some(place) = &mut parts.place {
+            place.label = reword(&place.label);
+        }
         self
     }
 

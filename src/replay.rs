@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Settings;
-use crate::exit::Facts;
+use crate::exit::{Exit, Facts};
 use crate::fault::{Fault, Kind};
 use crate::halt::Halt;
 use crate::journal::{Line, Reading, Told};
@@ -26,10 +26,22 @@ use crate::verdict::{self, Asked, Finished, unwritable};
 pub fn replay(settings: &Settings, file: &Path) -> Finished {
     match Past::read(file) {
         Err(fault) => unwritable(fault).into(),
-        Ok(past) => drive(settings, |halt, begun| {
-            settle(settings.clone(), past, halt, begun)
-        }),
+        Ok(past) => match past.is_of(settings) {
+            Err(problem) => problem.into(),
+            Ok(()) => drive(settings, |halt, begun| {
+                settle(settings.clone(), past, halt, begun)
+            }),
+        },
     }
+}
+
+/// Reads `bytes` as a replay reads a file, and stores nothing.
+pub fn understand(bytes: Vec<u8>) -> Result<(), Fault> {
+    let from = Box::new(std::io::Cursor::new(bytes));
+    Past::of(Reading::of(from, Path::new("FILE"))).map(|past| {
+        let open: u64 = past.counts.values().map(|count| count.open()).sum();
+        debug_assert_eq!(past.open().is_empty(), open == 0);
+    })
 }
 
 /// What a value's tokens came to, counted: equal values are interchangeable.
@@ -59,6 +71,8 @@ struct Past {
     reading: Option<Reading>,
     run_id: Option<String>,
     horizon: Option<i64>,
+    /// Table and column.
+    place: Option<(String, String)>,
     requested: Option<u64>,
     settled: Vec<Told>,
     counts: HashMap<String, Count>,
@@ -66,17 +80,21 @@ struct Past {
 
 impl Past {
     fn read(file: &Path) -> Result<Self, Fault> {
+        Self::of(Reading::open(file)?)
+    }
+
+    fn of(mut reading: Reading) -> Result<Self, Fault> {
         let mut past = Self {
             reading: None,
             run_id: None,
             horizon: None,
+            place: None,
             requested: None,
             settled: Vec::new(),
             counts: HashMap::new(),
         };
-        let mut reading = Reading::open(file)?;
-        for line in reading.by_ref() {
-            past.add(line?)?;
+        while let Some(line) = reading.next() {
+            past.add(line?).map_err(|why| reading.fault(why))?;
         }
         if reading.is_torn() {
             tracing::warn!("the last line is torn: a crash cut it, and it is left out");
@@ -86,11 +104,12 @@ impl Past {
         Ok(past)
     }
 
-    fn add(&mut self, line: Line) -> Result<(), Fault> {
+    fn add(&mut self, line: Line) -> Result<(), &'static str> {
         match line {
             Line::Journal { journal } => {
                 self.run_id = Some(journal.run_id);
                 self.horizon = journal.horizon;
+                self.place = Some((journal.table, journal.column));
             }
             Line::Summary { summary } => {
                 self.run_id.get_or_insert(summary.run_id);
@@ -108,7 +127,8 @@ impl Past {
                     "rejected" => count.rejected += 1,
                     "failed" | "not_attempted" => count.unsent += 1,
                     "unknown" => count.unknown += 1,
-                    other => return Err(unknown_status(other)),
+                    // Not shown: in a line that is not what it seems to be it may be a token.
+                    _ => return Err("the token has a status that does not exist"),
                 }
                 if matches!(told.status.as_str(), "stored" | "rejected") {
                     self.settled.push(told);
@@ -116,6 +136,21 @@ impl Past {
             }
         }
         Ok(())
+    }
+
+    /// A replay into another table would find nothing there and store everything once more.
+    fn is_of(&self, settings: &Settings) -> Result<(), Problem> {
+        let (table, column) = (&settings.store.table, &settings.store.column);
+        match &self.place {
+            Some(place) if (&place.0, &place.1) != (table, column) => Err(Problem::new(
+                Exit::Usage,
+                "the journal belongs to another table than the one configured",
+            )
+            .cause(format!("its run stored in {}, column {}", place.0, place.1))
+            .cause(format!("configured is {table}, column {column}"))
+            .hint("set `database.table` and `database.column` to what the run had")),
+            _ => Ok(()),
+        }
     }
 
     /// The values with tokens that are not settled.
@@ -262,14 +297,4 @@ fn outcome_of(told: &Told) -> Outcome {
         elapsed: Duration::try_from_secs_f64(told.ms / 1000.0).unwrap_or_default(),
         detail: (detail != Detail::default()).then(|| Arc::new(detail)),
     }
-}
-
-fn unknown_status(status: &str) -> Fault {
-    Fault::new(
-        Kind::InvalidArgument {
-            argument: "FILE".to_owned(),
-            expected: "a journal or an ndjson report".to_owned(),
-        },
-        format!("the report holds a status that does not exist: {status}"),
-    )
 }

@@ -50,48 +50,14 @@ pub enum Purpose {
 
 /// The settings of a run, or the one mistake that prevents it. Every problem ends with exit code 2.
 pub fn load(purpose: Purpose, args: &RunArgs, env: &Env) -> Result<Settings, Problem> {
-    let layers = Layers::of(&args.common, env)?;
-    let (size, size_is_default) = layers.size(args)?;
-    let limits = layers.limits(args)?;
-    let (source, target, secrets) = match purpose {
-        Purpose::Demo => (Source::BuiltIn(limits), Target::Demo, Vec::new()),
-        Purpose::Replay => {
-            let target = database::target(env, &layers.file)?.ok_or_else(no_database)?;
-            let secrets = layers.secrets(&[], &target);
-            (Source::Nothing, target, secrets)
-        }
-        Purpose::Run => {
-            let url = layers.source_url()?.ok_or_else(no_source)?;
-            let headers = layers.headers()?;
-            let target = database::target(env, &layers.file)?.ok_or_else(no_database)?;
-            let secrets = layers.secrets(&headers, &target);
-            (Source::Http(limits.at(url, headers, true)), target, secrets)
-        }
-    };
-    let run = &layers.file.run;
-    Ok(Settings {
-        size,
-        size_is_default,
-        source,
-        store: layers.store(args, target)?,
-        reports: layers.reports(args)?,
-        script: layers.script(args.script.as_ref())?,
-        script_limits: layers.script_limits(),
-        vars: layers.vars(),
-        env: layers.visible(&secrets),
-        deadline: layers.pick(args.deadline, "deadline", values::limit, run.deadline)?,
-        grace: layers
-            .pick(args.grace, "grace", values::duration, run.grace)?
-            .unwrap_or(Duration::from_secs(8)),
-        patience: layers.patience(args)?,
-        wait: layers
-            .pick(args.wait, "wait", values::duration, run.wait)?
-            .unwrap_or_default(),
-        journal: layers.pick(args.journal.clone(), "journal", path, run.journal.clone())?,
-        out_dir: layers.pick(args.out_dir.clone(), "out-dir", path, None)?,
-        log: layers.log(&args.common)?,
-        error_format: layers.error_format(&args.common)?,
-    })
+    Layers::of(&args.common, env)?.settle(purpose, args)
+}
+
+/// The same from the text of a file, which messages call `name`, and nothing else.
+pub fn load_text(purpose: Purpose, name: &str, text: &str) -> Result<Settings, Problem> {
+    let env = Env::default();
+    let file = file::parse(name.to_owned(), text.to_owned())?;
+    Layers { env: &env, file }.settle(purpose, &RunArgs::default())
 }
 
 /// What `check` needs, or the mistake in the configuration.
@@ -137,6 +103,50 @@ impl<'a> Layers<'a> {
         // tokens elsewhere.
         let file = named.map(file::read).transpose()?.unwrap_or_default();
         Ok(Self { env, file })
+    }
+
+    fn settle(&self, purpose: Purpose, args: &RunArgs) -> Result<Settings, Problem> {
+        let (size, size_is_default) = self.size(args)?;
+        let limits = self.limits(args)?;
+        let (source, target, secrets) = match purpose {
+            Purpose::Demo => (Source::BuiltIn(limits), Target::Demo, Vec::new()),
+            Purpose::Replay => {
+                let target = database::target(self.env, &self.file)?.ok_or_else(no_database)?;
+                let secrets = self.secrets(&[], &target);
+                (Source::Nothing, target, secrets)
+            }
+            Purpose::Run => {
+                let url = self.source_url()?.ok_or_else(no_source)?;
+                let headers = self.headers()?;
+                let target = database::target(self.env, &self.file)?.ok_or_else(no_database)?;
+                let secrets = self.secrets(&headers, &target);
+                (Source::Http(limits.at(url, headers, true)), target, secrets)
+            }
+        };
+        let run = &self.file.run;
+        Ok(Settings {
+            size,
+            size_is_default,
+            source,
+            store: self.store(args, target)?,
+            reports: self.reports(args)?,
+            script: self.script(args.script.as_ref())?,
+            script_limits: self.script_limits(),
+            vars: self.vars(),
+            env: self.visible(&secrets),
+            deadline: self.pick(args.deadline, "deadline", values::limit, run.deadline)?,
+            grace: self
+                .pick(args.grace, "grace", values::duration, run.grace)?
+                .unwrap_or(Duration::from_secs(8)),
+            patience: self.patience(args)?,
+            wait: self
+                .pick(args.wait, "wait", values::duration, run.wait)?
+                .unwrap_or_default(),
+            journal: self.pick(args.journal.clone(), "journal", path, run.journal.clone())?,
+            out_dir: self.pick(args.out_dir.clone(), "out-dir", path, None)?,
+            log: self.log(&args.common)?,
+            error_format: self.error_format(&args.common)?,
+        })
     }
 
     /// A flag, else its variable, else what the file says.

@@ -243,7 +243,8 @@ fn foreign_content(headers: &HeaderMap) -> Option<String> {
     let essence = kind.split(';').next()?.trim().to_ascii_lowercase();
     let plain =
         essence.is_empty() || essence == "text/plain" || essence == "application/octet-stream";
-    (!plain).then(|| essence.escape_default().to_string())
+    // As much as a kind may need; the source could send a megabyte.
+    (!plain).then(|| essence.escape_default().take(80).collect())
 }
 
 /// The content coding where there is one: nothing is decompressed, for a small body may become a

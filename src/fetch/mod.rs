@@ -14,7 +14,7 @@ use crate::fault::{Fault, Kind};
 use crate::halt::Halt;
 use crate::journal::Journal;
 use crate::stream::{PageResult, PageStream};
-use crate::token::Page;
+use crate::token::{Page, Token};
 use http::{Answer, Http};
 use retry::Decision;
 
@@ -71,6 +71,7 @@ pub struct Plan {
 #[derive(Debug, Default)]
 pub struct Supply {
     requests: AtomicU64,
+    repeated: AtomicU64,
     received: AtomicU64,
     surplus: AtomicU64,
     unseen: AtomicU64,
@@ -81,6 +82,11 @@ impl Supply {
     /// Requests sent, retries included.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Requests that were sent again; those that waited for the source to come up do not count.
+    pub fn repeated(&self) -> u64 {
+        self.repeated.load(Ordering::Relaxed)
     }
 
     /// Tokens received.
@@ -244,11 +250,28 @@ impl Fetcher {
         }
     }
 
-    /// One request, repeated within the rules.
+    /// One request, repeated within the rules. Where one is repeated that brought a part, that part
+    /// is kept, and the rest is asked for.
     async fn ask(&self, count: u64, retries: u32, stop: &CancellationToken) -> Answer {
+        let mut kept: Vec<Token> = Vec::new();
+        let mut answer = self.ask_for_the_rest(count, retries, stop, &mut kept).await;
+        if !kept.is_empty() {
+            kept.extend(answer.page.iter());
+            answer.page = Page::from_tokens(&kept);
+        }
+        answer
+    }
+
+    async fn ask_for_the_rest(
+        &self,
+        count: u64,
+        retries: u32,
+        stop: &CancellationToken,
+        kept: &mut Vec<Token>,
+    ) -> Answer {
         let mut failures = 0;
         loop {
-            let answer = self.send(count).await;
+            let mut answer = self.send(count - kept.len() as u64).await;
             let Some(fault) = &answer.fault else {
                 return answer;
             };
@@ -257,35 +280,44 @@ impl Fetcher {
             let left = self
                 .deadline
                 .map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let waits = self.waits_for_the_start(fault);
             let rules = retry::Rules {
-                retries: self.retries(fault, retries),
+                // Without end while the source is waited for at the start.
+                retries: if waits { u32::MAX } else { retries },
+                spent: self.supply.repeated(),
                 repeat_served: self.options.repeat_served,
                 left,
             };
             match retry::decide(fault, failures, &rules, fastrand::f64()) {
                 Decision::After(wait) => {
+                    if !waits {
+                        self.supply.repeated.fetch_add(1, Ordering::Relaxed);
+                    }
                     tracing::info!(?wait, kind = fault.kind.as_str(), "asking again");
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
                         () = stop.cancelled() => return answer,
                         () = self.halt.stopping().cancelled() => return answer,
                     }
+                    kept.extend(answer.page.iter());
+                    if kept.len() as u64 == count {
+                        answer.page = Page::from_texts([]);
+                        answer.fault = None;
+                        return answer;
+                    }
                 }
                 Decision::GiveUp => return answer,
+                Decision::Spent => return out_of_retries(answer, retries),
                 Decision::TooLong(wait) => return told_to_wait(answer, wait),
             }
         }
     }
 
-    /// How often a request is repeated: without end while the source is waited for at the start.
-    fn retries(&self, fault: &Fault, retries: u32) -> u32 {
+    /// True while a source that never was reached is waited for.
+    fn waits_for_the_start(&self, fault: &Fault) -> bool {
         let waiting = self.wait_until.is_some_and(|until| Instant::now() < until);
         let first = !self.reached.load(Ordering::Relaxed);
-        if waiting && first && fault.kind == Kind::HttpConnect {
-            u32::MAX
-        } else {
-            retries
-        }
+        waiting && first && fault.kind == Kind::HttpConnect
     }
 
     /// One request, counted. Stopping lets it finish, for its tokens may be issued already; only
@@ -369,6 +401,16 @@ fn out_of_requests(most: u64, requested: u64) -> Fault {
         format!("the run may send no more than {most} requests to the token source"),
     )
     .hint("`--max-requests` sets the limit; `--page-size` asks for more at a time")
+}
+
+fn out_of_retries(mut answer: Answer, retries: u32) -> Answer {
+    answer.fault = answer.fault.map(|fault| {
+        let budget = retry::budget(retries);
+        fault.cause(format!(
+            "the run has repeated {budget} requests, as many as it may"
+        ))
+    });
+    answer
 }
 
 fn told_to_wait(mut answer: Answer, wait: Duration) -> Answer {

@@ -1,7 +1,8 @@
 //! When a request to the source is sent again, and after how long. Pure.
 //!
 //! A POST that issues tokens is not idempotent: it is repeated only where it was certainly not
-//! served, that is where connecting failed or the source answered 429 or 503.
+//! served, that is where connecting failed or the source answered 429 or 503. Three bounds hold at
+//! once: so many retries a request, ten times as many a run, and the run's deadline over all.
 
 use std::time::Duration;
 
@@ -13,6 +14,11 @@ const CAP: Duration = Duration::from_secs(5);
 /// The longest `Retry-After` that is waited for in a run without a deadline.
 pub const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
+/// A run repeats at most so many times what one request may: a source that fails each request once
+/// or twice would otherwise be asked twice or thrice as often for as long as the run lasts, which is
+/// the load that keeps an overloaded source down.
+const REQUESTS_WORTH: u64 = 10;
+
 /// What to do after a failed request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -20,6 +26,8 @@ pub enum Decision {
     After(Duration),
     /// Give up: it cannot be repeated, or was repeated often enough.
     GiveUp,
+    /// Give up: the run has repeated as many requests as it may.
+    Spent,
     /// Give up: the source wants a longer wait than the run has left.
     TooLong(Duration),
 }
@@ -29,6 +37,8 @@ pub enum Decision {
 pub struct Rules {
     /// How often.
     pub retries: u32,
+    /// How many requests the run has repeated so far.
+    pub spent: u64,
     /// True to repeat what may have been served too.
     pub repeat_served: bool,
     /// What the run's deadline leaves.
@@ -43,6 +53,9 @@ pub fn decide(fault: &Fault, failures: u32, rules: &Rules, random: f64) -> Decis
     if !worth || failures > rules.retries {
         return Decision::GiveUp;
     }
+    if rules.spent >= budget(rules.retries) {
+        return Decision::Spent;
+    }
     let wait = match fault.kind {
         Kind::HttpStatus {
             retry_after: Some(wait),
@@ -55,6 +68,11 @@ pub fn decide(fault: &Fault, failures: u32, rules: &Rules, random: f64) -> Decis
     } else {
         Decision::After(wait)
     }
+}
+
+/// How many requests a run may repeat in all, where each may be repeated `retries` times.
+pub fn budget(retries: u32) -> u64 {
+    REQUESTS_WORTH * u64::from(retries)
 }
 
 /// True where the source may have issued tokens that did not arrive.
@@ -98,6 +116,7 @@ mod tests {
     ) -> Decision {
         let rules = Rules {
             retries,
+            spent: 0,
             repeat_served: false,
             left,
         };
@@ -109,6 +128,7 @@ mod tests {
         let fault = Fault::new(Kind::HttpTimeout, "");
         let mut rules = Rules {
             retries: 3,
+            spent: 0,
             repeat_served: false,
             left: None,
         };
@@ -129,6 +149,26 @@ mod tests {
         ));
         assert_eq!(decide(&fault, 4, 3, None, 0.5), Decision::GiveUp);
         assert_eq!(decide(&fault, 1, 0, None, 0.5), Decision::GiveUp);
+    }
+
+    #[test]
+    fn a_run_has_one_budget() {
+        let mut rules = Rules {
+            retries: 3,
+            spent: 29,
+            repeat_served: false,
+            left: None,
+        };
+        let fault = status(503, None);
+        let decide = |rules: &Rules| super::decide(&fault, 1, rules, 0.5);
+        assert!(matches!(decide(&rules), Decision::After(_)));
+        rules.spent = 30;
+        assert_eq!(decide(&rules), Decision::Spent);
+        rules.retries = u32::MAX;
+        assert!(
+            matches!(decide(&rules), Decision::After(_)),
+            "waiting at the start has no end but its own"
+        );
     }
 
     #[test]

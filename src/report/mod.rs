@@ -153,6 +153,15 @@ impl Reports {
         }
     }
 
+    /// No report at all, and a standard output that goes nowhere.
+    pub fn nowhere() -> Self {
+        Self {
+            stdout: BufWriter::new(Box::new(io::sink())),
+            stdout_is_terminal: false,
+            open: Vec::new(),
+        }
+    }
+
     /// Writes each outcome to the journal too.
     pub fn keep_journal(&mut self, journal: Journal) {
         self.open.push(Report {

@@ -26,8 +26,6 @@ pub fn run_to_the_end(script: &mut Script, host: &Arc<Host>) -> Ended {
     let result =
         catch_unwind(AssertUnwindSafe(|| script.run(host))).unwrap_or_else(|_| Err(crashed()));
     let went_well = result.is_ok();
-    // The engine's own messages quote what they choke on, and that may be a token.
-    let result = result.map_err(|problem| problem.strike(|text| host.ledger().strike(text)));
     host.end();
     script.unwatch(host.halt());
     host.abandon_all();
@@ -65,6 +63,7 @@ fn why_not(host: &Host, went_well: bool) -> &'static str {
     match host.halt().cause() {
         Some(Cause::Deadline) => "the deadline had passed",
         Some(_) => "the run was stopped",
+        None if host.halt().fault().is_some() => "the run could not go on",
         None if went_well => "the script did not store it",
         None => "the script failed before",
     }

@@ -75,6 +75,11 @@ impl Script {
         Self::compile(&name, &text, Some(path), settings)
     }
 
+    /// Compiles a text that errors call `name` and that may import nothing.
+    pub fn of_text(name: &str, text: &str, settings: &Settings) -> Result<Self, Problem> {
+        Self::compile(name, text, None, settings)
+    }
+
     fn compile(
         name: &str,
         text: &str,
@@ -135,7 +140,13 @@ impl Script {
         let mut scope = self.scope.clone();
         self.engine
             .run_ast_with_scope(&mut scope, &self.ast)
-            .map_err(|error| fault::of_error(&error, &self.name, &self.sources, &self.names))
+            .map_err(|error| {
+                // The engine quotes values in its errors, and scripts throw them: a token has no
+                // business there.
+                let problem = fault::of_error(&error, &self.name, &self.sources, &self.names);
+                let ledger = host.ledger();
+                problem.reworded(|text| ledger.without_tokens(text))
+            })
     }
 
     /// The script's own wording of a line that is written after the script ended.

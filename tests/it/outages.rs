@@ -23,7 +23,7 @@ pub fn locked() -> (Database, Client) {
 }
 
 /// The same before the test holds the lock.
-fn lockable() -> (Database, Client) {
+pub fn lockable() -> (Database, Client) {
     let database = Database::seed();
     let ddl = format!(
         "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -35,7 +35,7 @@ fn lockable() -> (Database, Client) {
     (database, admin)
 }
 
-fn lock(admin: &mut Client) {
+pub fn lock(admin: &mut Client) {
     let lock = format!("SELECT pg_advisory_lock({LOCK})");
     admin.batch_execute(&lock).unwrap();
 }
@@ -51,7 +51,7 @@ pub fn waiting_backend(admin: &mut Client) -> i32 {
     loop {
         let found = admin.query_opt(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
-             AND application_name LIKE 'token_service%' AND wait_event = 'advisory' LIMIT 1",
+             AND application_name LIKE 'token_service %' AND wait_event = 'advisory' LIMIT 1",
             &[],
         );
         if let Some(row) = found.unwrap() {

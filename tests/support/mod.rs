@@ -7,6 +7,7 @@ pub mod answer;
 pub mod books;
 pub mod command;
 pub mod database;
+pub mod journal;
 pub mod postgres;
 pub mod report;
 pub mod secure;

@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::{Fault, Kind};
 use crate::token::{Page, Token};
+pub use read::{End, Line, Reading, Told};
+
+mod read;
 
 /// The version of the form.
 const VERSION: u32 = 1;
@@ -48,14 +51,49 @@ impl Header {
 /// A journal that is being written. Clones share it.
 #[derive(Clone)]
 pub struct Journal {
-    file: Arc<Mutex<BufWriter<File>>>,
+    file: Arc<Mutex<Lines>>,
     path: Arc<PathBuf>,
+}
+
+/// Writes whole lines, and after a failure none: a line that stands behind half a one would make the
+/// whole journal unreadable.
+struct Lines {
+    file: BufWriter<File>,
+    broken: bool,
+}
+
+impl Lines {
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.attempt(|file| file.write_all(lines))
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.attempt(|file| {
+            file.flush()?;
+            file.get_ref().sync_data()
+        })
+    }
+
+    fn attempt(
+        &mut self,
+        action: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        if self.broken {
+            return Err(io::Error::other("an earlier line could not be written"));
+        }
+        let done = action(&mut self.file);
+        self.broken = done.is_err();
+        done
+    }
 }
 
 impl Journal {
     /// Begins a journal. A file that still holds tokens of a run that did not end is never
     /// overwritten, nor one that another process uses.
     pub fn begin(path: &Path, header: &Header) -> Result<Self, Fault> {
+        if is_endless(path) {
+            return Err(unusable(path, "it is no regular file"));
+        }
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -77,7 +115,10 @@ impl Journal {
             )));
         }
         let journal = Self {
-            file: Arc::new(Mutex::new(BufWriter::with_capacity(64 * 1024, file))),
+            file: Arc::new(Mutex::new(Lines {
+                file: BufWriter::with_capacity(64 * 1024, file),
+                broken: false,
+            })),
             path: Arc::new(path.to_owned()),
         };
         journal
@@ -91,12 +132,12 @@ impl Journal {
         struct Line<'a> {
             journal: &'a Header,
         }
-        let mut file = self.file();
-        file.get_ref().set_len(0)?;
-        io::Seek::rewind(file.get_mut())?;
-        serde_json::to_writer(&mut *file, &Line { journal: header })?;
-        file.write_all(b"\n")?;
-        sync(&mut file)?;
+        let line = line(&Line { journal: header })?;
+        let mut lines = self.file();
+        lines.file.get_ref().set_len(0)?;
+        io::Seek::rewind(lines.file.get_mut())?;
+        lines.write(&line)?;
+        lines.sync()?;
         // The name must survive a power cut too.
         let folder = match self.path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -127,25 +168,25 @@ impl Journal {
         }
         let tokens: Vec<Token> = page.iter().filter(|token| token.flaw().is_none()).collect();
         let received = tokens.iter().map(Token::as_str).collect();
-        let mut file = self.file();
-        serde_json::to_writer(&mut *file, &Line { received })?;
-        file.write_all(b"\n")?;
-        sync(&mut file)
+        let line = line(&Line { received })?;
+        let mut lines = self.file();
+        lines.write(&line)?;
+        lines.sync()
     }
 
-    fn file(&self) -> MutexGuard<'_, BufWriter<File>> {
+    fn file(&self) -> MutexGuard<'_, Lines> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds whole lines, in one piece between those of others. They reach the disk with the next page
     /// or at the end: losing an outcome costs a look-up, not a token.
     pub fn append(&self, lines: &[u8]) -> io::Result<()> {
-        self.file().write_all(lines)
+        self.file().write(lines)
     }
 
     /// Waits until everything is on the disk.
     pub fn sync(&self) -> io::Result<()> {
-        sync(&mut self.file())
+        self.file().sync()
     }
 
     /// Its path, for errors.
@@ -166,9 +207,10 @@ impl Journal {
     }
 }
 
-fn sync(file: &mut BufWriter<File>) -> io::Result<()> {
-    file.flush()?;
-    file.get_ref().sync_data()
+fn line(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 fn lock(file: &File, path: &Path) -> Result<(), Fault> {
@@ -177,6 +219,11 @@ fn lock(file: &File, path: &Path) -> Result<(), Fault> {
             .hint("wait until that run has ended, or name another file"),
         TryLockError::Error(error) => unusable(path, &error.to_string()),
     })
+}
+
+/// True for a device, a pipe or the like: it has no end, or none of its own.
+fn is_endless(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
 /// True where nothing in the file waits to be replayed.
@@ -202,144 +249,6 @@ fn unusable(path: &Path, why: &str) -> Fault {
         format!("the journal {} cannot be used", path.display()),
     )
     .cause(why)
-}
-
-/// A line of a journal or of an `ndjson` report.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub enum Line {
-    /// The run.
-    Journal {
-        /// Its header.
-        journal: Header,
-    },
-    /// A page.
-    Received {
-        /// Its tokens.
-        received: Vec<String>,
-    },
-    /// The end.
-    Summary {
-        /// What replay needs of it.
-        summary: End,
-    },
-    /// What became of a token.
-    Outcome(Told),
-}
-
-/// What replay needs of a summary.
-#[derive(Debug, Deserialize)]
-pub struct End {
-    /// The run's UUID.
-    pub run_id: String,
-    /// SIZE.
-    pub requested: u64,
-    /// Tokens that failed.
-    pub failed: u64,
-    /// Tokens in doubt.
-    pub unknown: u64,
-    /// Tokens that were never sent.
-    pub not_attempted: u64,
-}
-
-/// A token object of a report.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Told {
-    /// The token.
-    pub token: String,
-    /// Its status.
-    pub status: String,
-    /// How often it was sent.
-    #[serde(default)]
-    pub attempts: u16,
-    /// From sending to verdict, in milliseconds.
-    #[serde(default)]
-    pub ms: f64,
-    /// The database's code.
-    pub sqlstate: Option<String>,
-    /// The constraint that refused it.
-    pub constraint: Option<String>,
-    /// Why.
-    pub reason: Option<String>,
-    /// The database's message.
-    pub message: Option<String>,
-}
-
-/// Reads a journal or an `ndjson` report, line by line, and keeps others from using it meanwhile.
-pub struct Reading {
-    lines: io::Lines<BufReader<File>>,
-    path: PathBuf,
-    number: usize,
-    /// A line that is not whole; only the last one may be.
-    torn: Option<(usize, String)>,
-}
-
-impl Reading {
-    /// Opens the file.
-    pub fn open(path: &Path) -> Result<Self, Fault> {
-        let file = File::open(path).map_err(|error| unreadable(path, &error.to_string()))?;
-        lock(&file, path)?;
-        Ok(Self {
-            lines: BufReader::new(file).lines(),
-            path: path.to_owned(),
-            number: 0,
-            torn: None,
-        })
-    }
-
-    /// True where the last line was torn by a crash.
-    pub fn is_torn(&self) -> bool {
-        self.torn.is_some()
-    }
-
-    fn parse(&mut self, text: &str) -> Result<Option<Line>, Fault> {
-        if let Some((number, why)) = self.torn.take() {
-            return Err(unreadable(
-                &self.path,
-                &format!("{}:{number}:1: {why}", self.path.display()),
-            ));
-        }
-        // serde_json's own message would show the line, and that holds tokens.
-        let line = serde_json::from_str(text).ok();
-        if line.is_none() {
-            self.torn = Some((
-                self.number,
-                "the line is neither a token, a page, a run nor a summary".to_owned(),
-            ));
-        }
-        Ok(line)
-    }
-}
-
-impl Iterator for Reading {
-    type Item = Result<Line, Fault>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            self.number += 1;
-            let text = match self.lines.next()? {
-                Ok(text) if text.trim().is_empty() => continue,
-                Ok(text) => text,
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
-                Err(error) => return Some(Err(unreadable(&self.path, &error.to_string()))),
-            };
-            if let Some(result) = self.parse(&text).transpose() {
-                return Some(result);
-            }
-        }
-    }
-}
-
-fn unreadable(path: &Path, why: &str) -> Fault {
-    Fault::new(
-        Kind::InvalidArgument {
-            argument: "FILE".to_owned(),
-            expected: "a journal or an ndjson report".to_owned(),
-        },
-        format!("{} cannot be replayed", path.display()),
-    )
-    .cause(why)
-    .hint("replay takes a journal, an ndjson report, or the .partial of one")
 }
 
 #[cfg(test)]
