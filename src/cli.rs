@@ -63,6 +63,9 @@ pub struct Cli {
 pub enum Command {
     /// The same run against a built-in source and an embedded database, which leaves nothing behind
     Demo(RunArgs),
+    /// Take a journal or an ndjson report, store what is safe to store again, look up what is in
+    /// doubt, and report anew
+    Replay(ReplayArgs),
     /// Compile and lint scripts and the configuration without running anything
     Check(CheckArgs),
     /// Print the script API, generated from the engine
@@ -87,6 +90,12 @@ pub struct RunArgs {
     /// How long an outage in the middle of a run is waited out [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = values::duration, help_heading = "Run")]
     pub patience: Option<Duration>,
+    /// How long to wait at the start for source and database to come up [default: 0s]
+    #[arg(long, value_name = "DURATION", value_parser = values::duration, help_heading = "Run")]
+    pub wait: Option<Duration>,
+    /// Write each received page to FILE, synced, before it is stored; `replay` takes it after a crash
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    pub journal: Option<PathBuf>,
     /// The most tokens to ask for in one request [default: 10000]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
     #[arg(help_heading = "Source")]
@@ -98,6 +107,10 @@ pub struct RunArgs {
     /// Do not ask again for what a short delivery left out
     #[arg(long, help_heading = "Source")]
     pub no_top_up: bool,
+    /// Repeat requests that the source may have served (after a time-out, a 500 or a cut answer):
+    /// tokens may be issued twice, and the first ones are lost
+    #[arg(long, help_heading = "Source")]
+    pub dangerously_repeat_requests: bool,
     /// The most database connections [default: 16]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
     #[arg(help_heading = "Database")]
@@ -116,6 +129,54 @@ pub struct RunArgs {
     /// What every command takes.
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// The arguments of `replay`.
+#[derive(Clone, Debug, Args)]
+pub struct ReplayArgs {
+    /// A journal, an ndjson report, or the .partial of one
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// End after this long, such as 10m; what is in flight is still settled
+    #[arg(long, value_name = "DURATION", value_parser = values::limit, help_heading = "Run")]
+    pub deadline: Option<Duration>,
+    /// How long a stopped run may take to settle and report [default: 8s]
+    #[arg(long, value_name = "DURATION", value_parser = values::duration, help_heading = "Run")]
+    pub grace: Option<Duration>,
+    /// How long an outage in the middle of a run is waited out [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = values::duration, help_heading = "Run")]
+    pub patience: Option<Duration>,
+    /// The most database connections [default: 16]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
+    #[arg(help_heading = "Database")]
+    pub connections: Option<usize>,
+    /// The most inserts in flight on each connection [default: 16]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
+    #[arg(help_heading = "Database")]
+    pub pipeline: Option<usize>,
+    /// text, ndjson or json, on standard output or to PATH; repeatable [default: text]
+    #[arg(long = "report", value_name = "FORMAT[=PATH]", value_parser = values::report)]
+    #[arg(help_heading = "Output")]
+    pub reports: Vec<Spec>,
+}
+
+impl ReplayArgs {
+    /// The same as the arguments of a run.
+    pub fn as_run(&self) -> RunArgs {
+        RunArgs {
+            common: self.common.clone(),
+            deadline: self.deadline,
+            grace: self.grace,
+            patience: self.patience,
+            connections: self.connections,
+            pipeline: self.pipeline,
+            reports: self.reports.clone(),
+            ..RunArgs::default()
+        }
+    }
 }
 
 /// What every command that reads the configuration takes.
@@ -399,7 +460,7 @@ mod tests {
         hint: a similar argument exists: '--page-size'
         error: --page-size must be a whole number of at least 1, not `0`
         hint: `token_service --help` shows what can be typed
-        error: --connections must be a whole number of at least 1, not `-3`
+        error: --connections must be a whole number from 1 to 10000, not `-3`
         hint: `token_service --help` shows what can be typed
         error: --deadline must have a unit, such as 500ms, 20s or 10m, not `20`
         hint: `token_service --help` shows what can be typed
@@ -514,10 +575,12 @@ mod tests {
                token_service <COMMAND>
 
         Commands:
-          demo   The same run against a built-in source and an embedded database, which leaves nothing
-                 behind
-          check  Compile and lint scripts and the configuration without running anything
-          api    Print the script API, generated from the engine
+          demo    The same run against a built-in source and an embedded database, which leaves nothing
+                  behind
+          replay  Take a journal or an ndjson report, store what is safe to store again, look up what is in
+                  doubt, and report anew
+          check   Compile and lint scripts and the configuration without running anything
+          api     Print the script API, generated from the engine
 
         Arguments:
           [SIZE]  How many tokens, a whole number of at least 1 [default: 5] [env: TOKEN_SERVICE_SIZE]
@@ -536,14 +599,22 @@ mod tests {
                                      [env: TOKEN_SERVICE_GRACE]
               --patience <DURATION>  How long an outage in the middle of a run is waited out [default: 30s]
                                      [env: TOKEN_SERVICE_PATIENCE]
+              --wait <DURATION>      How long to wait at the start for source and database to come up
+                                     [default: 0s] [env: TOKEN_SERVICE_WAIT]
+              --journal <FILE>       Write each received page to FILE, synced, before it is stored; `replay`
+                                     takes it after a crash [env: TOKEN_SERVICE_JOURNAL]
 
         Source:
-              --page-size <N>     The most tokens to ask for in one request [default: 10000] [env:
-                                  TOKEN_SERVICE_PAGE_SIZE]
-              --max-requests <N>  The most requests of a run [default: no limit] [env:
-                                  TOKEN_SERVICE_MAX_REQUESTS]
-              --no-top-up         Do not ask again for what a short delivery left out [env:
-                                  TOKEN_SERVICE_NO_TOP_UP]
+              --page-size <N>                The most tokens to ask for in one request [default: 10000]
+                                             [env: TOKEN_SERVICE_PAGE_SIZE]
+              --max-requests <N>             The most requests of a run [default: no limit] [env:
+                                             TOKEN_SERVICE_MAX_REQUESTS]
+              --no-top-up                    Do not ask again for what a short delivery left out [env:
+                                             TOKEN_SERVICE_NO_TOP_UP]
+              --dangerously-repeat-requests  Repeat requests that the source may have served (after a
+                                             time-out, a 500 or a cut answer): tokens may be issued twice,
+                                             and the first ones are lost [env:
+                                             TOKEN_SERVICE_DANGEROUSLY_REPEAT_REQUESTS]
 
         Database:
               --connections <N>  The most database connections [default: 16] [env:

@@ -5,6 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::fault::Fault;
+
 /// Why a run is being stopped before its script is through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -33,6 +35,7 @@ pub struct Halt {
     stop: CancellationToken,
     abort: CancellationToken,
     cause: Arc<OnceLock<Cause>>,
+    fault: Arc<OnceLock<Fault>>,
 }
 
 impl Halt {
@@ -47,6 +50,12 @@ impl Halt {
         self.stop.cancel();
     }
 
+    /// Stops the run because it cannot go on truthfully; only the first fault counts.
+    pub fn stop_because(&self, fault: Fault) {
+        let _ = self.fault.set(fault);
+        self.stop.cancel();
+    }
+
     /// Waits for nothing more: what is in flight becomes `unknown`.
     pub fn abort(&self) {
         self.stop.cancel();
@@ -56,6 +65,11 @@ impl Halt {
     /// Why the run was stopped from outside, if it was.
     pub fn cause(&self) -> Option<Cause> {
         self.cause.get().copied()
+    }
+
+    /// Why the run could not go on, if it could not.
+    pub fn fault(&self) -> Option<&Fault> {
+        self.fault.get()
     }
 
     /// Cancelled when nothing new may begin.

@@ -3,17 +3,19 @@
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
+use std::path::Path;
 use std::process::ExitCode;
 
-use token_service::cli::{self, Cli, Command, Refusal};
+use token_service::cli::{self, Cli, Command, Refusal, RunArgs};
 use token_service::config::{self, Env, Layout, Purpose};
 use token_service::exit::Exit;
 use token_service::problem::Problem;
-use token_service::run::{self, Finished};
-use token_service::{check, logging, script};
+use token_service::verdict::Finished;
+use token_service::{check, logging, replay, run, script, shield};
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(crashed));
+    let shielded = shield::up();
     let args: Vec<OsString> = std::env::args_os().collect();
     let env = Env::of_process();
     let layout = cli::error_format(&args, &env);
@@ -30,6 +32,12 @@ fn main() -> ExitCode {
             problems,
         ),
     };
+    if let Err(error) = shielded {
+        let _ = writeln!(
+            io::stderr(),
+            "warning: core dumps cannot be switched off: {error}"
+        );
+    }
     for problem in &problems {
         let text = match layout {
             Layout::Text => problem.render(color(io::stderr().is_terminal())),
@@ -57,12 +65,21 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
             let exit = problems.first().map_or(Exit::Completed, |first| first.exit);
             Ok((exit, problems.into_iter().chain(unwritten).collect()))
         }
-        Some(Command::Demo(args)) => start(Purpose::Demo, args, env).map_err(alone),
-        None => start(Purpose::Run, &cli.run, env).map_err(alone),
+        Some(Command::Demo(args)) => start(Purpose::Demo, args, env, None).map_err(alone),
+        Some(Command::Replay(args)) => {
+            let file = Some(args.file.as_path());
+            start(Purpose::Replay, &args.as_run(), env, file).map_err(alone)
+        }
+        None => start(Purpose::Run, &cli.run, env, None).map_err(alone),
     }
 }
 
-fn start(purpose: Purpose, args: &cli::RunArgs, env: &Env) -> Result<Done, Problem> {
+fn start(
+    purpose: Purpose,
+    args: &RunArgs,
+    env: &Env,
+    replayed: Option<&Path>,
+) -> Result<Done, Problem> {
     let settings = config::load(purpose, args, env)?;
     let color = io::stderr().is_terminal() && env.allows_color();
     logging::start(settings.log, color);
@@ -70,7 +87,10 @@ fn start(purpose: Purpose, args: &cli::RunArgs, env: &Env) -> Result<Done, Probl
         exit,
         summary,
         problem,
-    } = run::run(&settings);
+    } = match replayed {
+        Some(file) => replay::replay(&settings, file),
+        None => run::run(&settings),
+    };
     if let Some(summary) = summary {
         let _ = writeln!(io::stderr(), "{summary}");
     }
@@ -96,9 +116,36 @@ fn answer(text: &str) -> Done {
 
 /// A crash shows its place and nothing else: what was being worked on may be a token.
 fn crashed(info: &PanicHookInfo) {
+    let _ = writeln!(io::stderr(), "{}", last_words(info));
+}
+
+fn last_words(info: &PanicHookInfo) -> String {
     let place = info.location().map(ToString::to_string).unwrap_or_default();
-    let _ = writeln!(
-        io::stderr(),
-        "error: token_service crashed at {place}; this is a bug"
-    );
+    format!("error: token_service crashed at {place}; this is a bug")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn a_crash_shows_its_place_only() {
+        let heard = Arc::new(Mutex::new(String::new()));
+        let listening = Arc::clone(&heard);
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            *listening.lock().unwrap() = last_words(info);
+        }));
+        let crash = std::panic::catch_unwind(|| panic!("a token: {}", "s3cret"));
+        std::panic::set_hook(before);
+        assert!(crash.is_err());
+        let words = heard.lock().unwrap().clone();
+        assert!(
+            words.starts_with("error: token_service crashed at src/main.rs:"),
+            "{words}"
+        );
+        assert!(!words.contains("s3cret"));
+    }
 }

@@ -129,6 +129,20 @@ impl Problem {
         self
     }
 
+    /// Every sentence of it in other words.
+    #[must_use]
+    pub fn reworded(mut self, reword: impl Fn(&str) -> String) -> Self {
+        let parts = &mut *self.0;
+        let lines = parts.causes.iter_mut().chain(&mut parts.notes);
+        for text in lines.chain(&mut parts.hint).chain([&mut parts.message]) {
+            *text = reword(text);
+        }
+        if let Some(place) = &mut parts.place {
+            place.label = reword(&place.label);
+        }
+        self
+    }
+
     /// The problem for a person, without a line break at the end; with ANSI styles if `color`.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color {
@@ -168,7 +182,9 @@ impl Problem {
                 "\n  called from {}:{line}:{column}",
                 escape(&frame.file)
             )?;
-            if !frame.name.is_empty() {
+            if frame.name.contains(' ') {
+                write!(text, " in {}", escape(&frame.name))?;
+            } else if !frame.name.is_empty() {
                 write!(text, " in `{}`", escape(&frame.name))?;
             }
         }
@@ -253,16 +269,12 @@ impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         let mut problem =
             Self::new(Exit::of_fault(&fault.kind), fault.message).kind(fault.kind.as_str());
-        if fault.retryable {
-            let mut note = String::from("retryable");
-            if let Kind::HttpStatus {
-                retry_after: Some(wait),
-                ..
-            } = fault.kind
-            {
-                let _ = write!(note, ", retry_after_ms {}", wait.as_millis());
-            }
-            problem = problem.note(note);
+        if let Kind::HttpStatus {
+            retry_after: Some(wait),
+            ..
+        } = fault.kind
+        {
+            problem = problem.note(format!("retry_after_ms {}", wait.as_millis()));
         }
         problem.0.causes = fault.causes;
         problem.0.hint = fault.hint;
@@ -409,7 +421,7 @@ mod tests {
           │
         1 │     let page = fetch_once(100);
           ╰╴               ━━━━━━━━━━━━━━━━
-          = retryable, retry_after_ms 2000
+          = retry_after_ms 2000
         hint: catch it and `sleep`, or let `retry(5, || fetch_once(100))` do both
         ");
     }

@@ -1,79 +1,39 @@
 //! A run: build the stages, let the script join them, tally, verdict. The script has a thread of
-//! its own; this one drives fetching and storing, and watches for signals and the deadline.
+//! its own; this one drives fetching and storing.
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::runtime::{Builder, Handle};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use url::Url;
-use uuid::Uuid;
 
 use crate::config::{Script as ScriptPath, Settings, Source};
 use crate::exit::{Exit, Facts};
-use crate::fault::{Fault, Kind};
+use crate::fault::Fault;
 use crate::fetch::{self, Fetcher};
-use crate::halt::{Cause, Halt};
+use crate::halt::Halt;
+use crate::journal::{Header, Journal};
 use crate::problem::Problem;
 use crate::report::Reports;
 use crate::report::ledger::Ledger;
-use crate::report::summary::{Summary, VERSION, grouped};
 use crate::script::emit::Emitter;
 use crate::script::end::{Ended, run_to_the_end};
 use crate::script::host::{Host, Parts};
 use crate::script::{self, Script};
-use crate::store::Store;
-
-/// The longest that what is in flight is waited for when a run is stopped.
-const DRAIN: Duration = Duration::from_secs(5);
-
-/// How a run ended.
-#[derive(Debug)]
-pub struct Finished {
-    /// The process's exit code.
-    pub exit: Exit,
-    /// The summary for people; `None` where nothing was asked of the source.
-    pub summary: Option<String>,
-    /// What is to be shown beneath it.
-    pub problem: Option<Problem>,
-}
-
-impl From<Problem> for Finished {
-    fn from(problem: Problem) -> Self {
-        Self {
-            exit: problem.exit,
-            summary: None,
-            problem: Some(problem),
-        }
-    }
-}
+use crate::store::{self, Store};
+use crate::supervise::{Begun, broken, drive};
+use crate::verdict::{self, Asked, Finished, stopped_early, unwritable};
 
 /// Runs the pipeline to its end, whatever way that comes.
 pub fn run(settings: &Settings) -> Finished {
-    match start(settings) {
-        Ok(finished) => finished,
+    match load(settings) {
         Err(problem) => problem.into(),
+        Ok(script) => drive(settings, |halt, begun| {
+            pipeline(settings.clone(), script, halt, begun)
+        }),
     }
-}
-
-fn start(settings: &Settings) -> Result<Finished, Problem> {
-    let script = load(settings)?;
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| broken("the runtime cannot be started", &error))?;
-    let halt = Halt::new();
-    let begun = Begun::now();
-    let deadline = settings.deadline.map(|deadline| begun.instant + deadline);
-    runtime.block_on(async {
-        let signals = Signals::listen()?;
-        tokio::select! {
-            finished = pipeline(settings.clone(), script, halt.clone(), begun) => finished,
-            cause = supervise(signals, &halt, deadline, settings.grace) => Ok(overdue(cause)),
-        }
-    })
 }
 
 /// The script, compiled and free of the mistakes that can be seen beforehand: a typing error must
@@ -90,10 +50,24 @@ fn load(settings: &Settings) -> Result<Script, Problem> {
             vars: settings.vars.clone(),
             max_operations: settings.script_limits.max_operations,
         },
-    )?;
+    )
+    .map_err(uncharged)?;
     match script.check().into_iter().next() {
-        Some(problem) => Err(problem),
+        Some(problem) => Err(uncharged(problem)),
         None => Ok(script),
+    }
+}
+
+/// A mistake that was found before anything was done.
+fn uncharged(problem: Problem) -> Problem {
+    match &problem.place {
+        Some(place) if problem.hint.is_none() => {
+            let file = place.file.clone();
+            problem.hint(format!(
+                "no token was asked for; `token_service check {file}` shows every such mistake"
+            ))
+        }
+        _ => problem,
     }
 }
 
@@ -105,22 +79,36 @@ async fn pipeline(
     begun: Begun,
 ) -> Result<Finished, Problem> {
     let deadline = settings.deadline.map(|deadline| begun.instant + deadline);
+    let wait_until = begun.instant + settings.wait;
+    let mut options = settings.store;
+    options.session = begun.run_id.to_string();
+    let (table, column) = (options.table.clone(), options.column.clone());
     let source = source(settings.source).await?;
-    let fetcher = Arc::new(Fetcher::new(source, halt.clone(), deadline)?);
-    let store = tokio::select! {
-        // First, for the store gives up for the same reason and knows nothing of signals.
-        biased;
-        () = halt.stopping().cancelled() => return Err(stopped_early(&halt)),
-        store = Store::open(settings.store, halt.clone()) => store?,
-    };
-    let store = Arc::new(store);
+    let mut fetcher = Fetcher::new(source, halt.clone(), deadline)?;
+    fetcher.wait_until(wait_until);
+    let store = open(options, &halt, wait_until).await?;
     // Opened last: a run that cannot begin leaves no empty reports behind.
-    let reports = Reports::open(&settings.reports).map_err(unwritable)?;
+    let mut reports = Reports::open(&settings.reports).map_err(unwritable)?;
+    if let Some(path) = &settings.journal {
+        let run_id = begun.run_id.to_string();
+        let header = Header::new(run_id, store.horizon(), table, column);
+        match Journal::begin(path, &header) {
+            Ok(journal) => {
+                reports.keep_journal(journal.clone());
+                fetcher.keep_journal(journal);
+            }
+            Err(fault) => {
+                reports.discard();
+                return Err(unwritable(fault));
+            }
+        }
+    }
+    let store = Arc::new(store);
     let host = Host::new(Parts {
         runtime: Handle::current(),
         halt,
         size: settings.size,
-        fetcher,
+        fetcher: Arc::new(fetcher),
         store: Arc::clone(&store),
         ledger: Ledger::new(reports),
         emitter: Emitter::new(settings.out_dir),
@@ -133,9 +121,40 @@ async fn pipeline(
     Ok(finished)
 }
 
+/// Opens the database; one that is not up yet is waited for.
+pub(crate) async fn open(
+    options: store::Options,
+    halt: &Halt,
+    wait_until: Instant,
+) -> Result<Store, Problem> {
+    let mut failures = 0;
+    loop {
+        let fault: Fault = tokio::select! {
+            // First, for the store gives up for the same reason and knows nothing of signals.
+            biased;
+            () = halt.stopping().cancelled() => return Err(stopped_early(halt)),
+            store = Store::open(options.clone(), halt.clone()) => match store {
+                Ok(store) => return Ok(store),
+                Err(fault) => fault,
+            },
+        };
+        failures += 1;
+        let pause = fetch::retry::backoff(failures, fastrand::f64());
+        if !fault.retryable || Instant::now() + pause >= wait_until {
+            return Err(fault.into());
+        }
+        tracing::info!(cause = fault.causes.first(), "waiting for the database");
+        tokio::select! {
+            () = halt.stopping().cancelled() => return Err(stopped_early(halt)),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
 async fn source(source: Source) -> Result<fetch::Options, Problem> {
     match source {
         Source::Http(options) => Ok(options),
+        Source::Nothing => Err(Problem::new(Exit::Usage, "no token source is configured")),
         Source::BuiltIn(limits) => {
             let address = fetch::demo::start().await?;
             let url = Url::parse(&format!("http://{address}/tokens"))
@@ -166,35 +185,16 @@ async fn on_its_thread(
         .map_err(|error| broken("the script's thread ended without a verdict", &error))
 }
 
-/// Tallies, draws the verdict and ends the reports.
+/// Tallies and draws the verdict.
 fn conclude(host: &Host, ended: Ended, begun: &Begun) -> Finished {
     let facts = gather(host, &ended);
-    let balanced = !facts.is_out_of_balance();
-    let mut exit = if balanced {
-        facts.verdict()
-    } else {
-        Exit::Database
+    let supply = host.fetcher().supply();
+    let asked = Asked {
+        requests: supply.requests(),
+        surplus: supply.surplus(),
+        unseen: supply.unseen(),
     };
-    let mut summary = summarize(&facts, host, begun, exit);
-    let closed = host.ledger().end(&summary);
-    let mut problem = ended
-        .problem
-        .or_else(|| closed.err().map(Problem::from))
-        .or_else(|| explain(&facts, exit));
-    if !balanced {
-        problem = Some(out_of_balance(&facts));
-    } else if exit == Exit::Completed
-        && let Some(problem) = &problem
-    {
-        exit = problem.exit;
-    }
-    summary.exit_code = exit.code();
-    let asked = facts.received > 0 || summary.requests > 0;
-    Finished {
-        exit,
-        summary: asked.then(|| summary.line()),
-        problem,
-    }
+    verdict::close(&mut host.ledger(), &facts, asked, begun, ended.problem)
 }
 
 fn gather(host: &Host, ended: &Ended) -> Facts {
@@ -211,186 +211,4 @@ fn gather(host: &Host, ended: &Ended) -> Facts {
         chosen: ended.chosen,
         problem: ended.problem.as_ref().map(|problem| problem.exit),
     }
-}
-
-/// What to say of a code that no error explains.
-fn explain(facts: &Facts, exit: Exit) -> Option<Problem> {
-    let again = "`failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first";
-    match facts.cause {
-        Some(Cause::Deadline) => {
-            return Some(
-                Problem::new(exit, "the deadline passed before the run was complete")
-                    .hint("`--deadline` sets it; the report holds every token that was received"),
-            );
-        }
-        Some(signal) => {
-            let what = format!("stopped by {} before the run was complete", signal.as_str());
-            return Some(
-                Problem::new(exit, what).hint("the report holds every token that was received"),
-            );
-        }
-        None => {}
-    }
-    match exit {
-        Exit::Database => {
-            let what = match facts.unsettled {
-                1 => String::from("1 received token is neither stored nor rejected"),
-                count => format!(
-                    "{} received tokens are neither stored nor rejected",
-                    grouped(count)
-                ),
-            };
-            Some(Problem::new(exit, what).hint(again))
-        }
-        Exit::Source => {
-            let (received, size) = (grouped(facts.received), grouped(facts.size));
-            let what = format!("the token source delivered {received} of {size} tokens");
-            Some(Problem::new(exit, what).hint("ask again for the rest"))
-        }
-        _ => None,
-    }
-}
-
-fn summarize(facts: &Facts, host: &Host, begun: &Begun, exit: Exit) -> Summary {
-    let supply = host.fetcher().supply();
-    let ledger = host.ledger();
-    Summary {
-        version: VERSION,
-        run_id: begun.run_id.to_string(),
-        started_at: begun.timestamp.to_string(),
-        duration_ms: u64::try_from(begun.instant.elapsed().as_millis()).unwrap_or(u64::MAX),
-        requested: facts.size,
-        received: facts.received,
-        requests: supply.requests(),
-        surplus: supply.surplus(),
-        counts: ledger.tally().into(),
-        aborted_by: facts.cause.map(Cause::as_str),
-        exit_code: exit.code(),
-        latency_ms: ledger.latency(),
-        issued_unseen: supply.unseen(),
-    }
-}
-
-/// When a run began, by each clock that is asked for it.
-#[derive(Clone, Copy)]
-struct Begun {
-    instant: Instant,
-    timestamp: jiff::Timestamp,
-    run_id: Uuid,
-}
-
-impl Begun {
-    fn now() -> Self {
-        Self {
-            instant: Instant::now(),
-            timestamp: jiff::Timestamp::now(),
-            run_id: Uuid::now_v7(),
-        }
-    }
-}
-
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Problem> {
-        let listen = |kind| signal(kind).map_err(|error| broken("signals cannot be heard", &error));
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) -> Cause {
-        tokio::select! {
-            _ = self.interrupt.recv() => Cause::Interrupt,
-            _ = self.terminate.recv() => Cause::Terminate,
-        }
-    }
-}
-
-/// Stops the run at a signal or the deadline, gives up waiting after a while or at a second signal,
-/// and returns when the run has outlived its grace.
-async fn supervise(
-    mut signals: Signals,
-    halt: &Halt,
-    deadline: Option<Instant>,
-    grace: Duration,
-) -> Cause {
-    let cause = tokio::select! {
-        cause = signals.next() => cause,
-        () = until(deadline) => Cause::Deadline,
-    };
-    tracing::info!(cause = cause.as_str(), "stopping");
-    halt.stop_for(cause);
-    let stopped = tokio::time::Instant::now();
-    let drain = DRAIN.min(grace.mul_f64(5.0 / 8.0));
-    tokio::select! {
-        () = tokio::time::sleep_until(stopped + drain) => {}
-        _ = signals.next() => {}
-    }
-    halt.abort();
-    tokio::time::sleep_until(stopped + grace).await;
-    cause
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The end of a run that did not end by itself within its grace, such as one whose standard output
-/// nobody reads.
-fn overdue(cause: Cause) -> Finished {
-    let exit = match cause {
-        Cause::Deadline => Exit::Database,
-        signal => Exit::Signal(signal),
-    };
-    Problem::new(exit, "the report could not be completed in time")
-        .hint("`--grace` sets the time; a report on a path is left as PATH.partial")
-        .into()
-}
-
-fn stopped_early(halt: &Halt) -> Problem {
-    let exit = match halt.cause() {
-        Some(signal @ (Cause::Interrupt | Cause::Terminate)) => Exit::Signal(signal),
-        _ => Exit::Database,
-    };
-    let cause = halt.cause().map_or("the end of the run", Cause::as_str);
-    Problem::new(
-        exit,
-        format!("stopped by {cause} while connecting to the database"),
-    )
-    .hint("no token was asked for")
-}
-
-fn out_of_balance(facts: &Facts) -> Problem {
-    Problem::new(
-        Exit::Database,
-        "the books do not balance; this is a bug of token_service",
-    )
-    .cause(format!(
-        "{} tokens were received and {} are accounted for",
-        facts.received, facts.counted
-    ))
-    .hint("do not trust this report; compare it with the table")
-}
-
-/// A report that cannot be opened is a mistake in the configuration.
-fn unwritable(fault: Fault) -> Problem {
-    debug_assert!(matches!(fault.kind, Kind::InvalidArgument { .. }));
-    let problem = Problem::new(Exit::Usage, fault.message);
-    let problem = fault.causes.into_iter().fold(problem, Problem::cause);
-    match fault.hint {
-        Some(hint) => problem.hint(hint),
-        None => problem,
-    }
-}
-
-fn broken(what: &str, error: &dyn std::error::Error) -> Problem {
-    Problem::new(Exit::Script, what).cause(error.to_string())
 }

@@ -42,45 +42,22 @@ const AUTHORIZATION: &str = "TOKEN_SERVICE_SOURCE_AUTHORIZATION";
 pub enum Purpose {
     /// The real source and the real database.
     Run,
+    /// The real database alone: the tokens come from a file of an earlier run.
+    Replay,
     /// The built-in ones; `TOKEN_HOST`, the `DB_*`, and their like are not looked at.
     Demo,
 }
 
 /// The settings of a run, or the one mistake that prevents it. Every problem ends with exit code 2.
 pub fn load(purpose: Purpose, args: &RunArgs, env: &Env) -> Result<Settings, Problem> {
-    let layers = Layers::of(&args.common, env)?;
-    let (size, size_is_default) = layers.size(args)?;
-    let limits = layers.limits(args)?;
-    let (source, target, secrets) = match purpose {
-        Purpose::Demo => (Source::BuiltIn(limits), Target::Demo, Vec::new()),
-        Purpose::Run => {
-            let url = layers.source_url()?.ok_or_else(no_source)?;
-            let headers = layers.headers()?;
-            let target = database::target(env, &layers.file)?.ok_or_else(no_database)?;
-            let secrets = layers.secrets(&headers, &target);
-            (Source::Http(limits.at(url, headers, true)), target, secrets)
-        }
-    };
-    let run = &layers.file.run;
-    Ok(Settings {
-        size,
-        size_is_default,
-        source,
-        store: layers.store(args, target)?,
-        reports: layers.reports(args)?,
-        script: layers.script(args.script.as_ref())?,
-        script_limits: layers.script_limits(),
-        vars: layers.vars(),
-        env: layers.visible(&secrets),
-        deadline: layers.pick(args.deadline, "deadline", values::limit, run.deadline)?,
-        grace: layers
-            .pick(args.grace, "grace", values::duration, run.grace)?
-            .unwrap_or(Duration::from_secs(8)),
-        patience: layers.patience(args)?,
-        out_dir: layers.pick(args.out_dir.clone(), "out-dir", path, None)?,
-        log: layers.log(&args.common)?,
-        error_format: layers.error_format(&args.common)?,
-    })
+    Layers::of(&args.common, env)?.settle(purpose, args)
+}
+
+/// The same from the text of a file, which messages call `name`, and nothing else.
+pub fn load_text(purpose: Purpose, name: &str, text: &str) -> Result<Settings, Problem> {
+    let env = Env::default();
+    let file = file::parse(name.to_owned(), text.to_owned())?;
+    Layers { env: &env, file }.settle(purpose, &RunArgs::default())
 }
 
 /// What `check` needs, or the mistake in the configuration.
@@ -126,6 +103,50 @@ impl<'a> Layers<'a> {
         // tokens elsewhere.
         let file = named.map(file::read).transpose()?.unwrap_or_default();
         Ok(Self { env, file })
+    }
+
+    fn settle(&self, purpose: Purpose, args: &RunArgs) -> Result<Settings, Problem> {
+        let (size, size_is_default) = self.size(args)?;
+        let limits = self.limits(args)?;
+        let (source, target, secrets) = match purpose {
+            Purpose::Demo => (Source::BuiltIn(limits), Target::Demo, Vec::new()),
+            Purpose::Replay => {
+                let target = database::target(self.env, &self.file)?.ok_or_else(no_database)?;
+                let secrets = self.secrets(&[], &target);
+                (Source::Nothing, target, secrets)
+            }
+            Purpose::Run => {
+                let url = self.source_url()?.ok_or_else(no_source)?;
+                let headers = self.headers()?;
+                let target = database::target(self.env, &self.file)?.ok_or_else(no_database)?;
+                let secrets = self.secrets(&headers, &target);
+                (Source::Http(limits.at(url, headers, true)), target, secrets)
+            }
+        };
+        let run = &self.file.run;
+        Ok(Settings {
+            size,
+            size_is_default,
+            source,
+            store: self.store(args, target)?,
+            reports: self.reports(args)?,
+            script: self.script(args.script.as_ref())?,
+            script_limits: self.script_limits(),
+            vars: self.vars(),
+            env: self.visible(&secrets),
+            deadline: self.pick(args.deadline, "deadline", values::limit, run.deadline)?,
+            grace: self
+                .pick(args.grace, "grace", values::duration, run.grace)?
+                .unwrap_or(Duration::from_secs(8)),
+            patience: self.patience(args)?,
+            wait: self
+                .pick(args.wait, "wait", values::duration, run.wait)?
+                .unwrap_or_default(),
+            journal: self.pick(args.journal.clone(), "journal", path, run.journal.clone())?,
+            out_dir: self.pick(args.out_dir.clone(), "out-dir", path, None)?,
+            log: self.log(&args.common)?,
+            error_format: self.error_format(&args.common)?,
+        })
     }
 
     /// A flag, else its variable, else what the file says.
@@ -183,6 +204,11 @@ impl<'a> Layers<'a> {
             max_token: usize::try_from(max_token).unwrap_or(usize::MAX),
             max_requests: self.pick(args.max_requests, "max-requests", values::positive, None)?,
             top_up: !no_top_up,
+            repeat_served: args.dangerously_repeat_requests
+                || self
+                    .env
+                    .parse(&variable("dangerously-repeat-requests"), values::switch)?
+                    .unwrap_or_default(),
         })
     }
 
@@ -236,6 +262,7 @@ impl<'a> Layers<'a> {
                 .unwrap_or(16),
             statement_timeout: keys.statement_timeout.unwrap_or(Duration::from_secs(30)),
             patience: self.patience(args)?,
+            session: String::new(),
         })
     }
 

@@ -56,12 +56,15 @@ pub enum Source {
     BuiltIn(Limits),
     /// A real one.
     Http(fetch::Options),
+    /// None: nothing is fetched.
+    Nothing,
 }
 
 impl fmt::Debug for Source {
     /// Leaves out the address's query, which may hold a key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Nothing => f.write_str("Nothing"),
             Self::BuiltIn(limits) => f.debug_tuple("BuiltIn").field(limits).finish(),
             Self::Http(options) => {
                 let mut options = options.clone();
@@ -84,6 +87,7 @@ pub struct Limits {
     pub max_token: usize,
     pub max_requests: Option<u64>,
     pub top_up: bool,
+    pub repeat_served: bool,
 }
 
 impl Limits {
@@ -100,6 +104,7 @@ impl Limits {
             max_token: self.max_token,
             max_requests: self.max_requests,
             top_up: self.top_up,
+            repeat_served: self.repeat_served,
             proxy,
         }
     }
@@ -132,6 +137,10 @@ pub struct Settings {
     pub grace: Duration,
     /// How long an outage in the middle of a run is waited out.
     pub patience: Duration,
+    /// How long source and database are waited for at the start.
+    pub wait: Duration,
+    /// The file that each page is written to before it is stored.
+    pub journal: Option<PathBuf>,
     /// The folder that a script may write files in.
     pub out_dir: Option<PathBuf>,
     /// What is logged.

@@ -12,8 +12,9 @@ use url::Url;
 
 use crate::fault::{Fault, Kind};
 use crate::halt::Halt;
+use crate::journal::Journal;
 use crate::stream::{PageResult, PageStream};
-use crate::token::Page;
+use crate::token::{Page, Token};
 use http::{Answer, Http};
 use retry::Decision;
 
@@ -48,6 +49,9 @@ pub struct Options {
     pub max_requests: Option<u64>,
     /// True to ask again for what a short delivery left out.
     pub top_up: bool,
+    /// True to repeat requests too that the source may have served, at the risk of tokens that are
+    /// issued and never seen.
+    pub repeat_served: bool,
     /// True to honour `HTTP_PROXY` and its kin, as curl does.
     pub proxy: bool,
 }
@@ -67,6 +71,7 @@ pub struct Plan {
 #[derive(Debug, Default)]
 pub struct Supply {
     requests: AtomicU64,
+    repeated: AtomicU64,
     received: AtomicU64,
     surplus: AtomicU64,
     unseen: AtomicU64,
@@ -77,6 +82,11 @@ impl Supply {
     /// Requests sent, retries included.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Requests that were sent again; those that waited for the source to come up do not count.
+    pub fn repeated(&self) -> u64 {
+        self.repeated.load(Ordering::Relaxed)
     }
 
     /// Tokens received.
@@ -106,6 +116,11 @@ pub struct Fetcher {
     options: Options,
     halt: Halt,
     deadline: Option<Instant>,
+    /// Until when a source that cannot be reached is waited for, as long as it never was reached.
+    wait_until: Option<Instant>,
+    journal: Option<Journal>,
+    /// True once the source answered anything.
+    reached: AtomicBool,
     supply: Supply,
 }
 
@@ -117,8 +132,21 @@ impl Fetcher {
             options,
             halt,
             deadline,
+            wait_until: None,
+            journal: None,
+            reached: AtomicBool::new(false),
             supply: Supply::default(),
         })
+    }
+
+    /// Waits until `instant` for a source that cannot be reached at the start.
+    pub fn wait_until(&mut self, instant: Instant) {
+        self.wait_until = Some(instant);
+    }
+
+    /// Writes each page to `journal` before anybody gets it.
+    pub fn keep_journal(&mut self, journal: Journal) {
+        self.journal = Some(journal);
     }
 
     /// The plan that the configuration sets.
@@ -133,6 +161,13 @@ impl Fetcher {
     /// The longest token that is taken, in bytes.
     pub fn max_token(&self) -> usize {
         self.options.max_token
+    }
+
+    /// The longest wait that is worth beginning: what the deadline leaves, or a few minutes.
+    pub fn longest_wait(&self) -> Duration {
+        self.deadline.map_or(retry::LONGEST_WAIT, |deadline| {
+            deadline.saturating_duration_since(Instant::now())
+        })
     }
 
     /// What was asked of the source so far.
@@ -195,7 +230,8 @@ impl Fetcher {
             received += came;
             asked += count;
             dry = if came == 0 { dry + 1 } else { 0 };
-            let fault = answer.fault.or_else(|| {
+            let fault = answer.fault.map(|fault| within(fault, size, received));
+            let fault = fault.or_else(|| {
                 (dry == DRY_REQUESTS && plan.top_up).then(|| short_supply(size, received))
             });
             if pages.send(Ok(answer.page)).await.is_err() {
@@ -207,16 +243,35 @@ impl Fetcher {
                 return;
             }
         }
-        if received < size {
+        // A script that breaks off its loop asked for less; that is not the source's fault.
+        let let_go = stop.is_cancelled() && !self.halt.stopping().is_cancelled();
+        if received < size && !let_go {
             self.supply.fell_short.store(true, Ordering::Relaxed);
         }
     }
 
-    /// One request, repeated within the rules.
+    /// One request, repeated within the rules. Where one is repeated that brought a part, that part
+    /// is kept, and the rest is asked for.
     async fn ask(&self, count: u64, retries: u32, stop: &CancellationToken) -> Answer {
+        let mut kept: Vec<Token> = Vec::new();
+        let mut answer = self.ask_for_the_rest(count, retries, stop, &mut kept).await;
+        if !kept.is_empty() {
+            kept.extend(answer.page.iter());
+            answer.page = Page::from_tokens(&kept);
+        }
+        answer
+    }
+
+    async fn ask_for_the_rest(
+        &self,
+        count: u64,
+        retries: u32,
+        stop: &CancellationToken,
+        kept: &mut Vec<Token>,
+    ) -> Answer {
         let mut failures = 0;
         loop {
-            let answer = self.send(count).await;
+            let mut answer = self.send(count - kept.len() as u64).await;
             let Some(fault) = &answer.fault else {
                 return answer;
             };
@@ -225,19 +280,44 @@ impl Fetcher {
             let left = self
                 .deadline
                 .map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            match retry::decide(fault, failures, retries, left, fastrand::f64()) {
+            let waits = self.waits_for_the_start(fault);
+            let rules = retry::Rules {
+                // Without end while the source is waited for at the start.
+                retries: if waits { u32::MAX } else { retries },
+                spent: self.supply.repeated(),
+                repeat_served: self.options.repeat_served,
+                left,
+            };
+            match retry::decide(fault, failures, &rules, fastrand::f64()) {
                 Decision::After(wait) => {
+                    if !waits {
+                        self.supply.repeated.fetch_add(1, Ordering::Relaxed);
+                    }
                     tracing::info!(?wait, kind = fault.kind.as_str(), "asking again");
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
                         () = stop.cancelled() => return answer,
                         () = self.halt.stopping().cancelled() => return answer,
                     }
+                    kept.extend(answer.page.iter());
+                    if kept.len() as u64 == count {
+                        answer.page = Page::from_texts([]);
+                        answer.fault = None;
+                        return answer;
+                    }
                 }
                 Decision::GiveUp => return answer,
+                Decision::Spent => return out_of_retries(answer, retries),
                 Decision::TooLong(wait) => return told_to_wait(answer, wait),
             }
         }
+    }
+
+    /// True while a source that never was reached is waited for.
+    fn waits_for_the_start(&self, fault: &Fault) -> bool {
+        let waiting = self.wait_until.is_some_and(|until| Instant::now() < until);
+        let first = !self.reached.load(Ordering::Relaxed);
+        waiting && first && fault.kind == Kind::HttpConnect
     }
 
     /// One request, counted. Stopping lets it finish, for its tokens may be issued already; only
@@ -246,7 +326,7 @@ impl Fetcher {
         let sent = self.supply.requests.fetch_add(1, Ordering::Relaxed);
         if self.options.max_requests.is_some_and(|most| sent >= most) {
             self.supply.requests.fetch_sub(1, Ordering::Relaxed);
-            return failed(out_of_requests(sent));
+            return failed(out_of_requests(sent, count));
         }
         let answer = tokio::select! {
             answer = self.http.request(count) => answer,
@@ -255,12 +335,24 @@ impl Fetcher {
                 "the run was stopped before the token source answered",
             )),
         };
+        if !matches!(&answer.fault, Some(fault) if fault.kind == Kind::HttpConnect) {
+            self.reached.store(true, Ordering::Relaxed);
+        }
         let came = answer.page.len() as u64;
         self.supply.received.fetch_add(came, Ordering::Relaxed);
+        if let Some(journal) = &self.journal
+            && let Err(fault) = journal.received(answer.page.clone()).await
+        {
+            self.halt.stop_because(fault);
+        }
         self.supply
             .surplus
             .fetch_add(answer.surplus, Ordering::Relaxed);
-        if answer.fault.as_ref().is_some_and(may_have_been_served) {
+        if answer
+            .fault
+            .as_ref()
+            .is_some_and(retry::may_have_been_served)
+        {
             self.supply
                 .unseen
                 .fetch_add(count.saturating_sub(came), Ordering::Relaxed);
@@ -277,15 +369,6 @@ fn failed(fault: Fault) -> Answer {
     }
 }
 
-/// True where the source may have issued tokens that did not arrive.
-fn may_have_been_served(fault: &Fault) -> bool {
-    match fault.kind {
-        Kind::HttpTimeout | Kind::HttpProtocol => true,
-        Kind::HttpStatus { status, .. } => status >= 500 && status != 503,
-        _ => false,
-    }
-}
-
 fn short_supply(requested: u64, received: u64) -> Fault {
     Fault::new(
         Kind::ShortSupply {
@@ -298,15 +381,36 @@ fn short_supply(requested: u64, received: u64) -> Fault {
     .hint("ask for fewer, or try again when the source has more")
 }
 
-fn out_of_requests(most: u64) -> Fault {
+/// A short supply with the numbers of the whole fetch.
+fn within(mut fault: Fault, requested: u64, received: u64) -> Fault {
+    if matches!(fault.kind, Kind::ShortSupply { .. }) {
+        fault.kind = Kind::ShortSupply {
+            requested,
+            received,
+        };
+    }
+    fault
+}
+
+fn out_of_requests(most: u64, requested: u64) -> Fault {
     Fault::new(
         Kind::ShortSupply {
-            requested: 0,
+            requested,
             received: 0,
         },
         format!("the run may send no more than {most} requests to the token source"),
     )
     .hint("`--max-requests` sets the limit; `--page-size` asks for more at a time")
+}
+
+fn out_of_retries(mut answer: Answer, retries: u32) -> Answer {
+    answer.fault = answer.fault.map(|fault| {
+        let budget = retry::budget(retries);
+        fault.cause(format!(
+            "the run has repeated {budget} requests, as many as it may"
+        ))
+    });
+    answer
 }
 
 fn told_to_wait(mut answer: Answer, wait: Duration) -> Answer {

@@ -1,7 +1,8 @@
 //! When a request to the source is sent again, and after how long. Pure.
 //!
 //! A POST that issues tokens is not idempotent: it is repeated only where it was certainly not
-//! served, that is where connecting failed or the source answered 429 or 503.
+//! served, that is where connecting failed or the source answered 429 or 503. Three bounds hold at
+//! once: so many retries a request, ten times as many a run, and the run's deadline over all.
 
 use std::time::Duration;
 
@@ -13,6 +14,11 @@ const CAP: Duration = Duration::from_secs(5);
 /// The longest `Retry-After` that is waited for in a run without a deadline.
 pub const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
+/// A run repeats at most so many times what one request may: a source that fails each request once
+/// or twice would otherwise be asked twice or thrice as often for as long as the run lasts, which is
+/// the load that keeps an overloaded source down.
+const REQUESTS_WORTH: u64 = 10;
+
 /// What to do after a failed request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -20,21 +26,35 @@ pub enum Decision {
     After(Duration),
     /// Give up: it cannot be repeated, or was repeated often enough.
     GiveUp,
+    /// Give up: the run has repeated as many requests as it may.
+    Spent,
     /// Give up: the source wants a longer wait than the run has left.
     TooLong(Duration),
 }
 
-/// Decides after the failure number `failures` (from 1) of one request. `left` is what the run's
-/// deadline leaves; `random` draws from 0.0 to 1.0 (full jitter).
-pub fn decide(
-    fault: &Fault,
-    failures: u32,
-    retries: u32,
-    left: Option<Duration>,
-    random: f64,
-) -> Decision {
-    if !fault.retryable || failures > retries {
+/// Within which limits a request is repeated.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// How often.
+    pub retries: u32,
+    /// How many requests the run has repeated so far.
+    pub spent: u64,
+    /// True to repeat what may have been served too.
+    pub repeat_served: bool,
+    /// What the run's deadline leaves.
+    pub left: Option<Duration>,
+}
+
+/// Decides after the failure number `failures` (from 1) of one request; `random` draws from 0.0 to
+/// 1.0 (full jitter).
+pub fn decide(fault: &Fault, failures: u32, rules: &Rules, random: f64) -> Decision {
+    let left = rules.left;
+    let worth = fault.retryable || rules.repeat_served && may_have_been_served(fault);
+    if !worth || failures > rules.retries {
         return Decision::GiveUp;
+    }
+    if rules.spent >= budget(rules.retries) {
+        return Decision::Spent;
     }
     let wait = match fault.kind {
         Kind::HttpStatus {
@@ -47,6 +67,20 @@ pub fn decide(
         Decision::TooLong(wait)
     } else {
         Decision::After(wait)
+    }
+}
+
+/// How many requests a run may repeat in all, where each may be repeated `retries` times.
+pub fn budget(retries: u32) -> u64 {
+    REQUESTS_WORTH * u64::from(retries)
+}
+
+/// True where the source may have issued tokens that did not arrive.
+pub fn may_have_been_served(fault: &Fault) -> bool {
+    match fault.kind {
+        Kind::HttpTimeout | Kind::HttpProtocol => true,
+        Kind::HttpStatus { status, .. } => status >= 500 && status != 503,
+        _ => false,
     }
 }
 
@@ -73,10 +107,37 @@ mod tests {
         .retryable()
     }
 
+    fn decide(
+        fault: &Fault,
+        failures: u32,
+        retries: u32,
+        left: Option<Duration>,
+        random: f64,
+    ) -> Decision {
+        let rules = Rules {
+            retries,
+            spent: 0,
+            repeat_served: false,
+            left,
+        };
+        super::decide(fault, failures, &rules, random)
+    }
+
     #[test]
-    fn what_may_have_been_served_is_never_repeated() {
+    fn what_may_have_been_served_is_repeated_only_where_that_is_asked_for() {
         let fault = Fault::new(Kind::HttpTimeout, "");
-        assert_eq!(decide(&fault, 1, 3, None, 0.5), Decision::GiveUp);
+        let mut rules = Rules {
+            retries: 3,
+            spent: 0,
+            repeat_served: false,
+            left: None,
+        };
+        assert_eq!(super::decide(&fault, 1, &rules, 0.5), Decision::GiveUp);
+        rules.repeat_served = true;
+        assert!(matches!(
+            super::decide(&fault, 1, &rules, 0.5),
+            Decision::After(_)
+        ));
     }
 
     #[test]
@@ -88,6 +149,26 @@ mod tests {
         ));
         assert_eq!(decide(&fault, 4, 3, None, 0.5), Decision::GiveUp);
         assert_eq!(decide(&fault, 1, 0, None, 0.5), Decision::GiveUp);
+    }
+
+    #[test]
+    fn a_run_has_one_budget() {
+        let mut rules = Rules {
+            retries: 3,
+            spent: 29,
+            repeat_served: false,
+            left: None,
+        };
+        let fault = status(503, None);
+        let decide = |rules: &Rules| super::decide(&fault, 1, rules, 0.5);
+        assert!(matches!(decide(&rules), Decision::After(_)));
+        rules.spent = 30;
+        assert_eq!(decide(&rules), Decision::Spent);
+        rules.retries = u32::MAX;
+        assert!(
+            matches!(decide(&rules), Decision::After(_)),
+            "waiting at the start has no end but its own"
+        );
     }
 
     #[test]

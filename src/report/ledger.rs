@@ -6,7 +6,7 @@
 //! taken out and the token's next outcome takes its place. What is open at the end is written then.
 //! So each token stands in the report once, with its last state, and memory stays flat.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::Reports;
@@ -17,6 +17,9 @@ use crate::token::{Detail, Flaw, Outcome, Status, Tally, Token};
 /// The name of an open entry.
 pub type EntryId = u64;
 
+/// So many tokens that were written last are remembered, for what a script may say of them.
+const REMEMBERED: usize = 64;
+
 /// Where every token's last state is kept until it is written.
 pub struct Ledger {
     reports: Reports,
@@ -24,6 +27,7 @@ pub struct Ledger {
     latencies: Latencies,
     open: BTreeMap<EntryId, Outcome>,
     by_text: HashMap<Box<str>, Vec<EntryId>>,
+    recent: VecDeque<Token>,
     next: EntryId,
     made: u64,
     not_stored: Arc<Detail>,
@@ -39,6 +43,7 @@ impl Ledger {
             latencies: Latencies::default(),
             open: BTreeMap::new(),
             by_text: HashMap::new(),
+            recent: VecDeque::new(),
             next: 0,
             made: 0,
             not_stored: Detail::reason("the script did not store it"),
@@ -99,6 +104,19 @@ impl Ledger {
         self.open.get(&id).map(|outcome| outcome.token.as_str())
     }
 
+    /// The text without any token that is still open or was written a moment ago.
+    pub fn without_tokens(&self, text: &str) -> String {
+        let mut clean = text.to_owned();
+        let open = self.by_text.keys().map(AsRef::as_ref);
+        for token in open.chain(self.recent.iter().map(Token::as_str)) {
+            // Shorter ones are parts of common words, and no secret.
+            if token.len() >= 8 && clean.contains(token) {
+                clean = clean.replace(token, "[token]");
+            }
+        }
+        clean
+    }
+
     /// Takes out the oldest open entry; [`Ledger::settle`] writes it.
     pub fn take_open(&mut self) -> Option<Outcome> {
         let outcome = self.open.pop_first().map(|(_, outcome)| outcome);
@@ -144,6 +162,10 @@ impl Ledger {
 
     fn write(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Fault> {
         self.written.add(outcome.status);
+        if self.recent.len() == REMEMBERED {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(outcome.token.clone());
         if outcome.token.attempts > 0 {
             self.latencies.record(outcome.elapsed);
         }

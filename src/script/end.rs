@@ -26,7 +26,8 @@ pub fn run_to_the_end(script: &mut Script, host: &Arc<Host>) -> Ended {
     let result =
         catch_unwind(AssertUnwindSafe(|| script.run(host))).unwrap_or_else(|_| Err(crashed()));
     let went_well = result.is_ok();
-    script.unwatch();
+    host.end();
+    script.unwatch(host.halt());
     host.abandon_all();
     let mut drained = Drain {
         script,
@@ -37,12 +38,15 @@ pub fn run_to_the_end(script: &mut Script, host: &Arc<Host>) -> Ended {
     drained.settle();
     let output = host.emitter().end().err();
     let flush = host.ledger().reports().flush().err();
-    let stopped = host.halt().cause().is_some();
+    let stopped = host.halt().stopping().is_cancelled();
     let problem = match result {
         // A script that was stopped did nothing wrong.
         Err(problem) if !stopped || problem.kind.is_some() => Some(problem),
         _ => host
-            .take_unheard()
+            .halt()
+            .fault()
+            .cloned()
+            .or_else(|| host.take_unheard())
             .or_else(|| host.ledger().fault().cloned())
             .or(output)
             .or(flush)
@@ -59,6 +63,7 @@ fn why_not(host: &Host, went_well: bool) -> &'static str {
     match host.halt().cause() {
         Some(Cause::Deadline) => "the deadline had passed",
         Some(_) => "the run was stopped",
+        None if host.halt().fault().is_some() => "the run could not go on",
         None if went_well => "the script did not store it",
         None => "the script failed before",
     }

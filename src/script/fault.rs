@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use rhai::{Dynamic, EvalAltResult, INT, Map, ParseError, ParseErrorType, Position};
 
+use super::advice::{self, Advice, lower_first};
 use super::check::Names;
-use super::source::Sources;
+use super::source::{Sources, is_closure};
 use crate::exit::Exit;
 use crate::fault::{Fault, Kind};
 use crate::problem::{Frame, Place, Problem};
@@ -18,13 +19,16 @@ pub fn thrown(fault: Fault) -> Box<EvalAltResult> {
 
 /// The error of a stream that is used a second time.
 pub fn consumed(what: &str) -> Box<EvalAltResult> {
-    thrown(
-        Fault::new(
-            Kind::StreamConsumed,
-            format!("these {what} were used already: a stream can be read once"),
-        )
-        .hint("keep what you need on the first pass, or fetch again"),
+    thrown(used_already(what))
+}
+
+/// The fault of a stream that is used a second time.
+pub fn used_already(what: &str) -> Fault {
+    Fault::new(
+        Kind::StreamConsumed,
+        format!("these {what} were used already: a stream can be read once"),
     )
+    .hint("keep what you need on the first pass, or fetch again")
 }
 
 fn to_map(fault: Fault) -> Map {
@@ -129,7 +133,9 @@ impl Thrown {
             facts.push("retryable".to_owned());
         }
         for name in ["retry_after_ms", "argument", "expected"] {
-            facts.extend(text(name).map(|value| format!("{name} {value}")));
+            // What the message says already is not said twice.
+            let value = text(name).filter(|value| !thrown.message.contains(value));
+            facts.extend(value.map(|value| format!("{name} {value}")));
         }
         if !facts.is_empty() {
             thrown.notes.push(facts.join(", "));
@@ -149,16 +155,30 @@ impl Thrown {
 /// The problem of a script that does not compile.
 pub fn of_parse(error: &ParseError, file: &str, sources: &Sources) -> Problem {
     let ParseError(kind, position) = error;
-    let mut message = kind.to_string();
-    if let ParseErrorType::MissingToken(..) = **kind {
-        message = message.replace("  ", " ");
-    }
-    let problem = Problem::new(Exit::Script, lower_first(&message));
-    at(problem, file, *position, sources, "").hint(check_hint(file))
+    parse_problem(kind, *position, file, sources)
 }
 
-fn check_hint(file: &str) -> String {
-    format!("`token_service check {file}` finds such mistakes before a run")
+fn parse_problem(
+    kind: &ParseErrorType,
+    position: Position,
+    file: &str,
+    sources: &Sources,
+) -> Problem {
+    advised(
+        advice::of_parse(kind, &sources.get(file)),
+        file,
+        position,
+        sources,
+    )
+}
+
+fn advised(advice: Advice, file: &str, position: Position, sources: &Sources) -> Problem {
+    let problem = Problem::new(Exit::Script, advice.message);
+    let problem = at(problem, file, position, sources, &advice.label);
+    match advice.hint {
+        Some(hint) => problem.hint(hint),
+        None => problem,
+    }
 }
 
 /// The problem of a script that ended with `error`.
@@ -182,7 +202,9 @@ pub fn of_error(error: &EvalAltResult, main: &str, sources: &Sources, names: &Na
             line: position.line().unwrap_or(0),
             column: position.position().unwrap_or(0),
         });
-        if !inner_file.is_empty() {
+        if let Some(of_closure) = sources.file_of_closure(name) {
+            file = of_closure;
+        } else if !inner_file.is_empty() {
             inner_file.clone_into(&mut file);
         }
         error = inner;
@@ -197,7 +219,7 @@ pub fn of_error(error: &EvalAltResult, main: &str, sources: &Sources, names: &Na
 
 /// Closures have names that only the engine knows.
 fn frame_name(name: &str) -> String {
-    if name.starts_with("anon$") {
+    if is_closure(name) {
         "a closure".to_owned()
     } else {
         name.to_owned()
@@ -206,6 +228,9 @@ fn frame_name(name: &str) -> String {
 
 fn leaf(error: &EvalAltResult, file: &str, sources: &Sources, names: &Names) -> Problem {
     let position = error.position();
+    if let Some((name, kind)) = advice::unknown_property(error) {
+        return advised(names.property_advice(name, kind), file, position, sources);
+    }
     match error {
         EvalAltResult::ErrorRuntime(value, _) => {
             let thrown = Thrown::of(value);
@@ -221,17 +246,13 @@ fn leaf(error: &EvalAltResult, file: &str, sources: &Sources, names: &Names) -> 
             at(problem, file, position, sources, "")
         }
         EvalAltResult::ErrorFunctionNotFound(signature, _) => {
-            let problem = Problem::new(
-                Exit::Script,
-                format!("unknown function {}", quoted_call(signature)),
-            );
-            let advice = names.advice(signature);
-            at(problem, file, position, sources, &advice).hint(check_hint(file))
+            advised(names.advice(signature, file), file, position, sources)
         }
-        EvalAltResult::ErrorParsing(kind, _) => {
-            let problem = Problem::new(Exit::Script, lower_first(&kind.to_string()));
-            at(problem, file, position, sources, "").hint(check_hint(file))
+        EvalAltResult::ErrorVariableNotFound(name, _) => {
+            let advice = advice::unknown_variable(name, &sources.get(file));
+            advised(advice, file, position, sources)
         }
+        EvalAltResult::ErrorParsing(kind, _) => parse_problem(kind, position, file, sources),
         EvalAltResult::ErrorTooManyOperations(_) => limit(
             error,
             file,
@@ -256,28 +277,32 @@ fn leaf(error: &EvalAltResult, file: &str, sources: &Sources, names: &Names) -> 
             sources,
             "a script may hold 1,000 variables and 32 modules",
         ),
-        _ => {
-            let mut bare = error.to_string();
-            if let Some(cut) = bare.rfind(" (line ") {
-                bare.truncate(cut);
-            }
-            at(
-                Problem::new(Exit::Script, lower_first(&bare)),
-                file,
-                position,
-                sources,
-                "",
-            )
-        }
+        _ => at(
+            Problem::new(Exit::Script, bare(error)),
+            file,
+            position,
+            sources,
+            "",
+        ),
     }
 }
 
-fn limit(error: &EvalAltResult, file: &str, sources: &Sources, hint: &str) -> Problem {
-    let mut bare = error.to_string();
-    if let Some(cut) = bare.rfind(" (line ") {
-        bare.truncate(cut);
+/// The engine's own words without the position that it adds.
+fn bare(error: &EvalAltResult) -> String {
+    let mut words = error.to_string();
+    if let Some(cut) = words.rfind(" (line ") {
+        words.truncate(cut);
     }
-    let message = format!("the script ran past a limit: {}", lower_first(&bare));
+    lower_first(&words)
+}
+
+/// A limit is met deep in the calls, but the engine tells only the outermost of them.
+fn limit(error: &EvalAltResult, file: &str, sources: &Sources, hint: &str) -> Problem {
+    let what = match error {
+        EvalAltResult::ErrorStackOverflow(_) => "functions call each other too deeply".to_owned(),
+        _ => bare(error),
+    };
+    let message = format!("the script ran past a limit: {what}");
     at(
         Problem::new(Exit::Script, message),
         file,
@@ -324,20 +349,4 @@ fn mark(rest: &str) -> usize {
         rest.chars().take_while(in_word).count().max(1)
     };
     quoted.unwrap_or_else(word)
-}
-
-/// ``name (types)`` as the engine writes it, with the name in backticks.
-fn quoted_call(signature: &str) -> String {
-    match signature.split_once(' ') {
-        Some((name, types)) => format!("`{name}` {types}"),
-        None => format!("`{signature}`"),
-    }
-}
-
-fn lower_first(text: &str) -> String {
-    let mut chars = text.chars();
-    match chars.next() {
-        Some(first) => first.to_lowercase().chain(chars).collect(),
-        None => String::new(),
-    }
 }

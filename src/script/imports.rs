@@ -115,6 +115,7 @@ impl Jail {
             .compile(&text)
             .map_err(|error| within(error.into()))?;
         ast.set_source(name.as_str());
+        self.sources.add_closures(&name, &ast);
         let module = Module::eval_ast_as_new(Scope::new(), &ast, engine).map_err(within)?;
         Ok(Arc::new(module))
     }

@@ -3,20 +3,58 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use rhai::AST;
+
 use super::host::lock;
+
+/// What the engine's names of closures begin with.
+const CLOSURE: &str = "anon$";
 
 /// Remembers every script that was compiled. Clones share it.
 #[derive(Clone, Default)]
-pub struct Sources(Arc<Mutex<HashMap<String, String>>>);
+pub struct Sources(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    texts: HashMap<String, String>,
+    /// The file of each closure; `None` where several files have the same one.
+    closures: HashMap<String, Option<String>>,
+}
 
 impl Sources {
     /// Remembers a script.
     pub fn add(&self, file: &str, text: &str) {
-        lock(&self.0).insert(file.to_owned(), text.to_owned());
+        lock(&self.0).texts.insert(file.to_owned(), text.to_owned());
+    }
+
+    /// Remembers where the script's closures stand: the engine itself takes one that is called by
+    /// another file for a part of that file.
+    pub fn add_closures(&self, file: &str, ast: &AST) {
+        let mut known = lock(&self.0);
+        for function in ast
+            .iter_functions()
+            .filter(|function| is_closure(function.name))
+        {
+            known
+                .closures
+                .entry(function.name.to_owned())
+                .and_modify(|other| *other = None)
+                .or_insert_with(|| Some(file.to_owned()));
+        }
     }
 
     /// The script's text; empty where it is not known.
     pub fn get(&self, file: &str) -> String {
-        lock(&self.0).get(file).cloned().unwrap_or_default()
+        lock(&self.0).texts.get(file).cloned().unwrap_or_default()
     }
+
+    /// The file that a closure stands in, if that is certain.
+    pub fn file_of_closure(&self, name: &str) -> Option<String> {
+        lock(&self.0).closures.get(name).cloned().flatten()
+    }
+}
+
+/// True for the name that the engine gives to a closure.
+pub fn is_closure(name: &str) -> bool {
+    name.starts_with(CLOSURE)
 }

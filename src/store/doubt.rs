@@ -19,9 +19,9 @@ use super::postgres::sent::Sent;
 use crate::token::{Detail, Outcome, Status, Token};
 
 /// How long the end of the old backend is waited for.
-const FENCE: Duration = Duration::from_secs(10);
+pub(super) const FENCE: Duration = Duration::from_secs(10);
 /// How often it is looked for.
-const GLANCE: Duration = Duration::from_millis(20);
+pub(super) const GLANCE: Duration = Duration::from_millis(20);
 
 /// A token that was sent and not yet answered for.
 pub(super) struct Flight {
@@ -161,6 +161,11 @@ async fn look(
             "the connection was lost, and without SELECT right it cannot be looked up",
         ));
     }
+    if link.is_elsewhere(old) {
+        return Err(Obstacle::Unprovable(
+            "the connection was lost, and the host that answers now is of another database",
+        ));
+    }
     if !fence(old, link, lookup.answers_within).await? {
         return Err(Obstacle::Unprovable(
             "the connection was lost, and its backend could not be ended",
@@ -170,7 +175,7 @@ async fn look(
     let mut values: Vec<&str> = doubt.flights.iter().map(|f| f.token.as_str()).collect();
     values.extend(control);
     let looked = sent.mark();
-    let counting = link.count(&lookup.sql, &values, doubt.horizon.number);
+    let counting = link.count(&lookup.sql, &values, Some(doubt.horizon.number));
     let counts = match tokio::time::timeout(lookup.looks_within, counting).await {
         Ok(Ok(counts)) => counts,
         Ok(Err(error)) if error.as_db_error().is_some_and(is_error) => {

@@ -12,6 +12,7 @@
     reason = "a fault is made once a run, never once a token"
 )]
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,9 @@ pub struct Options {
     pub statement_timeout: Duration,
     /// How long an outage in the middle of a run is waited out before the run gives up.
     pub patience: Duration,
+    /// The run's name at the server (its connections' `application_name`), by which a later replay
+    /// finds what is left of it.
+    pub session: String,
 }
 
 /// The kinds of database.
@@ -118,6 +122,30 @@ impl Store {
         let job = queue.job(sender);
         tokio::spawn(job::pump(queue, job, stop, pages));
         outcomes
+    }
+
+    /// The number below which no transaction of this run lies; `None` where the database has none.
+    pub fn horizon(&self) -> Option<i64> {
+        match &self.backend {
+            Backend::Postgres(pool) => Some(pool.horizon()),
+            Backend::Sqlite(_) => None,
+        }
+    }
+
+    /// Looks how many rows there are of each of `values`, none of them older than `horizon`, after
+    /// having ended whatever connections of the same session are left from before.
+    ///
+    /// # Errors
+    /// [`Kind::DbDenied`](crate::fault::Kind::DbDenied) where the role may not look.
+    pub async fn recheck(
+        &self,
+        values: &[String],
+        horizon: Option<i64>,
+    ) -> Result<HashMap<String, u64>, Fault> {
+        match &self.backend {
+            Backend::Postgres(pool) => pool.recheck(values, horizon).await,
+            Backend::Sqlite(worker) => worker.recheck(values),
+        }
     }
 
     /// Ends the connections cleanly, after all stores have ended; what is queued is still sent.

@@ -3,7 +3,8 @@
 //! A file is used as it is: its schema is never changed. The demo's table lives in memory. What
 //! SQLite says is translated to PostgreSQL's codes, so that a script needs to know one language.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ const HANDOVER: Duration = Duration::from_millis(20);
 /// The thread that writes.
 pub(super) struct Worker {
     done: oneshot::Receiver<()>,
+    path: Option<PathBuf>,
+    count: String,
 }
 
 impl Worker {
@@ -48,6 +51,8 @@ impl Worker {
         let (ready, opened) = oneshot::channel();
         let (finish, done) = oneshot::channel();
         let (path, column) = (path.map(Path::to_owned), options.column.clone());
+        let count = count(&table, &column);
+        let kept = path.clone();
         let queue = Arc::clone(queue);
         std::thread::Builder::new()
             .name("sqlite".to_owned())
@@ -78,13 +83,46 @@ impl Worker {
                 "the thread for SQLite has died",
             ))
         })?;
-        Ok(Self { done })
+        Ok(Self {
+            done,
+            path: kept,
+            count,
+        })
+    }
+
+    /// How many rows there are of each of `values`. Nobody else can be writing late: a transaction
+    /// of a process that died is rolled back.
+    pub(super) fn recheck(&self, values: &[String]) -> Result<HashMap<String, u64>, Fault> {
+        let path = self.path.as_deref();
+        let Some(file) = path else {
+            return Ok(HashMap::new());
+        };
+        let look = || {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(file, flags)?;
+            let mut statement = connection.prepare(&self.count)?;
+            let mut counts = HashMap::new();
+            for value in values {
+                let count = statement.query_row([value], |row| row.get::<_, i64>(0))?;
+                counts.insert(value.clone(), u64::try_from(count).unwrap_or(0));
+            }
+            Ok(counts)
+        };
+        look().map_err(|error| unusable(path, &error))
     }
 
     /// Waits until the thread has ended; the queue must be closed.
     pub(super) async fn join(self) {
         let _ = self.done.await;
     }
+}
+
+fn count(table: &TableName, column: &str) -> String {
+    format!(
+        "SELECT count(*) FROM {} WHERE {} = ?1",
+        table.to_sql(),
+        quote_identifier(column)
+    )
 }
 
 fn insert(table: &TableName, column: &str) -> String {
@@ -279,14 +317,12 @@ impl<'a> Writer<'a> {
                     let code = detail.sqlstate.clone().unwrap_or_default();
                     let fault = denied(&code, "the database refuses every insert")
                         .cause(detail.message.clone().unwrap_or_default());
-                    self.queue.condemn(
-                        job,
-                        Verdict {
-                            status: Status::NotAttempted,
-                            detail: Arc::clone(&detail),
-                            fault,
-                        },
-                    );
+                    job.tell(&fault);
+                    self.queue.condemn(Verdict {
+                        status: Status::NotAttempted,
+                        detail: Arc::clone(&detail),
+                        fault,
+                    });
                     return (Status::NotAttempted, Some(detail));
                 }
             }
@@ -389,6 +425,7 @@ mod tests {
             connections: 2,
             pipeline: 4,
             statement_timeout: Duration::from_secs(30),
+            session: String::new(),
             patience: Duration::from_secs(1),
         }
     }

@@ -9,7 +9,7 @@ use postgres::Client;
 use crate::support::command::{Command, Running};
 use crate::support::database::{Database, Login};
 use crate::support::report::Report;
-use crate::support::snapshot;
+use crate::support::snapshot::shows;
 use crate::support::source::{Answer, Gate, Source};
 
 /// The lock on which the table's trigger waits.
@@ -17,6 +17,13 @@ const LOCK: i32 = 7;
 
 /// The seed's table, on which every INSERT waits for a lock that the test may hold.
 pub fn locked() -> (Database, Client) {
+    let (database, mut admin) = lockable();
+    lock(&mut admin);
+    (database, admin)
+}
+
+/// The same before the test holds the lock.
+pub fn lockable() -> (Database, Client) {
     let database = Database::seed();
     let ddl = format!(
         "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -24,10 +31,13 @@ pub fn locked() -> (Database, Client) {
          CREATE TRIGGER hold BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION hold()"
     );
     database.client().batch_execute(&ddl).unwrap();
-    let mut admin = database.admin();
+    let admin = database.admin();
+    (database, admin)
+}
+
+pub fn lock(admin: &mut Client) {
     let lock = format!("SELECT pg_advisory_lock({LOCK})");
     admin.batch_execute(&lock).unwrap();
-    (database, admin)
 }
 
 pub fn unlock(admin: &mut Client) {
@@ -41,7 +51,7 @@ pub fn waiting_backend(admin: &mut Client) -> i32 {
     loop {
         let found = admin.query_opt(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
-             AND application_name = 'token_service' AND wait_event = 'advisory' LIMIT 1",
+             AND application_name LIKE 'token_service %' AND wait_event = 'advisory' LIMIT 1",
             &[],
         );
         if let Some(row) = found.unwrap() {
@@ -98,8 +108,7 @@ fn a_right_that_is_revoked_in_the_middle_ends_the_run_with_one_error() {
     assert_eq!(report.of("stored"), ["aa", "bb", "cc"]);
     assert_eq!(report.of("not_attempted"), ["dd", "ee", "ff"]);
     assert_true(&report, &database);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(run.stderr, @"
+    shows!(run.stderr, @"
         6 requested, 6 received in 2 requests: 3 stored, 0 rejected, 3 not attempted in [seconds] s ([rate] tokens/s)
         error: db_denied: the database refuses every insert
           ╭▸ scripts/default.rhai:3:1
@@ -107,9 +116,8 @@ fn a_right_that_is_revoked_in_the_middle_ends_the_run_with_one_error() {
         3 │ report(store(fetch(SIZE)));
           ╰╴━━━━━━
           caused by: permission denied for table secret_tokens (42501)
-        hint: `token_service check --connect` looks at the table and the role's rights
+        hint: look at the table's definition and the role's rights; nothing more was sent
         ");
-    });
 }
 
 #[test]
@@ -132,6 +140,29 @@ fn a_connection_that_is_cut_in_the_middle_loses_no_token() {
     assert_eq!(run.code, Some(if settled == 100 { 0 } else { 5 }));
 }
 
+/// A stored token of the same run shows that the table can be looked up, so nothing stays in doubt.
+#[test]
+fn what_a_cut_connection_left_in_doubt_is_looked_up_and_stored_once() {
+    let (database, mut admin) = lockable();
+    let gate = Gate::new();
+    let tokens: Vec<String> = (0..50).map(|n| format!("a{n:02}")).collect();
+    let source = Source::answers([Answer::tokens(["a"]), Answer::tokens(&tokens).after(&gate)]);
+    let running = start(&source, &database, "51");
+    running.wait_for_stdout(|text| text.lines().count() == 1);
+    lock(&mut admin);
+    gate.open();
+    let pid = waiting_backend(&mut admin);
+    admin
+        .execute("SELECT pg_terminate_backend($1)", &[&pid])
+        .unwrap();
+    unlock(&mut admin);
+
+    let run = running.wait().expect_code(0);
+    let report = Report::of_run(&run);
+    assert_eq!(report.count("stored"), 51);
+    assert_eq!(database.rows(), report.of("stored"), "each of them once");
+}
+
 #[test]
 fn a_database_that_does_not_come_back_fails_what_was_not_sent() {
     let (database, mut admin) = locked();
@@ -143,11 +174,12 @@ fn a_database_that_does_not_come_back_fails_what_was_not_sent() {
         .args(["--connections", "1"])
         .spawn();
     let pid = waiting_backend(&mut admin);
-    let shut = format!(
-        "ALTER DATABASE {} CONNECTION LIMIT 0; SELECT pg_terminate_backend({pid})",
-        database.name
-    );
+    // One after the other: the limit counts once it is committed.
+    let shut = format!("ALTER DATABASE {} CONNECTION LIMIT 0", database.name);
     admin.batch_execute(&shut).unwrap();
+    admin
+        .execute("SELECT pg_terminate_backend($1)", &[&pid])
+        .unwrap();
 
     let run = running.wait().expect_code(5);
     let open = format!("ALTER DATABASE {} CONNECTION LIMIT -1", database.name);
@@ -157,8 +189,7 @@ fn a_database_that_does_not_come_back_fails_what_was_not_sent() {
     assert!(report.count("failed") > 0, "{}", run.stderr);
     assert_eq!(report.count("stored"), 0);
     assert_true(&report, &database);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(run.error(), @r#"
+    shows!(run.error(), @r#"
         error: db_connect: the connection to the database was lost and did not come back within 100ms
           ╭▸ scripts/default.rhai:3:1
           │
@@ -167,5 +198,4 @@ fn a_database_that_does_not_come_back_fails_what_was_not_sent() {
           caused by: too many connections for database "[database]" (53300)
         hint: tokens that are `failed` are safe to store again; --patience waits longer
         "#);
-    });
 }

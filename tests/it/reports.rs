@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::report::Report;
-use crate::support::snapshot;
+use crate::support::snapshot::{self, shows};
 use crate::support::source::{Answer, Gate, Source};
 
 /// Stored, rejected by the database, rejected for its form.
@@ -44,12 +44,12 @@ fn text_is_a_line_a_token_for_people() {
 
 #[test]
 fn ndjson_is_an_object_a_token_and_one_with_the_summary() {
-    snapshot::settings().bind(|| insta::assert_snapshot!(report("ndjson"), @r#"
+    shows!(report("ndjson"), @r#"
     {"summary":{"version":1,"run_id":"[uuid]","started_at":"[time]","duration_ms":[ms],"requested":3,"received":3,"requests":1,"surplus":0,"stored":1,"rejected":2,"failed":0,"unknown":0,"not_attempted":0,"exit_code":0,"latency_ms":{"p50":[ms],"p95":[ms],"p99":[ms],"max":[ms]}}}
     {"token":"aa","status":"stored","attempts":1,"ms":[ms]}
     {"token":"b-b","status":"rejected","attempts":1,"ms":[ms],"sqlstate":"23514","constraint":"secret_tokens_data_check","message":"new row for relation \"secret_tokens\" violates check constraint \"secret_tokens_data_check\""}
     {"token":"c\tc","status":"rejected","attempts":0,"ms":[ms],"reason":"control character"}
-    "#));
+    "#);
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn json_is_one_document_with_tokens_and_summary() {
     let tokens = document["tokens"].as_array_mut().unwrap();
     tokens.sort_by_key(|token| token["token"].to_string());
     let pretty = serde_json::to_string_pretty(&document).unwrap();
-    snapshot::settings().bind(|| insta::assert_snapshot!(pretty, @r#"
+    shows!(pretty, @r#"
     {
       "summary": {
         "duration_ms": [ms],
@@ -110,7 +110,7 @@ fn json_is_one_document_with_tokens_and_summary() {
       ],
       "version": 1
     }
-    "#));
+    "#);
 }
 
 #[test]
@@ -232,8 +232,7 @@ fn a_pipe_that_is_closed_ends_the_run_and_the_summary_counts_all() {
     let mut said = child.stderr.take().unwrap();
     said.read_to_string(&mut stderr).unwrap();
     let code = child.wait().unwrap().code();
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(format!("exit: {code:?}\n{stderr}"), @"
+    shows!(format!("exit: {code:?}\n{stderr}"), @"
         exit: Some(3)
         2 requested, 2 received in 2 requests: 2 stored, 0 rejected in [seconds] s ([rate] tokens/s)
         error: output_closed: standard output cannot be written any more
@@ -244,7 +243,6 @@ fn a_pipe_that_is_closed_ends_the_run_and_the_summary_counts_all() {
           caused by: Broken pipe (os error 32)
         hint: the summary above counts every token; a `--report` on a path keeps them
         ");
-    });
     assert_eq!(database.rows(), ["aa", "bb"]);
 }
 

@@ -4,7 +4,7 @@
 use crate::support::command::Command;
 use crate::support::database::{Database, Login};
 use crate::support::report::Report;
-use crate::support::snapshot;
+use crate::support::snapshot::shows;
 use crate::support::source::{Answer, Source, token};
 
 fn service(source: &Source, database: &Login) -> Command {
@@ -100,8 +100,7 @@ fn what_a_source_delivers_beyond_what_was_asked_for_is_counted_and_dropped() {
     let source = Source::answers([Answer::tokens(["aa", "bb", "cc", "dd", "ee"])]);
     let database = Database::seed();
     let run = service(&source, &database).arg("3").run();
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(run.transcript(), @"
+    shows!(run.transcript(), @"
         exit: 0
         --- stdout
         stored    aa
@@ -110,7 +109,6 @@ fn what_a_source_delivers_beyond_what_was_asked_for_is_counted_and_dropped() {
         --- stderr
         3 requested, 3 received in 1 request: 3 stored, 0 rejected, 2 surplus dropped in [seconds] s ([rate] tokens/s)
         ");
-    });
     assert_eq!(database.rows(), ["aa", "bb", "cc"]);
 }
 
@@ -154,21 +152,18 @@ fn a_source_whose_certificate_nobody_vouches_for_is_not_asked() {
         .config("source: {retries: 0}")
         .run()
         .expect_code(4);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(run.error(), @"
-        error: http_connect: the token source cannot be reached
-          ╭▸ scripts/default.rhai:3:1
-          │
-        3 │ report(store(fetch(SIZE)));
-          ╰╴━━━━━━
-          caused by: POST https://localhost:[port]/tokens
-          caused by: error sending request
-          caused by: client error (Connect)
-          caused by: invalid peer certificate: UnknownIssuer
-          = retryable
-        hint: check TOKEN_HOST or source.url, and that the source is up
-        ");
-    });
+    shows!(run.error(), @"
+    error: http_connect: the token source's certificate is not trusted
+      ╭▸ scripts/default.rhai:3:1
+      │
+    3 │ report(store(fetch(SIZE)));
+      ╰╴━━━━━━
+      caused by: POST https://localhost:[port]/tokens
+      caused by: error sending request
+      caused by: client error (Connect)
+      caused by: invalid peer certificate: UnknownIssuer
+    hint: install the certificate of its authority, or name it in SSL_CERT_FILE
+    ");
 }
 
 #[test]
@@ -232,4 +227,18 @@ fn source_database_and_size_may_stand_in_the_configuration_file() {
     Command::new().config(&yaml).run().expect_code(0);
     assert_eq!(database.rows(), ["aa", "bb"]);
     assert_eq!(source.requests()[0].headers["x-team"], "red");
+}
+
+#[test]
+fn the_demo_needs_nothing_and_leaves_nothing_behind() {
+    let run = Command::new()
+        .args(["demo", "2000", "--report", "ndjson"])
+        .run()
+        .expect_code(0);
+    let report = Report::of_run(&run);
+    assert_eq!(report.count("received"), 2000);
+    let rejected = report.of("rejected");
+    assert!(!rejected.is_empty() && rejected.iter().all(|token| token.contains('-')));
+    assert!(report.of("stored").iter().all(|token| !token.contains('-')));
+    assert_eq!(std::fs::read_dir(run.path("")).unwrap().count(), 0);
 }

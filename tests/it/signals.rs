@@ -5,7 +5,7 @@ use crate::outages::{locked, unlock, waiting_backend};
 use crate::support::command::{Command, Running};
 use crate::support::database::{Database, Login};
 use crate::support::report::Report;
-use crate::support::snapshot;
+use crate::support::snapshot::{self, shows};
 use crate::support::source::{Answer, Gate, Source, token};
 
 /// What the program says once it has heard.
@@ -45,7 +45,7 @@ fn a_signal_while_the_source_is_busy_ends_with_a_complete_report() {
         let stderr = run.stderr.replace(signal, "NAME");
         snapshot::settings().bind(|| {
             insta::allow_duplicates! { insta::assert_snapshot!(stderr, @r#"
-             INFO token_service::run: stopping cause="SIGNAME"
+             INFO stopping cause="SIGNAME"
             6 requested, 4 received in 2 requests: 2 stored, 0 rejected, 2 not attempted in [seconds] s ([rate] tokens/s)
             error: stopped by SIGNAME before the run was complete
             hint: the report holds every token that was received
@@ -126,14 +126,12 @@ fn a_deadline_that_leaves_tokens_unsettled_ends_with_5() {
     assert_eq!(report.of("unknown"), ["aa", "bb", "cc"]);
     assert_eq!(report.summary["aborted_by"], "deadline");
     unlock(&mut admin);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(run.stderr, @r#"
-     INFO token_service::run: stopping cause="deadline"
+    shows!(run.stderr, @r#"
+     INFO stopping cause="deadline"
     3 requested, 3 received in 1 request: 0 stored, 0 rejected, 3 unknown in [seconds] s
     error: the deadline passed before the run was complete
     hint: `--deadline` sets it; the report holds every token that was received
     "#);
-    });
 }
 
 #[test]
@@ -159,16 +157,14 @@ fn a_deadline_ends_a_script_that_never_does() {
         .file("forever.rhai", "loop {}")
         .args(["--script", "forever.rhai", "--deadline", "1s"])
         .run();
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(run.transcript(), @r#"
+    shows!(run.transcript(), @r#"
     exit: 3
     --- stdout
     --- stderr
-     INFO token_service::run: stopping cause="deadline"
+     INFO stopping cause="deadline"
     error: the deadline passed before the run was complete
     hint: `--deadline` sets it; the report holds every token that was received
     "#);
-    });
 }
 
 #[test]

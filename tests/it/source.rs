@@ -4,7 +4,7 @@
 use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::report::Report;
-use crate::support::snapshot;
+use crate::support::snapshot::shows;
 use crate::support::source::{Answer, Gate, Source, refused_url};
 
 /// Five tokens asked of a source into a database with the seed's table, the report as ndjson.
@@ -41,33 +41,31 @@ fn a_source_on_which_nothing_listens() {
         .database(&database)
         .config("source: {retries: 1}")
         .run();
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(run.transcript(), @r#"
-        exit: 4
-        --- stdout
-        --- stderr
-         INFO token_service::fetch: asking again wait=[wait] kind="http_connect"
-        5 requested, 0 received in 2 requests: 0 stored, 0 rejected in [seconds] s
-        error: http_connect: the token source cannot be reached
-          ╭▸ scripts/default.rhai:3:1
-          │
-        3 │ report(store(fetch(SIZE)));
-          ╰╴━━━━━━
-          caused by: POST http://127.0.0.1:[port]/tokens
-          caused by: error sending request
-          caused by: client error (Connect)
-          caused by: tcp connect error
-          caused by: Connection refused (os error 111)
-          = retryable
-        hint: check TOKEN_HOST or source.url, and that the source is up
-        "#);
-    });
+    shows!(run.transcript(), @r#"
+    exit: 4
+    --- stdout
+    --- stderr
+     INFO asking again wait=[wait] kind="http_connect"
+    5 requested, 0 received in 2 requests: 0 stored, 0 rejected in [seconds] s
+    error: http_connect: the token source cannot be reached
+      ╭▸ scripts/default.rhai:3:1
+      │
+    3 │ report(store(fetch(SIZE)));
+      ╰╴━━━━━━
+      caused by: POST http://127.0.0.1:[port]/tokens
+      caused by: error sending request
+      caused by: client error (Connect)
+      caused by: tcp connect error
+      caused by: Connection refused (os error 111)
+      = retryable
+    hint: check TOKEN_HOST or source.url, and that the source is up
+    "#);
 }
 
 #[test]
 fn an_answer_500_is_not_repeated() {
     let error = refused([Answer::status(500)]);
-    snapshot::settings().bind(|| insta::assert_snapshot!(error, @"
+    shows!(error, @"
     error: http_status: the token source answered 500 Internal Server Error
       ╭▸ scripts/default.rhai:3:1
       │
@@ -75,14 +73,13 @@ fn an_answer_500_is_not_repeated() {
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
     hint: the request may have been served half-way, so it was not repeated; ask the source's operator
-    "));
+    ");
 }
 
 #[test]
 fn an_answer_401_names_the_variable_for_the_authorization() {
     let error = refused([Answer::status(401)]);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(error, @"
+    shows!(error, @"
     error: http_status: the token source answered 401 Unauthorized
       ╭▸ scripts/default.rhai:3:1
       │
@@ -91,14 +88,12 @@ fn an_answer_401_names_the_variable_for_the_authorization() {
       caused by: POST http://127.0.0.1:[port]/tokens
     hint: set TOKEN_SERVICE_SOURCE_AUTHORIZATION (or its _FILE form) to what the source accepts
     ");
-    });
 }
 
 #[test]
 fn an_answer_404_points_to_the_path() {
     let error = refused([Answer::status(404)]);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(error, @"
+    shows!(error, @"
     error: http_status: the token source answered 404 Not Found
       ╭▸ scripts/default.rhai:3:1
       │
@@ -107,7 +102,6 @@ fn an_answer_404_points_to_the_path() {
       caused by: POST http://127.0.0.1:[port]/tokens
     hint: check the path in TOKEN_HOST or source.url
     ");
-    });
 }
 
 #[test]
@@ -115,7 +109,7 @@ fn a_redirect_is_not_followed() {
     let elsewhere = Source::answers([]);
     let error = refused([Answer::status(307).header("location", &elsewhere.url())]);
     assert!(elsewhere.requests().is_empty());
-    snapshot::settings().bind(|| insta::assert_snapshot!(error, @"
+    shows!(error, @"
     error: http_status: the token source answered 307 Temporary Redirect
       ╭▸ scripts/default.rhai:3:1
       │
@@ -123,7 +117,7 @@ fn a_redirect_is_not_followed() {
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
     hint: redirects are not followed, for a token must not come from elsewhere: set the final address
-    "));
+    ");
 }
 
 #[test]
@@ -147,26 +141,23 @@ fn retries_come_to_an_end() {
     let source = Source::answers([Answer::status(503).header("retry-after", "0").always()]);
     let (run, _) = run_and_keep(five(&source).config("source: {retries: 2}"), &[]);
     assert_eq!(source.sizes(), [5, 5, 5]);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(run.expect_code(4).error(), @"
+    shows!(run.expect_code(4).error(), @"
     error: http_status: the token source answered 503 Service Unavailable
       ╭▸ scripts/default.rhai:3:1
       │
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
-      = retryable, retry_after_ms 0
+      = retryable
     hint: it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`
     ");
-    });
 }
 
 #[test]
 fn a_source_that_asks_for_more_patience_than_the_run_has_is_not_waited_for() {
     let source = Source::answers([Answer::status(503).header("retry-after", "3600")]);
     let (run, _) = run_and_keep(five(&source).args(["--deadline", "50s"]), &[]);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(run.expect_code(4).error(), @"
+    shows!(run.expect_code(4).error(), @"
     error: http_status: the token source answered 503 Service Unavailable
       ╭▸ scripts/default.rhai:3:1
       │
@@ -177,7 +168,6 @@ fn a_source_that_asks_for_more_patience_than_the_run_has_is_not_waited_for() {
       = retryable, retry_after_ms 3600000
     hint: it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`
     ");
-    });
 }
 
 #[test]
@@ -186,8 +176,7 @@ fn html_is_recognised_by_its_content_type() {
         "text/html; charset=utf-8",
         "aa\nbb\ncc\ndd\nee\n",
     )]);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(error, @"
+    shows!(error, @"
     error: http_protocol: the token source did not answer with a list of tokens
       ╭▸ scripts/default.rhai:3:1
       │
@@ -196,15 +185,13 @@ fn html_is_recognised_by_its_content_type() {
       caused by: http://127.0.0.1:[port]/tokens: it sent text/html instead of text/plain
     hint: a token source answers 200 with one token a line; check TOKEN_HOST or source.url
     ");
-    });
 }
 
 #[test]
 fn html_is_recognised_by_its_content() {
     let page = "\n<!DOCTYPE html>\n<html>\n<body>\nsorry\n</body>\n</html>\n";
     let error = refused([Answer::raw("text/plain", page)]);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(error, @"
+    shows!(error, @"
     error: http_protocol: the token source did not answer with a list of tokens
       ╭▸ scripts/default.rhai:3:1
       │
@@ -213,7 +200,6 @@ fn html_is_recognised_by_its_content() {
       caused by: http://127.0.0.1:[port]/tokens: it sent an HTML or XML document
     hint: a token source answers 200 with one token a line; check TOKEN_HOST or source.url
     ");
-    });
 }
 
 #[test]
@@ -222,8 +208,7 @@ fn a_source_that_runs_dry_leaves_what_came_stored_and_reported() {
     let source = Source::answers([Answer::tokens(["aa", "bb"]), empty(), empty(), empty()]);
     let (run, _) = run_and_keep(five(&source), &["aa", "bb"]);
     assert_eq!(source.sizes(), [5, 3, 3, 3]);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(run.expect_code(4).stderr, @"
+    shows!(run.expect_code(4).stderr, @"
     5 requested, 2 received in 4 requests: 2 stored, 0 rejected in [seconds] s ([rate] tokens/s)
     error: short_supply: the token source ran dry: 2 of 5 tokens came
       ╭▸ scripts/default.rhai:3:1
@@ -233,14 +218,12 @@ fn a_source_that_runs_dry_leaves_what_came_stored_and_reported() {
       caused by: 3 requests in a row brought nothing
     hint: ask for fewer, or try again when the source has more
     ");
-    });
 }
 
 #[test]
 fn a_source_that_is_empty_from_the_start_has_run_dry() {
     let error = refused([Answer::raw("text/plain", "").always()]);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(error, @"
+    shows!(error, @"
     error: short_supply: the token source ran dry: 0 of 5 tokens came
       ╭▸ scripts/default.rhai:3:1
       │
@@ -249,7 +232,6 @@ fn a_source_that_is_empty_from_the_start_has_run_dry() {
       caused by: 3 requests in a row brought nothing
     hint: ask for fewer, or try again when the source has more
     ");
-    });
 }
 
 #[test]
@@ -257,7 +239,7 @@ fn of_a_body_that_is_cut_the_whole_lines_are_kept_and_the_rest_is_owned_up_to() 
     let source = Source::answers([Answer::cut("aa\nbb\ncc", 100)]);
     let (run, report) = run_and_keep(five(&source), &["aa", "bb"]);
     assert_eq!(report.count("issued_unseen"), 3);
-    snapshot::settings().bind(|| insta::assert_snapshot!(run.expect_code(4).stderr, @"
+    shows!(run.expect_code(4).stderr, @"
     5 requested, 2 received in 1 request: 2 stored, 0 rejected, 3 perhaps issued unseen in [seconds] s ([rate] tokens/s)
     error: http_protocol: the token source's answer broke off
       ╭▸ scripts/default.rhai:3:1
@@ -270,7 +252,7 @@ fn of_a_body_that_is_cut_the_whole_lines_are_kept_and_the_rest_is_owned_up_to() 
       caused by: error reading a body from connection
       caused by: end of file before message length reached
     hint: whole lines that came were kept; the request was not repeated
-    "));
+    ");
 }
 
 #[test]
@@ -279,7 +261,7 @@ fn a_source_that_falls_silent_is_given_up_and_not_asked_again() {
     let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
     let (run, report) = run_and_keep(five(&source).config("source: {timeout: 200ms}"), &[]);
     assert_eq!(report.count("issued_unseen"), 5);
-    snapshot::settings().bind(|| insta::assert_snapshot!(run.expect_code(4).stderr, @"
+    shows!(run.expect_code(4).stderr, @"
     5 requested, 0 received in 1 request: 0 stored, 0 rejected, 5 perhaps issued unseen in [seconds] s
     error: http_timeout: the token source did not answer within 200ms
       ╭▸ scripts/default.rhai:3:1
@@ -288,7 +270,7 @@ fn a_source_that_falls_silent_is_given_up_and_not_asked_again() {
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
     hint: `source.timeout` sets the limit; the request may have been served, so it was not repeated
-    "));
+    ");
 }
 
 #[test]
@@ -297,8 +279,7 @@ fn a_body_without_end_is_not_read_beyond_the_cap() {
     let source = Source::answers([Answer::endless(vec![b'a'; 4096])]);
     let (run, report) = run_and_keep(five(&source).config("source: {max_body: 64KiB}"), &[]);
     assert_eq!(report.count("received"), 0);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(run.expect_code(4).error(), @"
+    shows!(run.expect_code(4).error(), @"
     error: http_protocol: the token source did not answer with a list of tokens
       ╭▸ scripts/default.rhai:3:1
       │
@@ -307,7 +288,6 @@ fn a_body_without_end_is_not_read_beyond_the_cap() {
       caused by: http://127.0.0.1:[port]/tokens: its body is larger than 64.0 KiB
     hint: `source.max_body` sets the cap; `--page-size` asks for less at a time
     ");
-    });
 }
 
 #[test]
@@ -331,13 +311,11 @@ fn without_topping_up_a_short_delivery_is_the_end() {
     let source = Source::answers([Answer::tokens(["aa", "bb", "cc"])]);
     let (run, _) = run_and_keep(five(&source).arg("--no-top-up"), &["aa", "bb", "cc"]);
     assert_eq!(source.sizes(), [5]);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(run.expect_code(4).stderr, @"
+    shows!(run.expect_code(4).stderr, @"
     5 requested, 3 received in 1 request: 3 stored, 0 rejected in [seconds] s ([rate] tokens/s)
     error: the token source delivered 3 of 5 tokens
     hint: ask again for the rest
     ");
-    });
 }
 
 #[test]
@@ -355,8 +333,7 @@ fn no_more_requests_are_sent_than_allowed() {
     let command = five(&source).args(["--max-requests", "2", "--page-size", "2"]);
     let (run, report) = run_and_keep(command, &["aa", "bb", "cc"]);
     assert_eq!(report.count("requests"), 2);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(run.expect_code(4).stderr, @"
+    shows!(run.expect_code(4).stderr, @"
     5 requested, 3 received in 2 requests: 3 stored, 0 rejected in [seconds] s ([rate] tokens/s)
     error: short_supply: the run may send no more than 2 requests to the token source
       ╭▸ scripts/default.rhai:3:1
@@ -365,7 +342,6 @@ fn no_more_requests_are_sent_than_allowed() {
       ╰╴━━━━━━
     hint: `--max-requests` sets the limit; `--page-size` asks for more at a time
     ");
-    });
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::report::Report;
-use crate::support::snapshot;
+use crate::support::snapshot::shows;
 use crate::support::source::{Answer, Source};
 
 /// A source with this body, and what a run of `size` tokens makes of it and leaves in the table.
@@ -21,15 +21,17 @@ fn run(body: impl Into<bytes::Bytes>, size: &str, args: &[&str]) -> (Run, Vec<St
     (run, database.rows())
 }
 
-/// NUL, bad UTF-8, a colour, a bell and a tab; two that are proper.
-const HOSTILE: &[u8] = b"a\0b\n\xff\xfe\n\x1b[31mred\nok\n\x07\ta\nlast\n";
+/// NUL, bad UTF-8, a colour, the same with the one-character form of its beginning, a bell and a
+/// tab; two that are proper.
+const HOSTILE: &[u8] = b"a\0b\n\xff\xfe\n\x1b[31mred\n\xc2\x9b31m\x7f\nok\n\x07\ta\nlast\n";
 
 #[test]
 fn what_no_token_can_be_is_rejected_with_a_reason_and_escaped_in_text() {
-    let (run, rows) = run(HOSTILE, "6", &[]);
+    let (run, rows) = run(HOSTILE, "7", &[]);
     insta::assert_snapshot!(run.sorted(), @r"
     rejected  \u{1b}[31mred  control character
     rejected  \u{7}\ta  control character
+    rejected  \u{9b}31m\u{7f}  control character
     rejected  a\u{0}b  control character
     rejected  ��  invalid UTF-8
     stored    last
@@ -41,15 +43,21 @@ fn what_no_token_can_be_is_rejected_with_a_reason_and_escaped_in_text() {
 #[test]
 fn what_no_token_can_be_is_escaped_in_json_and_comes_back_whole() {
     for format in ["ndjson", "json"] {
-        let (run, _) = run(HOSTILE, "6", &["--report", format]);
+        let (run, _) = run(HOSTILE, "7", &["--report", format]);
         let control = |c: char| c.is_control() && c != '\n';
         assert!(!run.stdout.contains(control), "{format}: {:?}", run.stdout);
     }
-    let (run, _) = run(HOSTILE, "6", &["--report", "ndjson"]);
+    let (run, _) = run(HOSTILE, "7", &["--report", "ndjson"]);
     let report = Report::of_run(&run);
     assert_eq!(
         report.of("rejected"),
-        ["\u{7}\ta", "\u{1b}[31mred", "a\0b", "\u{fffd}\u{fffd}"]
+        [
+            "\u{7}\ta",
+            "\u{1b}[31mred",
+            "a\0b",
+            "\u{9b}31m\u{7f}",
+            "\u{fffd}\u{fffd}"
+        ]
     );
     assert_eq!(report.token("a\0b")["reason"], "control character");
     assert_eq!(report.token("a\0b")["attempts"], 0, "it was never sent");
@@ -129,12 +137,10 @@ fn text_beyond_ascii_is_stored_byte_for_byte() {
 fn a_token_that_looks_like_sql_is_only_a_token() {
     let body = "'); DROP TABLE secret_tokens; --x\n$1\n\\x41\n";
     let (run, rows) = run(body, "3", &[]);
-    snapshot::settings().bind(|| {
-        insta::assert_snapshot!(run.sorted(), @r"
+    shows!(run.sorted(), @r"
     rejected  '); DROP TABLE secret_tokens; --x  23514 secret_tokens_data_check
     stored    $1
     stored    \x41
     ");
-    });
     assert_eq!(rows, ["$1", "\\x41"]);
 }

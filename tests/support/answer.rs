@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
@@ -72,6 +73,10 @@ enum Content {
     Cut(Bytes, usize),
     /// The same chunk again and again, until the client hangs up.
     Endless(Bytes),
+    /// The same chunk so many times.
+    Repeated(Bytes, usize),
+    /// The same chunk without end, with this pause after each.
+    Drip(Bytes, Duration),
 }
 
 impl Answer {
@@ -114,6 +119,18 @@ impl Answer {
     /// 200 with a body of this chunk without end.
     pub fn endless(chunk: impl Into<Bytes>) -> Self {
         Self::new(200, Content::Endless(chunk.into()))
+            .header("content-type", "text/plain; charset=utf-8")
+    }
+
+    /// 200 with a body of this chunk so many times.
+    pub fn repeated(chunk: impl Into<Bytes>, times: usize) -> Self {
+        Self::new(200, Content::Repeated(chunk.into(), times))
+            .header("content-type", "text/plain; charset=utf-8")
+    }
+
+    /// 200 with a body of this chunk again and again, a pause after each: never silent, never done.
+    pub fn drip(chunk: impl Into<Bytes>, pause: Duration) -> Self {
+        Self::new(200, Content::Drip(chunk.into(), pause))
             .header("content-type", "text/plain; charset=utf-8")
     }
 
@@ -167,6 +184,17 @@ impl Answer {
             Content::Endless(chunk) => {
                 let parts = stream::repeat(chunk).map(|chunk| Ok(Frame::data(chunk)));
                 BodyExt::boxed(StreamBody::new(parts))
+            }
+            Content::Repeated(chunk, times) => {
+                let parts = stream::repeat(chunk).take(times);
+                BodyExt::boxed(StreamBody::new(parts.map(|chunk| Ok(Frame::data(chunk)))))
+            }
+            Content::Drip(chunk, pause) => {
+                let parts = stream::repeat(chunk).then(move |chunk| async move {
+                    tokio::time::sleep(pause).await;
+                    Ok(Frame::data(chunk))
+                });
+                BodyExt::boxed(StreamBody::new(Box::pin(parts)))
             }
         };
         response

@@ -87,6 +87,11 @@ impl Deref for Database {
 }
 
 impl Database {
+    /// Logs in with this password from now on, which the role has already.
+    pub fn set_password(&mut self, password: &str) {
+        password.clone_into(&mut self.owner.password);
+    }
+
     /// An empty database with an owner.
     pub fn new() -> Self {
         Self::on(server())

@@ -4,13 +4,16 @@
 #![allow(dead_code, reason = "a test uses what it needs of the support")]
 
 pub mod answer;
+pub mod books;
 pub mod cluster;
 pub mod command;
 pub mod database;
+pub mod journal;
 mod pair;
 pub mod postgres;
 pub mod proxy;
 pub mod report;
+pub mod secure;
 pub mod snapshot;
 pub mod source;
 pub mod tls;

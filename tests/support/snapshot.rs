@@ -42,3 +42,13 @@ pub fn settings() -> insta::Settings {
     }
     settings
 }
+
+/// An inline snapshot of what a user meets, with all filters.
+macro_rules! shows {
+    ($text:expr, @$snapshot:literal) => {
+        $crate::support::snapshot::settings().bind(|| {
+            insta::assert_snapshot!($text, @$snapshot);
+        })
+    };
+}
+pub(crate) use shows;

@@ -10,11 +10,17 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row, Statement};
 use tokio_util::sync::CancellationToken;
 
+use super::Host;
+
 /// How long a connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// The number that the next transaction will have at the least.
 const HORIZON: &str = "SELECT txid_snapshot_xmax(txid_current_snapshot())";
+
+/// Ends what other connections of a run are left.
+const END_OTHERS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+     WHERE application_name = $1 AND usename = current_user AND pid NOT IN (pg_backend_pid(), $2)";
 
 /// Ends a backend, where it is still the same one; no row where it is gone.
 const END_BACKEND: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
@@ -23,19 +29,32 @@ const END_BACKEND: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activit
 /// One backend of one server, for certain: process numbers are used again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Backend {
-    pid: i32,
+    pub(super) pid: i32,
     started: String,
     server_started: String,
+    cluster: Cluster,
+}
+
+/// The cluster of servers, primary and standbys, that a backend belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cluster {
+    /// There is one host: nothing else could be meant.
+    Only,
+    /// The number that its servers share.
+    Known(i64),
+    /// It does not say.
+    Hidden,
 }
 
 /// The backend that the answer to the set-up names.
-pub(super) fn backend_of(row: &Row) -> Result<Option<Backend>, Error> {
+pub(super) fn backend_of(row: &Row, cluster: Cluster) -> Result<Option<Backend>, Error> {
     let started: Option<String> = row.try_get(4)?;
     Ok(match started {
         Some(started) => Some(Backend {
             pid: row.try_get(3)?,
             started,
             server_started: row.try_get(5)?,
+            cluster,
         }),
         None => None,
     })
@@ -43,11 +62,11 @@ pub(super) fn backend_of(row: &Row) -> Result<Option<Backend>, Error> {
 
 /// A connection that is ready to insert.
 pub(in crate::store) struct Link {
+    pub(super) host: Host,
     pub(super) client: Client,
     pub(super) statement: Option<Statement>,
     pub(super) backend: Option<Backend>,
     pub(super) horizon: i64,
-    pub(super) read_only: bool,
     pub(super) insert: String,
     pub(super) unprepared: AtomicBool,
     pub(super) closed: CancellationToken,
@@ -98,6 +117,16 @@ impl Link {
         }
     }
 
+    /// True where this is another database than that of `old`, so that nothing it shows proves what
+    /// `old` did. A standby that was promoted is the same database: what `old` committed is there,
+    /// or was lost with its server and never will be.
+    pub(in crate::store) fn is_elsewhere(&self, old: &Backend) -> bool {
+        self.backend().is_none_or(|own| {
+            own.server_started != old.server_started
+                && (own.cluster != old.cluster || own.cluster == Cluster::Hidden)
+        })
+    }
+
     /// Tells `old` to end; true where it is gone.
     pub(in crate::store) async fn end_backend(&self, old: &Backend) -> Result<bool, Error> {
         let same_server = self
@@ -111,12 +140,19 @@ impl Link {
         Ok(rows.is_empty())
     }
 
+    /// Tells every other connection of `application` to end, but for `own`; true where none is left.
+    pub(super) async fn end_others(&self, application: &str, own: i32) -> Result<bool, Error> {
+        let params = [(&application as _, Type::TEXT), (&own as _, Type::INT4)];
+        let rows = self.client.query_typed(END_OTHERS, &params).await?;
+        Ok(rows.is_empty())
+    }
+
     /// How many rows there are of each of `values` that are not older than `horizon`.
     pub(in crate::store) async fn count(
         &self,
         sql: &str,
         values: &[&str],
-        horizon: i64,
+        horizon: Option<i64>,
     ) -> Result<HashMap<String, i64>, Error> {
         let params = [
             (&values as _, Type::TEXT_ARRAY),

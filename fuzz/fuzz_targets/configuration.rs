@@ -1,0 +1,8 @@
+//! The configuration file, read and settled.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    let _ = token_service::fuzz::configuration(text);
+});

@@ -1,0 +1,8 @@
+//! A script, compiled and linted.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    let _ = token_service::fuzz::script(text, false);
+});

@@ -1,0 +1,156 @@
+//! The ways in for whoever feeds the program rubbish: the targets in `fuzz/` and the property tests.
+//! Each takes any bytes, and must neither panic nor show in an error what it was given to keep.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+use url::Url;
+
+use crate::config::{self, Purpose};
+use crate::fault::Fault;
+use crate::fetch::{self, Fetcher, lines::LineParser};
+use crate::halt::{Cause, Halt};
+use crate::problem::Problem;
+use crate::report::Reports;
+use crate::report::ledger::Ledger;
+use crate::script::emit::Emitter;
+use crate::script::end::run_to_the_end;
+use crate::script::host::{Host, Parts};
+use crate::script::{self, STACK, Script};
+use crate::store::{self, Store, Target};
+
+/// The most operations of a script that is run.
+const OPERATIONS: u64 = 100_000;
+/// How long a script that is run may take.
+const TIME: Duration = Duration::from_millis(500);
+/// How many tokens such a script is to fetch.
+const SIZE: u64 = 5;
+
+/// Cuts `bytes` into tokens; they come in chunks of `chunk` bytes. Gives the tokens, and how many
+/// there were beyond `wanted`.
+///
+/// # Panics
+/// Where a token is longer than it may be, or more are kept than were wanted.
+pub fn lines(bytes: &[u8], chunk: usize, wanted: u64, whole: bool) -> (Vec<String>, u64) {
+    const MOST: usize = 64;
+    let mut parser = LineParser::new(wanted, MOST);
+    for part in bytes.chunks(chunk.max(1)) {
+        parser.feed(part);
+    }
+    let lines = parser.finish(whole);
+    assert!(lines.page.len() as u64 <= wanted, "more than was wanted");
+    let texts: Vec<String> = lines
+        .page
+        .iter()
+        .map(|token| {
+            let sound = token.flaw().is_none();
+            assert!(!sound || token.as_str().len() <= MOST, "too long");
+            assert!(
+                !sound || !token.as_str().chars().any(char::is_control),
+                "a control character"
+            );
+            token.as_str().to_owned()
+        })
+        .collect();
+    (texts, lines.surplus)
+}
+
+/// Reads a configuration file and settles it for a run. Gives the error as a person and as a program
+/// see it.
+pub fn configuration(text: &str) -> Result<(), String> {
+    for purpose in [Purpose::Run, Purpose::Replay, Purpose::Demo] {
+        config::load_text(purpose, "fuzz.yaml", text).map_err(|problem| shown(&problem))?;
+    }
+    Ok(())
+}
+
+/// Compiles and lints a script, and runs it on the demo's source and database within limits if
+/// `run`.
+pub fn script(text: &str, run: bool) -> Result<(), String> {
+    let settings = script::Settings {
+        size: SIZE,
+        vars: serde_json::Map::new(),
+        max_operations: OPERATIONS,
+    };
+    let compiled = Script::of_text("fuzz.rhai", text, &settings);
+    let script = compiled.map_err(|problem| shown(&problem))?;
+    for problem in script.check() {
+        shown(&problem);
+    }
+    if run {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        runtime.block_on(on_the_demo(script))?;
+    }
+    Ok(())
+}
+
+/// Reads a journal or a report as `replay` does.
+pub fn journal(bytes: &[u8]) -> Result<(), String> {
+    crate::replay::understand(bytes.to_vec()).map_err(|fault| shown(&fault.into()))
+}
+
+/// Both forms of an error.
+fn shown(problem: &Problem) -> String {
+    let plain = problem.render(false);
+    format!("{plain}\n{}\n{}", problem.render(true), problem.to_json())
+}
+
+async fn on_the_demo(mut script: Script) -> Result<(), String> {
+    let told = |fault: Fault| shown(&fault.into());
+    let address = fetch::demo::start().await.map_err(told)?;
+    let url = Url::parse(&format!("http://{address}/tokens")).map_err(|error| error.to_string())?;
+    let settings = config::load_text(Purpose::Demo, "fuzz.yaml", "");
+    let settings = settings.map_err(|problem| shown(&problem))?;
+    let config::Source::BuiltIn(limits) = settings.source else {
+        return Err("the demo has a source of its own".to_owned());
+    };
+    let halt = Halt::new();
+    let deadline = Instant::now() + TIME;
+    let source = limits.at(url, Vec::new(), false);
+    let fetcher = Fetcher::new(source, halt.clone(), Some(deadline)).map_err(told)?;
+    let options = store::Options {
+        target: Target::Demo,
+        ..settings.store
+    };
+    let store = Store::open(options, halt.clone()).await.map_err(told)?;
+    let host = Host::new(Parts {
+        runtime: Handle::current(),
+        halt: halt.clone(),
+        size: SIZE,
+        fetcher: Arc::new(fetcher),
+        store: Arc::new(store),
+        ledger: Ledger::new(Reports::nowhere()),
+        emitter: Emitter::new(None),
+        environment: std::collections::BTreeMap::new(),
+    });
+    let (tell, mut done) = oneshot::channel();
+    thread::Builder::new()
+        .stack_size(STACK)
+        .spawn(move || {
+            let ended = run_to_the_end(&mut script, &host);
+            let received = host.fetcher().supply().received() + host.ledger().made();
+            let booked = host.ledger().tally().total();
+            drop((script, host));
+            let _ = tell.send((ended, received, booked));
+        })
+        .map_err(|error| error.to_string())?;
+    let (ended, received, booked) = tokio::select! {
+        told = &mut done => told,
+        () = tokio::time::sleep_until(deadline.into()) => {
+            halt.stop_for(Cause::Deadline);
+            halt.abort();
+            done.await
+        }
+    }
+    .map_err(|error| error.to_string())?;
+    assert_eq!(received, booked, "the books do not balance");
+    if let Some(problem) = ended.problem {
+        let text = shown(&problem);
+        assert!(!text.contains("this is a bug"), "{text}");
+    }
+    Ok(())
+}

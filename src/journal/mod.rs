@@ -1,0 +1,300 @@
+//! The journal: each received page is written and synced before its first token is stored, and what
+//! became of each token after. So whatever kills the process, `replay` knows what was received.
+//!
+//! A line of JSON each: first the run, then pages and outcomes as they come, last the summary.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::fault::{Fault, Kind};
+use crate::token::{Page, Token};
+pub use read::{End, Line, Reading, Told};
+
+mod read;
+
+/// The version of the form.
+const VERSION: u32 = 1;
+
+/// The run that a journal belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The version of the form.
+    pub version: u32,
+    /// The run's UUID; the server knows its connections by it.
+    pub run_id: String,
+    /// No row of this run was written by an older transaction.
+    pub horizon: Option<i64>,
+    /// The table as configured.
+    pub table: String,
+    /// The column as configured.
+    pub column: String,
+}
+
+impl Header {
+    /// The header of a run.
+    pub fn new(run_id: String, horizon: Option<i64>, table: String, column: String) -> Self {
+        Self {
+            version: VERSION,
+            run_id,
+            horizon,
+            table,
+            column,
+        }
+    }
+}
+
+/// A journal that is being written. Clones share it.
+#[derive(Clone)]
+pub struct Journal {
+    file: Arc<Mutex<Lines>>,
+    path: Arc<PathBuf>,
+}
+
+/// Writes whole lines, and after a failure none: a line that stands behind half a one would make the
+/// whole journal unreadable.
+struct Lines {
+    file: BufWriter<File>,
+    broken: bool,
+}
+
+impl Lines {
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.attempt(|file| file.write_all(lines))
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.attempt(|file| {
+            file.flush()?;
+            file.get_ref().sync_data()
+        })
+    }
+
+    fn attempt(
+        &mut self,
+        action: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        if self.broken {
+            return Err(io::Error::other("an earlier line could not be written"));
+        }
+        let done = action(&mut self.file);
+        self.broken = done.is_err();
+        done
+    }
+}
+
+impl Journal {
+    /// Begins a journal. A file that still holds tokens of a run that did not end is never
+    /// overwritten, nor one that another process uses.
+    pub fn begin(path: &Path, header: &Header) -> Result<Self, Fault> {
+        if is_endless(path) {
+            return Err(unusable(path, "it is no regular file"));
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            // It holds secrets.
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| unusable(path, &error.to_string()))?;
+        lock(&file, path)?;
+        if !is_settled(&file).map_err(|error| unusable(path, &error.to_string()))? {
+            return Err(unusable(
+                path,
+                "it holds tokens of a run that did not settle all of them",
+            )
+            .hint(format!(
+                "`token_service replay {0}` settles them; then remove {0}, or name another file",
+                path.display()
+            )));
+        }
+        let journal = Self {
+            file: Arc::new(Mutex::new(Lines {
+                file: BufWriter::with_capacity(64 * 1024, file),
+                broken: false,
+            })),
+            path: Arc::new(path.to_owned()),
+        };
+        journal
+            .start(header)
+            .map_err(|error| unusable(path, &error.to_string()))?;
+        Ok(journal)
+    }
+
+    fn start(&self, header: &Header) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            journal: &'a Header,
+        }
+        let line = line(&Line { journal: header })?;
+        let mut lines = self.file();
+        lines.file.get_ref().set_len(0)?;
+        io::Seek::rewind(lines.file.get_mut())?;
+        lines.write(&line)?;
+        lines.sync()?;
+        // The name must survive a power cut too.
+        let folder = match self.path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        File::open(folder)?.sync_all()
+    }
+
+    /// Writes a page and waits until it is on the disk. Flawed tokens are left out: no database
+    /// will ever see them.
+    pub async fn received(&self, page: Page) -> Result<(), Fault> {
+        if page.is_empty() {
+            return Ok(());
+        }
+        let journal = self.clone();
+        let written = tokio::task::spawn_blocking(move || journal.write_page(&page)).await;
+        match written {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.broken(&error.to_string())),
+            Err(error) => Err(self.broken(&error.to_string())),
+        }
+    }
+
+    fn write_page(&self, page: &Page) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            received: Vec<&'a str>,
+        }
+        let tokens: Vec<Token> = page.iter().filter(|token| token.flaw().is_none()).collect();
+        let received = tokens.iter().map(Token::as_str).collect();
+        let line = line(&Line { received })?;
+        let mut lines = self.file();
+        lines.write(&line)?;
+        lines.sync()
+    }
+
+    fn file(&self) -> MutexGuard<'_, Lines> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds whole lines, in one piece between those of others. They reach the disk with the next page
+    /// or at the end: losing an outcome costs a look-up, not a token.
+    pub fn append(&self, lines: &[u8]) -> io::Result<()> {
+        self.file().write(lines)
+    }
+
+    /// Waits until everything is on the disk.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file().sync()
+    }
+
+    /// Its path, for errors.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn broken(&self, why: &str) -> Fault {
+        Fault::new(
+            Kind::OutputClosed,
+            format!(
+                "the journal {} cannot be written any more",
+                self.path.display()
+            ),
+        )
+        .cause(why)
+        .hint("nothing is stored that is not in the journal: the run was stopped")
+    }
+}
+
+fn line(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn lock(file: &File, path: &Path) -> Result<(), Fault> {
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => unusable(path, "another process is using it")
+            .hint("wait until that run has ended, or name another file"),
+        TryLockError::Error(error) => unusable(path, &error.to_string()),
+    })
+}
+
+/// True for a device, a pipe or the like: it has no end, or none of its own.
+fn is_endless(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
+/// True where nothing in the file waits to be replayed.
+fn is_settled(file: &File) -> io::Result<bool> {
+    let mut lines = BufReader::new(file).lines();
+    let mut last = None;
+    for line in &mut lines {
+        last = Some(line?);
+    }
+    let Some(last) = last else { return Ok(true) };
+    let Ok(Line::Summary { summary }) = serde_json::from_str(&last) else {
+        return Ok(false);
+    };
+    Ok(summary.failed + summary.unknown + summary.not_attempted == 0)
+}
+
+fn unusable(path: &Path, why: &str) -> Fault {
+    Fault::new(
+        Kind::InvalidArgument {
+            argument: "journal".to_owned(),
+            expected: "a file that can be written".to_owned(),
+        },
+        format!("the journal {} cannot be used", path.display()),
+    )
+    .cause(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header::new("run".into(), Some(7), "secret_tokens".into(), "data".into())
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_read_and_a_torn_last_line_is_understood() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let journal = Journal::begin(&path, &header()).unwrap();
+        let page = Page::from_texts([("aa", None), ("b\"b", None)]);
+        journal.received(page).await.unwrap();
+        assert!(Journal::begin(&path, &header()).is_err(), "it is in use");
+        journal
+            .append(b"{\"token\":\"aa\",\"status\":\"stored\"}\n{\"tok")
+            .unwrap();
+        journal.sync().unwrap();
+        drop(journal);
+        let mut reading = Reading::open(&path).unwrap();
+        let lines: Vec<Line> = reading.by_ref().map(Result::unwrap).collect();
+        assert!(matches!(&lines[0], Line::Journal { journal } if *journal == header()));
+        assert!(matches!(&lines[1], Line::Received { received } if *received == ["aa", "b\"b"]));
+        assert!(matches!(&lines[2], Line::Outcome(told) if told.status == "stored"));
+        assert_eq!(lines.len(), 3);
+        assert!(reading.is_torn());
+        drop(reading);
+        let refused = Journal::begin(&path, &header()).err().unwrap();
+        assert!(refused.hint.unwrap().contains("replay"));
+    }
+
+    #[test]
+    fn a_torn_line_in_the_middle_is_an_error_that_shows_no_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report");
+        std::fs::write(
+            &path,
+            "{\"token\":\"s3cret\n{\"token\":\"b\",\"status\":\"failed\"}\n",
+        )
+        .unwrap();
+        let fault = Reading::open(&path).unwrap().find_map(Result::err).unwrap();
+        assert!(!format!("{fault:?}").contains("s3cret"));
+        assert!(fault.causes[0].contains(":1:1:"), "{fault:?}");
+    }
+}

@@ -1,0 +1,300 @@
+//! `token_service replay FILE`: what an earlier run left is settled. Whatever is not known to be
+//! stored or rejected is looked up in the table first, so that a replay can be repeated; what is not
+//! there is stored; everything is reported anew.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::Settings;
+use crate::exit::{Exit, Facts};
+use crate::fault::{Fault, Kind};
+use crate::halt::Halt;
+use crate::journal::{Line, Reading, Told};
+use crate::problem::Problem;
+use crate::report::Reports;
+use crate::report::ledger::Ledger;
+use crate::run::open;
+use crate::store::Store;
+use crate::stream::PageStream;
+use crate::supervise::{Begun, drive};
+use crate::token::{Detail, Flaw, Outcome, Page, Status, Token};
+use crate::verdict::{self, Asked, Finished, unwritable};
+
+/// Replays `file` to its end, whatever way that comes.
+pub fn replay(settings: &Settings, file: &Path) -> Finished {
+    match Past::read(file) {
+        Err(fault) => unwritable(fault).into(),
+        Ok(past) => match past.is_of(settings) {
+            Err(problem) => problem.into(),
+            Ok(()) => drive(settings, |halt, begun| {
+                settle(settings.clone(), past, halt, begun)
+            }),
+        },
+    }
+}
+
+/// Reads `bytes` as a replay reads a file, and stores nothing.
+pub fn understand(bytes: Vec<u8>) -> Result<(), Fault> {
+    let from = Box::new(std::io::Cursor::new(bytes));
+    Past::of(Reading::of(from, Path::new("FILE"))).map(|past| {
+        let open: u64 = past.counts.values().map(|count| count.open()).sum();
+        debug_assert_eq!(past.open().is_empty(), open == 0);
+    })
+}
+
+/// What a value's tokens came to, counted: equal values are interchangeable.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    received: u64,
+    stored: u64,
+    rejected: u64,
+    /// Known not to be stored when the report was written.
+    unsent: u64,
+    unknown: u64,
+}
+
+impl Count {
+    fn told(self) -> u64 {
+        self.stored + self.rejected + self.unsent + self.unknown
+    }
+
+    /// How many are neither stored nor rejected as far as the file says.
+    fn open(self) -> u64 {
+        self.received.max(self.told()) - self.stored - self.rejected
+    }
+}
+
+/// What a journal or a report says of its run.
+struct Past {
+    reading: Option<Reading>,
+    run_id: Option<String>,
+    horizon: Option<i64>,
+    /// Table and column.
+    place: Option<(String, String)>,
+    requested: Option<u64>,
+    settled: Vec<Told>,
+    counts: HashMap<String, Count>,
+}
+
+impl Past {
+    fn read(file: &Path) -> Result<Self, Fault> {
+        Self::of(Reading::open(file)?)
+    }
+
+    fn of(mut reading: Reading) -> Result<Self, Fault> {
+        let mut past = Self {
+            reading: None,
+            run_id: None,
+            horizon: None,
+            place: None,
+            requested: None,
+            settled: Vec::new(),
+            counts: HashMap::new(),
+        };
+        while let Some(line) = reading.next() {
+            past.add(line?).map_err(|why| reading.fault(why))?;
+        }
+        if reading.is_torn() {
+            tracing::warn!("the last line is torn: a crash cut it, and it is left out");
+        }
+        // Kept open, and with it the lock: nobody else replays the same file meanwhile.
+        past.reading = Some(reading);
+        Ok(past)
+    }
+
+    fn add(&mut self, line: Line) -> Result<(), &'static str> {
+        match line {
+            Line::Journal { journal } => {
+                self.run_id = Some(journal.run_id);
+                self.horizon = journal.horizon;
+                self.place = Some((journal.table, journal.column));
+            }
+            Line::Summary { summary } => {
+                self.run_id.get_or_insert(summary.run_id);
+                self.requested = Some(summary.requested);
+            }
+            Line::Received { received } => {
+                for token in received {
+                    self.counts.entry(token).or_default().received += 1;
+                }
+            }
+            Line::Outcome(told) => {
+                let count = self.counts.entry(told.token.clone()).or_default();
+                match told.status.as_str() {
+                    "stored" => count.stored += 1,
+                    "rejected" => count.rejected += 1,
+                    "failed" | "not_attempted" => count.unsent += 1,
+                    "unknown" => count.unknown += 1,
+                    // Not shown: in a line that is not what it seems to be it may be a token.
+                    _ => return Err("the token has a status that does not exist"),
+                }
+                if matches!(told.status.as_str(), "stored" | "rejected") {
+                    self.settled.push(told);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A replay into another table would find nothing there and store everything once more.
+    fn is_of(&self, settings: &Settings) -> Result<(), Problem> {
+        let (table, column) = (&settings.store.table, &settings.store.column);
+        match &self.place {
+            Some(place) if (&place.0, &place.1) != (table, column) => Err(Problem::new(
+                Exit::Usage,
+                "the journal belongs to another table than the one configured",
+            )
+            .cause(format!("its run stored in {}, column {}", place.0, place.1))
+            .cause(format!("configured is {table}, column {column}"))
+            .hint("set `database.table` and `database.column` to what the run had")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The values with tokens that are not settled.
+    fn open(&self) -> Vec<String> {
+        let open = self.counts.iter().filter(|(_, count)| count.open() > 0);
+        let mut values: Vec<String> = open.map(|(value, _)| value.clone()).collect();
+        values.sort_unstable();
+        values
+    }
+}
+
+async fn settle(
+    settings: Settings,
+    past: Past,
+    halt: Halt,
+    begun: Begun,
+) -> Result<Finished, Problem> {
+    let mut options = settings.store;
+    // Under the name of the run that is replayed: a replay that is killed can be replayed too.
+    options.session = past
+        .run_id
+        .clone()
+        .unwrap_or_else(|| begun.run_id.to_string());
+    let store = open(options, &halt, begun.instant + settings.wait).await?;
+    let values = past.open();
+    let found = match store.recheck(&values, past.horizon).await {
+        Ok(found) => Some(found),
+        // Without the right to look, what the report calls unsent is still safe to send.
+        Err(fault) if matches!(fault.kind, Kind::DbDenied { .. }) => {
+            tracing::warn!(cause = fault.causes.first(), "{}", fault.message);
+            None
+        }
+        Err(fault) => return Err(fault.into()),
+    };
+    let mut ledger = Ledger::new(Reports::open(&settings.reports).map_err(unwritable)?);
+    for told in &past.settled {
+        let _ = ledger.settle(&outcome_of(told), None);
+    }
+    let sent = book(&past, &values, found.as_ref(), &mut ledger);
+    let fault = send(&store, sent, &mut ledger).await;
+    store.close().await;
+    Ok(conclude(&past, &halt, &begun, &mut ledger, fault))
+}
+
+/// Books what was found, and gives what is to be sent.
+fn book(
+    past: &Past,
+    values: &[String],
+    found: Option<&HashMap<String, u64>>,
+    ledger: &mut Ledger,
+) -> Vec<Token> {
+    let mut to_send = Vec::new();
+    for value in values {
+        let count = past.counts.get(value).copied().unwrap_or_default();
+        let open = count.open();
+        let (there, again, unknown) = match found {
+            Some(found) => {
+                let rows = found.get(value).copied().unwrap_or(0);
+                let there = rows.saturating_sub(count.stored).min(open);
+                (there, open - there, 0)
+            }
+            None => (0, count.unsent.min(open), open - count.unsent.min(open)),
+        };
+        let token = |attempts| {
+            let mut token = Token::new(value, Flaw::of(value, usize::MAX));
+            token.attempts = attempts;
+            token
+        };
+        for _ in 0..there {
+            let stored = Outcome::unsent(token(1), Status::Stored, None);
+            let _ = ledger.settle(&stored, None);
+        }
+        for _ in 0..unknown {
+            let detail = Detail::reason("it could not be looked up whether it was stored");
+            let unknown = Outcome::unsent(token(1), Status::Unknown, Some(detail));
+            let _ = ledger.settle(&unknown, None);
+        }
+        to_send.extend((0..again).map(|_| token(0)));
+    }
+    to_send
+}
+
+/// Stores tokens and books what becomes of them.
+async fn send(store: &Store, tokens: Vec<Token>, ledger: &mut Ledger) -> Option<Fault> {
+    let pages: Vec<Page> = tokens.chunks(10_000).map(Page::from_tokens).collect();
+    let mut outcomes = store.store(PageStream::ready(pages));
+    let mut fault = None;
+    while let Some(next) = outcomes.next().await {
+        match next {
+            Ok(batch) => {
+                for outcome in batch {
+                    let _ = ledger.settle(&outcome, None);
+                }
+            }
+            Err(end) => fault = Some(end),
+        }
+    }
+    fault
+}
+
+fn conclude(
+    past: &Past,
+    halt: &Halt,
+    begun: &Begun,
+    ledger: &mut Ledger,
+    fault: Option<Fault>,
+) -> Finished {
+    let received = past
+        .counts
+        .values()
+        .map(|count| count.received.max(count.told()))
+        .sum();
+    let problem = fault.or_else(|| ledger.fault().cloned()).map(Problem::from);
+    let tally = ledger.tally();
+    let facts = Facts {
+        size: past.requested.unwrap_or(received),
+        received,
+        counted: tally.total(),
+        unsettled: tally.unsettled(),
+        fell_short: false,
+        cause: halt.cause(),
+        chosen: None,
+        problem: problem.as_ref().map(|problem| problem.exit),
+    };
+    verdict::close(ledger, &facts, Asked::default(), begun, problem)
+}
+
+fn outcome_of(told: &Told) -> Outcome {
+    let mut token = Token::new(&told.token, None);
+    token.attempts = told.attempts;
+    let detail = Detail {
+        sqlstate: told.sqlstate.clone(),
+        constraint: told.constraint.clone(),
+        reason: told.reason.clone(),
+        message: told.message.clone(),
+    };
+    Outcome {
+        token,
+        status: if told.status == "stored" {
+            Status::Stored
+        } else {
+            Status::Rejected
+        },
+        elapsed: Duration::try_from_secs_f64(told.ms / 1000.0).unwrap_or_default(),
+        detail: (detail != Detail::default()).then(|| Arc::new(detail)),
+    }
+}

@@ -1,0 +1,166 @@
+//! The end of a run: the books are closed, the exit code is drawn from them, and what needs saying is
+//! said.
+
+use crate::exit::{Exit, Facts};
+use crate::fault::{Fault, Kind};
+use crate::halt::{Cause, Halt};
+use crate::problem::Problem;
+use crate::report::ledger::Ledger;
+use crate::report::summary::{Summary, VERSION, grouped};
+use crate::supervise::Begun;
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// The process's exit code.
+    pub exit: Exit,
+    /// The summary for people; `None` where nothing was asked of the source.
+    pub summary: Option<String>,
+    /// What is to be shown beneath it.
+    pub problem: Option<Problem>,
+}
+
+impl From<Problem> for Finished {
+    fn from(problem: Problem) -> Self {
+        Self {
+            exit: problem.exit,
+            summary: None,
+            problem: Some(problem),
+        }
+    }
+}
+
+/// What was asked of the source.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked {
+    /// Requests sent.
+    pub requests: u64,
+    /// Tokens beyond what was asked for.
+    pub surplus: u64,
+    /// The most tokens that may have been issued unseen.
+    pub unseen: u64,
+}
+
+/// Draws the verdict and ends the reports.
+pub fn close(
+    ledger: &mut Ledger,
+    facts: &Facts,
+    asked: Asked,
+    begun: &Begun,
+    problem: Option<Problem>,
+) -> Finished {
+    let balanced = !facts.is_out_of_balance();
+    let mut exit = if balanced {
+        facts.verdict()
+    } else {
+        Exit::Database
+    };
+    let mut summary = Summary {
+        version: VERSION,
+        run_id: begun.run_id.to_string(),
+        started_at: begun.timestamp.to_string(),
+        duration_ms: u64::try_from(begun.instant.elapsed().as_millis()).unwrap_or(u64::MAX),
+        requested: facts.size,
+        received: facts.received,
+        requests: asked.requests,
+        surplus: asked.surplus,
+        counts: ledger.tally().into(),
+        aborted_by: facts.cause.map(Cause::as_str),
+        exit_code: exit.code(),
+        latency_ms: ledger.latency(),
+        issued_unseen: asked.unseen,
+    };
+    let closed = ledger.end(&summary);
+    let mut problem = problem
+        .or_else(|| closed.err().map(Problem::from))
+        .or_else(|| explain(facts, exit));
+    if !balanced {
+        problem = Some(out_of_balance(facts));
+    } else if exit.code() == 0
+        && let Some(problem) = &problem
+    {
+        exit = problem.exit;
+    }
+    summary.exit_code = exit.code();
+    let worked = facts.received > 0 || asked.requests > 0;
+    Finished {
+        exit,
+        summary: worked.then(|| summary.line()),
+        problem,
+    }
+}
+
+/// What to say of a code that no error explains.
+fn explain(facts: &Facts, exit: Exit) -> Option<Problem> {
+    let again = "`failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first";
+    match facts.cause {
+        Some(Cause::Deadline) => {
+            return Some(
+                Problem::new(exit, "the deadline passed before the run was complete")
+                    .hint("`--deadline` sets it; the report holds every token that was received"),
+            );
+        }
+        Some(signal) => {
+            let what = format!("stopped by {} before the run was complete", signal.as_str());
+            return Some(
+                Problem::new(exit, what).hint("the report holds every token that was received"),
+            );
+        }
+        None => {}
+    }
+    match exit {
+        Exit::Database => {
+            let what = match facts.unsettled {
+                1 => String::from("1 received token is neither stored nor rejected"),
+                count => format!(
+                    "{} received tokens are neither stored nor rejected",
+                    grouped(count)
+                ),
+            };
+            Some(Problem::new(exit, what).hint(again))
+        }
+        Exit::Source => {
+            let (received, size) = (grouped(facts.received), grouped(facts.size));
+            let what = format!("the token source delivered {received} of {size} tokens");
+            Some(Problem::new(exit, what).hint("ask again for the rest"))
+        }
+        _ => None,
+    }
+}
+
+/// The problem of a run that was stopped before it could begin.
+pub fn stopped_early(halt: &Halt) -> Problem {
+    let exit = match halt.cause() {
+        Some(signal @ (Cause::Interrupt | Cause::Terminate)) => Exit::Signal(signal),
+        _ => Exit::Database,
+    };
+    let cause = halt.cause().map_or("the end of the run", Cause::as_str);
+    Problem::new(
+        exit,
+        format!("stopped by {cause} while connecting to the database"),
+    )
+    .hint("no token was asked for")
+}
+
+fn out_of_balance(facts: &Facts) -> Problem {
+    Problem::new(
+        Exit::Database,
+        "the books do not balance; this is a bug of token_service",
+    )
+    .cause(format!(
+        "{} tokens were received and {} are accounted for",
+        facts.received, facts.counted
+    ))
+    .hint("do not trust this report; compare it with the table")
+}
+
+/// A report that cannot be opened is a mistake in the configuration.
+pub fn unwritable(fault: Fault) -> Problem {
+    debug_assert!(matches!(fault.kind, Kind::InvalidArgument { .. }));
+    let problem = Problem::new(Exit::Usage, fault.message);
+    let problem = fault.causes.into_iter().fold(problem, Problem::cause);
+    match fault.hint {
+        Some(hint) => problem.hint(hint),
+        None => problem,
+    }
+}

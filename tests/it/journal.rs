@@ -1,0 +1,238 @@
+//! `--journal` and `replay` of what it holds: a page is in the journal before its first token is in
+//! the table, nobody's tokens are overwritten, and a replay can be repeated.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use crate::outages::{lock, lockable, locked, unlock, waiting_backend};
+use crate::support::command::{Command, Run};
+use crate::support::database::{Database, Login};
+use crate::support::journal::Journal;
+use crate::support::report::Report;
+use crate::support::snapshot::shows;
+use crate::support::source::{Answer, Gate, Source};
+
+/// A run that keeps a journal.
+fn journaled(source: &Source, database: &Login, journal: &Path) -> Command {
+    let command = Command::new().source(source).database(database);
+    let command = command.args(["--report", "ndjson", "--journal"]);
+    command.arg(journal)
+}
+
+/// A replay of a file.
+pub fn replay(file: &Path, database: &Login) -> Command {
+    let command = Command::new().database(database).arg("replay").arg(file);
+    command.args(["--report", "ndjson"])
+}
+
+/// Replays to the end; the report adds up.
+#[track_caller]
+pub fn replayed(file: &Path, database: &Login, code: i32) -> (Run, Report) {
+    let run = replay(file, database).run().expect_code(code);
+    let report = Report::of_run(&run);
+    (run, report)
+}
+
+/// A journal whose run was killed while the first insert waited for a lock: everything in it is
+/// unsettled. The lock is let go of again.
+fn killed_in_the_middle(tokens: &[&str]) -> (Database, tempfile::TempDir) {
+    let (database, mut admin) = locked();
+    let folder = tempfile::tempdir().unwrap();
+    let source = Source::answers([Answer::tokens(tokens)]);
+    let command = journaled(&source, &database, &folder.path().join("journal"));
+    let running = command.arg(tokens.len().to_string()).spawn();
+    waiting_backend(&mut admin);
+    running.signal("KILL");
+    assert_eq!(running.wait().signal, Some(9));
+    unlock(&mut admin);
+    (database, folder)
+}
+
+#[test]
+fn a_page_is_in_the_journal_before_its_first_token_is_in_the_table() {
+    let (database, mut admin) = lockable();
+    let gate = Gate::new();
+    let source = Source::answers([
+        Answer::tokens(["aa", "b-b"]),
+        Answer::tokens(["cc", "dd"]).after(&gate),
+    ]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let running = journaled(&source, &database, &path).arg("4").spawn();
+    running.wait_for_stdout(|text| text.lines().count() == 2);
+    lock(&mut admin);
+    gate.open();
+    waiting_backend(&mut admin);
+    // Nothing of the second page can be in the table yet.
+    assert_eq!(database.rows(), ["aa"]);
+    assert_eq!(Journal::read(&path).received, ["aa", "b-b", "cc", "dd"]);
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "it holds secrets");
+    unlock(&mut admin);
+
+    running.wait().expect_code(0);
+    let journal = Journal::read(&path);
+    let mut outcomes = journal.outcomes;
+    outcomes.sort();
+    let expected = [
+        ("aa", "stored"),
+        ("b-b", "rejected"),
+        ("cc", "stored"),
+        ("dd", "stored"),
+    ];
+    assert_eq!(
+        outcomes,
+        expected.map(|(token, status)| (token.to_owned(), status.to_owned()))
+    );
+    assert_eq!(journal.summary.unwrap()["stored"], 3);
+}
+
+#[test]
+fn a_run_that_was_killed_is_replayed_and_replayed_again() {
+    let (database, folder) = killed_in_the_middle(&["aa", "b-b", "cc", "cc"]);
+    let path = folder.path().join("journal");
+    let (run, report) = replayed(&path, &database, 0);
+    assert_eq!(report.of("stored"), ["aa", "cc", "cc"]);
+    assert_eq!(report.of("rejected"), ["b-b"]);
+    assert_eq!(database.rows(), ["aa", "cc", "cc"]);
+    shows!(run.stderr, @"4 requested, 4 received in 0 requests: 3 stored, 1 rejected in [seconds] s ([rate] tokens/s)");
+    let before = contents(&database);
+    let (_, report) = replayed(&path, &database, 0);
+    assert_eq!(report.of("stored"), ["aa", "cc", "cc"]);
+    assert_eq!(report.of("rejected"), ["b-b"]);
+    assert_eq!(contents(&database), before, "nothing is stored again");
+}
+
+/// The rows with their numbers.
+pub fn contents(database: &Database) -> Vec<(i32, String)> {
+    let found = database
+        .client()
+        .query("SELECT id, data FROM secret_tokens ORDER BY id", &[]);
+    let rows = found.unwrap();
+    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+#[test]
+fn a_replay_that_is_killed_is_replayed() {
+    let (database, folder) = killed_in_the_middle(&["aa", "b-b", "cc"]);
+    let path = folder.path().join("journal");
+    let mut admin = database.admin();
+    for _ in 0..2 {
+        lock(&mut admin);
+        let running = replay(&path, &database).spawn();
+        waiting_backend(&mut admin);
+        running.signal("KILL");
+        assert_eq!(running.wait().signal, Some(9));
+        unlock(&mut admin);
+    }
+    let (_, report) = replayed(&path, &database, 0);
+    assert_eq!(report.of("stored"), ["aa", "cc"]);
+    assert_eq!(report.of("rejected"), ["b-b"]);
+    assert_eq!(database.rows(), ["aa", "cc"]);
+}
+
+#[test]
+fn a_journal_with_unsettled_tokens_is_not_overwritten() {
+    let (database, folder) = killed_in_the_middle(&["aa"]);
+    let path = folder.path().join("journal");
+    let before = std::fs::read(&path).unwrap();
+    let source = Source::answers([]);
+    let run = journaled(&source, &database, &path).arg("1").run();
+    assert!(source.requests().is_empty(), "no token was asked for");
+    shows!(run.expect_code(2).stderr, @"
+    error: the journal [dir]/journal cannot be used
+      caused by: it holds tokens of a run that did not settle all of them
+    hint: `token_service replay [dir]/journal` settles them; then remove [dir]/journal, or name another file
+    ");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_file_that_is_no_journal_is_not_overwritten() {
+    let database = Database::seed();
+    let source = Source::answers([]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("thesis.txt");
+    std::fs::write(&path, "ten years of work\n").unwrap();
+    let run = journaled(&source, &database, &path).arg("1").run();
+    run.expect_code(2);
+    assert_eq!(std::fs::read(&path).unwrap(), b"ten years of work\n");
+}
+
+#[test]
+fn a_journal_in_use_is_neither_written_nor_replayed() {
+    let (database, mut admin) = locked();
+    let source = Source::answers([Answer::tokens(["aa"])]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let running = journaled(&source, &database, &path).arg("1").spawn();
+    waiting_backend(&mut admin);
+
+    let other = Source::answers([]);
+    let second = journaled(&other, &database, &path).arg("1").run();
+    shows!(second.expect_code(2).stderr, @"
+    error: the journal [dir]/journal cannot be used
+      caused by: another process is using it
+    hint: wait until that run has ended, or name another file
+    ");
+    let early = replay(&path, &database).run().expect_code(2);
+    assert!(early.error().contains("another process is using it"));
+
+    unlock(&mut admin);
+    running.wait().expect_code(0);
+    assert_eq!(database.rows(), ["aa"]);
+}
+
+#[test]
+fn a_journal_whose_tokens_are_all_settled_is_overwritten() {
+    let database = Database::seed();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    for token in ["aa", "b-b"] {
+        let source = Source::answers([Answer::tokens([token])]);
+        let run = journaled(&source, &database, &path).arg("1").run();
+        run.expect_code(0);
+        assert_eq!(Journal::read(&path).received, [token]);
+    }
+}
+
+#[test]
+fn a_replay_into_another_table_is_refused() {
+    let (database, folder) = killed_in_the_middle(&["aa"]);
+    let path = folder.path().join("journal");
+    let ddl = "CREATE TABLE other (id SERIAL PRIMARY KEY, data text NOT NULL)";
+    database.client().batch_execute(ddl).unwrap();
+    let command = replay(&path, &database).config("database: {table: other}");
+    shows!(command.run().expect_code(2).stderr, @"
+    error: the journal belongs to another table than the one configured
+      caused by: its run stored in secret_tokens, column data
+      caused by: configured is other, column data
+    hint: set `database.table` and `database.column` to what the run had
+    ");
+}
+
+/// Nobody knows what was stored, so only what was certainly not sent may be sent.
+#[test]
+fn without_the_right_to_look_nothing_in_doubt_is_sent() {
+    let database = Database::seed();
+    let role = database.role_with("INSERT");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report");
+    let lines = [
+        r#"{"token":"aa","status":"unknown","attempts":1,"ms":1.0}"#,
+        r#"{"token":"bb","status":"failed","attempts":1,"ms":1.0}"#,
+        r#"{"token":"cc","status":"not_attempted"}"#,
+        r#"{"token":"dd","status":"stored","attempts":1}"#,
+    ];
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    let (run, report) = replayed(&path, &role, 5);
+    assert_eq!(report.of("unknown"), ["aa"]);
+    assert_eq!(report.of("stored"), ["bb", "cc", "dd"]);
+    assert_eq!(database.rows(), ["bb", "cc"], "dd is another database's");
+    shows!(run.stderr, @r#"
+     WARN token_service::replay: it cannot be looked up what was stored before cause="the role may not read the table"
+    4 requested, 4 received in 0 requests: 3 stored, 0 rejected, 1 unknown in [seconds] s ([rate] tokens/s)
+    error: 1 received token is neither stored nor rejected
+    hint: `failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first
+    "#);
+}

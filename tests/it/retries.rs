@@ -1,0 +1,81 @@
+//! How often a request is sent again: never what may have been served unless that is asked for by
+//! its loud name, and never more often than the run's one budget allows.
+
+use crate::support::command::{Command, Run};
+use crate::support::database::Database;
+use crate::support::report::Report;
+use crate::support::source::{Answer, Source};
+
+fn run(source: &Source, config: &str, args: &[&str]) -> (Run, Report) {
+    let database = Database::seed();
+    let run = Command::new()
+        .source(source)
+        .database(&database)
+        .config(config)
+        .args(["--report", "ndjson"])
+        .args(args)
+        .run();
+    let report = Report::of_run(&run);
+    assert_eq!(report.of("stored"), database.rows());
+    (run, report)
+}
+
+#[test]
+fn what_may_have_been_served_is_repeated_where_that_is_asked_for() {
+    let source = Source::answers([
+        Answer::status(500),
+        Answer::cut("aa\nbb\nc", 100),
+        Answer::tokens(["cc", "dd", "ee"]),
+    ]);
+    let args = ["5", "--dangerously-repeat-requests"];
+    let (run, report) = run(&source, "source: {retries: 3}", &args);
+    let run = run.expect_code(0);
+    assert_eq!(report.count("received"), 5);
+    assert_eq!(
+        source.sizes(),
+        [5, 5, 3],
+        "what came is not asked for again"
+    );
+    assert_eq!(report.count("requests"), 3);
+    assert_eq!(
+        report.count("issued_unseen"),
+        8,
+        "5 of the first, 3 of the second"
+    );
+    assert!(
+        run.stderr.contains("8 perhaps issued unseen"),
+        "{}",
+        run.stderr
+    );
+}
+
+#[test]
+fn the_loud_name_has_its_limits_too() {
+    let source = Source::answers([Answer::status(500).always()]);
+    let args = ["5", "--dangerously-repeat-requests"];
+    let (run, report) = run(&source, "source: {retries: 2}", &args);
+    run.expect_code(4);
+    assert_eq!(source.sizes(), [5, 5, 5]);
+    assert_eq!(report.count("issued_unseen"), 15);
+}
+
+/// Each request fails once and then succeeds: ten pages are enough for the budget of one retry each.
+#[test]
+fn a_run_repeats_no_more_requests_than_its_budget() {
+    let busy = || Answer::status(503).header("retry-after", "0");
+    let mut answers = Vec::new();
+    for page in 0..10 {
+        answers.push(busy());
+        answers.push(Answer::tokens([format!("a{page}")]));
+    }
+    answers.push(busy());
+    let source = Source::answers(answers);
+    let (run, report) = run(&source, "source: {retries: 1}", &["20", "--page-size", "1"]);
+    let run = run.expect_code(4);
+    assert_eq!(report.count("received"), 10);
+    let error = run.error();
+    assert!(
+        error.contains("the run has repeated 10 requests, as many as it may"),
+        "{error}"
+    );
+}

@@ -1,0 +1,116 @@
+//! `--wait`: source and database that come up after token_service are waited for, and no longer than
+//! that.
+
+use std::io::copy;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+
+use crate::support::command::Command;
+use crate::support::database::{Database, Login};
+use crate::support::postgres::free_port;
+use crate::support::report::Report;
+use crate::support::snapshot::shows;
+use crate::support::source::{Answer, Source};
+
+/// Listens on `port` from now on and hands every connection on to `to`.
+fn comes_up(port: u16, to: u16) {
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let to = SocketAddr::from(([127, 0, 0, 1], to));
+            let Ok(server) = TcpStream::connect(to) else {
+                return;
+            };
+            let pairs = [
+                (client.try_clone().unwrap(), server.try_clone().unwrap()),
+                (server, client),
+            ];
+            for (mut from, mut to) in pairs {
+                thread::spawn(move || {
+                    let _ = copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Write);
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn a_database_that_is_not_up_yet_is_waited_for() {
+    let database = Database::seed();
+    let port = free_port();
+    let behind = Login {
+        port,
+        ..(*database).clone()
+    };
+    let source = Source::answers([Answer::tokens(["aa", "bb"])]);
+    let running = Command::new()
+        .source(&source)
+        .database(&behind)
+        .args(["2", "--wait", "50s", "--report", "ndjson"])
+        .spawn();
+    running.wait_for_stderr(|text| text.contains("waiting for the database"));
+    assert!(
+        source.requests().is_empty(),
+        "a dead database costs no token"
+    );
+    comes_up(port, database.port);
+    let run = running.wait().expect_code(0);
+    assert_eq!(Report::of_run(&run).of("stored"), ["aa", "bb"]);
+}
+
+#[test]
+fn a_source_that_is_not_up_yet_is_waited_for() {
+    let database = Database::seed();
+    let port = free_port();
+    let running = Command::new()
+        .env("TOKEN_HOST", format!("http://127.0.0.1:{port}/tokens"))
+        .database(&database)
+        .config("source: {retries: 0}")
+        .args(["2", "--wait", "50s", "--report", "ndjson"])
+        .spawn();
+    running.wait_for_stderr(|text| text.matches("asking again").count() >= 2);
+    let source = Source::answers([Answer::tokens(["aa", "bb"])]);
+    comes_up(port, source.port());
+    let run = running.wait().expect_code(0);
+    assert_eq!(Report::of_run(&run).of("stored"), ["aa", "bb"]);
+}
+
+#[test]
+fn a_database_that_stays_away_is_not_waited_for_longer() {
+    let database = Database::seed();
+    let gone = Login {
+        port: free_port(),
+        ..(*database).clone()
+    };
+    let source = Source::answers([]);
+    let run = Command::new()
+        .source(&source)
+        .database(&gone)
+        .args(["2", "--wait", "300ms", "--log-level", "warn"])
+        .run();
+    shows!(run.expect_code(5).stderr, @"
+    error: the database cannot be reached
+      caused by: 127.0.0.1:[port]: Connection refused (os error 111)
+      = retryable
+    hint: check DB_HOST and DB_PORT and that the server runs; no token was asked for
+    ");
+}
+
+/// A wrong password does not become right by waiting.
+#[test]
+fn a_refusal_is_not_waited_out() {
+    let database = Database::seed();
+    let wrong = Login {
+        password: "wrong".to_owned(),
+        ..(*database).clone()
+    };
+    let source = Source::answers([]);
+    let run = Command::new()
+        .source(&source)
+        .database(&wrong)
+        .args(["2", "--wait", "50s"])
+        .run()
+        .expect_code(5);
+    assert!(!run.stderr.contains("waiting"), "{}", run.stderr);
+}

@@ -1,0 +1,46 @@
+//! A journal as a test reads it, without the program's own reader.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+/// What a journal says; a torn last line is left out.
+#[derive(Default)]
+pub struct Journal {
+    /// Every token of every page, in order.
+    pub received: Vec<String>,
+    /// Tokens whose outcome it holds, with their status.
+    pub outcomes: Vec<(String, String)>,
+    /// The summary, if the run came so far.
+    pub summary: Option<Value>,
+}
+
+impl Journal {
+    /// Reads the file; one that is missing is empty.
+    ///
+    /// # Panics
+    /// Where a line before the last one is no JSON.
+    pub fn read(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let mut journal = Self::default();
+        let count = text.lines().count();
+        for (number, line) in text.lines().enumerate() {
+            let value: Value = match serde_json::from_str(line) {
+                Ok(value) => value,
+                Err(_) if number + 1 == count && !text.ends_with('\n') => break,
+                Err(error) => panic!("line {} of the journal: {error}", number + 1),
+            };
+            let word = |key: &str| value[key].as_str().map(str::to_owned);
+            if let Some(tokens) = value["received"].as_array() {
+                let texts = tokens.iter().map(|token| token.as_str().expect("a token"));
+                journal.received.extend(texts.map(str::to_owned));
+            } else if let (Some(token), Some(status)) = (word("token"), word("status")) {
+                journal.outcomes.push((token, status));
+            } else if value["summary"].is_object() {
+                journal.summary = Some(value["summary"].clone());
+            }
+        }
+        journal
+    }
+}
