@@ -460,7 +460,7 @@ mod tests {
         hint: a similar argument exists: '--page-size'
         error: --page-size must be a whole number of at least 1, not `0`
         hint: `token_service --help` shows what can be typed
-        error: --connections must be a whole number of at least 1, not `-3`
+        error: --connections must be a whole number from 1 to 10000, not `-3`
         hint: `token_service --help` shows what can be typed
         error: --deadline must have a unit, such as 500ms, 20s or 10m, not `20`
         hint: `token_service --help` shows what can be typed
@@ -575,10 +575,12 @@ mod tests {
                token_service <COMMAND>
 
         Commands:
-          demo   The same run against a built-in source and an embedded database, which leaves nothing
-                 behind
-          check  Compile and lint scripts and the configuration without running anything
-          api    Print the script API, generated from the engine
+          demo    The same run against a built-in source and an embedded database, which leaves nothing
+                  behind
+          replay  Take a journal or an ndjson report, store what is safe to store again, look up what is in
+                  doubt, and report anew
+          check   Compile and lint scripts and the configuration without running anything
+          api     Print the script API, generated from the engine
 
         Arguments:
           [SIZE]  How many tokens, a whole number of at least 1 [default: 5] [env: TOKEN_SERVICE_SIZE]
@@ -597,14 +599,22 @@ mod tests {
                                      [env: TOKEN_SERVICE_GRACE]
               --patience <DURATION>  How long an outage in the middle of a run is waited out [default: 30s]
                                      [env: TOKEN_SERVICE_PATIENCE]
+              --wait <DURATION>      How long to wait at the start for source and database to come up
+                                     [default: 0s] [env: TOKEN_SERVICE_WAIT]
+              --journal <FILE>       Write each received page to FILE, synced, before it is stored; `replay`
+                                     takes it after a crash [env: TOKEN_SERVICE_JOURNAL]
 
         Source:
-              --page-size <N>     The most tokens to ask for in one request [default: 10000] [env:
-                                  TOKEN_SERVICE_PAGE_SIZE]
-              --max-requests <N>  The most requests of a run [default: no limit] [env:
-                                  TOKEN_SERVICE_MAX_REQUESTS]
-              --no-top-up         Do not ask again for what a short delivery left out [env:
-                                  TOKEN_SERVICE_NO_TOP_UP]
+              --page-size <N>                The most tokens to ask for in one request [default: 10000]
+                                             [env: TOKEN_SERVICE_PAGE_SIZE]
+              --max-requests <N>             The most requests of a run [default: no limit] [env:
+                                             TOKEN_SERVICE_MAX_REQUESTS]
+              --no-top-up                    Do not ask again for what a short delivery left out [env:
+                                             TOKEN_SERVICE_NO_TOP_UP]
+              --dangerously-repeat-requests  Repeat requests that the source may have served (after a
+                                             time-out, a 500 or a cut answer): tokens may be issued twice,
+                                             and the first ones are lost [env:
+                                             TOKEN_SERVICE_DANGEROUSLY_REPEAT_REQUESTS]
 
         Database:
               --connections <N>  The most database connections [default: 16] [env:

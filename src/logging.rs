@@ -16,7 +16,9 @@ pub fn start(log: Log, color: bool) {
     let registry = tracing_subscriber::registry().with(targets);
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(color);
     match log.format {
-        Layout::Text => registry.with(lines.without_time().compact()).init(),
+        Layout::Text => registry
+            .with(lines.without_time().with_target(false).compact())
+            .init(),
         Layout::Json => registry.with(lines.json().flatten_event(true)).init(),
     }
 }

@@ -269,16 +269,12 @@ impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         let mut problem =
             Self::new(Exit::of_fault(&fault.kind), fault.message).kind(fault.kind.as_str());
-        if fault.retryable {
-            let mut note = String::from("retryable");
-            if let Kind::HttpStatus {
-                retry_after: Some(wait),
-                ..
-            } = fault.kind
-            {
-                let _ = write!(note, ", retry_after_ms {}", wait.as_millis());
-            }
-            problem = problem.note(note);
+        if let Kind::HttpStatus {
+            retry_after: Some(wait),
+            ..
+        } = fault.kind
+        {
+            problem = problem.note(format!("retry_after_ms {}", wait.as_millis()));
         }
         problem.0.causes = fault.causes;
         problem.0.hint = fault.hint;
@@ -425,7 +421,7 @@ mod tests {
           │
         1 │     let page = fetch_once(100);
           ╰╴               ━━━━━━━━━━━━━━━━
-          = retryable, retry_after_ms 2000
+          = retry_after_ms 2000
         hint: catch it and `sleep`, or let `retry(5, || fetch_once(100))` do both
         ");
     }

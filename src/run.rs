@@ -92,9 +92,16 @@ async fn pipeline(
     if let Some(path) = &settings.journal {
         let run_id = begun.run_id.to_string();
         let header = Header::new(run_id, store.horizon(), table, column);
-        let journal = Journal::begin(path, &header).map_err(unwritable)?;
-        reports.keep_journal(journal.clone());
-        fetcher.keep_journal(journal);
+        match Journal::begin(path, &header) {
+            Ok(journal) => {
+                reports.keep_journal(journal.clone());
+                fetcher.keep_journal(journal);
+            }
+            Err(fault) => {
+                reports.discard();
+                return Err(unwritable(fault));
+            }
+        }
     }
     let store = Arc::new(store);
     let host = Host::new(Parts {

@@ -17,6 +17,9 @@ use crate::verdict::Finished;
 /// The longest that what is in flight is waited for when a run is stopped.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// How long the report may take after a second signal.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
 /// When a run began, by each clock that is asked for it.
 #[derive(Clone, Copy)]
 pub struct Begun {
@@ -99,12 +102,16 @@ async fn supervise(
     halt.stop_for(cause);
     let stopped = tokio::time::Instant::now();
     let drain = DRAIN.min(grace.mul_f64(5.0 / 8.0));
+    let mut end = stopped + grace;
     tokio::select! {
         () = tokio::time::sleep_until(stopped + drain) => {}
-        _ = signals.next() => {}
+        _ = signals.next() => end = end.min(tokio::time::Instant::now() + AT_ONCE),
     }
     halt.abort();
-    tokio::time::sleep_until(stopped + grace).await;
+    tokio::select! {
+        () = tokio::time::sleep_until(end) => {}
+        _ = signals.next() => {}
+    }
     cause
 }
 

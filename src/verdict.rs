@@ -76,7 +76,7 @@ pub fn close(
         .or_else(|| explain(facts, exit));
     if !balanced {
         problem = Some(out_of_balance(facts));
-    } else if exit == Exit::Completed
+    } else if exit.code() == 0
         && let Some(problem) = &problem
     {
         exit = problem.exit;

@@ -2,7 +2,6 @@
 //! that leaves open which of two the user had in mind.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -10,7 +9,7 @@ use super::file::{DatabaseKeys, File};
 use super::{Env, place, usage, values};
 use crate::problem::Problem;
 use crate::store::Target;
-use crate::store::postgres::{Address, SslMode};
+use crate::store::postgres::{Address, ChannelBinding, Host, Session, SslMode};
 
 /// The parts of an address in the environment, in the order in which messages name them.
 const PARTS: [&str; 7] = [
@@ -22,9 +21,6 @@ const PARTS: [&str; 7] = [
     "DB_NAME",
     "DB_SSLMODE",
 ];
-
-/// The longest that connecting may take where nothing says otherwise.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The database that the environment and the file name; `None` where neither names one.
 pub(super) fn target(env: &Env, file: &File) -> Result<Option<Target>, Problem> {
@@ -79,26 +75,30 @@ fn of_parts(env: &Env, keys: &DatabaseKeys) -> Result<Address, Problem> {
                 .hint(format!("set {name}, or `database.{key}` in the file"))
         })
     };
-    let host = text("DB_HOST", "host", &keys.host)?;
+    let hosts = text("DB_HOST", "host", &keys.host)?;
+    let ports = env.parse("DB_PORT", values::ports)?;
+    let ports = ports.or_else(|| keys.port.clone()).unwrap_or_default();
+    let hosts = Host::list(&hosts, &ports).map_err(|why| {
+        usage(format!("the database's hosts cannot be used: {why}"))
+            .hint("such as DB_HOST=a,b with DB_PORT=5432, or DB_PORT=5432,5433")
+    })?;
     let user = text("DB_USER", "user", &keys.user)?;
     let name = text("DB_NAME", "name", &keys.name)?;
     let password = env.secret("DB_PASS")?;
     let in_file = keys.password.as_deref().filter(|text| !text.is_empty());
     let sslmode = env.parse("DB_SSLMODE", str::parse)?.or(keys.sslmode);
     Ok(Address {
-        sslmode: sslmode.unwrap_or_else(|| SslMode::default_for(&host)),
-        host,
-        port: env
-            .parse("DB_PORT", values::port)?
-            .or(keys.port)
-            .unwrap_or(5432),
+        sslmode: sslmode.unwrap_or_else(|| SslMode::default_for(&hosts)),
+        hosts,
+        session: Session::DEFAULT,
         user,
         password: password.or_else(|| in_file.map(SecretString::from)),
         name,
         sslrootcert: keys.sslrootcert.clone(),
         sslcert: keys.sslcert.clone(),
         sslkey: keys.sslkey.clone(),
-        connect_timeout: keys.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+        channel_binding: ChannelBinding::Prefer,
+        connect_timeout: keys.connect_timeout.unwrap_or(Address::CONNECT_TIMEOUT),
     })
 }
 

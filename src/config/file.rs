@@ -70,8 +70,8 @@ pub(super) struct SourceKeys {
 pub(super) struct DatabaseKeys {
     pub url: Option<String>,
     pub host: Option<String>,
-    #[serde(deserialize_with = "port")]
-    pub port: Option<u16>,
+    #[serde(deserialize_with = "ports")]
+    pub port: Option<Vec<u16>>,
     pub user: Option<String>,
     pub password: Option<String>,
     pub name: Option<String>,
@@ -171,7 +171,7 @@ readers! {
     size: u64 = values::size;
     positive: u64 = values::positive;
     bytes: u64 = values::bytes;
-    port: u16 = values::port;
+    ports: Vec<u16> = values::ports;
     count: usize = values::count;
     sslmode: SslMode = str::parse;
     identifier: String = not_empty;

@@ -56,6 +56,11 @@ pub(super) fn explain(file: &str, source: &str, error: &serde_yaml::Error) -> Pr
                 ),
             };
             let place = mark_key(file, source, found, key, label);
+            let place = match nearest(key, &known) {
+                Some(near) if is_harmless(near) => place.hide_other_keys(source),
+                // A mistyped key may be that of a secret.
+                _ => place.hide_rest(source),
+            };
             let problem = usage(format!("unknown key `{key}`{parent}")).place(place);
             match hint {
                 Some(hint) => problem.hint(hint),
@@ -66,7 +71,7 @@ pub(super) fn explain(file: &str, source: &str, error: &serde_yaml::Error) -> Pr
             let second = keys(source, index, key).nth(1).unwrap_or(index);
             let label = String::from("it stands above already");
             usage(format!("key `{key}` stands twice{parent}"))
-                .place(mark_key(file, source, second, key, label))
+                .place(mark_key(file, source, second, key, label).hide_other_keys(source))
         }
         Complaint::Wrong { found, rule } => {
             let what = if path.is_empty() {
@@ -81,7 +86,7 @@ pub(super) fn explain(file: &str, source: &str, error: &serde_yaml::Error) -> Pr
             let length = value_length(source, index);
             let place = mark(file, source, index, length, String::new());
             // Text where a mapping belongs is as likely a URL with its password as not.
-            let is_secret = matches!(path, "database" | "source")
+            let is_secret = matches!(path, "" | "database" | "source")
                 || path.split('.').any(|key| SECRET_KEYS.contains(&key));
             usage(message).place(if is_secret {
                 place.hide(source)
@@ -277,6 +282,28 @@ impl Place {
         self.redraw(source, |_, shown_line, at| strike(shown_line, at))
     }
 
+    /// Strikes out the value that follows the mark, and whatever else stands on its line.
+    fn hide_rest(self, source: &str) -> Self {
+        self.redraw(source, |true_line, shown_line, at| {
+            let colon = true_line.chars().skip(at).position(|c| c == ':');
+            strike(
+                shown_line,
+                at + colon.map_or(self.length, |colon| colon + 1),
+            )
+        })
+    }
+
+    /// The same, where there is more on the line than one plain value: its other keys may be
+    /// mistyped too.
+    fn hide_other_keys(self, source: &str) -> Self {
+        let line = source.lines().nth(self.line - 1).unwrap_or_default();
+        if line.contains(['{', ',']) || line.contains("//") {
+            self.hide_rest(source)
+        } else {
+            self
+        }
+    }
+
     /// Draws the marked line anew from its true text, the shown one and the mark's offset.
     fn redraw(&self, source: &str, draw: impl Fn(&str, &str, usize) -> String) -> Self {
         let lines = self
@@ -295,6 +322,11 @@ impl Place {
             ..self.clone()
         }
     }
+}
+
+/// True for a key whose value is no secret, nor a mapping that may hold one.
+fn is_harmless(key: &str) -> bool {
+    !SECRET_KEYS.contains(&key) && !matches!(key, "database" | "source")
 }
 
 /// The text with every value struck out that may be a secret; characters and lines keep their place.

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 
 use super::*;
 use crate::fetch;
-use crate::store::postgres::{Address, SslMode};
+use crate::store::postgres::{Address, Host, SslMode};
 
 /// An environment with which a run can begin.
 const ENOUGH: [(&str, &str); 4] = [
@@ -45,6 +45,10 @@ fn address(settings: &Settings) -> &Address {
         Target::Postgres(address) => address,
         other => panic!("{other:?}"),
     }
+}
+
+fn places(address: &Address) -> Vec<String> {
+    address.hosts.iter().map(Host::place).collect()
 }
 
 fn http(settings: &Settings) -> &fetch::Options {
@@ -101,7 +105,8 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!((source.retries, source.max_requests), (3, None));
     assert!(source.top_up && source.proxy);
     let address = address(&settings);
-    assert_eq!((address.port, address.sslmode), (5432, SslMode::Require));
+    assert_eq!(places(address), ["db.internal:5432"]);
+    assert_eq!(address.sslmode, SslMode::Require);
 }
 
 #[test]
@@ -219,7 +224,7 @@ script:
     assert_eq!((source.page_size, source.retries), (100, 0));
     assert_eq!((source.max_body, source.max_token), (16 << 20, 64));
     let address = address(&settings);
-    assert_eq!(address.port, 6432);
+    assert_eq!(address.hosts[0].port, 6432);
     assert_eq!(
         address.password.as_ref().unwrap().expose_secret(),
         "hunter2"
@@ -379,14 +384,11 @@ fn a_url_in_the_file_stands_alone() {
     let yaml =
         "source: {url: a}\ndatabase: {host: h, user: u, name: n, sslmode: disable, table: t}\n";
     let settings = with_file(yaml, &bare(&[("DATABASE_URL", "postgres://me@other/db")])).unwrap();
-    assert_eq!(address(&settings).host, "other");
+    assert_eq!(places(address(&settings)), ["other:5432"]);
     assert_eq!(address(&settings).sslmode, SslMode::Require);
     assert_eq!(settings.store.table, "t");
     let settings = with_file(yaml, &bare(&[("DB_HOST", "other"), ("DB_PORT", "1")])).unwrap();
-    assert_eq!(
-        (address(&settings).host.as_str(), address(&settings).port),
-        ("other", 1)
-    );
+    assert_eq!(places(address(&settings)), ["other:1"]);
     assert_eq!(address(&settings).sslmode, SslMode::Disable);
 }
 
@@ -456,7 +458,7 @@ fn database_urls() {
         PathBuf::from("/var/tokens.db")
     );
     let settings = with("postgresql://me:hunter2@127.0.0.1:6000/vault").unwrap();
-    assert_eq!(address(&settings).port, 6000);
+    assert_eq!(address(&settings).hosts[0].port, 6000);
     assert_eq!(address(&settings).sslmode, SslMode::Prefer);
     let all: Vec<String> = ["sqlite:", "mysql://u:hunter2@h/n", "hunter2"]
         .iter()
@@ -482,6 +484,8 @@ fn nobody_can_listen_in_on_loopback_and_sockets() {
         ("/cloudsql/project", SslMode::Prefer),
         ("db.internal", SslMode::Require),
         ("10.0.0.1", SslMode::Require),
+        ("localhost,/run/pg", SslMode::Prefer),
+        ("localhost,db.internal", SslMode::Require),
     ] {
         let variables: Env = env(&[("DB_HOST", host)]);
         assert_eq!(
@@ -490,6 +494,23 @@ fn nobody_can_listen_in_on_loopback_and_sockets() {
             "{host}"
         );
     }
+}
+
+#[test]
+fn several_hosts_have_one_port_or_one_each() {
+    let yaml = "source: {url: a}\ndatabase: {host: 'a, b', port: '1,2', user: u, name: n}\n";
+    let from_file = with_file(yaml, &bare(&[])).unwrap();
+    assert_eq!(places(address(&from_file)), ["a:1", "b:2"]);
+    let with = |host, port| load_env(&env(&[("DB_HOST", host), ("DB_PORT", port)]));
+    assert_eq!(places(address(&with("a,b", "7").unwrap())), ["a:7", "b:7"]);
+    insta::assert_snapshot!(message(with("a,b", "1,2,3")), @"
+    error: the database's hosts cannot be used: 3 ports do not go with 2 hosts: give one for all, or one for each
+    hint: such as DB_HOST=a,b with DB_PORT=5432, or DB_PORT=5432,5433
+    ");
+    insta::assert_snapshot!(message(with("a,,b", "1")), @"
+    error: the database's hosts cannot be used: a host in the list is empty
+    hint: such as DB_HOST=a,b with DB_PORT=5432, or DB_PORT=5432,5433
+    ");
 }
 
 #[test]
@@ -609,20 +630,20 @@ fn unknown_keys_are_marked_where_they_stand() {
     error: unknown key `sorce`
       ╭▸ token_service.yaml:3:1
       │
-    3 │ sorce: {}
+    3 │ sorce: **
       ╰╴━━━━━ did you mean `source`?
 
     error: unknown key `tabel` in `script`
       ╭▸ token_service.yaml:4:3
       │
-    4 │   tabel: 2
+    4 │   tabel: *
       ╰╴  ━━━━━ no such key
     hint: the keys known here: vars, max_operations, env_prefix
 
     error: unknown key `tabel` in `database`
       ╭▸ token_service.yaml:1:21
       │
-    1 │ database: {port: 5, tabel: x}
+    1 │ database: {port: 5, tabel: **
       ╰╴                    ━━━━━ did you mean `table`?
 
     error: unknown key `tiemout` in `source`
@@ -634,7 +655,7 @@ fn unknown_keys_are_marked_where_they_stand() {
     error: unknown key `journal` in `database`
       ╭▸ token_service.yaml:2:3
       │
-    2 │   journal: 1
+    2 │   journal: *
       ╰╴  ━━━━━━━ no such key
     hint: the keys known here: url, host, port, user, password, name, sslmode, sslrootcert, sslcert, sslkey, table, column, connections, pipeline, statement_timeout, connect_timeout
 
@@ -653,7 +674,7 @@ fn unknown_keys_are_marked_where_they_stand() {
     error: key `b` stands twice in `script.vars.a`
       ╭▸ token_service.yaml:1:27
       │
-    1 │ script: {vars: {a: {b: 1, b: 2}}}
+    1 │ script: {vars: {a: {b: 1, b: ****
       ╰╴                          ━ it stands above already
     ");
 }
@@ -725,7 +746,7 @@ fn wrong_values_are_marked_where_they_stand() {
     error: the file must be a mapping of keys, not a list
       ╭▸ token_service.yaml:1:1
       │
-    1 │ - a
+    1 │ * *
       ╰╴━━━
 
     error: `reports[1]` must be one of text, ndjson, json, each with =PATH for a file (did you mean `json`?)
@@ -816,7 +837,7 @@ fn a_line_with_a_mistake_shows_no_secret() {
     error: unknown key `tabel` in `database`
       ╭▸ token_service.yaml:1:12
       │
-    1 │ database: {tabel: x, url: ***************************
+    1 │ database: {tabel: ** **** ***************************
       ╰╴           ━━━━━ did you mean `table`?
 
     error: `source.headers.authorization` must be a single value, not a list

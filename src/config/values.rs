@@ -4,7 +4,6 @@
 //! A parser's error says what the value must be, as in "must be a whole number"; it never repeats
 //! the value, which may be a secret.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,10 +53,12 @@ pub fn positive(text: &str) -> Parsed<u64> {
 
 /// A number of things that are held at once, at least 1.
 pub fn count(text: &str) -> Parsed<usize> {
-    let number: NonZeroUsize = text
-        .parse()
-        .map_err(|_| String::from("must be a whole number of at least 1"))?;
-    Ok(number.get())
+    /// More of anything than this is a typing error, and would cost memory before it cost time.
+    const MOST: usize = 10_000;
+    match text.parse() {
+        Ok(number @ 1..=MOST) => Ok(number),
+        _ => Err(format!("must be a whole number from 1 to {MOST}")),
+    }
 }
 
 /// A whole number, 0 included.
@@ -74,14 +75,25 @@ pub fn port(text: &str) -> Parsed<u16> {
     }
 }
 
+/// The ports of several hosts, with commas between them.
+pub fn ports(text: &str) -> Parsed<Vec<u16>> {
+    text.split(',').map(|one| port(one.trim())).collect()
+}
+
 /// A span of time with its unit; 0 is allowed.
 pub fn duration(text: &str) -> Parsed<Duration> {
-    humantime::parse_duration(text).map_err(|error| match error {
+    /// A year: clocks cannot add up what lies far beyond.
+    const MOST: Duration = Duration::from_hours(366 * 24);
+    let parsed = humantime::parse_duration(text).map_err(|error| match error {
         humantime::DurationError::UnknownUnit { unit, .. } if unit.is_empty() => {
             String::from("must have a unit, such as 500ms, 20s or 10m")
         }
         _ => String::from("must be a duration, such as 500ms, 20s or 10m"),
-    })
+    })?;
+    if parsed > MOST {
+        return Err(String::from("must be at most a year"));
+    }
+    Ok(parsed)
 }
 
 /// A span of time with its unit that is longer than nothing.

@@ -3,7 +3,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{
+    CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 use secrecy::ExposeSecret;
 
@@ -112,6 +114,10 @@ impl Http {
             let fault = self.protocol(&format!("it sent {kind} instead of text/plain"));
             return Answer::failed(fault);
         }
+        if let Some(encoding) = encoded(response.headers()) {
+            let fault = self.protocol(&format!("it sent a body in {encoding}, unasked"));
+            return Answer::failed(fault);
+        }
         let mut parser = LineParser::new(count, self.max_token);
         let mut read = 0_u64;
         let fault = loop {
@@ -185,7 +191,15 @@ impl Http {
     fn failure(&self, error: reqwest::Error) -> Fault {
         let error = error.without_url();
         let address = self.address();
-        let fault = if error.is_connect() {
+        let causes = chain(&error);
+        let about_certificate = causes.iter().any(|cause| cause.contains("certificate"));
+        let fault = if error.is_connect() && about_certificate {
+            Fault::new(
+                Kind::HttpConnect,
+                "the token source's certificate is not trusted",
+            )
+            .hint("install the certificate of its authority, or name it in SSL_CERT_FILE")
+        } else if error.is_connect() {
             Fault::new(Kind::HttpConnect, "the token source cannot be reached")
                 .retryable()
                 .hint("check TOKEN_HOST or source.url, and that the source is up")
@@ -201,7 +215,7 @@ impl Http {
             Fault::new(Kind::HttpProtocol, "the token source's answer broke off")
                 .hint("whole lines that came were kept; the request was not repeated")
         };
-        chain(&error)
+        causes
             .into_iter()
             .fold(fault.cause(format!("POST {address}")), Fault::cause)
     }
@@ -231,6 +245,14 @@ fn foreign_content(headers: &HeaderMap) -> Option<String> {
         essence.is_empty() || essence == "text/plain" || essence == "application/octet-stream";
     // As much as a kind may need; the source could send a megabyte.
     (!plain).then(|| essence.escape_default().take(80).collect())
+}
+
+/// The content coding where there is one: nothing is decompressed, for a small body may become a
+/// huge one.
+fn encoded(headers: &HeaderMap) -> Option<String> {
+    let coding = headers.get(CONTENT_ENCODING)?.to_str().ok()?.trim();
+    let plain = coding.is_empty() || coding.eq_ignore_ascii_case("identity");
+    (!plain).then(|| coding.escape_default().to_string())
 }
 
 /// `Retry-After` in seconds or as an HTTP date (RFC 9110, section 10.2.3).

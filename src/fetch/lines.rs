@@ -76,7 +76,14 @@ impl LineParser {
     }
 
     fn judge(&mut self, line: &[u8]) {
-        if line.iter().all(u8::is_ascii_whitespace) {
+        // A byte order mark belongs to the answer, not to its first token.
+        let line = match line.strip_prefix(b"\xef\xbb\xbf") {
+            Some(rest) if !self.seen_line => rest,
+            _ => line,
+        };
+        // Of a line that is too long not all is kept: what was not may be no blank.
+        let all_kept = line.len() <= self.max_token;
+        if all_kept && line.iter().all(u8::is_ascii_whitespace) {
             return;
         }
         if !self.seen_line {
@@ -139,6 +146,18 @@ mod tests {
         let (tokens, surplus) = parse(&[b"aa\r\n\n  \nb", b"b\ncc"], 9, true);
         assert_eq!(tokens, [good("aa"), good("bb"), good("cc")]);
         assert_eq!(surplus, 0);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_token() {
+        let (tokens, _) = parse(&[b"\xef\xbb\xbfaa\nbb\n"], 9, true);
+        assert_eq!(tokens, [good("aa"), good("bb")]);
+    }
+
+    #[test]
+    fn a_long_line_that_begins_with_blanks_is_not_overlooked() {
+        let (tokens, _) = parse(&[b"           token\n"], 9, true);
+        assert_eq!(tokens[0].1, Some(Flaw::TooLong));
     }
 
     #[test]

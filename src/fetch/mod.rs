@@ -16,7 +16,7 @@ use crate::journal::Journal;
 use crate::stream::{PageResult, PageStream};
 use crate::token::{Page, Token};
 use http::{Answer, Http};
-use refusal::{failed, out_of_requests, out_of_retries, short_supply, told_to_wait};
+use refusal::{failed, out_of_requests, out_of_retries, short_supply, told_to_wait, within};
 use retry::Decision;
 
 pub mod demo;
@@ -165,6 +165,13 @@ impl Fetcher {
         self.options.max_token
     }
 
+    /// The longest wait that is worth beginning: what the deadline leaves, or a few minutes.
+    pub fn longest_wait(&self) -> Duration {
+        self.deadline.map_or(retry::LONGEST_WAIT, |deadline| {
+            deadline.saturating_duration_since(Instant::now())
+        })
+    }
+
     /// What was asked of the source so far.
     pub fn supply(&self) -> &Supply {
         &self.supply
@@ -225,7 +232,8 @@ impl Fetcher {
             received += came;
             asked += count;
             dry = if came == 0 { dry + 1 } else { 0 };
-            let fault = answer.fault.or_else(|| {
+            let fault = answer.fault.map(|fault| within(fault, size, received));
+            let fault = fault.or_else(|| {
                 (dry == DRY_REQUESTS && plan.top_up).then(|| short_supply(size, received))
             });
             if pages.send(Ok(answer.page)).await.is_err() {
@@ -237,7 +245,9 @@ impl Fetcher {
                 return;
             }
         }
-        if received < size {
+        // A script that breaks off its loop asked for less; that is not the source's fault.
+        let let_go = stop.is_cancelled() && !self.halt.stopping().is_cancelled();
+        if received < size && !let_go {
             self.supply.fell_short.store(true, Ordering::Relaxed);
         }
     }
@@ -318,7 +328,7 @@ impl Fetcher {
         let sent = self.supply.requests.fetch_add(1, Ordering::Relaxed);
         if self.options.max_requests.is_some_and(|most| sent >= most) {
             self.supply.requests.fetch_sub(1, Ordering::Relaxed);
-            return failed(out_of_requests(sent));
+            return failed(out_of_requests(sent, count));
         }
         let answer = tokio::select! {
             answer = self.http.request(count) => answer,

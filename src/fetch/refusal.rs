@@ -27,10 +27,21 @@ pub(super) fn short_supply(requested: u64, received: u64) -> Fault {
     .hint("ask for fewer, or try again when the source has more")
 }
 
-pub(super) fn out_of_requests(most: u64) -> Fault {
+/// A short supply with the numbers of the whole fetch.
+pub(super) fn within(mut fault: Fault, requested: u64, received: u64) -> Fault {
+    if matches!(fault.kind, Kind::ShortSupply { .. }) {
+        fault.kind = Kind::ShortSupply {
+            requested,
+            received,
+        };
+    }
+    fault
+}
+
+pub(super) fn out_of_requests(most: u64, requested: u64) -> Fault {
     Fault::new(
         Kind::ShortSupply {
-            requested: 0,
+            requested,
             received: 0,
         },
         format!("the run may send no more than {most} requests to the token source"),

@@ -2,8 +2,9 @@
 //! streams; one on a path is written beside it (`PATH.partial`) and renamed when it is complete.
 
 use std::borrow::Cow;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::escape::escape;
@@ -84,25 +85,72 @@ pub struct Reports {
 }
 
 impl Reports {
-    /// Opens the files at once: a path that cannot be written must fail before a token is fetched.
+    /// Opens the files at once: a path that cannot be written must fail before a token is fetched,
+    /// and then leaves nothing behind.
     pub fn open(specs: &[Spec]) -> Result<Self, Fault> {
-        let mut reports = Vec::new();
-        for spec in specs {
-            let place = match &spec.path {
-                None => Place::Stdout,
-                Some(path) => open_file(path)?,
-            };
-            reports.push(Report {
-                sink: sink(spec.format),
-                place,
-                broken: false,
-            });
-        }
-        Ok(Self {
+        let mut reports = Self {
             stdout: BufWriter::with_capacity(64 * 1024, Box::new(io::stdout())),
             stdout_is_terminal: io::stdout().is_terminal(),
-            open: reports,
-        })
+            open: Vec::new(),
+        };
+        for spec in specs {
+            let place = match &spec.path {
+                None => Ok(Place::Stdout),
+                Some(path) => open_file(path),
+            };
+            match place.and_then(|place| reports.alone(place)) {
+                Ok(place) => reports.open.push(Report {
+                    sink: sink(spec.format),
+                    place,
+                    broken: false,
+                }),
+                Err(fault) => {
+                    reports.discard();
+                    return Err(fault);
+                }
+            }
+        }
+        Ok(reports)
+    }
+
+    /// The place, unless another report is written to the same file.
+    fn alone(&self, place: Place) -> Result<Place, Fault> {
+        let Place::File { partial, path, .. } = &place else {
+            return Ok(place);
+        };
+        let taken = self.open.iter().any(|report| match &report.place {
+            Place::File {
+                partial: other_partial,
+                path: other,
+                ..
+            } => [other_partial, other]
+                .iter()
+                .any(|other| *other == partial || *other == path),
+            Place::Stdout | Place::Journal(_) => false,
+        });
+        if taken {
+            let why = format!("two reports would be written to {}", path.display());
+            return Err(Fault::new(
+                Kind::InvalidArgument {
+                    argument: "report".to_owned(),
+                    expected: "a path of its own".to_owned(),
+                },
+                why,
+            )
+            .hint("give each report a path of its own, that is no other one's PATH.partial"));
+        }
+        Ok(place)
+    }
+
+    /// Removes the files of a run that could not begin.
+    pub fn discard(self) {
+        for report in self.open {
+            if let Place::File { partial, path, .. } = report.place
+                && partial != path
+            {
+                let _ = fs::remove_file(partial);
+            }
+        }
     }
 
     /// No report at all, and a standard output that goes nowhere.
@@ -140,9 +188,17 @@ impl Reports {
 
     /// Hands everything to the operating system; called when nothing else is there to write.
     pub fn flush(&mut self) -> Result<(), Fault> {
-        self.stdout
+        let mut flushed = self
+            .stdout
             .flush()
-            .map_err(|error| closed("standard output", &error))
+            .map_err(|error| closed("standard output", &error));
+        for report in self.open.iter_mut().filter(|report| !report.broken) {
+            if let Place::File { writer, path, .. } = &mut report.place {
+                let written = writer.flush();
+                flushed = flushed.and(written.map_err(|error| closed_path(path, &error)));
+            }
+        }
+        flushed
     }
 
     /// Ends every report and gives the finished files their names.
@@ -162,7 +218,13 @@ impl Reports {
             } = &mut report.place
                 && !report.broken
             {
-                let done = writer.flush().and_then(|()| fs::rename(partial, &*path));
+                let done = writer.flush().and_then(|()| {
+                    if partial == path {
+                        Ok(())
+                    } else {
+                        fs::rename(&*partial, &*path)
+                    }
+                });
                 named = named.and(done.map_err(|error| closed_path(path, &error)));
             }
         }
@@ -201,9 +263,6 @@ impl Reports {
 }
 
 fn open_file(path: &Path) -> Result<Place, Fault> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
     let cannot = |what: String| {
         Fault::new(
             Kind::InvalidArgument {
@@ -215,14 +274,38 @@ fn open_file(path: &Path) -> Result<Place, Fault> {
         .cause(what)
         .hint("check that its folder exists and may be written to; no token was asked for")
     };
+    // A link is followed to what it names, so that the file is replaced and not the link.
+    let path = match path.canonicalize() {
+        Ok(target) => target,
+        Err(_) => path.to_owned(),
+    };
     if path.is_dir() {
         return Err(cannot("it is a folder".to_owned()));
     }
-    let file = File::create(&partial).map_err(|error| cannot(error.to_string()))?;
+    // It holds secrets: nobody else may read it.
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    let is_device = path.exists() && !path.is_file();
+    let partial = if is_device {
+        // A pipe or a device is written to as it is; there is nothing to replace.
+        path.clone()
+    } else {
+        let mut partial = path.clone().into_os_string();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        if partial.is_symlink() {
+            return Err(cannot(format!("{} is a symbolic link", partial.display())));
+        }
+        options.create(true).truncate(true);
+        partial
+    };
+    let file = options
+        .open(&partial)
+        .map_err(|error| cannot(error.to_string()))?;
     Ok(Place::File {
         writer: BufWriter::with_capacity(64 * 1024, file),
         partial,
-        path: path.to_owned(),
+        path,
     })
 }
 

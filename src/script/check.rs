@@ -7,7 +7,7 @@ use rhai::{AST, ASTNode, Dynamic, Engine, Expr, FnCallExpr, Position, Stmt};
 
 use super::advice::{self, Advice};
 use super::fault::at;
-use super::source::Sources;
+use super::source::{Sources, is_closure};
 use crate::exit::Exit;
 use crate::problem::Problem;
 
@@ -89,6 +89,15 @@ impl Names {
             let operands = types.join(" and ");
             return Advice {
                 message: format!("`{name}` cannot be applied to {operands}"),
+                ..plain()
+            };
+        }
+        if is_closure(name) {
+            return Advice {
+                message: "a closure of another file cannot be called here".to_owned(),
+                hint: Some(
+                    "make it a function of that file, and call it as `module::name(…)`".to_owned(),
+                ),
                 ..plain()
             };
         }

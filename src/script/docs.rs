@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::engine;
 use crate::cli::ApiFormat;
@@ -90,11 +91,36 @@ fn markdown() -> serde_json::Result<String> {
     Ok(text)
 }
 
-/// The engine's metadata.
+/// The engine's metadata. The engine lists overloads in no order; here they have one, so that the
+/// reference can be kept in a repository and compared.
 fn json() -> serde_json::Result<String> {
-    let mut text = engine().gen_fn_metadata_to_json(false)?;
+    let mut metadata = serde_json::from_str(&engine().gen_fn_metadata_to_json(false)?)?;
+    put_in_order(&mut metadata);
+    let mut text = serde_json::to_string_pretty(&metadata)?;
     text.push('\n');
     Ok(text)
+}
+
+fn put_in_order(value: &mut Value) {
+    let Value::Object(fields) = value else { return };
+    if let Some(Value::Array(functions)) = fields.get_mut("functions") {
+        for function in functions.iter_mut().filter_map(Value::as_object_mut) {
+            // They differ from process to process.
+            function.retain(|name, _| !matches!(name.as_str(), "baseHash" | "fullHash"));
+        }
+        functions.sort_by_key(|function| {
+            let params = function["params"].as_array();
+            let types = params
+                .into_iter()
+                .flatten()
+                .map(|param| param["type"].to_string());
+            let types: Vec<String> = types.collect();
+            // What takes a stream comes before what takes less.
+            let plain = !types.first().is_some_and(|first| first.contains("Tokens"));
+            (function["name"].to_string(), types.len(), plain, types)
+        });
+    }
+    fields.values_mut().for_each(put_in_order);
 }
 
 /// Definitions for editors.

@@ -26,7 +26,8 @@ pub fn run_to_the_end(script: &mut Script, host: &Arc<Host>) -> Ended {
     let result =
         catch_unwind(AssertUnwindSafe(|| script.run(host))).unwrap_or_else(|_| Err(crashed()));
     let went_well = result.is_ok();
-    script.unwatch();
+    host.end();
+    script.unwatch(host.halt());
     host.abandon_all();
     let mut drained = Drain {
         script,

@@ -19,13 +19,16 @@ pub fn thrown(fault: Fault) -> Box<EvalAltResult> {
 
 /// The error of a stream that is used a second time.
 pub fn consumed(what: &str) -> Box<EvalAltResult> {
-    thrown(
-        Fault::new(
-            Kind::StreamConsumed,
-            format!("these {what} were used already: a stream can be read once"),
-        )
-        .hint("keep what you need on the first pass, or fetch again"),
+    thrown(used_already(what))
+}
+
+/// The fault of a stream that is used a second time.
+pub fn used_already(what: &str) -> Fault {
+    Fault::new(
+        Kind::StreamConsumed,
+        format!("these {what} were used already: a stream can be read once"),
     )
+    .hint("keep what you need on the first pass, or fetch again")
 }
 
 fn to_map(fault: Fault) -> Map {
@@ -130,7 +133,9 @@ impl Thrown {
             facts.push("retryable".to_owned());
         }
         for name in ["retry_after_ms", "argument", "expected"] {
-            facts.extend(text(name).map(|value| format!("{name} {value}")));
+            // What the message says already is not said twice.
+            let value = text(name).filter(|value| !thrown.message.contains(value));
+            facts.extend(value.map(|value| format!("{name} {value}")));
         }
         if !facts.is_empty() {
             thrown.notes.push(facts.join(", "));

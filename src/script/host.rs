@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rhai::{Dynamic, EvalAltResult, FnPtr, Map, NativeCallContext, Position};
@@ -46,6 +47,7 @@ pub struct Host {
     unheard: Mutex<Option<Fault>>,
     chosen_exit: Mutex<Option<u8>>,
     line: Mutex<Option<FnPtr>>,
+    ended: AtomicBool,
 }
 
 /// The streams that the script may still hold. Values that hold each other are never dropped, so
@@ -98,15 +100,31 @@ impl Host {
             unheard: Mutex::default(),
             chosen_exit: Mutex::default(),
             line: Mutex::default(),
+            ended: AtomicBool::new(false),
         })
     }
 
-    /// The host of the script that calls.
+    /// The host of the script that calls. A closure that words the last lines after the script has
+    /// ended can begin nothing: nobody would account for it.
     pub fn of(context: &NativeCallContext) -> Native<Arc<Self>> {
+        let host = Self::of_line(context)?;
+        if host.ended.load(Ordering::Relaxed) {
+            return Err("the script has ended: a line's wording can begin nothing".into());
+        }
+        Ok(host)
+    }
+
+    /// The same for what a line's wording may do.
+    pub fn of_line(context: &NativeCallContext) -> Native<Arc<Self>> {
         context
             .tag()
             .and_then(|tag| tag.clone().try_cast::<Arc<Self>>())
             .ok_or_else(|| "the primitives work only inside a run".into())
+    }
+
+    /// Lets the script begin nothing more.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
     }
 
     /// The run's stop switch.

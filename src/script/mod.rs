@@ -2,7 +2,8 @@
 //! thread of its own whose end accounts for everything that was received.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use rhai::module_resolvers::DummyModuleResolver;
 use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope};
@@ -37,7 +38,7 @@ pub const DEFAULT_NAME: &str = "scripts/default.rhai";
 
 /// The script thread's stack in bytes. 64 call levels of the deepest expressions fit into it, in
 /// builds without optimisation too.
-pub const STACK: usize = 64 * 1024 * 1024;
+pub const STACK: usize = 256 * 1024 * 1024;
 
 /// The clock and the stop switch are looked at in every so many operations.
 const LOOK_EVERY: u64 = 64;
@@ -157,12 +158,24 @@ impl Script {
         Some(crate::report::escape_line(&text.to_string()).into_owned())
     }
 
-    /// Lets the wording of a line run although the run is being stopped, within bounds.
-    fn unwatch(&mut self) {
-        self.engine
-            .on_progress(|count| (count > LAST_OPERATIONS).then_some(Dynamic::UNIT));
+    /// Lets the wording of a line run although the run is being stopped, within bounds: all lines
+    /// together may take [`LAST_WORDS`] then, and what is left is written in the host's own words.
+    fn unwatch(&mut self, halt: &Halt) {
+        let halt = halt.clone();
+        let until: OnceLock<Instant> = OnceLock::new();
+        self.engine.on_progress(move |count| {
+            let stopped = || {
+                halt.stopping().is_cancelled()
+                    && Instant::now() > *until.get_or_init(|| Instant::now() + LAST_WORDS)
+            };
+            let over = count > LAST_OPERATIONS || count.is_multiple_of(LOOK_EVERY) && stopped();
+            over.then_some(Dynamic::UNIT)
+        });
     }
 }
+
+/// So long may the wording of all last lines take in a run that is being stopped.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// So many operations may wording one line take after the script ended.
 const LAST_OPERATIONS: u64 = 1_000_000;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use rhai::EvalAltResult;
 
-use super::fault::{consumed, thrown};
+use super::fault::{consumed, thrown, used_already};
 use super::host::{Abandoned, Host, Native, lock};
 use super::tokens::Tokens;
 use crate::fault::Fault;
@@ -207,14 +207,15 @@ impl IntoIterator for Outcomes {
     type IntoIter = OutcomeIter;
 
     fn into_iter(self) -> OutcomeIter {
+        let host = Arc::clone(self.host());
         let (reader, begin) = match self.read() {
             Ok(reader) => (Some(reader), None),
             Err(error) => (None, Some(error)),
         };
         OutcomeIter {
+            unheard: begin.is_some().then(|| (host, used_already("Outcomes"))),
             reader,
             begin,
-            unheard: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use rhai::{EvalAltResult, ImmutableString};
 
-use super::fault::{consumed, thrown};
+use super::fault::{consumed, thrown, used_already};
 use super::host::{Abandoned, Host, Native, lock};
 use crate::fault::Fault;
 use crate::report::ledger::EntryId;
@@ -165,6 +165,7 @@ impl Iterator for TokenIter {
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(error) = self.begin.take() {
+            self.unheard = Some(used_already("Tokens"));
             return Some(Err(error));
         }
         let host = Arc::clone(self.owner.host());
@@ -254,6 +255,7 @@ impl Iterator for PageIter {
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(error) = self.begin.take() {
+            self.unheard = Some(used_already("Tokens"));
             return Some(Err(error));
         }
         let host = self.owner.host();

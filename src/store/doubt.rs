@@ -125,6 +125,11 @@ async fn examine(
             "the connection was lost, and without SELECT right it cannot be looked up",
         ));
     }
+    if link.is_elsewhere(old) {
+        return Err(Obstacle::Unprovable(
+            "the connection was lost, and the host that answers now is of another database",
+        ));
+    }
     if !fence(old, link).await? {
         return Err(Obstacle::Unprovable(
             "the connection was lost, and its backend could not be ended",

@@ -55,6 +55,11 @@ impl Job {
         self.stopping.load(Ordering::Relaxed) || self.verdict.get().is_some()
     }
 
+    /// Says why its stream ends before its time; the first reason counts.
+    pub(super) fn tell(&self, fault: &Fault) {
+        self.sender.fail(fault.clone());
+    }
+
     /// Hands over outcomes.
     pub(super) fn send(&self, outcomes: Vec<Outcome>) {
         self.sender.send(outcomes);
@@ -180,11 +185,10 @@ impl Queue {
         })
     }
 
-    /// Ends the store for every job; the first verdict counts. It was met by a token of `job`, whose
-    /// stream says so even where all of its tokens were sent already.
-    pub(super) fn condemn(&self, job: &Job, verdict: Verdict) {
-        let verdict = self.verdict.get_or_init(|| verdict);
-        job.sender.fail(verdict.fault.clone());
+    /// Ends the store for every job; the first verdict counts. Whoever met it tells its own job,
+    /// whose tokens may all be sent already.
+    pub(super) fn condemn(&self, verdict: Verdict) {
+        let _ = self.verdict.set(verdict);
         self.over.cancel();
         self.close();
     }
@@ -452,16 +456,11 @@ mod tests {
         let queue = Queue::new(1, Halt::new());
         let stream = start(&queue, PageStream::ready([page(1000), page(1000)]));
         let chunk = queue.inbox.recv().await.unwrap();
-        let job = Arc::clone(&chunk.job);
-        queue.condemn(
-            &job,
-            Verdict {
-                status: Status::Failed,
-                detail: Detail::reason("gone"),
-                fault: Fault::new(Kind::DbConnect, "gone"),
-            },
-        );
-        drop(job);
+        queue.condemn(Verdict {
+            status: Status::Failed,
+            detail: Detail::reason("gone"),
+            fault: Fault::new(Kind::DbConnect, "gone"),
+        });
         drop(chunk);
         let (all, fault) = collect(stream).await;
         assert_eq!(all.len(), 2000);

@@ -317,14 +317,12 @@ impl<'a> Writer<'a> {
                     let code = detail.sqlstate.clone().unwrap_or_default();
                     let fault = denied(&code, "the database refuses every insert")
                         .cause(detail.message.clone().unwrap_or_default());
-                    self.queue.condemn(
-                        job,
-                        Verdict {
-                            status: Status::NotAttempted,
-                            detail: Arc::clone(&detail),
-                            fault,
-                        },
-                    );
+                    job.tell(&fault);
+                    self.queue.condemn(Verdict {
+                        status: Status::NotAttempted,
+                        detail: Arc::clone(&detail),
+                        fault,
+                    });
                     return (Status::NotAttempted, Some(detail));
                 }
             }

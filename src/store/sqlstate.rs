@@ -16,6 +16,8 @@ pub enum Class {
     Retry,
     /// Not stored, and sending it again at once would not help.
     Failed,
+    /// Not stored, because the server takes no writes: another one may.
+    ReadOnly,
     /// The prepared statement is not there: a pooler sits between. Send it unprepared.
     Unprepared,
     /// Every token would meet the same: stop the run.
@@ -35,7 +37,7 @@ pub fn class_of(code: &str, is_error: bool, routine: Option<&str>) -> Class {
         // Row level security judges the single row, although its code is that of a missing right.
         "42501" if routine == Some("ExecWithCheckOptions") => Class::Rejected,
         "40003" | "57P01" | "57P02" | "57P05" => Class::Doubt,
-        "25006" => Class::Failed,
+        "25006" => Class::ReadOnly,
         "26000" | "42P05" => Class::Unprepared,
         _ => match code.get(..2).unwrap_or_default() {
             // Data, constraints, and what triggers and views refuse.
@@ -233,7 +235,7 @@ mod tests {
             ("58030", Class::Retry),
             ("XX000", Class::Retry),
             ("25P02", Class::Retry),
-            ("25006", Class::Failed),
+            ("25006", Class::ReadOnly),
             ("0A000", Class::Failed),
             ("26000", Class::Unprepared),
             ("42P05", Class::Unprepared),

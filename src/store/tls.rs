@@ -19,7 +19,7 @@ use rustls::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::postgres::{Address, SslMode};
+use super::postgres::{Address, Host, SslMode};
 use crate::fault::{Fault, Kind};
 
 /// What makes TLS connections for `address`.
@@ -79,7 +79,7 @@ fn client(cert: &Path, key: &Path, provider: &CryptoProvider) -> Result<SingleCe
 }
 
 fn trust(address: &Address, provider: &Arc<CryptoProvider>) -> Result<Trust, Fault> {
-    if address.is_socket() || address.sslmode == SslMode::Disable {
+    if address.hosts.iter().all(Host::is_socket) || address.sslmode == SslMode::Disable {
         return Ok(Trust::Anybody);
     }
     let verifies = matches!(address.sslmode, SslMode::VerifyCa | SslMode::VerifyFull);
@@ -262,6 +262,8 @@ mod tests {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     use std::time::Duration;
 
+    use super::super::postgres::{ChannelBinding, Session};
+
     /// An authority, a certificate of it for `db.test`, and one that vouches for itself.
     struct Certificates {
         folder: tempfile::TempDir,
@@ -296,8 +298,8 @@ mod tests {
 
     fn address(sslmode: SslMode, root: Option<PathBuf>) -> Address {
         Address {
-            host: "db.test".to_owned(),
-            port: 5432,
+            hosts: Host::list("db.test", &[]).unwrap(),
+            session: Session::DEFAULT,
             user: "tokens".to_owned(),
             password: None,
             name: "tokens".to_owned(),
@@ -305,6 +307,7 @@ mod tests {
             sslrootcert: root,
             sslcert: None,
             sslkey: None,
+            channel_binding: ChannelBinding::Prefer,
             connect_timeout: Duration::from_secs(1),
         }
     }

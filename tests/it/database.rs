@@ -40,7 +40,6 @@ fn a_server_that_is_down() {
     shows!(refused_by(&login), @"
     error: the database cannot be reached
       caused by: 127.0.0.1:[port]: Connection refused (os error 111)
-      = retryable
     hint: check DB_HOST and DB_PORT and that the server runs; no token was asked for
     ");
 }
@@ -206,8 +205,7 @@ fn a_server_that_takes_no_writes() {
     shows!(refused_by(&role), @"
     error: the database takes no writes
       caused by: 127.0.0.1:[port] is a standby or read-only
-      = retryable
-    hint: DB_HOST must name the primary; no token was asked for
+    hint: DB_HOST must name the primary, and the role must not be set to read only; no token was asked for
     ");
 }
 

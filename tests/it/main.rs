@@ -16,10 +16,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod check_and_api;
 mod cli;
+mod connecting;
 mod database;
 mod docker;
+mod examples;
 mod hostile;
+mod hosts;
 mod hygiene;
 mod journal;
 mod journal_faults;
@@ -31,9 +35,15 @@ mod readme;
 mod reports;
 mod retries;
 mod runs;
+mod script_errors;
+mod script_faults;
+mod scripts;
+mod scripts_books;
+mod scripts_stop;
 mod signals;
 mod source;
 mod support_works;
 mod tables;
+mod tls;
 mod tokens;
 mod waiting;

@@ -153,18 +153,17 @@ fn a_source_whose_certificate_nobody_vouches_for_is_not_asked() {
         .run()
         .expect_code(4);
     shows!(run.error(), @"
-        error: http_connect: the token source cannot be reached
-          ╭▸ scripts/default.rhai:3:1
-          │
-        3 │ report(store(fetch(SIZE)));
-          ╰╴━━━━━━
-          caused by: POST https://localhost:[port]/tokens
-          caused by: error sending request
-          caused by: client error (Connect)
-          caused by: invalid peer certificate: UnknownIssuer
-          = retryable
-        hint: check TOKEN_HOST or source.url, and that the source is up
-        ");
+    error: http_connect: the token source's certificate is not trusted
+      ╭▸ scripts/default.rhai:3:1
+      │
+    3 │ report(store(fetch(SIZE)));
+      ╰╴━━━━━━
+      caused by: POST https://localhost:[port]/tokens
+      caused by: error sending request
+      caused by: client error (Connect)
+      caused by: invalid peer certificate: UnknownIssuer
+    hint: install the certificate of its authority, or name it in SSL_CERT_FILE
+    ");
 }
 
 #[test]

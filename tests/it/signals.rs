@@ -45,7 +45,7 @@ fn a_signal_while_the_source_is_busy_ends_with_a_complete_report() {
         let stderr = run.stderr.replace(signal, "NAME");
         snapshot::settings().bind(|| {
             insta::allow_duplicates! { insta::assert_snapshot!(stderr, @r#"
-             INFO token_service::run: stopping cause="SIGNAME"
+             INFO stopping cause="SIGNAME"
             6 requested, 4 received in 2 requests: 2 stored, 0 rejected, 2 not attempted in [seconds] s ([rate] tokens/s)
             error: stopped by SIGNAME before the run was complete
             hint: the report holds every token that was received
@@ -127,7 +127,7 @@ fn a_deadline_that_leaves_tokens_unsettled_ends_with_5() {
     assert_eq!(report.summary["aborted_by"], "deadline");
     unlock(&mut admin);
     shows!(run.stderr, @r#"
-     INFO token_service::run: stopping cause="deadline"
+     INFO stopping cause="deadline"
     3 requested, 3 received in 1 request: 0 stored, 0 rejected, 3 unknown in [seconds] s
     error: the deadline passed before the run was complete
     hint: `--deadline` sets it; the report holds every token that was received
@@ -161,7 +161,7 @@ fn a_deadline_ends_a_script_that_never_does() {
     exit: 3
     --- stdout
     --- stderr
-     INFO token_service::run: stopping cause="deadline"
+     INFO stopping cause="deadline"
     error: the deadline passed before the run was complete
     hint: `--deadline` sets it; the report holds every token that was received
     "#);

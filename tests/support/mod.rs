@@ -4,11 +4,13 @@
 #![allow(dead_code, reason = "a test uses what it needs of the support")]
 
 pub mod answer;
+pub mod books;
 pub mod command;
 pub mod database;
 pub mod journal;
 pub mod postgres;
 pub mod report;
+pub mod secure;
 pub mod snapshot;
 pub mod source;
 pub mod tls;

@@ -1,5 +1,6 @@
-//! A throwaway PostgreSQL server: one for the test process, started on first use from the installed
-//! programs, with durable settings, and gone with the process, however that ends.
+//! Throwaway PostgreSQL servers: one that all tests share, started on first use, and others set up as
+//! a test wants them. They run from the installed programs, with durable settings, and are gone with
+//! the process, however that ends.
 //!
 //! Rust never drops statics, and a killed process drops nothing at all, so the end is left to a
 //! shell that waits for a pipe to close and then stops the server and removes its files.
@@ -7,6 +8,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,7 +24,8 @@ const END: &str = r#"cat; "$@"; for try in 1 2 3 4 5; do rm -rf -- "$0" && break
 /// How many ports are tried: another process may take the free one before the server does.
 const TRIES: u32 = 5;
 
-static SERVER: LazyLock<Result<Server, String>> = LazyLock::new(Server::start);
+static SERVER: LazyLock<Result<Server, String>> =
+    LazyLock::new(|| Server::start(&Setup::default()));
 
 /// The running server.
 pub struct Server {
@@ -34,8 +37,25 @@ pub struct Server {
     pub sockets: PathBuf,
     /// Where the server programs are; `psql` and `pgbench` are often beside them.
     pub programs: PathBuf,
+    dir: PathBuf,
+    account: Account,
     /// Its open standard input keeps the server alive.
-    _watchdog: Child,
+    watchdog: Child,
+}
+
+/// What a server of a test's own differs in.
+#[derive(Default)]
+pub struct Setup<'a> {
+    /// Files in the data folder, readable by nobody else.
+    pub files: &'a [(&'a str, &'a str)],
+    /// More lines of `postgresql.conf`.
+    pub conf: &'a str,
+    /// All of `pg_hba.conf`; without, every connection needs a password.
+    pub hba: Option<&'a str>,
+    /// The superuser's password; without, a random one.
+    pub password: Option<&'a str>,
+    /// Begins as a standby of this server, which then needs `replication` in its `hba`.
+    pub standby_of: Option<&'a Server>,
 }
 
 /// The server of this process; started by whoever asks first.
@@ -49,8 +69,34 @@ pub fn server() -> &'static Server {
     }
 }
 
+impl Drop for Server {
+    /// Ends it, before the process does.
+    fn drop(&mut self) {
+        drop(self.watchdog.stdin.take());
+        let _ = self.watchdog.wait();
+    }
+}
+
 impl Server {
-    fn start() -> Result<Self, String> {
+    /// A server of the test's own, gone when it is dropped.
+    ///
+    /// # Panics
+    /// Where it cannot be started; the message says why.
+    pub fn with(setup: &Setup<'_>) -> Self {
+        Self::start(setup).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// Runs `pg_ctl` with these arguments.
+    pub fn pg_ctl(&self, args: &[&str]) {
+        let mut command = self.account.command(&self.programs.join("pg_ctl"));
+        command
+            .arg("--pgdata")
+            .arg(self.dir.join("data"))
+            .args(args);
+        output(command).unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    fn start(setup: &Setup<'_>) -> Result<Self, String> {
         let programs = programs()?;
         let account = Account::choose()?;
         let dir = tempfile::Builder::new()
@@ -62,25 +108,35 @@ impl Server {
         let sockets = dir.join("sockets");
         let watchdog = watchdog(&dir, &account, &programs.join("pg_ctl"), &data)?;
 
-        let password = format!("admin-{:016x}", fastrand::u64(..));
+        let given = setup.standby_of.map(|primary| primary.password.as_str());
+        let password = given.or(setup.password).map_or_else(
+            || format!("admin-{:016x}", fastrand::u64(..)),
+            ToOwned::to_owned,
+        );
         let secret = dir.join("password");
         fs::write(&secret, &password).map_err(at(&secret))?;
         fs::create_dir(&sockets).map_err(at(&sockets))?;
         account.own(&dir)?;
 
-        let initdb = programs.join("initdb");
-        let mut init = account.command(&initdb);
-        init.arg("--pgdata").arg(&data);
-        init.arg("--pwfile").arg(&secret);
-        init.args(["--username", SUPERUSER, "--auth=scram-sha-256"]);
-        init.args(["--encoding=UTF8", "--no-locale", "--no-sync"]);
-        output(init)?;
+        output(match setup.standby_of {
+            Some(primary) => base_backup(&account, &programs, primary, &data),
+            None => init(&account, &programs, &secret, &data),
+        })?;
+        if let Some(hba) = setup.hba {
+            fs::write(data.join("pg_hba.conf"), hba).map_err(at(&data))?;
+        }
+        for (name, text) in setup.files {
+            let file = data.join(name);
+            fs::write(&file, text).map_err(at(&file))?;
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).map_err(at(&file))?;
+        }
+        account.own(&dir)?;
 
         let log = dir.join("server.log");
         let mut last = String::new();
         for _ in 0..TRIES {
             let port = free_port();
-            configure(&data, &sockets, port)?;
+            configure(&data, &sockets, port, setup.conf)?;
             let mut start = account.command(&programs.join("pg_ctl"));
             start.arg("--pgdata").arg(&data).arg("--log").arg(&log);
             start.args(["--wait", "--timeout=60", "start"]);
@@ -91,7 +147,9 @@ impl Server {
                         password,
                         sockets,
                         programs,
-                        _watchdog: watchdog,
+                        dir,
+                        account,
+                        watchdog,
                     });
                 }
                 Err(why) => last = why,
@@ -102,12 +160,33 @@ impl Server {
     }
 }
 
+fn init(account: &Account, programs: &Path, secret: &Path, data: &Path) -> Command {
+    let mut init = account.command(&programs.join("initdb"));
+    init.arg("--pgdata").arg(data);
+    init.arg("--pwfile").arg(secret);
+    init.args(["--username", SUPERUSER, "--auth=scram-sha-256"]);
+    init.args(["--encoding=UTF8", "--no-locale", "--no-sync"]);
+    init
+}
+
+/// A copy that follows its primary.
+fn base_backup(account: &Account, programs: &Path, primary: &Server, data: &Path) -> Command {
+    let mut copy = account.command(&programs.join("pg_basebackup"));
+    copy.env("PGPASSWORD", &primary.password);
+    copy.arg("--pgdata").arg(data);
+    copy.args(["--host=127.0.0.1", "--username", SUPERUSER]);
+    copy.args(["--port", &primary.port.to_string()]);
+    copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]);
+    copy
+}
+
 /// Settings of a server whose word counts: what it acknowledged survives a crash.
-fn configure(data: &Path, sockets: &Path, port: u16) -> Result<(), String> {
+fn configure(data: &Path, sockets: &Path, port: u16, more: &str) -> Result<(), String> {
     let mut text = String::from("fsync = on\nsynchronous_commit = on\nfull_page_writes = on\n");
     text.push_str("max_connections = 100\nlisten_addresses = '127.0.0.1'\n");
     let _ = writeln!(text, "port = {port}");
     let _ = writeln!(text, "unix_socket_directories = '{}'", sockets.display());
+    text.push_str(more);
     let file = data.join("throwaway.conf");
     fs::write(&file, text).map_err(at(&file))?;
     let main = data.join("postgresql.conf");

@@ -1,9 +1,11 @@
-//! A certificate authority of the tests' own and a server certificate for loopback signed by it,
-//! so that TLS is tested with verification on.
+//! A certificate authority of the tests' own and the certificates it signs: one for a server on
+//! loopback, and those of clients; so that TLS is tested with verification on.
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+};
 use rustls_pki_types::PrivateKeyDer;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{ServerConfig, crypto};
@@ -12,26 +14,32 @@ use tokio_rustls::rustls::{ServerConfig, crypto};
 pub struct Certificates {
     /// The authority's certificate as PEM: what `SSL_CERT_FILE` may name.
     pub ca_pem: String,
-    /// The server's certificate, for `localhost` and 127.0.0.1, as PEM.
+    /// The server's certificate as PEM.
     pub server_pem: String,
     /// The server's private key as PEM.
     pub key_pem: String,
     acceptor: TlsAcceptor,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 impl Certificates {
     /// A new authority and a server certificate; ALPN offers HTTP/2, then HTTP/1.1.
     pub fn new() -> Self {
+        Self::for_server(&["localhost", "127.0.0.1"])
+    }
+
+    /// The same for a server of these names only.
+    pub fn for_server(names: &[&str]) -> Self {
         let ca_key = KeyPair::generate().expect("a key");
         let mut ca = CertificateParams::default();
         ca.distinguished_name
-            .push(DnType::CommonName, "token_service test authority");
+            .push(DnType::CommonName, format!("authority of {names:?}"));
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca_pem = ca.self_signed(&ca_key).expect("a certificate").pem();
         let issuer = Issuer::new(ca, ca_key);
 
         let key = KeyPair::generate().expect("a key");
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let params = CertificateParams::new(names).expect("valid names");
         let server = params.signed_by(&key, &issuer).expect("a certificate");
 
@@ -49,7 +57,18 @@ impl Certificates {
             server_pem: server.pem(),
             key_pem: key.serialize_pem(),
             acceptor: TlsAcceptor::from(Arc::new(config)),
+            issuer,
         }
+    }
+
+    /// A client's certificate of the same authority, and its key, as PEM.
+    pub fn client(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let client = params.signed_by(&key, &self.issuer);
+        (client.expect("a certificate").pem(), key.serialize_pem())
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {

@@ -24,7 +24,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile, return_raw)]
     pub fn get(context: NativeCallContext, name: &str) -> RhaiResultOf<Dynamic> {
-        let host = Host::of(&context)?;
+        let host = Host::of_line(&context)?;
         let value = host.environment().get(name);
         Ok(value.map_or(Dynamic::UNIT, |value| value.clone().into()))
     }
@@ -42,7 +42,7 @@ pub mod functions {
         name: &str,
         default: Dynamic,
     ) -> RhaiResultOf<Dynamic> {
-        let host = Host::of(&context)?;
+        let host = Host::of_line(&context)?;
         let value = host.environment().get(name);
         Ok(value.map_or(default, |value| value.clone().into()))
     }

@@ -154,7 +154,12 @@ fn run_retry(context: &NativeCallContext, rules: &Rules, action: &FnPtr) -> Rhai
         if !worth || u64::from(attempt) >= rules.attempts {
             return Err(error);
         }
-        let wait_for = asked_wait(&error).unwrap_or_else(|| {
+        let asked = asked_wait(&error);
+        if asked > Some(Host::of(context)?.fetcher().longest_wait()) {
+            // It would end after the run: stop now and say so.
+            return Err(error);
+        }
+        let wait_for = asked.unwrap_or_else(|| {
             let scale = rules.base.as_secs_f64() / 0.1;
             backoff(attempt, fastrand::f64())
                 .mul_f64(scale)

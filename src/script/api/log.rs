@@ -10,6 +10,8 @@
 use rhai::Map;
 use rhai::plugin::*;
 
+use crate::escape::escape;
+
 /// Logging.
 #[export_module]
 pub mod functions {
@@ -22,7 +24,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile)]
     pub fn log_debug(message: &str) {
-        tracing::debug!(target: "script", "{message}");
+        tracing::debug!(target: "script", "{}", escape(message));
     }
 
     /// The same with fields.
@@ -34,7 +36,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "log_debug", volatile)]
     pub fn log_debug_fields(message: &str, fields: Map) {
-        tracing::debug!(target: "script", fields = json(&fields), "{message}");
+        tracing::debug!(target: "script", fields = json(&fields), "{}", escape(message));
     }
 
     /// Logs on standard error.
@@ -46,7 +48,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile)]
     pub fn log_info(message: &str) {
-        tracing::info!(target: "script", "{message}");
+        tracing::info!(target: "script", "{}", escape(message));
     }
 
     /// The same with fields.
@@ -58,7 +60,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "log_info", volatile)]
     pub fn log_info_fields(message: &str, fields: Map) {
-        tracing::info!(target: "script", fields = json(&fields), "{message}");
+        tracing::info!(target: "script", fields = json(&fields), "{}", escape(message));
     }
 
     /// Logs a warning on standard error.
@@ -70,7 +72,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile)]
     pub fn log_warn(message: &str) {
-        tracing::warn!(target: "script", "{message}");
+        tracing::warn!(target: "script", "{}", escape(message));
     }
 
     /// The same with fields.
@@ -82,7 +84,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "log_warn", volatile)]
     pub fn log_warn_fields(message: &str, fields: Map) {
-        tracing::warn!(target: "script", fields = json(&fields), "{message}");
+        tracing::warn!(target: "script", fields = json(&fields), "{}", escape(message));
     }
 
     /// Logs an error on standard error.
@@ -94,7 +96,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile)]
     pub fn log_error(message: &str) {
-        tracing::error!(target: "script", "{message}");
+        tracing::error!(target: "script", "{}", escape(message));
     }
 
     /// The same with fields.
@@ -106,7 +108,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "log_error", volatile)]
     pub fn log_error_fields(message: &str, fields: Map) {
-        tracing::error!(target: "script", fields = json(&fields), "{message}");
+        tracing::error!(target: "script", fields = json(&fields), "{}", escape(message));
     }
 }
 

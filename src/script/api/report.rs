@@ -57,7 +57,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile, return_raw)]
     pub fn emit(context: NativeCallContext, text: &str) -> RhaiResultOf<()> {
-        let host = Host::of(&context)?;
+        let host = Host::of_line(&context)?;
         let text = escape_line(text);
         host.ledger().reports().emit(&text).map_err(thrown)
     }
@@ -71,7 +71,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "emit", volatile, return_raw)]
     pub fn emit_file(context: NativeCallContext, text: &str, file: &str) -> RhaiResultOf<()> {
-        let host = Host::of(&context)?;
+        let host = Host::of_line(&context)?;
         host.emitter()
             .emit(&escape_line(text), file)
             .map_err(thrown)

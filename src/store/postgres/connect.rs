@@ -1,6 +1,6 @@
 //! Makes a connection ready for use, and says clearly why it cannot be.
 //!
-//! One timeout covers name resolution, TCP, TLS, authentication and the first round trip, in which
+//! One timeout a host covers name resolution, TCP, TLS, authentication and the first round trip, in which
 //! the session is set up and the INSERT prepared.
 
 use std::future::poll_fn;
@@ -17,23 +17,32 @@ use tokio_util::sync::CancellationToken;
 use super::super::name::{TableName, quote_identifier};
 use super::super::sqlstate::{Class, class_of};
 use super::super::{Options, tls};
-use super::link::{Driver, Link, backend_of};
-use super::{Address, SslMode};
+use super::link::{Cluster, Driver, Link, backend_of};
+use super::{Address, Host, SslMode};
 use crate::fault::{Fault, Kind, chain};
 
 /// How long a silent peer is believed to be there.
 const SILENT_PEER: Duration = Duration::from_secs(15);
 /// Raises `synchronous_commit` to `on` where it is lower, never lowers it; names the limits; and
-/// asks who the backend is.
+/// asks who the backend is and whether it takes writes.
 const SET_UP: &str = "SELECT set_config('synchronous_commit', CASE \
      current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \
      false), set_config('statement_timeout', $1, false), \
      current_setting('token_service.connection', true), pg_backend_pid(), \
      (SELECT backend_start::text FROM pg_stat_get_activity(pg_backend_pid())), \
-     pg_postmaster_start_time()::text, txid_snapshot_xmax(txid_current_snapshot())";
+     pg_postmaster_start_time()::text, txid_snapshot_xmax(txid_current_snapshot()), \
+     pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'";
+
+/// Which cluster a server belongs to; asked apart, since it may not be allowed.
+const CLUSTER: &str = "SELECT system_identifier FROM pg_control_system()";
+
+/// The same for a single transaction.
+const RAISED_LOCALLY: &str = "set_config('synchronous_commit', CASE \
+     current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \
+     true)";
 
 /// What `look` wants to know before a token is asked for.
-const LOOK: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', \
+const LOOK: &str = "SELECT \
      has_column_privilege($1::text, $2::text, 'INSERT'), \
      (SELECT min(c.oid::regclass::text) FROM pg_attrdef a \
      JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid \
@@ -43,7 +52,11 @@ const LOOK: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_r
      has_column_privilege($1::text, $2::text, 'SELECT'), \
      (SELECT c.relkind IN ('r', 'p') AND NOT c.relhasrules AND NOT c.relrowsecurity \
      AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal) \
-     FROM pg_class c WHERE c.oid = $1::text::regclass)";
+     FROM pg_class c WHERE c.oid = $1::text::regclass), \
+     EXISTS (SELECT FROM pg_class c WHERE c.relpersistence <> 'p' AND (c.oid = $1::text::regclass \
+     OR c.oid IN (SELECT relid FROM pg_partition_tree($1::text::regclass)))), \
+     (SELECT t.typname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
+     WHERE a.attrelid = $1::text::regclass AND a.attname = $2 AND t.typname IN ('char', 'name'))";
 
 /// Counts the rows of each value that are not older than the horizon. A row's transaction number has
 /// 32 bits and wraps around; what lies up to half the circle ahead of the horizon is newer. Frozen
@@ -68,7 +81,7 @@ pub(in crate::store) struct Lookup {
     pub(in crate::store) plain: bool,
 }
 
-/// Makes connections to one server.
+/// Makes connections to the servers of one database.
 pub(super) struct Connector {
     pub(super) address: Address,
     /// The table as SQL.
@@ -77,6 +90,8 @@ pub(super) struct Connector {
     pub(super) column: String,
     tls: MakeRustlsConnect,
     insert: String,
+    /// The INSERT of a connection through a pooler: durable by itself.
+    pooled_insert: String,
     lookup: String,
     /// How the server shows the connections of this run.
     pub(super) application: String,
@@ -101,6 +116,10 @@ impl Connector {
         Ok(Self {
             tls: tls::connector(address)?,
             insert: format!("INSERT INTO {table} ({column}) VALUES ($1)"),
+            pooled_insert: format!(
+                "INSERT INTO {table} ({column}) SELECT $1 FROM (SELECT {RAISED_LOCALLY} AS level) \
+                 AS durable WHERE level IS NOT NULL"
+            ),
             lookup: lookup_sql(&table, &column),
             application: format!("token_service {}", options.session)
                 .trim()
@@ -131,49 +150,50 @@ impl Connector {
             self.judge(&row)?;
             let is_true =
                 |index| row.try_get::<_, Option<bool>>(index).ok().flatten() == Some(true);
-            lookup.may_select = is_true(3);
-            lookup.plain = is_true(4);
+            lookup.may_select = is_true(2);
+            lookup.plain = is_true(3);
         }
         Ok((link, lookup))
     }
 
-    async fn reach(&self, look: bool) -> Result<(Link, Option<Row>), Fault> {
+    /// One timeout covers everything that one host may take.
+    pub(super) async fn reach_host(&self, host: &Host, look: bool) -> Result<Reached, Fault> {
         let limit = self.address.connect_timeout;
-        match tokio::time::timeout(limit, self.connect(look)).await {
-            Ok(reached) => reached.map_err(|error| self.refusal(&error)),
-            Err(_) => Err(self.timed_out()),
+        match tokio::time::timeout(limit, self.connect(host, look)).await {
+            Ok(reached) => reached.map_err(|hitch| self.hitch(host, &hitch)),
+            Err(_) => Err(self.timed_out(host)),
         }
     }
 
-    async fn connect(&self, look: bool) -> Result<(Link, Option<Row>), Error> {
+    async fn connect(&self, host: &Host, look: bool) -> Result<Reached, Hitch> {
         let first = match self.address.sslmode {
-            _ if self.address.is_socket() => Tls::Disable,
+            _ if host.is_socket() => Tls::Disable,
             SslMode::Disable | SslMode::Allow => Tls::Disable,
             SslMode::Prefer => Tls::Prefer,
             SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => Tls::Require,
         };
         // libpq's second attempt: where `allow` is refused without TLS, and `prefer` with it.
         let second = match self.address.sslmode {
-            _ if self.address.is_socket() => None,
+            _ if host.is_socket() => None,
             SslMode::Allow => Some(Tls::Require),
             SslMode::Prefer => Some(Tls::Disable),
             _ => None,
         };
-        match (self.try_with(first, look).await, second) {
-            (Err(error), Some(second)) if is_about_tls(&error) => {
+        match (self.try_with(host, first, look).await, second) {
+            (Err(hitch), Some(second)) if hitch.is_about_tls() => {
                 // The first refusal says more than that of a fallback.
-                self.try_with(second, look).await.map_err(|_| error)
+                self.try_with(host, second, look).await.map_err(|_| hitch)
             }
             (result, _) => result,
         }
     }
 
     /// Connects, and once more without options where a pooler refuses them.
-    async fn try_with(&self, mode: Tls, look: bool) -> Result<(Link, Option<Row>), Error> {
-        match self.connect_with(mode, look).await {
-            Err(error) if refuses_options(&error) && !self.sends_no_options() => {
+    async fn try_with(&self, host: &Host, mode: Tls, look: bool) -> Result<Reached, Hitch> {
+        match self.connect_with(host, mode, look).await {
+            Err(hitch) if hitch.refuses_options() && !self.sends_no_options() => {
                 self.takes_no_options.store(true, Ordering::Relaxed);
-                self.connect_with(mode, look).await
+                self.connect_with(host, mode, look).await
             }
             result => result,
         }
@@ -183,15 +203,16 @@ impl Connector {
         self.takes_no_options.load(Ordering::Relaxed)
     }
 
-    async fn connect_with(&self, mode: Tls, look: bool) -> Result<(Link, Option<Row>), Error> {
+    async fn connect_with(&self, host: &Host, mode: Tls, look: bool) -> Result<Reached, Hitch> {
         let mut config = Config::new();
         config
-            .host(&self.address.host)
-            .port(self.address.port)
+            .host(&host.name)
+            .port(host.port)
             .user(&self.address.user)
             .dbname(&self.address.name)
             .application_name(&self.application)
             .ssl_mode(mode)
+            .channel_binding(self.address.channel_binding)
             .keepalives_idle(SILENT_PEER / 2)
             .keepalives_interval(SILENT_PEER / 5)
             .keepalives_retries(3)
@@ -214,6 +235,7 @@ impl Connector {
             while let Some(Ok(_)) = poll_fn(|cx| connection.poll_message(cx)).await {}
         });
         let mut link = Link {
+            host: host.clone(),
             client,
             statement: None,
             backend: None,
@@ -236,22 +258,39 @@ impl Connector {
                 Ok(None)
             }
         };
+        let cluster = async {
+            if !self.has_several_hosts() {
+                return Cluster::Only;
+            }
+            let rows = link.client.query_typed(CLUSTER, &[]).await;
+            let number = rows.ok().and_then(|rows| rows.first()?.try_get(0).ok());
+            number.map_or(Cluster::Hidden, Cluster::Known)
+        };
         // All travel together: one round trip.
-        let (set_up, prepared, looked) = tokio::join!(
+        let (set_up, prepared, looked, cluster) = tokio::join!(
             link.client.query_typed(SET_UP, &set_up),
             link.client.prepare_typed(&self.insert, &[Type::TEXT]),
             looked,
+            cluster,
         );
         if let Some(row) = set_up?.first() {
+            if row.try_get(7)? {
+                return Err(Hitch::ReadOnly);
+            }
             link.horizon = row.try_get(6)?;
             if row.try_get::<_, Option<&str>>(2)? == Some(mark.as_str()) {
-                link.backend = backend_of(row)?;
+                link.backend = backend_of(row, cluster)?;
             }
+        }
+        if link.backend.is_none() {
+            // Whatever was set or prepared may belong to another backend by the next transaction.
+            link.insert.clone_from(&self.pooled_insert);
+            link.unprepared = AtomicBool::new(true);
         }
         match prepared {
             Ok(statement) => link.statement = Some(statement),
             Err(error) if is_pooler(&error) => link.unprepared = AtomicBool::new(true),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
         let seen = looked?.and_then(|rows| rows.into_iter().next());
         Ok((link, seen))
@@ -266,19 +305,44 @@ fn milliseconds(timeout: Duration) -> i32 {
     i32::try_from(timeout.as_millis()).map_or(i32::MAX, |most| most.max(1))
 }
 
-/// True where the other kind of connection, with or without TLS, may be let in.
-fn is_about_tls(error: &Error) -> bool {
-    match error.as_db_error() {
-        Some(db) => db.code().code().starts_with("28"),
-        None => chain(error).iter().any(|cause| cause.contains("TLS")),
+/// A connection, and what `LOOK` saw.
+pub(super) type Reached = (Link, Option<Row>);
+
+/// Why a host will not do.
+pub(super) enum Hitch {
+    /// No connection, or none that can insert.
+    Error(Error),
+    /// It takes no writes.
+    ReadOnly,
+}
+
+impl From<Error> for Hitch {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
     }
 }
 
-/// True where a pooler takes no options at the start (PgBouncer says so with 08P01).
-fn refuses_options(error: &Error) -> bool {
-    error
-        .as_db_error()
-        .is_some_and(|db| db.code().code() == "08P01" && db.message().contains("parameter"))
+impl Hitch {
+    /// True where the other kind of connection, with or without TLS, may be let in.
+    fn is_about_tls(&self) -> bool {
+        let Self::Error(error) = self else {
+            return false;
+        };
+        match error.as_db_error() {
+            Some(db) => db.code().code().starts_with("28"),
+            None => chain(error).iter().any(|cause| cause.contains("TLS")),
+        }
+    }
+
+    /// True where a pooler takes no options at the start (PgBouncer says so with 08P01).
+    fn refuses_options(&self) -> bool {
+        let Self::Error(error) = self else {
+            return false;
+        };
+        error
+            .as_db_error()
+            .is_some_and(|db| db.code().code() == "08P01" && db.message().contains("parameter"))
+    }
 }
 
 fn is_pooler(error: &Error) -> bool {

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::super::doubt::{Doubt, Flight};
 use super::super::job::{Batch, Chunk};
 use super::link::Link;
+use super::pool::Shared;
 use crate::token::{Detail, Status};
 
 /// What a lost lane leaves to others.
@@ -47,6 +48,14 @@ impl Waiting {
     }
 }
 
+/// Waits for the time when something is due; for ever where nothing is.
+pub(super) async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A connection that begins to work, with what was left over from others.
 pub(super) struct Start {
     /// The connection.
@@ -57,4 +66,31 @@ pub(super) struct Start {
     pub(super) chunk: Option<Chunk>,
     /// What waits to be sent again.
     pub(super) waiting: Vec<Waiting>,
+}
+
+impl Start {
+    /// One more connection, where the server has one and it is still wanted.
+    pub(super) async fn extra(shared: &Shared) -> Option<Self> {
+        let since = shared.sent.mark();
+        let attempt = tokio::select! {
+            biased;
+            () = shared.queue.halt.stopping().cancelled() => return None,
+            () = shared.queue.over().cancelled() => return None,
+            attempt = shared.connector.link() => attempt,
+        };
+        attempt
+            .inspect_err(|fault| {
+                tracing::debug!(
+                    cause = fault.causes.first(),
+                    "makes do with fewer connections"
+                );
+            })
+            .ok()
+            .map(|link| Self {
+                link,
+                since,
+                chunk: None,
+                waiting: Vec::new(),
+            })
+    }
 }

@@ -16,7 +16,7 @@ use super::super::doubt::{self, Doubt, Flight};
 use super::super::job::{Batch, Chunk, Job, Verdict};
 use super::super::sqlstate::{Class, Details, Said, class_of, scrub};
 use super::answers::{Answer, Answers, Reply};
-use super::handover::{Remains, Start, Waiting};
+use super::handover::{Remains, Start, Waiting, until};
 use super::horizon::Horizon;
 use super::link::{Link, is_error};
 use super::pool::Shared;
@@ -60,6 +60,9 @@ struct Lane {
     batch: Batch,
     details: Details,
     no_row: Arc<Detail>,
+    /// True once the server was found to take no writes: nothing more is sent to it, and the
+    /// connection is given up when it has answered what was.
+    leaving: bool,
     /// Why the connection was lost.
     farewell: Option<String>,
 }
@@ -69,7 +72,7 @@ struct Lane {
 pub(super) async fn run(shared: Arc<Shared>, start: Option<Start>) -> End {
     let Some(start) = (match start {
         Some(start) => Some(start),
-        None => extra(&shared).await,
+        None => Start::extra(&shared).await,
     }) else {
         return End::Unconnected;
     };
@@ -83,6 +86,7 @@ pub(super) async fn run(shared: Arc<Shared>, start: Option<Start>) -> End {
         batch: Batch::default(),
         details: Details::default(),
         no_row: Detail::reason("the database stored no row: a trigger or a rule skipped it"),
+        leaving: false,
         farewell: None,
     };
     let lost = lane.work(&link).await;
@@ -96,31 +100,6 @@ pub(super) async fn run(shared: Arc<Shared>, start: Option<Start>) -> End {
     }
     link.close().await;
     End::Finished
-}
-
-/// One more connection, where the server has one and it is still wanted.
-async fn extra(shared: &Shared) -> Option<Start> {
-    let since = shared.sent.mark();
-    let attempt = tokio::select! {
-        biased;
-        () = shared.queue.halt.stopping().cancelled() => return None,
-        () = shared.queue.over().cancelled() => return None,
-        attempt = shared.connector.link() => attempt,
-    };
-    attempt
-        .inspect_err(|fault| {
-            tracing::debug!(
-                cause = fault.causes.first(),
-                "makes do with fewer connections"
-            );
-        })
-        .ok()
-        .map(|link| Start {
-            link,
-            since,
-            chunk: None,
-            waiting: Vec::new(),
-        })
 }
 
 impl Lane {
@@ -144,6 +123,9 @@ impl Lane {
             }
             self.fill(link, &mut answers);
             let idle = answers.is_empty();
+            if self.leaving && idle {
+                return true;
+            }
             if closed && idle && self.chunk.is_none() && self.waiting.is_empty() {
                 return false;
             }
@@ -187,7 +169,7 @@ impl Lane {
     /// fewer calls than a write for each answer, and the rest keeps the server busy meanwhile.
     fn has_room(&self, in_flight: usize) -> bool {
         let pipeline = self.shared.pipeline;
-        in_flight + (pipeline / 4).max(1) <= pipeline
+        !self.leaving && in_flight + (pipeline / 4).max(1) <= pipeline
     }
 
     /// Sends as many tokens as there is room for.
@@ -331,13 +313,13 @@ impl Lane {
             }
             Class::Unprepared if flight.tries < TRIES => {
                 link.unprepare();
-                self.waiting.push(Waiting {
-                    due: Instant::now(),
-                    flight,
-                    detail,
-                });
+                self.waiting.push(Waiting::now(flight, detail));
             }
-            Class::Failed | Class::Retry | Class::Unprepared => {
+            Class::ReadOnly if flight.tries < TRIES && !flight.job.is_stopping() => {
+                self.leaving = true;
+                self.waiting.push(Waiting::now(flight, detail));
+            }
+            Class::Failed | Class::ReadOnly | Class::Retry | Class::Unprepared => {
                 self.land(flight, Status::Failed, Some(detail));
             }
             Class::Denied => {
@@ -346,7 +328,8 @@ impl Lane {
                     fault: every_insert_denied(code, detail.message.as_deref().unwrap_or_default()),
                     detail: Arc::clone(&detail),
                 };
-                self.shared.queue.condemn(&flight.job, verdict);
+                flight.job.tell(&verdict.fault);
+                self.shared.queue.condemn(verdict);
                 self.land(flight, Status::NotAttempted, Some(detail));
             }
             Class::Doubt if is_error(db) => {
@@ -413,12 +396,5 @@ impl Drop for Lane {
     /// Even a lane that panics or is dropped in mid-flight accounts for what it holds.
     fn drop(&mut self) {
         self.drop_flights("the connection was lost before the answer came");
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
     }
 }

@@ -10,6 +10,8 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row, Statement};
 use tokio_util::sync::CancellationToken;
 
+use super::Host;
+
 /// How long a connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -30,16 +32,29 @@ pub(in crate::store) struct Backend {
     pub(super) pid: i32,
     started: String,
     server_started: String,
+    cluster: Cluster,
+}
+
+/// The cluster of servers, primary and standbys, that a backend belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cluster {
+    /// There is one host: nothing else could be meant.
+    Only,
+    /// The number that its servers share.
+    Known(i64),
+    /// It does not say.
+    Hidden,
 }
 
 /// The backend that the answer to the set-up names.
-pub(super) fn backend_of(row: &Row) -> Result<Option<Backend>, Error> {
+pub(super) fn backend_of(row: &Row, cluster: Cluster) -> Result<Option<Backend>, Error> {
     let started: Option<String> = row.try_get(4)?;
     Ok(match started {
         Some(started) => Some(Backend {
             pid: row.try_get(3)?,
             started,
             server_started: row.try_get(5)?,
+            cluster,
         }),
         None => None,
     })
@@ -47,6 +62,7 @@ pub(super) fn backend_of(row: &Row) -> Result<Option<Backend>, Error> {
 
 /// A connection that is ready to insert.
 pub(in crate::store) struct Link {
+    pub(super) host: Host,
     pub(super) client: Client,
     pub(super) statement: Option<Statement>,
     pub(super) backend: Option<Backend>,
@@ -99,6 +115,16 @@ impl Link {
             Some(row) => row.try_get(0),
             None => Ok(self.horizon),
         }
+    }
+
+    /// True where this is another database than that of `old`, so that nothing it shows proves what
+    /// `old` did. A standby that was promoted is the same database: what `old` committed is there,
+    /// or was lost with its server and never will be.
+    pub(in crate::store) fn is_elsewhere(&self, old: &Backend) -> bool {
+        self.backend().is_none_or(|own| {
+            own.server_started != old.server_started
+                && (own.cluster != old.cluster || own.cluster == Cluster::Hidden)
+        })
     }
 
     /// Tells `old` to end; true where it is gone.

@@ -1,7 +1,7 @@
 //! PostgreSQL: connections with many requests in flight.
 //!
-//! `url` reads addresses, `connect` makes a `link` ready for use (or `refusal` says why not), a
-//! `lane` sends over it and waits for its `answers`, `pool` decides how many lanes there are and what
+//! `url` reads addresses, `hosts` finds the server that takes writes, `connect` makes a `link` ready
+//! for use (or `refusal` says why not), a `lane` sends over it and waits for its `answers`, `pool` decides how many lanes there are and what
 //! becomes of the `handover` of a lost one. `horizon` and `sent` know what is needed to find out what
 //! a lost connection did, and `recheck` finds out what a process did that is gone.
 
@@ -15,6 +15,7 @@ mod answers;
 pub(super) mod connect;
 mod handover;
 pub(super) mod horizon;
+mod hosts;
 mod lane;
 pub(super) mod link;
 mod pool;
@@ -23,7 +24,9 @@ mod refusal;
 pub(super) mod sent;
 mod url;
 
+pub use hosts::{Host, Session};
 pub(super) use pool::Pool;
+pub use tokio_postgres::config::ChannelBinding;
 
 /// How the connection is secured, with libpq's meaning of each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,13 +69,10 @@ impl SslMode {
         }
     }
 
-    /// The mode where none is configured: `require`, but `prefer` where nobody can listen, on
-    /// loopback and Unix sockets.
-    pub fn default_for(host: &str) -> Self {
-        let loopback = host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.to_canonical().is_loopback());
-        if loopback || host.starts_with('/') || host.eq_ignore_ascii_case("localhost") {
+    /// The mode where none is configured: `require`, but `prefer` where nobody can listen, because
+    /// every host is loopback or a Unix socket.
+    pub fn default_for(hosts: &[Host]) -> Self {
+        if hosts.iter().all(Host::is_local) {
             Self::Prefer
         } else {
             Self::Require
@@ -94,10 +94,10 @@ impl FromStr for SslMode {
 /// Where a PostgreSQL server is and who connects to it; validated.
 #[derive(Clone, Debug)]
 pub struct Address {
-    /// Host name, address, or the folder of a Unix socket (starts with `/`).
-    pub host: String,
-    /// TCP port, or the number in the socket's name.
-    pub port: u16,
+    /// The servers, in the order in which they are tried; at least one.
+    pub hosts: Vec<Host>,
+    /// Which of them will do.
+    pub session: Session,
     /// The role.
     pub user: String,
     /// Its password.
@@ -112,7 +112,9 @@ pub struct Address {
     pub sslcert: Option<PathBuf>,
     /// The client certificate's key (PEM).
     pub sslkey: Option<PathBuf>,
-    /// The longest that connecting may take, TLS and authentication included.
+    /// Whether a password's proof must be bound to the TLS connection.
+    pub channel_binding: ChannelBinding,
+    /// The longest that connecting to one host may take, TLS and authentication included.
     pub connect_timeout: Duration,
 }
 
@@ -126,22 +128,6 @@ impl Address {
     /// A sentence that says what is wrong with it and never shows the password.
     pub fn from_url(text: &str) -> Result<Self, String> {
         url::parse(text)
-    }
-
-    /// `host:port`, or the socket's path: how errors name the server.
-    pub fn place(&self) -> String {
-        if self.is_socket() {
-            format!("{}/.s.PGSQL.{}", self.host, self.port)
-        } else if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
-    }
-
-    /// True where the server is reached over a Unix socket; TLS does not apply to it.
-    pub fn is_socket(&self) -> bool {
-        self.host.starts_with('/')
     }
 }
 
@@ -159,6 +145,7 @@ mod tests {
 
     #[test]
     fn the_default_sslmode_asks_whether_anybody_could_listen() {
+        let default_for = |list: &str| SslMode::default_for(&Host::list(list, &[]).unwrap());
         for host in [
             "localhost",
             "LocalHost",
@@ -167,10 +154,17 @@ mod tests {
             "::1",
             "/run/pg",
         ] {
-            assert_eq!(SslMode::default_for(host), SslMode::Prefer, "{host}");
+            assert_eq!(default_for(host), SslMode::Prefer, "{host}");
         }
-        for host in ["db", "10.0.0.1", "localhost.example.com", "2001:db8::1"] {
-            assert_eq!(SslMode::default_for(host), SslMode::Require, "{host}");
+        assert_eq!(default_for("localhost,/run/pg"), SslMode::Prefer);
+        for host in [
+            "db",
+            "10.0.0.1",
+            "localhost.example.com",
+            "2001:db8::1",
+            "localhost,db",
+        ] {
+            assert_eq!(default_for(host), SslMode::Require, "{host}");
         }
     }
 }

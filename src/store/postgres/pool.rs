@@ -20,6 +20,7 @@ use super::handover::{Remains, Start, Waiting};
 use super::lane::{self, End};
 use super::link::{Backend, Link};
 use super::recheck::recheck;
+use super::refusal::is_denied;
 use super::sent::Sent;
 use crate::fault::{Fault, Kind};
 use crate::token::{Detail, Status};
@@ -144,21 +145,18 @@ async fn foreman(shared: Arc<Shared>, first: Start) {
                         return;
                     }
                 }
-                // Whatever else was lost in the same moment is looked up together.
-                while let Some(end) = lanes.try_join_next() {
-                    if let Ok(End::Lost(remains)) = end {
-                        left.add(remains);
-                    }
-                }
-                if lanes.is_empty() || !left.is_empty() {
-                    match recover(&shared, &mut left, lanes.is_empty()).await {
+                left.gather(&mut lanes);
+                let mut outage = Instant::now();
+                while lanes.is_empty() || !left.is_empty() {
+                    match recover(&shared, &mut left, lanes.is_empty(), &mut outage).await {
                         Recovered::Link(start) => {
                             full_until = None;
                             lanes.spawn(lane::run(Arc::clone(&shared), Some(*start)));
                             grow(&shared, &mut lanes);
                         }
                         Recovered::GaveUp if lanes.is_empty() => return,
-                        Recovered::GaveUp => {}
+                        // What was lost meanwhile is part of the same outage.
+                        Recovered::GaveUp => left.gather(&mut lanes),
                     }
                 }
             }
@@ -187,16 +185,25 @@ impl Left {
         self.waiting.extend(remains.waiting);
     }
 
+    /// Takes what those left that are lost by now.
+    fn gather(&mut self, lanes: &mut JoinSet<End>) {
+        while let Some(end) = lanes.try_join_next() {
+            if let Ok(End::Lost(remains)) = end {
+                self.add(remains);
+            }
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.doubts.is_empty() && self.waiting.is_empty()
     }
 
-    /// Somebody whose tokens are among them.
-    fn job(&self) -> Option<Arc<Job>> {
+    /// Whose tokens they are, with repeats.
+    fn jobs(&self) -> Vec<Arc<Job>> {
         let in_doubt = self.doubts.iter().flat_map(|doubt| &doubt.flights);
         let waiting = self.waiting.iter().map(|waiting| &waiting.flight);
-        let mut flights = in_doubt.chain(waiting);
-        flights.next().map(|flight| Arc::clone(&flight.job))
+        let flights = in_doubt.chain(waiting);
+        flights.map(|flight| Arc::clone(&flight.job)).collect()
     }
 
     /// Accounts for everything without having found out more.
@@ -241,20 +248,27 @@ enum Recovered {
 
 /// Reconnects, and resolves what lost lanes left. Where they left nothing and no other lane works it
 /// waits until there is something to send. Where the store has come to its end, everything in the
-/// queue is reported.
-async fn recover(shared: &Shared, left: &mut Left, is_last: bool) -> Recovered {
+/// queue is reported. Patience counts from `outage` on.
+async fn recover(
+    shared: &Shared,
+    left: &mut Left,
+    is_last: bool,
+    outage: &mut Instant,
+) -> Recovered {
     let queue = &shared.queue;
     let mut chunk = None;
     if left.is_empty() {
-        match queue.inbox.recv().await {
-            Ok(next) => {
-                queue.taken(&next);
-                chunk = Some(next);
-            }
-            Err(_) => return Recovered::GaveUp,
+        chunk = queue.inbox.try_recv().ok();
+        if chunk.is_none() {
+            chunk = queue.inbox.recv().await.ok();
+            *outage = Instant::now();
+        }
+        match &chunk {
+            Some(next) => queue.taken(next),
+            None => return Recovered::GaveUp,
         }
     }
-    match reconnect(shared, left).await {
+    match reconnect(shared, left, *outage).await {
         Ok((link, since)) => Recovered::Link(Box::new(Start {
             link,
             since,
@@ -267,10 +281,9 @@ async fn recover(shared: &Shared, left: &mut Left, is_last: bool) -> Recovered {
                 None => "the run was aborted before it could be looked up",
             };
             if let (true, Some(fault)) = (is_last, fault) {
-                let job = chunk.as_ref().map(|chunk| Arc::clone(&chunk.job));
-                if let Some(job) = job.or_else(|| left.job()) {
-                    condemn(shared, &job, fault);
-                }
+                let mut jobs = left.jobs();
+                jobs.extend(chunk.as_ref().map(|chunk| Arc::clone(&chunk.job)));
+                condemn(shared, &jobs, fault);
             }
             left.give_up(shared, why);
             if is_last {
@@ -286,9 +299,12 @@ async fn recover(shared: &Shared, left: &mut Left, is_last: bool) -> Recovered {
 
 /// Knocks until the server lets it in and every doubt is resolved, for as long as patience lasts.
 /// `Err(None)` where the run is being stopped.
-async fn reconnect(shared: &Shared, left: &mut Left) -> Result<(Link, u64), Option<Fault>> {
+async fn reconnect(
+    shared: &Shared,
+    left: &mut Left,
+    outage: Instant,
+) -> Result<(Link, u64), Option<Fault>> {
     let halt = &shared.queue.halt;
-    let started = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
         let stopped = async {
@@ -319,8 +335,8 @@ async fn reconnect(shared: &Shared, left: &mut Left) -> Result<(Link, u64), Opti
             }
             Err(fault) => fault,
         };
-        let denied = matches!(fault.kind, Kind::DbDenied { .. });
-        let patience = shared.patience.saturating_sub(started.elapsed());
+        let denied = is_denied(&fault);
+        let patience = shared.patience.saturating_sub(outage.elapsed());
         if denied || patience.is_zero() {
             return Err(Some(fault));
         }
@@ -339,9 +355,10 @@ async fn reconnect(shared: &Shared, left: &mut Left) -> Result<(Link, u64), Opti
     }
 }
 
-/// Ends the store for every job, because the database is gone or refuses.
-fn condemn(shared: &Shared, job: &Job, fault: Fault) {
-    let verdict = if matches!(fault.kind, Kind::DbDenied { .. }) {
+/// Ends the store for every job, because the database is gone or refuses. Those whose tokens are all
+/// sent hear of it too.
+fn condemn(shared: &Shared, jobs: &[Arc<Job>], fault: Fault) {
+    let verdict = if is_denied(&fault) {
         Verdict {
             status: Status::NotAttempted,
             detail: Detail::reason("the database refused the run"),
@@ -350,20 +367,31 @@ fn condemn(shared: &Shared, job: &Job, fault: Fault) {
     } else {
         Verdict {
             status: Status::Failed,
-            detail: Detail::reason("the database could not be reached"),
+            detail: Detail::reason(match fault.kind {
+                Kind::DbDenied { .. } => "the database takes no writes",
+                _ => "the database could not be reached",
+            }),
             fault: lost(fault, shared.patience),
         }
     };
-    shared.queue.condemn(job, verdict);
+    for job in jobs {
+        job.tell(&verdict.fault);
+    }
+    shared.queue.condemn(verdict);
 }
 
 fn lost(fault: Fault, patience: Duration) -> Fault {
+    let patience = humantime::format_duration(patience);
     let mut lost = Fault::new(
         Kind::DbConnect,
-        format!(
-            "the connection to the database was lost and did not come back within {}",
-            humantime::format_duration(patience)
-        ),
+        match fault.kind {
+            Kind::DbDenied { .. } => {
+                format!("the database takes no writes any more, and did not within {patience}")
+            }
+            _ => format!(
+                "the connection to the database was lost and did not come back within {patience}"
+            ),
+        },
     );
     lost.causes = fault.causes;
     lost.hint("tokens that are `failed` are safe to store again; --patience waits longer")

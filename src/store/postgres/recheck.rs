@@ -37,7 +37,7 @@ pub(super) async fn recheck(
         .hint("replay over a direct connection"));
     };
     let ended = fence(&link, &shared.connector.application, own).await;
-    if !ended.map_err(|error| shared.connector.refusal(&error))? {
+    if !ended.map_err(|error| shared.connector.refusal(&link.host, &error))? {
         return Err(cannot(
             "08000",
             "a connection of the run is left and cannot be ended",
@@ -46,7 +46,7 @@ pub(super) async fn recheck(
     for part in values.chunks(AT_A_TIME) {
         let part: Vec<&str> = part.iter().map(String::as_str).collect();
         let found = link.count(&shared.lookup.sql, &part, horizon).await;
-        let found = found.map_err(|error| shared.connector.refusal(&error))?;
+        let found = found.map_err(|error| shared.connector.refusal(&link.host, &error))?;
         let found = found.into_iter();
         counts.extend(found.map(|(value, count)| (value, u64::try_from(count).unwrap_or(0))));
     }

@@ -7,16 +7,17 @@ use tokio_postgres::{Error, Row};
 
 use super::super::name::quote_identifier;
 use super::super::sqlstate::{AtConnect, at_connect};
-use super::connect::Connector;
+use super::Host;
+use super::connect::{Connector, Hitch};
 use crate::fault::{Fault, Kind, chain};
 
 impl Connector {
     /// Why there is no connection where nobody said anything in time.
-    pub(super) fn timed_out(&self) -> Fault {
+    pub(super) fn timed_out(&self, host: &Host) -> Fault {
         Fault::new(Kind::DbConnect, "the database cannot be reached")
             .cause(format!(
                 "{} did not answer within {}",
-                self.address.place(),
+                host.place(),
                 humantime::format_duration(self.address.connect_timeout)
             ))
             .hint(
@@ -31,16 +32,7 @@ impl Connector {
         let get = |index| row.try_get::<_, Option<bool>>(index).ok().flatten();
         let user = &self.address.user;
         let table = &self.table;
-        if get(0) == Some(true) {
-            return Err(denied("25006", "the database takes no writes")
-                .cause(format!(
-                    "{} is a standby or read-only",
-                    self.address.place()
-                ))
-                .hint("DB_HOST must name the primary")
-                .retryable());
-        }
-        if get(1) == Some(false) {
+        if get(0) == Some(false) {
             return Err(denied("42501", "the database refuses inserts")
                 .cause(format!(
                     "role \"{user}\" has no INSERT right on {table}, column \"{}\"",
@@ -51,7 +43,7 @@ impl Connector {
                     quote_identifier(user)
                 )));
         }
-        if let Ok(Some(sequence)) = row.try_get::<_, Option<String>>(2) {
+        if let Ok(Some(sequence)) = row.try_get::<_, Option<String>>(1) {
             return Err(denied("42501", "the database refuses inserts")
                 .cause(format!(
                     "role \"{user}\" has no USAGE right on sequence {sequence}"
@@ -61,22 +53,63 @@ impl Connector {
                     quote_identifier(user)
                 )));
         }
+        if get(5) == Some(true) {
+            return Err(denied("55000", "the table does not survive a crash")
+                .cause(format!("{table}, or a partition of it, is UNLOGGED"))
+                .hint(format!(
+                    "ALTER TABLE {table} SET LOGGED: what is called stored must stay stored"
+                )));
+        }
+        if let Ok(Some(kind)) = row.try_get::<_, Option<String>>(6) {
+            return Err(denied("42804", "the column does not keep whole tokens")
+                .cause(format!(
+                    "column \"{}\" of {table} is of type \"{kind}\", which cuts what it is given",
+                    self.column
+                ))
+                .hint("`database.column` must name a column of type text or varchar"));
+        }
         Ok(())
     }
 
+    /// Why the host will not do, and what to do about it.
+    pub(super) fn hitch(&self, host: &Host, hitch: &Hitch) -> Fault {
+        match hitch {
+            Hitch::Error(error) => self.refusal(host, error),
+            Hitch::ReadOnly => denied("25006", "the database takes no writes")
+                .cause(format!("{} is a standby or read-only", host.place()))
+                .hint("DB_HOST must name the primary, and the role must not be set to read only")
+                .retryable(),
+        }
+    }
+
     /// Why there is no connection, and what to do about it.
-    pub(super) fn refusal(&self, error: &Error) -> Fault {
-        let place = self.address.place();
+    pub(super) fn refusal(&self, host: &Host, error: &Error) -> Fault {
+        let place = host.place();
         let Some(db) = error.as_db_error() else {
-            return self.unreachable(error);
+            return self.unreachable(host, error);
         };
         let code = db.code().code();
         let cause = format!("{} ({code})", db.message());
         let user = &self.address.user;
         let (message, hint) = match code {
+            // So it says too where the client's certificate is for another role.
+            "28P01" if self.address.sslcert.is_some() => (
+                "the database refused to connect",
+                format!(
+                    "DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of {place}, and \
+                     sslcert be for that role"
+                ),
+            ),
             "28P01" => (
                 "the database refused to connect",
                 format!("DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of {place}"),
+            ),
+            "28000" if db.message().contains("client certificate") => (
+                "the database refused to connect",
+                format!(
+                    "set sslcert and sslkey to a certificate for \"{user}\", of an authority \
+                     that {place} knows"
+                ),
             ),
             "28000" => (
                 "the database refused to connect",
@@ -138,8 +171,8 @@ impl Connector {
         .hint(hint)
     }
 
-    fn unreachable(&self, error: &Error) -> Fault {
-        let place = self.address.place();
+    fn unreachable(&self, host: &Host, error: &Error) -> Fault {
+        let place = host.place();
         let causes = chain(error);
         let text = causes.join(": ");
         let (message, hint, retryable) = if text.contains("password missing") {
@@ -148,6 +181,12 @@ impl Connector {
                     "{place} asks for a password and none is configured"
                 ))
                 .hint("set DB_PASS or DB_PASS_FILE");
+        } else if text.contains("did not use channel binding") {
+            (
+                "the database does not prove that it knows the password",
+                "channel_binding=require needs TLS and a role with a SCRAM password".to_owned(),
+                false,
+            )
         } else if text.contains("does not support TLS") {
             (
                 "the database offers no TLS",
@@ -156,7 +195,10 @@ impl Connector {
                 ),
                 false,
             )
-        } else if text.contains("UnknownIssuer") || text.contains("CaUsedAsEndEntity") {
+        } else if ["UnknownIssuer", "CaUsedAsEndEntity", "BadSignature"]
+            .iter()
+            .any(|word| text.contains(word))
+        {
             (
                 "the database's certificate is not trusted",
                 "set sslrootcert to the certificate of the authority that issued it".to_owned(),
@@ -167,6 +209,14 @@ impl Connector {
                 "the database's certificate is for another host",
                 "DB_HOST must be a name in the certificate; verify-ca does not look at the name"
                     .to_owned(),
+                false,
+            )
+        } else if text.contains("received fatal alert") {
+            (
+                "the database refused the TLS connection",
+                format!(
+                    "sslcert may be of an authority that {place} does not know; its log says more"
+                ),
                 false,
             )
         } else if ["TLS", "certificate", "alert"]
@@ -181,7 +231,7 @@ impl Connector {
                 ),
                 false,
             )
-        } else if self.address.is_socket() {
+        } else if host.is_socket() {
             (
                 "the database cannot be reached",
                 "DB_HOST must be the folder of the server's socket, and the server must run"
@@ -216,6 +266,11 @@ fn denied(sqlstate: &str, message: &str) -> Fault {
         },
         message,
     )
+}
+
+/// True where waiting would not help.
+pub(super) fn is_denied(fault: &Fault) -> bool {
+    matches!(fault.kind, Kind::DbDenied { .. }) && !fault.retryable
 }
 
 /// The fault that ends the run where every token would meet the same verdict.

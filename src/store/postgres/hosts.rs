@@ -1,0 +1,182 @@
+//! Several servers of one database: which of them is tried when, and which will do.
+//!
+//! As libpq has it: they are tried in order, each with the whole `connect_timeout`, and the first
+//! that answers and fits is taken. A verdict that any of them would give (a wrong password, no such
+//! table) ends the search.
+
+use super::connect::{Connector, Reached};
+use crate::fault::{Fault, Kind};
+
+/// One server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Host name, address, or the folder of a Unix socket (starts with `/`).
+    pub name: String,
+    /// TCP port, or the number in the socket's name.
+    pub port: u16,
+}
+
+/// Which server will do (`target_session_attrs`). Tokens are written, so one that takes no writes is
+/// of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Session {
+    /// The first that answers; where it takes no writes that is an error.
+    Any,
+    /// The first that takes writes.
+    ReadWrite,
+}
+
+impl Session {
+    /// What is meant where nothing is said.
+    pub const DEFAULT: Self = Self::ReadWrite;
+}
+
+impl Host {
+    /// The port where none is named.
+    pub const PORT: u16 = 5432;
+
+    /// Reads `a,b,c`; of `ports` there may be none, one for all, or one for each.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with them.
+    pub fn list(names: &str, ports: &[u16]) -> Result<Vec<Self>, String> {
+        let names: Vec<&str> = names.split(',').map(str::trim).collect();
+        if names.iter().any(|name| name.is_empty()) {
+            return Err("a host in the list is empty".to_owned());
+        }
+        if ports.len() > 1 && ports.len() != names.len() {
+            let (hosts, ports) = (names.len(), ports.len());
+            let s = if hosts == 1 { "" } else { "s" };
+            return Err(format!(
+                "{ports} ports do not go with {hosts} host{s}: give one for all, or one for each"
+            ));
+        }
+        let port_of = |index: usize| match ports {
+            [] => Self::PORT,
+            [one] => *one,
+            each => each.get(index).copied().unwrap_or(Self::PORT),
+        };
+        let hosts = names.iter().enumerate().map(|(index, name)| Self {
+            name: (*name).to_owned(),
+            port: port_of(index),
+        });
+        Ok(hosts.collect())
+    }
+
+    /// `host:port`, or the socket's path: how errors name the server.
+    pub fn place(&self) -> String {
+        let Self { name, port } = self;
+        if self.is_socket() {
+            format!("{name}/.s.PGSQL.{port}")
+        } else if name.contains(':') {
+            format!("[{name}]:{port}")
+        } else {
+            format!("{name}:{port}")
+        }
+    }
+
+    /// True where the server is reached over a Unix socket; TLS does not apply to it.
+    pub fn is_socket(&self) -> bool {
+        self.name.starts_with('/')
+    }
+
+    /// True where nobody can listen in.
+    pub(super) fn is_local(&self) -> bool {
+        let loopback = self
+            .name
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.to_canonical().is_loopback());
+        loopback || self.is_socket() || self.name.eq_ignore_ascii_case("localhost")
+    }
+}
+
+impl Connector {
+    /// A connection to the first server that answers and fits.
+    pub(super) async fn reach(&self, look: bool) -> Result<Reached, Fault> {
+        let mut faults = Vec::new();
+        for host in &self.address.hosts {
+            match self.reach_host(host, look).await {
+                Ok(reached) => return Ok(reached),
+                Err(fault) if self.ends_the_search(&fault) => return Err(fault),
+                Err(fault) => {
+                    if self.has_several_hosts() {
+                        tracing::debug!(cause = fault.causes.first(), "tries the next host");
+                    }
+                    faults.push((host.place(), fault));
+                }
+            }
+        }
+        Err(none_will_do(faults))
+    }
+
+    /// True where a lost connection's successor may lead to another server.
+    pub(super) fn has_several_hosts(&self) -> bool {
+        self.address.hosts.len() > 1
+    }
+
+    fn ends_the_search(&self, fault: &Fault) -> bool {
+        match &fault.kind {
+            Kind::DbDenied { sqlstate } if sqlstate == "25006" => {
+                self.address.session == Session::Any
+            }
+            Kind::DbDenied { .. } => !fault.retryable,
+            _ => false,
+        }
+    }
+}
+
+/// One error for all hosts; that of a single host as it is.
+fn none_will_do(mut faults: Vec<(String, Fault)>) -> Fault {
+    if faults.len() == 1
+        && let Some((_, fault)) = faults.pop()
+    {
+        return fault;
+    }
+    let is_read_only = |fault: &Fault| matches!(fault.kind, Kind::DbDenied { .. });
+    let read_only = faults.iter().filter(|(_, fault)| is_read_only(fault));
+    let hint = match read_only.count() {
+        0 => "one of DB_HOST, with its DB_PORT, must be reachable and take writes",
+        _ => "one of DB_HOST must be the primary, and reachable",
+    };
+    let all = Fault::new(
+        Kind::DbConnect,
+        format!("none of the {} hosts can be used", faults.len()),
+    );
+    let mut all = all.hint(hint);
+    all.retryable = faults.iter().any(|(_, fault)| fault.retryable);
+    faults.into_iter().fold(all, |all, (place, fault)| {
+        let why = fault.causes.join(": ");
+        all.cause(if why.starts_with(&place) {
+            why
+        } else {
+            format!("{place}: {why}")
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_ports_are_paired_as_libpq_does() {
+        let places = |names: &str, ports: &[u16]| {
+            let hosts = Host::list(names, ports)?;
+            Ok::<_, String>(hosts.iter().map(Host::place).collect::<Vec<_>>())
+        };
+        assert_eq!(places("a,b", &[]).unwrap(), ["a:5432", "b:5432"]);
+        assert_eq!(places("a, b", &[1]).unwrap(), ["a:1", "b:1"]);
+        assert_eq!(
+            places("::1,/run/pg", &[1, 2]).unwrap(),
+            ["[::1]:1", "/run/pg/.s.PGSQL.2"]
+        );
+        for (names, ports) in [
+            ("a,b", &[1, 2, 3][..]),
+            ("a", &[1, 2]),
+            ("a,,b", &[]),
+            ("", &[]),
+        ] {
+            assert!(places(names, ports).is_err(), "{names} {ports:?}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! `check` finds every mistake in one pass and raises no false alarm; `api` prints a reference whose
+//! examples run.
+
+use serde_json::Value;
+
+use crate::support::books::demo;
+use crate::support::command::Command;
+use crate::support::root;
+use crate::support::snapshot::settings;
+
+#[test]
+fn several_files_are_checked_in_one_pass() {
+    let run = Command::new()
+        .file("sound.rhai", "report(store(fetch(SIZE)));")
+        .file(
+            "calls.rhai",
+            "fn f() { 1 }\nf(2);\n\nreport(stroe(fetch(SIZE)));\n  store(1, 2);\n",
+        )
+        .file("syntax.rhai", "let x = ;")
+        .args([
+            "check",
+            "calls.rhai",
+            "sound.rhai",
+            "syntax.rhai",
+            "none.rhai",
+        ])
+        .run()
+        .expect_code(3);
+    assert_eq!(run.stdout, "ok    sound.rhai\n");
+    insta::assert_snapshot!(run.stderr, @"
+    error: `f` takes 0 arguments, not 1
+      ╭▸ calls.rhai:2:1
+      │
+    2 │ f(2);
+      ╰╴━
+    error: unknown function `stroe`
+      ╭▸ calls.rhai:4:8
+      │
+    4 │ report(stroe(fetch(SIZE)));
+      ╰╴       ━━━━━ did you mean `store`?
+    error: `store` takes 1 argument, not 2
+      ╭▸ calls.rhai:5:3
+      │
+    5 │   store(1, 2);
+      ╰╴  ━━━━━ it is called as `store(array)`, `store(string)`, `store(Tokens)`
+    error: unexpected ';'
+      ╭▸ syntax.rhai:1:9
+      │
+    1 │ let x = ;
+      ╰╴        ━
+    error: the script none.rhai cannot be read
+      caused by: No such file or directory (os error 2)
+    hint: `--script FILE` names the script; without it the built-in one runs
+    ");
+}
+
+#[test]
+fn without_a_name_the_built_in_script_is_checked() {
+    let run = Command::new().arg("check").run().expect_code(0);
+    assert_eq!(run.stdout, "ok    scripts/default.rhai\n");
+}
+
+#[test]
+fn a_mistake_in_the_configuration_is_usage() {
+    let run = Command::new()
+        .file("c.yaml", "source:\n  tiemout: 3s\n")
+        .args(["check", "--config", "c.yaml"])
+        .run()
+        .expect_code(2);
+    settings().bind(|| {
+        insta::assert_snapshot!(run.stderr, @"
+        error: unknown key `tiemout` in `source`
+          ╭▸ c.yaml:2:3
+          │
+        2 │   tiemout: 3s
+          ╰╴  ━━━━━━━ did you mean `timeout`?
+        ");
+    });
+}
+
+/// Valid scripts of every kind, each of which also runs.
+const SOUND: [&str; 12] = [
+    "let f = |x| x + 1; print(f.call(1)); print(f.curry(2).call());",
+    "fn twice() { this * 2 } let n = 4; print(n.twice());",
+    "let map = #{greet: |name| `hi ${name}`, deep: #{two: || 2}}; print(map.greet(\"x\")); print(map.deep.two());",
+    "let map = #{}; map.later = |x| x; map[\"other\"] = || 1; print(map.later(1)); print(map.other());",
+    "import \"lib/helpers\" as helpers; print(helpers::half(4));",
+    "print(!(3 in [1, 2]) && -SIZE < 0 && 3 !in [1]); print(2 ** 3 % 5 << 1 | 1 & 3 ^ 2);",
+    "for i in 0..=3 { print(i); } for (x, i) in [1] { print(x + i); } do { break; } while true;",
+    "print([3, 1].map(|v| v * 2).filter(|v| v > 2).reduce(|sum, v| sum + v, 0)); let a = [2, 1]; a.sort(); print(a.len);",
+    "let m = #{a: #{b: [1]}}; print(m.a.b[0] ?? 1); print(m?.none?.y ?? \"none\"); m.a.b[0] += 1; m.a.c = 2;",
+    "let p = Fn(\"half\"); fn half(n) { n / 2 } print(p.call(4)); print(is_def_fn(\"half\", 1)); print(type_of(p));",
+    "switch SIZE { 1 => print(1), 2..9 => print(2), _ => print(3) } try { throw 1 } catch (e) { print(e) } let x = if SIZE > 1 { 1 } else { 2 };",
+    "fn store(x) { host::store(x) } report(store([\"a\"])); fn retry(n) { n } retry(1); print(env::get(\"TOKEN_X\", \"\")); const A = 1; print(global::A);",
+];
+
+#[test]
+fn valid_scripts_raise_no_alarm() {
+    let lib = "fn half(n) { n / 2 }\n";
+    for script in SOUND {
+        let check = Command::new()
+            .file("lib/helpers.rhai", lib)
+            .file("mine.rhai", script)
+            .args(["check", "mine.rhai"])
+            .run();
+        assert_eq!(check.code, Some(0), "{script}: {}", check.stderr);
+        let run = demo(3, script).file("lib/helpers.rhai", lib).run();
+        assert_eq!(run.code, Some(0), "{script}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn the_reference_is_the_same_each_time() {
+    for format in ["md", "json", "d.rhai"] {
+        assert_eq!(api(format), api(format), "{format}");
+    }
+}
+
+fn api(format: &str) -> String {
+    let run = Command::new().args(["api", "--format", format]).run();
+    run.expect_code(0).stdout
+}
+
+#[test]
+fn the_api_is_printed_for_machines_and_editors() {
+    let json: Value = serde_json::from_str(&api("json")).unwrap();
+    let functions = json["functions"].as_array().unwrap();
+    for name in [
+        "fetch",
+        "fetch_once",
+        "tokens",
+        "store",
+        "reject",
+        "report",
+        "emit",
+        "retry",
+        "sleep",
+        "log_info",
+        "exit",
+    ] {
+        assert!(
+            functions.iter().any(|function| function["name"] == name),
+            "{name}"
+        );
+    }
+    let definitions = api("d.rhai");
+    assert!(
+        definitions.contains("fn fetch(size: int, options: map) -> Tokens;"),
+        "{definitions}"
+    );
+    assert!(!definitions.contains("RhaiResultOf") && !definitions.contains("context"));
+}
+
+#[test]
+fn the_reference_in_the_repository_is_up_to_date() {
+    let printed = Command::new().arg("api").run().expect_code(0).stdout;
+    let kept = std::fs::read_to_string(root().join("docs/script-api.md")).unwrap_or_default();
+    assert!(
+        printed == kept,
+        "docs/script-api.md is out of date: `cargo run -- api > docs/script-api.md` makes it anew"
+    );
+}
+
+#[test]
+fn every_example_of_the_reference_runs() {
+    let printed = api("md");
+    let examples: Vec<&str> = printed
+        .split("```rhai\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert!(examples.len() > 25, "{}", examples.len());
+    for example in examples {
+        let run = demo(3, example).args(["--out-dir", "."]).run();
+        // Without topping up, the demo's source may well fall short.
+        let may_fall_short = example.contains("top_up: false") || example.contains("fetch_once");
+        let code = if may_fall_short && run.code == Some(4) {
+            4
+        } else {
+            0
+        };
+        assert_eq!(run.code, Some(code), "{example}: {}", run.stderr);
+    }
+}

@@ -1,0 +1,293 @@
+//! Mistakes in scripts as a person sees them: one clear error each, with its place, the calls that
+//! led there, and a hint where one helps.
+
+use crate::support::books::{demo, mistake};
+use crate::support::command::Command;
+
+/// What a demo with this script says, which must end with this code.
+#[track_caller]
+pub fn said(script: &str, code: i32) -> String {
+    mistake(&demo(3, script).run().expect_code(code))
+}
+
+#[track_caller]
+pub fn said_with(command: Command, code: i32) -> String {
+    mistake(&command.run().expect_code(code))
+}
+
+#[test]
+fn what_does_not_parse() {
+    insta::assert_snapshot!(said("let a = 1;\n  let x = ;", 3), @"
+    error: unexpected ';'
+      ╭▸ mine.rhai:2:11
+      │
+    2 │   let x = ;
+      ╰╴          ━
+    hint: no token was asked for; `token_service check mine.rhai` shows every such mistake
+    ");
+    insta::assert_snapshot!(said("if SIZE > 3 {\n    print(1);\n", 3), @"
+    error: expecting '}' to terminate this block
+     ─▸ mine.rhai:3:1
+    hint: no token was asked for; `token_service check mine.rhai` shows every such mistake
+    ");
+    insta::assert_snapshot!(said("eval(\"1\");", 3), @r#"
+    error: reserved keyword 'eval' is disabled
+      ╭▸ mine.rhai:1:1
+      │
+    1 │ eval("1");
+      ╰╴━━━━
+    hint: no token was asked for; `token_service check mine.rhai` shows every such mistake
+    "#);
+}
+
+#[test]
+fn unknown_names() {
+    insta::assert_snapshot!(said("for page in fetch(SIZE).pages() {\n    report(stroe(page));\n}", 3), @"
+    error: unknown function `stroe`
+      ╭▸ mine.rhai:2:12
+      │
+    2 │     report(stroe(page));
+      ╰╴           ━━━━━ did you mean `store`?
+    hint: no token was asked for; `token_service check mine.rhai` shows every such mistake
+    ");
+    insta::assert_snapshot!(said("let total = 1;\nprint(totl);", 3), @"
+    error: unknown variable `totl`
+      ╭▸ mine.rhai:2:7
+      │
+    2 │ print(totl);
+      ╰╴      ━━━━ did you mean `total`?
+    hint: no token was asked for; `token_service check mine.rhai` shows every such mistake
+    ");
+    insta::assert_snapshot!(said("fn twice() { total * 2 }\nlet total = 1;\nprint(twice());", 3), @"
+    error: unknown variable `total`
+      ╭▸ mine.rhai:1:14
+      │
+    1 │ fn twice() { total * 2 }
+      ╰╴             ━━━━━
+    hint: a function sees only its own variables: hand `total` over as an argument
+    ");
+    insta::assert_snapshot!(said("for o in store([\"a\"]) { print(o.statu); }", 3), @r#"
+    error: Outcome has no property `statu`
+      ╭▸ mine.rhai:1:33
+      │
+    1 │ for o in store(["a"]) { print(o.statu); }
+      ╰╴                                ━━━━━ did you mean `status`?
+    "#);
+    insta::assert_snapshot!(said("let t = \"a\";\nprint(t.lenght);", 3), @"
+    error: string has no property `lenght`
+      ╭▸ mine.rhai:2:9
+      │
+    2 │ print(t.lenght);
+      ╰╴        ━━━━━━ it has bytes, chars, is_empty, kind, len, message
+    ");
+}
+
+#[test]
+fn wrong_arguments() {
+    insta::assert_snapshot!(said("report(store(fetch(SIZE), 1, 2));", 3), @"
+    error: `store` takes 1 argument, not 3
+      ╭▸ mine.rhai:1:8
+      │
+    1 │ report(store(fetch(SIZE), 1, 2));
+      ╰╴       ━━━━━ it is called as `store(array)`, `store(string)`, `store(Tokens)`
+    hint: no token was asked for; `token_service check mine.rhai` shows every such mistake
+    ");
+    insta::assert_snapshot!(said("fn keep(token) { token }\nkeep(1, 2);", 3), @"
+    error: `keep` takes 1 argument, not 2
+      ╭▸ mine.rhai:2:1
+      │
+    2 │ keep(1, 2);
+      ╰╴━━━━
+    hint: no token was asked for; `token_service check mine.rhai` shows every such mistake
+    ");
+    insta::assert_snapshot!(said("report(store(5));", 3), @"
+    error: `store` cannot be called with (int)
+      ╭▸ mine.rhai:1:8
+      │
+    1 │ report(store(5));
+      ╰╴       ━━━━━ it is called as `store(array)`, `store(string)`, `store(Tokens)`
+    ");
+    insta::assert_snapshot!(said("fetch(\"5\");", 3), @r#"
+    error: `fetch` cannot be called with (string)
+      ╭▸ mine.rhai:1:1
+      │
+    1 │ fetch("5");
+      ╰╴━━━━━ it is called as `fetch(int)`, `fetch(int, map)`
+    "#);
+    insta::assert_snapshot!(said("let n = \"5\" * 2;", 3), @r#"
+    error: `*` cannot be applied to string and int
+      ╭▸ mine.rhai:1:13
+      │
+    1 │ let n = "5" * 2;
+      ╰╴            ━
+    "#);
+    insta::assert_snapshot!(said("fetch(0);", 3), @"
+    error: invalid_argument: `size` must be a whole number ≥ 1
+      ╭▸ mine.rhai:1:1
+      │
+    1 │ fetch(0);
+      ╰╴━━━━━
+    ");
+    insta::assert_snapshot!(said("fetch(SIZE, #{pagesize: 4});", 3), @"
+    error: invalid_argument: unknown option `pagesize`: did you mean `page_size`?
+      ╭▸ mine.rhai:1:1
+      │
+    1 │ fetch(SIZE, #{pagesize: 4});
+      ╰╴━━━━━
+      = expected page_size, retries, top_up
+    ");
+    insta::assert_snapshot!(said("store([\"a\", 1]);", 3), @r#"
+    error: invalid_argument: `tokens` must be strings that are not empty
+      ╭▸ mine.rhai:1:1
+      │
+    1 │ store(["a", 1]);
+      ╰╴━━━━━
+    "#);
+    insta::assert_snapshot!(said("sleep(\"2\");", 3), @r#"
+    error: invalid_argument: `time` must be a time with its unit, such as "2s"
+      ╭▸ mine.rhai:1:1
+      │
+    1 │ sleep("2");
+      ╰╴━━━━━
+    "#);
+}
+
+#[test]
+fn throws() {
+    insta::assert_snapshot!(said("throw \"no way\";", 3), @r#"
+    error: the script threw: no way
+      ╭▸ mine.rhai:1:1
+      │
+    1 │ throw "no way";
+      ╰╴━━━━━
+    "#);
+    insta::assert_snapshot!(said("throw #{kind: \"too_few\", message: \"too few came\", hint: \"come back\"};", 3), @r#"
+    error: too_few: too few came
+      ╭▸ mine.rhai:1:1
+      │
+    1 │ throw #{kind: "too_few", message: "too few came", hint: "come back"};
+      ╰╴━━━━━
+    hint: come back
+    "#);
+    insta::assert_snapshot!(said("throw #{code: 1, why: 2};", 3), @"
+    error: the script threw a map with code, why
+      ╭▸ mine.rhai:1:1
+      │
+    1 │ throw #{code: 1, why: 2};
+      ╰╴━━━━━
+    ");
+    insta::assert_snapshot!(said("try {\n    fetch(-1);\n} catch (error) {\n    log_debug(error.kind);\n    throw error;\n}", 3), @"
+    error: invalid_argument: `size` must be a whole number ≥ 1
+      ╭▸ mine.rhai:5:5
+      │
+    5 │     throw error;
+      ╰╴    ━━━━━
+    ");
+}
+
+#[test]
+fn calls_that_led_there() {
+    insta::assert_snapshot!(said("fn inner(x) {\n    throw `bad ${x}`;\n}\nfn outer(x) { inner(x + 1); }\n\nouter(1);", 3), @"
+    error: the script threw: bad 2
+      ╭▸ mine.rhai:2:5
+      │
+    2 │     throw `bad ${x}`;
+      ╰╴    ━━━━━
+      called from mine.rhai:4:15 in `inner`
+      called from mine.rhai:6:1 in `outer`
+    ");
+    insta::assert_snapshot!(said("report(store([\"a\"]), |o| {\n    o.token + 1 - 2\n});", 3), @"
+    error: `-` cannot be applied to string and int
+      ╭▸ mine.rhai:2:17
+      │
+    2 │     o.token + 1 - 2
+      ╰╴                ━
+      called from mine.rhai:1:1 in a closure
+    ");
+    let lib = "// Helpers.\nfn check(n) {\n    if n > 2 { throw \"too many\"; }\n}\n";
+    let command = demo(
+        3,
+        "import \"lib/helpers\" as helpers;\nfn start() {\n    helpers::check(SIZE);\n}\nstart();",
+    )
+    .file("lib/helpers.rhai", lib);
+    insta::assert_snapshot!(said_with(command, 3), @r#"
+    error: the script threw: too many
+      ╭▸ lib/helpers.rhai:3:16
+      │
+    3 │     if n > 2 { throw "too many"; }
+      ╰╴               ━━━━━
+      called from mine.rhai:3:14 in `check`
+      called from mine.rhai:5:1 in `start`
+    "#);
+    let lib = "fn invoke(action) {\n    action.call()\n}\n";
+    let command = demo(3, "import \"lib/helpers\" as helpers;\nhelpers::invoke(|| throw \"in the script's closure\");")
+        .file("lib/helpers.rhai", lib);
+    insta::assert_snapshot!(said_with(command, 3), @r#"
+    error: the script threw: in the script's closure
+      ╭▸ mine.rhai:2:20
+      │
+    2 │ helpers::invoke(|| throw "in the script's closure");
+      ╰╴                   ━━━━━
+      called from lib/helpers.rhai:2:12 in a closure
+      called from mine.rhai:2:10 in `invoke`
+    "#);
+}
+
+#[test]
+fn a_closure_of_another_file() {
+    let command = demo(3, "import \"made\" as made;\nmade::action().call();")
+        .file("made.rhai", "fn action() { || 7 }");
+    insta::assert_snapshot!(said_with(command, 3), @"
+    error: a closure of another file cannot be called here
+      ╭▸ mine.rhai:2:16
+      │
+    2 │ made::action().call();
+      ╰╴               ━━━━
+    hint: make it a function of that file, and call it as `module::name(…)`
+    ");
+}
+
+#[test]
+fn limits() {
+    insta::assert_snapshot!(said("fn f(n) { f(n + 1) }\nf(1);", 3), @"
+    error: the script ran past a limit: functions call each other too deeply
+      ╭▸ mine.rhai:2:1
+      │
+    2 │ f(1);
+      ╰╴━
+    hint: functions may call each other 64 levels deep; a recursion may not end
+    ");
+    insta::assert_snapshot!(said("let s = \"0123456789abcdef\";\nloop { s += s; }", 3), @"
+    error: the script ran past a limit: length of string too large
+      ╭▸ mine.rhai:2:10
+      │
+    2 │ loop { s += s; }
+      ╰╴         ━
+    hint: a string may hold 1 MiB, an array a million values, a map 100,000; work page by page with `fetch(SIZE).pages()`
+    ");
+    insta::assert_snapshot!(said("let a = [1];\nloop { a += a; }", 3), @"
+    error: the script ran past a limit: size of array/BLOB too large
+      ╭▸ mine.rhai:2:10
+      │
+    2 │ loop { a += a; }
+      ╰╴         ━
+    hint: a string may hold 1 MiB, an array a million values, a map 100,000; work page by page with `fetch(SIZE).pages()`
+    ");
+    let command = demo(3, "let n = 0;\nloop { n += 1; }")
+        .file("c.yaml", "script: {max_operations: 10000}\n")
+        .args(["--config", "c.yaml"]);
+    insta::assert_snapshot!(said_with(command, 3), @"
+    error: the script ran past a limit: too many operations
+      ╭▸ mine.rhai:2:13
+      │
+    2 │ loop { n += 1; }
+      ╰╴            ━
+    hint: `script.max_operations` sets the limit; a loop may not end
+    ");
+    let nested = format!("let x = {}1{};", "[".repeat(99), "]".repeat(99));
+    let deep = said(&nested, 3);
+    insta::assert_snapshot!(deep.lines().take(2).collect::<Vec<_>>().join("\n"), @"
+    error: expression exceeds maximum complexity
+      ╭▸ mine.rhai:1:29
+    ");
+}

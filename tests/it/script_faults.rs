@@ -1,0 +1,137 @@
+//! Mistakes that come from outside a script, as a person sees them: imports, and faults of the source
+//! and the database that the script did not catch; and all of it as JSON for machines.
+
+use crate::support::books::{demo, mistake, real};
+use crate::support::command::Run;
+use crate::support::database::Database;
+use crate::support::snapshot::settings;
+use crate::support::source::{Answer, Gate, Source};
+
+use super::script_errors::{said, said_with};
+
+fn sourced(script: &str, answers: impl IntoIterator<Item = Answer>) -> Run {
+    let source = Source::answers(answers);
+    real(3, script, &source, &Database::seed()).run()
+}
+
+#[test]
+fn imports() {
+    insta::assert_snapshot!(said("import \"../secrets\" as s;", 3), @r#"
+    error: import_denied: cannot import `../secrets`: it must lie in the script's folder, without `..`
+      ╭▸ mine.rhai:1:8
+      │
+    1 │ import "../secrets" as s;
+      ╰╴       ━━━━━━━━━━━━
+    hint: imports name files below the script's folder, such as import "lib/backoff" as backoff;
+    "#);
+    insta::assert_snapshot!(said("import \"lib/none\" as n;", 3), @r#"
+    error: import_denied: cannot import `lib/none`: lib/none.rhai: No such file or directory (os error 2)
+      ╭▸ mine.rhai:1:8
+      │
+    1 │ import "lib/none" as n;
+      ╰╴       ━━━━━━━━━━
+    hint: imports name files below the script's folder, such as import "lib/backoff" as backoff;
+    "#);
+    let command = demo(3, "import \"a\" as a;")
+        .file("a.rhai", "import \"b\" as b;")
+        .file("b.rhai", "\nimport \"a\" as a;");
+    insta::assert_snapshot!(said_with(command, 3), @r#"
+    error: import_denied: cannot import `a`: circular import
+      ╭▸ b.rhai:2:8
+      │
+    2 │ import "a" as a;
+      ╰╴       ━━━
+      called from a.rhai:1:8
+      called from mine.rhai:1:8
+    hint: put what both need into a file of its own that imports neither
+    "#);
+    let command =
+        demo(3, "import \"lib/bad\" as bad;").file("lib/bad.rhai", "fn f() {\n    let = 1;\n}");
+    insta::assert_snapshot!(said_with(command, 3), @"
+    error: expecting name of a variable
+      ╭▸ lib/bad.rhai:2:9
+      │
+    2 │     let = 1;
+      ╰╴        ━
+      called from mine.rhai:1:8
+    ");
+}
+
+#[test]
+fn faults_that_nobody_caught() {
+    settings().bind(|| {
+        let unavailable = || Answer::status(503).header("retry-after", "2");
+        let config = "source: {retries: 0}\n";
+        let source = Source::answers([unavailable()]);
+        let command = real(
+            3,
+            "let size = 3;\nlet page = fetch_once(size);",
+            &source,
+            &Database::seed(),
+        )
+        .file("c.yaml", config)
+        .args(["--config", "c.yaml"]);
+        insta::assert_snapshot!(said_with(command, 4), @"
+        error: http_status: the token source answered 503 Service Unavailable
+          ╭▸ mine.rhai:2:12
+          │
+        2 │ let page = fetch_once(size);
+          ╰╴           ━━━━━━━━━━
+          caused by: POST http://127.0.0.1:[port]/tokens
+          = retryable, retry_after_ms 2000
+        hint: it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`
+        ");
+        let dry = [Answer::tokens([""; 0]).always()];
+        let run = sourced("report(store(fetch(SIZE)));", dry);
+        insta::assert_snapshot!(mistake(&run.expect_code(4)), @"
+        error: short_supply: the token source ran dry: 0 of 3 tokens came
+          ╭▸ mine.rhai:1:1
+          │
+        1 │ report(store(fetch(SIZE)));
+          ╰╴━━━━━━
+          caused by: 3 requests in a row brought nothing
+        hint: ask for fewer, or try again when the source has more
+        ");
+        // The table goes after it was looked at.
+        let (gate, database) = (Gate::new(), Database::seed());
+        let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+        let script = "let page = fetch_once(1);\nreport(store(page));";
+        let running = real(1, script, &source, &database).spawn();
+        source.wait_for(1);
+        database
+            .client()
+            .batch_execute("DROP TABLE secret_tokens")
+            .unwrap();
+        gate.open();
+        insta::assert_snapshot!(mistake(&running.wait().expect_code(5)), @r#"
+        error: db_denied: the database refuses every insert
+          ╭▸ mine.rhai:2:1
+          │
+        2 │ report(store(page));
+          ╰╴━━━━━━
+          caused by: relation "…" does not exist (42P01)
+        hint: look at the table's definition and the role's rights; nothing more was sent
+        "#);
+    });
+}
+
+#[test]
+fn machines_read_the_same_as_json() {
+    let json = |script: &str| said_with(demo(3, script).args(["--error-format", "json"]), 3);
+    let parsed = |text: String| {
+        let start = text.find('{').unwrap_or(0);
+        serde_json::from_str::<serde_json::Value>(&text[start..]).unwrap()
+    };
+    let run = demo(3, "fn f() {\n    throw \"x\";\n}\nf();")
+        .args(["--error-format", "json"])
+        .run();
+    let error = parsed(run.expect_code(3).stderr);
+    assert_eq!(error["message"], "the script threw: x");
+    assert_eq!(
+        (&error["file"], &error["line"], &error["column"]),
+        (&"mine.rhai".into(), &2.into(), &5.into())
+    );
+    assert_eq!(error["frames"][0]["name"], "f");
+    assert_eq!(error["exit_code"], 3);
+    insta::assert_snapshot!(json("fetch(SIZE, #{retry: 1});").replace("error: ", ""), @r#"{"message":"unknown option `retry`: one of page_size, retries, top_up","kind":"invalid_argument","file":"mine.rhai","line":1,"column":1,"exit_code":3}"#);
+}

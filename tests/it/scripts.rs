@@ -1,0 +1,340 @@
+//! The primitives, one by one: what each does with good arguments and with bad ones.
+
+use std::fs;
+
+use crate::support::books::{Books, demo, mistake, real};
+use crate::support::command::Run;
+use crate::support::database::Database;
+use crate::support::source::{Answer, Request, Source};
+
+/// What a script prints in a demo that ends with this code.
+#[track_caller]
+fn printed(script: &str, code: i32) -> String {
+    demo(3, script).run().expect_code(code).stdout
+}
+
+/// A run against these answers and a real table, and the sizes that were asked for.
+fn sourced(size: u64, script: &str, answers: impl IntoIterator<Item = Answer>) -> (Run, Vec<u64>) {
+    let source = Source::answers(answers);
+    let run = real(size, script, &source, &Database::seed()).run();
+    let sizes = source.requests().iter().filter_map(Request::size).collect();
+    (run, sizes)
+}
+
+/// The `kind` and `message` that a script catches.
+#[track_caller]
+fn caught(call: &str) -> String {
+    let script = format!("try {{ {call}; }} catch (e) {{ print(`${{e.kind}}: ${{e.message}}`); }}");
+    printed(&script, 0).trim_end().to_owned()
+}
+
+#[test]
+fn fetch_pages_and_tops_up_as_its_options_say() {
+    let answers = || [Answer::tokens(["aa", "bb"]), Answer::tokens(["cc"])];
+    let (run, sizes) = sourced(3, "store(fetch(SIZE, #{page_size: 2}));", answers());
+    assert_eq!((run.code, sizes), (Some(0), vec![2, 1]));
+    let (run, sizes) = sourced(
+        5,
+        "store(fetch(SIZE, #{page_size: 3, top_up: false}));",
+        answers(),
+    );
+    assert_eq!((run.code, sizes), (Some(4), vec![3, 2]));
+    let again = [
+        Answer::status(503).header("retry-after", "0"),
+        Answer::tokens(["aa"]),
+    ];
+    let (run, sizes) = sourced(1, "store(fetch(SIZE, #{retries: 1}));", again);
+    assert_eq!((run.code, sizes), (Some(0), vec![1, 1]));
+    let (run, sizes) = sourced(
+        1,
+        "store(fetch(SIZE, #{retries: 0}));",
+        [Answer::status(503)],
+    );
+    assert_eq!((run.code, sizes), (Some(4), vec![1]));
+}
+
+#[test]
+fn a_script_may_fetch_more_or_less_than_size() {
+    let (run, sizes) = sourced(5, "store(fetch(1));", [Answer::tokens(["aa"])]);
+    assert_eq!((run.code, sizes), (Some(0), vec![1]));
+    assert_eq!(Books::of(&run).count("requested"), 5);
+}
+
+#[test]
+fn fetch_once_may_be_short_and_knows_by_how_much() {
+    let script =
+        "let page = fetch_once(3); print(`${page.len} of ${page.requested}`); store(page);";
+    let (run, sizes) = sourced(3, script, [Answer::tokens(["aa", "bb"])]);
+    assert_eq!(sizes, [3]);
+    assert!(run.stdout.starts_with("2 of 3\n"), "{}", run.stdout);
+    assert_eq!(Books::of(&run).counts(), [2, 0, 0, 0, 0]);
+}
+
+#[test]
+fn bad_arguments_are_caught_by_kind() {
+    for (call, said) in [
+        ("fetch(0)", "`size` must be a whole number ≥ 1"),
+        ("fetch_once(-3)", "`size` must be a whole number ≥ 1"),
+        (
+            "fetch(1, #{page_size: 0})",
+            "`page_size` must be a whole number ≥ 1",
+        ),
+        (
+            "fetch(1, #{retries: -1})",
+            "`retries` must be a whole number ≥ 0",
+        ),
+        ("fetch(1, #{top_up: 1})", "`top_up` must be true or false"),
+        (
+            "fetch(1, #{topup: true})",
+            "unknown option `topup`: did you mean `top_up`?",
+        ),
+        (
+            "retry(#{atempts: 2}, || 1)",
+            "unknown option `atempts`: did you mean `attempts`?",
+        ),
+        ("retry(0, || 1)", "`attempts` must be a whole number ≥ 1"),
+        ("retry(#{on: 1}, || 1)", "`on` must be an array of kinds"),
+        (
+            "sleep(\"soon\")",
+            "`time` must be a time with its unit, such as \"2s\"",
+        ),
+        (
+            "sleep(-1)",
+            "`seconds` must be a number of seconds that is not negative",
+        ),
+        (
+            "sleep(-0.5)",
+            "`seconds` must be a number of seconds that is not negative",
+        ),
+        (
+            "store([\"\"])",
+            "`tokens` must be strings that are not empty",
+        ),
+        ("tokens([1])", "`tokens` must be strings that are not empty"),
+        ("exit(256)", "`code` must be a whole number from 0 to 255"),
+    ] {
+        assert_eq!(caught(call), format!("invalid_argument: {said}"), "{call}");
+    }
+}
+
+#[test]
+fn what_a_script_makes_and_rejects_is_counted() {
+    let script = "
+        print(tokens([\"t\", \"u\"]).len);
+        report(store(tokens([\"a\", \"b-b\"])));
+        report(store([\"c\"]));
+        report(store(\"d\"));
+        report(reject(tokens([\"e\"]), \"one\"));
+        report(reject([\"f\", \"g\"], \"two\"));
+        let summary = report(reject(\"h\", \"three\"));
+        print(`${summary.stored} ${summary.rejected} ${summary.received} ${summary.requested}`);";
+    let run = demo(3, script).run().expect_code(5);
+    assert!(run.stdout.contains("\n3 5 10 3\n"), "{}", run.stdout);
+    let books = Books::of(&run).once_each();
+    assert_eq!(books.counts(), [3, 5, 0, 0, 2]);
+    assert_eq!(books.with("rejected")[4]["reason"], "three");
+}
+
+#[test]
+fn a_report_may_have_lines_of_its_own() {
+    let script = "report(store([\"a\"]), |outcome| `<${outcome.token}>` + \"\\u001b\");";
+    let run = demo(1, script).run().expect_code(0);
+    assert_eq!(run.stdout, "<a>\\u{1b}\n");
+    assert_eq!(Books::of(&run).tokens[0]["token"], "a");
+}
+
+#[test]
+fn emit_and_print_write_to_standard_output_in_order() {
+    let script =
+        "print(\"one\"); report(store([\"two\"])); emit(\"three\\u001b\"); print(\"four\\u001b\");";
+    let shown = printed(script, 0);
+    assert_eq!(shown, "one\nstored    two\nthree\\u{1b}\nfour\\u{1b}\n");
+}
+
+#[test]
+fn emit_writes_files_inside_out_dir_and_nowhere_else() {
+    let script = "emit(\"a\", \"sub/x.txt\"); emit(\"b\", \"sub/x.txt\");
+        for name in [\"../y\", \"/tmp/y\", \"sub/../../y\", \"\", \"out\"] {
+            try { emit(\"c\", name); print(`wrote ${name}`); } catch (e) { print(e.kind); }
+        }";
+    let run = demo(1, script)
+        .args(["--out-dir", "."])
+        .run()
+        .expect_code(0);
+    let written = fs::read_to_string(run.path("sub/x.txt")).unwrap();
+    assert_eq!(written, "a\nb\n");
+    assert_eq!(
+        run.stdout,
+        format!("{}wrote out\n", "invalid_argument\n".repeat(4))
+    );
+    let run = demo(1, "emit(\"a\", \"x\");").run().expect_code(3);
+    assert!(
+        mistake(&run).contains("`--out-dir DIR` names the folder"),
+        "{}",
+        run.stderr
+    );
+}
+
+#[test]
+fn retry_calls_again_what_may_heal() {
+    let counting = |retry: &str, thrown: &str| {
+        let script = format!(
+            "let calls = 0;
+             try {{ print({retry}, || {{ calls += 1; if calls < 3 {{ throw {thrown}; }} \"done\" }})); }}
+             catch (e) {{ print(\"gave up\"); }}
+             print(calls);"
+        );
+        printed(&script, 0)
+    };
+    let fast = "retry(#{attempts: 5, base_ms: 1}";
+    assert_eq!(counting(fast, "\"text\""), "done\n3\n");
+    assert_eq!(
+        counting("retry(3", "#{kind: \"x\", retry_after_ms: 0}"),
+        "done\n3\n"
+    );
+    assert_eq!(
+        counting("retry(2", "#{kind: \"x\", retry_after_ms: 0}"),
+        "gave up\n2\n"
+    );
+    assert_eq!(
+        counting(fast, "#{kind: \"x\", retryable: false}"),
+        "gave up\n1\n"
+    );
+    let on = "retry(#{base_ms: 1, on: [\"x\"]}";
+    assert_eq!(
+        counting(on, "#{kind: \"x\", retryable: false}"),
+        "done\n3\n"
+    );
+    assert_eq!(
+        counting(on, "#{kind: \"y\", retryable: true}"),
+        "gave up\n1\n"
+    );
+    assert_eq!(
+        counting("retry(#{on: [\"thrown\"], base_ms: 1}", "\"x\""),
+        "done\n3\n"
+    );
+}
+
+#[test]
+fn retry_heals_a_source_that_asks_for_patience() {
+    let again = || Answer::status(503).header("retry-after", "0");
+    let script = "store(retry(3, || fetch_once(1)));";
+    let source = Source::answers([again(), again(), Answer::tokens(["aa"])]);
+    let run = real(1, script, &source, &Database::seed())
+        .file("c.yaml", "source: {retries: 0}\n")
+        .args(["--config", "c.yaml"])
+        .run();
+    assert_eq!(Books::of(&run.expect_code(0)).counts(), [1, 0, 0, 0, 0]);
+}
+
+#[test]
+fn sleep_takes_a_time_in_each_form() {
+    assert_eq!(
+        printed("sleep(\"1ms\"); sleep(0); sleep(0.001); print(\"up\");", 0),
+        "up\n"
+    );
+}
+
+#[test]
+fn logs_go_to_standard_error_with_their_fields() {
+    let script = "log_debug(\"d\"); log_info(\"i\", #{n: 1}); log_warn(\"w\"); log_error(\"e\");";
+    let run = demo(1, script).run().expect_code(0);
+    assert_eq!(run.stdout, "");
+    assert!(!run.stderr.contains("DEBUG d"), "{}", run.stderr);
+    for said in ["INFO i", "WARN w", "ERROR e"] {
+        assert!(run.stderr.contains(said), "{said}: {}", run.stderr);
+    }
+    let json = ["--log-format", "json", "--log-level", "debug"];
+    let run = demo(1, script).args(json).run().expect_code(0);
+    let of_script = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        (line["target"] == "script").then(|| line["level"].as_str().unwrap().to_owned())
+    };
+    let levels: Vec<String> = run.stderr.lines().filter_map(of_script).collect();
+    assert_eq!(levels, ["DEBUG", "INFO", "WARN", "ERROR"]);
+}
+
+#[test]
+fn exit_ends_the_script_from_anywhere() {
+    for script in [
+        "exit(7); print(1);",
+        "let f = || exit(7); f.call(); print(1);",
+        "fn f() { exit(7) } fn g() { f(); print(1); } g();",
+        "try { exit(7); } catch { print(1); }",
+        "retry(3, || exit(7)); print(1);",
+        "for token in tokens([\"a\"]) { store(token); exit(7); }",
+    ] {
+        let run = demo(1, script).run().expect_code(7);
+        assert!(!run.stdout.contains('1'), "{script}: {}", run.stdout);
+        Books::of(&run);
+    }
+    let run = demo(3, "report(store(fetch(SIZE)), |o| exit(7));").run();
+    Books::of(&run.expect_code(7)).once_each();
+}
+
+#[test]
+fn outcomes_and_tokens_tell_what_they_know() {
+    let script = "
+        let outcomes = store([\"a\", \"b-b\"]);
+        for o in outcomes {
+            print(`${o.token} ${o.status} ${o.stored} ${o.attempts} ${o.ms >= 0.0} ${o.sqlstate} ${o.constraint} ${o.reason}`);
+        }
+        let c = outcomes.counts;
+        print(`${c.stored} ${c.rejected} ${c.failed} ${c.unknown} ${c.not_attempted}`);
+        print(outcomes.failures().len);
+        for o in reject(\"x\", \"no\") { print(o.to_json()); }
+        let t = tokens([\"y\"]);
+        print(`${t} ${t.len()} ${t.is_empty()}`);
+        store(t);";
+    insta::assert_snapshot!(printed(script, 0), @r#"
+    stored    a
+    a stored true 1 true   
+    rejected  b-b  23514 secret_tokens_data_check
+    b-b rejected false 1 true 23514 secret_tokens_data_check 
+    1 1 0 0 0
+    0
+    rejected  x  no
+    {"token":"x","status":"rejected","attempts":0,"ms":0.0,"reason":"no"}
+    Tokens(1 requested) 1 false
+    stored    y
+    "#);
+}
+
+#[test]
+fn constants_and_the_environment_are_there_in_functions_and_closures() {
+    let script = "
+        fn size() { `${SIZE} ${config::SIZE} ${config::VARS.list[1]} ${config::VARS.deep.pi}` }
+        print(size());
+        print((|| `${SIZE} ${config::SIZE}`).call());
+        print(env::get(\"TOKEN_REGION\"));
+        print(env::get(\"TOKEN_NONE\", \"default\"));
+        print(env::get(\"TOKEN_NONE\") == ());
+        print(env::get(\"HOME\") == ());";
+    let run = demo(3, script)
+        .file(
+            "c.yaml",
+            "script: {vars: {list: [x, y], deep: {pi: 3.5}}}\n",
+        )
+        .args(["--config", "c.yaml"])
+        .env("TOKEN_REGION", "north")
+        .run()
+        .expect_code(0);
+    assert_eq!(run.stdout, "3 3 y 3.5\n3 3\nnorth\ndefault\ntrue\ntrue\n");
+    let run = demo(
+        1,
+        "print(env::get(\"MY_X\")); print(env::get(\"TOKEN_X\") == ());",
+    )
+    .file("c.yaml", "script: {env_prefix: MY_}\n")
+    .args(["--config", "c.yaml"])
+    .env("MY_X", "mine")
+    .env("TOKEN_X", "hidden")
+    .run();
+    assert_eq!(run.expect_code(0).stdout, "mine\ntrue\n");
+}
+
+#[test]
+fn a_shadowed_primitive_is_reached_through_host() {
+    let script =
+        "fn store(tokens) { print(\"mine\"); host::store(tokens) } report(store([\"a\"]));";
+    assert_eq!(printed(script, 0), "mine\nstored    a\n");
+}

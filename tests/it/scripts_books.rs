@@ -1,0 +1,234 @@
+//! The accounting of scripts: however a script treats its streams, every token that was received
+//! stands in the report exactly once, and the summary adds up.
+
+use crate::support::books::{Books, demo, mistake, real};
+use crate::support::database::Database;
+use crate::support::source::{Answer, Source};
+
+/// Runs a script in the demo and gives its balanced books.
+#[track_caller]
+fn books(script: &str, code: i32) -> Books {
+    let run = demo(10, script).run().expect_code(code);
+    Books::of(&run).once_each()
+}
+
+fn settled(books: &Books) -> u64 {
+    books.count("stored") + books.count("rejected")
+}
+
+#[test]
+fn what_is_stored_and_never_reported_is_reported_at_the_end() {
+    let run = demo(10, "store(fetch(SIZE));").run().expect_code(0);
+    assert_eq!(settled(&Books::of(&run).once_each()), 10);
+    assert_eq!(run.stdout.lines().count(), 10);
+}
+
+#[test]
+fn what_is_fetched_and_never_stored_is_not_attempted() {
+    for script in [
+        "let page = fetch_once(10);",
+        "fetch_once(10);",
+        "for token in fetch(SIZE) {}",
+        "for page in fetch(SIZE).pages() {}",
+        "let all = []; for token in fetch(SIZE) { all.push(token); }",
+    ] {
+        let books = books(script, 5);
+        assert!(books.count("received") > 0, "{script}");
+        assert_eq!(
+            books.count("not_attempted"),
+            books.count("received"),
+            "{script}"
+        );
+    }
+}
+
+#[test]
+fn a_fetch_that_nobody_reads_asks_for_nothing() {
+    assert_eq!(books("let tokens = fetch(SIZE);", 0).count("requests"), 0);
+}
+
+#[test]
+fn who_breaks_off_a_loop_loses_nothing() {
+    for script in [
+        "for token in fetch(SIZE) { break; }",
+        "for token in fetch(SIZE) { store(token); break; }",
+        "for page in fetch(SIZE).pages() { break; }",
+        "for page in fetch(SIZE).pages() { store(page); break; }",
+        "for page in fetch(SIZE).pages() { for token in page { break; } break; }",
+        "for outcome in store(fetch(SIZE)) { break; }",
+    ] {
+        let run = demo(10, script).run();
+        let books = Books::of(&run).once_each();
+        assert!(books.count("received") > 0, "{script}");
+        // How far it was ahead is a matter of time. A script that wants less is no short supply.
+        let left = books.count("received") > settled(&books);
+        assert_eq!(run.code, Some(if left { 5 } else { 0 }), "{script}");
+    }
+}
+
+#[test]
+fn a_throw_in_the_middle_of_a_loop_loses_nothing() {
+    for script in [
+        "for token in fetch(SIZE) { throw 1; }",
+        "for token in fetch(SIZE) { store(token); throw 1; }",
+        "for page in fetch(SIZE).pages() { throw 1; }",
+        "for page in fetch(SIZE).pages() { store(page); throw 1; }",
+        "for outcome in store(fetch(SIZE)) { throw 1; }",
+        "report(store(fetch(SIZE)), |outcome| throw 1);",
+        "fn f(tokens) { for token in tokens { throw 1; } } f(fetch(SIZE));",
+    ] {
+        let run = demo(10, script).run();
+        let books = Books::of(&run).once_each();
+        assert!(books.count("received") > 0, "{script}");
+        let left = books.count("received") > settled(&books);
+        assert_eq!(run.code, Some(if left { 5 } else { 3 }), "{script}");
+        assert!(
+            mistake(&run).starts_with("error: the script threw: 1"),
+            "{}",
+            run.stderr
+        );
+    }
+}
+
+#[test]
+fn a_string_that_is_stored_again_is_a_token_of_its_own() {
+    let run = demo(
+        3,
+        "for token in fetch(SIZE) { store(token); store(token); }",
+    )
+    .run();
+    let books = Books::of(&run.expect_code(0));
+    assert_eq!(books.count("received"), 6);
+    assert_eq!(settled(&books), 6);
+}
+
+#[test]
+fn values_that_hold_each_other_lose_nothing() {
+    for (made, code) in [
+        ("fetch_once(5)", 5),
+        ("fetch_once(5).pages()", 5),
+        ("tokens([\"a\", \"b\"])", 5),
+        ("tokens([\"a\", \"b\"]).pages()", 5),
+        ("store(fetch(SIZE))", 0),
+    ] {
+        let script = format!("let map = #{{}}; map.held = {made}; let f = || map; map.f = f;");
+        let books = books(&script, code);
+        assert!(books.count("received") >= 2, "{made}");
+    }
+}
+
+#[test]
+fn a_stream_is_read_once() {
+    for (script, stream) in [
+        ("let t = fetch(SIZE); store(t); store(t);", "Tokens"),
+        (
+            "let t = fetch(SIZE); for x in t { store(x); } for x in t { store(x); }",
+            "Tokens",
+        ),
+        (
+            "let t = fetch(SIZE); let p = t.pages(); for x in p { store(x); } for x in p {}",
+            "Tokens",
+        ),
+        (
+            "let o = store(fetch(SIZE)); report(o); report(o);",
+            "Outcomes",
+        ),
+        (
+            "let o = store(fetch(SIZE)); for x in o { x; } for x in o {}",
+            "Outcomes",
+        ),
+    ] {
+        let run = demo(10, script).run();
+        let said = format!("these {stream} were used already: a stream can be read once");
+        assert!(run.stderr.contains(&said), "{script}: {}", run.stderr);
+        // A script that fails sends nothing more.
+        let books = Books::of(&run).once_each();
+        let left = books.count("not_attempted") > 0;
+        assert_eq!(run.code, Some(if left { 5 } else { 3 }), "{script}");
+    }
+}
+
+#[test]
+fn an_error_in_a_loop_with_an_empty_body_fails_the_run() {
+    for script in [
+        "for token in fetch(SIZE) {}",
+        "for page in fetch(SIZE).pages() {}",
+        "for outcome in store(fetch(SIZE)) {}",
+        "store(fetch(SIZE));",
+    ] {
+        let source = Source::answers([Answer::tokens(["aa"]), Answer::status(500)]);
+        let database = Database::seed();
+        let run = real(3, script, &source, &database).run();
+        assert!(
+            run.stderr.contains("500 Internal Server Error"),
+            "{script}: {}",
+            run.stderr
+        );
+        let books = Books::of(&run).once_each();
+        let code = if books.count("stored") == 1 { 4 } else { 5 };
+        assert_eq!(run.code, Some(code), "{script}");
+        assert_eq!(books.count("received"), 1, "{script}");
+    }
+}
+
+/// A table that refuses `bb` for so many attempts with an error that is worth another try.
+pub fn unwilling(attempts: u32) -> Database {
+    Database::with(&format!(
+        "CREATE TABLE secret_tokens (id SERIAL PRIMARY KEY, data text NOT NULL CHECK (data NOT LIKE '%-%'));
+         CREATE SEQUENCE attempts;
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF NEW.data = 'bb' AND nextval('attempts') <= {attempts} THEN
+                 RAISE 'not now' USING ERRCODE = '55P03';
+             END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION refuse()"
+    ))
+}
+
+#[test]
+fn a_failed_token_that_is_stored_again_counts_once_with_its_last_status() {
+    for again in [
+        "store(outcomes.failures());",
+        "for token in outcomes.failures() { store(token); }",
+        "for page in outcomes.failures().pages() { report(store(page)); }",
+        "let all = []; for token in outcomes.failures() { all.push(token); } store(all);",
+        "store(\"bb\");",
+    ] {
+        let source = Source::answers([Answer::tokens(["aa", "bb", "c-c"])]);
+        let database = unwilling(9);
+        // The store tries several times by itself, so rounds go on until it heals.
+        let script = format!(
+            "let outcomes = store(fetch(SIZE));
+             report(outcomes);
+             let failed = outcomes.counts.failed;
+             {again}
+             print(failed);"
+        );
+        let run = real(3, &script, &source, &database).run();
+        let books = Books::of(&run).once_each();
+        assert!(run.stdout.contains("\n1\n"), "{again}: {}", run.stdout);
+        assert_eq!(books.count("received"), 3, "{again}");
+        assert_eq!(books.count("rejected"), 1, "{again}");
+        let bb = books.tokens.iter().find(|token| token["token"] == "bb");
+        let attempts = bb.and_then(|token| token["attempts"].as_u64()).unwrap_or(0);
+        assert!(attempts > 4, "{again}: attempts add up, {attempts}");
+    }
+}
+
+#[test]
+fn failures_know_their_number_after_they_were_looped_over() {
+    let source = Source::answers([Answer::tokens(["aa", "bb"])]);
+    let script = "let outcomes = store(fetch(SIZE));
+        let failed = outcomes.failures();
+        print(failed.len);
+        for token in failed { token; }
+        print(failed.len);
+        report(outcomes);";
+    let run = real(2, script, &source, &unwilling(1000)).run();
+    let run = run.expect_code(5);
+    assert!(run.stdout.starts_with("1\n1\n"), "{}", run.stdout);
+    let books = Books::of(&run).once_each();
+    assert_eq!(books.counts(), [1, 0, 1, 0, 0]);
+}

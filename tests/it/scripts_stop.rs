@@ -1,0 +1,215 @@
+//! Scripts that would not end, go too deep or reach too far: each is stopped promptly, by no `try`
+//! to be caught, with the report complete and the process in one piece.
+
+use std::time::{Duration, Instant};
+
+use crate::support::books::{Books, demo, mistake, real};
+use crate::support::command::{Command, Run};
+use crate::support::database::Database;
+use crate::support::source::{Answer, Source};
+
+/// Scripts that wait for ever, each in its own way, after they said so.
+const ENDLESS: [&str; 6] = [
+    "print(\"on\"); emit_on(); loop { }",
+    "print(\"on\"); emit_on(); loop { try { loop { } } catch { print(\"caught\"); } }",
+    "print(\"on\"); emit_on(); try { sleep(\"1h\"); } catch { print(\"caught\"); }",
+    "print(\"on\"); emit_on(); try { retry(#{attempts: 99, base_ms: 3600000, max_ms: 3600000}, || throw 1); } catch { print(\"caught\"); }",
+    "print(\"on\"); emit_on(); fn spin() { loop { } } let f = || spin(); [1].map(|x| f.call());",
+    "print(\"on\"); emit_on(); report(store([\"a\"]), |outcome| { loop { } });",
+];
+
+/// Says on standard error, which is not buffered, that the script has begun.
+const EMIT_ON: &str = "fn emit_on() { log_info(\"begun\"); }\n";
+
+#[test]
+fn a_deadline_ends_what_would_not_end() {
+    for script in ENDLESS {
+        let begun = Instant::now();
+        let script = format!("{EMIT_ON}{script}");
+        let run = demo(3, &script).args(["--deadline", "200ms"]).run();
+        assert!(begun.elapsed() < Duration::from_secs(5), "{script}");
+        assert!(!run.stdout.contains("caught"), "{script}");
+        assert!(
+            run.stderr
+                .contains("the deadline passed before the run was complete"),
+            "{}",
+            run.stderr
+        );
+        let books = Books::of(&run.expect_code(3)).once_each();
+        assert_eq!(books.summary["aborted_by"], "deadline");
+    }
+}
+
+#[test]
+fn a_signal_ends_what_would_not_end() {
+    for (script, (signal, code)) in ENDLESS
+        .iter()
+        .zip([("TERM", 143), ("INT", 130)].iter().cycle())
+    {
+        let running = demo(3, &format!("{EMIT_ON}{script}")).spawn();
+        running.wait_for_stderr(|text| text.contains("begun"));
+        let begun = Instant::now();
+        running.signal(signal);
+        let run = running.wait();
+        assert!(begun.elapsed() < Duration::from_secs(5), "{script}");
+        assert!(!run.stdout.contains("caught"), "{script}");
+        let books = Books::of(&run.expect_code(*code)).once_each();
+        assert_eq!(books.summary["aborted_by"], format!("SIG{signal}"));
+    }
+}
+
+#[test]
+fn a_deadline_in_the_middle_leaves_a_complete_report() {
+    for script in [
+        "let page = fetch_once(SIZE); sleep(\"1h\");",
+        "for token in fetch(SIZE) { sleep(\"1h\"); }",
+        "for page in fetch(SIZE).pages() { report(store(page)); sleep(\"1h\"); }",
+        "let outcomes = store(fetch(SIZE)); for o in outcomes { sleep(\"1h\"); }",
+        "report(store(fetch(SIZE)), |outcome| { sleep(\"1h\"); });",
+        "let all = []; for token in fetch(SIZE) { all.push(token); } sleep(\"1h\"); store(all);",
+    ] {
+        let source = Source::answers([Answer::tokens(["aa", "b-b", "cc"])]);
+        let run = real(3, script, &source, &Database::seed())
+            .args(["--deadline", "700ms"])
+            .run();
+        let books = Books::of(&run).once_each();
+        assert_eq!(books.count("received"), 3, "{script}");
+        let settled = books.count("stored") + books.count("rejected");
+        let code = if settled == 3 { 3 } else { 5 };
+        assert_eq!(run.code, Some(code), "{script}: {}", run.stderr);
+    }
+}
+
+/// Runs a script that must end with a limit, uncaught, in one piece.
+#[track_caller]
+fn limited(command: Command, said: &str) -> Run {
+    let run = command.run().expect_code(3);
+    assert_eq!(run.signal, None);
+    assert!(!run.stdout.contains("caught"), "{}", run.stdout);
+    assert!(mistake(&run).contains(said), "{}", run.stderr);
+    Books::of(&run);
+    run
+}
+
+#[test]
+fn limits_cannot_be_caught() {
+    for (body, said) in [
+        ("f(1)", "functions call each other too deeply"),
+        (
+            "let s = \"0123456789abcdef\"; loop { s += s; }",
+            "length of string too large",
+        ),
+        (
+            "let a = [1, 2]; loop { a += a; }",
+            "size of array/BLOB too large",
+        ),
+    ] {
+        let script =
+            format!("fn f(n) {{ f(n + 1) }} try {{ {body}; }} catch {{ print(\"caught\"); }}");
+        limited(demo(1, &script), said);
+    }
+    let command = demo(1, "try { loop { } } catch { print(\"caught\"); }")
+        .file("c.yaml", "script: {max_operations: 1000}\n")
+        .args(["--config", "c.yaml"]);
+    limited(command, "too many operations");
+}
+
+#[test]
+fn deep_recursion_of_every_kind_leaves_the_process_in_one_piece() {
+    let wide = "[".repeat(6) + "f(n + 1)" + &"]".repeat(6);
+    for script in [
+        format!("fn f(n) {{ {wide} }} f(1);"),
+        "let f = |g| g.call(g); f.call(f);".to_owned(),
+        "let f = |g| retry(1, || g.call(g)); f.call(f);".to_owned(),
+        "let f = |g| [1].map(|x| g.call(g)); f.call(f);".to_owned(),
+        "let f = |g| [2, 1].reduce(|a, b| g.call(g)); f.call(f);".to_owned(),
+        "let f = |g| { report(store([\"a\"]), |o| g.call(g)); }; f.call(f);".to_owned(),
+        "fn f() { try { f(); } catch { f(); } } f();".to_owned(),
+        "fn f(n) { if true { while true { for x in [1] { switch n { _ => f(n + 1) } } } } } f(1);"
+            .to_owned(),
+        "fn f() { `${`${`${f()}`}`}` } f();".to_owned(),
+        "fn f() { this.g(); } fn g() { this.f(); } let x = 1; x.f();".to_owned(),
+    ] {
+        limited(demo(1, &script), "functions call each other too deeply");
+    }
+    let command = demo(1, "import \"other\" as other; other::deep(|f| f.call(f));").file(
+        "other.rhai",
+        "fn deep(f) { other(f) } fn other(f) { f.call(f); deep(f) }",
+    );
+    limited(command, "functions call each other too deeply");
+    // Values that lie in each other are dropped in one piece too.
+    let script =
+        "let a = []; for i in 0..1000 { a = [a]; } let m = #{}; for i in 0..1000 { m = #{m: m}; }";
+    let run = demo(1, script).run();
+    assert_eq!(run.signal, None, "{}", run.stderr);
+}
+
+#[test]
+fn deep_nesting_is_refused_before_it_runs() {
+    for script in [
+        format!("let x = {}1{};", "(".repeat(5000), ")".repeat(5000)),
+        format!("let x = {}1{};", "[".repeat(5000), "]".repeat(5000)),
+        format!("{}{}", "if true {".repeat(5000), "}".repeat(5000)),
+        format!("let x = {}1;", "-".repeat(5000)),
+        format!("let x = 1{};", " + 1".repeat(5000)),
+        format!("let x = {}1;", "|| ".repeat(5000)),
+    ] {
+        let run = demo(1, &script).run();
+        assert_eq!(run.signal, None);
+        assert!(matches!(run.code, Some(0 | 3)), "{}", &run.stderr);
+    }
+}
+
+#[test]
+fn imports_stay_in_the_script_s_folder() {
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("x.rhai"), "fn f() { 1 }").unwrap();
+    let absolute = outside.path().join("x").display().to_string();
+    let command = || {
+        let command = Command::new()
+            .file(
+                "in/lib/x.rhai",
+                "import \"lib/y\" as y; fn f() { y::g() + 1 }",
+            )
+            .file("in/lib/y.rhai", "fn g() { 40 }")
+            .file("in/circle.rhai", "import \"circle\" as c;")
+            .file("secret.rhai", "fn f() { 1 }");
+        std::os::unix::fs::symlink(outside.path(), command.dir().join("in/link")).unwrap();
+        command.args(["demo", "1", "--script", "in/mine.rhai"])
+    };
+    let run = command()
+        .file(
+            "in/mine.rhai",
+            "import \"lib/x\" as x; print(x::f()); import \"lib/x.rhai\" as z; print(z::f());",
+        )
+        .run()
+        .expect_code(0);
+    assert_eq!(run.stdout, "41\n41\n");
+    for (path, why) in [
+        ("../secret", "without `..`"),
+        ("lib/../../secret", "without `..`"),
+        (absolute.as_str(), "without `..`"),
+        ("link/x", "a symbolic link leads out"),
+        ("none", "No such file"),
+        ("circle", "circular import"),
+        ("mine", "circular import"),
+    ] {
+        let script = format!(
+            "try {{ import \"{path}\" as x; print(x::f()); }} catch (e) {{ print(e.kind); throw e; }}"
+        );
+        let run = command().file("in/mine.rhai", script).run().expect_code(3);
+        assert_eq!(run.stdout, "import_denied\n", "{path}");
+        assert!(mistake(&run).contains(why), "{path}: {}", run.stderr);
+    }
+    let run = command()
+        .file(
+            "in/mine.rhai",
+            "store([\"once\"]); import \"mine\" as again;",
+        )
+        .run();
+    assert_eq!(
+        run.stdout.matches("once").count(),
+        1,
+        "the script runs once"
+    );
+}

@@ -1,0 +1,111 @@
+//! Scripts in tests, and the books of a run: the `ndjson` report, added up.
+
+use serde_json::Value;
+
+use super::command::{Command, Run};
+use super::database::Database;
+use super::source::Source;
+
+const STATUSES: [&str; 5] = ["stored", "rejected", "failed", "unknown", "not_attempted"];
+
+/// A run of the demo with this script, a page of four tokens at a time, reporting to `text` on
+/// standard output and to the file that [`Books::of`] reads.
+pub fn demo(size: u64, script: &str) -> Command {
+    Command::new()
+        .args(["demo", &size.to_string()])
+        .args(["--page-size", "4"])
+        .with_script(script)
+}
+
+/// The same against a source and a database of the test's own.
+pub fn real(size: u64, script: &str, source: &Source, database: &Database) -> Command {
+    Command::new()
+        .arg(size.to_string())
+        .source(source)
+        .database(database)
+        .with_script(script)
+}
+
+impl Command {
+    fn with_script(self, script: &str) -> Self {
+        self.file("mine.rhai", script)
+            .args(["--script", "mine.rhai"])
+            .args(["--report", "text", "--report", "ndjson=run.ndjson"])
+    }
+}
+
+/// The `ndjson` report of a run.
+pub struct Books {
+    /// The token objects in order.
+    pub tokens: Vec<Value>,
+    /// The summary.
+    pub summary: Value,
+}
+
+impl Books {
+    /// Reads the report and fails unless it accounts for every token that was received.
+    #[track_caller]
+    pub fn of(run: &Run) -> Self {
+        let text = std::fs::read_to_string(run.path("run.ndjson")).expect("a complete report");
+        let mut tokens: Vec<Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
+        let mut last = tokens.pop().expect("a summary");
+        let books = Self {
+            tokens,
+            summary: last["summary"].take(),
+        };
+        let sum: u64 = STATUSES.iter().map(|status| books.count(status)).sum();
+        assert_eq!(sum, books.count("received"), "{}", books.summary);
+        for status in STATUSES {
+            assert_eq!(
+                books.with(status).len() as u64,
+                books.count(status),
+                "{status}: {text}"
+            );
+        }
+        assert_eq!(books.summary["exit_code"].as_i64(), run.code.map(i64::from));
+        books
+    }
+
+    /// Fails where a token stands in the report twice.
+    #[track_caller]
+    pub fn once_each(self) -> Self {
+        let mut tokens = self.texts();
+        let all = tokens.len();
+        tokens.sort();
+        tokens.dedup();
+        assert_eq!(tokens.len(), all, "a token is reported twice");
+        self
+    }
+
+    /// A number of the summary.
+    #[track_caller]
+    pub fn count(&self, name: &str) -> u64 {
+        self.summary[name].as_u64().expect("a count")
+    }
+
+    /// The five counts, in the order of the contract.
+    pub fn counts(&self) -> [u64; 5] {
+        STATUSES.map(|status| self.count(status))
+    }
+
+    /// The tokens of this status.
+    pub fn with(&self, status: &str) -> Vec<&Value> {
+        let of_status = |token: &&Value| token["status"] == status;
+        self.tokens.iter().filter(of_status).collect()
+    }
+
+    /// All tokens' texts in order.
+    pub fn texts(&self) -> Vec<String> {
+        let text = |token: &Value| token["token"].as_str().expect("a text").to_owned();
+        self.tokens.iter().map(text).collect()
+    }
+}
+
+/// What a run said of its mistake: standard error without log lines and the summary.
+pub fn mistake(run: &Run) -> String {
+    let start = run.stderr.find("error").unwrap_or(0);
+    run.stderr[start..].trim_end().to_owned()
+}

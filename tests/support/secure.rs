@@ -1,0 +1,126 @@
+//! A PostgreSQL server with TLS, whose databases differ in whom they let in over what. Its table
+//! records, row by row, whether the connection that wrote it was encrypted.
+//!
+//! Its certificate is for `localhost`, not for 127.0.0.1, where it listens too.
+
+use std::sync::LazyLock;
+
+use postgres::Client;
+
+use super::database::Login;
+use super::postgres::{SUPERUSER, Server, Setup};
+use super::tls::Certificates;
+
+/// The role that owns the tables.
+pub const ROLE: &str = "tokens";
+/// Its password.
+pub const PASSWORD: &str = "canary-8d41";
+
+/// Lets in with and without TLS.
+pub const OPEN: &str = "open";
+/// Lets in over TLS only.
+pub const TLS_ONLY: &str = "tls_only";
+/// Lets in without TLS only.
+pub const NO_TLS: &str = "no_tls";
+/// Lets in over TLS, who shows a certificate for the role and knows its password.
+pub const CERTIFICATES: &str = "certificates";
+/// Asks for the password itself, which proves nothing of the server.
+pub const CLEARTEXT: &str = "cleartext";
+
+const DATABASES: [&str; 5] = [OPEN, TLS_ONLY, NO_TLS, CERTIFICATES, CLEARTEXT];
+
+const HBA: &str = "\
+local   all           all                     scram-sha-256
+host    all           postgres  127.0.0.1/32  scram-sha-256
+host    open          all       127.0.0.1/32  scram-sha-256
+hostssl tls_only      all       127.0.0.1/32  scram-sha-256
+hostnossl no_tls      all       127.0.0.1/32  scram-sha-256
+hostssl certificates  all       127.0.0.1/32  scram-sha-256 clientcert=verify-full
+host    cleartext     all       127.0.0.1/32  password
+";
+
+const CONF: &str = "\
+ssl = on
+ssl_cert_file = 'server.crt'
+ssl_key_file = 'server.key'
+ssl_ca_file = 'ca.crt'
+";
+
+/// A table that tells how each row came.
+const TABLE: &str =
+    "CREATE TABLE secret_tokens (id serial PRIMARY KEY, data text NOT NULL, tls bool);
+    CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        NEW.tls := (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()); RETURN NEW; END $$;
+    CREATE TRIGGER tell BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION tell()";
+
+static SECURE: LazyLock<Secure> = LazyLock::new(Secure::new);
+
+/// The server, and the authority that signed its certificate.
+pub struct Secure {
+    /// The server.
+    pub server: Server,
+    /// Its certificates.
+    pub certificates: Certificates,
+}
+
+/// The server with TLS that all tests share.
+pub fn secure() -> &'static Secure {
+    &SECURE
+}
+
+impl Secure {
+    /// Another one, for a test that changes it.
+    pub fn new() -> Self {
+        let certificates = Certificates::for_server(&["localhost"]);
+        let server = Server::with(&Setup {
+            files: &[
+                ("server.crt", &certificates.server_pem),
+                ("server.key", &certificates.key_pem),
+                ("ca.crt", &certificates.ca_pem),
+            ],
+            conf: CONF,
+            hba: Some(HBA),
+            ..Setup::default()
+        });
+        let secure = Self {
+            server,
+            certificates,
+        };
+        let mut admin = secure.admin("postgres");
+        let role = format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'");
+        admin.batch_execute(&role).expect("a role");
+        for name in DATABASES {
+            let create = format!("CREATE DATABASE {name} OWNER {ROLE}");
+            admin.batch_execute(&create).expect("a database");
+            let table = format!("SET ROLE {ROLE}; {TABLE}");
+            let made = secure.admin(name).batch_execute(&table);
+            made.expect("a table");
+        }
+        secure
+    }
+
+    /// A blocking connection as superuser to one of the databases.
+    pub fn admin(&self, name: &str) -> Client {
+        Login {
+            host: "127.0.0.1".to_owned(),
+            port: self.server.port,
+            user: SUPERUSER.to_owned(),
+            password: self.server.password.clone(),
+            name: name.to_owned(),
+        }
+        .client()
+    }
+
+    /// `postgres://…` for the role in one of the databases, by this host name.
+    pub fn url(&self, host: &str, name: &str) -> String {
+        let port = self.server.port;
+        format!("postgres://{ROLE}:{PASSWORD}@{host}:{port}/{name}")
+    }
+
+    /// How a token came into the table: with TLS or without.
+    pub fn came_over_tls(&self, name: &str, token: &str) -> bool {
+        let sql = "SELECT tls FROM secret_tokens WHERE data = $1";
+        let row = self.admin(name).query_one(sql, &[&token]);
+        row.expect("one row of this token").get(0)
+    }
+}
