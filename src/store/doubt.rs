@@ -31,11 +31,18 @@ pub(super) struct Flight {
     pub(super) job: Arc<Job>,
     /// When it was (last) sent.
     pub(super) sent: Instant,
+    /// The same, as `Sent` has it.
+    pub(super) moment: u64,
     /// How often this store sent it.
     pub(super) tries: u32,
 }
 
 impl Flight {
+    /// Tells `sent` that its fate is known, or will never be.
+    pub(super) fn landed(&self, sent: &Sent, stored: bool) {
+        sent.landed(self.token.as_str(), self.moment, stored);
+    }
+
     /// Its outcome, and whose it is.
     pub(super) fn land(self, status: Status, detail: Option<Arc<Detail>>) -> (Arc<Job>, Outcome) {
         let outcome = Outcome {
@@ -72,49 +79,78 @@ pub(super) fn give_up(
     });
     let mut batch = Batch::default();
     for flight in flights {
-        sent.landed(flight.token.as_str(), false);
+        flight.landed(sent, false);
         let (job, outcome) = flight.land(Status::Unknown, Some(Arc::clone(&detail)));
         batch.push(&job, outcome);
     }
 }
 
-/// Finds out, over a new connection, what became of the tokens; gives those that are certainly not
-/// stored.
-///
-/// # Errors
-/// The doubt as it was, where the new connection was lost on the way.
-pub(super) async fn resolve(
-    doubt: Doubt,
-    link: &Link,
-    lookup: &Lookup,
-    sent: &Sent,
-) -> Result<Vec<Flight>, Doubt> {
-    match examine(&doubt, link, lookup, sent).await {
-        Ok(counts) => Ok(settle(doubt, &counts, sent)),
-        Err(Obstacle::Lost) => Err(doubt),
-        Err(Obstacle::Unprovable(reason)) => {
-            tracing::warn!(tokens = doubt.flights.len(), reason, "the doubt remains");
-            give_up(doubt.flights, sent, reason, doubt.farewell);
-            Ok(Vec::new())
-        }
-    }
-}
-
-enum Obstacle {
-    /// The new connection was lost too.
-    Lost,
+/// What was found out about tokens in doubt.
+pub(super) enum Found {
+    /// How many tokens of each value the lost connection stored.
+    Rows(HashMap<String, Rows>),
     /// It cannot be found out.
     Unprovable(&'static str),
 }
 
-/// How many rows of each value only the lost connection can have written; values that another
-/// connection has in flight are left out.
-async fn examine(
+/// How many tokens of one value the lost connection stored. Where other connections store the same
+/// value, it cannot always be told apart who wrote a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rows {
+    /// So many at least.
+    stored: u32,
+    /// Neither proved nor disproved.
+    open: u32,
+}
+
+impl Rows {
+    /// Of `own` tokens in doubt, where `seen` rows are in the table and between `least` and `most`
+    /// of them are those of others.
+    fn of(own: u32, seen: u32, (least, most): (u32, u32)) -> Self {
+        let stored = seen.saturating_sub(most).min(own);
+        let possible = match seen.checked_sub(least) {
+            Some(possible) => possible.min(own),
+            // Rows were taken away: nothing is proved by one that is missing.
+            None => own,
+        };
+        Self {
+            stored,
+            open: possible - stored,
+        }
+    }
+}
+
+/// The new connection was lost too.
+pub(super) struct Lost;
+
+enum Obstacle {
+    Lost,
+    Unprovable(&'static str),
+}
+
+/// Finds out, over a new connection, what became of the tokens. Cancel safe: it only looks.
+///
+/// # Errors
+/// Where the new connection was lost on the way.
+pub(super) async fn examine(
     doubt: &Doubt,
     link: &Link,
     lookup: &Lookup,
     sent: &Sent,
-) -> Result<HashMap<String, i64>, Obstacle> {
+) -> Result<Found, Lost> {
+    match look(doubt, link, lookup, sent).await {
+        Ok(rows) => Ok(Found::Rows(rows)),
+        Err(Obstacle::Unprovable(reason)) => Ok(Found::Unprovable(reason)),
+        Err(Obstacle::Lost) => Err(Lost),
+    }
+}
+
+async fn look(
+    doubt: &Doubt,
+    link: &Link,
+    lookup: &Lookup,
+    sent: &Sent,
+) -> Result<HashMap<String, Rows>, Obstacle> {
     let (Some(old), Some(_)) = (&doubt.horizon.backend, link.backend()) else {
         return Err(Obstacle::Unprovable(
             "the connection was lost, and behind a pooler it cannot be found out what it did",
@@ -130,7 +166,7 @@ async fn examine(
             "the connection was lost, and the host that answers now is of another database",
         ));
     }
-    if !fence(old, link).await? {
+    if !fence(old, link, lookup.answers_within).await? {
         return Err(Obstacle::Unprovable(
             "the connection was lost, and its backend could not be ended",
         ));
@@ -138,13 +174,11 @@ async fn examine(
     let control = doubt.horizon.control.as_ref().map(Token::as_str);
     let mut values: Vec<&str> = doubt.flights.iter().map(|f| f.token.as_str()).collect();
     values.extend(control);
-    let counts = match link
-        .count(&lookup.sql, &values, Some(doubt.horizon.number))
-        .await
-    {
-        Ok(counts) => counts,
-        Err(error) if !error.as_db_error().is_some_and(is_error) => return Err(Obstacle::Lost),
-        Err(error) => {
+    let looked = sent.mark();
+    let counting = link.count(&lookup.sql, &values, Some(doubt.horizon.number));
+    let counts = match tokio::time::timeout(lookup.looks_within, counting).await {
+        Ok(Ok(counts)) => counts,
+        Ok(Err(error)) if error.as_db_error().is_some_and(is_error) => {
             tracing::debug!(
                 code = error.code().map(tokio_postgres::error::SqlState::code),
                 "look-up failed"
@@ -153,86 +187,136 @@ async fn examine(
                 "the connection was lost, and the table could not be looked up",
             ));
         }
+        Ok(Err(_)) | Err(_) => return Err(Obstacle::Lost),
     };
-    // Triggers, rules, views and row level security can hide or change what was inserted.
-    let seen = control.is_some_and(|control| counts.contains_key(control));
-    if !seen && !lookup.plain {
+    // Triggers, rules, views and row level security can hide or change what was inserted; and
+    // somebody may take rows away as soon as they are there.
+    let shown = match control {
+        Some(control) => counts.contains_key(control),
+        None => lookup.plain,
+    };
+    if !shown {
         return Err(Obstacle::Unprovable(
             "the connection was lost, and the table does not show what was inserted",
         ));
     }
-    ours(doubt, counts, sent)
+    ours(doubt, &counts, sent, looked)
 }
 
 /// Ends the old backend, and waits until it is gone. A server that was restarted has no backends
 /// of before.
-async fn fence(old: &Backend, link: &Link) -> Result<bool, Obstacle> {
+async fn fence(old: &Backend, link: &Link, answers_within: Duration) -> Result<bool, Obstacle> {
     let give_up_at = Instant::now() + FENCE;
     loop {
-        match link.end_backend(old).await {
-            Ok(true) => return Ok(true),
-            Ok(false) if Instant::now() >= give_up_at => return Ok(false),
-            Ok(false) => tokio::time::sleep(GLANCE).await,
-            Err(error) if !error.as_db_error().is_some_and(is_error) => return Err(Obstacle::Lost),
-            Err(_) => return Ok(false),
+        match tokio::time::timeout(answers_within, link.end_backend(old)).await {
+            Ok(Ok(true)) => return Ok(true),
+            Ok(Ok(false)) if Instant::now() >= give_up_at => return Ok(false),
+            Ok(Ok(false)) => tokio::time::sleep(GLANCE).await,
+            Ok(Err(error)) if error.as_db_error().is_some_and(is_error) => return Ok(false),
+            Ok(Err(_)) | Err(_) => return Err(Obstacle::Lost),
         }
     }
 }
 
-/// Takes off what other connections wrote: what they were acknowledged, and, since it cannot be
-/// told apart, every value that they have in flight.
+/// Takes off what other connections wrote or may have written.
 fn ours(
     doubt: &Doubt,
-    mut counts: HashMap<String, i64>,
+    counts: &HashMap<String, i64>,
     sent: &Sent,
-) -> Result<HashMap<String, i64>, Obstacle> {
+    looked: u64,
+) -> Result<HashMap<String, Rows>, Obstacle> {
     let mut own: HashMap<&str, u32> = HashMap::new();
     for flight in &doubt.flights {
         *own.entry(flight.token.as_str()).or_default() += 1;
     }
-    for (value, own) in own {
-        let Some(acknowledged) = sent.acknowledged(value, doubt.horizon.since) else {
-            return Err(Obstacle::Unprovable(
-                "the connection was lost, and too much was stored since to tell its rows apart",
-            ));
-        };
-        let count = counts.entry(value.to_owned()).or_default();
-        *count -= i64::from(acknowledged);
-        if *count < 0 || sent.in_flight(value) > own {
-            counts.remove(value);
-        }
-    }
-    Ok(counts)
+    own.into_iter()
+        .map(|(value, own)| {
+            let Some((least, most)) = sent.stored_since(value, doubt.horizon.asked, looked) else {
+                return Err(Obstacle::Unprovable(
+                    "the connection was lost, and too much was stored since to tell its rows apart",
+                ));
+            };
+            let seen = counts.get(value).copied().unwrap_or(0);
+            let seen = u32::try_from(seen).unwrap_or(u32::MAX);
+            let elsewhere = sent.in_flight(value).saturating_sub(own);
+            Ok((
+                value.to_owned(),
+                Rows::of(own, seen, (least, most + elsewhere)),
+            ))
+        })
+        .collect()
 }
 
-/// Reports what is in the table as stored and gives the rest back; equal values are
-/// interchangeable.
-fn settle(doubt: Doubt, counts: &HashMap<String, i64>, sent: &Sent) -> Vec<Flight> {
-    let mut left = counts.clone();
+/// Says in numbers what came of a doubt.
+pub(super) fn tell(in_doubt: usize, stored: usize, absent: usize) {
+    let unknown = in_doubt - stored - absent;
+    tracing::debug!(in_doubt, stored, absent, unknown, "a doubt has ended");
+}
+
+/// Reports what is in the table as stored and what cannot be told as unknown, and gives the rest
+/// back, which is certainly not stored; equal values are interchangeable.
+pub(super) fn settle(doubt: Doubt, found: Found, sent: &Sent) -> Vec<Flight> {
+    let in_doubt = doubt.flights.len();
+    let mut rows = match found {
+        Found::Rows(rows) => rows,
+        Found::Unprovable(reason) => {
+            tracing::warn!(tokens = in_doubt, reason, "the doubt remains");
+            tell(in_doubt, 0, 0);
+            give_up(doubt.flights, sent, reason, doubt.farewell);
+            return Vec::new();
+        }
+    };
     let mut batch = Batch::default();
     let mut absent = Vec::new();
-    let mut ambiguous = Vec::new();
+    let mut open = Vec::new();
     for flight in doubt.flights {
-        match left.get_mut(flight.token.as_str()) {
-            None => ambiguous.push(flight),
-            Some(0) => {
-                sent.landed(flight.token.as_str(), false);
-                absent.push(flight);
-            }
-            Some(count) => {
-                *count -= 1;
-                sent.landed(flight.token.as_str(), true);
+        match rows.get_mut(flight.token.as_str()) {
+            Some(rows) if rows.stored > 0 => {
+                rows.stored -= 1;
+                flight.landed(sent, true);
                 let (job, outcome) = flight.land(Status::Stored, None);
                 batch.push(&job, outcome);
             }
+            Some(rows) if rows.open == 0 => {
+                flight.landed(sent, false);
+                absent.push(flight);
+            }
+            Some(rows) => {
+                rows.open -= 1;
+                open.push(flight);
+            }
+            None => open.push(flight),
         }
     }
     drop(batch);
+    let known = in_doubt - open.len();
+    tell(in_doubt, known - absent.len(), absent.len());
     give_up(
-        ambiguous,
+        open,
         sent,
         "the connection was lost, and another one stores the same value",
         doubt.farewell,
     );
     absent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_others_are_taken_off_as_far_as_they_are_known() {
+        let rows = |stored, open| Rows { stored, open };
+        // Alone with its value.
+        assert_eq!(Rows::of(1, 0, (0, 0)), rows(0, 0));
+        assert_eq!(Rows::of(1, 1, (0, 0)), rows(1, 0));
+        // Others stored it too, for certain.
+        assert_eq!(Rows::of(2, 3, (2, 2)), rows(1, 0));
+        // Perhaps: one row may be anybody's, but no row is nobody's and two are one of each.
+        assert_eq!(Rows::of(1, 1, (0, 1)), rows(0, 1));
+        assert_eq!(Rows::of(1, 0, (0, 1)), rows(0, 0));
+        assert_eq!(Rows::of(1, 2, (0, 1)), rows(1, 0));
+        // Fewer than others stored: rows were taken away.
+        assert_eq!(Rows::of(1, 0, (1, 1)), rows(0, 1));
+    }
 }

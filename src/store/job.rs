@@ -150,6 +150,7 @@ pub(super) struct Queue {
     pub(super) halt: Halt,
     /// Cancelled together with the setting of the verdict.
     over: CancellationToken,
+    closed: CancellationToken,
     verdict: Arc<OnceLock<Verdict>>,
     /// Tokens that came and were not yet taken by a connection.
     pending: AtomicUsize,
@@ -166,6 +167,7 @@ impl Queue {
             inbox,
             halt,
             over: CancellationToken::new(),
+            closed: CancellationToken::new(),
             verdict: Arc::new(OnceLock::new()),
             pending: AtomicUsize::new(0),
             more: Notify::new(),
@@ -193,14 +195,15 @@ impl Queue {
         self.close();
     }
 
-    /// Cancelled once the store has ended before its time.
-    pub(super) fn over(&self) -> &CancellationToken {
-        &self.over
+    /// Cancelled once no more chunks are taken, at the end or before its time.
+    pub(super) fn closed(&self) -> &CancellationToken {
+        &self.closed
     }
 
     /// Takes no more chunks; those inside can still be taken.
     pub(super) fn close(&self) {
         self.feed.close();
+        self.closed.cancel();
     }
 
     /// Drops what is queued, which reports it.

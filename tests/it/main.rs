@@ -22,6 +22,7 @@ mod connecting;
 mod database;
 mod docker;
 mod examples;
+mod faults;
 mod hostile;
 mod hosts;
 mod hygiene;

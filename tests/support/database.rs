@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use postgres::{Client, Config, NoTls};
 
-use super::postgres::{SUPERUSER, server};
+use super::postgres::{SUPERUSER, Server, server};
 
 /// The table that stands in for the real one.
 pub const SEED: &str = "CREATE TABLE secret_tokens (
@@ -56,6 +56,12 @@ impl Login {
 
     /// A blocking connection.
     pub fn client(&self) -> Client {
+        self.try_client()
+            .expect("a connection to the throwaway PostgreSQL")
+    }
+
+    /// A blocking connection, where the server may be away.
+    pub fn try_client(&self) -> Result<Client, postgres::Error> {
         Config::new()
             .host(&self.host)
             .port(self.port)
@@ -63,13 +69,14 @@ impl Login {
             .password(&self.password)
             .dbname(&self.name)
             .connect(NoTls)
-            .expect("a connection to the throwaway PostgreSQL")
     }
 }
 
 /// A database of the test's own; dereferences to its owner's login.
 pub struct Database {
     owner: Login,
+    /// The superuser in this database.
+    admin: Login,
 }
 
 impl Deref for Database {
@@ -87,15 +94,26 @@ impl Database {
 
     /// An empty database with an owner.
     pub fn new() -> Self {
+        Self::on(server())
+    }
+
+    /// An empty database with an owner, on that server.
+    pub fn on(server: &Server) -> Self {
         let name = format!("t_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let owner = Login {
             host: "127.0.0.1".to_owned(),
-            port: server().port,
+            port: server.port,
             password: format!("owner-{:016x}", fastrand::u64(..)),
             user: format!("{name}_owner"),
             name,
         };
-        let mut admin = admin_of("postgres");
+        let superuser = Login {
+            user: SUPERUSER.to_owned(),
+            password: server.password.clone(),
+            name: "postgres".to_owned(),
+            ..owner.clone()
+        };
+        let mut admin = superuser.client();
         create_role(&mut admin, &owner);
         // Not in one batch: CREATE DATABASE refuses to run inside a transaction.
         admin
@@ -104,14 +122,23 @@ impl Database {
                 owner.name, owner.user
             ))
             .expect("a database");
-        Self { owner }
+        let admin = Login {
+            name: owner.name.clone(),
+            ..superuser
+        };
+        Self { owner, admin }
     }
 
     /// A database with a table of the test's own making.
     pub fn with(ddl: &str) -> Self {
-        let database = Self::new();
-        database.client().batch_execute(ddl).expect("valid SQL");
-        database
+        Self::new().made(ddl)
+    }
+
+    /// The database with this done in it by its owner.
+    #[must_use]
+    pub fn made(self, ddl: &str) -> Self {
+        self.client().batch_execute(ddl).expect("valid SQL");
+        self
     }
 
     /// A database with the seed's table.
@@ -126,7 +153,12 @@ impl Database {
 
     /// A blocking connection as superuser.
     pub fn admin(&self) -> Client {
-        admin_of(&self.name)
+        self.admin.client()
+    }
+
+    /// The superuser in this database.
+    pub fn superuser(&self) -> &Login {
+        &self.admin
     }
 
     /// What is stored, sorted by byte.
@@ -171,16 +203,4 @@ fn create_role(admin: &mut Client, login: &Login) {
     admin
         .batch_execute(&format!("CREATE ROLE {user} LOGIN PASSWORD '{password}'"))
         .expect("a role");
-}
-
-fn admin_of(name: &str) -> Client {
-    let server = server();
-    Login {
-        host: "127.0.0.1".to_owned(),
-        port: server.port,
-        user: SUPERUSER.to_owned(),
-        password: server.password.clone(),
-        name: name.to_owned(),
-    }
-    .client()
 }

@@ -5,15 +5,20 @@
 
 pub mod answer;
 pub mod books;
+pub mod cluster;
 pub mod command;
 pub mod database;
 pub mod journal;
+mod pair;
 pub mod postgres;
+pub mod proxy;
 pub mod report;
 pub mod secure;
 pub mod snapshot;
 pub mod source;
 pub mod tls;
+pub mod verify;
+mod wire;
 
 /// The root of the checkout.
 pub fn root() -> &'static std::path::Path {

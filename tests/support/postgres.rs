@@ -20,7 +20,9 @@ pub const SUPERUSER: &str = "postgres";
 const PROGRAMS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
 /// Waits for the pipe's end, stops the server, and removes its files; again where a process that was
 /// killed in the middle of `initdb` left one that still writes.
-const END: &str = r#"cat; "$@"; for try in 1 2 3 4 5; do rm -rf -- "$0" && break; sleep 1; done"#;
+/// A folder with a file `keep` in it is kept.
+const END: &str = r#"cat; "$@"; [ -e "$0/keep" ] && exit
+for try in 1 2 3 4 5; do rm -rf -- "$0" && break; sleep 1; done"#;
 /// How many ports are tried: another process may take the free one before the server does.
 const TRIES: u32 = 5;
 
@@ -37,8 +39,9 @@ pub struct Server {
     pub sockets: PathBuf,
     /// Where the server programs are; `psql` and `pgbench` are often beside them.
     pub programs: PathBuf,
-    dir: PathBuf,
-    account: Account,
+    pub(super) account: Account,
+    /// Data, sockets, log and password.
+    pub(super) dir: PathBuf,
     /// Its open standard input keeps the server alive.
     watchdog: Child,
 }
@@ -225,7 +228,7 @@ fn watchdog(dir: &Path, account: &Account, pg_ctl: &Path, data: &Path) -> Result
 }
 
 /// Whose account the server runs under: PostgreSQL refuses root.
-enum Account {
+pub(super) enum Account {
     Own,
     Postgres { through: Vec<&'static str> },
 }
@@ -274,7 +277,7 @@ impl Account {
         output(chown)
     }
 
-    fn command(&self, program: &Path) -> Command {
+    pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = match self {
             Self::Own => Command::new(program),
             Self::Postgres { through } => {
@@ -359,7 +362,7 @@ fn text_of(program: &str, args: &[&str]) -> Option<String> {
 /// Runs a program to its end; what it said becomes the error where it fails.
 ///
 /// It writes to files, not pipes: the server that `pg_ctl` leaves behind would hold a pipe open.
-fn output(mut command: Command) -> Result<(), String> {
+pub(super) fn output(mut command: Command) -> Result<(), String> {
     let said = tempfile::tempfile().map_err(|e| format!("cannot make a file: {e}"))?;
     let write = || said.try_clone().map(Stdio::from);
     let status = write()

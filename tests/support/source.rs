@@ -52,8 +52,8 @@ impl Request {
     }
 }
 
-/// From how many tokens were asked for to how many are delivered.
-type Rule = Box<dyn Fn(u64) -> u64 + Send>;
+/// From how many tokens were asked for to those that are delivered.
+type Rule = Box<dyn FnMut(u64) -> Vec<String> + Send>;
 
 /// How the source decides what to say.
 enum Script {
@@ -98,6 +98,11 @@ impl Source {
 
     /// Answers `size=n` with `rule(n)` random tokens.
     pub fn generating(rule: impl Fn(u64) -> u64 + Send + 'static) -> Self {
+        Self::making(random(rule))
+    }
+
+    /// Answers `size=n` with the tokens of `rule(n)`.
+    pub fn making(rule: impl FnMut(u64) -> Vec<String> + Send + 'static) -> Self {
         Self::start(Script::Generating(Box::new(rule)), false)
     }
 
@@ -108,7 +113,7 @@ impl Source {
 
     /// `generating` over TLS, with HTTP/2 where the client offers it.
     pub fn generating_over_tls(rule: impl Fn(u64) -> u64 + Send + 'static) -> Self {
-        Self::start(Script::Generating(Box::new(rule)), true)
+        Self::start(Script::Generating(Box::new(random(rule))), true)
     }
 
     fn start(script: Script, tls: bool) -> Self {
@@ -316,7 +321,7 @@ impl State {
                 let Some(size) = size else {
                     return Answer::status(400).body("size is missing\n");
                 };
-                let tokens: Vec<String> = (0..rule(size)).map(|_| token()).collect();
+                let tokens = rule(size);
                 let answer = Answer::tokens(&tokens);
                 self.issued.extend(tokens);
                 answer
@@ -333,6 +338,11 @@ impl State {
             }
         }
     }
+}
+
+/// As many random tokens as the rule says.
+fn random(rule: impl Fn(u64) -> u64) -> impl FnMut(u64) -> Vec<String> {
+    move |size| (0..rule(size)).map(|_| token()).collect()
 }
 
 /// 16 random bytes in unpadded URL-safe base64: 22 characters, the last of them of two bits.

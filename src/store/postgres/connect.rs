@@ -23,14 +23,19 @@ use crate::fault::{Fault, Kind, chain};
 
 /// How long a silent peer is believed to be there.
 const SILENT_PEER: Duration = Duration::from_secs(15);
+/// How much longer than the statement's own timeout an answer is waited for.
+const SLACK: Duration = Duration::from_secs(10);
+/// As good as for ever, where the statement has no timeout.
+const NO_LIMIT: Duration = Duration::from_hours(365 * 24);
 /// Raises `synchronous_commit` to `on` where it is lower, never lowers it; names the limits; and
 /// asks who the backend is and whether it takes writes.
 const SET_UP: &str = "SELECT set_config('synchronous_commit', CASE \
      current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \
      false), set_config('statement_timeout', $1, false), \
      current_setting('token_service.connection', true), pg_backend_pid(), \
-     (SELECT backend_start::text FROM pg_stat_get_activity(pg_backend_pid())), \
-     pg_postmaster_start_time()::text, txid_snapshot_xmax(txid_current_snapshot()), \
+     (SELECT extract(epoch FROM backend_start)::text FROM pg_stat_get_activity(pg_backend_pid())), \
+     extract(epoch FROM pg_postmaster_start_time())::text, \
+     txid_snapshot_xmax(txid_current_snapshot()), \
      pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'";
 
 /// Which cluster a server belongs to; asked apart, since it may not be allowed.
@@ -79,6 +84,10 @@ pub(in crate::store) struct Lookup {
     pub(in crate::store) may_select: bool,
     /// True where nothing can hide or change what is inserted.
     pub(in crate::store) plain: bool,
+    /// The longest that the answer to a short question is waited for.
+    pub(in crate::store) answers_within: Duration,
+    /// The longest that the query is waited for; the server gives up sooner.
+    pub(in crate::store) looks_within: Duration,
 }
 
 /// Makes connections to the servers of one database.
@@ -132,7 +141,8 @@ impl Connector {
         })
     }
 
-    /// A new connection, set up and with the INSERT prepared.
+    /// A new connection, set up and with the INSERT prepared. It leads to a server that takes
+    /// writes: a standby may not yet show what its primary has.
     pub(super) async fn link(&self) -> Result<Link, Fault> {
         self.reach(false).await.map(|(link, _)| link)
     }
@@ -145,6 +155,8 @@ impl Connector {
             sql: self.lookup.clone(),
             may_select: false,
             plain: false,
+            answers_within: self.address.connect_timeout,
+            looks_within: silence(self.statement_timeout),
         };
         if let Some(row) = seen {
             self.judge(&row)?;
@@ -294,6 +306,15 @@ impl Connector {
         }
         let seen = looked?.and_then(|rows| rows.into_iter().next());
         Ok((link, seen))
+    }
+}
+
+/// How long an answer is waited for that may take the server this long.
+pub(super) fn silence(statement_timeout: Duration) -> Duration {
+    if statement_timeout.is_zero() {
+        NO_LIMIT
+    } else {
+        statement_timeout.saturating_add(SLACK)
     }
 }
 

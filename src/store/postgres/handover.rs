@@ -60,7 +60,7 @@ pub(super) async fn until(due: Option<Instant>) {
 pub(super) struct Start {
     /// The connection.
     pub(super) link: Link,
-    /// The count of acknowledged tokens before it was made.
+    /// The moment before its horizon was asked for.
     pub(super) since: u64,
     /// What it begins with.
     pub(super) chunk: Option<Chunk>,
@@ -75,7 +75,7 @@ impl Start {
         let attempt = tokio::select! {
             biased;
             () = shared.queue.halt.stopping().cancelled() => return None,
-            () = shared.queue.over().cancelled() => return None,
+            () = shared.queue.closed().cancelled() => return None,
             attempt = shared.connector.link() => attempt,
         };
         attempt

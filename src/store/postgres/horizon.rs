@@ -4,6 +4,7 @@
 //! connection asks, now and then, for the number that the next transaction will have: its horizon.
 
 use super::link::{Backend, Link};
+use super::sent::Span;
 use crate::token::Token;
 
 /// So many tokens are sent before the horizon moves on.
@@ -18,8 +19,8 @@ pub(in crate::store) struct Horizon {
     pub(in crate::store) backend: Option<Backend>,
     /// No transaction of what is in flight has an older number.
     pub(in crate::store) number: i64,
-    /// The count of acknowledged tokens when the number was asked for.
-    pub(in crate::store) since: u64,
+    /// When the number was asked for and when the answer came.
+    pub(in crate::store) asked: Span,
     /// A token that was acknowledged after the horizon: a look-up that misses it proves nothing.
     pub(in crate::store) control: Option<Token>,
     sent: u32,
@@ -27,11 +28,11 @@ pub(in crate::store) struct Horizon {
 
 impl Horizon {
     /// The horizon of a new connection.
-    pub(super) fn new(link: &Link, since: u64) -> Self {
+    pub(super) fn new(link: &Link, asked: Span) -> Self {
         Self {
             backend: link.backend().cloned(),
             number: link.horizon(),
-            since,
+            asked,
             control: None,
             sent: 0,
         }
@@ -46,9 +47,9 @@ impl Horizon {
     }
 
     /// Moves on; what is answered from now on was sent after the number was asked for.
-    pub(super) fn move_to(&mut self, number: i64, since: u64) {
+    pub(super) fn move_to(&mut self, number: i64, asked: Span) {
         self.number = number;
-        self.since = since;
+        self.asked = asked;
         self.control = None;
     }
 }

@@ -16,21 +16,19 @@ use super::super::doubt::{self, Doubt, Flight};
 use super::super::job::{Batch, Chunk, Job, Verdict};
 use super::super::sqlstate::{Class, Details, Said, class_of, scrub};
 use super::answers::{Answer, Answers, Reply};
+use super::connect::silence;
 use super::handover::{Remains, Start, Waiting, until};
 use super::horizon::Horizon;
 use super::link::{Link, is_error};
 use super::pool::Shared;
 use super::refusal::every_insert_denied;
+use super::sent::Span;
 use crate::token::{Detail, Status, Token};
 
 /// How often a token is sent before it is `failed`.
 const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How much longer than the statement's own timeout an answer is waited for.
-const SLACK: Duration = Duration::from_secs(10);
-/// As good as for ever, where the statement has no timeout.
-const NO_LIMIT: Duration = Duration::from_hours(365 * 24);
 
 /// How a lane ended.
 pub(super) enum End {
@@ -46,7 +44,7 @@ pub(super) enum End {
 enum Asked {
     /// An INSERT.
     Insert(Flight),
-    /// The horizon; with the count of acknowledged tokens at that time.
+    /// The horizon; at that moment.
     Horizon(u64),
 }
 
@@ -77,12 +75,17 @@ pub(super) async fn run(shared: Arc<Shared>, start: Option<Start>) -> End {
         return End::Unconnected;
     };
     let link = start.link;
+    let asked = Span {
+        from: start.since,
+        to: shared.sent.mark(),
+    };
+    let horizon = Horizon::new(&link, asked);
     let mut lane = Lane {
         shared,
         chunk: start.chunk,
         ledger: VecDeque::new(),
         waiting: start.waiting,
-        horizon: Horizon::new(&link, start.since),
+        horizon,
         batch: Batch::default(),
         details: Details::default(),
         no_row: Detail::reason("the database stored no row: a trigger or a rule skipped it"),
@@ -107,11 +110,7 @@ impl Lane {
     async fn work(&mut self, link: &Link) -> bool {
         let shared = Arc::clone(&self.shared);
         let queue = &shared.queue;
-        let silence = if shared.statement_timeout.is_zero() {
-            NO_LIMIT
-        } else {
-            shared.statement_timeout + SLACK
-        };
+        let silence = silence(shared.statement_timeout);
         let mut aborting = pin!(queue.halt.aborting().cancelled());
         let mut timer = pin!(tokio::time::sleep(silence));
         let mut heard = Instant::now();
@@ -187,13 +186,14 @@ impl Lane {
                 answers.ask(async { link.ask_horizon().await.map(Reply::Horizon) });
             }
             token.attempts = token.attempts.saturating_add(1);
-            self.shared.sent.sending(token.as_str());
+            let moment = self.shared.sent.sending(token.as_str());
             let text = token.clone();
             answers.ask(async move { link.insert(text.as_str()).await.map(Reply::Rows) });
             self.ledger.push_back(Asked::Insert(Flight {
                 token,
                 job,
                 sent: Instant::now(),
+                moment,
                 tries: tries + 1,
             }));
         }
@@ -234,7 +234,7 @@ impl Lane {
             .waiting
             .iter()
             .position(|waiting| waiting.due <= now || waiting.flight.job.is_stopping())?;
-        Some(self.waiting.swap_remove(index))
+        Some(self.waiting.remove(index))
     }
 
     /// Reports what became of a token whose answer has come.
@@ -253,13 +253,13 @@ impl Lane {
         };
         let error = match answer {
             Ok(Reply::Rows(0)) => {
-                self.shared.sent.landed(flight.token.as_str(), false);
+                flight.landed(&self.shared.sent, false);
                 let detail = Arc::clone(&self.no_row);
                 self.land(flight, Status::Rejected, Some(detail));
                 return true;
             }
             Ok(_) => {
-                self.shared.sent.landed(flight.token.as_str(), true);
+                flight.landed(&self.shared.sent, true);
                 self.horizon.control = Some(flight.token.clone());
                 self.land(flight, Status::Stored, None);
                 return true;
@@ -276,7 +276,10 @@ impl Lane {
 
     fn horizon_moved(&mut self, since: u64, answer: Answer) -> bool {
         match answer {
-            Ok(Reply::Horizon(number)) => self.horizon.move_to(number, since),
+            Ok(Reply::Horizon(number)) => {
+                let to = self.shared.sent.mark();
+                self.horizon.move_to(number, Span { from: since, to });
+            }
             Ok(Reply::Rows(_)) => {}
             // The older horizon still holds.
             Err(error) => return error.as_db_error().is_some_and(is_error),
@@ -298,7 +301,7 @@ impl Lane {
         );
         let class = class_of(code, is_error(db), db.routine());
         if class != Class::Doubt {
-            self.shared.sent.landed(flight.token.as_str(), false);
+            flight.landed(&self.shared.sent, false);
         }
         match class {
             Class::Rejected => self.land(flight, Status::Rejected, Some(detail)),

@@ -24,7 +24,7 @@ const END_OTHERS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 
 /// Ends a backend, where it is still the same one; no row where it is gone.
 const END_BACKEND: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-     WHERE pid = $1 AND backend_start::text = $2";
+     WHERE pid = $1 AND extract(epoch FROM backend_start)::text = $2";
 
 /// One backend of one server, for certain: process numbers are used again.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::super::Options;
 use super::super::doubt::{self, Doubt};
@@ -29,6 +29,8 @@ use crate::token::{Detail, Status};
 const BACKLOG_PER_LANE: usize = 32;
 /// How long a server without a free connection is left alone.
 const FULL: Duration = Duration::from_secs(5);
+/// So often a token is sent whose connection is then lost: it may be the one that ends it.
+const MOST_LOSSES: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -141,8 +143,9 @@ async fn foreman(shared: Arc<Shared>, first: Start) {
                                 left.add(remains);
                             }
                         }
-                        left.give_up(&shared, "the run was aborted before it could be looked up");
-                        return;
+                        if left.is_empty() {
+                            return;
+                        }
                     }
                 }
                 left.gather(&mut lanes);
@@ -209,6 +212,7 @@ impl Left {
     /// Accounts for everything without having found out more.
     fn give_up(&mut self, shared: &Shared, reason: &str) {
         for doubt in self.doubts.drain(..) {
+            doubt::tell(doubt.flights.len(), 0, 0);
             doubt::give_up(doubt.flights, &shared.sent, reason, doubt.farewell);
         }
         for waiting in self.waiting.drain(..) {
@@ -218,20 +222,26 @@ impl Left {
 
     /// Resolves every doubt over `link`; false where that was lost too.
     async fn resolve(&mut self, shared: &Shared, link: &Link) -> bool {
-        while let Some(doubt) = self.doubts.pop() {
-            match doubt::resolve(doubt, link, &shared.lookup, &shared.sent).await {
-                Ok(absent) => {
-                    let detail =
-                        Detail::reason("the connection was lost before the token was stored");
-                    self.waiting.extend(
-                        absent
-                            .into_iter()
-                            .map(|flight| Waiting::now(flight, Arc::clone(&detail))),
-                    );
-                }
-                Err(doubt) => {
-                    self.doubts.push(doubt);
-                    return false;
+        let detail = Detail::reason("the connection was lost before the token was stored");
+        // Whoever stops waiting for this leaves every doubt where it is.
+        while let Some(doubt) = self.doubts.last() {
+            let Ok(found) = doubt::examine(doubt, link, &shared.lookup, &shared.sent).await else {
+                return false;
+            };
+            let Some(doubt) = self.doubts.pop() else {
+                return true;
+            };
+            let mut absent = doubt::settle(doubt, found, &shared.sent);
+            // The first that is missing may be what ended the connection: the others go before it.
+            if !absent.is_empty() {
+                absent.rotate_left(1);
+            }
+            for flight in absent {
+                let waiting = Waiting::now(flight, Arc::clone(&detail));
+                if waiting.flight.tries < MOST_LOSSES {
+                    self.waiting.push(waiting);
+                } else {
+                    waiting.fail();
                 }
             }
         }
@@ -315,21 +325,35 @@ async fn reconnect(
                 halt.aborting().cancelled().await;
             }
         };
-        let since = shared.sent.mark();
+        let mut since = shared.sent.mark();
         let attempt = tokio::select! {
             biased;
             () = stopped => return Err(None),
             attempt = shared.connector.link() => attempt,
         };
         let fault = match attempt {
-            Ok(link) => {
+            Ok(mut link) => {
+                let had_doubts = !left.doubts.is_empty();
                 let resolved = tokio::select! {
                     biased;
                     () = halt.aborting().cancelled() => return Err(None),
                     resolved = left.resolve(shared, &link) => resolved,
                 };
-                if resolved {
+                if resolved && !had_doubts {
                     return Ok((link, since));
+                }
+                // What was just found in the table is older than what this connection will send.
+                if resolved {
+                    since = shared.sent.mark();
+                    let asked = tokio::select! {
+                        biased;
+                        () = halt.aborting().cancelled() => return Err(None),
+                        asked = timeout(shared.lookup.answers_within, link.ask_horizon()) => asked,
+                    };
+                    if let Ok(Ok(number)) = asked {
+                        link.horizon = number;
+                        return Ok((link, since));
+                    }
                 }
                 Fault::new(Kind::DbConnect, "the connection was lost again")
             }

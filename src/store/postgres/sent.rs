@@ -1,14 +1,14 @@
-//! What this run has in flight and what was acknowledged lately, by value: whoever finds a row in
-//! the table must know whether another connection of this run wrote it.
+//! What this run has in flight and what was stored lately, by value: whoever finds a row in the
+//! table must know whether another connection of this run wrote it.
 //!
-//! Values are kept as hashes, and acknowledgements only as far back as some connection's horizon,
-//! so that memory stays flat.
+//! Values are kept as hashes, and what was stored only for a while, so that memory stays flat. A
+//! clock that ticks at each event tells what came before what.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// So many acknowledgements are remembered; a connection whose horizon is older cannot resolve its
+/// So many stored tokens are remembered; a connection whose horizon is older cannot resolve its
 /// doubts. Each connection moves its horizon long before.
 const MOST: usize = 65_536;
 
@@ -21,21 +21,39 @@ pub(crate) struct Sent {
 
 #[derive(Default)]
 struct Book {
+    clock: u64,
     in_flight: HashMap<u64, u32>,
-    acknowledged: VecDeque<u64>,
-    /// The number of the first acknowledgement that is remembered.
-    first: u64,
+    stored: VecDeque<Stored>,
+    /// When the last one that is no longer remembered was stored.
+    forgotten: u64,
+}
+
+struct Stored {
+    hash: u64,
+    sent: u64,
+    known: u64,
+}
+
+/// Between these two moments the server looked at its clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// Nothing of before is newer.
+    pub(crate) from: u64,
+    /// Whatever was sent after is newer.
+    pub(crate) to: u64,
 }
 
 impl Sent {
-    /// A token is being sent.
-    pub(crate) fn sending(&self, value: &str) {
+    /// A token is being sent; gives the moment.
+    pub(crate) fn sending(&self, value: &str) -> u64 {
         let hash = self.hash(value);
-        *self.book().in_flight.entry(hash).or_default() += 1;
+        let mut book = self.book();
+        *book.in_flight.entry(hash).or_default() += 1;
+        book.tick()
     }
 
-    /// A token's fate is known, or will never be.
-    pub(crate) fn landed(&self, value: &str, stored: bool) {
+    /// The fate of a token that was sent at that moment is known, or will never be.
+    pub(crate) fn landed(&self, value: &str, sent: u64, stored: bool) {
         let hash = self.hash(value);
         let mut book = self.book();
         if let Some(count) = book.in_flight.get_mut(&hash) {
@@ -44,12 +62,14 @@ impl Sent {
                 book.in_flight.remove(&hash);
             }
         }
+        let known = book.tick();
         if stored {
-            if book.acknowledged.len() == MOST {
-                book.acknowledged.pop_front();
-                book.first += 1;
+            if book.stored.len() == MOST
+                && let Some(first) = book.stored.pop_front()
+            {
+                book.forgotten = first.known;
             }
-            book.acknowledged.push_back(hash);
+            book.stored.push_back(Stored { hash, sent, known });
         }
     }
 
@@ -59,20 +79,36 @@ impl Sent {
         self.book().in_flight.get(&hash).copied().unwrap_or(0)
     }
 
-    /// The number of the next acknowledgement.
+    /// This moment.
     pub(crate) fn mark(&self) -> u64 {
-        let book = self.book();
-        book.first + book.acknowledged.len() as u64
+        self.book().tick()
     }
 
-    /// How many tokens of this value were acknowledged since `mark`; `None` where that is too long
-    /// ago.
-    pub(crate) fn acknowledged(&self, value: &str, mark: u64) -> Option<u32> {
+    /// How many rows of this value, of tokens whose fate is known, a look-up that began at `looked`
+    /// can have seen that are newer than `horizon`: at least and at most. `None` where that is too
+    /// long ago.
+    pub(crate) fn stored_since(
+        &self,
+        value: &str,
+        horizon: Span,
+        looked: u64,
+    ) -> Option<(u32, u32)> {
         let hash = self.hash(value);
         let book = self.book();
-        let skipped = usize::try_from(mark.checked_sub(book.first)?).ok()?;
-        let found = book.acknowledged.iter().skip(skipped);
-        u32::try_from(found.filter(|other| **other == hash).count()).ok()
+        if book.forgotten > horizon.from {
+            return None;
+        }
+        let (mut least, mut most) = (0, 0);
+        let mut newest_first = book.stored.iter().rev();
+        while let Some(stored) = newest_first.next()
+            && stored.known > horizon.from
+        {
+            if stored.hash == hash {
+                most += 1;
+                least += u32::from(stored.sent > horizon.to && stored.known < looked);
+            }
+        }
+        Some((least, most))
     }
 
     fn hash(&self, value: &str) -> u64 {
@@ -84,35 +120,62 @@ impl Sent {
     }
 }
 
+impl Book {
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn span(sent: &Sent) -> Span {
+        let from = sent.mark();
+        let to = sent.mark();
+        Span { from, to }
+    }
+
     #[test]
-    fn equal_values_are_counted_since_a_mark() {
+    fn equal_values_are_counted_since_a_horizon() {
         let sent = Sent::default();
-        for _ in 0..3 {
-            sent.sending("aa");
-        }
-        sent.landed("aa", true);
-        let mark = sent.mark();
-        sent.landed("aa", true);
+        let first = span(&sent);
+        let moments = [0; 3].map(|_| sent.sending("aa"));
+        sent.landed("aa", moments[0], true);
+        let second = span(&sent);
+        sent.landed("aa", moments[1], true);
+        let looked = sent.mark();
         assert_eq!(sent.in_flight("aa"), 1);
-        assert_eq!(sent.acknowledged("aa", 0), Some(2));
-        assert_eq!(sent.acknowledged("aa", mark), Some(1));
-        sent.landed("aa", false);
+        assert_eq!(sent.stored_since("aa", first, looked), Some((2, 2)));
+        // Sent before the second horizon: the row may be older or newer.
+        assert_eq!(sent.stored_since("aa", second, looked), Some((0, 1)));
+        sent.landed("aa", moments[2], false);
         assert_eq!(sent.in_flight("aa"), 0);
-        assert_eq!(sent.acknowledged("aa", mark), Some(1));
+        assert_eq!(sent.stored_since("aa", second, looked), Some((0, 1)));
+    }
+
+    #[test]
+    fn what_became_known_during_the_look_up_may_be_seen_or_not() {
+        let sent = Sent::default();
+        let horizon = span(&sent);
+        let moment = sent.sending("aa");
+        let looked = sent.mark();
+        sent.landed("aa", moment, true);
+        assert_eq!(sent.stored_since("aa", horizon, looked), Some((0, 1)));
+        assert_eq!(sent.stored_since("bb", horizon, looked), Some((0, 0)));
     }
 
     #[test]
     fn what_is_too_long_ago_is_not_guessed() {
         let sent = Sent::default();
+        let horizon = span(&sent);
         for _ in 0..=MOST {
-            sent.sending("aa");
-            sent.landed("aa", true);
+            let moment = sent.sending("aa");
+            sent.landed("aa", moment, true);
         }
-        assert_eq!(sent.acknowledged("aa", 0), None);
-        assert_eq!(sent.book().acknowledged.len(), MOST);
+        let looked = sent.mark();
+        assert_eq!(sent.stored_since("aa", horizon, looked), None);
+        assert_eq!(sent.book().stored.len(), MOST);
     }
 }

@@ -1,0 +1,59 @@
+//! Faults, in the manner of Jepsen: connections that are cut, swallowed and left behind, servers
+//! that crash; and after each the verifier, which compares the report with the table.
+
+use crate::support::command::{Command, Running};
+use crate::support::database::{Database, Login};
+use crate::support::proxy::Proxy;
+use crate::support::source::{Answer, Source, token};
+
+mod crashes;
+mod cuts;
+mod doubts;
+mod long;
+mod plan;
+mod player;
+mod schedules;
+
+/// The database as it is reached through the proxy.
+fn through(login: &Login, proxy: &Proxy) -> Login {
+    Login {
+        port: proxy.port,
+        ..login.clone()
+    }
+}
+
+/// A run that tells what the verifier needs to know.
+fn service(source: &Source, login: &Login, size: usize) -> Command {
+    let log = ["--log-level", "debug", "--log-format", "json"];
+    Command::new()
+        .source(source)
+        .database(login)
+        .arg(size.to_string())
+        .args(["--report", "ndjson"])
+        .args(log)
+}
+
+/// Random tokens, and a source that gives them in one answer.
+fn tokens(count: usize) -> (Vec<String>, Source) {
+    let tokens: Vec<String> = (0..count).map(|_| token()).collect();
+    let source = Source::answers([Answer::tokens(&tokens)]);
+    (tokens, source)
+}
+
+/// The seed's table, and the tokens `held` wait in its trigger for as long as the test likes.
+fn holding(database: Database) -> (Database, postgres::Client) {
+    let database = database.made(
+        "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF NEW.data = 'held' THEN PERFORM pg_advisory_xact_lock_shared(7); END IF;
+             RETURN NEW; END $$;
+         CREATE TRIGGER hold BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION hold()",
+    );
+    let mut admin = database.admin();
+    admin.batch_execute("SELECT pg_advisory_lock(7)").unwrap();
+    (database, admin)
+}
+
+/// Waits until the program says that a doubt has ended, so many times.
+fn doubt_ended(running: &Running, times: usize) {
+    running.wait_for_stderr(|text| text.matches("a doubt has ended").count() >= times);
+}

@@ -1,0 +1,136 @@
+//! Servers that crash, restart and stay away; and commits that wait for a standby.
+
+use super::{doubt_ended, service, through, tokens};
+use crate::support::cluster::{Cluster, backends, crashable, kill, wait};
+use crate::support::database::{Database, SEED};
+use crate::support::proxy::Proxy;
+use crate::support::verify::{Verified, verify};
+
+/// Stores some thousand tokens while the server suffers this; all are settled afterwards.
+fn survives(crash: impl FnOnce(&Cluster, &Database)) -> Verified {
+    let cluster = crashable();
+    let database = Database::on(&cluster).made(SEED);
+    let proxy = Proxy::before(cluster.port);
+    let (issued, source) = tokens(4000);
+    let running = service(&source, &through(&database, &proxy), issued.len()).spawn();
+    proxy.wait_for_commits(300);
+    crash(&cluster, &database);
+    let run = running.wait().expect_code(0);
+    let verified = verify(&run, &issued, &[], &database);
+    let settled = verified.report.count("stored") + verified.report.count("rejected");
+    assert_eq!(settled, 4000, "time, but no token");
+    verified
+}
+
+/// Case 1.
+#[test]
+fn a_backend_of_its_own_that_is_killed() {
+    let verified = survives(|_, database| {
+        let pid = backends(&mut database.admin())[0];
+        assert!(kill(pid, "KILL"));
+    });
+    assert!(verified.doubts.in_doubt > 0);
+}
+
+/// Case 2: the crash of any backend ends all of them, with 57P02 or without a word.
+#[test]
+fn a_backend_of_somebody_else_that_is_killed() {
+    survives(|_, database| {
+        let mut other = database.admin();
+        let pid = other.query_one("SELECT pg_backend_pid()", &[]);
+        assert!(kill(pid.unwrap().get(0), "KILL"));
+    });
+}
+
+/// Case 3.
+#[test]
+fn a_server_that_is_stopped_at_once_and_started_again() {
+    survives(|cluster, _| {
+        cluster.stop("immediate");
+        cluster.start();
+    });
+}
+
+#[test]
+fn a_server_that_is_restarted_in_good_order() {
+    survives(|cluster, _| {
+        cluster.stop("fast");
+        cluster.start();
+    });
+}
+
+#[test]
+fn a_server_whose_first_process_is_killed() {
+    survives(|cluster, _| {
+        cluster.kill_postmaster();
+        cluster.start();
+    });
+}
+
+#[test]
+fn a_server_that_stays_away_longer_than_patience_fails_what_is_not_stored() {
+    let cluster = crashable();
+    let database = Database::on(&cluster).made(SEED);
+    let proxy = Proxy::before(cluster.port);
+    let (issued, source) = tokens(4000);
+    let running = service(&source, &through(&database, &proxy), issued.len())
+        .args(["--patience", "1s"])
+        .spawn();
+    proxy.wait_for_commits(300);
+    cluster.stop("immediate");
+    let run = running.wait().expect_code(5);
+    cluster.start();
+    let verified = verify(&run, &issued, &[], &database);
+    assert!(verified.report.count("failed") > 0, "{}", run.stderr);
+    let error = run.error();
+    assert!(error.contains("did not come back within 1s"), "{error}");
+}
+
+/// Case 7: the commit is on this server's disk and waits for a standby that never answers. Whoever
+/// is told nothing must not take it for absent.
+#[test]
+fn a_commit_that_waits_for_a_standby_is_found() {
+    let cluster = crashable();
+    let database = Database::on(&cluster).made(SEED);
+    let mut admin = database.admin();
+    let (issued, source) = tokens(200);
+    set(
+        &mut admin,
+        "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
+    );
+    let running = service(&source, &database, issued.len()).spawn();
+    let pid = waits_for_standby(&mut admin);
+    let end = "SELECT pg_terminate_backend($1)";
+    admin.execute(end, &[&pid]).unwrap();
+    doubt_ended(&running, 1);
+    // And one that is killed outright: its server has to recover first.
+    let pid = waits_for_standby(&mut admin);
+    assert!(kill(pid, "KILL"));
+    doubt_ended(&running, 2);
+    let mut admin = database.admin();
+    waits_for_standby(&mut admin);
+    set(&mut admin, "ALTER SYSTEM RESET synchronous_standby_names");
+    let run = running.wait().expect_code(0);
+    let verified = verify(&run, &issued, &[], &database);
+    assert!(verified.doubts.stored >= 2, "{:?}", verified.doubts);
+    assert_eq!(verified.doubts.unknown, 0);
+}
+
+fn set(admin: &mut postgres::Client, setting: &str) {
+    admin.batch_execute(setting).unwrap();
+    admin.batch_execute("SELECT pg_reload_conf()").unwrap();
+}
+
+fn waits_for_standby(admin: &mut postgres::Client) -> i32 {
+    let mut found = None;
+    wait(
+        || {
+            let waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'
+                           AND datname = current_database() LIMIT 1";
+            found = admin.query_opt(waiting, &[]).unwrap();
+            found.is_some()
+        },
+        "a commit that waits for the standby",
+    );
+    found.unwrap().get(0)
+}

@@ -1,0 +1,227 @@
+//! Doubts that cannot be resolved, or only by who thinks twice: equal values, older rows, rights
+//! that are missing, triggers that change the row, rows that are taken away, tokens that kill.
+
+use super::{doubt_ended, holding, service, through, tokens};
+use crate::outages::{unlock, waiting_backend};
+use crate::support::database::Database;
+use crate::support::proxy::{Fault, Point, Proxy, Scope};
+use crate::support::source::{Answer, Source};
+use crate::support::verify::{rows, verify};
+
+fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+#[test]
+fn an_equal_row_of_before_proves_nothing() {
+    let (database, mut admin) = holding(Database::seed());
+    let older = texts(&["held", "aa"]);
+    unlock(&mut admin);
+    database
+        .client()
+        .batch_execute("INSERT INTO secret_tokens (data) VALUES ('held'), ('aa')")
+        .unwrap();
+    admin.batch_execute("SELECT pg_advisory_lock(7)").unwrap();
+    let issued = texts(&["bb", "cc", "held", "aa"]);
+    let source = Source::answers([Answer::tokens(&issued)]);
+    let running = service(&source, &database, 4)
+        .args(["--connections", "1"])
+        .spawn();
+    let pid = waiting_backend(&mut admin);
+    admin
+        .execute("SELECT pg_terminate_backend($1)", &[&pid])
+        .unwrap();
+    doubt_ended(&running, 1);
+    unlock(&mut admin);
+    let run = running.wait().expect_code(0);
+    let verified = verify(&run, &issued, &older, &database);
+    assert_eq!(verified.report.count("stored"), 4);
+}
+
+/// A value that was found for the first doubt must not be taken for the row of the second.
+#[test]
+fn equal_values_of_two_doubts_are_told_apart() {
+    let database = Database::seed();
+    let proxy = Proxy::before(database.port);
+    let issued = texts(&["a", "twice", "twice", "twice", "twice", "twice"]);
+    let source = Source::answers([Answer::tokens(&issued)]);
+    proxy.arm(Point::Commit(2), Fault::Swallow, Scope::One);
+    proxy.arm(Point::Commit(1), Fault::Swallow, Scope::One);
+    let run = service(&source, &through(&database, &proxy), issued.len())
+        .args(["--connections", "1", "--pipeline", "1"])
+        .run()
+        .expect_code(0);
+    assert_eq!(proxy.fired(), 2);
+    let verified = verify(&run, &issued, &[], &database);
+    assert_eq!(verified.doubts.stored, 2, "{:?}", verified.doubts);
+}
+
+/// A few values again and again, over several connections that are all swallowed or cut.
+#[test]
+fn equal_values_within_a_run_are_counted() {
+    let database = Database::seed();
+    let proxy = Proxy::before(database.port);
+    let issued: Vec<String> = (0..2000).map(|n| format!("v{}", n % 7)).collect();
+    let source = Source::answers([Answer::tokens(&issued)]);
+    for (commit, fault) in [
+        (150, Fault::Swallow),
+        (150, Fault::Cut),
+        (150, Fault::Swallow),
+    ] {
+        proxy.arm(Point::Commit(commit), fault, Scope::All);
+        proxy.arm(Point::Commit(commit), fault, Scope::One);
+    }
+    let run = service(&source, &through(&database, &proxy), issued.len())
+        .args(["--connections", "4"])
+        .run();
+    assert_eq!(proxy.fired(), 6);
+    let verified = verify(&run, &issued, &[], &database);
+    assert!(verified.doubts.in_doubt > 0);
+}
+
+#[test]
+fn a_role_that_may_only_insert_leaves_it_unknown() {
+    let database = Database::seed();
+    let proxy = Proxy::before(database.port);
+    let role = database.role_with("INSERT");
+    let (issued, source) = tokens(200);
+    proxy.arm(Point::Commit(20), Fault::Swallow, Scope::One);
+    let run = service(&source, &through(&role, &proxy), issued.len())
+        .args(["--connections", "1", "--pipeline", "8"])
+        .run()
+        .expect_code(5);
+    let verified = verify(&run, &issued, &[], &database);
+    let unknown = verified.report.of("unknown");
+    assert_eq!(unknown.len() as u64, verified.doubts.unknown);
+    assert!((1..=8).contains(&unknown.len()), "only what was in flight");
+    assert_eq!(
+        verified.report.token(&unknown[0])["reason"],
+        "the connection was lost, and without SELECT right it cannot be looked up"
+    );
+    assert!(
+        verified.unknown_but_there > 0,
+        "it was swallowed after the commit"
+    );
+}
+
+#[test]
+fn a_trigger_that_changes_the_row_leaves_it_unknown() {
+    let database = Database::seed().made(
+        "CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             NEW.data = 'changed ' || NEW.data; RETURN NEW; END $$;
+         CREATE TRIGGER change BEFORE INSERT ON secret_tokens
+             FOR EACH ROW EXECUTE FUNCTION change()",
+    );
+    let proxy = Proxy::before(database.port);
+    let issued: Vec<String> = (0..100).map(|n| format!("a{n:02}")).collect();
+    let source = Source::answers([Answer::tokens(&issued)]);
+    proxy.arm(Point::Commit(20), Fault::Swallow, Scope::One);
+    let run = service(&source, &through(&database, &proxy), 100)
+        .args(["--connections", "1", "--pipeline", "8"])
+        .run()
+        .expect_code(5);
+    let report = crate::support::report::Report::of_run(&run);
+    let mut rows = rows(&database);
+    rows.sort();
+    let mut there = report.of("stored");
+    there.extend(report.of("unknown"));
+    there.sort();
+    let there: Vec<String> = there
+        .iter()
+        .map(|token| format!("changed {token}"))
+        .collect();
+    // The swallowed ones were committed: stored and unknown together are all rows, none twice.
+    assert_eq!(rows, there);
+    assert!(report.count("unknown") > 0);
+    assert_eq!(report.count("failed"), 0);
+}
+
+/// Where somebody takes the rows away, a row that is missing proves nothing.
+#[test]
+fn rows_that_are_taken_away_are_not_sent_again() {
+    let database = Database::seed();
+    let proxy = Proxy::before(database.port);
+    let (issued, source) = tokens(100);
+    let issued: Vec<String> = issued.into_iter().collect();
+    proxy.arm(Point::Commit(40), Fault::Swallow, Scope::One);
+    let running = service(&source, &through(&database, &proxy), 100)
+        .args(["--connections", "1", "--pipeline", "8"])
+        .spawn();
+    proxy.wait_for_fired(1);
+    proxy.refuse(true);
+    let accepted = proxy.accepted();
+    proxy.wait_for_accepted(accepted + 1);
+    let mut admin = database.admin();
+    let taken = admin
+        .query("DELETE FROM secret_tokens RETURNING data", &[])
+        .unwrap();
+    let taken: Vec<String> = taken.iter().map(|row| row.get(0)).collect();
+    proxy.refuse(false);
+    let run = running.wait().expect_code(5);
+    let report = crate::support::report::Report::of_run(&run);
+    let rows = rows(&database);
+    for token in &taken {
+        assert!(!rows.contains(token), "{token} was stored twice");
+        assert_ne!(report.token(token)["status"], "failed");
+    }
+    assert!(report.count("unknown") > 0);
+    assert_eq!(report.count("received"), issued.len() as u64);
+}
+
+/// A token that ends its own backend each time: the others are stored, and the run ends.
+#[test]
+fn a_token_that_kills_its_connection_is_failed_and_the_others_are_stored() {
+    let database = Database::seed().made(
+        "CREATE FUNCTION die(data text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+             IF data = 'poison' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+             RETURN true; END $$;
+         ALTER TABLE secret_tokens ADD CHECK (die(data))",
+    );
+    let mut issued: Vec<String> = (0..300).map(|n| format!("a{n:03}")).collect();
+    issued[20] = "poison".to_owned();
+    let source = Source::answers([Answer::tokens(&issued)]);
+    let run = service(&source, &database, issued.len())
+        .run()
+        .expect_code(5);
+    let verified = verify(&run, &issued, &[], &database);
+    assert_eq!(verified.report.of("failed"), ["poison"]);
+    assert_eq!(verified.report.count("stored"), 299);
+}
+
+/// Case 12: each of them means that nothing was stored.
+#[test]
+fn passing_conflicts_of_every_kind_are_tried_again() {
+    let database = Database::seed().made(
+        "CREATE SEQUENCE tries;
+         CREATE FUNCTION clash() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF nextval('tries') <= 7 THEN
+                 RAISE EXCEPTION 'clash' USING ERRCODE = NEW.data; END IF;
+             RETURN NEW; END $$;
+         CREATE TRIGGER clash BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION clash()",
+    );
+    let issued = texts(&[
+        "40001", "40P01", "55P03", "57014", "53100", "53200", "53300",
+    ]);
+    let source = Source::answers([Answer::tokens(&issued)]);
+    let run = service(&source, &database, 7).run().expect_code(0);
+    let verified = verify(&run, &issued, &[], &database);
+    assert_eq!(verified.report.count("stored"), 7);
+}
+
+/// Case 14: a pooler says so of what it had in flight, and of what it is asked next.
+#[test]
+fn a_pooler_that_lost_its_server_leaves_it_unknown() {
+    let database = Database::seed().made(
+        "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF NEW.data = '08P01' THEN
+                 RAISE EXCEPTION 'server conn crashed?' USING ERRCODE = NEW.data; END IF;
+             RETURN NEW; END $$;
+         CREATE TRIGGER lose BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION lose()",
+    );
+    let issued = texts(&["aa", "08P01", "bb"]);
+    let source = Source::answers([Answer::tokens(&issued)]);
+    let run = service(&source, &database, 3).run().expect_code(5);
+    let verified = verify(&run, &issued, &[], &database);
+    assert_eq!(verified.report.of("unknown"), ["08P01"]);
+    assert_eq!(verified.report.count("stored"), 2);
+}

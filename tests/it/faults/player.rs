@@ -1,0 +1,282 @@
+//! Plays a schedule against a run and verifies the end, twice: at once, and when whatever the
+//! network held back has arrived and no backend is left.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::Client;
+
+use super::plan::{Heal, Plan, What};
+use super::{service, through};
+use crate::support::cluster::{Cluster, backends, kill, wait, wait_until_left};
+use crate::support::command::{Run, Running};
+use crate::support::database::Database;
+use crate::support::proxy::{Fault, Point, Proxy, Scope};
+use crate::support::source::Source;
+use crate::support::verify::{Verified, rows, verify};
+
+/// How often a run is looked at.
+const GLANCE: Duration = Duration::from_millis(1);
+
+/// What a schedule came to.
+pub struct Played {
+    pub verified: Verified,
+    pub crashes: u64,
+    pub partitions: u64,
+    /// From the first signal to the end of the process, where there was one.
+    pub signalled: Option<Duration>,
+}
+
+/// Plays it.
+///
+/// # Panics
+/// Where the report is not true; the seed is printed, and everything is kept.
+pub fn play(cluster: &Cluster, plan: &Plan) -> Played {
+    let mut kept = None;
+    let played = catch_unwind(AssertUnwindSafe(|| attempt(cluster, plan, &mut kept)));
+    played.unwrap_or_else(|panic| {
+        let folder = cluster.keep();
+        if let Some(run) = kept {
+            let _ = fs::write(folder.join("report.ndjson"), &run.stdout);
+            let _ = fs::write(folder.join("log.ndjson"), &run.stderr);
+        }
+        eprintln!("TOKEN_SERVICE_FAULT_SEED={} repeats this:", plan.seed);
+        eprintln!("{:?} {:?}", plan.events, (plan.connections, plan.pipeline));
+        eprintln!(
+            "the server's files and the report are kept in {}",
+            folder.display()
+        );
+        resume_unwind(panic)
+    })
+}
+
+fn attempt(cluster: &Cluster, plan: &Plan, kept: &mut Option<Run>) -> Played {
+    if cluster.postmaster().is_none() {
+        cluster.start();
+    }
+    let database = Database::on(cluster).made(plan.ddl);
+    let proxy = Proxy::before(cluster.port);
+    let tokens = plan.tokens.clone();
+    let source = Source::making(move |_| tokens.clone());
+    let login = if plan.insert_only {
+        database.role_with("INSERT")
+    } else {
+        (*database).clone()
+    };
+    let mut command = service(&source, &through(&login, &proxy), plan.tokens.len());
+    for (name, value) in [
+        ("--connections", plan.connections.to_string()),
+        ("--pipeline", plan.pipeline.to_string()),
+        ("--patience", plan.patience.to_owned()),
+    ] {
+        command = command.args([name, &value]);
+    }
+    let mut stage = Stage {
+        running: command.spawn(),
+        proxy,
+        database,
+        cluster,
+        crashes: 0,
+        partitions: 0,
+        signalled: None,
+    };
+    // Before that, a fault only ends the run before a token was asked for.
+    stage.commits(1);
+    for what in &plan.events {
+        if !stage.happens(*what) {
+            break;
+        }
+    }
+    let Stage {
+        running,
+        proxy,
+        database,
+        crashes,
+        partitions,
+        signalled,
+        ..
+    } = stage;
+    let run = kept.insert(running.wait());
+    let signalled = signalled.map(|(at, code)| (at.elapsed(), code));
+    let issued = source.issued();
+    let first = verify(run, &issued, &[], &database);
+    judge_code(run, &first, plan, signalled.map(|(_, code)| code));
+    let before = sorted(&database);
+    // A backend of which nothing was in doubt may have been left behind: now it hears the end.
+    proxy.heal();
+    wait(|| proxy.is_drained(), "what was held back");
+    drop(proxy);
+    wait_until_left(database.superuser());
+    let verified = verify(run, &issued, &[], &database);
+    assert_eq!(before, sorted(&database), "something was committed late");
+    Played {
+        verified,
+        crashes,
+        partitions,
+        signalled: signalled.map(|(lasted, _)| lasted),
+    }
+}
+
+fn sorted(database: &Database) -> Vec<String> {
+    let mut rows = rows(database);
+    rows.sort();
+    rows
+}
+
+fn judge_code(run: &Run, verified: &Verified, plan: &Plan, signal: Option<i32>) {
+    let report = &verified.report;
+    let settled = report.count("stored") + report.count("rejected");
+    let expected = if settled == plan.tokens.len() as u64 {
+        0
+    } else {
+        5
+    };
+    // A signal may come when all is done, or after it.
+    let fits = run.code == Some(expected) || (signal.is_some() && run.code == signal);
+    assert!(fits, "exit {:?}: {}", run.code, run.stderr);
+}
+
+struct Stage<'a> {
+    running: Running,
+    proxy: Proxy,
+    database: Database,
+    cluster: &'a Cluster,
+    crashes: u64,
+    partitions: u64,
+    signalled: Option<(Instant, i32)>,
+}
+
+impl Stage<'_> {
+    /// Makes it happen; false where the run has ended before.
+    fn happens(&mut self, what: What) -> bool {
+        match what {
+            What::Net(point, fault, scope) => {
+                let struck = self.strikes(point, fault, scope);
+                self.partitions += u64::from(struck && fault == Fault::Abandon);
+                return struck;
+            }
+            What::Partition(gap, heal, pause) => {
+                let point = Point::Commit(gap);
+                if !self.strikes(point, Fault::Partition, Scope::All) {
+                    return false;
+                }
+                self.partitions += 1;
+                thread::park_timeout(pause);
+                match heal {
+                    Heal::Late => self.proxy.heal(),
+                    Heal::AfterGivingUp => {
+                        self.proxy.strike(Fault::Abandon);
+                        self.proxy.heal();
+                    }
+                    Heal::AtTheEnd => {
+                        self.proxy.strike(Fault::Abandon);
+                        self.proxy.let_in();
+                    }
+                }
+            }
+            What::Kill(gap) => {
+                return self.commits(gap) && self.kill_backend();
+            }
+            What::Terminate(gap) => {
+                if !self.commits(gap) {
+                    return false;
+                }
+                if let Some((mut admin, pid)) = self.backend() {
+                    let _ = admin.execute("SELECT pg_terminate_backend($1)", &[&pid]);
+                }
+            }
+            What::Immediate(gap) => {
+                if !self.commits(gap) {
+                    return false;
+                }
+                self.cluster.stop("immediate");
+                self.cluster.start();
+                self.crashes += 1;
+            }
+            What::Restart(gap) => {
+                if !self.commits(gap) {
+                    return false;
+                }
+                self.cluster.stop("fast");
+                self.cluster.start();
+            }
+            What::Away(gap, pause) => {
+                if !self.commits(gap) {
+                    return false;
+                }
+                self.proxy.refuse(true);
+                self.proxy.strike(Fault::Cut);
+                thread::park_timeout(pause);
+                self.proxy.refuse(false);
+            }
+            What::Signal(gap, pause, name, twice) => {
+                if !self.commits(gap) {
+                    return false;
+                }
+                thread::park_timeout(pause);
+                let code = if name == "TERM" { 143 } else { 130 };
+                self.signalled = Some((Instant::now(), code));
+                self.running.signal(name);
+                if twice {
+                    thread::park_timeout(pause);
+                    self.running.signal(name);
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    fn is_over(&self) -> bool {
+        !Path::new(&format!("/proc/{}", self.running.pid)).exists()
+    }
+
+    /// Waits for what is to come; false where the run ends first.
+    fn until(&self, holds: impl Fn() -> bool) -> bool {
+        let end = Instant::now() + Duration::from_mins(1);
+        while !holds() {
+            if self.is_over() {
+                return false;
+            }
+            assert!(Instant::now() < end, "the run stands still");
+            thread::park_timeout(GLANCE);
+        }
+        true
+    }
+
+    fn commits(&self, gap: u64) -> bool {
+        let goal = self.proxy.commits() + gap;
+        self.until(|| self.proxy.commits() >= goal)
+    }
+
+    fn strikes(&self, point: Point, fault: Fault, scope: Scope) -> bool {
+        let goal = self.proxy.fired() + 1;
+        self.proxy.arm(point, fault, scope);
+        self.until(|| self.proxy.fired() >= goal)
+    }
+
+    fn kill_backend(&mut self) -> bool {
+        if let Some((_, pid)) = self.backend() {
+            self.crashes += u64::from(kill(pid, "KILL"));
+        }
+        true
+    }
+
+    /// A backend of the run, and a connection that saw it.
+    fn backend(&self) -> Option<(Client, i32)> {
+        let mut admin = None;
+        wait(
+            || {
+                admin = self.database.superuser().try_client().ok();
+                admin.is_some()
+            },
+            "the server",
+        );
+        let mut admin = admin?;
+        let pid = backends(&mut admin).first().copied()?;
+        Some((admin, pid))
+    }
+}
