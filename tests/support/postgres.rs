@@ -39,9 +39,9 @@ pub struct Server {
     pub sockets: PathBuf,
     /// Where the server programs are; `psql` and `pgbench` are often beside them.
     pub programs: PathBuf,
-    pub(super) account: Account,
     /// Data, sockets, log and password.
     pub(super) dir: PathBuf,
+    pub(super) account: Account,
     /// Its open standard input keeps the server alive.
     watchdog: Child,
 }

@@ -35,7 +35,7 @@ pub(super) enum End {
     /// The queue is closed and empty, or nothing may be waited for. All tokens are accounted for.
     Finished,
     /// The connection was lost; what it leaves has to be dealt with.
-    Lost(Remains),
+    Lost(Box<Remains>),
     /// It never had one.
     Unconnected,
 }
@@ -99,7 +99,7 @@ pub(super) async fn run(shared: Arc<Shared>, start: Option<Start>) -> End {
     }
     lane.batch.flush();
     if lost {
-        return End::Lost(lane.remains());
+        return End::Lost(Box::new(lane.remains()));
     }
     link.close().await;
     End::Finished

@@ -133,14 +133,14 @@ async fn foreman(shared: Arc<Shared>, first: Start) {
             }
             Some(end) = lanes.join_next() => {
                 match end {
-                    Ok(End::Lost(remains)) => left.add(remains),
+                    Ok(End::Lost(remains)) => left.add(*remains),
                     // A lane that panicked has reported its tokens while it unwound.
                     Err(_) => {}
                     Ok(End::Unconnected) => full_until = Some(Instant::now() + FULL),
                     Ok(End::Finished) => {
                         while let Some(end) = lanes.join_next().await {
                             if let Ok(End::Lost(remains)) = end {
-                                left.add(remains);
+                                left.add(*remains);
                             }
                         }
                         if left.is_empty() {
@@ -192,7 +192,7 @@ impl Left {
     fn gather(&mut self, lanes: &mut JoinSet<End>) {
         while let Some(end) = lanes.try_join_next() {
             if let Ok(End::Lost(remains)) = end {
-                self.add(remains);
+                self.add(*remains);
             }
         }
     }

@@ -22,9 +22,6 @@ fn number(name: &str, usual: u64) -> u64 {
     }
 }
 
-/// Processes die in these tests, and no machine does: what a process has written stays.
-const FAST: &str = "fsync = off\n";
-
 /// What all runs came to.
 #[derive(Default)]
 struct Sum {
@@ -65,18 +62,17 @@ impl Sum {
 /// Plays one plan after the other, each with a seed of its own, until there is enough. A server
 /// is not used for ever, so that its folder stays small.
 fn play_until(
-    settings: &str,
     seed: &mut u64,
     sums: &mut [&mut Sum],
     plan: impl Fn(u64) -> Plan,
     enough: impl Fn(&Sum) -> bool,
 ) {
-    let mut cluster = Cluster::new(settings);
+    let mut cluster = Cluster::new();
     let mut played_on = 0;
     let began = Instant::now();
     while !enough(sums[0]) {
         if played_on == 100 {
-            cluster = Cluster::new(settings);
+            cluster = Cluster::new();
             played_on = 0;
         }
         let played = play(&cluster, &plan(*seed));
@@ -113,28 +109,24 @@ fn form() {
         Sum::default(),
     );
     play_until(
-        "",
         &mut seed,
         &mut [&mut after_crashes, &mut all],
         |seed| Plan::crashes(seed, A_RUN),
         |sum| sum.crashes >= crashes,
     );
     play_until(
-        FAST,
         &mut seed,
         &mut [&mut after_partitions, &mut all],
         |seed| Plan::partitions(seed, A_RUN),
         |sum| sum.partitions >= partitions,
     );
     play_until(
-        FAST,
         &mut seed,
         &mut [&mut random, &mut all],
         Plan::random,
         |sum| sum.runs >= schedules,
     );
     play_until(
-        FAST,
         &mut seed,
         &mut [&mut signalled, &mut all],
         Plan::signals,
