@@ -16,11 +16,13 @@ use crate::journal::Journal;
 use crate::stream::{PageResult, PageStream};
 use crate::token::{Page, Token};
 use http::{Answer, Http};
+use refusal::{failed, out_of_requests, out_of_retries, short_supply, told_to_wait, within};
 use retry::Decision;
 
 pub mod demo;
 pub mod http;
 pub mod lines;
+mod refusal;
 pub mod retry;
 
 /// So many requests in a row that bring nothing mean that the source has run dry.
@@ -359,66 +361,4 @@ impl Fetcher {
         }
         answer
     }
-}
-
-fn failed(fault: Fault) -> Answer {
-    Answer {
-        page: Page::from_texts([]),
-        surplus: 0,
-        fault: Some(fault),
-    }
-}
-
-fn short_supply(requested: u64, received: u64) -> Fault {
-    Fault::new(
-        Kind::ShortSupply {
-            requested,
-            received,
-        },
-        format!("the token source ran dry: {received} of {requested} tokens came"),
-    )
-    .cause(format!("{DRY_REQUESTS} requests in a row brought nothing"))
-    .hint("ask for fewer, or try again when the source has more")
-}
-
-/// A short supply with the numbers of the whole fetch.
-fn within(mut fault: Fault, requested: u64, received: u64) -> Fault {
-    if matches!(fault.kind, Kind::ShortSupply { .. }) {
-        fault.kind = Kind::ShortSupply {
-            requested,
-            received,
-        };
-    }
-    fault
-}
-
-fn out_of_requests(most: u64, requested: u64) -> Fault {
-    Fault::new(
-        Kind::ShortSupply {
-            requested,
-            received: 0,
-        },
-        format!("the run may send no more than {most} requests to the token source"),
-    )
-    .hint("`--max-requests` sets the limit; `--page-size` asks for more at a time")
-}
-
-fn out_of_retries(mut answer: Answer, retries: u32) -> Answer {
-    answer.fault = answer.fault.map(|fault| {
-        let budget = retry::budget(retries);
-        fault.cause(format!(
-            "the run has repeated {budget} requests, as many as it may"
-        ))
-    });
-    answer
-}
-
-fn told_to_wait(mut answer: Answer, wait: Duration) -> Answer {
-    answer.fault = answer.fault.map(|fault| {
-        let wait = humantime::format_duration(wait);
-        fault.cause(format!(
-            "it asks to come back after {wait}, longer than this run may take"
-        ))
-    });
-    answer
 }

@@ -99,7 +99,11 @@ impl Stage<'_> {
     }
 
     fn bare(&self) -> Command {
-        Command::new()
+        self.talkative(Command::new())
+    }
+
+    fn talkative(&self, command: Command) -> Command {
+        command
             .env("TOKEN_SERVICE_SOURCE_AUTHORIZATION", "Bearer CanaryAuth")
             .args(["--log-level", "trace", "--log-format", self.layout])
             .args(["--error-format", self.layout])
@@ -146,7 +150,8 @@ pub fn search() -> Searched {
             ("TOKEN_HOST", "Canary"),
             ("DB_PASS", "CanaryPassword"),
         ] {
-            searched.run(name, stage.bare().env(name, value));
+            let command = stage.bare().env("TOKEN_HOST", "http://h/?key=CanaryKey");
+            searched.run(name, command.env(name, value));
         }
         crash(&stage, &mut admin, &mut searched);
     }
@@ -205,8 +210,14 @@ fn database_faults(stage: &Stage, searched: &mut Searched) {
         admin.batch_execute(&ddl).unwrap();
         let source = Stage::tokens();
         let run = searched.run(code, stage.run(&source).args(["--patience", "200ms"]));
-        let command = stage.bare().database(stage.database);
-        searched.run("replay", command.arg("replay").arg(run.path("journal")));
+        let command = Command::new().database(stage.database);
+        let command = command.arg("replay").arg(run.path("journal"));
+        let replayed = searched.run("replay", stage.talkative(command));
+        assert!(
+            replayed.stderr.contains("3 received"),
+            "{}",
+            replayed.stderr
+        );
     }
     admin
         .batch_execute("DROP TRIGGER refuse ON secret_tokens")

@@ -230,7 +230,7 @@ fn without_the_right_to_look_nothing_in_doubt_is_sent() {
     assert_eq!(report.of("stored"), ["bb", "cc", "dd"]);
     assert_eq!(database.rows(), ["bb", "cc"], "dd is another database's");
     shows!(run.stderr, @r#"
-     WARN token_service::replay: it cannot be looked up what was stored before cause="the role may not read the table"
+     WARN it cannot be looked up what was stored before cause="the role may not read the table"
     4 requested, 4 received in 0 requests: 3 stored, 0 rejected, 1 unknown in [seconds] s ([rate] tokens/s)
     error: 1 received token is neither stored nor rejected
     hint: `failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first

@@ -116,7 +116,7 @@ fn limits_cannot_be_caught() {
 
 #[test]
 fn deep_recursion_of_every_kind_leaves_the_process_in_one_piece() {
-    let wide = "[".repeat(6) + "f(n + 1)" + "]".repeat(6).as_str();
+    let wide = format!("{}f(n + 1){}", "[".repeat(6), "]".repeat(6));
     for script in [
         format!("fn f(n) {{ {wide} }} f(1);"),
         "let f = |g| g.call(g); f.call(f);".to_owned(),

@@ -53,14 +53,14 @@ impl Connector {
                     quote_identifier(user)
                 )));
         }
-        if get(5) == Some(true) {
+        if get(4) == Some(true) {
             return Err(denied("55000", "the table does not survive a crash")
                 .cause(format!("{table}, or a partition of it, is UNLOGGED"))
                 .hint(format!(
                     "ALTER TABLE {table} SET LOGGED: what is called stored must stay stored"
                 )));
         }
-        if let Ok(Some(kind)) = row.try_get::<_, Option<String>>(6) {
+        if let Ok(Some(kind)) = row.try_get::<_, Option<String>>(5) {
             return Err(denied("42804", "the column does not keep whole tokens")
                 .cause(format!(
                     "column \"{}\" of {table} is of type \"{kind}\", which cuts what it is given",
