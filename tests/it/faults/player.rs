@@ -102,6 +102,9 @@ fn attempt(cluster: &Cluster, plan: &Plan, kept: &mut Option<Run>) -> Played {
     let run = kept.insert(running.wait());
     let signalled = signalled.map(|(at, code)| (at.elapsed(), code));
     let issued = source.issued();
+    // The last crash may have come after the last token.
+    let superuser = database.superuser();
+    wait(|| superuser.try_client().is_ok(), "the server");
     let first = verify(run, &issued, &[], &database);
     judge_code(run, &first, plan, signalled.map(|(_, code)| code));
     let before = sorted(&database);
@@ -109,7 +112,7 @@ fn attempt(cluster: &Cluster, plan: &Plan, kept: &mut Option<Run>) -> Played {
     proxy.heal();
     wait(|| proxy.is_drained(), "what was held back");
     drop(proxy);
-    wait_until_left(database.superuser());
+    wait_until_left(superuser);
     let verified = verify(run, &issued, &[], &database);
     assert_eq!(before, sorted(&database), "something was committed late");
     Played {
