@@ -184,10 +184,8 @@ fn read_server(pair: &Arc<Pair>, shared: &Shared, to_client: &Sender<Item>) {
                 continue;
             }
             if let Some((fault, passed)) = shared.passes(pair, message.len(), [ready, commit]) {
-                if fault == Fault::Partition {
-                    // It is not lost, but comes after the partition.
-                    pair.suffer(fault);
-                } else {
+                // What meets a partition is not lost, but comes after it.
+                if fault != Fault::Partition {
                     message.truncate(passed);
                     let _ = to_client.send(Item::Bytes(due, message));
                     let _ = to_client.send(Item::Suffer(fault));

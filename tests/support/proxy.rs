@@ -74,7 +74,7 @@ impl Shared {
     }
 
     /// To be called for each message from the server; the fault that strikes now, and how much of
-    /// the message still passes.
+    /// the message still passes. A partition has begun already.
     pub(super) fn passes(
         &self,
         pair: &Arc<Pair>,
@@ -102,17 +102,18 @@ impl Shared {
             }
         }?;
         state.armed.pop_front();
-        state.fired += 1;
-        let others = if scope == Scope::All {
-            state.partitioned |= fault == Fault::Partition;
-            state.pairs.clone()
-        } else {
-            Vec::new()
-        };
-        drop(state);
-        for other in others.iter().filter(|other| !Arc::ptr_eq(other, pair)) {
-            other.suffer(fault);
+        // All before anybody hears of it: who waits for it may heal it at once.
+        if fault == Fault::Partition {
+            pair.suffer(fault);
         }
+        if scope == Scope::All {
+            state.partitioned |= fault == Fault::Partition;
+            let others = state.pairs.iter();
+            for other in others.filter(|other| !Arc::ptr_eq(other, pair)) {
+                other.suffer(fault);
+            }
+        }
+        state.fired += 1;
         Some((fault, passed))
     }
 }
