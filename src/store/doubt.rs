@@ -156,11 +156,6 @@ async fn look(
             "the connection was lost, and behind a pooler it cannot be found out what it did",
         ));
     };
-    if !lookup.may_select {
-        return Err(Obstacle::Unprovable(
-            "the connection was lost, and without SELECT right it cannot be looked up",
-        ));
-    }
     if link.is_elsewhere(old) {
         return Err(Obstacle::Unprovable(
             "the connection was lost, and the host that answers now is of another database",
@@ -169,6 +164,12 @@ async fn look(
     if !fence(old, link, lookup.answers_within).await? {
         return Err(Obstacle::Unprovable(
             "the connection was lost, and its backend could not be ended",
+        ));
+    }
+    // Only now: what stays unknown must at least not be committed after the report.
+    if !lookup.may_select {
+        return Err(Obstacle::Unprovable(
+            "the connection was lost, and without SELECT right it cannot be looked up",
         ));
     }
     let control = doubt.horizon.control.as_ref().map(Token::as_str);
