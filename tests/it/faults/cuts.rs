@@ -82,7 +82,7 @@ fn a_server_that_was_left_behind_commits_nothing_late() {
     let run = running.wait().expect_code(0);
     verify(&run, &issued, &[], &database);
     proxy.heal();
-    wait_until_left(&database);
+    wait_until_left(database.superuser());
     let verified = verify(&run, &issued, &[], &database);
     assert_eq!(verified.report.count("stored"), 5);
     assert!(verified.doubts.absent >= 1);
@@ -120,7 +120,7 @@ fn a_run_that_is_aborted_while_it_looks_up_reports_every_token() {
     let run = running.wait();
     assert!(kill(stopped, "CONT"));
     unlock(&mut admin);
-    wait_until_left(&database);
+    wait_until_left(database.superuser());
     let run = run.expect_code(143);
     let verified = verify(&run, &issued, &[], &database);
     assert!(verified.report.count("unknown") >= 1, "{}", run.stderr);

