@@ -117,13 +117,17 @@ pub fn kill(pid: i32, signal: &str) -> bool {
 
 /// The backends of the token_service that is connected to this database.
 pub fn backends(client: &mut Client) -> Vec<i32> {
+    try_backends(client).expect("the activity")
+}
+
+/// The same, where the server may crash meanwhile.
+pub fn try_backends(client: &mut Client) -> Result<Vec<i32>, postgres::Error> {
     let found = client.query(
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
          AND application_name LIKE 'token_service %' ORDER BY backend_start",
         &[],
-    );
-    let found = found.expect("the activity");
-    found.iter().map(|row| row.get(0)).collect()
+    )?;
+    Ok(found.iter().map(|row| row.get(0)).collect())
 }
 
 /// Waits until no backend of a token_service is left in this database, over a new connection.

@@ -11,14 +11,14 @@ fn survives(crash: impl FnOnce(&Cluster, &Database)) -> Verified {
     let cluster = crashable();
     let database = Database::on(&cluster).made(SEED);
     let proxy = Proxy::before(cluster.port);
-    let (issued, source) = tokens(4000);
+    let (issued, source) = tokens(2000);
     let running = service(&source, &through(&database, &proxy), issued.len()).spawn();
     proxy.wait_for_commits(300);
     crash(&cluster, &database);
     let run = running.wait().expect_code(0);
     let verified = verify(&run, &issued, &[], &database);
     let settled = verified.report.count("stored") + verified.report.count("rejected");
-    assert_eq!(settled, 4000, "time, but no token");
+    assert_eq!(settled, 2000, "time, but no token");
     verified
 }
 
@@ -72,7 +72,7 @@ fn a_server_that_stays_away_longer_than_patience_fails_what_is_not_stored() {
     let cluster = crashable();
     let database = Database::on(&cluster).made(SEED);
     let proxy = Proxy::before(cluster.port);
-    let (issued, source) = tokens(4000);
+    let (issued, source) = tokens(2000);
     let running = service(&source, &through(&database, &proxy), issued.len())
         .args(["--patience", "1s"])
         .spawn();

@@ -11,7 +11,7 @@ use postgres::Client;
 
 use super::plan::{Heal, Plan, What};
 use super::{service, through};
-use crate::support::cluster::{Cluster, backends, kill, wait, wait_until_left};
+use crate::support::cluster::{Cluster, kill, try_backends, wait, wait_until_left};
 use crate::support::command::{Run, Running};
 use crate::support::database::Database;
 use crate::support::proxy::{Fault, Point, Proxy, Scope};
@@ -102,6 +102,9 @@ fn attempt(cluster: &Cluster, plan: &Plan, kept: &mut Option<Run>) -> Played {
     let run = kept.insert(running.wait());
     let signalled = signalled.map(|(at, code)| (at.elapsed(), code));
     let issued = source.issued();
+    // The last crash may have come after the last token.
+    let superuser = database.superuser();
+    wait(|| superuser.try_client().is_ok(), "the server");
     let first = verify(run, &issued, &[], &database);
     judge_code(run, &first, plan, signalled.map(|(_, code)| code));
     let before = sorted(&database);
@@ -109,7 +112,7 @@ fn attempt(cluster: &Cluster, plan: &Plan, kept: &mut Option<Run>) -> Played {
     proxy.heal();
     wait(|| proxy.is_drained(), "what was held back");
     drop(proxy);
-    wait_until_left(database.superuser());
+    wait_until_left(superuser);
     let verified = verify(run, &issued, &[], &database);
     assert_eq!(before, sorted(&database), "something was committed late");
     Played {
@@ -267,16 +270,20 @@ impl Stage<'_> {
 
     /// A backend of the run, and a connection that saw it.
     fn backend(&self) -> Option<(Client, i32)> {
-        let mut admin = None;
+        let superuser = self.database.superuser();
+        let mut seen = None;
         wait(
             || {
-                admin = self.database.superuser().try_client().ok();
-                admin.is_some()
+                let found = superuser.try_client().and_then(|mut admin| {
+                    let pids = try_backends(&mut admin)?;
+                    Ok((admin, pids))
+                });
+                seen = found.ok();
+                seen.is_some()
             },
             "the server",
         );
-        let mut admin = admin?;
-        let pid = backends(&mut admin).first().copied()?;
-        Some((admin, pid))
+        let (admin, pids) = seen?;
+        Some((admin, *pids.first()?))
     }
 }
