@@ -183,7 +183,7 @@ fn a_report_that_cannot_be_written_costs_no_token() {
     error: the report missing/run.ndjson cannot be written
       caused by: No such file or directory (os error 2)
     hint: check that its folder exists and may be written to; no token was asked for
-    error: the report folder cannot be written
+    error: the report /tmp/.tmpXLUzTh/folder cannot be written
       caused by: it is a folder
     hint: check that its folder exists and may be written to; no token was asked for
     ");
@@ -288,4 +288,46 @@ fn a_full_disk_takes_nothing_from_a_report_elsewhere() {
     assert_eq!(output.status.code(), Some(code));
     assert_eq!(report.count("exit_code"), u64::from(code.unsigned_abs()));
     assert_eq!(report.of("stored"), database.rows());
+}
+
+#[test]
+fn devices_and_links_are_written_through_and_no_report_takes_another_one_s_file() {
+    let command = || Command::new().args(["demo", "2"]);
+    let run = command().args(["--report", "ndjson=/dev/stdout"]).run();
+    assert_eq!(run.stdout.lines().count(), 3, "{}", run.stdout);
+    let run = command()
+        .args(["--report", "text", "--report", "ndjson=/dev/stderr"])
+        .run()
+        .expect_code(0);
+    assert!(run.stderr.contains("{\"summary\":"), "{}", run.stderr);
+
+    let linked = command();
+    std::os::unix::fs::symlink("real.ndjson", linked.dir().join("link")).unwrap();
+    std::fs::write(linked.dir().join("real.ndjson"), "old").unwrap();
+    let run = linked
+        .args(["--report", "ndjson=link"])
+        .run()
+        .expect_code(0);
+    assert!(run.path("link").is_symlink(), "the link is left");
+    let text = std::fs::read_to_string(run.path("real.ndjson")).unwrap();
+    assert!(text.contains("summary"), "{text}");
+
+    let clash = ["--report", "json=a.partial", "--report", "ndjson=a"];
+    let run = command().args(clash).run().expect_code(2);
+    assert!(run.stderr.contains("another report is written there"));
+    assert!(!run.path("a.partial").exists(), "nothing is left behind");
+}
+
+#[test]
+fn a_report_on_a_path_can_be_read_by_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let run = Command::new()
+        .args(["demo", "2", "--report", "json=run.json"])
+        .run()
+        .expect_code(0);
+    let mode = std::fs::metadata(run.path("run.json"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
