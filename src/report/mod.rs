@@ -113,16 +113,16 @@ impl Reports {
         Ok(reports)
     }
 
-    fn open_file(&self, path: &Path) -> Result<Place, Fault> {
+    fn open_file(&self, given: &Path) -> Result<Place, Fault> {
         // What stands there are open files of this process or devices, whatever they lead to.
-        let is_open = path.starts_with("/dev") || path.starts_with("/proc");
+        let is_open = given.starts_with("/dev") || given.starts_with("/proc");
         // A link is followed to what it names, so that the file is replaced and not the link.
-        let path = match path.canonicalize() {
+        let path = match given.canonicalize() {
             Ok(target) if !is_open => target,
-            _ => path.to_owned(),
+            _ => given.to_owned(),
         };
         if path.is_dir() {
-            return Err(unwritable(&path, "it is a folder"));
+            return Err(unwritable(given, "it is a folder"));
         }
         // It holds secrets: nobody else may read it.
         let mut options = OpenOptions::new();
@@ -140,14 +140,14 @@ impl Reports {
         };
         if !is_device && partial.is_symlink() {
             let why = format!("{} is a symbolic link", partial.display());
-            return Err(unwritable(&path, &why));
+            return Err(unwritable(given, &why));
         }
         if self.is_taken(&partial) || self.is_taken(&path) {
-            return Err(unwritable(&path, "another report is written there"));
+            return Err(unwritable(given, "another report is written there"));
         }
         let file = options
             .open(&partial)
-            .map_err(|error| unwritable(&path, &error.to_string()))?;
+            .map_err(|error| unwritable(given, &error.to_string()))?;
         Ok(Place::File {
             writer: BufWriter::with_capacity(64 * 1024, file),
             partial,
