@@ -141,8 +141,9 @@ impl Lane {
                     }
                     Err(_) => closed = true,
                 },
-                () = until(due), if room && due.is_some() => {}
+                // Before what is due: on a connection that has ended it would stay due for ever.
                 () = link.ended(), if idle => return true,
+                () = until(due), if room && due.is_some() => {}
                 () = &mut timer, if !idle => {
                     if heard.elapsed() >= silence {
                         self.farewell = Some("the server fell silent".to_owned());

@@ -3,7 +3,7 @@
 use super::{doubt_ended, service, through, tokens};
 use crate::support::cluster::{Cluster, backends, crashable, kill, wait};
 use crate::support::database::{Database, SEED};
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Fault, Point, Proxy, Scope};
 use crate::support::verify::{Verified, verify};
 
 /// Stores some thousand tokens while the server suffers this; all are settled afterwards.
@@ -13,8 +13,11 @@ fn survives(crash: impl FnOnce(&Cluster, &Database)) -> Verified {
     let proxy = Proxy::before(cluster.port);
     let (issued, source) = tokens(2000);
     let running = service(&source, &through(&database, &proxy), issued.len()).spawn();
-    proxy.wait_for_commits(300);
+    // Whatever is in flight now stays in flight until the server has crashed.
+    proxy.arm(Point::Commit(300), Fault::Partition, Scope::All);
+    proxy.wait_for_fired(1);
     crash(&cluster, &database);
+    proxy.heal();
     let run = running.wait().expect_code(0);
     let verified = verify(&run, &issued, &[], &database);
     let settled = verified.report.count("stored") + verified.report.count("rejected");
@@ -76,8 +79,10 @@ fn a_server_that_stays_away_longer_than_patience_fails_what_is_not_stored() {
     let running = service(&source, &through(&database, &proxy), issued.len())
         .args(["--patience", "1s"])
         .spawn();
-    proxy.wait_for_commits(300);
+    proxy.arm(Point::Commit(300), Fault::Partition, Scope::All);
+    proxy.wait_for_fired(1);
     cluster.stop("immediate");
+    proxy.heal();
     let run = running.wait().expect_code(5);
     cluster.start();
     let verified = verify(&run, &issued, &[], &database);

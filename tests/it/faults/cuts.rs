@@ -133,8 +133,8 @@ fn silence_while_it_looks_up_does_not_last_for_ever() {
     let proxy = Proxy::before(database.port);
     let (issued, source) = tokens(100);
     proxy.arm(Point::Commit(20), Fault::Swallow, Scope::One);
-    // The session's beginning, its set-up, the statement; then the fence.
-    proxy.arm(Point::Ready(4), Fault::Partition, Scope::One);
+    // The session's beginning, its set-up, the statement, the cluster; then the fence.
+    proxy.arm(Point::Ready(5), Fault::Partition, Scope::One);
     let url = through(&database, &proxy).url() + "?connect_timeout=1";
     let run = service(&source, &database, issued.len())
         .env("DATABASE_URL", url)

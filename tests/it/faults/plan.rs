@@ -49,6 +49,8 @@ pub struct Plan {
     /// The role has the INSERT right alone.
     pub insert_only: bool,
     pub patience: &'static str,
+    /// So long is each way.
+    pub delay: Duration,
     pub events: Vec<What>,
 }
 
@@ -72,6 +74,7 @@ impl Plan {
             pipeline: 1 << rng.u32(0..=6),
             insert_only: false,
             patience: "30s",
+            delay: pause(rng, 2),
             events: Vec::new(),
         }
     }
@@ -105,6 +108,8 @@ impl Plan {
     pub fn crashes(seed: u64, count: usize) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut plan = Self::new(&mut rng, seed, 150 * count);
+        // Nobody is through before the first crash.
+        plan.delay = Duration::from_millis(2);
         plan.connections = rng.u32(2..=6);
         let crash = |_| match rng.u8(..4) {
             0 => What::Immediate(gap(&mut rng)),

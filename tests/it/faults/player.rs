@@ -59,6 +59,7 @@ fn attempt(cluster: &Cluster, plan: &Plan, kept: &mut Option<Run>) -> Played {
     }
     let database = Database::on(cluster).made(plan.ddl);
     let proxy = Proxy::before(cluster.port);
+    proxy.delay(plan.delay);
     let tokens = plan.tokens.clone();
     let source = Source::making(move |_| tokens.clone());
     let login = if plan.insert_only {
