@@ -137,7 +137,7 @@ pub fn source_url(text: &str) -> Parsed<Url> {
     Ok(url)
 }
 
-/// A report, `FORMAT` or `FORMAT=PATH`; the path `-` is standard output.
+/// A report, `FORMAT` or `FORMAT=PATH`; `-` and `/dev/stdout` are standard output.
 pub fn report(text: &str) -> Parsed<Spec> {
     let (name, path) = match text.split_once('=') {
         Some((name, path)) => (name, Some(path)),
@@ -161,7 +161,9 @@ pub fn report(text: &str) -> Parsed<Spec> {
     }
     Ok(Spec {
         format: *format,
-        path: path.filter(|path| *path != "-").map(PathBuf::from),
+        path: path
+            .filter(|path| !matches!(*path, "-" | "/dev/stdout"))
+            .map(PathBuf::from),
     })
 }
 

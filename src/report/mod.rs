@@ -96,9 +96,9 @@ impl Reports {
         for spec in specs {
             let place = match &spec.path {
                 None => Ok(Place::Stdout),
-                Some(path) => open_file(path),
+                Some(path) => reports.open_file(path),
             };
-            match place.and_then(|place| reports.alone(place)) {
+            match place {
                 Ok(place) => reports.open.push(Report {
                     sink: sink(spec.format),
                     place,
@@ -113,33 +113,58 @@ impl Reports {
         Ok(reports)
     }
 
-    /// The place, unless another report is written to the same file.
-    fn alone(&self, place: Place) -> Result<Place, Fault> {
-        let Place::File { partial, path, .. } = &place else {
-            return Ok(place);
+    fn open_file(&self, given: &Path) -> Result<Place, Fault> {
+        // What stands there are open files of this process or devices, whatever they lead to.
+        let is_open = given.starts_with("/dev") || given.starts_with("/proc");
+        // A link is followed to what it names, so that the file is replaced and not the link.
+        let path = match given.canonicalize() {
+            Ok(target) if !is_open => target,
+            _ => given.to_owned(),
         };
-        let taken = self.open.iter().any(|report| match &report.place {
+        if path.is_dir() {
+            return Err(unwritable(given, "it is a folder"));
+        }
+        // It holds secrets: nobody else may read it.
+        let mut options = OpenOptions::new();
+        options.write(true).mode(0o600);
+        let is_device = is_open || path.exists() && !path.is_file();
+        let partial = if is_device {
+            // A pipe or a device is written to as it is; there is nothing to replace.
+            options.append(true);
+            path.clone()
+        } else {
+            let mut partial = path.clone().into_os_string();
+            partial.push(".partial");
+            options.create(true).truncate(true);
+            PathBuf::from(partial)
+        };
+        if !is_device && partial.is_symlink() {
+            let why = format!("{} is a symbolic link", partial.display());
+            return Err(unwritable(given, &why));
+        }
+        if self.is_taken(&partial) || self.is_taken(&path) {
+            return Err(unwritable(given, "another report is written there"));
+        }
+        let file = options
+            .open(&partial)
+            .map_err(|error| unwritable(given, &error.to_string()))?;
+        Ok(Place::File {
+            writer: BufWriter::with_capacity(64 * 1024, file),
+            partial,
+            path,
+        })
+    }
+
+    /// True where a report is, or will be, written to `path`.
+    fn is_taken(&self, path: &Path) -> bool {
+        self.open.iter().any(|report| match &report.place {
             Place::File {
-                partial: other_partial,
+                partial,
                 path: other,
                 ..
-            } => [other_partial, other]
-                .iter()
-                .any(|other| *other == partial || *other == path),
+            } => partial == path || other == path,
             Place::Stdout | Place::Journal(_) => false,
-        });
-        if taken {
-            let why = format!("two reports would be written to {}", path.display());
-            return Err(Fault::new(
-                Kind::InvalidArgument {
-                    argument: "report".to_owned(),
-                    expected: "a path of its own".to_owned(),
-                },
-                why,
-            )
-            .hint("give each report a path of its own, that is no other one's PATH.partial"));
-        }
-        Ok(place)
+        })
     }
 
     /// Removes the files of a run that could not begin.
@@ -262,51 +287,16 @@ impl Reports {
     }
 }
 
-fn open_file(path: &Path) -> Result<Place, Fault> {
-    let cannot = |what: String| {
-        Fault::new(
-            Kind::InvalidArgument {
-                argument: "report".to_owned(),
-                expected: "a path that can be written".to_owned(),
-            },
-            format!("the report {} cannot be written", path.display()),
-        )
-        .cause(what)
-        .hint("check that its folder exists and may be written to; no token was asked for")
-    };
-    // A link is followed to what it names, so that the file is replaced and not the link.
-    let path = match path.canonicalize() {
-        Ok(target) => target,
-        Err(_) => path.to_owned(),
-    };
-    if path.is_dir() {
-        return Err(cannot("it is a folder".to_owned()));
-    }
-    // It holds secrets: nobody else may read it.
-    let mut options = OpenOptions::new();
-    options.write(true).mode(0o600);
-    let is_device = path.exists() && !path.is_file();
-    let partial = if is_device {
-        // A pipe or a device is written to as it is; there is nothing to replace.
-        path.clone()
-    } else {
-        let mut partial = path.clone().into_os_string();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        if partial.is_symlink() {
-            return Err(cannot(format!("{} is a symbolic link", partial.display())));
-        }
-        options.create(true).truncate(true);
-        partial
-    };
-    let file = options
-        .open(&partial)
-        .map_err(|error| cannot(error.to_string()))?;
-    Ok(Place::File {
-        writer: BufWriter::with_capacity(64 * 1024, file),
-        partial,
-        path,
-    })
+fn unwritable(path: &Path, why: &str) -> Fault {
+    Fault::new(
+        Kind::InvalidArgument {
+            argument: "report".to_owned(),
+            expected: "a path that can be written, of its own".to_owned(),
+        },
+        format!("the report {} cannot be written", path.display()),
+    )
+    .cause(why)
+    .hint("check that its folder exists and may be written to; no token was asked for")
 }
 
 fn closed_path(path: &Path, error: &io::Error) -> Fault {

@@ -244,7 +244,9 @@ fn a_server_that_turns_tls_off_in_the_middle_gets_no_token_without_it() {
     let run = running.wait().expect_code(5);
     let report = Report::of_run(&run);
     assert_eq!(report.of("stored"), ["aa"]);
-    assert_eq!(report.of("failed"), ["bb", "cc"]);
+    // Whether they were sent before the cut was noticed is a race; neither is stored.
+    let left = [report.of("failed"), report.of("unknown")].concat();
+    assert_eq!(left, ["bb", "cc"], "{}", run.stdout);
     assert!(
         run.error().contains("server does not support TLS"),
         "{}",

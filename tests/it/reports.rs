@@ -289,3 +289,45 @@ fn a_full_disk_takes_nothing_from_a_report_elsewhere() {
     assert_eq!(report.count("exit_code"), u64::from(code.unsigned_abs()));
     assert_eq!(report.of("stored"), database.rows());
 }
+
+#[test]
+fn devices_and_links_are_written_through_and_no_report_takes_another_one_s_file() {
+    let command = || Command::new().args(["demo", "2"]);
+    let run = command().args(["--report", "ndjson=/dev/stdout"]).run();
+    assert_eq!(run.stdout.lines().count(), 3, "{}", run.stdout);
+    let run = command()
+        .args(["--report", "text", "--report", "ndjson=/dev/stderr"])
+        .run()
+        .expect_code(0);
+    assert!(run.stderr.contains("{\"summary\":"), "{}", run.stderr);
+
+    let linked = command();
+    std::os::unix::fs::symlink("real.ndjson", linked.dir().join("link")).unwrap();
+    std::fs::write(linked.dir().join("real.ndjson"), "old").unwrap();
+    let run = linked
+        .args(["--report", "ndjson=link"])
+        .run()
+        .expect_code(0);
+    assert!(run.path("link").is_symlink(), "the link is left");
+    let text = std::fs::read_to_string(run.path("real.ndjson")).unwrap();
+    assert!(text.contains("summary"), "{text}");
+
+    let clash = ["--report", "json=a.partial", "--report", "ndjson=a"];
+    let run = command().args(clash).run().expect_code(2);
+    assert!(run.stderr.contains("another report is written there"));
+    assert!(!run.path("a.partial").exists(), "nothing is left behind");
+}
+
+#[test]
+fn a_report_on_a_path_can_be_read_by_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let run = Command::new()
+        .args(["demo", "2", "--report", "json=run.json"])
+        .run()
+        .expect_code(0);
+    let mode = std::fs::metadata(run.path("run.json"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}

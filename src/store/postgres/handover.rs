@@ -3,13 +3,27 @@
 
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::super::doubt::{Doubt, Flight};
-use super::super::job::{Batch, Chunk};
+use super::super::doubt::{self, Doubt, Flight};
+use super::super::job::{Batch, Chunk, Job};
 use super::link::Link;
 use super::pool::Shared;
 use crate::token::{Detail, Status};
+
+/// So often a token is sent whose connection is then lost: it may be the one that ends it.
+const MOST_LOSSES: u32 = 8;
+
+/// How a lane ended.
+pub(super) enum End {
+    /// The queue is closed and empty, or nothing may be waited for. All tokens are accounted for.
+    Finished,
+    /// The connection was lost; what it leaves has to be dealt with.
+    Lost(Box<Remains>),
+    /// It never had one.
+    Unconnected,
+}
 
 /// What a lost lane leaves to others.
 #[derive(Default)]
@@ -92,5 +106,81 @@ impl Start {
                 chunk: None,
                 waiting: Vec::new(),
             })
+    }
+}
+
+/// What lost lanes left.
+#[derive(Default)]
+pub(super) struct Left {
+    /// Tokens in doubt, a connection's together.
+    pub(super) doubts: Vec<Doubt>,
+    /// Tokens that wait to be sent again.
+    pub(super) waiting: Vec<Waiting>,
+}
+
+impl Left {
+    pub(super) fn add(&mut self, remains: Remains) {
+        self.doubts.extend(remains.doubt);
+        self.waiting.extend(remains.waiting);
+    }
+
+    /// Takes what those left that are lost by now.
+    pub(super) fn gather(&mut self, lanes: &mut JoinSet<End>) {
+        while let Some(end) = lanes.try_join_next() {
+            if let Ok(End::Lost(remains)) = end {
+                self.add(*remains);
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.doubts.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Whose tokens they are, with repeats.
+    pub(super) fn jobs(&self) -> Vec<Arc<Job>> {
+        let in_doubt = self.doubts.iter().flat_map(|doubt| &doubt.flights);
+        let waiting = self.waiting.iter().map(|waiting| &waiting.flight);
+        let flights = in_doubt.chain(waiting);
+        flights.map(|flight| Arc::clone(&flight.job)).collect()
+    }
+
+    /// Accounts for everything without having found out more.
+    pub(super) fn give_up(&mut self, shared: &Shared, reason: &str) {
+        for doubt in self.doubts.drain(..) {
+            doubt::tell(doubt.flights.len(), 0, 0);
+            doubt::give_up(doubt.flights, &shared.sent, reason, doubt.farewell);
+        }
+        for waiting in self.waiting.drain(..) {
+            waiting.fail();
+        }
+    }
+
+    /// Resolves every doubt over `link`; false where that was lost too.
+    pub(super) async fn resolve(&mut self, shared: &Shared, link: &Link) -> bool {
+        let detail = Detail::reason("the connection was lost before the token was stored");
+        // Whoever stops waiting for this leaves every doubt where it is.
+        while let Some(doubt) = self.doubts.last() {
+            let Ok(found) = doubt::examine(doubt, link, &shared.lookup, &shared.sent).await else {
+                return false;
+            };
+            let Some(doubt) = self.doubts.pop() else {
+                return true;
+            };
+            let mut absent = doubt::settle(doubt, found, &shared.sent);
+            // The first that is missing may be what ended the connection: the others go before it.
+            if !absent.is_empty() {
+                absent.rotate_left(1);
+            }
+            for flight in absent {
+                let waiting = Waiting::now(flight, Arc::clone(&detail));
+                if waiting.flight.tries < MOST_LOSSES {
+                    self.waiting.push(waiting);
+                } else {
+                    waiting.fail();
+                }
+            }
+        }
+        true
     }
 }

@@ -17,7 +17,7 @@ use super::super::job::{Batch, Chunk, Job, Verdict};
 use super::super::sqlstate::{Class, Details, Said, class_of, scrub};
 use super::answers::{Answer, Answers, Reply};
 use super::connect::silence;
-use super::handover::{Remains, Start, Waiting, until};
+use super::handover::{End, Remains, Start, Waiting, until};
 use super::horizon::Horizon;
 use super::link::{Link, is_error};
 use super::pool::Shared;
@@ -29,16 +29,6 @@ use crate::token::{Detail, Status, Token};
 const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// How a lane ended.
-pub(super) enum End {
-    /// The queue is closed and empty, or nothing may be waited for. All tokens are accounted for.
-    Finished,
-    /// The connection was lost; what it leaves has to be dealt with.
-    Lost(Box<Remains>),
-    /// It never had one.
-    Unconnected,
-}
 
 /// What is asked of the server, in the order in which it answers.
 enum Asked {

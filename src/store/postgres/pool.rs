@@ -12,12 +12,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
 use super::super::Options;
-use super::super::doubt::{self, Doubt};
 use super::super::job::{Job, Queue, Taker, Verdict};
 use super::Address;
 use super::connect::{Connector, Lookup};
-use super::handover::{Remains, Start, Waiting};
-use super::lane::{self, End};
+use super::handover::{End, Left, Start};
+use super::lane;
 use super::link::{Backend, Link};
 use super::recheck::recheck;
 use super::refusal::is_denied;
@@ -29,8 +28,6 @@ use crate::token::{Detail, Status};
 const BACKLOG_PER_LANE: usize = 32;
 /// How long a server without a free connection is left alone.
 const FULL: Duration = Duration::from_secs(5);
-/// So often a token is sent whose connection is then lost: it may be the one that ends it.
-const MOST_LOSSES: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -172,80 +169,6 @@ fn grow(shared: &Arc<Shared>, lanes: &mut JoinSet<End>) {
     let wanted = (shared.queue.pending() / BACKLOG_PER_LANE).clamp(1, shared.connections);
     while lanes.len() < wanted {
         lanes.spawn(lane::run(Arc::clone(shared), None));
-    }
-}
-
-/// What lost lanes left.
-#[derive(Default)]
-struct Left {
-    doubts: Vec<Doubt>,
-    waiting: Vec<Waiting>,
-}
-
-impl Left {
-    fn add(&mut self, remains: Remains) {
-        self.doubts.extend(remains.doubt);
-        self.waiting.extend(remains.waiting);
-    }
-
-    /// Takes what those left that are lost by now.
-    fn gather(&mut self, lanes: &mut JoinSet<End>) {
-        while let Some(end) = lanes.try_join_next() {
-            if let Ok(End::Lost(remains)) = end {
-                self.add(*remains);
-            }
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.doubts.is_empty() && self.waiting.is_empty()
-    }
-
-    /// Whose tokens they are, with repeats.
-    fn jobs(&self) -> Vec<Arc<Job>> {
-        let in_doubt = self.doubts.iter().flat_map(|doubt| &doubt.flights);
-        let waiting = self.waiting.iter().map(|waiting| &waiting.flight);
-        let flights = in_doubt.chain(waiting);
-        flights.map(|flight| Arc::clone(&flight.job)).collect()
-    }
-
-    /// Accounts for everything without having found out more.
-    fn give_up(&mut self, shared: &Shared, reason: &str) {
-        for doubt in self.doubts.drain(..) {
-            doubt::tell(doubt.flights.len(), 0, 0);
-            doubt::give_up(doubt.flights, &shared.sent, reason, doubt.farewell);
-        }
-        for waiting in self.waiting.drain(..) {
-            waiting.fail();
-        }
-    }
-
-    /// Resolves every doubt over `link`; false where that was lost too.
-    async fn resolve(&mut self, shared: &Shared, link: &Link) -> bool {
-        let detail = Detail::reason("the connection was lost before the token was stored");
-        // Whoever stops waiting for this leaves every doubt where it is.
-        while let Some(doubt) = self.doubts.last() {
-            let Ok(found) = doubt::examine(doubt, link, &shared.lookup, &shared.sent).await else {
-                return false;
-            };
-            let Some(doubt) = self.doubts.pop() else {
-                return true;
-            };
-            let mut absent = doubt::settle(doubt, found, &shared.sent);
-            // The first that is missing may be what ended the connection: the others go before it.
-            if !absent.is_empty() {
-                absent.rotate_left(1);
-            }
-            for flight in absent {
-                let waiting = Waiting::now(flight, Arc::clone(&detail));
-                if waiting.flight.tries < MOST_LOSSES {
-                    self.waiting.push(waiting);
-                } else {
-                    waiting.fail();
-                }
-            }
-        }
-        true
     }
 }
 
