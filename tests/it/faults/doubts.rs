@@ -3,10 +3,11 @@
 
 use super::{doubt_ended, holding, service, through, tokens};
 use crate::outages::{unlock, waiting_backend};
+use crate::support::answer::Gate;
 use crate::support::cluster::wait_until_left;
 use crate::support::database::Database;
 use crate::support::proxy::{Fault, Point, Proxy, Scope};
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Answer, Source, token};
 use crate::support::verify::{rows, verify};
 
 fn texts(texts: &[&str]) -> Vec<String> {
@@ -168,15 +169,19 @@ fn a_trigger_that_changes_the_row_leaves_it_unknown() {
 fn rows_that_are_taken_away_are_not_sent_again() {
     let database = Database::seed();
     let proxy = Proxy::before(database.port);
-    let (issued, source) = tokens(100);
-    let issued: Vec<String> = issued.into_iter().collect();
+    let issued: Vec<String> = (0..100).map(|_| token()).collect();
+    let gate = Gate::new();
+    let source = Source::answers([Answer::tokens(&issued).after(&gate)]);
     proxy.arm(Point::Commit(40), Fault::Swallow, Scope::One);
     let running = service(&source, &through(&database, &proxy), 100)
         .args(["--connections", "1", "--pipeline", "8"])
         .spawn();
-    proxy.wait_for_fired(1);
+    // From now on the one connection is all that there is, so that nothing is looked up too soon.
+    source.wait_for(1);
     proxy.refuse(true);
     let accepted = proxy.accepted();
+    gate.open();
+    proxy.wait_for_fired(1);
     proxy.wait_for_accepted(accepted + 1);
     let mut admin = database.admin();
     let taken = admin
