@@ -39,14 +39,13 @@ pub fn run_to_the_end(script: &mut Script, host: &Arc<Host>) -> Ended {
     let output = host.emitter().end().err();
     let flush = host.ledger().reports().flush().err();
     let stopped = host.halt().stopping().is_cancelled();
-    let problem = match result {
+    let problem = match (host.halt().fault(), result) {
+        // Whatever else happened, happened because the run could not go on.
+        (Some(fault), _) => Some(fault.clone().into()),
         // A script that was stopped did nothing wrong.
-        Err(problem) if !stopped || problem.kind.is_some() => Some(problem),
-        _ => host
-            .halt()
-            .fault()
-            .cloned()
-            .or_else(|| host.take_unheard())
+        (None, Err(problem)) if !stopped || problem.kind.is_some() => Some(problem),
+        (None, _) => host
+            .take_unheard()
             .or_else(|| host.ledger().fault().cloned())
             .or(output)
             .or(flush)
