@@ -264,6 +264,16 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
+impl From<anyhow::Error> for Problem {
+    /// Something that should never fail: the outermost context is the message, what it stands for
+    /// the causes.
+    fn from(error: anyhow::Error) -> Self {
+        let mut messages = error.chain().map(ToString::to_string);
+        let message = messages.next().unwrap_or_default();
+        messages.fold(Self::new(Exit::Script, message), Self::cause)
+    }
+}
+
 impl From<Fault> for Problem {
     /// A fault that nobody caught; what a script could have acted on becomes a note.
     fn from(fault: Fault) -> Self {

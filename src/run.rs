@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
+use anyhow::Context as _;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use url::Url;
@@ -23,7 +24,7 @@ use crate::script::end::{Ended, run_to_the_end};
 use crate::script::host::{Host, Parts};
 use crate::script::{self, Script};
 use crate::store::{self, Store};
-use crate::supervise::{Begun, broken, drive};
+use crate::supervise::{Begun, drive};
 use crate::verdict::{self, Asked, Finished, stopped_early, unwritable};
 
 /// Runs the pipeline to its end, whatever way that comes.
@@ -158,7 +159,7 @@ async fn source(source: Source) -> Result<fetch::Options, Problem> {
         Source::BuiltIn(limits) => {
             let address = fetch::demo::start().await?;
             let url = Url::parse(&format!("http://{address}/tokens"))
-                .map_err(|error| broken("the demo's token source has no address", &error))?;
+                .context("the demo's token source has no address")?;
             Ok(limits.at(url, Vec::new(), false))
         }
     }
@@ -179,10 +180,11 @@ async fn on_its_thread(
             drop((script, host));
             let _ = sender.send(finished);
         })
-        .map_err(|error| broken("the script's thread cannot be started", &error))?;
+        .context("the script's thread cannot be started")?;
     receiver
         .await
-        .map_err(|error| broken("the script's thread ended without a verdict", &error))
+        .context("the script's thread ended without a verdict")
+        .map_err(Problem::from)
 }
 
 /// Tallies and draws the verdict.

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use uuid::Uuid;
@@ -47,9 +48,13 @@ pub fn drive<Work>(settings: &Settings, work: impl FnOnce(Halt, Begun) -> Work) 
 where
     Work: Future<Output = Result<Finished, Problem>>,
 {
-    let runtime = match Builder::new_current_thread().enable_all().build() {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started");
+    let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(error) => return broken("the runtime cannot be started", &error).into(),
+        Err(error) => return Problem::from(error).into(),
     };
     let halt = Halt::new();
     let begun = Begun::now();
@@ -71,7 +76,7 @@ struct Signals {
 
 impl Signals {
     fn listen() -> Result<Self, Problem> {
-        let listen = |kind| signal(kind).map_err(|error| broken("signals cannot be heard", &error));
+        let listen = |kind| signal(kind).context("signals cannot be heard");
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
@@ -132,9 +137,4 @@ fn overdue(cause: Cause) -> Finished {
     Problem::new(exit, "the report could not be completed in time")
         .hint("`--grace` sets the time; a report on a path is left as PATH.partial")
         .into()
-}
-
-/// The problem of something that must never fail.
-pub fn broken(what: &str, error: &dyn std::error::Error) -> Problem {
-    Problem::new(Exit::Script, what).cause(error.to_string())
 }
