@@ -22,6 +22,9 @@ use crate::supervise::{Begun, drive};
 use crate::token::{Detail, Flaw, Outcome, Page, Status, Token};
 use crate::verdict::{self, Asked, Finished, unwritable};
 
+/// So many stored values are looked for beside those that are in doubt.
+const CONTROLS: usize = 16;
+
 /// Replays `file` to its end, whatever way that comes.
 pub fn replay(settings: &Settings, file: &Path) -> Finished {
     match Past::read(file) {
@@ -153,6 +156,21 @@ impl Past {
         }
     }
 
+    /// The values that were stored last, of those that nothing else is to be found out about.
+    fn controls(&self) -> Vec<String> {
+        let stored = self.settled.iter().rev().filter(|told| {
+            told.status == "stored"
+                && self
+                    .counts
+                    .get(&told.token)
+                    .is_some_and(|count| count.open() == 0)
+        });
+        stored
+            .take(CONTROLS)
+            .map(|told| told.token.clone())
+            .collect()
+    }
+
     /// The values with tokens that are not settled.
     fn open(&self) -> Vec<String> {
         let open = self.counts.iter().filter(|(_, count)| count.open() > 0);
@@ -176,15 +194,7 @@ async fn settle(
         .unwrap_or_else(|| begun.run_id.to_string());
     let store = open(options, &halt, begun.instant + settings.wait).await?;
     let values = past.open();
-    let found = match store.recheck(&values, past.horizon).await {
-        Ok(found) => Some(found),
-        // Without the right to look, what the report calls unsent is still safe to send.
-        Err(fault) if matches!(fault.kind, Kind::DbDenied { .. }) => {
-            tracing::warn!(cause = fault.causes.first(), "{}", fault.message);
-            None
-        }
-        Err(fault) => return Err(fault.into()),
-    };
+    let found = look(&store, &past, &values, &halt).await?;
     let mut ledger = Ledger::new(Reports::open(&settings.reports).map_err(unwritable)?);
     for told in &past.settled {
         let _ = ledger.settle(&outcome_of(told), None);
@@ -193,6 +203,31 @@ async fn settle(
     let fault = send(&store, sent, &mut ledger).await;
     store.close().await;
     Ok(conclude(&past, &halt, &begun, &mut ledger, fault))
+}
+
+/// How many rows of each value are in the table; `None` where that cannot be seen, or where the
+/// replay was stopped before it was.
+async fn look(
+    store: &Store,
+    past: &Past,
+    values: &[String],
+    halt: &Halt,
+) -> Result<Option<HashMap<String, u64>>, Fault> {
+    let controls = past.controls();
+    let found = tokio::select! {
+        biased;
+        found = store.recheck(values, &controls, past.horizon) => found,
+        () = halt.stopping().cancelled() => return Ok(None),
+    };
+    match found {
+        Ok(found) => Ok(Some(found)),
+        // Without the right to look, what the report calls unsent is still safe to send.
+        Err(fault) if matches!(fault.kind, Kind::DbDenied { .. }) => {
+            tracing::warn!(cause = fault.causes.first(), "{}", fault.message);
+            Ok(None)
+        }
+        Err(fault) => Err(fault),
+    }
 }
 
 /// Books what was found, and gives what is to be sent.

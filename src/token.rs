@@ -300,11 +300,16 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The outcome of a token that was never sent.
+    /// The outcome of a token that is not sent (any more). One that was sent before and certainly not
+    /// stored is `failed` where this says `not_attempted`, which means never sent.
     pub fn unsent(token: Token, status: Status, detail: Option<Arc<Detail>>) -> Self {
+        let was_sent = token.attempts > 0;
         Self {
             token,
-            status,
+            status: match status {
+                Status::NotAttempted if was_sent => Status::Failed,
+                status => status,
+            },
             elapsed: Duration::ZERO,
             detail,
         }
@@ -377,6 +382,16 @@ mod tests {
         assert_eq!(Flaw::of("UNFvwishxzYsXUUchI4NBw", 21), Some(Flaw::TooLong));
         assert_eq!(Flaw::of("a\0b", 9), Some(Flaw::ControlCharacter));
         assert_eq!(Flaw::of("a\tb", 9), Some(Flaw::ControlCharacter));
+    }
+
+    #[test]
+    fn what_was_sent_before_is_never_called_not_attempted() {
+        let mut token = Token::new("aa", None);
+        let unsent =
+            |token: &Token| Outcome::unsent(token.clone(), Status::NotAttempted, None).status;
+        assert_eq!(unsent(&token), Status::NotAttempted);
+        token.attempts = 1;
+        assert_eq!(unsent(&token), Status::Failed);
     }
 
     #[test]

@@ -166,7 +166,8 @@ impl Ledger {
             self.recent.pop_front();
         }
         self.recent.push_back(outcome.token.clone());
-        if outcome.token.attempts > 0 {
+        // What was sent in an earlier run, or is not sent again, took no time here.
+        if !outcome.elapsed.is_zero() {
             self.latencies.record(outcome.elapsed);
         }
         let written = self.reports.outcome(outcome, line);

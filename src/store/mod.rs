@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::fault::Fault;
+use crate::fault::{Fault, Kind};
 use crate::halt::Halt;
 use crate::stream::{self, OutcomeStream, PageStream};
 
@@ -133,18 +133,34 @@ impl Store {
     }
 
     /// Looks how many rows there are of each of `values`, none of them older than `horizon`, after
-    /// having ended whatever connections of the same session are left from before.
+    /// having ended whatever connections of the same session are left from before. `controls` are
+    /// values that are known to have been stored and that nobody asks for otherwise: where one of
+    /// them is not seen, a value that is not seen proves nothing.
     ///
     /// # Errors
-    /// [`Kind::DbDenied`](crate::fault::Kind::DbDenied) where the role may not look.
+    /// [`Kind::DbDenied`](crate::fault::Kind::DbDenied) where the role may not look, or where the
+    /// table does not show what was stored.
     pub async fn recheck(
         &self,
         values: &[String],
+        controls: &[String],
         horizon: Option<i64>,
     ) -> Result<HashMap<String, u64>, Fault> {
-        match &self.backend {
-            Backend::Postgres(pool) => pool.recheck(values, horizon).await,
-            Backend::Sqlite(worker) => worker.recheck(values),
+        if values.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let asked = [controls, values].concat();
+        let found = match &self.backend {
+            Backend::Postgres(pool) => pool.recheck(&asked, controls.is_empty(), horizon).await?,
+            Backend::Sqlite(worker) => worker.recheck(&asked)?,
+        };
+        if controls
+            .iter()
+            .all(|value| found.get(value).is_some_and(|&count| count > 0))
+        {
+            Ok(found)
+        } else {
+            Err(cannot_look(NOT_SHOWN))
         }
     }
 
@@ -156,4 +172,15 @@ impl Store {
             Backend::Sqlite(worker) => worker.join().await,
         }
     }
+}
+
+/// Triggers and row level security may hide or change what is inserted, and somebody may have taken
+/// rows away since.
+const NOT_SHOWN: &str = "the table does not show what the run stored: its rows were taken away, or are hidden or changed";
+
+/// Why a replay cannot see what was stored.
+fn cannot_look(why: &str) -> Fault {
+    let sqlstate = "42501".to_owned();
+    let what = "it cannot be looked up what was stored before";
+    Fault::new(Kind::DbDenied { sqlstate }, what).cause(why)
 }

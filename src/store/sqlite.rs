@@ -323,7 +323,7 @@ impl<'a> Writer<'a> {
                         detail: Arc::clone(&detail),
                         fault,
                     });
-                    return (Status::NotAttempted, Some(detail));
+                    return (Status::Failed, Some(detail));
                 }
             }
         }
@@ -438,6 +438,10 @@ mod tests {
             .execute_batch(schema)
             .unwrap();
         (folder, path)
+    }
+
+    fn count_of(outcomes: &[Outcome], status: Status) -> usize {
+        outcomes.iter().filter(|o| o.status == status).count()
     }
 
     fn block<T>(future: impl Future<Output = T>) -> T {
@@ -587,12 +591,12 @@ mod tests {
                 .execute_batch("DROP TABLE secret_tokens")
                 .unwrap();
             let mut stream = store.store(PageStream::ready([page(&["aa"; 100])]));
-            let mut count = 0;
+            let (mut failed, mut never_sent) = (0, 0);
             loop {
                 match stream.next().await.unwrap() {
                     Ok(batch) => {
-                        count += batch.len();
-                        assert!(batch.iter().all(|o| o.status == Status::NotAttempted));
+                        failed += count_of(&batch, Status::Failed);
+                        never_sent += count_of(&batch, Status::NotAttempted);
                     }
                     Err(fault) => {
                         assert!(matches!(fault.kind, Kind::DbDenied { .. }), "{fault:?}");
@@ -600,7 +604,11 @@ mod tests {
                     }
                 }
             }
-            assert_eq!(count, 100);
+            assert_eq!(
+                (failed, never_sent),
+                (1, 99),
+                "the first was sent, and refused"
+            );
             store.close().await;
         });
     }
@@ -630,10 +638,7 @@ mod tests {
                 outcomes.extend(batch.unwrap());
             }
             assert_eq!(outcomes.len(), 20_000);
-            let stored = outcomes
-                .iter()
-                .filter(|o| o.status == Status::Stored)
-                .count();
+            let stored = count_of(&outcomes, Status::Stored);
             assert!(stored > 0 && stored < 20_000, "{stored}");
             store.close().await;
         });

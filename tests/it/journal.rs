@@ -131,6 +131,104 @@ fn a_replay_that_is_killed_is_replayed() {
     assert_eq!(database.rows(), ["aa", "cc"]);
 }
 
+/// Whoever stops a replay that waits for the table is told of every token all the same.
+#[test]
+fn a_replay_that_is_stopped_before_it_could_look_stores_nothing() {
+    let (database, folder) = killed_in_the_middle(&["aa", "bb"]);
+    let path = folder.path().join("journal");
+    // Whoever reads the table waits for the lock; whoever writes does not.
+    let slow = "DROP TRIGGER hold ON secret_tokens;
+        CREATE FUNCTION look() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM pg_advisory_xact_lock_shared(7); RETURN true; END $$;
+        CREATE POLICY look ON secret_tokens FOR SELECT USING (look());
+        ALTER TABLE secret_tokens ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;";
+    database
+        .client()
+        .batch_execute("INSERT INTO secret_tokens (data) VALUES ('older')")
+        .unwrap();
+    database.client().batch_execute(slow).unwrap();
+    let mut admin = database.admin();
+    lock(&mut admin);
+    let running = replay(&path, &database).spawn();
+    waiting_backend(&mut admin);
+    running.signal("TERM");
+    let run = running.wait().expect_code(143);
+    unlock(&mut admin);
+    assert_eq!(Report::of_run(&run).of("unknown"), ["aa", "bb"]);
+    let fast = "ALTER TABLE secret_tokens DISABLE ROW LEVEL SECURITY";
+    database.client().batch_execute(fast).unwrap();
+    let (_, report) = replayed(&path, &database, 0);
+    assert_eq!(report.of("stored"), ["aa", "bb"]);
+    assert_eq!(database.rows(), ["aa", "bb", "older"]);
+}
+
+/// Nothing that is known to be stored shows it here: a value is inserted, looked for, and taken back.
+#[test]
+fn a_replay_tries_whether_the_table_shows_what_is_inserted() {
+    let hides = "ALTER TABLE secret_tokens ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY blind ON secret_tokens FOR INSERT WITH CHECK (true)";
+    let changes = "CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            NEW.data = upper(NEW.data); RETURN NEW; END $$;
+        CREATE TRIGGER change BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION change()";
+    let watches = "CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            RETURN NEW; END $$;
+        CREATE TRIGGER watch BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION watch()";
+    for (ddl, status, code) in [
+        (hides, "unknown", 5),
+        (changes, "unknown", 5),
+        (watches, "stored", 0),
+    ] {
+        let database = Database::seed();
+        let role = database.role_with("INSERT, SELECT");
+        database.client().batch_execute(ddl).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report");
+        std::fs::write(
+            &path,
+            r#"{"token":"aa","status":"unknown","attempts":1,"ms":1.5}"#,
+        )
+        .unwrap();
+        let (_, report) = replayed(&path, &role, code);
+        assert_eq!(report.of(status), ["aa"], "{ddl}");
+        assert_eq!(
+            contents(&database).len(),
+            usize::from(status == "stored"),
+            "{ddl}"
+        );
+    }
+}
+
+/// What is not seen proves nothing where it is hidden, or where others take rows away.
+#[test]
+fn a_replay_that_cannot_see_what_was_stored_stores_nothing() {
+    let hidden = "ALTER TABLE secret_tokens ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY blind ON secret_tokens FOR INSERT WITH CHECK (true)";
+    let taken = "DELETE FROM secret_tokens";
+    for change in [hidden, taken] {
+        let database = Database::seed();
+        let role = database.role_with("INSERT, SELECT");
+        let rows = "INSERT INTO secret_tokens (data) VALUES ('aa'), ('bb')";
+        database.client().batch_execute(rows).unwrap();
+        database.client().batch_execute(change).unwrap();
+        let before = contents(&database);
+        let lines = [
+            r#"{"token":"aa","status":"stored","attempts":1,"ms":1.5}"#,
+            r#"{"token":"bb","status":"unknown","attempts":1,"ms":1.5}"#,
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report");
+        std::fs::write(&path, lines.join("\n")).unwrap();
+        let (run, report) = replayed(&path, &role, 5);
+        assert_eq!(report.of("unknown"), ["bb"]);
+        assert_eq!(contents(&database), before);
+        assert!(
+            run.stderr.contains("does not show what the run stored"),
+            "{}",
+            run.stderr
+        );
+    }
+}
+
 #[test]
 fn a_journal_with_unsettled_tokens_is_not_overwritten() {
     let (database, folder) = killed_in_the_middle(&["aa"]);

@@ -95,9 +95,22 @@ fn a_right_that_is_revoked_in_the_middle_ends_the_run_with_one_error() {
     let gate = Gate::new();
     let source = Source::answers([
         Answer::tokens(["aa", "bb", "cc"]),
-        Answer::tokens(["dd", "ee", "ff"]).after(&gate),
+        Answer::tokens(["dd", "ee", "ff", "gg"]).after(&gate),
     ]);
-    let running = start(&source, &role, "6");
+    // The first three are sent in one write.
+    let running = Command::new()
+        .source(&source)
+        .database(&role)
+        .args([
+            "7",
+            "--report",
+            "ndjson",
+            "--connections",
+            "1",
+            "--pipeline",
+            "3",
+        ])
+        .spawn();
     running.wait_for_stdout(|text| text.lines().count() == 3);
     let revoke = format!("REVOKE INSERT ON secret_tokens FROM {}", role.user);
     database.client().batch_execute(&revoke).unwrap();
@@ -106,18 +119,19 @@ fn a_right_that_is_revoked_in_the_middle_ends_the_run_with_one_error() {
     let run = running.wait().expect_code(5);
     let report = Report::of_run(&run);
     assert_eq!(report.of("stored"), ["aa", "bb", "cc"]);
-    assert_eq!(report.of("not_attempted"), ["dd", "ee", "ff"]);
+    assert_eq!(report.of("failed"), ["dd", "ee", "ff"], "sent, and refused");
+    assert_eq!(report.of("not_attempted"), ["gg"], "never sent");
     assert_true(&report, &database);
     shows!(run.stderr, @"
-        6 requested, 6 received in 2 requests: 3 stored, 0 rejected, 3 not attempted in [seconds] s ([rate] tokens/s)
-        error: db_denied: the database refuses every insert
-          ╭▸ scripts/default.rhai:3:1
-          │
-        3 │ report(store(fetch(SIZE)));
-          ╰╴━━━━━━
-          caused by: permission denied for table secret_tokens (42501)
-        hint: look at the table's definition and the role's rights; nothing more was sent
-        ");
+    7 requested, 7 received in 2 requests: 3 stored, 0 rejected, 3 failed, 1 not attempted in [seconds] s ([rate] tokens/s)
+    error: db_denied: the database refuses every insert
+      ╭▸ scripts/default.rhai:3:1
+      │
+    3 │ report(store(fetch(SIZE)));
+      ╰╴━━━━━━
+      caused by: permission denied for table secret_tokens (42501)
+    hint: look at the table's definition and the role's rights; nothing more was sent
+    ");
 }
 
 #[test]

@@ -324,7 +324,7 @@ impl Lane {
                 };
                 flight.job.tell(&verdict.fault);
                 self.shared.queue.condemn(verdict);
-                self.land(flight, Status::NotAttempted, Some(detail));
+                self.land(flight, Status::Failed, Some(detail));
             }
             Class::Doubt if is_error(db) => {
                 self.batch.flush();

@@ -97,6 +97,16 @@ impl Link {
         }
     }
 
+    /// Begins a transaction of several statements.
+    pub(super) async fn begin(&self) -> Result<(), Error> {
+        self.client.batch_execute("BEGIN").await
+    }
+
+    /// Takes back what was done since.
+    pub(super) async fn roll_back(&self) -> Result<(), Error> {
+        self.client.batch_execute("ROLLBACK").await
+    }
+
     /// The backend at the other end; `None` where a pooler hides it.
     pub(in crate::store) fn backend(&self) -> Option<&Backend> {
         self.backend.as_ref()

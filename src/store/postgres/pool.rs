@@ -102,9 +102,11 @@ impl Pool {
     pub(crate) async fn recheck(
         &self,
         values: &[String],
+        must_prove: bool,
         horizon: Option<i64>,
     ) -> Result<HashMap<String, u64>, Fault> {
-        recheck(&self.shared, self.backend.as_ref(), values, horizon).await
+        let own = self.backend.as_ref();
+        recheck(&self.shared, own, values, must_prove, horizon).await
     }
 
     /// Waits until all connections have ended; the queue must be closed.

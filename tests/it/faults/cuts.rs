@@ -63,6 +63,26 @@ fn silence_that_ends_and_delay_leave_no_doubt() {
     assert_eq!(verified.doubts.in_doubt, 0);
 }
 
+/// Case 15 in the middle of a run: the connections stay open, and no answer comes on any of them.
+#[test]
+fn a_server_that_falls_silent_is_left_and_what_it_did_is_found_out() {
+    let database = Database::seed();
+    let proxy = Proxy::before(database.port);
+    let (issued, source) = tokens(400);
+    for commit in [50, 50] {
+        proxy.arm(Point::Commit(commit), Fault::Partition, Scope::One);
+    }
+    let run = service(&source, &through(&database, &proxy), issued.len())
+        .config("database: {statement_timeout: 1s}")
+        .args(["--connections", "2"])
+        .run()
+        .expect_code(0);
+    assert_eq!(proxy.fired(), 2);
+    let verified = verify(&run, &issued, &[], &database);
+    assert!(verified.doubts.in_doubt > 0);
+    assert_eq!(verified.doubts.unknown, 0);
+}
+
 /// Case 6: the server has not heard that the client is gone, and its INSERT is still under way.
 #[test]
 fn a_server_that_was_left_behind_commits_nothing_late() {
