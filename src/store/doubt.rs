@@ -15,6 +15,7 @@ use super::job::{Batch, Job};
 use super::postgres::connect::Lookup;
 use super::postgres::horizon::Horizon;
 use super::postgres::link::{Backend, Link, is_error};
+use super::postgres::probe::{Probe, probe};
 use super::postgres::sent::Sent;
 use crate::token::{Detail, Outcome, Status, Token};
 
@@ -123,12 +124,16 @@ impl Rows {
 /// The new connection was lost too.
 pub(super) struct Lost;
 
+/// Triggers, rules and row level security may hide or change what is inserted.
+const NOT_SHOWN: &str = "the connection was lost, and the table does not show what was inserted";
+
 enum Obstacle {
     Lost,
     Unprovable(&'static str),
 }
 
-/// Finds out, over a new connection, what became of the tokens. Cancel safe: it only looks.
+/// Finds out, over a new connection, what became of the tokens. Cancel safe where the link is not
+/// used afterwards: what it tries is taken back.
 ///
 /// # Errors
 /// Where the new connection was lost on the way.
@@ -176,32 +181,38 @@ async fn look(
     let mut values: Vec<&str> = doubt.flights.iter().map(|f| f.token.as_str()).collect();
     values.extend(control);
     let looked = sent.mark();
-    let counting = link.count(&lookup.sql, &values, Some(doubt.horizon.number));
-    let counts = match tokio::time::timeout(lookup.looks_within, counting).await {
-        Ok(Ok(counts)) => counts,
-        Ok(Err(error)) if error.as_db_error().is_some_and(is_error) => {
-            tracing::debug!(
-                code = error.code().map(tokio_postgres::error::SqlState::code),
-                "look-up failed"
-            );
-            return Err(Obstacle::Unprovable(
-                "the connection was lost, and the table could not be looked up",
-            ));
+    let horizon = Some(doubt.horizon.number);
+    let counts = answer(link.count(&lookup.sql, &values, horizon), lookup).await?;
+    // Somebody may take rows away as soon as they are there.
+    if control.is_some_and(|control| !counts.contains_key(control)) {
+        return Err(Obstacle::Unprovable(NOT_SHOWN));
+    }
+    if !lookup.plain {
+        for value in values.iter().filter(|value| !counts.contains_key(**value)) {
+            if answer(probe(link, &lookup.sql, value), lookup).await? == Probe::Hidden {
+                return Err(Obstacle::Unprovable(NOT_SHOWN));
+            }
         }
-        Ok(Err(_)) | Err(_) => return Err(Obstacle::Lost),
-    };
-    // Triggers, rules, views and row level security can hide or change what was inserted; and
-    // somebody may take rows away as soon as they are there.
-    let shown = match control {
-        Some(control) => counts.contains_key(control),
-        None => lookup.plain,
-    };
-    if !shown {
-        return Err(Obstacle::Unprovable(
-            "the connection was lost, and the table does not show what was inserted",
-        ));
     }
     ours(doubt, &counts, sent, looked)
+}
+
+/// Waits for the answer to a question about the table.
+async fn answer<T>(
+    question: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    lookup: &Lookup,
+) -> Result<T, Obstacle> {
+    match tokio::time::timeout(lookup.looks_within, question).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) if error.as_db_error().is_some_and(is_error) => {
+            let code = error.code().map(tokio_postgres::error::SqlState::code);
+            tracing::debug!(code, "look-up failed");
+            Err(Obstacle::Unprovable(
+                "the connection was lost, and the table could not be looked up",
+            ))
+        }
+        Ok(Err(_)) | Err(_) => Err(Obstacle::Lost),
+    }
 }
 
 /// Ends the old backend, and waits until it is gone. A server that was restarted has no backends

@@ -151,7 +151,7 @@ impl Store {
         }
         let asked = [controls, values].concat();
         let found = match &self.backend {
-            Backend::Postgres(pool) => pool.recheck(&asked, controls.is_empty(), horizon).await?,
+            Backend::Postgres(pool) => pool.recheck(&asked, horizon).await?,
             Backend::Sqlite(worker) => worker.recheck(&asked)?,
         };
         if controls

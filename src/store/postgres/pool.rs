@@ -102,11 +102,9 @@ impl Pool {
     pub(crate) async fn recheck(
         &self,
         values: &[String],
-        must_prove: bool,
         horizon: Option<i64>,
     ) -> Result<HashMap<String, u64>, Fault> {
-        let own = self.backend.as_ref();
-        recheck(&self.shared, own, values, must_prove, horizon).await
+        recheck(&self.shared, self.backend.as_ref(), values, horizon).await
     }
 
     /// Waits until all connections have ended; the queue must be closed.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{doubt_ended, holding, service, through, tokens};
+use super::{holding, service, through, tokens};
 use crate::outages::{unlock, waiting_backend};
 use crate::support::cluster::{kill, wait, wait_until_left};
 use crate::support::command::Command;
@@ -95,7 +95,6 @@ fn a_server_that_was_left_behind_commits_nothing_late() {
         .spawn();
     let left_behind = waiting_backend(&mut admin);
     proxy.strike(Fault::Abandon);
-    doubt_ended(&running, 1);
     // It was fenced before it was looked up: it is gone although its lock was never given.
     wait(|| waiting_backend(&mut admin) != left_behind, "the fence");
     unlock(&mut admin);

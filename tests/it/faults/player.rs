@@ -268,6 +268,9 @@ impl Stage<'_> {
     fn kill_backend(&mut self) -> bool {
         if let Some((_, pid)) = self.backend() {
             self.crashes += u64::from(kill(pid, "KILL"));
+            // Until the first process has heard of it, it lets connections in that it then ends.
+            let process = format!("/proc/{pid}");
+            wait(|| !Path::new(&process).exists(), "the backend's end");
         }
         true
     }
