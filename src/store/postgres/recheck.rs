@@ -7,7 +7,7 @@ use tokio_postgres::Error;
 
 use super::super::doubt::{FENCE, GLANCE};
 use super::super::{NOT_SHOWN, cannot_look};
-use super::link::{Backend, Link};
+use super::link::{Backend, Link, is_error};
 use super::pool::Shared;
 use super::probe::{Probe, probe};
 use crate::fault::{Fault, Kind};
@@ -35,7 +35,13 @@ pub(super) async fn recheck(
         )
         .hint("replay over a direct connection"));
     };
-    let refused = |error| shared.connector.refusal(&link.host, &error);
+    let refused = |error: Error| match error.as_db_error().filter(|db| is_error(db)) {
+        Some(db) => {
+            let code = db.code().code();
+            cannot_look(&format!("the database refuses to tell ({code})"))
+        }
+        None => shared.connector.refusal(&link.host, &error),
+    };
     let lookup = &shared.lookup;
     let ended = fence(&link, &shared.connector.application, own);
     // The fence is given up by itself; only a server that fell silent keeps it longer.
