@@ -1,0 +1,202 @@
+//! The same pipeline in three ways, each in a process of its own that differs in nothing else: the
+//! calls made in Rust, the default script, and a script that loops over each outcome. The store is the
+//! demo's table in memory, so that what the script costs is not lost beside the database.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use token_service::config::Limits;
+use token_service::fault::Fault;
+use token_service::fetch::{Fetcher, Options as Source};
+use token_service::halt::Halt;
+use token_service::problem::Problem;
+use token_service::report::ledger::Ledger;
+use token_service::report::{Format, Reports, Spec};
+use token_service::script::emit::Emitter;
+use token_service::script::end::run_to_the_end;
+use token_service::script::host::{Host, Parts};
+use token_service::script::{self, Script};
+use token_service::store::{self, Store, Target};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+/// The argument that makes this binary such a process.
+pub const WORD: &str = "embedded";
+
+/// Looks at each outcome, as a user's script may.
+const LOOP: &str = "\
+let stored = 0;
+for outcome in store(fetch(SIZE)) {
+    if outcome.stored { stored += 1; }
+}
+";
+
+/// How the pipeline is joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By Rust code.
+    Rust,
+    /// By the default script.
+    Default,
+    /// By a script that loops over each outcome.
+    Loop,
+}
+
+impl Way {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Rust, Self::Default, Self::Loop];
+
+    /// What it is called in the tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rust => "the same calls in Rust",
+            Self::Default => "default script",
+            Self::Loop => "script that loops over each outcome",
+        }
+    }
+}
+
+/// What such a process does, given the way, the number of tokens and the source's address.
+///
+/// # Errors
+/// Where a token did not get its outcome.
+pub fn run(mut args: impl Iterator<Item = OsString>) -> Result<()> {
+    let mut next = || args.next().and_then(|arg| arg.into_string().ok());
+    let way = next().context("the way")?;
+    let way = Way::ALL.into_iter().find(|known| known.name() == way);
+    let way = way.context("a known way")?;
+    let size: u64 = next().context("the number of tokens")?.parse()?;
+    let url = next().context("the source's address")?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(pipeline(way, size, &url))
+}
+
+async fn pipeline(way: Way, size: u64, url: &str) -> Result<()> {
+    let halt = Halt::new();
+    let fetcher = Arc::new(Fetcher::new(source(url)?, halt.clone(), None).map_err(said)?);
+    let store = Store::open(database(), halt.clone()).await.map_err(said)?;
+    let stdout = Spec {
+        format: Format::Text,
+        path: None,
+    };
+    let ledger = Ledger::new(Reports::open(&[stdout]).map_err(said)?);
+    let runtime = Handle::current();
+    let (sender, receiver) = oneshot::channel();
+    thread::Builder::new()
+        .stack_size(script::STACK)
+        .spawn(move || {
+            let counted = match way {
+                Way::Rust => in_rust(&runtime, &fetcher, &store, ledger, size),
+                Way::Default | Way::Loop => {
+                    let host = Host::new(Parts {
+                        runtime,
+                        halt,
+                        size,
+                        fetcher,
+                        store: Arc::new(store),
+                        ledger,
+                        emitter: Emitter::new(None),
+                        environment: BTreeMap::new(),
+                    });
+                    by_script(way, &host)
+                }
+            };
+            let _ = sender.send(counted);
+        })?;
+    let counted = receiver.await??;
+    ensure!(counted == size, "{counted} outcomes of {size} tokens");
+    Ok(())
+}
+
+/// Whoever writes this in Rust needs no lock and no host.
+fn in_rust(
+    runtime: &Handle,
+    fetcher: &Arc<Fetcher>,
+    store: &Store,
+    mut ledger: Ledger,
+    size: u64,
+) -> Result<u64> {
+    let mut outcomes = {
+        let _guard = runtime.enter();
+        store.store(fetcher.stream(size, fetcher.plan()))
+    };
+    loop {
+        let batch = if let Some(batch) = outcomes.try_next() {
+            batch
+        } else {
+            ledger.reports().flush().map_err(said)?;
+            match runtime.block_on(outcomes.next()) {
+                Some(batch) => batch.map_err(said)?,
+                None => break,
+            }
+        };
+        for outcome in batch {
+            ledger.record(outcome, None).map_err(said)?;
+        }
+    }
+    ledger.reports().flush().map_err(said)?;
+    Ok(ledger.tally().total())
+}
+
+fn by_script(way: Way, host: &Arc<Host>) -> Result<u64> {
+    let settings = script::Settings {
+        size: host.size(),
+        vars: serde_json::Map::new(),
+        max_operations: 0,
+    };
+    let script = if way == Way::Loop {
+        Script::of_text("loop.rhai", LOOP, &settings)
+    } else {
+        Script::load(None, &settings)
+    };
+    let mut script = script.map_err(|problem| shown(&problem))?;
+    if let Some(problem) = script.check().into_iter().next() {
+        return Err(shown(&problem));
+    }
+    match run_to_the_end(&mut script, host).problem {
+        Some(problem) => Err(shown(&problem)),
+        None => Ok(host.ledger().tally().total()),
+    }
+}
+
+/// The product's defaults.
+fn source(url: &str) -> Result<Source> {
+    let limits = Limits {
+        timeout: Duration::from_secs(10),
+        connect_timeout: Duration::from_secs(5),
+        page_size: 10_000,
+        retries: 3,
+        max_body: 32 * 1024 * 1024,
+        max_token: 1024,
+        max_requests: None,
+        top_up: true,
+        repeat_served: false,
+    };
+    Ok(limits.at(url.parse()?, Vec::new(), false))
+}
+
+fn database() -> store::Options {
+    store::Options {
+        target: Target::Demo,
+        table: "secret_tokens".to_owned(),
+        column: "data".to_owned(),
+        connections: 16,
+        pipeline: 16,
+        statement_timeout: Duration::from_secs(30),
+        patience: Duration::from_secs(30),
+        session: String::new(),
+    }
+}
+
+fn said(fault: Fault) -> anyhow::Error {
+    let causes = fault.causes.join(": ");
+    anyhow!(fault).context(causes)
+}
+
+fn shown(problem: &Problem) -> anyhow::Error {
+    anyhow!(problem.render(false))
+}

@@ -1,0 +1,76 @@
+//! Many tokens on the local server: against what the server can do at all, against pgbench at its
+//! best, with and without tokens that the table refuses, and what it costs the client in CPU time.
+
+use anyhow::Result;
+
+use super::super::calibrate::best;
+use super::super::contender::Contender;
+use super::super::findings::{Bound, Findings, Goal};
+use super::super::product::TokenService;
+use super::super::rounds::alternate;
+use super::super::series::{Sample, Series, count};
+use super::super::stage::Stage;
+use super::{comparison, rate};
+
+/// Measures it.
+pub fn measure(stage: &mut Stage) -> Result<Findings> {
+    let tokens = stage.scale.local;
+    let rivals = best(stage)?;
+    let mixed = TokenService {
+        mixed: true,
+        ..TokenService::default()
+    };
+    let contenders = [
+        rivals.limit,
+        rivals.pgbench,
+        Contender::TokenService(TokenService::default()),
+        Contender::TokenService(mixed),
+    ]
+    .map(|contender| (contender, tokens));
+    let all = alternate(stage, "local", stage.scale.rounds, &contenders)?;
+    let [limit, pgbench, own, rejected] = &all[..] else {
+        unreachable!("as many series as contenders")
+    };
+
+    let work = format!("{} tokens, local server, all stored", count(tokens));
+    let cpu = |sample: &Sample| sample.cpu / sample.tokens as f64 * tokens as f64;
+    let seconds = |series: &Series| format!("{} s", series.spread(cpu).show(2));
+    let goals = vec![
+        Goal::ratio(
+            work.clone(),
+            Bound::AtLeast(1.0, "pgbench at its best"),
+            [rate(own), rate(pgbench)],
+            own.ratio(pgbench, Sample::rate),
+        ),
+        Goal::ratio(
+            work,
+            Bound::AtLeast(0.8, "the server's own limit"),
+            [rate(own), rate(limit)],
+            own.ratio(limit, Sample::rate),
+        ),
+        Goal::ratio(
+            format!("{} tokens, 28 % rejected", count(tokens)),
+            Bound::AtLeast(0.9, "all stored"),
+            [rate(rejected), rate(own)],
+            rejected.ratio(own, Sample::rate),
+        ),
+        Goal::ratio(
+            format!("client CPU for {} tokens", count(tokens)),
+            Bound::AtMost(1.0, "pgbench"),
+            [seconds(own), seconds(pgbench)],
+            own.ratio(pgbench, cpu),
+        ),
+    ];
+    let table = comparison(
+        format!("{} tokens, local server", count(tokens)),
+        "The server's own limit is a procedure that inserts and commits in a loop, without a client; \
+         pgbench sends the same INSERT, prepared. Both make their tokens in the server.",
+        &all,
+        2,
+    );
+    Ok(Findings {
+        goals,
+        tables: vec![rivals.table, table],
+        ..Findings::default()
+    })
+}
