@@ -180,7 +180,8 @@ async fn settle(
         Ok(found) => Some(found),
         // Without the right to look, what the report calls unsent is still safe to send.
         Err(fault) if matches!(fault.kind, Kind::DbDenied { .. }) => {
-            tracing::warn!(cause = fault.causes.first(), "{}", fault.message);
+            let (cause, hint) = (fault.causes.first(), fault.hint);
+            tracing::warn!(cause, hint, "{}", fault.message);
             None
         }
         Err(fault) => return Err(fault.into()),

@@ -1,8 +1,8 @@
 //! PostgreSQL: connections with many requests in flight.
 //!
-//! `url` reads addresses, `hosts` finds the server that takes writes, `connect` makes a `link` ready
-//! for use (or `refusal` says why not), a `lane` sends over it and waits for its `answers`, `pool` decides how many lanes there are and what
-//! becomes of the `handover` of a lost one. `horizon` and `sent` know what is needed to find out what
+//! `url` reads addresses, `hosts` finds the server that takes writes, `connect` makes a `link` and
+//! `setup` makes it ready for use (or `refusal` says why not), a `lane` sends over it and waits for its
+//! `answers`, `pool` decides how many lanes there are and what becomes of the `handover` of a lost one. `horizon` and `sent` know what is needed to find out what
 //! a lost connection did, and `recheck` finds out what a process did that is gone.
 
 use std::path::PathBuf;
@@ -22,6 +22,7 @@ mod pool;
 mod recheck;
 mod refusal;
 pub(super) mod sent;
+mod setup;
 mod url;
 
 pub use hosts::{Host, Session};
