@@ -223,7 +223,8 @@ async fn look(
         Ok(found) => Ok(Some(found)),
         // Without the right to look, what the report calls unsent is still safe to send.
         Err(fault) if matches!(fault.kind, Kind::DbDenied { .. }) => {
-            tracing::warn!(cause = fault.causes.first(), "{}", fault.message);
+            let (cause, hint) = (fault.causes.first(), fault.hint);
+            tracing::warn!(cause, hint, "{}", fault.message);
             Ok(None)
         }
         Err(fault) => Err(fault),

@@ -115,7 +115,8 @@ impl Reports {
 
     fn open_file(&self, given: &Path) -> Result<Place, Fault> {
         // What stands there are open files of this process or devices, whatever they lead to.
-        let is_open = given.starts_with("/dev") || given.starts_with("/proc");
+        let is_open = (given.starts_with("/dev") && !given.starts_with("/dev/shm"))
+            || given.starts_with("/proc");
         // A link is followed to what it names, so that the file is replaced and not the link.
         let path = match given.canonicalize() {
             Ok(target) if !is_open => target,

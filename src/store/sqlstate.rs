@@ -60,6 +60,34 @@ fn is_own(class: &str) -> bool {
         .is_none_or(|first| matches!(first, b'0'..=b'5' | b'F' | b'H' | b'X'))
 }
 
+/// The code of a refusal while connecting. PgBouncer has one code for all it says by itself: its
+/// words tell which of PostgreSQL's is meant.
+pub fn code_of<'a>(code: &'a str, message: &str) -> &'a str {
+    const MEANT: [(&str, &str); 5] = [
+        ("authentication failed", "28P01"),
+        ("no such user", "28P01"),
+        ("SSL required", "28000"),
+        ("no such database", "3D000"),
+        ("no more connections", "53300"),
+    ];
+    if code != "08P01" {
+        return code;
+    }
+    let meant = MEANT.iter().find(|(words, _)| message.contains(words));
+    meant.map_or(code, |(_, code)| code)
+}
+
+/// True where a pooler ends a connection because it had no server for what was asked last, and so has
+/// not passed it on: in its own words, or in the code with which a server refused a connection.
+pub fn is_unsent(code: &str, message: &str) -> bool {
+    const IN_VAIN: [&str; 2] = ["server login has been failing", "query_wait_timeout"];
+    match code {
+        "08P01" => IN_VAIN.iter().any(|words| message.starts_with(words)),
+        "53300" | "57P03" | "28000" | "28P01" | "3D000" => true,
+        _ => false,
+    }
+}
+
 /// What a refusal while connecting means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AtConnect {
@@ -266,6 +294,51 @@ mod tests {
             class_of("42501", true, Some("aclcheck_error")),
             Class::Denied
         );
+    }
+
+    #[test]
+    fn a_pooler_means_more_than_its_one_code_says() {
+        for (message, code) in [
+            ("SASL authentication failed", "28P01"),
+            ("password authentication failed", "28P01"),
+            ("no such user", "28P01"),
+            ("SSL required", "28000"),
+            ("no such database: x", "3D000"),
+            ("no more connections allowed (max_client_conn)", "53300"),
+            ("server conn crashed?", "08P01"),
+        ] {
+            assert_eq!(code_of("08P01", message), code, "{message}");
+        }
+        assert_eq!(code_of("57P03", "no such database: x"), "57P03");
+    }
+
+    #[test]
+    fn only_what_waited_for_a_server_in_vain_is_certainly_unsent() {
+        for (code, message) in [
+            ("08P01", "query_wait_timeout"),
+            (
+                "08P01",
+                "server login has been failing, try again later (server_login_retry)",
+            ),
+            (
+                "08P01",
+                "server login has been failing, cached error: x (server_login_retry)",
+            ),
+            ("53300", "sorry, too many clients already"),
+            ("57P03", "the database system is starting up"),
+        ] {
+            assert!(is_unsent(code, message), "{message}");
+        }
+        for (code, message) in [
+            ("08P01", "server conn crashed?"),
+            ("08P01", "query_timeout"),
+            (
+                "57P01",
+                "terminating connection due to administrator command",
+            ),
+        ] {
+            assert!(!is_unsent(code, message), "{message}");
+        }
     }
 
     #[test]

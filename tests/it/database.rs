@@ -13,7 +13,7 @@ use crate::support::source::{Answer, Source};
 /// Runs against a source that must not be asked for anything, and gives the one error. No secret
 /// stands in what is shown, not even at the most talkative log level.
 #[track_caller]
-fn refused(command: Command, secret: &str) -> String {
+pub fn refused(command: Command, secret: &str) -> String {
     let source = Source::answers([]);
     let run = command.source(&source).arg("5").run().expect_code(5);
     assert!(source.requests().is_empty(), "a token was asked for");

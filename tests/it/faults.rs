@@ -6,7 +6,7 @@ use crate::support::database::{Database, Login};
 use crate::support::proxy::Proxy;
 use crate::support::source::{Answer, Source, token};
 
-mod crashes;
+pub mod crashes;
 mod cuts;
 mod doubts;
 mod long;
@@ -15,7 +15,7 @@ mod player;
 mod schedules;
 
 /// The database as it is reached through the proxy.
-fn through(login: &Login, proxy: &Proxy) -> Login {
+pub fn through(login: &Login, proxy: &Proxy) -> Login {
     Login {
         port: proxy.port,
         ..login.clone()
@@ -23,7 +23,7 @@ fn through(login: &Login, proxy: &Proxy) -> Login {
 }
 
 /// A run that tells what the verifier needs to know.
-fn service(source: &Source, login: &Login, size: usize) -> Command {
+pub fn service(source: &Source, login: &Login, size: usize) -> Command {
     let log = ["--log-level", "debug", "--log-format", "json"];
     Command::new()
         .source(source)
@@ -34,14 +34,14 @@ fn service(source: &Source, login: &Login, size: usize) -> Command {
 }
 
 /// Random tokens, and a source that gives them in one answer.
-fn tokens(count: usize) -> (Vec<String>, Source) {
+pub fn tokens(count: usize) -> (Vec<String>, Source) {
     let tokens: Vec<String> = (0..count).map(|_| token()).collect();
     let source = Source::answers([Answer::tokens(&tokens)]);
     (tokens, source)
 }
 
 /// The seed's table, and the tokens `held` wait in its trigger for as long as the test likes.
-fn holding(database: Database) -> (Database, postgres::Client) {
+pub fn holding(database: Database) -> (Database, postgres::Client) {
     let database = database.made(
         "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              IF NEW.data = 'held' THEN PERFORM pg_advisory_xact_lock_shared(7); END IF;
@@ -54,6 +54,6 @@ fn holding(database: Database) -> (Database, postgres::Client) {
 }
 
 /// Waits until the program says that a doubt has ended, so many times.
-fn doubt_ended(running: &Running, times: usize) {
+pub fn doubt_ended(running: &Running, times: usize) {
     running.wait_for_stderr(|text| text.matches("a doubt has ended").count() >= times);
 }

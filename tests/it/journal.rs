@@ -13,7 +13,7 @@ use crate::support::snapshot::shows;
 use crate::support::source::{Answer, Gate, Source};
 
 /// A run that keeps a journal.
-fn journaled(source: &Source, database: &Login, journal: &Path) -> Command {
+pub fn journaled(source: &Source, database: &Login, journal: &Path) -> Command {
     let command = Command::new().source(source).database(database);
     let command = command.args(["--report", "ndjson", "--journal"]);
     command.arg(journal)
@@ -328,7 +328,7 @@ fn without_the_right_to_look_nothing_in_doubt_is_sent() {
     assert_eq!(report.of("stored"), ["bb", "cc", "dd"]);
     assert_eq!(database.rows(), ["bb", "cc"], "dd is another database's");
     shows!(run.stderr, @r#"
-     WARN it cannot be looked up what was stored before cause="the role may not read the table"
+     WARN it cannot be looked up what was stored before cause="the role may not read the table" hint="GRANT SELECT on the column, so that a replay can see what was stored"
     4 requested, 4 received in 0 requests: 3 stored, 0 rejected, 1 unknown in [seconds] s ([rate] tokens/s)
     error: 1 received token is neither stored nor rejected
     hint: `failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first

@@ -31,6 +31,7 @@ mod journal_faults;
 mod kills;
 mod long_forms;
 mod outages;
+mod pooler;
 mod properties;
 mod readme;
 mod reports;

@@ -10,6 +10,7 @@ pub mod command;
 pub mod database;
 pub mod journal;
 mod pair;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod proxy;
 pub mod report;

@@ -34,6 +34,8 @@ struct Flow {
     owed: u64,
     /// So many messages of the client are not yet forwarded.
     queued: u64,
+    /// So many messages that end a transaction are not yet forwarded.
+    ending: u64,
 }
 
 /// The two sockets of a connection.
@@ -156,7 +158,9 @@ fn read_client(pair: &Pair, shared: &Shared, to_server: &Sender<Item>) {
             let mut flow = pair.lock();
             flow.owed += u64::from(wants_ready(&message));
             flow.queued += 1;
+            let hurried = flow.ending > 0;
             drop(flow);
+            shared.lock().hurried += usize::from(hurried);
             let _ = to_server.send(Item::Bytes(due, message));
         }
         true
@@ -167,14 +171,19 @@ fn read_server(pair: &Arc<Pair>, shared: &Shared, to_client: &Sender<Item>) {
     let mut framer = Framer::of_server();
     let mut inserted = false;
     read(&pair.server, |bytes| {
-        let due = Instant::now() + shared.lock().delay;
+        let (delay, dawdle) = {
+            let state = shared.lock();
+            (state.delay, state.dawdle)
+        };
         for mut message in framer.push(bytes) {
             let ready = is_ready(&message);
+            let due = Instant::now() + delay + if ready { dawdle } else { Duration::ZERO };
             let commit = ready && inserted;
             inserted = is_inserted(&message);
             let mut flow = pair.lock();
             // The first one ends the start and answers no question.
             flow.owed = flow.owed.saturating_sub(u64::from(ready));
+            flow.ending += u64::from(ready);
             let (deaf, gone, quiet) = (flow.deaf, flow.abandoned, flow.owed == 0);
             drop(flow);
             if deaf && quiet {
@@ -222,6 +231,10 @@ fn write(pair: &Pair, upwards: bool, items: &Receiver<Item>) {
             Item::Bytes(due, bytes) => {
                 if !pair.may_write(due) {
                     return;
+                }
+                if !upwards {
+                    let mut flow = pair.lock();
+                    flow.ending = flow.ending.saturating_sub(u64::from(is_ready(&bytes)));
                 }
                 // Who does not listen any more is told by its own reader.
                 let _ = socket.write_all(&bytes);

@@ -18,6 +18,8 @@ use std::sync::LazyLock;
 pub const SUPERUSER: &str = "postgres";
 /// The server programs that a usable folder holds.
 const PROGRAMS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
+/// Names the folder of the server programs.
+const PG_BIN: &str = "TOKEN_SERVICE_PG_BIN";
 /// Waits for the pipe's end, stops the server, and removes its files; again where a process that was
 /// killed in the middle of `initdb` left one that still writes.
 /// A folder with a file `keep` in it is kept.
@@ -234,14 +236,14 @@ pub(super) enum Account {
 }
 
 impl Account {
-    fn choose() -> Result<Self, String> {
+    pub(super) fn choose() -> Result<Self, String> {
         if text_of("id", &["-u"]).as_deref() != Some("0") {
             return Ok(Self::Own);
         }
         if text_of("id", &["-u", SUPERUSER]).is_none() {
             return Err(format!(
                 "PostgreSQL refuses to run as root and there is no user {SUPERUSER:?}; {}",
-                advice()
+                advice(PG_BIN)
             ));
         }
         let through = if text_of("setpriv", &["--version"]).is_some() {
@@ -268,7 +270,7 @@ impl Account {
         Ok(Self::Postgres { through })
     }
 
-    fn own(&self, dir: &Path) -> Result<(), String> {
+    pub(super) fn own(&self, dir: &Path) -> Result<(), String> {
         if matches!(self, Self::Own) {
             return Ok(());
         }
@@ -295,12 +297,12 @@ impl Account {
 /// The folder with the server programs.
 fn programs() -> Result<PathBuf, String> {
     let usable = |dir: &PathBuf| PROGRAMS.iter().all(|program| dir.join(program).is_file());
-    if let Some(dir) = std::env::var_os("TOKEN_SERVICE_PG_BIN").map(PathBuf::from) {
+    if let Some(dir) = std::env::var_os(PG_BIN).map(PathBuf::from) {
         return if usable(&dir) {
             Ok(dir)
         } else {
             Err(format!(
-                "TOKEN_SERVICE_PG_BIN is {}, but that folder lacks one of {PROGRAMS:?}",
+                "{PG_BIN} is {}, but that folder lacks one of {PROGRAMS:?}",
                 dir.display()
             ))
         };
@@ -315,7 +317,7 @@ fn programs() -> Result<PathBuf, String> {
         .ok_or_else(|| {
             format!(
                 "PostgreSQL's server programs {PROGRAMS:?} were not found; {}",
-                advice()
+                advice(PG_BIN)
             )
         })
 }
@@ -335,8 +337,9 @@ fn packaged() -> Vec<PathBuf> {
     versions.into_iter().rev().map(|(_, dir)| dir).collect()
 }
 
-fn advice() -> &'static str {
-    "the README's test command, `tests/run`, installs what is missing, or set TOKEN_SERVICE_PG_BIN"
+/// What to do about a program that is missing, which the variable can name.
+pub(super) fn advice(variable: &str) -> String {
+    format!("the README's test command, `tests/run`, installs what is missing, or set {variable}")
 }
 
 /// Names the file in an error.

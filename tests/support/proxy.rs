@@ -55,6 +55,8 @@ pub(super) struct State {
     refusing: bool,
     pub(super) partitioned: bool,
     pub(super) delay: Duration,
+    pub(super) dawdle: Duration,
+    pub(super) hurried: usize,
     commits: u64,
     armed: VecDeque<(Point, Fault, Scope)>,
     fired: usize,
@@ -136,6 +138,8 @@ impl Proxy {
                 refusing: false,
                 partitioned: false,
                 delay: Duration::ZERO,
+                dawdle: Duration::ZERO,
+                hurried: 0,
                 commits: 0,
                 armed: VecDeque::new(),
                 fired: 0,
@@ -191,6 +195,17 @@ impl Proxy {
     /// From now on each direction takes that long; what is under way is not overtaken.
     pub fn delay(&self, delay: Duration) {
         self.shared.lock().delay = delay;
+    }
+
+    /// From now on a message with which a transaction ends comes that much later than what it ends.
+    pub fn dawdle(&self, delay: Duration) {
+        self.shared.lock().dawdle = delay;
+    }
+
+    /// How many messages the clients sent before the one with which the last transaction ended had
+    /// come to them.
+    pub fn hurried(&self) -> usize {
+        self.shared.lock().hurried
     }
 
     /// Closes every new connection at once, or no longer.

@@ -1,7 +1,6 @@
 //! Makes a connection ready for use, and says clearly why it cannot be.
 //!
-//! One timeout a host covers name resolution, TCP, TLS, authentication and the first round trip, in which
-//! the session is set up and the INSERT prepared.
+//! One timeout a host covers name resolution, TCP, TLS, authentication and the set-up of the session.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,15 +8,14 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use tokio_postgres::config::SslMode as Tls;
-use tokio_postgres::types::Type;
 use tokio_postgres::{Config, Error, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
 use super::super::name::{TableName, quote_identifier};
-use super::super::sqlstate::{Class, class_of};
+use super::super::sqlstate::code_of;
 use super::super::{Options, tls};
-use super::link::{Cluster, Driver, Link, backend_of};
+use super::link::{Driver, Link};
 use super::{Address, Host, SslMode};
 use crate::fault::{Fault, Kind, chain};
 
@@ -27,41 +25,11 @@ const SILENT_PEER: Duration = Duration::from_secs(15);
 const SLACK: Duration = Duration::from_secs(10);
 /// As good as for ever, where the statement has no timeout.
 const NO_LIMIT: Duration = Duration::from_hours(365 * 24);
-/// Raises `synchronous_commit` to `on` where it is lower, never lowers it; names the limits; and
-/// asks who the backend is and whether it takes writes.
-const SET_UP: &str = "SELECT set_config('synchronous_commit', CASE \
-     current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \
-     false), set_config('statement_timeout', $1, false), \
-     current_setting('token_service.connection', true), pg_backend_pid(), \
-     (SELECT extract(epoch FROM backend_start)::text FROM pg_stat_get_activity(pg_backend_pid())), \
-     extract(epoch FROM pg_postmaster_start_time())::text, \
-     txid_snapshot_xmax(txid_current_snapshot()), \
-     pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'";
-
-/// Which cluster a server belongs to; asked apart, since it may not be allowed.
-const CLUSTER: &str = "SELECT system_identifier FROM pg_control_system()";
-
-/// The same for a single transaction.
+/// Raises `synchronous_commit` to `on` where it is lower, never lowers it, until the end of the
+/// transaction.
 const RAISED_LOCALLY: &str = "set_config('synchronous_commit', CASE \
      current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \
      true)";
-
-/// What `look` wants to know before a token is asked for.
-const LOOK: &str = "SELECT \
-     has_column_privilege($1::text, $2::text, 'INSERT'), \
-     (SELECT min(c.oid::regclass::text) FROM pg_attrdef a \
-     JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid \
-     JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid \
-     WHERE a.adrelid = $1::text::regclass \
-     AND CASE c.relkind WHEN 'S' THEN NOT has_sequence_privilege(c.oid, 'USAGE, UPDATE') END), \
-     has_column_privilege($1::text, $2::text, 'SELECT'), \
-     (SELECT c.relkind IN ('r', 'p') AND NOT c.relhasrules AND NOT c.relrowsecurity \
-     AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal) \
-     FROM pg_class c WHERE c.oid = $1::text::regclass), \
-     EXISTS (SELECT FROM pg_class c WHERE c.relpersistence <> 'p' AND (c.oid = $1::text::regclass \
-     OR c.oid IN (SELECT relid FROM pg_partition_tree($1::text::regclass)))), \
-     (SELECT t.typname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
-     WHERE a.attrelid = $1::text::regclass AND a.attname = $2 AND t.typname IN ('char', 'name'))";
 
 /// Counts the rows of each value that are not older than the horizon. A row's transaction number has
 /// 32 bits and wraps around; what lies up to half the circle ahead of the horizon is newer. Frozen
@@ -98,13 +66,14 @@ pub(super) struct Connector {
     /// The column's name, not quoted.
     pub(super) column: String,
     tls: MakeRustlsConnect,
-    insert: String,
-    /// The INSERT of a connection through a pooler: durable by itself.
-    pooled_insert: String,
+    /// The INSERT of a session that was set up.
+    pub(super) insert: String,
+    /// The INSERT of any other: durable by itself.
+    durable_insert: String,
     lookup: String,
     /// How the server shows the connections of this run.
     pub(super) application: String,
-    statement_timeout: Duration,
+    pub(super) statement_timeout: Duration,
     /// True once a pooler was met that takes no options.
     takes_no_options: AtomicBool,
 }
@@ -125,7 +94,7 @@ impl Connector {
         Ok(Self {
             tls: tls::connector(address)?,
             insert: format!("INSERT INTO {table} ({column}) VALUES ($1)"),
-            pooled_insert: format!(
+            durable_insert: format!(
                 "INSERT INTO {table} ({column}) SELECT $1 FROM (SELECT {RAISED_LOCALLY} AS level) \
                  AS durable WHERE level IS NOT NULL"
             ),
@@ -252,59 +221,13 @@ impl Connector {
             statement: None,
             backend: None,
             horizon: 0,
-            insert: self.insert.clone(),
+            insert: self.durable_insert.clone(),
             unprepared: AtomicBool::new(false),
+            unheard: AtomicBool::new(false),
             closed,
             driver: Driver(driver),
         };
-        let timeout = milliseconds(self.statement_timeout).to_string();
-        let set_up = [(&timeout as _, Type::TEXT)];
-        let looked = async {
-            let params = [
-                (&self.table as _, Type::TEXT),
-                (&self.column as _, Type::TEXT),
-            ];
-            if look {
-                link.client.query_typed(LOOK, &params).await.map(Some)
-            } else {
-                Ok(None)
-            }
-        };
-        let cluster = async {
-            if !self.has_several_hosts() {
-                return Cluster::Only;
-            }
-            let rows = link.client.query_typed(CLUSTER, &[]).await;
-            let number = rows.ok().and_then(|rows| rows.first()?.try_get(0).ok());
-            number.map_or(Cluster::Hidden, Cluster::Known)
-        };
-        // All travel together: one round trip.
-        let (set_up, prepared, looked, cluster) = tokio::join!(
-            link.client.query_typed(SET_UP, &set_up),
-            link.client.prepare_typed(&self.insert, &[Type::TEXT]),
-            looked,
-            cluster,
-        );
-        if let Some(row) = set_up?.first() {
-            if row.try_get(7)? {
-                return Err(Hitch::ReadOnly);
-            }
-            link.horizon = row.try_get(6)?;
-            if row.try_get::<_, Option<&str>>(2)? == Some(mark.as_str()) {
-                link.backend = backend_of(row, cluster)?;
-            }
-        }
-        if link.backend.is_none() {
-            // Whatever was set or prepared may belong to another backend by the next transaction.
-            link.insert.clone_from(&self.pooled_insert);
-            link.unprepared = AtomicBool::new(true);
-        }
-        match prepared {
-            Ok(statement) => link.statement = Some(statement),
-            Err(error) if is_pooler(&error) => link.unprepared = AtomicBool::new(true),
-            Err(error) => return Err(error.into()),
-        }
-        let seen = looked?.and_then(|rows| rows.into_iter().next());
+        let seen = self.set_up(&mut link, &mark, look).await?;
         Ok((link, seen))
     }
 }
@@ -316,14 +239,6 @@ pub(super) fn silence(statement_timeout: Duration) -> Duration {
     } else {
         statement_timeout.saturating_add(SLACK)
     }
-}
-
-/// A timeout as the server's settings have it: zero is none, and so nothing else may become zero.
-fn milliseconds(timeout: Duration) -> i32 {
-    if timeout.is_zero() {
-        return 0;
-    }
-    i32::try_from(timeout.as_millis()).map_or(i32::MAX, |most| most.max(1))
 }
 
 /// A connection, and what `LOOK` saw.
@@ -350,7 +265,7 @@ impl Hitch {
             return false;
         };
         match error.as_db_error() {
-            Some(db) => db.code().code().starts_with("28"),
+            Some(db) => code_of(db.code().code(), db.message()).starts_with("28"),
             None => chain(error).iter().any(|cause| cause.contains("TLS")),
         }
     }
@@ -363,24 +278,5 @@ impl Hitch {
         error
             .as_db_error()
             .is_some_and(|db| db.code().code() == "08P01" && db.message().contains("parameter"))
-    }
-}
-
-fn is_pooler(error: &Error) -> bool {
-    error
-        .as_db_error()
-        .is_some_and(|db| class_of(db.code().code(), true, None) == Class::Unprepared)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timeout_never_becomes_none_by_rounding() {
-        assert_eq!(milliseconds(Duration::ZERO), 0);
-        assert_eq!(milliseconds(Duration::from_micros(1)), 1);
-        assert_eq!(milliseconds(Duration::from_secs(30)), 30_000);
-        assert_eq!(milliseconds(Duration::MAX), i32::MAX);
     }
 }

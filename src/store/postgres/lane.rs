@@ -7,28 +7,22 @@
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_postgres::error::DbError;
 
 use super::super::doubt::{self, Doubt, Flight};
-use super::super::job::{Batch, Chunk, Job, Verdict};
-use super::super::sqlstate::{Class, Details, Said, class_of, scrub};
-use super::answers::{Answer, Answers, Reply};
+use super::super::job::{Batch, Chunk, Job};
+use super::super::sqlstate::{Details, scrub};
+use super::answers::{Answers, Reply};
 use super::connect::silence;
 use super::handover::{End, Remains, Start, Waiting, until};
 use super::horizon::Horizon;
-use super::link::{Link, is_error};
+use super::link::Link;
 use super::pool::Shared;
-use super::refusal::every_insert_denied;
 use super::sent::Span;
 use crate::token::{Detail, Status, Token};
 
-/// How often a token is sent before it is `failed`.
-const TRIES: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(25);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+mod judge;
 
 /// What is asked of the server, in the order in which it answers.
 enum Asked {
@@ -48,8 +42,8 @@ struct Lane {
     batch: Batch,
     details: Details,
     no_row: Arc<Detail>,
-    /// True once the server was found to take no writes: nothing more is sent to it, and the
-    /// connection is given up when it has answered what was.
+    /// True once the server was found to take no writes, or an answer broke off: nothing more is sent
+    /// to it, and the connection is given up when it has answered what was.
     leaving: bool,
     /// Why the connection was lost.
     farewell: Option<String>,
@@ -155,19 +149,29 @@ impl Lane {
         }
     }
 
+    /// How many may be in flight. Behind a pooler it is one: PgBouncer before 1.21 may hand a server
+    /// to the next client while it still owes answers to the last, which are then taken for others.
+    fn pipeline(&self) -> usize {
+        match self.horizon.backend {
+            Some(_) => self.shared.pipeline,
+            None => 1,
+        }
+    }
+
     /// True where it pays to send: a quarter of the pipeline in one write costs both sides far
     /// fewer calls than a write for each answer, and the rest keeps the server busy meanwhile.
     fn has_room(&self, in_flight: usize) -> bool {
-        let pipeline = self.shared.pipeline;
+        let pipeline = self.pipeline();
         !self.leaving && in_flight + (pipeline / 4).max(1) <= pipeline
     }
 
     /// Sends as many tokens as there is room for.
     fn fill<'a>(&mut self, link: &'a Link, answers: &mut Answers<'a>) {
+        self.leaving |= answers.is_empty() && link.is_unheard();
         if !self.has_room(answers.len()) {
             return;
         }
-        while answers.len() < self.shared.pipeline && !link.is_closed() {
+        while answers.len() < self.pipeline() && !link.is_closed() {
             let Some((mut token, job, tries)) = self.next_token() else {
                 break;
             };
@@ -232,113 +236,6 @@ impl Lane {
     fn land(&mut self, flight: Flight, status: Status, detail: Option<Arc<Detail>>) {
         let (job, outcome) = flight.land(status, detail);
         self.batch.push(&job, outcome);
-    }
-
-    /// Books the answer to what was asked foremost; false where it says that the connection is
-    /// lost.
-    fn answered(&mut self, link: &Link, answer: Answer) -> bool {
-        let flight = match self.ledger.pop_front() {
-            None => return false,
-            Some(Asked::Horizon(since)) => return self.horizon_moved(since, answer),
-            Some(Asked::Insert(flight)) => flight,
-        };
-        let error = match answer {
-            Ok(Reply::Rows(0)) => {
-                flight.landed(&self.shared.sent, false);
-                let detail = Arc::clone(&self.no_row);
-                self.land(flight, Status::Rejected, Some(detail));
-                return true;
-            }
-            Ok(_) => {
-                flight.landed(&self.shared.sent, true);
-                self.horizon.control = Some(flight.token.clone());
-                self.land(flight, Status::Stored, None);
-                return true;
-            }
-            Err(error) => error,
-        };
-        let Some(db) = error.as_db_error() else {
-            self.farewell = crate::fault::chain(&error).pop();
-            self.ledger.push_front(Asked::Insert(flight));
-            return false;
-        };
-        self.judged(link, flight, db)
-    }
-
-    fn horizon_moved(&mut self, since: u64, answer: Answer) -> bool {
-        match answer {
-            Ok(Reply::Horizon(number)) => {
-                let to = self.shared.sent.mark();
-                self.horizon.move_to(number, Span { from: since, to });
-            }
-            Ok(Reply::Rows(_)) => {}
-            // The older horizon still holds.
-            Err(error) => return error.as_db_error().is_some_and(is_error),
-        }
-        true
-    }
-
-    /// Books the server's verdict on a token; false where it concerns the connection.
-    fn judged(&mut self, link: &Link, flight: Flight, db: &DbError) -> bool {
-        let code = db.code().code();
-        let detail = self.details.of(
-            &Said {
-                code,
-                constraint: db.constraint(),
-                message: db.message(),
-                names: [db.constraint(), db.table(), db.column(), db.datatype()],
-            },
-            flight.token.as_str(),
-        );
-        let class = class_of(code, is_error(db), db.routine());
-        if class != Class::Doubt {
-            flight.landed(&self.shared.sent, false);
-        }
-        match class {
-            Class::Rejected => self.land(flight, Status::Rejected, Some(detail)),
-            Class::Retry if flight.tries < TRIES && !flight.job.is_stopping() => {
-                // Full jitter: tokens that got into each other's way must not meet again.
-                let most = LONGEST_PAUSE.min(FIRST_PAUSE * 2_u32.pow(flight.tries));
-                self.waiting.push(Waiting {
-                    due: Instant::now() + most.mul_f64(fastrand::f64()),
-                    flight,
-                    detail,
-                });
-            }
-            Class::Unprepared if flight.tries < TRIES => {
-                link.unprepare();
-                self.waiting.push(Waiting::now(flight, detail));
-            }
-            Class::ReadOnly if flight.tries < TRIES && !flight.job.is_stopping() => {
-                self.leaving = true;
-                self.waiting.push(Waiting::now(flight, detail));
-            }
-            Class::Failed | Class::ReadOnly | Class::Retry | Class::Unprepared => {
-                self.land(flight, Status::Failed, Some(detail));
-            }
-            Class::Denied => {
-                let verdict = Verdict {
-                    status: Status::NotAttempted,
-                    fault: every_insert_denied(code, detail.message.as_deref().unwrap_or_default()),
-                    detail: Arc::clone(&detail),
-                };
-                flight.job.tell(&verdict.fault);
-                self.shared.queue.condemn(verdict);
-                self.land(flight, Status::Failed, Some(detail));
-            }
-            Class::Doubt if is_error(db) => {
-                self.batch.flush();
-                let message = detail.message.clone();
-                let reason = "the database says that it does not know";
-                doubt::give_up([flight], &self.shared.sent, reason, message);
-            }
-            Class::Doubt => {
-                self.farewell = Some(format!("{} ({code})", db.message()));
-                self.ledger.push_front(Asked::Insert(flight));
-                return false;
-            }
-        }
-        true
     }
 
     /// What the lane leaves to others after its connection was lost.

@@ -1,9 +1,11 @@
 //! A connection that is ready for use: INSERTs, and the questions that a doubt raises.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::Severity;
 use tokio_postgres::types::Type;
@@ -18,9 +20,10 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// The number that the next transaction will have at the least.
 const HORIZON: &str = "SELECT txid_snapshot_xmax(txid_current_snapshot())";
 
-/// Ends what other connections of a run are left.
+/// Ends what other connections of a run are left. A pooler may have put the client's address behind
+/// the name.
 const END_OTHERS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-     WHERE application_name = $1 AND usename = current_user AND pid NOT IN (pg_backend_pid(), $2)";
+     WHERE starts_with(application_name, $1) AND usename = current_user AND pid NOT IN (pg_backend_pid(), $2)";
 
 /// Ends a backend, where it is still the same one; no row where it is gone.
 const END_BACKEND: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
@@ -67,8 +70,11 @@ pub(in crate::store) struct Link {
     pub(super) statement: Option<Statement>,
     pub(super) backend: Option<Backend>,
     pub(super) horizon: i64,
+    /// Sent where nothing is prepared.
     pub(super) insert: String,
     pub(super) unprepared: AtomicBool,
+    /// True from the sending of such an INSERT until its answer has been heard to the end.
+    pub(super) unheard: AtomicBool,
     pub(super) closed: CancellationToken,
     pub(super) driver: Driver,
 }
@@ -90,11 +96,36 @@ impl Link {
             Some(statement) if !self.unprepared.load(Ordering::Relaxed) => {
                 self.client.execute_raw(statement, [text]).await
             }
-            _ => {
-                let params = [(&text as _, Type::TEXT)];
-                self.client.execute_typed(&self.insert, &params).await
+            _ => self.insert_alone(text).await,
+        }
+    }
+
+    /// The same without a prepared statement. An error comes before the server is ready for more, and
+    /// a pooler may split between two servers what is sent meanwhile: this waits for both.
+    async fn insert_alone(&self, text: &str) -> Result<u64, Error> {
+        self.unheard.store(true, Ordering::Relaxed);
+        let token = [(text, Type::TEXT)];
+        // Its own error is one from before the execution, and ends the hearing.
+        let rows = self.client.query_typed_raw(&self.insert, token).await?;
+        let mut rows = pin!(rows);
+        let mut verdict = Ok(());
+        while let Some(row) = rows.next().await {
+            match row {
+                Ok(_) => {}
+                Err(error) if verdict.is_ok() && error.as_db_error().is_some() => {
+                    verdict = Err(error);
+                }
+                Err(error) => return Err(verdict.err().unwrap_or(error)),
             }
         }
+        self.unheard.store(false, Ordering::Relaxed);
+        verdict.map(|()| rows.rows_affected().unwrap_or_default())
+    }
+
+    /// True where what the server says next may belong to what was asked before; to be called while
+    /// nothing is in flight.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.unheard.load(Ordering::Relaxed)
     }
 
     /// Begins a transaction of several statements.

@@ -1,10 +1,10 @@
 //! PostgreSQL: connections with many requests in flight.
 //!
-//! `url` reads addresses, `hosts` finds the server that takes writes, `connect` makes a `link` ready
-//! for use (or `refusal` says why not), a `lane` sends over it and waits for its `answers`, `pool`
-//! decides how many lanes there are and what becomes of the `handover` of a lost one. `horizon` and `sent` know what is needed to find out what
-//! a lost connection did, `recheck` finds out what a process did that is gone, and a `probe` whether
-//! the table shows what it is given.
+//! `url` reads addresses, `hosts` finds the server that takes writes, `connect` makes a `link` and
+//! `setup` makes it ready for use (or `refusal` says why not), a `lane` sends over it and waits for its
+//! `answers`, `pool` decides how many lanes there are and what becomes of the `handover` of a lost one.
+//! `horizon` and `sent` know what is needed to find out what a lost connection did, `recheck` finds out
+//! what a process did that is gone, and a `probe` whether the table shows what it is given.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -24,6 +24,7 @@ pub(super) mod probe;
 mod recheck;
 mod refusal;
 pub(super) mod sent;
+mod setup;
 mod url;
 
 pub use hosts::{Host, Session};

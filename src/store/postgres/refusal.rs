@@ -6,7 +6,7 @@
 use tokio_postgres::{Error, Row};
 
 use super::super::name::quote_identifier;
-use super::super::sqlstate::{AtConnect, at_connect};
+use super::super::sqlstate::{AtConnect, at_connect, code_of};
 use super::Host;
 use super::connect::{Connector, Hitch};
 use crate::fault::{Fault, Kind, chain};
@@ -88,8 +88,9 @@ impl Connector {
         let Some(db) = error.as_db_error() else {
             return self.unreachable(host, error);
         };
-        let code = db.code().code();
-        let cause = format!("{} ({code})", db.message());
+        let said = db.code().code();
+        let cause = format!("{} ({said})", db.message());
+        let code = code_of(said, db.message());
         let user = &self.address.user;
         let (message, hint) = match code {
             // So it says too where the client's certificate is for another role.
@@ -125,7 +126,14 @@ impl Connector {
             ),
             "53300" => (
                 "the database refused to connect",
-                format!("{place} has no connection left: wait, or raise max_connections"),
+                format!(
+                    "{place} has no connection left: wait, or raise {}",
+                    if said == code {
+                        "max_connections"
+                    } else {
+                        "max_client_conn"
+                    }
+                ),
             ),
             "57P03" => (
                 "the database refused to connect",

@@ -121,12 +121,12 @@ fn a_commit_that_waits_for_a_standby_is_found() {
     assert_eq!(verified.doubts.unknown, 0);
 }
 
-fn set(admin: &mut postgres::Client, setting: &str) {
+pub fn set(admin: &mut postgres::Client, setting: &str) {
     admin.batch_execute(setting).unwrap();
     admin.batch_execute("SELECT pg_reload_conf()").unwrap();
 }
 
-fn waits_for_standby(admin: &mut postgres::Client) -> i32 {
+pub fn waits_for_standby(admin: &mut postgres::Client) -> i32 {
     let mut found = None;
     wait(
         || {
