@@ -115,7 +115,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
     #[arg(help_heading = "Database")]
     pub connections: Option<usize>,
-    /// The most inserts in flight on each connection [default: 16]
+    /// The most inserts in flight on each connection; behind a pooler it is one [default: 16]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
     #[arg(help_heading = "Database")]
     pub pipeline: Option<usize>,
@@ -153,7 +153,7 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
     #[arg(help_heading = "Database")]
     pub connections: Option<usize>,
-    /// The most inserts in flight on each connection [default: 16]
+    /// The most inserts in flight on each connection; behind a pooler it is one [default: 16]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
     #[arg(help_heading = "Database")]
     pub pipeline: Option<usize>,
@@ -619,8 +619,8 @@ mod tests {
         Database:
               --connections <N>  The most database connections [default: 16] [env:
                                  TOKEN_SERVICE_CONNECTIONS]
-              --pipeline <N>     The most inserts in flight on each connection [default: 16] [env:
-                                 TOKEN_SERVICE_PIPELINE]
+              --pipeline <N>     The most inserts in flight on each connection; behind a pooler it is one
+                                 [default: 16] [env: TOKEN_SERVICE_PIPELINE]
 
         Output:
               --report <FORMAT[=PATH]>  text, ndjson or json, on standard output or to PATH; repeatable

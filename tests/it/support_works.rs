@@ -89,16 +89,22 @@ fn logins_are_checked_and_rights_are_kept_apart() {
     by_socket.batch_execute("SELECT 1").unwrap();
 }
 
-/// A whole process of this test binary is killed, once in the middle of `initdb` and once while its
-/// server runs: nothing stays behind.
+/// A whole process of this test binary is killed, once in the middle of `initdb`, once while its
+/// server runs and once while a PgBouncer does: nothing stays behind.
 #[test]
 fn the_server_goes_with_a_killed_process() {
-    for sign in ["data/PG_VERSION", "sockets/.s.PGSQL."] {
+    let stores = "support_works::postgresql_stores_a_row";
+    let pools = "pooler::a_pause_of_the_pooler_costs_time_only";
+    for (test, sign) in [
+        (stores, "data/PG_VERSION"),
+        (stores, "sockets/.s.PGSQL."),
+        (pools, "/log"),
+    ] {
         let dir = tempfile::tempdir().unwrap();
         // The server's account has to get in.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut child = Process::new(std::env::current_exe().unwrap())
-            .args(["--exact", "support_works::postgresql_stores_a_row"])
+            .args(["--exact", test])
             .env("TMPDIR", dir.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
