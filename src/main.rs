@@ -92,7 +92,7 @@ fn start(
         None => run::run(&settings),
     };
     if let Some(summary) = summary {
-        let _ = writeln!(io::stderr(), "{summary}");
+        let _ = writeln!(io::stderr(), "{}", summary.line());
     }
     Ok((exit, problem.into_iter().collect()))
 }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
-use super::super::Options;
 use super::super::job::{Job, Queue, Taker, Verdict};
+use super::super::{Later, Options};
 use super::Address;
 use super::connect::{Connector, Lookup};
 use super::handover::{End, Left, Start};
@@ -91,27 +91,27 @@ impl Pool {
             shared,
         })
     }
+}
 
-    /// The number below which no transaction of this store lies.
-    pub(crate) fn horizon(&self) -> i64 {
-        self.horizon
+impl super::super::Backend for Pool {
+    fn horizon(&self) -> Option<i64> {
+        Some(self.horizon)
     }
 
-    /// Looks for rows that an earlier process of the same run may have written; see
-    /// [`Store::recheck`](super::super::Store::recheck).
-    pub(crate) async fn recheck(
-        &self,
-        values: &[String],
+    fn recheck<'a>(
+        &'a self,
+        values: &'a [String],
         must_prove: bool,
         horizon: Option<i64>,
-    ) -> Result<HashMap<String, u64>, Fault> {
+    ) -> Later<'a, Result<HashMap<String, u64>, Fault>> {
         let own = self.backend.as_ref();
-        recheck(&self.shared, own, values, must_prove, horizon).await
+        Box::pin(recheck(&self.shared, own, values, must_prove, horizon))
     }
 
-    /// Waits until all connections have ended; the queue must be closed.
-    pub(crate) async fn join(self) {
-        let _ = self.foreman.await;
+    fn join(self: Box<Self>) -> Later<'static, ()> {
+        Box::pin(async {
+            let _ = self.foreman.await;
+        })
     }
 }
 
