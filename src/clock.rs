@@ -11,7 +11,12 @@ use tokio::runtime::Handle;
 pub type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Held by a thread beside the runtime's as long as it works for the run.
-pub type Busy = Box<dyn Send>;
+pub trait Busy: Send {
+    /// Called by the thread before it does anything.
+    fn begin(&self) {}
+}
+
+impl Busy for () {}
 
 /// What makes time pass.
 pub trait Clock: Send + Sync {
@@ -27,9 +32,9 @@ pub trait Clock: Send + Sync {
     /// A number from 0.0 to 1.0 that says how much of its longest a wait by chance takes.
     fn jitter(&self) -> f64;
 
-    /// Says that a thread beside the runtime's is at work, until it drops the value. What it waits
-    /// for, it waits for by [`Clock::block_on`].
-    fn busy(&self) -> Busy;
+    /// Says that a thread beside the runtime's is about to work, until it drops the value. What it
+    /// waits for, it waits for by [`Clock::block_on`].
+    fn busy(&self) -> Box<dyn Busy>;
 
     /// Blocks the calling thread, which is not the runtime's, until `future` is done or the clock
     /// has given up on the whole run.
@@ -57,7 +62,7 @@ impl Clock for Real {
         fastrand::f64()
     }
 
-    fn busy(&self) -> Busy {
+    fn busy(&self) -> Box<dyn Busy> {
         Box::new(())
     }
 

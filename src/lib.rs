@@ -25,5 +25,6 @@ pub mod shield;
 pub mod store;
 pub mod stream;
 pub mod supervise;
+pub mod testing;
 pub mod token;
 pub mod verdict;

@@ -193,6 +193,7 @@ async fn on_its_thread(
         .name("script".to_owned())
         .stack_size(script::STACK)
         .spawn(move || {
+            busy.begin();
             let finished = dispatcher::with_default(&log, || {
                 let ended = run_to_the_end(&mut script, &host);
                 conclude(&host, ended, &begun)

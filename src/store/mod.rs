@@ -28,6 +28,7 @@ mod doubt;
 mod job;
 pub mod name;
 pub mod postgres;
+pub mod scripted;
 mod sqlite;
 pub mod sqlstate;
 mod tls;
@@ -126,6 +127,21 @@ impl Store {
                 Err(fault)
             }
         }
+    }
+
+    /// A database that says what `script` has it say, on the current tokio runtime.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn scripted(
+        script: scripted::Script,
+        options: &Options,
+        halt: Halt,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let queue = job::Queue::new(options.connections.max(1), halt, Arc::clone(&clock));
+        let worker = scripted::Worker::start(script, options.patience, &queue, clock);
+        Self::on(queue, Box::new(worker))
     }
 
     fn on(queue: Arc<job::Queue>, backend: Box<dyn Backend>) -> Self {

@@ -7,14 +7,13 @@
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_postgres::error::DbError;
 
 use super::super::doubt::{self, Doubt, Flight};
 use super::super::job::{Batch, Chunk, Job, Verdict};
-use super::super::sqlstate::{Class, Details, Said, class_of, scrub};
+use super::super::sqlstate::{Class, Details, Said, TRIES, class_of, pause, scrub};
 use super::answers::{Answer, Answers, Reply};
 use super::connect::silence;
 use super::handover::{End, Remains, Start, Waiting, until};
@@ -24,11 +23,6 @@ use super::pool::Shared;
 use super::refusal::every_insert_denied;
 use super::sent::Span;
 use crate::token::{Detail, Status, Token};
-
-/// How often a token is sent before it is `failed`.
-const TRIES: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(25);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What is asked of the server, in the order in which it answers.
 enum Asked {
@@ -297,10 +291,8 @@ impl Lane {
         match class {
             Class::Rejected => self.land(flight, Status::Rejected, Some(detail)),
             Class::Retry if flight.tries < TRIES && !flight.job.is_stopping() => {
-                // Full jitter: tokens that got into each other's way must not meet again.
-                let most = LONGEST_PAUSE.min(FIRST_PAUSE * 2_u32.pow(flight.tries));
                 self.waiting.push(Waiting {
-                    due: Instant::now() + most.mul_f64(fastrand::f64()),
+                    due: Instant::now() + pause(flight.tries, fastrand::f64()),
                     flight,
                     detail,
                 });

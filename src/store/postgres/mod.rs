@@ -24,8 +24,10 @@ mod refusal;
 pub(super) mod sent;
 mod url;
 
+pub(super) use handover::MOST_LOSSES;
 pub use hosts::{Host, Session};
-pub(super) use pool::Pool;
+pub(super) use pool::{Pool, gone};
+pub(super) use refusal::every_insert_denied;
 pub use tokio_postgres::config::ChannelBinding;
 
 /// How the connection is secured, with libpq's meaning of each.

@@ -307,7 +307,16 @@ async fn reconnect(
 /// Ends the store for every job, because the database is gone or refuses. Those whose tokens are all
 /// sent hear of it too.
 fn condemn(shared: &Shared, jobs: &[Arc<Job>], fault: Fault) {
-    let verdict = if is_denied(&fault) {
+    let verdict = gone(fault, shared.patience);
+    for job in jobs {
+        job.tell(&verdict.fault);
+    }
+    shared.queue.condemn(verdict);
+}
+
+/// What is left becomes this where no connection was to be had within `patience`.
+pub(in super::super) fn gone(fault: Fault, patience: Duration) -> Verdict {
+    if is_denied(&fault) {
         Verdict {
             status: Status::NotAttempted,
             detail: Detail::reason("the database refused the run"),
@@ -320,13 +329,9 @@ fn condemn(shared: &Shared, jobs: &[Arc<Job>], fault: Fault) {
                 Kind::DbDenied { .. } => "the database takes no writes",
                 _ => "the database could not be reached",
             }),
-            fault: lost(fault, shared.patience),
+            fault: lost(fault, patience),
         }
-    };
-    for job in jobs {
-        job.tell(&verdict.fault);
     }
-    shared.queue.condemn(verdict);
 }
 
 fn lost(fault: Fault, patience: Duration) -> Fault {
