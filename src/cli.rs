@@ -626,6 +626,7 @@ mod tests {
           replay  Take a journal or an ndjson report, store what is safe to store again, look up what is in
                   doubt, and report anew
           check   Compile and lint scripts and the configuration without running anything
+          test    Run pipeline tests (*.test.yaml) on a source, a database and a clock of their own
           api     Print the script API, generated from the engine
 
         Arguments:
@@ -688,6 +689,7 @@ mod tests {
           token_service 1000 --report ndjson=run.ndjson  report to a file
           token_service --script mine.rhai 1000          run a pipeline of your own
           token_service check mine.rhai                  look for mistakes without a run
+          token_service test                             run the pipeline tests below this folder
 
         Where the tokens come from and go to is set by the environment or by --config:
           TOKEN_HOST                        the token source's URL

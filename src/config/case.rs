@@ -12,7 +12,7 @@ use super::file::{File, RunKeys, ScriptKeys, SourceKeys};
 use super::reading::{number, readers};
 use super::{Env, Layers, Purpose, Settings, place, values};
 use crate::cli::RunArgs;
-use crate::problem::Problem;
+use crate::problem::{Place, Problem};
 
 /// `options:` of a case: flags and keys of a run, by their own names.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -99,5 +99,14 @@ pub(crate) fn settle(case: Case, options: Options) -> Result<Settings, Problem> 
 /// Reads the text of a file that holds no secret; `what` says what it is, and messages call it
 /// `file`.
 pub(crate) fn read<T: DeserializeOwned>(what: &str, file: &str, text: &str) -> Result<T, Problem> {
-    serde_yaml::from_str(text).map_err(|error| place::explain_openly(what, file, text, &error))
+    serde_yaml::from_str(text).map_err(|error| {
+        let problem = place::explain(what, file, text, &error);
+        match problem.place.clone() {
+            Some(place) => problem.place(Place {
+                source: text.to_owned(),
+                ..place
+            }),
+            None => problem,
+        }
+    })
 }

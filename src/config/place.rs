@@ -10,24 +10,6 @@ use crate::problem::{Place, Problem};
 /// The keys whose values are never shown.
 const SECRET_KEYS: [&str; 3] = ["password", "url", "headers"];
 
-/// Turns the YAML crate's error about `source`, the text of `file`, into a problem; nothing of it is a
-/// secret.
-pub(super) fn explain_openly(
-    what: &str,
-    file: &str,
-    source: &str,
-    error: &serde_yaml::Error,
-) -> Problem {
-    let problem = explain(what, file, source, error);
-    match problem.place.clone() {
-        Some(place) => problem.place(Place {
-            source: source.to_owned(),
-            ..place
-        }),
-        None => problem,
-    }
-}
-
 /// Turns the YAML crate's error about `source`, the text of `file`, into a problem. `what` says what
 /// the file is.
 pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::Error) -> Problem {
@@ -57,7 +39,11 @@ pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::
     };
     let index = index.unwrap_or_default();
     // Which item of the file it is, its place says.
-    let (path, root) = match path.strip_prefix('[').and_then(|path| path.split_once(']')) {
+    let (path, root) = match path
+        .trim_start_matches('.')
+        .strip_prefix('[')
+        .and_then(|path| path.split_once(']'))
+    {
         Some((_, path)) => (path.trim_start_matches('.'), "each item"),
         None => (path, "the file"),
     };

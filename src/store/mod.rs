@@ -101,8 +101,8 @@ impl Store {
     /// dead or refusing database costs no token.
     ///
     /// # Errors
-    /// [`Kind::DbConnect`](crate::fault::Kind::DbConnect) where the database cannot be reached, or
-    /// [`Kind::DbDenied`](crate::fault::Kind::DbDenied) where it refuses; `retryable` where waiting
+    /// [`Kind::DbConnect`] where the database cannot be reached, or
+    /// [`Kind::DbDenied`] where it refuses; `retryable` where waiting
     /// may help.
     pub async fn open(options: Options, halt: Halt, clock: Arc<dyn Clock>) -> Result<Self, Fault> {
         let queue = job::Queue::new(options.connections.max(1), halt, clock);
@@ -176,7 +176,7 @@ impl Store {
     /// them is not seen, a value that is not seen proves nothing.
     ///
     /// # Errors
-    /// [`Kind::DbDenied`](crate::fault::Kind::DbDenied) where the role may not look, or where the
+    /// [`Kind::DbDenied`] where the role may not look, or where the
     /// table does not show what was stored.
     pub async fn recheck(
         &self,

@@ -164,9 +164,13 @@ impl Virtual {
                 return;
             }
             if Instant::now() >= state.limit {
+                let works = state.script == Script::Works;
                 drop(state);
                 self.end(Overrun::Time);
-                continue;
+                if works {
+                    continue;
+                }
+                return;
             }
             match state.script {
                 Script::Works | Script::Woken => {
@@ -181,7 +185,7 @@ impl Virtual {
                     if ring(state) {
                         return self.0.wake_runtime();
                     }
-                    self.end(Overrun::Stuck);
+                    return self.end(Overrun::Stuck);
                 }
             }
         }
@@ -359,5 +363,93 @@ impl Drop for Alarm {
         let waker = self.set.and_then(|key| state.alarms.remove(&key));
         drop(state);
         drop(waker);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Builder;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    /// Drives `run` on a runtime that tells the clock when it has nothing to do.
+    fn driven<T>(clock: &Virtual, run: impl Future<Output = T>) -> Option<T> {
+        let idle = clock.clone();
+        let runtime = Builder::new_current_thread()
+            .on_thread_park(move || idle.idle())
+            .build();
+        runtime.unwrap().block_on(clock.drive(run))
+    }
+
+    #[test]
+    fn waits_end_in_order_and_take_no_time() {
+        let clock = Virtual::new(Duration::from_mins(1));
+        let began = clock.now();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let ended = driven(&clock, async {
+            let tasks = [3, 1, 2].map(|hours| {
+                let (clock, order) = (clock.clone(), Arc::clone(&order));
+                tokio::spawn(async move {
+                    clock.sleep(HOUR * hours).await;
+                    order.lock().unwrap().push(hours);
+                })
+            });
+            for task in tasks {
+                task.await.unwrap();
+            }
+        });
+        assert_eq!(ended, Some(()));
+        assert_eq!(*order.lock().unwrap(), [1, 2, 3]);
+        assert_eq!(clock.now() - began, HOUR * 3, "they go on together");
+        assert_eq!(clock.slept(), HOUR * 6);
+    }
+
+    #[test]
+    fn a_sleep_that_is_cut_short_counts_as_far_as_it_went() {
+        let clock = Virtual::new(Duration::from_mins(1));
+        let deadline = clock.now() + HOUR;
+        driven(&clock, async {
+            tokio::select! {
+                () = clock.sleep(Duration::MAX) => {}
+                () = clock.at(deadline) => {}
+            }
+        });
+        assert_eq!((clock.now(), clock.slept()), (deadline, HOUR));
+    }
+
+    #[test]
+    fn time_stands_still_while_the_script_works() {
+        let clock = Virtual::new(Duration::from_mins(1));
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let seen = driven(&clock, async {
+            let alarm = clock.at(clock.now() + HOUR);
+            let (script, runtime) = (clock.clone(), Handle::current());
+            let busy = clock.busy();
+            std::thread::spawn(move || {
+                busy.begin();
+                let before = script.now();
+                let two = script.sleep(HOUR * 2);
+                let worked = script.now() - before;
+                script.block_on(&runtime, std::pin::pin!(two));
+                let _ = tell.send((worked, script.now() - before));
+                drop(busy);
+            });
+            alarm.await;
+            told.await.unwrap()
+        });
+        assert_eq!(seen, Some((Duration::ZERO, HOUR * 2)));
+    }
+
+    #[test]
+    fn what_waits_for_nobody_is_given_up() {
+        let clock = Virtual::new(Duration::from_mins(1));
+        let halt = Halt::new();
+        clock.stop_with(halt.clone());
+        let stopped = driven(&clock, halt.stopping().cancelled());
+        assert_eq!((stopped, clock.overrun()), (Some(()), Some(Overrun::Stuck)));
+        let ended = driven(&clock, std::future::pending::<()>());
+        assert_eq!(ended, None);
     }
 }

@@ -1,7 +1,7 @@
 //! `token_service test`: runs pipelines on a source, a database and a clock of their own, and compares
 //! what comes of it with what was expected. All that lies between is what a real run has.
 //!
-//! `find` looks for files, `keys` and `file` read them, `play` runs a case on the fakes of `source`,
+//! `find` looks for files, `keys`, `scripted` and `file` read them, `play` runs a case on the fakes of `source`,
 //! `store::scripted` and `clock`, `judge` compares, `show` and `junit` tell, `update` writes back.
 
 use std::fs;
@@ -26,6 +26,7 @@ mod judge;
 mod junit;
 mod keys;
 mod play;
+mod scripted;
 mod show;
 mod source;
 mod update;

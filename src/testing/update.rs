@@ -68,10 +68,11 @@ fn splice(text: &str, outline: &Outline, change: &Change) -> Option<(Range<usize
     match value.form {
         Form::Literal | Form::Folded => Some(block(text, key, &change.report)),
         Form::Inline => {
-            let bytes = value.bytes.clone();
-            let before = text[..bytes.start].rsplit('\n').next()?;
+            let before = text[..value.bytes.start].rsplit('\n').next()?;
+            let is_in_flow = before.contains(['{', '[']);
+            let bytes = inline(text, value.bytes.start, is_in_flow);
             let after = text[bytes.end..].split('\n').next()?;
-            let is_alone = !before.contains(['{', '[']) && after.trim().is_empty();
+            let is_alone = !is_in_flow && after.trim().is_empty();
             let new = if is_alone && !text[bytes.clone()].contains('\n') {
                 let own = key.column - 1;
                 let (header, body) = literal(&change.report, own, own + 2, line_break(text));
@@ -91,6 +92,35 @@ fn splice(text: &str, outline: &Outline, change: &Change) -> Option<(Range<usize
     }
 }
 
+/// The bytes of a value that begins at `start` and stands on the line of its key. The parser's mark may
+/// reach further, over a comment.
+fn inline(text: &str, start: usize, is_in_flow: bool) -> Range<usize> {
+    let rest = &text[start..];
+    let length = if let Some(quote @ ('"' | '\'')) = rest.chars().next() {
+        quoted(rest, quote)
+    } else {
+        let line = rest.split(['\r', '\n']).next().unwrap_or_default();
+        let plain = line.split(" #").next().unwrap_or_default();
+        let end = plain.find([',', '}', ']']).filter(|_| is_in_flow);
+        plain[..end.unwrap_or(plain.len())].trim_end().len()
+    };
+    start..start + length
+}
+
+/// How many bytes the text in quotes has that `rest` begins with.
+fn quoted(rest: &str, quote: char) -> usize {
+    let mut chars = rest.char_indices().skip(1).peekable();
+    while let Some((at, char)) = chars.next() {
+        let is_doubled = |next: &(usize, char)| quote == '\'' && next.1 == quote;
+        if char == '\\' && quote == '"' {
+            chars.next();
+        } else if char == quote && chars.next_if(is_doubled).is_none() {
+            return at + 1;
+        }
+    }
+    rest.len()
+}
+
 /// The same for lines beneath their key, whose header keeps its comment.
 fn block(text: &str, key: &Mark, report: &str) -> (Range<usize>, String) {
     let line_end = |from: usize| {
@@ -100,10 +130,14 @@ fn block(text: &str, key: &Mark, report: &str) -> (Range<usize>, String) {
     };
     let start = key.bytes.end;
     let header = &text[start..line_end(start)];
+    let comment = header.find(" #");
     let own = key.column - 1;
     let mut end = line_end(start);
     let mut last_filled = end;
-    let mut indent = None;
+    // The header may say it, else the first line that is not empty does.
+    let mut said = header[..comment.unwrap_or(header.len())].chars();
+    let said = said.find_map(|char| char.to_digit(10));
+    let mut indent = said.and_then(|said| Some(own + usize::try_from(said).ok()?));
     while end < text.len() {
         let line = &text[end..line_end(end)];
         let filled = !line.trim().is_empty();
@@ -119,7 +153,8 @@ fn block(text: &str, key: &Mark, report: &str) -> (Range<usize>, String) {
     }
     let line_break = line_break(text);
     let (mark, body) = literal(report, own, indent.unwrap_or(own + 2), line_break);
-    let comment = header.find(" #").map_or("", |at| header[at..].trim_end());
+    let comment = comment.map_or("", |at| &header[header[..at].trim_end().len()..]);
+    let comment = comment.trim_end();
     let new = format!(": {mark}{comment}{line_break}{body}");
     // Blank lines after the block belong to the file.
     (start..last_filled, new)
@@ -181,7 +216,14 @@ mod tests {
     counts: {stored: 1}
 - name: commented
   expect:
-    \"report\": \"old\"   # why
+    \"report\": \"o \\\"# ld\"   # why
+- name: plain
+  expect:
+    report: old it's  # why
+- name: doubled
+  expect: {report: 'it''s # so', exit: 0}  # why
+- name: plain in a flow
+  expect: {report: old, exit: 0}  # why
 - name: last
   expect:
     report: |
@@ -204,14 +246,52 @@ mod tests {
     #[test]
     fn only_the_reports_change() {
         let report = "stored    a\n\nrejected  b  why: #1\n";
-        let all: Vec<(usize, &str)> = (0..5).map(|index| (index, report)).collect();
-        insta::assert_snapshot!(updated(FILE, &all), @"");
+        let all: Vec<(usize, &str)> = (0..8).map(|index| (index, report)).collect();
+        insta::assert_snapshot!(updated(FILE, &all), @r#"
+        # the first comment
+        - name: block  # beside a name
+          source: [{tokens: [a]}]
+          expect:
+            report: |  # kept
+                stored    a
+
+                rejected  b  why: #1
+
+            # between
+            exit: 0
+        - name: flow
+          expect: {report: "stored    a\n\nrejected  b  why: #1\n", exit: 0}  # at the end
+        - name: inline
+          expect:
+            exit: 0
+            report: |
+              stored    a
+
+              rejected  b  why: #1
+            counts: {stored: 1}
+        - name: commented
+          expect:
+            "report": "stored    a\n\nrejected  b  why: #1\n"   # why
+        - name: plain
+          expect:
+            report: "stored    a\n\nrejected  b  why: #1\n"  # why
+        - name: doubled
+          expect: {report: "stored    a\n\nrejected  b  why: #1\n", exit: 0}  # why
+        - name: plain in a flow
+          expect: {report: "stored    a\n\nrejected  b  why: #1\n", exit: 0}  # why
+        - name: last
+          expect:
+            report: |
+              stored    a
+
+              rejected  b  why: #1
+        "#);
     }
 
     #[test]
     fn a_file_that_is_right_stays_as_it_is() {
-        let once = updated(FILE, &[(0, "  indented\nx\n"), (2, "one\n"), (4, "")]);
-        let twice = updated(&once, &[(0, "  indented\nx\n"), (2, "one\n"), (4, "")]);
+        let once = updated(FILE, &[(0, "  indented\nx\n"), (2, "one\n"), (7, "")]);
+        let twice = updated(&once, &[(0, "  indented\nx\n"), (2, "one\n"), (7, "")]);
         assert_eq!(once, twice);
         assert!(
             once.contains("report: |4  # kept\n          indented\n        x\n"),
