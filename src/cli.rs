@@ -13,6 +13,7 @@ use crate::config::{Env, Layout, nearest, values};
 use crate::exit::Exit;
 use crate::problem::Problem;
 use crate::report::Spec;
+use crate::testing;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,6 +22,7 @@ Examples:
   token_service 1000 --report ndjson=run.ndjson  report to a file
   token_service --script mine.rhai 1000          run a pipeline of your own
   token_service check mine.rhai                  look for mistakes without a run
+  token_service test                             run the pipeline tests below this folder
 
 Where the tokens come from and go to is set by the environment or by --config:
   TOKEN_HOST                        the token source's URL
@@ -40,7 +42,7 @@ Exit codes:
   others    what the script chose by exit(N)";
 
 /// The names of the commands, which a SIZE may have been meant to be.
-const COMMANDS: [&str; 3] = ["demo", "check", "api"];
+const COMMANDS: [&str; 4] = ["demo", "check", "test", "api"];
 
 const ABOUT: &str = "Fetches secret tokens over HTTP, stores each in a PostgreSQL transaction of its \
 own, and reports what became of every one.";
@@ -68,6 +70,8 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Compile and lint scripts and the configuration without running anything
     Check(CheckArgs),
+    /// Run pipeline tests (*.test.yaml) on a source, a database and a clock of their own
+    Test(TestArgs),
     /// Print the script API, generated from the engine
     Api(ApiArgs),
 }
@@ -207,6 +211,47 @@ pub struct CheckArgs {
     pub common: CommonArgs,
 }
 
+/// The arguments of `test`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TestArgs {
+    /// Test files, and folders that are searched for them [default: the current folder]
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Run only the cases with TEXT in `FILE: NAME`
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Write the reports of cases that fail into their files
+    #[arg(long)]
+    pub update: bool,
+    /// Write the outcome to FILE too, as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// How many cases run at a time [default: as many as there are processors]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
+    pub jobs: Option<usize>,
+    /// How long a case may take in real time, whatever its own clock says
+    #[arg(long, value_name = "DURATION", value_parser = values::limit, default_value = "10s")]
+    pub timeout: Duration,
+    /// text or json, on standard error [default: text]
+    #[arg(long, value_name = "LAYOUT", value_parser = values::layout)]
+    pub error_format: Option<Layout>,
+}
+
+impl TestArgs {
+    /// The same as settings.
+    pub fn settings(&self, color: bool) -> testing::Settings {
+        testing::Settings {
+            paths: self.paths.clone(),
+            filter: self.filter.clone(),
+            update: self.update,
+            junit: self.junit.clone(),
+            jobs: self.jobs,
+            timeout: self.timeout,
+            color,
+        }
+    }
+}
+
 /// The arguments of `api`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct ApiArgs {
@@ -300,7 +345,8 @@ fn with_variables(command: clap::Command) -> clap::Command {
     command
         .mut_args(describe)
         .mut_subcommands(move |sub| match sub.get_name() {
-            "api" => sub,
+            // Their options have no variables.
+            "api" | "test" => sub,
             _ => sub.mut_args(describe),
         })
 }
@@ -580,6 +626,7 @@ mod tests {
           replay  Take a journal or an ndjson report, store what is safe to store again, look up what is in
                   doubt, and report anew
           check   Compile and lint scripts and the configuration without running anything
+          test    Run pipeline tests (*.test.yaml) on a source, a database and a clock of their own
           api     Print the script API, generated from the engine
 
         Arguments:
@@ -642,6 +689,7 @@ mod tests {
           token_service 1000 --report ndjson=run.ndjson  report to a file
           token_service --script mine.rhai 1000          run a pipeline of your own
           token_service check mine.rhai                  look for mistakes without a run
+          token_service test                             run the pipeline tests below this folder
 
         Where the tokens come from and go to is set by the environment or by --config:
           TOKEN_HOST                        the token source's URL

@@ -10,6 +10,8 @@ pub enum Exit {
     Completed,
     /// It completed, but a `--fail-on` condition holds.
     Condition,
+    /// A pipeline test failed.
+    Tests,
     /// Usage or configuration.
     Usage,
     /// The script does not compile, threw, or ran past a limit.
@@ -29,7 +31,7 @@ impl Exit {
     pub fn code(self) -> u8 {
         match self {
             Self::Completed => 0,
-            Self::Condition => 1,
+            Self::Condition | Self::Tests => 1,
             Self::Usage => 2,
             Self::Script | Self::Signal(Cause::Deadline) => 3,
             Self::Source => 4,

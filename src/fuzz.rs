@@ -9,9 +9,10 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use url::Url;
 
+use crate::clock::{Clock, Real};
 use crate::config::{self, Purpose};
 use crate::fault::Fault;
-use crate::fetch::{self, Fetcher, lines::LineParser};
+use crate::fetch::{self, Fetcher, http::Http, lines::LineParser};
 use crate::halt::{Cause, Halt};
 use crate::problem::Problem;
 use crate::report::Reports;
@@ -111,19 +112,28 @@ async fn on_the_demo(mut script: Script) -> Result<(), String> {
     let halt = Halt::new();
     let deadline = Instant::now() + TIME;
     let source = limits.at(url, Vec::new(), false);
-    let fetcher = Fetcher::new(source, halt.clone(), Some(deadline)).map_err(told)?;
+    let clock: Arc<dyn Clock> = Arc::new(Real);
+    let http = Box::new(Http::new(&source).map_err(told)?);
+    let fetcher = Fetcher::new(
+        http,
+        source,
+        halt.clone(),
+        Arc::clone(&clock),
+        Some(deadline),
+    );
     let options = store::Options {
         target: Target::Demo,
         ..settings.store
     };
-    let store = Store::open(options, halt.clone()).await.map_err(told)?;
+    let store = Store::open(options, halt.clone(), Arc::clone(&clock)).await;
     let host = Host::new(Parts {
         runtime: Handle::current(),
+        clock,
         halt: halt.clone(),
         size: SIZE,
         fetcher: Arc::new(fetcher),
-        store: Arc::new(store),
-        ledger: Ledger::new(Reports::nowhere()),
+        store: Arc::new(store.map_err(told)?),
+        ledger: Ledger::new(Reports::on(Box::new(std::io::sink()))),
         emitter: Emitter::new(None),
         environment: std::collections::BTreeMap::new(),
     });

@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod escape;
 pub mod exit;
@@ -24,5 +25,6 @@ pub mod shield;
 pub mod store;
 pub mod stream;
 pub mod supervise;
+pub mod testing;
 pub mod token;
 pub mod verdict;

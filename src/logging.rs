@@ -1,8 +1,9 @@
 //! Log lines on standard error. Only this program's own and the script's are written: the
 //! libraries beneath would log parameters, and those are tokens.
 
+use tracing::Dispatch;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt;
+use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -10,15 +11,23 @@ use crate::config::{Layout, Log};
 
 /// Starts logging; called once.
 pub fn start(log: Log, color: bool) {
+    lines(log, color, std::io::stderr).init();
+}
+
+/// What writes log lines to `writer`.
+pub fn lines<W>(log: Log, color: bool, writer: W) -> Dispatch
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let targets = Targets::new()
         .with_target("token_service", log.level)
         .with_target("script", log.level);
     let registry = tracing_subscriber::registry().with(targets);
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(color);
+    let lines = fmt::layer().with_writer(writer).with_ansi(color);
     match log.format {
         Layout::Text => registry
             .with(lines.without_time().with_target(false).compact())
-            .init(),
-        Layout::Json => registry.with(lines.json().flatten_event(true)).init(),
+            .into(),
+        Layout::Json => registry.with(lines.json().flatten_event(true)).into(),
     }
 }

@@ -11,7 +11,7 @@ use token_service::config::{self, Env, Layout, Purpose};
 use token_service::exit::Exit;
 use token_service::problem::Problem;
 use token_service::verdict::Finished;
-use token_service::{check, logging, replay, run, script, shield};
+use token_service::{check, logging, replay, run, script, shield, testing};
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(crashed));
@@ -65,6 +65,11 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
             let exit = problems.first().map_or(Exit::Completed, |first| first.exit);
             Ok((exit, problems.into_iter().chain(unwritten).collect()))
         }
+        Some(Command::Test(args)) => {
+            let color = io::stdout().is_terminal() && env.allows_color();
+            let exit = testing::test(&args.settings(color), &mut io::stdout())?;
+            Ok((exit, Vec::new()))
+        }
         Some(Command::Demo(args)) => start(Purpose::Demo, args, env, None).map_err(alone),
         Some(Command::Replay(args)) => {
             let file = Some(args.file.as_path());
@@ -92,7 +97,7 @@ fn start(
         None => run::run(&settings),
     };
     if let Some(summary) = summary {
-        let _ = writeln!(io::stderr(), "{summary}");
+        let _ = writeln!(io::stderr(), "{}", summary.line());
     }
     Ok((exit, problem.into_iter().collect()))
 }

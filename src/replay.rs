@@ -192,7 +192,7 @@ async fn settle(
         .run_id
         .clone()
         .unwrap_or_else(|| begun.run_id.to_string());
-    let store = open(options, &halt, begun.instant + settings.wait).await?;
+    let store = open(options, &halt, &begun, settings.wait).await?;
     let values = past.open();
     let found = look(&store, &past, &values, &halt).await?;
     let mut ledger = Ledger::new(Reports::open(&settings.reports).map_err(unwritable)?);

@@ -3,16 +3,18 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tracing::{Dispatch, dispatcher};
 use url::Url;
 
 use crate::config::{Script as ScriptPath, Settings, Source};
 use crate::exit::{Exit, Facts};
 use crate::fault::Fault;
+use crate::fetch::http::Http;
 use crate::fetch::{self, Fetcher};
 use crate::halt::Halt;
 use crate::journal::{Header, Journal};
@@ -39,7 +41,7 @@ pub fn run(settings: &Settings) -> Finished {
 
 /// The script, compiled and free of the mistakes that can be seen beforehand: a typing error must
 /// not cost a token.
-fn load(settings: &Settings) -> Result<Script, Problem> {
+pub(crate) fn load(settings: &Settings) -> Result<Script, Problem> {
     let path = match &settings.script {
         ScriptPath::Default => None,
         ScriptPath::File(path) => Some(path.as_path()),
@@ -80,14 +82,15 @@ async fn pipeline(
     begun: Begun,
 ) -> Result<Finished, Problem> {
     let deadline = settings.deadline.map(|deadline| begun.instant + deadline);
-    let wait_until = begun.instant + settings.wait;
     let mut options = settings.store;
     options.session = begun.run_id.to_string();
     let (table, column) = (options.table.clone(), options.column.clone());
     let source = source(settings.source).await?;
-    let mut fetcher = Fetcher::new(source, halt.clone(), deadline)?;
-    fetcher.wait_until(wait_until);
-    let store = open(options, &halt, wait_until).await?;
+    let clock = Arc::clone(&begun.clock);
+    let http = Box::new(Http::new(&source)?);
+    let mut fetcher = Fetcher::new(http, source, halt.clone(), clock, deadline);
+    fetcher.wait_until(begun.instant + settings.wait);
+    let store = open(options, &halt, &begun, settings.wait).await?;
     // Opened last: a run that cannot begin leaves no empty reports behind.
     let mut reports = Reports::open(&settings.reports).map_err(unwritable)?;
     if let Some(path) = &settings.journal {
@@ -104,18 +107,28 @@ async fn pipeline(
             }
         }
     }
-    let store = Arc::new(store);
-    let host = Host::new(Parts {
+    let parts = Parts {
         runtime: Handle::current(),
+        clock: Arc::clone(&begun.clock),
         halt,
         size: settings.size,
         fetcher: Arc::new(fetcher),
-        store: Arc::clone(&store),
+        store: Arc::new(store),
         ledger: Ledger::new(reports),
         emitter: Emitter::new(settings.out_dir),
         environment: settings.env,
-    });
-    let finished = on_its_thread(script, host, begun).await?;
+    };
+    carry_out(script, parts, begun).await
+}
+
+/// Runs the script between both ends, and draws the verdict.
+pub(crate) async fn carry_out(
+    script: Script,
+    parts: Parts,
+    begun: Begun,
+) -> Result<Finished, Problem> {
+    let store = Arc::clone(&parts.store);
+    let finished = on_its_thread(script, Host::new(parts), begun).await?;
     if let Some(store) = Arc::into_inner(store) {
         store.close().await;
     }
@@ -126,28 +139,30 @@ async fn pipeline(
 pub(crate) async fn open(
     options: store::Options,
     halt: &Halt,
-    wait_until: Instant,
+    begun: &Begun,
+    wait: Duration,
 ) -> Result<Store, Problem> {
+    let clock = &begun.clock;
     let mut failures = 0;
     loop {
         let fault: Fault = tokio::select! {
             // First, for the store gives up for the same reason and knows nothing of signals.
             biased;
             () = halt.stopping().cancelled() => return Err(stopped_early(halt)),
-            store = Store::open(options.clone(), halt.clone()) => match store {
+            store = Store::open(options.clone(), halt.clone(), Arc::clone(clock)) => match store {
                 Ok(store) => return Ok(store),
                 Err(fault) => fault,
             },
         };
         failures += 1;
-        let pause = fetch::retry::backoff(failures, fastrand::f64());
-        if !fault.retryable || Instant::now() + pause >= wait_until {
+        let pause = fetch::retry::backoff(failures, clock.jitter());
+        if !fault.retryable || clock.now() + pause >= begun.instant + wait {
             return Err(fault.into());
         }
         tracing::info!(cause = fault.causes.first(), "waiting for the database");
         tokio::select! {
             () = halt.stopping().cancelled() => return Err(stopped_early(halt)),
-            () = tokio::time::sleep(pause) => {}
+            () = clock.sleep(pause) => {}
         }
     }
 }
@@ -171,14 +186,21 @@ async fn on_its_thread(
     begun: Begun,
 ) -> Result<Finished, Problem> {
     let (sender, receiver) = oneshot::channel();
+    let busy = begun.clock.busy();
+    // The thread's log lines go where those of its run go.
+    let log = dispatcher::get_default(Dispatch::clone);
     thread::Builder::new()
         .name("script".to_owned())
         .stack_size(script::STACK)
         .spawn(move || {
-            let ended = run_to_the_end(&mut script, &host);
-            let finished = conclude(&host, ended, &begun);
+            busy.begin();
+            let finished = dispatcher::with_default(&log, || {
+                let ended = run_to_the_end(&mut script, &host);
+                conclude(&host, ended, &begun)
+            });
             drop((script, host));
             let _ = sender.send(finished);
+            drop(busy);
         })
         .context("the script's thread cannot be started")?;
     receiver

@@ -2,6 +2,7 @@
 //! on in the same thread's runtime.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -9,6 +10,7 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use uuid::Uuid;
 
+use crate::clock::{Clock, Real};
 use crate::config::Settings;
 use crate::exit::Exit;
 use crate::halt::{Cause, Halt};
@@ -21,10 +23,12 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// How long the report may take after a second signal.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-/// When a run began, by each clock that is asked for it.
-#[derive(Clone, Copy)]
+/// When a run began, and how time passes since.
+#[derive(Clone)]
 pub struct Begun {
-    /// For durations.
+    /// The run's clock.
+    pub clock: Arc<dyn Clock>,
+    /// For durations, by that clock.
     pub instant: Instant,
     /// For people.
     pub timestamp: jiff::Timestamp,
@@ -33,12 +37,37 @@ pub struct Begun {
 }
 
 impl Begun {
-    /// Now.
+    /// Now, by the machine's clock.
     pub fn now() -> Self {
         Self {
-            instant: Instant::now(),
+            clock: Arc::new(Real),
+            instant: Real.now(),
             timestamp: jiff::Timestamp::now(),
             run_id: Uuid::now_v7(),
+        }
+    }
+
+    /// How long ago that was.
+    pub fn elapsed(&self) -> Duration {
+        self.clock.now().saturating_duration_since(self.instant)
+    }
+}
+
+/// How long a run may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// After this long it is stopped.
+    pub deadline: Option<Duration>,
+    /// So long a stopped run may take to settle and report.
+    pub grace: Duration,
+}
+
+impl Limits {
+    /// Those of a run's settings.
+    pub fn of(settings: &Settings) -> Self {
+        Self {
+            deadline: settings.deadline,
+            grace: settings.grace,
         }
     }
 }
@@ -56,17 +85,31 @@ where
         Ok(runtime) => runtime,
         Err(error) => return Problem::from(error).into(),
     };
-    let halt = Halt::new();
-    let begun = Begun::now();
-    let deadline = settings.deadline.map(|deadline| begun.instant + deadline);
     let finished = runtime.block_on(async {
-        let signals = Signals::listen()?;
-        tokio::select! {
-            finished = work(halt.clone(), begun) => finished,
-            cause = supervise(signals, &halt, deadline, settings.grace) => Ok(overdue(cause)),
-        }
+        let mut signals = Signals::listen()?;
+        let stops = async || signals.next().await;
+        Ok(watch_over(Begun::now(), Limits::of(settings), stops, work).await)
     });
-    finished.unwrap_or_else(Finished::from)
+    finished.unwrap_or_else(|problem: Problem| problem.into())
+}
+
+/// The same on the current runtime: does the work until it is done, stops it within its limits or
+/// where `stops` says so, and gives it up where it outlives its grace.
+pub async fn watch_over<Work>(
+    begun: Begun,
+    limits: Limits,
+    stops: impl AsyncFnMut() -> Cause,
+    work: impl FnOnce(Halt, Begun) -> Work,
+) -> Finished
+where
+    Work: Future<Output = Result<Finished, Problem>>,
+{
+    let halt = Halt::new();
+    tokio::select! {
+        biased;
+        finished = work(halt.clone(), begun.clone()) => finished.unwrap_or_else(Finished::from),
+        cause = supervise(&halt, &begun, limits, stops) => overdue(cause),
+    }
 }
 
 struct Signals {
@@ -94,35 +137,40 @@ impl Signals {
 /// Stops the run at a signal or the deadline, gives up waiting after a while or at a second signal,
 /// and returns when the run has outlived its grace.
 async fn supervise(
-    mut signals: Signals,
     halt: &Halt,
-    deadline: Option<Instant>,
-    grace: Duration,
+    begun: &Begun,
+    limits: Limits,
+    mut stops: impl AsyncFnMut() -> Cause,
 ) -> Cause {
+    let clock = &begun.clock;
+    let deadline = limits.deadline.map(|deadline| begun.instant + deadline);
     let cause = tokio::select! {
-        cause = signals.next() => cause,
-        () = until(deadline) => Cause::Deadline,
+        biased;
+        cause = stops() => cause,
+        () = until(clock, deadline) => Cause::Deadline,
     };
     tracing::info!(cause = cause.as_str(), "stopping");
     halt.stop_for(cause);
-    let stopped = tokio::time::Instant::now();
-    let drain = DRAIN.min(grace.mul_f64(5.0 / 8.0));
-    let mut end = stopped + grace;
+    let stopped = clock.now();
+    let drain = DRAIN.min(limits.grace.mul_f64(5.0 / 8.0));
+    let mut end = stopped + limits.grace;
     tokio::select! {
-        () = tokio::time::sleep_until(stopped + drain) => {}
-        _ = signals.next() => end = end.min(tokio::time::Instant::now() + AT_ONCE),
+        biased;
+        _ = stops() => end = end.min(clock.now() + AT_ONCE),
+        () = clock.at(stopped + drain) => {}
     }
     halt.abort();
     tokio::select! {
-        () = tokio::time::sleep_until(end) => {}
-        _ = signals.next() => {}
+        biased;
+        _ = stops() => {}
+        () = clock.at(end) => {}
     }
     cause
 }
 
-async fn until(deadline: Option<Instant>) {
+async fn until(clock: &Arc<dyn Clock>, deadline: Option<Instant>) {
     match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        Some(deadline) => clock.at(deadline).await,
         None => std::future::pending().await,
     }
 }

@@ -14,8 +14,8 @@ use crate::supervise::Begun;
 pub struct Finished {
     /// The process's exit code.
     pub exit: Exit,
-    /// The summary for people; `None` where nothing was asked of the source.
-    pub summary: Option<String>,
+    /// The run in numbers; `None` where nothing was asked of the source.
+    pub summary: Option<Summary>,
     /// What is to be shown beneath it.
     pub problem: Option<Problem>,
 }
@@ -59,7 +59,7 @@ pub fn close(
         version: VERSION,
         run_id: begun.run_id.to_string(),
         started_at: begun.timestamp.to_string(),
-        duration_ms: u64::try_from(begun.instant.elapsed().as_millis()).unwrap_or(u64::MAX),
+        duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         requested: facts.size,
         received: facts.received,
         requests: asked.requests,
@@ -85,7 +85,7 @@ pub fn close(
     let worked = facts.received > 0 || asked.requests > 0;
     Finished {
         exit,
-        summary: worked.then(|| summary.line()),
+        summary: worked.then_some(summary),
         problem,
     }
 }

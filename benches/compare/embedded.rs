@@ -9,8 +9,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use token_service::clock::{Clock, Real};
 use token_service::config::Limits;
 use token_service::fault::Fault;
+use token_service::fetch::http::Http;
 use token_service::fetch::{Fetcher, Options as Source};
 use token_service::halt::Halt;
 use token_service::problem::Problem;
@@ -77,8 +79,13 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> Result<()> {
 
 async fn pipeline(way: Way, size: u64, url: &str) -> Result<()> {
     let halt = Halt::new();
-    let fetcher = Arc::new(Fetcher::new(source(url)?, halt.clone(), None).map_err(said)?);
-    let store = Store::open(database(), halt.clone()).await.map_err(said)?;
+    let clock: Arc<dyn Clock> = Arc::new(Real);
+    let source = source(url)?;
+    let http = Box::new(Http::new(&source).map_err(said)?);
+    let fetcher = Fetcher::new(http, source, halt.clone(), Arc::clone(&clock), None);
+    let fetcher = Arc::new(fetcher);
+    let store = Store::open(database(), halt.clone(), Arc::clone(&clock));
+    let store = store.await.map_err(said)?;
     let stdout = Spec {
         format: Format::Text,
         path: None,
@@ -94,6 +101,7 @@ async fn pipeline(way: Way, size: u64, url: &str) -> Result<()> {
                 Way::Default | Way::Loop => {
                     let host = Host::new(Parts {
                         runtime,
+                        clock,
                         halt,
                         size,
                         fetcher,

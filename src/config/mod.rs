@@ -4,10 +4,13 @@
 //! Nothing here prints, and nothing but [`Env::of_process`] looks at the process; the files that are
 //! read are those that a user named.
 
+pub(crate) mod case;
 mod database;
 mod env;
 mod file;
+pub(crate) mod outline;
 mod place;
+pub(crate) mod reading;
 mod settings;
 pub mod values;
 

@@ -1,5 +1,5 @@
-//! Where in the configuration file a mistake lies, and how it is shown: the YAML crate's error
-//! becomes a problem with the key or value marked and the nearest known key named.
+//! Where in a file a mistake lies, and how it is shown: the YAML crate's error becomes a problem with
+//! the key or value marked and the nearest known key named.
 //!
 //! The line that is shown may hold a secret beside the mistake. Such values are struck out here,
 //! character by character so that the mark still fits.
@@ -10,8 +10,9 @@ use crate::problem::{Place, Problem};
 /// The keys whose values are never shown.
 const SECRET_KEYS: [&str; 3] = ["password", "url", "headers"];
 
-/// Turns the YAML crate's error about `source`, the text of `file`, into a problem.
-pub(super) fn explain(file: &str, source: &str, error: &serde_yaml::Error) -> Problem {
+/// Turns the YAML crate's error about `source`, the text of `file`, into a problem. `what` says what
+/// the file is.
+pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::Error) -> Problem {
     let index = error.location().map(|location| location.index());
     let text = error.to_string();
     let text = match error.location() {
@@ -23,12 +24,9 @@ pub(super) fn explain(file: &str, source: &str, error: &serde_yaml::Error) -> Pr
     };
     let Some((path, complaint)) = split(&text) else {
         let Some(index) = index else {
-            return usage(format!(
-                "the configuration file `{file}` cannot be read as YAML"
-            ))
-            .cause(text);
+            return usage(format!("{what} `{file}` cannot be read as YAML")).cause(text);
         };
-        let problem = usage("the configuration file is not valid YAML");
+        let problem = usage(format!("{what} is not valid YAML"));
         let problem = if source
             .get(index..)
             .is_some_and(|rest| rest.starts_with('\t'))
@@ -40,6 +38,15 @@ pub(super) fn explain(file: &str, source: &str, error: &serde_yaml::Error) -> Pr
         return problem.place(mark(file, source, index, 1, text));
     };
     let index = index.unwrap_or_default();
+    // Which item of the file it is, its place says.
+    let (path, root) = match path
+        .trim_start_matches('.')
+        .strip_prefix('[')
+        .and_then(|path| path.split_once(']'))
+    {
+        Some((_, path)) => (path.trim_start_matches('.'), "each item"),
+        None => (path, "the file"),
+    };
     let parent = if path.is_empty() {
         String::new()
     } else {
@@ -75,7 +82,7 @@ pub(super) fn explain(file: &str, source: &str, error: &serde_yaml::Error) -> Pr
         }
         Complaint::Wrong { found, rule } => {
             let what = if path.is_empty() {
-                String::from("the file")
+                String::from(root)
             } else {
                 format!("`{path}`")
             };

@@ -9,30 +9,9 @@ use reqwest::header::{
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 use secrecy::ExposeSecret;
 
-use super::Options;
 use super::lines::LineParser;
+use super::{Answer, Answering, Options, Source, refusal};
 use crate::fault::{Fault, Kind, chain};
-use crate::token::Page;
-
-/// What one request brought: whole lines even where it failed half-way.
-pub struct Answer {
-    /// The tokens, at most as many as were asked for.
-    pub page: Page,
-    /// Tokens beyond what was asked for, dropped.
-    pub surplus: u64,
-    /// What went wrong.
-    pub fault: Option<Fault>,
-}
-
-impl Answer {
-    fn failed(fault: Fault) -> Self {
-        Self {
-            page: Page::from_texts([]),
-            surplus: 0,
-            fault: Some(fault),
-        }
-    }
-}
 
 /// The source as an HTTP client sees it.
 pub struct Http {
@@ -92,8 +71,7 @@ impl Http {
         url.to_string()
     }
 
-    /// Asks for `count` tokens, once.
-    pub async fn request(&self, count: u64) -> Answer {
+    async fn ask(&self, count: u64) -> Answer {
         let sent = self.client.post(self.sized(count)).body("{}").send().await;
         match sent {
             Ok(response) if response.status() == StatusCode::OK => self.read(response, count).await,
@@ -136,55 +114,17 @@ impl Http {
                 Err(error) => break Some(self.failure(error)),
             }
         };
-        let lines = parser.finish(fault.is_none());
-        if lines.markup {
-            let fault = self.protocol("it sent an HTML or XML document");
-            return Answer::failed(fault);
-        }
-        Answer {
-            page: lines.page,
-            surplus: lines.surplus,
-            fault,
-        }
-    }
-
-    fn protocol(&self, what: &str) -> Fault {
-        Fault::new(
-            Kind::HttpProtocol,
-            "the token source did not answer with a list of tokens",
-        )
-        .cause(format!("{}: {what}", self.address()))
-        .hint("a token source answers 200 with one token a line; check TOKEN_HOST or source.url")
+        Answer::of(parser, fault, &self.address())
     }
 
     /// The fault of an answer that is not 200.
     fn refusal(&self, response: &Response) -> Fault {
-        let status = response.status();
         let retry_after = retry_after(response.headers(), SystemTime::now());
-        let fault = Fault::new(
-            Kind::HttpStatus {
-                status: status.as_u16(),
-                retry_after,
-            },
-            format!("the token source answered {status}"),
-        )
-        .cause(format!("POST {}", self.address()));
-        match status.as_u16() {
-            429 | 503 => fault.retryable().hint(
-                "it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`",
-            ),
-            300..=399 => fault.hint(
-                "redirects are not followed, for a token must not come from elsewhere: set the final address",
-            ),
-            401 | 403 => fault.hint(
-                "set TOKEN_SERVICE_SOURCE_AUTHORIZATION (or its _FILE form) to what the source accepts",
-            ),
-            404 | 405 => fault.hint("check the path in TOKEN_HOST or source.url"),
-            500..=599 => fault.hint(
-                "the request may have been served half-way, so it was not repeated; ask the source's operator",
-            ),
-            _ => fault,
-        }
+        refusal::status(&self.address(), response.status(), retry_after)
+    }
+
+    fn protocol(&self, what: &str) -> Fault {
+        refusal::no_list(&self.address(), what)
     }
 
     /// The fault of a request that brought no answer, or only a part of one.
@@ -199,25 +139,21 @@ impl Http {
                 "the token source's certificate is not trusted",
             )
             .hint("install the certificate of its authority, or name it in SSL_CERT_FILE")
-        } else if error.is_connect() {
-            Fault::new(Kind::HttpConnect, "the token source cannot be reached")
-                .retryable()
-                .hint("check TOKEN_HOST or source.url, and that the source is up")
-        } else if error.is_timeout() {
-            let limit = humantime::format_duration(self.timeout);
-            return Fault::new(
-                Kind::HttpTimeout,
-                format!("the token source did not answer within {limit}"),
-            )
             .cause(format!("POST {address}"))
-            .hint("`source.timeout` sets the limit; the request may have been served, so it was not repeated");
+        } else if error.is_connect() {
+            refusal::unreachable(&address)
+        } else if error.is_timeout() {
+            return refusal::timed_out(&address, self.timeout);
         } else {
-            Fault::new(Kind::HttpProtocol, "the token source's answer broke off")
-                .hint("whole lines that came were kept; the request was not repeated")
+            refusal::broke_off(&address)
         };
-        causes
-            .into_iter()
-            .fold(fault.cause(format!("POST {address}")), Fault::cause)
+        causes.into_iter().fold(fault, Fault::cause)
+    }
+}
+
+impl Source for Http {
+    fn request(&self, count: u64) -> Answering<'_> {
+        Box::pin(self.ask(count))
     }
 }
 

@@ -10,20 +10,22 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use crate::clock::Clock;
 use crate::fault::{Fault, Kind};
 use crate::halt::Halt;
 use crate::journal::Journal;
 use crate::stream::{PageResult, PageStream};
 use crate::token::{Page, Token};
-use http::{Answer, Http};
-use refusal::{failed, out_of_requests, out_of_retries, short_supply, told_to_wait, within};
+use refusal::{out_of_requests, out_of_retries, short_supply, told_to_wait, within};
 use retry::Decision;
+pub use source::{Answer, Answering, Source};
 
 pub mod demo;
 pub mod http;
 pub mod lines;
-mod refusal;
+pub mod refusal;
 pub mod retry;
+mod source;
 
 /// So many requests in a row that bring nothing mean that the source has run dry.
 const DRY_REQUESTS: u32 = 3;
@@ -114,9 +116,10 @@ impl Supply {
 
 /// The source, ready to be asked.
 pub struct Fetcher {
-    http: Http,
+    source: Box<dyn Source>,
     options: Options,
     halt: Halt,
+    clock: Arc<dyn Clock>,
     deadline: Option<Instant>,
     /// Until when a source that cannot be reached is waited for, as long as it never was reached.
     wait_until: Option<Instant>,
@@ -127,18 +130,25 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher; nothing is connected yet.
-    pub fn new(options: Options, halt: Halt, deadline: Option<Instant>) -> Result<Self, Fault> {
-        Ok(Self {
-            http: Http::new(&options)?,
+    /// A fetcher that asks `source`, within the limits of `options`.
+    pub fn new(
+        source: Box<dyn Source>,
+        options: Options,
+        halt: Halt,
+        clock: Arc<dyn Clock>,
+        deadline: Option<Instant>,
+    ) -> Self {
+        Self {
+            source,
             options,
             halt,
+            clock,
             deadline,
             wait_until: None,
             journal: None,
             reached: AtomicBool::new(false),
             supply: Supply::default(),
-        })
+        }
     }
 
     /// Waits until `instant` for a source that cannot be reached at the start.
@@ -167,9 +177,13 @@ impl Fetcher {
 
     /// The longest wait that is worth beginning: what the deadline leaves, or a few minutes.
     pub fn longest_wait(&self) -> Duration {
-        self.deadline.map_or(retry::LONGEST_WAIT, |deadline| {
-            deadline.saturating_duration_since(Instant::now())
-        })
+        self.left().unwrap_or(retry::LONGEST_WAIT)
+    }
+
+    /// What the deadline leaves.
+    fn left(&self) -> Option<Duration> {
+        self.deadline
+            .map(|deadline| deadline.saturating_duration_since(self.clock.now()))
     }
 
     /// What was asked of the source so far.
@@ -279,27 +293,25 @@ impl Fetcher {
             };
             failures += 1;
             tracing::debug!(kind = fault.kind.as_str(), failures, "request failed");
-            let left = self
-                .deadline
-                .map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let waits = self.waits_for_the_start(fault);
             let rules = retry::Rules {
                 // Without end while the source is waited for at the start.
                 retries: if waits { u32::MAX } else { retries },
                 spent: self.supply.repeated(),
                 repeat_served: self.options.repeat_served,
-                left,
+                left: self.left(),
             };
-            match retry::decide(fault, failures, &rules, fastrand::f64()) {
+            match retry::decide(fault, failures, &rules, self.clock.jitter()) {
                 Decision::After(wait) => {
                     if !waits {
                         self.supply.repeated.fetch_add(1, Ordering::Relaxed);
                     }
                     tracing::info!(?wait, kind = fault.kind.as_str(), "asking again");
                     tokio::select! {
-                        () = tokio::time::sleep(wait) => {}
+                        biased;
                         () = stop.cancelled() => return answer,
                         () = self.halt.stopping().cancelled() => return answer,
+                        () = self.clock.sleep(wait) => {}
                     }
                     kept.extend(answer.page.iter());
                     if kept.len() as u64 == count {
@@ -317,7 +329,9 @@ impl Fetcher {
 
     /// True while a source that never was reached is waited for.
     fn waits_for_the_start(&self, fault: &Fault) -> bool {
-        let waiting = self.wait_until.is_some_and(|until| Instant::now() < until);
+        let waiting = self
+            .wait_until
+            .is_some_and(|until| self.clock.now() < until);
         let first = !self.reached.load(Ordering::Relaxed);
         waiting && first && fault.kind == Kind::HttpConnect
     }
@@ -328,11 +342,12 @@ impl Fetcher {
         let sent = self.supply.requests.fetch_add(1, Ordering::Relaxed);
         if self.options.max_requests.is_some_and(|most| sent >= most) {
             self.supply.requests.fetch_sub(1, Ordering::Relaxed);
-            return failed(out_of_requests(sent, count));
+            return Answer::failed(out_of_requests(sent, count));
         }
         let answer = tokio::select! {
-            answer = self.http.request(count) => answer,
-            () = self.halt.aborting().cancelled() => failed(Fault::new(
+            biased;
+            answer = self.source.request(count) => answer,
+            () = self.halt.aborting().cancelled() => Answer::failed(Fault::new(
                 Kind::HttpTimeout,
                 "the run was stopped before the token source answered",
             )),

@@ -1,18 +1,76 @@
-//! The words of a fetch that ends before it has what it was asked for.
+//! The words of a request that fails, and of a fetch that ends before it has what it was asked for.
 
 use std::time::Duration;
 
-use super::http::Answer;
-use super::{DRY_REQUESTS, retry};
-use crate::fault::{Fault, Kind};
-use crate::token::Page;
+use hyper::StatusCode;
 
-pub(super) fn failed(fault: Fault) -> Answer {
-    Answer {
-        page: Page::from_texts([]),
-        surplus: 0,
-        fault: Some(fault),
+use super::{Answer, DRY_REQUESTS, retry};
+use crate::fault::{Fault, Kind};
+
+/// The source at `address` answered something that is no list of tokens.
+pub fn no_list(address: &str, what: &str) -> Fault {
+    Fault::new(
+        Kind::HttpProtocol,
+        "the token source did not answer with a list of tokens",
+    )
+    .cause(format!("{address}: {what}"))
+    .hint("a token source answers 200 with one token a line; check TOKEN_HOST or source.url")
+}
+
+/// It answered a status that is not 200.
+pub fn status(address: &str, status: StatusCode, retry_after: Option<Duration>) -> Fault {
+    let fault = Fault::new(
+        Kind::HttpStatus {
+            status: status.as_u16(),
+            retry_after,
+        },
+        format!("the token source answered {status}"),
+    )
+    .cause(format!("POST {address}"));
+    match status.as_u16() {
+        429 | 503 => fault.retryable().hint(
+            "it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`",
+        ),
+        300..=399 => fault.hint(
+            "redirects are not followed, for a token must not come from elsewhere: set the final address",
+        ),
+        401 | 403 => fault.hint(
+            "set TOKEN_SERVICE_SOURCE_AUTHORIZATION (or its _FILE form) to what the source accepts",
+        ),
+        404 | 405 => fault.hint("check the path in TOKEN_HOST or source.url"),
+        500..=599 => fault.hint(
+            "the request may have been served half-way, so it was not repeated; ask the source's operator",
+        ),
+        _ => fault,
     }
+}
+
+/// It could not be connected to.
+pub fn unreachable(address: &str) -> Fault {
+    Fault::new(Kind::HttpConnect, "the token source cannot be reached")
+        .retryable()
+        .hint("check TOKEN_HOST or source.url, and that the source is up")
+        .cause(format!("POST {address}"))
+}
+
+/// Its answer was not whole after `limit`.
+pub fn timed_out(address: &str, limit: Duration) -> Fault {
+    let limit = humantime::format_duration(limit);
+    Fault::new(
+        Kind::HttpTimeout,
+        format!("the token source did not answer within {limit}"),
+    )
+    .cause(format!("POST {address}"))
+    .hint(
+        "`source.timeout` sets the limit; the request may have been served, so it was not repeated",
+    )
+}
+
+/// Its answer ended before it was whole.
+pub fn broke_off(address: &str) -> Fault {
+    Fault::new(Kind::HttpProtocol, "the token source's answer broke off")
+        .hint("whole lines that came were kept; the request was not repeated")
+        .cause(format!("POST {address}"))
 }
 
 pub(super) fn short_supply(requested: u64, received: u64) -> Fault {

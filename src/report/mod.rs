@@ -63,6 +63,7 @@ fn sink(format: Format) -> Box<dyn Sink> {
 
 enum Place {
     Stdout,
+    Writer(Box<dyn Write + Send>),
     Journal(Journal),
     File {
         writer: BufWriter<File>,
@@ -88,22 +89,15 @@ impl Reports {
     /// Opens the files at once: a path that cannot be written must fail before a token is fetched,
     /// and then leaves nothing behind.
     pub fn open(specs: &[Spec]) -> Result<Self, Fault> {
-        let mut reports = Self {
-            stdout: BufWriter::with_capacity(64 * 1024, Box::new(io::stdout())),
-            stdout_is_terminal: io::stdout().is_terminal(),
-            open: Vec::new(),
-        };
+        let mut reports = Self::on(Box::new(io::stdout()));
+        reports.stdout_is_terminal = io::stdout().is_terminal();
         for spec in specs {
             let place = match &spec.path {
                 None => Ok(Place::Stdout),
                 Some(path) => reports.open_file(path),
             };
             match place {
-                Ok(place) => reports.open.push(Report {
-                    sink: sink(spec.format),
-                    place,
-                    broken: false,
-                }),
+                Ok(place) => reports.add(spec.format, place),
                 Err(fault) => {
                     reports.discard();
                     return Err(fault);
@@ -164,7 +158,7 @@ impl Reports {
                 path: other,
                 ..
             } => partial == path || other == path,
-            Place::Stdout | Place::Journal(_) => false,
+            Place::Stdout | Place::Writer(_) | Place::Journal(_) => false,
         })
     }
 
@@ -179,20 +173,34 @@ impl Reports {
         }
     }
 
-    /// No report at all, and a standard output that goes nowhere.
-    pub fn nowhere() -> Self {
+    /// No report yet, and this as the standard output.
+    pub fn on(stdout: Box<dyn Write + Send>) -> Self {
         Self {
-            stdout: BufWriter::new(Box::new(io::sink())),
+            stdout: BufWriter::with_capacity(64 * 1024, stdout),
             stdout_is_terminal: false,
             open: Vec::new(),
         }
     }
 
+    /// Writes a report on the standard output.
+    pub fn write_on_stdout(&mut self, format: Format) {
+        self.add(format, Place::Stdout);
+    }
+
+    /// Writes a report to `writer`, each line as it comes.
+    pub fn write_to(&mut self, format: Format, writer: Box<dyn Write + Send>) {
+        self.add(format, Place::Writer(writer));
+    }
+
     /// Writes each outcome to the journal too.
     pub fn keep_journal(&mut self, journal: Journal) {
+        self.add(Format::Ndjson, Place::Journal(journal));
+    }
+
+    fn add(&mut self, format: Format, place: Place) {
         self.open.push(Report {
-            sink: sink(Format::Ndjson),
-            place: Place::Journal(journal),
+            sink: sink(format),
+            place,
             broken: false,
         });
     }
@@ -270,6 +278,9 @@ impl Reports {
             let written = match &mut report.place {
                 Place::Stdout => {
                     write(sink, &mut self.stdout).map_err(|error| closed("standard output", &error))
+                }
+                Place::Writer(writer) => {
+                    write(sink, writer).map_err(|error| closed("the report", &error))
                 }
                 Place::Journal(journal) => {
                     let mut line = Vec::new();

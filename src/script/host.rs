@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -13,6 +14,7 @@ use tokio::runtime::Handle;
 use super::emit::Emitter;
 use super::outcomes::OutcomesCell;
 use super::tokens::TokensCell;
+use crate::clock::Clock;
 use crate::fault::Fault;
 use crate::fetch::Fetcher;
 use crate::halt::Halt;
@@ -35,6 +37,7 @@ pub enum Abandoned {
 /// What a run's script works with.
 pub struct Host {
     runtime: Handle,
+    clock: Arc<dyn Clock>,
     halt: Halt,
     size: u64,
     fetcher: Arc<Fetcher>,
@@ -62,6 +65,8 @@ struct Live {
 pub struct Parts {
     /// The runtime on which fetching and storing go on; another thread must be driving it.
     pub runtime: Handle,
+    /// The run's clock.
+    pub clock: Arc<dyn Clock>,
     /// The run's stop switch.
     pub halt: Halt,
     /// SIZE.
@@ -88,6 +93,7 @@ impl Host {
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
             runtime: parts.runtime,
+            clock: parts.clock,
             halt: parts.halt,
             size: parts.size,
             fetcher: parts.fetcher,
@@ -125,6 +131,11 @@ impl Host {
     /// Lets the script begin nothing more.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// The run's clock.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.clock
     }
 
     /// The run's stop switch.
@@ -191,19 +202,31 @@ impl Host {
 
     /// Waits for `future`; a stopped run ends the wait at once, and the script with it.
     pub fn wait<T>(&self, future: impl Future<Output = T>) -> Native<T> {
-        self.runtime.block_on(async {
+        self.block_on(async {
             tokio::select! {
                 biased;
-                () = self.halt.stopping().cancelled() => Err(terminated()),
-                value = future => Ok(value),
+                () = self.halt.stopping().cancelled() => None,
+                value = future => Some(value),
             }
         })
+        .flatten()
+        .ok_or_else(terminated)
     }
 
     /// Waits for `future` although the run is being stopped; whoever it waits for must heed
     /// [`Halt::aborting`].
-    pub fn wait_to_the_end<T>(&self, future: impl Future<Output = T>) -> T {
-        self.runtime.block_on(future)
+    pub fn wait_to_the_end<T>(&self, future: impl Future<Output = Option<T>>) -> Option<T> {
+        self.block_on(future).flatten()
+    }
+
+    /// `None` where the clock gave up.
+    fn block_on<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let mut value = None;
+        {
+            let done = pin!(async { value = Some(future.await) });
+            self.clock.block_on(&self.runtime, done);
+        }
+        value
     }
 
     /// Takes back a stream that the script let go of. Outcomes that wait already are booked now, so

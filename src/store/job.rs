@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::clock::Clock;
 use crate::fault::Fault;
 use crate::halt::Halt;
 use crate::stream::{OutcomeSender, PageStream};
@@ -148,6 +149,7 @@ pub(super) struct Queue {
     pub(super) inbox: async_channel::Receiver<Chunk>,
     /// The run's switch.
     pub(super) halt: Halt,
+    clock: Arc<dyn Clock>,
     /// Cancelled together with the setting of the verdict.
     over: CancellationToken,
     closed: CancellationToken,
@@ -160,12 +162,13 @@ pub(super) struct Queue {
 
 impl Queue {
     /// An empty queue before `connections` takers.
-    pub(super) fn new(connections: usize, halt: Halt) -> Arc<Self> {
+    pub(super) fn new(connections: usize, halt: Halt, clock: Arc<dyn Clock>) -> Arc<Self> {
         let (feed, inbox) = async_channel::bounded((connections * 2).max(4));
         Arc::new(Self {
             feed,
             inbox,
             halt,
+            clock,
             over: CancellationToken::new(),
             closed: CancellationToken::new(),
             verdict: Arc::new(OnceLock::new()),
@@ -315,7 +318,7 @@ pub(super) async fn pump(
     };
     let patience = async {
         queue.halt.aborting().cancelled().await;
-        tokio::time::sleep(LAST_PAGES).await;
+        queue.clock.at(queue.clock.now() + LAST_PAGES).await;
     };
     tokio::select! {
         biased;
@@ -402,6 +405,7 @@ fn cut(queue: &Queue, job: &Arc<Job>, page: &mut Page, size: usize) -> Option<Ch
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Real;
     use crate::fault::Kind;
     use crate::stream::{OutcomeStream, outcomes};
     use crate::token::Flaw;
@@ -429,7 +433,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_page_is_cut_for_all_connections_and_flawed_tokens_stay_out() {
-        let queue = Queue::new(2, Halt::new());
+        let queue = Queue::new(2, Halt::new(), Arc::new(Real));
         let page = Page::from_texts([("aa", None), ("b\tb", Some(Flaw::ControlCharacter))]);
         let stream = start(&queue, PageStream::ready([page]));
         let mut chunk = queue.inbox.recv().await.unwrap();
@@ -443,7 +447,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_chunk_that_nobody_sends_reports_itself() {
-        let queue = Queue::new(1, Halt::new());
+        let queue = Queue::new(1, Halt::new(), Arc::new(Real));
         let stream = start(&queue, PageStream::ready([page(40)]));
         let mut chunk = queue.inbox.recv().await.unwrap();
         let _taken = chunk.take();
@@ -456,7 +460,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_verdict_reaches_what_is_queued_and_what_still_comes() {
-        let queue = Queue::new(1, Halt::new());
+        let queue = Queue::new(1, Halt::new(), Arc::new(Real));
         let stream = start(&queue, PageStream::ready([page(1000), page(1000)]));
         let chunk = queue.inbox.recv().await.unwrap();
         queue.condemn(Verdict {
@@ -477,7 +481,7 @@ mod tests {
     #[tokio::test]
     async fn a_stop_after_the_last_page_still_reaches_the_queue() {
         let halt = Halt::new();
-        let queue = Queue::new(1, halt.clone());
+        let queue = Queue::new(1, halt.clone(), Arc::new(Real));
         let stream = start(&queue, PageStream::ready([page(64)]));
         while queue.inbox.len() < 2 {
             tokio::task::yield_now().await;

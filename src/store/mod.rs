@@ -13,10 +13,13 @@
 )]
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::fault::{Fault, Kind};
 use crate::halt::Halt;
 use crate::stream::{self, OutcomeStream, PageStream};
@@ -25,6 +28,7 @@ mod doubt;
 mod job;
 pub mod name;
 pub mod postgres;
+pub mod scripted;
 mod sqlite;
 pub mod sqlstate;
 mod tls;
@@ -66,12 +70,28 @@ pub enum Target {
 /// An open database that stores tokens. It belongs to the runtime in which it was opened.
 pub struct Store {
     feeder: job::Feeder,
-    backend: Backend,
+    backend: Box<dyn Backend>,
 }
 
-enum Backend {
-    Postgres(postgres::Pool),
-    Sqlite(sqlite::Worker),
+/// What a backend gives in its own time.
+type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What takes the chunks out of the queue and accounts for every token in them.
+trait Backend: Send + Sync {
+    /// The number below which no transaction of this run lies, where there is such a number.
+    fn horizon(&self) -> Option<i64> {
+        None
+    }
+
+    /// How many rows there are of each of `values`, none older than `horizon`.
+    fn recheck<'a>(
+        &'a self,
+        values: &'a [String],
+        horizon: Option<i64>,
+    ) -> Later<'a, Result<HashMap<String, u64>, Fault>>;
+
+    /// Waits until everything that was taken is accounted for; the queue must be closed.
+    fn join(self: Box<Self>) -> Later<'static, ()>;
 }
 
 impl Store {
@@ -79,27 +99,24 @@ impl Store {
     /// dead or refusing database costs no token.
     ///
     /// # Errors
-    /// [`Kind::DbConnect`](crate::fault::Kind::DbConnect) where the database cannot be reached, or
-    /// [`Kind::DbDenied`](crate::fault::Kind::DbDenied) where it refuses; `retryable` where waiting
+    /// [`Kind::DbConnect`] where the database cannot be reached, or
+    /// [`Kind::DbDenied`] where it refuses; `retryable` where waiting
     /// may help.
-    pub async fn open(options: Options, halt: Halt) -> Result<Self, Fault> {
-        let queue = job::Queue::new(options.connections.max(1), halt);
-        let backend = match &options.target {
+    pub async fn open(options: Options, halt: Halt, clock: Arc<dyn Clock>) -> Result<Self, Fault> {
+        let queue = job::Queue::new(options.connections.max(1), halt, clock);
+        let backend: Result<Box<dyn Backend>, Fault> = match &options.target {
             Target::Postgres(address) => postgres::Pool::open(address, &options, &queue)
                 .await
-                .map(Backend::Postgres),
+                .map(|pool| Box::new(pool) as _),
             Target::Sqlite(path) => sqlite::Worker::open(Some(path), &options, &queue)
                 .await
-                .map(Backend::Sqlite),
+                .map(|worker| Box::new(worker) as _),
             Target::Demo => sqlite::Worker::open(None, &options, &queue)
                 .await
-                .map(Backend::Sqlite),
+                .map(|worker| Box::new(worker) as _),
         };
         match backend {
-            Ok(backend) => Ok(Self {
-                feeder: job::Feeder(queue),
-                backend,
-            }),
+            Ok(backend) => Ok(Self::on(queue, backend)),
             Err(mut fault) => {
                 fault.hint = Some(match fault.hint.take() {
                     Some(hint) => format!("{hint}; no token was asked for"),
@@ -107,6 +124,28 @@ impl Store {
                 });
                 Err(fault)
             }
+        }
+    }
+
+    /// A database that says what `script` has it say, on the current tokio runtime.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn scripted(
+        script: scripted::Script,
+        options: &Options,
+        halt: Halt,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let queue = job::Queue::new(options.connections.max(1), halt, Arc::clone(&clock));
+        let worker = scripted::Worker::start(script, options.patience, &queue, clock);
+        Self::on(queue, Box::new(worker))
+    }
+
+    fn on(queue: Arc<job::Queue>, backend: Box<dyn Backend>) -> Self {
+        Self {
+            feeder: job::Feeder(queue),
+            backend,
         }
     }
 
@@ -126,10 +165,7 @@ impl Store {
 
     /// The number below which no transaction of this run lies; `None` where the database has none.
     pub fn horizon(&self) -> Option<i64> {
-        match &self.backend {
-            Backend::Postgres(pool) => Some(pool.horizon()),
-            Backend::Sqlite(_) => None,
-        }
+        self.backend.horizon()
     }
 
     /// Looks how many rows there are of each of `values`, none of them older than `horizon`, after
@@ -138,7 +174,7 @@ impl Store {
     /// them is not seen, a value that is not seen proves nothing.
     ///
     /// # Errors
-    /// [`Kind::DbDenied`](crate::fault::Kind::DbDenied) where the role may not look, or where the
+    /// [`Kind::DbDenied`] where the role may not look, or where the
     /// table does not show what was stored.
     pub async fn recheck(
         &self,
@@ -150,10 +186,7 @@ impl Store {
             return Ok(HashMap::new());
         }
         let asked = [controls, values].concat();
-        let found = match &self.backend {
-            Backend::Postgres(pool) => pool.recheck(&asked, horizon).await?,
-            Backend::Sqlite(worker) => worker.recheck(&asked)?,
-        };
+        let found = self.backend.recheck(&asked, horizon).await?;
         if controls
             .iter()
             .all(|value| found.get(value).is_some_and(|&count| count > 0))
@@ -167,10 +200,7 @@ impl Store {
     /// Ends the connections cleanly, after all stores have ended; what is queued is still sent.
     pub async fn close(self) {
         drop(self.feeder);
-        match self.backend {
-            Backend::Postgres(pool) => pool.join().await,
-            Backend::Sqlite(worker) => worker.join().await,
-        }
+        self.backend.join().await;
     }
 }
 

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, Statement, ffi};
 use tokio::sync::oneshot;
 
-use super::Options;
 use super::job::{Batch, Chunk, Job, Queue, Taker, Verdict};
 use super::name::{TableName, quote_identifier};
 use super::sqlstate::{Details, Said};
+use super::{Backend, Later, Options};
 use crate::fault::{Fault, Kind};
 use crate::token::{Detail, Outcome, Status, Token};
 
@@ -90,9 +90,8 @@ impl Worker {
         })
     }
 
-    /// How many rows there are of each of `values`. Nobody else can be writing late: a transaction
-    /// of a process that died is rolled back.
-    pub(super) fn recheck(&self, values: &[String]) -> Result<HashMap<String, u64>, Fault> {
+    /// Nobody else can be writing late: a transaction of a process that died is rolled back.
+    fn look_up(&self, values: &[String]) -> Result<HashMap<String, u64>, Fault> {
         let path = self.path.as_deref();
         let Some(file) = path else {
             return Ok(HashMap::new());
@@ -110,10 +109,21 @@ impl Worker {
         };
         look().map_err(|error| unusable(path, &error))
     }
+}
 
-    /// Waits until the thread has ended; the queue must be closed.
-    pub(super) async fn join(self) {
-        let _ = self.done.await;
+impl Backend for Worker {
+    fn recheck<'a>(
+        &'a self,
+        values: &'a [String],
+        _: Option<i64>,
+    ) -> Later<'a, Result<HashMap<String, u64>, Fault>> {
+        Box::pin(async { self.look_up(values) })
+    }
+
+    fn join(self: Box<Self>) -> Later<'static, ()> {
+        Box::pin(async {
+            let _ = self.done.await;
+        })
     }
 }
 
@@ -413,6 +423,7 @@ fn constraint(message: &str) -> Option<&str> {
 mod tests {
     use super::super::{Store, Target};
     use super::*;
+    use crate::clock::Real;
     use crate::halt::Halt;
     use crate::stream::PageStream;
     use crate::token::{Flaw, Page};
@@ -453,7 +464,7 @@ mod tests {
     }
 
     async fn store(options: Options, page: Page, halt: Halt) -> (Vec<Outcome>, Option<Fault>) {
-        let store = Store::open(options, halt).await.unwrap();
+        let store = Store::open(options, halt, Arc::new(Real)).await.unwrap();
         let mut stream = store.store(PageStream::ready([page]));
         let mut outcomes = Vec::new();
         let mut fault = None;
@@ -571,7 +582,10 @@ mod tests {
                     "the database file cannot be used",
                 ),
             ] {
-                let fault = Store::open(options, Halt::new()).await.err().unwrap();
+                let fault = Store::open(options, Halt::new(), Arc::new(Real))
+                    .await
+                    .err()
+                    .unwrap();
                 assert_eq!(fault.message, message);
                 assert!(fault.kind.is_database());
                 assert!(fault.hint.unwrap().ends_with("no token was asked for"));
@@ -585,7 +599,9 @@ mod tests {
         let (_folder, path) = file("CREATE TABLE secret_tokens (data TEXT)");
         block(async {
             let options = options(Target::Sqlite(path.clone()));
-            let store = Store::open(options, Halt::new()).await.unwrap();
+            let store = Store::open(options, Halt::new(), Arc::new(Real))
+                .await
+                .unwrap();
             Connection::open(&path)
                 .unwrap()
                 .execute_batch("DROP TABLE secret_tokens")
@@ -628,7 +644,7 @@ mod tests {
     #[test]
     fn a_stream_that_is_stopped_reports_every_token() {
         block(async {
-            let store = Store::open(options(Target::Demo), Halt::new())
+            let store = Store::open(options(Target::Demo), Halt::new(), Arc::new(Real))
                 .await
                 .unwrap();
             let mut stream = store.store(PageStream::ready([page(&vec!["aa"; 20_000])]));

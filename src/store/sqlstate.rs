@@ -4,8 +4,21 @@
 //! (its manual, appendix "Error Codes"); SQLite's failures are translated to them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::token::Detail;
+
+/// How often a token is sent before it is `failed`.
+pub const TRIES: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long a token waits that was sent `tries` times; `random` draws from 0.0 to 1.0 (full jitter):
+/// tokens that got into each other's way must not meet again.
+pub fn pause(tries: u32, random: f64) -> Duration {
+    let most = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(tries));
+    most.min(LONGEST_PAUSE).mul_f64(random)
+}
 
 /// What is to be done with a token after the database's verdict on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -121,7 +121,9 @@ pub mod functions {
 }
 
 fn wait(context: &NativeCallContext, time: Duration) -> RhaiResultOf<()> {
-    Host::of(context)?.wait(async { tokio::time::sleep(time).await })
+    let host = Host::of(context)?;
+    // Begun inside, where the runtime is at hand.
+    host.wait(async { host.clock().sleep(time).await })
 }
 
 /// When `retry` tries again.
@@ -155,13 +157,14 @@ fn run_retry(context: &NativeCallContext, rules: &Rules, action: &FnPtr) -> Rhai
             return Err(error);
         }
         let asked = asked_wait(&error);
-        if asked > Some(Host::of(context)?.fetcher().longest_wait()) {
+        let host = Host::of(context)?;
+        if asked > Some(host.fetcher().longest_wait()) {
             // It would end after the run: stop now and say so.
             return Err(error);
         }
         let wait_for = asked.unwrap_or_else(|| {
             let scale = rules.base.as_secs_f64() / 0.1;
-            backoff(attempt, fastrand::f64())
+            backoff(attempt, host.clock().jitter())
                 .mul_f64(scale)
                 .min(rules.max)
         });

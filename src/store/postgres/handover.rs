@@ -13,7 +13,7 @@ use super::pool::Shared;
 use crate::token::{Detail, Status};
 
 /// So often a token is sent whose connection is then lost: it may be the one that ends it.
-const MOST_LOSSES: u32 = 8;
+pub(in super::super) const MOST_LOSSES: u32 = 8;
 
 /// How a lane ended.
 pub(super) enum End {

@@ -27,8 +27,10 @@ pub(super) mod sent;
 mod setup;
 mod url;
 
+pub(super) use handover::MOST_LOSSES;
 pub use hosts::{Host, Session};
-pub(super) use pool::Pool;
+pub(super) use pool::{Pool, gone};
+pub(super) use refusal::every_insert_denied;
 pub use tokio_postgres::config::ChannelBinding;
 
 /// How the connection is secured, with libpq's meaning of each.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
-use super::super::Options;
 use super::super::job::{Job, Queue, Taker, Verdict};
+use super::super::{Later, Options};
 use super::Address;
 use super::connect::{Connector, Lookup};
 use super::handover::{End, Left, Start};
@@ -91,25 +91,26 @@ impl Pool {
             shared,
         })
     }
+}
 
-    /// The number below which no transaction of this store lies.
-    pub(crate) fn horizon(&self) -> i64 {
-        self.horizon
+impl super::super::Backend for Pool {
+    fn horizon(&self) -> Option<i64> {
+        Some(self.horizon)
     }
 
-    /// Looks for rows that an earlier process of the same run may have written; see
-    /// [`Store::recheck`](super::super::Store::recheck).
-    pub(crate) async fn recheck(
-        &self,
-        values: &[String],
+    fn recheck<'a>(
+        &'a self,
+        values: &'a [String],
         horizon: Option<i64>,
-    ) -> Result<HashMap<String, u64>, Fault> {
-        recheck(&self.shared, self.backend.as_ref(), values, horizon).await
+    ) -> Later<'a, Result<HashMap<String, u64>, Fault>> {
+        let own = self.backend.as_ref();
+        Box::pin(recheck(&self.shared, own, values, horizon))
     }
 
-    /// Waits until all connections have ended; the queue must be closed.
-    pub(crate) async fn join(self) {
-        let _ = self.foreman.await;
+    fn join(self: Box<Self>) -> Later<'static, ()> {
+        Box::pin(async {
+            let _ = self.foreman.await;
+        })
     }
 }
 
@@ -305,7 +306,16 @@ async fn reconnect(
 /// Ends the store for every job, because the database is gone or refuses. Those whose tokens are all
 /// sent hear of it too.
 fn condemn(shared: &Shared, jobs: &[Arc<Job>], fault: Fault) {
-    let verdict = if is_denied(&fault) {
+    let verdict = gone(fault, shared.patience);
+    for job in jobs {
+        job.tell(&verdict.fault);
+    }
+    shared.queue.condemn(verdict);
+}
+
+/// What is left becomes this where no connection was to be had within `patience`.
+pub(in super::super) fn gone(fault: Fault, patience: Duration) -> Verdict {
+    if is_denied(&fault) {
         Verdict {
             status: Status::NotAttempted,
             detail: Detail::reason("the database refused the run"),
@@ -318,13 +328,9 @@ fn condemn(shared: &Shared, jobs: &[Arc<Job>], fault: Fault) {
                 Kind::DbDenied { .. } => "the database takes no writes",
                 _ => "the database could not be reached",
             }),
-            fault: lost(fault, shared.patience),
+            fault: lost(fault, patience),
         }
-    };
-    for job in jobs {
-        job.tell(&verdict.fault);
     }
-    shared.queue.condemn(verdict);
 }
 
 fn lost(fault: Fault, patience: Duration) -> Fault {

@@ -282,7 +282,7 @@ pub(super) fn is_denied(fault: &Fault) -> bool {
 }
 
 /// The fault that ends the run where every token would meet the same verdict.
-pub(super) fn every_insert_denied(code: &str, message: &str) -> Fault {
+pub(in super::super) fn every_insert_denied(code: &str, message: &str) -> Fault {
     denied(code, "the database refuses every insert")
         .cause(format!("{message} ({code})"))
         .hint("look at the table's definition and the role's rights; nothing more was sent")

@@ -1,7 +1,6 @@
 //! What an answer means for the token that was asked about, and for the connection.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_postgres::error::DbError;
@@ -14,13 +13,8 @@ use super::super::sent::Span;
 use super::{Asked, Lane};
 use crate::store::doubt::{self, Flight};
 use crate::store::job::Verdict;
-use crate::store::sqlstate::{Class, Said, class_of, is_unsent};
+use crate::store::sqlstate::{Class, Said, TRIES, class_of, is_unsent, pause};
 use crate::token::Status;
-
-/// How often a token is sent before it is `failed`.
-const TRIES: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(25);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 impl Lane {
     /// Books the answer to what was asked foremost; false where it says that the connection is
@@ -86,10 +80,8 @@ impl Lane {
         match class {
             Class::Rejected => self.land(flight, Status::Rejected, Some(detail)),
             Class::Retry if flight.tries < TRIES && !flight.job.is_stopping() => {
-                // Full jitter: tokens that got into each other's way must not meet again.
-                let most = LONGEST_PAUSE.min(FIRST_PAUSE * 2_u32.pow(flight.tries));
                 self.waiting.push(Waiting {
-                    due: Instant::now() + most.mul_f64(fastrand::f64()),
+                    due: Instant::now() + pause(flight.tries, fastrand::f64()),
                     flight,
                     detail,
                 });

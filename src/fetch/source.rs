@@ -1,0 +1,52 @@
+//! What a fetch asks, and what comes back: the seam between paging and the wire.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use super::lines::LineParser;
+use super::refusal::no_list;
+use crate::fault::Fault;
+use crate::token::Page;
+
+/// What answers a request for tokens.
+pub trait Source: Send + Sync {
+    /// Asks for `count` tokens, once.
+    fn request(&self, count: u64) -> Answering<'_>;
+}
+
+/// An answer on its way.
+pub type Answering<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
+
+/// What one request brought: whole lines even where it failed half-way.
+pub struct Answer {
+    /// The tokens, at most as many as were asked for.
+    pub page: Page,
+    /// Tokens beyond what was asked for, dropped.
+    pub surplus: u64,
+    /// What went wrong.
+    pub fault: Option<Fault>,
+}
+
+impl Answer {
+    /// An answer without a token.
+    pub fn failed(fault: Fault) -> Self {
+        Self {
+            page: Page::from_texts([]),
+            surplus: 0,
+            fault: Some(fault),
+        }
+    }
+
+    /// What `parser` was fed by the source at `address`, until it ended or met `fault`.
+    pub fn of(parser: LineParser, fault: Option<Fault>, address: &str) -> Self {
+        let lines = parser.finish(fault.is_none());
+        if lines.markup {
+            return Self::failed(no_list(address, "it sent an HTML or XML document"));
+        }
+        Self {
+            page: lines.page,
+            surplus: lines.surplus,
+            fault,
+        }
+    }
+}

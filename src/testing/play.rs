@@ -1,0 +1,302 @@
+//! One case played: the run that it describes, from the script's check to the exit code, on fakes for
+//! the source, the database and the clock. Everything between them is what a real run has.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tracing::dispatcher;
+use url::Url;
+use uuid::Uuid;
+
+use super::clock::{Overrun, Virtual};
+use super::file::{Case, When};
+use super::source::{self, ADDRESS, Asked, Interruption};
+use crate::clock::Clock;
+use crate::config::Source;
+use crate::fetch::Fetcher;
+use crate::halt::{Cause, Halt};
+use crate::logging;
+use crate::problem::Problem;
+use crate::report::ledger::Ledger;
+use crate::report::summary::Counts;
+use crate::report::{Format, Reports};
+use crate::run;
+use crate::script::Script;
+use crate::script::emit::Emitter;
+use crate::script::host::Parts;
+use crate::store::Store;
+use crate::supervise::{Begun, Limits, watch_over};
+use crate::verdict::Finished;
+
+/// So much of each output is kept.
+const MOST_OUTPUT: usize = 16 << 20;
+
+/// What a case came to.
+pub(super) struct Played {
+    pub exit: u8,
+    /// In the order of [`Status::ALL`](crate::token::Status::ALL).
+    pub counts: [u64; 5],
+    pub stdout: String,
+    pub report: String,
+    pub ndjson: String,
+    pub json: String,
+    pub stderr: String,
+    pub slept: Duration,
+    /// The sizes that were asked for.
+    pub requests: Vec<u64>,
+    /// The files that the script wrote, by name.
+    pub files: Vec<(String, String)>,
+    /// Why it did not end by itself.
+    pub overrun: Option<Overrun>,
+    /// How long it took in real time.
+    pub took: Duration,
+}
+
+/// Plays a case, for `limit` of real time at the most.
+pub(super) fn play(case: &Case, limit: Duration) -> Played {
+    let began = Instant::now();
+    let stage = Stage {
+        clock: Virtual::new(limit),
+        asked: Asked::default(),
+        stdout: Output::default(),
+        report: Output::default(),
+        ndjson: Output::default(),
+        json: Output::default(),
+        // Without one, a script that wants to write files hears so.
+        folder: tempfile::tempdir().ok(),
+    };
+    let stderr = Output::default();
+    let heard = stderr.clone();
+    let log = logging::lines(case.settings.log, false, move || heard.clone());
+    let finished = dispatcher::with_default(&log, || stage.run(case));
+    let mut said = stderr.text();
+    let counts = match &finished.summary {
+        Some(summary) => {
+            said += &summary.line();
+            said.push('\n');
+            in_order(&summary.counts)
+        }
+        None => [0; 5],
+    };
+    if let Some(problem) = &finished.problem {
+        said += &problem.render(false);
+        said.push('\n');
+    }
+    let asked = stage.asked.lock().unwrap_or_else(PoisonError::into_inner);
+    Played {
+        exit: finished.exit.code(),
+        counts,
+        stdout: stage.stdout.text(),
+        report: stage.report.text(),
+        ndjson: stage.ndjson.text(),
+        json: stage.json.text(),
+        stderr: said,
+        slept: stage.clock.slept(),
+        requests: asked.clone(),
+        files: files(stage.folder.as_ref().map(tempfile::TempDir::path)),
+        overrun: stage.clock.overrun(),
+        took: began.elapsed(),
+    }
+}
+
+fn in_order(counts: &Counts) -> [u64; 5] {
+    [
+        counts.stored,
+        counts.rejected,
+        counts.failed,
+        counts.unknown,
+        counts.not_attempted,
+    ]
+}
+
+/// What a case is played on.
+struct Stage {
+    clock: Virtual,
+    asked: Asked,
+    stdout: Output,
+    report: Output,
+    ndjson: Output,
+    json: Output,
+    folder: Option<tempfile::TempDir>,
+}
+
+impl Stage {
+    fn run(&self, case: &Case) -> Finished {
+        let played = run::load(&case.settings).and_then(|script| {
+            let clock = self.clock.clone();
+            // Nothing but this program's clock can be waited for: the runtime has no timers.
+            let runtime = Builder::new_current_thread()
+                .on_thread_park(move || clock.idle())
+                .build()
+                .context("the runtime cannot be started")?;
+            let ended = runtime.block_on(self.clock.drive(self.supervised(case, script)));
+            Ok(ended.context("the run did not end although it was stopped")?)
+        });
+        played.unwrap_or_else(Finished::from)
+    }
+
+    async fn supervised(&self, case: &Case, script: Script) -> Finished {
+        let begun = Begun {
+            clock: Arc::new(self.clock.clone()),
+            instant: self.clock.now(),
+            timestamp: jiff::Timestamp::UNIX_EPOCH,
+            run_id: Uuid::nil(),
+        };
+        let (signals, mut arriving) = unbounded_channel();
+        for signal in &case.signals {
+            if let When::At(moment) = signal.when {
+                let (sender, name) = (signals.clone(), signal.cause);
+                let moment = self.clock.at(begun.instant + moment);
+                tokio::spawn(async move {
+                    moment.await;
+                    let _ = sender.send(name);
+                });
+            }
+        }
+        let limits = Limits::of(&case.settings);
+        let stops = async || next(&mut arriving).await;
+        watch_over(begun, limits, stops, |halt, begun| async {
+            let parts = self.parts(case, signals, halt, &begun)?;
+            run::carry_out(script, parts, begun).await
+        })
+        .await
+    }
+
+    /// Both ends, and what stands between them.
+    fn parts(
+        &self,
+        case: &Case,
+        signals: UnboundedSender<Cause>,
+        halt: Halt,
+        begun: &Begun,
+    ) -> Result<Parts, Problem> {
+        self.clock.stop_with(halt.clone());
+        let settings = &case.settings;
+        let Source::BuiltIn(limits) = settings.source.clone() else {
+            return Err(anyhow::anyhow!("a test case has a source of its own").into());
+        };
+        let url = Url::parse(ADDRESS).context("the test's source has no address")?;
+        let options = limits.at(url, Vec::new(), false);
+        let source = source::Case {
+            entries: case.entries.clone(),
+            interruptions: interruptions(case),
+            signals,
+            asked: Arc::clone(&self.asked),
+            timeout: options.timeout,
+            max_token: options.max_token,
+            clock: self.clock.clone(),
+            halt: halt.clone(),
+        };
+        let deadline = settings.deadline.map(|deadline| begun.instant + deadline);
+        let clock = &begun.clock;
+        let fetcher = Fetcher::new(
+            Box::new(source),
+            options,
+            halt.clone(),
+            Arc::clone(clock),
+            deadline,
+        );
+        let script = case.store.clone();
+        let store = Store::scripted(script, &settings.store, halt.clone(), Arc::clone(clock));
+        let folder = self.folder.as_ref().map(|folder| folder.path().to_owned());
+        Ok(Parts {
+            runtime: Handle::current(),
+            clock: Arc::clone(clock),
+            halt,
+            size: settings.size,
+            fetcher: Arc::new(fetcher),
+            store: Arc::new(store),
+            ledger: Ledger::new(self.reports(case)),
+            emitter: Emitter::new(folder),
+            environment: settings.env.clone(),
+        })
+    }
+
+    fn reports(&self, case: &Case) -> Reports {
+        let mut reports = Reports::on(Box::new(self.stdout.clone()));
+        reports.write_on_stdout(Format::Text);
+        for (format, output, expected) in [
+            (Format::Text, &self.report, &case.expect.report),
+            (Format::Ndjson, &self.ndjson, &case.expect.ndjson),
+            (Format::Json, &self.json, &case.expect.json),
+        ] {
+            if expected.is_some() {
+                reports.write_to(format, Box::new(output.clone()));
+            }
+        }
+        reports
+    }
+}
+
+async fn next(arriving: &mut UnboundedReceiver<Cause>) -> Cause {
+    match arriving.recv().await {
+        Some(cause) => cause,
+        None => std::future::pending().await,
+    }
+}
+
+fn interruptions(case: &Case) -> Vec<Interruption> {
+    let answered = case.signals.iter().filter_map(|signal| match signal.when {
+        When::Answered(after) => Some(Interruption {
+            after,
+            cause: signal.cause,
+        }),
+        When::At(_) => None,
+    });
+    answered.collect()
+}
+
+/// An output that is kept. Clones share it.
+#[derive(Clone, Default)]
+struct Output(Arc<Mutex<Vec<u8>>>);
+
+impl Output {
+    fn text(&self) -> String {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() + bytes.len() > MOST_OUTPUT {
+            return Err(io::Error::other(
+                "a test case may write no more than 16 MiB",
+            ));
+        }
+        kept.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The files below `folder` by name, in the order of their names.
+fn files(folder: Option<&Path>) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut folders: Vec<_> = folder.map(Path::to_owned).into_iter().collect();
+    while let Some(one) = folders.pop() {
+        for entry in fs::read_dir(one).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let bytes = fs::read(&path).unwrap_or_default();
+            let name = folder.and_then(|folder| path.strip_prefix(folder).ok());
+            let name = name.unwrap_or(&path).display().to_string();
+            found.push((name, String::from_utf8_lossy(&bytes).into_owned()));
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,256 @@
+//! Test files: which are found and chosen, and what a person reads of one that has a mistake.
+
+use crate::support::command::Command;
+use crate::support::snapshot::shows;
+
+fn test() -> Command {
+    Command::new().arg("test")
+}
+
+/// What a person reads of these test files, of which none is right.
+#[track_caller]
+fn mistakes(texts: &[&str]) -> String {
+    let files = texts.iter().enumerate();
+    let command = files.fold(test(), |command, (at, yaml)| {
+        command.file(&format!("{at:02}.test.yaml"), yaml)
+    });
+    // A sound one beside them is not run.
+    let run = command.file("sound.test.yaml", "- name: a\n").run();
+    let run = run.expect_code(2);
+    assert_eq!(run.stdout, "");
+    run.stderr
+}
+
+#[test]
+fn a_key_or_value_that_is_wrong_names_its_place() {
+    let said = mistakes(&[
+        "- name: a\n  expct: {}\n",
+        "- name: a\n  expect:\n    cuonts: {stored: 2}\n",
+        "- name: a\n  source:\n    - {connect: refsued}\n",
+        "- name: a\n  source: [tokens: [1.50]]\n",
+        "- name: a\n  store:\n    a: [stored, losst]\n",
+        "- name: a\n  store:\n    a: {sqlstate: 235}\n",
+        "- name: a\n  store:\n    a: stored\n    a: lost\n",
+        "- name: a\n  signals:\n    - {name: KILL, at: 1s}\n",
+        "- name: a\n  expect:\n    slept: 2\n",
+        "- name: a\n  expect:\n    requests: many\n",
+        "name: a\n",
+        "- name: a\n\tsize: 3\n",
+        "",
+    ]);
+    shows!(said, @r#"
+    error: unknown key `expct`
+      ╭▸ 00.test.yaml:2:3
+      │
+    2 │   expct: {}
+      ╰╴  ━━━━━ did you mean `expect`?
+    error: unknown key `cuonts` in `expect`
+      ╭▸ 01.test.yaml:3:5
+      │
+    3 │     cuonts: {stored: 2}
+      ╰╴    ━━━━━━ did you mean `counts`?
+    error: `source[0].connect` must be refused, or be left out
+      ╭▸ 02.test.yaml:3:17
+      │
+    3 │     - {connect: refsued}
+      ╰╴                ━━━━━━━
+    error: `source[0].tokens[0]` must be text: put it in quotes, not a number
+      ╭▸ 03.test.yaml:2:21
+      │
+    2 │   source: [tokens: [1.50]]
+      ╰╴                    ━━━━
+    error: `store.a[1]` must be one of stored, lost, found, unknown, down, a mapping such as {sqlstate: "23514"}, or a list of these, one a try
+      ╭▸ 04.test.yaml:3:17
+      │
+    3 │     a: [stored, losst]
+      ╰╴                ━━━━━
+    error: `store.a.sqlstate` must be the five characters of a code, in quotes, such as "23514"
+      ╭▸ 05.test.yaml:3:19
+      │
+    3 │     a: {sqlstate: 235}
+      ╰╴                  ━━━
+    error: key `a` stands twice in `store`
+      ╭▸ 06.test.yaml:4:5
+      │
+    4 │     a: lost
+      ╰╴    ━ it stands above already
+    error: `signals[0].name` must be TERM or INT
+      ╭▸ 07.test.yaml:3:14
+      │
+    3 │     - {name: KILL, at: 1s}
+      ╰╴             ━━━━
+    error: `expect.slept` must have a unit, such as 500ms, 20s or 10m
+      ╭▸ 08.test.yaml:3:12
+      │
+    3 │     slept: 2
+      ╰╴           ━
+    error: `expect.requests` must be a whole number, or a list of the sizes that are asked for, not text
+      ╭▸ 09.test.yaml:3:15
+      │
+    3 │     requests: many
+      ╰╴              ━━━━
+    error: the file must be a list, not a mapping
+      ╭▸ 10.test.yaml:1:1
+      │
+    1 │ name: a
+      ╰╴━━━━━━━
+    error: the test file is not valid YAML
+      ╭▸ 11.test.yaml:2:1
+      │
+    2 │     size: 3
+      ╰╴━━━━ found a tab character that violates indentation, while scanning a plain scalar at line 1 column 9
+    hint: YAML is indented with blanks, not with tabs
+    error: the test file has no case
+     ─▸ 12.test.yaml:1:1
+    hint: a test file is a list of cases, each with a `name`; docs/testing.md shows them
+    "#);
+}
+
+#[test]
+fn keys_that_do_not_go_together_name_their_place() {
+    let said = mistakes(&[
+        "- size: 3\n",
+        "- name: a\n  source:\n    - {tokens: [a], status: 503}\n",
+        "- name: a\n  source:\n    - {status: 200}\n",
+        "- name: a\n  source:\n    - {delay: 1s}\n",
+        "- name: a\n  source:\n    - {retry_after: 1s, tokens: [a]}\n",
+        "- name: a\n  source:\n    - {cut: true, timeout: true}\n",
+        "- name: a\n  source:\n    - {cut: true, connect: refused}\n",
+        "- name: a\n  store:\n    a: {constraint: x}\n",
+        "- name: a\n  store:\n    a: {reject: x, sqlstate: \"23514\"}\n",
+        "- name: a\n  store:\n    a: []\n",
+        "- name: a\n  signals:\n    - {name: TERM}\n",
+        "- name: a\n  signals:\n    - {at: 1s}\n",
+        "- name: a\n  env: {MAX_TOKENS: none}\n",
+    ]);
+    shows!(said, @r#"
+    error: the case has no `name`
+      ╭▸ 00.test.yaml:1:3
+      │
+    1 │ - size: 3
+      ╰╴  ━
+    error: an answer cannot have both `tokens` and `status`
+      ╭▸ 01.test.yaml:3:21
+      │
+    3 │     - {tokens: [a], status: 503}
+      ╰╴                    ━━━━━━
+    error: `status` must be an HTTP status other than 200; `tokens` answers 200
+      ╭▸ 02.test.yaml:3:8
+      │
+    3 │     - {status: 200}
+      ╰╴       ━━━━━━
+    error: an answer needs `tokens`, `count`, `body`, `status`, `timeout`, `cut` or `connect`
+      ╭▸ 03.test.yaml:3:7
+      │
+    3 │     - {delay: 1s}
+      ╰╴      ━
+    error: `retry_after` goes with a `status`, such as 503
+      ╭▸ 04.test.yaml:3:8
+      │
+    3 │     - {retry_after: 1s, tokens: [a]}
+      ╰╴       ━━━━━━━━━━━
+    error: an answer cannot be both `cut` and a `timeout`
+      ╭▸ 05.test.yaml:3:19
+      │
+    3 │     - {cut: true, timeout: true}
+      ╰╴                  ━━━━━━━
+    error: an answer cannot have both `connect` and `cut`
+      ╭▸ 06.test.yaml:3:8
+      │
+    3 │     - {cut: true, connect: refused}
+      ╰╴       ━━━
+    error: `constraint` and `message` go with a `sqlstate`
+      ╭▸ 07.test.yaml:3:5
+      │
+    3 │     a: {constraint: x}
+      ╰╴    ━
+    error: a reply cannot have both `sqlstate` and `reject`
+      ╭▸ 08.test.yaml:3:5
+      │
+    3 │     a: {reject: x, sqlstate: "23514"}
+      ╰╴    ━
+    error: the list needs a reply for the first try
+      ╭▸ 09.test.yaml:3:5
+      │
+    3 │     a: []
+      ╰╴    ━
+    error: a signal needs either `after_requests` or `at`
+      ╭▸ 10.test.yaml:3:7
+      │
+    3 │     - {name: TERM}
+      ╰╴      ━
+    error: a signal needs a `name`, TERM or INT
+      ╭▸ 11.test.yaml:3:7
+      │
+    3 │     - {at: 1s}
+      ╰╴      ━
+    error: MAX_TOKENS must be a whole number of at least 1, not `none`
+      ╭▸ 12.test.yaml:1:3
+      │
+    1 │ - name: a
+      ╰╴  ━
+    "#);
+}
+
+#[test]
+fn mistakes_have_a_form_for_machines() {
+    let run = test()
+        .file("a.test.yaml", "- name: a\n  expct: {}\n")
+        .args(["--error-format", "json"])
+        .run()
+        .expect_code(2);
+    shows!(run.stderr, @r#"{"message":"unknown key `expct`","file":"a.test.yaml","line":2,"column":3,"label":"did you mean `expect`?","exit_code":2}"#);
+}
+
+#[test]
+fn nothing_to_run_is_a_mistake() {
+    let run = test().run().expect_code(2);
+    shows!(run.stderr, @"
+    error: no pipeline test in .
+    hint: a folder is searched for files that are called NAME.test.yaml
+    ");
+    let run = test().arg("none").run().expect_code(2);
+    shows!(run.stderr, @"
+    error: cannot look for pipeline tests in none
+      caused by: No such file or directory (os error 2)
+    ");
+    let run = test()
+        .file("a.test.yaml", "- name: a\n")
+        .args(["--filter", "b: "])
+        .run()
+        .expect_code(2);
+    shows!(run.stderr, @"
+    error: no case has `b: ` in its name
+    hint: `--filter` chooses among 1 case, FILE: NAME
+    ");
+}
+
+#[test]
+fn files_are_found_below_folders_in_order_and_chosen_by_name() {
+    let one = "- name: one\n  size: 1\n  source: [count: 1]\n- name: two\n  skip: not now\n";
+    let command = || {
+        test()
+            .file("b/x.test.yaml", one)
+            .file("b/deep/y.test.yaml", one)
+            .file("a.test.yaml", one)
+            .file("b/.hidden/z.test.yaml", "no")
+            .file("target/z.test.yaml", "no")
+            .file("b/other.yaml", "no")
+    };
+    shows!(command().run().expect_code(0).stdout, @"
+    ok    a: one
+    skip  a: two (not now)
+    ok    b/deep/y: one
+    skip  b/deep/y: two (not now)
+    ok    b/x: one
+    skip  b/x: two (not now)
+    3 passed, 0 failed, 3 skipped in [seconds] s
+    ");
+    let run = command()
+        .args(["b", "a.test.yaml", "--filter", "y: one"])
+        .run();
+    shows!(run.expect_code(0).stdout, @"
+    ok    deep/y: one
+    1 passed, 0 failed in [seconds] s
+    ");
+}

@@ -1,0 +1,337 @@
+//! What a person sees of a case that fails, the file for continuous integration, and the reports that
+//! `--update` writes.
+
+use std::fs;
+
+use quick_xml::Reader;
+use quick_xml::events::Event;
+
+use crate::support::command::{Command, Run};
+use crate::support::root;
+use crate::support::snapshot::shows;
+
+fn test() -> Command {
+    Command::new().arg("test")
+}
+
+/// The output of a case in a file of its own, without the closing line.
+fn case(yaml: &str) -> (Run, String) {
+    let script = "loop { try { fetch_once(1); } catch (e) { log_info(e.kind); } }";
+    let command = test().file("catch.rhai", script);
+    let run = command.file("a.test.yaml", yaml).run();
+    let shown = run.stdout.clone();
+    let (lines, _) = shown.trim_end().rsplit_once('\n').unwrap_or(("", ""));
+    (run, lines.to_owned())
+}
+
+#[test]
+fn a_broken_line_of_an_example_shows_what_differs() {
+    let read = |name: &str| fs::read_to_string(root().join("examples").join(name)).unwrap();
+    let script = read("retry_failed.rhai");
+    let broken = script.replace("    outcomes = store(failed);\n", "");
+    assert_ne!(script, broken);
+    let run = test()
+        .file("retry_failed.rhai", broken)
+        .file("retry_failed.test.yaml", read("retry_failed.test.yaml"))
+        .run()
+        .expect_code(1);
+    shows!(run.stdout, @"
+    FAIL  retry_failed: stores again what a lost connection left
+          retry_failed.test.yaml:12:5
+          report: - expected, + got
+            stored    aa
+            stored    bb
+          - stored    cc
+          + failed    cc  the connection was lost before the token was stored
+          exit: expected 0, got 5
+          counts.stored: expected 3, got 2
+          counts.failed: expected 0, got 1
+    FAIL  retry_failed: leaves what does not heal as failed, and says so by its exit code
+          retry_failed.test.yaml:28:5
+          slept: expected 6s 100ms, got 100ms
+    ok    retry_failed: does not send again what may be stored already
+    1 passed, 2 failed in [seconds] s
+    ");
+    assert_eq!(run.stderr, "");
+}
+
+#[test]
+fn each_expectation_that_fails_is_shown() {
+    let (run, shown) = case(
+        "- name: all of them
+  size: 2
+  source:
+    - tokens: [aa, bb]
+    - tokens: [cc]
+  expect:
+    exit: 4
+    counts: {stored: 1, rejected: 1}
+    report: |
+      stored    aa
+      stored    bb \u{20}
+    stdout: ''
+    stderr: [\"a needle\"]
+    slept: 1s
+    files: {a.txt: x}
+",
+    );
+    assert_eq!(run.code, Some(1));
+    shows!(shown, @"
+    FAIL  a: all of them
+          a.test.yaml:9:5
+          report: - expected, + got
+            stored    aa
+          - stored    bb··
+          + stored    bb
+          stdout: - expected, + got
+          + stored    aa
+          + stored    bb
+          files.a.txt: the script did not write it
+          exit: expected 4, got 0
+          counts.stored: expected 1, got 2
+          counts.rejected: expected 1, got 0
+          slept: expected 1s, got 0s
+          stderr: expected `a needle` in
+            2 requested, 2 received in 1 request: 2 stored, 0 rejected in [seconds] s ([rate] tokens/s)
+          source: the case has 2 answers, the run asked for 1; `requests: 1` says that this is meant
+    ");
+}
+
+#[test]
+fn a_long_difference_shows_the_lines_around_it() {
+    let report: Vec<String> = (1..=40)
+        .map(|n| format!("      stored    t{n}\n"))
+        .collect();
+    let report = report.concat().replace("t20\n", "u20\n");
+    let (_, shown) = case(&format!(
+        "- name: long\n  size: 40\n  source: [count: 40]\n  expect:\n    report: |\n{report}"
+    ));
+    shows!(shown, @"
+    FAIL  a: long
+          a.test.yaml:5:5
+          report: - expected, + got
+            …
+            stored    t17
+            stored    t18
+            stored    t19
+          - stored    u20
+          + stored    t20
+            stored    t21
+            stored    t22
+            stored    t23
+    ");
+}
+
+#[test]
+fn a_request_without_an_answer_ends_the_case_at_once() {
+    let (_, shown) = case(
+        "- name: one too many
+  size: 3
+  source:
+    - tokens: [aa]
+    - tokens: [bb]
+- name: caught by the script
+  script: catch.rhai
+- name: one too few
+  size: 1
+  source:
+    - tokens: [aa]
+    - tokens: [bb]
+- name: one too few, which is meant
+  size: 1
+  source:
+    - tokens: [aa]
+    - tokens: [bb]
+  expect: {requests: 1}
+",
+    );
+    shows!(shown, @"
+    FAIL  a: one too many
+          a.test.yaml:1:3
+          the run sent a request number 3, for 1 token, and the case has 2 answers
+    FAIL  a: caught by the script
+          a.test.yaml:6:3
+          the run sent a request number 1, for 1 token, and the case has 0 answers
+    FAIL  a: one too few
+          a.test.yaml:12:7
+          source: the case has 2 answers, the run asked for 1; `requests: 1` says that this is meant
+    ok    a: one too few, which is meant
+    ");
+}
+
+#[test]
+fn a_script_that_computes_for_ever_is_ended_by_real_time() {
+    let yaml = "- name: computes for ever
+  script: loop.rhai
+  options: {deadline: 1s}
+- name: computes for ever while it words its lines
+  script: words.rhai
+  size: 1
+  source: [count: 1]
+";
+    let run = test()
+        .file("loop.rhai", "loop {}")
+        .file(
+            "words.rhai",
+            "report(store(fetch(SIZE)), |outcome| loop {});",
+        )
+        .file("a.test.yaml", yaml)
+        .args(["--timeout", "300ms"])
+        .run()
+        .expect_code(1);
+    shows!(run.stdout, @"
+    FAIL  a: computes for ever
+          a.test.yaml:1:3
+          the case did not end within 300ms of real time (`--timeout` sets the limit); is there a loop without an end?
+    FAIL  a: computes for ever while it words its lines
+          a.test.yaml:4:3
+          the case did not end within 300ms of real time (`--timeout` sets the limit); is there a loop without an end?
+    0 passed, 2 failed in [seconds] s
+    ");
+}
+
+#[test]
+fn a_script_that_goes_too_far_ends_by_itself() {
+    let yaml = "- name: within its operations
+  script: loop.rhai
+  options: {max_operations: 10000}
+  expect: {exit: 3, stderr: [the script ran past a limit]}
+- name: calls itself for ever
+  script: deep.rhai
+  expect: {exit: 3, stderr: [functions call each other too deeply]}
+- name: writes for ever
+  script: flood.rhai
+  expect: {exit: 3, stderr: [standard output cannot be written any more]}
+- name: sleeps for ever
+  script: sleeper.rhai
+  options: {deadline: 10h}
+  expect: {exit: 3, slept: 10h}
+";
+    let run = test()
+        .file("loop.rhai", "loop {}")
+        .file("deep.rhai", "fn f(n) { f(n + 1) }\nf(0);\n")
+        .file(
+            "flood.rhai",
+            "let s = \"x\"; for i in 0..18 { s += s; }\nloop { emit(s); }",
+        )
+        .file("sleeper.rhai", "loop { sleep(\"7m\"); }")
+        .file("a.test.yaml", yaml)
+        .run();
+    assert_eq!(run.code, Some(0), "{}", run.stdout);
+}
+
+#[test]
+fn the_outcome_is_written_as_junit_xml() {
+    let yaml = "- name: passes & <is> \"quoted\"
+  size: 1
+  source: [count: 1]
+- name: \"fails \\e[31m\"
+  size: 1
+  source: [count: 1]
+  expect:
+    report: |
+      rejected  t1  <&>
+- name: waits
+  skip: for ]]> better days
+";
+    let run = test()
+        .file("b/a.test.yaml", yaml)
+        .args(["--junit", "out.xml"])
+        .run();
+    let run = run.expect_code(1);
+    assert!(!run.stdout.contains('\u{1b}'), "{}", run.stdout);
+    let xml = fs::read_to_string(run.path("out.xml")).unwrap();
+    let mut reader = Reader::from_str(&xml);
+    let mut texts = String::new();
+    loop {
+        match reader.read_event().expect("well-formed") {
+            Event::Eof => break,
+            Event::Text(text) => texts += &text,
+            _ => {}
+        }
+    }
+    assert!(texts.contains("- rejected  t1"), "{texts}");
+    shows!(without_times(&xml), @r#"
+    <?xml version="1.0" encoding="UTF-8"?>
+    <testsuites tests="3" failures="1" errors="0" skipped="1" time="[time]">
+      <testsuite name="b/a.test.yaml" tests="3" failures="1" errors="0" skipped="1" time="[time]">
+        <testcase name="passes &amp; &lt;is&gt; &quot;quoted&quot;" classname="b/a" file="b/a.test.yaml" line="1" time="[time]"/>
+        <testcase name="fails �[31m" classname="b/a" file="b/a.test.yaml" line="8" time="[time]">
+          <failure message="report: - expected, + got">      b/a.test.yaml:8:5
+          report: - expected, + got
+          - rejected  t1  &lt;&amp;&gt;
+          + stored    t1
+    </failure>
+        </testcase>
+        <testcase name="waits" classname="b/a" file="b/a.test.yaml" line="10" time="[time]">
+          <skipped message="for ]]&gt; better days"/>
+        </testcase>
+      </testsuite>
+    </testsuites>
+    "#);
+}
+
+/// The document with every time taken out.
+fn without_times(xml: &str) -> String {
+    let mut parts = xml.split("time=\"");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        let (_, rest) = part.split_once('"').unwrap();
+        format!("{text}time=\"[time]\"{rest}")
+    })
+}
+
+#[test]
+fn update_writes_the_reports_and_nothing_else() {
+    let yaml = "# a comment
+- name: wrong   # beside its name
+  size: 2
+  source:
+    - tokens: [aa, bb]
+  expect:
+    report: |   # kept
+      stored    aa
+    # between
+    counts: {stored: 2}
+
+- name: wrong in more than that
+  size: 1
+  source: [tokens: [aa]]
+  expect: {exit: 4, report: ''}
+- name: right
+  size: 1
+  source: [tokens: [aa]]
+  expect: {report: stored    aa}
+";
+    let run = test().file("a.test.yaml", yaml).arg("--update").run();
+    let run = run.expect_code(1);
+    shows!(run.stdout, @"
+    ok    a: wrong (report updated)
+    FAIL  a: wrong in more than that
+          a.test.yaml:15:12
+          exit: expected 4, got 0
+          the run said
+            1 requested, 1 received in 1 request: 1 stored, 0 rejected in [seconds] s ([rate] tokens/s)
+    ok    a: right
+    2 passed, 1 failed in [seconds] s
+    ");
+    let expected = yaml
+        .replace(
+            "      stored    aa\n    # b",
+            "      stored    aa\n      stored    bb\n    # b",
+        )
+        .replace("report: ''", "report: \"stored    aa\\n\"");
+    let written = fs::read_to_string(run.path("a.test.yaml")).unwrap();
+    assert_eq!(written, expected);
+    let again = test().file("a.test.yaml", expected).run().expect_code(1);
+    shows!(again.stdout, @"
+    ok    a: wrong
+    FAIL  a: wrong in more than that
+          a.test.yaml:16:12
+          exit: expected 4, got 0
+          the run said
+            1 requested, 1 received in 1 request: 1 stored, 0 rejected in [seconds] s ([rate] tokens/s)
+    ok    a: right
+    2 passed, 1 failed in [seconds] s
+    ");
+}

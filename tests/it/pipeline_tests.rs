@@ -1,0 +1,292 @@
+//! `token_service test`: cases come to what real runs come to, and out the same each time. Those of
+//! `examples/`, of `scripts/` and of the guide are part of this suite.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::support::command::Command;
+use crate::support::database::Database;
+use crate::support::root;
+use crate::support::source::{Answer, Source};
+
+/// The names of the files in a folder of the repository that end so.
+fn named(folder: &str, ending: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root().join(folder)).unwrap();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.display().to_string().ends_with(ending));
+    paths.sort();
+    paths
+}
+
+fn test() -> Command {
+    Command::new().arg("test")
+}
+
+#[test]
+fn the_cases_of_examples_and_scripts_pass() {
+    let folders = ["examples", "scripts"];
+    let command = folders
+        .iter()
+        .fold(test(), |command, folder| command.arg(root().join(folder)));
+    let run = command.run();
+    assert_eq!(run.code, Some(0), "{}", run.stdout);
+    let files = folders.map(|folder| named(folder, ".test.yaml")).concat();
+    let texts = files.iter().map(|file| fs::read_to_string(file).unwrap());
+    let begins = |text: String| {
+        text.lines()
+            .filter(|line| line.starts_with("- name:"))
+            .count()
+    };
+    let cases: usize = texts.map(begins).sum();
+    assert!(cases >= 20);
+    let closing = format!("\n{cases} passed, 0 failed in ");
+    assert!(run.stdout.contains(&closing), "{}", run.stdout);
+    for script in folders.map(|folder| named(folder, ".rhai")).concat() {
+        assert!(
+            script.with_extension("test.yaml").exists(),
+            "{script:?} is not tested"
+        );
+    }
+}
+
+/// A script whose fetching goes on while it looks elsewhere, so that chance would show.
+const RACE: &str = "
+    let seen = 0;
+    for page in fetch(SIZE).pages() {
+        seen += page.len;
+        emit(`page ${seen}`);
+        let outcomes = store(page);
+        if seen == 4 { break; }
+        sleep(\"1s\");
+        report(outcomes);
+    }
+    for outcome in store([\"x\", \"y\"]) { emit(outcome.token); if outcome.token == \"x\" { break; } }
+";
+
+#[test]
+fn a_case_comes_out_the_same_each_time() {
+    let delays = ["0s", "100ms", "200ms", "300ms", "400ms", "500ms"];
+    let entries = delays.map(|delay| format!("    - {{count: 2, delay: {delay}}}\n"));
+    let entries = entries.concat();
+    let cases: Vec<String> = (0..40)
+        .map(|n| {
+            format!(
+                "- name: case {n}
+  script: race.rhai
+  size: 12
+  options: {{page_size: 2}}
+  source:
+{entries}  store:
+    t3: [{{sqlstate: \"40001\", delay: 1s}}, stored]
+  expect: {{exit: 99, stdout: none, requests: 99, slept: 99s, stderr: none}}
+"
+            )
+        })
+        .collect();
+    let run = test()
+        .file("race.rhai", RACE)
+        .file("a.test.yaml", cases.concat())
+        .args(["--jobs", "4"])
+        .run()
+        .expect_code(1);
+    let plain = |part: &str| {
+        let lines = part.lines().skip(2).filter(|line| line.starts_with(' '));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let mut outcomes: Vec<String> = run.stdout.split("FAIL  ").skip(1).map(plain).collect();
+    assert_eq!(outcomes.len(), 40);
+    outcomes.dedup();
+    assert_eq!(outcomes.len(), 1, "{}", outcomes.join("\n---\n"));
+}
+
+/// The parts of a real run's answers and of a case's source that say the same.
+fn alike() -> Vec<(&'static str, Vec<Answer>, &'static str)> {
+    vec![
+        (
+            "[tokens: [aa, b-b], tokens: [cc, dd, ee]]",
+            vec![
+                Answer::tokens(["aa", "b-b"]),
+                Answer::tokens(["cc", "dd", "ee"]),
+            ],
+            "report(store(fetch(SIZE)));",
+        ),
+        (
+            "[{status: 503, retry_after: 0s}, {status: 500}]",
+            vec![
+                Answer::status(503).header("retry-after", "0"),
+                Answer::status(500),
+            ],
+            "report(store(fetch(SIZE)));",
+        ),
+        (
+            "[{tokens: [aa, bb], cut: true}]",
+            vec![Answer::cut("aa\nbb\n", 1000)],
+            "report(store(fetch(SIZE)), |o| `${o.status}: ${o.token}`);",
+        ),
+        (
+            "[tokens: [aa, \"c\\td\", cc]]",
+            vec![Answer::tokens(["aa", "c\td", "cc"])],
+            "for token in fetch(SIZE) { if token != \"cc\" { report(store(token)); } }",
+        ),
+        (
+            "[body: \"<html>\"]",
+            vec![Answer::raw("text/plain", "<html>")],
+            "try { fetch_once(1); } catch (e) { emit(`${e.kind} ${e.message}`); } throw \"gone\";",
+        ),
+    ]
+}
+
+#[test]
+fn a_case_comes_to_what_a_real_run_comes_to() {
+    for (entries, answers, script) in alike() {
+        let source = Source::answers(answers);
+        let database = Database::seed();
+        let real = Command::new()
+            .source(&source)
+            .database(&database)
+            .file("mine.rhai", script)
+            .args(["3", "--script", "mine.rhai"])
+            .run();
+        let check = "{sqlstate: \"23514\", constraint: secret_tokens_data_check}";
+        let code = real.code.unwrap();
+        let counts = source.requests().len();
+        let mut lines: Vec<&str> = real.stdout.lines().collect();
+        lines.sort_unstable();
+        // Everything but the address, the time that it took, and the order of the outcomes.
+        let error = real.stderr.lines().find(|line| line.starts_with("error:"));
+        let message = error.unwrap_or_default();
+        let summary = real
+            .stderr
+            .lines()
+            .find(|line| line.contains(" requested, "));
+        let summary = summary
+            .and_then(|line| line.split(" in 0.").next())
+            .unwrap_or_default();
+        let yaml = format!(
+            "- name: a
+  script: mine.rhai
+  size: 3
+  source: {entries}
+  store: {{b-b: {check}}}
+  expect:
+    exit: {code}
+    requests: {counts}
+    stderr: [{message:?}, {summary:?}]
+    stdout: the real one
+"
+        );
+        let played = test()
+            .file("mine.rhai", script)
+            .file("a.test.yaml", yaml)
+            .run();
+        let mut got: Vec<&str> = played
+            .stdout
+            .lines()
+            .filter_map(|line| line.strip_prefix("      + "))
+            .collect();
+        got.sort_unstable();
+        assert_eq!(got, lines, "{script}: {}", played.stdout);
+        let differences = played
+            .stdout
+            .lines()
+            .filter(|line| line.contains(": expected"));
+        let differences: Vec<&str> = differences.collect();
+        assert!(differences.is_empty(), "{script}: {}", played.stdout);
+    }
+}
+
+/// The fenced blocks of `docs/testing.md` of one kind.
+fn blocks(kind: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join("docs/testing.md")).unwrap();
+    let opening = format!("```{kind}\n");
+    let rest = text.split(&opening).skip(1);
+    rest.map(|rest| rest.split("```").next().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn every_case_of_the_guide_passes() {
+    let script = blocks("rhai").concat();
+    let cases = blocks("yaml");
+    assert!(cases.len() >= 7);
+    let command = cases
+        .iter()
+        .enumerate()
+        .fold(test(), |command, (at, yaml)| {
+            command.file(&format!("{at}.test.yaml"), yaml)
+        });
+    let run = command.file("files.rhai", script).run();
+    assert_eq!(run.code, Some(0), "{}", run.stdout);
+}
+
+#[test]
+fn every_key_is_in_the_guide() {
+    let guide = fs::read_to_string(root().join("docs/testing.md")).unwrap();
+    for unknown in [
+        "xyzzy: 1",
+        "options: {xyzzy: 1}",
+        "source: [xyzzy: 1]",
+        "store: {a: {xyzzy: 1}}",
+        "signals: [xyzzy: 1]",
+        "expect: {xyzzy: 1}",
+        "expect: {counts: {xyzzy: 1}}",
+        "expect: {reports: {xyzzy: 1}}",
+    ] {
+        let yaml = format!("- name: a\n  {unknown}\n");
+        let run = test().file("a.test.yaml", yaml).run().expect_code(2);
+        let (_, known) = run
+            .stderr
+            .split_once("the keys known here: ")
+            .expect(unknown);
+        for key in known.trim().split(", ") {
+            let ways = [
+                format!("`{key}`"),
+                format!("`{key}:"),
+                format!("{{{key}:"),
+                format!(", {key}:"),
+            ];
+            let is_told = ways.iter().any(|way| guide.contains(way));
+            assert!(is_told, "{key} of {unknown}");
+        }
+    }
+}
+
+#[test]
+fn the_environment_of_the_process_does_not_reach_a_case() {
+    let yaml = "- name: a
+  script: a.rhai
+  env: {TOKEN_B: own, OTHER: hidden}
+  expect:
+    stdout: |
+      none own none
+";
+    let script = "emit(env::get(\"TOKEN_A\", \"none\") + \" \" + env::get(\"TOKEN_B\") + \" \" + env::get(\"OTHER\", \"none\"));";
+    let run = test()
+        .env("TOKEN_A", "real")
+        .env("TOKEN_SERVICE_SIZE", "none")
+        .file("a.rhai", script)
+        .file("a.test.yaml", yaml)
+        .run();
+    assert_eq!(run.code, Some(0), "{}{}", run.stdout, run.stderr);
+}
+
+#[test]
+fn scripts_import_from_their_own_folder() {
+    let run = test()
+        .file("scripts/lib/words.rhai", "fn greet(name) { `hi ${name}` }")
+        .file(
+            "scripts/mine.rhai",
+            "import \"lib/words\" as words;\nemit(words::greet(\"you\"));\nwords::greet();\n",
+        )
+        .file(
+            "tests/a.test.yaml",
+            "- name: a\n  script: ../scripts/mine.rhai\n  expect: {stdout: hi you}\n",
+        )
+        .run()
+        .expect_code(1);
+    assert!(
+        run.stdout.contains("╭▸ scripts/mine.rhai:3:"),
+        "{}",
+        run.stdout
+    );
+}
