@@ -62,6 +62,15 @@ impl Env {
         self.variables.contains_key(name)
     }
 
+    /// True where a proxy is named, as curl and others read it.
+    pub fn names_a_proxy(&self) -> bool {
+        let names = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
+        let mut names = names
+            .iter()
+            .flat_map(|name| [(*name).to_owned(), name.to_lowercase()]);
+        names.any(|name| self.has(&name))
+    }
+
     /// False where the user asked for text without colours, by `NO_COLOR` (see no-color.org) or a
     /// terminal that has none. Whether there is a terminal at all is the caller's to find out.
     pub fn allows_color(&self) -> bool {

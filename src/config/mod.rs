@@ -123,7 +123,12 @@ impl<'a> Layers<'a> {
                 let headers = self.headers()?;
                 let target = database::target(self.env, &self.file)?.ok_or_else(no_database)?;
                 let secrets = self.secrets(&headers, &target);
-                (Source::Http(limits.at(url, headers, true)), target, secrets)
+                let proxy = self.env.names_a_proxy();
+                (
+                    Source::Http(limits.at(url, headers, proxy)),
+                    target,
+                    secrets,
+                )
             }
         };
         let run = &self.file.run;

@@ -103,7 +103,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(source.page_size, 10_000);
     assert_eq!((source.max_body, source.max_token), (32 << 20, 1 << 10));
     assert_eq!((source.retries, source.max_requests), (3, None));
-    assert!(source.top_up && source.proxy);
+    assert!(source.top_up && !source.proxy, "no proxy is named");
     let address = address(&settings);
     assert_eq!(places(address), ["db.internal:5432"]);
     assert_eq!(address.sslmode, SslMode::Require);
@@ -277,6 +277,14 @@ fn the_demo_needs_nothing_and_looks_at_nothing() {
         false,
     );
     assert_eq!(options.page_size, 3);
+}
+
+#[test]
+fn a_proxy_is_asked_where_the_environment_names_one() {
+    for name in ["http_proxy", "HTTPS_PROXY", "all_proxy"] {
+        let settings = load_env(&env(&[(name, "http://proxy.internal:3128")])).unwrap();
+        assert!(http(&settings).proxy, "{name}");
+    }
 }
 
 #[test]
