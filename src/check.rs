@@ -12,6 +12,7 @@ pub fn check(checked: &Checked) -> (String, Vec<Problem>) {
         size: checked.size,
         vars: checked.vars.clone(),
         max_operations: checked.script_limits.max_operations,
+        max_memory: checked.script_limits.max_memory,
     };
     let mut sound = String::new();
     let mut problems = Vec::new();

@@ -314,8 +314,11 @@ impl<'a> Layers<'a> {
     }
 
     fn script_limits(&self) -> ScriptLimits {
+        let default = ScriptLimits::default();
+        let keys = &self.file.script;
         ScriptLimits {
-            max_operations: self.file.script.max_operations.unwrap_or_default(),
+            max_operations: keys.max_operations.unwrap_or(default.max_operations),
+            max_memory: keys.max_memory.unwrap_or(default.max_memory),
         }
     }
 

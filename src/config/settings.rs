@@ -43,10 +43,23 @@ pub enum Script {
 }
 
 /// Limits of the script beyond the engine's fixed ones.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScriptLimits {
     /// The most operations that the engine counts; 0 is no limit.
     pub max_operations: u64,
+    /// By how many bytes the process may grow while a script runs.
+    pub max_memory: u64,
+}
+
+impl Default for ScriptLimits {
+    /// What a script does with this much, doubling its largest value in one stroke included, leaves
+    /// the process below 256 MiB.
+    fn default() -> Self {
+        Self {
+            max_operations: 0,
+            max_memory: 80 << 20,
+        }
+    }
 }
 
 /// The token source.

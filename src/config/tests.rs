@@ -85,6 +85,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.deadline, None);
     assert_eq!(settings.script, Script::Default);
     assert_eq!(settings.script_limits.max_operations, 0);
+    assert_eq!(settings.script_limits.max_memory, 80 << 20);
     assert_eq!(
         (settings.store.connections, settings.store.pipeline),
         (16, 16)
@@ -210,6 +211,7 @@ reports: [text, "ndjson=run.ndjson"]
 script:
   vars: {tenant: blue, limits: [1, 2.5, null, true], nested: {a: -1}}
   max_operations: 1000
+  max_memory: 16MiB
   env_prefix: APP_
 "#,
         &bare(&[("APP_COLOUR", "blue"), ("TOKEN_X", "hidden")]),
@@ -240,6 +242,7 @@ script:
         serde_json::json!({"tenant": "blue", "limits": [1, 2.5, null, true], "nested": {"a": -1}})
     );
     assert_eq!(settings.script_limits.max_operations, 1000);
+    assert_eq!(settings.script_limits.max_memory, 16 << 20);
     assert_eq!(settings.env.len(), 1);
     assert_eq!(settings.env["APP_COLOUR"], "blue");
 }
@@ -638,7 +641,7 @@ fn unknown_keys_are_marked_where_they_stand() {
       │
     4 │   tabel: *
       ╰╴  ━━━━━ no such key
-    hint: the keys known here: vars, max_operations, env_prefix
+    hint: the keys known here: vars, max_operations, max_memory, env_prefix
 
     error: unknown key `tabel` in `database`
       ╭▸ token_service.yaml:1:21

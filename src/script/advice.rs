@@ -7,6 +7,7 @@ use rhai::{EvalAltResult, ParseErrorType};
 
 use super::check::nearest;
 use super::docs::script_type;
+use super::overrun;
 
 /// A mistake in words: what is wrong, what stands beside the mark, and what to do.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -21,6 +22,9 @@ pub struct Advice {
 
 /// What the parser complains about; `text` is the whole script.
 pub fn of_parse(kind: &ParseErrorType, text: &str) -> Advice {
+    if let Some(advice) = overrun::of_parse(kind) {
+        return advice;
+    }
     match kind {
         ParseErrorType::VariableUndefined(name) => unknown_variable(name, text),
         _ => Advice {

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::engine;
+use super::documented_engine;
 use crate::cli::ApiFormat;
 use crate::exit::Exit;
 use crate::problem::Problem;
@@ -94,7 +94,7 @@ fn markdown() -> serde_json::Result<String> {
 /// The engine's metadata. The engine lists overloads in no order; here they have one, so that the
 /// reference can be kept in a repository and compared.
 fn json() -> serde_json::Result<String> {
-    let mut metadata = serde_json::from_str(&engine().gen_fn_metadata_to_json(false)?)?;
+    let mut metadata = serde_json::from_str(&documented_engine().gen_fn_metadata_to_json(false)?)?;
     put_in_order(&mut metadata);
     let mut text = serde_json::to_string_pretty(&metadata)?;
     text.push('\n');
@@ -125,7 +125,7 @@ fn put_in_order(value: &mut Value) {
 
 /// Definitions for editors.
 fn definitions() -> String {
-    engine()
+    documented_engine()
         .definitions()
         .include_standard_packages(false)
         .single_file()

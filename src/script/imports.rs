@@ -10,7 +10,7 @@ use rhai::{Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, Share
 
 use super::fault::thrown;
 use super::host::lock;
-use super::source::Sources;
+use super::source::{self, Sources};
 use crate::fault::{Fault, Kind};
 
 /// Resolves imports below one folder.
@@ -104,8 +104,7 @@ impl Jail {
         path: &str,
         position: Position,
     ) -> Result<Shared<Module>, Box<EvalAltResult>> {
-        let text = std::fs::read_to_string(real)
-            .map_err(|error| thrown(denied(path, &error.to_string())))?;
+        let text = source::read(real).map_err(|error| thrown(denied(path, &error.to_string())))?;
         let name = shown.display().to_string();
         self.sources.add(&name, &text);
         let within = |error: Box<EvalAltResult>| {

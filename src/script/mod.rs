@@ -15,10 +15,12 @@ use crate::problem::Problem;
 use check::Names;
 use host::Host;
 use imports::Jail;
+use limits::Memory;
 use source::Sources;
 
 pub mod advice;
 pub mod api;
+mod bounded;
 pub mod check;
 pub mod docs;
 pub mod emit;
@@ -26,7 +28,12 @@ pub mod end;
 pub mod fault;
 pub mod host;
 pub mod imports;
+pub mod limits;
+mod nesting;
 pub mod outcomes;
+mod overrun;
+mod plain;
+mod sorting;
 pub mod source;
 pub mod tokens;
 
@@ -40,9 +47,6 @@ pub const DEFAULT_NAME: &str = "scripts/default.rhai";
 /// builds without optimisation too.
 pub const STACK: usize = 256 * 1024 * 1024;
 
-/// The clock and the stop switch are looked at in every so many operations.
-const LOOK_EVERY: u64 = 64;
-
 /// What a script knows of its run.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -52,6 +56,8 @@ pub struct Settings {
     pub vars: serde_json::Map<String, serde_json::Value>,
     /// The most operations; 0 for no limit.
     pub max_operations: u64,
+    /// By how many bytes the process may grow while the script runs.
+    pub max_memory: u64,
 }
 
 /// A script that compiled.
@@ -62,6 +68,9 @@ pub struct Script {
     name: String,
     sources: Sources,
     names: Names,
+    max_memory: u64,
+    /// What the memory is measured by, once it runs.
+    memory: Option<Arc<Memory>>,
 }
 
 impl Script {
@@ -71,7 +80,7 @@ impl Script {
             return Self::compile(DEFAULT_NAME, DEFAULT, None, settings);
         };
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| unreadable(&name, &error))?;
+        let text = source::read(path).map_err(|error| unreadable(&name, &error))?;
         Self::compile(&name, &text, Some(path), settings)
     }
 
@@ -113,6 +122,8 @@ impl Script {
             scope,
             name: name.to_owned(),
             sources,
+            max_memory: settings.max_memory,
+            memory: None,
         })
     }
 
@@ -136,7 +147,10 @@ impl Script {
             let text = crate::report::escape_line(text);
             let _ = printed.ledger().reports().emit(&text);
         });
-        watch(&mut self.engine, host.halt().clone());
+        let memory = Arc::new(Memory::begin(self.max_memory));
+        self.memory = Some(Arc::clone(&memory));
+        host.measure(Arc::clone(&memory));
+        limits::watch(&mut self.engine, host.halt().clone(), memory);
         let mut scope = self.scope.clone();
         self.engine
             .run_ast_with_scope(&mut scope, &self.ast)
@@ -163,44 +177,32 @@ impl Script {
     fn unwatch(&mut self, halt: &Halt) {
         let halt = halt.clone();
         let until: OnceLock<Instant> = OnceLock::new();
-        self.engine.on_progress(move |count| {
-            let stopped = || {
-                halt.stopping().is_cancelled()
-                    && Instant::now() > *until.get_or_init(|| Instant::now() + LAST_WORDS)
-            };
-            let over = count > LAST_OPERATIONS || count.is_multiple_of(LOOK_EVERY) && stopped();
-            over.then_some(Dynamic::UNIT)
-        });
+        let is_late = move || {
+            halt.stopping().is_cancelled()
+                && Instant::now() > *until.get_or_init(|| Instant::now() + LAST_WORDS)
+        };
+        if let Some(memory) = self.memory.clone() {
+            limits::watch_last_words(&mut self.engine, memory, is_late);
+        }
     }
 }
 
 /// So long may the wording of all last lines take in a run that is being stopped.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// So many operations may wording one line take after the script ended.
-const LAST_OPERATIONS: u64 = 1_000_000;
-
-/// Ends the script when the run is being stopped.
-fn watch(engine: &mut Engine, halt: Halt) {
-    engine.on_progress(move |count| {
-        let stopped = count.is_multiple_of(LOOK_EVERY) && halt.stopping().is_cancelled();
-        stopped.then_some(Dynamic::UNIT)
-    });
+/// An engine with all that a script may call; without a host, so that what it knows can be checked.
+fn engine() -> Engine {
+    let mut engine = documented_engine();
+    bounded::register(&mut engine);
+    engine
 }
 
-/// An engine with the primitives and the limits; without a host, so that what it knows can be
-/// checked and documented.
-pub fn engine() -> Engine {
+/// An engine with the primitives and the limits, which knows the script API and nothing else beyond
+/// the language itself.
+pub fn documented_engine() -> Engine {
     let mut engine = Engine::new();
+    limits::apply(&mut engine);
     engine
-        .set_max_call_levels(64)
-        .set_max_expr_depths(64, 32)
-        .set_max_string_size(1024 * 1024)
-        .set_max_array_size(1_000_000)
-        .set_max_map_size(100_000)
-        .set_max_functions(256)
-        .set_max_modules(32)
-        .set_max_variables(1000)
         .set_strict_variables(true)
         .set_optimization_level(OptimizationLevel::Simple)
         .disable_symbol("eval")

@@ -38,6 +38,7 @@ mod retries;
 mod runs;
 mod script_errors;
 mod script_faults;
+mod script_limits;
 mod scripts;
 mod scripts_books;
 mod scripts_stop;

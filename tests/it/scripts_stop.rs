@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::books::{Books, demo, mistake, real};
-use crate::support::command::{Command, Run};
+use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::source::{Answer, Source};
 
@@ -78,70 +78,6 @@ fn a_deadline_in_the_middle_leaves_a_complete_report() {
         let code = if settled == 3 { 3 } else { 5 };
         assert_eq!(run.code, Some(code), "{script}: {}", run.stderr);
     }
-}
-
-/// Runs a script that must end with a limit, uncaught, in one piece.
-#[track_caller]
-fn limited(command: Command, said: &str) -> Run {
-    let run = command.run().expect_code(3);
-    assert_eq!(run.signal, None);
-    assert!(!run.stdout.contains("caught"), "{}", run.stdout);
-    assert!(mistake(&run).contains(said), "{}", run.stderr);
-    Books::of(&run);
-    run
-}
-
-#[test]
-fn limits_cannot_be_caught() {
-    for (body, said) in [
-        ("f(1)", "functions call each other too deeply"),
-        (
-            "let s = \"0123456789abcdef\"; loop { s += s; }",
-            "length of string too large",
-        ),
-        (
-            "let a = [1, 2]; loop { a += a; }",
-            "size of array/BLOB too large",
-        ),
-    ] {
-        let script =
-            format!("fn f(n) {{ f(n + 1) }} try {{ {body}; }} catch {{ print(\"caught\"); }}");
-        limited(demo(1, &script), said);
-    }
-    let command = demo(1, "try { loop { } } catch { print(\"caught\"); }")
-        .file("c.yaml", "script: {max_operations: 1000}\n")
-        .args(["--config", "c.yaml"]);
-    limited(command, "too many operations");
-}
-
-#[test]
-fn deep_recursion_of_every_kind_leaves_the_process_in_one_piece() {
-    let wide = format!("{}f(n + 1){}", "[".repeat(6), "]".repeat(6));
-    for script in [
-        format!("fn f(n) {{ {wide} }} f(1);"),
-        "let f = |g| g.call(g); f.call(f);".to_owned(),
-        "let f = |g| retry(1, || g.call(g)); f.call(f);".to_owned(),
-        "let f = |g| [1].map(|x| g.call(g)); f.call(f);".to_owned(),
-        "let f = |g| [2, 1].reduce(|a, b| g.call(g)); f.call(f);".to_owned(),
-        "let f = |g| { report(store([\"a\"]), |o| g.call(g)); }; f.call(f);".to_owned(),
-        "fn f() { try { f(); } catch { f(); } } f();".to_owned(),
-        "fn f(n) { if true { while true { for x in [1] { switch n { _ => f(n + 1) } } } } } f(1);"
-            .to_owned(),
-        "fn f() { `${`${`${f()}`}`}` } f();".to_owned(),
-        "fn f() { this.g(); } fn g() { this.f(); } let x = 1; x.f();".to_owned(),
-    ] {
-        limited(demo(1, &script), "functions call each other too deeply");
-    }
-    let command = demo(1, "import \"other\" as other; other::deep(|f| f.call(f));").file(
-        "other.rhai",
-        "fn deep(f) { other(f) } fn other(f) { f.call(f); deep(f) }",
-    );
-    limited(command, "functions call each other too deeply");
-    // Values that lie in each other are dropped in one piece too.
-    let script =
-        "let a = []; for i in 0..1000 { a = [a]; } let m = #{}; for i in 0..1000 { m = #{m: m}; }";
-    let run = demo(1, script).run();
-    assert_eq!(run.signal, None, "{}", run.stderr);
 }
 
 #[test]
