@@ -60,31 +60,49 @@ pub fn load_text(purpose: Purpose, name: &str, text: &str) -> Result<Settings, P
     Layers { env: &env, file }.settle(purpose, &RunArgs::default())
 }
 
-/// What `check` needs, or the mistake in the configuration.
-pub fn load_for_check(args: &CheckArgs, env: &Env) -> Result<Checked, Problem> {
-    let layers = Layers::of(&args.common, env)?;
+/// What `check` needs, with the mistakes in the configuration; where one stands, the default is taken.
+pub fn load_for_check(args: &CheckArgs, env: &Env) -> Checked {
+    let mut mistakes = Mistakes(Vec::new());
+    let layers = mistakes.keep(Layers::of(&args.common, env));
+    let layers = layers.unwrap_or_else(|| Layers {
+        env,
+        file: File::default(),
+    });
     let run = RunArgs::default();
-    layers.source_url()?;
-    let headers = layers.headers()?;
-    let target = database::target(env, &layers.file)?.unwrap_or(Target::Demo);
+    mistakes.keep(layers.source_url());
+    let headers = mistakes.keep(layers.headers()).unwrap_or_default();
+    let target = mistakes.keep(database::target(env, &layers.file));
+    let target = target.flatten().unwrap_or(Target::Demo);
     let secrets = layers.secrets(&headers, &target);
-    layers.limits(&run)?;
-    layers.store(&run, target)?;
-    layers.reports(&run)?;
+    mistakes.keep(layers.limits(&run));
+    mistakes.keep(layers.store(&run, target));
+    mistakes.keep(layers.reports(&run));
+    mistakes.keep(layers.error_format(&args.common));
+    mistakes.keep(layers.log(&args.common));
+    let size = mistakes.keep(layers.size(&run));
     let scripts = if args.scripts.is_empty() {
-        vec![layers.script(None)?]
+        let script = mistakes.keep(layers.script(None));
+        vec![script.unwrap_or(Script::Default)]
     } else {
         args.scripts.iter().cloned().map(Script::File).collect()
     };
-    Ok(Checked {
+    Checked {
         scripts,
-        size: layers.size(&run)?.0,
+        size: size.map_or(DEFAULT_SIZE, |(size, _)| size),
         script_limits: layers.script_limits(),
         vars: layers.vars(),
         env: layers.visible(&secrets),
-        log: layers.log(&args.common)?,
-        error_format: layers.error_format(&args.common)?,
-    })
+        problems: mistakes.0,
+    }
+}
+
+/// The mistakes found so far.
+struct Mistakes(Vec<Problem>);
+
+impl Mistakes {
+    fn keep<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
+        result.map_err(|problem| self.0.push(problem)).ok()
+    }
 }
 
 /// The environment and the file, from which each setting is picked.

@@ -11,6 +11,7 @@ use tracing::level_filters::LevelFilter;
 use url::Url;
 
 use crate::fetch;
+use crate::problem::Problem;
 use crate::report::Spec;
 use crate::store;
 
@@ -176,8 +177,6 @@ pub struct Checked {
     pub vars: serde_json::Map<String, serde_json::Value>,
     /// As in [`Settings`].
     pub env: BTreeMap<String, String>,
-    /// As in [`Settings`].
-    pub log: Log,
-    /// As in [`Settings`].
-    pub error_format: Layout,
+    /// The mistakes in the configuration.
+    pub problems: Vec<Problem>,
 }

@@ -596,18 +596,27 @@ fn a_variable_that_is_not_utf8_is_named() {
 
 #[test]
 fn check_is_content_without_source_and_database() {
-    let checked = load_for_check(&CheckArgs::default(), &bare(&[])).unwrap();
+    let checked = load_for_check(&CheckArgs::default(), &bare(&[]));
+    assert!(checked.problems.is_empty());
     assert_eq!(checked.scripts, [Script::Default]);
     let args = CheckArgs {
         scripts: vec!["a.rhai".into()],
         ..CheckArgs::default()
     };
-    let checked = load_for_check(&args, &env(&[("TOKEN_SERVICE_SCRIPT", "b.rhai")])).unwrap();
+    let checked = load_for_check(&args, &env(&[("TOKEN_SERVICE_SCRIPT", "b.rhai")]));
     assert_eq!(checked.scripts, [Script::File("a.rhai".into())]);
-    let problem = load_for_check(&args, &bare(&[("DB_HOST", "h")]))
-        .err()
-        .unwrap();
-    assert_eq!(problem.message, "the database's user is missing");
+    let checked = load_for_check(&args, &bare(&[("DB_HOST", "h"), ("MAX_TOKENS", "x")]));
+    let messages: Vec<&str> = checked
+        .problems
+        .iter()
+        .map(|problem| problem.message.as_str())
+        .collect();
+    assert_eq!(messages.len(), 2, "{messages:?}");
+    assert_eq!(messages[0], "the database's user is missing");
+    assert!(
+        messages[1].starts_with("MAX_TOKENS must be"),
+        "{messages:?}"
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rhai::{Dynamic, EvalAltResult, INT, Map, ParseError, ParseErrorType, Position};
 
 use super::advice::{self, Advice, lower_first};
-use super::check::Names;
+use super::names::Names;
 use super::overrun;
 use super::plain::words;
 use super::source::{Sources, is_closure};
@@ -207,12 +207,25 @@ pub fn of_error(error: &EvalAltResult, main: &str, sources: &Sources, names: &Na
         }
         error = inner;
     }
-    let problem = leaf(error, &file, sources, names);
+    let mut problem = leaf(error, &file, sources, names);
+    // Where the engine does not tell the place itself, the call that led there is the nearest one.
+    if problem.place.is_none()
+        && let Some(Frame {
+            file, line, column, ..
+        }) = frames.pop_if(|frame| frame.line > 0)
+    {
+        problem = at(problem, &file, position(line, column), sources, "");
+    }
     frames
         .into_iter()
         .rev()
         .filter(|frame| frame.line > 0)
         .fold(problem, Problem::frame)
+}
+
+fn position(line: usize, column: usize) -> Position {
+    let number = |number| u16::try_from(number).unwrap_or(u16::MAX);
+    Position::new(number(line).max(1), number(column))
 }
 
 /// Closures have names that only the engine knows.
@@ -253,9 +266,9 @@ fn leaf(error: &EvalAltResult, file: &str, sources: &Sources, names: &Names) -> 
             let advice = advice::unknown_variable(name, &sources.get(file));
             advised(advice, file, position, sources)
         }
-        EvalAltResult::ErrorDataRace(name, _) => advised(
+        EvalAltResult::ErrorDataRace(..) => advised(
             Advice {
-                message: format!("`{name}` is used while it is being called or changed"),
+                message: "a value is used while it is being called or changed".to_owned(),
                 label: String::new(),
                 hint: Some(
                     "a closure cannot call itself by the variable that holds it; write a function, `fn name(…) { … }`, which can"

@@ -1,7 +1,7 @@
 //! The script host: an engine with the primitives, limits that hold, and a run of one script on a
 //! thread of its own whose end accounts for everything that was received.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,11 @@ use crate::exit::Exit;
 use crate::fault::chain;
 use crate::halt::Halt;
 use crate::problem::Problem;
-use check::Names;
+use check::files::Files;
 use host::Host;
 use imports::Jail;
 use limits::Memory;
+use names::Names;
 use source::Sources;
 
 pub mod advice;
@@ -28,7 +29,9 @@ pub mod end;
 pub mod fault;
 pub mod host;
 pub mod imports;
+pub mod library;
 pub mod limits;
+pub mod names;
 mod nesting;
 pub mod outcomes;
 mod overrun;
@@ -64,6 +67,9 @@ pub struct Settings {
 pub struct Script {
     engine: Engine,
     ast: AST,
+    /// The same as it was written, with nothing left out.
+    written: AST,
+    path: Option<PathBuf>,
     scope: Scope<'static>,
     name: String,
     sources: Sources,
@@ -110,15 +116,21 @@ impl Script {
         engine.register_static_module("config", config.into());
         let mut scope = Scope::new();
         scope.push_constant_dynamic("SIZE", size);
-        let mut ast = engine
+        engine.set_optimization_level(OptimizationLevel::None);
+        let written = engine
             .compile_with_scope(&scope, text)
             .map_err(|error| fault::of_parse(&error, name, &sources))?;
+        let level = OptimizationLevel::Simple;
+        let mut ast = engine.optimize_ast(&scope, written.clone(), level);
+        engine.set_optimization_level(level);
         ast.set_source(name);
         sources.add_closures(name, &ast);
         Ok(Self {
             names: Names::of(&engine),
             engine,
             ast,
+            written,
+            path: path.map(Path::to_owned),
             scope,
             name: name.to_owned(),
             sources,
@@ -132,9 +144,18 @@ impl Script {
         &self.name
     }
 
-    /// The mistakes that can be seen without running it.
+    /// What a run of it would be refused for: calls of what does not exist.
     pub fn check(&self) -> Vec<Problem> {
-        check::check(&self.ast, &self.name, &self.names, &self.sources)
+        check::calls(&self.ast, &self.name, &self.names, &self.sources)
+    }
+
+    /// The mistakes that can be seen in it and in what it imports, without running it.
+    pub fn lint(&self) -> Vec<Problem> {
+        let path = self.path.as_deref();
+        let jail = Jail::new(path, self.sources.clone());
+        let files = Files::new(engine(), &jail, &self.names, &self.sources);
+        let key = path.and_then(imports::key_of).unwrap_or_default();
+        files.main(&self.written, &self.name, &key)
     }
 
     /// Runs it to its end, with `host` behind its primitives. Blocks; to be called on a thread of

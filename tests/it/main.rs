@@ -17,6 +17,7 @@
 mod support;
 
 mod check_and_api;
+mod check_finds;
 mod cli;
 mod connecting;
 mod database;

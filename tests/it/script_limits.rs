@@ -87,12 +87,14 @@ fn each_limit_that_a_running_script_passes_names_itself() {
       ╰╴       ━
     hint: look for an array, map or closure that is put into a new one again and again
     ");
-    shows!(said("let m = #{};\nlet n = 0;\nloop { m[`${n}`] = blob(99_000, 1); n += 1; }", 3), @"
+    // Where it is noticed, a few milliseconds later, is by chance.
+    let greedy = said(
+        "let m = #{}; let n = 0; loop { m[`${n}`] = blob(99_000, 1); n += 1; }",
+        3,
+    );
+    let ends = [greedy.lines().next(), greedy.lines().last()];
+    shows!(ends.map(Option::unwrap_or_default).join("\n"), @"
     error: the script ran past a limit: the process grew by more than `script.max_memory` allows
-      ╭▸ mine.rhai:3:10
-      │
-    3 │ loop { m[`${n}`] = blob(99_000, 1); n += 1; }
-      ╰╴         ━
     hint: let go of what is done: store and report page by page; a token that was neither stored nor rejected is held until the end
     ");
     let many = (0..=1000).map(|n| format!("let v{n} = {n};\n"));
