@@ -2,7 +2,13 @@
 //! folder holds them or not. A file of the same name in the script's folder comes first.
 
 /// The modules, by name.
-const MODULES: [(&str, &str); 0] = [];
+const MODULES: [(&str, &str); 5] = [
+    ("backoff", include_str!("../../scripts/lib/backoff.rhai")),
+    ("batches", include_str!("../../scripts/lib/batches.rhai")),
+    ("breaker", include_str!("../../scripts/lib/breaker.rhai")),
+    ("cells", include_str!("../../scripts/lib/cells.rhai")),
+    ("stats", include_str!("../../scripts/lib/stats.rhai")),
+];
 
 /// The text of the module that an import names, if it is one of the library's.
 pub fn text(path: &str) -> Option<&'static str> {

@@ -30,6 +30,7 @@ mod hygiene;
 mod journal;
 mod journal_faults;
 mod kills;
+mod library;
 mod long_forms;
 mod outages;
 mod properties;
