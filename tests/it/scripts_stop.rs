@@ -1,21 +1,25 @@
 //! Scripts that would not end, go too deep or reach too far: each is stopped promptly, by no `try`
 //! to be caught, with the report complete and the process in one piece.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
+use crate::outages::{locked, unlock, waiting_backend};
 use crate::support::books::{Books, demo, mistake, real};
 use crate::support::command::Command;
 use crate::support::database::Database;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Answer, Gate, Source};
 
 /// Scripts that wait for ever, each in its own way, after they said so.
-const ENDLESS: [&str; 6] = [
+const ENDLESS: [&str; 8] = [
     "print(\"on\"); emit_on(); loop { }",
     "print(\"on\"); emit_on(); loop { try { loop { } } catch { print(\"caught\"); } }",
     "print(\"on\"); emit_on(); try { sleep(\"1h\"); } catch { print(\"caught\"); }",
     "print(\"on\"); emit_on(); try { retry(#{attempts: 99, base_ms: 3600000, max_ms: 3600000}, || throw 1); } catch { print(\"caught\"); }",
     "print(\"on\"); emit_on(); fn spin() { loop { } } let f = || spin(); [1].map(|x| f.call());",
     "print(\"on\"); emit_on(); report(store([\"a\"]), |outcome| { loop { } });",
+    "print(\"on\"); emit_on(); let a = []; a.pad(50_000, 1); a.sort(|x, y| { loop { } }); print(\"caught\");",
+    "print(\"on\"); emit_on(); let a = []; a.pad(50_000, 1); a.dedup(|x, y| { loop { } }); print(\"caught\");",
 ];
 
 /// Says on standard error, which is not buffered, that the script has begun.
@@ -55,6 +59,72 @@ fn a_signal_ends_what_would_not_end() {
         assert!(!run.stdout.contains("caught"), "{script}");
         let books = Books::of(&run.expect_code(*code)).once_each();
         assert_eq!(books.summary["aborted_by"], format!("SIG{signal}"));
+    }
+}
+
+/// Calls that wait for the source.
+const FOR_SOURCE: [&str; 5] = [
+    "fetch_once(1)",
+    "for token in fetch(1) { }",
+    "for page in fetch(1).pages() { }",
+    "report(store(fetch(1)))",
+    "retry(3, || fetch_once(1))",
+];
+
+/// Calls that wait for the database.
+const FOR_DATABASE: [&str; 4] = [
+    "report(store([\"aa\"]))",
+    "for outcome in store([\"aa\"]) { }",
+    "store([\"aa\"]).failures()",
+    "report(store([\"aa\"]), |outcome| outcome.token)",
+];
+
+/// Stops a run in a call that waits, by a signal or by its deadline, and sees that the script ends
+/// although what it waits for does not come: `arrive` waits until it waits, `free` lets it go on.
+fn stops(call: &str, command: impl Fn(&str) -> Command, arrive: impl Fn(), free: impl Fn()) {
+    let script = format!("try {{ {call}; }} catch {{ print(\"caught\"); }} print(\"caught\");");
+    let running = command(&script).args(["--log-level", "debug"]).spawn();
+    arrive();
+    let begun = Instant::now();
+    running.signal("TERM");
+    running.wait_for_stderr(|text| text.contains("the script has ended"));
+    // It takes some milliseconds; what is in flight is waited for for five seconds.
+    assert!(begun.elapsed() < Duration::from_secs(3), "{call}");
+    free();
+    let run = running.wait().expect_code(143);
+    assert!(!run.stdout.contains("caught"), "{call}");
+    Books::of(&run).once_each();
+}
+
+#[test]
+fn a_call_that_waits_for_the_source_lets_go_of_the_script_at_once() {
+    for call in FOR_SOURCE {
+        let gate = Gate::new();
+        let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+        let database = Database::seed();
+        stops(
+            call,
+            |script| real(1, script, &source, &database),
+            || source.wait_for(1),
+            || gate.open(),
+        );
+    }
+}
+
+#[test]
+fn a_call_that_waits_for_the_database_lets_go_of_the_script_at_once() {
+    for call in FOR_DATABASE {
+        let (database, admin) = locked();
+        let admin = RefCell::new(admin);
+        let source = Source::answers([]);
+        stops(
+            call,
+            |script| real(1, script, &source, &database),
+            || {
+                waiting_backend(&mut admin.borrow_mut());
+            },
+            || unlock(&mut admin.borrow_mut()),
+        );
     }
 }
 
