@@ -4,6 +4,7 @@
 //! Nothing here prints, and nothing but [`Env::of_process`] looks at the process; the files that are
 //! read are those that a user named.
 
+mod checking;
 mod database;
 mod env;
 mod file;
@@ -22,11 +23,12 @@ use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
 use url::Url;
 
+pub use self::checking::load_for_check;
 pub use self::env::Env;
 use self::file::File;
 pub use self::settings::{Checked, Layout, Limits, Log, Script, ScriptLimits, Settings, Source};
 use self::values::Parsed;
-use crate::cli::{CheckArgs, CommonArgs, RunArgs, variable};
+use crate::cli::{CommonArgs, RunArgs, variable};
 use crate::exit::Exit;
 use crate::problem::Problem;
 use crate::report::{Format, Spec};
@@ -58,51 +60,6 @@ pub fn load_text(purpose: Purpose, name: &str, text: &str) -> Result<Settings, P
     let env = Env::default();
     let file = file::parse(name.to_owned(), text.to_owned())?;
     Layers { env: &env, file }.settle(purpose, &RunArgs::default())
-}
-
-/// What `check` needs, with the mistakes in the configuration; where one stands, the default is taken.
-pub fn load_for_check(args: &CheckArgs, env: &Env) -> Checked {
-    let mut mistakes = Mistakes(Vec::new());
-    let layers = mistakes.keep(Layers::of(&args.common, env));
-    let layers = layers.unwrap_or_else(|| Layers {
-        env,
-        file: File::default(),
-    });
-    let run = RunArgs::default();
-    mistakes.keep(layers.source_url());
-    let headers = mistakes.keep(layers.headers()).unwrap_or_default();
-    let target = mistakes.keep(database::target(env, &layers.file));
-    let target = target.flatten().unwrap_or(Target::Demo);
-    let secrets = layers.secrets(&headers, &target);
-    mistakes.keep(layers.limits(&run));
-    mistakes.keep(layers.store(&run, target));
-    mistakes.keep(layers.reports(&run));
-    mistakes.keep(layers.error_format(&args.common));
-    mistakes.keep(layers.log(&args.common));
-    let size = mistakes.keep(layers.size(&run));
-    let scripts = if args.scripts.is_empty() {
-        let script = mistakes.keep(layers.script(None));
-        vec![script.unwrap_or(Script::Default)]
-    } else {
-        args.scripts.iter().cloned().map(Script::File).collect()
-    };
-    Checked {
-        scripts,
-        size: size.map_or(DEFAULT_SIZE, |(size, _)| size),
-        script_limits: layers.script_limits(),
-        vars: layers.vars(),
-        env: layers.visible(&secrets),
-        problems: mistakes.0,
-    }
-}
-
-/// The mistakes found so far.
-struct Mistakes(Vec<Problem>);
-
-impl Mistakes {
-    fn keep<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
-        result.map_err(|problem| self.0.push(problem)).ok()
-    }
 }
 
 /// The environment and the file, from which each setting is picked.

@@ -8,6 +8,7 @@ use std::io::Write as _;
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::cli::CheckArgs;
 use crate::fetch;
 use crate::store::postgres::{Address, Host, SslMode};
 

@@ -239,7 +239,7 @@ fn an_error_in_the_library_shows_its_place_and_who_called() {
     ");
 }
 
-/// A folder as Kubernetes mounts a ConfigMap: every file is a link into `..data`, which is a link to
+/// A folder as Kubernetes mounts a `ConfigMap`: every file is a link into `..data`, which is a link to
 /// the folder of this version.
 fn config_map(command: Command, files: &[(&str, &str)]) -> Command {
     let mut command = command;
