@@ -174,7 +174,7 @@ fn limits_table() -> String {
             limits::FUNCTIONS.to_string(),
         ),
         ("imports", limits::MODULES.to_string()),
-        ("the text of a script or module", "1 MiB".to_owned()),
+        ("the text of a script or module", "128 KiB".to_owned()),
     ];
     let mut table = "\
 A script that passes one of them ends with an error that names it; `try` does not catch it. Tokens that

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rhai::module_resolvers::DummyModuleResolver;
-use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope};
+use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope, Shared};
 
 use crate::exit::Exit;
 use crate::fault::chain;
@@ -67,9 +67,9 @@ pub struct Settings {
 pub struct Script {
     engine: Engine,
     ast: AST,
-    /// The same as it was written, with nothing left out.
-    written: AST,
     path: Option<PathBuf>,
+    /// `config::SIZE` and `config::VARS`.
+    config: Shared<Module>,
     scope: Scope<'static>,
     name: String,
     sources: Sources,
@@ -113,24 +113,21 @@ impl Script {
             "VARS",
             to_dynamic(&serde_json::Value::Object(settings.vars.clone())),
         );
-        engine.register_static_module("config", config.into());
+        let config = Shared::new(config);
+        engine.register_static_module("config", Shared::clone(&config));
         let mut scope = Scope::new();
         scope.push_constant_dynamic("SIZE", size);
-        engine.set_optimization_level(OptimizationLevel::None);
-        let written = engine
+        let mut ast = engine
             .compile_with_scope(&scope, text)
             .map_err(|error| fault::of_parse(&error, name, &sources))?;
-        let level = OptimizationLevel::Simple;
-        let mut ast = engine.optimize_ast(&scope, written.clone(), level);
-        engine.set_optimization_level(level);
         ast.set_source(name);
         sources.add_closures(name, &ast);
         Ok(Self {
             names: Names::of(&engine),
             engine,
             ast,
-            written,
             path: path.map(Path::to_owned),
+            config,
             scope,
             name: name.to_owned(),
             sources,
@@ -153,9 +150,11 @@ impl Script {
     pub fn lint(&self) -> Vec<Problem> {
         let path = self.path.as_deref();
         let jail = Jail::new(path, self.sources.clone());
-        let files = Files::new(engine(), &jail, &self.names, &self.sources);
+        let mut engine = engine();
+        engine.register_static_module("config", Shared::clone(&self.config));
+        let files = Files::new(engine, &jail, &self.names, &self.sources);
         let key = path.and_then(imports::key_of).unwrap_or_default();
-        files.main(&self.written, &self.name, &key)
+        files.main(&self.scope, &self.name, &key)
     }
 
     /// Runs it to its end, with `host` behind its primitives. Blocks; to be called on a thread of

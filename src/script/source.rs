@@ -66,7 +66,7 @@ pub fn read(path: &Path) -> io::Result<String> {
     let length = file.take(TEXT + 1).read_to_end(&mut bytes)?;
     if length as u64 > TEXT {
         return Err(io::Error::other(
-            "it is larger than 1 MiB, the limit of a script",
+            "it is larger than 128 KiB, the limit of a script",
         ));
     }
     String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))

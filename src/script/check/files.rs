@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use rhai::{AST, ASTNode, Engine, Expr, OptimizationLevel, Position, Stmt};
+use rhai::{AST, ASTNode, Engine, Expr, OptimizationLevel, Position, Scope, Stmt};
 
 use super::calls::functions_of;
 use super::{Finding, Modules, lint, problems};
@@ -44,10 +44,15 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// Looks at the script itself, which is the file `key`, and then at the others.
-    pub fn main(mut self, ast: &AST, file: &str, key: &str) -> Vec<Problem> {
+    /// Looks at the script itself, which is the file `key` and finds the constants of `scope`, and
+    /// then at the others.
+    pub fn main(mut self, scope: &Scope, file: &str, key: &str) -> Vec<Problem> {
         self.under_way.push(key.to_owned());
-        self.look(ast, file, true);
+        let text = self.sources.get(file);
+        match self.engine.compile_with_scope(scope, text) {
+            Ok(ast) => self.look(&ast, file, true),
+            Err(error) => self.problems.push(of_parse(&error, file, self.sources)),
+        }
         self.problems
     }
 
