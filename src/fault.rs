@@ -52,6 +52,21 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The names of all kinds, as scripts see them.
+    pub const NAMES: [&str; 11] = [
+        "http_status",
+        "http_timeout",
+        "http_connect",
+        "http_protocol",
+        "short_supply",
+        "db_connect",
+        "db_denied",
+        "invalid_argument",
+        "stream_consumed",
+        "output_closed",
+        "import_denied",
+    ];
+
     /// The name that scripts see as `kind`.
     pub fn as_str(&self) -> &'static str {
         match self {

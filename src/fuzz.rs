@@ -75,6 +75,7 @@ pub fn script(text: &str, run: bool) -> Result<(), String> {
         size: SIZE,
         vars: serde_json::Map::new(),
         max_operations: OPERATIONS,
+        max_memory: config::ScriptLimits::default().max_memory,
     };
     let compiled = Script::of_text("fuzz.rhai", text, &settings);
     let script = compiled.map_err(|problem| shown(&problem))?;

@@ -59,11 +59,13 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
             Ok(answer(&text))
         }
         Some(Command::Check(args)) => {
-            let checked = config::load_for_check(args, env).map_err(alone)?;
-            let (text, problems) = check::check(&checked);
-            let (_, unwritten) = answer(&text);
-            let exit = problems.first().map_or(Exit::Completed, |first| first.exit);
-            Ok((exit, problems.into_iter().chain(unwritten).collect()))
+            let verdict = check::check(config::load_for_check(args, env));
+            let exit = verdict.exit();
+            let (_, unwritten) = answer(&verdict.scripts);
+            Ok((
+                exit,
+                verdict.problems.into_iter().chain(unwritten).collect(),
+            ))
         }
         Some(Command::Test(args)) => {
             let color = io::stdout().is_terminal() && env.allows_color();

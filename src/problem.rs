@@ -47,9 +47,22 @@ pub struct Frame {
     pub column: usize,
 }
 
+/// How bad it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Something cannot be done.
+    #[default]
+    Error,
+    /// Something can be done, but is hardly what was meant.
+    Warning,
+}
+
 /// What a [`Problem`] consists of; read through it, written by its builder methods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parts {
+    /// How bad it is.
+    pub severity: Severity,
     /// One sentence without a full stop: what failed.
     pub message: String,
     /// The kind that a script would have caught, such as `http_status`.
@@ -76,6 +89,7 @@ impl Problem {
     /// A problem that ends the process with `exit`; `message` is one sentence without a full stop.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self(Box::new(Parts {
+            severity: Severity::Error,
             message: message.into(),
             kind: None,
             causes: Vec::new(),
@@ -91,6 +105,13 @@ impl Problem {
     #[must_use]
     pub fn kind(mut self, kind: impl Into<String>) -> Self {
         self.0.kind = Some(kind.into());
+        self
+    }
+
+    /// Makes it one that ends nothing.
+    #[must_use]
+    pub fn warning(mut self) -> Self {
+        self.0.severity = Severity::Warning;
         self
     }
 
@@ -156,7 +177,11 @@ impl Problem {
             (Some(kind), Some(_)) => format!("{}: {message}", escape(kind)),
             _ => message.into_owned(),
         };
-        let mut group = Group::with_title(Level::ERROR.primary_title(title));
+        let level = match self.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let mut group = Group::with_title(level.primary_title(title));
         if let Some(place) = &self.place {
             group = place.draw(group);
         }
@@ -204,12 +229,14 @@ impl Problem {
     pub fn to_json(&self) -> String {
         let place = self.place.as_ref();
         let object = Object {
+            severity: self.severity,
             message: &self.message,
             kind: self.kind.as_deref(),
             causes: &self.causes,
             file: place.map(|place| place.file.as_str()),
             line: place.map(|place| place.line),
             column: place.map(|place| place.column),
+            end_column: place.and_then(Place::end_column),
             label: place
                 .map(|place| place.label.as_str())
                 .filter(|label| !label.is_empty()),
@@ -225,6 +252,7 @@ impl Problem {
 /// The JSON form; its field order is what a reader sees.
 #[derive(Serialize)]
 struct Object<'a> {
+    severity: Severity,
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<&'a str>,
@@ -236,6 +264,9 @@ struct Object<'a> {
     line: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     column: Option<usize>,
+    /// The column after the last one that is marked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_column: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     label: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -315,6 +346,12 @@ impl Place {
         )
     }
 
+    /// The column after the last one that is marked, where the line is at hand.
+    fn end_column(&self) -> Option<usize> {
+        let marked = self.source.get(self.span()?)?;
+        Some(self.column + marked.chars().count())
+    }
+
     /// The bytes of the source that are marked, if the place lies in it.
     fn span(&self) -> Option<std::ops::Range<usize>> {
         let lines = self.source.split_inclusive('\n');
@@ -376,7 +413,7 @@ mod tests {
           called from scripts/mine.rhai:5:1 in `drain`
         hint: `token_service check scripts/mine.rhai` finds such mistakes before a run
         ");
-        insta::assert_snapshot!(in_script().to_json(), @r#"{"message":"unknown function `stroe` (Tokens)","file":"scripts/mine.rhai","line":3,"column":12,"label":"did you mean `store`?","frames":[{"name":"drain","file":"scripts/mine.rhai","line":5,"column":1}],"hint":"`token_service check scripts/mine.rhai` finds such mistakes before a run","exit_code":3}"#);
+        insta::assert_snapshot!(in_script().to_json(), @r#"{"severity":"error","message":"unknown function `stroe` (Tokens)","file":"scripts/mine.rhai","line":3,"column":12,"end_column":17,"label":"did you mean `store`?","frames":[{"name":"drain","file":"scripts/mine.rhai","line":5,"column":1}],"hint":"`token_service check scripts/mine.rhai` finds such mistakes before a run","exit_code":3}"#);
     }
 
     #[test]
@@ -404,7 +441,7 @@ mod tests {
           caused by: password authentication failed for user "tokens" (28P01)
         hint: DB_USER and DB_PASS must match a role of db.internal:5432
         "#);
-        insta::assert_snapshot!(problem.to_json(), @r#"{"message":"the database refused to connect","causes":["password authentication failed for user \"tokens\" (28P01)"],"hint":"DB_USER and DB_PASS must match a role of db.internal:5432","exit_code":5}"#);
+        insta::assert_snapshot!(problem.to_json(), @r#"{"severity":"error","message":"the database refused to connect","causes":["password authentication failed for user \"tokens\" (28P01)"],"hint":"DB_USER and DB_PASS must match a role of db.internal:5432","exit_code":5}"#);
     }
 
     #[test]

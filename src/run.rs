@@ -52,6 +52,7 @@ pub(crate) fn load(settings: &Settings) -> Result<Script, Problem> {
             size: settings.size,
             vars: settings.vars.clone(),
             max_operations: settings.script_limits.max_operations,
+            max_memory: settings.script_limits.max_memory,
         },
     )
     .map_err(uncharged)?;

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Why a line of the source cannot be a token, whatever the database would say.
@@ -166,6 +167,15 @@ impl fmt::Debug for Page {
     }
 }
 
+/// The bytes of the largest page so far.
+static LARGEST_PAGE: AtomicUsize = AtomicUsize::new(0);
+
+/// The bytes of the largest page that the process has held: what is under way between source and
+/// database is a few times that.
+pub fn largest_page() -> usize {
+    LARGEST_PAGE.load(Ordering::Relaxed)
+}
+
 /// Collects the tokens of a page into one buffer.
 #[derive(Default)]
 pub struct PageBuilder {
@@ -201,6 +211,8 @@ impl PageBuilder {
 
     /// The page.
     pub fn build(self) -> Page {
+        let size = self.text.len() + self.spans.len() * size_of::<Span>();
+        LARGEST_PAGE.fetch_max(size, Ordering::Relaxed);
         Page {
             to: self.spans.len(),
             from: 0,

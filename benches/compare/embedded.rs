@@ -155,6 +155,7 @@ fn by_script(way: Way, host: &Arc<Host>) -> Result<u64> {
         size: host.size(),
         vars: serde_json::Map::new(),
         max_operations: 0,
+        max_memory: token_service::config::ScriptLimits::default().max_memory,
     };
     let script = if way == Way::Loop {
         Script::of_text("loop.rhai", LOOP, &settings)

@@ -81,6 +81,7 @@ pub(crate) fn settle(case: Case, options: Options) -> Result<Settings, Problem> 
         script: ScriptKeys {
             vars: case.vars,
             max_operations: options.max_operations,
+            max_memory: None,
             env_prefix: options.env_prefix,
         },
         ..File::default()

@@ -118,6 +118,8 @@ pub(super) struct ScriptKeys {
     pub vars: Option<Map<String, Value>>,
     #[serde(deserialize_with = "number")]
     pub max_operations: Option<u64>,
+    #[serde(deserialize_with = "bytes")]
+    pub max_memory: Option<u64>,
     #[serde(deserialize_with = "prefix")]
     pub env_prefix: Option<String>,
 }

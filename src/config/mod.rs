@@ -5,6 +5,7 @@
 //! read are those that a user named.
 
 pub(crate) mod case;
+mod checking;
 mod database;
 mod env;
 mod file;
@@ -25,11 +26,12 @@ use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
 use url::Url;
 
+pub use self::checking::load_for_check;
 pub use self::env::Env;
 use self::file::File;
 pub use self::settings::{Checked, Layout, Limits, Log, Script, ScriptLimits, Settings, Source};
 use self::values::Parsed;
-use crate::cli::{CheckArgs, CommonArgs, RunArgs, variable};
+use crate::cli::{CommonArgs, RunArgs, variable};
 use crate::exit::Exit;
 use crate::problem::Problem;
 use crate::report::{Format, Spec};
@@ -61,33 +63,6 @@ pub fn load_text(purpose: Purpose, name: &str, text: &str) -> Result<Settings, P
     let env = Env::default();
     let file = file::parse(name.to_owned(), text.to_owned())?;
     Layers { env: &env, file }.settle(purpose, &RunArgs::default())
-}
-
-/// What `check` needs, or the mistake in the configuration.
-pub fn load_for_check(args: &CheckArgs, env: &Env) -> Result<Checked, Problem> {
-    let layers = Layers::of(&args.common, env)?;
-    let run = RunArgs::default();
-    layers.source_url()?;
-    let headers = layers.headers()?;
-    let target = database::target(env, &layers.file)?.unwrap_or(Target::Demo);
-    let secrets = layers.secrets(&headers, &target);
-    layers.limits(&run)?;
-    layers.store(&run, target)?;
-    layers.reports(&run)?;
-    let scripts = if args.scripts.is_empty() {
-        vec![layers.script(None)?]
-    } else {
-        args.scripts.iter().cloned().map(Script::File).collect()
-    };
-    Ok(Checked {
-        scripts,
-        size: layers.size(&run)?.0,
-        script_limits: layers.script_limits(),
-        vars: layers.vars(),
-        env: layers.visible(&secrets),
-        log: layers.log(&args.common)?,
-        error_format: layers.error_format(&args.common)?,
-    })
 }
 
 /// The environment and the file, from which each setting is picked.
@@ -322,8 +297,11 @@ impl<'a> Layers<'a> {
     }
 
     fn script_limits(&self) -> ScriptLimits {
+        let default = ScriptLimits::default();
+        let keys = &self.file.script;
         ScriptLimits {
-            max_operations: self.file.script.max_operations.unwrap_or_default(),
+            max_operations: keys.max_operations.unwrap_or(default.max_operations),
+            max_memory: keys.max_memory.unwrap_or(default.max_memory),
         }
     }
 

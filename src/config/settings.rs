@@ -11,6 +11,7 @@ use tracing::level_filters::LevelFilter;
 use url::Url;
 
 use crate::fetch;
+use crate::problem::Problem;
 use crate::report::Spec;
 use crate::store;
 
@@ -43,10 +44,23 @@ pub enum Script {
 }
 
 /// Limits of the script beyond the engine's fixed ones.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScriptLimits {
     /// The most operations that the engine counts; 0 is no limit.
     pub max_operations: u64,
+    /// By how many bytes the process may grow while a script runs.
+    pub max_memory: u64,
+}
+
+impl Default for ScriptLimits {
+    /// What a script does with this much, doubling its largest value in one stroke included, leaves
+    /// the process below 256 MiB.
+    fn default() -> Self {
+        Self {
+            max_operations: 0,
+            max_memory: 80 << 20,
+        }
+    }
 }
 
 /// The token source.
@@ -163,8 +177,6 @@ pub struct Checked {
     pub vars: serde_json::Map<String, serde_json::Value>,
     /// As in [`Settings`].
     pub env: BTreeMap<String, String>,
-    /// As in [`Settings`].
-    pub log: Log,
-    /// As in [`Settings`].
-    pub error_format: Layout,
+    /// The mistakes in the configuration.
+    pub problems: Vec<Problem>,
 }

@@ -8,6 +8,7 @@ use std::io::Write as _;
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::cli::CheckArgs;
 use crate::fetch;
 use crate::store::postgres::{Address, Host, SslMode};
 
@@ -85,6 +86,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.deadline, None);
     assert_eq!(settings.script, Script::Default);
     assert_eq!(settings.script_limits.max_operations, 0);
+    assert_eq!(settings.script_limits.max_memory, 80 << 20);
     assert_eq!(
         (settings.store.connections, settings.store.pipeline),
         (16, 16)
@@ -210,6 +212,7 @@ reports: [text, "ndjson=run.ndjson"]
 script:
   vars: {tenant: blue, limits: [1, 2.5, null, true], nested: {a: -1}}
   max_operations: 1000
+  max_memory: 16MiB
   env_prefix: APP_
 "#,
         &bare(&[("APP_COLOUR", "blue"), ("TOKEN_X", "hidden")]),
@@ -240,6 +243,7 @@ script:
         serde_json::json!({"tenant": "blue", "limits": [1, 2.5, null, true], "nested": {"a": -1}})
     );
     assert_eq!(settings.script_limits.max_operations, 1000);
+    assert_eq!(settings.script_limits.max_memory, 16 << 20);
     assert_eq!(settings.env.len(), 1);
     assert_eq!(settings.env["APP_COLOUR"], "blue");
 }
@@ -601,18 +605,27 @@ fn a_variable_that_is_not_utf8_is_named() {
 
 #[test]
 fn check_is_content_without_source_and_database() {
-    let checked = load_for_check(&CheckArgs::default(), &bare(&[])).unwrap();
+    let checked = load_for_check(&CheckArgs::default(), &bare(&[]));
+    assert!(checked.problems.is_empty());
     assert_eq!(checked.scripts, [Script::Default]);
     let args = CheckArgs {
         scripts: vec!["a.rhai".into()],
         ..CheckArgs::default()
     };
-    let checked = load_for_check(&args, &env(&[("TOKEN_SERVICE_SCRIPT", "b.rhai")])).unwrap();
+    let checked = load_for_check(&args, &env(&[("TOKEN_SERVICE_SCRIPT", "b.rhai")]));
     assert_eq!(checked.scripts, [Script::File("a.rhai".into())]);
-    let problem = load_for_check(&args, &bare(&[("DB_HOST", "h")]))
-        .err()
-        .unwrap();
-    assert_eq!(problem.message, "the database's user is missing");
+    let checked = load_for_check(&args, &bare(&[("DB_HOST", "h"), ("MAX_TOKENS", "x")]));
+    let messages: Vec<&str> = checked
+        .problems
+        .iter()
+        .map(|problem| problem.message.as_str())
+        .collect();
+    assert_eq!(messages.len(), 2, "{messages:?}");
+    assert_eq!(messages[0], "the database's user is missing");
+    assert!(
+        messages[1].starts_with("MAX_TOKENS must be"),
+        "{messages:?}"
+    );
 }
 
 #[test]
@@ -646,7 +659,7 @@ fn unknown_keys_are_marked_where_they_stand() {
       │
     4 │   tabel: *
       ╰╴  ━━━━━ no such key
-    hint: the keys known here: vars, max_operations, env_prefix
+    hint: the keys known here: vars, max_operations, max_memory, env_prefix
 
     error: unknown key `tabel` in `database`
       ╭▸ token_service.yaml:1:21

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 
 use rhai::{EvalAltResult, ParseErrorType};
 
-use super::check::nearest;
 use super::docs::script_type;
+use super::names::nearest;
+use super::overrun;
 
 /// A mistake in words: what is wrong, what stands beside the mark, and what to do.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -21,8 +22,12 @@ pub struct Advice {
 
 /// What the parser complains about; `text` is the whole script.
 pub fn of_parse(kind: &ParseErrorType, text: &str) -> Advice {
+    if let Some(advice) = overrun::of_parse(kind) {
+        return advice;
+    }
     match kind {
         ParseErrorType::VariableUndefined(name) => unknown_variable(name, text),
+        ParseErrorType::ModuleUndefined(name) => unknown_module(name, text),
         _ => Advice {
             message: lower_first(&kind.to_string().replace("  ", " ")),
             ..Advice::default()
@@ -47,6 +52,27 @@ pub fn unknown_variable(name: &str, text: &str) -> Advice {
             _ => String::new(),
         },
         hint: elsewhere,
+    }
+}
+
+/// A module that is neither there nor imported.
+fn unknown_module(name: &str, text: &str) -> Advice {
+    let imported = text.split(" as ").skip(1).filter_map(|rest| {
+        let end = rest.find(|char: char| !char.is_alphanumeric() && char != '_')?;
+        Some(&rest[..end])
+    });
+    let near = nearest(
+        name,
+        ["host", "env", "config", "global"]
+            .into_iter()
+            .chain(imported),
+    );
+    Advice {
+        message: format!("unknown module `{name}`"),
+        label: near.map_or(String::new(), |near| format!("did you mean `{near}`?")),
+        hint: near
+            .is_none()
+            .then(|| format!("import it first, such as: import \"lib/{name}\" as {name};")),
     }
 }
 

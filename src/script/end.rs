@@ -26,6 +26,7 @@ pub fn run_to_the_end(script: &mut Script, host: &Arc<Host>) -> Ended {
     let result =
         catch_unwind(AssertUnwindSafe(|| script.run(host))).unwrap_or_else(|_| Err(crashed()));
     let went_well = result.is_ok();
+    tracing::debug!("the script has ended");
     host.end();
     script.unwatch(host.halt());
     host.abandon_all();

@@ -6,7 +6,9 @@ use std::time::Duration;
 use rhai::{Dynamic, EvalAltResult, INT, Map, ParseError, ParseErrorType, Position};
 
 use super::advice::{self, Advice, lower_first};
-use super::check::Names;
+use super::names::Names;
+use super::overrun;
+use super::plain::words;
 use super::source::{Sources, is_closure};
 use crate::exit::Exit;
 use crate::fault::{Fault, Kind};
@@ -104,15 +106,11 @@ impl Thrown {
             thrown.message = if value.is_unit() {
                 "the script threw without a value".to_owned()
             } else {
-                format!("the script threw: {value}")
+                format!("the script threw: {}", words(value))
             };
             return thrown;
         };
-        let text = |name: &str| {
-            map.get(name)
-                .filter(|value| !value.is_unit())
-                .map(Dynamic::to_string)
-        };
+        let text = |name: &str| map.get(name).filter(|value| !value.is_unit()).map(words);
         thrown.kind = text("kind");
         thrown.message = text("message").unwrap_or_else(|| {
             let names: Vec<&str> = map.keys().map(AsRef::as_ref).collect();
@@ -123,7 +121,7 @@ impl Thrown {
             .get("causes")
             .and_then(|causes| causes.as_array_ref().ok())
         {
-            thrown.causes = causes.iter().map(Dynamic::to_string).collect();
+            thrown.causes = causes.iter().map(words).collect();
         }
         let mut facts = Vec::new();
         if map
@@ -209,12 +207,25 @@ pub fn of_error(error: &EvalAltResult, main: &str, sources: &Sources, names: &Na
         }
         error = inner;
     }
-    let problem = leaf(error, &file, sources, names);
+    let mut problem = leaf(error, &file, sources, names);
+    // Where the engine does not tell the place itself, the call that led there is the nearest one.
+    if problem.place.is_none()
+        && let Some(Frame {
+            file, line, column, ..
+        }) = frames.pop_if(|frame| frame.line > 0)
+    {
+        problem = at(problem, &file, position(line, column), sources, "");
+    }
     frames
         .into_iter()
         .rev()
         .filter(|frame| frame.line > 0)
         .fold(problem, Problem::frame)
+}
+
+fn position(line: usize, column: usize) -> Position {
+    let number = |number| u16::try_from(number).unwrap_or(u16::MAX);
+    Position::new(number(line).max(1), number(column))
 }
 
 /// Closures have names that only the engine knows.
@@ -230,6 +241,9 @@ fn leaf(error: &EvalAltResult, file: &str, sources: &Sources, names: &Names) -> 
     let position = error.position();
     if let Some((name, kind)) = advice::unknown_property(error) {
         return advised(names.property_advice(name, kind), file, position, sources);
+    }
+    if let Some(advice) = overrun::of_eval(error) {
+        return advised(advice, file, position, sources);
     }
     match error {
         EvalAltResult::ErrorRuntime(value, _) => {
@@ -252,31 +266,20 @@ fn leaf(error: &EvalAltResult, file: &str, sources: &Sources, names: &Names) -> 
             let advice = advice::unknown_variable(name, &sources.get(file));
             advised(advice, file, position, sources)
         }
+        EvalAltResult::ErrorDataRace(..) => advised(
+            Advice {
+                message: "a value is used while it is being called or changed".to_owned(),
+                label: String::new(),
+                hint: Some(
+                    "a closure cannot call itself by the variable that holds it; write a function, `fn name(…) { … }`, which can"
+                        .to_owned(),
+                ),
+            },
+            file,
+            position,
+            sources,
+        ),
         EvalAltResult::ErrorParsing(kind, _) => parse_problem(kind, position, file, sources),
-        EvalAltResult::ErrorTooManyOperations(_) => limit(
-            error,
-            file,
-            sources,
-            "`script.max_operations` sets the limit; a loop may not end",
-        ),
-        EvalAltResult::ErrorStackOverflow(_) => limit(
-            error,
-            file,
-            sources,
-            "functions may call each other 64 levels deep; a recursion may not end",
-        ),
-        EvalAltResult::ErrorDataTooLarge(..) => limit(
-            error,
-            file,
-            sources,
-            "a string may hold 1 MiB, an array a million values, a map 100,000; work page by page with `fetch(SIZE).pages()`",
-        ),
-        EvalAltResult::ErrorTooManyVariables(_) | EvalAltResult::ErrorTooManyModules(_) => limit(
-            error,
-            file,
-            sources,
-            "a script may hold 1,000 variables and 32 modules",
-        ),
         _ => at(
             Problem::new(Exit::Script, bare(error)),
             file,
@@ -294,23 +297,6 @@ fn bare(error: &EvalAltResult) -> String {
         words.truncate(cut);
     }
     lower_first(&words)
-}
-
-/// A limit is met deep in the calls, but the engine tells only the outermost of them.
-fn limit(error: &EvalAltResult, file: &str, sources: &Sources, hint: &str) -> Problem {
-    let what = match error {
-        EvalAltResult::ErrorStackOverflow(_) => "functions call each other too deeply".to_owned(),
-        _ => bare(error),
-    };
-    let message = format!("the script ran past a limit: {what}");
-    at(
-        Problem::new(Exit::Script, message),
-        file,
-        error.position(),
-        sources,
-        "",
-    )
-    .hint(hint)
 }
 
 /// Marks the place, as long as the word or call that stands there.

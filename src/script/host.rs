@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use rhai::{Dynamic, EvalAltResult, FnPtr, Map, NativeCallContext, Position};
+use rhai::{EvalAltResult, FnPtr, Map, NativeCallContext};
 use tokio::runtime::Handle;
 
 use super::emit::Emitter;
+use super::limits::{Memory, Stop};
 use super::outcomes::OutcomesCell;
 use super::tokens::TokensCell;
 use crate::clock::Clock;
@@ -22,6 +23,9 @@ use crate::report::ledger::Ledger;
 use crate::store::Store;
 use crate::stream::{OutcomeStream, PageStream};
 use crate::token::Outcome;
+
+/// So many streams that the script let go of may wait to be booked.
+const MOST_ABANDONED: usize = 1000;
 
 /// What a native gives: a value, or an error that the engine understands.
 pub type Native<T> = Result<T, Box<EvalAltResult>>;
@@ -51,6 +55,7 @@ pub struct Host {
     chosen_exit: Mutex<Option<u8>>,
     line: Mutex<Option<FnPtr>>,
     ended: AtomicBool,
+    memory: OnceLock<Arc<Memory>>,
 }
 
 /// The streams that the script may still hold. Values that hold each other are never dropped, so
@@ -107,6 +112,7 @@ impl Host {
             chosen_exit: Mutex::default(),
             line: Mutex::default(),
             ended: AtomicBool::new(false),
+            memory: OnceLock::new(),
         })
     }
 
@@ -136,6 +142,21 @@ impl Host {
     /// The run's clock.
     pub fn clock(&self) -> &dyn Clock {
         &*self.clock
+    }
+
+    /// Lets what a native piles up count, too.
+    pub fn measure(&self, memory: Arc<Memory>) {
+        let _ = self.memory.set(memory);
+    }
+
+    /// Ends a native that piles up more than the memory allows.
+    pub fn check_memory(&self) -> Native<()> {
+        let is_over = self.memory.get().is_some_and(|memory| memory.is_over());
+        if is_over {
+            Err(Stop::Memory.error())
+        } else {
+            Ok(())
+        }
     }
 
     /// The run's stop switch.
@@ -230,32 +251,55 @@ impl Host {
     }
 
     /// Takes back a stream that the script let go of. Outcomes that wait already are booked now, so
-    /// that a script which never looks at what it stores does not pile them up.
+    /// that a script which never looks at what it stores does not pile them up; one that lets go of
+    /// more than the store keeps up with waits for the oldest.
     pub fn abandon(&self, stream: Abandoned) {
         let mut abandoned = lock(&self.abandoned);
-        abandoned.push_back(stream);
-        while let Some(Abandoned::Outcomes(ready, stream)) = abandoned.front_mut() {
-            let mut ledger = self.ledger();
-            for outcome in ready.drain(..) {
-                // A report that cannot be written is remembered by the ledger.
-                let _ = ledger.record(outcome, None);
+        let outcomes = |stream: &Abandoned| matches!(stream, Abandoned::Outcomes(..));
+        match stream {
+            Abandoned::Pages(_) => abandoned.push_back(stream),
+            // Before the pages, which are looked at only in the end.
+            Abandoned::Outcomes(..) => {
+                let at = abandoned.partition_point(outcomes);
+                abandoned.insert(at, stream);
             }
+        }
+        while let Some(Abandoned::Outcomes(ready, stream)) = abandoned.front_mut() {
+            self.book(ready.drain(..));
             let Some(open) = stream else {
                 abandoned.pop_front();
                 continue;
             };
             while let Some(batch) = open.try_next() {
-                for outcome in batch {
-                    let _ = ledger.record(outcome, None);
-                }
+                self.book(batch);
             }
-            if !open.is_done() {
+            if open.is_done() {
+                if let Some(fault) = open.take_fault() {
+                    self.unheard(fault);
+                }
+                abandoned.pop_front();
+                continue;
+            }
+            if abandoned.partition_point(outcomes) <= MOST_ABANDONED {
                 break;
             }
-            if let Some(fault) = open.take_fault() {
-                self.unheard(fault);
+            let Some(Abandoned::Outcomes(_, Some(open))) = abandoned.front_mut() else {
+                break;
+            };
+            match self.wait(open.next()) {
+                Ok(Some(Ok(batch))) => self.book(batch),
+                Ok(Some(Err(fault))) => self.unheard(fault),
+                Ok(None) => {}
+                Err(_) => break,
             }
-            abandoned.pop_front();
+        }
+    }
+
+    /// Books what nobody words. A report that cannot be written is remembered by the ledger.
+    fn book(&self, outcomes: impl IntoIterator<Item = Outcome>) {
+        let mut ledger = self.ledger();
+        for outcome in outcomes {
+            let _ = ledger.record(outcome, None);
         }
     }
 
@@ -326,5 +370,5 @@ fn watch<T>(cells: &mut Vec<Weak<T>>, cell: &Arc<T>) {
 
 /// The error that ends a script whose run is being stopped; `try` cannot catch it.
 pub fn terminated() -> Box<EvalAltResult> {
-    EvalAltResult::ErrorTerminated(Dynamic::UNIT, Position::NONE).into()
+    Stop::Asked.error()
 }

@@ -1,24 +1,27 @@
 //! The script host: an engine with the primitives, limits that hold, and a run of one script on a
 //! thread of its own whose end accounts for everything that was received.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rhai::module_resolvers::DummyModuleResolver;
-use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope};
+use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope, Shared};
 
 use crate::exit::Exit;
 use crate::fault::chain;
 use crate::halt::Halt;
 use crate::problem::Problem;
-use check::Names;
+use check::files::Files;
 use host::Host;
 use imports::Jail;
+use limits::Memory;
+use names::Names;
 use source::Sources;
 
 pub mod advice;
 pub mod api;
+mod bounded;
 pub mod check;
 pub mod docs;
 pub mod emit;
@@ -26,7 +29,14 @@ pub mod end;
 pub mod fault;
 pub mod host;
 pub mod imports;
+pub mod library;
+pub mod limits;
+pub mod names;
+mod nesting;
 pub mod outcomes;
+mod overrun;
+mod plain;
+mod sorting;
 pub mod source;
 pub mod tokens;
 
@@ -40,9 +50,6 @@ pub const DEFAULT_NAME: &str = "scripts/default.rhai";
 /// builds without optimisation too.
 pub const STACK: usize = 256 * 1024 * 1024;
 
-/// The clock and the stop switch are looked at in every so many operations.
-const LOOK_EVERY: u64 = 64;
-
 /// What a script knows of its run.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -52,16 +59,24 @@ pub struct Settings {
     pub vars: serde_json::Map<String, serde_json::Value>,
     /// The most operations; 0 for no limit.
     pub max_operations: u64,
+    /// By how many bytes the process may grow while the script runs.
+    pub max_memory: u64,
 }
 
 /// A script that compiled.
 pub struct Script {
     engine: Engine,
     ast: AST,
+    path: Option<PathBuf>,
+    /// `config::SIZE` and `config::VARS`.
+    config: Shared<Module>,
     scope: Scope<'static>,
     name: String,
     sources: Sources,
     names: Names,
+    max_memory: u64,
+    /// What the memory is measured by, once it runs.
+    memory: Option<Arc<Memory>>,
 }
 
 impl Script {
@@ -71,7 +86,7 @@ impl Script {
             return Self::compile(DEFAULT_NAME, DEFAULT, None, settings);
         };
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| unreadable(&name, &error))?;
+        let text = source::read(path).map_err(|error| unreadable(&name, &error))?;
         Self::compile(&name, &text, Some(path), settings)
     }
 
@@ -98,7 +113,8 @@ impl Script {
             "VARS",
             to_dynamic(&serde_json::Value::Object(settings.vars.clone())),
         );
-        engine.register_static_module("config", config.into());
+        let config = Shared::new(config);
+        engine.register_static_module("config", Shared::clone(&config));
         let mut scope = Scope::new();
         scope.push_constant_dynamic("SIZE", size);
         let mut ast = engine
@@ -110,9 +126,13 @@ impl Script {
             names: Names::of(&engine),
             engine,
             ast,
+            path: path.map(Path::to_owned),
+            config,
             scope,
             name: name.to_owned(),
             sources,
+            max_memory: settings.max_memory,
+            memory: None,
         })
     }
 
@@ -121,9 +141,20 @@ impl Script {
         &self.name
     }
 
-    /// The mistakes that can be seen without running it.
+    /// What a run of it would be refused for: calls of what does not exist.
     pub fn check(&self) -> Vec<Problem> {
-        check::check(&self.ast, &self.name, &self.names, &self.sources)
+        check::calls(&self.ast, &self.name, &self.names, &self.sources)
+    }
+
+    /// The mistakes that can be seen in it and in what it imports, without running it.
+    pub fn lint(&self) -> Vec<Problem> {
+        let path = self.path.as_deref();
+        let jail = Jail::new(path, self.sources.clone());
+        let mut engine = engine();
+        engine.register_static_module("config", Shared::clone(&self.config));
+        let files = Files::new(engine, &jail, &self.names, &self.sources);
+        let key = path.and_then(imports::key_of).unwrap_or_default();
+        files.main(&self.scope, &self.name, &key)
     }
 
     /// Runs it to its end, with `host` behind its primitives. Blocks; to be called on a thread of
@@ -136,7 +167,10 @@ impl Script {
             let text = crate::report::escape_line(text);
             let _ = printed.ledger().reports().emit(&text);
         });
-        watch(&mut self.engine, host.halt().clone());
+        let memory = Arc::new(Memory::begin(self.max_memory));
+        self.memory = Some(Arc::clone(&memory));
+        host.measure(Arc::clone(&memory));
+        limits::watch(&mut self.engine, host.halt().clone(), memory);
         let mut scope = self.scope.clone();
         self.engine
             .run_ast_with_scope(&mut scope, &self.ast)
@@ -163,44 +197,32 @@ impl Script {
     fn unwatch(&mut self, halt: &Halt) {
         let halt = halt.clone();
         let until: OnceLock<Instant> = OnceLock::new();
-        self.engine.on_progress(move |count| {
-            let stopped = || {
-                halt.stopping().is_cancelled()
-                    && Instant::now() > *until.get_or_init(|| Instant::now() + LAST_WORDS)
-            };
-            let over = count > LAST_OPERATIONS || count.is_multiple_of(LOOK_EVERY) && stopped();
-            over.then_some(Dynamic::UNIT)
-        });
+        let is_late = move || {
+            halt.stopping().is_cancelled()
+                && Instant::now() > *until.get_or_init(|| Instant::now() + LAST_WORDS)
+        };
+        if let Some(memory) = self.memory.clone() {
+            limits::watch_last_words(&mut self.engine, memory, is_late);
+        }
     }
 }
 
 /// So long may the wording of all last lines take in a run that is being stopped.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// So many operations may wording one line take after the script ended.
-const LAST_OPERATIONS: u64 = 1_000_000;
-
-/// Ends the script when the run is being stopped.
-fn watch(engine: &mut Engine, halt: Halt) {
-    engine.on_progress(move |count| {
-        let stopped = count.is_multiple_of(LOOK_EVERY) && halt.stopping().is_cancelled();
-        stopped.then_some(Dynamic::UNIT)
-    });
+/// An engine with all that a script may call; without a host, so that what it knows can be checked.
+fn engine() -> Engine {
+    let mut engine = documented_engine();
+    bounded::register(&mut engine);
+    engine
 }
 
-/// An engine with the primitives and the limits; without a host, so that what it knows can be
-/// checked and documented.
-pub fn engine() -> Engine {
+/// An engine with the primitives and the limits, which knows the script API and nothing else beyond
+/// the language itself.
+pub fn documented_engine() -> Engine {
     let mut engine = Engine::new();
+    limits::apply(&mut engine);
     engine
-        .set_max_call_levels(64)
-        .set_max_expr_depths(64, 32)
-        .set_max_string_size(1024 * 1024)
-        .set_max_array_size(1_000_000)
-        .set_max_map_size(100_000)
-        .set_max_functions(256)
-        .set_max_modules(32)
-        .set_max_variables(1000)
         .set_strict_variables(true)
         .set_optimization_level(OptimizationLevel::Simple)
         .disable_symbol("eval")

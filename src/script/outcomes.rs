@@ -80,7 +80,9 @@ impl Outcomes {
         let stream = lock(&self.0.book).stream.take();
         if let Some(mut stream) = stream {
             loop {
-                match self.0.host.wait(stream.next()) {
+                // What is settled piles up here, so that it must count.
+                let host = &self.0.host;
+                match host.check_memory().and_then(|()| host.wait(stream.next())) {
                     Err(stopped) => {
                         lock(&self.0.book).stream = Some(stream);
                         return Err(stopped);

@@ -1,11 +1,15 @@
 //! The texts of the scripts of a run, by the names that errors show.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use rhai::AST;
 
 use super::host::lock;
+use super::limits::TEXT;
 
 /// What the engine's names of closures begin with.
 const CLOSURE: &str = "anon$";
@@ -52,6 +56,20 @@ impl Sources {
     pub fn file_of_closure(&self, name: &str) -> Option<String> {
         lock(&self.0).closures.get(name).cloned().flatten()
     }
+}
+
+/// Reads a script's or module's text; what is larger than any script is left alone.
+pub fn read(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    let file = File::open(path)?;
+    // Not by the file's length: a device or a pipe has none.
+    let length = file.take(TEXT + 1).read_to_end(&mut bytes)?;
+    if length as u64 > TEXT {
+        return Err(io::Error::other(
+            "it is larger than 128 KiB, the limit of a script",
+        ));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))
 }
 
 /// True for the name that the engine gives to a closure.

@@ -79,7 +79,11 @@ fn a_mistake_in_the_configuration_is_usage() {
 }
 
 /// Valid scripts of every kind, each of which also runs.
-const SOUND: [&str; 12] = [
+const SOUND: [&str; 16] = [
+    "import \"lib/helpers\" as helpers; fn f() { config::SIZE + config::VARS.len() } print(f() + helpers::size());",
+    "let page = (); retry(1, || page = tokens([\"a\"])); if page != () { report(store(page)); }",
+    "let x = 1; x = \"text\"; x = store([\"a\"]); for o in x { if o.status == \"stored\" { print(o.status); } } let e = #{status: \"mine\", kind: \"mine\"}; print(e.status == \"none\" || e.kind == \"other\");",
+    "fn reject(x) { x } fn line(o) { o.token } print(reject(1)); report(store([\"a\"]), Fn(\"line\")); report(host::store([\"b\"]).failures().store()); let s = report(store([\"c\"]), |o| `${o.token.len} ${o.ms}`); print(s.stored + s.requested);",
     "let f = |x| x + 1; print(f.call(1)); print(f.curry(2).call());",
     "fn twice() { this * 2 } let n = 4; print(n.twice());",
     "let map = #{greet: |name| `hi ${name}`, deep: #{two: || 2}}; print(map.greet(\"x\")); print(map.deep.two());",
@@ -96,7 +100,7 @@ const SOUND: [&str; 12] = [
 
 #[test]
 fn valid_scripts_raise_no_alarm() {
-    let lib = "fn half(n) { n / 2 }\n";
+    let lib = "fn half(n) { n / 2 } fn size() { config::SIZE }\n";
     for script in SOUND {
         let check = Command::new()
             .file("lib/helpers.rhai", lib)
@@ -104,6 +108,7 @@ fn valid_scripts_raise_no_alarm() {
             .args(["check", "mine.rhai"])
             .run();
         assert_eq!(check.code, Some(0), "{script}: {}", check.stderr);
+        assert_eq!(check.stderr, "", "{script}");
         let run = demo(3, script).file("lib/helpers.rhai", lib).run();
         assert_eq!(run.code, Some(0), "{script}: {}", run.stderr);
     }
@@ -161,15 +166,60 @@ fn the_reference_in_the_repository_is_up_to_date() {
     );
 }
 
-#[test]
-fn every_example_of_the_reference_runs() {
-    let printed = api("md");
-    let examples: Vec<&str> = printed
-        .split("```rhai\n")
+/// Every function of the reference, with where it stands and its doc comment.
+fn functions() -> Vec<(String, String)> {
+    let json: Value = serde_json::from_str(&api("json")).unwrap();
+    // What stands under `host::` are the primitives once more.
+    let places = [("", &json), ("env", &json["modules"]["env"])];
+    let library = json["library"].as_object().unwrap();
+    let modules = library.iter().map(|(name, module)| (name.as_str(), module));
+    let mut functions = Vec::new();
+    for (space, place) in places.into_iter().chain(modules) {
+        for function in place["functions"].as_array().unwrap() {
+            let comments = function["docComments"].as_array();
+            let comments = comments.into_iter().flatten().map(Value::to_string);
+            let comment: String = comments.collect();
+            let name = format!("{space} {}", function["name"]);
+            let lines = comment.replace("\\n", "\n");
+            let lines = lines
+                .lines()
+                .map(|line| line.trim_start_matches(['"', '/']));
+            let lines: Vec<&str> = lines.collect();
+            functions.push((
+                name,
+                lines.join("\n").replace("\\\"", "\"").replace("\\\\", "\\"),
+            ));
+        }
+    }
+    functions
+}
+
+/// The examples in a text.
+fn examples(text: &str) -> Vec<&str> {
+    text.split("```rhai\n")
         .skip(1)
         .filter_map(|rest| rest.split("```").next())
-        .collect();
-    assert!(examples.len() > 25, "{}", examples.len());
+        .collect()
+}
+
+#[test]
+fn every_function_of_the_reference_has_words_and_an_example() {
+    let functions = functions();
+    assert!(functions.len() > 60, "{}", functions.len());
+    for (name, comment) in functions {
+        assert!(comment.trim_start().len() > 20, "{name}: {comment}");
+        assert!(
+            !examples(&comment).is_empty(),
+            "{name} has no example: {comment}"
+        );
+    }
+}
+
+#[test]
+fn every_example_of_the_reference_runs_and_prints_what_it_says() {
+    let printed = api("md");
+    let examples = examples(&printed);
+    assert!(examples.len() >= functions().len(), "{}", examples.len());
     for example in examples {
         let run = demo(3, example).args(["--out-dir", "."]).run();
         // Without topping up, the demo's source may well fall short.
@@ -180,5 +230,76 @@ fn every_example_of_the_reference_runs() {
             0
         };
         assert_eq!(run.code, Some(code), "{example}: {}", run.stderr);
+        let shown: Vec<&str> = run.stdout.lines().collect();
+        let mut from = 0;
+        let says = example.lines().filter(|line| line.contains("print("));
+        for said in says.filter_map(|line| line.split_once("// ")) {
+            let found = shown[from..].iter().position(|line| *line == said.1.trim());
+            let at = found.unwrap_or_else(|| panic!("{example} printed {shown:?}"));
+            from += at + 1;
+        }
+    }
+}
+
+#[test]
+fn every_example_of_the_reference_passes_check() {
+    let printed = api("md");
+    let mut command = Command::new().arg("check");
+    for (number, example) in examples(&printed).into_iter().enumerate() {
+        let name = format!("example{number}.rhai");
+        command = command.file(&name, example).arg(name);
+    }
+    let run = command.run().expect_code(0);
+    assert_eq!(run.stderr, "");
+}
+
+#[test]
+fn editors_can_read_the_definitions() {
+    let definitions = api("d.rhai");
+    let types = [
+        "int", "float", "bool", "string", "array", "map", "Fn", "?", "()",
+    ];
+    let own = ["Tokens", "Pages", "Outcomes", "Outcome"];
+    let is_type = |name: &str| types.contains(&name) || own.contains(&name);
+    let is_name = |name: &str| {
+        let mut chars = name.chars();
+        chars
+            .next()
+            .is_some_and(|first| first.is_ascii_alphabetic())
+            && chars.all(|char| char.is_ascii_alphanumeric() || char == '_')
+    };
+    let mut count = 0;
+    for line in definitions.lines() {
+        let words = line.trim();
+        if words.is_empty() || words.starts_with("///") || words == "}" || words == "module static;"
+        {
+            continue;
+        }
+        if let Some(module) = words.strip_prefix("module ") {
+            assert!(module.strip_suffix(" {").is_some_and(is_name), "{line}");
+        } else if let Some(constant) = words.strip_prefix("const ") {
+            let (name, kind) = constant.trim_end_matches(';').split_once(": ").unwrap();
+            assert!(is_name(name) && is_type(kind), "{line}");
+        } else {
+            let function = words.strip_prefix("fn ").expect(line);
+            let (head, gives) = function.split_once(") -> ").expect(line);
+            let (name, params) = head.split_once('(').expect(line);
+            assert!(is_name(name.strip_prefix("get ").unwrap_or(name)), "{line}");
+            assert!(is_type(gives.strip_suffix(';').expect(line)), "{line}");
+            for param in params.split(", ").filter(|param| !param.is_empty()) {
+                let (name, kind) = param.split_once(": ").expect(line);
+                assert!(is_name(name) && is_type(kind), "{line}");
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 70, "{count}");
+    for part in [
+        "const SIZE: int;",
+        "module config {",
+        "module env {",
+        "module host {",
+    ] {
+        assert!(definitions.contains(part), "{part}");
     }
 }

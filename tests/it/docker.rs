@@ -72,7 +72,10 @@ fn the_demo_runs_with_nothing_but_the_image() {
 fn a_mounted_script_runs() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let script = r#"report(store(fetch(SIZE)), |outcome| "mounted " + outcome.token);"#;
+    // The mount hides /scripts/lib, and the library is there all the same.
+    let script = r#"import "lib/stats" as stats;
+        if stats::percent(1, 2) != 50.0 { throw "no library"; }
+        report(store(fetch(SIZE)), |outcome| "mounted " + outcome.token);"#;
     fs::write(dir.path().join("mine.rhai"), script).unwrap();
     let mount = format!("{}:/scripts:ro", dir.path().display());
     let args = ["demo", "3", "--script", "/scripts/mine.rhai"];

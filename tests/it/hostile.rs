@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::process::{Command as Process, Stdio};
 use std::time::Duration;
 
-use crate::support::command::Command;
+use crate::support::command::{Command, peak_of};
 use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::source::{Answer, Gate, Source};
@@ -36,10 +36,7 @@ pub fn meet(answer: Answer, config: &str) -> (Vec<String>, u64) {
         .args(["--script", "meet.rhai", "--report", "text"])
         .spawn();
     source.wait_for(2);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid)).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let peak = peak.and_then(|text| text.split_whitespace().next()?.parse().ok());
-    let peak: u64 = peak.expect("the kernel tells the peak");
+    let peak = peak_of(running.pid).expect("the kernel tells the peak") / 1024;
     gate.open();
     let run = running.wait();
     assert!(peak <= MOST, "{peak} KiB: {}", run.stderr);

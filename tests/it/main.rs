@@ -17,6 +17,7 @@
 mod support;
 
 mod check_and_api;
+mod check_finds;
 mod cli;
 mod connecting;
 mod database;
@@ -29,6 +30,7 @@ mod hygiene;
 mod journal;
 mod journal_faults;
 mod kills;
+mod library;
 mod long_forms;
 mod outages;
 mod pipeline_files;
@@ -42,6 +44,7 @@ mod retries;
 mod runs;
 mod script_errors;
 mod script_faults;
+mod script_limits;
 mod scripts;
 mod scripts_books;
 mod scripts_stop;

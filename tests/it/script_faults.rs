@@ -2,7 +2,7 @@
 //! and the database that the script did not catch; and all of it as JSON for machines.
 
 use crate::support::books::{demo, mistake, real};
-use crate::support::command::Run;
+use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::snapshot::settings;
 use crate::support::source::{Answer, Gate, Source};
@@ -22,7 +22,7 @@ fn imports() {
       │
     1 │ import "../secrets" as s;
       ╰╴       ━━━━━━━━━━━━
-    hint: imports name files below the script's folder, such as import "lib/backoff" as backoff;
+    hint: an import names a file below the script's folder (import "lib/mine" as mine;) or a module of the library (import "lib/stats" as stats;)
     "#);
     insta::assert_snapshot!(said("import \"lib/none\" as n;", 3), @r#"
     error: import_denied: cannot import `lib/none`: lib/none.rhai: No such file or directory (os error 2)
@@ -30,7 +30,7 @@ fn imports() {
       │
     1 │ import "lib/none" as n;
       ╰╴       ━━━━━━━━━━
-    hint: imports name files below the script's folder, such as import "lib/backoff" as backoff;
+    hint: an import names a file below the script's folder (import "lib/mine" as mine;) or a module of the library (import "lib/stats" as stats;)
     "#);
     let command = demo(3, "import \"a\" as a;")
         .file("a.rhai", "import \"b\" as b;")
@@ -117,21 +117,60 @@ fn faults_that_nobody_caught() {
 
 #[test]
 fn machines_read_the_same_as_json() {
-    let json = |script: &str| said_with(demo(3, script).args(["--error-format", "json"]), 3);
-    let parsed = |text: String| {
-        let start = text.find('{').unwrap_or(0);
-        serde_json::from_str::<serde_json::Value>(&text[start..]).unwrap()
+    let json = |command: Command| {
+        let run = command.args(["--error-format", "json"]).run();
+        let run = run.expect_code(3);
+        let line = run.stderr.lines().find(|line| line.starts_with('{'));
+        line.expect("an object on a line of its own").to_owned()
     };
-    let run = demo(3, "fn f() {\n    throw \"x\";\n}\nf();")
-        .args(["--error-format", "json"])
-        .run();
-    let error = parsed(run.expect_code(3).stderr);
-    assert_eq!(error["message"], "the script threw: x");
-    assert_eq!(
-        (&error["file"], &error["line"], &error["column"]),
-        (&"mine.rhai".into(), &2.into(), &5.into())
+    let command = demo(3, "import \"lib/a\" as a;\na::f();").file(
+        "lib/a.rhai",
+        "fn f() {\n    throw #{kind: \"mine\", message: \"x\", hint: \"y\", retryable: true};\n}",
     );
-    assert_eq!(error["frames"][0]["name"], "f");
-    assert_eq!(error["exit_code"], 3);
-    insta::assert_snapshot!(json("fetch(SIZE, #{retry: 1});").replace("error: ", ""), @r#"{"message":"unknown option `retry`: one of page_size, retries, top_up","kind":"invalid_argument","file":"mine.rhai","line":1,"column":1,"exit_code":3}"#);
+    insta::assert_snapshot!(json(command), @r#"{"severity":"error","message":"x","kind":"mine","file":"lib/a.rhai","line":2,"column":5,"end_column":10,"frames":[{"name":"f","file":"mine.rhai","line":2,"column":4}],"notes":["retryable"],"hint":"y","exit_code":3}"#);
+    insta::assert_snapshot!(json(demo(3, "fetch(SIZE, #{retry: 1});")), @r#"{"severity":"error","message":"unknown option `retry`: one of page_size, retries, top_up","kind":"invalid_argument","file":"mine.rhai","line":1,"column":1,"end_column":6,"exit_code":3}"#);
+    insta::assert_snapshot!(json(demo(3, "let über = 1; prnt(über);")), @r#"{"severity":"error","message":"unexpected 'ü'","file":"mine.rhai","line":1,"column":5,"end_column":9,"hint":"no token was asked for; `token_service check mine.rhai` shows every such mistake","exit_code":3}"#);
+    insta::assert_snapshot!(json(demo(3, "fn f(n) { f(n + 1) }\nf(1);")), @r#"{"severity":"error","message":"the script ran past a limit: functions call each other more than 64 levels deep","file":"mine.rhai","line":2,"column":1,"end_column":2,"hint":"look for a recursion that does not end; a loop has no such limit","exit_code":3}"#);
+}
+
+#[test]
+fn what_is_used_while_it_is_called() {
+    let script = "let f = ();\nf = |n| if n > 0 { f.call(n - 1) } else { 0 };\nf.call(2);";
+    insta::assert_snapshot!(said(script, 3), @"
+    error: a value is used while it is being called or changed
+      ╭▸ mine.rhai:3:3
+      │
+    3 │ f.call(2);
+      ╰╴  ━━━━
+    hint: a closure cannot call itself by the variable that holds it; write a function, `fn name(…) { … }`, which can
+    ");
+}
+
+#[test]
+fn calls_that_led_there_over_three_files() {
+    let command = demo(
+        3,
+        "import \"outer\" as outer;\nfn start(size) {\n    outer::work(size)\n}\nretry(1, || start(SIZE));",
+    )
+    .file(
+        "outer.rhai",
+        "import \"lib/inner\" as inner;\nfn work(size) {\n    [size].map(|n| inner::check(n))\n}\n",
+    )
+    .file(
+        "lib/inner.rhai",
+        "fn check(n) {\n    let more = n - 3;\n    fetch(more)\n}\n",
+    );
+    insta::assert_snapshot!(said_with(command, 3), @"
+    error: invalid_argument: `size` must be a whole number ≥ 1
+      ╭▸ lib/inner.rhai:3:5
+      │
+    3 │     fetch(more)
+      ╰╴    ━━━━━
+      called from outer.rhai:3:27 in `check`
+      called from outer.rhai:3:12 in a closure
+      called from outer.rhai:3:12 in `map`
+      called from mine.rhai:3:12 in `work`
+      called from mine.rhai:5:13 in `start`
+      called from mine.rhai:5:1 in a closure
+    ");
 }

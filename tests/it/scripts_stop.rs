@@ -1,21 +1,25 @@
 //! Scripts that would not end, go too deep or reach too far: each is stopped promptly, by no `try`
 //! to be caught, with the report complete and the process in one piece.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
+use crate::outages::{locked, unlock, waiting_backend};
 use crate::support::books::{Books, demo, mistake, real};
-use crate::support::command::{Command, Run};
+use crate::support::command::Command;
 use crate::support::database::Database;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Answer, Gate, Source};
 
 /// Scripts that wait for ever, each in its own way, after they said so.
-const ENDLESS: [&str; 6] = [
+const ENDLESS: [&str; 8] = [
     "print(\"on\"); emit_on(); loop { }",
     "print(\"on\"); emit_on(); loop { try { loop { } } catch { print(\"caught\"); } }",
     "print(\"on\"); emit_on(); try { sleep(\"1h\"); } catch { print(\"caught\"); }",
     "print(\"on\"); emit_on(); try { retry(#{attempts: 99, base_ms: 3600000, max_ms: 3600000}, || throw 1); } catch { print(\"caught\"); }",
     "print(\"on\"); emit_on(); fn spin() { loop { } } let f = || spin(); [1].map(|x| f.call());",
     "print(\"on\"); emit_on(); report(store([\"a\"]), |outcome| { loop { } });",
+    "print(\"on\"); emit_on(); let a = []; a.pad(50_000, 1); a.sort(|x, y| { loop { } }); print(\"caught\");",
+    "print(\"on\"); emit_on(); let a = []; a.pad(50_000, 1); a.dedup(|x, y| { loop { } }); print(\"caught\");",
 ];
 
 /// Says on standard error, which is not buffered, that the script has begun.
@@ -58,6 +62,72 @@ fn a_signal_ends_what_would_not_end() {
     }
 }
 
+/// Calls that wait for the source.
+const FOR_SOURCE: [&str; 5] = [
+    "fetch_once(1)",
+    "for token in fetch(1) { }",
+    "for page in fetch(1).pages() { }",
+    "report(store(fetch(1)))",
+    "retry(3, || fetch_once(1))",
+];
+
+/// Calls that wait for the database.
+const FOR_DATABASE: [&str; 4] = [
+    "report(store([\"aa\"]))",
+    "for outcome in store([\"aa\"]) { }",
+    "store([\"aa\"]).failures()",
+    "report(store([\"aa\"]), |outcome| outcome.token)",
+];
+
+/// Stops a run in a call that waits, by a signal or by its deadline, and sees that the script ends
+/// although what it waits for does not come: `arrive` waits until it waits, `free` lets it go on.
+fn stops(call: &str, command: impl Fn(&str) -> Command, arrive: impl Fn(), free: impl Fn()) {
+    let script = format!("try {{ {call}; }} catch {{ print(\"caught\"); }} print(\"caught\");");
+    let running = command(&script).args(["--log-level", "debug"]).spawn();
+    arrive();
+    let begun = Instant::now();
+    running.signal("TERM");
+    running.wait_for_stderr(|text| text.contains("the script has ended"));
+    // It takes some milliseconds; what is in flight is waited for for five seconds.
+    assert!(begun.elapsed() < Duration::from_secs(3), "{call}");
+    free();
+    let run = running.wait().expect_code(143);
+    assert!(!run.stdout.contains("caught"), "{call}");
+    Books::of(&run).once_each();
+}
+
+#[test]
+fn a_call_that_waits_for_the_source_lets_go_of_the_script_at_once() {
+    for call in FOR_SOURCE {
+        let gate = Gate::new();
+        let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+        let database = Database::seed();
+        stops(
+            call,
+            |script| real(1, script, &source, &database),
+            || source.wait_for(1),
+            || gate.open(),
+        );
+    }
+}
+
+#[test]
+fn a_call_that_waits_for_the_database_lets_go_of_the_script_at_once() {
+    for call in FOR_DATABASE {
+        let (database, admin) = locked();
+        let admin = RefCell::new(admin);
+        let source = Source::answers([]);
+        stops(
+            call,
+            |script| real(1, script, &source, &database),
+            || {
+                waiting_backend(&mut admin.borrow_mut());
+            },
+            || unlock(&mut admin.borrow_mut()),
+        );
+    }
+}
+
 #[test]
 fn a_deadline_in_the_middle_leaves_a_complete_report() {
     for script in [
@@ -78,70 +148,6 @@ fn a_deadline_in_the_middle_leaves_a_complete_report() {
         let code = if settled == 3 { 3 } else { 5 };
         assert_eq!(run.code, Some(code), "{script}: {}", run.stderr);
     }
-}
-
-/// Runs a script that must end with a limit, uncaught, in one piece.
-#[track_caller]
-fn limited(command: Command, said: &str) -> Run {
-    let run = command.run().expect_code(3);
-    assert_eq!(run.signal, None);
-    assert!(!run.stdout.contains("caught"), "{}", run.stdout);
-    assert!(mistake(&run).contains(said), "{}", run.stderr);
-    Books::of(&run);
-    run
-}
-
-#[test]
-fn limits_cannot_be_caught() {
-    for (body, said) in [
-        ("f(1)", "functions call each other too deeply"),
-        (
-            "let s = \"0123456789abcdef\"; loop { s += s; }",
-            "length of string too large",
-        ),
-        (
-            "let a = [1, 2]; loop { a += a; }",
-            "size of array/BLOB too large",
-        ),
-    ] {
-        let script =
-            format!("fn f(n) {{ f(n + 1) }} try {{ {body}; }} catch {{ print(\"caught\"); }}");
-        limited(demo(1, &script), said);
-    }
-    let command = demo(1, "try { loop { } } catch { print(\"caught\"); }")
-        .file("c.yaml", "script: {max_operations: 1000}\n")
-        .args(["--config", "c.yaml"]);
-    limited(command, "too many operations");
-}
-
-#[test]
-fn deep_recursion_of_every_kind_leaves_the_process_in_one_piece() {
-    let wide = format!("{}f(n + 1){}", "[".repeat(6), "]".repeat(6));
-    for script in [
-        format!("fn f(n) {{ {wide} }} f(1);"),
-        "let f = |g| g.call(g); f.call(f);".to_owned(),
-        "let f = |g| retry(1, || g.call(g)); f.call(f);".to_owned(),
-        "let f = |g| [1].map(|x| g.call(g)); f.call(f);".to_owned(),
-        "let f = |g| [2, 1].reduce(|a, b| g.call(g)); f.call(f);".to_owned(),
-        "let f = |g| { report(store([\"a\"]), |o| g.call(g)); }; f.call(f);".to_owned(),
-        "fn f() { try { f(); } catch { f(); } } f();".to_owned(),
-        "fn f(n) { if true { while true { for x in [1] { switch n { _ => f(n + 1) } } } } } f(1);"
-            .to_owned(),
-        "fn f() { `${`${`${f()}`}`}` } f();".to_owned(),
-        "fn f() { this.g(); } fn g() { this.f(); } let x = 1; x.f();".to_owned(),
-    ] {
-        limited(demo(1, &script), "functions call each other too deeply");
-    }
-    let command = demo(1, "import \"other\" as other; other::deep(|f| f.call(f));").file(
-        "other.rhai",
-        "fn deep(f) { other(f) } fn other(f) { f.call(f); deep(f) }",
-    );
-    limited(command, "functions call each other too deeply");
-    // Values that lie in each other are dropped in one piece too.
-    let script =
-        "let a = []; for i in 0..1000 { a = [a]; } let m = #{}; for i in 0..1000 { m = #{m: m}; }";
-    let run = demo(1, script).run();
-    assert_eq!(run.signal, None, "{}", run.stderr);
 }
 
 #[test]

@@ -209,9 +209,29 @@ impl Running {
     ///
     /// # Panics
     /// Where it does not end within the limit; it is killed then.
-    pub fn wait(mut self) -> Run {
+    pub fn wait(self) -> Run {
         let left = self.limit.saturating_duration_since(Instant::now());
-        match self.ended.recv_timeout(left) {
+        let ended = self.ended.recv_timeout(left);
+        self.conclude(ended)
+    }
+
+    /// Waits for its end, and gives the most memory that it held, in bytes. The kernel's figure never
+    /// falls; what it was a moment before the end, after the last report was written, counts.
+    pub fn wait_and_measure(self) -> (Run, u64) {
+        let mut peak = 0;
+        loop {
+            peak = peak_of(self.pid).unwrap_or(peak);
+            let ended = self.ended.recv_timeout(Duration::from_millis(1));
+            let is_over = Instant::now() > self.limit;
+            if is_over || !matches!(ended, Err(RecvTimeoutError::Timeout)) {
+                assert!(peak > 0, "the kernel tells the peak");
+                return (self.conclude(ended), peak);
+            }
+        }
+    }
+
+    fn conclude(mut self, ended: Result<ExitStatus, RecvTimeoutError>) -> Run {
+        match ended {
             Ok(status) => {
                 self.status = Some(status);
                 Run {
@@ -239,6 +259,16 @@ impl Drop for Running {
             kill(self.pid, "KILL");
         }
     }
+}
+
+/// The most memory that a living process has held, in bytes.
+pub fn peak_of(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = peak.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes * 1024)
 }
 
 fn kill(pid: u32, signal: &str) {

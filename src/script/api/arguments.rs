@@ -4,8 +4,8 @@ use rhai::{Dynamic, EvalAltResult, INT};
 
 use super::RhaiResultOf;
 use crate::fault::{Fault, Kind};
-use crate::script::check::nearest;
 use crate::script::fault::thrown;
+use crate::script::names::nearest;
 
 /// A whole number of at least 1.
 pub(super) fn whole(name: &str, value: &Dynamic) -> RhaiResultOf<u64> {

@@ -87,6 +87,9 @@ pub mod functions {
     }
 }
 
+/// What the options of `fetch` are called.
+pub const OPTIONS: [&str; 3] = ["page_size", "retries", "top_up"];
+
 fn start_fetch(host: &Arc<Host>, size: INT, plan: Plan) -> RhaiResultOf<Tokens> {
     let size = positive("size", size)?;
     let pages = host.fetcher().stream(size, plan);
@@ -109,7 +112,7 @@ fn plan_of(mut plan: Plan, options: &Map) -> RhaiResultOf<Plan> {
                     .as_bool()
                     .map_err(|_| invalid("top_up", "true or false"))?;
             }
-            other => return Err(unknown(other, &["page_size", "retries", "top_up"])),
+            other => return Err(unknown(other, &OPTIONS)),
         }
     }
     Ok(plan)

@@ -200,6 +200,9 @@ fn asked_wait(error: &EvalAltResult) -> Option<Duration> {
     Some(Duration::from_millis(u64::try_from(millis).ok()?))
 }
 
+/// What the options of `retry` are called.
+pub const OPTIONS: [&str; 4] = ["attempts", "base_ms", "max_ms", "on"];
+
 fn rules_of(options: &Map) -> RhaiResultOf<Rules> {
     let mut rules = Rules::default();
     for (name, value) in options {
@@ -213,7 +216,7 @@ fn rules_of(options: &Map) -> RhaiResultOf<Rules> {
                     .map_err(|_| invalid("on", "an array of kinds"))?;
                 rules.on = Some(kinds.iter().map(Dynamic::to_string).collect());
             }
-            other => return Err(unknown(other, &["attempts", "base_ms", "max_ms", "on"])),
+            other => return Err(unknown(other, &OPTIONS)),
         }
     }
     Ok(rules)

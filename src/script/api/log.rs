@@ -113,5 +113,5 @@ pub mod functions {
 }
 
 fn json(fields: &Map) -> String {
-    rhai::format_map_as_json(fields)
+    crate::script::plain::to_json(fields)
 }

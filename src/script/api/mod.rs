@@ -17,6 +17,9 @@ pub mod report;
 pub mod store;
 pub mod types;
 
+pub use fetch::OPTIONS as FETCH_OPTIONS;
+pub use flow::OPTIONS as RETRY_OPTIONS;
+
 /// Makes the primitives known under their plain names and under `host::`, so that a script which
 /// defines one of them anew can still call the real one.
 pub fn register(engine: &mut Engine) {

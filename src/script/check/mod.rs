@@ -1,0 +1,126 @@
+//! The mistakes in scripts that can be seen without running them, each at its place. An error is
+//! what fails when it is reached, or can never do what it says; a warning is what runs, but hardly
+//! as it was meant.
+
+use std::collections::BTreeMap;
+
+use rhai::{AST, ASTNode, Position};
+
+use super::fault::at;
+use super::names::Names;
+use super::source::Sources;
+use crate::exit::Exit;
+use crate::problem::Problem;
+use calls::{Calls, Functions, call_of};
+use kinds::Kinds;
+
+mod calls;
+mod cases;
+pub mod files;
+mod kinds;
+mod values;
+
+/// By the name under which it is imported, the functions of each module.
+pub type Modules = BTreeMap<String, Functions>;
+
+/// A mistake at a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    position: Position,
+    message: String,
+    label: String,
+    hint: Option<String>,
+    is_warning: bool,
+}
+
+impl Finding {
+    fn error(position: Position, message: String) -> Self {
+        Self {
+            position,
+            message,
+            label: String::new(),
+            hint: None,
+            is_warning: false,
+        }
+    }
+
+    fn warning(position: Position, message: String) -> Self {
+        let is_warning = true;
+        Self {
+            is_warning,
+            ..Self::error(position, message)
+        }
+    }
+
+    fn label(self, label: String) -> Self {
+        Self { label, ..self }
+    }
+
+    fn hint(self, hint: String) -> Self {
+        Self {
+            hint: Some(hint),
+            ..self
+        }
+    }
+}
+
+/// What a run refuses before it begins: calls of functions that do not exist, or not with so many
+/// arguments.
+pub fn calls(ast: &AST, file: &str, names: &Names, sources: &Sources) -> Vec<Problem> {
+    let modules = Modules::new();
+    let calls = Calls::of(ast, names, &modules);
+    let mut found = Vec::new();
+    ast.walk(&mut |path: &[ASTNode]| {
+        if let Some((call, position, is_method)) = call_of(path.last()) {
+            found.extend(calls.unknown(call, position, is_method));
+        }
+        true
+    });
+    problems(found, file, sources)
+}
+
+/// Everything that can be seen in one file; `modules` are those that it imports.
+fn lint(ast: &AST, text: &str, names: &Names, modules: &Modules, is_main: bool) -> Vec<Finding> {
+    let calls = Calls::of(ast, names, modules);
+    let kinds = Kinds::of_script(ast);
+    let mut found = Vec::new();
+    ast.walk(&mut |path: &[ASTNode]| {
+        if let Some((call, position, is_method)) = call_of(path.last()) {
+            if let Some(unknown) = calls.unknown(call, position, is_method) {
+                found.push(unknown);
+            } else if !is_method {
+                found.extend(calls.arguments(call, position, &kinds));
+                calls.options(call, &mut found);
+            }
+        }
+        values::look(path, text, names, &kinds, &mut found);
+        true
+    });
+    if is_main {
+        calls.hidden(ast, text, &mut found);
+    }
+    found
+}
+
+/// The findings in one file as problems, in the order of their places.
+fn problems(mut found: Vec<Finding>, file: &str, sources: &Sources) -> Vec<Problem> {
+    found.sort_by(|one, other| {
+        let key = |finding: &Finding| (finding.position, finding.message.clone());
+        key(one).cmp(&key(other))
+    });
+    found.dedup();
+    let problems = found.into_iter().map(|finding| {
+        let problem = Problem::new(Exit::Script, finding.message);
+        let problem = at(problem, file, finding.position, sources, &finding.label);
+        let problem = match finding.hint {
+            Some(hint) => problem.hint(hint),
+            None => problem,
+        };
+        if finding.is_warning {
+            problem.warning()
+        } else {
+            problem
+        }
+    });
+    problems.collect()
+}
