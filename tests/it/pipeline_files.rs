@@ -199,7 +199,7 @@ fn mistakes_have_a_form_for_machines() {
         .args(["--error-format", "json"])
         .run()
         .expect_code(2);
-    shows!(run.stderr, @r#"{"message":"unknown key `expct`","file":"a.test.yaml","line":2,"column":3,"label":"did you mean `expect`?","exit_code":2}"#);
+    shows!(run.stderr, @r#"{"severity":"error","message":"unknown key `expct`","file":"a.test.yaml","line":2,"column":3,"end_column":8,"label":"did you mean `expect`?","exit_code":2}"#);
 }
 
 #[test]

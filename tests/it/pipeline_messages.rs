@@ -198,7 +198,7 @@ fn a_script_that_goes_too_far_ends_by_itself() {
   expect: {exit: 3, stderr: [the script ran past a limit]}
 - name: calls itself for ever
   script: deep.rhai
-  expect: {exit: 3, stderr: [functions call each other too deeply]}
+  expect: {exit: 3, stderr: [functions call each other more than 64 levels deep]}
 - name: writes for ever
   script: flood.rhai
   expect: {exit: 3, stderr: [standard output cannot be written any more]}
