@@ -45,6 +45,7 @@ mod runs;
 mod script_errors;
 mod script_faults;
 mod script_limits;
+mod script_stand_ins;
 mod scripts;
 mod scripts_books;
 mod scripts_stop;

@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod books;
+mod captured;
 pub mod cluster;
 pub mod command;
 pub mod database;
