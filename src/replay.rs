@@ -214,9 +214,12 @@ async fn look(
     halt: &Halt,
 ) -> Result<Option<HashMap<String, u64>>, Fault> {
     let controls = past.controls();
+    // What its own form refuses was never sent, and the server cannot even be asked for it.
+    let is_sound = |value: &&String| Flaw::of(value, usize::MAX).is_none();
+    let values: Vec<String> = values.iter().filter(is_sound).cloned().collect();
     let found = tokio::select! {
         biased;
-        found = store.recheck(values, &controls, past.horizon) => found,
+        found = store.recheck(&values, &controls, past.horizon) => found,
         () = halt.stopping().cancelled() => return Ok(None),
     };
     match found {

@@ -110,13 +110,14 @@ impl<'a> Judge<'a> {
 
     fn value(&mut self, keys: &[&'a str], expected: String, got: String) {
         if expected != got {
-            let steps: Vec<Step> = [&["expect"], keys]
-                .concat()
-                .into_iter()
-                .map(Step::Key)
-                .collect();
-            self.add(&steps, &keys.join("."), How::Value { expected, got });
+            self.differs(keys, How::Value { expected, got });
         }
+    }
+
+    fn differs(&mut self, keys: &[&'a str], how: How) {
+        let path = [&["expect"], keys].concat();
+        let steps: Vec<Step> = path.into_iter().map(Step::Key).collect();
+        self.add(&steps, &keys.join("."), how);
     }
 
     /// Whether a text ends with a line break is not looked at: a block in YAML may or may not.
@@ -124,12 +125,7 @@ impl<'a> Judge<'a> {
         let plain = |text: &str| text.strip_suffix('\n').unwrap_or(text).to_owned();
         let (expected, got) = (plain(expected), plain(got));
         if expected != got {
-            let steps: Vec<Step> = [&["expect"], keys]
-                .concat()
-                .into_iter()
-                .map(Step::Key)
-                .collect();
-            self.add(&steps, &keys.join("."), How::Text { expected, got });
+            self.differs(keys, How::Text { expected, got });
         }
     }
 

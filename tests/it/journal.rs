@@ -198,6 +198,23 @@ fn a_replay_tries_whether_the_table_shows_what_is_inserted() {
     }
 }
 
+/// The server cannot be asked for it, and the other tokens do not suffer for that.
+#[test]
+fn a_token_whose_form_is_refused_does_not_hold_up_the_others() {
+    let database = Database::seed();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report");
+    let lines = [
+        r#"{"token":"a\u0000a","status":"not_attempted"}"#,
+        r#"{"token":"bb","status":"unknown","attempts":1,"ms":1.5}"#,
+    ];
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    let (_, report) = replayed(&path, &database, 0);
+    assert_eq!(report.of("stored"), ["bb"]);
+    assert_eq!(report.count("rejected"), 1);
+    assert_eq!(database.rows(), ["bb"]);
+}
+
 /// What is not seen proves nothing where it is hidden, or where others take rows away.
 #[test]
 fn a_replay_that_cannot_see_what_was_stored_stores_nothing() {
