@@ -21,6 +21,7 @@ static BUILT: LazyLock<Result<(), String>> = LazyLock::new(|| {
 /// Builds the image, or waits until another test has. Whoever builds by other means asks for it too:
 /// two builds at once would both compile everything.
 pub(crate) fn built() {
+    support::limit::watch();
     if let Err(why) = &*BUILT {
         panic!("docker build failed:\n{why}");
     }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::captured::Captured;
 use super::database::Login;
+use super::limit;
 use super::source::Source;
 
 /// After this long a process is killed and the test fails.
@@ -35,6 +36,7 @@ pub struct Command {
 impl Command {
     /// The bare program, in an empty folder.
     pub fn new() -> Self {
+        limit::watch();
         let dir = tempfile::tempdir().expect("a folder");
         Self {
             args: Vec::new(),

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod command;
 pub mod database;
 pub mod journal;
+pub mod limit;
 mod pair;
 pub mod pgbouncer;
 pub mod postgres;
