@@ -82,10 +82,10 @@ fn until_stored_gives_up_where_everything_is_refused() {
     let run = run.expect_code(3);
     assert!(
         run.stderr
-            .contains("three rounds stored nothing, 2 of 2 tokens are missing")
+            .contains("20 tokens in a row were not stored, 2 of 2 are missing")
     );
     let books = Books::of(&run);
-    assert_eq!(books.counts(), [0, 6, 0, 0, 0]);
+    assert_eq!(books.counts(), [0, 20, 0, 0, 0]);
 }
 
 #[test]

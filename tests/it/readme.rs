@@ -221,7 +221,8 @@ fn two_commands_are_the_set_up_and_one_is_what_ci_runs() {
     );
     assert!(blocks.iter().any(|block| block.script == "tests/run\n"));
     let ci = fs::read_to_string(support::root().join(".ci/run")).unwrap();
-    assert_eq!(ci.lines().last(), Some("exec tests/run"));
+    let last = ci.lines().last().unwrap();
+    assert!(last.starts_with("exec timeout ") && last.ends_with(" tests/run"));
     for script in ["tests/run", ".ci/run"] {
         let mode = fs::metadata(support::root().join(script))
             .unwrap()

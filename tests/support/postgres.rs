@@ -8,11 +8,13 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::TcpListener;
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// The superuser of the throwaway server.
 pub const SUPERUSER: &str = "postgres";
@@ -25,6 +27,8 @@ const PG_BIN: &str = "TOKEN_SERVICE_PG_BIN";
 /// A folder with a file `keep` in it is kept.
 const END: &str = r#"cat; "$@"; [ -e "$0/keep" ] && exit
 for try in 1 2 3 4 5; do rm -rf -- "$0" && break; sleep 1; done"#;
+/// Below the ports that Linux gives to connections and to who asks for any (32768 to 60999).
+const PORTS: Range<u16> = 10_000..30_000;
 /// How many ports are tried: another process may take the free one before the server does.
 const TRIES: u32 = 5;
 
@@ -347,12 +351,15 @@ fn at(path: &Path) -> impl Fn(std::io::Error) -> String {
     move |error| format!("{}: {error}", path.display())
 }
 
-/// A port that nothing listens on at this moment.
+/// A port that nothing listens on, that nobody else here was given, and that the system gives nobody
+/// of its own accord. For while a server is down, whoever knocks at its port must meet nobody: from
+/// the system's own range it could be taken by a stranger, or by the caller's own end.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0))
-        .and_then(|listener| listener.local_addr())
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));
+    (0..PORTS.len())
+        .map(|_| PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start))
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .expect("a free port on loopback")
-        .port()
 }
 
 /// What a program printed, where it exists and succeeded.

@@ -16,7 +16,10 @@ fn survives(crash: impl FnOnce(&Cluster, &Database)) -> Verified {
     // Whatever is in flight now stays in flight until the server has crashed.
     proxy.arm(Point::Commit(300), Fault::Partition, Scope::All);
     proxy.wait_for_fired(1);
+    let mut bystander = database.admin();
     crash(&cluster, &database);
+    // A signal takes its time; a run that went on meanwhile would have seen no crash.
+    wait(|| bystander.simple_query("").is_err(), "the crash");
     proxy.heal();
     let run = running.wait().expect_code(0);
     let verified = verify(&run, &issued, &[], &database);
