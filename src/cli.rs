@@ -119,7 +119,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
     #[arg(help_heading = "Database")]
     pub connections: Option<usize>,
-    /// The most inserts in flight on each connection; behind a pooler it is one [default: 16]
+    /// The most inserts in flight on each connection; behind a pooler it is one [default: what the
+    /// round trip needs, 16 to 128]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
     #[arg(help_heading = "Database")]
     pub pipeline: Option<usize>,
@@ -157,7 +158,8 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
     #[arg(help_heading = "Database")]
     pub connections: Option<usize>,
-    /// The most inserts in flight on each connection; behind a pooler it is one [default: 16]
+    /// The most inserts in flight on each connection; behind a pooler it is one [default: what the
+    /// round trip needs, 16 to 128]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
     #[arg(help_heading = "Database")]
     pub pipeline: Option<usize>,
@@ -667,7 +669,8 @@ mod tests {
               --connections <N>  The most database connections [default: 16] [env:
                                  TOKEN_SERVICE_CONNECTIONS]
               --pipeline <N>     The most inserts in flight on each connection; behind a pooler it is one
-                                 [default: 16] [env: TOKEN_SERVICE_PIPELINE]
+                                 [default: what the round trip needs, 16 to 128] [env:
+                                 TOKEN_SERVICE_PIPELINE]
 
         Output:
               --report <FORMAT[=PATH]>  text, ndjson or json, on standard output or to PATH; repeatable

@@ -194,7 +194,7 @@ fn database() -> store::Options {
         table: "secret_tokens".to_owned(),
         column: "data".to_owned(),
         connections: 16,
-        pipeline: 16,
+        pipeline: None,
         statement_timeout: Duration::from_secs(30),
         patience: Duration::from_secs(30),
         session: String::new(),

@@ -240,9 +240,7 @@ impl<'a> Layers<'a> {
                     keys.connections,
                 )?
                 .unwrap_or(16),
-            pipeline: self
-                .pick(args.pipeline, "pipeline", values::count, keys.pipeline)?
-                .unwrap_or(16),
+            pipeline: self.pick(args.pipeline, "pipeline", values::count, keys.pipeline)?,
             statement_timeout: keys.statement_timeout.unwrap_or(Duration::from_secs(30)),
             patience: self.patience(args)?,
             session: String::new(),

@@ -89,7 +89,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.script_limits.max_memory, 80 << 20);
     assert_eq!(
         (settings.store.connections, settings.store.pipeline),
-        (16, 16)
+        (16, None)
     );
     assert_eq!(settings.store.table, "secret_tokens");
     assert_eq!(settings.store.column, "data");
@@ -164,7 +164,7 @@ fn every_option_has_a_variable() {
     assert_eq!(settings.reports[1].path, Some("run.ndjson".into()));
     assert_eq!(
         (settings.store.connections, settings.store.pipeline),
-        (2, 3)
+        (2, Some(3))
     );
     assert_eq!(http(&settings).max_requests, Some(4));
     assert!(!http(&settings).top_up);

@@ -45,8 +45,9 @@ pub struct Options {
     pub column: String,
     /// The most connections of a run, at least 1.
     pub connections: usize,
-    /// The most requests in flight on each connection, at least 1.
-    pub pipeline: usize,
+    /// The most requests in flight on each connection, at least 1; `None` for what its round trip
+    /// needs.
+    pub pipeline: Option<usize>,
     /// The server's `statement_timeout` for each INSERT; zero for none.
     pub statement_timeout: Duration,
     /// How long an outage in the middle of a run is waited out before the run gives up.

@@ -434,7 +434,7 @@ mod tests {
             table: "secret_tokens".to_owned(),
             column: "data".to_owned(),
             connections: 2,
-            pipeline: 4,
+            pipeline: None,
             statement_timeout: Duration::from_secs(30),
             session: String::new(),
             patience: Duration::from_secs(1),

@@ -221,6 +221,7 @@ impl Connector {
             statement: None,
             backend: None,
             horizon: 0,
+            round_trip: Duration::MAX,
             insert: self.durable_insert.clone(),
             unprepared: AtomicBool::new(false),
             unheard: AtomicBool::new(false),

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -39,6 +40,8 @@ struct Lane {
     ledger: VecDeque<Asked>,
     waiting: Vec<Waiting>,
     horizon: Horizon,
+    /// How many may be in flight on a connection of one's own.
+    pipeline: usize,
     batch: Batch,
     details: Details,
     no_row: Arc<Detail>,
@@ -65,6 +68,7 @@ pub(super) async fn run(shared: Arc<Shared>, start: Option<Start>) -> End {
     };
     let horizon = Horizon::new(&link, asked);
     let mut lane = Lane {
+        pipeline: shared.pipeline.unwrap_or_else(|| fitting(link.round_trip)),
         shared,
         chunk: start.chunk,
         ledger: VecDeque::new(),
@@ -89,6 +93,20 @@ pub(super) async fn run(shared: Arc<Shared>, start: Option<Start>) -> End {
     End::Finished
 }
 
+/// How many requests in flight keep a connection busy whose answers take this long on their way.
+/// More than that only makes more tokens wait, and more of them are in doubt when it is lost.
+fn fitting(round_trip: Duration) -> usize {
+    // Near a server that is all the same: it is busy with 16. Far away a round trip must hold what the
+    // server gets done meanwhile.
+    const LEAST: usize = 16;
+    const MOST: usize = 128;
+    const PER_MILLISECOND: usize = 16;
+    let milliseconds = usize::try_from(round_trip.as_millis()).unwrap_or(MOST);
+    milliseconds
+        .saturating_mul(PER_MILLISECOND)
+        .clamp(LEAST, MOST)
+}
+
 impl Lane {
     /// True where it ends because the connection was lost.
     async fn work(&mut self, link: &Link) -> bool {
@@ -98,7 +116,7 @@ impl Lane {
         let mut aborting = pin!(queue.halt.aborting().cancelled());
         let mut timer = pin!(tokio::time::sleep(silence));
         let mut heard = Instant::now();
-        let mut answers = Answers::with_capacity(shared.pipeline);
+        let mut answers = Answers::with_capacity(self.pipeline);
         let mut closed = false;
         loop {
             if answers.is_empty() {
@@ -153,7 +171,7 @@ impl Lane {
     /// to the next client while it still owes answers to the last, which are then taken for others.
     fn pipeline(&self) -> usize {
         match self.horizon.backend {
-            Some(_) => self.shared.pipeline,
+            Some(_) => self.pipeline,
             None => 1,
         }
     }
@@ -287,5 +305,17 @@ impl Drop for Lane {
     /// Even a lane that panics or is dropped in mid-flight accounts for what it holds.
     fn drop(&mut self) {
         self.drop_flights("the connection was lost before the answer came");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_farther_the_server_the_more_is_in_flight() {
+        let after = |milliseconds| fitting(Duration::from_millis(milliseconds));
+        assert_eq!([0, 1, 2, 5, 20, 400].map(after), [16, 16, 32, 80, 128, 128]);
+        assert_eq!(fitting(Duration::MAX), 128);
     }
 }

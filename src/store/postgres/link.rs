@@ -70,6 +70,8 @@ pub(in crate::store) struct Link {
     pub(super) statement: Option<Statement>,
     pub(super) backend: Option<Backend>,
     pub(super) horizon: i64,
+    /// How long an answer was on its way, as far as the set-up showed: rather too long than too short.
+    pub(super) round_trip: Duration,
     /// Sent where nothing is prepared.
     pub(super) insert: String,
     pub(super) unprepared: AtomicBool,

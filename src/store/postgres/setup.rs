@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Row};
 
@@ -58,7 +59,9 @@ impl Connector {
     ) -> Result<Option<Row>, Hitch> {
         let timeout = milliseconds(self.statement_timeout).to_string();
         let params = [(&timeout as _, Type::TEXT), (&mark as _, Type::TEXT)];
+        let asked = Instant::now();
         let rows = link.client.query_typed(SET_UP, &params).await?;
+        link.round_trip = asked.elapsed();
         let Some(row) = rows.first() else {
             return Ok(None);
         };
@@ -70,11 +73,13 @@ impl Connector {
             return self.look_through_pooler(link, look).await;
         }
         // All travel together: one round trip.
+        let asked = Instant::now();
         let (prepared, looked, cluster) = tokio::join!(
             link.client.prepare_typed(&self.insert, &[Type::TEXT]),
             self.look(link, look),
             self.cluster(link),
         );
+        link.round_trip = link.round_trip.min(asked.elapsed());
         match prepared {
             Ok(statement) => {
                 link.statement = Some(statement);
