@@ -91,6 +91,7 @@ impl Contender {
     /// Stores about `tokens` tokens.
     pub fn run(&self, stage: &mut Stage, tokens: u64) -> Result<Sample> {
         stage.clear()?;
+        let before = stage.server_time()?;
         let run = match self {
             Self::Limit { sessions } => limit(stage, *sessions, tokens),
             Self::Pgbench {
@@ -102,7 +103,11 @@ impl Contender {
             Self::Psycopg(psycopg) => python(stage, psycopg, tokens),
             Self::TokenService(setup) => setup.run(stage, tokens),
         };
-        run.with_context(|| self.name())
+        let sample = run.with_context(|| self.name())?;
+        Ok(Sample {
+            server: stage.server_time()? - before,
+            ..sample
+        })
     }
 }
 
@@ -139,6 +144,7 @@ fn limit(stage: &mut Stage, sessions: u32, tokens: u64) -> Result<Sample> {
         tokens,
         seconds,
         cpu: 0.0,
+        server: 0.0,
         peak_mib: 0.0,
     })
 }

@@ -39,6 +39,7 @@ mod rounds;
 mod scratch;
 mod sections;
 mod series;
+mod server_time;
 mod stage;
 mod supply;
 #[allow(

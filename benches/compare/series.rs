@@ -14,6 +14,8 @@ pub struct Sample {
     pub seconds: f64,
     /// Processor time of the client's processes, in seconds; 0 for what has none.
     pub cpu: f64,
+    /// Processor time of the server's processes, in seconds.
+    pub server: f64,
     /// The largest memory that one of the client's processes had resident, in MiB.
     pub peak_mib: f64,
 }
@@ -25,6 +27,7 @@ impl Sample {
             tokens,
             seconds: usage.wall,
             cpu: usage.cpu,
+            server: 0.0,
             peak_mib: usage.peak_kib as f64 / 1024.0,
         }
     }

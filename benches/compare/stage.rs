@@ -12,6 +12,7 @@ use super::contender::{PROCEDURE, Psycopg};
 use super::machine::{Place, run};
 use super::options::Scale;
 use super::scratch::Scratch;
+use super::server_time;
 use super::supply::{Kind, Supply};
 use super::support::database::{Database, Login, SEED};
 use super::support::postgres::{Server, Setup};
@@ -91,6 +92,11 @@ impl Stage {
     /// Where the database's files are.
     pub fn data(&self) -> &Path {
         self.server.sockets.parent().unwrap_or(&self.server.sockets)
+    }
+
+    /// The processor time of the server so far, in seconds.
+    pub fn server_time(&self) -> Result<f64> {
+        server_time::of(&self.data().join("data"))
     }
 
     /// A client program of PostgreSQL: beside the server's, or else wherever PATH has it.

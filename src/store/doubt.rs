@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::job::{Batch, Job};
+use super::job::Job;
+use super::outbox::Batch;
 use super::postgres::connect::Lookup;
 use super::postgres::horizon::Horizon;
 use super::postgres::link::{Backend, Link, is_error};

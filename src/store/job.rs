@@ -10,8 +10,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::outbox::{Gathered, Gathering};
 use crate::clock::Clock;
 use crate::fault::Fault;
 use crate::halt::Halt;
@@ -44,6 +46,14 @@ pub(super) struct Job {
     /// Cancelled when the last chunk and the last token in flight have let go of the job.
     done: CancellationToken,
     _done: DropGuard,
+    gathered: Gathered,
+}
+
+impl Drop for Job {
+    /// Where nobody came to send them, because the runtime is gone.
+    fn drop(&mut self) {
+        self.send(self.gathered.take(Instant::now()));
+    }
 }
 
 impl Job {
@@ -61,9 +71,24 @@ impl Job {
         self.sender.fail(fault.clone());
     }
 
-    /// Hands over outcomes.
+    /// Hands over outcomes at once.
     pub(super) fn send(&self, outcomes: Vec<Outcome>) {
         self.sender.send(outcomes);
+    }
+
+    /// Hands over outcomes together with those that come right after them.
+    pub(super) fn send_soon(self: &Arc<Self>, outcomes: Vec<Outcome>) {
+        match self.gathered.add(outcomes, Instant::now()) {
+            Gathering::Due(all) => self.send(all),
+            Gathering::Begun(due) => {
+                let job = Arc::clone(self);
+                tokio::spawn(async move {
+                    tokio::time::sleep_until(due).await;
+                    job.send(job.gathered.take(Instant::now()));
+                });
+            }
+            Gathering::UnderWay => {}
+        }
     }
 
     /// Reports tokens that will not be sent.
@@ -108,37 +133,6 @@ impl Drop for Chunk {
             let tokens = std::mem::take(&mut self.tokens);
             self.job.refuse(tokens);
         }
-    }
-}
-
-/// Outcomes on their way out, gathered for a wake-up and sent together.
-#[derive(Default)]
-pub(super) struct Batch {
-    job: Option<Arc<Job>>,
-    outcomes: Vec<Outcome>,
-}
-
-impl Batch {
-    /// Adds an outcome of `job`.
-    pub(super) fn push(&mut self, job: &Arc<Job>, outcome: Outcome) {
-        if !self.job.as_ref().is_some_and(|own| Arc::ptr_eq(own, job)) {
-            self.flush();
-            self.job = Some(Arc::clone(job));
-        }
-        self.outcomes.push(outcome);
-    }
-
-    /// Sends what was gathered, and lets go of the job so that its stream can end.
-    pub(super) fn flush(&mut self) {
-        if let Some(job) = self.job.take() {
-            job.send(std::mem::take(&mut self.outcomes));
-        }
-    }
-}
-
-impl Drop for Batch {
-    fn drop(&mut self) {
-        self.flush();
     }
 }
 
@@ -187,6 +181,7 @@ impl Queue {
             verdict: Arc::clone(&self.verdict),
             _done: done.clone().drop_guard(),
             done,
+            gathered: Gathered::default(),
         })
     }
 

@@ -27,6 +27,7 @@ use crate::stream::{self, OutcomeStream, PageStream};
 mod doubt;
 mod job;
 pub mod name;
+mod outbox;
 pub mod postgres;
 pub mod scripted;
 mod sqlite;

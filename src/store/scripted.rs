@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use super::job::{Batch, Chunk, Job, Queue, Taker, Verdict};
+use super::job::{Chunk, Job, Queue, Taker, Verdict};
+use super::outbox::Batch;
 use super::postgres::{MOST_LOSSES, every_insert_denied, gone};
 use super::sqlstate::{Class, TRIES, class_of, pause, scrub};
 use super::{Backend, Later};

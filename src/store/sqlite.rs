@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, Statement, ffi};
 use tokio::sync::oneshot;
 
-use super::job::{Batch, Chunk, Job, Queue, Taker, Verdict};
+use super::job::{Chunk, Job, Queue, Taker, Verdict};
 use super::name::{TableName, quote_identifier};
+use super::outbox::Batch;
 use super::sqlstate::{Details, Said};
 use super::{Backend, Later, Options};
 use crate::fault::{Fault, Kind};

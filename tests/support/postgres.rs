@@ -26,7 +26,7 @@ const PG_BIN: &str = "TOKEN_SERVICE_PG_BIN";
 /// killed in the middle of `initdb` left one that still writes.
 /// A folder with a file `keep` in it is kept.
 const END: &str = r#"cat; "$@"; [ -e "$0/keep" ] && exit
-for try in 1 2 3 4 5; do rm -rf -- "$0" && break; sleep 1; done"#;
+for try in $(seq 30); do rm -rf -- "$0" && break; sleep 1; done"#;
 /// Below the ports that Linux gives to connections and to who asks for any (32768 to 60999).
 const PORTS: Range<u16> = 10_000..30_000;
 /// How many ports are tried: another process may take the free one before the server does.

@@ -5,10 +5,10 @@ use anyhow::Result;
 
 use super::super::calibrate::best;
 use super::super::contender::Contender;
-use super::super::findings::{Bound, Findings, Goal};
+use super::super::findings::{Bound, Findings, Goal, Table};
 use super::super::product::TokenService;
 use super::super::rounds::alternate;
-use super::super::series::{Sample, Series, count};
+use super::super::series::{Sample, Series, count, number};
 use super::super::stage::Stage;
 use super::{comparison, rate};
 
@@ -70,7 +70,42 @@ pub fn measure(stage: &mut Stage) -> Result<Findings> {
     );
     Ok(Findings {
         goals,
-        tables: vec![rivals.table, table],
+        tables: vec![rivals.table, table, bounds(&all)?],
         ..Findings::default()
     })
+}
+
+/// What holds the rates: the processor time that server and client need for a token, and how much of
+/// the machine's they had.
+fn bounds(all: &[Series]) -> Result<Table> {
+    let cores = std::thread::available_parallelism()?.get() as f64;
+    let mut table = Table::new(
+        "What holds the rate",
+        "Where the processors are all in use, a rate can rise no further than their time for a token \
+         allows. The server's own limit reads no message, plans nothing twice and answers nobody; the \
+         last column is the rate if the client took no time at all, and the server was never idle.",
+        &[
+            "contender",
+            "server, µs a token",
+            "client, µs a token",
+            "processors in use",
+            "tokens/s at most",
+        ],
+    );
+    for series in all {
+        let each = |figure: fn(&Sample) -> f64| {
+            series.spread(|sample| figure(sample) / sample.tokens as f64 * 1e6)
+        };
+        let server = each(|sample| sample.server);
+        let in_use =
+            series.spread(|sample| (sample.server + sample.cpu) / sample.seconds / cores * 100.0);
+        table.row([
+            series.name.clone(),
+            server.show(1),
+            each(|sample| sample.cpu).show(1),
+            format!("{} %", number(in_use.median, 0)),
+            number(cores * 1e6 / server.median, 0),
+        ]);
+    }
+    Ok(table)
 }

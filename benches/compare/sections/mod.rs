@@ -43,6 +43,7 @@ fn comparison(title: String, note: &str, all: &[Series], base: usize) -> Table {
         "contender",
         "tokens/s",
         "client CPU, s",
+        "server CPU, s",
         "peak, MiB",
         &against,
     ];
@@ -60,6 +61,7 @@ fn comparison(title: String, note: &str, all: &[Series], base: usize) -> Table {
             series.name.clone(),
             series.rate().to_string(),
             of_client(|sample| sample.cpu, 2),
+            number(series.spread(|sample| sample.server).median, 2),
             of_client(|sample| sample.peak_mib, 1),
             series.ratio(&all[base], Sample::rate).show(2),
         ]);

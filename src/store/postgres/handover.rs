@@ -7,7 +7,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::super::doubt::{self, Doubt, Flight};
-use super::super::job::{Batch, Chunk, Job};
+use super::super::job::{Chunk, Job};
+use super::super::outbox::Batch;
 use super::link::Link;
 use super::pool::Shared;
 use crate::token::{Detail, Status};

@@ -12,7 +12,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::doubt::{self, Doubt, Flight};
-use super::super::job::{Batch, Chunk, Job};
+use super::super::job::{Chunk, Job};
+use super::super::outbox::Batch;
 use super::super::sqlstate::{Details, scrub};
 use super::answers::{Answers, Reply};
 use super::connect::silence;
@@ -144,7 +145,7 @@ impl Lane {
                         }
                         next = answers.arrived();
                     }
-                    self.batch.flush();
+                    self.batch.flush_soon();
                 }
                 chunk = queue.inbox.recv(), if room && !closed && self.chunk.is_none() => match chunk {
                     Ok(chunk) => {
@@ -210,7 +211,7 @@ impl Lane {
                 tries: tries + 1,
             }));
         }
-        self.batch.flush();
+        self.batch.flush_soon();
     }
 
     /// The next token to send, whose it is, and how often it was sent.
