@@ -4,8 +4,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use rhai::Engine;
+
 use super::Script;
 use super::host::{Abandoned, Host};
+use super::wording::Wording;
 use crate::exit::Exit;
 use crate::halt::Cause;
 use crate::problem::Problem;
@@ -31,8 +34,9 @@ pub fn run_to_the_end(script: &mut Script, host: &Arc<Host>) -> Ended {
     script.unwatch(host.halt());
     host.abandon_all();
     let mut drained = Drain {
-        script,
+        engine: &script.engine,
         host,
+        wording: host.take_wording(),
         detail: Detail::reason(why_not(host, went_well)),
     };
     drained.drain(went_well);
@@ -70,8 +74,9 @@ fn why_not(host: &Host, went_well: bool) -> &'static str {
 }
 
 struct Drain<'a> {
-    script: &'a Script,
+    engine: &'a Engine,
     host: &'a Arc<Host>,
+    wording: Option<Wording>,
     detail: Arc<Detail>,
 }
 
@@ -112,19 +117,23 @@ impl Drain<'_> {
     }
 
     fn record(&self, outcome: Outcome) {
-        let line = outcome
-            .status
-            .is_final()
-            .then(|| self.script.line(self.host, &outcome))
-            .flatten();
+        let line = outcome.status.is_final().then(|| self.line(&outcome));
         // A report that cannot be written is remembered by the books.
-        let _ = self.host.ledger().record(outcome, line.as_deref());
+        let _ = self
+            .host
+            .ledger()
+            .record(outcome, line.flatten().as_deref());
+    }
+
+    /// The script's own line for an outcome, if it has one.
+    fn line(&self, outcome: &Outcome) -> Option<String> {
+        self.wording.as_ref()?.text(self.engine, outcome)
     }
 
     /// Writes what is still open.
     fn settle(&self) {
         while let Some(outcome) = { self.host.ledger().take_open() } {
-            let line = self.script.line(self.host, &outcome);
+            let line = self.line(&outcome);
             let _ = self.host.ledger().settle(&outcome, line.as_deref());
         }
     }

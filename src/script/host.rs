@@ -8,13 +8,14 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use rhai::{EvalAltResult, FnPtr, Map, NativeCallContext};
+use rhai::{EvalAltResult, Map, NativeCallContext};
 use tokio::runtime::Handle;
 
 use super::emit::Emitter;
 use super::limits::{Memory, Stop};
 use super::outcomes::OutcomesCell;
 use super::tokens::TokensCell;
+use super::wording::Wording;
 use crate::clock::Clock;
 use crate::fault::Fault;
 use crate::fetch::Fetcher;
@@ -53,7 +54,7 @@ pub struct Host {
     live: Mutex<Live>,
     unheard: Mutex<Option<Fault>>,
     chosen_exit: Mutex<Option<u8>>,
-    line: Mutex<Option<FnPtr>>,
+    wording: Mutex<Option<Wording>>,
     ended: AtomicBool,
     memory: OnceLock<Arc<Memory>>,
 }
@@ -110,7 +111,7 @@ impl Host {
             live: Mutex::default(),
             unheard: Mutex::default(),
             chosen_exit: Mutex::default(),
-            line: Mutex::default(),
+            wording: Mutex::default(),
             ended: AtomicBool::new(false),
             memory: OnceLock::new(),
         })
@@ -350,13 +351,13 @@ impl Host {
     }
 
     /// Remembers the script's wording of a line, for what is written after it ended.
-    pub fn set_line(&self, line: FnPtr) {
-        *lock(&self.line) = Some(line);
+    pub fn set_wording(&self, wording: Wording) {
+        *lock(&self.wording) = Some(wording);
     }
 
-    /// The script's wording of a line.
-    pub fn line(&self) -> Option<FnPtr> {
-        lock(&self.line).clone()
+    /// The script's wording of a line. It holds the host, which must not hold it to the end.
+    pub fn take_wording(&self) -> Option<Wording> {
+        lock(&self.wording).take()
     }
 }
 

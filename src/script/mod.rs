@@ -39,6 +39,7 @@ mod plain;
 mod sorting;
 pub mod source;
 pub mod tokens;
+pub mod wording;
 
 /// The script that runs where none is configured.
 pub const DEFAULT: &str = include_str!("../../scripts/default.rhai");
@@ -181,15 +182,6 @@ impl Script {
                 let ledger = host.ledger();
                 problem.reworded(|text| ledger.without_tokens(text))
             })
-    }
-
-    /// The script's own wording of a line that is written after the script ended.
-    fn line(&self, host: &Host, outcome: &crate::token::Outcome) -> Option<String> {
-        let line = host.line()?;
-        let text: Dynamic = line
-            .call(&self.engine, &self.ast, (outcome.clone(),))
-            .ok()?;
-        Some(crate::report::escape_line(&text.to_string()).into_owned())
     }
 
     /// Lets the wording of a line run although the run is being stopped, within bounds: all lines

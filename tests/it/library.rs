@@ -226,6 +226,22 @@ fn every_script_can_import_the_library_and_replace_it() {
 }
 
 #[test]
+fn the_library_words_tokens_that_are_written_after_the_script_has_ended() {
+    let source = Source::answers([Answer::tokens(["a|a", "bb", "c-c"])]);
+    let script = "import \"lib/cells\" as cells;
+        report(store(fetch(SIZE)), |outcome| cells::markdown_line([outcome.token, outcome.status]));";
+    let run = real(3, script, &source, &unwilling(99))
+        .run()
+        .expect_code(5);
+    insta::assert_snapshot!(run.sorted(), @r"
+    | a\|a | stored |
+    | bb | failed |
+    | c-c | rejected |
+    ");
+    Books::of(&run).once_each();
+}
+
+#[test]
 fn an_error_in_the_library_shows_its_place_and_who_called() {
     let script = "import \"lib/stats\" as stats;\nstats::percent(\"a\", 2);";
     let run = demo(1, script).run().expect_code(3);

@@ -15,6 +15,7 @@ use crate::report::escape_line;
 use crate::script::fault::thrown;
 use crate::script::host::Host;
 use crate::script::outcomes::Outcomes;
+use crate::script::wording::Wording;
 
 /// Reporting.
 #[export_module]
@@ -86,7 +87,7 @@ fn write_report(
     let host = outcomes.host();
     let mut reader = outcomes.read()?;
     if let Some(line) = line {
-        host.set_line(line.clone());
+        host.set_wording(Wording::of(context, line.clone()));
     }
     while let Some(next) = reader.next(|host| host.ledger().reports().flush().map_err(thrown))? {
         let outcome = next.map_err(thrown)?;
