@@ -1,8 +1,9 @@
 //! The files that a script's `emit(text, "file")` writes, all of them inside `--out-dir`.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use crate::fault::{Fault, Kind};
@@ -74,7 +75,12 @@ impl Emitter {
         {
             return Err(refuse("a symbolic link leads out of --out-dir"));
         }
-        File::create(path).map_err(|error| refuse(&error.to_string()))
+        // It may hold tokens: nobody else may read it.
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options
+            .open(path)
+            .map_err(|error| refuse(&error.to_string()))
     }
 }
 
@@ -89,6 +95,8 @@ fn unwritable(name: &str, error: &io::Error) -> Fault {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -105,6 +113,11 @@ mod tests {
         emitter.end().unwrap();
         let text = std::fs::read_to_string(folder.path().join("sub/file.csv")).unwrap();
         assert_eq!(text, "one\ntwo\n");
+        let mode = std::fs::metadata(folder.path().join("sub/file.csv"))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
         assert!(std::fs::read_dir(outside.path()).unwrap().next().is_none());
     }
 

@@ -63,7 +63,8 @@ pub mod functions {
         host.ledger().reports().emit(&text).map_err(thrown)
     }
 
-    /// Writes a line to a file inside `--out-dir`, which the first line of a run empties.
+    /// Writes a line to a file inside `--out-dir`, which the first line of a run empties. A new file
+    /// can be read by its owner alone.
     ///
     /// # Example
     ///
