@@ -40,10 +40,10 @@ pub mod functions {
     pub fn get_or(
         context: NativeCallContext,
         name: &str,
-        default: Dynamic,
+        fallback: Dynamic,
     ) -> RhaiResultOf<Dynamic> {
         let host = Host::of_line(&context)?;
         let value = host.environment().get(name);
-        Ok(value.map_or(default, |value| value.clone().into()))
+        Ok(value.map_or(fallback, |value| value.clone().into()))
     }
 }
