@@ -159,6 +159,7 @@ async fn supervise(
         _ = stops() => end = end.min(clock.now() + AT_ONCE),
         () = clock.at(stopped + drain) => {}
     }
+    tracing::debug!("no longer waiting for what is in flight");
     halt.abort();
     tokio::select! {
         biased;
