@@ -1,7 +1,10 @@
 //! Every example does what its first comment says, against a scripted source and a real PostgreSQL.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+
+use serde_json::Value;
 
 use crate::support::books::Books;
 use crate::support::command::Command;
@@ -25,24 +28,58 @@ fn run_of(name: &str, size: u64, source: &Source, database: &Database) -> Comman
         .database(database)
 }
 
+/// The examples' files.
+fn examples() -> Vec<PathBuf> {
+    let entries = fs::read_dir(example("")).unwrap();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|kind| kind == "rhai"));
+    paths.sort();
+    assert!(paths.len() >= 10, "{paths:?}");
+    paths
+}
+
 #[test]
 fn every_example_passes_check() {
-    let mut command = Command::new().arg("check");
-    let mut expected = String::new();
-    let mut names: Vec<PathBuf> = fs::read_dir(example(""))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|kind| kind == "rhai"))
-        .collect();
-    names.sort();
-    assert!(names.len() >= 4);
-    for path in names {
-        expected += &["ok    ", &path.display().to_string(), "\n"].concat();
-        command = command.arg(path);
-    }
-    let run = command.run().expect_code(0);
-    assert_eq!(run.stdout, expected);
+    let names = examples();
+    let run = Command::new().arg("check").args(&names).run();
+    let run = run.expect_code(0);
+    let ok = |name: &PathBuf| format!("ok    {}\n", name.display());
+    assert_eq!(run.stdout, names.iter().map(ok).collect::<String>());
     assert_eq!(run.stderr, "");
+}
+
+#[test]
+fn every_example_runs_in_the_demo() {
+    for path in examples() {
+        let run = Command::new()
+            .args(["demo", "12", "--out-dir", "out", "--script"])
+            .arg(&path)
+            .args(["--report", "text", "--report", "ndjson=run.ndjson"])
+            .run();
+        let books = Books::of(&run).once_each();
+        let settled = books.count("stored") + books.count("rejected");
+        assert_eq!(settled, books.count("received"), "{}", path.display());
+        // What the demo's tokens look like is chance: the canary may well die of it.
+        let died = path == example("canary.rhai") && books.count("received") == 10;
+        assert!(died || settled >= 12, "{}", path.display());
+        run.expect_code(if died { 20 } else { 0 });
+    }
+}
+
+#[test]
+fn every_example_stands_in_the_index() {
+    let index = fs::read_to_string(example("README.md")).unwrap();
+    let mut rest = index.as_str();
+    for path in examples() {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let entry = format!("**[{name}]({name}.rhai)**");
+        let (_, after) = rest.split_once(&entry).expect(&entry);
+        rest = after;
+    }
+    assert!(
+        !rest.contains("\n**["),
+        "an entry without its example: {rest}"
+    );
 }
 
 #[test]
@@ -155,4 +192,98 @@ fn csv_lines_are_read_back_as_they_were_meant() {
     ];
     assert_eq!(rows, expected);
     assert_eq!(database.rows(), ["+y", "=1+1", "@x", "aa", "q\"u,o"]);
+}
+
+#[test]
+fn circuit_breaker_spares_the_tokens_that_would_be_refused() {
+    let source = Source::answers([Answer::tokens(["a-a", "b-b"]).always()]);
+    let run = run_of("circuit_breaker.rhai", 1000, &source, &Database::seed())
+        .config("script: {vars: {batch: 2}}")
+        .run();
+    let run = run.expect_code(5);
+    assert!(
+        run.stderr
+            .contains("nothing was stored of 3 batches in a row"),
+        "{}",
+        run.stderr
+    );
+    let books = Books::of(&run);
+    assert_eq!(books.count("rejected"), 6);
+    assert!(books.count("received") <= 12, "{}", books.summary);
+}
+
+#[test]
+fn quarantine_holds_the_rejected_tokens_and_is_nobody_else_s_to_read() {
+    let source = Source::answers([Answer::tokens(["aa", "b-b", "c\"-c"])]);
+    let run = run_of("quarantine.rhai", 3, &source, &Database::seed())
+        .args(["--out-dir", "aside"])
+        .run();
+    let run = run.expect_code(0);
+    let file = run.path("aside/quarantine.ndjson");
+    let text = fs::read_to_string(&file).unwrap();
+    let aside = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let books = Books::of(&run).once_each();
+    let aside: Vec<Value> = aside.collect();
+    let rejected: Vec<Value> = books.with("rejected").into_iter().cloned().collect();
+    assert_eq!(rejected.len(), 2);
+    // The same objects as in the report.
+    assert_eq!(aside, rejected);
+    let mode = fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn constraint_stats_come_after_the_report() {
+    let source = Source::answers([Answer::tokens(["aa", "b-b", "c-c", "dd"])]);
+    let run = run_of("constraint_stats.rhai", 4, &source, &Database::seed()).run();
+    let run = run.expect_code(0);
+    assert_eq!(
+        run.stdout.lines().last(),
+        Some("secret_tokens_data_check: 2 of 4 (50.0 %)")
+    );
+    assert_eq!(run.stdout.lines().count(), 5);
+}
+
+#[test]
+fn markdown_report_is_one_table_whatever_the_tokens_hold() {
+    let source = Source::answers([Answer::tokens(["a|b", "\\|c", "b-b", "<i>", "[x](y)"])]);
+    let run = run_of("markdown_report.rhai", 5, &source, &Database::seed()).run();
+    let run = run.expect_code(0);
+    assert_eq!(run.stdout.lines().count(), 7);
+    for row in run.stdout.lines() {
+        let plain = row.replace("\\\\", "").replace("\\|", "");
+        assert_eq!(plain.matches('|').count(), 5, "{row}");
+        assert!(plain.starts_with("| ") && plain.ends_with(" |"), "{row}");
+    }
+}
+
+#[test]
+fn canary_costs_ten_tokens_where_the_constraint_refuses_everything() {
+    let source = Source::answers([Answer::tokens((0..10).map(|n| format!("{n}-"))).always()]);
+    let run = run_of("canary.rhai", 1000, &source, &Database::seed()).run();
+    let run = run.expect_code(20);
+    assert!(
+        run.stderr
+            .contains("only 0 of the first 10 tokens were stored"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(Books::of(&run).once_each().counts(), [0, 10, 0, 0, 0]);
+    assert_eq!(source.requests().len(), 1);
+}
+
+#[test]
+fn progress_log_says_how_far_it_is() {
+    let source = Source::answers([Answer::tokens((0..20).map(|n| format!("t{n}")))]);
+    let run = run_of("progress_log.rhai", 20, &source, &Database::seed()).run();
+    let run = run.expect_code(0);
+    let lines: Vec<&str> = run
+        .stderr
+        .lines()
+        .filter(|line| line.contains("progress"))
+        .collect();
+    assert_eq!(lines.len(), 10);
+    assert!(lines[9].contains("\\\"percent\\\":100.0"), "{}", lines[9]);
 }
