@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::support::command::Command;
 use crate::support::database::Database;
+use crate::support::guide::read;
 use crate::support::root;
 use crate::support::source::{Answer, Source};
 
@@ -200,11 +201,9 @@ fn a_case_comes_to_what_a_real_run_comes_to() {
 
 /// The fenced blocks of `docs/testing.md` of one kind.
 fn blocks(kind: &str) -> Vec<String> {
-    let text = fs::read_to_string(root().join("docs/testing.md")).unwrap();
-    let opening = format!("```{kind}\n");
-    let rest = text.split(&opening).skip(1);
-    rest.map(|rest| rest.split("```").next().unwrap().to_owned())
-        .collect()
+    let blocks = read("docs/testing.md").into_iter();
+    let of_kind = blocks.filter(|block| block.kind == kind);
+    of_kind.map(|block| block.text).collect()
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod captured;
 pub mod cluster;
 pub mod command;
 pub mod database;
+pub mod guide;
 pub mod journal;
 pub mod limit;
 mod pair;
