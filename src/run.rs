@@ -94,6 +94,7 @@ async fn pipeline(
     let store = open(options, &halt, &begun, settings.wait).await?;
     // Opened last: a run that cannot begin leaves no empty reports behind.
     let mut reports = Reports::open(&settings.reports).map_err(unwritable)?;
+    reports.mask(settings.mask);
     if let Some(path) = &settings.journal {
         let run_id = begun.run_id.to_string();
         let header = Header::new(run_id, store.horizon(), table, column);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::ndjson::milliseconds;
+use super::row::milliseconds;
 use crate::token::{Status, Tally};
 
 /// The version of the report's form.
