@@ -44,6 +44,7 @@ mod readme;
 mod reports;
 mod retries;
 mod runs;
+mod schema;
 mod script_errors;
 mod script_faults;
 mod script_limits;
