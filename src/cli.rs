@@ -125,7 +125,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
     #[arg(help_heading = "Database")]
     pub pipeline: Option<usize>,
-    /// text, ndjson, json, csv or yaml, on standard output or to PATH; repeatable [default: text]
+    /// text, ndjson, json, csv, yaml or html, on standard output or to PATH; repeatable [default:
+    /// text]
     #[arg(long = "report", value_name = "FORMAT[=PATH]", value_parser = values::report)]
     #[arg(help_heading = "Output")]
     pub reports: Vec<Spec>,
@@ -168,7 +169,8 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
     #[arg(help_heading = "Database")]
     pub pipeline: Option<usize>,
-    /// text, ndjson, json, csv or yaml, on standard output or to PATH; repeatable [default: text]
+    /// text, ndjson, json, csv, yaml or html, on standard output or to PATH; repeatable [default:
+    /// text]
     #[arg(long = "report", value_name = "FORMAT[=PATH]", value_parser = values::report)]
     #[arg(help_heading = "Output")]
     pub reports: Vec<Spec>,
@@ -527,9 +529,9 @@ mod tests {
         hint: `token_service --help` shows what can be typed
         error: --grace must be a duration, such as 500ms, 20s or 10m, not `soon`
         hint: `token_service --help` shows what can be typed
-        error: --report must be one of text, ndjson, json, csv, yaml, each with =PATH for a file, not `htmll`
+        error: --report must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `html`?), not `htmll`
         hint: `token_service --help` shows what can be typed
-        error: --report must be one of text, ndjson, json, csv, yaml, each with =PATH for a file (did you mean `json`?), not `jsn`
+        error: --report must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `json`?), not `jsn`
         hint: `token_service --help` shows what can be typed
         error: --report must name a path after `=`, or be `json` alone for standard output, not `json=`
         hint: `token_service --help` shows what can be typed
@@ -687,8 +689,8 @@ mod tests {
                                  TOKEN_SERVICE_PIPELINE]
 
         Output:
-              --report <FORMAT[=PATH]>  text, ndjson, json, csv or yaml, on standard output or to PATH;
-                                        repeatable [default: text] [env: TOKEN_SERVICE_REPORT]
+              --report <FORMAT[=PATH]>  text, ndjson, json, csv, yaml or html, on standard output or to
+                                        PATH; repeatable [default: text] [env: TOKEN_SERVICE_REPORT]
               --mask <MASK>             What reports show of a token: none masks nothing, prefix leaves its
                                         beginning, sha256 a digest [default: none] [env: TOKEN_SERVICE_MASK]
               --out-dir <DIR>           The folder that a script's `emit` may write files in [env:

@@ -219,6 +219,8 @@ fn conclude(host: &Host, ended: Ended, begun: &Begun) -> Finished {
         requests: supply.requests(),
         surplus: supply.surplus(),
         unseen: supply.unseen(),
+        top_ups: supply.top_ups(),
+        repeated: supply.repeated(),
     };
     verdict::close(&mut host.ledger(), &facts, asked, begun, ended.problem)
 }

@@ -16,6 +16,7 @@ use row::Row;
 use summary::Summary;
 
 pub mod csv;
+pub mod html;
 pub mod json;
 pub mod ledger;
 pub mod mask;
@@ -38,16 +39,19 @@ pub enum Format {
     Csv,
     /// One YAML document.
     Yaml,
+    /// A page for a browser.
+    Html,
 }
 
 impl Format {
     /// All of them, by the names that users write.
-    pub const ALL: [(&str, Self); 5] = [
+    pub const ALL: [(&str, Self); 6] = [
         ("text", Self::Text),
         ("ndjson", Self::Ndjson),
         ("json", Self::Json),
         ("csv", Self::Csv),
         ("yaml", Self::Yaml),
+        ("html", Self::Html),
     ];
 }
 
@@ -76,6 +80,7 @@ fn sink(format: Format) -> Box<dyn Sink> {
         Format::Ndjson => Box::new(ndjson::Ndjson),
         Format::Csv => Box::new(csv::Csv::default()),
         Format::Yaml => Box::new(yaml::Yaml::default()),
+        Format::Html => Box::new(html::Html::default()),
     }
 }
 

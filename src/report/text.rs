@@ -36,7 +36,7 @@ fn write_line(out: &mut dyn Write, row: &Row) -> io::Result<()> {
 
 /// What stands last on the line: the database's code with the constraint or else its message, or
 /// the reason of whoever refused.
-fn words(row: &Row) -> Option<String> {
+pub fn words(row: &Row) -> Option<String> {
     let words = row
         .constraint
         .as_deref()

@@ -27,6 +27,7 @@ mod faults;
 mod formats;
 mod hostile;
 mod hosts;
+mod html;
 mod hygiene;
 mod journal;
 mod journal_faults;
