@@ -13,6 +13,7 @@ use crate::config::{Env, Layout, nearest, values};
 use crate::exit::Exit;
 use crate::problem::Problem;
 use crate::report::Spec;
+use crate::report::mask::Mask;
 use crate::testing;
 
 const EXAMPLES: &str = "\
@@ -124,10 +125,15 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
     #[arg(help_heading = "Database")]
     pub pipeline: Option<usize>,
-    /// text, ndjson or json, on standard output or to PATH; repeatable [default: text]
+    /// text, ndjson, json, csv, yaml or html, on standard output or to PATH; repeatable [default:
+    /// text]
     #[arg(long = "report", value_name = "FORMAT[=PATH]", value_parser = values::report)]
     #[arg(help_heading = "Output")]
     pub reports: Vec<Spec>,
+    /// What reports show of a token: none masks nothing, prefix leaves its beginning, sha256 a
+    /// digest [default: none]
+    #[arg(long, value_name = "MASK", value_parser = values::mask, help_heading = "Output")]
+    pub mask: Option<Mask>,
     /// The folder that a script's `emit` may write files in
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub out_dir: Option<PathBuf>,
@@ -163,10 +169,15 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
     #[arg(help_heading = "Database")]
     pub pipeline: Option<usize>,
-    /// text, ndjson or json, on standard output or to PATH; repeatable [default: text]
+    /// text, ndjson, json, csv, yaml or html, on standard output or to PATH; repeatable [default:
+    /// text]
     #[arg(long = "report", value_name = "FORMAT[=PATH]", value_parser = values::report)]
     #[arg(help_heading = "Output")]
     pub reports: Vec<Spec>,
+    /// What reports show of a token: none masks nothing, prefix leaves its beginning, sha256 a
+    /// digest [default: none]
+    #[arg(long, value_name = "MASK", value_parser = values::mask, help_heading = "Output")]
+    pub mask: Option<Mask>,
 }
 
 impl ReplayArgs {
@@ -180,6 +191,7 @@ impl ReplayArgs {
             connections: self.connections,
             pipeline: self.pipeline,
             reports: self.reports.clone(),
+            mask: self.mask,
             ..RunArgs::default()
         }
     }
@@ -488,6 +500,7 @@ mod tests {
             "--report htmll",
             "--report jsn",
             "--report json=",
+            "--mask half",
             "--log-level loud",
             "--error-format xml",
             "5 demo",
@@ -516,11 +529,13 @@ mod tests {
         hint: `token_service --help` shows what can be typed
         error: --grace must be a duration, such as 500ms, 20s or 10m, not `soon`
         hint: `token_service --help` shows what can be typed
-        error: --report must be one of text, ndjson, json, each with =PATH for a file, not `htmll`
+        error: --report must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `html`?), not `htmll`
         hint: `token_service --help` shows what can be typed
-        error: --report must be one of text, ndjson, json, each with =PATH for a file (did you mean `json`?), not `jsn`
+        error: --report must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `json`?), not `jsn`
         hint: `token_service --help` shows what can be typed
         error: --report must name a path after `=`, or be `json` alone for standard output, not `json=`
+        hint: `token_service --help` shows what can be typed
+        error: --mask must be one of none, prefix, sha256, not `half`
         hint: `token_service --help` shows what can be typed
         error: --log-level must be one of off, error, warn, info, debug, trace, not `loud`
         hint: `token_service --help` shows what can be typed
@@ -550,7 +565,7 @@ mod tests {
     #[test]
     fn every_option_reaches_its_field() {
         let cli = typed(
-            "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --connections 2 --pipeline 3 --page-size 4 --max-requests 5 --no-top-up --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
+            "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --connections 2 --pipeline 3 --page-size 4 --max-requests 5 --no-top-up --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
         );
         let run = cli.run;
         assert!(cli.command.is_none());
@@ -558,6 +573,7 @@ mod tests {
         assert_eq!(run.common.config, Some("c.yaml".into()));
         assert_eq!(run.script, Some("s.rhai".into()));
         assert_eq!(run.reports.len(), 2);
+        assert_eq!(run.mask, Some(Mask::Sha256));
         assert_eq!((run.connections, run.pipeline), (Some(2), Some(3)));
         assert_eq!((run.page_size, run.max_requests), (Some(4), Some(5)));
         assert!(run.no_top_up);
@@ -673,8 +689,10 @@ mod tests {
                                  TOKEN_SERVICE_PIPELINE]
 
         Output:
-              --report <FORMAT[=PATH]>  text, ndjson or json, on standard output or to PATH; repeatable
-                                        [default: text] [env: TOKEN_SERVICE_REPORT]
+              --report <FORMAT[=PATH]>  text, ndjson, json, csv, yaml or html, on standard output or to
+                                        PATH; repeatable [default: text] [env: TOKEN_SERVICE_REPORT]
+              --mask <MASK>             What reports show of a token: none masks nothing, prefix leaves its
+                                        beginning, sha256 a digest [default: none] [env: TOKEN_SERVICE_MASK]
               --out-dir <DIR>           The folder that a script's `emit` may write files in [env:
                                         TOKEN_SERVICE_OUT_DIR]
 

@@ -50,18 +50,49 @@ impl Formatter for Safe {
         out: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
-        let mut rest = fragment;
-        while let Some((at, hostile)) = rest.char_indices().find(|(_, c)| is_hostile(*c)) {
-            out.write_all(&rest.as_bytes()[..at])?;
-            write!(out, "\\u{:04x}", u32::from(hostile))?;
-            rest = &rest[at + hostile.len_utf8()..];
-        }
-        out.write_all(rest.as_bytes())
+        write_fragment(out, fragment)
     }
 }
 
-/// Control characters, line breaks of Unicode, and marks that are invisible or turn the direction
-/// of writing. All of them lie within the first 65,536 characters, so that four hex digits name
+/// A part of a JSON text that `serde_json` sees nothing to escape in, with [`is_hostile`] characters
+/// as `\uXXXX`.
+pub fn write_fragment(out: &mut (impl Write + ?Sized), fragment: &str) -> io::Result<()> {
+    let mut rest = fragment;
+    while let Some((at, hostile)) = rest.char_indices().find(|(_, c)| is_hostile(*c)) {
+        out.write_all(&rest.as_bytes()[..at])?;
+        write!(out, "\\u{:04x}", u32::from(hostile))?;
+        rest = &rest[at + hostile.len_utf8()..];
+    }
+    out.write_all(rest.as_bytes())
+}
+
+/// Puts `instead` wherever `secret` stands; where that is short, only where it stands alone, because
+/// "a" is a part of many words.
+pub fn replace_secret(text: &str, secret: &str, instead: &str) -> String {
+    if secret.is_empty() {
+        return text.to_owned();
+    }
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(secret) {
+        let (before, found) = rest.split_at(at);
+        let after = &found[secret.len()..];
+        let alone =
+            !before.ends_with(char::is_alphanumeric) && !after.starts_with(char::is_alphanumeric);
+        clean.push_str(before);
+        clean.push_str(if alone || secret.len() >= 8 {
+            instead
+        } else {
+            secret
+        });
+        rest = after;
+    }
+    clean.push_str(rest);
+    clean
+}
+
+/// Control characters, line breaks of Unicode, marks that are invisible or turn the direction of
+/// writing, and what is no character at all, which YAML refuses. All of them lie within the first 65,536 characters, so that four hex digits name
 /// them.
 pub fn is_hostile(character: char) -> bool {
     character.is_control()
@@ -71,6 +102,8 @@ pub fn is_hostile(character: char) -> bool {
                 | '\u{2028}'..='\u{202e}'
                 | '\u{2060}'..='\u{206f}'
                 | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{fffe}'..='\u{ffff}'
         )
 }
 

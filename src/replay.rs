@@ -97,7 +97,11 @@ impl Past {
             counts: HashMap::new(),
         };
         while let Some(line) = reading.next() {
-            past.add(line?).map_err(|why| reading.fault(why))?;
+            let line = line?;
+            if matches!(&line, Line::Outcome(told) if told.masked) {
+                return Err(masked(&reading));
+            }
+            past.add(line).map_err(|why| reading.fault(why))?;
         }
         if reading.is_torn() {
             tracing::warn!("the last line is torn: a crash cut it, and it is left out");
@@ -180,6 +184,13 @@ impl Past {
     }
 }
 
+/// A mask would be stored as if it were a token.
+fn masked(reading: &Reading) -> Fault {
+    reading
+        .fault("the report was written with --mask, and does not hold the token itself")
+        .hint("replay the journal of that run (--journal), which holds tokens as they are")
+}
+
 async fn settle(
     settings: Settings,
     past: Past,
@@ -195,7 +206,9 @@ async fn settle(
     let store = open(options, &halt, &begun, settings.wait).await?;
     let values = past.open();
     let found = look(&store, &past, &values, &halt).await?;
-    let mut ledger = Ledger::new(Reports::open(&settings.reports).map_err(unwritable)?);
+    let mut reports = Reports::open(&settings.reports).map_err(unwritable)?;
+    reports.mask(settings.mask);
+    let mut ledger = Ledger::new(reports);
     for told in &past.settled {
         let _ = ledger.settle(&outcome_of(told), None);
     }

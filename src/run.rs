@@ -94,6 +94,7 @@ async fn pipeline(
     let store = open(options, &halt, &begun, settings.wait).await?;
     // Opened last: a run that cannot begin leaves no empty reports behind.
     let mut reports = Reports::open(&settings.reports).map_err(unwritable)?;
+    reports.mask(settings.mask);
     if let Some(path) = &settings.journal {
         let run_id = begun.run_id.to_string();
         let header = Header::new(run_id, store.horizon(), table, column);
@@ -218,6 +219,8 @@ fn conclude(host: &Host, ended: Ended, begun: &Begun) -> Finished {
         requests: supply.requests(),
         surplus: supply.surplus(),
         unseen: supply.unseen(),
+        top_ups: supply.top_ups(),
+        repeated: supply.repeated(),
     };
     verdict::close(&mut host.ledger(), &facts, asked, begun, ended.problem)
 }

@@ -39,6 +39,10 @@ pub struct Asked {
     pub surplus: u64,
     /// The most tokens that may have been issued unseen.
     pub unseen: u64,
+    /// Of the requests, those for what an earlier answer had left out.
+    pub top_ups: u64,
+    /// Of the requests, those that were sent again.
+    pub repeated: u64,
 }
 
 /// Draws the verdict and ends the reports.
@@ -69,6 +73,8 @@ pub fn close(
         exit_code: exit.code(),
         latency_ms: ledger.latency(),
         issued_unseen: asked.unseen,
+        top_ups: asked.top_ups,
+        repeated: asked.repeated,
     };
     let closed = ledger.end(&summary);
     let mut problem = problem

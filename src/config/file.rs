@@ -15,6 +15,7 @@ use super::{place, usage};
 use crate::escape::escape;
 use crate::problem::Problem;
 use crate::report::Spec;
+use crate::report::mask::Mask;
 use crate::store::postgres::SslMode;
 
 /// The whole file; a key that is absent or empty is `None`.
@@ -108,6 +109,8 @@ pub(super) struct RunKeys {
     #[serde(deserialize_with = "duration")]
     pub wait: Option<Duration>,
     pub journal: Option<PathBuf>,
+    #[serde(deserialize_with = "mask")]
+    pub mask: Option<Mask>,
 }
 
 /// `script:`, see the contract for each key.
@@ -159,6 +162,7 @@ readers! {
     source_url: Url = values::source_url;
     limit: Duration = values::limit;
     duration: Duration = values::duration;
+    mask: Mask = values::mask;
     size: u64 = values::size;
     positive: u64 = values::positive;
     bytes: u64 = values::bytes;

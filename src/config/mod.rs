@@ -34,6 +34,7 @@ use self::values::Parsed;
 use crate::cli::{CommonArgs, RunArgs, variable};
 use crate::exit::Exit;
 use crate::problem::Problem;
+use crate::report::mask::Mask;
 use crate::report::{Format, Spec};
 use crate::store::{self, Target};
 
@@ -113,6 +114,7 @@ impl<'a> Layers<'a> {
             source,
             store: self.store(args, target)?,
             reports: self.reports(args)?,
+            mask: self.mask(args)?,
             script: self.script(args.script.as_ref())?,
             script_limits: self.script_limits(),
             vars: self.vars(),
@@ -286,6 +288,11 @@ impl<'a> Layers<'a> {
             }
         }
         Ok(reports)
+    }
+
+    fn mask(&self, args: &RunArgs) -> Result<Mask, Problem> {
+        let mask = self.pick(args.mask, "mask", values::mask, self.file.run.mask)?;
+        Ok(mask.unwrap_or_default())
     }
 
     fn script(&self, typed: Option<&PathBuf>) -> Result<Script, Problem> {

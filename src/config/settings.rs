@@ -13,6 +13,7 @@ use url::Url;
 use crate::fetch;
 use crate::problem::Problem;
 use crate::report::Spec;
+use crate::report::mask::Mask;
 use crate::store;
 
 /// How log lines or errors are laid out.
@@ -137,6 +138,8 @@ pub struct Settings {
     pub store: store::Options,
     /// The reports, at least one; at most one of them on standard output.
     pub reports: Vec<Spec>,
+    /// How much of a token the reports show.
+    pub mask: Mask,
     /// What is run.
     pub script: Script,
     /// The script's configurable limits.

@@ -443,7 +443,7 @@ fn values_that_make_no_sense_name_their_variable() {
     error: MAX_TOKENS must be a whole number of at least 1, not `many`
     error: TOKEN_SERVICE_SIZE must be a whole number of at least 1, such as 10, not `-1`
     error: TOKEN_SERVICE_DEADLINE must have a unit, such as 500ms, 20s or 10m, not `20`
-    error: TOKEN_SERVICE_REPORT must be one of text, ndjson, json, each with =PATH for a file, not `csb`
+    error: TOKEN_SERVICE_REPORT must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `csv`?), not `csb`
     error: TOKEN_SERVICE_NO_TOP_UP must be true or false, not `maybe`
     error: TOKEN_SERVICE_LOG_LEVEL must be one of off, error, warn, info, debug, trace, not `\u{1b}[31m`
     error: TOKEN_SERVICE_SOURCE_AUTHORIZATION must not hold control characters
@@ -770,7 +770,7 @@ fn wrong_values_are_marked_where_they_stand() {
     1 │ * *
       ╰╴━━━
 
-    error: `reports[1]` must be one of text, ndjson, json, each with =PATH for a file (did you mean `json`?)
+    error: `reports[1]` must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `json`?)
       ╭▸ token_service.yaml:3:5
       │
     3 │   - jsn

@@ -12,14 +12,8 @@ use tracing::level_filters::LevelFilter;
 use url::Url;
 
 use super::Layout;
+use crate::report::mask::Mask;
 use crate::report::{Format, Spec};
-
-/// The reports' formats by the names that users write.
-const FORMATS: [(&str, Format); 3] = [
-    ("text", Format::Text),
-    ("ndjson", Format::Ndjson),
-    ("json", Format::Json),
-];
 
 /// What a parser gives: the value, or the rest of a sentence that begins with its name.
 pub type Parsed<T> = Result<T, String>;
@@ -143,8 +137,8 @@ pub fn report(text: &str) -> Parsed<Spec> {
         Some((name, path)) => (name, Some(path)),
         None => (text, None),
     };
-    let Some((_, format)) = FORMATS.iter().find(|(known, _)| *known == name) else {
-        let known = FORMATS.map(|(name, _)| name);
+    let Some((_, format)) = Format::ALL.iter().find(|(known, _)| *known == name) else {
+        let known = Format::ALL.map(|(name, _)| name);
         let nearest = super::nearest(name, &known);
         let known = known.join(", ");
         return Err(match nearest {
@@ -169,10 +163,21 @@ pub fn report(text: &str) -> Parsed<Spec> {
 
 /// How a report is written on the command line.
 pub fn report_name(format: Format) -> &'static str {
-    FORMATS
+    Format::ALL
         .iter()
         .find(|(_, known)| *known == format)
         .map_or("report", |(name, _)| name)
+}
+
+/// How much of a token the reports show.
+pub fn mask(text: &str) -> Parsed<Mask> {
+    let found = Mask::ALL.iter().find(|(name, _)| *name == text);
+    found.map(|(_, mask)| *mask).ok_or_else(|| {
+        format!(
+            "must be one of {}",
+            Mask::ALL.map(|(name, _)| name).join(", ")
+        )
+    })
 }
 
 /// How much is logged.

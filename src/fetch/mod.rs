@@ -76,6 +76,7 @@ pub struct Plan {
 pub struct Supply {
     requests: AtomicU64,
     repeated: AtomicU64,
+    top_ups: AtomicU64,
     received: AtomicU64,
     surplus: AtomicU64,
     unseen: AtomicU64,
@@ -91,6 +92,11 @@ impl Supply {
     /// Requests that were sent again; those that waited for the source to come up do not count.
     pub fn repeated(&self) -> u64 {
         self.repeated.load(Ordering::Relaxed)
+    }
+
+    /// Requests for what earlier answers had left out.
+    pub fn top_ups(&self) -> u64 {
+        self.top_ups.load(Ordering::Relaxed)
     }
 
     /// Tokens received.
@@ -241,6 +247,10 @@ impl Fetcher {
                 break;
             }
             let count = open.min(plan.page_size);
+            // All of it was asked for before.
+            if asked >= size {
+                self.supply.top_ups.fetch_add(1, Ordering::Relaxed);
+            }
             let answer = self.ask(count, plan.retries, stop).await;
             let came = answer.page.len() as u64;
             received += came;

@@ -68,6 +68,9 @@ pub struct Told {
     pub reason: Option<String>,
     /// The database's message.
     pub message: Option<String>,
+    /// True where `token` is not the token itself.
+    #[serde(default)]
+    pub masked: bool,
 }
 
 /// Reads a journal or an `ndjson` report, line by line, and keeps others from using it meanwhile.

@@ -3,10 +3,9 @@
 use std::io::{self, Write};
 
 use super::Sink;
-use super::ndjson::TokenObject;
+use super::row::Row;
 use super::summary::{Summary, VERSION};
 use crate::escape::write_json;
-use crate::token::Outcome;
 
 /// The JSON report.
 #[derive(Default)]
@@ -26,14 +25,9 @@ impl Json {
 }
 
 impl Sink for Json {
-    fn outcome(
-        &mut self,
-        out: &mut dyn Write,
-        outcome: &Outcome,
-        _: Option<&str>,
-    ) -> io::Result<()> {
+    fn outcome(&mut self, out: &mut dyn Write, row: &Row, _: Option<&str>) -> io::Result<()> {
         out.write_all(self.lead().as_bytes())?;
-        write_json(out, &TokenObject::new(outcome))
+        write_json(out, row)
     }
 
     fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()> {

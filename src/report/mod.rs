@@ -11,13 +11,20 @@ use crate::escape::escape;
 use crate::fault::{Fault, Kind};
 use crate::journal::Journal;
 use crate::token::Outcome;
+use mask::Mask;
+use row::Row;
 use summary::Summary;
 
+pub mod csv;
+pub mod html;
 pub mod json;
 pub mod ledger;
+pub mod mask;
 pub mod ndjson;
+pub mod row;
 pub mod summary;
 pub mod text;
+pub mod yaml;
 
 /// The formats of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +35,24 @@ pub enum Format {
     Json,
     /// A JSON object a line.
     Ndjson,
+    /// A table for spreadsheets.
+    Csv,
+    /// One YAML document.
+    Yaml,
+    /// A page for a browser.
+    Html,
+}
+
+impl Format {
+    /// All of them, by the names that users write.
+    pub const ALL: [(&str, Self); 6] = [
+        ("text", Self::Text),
+        ("ndjson", Self::Ndjson),
+        ("json", Self::Json),
+        ("csv", Self::Csv),
+        ("yaml", Self::Yaml),
+        ("html", Self::Html),
+    ];
 }
 
 /// A report that was asked for.
@@ -42,12 +67,7 @@ pub struct Spec {
 /// How one format is written. An implementation holds no outcome back.
 pub trait Sink: Send {
     /// Writes an outcome; `line` is the script's own wording, which only `text` uses.
-    fn outcome(
-        &mut self,
-        out: &mut dyn Write,
-        outcome: &Outcome,
-        line: Option<&str>,
-    ) -> io::Result<()>;
+    fn outcome(&mut self, out: &mut dyn Write, row: &Row, line: Option<&str>) -> io::Result<()>;
 
     /// Writes what comes after the last outcome.
     fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()>;
@@ -58,6 +78,9 @@ fn sink(format: Format) -> Box<dyn Sink> {
         Format::Text => Box::new(text::Text),
         Format::Json => Box::new(json::Json::default()),
         Format::Ndjson => Box::new(ndjson::Ndjson),
+        Format::Csv => Box::new(csv::Csv::default()),
+        Format::Yaml => Box::new(yaml::Yaml::default()),
+        Format::Html => Box::new(html::Html::default()),
     }
 }
 
@@ -82,6 +105,7 @@ struct Report {
 pub struct Reports {
     stdout: BufWriter<Box<dyn Write + Send>>,
     stdout_is_terminal: bool,
+    mask: Mask,
     open: Vec<Report>,
 }
 
@@ -178,6 +202,7 @@ impl Reports {
         Self {
             stdout: BufWriter::with_capacity(64 * 1024, stdout),
             stdout_is_terminal: false,
+            mask: Mask::None,
             open: Vec::new(),
         }
     }
@@ -190,6 +215,11 @@ impl Reports {
     /// Writes a report to `writer`, each line as it comes.
     pub fn write_to(&mut self, format: Format, writer: Box<dyn Write + Send>) {
         self.add(format, Place::Writer(writer));
+    }
+
+    /// Shows this much of each token, in every report and not in the journal.
+    pub fn mask(&mut self, mask: Mask) {
+        self.mask = mask;
     }
 
     /// Writes each outcome to the journal too.
@@ -208,7 +238,13 @@ impl Reports {
     /// Writes one outcome to every report. A report that cannot be written is left out from then
     /// on; the others go on.
     fn outcome(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Fault> {
-        self.each(|sink, out| sink.outcome(out, outcome, line))
+        let plain = Row::new(outcome);
+        let masked = plain.masked(self.mask);
+        let shown = masked.as_ref().unwrap_or(&plain);
+        self.each(|sink, out, is_journal| {
+            // A journal keeps the token itself: it is there to be replayed.
+            sink.outcome(out, if is_journal { &plain } else { shown }, line)
+        })
     }
 
     /// Writes a line of the script's to standard output.
@@ -237,7 +273,7 @@ impl Reports {
 
     /// Ends every report and gives the finished files their names.
     pub fn end(&mut self, summary: &Summary) -> Result<(), Fault> {
-        let written = self.each(|sink, out| sink.end(out, summary));
+        let written = self.each(|sink, out, _| sink.end(out, summary));
         let flushed = self.flush();
         let mut named = Ok(());
         for report in &mut self.open {
@@ -267,7 +303,7 @@ impl Reports {
 
     fn each(
         &mut self,
-        mut write: impl FnMut(&mut dyn Sink, &mut dyn Write) -> io::Result<()>,
+        mut write: impl FnMut(&mut dyn Sink, &mut dyn Write, bool) -> io::Result<()>,
     ) -> Result<(), Fault> {
         let mut result = Ok(());
         for report in &mut self.open {
@@ -276,20 +312,19 @@ impl Reports {
             }
             let sink = report.sink.as_mut();
             let written = match &mut report.place {
-                Place::Stdout => {
-                    write(sink, &mut self.stdout).map_err(|error| closed("standard output", &error))
-                }
+                Place::Stdout => write(sink, &mut self.stdout, false)
+                    .map_err(|error| closed("standard output", &error)),
                 Place::Writer(writer) => {
-                    write(sink, writer).map_err(|error| closed("the report", &error))
+                    write(sink, writer, false).map_err(|error| closed("the report", &error))
                 }
                 Place::Journal(journal) => {
                     let mut line = Vec::new();
-                    write(sink, &mut line)
+                    write(sink, &mut line, true)
                         .and_then(|()| journal.append(&line))
                         .map_err(|error| closed_path(journal.path(), &error))
                 }
                 Place::File { writer, path, .. } => {
-                    write(sink, writer).map_err(|error| closed_path(path, &error))
+                    write(sink, writer, false).map_err(|error| closed_path(path, &error))
                 }
             };
             report.broken = written.is_err();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::ndjson::milliseconds;
+use super::row::milliseconds;
 use crate::token::{Status, Tally};
 
 /// The version of the report's form.
@@ -45,6 +45,12 @@ pub struct Summary {
     /// The most tokens that the source may have issued in answers that never arrived.
     #[serde(skip_serializing_if = "is_zero")]
     pub issued_unseen: u64,
+    /// Of the requests, those for what an earlier answer had left out; for people.
+    #[serde(skip)]
+    pub top_ups: u64,
+    /// Of the requests, those that were sent again; for people.
+    #[serde(skip)]
+    pub repeated: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
@@ -67,6 +73,19 @@ pub struct Counts {
     pub not_attempted: u64,
 }
 
+impl Counts {
+    /// How many ended in `status`.
+    pub fn get(&self, status: Status) -> u64 {
+        match status {
+            Status::Stored => self.stored,
+            Status::Rejected => self.rejected,
+            Status::Failed => self.failed,
+            Status::Unknown => self.unknown,
+            Status::NotAttempted => self.not_attempted,
+        }
+    }
+}
+
 impl From<Tally> for Counts {
     fn from(tally: Tally) -> Self {
         Self {
@@ -81,11 +100,24 @@ impl From<Tally> for Counts {
 
 /// Percentiles in milliseconds; zero where nothing was sent.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
+#[allow(missing_docs, reason = "their names say it")]
 pub struct Latency {
-    p50: f64,
-    p95: f64,
-    p99: f64,
-    max: f64,
+    pub p50: f64,
+    pub p95: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+impl Latency {
+    /// Each with its name.
+    pub fn named(&self) -> [(&'static str, f64); 4] {
+        [
+            ("p50", self.p50),
+            ("p95", self.p95),
+            ("p99", self.p99),
+            ("max", self.max),
+        ]
+    }
 }
 
 /// Collects latencies in constant memory, within one per cent.
@@ -106,6 +138,20 @@ impl Latencies {
             let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
             histogram.saturating_record(micros);
         }
+    }
+
+    /// True where nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        self.recorded().next().is_none()
+    }
+
+    /// What was counted: latencies in ascending order, each with how many were like it.
+    pub fn recorded(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
+        let recorded = self.0.iter().flat_map(Histogram::iter_recorded);
+        recorded.map(|value| {
+            let latency = Duration::from_micros(value.value_iterated_to());
+            (latency, value.count_since_last_iteration())
+        })
     }
 
     /// The percentiles so far.

@@ -3,23 +3,18 @@
 use std::io::{self, Write};
 
 use super::Sink;
+use super::row::Row;
 use super::summary::Summary;
 use crate::escape::escape;
-use crate::token::{Detail, Outcome};
 
 /// The text report. Its summary goes to standard error, not here.
 pub struct Text;
 
 impl Sink for Text {
-    fn outcome(
-        &mut self,
-        out: &mut dyn Write,
-        outcome: &Outcome,
-        line: Option<&str>,
-    ) -> io::Result<()> {
+    fn outcome(&mut self, out: &mut dyn Write, row: &Row, line: Option<&str>) -> io::Result<()> {
         match line {
             Some(line) => writeln!(out, "{line}"),
-            None => write_line(out, outcome),
+            None => write_line(out, row),
         }
     }
 
@@ -28,12 +23,12 @@ impl Sink for Text {
     }
 }
 
-fn write_line(out: &mut dyn Write, outcome: &Outcome) -> io::Result<()> {
-    let status = outcome.status.as_str();
+fn write_line(out: &mut dyn Write, row: &Row) -> io::Result<()> {
+    let status = row.status.as_str();
     // Columns stand two spaces apart even where a status is longer than its column.
     let width = 10.max(status.len() + 2);
-    write!(out, "{status:width$}{}", escape(outcome.token.as_str()))?;
-    match words(outcome.detail()) {
+    write!(out, "{status:width$}{}", escape(&row.token))?;
+    match words(row) {
         None => writeln!(out),
         Some(words) => writeln!(out, "  {}", escape(&words)),
     }
@@ -41,13 +36,13 @@ fn write_line(out: &mut dyn Write, outcome: &Outcome) -> io::Result<()> {
 
 /// What stands last on the line: the database's code with the constraint or else its message, or
 /// the reason of whoever refused.
-fn words(detail: &Detail) -> Option<String> {
-    let words = detail
+pub fn words(row: &Row) -> Option<String> {
+    let words = row
         .constraint
         .as_deref()
-        .or(detail.reason.as_deref())
-        .or(detail.message.as_deref());
-    match (detail.sqlstate.as_deref(), words) {
+        .or(row.reason.as_deref())
+        .or(row.message.as_deref());
+    match (row.sqlstate.as_deref(), words) {
         (Some(sqlstate), Some(words)) => Some(format!("{sqlstate} {words}")),
         (words, None) | (None, words) => words.map(str::to_owned),
     }

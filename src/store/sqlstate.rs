@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::escape::replace_secret;
 use crate::token::Detail;
 
 /// How often a token is sent before it is `failed`.
@@ -177,7 +178,7 @@ const LONGEST_MESSAGE: usize = 300;
 /// A server's primary message without any data: `token` itself, whatever is quoted and is none of
 /// `names`, and byte sequences are replaced, control characters too.
 pub fn scrub(message: &str, token: &str, names: &[Option<&str>]) -> String {
-    let message = without_token(message, token);
+    let message = replace_secret(message, token, "…");
     let mut clean = String::with_capacity(message.len());
     let mut rest = message.as_str();
     while let Some(start) = rest.find(['"', '«', '„']) {
@@ -211,31 +212,6 @@ pub fn scrub(message: &str, token: &str, names: &[Option<&str>]) -> String {
         clean.truncate(end);
         clean.push('…');
     }
-    clean
-}
-
-/// Replaces `token` wherever it stands; a short one only where it stands alone, because "a" is a
-/// part of many words.
-fn without_token(message: &str, token: &str) -> String {
-    if token.is_empty() {
-        return message.to_owned();
-    }
-    let mut clean = String::with_capacity(message.len());
-    let mut rest = message;
-    while let Some(at) = rest.find(token) {
-        let (before, found) = rest.split_at(at);
-        let after = &found[token.len()..];
-        let alone =
-            !before.ends_with(char::is_alphanumeric) && !after.starts_with(char::is_alphanumeric);
-        clean.push_str(before);
-        clean.push_str(if alone || token.len() >= 8 {
-            "…"
-        } else {
-            token
-        });
-        rest = after;
-    }
-    clean.push_str(rest);
     clean
 }
 

@@ -123,7 +123,7 @@ fn a_missing_configuration_file() {
 #[test]
 fn an_unknown_report_format() {
     shows!(usage(configured().args(["--report", "xml"])), @"
-    error: --report must be one of text, ndjson, json, each with =PATH for a file, not `xml`
+    error: --report must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file, not `xml`
     hint: `token_service --help` shows what can be typed
     ");
 }

@@ -3,6 +3,7 @@
 //! Tests whose path has `docker` in it need a Docker engine and are marked `#[ignore]`: libtest
 //! cannot skip while it runs, and this way a run without an engine counts them as ignored, not as
 //! passed. `tests/run` asks for them where an engine answers and says so loudly where none does.
+//! The same holds for `browser`, Chromium and its chromedriver.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,6 +17,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod browser;
 mod check_and_api;
 mod check_finds;
 mod cli;
@@ -24,14 +26,17 @@ mod database;
 mod docker;
 mod examples;
 mod faults;
+mod formats;
 mod hostile;
 mod hosts;
+mod html;
 mod hygiene;
 mod journal;
 mod journal_faults;
 mod kills;
 mod library;
 mod long_forms;
+mod masks;
 mod outages;
 mod pipeline_files;
 mod pipeline_messages;
@@ -42,6 +47,7 @@ mod readme;
 mod reports;
 mod retries;
 mod runs;
+mod schema;
 mod script_errors;
 mod script_faults;
 mod script_limits;

@@ -191,7 +191,7 @@ fn a_report_that_cannot_be_written_costs_no_token() {
 
 #[test]
 fn outcomes_stream_while_the_source_is_still_busy() {
-    for format in ["text", "ndjson", "json"] {
+    for format in ["text", "ndjson", "json", "csv", "yaml"] {
         let database = Database::seed();
         let gate = Gate::new();
         let source = Source::answers([

@@ -41,8 +41,8 @@ fn what_no_token_can_be_is_rejected_with_a_reason_and_escaped_in_text() {
 }
 
 #[test]
-fn what_no_token_can_be_is_escaped_in_json_and_comes_back_whole() {
-    for format in ["ndjson", "json"] {
+fn what_no_token_can_be_is_escaped_for_programs_and_comes_back_whole() {
+    for format in ["ndjson", "json", "csv", "yaml"] {
         let (run, _) = run(HOSTILE, "7", &["--report", format]);
         let control = |c: char| c.is_control() && c != '\n';
         assert!(!run.stdout.contains(control), "{format}: {:?}", run.stdout);
@@ -83,8 +83,8 @@ fn marks_that_hide_or_turn_the_writing_are_escaped_in_text_and_stored_as_they_ar
 }
 
 #[test]
-fn marks_that_hide_or_turn_the_writing_are_escaped_in_json() {
-    for format in ["ndjson", "json"] {
+fn marks_that_hide_or_turn_the_writing_are_escaped_for_programs() {
+    for format in ["ndjson", "json", "csv", "yaml"] {
         let (run, _) = run("\u{202e}drawkcab\na\u{200b}b\n", "2", &["--report", format]);
         let hostile = run.stdout.contains(['\u{202e}', '\u{200b}']);
         assert!(!hostile, "{format}: {}", run.stdout);

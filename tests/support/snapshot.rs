@@ -17,7 +17,7 @@ const FILTERS: [(&str, &str); 12] = [
     (r"(?m) in [\d.,]+ s$", " in [seconds] s"),
     (r"\bwait=[\d.]+[a-zµ]+", "wait=[wait]"),
     (
-        r#"("(?:ms|duration_ms|p50|p95|p99|max)": ?)[\d.]+"#,
+        r#"(\b(?:ms|duration_ms|p50|p95|p99|max)"?: ?)[\d.]+"#,
         "${1}[ms]",
     ),
     (

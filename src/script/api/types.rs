@@ -12,7 +12,7 @@ use rhai::{FLOAT, INT, ImmutableString, Map};
 
 use super::{RhaiResultOf, counts_of};
 use crate::escape::json_of;
-use crate::report::ndjson::{TokenObject, milliseconds};
+use crate::report::row::{Row, milliseconds};
 use crate::script::fault::integer;
 use crate::script::outcomes::Outcomes;
 use crate::script::tokens::{Pages, Tokens};
@@ -304,7 +304,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "to_json", pure)]
     pub fn outcome_to_json(outcome: &mut Outcome) -> String {
-        json_of(&TokenObject::new(outcome))
+        json_of(&Row::new(outcome))
     }
 
     /// The status and the token.

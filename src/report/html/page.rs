@@ -1,0 +1,249 @@
+//! What the page says beside its rows: verdict, numbers, charts, and the frame of the table.
+#![expect(
+    clippy::cast_precision_loss,
+    reason = "shares are shown with one decimal"
+)]
+
+use std::error::Error;
+
+use maud::{Markup, PreEscaped, html};
+
+use super::charts::{self, span};
+use super::gather::Gathered;
+use crate::escape::escape;
+use crate::report::summary::{Counts, Summary, grouped};
+use crate::token::Status;
+
+type Made<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// The causes that are shown by name.
+const SHOWN_CAUSES: usize = 12;
+
+/// The rest of the head and the body, without its script and end.
+pub(super) fn page(gathered: &Gathered, summary: &Summary, held: &[u64; 5]) -> Made<Markup> {
+    let outcome = outcome(&summary.counts);
+    let (is_good, verdict) = verdict(summary);
+    Ok(html! {
+        title { "token_service: " (outcome) }
+        (PreEscaped("</head>\n<body>"))
+        header {
+            p.name { "token_service" }
+            h1 { (outcome) }
+            p {
+                span.verdict.good[is_good] { (verdict) }
+                span.soft { " exit code " (summary.exit_code) ", began " (moment(&summary.started_at)) }
+            }
+        }
+        main {
+            section.card { (shares(&summary.counts)) }
+            section.card aria-label="What was asked" { (numbers(summary)) }
+            div.two {
+                section.card {
+                    h2 { "Outcomes over time, tokens/s" }
+                    @if gathered.timeline.columns.is_empty() {
+                        p.soft { "No token was received." }
+                    } @else {
+                        (PreEscaped(charts::timeline(&gathered.timeline)?))
+                    }
+                }
+                section.card {
+                    h2 { "Commit latency, tokens" }
+                    @if gathered.latencies.is_empty() {
+                        p.soft { "No token was sent." }
+                    } @else {
+                        (PreEscaped(charts::latencies(&gathered.latencies, &summary.latency_ms)?))
+                        div.figures {
+                            @for (name, value) in summary.latency_ms.named() {
+                                span { span.soft { (name) } " " b { (span(value)) } }
+                            }
+                        }
+                    }
+                }
+            }
+            @if summary.counts.rejected > 0 {
+                section.card { (causes(gathered, summary.counts.rejected)) }
+            }
+            section.card.tokens { (table(gathered, &summary.counts, held)) }
+        }
+        footer { "Run " code { (summary.run_id) } ", token_service " (env!("CARGO_PKG_VERSION")) }
+    })
+}
+
+fn outcome(counts: &Counts) -> String {
+    let named = Status::ALL.map(|status| (counts.get(status), status.as_str()));
+    let total: u64 = named.iter().map(|(count, _)| count).sum();
+    let parts: Vec<String> = named
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, name)| format!("{} {}", grouped(*count), name.replace('_', " ")))
+        .collect();
+    match total {
+        0 => "No token was received".to_owned(),
+        1 => format!("1 token: {}", parts.join(", ")),
+        total => format!("{} tokens: {}", grouped(total), parts.join(", ")),
+    }
+}
+
+/// A moment to the second, for people.
+fn moment(rfc3339: &str) -> String {
+    let seconds = rfc3339.get(..19).unwrap_or(rfc3339);
+    format!("{} UTC", seconds.replace('T', " "))
+}
+
+/// What the exit code means, and whether that is well.
+fn verdict(summary: &Summary) -> (bool, String) {
+    let words = match (summary.exit_code, summary.aborted_by) {
+        (0, _) => "completed",
+        (_, Some("deadline")) => "stopped by the deadline",
+        (130 | 143, Some(signal)) => return (false, format!("stopped by {signal}")),
+        (1, _) => "completed, and a condition of --fail-on holds",
+        (3, _) => "the script ended with an error",
+        (4, _) => "the source fell short",
+        (5, _) => "some tokens are not settled",
+        _ => "ended by the script",
+    };
+    (summary.exit_code == 0, words.to_owned())
+}
+
+/// A bar of all tokens, and what its colours mean.
+fn shares(counts: &Counts) -> Markup {
+    let total: u64 = Status::ALL.iter().map(|status| counts.get(*status)).sum();
+    let share = |count: u64| count as f64 * 100.0 / total.max(1) as f64;
+    let mut left = 0.0;
+    let segments = Status::ALL.map(|status| {
+        let (from, width) = (left, share(counts.get(status)));
+        left += width;
+        (status, format!("{from:.3}"), format!("{width:.3}"))
+    });
+    html! {
+        svg.shares viewBox="0 0 100 1" preserveAspectRatio="none" role="img" aria-label="Shares by status" {
+            rect.bar-back width="100" height="1" {}
+            @for (status, from, width) in segments {
+                rect class=(status) x=(from) width=(width) height="1" {}
+            }
+        }
+        ul.legend {
+            @for status in Status::ALL {
+                @let count = counts.get(status);
+                li.none[count == 0] {
+                    span.dot.(status) {} (status.as_str().replace('_', " "))
+                    b data-count=(status) { (grouped(count)) }
+                    span.soft { " " (format!("{:.1}", share(count))) " %" }
+                }
+            }
+        }
+    }
+}
+
+/// What was asked of the source, and how long it took.
+fn numbers(summary: &Summary) -> Markup {
+    let settled = summary.counts.stored + summary.counts.rejected;
+    let rate = settled.saturating_mul(1000) / summary.duration_ms.max(1);
+    let mut requests = Vec::new();
+    for (count, name) in [
+        (summary.top_ups, "topping up"),
+        (summary.repeated, "repeated"),
+    ] {
+        if count > 0 {
+            requests.push(format!("{} {name}", grouped(count)));
+        }
+    }
+    let mut received = Vec::new();
+    for (count, name) in [
+        (summary.surplus, "surplus dropped"),
+        (summary.issued_unseen, "perhaps issued unseen"),
+    ] {
+        if count > 0 {
+            received.push(format!("{} {name}", grouped(count)));
+        }
+    }
+    html! {
+        dl {
+            div { dt { "requested" } dd { (grouped(summary.requested)) } }
+            div { dt { "received" } dd { (grouped(summary.received)) small { (received.join(", ")) } } }
+            div { dt { "requests" } dd { (grouped(summary.requests)) small { (requests.join(", ")) } } }
+            div { dt { "duration" } dd { (span(summary.duration_ms as f64)) } }
+            div { dt { "settled a second" } dd { (grouped(rate)) } }
+        }
+    }
+}
+
+/// Rejected tokens by what refused them, the most first.
+fn causes(gathered: &Gathered, rejected: u64) -> Markup {
+    let mut causes: Vec<(&str, u64)> = gathered
+        .causes
+        .iter()
+        .map(|(cause, count)| (cause.as_str(), *count))
+        .collect();
+    causes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let shown = causes.len().min(SHOWN_CAUSES);
+    let rest: u64 = causes.drain(shown..).map(|(_, count)| count).sum();
+    let others = rest + gathered.other_causes;
+    if others > 0 {
+        causes.push(("other reasons", others));
+    }
+    html! {
+        h2 { "Rejected by" }
+        ul.causes {
+            @for (cause, count) in causes {
+                li {
+                    code title=(escape(cause)) { (escape(cause)) }
+                    svg viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true" {
+                        rect.bar-back width="100" height="1" {}
+                        rect.rejected width=(format!("{:.2}", count as f64 * 100.0 / rejected as f64)) height="1" {}
+                    }
+                    b { (grouped(count)) }
+                }
+            }
+        }
+    }
+}
+
+/// The table's frame; the script fills it.
+fn table(gathered: &Gathered, counts: &Counts, held: &[u64; 5]) -> Markup {
+    let missing: Vec<String> = Status::ALL
+        .iter()
+        .map(|status| (*status, held[*status as usize], counts.get(*status)))
+        .filter(|(_, held, all)| held < all)
+        .map(|(status, held, all)| {
+            let name = status.as_str().replace('_', " ");
+            format!("the first {} of {} {name}", grouped(held), grouped(all))
+        })
+        .collect();
+    html! {
+        h2 { "Tokens" }
+        div.tools #tools hidden {
+            input #search type="search" placeholder="Search tokens and reasons" aria-label="Search tokens and reasons"
+                autocomplete="off" spellcheck="false";
+            @for status in Status::ALL {
+                @if counts.get(status) > 0 {
+                    button type="button" data-status=(status) aria-pressed="true" {
+                        span.dot.(status) {} (status.as_str().replace('_', " "))
+                    }
+                }
+            }
+            span.soft #count role="status" {}
+        }
+        @if gathered.masked { p.note { "Tokens are masked in this report." } }
+        @if !missing.is_empty() {
+            p.note #part {
+                "The table shows a part: " (missing.join(", "))
+                ". Every other token is in it; an ndjson report holds all."
+            }
+        }
+        noscript { p.note { "The table needs JavaScript; the numbers above do not." } }
+        div #view tabindex="0" role="region" aria-label="Tokens" {
+            table {
+                thead {
+                    tr {
+                        @for (key, name) in [(0, "Status"), (1, "Token"), (2, "Attempts"), (3, "ms"), (4, "Why")] {
+                            th scope="col" data-key=(key) { button type="button" { (name) } }
+                        }
+                    }
+                }
+                tbody #body {}
+            }
+        }
+        p.note #cut hidden { "Printed are the first 1,000 rows." }
+    }
+}

@@ -1,0 +1,103 @@
+//! `yaml`: one document of the same shape as `json`, written as outcomes arrive. Every text stands in
+//! double quotes, so that no parser takes a token for a number, a date or a switch.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::Formatter;
+
+use super::Sink;
+use super::row::Row;
+use super::summary::{Summary, VERSION};
+use crate::escape::write_fragment;
+
+/// The YAML report.
+#[derive(Default)]
+pub struct Yaml {
+    begun: bool,
+}
+
+impl Sink for Yaml {
+    fn outcome(&mut self, out: &mut dyn Write, row: &Row, _: Option<&str>) -> io::Result<()> {
+        if !std::mem::replace(&mut self.begun, true) {
+            writeln!(out, "version: {VERSION}\ntokens:")?;
+        }
+        out.write_all(b"- ")?;
+        write_block(out, row)
+    }
+
+    fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
+        if !self.begun {
+            writeln!(out, "version: {VERSION}\ntokens: []")?;
+        }
+        out.write_all(b"summary:\n  ")?;
+        write_block(out, summary)
+    }
+}
+
+fn write_block(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    value.serialize(&mut Serializer::with_formatter(&mut *out, Block::default()))?;
+    out.write_all(b"\n")
+}
+
+/// A mapping in block form, indented by two, with those inside it in flow form. Texts are JSON's:
+/// YAML reads all of its escapes.
+#[derive(Default)]
+struct Block {
+    depth: usize,
+    in_key: bool,
+}
+
+impl Block {
+    fn is_inside(&self) -> bool {
+        self.depth > 1
+    }
+}
+
+impl Formatter for Block {
+    fn begin_object<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
+        self.depth += 1;
+        out.write_all(if self.is_inside() { b"{" } else { b"" })
+    }
+
+    fn end_object<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(if self.is_inside() { b"}" } else { b"" })?;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    fn begin_object_key<W: Write + ?Sized>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.in_key = true;
+        out.write_all(match (first, self.is_inside()) {
+            (true, _) => b"",
+            (false, true) => b", ",
+            (false, false) => b"\n  ",
+        })
+    }
+
+    fn end_object_key<W: Write + ?Sized>(&mut self, _: &mut W) -> io::Result<()> {
+        self.in_key = false;
+        Ok(())
+    }
+
+    fn begin_object_value<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(b": ")
+    }
+
+    fn begin_string<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(if self.in_key { b"" } else { b"\"" })
+    }
+
+    fn end_string<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
+        self.begin_string(out)
+    }
+
+    fn write_string_fragment<W: Write + ?Sized>(
+        &mut self,
+        out: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        write_fragment(out, fragment)
+    }
+}
