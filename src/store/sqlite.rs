@@ -215,6 +215,10 @@ fn look(
     connection
         .pragma_update(None, "synchronous", "full")
         .map_err(unusable)?;
+    // Rows are only ever added: half a MiB of the file is enough to have at hand.
+    connection
+        .pragma_update(None, "cache_size", -512)
+        .map_err(unusable)?;
     connection
         .pragma_update(None, "foreign_keys", "on")
         .map_err(unusable)

@@ -185,7 +185,7 @@ fn a_database_that_does_not_come_back_fails_what_was_not_sent() {
         .source(&source)
         .database(&database)
         .args(["100", "--report", "ndjson", "--patience", "100ms"])
-        .args(["--connections", "1"])
+        .args(["--connections", "1", "--pipeline", "16"])
         .spawn();
     let pid = waiting_backend(&mut admin);
     // One after the other: the limit counts once it is committed.

@@ -17,7 +17,7 @@ use crate::support::database::{Database, Login, SEED};
 use crate::support::pgbouncer::{Pooler, Setup};
 use crate::support::proxy::{Fault, Point, Proxy, Scope};
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Answer, Gate, Source, token};
 use crate::support::verify::{Verified, verify};
 
 /// What every token that was in flight is called.
@@ -393,14 +393,16 @@ fn a_standby_that_never_answers_acknowledges_nothing_until_the_deadline() {
 fn a_pause_of_the_pooler_costs_time_only() {
     let database = Database::seed();
     let pooler = pooler(&database, "transaction", 20, "");
-    let proxy = Proxy::before(pooler.login.port);
-    let (issued, source) = tokens(500);
-    let login = through(&pooler.login, &proxy);
-    let running = service(&source, &login, issued.len()).spawn();
-    proxy.arm(Point::Commit(150), Fault::Partition, Scope::All);
-    proxy.wait_for_fired(1);
+    let gate = Gate::new();
+    let issued: Vec<String> = (0..300).map(|_| token()).collect();
+    let (first, rest) = issued.split_at(150);
+    let answers = [Answer::tokens(first), Answer::tokens(rest).after(&gate)];
+    let source = Source::answers(answers);
+    let running = service(&source, &pooler.login, issued.len()).spawn();
+    source.wait_for(2);
+    // It waits for what is under way; nothing may hold that up.
     pooler.order_on_console("PAUSE");
-    proxy.heal();
+    gate.open();
     wait(|| pooler.waiting() > 0, "a client that is held back");
     pooler.order_on_console("RESUME");
     let run = running.wait().expect_code(0);

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// So many stored tokens are remembered; a connection whose horizon is older cannot resolve its
 /// doubts. Each connection moves its horizon long before.
-const MOST: usize = 65_536;
+const MOST: usize = 32_768;
 
 /// Shared by the connections of a store.
 #[derive(Default)]
