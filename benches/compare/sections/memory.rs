@@ -13,10 +13,13 @@ use super::super::series::{Sample, Spread, count, number};
 use super::super::stage::Stage;
 
 /// The formats that are written to a path; `None` is `text` on standard output.
-const FORMATS: [(&str, Option<&str>); 3] = [
+const FORMATS: [(&str, Option<&str>); 6] = [
     ("text", None),
     ("ndjson", Some("ndjson")),
     ("json", Some("json")),
+    ("csv", Some("csv")),
+    ("yaml", Some("yaml")),
+    ("html", Some("html")),
 ];
 /// The most that a run may hold.
 const MOST: f64 = 32.0;
