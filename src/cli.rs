@@ -101,6 +101,9 @@ pub struct RunArgs {
     /// Write each received page to FILE, synced, before it is stored; `replay` takes it after a crash
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     pub journal: Option<PathBuf>,
+    /// Try each insert and roll it back: the report says what would have been stored
+    #[arg(long, help_heading = "Run")]
+    pub dry_run: bool,
     /// The most tokens to ask for in one request [default: 10000]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
     #[arg(help_heading = "Source")]
@@ -668,6 +671,8 @@ mod tests {
                                      [default: 0s] [env: TOKEN_SERVICE_WAIT]
               --journal <FILE>       Write each received page to FILE, synced, before it is stored; `replay`
                                      takes it after a crash [env: TOKEN_SERVICE_JOURNAL]
+              --dry-run              Try each insert and roll it back: the report says what would have been
+                                     stored [env: TOKEN_SERVICE_DRY_RUN]
 
         Source:
               --page-size <N>                The most tokens to ask for in one request [default: 10000]

@@ -98,8 +98,11 @@ impl Past {
         };
         while let Some(line) = reading.next() {
             let line = line?;
-            if matches!(&line, Line::Outcome(told) if told.masked) {
-                return Err(masked(&reading));
+            if let Line::Outcome(told) = &line {
+                let why = unfit(told);
+                if let Some((why, hint)) = why {
+                    return Err(reading.fault(why).hint(hint));
+                }
             }
             past.add(line).map_err(|why| reading.fault(why))?;
         }
@@ -184,11 +187,19 @@ impl Past {
     }
 }
 
-/// A mask would be stored as if it were a token.
-fn masked(reading: &Reading) -> Fault {
-    reading
-        .fault("the report was written with --mask, and does not hold the token itself")
-        .hint("replay the journal of that run (--journal), which holds tokens as they are")
+/// Why what a report says of a token is nothing to go by, and what to do: a mask would be stored as
+/// if it were a token, and a dry run has stored nothing of what it calls stored.
+fn unfit(told: &Told) -> Option<(&'static str, &'static str)> {
+    if told.masked {
+        return Some((
+            "the report was written with --mask, and does not hold the token itself",
+            "replay the journal of that run (--journal), which holds tokens as they are",
+        ));
+    }
+    told.dry_run.then_some((
+        "the report is that of a dry run, which stored nothing",
+        "there is nothing to bring back; to store tokens, run without --dry-run",
+    ))
 }
 
 async fn settle(

@@ -85,6 +85,7 @@ async fn pipeline(
     let deadline = settings.deadline.map(|deadline| begun.instant + deadline);
     let mut options = settings.store;
     options.session = begun.run_id.to_string();
+    let dry_run = options.dry_run;
     let (table, column) = (options.table.clone(), options.column.clone());
     let source = source(settings.source).await?;
     let clock = Arc::clone(&begun.clock);
@@ -95,6 +96,7 @@ async fn pipeline(
     // Opened last: a run that cannot begin leaves no empty reports behind.
     let mut reports = Reports::open(&settings.reports).map_err(unwritable)?;
     reports.mask(settings.mask);
+    reports.dry_run(dry_run);
     if let Some(path) = &settings.journal {
         let run_id = begun.run_id.to_string();
         let header = Header::new(run_id, store.horizon(), table, column);

@@ -73,6 +73,7 @@ pub fn close(
         exit_code: exit.code(),
         latency_ms: ledger.latency(),
         issued_unseen: asked.unseen,
+        dry_run: ledger.is_dry_run(),
         top_ups: asked.top_ups,
         repeated: asked.repeated,
     };

@@ -195,6 +195,7 @@ fn database() -> store::Options {
         column: "data".to_owned(),
         connections: 16,
         pipeline: None,
+        dry_run: false,
         statement_timeout: Duration::from_secs(30),
         patience: Duration::from_secs(30),
         session: String::new(),

@@ -109,6 +109,7 @@ pub(super) struct RunKeys {
     #[serde(deserialize_with = "duration")]
     pub wait: Option<Duration>,
     pub journal: Option<PathBuf>,
+    pub dry_run: Option<bool>,
     #[serde(deserialize_with = "mask")]
     pub mask: Option<Mask>,
 }

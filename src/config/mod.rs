@@ -108,11 +108,17 @@ impl<'a> Layers<'a> {
             }
         };
         let run = &self.file.run;
+        let journal = self.pick(args.journal.clone(), "journal", path, run.journal.clone())?;
+        let store = self.store(args, target)?;
+        if store.dry_run && journal.is_some() {
+            return Err(usage("--dry-run and --journal exclude each other")
+                .hint("a dry run stores nothing that a replay of its journal could bring back"));
+        }
         Ok(Settings {
             size,
             size_is_default,
             source,
-            store: self.store(args, target)?,
+            store,
             reports: self.reports(args)?,
             mask: self.mask(args)?,
             script: self.script(args.script.as_ref())?,
@@ -127,7 +133,7 @@ impl<'a> Layers<'a> {
             wait: self
                 .pick(args.wait, "wait", values::duration, run.wait)?
                 .unwrap_or_default(),
-            journal: self.pick(args.journal.clone(), "journal", path, run.journal.clone())?,
+            journal,
             out_dir: self.pick(args.out_dir.clone(), "out-dir", path, None)?,
             log: self.log(&args.common)?,
             error_format: self.error_format(&args.common)?,
@@ -146,6 +152,12 @@ impl<'a> Layers<'a> {
             Some(value) => Ok(Some(value)),
             None => Ok(self.env.parse(&variable(option), parse)?.or(in_file)),
         }
+    }
+
+    /// A flag that needs no value, else its variable, else what the file says.
+    fn switch(&self, flag: bool, option: &str, in_file: Option<bool>) -> Result<bool, Problem> {
+        let given = self.pick(flag.then_some(true), option, values::switch, in_file)?;
+        Ok(given.unwrap_or_default())
     }
 
     fn size(&self, args: &RunArgs) -> Result<(u64, bool), Problem> {
@@ -168,11 +180,8 @@ impl<'a> Layers<'a> {
     fn limits(&self, args: &RunArgs) -> Result<Limits, Problem> {
         let keys = &self.file.source;
         let max_token = keys.max_token.unwrap_or(1 << 10);
-        let no_top_up = args.no_top_up
-            || self
-                .env
-                .parse(&variable("no-top-up"), values::switch)?
-                .unwrap_or_default();
+        let no_top_up = self.switch(args.no_top_up, "no-top-up", None)?;
+        let repeat_served = args.dangerously_repeat_requests;
         Ok(Limits {
             timeout: keys.timeout.unwrap_or(Duration::from_secs(10)),
             connect_timeout: keys.connect_timeout.unwrap_or(Duration::from_secs(5)),
@@ -189,11 +198,7 @@ impl<'a> Layers<'a> {
             max_token: usize::try_from(max_token).unwrap_or(usize::MAX),
             max_requests: self.pick(args.max_requests, "max-requests", values::positive, None)?,
             top_up: !no_top_up,
-            repeat_served: args.dangerously_repeat_requests
-                || self
-                    .env
-                    .parse(&variable("dangerously-repeat-requests"), values::switch)?
-                    .unwrap_or_default(),
+            repeat_served: self.switch(repeat_served, "dangerously-repeat-requests", None)?,
         })
     }
 
@@ -243,6 +248,7 @@ impl<'a> Layers<'a> {
                 )?
                 .unwrap_or(16),
             pipeline: self.pick(args.pipeline, "pipeline", values::count, keys.pipeline)?,
+            dry_run: self.switch(args.dry_run, "dry-run", self.file.run.dry_run)?,
             statement_timeout: keys.statement_timeout.unwrap_or(Duration::from_secs(30)),
             patience: self.patience(args)?,
             session: String::new(),

@@ -68,6 +68,9 @@ pub struct Told {
     pub reason: Option<String>,
     /// The database's message.
     pub message: Option<String>,
+    /// True where nothing was stored.
+    #[serde(default)]
+    pub dry_run: bool,
     /// True where `token` is not the token itself.
     #[serde(default)]
     pub masked: bool,

@@ -155,6 +155,11 @@ impl Ledger {
         self.fault.as_ref()
     }
 
+    /// True where whatever is inserted is rolled back.
+    pub fn is_dry_run(&self) -> bool {
+        self.reports.is_dry_run()
+    }
+
     /// Ends the reports.
     pub fn end(&mut self, summary: &Summary) -> Result<(), Fault> {
         self.reports.end(summary)

@@ -106,6 +106,7 @@ pub struct Reports {
     stdout: BufWriter<Box<dyn Write + Send>>,
     stdout_is_terminal: bool,
     mask: Mask,
+    dry_run: bool,
     open: Vec<Report>,
 }
 
@@ -203,6 +204,7 @@ impl Reports {
             stdout: BufWriter::with_capacity(64 * 1024, stdout),
             stdout_is_terminal: false,
             mask: Mask::None,
+            dry_run: false,
             open: Vec::new(),
         }
     }
@@ -222,6 +224,16 @@ impl Reports {
         self.mask = mask;
     }
 
+    /// Says of each token that whatever was inserted was rolled back.
+    pub fn dry_run(&mut self, dry_run: bool) {
+        self.dry_run = dry_run;
+    }
+
+    /// True where whatever is inserted is rolled back.
+    pub fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+
     /// Writes each outcome to the journal too.
     pub fn keep_journal(&mut self, journal: Journal) {
         self.add(Format::Ndjson, Place::Journal(journal));
@@ -238,7 +250,10 @@ impl Reports {
     /// Writes one outcome to every report. A report that cannot be written is left out from then
     /// on; the others go on.
     fn outcome(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Fault> {
-        let plain = Row::new(outcome);
+        let mut plain = Row::new(outcome);
+        if self.dry_run {
+            plain = plain.of_dry_run();
+        }
         let masked = plain.masked(self.mask);
         let shown = masked.as_ref().unwrap_or(&plain);
         self.each(|sink, out, is_journal| {

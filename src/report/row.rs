@@ -10,6 +10,9 @@ use super::mask::Mask;
 use crate::escape::replace_secret;
 use crate::token::{Outcome, Status};
 
+/// What is said of a token that would have been stored.
+const ROLLED_BACK: &str = "dry run: rolled back";
+
 /// The token object.
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "each is described in docs/report.schema.json")]
@@ -27,6 +30,9 @@ pub struct Row<'a> {
     pub reason: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<Cow<'a, str>>,
+    /// True where nothing was stored, whatever `status` says of what would have been.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
     /// True where `token` is not the token itself, so that nothing takes it for one.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub masked: bool,
@@ -46,8 +52,19 @@ impl<'a> Row<'a> {
             constraint: field(&detail.constraint),
             reason: field(&detail.reason),
             message: field(&detail.message),
+            dry_run: false,
             masked: false,
         }
+    }
+
+    /// The same as a run says it that rolls back whatever it inserts.
+    #[must_use]
+    pub fn of_dry_run(mut self) -> Self {
+        self.dry_run = true;
+        if self.status == Status::Stored {
+            self.reason = Some(ROLLED_BACK.into());
+        }
+        self
     }
 
     /// The same without the token, also where a trigger or a script put it into its words; `None`
@@ -67,6 +84,7 @@ impl<'a> Row<'a> {
             status: self.status,
             attempts: self.attempts,
             ms: self.ms,
+            dry_run: self.dry_run,
             masked: true,
         })
     }

@@ -45,6 +45,9 @@ pub struct Summary {
     /// The most tokens that the source may have issued in answers that never arrived.
     #[serde(skip_serializing_if = "is_zero")]
     pub issued_unseen: u64,
+    /// True where whatever was inserted was rolled back.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
     /// Of the requests, those for what an earlier answer had left out; for people.
     #[serde(skip)]
     pub top_ups: u64,
@@ -174,8 +177,13 @@ impl Summary {
     /// The one line for people.
     pub fn line(&self) -> String {
         let plural = if self.requests == 1 { "" } else { "s" };
+        let dry = if self.dry_run {
+            "dry run, nothing was stored: "
+        } else {
+            ""
+        };
         let mut line = format!(
-            "{} requested, {} received in {} request{plural}: {} stored, {} rejected",
+            "{dry}{} requested, {} received in {} request{plural}: {} stored, {} rejected",
             grouped(self.requested),
             grouped(self.received),
             grouped(self.requests),

@@ -49,6 +49,8 @@ pub struct Options {
     /// The most requests in flight on each connection, at least 1; `None` for what its round trip
     /// needs.
     pub pipeline: Option<usize>,
+    /// True where each INSERT is tried and rolled back.
+    pub dry_run: bool,
     /// The server's `statement_timeout` for each INSERT; zero for none.
     pub statement_timeout: Duration,
     /// How long an outage in the middle of a run is waited out before the run gives up.

@@ -52,6 +52,7 @@ impl Worker {
         let (ready, opened) = oneshot::channel();
         let (finish, done) = oneshot::channel();
         let (path, column) = (path.map(Path::to_owned), options.column.clone());
+        let dry_run = options.dry_run;
         let count = count(&table, &column);
         let kept = path.clone();
         let queue = Arc::clone(queue);
@@ -69,7 +70,9 @@ impl Worker {
                         Ok(statement) => {
                             let _taker = Taker(Arc::clone(&queue));
                             drop(ready.send(Ok(())));
-                            Writer::new(statement, &queue, &table, &column).run();
+                            let mut writer = Writer::new(statement, &queue, &table, &column);
+                            writer.trial = dry_run.then_some(&connection);
+                            writer.run();
                         }
                     },
                 }
@@ -259,6 +262,8 @@ struct Writer<'a> {
     no_row: Arc<Detail>,
     batch: Batch,
     handed_over: Instant,
+    /// Where each INSERT is tried and rolled back.
+    trial: Option<&'a Connection>,
 }
 
 impl<'a> Writer<'a> {
@@ -277,6 +282,7 @@ impl<'a> Writer<'a> {
             no_row: Detail::reason("the database stored no row: a trigger skipped it"),
             batch: Batch::default(),
             handed_over: Instant::now(),
+            trial: None,
         }
     }
 
@@ -345,7 +351,13 @@ impl<'a> Writer<'a> {
     }
 
     fn insert(&mut self, token: &Token) -> Answer {
-        let error = match self.statement.execute([token.as_str()]) {
+        // Dropped without a commit, it takes back what was done since.
+        let trial = self.trial.map(Connection::unchecked_transaction);
+        let inserted = match trial {
+            Some(Err(error)) => Err(error),
+            Some(Ok(_)) | None => self.statement.execute([token.as_str()]),
+        };
+        let error = match inserted {
             Ok(0) => return Answer::Settled(Status::Rejected, Some(Arc::clone(&self.no_row))),
             Ok(_) => return Answer::Settled(Status::Stored, None),
             Err(error) => error,
@@ -440,6 +452,7 @@ mod tests {
             column: "data".to_owned(),
             connections: 2,
             pipeline: None,
+            dry_run: false,
             statement_timeout: Duration::from_secs(30),
             session: String::new(),
             patience: Duration::from_secs(1),

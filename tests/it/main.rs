@@ -24,6 +24,7 @@ mod cli;
 mod connecting;
 mod database;
 mod docker;
+mod dry_run;
 mod examples;
 mod faults;
 mod formats;

@@ -117,11 +117,13 @@ fn every_status_is_valid() {
 }
 
 #[test]
-fn masked_replayed_and_empty_reports_are_valid() {
+fn masked_dry_replayed_and_empty_reports_are_valid() {
     let run = reporting(Command::new().args(["demo", "20", "--mask", "sha256"]))
         .run()
         .expect_code(0);
     assert_eq!(validated(&run).tokens[0]["masked"], true);
+    let run = reporting(Command::new().args(["demo", "20", "--dry-run"]));
+    assert_eq!(validated(&run.run().expect_code(0)).summary["dry_run"], true);
 
     let database = Database::seed();
     let source = Source::answers([Answer::status(500)]);
@@ -190,6 +192,7 @@ fn values_that_cannot_be_are_not_valid() {
         ("sqlstate", json!("23514")),
         ("reason", json!("it is stored")),
         ("masked", json!(false)),
+        ("dry_run", json!(false)),
     ] {
         let mut wrong = token.clone();
         wrong[key] = value;

@@ -33,6 +33,9 @@ pub(super) fn page(gathered: &Gathered, summary: &Summary, held: &[u64; 5]) -> M
                 span.verdict.good[is_good] { (verdict) }
                 span.soft { " exit code " (summary.exit_code) ", began " (moment(&summary.started_at)) }
             }
+            @if summary.dry_run {
+                p.note { "A dry run: each insert was tried and rolled back, and nothing was stored." }
+            }
         }
         main {
             section.card { (shares(&summary.counts)) }

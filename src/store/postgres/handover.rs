@@ -63,6 +63,22 @@ impl Waiting {
     }
 }
 
+/// What waits to be sent again of tokens that are certainly not stored, because their connection was
+/// lost; those that were lost too often have come to their end.
+pub(super) fn again(lost: Vec<Flight>) -> Vec<Waiting> {
+    let detail = Detail::reason("the connection was lost before the token was stored");
+    let mut waiting = Vec::with_capacity(lost.len());
+    for flight in lost {
+        let one = Waiting::now(flight, Arc::clone(&detail));
+        if one.flight.tries < MOST_LOSSES {
+            waiting.push(one);
+        } else {
+            one.fail();
+        }
+    }
+    waiting
+}
+
 /// Waits for the time when something is due; for ever where nothing is.
 pub(super) async fn until(due: Option<Instant>) {
     match due {
@@ -159,7 +175,6 @@ impl Left {
 
     /// Resolves every doubt over `link`; false where that was lost too.
     pub(super) async fn resolve(&mut self, shared: &Shared, link: &Link) -> bool {
-        let detail = Detail::reason("the connection was lost before the token was stored");
         // Whoever stops waiting for this leaves every doubt where it is.
         while let Some(doubt) = self.doubts.last() {
             let Ok(found) = doubt::examine(doubt, link, &shared.lookup, &shared.sent).await else {
@@ -173,14 +188,7 @@ impl Left {
             if !absent.is_empty() {
                 absent.rotate_left(1);
             }
-            for flight in absent {
-                let waiting = Waiting::now(flight, Arc::clone(&detail));
-                if waiting.flight.tries < MOST_LOSSES {
-                    self.waiting.push(waiting);
-                } else {
-                    waiting.fail();
-                }
-            }
+            self.waiting.extend(again(absent));
         }
         true
     }

@@ -17,7 +17,7 @@ use super::super::outbox::Batch;
 use super::super::sqlstate::{Details, scrub};
 use super::answers::{Answers, Reply};
 use super::connect::silence;
-use super::handover::{End, Remains, Start, Waiting, until};
+use super::handover::{End, Remains, Start, Waiting, again, until};
 use super::horizon::Horizon;
 use super::link::Link;
 use super::pool::Shared;
@@ -202,7 +202,15 @@ impl Lane {
             token.attempts = token.attempts.saturating_add(1);
             let moment = self.shared.sent.sending(token.as_str());
             let text = token.clone();
-            answers.ask(async move { link.insert(text.as_str()).await.map(Reply::Rows) });
+            let dry_run = self.shared.dry_run;
+            answers.ask(async move {
+                let rows = if dry_run {
+                    link.try_out(text.as_str()).await
+                } else {
+                    link.insert(text.as_str()).await
+                };
+                rows.map(Reply::Rows)
+            });
             self.ledger.push_back(Asked::Insert(Flight {
                 token,
                 job,
@@ -262,16 +270,21 @@ impl Lane {
         if let Some(chunk) = self.chunk.take() {
             self.shared.queue.give_back(chunk);
         }
-        let (flights, farewell) = (self.take_flights(), self.take_farewell());
+        let (mut flights, farewell) = (self.take_flights(), self.take_farewell());
+        let mut waiting = std::mem::take(&mut self.waiting);
+        if self.shared.dry_run {
+            // What would have been taken back is in no doubt.
+            for flight in &flights {
+                flight.landed(&self.shared.sent, false);
+            }
+            waiting.extend(again(std::mem::take(&mut flights)));
+        }
         let doubt = (!flights.is_empty()).then_some(Doubt {
             flights,
             horizon: self.horizon.clone(),
             farewell,
         });
-        Remains {
-            doubt,
-            waiting: std::mem::take(&mut self.waiting),
-        }
+        Remains { doubt, waiting }
     }
 
     /// Accounts for everything at once, for nothing may be waited for.

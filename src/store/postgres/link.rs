@@ -140,6 +140,22 @@ impl Link {
         self.client.batch_execute("ROLLBACK").await
     }
 
+    /// Tells, as [`Link::insert`] does, what an INSERT of `text` would come to, and takes it back.
+    /// Constraints that wait for the commit are asked at once. All travels together.
+    pub(super) async fn try_out(&self, text: &str) -> Result<u64, Error> {
+        let (begun, inserted, checked, taken_back) = tokio::join!(
+            self.begin(),
+            self.insert(text),
+            self.client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE"),
+            self.roll_back(),
+        );
+        begun?;
+        let rows = inserted?;
+        checked?;
+        taken_back?;
+        Ok(rows)
+    }
+
     /// The backend at the other end; `None` where a pooler hides it.
     pub(in crate::store) fn backend(&self) -> Option<&Backend> {
         self.backend.as_ref()

@@ -33,8 +33,9 @@ impl Lane {
                 return true;
             }
             Ok(_) => {
-                flight.landed(&self.shared.sent, true);
-                self.horizon.control = Some(flight.token.clone());
+                let is_there = !self.shared.dry_run;
+                flight.landed(&self.shared.sent, is_there);
+                self.horizon.control = is_there.then(|| flight.token.clone());
                 self.land(flight, Status::Stored, None);
                 return true;
             }

@@ -1,0 +1,147 @@
+//! `--dry-run`: the real constraints judge every token, and nothing of it stays in the table.
+
+use std::fs;
+use std::path::Path;
+
+use crate::faults::{service, through, tokens};
+use crate::journal::replay;
+use crate::support::command::Command;
+use crate::support::database::Database;
+use crate::support::pgbouncer::{Pooler, Setup};
+use crate::support::proxy::{Fault, Point, Proxy, Scope};
+use crate::support::report::Report;
+use crate::support::snapshot::shows;
+use crate::support::source::{Answer, Source};
+
+/// A constraint that waits for the commit, and a row that is in its way.
+const PATIENT: &str = "ALTER TABLE secret_tokens ADD CONSTRAINT once UNIQUE (data)
+    DEFERRABLE INITIALLY DEFERRED;
+    INSERT INTO secret_tokens (data) VALUES ('older')";
+
+#[test]
+fn constraints_judge_also_those_that_wait_for_the_commit_and_nothing_stays() {
+    let database = Database::seed().made(PATIENT);
+    let source = Source::answers([Answer::tokens(["aa", "b-b", "older", "aa"])]);
+    let command = Command::new().source(&source).database(&database);
+    let command = command.args(["4", "--dry-run", "--report", "text"]);
+    let run = command
+        .args(["--report", "ndjson=run.ndjson", "--report", "csv=run.csv"])
+        .run()
+        .expect_code(0);
+    // Each is tried alone: equal tokens do not meet.
+    shows!(run.sorted(), @"
+    rejected  b-b  23514 secret_tokens_data_check
+    rejected  older  23505 once
+    stored    aa  dry run: rolled back
+    stored    aa  dry run: rolled back
+    ");
+    shows!(run.stderr, @"dry run, nothing was stored: 4 requested, 4 received in 1 request: 2 stored, 2 rejected in [seconds] s ([rate] tokens/s)");
+    let report = Report::parse(&fs::read_to_string(run.path("run.ndjson")).unwrap());
+    assert_eq!(report.summary["dry_run"], true);
+    assert!(report.tokens.iter().all(|token| token["dry_run"] == true));
+    let csv = fs::read_to_string(run.path("run.csv")).unwrap();
+    assert_eq!(csv.matches("dry run: rolled back").count(), 2, "{csv}");
+    assert_eq!(database.rows(), ["older"]);
+}
+
+#[test]
+fn a_lost_connection_leaves_nothing_in_doubt() {
+    for fault in [Fault::Cut, Fault::Abandon, Fault::Swallow] {
+        let database = Database::seed();
+        let proxy = Proxy::before(database.port);
+        let (issued, source) = tokens(500);
+        let running = service(&source, &through(&database, &proxy), issued.len());
+        let running = running.arg("--dry-run").spawn();
+        proxy.arm(Point::Ready(200), fault, Scope::All);
+        proxy.wait_for_fired(1);
+        let report = Report::of_run(&running.wait().expect_code(0));
+        let judged = report.count("stored") + report.count("rejected");
+        assert_eq!(judged, 500, "{fault:?}");
+        assert!(database.rows().is_empty());
+    }
+}
+
+#[test]
+fn behind_a_pooler_nothing_stays_either() {
+    for mode in ["transaction", "session"] {
+        let database = Database::seed();
+        let setup = Setup {
+            mode,
+            ..Setup::default()
+        };
+        let pooler = Pooler::before(&database, &setup);
+        let names = (0..200).map(|n| {
+            if n % 4 == 0 {
+                format!("b-{n}")
+            } else {
+                format!("a{n}")
+            }
+        });
+        let source = Source::answers([Answer::tokens(names)]);
+        let run = service(&source, &pooler.login, 200).arg("--dry-run").run();
+        let report = Report::of_run(&run.expect_code(0));
+        assert_eq!(
+            (report.count("stored"), report.count("rejected")),
+            (150, 50)
+        );
+        assert!(database.rows().is_empty());
+    }
+}
+
+#[test]
+fn an_sqlite_file_and_the_demo_are_left_as_they_were() {
+    let source = Source::answers([Answer::tokens(["aa", "b-b"])]);
+    let command = Command::new().source(&source);
+    let path = command.dir().join("tokens.db");
+    let rows = |path: &Path| {
+        let connection = rusqlite::Connection::open(path).unwrap();
+        let count =
+            connection.query_row("SELECT count(*) FROM secret_tokens", [], |row| row.get(0));
+        count.unwrap_or_else(|_| {
+            let ddl = "CREATE TABLE secret_tokens (data TEXT CHECK (data NOT LIKE '%-%'))";
+            connection.execute_batch(ddl).unwrap();
+            0_i64
+        })
+    };
+    assert_eq!(rows(&path), 0);
+    let command = command.env("DATABASE_URL", format!("sqlite:{}", path.display()));
+    let run = command.args(["2", "--dry-run"]).run().expect_code(0);
+    shows!(run.stdout, @"
+    stored    aa  dry run: rolled back
+    rejected  b-b  23514 CHECK constraint failed: data NOT LIKE '%-%'
+    ");
+    assert_eq!(rows(&path), 0);
+
+    let demo = Command::new().env("TOKEN_SERVICE_DRY_RUN", "true");
+    let demo = demo.args(["demo", "3"]).run().expect_code(0);
+    assert!(
+        demo.stderr
+            .starts_with("dry run, nothing was stored: 3 requested")
+    );
+}
+
+#[test]
+fn a_dry_run_keeps_no_journal_and_its_report_is_not_replayed() {
+    let database = Database::seed();
+    let source = Source::answers([Answer::tokens(["aa"])]);
+    let command = || {
+        let command = Command::new().source(&source).database(&database);
+        command.args(["1", "--dry-run"])
+    };
+    let run = command().args(["--journal", "run.journal"]).run();
+    shows!(run.expect_code(2).stderr, @"
+    error: --dry-run and --journal exclude each other
+    hint: a dry run stores nothing that a replay of its journal could bring back
+    ");
+    assert!(source.requests().is_empty());
+
+    let run = command().args(["--report", "ndjson=run.ndjson"]).run();
+    let run = run.expect_code(0);
+    let refused = replay(&run.path("run.ndjson"), &database).run();
+    shows!(refused.expect_code(2).stderr, @"
+    error: [dir]/run.ndjson cannot be replayed
+      caused by: [dir]/run.ndjson:1:1: the report is that of a dry run, which stored nothing
+    hint: there is nothing to bring back; to store tokens, run without --dry-run
+    ");
+    assert!(database.rows().is_empty());
+}
