@@ -9,6 +9,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+use crate::condition::Condition;
 use crate::config::{Env, Layout, nearest, values};
 use crate::exit::Exit;
 use crate::problem::Problem;
@@ -35,6 +36,7 @@ Each option can be set as TOKEN_SERVICE_<NAME> too, such as TOKEN_SERVICE_PAGE_S
 
 Exit codes:
   0         the run completed: SIZE tokens received, each stored or rejected
+  1         it completed, but a --fail-on condition holds
   2         usage or configuration
   3         the script: does not compile, threw, or ran past a limit
   4         the source: unreachable, refused, or could not supply SIZE tokens
@@ -101,6 +103,10 @@ pub struct RunArgs {
     /// Write each received page to FILE, synced, before it is stored; `replay` takes it after a crash
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     pub journal: Option<PathBuf>,
+    /// End with 1 where this holds at the end, such as rejected>0, stored<requested or
+    /// stored<0.9*requested; repeatable
+    #[arg(long, value_name = "CONDITION", value_parser = values::condition, help_heading = "Run")]
+    pub fail_on: Vec<Condition>,
     /// Try each insert and roll it back: the report says what would have been stored
     #[arg(long, help_heading = "Run")]
     pub dry_run: bool,
@@ -671,6 +677,9 @@ mod tests {
                                      [default: 0s] [env: TOKEN_SERVICE_WAIT]
               --journal <FILE>       Write each received page to FILE, synced, before it is stored; `replay`
                                      takes it after a crash [env: TOKEN_SERVICE_JOURNAL]
+              --fail-on <CONDITION>  End with 1 where this holds at the end, such as rejected>0,
+                                     stored<requested or stored<0.9*requested; repeatable [env:
+                                     TOKEN_SERVICE_FAIL_ON]
               --dry-run              Try each insert and roll it back: the report says what would have been
                                      stored [env: TOKEN_SERVICE_DRY_RUN]
 
@@ -727,6 +736,7 @@ mod tests {
 
         Exit codes:
           0         the run completed: SIZE tokens received, each stored or rejected
+          1         it completed, but a --fail-on condition holds
           2         usage or configuration
           3         the script: does not compile, threw, or ran past a limit
           4         the source: unreachable, refused, or could not supply SIZE tokens

@@ -135,6 +135,7 @@ async fn on_the_demo(mut script: Script) -> Result<(), String> {
         fetcher: Arc::new(fetcher),
         store: Arc::new(store.map_err(told)?),
         ledger: Ledger::new(Reports::on(Box::new(std::io::sink()))),
+        fail_on: Vec::new(),
         emitter: Emitter::new(None),
         environment: std::collections::BTreeMap::new(),
     });

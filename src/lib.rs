@@ -7,6 +7,7 @@
 pub mod check;
 pub mod cli;
 pub mod clock;
+pub mod condition;
 pub mod config;
 pub mod escape;
 pub mod exit;

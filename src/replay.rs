@@ -338,7 +338,7 @@ fn conclude(
         chosen: None,
         problem: problem.as_ref().map(|problem| problem.exit),
     };
-    verdict::close(ledger, &facts, Asked::default(), begun, problem)
+    verdict::close(ledger, &facts, Asked::default(), begun, problem, &[])
 }
 
 fn outcome_of(told: &Told) -> Outcome {

@@ -119,6 +119,7 @@ async fn pipeline(
         fetcher: Arc::new(fetcher),
         store: Arc::new(store),
         ledger: Ledger::new(reports),
+        fail_on: settings.fail_on,
         emitter: Emitter::new(settings.out_dir),
         environment: settings.env,
     };
@@ -224,7 +225,15 @@ fn conclude(host: &Host, ended: Ended, begun: &Begun) -> Finished {
         top_ups: supply.top_ups(),
         repeated: supply.repeated(),
     };
-    verdict::close(&mut host.ledger(), &facts, asked, begun, ended.problem)
+    let rules = host.fail_on();
+    verdict::close(
+        &mut host.ledger(),
+        &facts,
+        asked,
+        begun,
+        ended.problem,
+        rules,
+    )
 }
 
 fn gather(host: &Host, ended: &Ended) -> Facts {

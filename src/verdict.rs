@@ -1,6 +1,7 @@
 //! The end of a run: the books are closed, the exit code is drawn from them, and what needs saying is
 //! said.
 
+use crate::condition::Condition;
 use crate::exit::{Exit, Facts};
 use crate::fault::{Fault, Kind};
 use crate::halt::{Cause, Halt};
@@ -45,13 +46,14 @@ pub struct Asked {
     pub repeated: u64,
 }
 
-/// Draws the verdict and ends the reports.
+/// Draws the verdict and ends the reports. A run that completed fails where one of `fail_on` holds.
 pub fn close(
     ledger: &mut Ledger,
     facts: &Facts,
     asked: Asked,
     begun: &Begun,
     problem: Option<Problem>,
+    fail_on: &[Condition],
 ) -> Finished {
     let balanced = !facts.is_out_of_balance();
     let mut exit = if balanced {
@@ -77,10 +79,17 @@ pub fn close(
         top_ups: asked.top_ups,
         repeated: asked.repeated,
     };
+    let failure = fail_on.iter().find(|condition| condition.holds(&summary));
+    let failure = failure.filter(|_| exit == Exit::Completed && problem.is_none());
+    let failure = failure.map(|condition| failed(condition, &summary));
+    if let Some(failure) = &failure {
+        summary.exit_code = failure.exit.code();
+    }
     let closed = ledger.end(&summary);
     let mut problem = problem
         .or_else(|| closed.err().map(Problem::from))
-        .or_else(|| explain(facts, exit));
+        .or_else(|| explain(facts, exit))
+        .or(failure);
     if !balanced {
         problem = Some(out_of_balance(facts));
     } else if exit.code() == 0
@@ -95,6 +104,16 @@ pub fn close(
         summary: worked.then_some(summary),
         problem,
     }
+}
+
+/// The problem of a run that completed and yet is no success.
+fn failed(condition: &Condition, summary: &Summary) -> Problem {
+    Problem::new(
+        Exit::Condition,
+        format!("the condition `{condition}` of --fail-on holds"),
+    )
+    .cause(condition.values(summary))
+    .hint("the run is complete, and its report whole")
 }
 
 /// What to say of a code that no error explains.

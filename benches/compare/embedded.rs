@@ -107,6 +107,7 @@ async fn pipeline(way: Way, size: u64, url: &str) -> Result<()> {
                         fetcher,
                         store: Arc::new(store),
                         ledger,
+                        fail_on: Vec::new(),
                         emitter: Emitter::new(None),
                         environment: BTreeMap::new(),
                     });

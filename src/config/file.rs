@@ -12,6 +12,7 @@ use url::Url;
 use super::reading::{elements, number, readers, vars};
 use super::values::{self, Parsed};
 use super::{place, usage};
+use crate::condition::Condition;
 use crate::escape::escape;
 use crate::problem::Problem;
 use crate::report::Spec;
@@ -109,9 +110,21 @@ pub(super) struct RunKeys {
     #[serde(deserialize_with = "duration")]
     pub wait: Option<Duration>,
     pub journal: Option<PathBuf>,
+    pub fail_on: Option<Vec<ConditionKey>>,
     pub dry_run: Option<bool>,
     #[serde(deserialize_with = "mask")]
     pub mask: Option<Mask>,
+}
+
+impl RunKeys {
+    /// The conditions of `fail_on`.
+    pub(super) fn conditions(&self) -> Option<Vec<Condition>> {
+        let given = self.fail_on.as_ref().filter(|given| !given.is_empty())?;
+        let conditions = given
+            .iter()
+            .map(|ConditionKey(condition)| condition.clone());
+        Some(conditions.collect())
+    }
 }
 
 /// `script:`, see the contract for each key.
@@ -185,6 +198,8 @@ fn not_empty(text: &str) -> Parsed<String> {
 elements! {
     /// A report.
     SpecKey(Spec) = values::report;
+    /// When a run fails.
+    ConditionKey(Condition) = values::condition;
     /// A header's name in lower case.
     #[derive(PartialEq, Eq, PartialOrd, Ord)]
     HeaderName(String) = values::header_name;

@@ -32,6 +32,7 @@ use self::file::File;
 pub use self::settings::{Checked, Layout, Limits, Log, Script, ScriptLimits, Settings, Source};
 use self::values::Parsed;
 use crate::cli::{CommonArgs, RunArgs, variable};
+use crate::condition::Condition;
 use crate::exit::Exit;
 use crate::problem::Problem;
 use crate::report::mask::Mask;
@@ -120,6 +121,7 @@ impl<'a> Layers<'a> {
             source,
             store,
             reports: self.reports(args)?,
+            fail_on: self.fail_on(args)?,
             mask: self.mask(args)?,
             script: self.script(args.script.as_ref())?,
             script_limits: self.script_limits(),
@@ -294,6 +296,13 @@ impl<'a> Layers<'a> {
             }
         }
         Ok(reports)
+    }
+
+    fn fail_on(&self, args: &RunArgs) -> Result<Vec<Condition>, Problem> {
+        let typed = Some(args.fail_on.clone()).filter(|typed| !typed.is_empty());
+        let list = |text: &str| text.split(',').map(values::condition).collect();
+        let conditions = self.pick(typed, "fail-on", list, self.file.run.conditions())?;
+        Ok(conditions.unwrap_or_default())
     }
 
     fn mask(&self, args: &RunArgs) -> Result<Mask, Problem> {

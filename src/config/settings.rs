@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
 use url::Url;
 
+use crate::condition::Condition;
 use crate::fetch;
 use crate::problem::Problem;
 use crate::report::Spec;
@@ -138,6 +139,8 @@ pub struct Settings {
     pub store: store::Options,
     /// The reports, at least one; at most one of them on standard output.
     pub reports: Vec<Spec>,
+    /// Under which a run that completed fails all the same.
+    pub fail_on: Vec<Condition>,
     /// How much of a token the reports show.
     pub mask: Mask,
     /// What is run.

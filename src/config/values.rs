@@ -12,6 +12,7 @@ use tracing::level_filters::LevelFilter;
 use url::Url;
 
 use super::Layout;
+use crate::condition::Condition;
 use crate::report::mask::Mask;
 use crate::report::{Format, Spec};
 
@@ -178,6 +179,11 @@ pub fn mask(text: &str) -> Parsed<Mask> {
             Mask::ALL.map(|(name, _)| name).join(", ")
         )
     })
+}
+
+/// When a run that completed fails all the same.
+pub fn condition(text: &str) -> Parsed<Condition> {
+    text.parse()
 }
 
 /// How much is logged.

@@ -17,6 +17,7 @@ use super::outcomes::OutcomesCell;
 use super::tokens::TokensCell;
 use super::wording::Wording;
 use crate::clock::Clock;
+use crate::condition::Condition;
 use crate::fault::Fault;
 use crate::fetch::Fetcher;
 use crate::halt::Halt;
@@ -48,6 +49,7 @@ pub struct Host {
     fetcher: Arc<Fetcher>,
     store: Arc<Store>,
     ledger: Mutex<Ledger>,
+    fail_on: Vec<Condition>,
     emitter: Mutex<Emitter>,
     environment: BTreeMap<String, String>,
     abandoned: Mutex<VecDeque<Abandoned>>,
@@ -83,6 +85,8 @@ pub struct Parts {
     pub store: Arc<Store>,
     /// The books.
     pub ledger: Ledger,
+    /// Under which a run that completed fails all the same.
+    pub fail_on: Vec<Condition>,
     /// The files of `emit`.
     pub emitter: Emitter,
     /// The environment variables that scripts may read.
@@ -105,6 +109,7 @@ impl Host {
             fetcher: parts.fetcher,
             store: parts.store,
             ledger: Mutex::new(parts.ledger),
+            fail_on: parts.fail_on,
             emitter: Mutex::new(parts.emitter),
             environment: parts.environment,
             abandoned: Mutex::default(),
@@ -163,6 +168,11 @@ impl Host {
     /// The run's stop switch.
     pub fn halt(&self) -> &Halt {
         &self.halt
+    }
+
+    /// Under which a run that completed fails all the same.
+    pub fn fail_on(&self) -> &[Condition] {
+        &self.fail_on
     }
 
     /// SIZE.

@@ -213,6 +213,7 @@ impl Stage {
             fetcher: Arc::new(fetcher),
             store: Arc::new(store),
             ledger: Ledger::new(self.reports(case)),
+            fail_on: settings.fail_on.clone(),
             emitter: Emitter::new(folder),
             environment: settings.env.clone(),
         })

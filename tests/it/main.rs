@@ -26,6 +26,7 @@ mod database;
 mod docker;
 mod dry_run;
 mod examples;
+mod fail_on;
 mod faults;
 mod formats;
 mod hostile;

@@ -123,7 +123,10 @@ fn masked_dry_replayed_and_empty_reports_are_valid() {
         .expect_code(0);
     assert_eq!(validated(&run).tokens[0]["masked"], true);
     let run = reporting(Command::new().args(["demo", "20", "--dry-run"]));
-    assert_eq!(validated(&run.run().expect_code(0)).summary["dry_run"], true);
+    assert_eq!(
+        validated(&run.run().expect_code(0)).summary["dry_run"],
+        true
+    );
 
     let database = Database::seed();
     let source = Source::answers([Answer::status(500)]);

@@ -1,0 +1,324 @@
+//! The conditions of `--fail-on`, under which a run that completed ends with 1 all the same:
+//! `rejected>0`, `stored<requested`, `stored<0.9*requested`.
+//!
+//! Each compares two numbers of the summary, or one with a plain number; a number of the summary may
+//! have a factor. They are compared exactly: no rounding decides how a job ends.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::report::summary::Summary;
+
+/// The numbers of the summary that a condition may name.
+const NAMES: [&str; 9] = [
+    "requested",
+    "received",
+    "requests",
+    "surplus",
+    "stored",
+    "rejected",
+    "failed",
+    "unknown",
+    "not_attempted",
+];
+/// What may stand between them; of two that begin alike, the longer first.
+const SIGNS: [(&str, Sign); 6] = [
+    ("<=", Sign::AtMost),
+    (">=", Sign::AtLeast),
+    ("==", Sign::Equal),
+    ("!=", Sign::Unequal),
+    ("<", Sign::Less),
+    (">", Sign::Greater),
+];
+/// A number has at most so many digits, so that nothing overflows.
+const DIGITS: usize = 9;
+
+/// A condition that is well-formed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    text: String,
+    left: Term,
+    sign: Sign,
+    right: Term,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    AtMost,
+    AtLeast,
+    Equal,
+    Unequal,
+    Less,
+    Greater,
+}
+
+impl Sign {
+    fn holds(self, order: Ordering) -> bool {
+        match self {
+            Self::AtMost => order.is_le(),
+            Self::AtLeast => order.is_ge(),
+            Self::Equal => order.is_eq(),
+            Self::Unequal => order.is_ne(),
+            Self::Less => order.is_lt(),
+            Self::Greater => order.is_gt(),
+        }
+    }
+}
+
+/// A number, of the summary where it has a name: `digits` / 10^`decimals` times it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Term {
+    digits: u128,
+    decimals: u32,
+    name: Option<&'static str>,
+}
+
+impl Term {
+    /// Its value, as a numerator over 10^`decimals`.
+    fn of(self, summary: &Summary) -> u128 {
+        let value = self.name.map_or(1, |name| value_of(name, summary));
+        self.digits * u128::from(value)
+    }
+}
+
+fn value_of(name: &str, summary: &Summary) -> u64 {
+    match name {
+        "requested" => summary.requested,
+        "received" => summary.received,
+        "requests" => summary.requests,
+        "surplus" => summary.surplus,
+        "stored" => summary.counts.stored,
+        "rejected" => summary.counts.rejected,
+        "failed" => summary.counts.failed,
+        "unknown" => summary.counts.unknown,
+        _ => summary.counts.not_attempted,
+    }
+}
+
+impl Condition {
+    /// True where it holds at the end of a run.
+    pub fn holds(&self, summary: &Summary) -> bool {
+        let scaled = |term: Term, other: Term| term.of(summary) * 10_u128.pow(other.decimals);
+        let (left, right) = (self.left, self.right);
+        let order = scaled(left, right).cmp(&scaled(right, left));
+        self.sign.holds(order)
+    }
+
+    /// The numbers that it names, with what they came to: `stored is 7, requested is 10`.
+    pub fn values(&self, summary: &Summary) -> String {
+        let names = [self.left.name, self.right.name];
+        let values = names.into_iter().flatten();
+        let shown = values.map(|name| format!("{name} is {}", value_of(name, summary)));
+        shown.collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FromStr for Condition {
+    type Err = String;
+
+    /// # Errors
+    /// What is wrong, as the end of a sentence that began with what was read.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || {
+            String::from(
+                "must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested",
+            )
+        };
+        let sign = SIGNS
+            .iter()
+            .filter_map(|(sign, meaning)| Some((text.find(sign)?, *sign, *meaning)))
+            .min_by_key(|(at, sign, _)| (*at, usize::MAX - sign.len()));
+        let (at, sign, meaning) = sign.ok_or_else(form)?;
+        let (left, right) = (&text[..at], &text[at + sign.len()..]);
+        if left.trim().is_empty() || right.trim().is_empty() {
+            return Err(form());
+        }
+        let (left, right) = (term(left)?, term(right)?);
+        if left.name.is_none() && right.name.is_none() {
+            return Err(form());
+        }
+        Ok(Self {
+            text: text.chars().filter(|c| !c.is_whitespace()).collect(),
+            left,
+            sign: meaning,
+            right,
+        })
+    }
+}
+
+/// `NUMBER`, `NAME`, `NUMBER*NAME` or `NAME*NUMBER`.
+fn term(text: &str) -> Result<Term, String> {
+    let text = text.trim();
+    let alone = |name| Term {
+        digits: 1,
+        decimals: 0,
+        name: Some(name),
+    };
+    match text.split_once('*') {
+        Some((one, other)) => {
+            let (one, other) = (one.trim(), other.trim());
+            let (factor, named) = if is_number(one) {
+                (one, other)
+            } else {
+                (other, one)
+            };
+            Ok(Term {
+                name: Some(name(named)?),
+                ..number(factor)?
+            })
+        }
+        None if is_number(text) => number(text),
+        None => name(text).map(alone),
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit() || c == '.' || c == '-' || c == '+')
+}
+
+fn number(text: &str) -> Result<Term, String> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let digits = [whole, part].concat();
+    let is_plain = !whole.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_plain || text.ends_with('.') || digits.len() > DIGITS {
+        return Err(format!(
+            "must have plain numbers of at most {DIGITS} digits, such as 0 or 0.9"
+        ));
+    }
+    Ok(Term {
+        digits: digits
+            .parse()
+            .map_err(|_| format!("has the number `{text}`"))?,
+        decimals: u32::try_from(part.len()).unwrap_or(0),
+        name: None,
+    })
+}
+
+fn name(text: &str) -> Result<&'static str, String> {
+    let known = NAMES.into_iter().find(|name| *name == text);
+    known.ok_or_else(|| {
+        let known = NAMES.join(", ");
+        match crate::config::nearest(text, &NAMES) {
+            Some(nearest) => {
+                format!("must name one of {known}; `{text}` is none (did you mean `{nearest}`?)")
+            }
+            None => format!("must name one of {known}; `{text}` is none"),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::summary::{Counts, Latency, VERSION};
+
+    fn summary() -> Summary {
+        Summary {
+            version: VERSION,
+            run_id: String::new(),
+            started_at: String::new(),
+            duration_ms: 1,
+            requested: 100,
+            received: 99,
+            requests: 3,
+            surplus: 0,
+            counts: Counts {
+                stored: 57,
+                rejected: 42,
+                failed: 0,
+                unknown: 0,
+                not_attempted: 0,
+            },
+            aborted_by: None,
+            exit_code: 0,
+            latency_ms: Latency::default(),
+            issued_unseen: 0,
+            dry_run: false,
+            top_ups: 0,
+            repeated: 0,
+        }
+    }
+
+    #[test]
+    fn conditions_are_compared_exactly() {
+        let holds = |text: &str| text.parse::<Condition>().unwrap().holds(&summary());
+        for text in [
+            "rejected>0",
+            "stored<requested",
+            "stored < 0.9 * requested",
+            "0.571*requested>stored",
+            "stored==57",
+            "stored!=56",
+            "stored<=0.57*requested",
+            "stored>=requested*0.57",
+            "2*rejected>stored",
+        ] {
+            assert!(holds(text), "{text}");
+        }
+        for text in [
+            "failed>0",
+            // As a product of floating-point numbers, 0.57 × 100 is less than 57.
+            "stored>0.57*requested",
+            "stored<0.57*requested",
+            "unknown!=0",
+            "requests>3",
+        ] {
+            assert!(!holds(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_overflows() {
+        let mut summary = summary();
+        summary.requested = u64::MAX;
+        let condition: Condition = "999999999*requested>0.99999999*stored".parse().unwrap();
+        assert!(condition.holds(&summary));
+    }
+
+    #[test]
+    fn what_is_no_condition_is_explained() {
+        let error = |text: &str| text.parse::<Condition>().unwrap_err();
+        let all = [
+            "",
+            "rejected",
+            "rejected>",
+            ">0",
+            "1>0",
+            "rejected=>0",
+            "rejected=0",
+            "stord<1",
+            "stored<-1",
+            "stored<1e3",
+            "stored<.9*requested",
+            "stored<90%",
+            "stored<1*2",
+            "stored<9999999999",
+            "stored<rejected<1",
+        ];
+        let all = all.map(|text| format!("{text:?} {}", error(text)));
+        insta::assert_snapshot!(all.join("\n"), @r#"
+        "" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
+        "rejected" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
+        "rejected>" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
+        ">0" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
+        "1>0" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
+        "rejected=>0" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `rejected=` is none (did you mean `rejected`?)
+        "rejected=0" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
+        "stord<1" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `stord` is none (did you mean `stored`?)
+        "stored<-1" must have plain numbers of at most 9 digits, such as 0 or 0.9
+        "stored<1e3" must have plain numbers of at most 9 digits, such as 0 or 0.9
+        "stored<.9*requested" must have plain numbers of at most 9 digits, such as 0 or 0.9
+        "stored<90%" must have plain numbers of at most 9 digits, such as 0 or 0.9
+        "stored<1*2" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `2` is none
+        "stored<9999999999" must have plain numbers of at most 9 digits, such as 0 or 0.9
+        "stored<rejected<1" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `rejected<1` is none (did you mean `rejected`?)
+        "#);
+    }
+}

@@ -1,0 +1,89 @@
+//! `--fail-on`: a run that completed is no success where a condition holds.
+
+use crate::support::command::Command;
+use crate::support::database::Database;
+use crate::support::report::Report;
+use crate::support::snapshot::shows;
+use crate::support::source::{Answer, Source};
+
+/// A run of three tokens of which the table refuses one.
+fn run_with(args: &[&str]) -> Command {
+    let source = Source::answers([Answer::tokens(["aa", "b-b", "cc"])]);
+    let command = Command::new().source(&source).database(&Database::seed());
+    // The source answers for as long as the test lasts.
+    std::mem::forget(source);
+    command.arg("3").args(args)
+}
+
+#[test]
+fn a_condition_that_holds_ends_with_1_and_says_so() {
+    let args = [
+        "--fail-on",
+        "failed>0",
+        "--fail-on",
+        "stored < 0.9 * requested",
+    ];
+    let run = run_with(&args).args(["--report", "ndjson"]).run();
+    let run = run.expect_code(1);
+    shows!(run.stderr, @"
+    3 requested, 3 received in 1 request: 2 stored, 1 rejected in [seconds] s ([rate] tokens/s)
+    error: the condition `stored<0.9*requested` of --fail-on holds
+      caused by: stored is 2, requested is 3
+    hint: the run is complete, and its report whole
+    ");
+    let report = Report::of_run(&run);
+    assert_eq!(report.summary["exit_code"], 1);
+    assert_eq!(report.tokens.len(), 3);
+}
+
+#[test]
+fn a_condition_that_does_not_hold_changes_nothing() {
+    let run = run_with(&["--fail-on", "rejected>1"]).run();
+    assert!(!run.expect_code(0).stderr.contains("--fail-on"));
+}
+
+#[test]
+fn what_is_worse_comes_first() {
+    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens([""; 0]).always()]);
+    let command = Command::new().source(&source).database(&Database::seed());
+    let run = command.args(["2", "--fail-on", "stored<requested"]).run();
+    run.expect_code(4);
+
+    let script = "report(store(fetch(SIZE))); exit(7);";
+    let command = run_with(&["--fail-on", "rejected>0", "--script", "mine.rhai"]);
+    command.file("mine.rhai", script).run().expect_code(7);
+}
+
+#[test]
+fn the_variable_and_the_file_hold_conditions_too() {
+    let variable = run_with(&[]).env("TOKEN_SERVICE_FAIL_ON", "failed>0, rejected>0");
+    assert!(
+        variable
+            .run()
+            .expect_code(1)
+            .stderr
+            .contains("`rejected>0`")
+    );
+    let file = run_with(&[]).config("run: {fail_on: ['rejected>0']}");
+    file.run().expect_code(1);
+    let beaten = run_with(&["--fail-on", "failed>0"]).config("run: {fail_on: ['rejected>0']}");
+    beaten.run().expect_code(0);
+}
+
+#[test]
+fn a_condition_that_is_none_is_a_mistake_before_anything_is_done() {
+    let run = Command::new().args(["demo", "--fail-on", "stord<1"]).run();
+    shows!(run.expect_code(2).stderr, @"
+    error: --fail-on must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `stord` is none (did you mean `stored`?), not `stord<1`
+    hint: `token_service --help` shows what can be typed
+    ");
+    let file = "run:\n  fail_on: [rejected>0, 'stored<90%']\n";
+    let run = Command::new().arg("demo").config(file).run();
+    shows!(run.expect_code(2).stderr, @"
+    error: `run.fail_on[1]` must have plain numbers of at most 9 digits, such as 0 or 0.9
+      ╭▸ token_service.yaml:2:25
+      │
+    2 │   fail_on: [rejected>0, 'stored<90%']
+      ╰╴                        ━━━━━━━━━━━━
+    ");
+}
