@@ -2,6 +2,7 @@
 //! the environment; `config` puts those together with what stands here.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ Exit codes:
   others    what the script chose by exit(N)";
 
 /// The names of the commands, which a SIZE may have been meant to be.
-const COMMANDS: [&str; 4] = ["demo", "check", "test", "api"];
+const COMMANDS: [&str; 6] = ["demo", "replay", "check", "test", "api", "demo-source"];
 
 const ABOUT: &str = "Fetches secret tokens over HTTP, stores each in a PostgreSQL transaction of its \
 own, and reports what became of every one.";
@@ -77,6 +78,8 @@ pub enum Command {
     Test(TestArgs),
     /// Print the script API, generated from the engine
     Api(ApiArgs),
+    /// Serve the demo's token source on its own until it is told to stop
+    DemoSource(DemoSourceArgs),
 }
 
 /// A run's arguments; whatever was not typed is `None` or empty.
@@ -204,6 +207,14 @@ impl ReplayArgs {
             ..RunArgs::default()
         }
     }
+}
+
+/// The arguments of `demo-source`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoSourceArgs {
+    /// The address and port to listen on; port 0 is any that is free [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", value_parser = values::address)]
+    pub listen: Option<SocketAddr>,
 }
 
 /// What every command that reads the configuration takes.
@@ -648,13 +659,14 @@ mod tests {
                token_service <COMMAND>
 
         Commands:
-          demo    The same run against a built-in source and an embedded database, which leaves nothing
-                  behind
-          replay  Take a journal or an ndjson report, store what is safe to store again, look up what is in
-                  doubt, and report anew
-          check   Compile and lint scripts and the configuration without running anything
-          test    Run pipeline tests (*.test.yaml) on a source, a database and a clock of their own
-          api     Print the script API, generated from the engine
+          demo         The same run against a built-in source and an embedded database, which leaves nothing
+                       behind
+          replay       Take a journal or an ndjson report, store what is safe to store again, look up what
+                       is in doubt, and report anew
+          check        Compile and lint scripts and the configuration without running anything
+          test         Run pipeline tests (*.test.yaml) on a source, a database and a clock of their own
+          api          Print the script API, generated from the engine
+          demo-source  Serve the demo's token source on its own until it is told to stop
 
         Arguments:
           [SIZE]  How many tokens, a whole number of at least 1 [default: 5] [env: TOKEN_SERVICE_SIZE]

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 pub mod condition;
 pub mod config;
+pub mod demo_source;
 pub mod escape;
 pub mod exit;
 pub mod fault;

@@ -11,7 +11,7 @@ use token_service::config::{self, Env, Layout, Purpose};
 use token_service::exit::Exit;
 use token_service::problem::Problem;
 use token_service::verdict::Finished;
-use token_service::{check, logging, replay, run, script, shield, testing};
+use token_service::{check, demo_source, logging, replay, run, script, shield, testing};
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(crashed));
@@ -71,6 +71,10 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
             let color = io::stdout().is_terminal() && env.allows_color();
             let exit = testing::test(&args.settings(color), &mut io::stdout())?;
             Ok((exit, Vec::new()))
+        }
+        Some(Command::DemoSource(args)) => {
+            demo_source::run(args, env, &mut io::stdout()).map_err(alone)?;
+            Ok((Exit::Completed, Vec::new()))
         }
         Some(Command::Demo(args)) => start(Purpose::Demo, args, env, None).map_err(alone),
         Some(Command::Replay(args)) => {

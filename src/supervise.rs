@@ -112,13 +112,15 @@ where
     }
 }
 
-struct Signals {
+/// The signals that end a process in good order.
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn listen() -> Result<Self, Problem> {
+    /// From now on they do not kill, but are heard.
+    pub(crate) fn listen() -> Result<Self, Problem> {
         let listen = |kind| signal(kind).context("signals cannot be heard");
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
@@ -126,7 +128,8 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Cause {
+    /// The next one.
+    pub(crate) async fn next(&mut self) -> Cause {
         tokio::select! {
             _ = self.interrupt.recv() => Cause::Interrupt,
             _ = self.terminate.recv() => Cause::Terminate,

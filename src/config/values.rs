@@ -4,6 +4,7 @@
 //! A parser's error says what the value must be, as in "must be a whole number"; it never repeats
 //! the value, which may be a secret.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -184,6 +185,13 @@ pub fn mask(text: &str) -> Parsed<Mask> {
 /// When a run that completed fails all the same.
 pub fn condition(text: &str) -> Parsed<Condition> {
     text.parse()
+}
+
+/// Where a server listens.
+pub fn address(text: &str) -> Parsed<SocketAddr> {
+    text.parse().map_err(|_| {
+        String::from("must be an address and a port, such as 127.0.0.1:8080 or 0.0.0.0:8080")
+    })
 }
 
 /// How much is logged.

@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -18,6 +19,9 @@ use crate::fault::{Fault, Kind};
 
 /// The most tokens in one answer, as the real source has it.
 const MOST: u64 = 455_902;
+
+/// How long it waits after it could not take a connection.
+const BREATH: Duration = Duration::from_millis(100);
 
 /// Starts the source on a free loopback port, on the current runtime; it lives as long as that.
 pub async fn start() -> Result<SocketAddr, Fault> {
@@ -36,8 +40,14 @@ pub async fn start() -> Result<SocketAddr, Fault> {
     Ok(address)
 }
 
-async fn serve(listener: TcpListener) {
-    while let Ok((socket, _)) = listener.accept().await {
+/// Answers on `listener`, for ever.
+pub async fn serve(listener: TcpListener) {
+    loop {
+        let Ok((socket, _)) = listener.accept().await else {
+            // No descriptor is left, say: those that are open will end.
+            tokio::time::sleep(BREATH).await;
+            continue;
+        };
         tokio::spawn(async move {
             let _ = auto::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(socket), service_fn(answer))

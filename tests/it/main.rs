@@ -23,6 +23,7 @@ mod check_finds;
 mod cli;
 mod connecting;
 mod database;
+mod demo_source;
 mod docker;
 mod dry_run;
 mod examples;

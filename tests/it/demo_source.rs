@@ -1,0 +1,67 @@
+//! `token_service demo-source`: a token source of its own, for trials and compose files.
+
+use std::net::TcpListener;
+
+use crate::support::command::{Command, Running};
+use crate::support::database::Database;
+use crate::support::snapshot::shows;
+
+/// A running one on any free port, and its address.
+fn started() -> (Running, String) {
+    let running = Command::new().args(["demo-source", "--listen", "127.0.0.1:0"]);
+    let running = running.spawn();
+    let said = running.wait_for_stdout(|text| text.ends_with('\n'));
+    let url = said
+        .trim()
+        .strip_prefix("listening on ")
+        .unwrap()
+        .to_owned();
+    (running, url)
+}
+
+#[test]
+fn runs_are_served_until_it_is_told_to_stop() {
+    for signal in ["TERM", "INT"] {
+        let (source, url) = started();
+        let run = Command::new()
+            .env("TOKEN_HOST", &url)
+            .database(&Database::seed())
+            .arg("50")
+            .run();
+        assert_eq!(run.expect_code(0).stdout.lines().count(), 50);
+        source.signal(signal);
+        let ended = source.wait().expect_code(0);
+        assert_eq!(ended.stderr, "");
+    }
+}
+
+#[test]
+fn an_address_that_is_taken_or_none_is_a_mistake() {
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let run = Command::new()
+        .arg("demo-source")
+        .env("TOKEN_SERVICE_LISTEN", &address);
+    let error = run
+        .run()
+        .expect_code(2)
+        .stderr
+        .replace(&address, "[address]");
+    shows!(error, @"
+    error: cannot listen on [address]
+      caused by: Address already in use (os error 98)
+    hint: --listen names an address of this machine and a free port, such as 127.0.0.1:0 for any
+    ");
+    let run = Command::new()
+        .args(["demo-source", "--listen", "8080"])
+        .run();
+    shows!(run.expect_code(2).stderr, @"
+    error: --listen must be an address and a port, such as 127.0.0.1:[port] or 0.0.0.0:8080, not `8080`
+    hint: `token_service --help` shows what can be typed
+    ");
+    let run = Command::new().arg("demo-sorce").run();
+    shows!(run.expect_code(2).stderr, @"
+    error: no command is called `demo-sorce`
+    hint: did you mean `token_service demo-source`?
+    ");
+}
