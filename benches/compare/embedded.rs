@@ -200,6 +200,7 @@ fn database() -> store::Options {
         statement_timeout: Duration::from_secs(30),
         patience: Duration::from_secs(30),
         session: String::new(),
+        expected: 0,
     }
 }
 

@@ -110,7 +110,8 @@ impl<'a> Layers<'a> {
         };
         let run = &self.file.run;
         let journal = self.pick(args.journal.clone(), "journal", path, run.journal.clone())?;
-        let store = self.store(args, target)?;
+        let mut store = self.store(args, target)?;
+        store.expected = size;
         if store.dry_run && journal.is_some() {
             return Err(usage("--dry-run and --journal exclude each other")
                 .hint("a dry run stores nothing that a replay of its journal could bring back"));
@@ -254,6 +255,7 @@ impl<'a> Layers<'a> {
             statement_timeout: keys.statement_timeout.unwrap_or(Duration::from_secs(30)),
             patience: self.patience(args)?,
             session: String::new(),
+            expected: 0,
         })
     }
 

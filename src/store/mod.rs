@@ -49,6 +49,8 @@ pub struct Options {
     /// The most requests in flight on each connection, at least 1; `None` for what its round trip
     /// needs.
     pub pipeline: Option<usize>,
+    /// How many tokens are likely to come: connections for them are made ahead.
+    pub expected: u64,
     /// True where each INSERT is tried and rolled back.
     pub dry_run: bool,
     /// The server's `statement_timeout` for each INSERT; zero for none.

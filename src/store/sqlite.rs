@@ -455,6 +455,7 @@ mod tests {
             dry_run: false,
             statement_timeout: Duration::from_secs(30),
             session: String::new(),
+            expected: 0,
             patience: Duration::from_secs(1),
         }
     }

@@ -89,7 +89,7 @@ impl Pool {
         Ok(Self {
             horizon: start.link.horizon(),
             backend: start.link.backend().cloned(),
-            foreman: tokio::spawn(foreman(Arc::clone(&shared), start)),
+            foreman: tokio::spawn(foreman(Arc::clone(&shared), start, options.expected)),
             shared,
         })
     }
@@ -116,20 +116,26 @@ impl super::super::Backend for Pool {
     }
 }
 
-async fn foreman(shared: Arc<Shared>, first: Start) {
+async fn foreman(shared: Arc<Shared>, first: Start, expected: u64) {
     let queue = &shared.queue;
     let _taker = Taker(Arc::clone(queue));
     let mut lanes = JoinSet::new();
     let mut full_until = None;
     let mut left = Left::default();
     lanes.spawn(lane::run(Arc::clone(&shared), Some(first)));
+    // To a far server they take as long as the first answer of the source.
+    grow(
+        &shared,
+        &mut lanes,
+        usize::try_from(expected).unwrap_or(usize::MAX),
+    );
     loop {
         tokio::select! {
             () = queue.more() => {
                 if full_until.is_some_and(|until| Instant::now() < until) {
                     continue;
                 }
-                grow(&shared, &mut lanes);
+                grow(&shared, &mut lanes, queue.pending());
             }
             Some(end) = lanes.join_next() => {
                 match end {
@@ -155,7 +161,7 @@ async fn foreman(shared: Arc<Shared>, first: Start) {
                         Recovered::Link(start) => {
                             full_until = None;
                             lanes.spawn(lane::run(Arc::clone(&shared), Some(*start)));
-                            grow(&shared, &mut lanes);
+                            grow(&shared, &mut lanes, queue.pending());
                         }
                         Recovered::GaveUp if lanes.is_empty() => return,
                         // What was lost meanwhile is part of the same outage.
@@ -167,9 +173,9 @@ async fn foreman(shared: Arc<Shared>, first: Start) {
     }
 }
 
-/// Adds lanes where the backlog is worth it.
-fn grow(shared: &Arc<Shared>, lanes: &mut JoinSet<End>) {
-    let wanted = (shared.queue.pending() / BACKLOG_PER_LANE).clamp(1, shared.connections);
+/// Adds lanes where so many tokens are worth it.
+fn grow(shared: &Arc<Shared>, lanes: &mut JoinSet<End>, backlog: usize) {
+    let wanted = (backlog / BACKLOG_PER_LANE).clamp(1, shared.connections);
     while lanes.len() < wanted {
         lanes.spawn(lane::run(Arc::clone(shared), None));
     }
