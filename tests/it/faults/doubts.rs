@@ -278,7 +278,12 @@ fn a_trigger_that_changes_some_rows_leaves_them_unknown() {
         .run()
         .expect_code(5);
     let report = crate::support::report::Report::of_run(&run);
-    assert_eq!(report.of("unknown"), ["a3", "b1", "b2"]);
+    // An answer that came right before the end of the connection may be lost with it.
+    let unknown = report.of("unknown");
+    for token in ["a3", "b1", "b2"] {
+        assert!(unknown.contains(&token.to_owned()), "{unknown:?}");
+    }
+    assert_eq!(unknown.len() as u64 + report.count("stored"), 5);
     let mut rows = rows(&database);
     rows.sort();
     rows.dedup();
