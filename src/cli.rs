@@ -585,7 +585,7 @@ mod tests {
     #[test]
     fn every_option_reaches_its_field() {
         let cli = typed(
-            "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --connections 2 --pipeline 3 --page-size 4 --max-requests 5 --no-top-up --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
+            "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --max-requests 5 --no-top-up --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
         );
         let run = cli.run;
         assert!(cli.command.is_none());
@@ -594,6 +594,10 @@ mod tests {
         assert_eq!(run.script, Some("s.rhai".into()));
         assert_eq!(run.reports.len(), 2);
         assert_eq!(run.mask, Some(Mask::Sha256));
+        assert_eq!(run.fail_on, ["rejected>0".parse().unwrap()]);
+        assert!(run.dry_run);
+        assert_eq!(run.journal, Some("j".into()));
+        assert_eq!(run.wait, Some(Duration::from_secs(1)));
         assert_eq!((run.connections, run.pipeline), (Some(2), Some(3)));
         assert_eq!((run.page_size, run.max_requests), (Some(4), Some(5)));
         assert!(run.no_top_up);

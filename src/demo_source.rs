@@ -39,9 +39,13 @@ pub fn run(args: &DemoSourceArgs, env: &Env, out: &mut impl Write) -> Result<(),
             .local_addr()
             .map_err(|error| cannot_listen(address, &error))?;
         let said = writeln!(out, "listening on http://{address}/tokens").and_then(|()| out.flush());
-        // Whoever closed the pipe does not want to know.
-        if said.is_err_and(|error| error.kind() != io::ErrorKind::BrokenPipe) {
-            tracing::warn!("standard output cannot be written");
+        match said {
+            // Whoever closed the pipe does not want to know.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                let problem = Problem::new(Exit::Script, "standard output cannot be written");
+                return Err(problem.cause(error.to_string()));
+            }
+            _ => {}
         }
         tokio::select! {
             () = demo::serve(listener) => {}

@@ -109,12 +109,11 @@ impl<'a> Layers<'a> {
             }
         };
         let run = &self.file.run;
-        let journal = self.pick(args.journal.clone(), "journal", path, run.journal.clone())?;
         let mut store = self.store(args, target)?;
         store.expected = size;
-        if store.dry_run && journal.is_some() {
-            return Err(usage("--dry-run and --journal exclude each other")
-                .hint("a dry run stores nothing that a replay of its journal could bring back"));
+        if store.dry_run && purpose == Purpose::Replay {
+            return Err(usage("a replay cannot be a dry run")
+                .hint("leave out TOKEN_SERVICE_DRY_RUN and run.dry_run: nothing was stored"));
         }
         Ok(Settings {
             size,
@@ -136,7 +135,7 @@ impl<'a> Layers<'a> {
             wait: self
                 .pick(args.wait, "wait", values::duration, run.wait)?
                 .unwrap_or_default(),
-            journal,
+            journal: self.journal(args)?,
             out_dir: self.pick(args.out_dir.clone(), "out-dir", path, None)?,
             log: self.log(&args.common)?,
             error_format: self.error_format(&args.common)?,
@@ -251,7 +250,7 @@ impl<'a> Layers<'a> {
                 )?
                 .unwrap_or(16),
             pipeline: self.pick(args.pipeline, "pipeline", values::count, keys.pipeline)?,
-            dry_run: self.switch(args.dry_run, "dry-run", self.file.run.dry_run)?,
+            dry_run: self.dry_run(args)?,
             statement_timeout: keys.statement_timeout.unwrap_or(Duration::from_secs(30)),
             patience: self.patience(args)?,
             session: String::new(),
@@ -298,6 +297,20 @@ impl<'a> Layers<'a> {
             }
         }
         Ok(reports)
+    }
+
+    fn journal(&self, args: &RunArgs) -> Result<Option<PathBuf>, Problem> {
+        let in_file = self.file.run.journal.clone();
+        let journal = self.pick(args.journal.clone(), "journal", path, in_file)?;
+        if journal.is_some() && self.dry_run(args)? {
+            return Err(usage("--dry-run and --journal exclude each other")
+                .hint("a dry run stores nothing that a replay of its journal could bring back"));
+        }
+        Ok(journal)
+    }
+
+    fn dry_run(&self, args: &RunArgs) -> Result<bool, Problem> {
+        self.switch(args.dry_run, "dry-run", self.file.run.dry_run)
     }
 
     fn fail_on(&self, args: &RunArgs) -> Result<Vec<Condition>, Problem> {

@@ -145,3 +145,38 @@ fn a_dry_run_keeps_no_journal_and_its_report_is_not_replayed() {
     ");
     assert!(database.rows().is_empty());
 }
+
+/// What it reports would be taken for stored.
+#[test]
+fn a_replay_cannot_be_a_dry_run() {
+    let database = Database::seed();
+    let line = "{\"token\":\"aa\",\"status\":\"failed\"}\n";
+    let command = || {
+        let command = Command::new().file("old.ndjson", line).database(&database);
+        command.args(["replay", "old.ndjson"])
+    };
+    let run = command().env("TOKEN_SERVICE_DRY_RUN", "true").run();
+    shows!(run.expect_code(2).stderr, @"
+    error: a replay cannot be a dry run
+    hint: leave out TOKEN_SERVICE_DRY_RUN and run.dry_run: nothing was stored
+    ");
+    command()
+        .config("run: {dry_run: true}")
+        .run()
+        .expect_code(2);
+    assert!(database.rows().is_empty());
+    command().run().expect_code(0);
+    assert_eq!(database.rows(), ["aa"]);
+}
+
+/// `check` finds it too, before a run does.
+#[test]
+fn check_knows_what_excludes_each_other() {
+    let check = Command::new().arg("check");
+    let both = check.config("run: {dry_run: true, journal: run.journal}");
+    let run = both.run().expect_code(2);
+    assert!(
+        run.stderr
+            .contains("--dry-run and --journal exclude each other")
+    );
+}

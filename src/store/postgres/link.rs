@@ -141,9 +141,10 @@ impl Link {
     }
 
     /// Tells, as [`Link::insert`] does, what an INSERT of `text` would come to, and takes it back.
-    /// Constraints that wait for the commit are asked at once. All travels together.
+    /// Constraints that wait for the commit are asked at once. All travels together, and in this order.
     pub(super) async fn try_out(&self, text: &str) -> Result<u64, Error> {
         let (begun, inserted, checked, taken_back) = tokio::join!(
+            biased;
             self.begin(),
             self.insert(text),
             self.client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE"),

@@ -72,7 +72,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             connector,
             queue: Arc::clone(queue),
-            sent: Sent::default(),
+            sent: Sent::of(options.connections),
             dry_run: options.dry_run,
             pipeline: options.pipeline.map(|most| most.max(1)),
             statement_timeout: options.statement_timeout,

@@ -8,15 +8,18 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// So many stored tokens are remembered; a connection whose horizon is older cannot resolve its
-/// doubts. Each connection moves its horizon long before.
-const MOST: usize = 32_768;
+/// So many stored tokens are remembered for each connection: a connection whose horizon is older than
+/// all of them cannot resolve its doubts. Each moves its horizon several times as often.
+const MOST_EACH: usize = 2048;
+/// And so many together, whatever is configured: 24 MiB.
+const MOST: usize = 1 << 20;
 
 /// Shared by the connections of a store.
-#[derive(Default)]
 pub(crate) struct Sent {
     hasher: RandomState,
     book: Mutex<Book>,
+    /// How many stored tokens are remembered.
+    most: usize,
 }
 
 #[derive(Default)]
@@ -44,6 +47,15 @@ pub(crate) struct Span {
 }
 
 impl Sent {
+    /// Of a store with so many connections at most.
+    pub(crate) fn of(connections: usize) -> Self {
+        Self {
+            hasher: RandomState::default(),
+            book: Mutex::default(),
+            most: connections.saturating_mul(MOST_EACH).clamp(MOST_EACH, MOST),
+        }
+    }
+
     /// A token is being sent; gives the moment.
     pub(crate) fn sending(&self, value: &str) -> u64 {
         let hash = self.hash(value);
@@ -64,7 +76,7 @@ impl Sent {
         }
         let known = book.tick();
         if stored {
-            if book.stored.len() == MOST
+            if book.stored.len() == self.most
                 && let Some(first) = book.stored.pop_front()
             {
                 book.forgotten = first.known;
@@ -139,7 +151,7 @@ mod tests {
 
     #[test]
     fn equal_values_are_counted_since_a_horizon() {
-        let sent = Sent::default();
+        let sent = Sent::of(1);
         let first = span(&sent);
         let moments = [0; 3].map(|_| sent.sending("aa"));
         sent.landed("aa", moments[0], true);
@@ -157,7 +169,7 @@ mod tests {
 
     #[test]
     fn what_became_known_during_the_look_up_may_be_seen_or_not() {
-        let sent = Sent::default();
+        let sent = Sent::of(1);
         let horizon = span(&sent);
         let moment = sent.sending("aa");
         let looked = sent.mark();
@@ -168,14 +180,17 @@ mod tests {
 
     #[test]
     fn what_is_too_long_ago_is_not_guessed() {
-        let sent = Sent::default();
+        let sent = Sent::of(1);
         let horizon = span(&sent);
-        for _ in 0..=MOST {
+        for _ in 0..=MOST_EACH {
             let moment = sent.sending("aa");
             sent.landed("aa", moment, true);
         }
         let looked = sent.mark();
         assert_eq!(sent.stored_since("aa", horizon, looked), None);
-        assert_eq!(sent.book().stored.len(), MOST);
+        assert_eq!(sent.book().stored.len(), MOST_EACH);
+        // More connections take longer to come round.
+        assert_eq!(Sent::of(100).most, 100 * MOST_EACH);
+        assert_eq!(Sent::of(10_000).most, MOST);
     }
 }
