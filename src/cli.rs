@@ -6,17 +6,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 use crate::condition::Condition;
-use crate::config::{Env, Layout, nearest, values};
-use crate::exit::Exit;
+use crate::config::{Env, Layout, values};
 use crate::problem::Problem;
 use crate::report::Spec;
 use crate::report::mask::Mask;
 use crate::testing;
+
+mod complaint;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -324,7 +324,7 @@ pub fn parse(args: &[OsString], color: bool) -> Result<Cli, Refusal> {
         .and_then(|matches| Cli::from_arg_matches(&matches))
         .map_err(|error| {
             if error.use_stderr() {
-                return Refusal::Problem(explain(&error));
+                return Refusal::Problem(complaint::explain(&error));
             }
             let text = error.render();
             Refusal::Answer(if color {
@@ -385,68 +385,11 @@ fn with_variables(command: clap::Command) -> clap::Command {
         })
 }
 
-/// clap's complaint in the form of every other problem, its suggestion as the hint.
-fn explain(error: &clap::Error) -> Problem {
-    let text = error.render().to_string();
-    let paragraph = text.split("\n\n").next().unwrap_or_default();
-    let invalid = error.get(ContextKind::InvalidArg);
-    let message = if let (ErrorKind::ValueValidation, Some(ContextValue::String(arg))) =
-        (error.kind(), invalid)
-    {
-        // The parsers' rules continue a sentence that the argument's name begins.
-        let value = match error.get(ContextKind::InvalidValue) {
-            Some(ContextValue::String(value)) => value.as_str(),
-            _ => "",
-        };
-        let rule = std::error::Error::source(error).map(ToString::to_string);
-        let name = arg.split([' ', '=']).next().unwrap_or(arg);
-        let name = name.trim_matches(['[', ']', '<', '>']);
-        if name == "SIZE" && COMMANDS.contains(&value) {
-            return misplaced(value);
-        }
-        if let ("SIZE", Some(command)) = (name, nearest(value, &COMMANDS)) {
-            return Problem::new(Exit::Usage, format!("no command is called `{value}`"))
-                .hint(format!("did you mean `token_service {command}`?"));
-        }
-        format!("{name} {}, not `{value}`", rule.unwrap_or_default())
-    } else {
-        let lines: Vec<&str> = paragraph.lines().map(str::trim).collect();
-        lines.join(" ").trim_start_matches("error: ").to_string()
-    };
-    if let Some(rest) = message.strip_prefix("the subcommand '") {
-        let name = rest.split('\'').next().unwrap_or_default();
-        return misplaced(name);
-    }
-    let tips: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.trim_start().strip_prefix("tip: "))
-        // No value of this program begins with a dash.
-        .filter(|tip| !tip.starts_with("to pass '"))
-        .collect();
-    let hint = if tips.is_empty() {
-        String::from("`token_service --help` shows what can be typed")
-    } else {
-        tips.join("; ")
-    };
-    Problem::new(Exit::Usage, message).hint(hint)
-}
-
-/// A word that came after SIZE or an option, where clap takes each for a command.
-fn misplaced(word: &str) -> Problem {
-    if COMMANDS.contains(&word) {
-        Problem::new(Exit::Usage, format!("the command `{word}` must come first")).hint(format!(
-            "SIZE and options go after it: `token_service {word} …`"
-        ))
-    } else {
-        Problem::new(Exit::Usage, format!("unexpected argument '{word}' found"))
-            .hint("`token_service --help` shows what can be typed")
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::exit::Exit;
 
     fn words(line: &str) -> Vec<OsString> {
         line.split(' ').map(OsString::from).collect()

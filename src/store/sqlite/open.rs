@@ -1,0 +1,113 @@
+//! Opens an SQLite file and looks at its table, or makes the demo's table in memory; says clearly why
+//! one cannot be used.
+
+use std::path::Path;
+
+use rusqlite::{Connection, MAIN_DB, OpenFlags};
+
+use super::super::name::{TableName, quote_identifier};
+use super::BUSY;
+use crate::fault::{Fault, Kind};
+
+pub(super) fn open(
+    path: Option<&Path>,
+    table: &TableName,
+    column: &str,
+) -> Result<Connection, Fault> {
+    let Some(path) = path else {
+        return demo(table, column).map_err(|error| unusable(None, &error));
+    };
+    if !path.is_file() {
+        return Err(
+            Fault::new(Kind::DbConnect, "the database file does not exist")
+                .cause(format!("no file {}", path.display()))
+                .hint("sqlite:PATH must name an existing SQLite file with the table in it"),
+        );
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection =
+        Connection::open_with_flags(path, flags).map_err(|error| unusable(Some(path), &error))?;
+    look(&connection, path, table, column)?;
+    Ok(connection)
+}
+
+fn demo(table: &TableName, column: &str) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_in_memory()?;
+    let column = quote_identifier(column);
+    connection.execute_batch(&format!(
+        "CREATE TABLE {} (id INTEGER PRIMARY KEY, {column} TEXT NOT NULL \
+         CONSTRAINT {} CHECK ({column} NOT LIKE '%-%'))",
+        TableName {
+            schema: None,
+            ..table.clone()
+        }
+        .to_sql(),
+        quote_identifier(&format!("{}_data_check", table.table)),
+    ))?;
+    Ok(connection)
+}
+
+/// Sets the connection up and looks at the table, its column and the right to write.
+fn look(
+    connection: &Connection,
+    path: &Path,
+    table: &TableName,
+    column: &str,
+) -> Result<(), Fault> {
+    let unusable = |error| unusable(Some(path), &error);
+    connection.busy_timeout(BUSY).map_err(unusable)?;
+    let columns = connection
+        .prepare("SELECT name FROM pragma_table_xinfo(?1, ?2)")
+        .and_then(|mut statement| {
+            statement
+                .query_map((&table.table, table.schema.as_deref()), |row| row.get(0))?
+                .collect::<rusqlite::Result<Vec<String>>>()
+        })
+        .map_err(unusable)?;
+    if columns.is_empty() {
+        return Err(denied("42P01", "the table does not exist")
+            .cause(format!("no table {} in {}", table.to_sql(), path.display()))
+            .hint("create it first: the schema of an existing database is never changed"));
+    }
+    if !columns.iter().any(|name| name.eq_ignore_ascii_case(column)) {
+        return Err(denied("42703", "the column does not exist")
+            .cause(format!("no column \"{column}\" in {}", table.to_sql()))
+            .hint(format!("the table has {}", columns.join(", "))));
+    }
+    if connection.is_readonly(MAIN_DB).map_err(unusable)? {
+        return Err(denied("25006", "the database takes no writes")
+            .cause(format!("{} is read-only", path.display()))
+            .hint("the file and its folder must be writable"));
+    }
+    // Not every file system can do WAL; what it then uses is as safe, only slower.
+    let _ = connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()));
+    connection
+        .pragma_update(None, "synchronous", "full")
+        .map_err(unusable)?;
+    // Rows are only ever added: half a MiB of the file is enough to have at hand.
+    connection
+        .pragma_update(None, "cache_size", -512)
+        .map_err(unusable)?;
+    connection
+        .pragma_update(None, "foreign_keys", "on")
+        .map_err(unusable)
+}
+
+pub(super) fn denied(sqlstate: &str, message: &str) -> Fault {
+    Fault::new(
+        Kind::DbDenied {
+            sqlstate: sqlstate.to_owned(),
+        },
+        message,
+    )
+}
+
+pub(super) fn unusable(path: Option<&Path>, error: &rusqlite::Error) -> Fault {
+    let fault = Fault::new(Kind::DbConnect, "the database file cannot be used");
+    match path {
+        Some(path) => fault
+            .cause(format!("{}: {error}", path.display()))
+            .hint("sqlite:PATH must name an SQLite file that this user may read and write"),
+        None => fault.cause(error.to_string()),
+    }
+}
