@@ -67,6 +67,8 @@ pub struct Facts {
     pub unsettled: u64,
     /// True where a fetch brought fewer tokens than it was asked for.
     pub fell_short: bool,
+    /// True where SIZE is all that an input holds, so that `size` is what was received of it.
+    pub open_ended: bool,
     /// Why the run was stopped from outside.
     pub cause: Option<Cause>,
     /// The script's own `exit(N)`.
@@ -79,7 +81,7 @@ impl Facts {
     /// How the process ends. Where several reasons hold the order is: signal, the script's choice,
     /// 5, 4, 3.
     pub fn verdict(&self) -> Exit {
-        let short = self.received < self.size && self.fell_short;
+        let short = self.fell_short && (self.open_ended || self.received < self.size);
         match (self.cause, self.chosen) {
             (Some(signal @ (Cause::Interrupt | Cause::Terminate)), _) => Exit::Signal(signal),
             (_, Some(code)) => Exit::Chosen(code),
@@ -112,6 +114,7 @@ mod tests {
             counted: 9,
             unsettled: 1,
             fell_short: true,
+            open_ended: false,
             cause: Some(Cause::Terminate),
             chosen: Some(7),
             problem: Some(Exit::Script),

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
-use url::Url;
 
 use crate::clock::{Clock, Real};
 use crate::config::{self, Purpose};
@@ -103,21 +102,17 @@ fn shown(problem: &Problem) -> String {
 
 async fn on_the_demo(mut script: Script) -> Result<(), String> {
     let told = |fault: Fault| shown(&fault.into());
-    let address = fetch::demo::start().await.map_err(told)?;
-    let url = Url::parse(&format!("http://{address}/tokens")).map_err(|error| error.to_string())?;
+    let endpoint = fetch::demo::start().await.map_err(told)?;
     let settings = config::load_text(Purpose::Demo, "fuzz.yaml", "");
     let settings = settings.map_err(|problem| shown(&problem))?;
-    let config::Source::BuiltIn(limits) = settings.source else {
-        return Err("the demo has a source of its own".to_owned());
-    };
+    let limits = settings.limits;
     let halt = Halt::new();
     let deadline = Instant::now() + TIME;
-    let source = limits.at(url, Vec::new(), false);
     let clock: Arc<dyn Clock> = Arc::new(Real);
-    let http = Box::new(Http::new(&source).map_err(told)?);
+    let http = Box::new(Http::new(&endpoint, &limits).map_err(told)?);
     let fetcher = Fetcher::new(
         http,
-        source,
+        limits,
         halt.clone(),
         Arc::clone(&clock),
         Some(deadline),

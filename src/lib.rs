@@ -23,6 +23,7 @@ pub mod replay;
 pub mod report;
 pub mod run;
 pub mod script;
+pub mod shard;
 pub mod shield;
 pub mod store;
 pub mod stream;

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::condition::Condition;
 use crate::config::Settings;
 use crate::exit::{Exit, Facts};
 use crate::fault::{Fault, Kind};
@@ -214,6 +215,7 @@ async fn settle(
         .run_id
         .clone()
         .unwrap_or_else(|| begun.run_id.to_string());
+    let fail_on = settings.fail_on;
     let store = open(options, &halt, &begun, settings.wait).await?;
     let values = past.open();
     let found = look(&store, &past, &values, &halt).await?;
@@ -226,7 +228,7 @@ async fn settle(
     let sent = book(&past, &values, found.as_ref(), &mut ledger);
     let fault = send(&store, sent, &mut ledger).await;
     store.close().await;
-    Ok(conclude(&past, &halt, &begun, &mut ledger, fault))
+    Ok(conclude(&past, &halt, &begun, &mut ledger, fault, &fail_on))
 }
 
 /// How many rows of each value are in the table; `None` where that cannot be seen, or where the
@@ -320,6 +322,7 @@ fn conclude(
     begun: &Begun,
     ledger: &mut Ledger,
     fault: Option<Fault>,
+    fail_on: &[Condition],
 ) -> Finished {
     let received = past
         .counts
@@ -334,11 +337,12 @@ fn conclude(
         counted: tally.total(),
         unsettled: tally.unsettled(),
         fell_short: false,
+        open_ended: false,
         cause: halt.cause(),
         chosen: None,
         problem: problem.as_ref().map(|problem| problem.exit),
     };
-    verdict::close(ledger, &facts, Asked::default(), begun, problem, &[])
+    verdict::close(ledger, &facts, Asked::default(), begun, problem, fail_on)
 }
 
 fn outcome_of(told: &Told) -> Outcome {

@@ -9,13 +9,12 @@ use anyhow::Context as _;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{Dispatch, dispatcher};
-use url::Url;
 
 use crate::config::{Script as ScriptPath, Settings, Source};
 use crate::exit::{Exit, Facts};
 use crate::fault::Fault;
 use crate::fetch::http::Http;
-use crate::fetch::{self, Fetcher};
+use crate::fetch::{self, Fetcher, Limits};
 use crate::halt::Halt;
 use crate::journal::{Header, Journal};
 use crate::problem::Problem;
@@ -33,9 +32,26 @@ use crate::verdict::{self, Asked, Finished, stopped_early, unwritable};
 pub fn run(settings: &Settings) -> Finished {
     match load(settings) {
         Err(problem) => problem.into(),
+        Ok(_) if settings.size == 0 => nothing_to_do(settings),
         Ok(script) => drive(settings, |halt, begun| {
             pipeline(settings.clone(), script, halt, begun)
         }),
+    }
+}
+
+/// The run of a shard that has no part of SIZE, or of an input that holds no token. Its script is not
+/// asked: no script expects a SIZE of 0.
+fn nothing_to_do(settings: &Settings) -> Finished {
+    tracing::info!("there is nothing to do: this run's part of SIZE is 0");
+    match Reports::open(&settings.reports) {
+        Err(fault) => unwritable(fault).into(),
+        Ok(mut reports) => {
+            reports.dry_run(settings.store.dry_run);
+            let mut ledger = Ledger::new(reports);
+            let (asked, begun) = (Asked::default(), Begun::now());
+            let rules = &settings.fail_on;
+            verdict::close(&mut ledger, &Facts::default(), asked, &begun, None, rules)
+        }
     }
 }
 
@@ -87,10 +103,9 @@ async fn pipeline(
     options.session = begun.run_id.to_string();
     let dry_run = options.dry_run;
     let (table, column) = (options.table.clone(), options.column.clone());
-    let source = source(settings.source).await?;
+    let source = source(settings.source, &settings.limits).await?;
     let clock = Arc::clone(&begun.clock);
-    let http = Box::new(Http::new(&source)?);
-    let mut fetcher = Fetcher::new(http, source, halt.clone(), clock, deadline);
+    let mut fetcher = Fetcher::new(source, settings.limits, halt.clone(), clock, deadline);
     fetcher.wait_until(begun.instant + settings.wait);
     let store = open(options, &halt, &begun, settings.wait).await?;
     // Opened last: a run that cannot begin leaves no empty reports behind.
@@ -172,17 +187,19 @@ pub(crate) async fn open(
     }
 }
 
-async fn source(source: Source) -> Result<fetch::Options, Problem> {
-    match source {
-        Source::Http(options) => Ok(options),
-        Source::Nothing => Err(Problem::new(Exit::Usage, "no token source is configured")),
-        Source::BuiltIn(limits) => {
-            let address = fetch::demo::start().await?;
-            let url = Url::parse(&format!("http://{address}/tokens"))
-                .context("the demo's token source has no address")?;
-            Ok(limits.at(url, Vec::new(), false))
+async fn source(source: Source, limits: &Limits) -> Result<Box<dyn fetch::Source>, Problem> {
+    let endpoint = match source {
+        Source::Http(endpoint) => endpoint,
+        Source::BuiltIn => fetch::demo::start().await?,
+        Source::Input(input) => {
+            let reading = input.read(limits.max_token);
+            return Ok(Box::new(reading.context("the input cannot be read")?));
         }
-    }
+        Source::Nothing => {
+            return Err(Problem::new(Exit::Usage, "no token source is configured"));
+        }
+    };
+    Ok(Box::new(Http::new(&endpoint, limits)?))
 }
 
 async fn on_its_thread(
@@ -240,9 +257,12 @@ fn gather(host: &Host, ended: &Ended) -> Facts {
     let supply = host.fetcher().supply();
     let ledger = host.ledger();
     let tally = ledger.tally();
+    let received = supply.received() + ledger.made();
+    let open_ended = host.fetcher().is_open_ended();
     Facts {
-        size: host.size(),
-        received: supply.received() + ledger.made(),
+        size: if open_ended { received } else { host.size() },
+        received,
+        open_ended,
         counted: tally.total(),
         unsettled: tally.unsettled(),
         fell_short: supply.fell_short(),

@@ -98,7 +98,7 @@ pub fn close(
         exit = problem.exit;
     }
     summary.exit_code = exit.code();
-    let worked = facts.received > 0 || asked.requests > 0;
+    let worked = facts.received > 0 || asked.requests > 0 || facts.size == 0;
     Finished {
         exit,
         summary: worked.then_some(summary),

@@ -10,10 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use token_service::clock::{Clock, Real};
-use token_service::config::Limits;
 use token_service::fault::Fault;
-use token_service::fetch::http::Http;
-use token_service::fetch::{Fetcher, Options as Source};
+use token_service::fetch::http::{Endpoint, Http};
+use token_service::fetch::{Fetcher, Limits};
 use token_service::halt::Halt;
 use token_service::problem::Problem;
 use token_service::report::ledger::Ledger;
@@ -80,9 +79,14 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> Result<()> {
 async fn pipeline(way: Way, size: u64, url: &str) -> Result<()> {
     let halt = Halt::new();
     let clock: Arc<dyn Clock> = Arc::new(Real);
-    let source = source(url)?;
-    let http = Box::new(Http::new(&source).map_err(said)?);
-    let fetcher = Fetcher::new(http, source, halt.clone(), Arc::clone(&clock), None);
+    let endpoint = Endpoint {
+        url: url.parse()?,
+        headers: Vec::new(),
+        proxy: false,
+    };
+    let limits = limits();
+    let http = Box::new(Http::new(&endpoint, &limits).map_err(said)?);
+    let fetcher = Fetcher::new(http, limits, halt.clone(), Arc::clone(&clock), None);
     let fetcher = Arc::new(fetcher);
     let store = Store::open(database(), halt.clone(), Arc::clone(&clock));
     let store = store.await.map_err(said)?;
@@ -174,8 +178,8 @@ fn by_script(way: Way, host: &Arc<Host>) -> Result<u64> {
 }
 
 /// The product's defaults.
-fn source(url: &str) -> Result<Source> {
-    let limits = Limits {
+fn limits() -> Limits {
+    Limits {
         timeout: Duration::from_secs(10),
         connect_timeout: Duration::from_secs(5),
         page_size: 10_000,
@@ -185,8 +189,7 @@ fn source(url: &str) -> Result<Source> {
         max_requests: None,
         top_up: true,
         repeat_served: false,
-    };
-    Ok(limits.at(url.parse()?, Vec::new(), false))
+    }
 }
 
 fn database() -> store::Options {

@@ -30,6 +30,8 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> Checked {
     mistakes.keep(layers.fail_on(&run));
     mistakes.keep(layers.error_format(&args.common));
     mistakes.keep(layers.log(&args.common));
+    mistakes.keep(layers.input(&run));
+    mistakes.keep(layers.shard(&run));
     let size = mistakes.keep(layers.size(&run));
     let scripts = if args.scripts.is_empty() {
         let script = mistakes.keep(layers.script(None));
@@ -39,7 +41,7 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> Checked {
     };
     Checked {
         scripts,
-        size: size.map_or(DEFAULT_SIZE, |(size, _)| size),
+        size: size.unwrap_or(DEFAULT_SIZE),
         script_limits: layers.script_limits(),
         vars: layers.vars(),
         env: layers.visible(&secrets),

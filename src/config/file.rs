@@ -17,6 +17,7 @@ use crate::escape::escape;
 use crate::problem::Problem;
 use crate::report::Spec;
 use crate::report::mask::Mask;
+use crate::shard::Written;
 use crate::store::postgres::SslMode;
 
 /// The whole file; a key that is absent or empty is `None`.
@@ -110,6 +111,8 @@ pub(super) struct RunKeys {
     #[serde(deserialize_with = "duration")]
     pub wait: Option<Duration>,
     pub journal: Option<PathBuf>,
+    #[serde(deserialize_with = "shard")]
+    pub shard: Option<Written>,
     pub fail_on: Option<Vec<ConditionKey>>,
     pub dry_run: Option<bool>,
     #[serde(deserialize_with = "mask")]
@@ -177,6 +180,7 @@ readers! {
     limit: Duration = values::limit;
     duration: Duration = values::duration;
     mask: Mask = values::mask;
+    shard: Written = values::shard;
     size: u64 = values::size;
     positive: u64 = values::positive;
     bytes: u64 = values::bytes;

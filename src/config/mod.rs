@@ -4,39 +4,39 @@
 //! Nothing here prints, and nothing but [`Env::of_process`] looks at the process; the files that are
 //! read are those that a user named.
 
+mod amount;
 pub(crate) mod case;
 mod checking;
 mod database;
 mod env;
 mod file;
 pub(crate) mod outline;
+mod output;
 mod place;
 pub(crate) mod reading;
 mod settings;
+mod source;
 pub mod values;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
-use url::Url;
 
+use self::amount::Amount;
 pub use self::checking::load_for_check;
 pub use self::env::Env;
 use self::file::File;
-pub use self::settings::{Checked, Layout, Limits, Log, Script, ScriptLimits, Settings, Source};
+pub use self::settings::{Checked, Layout, Log, Script, ScriptLimits, Settings, Source};
 use self::values::Parsed;
 use crate::cli::{CommonArgs, RunArgs, variable};
-use crate::condition::Condition;
 use crate::exit::Exit;
 use crate::problem::Problem;
-use crate::report::mask::Mask;
-use crate::report::{Format, Spec};
 use crate::store::{self, Target};
 
 /// SIZE where nothing names one.
@@ -86,28 +86,29 @@ impl<'a> Layers<'a> {
     }
 
     fn settle(&self, purpose: Purpose, args: &RunArgs) -> Result<Settings, Problem> {
-        let (size, size_is_default) = self.size(args)?;
         let limits = self.limits(args)?;
-        let (source, target, secrets) = match purpose {
-            Purpose::Demo => (Source::BuiltIn(limits), Target::Demo, Vec::new()),
-            Purpose::Replay => {
-                let target = database::target(self.env, &self.file)?.ok_or_else(no_database)?;
-                let secrets = self.secrets(&[], &target);
-                (Source::Nothing, target, secrets)
-            }
-            Purpose::Run => {
-                let url = self.source_url()?.ok_or_else(no_source)?;
-                let headers = self.headers()?;
-                let target = database::target(self.env, &self.file)?.ok_or_else(no_database)?;
-                let secrets = self.secrets(&headers, &target);
-                let proxy = self.env.names_a_proxy();
-                (
-                    Source::Http(limits.at(url, headers, proxy)),
-                    target,
-                    secrets,
-                )
+        let Amount { size, input } = match purpose {
+            // It is for whatever the file holds.
+            Purpose::Replay => Amount::default(),
+            Purpose::Run | Purpose::Demo => self.amount(args, limits.max_token)?,
+        };
+        let source = match (purpose, input) {
+            (Purpose::Replay, _) => Source::Nothing,
+            (_, Some(input)) => Source::Input(input),
+            (Purpose::Demo, None) => Source::BuiltIn,
+            (Purpose::Run, None) => Source::Http(self.endpoint()?),
+        };
+        let target = match purpose {
+            Purpose::Demo => Target::Demo,
+            Purpose::Run | Purpose::Replay => {
+                database::target(self.env, &self.file)?.ok_or_else(no_database)?
             }
         };
+        let headers = match &source {
+            Source::Http(endpoint) => endpoint.headers.as_slice(),
+            _ => &[],
+        };
+        let secrets = self.secrets(headers, &target);
         let run = &self.file.run;
         let mut store = self.store(args, target)?;
         store.expected = size;
@@ -117,8 +118,8 @@ impl<'a> Layers<'a> {
         }
         Ok(Settings {
             size,
-            size_is_default,
             source,
+            limits,
             store,
             reports: self.reports(args)?,
             fail_on: self.fail_on(args)?,
@@ -127,13 +128,13 @@ impl<'a> Layers<'a> {
             script_limits: self.script_limits(),
             vars: self.vars(),
             env: self.visible(&secrets),
-            deadline: self.pick(args.deadline, "deadline", values::limit, run.deadline)?,
+            deadline: self.pick(args.times.deadline, "deadline", values::limit, run.deadline)?,
             grace: self
-                .pick(args.grace, "grace", values::duration, run.grace)?
+                .pick(args.times.grace, "grace", values::duration, run.grace)?
                 .unwrap_or(Duration::from_secs(8)),
             patience: self.patience(args)?,
             wait: self
-                .pick(args.wait, "wait", values::duration, run.wait)?
+                .pick(args.times.wait, "wait", values::duration, run.wait)?
                 .unwrap_or_default(),
             journal: self.journal(args)?,
             out_dir: self.pick(args.out_dir.clone(), "out-dir", path, None)?,
@@ -162,74 +163,6 @@ impl<'a> Layers<'a> {
         Ok(given.unwrap_or_default())
     }
 
-    fn size(&self, args: &RunArgs) -> Result<(u64, bool), Problem> {
-        let asked = self.pick(args.size, "size", values::size, self.file.run.size)?;
-        let most = self.env.parse("MAX_TOKENS", values::positive)?;
-        match (asked, most) {
-            (Some(size), Some(most)) if size > most => Err(usage(format!(
-                "SIZE {size} is above MAX_TOKENS, which is {most}"
-            ))
-            .hint(format!("ask for at most {most}, or raise MAX_TOKENS"))),
-            (Some(size), _) => Ok((size, false)),
-            // Nobody asked for the default, so that the bound just lowers it.
-            (None, most) => Ok((
-                most.map_or(DEFAULT_SIZE, |most| most.min(DEFAULT_SIZE)),
-                true,
-            )),
-        }
-    }
-
-    fn limits(&self, args: &RunArgs) -> Result<Limits, Problem> {
-        let keys = &self.file.source;
-        let max_token = keys.max_token.unwrap_or(1 << 10);
-        let no_top_up = self.switch(args.no_top_up, "no-top-up", None)?;
-        let repeat_served = args.dangerously_repeat_requests;
-        Ok(Limits {
-            timeout: keys.timeout.unwrap_or(Duration::from_secs(10)),
-            connect_timeout: keys.connect_timeout.unwrap_or(Duration::from_secs(5)),
-            page_size: self
-                .pick(
-                    args.page_size,
-                    "page-size",
-                    values::positive,
-                    keys.page_size,
-                )?
-                .unwrap_or(10_000),
-            retries: keys.retries.unwrap_or(3),
-            max_body: keys.max_body.unwrap_or(32 << 20),
-            max_token: usize::try_from(max_token).unwrap_or(usize::MAX),
-            max_requests: self.pick(args.max_requests, "max-requests", values::positive, None)?,
-            top_up: !no_top_up,
-            repeat_served: self.switch(repeat_served, "dangerously-repeat-requests", None)?,
-        })
-    }
-
-    fn source_url(&self) -> Result<Option<Url>, Problem> {
-        // The address is left out of the message: it may hold a key in its query.
-        let given = self.env.get("TOKEN_HOST")?.map(values::source_url);
-        let given = given
-            .transpose()
-            .map_err(|rule| usage(format!("TOKEN_HOST {rule}")))?;
-        Ok(given.or_else(|| self.file.source.url.clone()))
-    }
-
-    fn headers(&self) -> Result<Vec<(String, SecretString)>, Problem> {
-        let in_file = self.file.source.headers.iter().flatten();
-        let mut headers: Vec<(String, SecretString)> = in_file
-            .map(|(name, value)| (name.0.clone(), SecretString::from(value.0.as_str())))
-            .collect();
-        if let Some(value) = self.env.secret(AUTHORIZATION)? {
-            if !values::is_header_value(secrecy::ExposeSecret::expose_secret(&value)) {
-                let name = self.env.secret_name(AUTHORIZATION).unwrap_or_default();
-                return Err(usage(format!("{name} must not hold control characters"))
-                    .hint("it is sent as the Authorization header, one line such as `Bearer …`"));
-            }
-            headers.retain(|(name, _)| name != "authorization");
-            headers.push((String::from("authorization"), value));
-        }
-        Ok(headers)
-    }
-
     fn store(&self, args: &RunArgs, target: Target) -> Result<store::Options, Problem> {
         let keys = &self.file.database;
         // The demo has its own table, whatever the file says of the real one.
@@ -243,13 +176,18 @@ impl<'a> Layers<'a> {
             target,
             connections: self
                 .pick(
-                    args.connections,
+                    args.database.connections,
                     "connections",
                     values::count,
                     keys.connections,
                 )?
                 .unwrap_or(16),
-            pipeline: self.pick(args.pipeline, "pipeline", values::count, keys.pipeline)?,
+            pipeline: self.pick(
+                args.database.pipeline,
+                "pipeline",
+                values::count,
+                keys.pipeline,
+            )?,
             dry_run: self.dry_run(args)?,
             statement_timeout: keys.statement_timeout.unwrap_or(Duration::from_secs(30)),
             patience: self.patience(args)?,
@@ -260,69 +198,8 @@ impl<'a> Layers<'a> {
 
     fn patience(&self, args: &RunArgs) -> Result<Duration, Problem> {
         let in_file = self.file.run.patience;
-        let patience = self.pick(args.patience, "patience", values::duration, in_file)?;
+        let patience = self.pick(args.times.patience, "patience", values::duration, in_file)?;
         Ok(patience.unwrap_or(Duration::from_secs(30)))
-    }
-
-    fn reports(&self, args: &RunArgs) -> Result<Vec<Spec>, Problem> {
-        let typed = Some(args.reports.clone()).filter(|reports| !reports.is_empty());
-        let in_file = Some(self.file.reports.clone()).filter(|reports| !reports.is_empty());
-        let list = |text: &str| text.split(',').map(str::trim).map(values::report).collect();
-        let reports = self.pick(typed, "report", list, in_file)?;
-        let reports = reports.unwrap_or_else(|| {
-            vec![Spec {
-                format: Format::Text,
-                path: None,
-            }]
-        });
-        let mut taken = HashSet::new();
-        for report in &reports {
-            // `./run.json` and `run.json` are one file.
-            let place = report.path.as_ref().map(|path| {
-                let plain = |part: &std::path::Component| *part != std::path::Component::CurDir;
-                path.components().filter(plain).collect::<PathBuf>()
-            });
-            if !taken.insert(place) {
-                let name = values::report_name(report.format);
-                return Err(match &report.path {
-                    None => usage("two reports would be written to standard output").hint(format!(
-                        "give one of them a path, such as --report {name}=run.{name}"
-                    )),
-                    Some(path) => usage(format!(
-                        "two reports would be written to `{}`",
-                        path.display()
-                    ))
-                    .hint("give each report a path of its own"),
-                });
-            }
-        }
-        Ok(reports)
-    }
-
-    fn journal(&self, args: &RunArgs) -> Result<Option<PathBuf>, Problem> {
-        let in_file = self.file.run.journal.clone();
-        let journal = self.pick(args.journal.clone(), "journal", path, in_file)?;
-        if journal.is_some() && self.dry_run(args)? {
-            return Err(usage("--dry-run and --journal exclude each other")
-                .hint("a dry run stores nothing that a replay of its journal could bring back"));
-        }
-        Ok(journal)
-    }
-
-    fn dry_run(&self, args: &RunArgs) -> Result<bool, Problem> {
-        self.switch(args.dry_run, "dry-run", self.file.run.dry_run)
-    }
-
-    fn fail_on(&self, args: &RunArgs) -> Result<Vec<Condition>, Problem> {
-        let typed = Some(args.fail_on.clone()).filter(|typed| !typed.is_empty());
-        let list = |text: &str| text.split(',').map(values::condition).collect();
-        let conditions = self.pick(typed, "fail-on", list, self.file.run.conditions())?;
-        Ok(conditions.unwrap_or_default())
-    }
-
-    fn mask(&self, args: &RunArgs) -> Result<Mask, Problem> {
-        let mask = self.pick(args.mask, "mask", values::mask, self.file.run.mask)?;
-        Ok(mask.unwrap_or_default())
     }
 
     fn script(&self, typed: Option<&PathBuf>) -> Result<Script, Problem> {
@@ -381,12 +258,6 @@ impl<'a> Layers<'a> {
 /// A mistake in usage or configuration.
 fn usage(message: impl Into<String>) -> Problem {
     Problem::new(Exit::Usage, message)
-}
-
-fn no_source() -> Problem {
-    usage("no token source is configured").hint(
-        "set TOKEN_HOST to its URL, or `source.url` in the file that --config names; `token_service demo` needs neither",
-    )
 }
 
 fn no_database() -> Problem {

@@ -2,16 +2,15 @@
 //! knows where they came from.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
-use url::Url;
 
 use crate::condition::Condition;
-use crate::fetch;
+use crate::fetch::Limits;
+use crate::fetch::http::Endpoint;
+use crate::fetch::input::Input;
 use crate::problem::Problem;
 use crate::report::Spec;
 use crate::report::mask::Mask;
@@ -66,75 +65,28 @@ impl Default for ScriptLimits {
 }
 
 /// The token source.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub enum Source {
-    /// The demo's own, which the run starts and then puts in by [`Limits::at`].
-    BuiltIn(Limits),
+    /// The demo's own, which the run starts.
+    BuiltIn,
     /// A real one.
-    Http(fetch::Options),
+    Http(Endpoint),
+    /// A file or pipe.
+    Input(Input),
     /// None: nothing is fetched.
     Nothing,
-}
-
-impl fmt::Debug for Source {
-    /// Leaves out the address's query, which may hold a key.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nothing => f.write_str("Nothing"),
-            Self::BuiltIn(limits) => f.debug_tuple("BuiltIn").field(limits).finish(),
-            Self::Http(options) => {
-                let mut options = options.clone();
-                options.url.set_query(None);
-                f.debug_tuple("Http").field(&options).finish()
-            }
-        }
-    }
-}
-
-/// Within which limits the source is asked; the fields are those of [`fetch::Options`].
-#[derive(Clone, Debug)]
-#[allow(missing_docs, reason = "each is described in fetch::Options")]
-pub struct Limits {
-    pub timeout: Duration,
-    pub connect_timeout: Duration,
-    pub page_size: u64,
-    pub retries: u32,
-    pub max_body: u64,
-    pub max_token: usize,
-    pub max_requests: Option<u64>,
-    pub top_up: bool,
-    pub repeat_served: bool,
-}
-
-impl Limits {
-    /// The options of a source at `url`; `proxy` as in [`fetch::Options`].
-    pub fn at(self, url: Url, headers: Vec<(String, SecretString)>, proxy: bool) -> fetch::Options {
-        fetch::Options {
-            url,
-            headers,
-            timeout: self.timeout,
-            connect_timeout: self.connect_timeout,
-            page_size: self.page_size,
-            retries: self.retries,
-            max_body: self.max_body,
-            max_token: self.max_token,
-            max_requests: self.max_requests,
-            top_up: self.top_up,
-            repeat_served: self.repeat_served,
-            proxy,
-        }
-    }
 }
 
 /// Everything that a run needs to know; validated. Its Debug form shows no secret.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How many tokens, at least 1.
+    /// How many tokens: this shard's part of SIZE. It is 0 where the shard's part, or the input, is
+    /// empty, and [`super::values::MOST`] where all that a pipe brings is asked for.
     pub size: u64,
-    /// True where nobody asked for that number.
-    pub size_is_default: bool,
     /// Where tokens come from.
     pub source: Source,
+    /// Within which limits they are fetched.
+    pub limits: Limits,
     /// Where they go.
     pub store: store::Options,
     /// The reports, at least one; at most one of them on standard output.

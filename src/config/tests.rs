@@ -9,7 +9,8 @@ use secrecy::ExposeSecret;
 
 use super::*;
 use crate::cli::CheckArgs;
-use crate::fetch;
+use crate::fetch::http::Endpoint;
+use crate::report::{Format, Spec};
 use crate::store::postgres::{Address, Host, SslMode};
 
 /// An environment with which a run can begin.
@@ -52,10 +53,10 @@ fn places(address: &Address) -> Vec<String> {
     address.hosts.iter().map(Host::place).collect()
 }
 
-fn http(settings: &Settings) -> &fetch::Options {
+fn http(settings: &Settings) -> &Endpoint {
     match &settings.source {
-        Source::Http(options) => options,
-        Source::BuiltIn(_) | Source::Nothing => panic!("no real source"),
+        Source::Http(endpoint) => endpoint,
+        Source::BuiltIn | Source::Input(_) | Source::Nothing => panic!("no real source"),
     }
 }
 
@@ -79,7 +80,7 @@ fn message(result: Result<Settings, Problem>) -> String {
 #[test]
 fn defaults_are_those_of_the_contract() {
     let settings = load_env(&env(&[])).unwrap();
-    assert_eq!((settings.size, settings.size_is_default), (5, true));
+    assert_eq!(settings.size, 5);
     assert_eq!(settings.grace, Duration::from_secs(8));
     assert_eq!(settings.patience, Duration::from_secs(30));
     assert_eq!(settings.store.patience, Duration::from_secs(30));
@@ -102,10 +103,16 @@ fn defaults_are_those_of_the_contract() {
     );
     let source = http(&settings);
     assert_eq!(source.url.as_str(), "https://tokens.internal/issue?kind=a");
-    assert_eq!(source.page_size, 10_000);
-    assert_eq!((source.max_body, source.max_token), (32 << 20, 1 << 10));
-    assert_eq!((source.retries, source.max_requests), (3, None));
-    assert!(source.top_up && !source.proxy, "no proxy is named");
+    assert_eq!(settings.limits.page_size, 10_000);
+    assert_eq!(
+        (settings.limits.max_body, settings.limits.max_token),
+        (32 << 20, 1 << 10)
+    );
+    assert_eq!(
+        (settings.limits.retries, settings.limits.max_requests),
+        (3, None)
+    );
+    assert!(settings.limits.top_up && !source.proxy, "no proxy is named");
     let address = address(&settings);
     assert_eq!(places(address), ["db.internal:5432"]);
     assert_eq!(address.sslmode, SslMode::Require);
@@ -115,8 +122,8 @@ fn defaults_are_those_of_the_contract() {
 fn a_flag_beats_the_environment_which_beats_the_file() {
     let yaml = "source: {page_size: 1}\nrun: {size: 11, patience: 1s}\n";
     let settings = with_file(yaml, &env(&[])).unwrap();
-    assert_eq!((settings.size, settings.size_is_default), (11, false));
-    assert_eq!(http(&settings).page_size, 1);
+    assert_eq!(settings.size, 11);
+    assert_eq!(settings.limits.page_size, 1);
     assert_eq!(settings.store.patience, Duration::from_secs(1));
 
     let variables = env(&[
@@ -127,7 +134,7 @@ fn a_flag_beats_the_environment_which_beats_the_file() {
     ]);
     let settings = with_file(yaml, &variables).unwrap();
     assert_eq!(settings.size, 12);
-    assert_eq!(http(&settings).page_size, 2);
+    assert_eq!(settings.limits.page_size, 2);
     assert_eq!(settings.patience, Duration::from_secs(2));
     assert_eq!(settings.grace, Duration::from_secs(8));
 
@@ -138,7 +145,7 @@ fn a_flag_beats_the_environment_which_beats_the_file() {
     };
     let settings = load(Purpose::Run, &args, &variables).unwrap();
     assert_eq!(settings.size, 13);
-    assert_eq!(http(&settings).page_size, 3);
+    assert_eq!(settings.limits.page_size, 3);
 }
 
 #[test]
@@ -166,8 +173,8 @@ fn every_option_has_a_variable() {
         (settings.store.connections, settings.store.pipeline),
         (2, Some(3))
     );
-    assert_eq!(http(&settings).max_requests, Some(4));
-    assert!(!http(&settings).top_up);
+    assert_eq!(settings.limits.max_requests, Some(4));
+    assert!(!settings.limits.top_up);
     assert_eq!(settings.deadline, Some(Duration::from_mins(10)));
     assert_eq!(settings.grace, Duration::from_millis(500));
     assert_eq!(settings.out_dir, Some("out".into()));
@@ -222,10 +229,16 @@ script:
     assert_eq!(source.headers.len(), 2);
     assert_eq!(source.headers[0].0, "authorization");
     assert_eq!(source.headers[0].1.expose_secret(), "Bearer abc");
-    assert_eq!(source.timeout, Duration::from_secs(20));
-    assert_eq!(source.connect_timeout, Duration::from_millis(500));
-    assert_eq!((source.page_size, source.retries), (100, 0));
-    assert_eq!((source.max_body, source.max_token), (16 << 20, 64));
+    assert_eq!(settings.limits.timeout, Duration::from_secs(20));
+    assert_eq!(settings.limits.connect_timeout, Duration::from_millis(500));
+    assert_eq!(
+        (settings.limits.page_size, settings.limits.retries),
+        (100, 0)
+    );
+    assert_eq!(
+        (settings.limits.max_body, settings.limits.max_token),
+        (16 << 20, 64)
+    );
     let address = address(&settings);
     assert_eq!(address.hosts[0].port, 6432);
     assert_eq!(
@@ -271,16 +284,8 @@ fn the_demo_needs_nothing_and_looks_at_nothing() {
     ]);
     let settings = load(Purpose::Demo, &RunArgs::default(), &wrong).unwrap();
     assert!(matches!(settings.store.target, Target::Demo));
-    let Source::BuiltIn(limits) = settings.source else {
-        panic!("not built in");
-    };
-    assert_eq!(limits.page_size, 3);
-    let options = limits.at(
-        Url::parse("http://127.0.0.1:1/").unwrap(),
-        Vec::new(),
-        false,
-    );
-    assert_eq!(options.page_size, 3);
+    assert!(matches!(settings.source, Source::BuiltIn));
+    assert_eq!(settings.limits.page_size, 3);
 }
 
 #[test]
@@ -543,7 +548,7 @@ fn a_bare_host_means_https() {
 #[test]
 fn the_bound_lowers_the_default_but_refuses_a_number() {
     let settings = load_env(&env(&[("MAX_TOKENS", "3")])).unwrap();
-    assert_eq!((settings.size, settings.size_is_default), (3, true));
+    assert_eq!(settings.size, 3);
     assert!(load_env(&env(&[("MAX_TOKENS", "3"), ("TOKEN_SERVICE_SIZE", "3")])).is_ok());
 }
 

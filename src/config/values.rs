@@ -16,27 +16,28 @@ use super::Layout;
 use crate::condition::Condition;
 use crate::report::mask::Mask;
 use crate::report::{Format, Spec};
+use crate::shard::Written;
 
 /// What a parser gives: the value, or the rest of a sentence that begins with its name.
 pub type Parsed<T> = Result<T, String>;
 
-/// How many tokens: at least 1, at most what a script's signed 64-bit integers hold.
+/// The largest SIZE: what a script's signed 64-bit integers hold.
+pub const MOST: u64 = i64::MAX as u64;
+
+/// How many tokens: at least 1, at most [`MOST`].
 pub fn size(text: &str) -> Parsed<u64> {
-    match text.parse::<u64>() {
-        Ok(number) if number > 0 && i64::try_from(number).is_ok() => Ok(number),
-        _ => {
-            let largest = i64::MAX;
-            let is_whole = text
-                .trim_start_matches(['+', '-'])
-                .bytes()
-                .all(|byte| byte.is_ascii_digit());
-            Err(if is_whole && text.len() > 18 && !text.starts_with('-') {
-                format!("must be at most {largest}")
-            } else {
-                String::from("must be a whole number of at least 1, such as 10")
-            })
-        }
+    if let Ok(number @ 1..=MOST) = text.parse() {
+        return Ok(number);
     }
+    let is_whole = text
+        .trim_start_matches(['+', '-'])
+        .bytes()
+        .all(|byte| byte.is_ascii_digit());
+    Err(if is_whole && text.len() > 18 && !text.starts_with('-') {
+        format!("must be at most {MOST}")
+    } else {
+        String::from("must be a whole number of at least 1, such as 10")
+    })
 }
 
 /// A whole number of at least 1.
@@ -169,6 +170,11 @@ pub fn report_name(format: Format) -> &'static str {
         .iter()
         .find(|(_, known)| *known == format)
         .map_or("report", |(name, _)| name)
+}
+
+/// A run's part of SIZE where several share it.
+pub fn shard(text: &str) -> Parsed<Written> {
+    text.parse()
 }
 
 /// How much of a token the reports show.

@@ -2,7 +2,8 @@
 //! does. What it hands out are random values that open nothing.
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 
+use super::http::Endpoint;
 use crate::fault::{Fault, Kind};
 
 /// The most tokens in one answer, as the real source has it.
@@ -23,9 +25,10 @@ const MOST: u64 = 455_902;
 /// How long it waits after it could not take a connection.
 const BREATH: Duration = Duration::from_millis(100);
 
-/// Starts the source on a free loopback port, on the current runtime; it lives as long as that.
-pub async fn start() -> Result<SocketAddr, Fault> {
-    let cannot = |error: std::io::Error| {
+/// Starts the source on a free loopback port, on the current runtime; it lives as long as that. Gives
+/// where it is asked.
+pub async fn start() -> Result<Endpoint, Fault> {
+    let cannot = |error: io::Error| {
         Fault::new(
             Kind::HttpConnect,
             "the demo's token source cannot listen on loopback",
@@ -37,7 +40,14 @@ pub async fn start() -> Result<SocketAddr, Fault> {
         .map_err(cannot)?;
     let address = listener.local_addr().map_err(cannot)?;
     tokio::spawn(serve(listener));
-    Ok(address)
+    let url = format!("http://{address}/tokens");
+    Ok(Endpoint {
+        url: url
+            .parse()
+            .map_err(|error| cannot(io::Error::other(error)))?,
+        headers: Vec::new(),
+        proxy: false,
+    })
 }
 
 /// Answers on `listener`, for ever.

@@ -1,17 +1,50 @@
 //! One request to the token source: `POST url?size=N`, its answer read in chunks under a cap.
 //! The only place that knows reqwest.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{
     CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
 use reqwest::{Client, Response, StatusCode, Url, redirect};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::lines::LineParser;
-use super::{Answer, Answering, Options, Source, refusal};
+use super::{Answer, Answering, Limits, Source, refusal};
 use crate::fault::{Fault, Kind, chain};
+
+/// Where an HTTP source is, and what it is sent; validated.
+#[derive(Clone)]
+pub struct Endpoint {
+    /// Its address, `http` or `https`; its query is kept and `size=N` added to it.
+    pub url: Url,
+    /// Headers of each request, names in lower case; values may be secret.
+    pub headers: Vec<(String, SecretString)>,
+    /// True to honour `HTTP_PROXY` and its kin, as curl does.
+    pub proxy: bool,
+}
+
+impl fmt::Debug for Endpoint {
+    /// Leaves out the address's query, which may hold a key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("url", &plain(&self.url))
+            .field("headers", &self.headers)
+            .field("proxy", &self.proxy)
+            .finish()
+    }
+}
+
+/// The address without its query and credentials.
+fn plain(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.to_string()
+}
 
 /// The source as an HTTP client sees it.
 pub struct Http {
@@ -24,7 +57,7 @@ pub struct Http {
 
 impl Http {
     /// A client for the source; nothing is connected yet.
-    pub fn new(options: &Options) -> Result<Self, Fault> {
+    pub fn new(endpoint: &Endpoint, limits: &Limits) -> Result<Self, Fault> {
         // reqwest asks the process for its cryptography; a second client finds it installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = HeaderMap::new();
@@ -33,7 +66,7 @@ impl Http {
             reqwest::header::ACCEPT,
             HeaderValue::from_static("text/plain"),
         );
-        for (name, value) in &options.headers {
+        for (name, value) in &endpoint.headers {
             let (name, value) = header(name, value.expose_secret())?;
             headers.insert(name, value);
         }
@@ -41,11 +74,11 @@ impl Http {
             .user_agent(concat!("token_service/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers)
             .redirect(redirect::Policy::none())
-            .connect_timeout(options.connect_timeout)
-            .timeout(options.timeout);
-        if !options.proxy {
+            .connect_timeout(limits.connect_timeout)
+            .timeout(limits.timeout);
+        if !endpoint.proxy {
             builder = builder.no_proxy();
-            if options.url.scheme() == "http" {
+            if endpoint.url.scheme() == "http" {
                 // Reading the machine's certificates takes longer than all the rest of a start, and
                 // nobody is asked for one.
                 builder = builder.tls_certs_only([]);
@@ -59,21 +92,16 @@ impl Http {
         })?;
         Ok(Self {
             client,
-            url: options.url.clone(),
-            timeout: options.timeout,
-            max_body: options.max_body,
-            max_token: options.max_token,
+            url: endpoint.url.clone(),
+            timeout: limits.timeout,
+            max_body: limits.max_body,
+            max_token: limits.max_token,
         })
     }
 
     /// The source's address without its query and credentials.
     pub fn address(&self) -> String {
-        let mut url = self.url.clone();
-        url.set_query(None);
-        url.set_fragment(None);
-        let _ = url.set_username("");
-        let _ = url.set_password(None);
-        url.to_string()
+        plain(&self.url)
     }
 
     async fn ask(&self, count: u64) -> Answer {

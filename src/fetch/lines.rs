@@ -39,6 +39,21 @@ impl LineParser {
         }
     }
 
+    /// Takes what follows as the middle of an answer, not its beginning.
+    pub fn go_on(&mut self) {
+        self.seen_line = true;
+    }
+
+    /// How many tokens it has.
+    pub fn taken(&self) -> u64 {
+        self.page.len() as u64
+    }
+
+    /// True where a line has begun and not ended.
+    pub fn is_in_line(&self) -> bool {
+        !self.line.is_empty()
+    }
+
     /// Takes the next bytes of the answer.
     pub fn feed(&mut self, mut bytes: &[u8]) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {

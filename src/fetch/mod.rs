@@ -5,10 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use secrecy::SecretString;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
 use crate::clock::Clock;
 use crate::fault::{Fault, Kind};
@@ -18,10 +16,11 @@ use crate::stream::{PageResult, PageStream};
 use crate::token::{Page, Token};
 use refusal::{out_of_requests, out_of_retries, short_supply, told_to_wait, within};
 use retry::Decision;
-pub use source::{Answer, Answering, Source};
+pub use source::{Answer, Answering, Nature, Source};
 
 pub mod demo;
 pub mod http;
+pub mod input;
 pub mod lines;
 pub mod refusal;
 pub mod retry;
@@ -30,13 +29,9 @@ mod source;
 /// So many requests in a row that bring nothing mean that the source has run dry.
 const DRY_REQUESTS: u32 = 3;
 
-/// Where the tokens come from and within which limits; validated.
+/// Within which limits tokens are fetched; validated.
 #[derive(Clone, Debug)]
-pub struct Options {
-    /// The source's address, `http` or `https`; its query is kept and `size=N` added to it.
-    pub url: Url,
-    /// Headers of each request, names in lower case; values may be secret.
-    pub headers: Vec<(String, SecretString)>,
+pub struct Limits {
     /// The longest that one request may take, its body included.
     pub timeout: Duration,
     /// The longest that connecting may take, TLS included.
@@ -56,8 +51,6 @@ pub struct Options {
     /// True to repeat requests too that the source may have served, at the risk of tokens that are
     /// issued and never seen.
     pub repeat_served: bool,
-    /// True to honour `HTTP_PROXY` and its kin, as curl does.
-    pub proxy: bool,
 }
 
 /// How one fetch pages; what a script may set for each.
@@ -123,7 +116,7 @@ impl Supply {
 /// The source, ready to be asked.
 pub struct Fetcher {
     source: Box<dyn Source>,
-    options: Options,
+    limits: Limits,
     halt: Halt,
     clock: Arc<dyn Clock>,
     deadline: Option<Instant>,
@@ -136,17 +129,17 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher that asks `source`, within the limits of `options`.
+    /// A fetcher that asks `source`, within `limits`.
     pub fn new(
         source: Box<dyn Source>,
-        options: Options,
+        limits: Limits,
         halt: Halt,
         clock: Arc<dyn Clock>,
         deadline: Option<Instant>,
     ) -> Self {
         Self {
             source,
-            options,
+            limits,
             halt,
             clock,
             deadline,
@@ -170,15 +163,24 @@ impl Fetcher {
     /// The plan that the configuration sets.
     pub fn plan(&self) -> Plan {
         Plan {
-            page_size: self.options.page_size,
-            retries: self.options.retries,
-            top_up: self.options.top_up,
+            page_size: self.limits.page_size,
+            retries: self.limits.retries,
+            top_up: self.limits.top_up,
         }
+    }
+
+    /// True where all that an input holds is asked for, however much that is.
+    pub fn is_open_ended(&self) -> bool {
+        self.source.nature() == Nature::Holder { open_ended: true }
+    }
+
+    fn is_issuer(&self) -> bool {
+        self.source.nature() == Nature::Issuer
     }
 
     /// The longest token that is taken, in bytes.
     pub fn max_token(&self) -> usize {
-        self.options.max_token
+        self.limits.max_token
     }
 
     /// The longest wait that is worth beginning: what the deadline leaves, or a few minutes.
@@ -216,7 +218,7 @@ impl Fetcher {
             let (sender, receiver) = mpsc::channel(2);
             tokio::spawn(async move {
                 let answer = fetcher.ask(size, retries, &stop).await;
-                if (answer.page.len() as u64) < size {
+                if (answer.page.len() as u64) < size && !fetcher.is_open_ended() {
                     fetcher.supply.fell_short.store(true, Ordering::Relaxed);
                 }
                 let _ = sender.send(Ok(answer.page)).await;
@@ -238,8 +240,10 @@ impl Fetcher {
         let mut received = 0;
         let mut asked = 0;
         let mut dry = 0;
+        // What a holder gives at a time says nothing of what it has.
+        let top_up = plan.top_up || !self.is_issuer();
         loop {
-            let open = size - if plan.top_up { received } else { asked };
+            let open = size - if top_up { received } else { asked };
             if open == 0 {
                 break;
             }
@@ -248,7 +252,7 @@ impl Fetcher {
             }
             let count = open.min(plan.page_size);
             // All of it was asked for before.
-            if asked >= size {
+            if asked >= size && self.is_issuer() {
                 self.supply.top_ups.fetch_add(1, Ordering::Relaxed);
             }
             let answer = self.ask(count, plan.retries, stop).await;
@@ -257,15 +261,18 @@ impl Fetcher {
             asked += count;
             dry = if came == 0 { dry + 1 } else { 0 };
             let fault = answer.fault.map(|fault| within(fault, size, received));
-            let fault = fault.or_else(|| {
-                (dry == DRY_REQUESTS && plan.top_up).then(|| short_supply(size, received))
-            });
+            let fault = fault
+                .or_else(|| (dry == DRY_REQUESTS && top_up).then(|| short_supply(size, received)));
             if pages.send(Ok(answer.page)).await.is_err() {
                 break;
             }
             if let Some(fault) = fault {
                 self.supply.fell_short.store(true, Ordering::Relaxed);
                 let _ = pages.send(Err(fault)).await;
+                return;
+            }
+            if answer.ended {
+                // Its end is no fault, or there would have been one: all of it was asked for.
                 return;
             }
         }
@@ -308,7 +315,7 @@ impl Fetcher {
                 // Without end while the source is waited for at the start.
                 retries: if waits { u32::MAX } else { retries },
                 spent: self.supply.repeated(),
-                repeat_served: self.options.repeat_served,
+                repeat_served: self.limits.repeat_served,
                 left: self.left(),
             };
             match retry::decide(fault, failures, &rules, self.clock.jitter()) {
@@ -346,11 +353,19 @@ impl Fetcher {
         waiting && first && fault.kind == Kind::HttpConnect
     }
 
-    /// One request, counted. Stopping lets it finish, for its tokens may be issued already; only
-    /// aborting gives it up.
+    /// One request. That of an issuer is counted, and stopping lets it finish, for its tokens may be
+    /// issued already; only aborting gives it up.
     async fn send(&self, count: u64) -> Answer {
+        if !self.is_issuer() {
+            let answer = tokio::select! {
+                biased;
+                () = self.halt.stopping().cancelled() => Answer::nothing(),
+                answer = self.source.request(count) => answer,
+            };
+            return self.take_in(answer).await;
+        }
         let sent = self.supply.requests.fetch_add(1, Ordering::Relaxed);
-        if self.options.max_requests.is_some_and(|most| sent >= most) {
+        if self.limits.max_requests.is_some_and(|most| sent >= most) {
             self.supply.requests.fetch_sub(1, Ordering::Relaxed);
             return Answer::failed(out_of_requests(sent, count));
         }
@@ -366,6 +381,17 @@ impl Fetcher {
             self.reached.store(true, Ordering::Relaxed);
         }
         let came = answer.page.len() as u64;
+        let may_be_served = answer.fault.as_ref();
+        if may_be_served.is_some_and(retry::may_have_been_served) {
+            let unseen = count.saturating_sub(came);
+            self.supply.unseen.fetch_add(unseen, Ordering::Relaxed);
+        }
+        self.take_in(answer).await
+    }
+
+    /// Counts what came, and has it in the journal before anybody gets it.
+    async fn take_in(&self, answer: Answer) -> Answer {
+        let came = answer.page.len() as u64;
         self.supply.received.fetch_add(came, Ordering::Relaxed);
         if let Some(journal) = &self.journal
             && let Err(fault) = journal.received(answer.page.clone()).await
@@ -375,15 +401,6 @@ impl Fetcher {
         self.supply
             .surplus
             .fetch_add(answer.surplus, Ordering::Relaxed);
-        if answer
-            .fault
-            .as_ref()
-            .is_some_and(retry::may_have_been_served)
-        {
-            self.supply
-                .unseen
-                .fetch_add(count.saturating_sub(came), Ordering::Relaxed);
-        }
         answer
     }
 }

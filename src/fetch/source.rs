@@ -12,6 +12,23 @@ use crate::token::Page;
 pub trait Source: Send + Sync {
     /// Asks for `count` tokens, once.
     fn request(&self, count: u64) -> Answering<'_>;
+
+    /// What asking it means.
+    fn nature(&self) -> Nature {
+        Nature::Issuer
+    }
+}
+
+/// What asking a source means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nature {
+    /// It issues tokens for a request, which is counted and, once sent, waited for: they would be lost.
+    Issuer,
+    /// It holds tokens, and gives those that are there; asking is free, and can be taken back.
+    Holder {
+        /// True where all that it holds is asked for, so that its end is no fault.
+        open_ended: bool,
+    },
 }
 
 /// An answer on its way.
@@ -25,6 +42,8 @@ pub struct Answer {
     pub surplus: u64,
     /// What went wrong.
     pub fault: Option<Fault>,
+    /// True where the source will never have more.
+    pub ended: bool,
 }
 
 impl Answer {
@@ -34,6 +53,17 @@ impl Answer {
             page: Page::from_texts([]),
             surplus: 0,
             fault: Some(fault),
+            ended: false,
+        }
+    }
+
+    /// That of a holder which a stopped run does not wait for.
+    pub fn nothing() -> Self {
+        Self {
+            page: Page::from_texts([]),
+            surplus: 0,
+            fault: None,
+            ended: false,
         }
     }
 
@@ -47,6 +77,7 @@ impl Answer {
             page: lines.page,
             surplus: lines.surplus,
             fault,
+            ended: false,
         }
     }
 }

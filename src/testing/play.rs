@@ -11,18 +11,15 @@ use anyhow::Context as _;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::dispatcher;
-use url::Url;
 use uuid::Uuid;
 
 use super::clock::{Overrun, Virtual};
 use super::file::{Case, When};
-use super::source::{self, ADDRESS, Asked, Interruption};
+use super::source::{self, Asked, Interruption};
 use crate::clock::Clock;
-use crate::config::Source;
 use crate::fetch::Fetcher;
 use crate::halt::{Cause, Halt};
 use crate::logging;
-use crate::problem::Problem;
 use crate::report::ledger::Ledger;
 use crate::report::summary::Counts;
 use crate::report::{Format, Reports};
@@ -162,7 +159,7 @@ impl Stage {
         let limits = Limits::of(&case.settings);
         let stops = async || next(&mut arriving).await;
         watch_over(begun, limits, stops, |halt, begun| async {
-            let parts = self.parts(case, signals, halt, &begun)?;
+            let parts = self.parts(case, signals, halt, &begun);
             run::carry_out(script, parts, begun).await
         })
         .await
@@ -175,21 +172,17 @@ impl Stage {
         signals: UnboundedSender<Cause>,
         halt: Halt,
         begun: &Begun,
-    ) -> Result<Parts, Problem> {
+    ) -> Parts {
         self.clock.stop_with(halt.clone());
         let settings = &case.settings;
-        let Source::BuiltIn(limits) = settings.source.clone() else {
-            return Err(anyhow::anyhow!("a test case has a source of its own").into());
-        };
-        let url = Url::parse(ADDRESS).context("the test's source has no address")?;
-        let options = limits.at(url, Vec::new(), false);
+        let limits = settings.limits.clone();
         let source = source::Case {
             entries: case.entries.clone(),
             interruptions: interruptions(case),
             signals,
             asked: Arc::clone(&self.asked),
-            timeout: options.timeout,
-            max_token: options.max_token,
+            timeout: limits.timeout,
+            max_token: limits.max_token,
             clock: self.clock.clone(),
             halt: halt.clone(),
         };
@@ -197,7 +190,7 @@ impl Stage {
         let clock = &begun.clock;
         let fetcher = Fetcher::new(
             Box::new(source),
-            options,
+            limits,
             halt.clone(),
             Arc::clone(clock),
             deadline,
@@ -205,7 +198,7 @@ impl Stage {
         let script = case.store.clone();
         let store = Store::scripted(script, &settings.store, halt.clone(), Arc::clone(clock));
         let folder = self.folder.as_ref().map(|folder| folder.path().to_owned());
-        Ok(Parts {
+        Parts {
             runtime: Handle::current(),
             clock: Arc::clone(clock),
             halt,
@@ -216,7 +209,7 @@ impl Stage {
             fail_on: settings.fail_on.clone(),
             emitter: Emitter::new(folder),
             environment: settings.env.clone(),
-        })
+        }
     }
 
     fn reports(&self, case: &Case) -> Reports {

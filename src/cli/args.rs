@@ -1,0 +1,250 @@
+//! The arguments of each command. What several commands take stands once, in a group of its own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tracing::level_filters::LevelFilter;
+
+use crate::condition::Condition;
+use crate::config::{Layout, values};
+use crate::report::Spec;
+use crate::report::mask::Mask;
+use crate::shard::Written;
+use crate::testing;
+
+/// A run's arguments; whatever was not typed is `None` or empty.
+#[derive(Clone, Debug, Default, Args)]
+pub struct RunArgs {
+    /// How many tokens, a whole number of at least 1 [default: 5]
+    #[arg(allow_negative_numbers = true, value_parser = values::size)]
+    pub size: Option<u64>,
+    /// The pipeline script [default: the built-in one]
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    pub script: Option<PathBuf>,
+    /// Write each received page to FILE, synced, before it is stored; `replay` takes it after a crash
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    pub journal: Option<PathBuf>,
+    /// Take this run's part where N runs share SIZE, I from 0; without I the platform says which one
+    /// it is [default: what Cloud Run or Kubernetes say, else 0/1]
+    #[arg(long, value_name = "I/N", value_parser = values::shard, help_heading = "Run")]
+    pub shard: Option<Written>,
+    /// Try each insert and roll it back: the report says what would have been stored
+    #[arg(long, help_heading = "Run")]
+    pub dry_run: bool,
+    /// How long it may take.
+    #[command(flatten)]
+    pub times: TimeArgs,
+    /// Take the tokens from FILE, one a line, or from standard input where it is -, instead of the
+    /// source; SIZE then defaults to all of them
+    #[arg(long, value_name = "FILE", help_heading = "Source")]
+    #[arg(conflicts_with_all = ["max_requests", "no_top_up", "dangerously_repeat_requests"])]
+    pub input: Option<PathBuf>,
+    /// The most tokens to ask for in one request [default: 10000]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
+    #[arg(help_heading = "Source")]
+    pub page_size: Option<u64>,
+    /// The most requests of a run [default: no limit]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
+    #[arg(help_heading = "Source")]
+    pub max_requests: Option<u64>,
+    /// Do not ask again for what a short delivery left out
+    #[arg(long, help_heading = "Source")]
+    pub no_top_up: bool,
+    /// Repeat requests that the source may have served (after a time-out, a 500 or a cut answer):
+    /// tokens may be issued twice, and the first ones are lost
+    #[arg(long, help_heading = "Source")]
+    pub dangerously_repeat_requests: bool,
+    /// How the database is used.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// What comes out.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// The folder that a script's `emit` may write files in
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub out_dir: Option<PathBuf>,
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// How long a run, or the replay of one, may take.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Run")]
+pub struct TimeArgs {
+    /// End after this long, such as 10m; what is in flight is still settled
+    #[arg(long, value_name = "DURATION", value_parser = values::limit)]
+    pub deadline: Option<Duration>,
+    /// How long a stopped run may take to settle and report [default: 8s]
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    pub grace: Option<Duration>,
+    /// How long an outage in the middle of a run is waited out [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    pub patience: Option<Duration>,
+    /// How long to wait at the start for source and database to come up [default: 0s]
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    pub wait: Option<Duration>,
+}
+
+/// How the database is used.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Database")]
+pub struct DatabaseArgs {
+    /// The most database connections [default: 16]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
+    pub connections: Option<usize>,
+    /// The most inserts in flight on each connection; behind a pooler it is one [default: what the
+    /// round trip needs, 16 to 128]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
+    pub pipeline: Option<usize>,
+}
+
+/// What comes out, and when that is a failure.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// text, ndjson, json, csv, yaml or html, on standard output or to PATH; repeatable [default:
+    /// text]
+    #[arg(long = "report", value_name = "FORMAT[=PATH]", value_parser = values::report)]
+    pub reports: Vec<Spec>,
+    /// What reports show of a token: none masks nothing, prefix leaves its beginning, sha256 a
+    /// digest [default: none]
+    #[arg(long, value_name = "MASK", value_parser = values::mask)]
+    pub mask: Option<Mask>,
+    /// End with 1 where this holds at the end, such as rejected>0, stored<requested or
+    /// stored<0.9*requested; repeatable
+    #[arg(long, value_name = "CONDITION", value_parser = values::condition)]
+    pub fail_on: Vec<Condition>,
+}
+
+/// The arguments of `replay`.
+#[derive(Clone, Debug, Args)]
+pub struct ReplayArgs {
+    /// A journal, an ndjson report, or the .partial of one
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// How long it may take.
+    #[command(flatten)]
+    pub times: TimeArgs,
+    /// How the database is used.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// What comes out.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+impl ReplayArgs {
+    /// The same as the arguments of a run.
+    pub fn as_run(&self) -> RunArgs {
+        RunArgs {
+            times: self.times.clone(),
+            database: self.database.clone(),
+            output: self.output.clone(),
+            common: self.common.clone(),
+            ..RunArgs::default()
+        }
+    }
+}
+
+/// The arguments of `demo-source`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoSourceArgs {
+    /// The address and port to listen on; port 0 is any that is free [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", value_parser = values::address)]
+    pub listen: Option<SocketAddr>,
+}
+
+/// What every command that reads the configuration takes.
+#[derive(Clone, Debug, Default, Args)]
+pub struct CommonArgs {
+    /// The configuration file (YAML)
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    pub config: Option<PathBuf>,
+    /// off, error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL", value_parser = values::level, help_heading = "Messages")]
+    pub log_level: Option<LevelFilter>,
+    /// text or json, on standard error [default: text]
+    #[arg(long, value_name = "LAYOUT", value_parser = values::layout, help_heading = "Messages")]
+    pub log_format: Option<Layout>,
+    /// text or json, on standard error [default: text]
+    #[arg(long, value_name = "LAYOUT", value_parser = values::layout, help_heading = "Messages")]
+    pub error_format: Option<Layout>,
+}
+
+/// The arguments of `check`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct CheckArgs {
+    /// The scripts [default: the one that a run would take]
+    #[arg(value_name = "SCRIPT")]
+    pub scripts: Vec<PathBuf>,
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// The arguments of `test`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TestArgs {
+    /// Test files, and folders that are searched for them [default: the current folder]
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Run only the cases with TEXT in `FILE: NAME`
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Write the reports of cases that fail into their files
+    #[arg(long)]
+    pub update: bool,
+    /// Write the outcome to FILE too, as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// How many cases run at a time [default: as many as there are processors]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
+    pub jobs: Option<usize>,
+    /// How long a case may take in real time, whatever its own clock says
+    #[arg(long, value_name = "DURATION", value_parser = values::limit, default_value = "10s")]
+    pub timeout: Duration,
+    /// text or json, on standard error [default: text]
+    #[arg(long, value_name = "LAYOUT", value_parser = values::layout)]
+    pub error_format: Option<Layout>,
+}
+
+impl TestArgs {
+    /// The same as settings.
+    pub fn settings(&self, color: bool) -> testing::Settings {
+        testing::Settings {
+            paths: self.paths.clone(),
+            filter: self.filter.clone(),
+            update: self.update,
+            junit: self.junit.clone(),
+            jobs: self.jobs,
+            timeout: self.timeout,
+            color,
+        }
+    }
+}
+
+/// The arguments of `api`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ApiArgs {
+    /// The form of the reference
+    #[arg(long, value_enum, default_value_t = ApiFormat::Md)]
+    pub format: ApiFormat,
+}
+
+/// The forms in which the script API is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ApiFormat {
+    /// Markdown for people
+    Md,
+    /// The engine's metadata
+    Json,
+    /// Definitions for editors
+    #[value(name = "d.rhai")]
+    Definitions,
+}

@@ -1,0 +1,336 @@
+//! How command lines are read, and what help and mistakes look like.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use super::*;
+use crate::exit::Exit;
+use crate::report::mask::Mask;
+
+fn words(line: &str) -> Vec<OsString> {
+    line.split(' ').map(OsString::from).collect()
+}
+
+fn typed(line: &str) -> Cli {
+    match parse(&words(line), false) {
+        Ok(cli) => cli,
+        Err(refusal) => panic!("{refusal:?}"),
+    }
+}
+
+fn problem(line: &str) -> Problem {
+    match parse(&words(line), false) {
+        Err(Refusal::Problem(problem)) => problem,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_command_line_is_sound() {
+    with_variables(Cli::command()).debug_assert();
+}
+
+#[test]
+fn a_size_that_makes_no_sense_is_one_clear_error() {
+    let all: Vec<String> = [
+        "0",
+        "-1",
+        "1.5",
+        "ten",
+        "18446744073709551616",
+        "9223372036854775808",
+    ]
+    .iter()
+    .map(|size| {
+        let problem = problem(&format!("token_service {size}"));
+        assert_eq!(problem.exit, Exit::Usage);
+        assert_eq!(
+            self::problem(&format!("token_service demo {size}")).message,
+            problem.message
+        );
+        problem.render(false)
+    })
+    .collect();
+    insta::assert_snapshot!(all.join("\n"), @"
+    error: SIZE must be a whole number of at least 1, such as 10, not `0`
+    hint: `token_service --help` shows what can be typed
+    error: SIZE must be a whole number of at least 1, such as 10, not `-1`
+    hint: `token_service --help` shows what can be typed
+    error: SIZE must be a whole number of at least 1, such as 10, not `1.5`
+    hint: `token_service --help` shows what can be typed
+    error: SIZE must be a whole number of at least 1, such as 10, not `ten`
+    hint: `token_service --help` shows what can be typed
+    error: SIZE must be at most 9223372036854775807, not `18446744073709551616`
+    hint: `token_service --help` shows what can be typed
+    error: SIZE must be at most 9223372036854775807, not `9223372036854775808`
+    hint: `token_service --help` shows what can be typed
+    ");
+}
+
+#[test]
+fn an_option_that_makes_no_sense_is_one_clear_error() {
+    let all: Vec<String> = [
+        "--pagesize 5",
+        "--page-size 0",
+        "--connections -3",
+        "--deadline 20",
+        "--deadline 0s",
+        "--grace soon",
+        "--report htmll",
+        "--report jsn",
+        "--report json=",
+        "--mask half",
+        "--log-level loud",
+        "--error-format xml",
+        "5 demo",
+        "5 6",
+        "--page-size 5 demo",
+        "demo 5 6",
+        "dmeo",
+        "--password x",
+        "--script",
+        "--page-size 5 --page-size 6",
+        "api --format rst",
+    ]
+    .iter()
+    .map(|line| problem(&format!("token_service {line}")).render(false))
+    .collect();
+    insta::assert_snapshot!(all.join("\n"), @"
+    error: unexpected argument '--pagesize' found
+    hint: a similar argument exists: '--page-size'
+    error: --page-size must be a whole number of at least 1, not `0`
+    hint: `token_service --help` shows what can be typed
+    error: --connections must be a whole number from 1 to 10000, not `-3`
+    hint: `token_service --help` shows what can be typed
+    error: --deadline must have a unit, such as 500ms, 20s or 10m, not `20`
+    hint: `token_service --help` shows what can be typed
+    error: --deadline must be longer than 0, not `0s`
+    hint: `token_service --help` shows what can be typed
+    error: --grace must be a duration, such as 500ms, 20s or 10m, not `soon`
+    hint: `token_service --help` shows what can be typed
+    error: --report must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `html`?), not `htmll`
+    hint: `token_service --help` shows what can be typed
+    error: --report must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `json`?), not `jsn`
+    hint: `token_service --help` shows what can be typed
+    error: --report must name a path after `=`, or be `json` alone for standard output, not `json=`
+    hint: `token_service --help` shows what can be typed
+    error: --mask must be one of none, prefix, sha256, not `half`
+    hint: `token_service --help` shows what can be typed
+    error: --log-level must be one of off, error, warn, info, debug, trace, not `loud`
+    hint: `token_service --help` shows what can be typed
+    error: --error-format must be text or json, not `xml`
+    hint: `token_service --help` shows what can be typed
+    error: the command `demo` must come first
+    hint: SIZE and options go after it: `token_service demo …`
+    error: unexpected argument '6' found
+    hint: `token_service --help` shows what can be typed
+    error: the command `demo` must come first
+    hint: SIZE and options go after it: `token_service demo …`
+    error: unexpected argument '6' found
+    hint: `token_service --help` shows what can be typed
+    error: no command is called `dmeo`
+    hint: did you mean `token_service demo`?
+    error: unexpected argument '--password' found
+    hint: `token_service --help` shows what can be typed
+    error: a value is required for '--script <FILE>' but none was supplied
+    hint: `token_service --help` shows what can be typed
+    error: the argument '--page-size <N>' cannot be used multiple times
+    hint: `token_service --help` shows what can be typed
+    error: invalid value 'rst' for '--format <FORMAT>' [possible values: md, json, d.rhai]
+    hint: `token_service --help` shows what can be typed
+    ");
+}
+
+#[test]
+fn every_option_reaches_its_field() {
+    let cli = typed(
+        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --max-requests 5 --no-top-up --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
+    );
+    let run = cli.run;
+    assert!(cli.command.is_none());
+    assert_eq!(run.size, Some(10));
+    assert_eq!(run.common.config, Some("c.yaml".into()));
+    assert_eq!(run.script, Some("s.rhai".into()));
+    assert_eq!(run.output.reports.len(), 2);
+    assert_eq!(run.output.mask, Some(Mask::Sha256));
+    assert_eq!(run.output.fail_on, ["rejected>0".parse().unwrap()]);
+    assert!(run.dry_run);
+    assert_eq!(run.journal, Some("j".into()));
+    assert_eq!(run.times.wait, Some(Duration::from_secs(1)));
+    assert_eq!(
+        (run.database.connections, run.database.pipeline),
+        (Some(2), Some(3))
+    );
+    assert_eq!((run.page_size, run.max_requests), (Some(4), Some(5)));
+    assert!(run.no_top_up);
+    assert_eq!(run.times.deadline, Some(Duration::from_mins(10)));
+    assert_eq!(run.times.grace, Some(Duration::ZERO));
+    assert_eq!(run.times.patience, Some(Duration::from_mins(1)));
+    assert_eq!(run.out_dir, Some("out".into()));
+    assert_eq!(run.common.log_level, Some(LevelFilter::DEBUG));
+    assert_eq!(run.common.log_format, Some(Layout::Json));
+    assert_eq!(run.common.error_format, Some(Layout::Json));
+}
+
+#[test]
+fn the_commands_take_their_arguments() {
+    let demo = typed("token_service demo 10 --report json").command;
+    assert!(matches!(demo, Some(Command::Demo(run)) if run.size == Some(10)));
+    let check = typed("token_service check a.rhai b.rhai --config c.yaml").command;
+    assert!(matches!(check, Some(Command::Check(check)) if check.scripts.len() == 2));
+    let api = typed("token_service api --format d.rhai").command;
+    assert!(matches!(api, Some(Command::Api(api)) if api.format == ApiFormat::Definitions));
+}
+
+#[test]
+fn the_error_format_is_known_whatever_else_is_wrong() {
+    let none = Env::default();
+    let json: Env = [("TOKEN_SERVICE_ERROR_FORMAT", "json")]
+        .into_iter()
+        .collect();
+    for (line, env, expected) in [
+        ("token_service ten", &none, Layout::Text),
+        ("token_service ten --error-format json", &none, Layout::Json),
+        (
+            "token_service --error-format=json --bad",
+            &none,
+            Layout::Json,
+        ),
+        (
+            "token_service demo -1 --error-format=json",
+            &none,
+            Layout::Json,
+        ),
+        ("token_service ten", &json, Layout::Json),
+        ("token_service ten --error-format text", &json, Layout::Text),
+        ("token_service --error-format", &none, Layout::Text),
+        ("token_service --error-format xml", &json, Layout::Json),
+    ] {
+        assert_eq!(error_format(&words(line), env), expected, "{line}");
+    }
+}
+
+#[test]
+fn help_names_options_variables_and_exit_codes() {
+    let help = |line: &str| match parse(&words(line), false) {
+        Err(Refusal::Answer(text)) => text,
+        other => panic!("{other:?}"),
+    };
+    let mut command = with_variables(Cli::command()).term_width(100);
+    insta::assert_snapshot!(command.render_help(), @"
+    Fetches secret tokens over HTTP, stores each in a PostgreSQL transaction of its own, and reports
+    what became of every one.
+
+    Usage: token_service [OPTIONS] [SIZE]
+           token_service <COMMAND>
+
+    Commands:
+      demo         The same run against a built-in source and an embedded database, which leaves nothing
+                   behind
+      replay       Take a journal or an ndjson report, store what is safe to store again, look up what
+                   is in doubt, and report anew
+      check        Compile and lint scripts and the configuration without running anything
+      test         Run pipeline tests (*.test.yaml) on a source, a database and a clock of their own
+      api          Print the script API, generated from the engine
+      demo-source  Serve the demo's token source on its own until it is told to stop
+
+    Arguments:
+      [SIZE]  How many tokens, a whole number of at least 1 [default: 5] [env: TOKEN_SERVICE_SIZE]
+
+    Options:
+      -h, --help     Print help
+      -V, --version  Print version
+
+    Run:
+          --script <FILE>        The pipeline script [default: the built-in one] [env:
+                                 TOKEN_SERVICE_SCRIPT]
+          --journal <FILE>       Write each received page to FILE, synced, before it is stored; `replay`
+                                 takes it after a crash [env: TOKEN_SERVICE_JOURNAL]
+          --shard <I/N>          Take this run's part where N runs share SIZE, I from 0; without I the
+                                 platform says which one it is [default: what Cloud Run or Kubernetes
+                                 say, else 0/1] [env: TOKEN_SERVICE_SHARD]
+          --dry-run              Try each insert and roll it back: the report says what would have been
+                                 stored [env: TOKEN_SERVICE_DRY_RUN]
+          --deadline <DURATION>  End after this long, such as 10m; what is in flight is still settled
+                                 [env: TOKEN_SERVICE_DEADLINE]
+          --grace <DURATION>     How long a stopped run may take to settle and report [default: 8s]
+                                 [env: TOKEN_SERVICE_GRACE]
+          --patience <DURATION>  How long an outage in the middle of a run is waited out [default: 30s]
+                                 [env: TOKEN_SERVICE_PATIENCE]
+          --wait <DURATION>      How long to wait at the start for source and database to come up
+                                 [default: 0s] [env: TOKEN_SERVICE_WAIT]
+          --config <FILE>        The configuration file (YAML) [env: TOKEN_SERVICE_CONFIG]
+
+    Source:
+          --input <FILE>                 Take the tokens from FILE, one a line, or from standard input
+                                         where it is -, instead of the source; SIZE then defaults to all
+                                         of them [env: TOKEN_SERVICE_INPUT]
+          --page-size <N>                The most tokens to ask for in one request [default: 10000]
+                                         [env: TOKEN_SERVICE_PAGE_SIZE]
+          --max-requests <N>             The most requests of a run [default: no limit] [env:
+                                         TOKEN_SERVICE_MAX_REQUESTS]
+          --no-top-up                    Do not ask again for what a short delivery left out [env:
+                                         TOKEN_SERVICE_NO_TOP_UP]
+          --dangerously-repeat-requests  Repeat requests that the source may have served (after a
+                                         time-out, a 500 or a cut answer): tokens may be issued twice,
+                                         and the first ones are lost [env:
+                                         TOKEN_SERVICE_DANGEROUSLY_REPEAT_REQUESTS]
+
+    Database:
+          --connections <N>  The most database connections [default: 16] [env:
+                             TOKEN_SERVICE_CONNECTIONS]
+          --pipeline <N>     The most inserts in flight on each connection; behind a pooler it is one
+                             [default: what the round trip needs, 16 to 128] [env:
+                             TOKEN_SERVICE_PIPELINE]
+
+    Output:
+          --report <FORMAT[=PATH]>  text, ndjson, json, csv, yaml or html, on standard output or to
+                                    PATH; repeatable [default: text] [env: TOKEN_SERVICE_REPORT]
+          --mask <MASK>             What reports show of a token: none masks nothing, prefix leaves its
+                                    beginning, sha256 a digest [default: none] [env: TOKEN_SERVICE_MASK]
+          --fail-on <CONDITION>     End with 1 where this holds at the end, such as rejected>0,
+                                    stored<requested or stored<0.9*requested; repeatable [env:
+                                    TOKEN_SERVICE_FAIL_ON]
+          --out-dir <DIR>           The folder that a script's `emit` may write files in [env:
+                                    TOKEN_SERVICE_OUT_DIR]
+
+    Messages:
+          --log-level <LEVEL>      off, error, warn, info, debug or trace [default: info] [env:
+                                   TOKEN_SERVICE_LOG_LEVEL]
+          --log-format <LAYOUT>    text or json, on standard error [default: text] [env:
+                                   TOKEN_SERVICE_LOG_FORMAT]
+          --error-format <LAYOUT>  text or json, on standard error [default: text] [env:
+                                   TOKEN_SERVICE_ERROR_FORMAT]
+
+    Examples:
+      token_service demo 10                          try it, nothing has to be set up
+      token_service 1000                             fetch, store and report 1,000 tokens
+      token_service 1000 --report ndjson=run.ndjson  report to a file
+      token_service --script mine.rhai 1000          run a pipeline of your own
+      token_service check mine.rhai                  look for mistakes without a run
+      token_service test                             run the pipeline tests below this folder
+
+    Where the tokens come from and go to is set by the environment or by --config:
+      TOKEN_HOST                        the token source's URL
+      DATABASE_URL                      postgres://user@host/name or sqlite:PATH; or else
+      DB_HOST DB_PORT DB_USER DB_NAME   the parts of a PostgreSQL address, with DB_SSLMODE
+      DB_PASS, DB_PASS_FILE             the password, or the file that holds it
+      MAX_TOKENS                        the largest SIZE that is accepted
+    Each option can be set as TOKEN_SERVICE_<NAME> too, such as TOKEN_SERVICE_PAGE_SIZE.
+
+    Exit codes:
+      0         the run completed: SIZE tokens received, each stored or rejected
+      1         it completed, but a --fail-on condition holds
+      2         usage or configuration
+      3         the script: does not compile, threw, or ran past a limit
+      4         the source: unreachable, refused, or could not supply SIZE tokens
+      5         the database: unreachable, or some token is failed, unknown or not_attempted
+      130, 143  stopped by SIGINT, SIGTERM, after the report
+      others    what the script chose by exit(N)
+    ");
+    assert!(help("token_service demo --help").contains("TOKEN_SERVICE_PAGE_SIZE"));
+    assert!(help("token_service --version").starts_with("token_service "));
+}

@@ -1,0 +1,75 @@
+//! What is settled about what comes out: the reports, how much of a token they show, the journal, and
+//! when a run that completed fails all the same.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use super::{Layers, path, usage, values};
+use crate::cli::RunArgs;
+use crate::condition::Condition;
+use crate::problem::Problem;
+use crate::report::mask::Mask;
+use crate::report::{Format, Spec};
+
+impl Layers<'_> {
+    pub(super) fn reports(&self, args: &RunArgs) -> Result<Vec<Spec>, Problem> {
+        let typed = Some(args.output.reports.clone()).filter(|reports| !reports.is_empty());
+        let in_file = Some(self.file.reports.clone()).filter(|reports| !reports.is_empty());
+        let list = |text: &str| text.split(',').map(str::trim).map(values::report).collect();
+        let reports = self.pick(typed, "report", list, in_file)?;
+        let reports = reports.unwrap_or_else(|| {
+            vec![Spec {
+                format: Format::Text,
+                path: None,
+            }]
+        });
+        let mut taken = HashSet::new();
+        for report in &reports {
+            // `./run.json` and `run.json` are one file.
+            let place = report.path.as_ref().map(|path| {
+                let plain = |part: &std::path::Component| *part != std::path::Component::CurDir;
+                path.components().filter(plain).collect::<PathBuf>()
+            });
+            if !taken.insert(place) {
+                let name = values::report_name(report.format);
+                return Err(match &report.path {
+                    None => usage("two reports would be written to standard output").hint(format!(
+                        "give one of them a path, such as --report {name}=run.{name}"
+                    )),
+                    Some(path) => usage(format!(
+                        "two reports would be written to `{}`",
+                        path.display()
+                    ))
+                    .hint("give each report a path of its own"),
+                });
+            }
+        }
+        Ok(reports)
+    }
+
+    pub(super) fn journal(&self, args: &RunArgs) -> Result<Option<PathBuf>, Problem> {
+        let in_file = self.file.run.journal.clone();
+        let journal = self.pick(args.journal.clone(), "journal", path, in_file)?;
+        if journal.is_some() && self.dry_run(args)? {
+            return Err(usage("--dry-run and --journal exclude each other")
+                .hint("a dry run stores nothing that a replay of its journal could bring back"));
+        }
+        Ok(journal)
+    }
+
+    pub(super) fn dry_run(&self, args: &RunArgs) -> Result<bool, Problem> {
+        self.switch(args.dry_run, "dry-run", self.file.run.dry_run)
+    }
+
+    pub(super) fn fail_on(&self, args: &RunArgs) -> Result<Vec<Condition>, Problem> {
+        let typed = Some(args.output.fail_on.clone()).filter(|typed| !typed.is_empty());
+        let list = |text: &str| text.split(',').map(values::condition).collect();
+        let conditions = self.pick(typed, "fail-on", list, self.file.run.conditions())?;
+        Ok(conditions.unwrap_or_default())
+    }
+
+    pub(super) fn mask(&self, args: &RunArgs) -> Result<Mask, Problem> {
+        let mask = self.pick(args.output.mask, "mask", values::mask, self.file.run.mask)?;
+        Ok(mask.unwrap_or_default())
+    }
+}

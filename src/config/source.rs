@@ -1,0 +1,81 @@
+//! What is settled about the token source: its address, its headers, and within which limits it is
+//! asked.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use url::Url;
+
+use super::{AUTHORIZATION, Layers, usage, values};
+use crate::cli::RunArgs;
+use crate::fetch::Limits;
+use crate::fetch::http::Endpoint;
+use crate::problem::Problem;
+
+impl Layers<'_> {
+    pub(super) fn limits(&self, args: &RunArgs) -> Result<Limits, Problem> {
+        let keys = &self.file.source;
+        let max_token = keys.max_token.unwrap_or(1 << 10);
+        let no_top_up = self.switch(args.no_top_up, "no-top-up", None)?;
+        let repeat_served = args.dangerously_repeat_requests;
+        Ok(Limits {
+            timeout: keys.timeout.unwrap_or(Duration::from_secs(10)),
+            connect_timeout: keys.connect_timeout.unwrap_or(Duration::from_secs(5)),
+            page_size: self
+                .pick(
+                    args.page_size,
+                    "page-size",
+                    values::positive,
+                    keys.page_size,
+                )?
+                .unwrap_or(10_000),
+            retries: keys.retries.unwrap_or(3),
+            max_body: keys.max_body.unwrap_or(32 << 20),
+            max_token: usize::try_from(max_token).unwrap_or(usize::MAX),
+            max_requests: self.pick(args.max_requests, "max-requests", values::positive, None)?,
+            top_up: !no_top_up,
+            repeat_served: self.switch(repeat_served, "dangerously-repeat-requests", None)?,
+        })
+    }
+
+    /// The source that a run asks.
+    pub(super) fn endpoint(&self) -> Result<Endpoint, Problem> {
+        Ok(Endpoint {
+            url: self.source_url()?.ok_or_else(no_source)?,
+            headers: self.headers()?,
+            proxy: self.env.names_a_proxy(),
+        })
+    }
+
+    pub(super) fn source_url(&self) -> Result<Option<Url>, Problem> {
+        // The address is left out of the message: it may hold a key in its query.
+        let given = self.env.get("TOKEN_HOST")?.map(values::source_url);
+        let given = given
+            .transpose()
+            .map_err(|rule| usage(format!("TOKEN_HOST {rule}")))?;
+        Ok(given.or_else(|| self.file.source.url.clone()))
+    }
+
+    pub(super) fn headers(&self) -> Result<Vec<(String, SecretString)>, Problem> {
+        let in_file = self.file.source.headers.iter().flatten();
+        let mut headers: Vec<(String, SecretString)> = in_file
+            .map(|(name, value)| (name.0.clone(), SecretString::from(value.0.as_str())))
+            .collect();
+        if let Some(value) = self.env.secret(AUTHORIZATION)? {
+            if !values::is_header_value(secrecy::ExposeSecret::expose_secret(&value)) {
+                let name = self.env.secret_name(AUTHORIZATION).unwrap_or_default();
+                return Err(usage(format!("{name} must not hold control characters"))
+                    .hint("it is sent as the Authorization header, one line such as `Bearer …`"));
+            }
+            headers.retain(|(name, _)| name != "authorization");
+            headers.push((String::from("authorization"), value));
+        }
+        Ok(headers)
+    }
+}
+
+fn no_source() -> Problem {
+    usage("no token source is configured").hint(
+        "set TOKEN_HOST to its URL, or `source.url` in the file that --config names; `token_service demo` needs neither",
+    )
+}

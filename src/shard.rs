@@ -1,0 +1,118 @@
+//! A run's part of SIZE where several share it: `I/N`, I from 0. The parts of all shards add up to
+//! SIZE, and no two differ by more than one.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// One of several runs that share a SIZE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    index: u64,
+    count: u64,
+}
+
+impl Default for Shard {
+    /// The only one.
+    fn default() -> Self {
+        Self { index: 0, count: 1 }
+    }
+}
+
+impl Shard {
+    /// Shard `index`, from 0, of `count`; `None` where there is no such one.
+    pub fn new(index: u64, count: u64) -> Option<Self> {
+        (index < count).then_some(Self { index, count })
+    }
+
+    /// True where nobody shares with it.
+    pub fn is_only(self) -> bool {
+        self.count == 1
+    }
+
+    /// How many of `size` are its own. The first shards take one more each of what does not divide.
+    pub fn part(self, size: u64) -> u64 {
+        size / self.count + u64::from(self.index < size % self.count)
+    }
+
+    /// How many of `size` are those of the shards before it.
+    pub fn before(self, size: u64) -> u64 {
+        size / self.count * self.index + self.index.min(size % self.count)
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.count)
+    }
+}
+
+/// What was written for a shard: `I/N`, or `/N` where the platform says which one this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// I, if it was written.
+    pub index: Option<u64>,
+    /// N.
+    pub count: u64,
+}
+
+impl FromStr for Written {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let rule = || String::from("must be I/N with I from 0 to N - 1, such as 0/4, or /N");
+        let (index, count) = text.split_once('/').ok_or_else(rule)?;
+        let index = match index {
+            "" => None,
+            index => Some(index.parse().map_err(|_| rule())?),
+        };
+        let count: u64 = count.parse().map_err(|_| rule())?;
+        match index {
+            _ if count == 0 => Err(rule()),
+            Some(index) if index >= count => Err(rule()),
+            index => Ok(Self { index, count }),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_follow_on_one_another_and_lose_no_remainder() {
+        for size in [1, 2, 3, 10, 1_000_003, i64::MAX.unsigned_abs()] {
+            for count in [1, 2, 3, 7, 64] {
+                let mut next = 0;
+                for index in 0..count {
+                    let shard = Shard::new(index, count).unwrap();
+                    assert_eq!(shard.before(size), next, "{shard} of {size}");
+                    next += shard.part(size);
+                }
+                assert_eq!(next, size);
+            }
+        }
+    }
+
+    #[test]
+    fn parts_differ_by_no_more_than_one() {
+        let parts: Vec<u64> = (0..4).map(|i| Shard::new(i, 4).unwrap().part(10)).collect();
+        assert_eq!(parts, [3, 3, 2, 2]);
+    }
+
+    #[test]
+    fn a_shard_that_does_not_exist_is_refused() {
+        assert_eq!(Shard::new(4, 4), None);
+        for text in [
+            "4/4", "1/0", "/0", "1", "1/", "-1/4", "a/b", "1/2/3", " 1/2",
+        ] {
+            assert!(text.parse::<Written>().is_err(), "{text}");
+        }
+        let whole = Written {
+            index: Some(3),
+            count: 4,
+        };
+        assert_eq!("3/4".parse::<Written>().unwrap(), whole);
+        assert_eq!("/4".parse::<Written>().unwrap().index, None);
+    }
+}
