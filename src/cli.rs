@@ -42,7 +42,15 @@ Exit codes:
   others    what the script chose by exit(N)";
 
 /// The names of the commands, which a SIZE may have been meant to be.
-const COMMANDS: [&str; 6] = ["demo", "replay", "check", "test", "api", "demo-source"];
+const COMMANDS: [&str; 7] = [
+    "demo",
+    "replay",
+    "merge",
+    "check",
+    "test",
+    "api",
+    "demo-source",
+];
 
 const ABOUT: &str = "Fetches secret tokens over HTTP, stores each in a PostgreSQL transaction of its \
 own, and reports what became of every one.";
@@ -68,6 +76,8 @@ pub enum Command {
     /// Take a journal or an ndjson report, store what is safe to store again, look up what is in
     /// doubt, and report anew
     Replay(ReplayArgs),
+    /// Join the ndjson reports of several runs or shards into one report, in any format
+    Merge(MergeArgs),
     /// Compile and lint scripts and the configuration without running anything
     Check(CheckArgs),
     /// Run pipeline tests (*.test.yaml) on a source, a database and a clock of their own

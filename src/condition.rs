@@ -223,6 +223,7 @@ mod tests {
         Summary {
             version: VERSION,
             run_id: String::new(),
+            replay_of: None,
             started_at: String::new(),
             duration_ms: 1,
             requested: 100,
@@ -241,6 +242,7 @@ mod tests {
             latency_ms: Latency::default(),
             issued_unseen: 0,
             dry_run: false,
+            is_merged: false,
             top_ups: 0,
             repeated: 0,
         }

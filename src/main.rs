@@ -11,7 +11,7 @@ use token_service::config::{self, Env, Layout, Purpose};
 use token_service::exit::Exit;
 use token_service::problem::Problem;
 use token_service::verdict::Finished;
-use token_service::{check, demo_source, logging, replay, run, script, shield, testing};
+use token_service::{check, demo_source, logging, merge, replay, run, script, shield, testing};
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(crashed));
@@ -77,6 +77,14 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
             Ok((Exit::Completed, Vec::new()))
         }
         Some(Command::Demo(args)) => start(Purpose::Demo, args, env, None).map_err(alone),
+        Some(Command::Merge(args)) => {
+            let settings = config::load_for_merge(args, env).map_err(alone)?;
+            logging::start(
+                settings.log,
+                io::stderr().is_terminal() && env.allows_color(),
+            );
+            Ok(told(merge::merge(&settings)))
+        }
         Some(Command::Replay(args)) => {
             let file = Some(args.file.as_path());
             start(Purpose::Replay, &args.as_run(), env, file).map_err(alone)
@@ -94,18 +102,18 @@ fn start(
     let settings = config::load(purpose, args, env)?;
     let color = io::stderr().is_terminal() && env.allows_color();
     logging::start(settings.log, color);
-    let Finished {
-        exit,
-        summary,
-        problem,
-    } = match replayed {
+    Ok(told(match replayed {
         Some(file) => replay::replay(&settings, file),
         None => run::run(&settings),
-    };
-    if let Some(summary) = summary {
+    }))
+}
+
+/// Says how a run ended.
+fn told(finished: Finished) -> Done {
+    if let Some(summary) = finished.summary {
         let _ = writeln!(io::stderr(), "{}", summary.line());
     }
-    Ok((exit, problem.into_iter().collect()))
+    (finished.exit, finished.problem.into_iter().collect())
 }
 
 /// Writes what was asked for to standard output.

@@ -4,15 +4,13 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
 use crate::condition::Condition;
 use crate::config::Settings;
 use crate::exit::{Exit, Facts};
 use crate::fault::{Fault, Kind};
 use crate::halt::Halt;
-use crate::journal::{Line, Reading, Told};
+use crate::journal::{Line, Reading, Told, Use};
 use crate::problem::Problem;
 use crate::report::Reports;
 use crate::report::ledger::Ledger;
@@ -21,7 +19,7 @@ use crate::store::Store;
 use crate::stream::PageStream;
 use crate::supervise::{Begun, drive};
 use crate::token::{Detail, Flaw, Outcome, Page, Status, Token};
-use crate::verdict::{self, Asked, Finished, unwritable};
+use crate::verdict::{self, Asked, Finished, Record, unwritable};
 
 /// So many stored values are looked for beside those that are in doubt.
 const CONTROLS: usize = 16;
@@ -42,7 +40,7 @@ pub fn replay(settings: &Settings, file: &Path) -> Finished {
 /// Reads `bytes` as a replay reads a file, and stores nothing.
 pub fn understand(bytes: Vec<u8>) -> Result<(), Fault> {
     let from = Box::new(std::io::Cursor::new(bytes));
-    Past::of(Reading::of(from, Path::new("FILE"))).map(|past| {
+    Past::of(Reading::of(from, Path::new("FILE"), Use::Replay)).map(|past| {
         let open: u64 = past.counts.values().map(|count| count.open()).sum();
         debug_assert_eq!(past.open().is_empty(), open == 0);
     })
@@ -74,6 +72,8 @@ impl Count {
 struct Past {
     reading: Option<Reading>,
     run_id: Option<String>,
+    /// The run that this file, or the one that it is a replay of, reports on.
+    origin: Option<String>,
     horizon: Option<i64>,
     /// Table and column.
     place: Option<(String, String)>,
@@ -84,13 +84,14 @@ struct Past {
 
 impl Past {
     fn read(file: &Path) -> Result<Self, Fault> {
-        Self::of(Reading::open(file)?)
+        Self::of(Reading::open(file, Use::Replay)?)
     }
 
     fn of(mut reading: Reading) -> Result<Self, Fault> {
         let mut past = Self {
             reading: None,
             run_id: None,
+            origin: None,
             horizon: None,
             place: None,
             requested: None,
@@ -118,12 +119,15 @@ impl Past {
     fn add(&mut self, line: Line) -> Result<(), &'static str> {
         match line {
             Line::Journal { journal } => {
+                self.origin = Some(journal.run_id.clone());
                 self.run_id = Some(journal.run_id);
                 self.horizon = journal.horizon;
                 self.place = Some((journal.table, journal.column));
             }
             Line::Summary { summary } => {
-                self.run_id.get_or_insert(summary.run_id);
+                let run_id = self.run_id.get_or_insert(summary.run_id);
+                let origin = summary.replay_of.unwrap_or_else(|| run_id.clone());
+                self.origin.get_or_insert(origin);
                 self.requested = Some(summary.requested);
             }
             Line::Received { received } => {
@@ -133,15 +137,13 @@ impl Past {
             }
             Line::Outcome(told) => {
                 let count = self.counts.entry(told.token.clone()).or_default();
-                match told.status.as_str() {
-                    "stored" => count.stored += 1,
-                    "rejected" => count.rejected += 1,
-                    "failed" | "not_attempted" => count.unsent += 1,
-                    "unknown" => count.unknown += 1,
-                    // Not shown: in a line that is not what it seems to be it may be a token.
-                    _ => return Err("the token has a status that does not exist"),
+                match told.status()? {
+                    Status::Stored => count.stored += 1,
+                    Status::Rejected => count.rejected += 1,
+                    Status::Failed | Status::NotAttempted => count.unsent += 1,
+                    Status::Unknown => count.unknown += 1,
                 }
-                if matches!(told.status.as_str(), "stored" | "rejected") {
+                if matches!(told.status()?, Status::Stored | Status::Rejected) {
                     self.settled.push(told);
                 }
             }
@@ -222,8 +224,8 @@ async fn settle(
     let mut reports = Reports::open(&settings.reports).map_err(unwritable)?;
     reports.mask(settings.mask);
     let mut ledger = Ledger::new(reports);
-    for told in &past.settled {
-        let _ = ledger.settle(&outcome_of(told), None);
+    for outcome in past.settled.iter().flat_map(Told::outcome) {
+        let _ = ledger.settle(&outcome, None);
     }
     let sent = book(&past, &values, found.as_ref(), &mut ledger);
     let fault = send(&store, sent, &mut ledger).await;
@@ -342,26 +344,9 @@ fn conclude(
         chosen: None,
         problem: problem.as_ref().map(|problem| problem.exit),
     };
-    verdict::close(ledger, &facts, Asked::default(), begun, problem, fail_on)
-}
-
-fn outcome_of(told: &Told) -> Outcome {
-    let mut token = Token::new(&told.token, None);
-    token.attempts = told.attempts;
-    let detail = Detail {
-        sqlstate: told.sqlstate.clone(),
-        constraint: told.constraint.clone(),
-        reason: told.reason.clone(),
-        message: told.message.clone(),
+    let record = Record {
+        replay_of: past.origin.clone(),
+        ..Record::from(begun)
     };
-    Outcome {
-        token,
-        status: if told.status == "stored" {
-            Status::Stored
-        } else {
-            Status::Rejected
-        },
-        elapsed: Duration::try_from_secs_f64(told.ms / 1000.0).unwrap_or_default(),
-        detail: (detail != Detail::default()).then(|| Arc::new(detail)),
-    }
+    verdict::close(ledger, &facts, Asked::default(), record, problem, fail_on)
 }

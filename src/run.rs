@@ -26,7 +26,7 @@ use crate::script::host::{Host, Parts};
 use crate::script::{self, Script};
 use crate::store::{self, Store};
 use crate::supervise::{Begun, drive};
-use crate::verdict::{self, Asked, Finished, stopped_early, unwritable};
+use crate::verdict::{self, Asked, Finished, Record, stopped_early, unwritable};
 
 /// Runs the pipeline to its end, whatever way that comes.
 pub fn run(settings: &Settings) -> Finished {
@@ -50,7 +50,8 @@ fn nothing_to_do(settings: &Settings) -> Finished {
             let mut ledger = Ledger::new(reports);
             let (asked, begun) = (Asked::default(), Begun::now());
             let rules = &settings.fail_on;
-            verdict::close(&mut ledger, &Facts::default(), asked, &begun, None, rules)
+            let record = Record::from(&begun);
+            verdict::close(&mut ledger, &Facts::default(), asked, record, None, rules)
         }
     }
 }
@@ -247,7 +248,7 @@ fn conclude(host: &Host, ended: Ended, begun: &Begun) -> Finished {
         &mut host.ledger(),
         &facts,
         asked,
-        begun,
+        Record::from(begun),
         ended.problem,
         rules,
     )

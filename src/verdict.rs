@@ -1,6 +1,10 @@
 //! The end of a run: the books are closed, the exit code is drawn from them, and what needs saying is
 //! said.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
+
 use crate::condition::Condition;
 use crate::exit::{Exit, Facts};
 use crate::fault::{Fault, Kind};
@@ -46,12 +50,39 @@ pub struct Asked {
     pub repeated: u64,
 }
 
+/// Which run it was, and when.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Its UUID.
+    pub run_id: String,
+    /// The run whose report or journal it replays.
+    pub replay_of: Option<String>,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// How long it took.
+    pub took: Duration,
+    /// True where it is several runs in one.
+    pub is_merged: bool,
+}
+
+impl From<&Begun> for Record {
+    fn from(begun: &Begun) -> Self {
+        Self {
+            run_id: begun.run_id.to_string(),
+            replay_of: None,
+            started_at: begun.timestamp,
+            took: begun.elapsed(),
+            is_merged: false,
+        }
+    }
+}
+
 /// Draws the verdict and ends the reports. A run that completed fails where one of `fail_on` holds.
 pub fn close(
     ledger: &mut Ledger,
     facts: &Facts,
     asked: Asked,
-    begun: &Begun,
+    record: Record,
     problem: Option<Problem>,
     fail_on: &[Condition],
 ) -> Finished {
@@ -63,9 +94,9 @@ pub fn close(
     };
     let mut summary = Summary {
         version: VERSION,
-        run_id: begun.run_id.to_string(),
-        started_at: begun.timestamp.to_string(),
-        duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        run_id: record.run_id,
+        started_at: record.started_at.to_string(),
+        duration_ms: u64::try_from(record.took.as_millis()).unwrap_or(u64::MAX),
         requested: facts.size,
         received: facts.received,
         requests: asked.requests,
@@ -75,7 +106,9 @@ pub fn close(
         exit_code: exit.code(),
         latency_ms: ledger.latency(),
         issued_unseen: asked.unseen,
+        replay_of: record.replay_of,
         dry_run: ledger.is_dry_run(),
+        is_merged: record.is_merged,
         top_ups: asked.top_ups,
         repeated: asked.repeated,
     };

@@ -152,6 +152,20 @@ impl ReplayArgs {
     }
 }
 
+/// The arguments of `merge`.
+#[derive(Clone, Debug, Args)]
+pub struct MergeArgs {
+    /// Whole ndjson reports, each of another run
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// What comes out; tokens that are masked already stay so.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
 /// The arguments of `demo-source`.
 #[derive(Clone, Debug, Args)]
 pub struct DemoSourceArgs {

@@ -1,6 +1,6 @@
 //! How command lines are read, and what help and mistakes look like.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::too_many_lines)]
 
 use std::time::Duration;
 
@@ -232,6 +232,7 @@ fn help_names_options_variables_and_exit_codes() {
                    behind
       replay       Take a journal or an ndjson report, store what is safe to store again, look up what
                    is in doubt, and report anew
+      merge        Join the ndjson reports of several runs or shards into one report, in any format
       check        Compile and lint scripts and the configuration without running anything
       test         Run pipeline tests (*.test.yaml) on a source, a database and a clock of their own
       api          Print the script API, generated from the engine

@@ -36,7 +36,7 @@ impl Layers<'_> {
         let input = Input::open(&path, max_token)?;
         let size = match (asked, input.count()) {
             (Some(size), _) => size,
-            (None, Some(count)) => within(count, most, input.name())?,
+            (None, Some(count)) => within(count, most, &input)?,
             (None, None) => return all_of(input, shard, most),
         };
         Ok(Amount {
@@ -49,10 +49,13 @@ impl Layers<'_> {
     fn asked(&self, args: &RunArgs) -> Result<(Option<u64>, Option<u64>), Problem> {
         let asked = self.pick(args.size, "size", values::size, self.file.run.size)?;
         let most = self.env.parse("MAX_TOKENS", values::positive)?;
-        if let Some(size) = asked {
-            within(size, most, "SIZE")?;
+        match (asked, most) {
+            (Some(size), Some(most)) if size > most => Err(usage(format!(
+                "SIZE {size} is above MAX_TOKENS, which is {most}"
+            ))
+            .hint(format!("ask for at most {most}, or raise MAX_TOKENS"))),
+            both => Ok(both),
         }
-        Ok((asked, most))
     }
 
     /// SIZE where it does not depend on an input.
@@ -111,19 +114,33 @@ impl Layers<'_> {
     }
 }
 
+/// All of a file, where `MAX_TOKENS` allows it.
+fn within(count: u64, most: Option<u64>, input: &Input) -> Result<u64, Problem> {
+    match most {
+        Some(most) if count > most => Err(usage(format!(
+            "the input {} holds {count} tokens, and MAX_TOKENS is {most}",
+            input.name()
+        ))
+        .hint(format!("say SIZE, at most {most}, or raise MAX_TOKENS"))),
+        _ => Ok(count),
+    }
+}
+
 /// All of a pipe, of which nobody knows beforehand how much that is.
 fn all_of(input: Input, shard: Shard, most: Option<u64>) -> Result<Amount, Problem> {
-    let name = input.name();
-    let unknown = |what| {
-        usage(format!("how many tokens {name} holds is not known")).hint(format!(
-            "say SIZE beside --input, or give a regular file: {what}"
+    let unknown = |why| {
+        let name = input.name();
+        usage(format!(
+            "how many tokens {name} holds is not known before its end"
         ))
+        .cause(why)
+        .hint("say SIZE beside --input, or give a regular file")
     };
     if !shard.is_only() {
         return Err(unknown("a shard takes its part of a known number"));
     }
     if most.is_some() {
-        return Err(unknown("MAX_TOKENS bounds it"));
+        return Err(unknown("MAX_TOKENS bounds that number"));
     }
     Ok(Amount {
         size: MOST,
@@ -144,15 +161,4 @@ fn uncounted() -> Problem {
         "{KUBERNETES} is set, but not how many completions share SIZE"
     ))
     .hint("set TOKEN_SERVICE_SHARD=/N to the Job's `completions`, or 0/1 where each is to have a SIZE of its own")
-}
-
-/// The number, where `MAX_TOKENS` allows it.
-fn within(size: u64, most: Option<u64>, what: &str) -> Result<u64, Problem> {
-    match most {
-        Some(most) if size > most => Err(usage(format!(
-            "{what} {size} is above MAX_TOKENS, which is {most}"
-        ))
-        .hint(format!("ask for at most {most}, or raise MAX_TOKENS"))),
-        _ => Ok(size),
-    }
 }

@@ -121,6 +121,21 @@ pub struct Settings {
     pub error_format: Layout,
 }
 
+/// What `merge` needs to know; validated.
+#[derive(Clone, Debug)]
+pub struct Joining {
+    /// The reports to join, at least one.
+    pub files: Vec<PathBuf>,
+    /// As in [`Settings`].
+    pub reports: Vec<Spec>,
+    /// As in [`Settings`].
+    pub fail_on: Vec<Condition>,
+    /// As in [`Settings`].
+    pub mask: Mask,
+    /// As in [`Settings`].
+    pub log: Log,
+}
+
 /// What `check` needs to know. The configuration is validated as far as it goes; that no source or
 /// no database is named is no mistake here.
 #[derive(Clone, Debug)]

@@ -217,7 +217,11 @@ impl Fetcher {
         PageStream::lazy(move |stop| {
             let (sender, receiver) = mpsc::channel(2);
             tokio::spawn(async move {
-                let answer = fetcher.ask(size, retries, &stop).await;
+                let mut answer = fetcher.ask(size, retries, &stop).await;
+                // The end of an input is none for whoever gets its last tokens by it.
+                if answer.ended && !answer.page.is_empty() {
+                    answer.fault = None;
+                }
                 if (answer.page.len() as u64) < size && !fetcher.is_open_ended() {
                     fetcher.supply.fell_short.store(true, Ordering::Relaxed);
                 }
@@ -260,14 +264,19 @@ impl Fetcher {
             received += came;
             asked += count;
             dry = if came == 0 { dry + 1 } else { 0 };
-            let fault = answer.fault.map(|fault| within(fault, size, received));
+            let has_all = answer.ended && self.is_open_ended();
+            let fault = answer
+                .fault
+                .map(|fault| within(fault, size, received, self.is_issuer()));
             let fault = fault
                 .or_else(|| (dry == DRY_REQUESTS && top_up).then(|| short_supply(size, received)));
             if pages.send(Ok(answer.page)).await.is_err() {
                 break;
             }
             if let Some(fault) = fault {
-                self.supply.fell_short.store(true, Ordering::Relaxed);
+                if !has_all {
+                    self.supply.fell_short.store(true, Ordering::Relaxed);
+                }
                 let _ = pages.send(Err(fault)).await;
                 return;
             }

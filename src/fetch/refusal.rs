@@ -85,13 +85,17 @@ pub(super) fn short_supply(requested: u64, received: u64) -> Fault {
     .hint("ask for fewer, or try again when the source has more")
 }
 
-/// A short supply with the numbers of the whole fetch.
-pub(super) fn within(mut fault: Fault, requested: u64, received: u64) -> Fault {
+/// A short supply with the numbers of the whole fetch; one of an input, which knows only what it was
+/// asked for last, says them too.
+pub(super) fn within(mut fault: Fault, requested: u64, received: u64, is_issuer: bool) -> Fault {
     if matches!(fault.kind, Kind::ShortSupply { .. }) {
         fault.kind = Kind::ShortSupply {
             requested,
             received,
         };
+        if !is_issuer {
+            return fault.cause(format!("{received} of {requested} tokens came"));
+        }
     }
     fault
 }

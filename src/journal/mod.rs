@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::{Fault, Kind};
 use crate::token::{Page, Token};
-pub use read::{End, Line, Reading, Told};
+pub use read::{End, Line, Reading, Told, Use};
 
 mod read;
 
@@ -272,7 +272,7 @@ mod tests {
             .unwrap();
         journal.sync().unwrap();
         drop(journal);
-        let mut reading = Reading::open(&path).unwrap();
+        let mut reading = Reading::open(&path, Use::Replay).unwrap();
         let lines: Vec<Line> = reading.by_ref().map(Result::unwrap).collect();
         assert!(matches!(&lines[0], Line::Journal { journal } if *journal == header()));
         assert!(matches!(&lines[1], Line::Received { received } if *received == ["aa", "b\"b"]));
@@ -293,7 +293,10 @@ mod tests {
             "{\"token\":\"s3cret\n{\"token\":\"b\",\"status\":\"failed\"}\n",
         )
         .unwrap();
-        let fault = Reading::open(&path).unwrap().find_map(Result::err).unwrap();
+        let fault = Reading::open(&path, Use::Replay)
+            .unwrap()
+            .find_map(Result::err)
+            .unwrap();
         assert!(!format!("{fault:?}").contains("s3cret"));
         assert!(fault.causes[0].contains(":1:1:"), "{fault:?}");
     }

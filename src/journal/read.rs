@@ -3,11 +3,17 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{Header, VERSION, is_endless, lock};
+use crate::exit::Exit;
 use crate::fault::{Fault, Kind};
+use crate::halt::Cause;
+use crate::token::{Detail, Outcome, Status, Token};
 
 /// A line of a journal or of an `ndjson` report.
 #[derive(Debug, Deserialize)]
@@ -32,19 +38,74 @@ pub enum Line {
     Outcome(Told),
 }
 
-/// What replay needs of a summary.
+/// A summary. What a replay can do without may be missing.
 #[derive(Debug, Deserialize)]
+#[allow(missing_docs, reason = "each is described in report::summary::Summary")]
 pub struct End {
-    /// The run's UUID.
     pub run_id: String,
-    /// SIZE.
     pub requested: u64,
-    /// Tokens that failed.
     pub failed: u64,
-    /// Tokens in doubt.
     pub unknown: u64,
-    /// Tokens that were never sent.
     pub not_attempted: u64,
+    #[serde(default)]
+    pub stored: u64,
+    #[serde(default)]
+    pub rejected: u64,
+    #[serde(default)]
+    pub received: u64,
+    #[serde(default)]
+    pub requests: u64,
+    #[serde(default)]
+    pub surplus: u64,
+    #[serde(default)]
+    pub issued_unseen: u64,
+    #[serde(default)]
+    pub duration_ms: u64,
+    #[serde(default)]
+    pub exit_code: u8,
+    pub replay_of: Option<String>,
+    pub started_at: Option<String>,
+    pub aborted_by: Option<String>,
+}
+
+impl End {
+    /// Tokens in each state, in the order of [`Status::ALL`].
+    pub fn counts(&self) -> [u64; 5] {
+        [
+            self.stored,
+            self.rejected,
+            self.failed,
+            self.unknown,
+            self.not_attempted,
+        ]
+    }
+
+    /// When the run began and ended, if that is said.
+    pub fn span(&self) -> Option<(Timestamp, Timestamp)> {
+        let begin: Timestamp = self.started_at.as_ref()?.parse().ok()?;
+        let took = Duration::from_millis(self.duration_ms);
+        Some((begin, begin.checked_add(took).ok()?))
+    }
+
+    /// What stopped the run.
+    pub fn cause(&self) -> Option<Cause> {
+        let name = self.aborted_by.as_deref()?;
+        let mut causes = [Cause::Interrupt, Cause::Terminate, Cause::Deadline].into_iter();
+        causes.find(|cause| cause.as_str() == name)
+    }
+
+    /// How its process ended.
+    pub fn exit(&self) -> Exit {
+        match (self.exit_code, self.cause()) {
+            (0, _) => Exit::Completed,
+            (1, _) => Exit::Condition,
+            (3, _) => Exit::Script,
+            (4, _) => Exit::Source,
+            (5, _) => Exit::Database,
+            (130 | 143, Some(cause)) => Exit::Signal(cause),
+            (code, _) => Exit::Chosen(code),
+        }
+    }
 }
 
 /// A token object of a report.
@@ -76,10 +137,54 @@ pub struct Told {
     pub masked: bool,
 }
 
-/// Reads a journal or an `ndjson` report, line by line, and keeps others from using it meanwhile.
+impl Told {
+    /// Its status.
+    ///
+    /// # Errors
+    /// Where there is no such one. It is not shown: in a line that is not what it seems to be it may be
+    /// a token.
+    pub fn status(&self) -> Result<Status, &'static str> {
+        let mut all = Status::ALL.into_iter();
+        all.find(|status| status.as_str() == self.status)
+            .ok_or("the token has a status that does not exist")
+    }
+
+    /// The same as an outcome of this run.
+    ///
+    /// # Errors
+    /// As for its status.
+    pub fn outcome(&self) -> Result<Outcome, &'static str> {
+        let mut token = Token::new(&self.token, None);
+        token.attempts = self.attempts;
+        let detail = Detail {
+            sqlstate: self.sqlstate.clone(),
+            constraint: self.constraint.clone(),
+            reason: self.reason.clone(),
+            message: self.message.clone(),
+        };
+        Ok(Outcome {
+            token,
+            status: self.status()?,
+            elapsed: Duration::try_from_secs_f64(self.ms / 1000.0).unwrap_or_default(),
+            detail: (detail != Detail::default()).then(|| Arc::new(detail)),
+        })
+    }
+}
+
+/// What a file is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// To settle what its run left; nobody else may use it meanwhile.
+    Replay,
+    /// To report it anew together with others.
+    Merge,
+}
+
+/// Reads a journal or an `ndjson` report, line by line.
 pub struct Reading {
     lines: io::Lines<Box<dyn BufRead + Send>>,
     path: PathBuf,
+    purpose: Use,
     number: usize,
     /// How many lines were whole.
     whole: usize,
@@ -89,20 +194,24 @@ pub struct Reading {
 
 impl Reading {
     /// Opens the file.
-    pub fn open(path: &Path) -> Result<Self, Fault> {
-        if is_endless(path) {
-            return Err(unreadable(path, "it is no regular file"));
+    pub fn open(path: &Path, purpose: Use) -> Result<Self, Fault> {
+        if purpose == Use::Replay && is_endless(path) {
+            return Err(unreadable(path, purpose, "it is no regular file"));
         }
-        let file = File::open(path).map_err(|error| unreadable(path, &error.to_string()))?;
-        lock(&file, path)?;
-        Ok(Self::of(Box::new(BufReader::new(file)), path))
+        let file = File::open(path);
+        let file = file.map_err(|error| unreadable(path, purpose, &error.to_string()))?;
+        if purpose == Use::Replay {
+            lock(&file, path)?;
+        }
+        Ok(Self::of(Box::new(BufReader::new(file)), path, purpose))
     }
 
     /// Reads what errors call `path`.
-    pub fn of(from: Box<dyn BufRead + Send>, path: &Path) -> Self {
+    pub fn of(from: Box<dyn BufRead + Send>, path: &Path, purpose: Use) -> Self {
         Self {
             lines: from.lines(),
             path: path.to_owned(),
+            purpose,
             number: 0,
             whole: 0,
             torn: None,
@@ -114,9 +223,18 @@ impl Reading {
         self.fault_at(self.number, why)
     }
 
+    /// An error of the file as a whole.
+    pub fn fault_of_all(&self, why: &str) -> Fault {
+        unreadable(&self.path, self.purpose, why)
+    }
+
     fn fault_at(&self, number: usize, why: &str) -> Fault {
         let place = self.path.display();
-        unreadable(&self.path, &format!("{place}:{number}:1: {why}"))
+        unreadable(
+            &self.path,
+            self.purpose,
+            &format!("{place}:{number}:1: {why}"),
+        )
     }
 
     /// True where the last line was torn by a crash.
@@ -158,7 +276,10 @@ impl Iterator for Reading {
                 Ok(text) if text.trim().is_empty() => continue,
                 Ok(text) => text,
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
-                Err(error) => return Some(Err(unreadable(&self.path, &error.to_string()))),
+                Err(error) => {
+                    let why = error.to_string();
+                    return Some(Err(unreadable(&self.path, self.purpose, &why)));
+                }
             };
             if let Some(result) = self.parse(&text).transpose() {
                 return Some(result);
@@ -174,14 +295,26 @@ fn is_beginning(text: &str) -> bool {
         .any(|beginning| text.starts_with(beginning) || beginning.starts_with(text))
 }
 
-fn unreadable(path: &Path, why: &str) -> Fault {
+fn unreadable(path: &Path, purpose: Use, why: &str) -> Fault {
+    let (done, expected, hint) = match purpose {
+        Use::Replay => (
+            "replayed",
+            "a journal or an ndjson report",
+            "replay takes a journal, an ndjson report, or the .partial of one",
+        ),
+        Use::Merge => (
+            "merged",
+            "an ndjson report",
+            "merge takes whole ndjson reports, each of another run",
+        ),
+    };
     Fault::new(
         Kind::InvalidArgument {
             argument: "FILE".to_owned(),
-            expected: "a journal or an ndjson report".to_owned(),
+            expected: expected.to_owned(),
         },
-        format!("{} cannot be replayed", path.display()),
+        format!("{} cannot be {done}", path.display()),
     )
     .cause(why)
-    .hint("replay takes a journal, an ndjson report, or the .partial of one")
+    .hint(hint)
 }

@@ -160,6 +160,11 @@ impl Ledger {
         self.reports.is_dry_run()
     }
 
+    /// Gives the reports back, of books that are not closed.
+    pub fn into_reports(self) -> Reports {
+        self.reports
+    }
+
     /// Ends the reports.
     pub fn end(&mut self, summary: &Summary) -> Result<(), Fault> {
         self.reports.end(summary)

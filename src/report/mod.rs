@@ -106,6 +106,7 @@ pub struct Reports {
     stdout: BufWriter<Box<dyn Write + Send>>,
     stdout_is_terminal: bool,
     mask: Mask,
+    are_masked: bool,
     dry_run: bool,
     open: Vec<Report>,
 }
@@ -204,6 +205,7 @@ impl Reports {
             stdout: BufWriter::with_capacity(64 * 1024, stdout),
             stdout_is_terminal: false,
             mask: Mask::None,
+            are_masked: false,
             dry_run: false,
             open: Vec::new(),
         }
@@ -222,6 +224,11 @@ impl Reports {
     /// Shows this much of each token, in every report and not in the journal.
     pub fn mask(&mut self, mask: Mask) {
         self.mask = mask;
+    }
+
+    /// Says of each token that it is a mask already, and no token.
+    pub fn are_masked(&mut self) {
+        self.are_masked = true;
     }
 
     /// Says of each token that whatever was inserted was rolled back.
@@ -254,6 +261,7 @@ impl Reports {
         if self.dry_run {
             plain = plain.of_dry_run();
         }
+        plain.masked = self.are_masked;
         let masked = plain.masked(self.mask);
         let shown = masked.as_ref().unwrap_or(&plain);
         self.each(|sink, out, is_journal| {

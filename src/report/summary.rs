@@ -20,6 +20,9 @@ pub struct Summary {
     pub version: u32,
     /// A UUID (version 7) of this run.
     pub run_id: String,
+    /// The run whose report or journal this one replays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay_of: Option<String>,
     /// When the run began, RFC 3339 in UTC.
     pub started_at: String,
     /// How long it took.
@@ -48,6 +51,9 @@ pub struct Summary {
     /// True where whatever was inserted was rolled back.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
+    /// True where the report is that of several runs.
+    #[serde(skip)]
+    pub is_merged: bool,
     /// Of the requests, those for what an earlier answer had left out; for people.
     #[serde(skip)]
     pub top_ups: u64,
@@ -176,17 +182,21 @@ impl Latencies {
 impl Summary {
     /// The one line for people.
     pub fn line(&self) -> String {
-        let plural = if self.requests == 1 { "" } else { "s" };
+        // Tokens that come from a file are not asked for.
+        let requests = match self.requests {
+            0 => String::new(),
+            1 => String::from(" in 1 request"),
+            many => format!(" in {} requests", grouped(many)),
+        };
         let dry = if self.dry_run {
             "dry run, nothing was stored: "
         } else {
             ""
         };
         let mut line = format!(
-            "{dry}{} requested, {} received in {} request{plural}: {} stored, {} rejected",
+            "{dry}{} requested, {} received{requests}: {} stored, {} rejected",
             grouped(self.requested),
             grouped(self.received),
-            grouped(self.requests),
             grouped(self.counts.stored),
             grouped(self.counts.rejected),
         );

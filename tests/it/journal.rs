@@ -95,7 +95,7 @@ fn a_run_that_was_killed_is_replayed_and_replayed_again() {
     assert_eq!(report.of("stored"), ["aa", "cc", "cc"]);
     assert_eq!(report.of("rejected"), ["b-b"]);
     assert_eq!(database.rows(), ["aa", "cc", "cc"]);
-    shows!(run.stderr, @"4 requested, 4 received in 0 requests: 3 stored, 1 rejected in [seconds] s ([rate] tokens/s)");
+    shows!(run.stderr, @"4 requested, 4 received: 3 stored, 1 rejected in [seconds] s ([rate] tokens/s)");
     let before = contents(&database);
     let (_, report) = replayed(&path, &database, 0);
     assert_eq!(report.of("stored"), ["aa", "cc", "cc"]);
@@ -346,7 +346,7 @@ fn without_the_right_to_look_nothing_in_doubt_is_sent() {
     assert_eq!(database.rows(), ["bb", "cc"], "dd is another database's");
     shows!(run.stderr, @r#"
      WARN it cannot be looked up what was stored before cause="the role may not read the table" hint="GRANT SELECT on the column, so that a replay can see what was stored"
-    4 requested, 4 received in 0 requests: 3 stored, 0 rejected, 1 unknown in [seconds] s ([rate] tokens/s)
+    4 requested, 4 received: 3 stored, 0 rejected, 1 unknown in [seconds] s ([rate] tokens/s)
     error: 1 received token is neither stored nor rejected
     hint: `failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first
     "#);

@@ -41,14 +41,14 @@ pub(super) fn page(gathered: &Gathered, summary: &Summary, held: &[u64; 5]) -> M
             section.card { (shares(&summary.counts)) }
             section.card aria-label="What was asked" { (numbers(summary)) }
             div.two {
-                section.card {
+                @if !summary.is_merged { section.card {
                     h2 { "Outcomes over time, tokens/s" }
                     @if gathered.timeline.columns.is_empty() {
                         p.soft { "No token was received." }
                     } @else {
                         (PreEscaped(charts::timeline(&gathered.timeline)?))
                     }
-                }
+                } }
                 section.card {
                     h2 { "Commit latency, tokens" }
                     @if gathered.latencies.is_empty() {

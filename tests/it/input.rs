@@ -1,0 +1,290 @@
+//! `--input`: tokens from a file or a pipe instead of the source.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::Stdio;
+
+use crate::support::command::Command;
+use crate::support::database::Database;
+use crate::support::report::Report;
+use crate::support::snapshot::shows;
+
+/// A run that no source is configured for.
+fn run() -> Command {
+    Command::new()
+        .database(&Database::seed())
+        .args(["--report", "ndjson"])
+}
+
+#[test]
+fn all_of_a_file_is_taken_where_no_size_is_said() {
+    let database = Database::seed();
+    let text = "\u{feff}aa\r\nb-b\n\n  \ncc\u{1b}[0m\ndd";
+    let run = Command::new()
+        .database(&database)
+        .file("tokens.txt", text)
+        .args(["--input", "tokens.txt", "--report", "ndjson"])
+        .run()
+        .expect_code(0);
+    shows!(run.stderr, @"4 requested, 4 received: 2 stored, 2 rejected in [seconds] s ([rate] tokens/s)");
+    let report = Report::of_run(&run);
+    assert_eq!(report.count("requested"), 4);
+    assert_eq!(report.count("requests"), 0);
+    assert_eq!(report.of("stored"), ["aa", "dd"]);
+    assert_eq!(report.token("b-b")["sqlstate"], "23514");
+    assert_eq!(database.rows(), ["aa", "dd"]);
+}
+
+#[test]
+fn all_of_a_pipe_is_taken_however_long_it_is() {
+    let tokens: Vec<String> = (0..25_000).map(|number| format!("t{number}")).collect();
+    let run = run()
+        .args(["--input", "-"])
+        .stdin(tokens.join("\n"))
+        .run()
+        .expect_code(0);
+    let report = Report::of_run(&run);
+    assert_eq!(report.count("requested"), 25_000);
+    assert_eq!(report.of("stored").len(), 25_000);
+}
+
+#[test]
+fn a_redirected_file_is_taken_from_where_it_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokens");
+    std::fs::write(&path, "header\naa\nbb\n").unwrap();
+    let mut file = std::fs::File::open(&path).unwrap();
+    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(7)).unwrap();
+    let output = run()
+        .args(["--input", "-"])
+        .raw()
+        .stdin(file)
+        .output()
+        .unwrap();
+    let report = Report::parse(std::str::from_utf8(&output.stdout).unwrap());
+    assert_eq!(report.count("requested"), 2);
+    assert_eq!(report.of("stored"), ["aa", "bb"]);
+}
+
+#[test]
+fn tokens_of_a_pipe_are_stored_while_it_is_open() {
+    let mut child = run()
+        .args(["--input", "-"])
+        .raw()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for token in ["aa", "bb", "cc"] {
+        writeln!(stdin, "{token}").unwrap();
+        // The next one is written when this one is known to be stored.
+        let line = lines.next().unwrap().unwrap();
+        assert!(
+            line.contains(&format!(r#""token":"{token}","status":"stored""#)),
+            "{line}"
+        );
+    }
+    drop(stdin);
+    let summary = lines.next().unwrap().unwrap();
+    assert!(
+        summary.contains(r#""requested":3,"received":3"#),
+        "{summary}"
+    );
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_signal_does_not_wait_for_a_pipe_that_says_nothing() {
+    let mut child = run()
+        .args(["--input", "-", "--grace", "30s"])
+        .raw()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    writeln!(stdin, "aa").unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut report = lines.next().unwrap().unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&child),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
+    for line in lines {
+        report.push('\n');
+        report.push_str(&line.unwrap());
+    }
+    // Still open: nothing but the signal ended the run.
+    drop(stdin);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    let report = Report::parse(&report);
+    assert_eq!(report.of("stored"), ["aa"]);
+    assert_eq!(report.summary["aborted_by"], "SIGTERM");
+}
+
+#[test]
+fn a_size_takes_so_many_and_an_input_that_has_fewer_falls_short() {
+    let some = run()
+        .file("tokens", "aa\nbb\ncc\n")
+        .args(["--input", "tokens", "2"])
+        .run()
+        .expect_code(0);
+    assert_eq!(Report::of_run(&some).of("stored"), ["aa", "bb"]);
+
+    for (input, stdin) in [("tokens", ""), ("-", "aa\nbb\ncc\n")] {
+        let short = run()
+            .file("tokens", "aa\nbb\ncc\n")
+            .args(["--input", input, "5"])
+            .stdin(stdin)
+            .run()
+            .expect_code(4);
+        let report = Report::of_run(&short);
+        assert_eq!((report.count("requested"), report.count("stored")), (5, 3));
+        if input == "tokens" {
+            shows!(short.stderr, @"
+            5 requested, 3 received: 3 stored, 0 rejected in [seconds] s ([rate] tokens/s)
+            error: short_supply: the input ended: `tokens`
+              ╭▸ scripts/default.rhai:3:1
+              │
+            3 │ report(store(fetch(SIZE)));
+              ╰╴━━━━━━
+              caused by: 3 of 5 tokens came
+            hint: without a SIZE all of it is taken
+            ");
+        }
+    }
+}
+
+#[test]
+fn a_script_may_take_an_input_piece_by_piece() {
+    let script = "
+        let pieces = 0;
+        loop {
+            let page = fetch_once(2);
+            report(store(page));
+            pieces += 1;
+            if page.len < 2 { break; }
+        }
+        emit(`${pieces} pieces`);";
+    let run = Command::new()
+        .database(&Database::seed())
+        .file("mine.rhai", script)
+        .file("tokens", "aa\nbb\ncc\ndd\nee\n")
+        .args(["--script", "mine.rhai", "--input", "tokens"])
+        .run()
+        .expect_code(0);
+    assert_eq!(run.stdout.lines().count(), 6);
+    assert!(run.stdout.ends_with("3 pieces\n"), "{}", run.stdout);
+}
+
+#[test]
+fn whoever_asks_a_pipe_for_more_after_its_end_is_told() {
+    let script = "
+        report(store(fetch(SIZE)));
+        try { fetch(5).pages(); for page in fetch(5).pages() { emit(`${page.len}`); } }
+        catch (error) { emit(error.kind); }";
+    let run = Command::new()
+        .database(&Database::seed())
+        .file("mine.rhai", script)
+        .args(["--script", "mine.rhai", "--input", "-"])
+        .stdin("aa\n")
+        .run()
+        .expect_code(0);
+    assert!(run.stdout.ends_with("short_supply\n"), "{}", run.stdout);
+}
+
+#[test]
+fn an_empty_input_is_nothing_to_do() {
+    for (input, stdin) in [("none", ""), ("-", "\n\n")] {
+        let run = run()
+            .file("none", "\n")
+            .args(["--input", input])
+            .stdin(stdin)
+            .run()
+            .expect_code(0);
+        let report = Report::of_run(&run);
+        assert_eq!(
+            (report.count("requested"), report.count("received")),
+            (0, 0)
+        );
+    }
+}
+
+#[test]
+fn the_demo_and_the_journal_take_an_input_too() {
+    let run = Command::new()
+        .file("tokens", "aa\nb-b\n")
+        .env("TOKEN_SERVICE_INPUT", "tokens")
+        .args(["demo", "--journal", "run.journal"])
+        .run()
+        .expect_code(0);
+    assert_eq!(
+        run.sorted(),
+        "rejected  b-b  23514 secret_tokens_data_check\nstored    aa"
+    );
+    let journal = std::fs::read_to_string(run.path("run.journal")).unwrap();
+    assert!(
+        journal.contains(r#"{"received":["aa","b-b"]}"#),
+        "{journal}"
+    );
+}
+
+#[test]
+fn what_is_no_input_is_one_clear_error() {
+    let shown = |command: Command, code| command.run().expect_code(code).stderr;
+    let all = [
+        shown(run().args(["--input", "missing"]), 2),
+        shown(run().args(["--input", "."]), 2),
+        shown(
+            run()
+                .file("page", "<!DOCTYPE html>\n<html>\n")
+                .args(["--input", "page"]),
+            4,
+        ),
+        shown(
+            run()
+                .file("tokens", "aa\nbb\n")
+                .args(["--input", "tokens"])
+                .env("MAX_TOKENS", "1"),
+            2,
+        ),
+        shown(run().args(["--input", "-"]).env("MAX_TOKENS", "1"), 2),
+        shown(run().args(["--input", "-", "--shard", "0/2"]), 2),
+        shown(run().args(["--input", "-", "--no-top-up"]), 2),
+    ];
+    shows!(all.join("\n"), @"
+    error: the input `missing` cannot be read
+      caused by: No such file or directory (os error 2)
+    hint: --input names a file with one token a line, or - for standard input; nothing was stored
+
+    error: the input `.` cannot be read
+      caused by: is a directory
+    hint: --input names a file with one token a line, or - for standard input; nothing was stored
+
+    error: http_protocol: the input is no list of tokens: `page`
+      ╭▸ scripts/default.rhai:3:1
+      │
+    3 │ report(store(fetch(SIZE)));
+      ╰╴━━━━━━
+      caused by: it begins as an HTML or XML document does
+    hint: --input takes one token a line
+
+    error: the input `tokens` holds 2 tokens, and MAX_TOKENS is 1
+    hint: say SIZE, at most 1, or raise MAX_TOKENS
+
+    error: how many tokens standard input holds is not known before its end
+      caused by: MAX_TOKENS bounds that number
+    hint: say SIZE beside --input, or give a regular file
+
+    error: how many tokens standard input holds is not known before its end
+      caused by: a shard takes its part of a known number
+    hint: say SIZE beside --input, or give a regular file
+
+    error: the argument '--input <FILE>' cannot be used with '--no-top-up'
+    hint: `token_service --help` shows what can be typed
+    ");
+}

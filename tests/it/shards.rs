@@ -1,0 +1,132 @@
+//! `--shard`: several runs that share one SIZE, told apart by an option or by their platform.
+
+use crate::support::command::Command;
+use crate::support::database::Database;
+use crate::support::report::Report;
+use crate::support::snapshot::shows;
+use crate::support::source::Source;
+
+#[test]
+fn the_shards_of_a_size_add_up_to_it() {
+    let source = Source::generating(|size| size);
+    let database = Database::seed();
+    let parts: Vec<u64> = (0..4)
+        .map(|index| {
+            let run = Command::new()
+                .source(&source)
+                .database(&database)
+                .args(["11", "--report", "ndjson", "--shard", &format!("{index}/4")])
+                .run()
+                .expect_code(0);
+            Report::of_run(&run).count("requested")
+        })
+        .collect();
+    assert_eq!(parts, [3, 3, 3, 2]);
+    assert_eq!(source.sizes(), [3, 3, 3, 2]);
+    assert_eq!(source.issued().len(), 11);
+}
+
+#[test]
+fn a_platform_says_which_shard_it_is() {
+    let requested = |variables: &[(&str, &str)]| {
+        let mut command = Command::new().args(["demo", "10", "--report", "ndjson"]);
+        for (name, value) in variables {
+            command = command.env(name, value);
+        }
+        Report::of_run(&command.run().expect_code(0)).count("requested")
+    };
+    let cloud_run = [("CLOUD_RUN_TASK_INDEX", "3"), ("CLOUD_RUN_TASK_COUNT", "4")];
+    assert_eq!(requested(&cloud_run), 2);
+    let only = [("CLOUD_RUN_TASK_INDEX", "0"), ("CLOUD_RUN_TASK_COUNT", "1")];
+    assert_eq!(requested(&only), 10);
+    let kubernetes = [("JOB_COMPLETION_INDEX", "0"), ("TOKEN_SERVICE_SHARD", "/4")];
+    assert_eq!(requested(&kubernetes), 3);
+    // What the operator wrote beats what the platform says.
+    let both = [cloud_run[0], cloud_run[1], ("TOKEN_SERVICE_SHARD", "0/1")];
+    assert_eq!(requested(&both), 10);
+}
+
+#[test]
+fn a_shard_without_a_part_asks_for_nothing() {
+    let source = Source::generating(|size| size);
+    let run = Command::new()
+        .source(&source)
+        .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+        .args([
+            "2",
+            "--shard",
+            "2/3",
+            "--report",
+            "ndjson",
+            "--report",
+            "html=page.html",
+        ])
+        .run()
+        .expect_code(0);
+    shows!(run.stderr, @"
+     INFO there is nothing to do: this run's part of SIZE is 0
+    0 requested, 0 received: 0 stored, 0 rejected in [seconds] s
+    ");
+    assert_eq!(Report::of_run(&run).count("requested"), 0);
+    assert!(run.path("page.html").exists());
+    assert!(source.requests().is_empty());
+}
+
+#[test]
+fn the_shards_of_an_input_share_it_without_overlap() {
+    let database = Database::seed();
+    let tokens: Vec<String> = (0..10).map(|number| format!("t{number}")).collect();
+    for index in 0..3 {
+        Command::new()
+            .database(&database)
+            .file("tokens", tokens.join("\n"))
+            .config(&format!("run: {{shard: {index}/3}}"))
+            .args(["--input", "tokens"])
+            .run()
+            .expect_code(0);
+    }
+    assert_eq!(database.rows(), tokens);
+}
+
+#[test]
+fn a_shard_that_cannot_be_told_is_one_clear_error() {
+    let shown = |variables: &[(&str, &str)]| {
+        let mut command = Command::new().args(["demo", "10"]);
+        for (name, value) in variables {
+            command = command.env(name, value);
+        }
+        command.run().expect_code(2).stderr
+    };
+    let all = [
+        shown(&[("TOKEN_SERVICE_SHARD", "4/4")]),
+        shown(&[("TOKEN_SERVICE_SHARD", "/4")]),
+        shown(&[("JOB_COMPLETION_INDEX", "1")]),
+        shown(&[("JOB_COMPLETION_INDEX", "4"), ("TOKEN_SERVICE_SHARD", "/4")]),
+        shown(&[
+            ("JOB_COMPLETION_INDEX", "one"),
+            ("TOKEN_SERVICE_SHARD", "/4"),
+        ]),
+        shown(&[("CLOUD_RUN_TASK_INDEX", "1")]),
+        shown(&[("CLOUD_RUN_TASK_INDEX", "4"), ("CLOUD_RUN_TASK_COUNT", "4")]),
+    ];
+    shows!(all.join("\n"), @"
+    error: TOKEN_SERVICE_SHARD must be I/N with I from 0 to N - 1, such as 0/4, or /N, not `4/4`
+
+    error: the shard /N does not say which one this is
+    hint: write I/N, or set CLOUD_RUN_TASK_INDEX or JOB_COMPLETION_INDEX as a platform does
+
+    error: JOB_COMPLETION_INDEX is set, but not how many completions share SIZE
+    hint: set TOKEN_SERVICE_SHARD=/N to the Job's `completions`, or 0/1 where each is to have a SIZE of its own
+
+    error: there is no shard 4 of 4; they count from 0
+    hint: the number of shards must be that of the platform's tasks
+
+    error: JOB_COMPLETION_INDEX must be a whole number of at least 0, not `one`
+
+    error: of CLOUD_RUN_TASK_INDEX and CLOUD_RUN_TASK_COUNT only one is set
+    hint: Cloud Run sets both; --shard I/N beats them
+
+    error: there is no shard 4 of 4; they count from 0
+    hint: the number of shards must be that of the platform's tasks
+    ");
+}
