@@ -11,38 +11,13 @@ use crate::problem::Problem;
 
 mod args;
 mod complaint;
+pub mod pages;
 #[cfg(test)]
 mod tests;
-
-const EXAMPLES: &str = "\
-Examples:
-  token_service demo 10                          try it, nothing has to be set up
-  token_service 1000                             fetch, store and report 1,000 tokens
-  token_service 1000 --report ndjson=run.ndjson  report to a file
-  token_service --script mine.rhai 1000          run a pipeline of your own
-  token_service check mine.rhai                  look for mistakes without a run
-  token_service test                             run the pipeline tests below this folder
-
-Where the tokens come from and go to is set by the environment or by --config:
-  TOKEN_HOST                        the token source's URL
-  DATABASE_URL                      postgres://user@host/name or sqlite:PATH; or else
-  DB_HOST DB_PORT DB_USER DB_NAME   the parts of a PostgreSQL address, with DB_SSLMODE
-  DB_PASS, DB_PASS_FILE             the password, or the file that holds it
-  MAX_TOKENS                        the largest SIZE that is accepted
-Each option can be set as TOKEN_SERVICE_<NAME> too, such as TOKEN_SERVICE_PAGE_SIZE.
-
-Exit codes:
-  0         the run completed: SIZE tokens received, each stored or rejected
-  1         it completed, but a --fail-on condition holds
-  2         usage or configuration
-  3         the script: does not compile, threw, or ran past a limit
-  4         the source: unreachable, refused, or could not supply SIZE tokens
-  5         the database: unreachable, or some token is failed, unknown or not_attempted
-  130, 143  stopped by SIGINT, SIGTERM, after the report
-  others    what the script chose by exit(N)";
+mod words;
 
 /// The names of the commands, which a SIZE may have been meant to be.
-const COMMANDS: [&str; 7] = [
+const COMMANDS: [&str; 9] = [
     "demo",
     "replay",
     "merge",
@@ -50,6 +25,8 @@ const COMMANDS: [&str; 7] = [
     "test",
     "api",
     "demo-source",
+    "completions",
+    "man",
 ];
 
 const ABOUT: &str = "Fetches secret tokens over HTTP, stores each in a PostgreSQL transaction of its \
@@ -57,7 +34,7 @@ own, and reports what became of every one.";
 
 /// The command line.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "token_service", version, about = ABOUT, after_help = EXAMPLES)]
+#[command(name = "token_service", version, about = ABOUT, after_help = words::of_run())]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub struct Cli {
     /// Another command than a run.
@@ -86,6 +63,10 @@ pub enum Command {
     Api(ApiArgs),
     /// Serve the demo's token source on its own until it is told to stop
     DemoSource(DemoSourceArgs),
+    /// Print what makes a shell complete command lines
+    Completions(CompletionsArgs),
+    /// Print the man page
+    Man,
 }
 
 /// Why there is nothing to run.
@@ -100,8 +81,7 @@ pub enum Refusal {
 
 /// Reads a command line, the program's name first. With `color` the help is styled.
 pub fn parse(args: &[OsString], color: bool) -> Result<Cli, Refusal> {
-    let command = with_variables(Cli::command());
-    command
+    command()
         .try_get_matches_from(args)
         .and_then(|matches| Cli::from_arg_matches(&matches))
         .map_err(|error| {
@@ -145,6 +125,15 @@ pub fn variable(option: &str) -> String {
     format!("TOKEN_SERVICE_{}", option.replace('-', "_").to_uppercase())
 }
 
+/// The command line as help, man page and completions show it.
+fn command() -> clap::Command {
+    let described = |sub: clap::Command| match words::of_command(sub.get_name()) {
+        Some(text) => sub.after_help(text),
+        None => sub,
+    };
+    with_variables(Cli::command()).mut_subcommands(described)
+}
+
 /// Names each option's variable in its help. clap's own `env` is not used, because it would take an
 /// empty variable for a value and would blame the option for what the variable holds.
 fn with_variables(command: clap::Command) -> clap::Command {
@@ -162,7 +151,7 @@ fn with_variables(command: clap::Command) -> clap::Command {
         .mut_args(describe)
         .mut_subcommands(move |sub| match sub.get_name() {
             // Their options have no variables.
-            "api" | "test" => sub,
+            "api" | "test" | "completions" | "man" => sub,
             _ => sub.mut_args(describe),
         })
 }

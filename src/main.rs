@@ -58,6 +58,12 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
             let text = script::docs::print(args.format).map_err(alone)?;
             Ok(answer(&text))
         }
+        Some(Command::Completions(args)) => Ok(answer(cli::pages::completions(args.shell))),
+        Some(Command::Man) => {
+            let page = cli::pages::man()
+                .map_err(|error| alone(Problem::from(anyhow::Error::from(error))))?;
+            Ok(answer(page))
+        }
         Some(Command::Check(args)) => {
             let verdict = check::check(config::load_for_check(args, env));
             let exit = verdict.exit();
@@ -117,10 +123,10 @@ fn told(finished: Finished) -> Done {
 }
 
 /// Writes what was asked for to standard output.
-fn answer(text: &str) -> Done {
+fn answer(text: impl AsRef<[u8]>) -> Done {
     let mut stdout = io::stdout();
     match stdout
-        .write_all(text.as_bytes())
+        .write_all(text.as_ref())
         .and_then(|()| stdout.flush())
     {
         Ok(()) => (Exit::Completed, Vec::new()),

@@ -262,3 +262,11 @@ pub enum ApiFormat {
     #[value(name = "d.rhai")]
     Definitions,
 }
+
+/// The arguments of `completions`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}

@@ -30,7 +30,7 @@ fn problem(line: &str) -> Problem {
 
 #[test]
 fn the_command_line_is_sound() {
-    with_variables(Cli::command()).debug_assert();
+    command().debug_assert();
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn help_names_options_variables_and_exit_codes() {
         Err(Refusal::Answer(text)) => text,
         other => panic!("{other:?}"),
     };
-    let mut command = with_variables(Cli::command()).term_width(100);
+    let mut command = command().term_width(100);
     insta::assert_snapshot!(command.render_help(), @"
     Fetches secret tokens over HTTP, stores each in a PostgreSQL transaction of its own, and reports
     what became of every one.
@@ -237,6 +237,8 @@ fn help_names_options_variables_and_exit_codes() {
       test         Run pipeline tests (*.test.yaml) on a source, a database and a clock of their own
       api          Print the script API, generated from the engine
       demo-source  Serve the demo's token source on its own until it is told to stop
+      completions  Print what makes a shell complete command lines
+      man          Print the man page
 
     Arguments:
       [SIZE]  How many tokens, a whole number of at least 1 [default: 5] [env: TOKEN_SERVICE_SIZE]
@@ -311,16 +313,17 @@ fn help_names_options_variables_and_exit_codes() {
       token_service 1000                             fetch, store and report 1,000 tokens
       token_service 1000 --report ndjson=run.ndjson  report to a file
       token_service --script mine.rhai 1000          run a pipeline of your own
+      token_service --input tokens.txt               take the tokens from a file
       token_service check mine.rhai                  look for mistakes without a run
       token_service test                             run the pipeline tests below this folder
 
     Where the tokens come from and go to is set by the environment or by --config:
-      TOKEN_HOST                        the token source's URL
-      DATABASE_URL                      postgres://user@host/name or sqlite:PATH; or else
-      DB_HOST DB_PORT DB_USER DB_NAME   the parts of a PostgreSQL address, with DB_SSLMODE
-      DB_PASS, DB_PASS_FILE             the password, or the file that holds it
-      MAX_TOKENS                        the largest SIZE that is accepted
-    Each option can be set as TOKEN_SERVICE_<NAME> too, such as TOKEN_SERVICE_PAGE_SIZE.
+      TOKEN_HOST                       the token source's URL
+      DATABASE_URL                     postgres://user@host/name or sqlite:PATH; or else
+      DB_HOST DB_PORT DB_USER DB_NAME  the parts of a PostgreSQL address, with DB_SSLMODE
+      DB_PASS, DB_PASS_FILE            the password, or the file that holds it
+      MAX_TOKENS                       the largest SIZE that is accepted
+      TOKEN_SERVICE_<NAME>             an option, such as TOKEN_SERVICE_PAGE_SIZE
 
     Exit codes:
       0         the run completed: SIZE tokens received, each stored or rejected

@@ -43,6 +43,7 @@ mod long_forms;
 mod masks;
 mod merge;
 mod outages;
+mod pages;
 mod pipeline_files;
 mod pipeline_messages;
 mod pipeline_tests;

@@ -1,0 +1,85 @@
+//! The man page and the completions of shells: what they say is what the program takes.
+
+use std::process;
+
+use crate::support::command::{Command, binary};
+
+fn printed(args: &[&str]) -> String {
+    Command::new().args(args).run().expect_code(0).stdout
+}
+
+#[test]
+fn the_man_page_has_what_the_help_has() {
+    let page = printed(&["man"]);
+    assert!(page.contains(".TH token_service 1"), "{page}");
+    for heading in [
+        "NAME",
+        "SYNOPSIS",
+        "OPTIONS",
+        "COMMANDS",
+        "EXAMPLES",
+        "ENVIRONMENT",
+        "\"EXIT STATUS\"",
+    ] {
+        assert!(
+            page.contains(&format!(".SH {heading}\n")),
+            "{heading}: {page}"
+        );
+    }
+    let plain = page.replace("\\-", "-");
+    let help = printed(&["--help"]);
+    let options = help
+        .split_whitespace()
+        .filter(|word| word.starts_with("--") && word.len() > 2);
+    let mut seen = 0;
+    for option in options {
+        let name = option.trim_end_matches(|c: char| !c.is_alphanumeric());
+        assert!(plain.contains(name), "{name}");
+        seen += 1;
+    }
+    assert!(seen > 20, "{help}");
+    assert!(plain.contains("stopped by SIGINT, SIGTERM, after the report"));
+}
+
+/// What a bash offers for a command line whose last word is being typed.
+fn offered(words: &[&str]) -> Vec<String> {
+    let script = format!(
+        r#"source <("$BINARY" completions bash)
+        COMP_WORDS=(token_service {words}); COMP_CWORD={last}
+        _token_service token_service "${{COMP_WORDS[COMP_CWORD]}}" "${{COMP_WORDS[COMP_CWORD-1]}}"
+        printf '%s\n' "${{COMPREPLY[@]}}""#,
+        words = words.join(" "),
+        last = words.len(),
+    );
+    let output = process::Command::new("bash")
+        .args(["-c", &script])
+        .env("BINARY", binary())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_bash_completes_commands_options_and_values() {
+    assert_eq!(offered(&["rep"]), ["replay"]);
+    assert_eq!(offered(&["--dead"]), ["--deadline"]);
+    assert_eq!(offered(&["merge", "--ma"]), ["--mask"]);
+    assert_eq!(offered(&["--mask", "''"]), ["none", "prefix", "sha256"]);
+    assert_eq!(offered(&["demo", "--report", "c"]), ["csv"]);
+}
+
+#[test]
+fn other_shells_have_theirs() {
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        let script = printed(&["completions", shell]);
+        for word in ["token_service", "replay", "deadline", "sha256"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+    Command::new()
+        .args(["completions", "csh"])
+        .run()
+        .expect_code(2);
+}
