@@ -65,6 +65,7 @@ mod signals;
 mod source;
 mod support_works;
 mod tables;
+mod termination;
 mod tls;
 mod tokens;
 mod waiting;
