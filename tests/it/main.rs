@@ -39,6 +39,7 @@ mod journal;
 mod journal_faults;
 mod kills;
 mod library;
+mod licences;
 mod long_forms;
 mod masks;
 mod merge;
