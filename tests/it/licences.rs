@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -15,7 +16,8 @@ const HEAD: &str = "\
 
 The crates that are linked into the program, for each platform that releases are made for; not those that
 only build or test it. Of licences joined by `OR` one may choose. The licence texts are in the crates'
-own packages. `deny.toml` says which licences may be here.
+own packages, and below `third-party/` in the archive of a release. `deny.toml` says which licences may
+be here.
 
 Written by a test; do not edit. After a change of dependencies this makes it anew:
 
@@ -43,6 +45,24 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Crates whose package holds no licence text; for these the texts of this project stand, which are of
+/// the same licences.
+const WITHOUT_TEXT: [&str; 1] = ["maud"];
+
+/// What the release's workflow looks for.
+fn is_licence_text(file: &str) -> bool {
+    let begins = ["LICENCE", "LICENSE", "COPYING", "NOTICE", "UNLICENSE"];
+    let file = file.to_uppercase();
+    begins.iter().any(|begin| file.starts_with(begin))
+}
+
+fn has_text(package: &Value) -> bool {
+    let folder = Path::new(text(package, "manifest_path")).parent().unwrap();
+    let files = folder.read_dir().unwrap();
+    let mut names = files.map(|file| file.unwrap().file_name());
+    names.any(|name| is_licence_text(name.to_str().unwrap_or_default()))
 }
 
 /// Name, version and licence of each crate that is linked into the program on this platform.
@@ -74,6 +94,8 @@ fn linked(platform: &str) -> BTreeSet<(String, String, String)> {
         }
         if id != own {
             let part = |key| text(package, key).to_owned();
+            let known = WITHOUT_TEXT.contains(&text(package, "name"));
+            assert_ne!(has_text(package), known, "{}", part("name"));
             found.insert((part("name"), part("version"), part("license")));
         }
         let normal = |dependency: &&Value| {
