@@ -29,6 +29,7 @@ pub mod shield;
 pub mod store;
 pub mod stream;
 pub mod supervise;
+pub mod termination;
 pub mod testing;
 pub mod token;
 pub mod verdict;

@@ -11,7 +11,9 @@ use token_service::config::{self, Env, Layout, Purpose};
 use token_service::exit::Exit;
 use token_service::problem::Problem;
 use token_service::verdict::Finished;
-use token_service::{check, demo_source, logging, merge, replay, run, script, shield, testing};
+use token_service::{
+    check, demo_source, logging, merge, replay, run, script, shield, termination, testing,
+};
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(crashed));
@@ -20,18 +22,19 @@ fn main() -> ExitCode {
     let env = Env::of_process();
     let layout = cli::error_format(&args, &env);
     let color = |terminal: bool| terminal && env.allows_color();
-    let exit = match cli::parse(&args, color(io::stdout().is_terminal())) {
+    let done = match cli::parse(&args, color(io::stdout().is_terminal())) {
         Ok(cli) => command(&cli, &env),
         Err(Refusal::Answer(text)) => Ok(answer(&text)),
         Err(Refusal::Problem(problem)) => Err(vec![problem]),
     };
-    let (exit, problems) = match exit {
-        Ok((exit, problems)) => (exit, problems),
-        Err(problems) => (
-            problems.first().map_or(Exit::Completed, |first| first.exit),
-            problems,
-        ),
-    };
+    let Done {
+        exit,
+        summary,
+        problems,
+    } = done.unwrap_or_else(Done::from);
+    if let Some(line) = &summary {
+        let _ = writeln!(io::stderr(), "{line}");
+    }
     if let Err(error) = shielded {
         let _ = writeln!(
             io::stderr(),
@@ -46,10 +49,35 @@ fn main() -> ExitCode {
         // Where standard error is closed, the exit code still tells.
         let _ = writeln!(io::stderr(), "{text}");
     }
+    if let Some(word) = summary.or_else(|| problems.first().map(Problem::headline)) {
+        leave_word(&word);
+    }
     ExitCode::from(exit.code())
 }
 
-type Done = (Exit, Vec<Problem>);
+/// What became of a command, and what is to be said of it.
+struct Done {
+    exit: Exit,
+    summary: Option<String>,
+    problems: Vec<Problem>,
+}
+
+impl Done {
+    fn new(exit: Exit, problems: Vec<Problem>) -> Self {
+        Self {
+            exit,
+            summary: None,
+            problems,
+        }
+    }
+}
+
+impl From<Vec<Problem>> for Done {
+    fn from(problems: Vec<Problem>) -> Self {
+        let exit = problems.first().map_or(Exit::Completed, |first| first.exit);
+        Self::new(exit, problems)
+    }
+}
 
 fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
     let alone = |problem| vec![problem];
@@ -67,20 +95,18 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
         Some(Command::Check(args)) => {
             let verdict = check::check(config::load_for_check(args, env));
             let exit = verdict.exit();
-            let (_, unwritten) = answer(&verdict.scripts);
-            Ok((
-                exit,
-                verdict.problems.into_iter().chain(unwritten).collect(),
-            ))
+            let unwritten = answer(&verdict.scripts).problems;
+            let problems = verdict.problems.into_iter().chain(unwritten);
+            Ok(Done::new(exit, problems.collect()))
         }
         Some(Command::Test(args)) => {
             let color = io::stdout().is_terminal() && env.allows_color();
             let exit = testing::test(&args.settings(color), &mut io::stdout())?;
-            Ok((exit, Vec::new()))
+            Ok(Done::new(exit, Vec::new()))
         }
         Some(Command::DemoSource(args)) => {
             demo_source::run(args, env, &mut io::stdout()).map_err(alone)?;
-            Ok((Exit::Completed, Vec::new()))
+            Ok(Done::new(Exit::Completed, Vec::new()))
         }
         Some(Command::Demo(args)) => start(Purpose::Demo, args, env, None).map_err(alone),
         Some(Command::Merge(args)) => {
@@ -114,12 +140,13 @@ fn start(
     }))
 }
 
-/// Says how a run ended.
+/// What is to be said of how a run ended.
 fn told(finished: Finished) -> Done {
-    if let Some(summary) = finished.summary {
-        let _ = writeln!(io::stderr(), "{}", summary.line());
+    Done {
+        exit: finished.exit,
+        summary: finished.summary.map(|summary| summary.line()),
+        problems: finished.problem.into_iter().collect(),
     }
-    (finished.exit, finished.problem.into_iter().collect())
 }
 
 /// Writes what was asked for to standard output.
@@ -129,19 +156,28 @@ fn answer(text: impl AsRef<[u8]>) -> Done {
         .write_all(text.as_ref())
         .and_then(|()| stdout.flush())
     {
-        Ok(()) => (Exit::Completed, Vec::new()),
+        Ok(()) => Done::new(Exit::Completed, Vec::new()),
         // Whoever closed the pipe has read enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => (Exit::Completed, Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Done::new(Exit::Completed, Vec::new())
+        }
         Err(error) => {
             let problem = Problem::new(Exit::Script, "standard output cannot be written");
-            (Exit::Script, vec![problem.cause(error.to_string())])
+            Done::from(vec![problem.cause(error.to_string())])
         }
     }
 }
 
+/// For whoever looks at the pod: best effort, for the exit code and standard error tell too.
+fn leave_word(word: &str) {
+    let _ = termination::leave(Path::new(termination::FILE), word);
+}
+
 /// A crash shows its place and nothing else: what was being worked on may be a token.
 fn crashed(info: &PanicHookInfo) {
-    let _ = writeln!(io::stderr(), "{}", last_words(info));
+    let words = last_words(info);
+    let _ = writeln!(io::stderr(), "{words}");
+    leave_word(&words);
 }
 
 fn last_words(info: &PanicHookInfo) -> String {

@@ -164,6 +164,23 @@ impl Problem {
         self
     }
 
+    /// What failed, in one line: the first one of what [`Problem::render`] shows.
+    pub fn headline(&self) -> String {
+        let level = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        format!("{level}: {}", self.title())
+    }
+
+    fn title(&self) -> String {
+        let message = escape(&self.message);
+        match (&self.kind, &self.place) {
+            (Some(kind), Some(_)) => format!("{}: {message}", escape(kind)),
+            _ => message.into_owned(),
+        }
+    }
+
     /// The problem for a person, without a line break at the end; with ANSI styles if `color`.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color {
@@ -172,11 +189,7 @@ impl Problem {
             Renderer::plain()
         };
         let renderer = renderer.decor_style(DecorStyle::Unicode);
-        let message = escape(&self.message);
-        let title = match (&self.kind, &self.place) {
-            (Some(kind), Some(_)) => format!("{}: {message}", escape(kind)),
-            _ => message.into_owned(),
-        };
+        let title = self.title();
         let level = match self.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,

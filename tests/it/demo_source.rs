@@ -7,7 +7,7 @@ use crate::support::database::Database;
 use crate::support::snapshot::shows;
 
 /// A running one on any free port, and its address.
-fn started() -> (Running, String) {
+pub(crate) fn started() -> (Running, String) {
     let running = Command::new().args(["demo-source", "--listen", "127.0.0.1:0"]);
     let running = running.spawn();
     let said = running.wait_for_stdout(|text| text.ends_with('\n'));

@@ -3,7 +3,8 @@
 //! Tests whose path has `docker` in it need a Docker engine and are marked `#[ignore]`: libtest
 //! cannot skip while it runs, and this way a run without an engine counts them as ignored, not as
 //! passed. `tests/run` asks for them where an engine answers and says so loudly where none does.
-//! The same holds for `browser`, Chromium and its chromedriver.
+//! The same holds for `browser`, Chromium and its chromedriver, and for `published`, the schemas that
+//! platforms publish, which `tests/schemas` fetches.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -24,6 +25,7 @@ mod cli;
 mod connecting;
 mod database;
 mod demo_source;
+mod deploy;
 mod docker;
 mod dry_run;
 mod examples;
@@ -39,6 +41,7 @@ mod journal;
 mod journal_faults;
 mod kills;
 mod library;
+mod licences;
 mod long_forms;
 mod masks;
 mod merge;
@@ -49,6 +52,7 @@ mod pipeline_messages;
 mod pipeline_tests;
 mod pooler;
 mod properties;
+mod published;
 mod readme;
 mod reports;
 mod retries;
@@ -66,6 +70,7 @@ mod signals;
 mod source;
 mod support_works;
 mod tables;
+mod termination;
 mod tls;
 mod tokens;
 mod waiting;

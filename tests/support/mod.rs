@@ -12,6 +12,7 @@ pub mod database;
 pub mod guide;
 pub mod journal;
 pub mod limit;
+pub mod manifest;
 mod pair;
 pub mod pgbouncer;
 pub mod postgres;

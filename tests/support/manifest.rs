@@ -1,0 +1,156 @@
+//! The manifests of `deploy/` as a platform reads them, and the process that it would make of one: the
+//! container's own arguments, variables and mounts, with the folders that are mounted elsewhere.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize as _;
+use serde_json::Value;
+
+use super::command::Command;
+
+/// One object of a manifest.
+pub struct Manifest {
+    /// The file below the root.
+    pub file: &'static str,
+    /// The object.
+    pub object: Value,
+}
+
+/// All objects of all manifests, in the order of their files.
+pub fn all() -> Vec<Manifest> {
+    let files = [
+        "deploy/cloud-run/job.yaml",
+        "deploy/kubernetes/job.yaml",
+        "deploy/kubernetes/cronjob.yaml",
+    ];
+    files.into_iter().flat_map(read).collect()
+}
+
+/// The objects of one file.
+pub fn read(file: &'static str) -> Vec<Manifest> {
+    let text = fs::read_to_string(super::root().join(file)).expect("the manifest");
+    let documents = serde_yaml::Deserializer::from_str(&text);
+    let object = |document| Value::deserialize(document).expect("YAML that is JSON, too");
+    let manifest = |document| Manifest {
+        file,
+        object: object(document),
+    };
+    documents.map(manifest).collect()
+}
+
+impl Manifest {
+    /// What kind of object it is, with its version.
+    pub fn kind(&self) -> (&str, &str) {
+        let text = |key: &str| self.object[key].as_str().expect("a text");
+        (text("apiVersion"), text("kind"))
+    }
+
+    /// True where it runs no container.
+    pub fn is_passive(&self) -> bool {
+        self.kind() == ("v1", "PersistentVolumeClaim")
+    }
+
+    /// The pod's or the task's specification.
+    pub fn pod(&self) -> &Value {
+        let place = match self.kind() {
+            ("run.googleapis.com/v1", "Job") => "/spec/template/spec/template/spec",
+            ("batch/v1", "Job") => "/spec/template/spec",
+            ("batch/v1", "CronJob") => "/spec/jobTemplate/spec/template/spec",
+            other => panic!("no pod is known of {other:?}"),
+        };
+        self.object.pointer(place).expect("a specification")
+    }
+
+    /// The only container.
+    pub fn container(&self) -> &Value {
+        let containers = self.pod()["containers"].as_array().expect("containers");
+        assert_eq!(containers.len(), 1, "{}", self.file);
+        &containers[0]
+    }
+
+    /// The container's arguments.
+    pub fn args(&self) -> Vec<&str> {
+        let args = self.container()["args"].as_array().expect("arguments");
+        args.iter().map(|arg| arg.as_str().expect("text")).collect()
+    }
+
+    /// The value of `--NAME=VALUE` among the arguments.
+    pub fn option(&self, name: &str) -> &str {
+        let begin = format!("--{name}=");
+        let mut values = self.args().into_iter();
+        let value = values.find_map(|arg| arg.strip_prefix(begin.as_str()));
+        value.unwrap_or_else(|| panic!("{}: no --{name}=", self.file))
+    }
+
+    /// The container's variables.
+    pub fn env(&self) -> Vec<(&str, &str)> {
+        let env = self.container()["env"].as_array().expect("variables");
+        env.iter()
+            .map(|variable| {
+                let text = |key: &str| variable[key].as_str().expect("a text");
+                (text("name"), text("value"))
+            })
+            .collect()
+    }
+
+    /// The variable's value.
+    pub fn variable(&self, name: &str) -> &str {
+        let found = self.env().into_iter().find(|(known, _)| *known == name);
+        found
+            .unwrap_or_else(|| panic!("{}: no {name}", self.file))
+            .1
+    }
+
+    /// Where volumes are mounted in the container.
+    pub fn mounts(&self) -> Vec<&str> {
+        let mounts = self.container()["volumeMounts"].as_array().expect("mounts");
+        let paths = mounts.iter().map(|mount| mount["mountPath"].as_str());
+        paths.map(|path| path.expect("a path")).collect()
+    }
+
+    /// The process that a platform makes of it, in a folder in which the mounts lie. Each variable that
+    /// names a file gets one with what `secret` says of it; what `change` has another value for is
+    /// changed, and nothing else is.
+    pub fn command(
+        &self,
+        secret: impl Fn(&str, &Path) -> String,
+        change: impl Fn(&str) -> Option<String>,
+    ) -> Command {
+        let mut command = Command::new();
+        let dir = command.dir().to_owned();
+        let mounts = self.mounts();
+        for mount in &mounts {
+            fs::create_dir_all(inside(&dir, mount)).expect("a folder");
+        }
+        let localized = |text: &str| {
+            mounts.iter().fold(text.to_owned(), |text, mount| {
+                text.replace(mount, inside(&dir, mount).to_str().expect("UTF-8"))
+            })
+        };
+        command = command.args(self.args().into_iter().map(localized));
+        for (name, value) in self.env() {
+            let value = change(name).unwrap_or_else(|| localized(value));
+            if let Some(what) = name.strip_suffix("_FILE") {
+                let path = Path::new(&value);
+                assert!(path.starts_with(&dir), "{name} is not below a mount");
+                fs::write(path, secret(what, path.parent().expect("a folder"))).expect("written");
+            }
+            command = command.env(name, value);
+        }
+        command
+    }
+}
+
+/// An absolute path of the container in the folder that stands in for its root.
+pub fn inside(dir: &Path, path: &str) -> PathBuf {
+    dir.join(path.trim_start_matches('/'))
+}
+
+/// Lays a server's Unix socket where libpq's rules look for that of port 5432 in `folder`.
+pub fn offer_socket(folder: &Path, sockets: &Path, port: u16) {
+    fs::create_dir_all(folder).expect("a folder");
+    let socket = sockets.join(format!(".s.PGSQL.{port}"));
+    symlink(socket, folder.join(".s.PGSQL.5432")).expect("a link");
+}
