@@ -457,7 +457,7 @@ fn a_run_through_a_pooler_is_replayed_directly() {
     let refused = replay(&journal, &pooler.login).run().expect_code(5);
     shows!(refused.stderr, @r#"
      WARN it cannot be looked up what was stored before cause="behind a pooler it cannot be seen which connections are left of the run" hint="replay over a direct connection"
-    3 requested, 3 received in 0 requests: 0 stored, 0 rejected, 3 unknown in [seconds] s
+    3 requested, 3 received: 0 stored, 0 rejected, 3 unknown in [seconds] s
     error: 3 received tokens are neither stored nor rejected
     hint: `failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first
     "#);
