@@ -1,19 +1,33 @@
-//! The image, built and run as the README says, on a real Docker engine.
+//! The image, built and run as the README says, on a real Docker engine: here what it holds and what
+//! it says of itself, in `runs` what it does, in `compose` in whose company.
 //!
 //! Ignored unless asked for, as tests/it/main.rs explains: building takes minutes.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Command, Output};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
+
+use serde_json::Value;
 
 use crate::support;
 
-const IMAGE: &str = "token_service:test";
+mod compose;
+pub(crate) mod mounted;
+mod runs;
+
+pub(crate) const IMAGE: &str = "token_service:test";
+/// What the image holds is dated; another date than the default, to see that it is the one asked for.
+const EPOCH: &str = "1700000000";
+const REVISION: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// The image is built once for all tests here; a failed build is every test's failure.
 static BUILT: LazyLock<Result<(), String>> = LazyLock::new(|| {
-    let built = docker(&["build", "-t", IMAGE, "."]);
+    let epoch = format!("SOURCE_DATE_EPOCH={EPOCH}");
+    let revision = format!("REVISION={REVISION}");
+    let args = ["--build-arg", &epoch, "--build-arg", &revision];
+    let built = docker(&[&["build", "-t", IMAGE][..], &args, &["."]].concat());
     let text = format!("{}{}", text(&built.stdout), text(&built.stderr));
     built.status.success().then_some(()).ok_or(text)
 });
@@ -27,14 +41,59 @@ pub(crate) fn built() {
     }
 }
 
-fn docker(args: &[&str]) -> Output {
+/// Runs a docker command in the checkout.
+pub(crate) fn docker(args: &[&str]) -> Output {
     let mut command = Command::new("docker");
     command.args(args).current_dir(support::root());
     command.output().expect("the docker command")
 }
 
-fn text(bytes: &[u8]) -> String {
+/// What a docker command that has to work says on standard output.
+#[track_caller]
+pub(crate) fn said(args: &[&str]) -> String {
+    let output = docker(args);
+    let stderr = text(&output.stderr);
+    assert!(output.status.success(), "docker {args:?}: {stderr}");
+    text(&output.stdout).trim().to_owned()
+}
+
+/// What a program wrote, as text.
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A container that is removed at the end, whatever the end is.
+pub(crate) struct Container(String);
+
+impl Container {
+    /// Starts it and goes on.
+    #[track_caller]
+    pub(crate) fn start(options: &[&str], args: &[&str]) -> Self {
+        built();
+        Self(said(&[&["run", "-d"], options, &[IMAGE], args].concat()))
+    }
+
+    /// Waits for a line of either stream with `what` in it, and gives it.
+    #[track_caller]
+    pub(crate) fn wait_until_it_says(&self, what: &str) -> String {
+        let mut following = Command::new("sh")
+            .args(["-c", "exec docker logs --follow \"$0\" 2>&1", &self.0])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh");
+        let lines = BufReader::new(following.stdout.take().expect("a pipe")).lines();
+        // Ends with the container, which is then said to have been silent.
+        let heard = lines.map_while(Result::ok).find(|line| line.contains(what));
+        let _ = following.kill();
+        let _ = following.wait();
+        heard.unwrap_or_else(|| panic!("it never said {what:?}"))
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        docker(&["rm", "--force", "--volumes", &self.0]);
+    }
 }
 
 /// Runs a container of the image to its end: exit code, standard output, standard error.
@@ -48,60 +107,74 @@ fn run(options: &[&str], args: &[&str]) -> (Option<i32>, String, String) {
     )
 }
 
-#[test]
-#[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
-fn the_demo_runs_with_nothing_but_the_image() {
-    // What a strict platform grants: no root, no capability, no writable file, no network but its own.
-    let strict = [
-        "--read-only",
-        "--cap-drop=ALL",
-        "--network=none",
-        "--tmpfs=/tmp",
-    ];
-    for options in [&[][..], &strict] {
-        let (code, stdout, stderr) = run(options, &["demo", "10"]);
-        assert_eq!(code, Some(0), "{stderr}");
-        assert_eq!(stdout.lines().count(), 10, "{stdout}");
-        let known = |line: &str| line.starts_with("stored    ") || line.starts_with("rejected  ");
-        assert!(stdout.lines().all(known), "{stdout}");
-        assert!(stderr.contains("10 requested, 10 received"), "{stderr}");
+/// A file of the image.
+fn file(path: &str) -> String {
+    built();
+    let container = Container(said(&["create", IMAGE]));
+    let copied = docker(&["cp", &format!("{}:{path}", container.0), "-"]);
+    assert!(copied.status.success(), "{}", text(&copied.stderr));
+    // An archive with the one file in it.
+    let mut tar = Command::new("tar").arg("-xO").piped(&copied.stdout);
+    assert!(!tar.is_empty(), "{path} is empty");
+    String::from_utf8(std::mem::take(&mut tar)).unwrap()
+}
+
+/// A program that reads what another wrote.
+trait Piped {
+    fn piped(&mut self, input: &[u8]) -> Vec<u8>;
+}
+
+impl Piped for Command {
+    fn piped(&mut self, input: &[u8]) -> Vec<u8> {
+        let mut held = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut held, input).unwrap();
+        std::io::Seek::rewind(&mut held).unwrap();
+        let output = self.stdin(held).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        output.stdout
     }
 }
 
+/// The labels that the Dockerfile gives, as far as they are fixed.
+fn label(name: &str) -> String {
+    let dockerfile = fs::read_to_string(support::root().join("Dockerfile")).unwrap();
+    let key = format!("org.opencontainers.image.{name}=\"");
+    let (_, rest) = dockerfile.split_once(&key).expect("a label");
+    rest.split_once('"').unwrap().0.to_owned()
+}
+
 #[test]
-#[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
-fn a_mounted_script_runs() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    // The mount hides /scripts/lib, and the library is there all the same.
-    let script = r#"import "lib/stats" as stats;
-        if stats::percent(1, 2) != 50.0 { throw "no library"; }
-        report(store(fetch(SIZE)), |outcome| "mounted " + outcome.token);"#;
-    fs::write(dir.path().join("mine.rhai"), script).unwrap();
-    let mount = format!("{}:/scripts:ro", dir.path().display());
-    let args = ["demo", "3", "--script", "/scripts/mine.rhai"];
-    let (code, stdout, stderr) = run(&["-v", &mount], &args);
-    assert_eq!(code, Some(0), "{stderr}");
-    assert_eq!(
-        stdout
-            .lines()
-            .filter(|line| line.starts_with("mounted "))
-            .count(),
-        3,
-        "{stdout}"
-    );
+fn the_label_names_the_version_of_the_program() {
+    assert_eq!(label("version"), env!("CARGO_PKG_VERSION"));
+    let manifest = fs::read_to_string(support::root().join("Cargo.toml")).unwrap();
+    assert!(manifest.contains(&format!("license = \"{}\"\n", label("licenses"))));
 }
 
 #[test]
 #[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
-fn the_image_says_who_runs_what() {
+fn the_image_says_what_it_is_and_who_runs_what() {
     built();
     let format = "{{.Config.User}} {{json .Config.Entrypoint}} {{json .Config.Cmd}}";
-    let shown = docker(&["image", "inspect", "--format", format, IMAGE]);
-    assert_eq!(
-        text(&shown.stdout).trim(),
-        r#"65532:65532 ["token_service"] ["5"]"#
-    );
+    let shown = said(&["image", "inspect", "--format", format, IMAGE]);
+    assert_eq!(shown, r#"65532:65532 ["token_service"] null"#);
+    let labels = said(&[
+        "image",
+        "inspect",
+        "--format={{json .Config.Labels}}",
+        IMAGE,
+    ]);
+    let labels: Value = serde_json::from_str(&labels).unwrap();
+    let label = |name: &str| labels[format!("org.opencontainers.image.{name}")].clone();
+    assert_eq!(label("title"), "token_service");
+    assert_eq!(label("version"), env!("CARGO_PKG_VERSION"));
+    assert_eq!(label("revision"), REVISION);
+    assert_eq!(label("created"), "", "nobody said");
+    let size = said(&["image", "inspect", "--format={{.Size}}", IMAGE]);
+    let size: u64 = size.parse().unwrap();
+    assert!(size <= 25 * 1024 * 1024, "{size} bytes");
+    let (_, stdout, _) = run(&[], &["--version"]);
+    let version = concat!("token_service ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(stdout, version);
 }
 
 #[test]
@@ -110,5 +183,97 @@ fn the_image_has_no_shell() {
     for shell in ["sh", "/bin/sh", "/bin/bash"] {
         let (code, _, stderr) = run(&["--entrypoint", shell], &["-c", "exit 0"]);
         assert_eq!(code, Some(127), "{shell}: {stderr}");
+    }
+}
+
+/// The layers themselves, since a container adds files of its own.
+#[test]
+#[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
+fn each_file_is_root_s_and_of_the_given_date() {
+    built();
+    let saved = docker(&["save", IMAGE]).stdout;
+    let mut listed = String::new();
+    for layer in layers(&saved) {
+        let layer = Command::new("tar").args(["-xO", &layer]).piped(&saved);
+        let list = ["-tv", "--numeric-owner", "--utc", "--full-time"];
+        listed.push_str(&text(&Command::new("tar").args(list).piped(&layer)));
+    }
+    for line in listed.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [mode, owner, _, date, time, path] = words[..6] else {
+            panic!("{line}");
+        };
+        assert_eq!(owner, "0/0", "{line}");
+        assert_eq!((date, time), ("2023-11-14", "22:13:20"), "{line}");
+        let is_sticky = path == "tmp/" && mode == "drwxrwxrwt";
+        let is_guarded = ["rwxr-xr-x", "rw-r--r--"].contains(&&mode[1..]);
+        let is_link = mode.starts_with('l');
+        assert!(is_sticky || is_guarded || is_link, "{line}");
+    }
+    for path in ["usr/local/bin/token_service", "scripts/default.rhai"] {
+        assert!(listed.contains(path), "{listed}");
+    }
+}
+
+/// The names of the layers in a saved image.
+fn layers(saved: &[u8]) -> Vec<String> {
+    let manifest = Command::new("tar")
+        .args(["-xO", "manifest.json"])
+        .piped(saved);
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let layers = manifest[0]["Layers"].as_array().unwrap().iter();
+    layers.map(|l| l.as_str().unwrap().to_owned()).collect()
+}
+
+/// What Cargo.lock pins: name, version and digest of each crate from a registry.
+fn locked() -> BTreeSet<(String, String, String)> {
+    let lock = fs::read_to_string(support::root().join("Cargo.lock")).unwrap();
+    let value = |block: &str, key: &str| {
+        let line = block.lines().find_map(|line| line.strip_prefix(key))?;
+        Some(line.trim_matches(['=', ' ', '"']).to_owned())
+    };
+    let crates = lock.split("[[package]]").filter_map(|block| {
+        Some((
+            value(block, "name")?,
+            value(block, "version")?,
+            value(block, "checksum")?,
+        ))
+    });
+    crates.collect()
+}
+
+#[test]
+#[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
+fn the_image_lists_the_crates_that_it_was_made_of() {
+    let bom: Value =
+        serde_json::from_str(&file("/usr/share/doc/token_service/sbom.cdx.json")).unwrap();
+    assert_eq!(bom["bomFormat"], "CycloneDX");
+    let main = &bom["metadata"]["component"];
+    assert_eq!(main["name"], "token_service");
+    assert_eq!(main["version"], env!("CARGO_PKG_VERSION"));
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let listed: BTreeSet<_> = bom["components"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|part| {
+            let digest = &part["hashes"][0]["content"];
+            (text(&part["name"]), text(&part["version"]), text(digest))
+        })
+        .collect();
+    let locked = locked();
+    let unknown: Vec<_> = listed.difference(&locked).collect();
+    assert!(unknown.is_empty(), "not what Cargo.lock pins: {unknown:?}");
+    let has = |name: &str| listed.iter().any(|(listed, ..)| listed == name);
+    for name in ["rhai", "reqwest", "tokio-postgres", "rusqlite", "ring"] {
+        assert!(has(name), "{name}");
+    }
+    for name in ["insta", "proptest", "jsonschema"] {
+        assert!(!has(name), "{name} is for tests alone");
+    }
+    for licence in ["MIT", "APACHE"] {
+        let path = format!("LICENSE-{licence}");
+        let ours = fs::read_to_string(support::root().join(&path)).unwrap();
+        assert_eq!(file(&format!("/usr/share/doc/token_service/{path}")), ours);
     }
 }

@@ -57,6 +57,7 @@ mod readme;
 mod reports;
 mod retries;
 mod runs;
+mod scale_out;
 mod schema;
 mod script_errors;
 mod script_faults;

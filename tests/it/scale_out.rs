@@ -1,0 +1,293 @@
+//! Scale-out on an engine that exists: a Docker Swarm `replicated-job`, whose replicas share one SIZE by
+//! shard against one PostgreSQL. What they report is merged and held against the table; the long form,
+//! which `tests/scale-out` runs, measures them against one replica and prints what it came to.
+
+use std::process;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use self::delay::Delay;
+use crate::docker::mounted::Folder;
+use crate::docker::{Container, IMAGE, built, docker, said, text};
+use crate::support::command::Command;
+use crate::support::database::Database;
+use crate::support::report::Report;
+
+#[path = "../../benches/compare/delay.rs"]
+mod delay;
+
+/// The shard of a task. Jobs count their slots from 0, and the engine names slot 0 by its node.
+const SLOT: &str = "{{if eq .Task.Slot .Node.ID}}0{{else}}{{.Task.Slot}}{{end}}";
+
+/// This engine as a swarm of one node, on loopback; as it was at the end.
+struct Swarm {
+    is_ours: bool,
+}
+
+impl Swarm {
+    fn join() -> Self {
+        let state = said(&["info", "--format={{.Swarm.LocalNodeState}}"]);
+        let is_ours = state != "active";
+        if is_ours {
+            let loopback = ["--advertise-addr=127.0.0.1", "--listen-addr=127.0.0.1:2377"];
+            said(&[&["swarm", "init"][..], &loopback].concat());
+        }
+        Self { is_ours }
+    }
+}
+
+impl Drop for Swarm {
+    fn drop(&mut self) {
+        if self.is_ours {
+            docker(&["swarm", "leave", "--force"]);
+        }
+    }
+}
+
+/// A service that is removed at the end.
+struct Service(String);
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        docker(&["service", "rm", &self.0]);
+    }
+}
+
+/// What the replicas of a job are given.
+struct Job<'a> {
+    replicas: usize,
+    size: u64,
+    source: &'a str,
+    database: &'a Database,
+    page_size: u64,
+}
+
+/// What they came to.
+struct Done {
+    reports: Vec<Report>,
+    merged: Report,
+    /// The rows that the table gained.
+    rows: u64,
+}
+
+impl Job<'_> {
+    fn run(&self) -> Done {
+        let before = count(self.database);
+        let out = Folder::new();
+        let env = [
+            format!("TOKEN_HOST={}", self.source),
+            format!("DATABASE_URL={}", self.database.url()),
+            format!("TOKEN_SERVICE_SIZE={}", self.size),
+            format!("TOKEN_SERVICE_PAGE_SIZE={}", self.page_size),
+            format!("TOKEN_SERVICE_SHARD={SLOT}/{}", self.replicas),
+            format!("TOKEN_SERVICE_REPORT=ndjson=/out/{SLOT}.ndjson"),
+        ];
+        let name = format!("token_service_test_{}", std::process::id());
+        let service = Service(name.clone());
+        // The service command itself does not end where a task of a job failed.
+        let mut create = process::Command::new("timeout");
+        create.args(["300", "docker", "service", "create", "--detach=false"]);
+        create.args(["--quiet", "--no-resolve-image", "--mode=replicated-job"]);
+        create.args(["--restart-condition=none", "--network=host"]);
+        create.args(["--read-only", "--cap-drop=ALL", "--limit-memory=64M"]);
+        create.args([out.user(), format!("--name={name}")]);
+        create.arg(format!("--replicas={}", self.replicas));
+        create.arg(format!("--max-concurrent={}", self.replicas));
+        let mount = format!("--mount=type=bind,src={},dst=/out", out.path("").display());
+        create.arg(mount);
+        create.args(env.map(|variable| format!("--env={variable}")));
+        let created = create.arg(IMAGE).output().expect("timeout and docker");
+        let list = [
+            "service",
+            "ps",
+            "--no-trunc",
+            "--format={{.CurrentState}} {{.Error}}",
+        ];
+        let tasks = said(&[&list[..], &[&name]].concat());
+        let logs = docker(&["service", "logs", &name]);
+        let why = format!("{tasks}\n{}\n{}", text(&created.stderr), text(&logs.stderr));
+        assert!(created.status.success(), "{why}");
+        drop(service);
+
+        let file = |shard: usize| out.path(&format!("{shard}.ndjson"));
+        let files: Vec<_> = (0..self.replicas).map(file).collect();
+        let read = |file| Report::parse(&std::fs::read_to_string(file).expect(&why));
+        let merge = Command::new().arg("merge").args(&files);
+        let merge = merge.args(["--report", "ndjson"]).run();
+        Done {
+            merged: Report::of_run(&merge.expect_code(0)),
+            reports: files.iter().map(read).collect(),
+            rows: count(self.database) - before,
+        }
+    }
+}
+
+/// How many rows the table has.
+fn count(database: &Database) -> u64 {
+    let row = database
+        .client()
+        .query_one("SELECT count(*) FROM secret_tokens", &[]);
+    let count: i64 = row.expect("a count").get(0);
+    u64::try_from(count).expect("a count")
+}
+
+impl Done {
+    fn sum(&self, key: &str) -> u64 {
+        self.reports.iter().map(|report| report.count(key)).sum()
+    }
+
+    /// Nothing is missing and nothing is there twice.
+    fn adds_up(&self, size: u64) {
+        for key in ["requested", "received"] {
+            assert_eq!(self.sum(key), size, "{key}");
+        }
+        for key in ["requested", "received", "stored", "rejected", "requests"] {
+            assert_eq!(self.merged.count(key), self.sum(key), "{key}, merged");
+        }
+        assert_eq!(self.sum("stored") + self.sum("rejected"), size);
+        assert_eq!(self.rows, self.sum("stored"), "the table");
+    }
+}
+
+/// The demo's source in a container of its own, and where it is.
+fn source() -> (Container, u16) {
+    let listen = ["demo-source", "--listen", "127.0.0.1:0"];
+    let container = Container::start(&["--network=host"], &listen);
+    let said = container.wait_until_it_says("listening on ");
+    let (_, port) = said
+        .trim()
+        .trim_end_matches("/tokens")
+        .rsplit_once(':')
+        .unwrap();
+    (container, port.parse().unwrap())
+}
+
+#[test]
+#[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
+fn docker_swarm_s_replicas_share_one_size() {
+    built();
+    let _swarm = Swarm::join();
+    let (_source, port) = source();
+    let url = format!("http://127.0.0.1:{port}/tokens");
+    let job = Job {
+        replicas: 4,
+        size: 1003,
+        source: &url,
+        database: &Database::seed(),
+        page_size: 10_000,
+    };
+    let done = job.run();
+    done.adds_up(1003);
+    let mut parts: Vec<u64> = done
+        .reports
+        .iter()
+        .map(|report| report.count("requested"))
+        .collect();
+    parts.sort_unstable();
+    assert_eq!(parts, [250, 251, 251, 251]);
+}
+
+fn number(name: &str, usual: u64) -> u64 {
+    let text = std::env::var(name).ok();
+    text.map_or(usual, |text| text.parse().expect("a number"))
+}
+
+impl Done {
+    /// Tokens a second, from the first replica's start to the last one's end: the engine's own time
+    /// is not in it.
+    #[allow(clippy::cast_precision_loss, reason = "far from 2^53")]
+    fn rate(&self) -> f64 {
+        let time = |report: &Report| {
+            let text = report.summary["started_at"].as_str().expect("a time");
+            let began: Timestamp = text.parse().expect("a time");
+            let began = began.as_millisecond();
+            let lasted = i64::try_from(report.count("duration_ms")).expect("milliseconds");
+            (began, began + lasted)
+        };
+        let times: Vec<(i64, i64)> = self.reports.iter().map(time).collect();
+        let first = times.iter().map(|time| time.0).min().expect("a report");
+        let last = times.iter().map(|time| time.1).max().expect("a report");
+        self.sum("received") as f64 * 1000.0 / (last - first).max(1) as f64
+    }
+
+    fn print(&self, case: &str) {
+        const KEYS: [&str; 4] = ["requested", "requests", "stored", "rejected"];
+        let line = |[requested, requests, stored, rejected]: [u64; 4]| {
+            format!(
+                "{requested} requested in {requests} requests, {stored} stored + {rejected} rejected"
+            )
+        };
+        let count = self.reports.len();
+        for (shard, report) in self.reports.iter().enumerate() {
+            let part = line(KEYS.map(|key| report.count(key)));
+            println!("{case}: shard {shard}/{count}: {part}");
+        }
+        let sum = line(KEYS.map(|key| self.merged.count(key)));
+        println!(
+            "{case}: merged: {sum}; {} rows more in the table",
+            self.rows
+        );
+    }
+}
+
+/// The median, with the least and the most in parentheses.
+fn median(mut all: Vec<f64>, decimals: usize) -> String {
+    all.sort_unstable_by(f64::total_cmp);
+    let (least, most) = (all[0], all[all.len() - 1]);
+    let median = all[all.len() / 2];
+    format!("{median:.decimals$} ({least:.decimals$}–{most:.decimals$})")
+}
+
+/// One replica and several take turns, with the source near and with one that is far away: what
+/// several gain depends on what bounds one.
+#[test]
+#[ignore = "minutes"]
+fn measured() {
+    built();
+    let _swarm = Swarm::join();
+    let replicas = usize::try_from(number("TOKEN_SERVICE_REPLICAS", 4)).expect("a few");
+    let size = number("TOKEN_SERVICE_SCALE_SIZE", 100_000);
+    let rounds = number("TOKEN_SERVICE_ROUNDS", 5);
+    let (_source, port) = source();
+    let far = Delay::before(port, Duration::from_millis(200)).expect("a proxy");
+    for (case, port, page_size) in [("near", port, 10_000), ("200 ms away", far.port, 2000)] {
+        let url = format!("http://127.0.0.1:{port}/tokens");
+        let database = Database::seed();
+        let run = |replicas| {
+            let job = Job {
+                replicas,
+                size,
+                source: &url,
+                database: &database,
+                page_size,
+            };
+            let done = job.run();
+            done.adds_up(size);
+            done
+        };
+        let (mut alone, mut together, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..rounds {
+            let (one, several) = if round % 2 == 0 {
+                let one = run(1);
+                (one, run(replicas))
+            } else {
+                let several = run(replicas);
+                (run(1), several)
+            };
+            if round == 0 {
+                several.print(case);
+            }
+            alone.push(one.rate());
+            together.push(several.rate());
+            ratios.push(several.rate() / one.rate());
+        }
+        println!(
+            "{case}: {size} tokens in pages of {page_size}, medians of {rounds}: 1 replica {} tokens/s, \
+             {replicas} replicas {} tokens/s, ratio {}",
+            median(alone, 0),
+            median(together, 0),
+            median(ratios, 2)
+        );
+    }
+}
