@@ -18,6 +18,7 @@ pub mod fuzz;
 pub mod halt;
 pub mod journal;
 pub mod logging;
+pub mod metrics;
 pub mod problem;
 pub mod replay;
 pub mod report;

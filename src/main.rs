@@ -5,10 +5,13 @@ use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
+use jiff::Timestamp;
 use token_service::cli::{self, Cli, Command, Refusal, RunArgs};
 use token_service::config::{self, Env, Layout, Purpose};
 use token_service::exit::Exit;
+use token_service::metrics::{self, file::MetricsFile};
 use token_service::problem::Problem;
 use token_service::verdict::Finished;
 use token_service::{check, demo_source, logging, replay, run, script, shield, testing};
@@ -94,14 +97,21 @@ fn start(
     let settings = config::load(purpose, args, env)?;
     let color = io::stderr().is_terminal() && env.allows_color();
     logging::start(settings.log, color);
+    let file = settings.metrics.as_deref().map(MetricsFile::open);
+    let file = file.transpose()?;
+    let began = Instant::now();
+    let finished = match replayed {
+        Some(replayed) => replay::replay(&settings, replayed),
+        None => run::run(&settings),
+    };
+    if let Some(file) = file {
+        file.finish(&metrics::of(&finished, began.elapsed(), Timestamp::now()));
+    }
     let Finished {
         exit,
         summary,
         problem,
-    } = match replayed {
-        Some(file) => replay::replay(&settings, file),
-        None => run::run(&settings),
-    };
+    } = finished;
     if let Some(summary) = summary {
         let _ = writeln!(io::stderr(), "{}", summary.line());
     }

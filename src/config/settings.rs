@@ -95,6 +95,8 @@ pub struct Settings {
     pub fail_on: Vec<Condition>,
     /// How much of a token the reports show.
     pub mask: Mask,
+    /// The Prometheus text file that is written at the end.
+    pub metrics: Option<PathBuf>,
     /// What is run.
     pub script: Script,
     /// The script's configurable limits.

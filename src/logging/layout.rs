@@ -142,7 +142,6 @@ mod tests {
     use tracing::dispatcher;
     use tracing::level_filters::LevelFilter;
 
-    use super::*;
     use crate::config::{Layout, Log};
     use crate::logging::lines;
 

@@ -40,6 +40,8 @@ mod kills;
 mod library;
 mod long_forms;
 mod masks;
+mod metrics;
+mod observability;
 mod outages;
 mod pipeline_files;
 mod pipeline_messages;

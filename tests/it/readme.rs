@@ -9,7 +9,12 @@ use crate::support;
 use crate::support::guide::{Block, Stage, blocks, read};
 
 /// The documents whose blocks are run.
-const DOCUMENTS: [&str; 3] = ["README.md", "examples/README.md", "docs/scripting.md"];
+const DOCUMENTS: [&str; 4] = [
+    "README.md",
+    "examples/README.md",
+    "docs/scripting.md",
+    "docs/observability.md",
+];
 
 fn calls_docker(block: &Block) -> bool {
     block.calls("docker")
