@@ -217,7 +217,8 @@ fn name(text: &str) -> Result<&'static str, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::summary::{Counts, Latency, VERSION};
+    use crate::report::rejections::Rejections;
+    use crate::report::summary::{Counts, Latencies, Latency, VERSION};
 
     fn summary() -> Summary {
         Summary {
@@ -245,6 +246,8 @@ mod tests {
             is_merged: false,
             top_ups: 0,
             repeated: 0,
+            rejections: Rejections::default(),
+            latencies: Latencies::default(),
         }
     }
 

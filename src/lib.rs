@@ -19,6 +19,7 @@ pub mod halt;
 pub mod journal;
 pub mod logging;
 pub mod merge;
+pub mod metrics;
 pub mod problem;
 pub mod replay;
 pub mod report;

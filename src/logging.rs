@@ -9,6 +9,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Layout, Log};
 
+mod fields;
+mod layout;
+
+/// The target of what a script logs.
+pub const SCRIPT: &str = "script";
+
 /// Starts logging; called once.
 pub fn start(log: Log, color: bool) {
     lines(log, color, std::io::stderr).init();
@@ -21,13 +27,11 @@ where
 {
     let targets = Targets::new()
         .with_target("token_service", log.level)
-        .with_target("script", log.level);
+        .with_target(SCRIPT, log.level);
     let registry = tracing_subscriber::registry().with(targets);
     let lines = fmt::layer().with_writer(writer).with_ansi(color);
     match log.format {
-        Layout::Text => registry
-            .with(lines.without_time().with_target(false).compact())
-            .into(),
-        Layout::Json => registry.with(lines.json().flatten_event(true)).into(),
+        Layout::Text => registry.with(lines.event_format(layout::Text)).into(),
+        Layout::Json => registry.with(lines.event_format(layout::Json)).into(),
     }
 }

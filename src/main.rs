@@ -5,10 +5,13 @@ use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
+use jiff::Timestamp;
 use token_service::cli::{self, Cli, Command, Refusal, RunArgs};
 use token_service::config::{self, Env, Layout, Purpose};
 use token_service::exit::Exit;
+use token_service::metrics::{self, file::MetricsFile};
 use token_service::problem::Problem;
 use token_service::verdict::Finished;
 use token_service::{
@@ -115,7 +118,7 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
                 settings.log,
                 io::stderr().is_terminal() && env.allows_color(),
             );
-            Ok(told(merge::merge(&settings)))
+            measured(settings.metrics.as_deref(), || merge::merge(&settings)).map_err(alone)
         }
         Some(Command::Replay(args)) => {
             let file = Some(args.file.as_path());
@@ -134,19 +137,25 @@ fn start(
     let settings = config::load(purpose, args, env)?;
     let color = io::stderr().is_terminal() && env.allows_color();
     logging::start(settings.log, color);
-    Ok(told(match replayed {
+    measured(settings.metrics.as_deref(), || match replayed {
         Some(file) => replay::replay(&settings, file),
         None => run::run(&settings),
-    }))
+    })
 }
 
-/// What is to be said of how a run ended.
-fn told(finished: Finished) -> Done {
-    Done {
+/// Does what a run does, and leaves its numbers in the file at `path`, whatever way it ends.
+fn measured(path: Option<&Path>, work: impl FnOnce() -> Finished) -> Result<Done, Problem> {
+    let file = path.map(MetricsFile::open).transpose()?;
+    let began = Instant::now();
+    let finished = work();
+    if let Some(file) = file {
+        file.finish(&metrics::of(&finished, began.elapsed(), Timestamp::now()));
+    }
+    Ok(Done {
         exit: finished.exit,
         summary: finished.summary.map(|summary| summary.line()),
         problems: finished.problem.into_iter().collect(),
-    }
+    })
 }
 
 /// Writes what was asked for to standard output.

@@ -104,13 +104,15 @@ pub fn close(
         counts: ledger.tally().into(),
         aborted_by: facts.cause.map(Cause::as_str),
         exit_code: exit.code(),
-        latency_ms: ledger.latency(),
+        latency_ms: ledger.latencies().percentiles(),
         issued_unseen: asked.unseen,
         replay_of: record.replay_of,
         dry_run: ledger.is_dry_run(),
         is_merged: record.is_merged,
         top_ups: asked.top_ups,
         repeated: asked.repeated,
+        rejections: ledger.rejections().clone(),
+        latencies: ledger.latencies().clone(),
     };
     let failure = fail_on.iter().find(|condition| condition.holds(&summary));
     let failure = failure.filter(|_| exit == Exit::Completed && problem.is_none());

@@ -117,6 +117,9 @@ pub struct OutputArgs {
     /// stored<0.9*requested; repeatable
     #[arg(long, value_name = "CONDITION", value_parser = values::condition)]
     pub fail_on: Vec<Condition>,
+    /// Write what the run came to into FILE when it ends, as Prometheus text for a collector
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
 }
 
 /// The arguments of `replay`.

@@ -147,7 +147,7 @@ fn an_option_that_makes_no_sense_is_one_clear_error() {
 #[test]
 fn every_option_reaches_its_field() {
     let cli = typed(
-        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --max-requests 5 --no-top-up --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
+        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --max-requests 5 --no-top-up --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
     );
     let run = cli.run;
     assert!(cli.command.is_none());
@@ -157,6 +157,7 @@ fn every_option_reaches_its_field() {
     assert_eq!(run.output.reports.len(), 2);
     assert_eq!(run.output.mask, Some(Mask::Sha256));
     assert_eq!(run.output.fail_on, ["rejected>0".parse().unwrap()]);
+    assert_eq!(run.output.metrics, Some("m.prom".into()));
     assert!(run.dry_run);
     assert_eq!(run.journal, Some("j".into()));
     assert_eq!(run.times.wait, Some(Duration::from_secs(1)));
@@ -214,6 +215,7 @@ fn the_error_format_is_known_whatever_else_is_wrong() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "the help is as long as it is")]
 fn help_names_options_variables_and_exit_codes() {
     let help = |line: &str| match parse(&words(line), false) {
         Err(Refusal::Answer(text)) => text,
@@ -297,6 +299,8 @@ fn help_names_options_variables_and_exit_codes() {
           --fail-on <CONDITION>     End with 1 where this holds at the end, such as rejected>0,
                                     stored<requested or stored<0.9*requested; repeatable [env:
                                     TOKEN_SERVICE_FAIL_ON]
+          --metrics <FILE>          Write what the run came to into FILE when it ends, as Prometheus
+                                    text for a collector [env: TOKEN_SERVICE_METRICS]
           --out-dir <DIR>           The folder that a script's `emit` may write files in [env:
                                     TOKEN_SERVICE_OUT_DIR]
 

@@ -117,6 +117,7 @@ pub(super) struct RunKeys {
     pub dry_run: Option<bool>,
     #[serde(deserialize_with = "mask")]
     pub mask: Option<Mask>,
+    pub metrics: Option<PathBuf>,
 }
 
 impl RunKeys {

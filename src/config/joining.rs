@@ -16,6 +16,7 @@ pub fn load_for_merge(args: &MergeArgs, env: &Env) -> Result<Joining, Problem> {
         reports: layers.reports(&run)?,
         fail_on: layers.fail_on(&run)?,
         mask: layers.mask(&run)?,
+        metrics: layers.metrics(&run)?,
         log: layers.log(&args.common)?,
     })
 }

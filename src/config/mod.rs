@@ -126,6 +126,7 @@ impl<'a> Layers<'a> {
             reports: self.reports(args)?,
             fail_on: self.fail_on(args)?,
             mask: self.mask(args)?,
+            metrics: self.metrics(args)?,
             script: self.script(args.script.as_ref())?,
             script_limits: self.script_limits(),
             vars: self.vars(),

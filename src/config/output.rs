@@ -1,8 +1,8 @@
-//! What is settled about what comes out: the reports, how much of a token they show, the journal, and
-//! when a run that completed fails all the same.
+//! What is settled about what comes out: the reports, how much of a token they show, the journal, the
+//! metrics, and when a run that completed fails all the same.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use super::{Layers, path, usage, values};
 use crate::cli::RunArgs;
@@ -10,6 +10,12 @@ use crate::condition::Condition;
 use crate::problem::Problem;
 use crate::report::mask::Mask;
 use crate::report::{Format, Spec};
+
+/// `run.json` for `./run.json`: they are one file.
+fn plain(path: &Path) -> PathBuf {
+    let parts = path.components();
+    parts.filter(|part| *part != Component::CurDir).collect()
+}
 
 impl Layers<'_> {
     pub(super) fn reports(&self, args: &RunArgs) -> Result<Vec<Spec>, Problem> {
@@ -25,12 +31,7 @@ impl Layers<'_> {
         });
         let mut taken = HashSet::new();
         for report in &reports {
-            // `./run.json` and `run.json` are one file.
-            let place = report.path.as_ref().map(|path| {
-                let plain = |part: &std::path::Component| *part != std::path::Component::CurDir;
-                path.components().filter(plain).collect::<PathBuf>()
-            });
-            if !taken.insert(place) {
+            if !taken.insert(report.path.as_deref().map(plain)) {
                 let name = values::report_name(report.format);
                 return Err(match &report.path {
                     None => usage("two reports would be written to standard output").hint(format!(
@@ -45,6 +46,25 @@ impl Layers<'_> {
             }
         }
         Ok(reports)
+    }
+
+    /// The file of `--metrics`, which is no report's.
+    pub(super) fn metrics(&self, args: &RunArgs) -> Result<Option<PathBuf>, Problem> {
+        let in_file = self.file.run.metrics.clone();
+        let metrics = self.pick(args.output.metrics.clone(), "metrics", path, in_file)?;
+        // What is wrong with the others is said where they are asked for.
+        let reports = self.reports(args).unwrap_or_default();
+        let journal = self.journal(args).ok().flatten();
+        let others = reports.into_iter().filter_map(|report| report.path);
+        let mut others = others.chain(journal).map(|other| plain(&other));
+        match &metrics {
+            Some(path) if others.any(|other| other == plain(path)) => Err(usage(format!(
+                "the metrics and something else would be written to `{}`",
+                path.display()
+            ))
+            .hint("give --metrics a path of its own, such as run.prom")),
+            _ => Ok(metrics),
+        }
     }
 
     pub(super) fn journal(&self, args: &RunArgs) -> Result<Option<PathBuf>, Problem> {

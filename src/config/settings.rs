@@ -95,6 +95,8 @@ pub struct Settings {
     pub fail_on: Vec<Condition>,
     /// How much of a token the reports show.
     pub mask: Mask,
+    /// The Prometheus text file that is written at the end.
+    pub metrics: Option<PathBuf>,
     /// What is run.
     pub script: Script,
     /// The script's configurable limits.
@@ -132,6 +134,8 @@ pub struct Joining {
     pub fail_on: Vec<Condition>,
     /// As in [`Settings`].
     pub mask: Mask,
+    /// As in [`Settings`].
+    pub metrics: Option<PathBuf>,
     /// As in [`Settings`].
     pub log: Log,
 }

@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::Reports;
-use super::summary::{Latencies, Latency, Summary};
+use super::rejections::Rejections;
+use super::summary::{Latencies, Summary};
 use crate::fault::Fault;
 use crate::token::{Detail, Flaw, Outcome, Status, Tally, Token};
 
@@ -25,6 +26,7 @@ pub struct Ledger {
     reports: Reports,
     written: Tally,
     latencies: Latencies,
+    rejections: Rejections,
     open: BTreeMap<EntryId, Outcome>,
     by_text: HashMap<Box<str>, Vec<EntryId>>,
     recent: VecDeque<Token>,
@@ -41,6 +43,7 @@ impl Ledger {
             reports,
             written: Tally::default(),
             latencies: Latencies::default(),
+            rejections: Rejections::default(),
             open: BTreeMap::new(),
             by_text: HashMap::new(),
             recent: VecDeque::new(),
@@ -146,8 +149,13 @@ impl Ledger {
     }
 
     /// From sending to verdict, over all tokens that were sent.
-    pub fn latency(&self) -> Latency {
-        self.latencies.percentiles()
+    pub fn latencies(&self) -> &Latencies {
+        &self.latencies
+    }
+
+    /// What refused the tokens that were rejected.
+    pub fn rejections(&self) -> &Rejections {
+        &self.rejections
     }
 
     /// The first fault that a report met.
@@ -179,6 +187,9 @@ impl Ledger {
         // What was sent in an earlier run, or is not sent again, took no time here.
         if !outcome.elapsed.is_zero() {
             self.latencies.record(outcome.elapsed);
+        }
+        if outcome.status == Status::Rejected {
+            self.rejections.add(outcome);
         }
         let written = self.reports.outcome(outcome, line);
         if let Err(fault) = &written {

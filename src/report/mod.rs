@@ -21,6 +21,7 @@ pub mod json;
 pub mod ledger;
 pub mod mask;
 pub mod ndjson;
+pub mod rejections;
 pub mod row;
 pub mod summary;
 pub mod text;

@@ -1,12 +1,13 @@
 //! The end of a run in numbers: the line for people on standard error, and the object of the JSON
 //! forms.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::rejections::Rejections;
 use super::row::milliseconds;
 use crate::token::{Status, Tally};
 
@@ -60,6 +61,12 @@ pub struct Summary {
     /// Of the requests, those that were sent again; for people.
     #[serde(skip)]
     pub repeated: u64,
+    /// What refused tokens; for metrics.
+    #[serde(skip)]
+    pub rejections: Rejections,
+    /// All of `latency_ms`; for metrics.
+    #[serde(skip)]
+    pub latencies: Latencies,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
@@ -130,6 +137,7 @@ impl Latency {
 }
 
 /// Collects latencies in constant memory, within one per cent.
+#[derive(Clone)]
 pub struct Latencies(Option<Histogram<u64>>);
 
 impl Default for Latencies {
@@ -137,6 +145,12 @@ impl Default for Latencies {
         // Microseconds up to an hour with two significant digits; these bounds are valid, so the
         // histogram is always there.
         Self(Histogram::new_with_bounds(1, 3_600_000_000, 2).ok())
+    }
+}
+
+impl fmt::Debug for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.percentiles().fmt(f)
     }
 }
 
@@ -149,9 +163,30 @@ impl Latencies {
         }
     }
 
+    /// How many were counted.
+    pub fn count(&self) -> u64 {
+        self.0.as_ref().map_or(0, Histogram::len)
+    }
+
+    /// All of them together, as exactly as each was kept.
+    pub fn sum(&self) -> Duration {
+        let all = self.recorded();
+        all.map(|(latency, count)| latency.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX)))
+            .fold(Duration::ZERO, Duration::saturating_add)
+    }
+
+    /// The latency that this share of them did not exceed.
+    pub fn quantile(&self, share: f64) -> Duration {
+        let micros = self.0.as_ref().map(|all| match share {
+            1.0.. => all.max(),
+            _ => all.value_at_quantile(share),
+        });
+        Duration::from_micros(micros.unwrap_or_default())
+    }
+
     /// True where nothing was counted.
     pub fn is_empty(&self) -> bool {
-        self.recorded().next().is_none()
+        self.count() == 0
     }
 
     /// What was counted: latencies in ascending order, each with how many were like it.
@@ -165,16 +200,15 @@ impl Latencies {
 
     /// The percentiles so far.
     pub fn percentiles(&self) -> Latency {
-        let Some(histogram) = self.0.as_ref().filter(|histogram| !histogram.is_empty()) else {
+        if self.is_empty() {
             return Latency::default();
-        };
-        let at =
-            |quantile| milliseconds(Duration::from_micros(histogram.value_at_quantile(quantile)));
+        }
+        let at = |share| milliseconds(self.quantile(share));
         Latency {
             p50: at(0.50),
             p95: at(0.95),
             p99: at(0.99),
-            max: milliseconds(Duration::from_micros(histogram.max())),
+            max: at(1.0),
         }
     }
 }

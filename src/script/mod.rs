@@ -219,7 +219,9 @@ pub fn documented_engine() -> Engine {
         .set_optimization_level(OptimizationLevel::Simple)
         .disable_symbol("eval")
         .set_module_resolver(DummyModuleResolver::new());
-    engine.on_debug(|text, _, position| tracing::debug!(target: "script", ?position, "{text}"));
+    engine.on_debug(
+        |text, _, position| tracing::debug!(target: crate::logging::SCRIPT, ?position, "{text}"),
+    );
     engine
         .register_type_with_name::<tokens::Tokens>("Tokens")
         .register_type_with_name::<tokens::Pages>("Pages")

@@ -285,5 +285,5 @@ fn progress_log_says_how_far_it_is() {
         .filter(|line| line.contains("progress"))
         .collect();
     assert_eq!(lines.len(), 10);
-    assert!(lines[9].contains("\\\"percent\\\":100.0"), "{}", lines[9]);
+    assert!(lines[9].contains(" percent=100.0 "), "{}", lines[9]);
 }

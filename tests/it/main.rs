@@ -45,6 +45,8 @@ mod licences;
 mod long_forms;
 mod masks;
 mod merge;
+mod metrics;
+mod observability;
 mod outages;
 mod pages;
 mod pipeline_files;

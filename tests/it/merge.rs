@@ -176,6 +176,14 @@ fn a_merged_report_takes_any_format_and_a_mask() {
     let page = fs::read_to_string(run.path("all.html")).unwrap();
     assert!(page.contains("Commit latency") && !page.contains("Outcomes over time"));
 
+    let counted = merge(&files).args(["--metrics", "all.prom"]).run();
+    let counted = counted.expect_code(0);
+    let numbers = fs::read_to_string(counted.path("all.prom")).unwrap();
+    assert!(
+        numbers.contains("token_service_tokens_received 6\n"),
+        "{numbers}"
+    );
+
     let hidden = merge(&files).args(["--mask", "prefix", "--report", "ndjson"]);
     let hidden = Report::of_run(&hidden.run().expect_code(0));
     assert!(hidden.tokens.iter().all(|token| token["masked"] == true));

@@ -9,11 +9,12 @@ use crate::support;
 use crate::support::guide::{Block, Stage, blocks, read};
 
 /// The documents whose blocks are run.
-const DOCUMENTS: [&str; 4] = [
+const DOCUMENTS: [&str; 5] = [
     "README.md",
     "examples/README.md",
     "docs/scripting.md",
     "docs/containers.md",
+    "docs/observability.md",
 ];
 
 fn calls_docker(block: &Block) -> bool {

@@ -237,21 +237,25 @@ fn sleep_takes_a_time_in_each_form() {
 
 #[test]
 fn logs_go_to_standard_error_with_their_fields() {
-    let script = "log_debug(\"d\"); log_info(\"i\", #{n: 1}); log_warn(\"w\"); log_error(\"e\");";
+    let script = "log_debug(\"d\"); log_info(\"i\", #{to: \"a b\", n: 1}); log_warn(\"w\"); log_error(\"e\");";
     let run = demo(1, script).run().expect_code(0);
     assert_eq!(run.stdout, "");
     assert!(!run.stderr.contains("DEBUG d"), "{}", run.stderr);
-    for said in ["INFO i", "WARN w", "ERROR e"] {
+    for said in ["INFO i n=1 to=\"a b\"\n", "WARN w\n", "ERROR e\n"] {
         assert!(run.stderr.contains(said), "{said}: {}", run.stderr);
     }
     let json = ["--log-format", "json", "--log-level", "debug"];
     let run = demo(1, script).args(json).run().expect_code(0);
-    let of_script = |line: &str| {
-        let line: serde_json::Value = serde_json::from_str(line).unwrap();
-        (line["target"] == "script").then(|| line["level"].as_str().unwrap().to_owned())
-    };
-    let levels: Vec<String> = run.stderr.lines().filter_map(of_script).collect();
-    assert_eq!(levels, ["DEBUG", "INFO", "WARN", "ERROR"]);
+    let lines = run.stderr.lines().filter(|line| line.starts_with('{'));
+    let lines: Vec<serde_json::Value> = lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|line: &serde_json::Value| line["target"] == "script")
+        .collect();
+    let severities: Vec<_> = lines.iter().map(|line| &line["severity"]).collect();
+    assert_eq!(severities, ["DEBUG", "INFO", "WARNING", "ERROR"]);
+    assert_eq!(lines[1]["message"], "i");
+    assert_eq!(lines[1]["fields"], serde_json::json!({"n": 1, "to": "a b"}));
+    assert_eq!(lines[2].get("fields"), None);
 }
 
 #[test]

@@ -18,6 +18,7 @@ pub mod pgbouncer;
 pub mod postgres;
 pub mod proxy;
 pub mod report;
+pub mod scrape;
 pub mod secure;
 pub mod snapshot;
 pub mod source;

@@ -10,7 +10,7 @@
 use rhai::Map;
 use rhai::plugin::*;
 
-use crate::escape::escape;
+use crate::logging::SCRIPT;
 
 /// Logging.
 #[export_module]
@@ -24,7 +24,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile)]
     pub fn log_debug(message: &str) {
-        tracing::debug!(target: "script", "{}", escape(message));
+        tracing::debug!(target: SCRIPT, "{message}");
     }
 
     /// The same with fields.
@@ -36,7 +36,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "log_debug", volatile)]
     pub fn log_debug_fields(message: &str, fields: Map) {
-        tracing::debug!(target: "script", fields = json(&fields), "{}", escape(message));
+        tracing::debug!(target: SCRIPT, fields = json(&fields), "{message}");
     }
 
     /// Logs on standard error.
@@ -48,7 +48,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile)]
     pub fn log_info(message: &str) {
-        tracing::info!(target: "script", "{}", escape(message));
+        tracing::info!(target: SCRIPT, "{message}");
     }
 
     /// The same with fields.
@@ -60,7 +60,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "log_info", volatile)]
     pub fn log_info_fields(message: &str, fields: Map) {
-        tracing::info!(target: "script", fields = json(&fields), "{}", escape(message));
+        tracing::info!(target: SCRIPT, fields = json(&fields), "{message}");
     }
 
     /// Logs a warning on standard error.
@@ -72,7 +72,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile)]
     pub fn log_warn(message: &str) {
-        tracing::warn!(target: "script", "{}", escape(message));
+        tracing::warn!(target: SCRIPT, "{message}");
     }
 
     /// The same with fields.
@@ -84,7 +84,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "log_warn", volatile)]
     pub fn log_warn_fields(message: &str, fields: Map) {
-        tracing::warn!(target: "script", fields = json(&fields), "{}", escape(message));
+        tracing::warn!(target: SCRIPT, fields = json(&fields), "{message}");
     }
 
     /// Logs an error on standard error.
@@ -96,7 +96,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile)]
     pub fn log_error(message: &str) {
-        tracing::error!(target: "script", "{}", escape(message));
+        tracing::error!(target: SCRIPT, "{message}");
     }
 
     /// The same with fields.
@@ -108,7 +108,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "log_error", volatile)]
     pub fn log_error_fields(message: &str, fields: Map) {
-        tracing::error!(target: "script", fields = json(&fields), "{}", escape(message));
+        tracing::error!(target: SCRIPT, fields = json(&fields), "{message}");
     }
 }
 

@@ -1,0 +1,211 @@
+//! `--metrics FILE`: what the last run came to, as `node_exporter`'s textfile collector reads it.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+use crate::support::command::{Command, Run};
+use crate::support::database::Database;
+use crate::support::postgres::free_port;
+use crate::support::report::Report;
+use crate::support::scrape::Metrics;
+use crate::support::snapshot::shows;
+use crate::support::source::{Answer, Gate, Source};
+
+fn of(run: &Run) -> Metrics {
+    Metrics::parse(&fs::read_to_string(run.path("run.prom")).expect("a file"))
+}
+
+fn service(source: &Source, database: &Database) -> Command {
+    let command = Command::new().source(source).database(database);
+    command.args(["--report", "ndjson", "--metrics", "run.prom"])
+}
+
+#[test]
+fn the_file_says_what_the_summary_says() {
+    let database = Database::seed();
+    let answers = [
+        Answer::status(503).header("retry-after", "0"),
+        Answer::tokens(["aa", "b-b", "", "b-b"]),
+        Answer::tokens(["cc", "dd"]),
+    ];
+    let source = Source::answers(answers);
+    let now = || {
+        std::time::UNIX_EPOCH
+            .elapsed()
+            .expect("a time")
+            .as_secs_f64()
+    };
+    let before = now();
+    let run = service(&source, &database).arg("5").run().expect_code(0);
+    let (metrics, report) = (of(&run), Report::of_run(&run));
+    for status in ["stored", "rejected", "failed", "unknown", "not_attempted"] {
+        let name = format!("token_service_tokens{{status=\"{status}\"}}");
+        assert_eq!(metrics.count(&name), report.count(status), "{status}");
+    }
+    for (name, key) in [
+        ("token_service_tokens_requested", "requested"),
+        ("token_service_tokens_received", "received"),
+        ("token_service_tokens_surplus", "surplus"),
+        ("token_service_requests", "requests"),
+        ("token_service_exit_code", "exit_code"),
+        ("token_service_commit_latency_seconds_count", "received"),
+    ] {
+        assert_eq!(metrics.count(name), report.count(key), "{name}");
+    }
+    assert_eq!(metrics.count("token_service_requests_top_ups"), 1);
+    assert_eq!(metrics.count("token_service_requests_repeated"), 1);
+    assert_eq!(metrics.count("token_service_dry_run"), 0);
+    let refused =
+        "token_service_rejected{constraint=\"secret_tokens_data_check\",sqlstate=\"23514\"}";
+    assert_eq!(metrics.count(refused), 2);
+    let millis = |name: &str| metrics.get(name).expect(name) * 1000.0;
+    let duration = report.summary["duration_ms"].as_f64().unwrap();
+    assert!((millis("token_service_run_duration_seconds") - duration).abs() < 1e-6);
+    for (quantile, name) in [
+        ("0.5", "p50"),
+        ("0.95", "p95"),
+        ("0.99", "p99"),
+        ("1", "max"),
+    ] {
+        let quantile = format!("token_service_commit_latency_seconds{{quantile=\"{quantile}\"}}");
+        let expected = report.summary["latency_ms"][name].as_f64().unwrap();
+        assert!((millis(&quantile) - expected).abs() < 1e-3, "{name}");
+    }
+    let at = metrics.get("token_service_last_run_timestamp_seconds");
+    assert!(at.is_some_and(|at| at >= before && at <= now()));
+    assert_eq!(
+        metrics.get("token_service_build_info{version=\"0.1.0\"}"),
+        Some(1.0)
+    );
+}
+
+#[test]
+fn the_old_file_stands_until_the_new_one_is_whole_and_others_may_read_it() {
+    let database = Database::seed();
+    let gate = Gate::new();
+    let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+    let command = service(&source, &database)
+        .file("run.prom", "old\n")
+        .arg("1");
+    let path = command.dir().join("run.prom");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let running = command.spawn();
+    source.wait_for(1);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "old\n");
+    gate.open();
+    let run = running.wait().expect_code(0);
+    assert_eq!(of(&run).count("token_service_tokens{status=\"stored\"}"), 1);
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
+    assert!(!run.path("run.prom.partial").exists());
+}
+
+#[test]
+fn a_run_that_ends_badly_says_so_and_makes_up_no_counts() {
+    let source = Source::answers([]);
+    let nowhere = format!("postgres://u:p@127.0.0.1:{}/d", free_port());
+    let run = Command::new()
+        .source(&source)
+        .env("DATABASE_URL", nowhere)
+        .args(["1", "--metrics", "run.prom"])
+        .run()
+        .expect_code(5);
+    assert_eq!(
+        of(&run).names(),
+        [
+            "token_service_build_info{version=\"0.1.0\"}",
+            "token_service_exit_code",
+            "token_service_last_run_timestamp_seconds",
+            "token_service_run_duration_seconds",
+        ]
+    );
+    assert_eq!(of(&run).count("token_service_exit_code"), 5);
+}
+
+#[test]
+fn a_run_that_is_stopped_writes_it_too() {
+    let database = Database::seed();
+    let gate = Gate::new();
+    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb"]).after(&gate)]);
+    let running = service(&source, &database).arg("2").spawn();
+    source.wait_for(2);
+    running.signal("TERM");
+    running.wait_for_stderr(|said| said.contains("stopping"));
+    gate.open();
+    let run = running.wait().expect_code(143);
+    assert_eq!(of(&run).count("token_service_exit_code"), 143);
+    let report = Report::of_run(&run);
+    assert_eq!(
+        of(&run).count("token_service_tokens_received"),
+        report.count("received")
+    );
+}
+
+#[test]
+fn a_path_that_cannot_be_written_costs_no_token() {
+    let database = Database::seed();
+    let source = Source::answers([]);
+    let command = Command::new().source(&source).database(&database);
+    let run = command.args(["1", "--metrics", "no/such/run.prom"]).run();
+    shows!(run.transcript(), @"
+    exit: 2
+    --- stdout
+    --- stderr
+    error: the metrics file no/such/run.prom cannot be written
+      caused by: No such file or directory (os error 2)
+    hint: check that its folder exists and may be written to; no token was asked for
+    ");
+    assert!(source.requests().is_empty());
+
+    let command = Command::new().source(&source).database(&database);
+    let twice = ["1", "--report", "text=./run.prom", "--metrics", "run.prom"];
+    let run = command.args(twice).run();
+    shows!(run.transcript(), @"
+    exit: 2
+    --- stdout
+    --- stderr
+    error: the metrics and something else would be written to `run.prom`
+    hint: give --metrics a path of its own, such as run.prom
+    ");
+    assert!(source.requests().is_empty());
+}
+
+#[test]
+fn what_a_trigger_makes_of_a_token_is_no_label() {
+    let database = Database::seed().made(
+        "CREATE FUNCTION talk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            RAISE EXCEPTION 'no' USING ERRCODE = '23514', CONSTRAINT = 'c ' || NEW.data;
+        END $$;
+        CREATE TRIGGER talk BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION talk()",
+    );
+    let source = Source::answers([Answer::tokens(["CanaryOne", "CanaryTwo"])]);
+    let run = service(&source, &database).arg("2").run().expect_code(0);
+    let text = fs::read_to_string(run.path("run.prom")).unwrap();
+    assert!(!text.contains("Canary"), "{text}");
+    let other = "token_service_rejected{constraint=\"other\",sqlstate=\"23514\"}";
+    assert_eq!(of(&run).count(other), 2);
+}
+
+#[test]
+fn the_variable_the_file_the_demo_and_a_replay_have_it_too() {
+    let stored = |run: &Run| of(run).count("token_service_tokens{status=\"stored\"}");
+    let dry = ["demo", "3", "--dry-run", "--report", "ndjson=run.ndjson"];
+    let run = Command::new()
+        .env("TOKEN_SERVICE_METRICS", "run.prom")
+        .args(dry)
+        .run();
+    let run = run.expect_code(0);
+    assert_eq!(of(&run).count("token_service_dry_run"), 1);
+
+    let command = Command::new().args(["demo", "3"]);
+    let by_file = command.config("run: {metrics: run.prom}");
+    let run = by_file.run().expect_code(0);
+    assert_eq!(of(&run).count("token_service_tokens_received"), 3);
+
+    let database = Database::seed();
+    let report = "{\"token\":\"aa\",\"status\":\"failed\",\"attempts\":1,\"ms\":0.0}\n";
+    let command = Command::new()
+        .database(&database)
+        .file("run.ndjson", report);
+    let replay = ["replay", "run.ndjson", "--metrics", "run.prom"];
+    assert_eq!(stored(&command.args(replay).run().expect_code(0)), 1);
+}

@@ -1,0 +1,115 @@
+//! A Prometheus text file as the collector that reads it would take it: parsed by a parser that is not
+//! ours, and held to the rules of `promtool check metrics`.
+
+use std::collections::{BTreeMap, HashSet};
+
+use prometheus_parse::{Scrape, Value};
+
+/// The samples of a file, by name and labels as they are written: `token_service_tokens{status="stored"}`.
+pub struct Metrics {
+    samples: BTreeMap<String, f64>,
+    /// The names of all families, as they are declared.
+    pub families: Vec<String>,
+}
+
+impl Metrics {
+    /// Reads a file.
+    #[track_caller]
+    pub fn parse(text: &str) -> Self {
+        let families = keep_the_rules(text);
+        let lines = text.lines().map(|line| Ok(line.to_owned()));
+        let scrape = Scrape::parse(lines).expect("a scrape");
+        let mut samples = BTreeMap::new();
+        for sample in scrape.samples {
+            let mut labels: Vec<String> = sample
+                .labels
+                .iter()
+                .map(|(name, value)| format!("{name}={value:?}"))
+                .collect();
+            labels.sort();
+            let name = sample.metric;
+            let labels = labels.join(",");
+            match sample.value {
+                Value::Gauge(value) | Value::Counter(value) | Value::Untyped(value) => {
+                    let name = if labels.is_empty() {
+                        name
+                    } else {
+                        format!("{name}{{{labels}}}")
+                    };
+                    assert_eq!(samples.insert(name, value), None, "it is there twice");
+                }
+                Value::Summary(quantiles) => {
+                    for one in quantiles {
+                        let name = format!("{name}{{quantile=\"{}\"}}", one.quantile);
+                        samples.insert(name, one.count);
+                    }
+                }
+                Value::Histogram(_) => panic!("a histogram: {name}"),
+            }
+        }
+        Self { samples, families }
+    }
+
+    /// The sample of that name and labels.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.samples.get(name).copied()
+    }
+
+    /// A sample that is a whole number.
+    #[track_caller]
+    pub fn count(&self, name: &str) -> u64 {
+        let value = self.get(name).unwrap_or_else(|| panic!("no {name}"));
+        let whole = format!("{value}").parse();
+        whole.unwrap_or_else(|_| panic!("{name} is {value}"))
+    }
+
+    /// The names of all samples.
+    pub fn names(&self) -> Vec<&str> {
+        self.samples.keys().map(String::as_str).collect()
+    }
+}
+
+/// What `promtool check metrics` asks for. Gives the families.
+#[track_caller]
+fn keep_the_rules(text: &str) -> Vec<String> {
+    assert!(text.ends_with('\n'), "the last line is whole");
+    let mut families = Vec::new();
+    let mut kinds = BTreeMap::new();
+    let mut open = String::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').expect("a help text");
+            assert!(!help.is_empty() && !help.ends_with('.'), "{line}");
+            assert!(
+                !families.contains(&name.to_owned()),
+                "{name} is there twice"
+            );
+            families.push(name.to_owned());
+            name.clone_into(&mut open);
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').expect("a type");
+            assert_eq!(name, open, "TYPE comes after HELP");
+            kinds.insert(name.to_owned(), kind.to_owned());
+            let counts = ["_total", "_count", "_sum", "_bucket"];
+            let is_counter = counts.iter().any(|end| name.ends_with(end));
+            assert_eq!(kind == "counter", is_counter, "{name} is a {kind}");
+            let is_plain = |c: char| c.is_ascii_lowercase() || c == '_';
+            assert!(name.chars().all(is_plain), "{name}");
+            let abbreviated = ["_ms", "_s", "_sec", "_millis", "_milliseconds"];
+            assert!(!abbreviated.iter().any(|end| name.ends_with(end)), "{name}");
+        } else {
+            let name = line.split(['{', ' ']).next().unwrap_or_default();
+            let kind = kinds.get(&open).expect("a sample after its TYPE");
+            let ends: &[&str] = if kind == "summary" {
+                &["", "_sum", "_count"]
+            } else {
+                &[""]
+            };
+            let is_of_it = ends.iter().any(|end| name == format!("{open}{end}"));
+            assert!(is_of_it, "{line} stands below {open}");
+        }
+    }
+    let typed: HashSet<_> = kinds.into_keys().collect();
+    assert_eq!(typed, families.iter().cloned().collect(), "each has a type");
+    families
+}
