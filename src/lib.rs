@@ -24,6 +24,7 @@ pub mod problem;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod screen;
 pub mod script;
 pub mod shard;
 pub mod shield;

@@ -8,6 +8,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Layout, Log};
+use crate::screen::Screen;
 
 mod fields;
 mod layout;
@@ -15,9 +16,9 @@ mod layout;
 /// The target of what a script logs.
 pub const SCRIPT: &str = "script";
 
-/// Starts logging; called once.
-pub fn start(log: Log, color: bool) {
-    lines(log, color, std::io::stderr).init();
+/// Starts logging on standard error, beside what `screen` draws there; called once.
+pub fn start(log: Log, color: bool, screen: Screen) {
+    lines(log, color, screen).init();
 }
 
 /// What writes log lines to `writer`.

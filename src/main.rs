@@ -13,6 +13,7 @@ use token_service::config::{self, Env, Layout, Purpose};
 use token_service::exit::Exit;
 use token_service::metrics::{self, file::MetricsFile};
 use token_service::problem::Problem;
+use token_service::screen::{Progress, Screen, Streams};
 use token_service::verdict::Finished;
 use token_service::{
     check, demo_source, logging, merge, replay, run, script, shield, termination, testing,
@@ -33,9 +34,10 @@ fn main() -> ExitCode {
     let Done {
         exit,
         summary,
+        details,
         problems,
     } = done.unwrap_or_else(Done::from);
-    if let Some(line) = &summary {
+    for line in summary.iter().chain(&details) {
         let _ = writeln!(io::stderr(), "{line}");
     }
     if let Err(error) = shielded {
@@ -62,6 +64,8 @@ fn main() -> ExitCode {
 struct Done {
     exit: Exit,
     summary: Option<String>,
+    /// What stands beneath the summary for whoever watches.
+    details: Vec<String>,
     problems: Vec<Problem>,
 }
 
@@ -70,6 +74,7 @@ impl Done {
         Self {
             exit,
             summary: None,
+            details: Vec::new(),
             problems,
         }
     }
@@ -114,11 +119,11 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
         Some(Command::Demo(args)) => start(Purpose::Demo, args, env, None).map_err(alone),
         Some(Command::Merge(args)) => {
             let settings = config::load_for_merge(args, env).map_err(alone)?;
-            logging::start(
-                settings.log,
-                io::stderr().is_terminal() && env.allows_color(),
-            );
-            measured(settings.metrics.as_deref(), || merge::merge(&settings)).map_err(alone)
+            logging::start(settings.log, stderr_color(env), Screen::blank());
+            let done = measured(settings.metrics.as_deref(), settings.progress, || {
+                merge::merge(&settings)
+            });
+            done.map_err(alone)
         }
         Some(Command::Replay(args)) => {
             let file = Some(args.file.as_path());
@@ -135,16 +140,34 @@ fn start(
     replayed: Option<&Path>,
 ) -> Result<Done, Problem> {
     let settings = config::load(purpose, args, env)?;
-    let color = io::stderr().is_terminal() && env.allows_color();
-    logging::start(settings.log, color);
-    measured(settings.metrics.as_deref(), || match replayed {
-        Some(file) => replay::replay(&settings, file),
-        None => run::run(&settings),
+    let streams = Streams {
+        stderr_draws: io::stderr().is_terminal() && env.allows_drawing(),
+        stdout_is_terminal: io::stdout().is_terminal(),
+        color: env.allows_color(),
+    };
+    let screen = Screen::of(settings.progress, streams);
+    logging::start(settings.log, stderr_color(env), screen.clone());
+    let path = settings.metrics.as_deref();
+    measured(path, settings.progress, || {
+        let finished = match replayed {
+            Some(file) => replay::replay(&settings, file, &screen),
+            None => run::run(&settings, &screen),
+        };
+        screen.clear();
+        finished
     })
 }
 
+fn stderr_color(env: &Env) -> bool {
+    io::stderr().is_terminal() && env.allows_color()
+}
+
 /// Does what a run does, and leaves its numbers in the file at `path`, whatever way it ends.
-fn measured(path: Option<&Path>, work: impl FnOnce() -> Finished) -> Result<Done, Problem> {
+fn measured(
+    path: Option<&Path>,
+    progress: Progress,
+    work: impl FnOnce() -> Finished,
+) -> Result<Done, Problem> {
     let file = path.map(MetricsFile::open).transpose()?;
     let began = Instant::now();
     let finished = work();
@@ -153,6 +176,11 @@ fn measured(path: Option<&Path>, work: impl FnOnce() -> Finished) -> Result<Done
     }
     Ok(Done {
         exit: finished.exit,
+        details: match (&finished.summary, progress) {
+            (Some(summary), Progress::Always) => summary.breakdown(),
+            (Some(summary), Progress::Auto) if io::stderr().is_terminal() => summary.breakdown(),
+            _ => Vec::new(),
+        },
         summary: finished.summary.map(|summary| summary.line()),
         problems: finished.problem.into_iter().collect(),
     })

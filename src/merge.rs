@@ -23,7 +23,7 @@ use crate::verdict::{self, Asked, Finished, Record, unwritable};
 
 /// Joins the reports in the order in which they are named.
 pub fn merge(settings: &Joining) -> Finished {
-    let reports = match Reports::open(&settings.reports) {
+    let reports = match Reports::open(&settings.reports, settings.color) {
         Ok(reports) => reports,
         Err(fault) => return unwritable(fault).into(),
     };

@@ -15,6 +15,7 @@ use crate::problem::Problem;
 use crate::report::Reports;
 use crate::report::ledger::Ledger;
 use crate::run::open;
+use crate::screen::Screen;
 use crate::store::Store;
 use crate::stream::PageStream;
 use crate::supervise::{Begun, drive};
@@ -25,13 +26,13 @@ use crate::verdict::{self, Asked, Finished, Record, unwritable};
 const CONTROLS: usize = 16;
 
 /// Replays `file` to its end, whatever way that comes.
-pub fn replay(settings: &Settings, file: &Path) -> Finished {
+pub fn replay(settings: &Settings, file: &Path, screen: &Screen) -> Finished {
     match Past::read(file) {
         Err(fault) => unwritable(fault).into(),
         Ok(past) => match past.is_of(settings) {
             Err(problem) => problem.into(),
             Ok(()) => drive(settings, |halt, begun| {
-                settle(settings.clone(), past, halt, begun)
+                settle(settings.clone(), past, halt, begun, screen.clone())
             }),
         },
     }
@@ -210,6 +211,7 @@ async fn settle(
     past: Past,
     halt: Halt,
     begun: Begun,
+    screen: Screen,
 ) -> Result<Finished, Problem> {
     let mut options = settings.store;
     // Under the name of the run that is replayed: a replay that is killed can be replayed too.
@@ -221,14 +223,16 @@ async fn settle(
     let store = open(options, &halt, &begun, settings.wait).await?;
     let values = past.open();
     let found = look(&store, &past, &values, &halt).await?;
-    let mut reports = Reports::open(&settings.reports).map_err(unwritable)?;
+    let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
     reports.mask(settings.mask);
     let mut ledger = Ledger::new(reports);
     for outcome in past.settled.iter().flat_map(Told::outcome) {
         let _ = ledger.settle(&outcome, None);
     }
     let sent = book(&past, &values, found.as_ref(), &mut ledger);
-    let fault = send(&store, sent, &mut ledger).await;
+    let total = ledger.tally().total() + sent.len() as u64;
+    let glance = |ledger: &Ledger| screen.glance(Some(total), || Some(ledger.tally()));
+    let fault = send(&store, sent, &mut ledger, glance).await;
     store.close().await;
     Ok(conclude(&past, &halt, &begun, &mut ledger, fault, &fail_on))
 }
@@ -301,7 +305,12 @@ fn book(
 }
 
 /// Stores tokens and books what becomes of them.
-async fn send(store: &Store, tokens: Vec<Token>, ledger: &mut Ledger) -> Option<Fault> {
+async fn send(
+    store: &Store,
+    tokens: Vec<Token>,
+    ledger: &mut Ledger,
+    glance: impl Fn(&Ledger),
+) -> Option<Fault> {
     let pages: Vec<Page> = tokens.chunks(10_000).map(Page::from_tokens).collect();
     let mut outcomes = store.store(PageStream::ready(pages));
     let mut fault = None;
@@ -311,6 +320,7 @@ async fn send(store: &Store, tokens: Vec<Token>, ledger: &mut Ledger) -> Option<
                 for outcome in batch {
                     let _ = ledger.settle(&outcome, None);
                 }
+                glance(ledger);
             }
             Err(end) => fault = Some(end),
         }

@@ -1,6 +1,7 @@
 //! A run: build the stages, let the script join them, tally, verdict. The script has a thread of
 //! its own; this one drives fetching and storing.
 
+use std::future;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::journal::{Header, Journal};
 use crate::problem::Problem;
 use crate::report::Reports;
 use crate::report::ledger::Ledger;
+use crate::screen::Screen;
 use crate::script::emit::Emitter;
 use crate::script::end::{Ended, run_to_the_end};
 use crate::script::host::{Host, Parts};
@@ -29,12 +31,12 @@ use crate::supervise::{Begun, drive};
 use crate::verdict::{self, Asked, Finished, Record, stopped_early, unwritable};
 
 /// Runs the pipeline to its end, whatever way that comes.
-pub fn run(settings: &Settings) -> Finished {
+pub fn run(settings: &Settings, screen: &Screen) -> Finished {
     match load(settings) {
         Err(problem) => problem.into(),
         Ok(_) if settings.size == 0 => nothing_to_do(settings),
         Ok(script) => drive(settings, |halt, begun| {
-            pipeline(settings.clone(), script, halt, begun)
+            pipeline(settings.clone(), script, halt, begun, screen.clone())
         }),
     }
 }
@@ -43,7 +45,7 @@ pub fn run(settings: &Settings) -> Finished {
 /// asked: no script expects a SIZE of 0.
 fn nothing_to_do(settings: &Settings) -> Finished {
     tracing::info!("there is nothing to do: this run's part of SIZE is 0");
-    match Reports::open(&settings.reports) {
+    match Reports::open(&settings.reports, settings.color) {
         Err(fault) => unwritable(fault).into(),
         Ok(mut reports) => {
             reports.dry_run(settings.store.dry_run);
@@ -98,6 +100,7 @@ async fn pipeline(
     script: Script,
     halt: Halt,
     begun: Begun,
+    screen: Screen,
 ) -> Result<Finished, Problem> {
     let deadline = settings.deadline.map(|deadline| begun.instant + deadline);
     let mut options = settings.store;
@@ -110,7 +113,7 @@ async fn pipeline(
     fetcher.wait_until(begun.instant + settings.wait);
     let store = open(options, &halt, &begun, settings.wait).await?;
     // Opened last: a run that cannot begin leaves no empty reports behind.
-    let mut reports = Reports::open(&settings.reports).map_err(unwritable)?;
+    let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
     reports.mask(settings.mask);
     reports.dry_run(dry_run);
     if let Some(path) = &settings.journal {
@@ -139,7 +142,7 @@ async fn pipeline(
         emitter: Emitter::new(settings.out_dir),
         environment: settings.env,
     };
-    carry_out(script, parts, begun).await
+    carry_out(script, parts, begun, &screen).await
 }
 
 /// Runs the script between both ends, and draws the verdict.
@@ -147,9 +150,20 @@ pub(crate) async fn carry_out(
     script: Script,
     parts: Parts,
     begun: Begun,
+    screen: &Screen,
 ) -> Result<Finished, Problem> {
     let store = Arc::clone(&parts.store);
-    let finished = on_its_thread(script, Host::new(parts), begun).await?;
+    let host = Host::new(parts);
+    let total = (!host.fetcher().is_open_ended()).then(|| host.size());
+    // Weakly, so that the host ends with its script.
+    let watched = Arc::downgrade(&host);
+    let tally = || watched.upgrade().map(|host| host.ledger().tally());
+    let finished = tokio::select! {
+        biased;
+        finished = on_its_thread(script, host, begun) => finished,
+        () = screen.follow(total, tally) => future::pending().await,
+    };
+    let finished = finished?;
     if let Some(store) = Arc::into_inner(store) {
         store.close().await;
     }

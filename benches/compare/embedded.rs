@@ -94,7 +94,7 @@ async fn pipeline(way: Way, size: u64, url: &str) -> Result<()> {
         format: Format::Text,
         path: None,
     };
-    let ledger = Ledger::new(Reports::open(&[stdout]).map_err(said)?);
+    let ledger = Ledger::new(Reports::open(&[stdout], false).map_err(said)?);
     let runtime = Handle::current();
     let (sender, receiver) = oneshot::channel();
     thread::Builder::new()

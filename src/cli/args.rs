@@ -11,6 +11,7 @@ use crate::condition::Condition;
 use crate::config::{Layout, values};
 use crate::report::Spec;
 use crate::report::mask::Mask;
+use crate::screen::Progress;
 use crate::shard::Written;
 use crate::testing;
 
@@ -117,6 +118,10 @@ pub struct OutputArgs {
     /// stored<0.9*requested; repeatable
     #[arg(long, value_name = "CONDITION", value_parser = values::condition)]
     pub fail_on: Vec<Condition>,
+    /// Show how far the run has come on standard error: auto where that is a terminal and standard
+    /// output none, always in lines where no bar can be drawn, or never [default: auto]
+    #[arg(long, value_name = "WHEN", value_parser = values::progress)]
+    pub progress: Option<Progress>,
     /// Write what the run came to into FILE when it ends, as Prometheus text for a collector
     #[arg(long, value_name = "FILE")]
     pub metrics: Option<PathBuf>,

@@ -299,6 +299,9 @@ fn help_names_options_variables_and_exit_codes() {
           --fail-on <CONDITION>     End with 1 where this holds at the end, such as rejected>0,
                                     stored<requested or stored<0.9*requested; repeatable [env:
                                     TOKEN_SERVICE_FAIL_ON]
+          --progress <WHEN>         Show how far the run has come on standard error: auto where that is
+                                    a terminal and standard output none, always in lines where no bar
+                                    can be drawn, or never [default: auto] [env: TOKEN_SERVICE_PROGRESS]
           --metrics <FILE>          Write what the run came to into FILE when it ends, as Prometheus
                                     text for a collector [env: TOKEN_SERVICE_METRICS]
           --out-dir <DIR>           The folder that a script's `emit` may write files in [env:

@@ -27,6 +27,7 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> Checked {
     mistakes.keep(layers.reports(&run));
     mistakes.keep(layers.mask(&run));
     mistakes.keep(layers.metrics(&run));
+    mistakes.keep(layers.progress(&run));
     mistakes.keep(layers.journal(&run));
     mistakes.keep(layers.fail_on(&run));
     mistakes.keep(layers.error_format(&args.common));

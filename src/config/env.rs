@@ -74,11 +74,14 @@ impl Env {
     /// False where the user asked for text without colours, by `NO_COLOR` (see no-color.org) or a
     /// terminal that has none. Whether there is a terminal at all is the caller's to find out.
     pub fn allows_color(&self) -> bool {
-        let is_dumb = self
-            .variables
-            .get("TERM")
-            .is_some_and(|term| term == "dumb");
-        !self.has("NO_COLOR") && !is_dumb
+        let term = self.variables.get("TERM");
+        !self.has("NO_COLOR") && term.is_none_or(|term| term != "dumb")
+    }
+
+    /// True where the environment names a terminal that can move its cursor.
+    pub fn allows_drawing(&self) -> bool {
+        let term = self.variables.get("TERM");
+        term.is_some_and(|term| term != "dumb")
     }
 
     /// A secret: the variable itself, or the contents of the file that `name` with `_FILE` behind

@@ -17,6 +17,7 @@ use crate::escape::escape;
 use crate::problem::Problem;
 use crate::report::Spec;
 use crate::report::mask::Mask;
+use crate::screen::Progress;
 use crate::shard::Written;
 use crate::store::postgres::SslMode;
 
@@ -117,6 +118,8 @@ pub(super) struct RunKeys {
     pub dry_run: Option<bool>,
     #[serde(deserialize_with = "mask")]
     pub mask: Option<Mask>,
+    #[serde(deserialize_with = "progress")]
+    pub progress: Option<Progress>,
     pub metrics: Option<PathBuf>,
 }
 
@@ -181,6 +184,7 @@ readers! {
     limit: Duration = values::limit;
     duration: Duration = values::duration;
     mask: Mask = values::mask;
+    progress: Progress = values::progress;
     shard: Written = values::shard;
     size: u64 = values::size;
     positive: u64 = values::positive;

@@ -17,6 +17,8 @@ pub fn load_for_merge(args: &MergeArgs, env: &Env) -> Result<Joining, Problem> {
         fail_on: layers.fail_on(&run)?,
         mask: layers.mask(&run)?,
         metrics: layers.metrics(&run)?,
+        progress: layers.progress(&run)?,
+        color: env.allows_color(),
         log: layers.log(&args.common)?,
     })
 }

@@ -127,6 +127,8 @@ impl<'a> Layers<'a> {
             fail_on: self.fail_on(args)?,
             mask: self.mask(args)?,
             metrics: self.metrics(args)?,
+            progress: self.progress(args)?,
+            color: self.env.allows_color(),
             script: self.script(args.script.as_ref())?,
             script_limits: self.script_limits(),
             vars: self.vars(),

@@ -10,6 +10,7 @@ use crate::condition::Condition;
 use crate::problem::Problem;
 use crate::report::mask::Mask;
 use crate::report::{Format, Spec};
+use crate::screen::Progress;
 
 /// `run.json` for `./run.json`: they are one file.
 fn plain(path: &Path) -> PathBuf {
@@ -86,6 +87,12 @@ impl Layers<'_> {
         let list = |text: &str| text.split(',').map(values::condition).collect();
         let conditions = self.pick(typed, "fail-on", list, self.file.run.conditions())?;
         Ok(conditions.unwrap_or_default())
+    }
+
+    pub(super) fn progress(&self, args: &RunArgs) -> Result<Progress, Problem> {
+        let in_file = self.file.run.progress;
+        let progress = self.pick(args.output.progress, "progress", values::progress, in_file)?;
+        Ok(progress.unwrap_or_default())
     }
 
     pub(super) fn mask(&self, args: &RunArgs) -> Result<Mask, Problem> {

@@ -14,6 +14,7 @@ use crate::fetch::input::Input;
 use crate::problem::Problem;
 use crate::report::Spec;
 use crate::report::mask::Mask;
+use crate::screen::Progress;
 use crate::store;
 
 /// How log lines or errors are laid out.
@@ -117,6 +118,10 @@ pub struct Settings {
     pub journal: Option<PathBuf>,
     /// The folder that a script may write files in.
     pub out_dir: Option<PathBuf>,
+    /// When progress is shown.
+    pub progress: Progress,
+    /// True where terminals may get colours.
+    pub color: bool,
     /// What is logged.
     pub log: Log,
     /// How an error is shown.
@@ -136,6 +141,10 @@ pub struct Joining {
     pub mask: Mask,
     /// As in [`Settings`].
     pub metrics: Option<PathBuf>,
+    /// As in [`Settings`]; here it shows by what tokens were rejected.
+    pub progress: Progress,
+    /// As in [`Settings`].
+    pub color: bool,
     /// As in [`Settings`].
     pub log: Log,
 }

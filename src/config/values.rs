@@ -16,6 +16,7 @@ use super::Layout;
 use crate::condition::Condition;
 use crate::report::mask::Mask;
 use crate::report::{Format, Spec};
+use crate::screen::Progress;
 use crate::shard::Written;
 
 /// What a parser gives: the value, or the rest of a sentence that begins with its name.
@@ -170,6 +171,19 @@ pub fn report_name(format: Format) -> &'static str {
         .iter()
         .find(|(_, known)| *known == format)
         .map_or("report", |(name, _)| name)
+}
+
+/// When progress is shown.
+pub fn progress(text: &str) -> Parsed<Progress> {
+    let all = Progress::ALL.iter();
+    let found = all.clone().find(|(name, _)| *name == text);
+    found.map(|(_, progress)| *progress).ok_or_else(|| {
+        let names: Vec<&str> = all.map(|(name, _)| *name).collect();
+        format!(
+            "must be {}",
+            names.join(", ").replace(", never", " or never")
+        )
+    })
 }
 
 /// A run's part of SIZE where several share it.

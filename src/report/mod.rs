@@ -74,9 +74,9 @@ pub trait Sink: Send {
     fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()>;
 }
 
-fn sink(format: Format) -> Box<dyn Sink> {
+fn sink(format: Format, color: bool) -> Box<dyn Sink> {
     match format {
-        Format::Text => Box::new(text::Text),
+        Format::Text => Box::new(text::Text { color }),
         Format::Json => Box::new(json::Json::default()),
         Format::Ndjson => Box::new(ndjson::Ndjson),
         Format::Csv => Box::new(csv::Csv::default()),
@@ -102,10 +102,16 @@ struct Report {
     broken: bool,
 }
 
+/// What is known of a terminal.
+#[derive(Clone, Copy)]
+struct Terminal {
+    color: bool,
+}
+
 /// All reports of a run, and the standard output that they share with what the script emits.
 pub struct Reports {
     stdout: BufWriter<Box<dyn Write + Send>>,
-    stdout_is_terminal: bool,
+    terminal: Option<Terminal>,
     mask: Mask,
     are_masked: bool,
     dry_run: bool,
@@ -114,10 +120,12 @@ pub struct Reports {
 
 impl Reports {
     /// Opens the files at once: a path that cannot be written must fail before a token is fetched,
-    /// and then leaves nothing behind.
-    pub fn open(specs: &[Spec]) -> Result<Self, Fault> {
+    /// and then leaves nothing behind. With `color` a terminal is given colours.
+    pub fn open(specs: &[Spec], color: bool) -> Result<Self, Fault> {
         let mut reports = Self::on(Box::new(io::stdout()));
-        reports.stdout_is_terminal = io::stdout().is_terminal();
+        if io::stdout().is_terminal() {
+            reports.terminal = Some(Terminal { color });
+        }
         for spec in specs {
             let place = match &spec.path {
                 None => Ok(Place::Stdout),
@@ -204,7 +212,7 @@ impl Reports {
     pub fn on(stdout: Box<dyn Write + Send>) -> Self {
         Self {
             stdout: BufWriter::with_capacity(64 * 1024, stdout),
-            stdout_is_terminal: false,
+            terminal: None,
             mask: Mask::None,
             are_masked: false,
             dry_run: false,
@@ -248,8 +256,10 @@ impl Reports {
     }
 
     fn add(&mut self, format: Format, place: Place) {
+        let on_stdout = matches!(place, Place::Stdout);
+        let color = on_stdout && self.terminal.is_some_and(|terminal| terminal.color);
         self.open.push(Report {
-            sink: sink(format),
+            sink: sink(format, color),
             place,
             broken: false,
         });
@@ -274,7 +284,7 @@ impl Reports {
     /// Writes a line of the script's to standard output.
     pub fn emit(&mut self, text: &str) -> Result<(), Fault> {
         writeln!(self.stdout, "{text}").map_err(|error| closed("standard output", &error))?;
-        if self.stdout_is_terminal {
+        if self.terminal.is_some() {
             self.flush()?;
         }
         Ok(())

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::rejections::Rejections;
 use super::row::milliseconds;
+use crate::escape::escape;
 use crate::token::{Status, Tally};
 
 /// The version of the report's form.
@@ -253,6 +254,44 @@ impl Summary {
             let _ = write!(line, " ({} tokens/s)", grouped(rate));
         }
         line
+    }
+}
+
+impl Summary {
+    /// By what tokens were rejected, for people: the most first, in aligned columns, a line each.
+    pub fn breakdown(&self) -> Vec<String> {
+        let mut kinds: Vec<(String, u64)> = self
+            .rejections
+            .all()
+            .iter()
+            .map(|one| (named(&one.constraint, &one.sqlstate), one.count))
+            .collect();
+        kinds.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let more = kinds.len().saturating_sub(KINDS);
+        kinds.truncate(KINDS);
+        let name = kinds.iter().map(|(name, _)| name.chars().count()).max();
+        let count = kinds.first().map(|(_, count)| grouped(*count).len());
+        let (name, count) = (name.unwrap_or(0), count.unwrap_or(0));
+        let mut lines: Vec<String> = kinds
+            .iter()
+            .map(|(kind, many)| format!("  rejected by {kind:name$}  {:>count$}", grouped(*many)))
+            .collect();
+        if more > 0 {
+            lines.push(format!("  and by {more} more"));
+        }
+        lines
+    }
+}
+
+/// So many kinds of rejection are listed for people.
+const KINDS: usize = 10;
+
+fn named(constraint: &str, sqlstate: &str) -> String {
+    match (constraint, sqlstate) {
+        ("", "") => String::from("its own form or the script"),
+        ("", sqlstate) => sqlstate.to_owned(),
+        (constraint, "") => escape(constraint).into_owned(),
+        (constraint, sqlstate) => format!("{} ({sqlstate})", escape(constraint)),
     }
 }
 

@@ -6,15 +6,19 @@ use super::Sink;
 use super::row::Row;
 use super::summary::Summary;
 use crate::escape::escape;
+use crate::token::Status;
 
 /// The text report. Its summary goes to standard error, not here.
-pub struct Text;
+pub struct Text {
+    /// True to colour what became of a token; a script's own line is the script's.
+    pub color: bool,
+}
 
 impl Sink for Text {
     fn outcome(&mut self, out: &mut dyn Write, row: &Row, line: Option<&str>) -> io::Result<()> {
         match line {
             Some(line) => writeln!(out, "{line}"),
-            None => write_line(out, row),
+            None => write_line(out, row, self.color),
         }
     }
 
@@ -23,11 +27,27 @@ impl Sink for Text {
     }
 }
 
-fn write_line(out: &mut dyn Write, row: &Row) -> io::Result<()> {
+fn write_line(out: &mut dyn Write, row: &Row, color: bool) -> io::Result<()> {
     let status = row.status.as_str();
     // Columns stand two spaces apart even where a status is longer than its column.
     let width = 10.max(status.len() + 2);
-    write!(out, "{status:width$}{}", escape(&row.token))?;
+    if color {
+        // The colour adds to the word: green, yellow, red, magenta, and none for what was not sent.
+        let code = match row.status {
+            Status::Stored => "32",
+            Status::Rejected => "33",
+            Status::Failed => "31",
+            Status::Unknown => "35",
+            Status::NotAttempted => "0",
+        };
+        write!(
+            out,
+            "\u{1b}[{code}m{status:width$}\u{1b}[0m{}",
+            escape(&row.token)
+        )?;
+    } else {
+        write!(out, "{status:width$}{}", escape(&row.token))?;
+    }
     match words(row) {
         None => writeln!(out),
         Some(words) => writeln!(out, "  {}", escape(&words)),

@@ -24,6 +24,7 @@ use crate::report::ledger::Ledger;
 use crate::report::summary::Counts;
 use crate::report::{Format, Reports};
 use crate::run;
+use crate::screen::Screen;
 use crate::script::Script;
 use crate::script::emit::Emitter;
 use crate::script::host::Parts;
@@ -160,7 +161,7 @@ impl Stage {
         let stops = async || next(&mut arriving).await;
         watch_over(begun, limits, stops, |halt, begun| async {
             let parts = self.parts(case, signals, halt, &begun);
-            run::carry_out(script, parts, begun).await
+            run::carry_out(script, parts, begun, &Screen::blank()).await
         })
         .await
     }

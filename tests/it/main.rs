@@ -73,6 +73,7 @@ mod signals;
 mod source;
 mod support_works;
 mod tables;
+mod terminal;
 mod termination;
 mod tls;
 mod tokens;

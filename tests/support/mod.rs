@@ -22,6 +22,7 @@ pub mod scrape;
 pub mod secure;
 pub mod snapshot;
 pub mod source;
+pub mod terminal;
 pub mod tls;
 pub mod verify;
 mod wire;

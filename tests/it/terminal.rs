@@ -1,0 +1,165 @@
+//! What a person sees on a terminal: progress, colours, and by what tokens were rejected.
+
+use std::io::{Read as _, Write as _};
+use std::process::{Child, ChildStdin, Stdio};
+
+use crate::support::command::Command;
+use crate::support::terminal::Terminal;
+
+/// A demo run that waits for its second token, with a terminal for standard error; standard output is
+/// a pipe.
+fn waiting(terminal: &Terminal, args: &[&str], env: &[(&str, &str)]) -> (Child, ChildStdin) {
+    let command = Command::new().args(["demo", "--input", "-"]).args(args);
+    let mut command = command.env("TERM", "xterm-256color");
+    for (name, value) in env {
+        command = command.env(name, value);
+    }
+    let mut command = command.raw();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(terminal.end()).spawn().unwrap();
+    // It holds the terminal's end, whose last closing is what ends the reading.
+    drop(command);
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"b-b\n").unwrap();
+    (child, stdin)
+}
+
+fn end(mut child: Child, mut stdin: ChildStdin) -> String {
+    stdin.write_all(b"cc\n").unwrap();
+    drop(stdin);
+    let mut stdout = String::new();
+    let pipe = child.stdout.as_mut().unwrap();
+    pipe.read_to_string(&mut stdout).unwrap();
+    assert!(child.wait().unwrap().success());
+    stdout
+}
+
+#[test]
+fn a_bar_shows_how_far_a_run_has_come_and_is_taken_away() {
+    let mut terminal = Terminal::new();
+    let script = "log_info(\"begun\"); report(store(fetch(SIZE)));";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mine.rhai");
+    std::fs::write(&path, script).unwrap();
+    let args = ["2", "--script", path.to_str().unwrap()];
+    let (child, stdin) = waiting(&terminal, &args, &[]);
+    terminal.wait_for(|shown| shown.contains("1/2  0 stored  1 rejected"));
+    let stdout = end(child, stdin);
+    assert_eq!(
+        stdout,
+        "rejected  b-b  23514 secret_tokens_data_check\nstored    cc\n"
+    );
+    let shown = terminal.finish();
+    assert!(shown.contains('█'), "{shown:?}");
+    assert!(shown.contains("INFO"), "{shown:?}");
+    // Erased, and then the summary on a line of its own, with what was rejected beneath it.
+    let (_, rest) = shown.rsplit_once("2 requested, ").unwrap();
+    let (before, _) = shown.rsplit_once("2 requested, ").unwrap();
+    let last = before.rsplit('\n').next().unwrap();
+    let visible = last.rsplit("\u{1b}[2K").next().unwrap();
+    assert_eq!(visible.trim_start_matches('\r'), "", "{shown:?}");
+    let below: Vec<&str> = rest.lines().skip(1).collect();
+    assert_eq!(
+        below,
+        ["  rejected by secret_tokens_data_check (23514)  1"],
+        "{shown:?}"
+    );
+}
+
+#[test]
+fn what_comes_without_end_is_counted() {
+    let mut terminal = Terminal::new();
+    let (child, stdin) = waiting(&terminal, &[], &[]);
+    terminal.wait_for(|shown| shown.contains("1  0 stored  1 rejected"));
+    end(child, stdin);
+    let shown = terminal.finish();
+    assert!(
+        !shown.contains("left") && !shown.contains("1/"),
+        "{shown:?}"
+    );
+}
+
+#[test]
+fn progress_is_shown_where_it_is_wanted_only() {
+    let quiet = |args: &[&str], env: &[(&str, &str)]| {
+        let terminal = Terminal::new();
+        let (mut child, stdin) = waiting(&terminal, args, env);
+        // The report says that a token is through; nothing has been drawn before it.
+        let mut first = [0; 8];
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut first)
+            .unwrap();
+        end(child, stdin);
+        let shown = terminal.finish();
+        assert!(!shown.contains("1/2"), "{shown:?}");
+        shown
+    };
+    let shown = quiet(&["2", "--progress", "never"], &[]);
+    assert!(!shown.contains("rejected by"), "{shown:?}");
+    quiet(&["2"], &[("TERM", "dumb")]);
+    quiet(&["2"], &[("TOKEN_SERVICE_PROGRESS", "never")]);
+}
+
+#[test]
+fn without_a_terminal_progress_comes_in_lines_where_it_is_asked_for() {
+    let command = Command::new().args(["demo", "2", "--input", "-", "--progress", "always"]);
+    let mut running = command.raw();
+    running.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = running.stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"b-b\n").unwrap();
+    let stderr = child.stderr.take().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stderr));
+    let line = lines.next().unwrap().unwrap();
+    assert!(line.starts_with("1/2  0 stored  1 rejected  "), "{line:?}");
+    stdin.write_all(b"cc\n").unwrap();
+    drop(stdin);
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    let [.., summary, below] = rest.as_slice() else {
+        panic!("{rest:?}");
+    };
+    assert!(summary.starts_with("2 requested, 2 received"), "{rest:?}");
+    assert_eq!(below, "  rejected by secret_tokens_data_check (23514)  1");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_terminal_gets_colours_unless_it_wants_none() {
+    let shown = |env: &[(&str, &str)]| {
+        let terminal = Terminal::new();
+        let mut command = Command::new().file("tokens", "aa\nb-b\n");
+        for (name, value) in env {
+            command = command.env(name, value);
+        }
+        let command = command.args(["demo", "--input", "tokens"]);
+        let mut raw = command.raw();
+        let mut child = raw
+            .stdin(Stdio::null())
+            .stdout(terminal.end())
+            .stderr(terminal.end())
+            .spawn()
+            .unwrap();
+        drop(raw);
+        assert!(child.wait().unwrap().success());
+        terminal.finish().replace("\r\n", "\n")
+    };
+    let colored = shown(&[]);
+    assert!(
+        colored.contains("\u{1b}[32mstored    \u{1b}[0maa\n"),
+        "{colored:?}"
+    );
+    assert!(
+        colored.contains("\u{1b}[33mrejected  \u{1b}[0mb-b"),
+        "{colored:?}"
+    );
+    // A report that scrolls by is its own progress.
+    assert!(!colored.contains('█'), "{colored:?}");
+    for env in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+        let plain = shown(&[env]);
+        assert!(!plain.contains('\u{1b}'), "{plain:?}");
+        assert!(plain.contains("stored    aa\n"), "{plain:?}");
+    }
+}
