@@ -1,31 +1,44 @@
-//! `token_service check`: compiles and lints scripts and the configuration without running them.
+//! `token_service check`: compiles and lints scripts and the configuration without running them, and
+//! looks at source and database where that is asked for.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
-use crate::config::{Checked, Script as ScriptPath};
+use anyhow::Context as _;
+use tokio::runtime::Builder;
+
+use crate::config::{Checked, Ends, Script as ScriptPath};
 use crate::exit::Exit;
+use crate::fault::{Fault, Kind};
+use crate::fetch::http::reach::reach;
+use crate::finding::Finding;
+use crate::paint::Paint;
 use crate::problem::{Problem, Severity};
 use crate::script::{self, Script};
+use crate::store;
 
 /// What was found, in the order in which it is shown.
 pub struct Verdict {
-    /// A line for each script without an error.
-    pub scripts: String,
+    /// A line for each script without an error, and for each thing that was connected to.
+    pub lines: String,
     /// The mistakes, each once.
     pub problems: Vec<Problem>,
 }
 
 impl Verdict {
-    /// 2 where the configuration holds a mistake, 3 where a script does. Warnings do not count.
+    /// 2 where the configuration holds a mistake, 5 where the database cannot be used, 4 where the
+    /// source cannot, 3 where a script holds a mistake, in this order. Warnings do not count.
     pub fn exit(&self) -> Exit {
-        let mut errors = self.problems.iter().filter(|problem| is_error(problem));
-        errors.next().map_or(Exit::Completed, |first| first.exit)
+        let errors = self.problems.iter().filter(|problem| is_error(problem));
+        let exits = errors.map(|problem| problem.exit);
+        let worst = exits.max_by_key(|exit| (*exit == Exit::Usage, exit.code()));
+        worst.unwrap_or(Exit::Completed)
     }
 }
 
-/// Looks at every script, whatever is wrong with the configuration or with another one.
-pub fn check(checked: Checked) -> Verdict {
+/// Looks at every script, whatever is wrong with the configuration or with another one, and then at what
+/// is to be connected to.
+pub fn check(checked: Checked, paint: Paint) -> Verdict {
     let settings = script::Settings {
         size: checked.size,
         vars: checked.vars,
@@ -33,7 +46,7 @@ pub fn check(checked: Checked) -> Verdict {
         max_memory: checked.script_limits.max_memory,
     };
     let mut verdict = Verdict {
-        scripts: String::new(),
+        lines: String::new(),
         problems: checked.problems,
     };
     // A file may be named, and imported by several others.
@@ -50,7 +63,7 @@ pub fn check(checked: Checked) -> Verdict {
                 if !found.iter().any(is_error) {
                     let word = if found.is_empty() { "ok  " } else { "warn" };
                     // Writing into a string cannot fail.
-                    let _ = writeln!(verdict.scripts, "{word}  {}", script.name());
+                    let _ = writeln!(verdict.lines, "{}  {}", paint.word(word), script.name());
                 }
                 found
             }
@@ -60,7 +73,51 @@ pub fn check(checked: Checked) -> Verdict {
             .filter(|problem| seen.insert(problem.to_json()));
         verdict.problems.extend(new);
     }
+    if let Some(ends) = &checked.ends {
+        verdict.connect(ends, paint);
+    }
     verdict
+}
+
+impl Verdict {
+    /// Looks at both ends.
+    fn connect(&mut self, ends: &Ends, paint: Paint) {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("the runtime cannot be started");
+        let findings = match runtime {
+            Ok(runtime) => runtime.block_on(inspect(ends)),
+            Err(error) => return self.problems.push(error.into()),
+        };
+        for finding in findings {
+            // Writing into a string cannot fail.
+            let _ = writeln!(self.lines, "{}", finding.line(paint));
+            self.problems.extend(finding.prevents().map(problem));
+        }
+    }
+}
+
+/// What both ends look like, the source first. Both are waited for together.
+async fn inspect(ends: &Ends) -> Vec<Finding> {
+    let source = async {
+        match &ends.source {
+            Some(endpoint) => reach(endpoint, &ends.limits).await,
+            None => Finding::fine("source", "an input takes its place"),
+        }
+    };
+    let (source, database) = tokio::join!(source, store::inspect(&ends.store));
+    [source].into_iter().chain(database).collect()
+}
+
+fn problem(fault: &Fault) -> Problem {
+    let is_mistake = matches!(fault.kind, Kind::InvalidArgument { .. });
+    let problem = Problem::from(fault.clone());
+    if is_mistake {
+        problem.ending(Exit::Usage)
+    } else {
+        problem
+    }
 }
 
 fn is_error(problem: &Problem) -> bool {

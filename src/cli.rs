@@ -55,7 +55,8 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Join the ndjson reports of several runs or shards into one report, in any format
     Merge(MergeArgs),
-    /// Compile and lint scripts and the configuration without running anything
+    /// Compile and lint scripts and the configuration without running anything; with --connect look
+    /// at source and database too
     Check(CheckArgs),
     /// Run pipeline tests (*.test.yaml) on a source, a database and a clock of their own
     Test(TestArgs),

@@ -12,6 +12,7 @@ use token_service::cli::{self, Cli, Command, Refusal, RunArgs};
 use token_service::config::{self, Env, Layout, Purpose};
 use token_service::exit::Exit;
 use token_service::metrics::{self, file::MetricsFile};
+use token_service::paint::Paint;
 use token_service::problem::Problem;
 use token_service::screen::{Progress, Screen, Streams};
 use token_service::verdict::Finished;
@@ -101,9 +102,10 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
             Ok(answer(page))
         }
         Some(Command::Check(args)) => {
-            let verdict = check::check(config::load_for_check(args, env));
+            let paint = Paint(io::stdout().is_terminal() && env.allows_color());
+            let verdict = check::check(config::load_for_check(args, env), paint);
             let exit = verdict.exit();
-            let unwritten = answer(&verdict.scripts).problems;
+            let unwritten = answer(&verdict.lines).problems;
             let problems = verdict.problems.into_iter().chain(unwritten);
             Ok(Done::new(exit, problems.collect()))
         }

@@ -115,6 +115,13 @@ impl Problem {
         self
     }
 
+    /// Ends the process with another code.
+    #[must_use]
+    pub fn ending(mut self, exit: Exit) -> Self {
+        self.0.exit = exit;
+        self
+    }
+
     /// Adds a cause beneath those it has.
     #[must_use]
     pub fn cause(mut self, cause: impl Into<String>) -> Self {

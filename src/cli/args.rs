@@ -205,6 +205,10 @@ pub struct CheckArgs {
     /// The scripts [default: the one that a run would take]
     #[arg(value_name = "SCRIPT")]
     pub scripts: Vec<PathBuf>,
+    /// Connect to source and database too, and say whether a run could use them; no token is asked
+    /// for and no row written
+    #[arg(long)]
+    pub connect: bool,
     /// What every command takes.
     #[command(flatten)]
     pub common: CommonArgs,

@@ -235,7 +235,8 @@ fn help_names_options_variables_and_exit_codes() {
       replay       Take a journal or an ndjson report, store what is safe to store again, look up what
                    is in doubt, and report anew
       merge        Join the ndjson reports of several runs or shards into one report, in any format
-      check        Compile and lint scripts and the configuration without running anything
+      check        Compile and lint scripts and the configuration without running anything; with
+                   --connect look at source and database too
       test         Run pipeline tests (*.test.yaml) on a source, a database and a clock of their own
       api          Print the script API, generated from the engine
       demo-source  Serve the demo's token source on its own until it is told to stop
@@ -322,6 +323,7 @@ fn help_names_options_variables_and_exit_codes() {
       token_service --script mine.rhai 1000          run a pipeline of your own
       token_service --input tokens.txt               take the tokens from a file
       token_service check mine.rhai                  look for mistakes without a run
+      token_service check --connect                  see whether source and database can be used
       token_service test                             run the pipeline tests below this folder
 
     Where the tokens come from and go to is set by the environment or by --config:

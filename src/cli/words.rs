@@ -41,6 +41,10 @@ pub(super) const RUN: [Section; 3] = [
                 "look for mistakes without a run",
             ),
             (
+                "token_service check --connect",
+                "see whether source and database can be used",
+            ),
+            (
                 "token_service test",
                 "run the pipeline tests below this folder",
             ),
@@ -133,8 +137,12 @@ pub(super) fn of_command(name: &str) -> Option<String> {
             &[
                 ("token_service check", "the configuration and its script"),
                 ("token_service check scripts/*.rhai", "several scripts"),
+                (
+                    "token_service check --connect",
+                    "can source and database be used?",
+                ),
             ],
-            "Exit codes: 0 nothing is wrong, 2 the configuration, 3 a script.",
+            "Exit codes: 0 nothing is wrong, 2 the configuration, 3 a script, 4 the source, 5 the database.",
         ),
         "test" => (
             &[

@@ -2,9 +2,11 @@
 //! looked at all the same.
 
 use super::file::File;
-use super::settings::{Checked, Script};
-use super::{DEFAULT_SIZE, Env, Layers, database};
+use super::settings::{Checked, Ends, Script};
+use super::source::no_source;
+use super::{DEFAULT_SIZE, Env, Layers, database, no_database};
 use crate::cli::{CheckArgs, RunArgs};
+use crate::fetch::http::Endpoint;
 use crate::problem::Problem;
 use crate::store::Target;
 
@@ -17,13 +19,23 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> Checked {
         file: File::default(),
     });
     let run = RunArgs::default();
-    mistakes.keep(layers.source_url());
+    let connect = mistakes.keep(layers.switch(args.connect, "connect", None)) == Some(true);
+    // What a mistake left out of account may have named them.
+    let must_name = connect && mistakes.0.is_empty();
+    let input = mistakes.keep(layers.input(&run)).flatten();
+    let url = mistakes.keep(layers.source_url());
+    if must_name && input.is_none() && matches!(url, Some(None)) {
+        mistakes.0.push(no_source());
+    }
     let headers = mistakes.keep(layers.headers()).unwrap_or_default();
     let target = mistakes.keep(database::target(env, &layers.file));
+    if must_name && matches!(target, Some(None)) {
+        mistakes.0.push(no_database());
+    }
     let target = target.flatten().unwrap_or(Target::Demo);
     let secrets = layers.secrets(&headers, &target);
-    mistakes.keep(layers.limits(&run));
-    mistakes.keep(layers.store(&run, target));
+    let limits = mistakes.keep(layers.limits(&run));
+    let store = mistakes.keep(layers.store(&run, target));
     mistakes.keep(layers.reports(&run));
     mistakes.keep(layers.mask(&run));
     mistakes.keep(layers.metrics(&run));
@@ -32,7 +44,6 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> Checked {
     mistakes.keep(layers.fail_on(&run));
     mistakes.keep(layers.error_format(&args.common));
     mistakes.keep(layers.log(&args.common));
-    mistakes.keep(layers.input(&run));
     mistakes.keep(layers.shard(&run));
     let size = mistakes.keep(layers.size(&run));
     let scripts = if args.scripts.is_empty() {
@@ -41,7 +52,21 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> Checked {
     } else {
         args.scripts.iter().cloned().map(Script::File).collect()
     };
+    let ends = limits.zip(store).map(|(limits, store)| Ends {
+        source: url
+            .flatten()
+            .filter(|_| input.is_none())
+            .map(|url| Endpoint {
+                url,
+                headers,
+                proxy: env.names_a_proxy(),
+            }),
+        limits,
+        store,
+    });
     Checked {
+        // What a mistake left out may be what would have been connected to.
+        ends: ends.filter(|_| connect && mistakes.0.is_empty()),
         scripts,
         size: size.unwrap_or(DEFAULT_SIZE),
         script_limits: layers.script_limits(),

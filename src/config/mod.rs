@@ -34,7 +34,9 @@ pub use self::checking::load_for_check;
 pub use self::env::Env;
 use self::file::File;
 pub use self::joining::load_for_merge;
-pub use self::settings::{Checked, Joining, Layout, Log, Script, ScriptLimits, Settings, Source};
+pub use self::settings::{
+    Checked, Ends, Joining, Layout, Log, Script, ScriptLimits, Settings, Source,
+};
 use self::values::Parsed;
 use crate::cli::{CommonArgs, RunArgs, variable};
 use crate::exit::Exit;

@@ -149,8 +149,19 @@ pub struct Joining {
     pub log: Log,
 }
 
+/// The two ends of a pipeline, which `check --connect` looks at.
+#[derive(Clone, Debug)]
+pub struct Ends {
+    /// The source; `None` where an input takes its place.
+    pub source: Option<Endpoint>,
+    /// As in [`Settings`].
+    pub limits: Limits,
+    /// As in [`Settings`].
+    pub store: store::Options,
+}
+
 /// What `check` needs to know. The configuration is validated as far as it goes; that no source or
-/// no database is named is no mistake here.
+/// no database is named is a mistake only where they are to be connected to.
 #[derive(Clone, Debug)]
 pub struct Checked {
     /// The scripts to look at, at least one.
@@ -163,6 +174,9 @@ pub struct Checked {
     pub vars: serde_json::Map<String, serde_json::Value>,
     /// As in [`Settings`].
     pub env: BTreeMap<String, String>,
+    /// What is to be connected to; `None` where that was not asked for, or where the configuration
+    /// holds a mistake.
+    pub ends: Option<Ends>,
     /// The mistakes in the configuration.
     pub problems: Vec<Problem>,
 }

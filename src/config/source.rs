@@ -74,7 +74,7 @@ impl Layers<'_> {
     }
 }
 
-fn no_source() -> Problem {
+pub(super) fn no_source() -> Problem {
     usage("no token source is configured").hint(
         "set TOKEN_HOST to its URL, or `source.url` in the file that --config names; `token_service demo` needs neither",
     )

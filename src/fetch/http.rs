@@ -7,12 +7,14 @@ use std::time::{Duration, SystemTime};
 use reqwest::header::{
     CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
-use reqwest::{Client, Response, StatusCode, Url, redirect};
+use reqwest::{Client, ClientBuilder, Response, StatusCode, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::lines::LineParser;
 use super::{Answer, Answering, Limits, Source, refusal};
 use crate::fault::{Fault, Kind, chain};
+
+pub mod reach;
 
 /// Where an HTTP source is, and what it is sent; validated.
 #[derive(Clone)]
@@ -58,32 +60,10 @@ pub struct Http {
 impl Http {
     /// A client for the source; nothing is connected yet.
     pub fn new(endpoint: &Endpoint, limits: &Limits) -> Result<Self, Fault> {
-        // reqwest asks the process for its cryptography; a second client finds it installed.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(
-            reqwest::header::ACCEPT,
-            HeaderValue::from_static("text/plain"),
-        );
-        for (name, value) in &endpoint.headers {
-            let (name, value) = header(name, value.expose_secret())?;
-            headers.insert(name, value);
-        }
-        let mut builder = Client::builder()
-            .user_agent(concat!("token_service/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers)
-            .redirect(redirect::Policy::none())
-            .connect_timeout(limits.connect_timeout)
-            .timeout(limits.timeout);
-        if !endpoint.proxy {
-            builder = builder.no_proxy();
-            if endpoint.url.scheme() == "http" {
-                // Reading the machine's certificates takes longer than all the rest of a start, and
-                // nobody is asked for one.
-                builder = builder.tls_certs_only([]);
-            }
-        }
+        Self::of(builder(endpoint, limits)?, endpoint, limits)
+    }
+
+    fn of(builder: ClientBuilder, endpoint: &Endpoint, limits: &Limits) -> Result<Self, Fault> {
         let client = builder.build().map_err(|error| {
             chain(&error).into_iter().fold(
                 Fault::new(Kind::HttpConnect, "the HTTP client cannot be set up"),
@@ -182,6 +162,37 @@ impl Http {
         };
         causes.into_iter().fold(fault, Fault::cause)
     }
+}
+
+/// How connections to the source are made, and what is sent with each request.
+fn builder(endpoint: &Endpoint, limits: &Limits) -> Result<ClientBuilder, Fault> {
+    // reqwest asks the process for its cryptography; a second client finds it installed.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(
+        reqwest::header::ACCEPT,
+        HeaderValue::from_static("text/plain"),
+    );
+    for (name, value) in &endpoint.headers {
+        let (name, value) = header(name, value.expose_secret())?;
+        headers.insert(name, value);
+    }
+    let mut builder = Client::builder()
+        .user_agent(concat!("token_service/", env!("CARGO_PKG_VERSION")))
+        .default_headers(headers)
+        .redirect(redirect::Policy::none())
+        .connect_timeout(limits.connect_timeout)
+        .timeout(limits.timeout);
+    if !endpoint.proxy {
+        builder = builder.no_proxy();
+        if endpoint.url.scheme() == "http" {
+            // Reading the machine's certificates takes longer than all the rest of a start, and
+            // nobody is asked for one.
+            builder = builder.tls_certs_only([]);
+        }
+    }
+    Ok(builder)
 }
 
 impl Source for Http {

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::fault::{Fault, Kind};
+use crate::finding::Finding;
 use crate::halt::Halt;
 use crate::stream::{self, OutcomeStream, PageStream};
 
@@ -208,6 +209,29 @@ impl Store {
         drop(self.feeder);
         self.backend.join().await;
     }
+}
+
+/// Whether the database could be used, its table, what its commits are worth and how many connections it
+/// has: each a line. Nothing is written.
+pub async fn inspect(options: &Options) -> Vec<Finding> {
+    match &options.target {
+        Target::Postgres(address) => postgres::inspect(address, options).await,
+        Target::Sqlite(path) => sqlite::inspect(path, options),
+        Target::Demo => Vec::new(),
+    }
+}
+
+/// The configured name of the table.
+fn table_name(text: &str) -> Result<name::TableName, Fault> {
+    name::TableName::parse(text).map_err(|error| {
+        Fault::new(
+            Kind::InvalidArgument {
+                argument: "table".to_owned(),
+                expected: "table or schema.table".to_owned(),
+            },
+            error,
+        )
+    })
 }
 
 /// Triggers and row level security may hide or change what is inserted, and somebody may have taken

@@ -16,11 +16,14 @@ use super::job::{Chunk, Job, Queue, Taker, Verdict};
 use super::name::{TableName, quote_identifier};
 use super::outbox::Batch;
 use super::sqlstate::{Details, Said};
-use super::{Backend, Later, Options};
+use super::{Backend, Later, Options, table_name};
 use crate::fault::{Fault, Kind};
 use crate::token::{Detail, Outcome, Status, Token};
 
+mod inspect;
 mod open;
+
+pub(super) use inspect::inspect;
 
 /// How long SQLite itself waits for a lock; short, so that an abort is heard in between.
 const BUSY: Duration = Duration::from_millis(200);
@@ -43,15 +46,7 @@ impl Worker {
         options: &Options,
         queue: &Arc<Queue>,
     ) -> Result<Self, Fault> {
-        let table = TableName::parse(&options.table).map_err(|error| {
-            Fault::new(
-                Kind::InvalidArgument {
-                    argument: "table".to_owned(),
-                    expected: "table or schema.table".to_owned(),
-                },
-                error,
-            )
-        })?;
+        let table = table_name(&options.table)?;
         let (ready, opened) = oneshot::channel();
         let (finish, done) = oneshot::channel();
         let (path, column) = (path.map(Path::to_owned), options.column.clone());

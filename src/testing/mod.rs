@@ -13,11 +13,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::exit::Exit;
+use crate::paint::Paint;
 use crate::problem::Problem;
 use file::{Case, TestFile};
 use judge::{How, counted};
 use play::Played;
-use show::Paint;
 
 mod clock;
 mod file;

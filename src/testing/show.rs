@@ -4,11 +4,11 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use annotate_snippets::renderer::{AnsiColor, Effects, Style};
 use similar::{ChangeTag, TextDiff};
 
 use super::file::TestFile;
 use super::judge::{Difference, How};
+use crate::paint::Paint;
 use crate::report::escape_line;
 
 /// So many equal lines stand before and after different ones.
@@ -19,38 +19,6 @@ const MOST_LINES: usize = 60;
 
 /// What stands before everything beneath a case.
 const INDENT: &str = "      ";
-
-/// With which colours, if any.
-#[derive(Clone, Copy)]
-pub(super) struct Paint(pub bool);
-
-impl Paint {
-    fn on(self, style: Style, text: &str) -> String {
-        if self.0 {
-            format!("{style}{text}{style:#}")
-        } else {
-            text.to_owned()
-        }
-    }
-
-    /// The first word of a case's line.
-    pub(super) fn word(self, word: &str) -> String {
-        let color = match word.trim_end() {
-            "ok" => AnsiColor::Green,
-            "FAIL" => AnsiColor::Red,
-            _ => AnsiColor::Yellow,
-        };
-        self.on(color.on_default().effects(Effects::BOLD), word)
-    }
-
-    fn removed(self, line: &str) -> String {
-        self.on(AnsiColor::Red.on_default(), line)
-    }
-
-    fn added(self, line: &str) -> String {
-        self.on(AnsiColor::Green.on_default(), line)
-    }
-}
 
 /// What stands beneath a case that failed.
 pub(super) fn differences(file: &TestFile, found: &[Difference], paint: Paint) -> String {
@@ -89,8 +57,8 @@ fn write_one(text: &mut String, difference: &Difference, paint: Paint) {
             Ok(())
         }
         How::Text { expected, got } => {
-            let removed = paint.removed("- expected");
-            let added = paint.added("+ got");
+            let removed = paint.red("- expected");
+            let added = paint.green("+ got");
             let _ = writeln!(text, "{INDENT}{lead}{removed}, {added}");
             write_diff(text, expected, got, paint);
             Ok(())
@@ -133,8 +101,8 @@ fn write_diff(text: &mut String, expected: &str, got: &str, paint: Paint) {
             let line = with_visible_end(&escape_line(line));
             let line = match change.tag() {
                 ChangeTag::Equal => format!("  {line}"),
-                ChangeTag::Delete => paint.removed(&format!("- {line}")),
-                ChangeTag::Insert => paint.added(&format!("+ {line}")),
+                ChangeTag::Delete => paint.red(&format!("- {line}")),
+                ChangeTag::Insert => paint.green(&format!("+ {line}")),
             };
             let _ = writeln!(text, "{INDENT}{}", line.trim_end());
         }

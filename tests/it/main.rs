@@ -20,6 +20,7 @@ mod support;
 
 mod browser;
 mod check_and_api;
+mod check_connect;
 mod check_finds;
 mod cli;
 mod connecting;

@@ -1,7 +1,7 @@
 //! What changes from run to run, taken out of snapshots: times, rates, ports, folders, versions.
 
 /// From pattern to what a snapshot shows instead; earlier ones are applied first.
-const FILTERS: [(&str, &str); 12] = [
+const FILTERS: [(&str, &str); 16] = [
     (
         r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
         "[uuid]",
@@ -30,6 +30,13 @@ const FILTERS: [(&str, &str); 12] = [
         "token_service${1}[version]",
     ),
     (r"\bPostgreSQL \d+\.\d+[^\n,;)]*", "PostgreSQL [version]"),
+    (r"\bSQLite \d+\.\d+[\d.]*", "SQLite [version]"),
+    (r"connected in \d+ ms", "connected in [ms] ms"),
+    (r"\bof \d+ free\b", "of [count] free"),
+    (
+        r"\b\d{2,} free, and (.*) --connections \d+",
+        "[count] free, and ${1} --connections [count]",
+    ),
     (r"\bt_\d+_role_\d+\b", "[database]_role"),
     (r"\bt_\d+(_owner)?\b", "[database]${1}"),
 ];

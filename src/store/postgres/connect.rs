@@ -12,12 +12,12 @@ use tokio_postgres::{Config, Error, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
-use super::super::name::{TableName, quote_identifier};
+use super::super::name::quote_identifier;
 use super::super::sqlstate::code_of;
-use super::super::{Options, tls};
+use super::super::{Options, table_name, tls};
 use super::link::{Driver, Link};
 use super::{Address, Host, SslMode};
-use crate::fault::{Fault, Kind, chain};
+use crate::fault::{Fault, chain};
 
 /// How long a silent peer is believed to be there.
 const SILENT_PEER: Duration = Duration::from_secs(15);
@@ -81,15 +81,7 @@ pub(super) struct Connector {
 impl Connector {
     /// Reads certificates and names; connects to nothing.
     pub(super) fn new(address: &Address, options: &Options) -> Result<Self, Fault> {
-        let table = TableName::parse(&options.table).map_err(|error| {
-            Fault::new(
-                Kind::InvalidArgument {
-                    argument: "table".to_owned(),
-                    expected: "table or schema.table".to_owned(),
-                },
-                error,
-            )
-        })?;
+        let table = table_name(&options.table)?;
         let (table, column) = (table.to_sql(), quote_identifier(&options.column));
         Ok(Self {
             tls: tls::connector(address)?,
@@ -113,13 +105,13 @@ impl Connector {
     /// A new connection, set up and with the INSERT prepared. It leads to a server that takes
     /// writes: a standby may not yet show what its primary has.
     pub(super) async fn link(&self) -> Result<Link, Fault> {
-        self.reach(false).await.map(|(link, _)| link)
+        self.reach(Aim::Insert).await.map(|(link, _)| link)
     }
 
     /// The first connection; looks too whether the server takes writes, whether the role may insert,
     /// and how the table can be asked for what was stored.
     pub(super) async fn first_link(&self) -> Result<(Link, Lookup), Fault> {
-        let (link, seen) = self.reach(true).await?;
+        let (link, seen) = self.reach(Aim::Look).await?;
         let mut lookup = Lookup {
             sql: self.lookup.clone(),
             may_select: false,
@@ -138,15 +130,15 @@ impl Connector {
     }
 
     /// One timeout covers everything that one host may take.
-    pub(super) async fn reach_host(&self, host: &Host, look: bool) -> Result<Reached, Fault> {
+    pub(super) async fn reach_host(&self, host: &Host, aim: Aim) -> Result<Reached, Fault> {
         let limit = self.address.connect_timeout;
-        match tokio::time::timeout(limit, self.connect(host, look)).await {
+        match tokio::time::timeout(limit, self.connect(host, aim)).await {
             Ok(reached) => reached.map_err(|hitch| self.hitch(host, &hitch)),
             Err(_) => Err(self.timed_out(host)),
         }
     }
 
-    async fn connect(&self, host: &Host, look: bool) -> Result<Reached, Hitch> {
+    async fn connect(&self, host: &Host, aim: Aim) -> Result<Reached, Hitch> {
         let first = match self.address.sslmode {
             _ if host.is_socket() => Tls::Disable,
             SslMode::Disable | SslMode::Allow => Tls::Disable,
@@ -160,21 +152,21 @@ impl Connector {
             SslMode::Prefer => Some(Tls::Disable),
             _ => None,
         };
-        match (self.try_with(host, first, look).await, second) {
+        match (self.try_with(host, first, aim).await, second) {
             (Err(hitch), Some(second)) if hitch.is_about_tls() => {
                 // The first refusal says more than that of a fallback.
-                self.try_with(host, second, look).await.map_err(|_| hitch)
+                self.try_with(host, second, aim).await.map_err(|_| hitch)
             }
             (result, _) => result,
         }
     }
 
     /// Connects, and once more without options where a pooler refuses them.
-    async fn try_with(&self, host: &Host, mode: Tls, look: bool) -> Result<Reached, Hitch> {
-        match self.connect_with(host, mode, look).await {
+    async fn try_with(&self, host: &Host, mode: Tls, aim: Aim) -> Result<Reached, Hitch> {
+        match self.connect_with(host, mode, aim).await {
             Err(hitch) if hitch.refuses_options() && !self.sends_no_options() => {
                 self.takes_no_options.store(true, Ordering::Relaxed);
-                self.connect_with(host, mode, look).await
+                self.connect_with(host, mode, aim).await
             }
             result => result,
         }
@@ -184,7 +176,7 @@ impl Connector {
         self.takes_no_options.load(Ordering::Relaxed)
     }
 
-    async fn connect_with(&self, host: &Host, mode: Tls, look: bool) -> Result<Reached, Hitch> {
+    async fn connect_with(&self, host: &Host, mode: Tls, aim: Aim) -> Result<Reached, Hitch> {
         let mut config = Config::new();
         config
             .host(&host.name)
@@ -228,7 +220,7 @@ impl Connector {
             closed,
             driver: Driver(driver),
         };
-        let seen = self.set_up(&mut link, &mark, look).await?;
+        let seen = self.set_up(&mut link, &mark, aim).await?;
         Ok((link, seen))
     }
 }
@@ -242,7 +234,19 @@ pub(super) fn silence(statement_timeout: Duration) -> Duration {
     }
 }
 
-/// A connection, and what `LOOK` saw.
+/// What a connection is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// To insert.
+    Insert,
+    /// To insert, and to look first whether the table can be used.
+    Look,
+    /// To look around only: nothing is prepared.
+    Inspect,
+}
+
+/// A connection, and what its server said when it was made: `LOOK`'s answer or, where it is there to
+/// look around, `SET_UP`'s.
 pub(super) type Reached = (Link, Option<Row>);
 
 /// Why a host will not do.

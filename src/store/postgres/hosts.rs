@@ -4,7 +4,7 @@
 //! that answers and fits is taken. A verdict that any of them would give (a wrong password, no such
 //! table) ends the search.
 
-use super::connect::{Connector, Reached};
+use super::connect::{Aim, Connector, Reached};
 use crate::fault::{Fault, Kind};
 
 /// One server.
@@ -92,10 +92,10 @@ impl Host {
 
 impl Connector {
     /// A connection to the first server that answers and fits.
-    pub(super) async fn reach(&self, look: bool) -> Result<Reached, Fault> {
+    pub(super) async fn reach(&self, aim: Aim) -> Result<Reached, Fault> {
         let mut faults = Vec::new();
         for host in &self.address.hosts {
-            match self.reach_host(host, look).await {
+            match self.reach_host(host, aim).await {
                 Ok(reached) => return Ok(reached),
                 Err(fault) if self.ends_the_search(&fault) => return Err(fault),
                 Err(fault) => {

@@ -4,7 +4,8 @@
 //! `setup` makes it ready for use (or `refusal` says why not), a `lane` sends over it and waits for its
 //! `answers`, `pool` decides how many lanes there are and what becomes of the `handover` of a lost one.
 //! `horizon` and `sent` know what is needed to find out what a lost connection did, `recheck` finds out
-//! what a process did that is gone, and a `probe` whether the table shows what it is given.
+//! what a process did that is gone, and a `probe` whether the table shows what it is given. `inspect` looks
+//! at a server for `check --connect`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -17,6 +18,7 @@ pub(super) mod connect;
 mod handover;
 pub(super) mod horizon;
 mod hosts;
+mod inspect;
 mod lane;
 pub(super) mod link;
 mod pool;
@@ -29,6 +31,7 @@ mod url;
 
 pub(super) use handover::MOST_LOSSES;
 pub use hosts::{Host, Session};
+pub(super) use inspect::inspect;
 pub(super) use pool::{Pool, gone};
 pub(super) use refusal::every_insert_denied;
 pub use tokio_postgres::config::ChannelBinding;

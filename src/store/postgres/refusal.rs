@@ -27,6 +27,12 @@ impl Connector {
             .retryable()
     }
 
+    /// The SQL that gives the role this right on the table.
+    pub(super) fn grant(&self, right: &str) -> String {
+        let role = quote_identifier(&self.address.user);
+        format!("GRANT {right} ON {} TO {role}", self.table)
+    }
+
     /// Judges what `LOOK` saw.
     pub(super) fn judge(&self, row: &Row) -> Result<(), Fault> {
         let get = |index| row.try_get::<_, Option<bool>>(index).ok().flatten();
@@ -38,10 +44,7 @@ impl Connector {
                     "role \"{user}\" has no INSERT right on {table}, column \"{}\"",
                     self.column
                 ))
-                .hint(format!(
-                    "GRANT INSERT ON {table} TO {}",
-                    quote_identifier(user)
-                )));
+                .hint(self.grant("INSERT")));
         }
         if let Ok(Some(sequence)) = row.try_get::<_, Option<String>>(1) {
             return Err(denied("42501", "the database refuses inserts")

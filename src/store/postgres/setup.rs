@@ -11,7 +11,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Row};
 
 use super::super::sqlstate::{Class, class_of};
-use super::connect::{Connector, Hitch};
+use super::connect::{Aim, Connector, Hitch};
 use super::link::{Cluster, Link, backend_of};
 
 /// Asks whether the backend is the connection's own; it then has the mark of its start. Raises
@@ -50,27 +50,36 @@ const LOOK: &str = "SELECT \
 
 impl Connector {
     /// Makes the connection that began with `mark` ready to insert; gives what `LOOK` saw, where it
-    /// was to look.
+    /// was to look. One that is to look around is told what every one is told first, and no more.
     pub(super) async fn set_up(
         &self,
         link: &mut Link,
         mark: &str,
-        look: bool,
+        aim: Aim,
     ) -> Result<Option<Row>, Hitch> {
         let timeout = milliseconds(self.statement_timeout).to_string();
         let params = [(&timeout as _, Type::TEXT), (&mark as _, Type::TEXT)];
         let asked = Instant::now();
         let rows = link.client.query_typed(SET_UP, &params).await?;
         link.round_trip = asked.elapsed();
-        let Some(row) = rows.first() else {
+        let Some(row) = rows.into_iter().next() else {
             return Ok(None);
         };
         if row.try_get(7)? {
             return Err(Hitch::ReadOnly);
         }
+        let look = match aim {
+            Aim::Insert => false,
+            Aim::Look => true,
+            Aim::Inspect => return Ok(Some(row)),
+        };
         link.horizon = row.try_get(6)?;
         if row.try_get(2)? {
-            return self.look_through_pooler(link, look).await;
+            return if look {
+                self.dry_look(link).await
+            } else {
+                Ok(None)
+            };
         }
         // All travel together: one round trip.
         let asked = Instant::now();
@@ -83,7 +92,7 @@ impl Connector {
         match prepared {
             Ok(statement) => {
                 link.statement = Some(statement);
-                link.backend = backend_of(row, cluster)?;
+                link.backend = backend_of(&row, cluster)?;
             }
             // A pooler that passes the mark on.
             Err(error) if is_unprepared(&error) => {}
@@ -92,9 +101,9 @@ impl Connector {
         Ok(looked?)
     }
 
-    /// What is looked at where nothing may be prepared.
-    async fn look_through_pooler(&self, link: &Link, look: bool) -> Result<Option<Row>, Hitch> {
-        let seen = self.look(link, look).await?;
+    /// Looks at the table where nothing may be prepared.
+    pub(super) async fn dry_look(&self, link: &Link) -> Result<Option<Row>, Hitch> {
+        let seen = self.look(link, true).await?;
         // What is going to be refused for what was seen is refused in those words.
         if seen.as_ref().is_some_and(|row| self.judge(row).is_ok()) {
             // Says what preparing would have said, executes nothing and leaves nothing.

@@ -17,6 +17,14 @@ pub(super) fn open(
     let Some(path) = path else {
         return demo(table, column).map_err(|error| unusable(None, &error));
     };
+    let connection = existing(path)?;
+    look(&connection, path, table, column)?;
+    set_up(&connection).map_err(|error| unusable(Some(path), &error))?;
+    Ok(connection)
+}
+
+/// Opens the file at `path`, which must be there, and changes nothing in it.
+pub(super) fn existing(path: &Path) -> Result<Connection, Fault> {
     if !path.is_file() {
         return Err(
             Fault::new(Kind::DbConnect, "the database file does not exist")
@@ -25,10 +33,9 @@ pub(super) fn open(
         );
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection =
-        Connection::open_with_flags(path, flags).map_err(|error| unusable(Some(path), &error))?;
-    look(&connection, path, table, column)?;
-    Ok(connection)
+    Connection::open_with_flags(path, flags)
+        .and_then(|connection| connection.busy_timeout(BUSY).map(|()| connection))
+        .map_err(|error| unusable(Some(path), &error))
 }
 
 fn demo(table: &TableName, column: &str) -> rusqlite::Result<Connection> {
@@ -47,15 +54,14 @@ fn demo(table: &TableName, column: &str) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Sets the connection up and looks at the table, its column and the right to write.
-fn look(
+/// Looks at the table, its column and the right to write.
+pub(super) fn look(
     connection: &Connection,
     path: &Path,
     table: &TableName,
     column: &str,
 ) -> Result<(), Fault> {
     let unusable = |error| unusable(Some(path), &error);
-    connection.busy_timeout(BUSY).map_err(unusable)?;
     let columns = connection
         .prepare("SELECT name FROM pragma_table_xinfo(?1, ?2)")
         .and_then(|mut statement| {
@@ -79,18 +85,17 @@ fn look(
             .cause(format!("{} is read-only", path.display()))
             .hint("the file and its folder must be writable"));
     }
+    Ok(())
+}
+
+/// What a run wants of its connection.
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     // Not every file system can do WAL; what it then uses is as safe, only slower.
     let _ = connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()));
-    connection
-        .pragma_update(None, "synchronous", "full")
-        .map_err(unusable)?;
+    connection.pragma_update(None, "synchronous", "full")?;
     // Rows are only ever added: half a MiB of the file is enough to have at hand.
-    connection
-        .pragma_update(None, "cache_size", -512)
-        .map_err(unusable)?;
-    connection
-        .pragma_update(None, "foreign_keys", "on")
-        .map_err(unusable)
+    connection.pragma_update(None, "cache_size", -512)?;
+    connection.pragma_update(None, "foreign_keys", "on")
 }
 
 pub(super) fn denied(sqlstate: &str, message: &str) -> Fault {

@@ -1,0 +1,50 @@
+//! What `check --connect` finds out about an SQLite file: it is opened and looked at as a run does it, and
+//! not changed.
+
+use std::path::Path;
+
+use super::open::{existing, look, unusable};
+use super::{TableName, insert, table_name};
+use crate::fault::Fault;
+use crate::finding::Finding;
+use crate::store::Options;
+
+/// Looks at the file and the table.
+pub(in crate::store) fn inspect(path: &Path, options: &Options) -> Vec<Finding> {
+    let shown = format!("sqlite:{}", path.display());
+    let connection = match existing(path).and_then(|connection| {
+        // The first thing that is read of it: anything may be called a database.
+        let read = connection.pragma_query_value(None, "schema_version", |_| Ok(()));
+        read.map_err(|error| unusable(Some(path), &error))?;
+        Ok(connection)
+    }) {
+        Ok(connection) => connection,
+        Err(fault) => return vec![Finding::fault("database", &shown, fault)],
+    };
+    let Options { table, column, .. } = options;
+    let place = format!("{table}.{column}");
+    let looked = table_name(table).and_then(|table| may_insert(&connection, path, &table, column));
+    let database = format!("{shown}  SQLite {}", rusqlite::version());
+    vec![
+        Finding::fine("database", database),
+        match looked {
+            Err(fault) => Finding::fault("table", &place, fault),
+            Ok(()) => Finding::fine("table", format!("{place}  INSERT yes, SELECT yes")),
+        },
+        Finding::fine("commit", "a run uses synchronous = full"),
+    ]
+}
+
+/// The INSERT is prepared, and not executed.
+fn may_insert(
+    connection: &rusqlite::Connection,
+    path: &Path,
+    table: &TableName,
+    column: &str,
+) -> Result<(), Fault> {
+    look(connection, path, table, column)?;
+    match connection.prepare(&insert(table, column)) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(unusable(Some(path), &error)),
+    }
+}

@@ -1,0 +1,632 @@
+//! `check --connect` says of a real source and a real database whether a run could use them, and costs
+//! neither a token nor a row.
+
+use std::net::TcpListener;
+
+use crate::support::cluster::crashable;
+use crate::support::command::{Command, Run};
+use crate::support::database::{Database, HOSTILE, Login, SEED};
+use crate::support::pgbouncer::{Pooler, Setup as Pooling};
+use crate::support::postgres::{SUPERUSER, Server, Setup, free_port, server};
+use crate::support::secure::{CERTIFICATES, OPEN, PASSWORD, secure};
+use crate::support::snapshot::shows;
+use crate::support::source::{Source, refused_url};
+
+/// A source that hands out tokens to whoever asks: nobody may.
+fn source() -> Source {
+    Source::generating(|size| size)
+}
+
+fn check(source: &Source) -> Command {
+    Command::new().source(source).args(["check", "--connect"])
+}
+
+/// What is said of this database.
+#[track_caller]
+fn of_database(login: &Login, code: i32) -> String {
+    let source = source();
+    let run = check(&source).database(login).run().expect_code(code);
+    assert!(source.requests().is_empty(), "a token was asked for");
+    assert!(!run.stderr.contains(&login.password), "{}", run.stderr);
+    without_the_first(&run.transcript())
+}
+
+/// Without the lines that say that script and source are as they should be.
+fn without_the_first(transcript: &str) -> String {
+    let lines = transcript.lines().filter(|line| {
+        !line.starts_with("source    ok") && !line.starts_with("ok    scripts/default.rhai")
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn everything_can_be_used_and_nothing_is_touched() {
+    let database = Database::seed();
+    let source = source();
+    let run = check(&source).database(&database).run().expect_code(0);
+    shows!(run.transcript(), @"
+    exit: 0
+    --- stdout
+    ok    scripts/default.rhai
+    source    ok    http://127.0.0.1:[port]/tokens  no TLS, connected in [ms] ms (no token asked for)
+    database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
+    table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
+    commit    ok    synchronous_commit is on
+    limit     ok    16 connections of [count] free
+    --- stderr
+    ");
+    assert!(source.requests().is_empty(), "a token was asked for");
+    assert!(database.rows().is_empty());
+    let sql = "SELECT last_value, is_called FROM secret_tokens_id_seq";
+    let row = database.client().query_one(sql, &[]).unwrap();
+    let sequence: (i64, bool) = (row.get(0), row.get(1));
+    assert_eq!(sequence, (1, false), "the sequence has not moved");
+}
+
+#[test]
+fn it_is_asked_for_by_a_variable_too() {
+    let (database, source) = (Database::seed(), source());
+    let check = Command::new()
+        .source(&source)
+        .database(&database)
+        .arg("check");
+    let run = check.env("TOKEN_SERVICE_CONNECT", "true").run();
+    assert_eq!(run.expect_code(0).stdout.lines().count(), 6);
+}
+
+#[test]
+fn the_source_is_down() {
+    let database = Database::seed();
+    let run = Command::new()
+        .env("TOKEN_HOST", refused_url())
+        .database(&database)
+        .args(["check", "--connect"])
+        .run()
+        .expect_code(4);
+    shows!(run.transcript(), @"
+    exit: 4
+    --- stdout
+    ok    scripts/default.rhai
+    source    FAIL  http://127.0.0.1:[port]/tokens  the token source cannot be reached
+    database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
+    table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
+    commit    ok    synchronous_commit is on
+    limit     ok    16 connections of [count] free
+    --- stderr
+    error: the token source cannot be reached
+      caused by: http://127.0.0.1:[port]/tokens
+      caused by: error sending request
+      caused by: client error (Connect)
+      caused by: tcp connect error
+      caused by: Connection refused (os error 111)
+    hint: check TOKEN_HOST or source.url, and that the source is up
+    ");
+}
+
+/// As in a run: 5 comes before 4.
+#[test]
+fn both_are_down() {
+    let url = format!("postgres://me:{PASSWORD}@127.0.0.1:{}/db", free_port());
+    let command = Command::new()
+        .env("TOKEN_HOST", refused_url())
+        .env("DATABASE_URL", &url);
+    let run = command.args(["check", "--connect"]).run().expect_code(5);
+    shows!(run.transcript(), @"
+    exit: 5
+    --- stdout
+    ok    scripts/default.rhai
+    source    FAIL  http://127.0.0.1:[port]/tokens  the token source cannot be reached
+    database  FAIL  127.0.0.1:[port]/db as me  the database cannot be reached
+    --- stderr
+    error: the token source cannot be reached
+      caused by: http://127.0.0.1:[port]/tokens
+      caused by: error sending request
+      caused by: client error (Connect)
+      caused by: tcp connect error
+      caused by: Connection refused (os error 111)
+    hint: check TOKEN_HOST or source.url, and that the source is up
+    error: the database cannot be reached
+      caused by: 127.0.0.1:[port]: Connection refused (os error 111)
+    hint: check DB_HOST and DB_PORT and that the server runs
+    ");
+    let json = Command::new()
+        .env("TOKEN_HOST", refused_url())
+        .env("DATABASE_URL", url)
+        .args(["check", "--connect", "--error-format", "json"])
+        .run()
+        .expect_code(5);
+    assert_eq!(json.stdout.lines().count(), 3, "{}", json.stdout);
+    shows!(json.stderr, @r#"
+    {"severity":"error","message":"the token source cannot be reached","kind":"http_connect","causes":["http://127.0.0.1:[port]/tokens","error sending request","client error (Connect)","tcp connect error","Connection refused (os error 111)"],"hint":"check TOKEN_HOST or source.url, and that the source is up","exit_code":4}
+    {"severity":"error","message":"the database cannot be reached","kind":"db_connect","causes":["127.0.0.1:[port]: Connection refused (os error 111)"],"hint":"check DB_HOST and DB_PORT and that the server runs","exit_code":5}
+    "#);
+}
+
+#[test]
+fn a_source_over_tls() {
+    let database = Database::seed();
+    let source = Source::generating_over_tls(|size| size);
+    let trusted = check(&source).database(&database).run().expect_code(0);
+    shows!(trusted.stdout.lines().nth(1).unwrap(), @"source    ok    https://localhost:[port]/tokens  TLS with a trusted certificate, connected in [ms] ms (no token asked for)");
+    let run = Command::new()
+        .env("TOKEN_HOST", source.url())
+        .database(&database)
+        .args(["check", "--connect"])
+        .run()
+        .expect_code(4);
+    shows!(run.stdout.lines().nth(1).unwrap(), @"source    FAIL  https://localhost:[port]/tokens  the token source's certificate is not trusted");
+    shows!(run.stderr, @"
+    error: the token source's certificate is not trusted
+      caused by: https://localhost:[port]/tokens
+      caused by: error sending request
+      caused by: client error (Connect)
+      caused by: invalid peer certificate: UnknownIssuer
+    hint: install the certificate of its authority, or name it in SSL_CERT_FILE
+    ");
+    assert!(source.requests().is_empty(), "a token was asked for");
+}
+
+/// It takes connections and says nothing: what is waited for is bounded.
+#[test]
+fn a_source_that_says_nothing() {
+    let database = Database::seed();
+    let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("https://{}/tokens", silent.local_addr().unwrap());
+    let run = Command::new()
+        .args(["check", "--connect"])
+        .config("source: {connect_timeout: 200ms}")
+        .env("TOKEN_HOST", url)
+        .database(&database)
+        .run()
+        .expect_code(4);
+    shows!(run.stderr, @"
+    error: the token source cannot be reached
+      caused by: https://127.0.0.1:[port]/tokens
+      caused by: error sending request
+      caused by: client error (Connect)
+      caused by: operation timed out
+    hint: check TOKEN_HOST or source.url, and that the source is up
+    ");
+}
+
+#[test]
+fn keys_and_passwords_are_not_shown() {
+    let database = Database::seed();
+    let port = source().port();
+    for host in [
+        format!("http://127.0.0.1:{port}/tokens?key=canary-2"),
+        format!("https://127.0.0.1:{port}/tokens?key=canary-2"),
+    ] {
+        let run = Command::new()
+            .env("TOKEN_HOST", host)
+            .env("TOKEN_SERVICE_SOURCE_AUTHORIZATION", "canary-3")
+            .database(&database)
+            .args(["check", "--connect"])
+            .run();
+        let all = run.transcript();
+        assert!(all.contains("127.0.0.1"), "{all}");
+        assert!(!all.contains("canary"), "{all}");
+        assert!(!all.contains(&database.password), "{all}");
+    }
+}
+
+#[test]
+fn rights_and_what_is_missing() {
+    let database = Database::seed();
+    shows!(of_database(&database.role_with("INSERT"), 0), @r#"
+    exit: 0
+    --- stdout
+    database  ok    127.0.0.1:[port]/[database] as [database]_role  PostgreSQL [version], no TLS, primary
+    table     warn  secret_tokens.data  INSERT yes, SELECT no, check secret_tokens_data_check: what a lost connection leaves in doubt stays unknown; GRANT SELECT ON "secret_tokens" TO "[database]_role"
+    commit    ok    synchronous_commit is on
+    limit     ok    16 connections of [count] free
+    --- stderr
+    "#);
+    shows!(of_database(&database.role_with("SELECT"), 5), @r#"
+    exit: 5
+    --- stdout
+    database  ok    127.0.0.1:[port]/[database] as [database]_role  PostgreSQL [version], no TLS, primary
+    table     FAIL  secret_tokens.data  the database refuses inserts
+    commit    ok    synchronous_commit is on
+    limit     ok    16 connections of [count] free
+    --- stderr
+    error: the database refuses inserts
+      caused by: role "[database]_role" has no INSERT right on "secret_tokens", column "data"
+    hint: GRANT INSERT ON "secret_tokens" TO "[database]_role"
+    "#);
+    shows!(of_database(&Database::new(), 5), @r#"
+    exit: 5
+    --- stdout
+    database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
+    table     FAIL  secret_tokens.data  the table does not exist
+    commit    ok    synchronous_commit is on
+    limit     ok    16 connections of [count] free
+    --- stderr
+    error: the table does not exist
+      caused by: relation "secret_tokens" does not exist (42P01)
+    hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema where that is not in the search path
+    "#);
+    let other = Database::with("CREATE TABLE secret_tokens (id int, token text)");
+    shows!(of_database(&other, 5), @r#"
+    exit: 5
+    --- stdout
+    database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
+    table     FAIL  secret_tokens.data  the column does not exist
+    commit    ok    synchronous_commit is on
+    limit     ok    16 connections of [count] free
+    --- stderr
+    error: the column does not exist
+      caused by: column "data" of relation "secret_tokens" does not exist (42703)
+    hint: `database.column` must name a column of "secret_tokens"
+    "#);
+    let numbers = Database::with("CREATE TABLE secret_tokens (data int)");
+    shows!(of_database(&numbers, 5), @r#"
+    exit: 5
+    --- stdout
+    database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
+    table     FAIL  secret_tokens.data  the column does not take text
+    commit    ok    synchronous_commit is on
+    limit     ok    16 connections of [count] free
+    --- stderr
+    error: the column does not take text
+      caused by: column "data" is of type integer but expression is of type text (42804)
+    hint: `database.column` must name a text column of "secret_tokens"
+    "#);
+    let mut wrong = Database::seed();
+    wrong.set_password("canary-9");
+    shows!(of_database(&wrong, 5), @r#"
+    exit: 5
+    --- stdout
+    database  FAIL  127.0.0.1:[port]/[database] as [database]_owner  the database refused to connect
+    --- stderr
+    error: the database refused to connect
+      caused by: password authentication failed for user "[database]_owner" (28P01)
+    hint: DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of 127.0.0.1:[port]
+    "#);
+}
+
+#[test]
+fn what_a_table_does_with_its_rows_is_told() {
+    shows!(of_database(&Database::with(HOSTILE), 0), @"
+    exit: 0
+    --- stdout
+    database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
+    table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check, unique secret_tokens_data_key, with triggers, rules or row security that may change what is inserted
+    commit    ok    synchronous_commit is on
+    limit     ok    16 connections of [count] free
+    --- stderr
+    ");
+    let many =
+        "CREATE TABLE secret_tokens (data text PRIMARY KEY, CONSTRAINT a CHECK (data <> 'a'),
+        CONSTRAINT b CHECK (data <> 'b'), CONSTRAINT c CHECK (data <> 'c'),
+        CONSTRAINT d CHECK (data <> 'd'))";
+    shows!(of_database(&Database::with(many), 0), @"
+    exit: 0
+    --- stdout
+    database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
+    table     ok    secret_tokens.data  INSERT yes, SELECT yes, check a, check b, check c and 2 more
+    commit    ok    synchronous_commit is on
+    limit     ok    16 connections of [count] free
+    --- stderr
+    ");
+}
+
+/// Whoever holds the table's lock is waited for no longer than for a connection.
+#[test]
+fn a_table_that_is_locked() {
+    let database = Database::seed();
+    let mut holder = database.client();
+    let mut held = holder.transaction().unwrap();
+    held.batch_execute("LOCK TABLE secret_tokens").unwrap();
+    let source = source();
+    let url = format!("{}?connect_timeout=2", database.url());
+    let run = check(&source).env("DATABASE_URL", url).run().expect_code(5);
+    shows!(without_the_first(&run.transcript()), @r#"
+    exit: 5
+    --- stdout
+    database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
+    table     FAIL  secret_tokens.data  the database did not answer in time
+    commit    ok    synchronous_commit is on
+    limit     ok    16 connections of [count] free
+    --- stderr
+    error: the database did not answer in time
+      caused by: no answer within 2s
+    hint: another session may hold a lock on "secret_tokens"
+    "#);
+}
+
+#[test]
+fn commits_that_are_not_waited_for() {
+    let database = Database::seed();
+    let careless = format!(
+        "ALTER DATABASE {} SET synchronous_commit = off",
+        database.name
+    );
+    database.admin().batch_execute(&careless).unwrap();
+    shows!(of_database(&database, 0), @"
+    exit: 0
+    --- stdout
+    database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
+    table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
+    commit    warn  synchronous_commit is off on the server: a run uses on for its own inserts
+    limit     ok    16 connections of [count] free
+    --- stderr
+    ");
+    let cluster = crashable();
+    let database = Database::on(&cluster).made(SEED);
+    shows!(of_database(&database, 0), @"
+    exit: 0
+    --- stdout
+    database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
+    table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
+    commit    warn  fsync is off on the server: a power cut may take what was stored; turn it on
+    limit     ok    16 connections of [count] free
+    --- stderr
+    ");
+}
+
+#[test]
+fn too_few_connections() {
+    let database = Database::seed();
+    let source = source();
+    let check = |name: &str, value: &str| {
+        let check = check(&source).database(&database).env(name, value);
+        check.run().expect_code(0)
+    };
+    let limit = |run: Run| run.stdout.lines().last().unwrap().to_owned();
+    shows!(limit(check("TOKEN_SERVICE_CONNECTIONS", "500")), @"limit     warn  [count] free, and a run takes up to 500: it would make do with fewer; raise max_connections, or set --connections [count]");
+    let owner = &database.user;
+    let few = format!("ALTER ROLE {owner} CONNECTION LIMIT 5");
+    database.admin().batch_execute(&few).unwrap();
+    // Exact, for nobody else is this role.
+    assert!(limit(check("TOKEN_SERVICE_CONNECTIONS", "5")).ends_with("5 connections of 5 free"));
+    shows!(limit(check("TOKEN_SERVICE_CONNECTIONS", "6")), @"limit     warn  5 free, and a run takes up to 6: it would make do with fewer; raise the CONNECTION LIMIT of role [database]_owner, or set --connections 5");
+    let _one = database.client();
+    let few = format!(
+        "ALTER ROLE {owner} CONNECTION LIMIT -1; ALTER DATABASE {} CONNECTION LIMIT 1",
+        database.name
+    );
+    database.superuser().client().batch_execute(&few).unwrap();
+    shows!(of_database(&database, 5), @r#"
+    exit: 5
+    --- stdout
+    database  FAIL  127.0.0.1:[port]/[database] as [database]_owner  the database refused to connect
+    --- stderr
+    error: the database refused to connect
+      caused by: too many connections for database "[database]" (53300)
+    hint: 127.0.0.1:[port] has no connection left: wait, or raise max_connections
+    "#);
+}
+
+#[test]
+fn the_database_over_tls() {
+    let (source, secure) = (source(), secure());
+    let outcome = |url: String| {
+        let check = check(&source).file("ca.pem", &secure.certificates.ca_pem);
+        let run = check.env("DATABASE_URL", url).run();
+        assert!(!run.transcript().contains(PASSWORD));
+        let line = run.stdout.lines().nth(2).unwrap_or_default().to_owned();
+        format!("{line}\n{}", run.stderr)
+    };
+    let open = secure.url("localhost", OPEN);
+    let outcomes = [
+        outcome(format!("{open}?sslmode=verify-full&sslrootcert=ca.pem")),
+        outcome(format!("{open}?sslmode=prefer")),
+        outcome(format!("{open}?sslmode=disable")),
+        outcome(format!("{open}?sslmode=verify-full")),
+        outcome(format!(
+            "{}?sslmode=require",
+            secure.url("localhost", CERTIFICATES)
+        )),
+    ];
+    shows!(outcomes.join(""), @r#"
+    database  ok    localhost:[port]/open as tokens  PostgreSQL [version], TLS 1.3 verify-full, primary
+    database  ok    localhost:[port]/open as tokens  PostgreSQL [version], TLS 1.3 prefer, primary
+    database  ok    localhost:[port]/open as tokens  PostgreSQL [version], no TLS, primary
+    database  FAIL  localhost:[port]/open as tokens  the database's certificate is not trusted
+    error: the database's certificate is not trusted
+      caused by: localhost:[port]: invalid peer certificate: UnknownIssuer
+    hint: set sslrootcert to the certificate of the authority that issued it
+    database  FAIL  localhost:[port]/certificates as tokens  the database refused to connect
+    error: the database refused to connect
+      caused by: connection requires a valid client certificate (28000)
+    hint: set sslcert and sslkey to a certificate for "tokens", of an authority that localhost:[port] knows
+    "#);
+}
+
+#[test]
+fn a_server_that_takes_no_writes_and_a_unix_socket() {
+    let closed = Server::with(&Setup {
+        conf: "default_transaction_read_only = on\n",
+        ..Setup::default()
+    });
+    let login = Login {
+        host: "127.0.0.1".to_owned(),
+        port: closed.port,
+        user: SUPERUSER.to_owned(),
+        password: closed.password.clone(),
+        name: "postgres".to_owned(),
+    };
+    shows!(of_database(&login, 5), @"
+    exit: 5
+    --- stdout
+    database  FAIL  127.0.0.1:[port]/postgres as postgres  the database takes no writes
+    --- stderr
+    error: the database takes no writes
+      caused by: 127.0.0.1:[port] is a standby or read-only
+    hint: DB_HOST must name the primary, and the role must not be set to read only
+    ");
+    let database = Database::seed();
+    let source = source();
+    let run = check(&source)
+        .database_parts(&database)
+        .env("DB_HOST", &server().sockets)
+        .run()
+        .expect_code(0);
+    assert!(
+        run.stdout.contains("over a Unix socket, primary"),
+        "{}",
+        run.stdout
+    );
+}
+
+#[test]
+fn through_a_pooler() {
+    let database = Database::seed();
+    let pooler = Pooler::before(&database, &Pooling::default());
+    shows!(of_database(&pooler.login, 0), @"
+    exit: 0
+    --- stdout
+    database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], through a pooler, sslmode prefer, primary
+    table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
+    commit    ok    synchronous_commit is on
+    limit     ok    connections are the pooler's to give: its max_client_conn counts
+    --- stderr
+    ");
+    let missing = Database::new();
+    let pooler = Pooler::before(&missing, &Pooling::default());
+    shows!(of_database(&pooler.login, 5), @r#"
+    exit: 5
+    --- stdout
+    database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], through a pooler, sslmode prefer, primary
+    table     FAIL  secret_tokens.data  the table does not exist
+    commit    ok    synchronous_commit is on
+    limit     ok    connections are the pooler's to give: its max_client_conn counts
+    --- stderr
+    error: the table does not exist
+      caused by: relation "secret_tokens" does not exist (42P01)
+    hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema where that is not in the search path
+    "#);
+    assert!(database.rows().is_empty());
+}
+
+#[test]
+fn an_sqlite_file() {
+    let source = source();
+    let command = || check(&source).env("DATABASE_URL", "sqlite:tokens.db");
+    let missing = command().run().expect_code(5);
+    shows!(without_the_first(&missing.transcript()), @"
+    exit: 5
+    --- stdout
+    database  FAIL  sqlite:tokens.db  the database file does not exist
+    --- stderr
+    error: the database file does not exist
+      caused by: no file tokens.db
+    hint: sqlite:PATH must name an existing SQLite file with the table in it
+    ");
+    let text = command().file("tokens.db", "no database, but long enough to be looked at");
+    shows!(without_the_first(&text.run().expect_code(5).transcript()), @"
+    exit: 5
+    --- stdout
+    database  FAIL  sqlite:tokens.db  the database file cannot be used
+    --- stderr
+    error: the database file cannot be used
+      caused by: tokens.db: file is not a database
+    hint: sqlite:PATH must name an SQLite file that this user may read and write
+    ");
+
+    let made = |ddl: &str| {
+        let command = command();
+        let file = rusqlite::Connection::open(command.dir().join("tokens.db")).unwrap();
+        file.execute_batch(ddl).unwrap();
+        (command, file)
+    };
+    let (sound, file) = made("CREATE TABLE secret_tokens (data TEXT)");
+    let run = sound.run().expect_code(0);
+    shows!(without_the_first(&run.transcript()), @"
+    exit: 0
+    --- stdout
+    database  ok    sqlite:tokens.db  SQLite [version]
+    table     ok    secret_tokens.data  INSERT yes, SELECT yes
+    commit    ok    a run uses synchronous = full
+    --- stderr
+    ");
+    let journal = file.pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0));
+    assert_eq!(journal.unwrap(), "delete", "the file is as it was");
+    let (empty, _) = made("CREATE TABLE other (data TEXT)");
+    shows!(without_the_first(&empty.run().expect_code(5).transcript()), @r#"
+    exit: 5
+    --- stdout
+    database  ok    sqlite:tokens.db  SQLite [version]
+    table     FAIL  secret_tokens.data  the table does not exist
+    commit    ok    a run uses synchronous = full
+    --- stderr
+    error: the table does not exist
+      caused by: no table "secret_tokens" in tokens.db
+    hint: create it first: the schema of an existing database is never changed
+    "#);
+    let (view, _) = made("CREATE VIEW secret_tokens AS SELECT 1 AS data");
+    shows!(without_the_first(&view.run().expect_code(5).transcript()), @"
+    exit: 5
+    --- stdout
+    database  ok    sqlite:tokens.db  SQLite [version]
+    table     FAIL  secret_tokens.data  the database file cannot be used
+    commit    ok    a run uses synchronous = full
+    --- stderr
+    error: the database file cannot be used
+      caused by: tokens.db: cannot modify secret_tokens because it is a view
+    hint: sqlite:PATH must name an SQLite file that this user may read and write
+    ");
+}
+
+/// Without a place to connect to there is nothing to be said, and where the configuration holds a
+/// mistake nobody knows what was meant.
+#[test]
+fn what_is_not_configured_is_a_mistake_and_nothing_is_connected_to() {
+    let neither = Command::new().args(["check", "--connect"]).run();
+    shows!(neither.expect_code(2).transcript(), @"
+    exit: 2
+    --- stdout
+    ok    scripts/default.rhai
+    --- stderr
+    error: no token source is configured
+    hint: set TOKEN_HOST to its URL, or `source.url` in the file that --config names; `token_service demo` needs neither
+    error: no database is configured
+    hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the file that --config names; `token_service demo` needs none
+    ");
+    let source = source();
+    let one = check(&source).run().expect_code(2);
+    shows!(one.transcript(), @"
+    exit: 2
+    --- stdout
+    ok    scripts/default.rhai
+    --- stderr
+    error: no database is configured
+    hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the file that --config names; `token_service demo` needs none
+    ");
+    let mistaken = check(&source).config("source: {tiemout: 3s}").run();
+    shows!(mistaken.expect_code(2).transcript(), @"
+    exit: 2
+    --- stdout
+    ok    scripts/default.rhai
+    --- stderr
+    error: unknown key `tiemout` in `source`
+      ╭▸ token_service.yaml:1:10
+      │
+    1 │ source: {tiemout: ***
+      ╰╴         ━━━━━━━ did you mean `timeout`?
+    ");
+    let input = Command::new()
+        .env("TOKEN_SERVICE_INPUT", "tokens.txt")
+        .database(&Database::seed())
+        .args(["check", "--connect"])
+        .run()
+        .expect_code(0);
+    shows!(input.stdout.lines().nth(1).unwrap(), @"source    ok    an input takes its place");
+}
+
+/// A mistake in a script is looked for too; what is worse decides.
+#[test]
+fn scripts_are_looked_at_first() {
+    let (database, source) = (Database::seed(), source());
+    let command = |url: &str| {
+        let command = Command::new()
+            .file("mine.rhai", "stroe(1);")
+            .env("TOKEN_HOST", url)
+            .database(&database);
+        command.args(["check", "--connect", "mine.rhai"]).run()
+    };
+    let sound = command(&source.url()).expect_code(3);
+    assert_eq!(sound.stdout.lines().count(), 5, "{}", sound.stdout);
+    command(&refused_url()).expect_code(4);
+}
