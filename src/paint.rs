@@ -3,6 +3,8 @@
 
 use annotate_snippets::renderer::{AnsiColor, Effects, Style};
 
+use crate::token::Status;
+
 /// Paints words, or leaves them as they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Paint(pub bool);
@@ -25,6 +27,18 @@ impl Paint {
             _ => AnsiColor::Yellow,
         };
         self.on(color.on_default().effects(Effects::BOLD), word)
+    }
+
+    /// What became of a token.
+    pub fn status(self, status: Status, word: &str) -> String {
+        let color = match status {
+            Status::Stored => AnsiColor::Green,
+            Status::Rejected => AnsiColor::Yellow,
+            Status::Failed => AnsiColor::Red,
+            Status::Unknown => AnsiColor::Magenta,
+            Status::NotAttempted => return word.to_owned(),
+        };
+        self.on(color.on_default(), word)
     }
 
     /// What is not there, or should not be.

@@ -6,7 +6,7 @@ use super::Sink;
 use super::row::Row;
 use super::summary::Summary;
 use crate::escape::escape;
-use crate::token::Status;
+use crate::paint::Paint;
 
 /// The text report. Its summary goes to standard error, not here.
 pub struct Text {
@@ -32,20 +32,10 @@ fn write_line(out: &mut dyn Write, row: &Row, color: bool) -> io::Result<()> {
     // Columns stand two spaces apart even where a status is longer than its column.
     let width = 10.max(status.len() + 2);
     if color {
-        // The colour adds to the word: green, yellow, red, magenta, and none for what was not sent.
-        let code = match row.status {
-            Status::Stored => "32",
-            Status::Rejected => "33",
-            Status::Failed => "31",
-            Status::Unknown => "35",
-            Status::NotAttempted => "0",
-        };
-        write!(
-            out,
-            "\u{1b}[{code}m{status:width$}\u{1b}[0m{}",
-            escape(&row.token)
-        )?;
+        let word = Paint(true).status(row.status, &format!("{status:width$}"));
+        write!(out, "{word}{}", escape(&row.token))?;
     } else {
+        // Nothing is set up for each of a million tokens that are piped.
         write!(out, "{status:width$}{}", escape(&row.token))?;
     }
     match words(row) {
