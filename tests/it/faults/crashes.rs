@@ -80,7 +80,8 @@ fn a_server_that_stays_away_longer_than_patience_fails_what_is_not_stored() {
     let proxy = Proxy::before(cluster.port);
     let (issued, source) = tokens(2000);
     let running = service(&source, &through(&database, &proxy), issued.len())
-        .args(["--patience", "1s"])
+        // Few in flight: what was sent is in doubt, and this is about what was not.
+        .args(["--patience", "1s", "--pipeline", "16"])
         .spawn();
     proxy.arm(Point::Commit(300), Fault::Partition, Scope::All);
     proxy.wait_for_fired(1);
