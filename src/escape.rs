@@ -24,6 +24,20 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     safe.into()
 }
 
+/// A script's own line: what [`escape`] escapes is escaped, but for tabs and line breaks.
+pub fn escape_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(['\t', '\n']) {
+        return escape(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for part in text.split_inclusive(['\t', '\n']) {
+        let body = part.trim_end_matches(['\t', '\n']);
+        escaped.push_str(&escape(body));
+        escaped.push_str(&part[body.len()..]);
+    }
+    escaped.into()
+}
+
 /// Writes `value` as JSON on one line in which hostile characters are escaped. `serde_json` escapes
 /// ASCII's control characters only, and not all of those.
 pub fn write_json(out: impl Write, value: &impl Serialize) -> io::Result<()> {

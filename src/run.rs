@@ -157,7 +157,7 @@ pub(crate) async fn carry_out(
     let total = (!host.fetcher().is_open_ended()).then(|| host.size());
     // Weakly, so that the host ends with its script.
     let watched = Arc::downgrade(&host);
-    let tally = || watched.upgrade().map(|host| host.ledger().tally());
+    let tally = || watched.upgrade().and_then(|host| host.glimpse());
     let finished = tokio::select! {
         biased;
         finished = on_its_thread(script, host, begun) => finished,

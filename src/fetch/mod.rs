@@ -2,7 +2,7 @@
 //! short deliveries, one page ahead of whoever takes them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -17,6 +17,7 @@ use crate::token::{Page, Token};
 use refusal::{out_of_requests, out_of_retries, short_supply, told_to_wait, within};
 use retry::Decision;
 pub use source::{Answer, Answering, Nature, Source};
+pub use supply::Supply;
 
 pub mod demo;
 pub mod http;
@@ -25,6 +26,7 @@ pub mod lines;
 pub mod refusal;
 pub mod retry;
 mod source;
+mod supply;
 
 /// So many requests in a row that bring nothing mean that the source has run dry.
 const DRY_REQUESTS: u32 = 3;
@@ -62,55 +64,6 @@ pub struct Plan {
     pub retries: u32,
     /// True to ask again for what a short delivery left out.
     pub top_up: bool,
-}
-
-/// What was asked of the source so far, over all fetches of a run.
-#[derive(Debug, Default)]
-pub struct Supply {
-    requests: AtomicU64,
-    repeated: AtomicU64,
-    top_ups: AtomicU64,
-    received: AtomicU64,
-    surplus: AtomicU64,
-    unseen: AtomicU64,
-    fell_short: AtomicBool,
-}
-
-impl Supply {
-    /// Requests sent, retries included.
-    pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
-    }
-
-    /// Requests that were sent again; those that waited for the source to come up do not count.
-    pub fn repeated(&self) -> u64 {
-        self.repeated.load(Ordering::Relaxed)
-    }
-
-    /// Requests for what earlier answers had left out.
-    pub fn top_ups(&self) -> u64 {
-        self.top_ups.load(Ordering::Relaxed)
-    }
-
-    /// Tokens received.
-    pub fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
-    }
-
-    /// Tokens that came beyond what was asked for, and were dropped.
-    pub fn surplus(&self) -> u64 {
-        self.surplus.load(Ordering::Relaxed)
-    }
-
-    /// The most tokens that the source may have issued in answers that never arrived.
-    pub fn unseen(&self) -> u64 {
-        self.unseen.load(Ordering::Relaxed)
-    }
-
-    /// True where some fetch ended with fewer tokens than it was asked for.
-    pub fn fell_short(&self) -> bool {
-        self.fell_short.load(Ordering::Relaxed)
-    }
 }
 
 /// The source, ready to be asked.

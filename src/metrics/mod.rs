@@ -1,5 +1,4 @@
-//! What a run came to, as metrics. Their names stand here once: the Prometheus text file and OTLP
-//! are two spellings of the same list, which docs/observability.md explains.
+//! What a run came to, as metrics. Their names stand here once, as docs/observability.md explains them.
 
 use std::time::Duration;
 

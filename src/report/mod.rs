@@ -1,13 +1,11 @@
 //! Reporting: every token with what became of it, in the formats that were asked for. A report
 //! streams; one on a path is written beside it (`PATH.partial`) and renamed when it is complete.
 
-use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::escape::escape;
 use crate::fault::{Fault, Kind};
 use crate::journal::Journal;
 use crate::token::Outcome;
@@ -391,18 +389,4 @@ fn closed(what: &str, error: &io::Error) -> Fault {
     )
     .cause(error.to_string())
     .hint("the summary above counts every token; a `--report` on a path keeps them")
-}
-
-/// A script's own line: what [`escape`] escapes is escaped, but for tabs and line breaks.
-pub fn escape_line(text: &str) -> Cow<'_, str> {
-    if !text.contains(['\t', '\n']) {
-        return escape(text);
-    }
-    let mut escaped = String::with_capacity(text.len() + 8);
-    for part in text.split_inclusive(['\t', '\n']) {
-        let body = part.trim_end_matches(['\t', '\n']);
-        escaped.push_str(&escape(body));
-        escaped.push_str(&part[body.len()..]);
-    }
-    escaped.into()
 }

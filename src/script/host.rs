@@ -24,7 +24,7 @@ use crate::halt::Halt;
 use crate::report::ledger::Ledger;
 use crate::store::Store;
 use crate::stream::{OutcomeStream, PageStream};
-use crate::token::Outcome;
+use crate::token::{Outcome, Tally};
 
 /// So many streams that the script let go of may wait to be booked.
 const MOST_ABANDONED: usize = 1000;
@@ -183,6 +183,13 @@ impl Host {
     /// The source.
     pub fn fetcher(&self) -> &Arc<Fetcher> {
         &self.fetcher
+    }
+
+    /// How many tokens are in each state, where nobody is at the books just now. Whoever is may be
+    /// waiting for a reader of standard output, and must not hold up the run's own thread.
+    pub fn glimpse(&self) -> Option<Tally> {
+        let ledger = self.ledger.try_lock().ok()?;
+        Some(ledger.tally())
     }
 
     /// The books.

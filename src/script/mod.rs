@@ -165,7 +165,7 @@ impl Script {
         let printed = Arc::clone(host);
         self.engine.on_print(move |text| {
             // A standard output that cannot be written is remembered by the reports' own writing.
-            let text = crate::report::escape_line(text);
+            let text = crate::escape::escape_line(text);
             let _ = printed.ledger().reports().emit(&text);
         });
         let memory = Arc::new(Memory::begin(self.max_memory));

@@ -3,7 +3,7 @@
 
 use rhai::{Dynamic, Engine, FnPtr, GlobalRuntimeState, NativeCallContext, Position};
 
-use crate::report::escape_line;
+use crate::escape::escape_line;
 use crate::token::Outcome;
 
 /// A closure, and what it could see where it was handed to `report`: functions, imports, constants.

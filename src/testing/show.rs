@@ -8,8 +8,8 @@ use similar::{ChangeTag, TextDiff};
 
 use super::file::TestFile;
 use super::judge::{Difference, How};
+use crate::escape::escape_line;
 use crate::paint::Paint;
-use crate::report::escape_line;
 
 /// So many equal lines stand before and after different ones.
 const AROUND: usize = 3;

@@ -98,6 +98,37 @@ fn progress_is_shown_where_it_is_wanted_only() {
     quiet(&["2"], &[("TOKEN_SERVICE_PROGRESS", "never")]);
 }
 
+/// Whoever writes to a pipe that nobody reads holds the books meanwhile. Progress must not wait for
+/// them: the signal would not be heard.
+#[test]
+fn a_bar_beside_a_report_that_nobody_reads_does_not_keep_a_signal_from_being_heard() {
+    let terminal = Terminal::new();
+    let tokens: Vec<String> = (0..20_000).map(|number| format!("t{number}")).collect();
+    let command = Command::new().file("tokens", tokens.join("\n"));
+    let command = command.args(["demo", "--input", "tokens", "--grace", "1s"]);
+    let command = command.env("TERM", "xterm-256color");
+    let mut raw = command.raw();
+    raw.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = raw.stderr(terminal.end()).spawn().unwrap();
+    drop(raw);
+    // One that began later tells when a bar would have been drawn.
+    let mut other = Terminal::new();
+    let later = waiting(&other, &["2"], &[]);
+    other.wait_for(|shown| shown.contains("1/2"));
+    end(later.0, later.1);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let (tell, ended) = std::sync::mpsc::channel();
+    let stdout = child.stdout.take();
+    std::thread::spawn(move || tell.send(child.wait().unwrap().code()));
+    let code = ended.recv_timeout(std::time::Duration::from_secs(30));
+    if code.is_err() {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    drop(stdout);
+    assert_eq!(code, Ok(Some(143)), "it ends without a reader");
+}
+
 #[test]
 fn without_a_terminal_progress_comes_in_lines_where_it_is_asked_for() {
     let command = Command::new().args(["demo", "2", "--input", "-", "--progress", "always"]);

@@ -11,7 +11,7 @@ use rhai::plugin::*;
 use rhai::{FnPtr, Map};
 
 use super::RhaiResultOf;
-use crate::report::escape_line;
+use crate::escape::escape_line;
 use crate::script::fault::thrown;
 use crate::script::host::Host;
 use crate::script::outcomes::Outcomes;
