@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod cli;
+mod client;
 pub mod clock;
 pub mod condition;
 pub mod config;
@@ -33,6 +34,7 @@ pub mod shield;
 pub mod store;
 pub mod stream;
 pub mod supervise;
+pub mod telemetry;
 pub mod termination;
 pub mod testing;
 pub mod token;

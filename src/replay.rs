@@ -31,7 +31,7 @@ pub fn replay(settings: &Settings, file: &Path, screen: &Screen) -> Finished {
         Err(fault) => unwritable(fault).into(),
         Ok(past) => match past.is_of(settings) {
             Err(problem) => problem.into(),
-            Ok(()) => drive(settings, |halt, begun| {
+            Ok(()) => drive("replay", settings, |halt, begun| {
                 settle(settings.clone(), past, halt, begun, screen.clone())
             }),
         },

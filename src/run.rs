@@ -28,34 +28,36 @@ use crate::script::host::{Host, Parts};
 use crate::script::{self, Script};
 use crate::store::{self, Store};
 use crate::supervise::{Begun, drive};
+use crate::telemetry::Tracer;
 use crate::verdict::{self, Asked, Finished, Record, stopped_early, unwritable};
 
 /// Runs the pipeline to its end, whatever way that comes.
 pub fn run(settings: &Settings, screen: &Screen) -> Finished {
-    match load(settings) {
-        Err(problem) => problem.into(),
-        Ok(_) if settings.size == 0 => nothing_to_do(settings),
-        Ok(script) => drive(settings, |halt, begun| {
-            pipeline(settings.clone(), script, halt, begun, screen.clone())
-        }),
-    }
+    let script = load(settings);
+    drive("run", settings, async |halt, begun| match script {
+        Err(problem) => Err(problem),
+        Ok(_) if settings.size == 0 => nothing_to_do(settings, &begun),
+        Ok(script) => pipeline(settings.clone(), script, halt, begun, screen.clone()).await,
+    })
 }
 
 /// The run of a shard that has no part of SIZE, or of an input that holds no token. Its script is not
 /// asked: no script expects a SIZE of 0.
-fn nothing_to_do(settings: &Settings) -> Finished {
+fn nothing_to_do(settings: &Settings, begun: &Begun) -> Result<Finished, Problem> {
     tracing::info!("there is nothing to do: this run's part of SIZE is 0");
-    match Reports::open(&settings.reports, settings.color) {
-        Err(fault) => unwritable(fault).into(),
-        Ok(mut reports) => {
-            reports.dry_run(settings.store.dry_run);
-            let mut ledger = Ledger::new(reports);
-            let (asked, begun) = (Asked::default(), Begun::now());
-            let rules = &settings.fail_on;
-            let record = Record::from(&begun);
-            verdict::close(&mut ledger, &Facts::default(), asked, record, None, rules)
-        }
-    }
+    let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
+    reports.dry_run(settings.store.dry_run);
+    let (mut ledger, facts) = (Ledger::new(reports), Facts::default());
+    let (asked, record) = (Asked::default(), Record::from(begun));
+    let rules = &settings.fail_on;
+    Ok(verdict::close(
+        &mut ledger,
+        &facts,
+        asked,
+        record,
+        None,
+        rules,
+    ))
 }
 
 /// The script, compiled and free of the mistakes that can be seen beforehand: a typing error must
@@ -105,9 +107,10 @@ async fn pipeline(
     let deadline = settings.deadline.map(|deadline| begun.instant + deadline);
     let mut options = settings.store;
     options.session = begun.run_id.to_string();
+    options.tracer = begun.tracer.clone();
     let dry_run = options.dry_run;
     let (table, column) = (options.table.clone(), options.column.clone());
-    let source = source(settings.source, &settings.limits).await?;
+    let source = source(settings.source, &settings.limits, &begun.tracer).await?;
     let clock = Arc::clone(&begun.clock);
     let mut fetcher = Fetcher::new(source, settings.limits, halt.clone(), clock, deadline);
     fetcher.wait_until(begun.instant + settings.wait);
@@ -202,7 +205,11 @@ pub(crate) async fn open(
     }
 }
 
-async fn source(source: Source, limits: &Limits) -> Result<Box<dyn fetch::Source>, Problem> {
+async fn source(
+    source: Source,
+    limits: &Limits,
+    tracer: &Tracer,
+) -> Result<Box<dyn fetch::Source>, Problem> {
     let endpoint = match source {
         Source::Http(endpoint) => endpoint,
         Source::BuiltIn => fetch::demo::start().await?,
@@ -214,7 +221,9 @@ async fn source(source: Source, limits: &Limits) -> Result<Box<dyn fetch::Source
             return Err(Problem::new(Exit::Usage, "no token source is configured"));
         }
     };
-    Ok(Box::new(Http::new(&endpoint, limits)?))
+    let mut http = Http::new(&endpoint, limits)?;
+    http.trace(tracer.clone());
+    Ok(Box::new(http))
 }
 
 async fn on_its_thread(

@@ -15,6 +15,7 @@ use crate::config::Settings;
 use crate::exit::Exit;
 use crate::halt::{Cause, Halt};
 use crate::problem::Problem;
+use crate::telemetry::{Telemetry, Tracer};
 use crate::verdict::Finished;
 
 /// The longest that what is in flight is waited for when a run is stopped.
@@ -22,6 +23,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// How long the report may take after a second signal.
 const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// The longest that a run which has ended waits for its OpenTelemetry collector.
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// When a run began, and how time passes since.
 #[derive(Clone)]
@@ -34,6 +38,8 @@ pub struct Begun {
     pub timestamp: jiff::Timestamp,
     /// A UUID (version 7).
     pub run_id: Uuid,
+    /// Begins the spans that an OpenTelemetry collector gets of the run.
+    pub tracer: Tracer,
 }
 
 impl Begun {
@@ -44,6 +50,7 @@ impl Begun {
             instant: Real.now(),
             timestamp: jiff::Timestamp::now(),
             run_id: Uuid::now_v7(),
+            tracer: Tracer::default(),
         }
     }
 
@@ -72,8 +79,13 @@ impl Limits {
     }
 }
 
-/// Does the work of a run until it is done, or has outlived its grace.
-pub fn drive<Work>(settings: &Settings, work: impl FnOnce(Halt, Begun) -> Work) -> Finished
+/// Does the work of a run until it is done, or has outlived its grace. `what` is its name for an
+/// OpenTelemetry collector, which hears of it.
+pub fn drive<Work>(
+    what: &'static str,
+    settings: &Settings,
+    work: impl FnOnce(Halt, Begun) -> Work,
+) -> Finished
 where
     Work: Future<Output = Result<Finished, Problem>>,
 {
@@ -87,10 +99,42 @@ where
     };
     let finished = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let stops = async || signals.next().await;
-        Ok(watch_over(Begun::now(), Limits::of(settings), stops, work).await)
+        let mut begun = Begun::now();
+        let telemetry = settings.telemetry.as_ref();
+        let telemetry = Telemetry::begin(telemetry, what, &begun.run_id.to_string());
+        begun.tracer = telemetry.tracer();
+        let limits = Limits::of(settings);
+        let mut stopped = Vec::new();
+        let stops = async || {
+            let cause = signals.next().await;
+            stopped.push(begun.clock.now());
+            cause
+        };
+        let finished = watch_over(begun.clone(), limits, stops, work).await;
+        let within = last_word(&begun, limits, &stopped);
+        tokio::select! {
+            biased;
+            // Whoever has seen the report waits for nothing more.
+            _ = signals.next() => {}
+            () = telemetry.finish(&finished, begun.elapsed(), within) => {}
+        }
+        Ok(finished)
     });
     finished.unwrap_or_else(|problem: Problem| problem.into())
+}
+
+/// How long the collector may be waited for: what the grace leaves of a run that was `stopped`, and
+/// nothing where it was told to be quick.
+fn last_word(begun: &Begun, limits: Limits, stopped: &[Instant]) -> Duration {
+    if stopped.len() > 1 {
+        return Duration::ZERO;
+    }
+    let now = begun.clock.now();
+    let deadline = limits.deadline.map(|deadline| begun.instant + deadline);
+    let ends = stopped.iter().copied().chain(deadline);
+    let passed = ends.filter(|end| *end <= now).min();
+    let left = passed.map(|end| (end + limits.grace).saturating_duration_since(now));
+    left.unwrap_or(LAST_WORD).min(LAST_WORD)
 }
 
 /// The same on the current runtime: does the work until it is done, stops it within its limits or

@@ -63,6 +63,11 @@ impl Token {
         &self.text[self.start as usize..(self.start + self.len) as usize]
     }
 
+    /// Which page it is of, as long as that page or any token of it is there.
+    pub fn page_id(&self) -> usize {
+        id(&self.text)
+    }
+
     /// Why it cannot be stored whatever the database says, if so.
     pub fn flaw(&self) -> Option<Flaw> {
         self.flaw
@@ -115,6 +120,11 @@ impl Page {
         builder.build()
     }
 
+    /// Which page it is, as long as it or any token of it is there.
+    pub fn id(&self) -> usize {
+        id(&self.text)
+    }
+
     /// How many tokens are left in it.
     pub fn len(&self) -> usize {
         self.to - self.from
@@ -165,6 +175,11 @@ impl fmt::Debug for Page {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Page({} tokens)", self.len())
     }
+}
+
+/// A page is known by where its text lies.
+fn id(text: &Arc<str>) -> usize {
+    Arc::as_ptr(text).cast::<u8>().addr()
 }
 
 /// The bytes of the largest page so far.

@@ -22,6 +22,7 @@ use token_service::script::end::run_to_the_end;
 use token_service::script::host::{Host, Parts};
 use token_service::script::{self, Script};
 use token_service::store::{self, Store, Target};
+use token_service::telemetry::Tracer;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
@@ -203,6 +204,7 @@ fn database() -> store::Options {
         statement_timeout: Duration::from_secs(30),
         patience: Duration::from_secs(30),
         session: String::new(),
+        tracer: Tracer::default(),
         expected: 0,
     }
 }

@@ -11,11 +11,14 @@ use super::{usage, values::Parsed};
 use crate::escape::escape;
 use crate::problem::Problem;
 
-/// The variables that hold a secret; each also has a form with `_FILE` behind it.
-const SECRETS: [&str; 3] = [
+/// The variables that hold a secret; each of the first three also has a form with `_FILE` behind it.
+const SECRETS: [&str; 6] = [
     "DB_PASS",
     "DATABASE_URL",
     "TOKEN_SERVICE_SOURCE_AUTHORIZATION",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
 ];
 
 /// The environment's variables. A variable that is set to nothing counts as unset.

@@ -17,6 +17,7 @@ mod place;
 pub(crate) mod reading;
 mod settings;
 mod source;
+mod telemetry;
 pub mod values;
 
 #[cfg(test)]
@@ -42,6 +43,7 @@ use crate::cli::{CommonArgs, RunArgs, variable};
 use crate::exit::Exit;
 use crate::problem::Problem;
 use crate::store::{self, Target};
+use crate::telemetry::Tracer;
 
 /// SIZE where nothing names one.
 const DEFAULT_SIZE: u64 = 5;
@@ -129,6 +131,7 @@ impl<'a> Layers<'a> {
             fail_on: self.fail_on(args)?,
             mask: self.mask(args)?,
             metrics: self.metrics(args)?,
+            telemetry: telemetry::settings(self.env),
             progress: self.progress(args)?,
             color: self.env.allows_color(),
             script: self.script(args.script.as_ref())?,
@@ -199,6 +202,7 @@ impl<'a> Layers<'a> {
             statement_timeout: keys.statement_timeout.unwrap_or(Duration::from_secs(30)),
             patience: self.patience(args)?,
             session: String::new(),
+            tracer: Tracer::default(),
             expected: 0,
         })
     }

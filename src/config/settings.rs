@@ -16,6 +16,7 @@ use crate::report::Spec;
 use crate::report::mask::Mask;
 use crate::screen::Progress;
 use crate::store;
+use crate::telemetry;
 
 /// How log lines or errors are laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,6 +99,8 @@ pub struct Settings {
     pub mask: Mask,
     /// The Prometheus text file that is written at the end.
     pub metrics: Option<PathBuf>,
+    /// The OpenTelemetry collector, if there is one.
+    pub telemetry: Option<telemetry::Settings>,
     /// What is run.
     pub script: Script,
     /// The script's configurable limits.

@@ -289,6 +289,19 @@ fn the_demo_needs_nothing_and_looks_at_nothing() {
 }
 
 #[test]
+fn a_script_never_sees_the_headers_of_a_collector() {
+    let variables = env(&[
+        ("OTEL_EXPORTER_OTLP_HEADERS", "key=s3cret"),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "key=s3cret"),
+        ("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "key=s3cret"),
+        ("OTEL_SERVICE_NAME", "mine"),
+    ]);
+    let settings = with_file("script: {env_prefix: OTEL_}\n", &variables).unwrap();
+    let seen: Vec<_> = settings.env.keys().collect();
+    assert_eq!(seen, ["OTEL_SERVICE_NAME"]);
+}
+
+#[test]
 fn a_proxy_is_asked_where_the_environment_names_one() {
     for name in ["http_proxy", "HTTPS_PROXY", "all_proxy"] {
         let settings = load_env(&env(&[(name, "http://proxy.internal:3128")])).unwrap();

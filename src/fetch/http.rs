@@ -1,18 +1,21 @@
 //! One request to the token source: `POST url?size=N`, its answer read in chunks under a cap.
-//! The only place that knows reqwest.
+//! The only place of fetching that knows reqwest.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use opentelemetry::KeyValue;
 use reqwest::header::{
     CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
-use reqwest::{Client, ClientBuilder, Response, StatusCode, Url, redirect};
+use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::lines::LineParser;
 use super::{Answer, Answering, Limits, Source, refusal};
+use crate::client::{self, plain};
 use crate::fault::{Fault, Kind, chain};
+use crate::telemetry::Tracer;
 
 pub mod reach;
 
@@ -38,16 +41,6 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// The address without its query and credentials.
-fn plain(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.set_fragment(None);
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.to_string()
-}
-
 /// The source as an HTTP client sees it.
 pub struct Http {
     client: Client,
@@ -55,6 +48,7 @@ pub struct Http {
     timeout: Duration,
     max_body: u64,
     max_token: usize,
+    tracer: Tracer,
 }
 
 impl Http {
@@ -76,7 +70,13 @@ impl Http {
             timeout: limits.timeout,
             max_body: limits.max_body,
             max_token: limits.max_token,
+            tracer: Tracer::default(),
         })
+    }
+
+    /// Each request gets a span of `tracer`'s, which it carries to the source.
+    pub fn trace(&mut self, tracer: Tracer) {
+        self.tracer = tracer;
     }
 
     /// The source's address without its query and credentials.
@@ -85,12 +85,44 @@ impl Http {
     }
 
     async fn ask(&self, count: u64) -> Answer {
-        let sent = self.client.post(self.sized(count)).body("{}").send().await;
-        match sent {
-            Ok(response) if response.status() == StatusCode::OK => self.read(response, count).await,
-            Ok(response) => Answer::failed(self.refusal(&response)),
-            Err(error) => Answer::failed(self.failure(error)),
+        let mut span = self.tracer.ask("POST", || self.known(count));
+        let mut request = self.client.post(self.sized(count)).body("{}");
+        for (name, value) in span.headers() {
+            request = request.header(name, value);
         }
+        let answer = match request.send().await {
+            Ok(response) => {
+                span.note(
+                    "http.response.status_code",
+                    i64::from(response.status().as_u16()),
+                );
+                match response.status() {
+                    StatusCode::OK => self.read(response, count).await,
+                    _ => Answer::failed(self.refusal(&response)),
+                }
+            }
+            Err(error) => Answer::failed(self.failure(error)),
+        };
+        let came = i64::try_from(answer.page.len()).unwrap_or(i64::MAX);
+        span.note("token_service.tokens.received", came);
+        span.end(answer.fault.as_ref());
+        answer
+    }
+
+    /// What is known of a request before it is sent, by OpenTelemetry's names for HTTP clients.
+    fn known(&self, count: u64) -> Vec<KeyValue> {
+        let port = self.url.port_or_known_default().unwrap_or_default();
+        let host = self.url.host_str().unwrap_or_default();
+        vec![
+            KeyValue::new("http.request.method", "POST"),
+            KeyValue::new("url.full", self.address()),
+            KeyValue::new("server.address", host.to_owned()),
+            KeyValue::new("server.port", i64::from(port)),
+            KeyValue::new(
+                "token_service.tokens.requested",
+                i64::try_from(count).unwrap_or(i64::MAX),
+            ),
+        ]
     }
 
     fn sized(&self, count: u64) -> Url {
@@ -166,8 +198,6 @@ impl Http {
 
 /// How connections to the source are made, and what is sent with each request.
 fn builder(endpoint: &Endpoint, limits: &Limits) -> Result<ClientBuilder, Fault> {
-    // reqwest asks the process for its cryptography; a second client finds it installed.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(
@@ -178,21 +208,10 @@ fn builder(endpoint: &Endpoint, limits: &Limits) -> Result<ClientBuilder, Fault>
         let (name, value) = header(name, value.expose_secret())?;
         headers.insert(name, value);
     }
-    let mut builder = Client::builder()
-        .user_agent(concat!("token_service/", env!("CARGO_PKG_VERSION")))
+    Ok(client::builder(&endpoint.url, endpoint.proxy)
         .default_headers(headers)
-        .redirect(redirect::Policy::none())
         .connect_timeout(limits.connect_timeout)
-        .timeout(limits.timeout);
-    if !endpoint.proxy {
-        builder = builder.no_proxy();
-        if endpoint.url.scheme() == "http" {
-            // Reading the machine's certificates takes longer than all the rest of a start, and
-            // nobody is asked for one.
-            builder = builder.tls_certs_only([]);
-        }
-    }
-    Ok(builder)
+        .timeout(limits.timeout))
 }
 
 impl Source for Http {

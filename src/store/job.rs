@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::outbox::{Gathered, Gathering};
+use super::pages::Pages;
 use crate::clock::Clock;
 use crate::fault::Fault;
 use crate::halt::Halt;
@@ -47,6 +48,8 @@ pub(super) struct Job {
     done: CancellationToken,
     _done: DropGuard,
     gathered: Gathered,
+    /// Where somebody wants to hear of them.
+    pages: Option<Pages>,
 }
 
 impl Drop for Job {
@@ -73,6 +76,9 @@ impl Job {
 
     /// Hands over outcomes at once.
     pub(super) fn send(&self, outcomes: Vec<Outcome>) {
+        if let Some(pages) = &self.pages {
+            pages.settle(&outcomes);
+        }
         self.sender.send(outcomes);
     }
 
@@ -100,7 +106,7 @@ impl Job {
             }
             None => (Status::NotAttempted, Detail::reason("the run was stopped")),
         };
-        self.sender.send(
+        self.send(
             tokens
                 .map(|token| Outcome::unsent(token, status, Some(Arc::clone(&detail))))
                 .collect(),
@@ -172,8 +178,8 @@ impl Queue {
         })
     }
 
-    /// A job whose outcomes go to `sender`.
-    pub(super) fn job(&self, sender: OutcomeSender) -> Arc<Job> {
+    /// A job whose outcomes go to `sender`, and are counted in `pages`.
+    pub(super) fn job(&self, sender: OutcomeSender, pages: Option<Pages>) -> Arc<Job> {
         let done = CancellationToken::new();
         Arc::new(Job {
             sender,
@@ -182,6 +188,7 @@ impl Queue {
             _done: done.clone().drop_guard(),
             done,
             gathered: Gathered::default(),
+            pages,
         })
     }
 
@@ -344,6 +351,9 @@ async fn feed(
                 continue;
             }
         };
+        if let Some(pages) = &job.pages {
+            pages.begin(&page);
+        }
         queue.pending.fetch_add(page.len(), Ordering::Relaxed);
         queue.more.notify_one();
         let size = (page.len() / (queue.connections * 2)).clamp(1, LARGEST_CHUNK);
@@ -407,7 +417,12 @@ mod tests {
 
     fn start(queue: &Arc<Queue>, pages: PageStream) -> OutcomeStream {
         let (sender, stream, stop) = outcomes(CREDIT);
-        tokio::spawn(pump(Arc::clone(queue), queue.job(sender), stop, pages));
+        tokio::spawn(pump(
+            Arc::clone(queue),
+            queue.job(sender, None),
+            stop,
+            pages,
+        ));
         stream
     }
 

@@ -24,11 +24,14 @@ use crate::fault::{Fault, Kind};
 use crate::finding::Finding;
 use crate::halt::Halt;
 use crate::stream::{self, OutcomeStream, PageStream};
+use crate::telemetry::Tracer;
+use pages::Pages;
 
 mod doubt;
 mod job;
 pub mod name;
 mod outbox;
+mod pages;
 pub mod postgres;
 pub mod scripted;
 mod sqlite;
@@ -61,6 +64,8 @@ pub struct Options {
     /// The run's name at the server (its connections' `application_name`), by which a later replay
     /// finds what is left of it.
     pub session: String,
+    /// Begins the spans of connections and pages.
+    pub tracer: Tracer,
 }
 
 /// The kinds of database.
@@ -78,6 +83,8 @@ pub enum Target {
 pub struct Store {
     feeder: job::Feeder,
     backend: Box<dyn Backend>,
+    tracer: Tracer,
+    table: Arc<str>,
 }
 
 /// What a backend gives in its own time.
@@ -123,7 +130,7 @@ impl Store {
                 .map(|worker| Box::new(worker) as _),
         };
         match backend {
-            Ok(backend) => Ok(Self::on(queue, backend)),
+            Ok(backend) => Ok(Self::on(queue, backend, &options)),
             Err(mut fault) => {
                 fault.hint = Some(match fault.hint.take() {
                     Some(hint) => format!("{hint}; no token was asked for"),
@@ -146,13 +153,15 @@ impl Store {
     ) -> Self {
         let queue = job::Queue::new(options.connections.max(1), halt, Arc::clone(&clock));
         let worker = scripted::Worker::start(script, options.patience, &queue, clock);
-        Self::on(queue, Box::new(worker))
+        Self::on(queue, Box::new(worker), options)
     }
 
-    fn on(queue: Arc<job::Queue>, backend: Box<dyn Backend>) -> Self {
+    fn on(queue: Arc<job::Queue>, backend: Box<dyn Backend>, options: &Options) -> Self {
         Self {
             feeder: job::Feeder(queue),
             backend,
+            tracer: options.tracer.clone(),
+            table: options.table.as_str().into(),
         }
     }
 
@@ -165,7 +174,7 @@ impl Store {
     pub fn store(&self, pages: PageStream) -> OutcomeStream {
         let (sender, outcomes, stop) = stream::outcomes(job::CREDIT);
         let queue = Arc::clone(&self.feeder.0);
-        let job = queue.job(sender);
+        let job = queue.job(sender, Pages::new(&self.tracer, &self.table));
         tokio::spawn(job::pump(queue, job, stop, pages));
         outcomes
     }

@@ -150,7 +150,7 @@ mod tests {
     async fn what_waits_for_company_arrives_even_where_its_job_is_let_go() {
         let queue = Queue::new(1, Halt::new(), Arc::new(crate::clock::Real));
         let (sender, mut stream, _stop) = stream::outcomes(CREDIT);
-        let job = queue.job(sender);
+        let job = queue.job(sender, None);
         job.send_soon(outcome("aa"));
         job.send_soon(outcome("bb"));
         drop(job);

@@ -342,6 +342,7 @@ mod tests {
     use crate::clock::Real;
     use crate::halt::Halt;
     use crate::stream::PageStream;
+    use crate::telemetry::Tracer;
     use crate::token::{Flaw, Page};
 
     fn options(target: Target) -> Options {
@@ -354,6 +355,7 @@ mod tests {
             dry_run: false,
             statement_timeout: Duration::from_secs(30),
             session: String::new(),
+            tracer: Tracer::default(),
             expected: 0,
             patience: Duration::from_secs(1),
         }

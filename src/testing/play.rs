@@ -30,6 +30,7 @@ use crate::script::emit::Emitter;
 use crate::script::host::Parts;
 use crate::store::Store;
 use crate::supervise::{Begun, Limits, watch_over};
+use crate::telemetry::Tracer;
 use crate::verdict::Finished;
 
 /// So much of each output is kept.
@@ -145,6 +146,7 @@ impl Stage {
             instant: self.clock.now(),
             timestamp: jiff::Timestamp::UNIX_EPOCH,
             run_id: Uuid::nil(),
+            tracer: Tracer::default(),
         };
         let (signals, mut arriving) = unbounded_channel();
         for signal in &case.signals {

@@ -48,6 +48,7 @@ mod masks;
 mod merge;
 mod metrics;
 mod observability;
+mod otlp;
 mod outages;
 mod pages;
 mod pipeline_files;

@@ -5,23 +5,43 @@ use std::fs;
 
 use serde_json::Value;
 
+use crate::support::collector::{Collector, Span};
 use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::root;
 use crate::support::scrape::Metrics;
 use crate::support::source::{Answer, Source};
 
-/// The first cells of the tables in a section, and of those alone what stands in backticks.
+fn text() -> String {
+    fs::read_to_string(root().join("docs/observability.md")).expect("the document")
+}
+
+/// The first cells of the tables in `text`, and of those alone what stands in backticks.
+fn first_cells(text: &str) -> BTreeSet<String> {
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
+    let names = rows.filter_map(|row| row.split_once('`'));
+    names.map(|(name, _)| name.to_owned()).collect()
+}
+
+/// Those of a section.
 fn documented(section: &str) -> BTreeSet<String> {
-    let text = fs::read_to_string(root().join("docs/observability.md")).expect("the document");
+    let text = text();
     let begin = text.find(section).expect("the section");
     let rest = &text[begin + section.len()..];
     let end = rest.find("\n## ").unwrap_or(rest.len());
-    let rows = rest[..end]
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `"));
-    let names = rows.filter_map(|row| row.split_once('`'));
-    names.map(|(name, _)| name.to_owned()).collect()
+    first_cells(&rest[..end])
+}
+
+/// The lines between a comment and the one that ends it.
+fn between(mark: &str) -> String {
+    let text = text();
+    let (_, rest) = text
+        .split_once(&format!("<!-- {mark} -->"))
+        .expect("a beginning");
+    let (table, _) = rest
+        .split_once(&format!("<!-- /{mark} -->"))
+        .expect("an end");
+    table.to_owned()
 }
 
 #[test]
@@ -34,6 +54,43 @@ fn every_metric_is_documented_and_every_documented_metric_is_there() {
     let text = fs::read_to_string(run.path("run.prom")).expect("a file");
     let there: BTreeSet<String> = Metrics::parse(&text).families.into_iter().collect();
     assert_eq!(there, documented("## Metrics for Prometheus\n"));
+}
+
+#[test]
+fn every_span_and_attribute_and_otlp_metric_is_documented_and_every_documented_one_is_there() {
+    let (database, collector) = (Database::seed(), Collector::new());
+    let told = |command: Command| {
+        let command = command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint());
+        command.database(&database)
+    };
+    let replayed = "{\"token\":\"zz\",\"status\":\"failed\",\"attempts\":1,\"ms\":0.0}\n";
+    let command = told(Command::new()).file("old.ndjson", replayed);
+    command.args(["replay", "old.ndjson"]).run().expect_code(0);
+    let names = |spans: Vec<Span>| spans.into_iter().map(|span| span.name).collect();
+    let of_replay: BTreeSet<String> = names(collector.spans());
+    assert!(of_replay.contains("replay"), "{of_replay:?}");
+
+    let collector = Collector::new();
+    let busy = Answer::status(503).header("retry-after", "0");
+    let source = Source::answers([busy, Answer::tokens(["aa", "b-b"])]);
+    let command = Command::new().source(&source).database(&database).arg("2");
+    let command = command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint());
+    command.run().expect_code(0);
+    let spans = collector.spans();
+    let attributes: BTreeSet<String> = spans
+        .iter()
+        .flat_map(|span| span.attributes.keys().cloned())
+        .collect();
+    let there: BTreeSet<String> = names(spans);
+    let there: BTreeSet<String> = there.union(&of_replay).cloned().collect();
+    assert_eq!(there, first_cells(&between("spans")));
+    assert_eq!(attributes, first_cells(&between("attributes")));
+    // With their units, in the second column.
+    let metrics = between("metrics");
+    let rows = metrics.lines().filter(|line| line.starts_with("| `"));
+    let cell = |row: &str, index| row.split('`').nth(index).expect("a cell").to_owned();
+    let documented: BTreeSet<_> = rows.map(|row| (cell(row, 1), cell(row, 3))).collect();
+    assert_eq!(collector.metric_names(), documented);
 }
 
 /// The keys of the log lines of runs that meet much.

@@ -7,6 +7,7 @@ pub mod answer;
 pub mod books;
 mod captured;
 pub mod cluster;
+pub mod collector;
 pub mod command;
 pub mod database;
 pub mod guide;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
@@ -36,8 +37,8 @@ pub struct Request {
     pub target: String,
     /// The headers.
     pub headers: HeaderMap,
-    /// The body, which is expected to be text.
-    pub body: String,
+    /// The body.
+    pub body: Bytes,
     /// Such as `HTTP/2.0`.
     pub version: String,
 }
@@ -301,7 +302,7 @@ async fn answer(
             .path_and_query()
             .map_or_else(String::new, ToString::to_string),
         headers: head.headers,
-        body: String::from_utf8_lossy(&body).into_owned(),
+        body,
         version: format!("{:?}", head.version),
     };
     let answer = shared.lock().next(request);

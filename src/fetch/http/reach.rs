@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Endpoint, Http, builder, plain};
+use super::{Endpoint, Http, builder};
+use crate::client::plain;
 use crate::fault::Fault;
 use crate::fetch::Limits;
 use crate::finding::Finding;

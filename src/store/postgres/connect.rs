@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use opentelemetry::KeyValue;
 use secrecy::ExposeSecret;
 use tokio_postgres::config::SslMode as Tls;
 use tokio_postgres::{Config, Error, Row};
@@ -18,6 +19,7 @@ use super::super::{Options, table_name, tls};
 use super::link::{Driver, Link};
 use super::{Address, Host, SslMode};
 use crate::fault::{Fault, chain};
+use crate::telemetry::Tracer;
 
 /// How long a silent peer is believed to be there.
 const SILENT_PEER: Duration = Duration::from_secs(15);
@@ -76,6 +78,7 @@ pub(super) struct Connector {
     pub(super) statement_timeout: Duration,
     /// True once a pooler was met that takes no options.
     takes_no_options: AtomicBool,
+    tracer: Tracer,
 }
 
 impl Connector {
@@ -99,6 +102,7 @@ impl Connector {
             table,
             column: options.column.clone(),
             statement_timeout: options.statement_timeout,
+            tracer: options.tracer.clone(),
         })
     }
 
@@ -131,11 +135,21 @@ impl Connector {
 
     /// One timeout covers everything that one host may take.
     pub(super) async fn reach_host(&self, host: &Host, aim: Aim) -> Result<Reached, Fault> {
+        let span = self.tracer.ask("connect", || {
+            vec![
+                KeyValue::new("db.system.name", "postgresql"),
+                KeyValue::new("db.namespace", self.address.name.clone()),
+                KeyValue::new("server.address", host.name.clone()),
+                KeyValue::new("server.port", i64::from(host.port)),
+            ]
+        });
         let limit = self.address.connect_timeout;
-        match tokio::time::timeout(limit, self.connect(host, aim)).await {
+        let reached = match tokio::time::timeout(limit, self.connect(host, aim)).await {
             Ok(reached) => reached.map_err(|hitch| self.hitch(host, &hitch)),
             Err(_) => Err(self.timed_out(host)),
-        }
+        };
+        span.end(reached.as_ref().err());
+        reached
     }
 
     async fn connect(&self, host: &Host, aim: Aim) -> Result<Reached, Hitch> {

@@ -1,0 +1,191 @@
+//! The way to the collector: OTLP over HTTP, as protobuf. A collector that cannot be reached costs a run
+//! nothing but one warning.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use prost::Message;
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::{Client, StatusCode};
+use secrecy::ExposeSecret as _;
+
+use super::{Settings, Target};
+use crate::client::{self, plain};
+use crate::fault::chain;
+use crate::fetch::retry::backoff;
+
+/// The most of an answer that is read, in bytes: it says how much was refused, and why.
+const LARGEST_ANSWER: usize = 64 << 10;
+
+/// Something that a collector takes.
+pub(super) trait Signal: Message {
+    /// Its name, for people.
+    const NAME: &'static str;
+    /// What an answer refuses of it, with the collector's words.
+    fn refused(answer: &[u8]) -> Option<(i64, String)>;
+}
+
+impl Signal for ExportTraceServiceRequest {
+    const NAME: &'static str = "spans";
+
+    fn refused(answer: &[u8]) -> Option<(i64, String)> {
+        let partial = ExportTraceServiceResponse::decode(answer).ok()?;
+        let partial = partial.partial_success?;
+        Some((partial.rejected_spans, partial.error_message))
+    }
+}
+
+impl Signal for ExportMetricsServiceRequest {
+    const NAME: &'static str = "metrics";
+
+    fn refused(answer: &[u8]) -> Option<(i64, String)> {
+        let partial = ExportMetricsServiceResponse::decode(answer).ok()?;
+        let partial = partial.partial_success?;
+        Some((partial.rejected_data_points, partial.error_message))
+    }
+}
+
+/// A collector, as an HTTP client sees it.
+pub(super) struct Collector {
+    client: Client,
+    /// True once it was said that something is not delivered.
+    has_warned: AtomicBool,
+}
+
+/// Why something was not taken.
+struct Hitch {
+    cause: String,
+    /// True where sending it again may help.
+    is_passing: bool,
+    /// How long the collector asks to be left alone.
+    wait: Option<Duration>,
+}
+
+impl Hitch {
+    fn lasting(cause: String) -> Self {
+        Self {
+            cause,
+            is_passing: false,
+            wait: None,
+        }
+    }
+}
+
+impl Collector {
+    /// A client; nothing is connected yet. Where none can be made, that is said.
+    pub(super) fn new(settings: &Settings) -> Option<Self> {
+        let target = settings.traces.as_ref().or(settings.metrics.as_ref())?;
+        // One client for both, which trusts the machine's certificates where either wants some.
+        let targets = [&settings.traces, &settings.metrics];
+        let mut targets = targets.into_iter().flatten();
+        let strictest = targets.find(|target| target.url.scheme() == "https");
+        let strictest = strictest.unwrap_or(target);
+        match client::builder(&strictest.url, settings.proxy).build() {
+            Ok(client) => Some(Self {
+                client,
+                has_warned: AtomicBool::new(false),
+            }),
+            Err(error) => {
+                let cause = chain(&error).join(": ");
+                tracing::warn!(cause, "no OpenTelemetry collector can be reached");
+                None
+            }
+        }
+    }
+
+    /// Delivers a message, again where that may help, for as long as `target` allows.
+    pub(super) async fn take<S: Signal>(&self, target: &Target, message: &S) {
+        let body = bytes::Bytes::from(message.encode_to_vec());
+        let mut last = None;
+        let attempts = async {
+            for failures in 1.. {
+                match self.post::<S>(target, body.clone()).await {
+                    Ok(()) => return Ok(()),
+                    Err(hitch) if !hitch.is_passing => return Err(hitch.cause),
+                    Err(hitch) => {
+                        let wait = hitch.wait.unwrap_or_default();
+                        last = Some(hitch.cause);
+                        let pause = backoff(failures, fastrand::f64()).max(wait);
+                        tokio::time::sleep(pause).await;
+                    }
+                }
+            }
+            Ok(())
+        };
+        let result = match tokio::time::timeout(target.timeout, attempts).await {
+            Ok(result) => result,
+            Err(_) => Err(last.unwrap_or_else(|| "it did not answer in time".to_owned())),
+        };
+        if let Err(cause) = result {
+            self.warn(S::NAME, Some(target), &cause);
+        }
+    }
+
+    async fn post<S: Signal>(&self, target: &Target, body: bytes::Bytes) -> Result<(), Hitch> {
+        let mut request = self
+            .client
+            .post(target.url.clone())
+            .header(CONTENT_TYPE, "application/x-protobuf");
+        for (name, value) in &target.headers {
+            let mut value =
+                reqwest::header::HeaderValue::from_str(value.expose_secret()).map_err(|_| {
+                    Hitch::lasting("a header holds what HTTP does not allow".to_owned())
+                })?;
+            value.set_sensitive(true);
+            request = request.header(name, value);
+        }
+        let unreachable = |error: reqwest::Error| Hitch {
+            cause: chain(&error.without_url()).join(": "),
+            is_passing: true,
+            wait: None,
+        };
+        let mut response = request.body(body).send().await.map_err(unreachable)?;
+        let status = response.status();
+        if !status.is_success() {
+            let wait = response.headers().get(RETRY_AFTER);
+            let wait = wait.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+            return Err(Hitch {
+                cause: format!("it answered {status}"),
+                // OTLP names these as the ones to send again for.
+                is_passing: matches!(
+                    status,
+                    StatusCode::TOO_MANY_REQUESTS
+                        | StatusCode::BAD_GATEWAY
+                        | StatusCode::SERVICE_UNAVAILABLE
+                        | StatusCode::GATEWAY_TIMEOUT
+                ),
+                wait: wait.map(Duration::from_secs),
+            });
+        }
+        let mut answer = Vec::new();
+        while answer.len() < LARGEST_ANSWER
+            && let Ok(Some(chunk)) = response.chunk().await
+        {
+            answer.extend_from_slice(&chunk);
+        }
+        match S::refused(&answer) {
+            Some((count, why)) if count > 0 => {
+                Err(Hitch::lasting(format!("it refused {count} of them: {why}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Says once in a run that something is not delivered, for whatever cause.
+    pub(super) fn warn(&self, what: &'static str, target: Option<&Target>, cause: &str) {
+        if !self.has_warned.swap(true, Ordering::Relaxed) {
+            let at = target.map(|target| format!(" at {}", plain(&target.url)));
+            let at = at.unwrap_or_default();
+            tracing::warn!(
+                cause,
+                "the OpenTelemetry collector{at} has not got all {what}"
+            );
+        }
+    }
+}
