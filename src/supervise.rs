@@ -111,7 +111,7 @@ where
             cause
         };
         let finished = watch_over(begun.clone(), limits, stops, work).await;
-        let within = last_word(&begun, limits, &stopped);
+        let within = last_word(limits, begun.instant, &stopped, begun.clock.now());
         tokio::select! {
             biased;
             // Whoever has seen the report waits for nothing more.
@@ -125,12 +125,11 @@ where
 
 /// How long the collector may be waited for: what the grace leaves of a run that was `stopped`, and
 /// nothing where it was told to be quick.
-fn last_word(begun: &Begun, limits: Limits, stopped: &[Instant]) -> Duration {
+fn last_word(limits: Limits, began: Instant, stopped: &[Instant], now: Instant) -> Duration {
     if stopped.len() > 1 {
         return Duration::ZERO;
     }
-    let now = begun.clock.now();
-    let deadline = limits.deadline.map(|deadline| begun.instant + deadline);
+    let deadline = limits.deadline.map(|deadline| began + deadline);
     let ends = stopped.iter().copied().chain(deadline);
     let passed = ends.filter(|end| *end <= now).min();
     let left = passed.map(|end| (end + limits.grace).saturating_duration_since(now));
@@ -233,4 +232,31 @@ fn overdue(cause: Cause) -> Finished {
     Problem::new(exit, "the report could not be completed in time")
         .hint("`--grace` sets the time; a report on a path is left as PATH.partial")
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_collector_gets_what_the_grace_leaves_and_two_seconds_at_the_most() {
+        let began = Instant::now();
+        let after = |seconds| began + Duration::from_secs(seconds);
+        let left = |deadline: Option<u64>, stopped: &[u64], now| {
+            let limits = Limits {
+                deadline: deadline.map(Duration::from_secs),
+                grace: Duration::from_secs(8),
+            };
+            let stopped: Vec<_> = stopped.iter().copied().map(after).collect();
+            last_word(limits, began, &stopped, after(now)).as_secs()
+        };
+        assert_eq!(left(None, &[], 100), 2);
+        assert_eq!(left(Some(200), &[], 100), 2);
+        assert_eq!(left(None, &[99], 100), 2);
+        assert_eq!(left(None, &[93], 100), 1);
+        assert_eq!(left(None, &[80], 100), 0);
+        assert_eq!(left(Some(93), &[], 100), 1);
+        // Whoever stops it twice waits for nothing.
+        assert_eq!(left(None, &[98, 99], 100), 0);
+    }
 }

@@ -2,6 +2,7 @@
 //! nothing but one warning.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::metrics::v1::{
@@ -56,6 +57,8 @@ pub(super) struct Collector {
     client: Client,
     /// True once it was said that something is not delivered.
     has_warned: AtomicBool,
+    /// What was in the way last.
+    hindrance: Mutex<Option<String>>,
 }
 
 /// Why something was not taken.
@@ -90,6 +93,7 @@ impl Collector {
             Ok(client) => Some(Self {
                 client,
                 has_warned: AtomicBool::new(false),
+                hindrance: Mutex::default(),
             }),
             Err(error) => {
                 let cause = chain(&error).join(": ");
@@ -102,29 +106,32 @@ impl Collector {
     /// Delivers a message, again where that may help, for as long as `target` allows.
     pub(super) async fn take<S: Signal>(&self, target: &Target, message: &S) {
         let body = bytes::Bytes::from(message.encode_to_vec());
-        let mut last = None;
         let attempts = async {
-            for failures in 1.. {
-                match self.post::<S>(target, body.clone()).await {
-                    Ok(()) => return Ok(()),
-                    Err(hitch) if !hitch.is_passing => return Err(hitch.cause),
-                    Err(hitch) => {
-                        let wait = hitch.wait.unwrap_or_default();
-                        last = Some(hitch.cause);
-                        let pause = backoff(failures, fastrand::f64()).max(wait);
-                        tokio::time::sleep(pause).await;
-                    }
+            let mut failures = 0;
+            while let Err(hitch) = self.post::<S>(target, body.clone()).await {
+                self.hindered(Some(format!("{}: {}", plain(&target.url), hitch.cause)));
+                if !hitch.is_passing {
+                    return false;
                 }
+                failures += 1;
+                let pause = backoff(failures, fastrand::f64());
+                tokio::time::sleep(pause.max(hitch.wait.unwrap_or_default())).await;
             }
-            Ok(())
+            self.hindered(None);
+            true
         };
-        let result = match tokio::time::timeout(target.timeout, attempts).await {
-            Ok(result) => result,
-            Err(_) => Err(last.unwrap_or_else(|| "it did not answer in time".to_owned())),
-        };
-        if let Err(cause) = result {
-            self.warn(S::NAME, Some(target), &cause);
+        let within = tokio::time::timeout(target.timeout, attempts).await;
+        if !within.unwrap_or_default() {
+            self.warn(S::NAME, target.timeout);
         }
+    }
+
+    fn hindered(&self, by: Option<String>) {
+        let mut hindrance = self
+            .hindrance
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *hindrance = by;
     }
 
     async fn post<S: Signal>(&self, target: &Target, body: bytes::Bytes) -> Result<(), Hitch> {
@@ -177,14 +184,30 @@ impl Collector {
         }
     }
 
-    /// Says once in a run that something is not delivered, for whatever cause.
-    pub(super) fn warn(&self, what: &'static str, target: Option<&Target>, cause: &str) {
+    /// Says once in a run that not all of `what` could be delivered `within` that time, and what was in
+    /// the way.
+    pub(super) fn warn(&self, what: &'static str, within: Duration) {
         if !self.has_warned.swap(true, Ordering::Relaxed) {
-            let at = target.map(|target| format!(" at {}", plain(&target.url)));
-            let at = at.unwrap_or_default();
+            let hindrance = self
+                .hindrance
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let late = || format!("there was no answer within {within:?}");
+            let cause = hindrance.clone().unwrap_or_else(late);
             tracing::warn!(
                 cause,
-                "the OpenTelemetry collector{at} has not got all {what}"
+                hint = "the run and its report are whole; check OTEL_EXPORTER_OTLP_ENDPOINT",
+                "the OpenTelemetry collector has not got all {what}"
+            );
+        }
+    }
+
+    /// Says the same of spans that came faster than they could be delivered.
+    pub(super) fn dropped(&self, spans: u64) {
+        if !self.has_warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                spans,
+                "spans were dropped: they came faster than the OpenTelemetry collector took them"
             );
         }
     }

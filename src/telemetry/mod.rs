@@ -150,8 +150,7 @@ impl Telemetry {
             .await
             .is_err()
         {
-            let cause = format!("the run ended, and {within:?} more were not enough");
-            collector.warn("spans and metrics", None, &cause);
+            collector.warn("spans and metrics", within);
         }
     }
 }

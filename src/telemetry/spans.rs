@@ -97,8 +97,7 @@ impl Delivery {
         }
         let dropped = self.dropped.load(Ordering::Relaxed);
         if dropped > 0 {
-            let cause = format!("{dropped} came faster than they could be delivered");
-            collector.warn("spans", Some(&target), &cause);
+            collector.dropped(dropped);
         }
     }
 }
