@@ -174,7 +174,9 @@ fn measured(
     let began = Instant::now();
     let finished = work();
     if let Some(file) = file {
-        file.finish(&metrics::of(&finished, began.elapsed(), Timestamp::now()));
+        let summary = finished.summary.as_ref();
+        let (took, ended) = (began.elapsed(), Timestamp::now());
+        file.finish(&metrics::of(finished.exit, summary, took, ended));
     }
     Ok(Done {
         exit: finished.exit,

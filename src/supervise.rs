@@ -15,7 +15,7 @@ use crate::config::Settings;
 use crate::exit::Exit;
 use crate::halt::{Cause, Halt};
 use crate::problem::Problem;
-use crate::telemetry::{Telemetry, Tracer};
+use crate::telemetry::{Ending, Telemetry, Tracer};
 use crate::verdict::Finished;
 
 /// The longest that what is in flight is waited for when a run is stopped.
@@ -112,11 +112,16 @@ where
         };
         let finished = watch_over(begun.clone(), limits, stops, work).await;
         let within = last_word(limits, begun.instant, &stopped, begun.clock.now());
+        let ending = Ending {
+            exit: finished.exit,
+            summary: finished.summary.as_ref(),
+            took: begun.elapsed(),
+        };
         tokio::select! {
             biased;
             // Whoever has seen the report waits for nothing more.
             _ = signals.next() => {}
-            () = telemetry.finish(&finished, begun.elapsed(), within) => {}
+            () = telemetry.finish(ending, within) => {}
         }
         Ok(finished)
     });

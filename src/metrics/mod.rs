@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::exit::Exit;
 use crate::report::summary::{Latencies, Summary};
 use crate::token::Status;
-use crate::verdict::Finished;
 
 pub mod file;
 mod text;
@@ -44,10 +44,9 @@ pub struct Point<T> {
     pub value: T,
 }
 
-/// The metrics of a run that took `took` and ended at `ended`. One that ended without a summary, such
-/// as one whose database was down, has no counts: zeros would be a guess.
-pub fn of(finished: &Finished, took: Duration, ended: Timestamp) -> Vec<Metric> {
-    let summary = finished.summary.as_ref();
+/// The metrics of a run that took `took` and ended with `exit` at `ended`. One that ended without a
+/// summary, such as one whose database was down, has no counts: zeros would be a guess.
+pub fn of(exit: Exit, summary: Option<&Summary>, took: Duration, ended: Timestamp) -> Vec<Metric> {
     let took = summary.map_or(took, |summary| Duration::from_millis(summary.duration_ms));
     let gauge = |name, unit, help, value| Metric {
         name,
@@ -60,7 +59,7 @@ pub fn of(finished: &Finished, took: Duration, ended: Timestamp) -> Vec<Metric> 
             "token_service.exit_code",
             "1",
             "The exit code of the run",
-            f64::from(finished.exit.code()),
+            f64::from(exit.code()),
         ),
         gauge(
             "token_service.run.duration",

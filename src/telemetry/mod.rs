@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::metrics::v1::AggregationTemporality;
@@ -21,9 +22,10 @@ use self::collector::Collector;
 use self::numbers::Period;
 pub use self::trace::{Span, Tracer};
 use crate::client::plain;
+use crate::exit::Exit;
 use crate::metrics::{self, Metric};
+use crate::report::summary::Summary;
 use crate::token::Status;
-use crate::verdict::Finished;
 
 mod collector;
 mod numbers;
@@ -138,13 +140,12 @@ impl Telemetry {
     }
 
     /// Tells how the run ended, and waits until all of it is delivered, or `within` has passed.
-    pub async fn finish(self, finished: &Finished, took: Duration, within: Duration) {
+    pub async fn finish(self, ending: Ending<'_>, within: Duration) {
         let Some(active) = self.0 else {
             return;
         };
-        let exit_code = finished.exit.code();
-        active.tracer.end(attributes(finished), exit_code);
-        let metrics = metrics::of(finished, took, jiff::Timestamp::now());
+        active.tracer.end(ending.attributes(), ending.exit.code());
+        let metrics = ending.metrics();
         let collector = Arc::clone(&active.collector);
         if tokio::time::timeout(within, active.deliver(&metrics))
             .await
@@ -152,6 +153,37 @@ impl Telemetry {
         {
             collector.warn("spans and metrics", within);
         }
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy)]
+pub struct Ending<'a> {
+    /// Its exit code.
+    pub exit: Exit,
+    /// Its numbers; `None` where nothing was asked of the source.
+    pub summary: Option<&'a Summary>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Ending<'_> {
+    fn metrics(&self) -> Vec<Metric> {
+        metrics::of(self.exit, self.summary, self.took, Timestamp::now())
+    }
+
+    /// What the run's own span says.
+    fn attributes(&self) -> Vec<KeyValue> {
+        let number = |key, value: u64| KeyValue::new(key, i64::try_from(value).unwrap_or(i64::MAX));
+        let mut all = vec![number("process.exit.code", u64::from(self.exit.code()))];
+        if let Some(summary) = self.summary {
+            all.push(number("token_service.tokens.requested", summary.requested));
+            all.push(number("token_service.tokens.received", summary.received));
+            all.extend(
+                Status::ALL.map(|status| number(outcome(status), summary.counts.get(status))),
+            );
+        }
+        all
     }
 }
 
@@ -192,18 +224,6 @@ fn resource(settings: &Settings, run_id: &str) -> Resource {
         builder = builder.with_service_name(name.clone());
     }
     builder.build()
-}
-
-/// What is told of a run as a whole.
-fn attributes(finished: &Finished) -> Vec<KeyValue> {
-    let number = |key, value: u64| KeyValue::new(key, i64::try_from(value).unwrap_or(i64::MAX));
-    let mut all = vec![number("process.exit.code", u64::from(finished.exit.code()))];
-    if let Some(summary) = &finished.summary {
-        all.push(number("token_service.tokens.requested", summary.requested));
-        all.push(number("token_service.tokens.received", summary.received));
-        all.extend(Status::ALL.map(|status| number(outcome(status), summary.counts.get(status))));
-    }
-    all
 }
 
 /// The attribute that counts tokens with that outcome.
