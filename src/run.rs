@@ -106,7 +106,7 @@ async fn pipeline(
     let mut options = settings.store;
     options.session = begun.run_id.to_string();
     let dry_run = options.dry_run;
-    let (table, column) = (options.table.clone(), options.column.clone());
+    let (table, column) = (options.table.to_string(), options.column.clone());
     let source = source(settings.source, &settings.limits).await?;
     let clock = Arc::clone(&begun.clock);
     let mut fetcher = Fetcher::new(source, settings.limits, halt.clone(), clock, deadline);
