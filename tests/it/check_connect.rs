@@ -394,7 +394,7 @@ fn too_few_connections() {
     --- stderr
     error: the database refused to connect
       caused by: too many connections for database "[database]" (53300)
-    hint: 127.0.0.1:[port] has no connection left: wait, or raise max_connections
+    hint: database "[database]" has no connection left at 127.0.0.1:[port]: wait, or raise its limit with ALTER DATABASE "[database]" CONNECTION LIMIT n
     "#);
 }
 
