@@ -273,11 +273,10 @@ fn gather(host: &Host, ended: &Ended) -> Facts {
     let ledger = host.ledger();
     let tally = ledger.tally();
     let received = supply.received() + ledger.made();
-    let open_ended = host.fetcher().is_open_ended();
     Facts {
-        size: if open_ended { received } else { host.size() },
+        size: host.requested(received),
         received,
-        open_ended,
+        open_ended: host.fetcher().is_open_ended(),
         counted: tally.total(),
         unsettled: tally.unsettled(),
         fell_short: supply.fell_short(),

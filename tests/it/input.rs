@@ -198,6 +198,30 @@ fn whoever_asks_a_pipe_for_more_after_its_end_is_told() {
 }
 
 #[test]
+fn of_a_pipe_a_script_is_told_that_what_came_so_far_was_requested() {
+    let script = "
+        for size in [2, 1] {
+            let summary = report(store(fetch(size)));
+            emit(`${summary.requested} requested, ${summary.received} received`);
+        }";
+    let told = |args: &[&str]| {
+        let run = Command::new()
+            .database(&Database::seed())
+            .file("mine.rhai", script)
+            .args(["--script", "mine.rhai", "--input", "-"])
+            .args(args)
+            .stdin("aa\nbb\ncc\n")
+            .run()
+            .expect_code(0);
+        let lines = run.stdout.lines().filter(|line| line.contains("requested"));
+        lines.collect::<Vec<_>>().join("; ")
+    };
+    shows!(told(&[]), @"2 requested, 2 received; 3 requested, 3 received");
+    // Where a SIZE was asked for it is that, however long the pipe is.
+    shows!(told(&["3"]), @"3 requested, 2 received; 3 requested, 3 received");
+}
+
+#[test]
 fn an_empty_input_is_nothing_to_do() {
     for (input, stdin) in [("none", ""), ("-", "\n\n")] {
         let run = run()
