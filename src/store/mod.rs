@@ -145,7 +145,7 @@ impl Store {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let queue = job::Queue::new(options.connections.max(1), halt, Arc::clone(&clock));
-        let worker = scripted::Worker::start(script, options.patience, &queue, clock);
+        let worker = scripted::Worker::start(script, options, &queue, clock);
         Self::on(queue, Box::new(worker))
     }
 
