@@ -17,6 +17,7 @@ use crate::report::ledger::Ledger;
 use crate::run::open;
 use crate::screen::Screen;
 use crate::store::Store;
+use crate::store::name::TableName;
 use crate::stream::PageStream;
 use crate::supervise::{Begun, drive};
 use crate::token::{Detail, Flaw, Outcome, Page, Status, Token};
@@ -155,16 +156,20 @@ impl Past {
     /// A replay into another table would find nothing there and store everything once more.
     fn is_of(&self, settings: &Settings) -> Result<(), Problem> {
         let (table, column) = (&settings.store.table, &settings.store.column);
-        match &self.place {
-            Some(place) if (&place.0, &place.1) != (table, column) => Err(Problem::new(
-                Exit::Usage,
-                "the journal belongs to another table than the one configured",
-            )
-            .cause(format!("its run stored in {}, column {}", place.0, place.1))
-            .cause(format!("configured is {table}, column {column}"))
-            .hint("set `database.table` and `database.column` to what the run had")),
-            _ => Ok(()),
+        let Some((in_table, in_column)) = &self.place else {
+            return Ok(());
+        };
+        if TableName::parse(in_table).as_ref() == Ok(table) && in_column == column {
+            return Ok(());
         }
+        let problem = Problem::new(
+            Exit::Usage,
+            "the journal belongs to another table than the one configured",
+        );
+        Err(problem
+            .cause(format!("its run stored in {in_table}, column {in_column}"))
+            .cause(format!("configured is {table}, column {column}"))
+            .hint("set `database.table` and `database.column` to what the run had"))
     }
 
     /// The values that were stored last, of those that nothing else is to be found out about.

@@ -109,7 +109,7 @@ async fn pipeline(
     options.session = begun.run_id.to_string();
     options.tracer = begun.tracer.clone();
     let dry_run = options.dry_run;
-    let (table, column) = (options.table.clone(), options.column.clone());
+    let (table, column) = (options.table.to_string(), options.column.clone());
     let source = source(settings.source, &settings.limits, &begun.tracer).await?;
     let clock = Arc::clone(&begun.clock);
     let mut fetcher = Fetcher::new(source, settings.limits, halt.clone(), clock, deadline);
@@ -282,11 +282,10 @@ fn gather(host: &Host, ended: &Ended) -> Facts {
     let ledger = host.ledger();
     let tally = ledger.tally();
     let received = supply.received() + ledger.made();
-    let open_ended = host.fetcher().is_open_ended();
     Facts {
-        size: if open_ended { received } else { host.size() },
+        size: host.requested(received),
         received,
-        open_ended,
+        open_ended: host.fetcher().is_open_ended(),
         counted: tally.total(),
         unsettled: tally.unsettled(),
         fell_short: supply.fell_short(),

@@ -21,6 +21,7 @@ use token_service::script::emit::Emitter;
 use token_service::script::end::run_to_the_end;
 use token_service::script::host::{Host, Parts};
 use token_service::script::{self, Script};
+use token_service::store::name::TableName;
 use token_service::store::{self, Store, Target};
 use token_service::telemetry::Tracer;
 use tokio::runtime::{Builder, Handle};
@@ -196,7 +197,7 @@ fn limits() -> Limits {
 fn database() -> store::Options {
     store::Options {
         target: Target::Demo,
-        table: "secret_tokens".to_owned(),
+        table: TableName::plain("secret_tokens"),
         column: "data".to_owned(),
         connections: 16,
         pipeline: None,

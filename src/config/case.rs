@@ -8,14 +8,14 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::file::{File, RunKeys, ScriptKeys, SourceKeys};
+use super::file::{ConditionKey, File, RunKeys, ScriptKeys, SourceKeys};
 use super::reading::{number, readers};
 use super::{Env, Layers, Purpose, Settings, place, values};
 use crate::cli::RunArgs;
 use crate::problem::{Place, Problem};
 
 /// `options:` of a case: flags and keys of a run, by their own names.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Options {
     #[serde(deserialize_with = "positive")]
@@ -36,6 +36,8 @@ pub(crate) struct Options {
     grace: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     patience: Option<Duration>,
+    fail_on: Option<Vec<ConditionKey>>,
+    dry_run: Option<bool>,
     #[serde(deserialize_with = "number")]
     max_operations: Option<u64>,
     env_prefix: Option<String>,
@@ -76,6 +78,8 @@ pub(crate) fn settle(case: Case, options: Options) -> Result<Settings, Problem> 
             deadline: options.deadline,
             grace: options.grace,
             patience: options.patience,
+            fail_on: options.fail_on,
+            dry_run: options.dry_run,
             ..RunKeys::default()
         },
         script: ScriptKeys {

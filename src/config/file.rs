@@ -19,6 +19,7 @@ use crate::report::Spec;
 use crate::report::mask::Mask;
 use crate::screen::Progress;
 use crate::shard::Written;
+use crate::store::name::TableName;
 use crate::store::postgres::SslMode;
 
 /// The whole file; a key that is absent or empty is `None`.
@@ -82,8 +83,8 @@ pub(super) struct DatabaseKeys {
     pub sslrootcert: Option<PathBuf>,
     pub sslcert: Option<PathBuf>,
     pub sslkey: Option<PathBuf>,
-    #[serde(deserialize_with = "identifier")]
-    pub table: Option<String>,
+    #[serde(deserialize_with = "table")]
+    pub table: Option<TableName>,
     #[serde(deserialize_with = "identifier")]
     pub column: Option<String>,
     #[serde(deserialize_with = "count")]
@@ -192,6 +193,7 @@ readers! {
     ports: Vec<u16> = values::ports;
     count: usize = values::count;
     sslmode: SslMode = str::parse;
+    table: TableName = TableName::parse;
     identifier: String = not_empty;
     prefix: String = not_empty;
 }

@@ -42,6 +42,7 @@ use self::values::Parsed;
 use crate::cli::{CommonArgs, RunArgs, variable};
 use crate::exit::Exit;
 use crate::problem::Problem;
+use crate::store::name::TableName;
 use crate::store::{self, Target};
 use crate::telemetry::Tracer;
 
@@ -176,13 +177,12 @@ impl<'a> Layers<'a> {
     fn store(&self, args: &RunArgs, target: Target) -> Result<store::Options, Problem> {
         let keys = &self.file.database;
         // The demo has its own table, whatever the file says of the real one.
-        let named = |key: &Option<String>, default: &str| match (&target, key) {
-            (Target::Demo, _) | (_, None) => default.to_string(),
-            (_, Some(name)) => name.clone(),
-        };
+        let own = !matches!(target, Target::Demo);
+        let table = keys.table.clone().filter(|_| own);
+        let column = keys.column.clone().filter(|_| own);
         Ok(store::Options {
-            table: named(&keys.table, "secret_tokens"),
-            column: named(&keys.column, "data"),
+            table: table.unwrap_or_else(|| TableName::plain("secret_tokens")),
+            column: column.unwrap_or_else(|| String::from("data")),
             target,
             connections: self
                 .pick(

@@ -180,6 +180,7 @@ fn rule_of(expected: &str) -> String {
         rule if rule.starts_with("must ") => rule.to_string(),
         "a map" => String::from("must be a mapping of keys"),
         "a sequence" => String::from("must be a list"),
+        "a boolean" => String::from("must be true or false"),
         "a string" | "path string" => String::from("must be text"),
         "field identifier" => String::from("must have plain names as keys"),
         name if name.starts_with("struct ") => String::from("must be a mapping of keys"),

@@ -92,7 +92,7 @@ fn defaults_are_those_of_the_contract() {
         (settings.store.connections, settings.store.pipeline),
         (16, None)
     );
-    assert_eq!(settings.store.table, "secret_tokens");
+    assert_eq!(settings.store.table.to_string(), "secret_tokens");
     assert_eq!(settings.store.column, "data");
     assert_eq!(
         settings.reports,
@@ -248,7 +248,7 @@ script:
     assert_eq!(address.sslmode, SslMode::VerifyFull);
     assert_eq!(address.sslkey, Some("/k.pem".into()));
     assert_eq!(address.connect_timeout, Duration::from_secs(2));
-    assert_eq!(settings.store.table, "app.tokens");
+    assert_eq!(settings.store.table.to_string(), "app.tokens");
     assert_eq!(settings.store.statement_timeout, Duration::from_mins(1));
     assert_eq!(settings.reports.len(), 2);
     assert_eq!(
@@ -416,7 +416,7 @@ fn a_url_in_the_file_stands_alone() {
     let settings = with_file(yaml, &bare(&[("DATABASE_URL", "postgres://me@other/db")])).unwrap();
     assert_eq!(places(address(&settings)), ["other:5432"]);
     assert_eq!(address(&settings).sslmode, SslMode::Require);
-    assert_eq!(settings.store.table, "t");
+    assert_eq!(settings.store.table.to_string(), "t");
     let settings = with_file(yaml, &bare(&[("DB_HOST", "other"), ("DB_PORT", "1")])).unwrap();
     assert_eq!(places(address(&settings)), ["other:1"]);
     assert_eq!(address(&settings).sslmode, SslMode::Disable);
@@ -726,6 +726,7 @@ fn wrong_values_are_marked_where_they_stand() {
         mistake("source:\n  max_body: lots\n"),
         mistake("database: {port: 70000, host: h}\n"),
         mistake("database:\n  sslmode: maybe\n"),
+        mistake("database:\n  table: a.b.c\n"),
         mistake("run:\n  size: -1\n"),
         mistake("run: 5\n"),
         mistake("- a\n"),
@@ -769,6 +770,12 @@ fn wrong_values_are_marked_where_they_stand() {
       │
     2 │   sslmode: maybe
       ╰╴           ━━━━━
+
+    error: `database.table` must be a table or schema.table: it has more than two parts; one that holds a dot belongs in double quotes
+      ╭▸ token_service.yaml:2:10
+      │
+    2 │   table: a.b.c
+      ╰╴         ━━━━━
 
     error: `run.size` must be a whole number of at least 1, such as 10
       ╭▸ token_service.yaml:2:9

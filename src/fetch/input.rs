@@ -104,7 +104,7 @@ impl Input {
     ///
     /// # Errors
     /// Where no thread can be started.
-    pub fn read(&self, max_token: usize) -> io::Result<Reading> {
+    pub fn read(&self, max_token: usize) -> io::Result<InputSource> {
         let reader = Reader {
             from: BufReader::with_capacity(BUFFER, self.file.try_clone()?),
             name: self.name.clone(),
@@ -119,7 +119,7 @@ impl Input {
         thread::Builder::new()
             .name("input".to_owned())
             .spawn(move || answer_all(reader, &asked))?;
-        Ok(Reading {
+        Ok(InputSource {
             asks,
             open_ended: self.open_ended,
         })
@@ -151,12 +151,12 @@ fn count(file: &mut File, max_token: usize) -> io::Result<u64> {
 type Ask = (u64, oneshot::Sender<Answer>);
 
 /// An input that is being read, as the source of a run.
-pub struct Reading {
+pub struct InputSource {
     asks: mpsc::Sender<Ask>,
     open_ended: bool,
 }
 
-impl Source for Reading {
+impl Source for InputSource {
     fn request(&self, count: u64) -> Answering<'_> {
         let (reply, answer) = oneshot::channel();
         let asked = self.asks.send((count, reply));

@@ -180,6 +180,16 @@ impl Host {
         self.size
     }
 
+    /// What the summary calls `requested`: SIZE, or what was `received` where SIZE is all of a pipe,
+    /// of which nobody knows how much that will be.
+    pub fn requested(&self, received: u64) -> u64 {
+        if self.fetcher.is_open_ended() {
+            received
+        } else {
+            self.size
+        }
+    }
+
     /// The source.
     pub fn fetcher(&self) -> &Arc<Fetcher> {
         &self.fetcher
@@ -217,10 +227,11 @@ impl Host {
     pub fn summary(&self) -> Map {
         let supply = self.fetcher.supply();
         let ledger = self.ledger();
+        let received = supply.received() + ledger.made();
         let mut map = super::api::counts_of(&ledger.tally());
         for (name, count) in [
-            ("requested", self.size),
-            ("received", supply.received() + ledger.made()),
+            ("requested", self.requested(received)),
+            ("received", received),
             ("requests", supply.requests()),
             ("surplus", supply.surplus()),
         ] {

@@ -19,6 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::name::TableName;
 use crate::clock::Clock;
 use crate::fault::{Fault, Kind};
 use crate::finding::Finding;
@@ -43,9 +44,8 @@ mod tls;
 pub struct Options {
     /// The database.
     pub target: Target,
-    /// The table as configured: `name` or `schema.name`, a part in double quotes where it holds a
-    /// dot. Always quoted as an identifier in SQL.
-    pub table: String,
+    /// The table, quoted as an identifier in SQL.
+    pub table: TableName,
     /// The column, quoted as an identifier in SQL.
     pub column: String,
     /// The most connections of a run, at least 1.
@@ -152,7 +152,7 @@ impl Store {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let queue = job::Queue::new(options.connections.max(1), halt, Arc::clone(&clock));
-        let worker = scripted::Worker::start(script, options.patience, &queue, clock);
+        let worker = scripted::Worker::start(script, options, &queue, clock);
         Self::on(queue, Box::new(worker), options)
     }
 
@@ -161,7 +161,7 @@ impl Store {
             feeder: job::Feeder(queue),
             backend,
             tracer: options.tracer.clone(),
-            table: options.table.as_str().into(),
+            table: options.table.to_string().into(),
         }
     }
 
@@ -228,19 +228,6 @@ pub async fn inspect(options: &Options) -> Vec<Finding> {
         Target::Sqlite(path) => sqlite::inspect(path, options),
         Target::Demo => Vec::new(),
     }
-}
-
-/// The configured name of the table.
-fn table_name(text: &str) -> Result<name::TableName, Fault> {
-    name::TableName::parse(text).map_err(|error| {
-        Fault::new(
-            Kind::InvalidArgument {
-                argument: "table".to_owned(),
-                expected: "table or schema.table".to_owned(),
-            },
-            error,
-        )
-    })
 }
 
 /// Triggers and row level security may hide or change what is inserted, and somebody may have taken

@@ -3,6 +3,9 @@
 //! Nothing that a user configures reaches SQL unquoted; a name keeps its case, as a quoted
 //! identifier does.
 
+use std::borrow::Cow;
+use std::fmt;
+
 /// A table's name, with its schema where one is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableName {
@@ -13,11 +16,23 @@ pub struct TableName {
 }
 
 impl TableName {
+    /// A table that is looked for in the search path.
+    pub fn plain(table: impl Into<String>) -> Self {
+        Self {
+            schema: None,
+            table: table.into(),
+        }
+    }
+
     /// Parses `table`, `schema.table`, `"a table"` or `"a.schema"."a ""quoted"" table"`.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with the name.
+    /// The rest of a sentence that begins with whose name it is: what it must be, and what is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
+        Self::of_parts(text).map_err(|why| format!("must be a table or schema.table: {why}"))
+    }
+
+    fn of_parts(text: &str) -> Result<Self, &'static str> {
         let mut parts = Vec::new();
         let mut rest = text;
         loop {
@@ -26,23 +41,21 @@ impl TableName {
             match after.strip_prefix('.') {
                 Some(after) => rest = after,
                 None if after.is_empty() => break,
-                None => return Err(format!("text after the closing quote in `{text}`")),
+                None => return Err("text follows a closing double quote"),
             }
         }
         if parts.iter().any(String::is_empty) {
-            return Err(format!("an empty name in `{text}`"));
+            return Err("a part of it is empty");
         }
         if text.contains('\0') {
-            return Err("a NUL in the name".to_owned());
+            return Err("it holds a NUL");
         }
         let table = parts.pop().unwrap_or_default();
         let schema = parts.pop();
         if parts.is_empty() {
             Ok(Self { schema, table })
         } else {
-            Err(format!(
-                "too many dots in `{text}`; put a part that holds a dot in double quotes"
-            ))
+            Err("it has more than two parts; one that holds a dot belongs in double quotes")
         }
     }
 
@@ -59,13 +72,31 @@ impl TableName {
     }
 }
 
+impl fmt::Display for TableName {
+    /// As it may stand in the configuration, in quotes only where it must.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(schema) = &self.schema {
+            write!(f, "{}.", configured(schema))?;
+        }
+        f.write_str(&configured(&self.table))
+    }
+}
+
+fn configured(part: &str) -> Cow<'_, str> {
+    if part.contains(['.', '"']) {
+        quote_identifier(part).into()
+    } else {
+        part.into()
+    }
+}
+
 /// One part of a name and what follows it.
-fn part(text: &str) -> Result<(String, &str), String> {
+fn part(text: &str) -> Result<(String, &str), &'static str> {
     let Some(mut rest) = text.strip_prefix('"') else {
         let end = text.find('.').unwrap_or(text.len());
         let (part, after) = text.split_at(end);
         return if part.contains('"') {
-            Err(format!("a double quote inside `{part}`"))
+            Err("a part that holds a double quote belongs in double quotes, with that one doubled")
         } else {
             Ok((part.to_owned(), after))
         };
@@ -73,7 +104,7 @@ fn part(text: &str) -> Result<(String, &str), String> {
     let mut part = String::new();
     loop {
         let Some(end) = rest.find('"') else {
-            return Err(format!("no closing double quote in `{text}`"));
+            return Err("it has no closing double quote");
         };
         part.push_str(&rest[..end]);
         rest = &rest[end + 1..];
@@ -112,6 +143,21 @@ mod tests {
     #[test]
     fn a_quote_in_an_identifier_is_doubled() {
         assert_eq!(quote_identifier(r#"a"b"#), r#""a""b""#);
+    }
+
+    #[test]
+    fn a_name_is_shown_as_it_may_be_configured() {
+        for text in [
+            "secret_tokens",
+            "Vault.a b",
+            r#""a.b"."c""#,
+            r#"s."say ""hi""""#,
+        ] {
+            let name = TableName::parse(text).unwrap();
+            assert_eq!(TableName::parse(&name.to_string()), Ok(name), "{text}");
+        }
+        let name = TableName::parse(r#""vault"."a.b""#).unwrap();
+        assert_eq!(name.to_string(), r#"vault."a.b""#);
     }
 
     #[test]

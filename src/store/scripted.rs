@@ -13,10 +13,13 @@ use super::job::{Chunk, Job, Queue, Taker, Verdict};
 use super::outbox::Batch;
 use super::postgres::{MOST_LOSSES, every_insert_denied, gone};
 use super::sqlstate::{Class, TRIES, class_of, pause, scrub};
-use super::{Backend, Later};
+use super::{Backend, Later, Options};
 use crate::clock::Clock;
 use crate::fault::{Fault, Kind};
 use crate::token::{Detail, Outcome, Status, Token};
+
+/// Why a token is not stored whose connection went.
+const LOST: &str = "the connection was lost before the token was stored";
 
 /// What the database says of each token.
 #[derive(Clone, Debug, Default)]
@@ -95,13 +98,14 @@ pub(super) struct Worker(JoinHandle<()>);
 impl Worker {
     pub(super) fn start(
         script: Script,
-        patience: Duration,
+        options: &Options,
         queue: &Arc<Queue>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let desk = Desk {
             script,
-            patience,
+            patience: options.patience,
+            dry_run: options.dry_run,
             queue: Arc::clone(queue),
             clock,
             waiting: Vec::new(),
@@ -130,6 +134,7 @@ impl Backend for Worker {
 struct Desk {
     script: Script,
     patience: Duration,
+    dry_run: bool,
     queue: Arc<Queue>,
     clock: Arc<dyn Clock>,
     waiting: Vec<Waiting>,
@@ -215,6 +220,9 @@ impl Desk {
             }
         }
         match says {
+            // What would have been taken back is in no doubt.
+            Says::Found | Says::Unknown if self.dry_run => self.lost(flight),
+            Says::Lost => self.lost(flight),
             Says::Stored | Says::Found => self.land(flight, Status::Stored, None),
             Says::Refused(why) => self.land(flight, Status::Rejected, Some(Detail::reason(why))),
             Says::Code {
@@ -222,10 +230,6 @@ impl Desk {
                 constraint,
                 message,
             } => self.judged(flight, sqlstate, constraint, message),
-            Says::Lost => {
-                let why = "the connection was lost before the token was stored";
-                self.again(flight, MOST_LOSSES, Duration::ZERO, Detail::reason(why));
-            }
             Says::Unknown => {
                 let why =
                     "the connection was lost, and without SELECT right it cannot be looked up";
@@ -233,6 +237,11 @@ impl Desk {
             }
             Says::Down => self.down(flight).await,
         }
+    }
+
+    /// The connection went, and the token is not in the table.
+    fn lost(&mut self, flight: Flight) {
+        self.again(flight, MOST_LOSSES, Duration::ZERO, Detail::reason(LOST));
     }
 
     /// Books the server's verdict on a token.
@@ -313,8 +322,12 @@ impl Desk {
             job.tell(&verdict.fault);
         }
         self.queue.condemn(verdict);
-        let why = "the connection was lost, and there was no other to look it up";
-        self.land(flight, Status::Unknown, Some(Detail::reason(why)));
+        if self.dry_run {
+            self.land(flight, Status::Failed, Some(Detail::reason(LOST)));
+        } else {
+            let why = "the connection was lost, and there was no other to look it up";
+            self.land(flight, Status::Unknown, Some(Detail::reason(why)));
+        }
         self.fail_waiting();
     }
 

@@ -16,7 +16,7 @@ use super::job::{Chunk, Job, Queue, Taker, Verdict};
 use super::name::{TableName, quote_identifier};
 use super::outbox::Batch;
 use super::sqlstate::{Details, Said};
-use super::{Backend, Later, Options, table_name};
+use super::{Backend, Later, Options};
 use crate::fault::{Fault, Kind};
 use crate::token::{Detail, Outcome, Status, Token};
 
@@ -46,10 +46,10 @@ impl Worker {
         options: &Options,
         queue: &Arc<Queue>,
     ) -> Result<Self, Fault> {
-        let table = table_name(&options.table)?;
         let (ready, opened) = oneshot::channel();
         let (finish, done) = oneshot::channel();
-        let (path, column) = (path.map(Path::to_owned), options.column.clone());
+        let path = path.map(Path::to_owned);
+        let (table, column) = (options.table.clone(), options.column.clone());
         let dry_run = options.dry_run;
         let count = count(&table, &column);
         let kept = path.clone();
@@ -348,7 +348,7 @@ mod tests {
     fn options(target: Target) -> Options {
         Options {
             target,
-            table: "secret_tokens".to_owned(),
+            table: TableName::plain("secret_tokens"),
             column: "data".to_owned(),
             connections: 2,
             pipeline: None,
@@ -486,7 +486,7 @@ mod tests {
         std::fs::write(&wrong, "x".repeat(4096)).unwrap();
         block(async {
             let mut renamed = options(Target::Sqlite(path.clone()));
-            renamed.table = "other".to_owned();
+            renamed.table = TableName::plain("other");
             for (options, message) in [
                 (
                     options(Target::Sqlite(missing.clone())),

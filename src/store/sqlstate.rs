@@ -91,6 +91,27 @@ pub fn code_of<'a>(code: &'a str, message: &str) -> &'a str {
     meant.map_or(code, |(_, code)| code)
 }
 
+/// What has no connection left where a server answers `53300`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// The server: `max_connections`.
+    Server,
+    /// The role: its `CONNECTION LIMIT`.
+    Role,
+    /// The database: its `CONNECTION LIMIT`.
+    Database,
+}
+
+/// Tells what is full by `routine`, the server's function that raised the error: its message may be in
+/// any language.
+pub fn full(routine: Option<&str>) -> Full {
+    match routine {
+        Some("InitializeSessionUserId") => Full::Role,
+        Some("CheckMyDatabase") => Full::Database,
+        _ => Full::Server,
+    }
+}
+
 /// True where a pooler ends a connection because it had no server for what was asked last, and so has
 /// not passed it on: in its own words, or in the code with which a server refused a connection.
 pub fn is_unsent(code: &str, message: &str) -> bool {

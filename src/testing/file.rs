@@ -15,6 +15,7 @@ use crate::config::outline::{Outline, Step};
 use crate::exit::Exit;
 use crate::halt::Cause;
 use crate::problem::Problem;
+use crate::report::Format;
 use crate::store::scripted::Script;
 
 /// How the name of a test file ends.
@@ -77,13 +78,21 @@ pub(super) struct Expected {
     /// In the order of [`Status::ALL`](crate::token::Status::ALL).
     pub counts: Option<[u64; 5]>,
     pub report: Option<String>,
-    pub ndjson: Option<String>,
-    pub json: Option<String>,
+    /// Reports by their formats.
+    pub reports: Vec<(Format, String)>,
     pub stdout: Option<String>,
     pub stderr: Option<Stderr>,
     pub slept: Option<Duration>,
     pub requests: Option<Requests>,
     pub files: Option<Vec<(String, String)>>,
+}
+
+impl Expected {
+    /// True where a report of this format is looked at.
+    pub(super) fn looks_at(&self, format: Format) -> bool {
+        let is_text = format == Format::Text && self.report.is_some();
+        is_text || self.reports.iter().any(|(known, _)| *known == format)
+    }
 }
 
 impl TestFile {
@@ -247,6 +256,15 @@ fn without_detours(path: &Path) -> PathBuf {
 
 fn expected(keys: ExpectKeys) -> Expected {
     let reports = keys.reports.unwrap_or_default();
+    let reports = [
+        (Format::Text, reports.text),
+        (Format::Ndjson, reports.ndjson),
+        (Format::Json, reports.json),
+        (Format::Csv, reports.csv),
+        (Format::Yaml, reports.yaml),
+    ];
+    let reports = reports.into_iter();
+    let reports = reports.filter_map(|(format, text)| Some((format, text?)));
     let counts = |keys: CountKeys| {
         [
             keys.stored,
@@ -265,8 +283,7 @@ fn expected(keys: ExpectKeys) -> Expected {
         exit: keys.exit.unwrap_or_default(),
         counts: keys.counts.map(counts),
         report: keys.report,
-        ndjson: reports.ndjson,
-        json: reports.json,
+        reports: reports.collect(),
         stdout: keys.stdout,
         stderr: keys.stderr,
         slept: keys.slept,

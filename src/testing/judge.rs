@@ -8,6 +8,8 @@ use super::file::{Case, Expected};
 use super::keys::{Requests, Stderr};
 use super::play::Played;
 use crate::config::outline::Step;
+use crate::config::values::report_name;
+use crate::report::Format;
 use crate::token::Status;
 
 /// Something that is not as it was expected.
@@ -130,15 +132,17 @@ impl<'a> Judge<'a> {
     }
 
     fn texts(&mut self, expect: &'a Expected, played: &Played) {
-        for (keys, expected, got) in [
-            (&["report"][..], &expect.report, &played.report),
-            (&["stdout"], &expect.stdout, &played.stdout),
-            (&["reports", "ndjson"], &expect.ndjson, &played.ndjson),
-            (&["reports", "json"], &expect.json, &played.json),
+        for (key, expected, got) in [
+            ("report", &expect.report, played.report(Format::Text)),
+            ("stdout", &expect.stdout, &played.stdout),
         ] {
             if let Some(expected) = expected {
-                self.text(keys, expected, got);
+                self.text(&[key], expected, got);
             }
+        }
+        for (format, expected) in &expect.reports {
+            let keys = ["reports", report_name(*format)];
+            self.text(&keys, expected, played.report(*format));
         }
         let Some(files) = &expect.files else { return };
         for (name, expected) in files {

@@ -117,8 +117,11 @@ pub(super) struct CountKeys {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ReportKeys {
+    pub text: Option<String>,
     pub ndjson: Option<String>,
     pub json: Option<String>,
+    pub csv: Option<String>,
+    pub yaml: Option<String>,
 }
 
 readers! {

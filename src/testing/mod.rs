@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::exit::Exit;
 use crate::paint::Paint;
 use crate::problem::Problem;
+use crate::report::Format;
 use file::{Case, TestFile};
 use judge::{How, counted};
 use play::Played;
@@ -204,7 +205,7 @@ fn tell(
                 found.retain(|one| !is_report(one));
                 change = Some(update::Change {
                     index: case.index,
-                    report: played.report.clone(),
+                    report: played.report(Format::Text).to_owned(),
                 });
             }
             if let Some(first) = found.first() {

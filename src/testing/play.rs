@@ -42,9 +42,8 @@ pub(super) struct Played {
     /// In the order of [`Status::ALL`](crate::token::Status::ALL).
     pub counts: [u64; 5],
     pub stdout: String,
-    pub report: String,
-    pub ndjson: String,
-    pub json: String,
+    /// Those that are looked at.
+    reports: Vec<(Format, String)>,
     pub stderr: String,
     pub slept: Duration,
     /// The sizes that were asked for.
@@ -57,16 +56,25 @@ pub(super) struct Played {
     pub took: Duration,
 }
 
+impl Played {
+    /// A report that is looked at; empty where none was written.
+    pub fn report(&self, format: Format) -> &str {
+        let found = self.reports.iter().find(|(known, _)| *known == format);
+        found.map_or("", |(_, text)| text)
+    }
+}
+
 /// Plays a case, for `limit` of real time at the most.
 pub(super) fn play(case: &Case, limit: Duration) -> Played {
     let began = Instant::now();
+    let formats = Format::ALL.into_iter().map(|(_, format)| format);
+    let kept = formats.filter(|format| case.expect.looks_at(*format));
+    let kept = kept.map(|format| (format, Output::default()));
     let stage = Stage {
         clock: Virtual::new(limit),
         asked: Asked::default(),
         stdout: Output::default(),
-        report: Output::default(),
-        ndjson: Output::default(),
-        json: Output::default(),
+        reports: kept.collect(),
         // Without one, a script that wants to write files hears so.
         folder: tempfile::tempdir().ok(),
     };
@@ -87,14 +95,14 @@ pub(super) fn play(case: &Case, limit: Duration) -> Played {
         said += &problem.render(false);
         said.push('\n');
     }
+    let reports = stage.reports.iter();
+    let reports = reports.map(|(format, output)| (*format, output.text()));
     let asked = stage.asked.lock().unwrap_or_else(PoisonError::into_inner);
     Played {
         exit: finished.exit.code(),
         counts,
         stdout: stage.stdout.text(),
-        report: stage.report.text(),
-        ndjson: stage.ndjson.text(),
-        json: stage.json.text(),
+        reports: reports.collect(),
         stderr: said,
         slept: stage.clock.slept(),
         requests: asked.clone(),
@@ -119,9 +127,7 @@ struct Stage {
     clock: Virtual,
     asked: Asked,
     stdout: Output,
-    report: Output,
-    ndjson: Output,
-    json: Output,
+    reports: Vec<(Format, Output)>,
     folder: Option<tempfile::TempDir>,
 }
 
@@ -218,14 +224,10 @@ impl Stage {
     fn reports(&self, case: &Case) -> Reports {
         let mut reports = Reports::on(Box::new(self.stdout.clone()));
         reports.write_on_stdout(Format::Text);
-        for (format, output, expected) in [
-            (Format::Text, &self.report, &case.expect.report),
-            (Format::Ndjson, &self.ndjson, &case.expect.ndjson),
-            (Format::Json, &self.json, &case.expect.json),
-        ] {
-            if expected.is_some() {
-                reports.write_to(format, Box::new(output.clone()));
-            }
+        reports.mask(case.settings.mask);
+        reports.dry_run(case.settings.store.dry_run);
+        for (format, output) in &self.reports {
+            reports.write_to(*format, Box::new(output.clone()));
         }
         reports
     }

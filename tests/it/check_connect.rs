@@ -1,6 +1,7 @@
 //! `check --connect` says of a real source and a real database whether a run could use them, and costs
 //! neither a token nor a row.
 
+use std::ffi::OsStr;
 use std::net::TcpListener;
 
 use crate::support::cluster::crashable;
@@ -21,6 +22,13 @@ fn check(source: &Source) -> Command {
     Command::new().source(source).args(["check", "--connect"])
 }
 
+/// The same with a source that is nobody's.
+fn check_at(url: impl AsRef<OsStr>) -> Command {
+    Command::new()
+        .env("TOKEN_HOST", url)
+        .args(["check", "--connect"])
+}
+
 /// What is said of this database.
 #[track_caller]
 fn of_database(login: &Login, code: i32) -> String {
@@ -28,14 +36,19 @@ fn of_database(login: &Login, code: i32) -> String {
     let run = check(&source).database(login).run().expect_code(code);
     assert!(source.requests().is_empty(), "a token was asked for");
     assert!(!run.stderr.contains(&login.password), "{}", run.stderr);
-    without_the_first(&run.transcript())
+    told(&run)
 }
 
-/// Without the lines that say that script and source are as they should be.
-fn without_the_first(transcript: &str) -> String {
-    let lines = transcript.lines().filter(|line| {
-        !line.starts_with("source    ok") && !line.starts_with("ok    scripts/default.rhai")
-    });
+/// Both outputs without the lines that are the same wherever a run could begin.
+fn told(run: &Run) -> String {
+    const USUAL: [&str; 4] = [
+        "ok    scripts/default.rhai",
+        "source    ok ",
+        "commit    ok    synchronous_commit is on",
+        "limit     ok    16 connections of ",
+    ];
+    let lines = run.stdout.lines().chain(run.stderr.lines());
+    let lines = lines.filter(|line| !USUAL.iter().any(|usual| line.starts_with(usual)));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -77,12 +90,8 @@ fn it_is_asked_for_by_a_variable_too() {
 #[test]
 fn the_source_is_down() {
     let database = Database::seed();
-    let run = Command::new()
-        .env("TOKEN_HOST", refused_url())
-        .database(&database)
-        .args(["check", "--connect"])
-        .run()
-        .expect_code(4);
+    let run = check_at(refused_url()).database(&database).run();
+    let run = run.expect_code(4);
     shows!(run.transcript(), @"
     exit: 4
     --- stdout
@@ -107,10 +116,8 @@ fn the_source_is_down() {
 #[test]
 fn both_are_down() {
     let url = format!("postgres://me:{PASSWORD}@127.0.0.1:{}/db", free_port());
-    let command = Command::new()
-        .env("TOKEN_HOST", refused_url())
-        .env("DATABASE_URL", &url);
-    let run = command.args(["check", "--connect"]).run().expect_code(5);
+    let command = || check_at(refused_url()).env("DATABASE_URL", &url);
+    let run = command().run().expect_code(5);
     shows!(run.transcript(), @"
     exit: 5
     --- stdout
@@ -129,12 +136,8 @@ fn both_are_down() {
       caused by: 127.0.0.1:[port]: Connection refused (os error 111)
     hint: check DB_HOST and DB_PORT and that the server runs
     ");
-    let json = Command::new()
-        .env("TOKEN_HOST", refused_url())
-        .env("DATABASE_URL", url)
-        .args(["check", "--connect", "--error-format", "json"])
-        .run()
-        .expect_code(5);
+    let json = command().args(["--error-format", "json"]).run();
+    let json = json.expect_code(5);
     assert_eq!(json.stdout.lines().count(), 3, "{}", json.stdout);
     shows!(json.stderr, @r#"
     {"severity":"error","message":"the token source cannot be reached","kind":"http_connect","causes":["http://127.0.0.1:[port]/tokens","error sending request","client error (Connect)","tcp connect error","Connection refused (os error 111)"],"hint":"check TOKEN_HOST or source.url, and that the source is up","exit_code":4}
@@ -148,12 +151,8 @@ fn a_source_over_tls() {
     let source = Source::generating_over_tls(|size| size);
     let trusted = check(&source).database(&database).run().expect_code(0);
     shows!(trusted.stdout.lines().nth(1).unwrap(), @"source    ok    https://localhost:[port]/tokens  TLS with a trusted certificate, connected in [ms] ms (no token asked for)");
-    let run = Command::new()
-        .env("TOKEN_HOST", source.url())
-        .database(&database)
-        .args(["check", "--connect"])
-        .run()
-        .expect_code(4);
+    let run = check_at(source.url()).database(&database).run();
+    let run = run.expect_code(4);
     shows!(run.stdout.lines().nth(1).unwrap(), @"source    FAIL  https://localhost:[port]/tokens  the token source's certificate is not trusted");
     shows!(run.stderr, @"
     error: the token source's certificate is not trusted
@@ -172,10 +171,8 @@ fn a_source_that_says_nothing() {
     let database = Database::seed();
     let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("https://{}/tokens", silent.local_addr().unwrap());
-    let run = Command::new()
-        .args(["check", "--connect"])
+    let run = check_at(url)
         .config("source: {connect_timeout: 200ms}")
-        .env("TOKEN_HOST", url)
         .database(&database)
         .run()
         .expect_code(4);
@@ -197,11 +194,9 @@ fn keys_and_passwords_are_not_shown() {
         format!("http://127.0.0.1:{port}/tokens?key=canary-2"),
         format!("https://127.0.0.1:{port}/tokens?key=canary-2"),
     ] {
-        let run = Command::new()
-            .env("TOKEN_HOST", host)
+        let run = check_at(host)
             .env("TOKEN_SERVICE_SOURCE_AUTHORIZATION", "canary-3")
             .database(&database)
-            .args(["check", "--connect"])
             .run();
         let all = run.transcript();
         assert!(all.contains("127.0.0.1"), "{all}");
@@ -214,60 +209,35 @@ fn keys_and_passwords_are_not_shown() {
 fn rights_and_what_is_missing() {
     let database = Database::seed();
     shows!(of_database(&database.role_with("INSERT"), 0), @r#"
-    exit: 0
-    --- stdout
     database  ok    127.0.0.1:[port]/[database] as [database]_role  PostgreSQL [version], no TLS, primary
     table     warn  secret_tokens.data  INSERT yes, SELECT no, check secret_tokens_data_check: what a lost connection leaves in doubt stays unknown; GRANT SELECT ON "secret_tokens" TO "[database]_role"
-    commit    ok    synchronous_commit is on
-    limit     ok    16 connections of [count] free
-    --- stderr
     "#);
     shows!(of_database(&database.role_with("SELECT"), 5), @r#"
-    exit: 5
-    --- stdout
     database  ok    127.0.0.1:[port]/[database] as [database]_role  PostgreSQL [version], no TLS, primary
     table     FAIL  secret_tokens.data  the database refuses inserts
-    commit    ok    synchronous_commit is on
-    limit     ok    16 connections of [count] free
-    --- stderr
     error: the database refuses inserts
       caused by: role "[database]_role" has no INSERT right on "secret_tokens", column "data"
     hint: GRANT INSERT ON "secret_tokens" TO "[database]_role"
     "#);
     shows!(of_database(&Database::new(), 5), @r#"
-    exit: 5
-    --- stdout
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     FAIL  secret_tokens.data  the table does not exist
-    commit    ok    synchronous_commit is on
-    limit     ok    16 connections of [count] free
-    --- stderr
     error: the table does not exist
       caused by: relation "secret_tokens" does not exist (42P01)
     hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema where that is not in the search path
     "#);
     let other = Database::with("CREATE TABLE secret_tokens (id int, token text)");
     shows!(of_database(&other, 5), @r#"
-    exit: 5
-    --- stdout
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     FAIL  secret_tokens.data  the column does not exist
-    commit    ok    synchronous_commit is on
-    limit     ok    16 connections of [count] free
-    --- stderr
     error: the column does not exist
       caused by: column "data" of relation "secret_tokens" does not exist (42703)
     hint: `database.column` must name a column of "secret_tokens"
     "#);
     let numbers = Database::with("CREATE TABLE secret_tokens (data int)");
     shows!(of_database(&numbers, 5), @r#"
-    exit: 5
-    --- stdout
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     FAIL  secret_tokens.data  the column does not take text
-    commit    ok    synchronous_commit is on
-    limit     ok    16 connections of [count] free
-    --- stderr
     error: the column does not take text
       caused by: column "data" is of type integer but expression is of type text (42804)
     hint: `database.column` must name a text column of "secret_tokens"
@@ -275,10 +245,7 @@ fn rights_and_what_is_missing() {
     let mut wrong = Database::seed();
     wrong.set_password("canary-9");
     shows!(of_database(&wrong, 5), @r#"
-    exit: 5
-    --- stdout
     database  FAIL  127.0.0.1:[port]/[database] as [database]_owner  the database refused to connect
-    --- stderr
     error: the database refused to connect
       caused by: password authentication failed for user "[database]_owner" (28P01)
     hint: DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of 127.0.0.1:[port]
@@ -288,26 +255,16 @@ fn rights_and_what_is_missing() {
 #[test]
 fn what_a_table_does_with_its_rows_is_told() {
     shows!(of_database(&Database::with(HOSTILE), 0), @"
-    exit: 0
-    --- stdout
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check, unique secret_tokens_data_key, with triggers, rules or row security that may change what is inserted
-    commit    ok    synchronous_commit is on
-    limit     ok    16 connections of [count] free
-    --- stderr
     ");
     let many =
         "CREATE TABLE secret_tokens (data text PRIMARY KEY, CONSTRAINT a CHECK (data <> 'a'),
         CONSTRAINT b CHECK (data <> 'b'), CONSTRAINT c CHECK (data <> 'c'),
         CONSTRAINT d CHECK (data <> 'd'))";
     shows!(of_database(&Database::with(many), 0), @"
-    exit: 0
-    --- stdout
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     ok    secret_tokens.data  INSERT yes, SELECT yes, check a, check b, check c and 2 more
-    commit    ok    synchronous_commit is on
-    limit     ok    16 connections of [count] free
-    --- stderr
     ");
 }
 
@@ -321,14 +278,9 @@ fn a_table_that_is_locked() {
     let source = source();
     let url = format!("{}?connect_timeout=2", database.url());
     let run = check(&source).env("DATABASE_URL", url).run().expect_code(5);
-    shows!(without_the_first(&run.transcript()), @r#"
-    exit: 5
-    --- stdout
+    shows!(told(&run), @r#"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     FAIL  secret_tokens.data  the database did not answer in time
-    commit    ok    synchronous_commit is on
-    limit     ok    16 connections of [count] free
-    --- stderr
     error: the database did not answer in time
       caused by: no answer within 2s
     hint: another session may hold a lock on "secret_tokens"
@@ -344,24 +296,16 @@ fn commits_that_are_not_waited_for() {
     );
     database.admin().batch_execute(&careless).unwrap();
     shows!(of_database(&database, 0), @"
-    exit: 0
-    --- stdout
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
     commit    warn  synchronous_commit is off on the server: a run uses on for its own inserts
-    limit     ok    16 connections of [count] free
-    --- stderr
     ");
     let cluster = crashable();
     let database = Database::on(&cluster).made(SEED);
     shows!(of_database(&database, 0), @"
-    exit: 0
-    --- stdout
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
     commit    warn  fsync is off on the server: a power cut may take what was stored; turn it on
-    limit     ok    16 connections of [count] free
-    --- stderr
     ");
 }
 
@@ -388,13 +332,10 @@ fn too_few_connections() {
     );
     database.superuser().client().batch_execute(&few).unwrap();
     shows!(of_database(&database, 5), @r#"
-    exit: 5
-    --- stdout
     database  FAIL  127.0.0.1:[port]/[database] as [database]_owner  the database refused to connect
-    --- stderr
     error: the database refused to connect
       caused by: too many connections for database "[database]" (53300)
-    hint: 127.0.0.1:[port] has no connection left: wait, or raise max_connections
+    hint: database "[database]" has no connection left at 127.0.0.1:[port]: wait, or raise its limit with ALTER DATABASE "[database]" CONNECTION LIMIT n
     "#);
 }
 
@@ -448,10 +389,7 @@ fn a_server_that_takes_no_writes_and_a_unix_socket() {
         name: "postgres".to_owned(),
     };
     shows!(of_database(&login, 5), @"
-    exit: 5
-    --- stdout
     database  FAIL  127.0.0.1:[port]/postgres as postgres  the database takes no writes
-    --- stderr
     error: the database takes no writes
       caused by: 127.0.0.1:[port] is a standby or read-only
     hint: DB_HOST must name the primary, and the role must not be set to read only
@@ -475,24 +413,16 @@ fn through_a_pooler() {
     let database = Database::seed();
     let pooler = Pooler::before(&database, &Pooling::default());
     shows!(of_database(&pooler.login, 0), @"
-    exit: 0
-    --- stdout
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], through a pooler, sslmode prefer, primary
     table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
-    commit    ok    synchronous_commit is on
     limit     ok    connections are the pooler's to give: its max_client_conn counts
-    --- stderr
     ");
     let missing = Database::new();
     let pooler = Pooler::before(&missing, &Pooling::default());
     shows!(of_database(&pooler.login, 5), @r#"
-    exit: 5
-    --- stdout
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], through a pooler, sslmode prefer, primary
     table     FAIL  secret_tokens.data  the table does not exist
-    commit    ok    synchronous_commit is on
     limit     ok    connections are the pooler's to give: its max_client_conn counts
-    --- stderr
     error: the table does not exist
       caused by: relation "secret_tokens" does not exist (42P01)
     hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema where that is not in the search path
@@ -505,21 +435,15 @@ fn an_sqlite_file() {
     let source = source();
     let command = || check(&source).env("DATABASE_URL", "sqlite:tokens.db");
     let missing = command().run().expect_code(5);
-    shows!(without_the_first(&missing.transcript()), @"
-    exit: 5
-    --- stdout
+    shows!(told(&missing), @"
     database  FAIL  sqlite:tokens.db  the database file does not exist
-    --- stderr
     error: the database file does not exist
       caused by: no file tokens.db
     hint: sqlite:PATH must name an existing SQLite file with the table in it
     ");
     let text = command().file("tokens.db", "no database, but long enough to be looked at");
-    shows!(without_the_first(&text.run().expect_code(5).transcript()), @"
-    exit: 5
-    --- stdout
+    shows!(told(&text.run().expect_code(5)), @"
     database  FAIL  sqlite:tokens.db  the database file cannot be used
-    --- stderr
     error: the database file cannot be used
       caused by: tokens.db: file is not a database
     hint: sqlite:PATH must name an SQLite file that this user may read and write
@@ -533,36 +457,27 @@ fn an_sqlite_file() {
     };
     let (sound, file) = made("CREATE TABLE secret_tokens (data TEXT)");
     let run = sound.run().expect_code(0);
-    shows!(without_the_first(&run.transcript()), @"
-    exit: 0
-    --- stdout
+    shows!(told(&run), @"
     database  ok    sqlite:tokens.db  SQLite [version]
     table     ok    secret_tokens.data  INSERT yes, SELECT yes
     commit    ok    a run uses synchronous = full
-    --- stderr
     ");
     let journal = file.pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0));
     assert_eq!(journal.unwrap(), "delete", "the file is as it was");
     let (empty, _) = made("CREATE TABLE other (data TEXT)");
-    shows!(without_the_first(&empty.run().expect_code(5).transcript()), @r#"
-    exit: 5
-    --- stdout
+    shows!(told(&empty.run().expect_code(5)), @r#"
     database  ok    sqlite:tokens.db  SQLite [version]
     table     FAIL  secret_tokens.data  the table does not exist
     commit    ok    a run uses synchronous = full
-    --- stderr
     error: the table does not exist
       caused by: no table "secret_tokens" in tokens.db
     hint: create it first: the schema of an existing database is never changed
     "#);
     let (view, _) = made("CREATE VIEW secret_tokens AS SELECT 1 AS data");
-    shows!(without_the_first(&view.run().expect_code(5).transcript()), @"
-    exit: 5
-    --- stdout
+    shows!(told(&view.run().expect_code(5)), @"
     database  ok    sqlite:tokens.db  SQLite [version]
     table     FAIL  secret_tokens.data  the database file cannot be used
     commit    ok    a run uses synchronous = full
-    --- stderr
     error: the database file cannot be used
       caused by: tokens.db: cannot modify secret_tokens because it is a view
     hint: sqlite:PATH must name an SQLite file that this user may read and write
@@ -620,11 +535,11 @@ fn what_is_not_configured_is_a_mistake_and_nothing_is_connected_to() {
 fn scripts_are_looked_at_first() {
     let (database, source) = (Database::seed(), source());
     let command = |url: &str| {
-        let command = Command::new()
+        let command = check_at(url).database(&database);
+        command
             .file("mine.rhai", "stroe(1);")
-            .env("TOKEN_HOST", url)
-            .database(&database);
-        command.args(["check", "--connect", "mine.rhai"]).run()
+            .arg("mine.rhai")
+            .run()
     };
     let sound = command(&source.url()).expect_code(3);
     assert_eq!(sound.stdout.lines().count(), 5, "{}", sound.stdout);

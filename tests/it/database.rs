@@ -5,8 +5,8 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use crate::support::command::{Command, Run};
-use crate::support::database::{Database, Login};
-use crate::support::postgres::free_port;
+use crate::support::database::{Database, Login, SEED};
+use crate::support::postgres::{Server, Setup, free_port};
 use crate::support::snapshot::shows;
 use crate::support::source::{Answer, Source};
 
@@ -119,6 +119,52 @@ fn no_such_table() {
       caused by: relation "secret_tokens" does not exist (42P01)
     hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema where that is not in the search path; no token was asked for
     "#);
+}
+
+#[test]
+fn a_role_that_has_no_connection_left() {
+    let database = Database::seed();
+    let role = database.role_with("INSERT");
+    let few = format!("ALTER ROLE {} CONNECTION LIMIT 1", role.user);
+    database.admin().batch_execute(&few).unwrap();
+    let _only = role.client();
+    shows!(refused_by(&role), @r#"
+    error: the database refused to connect
+      caused by: too many connections for role "[database]_role" (53300)
+    hint: role "[database]_role" has no connection left at 127.0.0.1:[port]: wait, or raise its limit with ALTER ROLE "[database]_role" CONNECTION LIMIT n; no token was asked for
+    "#);
+}
+
+#[test]
+fn a_database_that_has_no_connection_left() {
+    let database = Database::seed();
+    let _only = database.client();
+    let few = format!("ALTER DATABASE {} CONNECTION LIMIT 1", database.name);
+    database.admin().batch_execute(&few).unwrap();
+    shows!(refused_by(&database), @r#"
+    error: the database refused to connect
+      caused by: too many connections for database "[database]" (53300)
+    hint: database "[database]" has no connection left at 127.0.0.1:[port]: wait, or raise its limit with ALTER DATABASE "[database]" CONNECTION LIMIT n; no token was asked for
+    "#);
+}
+
+#[test]
+fn a_server_that_has_no_connection_left() {
+    let server = Server::with(&Setup {
+        conf: "max_connections = 3\nmax_wal_senders = 0\nsuperuser_reserved_connections = 0\n",
+        ..Setup::default()
+    });
+    let database = Database::on(&server).made(SEED);
+    // Those that made the table may still be about to end.
+    let mut all = Vec::new();
+    while all.len() < 3 {
+        all.extend(database.try_client());
+    }
+    shows!(refused_by(&database), @"
+    error: the database refused to connect
+      caused by: sorry, too many clients already (53300)
+    hint: 127.0.0.1:[port] has no connection left: wait, or raise max_connections; no token was asked for
+    ");
 }
 
 #[test]

@@ -169,16 +169,30 @@ fn a_primary_that_turns_read_only_is_left_for_the_next() {
     assert_eq!(rows(&second), tokens);
 }
 
-/// A session that was open before sees the new setting: nobody announces it.
+/// Nobody announces the new setting. A session that begins with it is begun after all that are open
+/// were told.
 fn until_read_only(server: &Server) {
+    until("it stays as it was", || {
+        let row = client(server).query_one("SHOW default_transaction_read_only", &[]);
+        row.unwrap().get::<_, &str>(0) == "on"
+    });
+}
+
+/// So many connections of a run are ready to send.
+fn until_connected(server: &Server, count: i64) {
     let mut client = client(server);
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle' \
+         AND application_name LIKE 'token_service %'";
+    until("there are not so many connections", || {
+        client.query_one(sql, &[]).unwrap().get::<_, i64>(0) == count
+    });
+}
+
+#[track_caller]
+fn until(otherwise: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(30);
-    loop {
-        let row = client.query_one("SHOW default_transaction_read_only", &[]);
-        if row.unwrap().get::<_, &str>(0) == "on" {
-            return;
-        }
-        assert!(Instant::now() < end, "it stays as it was");
+    while !holds() {
+        assert!(Instant::now() < end, "{otherwise}");
         thread::park_timeout(Duration::from_millis(10));
     }
 }
@@ -202,6 +216,38 @@ fn the_only_host_is_waited_for_and_then_the_tokens_are_failed() {
     let report = Report::of_run(&run);
     assert_eq!(report.of("stored"), ["aa"]);
     assert_eq!(report.of("failed"), tokens);
+    shows!(run.error(), @"
+    error: db_connect: the database takes no writes any more, and did not within 300ms
+      ╭▸ scripts/default.rhai:3:1
+      │
+    3 │ report(store(fetch(SIZE)));
+      ╰╴━━━━━━
+      caused by: 127.0.0.1:[port] is a standby or read-only
+    hint: tokens that are `failed` are safe to store again; --patience waits longer
+    ");
+}
+
+/// The connection that is left works on, and nothing is left for it to do: the end of the run must not
+/// depend on it to say why.
+#[test]
+fn tokens_that_are_given_up_beside_an_idle_connection_are_explained() {
+    let server = primary();
+    let gate = Gate::new();
+    let first: Vec<String> = (0..64).map(|n| format!("a{n:02}")).collect();
+    let source = Source::answers([Answer::tokens(&first), Answer::tokens(["zz"]).after(&gate)]);
+    let running = command(&[server.port], PASSWORD, "")
+        .source(&source)
+        .args(["65", "--report", "ndjson", "--patience", "300ms"])
+        .args(["--connections", "2"])
+        .spawn();
+    running.wait_for_stdout(|text| text.lines().count() == 64);
+    until_connected(&server, 2);
+    forbid_writes(&server);
+    until_read_only(&server);
+    gate.open();
+
+    let run = running.wait().expect_code(5);
+    assert_eq!(Report::of_run(&run).of("failed"), ["zz"]);
     shows!(run.error(), @"
     error: db_connect: the database takes no writes any more, and did not within 300ms
       ╭▸ scripts/default.rhai:3:1
@@ -271,9 +317,7 @@ fn another_database_proves_nothing_of_what_was_in_flight() {
 
 fn until_somebody_waits(admin: &mut Client) {
     let sql = "SELECT FROM pg_stat_activity WHERE wait_event = 'advisory'";
-    let end = Instant::now() + Duration::from_secs(30);
-    while admin.query(sql, &[]).unwrap().is_empty() {
-        assert!(Instant::now() < end, "no INSERT waits");
-        thread::park_timeout(Duration::from_millis(10));
-    }
+    until("no INSERT waits", || {
+        !admin.query(sql, &[]).unwrap().is_empty()
+    });
 }

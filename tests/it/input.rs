@@ -1,7 +1,7 @@
 //! `--input`: tokens from a file or a pipe instead of the source.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::Stdio;
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use crate::support::command::Command;
 use crate::support::database::Database;
@@ -13,6 +13,28 @@ fn run() -> Command {
     Command::new()
         .database(&Database::seed())
         .args(["--report", "ndjson"])
+}
+
+/// A run of this script on that input.
+fn run_of(script: &str, input: &str) -> Command {
+    Command::new()
+        .database(&Database::seed())
+        .file("mine.rhai", script)
+        .args(["--script", "mine.rhai", "--input", input])
+}
+
+/// Starts a run whose input is written, and whose report is read, in its course.
+fn piped(command: &Command) -> (Child, ChildStdin, Lines<BufReader<ChildStdout>>) {
+    let mut child = command
+        .raw()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdin = child.stdin.take().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    (child, stdin, lines)
 }
 
 #[test]
@@ -67,16 +89,7 @@ fn a_redirected_file_is_taken_from_where_it_stands() {
 
 #[test]
 fn tokens_of_a_pipe_are_stored_while_it_is_open() {
-    let mut child = run()
-        .args(["--input", "-"])
-        .raw()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (mut child, mut stdin, mut lines) = piped(&run().args(["--input", "-"]));
     for token in ["aa", "bb", "cc"] {
         writeln!(stdin, "{token}").unwrap();
         // The next one is written when this one is known to be stored.
@@ -97,17 +110,9 @@ fn tokens_of_a_pipe_are_stored_while_it_is_open() {
 
 #[test]
 fn a_signal_does_not_wait_for_a_pipe_that_says_nothing() {
-    let mut child = run()
-        .args(["--input", "-", "--grace", "30s"])
-        .raw()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
+    let command = run().args(["--input", "-", "--grace", "30s"]);
+    let (mut child, mut stdin, mut lines) = piped(&command);
     writeln!(stdin, "aa").unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut report = lines.next().unwrap().unwrap();
     rustix::process::kill_process(
         rustix::process::Pid::from_child(&child),
@@ -170,11 +175,8 @@ fn a_script_may_take_an_input_piece_by_piece() {
             if page.len < 2 { break; }
         }
         emit(`${pieces} pieces`);";
-    let run = Command::new()
-        .database(&Database::seed())
-        .file("mine.rhai", script)
+    let run = run_of(script, "tokens")
         .file("tokens", "aa\nbb\ncc\ndd\nee\n")
-        .args(["--script", "mine.rhai", "--input", "tokens"])
         .run()
         .expect_code(0);
     assert_eq!(run.stdout.lines().count(), 6);
@@ -187,14 +189,29 @@ fn whoever_asks_a_pipe_for_more_after_its_end_is_told() {
         report(store(fetch(SIZE)));
         try { fetch(5).pages(); for page in fetch(5).pages() { emit(`${page.len}`); } }
         catch (error) { emit(error.kind); }";
-    let run = Command::new()
-        .database(&Database::seed())
-        .file("mine.rhai", script)
-        .args(["--script", "mine.rhai", "--input", "-"])
-        .stdin("aa\n")
-        .run()
-        .expect_code(0);
+    let run = run_of(script, "-").stdin("aa\n").run().expect_code(0);
     assert!(run.stdout.ends_with("short_supply\n"), "{}", run.stdout);
+}
+
+#[test]
+fn of_a_pipe_a_script_is_told_that_what_came_so_far_was_requested() {
+    let script = "
+        for size in [2, 1] {
+            let summary = report(store(fetch(size)));
+            emit(`${summary.requested} requested, ${summary.received} received`);
+        }";
+    let told = |args: &[&str]| {
+        let run = run_of(script, "-")
+            .args(args)
+            .stdin("aa\nbb\ncc\n")
+            .run()
+            .expect_code(0);
+        let lines = run.stdout.lines().filter(|line| line.contains("requested"));
+        lines.collect::<Vec<_>>().join("; ")
+    };
+    shows!(told(&[]), @"2 requested, 2 received; 3 requested, 3 received");
+    // Where a SIZE was asked for it is that, however long the pipe is.
+    shows!(told(&["3"]), @"3 requested, 2 received; 3 requested, 3 received");
 }
 
 #[test]

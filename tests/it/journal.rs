@@ -324,6 +324,10 @@ fn a_replay_into_another_table_is_refused() {
       caused by: configured is other, column data
     hint: set `database.table` and `database.column` to what the run had
     ");
+    // The same name in quotes that it does not need is no other table.
+    let command = replay(&path, &database).config("database: {table: '\"secret_tokens\"'}");
+    command.run().expect_code(0);
+    assert_eq!(database.rows(), ["aa"]);
 }
 
 /// Nobody knows what was stored, so only what was certainly not sent may be sent.

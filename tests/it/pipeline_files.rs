@@ -33,6 +33,8 @@ fn a_key_or_value_that_is_wrong_names_its_place() {
         "- name: a\n  store:\n    a: stored\n    a: lost\n",
         "- name: a\n  signals:\n    - {name: KILL, at: 1s}\n",
         "- name: a\n  expect:\n    slept: 2\n",
+        "- name: a\n  options:\n    fail_on: [sotred<1]\n",
+        "- name: a\n  options: {dry_run: perhaps}\n",
         "- name: a\n  expect:\n    requests: many\n",
         "name: a\n",
         "- name: a\n\tsize: 3\n",
@@ -84,24 +86,34 @@ fn a_key_or_value_that_is_wrong_names_its_place() {
       │
     3 │     slept: 2
       ╰╴           ━
-    error: `expect.requests` must be a whole number, or a list of the sizes that are asked for, not text
+    error: `options.fail_on[0]` must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `sotred` is none (did you mean `stored`?)
       ╭▸ 09.test.yaml:3:15
+      │
+    3 │     fail_on: [sotred<1]
+      ╰╴              ━━━━━━━━
+    error: `options.dry_run` must be true or false, not text
+      ╭▸ 10.test.yaml:2:22
+      │
+    2 │   options: {dry_run: perhaps}
+      ╰╴                     ━━━━━━━
+    error: `expect.requests` must be a whole number, or a list of the sizes that are asked for, not text
+      ╭▸ 11.test.yaml:3:15
       │
     3 │     requests: many
       ╰╴              ━━━━
     error: the file must be a list, not a mapping
-      ╭▸ 10.test.yaml:1:1
+      ╭▸ 12.test.yaml:1:1
       │
     1 │ name: a
       ╰╴━━━━━━━
     error: the test file is not valid YAML
-      ╭▸ 11.test.yaml:2:1
+      ╭▸ 13.test.yaml:2:1
       │
     2 │     size: 3
       ╰╴━━━━ found a tab character that violates indentation, while scanning a plain scalar at line 1 column 9
     hint: YAML is indented with blanks, not with tabs
     error: the test file has no case
-     ─▸ 12.test.yaml:1:1
+     ─▸ 14.test.yaml:1:1
     hint: a test file is a list of cases, each with a `name`; docs/testing.md shows them
     "#);
 }

@@ -254,6 +254,46 @@ fn every_key_is_in_the_guide() {
 }
 
 #[test]
+fn in_a_dry_run_a_lost_connection_leaves_nothing_in_doubt() {
+    let yaml = "- name: sent again
+  size: 3
+  options: {dry_run: true}
+  source: [tokens: [aa, bb, cc]]
+  store: {aa: [found, {reject: so}], bb: [unknown, {reject: so}], cc: [lost, {reject: so}]}
+  expect: {counts: {rejected: 3}}
+- name: not sent any more
+  size: 1
+  options: {dry_run: true, patience: 1s}
+  source: [tokens: [aa]]
+  store: {aa: down}
+  expect: {exit: 5, counts: {failed: 1}}
+";
+    let run = test().file("a.test.yaml", yaml).run();
+    assert_eq!(run.code, Some(0), "{}{}", run.stdout, run.stderr);
+}
+
+#[test]
+fn each_report_of_a_case_is_compared() {
+    let formats = [
+        ("text", "stored    aa"),
+        ("ndjson", "{\"token\":\"aa\""),
+        ("json", "{"),
+        ("csv", "token,status"),
+        ("yaml", "version: 1"),
+    ];
+    let wrong = formats.map(|(format, _)| format!("{format}: none"));
+    let yaml = format!(
+        "- name: a\n  size: 1\n  source: [tokens: [aa]]\n  expect: {{reports: {{{}}}}}\n",
+        wrong.join(", ")
+    );
+    let run = test().file("a.test.yaml", yaml).run().expect_code(1);
+    for (format, begin) in formats {
+        let differs = format!("reports.{format}: - expected, + got\n      - none\n      + {begin}");
+        assert!(run.stdout.contains(&differs), "{format}: {}", run.stdout);
+    }
+}
+
+#[test]
 fn the_environment_of_the_process_does_not_reach_a_case() {
     let yaml = "- name: a
   script: a.rhai
@@ -261,6 +301,11 @@ fn the_environment_of_the_process_does_not_reach_a_case() {
   expect:
     stdout: |
       none own none
+- name: masked
+  size: 1
+  env: {TOKEN_SERVICE_MASK: prefix}
+  source: [tokens: [abcdefghijkl]]
+  expect: {report: \"stored    abcd…\"}
 ";
     let script = "emit(env::get(\"TOKEN_A\", \"none\") + \" \" + env::get(\"TOKEN_B\") + \" \" + env::get(\"OTHER\", \"none\"));";
     let run = test()

@@ -46,6 +46,28 @@ fn capitals_in_a_name_are_kept() {
 }
 
 #[test]
+fn a_name_that_is_none_is_refused_before_anything_is_connected_to() {
+    let shown = [vec!["1"], vec!["replay", "run.ndjson"], vec!["check"]].map(|args| {
+        Command::new()
+            .env("TOKEN_HOST", "http://127.0.0.1:1")
+            .env("DATABASE_URL", "postgres://tokens@127.0.0.1:1/tokens")
+            .args(args)
+            .config("database:\n  table: app.secret.tokens # where?\n")
+            .run()
+            .expect_code(2)
+            .stderr
+    });
+    insta::assert_snapshot!(shown[0], @"
+    error: `database.table` must be a table or schema.table: it has more than two parts; one that holds a dot belongs in double quotes
+      ╭▸ token_service.yaml:2:10
+      │
+    2 │   table: app.secret.tokens # where?
+      ╰╴         ━━━━━━━━━━━━━━━━━
+    ");
+    assert!(shown.iter().all(|text| *text == shown[0]), "{shown:?}");
+}
+
+#[test]
 fn each_token_has_a_transaction_of_its_own() {
     let database = Database::seed();
     let good = (0..200).map(|n| format!("a{n}"));

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::name::quote_identifier;
 use super::super::sqlstate::code_of;
-use super::super::{Options, table_name, tls};
+use super::super::{Options, tls};
 use super::link::{Driver, Link};
 use super::{Address, Host, SslMode};
 use crate::fault::{Fault, chain};
@@ -84,8 +84,7 @@ pub(super) struct Connector {
 impl Connector {
     /// Reads certificates and names; connects to nothing.
     pub(super) fn new(address: &Address, options: &Options) -> Result<Self, Fault> {
-        let table = table_name(&options.table)?;
-        let (table, column) = (table.to_sql(), quote_identifier(&options.column));
+        let (table, column) = (options.table.to_sql(), quote_identifier(&options.column));
         Ok(Self {
             tls: tls::connector(address)?,
             insert: format!("INSERT INTO {table} ({column}) VALUES ($1)"),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
-use super::super::job::{Job, Queue, Taker, Verdict};
+use super::super::job::{Queue, Taker, Verdict};
 use super::super::{Later, Options};
 use super::Address;
 use super::connect::{Connector, Lookup};
@@ -222,10 +222,18 @@ async fn recover(
                 Some(_) => "the connection was lost, and there was no other to look it up",
                 None => "the run was aborted before it could be looked up",
             };
-            if let (true, Some(fault)) = (is_last, fault) {
+            if let Some(fault) = fault {
+                let verdict = gone(fault, shared.patience);
+                // Those whose tokens are all sent hear of it too, and also where another lane goes on:
+                // it may have nothing left to send, and nobody else would say why tokens failed.
                 let mut jobs = left.jobs();
                 jobs.extend(chunk.as_ref().map(|chunk| Arc::clone(&chunk.job)));
-                condemn(shared, &jobs, fault);
+                for job in jobs {
+                    job.tell(&verdict.fault);
+                }
+                if is_last {
+                    queue.condemn(verdict);
+                }
             }
             left.give_up(shared, why);
             if is_last {
@@ -309,16 +317,6 @@ async fn reconnect(
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-}
-
-/// Ends the store for every job, because the database is gone or refuses. Those whose tokens are all
-/// sent hear of it too.
-fn condemn(shared: &Shared, jobs: &[Arc<Job>], fault: Fault) {
-    let verdict = gone(fault, shared.patience);
-    for job in jobs {
-        job.tell(&verdict.fault);
-    }
-    shared.queue.condemn(verdict);
 }
 
 /// What is left becomes this where no connection was to be had within `patience`.

@@ -6,9 +6,9 @@
 use tokio_postgres::{Error, Row};
 
 use super::super::name::quote_identifier;
-use super::super::sqlstate::{AtConnect, at_connect, code_of};
-use super::Host;
+use super::super::sqlstate::{AtConnect, Full, at_connect, code_of, full};
 use super::connect::{Connector, Hitch};
+use super::{Address, Host};
 use crate::fault::{Fault, Kind, chain};
 
 impl Connector {
@@ -129,14 +129,11 @@ impl Connector {
             ),
             "53300" => (
                 "the database refused to connect",
-                format!(
-                    "{place} has no connection left: wait, or raise {}",
-                    if said == code {
-                        "max_connections"
-                    } else {
-                        "max_client_conn"
-                    }
-                ),
+                if said == code {
+                    self.full(host, full(db.routine()))
+                } else {
+                    format!("{place} has no connection left: wait, or raise max_client_conn")
+                },
             ),
             "57P03" => (
                 "the database refused to connect",
@@ -180,6 +177,27 @@ impl Connector {
         }
         .cause(cause)
         .hint(hint)
+    }
+
+    /// Whose connections are all taken, and how to give it more.
+    fn full(&self, host: &Host, full: Full) -> String {
+        let place = host.place();
+        let Address { user, name, .. } = &self.address;
+        match full {
+            Full::Server => {
+                format!("{place} has no connection left: wait, or raise max_connections")
+            }
+            Full::Role => format!(
+                "role \"{user}\" has no connection left at {place}: wait, or raise its limit \
+                 with ALTER ROLE {} CONNECTION LIMIT n",
+                quote_identifier(user)
+            ),
+            Full::Database => format!(
+                "database \"{name}\" has no connection left at {place}: wait, or raise its limit \
+                 with ALTER DATABASE {} CONNECTION LIMIT n",
+                quote_identifier(name)
+            ),
+        }
     }
 
     fn unreachable(&self, host: &Host, error: &Error) -> Fault {

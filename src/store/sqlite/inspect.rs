@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::open::{existing, look, unusable};
-use super::{TableName, insert, table_name};
+use super::{TableName, insert};
 use crate::fault::Fault;
 use crate::finding::Finding;
 use crate::store::Options;
@@ -23,7 +23,7 @@ pub(in crate::store) fn inspect(path: &Path, options: &Options) -> Vec<Finding> 
     };
     let Options { table, column, .. } = options;
     let place = format!("{table}.{column}");
-    let looked = table_name(table).and_then(|table| may_insert(&connection, path, &table, column));
+    let looked = may_insert(&connection, path, table, column);
     let database = format!("{shown}  SQLite {}", rusqlite::version());
     vec![
         Finding::fine("database", database),

@@ -44,11 +44,7 @@ fn demo(table: &TableName, column: &str) -> rusqlite::Result<Connection> {
     connection.execute_batch(&format!(
         "CREATE TABLE {} (id INTEGER PRIMARY KEY, {column} TEXT NOT NULL \
          CONSTRAINT {} CHECK ({column} NOT LIKE '%-%'))",
-        TableName {
-            schema: None,
-            ..table.clone()
-        }
-        .to_sql(),
+        TableName::plain(&table.table).to_sql(),
         quote_identifier(&format!("{}_data_check", table.table)),
     ))?;
     Ok(connection)
