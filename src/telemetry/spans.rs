@@ -12,6 +12,7 @@ use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_sc
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Target;
@@ -76,7 +77,7 @@ impl Delivery {
         resource: Arc<ResourceAttributesWithSchema>,
         ending: CancellationToken,
     ) {
-        let mut due = tokio::time::interval(PAUSE);
+        let mut due = tokio::time::interval_at(Instant::now() + PAUSE, PAUSE);
         let mut batch = Vec::new();
         loop {
             let room = BATCH - batch.len();
