@@ -18,6 +18,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod apart;
 mod browser;
 mod check_and_api;
 mod check_connect;
