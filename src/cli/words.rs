@@ -118,7 +118,9 @@ pub(super) fn of_command(name: &str) -> Option<String> {
                     "store what failed, look up what is unknown",
                 ),
             ],
-            CODES,
+            "0 says that every token in FILE is stored or rejected, not that its run had received SIZE tokens: \
+             --fail-on 'received<requested' ends with 1 where it had not. The other exit codes are those of a \
+             run; `token_service --help` lists them.",
         ),
         "merge" => (
             &[

@@ -40,6 +40,7 @@ mod html;
 mod hygiene;
 mod input;
 mod journal;
+mod journal_again;
 mod journal_faults;
 mod kills;
 mod library;
