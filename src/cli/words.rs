@@ -133,7 +133,8 @@ pub(super) fn of_command(name: &str) -> Option<String> {
                     "a report in another format",
                 ),
             ],
-            "It ends as the worst of the runs did; 2 where the reports do not add up.",
+            "It ends as the worst of the runs did, and with 4 where one that is there by its replay had not received its \
+             SIZE; with 2 where the reports do not add up.",
         ),
         "check" => (
             &[

@@ -133,10 +133,20 @@ impl Layers<'_> {
             Some("-") => Path::new("/dev/stdin"),
             _ => input,
         });
-        let database = match database {
-            Some(Target::Sqlite(path)) => Some(path.as_path()),
-            _ => None,
+        let (database, keys) = match database {
+            Some(Target::Sqlite(path)) => (Some(path.as_path()), [None; 3]),
+            Some(Target::Postgres(address)) => {
+                let keys = [&address.sslrootcert, &address.sslcert, &address.sslkey];
+                (None, keys.map(Option::as_deref))
+            }
+            Some(Target::Demo) | None => (None, [None; 3]),
         };
+        let keys = keys.into_iter().flatten();
+        let keys = keys.map(|path| ("certificate or key", path));
+        let secrets = self
+            .env
+            .secret_files()
+            .map(|path| ("file of a secret", path));
         let files = files
             .iter()
             .map(|file| ("file that is read", file.as_path()));
@@ -150,6 +160,8 @@ impl Layers<'_> {
             .filter_map(|(name, path)| Some((name, path?)));
         let mut parts: Vec<Part> = read
             .chain(files)
+            .chain(keys)
+            .chain(secrets)
             .filter_map(|(name, path)| Part::new(name, path, Use::Read))
             .collect();
         let mut put = |name, path: Option<&Path>, usage| {

@@ -121,6 +121,31 @@ fn nor_of_the_file_that_is_replayed_or_merged() {
 }
 
 #[test]
+fn nor_of_keys_and_secrets() {
+    let command = || {
+        let command = Command::new()
+            .env("TOKEN_HOST", "http://127.0.0.1:9")
+            .env("DB_PASS_FILE", "pass");
+        command.file("pass", "hunter2").file("key.pem", "a key")
+    };
+    let config = "database: {host: 127.0.0.1, user: u, name: n, sslmode: require, sslcert: key.pem, sslkey: key.pem}";
+    let refused = |report: &str| {
+        let run = command().config(config).args(["1", "--report", report]);
+        let run = run.run().expect_code(2);
+        assert_eq!(fs::read(run.path("pass")).unwrap(), b"hunter2");
+        assert_eq!(fs::read(run.path("key.pem")).unwrap(), b"a key");
+        run.stderr
+    };
+    shows!(["text=./pass", "text=key.pem"].map(refused).concat(), @"
+    error: the report `./pass` would be written over the file of a secret
+      caused by: that and `pass` come to `[dir]/pass`
+    hint: give the report a path of its own
+    error: the report `key.pem` would be written over the certificate or key
+    hint: give the report a path of its own
+    ");
+}
+
+#[test]
 fn nor_do_two_of_what_is_written_share_a_path() {
     let all = [
         "1 --report json=a --report ndjson=./a",
