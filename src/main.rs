@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use token_service::cli::{self, Cli, Command, Refusal, RunArgs};
-use token_service::config::{self, Env, Layout, Purpose};
+use token_service::cli::{self, Cli, Command, Refusal};
+use token_service::config::{self, Env, Layout, Purpose, Settings};
 use token_service::exit::Exit;
 use token_service::metrics::{self, file::MetricsFile};
 use token_service::paint::Paint;
@@ -118,7 +118,10 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
             demo_source::run(args, env, &mut io::stdout()).map_err(alone)?;
             Ok(Done::new(Exit::Completed, Vec::new()))
         }
-        Some(Command::Demo(args)) => start(Purpose::Demo, args, env, None).map_err(alone),
+        Some(Command::Demo(args)) => {
+            let settings = config::load(Purpose::Demo, args, env).map_err(alone)?;
+            start(&settings, env, |screen| run::run(&settings, screen)).map_err(alone)
+        }
         Some(Command::Merge(args)) => {
             let settings = config::load_for_merge(args, env).map_err(alone)?;
             logging::start(settings.log, stderr_color(env), Screen::blank());
@@ -128,20 +131,22 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
             done.map_err(alone)
         }
         Some(Command::Replay(args)) => {
-            let file = Some(args.file.as_path());
-            start(Purpose::Replay, &args.as_run(), env, file).map_err(alone)
+            let settings = config::load_for_replay(args, env).map_err(alone)?;
+            let replay = |screen: &Screen| replay::replay(&settings, &args.file, screen);
+            start(&settings, env, replay).map_err(alone)
         }
-        None => start(Purpose::Run, &cli.run, env, None).map_err(alone),
+        None => {
+            let settings = config::load(Purpose::Run, &cli.run, env).map_err(alone)?;
+            start(&settings, env, |screen| run::run(&settings, screen)).map_err(alone)
+        }
     }
 }
 
 fn start(
-    purpose: Purpose,
-    args: &RunArgs,
+    settings: &Settings,
     env: &Env,
-    replayed: Option<&Path>,
+    work: impl FnOnce(&Screen) -> Finished,
 ) -> Result<Done, Problem> {
-    let settings = config::load(purpose, args, env)?;
     let streams = Streams {
         stderr_draws: io::stderr().is_terminal() && env.allows_drawing(),
         stdout_is_terminal: io::stdout().is_terminal(),
@@ -149,12 +154,8 @@ fn start(
     };
     let screen = Screen::of(settings.progress, streams);
     logging::start(settings.log, stderr_color(env), screen.clone());
-    let path = settings.metrics.as_deref();
-    measured(path, settings.progress, || {
-        let finished = match replayed {
-            Some(file) => replay::replay(&settings, file, &screen),
-            None => run::run(&settings, &screen),
-        };
+    measured(settings.metrics.as_deref(), settings.progress, || {
+        let finished = work(&screen);
         screen.clear();
         finished
     })

@@ -3,6 +3,7 @@
 //! off, a run that is counted twice, lines that are not those of their summary.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::config::Joining;
 use crate::exit::{Exit, Facts};
 use crate::fault::Fault;
 use crate::halt::Cause;
-use crate::journal::{End, Line, Reading, Told, Use};
+use crate::journal::{End, Line, Reading, Told, Use, is_endless};
 use crate::problem::Problem;
 use crate::report::Reports;
 use crate::report::ledger::Ledger;
@@ -23,6 +24,13 @@ use crate::verdict::{self, Asked, Finished, Record, unwritable};
 
 /// Joins the reports in the order in which they are named.
 pub fn merge(settings: &Joining) -> Finished {
+    // Read once without a report: what does not add up must not cost half of one. A pipe can be read
+    // but once.
+    let mut trial = Merged::new(Reports::on(Box::new(io::sink())), settings);
+    let mut files = settings.files.iter().filter(|file| !is_endless(file));
+    if let Err(fault) = files.try_for_each(|file| trial.add(file)) {
+        return unwritable(fault).into();
+    }
     let reports = match Reports::open(&settings.reports, settings.color) {
         Ok(reports) => reports,
         Err(fault) => return unwritable(fault).into(),
@@ -52,6 +60,8 @@ struct Merged {
     end: Option<Timestamp>,
     cause: Option<Cause>,
     worst: Option<Exit>,
+    /// True where a run that is here by its replay had not received its SIZE.
+    fell_short: bool,
     chosen: Option<u8>,
 }
 
@@ -75,6 +85,7 @@ impl Merged {
             end: None,
             cause: None,
             worst: None,
+            fell_short: false,
             chosen: None,
         }
     }
@@ -91,7 +102,7 @@ impl Merged {
                     tally.add(settled.map_err(|why| reading.fault(why))?);
                 }
                 Line::Summary { summary } => end = Some(summary),
-                Line::Journal { .. } | Line::Received { .. } => {
+                Line::Journal { .. } | Line::Received { .. } | Line::Replay { .. } => {
                     return Err(reading
                         .fault("it is a journal, and no report")
                         .hint("`token_service replay` settles it and writes a report"));
@@ -169,6 +180,8 @@ impl Merged {
         self.asked.surplus += end.surplus;
         self.asked.unseen += end.issued_unseen;
         self.cause = worse(self.cause, end.cause());
+        // A replay ends with 0 all the same, for it asks no source.
+        self.fell_short |= end.replay_of.is_some() && end.received < end.requested;
         match end.exit() {
             Exit::Completed | Exit::Condition | Exit::Signal(_) => {}
             Exit::Chosen(code) => self.chosen = self.chosen.or(Some(code)),
@@ -189,7 +202,7 @@ impl Merged {
             received: tally.total(),
             counted: tally.total(),
             unsettled: tally.unsettled(),
-            fell_short: self.worst == Some(Exit::Source),
+            fell_short: self.fell_short || self.worst == Some(Exit::Source),
             open_ended: false,
             cause: self.cause,
             chosen: self.chosen,

@@ -121,7 +121,8 @@ async fn pipeline(
     reports.dry_run(dry_run);
     if let Some(path) = &settings.journal {
         let run_id = begun.run_id.to_string();
-        let header = Header::new(run_id, store.horizon(), table, column);
+        let size = (!fetcher.is_open_ended()).then_some(settings.size);
+        let header = Header::new(run_id, store.horizon(), table, column).asking_for(size);
         match Journal::begin(path, &header) {
             Ok(journal) => {
                 reports.keep_journal(journal.clone());

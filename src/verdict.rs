@@ -148,7 +148,11 @@ fn failed(condition: &Condition, summary: &Summary) -> Problem {
         format!("the condition `{condition}` of --fail-on holds"),
     )
     .cause(condition.values(summary))
-    .hint("the run is complete, and its report whole")
+    .hint(if summary.received < summary.requested {
+        "the report holds every token that was received; ask for the rest in a new run"
+    } else {
+        "the run is complete, and its report whole"
+    })
 }
 
 /// What to say of a code that no error explains.

@@ -118,7 +118,9 @@ pub(super) fn of_command(name: &str) -> Option<String> {
                     "store what failed, look up what is unknown",
                 ),
             ],
-            CODES,
+            "0 says that every token in FILE is stored or rejected, not that its run had received SIZE tokens: \
+             --fail-on 'received<requested' ends with 1 where it had not. The other exit codes are those of a \
+             run; `token_service --help` lists them.",
         ),
         "merge" => (
             &[
@@ -131,7 +133,8 @@ pub(super) fn of_command(name: &str) -> Option<String> {
                     "a report in another format",
                 ),
             ],
-            "It ends as the worst of the runs did; 2 where the reports do not add up.",
+            "It ends as the worst of the runs did, and with 4 where one that is there by its replay had not received its \
+             SIZE; with 2 where the reports do not add up.",
         ),
         "check" => (
             &[

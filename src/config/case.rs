@@ -98,7 +98,12 @@ pub(crate) fn settle(case: Case, options: Options) -> Result<Settings, Problem> 
         ..RunArgs::default()
     };
     let env = &case.env;
-    Layers { env, file }.settle(Purpose::Demo, &args)
+    let layers = Layers {
+        env,
+        config: None,
+        file,
+    };
+    layers.settle(Purpose::Demo, &args, &[])
 }
 
 /// Reads the text of a file that holds no secret; `what` says what it is, and messages call it

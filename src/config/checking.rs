@@ -16,6 +16,7 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> Checked {
     let layers = mistakes.keep(Layers::of(&args.common, env));
     let layers = layers.unwrap_or_else(|| Layers {
         env,
+        config: None,
         file: File::default(),
     });
     let run = RunArgs::default();
@@ -41,6 +42,8 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> Checked {
     mistakes.keep(layers.metrics(&run));
     mistakes.keep(layers.progress(&run));
     mistakes.keep(layers.journal(&run));
+    let target = store.as_ref().map(|store| &store.target);
+    mistakes.keep(layers.keep_apart(&run, &[], target));
     mistakes.keep(layers.fail_on(&run));
     mistakes.keep(layers.error_format(&args.common));
     mistakes.keep(layers.log(&args.common));

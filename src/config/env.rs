@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -120,6 +121,13 @@ impl Env {
                 Ok(Some(SecretString::from(text)))
             }
         }
+    }
+
+    /// The files that hold secrets.
+    pub fn secret_files(&self) -> impl Iterator<Item = &Path> {
+        let named = self.variables.iter();
+        let files = named.filter(|(name, _)| name.ends_with("_FILE") && is_secret(name));
+        files.map(|(_, path)| Path::new(path))
     }
 
     /// The name under which a secret was given, for messages.

@@ -1,8 +1,17 @@
-//! The configuration as `merge` looks at it: what comes out, and nothing of source and database.
+//! The configuration for what takes files of earlier runs: `replay`, which needs no source, and `merge`,
+//! which looks at what comes out alone.
 
-use super::{Env, Joining, Layers};
-use crate::cli::{MergeArgs, RunArgs};
+use std::slice;
+
+use super::{Env, Joining, Layers, Purpose, Settings};
+use crate::cli::{MergeArgs, ReplayArgs, RunArgs};
 use crate::problem::Problem;
+
+/// The settings of a replay, or the one mistake that prevents it.
+pub fn load_for_replay(args: &ReplayArgs, env: &Env) -> Result<Settings, Problem> {
+    let run = args.as_run();
+    Layers::of(&run.common, env)?.settle(Purpose::Replay, &run, slice::from_ref(&args.file))
+}
 
 /// What `merge` needs, or the one mistake that prevents it.
 pub fn load_for_merge(args: &MergeArgs, env: &Env) -> Result<Joining, Problem> {
@@ -11,6 +20,7 @@ pub fn load_for_merge(args: &MergeArgs, env: &Env) -> Result<Joining, Problem> {
         output: args.output.clone(),
         ..RunArgs::default()
     };
+    layers.keep_apart(&run, &args.files, None)?;
     Ok(Joining {
         files: args.files.clone(),
         reports: layers.reports(&run)?,

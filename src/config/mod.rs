@@ -5,6 +5,7 @@
 //! read are those that a user named.
 
 mod amount;
+mod apart;
 pub(crate) mod case;
 mod checking;
 mod database;
@@ -34,7 +35,7 @@ use self::amount::Amount;
 pub use self::checking::load_for_check;
 pub use self::env::Env;
 use self::file::File;
-pub use self::joining::load_for_merge;
+pub use self::joining::{load_for_merge, load_for_replay};
 pub use self::settings::{
     Checked, Ends, Joining, Layout, Log, Script, ScriptLimits, Settings, Source,
 };
@@ -64,19 +65,26 @@ pub enum Purpose {
 
 /// The settings of a run, or the one mistake that prevents it. Every problem ends with exit code 2.
 pub fn load(purpose: Purpose, args: &RunArgs, env: &Env) -> Result<Settings, Problem> {
-    Layers::of(&args.common, env)?.settle(purpose, args)
+    Layers::of(&args.common, env)?.settle(purpose, args, &[])
 }
 
 /// The same from the text of a file, which messages call `name`, and nothing else.
 pub fn load_text(purpose: Purpose, name: &str, text: &str) -> Result<Settings, Problem> {
     let env = Env::default();
     let file = file::parse(name.to_owned(), text.to_owned())?;
-    Layers { env: &env, file }.settle(purpose, &RunArgs::default())
+    let layers = Layers {
+        env: &env,
+        config: None,
+        file,
+    };
+    layers.settle(purpose, &RunArgs::default(), &[])
 }
 
 /// The environment and the file, from which each setting is picked.
 struct Layers<'a> {
     env: &'a Env,
+    /// The file's path.
+    config: Option<PathBuf>,
     file: File,
 }
 
@@ -89,10 +97,20 @@ impl<'a> Layers<'a> {
         // Only a file that was named: one that merely lies in the working folder could send the
         // tokens elsewhere.
         let file = named.map(file::read).transpose()?.unwrap_or_default();
-        Ok(Self { env, file })
+        Ok(Self {
+            env,
+            config: named.map(Path::to_owned),
+            file,
+        })
     }
 
-    fn settle(&self, purpose: Purpose, args: &RunArgs) -> Result<Settings, Problem> {
+    /// The settings; `replayed` are files that a replay takes the tokens from.
+    fn settle(
+        &self,
+        purpose: Purpose,
+        args: &RunArgs,
+        replayed: &[PathBuf],
+    ) -> Result<Settings, Problem> {
         let limits = self.limits(args)?;
         let Amount { size, input } = match purpose {
             // It is for whatever the file holds.
@@ -123,6 +141,7 @@ impl<'a> Layers<'a> {
             return Err(usage("a replay cannot be a dry run")
                 .hint("leave out TOKEN_SERVICE_DRY_RUN and run.dry_run: nothing was stored"));
         }
+        self.keep_apart(args, replayed, Some(&store.target))?;
         Ok(Settings {
             size,
             source,

@@ -1,8 +1,7 @@
 //! What is settled about what comes out: the reports, how much of a token they show, the journal, the
 //! metrics, and when a run that completed fails all the same.
 
-use std::collections::HashSet;
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{Layers, path, usage, values};
 use crate::cli::RunArgs;
@@ -11,12 +10,6 @@ use crate::problem::Problem;
 use crate::report::mask::Mask;
 use crate::report::{Format, Spec};
 use crate::screen::Progress;
-
-/// `run.json` for `./run.json`: they are one file.
-fn plain(path: &Path) -> PathBuf {
-    let parts = path.components();
-    parts.filter(|part| *part != Component::CurDir).collect()
-}
 
 impl Layers<'_> {
     pub(super) fn reports(&self, args: &RunArgs) -> Result<Vec<Spec>, Problem> {
@@ -30,42 +23,21 @@ impl Layers<'_> {
                 path: None,
             }]
         });
-        let mut taken = HashSet::new();
-        for report in &reports {
-            if !taken.insert(report.path.as_deref().map(plain)) {
-                let name = values::report_name(report.format);
-                return Err(match &report.path {
-                    None => usage("two reports would be written to standard output").hint(format!(
-                        "give one of them a path, such as --report {name}=run.{name}"
-                    )),
-                    Some(path) => usage(format!(
-                        "two reports would be written to `{}`",
-                        path.display()
-                    ))
-                    .hint("give each report a path of its own"),
-                });
-            }
+        let mut on_stdout = reports.iter().filter(|report| report.path.is_none());
+        if let Some(second) = on_stdout.nth(1) {
+            let name = values::report_name(second.format);
+            return Err(
+                usage("two reports would be written to standard output").hint(format!(
+                    "give one of them a path, such as --report {name}=run.{name}"
+                )),
+            );
         }
         Ok(reports)
     }
 
-    /// The file of `--metrics`, which is no report's.
     pub(super) fn metrics(&self, args: &RunArgs) -> Result<Option<PathBuf>, Problem> {
         let in_file = self.file.run.metrics.clone();
-        let metrics = self.pick(args.output.metrics.clone(), "metrics", path, in_file)?;
-        // What is wrong with the others is said where they are asked for.
-        let reports = self.reports(args).unwrap_or_default();
-        let journal = self.journal(args).ok().flatten();
-        let others = reports.into_iter().filter_map(|report| report.path);
-        let mut others = others.chain(journal).map(|other| plain(&other));
-        match &metrics {
-            Some(path) if others.any(|other| other == plain(path)) => Err(usage(format!(
-                "the metrics and something else would be written to `{}`",
-                path.display()
-            ))
-            .hint("give --metrics a path of its own, such as run.prom")),
-            _ => Ok(metrics),
-        }
+        self.pick(args.output.metrics.clone(), "metrics", path, in_file)
     }
 
     pub(super) fn journal(&self, args: &RunArgs) -> Result<Option<PathBuf>, Problem> {

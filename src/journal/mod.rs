@@ -1,7 +1,8 @@
 //! The journal: each received page is written and synced before its first token is stored, and what
 //! became of each token after. So whatever kills the process, `replay` knows what was received.
 //!
-//! A line of JSON each: first the run, then pages and outcomes as they come, last the summary.
+//! A line of JSON each: first the run, then pages and outcomes as they come, last the summary. A replay
+//! goes on behind that, or behind what a crash left of it: first its name, then outcomes and a summary.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -9,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{Fault, Kind};
@@ -33,6 +35,9 @@ pub struct Header {
     pub table: String,
     /// The column as configured.
     pub column: String,
+    /// SIZE; not known of a run that takes all of a pipe, nor of one of an older version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requested: Option<u64>,
 }
 
 impl Header {
@@ -44,8 +49,23 @@ impl Header {
             horizon,
             table,
             column,
+            requested: None,
         }
     }
+
+    /// The same for so many tokens, where that is known.
+    #[must_use]
+    pub fn asking_for(mut self, size: Option<u64>) -> Self {
+        self.requested = size;
+        self
+    }
+}
+
+/// A replay that went on with a journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replay {
+    /// The replay's own UUID.
+    pub run_id: String,
 }
 
 /// A journal that is being written. Clones share it.
@@ -104,27 +124,59 @@ impl Journal {
             .open(path)
             .map_err(|error| unusable(path, &error.to_string()))?;
         lock(&file, path)?;
-        if !is_settled(&file).map_err(|error| unusable(path, &error.to_string()))? {
-            return Err(unusable(
-                path,
-                "it holds tokens of a run that did not settle all of them",
-            )
-            .hint(format!(
-                "`token_service replay {0}` settles them; then remove {0}, or name another file",
-                path.display()
-            )));
+        match standing(&file).map_err(|error| unusable(path, &error.to_string()))? {
+            Standing::Free => {}
+            Standing::Unsettled => {
+                return Err(unusable(
+                    path,
+                    "it holds tokens of a run that did not settle all of them",
+                )
+                .hint(format!(
+                    "`token_service replay {}` settles them, and then it can be used again",
+                    path.display()
+                )));
+            }
+            Standing::Foreign => {
+                return Err(unusable(path, "it is no journal of token_service")
+                    .hint("it was left as it is: name another file"));
+            }
         }
-        let journal = Self {
+        let journal = Self::of(file, path);
+        journal
+            .start(header)
+            .map_err(|error| unusable(path, &error.to_string()))?;
+        Ok(journal)
+    }
+
+    /// Goes on behind `end` with the journal whose run is replayed; nothing is sent before that is on
+    /// the disk.
+    fn go_on(file: File, path: &Path, end: u64, run_id: &str) -> io::Result<Self> {
+        #[derive(Serialize)]
+        struct Line {
+            replay: Replay,
+        }
+        let run_id = run_id.to_owned();
+        let line = line(&Line {
+            replay: Replay { run_id },
+        })?;
+        file.set_len(end)?;
+        let journal = Self::of(file, path);
+        let mut lines = journal.file();
+        lines.write(b"\n")?;
+        lines.write(&line)?;
+        lines.sync()?;
+        drop(lines);
+        Ok(journal)
+    }
+
+    fn of(file: File, path: &Path) -> Self {
+        Self {
             file: Arc::new(Mutex::new(Lines {
                 file: BufWriter::with_capacity(64 * 1024, file),
                 broken: false,
             })),
             path: Arc::new(path.to_owned()),
-        };
-        journal
-            .start(header)
-            .map_err(|error| unusable(path, &error.to_string()))?;
-        Ok(journal)
+        }
     }
 
     fn start(&self, header: &Header) -> io::Result<()> {
@@ -222,22 +274,44 @@ fn lock(file: &File, path: &Path) -> Result<(), Fault> {
 }
 
 /// True for a device, a pipe or the like: it has no end, or none of its own.
-fn is_endless(path: &Path) -> bool {
+pub fn is_endless(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
-/// True where nothing in the file waits to be replayed.
-fn is_settled(file: &File) -> io::Result<bool> {
-    let mut lines = BufReader::new(file).lines();
-    let mut last = None;
-    for line in &mut lines {
-        last = Some(line?);
-    }
-    let Some(last) = last else { return Ok(true) };
-    let Ok(Line::Summary { summary }) = serde_json::from_str(&last) else {
-        return Ok(false);
+/// What stands in a file that is to become a journal.
+enum Standing {
+    /// Nothing, or a journal in which nothing waits to be replayed.
+    Free,
+    /// A journal with tokens that are neither stored nor rejected, as far as it knows.
+    Unsettled,
+    /// Something else, which is not to be touched.
+    Foreign,
+}
+
+fn standing(file: &File) -> io::Result<Standing> {
+    let lines = BufReader::new(file).split(b'\n');
+    let mut lines = lines.filter(|line| !line.as_ref().is_ok_and(Vec::is_empty));
+    let Some(first) = lines.next().transpose()? else {
+        return Ok(Standing::Free);
     };
-    Ok(summary.failed + summary.unknown + summary.not_attempted == 0)
+    let last = lines.try_fold(None, |_, line| line.map(Some))?;
+    let header = serde_json::from_slice(&first);
+    Ok(match (header, last) {
+        (Ok(Line::Journal { .. }), None) => Standing::Free,
+        (Ok(Line::Journal { .. }), Some(last)) => match serde_json::from_slice(&last) {
+            Ok(Line::Summary { summary }) if summary.is_settled() => Standing::Free,
+            _ => Standing::Unsettled,
+        },
+        // A crash cut it, and before it is whole no token is received.
+        (Err(_), None) if is_torn_header(&first) => Standing::Free,
+        _ => Standing::Foreign,
+    })
+}
+
+fn is_torn_header(line: &[u8]) -> bool {
+    let whole: Result<IgnoredAny, _> = serde_json::from_slice(line);
+    let begin = br#"{"journal":"#;
+    whole.is_err_and(|error| error.is_eof()) && (begin.starts_with(line) || line.starts_with(begin))
 }
 
 fn unusable(path: &Path, why: &str) -> Fault {
@@ -249,6 +323,7 @@ fn unusable(path: &Path, why: &str) -> Fault {
         format!("the journal {} cannot be used", path.display()),
     )
     .cause(why)
+    .hint("name a file in a folder that may be written to; no token was asked for")
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Reading a journal or an `ndjson` report, and what either may hold.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{Header, VERSION, is_endless, lock};
+use super::{Header, Journal, Replay, VERSION, is_endless, lock};
 use crate::exit::Exit;
 use crate::fault::{Fault, Kind};
 use crate::halt::Cause;
@@ -23,6 +23,11 @@ pub enum Line {
     Journal {
         /// Its header.
         journal: Header,
+    },
+    /// A replay, which goes on with the journal.
+    Replay {
+        /// Which one.
+        replay: Replay,
     },
     /// A page.
     Received {
@@ -69,6 +74,11 @@ pub struct End {
 }
 
 impl End {
+    /// True where every token was stored or rejected.
+    pub fn is_settled(&self) -> bool {
+        self.failed == 0 && self.unknown == 0 && self.not_attempted == 0
+    }
+
     /// Tokens in each state, in the order of [`Status::ALL`].
     pub fn counts(&self) -> [u64; 5] {
         [
@@ -182,12 +192,18 @@ pub enum Use {
 
 /// Reads a journal or an `ndjson` report, line by line.
 pub struct Reading {
-    lines: io::Lines<Box<dyn BufRead + Send>>,
+    from: Box<dyn BufRead + Send>,
+    /// The same file, to go on writing it; why that cannot be done, where it cannot.
+    file: Option<io::Result<File>>,
     path: PathBuf,
     purpose: Use,
     number: usize,
+    /// How many bytes were read.
+    read: u64,
     /// How many lines were whole.
     whole: usize,
+    /// Where the last of them ends, its line feed left out.
+    end: u64,
     /// A line that is not whole; only the last one may be.
     torn: Option<(usize, String)>,
 }
@@ -198,24 +214,45 @@ impl Reading {
         if purpose == Use::Replay && is_endless(path) {
             return Err(unreadable(path, purpose, "it is no regular file"));
         }
-        let file = File::open(path);
-        let file = file.map_err(|error| unreadable(path, purpose, &error.to_string()))?;
-        if purpose == Use::Replay {
-            lock(&file, path)?;
+        let unopened = |error: io::Error| unreadable(path, purpose, &error.to_string());
+        if purpose == Use::Merge {
+            let file = File::open(path).map_err(unopened)?;
+            return Ok(Self::of(Box::new(BufReader::new(file)), path, purpose));
         }
-        Ok(Self::of(Box::new(BufReader::new(file)), path, purpose))
+        let (file, written) = match OpenOptions::new().read(true).append(true).open(path) {
+            Ok(file) => {
+                let written = file.try_clone();
+                (file, written)
+            }
+            Err(error) => (File::open(path).map_err(unopened)?, Err(error)),
+        };
+        lock(&file, path)?;
+        let mut reading = Self::of(Box::new(BufReader::new(file)), path, purpose);
+        reading.file = Some(written);
+        Ok(reading)
     }
 
     /// Reads what errors call `path`.
     pub fn of(from: Box<dyn BufRead + Send>, path: &Path, purpose: Use) -> Self {
         Self {
-            lines: from.lines(),
+            from,
+            file: None,
             path: path.to_owned(),
             purpose,
             number: 0,
+            read: 0,
             whole: 0,
+            end: 0,
             torn: None,
         }
+    }
+
+    /// The journal that was read to its end, for what the replay `run_id` makes of its tokens. A torn
+    /// last line is cut off.
+    pub fn go_on(&mut self, run_id: &str) -> io::Result<Journal> {
+        let file = self.file.take();
+        let file = file.unwrap_or_else(|| Err(io::ErrorKind::Unsupported.into()))?;
+        Journal::go_on(file, &self.path, self.end, run_id)
     }
 
     /// An error at the line that was read last.
@@ -272,16 +309,29 @@ impl Iterator for Reading {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             self.number += 1;
-            let text = match self.lines.next()? {
-                Ok(text) if text.trim().is_empty() => continue,
-                Ok(text) => text,
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
+            let mut line = Vec::new();
+            match self.from.read_until(b'\n', &mut line) {
+                Ok(0) => return None,
+                Ok(_) => {}
                 Err(error) => {
                     let why = error.to_string();
                     return Some(Err(unreadable(&self.path, self.purpose, &why)));
                 }
+            }
+            let begin = self.read;
+            self.read += line.len() as u64;
+            if line.last() == Some(&b'\n') {
+                line.pop();
+            }
+            let end = begin + line.len() as u64;
+            // What is no text is no line either.
+            let text = match String::from_utf8(line) {
+                Ok(text) if text.trim().is_empty() => continue,
+                Ok(text) => text,
+                Err(_) => String::new(),
             };
             if let Some(result) = self.parse(&text).transpose() {
+                self.end = end;
                 return Some(result);
             }
         }

@@ -1,15 +1,15 @@
 //! Reporting: every token with what became of it, in the formats that were asked for. A report
 //! streams; one on a path is written beside it (`PATH.partial`) and renamed when it is complete.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::fault::{Fault, Kind};
+use crate::fault::Fault;
 use crate::journal::Journal;
 use crate::token::Outcome;
 use mask::Mask;
+use place::Place;
 use row::Row;
 use summary::Summary;
 
@@ -19,6 +19,7 @@ pub mod json;
 pub mod ledger;
 pub mod mask;
 pub mod ndjson;
+mod place;
 pub mod rejections;
 pub mod row;
 pub mod summary;
@@ -83,17 +84,6 @@ fn sink(format: Format, color: bool) -> Box<dyn Sink> {
     }
 }
 
-enum Place {
-    Stdout,
-    Writer(Box<dyn Write + Send>),
-    Journal(Journal),
-    File {
-        writer: BufWriter<File>,
-        partial: PathBuf,
-        path: PathBuf,
-    },
-}
-
 struct Report {
     sink: Box<dyn Sink>,
     place: Place,
@@ -127,7 +117,7 @@ impl Reports {
         for spec in specs {
             let place = match &spec.path {
                 None => Ok(Place::Stdout),
-                Some(path) => reports.open_file(path),
+                Some(path) => Place::open(path, reports.open.iter().map(|report| &report.place)),
             };
             match place {
                 Ok(place) => reports.add(spec.format, place),
@@ -138,61 +128,6 @@ impl Reports {
             }
         }
         Ok(reports)
-    }
-
-    fn open_file(&self, given: &Path) -> Result<Place, Fault> {
-        // What stands there are open files of this process or devices, whatever they lead to.
-        let is_open = (given.starts_with("/dev") && !given.starts_with("/dev/shm"))
-            || given.starts_with("/proc");
-        // A link is followed to what it names, so that the file is replaced and not the link.
-        let path = match given.canonicalize() {
-            Ok(target) if !is_open => target,
-            _ => given.to_owned(),
-        };
-        if path.is_dir() {
-            return Err(unwritable(given, "it is a folder"));
-        }
-        // It holds secrets: nobody else may read it.
-        let mut options = OpenOptions::new();
-        options.write(true).mode(0o600);
-        let is_device = is_open || path.exists() && !path.is_file();
-        let partial = if is_device {
-            // A pipe or a device is written to as it is; there is nothing to replace.
-            options.append(true);
-            path.clone()
-        } else {
-            let mut partial = path.clone().into_os_string();
-            partial.push(".partial");
-            options.create(true).truncate(true);
-            PathBuf::from(partial)
-        };
-        if !is_device && partial.is_symlink() {
-            let why = format!("{} is a symbolic link", partial.display());
-            return Err(unwritable(given, &why));
-        }
-        if self.is_taken(&partial) || self.is_taken(&path) {
-            return Err(unwritable(given, "another report is written there"));
-        }
-        let file = options
-            .open(&partial)
-            .map_err(|error| unwritable(given, &error.to_string()))?;
-        Ok(Place::File {
-            writer: BufWriter::with_capacity(64 * 1024, file),
-            partial,
-            path,
-        })
-    }
-
-    /// True where a report is, or will be, written to `path`.
-    fn is_taken(&self, path: &Path) -> bool {
-        self.open.iter().any(|report| match &report.place {
-            Place::File {
-                partial,
-                path: other,
-                ..
-            } => partial == path || other == path,
-            Place::Stdout | Place::Writer(_) | Place::Journal(_) => false,
-        })
     }
 
     /// Removes the files of a run that could not begin.
@@ -281,7 +216,7 @@ impl Reports {
 
     /// Writes a line of the script's to standard output.
     pub fn emit(&mut self, text: &str) -> Result<(), Fault> {
-        writeln!(self.stdout, "{text}").map_err(|error| closed("standard output", &error))?;
+        writeln!(self.stdout, "{text}").map_err(|error| Place::Stdout.fault(&error))?;
         if self.terminal.is_some() {
             self.flush()?;
         }
@@ -290,14 +225,12 @@ impl Reports {
 
     /// Hands everything to the operating system; called when nothing else is there to write.
     pub fn flush(&mut self) -> Result<(), Fault> {
-        let mut flushed = self
-            .stdout
-            .flush()
-            .map_err(|error| closed("standard output", &error));
+        let flushed = self.stdout.flush();
+        let mut flushed = flushed.map_err(|error| Place::Stdout.fault(&error));
         for report in self.open.iter_mut().filter(|report| !report.broken) {
-            if let Place::File { writer, path, .. } = &mut report.place {
+            if let Place::File { writer, .. } = &mut report.place {
                 let written = writer.flush();
-                flushed = flushed.and(written.map_err(|error| closed_path(path, &error)));
+                flushed = flushed.and(written.map_err(|error| report.place.fault(&error)));
             }
         }
         flushed
@@ -308,27 +241,9 @@ impl Reports {
         let written = self.each(|sink, out, _| sink.end(out, summary));
         let flushed = self.flush();
         let mut named = Ok(());
-        for report in &mut self.open {
-            if let Place::Journal(journal) = &mut report.place {
-                let synced = journal.sync();
-                named = named.and(synced.map_err(|error| closed_path(journal.path(), &error)));
-            }
-            if let Place::File {
-                writer,
-                partial,
-                path,
-            } = &mut report.place
-                && !report.broken
-            {
-                let done = writer.flush().and_then(|()| {
-                    if partial == path {
-                        Ok(())
-                    } else {
-                        fs::rename(&*partial, &*path)
-                    }
-                });
-                named = named.and(done.map_err(|error| closed_path(path, &error)));
-            }
+        for report in self.open.iter_mut().filter(|report| !report.broken) {
+            let done = report.place.finish();
+            named = named.and(done.map_err(|error| report.place.fault(&error)));
         }
         written.and(flushed).and(named)
     }
@@ -344,49 +259,18 @@ impl Reports {
             }
             let sink = report.sink.as_mut();
             let written = match &mut report.place {
-                Place::Stdout => write(sink, &mut self.stdout, false)
-                    .map_err(|error| closed("standard output", &error)),
-                Place::Writer(writer) => {
-                    write(sink, writer, false).map_err(|error| closed("the report", &error))
-                }
+                Place::Stdout => write(sink, &mut self.stdout, false),
+                Place::Writer(writer) => write(sink, writer, false),
                 Place::Journal(journal) => {
                     let mut line = Vec::new();
-                    write(sink, &mut line, true)
-                        .and_then(|()| journal.append(&line))
-                        .map_err(|error| closed_path(journal.path(), &error))
+                    write(sink, &mut line, true).and_then(|()| journal.append(&line))
                 }
-                Place::File { writer, path, .. } => {
-                    write(sink, writer, false).map_err(|error| closed_path(path, &error))
-                }
+                Place::File { writer, .. } => write(sink, writer, false),
             };
+            let written = written.map_err(|error| report.place.fault(&error));
             report.broken = written.is_err();
             result = result.and(written);
         }
         result
     }
-}
-
-fn unwritable(path: &Path, why: &str) -> Fault {
-    Fault::new(
-        Kind::InvalidArgument {
-            argument: "report".to_owned(),
-            expected: "a path that can be written, of its own".to_owned(),
-        },
-        format!("the report {} cannot be written", path.display()),
-    )
-    .cause(why)
-    .hint("check that its folder exists and may be written to; no token was asked for")
-}
-
-fn closed_path(path: &Path, error: &io::Error) -> Fault {
-    closed(&format!("the report {}", path.display()), error)
-}
-
-fn closed(what: &str, error: &io::Error) -> Fault {
-    Fault::new(
-        Kind::OutputClosed,
-        format!("{what} cannot be written any more"),
-    )
-    .cause(error.to_string())
-    .hint("the summary above counts every token; a `--report` on a path keeps them")
 }

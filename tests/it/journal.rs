@@ -35,7 +35,7 @@ pub fn replayed(file: &Path, database: &Login, code: i32) -> (Run, Report) {
 
 /// A journal whose run was killed while the first insert waited for a lock: everything in it is
 /// unsettled. The lock is let go of again.
-fn killed_in_the_middle(tokens: &[&str]) -> (Database, tempfile::TempDir) {
+pub fn killed_in_the_middle(tokens: &[&str]) -> (Database, tempfile::TempDir) {
     let (database, mut admin) = locked();
     let folder = tempfile::tempdir().unwrap();
     let source = Source::answers([Answer::tokens(tokens)]);
@@ -257,7 +257,7 @@ fn a_journal_with_unsettled_tokens_is_not_overwritten() {
     shows!(run.expect_code(2).stderr, @"
     error: the journal [dir]/journal cannot be used
       caused by: it holds tokens of a run that did not settle all of them
-    hint: `token_service replay [dir]/journal` settles them; then remove [dir]/journal, or name another file
+    hint: `token_service replay [dir]/journal` settles them, and then it can be used again
     ");
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }

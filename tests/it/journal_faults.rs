@@ -215,6 +215,27 @@ fn nothing_is_stored_that_the_journal_has_no_room_for() {
     assert_eq!(again.of("stored"), database.rows());
 }
 
+/// What was written of it is kept under the name that is said.
+#[test]
+fn a_report_that_the_disk_has_no_room_for_says_where_its_beginning_is() {
+    let database = Database::seed();
+    let tokens: Vec<String> = (0..1200).map(|n| format!("{n:018}")).collect();
+    let source = Source::answers([Answer::tokens(&tokens)]);
+    let command = Command::new().source(&source).database(&database).args([
+        "1200",
+        "--report",
+        "ndjson=run.ndjson",
+    ]);
+    let run = limited(&command, 12);
+    let stderr = text(&run.stderr);
+    assert!(stderr.contains("the report run.ndjson cannot be written any more"));
+    let hint = stderr.lines().last().unwrap();
+    shows!(hint, @"hint: make room: run.ndjson.partial holds what was written until then; of a run that keeps a `--journal`, `token_service replay` writes the whole report");
+    let partial = fs::read_to_string(command.dir().join("run.ndjson.partial")).unwrap();
+    assert!(partial.lines().count() > 10);
+    assert!(!command.dir().join("run.ndjson").exists());
+}
+
 #[test]
 fn a_journal_that_cannot_be_begun_costs_no_token() {
     let database = Database::seed();
@@ -227,6 +248,8 @@ fn a_journal_that_cannot_be_begun_costs_no_token() {
             .run()
             .expect_code(2);
         assert!(run.error().contains(why), "{}", run.stderr);
+        let hint = "hint: name a file in a folder that may be written to; no token was asked for";
+        assert!(run.stderr.contains(hint), "{}", run.stderr);
     }
     if Path::new("/dev/full").exists() {
         let source = Source::answers([]);

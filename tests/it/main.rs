@@ -18,6 +18,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod apart;
 mod browser;
 mod check_and_api;
 mod check_connect;
@@ -39,6 +40,7 @@ mod html;
 mod hygiene;
 mod input;
 mod journal;
+mod journal_again;
 mod journal_faults;
 mod kills;
 mod library;

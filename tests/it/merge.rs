@@ -225,8 +225,9 @@ fn what_does_not_add_up_is_refused_and_nothing_is_left_behind() {
         vec![good, demo(dir.path(), "dry", &["--dry-run"])],
     ]
     .map(|files| {
-        let run = merge(&files).args(["--report", "json=all.json"]).run();
-        let run = run.expect_code(2);
+        let run = merge(&files).args(["--report", "text", "--report", "json=all.json"]);
+        let run = run.run().expect_code(2);
+        assert_eq!(run.stdout, "", "not half a report either");
         assert!(!run.path("all.json").exists() && !run.path("all.json.partial").exists());
         let dir = format!("{}/", dir.path().display());
         run.stderr.replace(&dir, "")
@@ -272,6 +273,17 @@ fn what_does_not_add_up_is_refused_and_nothing_is_left_behind() {
       caused by: dry:1:1: it is that of a dry run, or not, other than those before it
     hint: merge takes whole ndjson reports, each of another run
     ");
+}
+
+/// A pipe is read once, and what does not add up in it is found on the way.
+#[test]
+fn a_pipe_is_merged_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(demo(dir.path(), "good", &[])).unwrap();
+    let piped = |text: &str| Command::new().args(["merge", "/dev/stdin"]).stdin(text);
+    let run = piped(&text).run().expect_code(0);
+    assert_eq!(run.stdout.lines().count(), 3);
+    piped(&text[..text.len() - 9]).run().expect_code(2);
 }
 
 #[test]

@@ -157,14 +157,14 @@ fn a_path_that_cannot_be_written_costs_no_token() {
     assert!(source.requests().is_empty());
 
     let command = Command::new().source(&source).database(&database);
-    let twice = ["1", "--report", "text=./run.prom", "--metrics", "run.prom"];
+    let twice = ["1", "--report", "text=run.prom", "--metrics", "run.prom"];
     let run = command.args(twice).run();
     shows!(run.transcript(), @"
     exit: 2
     --- stdout
     --- stderr
-    error: the metrics and something else would be written to `run.prom`
-    hint: give --metrics a path of its own, such as run.prom
+    error: the metrics file `run.prom` would be written over the report
+    hint: give the metrics file a path of its own
     ");
     assert!(source.requests().is_empty());
 }

@@ -68,8 +68,9 @@ const RHAI: [&str; 34] = [
     "exit(3)",
     "import \"x\" as y; ",
 ];
-const NDJSON: [&str; 16] = [
-    r#"{"journal":{"version":1,"run_id":"r","horizon":7,"table":"t","column":"c"}}"#,
+const NDJSON: [&str; 17] = [
+    r#"{"journal":{"version":1,"run_id":"r","horizon":7,"table":"t","column":"c","requested":5}}"#,
+    r#"{"replay":{"run_id":"s"}}"#,
     r#"{"received":["s3cret","b"]}"#,
     r#"{"token":"s3cret","status":"stored"}"#,
     r#"{"token":"s3cret","status":"failed","attempts":1,"ms":1.5}"#,

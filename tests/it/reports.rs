@@ -311,11 +311,6 @@ fn devices_and_links_are_written_through_and_no_report_takes_another_one_s_file(
     assert!(run.path("link").is_symlink(), "the link is left");
     let text = std::fs::read_to_string(run.path("real.ndjson")).unwrap();
     assert!(text.contains("summary"), "{text}");
-
-    let clash = ["--report", "json=a.partial", "--report", "ndjson=a"];
-    let run = command().args(clash).run().expect_code(2);
-    assert!(run.stderr.contains("another report is written there"));
-    assert!(!run.path("a.partial").exists(), "nothing is left behind");
 }
 
 #[test]

@@ -7,24 +7,23 @@ use std::path::Path;
 
 use crate::condition::Condition;
 use crate::config::Settings;
-use crate::exit::{Exit, Facts};
+use crate::exit::Facts;
 use crate::fault::{Fault, Kind};
 use crate::halt::Halt;
-use crate::journal::{Line, Reading, Told, Use};
+use crate::journal::{Reading, Told, Use};
 use crate::problem::Problem;
 use crate::report::Reports;
 use crate::report::ledger::Ledger;
 use crate::run::open;
 use crate::screen::Screen;
 use crate::store::Store;
-use crate::store::name::TableName;
 use crate::stream::PageStream;
 use crate::supervise::{Begun, drive};
 use crate::token::{Detail, Flaw, Outcome, Page, Status, Token};
 use crate::verdict::{self, Asked, Finished, Record, unwritable};
+use past::Past;
 
-/// So many stored values are looked for beside those that are in doubt.
-const CONTROLS: usize = 16;
+mod past;
 
 /// Replays `file` to its end, whatever way that comes.
 pub fn replay(settings: &Settings, file: &Path, screen: &Screen) -> Finished {
@@ -48,172 +47,9 @@ pub fn understand(bytes: Vec<u8>) -> Result<(), Fault> {
     })
 }
 
-/// What a value's tokens came to, counted: equal values are interchangeable.
-#[derive(Clone, Copy, Debug, Default)]
-struct Count {
-    received: u64,
-    stored: u64,
-    rejected: u64,
-    /// Known not to be stored when the report was written.
-    unsent: u64,
-    unknown: u64,
-}
-
-impl Count {
-    fn told(self) -> u64 {
-        self.stored + self.rejected + self.unsent + self.unknown
-    }
-
-    /// How many are neither stored nor rejected as far as the file says.
-    fn open(self) -> u64 {
-        self.received.max(self.told()) - self.stored - self.rejected
-    }
-}
-
-/// What a journal or a report says of its run.
-struct Past {
-    reading: Option<Reading>,
-    run_id: Option<String>,
-    /// The run that this file, or the one that it is a replay of, reports on.
-    origin: Option<String>,
-    horizon: Option<i64>,
-    /// Table and column.
-    place: Option<(String, String)>,
-    requested: Option<u64>,
-    settled: Vec<Told>,
-    counts: HashMap<String, Count>,
-}
-
-impl Past {
-    fn read(file: &Path) -> Result<Self, Fault> {
-        Self::of(Reading::open(file, Use::Replay)?)
-    }
-
-    fn of(mut reading: Reading) -> Result<Self, Fault> {
-        let mut past = Self {
-            reading: None,
-            run_id: None,
-            origin: None,
-            horizon: None,
-            place: None,
-            requested: None,
-            settled: Vec::new(),
-            counts: HashMap::new(),
-        };
-        while let Some(line) = reading.next() {
-            let line = line?;
-            if let Line::Outcome(told) = &line {
-                let why = unfit(told);
-                if let Some((why, hint)) = why {
-                    return Err(reading.fault(why).hint(hint));
-                }
-            }
-            past.add(line).map_err(|why| reading.fault(why))?;
-        }
-        if reading.is_torn() {
-            tracing::warn!("the last line is torn: a crash cut it, and it is left out");
-        }
-        // Kept open, and with it the lock: nobody else replays the same file meanwhile.
-        past.reading = Some(reading);
-        Ok(past)
-    }
-
-    fn add(&mut self, line: Line) -> Result<(), &'static str> {
-        match line {
-            Line::Journal { journal } => {
-                self.origin = Some(journal.run_id.clone());
-                self.run_id = Some(journal.run_id);
-                self.horizon = journal.horizon;
-                self.place = Some((journal.table, journal.column));
-            }
-            Line::Summary { summary } => {
-                let run_id = self.run_id.get_or_insert(summary.run_id);
-                let origin = summary.replay_of.unwrap_or_else(|| run_id.clone());
-                self.origin.get_or_insert(origin);
-                self.requested = Some(summary.requested);
-            }
-            Line::Received { received } => {
-                for token in received {
-                    self.counts.entry(token).or_default().received += 1;
-                }
-            }
-            Line::Outcome(told) => {
-                let count = self.counts.entry(told.token.clone()).or_default();
-                match told.status()? {
-                    Status::Stored => count.stored += 1,
-                    Status::Rejected => count.rejected += 1,
-                    Status::Failed | Status::NotAttempted => count.unsent += 1,
-                    Status::Unknown => count.unknown += 1,
-                }
-                if matches!(told.status()?, Status::Stored | Status::Rejected) {
-                    self.settled.push(told);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A replay into another table would find nothing there and store everything once more.
-    fn is_of(&self, settings: &Settings) -> Result<(), Problem> {
-        let (table, column) = (&settings.store.table, &settings.store.column);
-        let Some((in_table, in_column)) = &self.place else {
-            return Ok(());
-        };
-        if TableName::parse(in_table).as_ref() == Ok(table) && in_column == column {
-            return Ok(());
-        }
-        let problem = Problem::new(
-            Exit::Usage,
-            "the journal belongs to another table than the one configured",
-        );
-        Err(problem
-            .cause(format!("its run stored in {in_table}, column {in_column}"))
-            .cause(format!("configured is {table}, column {column}"))
-            .hint("set `database.table` and `database.column` to what the run had"))
-    }
-
-    /// The values that were stored last, of those that nothing else is to be found out about.
-    fn controls(&self) -> Vec<String> {
-        let stored = self.settled.iter().rev().filter(|told| {
-            told.status == "stored"
-                && self
-                    .counts
-                    .get(&told.token)
-                    .is_some_and(|count| count.open() == 0)
-        });
-        stored
-            .take(CONTROLS)
-            .map(|told| told.token.clone())
-            .collect()
-    }
-
-    /// The values with tokens that are not settled.
-    fn open(&self) -> Vec<String> {
-        let open = self.counts.iter().filter(|(_, count)| count.open() > 0);
-        let mut values: Vec<String> = open.map(|(value, _)| value.clone()).collect();
-        values.sort_unstable();
-        values
-    }
-}
-
-/// Why what a report says of a token is nothing to go by, and what to do: a mask would be stored as
-/// if it were a token, and a dry run has stored nothing of what it calls stored.
-fn unfit(told: &Told) -> Option<(&'static str, &'static str)> {
-    if told.masked {
-        return Some((
-            "the report was written with --mask, and does not hold the token itself",
-            "replay the journal of that run (--journal), which holds tokens as they are",
-        ));
-    }
-    told.dry_run.then_some((
-        "the report is that of a dry run, which stored nothing",
-        "there is nothing to bring back; to store tokens, run without --dry-run",
-    ))
-}
-
 async fn settle(
     settings: Settings,
-    past: Past,
+    mut past: Past,
     halt: Halt,
     begun: Begun,
     screen: Screen,
@@ -233,6 +69,10 @@ async fn settle(
     let mut ledger = Ledger::new(reports);
     for outcome in past.settled.iter().flat_map(Told::outcome) {
         let _ = ledger.settle(&outcome, None);
+    }
+    // From here on, for what the file says already is not to be said twice in it.
+    if let Some(journal) = past.go_on(&begun.run_id.to_string()) {
+        ledger.reports().keep_journal(journal);
     }
     let sent = book(&past, &values, found.as_ref(), &mut ledger);
     let total = ledger.tally().total() + sent.len() as u64;
@@ -341,11 +181,7 @@ fn conclude(
     fault: Option<Fault>,
     fail_on: &[Condition],
 ) -> Finished {
-    let received = past
-        .counts
-        .values()
-        .map(|count| count.received.max(count.told()))
-        .sum();
+    let received = past.received();
     let problem = fault.or_else(|| ledger.fault().cloned()).map(Problem::from);
     let tally = ledger.tally();
     let facts = Facts {
