@@ -141,7 +141,7 @@ impl Http {
             let fault = self.protocol(&format!("it sent a body in {encoding}, unasked"));
             return Answer::failed(fault);
         }
-        let mut parser = LineParser::new(count, self.max_token);
+        let mut parser = LineParser::new(count, self.max_token).watching_for_json();
         let mut read = 0_u64;
         let fault = loop {
             match response.chunk().await {

@@ -39,7 +39,8 @@ pub fn status(address: &str, status: StatusCode, retry_after: Option<Duration>) 
         ),
         404 | 405 => fault.hint("check the path in TOKEN_HOST or source.url"),
         500..=599 => fault.hint(
-            "the request may have been served half-way, so it was not repeated; ask the source's operator",
+            "the request may have been served half-way, so it is not repeated without \
+             --dangerously-repeat-requests; ask the source's operator",
         ),
         _ => fault,
     }
@@ -62,14 +63,15 @@ pub fn timed_out(address: &str, limit: Duration) -> Fault {
     )
     .cause(format!("POST {address}"))
     .hint(
-        "`source.timeout` sets the limit; the request may have been served, so it was not repeated",
+        "`source.timeout` sets the limit; the request may have been served, so it is not repeated \
+         without --dangerously-repeat-requests",
     )
 }
 
 /// Its answer ended before it was whole.
 pub fn broke_off(address: &str) -> Fault {
     Fault::new(Kind::HttpProtocol, "the token source's answer broke off")
-        .hint("whole lines that came were kept; the request was not repeated")
+        .hint("whole lines that came were kept; the request is not repeated without --dangerously-repeat-requests")
         .cause(format!("POST {address}"))
 }
 

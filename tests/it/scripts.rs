@@ -201,9 +201,10 @@ fn retry_calls_again_what_may_heal() {
         "gave up\n1\n"
     );
     let on = "retry(#{base_ms: 1, on: [\"x\"]}";
+    assert_eq!(counting(on, "#{kind: \"x\"}"), "done\n3\n");
     assert_eq!(
         counting(on, "#{kind: \"x\", retryable: false}"),
-        "done\n3\n"
+        "gave up\n1\n"
     );
     assert_eq!(
         counting(on, "#{kind: \"y\", retryable: true}"),
@@ -225,6 +226,23 @@ fn retry_heals_a_source_that_asks_for_patience() {
         .args(["--config", "c.yaml"])
         .run();
     assert_eq!(Books::of(&run.expect_code(0)).counts(), [1, 0, 0, 0, 0]);
+}
+
+#[test]
+fn retry_repeats_no_request_that_may_have_been_served_whatever_its_kind() {
+    let script = "retry(#{attempts: 3, base_ms: 1, on: [\"http_status\"]}, || fetch_once(1));";
+    let asked = |args: &[&str]| {
+        let source = Source::answers([Answer::status(500).always()]);
+        let run = real(1, script, &source, &Database::seed())
+            .file("c.yaml", "source: {retries: 0}\n")
+            .args(["--config", "c.yaml"])
+            .args(args)
+            .run();
+        run.expect_code(4);
+        source.sizes().len()
+    };
+    assert_eq!(asked(&[]), 1);
+    assert_eq!(asked(&["--dangerously-repeat-requests"]), 3);
 }
 
 #[test]

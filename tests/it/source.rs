@@ -72,7 +72,7 @@ fn an_answer_500_is_not_repeated() {
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
-    hint: the request may have been served half-way, so it was not repeated; ask the source's operator
+    hint: the request may have been served half-way, so it is not repeated without --dangerously-repeat-requests; ask the source's operator
     ");
 }
 
@@ -203,6 +203,31 @@ fn html_is_recognised_by_its_content() {
 }
 
 #[test]
+fn json_is_recognised_by_its_content_on_one_line_or_several() {
+    let error = refused([Answer::raw("text/plain", r#"["aaaa","bbbb"]"#)]);
+    shows!(error, @"
+    error: http_protocol: the token source did not answer with a list of tokens
+      ╭▸ scripts/default.rhai:3:1
+      │
+    3 │ report(store(fetch(SIZE)));
+      ╰╴━━━━━━
+      caused by: http://127.0.0.1:[port]/tokens: it sent a JSON document
+    hint: a token source answers 200 with one token a line; check TOKEN_HOST or source.url
+    ");
+    let pretty = "{\n  \"tokens\": [\n    \"aaaa\",\n    \"bbbb\"\n  ]\n}\n";
+    let error = refused([Answer::raw("text/plain", pretty)]);
+    assert!(error.contains("it sent a JSON document"), "{error}");
+}
+
+#[test]
+fn tokens_that_begin_as_json_does_are_taken() {
+    let tokens = ["[\"aa\"]", "[1]", "[bb", "{cc}", "{}"];
+    let source = Source::answers([Answer::tokens(tokens)]);
+    let (run, _) = run_and_keep(five(&source), &tokens);
+    run.expect_code(0);
+}
+
+#[test]
 fn a_source_that_runs_dry_leaves_what_came_stored_and_reported() {
     let empty = || Answer::raw("text/plain", "");
     let source = Source::answers([Answer::tokens(["aa", "bb"]), empty(), empty(), empty()]);
@@ -251,7 +276,7 @@ fn of_a_body_that_is_cut_the_whole_lines_are_kept_and_the_rest_is_owned_up_to() 
       caused by: request or response body error
       caused by: error reading a body from connection
       caused by: end of file before message length reached
-    hint: whole lines that came were kept; the request was not repeated
+    hint: whole lines that came were kept; the request is not repeated without --dangerously-repeat-requests
     ");
 }
 
@@ -269,7 +294,7 @@ fn a_source_that_falls_silent_is_given_up_and_not_asked_again() {
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
-    hint: `source.timeout` sets the limit; the request may have been served, so it was not repeated
+    hint: `source.timeout` sets the limit; the request may have been served, so it is not repeated without --dangerously-repeat-requests
     ");
 }
 
