@@ -97,6 +97,10 @@ pub(super) const RUN: [Section; 3] = [
                 "the database: unreachable, or some token is failed, unknown or not_attempted",
             ),
             ("130, 143", "stopped by SIGINT, SIGTERM, after the report"),
+            (
+                "5, 4 or 3",
+                "--deadline passed: a token is unsettled, else SIZE not reached, else neither",
+            ),
             ("others", "what the script chose by exit(N)"),
         ],
     },

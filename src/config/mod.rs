@@ -11,6 +11,7 @@ mod database;
 mod env;
 mod file;
 mod joining;
+pub mod options;
 pub(crate) mod outline;
 mod output;
 mod place;

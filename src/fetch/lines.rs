@@ -53,6 +53,7 @@ impl LineParser {
 
     /// Looks whether the whole is JSON too, for which it is kept while it may be: for answers, whose
     /// length is bounded.
+    #[must_use]
     pub fn watching_for_json(mut self) -> Self {
         self.json = Some(JsonWatch::default());
         self

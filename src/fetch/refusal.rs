@@ -54,6 +54,15 @@ pub fn unreachable(address: &str) -> Fault {
         .cause(format!("POST {address}"))
 }
 
+/// It answers, but not in TLS: asking again would not change that.
+pub fn no_tls(address: &str) -> Fault {
+    Fault::new(Kind::HttpConnect, "the token source speaks no TLS")
+        .hint(
+            "write http:// in TOKEN_HOST or source.url if that is meant; an address without a scheme is https",
+        )
+        .cause(format!("POST {address}"))
+}
+
 /// Its answer was not whole after `limit`.
 pub fn timed_out(address: &str, limit: Duration) -> Fault {
     let limit = humantime::format_duration(limit);

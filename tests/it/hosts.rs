@@ -114,14 +114,14 @@ fn the_first_that_takes_writes_is_taken() {
     shows!(any.arg("1").run().expect_code(5).error(), @"
     error: the database takes no writes
       caused by: 127.0.0.1:[port] is a standby or read-only
-    hint: DB_HOST must name the primary, and the role must not be set to read only; no token was asked for
+    hint: the host in DATABASE_URL must name the primary, and the role must not be set to read only; no token was asked for
     ");
     // A wrong password is wrong everywhere.
     let wrong = command(&ports, "wrong", "").source(&source);
     shows!(wrong.arg("1").run().expect_code(5).error(), @r#"
     error: the database refused to connect
       caused by: password authentication failed for user "postgres" (28P01)
-    hint: DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of 127.0.0.1:[port]; no token was asked for
+    hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
     "#);
     // Nobody takes writes.
     let none = command(&ports[..2], PASSWORD, "").source(&source);
@@ -129,7 +129,7 @@ fn the_first_that_takes_writes_is_taken() {
     error: none of the 2 hosts can be used
       caused by: 127.0.0.1:[port]: Connection refused (os error 111)
       caused by: 127.0.0.1:[port] is a standby or read-only
-    hint: one of DB_HOST must be the primary, and reachable; no token was asked for
+    hint: one of the hosts in DATABASE_URL must be the primary, and reachable; no token was asked for
     ");
     assert!(source.requests().is_empty(), "a token was asked for");
 }
@@ -143,7 +143,7 @@ fn nobody_answers() {
     error: none of the 2 hosts can be used
       caused by: 127.0.0.1:[port]: Connection refused (os error 111)
       caused by: 127.0.0.1:[port]: Connection refused (os error 111)
-    hint: one of DB_HOST, with its DB_PORT, must be reachable and take writes; no token was asked for
+    hint: one of the hosts and ports in DATABASE_URL must be reachable and take writes; no token was asked for
     ");
 }
 
@@ -203,13 +203,8 @@ fn the_only_host_is_waited_for_and_then_the_tokens_are_failed() {
     assert_eq!(report.of("stored"), ["aa"]);
     assert_eq!(report.of("failed"), tokens);
     shows!(run.error(), @"
-    error: db_connect: the database takes no writes any more, and did not within 300ms
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
-      caused by: 127.0.0.1:[port] is a standby or read-only
-    hint: tokens that are `failed` are safe to store again; --patience waits longer
+    error: 200 received tokens are neither stored nor rejected
+    hint: `failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first
     ");
 }
 

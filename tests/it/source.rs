@@ -57,7 +57,7 @@ fn a_source_on_which_nothing_listens() {
       caused by: client error (Connect)
       caused by: tcp connect error
       caused by: Connection refused (os error 111)
-      = retryable
+      = retryable (trying again may help, and is safe)
     hint: check TOKEN_HOST or source.url, and that the source is up
     "#);
 }
@@ -148,7 +148,7 @@ fn retries_come_to_an_end() {
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
-      = retryable
+      = retryable (trying again may help, and is safe)
     hint: it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`
     ");
 }
@@ -165,8 +165,29 @@ fn a_source_that_asks_for_more_patience_than_the_run_has_is_not_waited_for() {
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
       caused by: it asks to come back after 1h, longer than this run may take
-      = retryable, retry_after_ms 3600000
+      = retryable (trying again may help, and is safe), retry_after_ms 3600000
     hint: it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`
+    ");
+}
+
+#[test]
+fn a_source_that_speaks_no_tls_is_told_apart_and_not_asked_again() {
+    let source = Source::answers([]);
+    let address = source.url().replace("http://", "");
+    let run = five(&source).env("TOKEN_HOST", address);
+    let (run, report) = run_and_keep(run, &[]);
+    assert_eq!(report.count("requests"), 1);
+    shows!(run.expect_code(4).error(), @"
+    error: http_connect: the token source speaks no TLS
+      ╭▸ scripts/default.rhai:3:1
+      │
+    3 │ report(store(fetch(SIZE)));
+      ╰╴━━━━━━
+      caused by: POST https://127.0.0.1:[port]/tokens
+      caused by: error sending request
+      caused by: client error (Connect)
+      caused by: received corrupt message of type InvalidContentType
+    hint: write http:// in TOKEN_HOST or source.url if that is meant; an address without a scheme is https
     ");
 }
 

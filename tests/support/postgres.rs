@@ -95,6 +95,11 @@ impl Server {
         Self::start(setup).unwrap_or_else(|why| panic!("{why}"))
     }
 
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("server.log")).expect("the log")
+    }
+
     /// Runs `pg_ctl` with these arguments.
     pub fn pg_ctl(&self, args: &[&str]) {
         let mut command = self.account.command(&self.programs.join("pg_ctl"));
