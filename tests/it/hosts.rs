@@ -203,8 +203,13 @@ fn the_only_host_is_waited_for_and_then_the_tokens_are_failed() {
     assert_eq!(report.of("stored"), ["aa"]);
     assert_eq!(report.of("failed"), tokens);
     shows!(run.error(), @"
-    error: 200 received tokens are neither stored nor rejected
-    hint: `failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first
+    error: db_connect: the database takes no writes any more, and did not within 300ms
+      ╭▸ scripts/default.rhai:3:1
+      │
+    3 │ report(store(fetch(SIZE)));
+      ╰╴━━━━━━
+      caused by: 127.0.0.1:[port] is a standby or read-only
+    hint: tokens that are `failed` are safe to store again; --patience waits longer
     ");
 }
 

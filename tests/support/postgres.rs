@@ -46,7 +46,7 @@ pub struct Server {
     /// Where the server programs are; `psql` and `pgbench` are often beside them.
     pub programs: PathBuf,
     /// Data, sockets, log and password.
-    pub(super) dir: PathBuf,
+    pub dir: PathBuf,
     pub(super) account: Account,
     /// Its open standard input keeps the server alive.
     watchdog: Child,
@@ -93,11 +93,6 @@ impl Server {
     /// Where it cannot be started; the message says why.
     pub fn with(setup: &Setup<'_>) -> Self {
         Self::start(setup).unwrap_or_else(|why| panic!("{why}"))
-    }
-
-    /// What it has logged.
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.dir.join("server.log")).expect("the log")
     }
 
     /// Runs `pg_ctl` with these arguments.
