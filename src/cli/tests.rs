@@ -333,7 +333,7 @@ fn help_names_options_variables_and_exit_codes() {
       token_service test                             run the pipeline tests below this folder
 
     Where the tokens come from and go to is set by the environment or by --config:
-      TOKEN_HOST                       the token source's URL
+      TOKEN_HOST                       the token source's URL; https:// if it names no scheme
       DATABASE_URL                     postgres://user@host/name or sqlite:PATH; or else
       DB_HOST DB_PORT DB_USER DB_NAME  the parts of a PostgreSQL address, with DB_SSLMODE
       DB_PASS, DB_PASS_FILE            the password, or the file that holds it

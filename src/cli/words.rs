@@ -54,7 +54,10 @@ pub(super) const RUN: [Section; 3] = [
         title: "Where the tokens come from and go to is set by the environment or by --config",
         heading: "ENVIRONMENT",
         lines: &[
-            ("TOKEN_HOST", "the token source's URL"),
+            (
+                "TOKEN_HOST",
+                "the token source's URL; https:// if it names no scheme",
+            ),
             (
                 "DATABASE_URL",
                 "postgres://user@host/name or sqlite:PATH; or else",
@@ -140,7 +143,7 @@ pub(super) fn of_command(name: &str) -> Option<String> {
         "check" => (
             &[
                 ("token_service check", "the configuration and its script"),
-                ("token_service check scripts/*.rhai", "several scripts"),
+                ("token_service check scripts", "the scripts below a folder"),
                 (
                     "token_service check --connect",
                     "can source and database be used?",
