@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use tokio::runtime::Builder;
@@ -16,6 +17,7 @@ use crate::paint::Paint;
 use crate::problem::{Problem, Severity};
 use crate::script::{self, Script};
 use crate::store;
+use crate::walk;
 
 /// What was found, in the order in which it is shown.
 pub struct Verdict {
@@ -51,12 +53,9 @@ pub fn check(checked: Checked, paint: Paint) -> Verdict {
     };
     // A file may be named, and imported by several others.
     let mut seen = HashSet::new();
-    for script in &checked.scripts {
-        let path = match script {
-            ScriptPath::Default => None,
-            ScriptPath::File(path) => Some(path.as_path()),
-        };
-        let found = match Script::load(path, &settings) {
+    let scripts: Vec<_> = checked.scripts.iter().flat_map(scripts_of).collect();
+    for path in scripts {
+        let found = match path.and_then(|path| Script::load(path.as_deref(), &settings)) {
             Err(problem) => vec![problem],
             Ok(script) => {
                 let found = script.lint();
@@ -77,6 +76,27 @@ pub fn check(checked: Checked, paint: Paint) -> Verdict {
         verdict.connect(ends, paint);
     }
     verdict
+}
+
+/// The scripts that are meant by what was named: a folder stands for those below it; `None` for the
+/// built-in one.
+fn scripts_of(named: &ScriptPath) -> Vec<Result<Option<PathBuf>, Problem>> {
+    let ScriptPath::File(path) = named else {
+        return vec![Ok(None)];
+    };
+    let shown = path.display();
+    let hint = "name scripts, or folders with files that are called NAME.rhai";
+    match walk::files(path, ".rhai") {
+        Err(error) => {
+            let problem = Problem::new(Exit::Script, format!("the script {shown} cannot be read"));
+            vec![Err(problem.cause(error.to_string()).hint(hint))]
+        }
+        Ok(files) if files.is_empty() => {
+            let problem = Problem::new(Exit::Usage, format!("no script in {shown}"));
+            vec![Err(problem.hint(hint))]
+        }
+        Ok(files) => files.into_iter().map(|file| Ok(Some(file))).collect(),
+    }
 }
 
 impl Verdict {

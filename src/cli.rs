@@ -82,12 +82,20 @@ pub enum Refusal {
 
 /// Reads a command line, the program's name first. With `color` the help is styled.
 pub fn parse(args: &[OsString], color: bool) -> Result<Cli, Refusal> {
+    let asks = args.get(1).is_some_and(|word| word == "help");
+    // `help demo` is `demo --help`, as it is for other programs with commands.
+    let help = [
+        &args[..1.min(args.len())],
+        &args[2.min(args.len())..],
+        &["--help".into()],
+    ]
+    .concat();
     command()
-        .try_get_matches_from(args)
+        .try_get_matches_from(if asks { &help } else { args })
         .and_then(|matches| Cli::from_arg_matches(&matches))
         .map_err(|error| {
             if error.use_stderr() {
-                return Refusal::Problem(complaint::explain(&error));
+                return Refusal::Problem(complaint::explain(&error, args.get(1)));
             }
             let text = error.render();
             Refusal::Answer(if color {
@@ -126,6 +134,39 @@ pub fn variable(option: &str) -> String {
     format!("TOKEN_SERVICE_{}", option.replace('-', "_").to_uppercase())
 }
 
+/// The options that have a variable, SIZE among them, those of a run first.
+pub fn options() -> Vec<String> {
+    let command = Cli::command();
+    let others = command.get_subcommands().filter(|sub| has_variables(sub));
+    let mut names: Vec<String> = Vec::new();
+    for arg in [&command]
+        .into_iter()
+        .chain(others)
+        .flat_map(clap::Command::get_arguments)
+    {
+        if let Some(name) = option_of(arg)
+            && !names.iter().any(|known| known == name)
+        {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
+
+/// The name of the option that an argument is, where it has a variable.
+fn option_of(arg: &clap::Arg) -> Option<&str> {
+    match arg.get_long() {
+        Some("help" | "version") => None,
+        None if arg.get_id() == "size" => Some("size"),
+        name => name,
+    }
+}
+
+/// False for commands whose options have no variables.
+fn has_variables(command: &clap::Command) -> bool {
+    !matches!(command.get_name(), "api" | "test" | "completions" | "man")
+}
+
 /// The command line as help, man page and completions show it.
 fn command() -> clap::Command {
     let described = |sub: clap::Command| match words::of_command(sub.get_name()) {
@@ -139,20 +180,17 @@ fn command() -> clap::Command {
 /// empty variable for a value and would blame the option for what the variable holds.
 fn with_variables(command: clap::Command) -> clap::Command {
     let describe = |arg: clap::Arg| {
-        let name = match arg.get_long() {
-            Some("help" | "version") => return arg,
-            Some(name) => variable(name),
-            None if arg.get_id() == "size" => variable("size"),
-            None => return arg,
+        let Some(name) = option_of(&arg).map(variable) else {
+            return arg;
         };
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
         arg.help(format!("{help} [env: {name}]"))
     };
-    command
-        .mut_args(describe)
-        .mut_subcommands(move |sub| match sub.get_name() {
-            // Their options have no variables.
-            "api" | "test" | "completions" | "man" => sub,
-            _ => sub.mut_args(describe),
-        })
+    command.mut_args(describe).mut_subcommands(move |sub| {
+        if has_variables(&sub) {
+            sub.mut_args(describe)
+        } else {
+            sub
+        }
+    })
 }

@@ -36,7 +36,7 @@ const SIZE: u64 = 5;
 /// Where a token is longer than it may be, or more are kept than were wanted.
 pub fn lines(bytes: &[u8], chunk: usize, wanted: u64, whole: bool) -> (Vec<String>, u64) {
     const MOST: usize = 64;
-    let mut parser = LineParser::new(wanted, MOST);
+    let mut parser = LineParser::new(wanted, MOST).watching_for_json();
     for part in bytes.chunks(chunk.max(1)) {
         parser.feed(part);
     }

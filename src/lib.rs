@@ -39,3 +39,4 @@ pub mod termination;
 pub mod testing;
 pub mod token;
 pub mod verdict;
+mod walk;

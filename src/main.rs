@@ -125,6 +125,7 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
         Some(Command::Merge(args)) => {
             let settings = config::load_for_merge(args, env).map_err(alone)?;
             logging::start(settings.log, stderr_color(env), Screen::blank());
+            warn_of_variables(env);
             let done = measured(settings.metrics.as_deref(), settings.progress, || {
                 merge::merge(&settings)
             });
@@ -154,11 +155,19 @@ fn start(
     };
     let screen = Screen::of(settings.progress, streams);
     logging::start(settings.log, stderr_color(env), screen.clone());
+    warn_of_variables(env);
     measured(settings.metrics.as_deref(), settings.progress, || {
         let finished = work(&screen);
         screen.clear();
         finished
     })
+}
+
+/// A variable that is misspelt would leave its option at the default without a word.
+fn warn_of_variables(env: &Env) {
+    for sentence in config::options::misspelt(env) {
+        tracing::warn!("{sentence}");
+    }
 }
 
 fn stderr_color(env: &Env) -> bool {

@@ -33,7 +33,11 @@ use crate::verdict::{self, Asked, Finished, Record, stopped_early, unwritable};
 
 /// Runs the pipeline to its end, whatever way that comes.
 pub fn run(settings: &Settings, screen: &Screen) -> Finished {
-    let script = load(settings);
+    let script = load(settings).and_then(|script| match &settings.out_dir {
+        // It would fail in the middle, after tokens were fetched.
+        None => script.file_written().map_or(Ok(script), Err),
+        Some(_) => Ok(script),
+    });
     drive("run", settings, async |halt, begun| match script {
         Err(problem) => Err(problem),
         Ok(_) if settings.size == 0 => nothing_to_do(settings, &begun),
@@ -44,7 +48,12 @@ pub fn run(settings: &Settings, screen: &Screen) -> Finished {
 /// The run of a shard that has no part of SIZE, or of an input that holds no token. Its script is not
 /// asked: no script expects a SIZE of 0.
 fn nothing_to_do(settings: &Settings, begun: &Begun) -> Result<Finished, Problem> {
-    tracing::info!("there is nothing to do: this run's part of SIZE is 0");
+    let is_empty = matches!(&settings.source, Source::Input(input) if input.count() == Some(0));
+    if is_empty {
+        tracing::info!("there is nothing to do: the input holds no token");
+    } else {
+        tracing::info!("there is nothing to do: this run's part of SIZE is 0");
+    }
     let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
     reports.dry_run(settings.store.dry_run);
     let (mut ledger, facts) = (Ledger::new(reports), Facts::default());

@@ -202,7 +202,7 @@ pub struct CommonArgs {
 /// The arguments of `check`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct CheckArgs {
-    /// The scripts [default: the one that a run would take]
+    /// The scripts, and folders that are searched for *.rhai [default: the one that a run would take]
     #[arg(value_name = "SCRIPT")]
     pub scripts: Vec<PathBuf>,
     /// Connect to source and database too, and say whether a run could use them; no token is asked

@@ -1,14 +1,22 @@
 //! What clap complains of, said in the form of every other problem.
 
+use std::ffi::OsString;
+
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::COMMANDS;
-use crate::config::nearest;
+use crate::config::{nearest, values};
 use crate::exit::Exit;
 use crate::problem::Problem;
 
-/// clap's complaint in the form of every other problem, its suggestion as the hint.
-pub(super) fn explain(error: &clap::Error) -> Problem {
+/// clap's complaint in the form of every other problem, its suggestion as the hint. `first` is the
+/// word that was typed first.
+pub(super) fn explain(error: &clap::Error, first: Option<&OsString>) -> Problem {
+    let first = first.and_then(|word| word.to_str()).unwrap_or_default();
+    // What follows a command that is misspelt is not what is wrong.
+    if let Some(problem) = misspelt(first) {
+        return problem;
+    }
     let text = error.render().to_string();
     let paragraph = text.split("\n\n").next().unwrap_or_default();
     let invalid = error.get(ContextKind::InvalidArg);
@@ -26,11 +34,10 @@ pub(super) fn explain(error: &clap::Error) -> Problem {
         if name == "SIZE" && COMMANDS.contains(&value) {
             return misplaced(value);
         }
-        if let ("SIZE", Some(command)) = (name, nearest(value, &COMMANDS)) {
-            return Problem::new(Exit::Usage, format!("no command is called `{value}`"))
-                .hint(format!("did you mean `token_service {command}`?"));
+        if let ("SIZE", Some(problem)) = (name, misspelt(value)) {
+            return problem;
         }
-        format!("{name} {}, not `{value}`", rule.unwrap_or_default())
+        values::refusal(name, &rule.unwrap_or_default(), value)
     } else {
         let lines: Vec<&str> = paragraph.lines().map(str::trim).collect();
         lines.join(" ").trim_start_matches("error: ").to_string()
@@ -51,6 +58,13 @@ pub(super) fn explain(error: &clap::Error) -> Problem {
         tips.join("; ")
     };
     Problem::new(Exit::Usage, message).hint(hint)
+}
+
+/// A word that stands for a command and is none, where one is near.
+fn misspelt(word: &str) -> Option<Problem> {
+    let command = nearest(word, &COMMANDS).filter(|command| *command != word)?;
+    let problem = Problem::new(Exit::Usage, format!("no command is called `{word}`"));
+    Some(problem.hint(format!("did you mean `token_service {command}`?")))
 }
 
 /// A word that came after SIZE or an option, where clap takes each for a command.

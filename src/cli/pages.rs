@@ -1,15 +1,18 @@
 //! The man page and the completions of shells, made from the same command line that is parsed, so that
 //! neither can say what is not so.
 
+use std::fmt::Write as _;
 use std::io;
 
+use clap::CommandFactory as _;
 use clap::builder::PossibleValuesParser;
 use clap_complete::Shell;
 use clap_mangen::Man;
 use roff::{Roff, bold, roman};
 
-use super::command;
 use super::words::RUN;
+use super::{Cli, command, has_variables, option_of, variable};
+use crate::config::options::key_of;
 use crate::report::Format;
 
 /// What man(1) shows of the program, in roff.
@@ -45,6 +48,47 @@ pub fn man() -> io::Result<Vec<u8>> {
     }
     more.to_writer(&mut page)?;
     Ok(page)
+}
+
+/// The table of docs/options.md: what sets each option, and what it does.
+pub fn options() -> String {
+    let command = Cli::command();
+    let mut text = String::from(
+        "| option | variable | key of the file | default | what it is |\n|---|---|---|---|---|\n",
+    );
+    let mut seen = Vec::new();
+    let others = command.get_subcommands().filter(|sub| has_variables(sub));
+    for owner in [&command].into_iter().chain(others) {
+        for arg in owner.get_arguments() {
+            let Some(name) = option_of(arg).filter(|name| !seen.contains(name)) else {
+                continue;
+            };
+            seen.push(name);
+            let typed = match arg.get_long() {
+                None => "SIZE".to_owned(),
+                Some(_) if !arg.get_action().takes_values() => format!("--{name}"),
+                Some(_) => {
+                    let values = arg.get_value_names().unwrap_or_default();
+                    format!("--{name} {}", values.join(" "))
+                }
+            };
+            let of = match owner.get_name() {
+                "token_service" => String::new(),
+                name => format!(" of `{name}`"),
+            };
+            let key = key_of(name).map_or(String::new(), |key| format!("`{key}`"));
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            let (help, default) = help.rsplit_once(" [default: ").unwrap_or((&help, ""));
+            let default = default.trim_end_matches(']');
+            let variable = variable(name);
+            // Writing into a string cannot fail.
+            let _ = writeln!(
+                text,
+                "| `{typed}`{of} | `{variable}` | {key} | {default} | {help} |"
+            );
+        }
+    }
+    text
 }
 
 /// What makes `shell` complete command lines.

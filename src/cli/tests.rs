@@ -90,6 +90,8 @@ fn an_option_that_makes_no_sense_is_one_clear_error() {
         "--page-size 5 demo",
         "demo 5 6",
         "dmeo",
+        "rpelay run.journal --wait 1s",
+        "--fail-on rejcted>0",
         "--password x",
         "--script",
         "--page-size 5 --page-size 6",
@@ -133,6 +135,10 @@ fn an_option_that_makes_no_sense_is_one_clear_error() {
     hint: `token_service --help` shows what can be typed
     error: no command is called `dmeo`
     hint: did you mean `token_service demo`?
+    error: no command is called `rpelay`
+    hint: did you mean `token_service replay`?
+    error: --fail-on must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `rejcted` is none (did you mean `rejected`?)
+    hint: `token_service --help` shows what can be typed
     error: unexpected argument '--password' found
     hint: `token_service --help` shows what can be typed
     error: a value is required for '--script <FILE>' but none was supplied
@@ -327,7 +333,7 @@ fn help_names_options_variables_and_exit_codes() {
       token_service test                             run the pipeline tests below this folder
 
     Where the tokens come from and go to is set by the environment or by --config:
-      TOKEN_HOST                       the token source's URL
+      TOKEN_HOST                       the token source's URL; https:// if it names no scheme
       DATABASE_URL                     postgres://user@host/name or sqlite:PATH; or else
       DB_HOST DB_PORT DB_USER DB_NAME  the parts of a PostgreSQL address, with DB_SSLMODE
       DB_PASS, DB_PASS_FILE            the password, or the file that holds it
@@ -335,14 +341,15 @@ fn help_names_options_variables_and_exit_codes() {
       TOKEN_SERVICE_<NAME>             an option, such as TOKEN_SERVICE_PAGE_SIZE
 
     Exit codes:
-      0         the run completed: SIZE tokens received, each stored or rejected
-      1         it completed, but a --fail-on condition holds
-      2         usage or configuration
-      3         the script: does not compile, threw, or ran past a limit
-      4         the source: unreachable, refused, or could not supply SIZE tokens
-      5         the database: unreachable, or some token is failed, unknown or not_attempted
-      130, 143  stopped by SIGINT, SIGTERM, after the report
-      others    what the script chose by exit(N)
+      0          the run completed: SIZE tokens received, each stored or rejected
+      1          it completed, but a --fail-on condition holds
+      2          usage or configuration
+      3          the script: does not compile, threw, or ran past a limit
+      4          the source: unreachable, refused, or could not supply SIZE tokens
+      5          the database: unreachable, or some token is failed, unknown or not_attempted
+      130, 143   stopped by SIGINT, SIGTERM, after the report
+      5, 4 or 3  --deadline passed: a token is unsettled, else SIZE not reached, else neither
+      others     what the script chose by exit(N)
     ");
     assert!(help("token_service demo --help").contains("TOKEN_SERVICE_PAGE_SIZE"));
     assert!(help("token_service --version").starts_with("token_service "));

@@ -54,7 +54,10 @@ pub(super) const RUN: [Section; 3] = [
         title: "Where the tokens come from and go to is set by the environment or by --config",
         heading: "ENVIRONMENT",
         lines: &[
-            ("TOKEN_HOST", "the token source's URL"),
+            (
+                "TOKEN_HOST",
+                "the token source's URL; https:// if it names no scheme",
+            ),
             (
                 "DATABASE_URL",
                 "postgres://user@host/name or sqlite:PATH; or else",
@@ -97,6 +100,10 @@ pub(super) const RUN: [Section; 3] = [
                 "the database: unreachable, or some token is failed, unknown or not_attempted",
             ),
             ("130, 143", "stopped by SIGINT, SIGTERM, after the report"),
+            (
+                "5, 4 or 3",
+                "--deadline passed: a token is unsettled, else SIZE not reached, else neither",
+            ),
             ("others", "what the script chose by exit(N)"),
         ],
     },
@@ -139,7 +146,7 @@ pub(super) fn of_command(name: &str) -> Option<String> {
         "check" => (
             &[
                 ("token_service check", "the configuration and its script"),
-                ("token_service check scripts/*.rhai", "several scripts"),
+                ("token_service check scripts", "the scripts below a folder"),
                 (
                     "token_service check --connect",
                     "can source and database be used?",

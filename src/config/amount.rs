@@ -77,7 +77,9 @@ impl Layers<'_> {
                 index: Some(index),
                 count,
             }) => (index, count),
-            Some(Written { index: None, count }) => (self.task()?.ok_or_else(unnumbered)?, count),
+            Some(Written { index: None, count }) => {
+                (self.task()?.ok_or_else(|| unnumbered(count))?, count)
+            }
             None => match self.tasks()? {
                 Some(tasks) => tasks,
                 None => return Ok(Shard::default()),
@@ -148,10 +150,10 @@ fn all_of(input: Input, shard: Shard, most: Option<u64>) -> Result<Amount, Probl
     })
 }
 
-fn unnumbered() -> Problem {
+fn unnumbered(count: u64) -> Problem {
     let (index, _) = CLOUD_RUN;
-    usage("the shard /N does not say which one this is").hint(format!(
-        "write I/N, or set {index} or {KUBERNETES} as a platform does"
+    usage(format!("the shard /{count} does not say which one this is")).hint(format!(
+        "write I/{count}, or set {index} or {KUBERNETES} as a platform does"
     ))
 }
 

@@ -4,7 +4,7 @@
 use super::file::File;
 use super::settings::{Checked, Ends, Script};
 use super::source::no_source;
-use super::{DEFAULT_SIZE, Env, Layers, database, no_database};
+use super::{DEFAULT_SIZE, Env, Layers, database, no_database, options, usage};
 use crate::cli::{CheckArgs, RunArgs};
 use crate::fetch::http::Endpoint;
 use crate::problem::Problem;
@@ -67,6 +67,8 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> Checked {
         limits,
         store,
     });
+    let misspelt = options::misspelt(env).into_iter();
+    let misspelt = misspelt.map(|sentence| usage(sentence).warning());
     Checked {
         // What a mistake left out may be what would have been connected to.
         ends: ends.filter(|_| connect && mistakes.0.is_empty()),
@@ -75,7 +77,7 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> Checked {
         script_limits: layers.script_limits(),
         vars: layers.vars(),
         env: layers.visible(&secrets),
-        problems: mistakes.0,
+        problems: mistakes.0.into_iter().chain(misspelt).collect(),
     }
 }
 

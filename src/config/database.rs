@@ -9,7 +9,7 @@ use super::file::{DatabaseKeys, File};
 use super::{Env, place, usage, values};
 use crate::problem::Problem;
 use crate::store::Target;
-use crate::store::postgres::{Address, ChannelBinding, Host, Session, SslMode};
+use crate::store::postgres::{Address, ChannelBinding, Given, Host, Session, SslMode};
 
 /// The parts of an address in the environment, in the order in which messages name them.
 const PARTS: [&str; 7] = [
@@ -99,6 +99,7 @@ fn of_parts(env: &Env, keys: &DatabaseKeys) -> Result<Address, Problem> {
         sslkey: keys.sslkey.clone(),
         channel_binding: ChannelBinding::Prefer,
         connect_timeout: keys.connect_timeout.unwrap_or(Address::CONNECT_TIMEOUT),
+        given: Given::Parts,
     })
 }
 
@@ -125,6 +126,7 @@ fn of_url(name: &str, url: &SecretString, keys: &DatabaseKeys) -> Result<Target,
             .cause(why)
             .hint("such as postgres://user:password@host:5432/name?sslmode=verify-full")
     })?;
+    address.given = Given::Url(name.to_owned());
     if let Some(timeout) = keys.connect_timeout {
         address.connect_timeout = timeout;
     }

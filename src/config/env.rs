@@ -8,7 +8,8 @@ use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{usage, values::Parsed};
+use super::usage;
+use super::values::{Parsed, refusal};
 use crate::escape::escape;
 use crate::problem::Problem;
 
@@ -58,7 +59,12 @@ impl Env {
         };
         parse(value)
             .map(Some)
-            .map_err(|rule| usage(format!("{name} {rule}, not `{}`", escape(value))))
+            .map_err(|rule| usage(refusal(name, &rule, &escape(value))))
+    }
+
+    /// The names of the variables that are set to something.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.variables.keys().map(String::as_str)
     }
 
     /// True where a variable is set to something, whatever it is.

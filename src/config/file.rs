@@ -166,7 +166,7 @@ pub(super) fn read(path: &Path) -> Result<File, Problem> {
 /// Reads `text`, which messages call `path`.
 pub(super) fn parse(path: String, text: String) -> Result<File, Problem> {
     let keys: Option<Keys> = serde_yaml::from_str(&text)
-        .map_err(|error| place::explain("the configuration file", &path, &text, &error))?;
+        .map_err(|error| place::explain(place::CONFIGURATION, &path, &text, &error))?;
     let keys = keys.unwrap_or_default();
     let reports = keys.reports.unwrap_or_default();
     Ok(File {

@@ -12,6 +12,7 @@ mod database;
 mod env;
 mod file;
 mod joining;
+pub mod options;
 pub(crate) mod outline;
 mod output;
 mod place;

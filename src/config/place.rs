@@ -4,11 +4,14 @@
 //! The line that is shown may hold a secret beside the mistake. Such values are struck out here,
 //! character by character so that the mark still fits.
 
-use super::{nearest, usage};
+use super::{nearest, options, usage};
 use crate::problem::{Place, Problem};
 
 /// The keys whose values are never shown.
 const SECRET_KEYS: [&str; 3] = ["password", "url", "headers"];
+
+/// What the configuration file is called.
+pub(super) const CONFIGURATION: &str = "the configuration file";
 
 /// Turns the YAML crate's error about `source`, the text of `file`, into a problem. `what` says what
 /// the file is.
@@ -55,9 +58,12 @@ pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::
     match complaint {
         Complaint::Unknown { key, known } => {
             let found = key_at(source, index, key);
-            let (label, hint) = match nearest(key, &known) {
-                Some(near) => (format!("did you mean `{near}`?"), None),
-                None => (
+            // Nothing but the file itself has to do with options.
+            let option = options::meant_by(key).filter(|_| what == CONFIGURATION);
+            let (label, hint) = match (option, nearest(key, &known)) {
+                (Some(option), _) => (option, None),
+                (None, Some(near)) => (format!("did you mean `{near}`?"), None),
+                (None, None) => (
                     String::from("no such key"),
                     Some(format!("the keys known here: {}", known.join(", "))),
                 ),

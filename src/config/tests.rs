@@ -655,6 +655,9 @@ fn unknown_keys_are_marked_where_they_stand() {
         mistake("run:\n  size: 1\n  size: 2\n"),
         mistake("source:\r\n  pagesize: 3\r\n"),
         mistake("script: {vars: {a: {b: 1, b: 2}}}\n"),
+        mistake("run: {out_dir: x}\n"),
+        mistake("top_up: false\n"),
+        mistake("run:\n  page_size: 5\n"),
     ];
     insta::assert_snapshot!(all.join("\n\n"), @"
     error: unknown key `tiemout` in `source`
@@ -692,8 +695,7 @@ fn unknown_keys_are_marked_where_they_stand() {
       ╭▸ token_service.yaml:2:3
       │
     2 │   journal: *
-      ╰╴  ━━━━━━━ no such key
-    hint: the keys known here: url, host, port, user, password, name, sslmode, sslrootcert, sslcert, sslkey, table, column, connections, pipeline, statement_timeout, connect_timeout
+      ╰╴  ━━━━━━━ this is `run.journal`
 
     error: key `size` stands twice in `run`
       ╭▸ token_service.yaml:3:3
@@ -712,6 +714,24 @@ fn unknown_keys_are_marked_where_they_stand() {
       │
     1 │ script: {vars: {a: {b: 1, b: ****
       ╰╴                          ━ it stands above already
+
+    error: unknown key `out_dir` in `run`
+      ╭▸ token_service.yaml:1:7
+      │
+    1 │ run: {out_dir: **
+      ╰╴      ━━━━━━━ this is --out-dir or TOKEN_SERVICE_OUT_DIR
+
+    error: unknown key `top_up`
+      ╭▸ token_service.yaml:1:1
+      │
+    1 │ top_up: *****
+      ╰╴━━━━━━ this is --no-top-up or TOKEN_SERVICE_NO_TOP_UP
+
+    error: unknown key `page_size` in `run`
+      ╭▸ token_service.yaml:2:3
+      │
+    2 │   page_size: *
+      ╰╴  ━━━━━━━━━ this is `source.page_size`
     ");
 }
 

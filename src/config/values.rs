@@ -22,6 +22,16 @@ use crate::shard::Written;
 /// What a parser gives: the value, or the rest of a sentence that begins with its name.
 pub type Parsed<T> = Result<T, String>;
 
+/// The sentence about a value of `name` that a parser refused. A rule that says which part of the value
+/// is wrong has named it already.
+pub fn refusal(name: &str, rule: &str, value: &str) -> String {
+    if rule.contains("` is none") {
+        format!("{name} {rule}")
+    } else {
+        format!("{name} {rule}, not `{value}`")
+    }
+}
+
 /// The largest SIZE: what a script's signed 64-bit integers hold.
 pub const MOST: u64 = i64::MAX as u64;
 

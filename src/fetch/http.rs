@@ -141,7 +141,7 @@ impl Http {
             let fault = self.protocol(&format!("it sent a body in {encoding}, unasked"));
             return Answer::failed(fault);
         }
-        let mut parser = LineParser::new(count, self.max_token);
+        let mut parser = LineParser::new(count, self.max_token).watching_for_json();
         let mut read = 0_u64;
         let fault = loop {
             match response.chunk().await {
@@ -185,6 +185,8 @@ impl Http {
             )
             .hint("install the certificate of its authority, or name it in SSL_CERT_FILE")
             .cause(format!("POST {address}"))
+        } else if error.is_connect() && causes.iter().any(|cause| is_no_tls(cause)) {
+            refusal::no_tls(&address)
         } else if error.is_connect() {
             refusal::unreachable(&address)
         } else if error.is_timeout() {
@@ -194,6 +196,12 @@ impl Http {
         };
         causes.into_iter().fold(fault, Fault::cause)
     }
+}
+
+/// True for rustls' words for an answer that is none of TLS, such as that of a server that speaks HTTP
+/// in the clear.
+fn is_no_tls(cause: &str) -> bool {
+    cause.contains("InvalidContentType")
 }
 
 /// How connections to the source are made, and what is sent with each request.

@@ -259,7 +259,7 @@ impl Reader {
             self.from.consume(length);
         }
         let lines = parser.finish(fault.is_none());
-        if lines.markup {
+        if lines.document.is_some() {
             return (Page::from_texts([]), Some(self.markup()));
         }
         (lines.page, fault)

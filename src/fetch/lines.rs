@@ -1,6 +1,7 @@
 //! Cutting the source's answer into tokens, chunk by chunk as it arrives: one token a line, within
 //! bounded memory whatever the source sends. Pure, so that it can be fuzzed.
 
+use super::json::JsonWatch;
 use crate::token::{Flaw, Page, PageBuilder};
 
 /// Takes bytes and collects the tokens of one answer.
@@ -13,6 +14,7 @@ pub struct LineParser {
     surplus: u64,
     markup: bool,
     seen_line: bool,
+    json: Option<JsonWatch>,
 }
 
 /// What an answer held.
@@ -21,8 +23,17 @@ pub struct Lines {
     pub page: Page,
     /// How many tokens came beyond what was wanted; they are dropped.
     pub surplus: u64,
-    /// True where the first line is the beginning of an HTML or XML document.
-    pub markup: bool,
+    /// What the answer is instead of a list of tokens.
+    pub document: Option<Document>,
+}
+
+/// What is no list of tokens, though it has lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// Its first line is the beginning of an HTML or XML document.
+    Markup,
+    /// The whole of it is a JSON array or object.
+    Json,
 }
 
 impl LineParser {
@@ -36,7 +47,16 @@ impl LineParser {
             surplus: 0,
             markup: false,
             seen_line: false,
+            json: None,
         }
+    }
+
+    /// Looks whether the whole is JSON too, for which it is kept while it may be: for answers, whose
+    /// length is bounded.
+    #[must_use]
+    pub fn watching_for_json(mut self) -> Self {
+        self.json = Some(JsonWatch::default());
+        self
     }
 
     /// Takes what follows as the middle of an answer, not its beginning.
@@ -56,6 +76,9 @@ impl LineParser {
 
     /// Takes the next bytes of the answer.
     pub fn feed(&mut self, mut bytes: &[u8]) {
+        if let Some(json) = &mut self.json {
+            json.feed(bytes);
+        }
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             self.extend(&bytes[..end]);
             self.end_line();
@@ -70,10 +93,18 @@ impl LineParser {
         if whole {
             self.end_line();
         }
+        let json = self.json.as_ref();
+        let document = if self.markup {
+            Some(Document::Markup)
+        } else if whole && json.is_some_and(JsonWatch::is_document) {
+            Some(Document::Json)
+        } else {
+            None
+        };
         Lines {
             page: self.page.build(),
             surplus: self.surplus,
-            markup: self.markup,
+            document,
         }
     }
 
@@ -213,6 +244,20 @@ mod tests {
     fn a_page_of_html_is_recognised() {
         let mut parser = LineParser::new(9, 1024);
         parser.feed(b"\r\n  <!DOCTYPE html>\n<html>\n");
-        assert!(parser.finish(true).markup);
+        assert_eq!(parser.finish(true).document, Some(Document::Markup));
+    }
+
+    #[test]
+    fn json_is_recognised_where_it_is_looked_for_and_whole() {
+        let document = |parser: LineParser, whole| {
+            let mut parser = parser;
+            parser.feed(b"[\"aa\",\n \"bb\"]\n");
+            parser.finish(whole).document
+        };
+        let parser = || LineParser::new(9, 1024);
+        assert_eq!(document(parser(), true), None);
+        assert_eq!(document(parser().watching_for_json(), false), None);
+        let found = document(parser().watching_for_json(), true);
+        assert_eq!(found, Some(Document::Json));
     }
 }

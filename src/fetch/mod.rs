@@ -22,6 +22,7 @@ pub use supply::Supply;
 pub mod demo;
 pub mod http;
 pub mod input;
+mod json;
 pub mod lines;
 pub mod refusal;
 pub mod retry;
@@ -277,7 +278,6 @@ impl Fetcher {
                 // Without end while the source is waited for at the start.
                 retries: if waits { u32::MAX } else { retries },
                 spent: self.supply.repeated(),
-                repeat_served: self.limits.repeat_served,
                 left: self.left(),
             };
             match retry::decide(fault, failures, &rules, self.clock.jitter()) {
@@ -331,7 +331,7 @@ impl Fetcher {
             self.supply.requests.fetch_sub(1, Ordering::Relaxed);
             return Answer::failed(out_of_requests(sent, count));
         }
-        let answer = tokio::select! {
+        let mut answer = tokio::select! {
             biased;
             answer = self.source.request(count) => answer,
             () = self.halt.aborting().cancelled() => Answer::failed(Fault::new(
@@ -343,10 +343,13 @@ impl Fetcher {
             self.reached.store(true, Ordering::Relaxed);
         }
         let came = answer.page.len() as u64;
-        let may_be_served = answer.fault.as_ref();
-        if may_be_served.is_some_and(retry::may_have_been_served) {
+        if let Some(fault) = &mut answer.fault
+            && retry::may_have_been_served(fault)
+        {
             let unseen = count.saturating_sub(came);
             self.supply.unseen.fetch_add(unseen, Ordering::Relaxed);
+            // For a script's `retry` too.
+            fault.retryable |= self.limits.repeat_served;
         }
         self.take_in(answer).await
     }

@@ -39,7 +39,8 @@ pub fn status(address: &str, status: StatusCode, retry_after: Option<Duration>) 
         ),
         404 | 405 => fault.hint("check the path in TOKEN_HOST or source.url"),
         500..=599 => fault.hint(
-            "the request may have been served half-way, so it was not repeated; ask the source's operator",
+            "the request may have been served half-way, so it is not repeated without \
+             --dangerously-repeat-requests; ask the source's operator",
         ),
         _ => fault,
     }
@@ -53,6 +54,15 @@ pub fn unreachable(address: &str) -> Fault {
         .cause(format!("POST {address}"))
 }
 
+/// It answers, but not in TLS: asking again would not change that.
+pub fn no_tls(address: &str) -> Fault {
+    Fault::new(Kind::HttpConnect, "the token source speaks no TLS")
+        .hint(
+            "write http:// in TOKEN_HOST or source.url if that is meant; an address without a scheme is https",
+        )
+        .cause(format!("POST {address}"))
+}
+
 /// Its answer was not whole after `limit`.
 pub fn timed_out(address: &str, limit: Duration) -> Fault {
     let limit = humantime::format_duration(limit);
@@ -62,14 +72,15 @@ pub fn timed_out(address: &str, limit: Duration) -> Fault {
     )
     .cause(format!("POST {address}"))
     .hint(
-        "`source.timeout` sets the limit; the request may have been served, so it was not repeated",
+        "`source.timeout` sets the limit; the request may have been served, so it is not repeated \
+         without --dangerously-repeat-requests",
     )
 }
 
 /// Its answer ended before it was whole.
 pub fn broke_off(address: &str) -> Fault {
     Fault::new(Kind::HttpProtocol, "the token source's answer broke off")
-        .hint("whole lines that came were kept; the request was not repeated")
+        .hint("whole lines that came were kept; the request is not repeated without --dangerously-repeat-requests")
         .cause(format!("POST {address}"))
 }
 

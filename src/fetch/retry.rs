@@ -39,8 +39,6 @@ pub struct Rules {
     pub retries: u32,
     /// How many requests the run has repeated so far.
     pub spent: u64,
-    /// True to repeat what may have been served too.
-    pub repeat_served: bool,
     /// What the run's deadline leaves.
     pub left: Option<Duration>,
 }
@@ -49,8 +47,7 @@ pub struct Rules {
 /// 1.0 (full jitter).
 pub fn decide(fault: &Fault, failures: u32, rules: &Rules, random: f64) -> Decision {
     let left = rules.left;
-    let worth = fault.retryable || rules.repeat_served && may_have_been_served(fault);
-    if !worth || failures > rules.retries {
+    if !fault.retryable || failures > rules.retries {
         return Decision::GiveUp;
     }
     if rules.spent >= budget(rules.retries) {
@@ -117,27 +114,15 @@ mod tests {
         let rules = Rules {
             retries,
             spent: 0,
-            repeat_served: false,
             left,
         };
         super::decide(fault, failures, &rules, random)
     }
 
     #[test]
-    fn what_may_have_been_served_is_repeated_only_where_that_is_asked_for() {
+    fn what_may_have_been_served_is_not_repeated() {
         let fault = Fault::new(Kind::HttpTimeout, "");
-        let mut rules = Rules {
-            retries: 3,
-            spent: 0,
-            repeat_served: false,
-            left: None,
-        };
-        assert_eq!(super::decide(&fault, 1, &rules, 0.5), Decision::GiveUp);
-        rules.repeat_served = true;
-        assert!(matches!(
-            super::decide(&fault, 1, &rules, 0.5),
-            Decision::After(_)
-        ));
+        assert_eq!(decide(&fault, 1, 3, None, 0.5), Decision::GiveUp);
     }
 
     #[test]
@@ -156,7 +141,6 @@ mod tests {
         let mut rules = Rules {
             retries: 3,
             spent: 29,
-            repeat_served: false,
             left: None,
         };
         let fault = status(503, None);

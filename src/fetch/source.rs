@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use super::lines::LineParser;
+use super::lines::{Document, LineParser};
 use super::refusal::no_list;
 use crate::fault::Fault;
 use crate::token::Page;
@@ -70,8 +70,12 @@ impl Answer {
     /// What `parser` was fed by the source at `address`, until it ended or met `fault`.
     pub fn of(parser: LineParser, fault: Option<Fault>, address: &str) -> Self {
         let lines = parser.finish(fault.is_none());
-        if lines.markup {
-            return Self::failed(no_list(address, "it sent an HTML or XML document"));
+        if let Some(document) = lines.document {
+            let what = match document {
+                Document::Markup => "it sent an HTML or XML document",
+                Document::Json => "it sent a JSON document",
+            };
+            return Self::failed(no_list(address, what));
         }
         Self {
             page: lines.page,

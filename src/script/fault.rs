@@ -128,7 +128,7 @@ impl Thrown {
             .get("retryable")
             .is_some_and(|value| value.as_bool() == Ok(true))
         {
-            facts.push("retryable".to_owned());
+            facts.push("retryable (trying again may help, and is safe)".to_owned());
         }
         for name in ["retry_after_ms", "argument", "expected"] {
             // What the message says already is not said twice.
@@ -162,12 +162,25 @@ fn parse_problem(
     file: &str,
     sources: &Sources,
 ) -> Problem {
-    advised(
-        advice::of_parse(kind, &sources.get(file)),
-        file,
-        position,
-        sources,
-    )
+    let text = sources.get(file);
+    let advice = advice::of_parse(kind, &text);
+    let position = end_of(&text, position).unwrap_or(position);
+    advised(advice, file, position, sources)
+}
+
+/// Where the last code before `place` ends, if there is none after it: what is missing at the end of a
+/// text is missing there, not on the blank line that the engine names.
+fn end_of(text: &str, place: Position) -> Option<Position> {
+    let (line, column) = (place.line()?, place.position()?);
+    let last = text.lines().nth(line - 1).unwrap_or_default();
+    let is_blank = last.chars().skip(column - 1).all(char::is_whitespace);
+    if !is_blank || text.lines().skip(line).any(|line| !line.trim().is_empty()) {
+        return None;
+    }
+    let mut lines: Vec<(usize, &str)> = text.lines().take(line).enumerate().collect();
+    lines.retain(|(_, line)| !line.trim().is_empty() && !line.trim().starts_with("//"));
+    let (index, code) = lines.last()?;
+    Some(position(index + 1, code.trim_end().chars().count() + 1))
 }
 
 fn advised(advice: Advice, file: &str, position: Position, sources: &Sources) -> Problem {

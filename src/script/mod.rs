@@ -147,6 +147,11 @@ impl Script {
         check::calls(&self.ast, &self.name, &self.names, &self.sources)
     }
 
+    /// What a run of it without a folder for its files would be refused for.
+    pub fn file_written(&self) -> Option<Problem> {
+        check::file_written(&self.ast, &self.name, &self.names, &self.sources)
+    }
+
     /// The mistakes that can be seen in it and in what it imports, without running it.
     pub fn lint(&self) -> Vec<Problem> {
         let path = self.path.as_deref();

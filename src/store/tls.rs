@@ -262,7 +262,7 @@ mod tests {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     use std::time::Duration;
 
-    use super::super::postgres::{ChannelBinding, Session};
+    use super::super::postgres::{ChannelBinding, Given, Session};
 
     /// An authority, a certificate of it for `db.test`, and one that vouches for itself.
     struct Certificates {
@@ -309,6 +309,7 @@ mod tests {
             sslkey: None,
             channel_binding: ChannelBinding::Prefer,
             connect_timeout: Duration::from_secs(1),
+            given: Given::Parts,
         }
     }
 

@@ -125,7 +125,7 @@ impl Case {
                 Answer::failed(refusal::status(ADDRESS, *status, *retry_after))
             }
             Scripted::Body(body, ending) => {
-                let mut parser = LineParser::new(count, self.max_token);
+                let mut parser = LineParser::new(count, self.max_token).watching_for_json();
                 parser.feed(body.as_bytes());
                 let fault = match ending {
                     Ending::Whole => None,

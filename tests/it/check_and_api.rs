@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::support::books::demo;
 use crate::support::command::Command;
 use crate::support::root;
-use crate::support::snapshot::settings;
+use crate::support::snapshot::{settings, shows};
 
 #[test]
 fn several_files_are_checked_in_one_pass() {
@@ -50,7 +50,7 @@ fn several_files_are_checked_in_one_pass() {
       ╰╴        ━
     error: the script none.rhai cannot be read
       caused by: No such file or directory (os error 2)
-    hint: `--script FILE` names the script; without it the built-in one runs
+    hint: name scripts, or folders with files that are called NAME.rhai
     ");
 }
 
@@ -58,6 +58,31 @@ fn several_files_are_checked_in_one_pass() {
 fn without_a_name_the_built_in_script_is_checked() {
     let run = Command::new().arg("check").run().expect_code(0);
     assert_eq!(run.stdout, "ok    scripts/default.rhai\n");
+}
+
+#[test]
+fn a_folder_stands_for_the_scripts_below_it() {
+    let check = |name| {
+        Command::new()
+            .file("a/two.rhai", "stor(1);")
+            .file("a/lib/one.rhai", "fn f() { 1 }")
+            .file("a/note.txt", "no script")
+            .file("b/note.txt", "no script")
+            .args(["check", name])
+            .run()
+    };
+    let run = check("a").expect_code(3);
+    assert_eq!(run.stdout, "ok    a/lib/one.rhai\n");
+    assert!(run.stderr.contains("a/two.rhai:1:1"), "{}", run.stderr);
+    let all = [check("b").expect_code(2), check("c.rhai").expect_code(3)];
+    let all: String = all.map(|run| run.stderr).concat();
+    shows!(all, @"
+    error: no script in b
+    hint: name scripts, or folders with files that are called NAME.rhai
+    error: the script c.rhai cannot be read
+      caused by: No such file or directory (os error 2)
+    hint: name scripts, or folders with files that are called NAME.rhai
+    ");
 }
 
 #[test]

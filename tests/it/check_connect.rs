@@ -134,14 +134,14 @@ fn both_are_down() {
     hint: check TOKEN_HOST or source.url, and that the source is up
     error: the database cannot be reached
       caused by: 127.0.0.1:[port]: Connection refused (os error 111)
-    hint: check DB_HOST and DB_PORT and that the server runs
+    hint: check host and port in DATABASE_URL and that the server runs
     ");
     let json = command().args(["--error-format", "json"]).run();
     let json = json.expect_code(5);
     assert_eq!(json.stdout.lines().count(), 3, "{}", json.stdout);
     shows!(json.stderr, @r#"
     {"severity":"error","message":"the token source cannot be reached","kind":"http_connect","causes":["http://127.0.0.1:[port]/tokens","error sending request","client error (Connect)","tcp connect error","Connection refused (os error 111)"],"hint":"check TOKEN_HOST or source.url, and that the source is up","exit_code":4}
-    {"severity":"error","message":"the database cannot be reached","kind":"db_connect","causes":["127.0.0.1:[port]: Connection refused (os error 111)"],"hint":"check DB_HOST and DB_PORT and that the server runs","exit_code":5}
+    {"severity":"error","message":"the database cannot be reached","kind":"db_connect","causes":["127.0.0.1:[port]: Connection refused (os error 111)"],"hint":"check host and port in DATABASE_URL and that the server runs","exit_code":5}
     "#);
 }
 
@@ -248,7 +248,7 @@ fn rights_and_what_is_missing() {
     database  FAIL  127.0.0.1:[port]/[database] as [database]_owner  the database refused to connect
     error: the database refused to connect
       caused by: password authentication failed for user "[database]_owner" (28P01)
-    hint: DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of 127.0.0.1:[port]
+    hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]
     "#);
 }
 
@@ -392,7 +392,7 @@ fn a_server_that_takes_no_writes_and_a_unix_socket() {
     database  FAIL  127.0.0.1:[port]/postgres as postgres  the database takes no writes
     error: the database takes no writes
       caused by: 127.0.0.1:[port] is a standby or read-only
-    hint: DB_HOST must name the primary, and the role must not be set to read only
+    hint: the host in DATABASE_URL must name the primary, and the role must not be set to read only
     ");
     let database = Database::seed();
     let source = source();

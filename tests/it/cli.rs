@@ -62,6 +62,24 @@ fn an_unknown_key_names_its_line_and_the_nearest() {
 }
 
 #[test]
+fn a_misspelt_variable_costs_a_warning_and_no_other_variable_does() {
+    let misspelt = "TOKEN_SERVICE_PAGESIZE means nothing: did you mean TOKEN_SERVICE_PAGE_SIZE?";
+    let command = |word| {
+        Command::new()
+            .arg(word)
+            .env("TOKEN_SERVICE_PAGESIZE", "1")
+            .env("TOKEN_SERVICE_REGION", "north")
+            .env("TOKEN_PAGE_SIZES", "1")
+    };
+    let run = command("demo").run().expect_code(0);
+    let warned = format!(" WARN {misspelt}\n");
+    assert!(run.stderr.starts_with(&warned), "{}", run.stderr);
+    assert_eq!(run.stderr.matches("WARN").count(), 1, "{}", run.stderr);
+    let run = command("check").run().expect_code(0);
+    assert_eq!(run.stderr, format!("warning: {misspelt}\n"));
+}
+
+#[test]
 fn both_forms_of_a_secret() {
     let command = Command::new()
         .env("TOKEN_HOST", "http://127.0.0.1:9/tokens")

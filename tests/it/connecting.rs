@@ -72,7 +72,7 @@ fn a_folder_without_a_socket() {
     shows!(command.arg("1").run().expect_code(5).error(), @"
     error: the database cannot be reached
       caused by: /nowhere/at:all/.s.PGSQL.5432: No such file or directory (os error 2)
-    hint: DB_HOST must be the folder of the server's socket, and the server must run; no token was asked for
+    hint: the host in DATABASE_URL must be the folder of the server's socket, and the server must run; no token was asked for
     ");
 }
 
@@ -116,7 +116,7 @@ fn a_server_that_falls_silent_is_given_up_in_time() {
     shows!(before_tls, @"
     error: the database cannot be reached
       caused by: 127.0.0.1:[port] did not answer within 1s
-    hint: check DB_HOST and DB_PORT and that no firewall drops the packets, or raise connect_timeout; no token was asked for
+    hint: check host and port in DATABASE_URL and that no firewall drops the packets, or raise connect_timeout; no token was asked for
     ");
     let said_yes = silent(|stream| {
         hear(stream);

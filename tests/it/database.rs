@@ -40,7 +40,7 @@ fn a_server_that_is_down() {
     shows!(refused_by(&login), @"
     error: the database cannot be reached
       caused by: 127.0.0.1:[port]: Connection refused (os error 111)
-    hint: check DB_HOST and DB_PORT and that the server runs; no token was asked for
+    hint: check host and port in DATABASE_URL and that the server runs; no token was asked for
     ");
 }
 
@@ -68,7 +68,7 @@ fn a_wrong_password() {
     shows!(refused_by(&login), @r#"
     error: the database refused to connect
       caused by: password authentication failed for user "[database]_owner" (28P01)
-    hint: DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of 127.0.0.1:[port]; no token was asked for
+    hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
     "#);
 }
 
@@ -93,7 +93,7 @@ fn no_such_role() {
     shows!(refused_by(&login), @r#"
     error: the database refused to connect
       caused by: password authentication failed for user "nobody" (28P01)
-    hint: DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of 127.0.0.1:[port]; no token was asked for
+    hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
     "#);
 }
 
@@ -107,7 +107,7 @@ fn no_such_database() {
     shows!(refused_by(&login), @r#"
     error: the database refused to connect
       caused by: database "elsewhere" does not exist (3D000)
-    hint: DB_NAME must name a database of 127.0.0.1:[port]; no token was asked for
+    hint: the path in DATABASE_URL must name a database of 127.0.0.1:[port]; no token was asked for
     "#);
 }
 
@@ -251,7 +251,7 @@ fn a_server_that_takes_no_writes() {
     shows!(refused_by(&role), @"
     error: the database takes no writes
       caused by: 127.0.0.1:[port] is a standby or read-only
-    hint: DB_HOST must name the primary, and the role must not be set to read only; no token was asked for
+    hint: the host in DATABASE_URL must name the primary, and the role must not be set to read only; no token was asked for
     ");
 }
 
@@ -263,11 +263,12 @@ fn a_server_without_tls_where_tls_is_demanded() {
     shows!(error, @"
     error: the database offers no TLS
       caused by: 127.0.0.1:[port]: server does not support TLS
-    hint: turn TLS on at 127.0.0.1:[port]; or, if the network is trusted, set DB_SSLMODE=prefer; no token was asked for
+    hint: turn TLS on at 127.0.0.1:[port]; or, if the network is trusted, set sslmode=prefer in DATABASE_URL; no token was asked for
     ");
     let parts = Command::new().database_parts(&database);
     let by_parts = refused(parts.env("DB_SSLMODE", "require"), &database.password);
-    assert_eq!(by_parts, error, "however it was told");
+    let setting = "set sslmode=prefer in DATABASE_URL";
+    assert_eq!(by_parts, error.replace(setting, "set DB_SSLMODE=prefer"));
 }
 
 /// The seed's table in a new SQLite file.

@@ -13,7 +13,7 @@ use crate::support::postgres::server;
 use crate::support::report::Report;
 use crate::support::root;
 use crate::support::secure::{TLS_ONLY, secure};
-use crate::support::source::Source;
+use crate::support::source::{Answer, Source};
 
 const AUTHORIZATION: &str = "Bearer of-the-manifest";
 
@@ -273,4 +273,27 @@ fn the_manifests_name_this_version_and_no_registry() {
             manifest.file
         );
     }
+}
+
+#[test]
+fn the_setting_that_the_guide_names_keeps_rejected_tokens_out_of_the_servers_log() {
+    let guide = std::fs::read_to_string(root().join("docs/deploying.md")).unwrap();
+    let mut lines = guide.lines().map(str::trim);
+    let sql = lines.find(|line| line.starts_with("ALTER ROLE tokens SET "));
+    let database = Database::seed();
+    let logs = || {
+        let token = format!("rejected-{:016x}", fastrand::u64(..));
+        let source = Source::answers([Answer::tokens([&token])]);
+        let run = Command::new().source(&source).database(&database).arg("1");
+        assert_eq!(
+            Report::of_run(&run.arg("--report=ndjson").run()).of("rejected"),
+            [token.as_str()]
+        );
+        let log = std::fs::read_to_string(server().dir.join("server.log")).unwrap();
+        log.contains(&token)
+    };
+    assert!(logs(), "as it comes, the server logs it");
+    let sql = sql.unwrap().replace("tokens", &database.user);
+    database.admin().batch_execute(&sql).unwrap();
+    assert!(!logs());
 }

@@ -74,7 +74,7 @@ fn the_variable_and_the_file_hold_conditions_too() {
 fn a_condition_that_is_none_is_a_mistake_before_anything_is_done() {
     let run = Command::new().args(["demo", "--fail-on", "stord<1"]).run();
     shows!(run.expect_code(2).stderr, @"
-    error: --fail-on must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `stord` is none (did you mean `stored`?), not `stord<1`
+    error: --fail-on must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `stord` is none (did you mean `stored`?)
     hint: `token_service --help` shows what can be typed
     ");
     let file = "run:\n  fail_on: [rejected>0, 'stored<90%']\n";

@@ -114,14 +114,14 @@ fn the_first_that_takes_writes_is_taken() {
     shows!(any.arg("1").run().expect_code(5).error(), @"
     error: the database takes no writes
       caused by: 127.0.0.1:[port] is a standby or read-only
-    hint: DB_HOST must name the primary, and the role must not be set to read only; no token was asked for
+    hint: the host in DATABASE_URL must name the primary, and the role must not be set to read only; no token was asked for
     ");
     // A wrong password is wrong everywhere.
     let wrong = command(&ports, "wrong", "").source(&source);
     shows!(wrong.arg("1").run().expect_code(5).error(), @r#"
     error: the database refused to connect
       caused by: password authentication failed for user "postgres" (28P01)
-    hint: DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of 127.0.0.1:[port]; no token was asked for
+    hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
     "#);
     // Nobody takes writes.
     let none = command(&ports[..2], PASSWORD, "").source(&source);
@@ -129,7 +129,7 @@ fn the_first_that_takes_writes_is_taken() {
     error: none of the 2 hosts can be used
       caused by: 127.0.0.1:[port]: Connection refused (os error 111)
       caused by: 127.0.0.1:[port] is a standby or read-only
-    hint: one of DB_HOST must be the primary, and reachable; no token was asked for
+    hint: one of the hosts in DATABASE_URL must be the primary, and reachable; no token was asked for
     ");
     assert!(source.requests().is_empty(), "a token was asked for");
 }
@@ -143,7 +143,7 @@ fn nobody_answers() {
     error: none of the 2 hosts can be used
       caused by: 127.0.0.1:[port]: Connection refused (os error 111)
       caused by: 127.0.0.1:[port]: Connection refused (os error 111)
-    hint: one of DB_HOST, with its DB_PORT, must be reachable and take writes; no token was asked for
+    hint: one of the hosts and ports in DATABASE_URL must be reachable and take writes; no token was asked for
     ");
 }
 

@@ -138,7 +138,10 @@ pub fn search() -> Searched {
         for script in SCRIPTS {
             let source = Stage::tokens();
             let command = stage.run(&source).file("mine.rhai", script);
-            searched.run(script, command.args(["--script", "mine.rhai"]));
+            searched.run(
+                script,
+                command.args(["--script", "mine.rhai", "--out-dir", "."]),
+            );
         }
         for yaml in YAML {
             searched.run(yaml, stage.bare().config(yaml));

@@ -228,6 +228,10 @@ fn an_empty_input_is_nothing_to_do() {
             (report.count("requested"), report.count("received")),
             (0, 0)
         );
+        if input == "none" {
+            let said = "there is nothing to do: the input holds no token";
+            assert!(run.stderr.contains(said), "{}", run.stderr);
+        }
     }
 }
 

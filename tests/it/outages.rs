@@ -184,7 +184,7 @@ fn a_database_that_does_not_come_back_fails_what_was_not_sent() {
     let running = Command::new()
         .source(&source)
         .database(&database)
-        .args(["100", "--report", "ndjson", "--patience", "100ms"])
+        .args(["100", "--report", "ndjson", "--patience", "500ms"])
         .args(["--connections", "1", "--pipeline", "16"])
         .spawn();
     let pid = waiting_backend(&mut admin);
@@ -203,8 +203,10 @@ fn a_database_that_does_not_come_back_fails_what_was_not_sent() {
     assert!(report.count("failed") > 0, "{}", run.stderr);
     assert_eq!(report.count("stored"), 0);
     assert_true(&report, &database);
+    let told = run.stderr.matches("trying again").count();
+    assert_eq!(told, 1, "once, however often it was tried: {}", run.stderr);
     shows!(run.error(), @r#"
-        error: db_connect: the connection to the database was lost and did not come back within 100ms
+        error: db_connect: the connection to the database was lost and did not come back within 500ms
           ╭▸ scripts/default.rhai:3:1
           │
         3 │ report(store(fetch(SIZE)));

@@ -1,8 +1,9 @@
 //! The man page and the completions of shells: what they say is what the program takes.
 
-use std::process;
+use std::{fs, process};
 
 use crate::support::command::{Command, binary};
+use crate::support::root;
 
 fn printed(args: &[&str]) -> String {
     Command::new().args(args).run().expect_code(0).stdout
@@ -39,6 +40,28 @@ fn the_man_page_has_what_the_help_has() {
     }
     assert!(seen > 20, "{help}");
     assert!(plain.contains("stopped by SIGINT, SIGTERM, after the report"));
+}
+
+#[test]
+fn the_table_of_options_is_that_of_the_command_line() {
+    let path = root().join("docs/options.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let (before, _) = page.split_once("| option |").unwrap();
+    let expected = format!("{before}{}", token_service::cli::pages::options());
+    if std::env::var_os("TOKEN_SERVICE_UPDATE").is_some() {
+        fs::write(path, expected).unwrap();
+    } else {
+        assert!(
+            page == expected,
+            "TOKEN_SERVICE_UPDATE=1 cargo test --test it the_table_of_options writes docs/options.md anew"
+        );
+    }
+}
+
+#[test]
+fn help_is_a_word_too() {
+    assert_eq!(printed(&["help"]), printed(&["--help"]));
+    assert_eq!(printed(&["help", "demo"]), printed(&["demo", "--help"]));
 }
 
 /// What a bash offers for a command line whose last word is being typed.

@@ -222,6 +222,19 @@ fn every_case_of_the_guide_passes() {
 }
 
 #[test]
+fn the_guide_shows_how_many_cases_there_are() {
+    let run = Command::new()
+        .args(["test"])
+        .args([root().join("examples"), root().join("scripts")])
+        .run()
+        .expect_code(0);
+    let last = run.stdout.lines().last().unwrap();
+    let (counts, _) = last.split_once(" in ").unwrap();
+    let guide = fs::read_to_string(root().join("docs/testing.md")).unwrap();
+    assert!(guide.contains(&format!("\n{counts} in ")), "{counts}");
+}
+
+#[test]
 fn every_key_is_in_the_guide() {
     let guide = fs::read_to_string(root().join("docs/testing.md")).unwrap();
     for unknown in [

@@ -228,7 +228,7 @@ fn a_pooler_that_refuses_is_one_clear_error() {
     shows!(refused_by(&wrong_password), @"
     error: the database refused to connect
       caused by: SASL authentication failed (08P01)
-    hint: DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of 127.0.0.1:[port]; no token was asked for
+    hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
     ");
     let no_such_user = Login {
         user: "nobody".to_owned(),
@@ -237,7 +237,7 @@ fn a_pooler_that_refuses_is_one_clear_error() {
     shows!(refused_by(&no_such_user), @"
     error: the database refused to connect
       caused by: SASL authentication failed (08P01)
-    hint: DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of 127.0.0.1:[port]; no token was asked for
+    hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
     ");
     let no_such_database = Login {
         name: "elsewhere".to_owned(),
@@ -246,7 +246,7 @@ fn a_pooler_that_refuses_is_one_clear_error() {
     shows!(refused_by(&no_such_database), @"
     error: the database refused to connect
       caused by: no such database: elsewhere (08P01)
-    hint: DB_NAME must name a database of 127.0.0.1:[port]; no token was asked for
+    hint: the path in DATABASE_URL must name a database of 127.0.0.1:[port]; no token was asked for
     ");
 }
 

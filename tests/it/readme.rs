@@ -2,10 +2,12 @@
 //! guide to scripting. `tests/support/guide.rs` says how they are written for it.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::docker;
 use crate::support;
+use crate::support::database::Database;
 use crate::support::guide::{Block, Stage, blocks, read};
 
 /// The documents whose blocks are run.
@@ -38,6 +40,46 @@ fn every_docker_block_runs() {
             Stage::new().run(document, |_| true);
         }
     }
+}
+
+/// It is no block like the others, for it makes a role and listens on a port that may be taken.
+#[test]
+fn a_database_of_ones_own_is_set_up_and_filled_by_one_block() {
+    let blocks = read("README.md");
+    let block = blocks.iter().find(|block| block.kind == "bash").unwrap();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let database = Database::new();
+    let admin = database.superuser();
+    let name = format!("trial_{}", database.name);
+    let commands = block
+        .text
+        .replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"))
+        .replace("127.0.0.1:5432", &format!("127.0.0.1:{}", admin.port))
+        .replace("trial", &name);
+    let output = Stage::new()
+        .shell(&commands)
+        .env_remove("TOKEN_HOST")
+        .env_remove("DATABASE_URL")
+        .env("PGHOST", &admin.host)
+        .env("PGPORT", admin.port.to_string())
+        .env("PGUSER", &admin.user)
+        .env("PGPASSWORD", &admin.password)
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    assert!(error.contains("20 requested, 20 received"), "{error}");
+}
+
+#[test]
+fn the_version_of_rust_is_the_one_that_is_asked_for() {
+    let readme = fs::read_to_string(support::root().join("README.md")).unwrap();
+    let version = env!("CARGO_PKG_RUST_VERSION");
+    assert!(readme.contains(&format!("Rust ({version} or newer)")));
 }
 
 #[test]

@@ -27,7 +27,18 @@ fn what_does_not_parse() {
     ");
     insta::assert_snapshot!(said("if SIZE > 3 {\n    print(1);\n", 3), @"
     error: expecting '}' to terminate this block
-     ─▸ mine.rhai:3:1
+      ╭▸ mine.rhai:2:14
+      │
+    2 │     print(1);
+      ╰╴             ━
+    hint: no token was asked for; `token_service check mine.rhai` shows every such mistake
+    ");
+    insta::assert_snapshot!(said("report(store(fetch(SIZE))\n\n// The end.\n", 3), @"
+    error: expecting ')' to close the arguments list of this function call 'report'
+      ╭▸ mine.rhai:1:26
+      │
+    1 │ report(store(fetch(SIZE))
+      ╰╴                         ━
     hint: no token was asked for; `token_service check mine.rhai` shows every such mistake
     ");
     insta::assert_snapshot!(said("eval(\"1\");", 3), @r#"

@@ -78,7 +78,7 @@ fn faults_that_nobody_caught() {
         2 │ let page = fetch_once(size);
           ╰╴           ━━━━━━━━━━
           caused by: POST http://127.0.0.1:[port]/tokens
-          = retryable, retry_after_ms 2000
+          = retryable (trying again may help, and is safe), retry_after_ms 2000
         hint: it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`
         ");
         let dry = [Answer::tokens([""; 0]).always()];
@@ -127,7 +127,7 @@ fn machines_read_the_same_as_json() {
         "lib/a.rhai",
         "fn f() {\n    throw #{kind: \"mine\", message: \"x\", hint: \"y\", retryable: true};\n}",
     );
-    insta::assert_snapshot!(json(command), @r#"{"severity":"error","message":"x","kind":"mine","file":"lib/a.rhai","line":2,"column":5,"end_column":10,"frames":[{"name":"f","file":"mine.rhai","line":2,"column":4}],"notes":["retryable"],"hint":"y","exit_code":3}"#);
+    insta::assert_snapshot!(json(command), @r#"{"severity":"error","message":"x","kind":"mine","file":"lib/a.rhai","line":2,"column":5,"end_column":10,"frames":[{"name":"f","file":"mine.rhai","line":2,"column":4}],"notes":["retryable (trying again may help, and is safe)"],"hint":"y","exit_code":3}"#);
     insta::assert_snapshot!(json(demo(3, "fetch(SIZE, #{retry: 1});")), @r#"{"severity":"error","message":"unknown option `retry`: one of page_size, retries, top_up","kind":"invalid_argument","file":"mine.rhai","line":1,"column":1,"end_column":6,"exit_code":3}"#);
     insta::assert_snapshot!(json(demo(3, "let über = 1; prnt(über);")), @r#"{"severity":"error","message":"unexpected 'ü'","file":"mine.rhai","line":1,"column":5,"end_column":9,"hint":"no token was asked for; `token_service check mine.rhai` shows every such mistake","exit_code":3}"#);
     insta::assert_snapshot!(json(demo(3, "fn f(n) { f(n + 1) }\nf(1);")), @r#"{"severity":"error","message":"the script ran past a limit: functions call each other more than 64 levels deep","file":"mine.rhai","line":2,"column":1,"end_column":2,"hint":"look for a recursion that does not end; a loop has no such limit","exit_code":3}"#);

@@ -2,9 +2,10 @@
 
 use std::fs;
 
-use crate::support::books::{Books, demo, mistake, real};
+use crate::support::books::{Books, demo, real};
 use crate::support::command::Run;
 use crate::support::database::Database;
+use crate::support::snapshot::shows;
 use crate::support::source::{Answer, Request, Source};
 
 /// What a script prints in a demo that ends with this code.
@@ -167,12 +168,33 @@ fn emit_writes_files_inside_out_dir_and_nowhere_else() {
         run.stdout,
         format!("{}wrote out\n", "invalid_argument\n".repeat(4))
     );
-    let run = demo(1, "emit(\"a\", \"x\");").run().expect_code(3);
-    assert!(
-        mistake(&run).contains("`--out-dir DIR` names the folder"),
-        "{}",
-        run.stderr
-    );
+}
+
+#[test]
+fn a_script_that_writes_files_is_refused_without_a_folder_before_a_token_is_asked_for() {
+    let source = Source::answers([]);
+    let script = "fn put(text) { emit(text, \"x\"); }\nfor token in fetch(SIZE) { put(token); }";
+    let run = real(1, script, &source, &Database::seed()).run();
+    let run = run.expect_code(2);
+    assert!(source.sizes().is_empty());
+    shows!(run.stderr, @r#"
+    error: `emit` is to write a file, and no folder for it is named
+      ╭▸ mine.rhai:1:16
+      │
+    1 │ fn put(text) { emit(text, "x"); }
+      ╰╴               ━━━━
+    hint: `--out-dir DIR` names the folder that scripts may write to; no token was asked for
+    "#);
+    for call in ["\"a\".emit(\"x\")", "host::emit(\"a\", \"x\")"] {
+        let run = demo(1, &format!("{call};")).run().expect_code(2);
+        assert!(run.stderr.contains("no folder for it is named"), "{call}");
+    }
+    for script in [
+        "fn emit(one, other) { print(`${one}${other}`); } emit(\"a\", \"b\");",
+        "try { emit(\"a\", \"b\"); } catch (e) { print(\"ab\"); }",
+    ] {
+        assert_eq!(printed(script, 0), "ab\n");
+    }
 }
 
 #[test]
@@ -201,9 +223,10 @@ fn retry_calls_again_what_may_heal() {
         "gave up\n1\n"
     );
     let on = "retry(#{base_ms: 1, on: [\"x\"]}";
+    assert_eq!(counting(on, "#{kind: \"x\"}"), "done\n3\n");
     assert_eq!(
         counting(on, "#{kind: \"x\", retryable: false}"),
-        "done\n3\n"
+        "gave up\n1\n"
     );
     assert_eq!(
         counting(on, "#{kind: \"y\", retryable: true}"),
@@ -225,6 +248,23 @@ fn retry_heals_a_source_that_asks_for_patience() {
         .args(["--config", "c.yaml"])
         .run();
     assert_eq!(Books::of(&run.expect_code(0)).counts(), [1, 0, 0, 0, 0]);
+}
+
+#[test]
+fn retry_repeats_no_request_that_may_have_been_served_whatever_its_kind() {
+    let script = "retry(#{attempts: 3, base_ms: 1, on: [\"http_status\"]}, || fetch_once(1));";
+    let asked = |args: &[&str]| {
+        let source = Source::answers([Answer::status(500).always()]);
+        let run = real(1, script, &source, &Database::seed())
+            .file("c.yaml", "source: {retries: 0}\n")
+            .args(["--config", "c.yaml"])
+            .args(args)
+            .run();
+        run.expect_code(4);
+        source.sizes().len()
+    };
+    assert_eq!(asked(&[]), 1);
+    assert_eq!(asked(&["--dangerously-repeat-requests"]), 3);
 }
 
 #[test]

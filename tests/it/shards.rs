@@ -112,8 +112,8 @@ fn a_shard_that_cannot_be_told_is_one_clear_error() {
     shows!(all.join("\n"), @"
     error: TOKEN_SERVICE_SHARD must be I/N with I from 0 to N - 1, such as 0/4, or /N, not `4/4`
 
-    error: the shard /N does not say which one this is
-    hint: write I/N, or set CLOUD_RUN_TASK_INDEX or JOB_COMPLETION_INDEX as a platform does
+    error: the shard /4 does not say which one this is
+    hint: write I/4, or set CLOUD_RUN_TASK_INDEX or JOB_COMPLETION_INDEX as a platform does
 
     error: JOB_COMPLETION_INDEX is set, but not how many completions share SIZE
     hint: set TOKEN_SERVICE_SHARD=/N to the Job's `completions`, or 0/1 where each is to have a SIZE of its own

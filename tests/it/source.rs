@@ -57,7 +57,7 @@ fn a_source_on_which_nothing_listens() {
       caused by: client error (Connect)
       caused by: tcp connect error
       caused by: Connection refused (os error 111)
-      = retryable
+      = retryable (trying again may help, and is safe)
     hint: check TOKEN_HOST or source.url, and that the source is up
     "#);
 }
@@ -72,7 +72,7 @@ fn an_answer_500_is_not_repeated() {
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
-    hint: the request may have been served half-way, so it was not repeated; ask the source's operator
+    hint: the request may have been served half-way, so it is not repeated without --dangerously-repeat-requests; ask the source's operator
     ");
 }
 
@@ -148,7 +148,7 @@ fn retries_come_to_an_end() {
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
-      = retryable
+      = retryable (trying again may help, and is safe)
     hint: it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`
     ");
 }
@@ -165,8 +165,29 @@ fn a_source_that_asks_for_more_patience_than_the_run_has_is_not_waited_for() {
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
       caused by: it asks to come back after 1h, longer than this run may take
-      = retryable, retry_after_ms 3600000
+      = retryable (trying again may help, and is safe), retry_after_ms 3600000
     hint: it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`
+    ");
+}
+
+#[test]
+fn a_source_that_speaks_no_tls_is_told_apart_and_not_asked_again() {
+    let source = Source::answers([]);
+    let address = source.url().replace("http://", "");
+    let run = five(&source).env("TOKEN_HOST", address);
+    let (run, report) = run_and_keep(run, &[]);
+    assert_eq!(report.count("requests"), 1);
+    shows!(run.expect_code(4).error(), @"
+    error: http_connect: the token source speaks no TLS
+      ╭▸ scripts/default.rhai:3:1
+      │
+    3 │ report(store(fetch(SIZE)));
+      ╰╴━━━━━━
+      caused by: POST https://127.0.0.1:[port]/tokens
+      caused by: error sending request
+      caused by: client error (Connect)
+      caused by: received corrupt message of type InvalidContentType
+    hint: write http:// in TOKEN_HOST or source.url if that is meant; an address without a scheme is https
     ");
 }
 
@@ -200,6 +221,31 @@ fn html_is_recognised_by_its_content() {
       caused by: http://127.0.0.1:[port]/tokens: it sent an HTML or XML document
     hint: a token source answers 200 with one token a line; check TOKEN_HOST or source.url
     ");
+}
+
+#[test]
+fn json_is_recognised_by_its_content_on_one_line_or_several() {
+    let error = refused([Answer::raw("text/plain", r#"["aaaa","bbbb"]"#)]);
+    shows!(error, @"
+    error: http_protocol: the token source did not answer with a list of tokens
+      ╭▸ scripts/default.rhai:3:1
+      │
+    3 │ report(store(fetch(SIZE)));
+      ╰╴━━━━━━
+      caused by: http://127.0.0.1:[port]/tokens: it sent a JSON document
+    hint: a token source answers 200 with one token a line; check TOKEN_HOST or source.url
+    ");
+    let pretty = "{\n  \"tokens\": [\n    \"aaaa\",\n    \"bbbb\"\n  ]\n}\n";
+    let error = refused([Answer::raw("text/plain", pretty)]);
+    assert!(error.contains("it sent a JSON document"), "{error}");
+}
+
+#[test]
+fn tokens_that_begin_as_json_does_are_taken() {
+    let tokens = ["[\"aa\"]", "[1]", "[bb", "{cc}", "{}"];
+    let source = Source::answers([Answer::tokens(tokens)]);
+    let (run, _) = run_and_keep(five(&source), &tokens);
+    run.expect_code(0);
 }
 
 #[test]
@@ -251,7 +297,7 @@ fn of_a_body_that_is_cut_the_whole_lines_are_kept_and_the_rest_is_owned_up_to() 
       caused by: request or response body error
       caused by: error reading a body from connection
       caused by: end of file before message length reached
-    hint: whole lines that came were kept; the request was not repeated
+    hint: whole lines that came were kept; the request is not repeated without --dangerously-repeat-requests
     ");
 }
 
@@ -269,7 +315,7 @@ fn a_source_that_falls_silent_is_given_up_and_not_asked_again() {
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
-    hint: `source.timeout` sets the limit; the request may have been served, so it was not repeated
+    hint: `source.timeout` sets the limit; the request may have been served, so it is not repeated without --dangerously-repeat-requests
     ");
 }
 

@@ -145,7 +145,7 @@ fn a_certificate_for_another_host() {
     prefer, require, verify-ca: over TLS
     verify-full: error: the database's certificate is for another host
       caused by: 127.0.0.1:[port]: invalid peer certificate: certificate not valid for name "127.0.0.1"; certificate is only valid for DnsName("localhost")
-    hint: DB_HOST must be a name in the certificate; verify-ca does not look at the name; no token was asked for
+    hint: the host in DATABASE_URL must be a name in the certificate; verify-ca does not look at the name; no token was asked for
     "#);
 }
 
@@ -168,7 +168,7 @@ fn a_server_without_tls() {
     disable, allow, prefer: without TLS
     require, verify-ca, verify-full: error: the database offers no TLS
       caused by: 127.0.0.1:[port]: server does not support TLS
-    hint: turn TLS on at 127.0.0.1:[port]; or, if the network is trusted, set DB_SSLMODE=prefer; no token was asked for
+    hint: turn TLS on at 127.0.0.1:[port]; or, if the network is trusted, set sslmode=prefer in DATABASE_URL; no token was asked for
     ");
 }
 
@@ -177,7 +177,7 @@ fn a_server_that_insists_on_tls() {
     shows!(modes("localhost", TLS_ONLY, "&sslrootcert=ca.pem"), @r#"
     disable: error: the database refused to connect
       caused by: no pg_hba.conf entry for host "127.0.0.1", user "tokens", database "tls_only", no encryption (28000)
-    hint: the role may not exist, or pg_hba.conf of localhost:[port] lets "tokens" in from elsewhere or with another DB_SSLMODE only (now [mode]); no token was asked for
+    hint: the role may not exist, or pg_hba.conf of localhost:[port] lets "tokens" in from elsewhere or with another sslmode in DATABASE_URL only (now [mode]); no token was asked for
     allow, prefer, require, verify-ca, verify-full: over TLS
     "#);
 }
@@ -188,7 +188,7 @@ fn a_server_that_insists_on_no_tls() {
     disable, allow, prefer: without TLS
     require, verify-ca, verify-full: error: the database refused to connect
       caused by: no pg_hba.conf entry for host "127.0.0.1", user "tokens", database "no_tls", SSL encryption (28000)
-    hint: the role may not exist, or pg_hba.conf of localhost:[port] lets "tokens" in from elsewhere or with another DB_SSLMODE only (now [mode]); no token was asked for
+    hint: the role may not exist, or pg_hba.conf of localhost:[port] lets "tokens" in from elsewhere or with another sslmode in DATABASE_URL only (now [mode]); no token was asked for
     "#);
 }
 
@@ -198,7 +198,7 @@ fn a_client_certificate_is_asked_for_and_shown() {
     shows!(modes("localhost", CERTIFICATES, certificate), @r#"
     disable: error: the database refused to connect
       caused by: no pg_hba.conf entry for host "127.0.0.1", user "tokens", database "certificates", no encryption (28000)
-    hint: the role may not exist, or pg_hba.conf of localhost:[port] lets "tokens" in from elsewhere or with another DB_SSLMODE only (now [mode]); no token was asked for
+    hint: the role may not exist, or pg_hba.conf of localhost:[port] lets "tokens" in from elsewhere or with another sslmode in DATABASE_URL only (now [mode]); no token was asked for
     allow, prefer, require, verify-ca, verify-full: over TLS
     "#);
 }
@@ -208,7 +208,7 @@ fn a_client_certificate_is_asked_for_and_there_is_none() {
     shows!(modes("localhost", CERTIFICATES, "&sslrootcert=ca.pem"), @r#"
     disable, allow: error: the database refused to connect
       caused by: no pg_hba.conf entry for host "127.0.0.1", user "tokens", database "certificates", no encryption (28000)
-    hint: the role may not exist, or pg_hba.conf of localhost:[port] lets "tokens" in from elsewhere or with another DB_SSLMODE only (now [mode]); no token was asked for
+    hint: the role may not exist, or pg_hba.conf of localhost:[port] lets "tokens" in from elsewhere or with another sslmode in DATABASE_URL only (now [mode]); no token was asked for
     prefer, require, verify-ca, verify-full: error: the database refused to connect
       caused by: connection requires a valid client certificate (28000)
     hint: set sslcert and sslkey to a certificate for "tokens", of an authority that localhost:[port] knows; no token was asked for
@@ -222,7 +222,7 @@ fn a_client_certificate_for_somebody_else() {
     shows!(outcome(command(), &url, CERTIFICATES), @r#"
     error: the database refused to connect
       caused by: password authentication failed for user "tokens" (28P01)
-    hint: DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of localhost:[port], and sslcert be for that role; no token was asked for
+    hint: user and password in DATABASE_URL must match a role of localhost:[port], and sslcert be for that role; no token was asked for
     "#);
 }
 
@@ -259,7 +259,7 @@ fn the_system_s_authorities_verify_the_name_too() {
     shows!(outcome(trusting(), &system("127.0.0.1"), OPEN), @r#"
     error: the database's certificate is for another host
       caused by: 127.0.0.1:[port]: invalid peer certificate: certificate not valid for name "127.0.0.1"; certificate is only valid for DnsName("localhost")
-    hint: DB_HOST must be a name in the certificate; verify-ca does not look at the name; no token was asked for
+    hint: the host in DATABASE_URL must be a name in the certificate; verify-ca does not look at the name; no token was asked for
     "#);
 }
 

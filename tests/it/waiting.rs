@@ -92,7 +92,7 @@ fn a_database_that_stays_away_is_not_waited_for_longer() {
     shows!(run.expect_code(5).stderr, @"
     error: the database cannot be reached
       caused by: 127.0.0.1:[port]: Connection refused (os error 111)
-    hint: check DB_HOST and DB_PORT and that the server runs; no token was asked for
+    hint: check host and port in DATABASE_URL and that the server runs; no token was asked for
     ");
 }
 

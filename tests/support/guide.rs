@@ -152,6 +152,20 @@ impl Stage {
         Self { dir, path }
     }
 
+    /// A shell that is about to run these commands in the copy.
+    pub fn shell(&self, commands: &str) -> Command {
+        let mut shell = Command::new("bash");
+        shell
+            .args(["-euo", "pipefail", "-c", commands])
+            .current_dir(self.dir.path().join("token_service"))
+            .env_clear()
+            .envs(docker_settings())
+            .env("PATH", &self.path)
+            .env("HOME", self.dir.path())
+            .stdin(Stdio::null());
+        shell
+    }
+
     /// Runs those blocks of a document that are wanted, in order.
     ///
     /// # Panics
@@ -173,16 +187,10 @@ impl Stage {
                 fs::create_dir_all(file.parent().unwrap()).unwrap();
                 fs::write(file, &block.text).unwrap();
             }
-            let output = Command::new("bash")
-                .args(["-euo", "pipefail", "-c", &command])
-                .current_dir(&folder)
-                .env_clear()
-                .envs(docker_settings())
-                .env("PATH", &self.path)
-                .env("HOME", self.dir.path())
+            let output = self
+                .shell(&command)
                 .env("TOKEN_HOST", source.url())
                 .env("DATABASE_URL", database.url())
-                .stdin(Stdio::null())
                 .output()
                 .expect("bash");
             assert!(

@@ -46,7 +46,7 @@ pub struct Server {
     /// Where the server programs are; `psql` and `pgbench` are often beside them.
     pub programs: PathBuf,
     /// Data, sockets, log and password.
-    pub(super) dir: PathBuf,
+    pub dir: PathBuf,
     pub(super) account: Account,
     /// Its open standard input keeps the server alive.
     watchdog: Child,

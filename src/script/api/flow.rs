@@ -43,8 +43,10 @@ pub mod functions {
         run_retry(&context, &rules, &action)
     }
 
-    /// The same with options: `attempts`, `base_ms` and `max_ms` of the waits, and `on`, the kinds
-    /// of error that are worth another try.
+    /// The same with options: `attempts`, `base_ms` and `max_ms` of the waits, and `on`, which of the
+    /// kinds of error are tried again. An error that says it is not `retryable` is thrown on at once
+    /// even so: its request may have been served. What a script throws itself says nothing of it, and
+    /// is tried again; its kind is `thrown` where it has none.
     ///
     /// # Example
     ///
@@ -187,11 +189,11 @@ fn is_worth_a_retry(error: &EvalAltResult, rules: &Rules) -> bool {
     };
     let map = value.as_map_ref().ok();
     let field = |name: &str| map.as_ref().and_then(|map| map.get(name).cloned());
-    if let Some(kinds) = &rules.on {
-        let kind = field("kind").map_or_else(|| "thrown".to_owned(), |kind| kind.to_string());
-        return kinds.contains(&kind);
-    }
-    field("retryable").is_none_or(|retryable| retryable.as_bool() == Ok(true))
+    let kind = || field("kind").map_or_else(|| "thrown".to_owned(), |kind| kind.to_string());
+    let is_chosen = rules.on.as_ref().is_none_or(|on| on.contains(&kind()));
+    // Whatever was chosen: what is not retryable may have been served, and tokens would be lost.
+    let may_heal = field("retryable").is_none_or(|retryable| retryable.as_bool() == Ok(true));
+    is_chosen && may_heal
 }
 
 fn asked_wait(error: &EvalAltResult) -> Option<Duration> {

@@ -33,7 +33,9 @@ pub mod functions {
         write_report(&context, &outcomes, None)
     }
 
-    /// The same, with the script's own line for the `text` report.
+    /// The same, with the script's own line for the `text` report. Tabs and line breaks in it are
+    /// written as they are, a token's own included; other control characters are escaped, as they are
+    /// in tokens. `"\t"` is a tab; between backticks, where nothing is escaped, `\t` is two characters.
     ///
     /// # Example
     ///
@@ -49,7 +51,8 @@ pub mod functions {
         write_report(&context, &outcomes, Some(&line))
     }
 
-    /// Writes a line to standard output, in order with the report there.
+    /// Writes a line to standard output, in order with the report there. What is escaped is the same
+    /// as in a line of `report`.
     ///
     /// # Example
     ///
@@ -64,7 +67,8 @@ pub mod functions {
     }
 
     /// Writes a line to a file inside `--out-dir`, which the first line of a run empties. A new file
-    /// can be read by its owner alone.
+    /// can be read by its owner alone. Without `--out-dir` a run is refused before it begins, except
+    /// where the call stands in a `try`.
     ///
     /// # Example
     ///

@@ -254,6 +254,13 @@ impl Calls<'_> {
         (!forms.is_empty()).then_some(forms)
     }
 
+    /// True where a call is `emit(text, "file")`, which writes a file.
+    pub fn writes_file(&self, call: &FnCallExpr, is_method: bool) -> bool {
+        let is_plain = call.namespace.is_empty() && !self.defines("emit", 2);
+        let count = call.args.len() + usize::from(is_method);
+        call.name == "emit" && count == 2 && (is_plain || call.namespace.to_string() == "host")
+    }
+
     /// Options that do not exist, in a map that is written where a primitive takes it.
     pub fn options(&self, call: &FnCallExpr, found: &mut Vec<Finding>) {
         let (options, known): (_, &[&str]) = match (call.name.as_str(), call.args.len()) {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use rhai::{AST, ASTNode, Position};
+use rhai::{AST, ASTNode, Position, Stmt};
 
 use super::fault::at;
 use super::names::Names;
@@ -77,6 +77,28 @@ pub fn calls(ast: &AST, file: &str, names: &Names, sources: &Sources) -> Vec<Pro
         true
     });
     problems(found, file, sources)
+}
+
+/// The first call that writes a file, which a run without a folder for it refuses before it begins.
+/// Whoever tries to write knows that it may fail.
+pub fn file_written(ast: &AST, file: &str, names: &Names, sources: &Sources) -> Option<Problem> {
+    let modules = Modules::new();
+    let calls = Calls::of(ast, names, &modules);
+    let mut found = Vec::new();
+    ast.walk(&mut |path: &[ASTNode]| {
+        let is_try = |node: &ASTNode| matches!(node, ASTNode::Stmt(Stmt::TryCatch(..)));
+        if let Some((call, position, is_method)) = call_of(path.last())
+            && calls.writes_file(call, is_method)
+            && !path.iter().any(is_try)
+        {
+            let message = "`emit` is to write a file, and no folder for it is named".to_owned();
+            let hint = "`--out-dir DIR` names the folder that scripts may write to; no token was asked for";
+            found.push(Finding::error(position, message).hint(hint.to_owned()));
+        }
+        true
+    });
+    let first = problems(found, file, sources).into_iter().next()?;
+    Some(first.ending(Exit::Usage))
 }
 
 /// Everything that can be seen in one file; `modules` are those that it imports.

@@ -4,6 +4,7 @@
 //! that answers and fits is taken. A verdict that any of them would give (a wrong password, no such
 //! table) ends the search.
 
+use super::Address;
 use super::connect::{Aim, Connector, Reached};
 use crate::fault::{Fault, Kind};
 
@@ -106,7 +107,7 @@ impl Connector {
                 }
             }
         }
-        Err(none_will_do(faults))
+        Err(none_will_do(faults, &self.address))
     }
 
     /// True where a lost connection's successor may lead to another server.
@@ -126,7 +127,7 @@ impl Connector {
 }
 
 /// One error for all hosts; that of a single host as it is.
-fn none_will_do(mut faults: Vec<(String, Fault)>) -> Fault {
+fn none_will_do(mut faults: Vec<(String, Fault)>, address: &Address) -> Fault {
     if faults.len() == 1
         && let Some((_, fault)) = faults.pop()
     {
@@ -135,8 +136,14 @@ fn none_will_do(mut faults: Vec<(String, Fault)>) -> Fault {
     let is_read_only = |fault: &Fault| matches!(fault.kind, Kind::DbDenied { .. });
     let read_only = faults.iter().filter(|(_, fault)| is_read_only(fault));
     let hint = match read_only.count() {
-        0 => "one of DB_HOST, with its DB_PORT, must be reachable and take writes",
-        _ => "one of DB_HOST must be the primary, and reachable",
+        0 => format!(
+            "one of {} must be reachable and take writes",
+            address.set_by("DB_HOST, with its DB_PORT,", "the hosts and ports")
+        ),
+        _ => format!(
+            "one of {} must be the primary, and reachable",
+            address.set_by("DB_HOST", "the hosts")
+        ),
     };
     let all = Fault::new(
         Kind::DbConnect,

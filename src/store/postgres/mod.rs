@@ -99,6 +99,16 @@ impl FromStr for SslMode {
     }
 }
 
+/// How an address was given, for hints that name what to change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Given {
+    /// By its parts.
+    #[default]
+    Parts,
+    /// As a URL, in the variable or key of this name.
+    Url(String),
+}
+
 /// Where a PostgreSQL server is and who connects to it; validated.
 #[derive(Clone, Debug)]
 pub struct Address {
@@ -124,6 +134,8 @@ pub struct Address {
     pub channel_binding: ChannelBinding,
     /// The longest that connecting to one host may take, TLS and authentication included.
     pub connect_timeout: Duration,
+    /// How it was given.
+    pub given: Given,
 }
 
 impl Address {
@@ -136,6 +148,34 @@ impl Address {
     /// A sentence that says what is wrong with it and never shows the password.
     pub fn from_url(text: &str) -> Result<Self, String> {
         url::parse(text)
+    }
+
+    /// What sets a part of it: `variable`, or `part` in the URL.
+    fn set_by(&self, variable: &str, part: &str) -> String {
+        match &self.given {
+            Given::Parts => variable.to_owned(),
+            Given::Url(name) => format!("{part} in {name}"),
+        }
+    }
+
+    /// What sets the hosts.
+    fn host_set_by(&self) -> String {
+        self.set_by("DB_HOST", "the host")
+    }
+
+    /// What sets the hosts and their ports.
+    fn place_set_by(&self) -> String {
+        self.set_by("DB_HOST and DB_PORT", "host and port")
+    }
+
+    /// What sets the role and its password.
+    fn login_set_by(&self) -> String {
+        self.set_by("DB_USER and DB_PASS (or DB_PASS_FILE)", "user and password")
+    }
+
+    /// What sets how the connection is secured.
+    fn sslmode_set_by(&self) -> String {
+        self.set_by("DB_SSLMODE", "sslmode")
     }
 }
 

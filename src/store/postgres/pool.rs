@@ -30,6 +30,8 @@ const BACKLOG_PER_LANE: usize = 32;
 const FULL: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long an outage lasts before it is told of again.
+const SAID_AGAIN: Duration = Duration::from_secs(10);
 
 /// What the lanes of a store share.
 pub(super) struct Shared {
@@ -256,6 +258,7 @@ async fn reconnect(
 ) -> Result<(Link, u64), Option<Fault>> {
     let halt = &shared.queue.halt;
     let mut pause = FIRST_PAUSE;
+    let mut said: Option<Instant> = None;
     loop {
         let stopped = async {
             // A doubt is worth the drain; new work is not.
@@ -304,10 +307,13 @@ async fn reconnect(
         if denied || patience.is_zero() {
             return Err(Some(fault));
         }
-        tracing::warn!(
-            cause = fault.causes.first(),
-            "the database cannot be reached; trying again"
-        );
+        if said.is_none_or(|at| at.elapsed() >= SAID_AGAIN) {
+            said = Some(Instant::now());
+            tracing::warn!(
+                cause = fault.causes.first(),
+                "the database cannot be reached; trying again"
+            );
+        }
         // Full jitter, but never less than a tenth: a refused connection costs the server too.
         let share = 0.1 + 0.9 * fastrand::f64();
         tokio::select! {

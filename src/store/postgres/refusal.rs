@@ -8,7 +8,7 @@ use tokio_postgres::{Error, Row};
 use super::super::name::quote_identifier;
 use super::super::sqlstate::{AtConnect, Full, at_connect, code_of, full};
 use super::connect::{Connector, Hitch};
-use super::{Address, Host};
+use super::{Address, Given, Host};
 use crate::fault::{Fault, Kind, chain};
 
 impl Connector {
@@ -20,10 +20,10 @@ impl Connector {
                 host.place(),
                 humantime::format_duration(self.address.connect_timeout)
             ))
-            .hint(
-                "check DB_HOST and DB_PORT and that no firewall drops the packets, \
-                 or raise connect_timeout",
-            )
+            .hint(format!(
+                "check {} and that no firewall drops the packets, or raise connect_timeout",
+                self.address.place_set_by()
+            ))
             .retryable()
     }
 
@@ -80,7 +80,10 @@ impl Connector {
             Hitch::Error(error) => self.refusal(host, error),
             Hitch::ReadOnly => denied("25006", "the database takes no writes")
                 .cause(format!("{} is a standby or read-only", host.place()))
-                .hint("DB_HOST must name the primary, and the role must not be set to read only")
+                .hint(format!(
+                    "{} must name the primary, and the role must not be set to read only",
+                    self.address.host_set_by()
+                ))
                 .retryable(),
         }
     }
@@ -100,13 +103,16 @@ impl Connector {
             "28P01" if self.address.sslcert.is_some() => (
                 "the database refused to connect",
                 format!(
-                    "DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of {place}, and \
-                     sslcert be for that role"
+                    "{} must match a role of {place}, and sslcert be for that role",
+                    self.address.login_set_by()
                 ),
             ),
             "28P01" => (
                 "the database refused to connect",
-                format!("DB_USER and DB_PASS (or DB_PASS_FILE) must match a role of {place}"),
+                format!(
+                    "{} must match a role of {place}",
+                    self.address.login_set_by()
+                ),
             ),
             "28000" if db.message().contains("client certificate") => (
                 "the database refused to connect",
@@ -119,13 +125,17 @@ impl Connector {
                 "the database refused to connect",
                 format!(
                     "the role may not exist, or pg_hba.conf of {place} lets \"{user}\" in from \
-                     elsewhere or with another DB_SSLMODE only (now {})",
+                     elsewhere or with another {} only (now {})",
+                    self.address.sslmode_set_by(),
                     self.address.sslmode.as_str()
                 ),
             ),
             "3D000" => (
                 "the database refused to connect",
-                format!("DB_NAME must name a database of {place}"),
+                format!(
+                    "{} must name a database of {place}",
+                    self.address.set_by("DB_NAME", "the path")
+                ),
             ),
             "53300" => (
                 "the database refused to connect",
@@ -209,7 +219,10 @@ impl Connector {
                 .cause(format!(
                     "{place} asks for a password and none is configured"
                 ))
-                .hint("set DB_PASS or DB_PASS_FILE");
+                .hint(match &self.address.given {
+                    Given::Parts => "set DB_PASS or DB_PASS_FILE".to_owned(),
+                    Given::Url(name) => format!("put the password into {name}"),
+                });
         } else if text.contains("did not use channel binding") {
             (
                 "the database does not prove that it knows the password",
@@ -220,7 +233,8 @@ impl Connector {
             (
                 "the database offers no TLS",
                 format!(
-                    "turn TLS on at {place}; or, if the network is trusted, set DB_SSLMODE=prefer"
+                    "turn TLS on at {place}; or, if the network is trusted, set {}",
+                    self.address.set_by("DB_SSLMODE=prefer", "sslmode=prefer")
                 ),
                 false,
             )
@@ -236,8 +250,10 @@ impl Connector {
         } else if text.contains("not valid for name") || text.contains("NotValidForName") {
             (
                 "the database's certificate is for another host",
-                "DB_HOST must be a name in the certificate; verify-ca does not look at the name"
-                    .to_owned(),
+                format!(
+                    "{} must be a name in the certificate; verify-ca does not look at the name",
+                    self.address.host_set_by()
+                ),
                 false,
             )
         } else if text.contains("received fatal alert") {
@@ -255,7 +271,8 @@ impl Connector {
             (
                 "the database cannot be reached over TLS",
                 format!(
-                    "DB_SSLMODE is {}; see also sslrootcert, sslcert and sslkey",
+                    "{} is {}; see also sslrootcert, sslcert and sslkey",
+                    self.address.sslmode_set_by(),
                     self.address.sslmode.as_str()
                 ),
                 false,
@@ -263,14 +280,19 @@ impl Connector {
         } else if host.is_socket() {
             (
                 "the database cannot be reached",
-                "DB_HOST must be the folder of the server's socket, and the server must run"
-                    .to_owned(),
+                format!(
+                    "{} must be the folder of the server's socket, and the server must run",
+                    self.address.host_set_by()
+                ),
                 true,
             )
         } else {
             (
                 "the database cannot be reached",
-                "check DB_HOST and DB_PORT and that the server runs".to_owned(),
+                format!(
+                    "check {} and that the server runs",
+                    self.address.place_set_by()
+                ),
                 true,
             )
         };

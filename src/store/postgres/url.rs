@@ -10,7 +10,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
-use super::{Address, ChannelBinding, Host, Session, SslMode};
+use super::{Address, ChannelBinding, Given, Host, Session, SslMode};
 
 /// Parameters that are used.
 const USED: [&str; 12] = [
@@ -229,6 +229,7 @@ impl Parts {
             sslkey: self.sslkey,
             channel_binding: self.channel_binding.unwrap_or(ChannelBinding::Prefer),
             connect_timeout: self.connect_timeout.unwrap_or(Address::CONNECT_TIMEOUT),
+            given: Given::Url("the URL".to_owned()),
         })
     }
 }
