@@ -39,7 +39,7 @@ pub fn status(address: &str, status: StatusCode, retry_after: Option<Duration>) 
         ),
         404 | 405 => fault.hint("check the path in TOKEN_HOST or source.url"),
         500..=599 => fault.hint(
-            "the request may have been served half-way, so it is not repeated without \
+            "the request may have been served half-way, so `fetch` does not repeat it without \
              --dangerously-repeat-requests; ask the source's operator",
         ),
         _ => fault,
@@ -72,15 +72,15 @@ pub fn timed_out(address: &str, limit: Duration) -> Fault {
     )
     .cause(format!("POST {address}"))
     .hint(
-        "`source.timeout` sets the limit; the request may have been served, so it is not repeated \
-         without --dangerously-repeat-requests",
+        "`source.timeout` sets the limit; the request may have been served, so `fetch` does not \
+         repeat it without --dangerously-repeat-requests",
     )
 }
 
 /// Its answer ended before it was whole.
 pub fn broke_off(address: &str) -> Fault {
     Fault::new(Kind::HttpProtocol, "the token source's answer broke off")
-        .hint("whole lines that came were kept; the request is not repeated without --dangerously-repeat-requests")
+        .hint("whole lines that came were kept; `fetch` does not repeat the request without --dangerously-repeat-requests")
         .cause(format!("POST {address}"))
 }
 

@@ -223,10 +223,9 @@ fn retry_calls_again_what_may_heal() {
         "gave up\n1\n"
     );
     let on = "retry(#{base_ms: 1, on: [\"x\"]}";
-    assert_eq!(counting(on, "#{kind: \"x\"}"), "done\n3\n");
     assert_eq!(
         counting(on, "#{kind: \"x\", retryable: false}"),
-        "gave up\n1\n"
+        "done\n3\n"
     );
     assert_eq!(
         counting(on, "#{kind: \"y\", retryable: true}"),
@@ -251,20 +250,24 @@ fn retry_heals_a_source_that_asks_for_patience() {
 }
 
 #[test]
-fn retry_repeats_no_request_that_may_have_been_served_whatever_its_kind() {
-    let script = "retry(#{attempts: 3, base_ms: 1, on: [\"http_status\"]}, || fetch_once(1));";
-    let asked = |args: &[&str]| {
+fn retry_repeats_what_may_have_been_served_only_where_it_is_told_to() {
+    let asked = |options: &str, args: &[&str]| {
+        let script = format!("retry(#{{attempts: 3, base_ms: 1{options}}}, || fetch_once(7));");
         let source = Source::answers([Answer::status(500).always()]);
-        let run = real(1, script, &source, &Database::seed())
+        let run = real(7, &script, &source, &Database::seed())
             .file("c.yaml", "source: {retries: 0}\n")
             .args(["--config", "c.yaml"])
             .args(args)
-            .run();
-        run.expect_code(4);
+            .run()
+            .expect_code(4);
+        let unseen = format!("{} perhaps issued unseen", 7 * source.sizes().len());
+        assert!(run.stderr.contains(&unseen), "{unseen}: {}", run.stderr);
         source.sizes().len()
     };
-    assert_eq!(asked(&[]), 1);
-    assert_eq!(asked(&["--dangerously-repeat-requests"]), 3);
+    assert_eq!(asked("", &[]), 1);
+    assert_eq!(asked(", on: [\"http_connect\"]", &[]), 1);
+    assert_eq!(asked(", on: [\"http_status\"]", &[]), 3);
+    assert_eq!(asked("", &["--dangerously-repeat-requests"]), 3);
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn an_answer_500_is_not_repeated() {
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
-    hint: the request may have been served half-way, so it is not repeated without --dangerously-repeat-requests; ask the source's operator
+    hint: the request may have been served half-way, so `fetch` does not repeat it without --dangerously-repeat-requests; ask the source's operator
     ");
 }
 
@@ -297,7 +297,7 @@ fn of_a_body_that_is_cut_the_whole_lines_are_kept_and_the_rest_is_owned_up_to() 
       caused by: request or response body error
       caused by: error reading a body from connection
       caused by: end of file before message length reached
-    hint: whole lines that came were kept; the request is not repeated without --dangerously-repeat-requests
+    hint: whole lines that came were kept; `fetch` does not repeat the request without --dangerously-repeat-requests
     ");
 }
 
@@ -315,7 +315,7 @@ fn a_source_that_falls_silent_is_given_up_and_not_asked_again() {
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
-    hint: `source.timeout` sets the limit; the request may have been served, so it is not repeated without --dangerously-repeat-requests
+    hint: `source.timeout` sets the limit; the request may have been served, so `fetch` does not repeat it without --dangerously-repeat-requests
     ");
 }
 

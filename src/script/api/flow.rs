@@ -43,15 +43,16 @@ pub mod functions {
         run_retry(&context, &rules, &action)
     }
 
-    /// The same with options: `attempts`, `base_ms` and `max_ms` of the waits, and `on`, which of the
-    /// kinds of error are tried again. An error that says it is not `retryable` is thrown on at once
-    /// even so: its request may have been served. What a script throws itself says nothing of it, and
-    /// is tried again; its kind is `thrown` where it has none.
+    /// The same with options: `attempts`, `base_ms` and `max_ms` of the waits, and `on`, the kinds of error
+    /// that are tried again, in place of those errors that say they are `retryable`. That may repeat
+    /// a request which the source has served, such as one that ended in a time-out or a 500: tokens that
+    /// it may have issued unseen are counted in the summary. What a script throws itself is of the kind
+    /// `thrown` where it names none.
     ///
     /// # Example
     ///
     /// ```rhai
-    /// let page = retry(#{attempts: 3, base_ms: 50, on: ["http_status"]}, || fetch_once(10));
+    /// let page = retry(#{attempts: 3, base_ms: 50, on: ["http_connect"]}, || fetch_once(10));
     /// report(store(page));
     /// ```
     #[rhai_fn(name = "retry", volatile, return_raw)]
@@ -189,11 +190,11 @@ fn is_worth_a_retry(error: &EvalAltResult, rules: &Rules) -> bool {
     };
     let map = value.as_map_ref().ok();
     let field = |name: &str| map.as_ref().and_then(|map| map.get(name).cloned());
-    let kind = || field("kind").map_or_else(|| "thrown".to_owned(), |kind| kind.to_string());
-    let is_chosen = rules.on.as_ref().is_none_or(|on| on.contains(&kind()));
-    // Whatever was chosen: what is not retryable may have been served, and tokens would be lost.
-    let may_heal = field("retryable").is_none_or(|retryable| retryable.as_bool() == Ok(true));
-    is_chosen && may_heal
+    if let Some(kinds) = &rules.on {
+        let kind = field("kind").map_or_else(|| "thrown".to_owned(), |kind| kind.to_string());
+        return kinds.contains(&kind);
+    }
+    field("retryable").is_none_or(|retryable| retryable.as_bool() == Ok(true))
 }
 
 fn asked_wait(error: &EvalAltResult) -> Option<Duration> {
