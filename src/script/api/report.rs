@@ -109,5 +109,8 @@ fn write_report(
         };
         outcomes.record(outcome, wording.as_deref())?;
     }
+    // Where the stream ended without a wait, nothing was flushed behind its last outcome: an output that
+    // is closed must be told of here, where the script can catch it.
+    host.ledger().reports().flush().map_err(thrown)?;
     Ok(host.summary())
 }
