@@ -180,8 +180,7 @@ impl Host {
         self.size
     }
 
-    /// What the summary calls `requested`: SIZE, or what was `received` where SIZE is all of a pipe,
-    /// of which nobody knows how much that will be.
+    /// What the summary calls `requested`: SIZE, or what was `received` where SIZE is all of a pipe.
     pub fn requested(&self, received: u64) -> u64 {
         if self.fetcher.is_open_ended() {
             received
@@ -195,11 +194,9 @@ impl Host {
         &self.fetcher
     }
 
-    /// How many tokens are in each state, where nobody is at the books just now. Whoever is may be
-    /// waiting for a reader of standard output, and must not hold up the run's own thread.
+    /// The tokens in each state, unless somebody is at the books: it may wait for a reader of the report.
     pub fn glimpse(&self) -> Option<Tally> {
-        let ledger = self.ledger.try_lock().ok()?;
-        Some(ledger.tally())
+        self.ledger.try_lock().ok().map(|ledger| ledger.tally())
     }
 
     /// The books.

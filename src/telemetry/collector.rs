@@ -192,7 +192,10 @@ impl Collector {
                 .hindrance
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            let late = || format!("there was no answer within {within:?}");
+            let late = || match within {
+                Duration::ZERO => "the run was stopped, and no time was left".to_owned(),
+                _ => format!("there was no answer within {within:?}"),
+            };
             let cause = hindrance.clone().unwrap_or_else(late);
             tracing::warn!(
                 cause,

@@ -321,6 +321,8 @@ fn ctrl_c_ends_the_wait_for_a_collector_and_not_the_runs_success() {
     running.signal("INT");
     let run = running.wait().expect_code(0);
     assert_eq!(run.stdout.lines().count(), 3);
+    // Two seconds later it would have been given up with a warning.
+    assert_eq!(warnings(&run), Vec::<&str>::new());
     gate.open();
 }
 
