@@ -9,7 +9,7 @@ use super::file::{DatabaseKeys, File};
 use super::{Env, place, usage, values};
 use crate::problem::Problem;
 use crate::store::Target;
-use crate::store::postgres::{Address, ChannelBinding, Given, Host, Session, SslMode};
+use crate::store::postgres::{Address, Given, Host};
 
 /// The parts of an address in the environment, in the order in which messages name them.
 const PARTS: [&str; 7] = [
@@ -87,19 +87,15 @@ fn of_parts(env: &Env, keys: &DatabaseKeys) -> Result<Address, Problem> {
     let password = env.secret("DB_PASS")?;
     let in_file = keys.password.as_deref().filter(|text| !text.is_empty());
     let sslmode = env.parse("DB_SSLMODE", str::parse)?.or(keys.sslmode);
+    let address = Address::new(hosts, user, name);
     Ok(Address {
-        sslmode: sslmode.unwrap_or_else(|| SslMode::default_for(&hosts)),
-        hosts,
-        session: Session::DEFAULT,
-        user,
+        sslmode: sslmode.unwrap_or(address.sslmode),
         password: password.or_else(|| in_file.map(SecretString::from)),
-        name,
         sslrootcert: keys.sslrootcert.clone(),
         sslcert: keys.sslcert.clone(),
         sslkey: keys.sslkey.clone(),
-        channel_binding: ChannelBinding::Prefer,
         connect_timeout: keys.connect_timeout.unwrap_or(Address::CONNECT_TIMEOUT),
-        given: Given::Parts,
+        ..address
     })
 }
 

@@ -1,6 +1,6 @@
 //! PostgreSQL: connections with many requests in flight.
 //!
-//! `url` reads addresses, `hosts` finds the server that takes writes, `connect` makes a `link` and
+//! `url` reads addresses and `parameters` libpq's lists and words in them, `hosts` finds the server that takes writes, `connect` makes a `link` and
 //! `setup` makes it ready for use (or `refusal` says why not), a `lane` sends over it and waits for its
 //! `answers`, `pool` decides how many lanes there are and what becomes of the `handover` of a lost one.
 //! `horizon` and `sent` know what is needed to find out what a lost connection did, `recheck` finds out
@@ -21,6 +21,7 @@ mod hosts;
 mod inspect;
 mod lane;
 pub(super) mod link;
+mod parameters;
 mod pool;
 pub(super) mod probe;
 mod recheck;
@@ -32,6 +33,7 @@ mod url;
 pub(super) use handover::MOST_LOSSES;
 pub use hosts::{Host, Session};
 pub(super) use inspect::inspect;
+pub use parameters::{AuthMethod, RequireAuth, SslNegotiation, TlsVersion};
 pub(super) use pool::{Pool, gone};
 pub(super) use refusal::every_insert_denied;
 pub use tokio_postgres::config::ChannelBinding;
@@ -132,6 +134,18 @@ pub struct Address {
     pub sslkey: Option<PathBuf>,
     /// Whether a password's proof must be bound to the TLS connection.
     pub channel_binding: ChannelBinding,
+    /// The authentication methods that are accepted; `None` accepts every method.
+    pub require_auth: Option<RequireAuth>,
+    /// How a TLS connection starts.
+    pub sslnegotiation: SslNegotiation,
+    /// The lowest version of TLS that is accepted.
+    pub ssl_min_protocol_version: TlsVersion,
+    /// The highest version of TLS that is accepted; at least the lowest.
+    pub ssl_max_protocol_version: TlsVersion,
+    /// True if the hosts are tried in random order.
+    pub load_balance_hosts: bool,
+    /// Command-line options for the server (libpq's `options`), such as `-csearch_path=app`.
+    pub startup_options: Option<String>,
     /// The longest that connecting to one host may take, TLS and authentication included.
     pub connect_timeout: Duration,
     /// How it was given.
@@ -141,6 +155,30 @@ pub struct Address {
 impl Address {
     /// The longest that connecting may take where nothing else is configured.
     pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// An address without a password, with the default of every parameter.
+    pub fn new(hosts: Vec<Host>, user: String, name: String) -> Self {
+        Self {
+            sslmode: SslMode::default_for(&hosts),
+            hosts,
+            session: Session::DEFAULT,
+            user,
+            password: None,
+            name,
+            sslrootcert: None,
+            sslcert: None,
+            sslkey: None,
+            channel_binding: ChannelBinding::Prefer,
+            require_auth: None,
+            sslnegotiation: SslNegotiation::Postgres,
+            ssl_min_protocol_version: TlsVersion::V12,
+            ssl_max_protocol_version: TlsVersion::V13,
+            load_balance_hosts: false,
+            startup_options: None,
+            connect_timeout: Self::CONNECT_TIMEOUT,
+            given: Given::Parts,
+        }
+    }
 
     /// Reads a `postgres://` or `postgresql://` URL with libpq's parameters.
     ///

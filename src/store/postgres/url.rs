@@ -10,10 +10,12 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
-use super::{Address, ChannelBinding, Given, Host, Session, SslMode};
+use super::{
+    Address, ChannelBinding, Given, Host, RequireAuth, Session, SslMode, SslNegotiation, TlsVersion,
+};
 
 /// Parameters that are used.
-const USED: [&str; 12] = [
+const USED: [&str; 18] = [
     "host",
     "port",
     "user",
@@ -26,6 +28,12 @@ const USED: [&str; 12] = [
     "connect_timeout",
     "target_session_attrs",
     "channel_binding",
+    "require_auth",
+    "sslnegotiation",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
+    "load_balance_hosts",
+    "options",
 ];
 
 /// Parameters that may stand there without effect: the program has its own answer to each.
@@ -145,6 +153,12 @@ struct Parts {
     sslcert: Option<PathBuf>,
     sslkey: Option<PathBuf>,
     connect_timeout: Option<Duration>,
+    require_auth: Option<RequireAuth>,
+    sslnegotiation: SslNegotiation,
+    ssl_min_protocol_version: Option<TlsVersion>,
+    ssl_max_protocol_version: Option<TlsVersion>,
+    load_balance_hosts: bool,
+    startup_options: Option<String>,
 }
 
 impl Parts {
@@ -156,7 +170,7 @@ impl Parts {
             "password" => self.password = Some(value),
             "dbname" => self.name = value,
             "sslmode" => {
-                self.sslmode = Some(value.parse().map_err(|rule| format!("sslmode {rule}"))?);
+                self.sslmode = Some(parsed(key, value.parse())?);
             }
             "sslrootcert" => self.sslrootcert = Some(value.into()),
             "sslcert" => self.sslcert = Some(value.into()),
@@ -179,9 +193,26 @@ impl Parts {
                     }
                 });
             }
-            "sslnegotiation" if value == "postgres" => {}
-            "options" | "hostaddr" | "service" | "passfile" | "sslpassword" | "sslnegotiation"
-            | "sslcrl" | "sslcrldir" | "requirepeer" | "require_auth" => {
+            // As libpq: an empty list accepts every method.
+            "require_auth" if value.is_empty() => self.require_auth = None,
+            "require_auth" => self.require_auth = Some(parsed(key, value.parse())?),
+            "sslnegotiation" => self.sslnegotiation = parsed(key, value.parse())?,
+            "ssl_min_protocol_version" => {
+                self.ssl_min_protocol_version = Some(parsed(key, TlsVersion::minimum(&value))?);
+            }
+            "ssl_max_protocol_version" => {
+                self.ssl_max_protocol_version = Some(parsed(key, TlsVersion::maximum(&value))?);
+            }
+            "load_balance_hosts" => {
+                self.load_balance_hosts = match value.as_str() {
+                    "disable" => false,
+                    "random" => true,
+                    _ => return Err("load_balance_hosts must be disable or random".to_owned()),
+                };
+            }
+            "options" => self.startup_options = Some(value).filter(|value| !value.is_empty()),
+            "hostaddr" | "service" | "passfile" | "sslpassword" | "sslcrl" | "sslcrldir"
+            | "requirepeer" => {
                 return Err(format!("the parameter `{key}` is not supported"));
             }
             _ if IGNORED.contains(&key) => {}
@@ -207,6 +238,7 @@ impl Parts {
         let names = hosts.iter().map(|host| &host.name);
         if names
             .chain([&self.user, &name])
+            .chain(&self.startup_options)
             .any(|part| part.contains('\0'))
         {
             return Err("a NUL in the URL".to_owned());
@@ -217,6 +249,16 @@ impl Parts {
             (None, Some(roots)) if roots.as_os_str() == "system" => SslMode::VerifyFull,
             (None, _) => SslMode::default_for(&hosts),
         };
+        self.sslnegotiation.check(sslmode)?;
+        let ssl_min_protocol_version = self.ssl_min_protocol_version.unwrap_or(TlsVersion::V12);
+        let ssl_max_protocol_version = self.ssl_max_protocol_version.unwrap_or(TlsVersion::V13);
+        if ssl_min_protocol_version > ssl_max_protocol_version {
+            return Err(format!(
+                "ssl_min_protocol_version {} is above ssl_max_protocol_version {}",
+                ssl_min_protocol_version.as_str(),
+                ssl_max_protocol_version.as_str()
+            ));
+        }
         Ok(Address {
             hosts,
             session: self.session.unwrap_or(Session::DEFAULT),
@@ -228,10 +270,21 @@ impl Parts {
             sslcert: self.sslcert,
             sslkey: self.sslkey,
             channel_binding: self.channel_binding.unwrap_or(ChannelBinding::Prefer),
+            require_auth: self.require_auth,
+            sslnegotiation: self.sslnegotiation,
+            ssl_min_protocol_version,
+            ssl_max_protocol_version,
+            load_balance_hosts: self.load_balance_hosts,
+            startup_options: self.startup_options,
             connect_timeout: self.connect_timeout.unwrap_or(Address::CONNECT_TIMEOUT),
             given: Given::Url("the URL".to_owned()),
         })
     }
+}
+
+/// Names the parameter whose value breaks a rule.
+fn parsed<T>(key: &str, value: Result<T, String>) -> Result<T, String> {
+    value.map_err(|rule| format!("{key} {rule}"))
 }
 
 fn session_of(text: &str) -> Result<Session, String> {

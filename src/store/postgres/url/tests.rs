@@ -112,6 +112,66 @@ fn a_server_that_takes_no_writes_cannot_be_asked_for() {
 }
 
 #[test]
+fn libpq_parameters_are_read() {
+    let address = parse(
+        "postgres://u@h/x?require_auth=scram-sha-256,none&sslnegotiation=direct\
+         &ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.3\
+         &load_balance_hosts=random&options=-csearch_path%3Dapp",
+    )
+    .unwrap();
+    assert_eq!(address.require_auth.unwrap().as_str(), "scram-sha-256,none");
+    assert_eq!(address.sslnegotiation, SslNegotiation::Direct);
+    assert_eq!(address.ssl_min_protocol_version, TlsVersion::V13);
+    assert_eq!(address.ssl_max_protocol_version, TlsVersion::V13);
+    assert!(address.load_balance_hosts);
+    assert_eq!(
+        address.startup_options.as_deref(),
+        Some("-csearch_path=app")
+    );
+}
+
+#[test]
+fn libpq_parameters_default_to_libpqs_defaults() {
+    for text in [
+        "postgres://u@h/x",
+        "postgres://u@h/x?require_auth=&options=&load_balance_hosts=disable\
+         &sslnegotiation=postgres&ssl_min_protocol_version=TLSv1&ssl_max_protocol_version=",
+    ] {
+        let address = parse(text).unwrap();
+        assert_eq!(address.require_auth, None);
+        assert_eq!(address.sslnegotiation, SslNegotiation::Postgres);
+        assert_eq!(address.ssl_min_protocol_version, TlsVersion::V12);
+        assert_eq!(address.ssl_max_protocol_version, TlsVersion::V13);
+        assert!(!address.load_balance_hosts);
+        assert_eq!(address.startup_options, None);
+    }
+}
+
+#[test]
+fn invalid_libpq_parameters_say_why() {
+    let error = |query: &str| parse(&format!("postgres://u@h/x?{query}")).unwrap_err();
+    let errors = [
+        "require_auth=scram",
+        "sslnegotiation=tls",
+        "sslnegotiation=direct&sslmode=prefer",
+        "ssl_min_protocol_version=1.2",
+        "ssl_max_protocol_version=TLSv1",
+        "ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.2",
+        "load_balance_hosts=round-robin",
+    ]
+    .map(error);
+    insta::assert_snapshot!(errors.join("\n"), @"
+    require_auth must be a list of password, md5, gss, sspi, scram-sha-256, oauth, none, each with `!` before it to exclude it
+    sslnegotiation must be postgres or direct
+    sslnegotiation=direct needs sslmode require, verify-ca or verify-full (now prefer)
+    ssl_min_protocol_version must be TLSv1, TLSv1.1, TLSv1.2 or TLSv1.3
+    ssl_max_protocol_version must be TLSv1.2 or TLSv1.3: older versions are not supported
+    ssl_min_protocol_version TLSv1.3 is above ssl_max_protocol_version TLSv1.2
+    load_balance_hosts must be disable or random
+    ");
+}
+
+#[test]
 fn unknown_parameters_are_named_with_the_nearest() {
     let error = parse("postgres://u:s3cret@h/x?sslmod=require").unwrap_err();
     assert_eq!(error, "unknown parameter `sslmod`; did you mean `sslmode`?");
@@ -121,7 +181,12 @@ fn unknown_parameters_are_named_with_the_nearest() {
 fn no_error_shows_the_password() {
     for text in [
         "postgres://u:s3cret@h:99999/x",
-        "postgres://u:s3cret@h/x?options=-c",
+        "postgres://u:s3cret@h/x?hostaddr=::1",
+        "postgres://u:s3cret@h/x?require_auth=s3cret",
+        "postgres://u:s3cret@h/x?sslnegotiation=s3cret",
+        "postgres://u:s3cret@h/x?ssl_min_protocol_version=s3cret",
+        "postgres://u:s3cret@h/x?ssl_max_protocol_version=s3cret",
+        "postgres://u:s3cret@h/x?load_balance_hosts=s3cret",
         "postgres://u:s3cret%zz@h/x",
         "postgres://u:s3cret%ff@h/x",
         "postgres://u:pw#s3cret@h/x",
