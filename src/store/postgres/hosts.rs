@@ -1,12 +1,20 @@
 //! Several servers of one database: which of them is tried when, and which will do.
 //!
-//! As libpq has it: they are tried in order, each with the whole `connect_timeout`, and the first
-//! that answers and fits is taken. A verdict that any of them would give (a wrong password, no such
-//! table) ends the search.
+//! As in libpq, they are tried in order, or in random order if `load_balance_hosts` says so. Each
+//! address of a name has the whole `connect_timeout`, and so has its resolution. The first server that
+//! answers and fits is taken. A refusal that any of them would give (a wrong password, no such table)
+//! ends the search.
+
+use opentelemetry::KeyValue;
+use tokio::time::timeout;
 
 use super::Address;
-use super::connect::{Aim, Connector, Reached};
+use super::connect::{Aim, Connector, Hitch, Reached};
+use super::wire::Endpoint;
 use crate::fault::{Fault, Kind};
+
+/// The addresses of one name that are tried: each may take the whole `connect_timeout`.
+const MOST_ADDRESSES: usize = 16;
 
 /// One server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +103,11 @@ impl Connector {
     /// A connection to the first server that answers and fits.
     pub(super) async fn reach(&self, aim: Aim) -> Result<Reached, Fault> {
         let mut faults = Vec::new();
-        for host in &self.address.hosts {
+        let mut hosts: Vec<&Host> = self.address.hosts.iter().collect();
+        if self.address.load_balance_hosts {
+            fastrand::shuffle(&mut hosts);
+        }
+        for host in hosts {
             match self.reach_host(host, aim).await {
                 Ok(reached) => return Ok(reached),
                 Err(fault) if self.ends_the_search(&fault) => return Err(fault),
@@ -108,6 +120,47 @@ impl Connector {
             }
         }
         Err(none_will_do(faults, &self.address))
+    }
+
+    async fn reach_host(&self, host: &Host, aim: Aim) -> Result<Reached, Fault> {
+        let span = self.tracer.ask("connect", || {
+            vec![
+                KeyValue::new("db.system.name", "postgresql"),
+                KeyValue::new("db.namespace", self.address.name.clone()),
+                KeyValue::new("server.address", host.name.clone()),
+                KeyValue::new("server.port", i64::from(host.port)),
+            ]
+        });
+        let reached = self.reach_any_address(host, aim).await;
+        span.end(reached.as_ref().err());
+        reached
+    }
+
+    /// Connects to the first address of a host that answers and fits.
+    async fn reach_any_address(&self, host: &Host, aim: Aim) -> Result<Reached, Fault> {
+        let resolving = timeout(self.address.connect_timeout, Endpoint::resolve(host));
+        let mut endpoints = match resolving.await {
+            Ok(Ok(endpoints)) => endpoints,
+            Ok(Err(error)) => return Err(self.hitch(host, &Hitch::Io(error))),
+            Err(_) => return Err(self.timed_out(host)),
+        };
+        if self.address.load_balance_hosts {
+            fastrand::shuffle(&mut endpoints);
+        }
+        endpoints.truncate(MOST_ADDRESSES);
+        let only = endpoints.len() == 1;
+        let mut faults = Vec::new();
+        for endpoint in endpoints {
+            match self.reach_endpoint(host, &endpoint, aim).await {
+                Ok(reached) => return Ok(reached),
+                Err(fault) if only || self.ends_the_search(&fault) => return Err(fault),
+                Err(fault) => {
+                    tracing::debug!(cause = fault.causes.first(), "tries the next address");
+                    faults.push((endpoint, fault));
+                }
+            }
+        }
+        Err(no_address_will_do(faults, host))
     }
 
     /// True where a lost connection's successor may lead to another server.
@@ -124,6 +177,27 @@ impl Connector {
             _ => false,
         }
     }
+}
+
+/// One error for all addresses of a host, in the words of the last one.
+fn no_address_will_do(faults: Vec<(Endpoint, Fault)>, host: &Host) -> Fault {
+    let place = host.place();
+    let mut causes = Vec::new();
+    for (endpoint, fault) in &faults {
+        let why = fault.causes.join(": ");
+        let why = why.strip_prefix(&place).unwrap_or(&why);
+        let why = why.trim_start_matches([':', ' ']);
+        causes.push(match endpoint {
+            Endpoint::Tcp(address) => format!("{place} ({}): {why}", address.ip()),
+            Endpoint::Unix(_) => format!("{place}: {why}"),
+        });
+    }
+    let retryable = faults.iter().any(|(_, fault)| fault.retryable);
+    let last = faults.into_iter().next_back().map(|(_, fault)| fault);
+    let mut fault = last.unwrap_or_else(|| Fault::new(Kind::DbConnect, "the host has no address"));
+    fault.causes = causes;
+    fault.retryable = retryable;
+    fault
 }
 
 /// One error for all hosts; that of a single host as it is.

@@ -88,6 +88,9 @@ pub(super) async fn run(shared: Arc<Shared>, start: Option<Start>) -> End {
     }
     lane.batch.flush();
     if lost {
+        if link.had_open_transaction() {
+            lane.leave_unknown("the server handed over an open transaction");
+        }
         return End::Lost(Box::new(lane.remains()));
     }
     link.close().await;
@@ -293,6 +296,13 @@ impl Lane {
         self.chunk = None;
         self.shared.queue.close();
         self.shared.queue.clear();
+    }
+
+    /// Reports what was not answered as unknown: a look-up proves nothing if another client may still
+    /// commit it.
+    fn leave_unknown(&mut self, reason: &str) {
+        let (flights, message) = (self.take_flights(), self.take_farewell());
+        doubt::give_up(flights, &self.shared.sent, reason, message);
     }
 
     fn take_flights(&mut self) -> Vec<Flight> {

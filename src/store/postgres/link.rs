@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio_postgres::{Client, Error, Row, Statement};
 use tokio_util::sync::CancellationToken;
 
 use super::Host;
+use super::wire::Monitor;
 
 /// How long a connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -67,6 +69,8 @@ pub(super) fn backend_of(row: &Row, cluster: Cluster) -> Result<Option<Backend>,
 pub(in crate::store) struct Link {
     pub(super) host: Host,
     pub(super) client: Client,
+    /// What the filter of its stream saw.
+    pub(super) monitor: Arc<Monitor>,
     pub(super) statement: Option<Statement>,
     pub(super) backend: Option<Backend>,
     pub(super) horizon: i64,
@@ -132,12 +136,26 @@ impl Link {
 
     /// Begins a transaction of several statements.
     pub(super) async fn begin(&self) -> Result<(), Error> {
+        self.monitor.begin_transaction();
         self.client.batch_execute("BEGIN").await
     }
 
     /// Takes back what was done since.
     pub(super) async fn roll_back(&self) -> Result<(), Error> {
-        self.client.batch_execute("ROLLBACK").await
+        let result = self.client.batch_execute("ROLLBACK").await;
+        self.monitor.end_transaction();
+        result
+    }
+
+    /// True if the server handed over a transaction that this connection had not begun. What was not
+    /// answered may still be committed, by another client.
+    pub(in crate::store) fn had_open_transaction(&self) -> bool {
+        self.monitor.had_open_transaction()
+    }
+
+    /// Why the client ended the connection, if it did.
+    pub(super) fn violation(&self) -> Option<String> {
+        self.monitor.violation().map(ToString::to_string)
     }
 
     /// Tells, as [`Link::insert`] does, what an INSERT of `text` would come to, and takes it back.
@@ -218,6 +236,7 @@ impl Link {
             (&values as _, Type::TEXT_ARRAY),
             (&horizon as _, Type::INT8),
         ];
+        let _long = self.monitor.allow_long_answers();
         let rows = self.client.query_typed(sql, &params).await?;
         rows.iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
