@@ -2,10 +2,11 @@
 //!
 //! One timeout covers TCP, TLS, authentication and the set-up of the session with one address.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
@@ -79,6 +80,8 @@ pub(super) struct Connector {
     pub(super) statement_timeout: Duration,
     /// True once a pooler was met that refuses the client's own startup option.
     takes_no_mark: AtomicBool,
+    /// Whether a Pgpool-II is at a place, as far as it was asked.
+    pub(super) pgpools: Mutex<HashMap<String, bool>>,
     pub(super) tracer: Tracer,
 }
 
@@ -98,6 +101,7 @@ impl Connector {
                 .trim()
                 .to_owned(),
             takes_no_mark: AtomicBool::new(false),
+            pgpools: Mutex::default(),
             address: address.clone(),
             table,
             column: options.column.clone(),
@@ -244,6 +248,7 @@ impl Connector {
         }
         let monitor = Arc::new(Monitor::new(address.require_auth.clone()));
         let socket = Socket::connect(endpoint).await.map_err(Hitch::Io)?;
+        let local_port = socket.local_port();
         let asks_for_tls =
             mode != Tls::Disable && address.sslnegotiation == SslNegotiation::Postgres;
         let stream = MonitoredStream::new(socket, &monitor, asks_for_tls);
@@ -264,6 +269,8 @@ impl Connector {
             host: host.clone(),
             client,
             monitor,
+            local_port,
+            is_shared: true,
             statement: None,
             backend: None,
             horizon: 0,

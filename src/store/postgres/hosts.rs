@@ -136,7 +136,6 @@ impl Connector {
         reached
     }
 
-    /// Connects to the first address of a host that answers and fits.
     async fn reach_any_address(&self, host: &Host, aim: Aim) -> Result<Reached, Fault> {
         let resolving = timeout(self.address.connect_timeout, Endpoint::resolve(host));
         let mut endpoints = match resolving.await {
@@ -148,6 +147,16 @@ impl Connector {
             fastrand::shuffle(&mut endpoints);
         }
         endpoints.truncate(MOST_ADDRESSES);
+        self.reach_first(host, endpoints, aim).await
+    }
+
+    /// Connects to the first of these addresses of a host that answers and fits.
+    async fn reach_first(
+        &self,
+        host: &Host,
+        endpoints: Vec<Endpoint>,
+        aim: Aim,
+    ) -> Result<Reached, Fault> {
         let only = endpoints.len() == 1;
         let mut faults = Vec::new();
         for endpoint in endpoints {
@@ -238,6 +247,53 @@ fn none_will_do(mut faults: Vec<(String, Fault)>, address: &Address) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The silent one takes its own time and no other's.
+    #[tokio::test]
+    async fn each_address_of_a_host_has_the_whole_time() {
+        use tokio::io::AsyncWriteExt as _;
+
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let busy = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let endpoints = [&silent, &busy].map(|it| Endpoint::Tcp(it.local_addr().unwrap()));
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = busy.accept().await.unwrap();
+            // Longer than what the silent one would leave of a common limit.
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            let refusal = b"E\0\0\0\x20SFATAL\0C57P03\0Mstarting up\0\0";
+            stream.write_all(refusal).await.unwrap();
+            stream
+        });
+        let hosts = Host::list("db.test", &[]).unwrap();
+        let mut address = Address::new(hosts, "tokens".to_owned(), "tokens".to_owned());
+        address.connect_timeout = std::time::Duration::from_millis(200);
+        address.sslmode = super::super::SslMode::Disable;
+        let options = crate::store::Options {
+            target: crate::store::Target::Demo,
+            table: crate::store::name::TableName::plain("secret_tokens"),
+            column: "data".to_owned(),
+            connections: 1,
+            pipeline: None,
+            expected: 0,
+            dry_run: false,
+            statement_timeout: std::time::Duration::ZERO,
+            patience: std::time::Duration::ZERO,
+            session: String::new(),
+            tracer: crate::telemetry::Tracer::default(),
+        };
+        let connector = Connector::new(&address, &options).unwrap();
+        let reached = connector
+            .reach_first(&address.hosts[0], endpoints.to_vec(), Aim::Insert)
+            .await;
+        let fault = reached.err().unwrap();
+        insta::assert_snapshot!(fault.causes.join("\n"), @"
+        db.test:5432 (127.0.0.1): did not answer within 200ms
+        db.test:5432 (127.0.0.2): starting up (57P03)
+        ");
+        assert!(fault.retryable);
+        drop(serving.await.unwrap());
+        drop(silent);
+    }
 
     #[test]
     fn hosts_and_ports_are_paired_as_libpq_does() {

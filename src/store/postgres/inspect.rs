@@ -54,7 +54,7 @@ pub(in crate::store) async fn inspect(address: &Address, options: &Options) -> V
             .map(|it| (connector, it)),
         Err(fault) => Err(fault),
     };
-    let (connector, (link, told)) = match reached {
+    let (connector, (link, _)) = match reached {
         Ok(reached) => reached,
         Err(fault) => {
             let place = place(address, &address.hosts);
@@ -62,8 +62,7 @@ pub(in crate::store) async fn inspect(address: &Address, options: &Options) -> V
         }
     };
     let inspection = Inspection {
-        // Where the backend does not say that it is this connection's own, others share it.
-        pooled: told.is_none_or(|row| row.try_get(2).unwrap_or(true)),
+        pooled: link.is_shared,
         place: place(address, std::slice::from_ref(&link.host)),
         connector: &connector,
         link: &link,

@@ -71,6 +71,10 @@ pub(in crate::store) struct Link {
     pub(super) client: Client,
     /// What the filter of its stream saw.
     pub(super) monitor: Arc<Monitor>,
+    /// Its own TCP port.
+    pub(super) local_port: Option<u16>,
+    /// False if a connection that looks around was found to lead to a backend of its own.
+    pub(super) is_shared: bool,
     pub(super) statement: Option<Statement>,
     pub(super) backend: Option<Backend>,
     pub(super) horizon: i64,

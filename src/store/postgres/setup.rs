@@ -4,11 +4,12 @@
 //! A backend that the connection has to itself is set up for good. Behind a pooler the next client
 //! gets it as soon as an answer has come: nothing may be left on it, and nothing asked ahead.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Error, Row};
+use tokio_postgres::{Error, Row, SimpleQueryMessage};
 
 use super::super::sqlstate::{Class, class_of};
 use super::connect::{Aim, Connector, Hitch};
@@ -17,14 +18,14 @@ use super::link::{Cluster, Link, backend_of};
 /// Asks whether the backend is the connection's own; it then has the mark of its start. Raises
 /// `synchronous_commit` to `on` where it is lower, never lowers it, and names the limits: until the
 /// end of the transaction only where others share the backend. Asks who the backend is and whether
-/// it takes writes.
-const SET_UP: &str = "SELECT set_config('synchronous_commit', CASE \
+/// it takes writes. Pgpool-II sends what begins with that comment to the primary.
+const SET_UP: &str = "/*NO LOAD BALANCE*/ SELECT set_config('synchronous_commit', CASE \
      current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \
      shared), set_config('statement_timeout', $1, shared), shared, pg_backend_pid(), \
      (SELECT extract(epoch FROM backend_start)::text FROM pg_stat_get_activity(pg_backend_pid())), \
      extract(epoch FROM pg_postmaster_start_time())::text, \
      txid_snapshot_xmax(txid_current_snapshot()), \
-     pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' \
+     pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', inet_client_port() \
      FROM (SELECT current_setting('token_service.connection', true) IS DISTINCT FROM $2) \
      AS backend (shared)";
 
@@ -68,10 +69,15 @@ impl Connector {
         if row.try_get(7)? {
             return Err(Hitch::ReadOnly);
         }
+        let port: Option<i32> = row.try_get(8)?;
+        let is_direct = port == link.local_port.map(i32::from);
         let look = match aim {
             Aim::Insert => false,
             Aim::Look => true,
-            Aim::Inspect => return Ok(Some(row)),
+            Aim::Inspect => {
+                link.is_shared = row.try_get(2)? || (!is_direct && self.is_pgpool(link).await);
+                return Ok(Some(row));
+            }
         };
         link.horizon = row.try_get(6)?;
         if row.try_get(2)? {
@@ -83,13 +89,15 @@ impl Connector {
         }
         // All travel together: one round trip.
         let asked = Instant::now();
-        let (prepared, looked, cluster) = tokio::join!(
+        let (prepared, looked, cluster, is_pgpool) = tokio::join!(
             link.client.prepare_typed(&self.insert, &[Type::TEXT]),
             self.look(link, look),
             self.cluster(link),
+            async { !is_direct && self.is_pgpool(link).await },
         );
         link.round_trip = link.round_trip.min(asked.elapsed());
         match prepared {
+            Ok(_) if is_pgpool => {}
             Ok(statement) => {
                 link.statement = Some(statement);
                 link.backend = backend_of(&row, cluster)?;
@@ -124,6 +132,30 @@ impl Connector {
         ];
         let rows = link.client.query_typed(LOOK, &params).await?;
         Ok(rows.into_iter().next())
+    }
+
+    /// True if Pgpool-II is at the other end: it passes the mark on, and a backend that dies, or a
+    /// failover, is not the connection's own. It answers this statement itself; a server logs an error.
+    /// So a server is asked only if it sees the connection come from another port, that is through an
+    /// address translation or a proxy, and once.
+    async fn is_pgpool(&self, link: &Link) -> bool {
+        let place = link.host.place();
+        let known = |map: &HashMap<String, bool>| map.get(&place).copied();
+        if let Some(known) = self.pgpools.lock().ok().and_then(|map| known(&map)) {
+            return known;
+        }
+        let answer = link.client.simple_query("SHOW pool_version").await;
+        let found = match &answer {
+            Ok(messages) => messages
+                .iter()
+                .any(|message| matches!(message, SimpleQueryMessage::Row(_))),
+            Err(error) if error.as_db_error().is_some() => false,
+            Err(_) => return false,
+        };
+        if let Ok(mut map) = self.pgpools.lock() {
+            map.insert(place, found);
+        }
+        found
     }
 
     async fn cluster(&self, link: &Link) -> Cluster {

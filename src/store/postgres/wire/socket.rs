@@ -74,6 +74,16 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// The port of this side of a TCP connection.
+    pub(in crate::store::postgres) fn local_port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok().map(|address| address.port()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
