@@ -22,7 +22,7 @@ pub(super) use stream::{MonitoredStream, MonitoredTls};
 
 /// The longest message, and the longest answer, if no look-up is under way.
 const MESSAGE_LIMIT: u64 = 1 << 20;
-/// The longest answer to a look-up.
+/// The longest answer to a look-up, if what it asks for is not longer.
 const LOOKUP_LIMIT: u64 = 32 << 20;
 
 /// Why the client ended a connection: the server broke a rule of the protocol or exceeded a limit.
@@ -162,9 +162,11 @@ impl Monitor {
             });
     }
 
-    /// Raises the limit of an answer to that of a look-up until the guard is dropped.
-    pub(super) fn allow_long_answers(&self) -> LongAnswers<'_> {
-        self.answer_limit.store(LOOKUP_LIMIT, Ordering::Relaxed);
+    /// Raises the limit of an answer to that of a look-up, and at least to `length` bytes, until the
+    /// guard is dropped.
+    pub(super) fn allow_long_answers(&self, length: u64) -> LongAnswers<'_> {
+        let limit = LOOKUP_LIMIT.max(length);
+        self.answer_limit.store(limit, Ordering::Relaxed);
         LongAnswers(self)
     }
 

@@ -260,9 +260,15 @@ fn long_messages_and_answers_end_the_stream() {
     assert_eq!(violation, Some(Violation::AnswerTooLong { limit: 1 << 20 }));
     // The answer to a look-up may be longer, and the next answer begins anew.
     let monitor = monitor();
-    let long = monitor.allow_long_answers();
+    let long = monitor.allow_long_answers(0);
     assert_eq!(filtered(&monitor, [many.as_slice()]).1, None);
+    let one = message(b'D', &vec![0; 2_000_000]);
+    assert_eq!(filtered(&monitor, [one.as_slice()]).1, None);
     drop(long);
+    let longer = monitor.allow_long_answers(40 << 20);
+    let many_rows = one.repeat(20);
+    assert_eq!(filtered(&monitor, [many_rows.as_slice()]).1, None);
+    drop(longer);
     let one_by_one = [row.as_slice(), &ready(b'I'), &row, &ready(b'I')].concat();
     assert_eq!(filtered(&monitor, [one_by_one.as_slice()]).1, None);
     assert!(filtered(&monitor, [many.as_slice()]).1.is_some());
