@@ -1,15 +1,16 @@
 //! Which database is meant: a URL or parts, from the environment or the file, and never a mixture
 //! that leaves open which of two the user had in mind.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret as _;
 
 use super::file::{DatabaseKeys, File};
 use super::{Env, place, usage, values};
 use crate::problem::Problem;
+use crate::secret::Secret;
 use crate::store::Target;
-use crate::store::postgres::{Address, Given, Host};
+use crate::store::postgres::{Address, Given, Host, Password};
 
 /// The parts of an address in the environment, in the order in which messages name them.
 const PARTS: [&str; 7] = [
@@ -36,7 +37,7 @@ pub(super) fn target(env: &Env, file: &File) -> Result<Option<Target>, Problem> 
                     .hint("a URL names the whole database: unset it, or unset the DB_* variables"),
             );
         }
-        return of_url(&name, &url, keys).map(Some);
+        return of_url(&name, &url, env, keys).map(Some);
     }
     if let Some(url) = &keys.url {
         if !parts.is_empty() {
@@ -57,8 +58,8 @@ pub(super) fn target(env: &Env, file: &File) -> Result<Option<Target>, Problem> 
             return Err(at_url(problem, file)
                 .hint("a URL names the whole database: keep it, or keep the parts"));
         }
-        let url = SecretString::from(url.as_str());
-        return of_url("database.url", &url, keys).map(Some);
+        let url = Secret::fixed(url.as_str());
+        return of_url("database.url", &url, env, keys).map(Some);
     }
     if parts.is_empty() && in_file.is_empty() {
         return Ok(None);
@@ -86,11 +87,13 @@ fn of_parts(env: &Env, keys: &DatabaseKeys) -> Result<Address, Problem> {
     let name = text("DB_NAME", "name", &keys.name)?;
     let password = env.secret("DB_PASS")?;
     let in_file = keys.password.as_deref().filter(|text| !text.is_empty());
+    let password = password.or_else(|| in_file.map(Secret::fixed));
     let sslmode = env.parse("DB_SSLMODE", str::parse)?.or(keys.sslmode);
     let address = Address::new(hosts, user, name);
     Ok(Address {
         sslmode: sslmode.unwrap_or(address.sslmode),
-        password: password.or_else(|| in_file.map(SecretString::from)),
+        password: password.map(Password::Whole),
+        passfile: passfile(env)?,
         sslrootcert: keys.sslrootcert.clone(),
         sslcert: keys.sslcert.clone(),
         sslkey: keys.sslkey.clone(),
@@ -100,8 +103,8 @@ fn of_parts(env: &Env, keys: &DatabaseKeys) -> Result<Address, Problem> {
 }
 
 /// Reads a URL; `name` says where it was given. The URL itself is never part of a message.
-fn of_url(name: &str, url: &SecretString, keys: &DatabaseKeys) -> Result<Target, Problem> {
-    let url = url.expose_secret().trim();
+fn of_url(name: &str, secret: &Secret, env: &Env, keys: &DatabaseKeys) -> Result<Target, Problem> {
+    let url = secret.initial().expose_secret().trim();
     if let Some(path) = url.strip_prefix("sqlite:") {
         // `sqlite:///var/lib/tokens.db` is what other tools write for an absolute path.
         let path = path.strip_prefix("//").unwrap_or(path);
@@ -123,10 +126,26 @@ fn of_url(name: &str, url: &SecretString, keys: &DatabaseKeys) -> Result<Target,
             .hint("such as postgres://user:password@host:5432/name?sslmode=verify-full")
     })?;
     address.given = Given::Url(name.to_owned());
+    address.password = address.password.map(|password| Password::InUrl {
+        url: secret.clone(),
+        initial: password.initial().clone(),
+    });
+    if address.passfile.is_none() {
+        address.passfile = passfile(env)?;
+    }
     if let Some(timeout) = keys.connect_timeout {
         address.connect_timeout = timeout;
     }
     Ok(Target::Postgres(Box::new(address)))
+}
+
+/// libpq's password file: the one that `PGPASSFILE` names, or `.pgpass` in the home folder.
+fn passfile(env: &Env) -> Result<Option<PathBuf>, Problem> {
+    if let Some(file) = env.get("PGPASSFILE")? {
+        return Ok(Some(PathBuf::from(file)));
+    }
+    let home = env.get("HOME")?;
+    Ok(home.map(|home| Path::new(home).join(".pgpass")))
 }
 
 /// The keys of the file that are parts of an address.

@@ -228,7 +228,7 @@ script:
     let source = http(&settings);
     assert_eq!(source.headers.len(), 2);
     assert_eq!(source.headers[0].0, "authorization");
-    assert_eq!(source.headers[0].1.expose_secret(), "Bearer abc");
+    assert_eq!(source.headers[0].1.initial().expose_secret(), "Bearer abc");
     assert_eq!(settings.limits.timeout, Duration::from_secs(20));
     assert_eq!(settings.limits.connect_timeout, Duration::from_millis(500));
     assert_eq!(
@@ -242,7 +242,7 @@ script:
     let address = address(&settings);
     assert_eq!(address.hosts[0].port, 6432);
     assert_eq!(
-        address.password.as_ref().unwrap().expose_secret(),
+        address.password.as_ref().unwrap().initial().expose_secret(),
         "hunter2"
     );
     assert_eq!(address.sslmode, SslMode::VerifyFull);
@@ -581,12 +581,13 @@ fn secrets_come_from_files_and_are_shown_nowhere() {
             .password
             .as_ref()
             .unwrap()
+            .initial()
             .expose_secret(),
         "hunter2 "
     );
     let headers = &http(&settings).headers;
     assert_eq!(headers[0].0, "authorization");
-    assert_eq!(headers[0].1.expose_secret(), "Bearer hunter3");
+    assert_eq!(headers[0].1.initial().expose_secret(), "Bearer hunter3");
     assert_eq!(settings.env.keys().collect::<Vec<_>>(), ["TOKEN_COLOUR"]);
     let shown = format!("{settings:?}");
     assert!(!shown.contains("hunter"), "{shown}");

@@ -1,6 +1,7 @@
 //! PostgreSQL: connections with many requests in flight.
 //!
-//! `url` reads addresses and `parameters` libpq's lists and words in them, `hosts` finds the server that takes writes, `connect` makes a `link` and
+//! `url` reads addresses and `parameters` libpq's lists and words in them, `password` and `passfile`
+//! find the password of a connection, `hosts` finds the server that takes writes, `connect` makes a `link` and
 //! `setup` makes it ready for use (or `refusal` says why not), a `lane` sends over it and waits for its
 //! `answers`, `pool` decides how many lanes there are and what becomes of the `handover` of a lost one.
 //! `horizon` and `sent` know what is needed to find out what a lost connection did, `recheck` finds out
@@ -11,8 +12,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use secrecy::SecretString;
-
 mod answers;
 pub(super) mod connect;
 mod handover;
@@ -22,6 +21,8 @@ mod inspect;
 mod lane;
 pub(super) mod link;
 mod parameters;
+mod passfile;
+mod password;
 mod pool;
 pub(super) mod probe;
 mod recheck;
@@ -34,6 +35,7 @@ pub(super) use handover::MOST_LOSSES;
 pub use hosts::{Host, Session};
 pub(super) use inspect::inspect;
 pub use parameters::{AuthMethod, RequireAuth, SslNegotiation, TlsVersion};
+pub use password::Password;
 pub(super) use pool::{Pool, gone};
 pub(super) use refusal::every_insert_denied;
 pub use tokio_postgres::config::ChannelBinding;
@@ -121,7 +123,9 @@ pub struct Address {
     /// The role.
     pub user: String,
     /// Its password.
-    pub password: Option<SecretString>,
+    pub password: Option<Password>,
+    /// libpq's password file, for a role without a password.
+    pub passfile: Option<PathBuf>,
     /// The database.
     pub name: String,
     /// How the connection is secured.
@@ -164,6 +168,7 @@ impl Address {
             session: Session::DEFAULT,
             user,
             password: None,
+            passfile: None,
             name,
             sslrootcert: None,
             sslcert: None,
@@ -204,11 +209,6 @@ impl Address {
     /// What sets the hosts and their ports.
     fn place_set_by(&self) -> String {
         self.set_by("DB_HOST and DB_PORT", "host and port")
-    }
-
-    /// What sets the role and its password.
-    fn login_set_by(&self) -> String {
-        self.set_by("DB_USER and DB_PASS (or DB_PASS_FILE)", "user and password")
     }
 
     /// What sets how the connection is secured.

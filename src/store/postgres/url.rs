@@ -7,15 +7,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
 use url::Url;
 
 use super::{
-    Address, ChannelBinding, Given, Host, RequireAuth, Session, SslMode, SslNegotiation, TlsVersion,
+    Address, ChannelBinding, Given, Host, Password, RequireAuth, Session, SslMode, SslNegotiation,
+    TlsVersion,
 };
+use crate::secret::Secret;
 
 /// Parameters that are used.
-const USED: [&str; 18] = [
+const USED: [&str; 19] = [
     "host",
     "port",
     "user",
@@ -34,6 +35,7 @@ const USED: [&str; 18] = [
     "ssl_max_protocol_version",
     "load_balance_hosts",
     "options",
+    "passfile",
 ];
 
 /// Parameters that may stand there without effect: the program has its own answer to each.
@@ -147,6 +149,7 @@ struct Parts {
     channel_binding: Option<ChannelBinding>,
     user: String,
     password: Option<String>,
+    passfile: Option<PathBuf>,
     name: String,
     sslmode: Option<SslMode>,
     sslrootcert: Option<PathBuf>,
@@ -211,8 +214,8 @@ impl Parts {
                 };
             }
             "options" => self.startup_options = Some(value).filter(|value| !value.is_empty()),
-            "hostaddr" | "service" | "passfile" | "sslpassword" | "sslcrl" | "sslcrldir"
-            | "requirepeer" => {
+            "passfile" => self.passfile = Some(value.into()),
+            "hostaddr" | "service" | "sslpassword" | "sslcrl" | "sslcrldir" | "requirepeer" => {
                 return Err(format!("the parameter `{key}` is not supported"));
             }
             _ if IGNORED.contains(&key) => {}
@@ -263,7 +266,10 @@ impl Parts {
             hosts,
             session: self.session.unwrap_or(Session::DEFAULT),
             user: self.user,
-            password: self.password.map(SecretString::from),
+            password: self
+                .password
+                .map(|password| Password::Whole(Secret::fixed(password))),
+            passfile: self.passfile,
             name,
             sslmode,
             sslrootcert: self.sslrootcert,

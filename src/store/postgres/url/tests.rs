@@ -17,7 +17,7 @@ fn a_full_url() {
     .unwrap();
     assert_eq!(places(&address), ["db.internal:6432"]);
     assert_eq!(address.user, "to@kens");
-    assert_eq!(address.password.unwrap().expose_secret(), "p:/w");
+    assert_eq!(address.password.unwrap().initial().expose_secret(), "p:/w");
     assert_eq!(address.name, "my db");
     assert_eq!(address.sslmode, SslMode::VerifyFull);
     assert_eq!(address.sslrootcert, Some("/ca.pem".into()));
