@@ -10,7 +10,7 @@ use super::{Env, place, usage, values};
 use crate::problem::Problem;
 use crate::secret::Secret;
 use crate::store::Target;
-use crate::store::postgres::{Address, Given, Host, Password};
+use crate::store::postgres::{Address, Given, Host, Password, Session, SslMode};
 
 /// The parts of an address in the environment, in the order in which messages name them.
 const PARTS: [&str; 7] = [
@@ -45,7 +45,7 @@ pub(super) fn target(env: &Env, file: &File) -> Result<Option<Target>, Problem> 
                 "{} cannot be set where the file has `database.url`",
                 parts.join(", ")
             ));
-            return Err(at_url(problem, file).hint(
+            return Err(at_key(problem, file, "url").hint(
                 "set DATABASE_URL to replace the file's database, or give its parts in the file",
             ));
         }
@@ -55,7 +55,7 @@ pub(super) fn target(env: &Env, file: &File) -> Result<Option<Target>, Problem> 
                 "`database` has both `url` and {}",
                 others.join(", ")
             ));
-            return Err(at_url(problem, file)
+            return Err(at_key(problem, file, "url")
                 .hint("a URL names the whole database: keep it, or keep the parts"));
         }
         let url = Secret::fixed(url.as_str());
@@ -64,10 +64,11 @@ pub(super) fn target(env: &Env, file: &File) -> Result<Option<Target>, Problem> 
     if parts.is_empty() && in_file.is_empty() {
         return Ok(None);
     }
-    of_parts(env, keys).map(|address| Some(Target::Postgres(Box::new(address))))
+    of_parts(env, file).map(|address| Some(Target::Postgres(Box::new(address))))
 }
 
-fn of_parts(env: &Env, keys: &DatabaseKeys) -> Result<Address, Problem> {
+fn of_parts(env: &Env, file: &File) -> Result<Address, Problem> {
+    let keys = &file.database;
     let text = |name: &str, key: &str, in_file: &Option<String>| {
         let given = env.get(name)?.map(str::to_string);
         let in_file = in_file.clone().filter(|text| !text.is_empty());
@@ -89,9 +90,19 @@ fn of_parts(env: &Env, keys: &DatabaseKeys) -> Result<Address, Problem> {
     let in_file = keys.password.as_deref().filter(|text| !text.is_empty());
     let password = password.or_else(|| in_file.map(Secret::fixed));
     let sslmode = env.parse("DB_SSLMODE", str::parse)?.or(keys.sslmode);
+    let sslrootcert = keys.sslrootcert.as_deref();
+    let sslmode = sslmode.unwrap_or_else(|| SslMode::default_with(&hosts, sslrootcert));
+    let sslnegotiation = keys.sslnegotiation.unwrap_or_default();
+    sslnegotiation.check(sslmode).map_err(|why| {
+        at_key(usage(why), file, "sslnegotiation")
+            .hint("set DB_SSLMODE, or `database.sslmode` in the file")
+    })?;
     let address = Address::new(hosts, user, name);
     Ok(Address {
-        sslmode: sslmode.unwrap_or(address.sslmode),
+        sslmode,
+        sslnegotiation,
+        require_auth: keys.require_auth.clone(),
+        session: keys.target_session_attrs.unwrap_or(Session::DEFAULT),
         password: password.map(Password::Whole),
         passfile: passfile(env)?,
         sslrootcert: keys.sslrootcert.clone(),
@@ -160,15 +171,18 @@ fn parts_of(keys: &DatabaseKeys) -> Vec<&'static str> {
         ("sslrootcert", keys.sslrootcert.is_some()),
         ("sslcert", keys.sslcert.is_some()),
         ("sslkey", keys.sslkey.is_some()),
+        ("sslnegotiation", keys.sslnegotiation.is_some()),
+        ("require_auth", keys.require_auth.is_some()),
+        ("target_session_attrs", keys.target_session_attrs.is_some()),
     ]
     .into_iter()
     .filter_map(|(key, is_set)| is_set.then_some(key))
     .collect()
 }
 
-/// Marks `database.url` in the file.
-fn at_url(problem: Problem, file: &File) -> Problem {
-    match place::of_key(&file.path, &file.text, &["database", "url"], String::new()) {
+/// Marks a key of `database` in the file.
+fn at_key(problem: Problem, file: &File, key: &str) -> Problem {
+    match place::of_key(&file.path, &file.text, &["database", key], String::new()) {
         Some(place) => problem.place(place),
         None => problem,
     }

@@ -11,7 +11,7 @@ use super::*;
 use crate::cli::CheckArgs;
 use crate::fetch::http::Endpoint;
 use crate::report::{Format, Spec};
-use crate::store::postgres::{Address, Host, SslMode};
+use crate::store::postgres::{Address, Host, Session, SslMode, SslNegotiation};
 
 /// An environment with which a run can begin.
 const ENOUGH: [(&str, &str); 4] = [
@@ -208,6 +208,9 @@ database:
   sslrootcert: /ca.pem
   sslcert: /c.pem
   sslkey: /k.pem
+  sslnegotiation: direct
+  require_auth: scram-sha-256
+  target_session_attrs: any
   table: app.tokens
   column: token
   connections: 4
@@ -247,6 +250,10 @@ script:
     );
     assert_eq!(address.sslmode, SslMode::VerifyFull);
     assert_eq!(address.sslkey, Some("/k.pem".into()));
+    assert_eq!(address.sslnegotiation, SslNegotiation::Direct);
+    let require_auth = address.require_auth.as_ref().unwrap();
+    assert_eq!(require_auth.as_str(), "scram-sha-256");
+    assert_eq!(address.session, Session::Any);
     assert_eq!(address.connect_timeout, Duration::from_secs(2));
     assert_eq!(settings.store.table.to_string(), "app.tokens");
     assert_eq!(settings.store.statement_timeout, Duration::from_mins(1));
@@ -417,6 +424,115 @@ fn a_url_in_the_file_stands_alone() {
     let settings = with_file(yaml, &bare(&[("DB_HOST", "other"), ("DB_PORT", "1")])).unwrap();
     assert_eq!(places(address(&settings)), ["other:1"]);
     assert_eq!(address(&settings).sslmode, SslMode::Disable);
+}
+
+#[test]
+fn keys_of_libpq_parameters_are_checked() {
+    let mistakes = [
+        mistake("database:\n  sslnegotiation: tls\n"),
+        mistake("database:\n  require_auth: scram\n"),
+        mistake("database:\n  require_auth: md5,!none\n"),
+        mistake("database:\n  require_auth: [md5]\n"),
+        mistake("database:\n  target_session_attrs: standby\n"),
+        mistake("database:\n  target_session_attrs: writable\n"),
+        mistake("database:\n  ssl_negotiation: direct\n"),
+        mistake("database:\n  required_auth: md5\n"),
+        mistake("database:\n  target_session_attr: any\n"),
+    ];
+    insta::assert_snapshot!(mistakes.join("\n"), @"
+    error: `database.sslnegotiation` must be postgres or direct
+      ╭▸ token_service.yaml:2:19
+      │
+    2 │   sslnegotiation: tls
+      ╰╴                  ━━━
+    error: `database.require_auth` must be a list of password, md5, gss, sspi, scram-sha-256, oauth, none, each with `!` before it to exclude it
+      ╭▸ token_service.yaml:2:17
+      │
+    2 │   require_auth: scram
+      ╰╴                ━━━━━
+    error: `database.require_auth` must be a list of methods that all have `!` or all have none
+      ╭▸ token_service.yaml:2:17
+      │
+    2 │   require_auth: md5,!none
+      ╰╴                ━━━━━━━━━
+    error: `database.require_auth` must be a single value, not a list
+      ╭▸ token_service.yaml:2:17
+      │
+    2 │   require_auth: [md5]
+      ╰╴                ━━━━━
+    error: `database.target_session_attrs` must be any, read-write or primary: a server that takes no writes cannot store tokens
+      ╭▸ token_service.yaml:2:25
+      │
+    2 │   target_session_attrs: standby
+      ╰╴                        ━━━━━━━
+    error: `database.target_session_attrs` must be any, read-write or primary
+      ╭▸ token_service.yaml:2:25
+      │
+    2 │   target_session_attrs: writable
+      ╰╴                        ━━━━━━━━
+    error: unknown key `ssl_negotiation` in `database`
+      ╭▸ token_service.yaml:2:3
+      │
+    2 │   ssl_negotiation: direct
+      ╰╴  ━━━━━━━━━━━━━━━ did you mean `sslnegotiation`?
+    error: unknown key `required_auth` in `database`
+      ╭▸ token_service.yaml:2:3
+      │
+    2 │   required_auth: md5
+      ╰╴  ━━━━━━━━━━━━━ did you mean `require_auth`?
+    error: unknown key `target_session_attr` in `database`
+      ╭▸ token_service.yaml:2:3
+      │
+    2 │   target_session_attr: any
+      ╰╴  ━━━━━━━━━━━━━━━━━━━ did you mean `target_session_attrs`?
+    ");
+}
+
+#[test]
+fn direct_negotiation_in_the_file_needs_compulsory_tls() {
+    let yaml = "database:\n  sslnegotiation: direct\n";
+    let settings = with_file(yaml, &env(&[])).unwrap();
+    assert_eq!(address(&settings).sslnegotiation, SslNegotiation::Direct);
+    let weak = with_file(yaml, &env(&[("DB_SSLMODE", "prefer")]));
+    let weak = message(weak);
+    let (_, shown) = weak.split_once(".yaml:").unwrap();
+    assert!(weak.starts_with("error: sslnegotiation=direct"), "{weak}");
+    insta::assert_snapshot!(shown, @"
+    2:3
+      │
+    2 │   sslnegotiation: direct
+      ╰╴  ━━━━━━━━━━━━━━
+    hint: set DB_SSLMODE, or `database.sslmode` in the file
+    ");
+}
+
+#[test]
+fn system_authorities_verify_the_name_unless_a_mode_is_set() {
+    let yaml = "database: {sslrootcert: system}";
+    let settings = with_file(yaml, &env(&[])).unwrap();
+    assert_eq!(address(&settings).sslmode, SslMode::VerifyFull);
+    let settings = with_file(yaml, &env(&[("DB_SSLMODE", "require")])).unwrap();
+    assert_eq!(address(&settings).sslmode, SslMode::Require);
+}
+
+#[test]
+fn password_file_is_pgpassfile_or_in_the_home_folder() {
+    let passfile = |variables: &[(&str, &str)]| {
+        let settings = load_env(&env(variables)).unwrap();
+        address(&settings).passfile.clone()
+    };
+    assert_eq!(passfile(&[]), None);
+    let home = ("HOME", "/home/app");
+    assert_eq!(passfile(&[home]), Some("/home/app/.pgpass".into()));
+    let named = [home, ("PGPASSFILE", "/run/pgpass")];
+    assert_eq!(passfile(&named), Some("/run/pgpass".into()));
+    let url = [
+        ENOUGH[0],
+        ("DATABASE_URL", "postgres://u@h/d?passfile=mine"),
+        ("PGPASSFILE", "/run/pgpass"),
+    ];
+    let settings = load_env(&bare(&url)).unwrap();
+    assert_eq!(address(&settings).passfile, Some("mine".into()));
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! what a process did that is gone, and a `probe` whether the table shows what it is given. `inspect` looks
 //! at a server for `check --connect`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -88,6 +88,15 @@ impl SslMode {
             Self::Prefer
         } else {
             Self::Require
+        }
+    }
+
+    /// The mode if none is configured beside `sslrootcert`. As with libpq, `system` verifies the
+    /// name too: anyone can get a certificate of a public authority.
+    pub fn default_with(hosts: &[Host], sslrootcert: Option<&Path>) -> Self {
+        match sslrootcert {
+            Some(word) if word.as_os_str() == "system" => Self::VerifyFull,
+            _ => Self::default_for(hosts),
         }
     }
 }

@@ -212,9 +212,9 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let missing = error(&whole);
         insta::assert_snapshot!([invalid, empty, missing].join("\n"), @"
-        the database's password cannot be read: `[file]` (DB_PASS_FILE) does not hold a valid URL: port must be a number from 1 to 65535; a `/`, `?`, `#` or `@` in a password must be written %2F, %3F, %23 or %40; correct the URL in the file
-        the database's password cannot be read: cannot read `[file]`, the file that DB_PASS_FILE names: it is empty; the file must exist, be text, and be readable by this user
-        the database's password cannot be read: cannot read `[file]`, the file that DB_PASS_FILE names: No such file or directory (os error 2); the file must exist, be text, and be readable by this user
+        the database's password is unknown: `[file]` (DB_PASS_FILE) does not hold a valid URL: port must be a number from 1 to 65535; a `/`, `?`, `#` or `@` in a password must be written %2F, %3F, %23 or %40; correct the URL in the file
+        the database's password is unknown: cannot read `[file]`, the file that DB_PASS_FILE names: it is empty; the file must exist, be text, and be readable by this user
+        the database's password is unknown: cannot read `[file]`, the file that DB_PASS_FILE names: No such file or directory (os error 2); the file must exist, be text, and be readable by this user
         ");
     }
 }

@@ -185,7 +185,7 @@ impl Parts {
                 // libpq's 0 means no limit; a limit there must be.
                 self.connect_timeout = (seconds > 0).then(|| Duration::from_secs(seconds));
             }
-            "target_session_attrs" => self.session = Some(session_of(&value)?),
+            "target_session_attrs" => self.session = Some(parsed(key, value.parse())?),
             "channel_binding" => {
                 self.channel_binding = Some(match value.as_str() {
                     "disable" => ChannelBinding::Disable,
@@ -246,12 +246,9 @@ impl Parts {
         {
             return Err("a NUL in the URL".to_owned());
         }
-        // As libpq: whoever names the system's authorities wants the name verified too.
-        let sslmode = match (self.sslmode, &self.sslrootcert) {
-            (Some(mode), _) => mode,
-            (None, Some(roots)) if roots.as_os_str() == "system" => SslMode::VerifyFull,
-            (None, _) => SslMode::default_for(&hosts),
-        };
+        let sslmode = self
+            .sslmode
+            .unwrap_or_else(|| SslMode::default_with(&hosts, self.sslrootcert.as_deref()));
         self.sslnegotiation.check(sslmode)?;
         let ssl_min_protocol_version = self.ssl_min_protocol_version.unwrap_or(TlsVersion::V12);
         let ssl_max_protocol_version = self.ssl_max_protocol_version.unwrap_or(TlsVersion::V13);
@@ -291,19 +288,6 @@ impl Parts {
 /// Names the parameter whose value breaks a rule.
 fn parsed<T>(key: &str, value: Result<T, String>) -> Result<T, String> {
     value.map_err(|rule| format!("{key} {rule}"))
-}
-
-fn session_of(text: &str) -> Result<Session, String> {
-    match text {
-        "any" => Ok(Session::Any),
-        // Nothing can be written on a primary that is read-only, so the two are one.
-        "read-write" | "primary" => Ok(Session::ReadWrite),
-        "read-only" | "standby" | "prefer-standby" => Err(format!(
-            "target_session_attrs={text} asks for a server that takes no writes, and tokens are \
-             written"
-        )),
-        _ => Err("target_session_attrs must be any, read-write or primary".to_owned()),
-    }
 }
 
 fn unknown(key: &str) -> String {

@@ -103,8 +103,8 @@ fn a_server_that_takes_no_writes_cannot_be_asked_for() {
     }
     assert_eq!(
         with("prefer-standby").unwrap_err(),
-        "target_session_attrs=prefer-standby asks for a server that takes no writes, and \
-         tokens are written"
+        "target_session_attrs must be any, read-write or primary: a server that takes no writes \
+         cannot store tokens"
     );
     for attrs in ["read-only", "standby", "writable"] {
         assert!(with(attrs).is_err(), "{attrs}");
