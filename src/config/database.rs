@@ -78,6 +78,7 @@ fn of_parts(env: &Env, file: &File) -> Result<Address, Problem> {
         })
     };
     let hosts = text("DB_HOST", "host", &keys.host)?;
+    let hosts = plain_hosts(&hosts)?;
     let ports = env.parse("DB_PORT", values::ports)?;
     let ports = ports.or_else(|| keys.port.clone()).unwrap_or_default();
     let hosts = Host::list(&hosts, &ports).map_err(|why| {
@@ -125,16 +126,10 @@ fn of_url(name: &str, secret: &Secret, env: &Env, keys: &DatabaseKeys) -> Result
         }
         return Ok(Target::Sqlite(PathBuf::from(path)));
     }
-    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-        return Err(usage(format!(
-            "{name} must begin with postgres://, postgresql:// or sqlite:"
-        ))
-        .hint("such as postgres://user@host:5432/name, or sqlite:tokens.db"));
-    }
-    let mut address = Address::from_url(url).map_err(|why| {
-        usage(format!("{name} is not a database's URL"))
-            .cause(why)
-            .hint("such as postgres://user:password@host:5432/name?sslmode=verify-full")
+    let mut address = Address::from_url(url).map_err(|error| {
+        usage(format!("{name} is not a valid database URL"))
+            .cause(error.cause)
+            .hint(error.hint)
     })?;
     address.given = Given::Url(name.to_owned());
     address.password = address.password.map(|password| Password::InUrl {
@@ -148,6 +143,54 @@ fn of_url(name: &str, secret: &Secret, env: &Env, keys: &DatabaseKeys) -> Result
         address.connect_timeout = timeout;
     }
     Ok(Target::Postgres(Box::new(address)))
+}
+
+/// The list of hosts, IPv6 addresses without brackets. Refuses what is pasted by mistake; the message
+/// does not show it, for it may be a URL with a password.
+fn plain_hosts(text: &str) -> Result<String, Problem> {
+    let refused = |why: &str, hint: &str| {
+        Err(usage(format!("the database's hosts cannot be used: {why}")).hint(hint))
+    };
+    if text.contains("://") || text.contains('@') {
+        return refused(
+            "a URL stands in the place of a host",
+            "set DATABASE_URL to a URL, or DB_HOST to the name of a host",
+        );
+    }
+    if text.contains(['"', '\'']) {
+        return refused(
+            "a host contains a quotation mark",
+            "remove the quotation marks; `docker run --env-file`, for example, keeps them",
+        );
+    }
+    if text.contains(['$', '{', '<']) {
+        return refused(
+            "a host is a placeholder or a variable that was not expanded",
+            "set DB_HOST to the name of a host; variables are not expanded here",
+        );
+    }
+    let mut plain = Vec::new();
+    for host in text.split(',').map(str::trim) {
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'));
+        let has_port = match host.rsplit_once(':') {
+            Some((name, _)) if name.starts_with('[') => name.ends_with(']'),
+            Some((name, port)) => {
+                let is_number = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+                is_number && !name.contains(':') && !name.starts_with('/')
+            }
+            None => false,
+        };
+        if has_port {
+            return refused(
+                "a host contains a port",
+                "set DB_PORT to the port, or to one for each host, separated by commas",
+            );
+        }
+        plain.push(bare.unwrap_or(host));
+    }
+    Ok(plain.join(","))
 }
 
 /// libpq's password file: the one that `PGPASSFILE` names, or `.pgpass` in the home folder.

@@ -427,6 +427,55 @@ fn a_url_in_the_file_stands_alone() {
 }
 
 #[test]
+fn host_that_is_no_host_says_what_to_set() {
+    let error = |host: &str| {
+        let mistake = message(load_env(&bare(&[
+            ENOUGH[0],
+            ("DB_HOST", host),
+            ENOUGH[2],
+            ENOUGH[3],
+        ])));
+        assert!(!mistake.contains("hunter2"), "{mistake}");
+        mistake
+    };
+    let all = [
+        "postgres://u:hunter2@h/d",
+        "u:hunter2@h",
+        "\"db.internal\"",
+        "${DB_HOST}",
+        "a,db:5432",
+        "[::1]:5432",
+        "a,,b",
+    ]
+    .map(error);
+    insta::assert_snapshot!(all.join("\n"), @"
+    error: the database's hosts cannot be used: a URL stands in the place of a host
+    hint: set DATABASE_URL to a URL, or DB_HOST to the name of a host
+    error: the database's hosts cannot be used: a URL stands in the place of a host
+    hint: set DATABASE_URL to a URL, or DB_HOST to the name of a host
+    error: the database's hosts cannot be used: a host contains a quotation mark
+    hint: remove the quotation marks; `docker run --env-file`, for example, keeps them
+    error: the database's hosts cannot be used: a host is a placeholder or a variable that was not expanded
+    hint: set DB_HOST to the name of a host; variables are not expanded here
+    error: the database's hosts cannot be used: a host contains a port
+    hint: set DB_PORT to the port, or to one for each host, separated by commas
+    error: the database's hosts cannot be used: a host contains a port
+    hint: set DB_PORT to the port, or to one for each host, separated by commas
+    error: the database's hosts cannot be used: a host in the list is empty
+    hint: such as DB_HOST=a,b with DB_PORT=5432, or DB_PORT=5432,5433
+    ");
+    for (host, place) in [
+        ("[::1]", "[::1]:5432"),
+        ("fe80::1", "[fe80::1]:5432"),
+        ("/cloudsql/p:r:1", "/cloudsql/p:r:1/.s.PGSQL.5432"),
+    ] {
+        let settings =
+            load_env(&bare(&[ENOUGH[0], ("DB_HOST", host), ENOUGH[2], ENOUGH[3]])).unwrap();
+        assert_eq!(places(address(&settings)), [place]);
+    }
+}
+
+#[test]
 fn keys_of_libpq_parameters_are_checked() {
     let mistakes = [
         mistake("database:\n  sslnegotiation: tls\n"),
@@ -610,10 +659,12 @@ fn database_urls() {
     insta::assert_snapshot!(all.join("\n"), @"
     error: DATABASE_URL names no file
     hint: write sqlite:PATH, such as sqlite:tokens.db
-    error: DATABASE_URL must begin with postgres://, postgresql:// or sqlite:
-    hint: such as postgres://user@host:5432/name, or sqlite:tokens.db
-    error: DATABASE_URL must begin with postgres://, postgresql:// or sqlite:
-    hint: such as postgres://user@host:5432/name, or sqlite:tokens.db
+    error: DATABASE_URL is not a valid database URL
+      caused by: the URL does not begin with postgres://, postgresql:// or sqlite:
+    hint: write postgres://user:password@host:5432/name, or sqlite:PATH
+    error: DATABASE_URL is not a valid database URL
+      caused by: the URL does not begin with postgres://, postgresql:// or sqlite:
+    hint: write postgres://user:password@host:5432/name, or sqlite:PATH
     ");
     assert!(!message(with("postgres://u:hunter2@[/n")).contains("hunter2"));
 }

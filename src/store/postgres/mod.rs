@@ -39,6 +39,7 @@ pub use password::Password;
 pub(super) use pool::{Pool, gone};
 pub(super) use refusal::every_insert_denied;
 pub use tokio_postgres::config::ChannelBinding;
+pub use url::UrlError;
 
 /// How the connection is secured, with libpq's meaning of each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +82,23 @@ impl SslMode {
         }
     }
 
+    /// The mode that another client's or database's word means.
+    fn meant_by(text: &str) -> Option<Self> {
+        let letters = text.chars().filter(char::is_ascii_alphanumeric);
+        let word: String = letters.collect::<String>().to_ascii_lowercase();
+        match word.as_str() {
+            "disable" | "disabled" | "none" | "false" | "off" | "no" | "0" => Some(Self::Disable),
+            "allow" | "allowed" => Some(Self::Allow),
+            "prefer" | "prefered" | "preferred" => Some(Self::Prefer),
+            // node-postgres's `no-verify` is TLS without verification.
+            "require" | "required" | "noverify" | "enable" | "enabled" | "true" | "on" | "yes"
+            | "1" => Some(Self::Require),
+            "verifyca" => Some(Self::VerifyCa),
+            "verifyfull" | "verifyidentity" | "full" | "strict" => Some(Self::VerifyFull),
+            _ => None,
+        }
+    }
+
     /// The mode where none is configured: `require`, but `prefer` where nobody can listen, because
     /// every host is loopback or a Unix socket.
     pub fn default_for(hosts: &[Host]) -> Self {
@@ -105,10 +123,14 @@ impl FromStr for SslMode {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|mode| mode.as_str() == text)
-            .ok_or_else(|| format!("must be one of {}", Self::ALL.map(Self::as_str).join(", ")))
+        let mut modes = Self::ALL.into_iter();
+        modes.find(|mode| mode.as_str() == text).ok_or_else(|| {
+            let known = Self::ALL.map(Self::as_str).join(", ");
+            match Self::meant_by(text) {
+                Some(mode) => format!("must be one of {known} (did you mean `{}`?)", mode.as_str()),
+                None => format!("must be one of {known}"),
+            }
+        })
     }
 }
 
@@ -197,8 +219,8 @@ impl Address {
     /// Reads a `postgres://` or `postgresql://` URL with libpq's parameters.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with it and never shows the password.
-    pub fn from_url(text: &str) -> Result<Self, String> {
+    /// What is wrong with it, and what to write instead; never a part of the password.
+    pub fn from_url(text: &str) -> Result<Self, UrlError> {
         url::parse(text)
     }
 

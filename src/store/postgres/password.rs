@@ -68,11 +68,11 @@ impl Address {
             }
             Some(Password::InUrl { url, initial }) => {
                 let text = url.read().map_err(|error| unreadable(&error))?;
-                let now = Self::from_url(text.expose_secret().trim()).map_err(|why| {
+                let now = Self::from_url(text.expose_secret()).map_err(|why| {
                     let file = url.file().unwrap_or_default();
                     Fault::new(Kind::DbConnect, "the database's password is unknown")
                         .cause(format!("{file} does not hold a valid URL: {why}"))
-                        .hint("correct the URL in the file")
+                        .hint(why.hint)
                         .retryable()
                 })?;
                 // The password of another role is of no use to this run.
@@ -212,7 +212,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let missing = error(&whole);
         insta::assert_snapshot!([invalid, empty, missing].join("\n"), @"
-        the database's password is unknown: `[file]` (DB_PASS_FILE) does not hold a valid URL: port must be a number from 1 to 65535; a `/`, `?`, `#` or `@` in a password must be written %2F, %3F, %23 or %40; correct the URL in the file
+        the database's password is unknown: `[file]` (DB_PASS_FILE) does not hold a valid URL: the port is not a number from 1 to 65535; write the port as a number, and `/`, `?` and `@` in a password as %2F, %3F and %40
         the database's password is unknown: cannot read `[file]`, the file that DB_PASS_FILE names: it is empty; the file must exist, be text, and be readable by this user
         the database's password is unknown: cannot read `[file]`, the file that DB_PASS_FILE names: No such file or directory (os error 2); the file must exist, be text, and be readable by this user
         ");
