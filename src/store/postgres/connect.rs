@@ -243,7 +243,7 @@ impl Connector {
         if !options.is_empty() {
             config.options(options.join(" "));
         }
-        if let Some(password) = &address.password {
+        if let Some(password) = address.password_for(host).map_err(Hitch::Password)? {
             config.password(password.expose_secret());
         }
         let monitor = Arc::new(Monitor::new(address.require_auth.clone()));
@@ -320,6 +320,8 @@ pub(super) enum Hitch {
     Violation(Violation),
     /// It takes no writes.
     ReadOnly,
+    /// The password cannot be read.
+    Password(Fault),
 }
 
 impl From<Error> for Hitch {

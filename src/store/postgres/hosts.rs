@@ -8,6 +8,8 @@
 use opentelemetry::KeyValue;
 use tokio::time::timeout;
 
+use std::str::FromStr;
+
 use super::Address;
 use super::connect::{Aim, Connector, Hitch, Reached};
 use super::wire::Endpoint;
@@ -38,6 +40,24 @@ pub enum Session {
 impl Session {
     /// What is meant where nothing is said.
     pub const DEFAULT: Self = Self::ReadWrite;
+}
+
+impl FromStr for Session {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "any" => Ok(Self::Any),
+            // A primary that is read-only cannot store tokens, so the two are one.
+            "read-write" | "primary" => Ok(Self::ReadWrite),
+            "read-only" | "standby" | "prefer-standby" => Err(
+                "must be any, read-write or primary: a server that takes no writes cannot store \
+                 tokens"
+                    .to_owned(),
+            ),
+            _ => Err("must be any, read-write or primary".to_owned()),
+        }
+    }
 }
 
 impl Host {

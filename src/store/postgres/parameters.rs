@@ -102,10 +102,12 @@ impl FromStr for RequireAuth {
                     format!("must be a list of {known}, each with `!` before it to exclude it")
                 })?;
             if *is_negated.get_or_insert(negated) != negated {
-                return Err("cannot mix methods with and without `!`".to_owned());
+                return Err(
+                    "must be a list of methods that all have `!` or all have none".to_owned(),
+                );
             }
             if listed & method.bit() != 0 {
-                return Err(format!("lists {} twice", method.as_str()));
+                return Err("must be a list that names each method once".to_owned());
             }
             listed |= method.bit();
         }
@@ -249,9 +251,9 @@ mod tests {
         insta::assert_snapshot!(errors.join("\n"), @"
         must be a list of password, md5, gss, sspi, scram-sha-256, oauth, none, each with `!` before it to exclude it
         must be a list of password, md5, gss, sspi, scram-sha-256, oauth, none, each with `!` before it to exclude it
-        cannot mix methods with and without `!`
-        cannot mix methods with and without `!`
-        lists md5 twice
+        must be a list of methods that all have `!` or all have none
+        must be a list of methods that all have `!` or all have none
+        must be a list that names each method once
         must be a list of password, md5, gss, sspi, scram-sha-256, oauth, none, each with `!` before it to exclude it
         ");
     }

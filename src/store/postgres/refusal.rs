@@ -79,6 +79,7 @@ impl Connector {
     pub(super) fn hitch(&self, host: &Host, hitch: &Hitch) -> Fault {
         match hitch {
             Hitch::Error(error) => self.refusal(host, error),
+            Hitch::Password(fault) => fault.clone(),
             Hitch::Options(error) => self.options_refused(host, error),
             Hitch::Io(error) => self.unreachable(host, vec![error.to_string()]),
             Hitch::Violation(violation) => self.violation(host, violation),
@@ -368,6 +369,11 @@ fn denied(sqlstate: &str, message: &str) -> Fault {
 /// True where waiting would not help.
 pub(super) fn is_denied(fault: &Fault) -> bool {
     matches!(fault.kind, Kind::DbDenied { .. }) && !fault.retryable
+}
+
+/// True if the server refused the role's password.
+pub(super) fn is_wrong_password(fault: &Fault) -> bool {
+    matches!(&fault.kind, Kind::DbDenied { sqlstate } if sqlstate == "28P01")
 }
 
 /// The fault that ends the run where every token would meet the same verdict.
