@@ -14,6 +14,8 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 mod answers;
+pub(super) mod attribution;
+pub(super) mod catalog;
 pub(super) mod connect;
 mod handover;
 pub(super) mod horizon;
@@ -22,7 +24,7 @@ mod inspect;
 mod lane;
 pub(super) mod link;
 mod pool;
-pub(super) mod probe;
+mod progress;
 mod recheck;
 mod refusal;
 pub(super) mod sent;
