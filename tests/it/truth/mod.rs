@@ -2,7 +2,12 @@
 //! confirmation, and a look-up proves absence only on a known shape.
 
 mod attribution;
+mod confirmed;
 mod other_columns;
+mod refused_at_start;
+mod refused_relations;
+mod relay;
+mod stranger;
 mod triggers;
 
 use std::collections::HashMap;
