@@ -81,4 +81,5 @@ mod terminal;
 mod termination;
 mod tls;
 mod tokens;
+mod truth;
 mod waiting;
