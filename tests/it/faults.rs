@@ -13,6 +13,9 @@ mod long;
 mod plan;
 mod player;
 mod schedules;
+mod schema_grammar;
+mod schema_runs;
+mod schema_verifier;
 
 /// The database as it is reached through the proxy.
 pub fn through(login: &Login, proxy: &Proxy) -> Login {
