@@ -28,6 +28,8 @@ pub(in crate::store) struct Catalog {
     /// True if equal values of the column are equal byte for byte, as far as its collation says.
     is_exact: bool,
     domains: Vec<Domain>,
+    /// The keys by which the tables are partitioned that the target is a partition of.
+    ancestors: Vec<PartitionKey>,
     relations: Vec<Relation>,
     #[serde(skip)]
     is_assumed: bool,
@@ -64,6 +66,7 @@ pub(super) struct Relation {
     is_partition: bool,
     parent: Option<i64>,
     takes_inserts: bool,
+    may_select: bool,
     has_row_security: bool,
     /// The events of its rules, SELECT excepted.
     rules: Vec<String>,
@@ -182,8 +185,8 @@ pub(super) enum Scope {
 /// Why no INSERT into the table can succeed, or none can be relied upon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Obstacle {
-    /// The relation takes no inserts; what it is.
-    Unwritable(&'static str),
+    /// The relation, or this partition of it, takes no inserts; what it is.
+    Unwritable(Option<String>, &'static str),
     /// There is no such column.
     NoColumn,
     /// The column is generated, or a system column.
@@ -395,15 +398,20 @@ impl Catalog {
     /// True if the key by which `relation` is partitioned, or by which its parents are, includes the
     /// token.
     pub(super) fn is_routed_by_token(&self, relation: &Relation) -> bool {
+        let has_token = |relation: &Relation, key: &PartitionKey| {
+            let expression = key.expression.as_deref().unwrap_or_default();
+            self.has_token(relation, &key.columns) || self.mentions_token(relation, expression)
+        };
         let mut next = Some(relation);
         while let Some(relation) = next {
-            if let Some(key) = &relation.key {
-                let expression = key.expression.as_deref().unwrap_or_default();
-                if self.has_token(relation, &key.columns)
-                    || self.mentions_token(relation, expression)
-                {
-                    return true;
-                }
+            let keys = relation.key.iter();
+            let above = if relation.oid == self.target {
+                self.ancestors.as_slice()
+            } else {
+                &[]
+            };
+            if keys.chain(above).any(|key| has_token(relation, key)) {
+                return true;
             }
             next = relation.parent.and_then(|parent| self.relation(parent));
         }
@@ -555,7 +563,35 @@ impl Catalog {
 
     /// True if the role may ask which rows hold a value and which transaction wrote them.
     pub(in crate::store) fn may_look(&self) -> bool {
-        self.may_select == Some(true) && self.may_select_xmin == Some(true)
+        match self.shown_through() {
+            Some((base, _)) => base.may_select,
+            None => self.may_select == Some(true) && self.may_select_xmin == Some(true),
+        }
+    }
+
+    /// The table as SQL, and the column's name, in which the rows of a view can be looked for: a view
+    /// does not show which transaction wrote them.
+    pub(super) fn base(&self) -> Option<(String, String)> {
+        let (base, column) = self.shown_through()?;
+        let table = TableName {
+            schema: Some(base.schema.clone()),
+            table: base.name.clone(),
+        };
+        Some((table.to_sql(), column.to_owned()))
+    }
+
+    fn shown_through(&self) -> Option<(&Relation, &str)> {
+        if self.target()?.kind != "v" {
+            return None;
+        }
+        let is_table = |it: &&Relation| matches!(it.kind.as_str(), "r" | "p") && !it.is_partition;
+        let mut tables = self.relations.iter().filter(is_table);
+        let table = tables.next()?;
+        // Of several it is not known which one holds the token.
+        match tables.next() {
+            None => Some((table, self.token_column(table)?)),
+            Some(_) => None,
+        }
     }
 
     /// True if a look-up that misses a value proves that no row was stored: nothing may change, hide,
@@ -628,7 +664,11 @@ impl Catalog {
             _ => None,
         };
         if let Some(what) = what {
-            return Some(Obstacle::Unwritable(what));
+            return Some(Obstacle::Unwritable(None, what));
+        }
+        if let Some(partition) = self.unwritable_partition() {
+            let what = "a foreign table that takes no inserts";
+            return Some(Obstacle::Unwritable(Some(partition.name.clone()), what));
         }
         match self.may_insert {
             None => return Some(Obstacle::NoColumn),
@@ -691,6 +731,7 @@ impl Catalog {
                 && column.value.is_none()
                 && column.identity.is_none()
                 && !column.is_generated
+                && !self.has_view_default(&column.name)
         });
         if let Some((relation, column)) = required {
             return Some(Obstacle::Required(
@@ -705,6 +746,27 @@ impl Catalog {
             return Some(Obstacle::NoPartition(root.name.clone()));
         }
         None
+    }
+
+    /// True if a view gives the column of its table a default.
+    fn has_view_default(&self, column: &str) -> bool {
+        self.relations.iter().any(|relation| {
+            relation.view.as_ref().is_some_and(|view| {
+                relation.columns.iter().any(|known| {
+                    known.value.is_some()
+                        && view_column(&view.definition, &known.name).as_deref() == Some(column)
+                })
+            })
+        })
+    }
+
+    /// A foreign partition that takes no inserts, if all partitions are of that kind.
+    fn unwritable_partition(&self) -> Option<&Relation> {
+        let is_leaf = |relation: &&Relation| relation.is_partition && relation.kind != "p";
+        let mut leaves = self.relations.iter().filter(is_leaf);
+        let is_unwritable = |it: &Relation| it.kind == "f" && !it.takes_inserts;
+        let first = leaves.next()?;
+        (is_unwritable(first) && leaves.all(is_unwritable)).then_some(first)
     }
 
     fn is_writable(&self, view: &Relation) -> bool {
@@ -827,7 +889,7 @@ fn mentions(expression: &str, is: impl Fn(&str) -> bool) -> bool {
         match first {
             '\'' | '"' => {
                 let (text, after) = quoted(&rest[1..], first);
-                if first == '"' && is(&text) {
+                if first == '"' && !after.starts_with(['(', '.']) && is(&text) {
                     return true;
                 }
                 rest = after;
@@ -836,8 +898,8 @@ fn mentions(expression: &str, is: impl Fn(&str) -> bool) -> bool {
                 let is_part = |char: char| char.is_alphanumeric() || char == '_' || char == '$';
                 let end = rest.find(|char| !is_part(char)).unwrap_or(rest.len());
                 let (word, after) = rest.split_at(end);
-                // A function of that name is none of its columns.
-                if !after.starts_with('(') && is(word) {
+                // Neither a function of that name nor the table before a column's.
+                if !after.starts_with(['(', '.']) && is(word) {
                     return true;
                 }
                 rest = after;

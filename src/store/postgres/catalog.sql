@@ -55,12 +55,19 @@ SELECT json_build_object(
         AND f.refclassid = 'pg_proc'::regclass
       WHERE o.contypid = t.oid))), '[]')
     FROM kind k JOIN pg_type t ON t.oid = k.oid WHERE t.typtype = 'd'),
+  'ancestors', (SELECT coalesce(json_agg(json_build_object(
+      'columns', (SELECT coalesce(json_agg(a.attname), '[]') FROM pg_attribute a
+        WHERE a.attrelid = p.partrelid AND a.attnum = ANY (p.partattrs::int2[])),
+      'expression', pg_get_expr(p.partexprs, p.partrelid))), '[]')
+    FROM target, pg_partition_ancestors(target.oid::regclass) up
+    JOIN pg_partitioned_table p ON p.partrelid = up.relid WHERE up.relid <> target.oid),
   'relations', (SELECT coalesce(json_agg(json_build_object(
     'oid', c.oid::int8, 'schema', c.nspname, 'name', c.relname, 'kind', c.relkind::text,
     'is_logged', c.relpersistence = 'p',
     'is_partition', c.relispartition,
     'parent', (SELECT inhparent::int8 FROM pg_inherits WHERE inhrelid = c.oid AND c.relispartition LIMIT 1),
     'takes_inserts', pg_relation_is_updatable(c.oid, true) & 8 <> 0,
+    'may_select', has_table_privilege(c.oid, 'SELECT'),
     'has_row_security', row_security_active(c.oid),
     'rules', (SELECT coalesce(json_agg(CASE w.ev_type WHEN '2' THEN 'update' WHEN '3' THEN 'insert'
         ELSE 'delete' END), '[]')

@@ -147,7 +147,10 @@ impl Connector {
         let (link, session) = self.reach(Aim::Look).await?;
         let catalog = session.catalog.unwrap_or_default();
         let lookup = Lookup {
-            sql: self.lookup.clone(),
+            sql: catalog.base().map_or_else(
+                || self.lookup.clone(),
+                |(table, column)| lookup_sql(&table, &quote_identifier(&column)),
+            ),
             may_look: catalog.may_look(),
             obscured_by: catalog.obscured_by(),
             has_standbys: catalog.has_standbys,

@@ -60,8 +60,13 @@ impl Connector {
         let user = quote_identifier(&self.address.user);
         let (table, column) = (&self.table, quote_identifier(&self.column));
         match obstacle {
-            Obstacle::Unwritable(what) => denied("42809", "the table takes no inserts")
-                .cause(format!("{table} is {what}"))
+            Obstacle::Unwritable(partition, what) => denied("42809", "the table takes no inserts")
+                .cause(match partition {
+                    Some(partition) => {
+                        format!("{} of {table} is {what}", quote_identifier(&partition))
+                    }
+                    None => format!("{table} is {what}"),
+                })
                 .hint("set `database.table` to a table, or to a view that passes inserts on to one"),
             Obstacle::NoColumn => denied("42703", "the column does not exist")
                 .cause(format!("{table} has no column {column}"))
@@ -144,7 +149,7 @@ impl Connector {
         denied("0A000", "the server is not a supported PostgreSQL")
             .cause(format!("{place}: {why}"))
             .hint(format!(
-                "{} must name a PostgreSQL server, version 13 or later",
+                "{} must name a server of PostgreSQL 13 or later",
                 self.address.place_set_by()
             ))
     }
