@@ -2,8 +2,9 @@
 //!
 //! Each of them may have been committed or not, so none may be called stored or failed, or be sent
 //! again, on a guess. First the fence: the old backend is ended and seen to be gone, so that nothing
-//! can be committed late. Then one look-up of the rows that only this run can have written. What
-//! cannot be proved stays `unknown`.
+//! can be committed late. Then one look-up of the rows that only this run can have written; it proves
+//! something only on tables where nothing can change, hide or remove a row. What cannot be proved stays
+//! `unknown`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,11 +14,11 @@ use tokio::time::Instant;
 
 use super::job::Job;
 use super::outbox::Batch;
+use super::postgres::attribution::is_error;
 use super::postgres::connect::Lookup;
 use super::postgres::horizon::Horizon;
-use super::postgres::link::{Backend, Link, is_error};
-use super::postgres::probe::{Probe, probe};
-use super::postgres::sent::Sent;
+use super::postgres::link::{Backend, Fenced, Link};
+use super::postgres::sent::{Sent, Span};
 use crate::token::{Detail, Outcome, Status, Token};
 
 /// How long the end of the old backend is waited for.
@@ -37,6 +38,8 @@ pub(super) struct Flight {
     pub(super) moment: u64,
     /// How often this store sent it.
     pub(super) tries: u32,
+    /// When its key was first found to be taken, because a sequence is behind the rows.
+    pub(super) taken_since: Option<Instant>,
 }
 
 impl Flight {
@@ -63,6 +66,9 @@ pub(super) struct Doubt {
     pub(super) flights: Vec<Flight>,
     /// What the lost connection knew of itself.
     pub(super) horizon: Horizon,
+    /// True if the server handed over a transaction that was not this connection's: its end is not
+    /// known, and another client may commit it.
+    pub(super) had_open_transaction: bool,
     /// Why the connection was lost, for those that stay unknown.
     pub(super) farewell: Option<String>,
 }
@@ -120,13 +126,20 @@ impl Rows {
             open: possible - stored,
         }
     }
+
+    fn has_any(&self) -> bool {
+        self.stored > 0
+    }
 }
 
 /// The new connection was lost too.
 pub(super) struct Lost;
 
-/// Triggers, rules and row level security may hide or change what is inserted.
-const NOT_SHOWN: &str = "the connection was lost, and the table does not show what was inserted";
+/// Something removed, hid or changed rows that were stored.
+const NOT_SHOWN: &str = "the connection was lost, and the table no longer shows what was stored";
+/// The commit waits, or waited, for a standby.
+pub(super) const UNCONFIRMED: &str =
+    "committed on the primary, not confirmed by its synchronous standby";
 
 enum Obstacle {
     Lost,
@@ -167,35 +180,52 @@ async fn look(
             "the connection was lost, and the host that answers now is of another database",
         ));
     }
-    if !fence(old, link, lookup.answers_within).await? {
-        return Err(Obstacle::Unprovable(
-            "the connection was lost, and its backend could not be ended",
-        ));
+    match fence(old, link, lookup.answers_within).await? {
+        Fenced::Gone => {}
+        Fenced::Ending => {
+            return Err(Obstacle::Unprovable(
+                "the connection was lost, and its backend could not be ended",
+            ));
+        }
+        Fenced::Waiting => return Err(Obstacle::Unprovable(UNCONFIRMED)),
     }
     // Only now: what stays unknown must at least not be committed after the report.
-    if !lookup.may_select {
+    if doubt.had_open_transaction {
         return Err(Obstacle::Unprovable(
-            "the connection was lost, and without SELECT right it cannot be looked up",
+            "the server was inside a transaction that is not this run's, and its end is not known",
         ));
     }
-    let control = doubt.horizon.control.as_ref().map(Token::as_str);
+    if let Some(reason) = lookup.obstacle() {
+        return Err(Obstacle::Unprovable(reason));
+    }
+    let mut controls: HashMap<&str, i64> = HashMap::new();
+    for token in &doubt.horizon.acknowledged {
+        *controls.entry(token.as_str()).or_default() += 1;
+    }
     let mut values: Vec<&str> = doubt.flights.iter().map(|f| f.token.as_str()).collect();
-    values.extend(control);
+    values.extend(controls.keys());
     let looked = sent.mark();
     let horizon = Some(doubt.horizon.number);
     let counts = answer(link.count(&lookup.sql, &values, horizon), lookup).await?;
-    // Somebody may take rows away as soon as they are there.
-    if control.is_some_and(|control| !counts.contains_key(control)) {
+    // Rows that are taken away as soon as they are there prove nothing when they are missing.
+    let is_shown = |(value, least): (&&str, &i64)| counts.get(*value) >= Some(least);
+    if !controls.iter().all(is_shown) {
         return Err(Obstacle::Unprovable(NOT_SHOWN));
     }
-    if !lookup.plain {
-        for value in values.iter().filter(|value| !counts.contains_key(**value)) {
-            if answer(probe(link, &lookup.sql, value), lookup).await? == Probe::Hidden {
-                return Err(Obstacle::Unprovable(NOT_SHOWN));
-            }
-        }
+    let rows = ours(&doubt.flights, doubt.horizon.asked, &counts, sent, looked)?;
+    if lookup.has_standbys && rows.values().any(Rows::has_any) && !confirmed(link, lookup).await? {
+        return Err(Obstacle::Unprovable(UNCONFIRMED));
     }
-    ours(doubt, &counts, sent, looked)
+    Ok(rows)
+}
+
+/// Waits until standbys have what a look-up saw.
+async fn confirmed(link: &Link, lookup: &Lookup) -> Result<bool, Obstacle> {
+    match tokio::time::timeout(lookup.confirms_within, link.confirm()).await {
+        Ok(Ok(is_confirmed)) => Ok(is_confirmed),
+        Ok(Err(_)) => Err(Obstacle::Lost),
+        Err(_) => Ok(false),
+    }
 }
 
 /// Waits for the answer to a question about the table.
@@ -218,14 +248,16 @@ async fn answer<T>(
 
 /// Ends the old backend, and waits until it is gone. A server that was restarted has no backends
 /// of before.
-async fn fence(old: &Backend, link: &Link, answers_within: Duration) -> Result<bool, Obstacle> {
+async fn fence(old: &Backend, link: &Link, answers_within: Duration) -> Result<Fenced, Obstacle> {
     let give_up_at = Instant::now() + FENCE;
     loop {
         match tokio::time::timeout(answers_within, link.end_backend(old)).await {
-            Ok(Ok(true)) => return Ok(true),
-            Ok(Ok(false)) if Instant::now() >= give_up_at => return Ok(false),
-            Ok(Ok(false)) => tokio::time::sleep(GLANCE).await,
-            Ok(Err(error)) if error.as_db_error().is_some_and(is_error) => return Ok(false),
+            Ok(Ok(Fenced::Gone)) => return Ok(Fenced::Gone),
+            Ok(Ok(state)) if Instant::now() >= give_up_at => return Ok(state),
+            Ok(Ok(_)) => tokio::time::sleep(GLANCE).await,
+            Ok(Err(error)) if error.as_db_error().is_some_and(is_error) => {
+                return Ok(Fenced::Ending);
+            }
             Ok(Err(_)) | Err(_) => return Err(Obstacle::Lost),
         }
     }
@@ -233,18 +265,19 @@ async fn fence(old: &Backend, link: &Link, answers_within: Duration) -> Result<b
 
 /// Takes off what other connections wrote or may have written.
 fn ours(
-    doubt: &Doubt,
+    flights: &[Flight],
+    horizon: Span,
     counts: &HashMap<String, i64>,
     sent: &Sent,
     looked: u64,
 ) -> Result<HashMap<String, Rows>, Obstacle> {
     let mut own: HashMap<&str, u32> = HashMap::new();
-    for flight in &doubt.flights {
+    for flight in flights {
         *own.entry(flight.token.as_str()).or_default() += 1;
     }
     own.into_iter()
         .map(|(value, own)| {
-            let Some((least, most)) = sent.stored_since(value, doubt.horizon.asked, looked) else {
+            let Some((least, most)) = sent.stored_since(value, horizon, looked) else {
                 return Err(Obstacle::Unprovable(
                     "the connection was lost, and too much was stored since to tell its rows apart",
                 ));
@@ -258,6 +291,61 @@ fn ours(
             ))
         })
         .collect()
+}
+
+/// Tokens whose INSERT was committed without a row under the table's name: a trigger or a rule skipped
+/// it, or stored it elsewhere.
+pub(super) struct Rowless {
+    pub(super) flights: Vec<Flight>,
+    /// No transaction of theirs has an older number.
+    pub(super) number: i64,
+    /// When that number was asked for and when the answer came.
+    pub(super) asked: Span,
+    /// When the look-up was sent.
+    pub(super) looked: u64,
+}
+
+/// Reports what a look-up saw of tokens without a row: those that are visible and new are `stored`, the
+/// others `rejected`.
+pub(super) fn settle_rowless(
+    rowless: Rowless,
+    counts: &HashMap<String, i64>,
+    sent: &Sent,
+    not_visible: &Arc<Detail>,
+) {
+    let Rowless {
+        flights,
+        asked,
+        looked,
+        ..
+    } = rowless;
+    let rows = ours(&flights, asked, counts, sent, looked);
+    let mut rows = rows.unwrap_or_default();
+    let mut batch = Batch::default();
+    let mut open = Vec::new();
+    for flight in flights {
+        let (status, detail) = match rows.get_mut(flight.token.as_str()) {
+            Some(rows) if rows.stored > 0 => {
+                rows.stored -= 1;
+                (Status::Stored, None)
+            }
+            Some(rows) if rows.open == 0 => (Status::Rejected, Some(Arc::clone(not_visible))),
+            Some(rows) => {
+                rows.open -= 1;
+                open.push(flight);
+                continue;
+            }
+            None => {
+                open.push(flight);
+                continue;
+            }
+        };
+        flight.landed(sent, status == Status::Stored);
+        let (job, outcome) = flight.land(status, detail);
+        batch.push(&job, outcome);
+    }
+    drop(batch);
+    give_up(open, sent, "an equal row cannot be told apart", None);
 }
 
 /// Says in numbers what came of a doubt.

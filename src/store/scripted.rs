@@ -9,10 +9,13 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
+use super::doubt::UNCONFIRMED;
 use super::job::{Chunk, Job, Queue, Taker, Verdict};
 use super::outbox::Batch;
+use super::postgres::attribution::{Class, ServerError, classify};
+use super::postgres::catalog::Catalog;
 use super::postgres::{MOST_LOSSES, every_insert_denied, gone};
-use super::sqlstate::{Class, TRIES, class_of, pause, scrub};
+use super::sqlstate::{TRIES, pause, scrub};
 use super::{Backend, Later, Options};
 use crate::clock::Clock;
 use crate::fault::{Fault, Kind};
@@ -55,15 +58,8 @@ pub enum Says {
     /// It is committed.
     #[default]
     Stored,
-    /// It is refused with a code, which decides what that means.
-    Code {
-        /// The five characters.
-        sqlstate: String,
-        /// The constraint that refused it.
-        constraint: Option<String>,
-        /// The primary message.
-        message: Option<String>,
-    },
+    /// It is refused with a code; who is at fault decides what that means.
+    Code(Box<Refusal>),
     /// It is refused without a code.
     Refused(String),
     /// The connection is lost; the token is then found not to be in the table.
@@ -74,6 +70,25 @@ pub enum Says {
     Unknown,
     /// The connection is lost, and there is no other until patience ends.
     Down,
+}
+
+/// The fields of an error.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusal {
+    /// The five characters.
+    pub sqlstate: String,
+    /// `ERROR` if it is not given; anything else concerns the connection.
+    pub severity: Option<String>,
+    /// The server's function that raised it.
+    pub routine: Option<String>,
+    /// The table that it names.
+    pub table: Option<String>,
+    /// The column that it names.
+    pub column: Option<String>,
+    /// The constraint that refused the token.
+    pub constraint: Option<String>,
+    /// The primary message.
+    pub message: Option<String>,
 }
 
 /// A token that was sent.
@@ -105,6 +120,7 @@ impl Worker {
         let desk = Desk {
             script,
             patience: options.patience,
+            catalog: Catalog::assumed(&options.table, &options.column),
             dry_run: options.dry_run,
             queue: Arc::clone(queue),
             clock,
@@ -134,6 +150,7 @@ impl Backend for Worker {
 struct Desk {
     script: Script,
     patience: Duration,
+    catalog: Catalog,
     dry_run: bool,
     queue: Arc<Queue>,
     clock: Arc<dyn Clock>,
@@ -225,11 +242,7 @@ impl Desk {
             Says::Lost => self.lost(flight),
             Says::Stored | Says::Found => self.land(flight, Status::Stored, None),
             Says::Refused(why) => self.land(flight, Status::Rejected, Some(Detail::reason(why))),
-            Says::Code {
-                sqlstate,
-                constraint,
-                message,
-            } => self.judged(flight, sqlstate, constraint, message),
+            Says::Code(refusal) => self.judged(flight, *refusal),
             Says::Unknown => {
                 let why =
                     "the connection was lost, and without SELECT right it cannot be looked up";
@@ -245,25 +258,39 @@ impl Desk {
     }
 
     /// Books the server's verdict on a token.
-    fn judged(
-        &mut self,
-        flight: Flight,
-        sqlstate: String,
-        constraint: Option<String>,
-        message: Option<String>,
-    ) {
-        let class = class_of(&sqlstate, true, None);
-        let names = [constraint.as_deref(), None, None, None];
-        let message = message.map(|message| scrub(&message, flight.token.as_str(), &names));
+    fn judged(&mut self, flight: Flight, refusal: Refusal) {
+        let error = ServerError {
+            code: &refusal.sqlstate,
+            is_error: refusal
+                .severity
+                .as_deref()
+                .is_none_or(|severity| severity == "ERROR"),
+            schema: None,
+            table: refusal.table.as_deref(),
+            column: refusal.column.as_deref(),
+            datatype: None,
+            constraint: refusal.constraint.as_deref(),
+            routine: refusal.routine.as_deref(),
+            context: None,
+        };
+        let class = classify(&error, &self.catalog, &flight.token);
+        let names = [
+            refusal.constraint.as_deref(),
+            refusal.table.as_deref(),
+            refusal.column.as_deref(),
+            None,
+        ];
+        let message = refusal.message.as_ref();
+        let message = message.map(|message| scrub(message, flight.token.as_str(), &names));
         let detail = Arc::new(Detail {
-            sqlstate: Some(sqlstate),
-            constraint,
+            sqlstate: Some(refusal.sqlstate),
+            constraint: refusal.constraint,
             reason: None,
             message,
         });
         match class {
             Class::Rejected => self.land(flight, Status::Rejected, Some(detail)),
-            Class::Retry => {
+            Class::Retry | Class::Reroute | Class::KeyTaken => {
                 let wait = pause(flight.tries, self.clock.jitter());
                 self.again(flight, TRIES, wait, detail);
             }
@@ -271,8 +298,10 @@ impl Desk {
             Class::ReadOnly | Class::Unprepared => {
                 self.again(flight, TRIES, Duration::ZERO, detail);
             }
-            Class::Failed => self.land(flight, Status::Failed, Some(detail)),
-            Class::Denied => {
+            Class::Failed | Class::Denied { all: false } => {
+                self.land(flight, Status::Failed, Some(detail));
+            }
+            Class::Denied { all: true } => {
                 let code = detail.sqlstate.as_deref().unwrap_or_default();
                 let message = detail.message.as_deref().unwrap_or("it gave no reason");
                 let verdict = Verdict {
@@ -284,15 +313,24 @@ impl Desk {
                 self.queue.condemn(verdict);
                 self.land(flight, Status::Failed, Some(detail));
             }
-            Class::Doubt => {
-                let why = "the database says that it does not know";
-                let detail = Detail {
-                    reason: Some(why.to_owned()),
-                    ..(*detail).clone()
-                };
-                self.land(flight, Status::Unknown, Some(Arc::new(detail)));
+            Class::Unconfirmed => self.unknown(flight, UNCONFIRMED, &detail),
+            Class::Doubt | Class::Unreadable => {
+                self.unknown(
+                    flight,
+                    "the database does not know whether it was stored",
+                    &detail,
+                );
             }
         }
+    }
+
+    /// Reports a token whose fate the database leaves open.
+    fn unknown(&mut self, flight: Flight, reason: &str, detail: &Detail) {
+        let detail = Detail {
+            reason: Some(reason.to_owned()),
+            ..detail.clone()
+        };
+        self.land(flight, Status::Unknown, Some(Arc::new(detail)));
     }
 
     /// Sends it again after `wait`, unless that was done often enough.

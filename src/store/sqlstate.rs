@@ -22,59 +22,6 @@ pub fn pause(tries: u32, random: f64) -> Duration {
     most.min(LONGEST_PAUSE).mul_f64(random)
 }
 
-/// What is to be done with a token after the database's verdict on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// The token is refused and never will be stored as it is.
-    Rejected,
-    /// Not stored because of what goes on beside it: worth sending again.
-    Retry,
-    /// Not stored, and sending it again at once would not help.
-    Failed,
-    /// Not stored, because the server takes no writes: another one may.
-    ReadOnly,
-    /// The prepared statement is not there: a pooler sits between. Send it unprepared.
-    Unprepared,
-    /// Every token would meet the same: stop the run.
-    Denied,
-    /// It cannot be told whether the token was stored.
-    Doubt,
-}
-
-/// Classifies an answer to an INSERT. `is_error` says that its severity was ERROR (and not FATAL
-/// or PANIC, which concern the connection); `routine` is the server's function that raised it.
-pub fn class_of(code: &str, is_error: bool, routine: Option<&str>) -> Class {
-    if !is_error {
-        return Class::Doubt;
-    }
-    match code {
-        "40002" | "54000" => Class::Rejected,
-        // Row level security judges the single row, although its code is that of a missing right.
-        "42501" if routine == Some("ExecWithCheckOptions") => Class::Rejected,
-        "40003" | "57P01" | "57P02" | "57P05" => Class::Doubt,
-        "25006" => Class::ReadOnly,
-        "26000" | "42P05" => Class::Unprepared,
-        _ => match code.get(..2).unwrap_or_default() {
-            // Data, constraints, and what triggers and views refuse.
-            "22" | "23" | "09" | "27" | "44" | "P0" => Class::Rejected,
-            "40" | "53" | "55" | "57" | "25" | "58" | "XX" => Class::Retry,
-            "28" | "3D" | "3F" | "42" => Class::Denied,
-            "08" => Class::Doubt,
-            // PostgreSQL's own classes begin with 0 to 4 (SQL standard), 5, F, H, P or X; others
-            // are chosen by whoever wrote a trigger, and say that it refuses the row.
-            class if is_own(class) => Class::Failed,
-            _ => Class::Rejected,
-        },
-    }
-}
-
-fn is_own(class: &str) -> bool {
-    class
-        .bytes()
-        .next()
-        .is_none_or(|first| matches!(first, b'0'..=b'5' | b'F' | b'H' | b'X'))
-}
-
 /// The code of a refusal while connecting. PgBouncer has one code for all it says by itself: its
 /// words tell which of PostgreSQL's is meant.
 pub fn code_of<'a>(code: &'a str, message: &str) -> &'a str {
@@ -266,60 +213,6 @@ fn without_bytes(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_class_is_known() {
-        for (code, class) in [
-            ("22001", Class::Rejected),
-            ("22P02", Class::Rejected),
-            ("23502", Class::Rejected),
-            ("23505", Class::Rejected),
-            ("23514", Class::Rejected),
-            ("44000", Class::Rejected),
-            ("P0001", Class::Rejected),
-            ("54000", Class::Rejected),
-            ("UE001", Class::Rejected),
-            ("40001", Class::Retry),
-            ("40P01", Class::Retry),
-            ("55P03", Class::Retry),
-            ("57014", Class::Retry),
-            ("53100", Class::Retry),
-            ("53300", Class::Retry),
-            ("58030", Class::Retry),
-            ("XX000", Class::Retry),
-            ("25P02", Class::Retry),
-            ("25006", Class::ReadOnly),
-            ("0A000", Class::Failed),
-            ("26000", Class::Unprepared),
-            ("42P05", Class::Unprepared),
-            ("42501", Class::Denied),
-            ("42P01", Class::Denied),
-            ("42703", Class::Denied),
-            ("28000", Class::Denied),
-            ("3D000", Class::Denied),
-            ("08P01", Class::Doubt),
-            ("08006", Class::Doubt),
-            ("40003", Class::Doubt),
-            ("57P01", Class::Doubt),
-            ("57P02", Class::Doubt),
-            ("", Class::Failed),
-        ] {
-            assert_eq!(class_of(code, true, None), class, "{code}");
-            assert_eq!(class_of(code, false, None), Class::Doubt, "FATAL {code}");
-        }
-    }
-
-    #[test]
-    fn row_level_security_concerns_one_row() {
-        assert_eq!(
-            class_of("42501", true, Some("ExecWithCheckOptions")),
-            Class::Rejected
-        );
-        assert_eq!(
-            class_of("42501", true, Some("aclcheck_error")),
-            Class::Denied
-        );
-    }
 
     #[test]
     fn a_pooler_means_more_than_its_one_code_says() {

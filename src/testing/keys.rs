@@ -60,6 +60,10 @@ pub(super) struct Replies(pub Vec<ReplyKeys>);
 pub(super) struct ReplyKeys {
     #[serde(deserialize_with = "sqlstate")]
     pub sqlstate: Option<String>,
+    pub severity: Option<Severity>,
+    pub routine: Option<String>,
+    pub table: Option<String>,
+    pub column: Option<String>,
     pub constraint: Option<String>,
     pub message: Option<String>,
     pub reject: Option<String>,
@@ -67,6 +71,28 @@ pub(super) struct ReplyKeys {
     pub word: Option<&'static str>,
     #[serde(deserialize_with = "duration")]
     pub delay: Option<Duration>,
+}
+
+/// How severe an error is.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(super) enum Severity {
+    Error,
+    Fatal,
+    Panic,
+    Warning,
+}
+
+impl Severity {
+    /// As the server spells it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "ERROR",
+            Self::Fatal => "FATAL",
+            Self::Panic => "PANIC",
+            Self::Warning => "WARNING",
+        }
+    }
 }
 
 /// A signal.

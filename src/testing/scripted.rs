@@ -10,7 +10,7 @@ use super::keys::{EntryKeys, Named, Replies, ReplyKeys, Text};
 use super::source::{Ending, Entry, Scripted};
 use crate::config::outline::Step;
 use crate::problem::Problem;
-use crate::store::scripted::{Reply, Says, Script};
+use crate::store::scripted::{Refusal, Reply, Says, Script};
 
 /// The key of the reply that every other token gets.
 const OTHERS: &str = "*";
@@ -133,17 +133,33 @@ fn body(keys: &EntryKeys, made: &mut u64) -> String {
 
 fn says(keys: ReplyKeys) -> Result<Reply, String> {
     let delay = keys.delay.unwrap_or_default();
+    let fields = [
+        &keys.routine,
+        &keys.table,
+        &keys.column,
+        &keys.constraint,
+        &keys.message,
+    ]
+    .map(Option::is_some);
     let says = match (keys.sqlstate, keys.reject, keys.word) {
         (Some(_), Some(_), _) => {
             return Err("a reply cannot have both `sqlstate` and `reject`".to_owned());
         }
-        (Some(sqlstate), None, _) => Says::Code {
+        (Some(sqlstate), None, _) => Says::Code(Box::new(Refusal {
             sqlstate,
+            severity: keys.severity.map(|severity| severity.as_str().to_owned()),
+            routine: keys.routine,
+            table: keys.table,
+            column: keys.column,
             constraint: keys.constraint,
             message: keys.message,
-        },
-        _ if keys.constraint.is_some() || keys.message.is_some() => {
-            return Err("`constraint` and `message` go with a `sqlstate`".to_owned());
+        })),
+        _ if keys.severity.is_some() || fields.contains(&true) => {
+            return Err(
+                "`severity`, `routine`, `table`, `column`, `constraint` and `message` go with a \
+                 `sqlstate`"
+                    .to_owned(),
+            );
         }
         (None, Some(reason), _) => Says::Refused(reason),
         (None, None, Some("lost")) => Says::Lost,

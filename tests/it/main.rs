@@ -83,4 +83,5 @@ mod terminal;
 mod termination;
 mod tls;
 mod tokens;
+mod truth;
 mod waiting;

@@ -58,6 +58,7 @@ pub(super) struct State {
     pub(super) dawdle: Duration,
     pub(super) hurried: usize,
     commits: u64,
+    answers: u64,
     armed: VecDeque<(Point, Fault, Scope)>,
     fired: usize,
     accepted: usize,
@@ -85,6 +86,7 @@ impl Shared {
     ) -> Option<(Fault, usize)> {
         let mut state = self.lock();
         state.commits += u64::from(commit);
+        state.answers += u64::from(ready);
         self.changed.notify_all();
         let &mut (ref mut point, fault, scope) = state.armed.front_mut()?;
         let passed = match point {
@@ -141,6 +143,7 @@ impl Proxy {
                 dawdle: Duration::ZERO,
                 hurried: 0,
                 commits: 0,
+                answers: 0,
                 armed: VecDeque::new(),
                 fired: 0,
                 accepted: 0,
@@ -221,6 +224,11 @@ impl Proxy {
     /// How many commits the server has confirmed.
     pub fn commits(&self) -> u64 {
         self.shared.lock().commits
+    }
+
+    /// How many transactions the server has ended, whatever their result, and sessions it has begun.
+    pub fn answers(&self) -> u64 {
+        self.shared.lock().answers
     }
 
     /// How many of the armed faults have struck.

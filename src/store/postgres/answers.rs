@@ -3,7 +3,7 @@
 //! A server answers in the order in which it was asked, so only the foremost answer is ever waited
 //! for: one wake-up finds it and all that came with it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn, ready};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -17,6 +17,8 @@ pub(super) enum Reply {
     Rows(u64),
     /// No later transaction has an older number.
     Horizon(i64),
+    /// So many rows of each value are visible.
+    Counts(HashMap<String, i64>),
 }
 
 /// An answer, or why there is none.

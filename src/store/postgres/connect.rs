@@ -12,14 +12,16 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use tokio_postgres::config::SslMode as Tls;
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Config, Error, Row};
+use tokio_postgres::{Config, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
 use super::super::name::quote_identifier;
 use super::super::sqlstate::code_of;
 use super::super::{Options, tls};
+use super::catalog::Catalog;
 use super::link::{Driver, Link};
+use super::setup::Session;
 use super::wire::{Endpoint, Monitor, MonitoredStream, MonitoredTls, Socket, Violation};
 use super::{Address, Host, SslMode, SslNegotiation};
 use crate::fault::{Fault, chain};
@@ -34,6 +36,11 @@ const NO_LIMIT: Duration = Duration::from_hours(365 * 24);
 const RAISED_LOCALLY: &str = "set_config('synchronous_commit', CASE \
      current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \
      true)";
+/// Raises `client_min_messages` to `warning` in the same way: a commit that no standby confirmed is
+/// told by a warning.
+const WARNS_LOCALLY: &str = "set_config('client_min_messages', CASE \
+     current_setting('client_min_messages') WHEN 'error' THEN 'warning' ELSE \
+     current_setting('client_min_messages') END, true)";
 
 /// Counts the rows of each value that are not older than the horizon. A row's transaction number has
 /// 32 bits and wraps around; what lies up to half the circle ahead of the horizon is newer. Frozen
@@ -52,14 +59,31 @@ fn lookup_sql(table: &str, column: &str) -> String {
 pub(in crate::store) struct Lookup {
     /// The query; its parameters are the values and the horizon.
     pub(in crate::store) sql: String,
-    /// True where the role may read the column.
-    pub(in crate::store) may_select: bool,
-    /// True where nothing can hide or change what is inserted.
-    pub(in crate::store) plain: bool,
+    /// True if the role may read the column and `xmin`.
+    pub(in crate::store) may_look: bool,
+    /// Why a look-up by value proves nothing: what the table has; `None` if it does.
+    pub(in crate::store) obscured_by: Option<&'static str>,
+    /// True if commits wait for standbys: what is seen is not confirmed yet.
+    pub(in crate::store) has_standbys: bool,
+    /// The longest that a standby's confirmation is waited for.
+    pub(in crate::store) confirms_within: Duration,
     /// The longest that the answer to a short question is waited for.
     pub(in crate::store) answers_within: Duration,
     /// The longest that the query is waited for; the server gives up sooner.
     pub(in crate::store) looks_within: Duration,
+}
+
+impl Lookup {
+    /// Why no look-up by value can tell what a connection did that is gone.
+    pub(in crate::store) fn obstacle(&self) -> Option<&'static str> {
+        if !self.may_look {
+            return Some(
+                "the connection was lost, and without SELECT right on the column and xmin it cannot \
+                 be looked up",
+            );
+        }
+        self.obscured_by
+    }
 }
 
 /// Makes connections to the servers of one database.
@@ -78,6 +102,10 @@ pub(super) struct Connector {
     /// How the server shows the connections of this run.
     pub(super) application: String,
     pub(super) statement_timeout: Duration,
+    /// How long an outage is waited out.
+    patience: Duration,
+    /// True while the server is asked about the table: only a lock on it keeps the answer back.
+    pub(super) is_at_table: AtomicBool,
     /// True once a pooler was met that refuses the client's own startup option.
     takes_no_mark: AtomicBool,
     /// Whether a Pgpool-II is at a place, as far as it was asked.
@@ -93,8 +121,8 @@ impl Connector {
             tls: tls::connector(address)?,
             insert: format!("INSERT INTO {table} ({column}) VALUES ($1)"),
             durable_insert: format!(
-                "INSERT INTO {table} ({column}) SELECT $1 FROM (SELECT {RAISED_LOCALLY} AS level) \
-                 AS durable WHERE level IS NOT NULL"
+                "INSERT INTO {table} ({column}) SELECT $1 FROM (SELECT {RAISED_LOCALLY} AS level, \
+                 {WARNS_LOCALLY} AS least) AS durable WHERE level IS NOT NULL AND least IS NOT NULL"
             ),
             lookup: lookup_sql(&table, &column),
             application: format!("token_service {}", options.session)
@@ -102,6 +130,8 @@ impl Connector {
                 .to_owned(),
             takes_no_mark: AtomicBool::new(false),
             pgpools: Mutex::default(),
+            patience: options.patience,
+            is_at_table: AtomicBool::new(false),
             address: address.clone(),
             table,
             column: options.column.clone(),
@@ -118,23 +148,22 @@ impl Connector {
 
     /// The first connection; looks too whether the server takes writes, whether the role may insert,
     /// and how the table can be asked for what was stored.
-    pub(super) async fn first_link(&self) -> Result<(Link, Lookup), Fault> {
-        let (link, seen) = self.reach(Aim::Look).await?;
-        let mut lookup = Lookup {
-            sql: self.lookup.clone(),
-            may_select: false,
-            plain: false,
+    pub(super) async fn first_link(&self) -> Result<(Link, Lookup, Catalog), Fault> {
+        let (link, session) = self.reach(Aim::Look).await?;
+        let catalog = session.catalog.unwrap_or_default();
+        let lookup = Lookup {
+            sql: catalog.base().map_or_else(
+                || self.lookup.clone(),
+                |(table, column)| lookup_sql(&table, &quote_identifier(&column)),
+            ),
+            may_look: catalog.may_look(),
+            obscured_by: catalog.obscured_by(),
+            has_standbys: catalog.has_standbys,
+            confirms_within: self.patience,
             answers_within: self.address.connect_timeout,
             looks_within: silence(self.statement_timeout),
         };
-        if let Some(row) = seen {
-            self.judge(&row)?;
-            let is_true =
-                |index| row.try_get::<_, Option<bool>>(index).ok().flatten() == Some(true);
-            lookup.may_select = is_true(2);
-            lookup.plain = is_true(3);
-        }
-        Ok((link, lookup))
+        Ok((link, lookup, catalog))
     }
 
     /// Connects to one address of a host within the time that one address may take.
@@ -270,7 +299,6 @@ impl Connector {
             client,
             monitor,
             local_port,
-            is_shared: true,
             statement: None,
             backend: None,
             horizon: 0,
@@ -304,9 +332,8 @@ pub(super) enum Aim {
     Inspect,
 }
 
-/// A connection, and what its server said when it was made: `LOOK`'s answer or, where it is there to
-/// look around, `SET_UP`'s.
-pub(super) type Reached = (Link, Option<Row>);
+/// A connection, and what its server said when it was made.
+pub(super) type Reached = (Link, Session);
 
 /// Why a host will not do.
 pub(super) enum Hitch {
@@ -322,6 +349,10 @@ pub(super) enum Hitch {
     ReadOnly,
     /// The password cannot be read.
     Password(Fault),
+    /// It is no PostgreSQL that is supported; why.
+    Foreign(String),
+    /// The table is of no use.
+    Table(Fault),
 }
 
 impl From<Error> for Hitch {

@@ -21,8 +21,8 @@ pub(in crate::store) struct Horizon {
     pub(in crate::store) number: i64,
     /// When the number was asked for and when the answer came.
     pub(in crate::store) asked: Span,
-    /// A token that was acknowledged after the horizon: a look-up that misses it proves nothing.
-    pub(in crate::store) control: Option<Token>,
+    /// The tokens that were acknowledged since: a look-up that misses one of them proves nothing.
+    pub(in crate::store) acknowledged: Vec<Token>,
     sent: u32,
 }
 
@@ -33,7 +33,7 @@ impl Horizon {
             backend: link.backend().cloned(),
             number: link.horizon(),
             asked,
-            control: None,
+            acknowledged: Vec::new(),
             sent: 0,
         }
     }
@@ -46,10 +46,18 @@ impl Horizon {
         due
     }
 
+    /// A token of this connection was acknowledged.
+    pub(super) fn acknowledge(&mut self, token: &Token) {
+        // Behind a pooler nothing is looked up.
+        if self.backend.is_some() {
+            self.acknowledged.push(token.clone());
+        }
+    }
+
     /// Moves on; what is answered from now on was sent after the number was asked for.
     pub(super) fn move_to(&mut self, number: i64, asked: Span) {
         self.number = number;
         self.asked = asked;
-        self.control = None;
+        self.acknowledged.clear();
     }
 }

@@ -9,10 +9,12 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Row};
 
 use super::super::Options;
+use super::super::name::quote_identifier;
+use super::catalog::Catalog;
 use super::connect::{Aim, Connector};
 use super::link::Link;
 use super::{Address, Host};
-use crate::fault::{Fault, Kind};
+use crate::fault::Fault;
 use crate::finding::Finding;
 
 /// Asks what the server is, how the connection came to it, and what it makes of a commit. What a
@@ -54,7 +56,7 @@ pub(in crate::store) async fn inspect(address: &Address, options: &Options) -> V
             .map(|it| (connector, it)),
         Err(fault) => Err(fault),
     };
-    let (connector, (link, _)) = match reached {
+    let (connector, (link, session)) = match reached {
         Ok(reached) => reached,
         Err(fault) => {
             let place = place(address, &address.hosts);
@@ -62,7 +64,7 @@ pub(in crate::store) async fn inspect(address: &Address, options: &Options) -> V
         }
     };
     let inspection = Inspection {
-        pooled: link.is_shared,
+        pooled: session.is_shared,
         place: place(address, std::slice::from_ref(&link.host)),
         connector: &connector,
         link: &link,
@@ -105,15 +107,18 @@ impl Inspection<'_> {
         let left = left.and_then(|rows| rows.into_iter().next());
         let database = self.database(&server);
         let commit = commit(&server);
-        vec![database, table, commit, self.limit(left.as_ref())]
+        let mut findings = vec![database];
+        findings.extend(table);
+        findings.extend([commit, self.limit(left.as_ref())]);
+        findings
     }
 
     /// What an answer came to within the time that connecting may take.
     async fn in_time<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Fault> {
-        let Connector { address, table, .. } = self.connector;
+        let address = &self.connector.address;
         match timeout(address.connect_timeout, answer).await {
             Ok(answer) => answer.map_err(|error| self.connector.refusal(&self.link.host, &error)),
-            Err(_) => Err(self.connector.late(table)),
+            Err(_) => Err(self.connector.late()),
         }
     }
 
@@ -137,44 +142,64 @@ impl Inspection<'_> {
         )
     }
 
-    async fn table(&self) -> Finding {
+    async fn table(&self) -> Vec<Finding> {
         const WHAT: &str = "table";
         let Options { table, column, .. } = self.options;
         let place = format!("{table}.{column}");
         match self.look().await {
-            Err(fault) => Finding::fault(WHAT, &place, fault),
-            Ok((seen, constraints)) => {
-                let is_true = |at| seen.try_get::<_, Option<bool>>(at).ok().flatten() == Some(true);
-                let mut words = constraints;
-                if !is_true(3) {
-                    words +=
-                        ", with triggers, rules or row security that may change what is inserted";
+            Err(fault) => vec![Finding::fault(WHAT, &place, fault)],
+            Ok((catalog, constraints)) => {
+                let mut findings = vec![self.rights(&place, &catalog, &constraints)];
+                let triggers = catalog.durability_triggers();
+                if !triggers.is_empty() {
+                    let words = format!(
+                        "{place}  a trigger mentions synchronous_commit ({}): a commit that it does \
+                         not wait for can be lost after it was reported as stored",
+                        triggers.join(", ")
+                    );
+                    findings.push(Finding::warning(WHAT, words));
                 }
-                if is_true(2) {
-                    return Finding::fine(WHAT, format!("{place}  INSERT yes, SELECT yes{words}"));
-                }
-                let grant = self.connector.grant("SELECT");
-                Finding::warning(
-                    WHAT,
-                    format!(
-                        "{place}  INSERT yes, SELECT no{words}: what a lost connection leaves in \
-                         doubt stays unknown; {grant}"
-                    ),
-                )
+                findings
             }
         }
     }
 
+    /// What the role may do, and what a lost connection would leave.
+    fn rights(&self, place: &str, catalog: &Catalog, constraints: &str) -> Finding {
+        const WHAT: &str = "table";
+        let column = quote_identifier(&self.options.column);
+        if !catalog.may_look() {
+            let grant = self.connector.grant(&format!("SELECT ({column}, xmin)"));
+            return Finding::warning(
+                WHAT,
+                format!(
+                    "{place}  INSERT yes, SELECT no{constraints}: tokens that a lost connection \
+                     leaves in doubt stay unknown; {grant}"
+                ),
+            );
+        }
+        match catalog.obscured_by() {
+            None => Finding::fine(
+                WHAT,
+                format!("{place}  INSERT yes, SELECT yes{constraints}"),
+            ),
+            Some(why) => Finding::warning(
+                WHAT,
+                format!(
+                    "{place}  INSERT yes, SELECT yes{constraints}: tokens stay unknown if {why}"
+                ),
+            ),
+        }
+    }
+
     /// What a run would see of the table, and the constraints in words.
-    async fn look(&self) -> Result<(Row, String), Fault> {
+    async fn look(&self) -> Result<(Catalog, String), Fault> {
         let Connector { address, table, .. } = self.connector;
         let looked = timeout(address.connect_timeout, self.connector.dry_look(self.link));
-        let seen = match looked.await {
+        let catalog = match looked.await {
             Ok(seen) => seen.map_err(|hitch| self.connector.hitch(&self.link.host, &hitch))?,
-            Err(_) => return Err(self.connector.late(table)),
+            Err(_) => return Err(self.connector.late()),
         };
-        let seen = seen.ok_or_else(|| self.connector.late(table))?;
-        self.connector.judge(&seen)?;
         let constraints = self.in_time(async {
             let params = [
                 (table as _, Type::TEXT),
@@ -193,7 +218,7 @@ impl Inspection<'_> {
             // Writing into a string cannot fail.
             let _ = write!(words, " and {} more", names.len() - NAMED);
         }
-        Ok((seen, words))
+        Ok((catalog, words))
     }
 
     fn limit(&self, left: Option<&Row>) -> Finding {
@@ -254,15 +279,5 @@ fn commit(server: &Row) -> Finding {
                 "synchronous_commit is {level} on the server: a run uses on for its own inserts"
             ),
         ),
-    }
-}
-
-impl Connector {
-    /// What to say where the server is silent although it is there.
-    fn late(&self, table: &str) -> Fault {
-        let limit = humantime::format_duration(self.address.connect_timeout);
-        Fault::new(Kind::DbConnect, "the database did not answer in time")
-            .cause(format!("no answer within {limit}"))
-            .hint(format!("another session may hold a lock on {table}"))
     }
 }

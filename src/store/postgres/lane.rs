@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::doubt::{self, Doubt, Flight};
+use super::super::doubt::{self, Doubt, Flight, Rowless, UNCONFIRMED};
 use super::super::job::{Chunk, Job};
 use super::super::outbox::Batch;
 use super::super::sqlstate::{Details, scrub};
@@ -22,7 +22,8 @@ use super::horizon::Horizon;
 use super::link::Link;
 use super::pool::Shared;
 use super::sent::Span;
-use crate::token::{Detail, Status, Token};
+use crate::fault::Fault;
+use crate::token::{Detail, Outcome, Status, Token};
 
 mod judge;
 
@@ -32,7 +33,22 @@ enum Asked {
     Insert(Flight),
     /// The horizon; at that moment.
     Horizon(u64),
+    /// Where the rows of these tokens went.
+    Rowless(Rowless),
 }
+
+/// A token that is to be sent.
+struct Next {
+    token: Token,
+    job: Arc<Job>,
+    /// How often it was sent.
+    tries: u32,
+    /// When its key was first found to be taken.
+    taken_since: Option<Instant>,
+}
+
+/// So many tokens without a row are looked for together.
+const ROWLESS: usize = 256;
 
 /// The lane's books: what was sent, and what is to be sent.
 struct Lane {
@@ -40,6 +56,8 @@ struct Lane {
     chunk: Option<Chunk>,
     ledger: VecDeque<Asked>,
     waiting: Vec<Waiting>,
+    /// Tokens that were committed without a row, to be looked for.
+    rowless: Option<Rowless>,
     horizon: Horizon,
     /// How many may be in flight on a connection of one's own.
     pipeline: usize,
@@ -74,24 +92,28 @@ pub(super) async fn run(shared: Arc<Shared>, start: Option<Start>) -> End {
         chunk: start.chunk,
         ledger: VecDeque::new(),
         waiting: start.waiting,
+        rowless: None,
         horizon,
         batch: Batch::default(),
         details: Details::default(),
-        no_row: Detail::reason("the database stored no row: a trigger or a rule skipped it"),
+        no_row: Detail::reason(
+            "the database stored no row: a trigger or rule skipped or redirected it",
+        ),
         leaving: false,
         farewell: None,
     };
     let lost = lane.work(&link).await;
+    if let Some(fault) = lane.shared.unconfirmed.get().cloned() {
+        lane.give_up(&fault);
+        return End::Finished;
+    }
     if lane.shared.queue.halt.aborting().is_cancelled() {
         lane.abort();
         return End::Finished;
     }
     lane.batch.flush();
     if lost {
-        if link.had_open_transaction() {
-            lane.leave_unknown("the server handed over an open transaction");
-        }
-        return End::Lost(Box::new(lane.remains()));
+        return End::Lost(Box::new(lane.remains(link.had_open_transaction())));
     }
     link.close().await;
     End::Finished
@@ -118,6 +140,7 @@ impl Lane {
         let queue = &shared.queue;
         let silence = silence(shared.statement_timeout);
         let mut aborting = pin!(queue.halt.aborting().cancelled());
+        let mut giving_up = pin!(shared.gives_up.cancelled());
         let mut timer = pin!(tokio::time::sleep(silence));
         let mut heard = Instant::now();
         let mut answers = Answers::with_capacity(self.pipeline);
@@ -131,7 +154,7 @@ impl Lane {
             if self.leaving && idle {
                 return true;
             }
-            if closed && idle && self.chunk.is_none() && self.waiting.is_empty() {
+            if closed && idle && self.chunk.is_none() && !self.owes() {
                 return false;
             }
             let due = self.waiting.iter().map(|waiting| waiting.due).min();
@@ -139,6 +162,7 @@ impl Lane {
             tokio::select! {
                 biased;
                 () = &mut aborting => return false,
+                () = &mut giving_up => return false,
                 answer = answers.foremost(), if !idle => {
                     heard = Instant::now();
                     let mut next = Some(answer);
@@ -190,11 +214,18 @@ impl Lane {
     /// Sends as many tokens as there is room for.
     fn fill<'a>(&mut self, link: &'a Link, answers: &mut Answers<'a>) {
         self.leaving |= answers.is_empty() && link.is_unheard();
+        self.look_for_rowless(link, answers);
         if !self.has_room(answers.len()) {
             return;
         }
         while answers.len() < self.pipeline() && !link.is_closed() {
-            let Some((mut token, job, tries)) = self.next_token() else {
+            let Some(Next {
+                mut token,
+                job,
+                tries,
+                taken_since,
+            }) = self.next_token()
+            else {
                 break;
             };
             if self.horizon.is_due(answers.is_empty()) {
@@ -220,26 +251,71 @@ impl Lane {
                 sent: Instant::now(),
                 moment,
                 tries: tries + 1,
+                taken_since,
             }));
         }
         self.batch.flush_soon();
     }
 
+    /// Looks for tokens without a row once there are enough of them, or nothing else to wait for.
+    fn look_for_rowless<'a>(&mut self, link: &'a Link, answers: &mut Answers<'a>) {
+        let is_due = |rowless: &mut Rowless| rowless.flights.len() >= ROWLESS || answers.is_empty();
+        let Some(mut rowless) = self.rowless.take_if(is_due) else {
+            return;
+        };
+        if link.is_closed() {
+            self.rowless = Some(rowless);
+            return;
+        }
+        rowless.looked = self.shared.sent.mark();
+        let values: Vec<Token> = rowless.flights.iter().map(|it| it.token.clone()).collect();
+        let (sql, number) = (self.shared.lookup.sql.clone(), rowless.number);
+        answers.ask(async move {
+            let values: Vec<&str> = values.iter().map(Token::as_str).collect();
+            link.count(&sql, &values, Some(number))
+                .await
+                .map(Reply::Counts)
+        });
+        self.ledger.push_back(Asked::Rowless(rowless));
+    }
+
+    /// True if tokens of this lane are neither in flight nor settled.
+    fn owes(&self) -> bool {
+        !self.waiting.is_empty() || self.rowless.is_some()
+    }
+
     /// The next token to send, whose it is, and how often it was sent.
-    fn next_token(&mut self) -> Option<(Token, Arc<Job>, u32)> {
+    fn next_token(&mut self) -> Option<Next> {
         loop {
             if let Some(Waiting { flight, detail, .. }) = self.due() {
                 if flight.job.is_stopping() {
                     self.land(flight, Status::Failed, Some(detail));
                     continue;
                 }
-                return Some((flight.token, flight.job, flight.tries));
+                return Some(Next {
+                    token: flight.token,
+                    job: flight.job,
+                    tries: flight.tries,
+                    taken_since: flight.taken_since,
+                });
             }
             if let Some(chunk) = &mut self.chunk
                 && !chunk.job.is_stopping()
                 && let Some(token) = chunk.take()
             {
-                return Some((token, Arc::clone(&chunk.job), 0));
+                let job = Arc::clone(&chunk.job);
+                if let Some(loss) = self.shared.room.loss(token.as_str()) {
+                    let detail = Detail::reason(loss);
+                    let outcome = Outcome::unsent(token, Status::Rejected, Some(detail));
+                    self.batch.push(&job, outcome);
+                    continue;
+                }
+                return Some(Next {
+                    token,
+                    job,
+                    tries: 0,
+                    taken_since: None,
+                });
             }
             // A chunk that may not be sent any more reports itself when it is dropped.
             self.chunk = None;
@@ -269,7 +345,7 @@ impl Lane {
     }
 
     /// What the lane leaves to others after its connection was lost.
-    fn remains(mut self) -> Remains {
+    fn remains(mut self, had_open_transaction: bool) -> Remains {
         if let Some(chunk) = self.chunk.take() {
             self.shared.queue.give_back(chunk);
         }
@@ -285,6 +361,7 @@ impl Lane {
         let doubt = (!flights.is_empty()).then_some(Doubt {
             flights,
             horizon: self.horizon.clone(),
+            had_open_transaction,
             farewell,
         });
         Remains { doubt, waiting }
@@ -298,19 +375,28 @@ impl Lane {
         self.shared.queue.clear();
     }
 
-    /// Reports what was not answered as unknown: a look-up proves nothing if another client may still
-    /// commit it.
-    fn leave_unknown(&mut self, reason: &str) {
-        let (flights, message) = (self.take_flights(), self.take_farewell());
-        doubt::give_up(flights, &self.shared.sent, reason, message);
+    /// Accounts for everything because no standby confirms what is committed. The server goes on with
+    /// what it was sent, and its waits are not cut short.
+    fn give_up(&mut self, fault: &Fault) {
+        self.batch.flush();
+        let flights = self.take_flights();
+        for flight in &flights {
+            flight.job.tell(fault);
+        }
+        doubt::give_up(flights, &self.shared.sent, UNCONFIRMED, None);
+        self.waiting.drain(..).for_each(Waiting::fail);
+        self.chunk = None;
     }
 
     fn take_flights(&mut self) -> Vec<Flight> {
-        let flights = self.ledger.drain(..).filter_map(|asked| match asked {
-            Asked::Insert(flight) => Some(flight),
-            Asked::Horizon(_) => None,
+        let flights = self.ledger.drain(..).flat_map(|asked| match asked {
+            Asked::Insert(flight) => vec![flight],
+            Asked::Horizon(_) => Vec::new(),
+            Asked::Rowless(rowless) => rowless.flights,
         });
-        flights.collect()
+        flights
+            .chain(self.rowless.take().into_iter().flat_map(|it| it.flights))
+            .collect()
     }
 
     fn take_farewell(&mut self) -> Option<String> {

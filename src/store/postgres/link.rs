@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::task::JoinHandle;
-use tokio_postgres::error::Severity;
-use tokio_postgres::types::Type;
+use tokio_postgres::error::{DbError, Severity};
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row, Statement};
 use tokio_util::sync::CancellationToken;
 
@@ -22,14 +22,45 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// The number that the next transaction will have at the least.
 const HORIZON: &str = "SELECT txid_snapshot_xmax(txid_current_snapshot())";
 
-/// Ends what other connections of a run are left. A pooler may have put the client's address behind
-/// the name.
-const END_OTHERS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-     WHERE starts_with(application_name, $1) AND usename = current_user AND pid NOT IN (pg_backend_pid(), $2)";
+/// Ends the other connections of a run that are left; a row for each, true if it waits for a synchronous
+/// standby. Such a wait is not cut short: that would make a row visible that no standby has. A pooler
+/// may have put the client's address behind the name.
+const END_OTHERS: &str = "SELECT waits, CASE WHEN NOT waits THEN pg_terminate_backend(pid) END FROM \
+     (SELECT pid, wait_event IS NOT DISTINCT FROM 'SyncRep' AS waits FROM pg_stat_activity \
+     WHERE starts_with(application_name, $1) AND usename = session_user \
+     AND pid NOT IN (pg_backend_pid(), $2)) AS others";
 
-/// Ends a backend, where it is still the same one; no row where it is gone.
-const END_BACKEND: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-     WHERE pid = $1 AND extract(epoch FROM backend_start)::text = $2";
+/// The same for one backend, if it is still the same one; no row if it is gone.
+const END_BACKEND: &str = "SELECT waits, CASE WHEN NOT waits THEN pg_terminate_backend(pid) END FROM \
+     (SELECT pid, wait_event IS NOT DISTINCT FROM 'SyncRep' AS waits FROM pg_stat_activity \
+     WHERE pid = $1 AND extract(epoch FROM backend_start)::text = $2) AS old";
+
+/// Writes to the log and nowhere else: its commit waits for the standbys as any other, and for all that
+/// was committed before it.
+const CONFIRM: &str = "SELECT pg_logical_emit_message(true, 'token_service', '')";
+
+/// What became of backends that were to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Fenced {
+    /// They are gone.
+    Gone,
+    /// They were told to end.
+    Ending,
+    /// One of them has committed and waits for a synchronous standby.
+    Waiting,
+}
+
+impl Fenced {
+    fn of(rows: &[Row]) -> Result<Self, Error> {
+        let waits = rows.iter().map(|row| row.try_get::<_, bool>(0));
+        let waits = waits.collect::<Result<Vec<bool>, Error>>()?;
+        Ok(match waits[..] {
+            [] => Self::Gone,
+            _ if waits.contains(&true) => Self::Waiting,
+            _ => Self::Ending,
+        })
+    }
+}
 
 /// One backend of one server, for certain: process numbers are used again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +69,9 @@ pub(in crate::store) struct Backend {
     started: String,
     server_started: String,
     cluster: Cluster,
+    /// True if the session has assumed another role than its own (`ALTER ROLE … SET role`), which may
+    /// not end the session's backends.
+    assumed_role: bool,
 }
 
 /// The cluster of servers, primary and standbys, that a backend belongs to.
@@ -51,15 +85,22 @@ pub(super) enum Cluster {
     Hidden,
 }
 
-/// The backend that the answer to the set-up names.
-pub(super) fn backend_of(row: &Row, cluster: Cluster) -> Result<Option<Backend>, Error> {
-    let started: Option<String> = row.try_get(4)?;
-    Ok(match started {
+/// The backend that the answer to the set-up names, which was `started` then if the session has assumed
+/// another role.
+pub(super) fn backend_of(
+    row: &Row,
+    cluster: Cluster,
+    started: Option<String>,
+    assumed_role: bool,
+) -> Result<Option<Backend>, Error> {
+    let seen: Option<String> = row.try_get(4)?;
+    Ok(match seen.or(started) {
         Some(started) => Some(Backend {
             pid: row.try_get(3)?,
             started,
             server_started: row.try_get(5)?,
             cluster,
+            assumed_role,
         }),
         None => None,
     })
@@ -73,8 +114,6 @@ pub(in crate::store) struct Link {
     pub(super) monitor: Arc<Monitor>,
     /// Its own TCP port.
     pub(super) local_port: Option<u16>,
-    /// False if a connection that looks around was found to lead to a backend of its own.
-    pub(super) is_shared: bool,
     pub(super) statement: Option<Statement>,
     pub(super) backend: Option<Backend>,
     pub(super) horizon: i64,
@@ -99,6 +138,12 @@ impl Drop for Driver {
 }
 
 impl Link {
+    /// True if the server handed over a transaction that was not this connection's. What was not
+    /// answered may still be committed, by another client.
+    pub(in crate::store) fn had_open_transaction(&self) -> bool {
+        self.monitor.had_open_transaction()
+    }
+
     /// Sends an INSERT of `text` when first polled; resolves, after the transaction's end, to the
     /// number of rows.
     pub(super) async fn insert(&self, text: &str) -> Result<u64, Error> {
@@ -138,25 +183,6 @@ impl Link {
         self.unheard.load(Ordering::Relaxed)
     }
 
-    /// Begins a transaction of several statements.
-    pub(super) async fn begin(&self) -> Result<(), Error> {
-        self.monitor.begin_transaction();
-        self.client.batch_execute("BEGIN").await
-    }
-
-    /// Takes back what was done since.
-    pub(super) async fn roll_back(&self) -> Result<(), Error> {
-        let result = self.client.batch_execute("ROLLBACK").await;
-        self.monitor.end_transaction();
-        result
-    }
-
-    /// True if the server handed over a transaction that this connection had not begun. What was not
-    /// answered may still be committed, by another client.
-    pub(in crate::store) fn had_open_transaction(&self) -> bool {
-        self.monitor.had_open_transaction()
-    }
-
     /// Why the client ended the connection, if it did.
     pub(super) fn violation(&self) -> Option<String> {
         self.monitor.violation().map(ToString::to_string)
@@ -165,13 +191,15 @@ impl Link {
     /// Tells, as [`Link::insert`] does, what an INSERT of `text` would come to, and takes it back.
     /// Constraints that wait for the commit are asked at once. All travels together, and in this order.
     pub(super) async fn try_out(&self, text: &str) -> Result<u64, Error> {
+        self.monitor.begin_transaction();
         let (begun, inserted, checked, taken_back) = tokio::join!(
             biased;
-            self.begin(),
+            self.client.batch_execute("BEGIN"),
             self.insert(text),
             self.client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE"),
-            self.roll_back(),
+            self.client.batch_execute("ROLLBACK"),
         );
+        self.monitor.end_transaction();
         begun?;
         let rows = inserted?;
         checked?;
@@ -209,24 +237,62 @@ impl Link {
         })
     }
 
-    /// Tells `old` to end; true where it is gone.
-    pub(in crate::store) async fn end_backend(&self, old: &Backend) -> Result<bool, Error> {
+    /// Tells `old` to end.
+    pub(in crate::store) async fn end_backend(&self, old: &Backend) -> Result<Fenced, Error> {
         let same_server = self
             .backend()
             .is_some_and(|own| own.server_started == old.server_started);
         if !same_server {
-            return Ok(true);
+            return Ok(Fenced::Gone);
         }
         let params = [(&old.pid as _, Type::INT4), (&old.started as _, Type::TEXT)];
-        let rows = self.client.query_typed(END_BACKEND, &params).await?;
-        Ok(rows.is_empty())
+        Fenced::of(&self.of_sessions(END_BACKEND, &params).await?)
     }
 
-    /// Tells every other connection of `application` to end, but for `own`; true where none is left.
-    pub(super) async fn end_others(&self, application: &str, own: i32) -> Result<bool, Error> {
+    /// Tells every other connection of `application` to end, except `own`.
+    pub(super) async fn end_others(&self, application: &str, own: i32) -> Result<Fenced, Error> {
         let params = [(&application as _, Type::TEXT), (&own as _, Type::INT4)];
-        let rows = self.client.query_typed(END_OTHERS, &params).await?;
-        Ok(rows.is_empty())
+        Fenced::of(&self.of_sessions(END_OTHERS, &params).await?)
+    }
+
+    /// Asks about sessions, under the role that they logged in with.
+    pub(super) async fn of_sessions(
+        &self,
+        sql: &str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, Error> {
+        if self.backend().is_some_and(|own| own.assumed_role) {
+            self.as_session_user(sql, params).await
+        } else {
+            self.client.query_typed(sql, params).await
+        }
+    }
+
+    /// Asks under the role that the session logged in with, and assumes the other one again.
+    pub(super) async fn as_session_user(
+        &self,
+        sql: &str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, Error> {
+        let (left, rows, assumed) = tokio::join!(
+            biased;
+            self.client.batch_execute("SET ROLE NONE"),
+            self.client.query_typed(sql, params),
+            self.client.batch_execute("RESET ROLE"),
+        );
+        left?;
+        assumed?;
+        rows
+    }
+
+    /// Waits until the standbys that commits wait for have what was committed so far; false if the
+    /// server gave up waiting.
+    pub(in crate::store) async fn confirm(&self) -> Result<bool, Error> {
+        match self.client.query_typed(CONFIRM, &[]).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.as_db_error().is_some_and(|db| !is_fatal(db)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// How many rows there are of each of `values` that are not older than `horizon`.
@@ -273,10 +339,10 @@ impl Link {
     }
 }
 
-/// True where the server's verdict concerns the statement and not the connection.
-pub(in crate::store) fn is_error(db: &tokio_postgres::error::DbError) -> bool {
-    db.parsed_severity().map_or_else(
-        || db.severity() == "ERROR",
-        |severity| severity == Severity::Error,
+/// True if the error ends the connection.
+fn is_fatal(db: &DbError) -> bool {
+    matches!(
+        db.parsed_severity(),
+        Some(Severity::Fatal | Severity::Panic)
     )
 }

@@ -14,6 +14,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 mod answers;
+pub(super) mod attribution;
+pub(super) mod catalog;
 pub(super) mod connect;
 mod handover;
 pub(super) mod horizon;
@@ -25,7 +27,7 @@ mod parameters;
 mod passfile;
 mod password;
 mod pool;
-pub(super) mod probe;
+mod progress;
 mod recheck;
 mod refusal;
 pub(super) mod sent;

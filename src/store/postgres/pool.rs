@@ -5,19 +5,22 @@
 //! does the foreman reconnect, so that a restarting server meets one knocking client and not many.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::super::job::{Queue, Taker, Verdict};
 use super::super::{Later, Options};
 use super::Address;
+use super::catalog::{Catalog, Room};
 use super::connect::{Connector, Lookup};
 use super::handover::{End, Left, Start};
 use super::lane;
-use super::link::{Backend, Link};
+use super::link::{Backend, Driver, Link};
+use super::progress::{Progress, watch};
 use super::recheck::recheck;
 use super::refusal::{is_denied, is_wrong_password};
 use super::sent::Sent;
@@ -42,8 +45,16 @@ pub(super) struct Shared {
     pub(super) dry_run: bool,
     pub(super) statement_timeout: Duration,
     pub(super) lookup: Lookup,
+    pub(super) catalog: Catalog,
+    /// How long a token the column keeps.
+    pub(super) room: Room,
+    pub(super) progress: Progress,
+    /// Why the run was given up, if no commit was confirmed.
+    pub(super) unconfirmed: OnceLock<Fault>,
+    /// Cancelled then.
+    pub(super) gives_up: CancellationToken,
+    pub(super) patience: Duration,
     connections: usize,
-    patience: Duration,
 }
 
 /// The connections of a store.
@@ -63,7 +74,7 @@ impl Pool {
         queue: &Arc<Queue>,
     ) -> Result<Self, Fault> {
         let connector = Connector::new(address, options)?;
-        let (link, lookup) = tokio::select! {
+        let (link, lookup, catalog) = tokio::select! {
             biased;
             () = queue.halt.stopping().cancelled() => Err(Fault::new(
                 Kind::DbConnect,
@@ -79,6 +90,11 @@ impl Pool {
             pipeline: options.pipeline.map(|most| most.max(1)),
             statement_timeout: options.statement_timeout,
             lookup,
+            room: catalog.room(),
+            catalog,
+            progress: Progress::new(),
+            unconfirmed: OnceLock::new(),
+            gives_up: CancellationToken::new(),
             connections: options.connections.max(1),
             patience: options.patience,
         });
@@ -121,6 +137,7 @@ impl super::super::Backend for Pool {
 async fn foreman(shared: Arc<Shared>, first: Start, expected: u64) {
     let queue = &shared.queue;
     let _taker = Taker(Arc::clone(queue));
+    let _watch = Driver(tokio::spawn(watch(Arc::clone(&shared))));
     let mut lanes = JoinSet::new();
     let mut full_until = None;
     let mut left = Left::default();

@@ -5,18 +5,19 @@ use std::collections::HashMap;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::Error;
 
-use super::super::doubt::{FENCE, GLANCE};
-use super::super::{NOT_SHOWN, cannot_look};
-use super::link::{Backend, Link, is_error};
+use super::super::cannot_look;
+use super::super::doubt::{FENCE, GLANCE, UNCONFIRMED};
+use super::super::name::quote_identifier;
+use super::attribution::is_error;
+use super::link::{Backend, Fenced, Link};
 use super::pool::Shared;
-use super::probe::{Probe, probe};
 use crate::fault::{Fault, Kind};
 
 /// So many values are looked up at a time.
 const AT_A_TIME: usize = 5_000;
 
 /// Ends whatever connections of the run are left but `own`, then counts the rows of each value.
-/// Where something could hide or change what is inserted, it tries each value that is not seen.
+/// Refuses on a table where a look-up proves nothing.
 pub(super) async fn recheck(
     shared: &Shared,
     own: Option<&Backend>,
@@ -24,9 +25,14 @@ pub(super) async fn recheck(
     horizon: Option<i64>,
 ) -> Result<HashMap<String, u64>, Fault> {
     let mut counts = HashMap::new();
-    if !shared.lookup.may_select {
-        return Err(cannot_look("the role may not read the table")
-            .hint("GRANT SELECT on the column, so that a replay can see what was stored"));
+    let lookup = &shared.lookup;
+    if !lookup.may_look {
+        let column = quote_identifier(&shared.connector.column);
+        return Err(cannot_look("the role may not read the column and xmin")
+            .hint(shared.connector.grant(&format!("SELECT ({column}, xmin)"))));
+    }
+    if let Some(reason) = lookup.obscured_by {
+        return Err(cannot_look(reason));
     }
     let link = shared.connector.link().await?;
     let (Some(own), Some(_)) = (own, link.backend()) else {
@@ -42,53 +48,54 @@ pub(super) async fn recheck(
         }
         None => shared.connector.refusal(&link.host, &error),
     };
-    let lookup = &shared.lookup;
     let ended = fence(&link, &shared.connector.application, own);
-    // The fence is given up by itself; only a server that fell silent keeps it longer.
+    // The fence is given up by itself; only a server that stopped responding keeps it longer.
     let ended = timeout(FENCE + lookup.answers_within, ended).await;
-    if !ended.map_err(|_| fell_silent())?.map_err(refused)? {
-        return Err(cannot_look(
-            "a connection of the run is left and cannot be ended",
-        ));
+    match ended.map_err(|_| stopped_responding())?.map_err(refused)? {
+        Fenced::Gone => {}
+        Fenced::Ending => {
+            return Err(cannot_look(
+                "a connection of the run is left and cannot be ended",
+            ));
+        }
+        Fenced::Waiting => return Err(cannot_look(UNCONFIRMED)),
     }
     for part in values.chunks(AT_A_TIME) {
         let part: Vec<&str> = part.iter().map(String::as_str).collect();
         let found = link.count(&lookup.sql, &part, horizon);
         let found = timeout(lookup.looks_within, found).await;
-        let found = found.map_err(|_| fell_silent())?.map_err(refused)?;
+        let found = found.map_err(|_| stopped_responding())?.map_err(refused)?;
         counts.extend(
             found
                 .into_iter()
                 .map(|(value, count)| (value, u64::try_from(count).unwrap_or(0))),
         );
     }
-    if !lookup.plain {
-        for value in values.iter().filter(|value| !counts.contains_key(*value)) {
-            let probe = timeout(lookup.looks_within, probe(&link, &lookup.sql, value)).await;
-            if probe.map_err(|_| fell_silent())?.map_err(refused)? == Probe::Hidden {
-                return Err(cannot_look(NOT_SHOWN));
-            }
+    if lookup.has_standbys && !counts.is_empty() {
+        let confirmed = timeout(lookup.confirms_within, link.confirm()).await;
+        if !matches!(confirmed, Ok(Ok(true))) {
+            return Err(cannot_look(UNCONFIRMED));
         }
     }
     link.close().await;
     Ok(counts)
 }
 
-async fn fence(link: &Link, application: &str, own: &Backend) -> Result<bool, Error> {
+async fn fence(link: &Link, application: &str, own: &Backend) -> Result<Fenced, Error> {
     let give_up_at = Instant::now() + FENCE;
-    while !link.end_others(application, own.pid).await? {
-        if Instant::now() >= give_up_at {
-            return Ok(false);
+    loop {
+        match link.end_others(application, own.pid).await? {
+            Fenced::Gone => return Ok(Fenced::Gone),
+            state if Instant::now() >= give_up_at => return Ok(state),
+            _ => tokio::time::sleep(GLANCE).await,
         }
-        tokio::time::sleep(GLANCE).await;
     }
-    Ok(true)
 }
 
-fn fell_silent() -> Fault {
+fn stopped_responding() -> Fault {
     Fault::new(
         Kind::DbConnect,
-        "the database fell silent while it was looked up what was stored before",
+        "the database stopped responding while the replay looked up what was stored before",
     )
     .hint("nothing was sent: replay again once it answers")
 }

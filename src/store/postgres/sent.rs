@@ -91,6 +91,11 @@ impl Sent {
         self.book().in_flight.get(&hash).copied().unwrap_or(0)
     }
 
+    /// True if nothing is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.book().in_flight.is_empty()
+    }
+
     /// This moment.
     pub(crate) fn mark(&self) -> u64 {
         self.book().tick()

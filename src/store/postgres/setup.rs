@@ -5,124 +5,167 @@
 //! gets it as soon as an answer has come: nothing may be left on it, and nothing asked ahead.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Row, SimpleQueryMessage};
 
-use super::super::sqlstate::{Class, class_of};
+use super::catalog::{self, Catalog};
 use super::connect::{Aim, Connector, Hitch};
 use super::link::{Cluster, Link, backend_of};
 
 /// Asks whether the backend is the connection's own; it then has the mark of its start. Raises
-/// `synchronous_commit` to `on` where it is lower, never lowers it, and names the limits: until the
-/// end of the transaction only where others share the backend. Asks who the backend is and whether
-/// it takes writes. Pgpool-II sends what begins with that comment to the primary.
+/// `synchronous_commit` to `on` and `client_min_messages` to `warning` if they are lower, never lowers
+/// them, sets the time limit, and switches off the compilation of plans, which takes seconds: until the
+/// end of the transaction only if others share the backend. Asks who the backend is, whether it takes
+/// writes and what it runs. Pgpool-II sends what begins with that comment to the primary.
 const SET_UP: &str = "/*NO LOAD BALANCE*/ SELECT set_config('synchronous_commit', CASE \
      current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \
      shared), set_config('statement_timeout', $1, shared), shared, pg_backend_pid(), \
      (SELECT extract(epoch FROM backend_start)::text FROM pg_stat_get_activity(pg_backend_pid())), \
      extract(epoch FROM pg_postmaster_start_time())::text, \
      txid_snapshot_xmax(txid_current_snapshot()), \
-     pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', inet_client_port() \
+     pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', \
+     version(), current_setting('server_version_num')::int4, session_user <> current_user, \
+     set_config('client_min_messages', CASE current_setting('client_min_messages') WHEN 'error' \
+     THEN 'warning' ELSE current_setting('client_min_messages') END, shared), \
+     set_config('jit', 'off', shared), inet_client_port() \
      FROM (SELECT current_setting('token_service.connection', true) IS DISTINCT FROM $2) \
      AS backend (shared)";
+
+/// The oldest PostgreSQL that is supported, as the server numbers it, and as people do.
+const OLDEST: (i32, &str) = (130_000, "13");
 
 /// Which cluster a server belongs to; asked apart, since it may not be allowed.
 const CLUSTER: &str = "SELECT system_identifier FROM pg_control_system()";
 
-/// What `look` wants to know before a token is asked for.
-const LOOK: &str = "SELECT \
-     has_column_privilege($1::text, $2::text, 'INSERT'), \
-     (SELECT min(c.oid::regclass::text) FROM pg_attrdef a \
-     JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid \
-     JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid \
-     WHERE a.adrelid = $1::text::regclass \
-     AND CASE c.relkind WHEN 'S' THEN NOT has_sequence_privilege(c.oid, 'USAGE, UPDATE') END), \
-     has_column_privilege($1::text, $2::text, 'SELECT'), \
-     (SELECT c.relkind IN ('r', 'p') AND NOT c.relhasrules AND NOT c.relrowsecurity \
-     AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal) \
-     FROM pg_class c WHERE c.oid = $1::text::regclass), \
-     EXISTS (SELECT FROM pg_class c WHERE c.relpersistence <> 'p' AND (c.oid = $1::text::regclass \
-     OR c.oid IN (SELECT relid FROM pg_partition_tree($1::text::regclass)))), \
-     (SELECT t.typname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
-     WHERE a.attrelid = $1::text::regclass AND a.attname = $2 AND t.typname IN ('char', 'name'))";
+/// When the backend of a session that has assumed another role was started: that role may not ask.
+const STARTED: &str = "SELECT extract(epoch FROM backend_start)::text \
+     FROM pg_stat_get_activity(pg_backend_pid())";
+
+/// What a server said when a connection to it was set up.
+pub(super) struct Session {
+    /// True if others share the backend.
+    pub(super) is_shared: bool,
+    /// What the first connection looks at.
+    pub(super) catalog: Option<Catalog>,
+}
 
 impl Connector {
-    /// Makes the connection that began with `mark` ready to insert; gives what `LOOK` saw, where it
-    /// was to look. One that is to look around is told what every one is told first, and no more.
+    /// Makes the connection that began with `mark` ready to insert. One that is to look around is told
+    /// what every one is told first, and no more.
     pub(super) async fn set_up(
         &self,
         link: &mut Link,
         mark: &str,
         aim: Aim,
-    ) -> Result<Option<Row>, Hitch> {
+    ) -> Result<Session, Hitch> {
         let timeout = milliseconds(self.statement_timeout).to_string();
         let params = [(&timeout as _, Type::TEXT), (&mark as _, Type::TEXT)];
         let asked = Instant::now();
-        let rows = link.client.query_typed(SET_UP, &params).await?;
+        let rows = link.client.query_typed(SET_UP, &params).await;
         link.round_trip = asked.elapsed();
-        let Some(row) = rows.into_iter().next() else {
-            return Ok(None);
-        };
+        let row = self.understood(rows)?;
         if row.try_get(7)? {
             return Err(Hitch::ReadOnly);
         }
-        let port: Option<i32> = row.try_get(8)?;
+        let port: Option<i32> = row.try_get(13)?;
         let is_direct = port == link.local_port.map(i32::from);
-        let look = match aim {
-            Aim::Insert => false,
-            Aim::Look => true,
-            Aim::Inspect => {
-                link.is_shared = row.try_get(2)? || (!is_direct && self.is_pgpool(link).await);
-                return Ok(Some(row));
-            }
+        let mut session = Session {
+            is_shared: row.try_get(2)?,
+            catalog: None,
         };
+        if aim == Aim::Inspect {
+            session.is_shared |= !is_direct && self.is_pgpool(link).await;
+            return Ok(session);
+        }
         link.horizon = row.try_get(6)?;
-        if row.try_get(2)? {
-            return if look {
-                self.dry_look(link).await
-            } else {
-                Ok(None)
-            };
+        self.is_at_table.store(true, Ordering::Relaxed);
+        if session.is_shared {
+            if aim == Aim::Look {
+                session.catalog = Some(self.dry_look(link).await?);
+            }
+            self.is_at_table.store(false, Ordering::Relaxed);
+            return Ok(session);
         }
         // All travel together: one round trip.
         let asked = Instant::now();
-        let (prepared, looked, cluster, is_pgpool) = tokio::join!(
+        let assumed_role: bool = row.try_get(10)?;
+        let (started, prepared, looked, cluster, is_pgpool) = tokio::join!(
+            biased;
+            started(link, assumed_role),
             link.client.prepare_typed(&self.insert, &[Type::TEXT]),
-            self.look(link, look),
+            self.look(link, aim == Aim::Look),
             self.cluster(link),
             async { !is_direct && self.is_pgpool(link).await },
         );
         link.round_trip = link.round_trip.min(asked.elapsed());
+        // What is going to be refused for what was seen is refused in those words.
+        session.catalog = looked?;
+        if let Some(catalog) = &session.catalog {
+            self.judge(catalog).map_err(Hitch::Table)?;
+        }
         match prepared {
             Ok(_) if is_pgpool => {}
             Ok(statement) => {
                 link.statement = Some(statement);
-                link.backend = backend_of(&row, cluster)?;
+                link.backend = backend_of(&row, cluster, started?, assumed_role)?;
             }
             // A pooler that passes the mark on.
             Err(error) if is_unprepared(&error) => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(looked?)
+        self.is_at_table.store(false, Ordering::Relaxed);
+        Ok(session)
     }
 
-    /// Looks at the table where nothing may be prepared.
-    pub(super) async fn dry_look(&self, link: &Link) -> Result<Option<Row>, Hitch> {
-        let seen = self.look(link, true).await?;
-        // What is going to be refused for what was seen is refused in those words.
-        if seen.as_ref().is_some_and(|row| self.judge(row).is_ok()) {
-            // Says what preparing would have said, executes nothing and leaves nothing.
-            let explain = format!("EXPLAIN {}", link.insert);
-            let token = (&"" as _, Type::TEXT);
-            link.client.query_typed(&explain, &[token]).await?;
+    /// The answer to [`SET_UP`], if it is that of a PostgreSQL that is supported.
+    fn understood(&self, rows: Result<Vec<Row>, Error>) -> Result<Row, Hitch> {
+        /// What a server says that lacks a function, a setting, a type or a piece of syntax.
+        const LACKS: [&str; 3] = ["42", "0A", "XX"];
+        let rows = match rows {
+            Err(error) => {
+                let code = error.code().map_or("", SqlState::code);
+                let lacks = LACKS.contains(&code.get(..2).unwrap_or_default());
+                return Err(match error.as_db_error() {
+                    Some(db) if lacks => Hitch::Foreign(format!("{} ({code})", db.message())),
+                    _ => Hitch::Error(error),
+                });
+            }
+            Ok(rows) => rows,
+        };
+        let odd = || Hitch::Foreign("its answers are not those of PostgreSQL".to_owned());
+        let row = rows.into_iter().next().ok_or_else(odd)?;
+        let version: String = row.try_get(8).map_err(|_| odd())?;
+        let number: i32 = row.try_get(9).map_err(|_| odd())?;
+        let name = version.split(" on ").next().unwrap_or_default();
+        let name = name.split(" (").next().unwrap_or_default();
+        if !version.starts_with("PostgreSQL ") {
+            return Err(Hitch::Foreign(format!("it says that it is {name}")));
         }
-        Ok(seen)
+        let (oldest, words) = OLDEST;
+        if number < oldest {
+            let why = format!("it is {name}, and {words} is the oldest that is supported");
+            return Err(Hitch::Foreign(why));
+        }
+        Ok(row)
     }
 
-    async fn look(&self, link: &Link, look: bool) -> Result<Option<Row>, Error> {
+    /// Looks at the table without preparing anything.
+    pub(super) async fn dry_look(&self, link: &Link) -> Result<Catalog, Hitch> {
+        let catalog = self.look(link, true).await?.unwrap_or_default();
+        self.judge(&catalog).map_err(Hitch::Table)?;
+        // Says what preparing would have said, executes nothing and leaves nothing.
+        let explain = format!("EXPLAIN {}", link.insert);
+        let token = (&"" as _, Type::TEXT);
+        link.client.query_typed(&explain, &[token]).await?;
+        Ok(catalog)
+    }
+
+    async fn look(&self, link: &Link, look: bool) -> Result<Option<Catalog>, Hitch> {
         if !look {
             return Ok(None);
         }
@@ -130,8 +173,18 @@ impl Connector {
             (&self.table as _, Type::TEXT),
             (&self.column as _, Type::TEXT),
         ];
-        let rows = link.client.query_typed(LOOK, &params).await?;
-        Ok(rows.into_iter().next())
+        // Of a table with many partitions it is long.
+        let _long = link.monitor.allow_long_answers(0);
+        let rows = link.client.query_typed(catalog::SQL, &params).await?;
+        let json: Option<&str> = rows.first().and_then(|row| row.try_get(0).ok());
+        match Catalog::parse(json.unwrap_or_default(), &self.column) {
+            Ok(catalog) => Ok(Some(catalog)),
+            Err(error) => {
+                tracing::debug!(%error, "the catalog cannot be read");
+                let why = "its catalogs are not those of PostgreSQL";
+                Err(Hitch::Foreign(why.to_owned()))
+            }
+        }
     }
 
     /// True if Pgpool-II is at the other end: it passes the mark on, and a backend that dies, or a
@@ -168,6 +221,15 @@ impl Connector {
     }
 }
 
+/// When the backend was started, if the role that the session has assumed may not see it.
+async fn started(link: &Link, assumed_role: bool) -> Result<Option<String>, Error> {
+    if !assumed_role {
+        return Ok(None);
+    }
+    let rows = link.as_session_user(STARTED, &[]).await?;
+    rows.first().map_or(Ok(None), |row| row.try_get(0))
+}
+
 /// A timeout as the server's settings have it: zero is none, and so nothing else may become zero.
 fn milliseconds(timeout: Duration) -> i32 {
     if timeout.is_zero() {
@@ -177,9 +239,8 @@ fn milliseconds(timeout: Duration) -> i32 {
 }
 
 fn is_unprepared(error: &Error) -> bool {
-    error
-        .as_db_error()
-        .is_some_and(|db| class_of(db.code().code(), true, None) == Class::Unprepared)
+    let code = error.code().map(SqlState::code);
+    matches!(code, Some("26000" | "42P05"))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::plan::Plan;
 use super::player::{Played, play};
 use super::schedules::seed;
+use super::schema_runs::play_schemas;
 use crate::support::cluster::Cluster;
 
 /// So many faults of one kind are put into one run.
@@ -158,6 +159,16 @@ fn form() {
         all.signals,
         all.slowest.as_secs_f64()
     );
+    let schemas = number("TOKEN_SERVICE_FAULT_SCHEMAS", 300);
+    let totals = play_schemas(seed, schemas);
+    println!(
+        "{} random schemas × faults: {} tokens misreported, {} twice",
+        totals.runs, totals.misreported, totals.twice
+    );
+    totals.print_details();
+    let lies = totals.misreported + totals.stopped;
+    println!("{} fault runs, {lies} lies", all.runs + totals.runs);
+    totals.check();
 }
 
 fn share(part: u64, whole: u64) -> f64 {

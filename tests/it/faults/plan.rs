@@ -28,6 +28,8 @@ pub enum What {
     Kill(u64),
     /// After n commits a backend of the run is ended with `pg_terminate_backend`.
     Terminate(u64),
+    /// After n commits the statement of a backend of the run is cancelled with `pg_cancel_backend`.
+    Cancel(u64),
     /// After n commits the server stops as in a crash and starts again.
     Immediate(u64),
     /// After n commits the server is restarted in good order.
@@ -145,15 +147,15 @@ impl Plan {
     }
 }
 
-fn gap(rng: &mut fastrand::Rng) -> u64 {
+pub fn gap(rng: &mut fastrand::Rng) -> u64 {
     rng.u64(1..100)
 }
 
-fn pause(rng: &mut fastrand::Rng, most: u64) -> Duration {
+pub fn pause(rng: &mut fastrand::Rng, most: u64) -> Duration {
     Duration::from_millis(rng.u64(..most))
 }
 
-fn scope(rng: &mut fastrand::Rng) -> Scope {
+pub fn scope(rng: &mut fastrand::Rng) -> Scope {
     if rng.bool() { Scope::One } else { Scope::All }
 }
 

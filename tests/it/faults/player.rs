@@ -83,6 +83,7 @@ fn attempt(cluster: &Cluster, plan: &Plan, kept: &mut Option<Run>) -> Played {
         crashes: 0,
         partitions: 0,
         signalled: None,
+        counts_answers: false,
     };
     // Before that, a fault only ends the run before a token was asked for.
     stage.commits(1);
@@ -146,19 +147,22 @@ fn judge_code(run: &Run, verified: &Verified, plan: &Plan, signal: Option<i32>) 
     assert!(fits, "exit {:?}: {}", run.code, run.stderr);
 }
 
-struct Stage<'a> {
-    running: Running,
-    proxy: Proxy,
-    database: Database,
-    cluster: &'a Cluster,
-    crashes: u64,
-    partitions: u64,
-    signalled: Option<(Instant, i32)>,
+/// A run, and what its schedule needs.
+pub struct Stage<'a> {
+    pub running: Running,
+    pub proxy: Proxy,
+    pub database: Database,
+    pub cluster: &'a Cluster,
+    pub crashes: u64,
+    pub partitions: u64,
+    pub signalled: Option<(Instant, i32)>,
+    /// Counts every transaction that the server ends, and not only those that inserted one row.
+    pub counts_answers: bool,
 }
 
 impl Stage<'_> {
     /// Makes it happen; false where the run has ended before.
-    fn happens(&mut self, what: What) -> bool {
+    pub fn happens(&mut self, what: What) -> bool {
         match what {
             What::Net(point, fault, scope) => {
                 let struck = self.strikes(point, fault, scope);
@@ -166,7 +170,11 @@ impl Stage<'_> {
                 return struck;
             }
             What::Partition(gap, heal, pause) => {
-                let point = Point::Commit(gap);
+                let point = if self.counts_answers {
+                    Point::Ready(gap)
+                } else {
+                    Point::Commit(gap)
+                };
                 if !self.strikes(point, Fault::Partition, Scope::All) {
                     return false;
                 }
@@ -193,6 +201,14 @@ impl Stage<'_> {
                 }
                 if let Some((mut admin, pid)) = self.backend() {
                     let _ = admin.execute("SELECT pg_terminate_backend($1)", &[&pid]);
+                }
+            }
+            What::Cancel(gap) => {
+                if !self.commits(gap) {
+                    return false;
+                }
+                if let Some((mut admin, pid)) = self.backend() {
+                    let _ = admin.execute("SELECT pg_cancel_backend($1)", &[&pid]);
                 }
             }
             What::Immediate(gap) => {
@@ -242,7 +258,7 @@ impl Stage<'_> {
     }
 
     /// Waits for what is to come; false where the run ends first.
-    fn until(&self, holds: impl Fn() -> bool) -> bool {
+    pub fn until(&self, holds: impl Fn() -> bool) -> bool {
         let end = Instant::now() + Duration::from_mins(1);
         while !holds() {
             if self.is_over() {
@@ -254,9 +270,17 @@ impl Stage<'_> {
         true
     }
 
-    fn commits(&self, gap: u64) -> bool {
-        let goal = self.proxy.commits() + gap;
-        self.until(|| self.proxy.commits() >= goal)
+    /// Waits for so many more transactions.
+    pub fn commits(&self, gap: u64) -> bool {
+        let seen = || {
+            if self.counts_answers {
+                self.proxy.answers()
+            } else {
+                self.proxy.commits()
+            }
+        };
+        let goal = seen() + gap;
+        self.until(|| seen() >= goal)
     }
 
     fn strikes(&self, point: Point, fault: Fault, scope: Scope) -> bool {

@@ -6,15 +6,16 @@ use tokio::time::Instant;
 use tokio_postgres::error::DbError;
 
 use super::super::answers::{Answer, Reply};
+use super::super::attribution::{Class, ServerError, classify, is_error};
 use super::super::handover::Waiting;
-use super::super::link::{Link, is_error};
+use super::super::link::Link;
 use super::super::refusal::every_insert_denied;
 use super::super::sent::Span;
 use super::{Asked, Lane};
-use crate::store::doubt::{self, Flight};
+use crate::store::doubt::{self, Flight, Rowless, UNCONFIRMED};
 use crate::store::job::Verdict;
-use crate::store::sqlstate::{Class, Said, TRIES, class_of, is_unsent, pause};
-use crate::token::Status;
+use crate::store::sqlstate::{Said, TRIES, is_unsent, pause};
+use crate::token::{Detail, Status};
 
 impl Lane {
     /// Books the answer to what was asked foremost; false where it says that the connection is
@@ -23,19 +24,22 @@ impl Lane {
         let flight = match self.ledger.pop_front() {
             None => return false,
             Some(Asked::Horizon(since)) => return self.horizon_moved(since, answer),
+            Some(Asked::Rowless(rowless)) => return self.rowless_seen(rowless, answer),
             Some(Asked::Insert(flight)) => flight,
         };
+        self.shared.progress.answered();
         let error = match answer {
             Ok(Reply::Rows(0)) => {
-                flight.landed(&self.shared.sent, false);
-                let detail = Arc::clone(&self.no_row);
-                self.land(flight, Status::Rejected, Some(detail));
+                self.no_row(flight);
                 return true;
             }
             Ok(_) => {
                 let is_there = !self.shared.dry_run;
                 flight.landed(&self.shared.sent, is_there);
-                self.horizon.control = is_there.then(|| flight.token.clone());
+                if is_there {
+                    self.horizon.acknowledge(&flight.token);
+                    self.shared.progress.stored();
+                }
                 self.land(flight, Status::Stored, None);
                 return true;
             }
@@ -57,15 +61,62 @@ impl Lane {
                 let to = self.shared.sent.mark();
                 self.horizon.move_to(number, Span { from: since, to });
             }
-            Ok(Reply::Rows(_)) => {}
+            Ok(_) => {}
             // The older horizon still holds.
             Err(error) => return error.as_db_error().is_some_and(is_error),
         }
         true
     }
 
+    /// The INSERT was committed, and stored no row under the table's name. Whether it stored one
+    /// elsewhere shows by looking.
+    fn no_row(&mut self, flight: Flight) {
+        if self.shared.dry_run {
+            flight.landed(&self.shared.sent, false);
+            let detail = Arc::clone(&self.no_row);
+            return self.land(flight, Status::Rejected, Some(detail));
+        }
+        if !self.shared.lookup.may_look {
+            let reason = "the database stored no row under the table's name, and without SELECT right \
+                          on the column and xmin it cannot be looked up where it went";
+            self.batch.flush();
+            return doubt::give_up([flight], &self.shared.sent, reason, None);
+        }
+        match &mut self.rowless {
+            Some(rowless) => rowless.flights.push(flight),
+            None => {
+                self.rowless = Some(Rowless {
+                    flights: vec![flight],
+                    // Older than the transactions of all that are answered from now on.
+                    number: self.horizon.number,
+                    asked: self.horizon.asked,
+                    looked: 0,
+                });
+            }
+        }
+    }
+
+    /// Books what a look-up saw of tokens without a row; false where the connection is lost.
+    fn rowless_seen(&mut self, rowless: Rowless, answer: Answer) -> bool {
+        self.batch.flush();
+        match answer {
+            Ok(Reply::Counts(counts)) => {
+                doubt::settle_rowless(rowless, &counts, &self.shared.sent, &self.no_row);
+                true
+            }
+            Ok(_) => false,
+            Err(error) => {
+                let reason = "the database stored no row under the table's name, and it could not be \
+                              looked up where it went";
+                let is_alive = error.as_db_error().is_some_and(is_error);
+                doubt::give_up(rowless.flights, &self.shared.sent, reason, None);
+                is_alive
+            }
+        }
+    }
+
     /// Books the server's verdict on a token; false where it concerns the connection.
-    fn judged(&mut self, link: &Link, flight: Flight, db: &DbError) -> bool {
+    fn judged(&mut self, link: &Link, mut flight: Flight, db: &DbError) -> bool {
         let code = db.code().code();
         let detail = self.details.of(
             &Said {
@@ -76,18 +127,32 @@ impl Lane {
             },
             flight.token.as_str(),
         );
-        let class = class_of(code, is_error(db), db.routine());
+        let class = classify(&ServerError::of(db), &self.shared.catalog, &flight.token);
         if class != Class::Doubt {
             flight.landed(&self.shared.sent, false);
         }
+        let may_retry = flight.tries < TRIES && !flight.job.is_stopping();
         match class {
             Class::Rejected => self.land(flight, Status::Rejected, Some(detail)),
-            Class::Retry if flight.tries < TRIES && !flight.job.is_stopping() => {
+            Class::Retry | Class::Reroute if may_retry => {
                 self.waiting.push(Waiting {
                     due: Instant::now() + pause(flight.tries, fastrand::f64()),
                     flight,
                     detail,
                 });
+            }
+            Class::Reroute if flight.tries >= TRIES => {
+                self.land(flight, Status::Rejected, Some(detail));
+            }
+            // The sequence advances with each try: that it is behind is no fault of the token, and the
+            // tries do not count.
+            Class::KeyTaken
+                if flight.taken_since.get_or_insert(flight.sent).elapsed()
+                    < self.shared.patience
+                    && !flight.job.is_stopping() =>
+            {
+                flight.tries -= 1;
+                self.waiting.push(Waiting::now(flight, detail));
             }
             Class::Unprepared if flight.tries < TRIES => {
                 // Somebody shares the backend after all.
@@ -95,14 +160,11 @@ impl Lane {
                 self.horizon.backend = None;
                 self.waiting.push(Waiting::now(flight, detail));
             }
-            Class::ReadOnly if flight.tries < TRIES && !flight.job.is_stopping() => {
+            Class::ReadOnly if may_retry => {
                 self.leaving = true;
                 self.waiting.push(Waiting::now(flight, detail));
             }
-            Class::Failed | Class::ReadOnly | Class::Retry | Class::Unprepared => {
-                self.land(flight, Status::Failed, Some(detail));
-            }
-            Class::Denied => {
+            Class::Denied { all } if self.shared.progress.denied(all) => {
                 let verdict = Verdict {
                     status: Status::NotAttempted,
                     fault: every_insert_denied(code, detail.message.as_deref().unwrap_or_default()),
@@ -112,11 +174,24 @@ impl Lane {
                 self.shared.queue.condemn(verdict);
                 self.land(flight, Status::Failed, Some(detail));
             }
+            Class::Failed
+            | Class::ReadOnly
+            | Class::Retry
+            | Class::Reroute
+            | Class::KeyTaken
+            | Class::Denied { .. }
+            | Class::Unprepared => self.land(flight, Status::Failed, Some(detail)),
+            Class::Unconfirmed => {
+                self.shared.progress.unconfirmed(flight.sent);
+                self.unknown(flight, UNCONFIRMED, &detail);
+            }
+            Class::Unreadable => {
+                self.unknown(flight, "the server's answer cannot be read", &detail);
+            }
             Class::Doubt if is_error(db) => {
-                self.batch.flush();
-                let message = detail.message.clone();
-                let reason = "the database says that it does not know";
-                doubt::give_up([flight], &self.shared.sent, reason, message);
+                flight.landed(&self.shared.sent, false);
+                let reason = "the database does not know whether it was stored";
+                self.unknown(flight, reason, &detail);
             }
             Class::Doubt
                 if self.horizon.backend.is_none()
@@ -134,5 +209,15 @@ impl Lane {
             }
         }
         true
+    }
+
+    /// Reports a token whose fate the server's answer leaves open.
+    fn unknown(&mut self, flight: Flight, reason: &str, said: &Detail) {
+        let detail = Detail {
+            reason: Some(reason.to_owned()),
+            message: said.message.clone(),
+            ..Detail::default()
+        };
+        self.land(flight, Status::Unknown, Some(Arc::new(detail)));
     }
 }

@@ -60,7 +60,8 @@ struct Output<'a> {
 
 impl Output<'_> {
     fn forward(&mut self, range: Range<usize>) {
-        if range.start == self.kept && self.out.is_empty() {
+        if range.start == self.kept {
+            debug_assert!(self.out.is_empty(), "what was appended comes later");
             self.kept = range.end;
         } else {
             self.out.extend_from_slice(&self.bytes[range]);

@@ -120,6 +120,8 @@ pub(in crate::store) struct Monitor {
     /// How many transactions this client has begun and not seen end.
     transactions: AtomicU32,
     answer_limit: AtomicU64,
+    /// How many look-ups raise that limit.
+    long_answers: AtomicU32,
     /// The process that the server named for cancel requests; 0 if it named none.
     process_id: AtomicI32,
     require_auth: Option<RequireAuth>,
@@ -132,6 +134,7 @@ impl Monitor {
             violation: OnceLock::new(),
             transactions: AtomicU32::new(0),
             answer_limit: AtomicU64::new(MESSAGE_LIMIT),
+            long_answers: AtomicU32::new(0),
             process_id: AtomicI32::new(0),
             require_auth,
         }
@@ -165,8 +168,9 @@ impl Monitor {
     /// Raises the limit of an answer to that of a look-up, and at least to `length` bytes, until the
     /// guard is dropped.
     pub(super) fn allow_long_answers(&self, length: u64) -> LongAnswers<'_> {
+        self.long_answers.fetch_add(1, Ordering::Relaxed);
         let limit = LOOKUP_LIMIT.max(length);
-        self.answer_limit.store(limit, Ordering::Relaxed);
+        self.answer_limit.fetch_max(limit, Ordering::Relaxed);
         LongAnswers(self)
     }
 
@@ -189,12 +193,14 @@ impl Monitor {
     }
 }
 
-/// Restores the limit of an answer.
+/// Restores the limit of an answer if no other look-up is under way.
 pub(super) struct LongAnswers<'a>(&'a Monitor);
 
 impl Drop for LongAnswers<'_> {
     fn drop(&mut self) {
-        self.0.answer_limit.store(MESSAGE_LIMIT, Ordering::Relaxed);
+        if self.0.long_answers.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.answer_limit.store(MESSAGE_LIMIT, Ordering::Relaxed);
+        }
     }
 }
 

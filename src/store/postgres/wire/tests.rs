@@ -262,6 +262,7 @@ fn long_messages_and_answers_end_the_stream() {
     let monitor = monitor();
     let long = monitor.allow_long_answers(0);
     assert_eq!(filtered(&monitor, [many.as_slice()]).1, None);
+    drop(monitor.allow_long_answers(0));
     let one = message(b'D', &vec![0; 2_000_000]);
     assert_eq!(filtered(&monitor, [one.as_slice()]).1, None);
     drop(long);

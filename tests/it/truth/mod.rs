@@ -1,0 +1,170 @@
+//! Truth on any table: `rejected` needs evidence against the token, `stored` needs the server's
+//! confirmation, and a look-up proves absence only on a known shape.
+
+mod attribution;
+mod confirmed;
+mod other_columns;
+mod refused_at_start;
+mod refused_relations;
+mod relay;
+mod stranger;
+mod triggers;
+
+use std::collections::HashMap;
+
+use crate::support::command::{Command, Run};
+use crate::support::database::{Database, Login};
+use crate::support::report::Report;
+use crate::support::verify::count;
+
+/// A status that a token may end in. More than one status separated by `|` means: any of them.
+type Expected = (&'static str, &'static str);
+
+/// Not stored through the infrastructure's fault. A run that ends early leaves the rest unsent.
+const FAILED: &str = "failed|not_attempted";
+/// Certainly not stored, and the evidence against the token is open to judgement.
+const ABSENT: &str = "rejected|failed|not_attempted";
+
+/// A table and what becomes of tokens on it.
+struct Case {
+    /// Names the case if it fails.
+    name: &'static str,
+    /// Makes `secret_tokens` in an empty schema; the search path leads there.
+    ddl: &'static str,
+    /// The tokens in the order of the input, and their statuses.
+    expected: &'static [Expected],
+}
+
+/// A case.
+const fn case(name: &'static str, ddl: &'static str, expected: &'static [Expected]) -> Case {
+    Case {
+        name,
+        ddl,
+        expected,
+    }
+}
+
+/// `bad` is rejected, and tokens before and after it are stored.
+const BAD_REJECTED: &[Expected] = &[("aa", "stored"), ("bad", "rejected"), ("cc", "stored")];
+/// `bad` fails, and tokens before and after it are stored.
+const BAD_FAILED: &[Expected] = &[("aa", "stored"), ("bad", "failed"), ("cc", "stored")];
+/// `bad` is not stored, and tokens before and after it are.
+const BAD_ABSENT: &[Expected] = &[
+    ("aa", "stored"),
+    ("bad", "rejected|failed"),
+    ("cc", "stored"),
+];
+/// No token is stored, and none is at fault.
+const ALL_FAILED: &[Expected] = &[("aa", FAILED), ("bb", FAILED)];
+
+/// A run that reads these tokens and gives up soon.
+fn run_of<T: AsRef<str>>(login: &Login, tokens: impl IntoIterator<Item = T>) -> Command {
+    let lines: String = tokens
+        .into_iter()
+        .map(|token| token.as_ref().to_owned() + "\n")
+        .collect();
+    Command::new()
+        .database(login)
+        .file("tokens.txt", lines)
+        .args(["--input", "tokens.txt", "--report", "ndjson"])
+        .args(["--connections", "1", "--patience", "1s"])
+}
+
+/// The values of a column, as often as they occur.
+fn values(login: &Login, sql: &str) -> HashMap<String, u64> {
+    let found = login.client().query(sql, &[]).expect("the rows");
+    let values: Vec<String> = found.iter().map(|row| row.get(0)).collect();
+    count(&values)
+}
+
+const ROWS: &str = "SELECT data::text FROM secret_tokens";
+
+/// Makes a schema of its own for a case. Later connections of the owner find it.
+fn make_schema(database: &Database, schema: &str, ddl: &str) {
+    let owner = &database.user;
+    let sql = format!(
+        "CREATE SCHEMA {schema};
+         ALTER ROLE {owner} SET search_path = {schema}, public;
+         SET search_path = {schema}, public;"
+    );
+    let mut client = database.client();
+    client.batch_execute(&sql).expect("a schema");
+    if let Err(error) = client.batch_execute(ddl) {
+        panic!("{error:?} in {ddl}");
+    }
+}
+
+/// Says what is wrong with a run: its exit code, a status, or a row that contradicts a status.
+fn wrong(run: &Run, expected: &[Expected], before: &HashMap<String, u64>, login: &Login) -> String {
+    let after = values(login, ROWS);
+    let all_settled = expected
+        .iter()
+        .all(|(_, status)| ["stored", "rejected"].contains(status));
+    let may_refuse = expected.iter().all(|(_, status)| status.contains("failed"));
+    let mut faults = String::new();
+    if run.stdout.is_empty() {
+        if !(may_refuse && run.code == Some(5)) {
+            faults += &format!("  no report, exit {:?}\n", run.code);
+        }
+    } else {
+        let report = Report::of_run(run);
+        let is_open = expected
+            .iter()
+            .any(|(_, status)| status.contains("rejected|"));
+        let code = if all_settled { 0 } else { 5 };
+        if !is_open && run.code != Some(code) {
+            faults += &format!("  exit {:?} instead of {code}\n", run.code);
+        }
+        for (token, statuses) in expected {
+            let got = report.token(token)["status"].as_str().unwrap_or_default();
+            let get = |rows: &HashMap<String, u64>| rows.get(*token).copied().unwrap_or(0);
+            let new = get(&after) - get(before);
+            if !statuses.split('|').any(|status| status == got) {
+                let token = report.token(token);
+                faults += &format!("  {token} instead of {statuses}\n");
+            }
+            if (got == "stored" && new != 1) || (got != "stored" && got != "unknown" && new != 0) {
+                faults += &format!("  {token} is {got} with {new} new rows\n");
+            }
+        }
+    }
+    if faults.is_empty() {
+        return faults;
+    }
+    let errors = run
+        .stderr
+        .lines()
+        .filter(|line| !line.contains("requested"));
+    let errors: Vec<&str> = errors.take(6).collect();
+    format!("{faults}    {}", errors.join("\n    "))
+}
+
+/// Runs every case on one database, and fails with a list of those that went wrong.
+#[track_caller]
+fn check(cases: &[Case]) {
+    let database = Database::new();
+    check_on(&database, cases);
+}
+
+/// The same on a database that a test prepared.
+#[track_caller]
+fn check_on(database: &Database, cases: &[Case]) {
+    let mut faults = Vec::new();
+    for (number, case) in cases.iter().enumerate() {
+        make_schema(database, &format!("case_{number}"), case.ddl);
+        let before = values(database, ROWS);
+        let tokens = case.expected.iter().map(|(token, _)| token);
+        let run = run_of(database, tokens).run();
+        let wrong = wrong(&run, case.expected, &before, database);
+        if !wrong.is_empty() {
+            faults.push(format!("{}:\n{wrong}", case.name));
+        }
+    }
+    let faulty = faults.len();
+    assert!(
+        faults.is_empty(),
+        "{faulty} of {} cases:\n{}",
+        cases.len(),
+        faults.join("\n")
+    );
+}

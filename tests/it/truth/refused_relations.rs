@@ -1,0 +1,237 @@
+//! Relations, types and servers that can never take a token are refused with exit code 5 before one is
+//! requested.
+
+use super::make_schema;
+use super::refused_at_start::{each_is_refused, error_of_check, fault_of};
+use super::stranger::Stranger;
+use crate::database::refused;
+use crate::support::command::Command;
+use crate::support::database::Database;
+
+#[test]
+fn relation_is_refused_when_it_cannot_be_written() {
+    each_is_refused(&[
+        (
+            "materialized view",
+            "CREATE MATERIALIZED VIEW secret_tokens AS SELECT 'x'::text AS data",
+            &["secret_tokens", "materialized view"],
+        ),
+        (
+            "view with DISTINCT",
+            "CREATE TABLE base (data text);
+            CREATE VIEW secret_tokens AS SELECT DISTINCT data FROM base",
+            &["secret_tokens", "view"],
+        ),
+        (
+            "view of two tables",
+            "CREATE TABLE base (data text); CREATE TABLE other (n int);
+            CREATE VIEW secret_tokens AS SELECT data FROM base, other",
+            &["secret_tokens", "view"],
+        ),
+        (
+            "expression of a view",
+            "CREATE TABLE base (data text);
+            CREATE VIEW secret_tokens AS SELECT lower(data) AS data FROM base",
+            &["data"],
+        ),
+        (
+            "expression of a writable view",
+            "CREATE TABLE base (data text, n int);
+            CREATE VIEW secret_tokens AS SELECT lower(data) AS data, n FROM base",
+            &["data"],
+        ),
+        (
+            "view over a materialized view",
+            "CREATE MATERIALIZED VIEW base AS SELECT 'x'::text AS data;
+            CREATE VIEW secret_tokens AS SELECT data FROM base",
+            &["secret_tokens"],
+        ),
+        (
+            "generated column",
+            "CREATE TABLE secret_tokens
+            (n int, data text GENERATED ALWAYS AS ('x') STORED)",
+            &["data"],
+        ),
+        (
+            "sequence",
+            "CREATE SEQUENCE secret_tokens",
+            &["secret_tokens"],
+        ),
+        (
+            "composite type",
+            "CREATE TYPE secret_tokens AS (data text)",
+            &["secret_tokens"],
+        ),
+    ]);
+}
+
+#[test]
+fn foreign_table_is_refused_when_its_wrapper_cannot_write() {
+    let database = Database::new();
+    let extension = format!(
+        "CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+         GRANT USAGE ON FOREIGN SERVER files TO {owner};
+         GRANT pg_read_server_files TO {owner}",
+        owner = database.user
+    );
+    database.admin().batch_execute(&extension).unwrap();
+    let table =
+        "FOREIGN TABLE secret_tokens (data text) SERVER files OPTIONS (filename '/dev/null')";
+    let partition = "FOREIGN TABLE part PARTITION OF secret_tokens DEFAULT
+         SERVER files OPTIONS (filename '/dev/null')";
+    make_schema(&database, "plain", &format!("CREATE {table}"));
+    assert_eq!(
+        fault_of(&database, &["secret_tokens", "foreign table"]),
+        None
+    );
+    let ddl = format!(
+        "CREATE TABLE secret_tokens (data text) PARTITION BY LIST (data);
+        CREATE {partition}"
+    );
+    make_schema(&database, "partitioned", &ddl);
+    assert_eq!(fault_of(&database, &["part", "foreign table"]), None);
+}
+
+#[test]
+fn column_is_refused_when_its_type_is_no_text() {
+    let database = Database::new();
+    let mut faults = Vec::new();
+    let types = [
+        "int",
+        "numeric",
+        "date",
+        "timestamptz",
+        "uuid",
+        "bytea",
+        "json",
+        "jsonb",
+        "inet",
+        "bool",
+        "text[]",
+        "tsvector",
+        "xml",
+        "mood",
+        "pair",
+    ];
+    for (number, name) in types.into_iter().enumerate() {
+        let ddl = format!(
+            "CREATE TYPE mood AS ENUM ('aa'); CREATE TYPE pair AS (a text, b text);
+             CREATE TABLE secret_tokens (data {name})"
+        );
+        make_schema(&database, &format!("type_{number}"), &ddl);
+        faults
+            .extend(fault_of(&database, &["data", "text"]).map(|fault| format!("{name}: {fault}")));
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn column_is_refused_when_its_type_cuts_tokens() {
+    each_is_refused(&[
+        (
+            "name",
+            "CREATE TABLE secret_tokens (data name)",
+            &["data", "name"],
+        ),
+        (
+            "\"char\"",
+            "CREATE TABLE secret_tokens (data \"char\")",
+            &["data", "char"],
+        ),
+        (
+            "domain over name",
+            "CREATE DOMAIN tok AS name; CREATE TABLE secret_tokens (data tok)",
+            &["data", "name"],
+        ),
+        (
+            "domain over a domain over name",
+            "CREATE DOMAIN inner_tok AS name;
+            CREATE DOMAIN tok AS inner_tok; CREATE TABLE secret_tokens (data tok)",
+            &["data", "name"],
+        ),
+        (
+            "name of a view's base table",
+            "CREATE TABLE base (data name);
+            CREATE VIEW secret_tokens AS SELECT data FROM base",
+            &["data", "name"],
+        ),
+    ]);
+}
+
+#[test]
+fn relation_is_refused_when_its_rows_do_not_survive_a_crash() {
+    each_is_refused(&[
+        (
+            "table",
+            "CREATE UNLOGGED TABLE secret_tokens (data text)",
+            &["UNLOGGED"],
+        ),
+        (
+            "view",
+            "CREATE UNLOGGED TABLE base (data text);
+            CREATE VIEW secret_tokens AS SELECT data FROM base",
+            &["base", "UNLOGGED"],
+        ),
+        (
+            "view over a view",
+            "CREATE UNLOGGED TABLE base (data text);
+            CREATE VIEW inner_view AS SELECT data FROM base;
+            CREATE VIEW secret_tokens AS SELECT data FROM inner_view",
+            &["base", "UNLOGGED"],
+        ),
+        (
+            "partition",
+            "CREATE TABLE secret_tokens (data text) PARTITION BY LIST (data);
+            CREATE UNLOGGED TABLE part PARTITION OF secret_tokens DEFAULT",
+            &["UNLOGGED"],
+        ),
+        (
+            "partition of a view's base table",
+            "CREATE TABLE base (data text) PARTITION BY LIST (data);
+            CREATE UNLOGGED TABLE part PARTITION OF base DEFAULT;
+            CREATE VIEW secret_tokens AS SELECT data FROM base",
+            &["UNLOGGED"],
+        ),
+    ]);
+}
+
+/// As `check --connect` says it. No firewall drops packets here.
+#[test]
+fn refusal_names_the_lock_when_another_session_holds_the_table() {
+    let database = Database::seed();
+    let mut holder = database.client();
+    let mut held = holder.transaction().unwrap();
+    held.batch_execute("LOCK TABLE secret_tokens").unwrap();
+    let url = format!("{}?connect_timeout=1", database.url());
+    let error = refused(Command::new().env("DATABASE_URL", url), &database.password);
+    assert!(error.contains("lock on \"secret_tokens\""), "{error}");
+    assert!(!error.contains("firewall"), "{error}");
+}
+
+#[test]
+fn server_is_refused_when_it_is_no_postgresql() {
+    let stranger = Stranger::with_version("13.0.0 (Multi-model)");
+    let error = refused(Command::new().database(&stranger.login()), "canary");
+    assert!(error.contains("PostgreSQL"), "{error}");
+}
+
+#[test]
+fn server_is_refused_by_its_version_when_it_is_too_old() {
+    for version in ["9.6.24", "11.22"] {
+        let stranger = Stranger::with_version(version);
+        let error = refused(Command::new().database(&stranger.login()), "canary");
+        assert!(error.contains(version), "{error}");
+        assert!(
+            error.contains("PostgreSQL 1"),
+            "the oldest supported one: {error}"
+        );
+    }
+}
+
+/// The same words, where no run begins.
+#[test]
+fn check_names_the_server_when_it_is_no_postgresql() {
+    let stranger = Stranger::with_version("13.0.0 (Multi-model)");
+    let error = error_of_check(&stranger.login());
+    assert!(error.contains("PostgreSQL"), "{error}");
+}
