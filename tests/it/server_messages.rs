@@ -7,9 +7,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::faults::crashes::set;
 use crate::faults::{service, tokens};
+use crate::support::cluster::crashable;
 use crate::support::command::{Command, Run};
-use crate::support::database::{Database, Login};
+use crate::support::database::{Database, Login, SEED};
 use crate::support::report::Report;
 use crate::support::rewriter::{Rewrite, Rewriter, Sides};
 use crate::support::snapshot::shows;
@@ -305,8 +307,30 @@ fn what_is_answered_inside_an_open_transaction_is_unknown() {
     );
     assert_eq!(
         verified.report.token(&unknown[0])["reason"],
-        "the server handed over an open transaction"
+        "the server was inside a transaction that is not this run's, and its end is not known"
     );
+}
+
+/// The server's warning about it comes between the command tag and its readiness.
+#[test]
+fn commit_that_no_standby_confirms_is_unknown() {
+    let cluster = crashable();
+    let database = Database::on(&cluster).made(SEED);
+    let mut admin = database.admin();
+    set(
+        &mut admin,
+        "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
+    );
+    let issued = ["aa", "bb"].map(String::from);
+    let source = Source::answers([Answer::tokens(&issued)]);
+    let run = service(&source, &database, issued.len())
+        .config("database: {statement_timeout: 300ms}")
+        .args(["--connections", "1", "--patience", "1s"])
+        .run();
+    set(&mut admin, "ALTER SYSTEM RESET synchronous_standby_names");
+    let report = Report::of_run(&run.expect_code(5));
+    assert_eq!(report.of("unknown"), issued);
+    assert_eq!(report.count("stored"), 0);
 }
 
 /// Whatever becomes of it, it is in the table and not called rejected.

@@ -159,12 +159,11 @@ impl Connector {
     pub(super) fn hitch(&self, host: &Host, hitch: &Hitch) -> Fault {
         match hitch {
             Hitch::Error(error) => self.refusal(host, error),
-            Hitch::Password(fault) => fault.clone(),
             Hitch::Options(error) => self.options_refused(host, error),
             Hitch::Io(error) => self.unreachable(host, vec![error.to_string()]),
             Hitch::Violation(violation) => self.violation(host, violation),
             Hitch::Foreign(why) => self.foreign(host, why),
-            Hitch::Table(fault) => fault.clone(),
+            Hitch::Password(fault) | Hitch::Table(fault) => fault.clone(),
             Hitch::ReadOnly => denied("25006", "the database takes no writes")
                 .cause(format!("{} is a standby or read-only", host.place()))
                 .hint(format!(

@@ -109,14 +109,13 @@ impl Connector {
             self.judge(catalog).map_err(Hitch::Table)?;
         }
         match prepared {
-            Ok(_) if is_pgpool => {}
-            Ok(statement) => {
+            Ok(statement) if !is_pgpool => {
                 link.statement = Some(statement);
                 link.backend = backend_of(&row, cluster, started?, assumed_role)?;
             }
+            Err(error) if !is_unprepared(&error) => return Err(error.into()),
             // A pooler that passes the mark on.
-            Err(error) if is_unprepared(&error) => {}
-            Err(error) => return Err(error.into()),
+            _ => {}
         }
         self.is_at_table.store(false, Ordering::Relaxed);
         Ok(session)
