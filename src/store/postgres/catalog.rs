@@ -613,24 +613,23 @@ impl Catalog {
             && self.relations.iter().all(is_plain)
     }
 
-    /// Why a look-up by value proves nothing about what a lost connection stored; `None` on a table on
-    /// which it does.
+    /// Why a look-up by value proves nothing, as a clause; `None` on a table on which it does.
     pub(in crate::store) fn obscured_by(&self) -> Option<&'static str> {
         let any = |is: &dyn Fn(&Relation) -> bool| self.relations.iter().any(is);
         if any(&|it| it.kind == "f") {
-            Some("the connection was lost, and a look-up proves nothing on a foreign table")
+            Some("rows of a foreign table do not show who wrote them")
         } else if any(&|it| it.kind == "v") {
-            Some("the connection was lost, and a look-up proves nothing on a view")
+            Some("a view may hide or change rows")
         } else if any(&|it| it.has_row_security) {
-            Some("the connection was lost, and row security may hide what it stored")
+            Some("row security may hide rows")
         } else if any(&|it| !it.rules.is_empty()) {
-            Some("the connection was lost, and rules may change what it stored")
+            Some("rules may change or redirect rows")
         } else if any(&|it| it.triggers.iter().any(|trigger| trigger.is_row)) {
-            Some("the connection was lost, and row triggers may change what it stored")
+            Some("row triggers may change or remove rows")
         } else if !self.is_exact {
-            Some("the connection was lost, and the column's collation makes different values equal")
+            Some("the column's collation makes different values equal")
         } else if !self.proves_absence() {
-            Some("the connection was lost, and the column's type does not keep values exactly")
+            Some("the column's type makes different values equal")
         } else {
             None
         }

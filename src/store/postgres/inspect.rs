@@ -186,7 +186,8 @@ impl Inspection<'_> {
             Some(why) => Finding::warning(
                 WHAT,
                 format!(
-                    "{place}  INSERT yes, SELECT yes{constraints}: tokens stay unknown if {why}"
+                    "{place}  INSERT yes, SELECT yes{constraints}: tokens that a lost connection \
+                     leaves in doubt stay unknown, for {why}"
                 ),
             ),
         }
