@@ -202,6 +202,14 @@ fn invalid_libpq_parameters_say_why() {
 }
 
 #[test]
+fn readme_lists_every_parameter() {
+    let readme = include_str!("../../../../README.md");
+    for name in USED {
+        assert!(readme.contains(&format!("`{name}`")), "{name}");
+    }
+}
+
+#[test]
 fn unknown_parameter_names_the_nearest() {
     let queries = [
         "sslmod=require",
@@ -571,6 +579,7 @@ fn unescaped_delimiter_in_a_password_is_named() {
         "postgres://u:12/hunter2@h/d",
         "postgres://u:hunter2?x@h/d",
         "postgres://u:12?hunter2=x@h/d",
+        "postgres://u:12?hunter2=x",
         "postgres://u:hunter2@x?sslmode=y@h/d",
         "postgres://u:hunter2#x@h/d",
     ];
@@ -590,6 +599,9 @@ fn unescaped_delimiter_in_a_password_is_named() {
     postgres://u:12?hunter2=x@h/d
       an `@` follows the first `?`, so user or password seem to contain a `?`
       hint: write `?` as %3F in user and password, and `@` as %40 in parameters
+    postgres://u:12?hunter2=x
+      the URL has an unknown parameter
+      hint: write `?`, `&` and `%` in a password as %3F, %26 and %25
     postgres://u:hunter2@x?sslmode=y@h/d
       an `@` follows the first `?`, so user or password seem to contain a `?`
       hint: write `?` as %3F in user and password, and `@` as %40 in parameters
