@@ -29,6 +29,7 @@ pub mod report;
 pub mod run;
 pub mod screen;
 pub mod script;
+pub mod secret;
 pub mod shard;
 pub mod shield;
 pub mod store;

@@ -8,6 +8,7 @@ use crate::cli::RunArgs;
 use crate::config::Script;
 use crate::problem::Problem;
 use crate::store::Target;
+use crate::store::postgres::Address;
 
 /// So many links are followed, as the system does.
 const LINKS: usize = 40;
@@ -133,13 +134,20 @@ impl Layers<'_> {
             Some("-") => Path::new("/dev/stdin"),
             _ => input,
         });
-        let (database, keys) = match database {
-            Some(Target::Sqlite(path)) => (Some(path.as_path()), [None; 3]),
+        let (database, keys, passfile) = match database {
+            Some(Target::Sqlite(path)) => (Some(path.as_path()), [None; 3], None),
             Some(Target::Postgres(address)) => {
-                let keys = [&address.sslrootcert, &address.sslcert, &address.sslkey];
-                (None, keys.map(Option::as_deref))
+                let Address {
+                    sslrootcert,
+                    sslcert,
+                    sslkey,
+                    passfile,
+                    ..
+                } = address.as_ref();
+                let keys = [sslrootcert, sslcert, sslkey];
+                (None, keys.map(Option::as_deref), passfile.as_deref())
             }
-            Some(Target::Demo) | None => (None, [None; 3]),
+            Some(Target::Demo) | None => (None, [None; 3], None),
         };
         let keys = keys.into_iter().flatten();
         let keys = keys.map(|path| ("certificate or key", path));
@@ -154,6 +162,7 @@ impl Layers<'_> {
             ("configuration", config),
             ("script", script),
             ("input", input),
+            ("password file", passfile),
         ];
         let read = read
             .into_iter()

@@ -1,15 +1,16 @@
 //! Which database is meant: a URL or parts, from the environment or the file, and never a mixture
 //! that leaves open which of two the user had in mind.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret as _;
 
 use super::file::{DatabaseKeys, File};
 use super::{Env, place, usage, values};
 use crate::problem::Problem;
+use crate::secret::Secret;
 use crate::store::Target;
-use crate::store::postgres::{Address, ChannelBinding, Given, Host, Session, SslMode};
+use crate::store::postgres::{Address, Given, Host, Password, Session, SslMode};
 
 /// The parts of an address in the environment, in the order in which messages name them.
 const PARTS: [&str; 7] = [
@@ -36,7 +37,7 @@ pub(super) fn target(env: &Env, file: &File) -> Result<Option<Target>, Problem> 
                     .hint("a URL names the whole database: unset it, or unset the DB_* variables"),
             );
         }
-        return of_url(&name, &url, keys).map(Some);
+        return of_url(&name, &url, env, keys).map(Some);
     }
     if let Some(url) = &keys.url {
         if !parts.is_empty() {
@@ -44,7 +45,7 @@ pub(super) fn target(env: &Env, file: &File) -> Result<Option<Target>, Problem> 
                 "{} cannot be set where the file has `database.url`",
                 parts.join(", ")
             ));
-            return Err(at_url(problem, file).hint(
+            return Err(at_key(problem, file, "url").hint(
                 "set DATABASE_URL to replace the file's database, or give its parts in the file",
             ));
         }
@@ -54,19 +55,20 @@ pub(super) fn target(env: &Env, file: &File) -> Result<Option<Target>, Problem> 
                 "`database` has both `url` and {}",
                 others.join(", ")
             ));
-            return Err(at_url(problem, file)
+            return Err(at_key(problem, file, "url")
                 .hint("a URL names the whole database: keep it, or keep the parts"));
         }
-        let url = SecretString::from(url.as_str());
-        return of_url("database.url", &url, keys).map(Some);
+        let url = Secret::fixed(url.as_str());
+        return of_url("database.url", &url, env, keys).map(Some);
     }
     if parts.is_empty() && in_file.is_empty() {
         return Ok(None);
     }
-    of_parts(env, keys).map(|address| Some(Target::Postgres(Box::new(address))))
+    of_parts(env, file).map(|address| Some(Target::Postgres(Box::new(address))))
 }
 
-fn of_parts(env: &Env, keys: &DatabaseKeys) -> Result<Address, Problem> {
+fn of_parts(env: &Env, file: &File) -> Result<Address, Problem> {
+    let keys = &file.database;
     let text = |name: &str, key: &str, in_file: &Option<String>| {
         let given = env.get(name)?.map(str::to_string);
         let in_file = in_file.clone().filter(|text| !text.is_empty());
@@ -76,6 +78,7 @@ fn of_parts(env: &Env, keys: &DatabaseKeys) -> Result<Address, Problem> {
         })
     };
     let hosts = text("DB_HOST", "host", &keys.host)?;
+    let hosts = plain_hosts(&hosts)?;
     let ports = env.parse("DB_PORT", values::ports)?;
     let ports = ports.or_else(|| keys.port.clone()).unwrap_or_default();
     let hosts = Host::list(&hosts, &ports).map_err(|why| {
@@ -86,26 +89,34 @@ fn of_parts(env: &Env, keys: &DatabaseKeys) -> Result<Address, Problem> {
     let name = text("DB_NAME", "name", &keys.name)?;
     let password = env.secret("DB_PASS")?;
     let in_file = keys.password.as_deref().filter(|text| !text.is_empty());
+    let password = password.or_else(|| in_file.map(Secret::fixed));
     let sslmode = env.parse("DB_SSLMODE", str::parse)?.or(keys.sslmode);
+    let sslrootcert = keys.sslrootcert.as_deref();
+    let sslmode = sslmode.unwrap_or_else(|| SslMode::default_with(&hosts, sslrootcert));
+    let sslnegotiation = keys.sslnegotiation.unwrap_or_default();
+    sslnegotiation.check(sslmode).map_err(|why| {
+        at_key(usage(why), file, "sslnegotiation")
+            .hint("set DB_SSLMODE, or `database.sslmode` in the file")
+    })?;
+    let address = Address::new(hosts, user, name);
     Ok(Address {
-        sslmode: sslmode.unwrap_or_else(|| SslMode::default_for(&hosts)),
-        hosts,
-        session: Session::DEFAULT,
-        user,
-        password: password.or_else(|| in_file.map(SecretString::from)),
-        name,
+        sslmode,
+        sslnegotiation,
+        require_auth: keys.require_auth.clone(),
+        session: keys.target_session_attrs.unwrap_or(Session::DEFAULT),
+        password: password.map(Password::Whole),
+        passfile: passfile(env)?,
         sslrootcert: keys.sslrootcert.clone(),
         sslcert: keys.sslcert.clone(),
         sslkey: keys.sslkey.clone(),
-        channel_binding: ChannelBinding::Prefer,
         connect_timeout: keys.connect_timeout.unwrap_or(Address::CONNECT_TIMEOUT),
-        given: Given::Parts,
+        ..address
     })
 }
 
 /// Reads a URL; `name` says where it was given. The URL itself is never part of a message.
-fn of_url(name: &str, url: &SecretString, keys: &DatabaseKeys) -> Result<Target, Problem> {
-    let url = url.expose_secret().trim();
+fn of_url(name: &str, secret: &Secret, env: &Env, keys: &DatabaseKeys) -> Result<Target, Problem> {
+    let url = secret.initial().expose_secret().trim();
     if let Some(path) = url.strip_prefix("sqlite:") {
         // `sqlite:///var/lib/tokens.db` is what other tools write for an absolute path.
         let path = path.strip_prefix("//").unwrap_or(path);
@@ -115,22 +126,80 @@ fn of_url(name: &str, url: &SecretString, keys: &DatabaseKeys) -> Result<Target,
         }
         return Ok(Target::Sqlite(PathBuf::from(path)));
     }
-    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-        return Err(usage(format!(
-            "{name} must begin with postgres://, postgresql:// or sqlite:"
-        ))
-        .hint("such as postgres://user@host:5432/name, or sqlite:tokens.db"));
-    }
-    let mut address = Address::from_url(url).map_err(|why| {
-        usage(format!("{name} is not a database's URL"))
-            .cause(why)
-            .hint("such as postgres://user:password@host:5432/name?sslmode=verify-full")
+    let mut address = Address::from_url(url).map_err(|error| {
+        usage(format!("{name} is not a valid database URL"))
+            .cause(error.cause)
+            .hint(error.hint)
     })?;
     address.given = Given::Url(name.to_owned());
+    address.password = address.password.map(|password| Password::InUrl {
+        url: secret.clone(),
+        initial: password.initial().clone(),
+    });
+    if address.passfile.is_none() {
+        address.passfile = passfile(env)?;
+    }
     if let Some(timeout) = keys.connect_timeout {
         address.connect_timeout = timeout;
     }
     Ok(Target::Postgres(Box::new(address)))
+}
+
+/// The list of hosts, IPv6 addresses without brackets. Refuses what is pasted by mistake; the message
+/// does not show it, for it may be a URL with a password.
+fn plain_hosts(text: &str) -> Result<String, Problem> {
+    let refused = |why: &str, hint: &str| {
+        Err(usage(format!("the database's hosts cannot be used: {why}")).hint(hint))
+    };
+    if text.contains("://") || text.contains('@') {
+        return refused(
+            "a URL stands in the place of a host",
+            "set DATABASE_URL to a URL, or DB_HOST to the name of a host",
+        );
+    }
+    if text.contains(['"', '\'']) {
+        return refused(
+            "a host contains a quotation mark",
+            "remove the quotation marks; `docker run --env-file`, for example, keeps them",
+        );
+    }
+    if text.contains(['$', '{', '<']) {
+        return refused(
+            "a host is a placeholder or a variable that was not expanded",
+            "set DB_HOST to the name of a host; variables are not expanded here",
+        );
+    }
+    let mut plain = Vec::new();
+    for host in text.split(',').map(str::trim) {
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'));
+        let has_port = match host.rsplit_once(':') {
+            Some((name, _)) if name.starts_with('[') => name.ends_with(']'),
+            Some((name, port)) => {
+                let is_number = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+                is_number && !name.contains(':') && !name.starts_with('/')
+            }
+            None => false,
+        };
+        if has_port {
+            return refused(
+                "a host contains a port",
+                "set DB_PORT to the port, or to one for each host, separated by commas",
+            );
+        }
+        plain.push(bare.unwrap_or(host));
+    }
+    Ok(plain.join(","))
+}
+
+/// libpq's password file: the one that `PGPASSFILE` names, or `.pgpass` in the home folder.
+fn passfile(env: &Env) -> Result<Option<PathBuf>, Problem> {
+    if let Some(file) = env.get("PGPASSFILE")? {
+        return Ok(Some(PathBuf::from(file)));
+    }
+    let home = env.get("HOME")?;
+    Ok(home.map(|home| Path::new(home).join(".pgpass")))
 }
 
 /// The keys of the file that are parts of an address.
@@ -145,15 +214,18 @@ fn parts_of(keys: &DatabaseKeys) -> Vec<&'static str> {
         ("sslrootcert", keys.sslrootcert.is_some()),
         ("sslcert", keys.sslcert.is_some()),
         ("sslkey", keys.sslkey.is_some()),
+        ("sslnegotiation", keys.sslnegotiation.is_some()),
+        ("require_auth", keys.require_auth.is_some()),
+        ("target_session_attrs", keys.target_session_attrs.is_some()),
     ]
     .into_iter()
     .filter_map(|(key, is_set)| is_set.then_some(key))
     .collect()
 }
 
-/// Marks `database.url` in the file.
-fn at_url(problem: Problem, file: &File) -> Problem {
-    match place::of_key(&file.path, &file.text, &["database", "url"], String::new()) {
+/// Marks a key of `database` in the file.
+fn at_key(problem: Problem, file: &File, key: &str) -> Problem {
+    match place::of_key(&file.path, &file.text, &["database", key], String::new()) {
         Some(place) => problem.place(place),
         None => problem,
     }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs;
 use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -12,6 +11,7 @@ use super::usage;
 use super::values::{Parsed, refusal};
 use crate::escape::escape;
 use crate::problem::Problem;
+use crate::secret::{Secret, SecretFileError};
 
 /// The variables that hold a secret; each of the first three also has a form with `_FILE` behind it.
 const SECRETS: [&str; 6] = [
@@ -94,9 +94,9 @@ impl Env {
         term.is_some_and(|term| term != "dumb")
     }
 
-    /// A secret: the variable itself, or the contents of the file that `name` with `_FILE` behind
-    /// it names, less a line break at the end.
-    pub fn secret(&self, name: &str) -> Result<Option<SecretString>, Problem> {
+    /// A secret: the variable itself, or the content of the file that `name` with `_FILE` behind it
+    /// names.
+    pub fn secret(&self, name: &str) -> Result<Option<Secret>, Problem> {
         let from_file = format!("{name}_FILE");
         let path = self.get(&from_file)?;
         match (self.get(name)?, path) {
@@ -105,27 +105,15 @@ impl Env {
                     "unset one of the two; {from_file} keeps the secret out of the environment"
                 ),
             )),
-            (Some(value), None) => Ok(Some(SecretString::from(value))),
+            (Some(value), None) => Ok(Some(Secret::fixed(value))),
             (None, None) => Ok(None),
-            (None, Some(path)) => {
-                let what = || {
-                    format!(
-                        "cannot read `{}`, the file that {from_file} names",
-                        escape(path)
-                    )
-                };
-                let text = fs::read_to_string(path).map_err(|error| {
-                    usage(what())
-                        .cause(error.to_string())
-                        .hint("the file must exist, be text, and be readable by this user")
-                })?;
-                let text = text.strip_suffix('\n').unwrap_or(&text);
-                let text = text.strip_suffix('\r').unwrap_or(text);
-                if text.is_empty() {
-                    return Err(usage(what()).cause("it is empty"));
-                }
-                Ok(Some(SecretString::from(text)))
-            }
+            (None, Some(path)) => Secret::from_file(&from_file, path)
+                .map(Some)
+                .map_err(|error| {
+                    usage(error.to_string())
+                        .cause(error.cause)
+                        .hint(SecretFileError::HINT)
+                }),
         }
     }
 

@@ -20,7 +20,7 @@ use crate::report::mask::Mask;
 use crate::screen::Progress;
 use crate::shard::Written;
 use crate::store::name::TableName;
-use crate::store::postgres::SslMode;
+use crate::store::postgres::{RequireAuth, Session, SslMode, SslNegotiation};
 
 /// The whole file; a key that is absent or empty is `None`.
 #[derive(Default, Deserialize)]
@@ -83,6 +83,12 @@ pub(super) struct DatabaseKeys {
     pub sslrootcert: Option<PathBuf>,
     pub sslcert: Option<PathBuf>,
     pub sslkey: Option<PathBuf>,
+    #[serde(deserialize_with = "sslnegotiation")]
+    pub sslnegotiation: Option<SslNegotiation>,
+    #[serde(deserialize_with = "require_auth")]
+    pub require_auth: Option<RequireAuth>,
+    #[serde(deserialize_with = "session")]
+    pub target_session_attrs: Option<Session>,
     #[serde(deserialize_with = "table")]
     pub table: Option<TableName>,
     #[serde(deserialize_with = "identifier")]
@@ -193,6 +199,9 @@ readers! {
     ports: Vec<u16> = values::ports;
     count: usize = values::count;
     sslmode: SslMode = str::parse;
+    sslnegotiation: SslNegotiation = str::parse;
+    require_auth: RequireAuth = str::parse;
+    session: Session = str::parse;
     table: TableName = TableName::parse;
     identifier: String = not_empty;
     prefix: String = not_empty;

@@ -44,6 +44,7 @@ use self::values::Parsed;
 use crate::cli::{CommonArgs, RunArgs, variable};
 use crate::exit::Exit;
 use crate::problem::Problem;
+use crate::secret::Secret;
 use crate::store::name::TableName;
 use crate::store::{self, Target};
 use crate::telemetry::Tracer;
@@ -258,14 +259,15 @@ impl<'a> Layers<'a> {
     }
 
     /// What a script must not find under another name either.
-    fn secrets(&self, headers: &[(String, SecretString)], target: &Target) -> Vec<SecretString> {
+    fn secrets(&self, headers: &[(String, Secret)], target: &Target) -> Vec<SecretString> {
         let mut secrets: Vec<SecretString> = headers
             .iter()
             .filter(|(name, _)| name == "authorization")
-            .map(|(_, value)| value.clone())
+            .map(|(_, value)| value.initial().clone())
             .collect();
         if let Target::Postgres(address) = target {
-            secrets.extend(address.password.clone());
+            let password = address.password.as_ref();
+            secrets.extend(password.map(|password| password.initial().clone()));
         }
         secrets.extend(self.file.database.url.as_deref().map(SecretString::from));
         secrets

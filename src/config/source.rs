@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::ExposeSecret as _;
 use url::Url;
 
 use super::{AUTHORIZATION, Layers, usage, values};
@@ -11,6 +11,7 @@ use crate::cli::RunArgs;
 use crate::fetch::Limits;
 use crate::fetch::http::Endpoint;
 use crate::problem::Problem;
+use crate::secret::Secret;
 
 impl Layers<'_> {
     pub(super) fn limits(&self, args: &RunArgs) -> Result<Limits, Problem> {
@@ -56,13 +57,13 @@ impl Layers<'_> {
         Ok(given.or_else(|| self.file.source.url.clone()))
     }
 
-    pub(super) fn headers(&self) -> Result<Vec<(String, SecretString)>, Problem> {
+    pub(super) fn headers(&self) -> Result<Vec<(String, Secret)>, Problem> {
         let in_file = self.file.source.headers.iter().flatten();
-        let mut headers: Vec<(String, SecretString)> = in_file
-            .map(|(name, value)| (name.0.clone(), SecretString::from(value.0.as_str())))
+        let mut headers: Vec<(String, Secret)> = in_file
+            .map(|(name, value)| (name.0.clone(), Secret::fixed(value.0.as_str())))
             .collect();
         if let Some(value) = self.env.secret(AUTHORIZATION)? {
-            if !values::is_header_value(secrecy::ExposeSecret::expose_secret(&value)) {
+            if !values::is_header_value(value.initial().expose_secret()) {
                 let name = self.env.secret_name(AUTHORIZATION).unwrap_or_default();
                 return Err(usage(format!("{name} must not hold control characters"))
                     .hint("it is sent as the Authorization header, one line such as `Bearer …`"));

@@ -11,7 +11,7 @@ use super::*;
 use crate::cli::CheckArgs;
 use crate::fetch::http::Endpoint;
 use crate::report::{Format, Spec};
-use crate::store::postgres::{Address, Host, SslMode};
+use crate::store::postgres::{Address, Host, Session, SslMode, SslNegotiation};
 
 /// An environment with which a run can begin.
 const ENOUGH: [(&str, &str); 4] = [
@@ -208,6 +208,9 @@ database:
   sslrootcert: /ca.pem
   sslcert: /c.pem
   sslkey: /k.pem
+  sslnegotiation: direct
+  require_auth: scram-sha-256
+  target_session_attrs: any
   table: app.tokens
   column: token
   connections: 4
@@ -228,7 +231,7 @@ script:
     let source = http(&settings);
     assert_eq!(source.headers.len(), 2);
     assert_eq!(source.headers[0].0, "authorization");
-    assert_eq!(source.headers[0].1.expose_secret(), "Bearer abc");
+    assert_eq!(source.headers[0].1.initial().expose_secret(), "Bearer abc");
     assert_eq!(settings.limits.timeout, Duration::from_secs(20));
     assert_eq!(settings.limits.connect_timeout, Duration::from_millis(500));
     assert_eq!(
@@ -242,11 +245,15 @@ script:
     let address = address(&settings);
     assert_eq!(address.hosts[0].port, 6432);
     assert_eq!(
-        address.password.as_ref().unwrap().expose_secret(),
+        address.password.as_ref().unwrap().initial().expose_secret(),
         "hunter2"
     );
     assert_eq!(address.sslmode, SslMode::VerifyFull);
     assert_eq!(address.sslkey, Some("/k.pem".into()));
+    assert_eq!(address.sslnegotiation, SslNegotiation::Direct);
+    let require_auth = address.require_auth.as_ref().unwrap();
+    assert_eq!(require_auth.as_str(), "scram-sha-256");
+    assert_eq!(address.session, Session::Any);
     assert_eq!(address.connect_timeout, Duration::from_secs(2));
     assert_eq!(settings.store.table.to_string(), "app.tokens");
     assert_eq!(settings.store.statement_timeout, Duration::from_mins(1));
@@ -420,6 +427,164 @@ fn a_url_in_the_file_stands_alone() {
 }
 
 #[test]
+fn host_that_is_no_host_says_what_to_set() {
+    let error = |host: &str| {
+        let mistake = message(load_env(&bare(&[
+            ENOUGH[0],
+            ("DB_HOST", host),
+            ENOUGH[2],
+            ENOUGH[3],
+        ])));
+        assert!(!mistake.contains("hunter2"), "{mistake}");
+        mistake
+    };
+    let all = [
+        "postgres://u:hunter2@h/d",
+        "u:hunter2@h",
+        "\"db.internal\"",
+        "${DB_HOST}",
+        "a,db:5432",
+        "[::1]:5432",
+        "a,,b",
+    ]
+    .map(error);
+    insta::assert_snapshot!(all.join("\n"), @"
+    error: the database's hosts cannot be used: a URL stands in the place of a host
+    hint: set DATABASE_URL to a URL, or DB_HOST to the name of a host
+    error: the database's hosts cannot be used: a URL stands in the place of a host
+    hint: set DATABASE_URL to a URL, or DB_HOST to the name of a host
+    error: the database's hosts cannot be used: a host contains a quotation mark
+    hint: remove the quotation marks; `docker run --env-file`, for example, keeps them
+    error: the database's hosts cannot be used: a host is a placeholder or a variable that was not expanded
+    hint: set DB_HOST to the name of a host; variables are not expanded here
+    error: the database's hosts cannot be used: a host contains a port
+    hint: set DB_PORT to the port, or to one for each host, separated by commas
+    error: the database's hosts cannot be used: a host contains a port
+    hint: set DB_PORT to the port, or to one for each host, separated by commas
+    error: the database's hosts cannot be used: a host in the list is empty
+    hint: such as DB_HOST=a,b with DB_PORT=5432, or DB_PORT=5432,5433
+    ");
+    for (host, place) in [
+        ("[::1]", "[::1]:5432"),
+        ("fe80::1", "[fe80::1]:5432"),
+        ("/cloudsql/p:r:1", "/cloudsql/p:r:1/.s.PGSQL.5432"),
+    ] {
+        let settings =
+            load_env(&bare(&[ENOUGH[0], ("DB_HOST", host), ENOUGH[2], ENOUGH[3]])).unwrap();
+        assert_eq!(places(address(&settings)), [place]);
+    }
+}
+
+#[test]
+fn keys_of_libpq_parameters_are_checked() {
+    let mistakes = [
+        mistake("database:\n  sslnegotiation: tls\n"),
+        mistake("database:\n  require_auth: scram\n"),
+        mistake("database:\n  require_auth: md5,!none\n"),
+        mistake("database:\n  require_auth: [md5]\n"),
+        mistake("database:\n  target_session_attrs: standby\n"),
+        mistake("database:\n  target_session_attrs: writable\n"),
+        mistake("database:\n  ssl_negotiation: direct\n"),
+        mistake("database:\n  required_auth: md5\n"),
+        mistake("database:\n  target_session_attr: any\n"),
+    ];
+    insta::assert_snapshot!(mistakes.join("\n"), @"
+    error: `database.sslnegotiation` must be postgres or direct
+      ╭▸ token_service.yaml:2:19
+      │
+    2 │   sslnegotiation: tls
+      ╰╴                  ━━━
+    error: `database.require_auth` must be a list of password, md5, gss, sspi, scram-sha-256, oauth, none, each with `!` before it to exclude it
+      ╭▸ token_service.yaml:2:17
+      │
+    2 │   require_auth: scram
+      ╰╴                ━━━━━
+    error: `database.require_auth` must be a list of methods that all have `!` or all have none
+      ╭▸ token_service.yaml:2:17
+      │
+    2 │   require_auth: md5,!none
+      ╰╴                ━━━━━━━━━
+    error: `database.require_auth` must be a single value, not a list
+      ╭▸ token_service.yaml:2:17
+      │
+    2 │   require_auth: [md5]
+      ╰╴                ━━━━━
+    error: `database.target_session_attrs` must be any, read-write or primary: a server that takes no writes cannot store tokens
+      ╭▸ token_service.yaml:2:25
+      │
+    2 │   target_session_attrs: standby
+      ╰╴                        ━━━━━━━
+    error: `database.target_session_attrs` must be any, read-write or primary
+      ╭▸ token_service.yaml:2:25
+      │
+    2 │   target_session_attrs: writable
+      ╰╴                        ━━━━━━━━
+    error: unknown key `ssl_negotiation` in `database`
+      ╭▸ token_service.yaml:2:3
+      │
+    2 │   ssl_negotiation: direct
+      ╰╴  ━━━━━━━━━━━━━━━ did you mean `sslnegotiation`?
+    error: unknown key `required_auth` in `database`
+      ╭▸ token_service.yaml:2:3
+      │
+    2 │   required_auth: md5
+      ╰╴  ━━━━━━━━━━━━━ did you mean `require_auth`?
+    error: unknown key `target_session_attr` in `database`
+      ╭▸ token_service.yaml:2:3
+      │
+    2 │   target_session_attr: any
+      ╰╴  ━━━━━━━━━━━━━━━━━━━ did you mean `target_session_attrs`?
+    ");
+}
+
+#[test]
+fn direct_negotiation_in_the_file_needs_compulsory_tls() {
+    let yaml = "database:\n  sslnegotiation: direct\n";
+    let settings = with_file(yaml, &env(&[])).unwrap();
+    assert_eq!(address(&settings).sslnegotiation, SslNegotiation::Direct);
+    let weak = with_file(yaml, &env(&[("DB_SSLMODE", "prefer")]));
+    let weak = message(weak);
+    let (_, shown) = weak.split_once(".yaml:").unwrap();
+    assert!(weak.starts_with("error: sslnegotiation=direct"), "{weak}");
+    insta::assert_snapshot!(shown, @"
+    2:3
+      │
+    2 │   sslnegotiation: direct
+      ╰╴  ━━━━━━━━━━━━━━
+    hint: set DB_SSLMODE, or `database.sslmode` in the file
+    ");
+}
+
+#[test]
+fn system_authorities_verify_the_name_unless_a_mode_is_set() {
+    let yaml = "database: {sslrootcert: system}";
+    let settings = with_file(yaml, &env(&[])).unwrap();
+    assert_eq!(address(&settings).sslmode, SslMode::VerifyFull);
+    let settings = with_file(yaml, &env(&[("DB_SSLMODE", "require")])).unwrap();
+    assert_eq!(address(&settings).sslmode, SslMode::Require);
+}
+
+#[test]
+fn password_file_is_pgpassfile_or_in_the_home_folder() {
+    let passfile = |variables: &[(&str, &str)]| {
+        let settings = load_env(&env(variables)).unwrap();
+        address(&settings).passfile.clone()
+    };
+    assert_eq!(passfile(&[]), None);
+    let home = ("HOME", "/home/app");
+    assert_eq!(passfile(&[home]), Some("/home/app/.pgpass".into()));
+    let named = [home, ("PGPASSFILE", "/run/pgpass")];
+    assert_eq!(passfile(&named), Some("/run/pgpass".into()));
+    let url = [
+        ENOUGH[0],
+        ("DATABASE_URL", "postgres://u@h/d?passfile=mine"),
+        ("PGPASSFILE", "/run/pgpass"),
+    ];
+    let settings = load_env(&bare(&url)).unwrap();
+    assert_eq!(address(&settings).passfile, Some("mine".into()));
+}
+
+#[test]
 fn values_that_make_no_sense_name_their_variable() {
     let all: Vec<String> = [
         ("DB_PORT", "abc"),
@@ -494,10 +659,12 @@ fn database_urls() {
     insta::assert_snapshot!(all.join("\n"), @"
     error: DATABASE_URL names no file
     hint: write sqlite:PATH, such as sqlite:tokens.db
-    error: DATABASE_URL must begin with postgres://, postgresql:// or sqlite:
-    hint: such as postgres://user@host:5432/name, or sqlite:tokens.db
-    error: DATABASE_URL must begin with postgres://, postgresql:// or sqlite:
-    hint: such as postgres://user@host:5432/name, or sqlite:tokens.db
+    error: DATABASE_URL is not a valid database URL
+      caused by: the URL does not begin with postgres://, postgresql:// or sqlite:
+    hint: write postgres://user:password@host:5432/name, or sqlite:PATH
+    error: DATABASE_URL is not a valid database URL
+      caused by: the URL does not begin with postgres://, postgresql:// or sqlite:
+    hint: write postgres://user:password@host:5432/name, or sqlite:PATH
     ");
     assert!(!message(with("postgres://u:hunter2@[/n")).contains("hunter2"));
 }
@@ -581,12 +748,13 @@ fn secrets_come_from_files_and_are_shown_nowhere() {
             .password
             .as_ref()
             .unwrap()
+            .initial()
             .expose_secret(),
         "hunter2 "
     );
     let headers = &http(&settings).headers;
     assert_eq!(headers[0].0, "authorization");
-    assert_eq!(headers[0].1.expose_secret(), "Bearer hunter3");
+    assert_eq!(headers[0].1.initial().expose_secret(), "Bearer hunter3");
     assert_eq!(settings.env.keys().collect::<Vec<_>>(), ["TOKEN_COLOUR"]);
     let shown = format!("{settings:?}");
     assert!(!shown.contains("hunter"), "{shown}");

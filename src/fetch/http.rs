@@ -9,12 +9,13 @@ use reqwest::header::{
     CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
 use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
 use super::lines::LineParser;
 use super::{Answer, Answering, Limits, Source, refusal};
 use crate::client::{self, plain};
 use crate::fault::{Fault, Kind, chain};
+use crate::secret::{Secret, SecretFileError};
 use crate::telemetry::Tracer;
 
 pub mod reach;
@@ -24,8 +25,8 @@ pub mod reach;
 pub struct Endpoint {
     /// Its address, `http` or `https`; its query is kept and `size=N` added to it.
     pub url: Url,
-    /// Headers of each request, names in lower case; values may be secret.
-    pub headers: Vec<(String, SecretString)>,
+    /// Headers of each request, names in lower case. A value in a file is read for each request.
+    pub headers: Vec<(String, Secret)>,
     /// True to honour `HTTP_PROXY` and its kin, as curl does.
     pub proxy: bool,
 }
@@ -48,6 +49,8 @@ pub struct Http {
     timeout: Duration,
     max_body: u64,
     max_token: usize,
+    /// The headers whose values are read from a file for each request.
+    file_headers: Vec<(String, Secret)>,
     tracer: Tracer,
 }
 
@@ -70,6 +73,7 @@ impl Http {
             timeout: limits.timeout,
             max_body: limits.max_body,
             max_token: limits.max_token,
+            file_headers: in_files(&endpoint.headers).cloned().collect(),
             tracer: Tracer::default(),
         })
     }
@@ -85,8 +89,13 @@ impl Http {
     }
 
     async fn ask(&self, count: u64) -> Answer {
+        let file_headers = match self.read_file_headers() {
+            Ok(headers) => headers,
+            Err(fault) => return Answer::failed(fault),
+        };
         let mut span = self.tracer.ask("POST", || self.known(count));
-        let mut request = self.client.post(self.sized(count)).body("{}");
+        let request = self.client.post(self.sized(count)).body("{}");
+        let mut request = request.headers(file_headers);
         for (name, value) in span.headers() {
             request = request.header(name, value);
         }
@@ -107,6 +116,17 @@ impl Http {
         span.note("token_service.tokens.received", came);
         span.end(answer.fault.as_ref());
         answer
+    }
+
+    /// The headers that are in files, as the files are now.
+    fn read_file_headers(&self) -> Result<HeaderMap, Fault> {
+        let mut headers = HeaderMap::new();
+        for (name, secret) in &self.file_headers {
+            let value = secret.read().map_err(|error| unreadable(name, &error))?;
+            let (name, value) = header(name, value.expose_secret())?;
+            headers.insert(name, value);
+        }
+        Ok(headers)
     }
 
     /// What is known of a request before it is sent, by OpenTelemetry's names for HTTP clients.
@@ -212,14 +232,30 @@ fn builder(endpoint: &Endpoint, limits: &Limits) -> Result<ClientBuilder, Fault>
         reqwest::header::ACCEPT,
         HeaderValue::from_static("text/plain"),
     );
-    for (name, value) in &endpoint.headers {
-        let (name, value) = header(name, value.expose_secret())?;
+    let fixed = endpoint.headers.iter();
+    for (name, secret) in fixed.filter(|(_, secret)| secret.file().is_none()) {
+        let (name, value) = header(name, secret.initial().expose_secret())?;
         headers.insert(name, value);
     }
     Ok(client::builder(&endpoint.url, endpoint.proxy)
         .default_headers(headers)
         .connect_timeout(limits.connect_timeout)
         .timeout(limits.timeout))
+}
+
+fn in_files(headers: &[(String, Secret)]) -> impl Iterator<Item = &(String, Secret)> {
+    headers.iter().filter(|(_, secret)| secret.file().is_some())
+}
+
+/// The fault of a request that was not sent because a header's file cannot be read.
+fn unreadable(name: &str, error: &SecretFileError) -> Fault {
+    Fault::new(
+        Kind::HttpConnect,
+        format!("the value of the `{name}` header is unknown"),
+    )
+    .cause(format!("{error}: {}", error.cause))
+    .hint(SecretFileError::HINT)
+    .retryable()
 }
 
 impl Source for Http {

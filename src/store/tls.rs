@@ -260,9 +260,6 @@ impl ServerCertVerifier for Verifier {
 mod tests {
     use super::*;
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-    use std::time::Duration;
-
-    use super::super::postgres::{ChannelBinding, Given, Session};
 
     /// An authority, a certificate of it for `db.test`, and one that vouches for itself.
     struct Certificates {
@@ -297,19 +294,11 @@ mod tests {
     }
 
     fn address(sslmode: SslMode, root: Option<PathBuf>) -> Address {
+        let hosts = Host::list("db.test", &[]).unwrap();
         Address {
-            hosts: Host::list("db.test", &[]).unwrap(),
-            session: Session::DEFAULT,
-            user: "tokens".to_owned(),
-            password: None,
-            name: "tokens".to_owned(),
             sslmode,
             sslrootcert: root,
-            sslcert: None,
-            sslkey: None,
-            channel_binding: ChannelBinding::Prefer,
-            connect_timeout: Duration::from_secs(1),
-            given: Given::Parts,
+            ..Address::new(hosts, "tokens".to_owned(), "tokens".to_owned())
         }
     }
 

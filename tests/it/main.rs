@@ -62,6 +62,7 @@ mod published;
 mod readme;
 mod reports;
 mod retries;
+mod rotation;
 mod runs;
 mod scale_out;
 mod schema;

@@ -237,7 +237,7 @@ impl Connector {
         if !self.sends_no_options() {
             config.options(format!("-c token_service.connection={mark}"));
         }
-        if let Some(password) = &self.address.password {
+        if let Some(password) = self.address.password_for(host).map_err(Hitch::Password)? {
             config.password(password.expose_secret());
         }
         let (client, mut connection) = config.connect(self.tls.clone()).await?;
@@ -299,6 +299,8 @@ pub(super) enum Hitch {
     Foreign(String),
     /// The table is of no use.
     Table(Fault),
+    /// The password cannot be read.
+    Password(Fault),
 }
 
 impl From<Error> for Hitch {

@@ -4,6 +4,8 @@
 //! that answers and fits is taken. A verdict that any of them would give (a wrong password, no such
 //! table) ends the search.
 
+use std::str::FromStr;
+
 use super::Address;
 use super::connect::{Aim, Connector, Reached};
 use crate::fault::{Fault, Kind};
@@ -30,6 +32,24 @@ pub enum Session {
 impl Session {
     /// What is meant where nothing is said.
     pub const DEFAULT: Self = Self::ReadWrite;
+}
+
+impl FromStr for Session {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "any" => Ok(Self::Any),
+            // A primary that is read-only cannot store tokens, so the two are one.
+            "read-write" | "primary" => Ok(Self::ReadWrite),
+            "read-only" | "standby" | "prefer-standby" => Err(
+                "must be any, read-write or primary: a server that takes no writes cannot store \
+                 tokens"
+                    .to_owned(),
+            ),
+            _ => Err("must be any, read-write or primary".to_owned()),
+        }
+    }
 }
 
 impl Host {

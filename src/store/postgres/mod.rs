@@ -1,17 +1,16 @@
 //! PostgreSQL: connections with many requests in flight.
 //!
-//! `url` reads addresses, `hosts` finds the server that takes writes, `connect` makes a `link` and
+//! `url` reads addresses and `parameters` libpq's lists and words in them, `password` and `passfile`
+//! find the password of a connection, `hosts` finds the server that takes writes, `connect` makes a `link` and
 //! `setup` makes it ready for use (or `refusal` says why not), a `lane` sends over it and waits for its
 //! `answers`, `pool` decides how many lanes there are and what becomes of the `handover` of a lost one.
 //! `horizon` and `sent` know what is needed to find out what a lost connection did, `recheck` finds out
 //! what a process did that is gone, and a `probe` whether the table shows what it is given. `inspect` looks
 //! at a server for `check --connect`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
-
-use secrecy::SecretString;
 
 mod answers;
 pub(super) mod attribution;
@@ -23,6 +22,9 @@ mod hosts;
 mod inspect;
 mod lane;
 pub(super) mod link;
+mod parameters;
+mod passfile;
+mod password;
 mod pool;
 mod progress;
 mod recheck;
@@ -34,9 +36,12 @@ mod url;
 pub(super) use handover::MOST_LOSSES;
 pub use hosts::{Host, Session};
 pub(super) use inspect::inspect;
+pub use parameters::{AuthMethod, RequireAuth, SslNegotiation, TlsVersion};
+pub use password::Password;
 pub(super) use pool::{Pool, gone};
 pub(super) use refusal::every_insert_denied;
 pub use tokio_postgres::config::ChannelBinding;
+pub use url::UrlError;
 
 /// How the connection is secured, with libpq's meaning of each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,6 +84,23 @@ impl SslMode {
         }
     }
 
+    /// The mode that another client's or database's word means.
+    fn meant_by(text: &str) -> Option<Self> {
+        let letters = text.chars().filter(char::is_ascii_alphanumeric);
+        let word: String = letters.collect::<String>().to_ascii_lowercase();
+        match word.as_str() {
+            "disable" | "disabled" | "none" | "false" | "off" | "no" | "0" => Some(Self::Disable),
+            "allow" | "allowed" => Some(Self::Allow),
+            "prefer" | "prefered" | "preferred" => Some(Self::Prefer),
+            // node-postgres's `no-verify` is TLS without verification.
+            "require" | "required" | "noverify" | "enable" | "enabled" | "true" | "on" | "yes"
+            | "1" => Some(Self::Require),
+            "verifyca" => Some(Self::VerifyCa),
+            "verifyfull" | "verifyidentity" | "full" | "strict" => Some(Self::VerifyFull),
+            _ => None,
+        }
+    }
+
     /// The mode where none is configured: `require`, but `prefer` where nobody can listen, because
     /// every host is loopback or a Unix socket.
     pub fn default_for(hosts: &[Host]) -> Self {
@@ -88,16 +110,29 @@ impl SslMode {
             Self::Require
         }
     }
+
+    /// The mode if none is configured beside `sslrootcert`. As with libpq, `system` verifies the
+    /// name too: anyone can get a certificate of a public authority.
+    pub fn default_with(hosts: &[Host], sslrootcert: Option<&Path>) -> Self {
+        match sslrootcert {
+            Some(word) if word.as_os_str() == "system" => Self::VerifyFull,
+            _ => Self::default_for(hosts),
+        }
+    }
 }
 
 impl FromStr for SslMode {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|mode| mode.as_str() == text)
-            .ok_or_else(|| format!("must be one of {}", Self::ALL.map(Self::as_str).join(", ")))
+        let mut modes = Self::ALL.into_iter();
+        modes.find(|mode| mode.as_str() == text).ok_or_else(|| {
+            let known = Self::ALL.map(Self::as_str).join(", ");
+            match Self::meant_by(text) {
+                Some(mode) => format!("must be one of {known} (did you mean `{}`?)", mode.as_str()),
+                None => format!("must be one of {known}"),
+            }
+        })
     }
 }
 
@@ -121,7 +156,9 @@ pub struct Address {
     /// The role.
     pub user: String,
     /// Its password.
-    pub password: Option<SecretString>,
+    pub password: Option<Password>,
+    /// libpq's password file, for a role without a password.
+    pub passfile: Option<PathBuf>,
     /// The database.
     pub name: String,
     /// How the connection is secured.
@@ -134,6 +171,18 @@ pub struct Address {
     pub sslkey: Option<PathBuf>,
     /// Whether a password's proof must be bound to the TLS connection.
     pub channel_binding: ChannelBinding,
+    /// The authentication methods that are accepted; `None` accepts every method.
+    pub require_auth: Option<RequireAuth>,
+    /// How a TLS connection starts.
+    pub sslnegotiation: SslNegotiation,
+    /// The lowest version of TLS that is accepted.
+    pub ssl_min_protocol_version: TlsVersion,
+    /// The highest version of TLS that is accepted; at least the lowest.
+    pub ssl_max_protocol_version: TlsVersion,
+    /// True if the hosts are tried in random order.
+    pub load_balance_hosts: bool,
+    /// Command-line options for the server (libpq's `options`), such as `-csearch_path=app`.
+    pub startup_options: Option<String>,
     /// The longest that connecting to one host may take, TLS and authentication included.
     pub connect_timeout: Duration,
     /// How it was given.
@@ -144,11 +193,36 @@ impl Address {
     /// The longest that connecting may take where nothing else is configured.
     pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+    /// An address without a password, with the default of every parameter.
+    pub fn new(hosts: Vec<Host>, user: String, name: String) -> Self {
+        Self {
+            sslmode: SslMode::default_for(&hosts),
+            hosts,
+            session: Session::DEFAULT,
+            user,
+            password: None,
+            passfile: None,
+            name,
+            sslrootcert: None,
+            sslcert: None,
+            sslkey: None,
+            channel_binding: ChannelBinding::Prefer,
+            require_auth: None,
+            sslnegotiation: SslNegotiation::Postgres,
+            ssl_min_protocol_version: TlsVersion::V12,
+            ssl_max_protocol_version: TlsVersion::V13,
+            load_balance_hosts: false,
+            startup_options: None,
+            connect_timeout: Self::CONNECT_TIMEOUT,
+            given: Given::Parts,
+        }
+    }
+
     /// Reads a `postgres://` or `postgresql://` URL with libpq's parameters.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with it and never shows the password.
-    pub fn from_url(text: &str) -> Result<Self, String> {
+    /// What is wrong with it, and what to write instead; never a part of the password.
+    pub fn from_url(text: &str) -> Result<Self, UrlError> {
         url::parse(text)
     }
 
@@ -168,11 +242,6 @@ impl Address {
     /// What sets the hosts and their ports.
     fn place_set_by(&self) -> String {
         self.set_by("DB_HOST and DB_PORT", "host and port")
-    }
-
-    /// What sets the role and its password.
-    fn login_set_by(&self) -> String {
-        self.set_by("DB_USER and DB_PASS (or DB_PASS_FILE)", "user and password")
     }
 
     /// What sets how the connection is secured.

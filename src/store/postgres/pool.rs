@@ -22,7 +22,7 @@ use super::lane;
 use super::link::{Backend, Driver, Link};
 use super::progress::{Progress, watch};
 use super::recheck::recheck;
-use super::refusal::is_denied;
+use super::refusal::{is_denied, is_wrong_password};
 use super::sent::Sent;
 use crate::fault::{Fault, Kind};
 use crate::token::{Detail, Status};
@@ -285,6 +285,7 @@ async fn reconnect(
                 halt.aborting().cancelled().await;
             }
         };
+        let password = shared.connector.address.password_version();
         let mut since = shared.sent.mark();
         let attempt = tokio::select! {
             biased;
@@ -319,7 +320,13 @@ async fn reconnect(
             }
             Err(fault) => fault,
         };
-        let denied = is_denied(&fault);
+        // A password in a file may be about to be replaced: the refusal is not final.
+        let may_be_rotated = password.is_some() && is_wrong_password(&fault);
+        if may_be_rotated && shared.connector.address.password_version() != password {
+            tracing::info!("the password has changed; connecting again");
+            continue;
+        }
+        let denied = is_denied(&fault) && !may_be_rotated;
         let patience = shared.patience.saturating_sub(outage.elapsed());
         if denied || patience.is_zero() {
             return Err(Some(fault));

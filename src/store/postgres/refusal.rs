@@ -160,6 +160,7 @@ impl Connector {
             Hitch::Error(error) => self.refusal(host, error),
             Hitch::Foreign(why) => self.foreign(host, why),
             Hitch::Table(fault) => fault.clone(),
+            Hitch::Password(fault) => fault.clone(),
             Hitch::ReadOnly => denied("25006", "the database takes no writes")
                 .cause(format!("{} is a standby or read-only", host.place()))
                 .hint(format!(
@@ -404,6 +405,11 @@ fn denied(sqlstate: &str, message: &str) -> Fault {
 /// True where waiting would not help.
 pub(super) fn is_denied(fault: &Fault) -> bool {
     matches!(fault.kind, Kind::DbDenied { .. }) && !fault.retryable
+}
+
+/// True if the server refused the role's password.
+pub(super) fn is_wrong_password(fault: &Fault) -> bool {
+    matches!(&fault.kind, Kind::DbDenied { sqlstate } if sqlstate == "28P01")
 }
 
 /// The fault that ends the run where every token would meet the same verdict.

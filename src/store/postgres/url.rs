@@ -1,19 +1,23 @@
-//! Reads `postgres://user:password@host:port,host:port/name?sslmode=…`, as libpq does.
+//! Reads `postgres://user:password@host:port,host:port/name?sslmode=…` as libpq does.
 //!
-//! The standard for URLs knows one host only: the hosts are cut out before the rest is read.
-//!
-//! No error shows the URL or a value of it: the password may stand anywhere in what was mistyped.
+//! A password with an unescaped delimiter splits the URL in the wrong place, so any part of the URL
+//! may be a piece of the password. An error therefore repeats nothing of the URL except the name of
+//! a parameter, and that only if the `@` before the hosts shows that the split is right.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
-use url::Url;
+use super::{
+    Address, ChannelBinding, Given, Host, Password, RequireAuth, Session, SslMode, SslNegotiation,
+    TlsVersion,
+};
+use crate::secret::Secret;
 
-use super::{Address, ChannelBinding, Given, Host, Session, SslMode};
+mod foreign;
 
-/// Parameters that are used.
-const USED: [&str; 12] = [
+/// The parameters that have an effect.
+const USED: [&str; 19] = [
     "host",
     "port",
     "user",
@@ -26,93 +30,223 @@ const USED: [&str; 12] = [
     "connect_timeout",
     "target_session_attrs",
     "channel_binding",
+    "require_auth",
+    "sslnegotiation",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
+    "load_balance_hosts",
+    "options",
+    "passfile",
 ];
 
-/// Parameters that may stand there without effect: the program has its own answer to each.
-const IGNORED: [&str; 10] = [
+/// The parameters that are accepted without effect: the program has its own setting for each.
+const IGNORED: [&str; 11] = [
     "application_name",
     "fallback_application_name",
     "client_encoding",
-    "gssencmode",
     "sslcompression",
     "keepalives",
     "keepalives_idle",
     "keepalives_interval",
     "keepalives_count",
     "tcp_user_timeout",
+    // Of node-postgres: `sslmode` has libpq's meaning here anyway.
+    "uselibpqcompat",
+    "max_protocol_version",
 ];
 
-pub(super) fn parse(text: &str) -> Result<Address, String> {
-    let (rest, hosts) = cut_hosts(text);
-    let url = Url::parse(&rest).map_err(|error| format!("not a valid URL: {error}"))?;
-    if !matches!(url.scheme(), "postgres" | "postgresql") || url.cannot_be_a_base() {
-        return Err("the URL must begin with postgres:// or postgresql://".to_owned());
-    }
-    if url.fragment().is_some() {
-        return Err("a `#` in the URL must be written %23".to_owned());
-    }
-    let (hosts, ports) = split_hosts(hosts)?;
-    let mut read = Parts {
-        hosts,
-        ports,
-        user: decode(url.username(), "user")?,
-        password: url
-            .password()
-            .map(|password| decode(password, "password"))
-            .transpose()?,
-        name: decode(url.path().trim_start_matches('/'), "database name")?,
-        ..Parts::default()
-    };
-    for pair in url.query().unwrap_or_default().split('&') {
-        if pair.is_empty() {
-            continue;
+/// The form of a URL, for hints.
+const FORM: &str = "write postgres://user:password@host:5432/name?sslmode=verify-full";
+
+/// Why a text is not the URL of a PostgreSQL server. It shows nothing of a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UrlError {
+    /// What is wrong with it.
+    pub cause: String,
+    /// What to write instead.
+    pub hint: String,
+}
+
+impl UrlError {
+    fn new(cause: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            cause: cause.into(),
+            hint: hint.into(),
         }
-        let (key, value) = pair
-            .split_once('=')
-            .ok_or("a parameter of the URL has no `=`")?;
-        let key = decode(key, "parameter")?;
-        let value = decode(value, &key)?;
-        read.set(&key, value)?;
     }
-    read.build()
+
+    /// An error whose cause says enough.
+    fn of(cause: impl Into<String>) -> Self {
+        Self::new(cause, FORM)
+    }
 }
 
-/// The URL with a stand-in for its hosts, and the hosts.
-fn cut_hosts(text: &str) -> (String, &str) {
-    let start = text.find("://").map_or(text.len(), |at| at + 3);
-    let end = text[start..]
-        .find(['/', '?', '#'])
-        .map_or(text.len(), |at| start + at);
-    let authority = &text[start..end];
-    let hosts = authority.rfind('@').map_or(start, |at| start + at + 1);
-    let stand_in = if start == text.len() { "" } else { "host" };
-    let rest = format!("{}{stand_in}{}", &text[..hosts], &text[end..]);
-    (rest, &text[hosts..end])
+impl fmt::Display for UrlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.cause)
+    }
 }
 
-/// The names, with commas between them, and the ports of `a:1,[::2]:3`.
-fn split_hosts(text: &str) -> Result<(String, Vec<u16>), String> {
+pub(super) fn parse(text: &str) -> Result<Address, UrlError> {
+    let text = text.trim_start_matches('\u{feff}').trim();
+    let rest = after_scheme(text)?;
+    if rest.contains(char::is_control) {
+        return Err(UrlError::new(
+            "the URL contains a line break or another control character",
+            "write the URL on one line, and a control character in a password as %0A, for example",
+        ));
+    }
+    if rest.contains('#') {
+        return Err(UrlError::new(
+            "the URL contains a `#`",
+            "write `#` as %23, in a password too",
+        ));
+    }
+    let split = Split::of(rest)?;
+    let mut parts = Parts::of(&split)?;
+    parts.set_all(&split)?;
+    parts.build()
+}
+
+/// What follows `postgres://` or `postgresql://`.
+fn after_scheme(text: &str) -> Result<&str, UrlError> {
+    if text.starts_with(['"', '\'', '`', '“', '‘']) {
+        return Err(UrlError::new(
+            "the URL begins with a quotation mark",
+            "remove the quotation marks; `docker run --env-file`, for example, keeps them",
+        ));
+    }
+    let lower = text.to_ascii_lowercase();
+    if lower.starts_with("jdbc:") || lower.starts_with("r2dbc:") {
+        return Err(UrlError::new(
+            "the URL is one of JDBC or R2DBC",
+            "write postgresql:// at the beginning and, before the host, user:password@",
+        ));
+    }
+    if lower.starts_with("psql ") {
+        return Err(UrlError::new(
+            "the URL follows the command `psql`",
+            "write the URL alone, without quotation marks",
+        ));
+    }
+    let (scheme, rest) = text.split_once("://").ok_or_else(|| {
+        let is_keywords = [
+            "host=",
+            "hostaddr=",
+            "dbname=",
+            "user=",
+            "server=",
+            "service=",
+        ]
+        .iter()
+        .any(|keyword| lower.contains(keyword));
+        if is_keywords {
+            UrlError::of("the text is a list of keywords and values, which is not supported")
+        } else {
+            scheme_error()
+        }
+    })?;
+    let scheme = scheme.to_ascii_lowercase();
+    match scheme.as_str() {
+        "postgres" | "postgresql" => Ok(rest),
+        _ if scheme.starts_with("postgres") && scheme.contains('+') => Err(UrlError::new(
+            "the URL names a driver, as SQLAlchemy's URLs do",
+            "write postgresql:// without the `+` and what follows it",
+        )),
+        _ if scheme.contains("postgres") && scheme.contains(['=', ' ']) => Err(UrlError::new(
+            "the URL follows the name of a variable",
+            "write the URL alone, without what precedes postgres://",
+        )),
+        _ => Err(scheme_error()),
+    }
+}
+
+fn scheme_error() -> UrlError {
+    UrlError::new(
+        "the URL does not begin with postgres://, postgresql:// or sqlite:",
+        "write postgres://user:password@host:5432/name, or sqlite:PATH",
+    )
+}
+
+/// The parts of a URL, still percent-encoded.
+struct Split<'a> {
+    /// `user:password`; `None` without an `@` before the hosts.
+    login: Option<&'a str>,
+    hosts: &'a str,
+    name: &'a str,
+    query: &'a str,
+}
+
+impl<'a> Split<'a> {
+    fn of(rest: &'a str) -> Result<Self, UrlError> {
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, name) = rest.split_once('/').unwrap_or((rest, ""));
+        if name.contains('@') {
+            return Err(UrlError::new(
+                "an `@` follows the first `/`, so user or password seem to contain a `/`",
+                "write `/` as %2F in user and password, and `@` as %40 in the database name",
+            ));
+        }
+        if name.contains('/') {
+            return Err(UrlError::new(
+                "the database name contains a `/`",
+                "remove the `/`, or write it as %2F",
+            ));
+        }
+        let (login, hosts) = match authority.rsplit_once('@') {
+            Some((login, hosts)) => (Some(login), hosts),
+            None => (None, authority),
+        };
+        Ok(Self {
+            login,
+            hosts,
+            name,
+            query,
+        })
+    }
+
+    /// True if the query may be the end of a password with a `?` in it.
+    fn is_query_doubtful(&self) -> bool {
+        self.query.contains('@')
+    }
+}
+
+/// The names, separated by commas, and the ports of `a:1,[::2]:3`.
+fn split_hosts(text: &str) -> Result<(String, Vec<u16>), UrlError> {
     if text.is_empty() {
         return Ok((String::new(), Vec::new()));
     }
+    let invalid = || UrlError::of("a host in the URL is not valid");
     let (mut names, mut ports) = (Vec::new(), Vec::new());
     for host in text.split(',') {
-        let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((name, rest)) => (name, rest.strip_prefix(':')),
-            None => match host.split_once(':') {
-                Some((name, port)) => (name, Some(port)),
-                None => (host, None),
-            },
+        let (name, port) = if let Some(rest) = host.strip_prefix('[') {
+            let (name, rest) = rest.split_once(']').ok_or_else(invalid)?;
+            match rest.strip_prefix(':') {
+                Some(port) => (name, port),
+                None if rest.is_empty() => (name, ""),
+                None => return Err(invalid()),
+            }
+        } else {
+            host.split_once(':').unwrap_or((host, ""))
         };
-        if name.contains(['[', ']']) || name.contains(char::is_whitespace) {
-            return Err("a host in the URL is not valid".to_owned());
+        if port.contains(':') {
+            return Err(UrlError::new(
+                "a host in the URL contains more than one `:`",
+                "write an IPv6 address in brackets, such as [::1]:5432; write `/`, `?` \
+                 and `@` in a password as %2F, %3F and %40",
+            ));
         }
-        names.push(decode(name, "host")?);
-        ports.push(
-            port.filter(|port| !port.is_empty())
-                .map(port_of)
-                .transpose()?,
-        );
+        expanded(name, "host")?;
+        let name = decode(name, "host")?;
+        let is_odd = |letter: char| letter.is_whitespace() || "[]\"'`\\@".contains(letter);
+        if name.contains(is_odd) {
+            return Err(invalid());
+        }
+        names.push(name);
+        ports.push(match port {
+            "" => None,
+            port => Some(port_of(port)?),
+        });
     }
     let ports = if ports.iter().all(Option::is_none) {
         Vec::new()
@@ -123,12 +257,51 @@ fn split_hosts(text: &str) -> Result<(String, Vec<u16>), String> {
     Ok((names.join(","), ports))
 }
 
-fn port_of(text: &str) -> Result<u16, String> {
+fn port_of(text: &str) -> Result<u16, UrlError> {
     text.parse().ok().filter(|port| *port > 0).ok_or_else(|| {
-        "port must be a number from 1 to 65535; a `/`, `?`, `#` or `@` in a password must be \
-         written %2F, %3F, %23 or %40"
-            .to_owned()
+        UrlError::new(
+            "the port is not a number from 1 to 65535",
+            "write the port as a number, and `/`, `?` and `@` in a password as %2F, %3F and %40",
+        )
     })
+}
+
+/// Refuses `$DB_HOST`, `${HOST}`, `{{ host }}` and `<host>`.
+fn expanded(text: &str, what: &str) -> Result<(), UrlError> {
+    if text.contains(['$', '{', '}', '<', '>']) {
+        return Err(placeholder(what));
+    }
+    Ok(())
+}
+
+/// Refuses a password that is nothing but a variable or a placeholder.
+fn expanded_password(text: &str) -> Result<(), UrlError> {
+    let is_between = |start: &str, end: &str| text.starts_with(start) && text.ends_with(end);
+    let is_name = |name: &str| {
+        let is_upper = |byte: u8| byte.is_ascii_uppercase() || byte == b'_';
+        name.bytes().next().is_some_and(is_upper)
+            && name
+                .bytes()
+                .all(|byte| is_upper(byte) || byte.is_ascii_digit())
+    };
+    let is_placeholder = is_between("${", "}")
+        || is_between("{{", "}}")
+        || is_between("$(", ")")
+        || is_between("<", ">")
+        || is_between("[YOUR", "]")
+        || text.strip_prefix('$').is_some_and(is_name);
+    if is_placeholder {
+        return Err(placeholder("password"));
+    }
+    Ok(())
+}
+
+fn placeholder(what: &str) -> UrlError {
+    UrlError::new(
+        format!("the {what} in the URL is a placeholder or a variable that was not expanded"),
+        "replace the placeholder by its value; variables are not expanded here (write a literal \
+         `$` as %24)",
+    )
 }
 
 #[derive(Default)]
@@ -139,65 +312,156 @@ struct Parts {
     channel_binding: Option<ChannelBinding>,
     user: String,
     password: Option<String>,
+    passfile: Option<PathBuf>,
     name: String,
     sslmode: Option<SslMode>,
     sslrootcert: Option<PathBuf>,
     sslcert: Option<PathBuf>,
     sslkey: Option<PathBuf>,
     connect_timeout: Option<Duration>,
+    require_auth: Option<RequireAuth>,
+    sslnegotiation: SslNegotiation,
+    ssl_min_protocol_version: Option<TlsVersion>,
+    ssl_max_protocol_version: Option<TlsVersion>,
+    load_balance_hosts: bool,
+    startup_options: Option<String>,
 }
 
 impl Parts {
-    fn set(&mut self, key: &str, value: String) -> Result<(), String> {
-        match key {
-            "host" => self.hosts = value,
-            "port" => self.ports = value.split(',').map(port_of).collect::<Result<_, _>>()?,
-            "user" => self.user = value,
-            "password" => self.password = Some(value),
-            "dbname" => self.name = value,
-            "sslmode" => {
-                self.sslmode = Some(value.parse().map_err(|rule| format!("sslmode {rule}"))?);
+    /// What precedes the parameters.
+    fn of(split: &Split<'_>) -> Result<Self, UrlError> {
+        let (hosts, ports) = split_hosts(split.hosts)?;
+        let login = split.login.unwrap_or_default();
+        let (user, password) = match login.split_once(':') {
+            Some((user, password)) => (user, Some(password)),
+            None => (login, None),
+        };
+        expanded(user, "user")?;
+        expanded(split.name, "database name")?;
+        expanded_password(password.unwrap_or_default())?;
+        Ok(Self {
+            hosts,
+            ports,
+            user: decode(user, "user")?,
+            password: password
+                .map(|password| decode(password, "password"))
+                .transpose()?,
+            name: decode(split.name, "database name")?,
+            ..Self::default()
+        })
+    }
+
+    fn set_all(&mut self, split: &Split<'_>) -> Result<(), UrlError> {
+        for pair in split.query.split('&') {
+            if pair.is_empty() {
+                continue;
             }
+            self.set_pair(pair, split).map_err(|error| {
+                if split.is_query_doubtful() {
+                    UrlError::new(
+                        "an `@` follows the first `?`, so user or password seem to contain a `?`",
+                        "write `?` as %3F in user and password, and `@` as %40 in parameters",
+                    )
+                } else {
+                    error
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn set_pair(&mut self, pair: &str, split: &Split<'_>) -> Result<(), UrlError> {
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| UrlError::of("a parameter of the URL has no `=`"))?;
+        let key = decode(key, "name of a parameter")?;
+        if let Some(error) = foreign::parameter(&key, value) {
+            return Err(error);
+        }
+        if !USED.contains(&key.as_str()) && !IGNORED.contains(&key.as_str()) {
+            return if foreign::has_no_effect(&key, value) {
+                Ok(())
+            } else {
+                Err(unknown(&key, split.login.is_some()))
+            };
+        }
+        self.set(&key, decode(value, &key)?)
+    }
+
+    fn set(&mut self, key: &str, value: String) -> Result<(), UrlError> {
+        match key {
+            "host" => {
+                expanded(&value, "host")?;
+                self.hosts = value;
+            }
+            "port" => self.ports = value.split(',').map(port_of).collect::<Result<_, _>>()?,
+            "user" => {
+                expanded(&value, "user")?;
+                self.user = value;
+            }
+            "password" => {
+                expanded_password(&value)?;
+                self.password = Some(value);
+            }
+            "passfile" => self.passfile = Some(value.into()),
+            "dbname" => {
+                expanded(&value, "database name")?;
+                self.name = value;
+            }
+            "sslmode" => self.sslmode = Some(parsed(key, value.parse())?),
             "sslrootcert" => self.sslrootcert = Some(value.into()),
             "sslcert" => self.sslcert = Some(value.into()),
             "sslkey" => self.sslkey = Some(value.into()),
             "connect_timeout" => {
-                let seconds: u64 = value
-                    .parse()
-                    .map_err(|_| "connect_timeout must be a whole number of seconds")?;
-                // libpq's 0 means no limit; a limit there must be.
+                let rule = "must be a whole number of seconds";
+                let seconds: u64 = parsed(key, value.parse().map_err(|_| rule.to_owned()))?;
+                // libpq's 0 means no limit; here there is always one.
                 self.connect_timeout = (seconds > 0).then(|| Duration::from_secs(seconds));
             }
-            "target_session_attrs" => self.session = Some(session_of(&value)?),
+            "target_session_attrs" => self.session = Some(parsed(key, value.parse())?),
             "channel_binding" => {
                 self.channel_binding = Some(match value.as_str() {
                     "disable" => ChannelBinding::Disable,
                     "prefer" => ChannelBinding::Prefer,
                     "require" => ChannelBinding::Require,
-                    _ => {
-                        return Err("channel_binding must be disable, prefer or require".to_owned());
-                    }
+                    _ => return rule(key, "must be disable, prefer or require"),
                 });
             }
-            "sslnegotiation" if value == "postgres" => {}
-            "options" | "hostaddr" | "service" | "passfile" | "sslpassword" | "sslnegotiation"
-            | "sslcrl" | "sslcrldir" | "requirepeer" | "require_auth" => {
-                return Err(format!("the parameter `{key}` is not supported"));
+            // As libpq: an empty list accepts every method.
+            "require_auth" if value.is_empty() => self.require_auth = None,
+            "require_auth" => self.require_auth = Some(parsed(key, value.parse())?),
+            "sslnegotiation" => self.sslnegotiation = parsed(key, value.parse())?,
+            "ssl_min_protocol_version" => {
+                self.ssl_min_protocol_version = Some(parsed(key, TlsVersion::minimum(&value))?);
             }
-            _ if IGNORED.contains(&key) => {}
-            _ => return Err(unknown(key)),
+            "ssl_max_protocol_version" => {
+                self.ssl_max_protocol_version = Some(parsed(key, TlsVersion::maximum(&value))?);
+            }
+            "load_balance_hosts" => {
+                self.load_balance_hosts = match value.as_str() {
+                    "disable" => false,
+                    "random" => true,
+                    _ => return rule(key, "must be disable or random"),
+                };
+            }
+            "options" => self.startup_options = Some(value).filter(|value| !value.is_empty()),
+            _ => {}
         }
         Ok(())
     }
 
-    fn build(self) -> Result<Address, String> {
+    fn build(self) -> Result<Address, UrlError> {
         let hosts = match self.hosts.as_str() {
             "" => "localhost",
             hosts => hosts,
         };
-        let hosts = Host::list(hosts, &self.ports)?;
+        let hosts = Host::list(hosts, &self.ports).map_err(UrlError::of)?;
         if self.user.is_empty() {
-            return Err("the URL names no user".to_owned());
+            return Err(UrlError::new(
+                "the URL names no user",
+                "write postgres://user@host/name; unlike libpq, the program does not take the \
+                 name of the operating system's user",
+            ));
         }
         let name = if self.name.is_empty() {
             self.user.clone()
@@ -207,67 +471,91 @@ impl Parts {
         let names = hosts.iter().map(|host| &host.name);
         if names
             .chain([&self.user, &name])
+            .chain(&self.startup_options)
             .any(|part| part.contains('\0'))
         {
-            return Err("a NUL in the URL".to_owned());
+            return Err(UrlError::of("the URL contains a NUL character (%00)"));
         }
-        // As libpq: whoever names the system's authorities wants the name verified too.
-        let sslmode = match (self.sslmode, &self.sslrootcert) {
-            (Some(mode), _) => mode,
-            (None, Some(roots)) if roots.as_os_str() == "system" => SslMode::VerifyFull,
-            (None, _) => SslMode::default_for(&hosts),
-        };
+        let sslmode = self
+            .sslmode
+            .unwrap_or_else(|| SslMode::default_with(&hosts, self.sslrootcert.as_deref()));
+        self.sslnegotiation.check(sslmode).map_err(UrlError::of)?;
+        let ssl_min_protocol_version = self.ssl_min_protocol_version.unwrap_or(TlsVersion::V12);
+        let ssl_max_protocol_version = self.ssl_max_protocol_version.unwrap_or(TlsVersion::V13);
+        if ssl_min_protocol_version > ssl_max_protocol_version {
+            return Err(UrlError::of(format!(
+                "ssl_min_protocol_version {} is above ssl_max_protocol_version {}",
+                ssl_min_protocol_version.as_str(),
+                ssl_max_protocol_version.as_str()
+            )));
+        }
         Ok(Address {
             hosts,
             session: self.session.unwrap_or(Session::DEFAULT),
             user: self.user,
-            password: self.password.map(SecretString::from),
+            password: self
+                .password
+                .map(|password| Password::Whole(Secret::fixed(password))),
+            passfile: self.passfile,
             name,
             sslmode,
             sslrootcert: self.sslrootcert,
             sslcert: self.sslcert,
             sslkey: self.sslkey,
             channel_binding: self.channel_binding.unwrap_or(ChannelBinding::Prefer),
+            require_auth: self.require_auth,
+            sslnegotiation: self.sslnegotiation,
+            ssl_min_protocol_version,
+            ssl_max_protocol_version,
+            load_balance_hosts: self.load_balance_hosts,
+            startup_options: self.startup_options,
             connect_timeout: self.connect_timeout.unwrap_or(Address::CONNECT_TIMEOUT),
             given: Given::Url("the URL".to_owned()),
         })
     }
 }
 
-fn session_of(text: &str) -> Result<Session, String> {
-    match text {
-        "any" => Ok(Session::Any),
-        // Nothing can be written on a primary that is read-only, so the two are one.
-        "read-write" | "primary" => Ok(Session::ReadWrite),
-        "read-only" | "standby" | "prefer-standby" => Err(format!(
-            "target_session_attrs={text} asks for a server that takes no writes, and tokens are \
-             written"
-        )),
-        _ => Err("target_session_attrs must be any, read-write or primary".to_owned()),
+/// Names the parameter whose value breaks a rule.
+fn parsed<T>(key: &str, value: Result<T, String>) -> Result<T, UrlError> {
+    value.map_err(|rule| {
+        UrlError::new(
+            format!("{key} {rule}"),
+            format!("replace the value of {key} in the URL"),
+        )
+    })
+}
+
+fn rule<T>(key: &str, rule: &str) -> Result<T, UrlError> {
+    parsed(key, Err(rule.to_owned()))
+}
+
+/// The error about an unknown parameter, which may be shown if the split of the URL is certain.
+fn unknown(key: &str, is_certain: bool) -> UrlError {
+    let is_plain = key
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    let escapes = "write `?`, `&` and `%` in a password as %3F, %26 and %25";
+    if !is_certain || !is_plain || key.is_empty() || key.len() > 40 {
+        return UrlError::new("the URL has an unknown parameter", escapes);
+    }
+    let cause = format!("unknown parameter `{key}`");
+    let near = USED.iter().chain(&IGNORED).map(|known| {
+        let distance = strsim::damerau_levenshtein(known, &key.to_ascii_lowercase());
+        (distance, *known)
+    });
+    match near.min() {
+        Some((distance, known)) if distance <= 3 => {
+            UrlError::new(cause, format!("did you mean `{known}`?"))
+        }
+        _ => UrlError::new(
+            cause,
+            format!("remove the parameter: only libpq's are known; {escapes}"),
+        ),
     }
 }
 
-fn unknown(key: &str) -> String {
-    // A key with odd characters may be a piece of a password with `?` or `&` in it.
-    let plain = key.len() <= 40 && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-    if !plain {
-        return "an unknown parameter in the URL; a `?`, `&` or `%` in a password must be written \
-                %3F, %26 or %25"
-            .to_owned();
-    }
-    let nearest = USED
-        .iter()
-        .chain(&IGNORED)
-        .min_by_key(|known| strsim::damerau_levenshtein(known, key))
-        .filter(|known| strsim::damerau_levenshtein(known, key) <= 3);
-    match nearest {
-        Some(nearest) => format!("unknown parameter `{key}`; did you mean `{nearest}`?"),
-        None => format!("unknown parameter `{key}`"),
-    }
-}
-
-/// Undoes percent-encoding; `+` stays a plus, as libpq has it.
-fn decode(text: &str, what: &str) -> Result<String, String> {
+/// Undoes percent-encoding; `+` stays a plus, as in libpq.
+fn decode(text: &str, what: &str) -> Result<String, UrlError> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -279,14 +567,15 @@ fn decode(text: &str, what: &str) -> Result<String, String> {
         match (digit(rest.next()), digit(rest.next())) {
             (Some(high), Some(low)) => bytes.extend(u8::try_from(high * 16 + low)),
             _ => {
-                return Err(format!(
-                    "a `%` in the {what} must be followed by two hexadecimal digits; a percent \
-                     sign is written %25"
+                return Err(UrlError::new(
+                    format!("a `%` in the {what} is not followed by two hexadecimal digits"),
+                    "write a percent sign as %25",
                 ));
             }
         }
     }
-    String::from_utf8(bytes).map_err(|_| format!("the {what} is not valid UTF-8"))
+    String::from_utf8(bytes)
+        .map_err(|_| UrlError::of(format!("the {what} is not valid UTF-8 when decoded")))
 }
 
 #[cfg(test)]

@@ -1,0 +1,220 @@
+//! The password of a new connection: fixed, in a file that is read for each connection, inside a URL
+//! in such a file, or in libpq's password file.
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{Address, Given, Host, passfile};
+use crate::escape::escape;
+use crate::fault::{Fault, Kind};
+use crate::secret::{Secret, SecretFileError};
+
+/// Where the password comes from.
+#[derive(Clone, Debug)]
+pub enum Password {
+    /// A secret that is the password.
+    Whole(Secret),
+    /// A secret that is a URL with the password in it.
+    InUrl {
+        /// The URL.
+        url: Secret,
+        /// The password when the configuration was read.
+        initial: SecretString,
+    },
+}
+
+impl Password {
+    /// The password when the configuration was read.
+    pub fn initial(&self) -> &SecretString {
+        match self {
+            Self::Whole(secret) => secret.initial(),
+            Self::InUrl { initial, .. } => initial,
+        }
+    }
+
+    /// The file that is read for each connection, for messages.
+    fn file(&self) -> Option<String> {
+        match self {
+            Self::Whole(secret) => secret.file(),
+            Self::InUrl { url, .. } => url.file(),
+        }
+    }
+}
+
+/// What each host's password is at one moment.
+#[derive(Default)]
+pub(super) struct PasswordVersion(Vec<Option<SecretString>>);
+
+impl PartialEq for PasswordVersion {
+    fn eq(&self, other: &Self) -> bool {
+        let exposed = |version: &Self| -> Vec<Option<String>> {
+            let passwords = version.0.iter();
+            passwords
+                .map(|password| Some(password.as_ref()?.expose_secret().to_owned()))
+                .collect()
+        };
+        exposed(self) == exposed(other)
+    }
+}
+
+impl Address {
+    /// The password for a connection to `host` that is made now.
+    ///
+    /// # Errors
+    /// The file that holds it cannot be read at this moment.
+    pub(super) fn password_for(&self, host: &Host) -> Result<Option<SecretString>, Fault> {
+        match &self.password {
+            Some(Password::Whole(secret)) => {
+                secret.read().map(Some).map_err(|error| unreadable(&error))
+            }
+            Some(Password::InUrl { url, initial }) => {
+                let text = url.read().map_err(|error| unreadable(&error))?;
+                let now = Self::from_url(text.expose_secret()).map_err(|why| {
+                    let file = url.file().unwrap_or_default();
+                    Fault::new(Kind::DbConnect, "the database's password is unknown")
+                        .cause(format!("{file} does not hold a valid URL: {why}"))
+                        .hint(why.hint)
+                        .retryable()
+                })?;
+                // The password of another role is of no use to this run.
+                Ok(Some(match now.password {
+                    Some(password) if now.user == self.user => password.initial().clone(),
+                    _ => initial.clone(),
+                }))
+            }
+            None => Ok(self
+                .passfile
+                .as_deref()
+                .and_then(|file| passfile::find(file, host, &self.name, &self.user))),
+        }
+    }
+
+    /// The passwords as they are now, to see later whether they changed; `None` if they cannot.
+    pub(super) fn password_version(&self) -> Option<PasswordVersion> {
+        let may_change = match &self.password {
+            Some(password) => password.file().is_some(),
+            None => self.passfile.is_some(),
+        };
+        let hosts = self.hosts.iter();
+        may_change.then(|| {
+            let passwords = hosts.map(|host| self.password_for(host).ok().flatten());
+            PasswordVersion(passwords.collect())
+        })
+    }
+
+    /// What sets the role and its password.
+    pub(super) fn login_set_by(&self) -> String {
+        let file = match &self.password {
+            Some(Password::Whole(secret)) => secret.file(),
+            Some(Password::InUrl { .. }) => None,
+            None => self
+                .passfile
+                .as_ref()
+                .map(|file| format!("`{}`", escape(&file.to_string_lossy()))),
+        };
+        match (&self.given, file) {
+            (Given::Parts, Some(file)) => format!("DB_USER and the password in {file}"),
+            (Given::Parts, None) => "DB_USER and DB_PASS (or DB_PASS_FILE)".to_owned(),
+            (Given::Url(name), Some(file)) => {
+                format!("the user in {name} and the password in {file}")
+            }
+            (Given::Url(name), None) => format!("user and password in {name}"),
+        }
+    }
+}
+
+fn unreadable(error: &SecretFileError) -> Fault {
+    Fault::new(Kind::DbConnect, "the database's password is unknown")
+        .cause(format!("{error}: {}", error.cause))
+        .hint(SecretFileError::HINT)
+        .retryable()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    fn address(password: Option<Password>) -> Address {
+        let hosts = Host::list("db.internal", &[]).unwrap();
+        Address {
+            password,
+            ..Address::new(hosts, "tokens".to_owned(), "app".to_owned())
+        }
+    }
+
+    fn secret(folder: &Path, content: &str) -> Secret {
+        let path = folder.join("secret");
+        fs::write(&path, content).unwrap();
+        Secret::from_file("DB_PASS_FILE", path.to_str().unwrap()).unwrap()
+    }
+
+    fn now(address: &Address) -> Option<String> {
+        let password = address.password_for(&address.hosts[0]).unwrap();
+        password.map(|password| password.expose_secret().to_owned())
+    }
+
+    #[test]
+    fn password_file_is_read_for_each_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let address = address(Some(Password::Whole(secret(folder.path(), "old"))));
+        let version = address.password_version();
+        assert!(version.is_some() && address.password_version() == version);
+        fs::write(folder.path().join("secret"), "new").unwrap();
+        assert_eq!(now(&address).as_deref(), Some("new"));
+        assert!(address.password_version() != version);
+    }
+
+    #[test]
+    fn fixed_password_has_no_version() {
+        let fixed = address(Some(Password::Whole(Secret::fixed("pw"))));
+        assert!(fixed.password_version().is_none());
+        assert!(address(None).password_version().is_none());
+    }
+
+    #[test]
+    fn password_in_a_url_follows_the_file_for_the_same_user() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = secret(folder.path(), "postgres://tokens:old@db.internal/app");
+        let address = address(Some(Password::InUrl {
+            url,
+            initial: SecretString::from("old"),
+        }));
+        let write = |text: &str| fs::write(folder.path().join("secret"), text).unwrap();
+        write("postgres://tokens:n%2Fw@db.internal/app\n");
+        assert_eq!(now(&address).as_deref(), Some("n/w"));
+        write("postgres://other:theirs@db.internal/app");
+        assert_eq!(now(&address).as_deref(), Some("old"));
+    }
+
+    #[test]
+    fn unreadable_password_names_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        let url = secret(folder.path(), "postgres://tokens:hunter2@db.internal/app");
+        let whole = address(Some(Password::Whole(url.clone())));
+        let in_url = address(Some(Password::InUrl {
+            url,
+            initial: SecretString::from("hunter2"),
+        }));
+        let error = |address: &Address| {
+            let fault = address.password_for(&address.hosts[0]).unwrap_err();
+            assert!(fault.retryable);
+            let hint = fault.hint.unwrap();
+            let text = format!("{}: {}; {hint}", fault.message, fault.causes.join(": "));
+            text.replace(path.to_str().unwrap(), "[file]")
+        };
+        fs::write(&path, "postgres://tokens:hunter2@db.internal:x/app").unwrap();
+        let invalid = error(&in_url);
+        fs::write(&path, "").unwrap();
+        let empty = error(&whole);
+        fs::remove_file(&path).unwrap();
+        let missing = error(&whole);
+        insta::assert_snapshot!([invalid, empty, missing].join("\n"), @"
+        the database's password is unknown: `[file]` (DB_PASS_FILE) does not hold a valid URL: the port is not a number from 1 to 65535; write the port as a number, and `/`, `?` and `@` in a password as %2F, %3F and %40
+        the database's password is unknown: cannot read `[file]`, the file that DB_PASS_FILE names: it is empty; the file must exist, be text, and be readable by this user
+        the database's password is unknown: cannot read `[file]`, the file that DB_PASS_FILE names: No such file or directory (os error 2); the file must exist, be text, and be readable by this user
+        ");
+    }
+}

@@ -1,0 +1,292 @@
+//! Secrets that are replaced while a run uses them: the database's password and the source's
+//! `Authorization` are read from their files again.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::support::command::{Command, Running};
+use crate::support::database::Database;
+use crate::support::report::Report;
+use crate::support::snapshot::shows;
+use crate::support::source::{Answer, Gate, Source};
+
+/// A run that has stored its first token and waits for the others.
+struct Rotation {
+    database: Database,
+    gate: Gate,
+    source: Source,
+    secret: PathBuf,
+    running: Running,
+}
+
+/// How the password reaches the run.
+#[derive(Clone, Copy)]
+enum Form {
+    Password,
+    Url,
+    PassFile,
+}
+
+impl Form {
+    fn content(self, database: &Database, password: &str) -> String {
+        let (user, host, port) = (&database.user, &database.host, database.port);
+        let name = &database.name;
+        match self {
+            Self::Password => format!("{password}\n"),
+            Self::Url => format!("postgres://{user}:{password}@{host}:{port}/{name}\n"),
+            Self::PassFile => format!("{host}:{port}:{name}:{user}:{password}\n"),
+        }
+    }
+}
+
+impl Rotation {
+    fn start(form: Form, patience: &str) -> Self {
+        let database = Database::seed();
+        let gate = Gate::new();
+        let source = Source::answers([
+            Answer::tokens(["aa"]),
+            Answer::tokens(["bb", "cc"]).after(&gate),
+        ]);
+        let command = Command::new().source(&source);
+        let secret = command.dir().join("secret");
+        replace(&secret, &form.content(&database, &database.password));
+        let command = match form {
+            Form::Password => command
+                .database_place(&database)
+                .env("DB_PASS_FILE", "secret"),
+            Form::Url => command.env("DATABASE_URL_FILE", "secret"),
+            Form::PassFile => command
+                .database_place(&database)
+                .env("PGPASSFILE", "secret"),
+        };
+        let command = command.args(["3", "--report", "ndjson", "--patience", patience]);
+        let running = command.args(["--log-level", "info"]).spawn();
+        running.wait_for_stdout(|text| text.lines().count() == 1);
+        Self {
+            database,
+            gate,
+            source,
+            secret,
+            running,
+        }
+    }
+
+    /// The server accepts only this password from now on, and ends the run's connections.
+    fn change_password(&self, password: &str) {
+        let user = &self.database.user;
+        let mut admin = self.database.admin();
+        let sql = format!("ALTER ROLE {user} PASSWORD '{password}'");
+        admin.batch_execute(&sql).unwrap();
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1";
+        admin.execute(sql, &[user]).unwrap();
+    }
+
+    fn write(&self, form: Form, password: &str) {
+        replace(&self.secret, &form.content(&self.database, password));
+    }
+
+    /// Every token is stored.
+    #[track_caller]
+    fn expect_completion(mut self) {
+        self.database.set_password("rotated-7");
+        let run = self.running.wait().expect_code(0);
+        assert_eq!(Report::of_run(&run).of("stored"), ["aa", "bb", "cc"]);
+        assert_eq!(self.database.rows(), ["aa", "bb", "cc"]);
+        assert!(!run.stderr.contains("rotated-7"), "{}", run.stderr);
+        drop(self.source);
+    }
+}
+
+/// Replaces a file in one step, as Vault and Kubernetes do; only its owner may read it.
+fn replace(path: &Path, content: &str) {
+    let next = path.with_extension("next");
+    fs::write(&next, content).unwrap();
+    fs::set_permissions(&next, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::rename(next, path).unwrap();
+}
+
+#[test]
+fn run_continues_with_new_password_after_rotation() {
+    for form in [Form::Password, Form::Url, Form::PassFile] {
+        let rotation = Rotation::start(form, "20s");
+        rotation.write(form, "rotated-7");
+        rotation.change_password("rotated-7");
+        rotation.gate.open();
+        rotation.expect_completion();
+    }
+}
+
+#[test]
+fn run_waits_for_new_password_within_patience() {
+    for form in [Form::Password, Form::Url] {
+        let rotation = Rotation::start(form, "20s");
+        rotation.change_password("rotated-7");
+        rotation.gate.open();
+        let refused = |text: &str| text.contains("password authentication failed");
+        rotation.running.wait_for_stderr(refused);
+        rotation.write(form, "rotated-7");
+        rotation.expect_completion();
+    }
+}
+
+#[test]
+fn missing_password_file_is_waited_for_within_patience() {
+    let rotation = Rotation::start(Form::Password, "20s");
+    fs::remove_file(&rotation.secret).unwrap();
+    rotation.change_password("rotated-7");
+    rotation.gate.open();
+    let missing = |text: &str| text.contains("`secret`, the file that DB_PASS_FILE names");
+    rotation.running.wait_for_stderr(missing);
+    rotation.write(Form::Password, "rotated-7");
+    rotation.expect_completion();
+}
+
+#[test]
+fn run_fails_when_password_file_stays_wrong() {
+    let rotation = Rotation::start(Form::Password, "300ms");
+    rotation.change_password("rotated-7");
+    rotation.gate.open();
+    let run = rotation.running.wait().expect_code(5);
+    assert_eq!(Report::of_run(&run).of("stored"), ["aa"]);
+    shows!(run.error(), @r#"
+    error: db_denied: the database refused to connect
+      ╭▸ scripts/default.rhai:3:1
+      │
+    3 │ report(store(fetch(SIZE)));
+      ╰╴━━━━━━
+      caused by: password authentication failed for user "[database]_owner" (28P01)
+    hint: DB_USER and the password in `secret` (DB_PASS_FILE) must match a role of 127.0.0.1:[port]
+    "#);
+}
+
+#[test]
+fn wrong_password_in_a_file_is_final_at_the_start() {
+    let database = Database::seed();
+    let source = Source::answers([]);
+    let command = Command::new().source(&source).database_place(&database);
+    let command = command
+        .file("secret", "wrong")
+        .env("DB_PASS_FILE", "secret");
+    let started = Instant::now();
+    let run = command
+        .args(["1", "--patience", "40s"])
+        .run()
+        .expect_code(5);
+    assert!(started.elapsed() < Duration::from_secs(20), "not retried");
+    shows!(run.error(), @r#"
+    error: the database refused to connect
+      caused by: password authentication failed for user "[database]_owner" (28P01)
+    hint: DB_USER and the password in `secret` (DB_PASS_FILE) must match a role of 127.0.0.1:[port]; no token was asked for
+    "#);
+}
+
+#[test]
+fn authorization_file_is_read_for_each_request() {
+    let database = Database::seed();
+    let gate = Gate::new();
+    let source = Source::answers([
+        Answer::tokens(["aa"]),
+        Answer::tokens(["bb"]).after(&gate),
+        Answer::tokens(["cc"]),
+    ]);
+    let command = Command::new().source(&source).database(&database);
+    let secret = command.dir().join("secret");
+    replace(&secret, "Bearer first\n");
+    let command = command.env("TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE", "secret");
+    let running = command.args(["3", "--page-size", "1"]).spawn();
+    source.wait_for(2);
+    replace(&secret, "Bearer second\n");
+    gate.open();
+    running.wait().expect_code(0);
+    let requests = source.requests();
+    let sent = requests
+        .iter()
+        .map(|request| &request.headers["authorization"]);
+    let sent: Vec<_> = sent.collect();
+    assert_eq!(sent, ["Bearer first", "Bearer first", "Bearer second"]);
+}
+
+#[test]
+fn missing_authorization_file_is_named() {
+    let database = Database::seed();
+    let gate = Gate::new();
+    let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+    let command = Command::new().source(&source).database(&database);
+    let secret = command.dir().join("secret");
+    replace(&secret, "Bearer first\n");
+    let command = command
+        .config("source: {retries: 1}")
+        .env("TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE", "secret");
+    let running = command.args(["2", "--page-size", "1"]).spawn();
+    source.wait_for(1);
+    fs::remove_file(&secret).unwrap();
+    gate.open();
+    let run = running.wait().expect_code(4);
+    assert_eq!(source.requests().len(), 1);
+    shows!(run.error(), @"
+    error: http_connect: the value of the `authorization` header is unknown
+      ╭▸ scripts/default.rhai:3:1
+      │
+    3 │ report(store(fetch(SIZE)));
+      ╰╴━━━━━━
+      caused by: cannot read `secret`, the file that TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE names: No such file or directory (os error 2)
+      = retryable (trying again may help, and is safe)
+    hint: the file must exist, be text, and be readable by this user
+    ");
+}
+
+#[test]
+fn password_file_of_libpq_is_used_if_private() {
+    let database = Database::seed();
+    let line = Form::PassFile.content(&database, &database.password);
+    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb"])]);
+    let (user, host, port, name) = (
+        &database.user,
+        &database.host,
+        database.port,
+        &database.name,
+    );
+    let url = format!("postgres://{user}@{host}:{port}/{name}");
+    let private = |command: Command, file: &str, mode| {
+        let command = command.source(&source).file(file, &line);
+        let permissions = fs::Permissions::from_mode(mode);
+        fs::set_permissions(command.dir().join(file), permissions).unwrap();
+        command.arg("1")
+    };
+    let in_home = Command::new().env("DATABASE_URL", &url);
+    private(in_home, ".pgpass", 0o600).run().expect_code(0);
+    let by_url = Command::new().env("DATABASE_URL", format!("{url}?passfile=logins"));
+    private(by_url, "logins", 0o400).run().expect_code(0);
+    assert_eq!(database.rows(), ["aa", "bb"]);
+
+    let shared = Command::new().env("DATABASE_URL", &url);
+    let run = private(shared, ".pgpass", 0o640).run().expect_code(5);
+    assert!(!run.stderr.contains(&database.password), "{}", run.stderr);
+    let error = run.error().to_owned();
+    let warning = run
+        .stderr
+        .lines()
+        .find(|line| line.contains("password file"))
+        .unwrap();
+    let warning = warning.split_once("WARN").unwrap().1;
+    let warning = warning.replace(run.path("").to_str().unwrap(), "[home]/");
+    shows!(format!("{warning}\n{error}"), @"
+     the password file is ignored: other users may access it; allow only its owner to: chmod 0600 file=[home]/.pgpass
+    error: the database refused to connect
+      caused by: 127.0.0.1:[port] asks for a password and none is configured
+    hint: put the password into DATABASE_URL; no token was asked for
+    ");
+
+    let wrong = line.replace(&database.password, "wrong");
+    let command = Command::new().source(&source).env("DATABASE_URL", &url);
+    let command = command.file("logins", wrong).env("PGPASSFILE", "logins");
+    let permissions = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(command.dir().join("logins"), permissions).unwrap();
+    shows!(command.arg("1").run().expect_code(5).error(), @r#"
+    error: the database refused to connect
+      caused by: password authentication failed for user "[database]_owner" (28P01)
+    hint: the user in DATABASE_URL and the password in `logins` must match a role of 127.0.0.1:[port]; no token was asked for
+    "#);
+}
