@@ -3,11 +3,13 @@
 
 mod attribution;
 mod confirmed;
+mod look_ups;
 mod other_columns;
 mod refused_at_start;
 mod refused_relations;
 mod relay;
 mod stranger;
+mod synchronous;
 mod triggers;
 
 use std::collections::HashMap;
