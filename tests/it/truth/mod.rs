@@ -8,6 +8,7 @@ mod other_columns;
 mod refused_at_start;
 mod refused_relations;
 mod relay;
+mod rights;
 mod stranger;
 mod synchronous;
 mod triggers;
@@ -69,7 +70,8 @@ fn run_of<T: AsRef<str>>(login: &Login, tokens: impl IntoIterator<Item = T>) -> 
         .database(login)
         .file("tokens.txt", lines)
         .args(["--input", "tokens.txt", "--report", "ndjson"])
-        .args(["--connections", "1", "--patience", "1s"])
+        .args(["--connections", "1"])
+        .env("TOKEN_SERVICE_PATIENCE", "1s")
 }
 
 /// The values of a column, as often as they occur.
