@@ -208,7 +208,7 @@ fn rows_of(database: &Database) -> HashMap<String, u64> {
 /// Runs on every table. A table that is refused at start is no fault, and leaves no row.
 #[track_caller]
 fn on_every_table(act: impl Fn(&Login, &[String]) -> Option<Report>) {
-    let database = Database::new();
+    let database = super::database();
     let mut faults = Vec::new();
     for (number, (name, ddl, suffix)) in TABLES.iter().enumerate() {
         make_schema(
@@ -253,7 +253,7 @@ fn no_token_is_stored_twice_when_a_killed_run_is_replayed_on_a_table_that_change
 /// Values that the collation takes for equal are different tokens.
 #[test]
 fn no_token_is_stored_twice_when_its_collation_is_not_deterministic() {
-    let database = Database::with(
+    let database = super::database().made(
         "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
          CREATE TABLE secret_tokens (data text COLLATE loose)",
     );
@@ -297,7 +297,7 @@ fn no_token_is_stored_twice_when_a_partition_is_a_foreign_table() {
 /// A partitioned table whose only partition is this database's own table `remote`, reached over
 /// `postgres_fdw`.
 pub fn foreign(ddl: &str) -> Database {
-    let database = Database::with(ddl);
+    let database = super::database().made(ddl);
     let owner = &database.user;
     let port = database.port;
     let sql = format!(
@@ -344,7 +344,8 @@ fn token_is_not_stored_when_the_remote_table_refuses_it() {
 /// A worker takes every second row away while the run goes on: an absent row proves nothing.
 #[test]
 fn no_token_is_stored_twice_when_a_worker_deletes_rows() {
-    let database = Database::with("CREATE TABLE secret_tokens (id serial PRIMARY KEY, data text)");
+    let database =
+        super::database().made("CREATE TABLE secret_tokens (id serial PRIMARY KEY, data text)");
     let proxy = Proxy::before(database.port);
     let issued: Vec<String> = (0..300).map(|_| token()).collect();
     let source = Source::answers([Answer::tokens(&issued)]);

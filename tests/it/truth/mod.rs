@@ -14,7 +14,9 @@ mod synchronous;
 mod triggers;
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
+use crate::support::cluster::Cluster;
 use crate::support::command::{Command, Run};
 use crate::support::database::{Database, Login};
 use crate::support::report::Report;
@@ -143,10 +145,18 @@ fn wrong(run: &Run, expected: &[Expected], before: &HashMap<String, u64>, login:
     format!("{faults}    {}", errors.join("\n    "))
 }
 
+/// A server that does not wait for its disk: these tests make hundreds of tables.
+static SERVER: LazyLock<Cluster> = LazyLock::new(Cluster::new);
+
+/// An empty database on that server.
+fn database() -> Database {
+    Database::on(&SERVER)
+}
+
 /// Runs every case on one database, and fails with a list of those that went wrong.
 #[track_caller]
 fn check(cases: &[Case]) {
-    let database = Database::new();
+    let database = database();
     check_on(&database, cases);
 }
 

@@ -56,7 +56,7 @@ fn role_with_columns(database: &Database, rights: &str) -> Login {
 
 #[test]
 fn look_ups_work_when_the_role_may_read_the_column_and_xmin() {
-    let database = Database::seed();
+    let database = super::database().made(SEED);
     let role = role_with_columns(&database, "INSERT (data), SELECT (data, xmin)");
     let verified = cut(&database, &role);
     assert!(verified.doubts.in_doubt > 0);
@@ -67,7 +67,7 @@ fn look_ups_work_when_the_role_may_read_the_column_and_xmin() {
 /// A look-up without `xmin` works, or `check --connect` says what it lacks.
 #[test]
 fn missing_right_is_named_when_the_role_may_read_the_column_alone() {
-    let database = Database::seed();
+    let database = super::database().made(SEED);
     let role = role_with_columns(&database, "INSERT (data), SELECT (data)");
     let verified = cut(&database, &role);
     let checked = checked(&role);
@@ -78,7 +78,7 @@ fn missing_right_is_named_when_the_role_may_read_the_column_alone() {
 /// The pattern of Vault's database roles: a short-lived login that acts as the owner.
 #[test]
 fn role_that_becomes_another_is_not_taken_for_a_pooler() {
-    let database = Database::seed();
+    let database = super::database().made(SEED);
     let role = becoming_owner(&database);
     let checked = checked(&role);
     assert!(!checked.contains("pooler"), "{checked}");
@@ -86,7 +86,7 @@ fn role_that_becomes_another_is_not_taken_for_a_pooler() {
 
 #[test]
 fn look_ups_work_when_the_role_becomes_another() {
-    let database = Database::seed();
+    let database = super::database().made(SEED);
     let role = becoming_owner(&database);
     let verified = cut(&database, &role);
     let named = checked(&role).contains("SET role");
@@ -96,8 +96,8 @@ fn look_ups_work_when_the_role_becomes_another() {
 
 #[test]
 fn rows_belong_to_the_role_that_the_login_becomes() {
-    let database =
-        Database::with("CREATE TABLE secret_tokens (data text, who text DEFAULT current_user)");
+    let database = super::database()
+        .made("CREATE TABLE secret_tokens (data text, who text DEFAULT current_user)");
     let role = becoming_owner(&database);
     run_of(&role, ["aa"]).run().expect_code(0);
     let who = values(&database, "SELECT who FROM secret_tokens");
@@ -141,7 +141,7 @@ fn tokens_are_stored_when_the_session_has_unusual_settings() {
         "idle_in_transaction_session_timeout = '1h'",
         "log_statement = 'all'",
     ];
-    let database = Database::seed();
+    let database = super::database().made(SEED);
     let mut faults = Vec::new();
     for setting in SETTINGS {
         let owner = &database.user;
@@ -168,7 +168,7 @@ fn tokens_are_stored_when_the_session_has_unusual_settings() {
 /// A table of the same name stands first in the search path.
 #[test]
 fn configured_schema_is_used_when_the_search_path_leads_elsewhere() {
-    let database = Database::seed();
+    let database = super::database().made(SEED);
     make_schema(
         &database,
         "elsewhere",
@@ -226,7 +226,7 @@ fn tokens_are_stored_when_a_lock_timeout_strikes_in_mid_run() {
 /// The insert that waits for the DEFAULT partition is meant for the new one once it has the lock.
 #[test]
 fn tokens_are_stored_when_their_partition_is_attached_in_mid_run() {
-    let database = Database::with(
+    let database = super::database().made(
         "CREATE TABLE secret_tokens (data text, n int DEFAULT 1) PARTITION BY LIST (n);
          CREATE TABLE rest PARTITION OF secret_tokens DEFAULT",
     );
@@ -267,7 +267,7 @@ fn wait_for_lock(admin: &mut postgres::Client) {
 #[test]
 fn tokens_are_stored_when_the_missing_partition_is_created_in_time() {
     // A sequence is not rolled back, and so shows that an insert was tried.
-    let database = Database::with(
+    let database = super::database().made(
         "CREATE SEQUENCE tries;
          CREATE TABLE secret_tokens (data text, n int DEFAULT 1, try int DEFAULT nextval('tries'))
              PARTITION BY LIST (n);
@@ -292,7 +292,7 @@ fn tokens_are_stored_when_the_missing_partition_is_created_in_time() {
 /// Between the two statements the server refuses every insert.
 #[test]
 fn no_token_is_rejected_when_the_right_is_revoked_and_granted_again() {
-    let database = Database::seed();
+    let database = super::database().made(SEED);
     let role = database.role_with("INSERT, SELECT");
     let issued = texts(400);
     let proxy = Proxy::before(database.port);
@@ -313,7 +313,7 @@ fn no_token_is_rejected_when_the_right_is_revoked_and_granted_again() {
 /// The prepared statement meets another table of the same name.
 #[test]
 fn tokens_are_stored_when_the_table_is_replaced_in_mid_run() {
-    let database = Database::seed();
+    let database = super::database().made(SEED);
     let issued = texts(600);
     let proxy = Proxy::before(database.port);
     let running = run_of(&through(&database, &proxy), &issued)
