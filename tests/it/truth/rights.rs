@@ -230,15 +230,20 @@ fn tokens_are_stored_when_their_partition_is_attached_in_mid_run() {
         "CREATE TABLE secret_tokens (data text, n int DEFAULT 1) PARTITION BY LIST (n);
          CREATE TABLE rest PARTITION OF secret_tokens DEFAULT",
     );
-    let issued: Vec<String> = (0..3000).map(|number| format!("a{number:04}")).collect();
-    let proxy = Proxy::before(database.port);
-    let running = run_of(&through(&database, &proxy), &issued)
-        .args(["--pipeline", "16"])
+    let issued = texts(100);
+    let (first, rest) = issued.split_at(10);
+    let gate = Gate::new();
+    let source = Source::answers([Answer::tokens(first), Answer::tokens(rest).after(&gate)]);
+    let running = Command::new()
+        .source(&source)
+        .database(&database)
+        .args(["100", "--report", "ndjson", "--connections", "1"])
         .spawn();
-    proxy.wait_for_commits(100);
+    running.wait_for_stdout(|text| text.lines().count() == first.len());
     let mut client = database.client();
     let mut attaching = client.transaction().unwrap();
     attaching.batch_execute("LOCK TABLE rest").unwrap();
+    gate.open();
     wait_for_lock(&mut database.admin());
     attaching
         .batch_execute(
