@@ -3,6 +3,7 @@
 
 mod attribution;
 mod confirmed;
+mod long;
 mod look_ups;
 mod other_columns;
 mod refused_at_start;
