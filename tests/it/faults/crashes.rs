@@ -1,6 +1,6 @@
 //! Servers that crash, restart and stay away; and commits that wait for a standby.
 
-use super::{doubt_ended, service, through, tokens};
+use super::{service, through, tokens};
 use crate::support::cluster::{Cluster, backends, crashable, kill, wait};
 use crate::support::database::{Database, SEED};
 use crate::support::proxy::{Fault, Point, Proxy, Scope};

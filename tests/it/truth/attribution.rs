@@ -2,7 +2,6 @@
 //! rejected, and the run goes on.
 
 use super::{ABSENT, BAD_ABSENT, BAD_REJECTED, Case, case, check, run_of};
-use crate::support::database::Database;
 use crate::support::report::Report;
 
 #[test]
@@ -303,7 +302,7 @@ fn token_is_not_stored_and_run_goes_on_when_an_expression_over_it_raises() {
 
 #[test]
 fn huge_token_is_rejected_when_an_index_on_its_column_cannot_hold_it() {
-    let database = Database::new();
+    let database = super::database();
     let huge: String = (0..6000).map(|_| fastrand::alphanumeric()).collect();
     for (number, index) in ["(data)", "(lower(data))", "USING gin ((ARRAY[data]))"]
         .into_iter()

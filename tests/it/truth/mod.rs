@@ -3,15 +3,21 @@
 
 mod attribution;
 mod confirmed;
+mod long;
+mod look_ups;
 mod other_columns;
 mod refused_at_start;
 mod refused_relations;
 mod relay;
+mod rights;
 mod stranger;
+mod synchronous;
 mod triggers;
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
+use crate::support::cluster::Cluster;
 use crate::support::command::{Command, Run};
 use crate::support::database::{Database, Login};
 use crate::support::report::Report;
@@ -67,7 +73,8 @@ fn run_of<T: AsRef<str>>(login: &Login, tokens: impl IntoIterator<Item = T>) -> 
         .database(login)
         .file("tokens.txt", lines)
         .args(["--input", "tokens.txt", "--report", "ndjson"])
-        .args(["--connections", "1", "--patience", "1s"])
+        .args(["--connections", "1"])
+        .env("TOKEN_SERVICE_PATIENCE", "1s")
 }
 
 /// The values of a column, as often as they occur.
@@ -139,10 +146,18 @@ fn wrong(run: &Run, expected: &[Expected], before: &HashMap<String, u64>, login:
     format!("{faults}    {}", errors.join("\n    "))
 }
 
+/// A server that does not wait for its disk: these tests make hundreds of tables.
+static SERVER: LazyLock<Cluster> = LazyLock::new(Cluster::new);
+
+/// An empty database on that server.
+fn database() -> Database {
+    Database::on(&SERVER)
+}
+
 /// Runs every case on one database, and fails with a list of those that went wrong.
 #[track_caller]
 fn check(cases: &[Case]) {
-    let database = Database::new();
+    let database = database();
     check_on(&database, cases);
 }
 

@@ -2,7 +2,6 @@
 //! rejected.
 
 use super::{ALL_FAILED, BAD_FAILED, Case, Expected, FAILED, case, check, check_on};
-use crate::support::database::Database;
 
 #[test]
 fn tokens_fail_when_a_constraint_on_another_column_refuses_them() {
@@ -329,5 +328,5 @@ fn tokens_fail_when_an_index_on_another_column_cannot_hold_its_default() {
         ddl: ddl.leak(),
         expected: ALL_FAILED,
     }];
-    check_on(&Database::new(), &cases);
+    check_on(&super::database(), &cases);
 }
