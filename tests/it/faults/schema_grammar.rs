@@ -106,6 +106,8 @@ pub struct RandomSchema {
     pub ignores_case: bool,
     /// A plain table: without a fault every verdict must be exact.
     pub is_plain: bool,
+    /// A partition for further numbers can be attached during the run.
+    pub can_attach: bool,
     /// `--patience` for a run.
     pub patience: &'static str,
 }
@@ -509,6 +511,7 @@ impl RandomSchema {
             is_unique: draft.constraint.is_unique(),
             ignores_case: draft.ignores_case(),
             is_plain: draft.is_plain() && rights == Rights::Owner,
+            can_attach: draft.can_attach(),
             patience: if lasting { "2s" } else { "4s" },
             tokens,
             admin_ddl: draft.admin_ddl,
@@ -608,6 +611,18 @@ impl Draft {
         self.kind == TableKind::Plain
             && self.column == ColumnType::Text
             && matches!(self.obstacle, OtherObstacle::None | OtherObstacle::Harmless)
+    }
+
+    fn can_attach(&self) -> bool {
+        matches!(
+            self.kind,
+            TableKind::Partitioned(
+                PartitionKey::Id,
+                Method::Range,
+                LastPartition::Default | LastPartition::Missing,
+                _
+            )
+        )
     }
 
     /// No row has a partition.
