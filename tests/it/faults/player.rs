@@ -223,7 +223,7 @@ impl Stage<'_> {
                 if !self.commits(gap) {
                     return false;
                 }
-                // Refused where a row of the default partition belongs to it already.
+                // It fails if a row of the default partition belongs to the new one.
                 let client = self.database.try_client();
                 let _ = client.and_then(|mut client| client.batch_execute(ATTACH));
             }
