@@ -23,17 +23,20 @@ pub struct ServerFeatures {
 }
 
 impl ServerFeatures {
-    /// Reads them from the catalog.
+    /// Asks the server for them.
     pub fn of(client: &mut Client) -> Self {
         let sql = "SELECT
             EXISTS (SELECT FROM pg_available_extensions WHERE name = 'citext'),
-            EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i'),
             EXISTS (SELECT FROM pg_available_extensions WHERE name = 'postgres_fdw')";
         let row = client.query_one(sql, &[]).expect("the catalog");
+        // A server without ICU may have a collation of its own that names ICU.
+        let collation = format!("BEGIN; {}; ROLLBACK", ColumnType::NonDeterministic.ddl());
+        let icu = client.batch_execute(&collation).is_ok();
+        let _ = client.batch_execute("ROLLBACK");
         Self {
             citext: row.get(0),
-            icu: row.get(1),
-            postgres_fdw: row.get(2),
+            icu,
+            postgres_fdw: row.get(1),
         }
     }
 
