@@ -13,7 +13,9 @@ mod long;
 mod plan;
 mod player;
 mod schedules;
+mod schema_ddl;
 mod schema_grammar;
+mod schema_kinds;
 mod schema_runs;
 mod schema_verifier;
 
