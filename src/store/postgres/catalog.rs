@@ -635,8 +635,36 @@ impl Catalog {
         }
     }
 
+    /// What an operator of a run should know of the table.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let changes = |it: &Relation| {
+            !it.rules.is_empty() || it.triggers.iter().any(|trigger| trigger.is_row)
+        };
+        let may_change = self.relations.iter().any(changes).then(|| {
+            "triggers or rules of the table may change or remove rows: tokens that a lost connection \
+             leaves in doubt stay unknown"
+                .to_owned()
+        });
+        self.durability_warning()
+            .into_iter()
+            .chain(may_change)
+            .collect()
+    }
+
+    /// Why a commit may be worth less than the session asks for.
+    pub(super) fn durability_warning(&self) -> Option<String> {
+        let triggers = self.durability_triggers();
+        (!triggers.is_empty()).then(|| {
+            format!(
+                "a trigger mentions synchronous_commit ({}): a commit that is not waited for can be lost \
+                 after it was reported as stored",
+                triggers.join(", ")
+            )
+        })
+    }
+
     /// The triggers whose functions set `synchronous_commit`.
-    pub(super) fn durability_triggers(&self) -> Vec<&str> {
+    fn durability_triggers(&self) -> Vec<&str> {
         let triggers = self.relations.iter().flat_map(|known| &known.triggers);
         let mut names: Vec<&str> = triggers
             .filter(|it| it.sets_durability)
