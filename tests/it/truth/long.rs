@@ -42,7 +42,7 @@ fn near_wraparound(left: u32) -> (Cluster, Database) {
 fn tokens_fail_when_the_server_stops_to_avoid_wraparound() {
     let (_cluster, database) = near_wraparound(20);
     let tokens: Vec<String> = (0..100).map(|number| format!("a{number:03}")).collect();
-    let run = run_of(&*database, &tokens).run().expect_code(5);
+    let run = run_of(&database, &tokens).run().expect_code(5);
     let report = Report::of_run(&run);
     assert_eq!(report.count("rejected"), 0, "{}", run.stdout);
     assert_eq!(report.count("unknown"), 0, "{}", run.stdout);

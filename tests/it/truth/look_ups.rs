@@ -323,7 +323,7 @@ fn token_fails_when_the_server_of_a_foreign_table_is_down() {
     let port = crate::support::postgres::free_port();
     let down = format!("ALTER SERVER loop OPTIONS (SET port '{port}')");
     database.admin().batch_execute(&down).unwrap();
-    let run = super::run_of(&*database, ["aa", "bb"]).run().expect_code(5);
+    let run = super::run_of(&database, ["aa", "bb"]).run().expect_code(5);
     let report = Report::of_run(&run);
     let absent = report.count("failed") + report.count("not_attempted");
     assert_eq!(absent, 2, "{}", run.stdout);
@@ -333,7 +333,7 @@ fn token_fails_when_the_server_of_a_foreign_table_is_down() {
 #[test]
 fn token_is_not_stored_when_the_remote_table_refuses_it() {
     let database = foreign("CREATE TABLE remote (data text CHECK (data <> 'bad'))");
-    let run = super::run_of(&*database, ["aa", "bad", "cc"]).run();
+    let run = super::run_of(&database, ["aa", "bad", "cc"]).run();
     let report = Report::of_run(&run);
     assert_eq!(report.of("stored"), ["aa", "cc"], "{}", run.stdout);
     assert_ne!(report.token("bad")["status"], "unknown", "{}", run.stdout);

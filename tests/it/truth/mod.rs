@@ -157,19 +157,21 @@ fn database() -> Database {
 /// Runs every case on one database, and fails with a list of those that went wrong.
 #[track_caller]
 fn check(cases: &[Case]) {
-    let database = database();
-    check_on(&database, cases);
+    check_within("1s", cases);
 }
 
-/// The same on a database that a test prepared.
+/// The same with a `--patience` of its own.
 #[track_caller]
-fn check_on(database: &Database, cases: &[Case]) {
+fn check_within(patience: &str, cases: &[Case]) {
+    let database = &database();
     let mut faults = Vec::new();
     for (number, case) in cases.iter().enumerate() {
         make_schema(database, &format!("case_{number}"), case.ddl);
         let before = values(database, ROWS);
         let tokens = case.expected.iter().map(|(token, _)| token);
-        let run = run_of(database, tokens).run();
+        let run = run_of(database, tokens)
+            .args(["--patience", patience])
+            .run();
         let wrong = wrong(&run, case.expected, &before, database);
         if !wrong.is_empty() {
             faults.push(format!("{}:\n{wrong}", case.name));

@@ -151,7 +151,7 @@ fn tokens_are_stored_when_the_session_has_unusual_settings() {
             .client()
             .batch_execute("TRUNCATE public.secret_tokens")
             .unwrap();
-        let run = run_of(&*database, ["aa", "b-b", "cc"])
+        let run = run_of(&database, ["aa", "b-b", "cc"])
             .config("database: {table: public.secret_tokens}")
             .run();
         let rows = values(&database, "SELECT data FROM public.secret_tokens");
@@ -174,7 +174,7 @@ fn configured_schema_is_used_when_the_search_path_leads_elsewhere() {
         "elsewhere",
         "CREATE TABLE secret_tokens (data text)",
     );
-    run_of(&*database, ["aa"])
+    run_of(&database, ["aa"])
         .config("database: {table: public.secret_tokens}")
         .run()
         .expect_code(0);
@@ -187,7 +187,7 @@ fn configured_schema_is_used_when_the_search_path_leads_elsewhere() {
 fn tokens_are_stored_when_a_statement_is_cancelled_in_mid_run() {
     let (database, mut admin) = locked();
     let issued = texts(20);
-    let running = run_of(&*database, &issued).spawn();
+    let running = run_of(&database, &issued).spawn();
     let pid = waiting_backend(&mut admin);
     let cancel = "SELECT pg_cancel_backend($1)";
     for _ in 0..2 {

@@ -70,7 +70,7 @@ impl Standbyless {
     }
 
     fn run(&self, tokens: &[String]) -> Command {
-        run_of(&*self.database, tokens)
+        run_of(&self.database, tokens)
     }
 }
 
