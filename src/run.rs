@@ -171,10 +171,11 @@ pub(crate) async fn carry_out(
     // Weakly, so that the host ends with its script.
     let watched = Arc::downgrade(&host);
     let tally = || watched.upgrade().and_then(|host| host.glimpse());
+    let waits = || store.waits_for();
     let finished = tokio::select! {
         biased;
         finished = on_its_thread(script, host, begun) => finished,
-        () = screen.follow(total, tally) => future::pending().await,
+        () = screen.follow(total, tally, waits) => future::pending().await,
     };
     let finished = finished?;
     if let Some(store) = Arc::into_inner(store) {

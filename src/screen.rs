@@ -95,18 +95,29 @@ impl Screen {
 
     /// Shows how far a run has come, as often as it is worth it; never returns. `total` is `None` where
     /// nobody knows how many tokens there will be.
-    pub async fn follow(&self, total: Option<u64>, tally: impl Fn() -> Option<Tally>) {
+    /// `waits` says what the database waits for, if it does not get on.
+    pub async fn follow(
+        &self,
+        total: Option<u64>,
+        tally: impl Fn() -> Option<Tally>,
+        waits: impl Fn() -> Option<&'static str>,
+    ) {
         if matches!(self.way, Way::Nothing) {
             return future::pending().await;
         }
         loop {
             tokio::time::sleep(REDRAW).await;
-            self.glance(total, &tally);
+            self.glance(total, &tally, &waits);
         }
     }
 
     /// Shows how far a run has come, unless it did so a moment ago; only then is `tally` asked.
-    pub fn glance(&self, total: Option<u64>, tally: impl FnOnce() -> Option<Tally>) {
+    pub fn glance(
+        &self,
+        total: Option<u64>,
+        tally: impl FnOnce() -> Option<Tally>,
+        waits: impl FnOnce() -> Option<&'static str>,
+    ) {
         let every = match self.way {
             Way::Nothing => return,
             Way::Bar(_) => REDRAW,
@@ -119,7 +130,10 @@ impl Screen {
         }
         *next = now + every;
         let Some(tally) = tally() else { return };
-        let text = wording(total, &tally, now - self.began);
+        let mut text = wording(total, &tally, now - self.began);
+        if let Some(waits) = waits() {
+            let _ = write!(text, "  {waits}");
+        }
         match &self.way {
             Way::Nothing => {}
             Way::Bar(bar) => {

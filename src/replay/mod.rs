@@ -76,7 +76,10 @@ async fn settle(
     }
     let sent = book(&past, &values, found.as_ref(), &mut ledger);
     let total = ledger.tally().total() + sent.len() as u64;
-    let glance = |ledger: &Ledger| screen.glance(Some(total), || Some(ledger.tally()));
+    let tally = |ledger: &Ledger| Some(ledger.tally());
+    let glance = |ledger: &Ledger| {
+        screen.glance(Some(total), || tally(ledger), || store.waits_for());
+    };
     let fault = send(&store, sent, &mut ledger, glance).await;
     store.close().await;
     Ok(conclude(&past, &halt, &begun, &mut ledger, fault, &fail_on))

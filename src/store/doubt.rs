@@ -98,7 +98,7 @@ pub(super) enum Found {
     /// How many tokens of each value the lost connection stored.
     Rows(HashMap<String, Rows>),
     /// It cannot be found out.
-    Unprovable(&'static str),
+    Unprovable(String),
 }
 
 /// How many tokens of one value the lost connection stored. Where other connections store the same
@@ -141,9 +141,13 @@ const NOT_SHOWN: &str = "the connection was lost, and the table no longer shows 
 pub(super) const UNCONFIRMED: &str =
     "committed on the primary, not confirmed by its synchronous standby";
 
+fn unprovable(reason: &str) -> Obstacle {
+    Obstacle::Unprovable(reason.to_owned())
+}
+
 enum Obstacle {
     Lost,
-    Unprovable(&'static str),
+    Unprovable(String),
 }
 
 /// Finds out, over a new connection, what became of the tokens. Cancel safe where the link is not
@@ -171,27 +175,27 @@ async fn look(
     sent: &Sent,
 ) -> Result<HashMap<String, Rows>, Obstacle> {
     let (Some(old), Some(_)) = (&doubt.horizon.backend, link.backend()) else {
-        return Err(Obstacle::Unprovable(
+        return Err(unprovable(
             "the connection was lost, and behind a pooler it cannot be found out what it did",
         ));
     };
     if link.is_elsewhere(old) {
-        return Err(Obstacle::Unprovable(
+        return Err(unprovable(
             "the connection was lost, and the host that answers now is of another database",
         ));
     }
     match fence(old, link, lookup.answers_within).await? {
         Fenced::Gone => {}
         Fenced::Ending => {
-            return Err(Obstacle::Unprovable(
+            return Err(unprovable(
                 "the connection was lost, and its backend could not be ended",
             ));
         }
-        Fenced::Waiting => return Err(Obstacle::Unprovable(UNCONFIRMED)),
+        Fenced::Waiting => return Err(unprovable(UNCONFIRMED)),
     }
     // Only now: what stays unknown must at least not be committed after the report.
     if doubt.had_open_transaction {
-        return Err(Obstacle::Unprovable(
+        return Err(unprovable(
             "the server was inside a transaction that is not this run's, and its end is not known",
         ));
     }
@@ -210,11 +214,11 @@ async fn look(
     // Rows that are taken away as soon as they are there prove nothing when they are missing.
     let is_shown = |(value, least): (&&str, &i64)| counts.get(*value) >= Some(least);
     if !controls.iter().all(is_shown) {
-        return Err(Obstacle::Unprovable(NOT_SHOWN));
+        return Err(unprovable(NOT_SHOWN));
     }
     let rows = ours(&doubt.flights, doubt.horizon.asked, &counts, sent, looked)?;
     if lookup.has_standbys && rows.values().any(Rows::has_any) && !confirmed(link, lookup).await? {
-        return Err(Obstacle::Unprovable(UNCONFIRMED));
+        return Err(unprovable(UNCONFIRMED));
     }
     Ok(rows)
 }
@@ -238,7 +242,7 @@ async fn answer<T>(
         Ok(Err(error)) if error.as_db_error().is_some_and(is_error) => {
             let code = error.code().map(tokio_postgres::error::SqlState::code);
             tracing::debug!(code, "look-up failed");
-            Err(Obstacle::Unprovable(
+            Err(unprovable(
                 "the connection was lost, and the table could not be looked up",
             ))
         }
@@ -278,7 +282,7 @@ fn ours(
     own.into_iter()
         .map(|(value, own)| {
             let Some((least, most)) = sent.stored_since(value, horizon, looked) else {
-                return Err(Obstacle::Unprovable(
+                return Err(unprovable(
                     "the connection was lost, and too much was stored since to tell its rows apart",
                 ));
             };
@@ -363,7 +367,7 @@ pub(super) fn settle(doubt: Doubt, found: Found, sent: &Sent) -> Vec<Flight> {
         Found::Unprovable(reason) => {
             tracing::warn!(tokens = in_doubt, reason, "the doubt remains");
             tell(in_doubt, 0, 0);
-            give_up(doubt.flights, sent, reason, doubt.farewell);
+            give_up(doubt.flights, sent, &reason, doubt.farewell);
             return Vec::new();
         }
     };

@@ -97,6 +97,11 @@ trait Backend: Send + Sync {
         None
     }
 
+    /// What the database waits for, if it does not get on.
+    fn waits_for(&self) -> Option<&'static str> {
+        None
+    }
+
     /// How many rows there are of each of `values`, none older than `horizon`.
     fn recheck<'a>(
         &'a self,
@@ -182,6 +187,11 @@ impl Store {
     /// The number below which no transaction of this run lies; `None` where the database has none.
     pub fn horizon(&self) -> Option<i64> {
         self.backend.horizon()
+    }
+
+    /// What the database waits for, if it does not get on: a clause for people who watch the run.
+    pub fn waits_for(&self) -> Option<&'static str> {
+        self.backend.waits_for()
     }
 
     /// Looks how many rows there are of each of `values`, none of them older than `horizon`, after

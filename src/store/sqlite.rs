@@ -269,6 +269,12 @@ impl<'a> Writer<'a> {
             rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
             error => error.to_string(),
         };
+        let kind = match code {
+            "23502" | "23505" if !names_token(&said, self.table, self.column) => {
+                Meaning::Settled(Status::Failed)
+            }
+            _ => kind,
+        };
         let constraint = (code == "23514").then(|| constraint(&said)).flatten();
         let detail = self.details.of(
             &Said {
@@ -325,6 +331,20 @@ fn class_of(failure: ffi::Error) -> (Meaning, &'static str) {
     }
 }
 
+/// True if the message of a NOT NULL or UNIQUE constraint names the token's column, as `table.column`
+/// after a colon. An index on an expression is named instead of its columns: then nothing speaks against
+/// the token being at fault.
+fn names_token(message: &str, table: &str, column: &str) -> bool {
+    let Some((_, columns)) = message.split_once(": ") else {
+        return false;
+    };
+    let token = format!("{table}.{column}");
+    columns.starts_with("index ")
+        || columns
+            .split(", ")
+            .any(|column| column.eq_ignore_ascii_case(&token))
+}
+
 /// The name of a CHECK constraint, which SQLite gives after a colon; an unnamed one stands there
 /// with its expression instead.
 fn constraint(message: &str) -> Option<&str> {
@@ -340,6 +360,20 @@ mod tests {
     use super::super::{Store, Target};
     use super::*;
     use crate::clock::Real;
+
+    #[test]
+    fn token_is_at_fault_only_when_sqlite_names_its_column() {
+        let names = |message| names_token(message, "secret_tokens", "data");
+        assert!(names("UNIQUE constraint failed: secret_tokens.data"));
+        assert!(names(
+            "UNIQUE constraint failed: secret_tokens.tenant, secret_tokens.data"
+        ));
+        assert!(names("UNIQUE constraint failed: index 'lower_data'"));
+        assert!(!names("UNIQUE constraint failed: secret_tokens.tenant"));
+        assert!(!names("NOT NULL constraint failed: secret_tokens.tenant"));
+        assert!(!names("NOT NULL constraint failed: audit.data"));
+    }
+
     use crate::halt::Halt;
     use crate::stream::PageStream;
     use crate::telemetry::Tracer;

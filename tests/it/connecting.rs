@@ -161,10 +161,11 @@ fn a_silent_host_does_not_use_up_the_time_of_the_next() {
 fn a_tls_connection_that_is_cut_is_resolved_as_others_are() {
     let secure = secure();
     let mut admin = secure.admin(TLS_ONLY);
-    let lock = "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-             IF NEW.data LIKE 'cut%' THEN PERFORM pg_advisory_xact_lock_shared(7); END IF;
-             RETURN NEW; END $$;
-         CREATE TRIGGER hold BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION hold();
+    // In a CHECK: on a table with row triggers a look-up proves nothing.
+    let lock = "CREATE FUNCTION hold(data text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
+             IF data LIKE 'cut%' THEN PERFORM pg_advisory_xact_lock_shared(7); END IF;
+             RETURN true; END $$;
+         ALTER TABLE secret_tokens ADD CONSTRAINT hold CHECK (hold(data));
          SELECT pg_advisory_lock(7)";
     admin.batch_execute(lock).unwrap();
     let gate = Gate::new();

@@ -1,7 +1,7 @@
 //! Faults, in the manner of Jepsen: connections that are cut, swallowed and left behind, servers
 //! that crash; and after each the verifier, which compares the report with the table.
 
-use crate::support::command::{Command, Running};
+use crate::support::command::Command;
 use crate::support::database::{Database, Login};
 use crate::support::proxy::Proxy;
 use crate::support::source::{Answer, Source, token};
@@ -13,7 +13,9 @@ mod long;
 mod plan;
 mod player;
 mod schedules;
+mod schema_ddl;
 mod schema_grammar;
+mod schema_kinds;
 mod schema_runs;
 mod schema_verifier;
 
@@ -55,9 +57,4 @@ pub fn holding(database: Database) -> (Database, postgres::Client) {
     let mut admin = database.admin();
     admin.batch_execute("SELECT pg_advisory_lock(7)").unwrap();
     (database, admin)
-}
-
-/// Waits until the program says that a doubt has ended, so many times.
-pub fn doubt_ended(running: &Running, times: usize) {
-    running.wait_for_stderr(|text| text.matches("a doubt has ended").count() >= times);
 }

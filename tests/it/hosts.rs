@@ -292,9 +292,9 @@ fn a_promoted_standby_takes_over_and_shows_what_was_stored() {
 fn another_database_proves_nothing_of_what_was_in_flight() {
     let (first, second) = (primary(), primary());
     let mut admin = client(&first);
-    let ddl = "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-             PERFORM pg_advisory_xact_lock_shared(7); RETURN NEW; END $$;
-         CREATE TRIGGER hold BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION hold();
+    let ddl = "CREATE FUNCTION hold(text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
+             PERFORM pg_advisory_xact_lock_shared(7); RETURN true; END $$;
+         ALTER TABLE secret_tokens ADD CONSTRAINT hold CHECK (hold(data));
          SELECT pg_advisory_lock(7)";
     admin.batch_execute(ddl).unwrap();
     let source = Source::answers([Answer::tokens(["aa"])]);

@@ -149,6 +149,11 @@ pub fn search() -> Searched {
         for (name, value) in [
             ("DATABASE_URL", "postgres://u:CanaryPassword@h:port/x"),
             ("DATABASE_URL", "mysql://u:CanaryPassword@h/x"),
+            ("DATABASE_URL", "\"postgres://u:CanaryPassword@h/x\""),
+            ("DATABASE_URL", "postgres://u:pw@CanaryPassword/x@h/x"),
+            ("DATABASE_URL", "postgres://u:1/CanaryPassword@h/x"),
+            ("DATABASE_URL", "postgres://u:1?CanaryPassword=x@h/x"),
+            ("DB_HOST", "postgres://u:CanaryPassword@h/x"),
             ("TOKEN_HOST", "http://u:CanaryPassword@h/"),
             ("TOKEN_HOST", "Canary"),
             ("DB_PASS", "CanaryPassword"),

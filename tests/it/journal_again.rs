@@ -65,11 +65,6 @@ fn a_journal_is_used_again_once_a_replay_has_settled_it() {
 fn a_replay_that_was_killed_is_repeated_and_the_journal_used_again() {
     let (database, folder) = killed_in_the_middle(&["aa", "b-b", "cc"]);
     let path = folder.path().join("journal");
-    // At the commit, so that the look-up that comes before it does not wait.
-    let at_commit = "DROP TRIGGER hold ON secret_tokens;
-        CREATE CONSTRAINT TRIGGER hold AFTER INSERT ON secret_tokens
-            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION hold()";
-    database.client().batch_execute(at_commit).unwrap();
     let mut admin = database.admin();
     lock(&mut admin);
     let running = replay(&path, &database).spawn();

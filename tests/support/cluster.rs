@@ -81,6 +81,23 @@ impl Cluster {
         }
     }
 
+    /// Sets the next transaction id of the stopped server. What lies between is taken for aborted.
+    ///
+    /// # Panics
+    /// If `pg_resetwal` fails.
+    pub fn set_next_xid(&self, xid: u32) {
+        const XIDS_OF_A_SEGMENT: u32 = 1 << 20;
+        const BYTES_OF_A_SEGMENT: usize = 256 * 1024;
+        let segment = format!("pg_xact/{:04X}", xid / XIDS_OF_A_SEGMENT);
+        let path = self.data().join(segment);
+        fs::write(&path, vec![0; BYTES_OF_A_SEGMENT]).expect("a written file");
+        self.account.own(&path).expect("a file of the server's");
+        let mut reset = self.account.command(&self.programs.join("pg_resetwal"));
+        reset.arg("--next-transaction-id").arg(xid.to_string());
+        reset.arg("--pgdata").arg(self.data());
+        output(reset).unwrap_or_else(|why| panic!("{why}"));
+    }
+
     /// The first process of the server, where it runs.
     pub fn postmaster(&self) -> Option<i32> {
         let text = fs::read_to_string(self.data().join("postmaster.pid")).ok()?;

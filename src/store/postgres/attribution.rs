@@ -385,3 +385,276 @@ fn rejected_if(is_at_fault: bool) -> Class {
         Class::Failed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The seed's table, with one more of everything that can refuse a row. The token is `data`.
+    const CATALOG: &str = include_str!("attribution/catalog.json");
+
+    fn catalog() -> Catalog {
+        Catalog::parse(CATALOG, "data").unwrap()
+    }
+
+    /// `code table column datatype constraint routine | context`, `-` for a field that is not there.
+    fn class(fields: &str) -> Class {
+        class_on(&catalog(), fields)
+    }
+
+    fn class_on(catalog: &Catalog, fields: &str) -> Class {
+        let (fields, context) = match fields.split_once(" | ") {
+            Some((fields, context)) => (fields, Some(context.replace(" < ", "\n"))),
+            None => (fields, None),
+        };
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let field = |at: usize| Some(fields[at]).filter(|field| *field != "-");
+        let (schema, table) = match field(1).and_then(|name| name.split_once('.')) {
+            Some((schema, table)) => (Some(schema), Some(table)),
+            None if catalog.is_assumed() => (None, field(1)),
+            None => (field(1).map(|_| "public"), field(1)),
+        };
+        let error = ServerError {
+            code: fields[0],
+            is_error: true,
+            schema,
+            table,
+            column: field(2),
+            datatype: field(3),
+            constraint: field(4),
+            routine: field(5),
+            context: context.as_deref(),
+        };
+        classify(&error, catalog, &Token::new("token", None))
+    }
+
+    #[track_caller]
+    fn each(expected: Class, cases: &[&str]) {
+        for case in cases {
+            assert_eq!(class(case), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn token_is_rejected_when_a_constraint_on_its_column_refuses_it() {
+        each(
+            Class::Rejected,
+            &[
+                "23514 secret_tokens - - data_check ExecConstraints",
+                "23514 secret_tokens - - both_check ExecConstraints",
+                "23505 secret_tokens - - data_key _bt_check_unique",
+                "23505 secret_tokens - - lower_key _bt_check_unique",
+                "23505 secret_tokens - - length_key _bt_check_unique",
+                "23P01 secret_tokens - - data_excl check_exclusion_or_unique_constraint",
+                "23503 secret_tokens - - data_fkey ri_ReportViolation",
+                "23502 secret_tokens data - - ExecConstraints",
+                "23502 secret_tokens length - - ExecConstraints",
+                "23514 - - token token_check ExecEvalConstraintCheck",
+            ],
+        );
+    }
+
+    #[test]
+    fn token_fails_when_a_constraint_on_other_columns_refuses_the_row() {
+        each(
+            Class::Failed,
+            &[
+                "23514 secret_tokens - - tenant_check ExecConstraints",
+                "23514 secret_tokens - - added_since ExecConstraints",
+                "23503 secret_tokens - - tenant_fkey ri_ReportViolation",
+                "23502 secret_tokens tenant - - ExecConstraints",
+                "23514 - - region region_check ExecEvalConstraintCheck",
+                "23502 - - region - ExecEvalConstraintNotNull",
+                "2200H - - - - nextval_internal",
+                "22003 - - - - int84",
+                "54000 - - - - GetNewTransactionId",
+                // The audit table of a trigger, even under the same name in another schema.
+                "23514 audit - - audit_check ExecConstraints",
+                "23514 audit.secret_tokens - - data_check ExecConstraints",
+                "23502 audit data - - ExecConstraints",
+            ],
+        );
+    }
+
+    #[test]
+    fn token_is_sent_again_when_a_key_of_other_columns_is_taken() {
+        each(
+            Class::KeyTaken,
+            &["23505 secret_tokens - - secret_tokens_pkey _bt_check_unique"],
+        );
+        each(
+            Class::Retry,
+            &[
+                "23505 secret_tokens - - tenant_key _bt_check_unique",
+                "23505 secret_tokens - - partial_key _bt_check_unique",
+            ],
+        );
+    }
+
+    #[test]
+    fn token_is_rejected_when_a_function_that_sees_it_raises() {
+        let raised = "| PL/pgSQL function refuse() line 3 at RAISE";
+        for code in [
+            "P0001", "42501", "50001", "38000", "21000", "0A000", "08000", "08006", "40003",
+            "25006", "26000", "42P05", "28000", "XX000", "UE001", "23505", "22023",
+        ] {
+            let case = format!("{code} - - - - exec_stmt_raise {raised}");
+            assert_eq!(class(&case), Class::Rejected, "{case}");
+        }
+        each(
+            Class::Rejected,
+            &[
+                "P0004 - - - - exec_stmt_assert | PL/pgSQL function refuse() line 3 at ASSERT",
+                "P0001 - - - - exec_stmt_raise | PL/pgSQL-Funktion refuse() Zeile 3 bei RAISE",
+                "P0001 - - - - exec_stmt_raise | fonction PL/pgSQL refuse(), ligne 3 à RAISE",
+                "38000 - - - - PLy_elog_impl | PL/Python function \"refuse\"",
+                // A function that the trigger calls, and the trigger of an audit table.
+                "P0001 - - - - exec_stmt_raise | PL/pgSQL function inner(text) line 1 at RAISE < \
+                 SQL statement \"SELECT inner(NEW.data)\" < PL/pgSQL function refuse() line 1 at PERFORM",
+                // A field that the author of the trigger made up.
+                "23505 elsewhere id d made_up exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE",
+                "P0001 - - - - exec_stmt_raise | PL/pgSQL function valid(text) line 1 at RAISE",
+                "22P02 - - - - pg_strtoint32 | SQL function \"valid\" statement 1",
+                "P0001 - - - - exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE < \
+                 unnamed portal with parameters: $1 = 'token'",
+                "39000 - - - - c_refuse",
+            ],
+        );
+    }
+
+    #[test]
+    fn token_fails_when_a_function_raises_that_does_not_see_it() {
+        each(
+            Class::Failed,
+            &[
+                "P0001 - - - - exec_stmt_raise | PL/pgSQL function region_of() line 1 at RAISE",
+                "P0001 - - - - exec_stmt_raise | PL/pgSQL function stranger() line 1 at RAISE",
+                // Not raised on purpose.
+                "22012 - - - - int4div | SQL statement \"SELECT 1/0\" < \
+                 PL/pgSQL function refuse() line 1 at PERFORM",
+                "P0002 - - - - exec_stmt_execsql | PL/pgSQL function refuse() line 1 at SQL statement",
+                "54001 - - - - check_stack_depth | PL/pgSQL function refuse() line 1 at SQL statement",
+                "2F005 - - - - plpgsql_exec_trigger | PL/pgSQL function refuse()",
+            ],
+        );
+    }
+
+    #[test]
+    fn token_is_sent_again_when_the_error_may_pass() {
+        each(
+            Class::Retry,
+            &[
+                "40001 - - - - CheckTargetForConflictsOut",
+                "40P01 - - - - DeadLockReport",
+                "55P03 - - - - ProcessInterrupts",
+                "57014 - - - - ProcessInterrupts",
+                "53100 - - - - mdextend",
+                "58030 - - - - mdread",
+                "XX000 - - - - errfinish",
+                // At severity ERROR the server has rolled back, whatever the code says.
+                "08006 - - - - dblink_get_conn | PL/pgSQL function refuse() line 1 at PERFORM",
+                "57P01 - - - - ProcessInterrupts",
+                "40001 - - - - exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE",
+                "40002 - - - - exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE",
+                "53300 - - - - exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE",
+                "55P03 - - - - exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE",
+                "57P03 - - - - exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE",
+                // A pooler's own.
+                "53300 - - - - -",
+                "57014 - - - - -",
+            ],
+        );
+    }
+
+    #[test]
+    fn denials_of_the_statement_concern_every_token() {
+        each(
+            Class::Denied { all: true },
+            &[
+                "42501 - - - - aclcheck_error",
+                "42P01 - - - - parserOpenTable",
+                "3D000 - - - - -",
+            ],
+        );
+        each(
+            Class::Denied { all: false },
+            &["42501 - - - - aclcheck_error | PL/pgSQL function refuse() line 1 at SQL statement"],
+        );
+    }
+
+    #[test]
+    fn answers_about_the_connection_keep_their_meaning() {
+        each(
+            Class::Unprepared,
+            &["26000 - - - - FetchPreparedStatement", "42P05 - - - - -"],
+        );
+        each(Class::ReadOnly, &["25006 - - - - PreventCommandIfReadOnly"]);
+        each(Class::Doubt, &["08P01 - - - - -", "57P01 - - - - -"]);
+        let fatal = |routine| ServerError {
+            code: "01000",
+            routine: Some(routine),
+            ..ServerError::default()
+        };
+        let class = |routine| classify(&fatal(routine), &catalog(), &Token::new("t", None));
+        assert_eq!(class("SyncRepWaitForLSN"), Class::Unconfirmed);
+        assert_eq!(class("unreadable_command_tag"), Class::Unreadable);
+        assert_eq!(class("ProcessInterrupts"), Class::Doubt);
+    }
+
+    #[test]
+    fn value_is_the_tokens_only_when_no_default_can_raise_the_same() {
+        // One default of the table is a function that may raise anything.
+        each(
+            Class::Failed,
+            &[
+                "22P02 - - - - pg_strtoint32",
+                "54000 - - - - index_form_tuple_context",
+            ],
+        );
+        each(
+            Class::Rejected,
+            &["22021 - - - - report_invalid_encoding | unnamed portal parameter $1"],
+        );
+        let harmless = CATALOG.replace("region_of()", "'eu'::text");
+        let harmless = Catalog::parse(&harmless, "data").unwrap();
+        for case in [
+            "22P02 - - - - pg_strtoint32",
+            "54000 - - - - index_form_tuple_context",
+        ] {
+            assert_eq!(class_on(&harmless, case), Class::Rejected, "{case}");
+        }
+        for case in ["22003 - - - - int84", "2200H - - - - nextval_internal"] {
+            assert_eq!(class_on(&harmless, case), Class::Failed, "{case}");
+        }
+    }
+
+    #[test]
+    fn pipeline_tests_blame_the_token_unless_a_field_says_otherwise() {
+        let assumed = Catalog::assumed(
+            &crate::store::name::TableName::plain("secret_tokens"),
+            "data",
+        );
+        for (case, expected) in [
+            ("23514 - - - any_check -", Class::Rejected),
+            (
+                "23514 secret_tokens - - any_check ExecConstraints",
+                Class::Rejected,
+            ),
+            ("22P02 - - - - -", Class::Rejected),
+            ("P0001 - - - - -", Class::Rejected),
+            ("UE001 - - - - -", Class::Rejected),
+            ("23502 - tenant - - -", Class::Failed),
+            ("23502 - data - - -", Class::Rejected),
+            ("23514 audit - - audit_check -", Class::Failed),
+            ("2200H - - - - nextval_internal", Class::Failed),
+            ("50001 - - - - exec_stmt_raise", Class::Rejected),
+            ("40001 - - - - exec_stmt_raise", Class::Retry),
+            ("40001 - - - - -", Class::Retry),
+            ("42501 - - - - -", Class::Denied { all: true }),
+            ("08006 - - - - -", Class::Doubt),
+            ("0A000 - - - - -", Class::Failed),
+        ] {
+            assert_eq!(class_on(&assumed, case), expected, "{case}");
+        }
+    }
+}

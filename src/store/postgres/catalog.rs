@@ -613,31 +613,58 @@ impl Catalog {
             && self.relations.iter().all(is_plain)
     }
 
-    /// Why a look-up by value proves nothing about what a lost connection stored; `None` on a table on
-    /// which it does.
+    /// Why a look-up by value proves nothing, as a clause; `None` on a table on which it does.
     pub(in crate::store) fn obscured_by(&self) -> Option<&'static str> {
         let any = |is: &dyn Fn(&Relation) -> bool| self.relations.iter().any(is);
         if any(&|it| it.kind == "f") {
-            Some("the connection was lost, and a look-up proves nothing on a foreign table")
+            Some("rows of a foreign table do not show who wrote them")
         } else if any(&|it| it.kind == "v") {
-            Some("the connection was lost, and a look-up proves nothing on a view")
+            Some("a view may hide or change rows")
         } else if any(&|it| it.has_row_security) {
-            Some("the connection was lost, and row security may hide what it stored")
+            Some("row security may hide rows")
         } else if any(&|it| !it.rules.is_empty()) {
-            Some("the connection was lost, and rules may change what it stored")
+            Some("rules may change or redirect rows")
         } else if any(&|it| it.triggers.iter().any(|trigger| trigger.is_row)) {
-            Some("the connection was lost, and row triggers may change what it stored")
+            Some("row triggers may change or remove rows")
         } else if !self.is_exact {
-            Some("the connection was lost, and the column's collation makes different values equal")
+            Some("the column's collation makes different values equal")
         } else if !self.proves_absence() {
-            Some("the connection was lost, and the column's type does not keep values exactly")
+            Some("the column's type makes different values equal")
         } else {
             None
         }
     }
 
+    /// What an operator of a run should know of the table.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let changes = |it: &Relation| {
+            !it.rules.is_empty() || it.triggers.iter().any(|trigger| trigger.is_row)
+        };
+        let may_change = self.relations.iter().any(changes).then(|| {
+            "triggers or rules of the table may change or remove rows: tokens that a lost connection \
+             leaves in doubt stay unknown"
+                .to_owned()
+        });
+        self.durability_warning()
+            .into_iter()
+            .chain(may_change)
+            .collect()
+    }
+
+    /// Why a commit may be worth less than the session asks for.
+    pub(super) fn durability_warning(&self) -> Option<String> {
+        let triggers = self.durability_triggers();
+        (!triggers.is_empty()).then(|| {
+            format!(
+                "a trigger mentions synchronous_commit ({}): a commit that is not waited for can be lost \
+                 after it was reported as stored",
+                triggers.join(", ")
+            )
+        })
+    }
+
     /// The triggers whose functions set `synchronous_commit`.
-    pub(super) fn durability_triggers(&self) -> Vec<&str> {
+    fn durability_triggers(&self) -> Vec<&str> {
         let triggers = self.relations.iter().flat_map(|known| &known.triggers);
         let mut names: Vec<&str> = triggers
             .filter(|it| it.sets_durability)

@@ -61,7 +61,7 @@ pub(in crate::store) struct Lookup {
     pub(in crate::store) sql: String,
     /// True if the role may read the column and `xmin`.
     pub(in crate::store) may_look: bool,
-    /// Why a look-up by value proves nothing: what the table has; `None` if it does.
+    /// Why a look-up by value proves nothing, as a clause; `None` if it does.
     pub(in crate::store) obscured_by: Option<&'static str>,
     /// True if commits wait for standbys: what is seen is not confirmed yet.
     pub(in crate::store) has_standbys: bool,
@@ -75,14 +75,13 @@ pub(in crate::store) struct Lookup {
 
 impl Lookup {
     /// Why no look-up by value can tell what a connection did that is gone.
-    pub(in crate::store) fn obstacle(&self) -> Option<&'static str> {
-        if !self.may_look {
-            return Some(
-                "the connection was lost, and without SELECT right on the column and xmin it cannot \
-                 be looked up",
-            );
-        }
-        self.obscured_by
+    pub(in crate::store) fn obstacle(&self) -> Option<String> {
+        let why = if self.may_look {
+            self.obscured_by?
+        } else {
+            "without SELECT right on the column and xmin it cannot be looked up"
+        };
+        Some(format!("the connection was lost, and {why}"))
     }
 }
 

@@ -22,7 +22,15 @@ use crate::finding::Finding;
 const SERVER: &str = "SELECT current_setting('server_version'), \
      (SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl), \
      (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit'), \
-     current_setting('fsync') = 'on'";
+     current_setting('fsync') = 'on', \
+     current_setting('synchronous_standby_names') <> '' AND NOT EXISTS (SELECT FROM \
+     pg_stat_replication WHERE sync_state IS NULL OR sync_state IN ('sync', 'quorum')), \
+     current_setting('log_parameter_max_length') <> '0' AND \
+     (current_setting('log_statement') IN ('mod', 'all') \
+     OR current_setting('log_min_duration_statement') <> '-1' \
+     OR current_setting('log_min_duration_sample') <> '-1' \
+     OR current_setting('log_transaction_sample_rate') <> '0') \
+     OR current_setting('log_parameter_max_length_on_error') <> '0'";
 
 /// Asks how many connections are left: the server's, the role's and the database's, the last two where
 /// there is a limit. This one is among those that are taken, and will be free.
@@ -110,6 +118,7 @@ impl Inspection<'_> {
         let mut findings = vec![database];
         findings.extend(table);
         findings.extend([commit, self.limit(left.as_ref())]);
+        findings.extend(log(&server));
         findings
     }
 
@@ -150,15 +159,8 @@ impl Inspection<'_> {
             Err(fault) => vec![Finding::fault(WHAT, &place, fault)],
             Ok((catalog, constraints)) => {
                 let mut findings = vec![self.rights(&place, &catalog, &constraints)];
-                let triggers = catalog.durability_triggers();
-                if !triggers.is_empty() {
-                    let words = format!(
-                        "{place}  a trigger mentions synchronous_commit ({}): a commit that it does \
-                         not wait for can be lost after it was reported as stored",
-                        triggers.join(", ")
-                    );
-                    findings.push(Finding::warning(WHAT, words));
-                }
+                let warnings = catalog.durability_warning();
+                findings.extend(warnings.map(|words| Finding::warning(WHAT, words)));
                 findings
             }
         }
@@ -186,7 +188,8 @@ impl Inspection<'_> {
             Some(why) => Finding::warning(
                 WHAT,
                 format!(
-                    "{place}  INSERT yes, SELECT yes{constraints}: tokens stay unknown if {why}"
+                    "{place}  INSERT yes, SELECT yes{constraints}: tokens that a lost connection \
+                     leaves in doubt stay unknown, for {why}"
                 ),
             ),
         }
@@ -263,8 +266,23 @@ impl Inspection<'_> {
     }
 }
 
+/// What the server's log shows of tokens.
+fn log(server: &Row) -> Option<Finding> {
+    let logs_parameters = server.try_get(5).unwrap_or(false);
+    logs_parameters.then(|| {
+        let words = "the server logs the parameters of statements: tokens are in its log; set \
+                     log_parameter_max_length and log_parameter_max_length_on_error to 0";
+        Finding::warning("log", words)
+    })
+}
+
 fn commit(server: &Row) -> Finding {
     const WHAT: &str = "commit";
+    if server.try_get(4).unwrap_or(false) {
+        let words = "synchronous_standby_names is set and no synchronous standby is connected: every \
+                     commit would wait, and a run end after --patience";
+        return Finding::warning(WHAT, words);
+    }
     let level: Option<String> = server.try_get(2).unwrap_or_default();
     let level = level.unwrap_or_default();
     if !server.try_get(3).unwrap_or(true) {

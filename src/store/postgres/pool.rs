@@ -98,6 +98,9 @@ impl Pool {
             connections: options.connections.max(1),
             patience: options.patience,
         });
+        for words in shared.catalog.warnings() {
+            tracing::warn!(table = shared.connector.table, "{words}");
+        }
         let start = Start {
             link,
             since: 0,
@@ -116,6 +119,10 @@ impl Pool {
 impl super::super::Backend for Pool {
     fn horizon(&self) -> Option<i64> {
         Some(self.horizon)
+    }
+
+    fn waits_for(&self) -> Option<&'static str> {
+        self.shared.progress.waits_for()
     }
 
     fn recheck<'a>(

@@ -1,8 +1,8 @@
 //! Whether the server gets on: when it last answered, when it last confirmed a commit, and what the
 //! INSERTs wait for if it does not. A run whose commits are never confirmed ends after `patience`.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -38,6 +38,7 @@ pub(super) struct Progress {
     unconfirmed_since: AtomicU64,
     has_stored: AtomicBool,
     denials: AtomicU32,
+    wait: Mutex<Option<Wait>>,
 }
 
 impl Progress {
@@ -49,7 +50,21 @@ impl Progress {
             unconfirmed_since: AtomicU64::new(0),
             has_stored: AtomicBool::new(false),
             denials: AtomicU32::new(0),
+            wait: Mutex::new(None),
         }
+    }
+
+    /// What INSERTs wait for, as a clause; `None` while the server answers.
+    pub(super) fn waits_for(&self) -> Option<&'static str> {
+        self.wait().map(Wait::words)
+    }
+
+    fn wait(&self) -> Option<Wait> {
+        *self.wait.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_wait(&self, wait: Option<Wait>) {
+        *self.wait.lock().unwrap_or_else(PoisonError::into_inner) = wait;
     }
 
     /// The server answered an INSERT, or owes no answer.
@@ -104,6 +119,15 @@ enum Wait {
     Lock,
 }
 
+impl Wait {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Standby => "commits wait for a synchronous standby",
+            Self::Lock => "inserts wait for a lock that another session holds",
+        }
+    }
+}
+
 /// Watches the server until the run ends: says what is waited for, and gives the run up if no commit is
 /// confirmed for as long as `patience` lasts.
 pub(super) async fn watch(shared: Arc<Shared>) {
@@ -120,6 +144,9 @@ pub(super) async fn watch(shared: Arc<Shared>) {
         let is_silent = progress
             .since(&progress.answered)
             .is_some_and(|silent| silent >= silence);
+        if !is_silent {
+            progress.set_wait(None);
+        }
         if is_silent && asked.is_none_or(|at| at.elapsed() >= silence) {
             asked = Some(Instant::now());
             let wait = ask(&shared).await;
@@ -127,14 +154,12 @@ pub(super) async fn watch(shared: Arc<Shared>) {
                 let since = progress.since(&progress.answered).unwrap_or_default();
                 progress.unconfirmed(Instant::now() - since);
             }
-            let words = match wait {
-                Some(Wait::Standby) => "commits wait for a synchronous standby",
-                Some(Wait::Lock) => "inserts wait for a lock that another session holds",
-                None => continue,
-            };
-            if logged.is_none_or(|at| at.elapsed() >= LOGGED_AGAIN) {
+            progress.set_wait(wait);
+            if let Some(wait) = wait
+                && logged.is_none_or(|at| at.elapsed() >= LOGGED_AGAIN)
+            {
                 logged = Some(Instant::now());
-                tracing::warn!(table = shared.connector.table, "{words}");
+                tracing::warn!(table = shared.connector.table, "{}", wait.words());
             }
         }
         let unconfirmed = progress.since(&progress.unconfirmed_since);

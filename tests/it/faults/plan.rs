@@ -30,6 +30,8 @@ pub enum What {
     Terminate(u64),
     /// After n commits the statement of a backend of the run is cancelled with `pg_cancel_backend`.
     Cancel(u64),
+    /// After n commits another session attaches a partition for the numbers that come soon.
+    AttachPartition(u64),
     /// After n commits the server stops as in a crash and starts again.
     Immediate(u64),
     /// After n commits the server is restarted in good order.

@@ -21,6 +21,14 @@ use crate::support::verify::{Verified, rows, verify};
 /// How often a run is looked at.
 const GLANCE: Duration = Duration::from_millis(1);
 
+/// Attaches a partition to a table that is partitioned by ranges of its number. Inserts that wait for the
+/// lock of the default partition fail afterwards.
+pub const ATTACH: &str = "CREATE TABLE late (LIKE secret_tokens INCLUDING ALL);
+    DO $do$ DECLARE first bigint; BEGIN
+        SELECT least(greatest(80, last_value + 15), 2147483647) INTO first FROM secret_tokens_id_seq;
+        EXECUTE format('ALTER TABLE secret_tokens ATTACH PARTITION late
+            FOR VALUES FROM (%s) TO (MAXVALUE)', first); END $do$";
+
 /// What a schedule came to.
 pub struct Played {
     pub verified: Verified,
@@ -210,6 +218,14 @@ impl Stage<'_> {
                 if let Some((mut admin, pid)) = self.backend() {
                     let _ = admin.execute("SELECT pg_cancel_backend($1)", &[&pid]);
                 }
+            }
+            What::AttachPartition(gap) => {
+                if !self.commits(gap) {
+                    return false;
+                }
+                // It fails if a row of the default partition belongs to the new one.
+                let client = self.database.try_client();
+                let _ = client.and_then(|mut client| client.batch_execute(ATTACH));
             }
             What::Immediate(gap) => {
                 if !self.commits(gap) {

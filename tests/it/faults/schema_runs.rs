@@ -11,9 +11,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::plan::{Heal, What, gap, pause, scope};
-use super::player::Stage;
+use super::player::{ATTACH, Stage};
 use super::schema_grammar::{DrawnToken, RandomSchema, Rights, ServerFeatures};
-use super::schema_verifier::{Misreport, Row, Wrong, compare};
+use super::schema_verifier::{Misreport, MisreportKind, Row, compare};
 use super::through;
 use crate::support::cluster::{Cluster, crashable, wait, wait_until_left};
 use crate::support::command::{Command, Run};
@@ -34,7 +34,7 @@ enum FaultPlan {
 }
 
 impl FaultPlan {
-    fn draw(rng: &mut fastrand::Rng) -> Self {
+    fn draw(rng: &mut fastrand::Rng, schema: &RandomSchema) -> Self {
         match rng.u8(..20) {
             0..=2 => Self::None,
             3..=9 => {
@@ -43,7 +43,11 @@ impl FaultPlan {
             }
             _ => {
                 let count = rng.usize(1..=4);
-                Self::Events((0..count).map(|_| event(rng)).collect())
+                let mut events: Vec<What> = (0..count).map(|_| event(rng)).collect();
+                if schema.can_attach {
+                    events.insert(0, What::AttachPartition(gap(rng)));
+                }
+                Self::Events(events)
             }
         }
     }
@@ -95,7 +99,7 @@ fn play_schema(cluster: &Cluster, seed: u64) -> SchemaRun {
     let features = ServerFeatures::of(&mut database.admin());
     let schema = RandomSchema::draw(seed, features);
     let mut rng = fastrand::Rng::with_seed(!seed);
-    let faults = FaultPlan::draw(&mut rng);
+    let faults = FaultPlan::draw(&mut rng, &schema);
     let mut log = String::new();
     let played = catch_unwind(AssertUnwindSafe(|| {
         attempt(cluster, &schema, &faults, &mut rng, database, &mut log)
@@ -143,12 +147,12 @@ fn describe(
         schema.ddl,
         schema.older_rows,
     );
-    let mut kinds: BTreeMap<Wrong, Vec<&Misreport>> = BTreeMap::new();
+    let mut kinds: BTreeMap<MisreportKind, Vec<&Misreport>> = BTreeMap::new();
     for misreport in misreports {
-        kinds.entry(misreport.wrong).or_default().push(misreport);
+        kinds.entry(misreport.kind).or_default().push(misreport);
     }
-    for (wrong, all) in kinds {
-        let _ = writeln!(text, "{} tokens {wrong}:", all.len());
+    for (kind, all) in kinds {
+        let _ = writeln!(text, "{} tokens {kind}:", all.len());
         for misreport in all.iter().take(SHOWN) {
             let _ = writeln!(text, "  {:?}: {}", misreport.token, misreport.evidence);
         }
@@ -342,7 +346,9 @@ fn conclude(
         let status = token["status"].as_str().expect("a status").to_owned();
         *statuses.entry(status).or_default() += 1;
     }
-    let twice = misreports.iter().filter(|it| it.wrong == Wrong::Twice);
+    let twice = misreports
+        .iter()
+        .filter(|it| it.kind == MisreportKind::Twice);
     SchemaRun {
         is_refused: is_refused && run.code == Some(5),
         is_faultless: false,
@@ -360,7 +366,7 @@ pub struct SchemaTotals {
     pub refused: u64,
     pub faultless: u64,
     pub statuses: BTreeMap<String, u64>,
-    pub wrong: BTreeMap<Wrong, u64>,
+    pub kinds: BTreeMap<MisreportKind, u64>,
     pub misreported: u64,
     pub twice: u64,
     /// Runs in which the harness could not compare.
@@ -377,7 +383,7 @@ impl SchemaTotals {
             *self.statuses.entry(status).or_default() += count;
         }
         for misreport in &run.misreports {
-            *self.wrong.entry(misreport.wrong).or_default() += 1;
+            *self.kinds.entry(misreport.kind).or_default() += 1;
         }
         self.misreported += run.misreports.len() as u64;
         self.twice += run.twice;
@@ -398,8 +404,8 @@ impl SchemaTotals {
             self.refused,
             statuses.collect::<Vec<_>>().join(", ")
         );
-        for (wrong, count) in &self.wrong {
-            println!("  {count} tokens {wrong}");
+        for (kind, count) in &self.kinds {
+            println!("  {count} tokens {kind}");
         }
     }
 
@@ -471,6 +477,9 @@ fn every_schema_is_valid_sql() {
         let made = database.admin().batch_execute(&admin_ddl).and_then(|()| {
             database.client().batch_execute(&schema.ddl)?;
             database.client().batch_execute(&schema.older_rows)?;
+            if schema.can_attach {
+                database.client().batch_execute(ATTACH)?;
+            }
             database.admin().query(schema.rows, &[]).map(drop)
         });
         if let Err(error) = made {

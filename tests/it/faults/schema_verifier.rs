@@ -13,7 +13,7 @@ pub type Row = (String, bool);
 
 /// How a report is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Wrong {
+pub enum MisreportKind {
     StoredButAbsent,
     /// The row holds another text, because the column's type cut it.
     StoredButCut,
@@ -31,7 +31,7 @@ pub enum Wrong {
     NotExact,
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for MisreportKind {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::StoredButAbsent => "stored but absent",
@@ -50,7 +50,7 @@ impl fmt::Display for Wrong {
 /// A token that is reported wrongly.
 #[derive(Clone, Debug)]
 pub struct Misreport {
-    pub wrong: Wrong,
+    pub kind: MisreportKind,
     pub token: String,
     /// The numbers behind it.
     pub evidence: String,
@@ -120,11 +120,11 @@ pub fn compare(
     for (text, difference) in reported {
         let kind = match difference {
             0 => continue,
-            1.. => Wrong::Invented,
-            _ => Wrong::MissingFromReport,
+            1.. => MisreportKind::Invented,
+            _ => MisreportKind::MissingFromReport,
         };
         wrong.push(Misreport {
-            wrong: kind,
+            kind,
             token: text.to_owned(),
             evidence: format!("{difference:+} in the report"),
         });
@@ -143,7 +143,7 @@ pub fn compare(
     for (text, difference) in others {
         if difference != 0 {
             wrong.push(Misreport {
-                wrong: Wrong::Invented,
+                kind: MisreportKind::Invented,
                 token: text.to_owned(),
                 evidence: format!("{difference:+} rows"),
             });
@@ -160,8 +160,8 @@ pub fn compare(
         );
         let token = tally.texts.first().cloned().unwrap_or_default();
         let found = presence(schema, tally).or_else(|| is_cut(schema, tally));
-        wrong.extend(found.map(|wrong| Misreport {
-            wrong,
+        wrong.extend(found.map(|kind| Misreport {
+            kind,
             token,
             evidence,
         }));
@@ -178,32 +178,32 @@ pub fn compare(
 }
 
 /// Compares the number of rows with the verdicts.
-fn presence(schema: &RandomSchema, tally: &Tally) -> Option<Wrong> {
+fn presence(schema: &RandomSchema, tally: &Tally) -> Option<MisreportKind> {
     let after = tally.after.len() as u64;
     let Some(rows) = after.checked_sub(tally.before) else {
-        return Some(Wrong::Invented);
+        return Some(MisreportKind::Invented);
     };
     let least = tally.stored * schema.copies;
     let most = (tally.stored + tally.unknown + tally.redirected) * schema.copies;
     if rows < least {
-        Some(Wrong::StoredButAbsent)
+        Some(MisreportKind::StoredButAbsent)
     } else if rows > tally.issued * schema.copies {
-        Some(Wrong::Twice)
+        Some(MisreportKind::Twice)
     } else if rows <= most {
         None
     } else if tally.unsettled > 0 {
-        Some(Wrong::UnsettledButPresent)
+        Some(MisreportKind::UnsettledButPresent)
     } else {
-        Some(Wrong::RejectedButPresent)
+        Some(MisreportKind::RejectedButPresent)
     }
 }
 
 /// `stored` means that the row holds the whole token, unless a trigger changes it.
-fn is_cut(schema: &RandomSchema, tally: &Tally) -> Option<Wrong> {
+fn is_cut(schema: &RandomSchema, tally: &Tally) -> Option<MisreportKind> {
     let is_single = tally.texts.len() == 1 && tally.stored > 0;
     let is_whole = |text: &String| tally.texts.contains(text);
     let is_cut = schema.is_cut && !schema.is_changed && is_single;
-    (is_cut && !tally.after.iter().all(is_whole)).then_some(Wrong::StoredButCut)
+    (is_cut && !tally.after.iter().all(is_whole)).then_some(MisreportKind::StoredButCut)
 }
 
 /// A token that is not at fault is rejected only if an equal one has the place that is unique.
@@ -227,7 +227,7 @@ fn wrong_rejections(
             continue;
         }
         wrong.push(Misreport {
-            wrong: Wrong::RejectedWithoutFault,
+            kind: MisreportKind::RejectedWithoutFault,
             token: text.to_owned(),
             evidence: object.to_string(),
         });
@@ -253,7 +253,7 @@ fn inexact_verdicts(
         };
         if !fits {
             wrong.push(Misreport {
-                wrong: Wrong::NotExact,
+                kind: MisreportKind::NotExact,
                 token: text.to_owned(),
                 evidence: object.to_string(),
             });
@@ -283,6 +283,7 @@ mod tests {
             is_unique: false,
             ignores_case: false,
             is_plain: true,
+            can_attach: false,
             patience: "1s",
         }
     }
@@ -293,7 +294,7 @@ mod tests {
         expected: ExpectedVerdict,
         status: &str,
         rows: &[&str],
-    ) -> Vec<Wrong> {
+    ) -> Vec<MisreportKind> {
         let token = DrawnToken {
             text: "0001a".to_owned(),
             expected,
@@ -304,7 +305,7 @@ mod tests {
         };
         let rows: Vec<Row> = rows.iter().map(|row| ((*row).to_owned(), false)).collect();
         let found = compare(schema, &[token], &report, &[], &rows, false);
-        found.iter().map(|misreport| misreport.wrong).collect()
+        found.iter().map(|misreport| misreport.kind).collect()
     }
 
     #[test]
@@ -315,17 +316,21 @@ mod tests {
             ("unknown", &["0001a"], None),
             ("unknown", &[], None),
             ("failed", &[], None),
-            ("stored", &[], Some(Wrong::StoredButAbsent)),
-            ("failed", &["0001a"], Some(Wrong::UnsettledButPresent)),
+            ("stored", &[], Some(MisreportKind::StoredButAbsent)),
+            (
+                "failed",
+                &["0001a"],
+                Some(MisreportKind::UnsettledButPresent),
+            ),
             (
                 "not_attempted",
                 &["0001a"],
-                Some(Wrong::UnsettledButPresent),
+                Some(MisreportKind::UnsettledButPresent),
             ),
-            ("stored", &["0001a", "0001a"], Some(Wrong::Twice)),
-            ("unknown", &["0001a", "0001a"], Some(Wrong::Twice)),
-            ("stored", &["0001a", "0002a"], Some(Wrong::Invented)),
-            ("rejected", &[], Some(Wrong::RejectedWithoutFault)),
+            ("stored", &["0001a", "0001a"], Some(MisreportKind::Twice)),
+            ("unknown", &["0001a", "0001a"], Some(MisreportKind::Twice)),
+            ("stored", &["0001a", "0002a"], Some(MisreportKind::Invented)),
+            ("rejected", &[], Some(MisreportKind::RejectedWithoutFault)),
         ] {
             let found = compared(&schema(), acceptable, status, rows);
             assert_eq!(found.first().copied(), wrong, "{status} {rows:?}");
@@ -334,7 +339,7 @@ mod tests {
         assert_eq!(compared(&schema(), at_fault, "rejected", &[]), []);
         assert_eq!(
             compared(&schema(), at_fault, "rejected", &["0001a"]),
-            [Wrong::RejectedButPresent]
+            [MisreportKind::RejectedButPresent]
         );
     }
 
@@ -348,7 +353,7 @@ mod tests {
         assert_eq!(compared(&schema, acceptable, "stored", &["0001a!"]), []);
         assert_eq!(
             compared(&schema, acceptable, "stored", &["0001a!", "0001a"]),
-            [Wrong::Twice]
+            [MisreportKind::Twice]
         );
     }
 
@@ -361,7 +366,7 @@ mod tests {
         let acceptable = ExpectedVerdict::Acceptable;
         assert_eq!(
             compared(&schema, acceptable, "stored", &["0001"]),
-            [Wrong::StoredButCut]
+            [MisreportKind::StoredButCut]
         );
     }
 
@@ -386,8 +391,8 @@ mod tests {
         assert!(compare(&schema, &tokens, &report, &[], &rows, true).is_empty());
         let found = compare(&schema, &tokens, &report, &[], &[], true);
         assert_eq!(
-            found.iter().map(|it| it.wrong).collect::<Vec<_>>(),
-            [Wrong::StoredButAbsent]
+            found.iter().map(|it| it.kind).collect::<Vec<_>>(),
+            [MisreportKind::StoredButAbsent]
         );
     }
 }

@@ -1,7 +1,7 @@
 //! `stored` needs the server's confirmation, and the confirmation must be about this token, whole.
 
 use super::{Case, Expected, case, check, make_schema, run_of, values, wrong};
-use crate::support::database::Database;
+use crate::support::database::SEED;
 use crate::support::report::Report;
 use crate::support::verify::verify;
 
@@ -13,7 +13,7 @@ fn texts(count: usize) -> Vec<String> {
 
 #[test]
 fn token_is_not_stored_when_a_pooler_hands_over_an_open_transaction() {
-    let database = Database::seed();
+    let database = super::database().made(SEED);
     let relay = Relay::before(database.port, Trick::BeginAtStart);
     let tokens = texts(5);
     let run = run_of(&relay.login(&database), &tokens).run();
@@ -26,7 +26,7 @@ fn token_is_not_stored_when_a_pooler_hands_over_an_open_transaction() {
 
 #[test]
 fn token_is_not_stored_when_a_transaction_is_left_open_in_mid_run() {
-    let database = Database::seed();
+    let database = super::database().made(SEED);
     let relay = Relay::before(database.port, Trick::BeginAfterInserts(20));
     let tokens = texts(60);
     let run = run_of(&relay.login(&database), &tokens)
@@ -47,7 +47,7 @@ fn token_is_not_rejected_when_the_command_tag_cannot_be_read() {
         "SELECT 0",
         "INSERT 0 18446744073709551617",
     ] {
-        let database = Database::seed();
+        let database = super::database().made(SEED);
         let relay = Relay::before(database.port, Trick::Tag(tag));
         let tokens = texts(4);
         let run = run_of(&relay.login(&database), &tokens).run();
@@ -65,7 +65,7 @@ fn token_is_not_rejected_when_the_command_tag_cannot_be_read() {
 #[test]
 fn token_is_unknown_when_the_command_tag_cannot_be_read_and_no_right_allows_a_look_up() {
     for tag in ["INSERT 0 -1", "", "INSERT 0 0"] {
-        let database = Database::seed();
+        let database = super::database().made(SEED);
         let role = database.role_with("INSERT");
         let relay = Relay::before(database.port, Trick::Tag(tag));
         let tokens = texts(2);
@@ -156,7 +156,7 @@ fn token_is_not_stored_when_only_an_older_equal_row_is_found() {
             IF EXISTS (SELECT FROM secret_tokens WHERE data = NEW.data) THEN RETURN NULL; END IF;
             RETURN NEW; END $$;
         CREATE TRIGGER skip BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION skip()";
-    let database = Database::new();
+    let database = super::database();
     make_schema(&database, "older", ddl);
     let run = run_of(&database, ["aa", "bad", "cc", "cc"]).run();
     let report = Report::of_run(&run);
@@ -168,7 +168,7 @@ fn token_is_not_stored_when_only_an_older_equal_row_is_found() {
 
 #[test]
 fn token_is_unknown_when_its_row_is_routed_and_no_right_allows_a_look_up() {
-    let database = Database::with(
+    let database = super::database().made(
         "CREATE TABLE secret_tokens (data text);
          CREATE TABLE child () INHERITS (secret_tokens);
          CREATE FUNCTION route() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
@@ -233,7 +233,7 @@ fn token_is_rejected_when_its_column_would_cut_it() {
 /// A domain over `name` keeps 63 bytes. It is refused at start, or a longer token is not stored.
 #[test]
 fn token_is_not_stored_when_a_domain_over_name_would_cut_it() {
-    let database = Database::new();
+    let database = super::database();
     make_schema(
         &database,
         "names",
@@ -283,7 +283,7 @@ fn token_is_stored_whole_when_its_column_compares_loosely() {
 /// A warning is no verdict, whoever raises it and whatever it says.
 #[test]
 fn token_is_stored_when_a_trigger_raises_a_warning() {
-    let database = Database::new();
+    let database = super::database();
     for (number, level) in ["WARNING", "NOTICE", "INFO", "LOG"].into_iter().enumerate() {
         let ddl = format!(
             "CREATE TABLE secret_tokens (data text);

@@ -3,15 +3,21 @@
 
 mod attribution;
 mod confirmed;
+mod long;
+mod look_ups;
 mod other_columns;
 mod refused_at_start;
 mod refused_relations;
 mod relay;
+mod rights;
 mod stranger;
+mod synchronous;
 mod triggers;
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
+use crate::support::cluster::Cluster;
 use crate::support::command::{Command, Run};
 use crate::support::database::{Database, Login};
 use crate::support::report::Report;
@@ -67,7 +73,8 @@ fn run_of<T: AsRef<str>>(login: &Login, tokens: impl IntoIterator<Item = T>) -> 
         .database(login)
         .file("tokens.txt", lines)
         .args(["--input", "tokens.txt", "--report", "ndjson"])
-        .args(["--connections", "1", "--patience", "1s"])
+        .args(["--connections", "1"])
+        .env("TOKEN_SERVICE_PATIENCE", "1s")
 }
 
 /// The values of a column, as often as they occur.
@@ -139,22 +146,32 @@ fn wrong(run: &Run, expected: &[Expected], before: &HashMap<String, u64>, login:
     format!("{faults}    {}", errors.join("\n    "))
 }
 
+/// A server that does not wait for its disk: these tests make hundreds of tables.
+static SERVER: LazyLock<Cluster> = LazyLock::new(Cluster::new);
+
+/// An empty database on that server.
+fn database() -> Database {
+    Database::on(&SERVER)
+}
+
 /// Runs every case on one database, and fails with a list of those that went wrong.
 #[track_caller]
 fn check(cases: &[Case]) {
-    let database = Database::new();
-    check_on(&database, cases);
+    check_within("1s", cases);
 }
 
-/// The same on a database that a test prepared.
+/// The same with a `--patience` of its own.
 #[track_caller]
-fn check_on(database: &Database, cases: &[Case]) {
+fn check_within(patience: &str, cases: &[Case]) {
+    let database = &database();
     let mut faults = Vec::new();
     for (number, case) in cases.iter().enumerate() {
         make_schema(database, &format!("case_{number}"), case.ddl);
         let before = values(database, ROWS);
         let tokens = case.expected.iter().map(|(token, _)| token);
-        let run = run_of(database, tokens).run();
+        let run = run_of(database, tokens)
+            .args(["--patience", patience])
+            .run();
         let wrong = wrong(&run, case.expected, &before, database);
         if !wrong.is_empty() {
             faults.push(format!("{}:\n{wrong}", case.name));

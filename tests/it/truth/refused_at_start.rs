@@ -51,7 +51,7 @@ pub fn fault_of(database: &Database, says: &[&str]) -> Option<String> {
 
 #[track_caller]
 pub fn each_is_refused(refusals: &[Refusal]) {
-    let database = Database::new();
+    let database = super::database();
     let mut faults = Vec::new();
     for (number, (name, ddl, says)) in refusals.iter().enumerate() {
         make_schema(&database, &format!("refused_{number}"), ddl);

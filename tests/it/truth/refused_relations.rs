@@ -6,7 +6,7 @@ use super::refused_at_start::{each_is_refused, error_of_check, fault_of};
 use super::stranger::Stranger;
 use crate::database::refused;
 use crate::support::command::Command;
-use crate::support::database::Database;
+use crate::support::database::SEED;
 
 #[test]
 fn relation_is_refused_when_it_cannot_be_written() {
@@ -67,7 +67,7 @@ fn relation_is_refused_when_it_cannot_be_written() {
 
 #[test]
 fn foreign_table_is_refused_when_its_wrapper_cannot_write() {
-    let database = Database::new();
+    let database = super::database();
     let extension = format!(
         "CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
          GRANT USAGE ON FOREIGN SERVER files TO {owner};
@@ -94,7 +94,7 @@ fn foreign_table_is_refused_when_its_wrapper_cannot_write() {
 
 #[test]
 fn column_is_refused_when_its_type_is_no_text() {
-    let database = Database::new();
+    let database = super::database();
     let mut faults = Vec::new();
     let types = [
         "int",
@@ -198,7 +198,7 @@ fn relation_is_refused_when_its_rows_do_not_survive_a_crash() {
 /// As `check --connect` says it. No firewall drops packets here.
 #[test]
 fn refusal_names_the_lock_when_another_session_holds_the_table() {
-    let database = Database::seed();
+    let database = super::database().made(SEED);
     let mut holder = database.client();
     let mut held = holder.transaction().unwrap();
     held.batch_execute("LOCK TABLE secret_tokens").unwrap();

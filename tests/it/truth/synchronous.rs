@@ -1,0 +1,198 @@
+//! A commit that no synchronous standby confirmed is not `stored`, however its wait ends.
+
+use std::sync::MutexGuard;
+
+use postgres::Client;
+
+use super::run_of;
+use crate::faults::crashes::{set, waits_for_standby};
+use crate::support::cluster::{Cluster, crashable, wait};
+use crate::support::command::{Command, Run};
+use crate::support::database::{Database, SEED};
+use crate::support::report::Report;
+use crate::support::source::Source;
+use crate::support::verify::verify;
+
+/// A server that waits for a synchronous standby and has none, until it is dropped.
+struct Standbyless {
+    database: Database,
+    admin: Client,
+    _cluster: MutexGuard<'static, Cluster>,
+}
+
+impl Standbyless {
+    fn new() -> Self {
+        let cluster = crashable();
+        let database = Database::on(&cluster).made(SEED);
+        let mut admin = database.admin();
+        admin
+            .batch_execute("SET synchronous_commit = local")
+            .unwrap();
+        set(
+            &mut admin,
+            "ALTER SYSTEM SET synchronous_standby_names = '*'",
+        );
+        let mut standbyless = Self {
+            database,
+            admin,
+            _cluster: cluster,
+        };
+        standbyless.await_effect();
+        standbyless
+    }
+
+    /// Commits until a commit waits: the setting reaches each process of the server by itself.
+    fn await_effect(&mut self) {
+        let mut probe = self.database.admin();
+        let pid = probe.query_one("SELECT pg_backend_pid()", &[]).unwrap();
+        let pid: i32 = pid.get(0);
+        let probing = std::thread::spawn(move || {
+            let commit = "SELECT pg_logical_emit_message(true, 'probe', '')";
+            while probe.batch_execute(commit).is_ok() {}
+        });
+        wait(|| self.is_waiting(pid), "a commit that waits");
+        let end = "SELECT pg_terminate_backend($1)";
+        self.admin.execute(end, &[&pid]).unwrap();
+        probing.join().unwrap();
+    }
+
+    fn is_waiting(&mut self, pid: i32) -> bool {
+        let waiting = "SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep'";
+        self.admin.query_opt(waiting, &[&pid]).unwrap().is_some()
+    }
+
+    /// Lets every commit pass from now on.
+    fn lift(&mut self) {
+        set(
+            &mut self.admin,
+            "ALTER SYSTEM RESET synchronous_standby_names",
+        );
+    }
+
+    fn run(&self, tokens: &[String]) -> Command {
+        run_of(&self.database, tokens)
+    }
+}
+
+impl Drop for Standbyless {
+    fn drop(&mut self) {
+        self.lift();
+    }
+}
+
+fn texts(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("a{number}")).collect()
+}
+
+/// All tokens are unknown, the run ends by itself with 5, and says whose confirmation is missing.
+#[track_caller]
+fn assert_unconfirmed(mut standbyless: Standbyless, run: Run, tokens: &[String]) {
+    standbyless.lift();
+    let run = run.expect_code(5);
+    let verified = verify(&run, tokens, &[], &standbyless.database);
+    assert_eq!(verified.acknowledged(), 0, "{}", run.stdout);
+    assert!(verified.report.count("unknown") > 0, "{}", run.stdout);
+    assert_eq!(verified.report.count("rejected"), 0, "{}", run.stdout);
+    let says = run.stderr.contains("synchronous") && run.stderr.contains("standby");
+    assert!(says, "{}", run.stderr);
+}
+
+#[test]
+fn tokens_are_unknown_and_run_ends_when_no_synchronous_standby_confirms() {
+    let standbyless = Standbyless::new();
+    let tokens = texts(3);
+    let run = standbyless
+        .run(&tokens)
+        .config("database: {statement_timeout: 1s}")
+        .run();
+    assert_unconfirmed(standbyless, run, &tokens);
+}
+
+#[test]
+fn token_is_unknown_when_its_wait_for_a_standby_is_cancelled() {
+    let mut standbyless = Standbyless::new();
+    let tokens = texts(1);
+    let running = standbyless.run(&tokens).spawn();
+    let pid = waits_for_standby(&mut standbyless.admin);
+    let cancel = "SELECT pg_cancel_backend($1)";
+    standbyless.admin.execute(cancel, &[&pid]).unwrap();
+    let run = running.wait();
+    assert_unconfirmed(standbyless, run, &tokens);
+}
+
+#[test]
+fn token_is_unknown_when_its_wait_is_cancelled_and_the_role_suppresses_warnings() {
+    let mut standbyless = Standbyless::new();
+    let tokens = texts(1);
+    let role = &standbyless.database.user;
+    let quiet = format!("ALTER ROLE {role} SET client_min_messages = error");
+    standbyless.admin.batch_execute(&quiet).unwrap();
+    let running = standbyless.run(&tokens).spawn();
+    let pid = waits_for_standby(&mut standbyless.admin);
+    let cancel = "SELECT pg_cancel_backend($1)";
+    standbyless.admin.execute(cancel, &[&pid]).unwrap();
+    let run = running.wait();
+    assert_unconfirmed(standbyless, run, &tokens);
+}
+
+/// The terminated backend's row is visible from then on, and the standby does not have it.
+#[test]
+fn token_is_unknown_when_its_backend_is_terminated_in_the_wait_for_a_standby() {
+    let mut standbyless = Standbyless::new();
+    let tokens = texts(1);
+    let running = standbyless
+        .run(&tokens)
+        .config("database: {statement_timeout: 1s}")
+        .spawn();
+    let pid = waits_for_standby(&mut standbyless.admin);
+    let end = "SELECT pg_terminate_backend($1)";
+    standbyless.admin.execute(end, &[&pid]).unwrap();
+    let run = running.wait();
+    assert_unconfirmed(standbyless, run, &tokens);
+}
+
+/// A fence that ends the backend would turn an unconfirmed commit into a visible row.
+#[test]
+fn waiting_backend_is_not_terminated_when_the_run_gives_up() {
+    let mut standbyless = Standbyless::new();
+    let tokens = texts(1);
+    let running = standbyless
+        .run(&tokens)
+        .config("database: {statement_timeout: 1s}")
+        .spawn();
+    let pid = waits_for_standby(&mut standbyless.admin);
+    let run = running.wait();
+    assert!(standbyless.is_waiting(pid), "{}", run.stderr);
+    assert!(standbyless.database.rows().is_empty());
+    assert_unconfirmed(standbyless, run, &tokens);
+}
+
+/// The server stops waiting without a warning: the setting demands no confirmation any more.
+#[test]
+fn tokens_are_stored_when_the_demand_for_a_standby_is_lifted() {
+    let mut standbyless = Standbyless::new();
+    let tokens = texts(3);
+    let running = standbyless.run(&tokens).spawn();
+    waits_for_standby(&mut standbyless.admin);
+    standbyless.lift();
+    let run = running.wait().expect_code(0);
+    assert_eq!(Report::of_run(&run).of("stored"), tokens);
+}
+
+#[test]
+fn check_warns_when_no_synchronous_standby_is_connected() {
+    let standbyless = Standbyless::new();
+    let source = Source::generating(|size| size);
+    let run = Command::new()
+        .source(&source)
+        .database(&standbyless.database)
+        .args(["check", "--connect"])
+        .run()
+        .expect_code(0);
+    assert!(
+        run.stdout.contains("synchronous_standby_names"),
+        "{}",
+        run.stdout
+    );
+    assert!(run.stdout.contains("warn"), "{}", run.stdout);
+}
