@@ -3,6 +3,7 @@
 //! Pure: no I/O, so that every rule is a line in a table-driven test. The classes are PostgreSQL's
 //! (its manual, appendix "Error Codes"); SQLite's failures are translated to them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,8 +148,9 @@ const LONGEST_MESSAGE: usize = 300;
 /// `names`, and byte sequences are replaced, control characters too.
 pub fn scrub(message: &str, token: &str, names: &[Option<&str>]) -> String {
     let message = replace_secret(message, token, "…");
+    let message = without_cut_secret(&message, token);
     let mut clean = String::with_capacity(message.len());
-    let mut rest = message.as_str();
+    let mut rest = message.as_ref();
     while let Some(start) = rest.find(['"', '«', '„']) {
         let (before, quoted) = rest.split_at(start);
         clean.push_str(before);
@@ -183,6 +185,19 @@ pub fn scrub(message: &str, token: &str, names: &[Option<&str>]) -> String {
     clean
 }
 
+/// The message without the beginning of `token` that stands before the `…` of a message that was cut
+/// on arrival.
+fn without_cut_secret<'a>(message: &'a str, token: &str) -> Cow<'a, str> {
+    let Some(text) = message.strip_suffix('…') else {
+        return Cow::Borrowed(message);
+    };
+    let mut starts = text.char_indices().map(|(at, _)| at);
+    match starts.find(|at| token.starts_with(&text[*at..])) {
+        Some(at) => Cow::Owned(format!("{}…", &text[..at])),
+        None => Cow::Borrowed(message),
+    }
+}
+
 /// Replaces the bytes that encoding errors print (`0xe2 0x82`).
 fn without_bytes(message: &str) -> String {
     if !message.contains("0x") {
@@ -213,6 +228,16 @@ mod tests {
             assert_eq!(code_of("08P01", message), code, "{message}");
         }
         assert_eq!(code_of("57P03", "no such database: x"), "57P03");
+    }
+
+    #[test]
+    fn message_that_was_cut_in_the_middle_of_the_token_shows_none_of_it() {
+        let token = "canary".repeat(500);
+        for cut in [1, 6, 250] {
+            let message = format!("refused: {}…", &token[..cut]);
+            assert_eq!(scrub(&message, &token, &[]), "refused: …");
+        }
+        assert_eq!(scrub("refused: abc…", "xyz", &[]), "refused: abc…");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! TLS for PostgreSQL, with libpq's meaning of `sslmode`, `sslrootcert`, `sslcert` and `sslkey`.
 //!
 //! rustls verifies everything or nothing by itself; the verifier here adds the two steps between,
-//! and trusts a self-signed server certificate that was given as its own root, as OpenSSL does.
+//! trusts a self-signed server certificate that was given as its own root, as OpenSSL does, and looks
+//! at the common name of a certificate without `subjectAltName`, as libpq does.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,12 +16,19 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, InconsistentKeys, RootCertStore,
-    SignatureScheme,
+    SignatureScheme, SupportedProtocolVersion,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
+use x509_cert::der::Decode as _;
+use x509_cert::der::asn1::ObjectIdentifier;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
 
-use super::postgres::{Address, Host, SslMode};
+use super::postgres::{Address, Host, SslMode, SslNegotiation, TlsVersion};
 use crate::fault::{Fault, Kind};
+
+/// The name of PostgreSQL's protocol for ALPN.
+const ALPN: &[u8] = b"postgresql";
 
 /// What makes TLS connections for `address`.
 ///
@@ -33,13 +41,13 @@ pub(super) fn connector(address: &Address) -> Result<MakeRustlsConnect, Fault> {
         provider: Arc::clone(&provider),
     });
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(&versions(address))
         .map_err(|error| {
             Fault::new(Kind::DbConnect, "TLS cannot be used").cause(error.to_string())
         })?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    let config = match (&address.sslcert, &address.sslkey) {
+    let mut config = match (&address.sslcert, &address.sslkey) {
         (None, None) => builder.with_no_client_auth(),
         (Some(cert), Some(key)) => {
             builder.with_client_cert_resolver(Arc::new(client(cert, key, &provider)?))
@@ -55,7 +63,25 @@ pub(super) fn connector(address: &Address) -> Result<MakeRustlsConnect, Fault> {
             );
         }
     };
+    // A server demands it where no request of PostgreSQL's own came before.
+    if address.sslnegotiation == SslNegotiation::Direct {
+        config.alpn_protocols = vec![ALPN.to_vec()];
+    }
     Ok(MakeRustlsConnect::new(config))
+}
+
+/// The versions of TLS that the address accepts; at least one.
+fn versions(address: &Address) -> Vec<&'static SupportedProtocolVersion> {
+    let accepted = address.ssl_min_protocol_version..=address.ssl_max_protocol_version;
+    let versions = [
+        (TlsVersion::V12, &rustls::version::TLS12),
+        (TlsVersion::V13, &rustls::version::TLS13),
+    ];
+    let versions = versions.into_iter();
+    versions
+        .filter(|(version, _)| accepted.contains(version))
+        .map(|(_, version)| version)
+        .collect()
 }
 
 /// The client's own certificate. What it says is for the server to judge: only that the key
@@ -181,6 +207,80 @@ enum Trust {
     },
 }
 
+fn is_wrong_name(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
+        )
+    )
+}
+
+/// Looks at the common name of a certificate without a name of its own kind, as libpq does: rustls
+/// looks at the `subjectAltName` extension only. `verified` is what rustls says.
+fn accept_common_name(
+    verified: Result<(), Error>,
+    certificate: &CertificateDer<'_>,
+    host: &ServerName<'_>,
+) -> Result<(), Error> {
+    let Err(error) = &verified else {
+        return verified;
+    };
+    if !is_wrong_name(error) {
+        return verified;
+    }
+    let Some(name) = common_name(certificate) else {
+        return verified;
+    };
+    if name_matches(&name, &host.to_str()) {
+        return Ok(());
+    }
+    Err(Error::InvalidCertificate(
+        CertificateError::NotValidForNameContext {
+            expected: host.to_owned(),
+            presented: vec![format!("CommonName({name:?})")],
+        },
+    ))
+}
+
+/// The first common name of a certificate whose `subjectAltName` has no host and no address.
+fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
+    const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
+    let certificate = x509_cert::Certificate::from_der(certificate).ok()?;
+    let names = certificate.tbs_certificate.get::<SubjectAltName>().ok()?;
+    let has_name = names.is_some_and(|(_, SubjectAltName(names))| {
+        names
+            .iter()
+            .any(|name| matches!(name, GeneralName::DnsName(_) | GeneralName::IpAddress(_)))
+    });
+    if has_name {
+        return None;
+    }
+    let subject = &certificate.tbs_certificate.subject.0;
+    let mut attributes = subject.iter().flat_map(|attributes| attributes.0.iter());
+    let name = attributes.find(|attribute| attribute.oid == COMMON_NAME)?;
+    let name = std::str::from_utf8(name.value.value()).ok()?;
+    // A NUL has been used to end a name early.
+    (!name.is_empty() && !name.contains('\0')).then(|| name.to_owned())
+}
+
+/// True if a name in a certificate is that of the host; a `*` before the first dot stands for one label.
+fn name_matches(name: &str, host: &str) -> bool {
+    if name.eq_ignore_ascii_case(host) {
+        return true;
+    }
+    // Of an address nothing can be left open.
+    if host.parse::<std::net::IpAddr>().is_ok() {
+        return false;
+    }
+    match (name.strip_prefix("*."), host.split_once('.')) {
+        (Some(domain), Some((label, rest))) => {
+            !domain.is_empty() && !label.is_empty() && rest.eq_ignore_ascii_case(domain)
+        }
+        _ => false,
+    }
+}
+
 #[derive(Debug)]
 struct Verifier {
     trust: Trust,
@@ -210,17 +310,19 @@ impl ServerCertVerifier for Verifier {
         if own.iter().any(|certificate| certificate == end_entity) {
             if *name {
                 let parsed = ParsedCertificate::try_from(end_entity)?;
-                rustls::client::verify_server_name(&parsed, server_name)?;
+                let verified = rustls::client::verify_server_name(&parsed, server_name);
+                accept_common_name(verified, end_entity, server_name)?;
             }
             return Ok(ServerCertVerified::assertion());
         }
-        // The chain is verified before the name, so a wrong name means a good chain.
-        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if !name => Ok(ServerCertVerified::assertion()),
-            verdict => verdict,
+        let verified =
+            chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        match verified.map(|_| ()) {
+            // The chain is verified before the name, so a wrong name means a good chain.
+            Err(error) if is_wrong_name(&error) && !name => Ok(()),
+            verified => accept_common_name(verified, end_entity, server_name),
         }
+        .map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -259,7 +361,9 @@ impl ServerCertVerifier for Verifier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rcgen::{
+        BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+    };
 
     /// An authority, a certificate of it for `db.test`, and one that vouches for itself.
     struct Certificates {
@@ -330,6 +434,88 @@ mod tests {
             let verdict = verifier.verify_server_cert(shown, &[], &name, &[], UnixTime::now());
             assert_eq!(verdict.is_ok(), good, "{mode:?} {root} {name:?}");
         }
+    }
+
+    /// A certificate of that common name and these alternative names, and one of its own.
+    fn named(folder: &Path, common: &[&str], alternative: &[&str]) -> [CertificateDer<'static>; 2] {
+        let mut authority = CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = authority.self_signed(&key).unwrap().pem();
+        std::fs::write(folder.join("ca.pem"), pem).unwrap();
+        let issuer = Issuer::new(authority, key);
+        let alternative: Vec<String> = alternative.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(alternative).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        for name in common {
+            params.distinguished_name.push(DnType::CommonName, *name);
+        }
+        let key = KeyPair::generate().unwrap();
+        let server = params.signed_by(&key, &issuer).unwrap().der().clone();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let own = params.self_signed(&key).unwrap();
+        std::fs::write(folder.join("own.pem"), own.pem()).unwrap();
+        [server, own.der().clone()]
+    }
+
+    #[test]
+    fn common_name_counts_if_no_alternative_name_is_given() {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let folder = tempfile::tempdir().unwrap();
+        for (common, alternative, host, good) in [
+            ("db.test", &[][..], "db.test", true),
+            ("DB.Test", &[], "db.test", true),
+            ("db.test", &[], "other.test", false),
+            ("db.test", &["other.test"], "db.test", false),
+            ("db.test", &["10.0.0.1"], "db.test", false),
+            ("*.test", &[], "db.test", true),
+            ("*.test", &[], "a.db.test", false),
+            ("*.test", &[], "test", false),
+            ("d*.test", &[], "db.test", false),
+            ("*", &[], "db", false),
+            ("*.", &[], "db.", false),
+            ("10.0.0.1", &[], "10.0.0.1", true),
+            ("*.0.0.1", &[], "10.0.0.1", false),
+            ("db.test\0.evil", &[], "db.test", false),
+        ] {
+            let [server, own] = named(folder.path(), &[common], alternative);
+            for (shown, root) in [(&server, "ca.pem"), (&own, "own.pem")] {
+                let root = Some(folder.path().join(root));
+                let verifier = Verifier {
+                    trust: trust(&address(SslMode::VerifyFull, root), &provider).unwrap(),
+                    provider: Arc::clone(&provider),
+                };
+                let name = ServerName::try_from(host).unwrap();
+                let verdict = verifier.verify_server_cert(shown, &[], &name, &[], UnixTime::now());
+                assert_eq!(verdict.is_ok(), good, "{common:?} {alternative:?} {host}");
+                if let Err(error) = verdict {
+                    assert!(is_wrong_name(&error), "{error}");
+                }
+            }
+        }
+        // Of an unknown authority no name is good.
+        let [server, _] = named(folder.path(), &["db.test"], &[]);
+        let [_, _] = named(folder.path(), &["db.test"], &[]);
+        let root = Some(folder.path().join("ca.pem"));
+        let verifier = Verifier {
+            trust: trust(&address(SslMode::VerifyFull, root), &provider).unwrap(),
+            provider: Arc::clone(&provider),
+        };
+        let name = ServerName::try_from("db.test").unwrap();
+        let verdict = verifier.verify_server_cert(&server, &[], &name, &[], UnixTime::now());
+        assert!(!is_wrong_name(&verdict.unwrap_err()));
+    }
+
+    #[test]
+    fn accepted_tls_versions_are_those_between_minimum_and_maximum() {
+        let mut address = address(SslMode::Require, None);
+        let count = |address: &Address| versions(address).len();
+        assert_eq!(count(&address), 2);
+        address.ssl_min_protocol_version = TlsVersion::V13;
+        assert_eq!(versions(&address), [&rustls::version::TLS13]);
+        address.ssl_min_protocol_version = TlsVersion::V12;
+        address.ssl_max_protocol_version = TlsVersion::V12;
+        assert_eq!(versions(&address), [&rustls::version::TLS12]);
     }
 
     #[test]

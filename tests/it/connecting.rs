@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::postgres::server;
+use crate::support::proxy::Proxy;
 use crate::support::report::Report;
 use crate::support::secure::{OPEN, Secure, TLS_ONLY, secure};
 use crate::support::snapshot::shows;
@@ -256,4 +257,106 @@ fn a_server_that_turns_tls_off_in_the_middle_gets_no_token_without_it() {
     let rows = admin.query("SELECT data FROM secret_tokens", &[]).unwrap();
     assert_eq!(rows.len(), 1);
     assert!(secure.came_over_tls(OPEN, "aa"));
+}
+
+/// A server, or a pooler, that refuses a session with startup options as RDS Proxy does.
+fn without_options(target: u16) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut client = stream.unwrap();
+            let mut length = [0; 4];
+            client.read_exact(&mut length).unwrap();
+            let mut start = vec![0; usize::try_from(u32::from_be_bytes(length)).unwrap() - 4];
+            client.read_exact(&mut start).unwrap();
+            if start.windows(9).any(|part| part == b"\0options\0") {
+                let text = "RDS Proxy currently doesn’t support command-line options.";
+                let body = format!("SFATAL\0C0A000\0MFeature not supported: {text}\0\0");
+                let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+                let refusal = [b"E".as_slice(), &length, body.as_bytes()].concat();
+                let _ = client.write_all(&refusal);
+                continue;
+            }
+            let mut server = TcpStream::connect(("127.0.0.1", target)).unwrap();
+            server
+                .write_all(&[length.as_slice(), &start].concat())
+                .unwrap();
+            let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            thread::spawn(move || std::io::copy(&mut from, &mut to));
+            thread::spawn(move || std::io::copy(&mut server, &mut client));
+        }
+    });
+    port
+}
+
+#[test]
+fn proxy_that_refuses_startup_options_is_connected_to_without_them() {
+    let database = Database::seed();
+    let port = without_options(database.port);
+    let (user, password, name) = (&database.user, &database.password, &database.name);
+    let url = format!("postgres://{user}:{password}@127.0.0.1:{port}/{name}?sslmode=disable");
+    let source = Source::answers([Answer::tokens(["aa", "bb"])]);
+    let command = Command::new().source(&source).env("DATABASE_URL", &url);
+    command.arg("2").run().expect_code(0);
+    assert_eq!(database.rows(), ["aa", "bb"]);
+
+    // Those that the user wants are not left out.
+    let source = Source::answers([]);
+    let url = format!("{url}&options=-csearch_path%3Dapp");
+    let command = Command::new().source(&source).env("DATABASE_URL", url);
+    shows!(command.arg("1").run().expect_code(5).error(), @"
+    error: the database refuses the startup options
+      caused by: Feature not supported: RDS Proxy currently doesn’t support command-line options. (0A000)
+    hint: remove or correct `options` in DATABASE_URL; a pooler may accept none; no token was asked for
+    ");
+}
+
+#[test]
+fn startup_options_of_the_user_reach_the_server() {
+    let database = Database::with(
+        "CREATE SCHEMA \"an app\"; CREATE TABLE \"an app\".secret_tokens (data text)",
+    );
+    let source = Source::answers([Answer::tokens(["aa"])]);
+    let url = format!(
+        "{}?options=-csearch_path%3D%22an%5C%20app%22",
+        database.url()
+    );
+    let command = Command::new().source(&source).env("DATABASE_URL", url);
+    command.arg("1").run().expect_code(0);
+    let sql = "SELECT data FROM \"an app\".secret_tokens";
+    let row = database.client().query_one(sql, &[]).unwrap();
+    assert_eq!(row.get::<_, &str>(0), "aa");
+
+    let source = Source::answers([]);
+    let url = format!("{}?options=-cserch_path%3Dapp", database.url());
+    let command = Command::new().source(&source).env("DATABASE_URL", url);
+    shows!(command.arg("1").run().expect_code(5).error(), @r#"
+    error: the database refuses the startup options
+      caused by: unrecognized configuration parameter "serch_path" (42704)
+    hint: remove or correct `options` in DATABASE_URL; a pooler may accept none; no token was asked for
+    "#);
+}
+
+#[test]
+fn hosts_are_tried_in_random_order_if_load_balancing_is_on() {
+    let database = Database::seed();
+    let proxies = [0, 1].map(|_| Proxy::before(database.port));
+    let (user, password, name) = (&database.user, &database.password, &database.name);
+    let [first, second] = [&proxies[0], &proxies[1]].map(|proxy| proxy.port);
+    let hosts = format!("127.0.0.1:{first},127.0.0.1:{second}");
+    let url = format!("postgres://{user}:{password}@{hosts}/{name}");
+    let check = |url: &str| {
+        let source = Source::answers([]);
+        let command = Command::new().source(&source).env("DATABASE_URL", url);
+        command.args(["check", "--connect"]).run();
+    };
+    check(&url);
+    assert_eq!([0, 1].map(|n: usize| proxies[n].accepted()), [1, 0]);
+    let mut tries = 0;
+    while proxies[1].accepted() == 0 {
+        check(&format!("{url}?load_balance_hosts=random"));
+        tries += 1;
+        assert!(tries < 64, "the second host is never the first");
+    }
 }

@@ -73,6 +73,7 @@ mod script_stand_ins;
 mod scripts;
 mod scripts_books;
 mod scripts_stop;
+mod server_messages;
 mod shards;
 mod signals;
 mod source;

@@ -9,7 +9,8 @@ use crate::support::secure::{
     CERTIFICATES, CLEARTEXT, NO_TLS, OPEN, PASSWORD, ROLE, TLS_ONLY, secure,
 };
 use crate::support::snapshot::shows;
-use crate::support::source::Source;
+use crate::support::source::{Answer, Source};
+use crate::support::terminator::terminator;
 use crate::support::tls::Certificates;
 
 const MODES: [&str; 6] = [
@@ -316,4 +317,53 @@ fn channel_binding_is_used_and_can_be_demanded() {
     ");
     let lax = with(CLEARTEXT, "sslmode=require&channel_binding=prefer");
     assert_eq!(lax, "over TLS");
+}
+
+#[test]
+fn direct_tls_names_the_protocol_of_postgresql() {
+    let database = Database::seed();
+    let certificates = Certificates::for_server(&["localhost"]);
+    let (user, password, name) = (&database.user, &database.password, &database.name);
+    for direct in [true, false] {
+        let port = terminator(database.port, &certificates, direct);
+        let negotiation = if direct { "direct" } else { "postgres" };
+        let url = format!(
+            "postgres://{user}:{password}@localhost:{port}/{name}?sslmode=verify-full\
+             &sslrootcert=ca.pem&sslnegotiation={negotiation}"
+        );
+        let source = Source::answers([Answer::tokens([negotiation])]);
+        let command = Command::new()
+            .file("ca.pem", &certificates.ca_pem)
+            .source(&source)
+            .env("DATABASE_URL", url);
+        command.arg("1").run().expect_code(0);
+    }
+    assert_eq!(database.rows(), ["direct", "postgres"]);
+}
+
+#[test]
+fn common_name_is_verified_if_the_certificate_has_no_alternative_name() {
+    let database = Database::seed();
+    let (user, password, name) = (&database.user, &database.password, &database.name);
+    let run = |common: &str, source: &Source| {
+        let certificates = Certificates::for_common_name(common);
+        let port = terminator(database.port, &certificates, false);
+        let url = format!(
+            "postgres://{user}:{password}@localhost:{port}/{name}?sslmode=verify-full\
+             &sslrootcert=ca.pem"
+        );
+        let command = Command::new().file("ca.pem", &certificates.ca_pem);
+        let command = command.source(source).env("DATABASE_URL", url);
+        command.arg("1").run()
+    };
+    let source = Source::answers([Answer::tokens(["aa"])]);
+    run("localhost", &source).expect_code(0);
+    assert_eq!(database.rows(), ["aa"]);
+    let source = Source::answers([]);
+    let refused = run("db.internal", &source).expect_code(5);
+    shows!(refused.error(), @r#"
+    error: the database's certificate is for another host
+      caused by: localhost:[port]: invalid peer certificate: certificate not valid for name "localhost"; certificate is only valid for CommonName("db.internal")
+    hint: the host in DATABASE_URL must be a name in the certificate; verify-ca does not look at the name; no token was asked for
+    "#);
 }

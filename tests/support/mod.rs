@@ -19,14 +19,16 @@ pub mod pgbouncer;
 pub mod postgres;
 pub mod proxy;
 pub mod report;
+pub mod rewriter;
 pub mod scrape;
 pub mod secure;
 pub mod snapshot;
 pub mod source;
 pub mod terminal;
+pub mod terminator;
 pub mod tls;
 pub mod verify;
-mod wire;
+pub mod wire;
 
 /// The root of the checkout.
 pub fn root() -> &'static std::path::Path {

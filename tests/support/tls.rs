@@ -19,6 +19,7 @@ pub struct Certificates {
     /// The server's private key as PEM.
     pub key_pem: String,
     acceptor: TlsAcceptor,
+    config: ServerConfig,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -30,6 +31,15 @@ impl Certificates {
 
     /// The same for a server of these names only.
     pub fn for_server(names: &[&str]) -> Self {
+        Self::for_names(names, None)
+    }
+
+    /// The same for a server with a common name and no alternative names, as old recipes make them.
+    pub fn for_common_name(name: &str) -> Self {
+        Self::for_names(&[], Some(name))
+    }
+
+    fn for_names(names: &[&str], common: Option<&str>) -> Self {
         let ca_key = KeyPair::generate().expect("a key");
         let mut ca = CertificateParams::default();
         ca.distinguished_name
@@ -40,7 +50,11 @@ impl Certificates {
 
         let key = KeyPair::generate().expect("a key");
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let params = CertificateParams::new(names).expect("valid names");
+        let mut params = CertificateParams::new(names).expect("valid names");
+        if let Some(name) = common {
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, name);
+        }
         let server = params.signed_by(&key, &issuer).expect("a certificate");
 
         let secret = PrivateKeyDer::try_from(key.serialize_der()).expect("a PKCS#8 key");
@@ -56,7 +70,8 @@ impl Certificates {
             ca_pem,
             server_pem: server.pem(),
             key_pem: key.serialize_pem(),
-            acceptor: TlsAcceptor::from(Arc::new(config)),
+            acceptor: TlsAcceptor::from(Arc::new(config.clone())),
+            config,
             issuer,
         }
     }
@@ -69,6 +84,16 @@ impl Certificates {
         params.distinguished_name.push(DnType::CommonName, name);
         let client = params.signed_by(&key, &self.issuer);
         (client.expect("a certificate").pem(), key.serialize_pem())
+    }
+
+    /// Accepts connections of these protocols; of any if there are none.
+    pub(super) fn acceptor_for(&self, protocols: &[&str]) -> TlsAcceptor {
+        let mut config = self.config.clone();
+        config.alpn_protocols = protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
+        TlsAcceptor::from(Arc::new(config))
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {

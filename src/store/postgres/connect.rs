@@ -1,14 +1,17 @@
 //! Makes a connection ready for use, and says clearly why it cannot be.
 //!
-//! One timeout a host covers name resolution, TCP, TLS, authentication and the set-up of the session.
+//! One timeout covers TCP, TLS, authentication and the set-up of the session with one address.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use opentelemetry::KeyValue;
 use secrecy::ExposeSecret;
 use tokio_postgres::config::SslMode as Tls;
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Config, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
@@ -19,12 +22,11 @@ use super::super::{Options, tls};
 use super::catalog::Catalog;
 use super::link::{Driver, Link};
 use super::setup::Session;
-use super::{Address, Host, SslMode};
+use super::wire::{Endpoint, Monitor, MonitoredStream, MonitoredTls, Socket, Violation};
+use super::{Address, Host, SslMode, SslNegotiation};
 use crate::fault::{Fault, chain};
 use crate::telemetry::Tracer;
 
-/// How long a silent peer is believed to be there.
-const SILENT_PEER: Duration = Duration::from_secs(15);
 /// How much longer than the statement's own timeout an answer is waited for.
 const SLACK: Duration = Duration::from_secs(10);
 /// As good as for ever, where the statement has no timeout.
@@ -103,9 +105,11 @@ pub(super) struct Connector {
     patience: Duration,
     /// True while the server is asked about the table: only a lock on it keeps the answer back.
     pub(super) is_at_table: AtomicBool,
-    /// True once a pooler was met that takes no options.
-    takes_no_options: AtomicBool,
-    tracer: Tracer,
+    /// True once a pooler was met that refuses the client's own startup option.
+    takes_no_mark: AtomicBool,
+    /// Whether a Pgpool-II is at a place, as far as it was asked.
+    pub(super) pgpools: Mutex<HashMap<String, bool>>,
+    pub(super) tracer: Tracer,
 }
 
 impl Connector {
@@ -123,9 +127,10 @@ impl Connector {
             application: format!("token_service {}", options.session)
                 .trim()
                 .to_owned(),
+            takes_no_mark: AtomicBool::new(false),
+            pgpools: Mutex::default(),
             patience: options.patience,
             is_at_table: AtomicBool::new(false),
-            takes_no_options: AtomicBool::new(false),
             address: address.clone(),
             table,
             column: options.column.clone(),
@@ -160,26 +165,21 @@ impl Connector {
         Ok((link, lookup, catalog))
     }
 
-    /// One timeout covers everything that one host may take.
-    pub(super) async fn reach_host(&self, host: &Host, aim: Aim) -> Result<Reached, Fault> {
-        let span = self.tracer.ask("connect", || {
-            vec![
-                KeyValue::new("db.system.name", "postgresql"),
-                KeyValue::new("db.namespace", self.address.name.clone()),
-                KeyValue::new("server.address", host.name.clone()),
-                KeyValue::new("server.port", i64::from(host.port)),
-            ]
-        });
+    /// Connects to one address of a host within the time that one address may take.
+    pub(super) async fn reach_endpoint(
+        &self,
+        host: &Host,
+        endpoint: &Endpoint,
+        aim: Aim,
+    ) -> Result<Reached, Fault> {
         let limit = self.address.connect_timeout;
-        let reached = match tokio::time::timeout(limit, self.connect(host, aim)).await {
+        match tokio::time::timeout(limit, self.connect(host, endpoint, aim)).await {
             Ok(reached) => reached.map_err(|hitch| self.hitch(host, &hitch)),
             Err(_) => Err(self.timed_out(host)),
-        };
-        span.end(reached.as_ref().err());
-        reached
+        }
     }
 
-    async fn connect(&self, host: &Host, aim: Aim) -> Result<Reached, Hitch> {
+    async fn connect(&self, host: &Host, endpoint: &Endpoint, aim: Aim) -> Result<Reached, Hitch> {
         let first = match self.address.sslmode {
             _ if host.is_socket() => Tls::Disable,
             SslMode::Disable | SslMode::Allow => Tls::Disable,
@@ -193,64 +193,111 @@ impl Connector {
             SslMode::Prefer => Some(Tls::Disable),
             _ => None,
         };
-        match (self.try_with(host, first, aim).await, second) {
+        match (self.try_with(host, endpoint, first, aim).await, second) {
             (Err(hitch), Some(second)) if hitch.is_about_tls() => {
                 // The first refusal says more than that of a fallback.
-                self.try_with(host, second, aim).await.map_err(|_| hitch)
+                let second = self.try_with(host, endpoint, second, aim).await;
+                second.map_err(|_| hitch)
             }
             (result, _) => result,
         }
     }
 
-    /// Connects, and once more without options where a pooler refuses them.
-    async fn try_with(&self, host: &Host, mode: Tls, aim: Aim) -> Result<Reached, Hitch> {
-        match self.connect_with(host, mode, aim).await {
-            Err(hitch) if hitch.refuses_options() && !self.sends_no_options() => {
-                self.takes_no_options.store(true, Ordering::Relaxed);
-                self.connect_with(host, mode, aim).await
-            }
-            result => result,
-        }
-    }
-
-    fn sends_no_options(&self) -> bool {
-        self.takes_no_options.load(Ordering::Relaxed)
-    }
-
-    async fn connect_with(&self, host: &Host, mode: Tls, aim: Aim) -> Result<Reached, Hitch> {
-        let mut config = Config::new();
-        config
-            .host(&host.name)
-            .port(host.port)
-            .user(&self.address.user)
-            .dbname(&self.address.name)
-            .application_name(&self.application)
-            .ssl_mode(mode)
-            .channel_binding(self.address.channel_binding)
-            .keepalives_idle(SILENT_PEER / 2)
-            .keepalives_interval(SILENT_PEER / 5)
-            .keepalives_retries(3)
-            .tcp_user_timeout(SILENT_PEER);
+    /// Connects and sets the session up. If the startup options are refused, connects once more
+    /// without the client's own one.
+    async fn try_with(
+        &self,
+        host: &Host,
+        endpoint: &Endpoint,
+        mode: Tls,
+        aim: Aim,
+    ) -> Result<Reached, Hitch> {
         // A setting that travels with the connection: a backend that knows it is at its other end.
         // A pooler drops it or refuses it, and hides which backend does what.
         let mark = uuid::Uuid::now_v7().simple().to_string();
-        if !self.sends_no_options() {
-            config.options(format!("-c token_service.connection={mark}"));
+        let mut opened = self
+            .open(host, endpoint, mode, self.sends_mark().then_some(&mark))
+            .await;
+        if self.sends_mark() && opened.as_ref().is_err_and(Hitch::refuses_options) {
+            opened = self.open(host, endpoint, mode, None).await;
+            let refused = opened.as_ref().is_err_and(Hitch::refuses_options);
+            self.takes_no_mark.store(!refused, Ordering::Relaxed);
         }
-        if let Some(password) = self.address.password_for(host).map_err(Hitch::Password)? {
+        let mut link = opened.map_err(|hitch| match hitch {
+            Hitch::Error(error)
+                if self.address.startup_options.is_some() && refuses_options(&error) =>
+            {
+                Hitch::Options(error)
+            }
+            hitch => hitch,
+        })?;
+        match self.set_up(&mut link, &mark, aim).await {
+            Ok(seen) => Ok((link, seen)),
+            Err(hitch) => Err(match link.monitor.violation() {
+                Some(violation) => Hitch::Violation(violation.clone()),
+                None => hitch,
+            }),
+        }
+    }
+
+    fn sends_mark(&self) -> bool {
+        !self.takes_no_mark.load(Ordering::Relaxed)
+    }
+
+    /// Makes a connection, with `mark` as a setting of it.
+    async fn open(
+        &self,
+        host: &Host,
+        endpoint: &Endpoint,
+        mode: Tls,
+        mark: Option<&String>,
+    ) -> Result<Link, Hitch> {
+        let address = &self.address;
+        let mut config = Config::new();
+        config
+            .user(&address.user)
+            .dbname(&address.name)
+            .application_name(&self.application)
+            .ssl_mode(mode)
+            .channel_binding(address.channel_binding);
+        if address.sslnegotiation == SslNegotiation::Direct {
+            config.ssl_negotiation(tokio_postgres::config::SslNegotiation::Direct);
+        }
+        let mark = mark.map(|mark| format!("-c token_service.connection={mark}"));
+        let options: Vec<&str> = [address.startup_options.as_deref(), mark.as_deref()]
+            .into_iter()
+            .flatten()
+            .collect();
+        if !options.is_empty() {
+            config.options(options.join(" "));
+        }
+        if let Some(password) = address.password_for(host).map_err(Hitch::Password)? {
             config.password(password.expose_secret());
         }
-        let (client, mut connection) = config.connect(self.tls.clone()).await?;
+        let monitor = Arc::new(Monitor::new(address.require_auth.clone()));
+        let socket = Socket::connect(endpoint).await.map_err(Hitch::Io)?;
+        let local_port = socket.local_port();
+        let asks_for_tls =
+            mode != Tls::Disable && address.sslnegotiation == SslNegotiation::Postgres;
+        let stream = MonitoredStream::new(socket, &monitor, asks_for_tls);
+        let Ok(tls) = MakeTlsConnect::<Socket>::make_tls_connect(&mut self.tls.clone(), &host.name);
+        let tls = MonitoredTls::new(tls, &monitor);
+        let connected = config.connect_raw(stream, tls).await;
+        let (client, mut connection) = connected.map_err(|error| match monitor.violation() {
+            Some(violation) => Hitch::Violation(violation.clone()),
+            None => Hitch::Error(error),
+        })?;
         let closed = CancellationToken::new();
         let guard = closed.clone().drop_guard();
         let driver = tokio::spawn(async move {
             let _closes = guard;
-            // Notices may hold what a trigger says of a row: nobody listens to them.
             while let Some(Ok(_)) = poll_fn(|cx| connection.poll_message(cx)).await {}
         });
-        let mut link = Link {
+        Ok(Link {
             host: host.clone(),
             client,
+            monitor,
+            local_port,
             statement: None,
             backend: None,
             horizon: 0,
@@ -260,9 +307,7 @@ impl Connector {
             unheard: AtomicBool::new(false),
             closed,
             driver: Driver(driver),
-        };
-        let session = self.set_up(&mut link, &mark, aim).await?;
-        Ok((link, session))
+        })
     }
 }
 
@@ -293,6 +338,12 @@ pub(super) type Reached = (Link, Session);
 pub(super) enum Hitch {
     /// No connection, or none that can insert.
     Error(Error),
+    /// The server refuses the startup options that the address gives.
+    Options(Error),
+    /// No name resolution, or no connection below TLS.
+    Io(io::Error),
+    /// The server broke a rule of the protocol, or exceeded a limit.
+    Violation(Violation),
     /// It takes no writes.
     ReadOnly,
     /// It is no PostgreSQL that is supported; why.
@@ -321,13 +372,62 @@ impl Hitch {
         }
     }
 
-    /// True where a pooler takes no options at the start (PgBouncer says so with 08P01).
     fn refuses_options(&self) -> bool {
-        let Self::Error(error) = self else {
-            return false;
-        };
-        error
-            .as_db_error()
-            .is_some_and(|db| db.code().code() == "08P01" && db.message().contains("parameter"))
+        matches!(self, Self::Error(error) if refuses_options(error))
+    }
+}
+
+/// True if a server or a pooler ended the start of a session because of the startup options.
+fn refuses_options(error: &Error) -> bool {
+    error
+        .as_db_error()
+        .is_some_and(|db| names_options(db.code().code(), db.message()))
+}
+
+/// True if a refusal at connect is about options. Each pooler has its own code and words:
+/// `PgBouncer` "unsupported startup parameter" (08P01), RDS Proxy "doesn't support command-line
+/// options" (0A000).
+fn names_options(code: &str, message: &str) -> bool {
+    const WORDS: [&str; 3] = ["option", "parameter", "command-line"];
+    // The names of roles and databases stand in these.
+    let is_other = ["28", "3D", "53"]
+        .iter()
+        .any(|class| code_of(code, message).starts_with(class));
+    let message = message.to_lowercase();
+    !is_other && WORDS.iter().any(|word| message.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_of_startup_options_are_recognized_in_the_words_of_each_pooler() {
+        for (code, message) in [
+            ("08P01", "unsupported startup parameter: options"),
+            (
+                "08P01",
+                "unsupported startup parameter in options: token_service.connection",
+            ),
+            (
+                "0A000",
+                "Feature not supported: RDS Proxy currently doesn’t support command-line options.",
+            ),
+            ("42704", "unrecognized configuration parameter \"a.b\""),
+            ("58000", "startup options are not supported"),
+        ] {
+            assert!(names_options(code, message), "{message}");
+        }
+        for (code, message) in [
+            (
+                "28P01",
+                "password authentication failed for user \"options\"",
+            ),
+            ("3D000", "database \"parameter\" does not exist"),
+            ("08P01", "SASL authentication failed"),
+            ("57P03", "the database system is starting up"),
+        ] {
+            assert!(!names_options(code, message), "{message}");
+        }
     }
 }

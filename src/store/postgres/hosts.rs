@@ -1,14 +1,22 @@
 //! Several servers of one database: which of them is tried when, and which will do.
 //!
-//! As libpq has it: they are tried in order, each with the whole `connect_timeout`, and the first
-//! that answers and fits is taken. A verdict that any of them would give (a wrong password, no such
-//! table) ends the search.
+//! As in libpq, they are tried in order, or in random order if `load_balance_hosts` says so. Each
+//! address of a name has the whole `connect_timeout`, and so has its resolution. The first server that
+//! answers and fits is taken. A refusal that any of them would give (a wrong password, no such table)
+//! ends the search.
+
+use opentelemetry::KeyValue;
+use tokio::time::timeout;
 
 use std::str::FromStr;
 
 use super::Address;
-use super::connect::{Aim, Connector, Reached};
+use super::connect::{Aim, Connector, Hitch, Reached};
+use super::wire::Endpoint;
 use crate::fault::{Fault, Kind};
+
+/// The addresses of one name that are tried: each may take the whole `connect_timeout`.
+const MOST_ADDRESSES: usize = 16;
 
 /// One server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +123,11 @@ impl Connector {
     /// A connection to the first server that answers and fits.
     pub(super) async fn reach(&self, aim: Aim) -> Result<Reached, Fault> {
         let mut faults = Vec::new();
-        for host in &self.address.hosts {
+        let mut hosts: Vec<&Host> = self.address.hosts.iter().collect();
+        if self.address.load_balance_hosts {
+            fastrand::shuffle(&mut hosts);
+        }
+        for host in hosts {
             match self.reach_host(host, aim).await {
                 Ok(reached) => return Ok(reached),
                 Err(fault) if self.ends_the_search(&fault) => return Err(fault),
@@ -128,6 +140,56 @@ impl Connector {
             }
         }
         Err(none_will_do(faults, &self.address))
+    }
+
+    async fn reach_host(&self, host: &Host, aim: Aim) -> Result<Reached, Fault> {
+        let span = self.tracer.ask("connect", || {
+            vec![
+                KeyValue::new("db.system.name", "postgresql"),
+                KeyValue::new("db.namespace", self.address.name.clone()),
+                KeyValue::new("server.address", host.name.clone()),
+                KeyValue::new("server.port", i64::from(host.port)),
+            ]
+        });
+        let reached = self.reach_any_address(host, aim).await;
+        span.end(reached.as_ref().err());
+        reached
+    }
+
+    async fn reach_any_address(&self, host: &Host, aim: Aim) -> Result<Reached, Fault> {
+        let resolving = timeout(self.address.connect_timeout, Endpoint::resolve(host));
+        let mut endpoints = match resolving.await {
+            Ok(Ok(endpoints)) => endpoints,
+            Ok(Err(error)) => return Err(self.hitch(host, &Hitch::Io(error))),
+            Err(_) => return Err(self.timed_out(host)),
+        };
+        if self.address.load_balance_hosts {
+            fastrand::shuffle(&mut endpoints);
+        }
+        endpoints.truncate(MOST_ADDRESSES);
+        self.reach_first(host, endpoints, aim).await
+    }
+
+    /// Connects to the first of these addresses of a host that answers and fits.
+    async fn reach_first(
+        &self,
+        host: &Host,
+        endpoints: Vec<Endpoint>,
+        aim: Aim,
+    ) -> Result<Reached, Fault> {
+        let only = endpoints.len() == 1;
+        let mut faults = Vec::new();
+        for endpoint in endpoints {
+            match self.reach_endpoint(host, &endpoint, aim).await {
+                Ok(reached) => return Ok(reached),
+                Err(fault) if only || self.ends_the_search(&fault) => return Err(fault),
+                Err(fault) => {
+                    tracing::debug!(cause = fault.causes.first(), "tries the next address");
+                    faults.push((endpoint, fault));
+                }
+            }
+        }
+        Err(no_address_will_do(faults, host))
     }
 
     /// True where a lost connection's successor may lead to another server.
@@ -144,6 +206,27 @@ impl Connector {
             _ => false,
         }
     }
+}
+
+/// One error for all addresses of a host, in the words of the last one.
+fn no_address_will_do(faults: Vec<(Endpoint, Fault)>, host: &Host) -> Fault {
+    let place = host.place();
+    let mut causes = Vec::new();
+    for (endpoint, fault) in &faults {
+        let why = fault.causes.join(": ");
+        let why = why.strip_prefix(&place).unwrap_or(&why);
+        let why = why.trim_start_matches([':', ' ']);
+        causes.push(match endpoint {
+            Endpoint::Tcp(address) => format!("{place} ({}): {why}", address.ip()),
+            Endpoint::Unix(_) => format!("{place}: {why}"),
+        });
+    }
+    let retryable = faults.iter().any(|(_, fault)| fault.retryable);
+    let last = faults.into_iter().next_back().map(|(_, fault)| fault);
+    let mut fault = last.unwrap_or_else(|| Fault::new(Kind::DbConnect, "the host has no address"));
+    fault.causes = causes;
+    fault.retryable = retryable;
+    fault
 }
 
 /// One error for all hosts; that of a single host as it is.
@@ -184,6 +267,53 @@ fn none_will_do(mut faults: Vec<(String, Fault)>, address: &Address) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The silent one takes its own time and no other's.
+    #[tokio::test]
+    async fn each_address_of_a_host_has_the_whole_time() {
+        use tokio::io::AsyncWriteExt as _;
+
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let busy = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let endpoints = [&silent, &busy].map(|it| Endpoint::Tcp(it.local_addr().unwrap()));
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = busy.accept().await.unwrap();
+            // Longer than what the silent one would leave of a common limit.
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            let refusal = b"E\0\0\0\x20SFATAL\0C57P03\0Mstarting up\0\0";
+            stream.write_all(refusal).await.unwrap();
+            stream
+        });
+        let hosts = Host::list("db.test", &[]).unwrap();
+        let mut address = Address::new(hosts, "tokens".to_owned(), "tokens".to_owned());
+        address.connect_timeout = std::time::Duration::from_millis(200);
+        address.sslmode = super::super::SslMode::Disable;
+        let options = crate::store::Options {
+            target: crate::store::Target::Demo,
+            table: crate::store::name::TableName::plain("secret_tokens"),
+            column: "data".to_owned(),
+            connections: 1,
+            pipeline: None,
+            expected: 0,
+            dry_run: false,
+            statement_timeout: std::time::Duration::ZERO,
+            patience: std::time::Duration::ZERO,
+            session: String::new(),
+            tracer: crate::telemetry::Tracer::default(),
+        };
+        let connector = Connector::new(&address, &options).unwrap();
+        let reached = connector
+            .reach_first(&address.hosts[0], endpoints.to_vec(), Aim::Insert)
+            .await;
+        let fault = reached.err().unwrap();
+        insta::assert_snapshot!(fault.causes.join("\n"), @"
+        db.test:5432 (127.0.0.1): did not answer within 200ms
+        db.test:5432 (127.0.0.2): starting up (57P03)
+        ");
+        assert!(fault.retryable);
+        drop(serving.await.unwrap());
+        drop(silent);
+    }
 
     #[test]
     fn hosts_and_ports_are_paired_as_libpq_does() {

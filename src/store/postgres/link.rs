@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio_postgres::{Client, Error, Row, Statement};
 use tokio_util::sync::CancellationToken;
 
 use super::Host;
+use super::wire::Monitor;
 
 /// How long a connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -108,6 +110,10 @@ pub(super) fn backend_of(
 pub(in crate::store) struct Link {
     pub(super) host: Host,
     pub(super) client: Client,
+    /// What the filter of its stream saw.
+    pub(super) monitor: Arc<Monitor>,
+    /// Its own TCP port.
+    pub(super) local_port: Option<u16>,
     pub(super) statement: Option<Statement>,
     pub(super) backend: Option<Backend>,
     pub(super) horizon: i64,
@@ -132,9 +138,10 @@ impl Drop for Driver {
 }
 
 impl Link {
-    /// True if the server handed over a transaction that was not this connection's.
+    /// True if the server handed over a transaction that was not this connection's. What was not
+    /// answered may still be committed, by another client.
     pub(in crate::store) fn had_open_transaction(&self) -> bool {
-        false
+        self.monitor.had_open_transaction()
     }
 
     /// Sends an INSERT of `text` when first polled; resolves, after the transaction's end, to the
@@ -176,9 +183,15 @@ impl Link {
         self.unheard.load(Ordering::Relaxed)
     }
 
+    /// Why the client ended the connection, if it did.
+    pub(super) fn violation(&self) -> Option<String> {
+        self.monitor.violation().map(ToString::to_string)
+    }
+
     /// Tells, as [`Link::insert`] does, what an INSERT of `text` would come to, and takes it back.
     /// Constraints that wait for the commit are asked at once. All travels together, and in this order.
     pub(super) async fn try_out(&self, text: &str) -> Result<u64, Error> {
+        self.monitor.begin_transaction();
         let (begun, inserted, checked, taken_back) = tokio::join!(
             biased;
             self.client.batch_execute("BEGIN"),
@@ -186,6 +199,7 @@ impl Link {
             self.client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE"),
             self.client.batch_execute("ROLLBACK"),
         );
+        self.monitor.end_transaction();
         begun?;
         let rows = inserted?;
         checked?;
@@ -292,6 +306,9 @@ impl Link {
             (&values as _, Type::TEXT_ARRAY),
             (&horizon as _, Type::INT8),
         ];
+        // Each value at most once, maybe padded, with its number and the header of a row.
+        let length: usize = values.iter().map(|value| 2 * value.len() + 64).sum();
+        let _long = self.monitor.allow_long_answers(length as u64);
         let rows = self.client.query_typed(sql, &params).await?;
         rows.iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))

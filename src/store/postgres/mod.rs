@@ -1,8 +1,9 @@
 //! PostgreSQL: connections with many requests in flight.
 //!
 //! `url` reads addresses and `parameters` libpq's lists and words in them, `password` and `passfile`
-//! find the password of a connection, `hosts` finds the server that takes writes, `connect` makes a `link` and
-//! `setup` makes it ready for use (or `refusal` says why not), a `lane` sends over it and waits for its
+//! find the password of a connection, `hosts` finds the server that takes writes, `connect` makes a
+//! `link`, `wire` watches what its server sends, and `setup` makes it ready for use (or `refusal` says
+//! why not), a `lane` sends over it and waits for its
 //! `answers`, `pool` decides how many lanes there are and what becomes of the `handover` of a lost one.
 //! `horizon` and `sent` know what is needed to find out what a lost connection did, `recheck` finds out
 //! what a process did that is gone, and a `probe` whether the table shows what it is given. `inspect` looks
@@ -32,6 +33,7 @@ mod refusal;
 pub(super) mod sent;
 mod setup;
 mod url;
+mod wire;
 
 pub(super) use handover::MOST_LOSSES;
 pub use hosts::{Host, Session};

@@ -11,6 +11,7 @@ use super::super::name::quote_identifier;
 use super::super::sqlstate::{AtConnect, Full, at_connect, code_of, full};
 use super::catalog::{Catalog, Obstacle};
 use super::connect::{Connector, Hitch};
+use super::wire::Violation;
 use super::{Address, Given, Host};
 use crate::fault::{Fault, Kind, chain};
 
@@ -158,9 +159,11 @@ impl Connector {
     pub(super) fn hitch(&self, host: &Host, hitch: &Hitch) -> Fault {
         match hitch {
             Hitch::Error(error) => self.refusal(host, error),
+            Hitch::Options(error) => self.options_refused(host, error),
+            Hitch::Io(error) => self.unreachable(host, vec![error.to_string()]),
+            Hitch::Violation(violation) => self.violation(host, violation),
             Hitch::Foreign(why) => self.foreign(host, why),
-            Hitch::Table(fault) => fault.clone(),
-            Hitch::Password(fault) => fault.clone(),
+            Hitch::Password(fault) | Hitch::Table(fault) => fault.clone(),
             Hitch::ReadOnly => denied("25006", "the database takes no writes")
                 .cause(format!("{} is a standby or read-only", host.place()))
                 .hint(format!(
@@ -175,7 +178,7 @@ impl Connector {
     pub(super) fn refusal(&self, host: &Host, error: &Error) -> Fault {
         let place = host.place();
         let Some(db) = error.as_db_error() else {
-            return self.unreachable(host, error);
+            return self.unreachable(host, chain(error));
         };
         let said = db.code().code();
         let cause = format!("{} ({said})", db.message());
@@ -293,9 +296,51 @@ impl Connector {
         }
     }
 
-    fn unreachable(&self, host: &Host, error: &Error) -> Fault {
+    /// What to say if the server refuses the startup options of the address.
+    fn options_refused(&self, host: &Host, error: &Error) -> Fault {
+        let mut fault = self.refusal(host, error);
+        "the database refuses the startup options".clone_into(&mut fault.message);
+        fault.hint(format!(
+            "remove or correct {}; a pooler may accept none",
+            self.address.set_by("the startup options", "`options`")
+        ))
+    }
+
+    /// What to say if the server broke a rule of the protocol or exceeded a limit.
+    fn violation(&self, host: &Host, violation: &Violation) -> Fault {
         let place = host.place();
-        let causes = chain(error);
+        let cause = format!("{place}: {violation}");
+        match violation {
+            Violation::AuthMethod { .. } => denied(
+                "28000",
+                "require_auth excludes the database's authentication method",
+            )
+            .cause(cause)
+            .hint(format!(
+                "no password was sent; change {}, or pg_hba.conf of {place}",
+                self.address.set_by("require_auth", "require_auth")
+            )),
+            Violation::OpenTransaction => Fault::new(
+                Kind::DbConnect,
+                "the connection is in use by another client",
+            )
+            .cause(cause)
+            .hint(format!(
+                "a pooler at {place} must end a transaction before it hands over its connection"
+            ))
+            .retryable(),
+            _ => Fault::new(Kind::DbConnect, "the database's answer cannot be read")
+                .cause(cause)
+                .hint(format!(
+                    "check that {} name a PostgreSQL server",
+                    self.address.place_set_by()
+                ))
+                .retryable(),
+        }
+    }
+
+    fn unreachable(&self, host: &Host, causes: Vec<String>) -> Fault {
+        let place = host.place();
         let text = causes.join(": ");
         let (message, hint, retryable) = if text.contains("password missing") {
             return denied("28P01", "the database refused to connect")

@@ -4,13 +4,14 @@
 //! A backend that the connection has to itself is set up for good. Behind a pooler the next client
 //! gets it as soon as an answer has come: nothing may be left on it, and nothing asked ahead.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Error, Row};
+use tokio_postgres::{Error, Row, SimpleQueryMessage};
 
 use super::catalog::{self, Catalog};
 use super::connect::{Aim, Connector, Hitch};
@@ -20,8 +21,8 @@ use super::link::{Cluster, Link, backend_of};
 /// `synchronous_commit` to `on` and `client_min_messages` to `warning` if they are lower, never lowers
 /// them, sets the time limit, and switches off the compilation of plans, which takes seconds: until the
 /// end of the transaction only if others share the backend. Asks who the backend is, whether it takes
-/// writes and what it runs.
-const SET_UP: &str = "SELECT set_config('synchronous_commit', CASE \
+/// writes and what it runs. Pgpool-II sends what begins with that comment to the primary.
+const SET_UP: &str = "/*NO LOAD BALANCE*/ SELECT set_config('synchronous_commit', CASE \
      current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \
      shared), set_config('statement_timeout', $1, shared), shared, pg_backend_pid(), \
      (SELECT extract(epoch FROM backend_start)::text FROM pg_stat_get_activity(pg_backend_pid())), \
@@ -31,7 +32,7 @@ const SET_UP: &str = "SELECT set_config('synchronous_commit', CASE \
      version(), current_setting('server_version_num')::int4, session_user <> current_user, \
      set_config('client_min_messages', CASE current_setting('client_min_messages') WHEN 'error' \
      THEN 'warning' ELSE current_setting('client_min_messages') END, shared), \
-     set_config('jit', 'off', shared) \
+     set_config('jit', 'off', shared), inet_client_port() \
      FROM (SELECT current_setting('token_service.connection', true) IS DISTINCT FROM $2) \
      AS backend (shared)";
 
@@ -67,15 +68,18 @@ impl Connector {
         let asked = Instant::now();
         let rows = link.client.query_typed(SET_UP, &params).await;
         link.round_trip = asked.elapsed();
-        let row = self.understood(rows)?;
+        let row = understood(link, rows)?;
         if row.try_get(7)? {
             return Err(Hitch::ReadOnly);
         }
+        let port: Option<i32> = row.try_get(13)?;
+        let is_direct = port == link.local_port.map(i32::from);
         let mut session = Session {
             is_shared: row.try_get(2)?,
             catalog: None,
         };
         if aim == Aim::Inspect {
+            session.is_shared |= !is_direct && self.is_pgpool(link).await;
             return Ok(session);
         }
         link.horizon = row.try_get(6)?;
@@ -90,12 +94,13 @@ impl Connector {
         // All travel together: one round trip.
         let asked = Instant::now();
         let assumed_role: bool = row.try_get(10)?;
-        let (started, prepared, looked, cluster) = tokio::join!(
+        let (started, prepared, looked, cluster, is_pgpool) = tokio::join!(
             biased;
             started(link, assumed_role),
             link.client.prepare_typed(&self.insert, &[Type::TEXT]),
             self.look(link, aim == Aim::Look),
             self.cluster(link),
+            async { !is_direct && self.is_pgpool(link).await },
         );
         link.round_trip = link.round_trip.min(asked.elapsed());
         // What is going to be refused for what was seen is refused in those words.
@@ -104,48 +109,16 @@ impl Connector {
             self.judge(catalog).map_err(Hitch::Table)?;
         }
         match prepared {
-            Ok(statement) => {
+            Ok(statement) if !is_pgpool => {
                 link.statement = Some(statement);
                 link.backend = backend_of(&row, cluster, started?, assumed_role)?;
             }
+            Err(error) if !is_unprepared(&error) => return Err(error.into()),
             // A pooler that passes the mark on.
-            Err(error) if is_unprepared(&error) => {}
-            Err(error) => return Err(error.into()),
+            _ => {}
         }
         self.is_at_table.store(false, Ordering::Relaxed);
         Ok(session)
-    }
-
-    /// The answer to [`SET_UP`], if it is that of a PostgreSQL that is supported.
-    fn understood(&self, rows: Result<Vec<Row>, Error>) -> Result<Row, Hitch> {
-        /// What a server says that lacks a function, a setting, a type or a piece of syntax.
-        const LACKS: [&str; 3] = ["42", "0A", "XX"];
-        let rows = match rows {
-            Err(error) => {
-                let code = error.code().map_or("", SqlState::code);
-                let lacks = LACKS.contains(&code.get(..2).unwrap_or_default());
-                return Err(match error.as_db_error() {
-                    Some(db) if lacks => Hitch::Foreign(format!("{} ({code})", db.message())),
-                    _ => Hitch::Error(error),
-                });
-            }
-            Ok(rows) => rows,
-        };
-        let odd = || Hitch::Foreign("its answers are not those of PostgreSQL".to_owned());
-        let row = rows.into_iter().next().ok_or_else(odd)?;
-        let version: String = row.try_get(8).map_err(|_| odd())?;
-        let number: i32 = row.try_get(9).map_err(|_| odd())?;
-        let name = version.split(" on ").next().unwrap_or_default();
-        let name = name.split(" (").next().unwrap_or_default();
-        if !version.starts_with("PostgreSQL ") {
-            return Err(Hitch::Foreign(format!("it says that it is {name}")));
-        }
-        let (oldest, words) = OLDEST;
-        if number < oldest {
-            let why = format!("it is {name}, and {words} is the oldest that is supported");
-            return Err(Hitch::Foreign(why));
-        }
-        Ok(row)
     }
 
     /// Looks at the table without preparing anything.
@@ -167,6 +140,8 @@ impl Connector {
             (&self.table as _, Type::TEXT),
             (&self.column as _, Type::TEXT),
         ];
+        // Of a table with many partitions it is long.
+        let _long = link.monitor.allow_long_answers(0);
         let rows = link.client.query_typed(catalog::SQL, &params).await?;
         let json: Option<&str> = rows.first().and_then(|row| row.try_get(0).ok());
         match Catalog::parse(json.unwrap_or_default(), &self.column) {
@@ -179,6 +154,30 @@ impl Connector {
         }
     }
 
+    /// True if Pgpool-II is at the other end: it passes the mark on, and a backend that dies, or a
+    /// failover, is not the connection's own. It answers this statement itself; a server logs an error.
+    /// So a server is asked only if it sees the connection come from another port, that is through an
+    /// address translation or a proxy, and once.
+    async fn is_pgpool(&self, link: &Link) -> bool {
+        let place = link.host.place();
+        let known = |map: &HashMap<String, bool>| map.get(&place).copied();
+        if let Some(known) = self.pgpools.lock().ok().and_then(|map| known(&map)) {
+            return known;
+        }
+        let answer = link.client.simple_query("SHOW pool_version").await;
+        let found = match &answer {
+            Ok(messages) => messages
+                .iter()
+                .any(|message| matches!(message, SimpleQueryMessage::Row(_))),
+            Err(error) if error.as_db_error().is_some() => false,
+            Err(_) => return false,
+        };
+        if let Ok(mut map) = self.pgpools.lock() {
+            map.insert(place, found);
+        }
+        found
+    }
+
     async fn cluster(&self, link: &Link) -> Cluster {
         if !self.has_several_hosts() {
             return Cluster::Only;
@@ -187,6 +186,44 @@ impl Connector {
         let number = rows.ok().and_then(|rows| rows.first()?.try_get(0).ok());
         number.map_or(Cluster::Hidden, Cluster::Known)
     }
+}
+
+/// The answer to [`SET_UP`], if it is that of a PostgreSQL that is supported.
+fn understood(link: &Link, rows: Result<Vec<Row>, Error>) -> Result<Row, Hitch> {
+    /// What a server says that lacks a function, a setting, a type or a piece of syntax.
+    const LACKS: [&str; 3] = ["42", "0A", "XX"];
+    let foreign = |why: String| {
+        Hitch::Foreign(match link.monitor.server_version() {
+            Some(version) => format!("{why}; it says that its version is {version}"),
+            None => why,
+        })
+    };
+    let odd = || foreign("its answers are not those of PostgreSQL".to_owned());
+    let rows = match rows {
+        Ok(rows) => rows,
+        Err(error) => {
+            let code = error.code().map_or("", SqlState::code);
+            let lacks = LACKS.contains(&code.get(..2).unwrap_or_default());
+            return Err(match error.as_db_error() {
+                Some(db) if lacks => foreign(format!("{} ({code})", db.message())),
+                _ => Hitch::Error(error),
+            });
+        }
+    };
+    let row = rows.into_iter().next().ok_or_else(odd)?;
+    let version: String = row.try_get(8).map_err(|_| odd())?;
+    let number: i32 = row.try_get(9).map_err(|_| odd())?;
+    let name = version.split(" on ").next().unwrap_or_default();
+    let name = name.split(" (").next().unwrap_or_default();
+    if !version.starts_with("PostgreSQL ") {
+        return Err(Hitch::Foreign(format!("it says that it is {name}")));
+    }
+    let (oldest, words) = OLDEST;
+    if number < oldest {
+        let why = format!("it is {name}, and {words} is the oldest that is supported");
+        return Err(Hitch::Foreign(why));
+    }
+    Ok(row)
 }
 
 /// When the backend was started, if the role that the session has assumed may not see it.

@@ -46,7 +46,9 @@ impl Lane {
             Err(error) => error,
         };
         let Some(db) = error.as_db_error() else {
-            self.farewell = crate::fault::chain(&error).pop();
+            self.farewell = link
+                .violation()
+                .or_else(|| crate::fault::chain(&error).pop());
             self.ledger.push_front(Asked::Insert(flight));
             return false;
         };

@@ -1,0 +1,451 @@
+//! Reads a server's messages one by one, however they are cut into pieces, and decides of each
+//! whether it is forwarded, changed or dropped.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::super::AuthMethod;
+use super::fields::{ErrorFields, encode_error};
+use super::{MESSAGE_LIMIT, Monitor, Violation};
+
+/// The type and the length of a message.
+const HEADER: usize = 5;
+/// The longest error or notice: PostgreSQL allocates less than this. It is never held.
+const ERROR_LIMIT: u64 = 1 << 30;
+/// The longest authentication request, and key for cancel requests.
+const AUTH_LIMIT: u64 = 64 << 10;
+/// The longest command tag, and more: PostgreSQL's have up to 64 bytes.
+const TAG_LIMIT: u64 = 256;
+/// The longest parameter that is read, its name included.
+const PARAMETER_LIMIT: u64 = 256;
+/// The messages before the session is ready; PostgreSQL sends about 20.
+const STARTUP_MESSAGES: u32 = 256;
+/// The whole answer to an INSERT of one row, which nearly every answer is: bind complete, command
+/// complete, ready for query.
+const INSERTED: &[u8] = b"2\0\0\0\x04C\0\0\0\x0fINSERT 0 1\0Z\0\0\0\x05I";
+/// Raises the warning that a commit was not confirmed by its standby.
+const SYNC_REP: &[u8] = b"SyncRepWaitForLSN";
+
+/// What becomes of a server's messages.
+pub(super) struct MessageFilter {
+    monitor: Arc<Monitor>,
+    state: State,
+    /// True once the session was ready.
+    is_ready: bool,
+    has_auth_begun: bool,
+    startup_messages: u32,
+    /// The bytes of this answer that were forwarded.
+    answer: u64,
+}
+
+/// Where in a message the next byte stands.
+enum State {
+    /// In the type and the length; so many bytes of them have arrived.
+    Header([u8; HEADER], usize),
+    /// In a body that is forwarded; so many bytes are left.
+    Forward(u64),
+    /// In a body that is dropped.
+    Skip(u64),
+    /// In a body that is judged when it is complete.
+    Collect(u8, Vec<u8>, u64),
+    /// In an error (true) or a notice.
+    Fields(bool, ErrorFields, u64),
+}
+
+/// Where forwarded bytes go: those that begin `bytes` stay there, the others are appended to `out`.
+struct Output<'a> {
+    bytes: &'a [u8],
+    kept: usize,
+    out: &'a mut Vec<u8>,
+}
+
+impl Output<'_> {
+    fn forward(&mut self, range: Range<usize>) {
+        if range.start == self.kept {
+            debug_assert!(self.out.is_empty(), "what was appended comes later");
+            self.kept = range.end;
+        } else {
+            self.out.extend_from_slice(&self.bytes[range]);
+        }
+    }
+}
+
+/// What becomes of a message that was read whole.
+enum Decision {
+    Forward,
+    Replace(Vec<u8>),
+}
+
+impl MessageFilter {
+    pub(super) fn new(monitor: Arc<Monitor>) -> Self {
+        Self {
+            monitor,
+            state: State::Header([0; HEADER], 0),
+            is_ready: false,
+            has_auth_begun: false,
+            startup_messages: 0,
+            answer: 0,
+        }
+    }
+
+    /// Reads `bytes`. The first so many of them are forwarded as they are, and `out`, which must be
+    /// empty, after them. On an error nothing of the offending message is forwarded but its beginning.
+    pub(super) fn filter(
+        &mut self,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) -> (usize, Result<(), Violation>) {
+        let mut output = Output {
+            bytes,
+            kept: 0,
+            out,
+        };
+        let mut at = 0;
+        while at < bytes.len() {
+            if matches!(self.state, State::Header(_, 0))
+                && self.is_ready
+                && bytes[at..].starts_with(INSERTED)
+            {
+                output.forward(at..at + INSERTED.len());
+                at += INSERTED.len();
+                self.answer = 0;
+                continue;
+            }
+            match self.step(at, &mut output) {
+                Ok(next) => at = next,
+                Err(violation) => return (output.kept, Err(violation)),
+            }
+        }
+        (output.kept, Ok(()))
+    }
+
+    /// Reads a part of one message from `at` on; gives where it ended.
+    fn step(&mut self, at: usize, output: &mut Output<'_>) -> Result<usize, Violation> {
+        let bytes = output.bytes;
+        // How much of a body is here.
+        let here =
+            |left: u64| usize::try_from(left).map_or(bytes.len(), |n| n.min(bytes.len() - at));
+        match &mut self.state {
+            State::Header(_, 0) if bytes.len() - at >= HEADER => self.start_in_place(at, output),
+            State::Header(header, held) => {
+                let count = (HEADER - *held).min(bytes.len() - at);
+                header[*held..*held + count].copy_from_slice(&bytes[at..at + count]);
+                *held += count;
+                if *held == HEADER {
+                    let header = *header;
+                    self.start(header, output)?;
+                }
+                Ok(at + count)
+            }
+            State::Forward(left) => {
+                let count = here(*left);
+                output.forward(at..at + count);
+                *left -= count as u64;
+                if *left == 0 {
+                    self.state = State::Header([0; HEADER], 0);
+                }
+                Ok(at + count)
+            }
+            State::Skip(left) => {
+                let count = here(*left);
+                *left -= count as u64;
+                if *left == 0 {
+                    self.state = State::Header([0; HEADER], 0);
+                }
+                Ok(at + count)
+            }
+            State::Collect(_, body, left) => {
+                let count = here(*left);
+                body.extend_from_slice(&bytes[at..at + count]);
+                *left -= count as u64;
+                if *left == 0 {
+                    self.finish(output)?;
+                }
+                Ok(at + count)
+            }
+            State::Fields(_, fields, left) => {
+                let count = here(*left);
+                fields.push(&bytes[at..at + count]);
+                *left -= count as u64;
+                if *left == 0 {
+                    self.finish(output)?;
+                }
+                Ok(at + count)
+            }
+        }
+    }
+
+    /// Begins a message whose header is in `output.bytes`. What is usual and complete is neither copied
+    /// nor collected.
+    fn start_in_place(&mut self, at: usize, output: &mut Output<'_>) -> Result<usize, Violation> {
+        let bytes = output.bytes;
+        let body = at + HEADER;
+        let header = [
+            bytes[at],
+            bytes[at + 1],
+            bytes[at + 2],
+            bytes[at + 3],
+            bytes[at + 4],
+        ];
+        let (tag, left) = self.classify(header)?;
+        let end = usize::try_from(left)
+            .ok()
+            .and_then(|left| body.checked_add(left))
+            .filter(|end| *end <= bytes.len());
+        match (handling(tag, left), end) {
+            (Handling::Forward, Some(end)) => {
+                self.count(HEADER + (end - body))?;
+                output.forward(at..end);
+                Ok(end)
+            }
+            (Handling::Collect, Some(end)) => {
+                match self.decide(tag, &bytes[body..end])? {
+                    Decision::Forward => {
+                        self.forwarded(tag, HEADER + (end - body))?;
+                        output.forward(at..end);
+                    }
+                    Decision::Replace(message) => {
+                        self.count(message.len())?;
+                        output.out.extend_from_slice(&message);
+                    }
+                }
+                Ok(end)
+            }
+            (Handling::Forward, None) => {
+                self.count(HEADER + usize::try_from(left).unwrap_or(usize::MAX))?;
+                output.forward(at..body);
+                self.state = State::Forward(left);
+                Ok(body)
+            }
+            _ => {
+                self.enter(tag, left, output)?;
+                Ok(body)
+            }
+        }
+    }
+
+    /// Begins a message whose header came in pieces.
+    fn start(&mut self, header: [u8; HEADER], output: &mut Output<'_>) -> Result<(), Violation> {
+        let (tag, left) = self.classify(header)?;
+        if matches!(handling(tag, left), Handling::Forward) {
+            self.count(HEADER + usize::try_from(left).unwrap_or(usize::MAX))?;
+            output.out.extend_from_slice(&header);
+        }
+        self.enter(tag, left, output)
+    }
+
+    /// Goes on with the body of a message.
+    fn enter(&mut self, tag: u8, left: u64, output: &mut Output<'_>) -> Result<(), Violation> {
+        self.state = match handling(tag, left) {
+            Handling::Forward => State::Forward(left),
+            Handling::Skip => State::Skip(left),
+            Handling::Collect => State::Collect(tag, Vec::new(), left),
+            Handling::Fields => State::Fields(tag == b'E', ErrorFields::default(), left),
+            Handling::Unreadable => {
+                let message = unreadable_tag();
+                self.count(message.len())?;
+                output.out.extend_from_slice(&message);
+                State::Skip(left)
+            }
+        };
+        if left == 0 {
+            self.finish(output)?;
+        }
+        Ok(())
+    }
+
+    /// Checks the header of a message; gives its type and the length of its body.
+    fn classify(&mut self, header: [u8; HEADER]) -> Result<(u8, u64), Violation> {
+        let [tag, length @ ..] = header;
+        let length = u32::from_be_bytes(length);
+        if length < 4 || length > i32::MAX.unsigned_abs() || (tag == b'Z' && length != 5) {
+            return Err(Violation::Unreadable);
+        }
+        let limit = match tag {
+            b'E' | b'N' => ERROR_LIMIT,
+            b'R' | b'K' => AUTH_LIMIT,
+            // A row is as long as the answer may be.
+            b'D' => self.monitor.answer_limit.load(Ordering::Relaxed),
+            _ => MESSAGE_LIMIT,
+        };
+        let length = u64::from(length);
+        if length > limit {
+            return Err(Violation::MessageTooLong { length, limit });
+        }
+        if !self.is_ready {
+            self.startup_messages += 1;
+            if self.startup_messages > STARTUP_MESSAGES {
+                return Err(Violation::TooManyMessages {
+                    limit: STARTUP_MESSAGES,
+                });
+            }
+        }
+        Ok((tag, length - 4))
+    }
+
+    /// Counts what is forwarded against the limit of an answer.
+    fn count(&mut self, length: usize) -> Result<(), Violation> {
+        self.answer += length as u64;
+        let limit = self.monitor.answer_limit.load(Ordering::Relaxed);
+        if self.answer > limit {
+            return Err(Violation::AnswerTooLong { limit });
+        }
+        Ok(())
+    }
+
+    fn forwarded(&mut self, tag: u8, length: usize) -> Result<(), Violation> {
+        if tag == b'Z' {
+            self.answer = 0;
+            self.is_ready = true;
+            return Ok(());
+        }
+        self.count(length)
+    }
+
+    /// Ends a message that came in pieces.
+    fn finish(&mut self, output: &mut Output<'_>) -> Result<(), Violation> {
+        let state = std::mem::replace(&mut self.state, State::Header([0; HEADER], 0));
+        match state {
+            State::Collect(tag, body, _) => match self.decide(tag, &body)? {
+                Decision::Forward => {
+                    self.forwarded(tag, HEADER + body.len())?;
+                    output.out.push(tag);
+                    let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
+                    output.out.extend_from_slice(&length.to_be_bytes());
+                    output.out.extend_from_slice(&body);
+                }
+                Decision::Replace(message) => {
+                    self.count(message.len())?;
+                    output.out.extend_from_slice(&message);
+                }
+            },
+            State::Fields(is_error, fields, _) => {
+                if is_error || fields.routine() == Some(SYNC_REP) {
+                    let before = output.out.len();
+                    fields.encode(output.out);
+                    self.count(output.out.len() - before)?;
+                }
+            }
+            State::Header(..) | State::Forward(_) | State::Skip(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Judges a message that is complete.
+    fn decide(&mut self, tag: u8, body: &[u8]) -> Result<Decision, Violation> {
+        match tag {
+            b'Z' => match body {
+                b"I" => Ok(Decision::Forward),
+                b"T" | b"E" if self.monitor.transactions.load(Ordering::Relaxed) > 0 => {
+                    Ok(Decision::Forward)
+                }
+                [_] => Err(Violation::OpenTransaction),
+                _ => Err(Violation::Unreadable),
+            },
+            b'C' if is_readable_tag(body) => Ok(Decision::Forward),
+            b'C' => Ok(Decision::Replace(unreadable_tag())),
+            // Those that follow continue what the first began.
+            b'R' if !self.has_auth_begun => {
+                self.has_auth_begun = true;
+                self.monitor.allows(auth_method(body))?;
+                Ok(Decision::Forward)
+            }
+            b'K' => {
+                if let Some(id) = body.first_chunk() {
+                    let id = i32::from_be_bytes(*id);
+                    self.monitor.process_id.store(id, Ordering::Relaxed);
+                }
+                Ok(Decision::Forward)
+            }
+            b'S' => {
+                self.read_parameter(body);
+                Ok(Decision::Replace(Vec::new()))
+            }
+            _ => Ok(Decision::Forward),
+        }
+    }
+
+    /// Keeps the version; no other parameter is of interest.
+    fn read_parameter(&self, body: &[u8]) {
+        let mut parts = body.split(|byte| *byte == 0);
+        if let (Some(b"server_version"), Some(version)) = (parts.next(), parts.next())
+            && let Ok(version) = std::str::from_utf8(version)
+        {
+            // The first one is that of the session's start.
+            let _ = self.monitor.server_version.set(version.to_owned());
+        }
+    }
+}
+
+/// How a message is read.
+enum Handling {
+    Forward,
+    Skip,
+    Collect,
+    Fields,
+    /// A command tag of absurd length.
+    Unreadable,
+}
+
+fn handling(tag: u8, left: u64) -> Handling {
+    match tag {
+        b'Z' | b'R' | b'K' => Handling::Collect,
+        b'C' if left <= TAG_LIMIT => Handling::Collect,
+        b'C' => Handling::Unreadable,
+        b'E' | b'N' => Handling::Fields,
+        b'S' if left <= PARAMETER_LIMIT => Handling::Collect,
+        // Notifications, and parameters that are too long to be the version: nobody reads them.
+        b'S' | b'A' => Handling::Skip,
+        _ => Handling::Forward,
+    }
+}
+
+/// True if the tag says what the command did. That of an INSERT must give the number of its rows.
+fn is_readable_tag(body: &[u8]) -> bool {
+    let Some((0, tag)) = body.split_last() else {
+        return false;
+    };
+    if tag.is_empty() || !tag.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+        return false;
+    }
+    if !tag.starts_with(b"INSERT") {
+        return true;
+    }
+    tag.strip_prefix(b"INSERT 0 ").is_some_and(|rows| {
+        let digits = !rows.is_empty() && rows.iter().all(u8::is_ascii_digit);
+        // Up to 19 digits always fit.
+        digits
+            && (rows.len() < 20
+                || std::str::from_utf8(rows).is_ok_and(|rows| rows.parse::<u64>().is_ok()))
+    })
+}
+
+/// The error that stands for a command tag that says nothing.
+fn unreadable_tag() -> Vec<u8> {
+    let fields: [(u8, &[u8]); 5] = [
+        (b'S', b"WARNING"),
+        (b'V', b"WARNING"),
+        (b'C', b"08P01"),
+        (b'M', b"the server's command tag cannot be read"),
+        (b'R', b"unreadable_command_tag"),
+    ];
+    let mut message = Vec::new();
+    encode_error(fields.into_iter(), &mut message);
+    message
+}
+
+/// The method that the first authentication request asks for; `None` if it is none of libpq's.
+fn auth_method(body: &[u8]) -> Option<AuthMethod> {
+    let code = body.first_chunk().copied().map(u32::from_be_bytes)?;
+    Some(match code {
+        0 => AuthMethod::None,
+        3 => AuthMethod::Password,
+        5 => AuthMethod::Md5,
+        7 => AuthMethod::Gss,
+        9 => AuthMethod::Sspi,
+        // tokio-postgres takes SCRAM if it is among the mechanisms, and nothing else.
+        10 => AuthMethod::ScramSha256,
+        _ => return None,
+    })
+}

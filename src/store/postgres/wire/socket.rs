@@ -1,0 +1,125 @@
+//! The way to a server below TLS: TCP or a Unix socket.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+
+use super::super::Host;
+
+/// How long a silent peer is believed to be there.
+const SILENT_PEER: Duration = Duration::from_secs(15);
+/// The unanswered probes after which a connection is lost.
+const PROBES: u32 = 3;
+
+/// One address of a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store::postgres) enum Endpoint {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// Every address of a host, in the order of the resolver; at least one.
+    pub(in crate::store::postgres) async fn resolve(host: &Host) -> io::Result<Vec<Self>> {
+        if host.is_socket() {
+            return Ok(vec![Self::Unix(host.place().into())]);
+        }
+        let mut found: Vec<Self> = Vec::new();
+        for address in lookup_host((host.name.as_str(), host.port)).await? {
+            let endpoint = Self::Tcp(address);
+            if !found.contains(&endpoint) {
+                found.push(endpoint);
+            }
+        }
+        if found.is_empty() {
+            return Err(io::Error::other("the name has no address"));
+        }
+        Ok(found)
+    }
+}
+
+/// A connection to an endpoint.
+pub(in crate::store::postgres) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    /// Connects; a TCP connection sends small packets at once and notices a silent peer.
+    pub(in crate::store::postgres) async fn connect(endpoint: &Endpoint) -> io::Result<Self> {
+        match endpoint {
+            Endpoint::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                sockopt::set_socket_keepalive(&stream, true)?;
+                sockopt::set_tcp_keepidle(&stream, SILENT_PEER / 2)?;
+                sockopt::set_tcp_keepintvl(&stream, SILENT_PEER / 5)?;
+                sockopt::set_tcp_keepcnt(&stream, PROBES)?;
+                #[cfg(target_os = "linux")]
+                {
+                    let limit = u32::try_from(SILENT_PEER.as_millis()).unwrap_or(u32::MAX);
+                    sockopt::set_tcp_user_timeout(&stream, limit)?;
+                }
+                Ok(Self::Tcp(stream))
+            }
+            Endpoint::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+        }
+    }
+}
+
+impl Socket {
+    /// The port of this side of a TCP connection.
+    pub(in crate::store::postgres) fn local_port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok().map(|address| address.port()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
