@@ -147,7 +147,7 @@ impl Connector {
         match Catalog::parse(json.unwrap_or_default(), &self.column) {
             Ok(catalog) => Ok(Some(catalog)),
             Err(error) => {
-                tracing::debug!(%error, "the catalog cannot be read");
+                tracing::debug!(cause = %error, "the catalog cannot be read");
                 let why = "its catalogs are not those of PostgreSQL";
                 Err(Hitch::Foreign(why.to_owned()))
             }
