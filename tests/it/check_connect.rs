@@ -210,7 +210,7 @@ fn rights_and_what_is_missing() {
     let database = Database::seed();
     shows!(of_database(&database.role_with("INSERT"), 0), @r#"
     database  ok    127.0.0.1:[port]/[database] as [database]_role  PostgreSQL [version], no TLS, primary
-    table     warn  secret_tokens.data  INSERT yes, SELECT no, check secret_tokens_data_check: what a lost connection leaves in doubt stays unknown; GRANT SELECT ON "secret_tokens" TO "[database]_role"
+    table     warn  secret_tokens.data  INSERT yes, SELECT no, check secret_tokens_data_check: tokens that a lost connection leaves in doubt stay unknown; GRANT SELECT ("data", xmin) ON "secret_tokens" TO "[database]_role"
     "#);
     shows!(of_database(&database.role_with("SELECT"), 5), @r#"
     database  ok    127.0.0.1:[port]/[database] as [database]_role  PostgreSQL [version], no TLS, primary
@@ -256,7 +256,7 @@ fn rights_and_what_is_missing() {
 fn what_a_table_does_with_its_rows_is_told() {
     shows!(of_database(&Database::with(HOSTILE), 0), @"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
-    table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check, unique secret_tokens_data_key, with triggers, rules or row security that may change what is inserted
+    table     warn  secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check, unique secret_tokens_data_key: row triggers may change or remove rows, so tokens that a lost connection leaves in doubt stay unknown
     ");
     let many =
         "CREATE TABLE secret_tokens (data text PRIMARY KEY, CONSTRAINT a CHECK (data <> 'a'),

@@ -174,7 +174,7 @@ fn no_such_schema() {
     let error = refused(command.database(&database), &database.password);
     shows!(error, @r#"
     error: the table does not exist
-      caused by: relation "vault.secret_tokens" does not exist (42P01)
+      caused by: schema "vault" does not exist (3F000)
     hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema where that is not in the search path; no token was asked for
     "#);
 }
@@ -186,8 +186,8 @@ fn no_such_column() {
     let error = refused(command.database(&database), &database.password);
     shows!(error, @r#"
     error: the column does not exist
-      caused by: column "dta" of relation "secret_tokens" does not exist (42703)
-    hint: `database.column` must name a column of "secret_tokens"; no token was asked for
+      caused by: "secret_tokens" has no column "dta"
+    hint: set `database.column` to a column of "secret_tokens"; no token was asked for
     "#);
 }
 
@@ -195,9 +195,9 @@ fn no_such_column() {
 fn a_column_that_takes_no_text() {
     let database = Database::with("CREATE TABLE secret_tokens (data integer)");
     shows!(refused_by(&database), @r#"
-    error: the column does not take text
-      caused by: column "data" is of type integer but expression is of type text (42804)
-    hint: `database.column` must name a text column of "secret_tokens"; no token was asked for
+    error: the column does not keep whole tokens
+      caused by: column "data" of "secret_tokens" is of type integer
+    hint: ALTER TABLE "secret_tokens" ALTER COLUMN "data" TYPE text, or set `database.column` to a column of type text or varchar; no token was asked for
     "#);
 }
 

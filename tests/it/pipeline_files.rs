@@ -171,7 +171,7 @@ fn keys_that_do_not_go_together_name_their_place() {
       │
     3 │     - {cut: true, connect: refused}
       ╰╴       ━━━
-    error: `constraint` and `message` go with a `sqlstate`
+    error: `severity`, `routine`, `table`, `column`, `constraint` and `message` go with a `sqlstate`
       ╭▸ 07.test.yaml:3:5
       │
     3 │     a: {constraint: x}

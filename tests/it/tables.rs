@@ -132,7 +132,7 @@ fn a_row_that_a_trigger_swallowed_or_the_commit_refused_is_not_called_stored() {
     let run = service(&source, &database).arg("4").run().expect_code(0);
     insta::assert_snapshot!(run.sorted(), @"
     rejected  b-b  23514 secret_tokens_data_check
-    rejected  nothing  the database stored no row: a trigger or a rule skipped it
+    rejected  nothing  the database stored no row: a trigger or rule skipped or redirected it
     rejected  twice  23505 secret_tokens_data_key
     stored    aa
     ");

@@ -24,7 +24,7 @@ pub(in crate::store) struct Catalog {
     /// The relation's object identifier.
     target: i64,
     /// The column's type, below any domains.
-    pub(super) kind: Option<Kind>,
+    kind: Option<Kind>,
     /// True if equal values of the column are equal byte for byte, as far as its collation says.
     is_exact: bool,
     domains: Vec<Domain>,
@@ -40,8 +40,10 @@ pub(in crate::store) struct Catalog {
 
 /// A type below any domains.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Kind {
-    pub(super) name: String,
+struct Kind {
+    name: String,
+    /// As SQL writes it.
+    title: String,
     is_builtin: bool,
     typmod: i32,
 }
@@ -713,7 +715,7 @@ impl Catalog {
         if let Some(kind) = &self.kind
             && !kind.keeps_tokens()
         {
-            return Some(Obstacle::Lossy(kind.name.clone()));
+            return Some(Obstacle::Lossy(kind.title.clone()));
         }
         if let Some(relation) = self
             .relations

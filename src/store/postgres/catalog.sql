@@ -42,7 +42,7 @@ SELECT json_build_object(
   'age', (SELECT max(age(datfrozenxid)) FROM pg_database WHERE datallowconn),
   'has_standbys', current_setting('synchronous_standby_names') <> '',
   'target', (SELECT oid::int8 FROM target),
-  'kind', (SELECT json_build_object('name', t.typname, 'is_builtin', n.nspname = 'pg_catalog',
+  'kind', (SELECT json_build_object('name', t.typname, 'title', format_type(t.oid, NULL), 'is_builtin', n.nspname = 'pg_catalog',
       'typmod', k.typmod)
     FROM kind k JOIN pg_type t ON t.oid = k.oid JOIN pg_namespace n ON n.oid = t.typnamespace
     ORDER BY k.depth DESC LIMIT 1),

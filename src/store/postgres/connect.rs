@@ -346,12 +346,12 @@ pub(super) enum Hitch {
     Violation(Violation),
     /// It takes no writes.
     ReadOnly,
-    /// The password cannot be read.
-    Password(Fault),
     /// It is no PostgreSQL that is supported; why.
     Foreign(String),
     /// The table is of no use.
     Table(Fault),
+    /// The password cannot be read.
+    Password(Fault),
 }
 
 impl From<Error> for Hitch {

@@ -188,8 +188,8 @@ impl Inspection<'_> {
             Some(why) => Finding::warning(
                 WHAT,
                 format!(
-                    "{place}  INSERT yes, SELECT yes{constraints}: tokens that a lost connection \
-                     leaves in doubt stay unknown, for {why}"
+                    "{place}  INSERT yes, SELECT yes{constraints}: {why}, so tokens that a lost \
+                     connection leaves in doubt stay unknown"
                 ),
             ),
         }

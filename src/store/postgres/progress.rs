@@ -1,7 +1,7 @@
 //! Whether the server gets on: when it last answered, when it last confirmed a commit, and what the
 //! INSERTs wait for if it does not. A run whose commits are never confirmed ends after `patience`.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const DENIALS: u32 = 100;
 /// How often the server's progress is looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// After so long without an answer the server is asked what the INSERTs wait for.
-const SILENCE: Duration = Duration::from_secs(3);
+const SILENCE: Duration = Duration::from_secs(5);
 /// How often a wait that lasts is logged again.
 const LOGGED_AGAIN: Duration = Duration::from_secs(10);
 
@@ -36,7 +36,6 @@ pub(super) struct Progress {
     answered: AtomicU64,
     stored: AtomicU64,
     unconfirmed_since: AtomicU64,
-    has_stored: AtomicBool,
     denials: AtomicU32,
     wait: Mutex<Option<Wait>>,
 }
@@ -48,7 +47,6 @@ impl Progress {
             answered: AtomicU64::new(1),
             stored: AtomicU64::new(0),
             unconfirmed_since: AtomicU64::new(0),
-            has_stored: AtomicBool::new(false),
             denials: AtomicU32::new(0),
             wait: Mutex::new(None),
         }
@@ -76,7 +74,6 @@ impl Progress {
     pub(super) fn stored(&self) {
         self.stored.store(self.now(), Ordering::Relaxed);
         self.unconfirmed_since.store(0, Ordering::Relaxed);
-        self.has_stored.store(true, Ordering::Relaxed);
         self.denials.store(0, Ordering::Relaxed);
     }
 
@@ -88,11 +85,11 @@ impl Progress {
                 .compare_exchange(0, sent, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// An INSERT was denied, as `all` of them would be; true if the run ends here. Once tokens were
-    /// stored, a denial concerns its token only, until there are too many in a row.
+    /// An INSERT was denied; true if the run ends here: `all` others would be too, or too many were, one
+    /// after the other.
     pub(super) fn denied(&self, all: bool) -> bool {
         let in_a_row = self.denials.fetch_add(1, Ordering::Relaxed) + 1;
-        (all && !self.has_stored.load(Ordering::Relaxed)) || in_a_row >= DENIALS
+        all || in_a_row >= DENIALS
     }
 
     fn now(&self) -> u64 {

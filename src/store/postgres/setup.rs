@@ -68,7 +68,7 @@ impl Connector {
         let asked = Instant::now();
         let rows = link.client.query_typed(SET_UP, &params).await;
         link.round_trip = asked.elapsed();
-        let row = self.understood(rows)?;
+        let row = understood(link, rows)?;
         if row.try_get(7)? {
             return Err(Hitch::ReadOnly);
         }
@@ -121,38 +121,6 @@ impl Connector {
         Ok(session)
     }
 
-    /// The answer to [`SET_UP`], if it is that of a PostgreSQL that is supported.
-    fn understood(&self, rows: Result<Vec<Row>, Error>) -> Result<Row, Hitch> {
-        /// What a server says that lacks a function, a setting, a type or a piece of syntax.
-        const LACKS: [&str; 3] = ["42", "0A", "XX"];
-        let rows = match rows {
-            Err(error) => {
-                let code = error.code().map_or("", SqlState::code);
-                let lacks = LACKS.contains(&code.get(..2).unwrap_or_default());
-                return Err(match error.as_db_error() {
-                    Some(db) if lacks => Hitch::Foreign(format!("{} ({code})", db.message())),
-                    _ => Hitch::Error(error),
-                });
-            }
-            Ok(rows) => rows,
-        };
-        let odd = || Hitch::Foreign("its answers are not those of PostgreSQL".to_owned());
-        let row = rows.into_iter().next().ok_or_else(odd)?;
-        let version: String = row.try_get(8).map_err(|_| odd())?;
-        let number: i32 = row.try_get(9).map_err(|_| odd())?;
-        let name = version.split(" on ").next().unwrap_or_default();
-        let name = name.split(" (").next().unwrap_or_default();
-        if !version.starts_with("PostgreSQL ") {
-            return Err(Hitch::Foreign(format!("it says that it is {name}")));
-        }
-        let (oldest, words) = OLDEST;
-        if number < oldest {
-            let why = format!("it is {name}, and {words} is the oldest that is supported");
-            return Err(Hitch::Foreign(why));
-        }
-        Ok(row)
-    }
-
     /// Looks at the table without preparing anything.
     pub(super) async fn dry_look(&self, link: &Link) -> Result<Catalog, Hitch> {
         let catalog = self.look(link, true).await?.unwrap_or_default();
@@ -179,7 +147,7 @@ impl Connector {
         match Catalog::parse(json.unwrap_or_default(), &self.column) {
             Ok(catalog) => Ok(Some(catalog)),
             Err(error) => {
-                tracing::debug!(%error, "the catalog cannot be read");
+                tracing::debug!(cause = %error, "the catalog cannot be read");
                 let why = "its catalogs are not those of PostgreSQL";
                 Err(Hitch::Foreign(why.to_owned()))
             }
@@ -218,6 +186,44 @@ impl Connector {
         let number = rows.ok().and_then(|rows| rows.first()?.try_get(0).ok());
         number.map_or(Cluster::Hidden, Cluster::Known)
     }
+}
+
+/// The answer to [`SET_UP`], if it is that of a PostgreSQL that is supported.
+fn understood(link: &Link, rows: Result<Vec<Row>, Error>) -> Result<Row, Hitch> {
+    /// What a server says that lacks a function, a setting, a type or a piece of syntax.
+    const LACKS: [&str; 3] = ["42", "0A", "XX"];
+    let foreign = |why: String| {
+        Hitch::Foreign(match link.monitor.server_version() {
+            Some(version) => format!("{why}; it says that its version is {version}"),
+            None => why,
+        })
+    };
+    let odd = || foreign("its answers are not those of PostgreSQL".to_owned());
+    let rows = match rows {
+        Ok(rows) => rows,
+        Err(error) => {
+            let code = error.code().map_or("", SqlState::code);
+            let lacks = LACKS.contains(&code.get(..2).unwrap_or_default());
+            return Err(match error.as_db_error() {
+                Some(db) if lacks => foreign(format!("{} ({code})", db.message())),
+                _ => Hitch::Error(error),
+            });
+        }
+    };
+    let row = rows.into_iter().next().ok_or_else(odd)?;
+    let version: String = row.try_get(8).map_err(|_| odd())?;
+    let number: i32 = row.try_get(9).map_err(|_| odd())?;
+    let name = version.split(" on ").next().unwrap_or_default();
+    let name = name.split(" (").next().unwrap_or_default();
+    if !version.starts_with("PostgreSQL ") {
+        return Err(Hitch::Foreign(format!("it says that it is {name}")));
+    }
+    let (oldest, words) = OLDEST;
+    if number < oldest {
+        let why = format!("it is {name}, and {words} is the oldest that is supported");
+        return Err(Hitch::Foreign(why));
+    }
+    Ok(row)
 }
 
 /// When the backend was started, if the role that the session has assumed may not see it.

@@ -99,7 +99,7 @@ fn a_role_that_may_only_insert_leaves_it_unknown() {
     assert!((1..=8).contains(&unknown.len()), "only what was in flight");
     assert_eq!(
         verified.report.token(&unknown[0])["reason"],
-        "the connection was lost, and without SELECT right it cannot be looked up"
+        "the connection was lost, and without SELECT right on the column and xmin it cannot be looked up"
     );
     assert!(
         verified.unknown_but_there > 0,

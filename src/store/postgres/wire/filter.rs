@@ -17,6 +17,8 @@ const ERROR_LIMIT: u64 = 1 << 30;
 const AUTH_LIMIT: u64 = 64 << 10;
 /// The longest command tag, and more: PostgreSQL's have up to 64 bytes.
 const TAG_LIMIT: u64 = 256;
+/// The longest parameter that is read, its name included.
+const PARAMETER_LIMIT: u64 = 256;
 /// The messages before the session is ready; PostgreSQL sends about 20.
 const STARTUP_MESSAGES: u32 = 256;
 /// The whole answer to an INSERT of one row, which nearly every answer is: bind complete, command
@@ -356,7 +358,22 @@ impl MessageFilter {
                 }
                 Ok(Decision::Forward)
             }
+            b'S' => {
+                self.read_parameter(body);
+                Ok(Decision::Replace(Vec::new()))
+            }
             _ => Ok(Decision::Forward),
+        }
+    }
+
+    /// Keeps the version; no other parameter is of interest.
+    fn read_parameter(&self, body: &[u8]) {
+        let mut parts = body.split(|byte| *byte == 0);
+        if let (Some(b"server_version"), Some(version)) = (parts.next(), parts.next())
+            && let Ok(version) = std::str::from_utf8(version)
+        {
+            // The first one is that of the session's start.
+            let _ = self.monitor.server_version.set(version.to_owned());
         }
     }
 }
@@ -377,7 +394,8 @@ fn handling(tag: u8, left: u64) -> Handling {
         b'C' if left <= TAG_LIMIT => Handling::Collect,
         b'C' => Handling::Unreadable,
         b'E' | b'N' => Handling::Fields,
-        // Parameters and notifications: nobody reads them.
+        b'S' if left <= PARAMETER_LIMIT => Handling::Collect,
+        // Notifications, and parameters that are too long to be the version: nobody reads them.
         b'S' | b'A' => Handling::Skip,
         _ => Handling::Forward,
     }

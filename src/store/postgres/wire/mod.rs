@@ -124,6 +124,8 @@ pub(in crate::store) struct Monitor {
     long_answers: AtomicU32,
     /// The process that the server named for cancel requests; 0 if it named none.
     process_id: AtomicI32,
+    /// What the server says of its version when the session begins.
+    server_version: OnceLock<String>,
     require_auth: Option<RequireAuth>,
 }
 
@@ -136,6 +138,7 @@ impl Monitor {
             answer_limit: AtomicU64::new(MESSAGE_LIMIT),
             long_answers: AtomicU32::new(0),
             process_id: AtomicI32::new(0),
+            server_version: OnceLock::new(),
             require_auth,
         }
     }
@@ -143,6 +146,11 @@ impl Monitor {
     /// Why the client ended the connection, if it did.
     pub(super) fn violation(&self) -> Option<&Violation> {
         self.violation.get()
+    }
+
+    /// The version as the server says it, such as `15.18 (Debian 15.18-0+deb12u1)`.
+    pub(super) fn server_version(&self) -> Option<&str> {
+        self.server_version.get().map(String::as_str)
     }
 
     /// True if the server handed over a transaction that this connection had not begun.
