@@ -351,13 +351,6 @@ impl MessageFilter {
                 self.monitor.allows(auth_method(body))?;
                 Ok(Decision::Forward)
             }
-            b'K' => {
-                if let Some(id) = body.first_chunk() {
-                    let id = i32::from_be_bytes(*id);
-                    self.monitor.process_id.store(id, Ordering::Relaxed);
-                }
-                Ok(Decision::Forward)
-            }
             b'S' => {
                 self.read_parameter(body);
                 Ok(Decision::Replace(Vec::new()))
@@ -390,7 +383,7 @@ enum Handling {
 
 fn handling(tag: u8, left: u64) -> Handling {
     match tag {
-        b'Z' | b'R' | b'K' => Handling::Collect,
+        b'Z' | b'R' => Handling::Collect,
         b'C' if left <= TAG_LIMIT => Handling::Collect,
         b'C' => Handling::Unreadable,
         b'E' | b'N' => Handling::Fields,

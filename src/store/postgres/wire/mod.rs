@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::{AuthMethod, RequireAuth};
 
@@ -122,8 +122,6 @@ pub(in crate::store) struct Monitor {
     answer_limit: AtomicU64,
     /// How many look-ups raise that limit.
     long_answers: AtomicU32,
-    /// The process that the server named for cancel requests; 0 if it named none.
-    process_id: AtomicI32,
     /// What the server says of its version when the session begins.
     server_version: OnceLock<String>,
     require_auth: Option<RequireAuth>,
@@ -137,7 +135,6 @@ impl Monitor {
             transactions: AtomicU32::new(0),
             answer_limit: AtomicU64::new(MESSAGE_LIMIT),
             long_answers: AtomicU32::new(0),
-            process_id: AtomicI32::new(0),
             server_version: OnceLock::new(),
             require_auth,
         }
