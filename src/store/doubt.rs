@@ -213,7 +213,7 @@ async fn look(
     let counts = answer(link.count(&lookup.sql, &values, horizon), lookup).await?;
     // Rows that are taken away as soon as they are there prove nothing when they are missing.
     let is_shown = |(value, least): (&&str, &i64)| counts.get(*value) >= Some(least);
-    if !controls.iter().all(is_shown) {
+    if !controls.iter().all(is_shown) || !shows_recent(link, lookup, sent).await? {
         return Err(unprovable(NOT_SHOWN));
     }
     let rows = ours(&doubt.flights, doubt.horizon.asked, &counts, sent, looked)?;
@@ -221,6 +221,17 @@ async fn look(
         return Err(unprovable(UNCONFIRMED));
     }
     Ok(rows)
+}
+
+/// True if the table shows what all connections of the run stored last.
+async fn shows_recent(link: &Link, lookup: &Lookup, sent: &Sent) -> Result<bool, Obstacle> {
+    let recent = sent.recent();
+    let values: Vec<&str> = recent.iter().map(Token::as_str).collect();
+    if values.is_empty() {
+        return Ok(true);
+    }
+    let counts = answer(link.count(&lookup.sql, &values, None), lookup).await?;
+    Ok(values.iter().all(|value| counts.contains_key(*value)))
 }
 
 /// Waits until standbys have what a look-up saw.

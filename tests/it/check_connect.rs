@@ -231,16 +231,16 @@ fn rights_and_what_is_missing() {
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     FAIL  secret_tokens.data  the column does not exist
     error: the column does not exist
-      caused by: column "data" of relation "secret_tokens" does not exist (42703)
-    hint: `database.column` must name a column of "secret_tokens"
+      caused by: "secret_tokens" has no column "data"
+    hint: set `database.column` to a column of "secret_tokens"
     "#);
     let numbers = Database::with("CREATE TABLE secret_tokens (data int)");
     shows!(of_database(&numbers, 5), @r#"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
-    table     FAIL  secret_tokens.data  the column does not take text
-    error: the column does not take text
-      caused by: column "data" is of type integer but expression is of type text (42804)
-    hint: `database.column` must name a text column of "secret_tokens"
+    table     FAIL  secret_tokens.data  the column does not keep whole tokens
+    error: the column does not keep whole tokens
+      caused by: column "data" of "secret_tokens" is of type integer
+    hint: ALTER TABLE "secret_tokens" ALTER COLUMN "data" TYPE text, or set `database.column` to a column of type text or varchar
     "#);
     let mut wrong = Database::seed();
     wrong.set_password("canary-9");

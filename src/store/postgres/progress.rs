@@ -80,9 +80,18 @@ impl Progress {
     /// A commit that was sent at `sent` was not confirmed by a standby.
     pub(super) fn unconfirmed(&self, sent: Instant) {
         let sent = self.at(sent);
-        let _ =
-            self.unconfirmed_since
-                .compare_exchange(0, sent, Ordering::Relaxed, Ordering::Relaxed);
+        let since = &self.unconfirmed_since;
+        let first = since.compare_exchange(0, sent, Ordering::Relaxed, Ordering::Relaxed);
+        if first.is_ok() {
+            tracing::warn!("a commit was not confirmed by its synchronous standby");
+        }
+    }
+
+    /// Commits wait for a standby, since the last answer at the latest.
+    fn waits_for_standby(&self) {
+        let answered = self.answered.load(Ordering::Relaxed);
+        let since = &self.unconfirmed_since;
+        let _ = since.compare_exchange(0, answered, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// An INSERT was denied; true if the run ends here: `all` others would be too, or too many were, one
@@ -148,8 +157,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
             asked = Some(Instant::now());
             let wait = ask(&shared).await;
             if wait == Some(Wait::Standby) {
-                let since = progress.since(&progress.answered).unwrap_or_default();
-                progress.unconfirmed(Instant::now() - since);
+                progress.waits_for_standby();
             }
             progress.set_wait(wait);
             if let Some(wait) = wait

@@ -8,11 +8,16 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::token::Token;
+
 /// So many stored tokens are remembered for each connection: a connection whose horizon is older than
 /// all of them cannot resolve its doubts. Each moves its horizon several times as often.
 const MOST_EACH: usize = 2048;
 /// And so many together, whatever is configured: 24 MiB.
 const MOST: usize = 1 << 20;
+
+/// So many tokens that were stored last are looked for whenever something is looked up.
+const MOST_RECENT: usize = 256;
 
 /// Shared by the connections of a store.
 pub(crate) struct Sent {
@@ -20,6 +25,9 @@ pub(crate) struct Sent {
     book: Mutex<Book>,
     /// How many stored tokens are remembered.
     most: usize,
+    /// The tokens that were stored last, over all connections: while one of them is missing in the table,
+    /// rows are being taken away.
+    recent: Mutex<VecDeque<Token>>,
 }
 
 #[derive(Default)]
@@ -52,6 +60,7 @@ impl Sent {
         Self {
             hasher: RandomState::default(),
             book: Mutex::default(),
+            recent: Mutex::default(),
             most: connections.saturating_mul(MOST_EACH).clamp(MOST_EACH, MOST),
         }
     }
@@ -89,6 +98,21 @@ impl Sent {
     pub(crate) fn in_flight(&self, value: &str) -> u32 {
         let hash = self.hash(value);
         self.book().in_flight.get(&hash).copied().unwrap_or(0)
+    }
+
+    /// A token was acknowledged.
+    pub(crate) fn acknowledged(&self, token: &Token) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() == MOST_RECENT {
+            recent.pop_front();
+        }
+        recent.push_back(token.clone());
+    }
+
+    /// The tokens that were acknowledged last.
+    pub(crate) fn recent(&self) -> Vec<Token> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.iter().cloned().collect()
     }
 
     /// True if nothing is in flight.

@@ -38,6 +38,7 @@ impl Lane {
                 flight.landed(&self.shared.sent, is_there);
                 if is_there {
                     self.horizon.acknowledge(&flight.token);
+                    self.shared.sent.acknowledged(&flight.token);
                     self.shared.progress.stored();
                 }
                 self.land(flight, Status::Stored, None);
