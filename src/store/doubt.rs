@@ -127,7 +127,7 @@ impl Rows {
         }
     }
 
-    fn has_any(&self) -> bool {
+    fn has_any(self) -> bool {
         self.stored > 0
     }
 }
@@ -217,7 +217,10 @@ async fn look(
         return Err(unprovable(NOT_SHOWN));
     }
     let rows = ours(&doubt.flights, doubt.horizon.asked, &counts, sent, looked)?;
-    if lookup.has_standbys && rows.values().any(Rows::has_any) && !confirmed(link, lookup).await? {
+    if lookup.has_standbys
+        && rows.values().any(|rows| rows.has_any())
+        && !confirmed(link, lookup).await?
+    {
         return Err(unprovable(UNCONFIRMED));
     }
     Ok(rows)
