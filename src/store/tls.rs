@@ -18,7 +18,6 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, InconsistentKeys, RootCertStore,
     SignatureScheme, SupportedProtocolVersion,
 };
-use tokio_postgres_rustls::MakeRustlsConnect;
 use x509_cert::der::Decode as _;
 use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::ext::pkix::SubjectAltName;
@@ -30,11 +29,11 @@ use crate::fault::{Fault, Kind};
 /// The name of PostgreSQL's protocol for ALPN.
 const ALPN: &[u8] = b"postgresql";
 
-/// What makes TLS connections for `address`.
+/// How TLS connections for `address` are made.
 ///
 /// # Errors
 /// A fault that names the file that cannot be used.
-pub(super) fn connector(address: &Address) -> Result<MakeRustlsConnect, Fault> {
+pub(super) fn client_config(address: &Address) -> Result<ClientConfig, Fault> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(Verifier {
         trust: trust(address, &provider)?,
@@ -67,7 +66,7 @@ pub(super) fn connector(address: &Address) -> Result<MakeRustlsConnect, Fault> {
     if address.sslnegotiation == SslNegotiation::Direct {
         config.alpn_protocols = vec![ALPN.to_vec()];
     }
-    Ok(MakeRustlsConnect::new(config))
+    Ok(config)
 }
 
 /// The versions of TLS that the address accepts; at least one.
@@ -522,7 +521,7 @@ mod tests {
     fn files_that_cannot_be_used_are_named() {
         let certificates = certificates();
         let file = |name: &str| Some(certificates.folder.path().join(name));
-        let refusal = |address: &Address| connector(address).err().unwrap().message;
+        let refusal = |address: &Address| client_config(address).err().unwrap().message;
         for root in ["missing.pem", "empty.pem"] {
             let message = refusal(&address(SslMode::VerifyCa, file(root)));
             assert!(message.contains(root), "{message}");
@@ -535,6 +534,6 @@ mod tests {
         client.sslkey = file("other.key");
         assert!(refusal(&client).contains("own.pem"));
         client.sslkey = file("own.key");
-        assert!(connector(&client).is_ok());
+        assert!(client_config(&client).is_ok());
     }
 }

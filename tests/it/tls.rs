@@ -320,25 +320,36 @@ fn channel_binding_is_used_and_can_be_demanded() {
 }
 
 #[test]
-fn direct_tls_names_the_protocol_of_postgresql() {
+fn direct_tls_agrees_on_the_protocol_of_postgresql() {
     let database = Database::seed();
     let certificates = Certificates::for_server(&["localhost"]);
     let (user, password, name) = (&database.user, &database.password, &database.name);
-    for direct in [true, false] {
-        let port = terminator(database.port, &certificates, direct);
+    let run = |direct: bool, protocols: &[&str], source: &Source| {
+        let port = terminator(database.port, &certificates, direct, protocols);
         let negotiation = if direct { "direct" } else { "postgres" };
         let url = format!(
             "postgres://{user}:{password}@localhost:{port}/{name}?sslmode=verify-full\
              &sslrootcert=ca.pem&sslnegotiation={negotiation}"
         );
-        let source = Source::answers([Answer::tokens([negotiation])]);
         let command = Command::new()
             .file("ca.pem", &certificates.ca_pem)
-            .source(&source)
+            .source(source)
             .env("DATABASE_URL", url);
-        command.arg("1").run().expect_code(0);
-    }
-    assert_eq!(database.rows(), ["direct", "postgres"]);
+        command.arg("1").run()
+    };
+    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb"])]);
+    run(true, &["postgresql"], &source).expect_code(0);
+    run(false, &[], &source).expect_code(0);
+    assert_eq!(database.rows(), ["aa", "bb"]);
+
+    // It may be another service of that host.
+    let source = Source::answers([]);
+    let refused = run(true, &[], &source).expect_code(5);
+    shows!(refused.error(), @"
+    error: the database cannot be reached over TLS
+      caused by: localhost:[port]: the server did not agree on PostgreSQL's protocol (ALPN)
+    hint: sslnegotiation=direct needs PostgreSQL 17 or newer; `postgres` works with all; no token was asked for
+    ");
 }
 
 #[test]
@@ -347,7 +358,7 @@ fn common_name_is_verified_if_the_certificate_has_no_alternative_name() {
     let (user, password, name) = (&database.user, &database.password, &database.name);
     let run = |common: &str, source: &Source| {
         let certificates = Certificates::for_common_name(common);
-        let port = terminator(database.port, &certificates, false);
+        let port = terminator(database.port, &certificates, false, &[]);
         let url = format!(
             "postgres://{user}:{password}@localhost:{port}/{name}?sslmode=verify-full\
              &sslrootcert=ca.pem"

@@ -6,13 +6,15 @@ use tokio::net::{TcpListener, TcpStream};
 use super::tls::Certificates;
 
 /// Listens on 127.0.0.1 and ends TLS before the server at the port `target`; for as long as the test
-/// process lives. If `direct`, TLS begins at once, and the client must name PostgreSQL's protocol.
-pub fn terminator(target: u16, certificates: &Certificates, direct: bool) -> u16 {
-    let acceptor = if direct {
-        certificates.acceptor_for(&["postgresql"])
-    } else {
-        certificates.acceptor_for(&[])
-    };
+/// process lives. If `direct`, TLS begins at once. If there are `protocols`, the client must name one.
+pub fn terminator(
+    target: u16,
+    certificates: &Certificates,
+    direct: bool,
+    protocols: &[&str],
+) -> u16 {
+    let acceptor = certificates.acceptor_for(protocols);
+    let is_named = !protocols.is_empty();
     let (tell, port) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -32,7 +34,7 @@ pub fn terminator(target: u16, certificates: &Certificates, direct: bool) -> u16
                     }
                     let mut client = acceptor.accept(client).await?;
                     let named = client.get_ref().1.alpn_protocol() == Some(b"postgresql");
-                    if direct && !named {
+                    if is_named && !named {
                         return Ok(());
                     }
                     let mut server = TcpStream::connect(("127.0.0.1", target)).await?;

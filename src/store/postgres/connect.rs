@@ -9,11 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use secrecy::ExposeSecret;
 use tokio_postgres::config::SslMode as Tls;
-use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Config, Error};
-use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
 use super::super::name::quote_identifier;
@@ -92,7 +91,7 @@ pub(super) struct Connector {
     pub(super) table: String,
     /// The column's name, not quoted.
     pub(super) column: String,
-    tls: MakeRustlsConnect,
+    tls: Arc<ClientConfig>,
     /// The INSERT of a session that was set up.
     pub(super) insert: String,
     /// The INSERT of any other: durable by itself.
@@ -117,7 +116,7 @@ impl Connector {
     pub(super) fn new(address: &Address, options: &Options) -> Result<Self, Fault> {
         let (table, column) = (options.table.to_sql(), quote_identifier(&options.column));
         Ok(Self {
-            tls: tls::connector(address)?,
+            tls: Arc::new(tls::client_config(address)?),
             insert: format!("INSERT INTO {table} ({column}) VALUES ($1)"),
             durable_insert: format!(
                 "INSERT INTO {table} ({column}) SELECT $1 FROM (SELECT {RAISED_LOCALLY} AS level, \
@@ -280,8 +279,7 @@ impl Connector {
         let asks_for_tls =
             mode != Tls::Disable && address.sslnegotiation == SslNegotiation::Postgres;
         let stream = MonitoredStream::new(socket, &monitor, asks_for_tls);
-        let Ok(tls) = MakeTlsConnect::<Socket>::make_tls_connect(&mut self.tls.clone(), &host.name);
-        let tls = MonitoredTls::new(tls, &monitor);
+        let tls = MonitoredTls::new(&self.tls, &host.name, &monitor);
         let connected = config.connect_raw(stream, tls).await;
         let (client, mut connection) = connected.map_err(|error| match monitor.violation() {
             Some(violation) => Hitch::Violation(violation.clone()),

@@ -342,6 +342,7 @@ impl Connector {
     fn unreachable(&self, host: &Host, causes: Vec<String>) -> Fault {
         let place = host.place();
         let text = causes.join(": ");
+        let names = |words: &[&str]| words.iter().any(|word| text.contains(word));
         let (message, hint, retryable) = if text.contains("password missing") {
             return denied("28P01", "the database refused to connect")
                 .cause(format!(
@@ -366,10 +367,7 @@ impl Connector {
                 ),
                 false,
             )
-        } else if ["UnknownIssuer", "CaUsedAsEndEntity", "BadSignature"]
-            .iter()
-            .any(|word| text.contains(word))
-        {
+        } else if names(&["UnknownIssuer", "CaUsedAsEndEntity", "BadSignature"]) {
             (
                 "the database's certificate is not trusted",
                 "set sslrootcert to the certificate of the authority that issued it".to_owned(),
@@ -384,6 +382,13 @@ impl Connector {
                 ),
                 false,
             )
+        } else if names(&["(ALPN)", "NoApplicationProtocol"]) {
+            (
+                "the database cannot be reached over TLS",
+                "sslnegotiation=direct needs PostgreSQL 17 or newer; `postgres` works with all"
+                    .to_owned(),
+                false,
+            )
         } else if text.contains("received fatal alert") {
             (
                 "the database refused the TLS connection",
@@ -392,10 +397,7 @@ impl Connector {
                 ),
                 false,
             )
-        } else if ["TLS", "certificate", "alert"]
-            .iter()
-            .any(|word| text.contains(word))
-        {
+        } else if names(&["TLS", "certificate", "alert"]) {
             (
                 "the database cannot be reached over TLS",
                 format!(

@@ -16,9 +16,11 @@ mod fields;
 mod filter;
 mod socket;
 mod stream;
+mod tls;
 
 pub(super) use socket::{Endpoint, Socket};
-pub(super) use stream::{MonitoredStream, MonitoredTls};
+pub(super) use stream::MonitoredStream;
+pub(super) use tls::MonitoredTls;
 
 /// The longest message, and the longest answer, if no look-up is under way.
 const MESSAGE_LIMIT: u64 = 1 << 20;

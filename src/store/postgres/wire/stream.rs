@@ -1,13 +1,12 @@
 //! The stream that tokio-postgres reads, with a filter in it.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
 use super::filter::MessageFilter;
 use super::{Monitor, Violation};
@@ -45,6 +44,11 @@ impl<S> MonitoredStream<S> {
             read: 0,
             violation: None,
         }
+    }
+
+    /// The stream itself; nothing of it was read ahead.
+    pub(super) fn into_inner(self) -> S {
+        self.inner
     }
 
     fn stop(&mut self, violation: Violation) {
@@ -171,38 +175,5 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
 impl<S: TlsStream + Unpin> TlsStream for MonitoredStream<S> {
     fn channel_binding(&self) -> ChannelBinding {
         self.inner.channel_binding()
-    }
-}
-
-/// Makes TLS connections whose decrypted stream is filtered.
-pub(in crate::store::postgres) struct MonitoredTls<T> {
-    connect: T,
-    monitor: Arc<Monitor>,
-}
-
-impl<T> MonitoredTls<T> {
-    pub(in crate::store::postgres) fn new(connect: T, monitor: &Arc<Monitor>) -> Self {
-        Self {
-            connect,
-            monitor: Arc::clone(monitor),
-        }
-    }
-}
-
-impl<S, T> TlsConnect<MonitoredStream<S>> for MonitoredTls<T>
-where
-    T: TlsConnect<S>,
-    T::Future: Send + 'static,
-{
-    type Stream = MonitoredStream<T::Stream>;
-    type Error = T::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Stream, Self::Error>> + Send>>;
-
-    fn connect(self, stream: MonitoredStream<S>) -> Self::Future {
-        let connecting = self.connect.connect(stream.inner);
-        Box::pin(async move {
-            let stream = connecting.await?;
-            Ok(MonitoredStream::new(stream, &self.monitor, false))
-        })
     }
 }
