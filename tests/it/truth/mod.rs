@@ -15,6 +15,7 @@ mod synchronous;
 mod triggers;
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use crate::support::cluster::Cluster;
@@ -111,7 +112,7 @@ fn wrong(run: &Run, expected: &[Expected], before: &HashMap<String, u64>, login:
     let mut faults = String::new();
     if run.stdout.is_empty() {
         if !(may_refuse && run.code == Some(5)) {
-            faults += &format!("  no report, exit {:?}\n", run.code);
+            let _ = writeln!(faults, "  no report, exit {:?}", run.code);
         }
     } else {
         let report = Report::of_run(run);
@@ -120,7 +121,7 @@ fn wrong(run: &Run, expected: &[Expected], before: &HashMap<String, u64>, login:
             .any(|(_, status)| status.contains("rejected|"));
         let code = if all_settled { 0 } else { 5 };
         if !is_open && run.code != Some(code) {
-            faults += &format!("  exit {:?} instead of {code}\n", run.code);
+            let _ = writeln!(faults, "  exit {:?} instead of {code}", run.code);
         }
         for (token, statuses) in expected {
             let got = report.token(token)["status"].as_str().unwrap_or_default();
@@ -128,10 +129,10 @@ fn wrong(run: &Run, expected: &[Expected], before: &HashMap<String, u64>, login:
             let new = get(&after) - get(before);
             if !statuses.split('|').any(|status| status == got) {
                 let token = report.token(token);
-                faults += &format!("  {token} instead of {statuses}\n");
+                let _ = writeln!(faults, "  {token} instead of {statuses}");
             }
             if (got == "stored" && new != 1) || (got != "stored" && got != "unknown" && new != 0) {
-                faults += &format!("  {token} is {got} with {new} new rows\n");
+                let _ = writeln!(faults, "  {token} is {got} with {new} new rows");
             }
         }
     }
@@ -177,10 +178,10 @@ fn check_within(patience: &str, cases: &[Case]) {
             faults.push(format!("{}:\n{wrong}", case.name));
         }
     }
-    let faulty = faults.len();
+    let wrong_cases = faults.len();
     assert!(
         faults.is_empty(),
-        "{faulty} of {} cases:\n{}",
+        "{wrong_cases} of {} cases:\n{}",
         cases.len(),
         faults.join("\n")
     );

@@ -57,10 +57,10 @@ pub fn each_is_refused(refusals: &[Refusal]) {
         make_schema(&database, &format!("refused_{number}"), ddl);
         faults.extend(fault_of(&database, says).map(|fault| format!("{name}: {fault}")));
     }
-    let faulty = faults.len();
+    let wrong_cases = faults.len();
     assert!(
         faults.is_empty(),
-        "{faulty} of {}:\n{}",
+        "{wrong_cases} of {}:\n{}",
         refusals.len(),
         faults.join("\n")
     );

@@ -5,6 +5,7 @@ use super::{
     ABSENT, BAD_ABSENT, BAD_FAILED, BAD_REJECTED, Case, Expected, case, check, run_of, wrong,
 };
 use crate::support::report::Report;
+use std::fmt::Write as _;
 
 /// A trigger that raises the SQLSTATE that the token names.
 const RAISING: &str = "CREATE TABLE secret_tokens (id serial PRIMARY KEY, data text NOT NULL);
@@ -28,11 +29,11 @@ fn each_is(codes: &[&'static str], status: &'static str) {
         let run = run_of(&database, expected.map(|(token, _)| token)).run();
         let wrong = wrong(&run, &expected, &super::HashMap::new(), &database);
         if !wrong.is_empty() {
-            faults += &format!("{code}:\n{wrong}\n");
+            let _ = writeln!(faults, "{code}:\n{wrong}");
         } else if status == "failed" {
             let attempts = Report::of_run(&run).token(code)["attempts"].as_u64();
             if attempts < Some(2) {
-                faults += &format!("{code}: {attempts:?} attempts\n");
+                let _ = writeln!(faults, "{code}: {attempts:?} attempts");
             }
         }
     }
