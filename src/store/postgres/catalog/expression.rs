@@ -32,7 +32,9 @@ pub(super) fn risk_of(value: &str) -> Risk {
     if CLOCKS.contains(&value) || ["true", "false", "NULL"].contains(&value) || is_number() {
         return Risk::None;
     }
-    if value.starts_with("nextval(") && value.ends_with("::regclass)") {
+    let of_sequence = value.strip_prefix("nextval(");
+    let of_sequence = of_sequence.and_then(|rest| rest.strip_suffix(')'));
+    if of_sequence.and_then(literal) == Some("regclass") {
         return Risk::Sequence;
     }
     match literal(value) {
