@@ -153,7 +153,7 @@ fn plain_hosts(text: &str) -> Result<String, Problem> {
     };
     if text.contains("://") || text.contains('@') {
         return refused(
-            "a URL stands in the place of a host",
+            "a host name is expected, not a URL",
             "set DATABASE_URL to a URL, or DB_HOST to the name of a host",
         );
     }

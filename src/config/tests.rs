@@ -449,9 +449,9 @@ fn host_that_is_no_host_says_what_to_set() {
     ]
     .map(error);
     insta::assert_snapshot!(all.join("\n"), @"
-    error: the database's hosts cannot be used: a URL stands in the place of a host
+    error: the database's hosts cannot be used: a host name is expected, not a URL
     hint: set DATABASE_URL to a URL, or DB_HOST to the name of a host
-    error: the database's hosts cannot be used: a URL stands in the place of a host
+    error: the database's hosts cannot be used: a host name is expected, not a URL
     hint: set DATABASE_URL to a URL, or DB_HOST to the name of a host
     error: the database's hosts cannot be used: a host contains a quotation mark
     hint: remove the quotation marks; `docker run --env-file`, for example, keeps them

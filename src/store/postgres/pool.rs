@@ -99,7 +99,7 @@ impl Pool {
             patience: options.patience,
         });
         for words in shared.catalog.warnings() {
-            tracing::warn!(table = shared.connector.table, "{words}");
+            tracing::warn!("{words}");
         }
         let start = Start {
             link,

@@ -164,7 +164,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
                 && logged.is_none_or(|at| at.elapsed() >= LOGGED_AGAIN)
             {
                 logged = Some(Instant::now());
-                tracing::warn!(table = shared.connector.table, "{}", wait.words());
+                tracing::warn!("{}", wait.words());
             }
         }
         let unconfirmed = progress.since(&progress.unconfirmed_since);

@@ -55,8 +55,8 @@ pub(super) struct Session {
 }
 
 impl Connector {
-    /// Makes the connection that began with `mark` ready to insert. One that is to look around is told
-    /// what every one is told first, and no more.
+    /// Makes the connection that began with `mark` ready to insert. One for `Aim::Inspect` gets the
+    /// settings of every session and nothing more.
     pub(super) async fn set_up(
         &self,
         link: &mut Link,

@@ -134,7 +134,7 @@ impl Field {
         }
     }
 
-    /// Detail and internal query hold rows and statements, and nobody reads them.
+    /// Detail and internal query hold rows and statements, and are not read.
     fn is_kept(&self) -> bool {
         !matches!(self.kind, b'D' | b'q' | b'p')
     }

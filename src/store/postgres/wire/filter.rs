@@ -388,7 +388,7 @@ fn handling(tag: u8, left: u64) -> Handling {
         b'C' => Handling::Unreadable,
         b'E' | b'N' => Handling::Fields,
         b'S' if left <= PARAMETER_LIMIT => Handling::Collect,
-        // Notifications, and parameters that are too long to be the version: nobody reads them.
+        // Notifications, and parameters that are too long to be the version, are not read.
         b'S' | b'A' => Handling::Skip,
         _ => Handling::Forward,
     }
