@@ -172,6 +172,8 @@ impl Connector {
         aim: Aim,
     ) -> Result<Reached, Fault> {
         let limit = self.address.connect_timeout;
+        // What an earlier attempt left of it says nothing of this one.
+        self.is_at_table.store(false, Ordering::Relaxed);
         match tokio::time::timeout(limit, self.connect(host, endpoint, aim)).await {
             Ok(reached) => reached.map_err(|hitch| self.hitch(host, &hitch)),
             Err(_) => Err(self.timed_out(host)),
