@@ -220,3 +220,28 @@ fn give_up(shared: &Shared) {
     });
     shared.gives_up.cancel();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_ends_at_a_denial_of_all_or_at_many_in_a_row() {
+        assert!(Progress::new().denied(true));
+        let progress = Progress::new();
+        assert!((1..DENIALS).all(|_| !progress.denied(false)));
+        progress.stored();
+        assert!((1..DENIALS).all(|_| !progress.denied(false)));
+        assert!(progress.denied(false));
+    }
+
+    #[test]
+    fn confirmation_ends_the_wait_for_a_standby() {
+        let progress = Progress::new();
+        assert_eq!(progress.since(&progress.unconfirmed_since), None);
+        progress.unconfirmed(Instant::now());
+        assert!(progress.since(&progress.unconfirmed_since).is_some());
+        progress.stored();
+        assert_eq!(progress.since(&progress.unconfirmed_since), None);
+    }
+}

@@ -39,7 +39,9 @@ SELECT json_build_object(
     WHERE a.attrelid = target.oid AND a.attname = $2 AND NOT a.attisdropped),
   'may_select_xmin', (SELECT has_column_privilege(target.oid, a.attnum, 'SELECT') FROM target, pg_attribute a
     WHERE a.attrelid = target.oid AND a.attname = 'xmin'),
-  'age', (SELECT max(age(datfrozenxid)) FROM pg_database WHERE datallowconn),
+  -- The server stops so many transactions before the numbers wrap around, by its oldest database.
+  'is_stopped', (SELECT max(age(datfrozenxid)) FROM pg_database) >= 2147483647
+    - CASE WHEN current_setting('server_version_num')::int < 140000 THEN 1000000 ELSE 3000000 END,
   'has_standbys', current_setting('synchronous_standby_names') <> '',
   'target', (SELECT oid::int8 FROM target),
   'kind', (SELECT json_build_object('name', t.typname, 'title', format_type(t.oid, NULL), 'is_builtin', n.nspname = 'pg_catalog',

@@ -23,13 +23,17 @@ pub(super) const SQL: &str = include_str!("catalog.sql");
 
 /// The table that tokens are inserted into, and every relation that such an INSERT can write to.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, as the server has them"
+)]
 pub(in crate::store) struct Catalog {
     /// Whether the role may INSERT into the column; `None` if there is no such column.
     pub(super) may_insert: Option<bool>,
     may_select: Option<bool>,
     may_select_xmin: Option<bool>,
-    /// The age of the oldest transaction number in the cluster.
-    pub(super) age: Option<i64>,
+    /// True if the cluster assigns no transaction numbers any more.
+    is_stopped: bool,
     /// True if `synchronous_standby_names` is set.
     pub(super) has_standbys: bool,
     /// The relation's object identifier.

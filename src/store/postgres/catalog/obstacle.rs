@@ -35,8 +35,6 @@ pub(in super::super) enum Obstacle {
 impl Catalog {
     /// Why no INSERT can succeed, or none can be relied upon.
     pub(in super::super) fn obstacle(&self) -> Option<Obstacle> {
-        // PostgreSQL stops 3 million transactions before the numbers wrap around (13: one million).
-        const STOP: i64 = (1 << 31) - 1_000_000 - 1;
         let target = self.target()?;
         let what = match target.kind.as_str() {
             "m" => Some("a materialized view"),
@@ -92,7 +90,7 @@ impl Catalog {
         if let Some(relation) = self.relations.iter().find(is_closed) {
             return Some(Obstacle::NoPolicy(relation.name.clone()));
         }
-        if self.age.is_some_and(|age| age >= STOP) {
+        if self.is_stopped {
             return Some(Obstacle::Wraparound);
         }
         let is_rerouted = self.relations.iter().any(|relation| {

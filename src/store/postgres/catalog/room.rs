@@ -36,3 +36,30 @@ impl Room {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_is_lost_in_part_only_when_blanks_at_its_end_are_cut() {
+        for (room, token, is_lost) in [
+            (Room::Any, "abc  ", false),
+            (Room::Varchar(3), "abc", false),
+            (Room::Varchar(3), "abc ", true),
+            (Room::Varchar(3), "ab ", false),
+            // The server itself refuses these.
+            (Room::Varchar(3), "abcd", false),
+            (Room::Varchar(3), "abc d", false),
+            (Room::Varchar(3), "äöü ", true),
+            (Room::Char(Some(3)), "ab", false),
+            (Room::Char(Some(3)), "ab ", true),
+            (Room::Char(None), "a ", true),
+        ] {
+            assert_eq!(room.loss(token).is_some(), is_lost, "{room:?} {token:?}");
+        }
+        assert!(Room::Varchar(3).is_exceeded("äöüß"));
+        assert!(!Room::Char(Some(4)).is_exceeded("äöüß"));
+        assert!(!Room::Char(None).is_exceeded("abcd"));
+    }
+}
