@@ -21,6 +21,8 @@ const DENIALS: u32 = 100;
 const TICK: Duration = Duration::from_secs(1);
 /// After so long without an answer the server is asked what the INSERTs wait for.
 const SILENCE: Duration = Duration::from_secs(5);
+/// The shortest of such silences, however short `patience` is.
+const LEAST: Duration = Duration::from_millis(500);
 /// How often a wait that lasts is logged again.
 const LOGGED_AGAIN: Duration = Duration::from_secs(10);
 
@@ -138,8 +140,8 @@ impl Wait {
 /// confirmed for as long as `patience` lasts.
 pub(super) async fn watch(shared: Arc<Shared>) {
     let progress = &shared.progress;
-    let tick = TICK.min(shared.patience / 4).max(Duration::from_millis(20));
-    let silence = SILENCE.min(shared.patience / 2);
+    let tick = TICK.min(shared.patience / 4).max(LEAST / 5);
+    let silence = SILENCE.min(shared.patience / 2).max(LEAST);
     let mut asked: Option<Instant> = None;
     let mut logged: Option<Instant> = None;
     loop {
