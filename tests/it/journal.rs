@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::faults::through;
 use crate::outages::{lock, lockable, locked, unlock, waiting_backend};
+use crate::support::cluster::wait_until_left;
 use crate::support::command::{Command, Run};
 use crate::support::database::{Database, Login};
 use crate::support::journal::Journal;
@@ -47,6 +48,8 @@ pub fn killed_in_the_middle(tokens: &[&str]) -> (Database, tempfile::TempDir) {
     running.signal("KILL");
     assert_eq!(running.wait().signal, Some(9));
     unlock(&mut admin);
+    // A test that takes the lock again must not meet the backend that was left behind.
+    wait_until_left(database.superuser());
     (database, folder)
 }
 
