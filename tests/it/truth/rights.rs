@@ -137,7 +137,6 @@ fn tokens_are_stored_when_the_session_has_unusual_settings() {
         "application_name = 'somebody else'",
         "search_path = ''",
         "statement_timeout = '1h'",
-        "idle_session_timeout = '1h'",
         "idle_in_transaction_session_timeout = '1h'",
         "log_statement = 'all'",
     ];
