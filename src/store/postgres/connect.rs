@@ -44,7 +44,7 @@ const WARNS_LOCALLY: &str = "set_config('client_min_messages', CASE \
 /// Counts the rows of each value that are not older than the horizon. A row's transaction number has
 /// 32 bits and wraps around; what lies up to half the circle ahead of the horizon is newer. Frozen
 /// rows keep their number.
-/// Without a horizon every row counts. Values are told apart byte for byte, whatever the collation says.
+/// Without a horizon every row counts. Values are compared byte for byte, whatever the collation says.
 fn lookup_sql(table: &str, column: &str) -> String {
     format!(
         "SELECT {column}::text COLLATE \"C\", count(*) FROM {table} WHERE {column} = ANY($1) AND ($2 IS NULL \

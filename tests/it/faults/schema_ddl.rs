@@ -46,6 +46,11 @@ impl Draft {
             self.add(&format!(
                 "INSERT INTO allowed VALUES {listed} ON CONFLICT DO NOTHING"
             ));
+            if self.obstacle == OtherObstacle::SequenceBehind {
+                self.add(&format!(
+                    "INSERT INTO allowed SELECT 'old' || i FROM generate_series(1, {OLDER_ROWS}) i"
+                ));
+            }
         }
         match self.kind {
             TableKind::Partitioned(key, method, last, leaf) => {
