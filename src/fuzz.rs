@@ -8,18 +8,21 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-use crate::clock::{Clock, Real};
 use crate::config::{self, Purpose};
-use crate::fault::Fault;
-use crate::fetch::{self, Fetcher, http::Http, lines::LineParser};
-use crate::halt::{Cause, Halt};
-use crate::problem::Problem;
+use crate::error::Fault;
+use crate::error::diagnostic::Problem;
+use crate::fetch::http::Http;
+use crate::fetch::lines::LineParser;
+use crate::fetch::{self, Fetcher};
 use crate::report::Reports;
 use crate::report::ledger::Ledger;
-use crate::script::emit::Emitter;
-use crate::script::end::run_to_the_end;
+use crate::runtime::clock::{Clock, Real};
+use crate::runtime::shutdown::{Cause, Halt};
+use crate::script;
+use crate::script::api::emit_files::Emitter;
+use crate::script::finish::run_to_the_end;
 use crate::script::host::{Host, Parts};
-use crate::script::{self, STACK, Script};
+use crate::script::{STACK, Script};
 use crate::store::{self, Store, Target};
 
 /// The most operations of a script that is run.
@@ -91,7 +94,7 @@ pub fn script(text: &str, run: bool) -> Result<(), String> {
 
 /// Reads a journal or a report as `replay` does.
 pub fn journal(bytes: &[u8]) -> Result<(), String> {
-    crate::replay::understand(bytes.to_vec()).map_err(|fault| shown(&fault.into()))
+    crate::command::replay::understand(bytes.to_vec()).map_err(|fault| shown(&fault.into()))
 }
 
 /// Both forms of an error.

@@ -9,20 +9,22 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use token_service::cli::{self, Cli, Command, Refusal};
+use token_service::command::{self, check, demo_source, merge, replay, run, test};
 use token_service::config::{self, Env, Layout, Purpose, Settings};
-use token_service::exit::Exit;
-use token_service::metrics::{self, file::MetricsFile};
-use token_service::paint::Paint;
-use token_service::problem::Problem;
-use token_service::screen::{Progress, Screen, Streams};
-use token_service::verdict::Finished;
-use token_service::{
-    check, demo_source, logging, merge, replay, run, script, shield, termination, testing,
-};
+use token_service::error::color::Paint;
+use token_service::error::diagnostic::Problem;
+use token_service::error::exit::Exit;
+use token_service::observe::logging;
+use token_service::observe::metrics;
+use token_service::observe::metrics::file::MetricsFile;
+use token_service::observe::progress::{Progress, Screen, Streams};
+use token_service::report::conclusion::Finished;
+use token_service::runtime::{hardening, termination_log};
+use token_service::script;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(crashed));
-    let shielded = shield::up();
+    let shielded = hardening::up();
     let args: Vec<OsString> = std::env::args_os().collect();
     let env = Env::of_process();
     let layout = cli::error_format(&args, &env);
@@ -92,12 +94,12 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
     let alone = |problem| vec![problem];
     match &cli.command {
         Some(Command::Api(args)) => {
-            let text = script::docs::print(args.format).map_err(alone)?;
+            let text = script::reference::print(args.format).map_err(alone)?;
             Ok(answer(&text))
         }
-        Some(Command::Completions(args)) => Ok(answer(cli::pages::completions(args.shell))),
+        Some(Command::Completions(args)) => Ok(answer(command::generate::completions(args.shell))),
         Some(Command::Man) => {
-            let page = cli::pages::man()
+            let page = command::generate::man()
                 .map_err(|error| alone(Problem::from(anyhow::Error::from(error))))?;
             Ok(answer(page))
         }
@@ -111,7 +113,7 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
         }
         Some(Command::Test(args)) => {
             let color = io::stdout().is_terminal() && env.allows_color();
-            let exit = testing::test(&args.settings(color), &mut io::stdout())?;
+            let exit = test::test(&args.settings(color), &mut io::stdout())?;
             Ok(Done::new(exit, Vec::new()))
         }
         Some(Command::DemoSource(args)) => {
@@ -221,7 +223,7 @@ fn answer(text: impl AsRef<[u8]>) -> Done {
 
 /// For whoever looks at the pod: best effort, for the exit code and standard error tell too.
 fn leave_word(word: &str) {
-    let _ = termination::leave(Path::new(termination::FILE), word);
+    let _ = termination_log::leave(Path::new(termination_log::FILE), word);
 }
 
 /// A crash shows its place and nothing else: what was being worked on may be a token.

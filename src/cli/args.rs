@@ -7,19 +7,20 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
-use crate::condition::Condition;
-use crate::config::{Layout, values};
+use crate::cli::value;
+use crate::command::test;
+use crate::config::Layout;
+use crate::config::shard::Written;
+use crate::observe::progress::Progress;
 use crate::report::Spec;
+use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
-use crate::screen::Progress;
-use crate::shard::Written;
-use crate::testing;
 
 /// A run's arguments; whatever was not typed is `None` or empty.
 #[derive(Clone, Debug, Default, Args)]
 pub struct RunArgs {
     /// How many tokens, a whole number of at least 1 [default: 5]
-    #[arg(allow_negative_numbers = true, value_parser = values::size)]
+    #[arg(allow_negative_numbers = true, value_parser = value::size)]
     pub size: Option<u64>,
     /// The pipeline script [default: the built-in one]
     #[arg(long, value_name = "FILE", help_heading = "Run")]
@@ -29,7 +30,7 @@ pub struct RunArgs {
     pub journal: Option<PathBuf>,
     /// Take this run's part where N runs share SIZE, I from 0; without I the platform says which one
     /// it is [default: what Cloud Run or Kubernetes say, else 0/1]
-    #[arg(long, value_name = "I/N", value_parser = values::shard, help_heading = "Run")]
+    #[arg(long, value_name = "I/N", value_parser = value::shard, help_heading = "Run")]
     pub shard: Option<Written>,
     /// Try each insert and roll it back: the report says what would have been stored
     #[arg(long, help_heading = "Run")]
@@ -43,11 +44,11 @@ pub struct RunArgs {
     #[arg(conflicts_with_all = ["max_requests", "no_top_up", "dangerously_repeat_requests"])]
     pub input: Option<PathBuf>,
     /// The most tokens to ask for in one request [default: 10000]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value::positive)]
     #[arg(help_heading = "Source")]
     pub page_size: Option<u64>,
     /// The most requests of a run [default: no limit]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value::positive)]
     #[arg(help_heading = "Source")]
     pub max_requests: Option<u64>,
     /// Do not ask again for what a short delivery left out
@@ -76,16 +77,16 @@ pub struct RunArgs {
 #[command(next_help_heading = "Run")]
 pub struct TimeArgs {
     /// End after this long, such as 10m; what is in flight is still settled
-    #[arg(long, value_name = "DURATION", value_parser = values::limit)]
+    #[arg(long, value_name = "DURATION", value_parser = value::limit)]
     pub deadline: Option<Duration>,
     /// How long a stopped run may take to settle and report [default: 8s]
-    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub grace: Option<Duration>,
     /// How long an outage in the middle of a run is waited out [default: 30s]
-    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub patience: Option<Duration>,
     /// How long to wait at the start for source and database to come up [default: 0s]
-    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub wait: Option<Duration>,
 }
 
@@ -94,11 +95,11 @@ pub struct TimeArgs {
 #[command(next_help_heading = "Database")]
 pub struct DatabaseArgs {
     /// The most database connections [default: 16]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value::count)]
     pub connections: Option<usize>,
     /// The most inserts in flight on each connection; behind a pooler it is one [default: what the
     /// round trip needs, 16 to 128]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value::count)]
     pub pipeline: Option<usize>,
 }
 
@@ -108,19 +109,19 @@ pub struct DatabaseArgs {
 pub struct OutputArgs {
     /// text, ndjson, json, csv, yaml or html, on standard output or to PATH; repeatable [default:
     /// text]
-    #[arg(long = "report", value_name = "FORMAT[=PATH]", value_parser = values::report)]
+    #[arg(long = "report", value_name = "FORMAT[=PATH]", value_parser = value::report)]
     pub reports: Vec<Spec>,
     /// What reports show of a token: none masks nothing, prefix leaves its beginning, sha256 a
     /// digest [default: none]
-    #[arg(long, value_name = "MASK", value_parser = values::mask)]
+    #[arg(long, value_name = "MASK", value_parser = value::mask)]
     pub mask: Option<Mask>,
     /// End with 1 where this holds at the end, such as rejected>0, stored<requested or
     /// stored<0.9*requested; repeatable
-    #[arg(long, value_name = "CONDITION", value_parser = values::condition)]
+    #[arg(long, value_name = "CONDITION", value_parser = value::condition)]
     pub fail_on: Vec<Condition>,
     /// Show how far the run has come on standard error: auto where that is a terminal and standard
     /// output none, always in lines where no bar can be drawn, or never [default: auto]
-    #[arg(long, value_name = "WHEN", value_parser = values::progress)]
+    #[arg(long, value_name = "WHEN", value_parser = value::progress)]
     pub progress: Option<Progress>,
     /// Write what the run came to into FILE when it ends, as Prometheus text for a collector
     #[arg(long, value_name = "FILE")]
@@ -178,7 +179,7 @@ pub struct MergeArgs {
 #[derive(Clone, Debug, Args)]
 pub struct DemoSourceArgs {
     /// The address and port to listen on; port 0 is any that is free [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR", value_parser = values::address)]
+    #[arg(long, value_name = "ADDR", value_parser = value::address)]
     pub listen: Option<SocketAddr>,
 }
 
@@ -189,13 +190,13 @@ pub struct CommonArgs {
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     pub config: Option<PathBuf>,
     /// off, error, warn, info, debug or trace [default: info]
-    #[arg(long, value_name = "LEVEL", value_parser = values::level, help_heading = "Messages")]
+    #[arg(long, value_name = "LEVEL", value_parser = value::level, help_heading = "Messages")]
     pub log_level: Option<LevelFilter>,
     /// text or json, on standard error [default: text]
-    #[arg(long, value_name = "LAYOUT", value_parser = values::layout, help_heading = "Messages")]
+    #[arg(long, value_name = "LAYOUT", value_parser = value::layout, help_heading = "Messages")]
     pub log_format: Option<Layout>,
     /// text or json, on standard error [default: text]
-    #[arg(long, value_name = "LAYOUT", value_parser = values::layout, help_heading = "Messages")]
+    #[arg(long, value_name = "LAYOUT", value_parser = value::layout, help_heading = "Messages")]
     pub error_format: Option<Layout>,
 }
 
@@ -230,20 +231,20 @@ pub struct TestArgs {
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
     /// How many cases run at a time [default: as many as there are processors]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::count)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value::count)]
     pub jobs: Option<usize>,
     /// How long a case may take in real time, whatever its own clock says
-    #[arg(long, value_name = "DURATION", value_parser = values::limit, default_value = "10s")]
+    #[arg(long, value_name = "DURATION", value_parser = value::limit, default_value = "10s")]
     pub timeout: Duration,
     /// text or json, on standard error [default: text]
-    #[arg(long, value_name = "LAYOUT", value_parser = values::layout)]
+    #[arg(long, value_name = "LAYOUT", value_parser = value::layout)]
     pub error_format: Option<Layout>,
 }
 
 impl TestArgs {
     /// The same as settings.
-    pub fn settings(&self, color: bool) -> testing::Settings {
-        testing::Settings {
+    pub fn settings(&self, color: bool) -> test::Settings {
+        test::Settings {
             paths: self.paths.clone(),
             filter: self.filter.clone(),
             update: self.update,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
-use super::*;
-use crate::exit::Exit;
+use crate::cli::*;
+use crate::error::exit::Exit;
 use crate::report::mask::Mask;
 
 fn words(line: &str) -> Vec<OsString> {

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use secrecy::ExposeSecret as _;
 
-use super::file::{DatabaseKeys, File};
-use super::{Env, place, usage, values};
-use crate::problem::Problem;
-use crate::secret::Secret;
+use crate::cli::value;
+use crate::config::file::{DatabaseKeys, File};
+use crate::config::{Env, usage, yaml_error};
+use crate::error::diagnostic::Problem;
+use crate::runtime::secret::Secret;
 use crate::store::Target;
 use crate::store::postgres::{Address, Given, Host, Password, Session, SslMode};
 
@@ -79,7 +80,7 @@ fn of_parts(env: &Env, file: &File) -> Result<Address, Problem> {
     };
     let hosts = text("DB_HOST", "host", &keys.host)?;
     let hosts = plain_hosts(&hosts)?;
-    let ports = env.parse("DB_PORT", values::ports)?;
+    let ports = env.parse("DB_PORT", value::ports)?;
     let ports = ports.or_else(|| keys.port.clone()).unwrap_or_default();
     let hosts = Host::list(&hosts, &ports).map_err(|why| {
         usage(format!("the database's hosts cannot be used: {why}"))
@@ -225,7 +226,7 @@ fn parts_of(keys: &DatabaseKeys) -> Vec<&'static str> {
 
 /// Marks a key of `database` in the file.
 fn at_key(problem: Problem, file: &File, key: &str) -> Problem {
-    match place::of_key(&file.path, &file.text, &["database", key], String::new()) {
+    match yaml_error::of_key(&file.path, &file.text, &["database", key], String::new()) {
         Some(place) => problem.place(place),
         None => problem,
     }

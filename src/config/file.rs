@@ -9,17 +9,17 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::reading::{elements, number, readers, vars};
-use super::values::{self, Parsed};
-use super::{place, usage};
-use crate::condition::Condition;
-use crate::escape::escape;
-use crate::problem::Problem;
+use crate::cli::value::{self, Parsed};
+use crate::config::shard::Written;
+use crate::config::yaml_values::{elements, number, readers, vars};
+use crate::config::{usage, yaml_error};
+use crate::error::diagnostic::Problem;
+use crate::error::escape::escape;
+use crate::observe::progress::Progress;
 use crate::report::Spec;
+use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
-use crate::screen::Progress;
-use crate::shard::Written;
-use crate::store::name::TableName;
+use crate::store::identifier::TableName;
 use crate::store::postgres::{RequireAuth, Session, SslMode, SslNegotiation};
 
 /// The whole file; a key that is absent or empty is `None`.
@@ -172,7 +172,7 @@ pub(super) fn read(path: &Path) -> Result<File, Problem> {
 /// Reads `text`, which messages call `path`.
 pub(super) fn parse(path: String, text: String) -> Result<File, Problem> {
     let keys: Option<Keys> = serde_yaml::from_str(&text)
-        .map_err(|error| place::explain(place::CONFIGURATION, &path, &text, &error))?;
+        .map_err(|error| yaml_error::explain(yaml_error::CONFIGURATION, &path, &text, &error))?;
     let keys = keys.unwrap_or_default();
     let reports = keys.reports.unwrap_or_default();
     Ok(File {
@@ -187,17 +187,17 @@ pub(super) fn parse(path: String, text: String) -> Result<File, Problem> {
 }
 
 readers! {
-    source_url: Url = values::source_url;
-    limit: Duration = values::limit;
-    duration: Duration = values::duration;
-    mask: Mask = values::mask;
-    progress: Progress = values::progress;
-    shard: Written = values::shard;
-    size: u64 = values::size;
-    positive: u64 = values::positive;
-    bytes: u64 = values::bytes;
-    ports: Vec<u16> = values::ports;
-    count: usize = values::count;
+    source_url: Url = value::source_url;
+    limit: Duration = value::limit;
+    duration: Duration = value::duration;
+    mask: Mask = value::mask;
+    progress: Progress = value::progress;
+    shard: Written = value::shard;
+    size: u64 = value::size;
+    positive: u64 = value::positive;
+    bytes: u64 = value::bytes;
+    ports: Vec<u16> = value::ports;
+    count: usize = value::count;
     sslmode: SslMode = str::parse;
     sslnegotiation: SslNegotiation = str::parse;
     require_auth: RequireAuth = str::parse;
@@ -217,14 +217,14 @@ fn not_empty(text: &str) -> Parsed<String> {
 
 elements! {
     /// A report.
-    SpecKey(Spec) = values::report;
+    SpecKey(Spec) = value::report;
     /// When a run fails.
-    ConditionKey(Condition) = values::condition;
+    ConditionKey(Condition) = value::condition;
     /// A header's name in lower case.
     #[derive(PartialEq, Eq, PartialOrd, Ord)]
-    HeaderName(String) = values::header_name;
+    HeaderName(String) = value::header_name;
     /// A header's value, which may be a secret.
-    HeaderValue(String) = |text| if values::is_header_value(text) {
+    HeaderValue(String) = |text| if value::is_header_value(text) {
         Ok(text.to_string())
     } else {
         Err(String::from("must not hold control characters"))

@@ -4,26 +4,24 @@
 //! Nothing here prints, and nothing but [`Env::of_process`] looks at the process; the files that are
 //! read are those that a user named.
 
-mod amount;
-mod apart;
-pub(crate) mod case;
-mod checking;
+mod check;
 mod database;
-mod env;
 mod file;
-mod joining;
+mod merge;
 pub mod options;
-pub(crate) mod outline;
+mod otel;
 mod output;
-mod place;
-pub(crate) mod reading;
+mod path_conflicts;
 mod settings;
+pub mod shard;
+mod size;
 mod source;
-mod telemetry;
-pub mod values;
-
+pub(crate) mod test_case;
 #[cfg(test)]
 mod tests;
+mod yaml_error;
+pub(crate) mod yaml_spans;
+pub(crate) mod yaml_values;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,22 +30,22 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
 
-use self::amount::Amount;
-pub use self::checking::load_for_check;
-pub use self::env::Env;
-use self::file::File;
-pub use self::joining::{load_for_merge, load_for_replay};
-pub use self::settings::{
+pub use crate::cli::env::Env;
+use crate::cli::value::Parsed;
+use crate::cli::{CommonArgs, RunArgs, variable};
+pub use crate::config::check::load_for_check;
+use crate::config::file::File;
+pub use crate::config::merge::{load_for_merge, load_for_replay};
+pub use crate::config::settings::{
     Checked, Ends, Joining, Layout, Log, Script, ScriptLimits, Settings, Source,
 };
-use self::values::Parsed;
-use crate::cli::{CommonArgs, RunArgs, variable};
-use crate::exit::Exit;
-use crate::problem::Problem;
-use crate::secret::Secret;
-use crate::store::name::TableName;
+use crate::config::size::Amount;
+use crate::error::diagnostic::Problem;
+use crate::error::exit::Exit;
+use crate::observe::otel::Tracer;
+use crate::runtime::secret::Secret;
+use crate::store::identifier::TableName;
 use crate::store::{self, Target};
-use crate::telemetry::Tracer;
 
 /// SIZE where nothing names one.
 const DEFAULT_SIZE: u64 = 5;
@@ -153,20 +151,35 @@ impl<'a> Layers<'a> {
             fail_on: self.fail_on(args)?,
             mask: self.mask(args)?,
             metrics: self.metrics(args)?,
-            telemetry: telemetry::settings(self.env),
+            telemetry: otel::settings(self.env),
             progress: self.progress(args)?,
             color: self.env.allows_color(),
             script: self.script(args.script.as_ref())?,
             script_limits: self.script_limits(),
             vars: self.vars(),
             env: self.visible(&secrets),
-            deadline: self.pick(args.times.deadline, "deadline", values::limit, run.deadline)?,
+            deadline: self.pick(
+                args.times.deadline,
+                "deadline",
+                crate::cli::value::limit,
+                run.deadline,
+            )?,
             grace: self
-                .pick(args.times.grace, "grace", values::duration, run.grace)?
+                .pick(
+                    args.times.grace,
+                    "grace",
+                    crate::cli::value::duration,
+                    run.grace,
+                )?
                 .unwrap_or(Duration::from_secs(8)),
             patience: self.patience(args)?,
             wait: self
-                .pick(args.times.wait, "wait", values::duration, run.wait)?
+                .pick(
+                    args.times.wait,
+                    "wait",
+                    crate::cli::value::duration,
+                    run.wait,
+                )?
                 .unwrap_or_default(),
             journal: self.journal(args)?,
             out_dir: self.pick(args.out_dir.clone(), "out-dir", path, None)?,
@@ -191,7 +204,12 @@ impl<'a> Layers<'a> {
 
     /// A flag that needs no value, else its variable, else what the file says.
     fn switch(&self, flag: bool, option: &str, in_file: Option<bool>) -> Result<bool, Problem> {
-        let given = self.pick(flag.then_some(true), option, values::switch, in_file)?;
+        let given = self.pick(
+            flag.then_some(true),
+            option,
+            crate::cli::value::switch,
+            in_file,
+        )?;
         Ok(given.unwrap_or_default())
     }
 
@@ -209,14 +227,14 @@ impl<'a> Layers<'a> {
                 .pick(
                     args.database.connections,
                     "connections",
-                    values::count,
+                    crate::cli::value::count,
                     keys.connections,
                 )?
                 .unwrap_or(16),
             pipeline: self.pick(
                 args.database.pipeline,
                 "pipeline",
-                values::count,
+                crate::cli::value::count,
                 keys.pipeline,
             )?,
             dry_run: self.dry_run(args)?,
@@ -230,7 +248,12 @@ impl<'a> Layers<'a> {
 
     fn patience(&self, args: &RunArgs) -> Result<Duration, Problem> {
         let in_file = self.file.run.patience;
-        let patience = self.pick(args.times.patience, "patience", values::duration, in_file)?;
+        let patience = self.pick(
+            args.times.patience,
+            "patience",
+            crate::cli::value::duration,
+            in_file,
+        )?;
         Ok(patience.unwrap_or(Duration::from_secs(30)))
     }
 
@@ -274,8 +297,13 @@ impl<'a> Layers<'a> {
     }
 
     fn log(&self, args: &CommonArgs) -> Result<Log, Problem> {
-        let level = self.pick(args.log_level, "log-level", values::level, None)?;
-        let format = self.pick(args.log_format, "log-format", values::layout, None)?;
+        let level = self.pick(args.log_level, "log-level", crate::cli::value::level, None)?;
+        let format = self.pick(
+            args.log_format,
+            "log-format",
+            crate::cli::value::layout,
+            None,
+        )?;
         Ok(Log {
             level: level.unwrap_or(LevelFilter::INFO),
             format: format.unwrap_or_default(),
@@ -283,13 +311,18 @@ impl<'a> Layers<'a> {
     }
 
     fn error_format(&self, args: &CommonArgs) -> Result<Layout, Problem> {
-        let format = self.pick(args.error_format, "error-format", values::layout, None)?;
+        let format = self.pick(
+            args.error_format,
+            "error-format",
+            crate::cli::value::layout,
+            None,
+        )?;
         Ok(format.unwrap_or_default())
     }
 }
 
 /// A mistake in usage or configuration.
-fn usage(message: impl Into<String>) -> Problem {
+pub(crate) fn usage(message: impl Into<String>) -> Problem {
     Problem::new(Exit::Usage, message)
 }
 

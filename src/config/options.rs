@@ -1,8 +1,8 @@
 //! The options by their names: which key of the file sets one too, and which of them a name that means
 //! nothing may have been.
 
-use super::{AUTHORIZATION, Env, nearest};
 use crate::cli::{self, variable};
+use crate::config::{AUTHORIZATION, Env, nearest};
 
 /// What begins the variables of this program.
 const PREFIX: &str = "TOKEN_SERVICE_";
@@ -72,8 +72,8 @@ pub fn misspelt(env: &Env) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::file;
     use super::*;
+    use crate::config::file;
 
     /// True where the file takes a key of this path.
     fn is_taken(path: &str) -> bool {

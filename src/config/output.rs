@@ -3,19 +3,20 @@
 
 use std::path::PathBuf;
 
-use super::{Layers, path, usage, values};
 use crate::cli::RunArgs;
-use crate::condition::Condition;
-use crate::problem::Problem;
+use crate::cli::value;
+use crate::config::{Layers, path, usage};
+use crate::error::diagnostic::Problem;
+use crate::observe::progress::Progress;
+use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
 use crate::report::{Format, Spec};
-use crate::screen::Progress;
 
 impl Layers<'_> {
     pub(super) fn reports(&self, args: &RunArgs) -> Result<Vec<Spec>, Problem> {
         let typed = Some(args.output.reports.clone()).filter(|reports| !reports.is_empty());
         let in_file = Some(self.file.reports.clone()).filter(|reports| !reports.is_empty());
-        let list = |text: &str| text.split(',').map(str::trim).map(values::report).collect();
+        let list = |text: &str| text.split(',').map(str::trim).map(value::report).collect();
         let reports = self.pick(typed, "report", list, in_file)?;
         let reports = reports.unwrap_or_else(|| {
             vec![Spec {
@@ -25,7 +26,7 @@ impl Layers<'_> {
         });
         let mut on_stdout = reports.iter().filter(|report| report.path.is_none());
         if let Some(second) = on_stdout.nth(1) {
-            let name = values::report_name(second.format);
+            let name = value::report_name(second.format);
             return Err(
                 usage("two reports would be written to standard output").hint(format!(
                     "give one of them a path, such as --report {name}=run.{name}"
@@ -56,19 +57,19 @@ impl Layers<'_> {
 
     pub(super) fn fail_on(&self, args: &RunArgs) -> Result<Vec<Condition>, Problem> {
         let typed = Some(args.output.fail_on.clone()).filter(|typed| !typed.is_empty());
-        let list = |text: &str| text.split(',').map(values::condition).collect();
+        let list = |text: &str| text.split(',').map(value::condition).collect();
         let conditions = self.pick(typed, "fail-on", list, self.file.run.conditions())?;
         Ok(conditions.unwrap_or_default())
     }
 
     pub(super) fn progress(&self, args: &RunArgs) -> Result<Progress, Problem> {
         let in_file = self.file.run.progress;
-        let progress = self.pick(args.output.progress, "progress", values::progress, in_file)?;
+        let progress = self.pick(args.output.progress, "progress", value::progress, in_file)?;
         Ok(progress.unwrap_or_default())
     }
 
     pub(super) fn mask(&self, args: &RunArgs) -> Result<Mask, Problem> {
-        let mask = self.pick(args.output.mask, "mask", values::mask, self.file.run.mask)?;
+        let mask = self.pick(args.output.mask, "mask", value::mask, self.file.run.mask)?;
         Ok(mask.unwrap_or_default())
     }
 }

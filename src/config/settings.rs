@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
-use crate::condition::Condition;
+use crate::error::diagnostic::Problem;
 use crate::fetch::Limits;
 use crate::fetch::http::Endpoint;
 use crate::fetch::input::Input;
-use crate::problem::Problem;
+use crate::observe::otel;
+use crate::observe::progress::Progress;
 use crate::report::Spec;
+use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
-use crate::screen::Progress;
 use crate::store;
-use crate::telemetry;
 
 /// How log lines or errors are laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub enum Source {
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// How many tokens: this shard's part of SIZE. It is 0 where the shard's part, or the input, is
-    /// empty, and [`super::values::MOST`] where all that a pipe brings is asked for.
+    /// empty, and [`crate::cli::value::MOST`] where all that a pipe brings is asked for.
     pub size: u64,
     /// Where tokens come from.
     pub source: Source,
@@ -100,7 +100,7 @@ pub struct Settings {
     /// The Prometheus text file that is written at the end.
     pub metrics: Option<PathBuf>,
     /// The OpenTelemetry collector, if there is one.
-    pub telemetry: Option<telemetry::Settings>,
+    pub telemetry: Option<otel::Settings>,
     /// What is run.
     pub script: Script,
     /// The script's configurable limits.

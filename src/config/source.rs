@@ -6,12 +6,13 @@ use std::time::Duration;
 use secrecy::ExposeSecret as _;
 use url::Url;
 
-use super::{AUTHORIZATION, Layers, usage, values};
 use crate::cli::RunArgs;
+use crate::cli::value;
+use crate::config::{AUTHORIZATION, Layers, usage};
+use crate::error::diagnostic::Problem;
 use crate::fetch::Limits;
 use crate::fetch::http::Endpoint;
-use crate::problem::Problem;
-use crate::secret::Secret;
+use crate::runtime::secret::Secret;
 
 impl Layers<'_> {
     pub(super) fn limits(&self, args: &RunArgs) -> Result<Limits, Problem> {
@@ -23,17 +24,12 @@ impl Layers<'_> {
             timeout: keys.timeout.unwrap_or(Duration::from_secs(10)),
             connect_timeout: keys.connect_timeout.unwrap_or(Duration::from_secs(5)),
             page_size: self
-                .pick(
-                    args.page_size,
-                    "page-size",
-                    values::positive,
-                    keys.page_size,
-                )?
+                .pick(args.page_size, "page-size", value::positive, keys.page_size)?
                 .unwrap_or(10_000),
             retries: keys.retries.unwrap_or(3),
             max_body: keys.max_body.unwrap_or(32 << 20),
             max_token: usize::try_from(max_token).unwrap_or(usize::MAX),
-            max_requests: self.pick(args.max_requests, "max-requests", values::positive, None)?,
+            max_requests: self.pick(args.max_requests, "max-requests", value::positive, None)?,
             top_up: !no_top_up,
             repeat_served: self.switch(repeat_served, "dangerously-repeat-requests", None)?,
         })
@@ -50,7 +46,7 @@ impl Layers<'_> {
 
     pub(super) fn source_url(&self) -> Result<Option<Url>, Problem> {
         // The address is left out of the message: it may hold a key in its query.
-        let given = self.env.get("TOKEN_HOST")?.map(values::source_url);
+        let given = self.env.get("TOKEN_HOST")?.map(value::source_url);
         let given = given
             .transpose()
             .map_err(|rule| usage(format!("TOKEN_HOST {rule}")))?;
@@ -63,7 +59,7 @@ impl Layers<'_> {
             .map(|(name, value)| (name.0.clone(), Secret::fixed(value.0.as_str())))
             .collect();
         if let Some(value) = self.env.secret(AUTHORIZATION)? {
-            if !values::is_header_value(value.initial().expose_secret()) {
+            if !value::is_header_value(value.initial().expose_secret()) {
                 let name = self.env.secret_name(AUTHORIZATION).unwrap_or_default();
                 return Err(usage(format!("{name} must not hold control characters"))
                     .hint("it is sent as the Authorization header, one line such as `Bearer …`"));

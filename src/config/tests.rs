@@ -7,8 +7,8 @@ use std::io::Write as _;
 
 use secrecy::ExposeSecret;
 
-use super::*;
 use crate::cli::CheckArgs;
+use crate::config::*;
 use crate::fetch::http::Endpoint;
 use crate::report::{Format, Spec};
 use crate::store::postgres::{Address, Host, Session, SslMode, SslNegotiation};

@@ -16,8 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 
-use super::http::Endpoint;
-use crate::fault::{Fault, Kind};
+use crate::error::{Fault, Kind};
+use crate::fetch::http::Endpoint;
 
 /// The most tokens in one answer, as the real source has it.
 const MOST: u64 = 455_902;

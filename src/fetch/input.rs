@@ -10,13 +10,13 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-use super::lines::LineParser;
-use super::{Answer, Answering, Nature, Source};
-use crate::escape::escape;
-use crate::exit::Exit;
-use crate::fault::{Fault, Kind};
-use crate::problem::Problem;
-use crate::token::Page;
+use crate::error::diagnostic::Problem;
+use crate::error::escape::escape;
+use crate::error::exit::Exit;
+use crate::error::{Fault, Kind};
+use crate::fetch::lines::LineParser;
+use crate::fetch::{Answer, Answering, Nature, Source};
+use crate::pipeline::token::Page;
 
 /// So much is read at a time.
 const BUFFER: usize = 64 * 1024;

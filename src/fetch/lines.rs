@@ -1,8 +1,8 @@
 //! Cutting the source's answer into tokens, chunk by chunk as it arrives: one token a line, within
 //! bounded memory whatever the source sends. Pure, so that it can be fuzzed.
 
-use super::json::JsonWatch;
-use crate::token::{Flaw, Page, PageBuilder};
+use crate::fetch::json::JsonWatch;
+use crate::pipeline::token::{Flaw, Page, PageBuilder};
 
 /// Takes bytes and collects the tokens of one answer.
 pub struct LineParser {

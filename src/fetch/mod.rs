@@ -1,6 +1,16 @@
 //! Fetching: pages of tokens from the source until as many are there as were asked for, topping up
 //! short deliveries, one page ahead of whoever takes them.
 
+pub mod demo;
+pub mod error;
+pub mod http;
+pub mod input;
+mod json;
+pub mod lines;
+pub mod retry;
+mod source;
+mod source_stats;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -8,26 +18,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
-use crate::fault::{Fault, Kind};
-use crate::halt::Halt;
+use crate::error::{Fault, Kind};
+use crate::fetch::error::{out_of_requests, out_of_retries, short_supply, told_to_wait, within};
+use crate::fetch::retry::Decision;
+pub use crate::fetch::source::{Answer, Answering, Nature, Source};
+pub use crate::fetch::source_stats::Supply;
 use crate::journal::Journal;
-use crate::stream::{PageResult, PageStream};
-use crate::token::{Page, Token};
-use refusal::{out_of_requests, out_of_retries, short_supply, told_to_wait, within};
-use retry::Decision;
-pub use source::{Answer, Answering, Nature, Source};
-pub use supply::Supply;
-
-pub mod demo;
-pub mod http;
-pub mod input;
-mod json;
-pub mod lines;
-pub mod refusal;
-pub mod retry;
-mod source;
-mod supply;
+use crate::pipeline::channel::{PageResult, PageStream};
+use crate::pipeline::token::{Page, Token};
+use crate::runtime::clock::Clock;
+use crate::runtime::shutdown::Halt;
 
 /// So many requests in a row that bring nothing mean that the source has run dry.
 const DRY_REQUESTS: u32 = 3;

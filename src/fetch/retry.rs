@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::fault::{Fault, Kind};
+use crate::error::{Fault, Kind};
 
 const BASE: Duration = Duration::from_millis(100);
 const CAP: Duration = Duration::from_secs(5);

@@ -3,10 +3,10 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use super::lines::{Document, LineParser};
-use super::refusal::no_list;
-use crate::fault::Fault;
-use crate::token::Page;
+use crate::error::Fault;
+use crate::fetch::error::no_list;
+use crate::fetch::lines::{Document, LineParser};
+use crate::pipeline::token::Page;
 
 /// What answers a request for tokens.
 pub trait Source: Send + Sync {

@@ -4,6 +4,8 @@
 //! A line of JSON each: first the run, then pages and outcomes as they come, last the summary. A replay
 //! goes on behind that, or behind what a crash left of it: first its name, then outcomes and a summary.
 
+mod read;
+
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,11 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::fault::{Fault, Kind};
-use crate::token::{Page, Token};
-pub use read::{End, Line, Reading, Told, Use};
-
-mod read;
+use crate::error::{Fault, Kind};
+pub use crate::journal::read::{End, Line, Reading, Told, Use};
+use crate::pipeline::token::{Page, Token};
 
 /// The version of the form.
 const VERSION: u32 = 1;

@@ -6,10 +6,10 @@ use std::io::{self, Write};
 
 use csv::WriterBuilder;
 
-use super::Sink;
-use super::row::Row;
-use super::summary::Summary;
-use crate::escape::escape;
+use crate::error::escape::escape;
+use crate::report::Sink;
+use crate::report::record::Row;
+use crate::report::summary::Summary;
 
 /// The token object's keys.
 const HEADER: [&str; 8] = [

@@ -2,10 +2,10 @@
 
 use std::io::{self, Write};
 
-use super::Sink;
-use super::row::Row;
-use super::summary::{Summary, VERSION};
-use crate::escape::write_json;
+use crate::error::escape::write_json;
+use crate::report::Sink;
+use crate::report::record::Row;
+use crate::report::summary::{Summary, VERSION};
 
 /// The JSON report.
 #[derive(Default)]

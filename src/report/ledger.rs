@@ -9,11 +9,11 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::Reports;
-use super::rejections::Rejections;
-use super::summary::{Latencies, Summary};
-use crate::fault::Fault;
-use crate::token::{Detail, Flaw, Outcome, Status, Tally, Token};
+use crate::error::Fault;
+use crate::pipeline::token::{Detail, Flaw, Outcome, Status, Tally, Token};
+use crate::report::Reports;
+use crate::report::rejections::Rejections;
+use crate::report::summary::{Latencies, Summary};
 
 /// The name of an open entry.
 pub type EntryId = u64;

@@ -1,30 +1,32 @@
 //! Reporting: every token with what became of it, in the formats that were asked for. A report
 //! streams; one on a path is written beside it (`PATH.partial`) and renamed when it is complete.
 
-use std::fs;
-use std::io::{self, BufWriter, IsTerminal, Write};
-use std::path::PathBuf;
-
-use crate::fault::Fault;
-use crate::journal::Journal;
-use crate::token::Outcome;
-use mask::Mask;
-use place::Place;
-use row::Row;
-use summary::Summary;
-
+pub mod conclusion;
 pub mod csv;
+mod destination;
+pub mod fail_on;
 pub mod html;
 pub mod json;
 pub mod ledger;
 pub mod mask;
 pub mod ndjson;
-mod place;
+pub mod record;
 pub mod rejections;
-pub mod row;
 pub mod summary;
 pub mod text;
 pub mod yaml;
+
+use std::fs;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::PathBuf;
+
+use crate::error::Fault;
+use crate::journal::Journal;
+use crate::pipeline::token::Outcome;
+use crate::report::destination::Place;
+use crate::report::mask::Mask;
+use crate::report::record::Row;
+use crate::report::summary::Summary;
 
 /// The formats of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::Sink;
-use super::row::Row;
-use super::summary::Summary;
-use crate::escape::write_json;
+use crate::error::escape::write_json;
+use crate::report::Sink;
+use crate::report::record::Row;
+use crate::report::summary::Summary;
 
 /// The newline-delimited JSON report.
 pub struct Ndjson;

@@ -1,6 +1,6 @@
 //! What refused tokens, counted: by the constraint and the SQLSTATE that the database named.
 
-use crate::token::Outcome;
+use crate::pipeline::token::Outcome;
 
 /// So many kinds are told apart; a trigger may make up a constraint for each token.
 const MOST: usize = 64;
@@ -66,7 +66,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::token::{Detail, Status, Token};
+    use crate::pipeline::token::{Detail, Status, Token};
 
     fn rejected(token: &str, constraint: &str, sqlstate: &str) -> Outcome {
         let detail = Detail {

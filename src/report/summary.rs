@@ -7,10 +7,10 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::rejections::Rejections;
-use super::row::milliseconds;
-use crate::escape::escape;
-use crate::token::{Status, Tally};
+use crate::error::escape::escape;
+use crate::pipeline::token::{Status, Tally};
+use crate::report::record::milliseconds;
+use crate::report::rejections::Rejections;
 
 /// The version of the report's form.
 pub const VERSION: u32 = 1;

@@ -2,11 +2,11 @@
 
 use std::io::{self, Write};
 
-use super::Sink;
-use super::row::Row;
-use super::summary::Summary;
-use crate::escape::escape;
-use crate::paint::Paint;
+use crate::error::color::Paint;
+use crate::error::escape::escape;
+use crate::report::Sink;
+use crate::report::record::Row;
+use crate::report::summary::Summary;
 
 /// The text report. Its summary goes to standard error, not here.
 pub struct Text {

@@ -7,10 +7,10 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
-use super::Sink;
-use super::row::Row;
-use super::summary::{Summary, VERSION};
-use crate::escape::write_fragment;
+use crate::error::escape::write_fragment;
+use crate::report::Sink;
+use crate::report::record::Row;
+use crate::report::summary::{Summary, VERSION};
 
 /// The YAML report.
 #[derive(Default)]

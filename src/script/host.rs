@@ -11,20 +11,20 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use rhai::{EvalAltResult, Map, NativeCallContext};
 use tokio::runtime::Handle;
 
-use super::emit::Emitter;
-use super::limits::{Memory, Stop};
-use super::outcomes::OutcomesCell;
-use super::tokens::TokensCell;
-use super::wording::Wording;
-use crate::clock::Clock;
-use crate::condition::Condition;
-use crate::fault::Fault;
+use crate::error::Fault;
 use crate::fetch::Fetcher;
-use crate::halt::Halt;
+use crate::pipeline::channel::{OutcomeStream, PageStream};
+use crate::pipeline::token::{Outcome, Tally};
+use crate::report::fail_on::Condition;
 use crate::report::ledger::Ledger;
+use crate::runtime::clock::Clock;
+use crate::runtime::shutdown::Halt;
+use crate::script::api::emit_files::Emitter;
+use crate::script::api::formatter::Wording;
+use crate::script::api::outcomes::OutcomesCell;
+use crate::script::api::tokens::TokensCell;
+use crate::script::sandbox::{Memory, Stop};
 use crate::store::Store;
-use crate::stream::{OutcomeStream, PageStream};
-use crate::token::{Outcome, Tally};
 
 /// So many streams that the script let go of may wait to be booked.
 const MOST_ABANDONED: usize = 1000;
@@ -232,7 +232,7 @@ impl Host {
             ("requests", supply.requests()),
             ("surplus", supply.surplus()),
         ] {
-            map.insert(name.into(), super::fault::integer(count).into());
+            map.insert(name.into(), crate::script::error::integer(count).into());
         }
         map
     }
@@ -241,10 +241,10 @@ impl Host {
     pub fn judge(
         &self,
         pages: PageStream,
-        judge: impl Fn(crate::token::Token) -> Outcome + Send + 'static,
+        judge: impl Fn(crate::pipeline::token::Token) -> Outcome + Send + 'static,
     ) -> OutcomeStream {
         let _guard = self.runtime.enter();
-        crate::stream::judged(pages, judge)
+        crate::pipeline::channel::judged(pages, judge)
     }
 
     /// Waits for `future`; a stopped run ends the wait at once, and the script with it.

@@ -1,6 +1,16 @@
 //! The script host: an engine with the primitives, limits that hold, and a run of one script on a
 //! thread of its own whose end accounts for everything that was received.
 
+pub mod api;
+pub mod error;
+pub mod finish;
+pub mod host;
+pub mod lint;
+pub mod reference;
+pub mod sandbox;
+pub mod sources;
+pub mod stdlib;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -8,38 +18,16 @@ use std::time::{Duration, Instant};
 use rhai::module_resolvers::DummyModuleResolver;
 use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope, Shared};
 
-use crate::exit::Exit;
-use crate::fault::chain;
-use crate::halt::Halt;
-use crate::problem::Problem;
-use check::files::Files;
-use host::Host;
-use imports::Jail;
-use limits::Memory;
-use names::Names;
-use source::Sources;
-
-pub mod advice;
-pub mod api;
-mod bounded;
-pub mod check;
-pub mod docs;
-pub mod emit;
-pub mod end;
-pub mod fault;
-pub mod host;
-pub mod imports;
-pub mod library;
-pub mod limits;
-pub mod names;
-mod nesting;
-pub mod outcomes;
-mod overrun;
-mod plain;
-mod sorting;
-pub mod source;
-pub mod tokens;
-pub mod wording;
+use crate::error::chain;
+use crate::error::diagnostic::Problem;
+use crate::error::exit::Exit;
+use crate::runtime::shutdown::Halt;
+use crate::script::host::Host;
+use crate::script::lint::modules::Files;
+use crate::script::lint::symbols::Names;
+use crate::script::sandbox::Memory;
+use crate::script::sandbox::resolver::Jail;
+use crate::script::sources::Sources;
 
 /// The script that runs where none is configured.
 pub const DEFAULT: &str = include_str!("../../scripts/default.rhai");
@@ -87,7 +75,7 @@ impl Script {
             return Self::compile(DEFAULT_NAME, DEFAULT, None, settings);
         };
         let name = path.display().to_string();
-        let text = source::read(path).map_err(|error| unreadable(&name, &error))?;
+        let text = sources::read(path).map_err(|error| unreadable(&name, &error))?;
         Self::compile(&name, &text, Some(path), settings)
     }
 
@@ -108,7 +96,7 @@ impl Script {
         engine.set_max_operations(settings.max_operations);
         engine.set_module_resolver(Jail::new(path, sources.clone()));
         let mut config = Module::new();
-        let size = Dynamic::from(fault::integer(settings.size));
+        let size = Dynamic::from(error::integer(settings.size));
         config.set_var("SIZE", size.clone());
         config.set_var(
             "VARS",
@@ -120,7 +108,7 @@ impl Script {
         scope.push_constant_dynamic("SIZE", size);
         let mut ast = engine
             .compile_with_scope(&scope, text)
-            .map_err(|error| fault::of_parse(&error, name, &sources))?;
+            .map_err(|error| error::of_parse(&error, name, &sources))?;
         ast.set_source(name);
         sources.add_closures(name, &ast);
         Ok(Self {
@@ -144,12 +132,12 @@ impl Script {
 
     /// What a run of it would be refused for: calls of what does not exist.
     pub fn check(&self) -> Vec<Problem> {
-        check::calls(&self.ast, &self.name, &self.names, &self.sources)
+        lint::calls(&self.ast, &self.name, &self.names, &self.sources)
     }
 
     /// What a run of it without a folder for its files would be refused for.
     pub fn file_written(&self) -> Option<Problem> {
-        check::file_written(&self.ast, &self.name, &self.names, &self.sources)
+        lint::file_written(&self.ast, &self.name, &self.names, &self.sources)
     }
 
     /// The mistakes that can be seen in it and in what it imports, without running it.
@@ -159,7 +147,9 @@ impl Script {
         let mut engine = engine();
         engine.register_static_module("config", Shared::clone(&self.config));
         let files = Files::new(engine, &jail, &self.names, &self.sources);
-        let key = path.and_then(imports::key_of).unwrap_or_default();
+        let key = path
+            .and_then(crate::script::sandbox::resolver::key_of)
+            .unwrap_or_default();
         files.main(&self.scope, &self.name, &key)
     }
 
@@ -170,20 +160,20 @@ impl Script {
         let printed = Arc::clone(host);
         self.engine.on_print(move |text| {
             // A standard output that cannot be written is remembered by the reports' own writing.
-            let text = crate::escape::escape_line(text);
+            let text = crate::error::escape::escape_line(text);
             let _ = printed.ledger().reports().emit(&text);
         });
         let memory = Arc::new(Memory::begin(self.max_memory));
         self.memory = Some(Arc::clone(&memory));
         host.measure(Arc::clone(&memory));
-        limits::watch(&mut self.engine, host.halt().clone(), memory);
+        sandbox::watch(&mut self.engine, host.halt().clone(), memory);
         let mut scope = self.scope.clone();
         self.engine
             .run_ast_with_scope(&mut scope, &self.ast)
             .map_err(|error| {
                 // The engine quotes values in its errors, and scripts throw them: a token has no
                 // business there.
-                let problem = fault::of_error(&error, &self.name, &self.sources, &self.names);
+                let problem = error::of_error(&error, &self.name, &self.sources, &self.names);
                 let ledger = host.ledger();
                 problem.reworded(|text| ledger.without_tokens(text))
             })
@@ -199,7 +189,7 @@ impl Script {
                 && Instant::now() > *until.get_or_init(|| Instant::now() + LAST_WORDS)
         };
         if let Some(memory) = self.memory.clone() {
-            limits::watch_last_words(&mut self.engine, memory, is_late);
+            sandbox::watch_last_words(&mut self.engine, memory, is_late);
         }
     }
 }
@@ -210,7 +200,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// An engine with all that a script may call; without a host, so that what it knows can be checked.
 fn engine() -> Engine {
     let mut engine = documented_engine();
-    bounded::register(&mut engine);
+    crate::script::sandbox::overrides::register(&mut engine);
     engine
 }
 
@@ -218,23 +208,23 @@ fn engine() -> Engine {
 /// the language itself.
 pub fn documented_engine() -> Engine {
     let mut engine = Engine::new();
-    limits::apply(&mut engine);
+    sandbox::apply(&mut engine);
     engine
         .set_strict_variables(true)
         .set_optimization_level(OptimizationLevel::Simple)
         .disable_symbol("eval")
         .set_module_resolver(DummyModuleResolver::new());
     engine.on_debug(
-        |text, _, position| tracing::debug!(target: crate::logging::SCRIPT, ?position, "{text}"),
+        |text, _, position| tracing::debug!(target: crate::observe::logging::SCRIPT, ?position, "{text}"),
     );
     engine
-        .register_type_with_name::<tokens::Tokens>("Tokens")
-        .register_type_with_name::<tokens::Pages>("Pages")
-        .register_type_with_name::<outcomes::Outcomes>("Outcomes")
-        .register_type_with_name::<crate::token::Outcome>("Outcome")
-        .register_iterator_result::<tokens::Tokens, rhai::ImmutableString>()
-        .register_iterator_result::<tokens::Pages, tokens::Tokens>()
-        .register_iterator_result::<outcomes::Outcomes, crate::token::Outcome>();
+        .register_type_with_name::<crate::script::api::tokens::Tokens>("Tokens")
+        .register_type_with_name::<crate::script::api::tokens::Pages>("Pages")
+        .register_type_with_name::<crate::script::api::outcomes::Outcomes>("Outcomes")
+        .register_type_with_name::<crate::pipeline::token::Outcome>("Outcome")
+        .register_iterator_result::<crate::script::api::tokens::Tokens, rhai::ImmutableString>()
+        .register_iterator_result::<crate::script::api::tokens::Pages, crate::script::api::tokens::Tokens>()
+        .register_iterator_result::<crate::script::api::outcomes::Outcomes, crate::pipeline::token::Outcome>();
     api::register(&mut engine);
     engine
 }

@@ -12,6 +12,15 @@
     reason = "a fault is made once a run, never once a token"
 )]
 
+mod coalesce;
+pub mod fake;
+pub mod identifier;
+mod page_spans;
+pub mod postgres;
+mod queue;
+mod sqlite;
+pub mod sqlstate;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
@@ -19,25 +28,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::name::TableName;
-use crate::clock::Clock;
-use crate::fault::{Fault, Kind};
-use crate::finding::Finding;
-use crate::halt::Halt;
-use crate::stream::{self, OutcomeStream, PageStream};
-use crate::telemetry::Tracer;
-use pages::Pages;
-
-mod doubt;
-mod job;
-pub mod name;
-mod outbox;
-mod pages;
-pub mod postgres;
-pub mod scripted;
-mod sqlite;
-pub mod sqlstate;
-mod tls;
+use crate::error::probe::Finding;
+use crate::error::{Fault, Kind};
+use crate::observe::otel::Tracer;
+use crate::pipeline::channel::{self, OutcomeStream, PageStream};
+use crate::runtime::clock::Clock;
+use crate::runtime::shutdown::Halt;
+use crate::store::identifier::TableName;
+use crate::store::page_spans::Pages;
 
 /// Where the tokens go and how; validated.
 #[derive(Clone, Debug)]
@@ -81,7 +79,7 @@ pub enum Target {
 
 /// An open database that stores tokens. It belongs to the runtime in which it was opened.
 pub struct Store {
-    feeder: job::Feeder,
+    feeder: queue::Feeder,
     backend: Box<dyn Backend>,
     tracer: Tracer,
     table: Arc<str>,
@@ -122,7 +120,7 @@ impl Store {
     /// [`Kind::DbDenied`] where it refuses; `retryable` where waiting
     /// may help.
     pub async fn open(options: Options, halt: Halt, clock: Arc<dyn Clock>) -> Result<Self, Fault> {
-        let queue = job::Queue::new(options.connections.max(1), halt, clock);
+        let queue = queue::Queue::new(options.connections.max(1), halt, clock);
         let backend: Result<Box<dyn Backend>, Fault> = match &options.target {
             Target::Postgres(address) => postgres::Pool::open(address, &options, &queue)
                 .await
@@ -151,19 +149,19 @@ impl Store {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn scripted(
-        script: scripted::Script,
+        script: fake::Script,
         options: &Options,
         halt: Halt,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let queue = job::Queue::new(options.connections.max(1), halt, Arc::clone(&clock));
-        let worker = scripted::Worker::start(script, options, &queue, clock);
+        let queue = queue::Queue::new(options.connections.max(1), halt, Arc::clone(&clock));
+        let worker = fake::Worker::start(script, options, &queue, clock);
         Self::on(queue, Box::new(worker), options)
     }
 
-    fn on(queue: Arc<job::Queue>, backend: Box<dyn Backend>, options: &Options) -> Self {
+    fn on(queue: Arc<queue::Queue>, backend: Box<dyn Backend>, options: &Options) -> Self {
         Self {
-            feeder: job::Feeder(queue),
+            feeder: queue::Feeder(queue),
             backend,
             tracer: options.tracer.clone(),
             table: options.table.to_string().into(),
@@ -177,10 +175,10 @@ impl Store {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn store(&self, pages: PageStream) -> OutcomeStream {
-        let (sender, outcomes, stop) = stream::outcomes(job::CREDIT);
+        let (sender, outcomes, stop) = channel::outcomes(queue::CREDIT);
         let queue = Arc::clone(&self.feeder.0);
         let job = queue.job(sender, Pages::new(&self.tracer, &self.table));
-        tokio::spawn(job::pump(queue, job, stop, pages));
+        tokio::spawn(queue::pump(queue, job, stop, pages));
         outcomes
     }
 

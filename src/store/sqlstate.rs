@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::escape::replace_secret;
-use crate::token::Detail;
+use crate::error::escape::replace_secret;
+use crate::pipeline::token::Detail;
 
 /// How often a token is sent before it is `failed`.
 pub const TRIES: u32 = 5;

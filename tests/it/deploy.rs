@@ -251,7 +251,7 @@ fn pods_are_restricted_and_tell_how_they_ended() {
         assert_eq!(pod["enableServiceLinks"], false);
         assert_eq!(
             container["terminationMessagePath"],
-            token_service::termination::FILE
+            token_service::runtime::termination_log::FILE
         );
         assert_eq!(container["terminationMessagePolicy"], "File");
     }

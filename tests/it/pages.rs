@@ -47,7 +47,7 @@ fn the_table_of_options_is_that_of_the_command_line() {
     let path = root().join("docs/options.md");
     let page = fs::read_to_string(&path).unwrap();
     let (before, _) = page.split_once("| option |").unwrap();
-    let expected = format!("{before}{}", token_service::cli::pages::options());
+    let expected = format!("{before}{}", token_service::command::generate::options());
     if std::env::var_os("TOKEN_SERVICE_UPDATE").is_some() {
         fs::write(path, expected).unwrap();
     } else {

@@ -2,23 +2,23 @@
 //! bound for each status, so that what matters is never crowded out by what is stored; verdict and
 //! charts, which need numbers only, come behind them. So memory stays flat whatever SIZE is.
 
+mod charts;
+mod page;
+mod totals;
+
 use std::io::{self, Write};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256};
 
-use self::gather::Gathered;
-use super::Sink;
-use super::row::Row;
-use super::summary::Summary;
-use super::text::words;
-use crate::escape::{escape, write_json};
-use crate::token::Status;
-
-mod charts;
-mod gather;
-mod page;
+use crate::error::escape::{escape, write_json};
+use crate::pipeline::token::Status;
+use crate::report::Sink;
+use crate::report::html::totals::Gathered;
+use crate::report::record::Row;
+use crate::report::summary::Summary;
+use crate::report::text::words;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");

@@ -8,11 +8,11 @@ use std::error::Error;
 
 use maud::{Markup, PreEscaped, html};
 
-use super::charts::{self, span};
-use super::gather::Gathered;
-use crate::escape::escape;
+use crate::error::escape::escape;
+use crate::pipeline::token::Status;
+use crate::report::html::charts::{self, span};
+use crate::report::html::totals::Gathered;
 use crate::report::summary::{Counts, Summary, grouped};
-use crate::token::Status;
 
 type Made<T> = Result<T, Box<dyn Error + Send + Sync>>;
 

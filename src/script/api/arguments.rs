@@ -2,10 +2,10 @@
 
 use rhai::{Dynamic, EvalAltResult, INT};
 
-use super::RhaiResultOf;
-use crate::fault::{Fault, Kind};
-use crate::script::fault::thrown;
-use crate::script::names::nearest;
+use crate::error::{Fault, Kind};
+use crate::script::api::RhaiResultOf;
+use crate::script::error::thrown;
+use crate::script::lint::symbols::nearest;
 
 /// A whole number of at least 1.
 pub(super) fn whole(name: &str, value: &Dynamic) -> RhaiResultOf<u64> {

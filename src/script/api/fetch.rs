@@ -12,12 +12,12 @@ use std::sync::Arc;
 use rhai::plugin::*;
 use rhai::{INT, Map};
 
-use super::RhaiResultOf;
-use super::arguments::{invalid, positive, unknown, whole};
 use crate::fetch::Plan;
-use crate::script::fault::thrown;
+use crate::script::api::RhaiResultOf;
+use crate::script::api::arguments::{invalid, positive, unknown, whole};
+use crate::script::api::tokens::Tokens;
+use crate::script::error::thrown;
 use crate::script::host::{Abandoned, Host};
-use crate::script::tokens::Tokens;
 
 /// Fetching.
 #[export_module]

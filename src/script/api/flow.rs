@@ -12,9 +12,9 @@ use std::time::Duration;
 use rhai::plugin::*;
 use rhai::{FLOAT, FnPtr, INT, Map};
 
-use super::RhaiResultOf;
-use super::arguments::{invalid, positive, unknown, whole};
 use crate::fetch::retry::backoff;
+use crate::script::api::RhaiResultOf;
+use crate::script::api::arguments::{invalid, positive, unknown, whole};
 use crate::script::host::Host;
 
 /// The flow of a script.

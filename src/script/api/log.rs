@@ -10,7 +10,7 @@
 use rhai::Map;
 use rhai::plugin::*;
 
-use crate::logging::SCRIPT;
+use crate::observe::logging::SCRIPT;
 
 /// Logging.
 #[export_module]
@@ -113,5 +113,5 @@ pub mod functions {
 }
 
 fn json(fields: &Map) -> String {
-    crate::script::plain::to_json(fields)
+    crate::script::api::json::to_json(fields)
 }

@@ -1,24 +1,29 @@
 //! The primitives that scripts call, a file a theme. Their doc comments are the script API
 //! reference: `token_service api` prints them.
 
-use rhai::{Engine, Map, Module, Shared};
-
-use crate::script::fault::integer;
-// The engine's metadata knows this name and leaves it out of what it prints for scripts.
-use crate::script::host::Native as RhaiResultOf;
-use crate::token::{Status, Tally};
-
 mod arguments;
-pub mod environment;
+pub mod emit_files;
+pub mod env;
 pub mod fetch;
 pub mod flow;
+pub mod formatter;
+pub(crate) mod json;
 pub mod log;
+pub mod outcomes;
 pub mod report;
 pub mod store;
+pub mod tokens;
 pub mod types;
 
-pub use fetch::OPTIONS as FETCH_OPTIONS;
-pub use flow::OPTIONS as RETRY_OPTIONS;
+use rhai::{Engine, Map, Module, Shared};
+
+use crate::script::error::integer;
+// The engine's metadata knows this name and leaves it out of what it prints for scripts.
+use crate::pipeline::token::{Status, Tally};
+use crate::script::host::Native as RhaiResultOf;
+
+pub use crate::script::api::fetch::OPTIONS as FETCH_OPTIONS;
+pub use crate::script::api::flow::OPTIONS as RETRY_OPTIONS;
 
 /// Makes the primitives known under their plain names and under `host::`, so that a script which
 /// defines one of them anew can still call the real one.
@@ -37,7 +42,7 @@ pub fn register(engine: &mut Engine) {
     let primitives = Shared::new(primitives);
     engine.register_global_module(Shared::clone(&primitives));
     engine.register_static_module("host", primitives);
-    let environment = rhai::exported_module!(environment::functions);
+    let environment = rhai::exported_module!(env::functions);
     engine.register_static_module("env", environment.into());
     engine.register_global_module(rhai::exported_module!(types::functions).into());
 }

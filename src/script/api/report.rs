@@ -10,12 +10,12 @@
 use rhai::plugin::*;
 use rhai::{FnPtr, Map};
 
-use super::RhaiResultOf;
-use crate::escape::escape_line;
-use crate::script::fault::thrown;
+use crate::error::escape::escape_line;
+use crate::script::api::RhaiResultOf;
+use crate::script::api::formatter::Wording;
+use crate::script::api::outcomes::Outcomes;
+use crate::script::error::thrown;
 use crate::script::host::Host;
-use crate::script::outcomes::Outcomes;
-use crate::script::wording::Wording;
 
 /// Reporting.
 #[export_module]

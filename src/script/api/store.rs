@@ -12,13 +12,13 @@ use std::sync::Arc;
 use rhai::plugin::*;
 use rhai::{Array, ImmutableString};
 
-use super::RhaiResultOf;
-use super::arguments::invalid;
+use crate::pipeline::channel::PageStream;
+use crate::pipeline::token::{Detail, Outcome, Page, Status, Token};
+use crate::script::api::RhaiResultOf;
+use crate::script::api::arguments::invalid;
+use crate::script::api::outcomes::Outcomes;
+use crate::script::api::tokens::Tokens;
 use crate::script::host::Host;
-use crate::script::outcomes::Outcomes;
-use crate::script::tokens::Tokens;
-use crate::stream::PageStream;
-use crate::token::{Detail, Outcome, Page, Status, Token};
 
 /// So many strings of a script make a page.
 const PAGE: usize = 10_000;

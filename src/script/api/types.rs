@@ -10,13 +10,13 @@
 use rhai::plugin::*;
 use rhai::{FLOAT, INT, ImmutableString, Map};
 
-use super::{RhaiResultOf, counts_of};
-use crate::escape::json_of;
-use crate::report::row::{Row, milliseconds};
-use crate::script::fault::integer;
-use crate::script::outcomes::Outcomes;
-use crate::script::tokens::{Pages, Tokens};
-use crate::token::{Outcome, Status};
+use crate::error::escape::json_of;
+use crate::pipeline::token::{Outcome, Status};
+use crate::report::record::{Row, milliseconds};
+use crate::script::api::outcomes::Outcomes;
+use crate::script::api::tokens::{Pages, Tokens};
+use crate::script::api::{RhaiResultOf, counts_of};
+use crate::script::error::integer;
 
 /// Methods and properties.
 #[export_module]

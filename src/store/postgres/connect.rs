@@ -15,16 +15,19 @@ use tokio_postgres::config::SslMode as Tls;
 use tokio_postgres::{Config, Error};
 use tokio_util::sync::CancellationToken;
 
-use super::super::name::quote_identifier;
-use super::super::sqlstate::code_of;
-use super::super::{Options, tls};
-use super::catalog::Catalog;
-use super::link::{Driver, Link};
-use super::setup::Session;
-use super::wire::{Endpoint, Monitor, MonitoredStream, MonitoredTls, Socket, Violation};
-use super::{Address, Host, SslMode, SslNegotiation};
-use crate::fault::{Fault, chain};
-use crate::telemetry::Tracer;
+use crate::error::{Fault, chain};
+use crate::observe::otel::Tracer;
+use crate::store::Options;
+use crate::store::identifier::quote_identifier;
+use crate::store::postgres::catalog::Catalog;
+use crate::store::postgres::connection::{Driver, Link};
+use crate::store::postgres::setup::Session;
+use crate::store::postgres::tls;
+use crate::store::postgres::wire::{
+    Endpoint, Monitor, MonitoredStream, MonitoredTls, Socket, Violation,
+};
+use crate::store::postgres::{Address, Host, SslMode, SslNegotiation};
+use crate::store::sqlstate::code_of;
 
 /// How much longer than the statement's own timeout an answer is waited for.
 const SLACK: Duration = Duration::from_secs(10);

@@ -10,10 +10,10 @@ use tokio::time::timeout;
 
 use std::str::FromStr;
 
-use super::Address;
-use super::connect::{Aim, Connector, Hitch, Reached};
-use super::wire::Endpoint;
-use crate::fault::{Fault, Kind};
+use crate::error::{Fault, Kind};
+use crate::store::postgres::Address;
+use crate::store::postgres::connect::{Aim, Connector, Hitch, Reached};
+use crate::store::postgres::wire::Endpoint;
 
 /// The addresses of one name that are tried: each may take the whole `connect_timeout`.
 const MOST_ADDRESSES: usize = 16;
@@ -290,7 +290,7 @@ mod tests {
         address.sslmode = super::super::SslMode::Disable;
         let options = crate::store::Options {
             target: crate::store::Target::Demo,
-            table: crate::store::name::TableName::plain("secret_tokens"),
+            table: crate::store::identifier::TableName::plain("secret_tokens"),
             column: "data".to_owned(),
             connections: 1,
             pipeline: None,
@@ -299,7 +299,7 @@ mod tests {
             statement_timeout: std::time::Duration::ZERO,
             patience: std::time::Duration::ZERO,
             session: String::new(),
-            tracer: crate::telemetry::Tracer::default(),
+            tracer: crate::observe::otel::Tracer::default(),
         };
         let connector = Connector::new(&address, &options).unwrap();
         let reached = connector

@@ -8,14 +8,14 @@ use tokio::time::timeout;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Row};
 
-use super::super::Options;
-use super::super::name::quote_identifier;
-use super::catalog::Catalog;
-use super::connect::{Aim, Connector};
-use super::link::Link;
-use super::{Address, Host};
-use crate::fault::Fault;
-use crate::finding::Finding;
+use crate::error::Fault;
+use crate::error::probe::Finding;
+use crate::store::Options;
+use crate::store::identifier::quote_identifier;
+use crate::store::postgres::catalog::Catalog;
+use crate::store::postgres::connect::{Aim, Connector};
+use crate::store::postgres::connection::Link;
+use crate::store::postgres::{Address, Host};
 
 /// Asks what the server is, how the connection came to it, and what it makes of a commit. What a
 /// session resets a setting to is what it was before this one was set up.

@@ -9,41 +9,43 @@
 //! confirmed. `horizon` and `sent` know what is needed to find out what a lost connection did, `recheck`
 //! finds out what a process did that is gone. `inspect` looks at a server for `check --connect`.
 
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::time::Duration;
-
-mod answers;
-pub(super) mod attribution;
 pub(super) mod catalog;
+pub(super) mod classify;
 pub(super) mod connect;
-mod handover;
-pub(super) mod horizon;
+mod connect_error;
+pub(super) mod connection;
 mod hosts;
+pub(crate) mod in_doubt;
+pub(super) mod inflight;
 mod inspect;
-mod lane;
-pub(super) mod link;
 mod parameters;
 mod passfile;
 mod password;
 mod pool;
 mod progress;
 mod recheck;
-mod refusal;
-pub(super) mod sent;
+mod replies;
+mod retry_set;
 mod setup;
+pub(crate) mod tls;
 mod url;
 mod wire;
+mod writer;
+pub(super) mod xid_horizon;
 
-pub(super) use handover::MOST_LOSSES;
-pub use hosts::{Host, Session};
-pub(super) use inspect::inspect;
-pub use parameters::{AuthMethod, RequireAuth, SslNegotiation, TlsVersion};
-pub use password::Password;
-pub(super) use pool::{Pool, gone};
-pub(super) use refusal::every_insert_denied;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+pub(super) use crate::store::postgres::connect_error::every_insert_denied;
+pub use crate::store::postgres::hosts::{Host, Session};
+pub(super) use crate::store::postgres::inspect::inspect;
+pub use crate::store::postgres::parameters::{AuthMethod, RequireAuth, SslNegotiation, TlsVersion};
+pub use crate::store::postgres::password::Password;
+pub(super) use crate::store::postgres::pool::{Pool, gone};
+pub(super) use crate::store::postgres::retry_set::MOST_LOSSES;
+pub use crate::store::postgres::url::UrlError;
 pub use tokio_postgres::config::ChannelBinding;
-pub use url::UrlError;
 
 /// How the connection is secured, with libpq's meaning of each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

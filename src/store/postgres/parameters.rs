@@ -3,7 +3,7 @@
 
 use std::str::FromStr;
 
-use super::SslMode;
+use crate::store::postgres::SslMode;
 
 /// A way in which a server authenticates a client, in the words of `require_auth`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use std::sync::Once;
 
 use secrecy::SecretString;
 
-use super::Host;
-use crate::escape::escape;
+use crate::error::escape::escape;
+use crate::store::postgres::Host;
 
 /// The folders in which servers put their Unix socket by default. A line for `localhost` matches them.
 const SOCKET_FOLDERS: [&str; 3] = ["/tmp", "/run/postgresql", "/var/run/postgresql"];

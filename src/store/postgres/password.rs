@@ -3,10 +3,10 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Address, Given, Host, passfile};
-use crate::escape::escape;
-use crate::fault::{Fault, Kind};
-use crate::secret::{Secret, SecretFileError};
+use crate::error::escape::escape;
+use crate::error::{Fault, Kind};
+use crate::runtime::secret::{Secret, SecretFileError};
+use crate::store::postgres::{Address, Given, Host, passfile};
 
 /// Where the password comes from.
 #[derive(Clone, Debug)]

@@ -12,20 +12,20 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::super::job::{Queue, Taker, Verdict};
-use super::super::{Later, Options};
-use super::Address;
-use super::catalog::{Catalog, Room};
-use super::connect::{Connector, Lookup};
-use super::handover::{End, Left, Start};
-use super::lane;
-use super::link::{Backend, Driver, Link};
-use super::progress::{Progress, watch};
-use super::recheck::recheck;
-use super::refusal::{is_denied, is_wrong_password};
-use super::sent::Sent;
-use crate::fault::{Fault, Kind};
-use crate::token::{Detail, Status};
+use crate::error::{Fault, Kind};
+use crate::pipeline::token::{Detail, Status};
+use crate::store::postgres::Address;
+use crate::store::postgres::catalog::{Catalog, Room};
+use crate::store::postgres::connect::{Connector, Lookup};
+use crate::store::postgres::connect_error::{is_denied, is_wrong_password};
+use crate::store::postgres::connection::{Backend, Driver, Link};
+use crate::store::postgres::inflight::Sent;
+use crate::store::postgres::progress::{Progress, watch};
+use crate::store::postgres::recheck::recheck;
+use crate::store::postgres::retry_set::{End, Left, Start};
+use crate::store::postgres::writer;
+use crate::store::queue::{Queue, Taker, Verdict};
+use crate::store::{Later, Options};
 
 /// How many waiting tokens are worth one more connection.
 const BACKLOG_PER_LANE: usize = 32;
@@ -148,7 +148,7 @@ async fn foreman(shared: Arc<Shared>, first: Start, expected: u64) {
     let mut lanes = JoinSet::new();
     let mut full_until = None;
     let mut left = Left::default();
-    lanes.spawn(lane::run(Arc::clone(&shared), Some(first)));
+    lanes.spawn(writer::run(Arc::clone(&shared), Some(first)));
     // To a far server they take as long as the first answer of the source.
     grow(
         &shared,
@@ -186,7 +186,7 @@ async fn foreman(shared: Arc<Shared>, first: Start, expected: u64) {
                     match recover(&shared, &mut left, lanes.is_empty(), &mut outage).await {
                         Recovered::Link(start) => {
                             full_until = None;
-                            lanes.spawn(lane::run(Arc::clone(&shared), Some(*start)));
+                            lanes.spawn(writer::run(Arc::clone(&shared), Some(*start)));
                             grow(&shared, &mut lanes, queue.pending());
                         }
                         Recovered::GaveUp if lanes.is_empty() => return,
@@ -203,7 +203,7 @@ async fn foreman(shared: Arc<Shared>, first: Start, expected: u64) {
 fn grow(shared: &Arc<Shared>, lanes: &mut JoinSet<End>, backlog: usize) {
     let wanted = (backlog / BACKLOG_PER_LANE).clamp(1, shared.connections);
     while lanes.len() < wanted {
-        lanes.spawn(lane::run(Arc::clone(shared), None));
+        lanes.spawn(writer::run(Arc::clone(shared), None));
     }
 }
 

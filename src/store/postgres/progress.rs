@@ -9,11 +9,11 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::Error;
 use tokio_postgres::types::Type;
 
-use super::super::job::Verdict;
-use super::connect::Aim;
-use super::pool::Shared;
-use crate::fault::{Fault, Kind};
-use crate::token::{Detail, Status};
+use crate::error::{Fault, Kind};
+use crate::pipeline::token::{Detail, Status};
+use crate::store::postgres::connect::Aim;
+use crate::store::postgres::pool::Shared;
+use crate::store::queue::Verdict;
 
 /// So many INSERTs may be denied one after the other before the rest of the run is not attempted.
 const DENIALS: u32 = 100;

@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::Error;
 
-use super::super::cannot_look;
-use super::super::doubt::{FENCE, GLANCE, UNCONFIRMED};
-use super::super::name::quote_identifier;
-use super::attribution::is_error;
-use super::link::{Backend, Fenced, Link};
-use super::pool::Shared;
-use crate::fault::{Fault, Kind};
+use crate::error::{Fault, Kind};
+use crate::store::cannot_look;
+use crate::store::identifier::quote_identifier;
+use crate::store::postgres::classify::is_error;
+use crate::store::postgres::connection::{Backend, Fenced, Link};
+use crate::store::postgres::in_doubt::{FENCE, GLANCE, UNCONFIRMED};
+use crate::store::postgres::pool::Shared;
 
 /// So many values are looked up at a time.
 const AT_A_TIME: usize = 5_000;

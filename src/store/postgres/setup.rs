@@ -13,9 +13,9 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Row, SimpleQueryMessage};
 
-use super::catalog::{self, Catalog};
-use super::connect::{Aim, Connector, Hitch};
-use super::link::{Cluster, Link, backend_of};
+use crate::store::postgres::catalog::{self, Catalog};
+use crate::store::postgres::connect::{Aim, Connector, Hitch};
+use crate::store::postgres::connection::{Cluster, Link, backend_of};
 
 /// Asks whether the backend is the connection's own; it then has the mark of its start. Raises
 /// `synchronous_commit` to `on` and `client_min_messages` to `warning` if they are lower, never lowers

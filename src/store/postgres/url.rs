@@ -4,17 +4,19 @@
 //! may be a piece of the password. An error therefore repeats nothing of the URL except the name of
 //! a parameter, and that only if the `@` before the hosts shows that the split is right.
 
+mod foreign;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{
+use crate::runtime::secret::Secret;
+use crate::store::postgres::{
     Address, ChannelBinding, Given, Host, Password, RequireAuth, Session, SslMode, SslNegotiation,
     TlsVersion,
 };
-use crate::secret::Secret;
-
-mod foreign;
 
 /// The parameters that have an effect.
 const USED: [&str; 19] = [
@@ -577,6 +579,3 @@ fn decode(text: &str, what: &str) -> Result<String, UrlError> {
     String::from_utf8(bytes)
         .map_err(|_| UrlError::of(format!("the {what} is not valid UTF-8 when decoded")))
 }
-
-#[cfg(test)]
-mod tests;

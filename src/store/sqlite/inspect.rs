@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-use super::open::{existing, look, unusable};
-use super::{TableName, insert};
-use crate::fault::Fault;
-use crate::finding::Finding;
+use crate::error::Fault;
+use crate::error::probe::Finding;
 use crate::store::Options;
+use crate::store::sqlite::open::{existing, look, unusable};
+use crate::store::sqlite::{TableName, insert};
 
 /// Looks at the file and the table.
 pub(in crate::store) fn inspect(path: &Path, options: &Options) -> Vec<Finding> {

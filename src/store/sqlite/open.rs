@@ -5,9 +5,9 @@ use std::path::Path;
 
 use rusqlite::{Connection, MAIN_DB, OpenFlags};
 
-use super::super::name::{TableName, quote_identifier};
-use super::BUSY;
-use crate::fault::{Fault, Kind};
+use crate::error::{Fault, Kind};
+use crate::store::identifier::{TableName, quote_identifier};
+use crate::store::sqlite::BUSY;
 
 pub(super) fn open(
     path: Option<&Path>,

@@ -1,7 +1,7 @@
 //! Reads expressions as PostgreSQL prints them, as far as the catalog asks: what they mention, what they
 //! may raise, and which column a view shows.
 
-use super::scope::Risk;
+use crate::store::postgres::catalog::scope::Risk;
 
 /// What a default may raise, by its text.
 pub(super) fn risk_of(value: &str) -> Risk {

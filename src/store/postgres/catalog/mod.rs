@@ -1,22 +1,22 @@
 //! What PostgreSQL's catalogs say about the table, read once when a run starts: enough to tell whose
 //! fault a failed INSERT is, whether one can succeed, and what a look-up proves.
 
-use std::collections::HashMap;
-
-use serde::Deserialize;
-
-use super::super::name::TableName;
-use expression::{mentions, view_column};
-
 mod expression;
 mod obstacle;
 mod room;
 mod scope;
 
-pub(super) use expression::is_frame;
-pub(super) use obstacle::Obstacle;
-pub(in crate::store) use room::Room;
-pub(super) use scope::{Owner, Scope};
+use std::collections::HashMap;
+
+use serde::Deserialize;
+
+use crate::store::identifier::TableName;
+use crate::store::postgres::catalog::expression::{mentions, view_column};
+
+pub(super) use crate::store::postgres::catalog::expression::is_frame;
+pub(super) use crate::store::postgres::catalog::obstacle::Obstacle;
+pub(in crate::store) use crate::store::postgres::catalog::room::Room;
+pub(super) use crate::store::postgres::catalog::scope::{Owner, Scope};
 
 /// Reads all of it in one round trip; `$1` is the relation as SQL, `$2` the column's name.
 pub(super) const SQL: &str = include_str!("catalog.sql");

@@ -1,7 +1,7 @@
 //! Why no INSERT into the table can succeed, or none can be relied upon: told before a token is requested.
 
-use super::expression::view_column;
-use super::{Catalog, Column, Kind, Relation};
+use crate::store::postgres::catalog::expression::view_column;
+use crate::store::postgres::catalog::{Catalog, Column, Kind, Relation};
 
 /// Why no INSERT into the table can succeed, or none can be relied upon.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! Whose an error is, by the catalog: what a constraint, an index, a partition key or a function that an
 //! error names has to do with the token.
 
-use super::expression::{names, risk_of};
-use super::{Catalog, PartitionKey, Relation};
+use crate::store::postgres::catalog::expression::{names, risk_of};
+use crate::store::postgres::catalog::{Catalog, PartitionKey, Relation};
 
 /// What can go wrong with the values of the other columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,7 +1,7 @@
 //! Parameters that this program does not support, and parameters of other clients: what to write
 //! instead of each.
 
-use super::UrlError;
+use crate::store::postgres::url::UrlError;
 
 const SCHEMA: &str =
     "write options=-csearch_path%3DNAME, or set `database.table` to NAME.TABLE in the file";

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::*;
+use crate::store::postgres::url::*;
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
 

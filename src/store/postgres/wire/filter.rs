@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::super::AuthMethod;
-use super::fields::{ErrorFields, encode_error};
-use super::{MESSAGE_LIMIT, Monitor, Violation};
+use crate::store::postgres::AuthMethod;
+use crate::store::postgres::wire::fields::{ErrorFields, encode_error};
+use crate::store::postgres::wire::{MESSAGE_LIMIT, Monitor, Violation};
 
 /// The type and the length of a message.
 const HEADER: usize = 5;

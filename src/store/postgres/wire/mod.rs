@@ -6,21 +6,23 @@
 //! length of each message and forwards, shortens, replaces or drops it. A `Monitor` is what the
 //! connection and its stream share.
 
-use std::fmt;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-use super::{AuthMethod, RequireAuth};
-
 mod fields;
 mod filter;
 mod socket;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod tls;
 
-pub(super) use socket::{Endpoint, Socket};
-pub(super) use stream::MonitoredStream;
-pub(super) use tls::MonitoredTls;
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::store::postgres::{AuthMethod, RequireAuth};
+
+pub(super) use crate::store::postgres::wire::socket::{Endpoint, Socket};
+pub(super) use crate::store::postgres::wire::stream::MonitoredStream;
+pub(super) use crate::store::postgres::wire::tls::MonitoredTls;
 
 /// The longest message, and the longest answer, if no look-up is under way.
 const MESSAGE_LIMIT: u64 = 1 << 20;
@@ -210,6 +212,3 @@ impl Drop for LongAnswers<'_> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -11,7 +11,7 @@ use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 
-use super::super::Host;
+use crate::store::postgres::Host;
 
 /// How long a silent peer is believed to be there.
 const SILENT_PEER: Duration = Duration::from_secs(15);

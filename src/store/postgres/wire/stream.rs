@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
-use super::filter::MessageFilter;
-use super::{Monitor, Violation};
+use crate::store::postgres::wire::filter::MessageFilter;
+use crate::store::postgres::wire::{Monitor, Violation};
 
 /// The reads without anything to forward after which other tasks get their turn.
 const DRY_READS: u32 = 16;

@@ -8,8 +8,8 @@ use tokio_postgres::error::Severity;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::filter::MessageFilter;
-use super::*;
+use crate::store::postgres::wire::filter::MessageFilter;
+use crate::store::postgres::wire::*;
 
 fn message(tag: u8, body: &[u8]) -> Vec<u8> {
     let mut message = vec![tag];

@@ -16,7 +16,7 @@ use x509_cert::der::Decode as _;
 use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::der::oid::db::rfc5912;
 
-use super::{Monitor, MonitoredStream};
+use crate::store::postgres::wire::{Monitor, MonitoredStream};
 
 /// Makes a TLS connection to one host.
 pub(in crate::store::postgres) struct MonitoredTls {

@@ -1,0 +1,197 @@
+//! What was typed: the commands, their options and their help. Nothing here looks at a file or at
+//! the environment; `config` puts those together with what stands here.
+
+mod args;
+pub(crate) mod env;
+mod error;
+pub(crate) mod help;
+#[cfg(test)]
+mod tests;
+pub mod value;
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use crate::cli::args::*;
+use crate::config::{Env, Layout};
+use crate::error::diagnostic::Problem;
+
+/// The names of the commands, which a SIZE may have been meant to be.
+const COMMANDS: [&str; 9] = [
+    "demo",
+    "replay",
+    "merge",
+    "check",
+    "test",
+    "api",
+    "demo-source",
+    "completions",
+    "man",
+];
+
+const ABOUT: &str = "Fetches secret tokens over HTTP, stores each in a PostgreSQL transaction of its \
+own, and reports what became of every one.";
+
+/// The command line.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "token_service", version, about = ABOUT, after_help = help::of_run())]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Another command than a run.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The run, where no other command is named.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// The commands beside a run.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// The same run against a built-in source and an embedded database, which leaves nothing behind
+    Demo(RunArgs),
+    /// Take a journal or an ndjson report, store what is safe to store again, look up what is in
+    /// doubt, and report anew
+    Replay(ReplayArgs),
+    /// Join the ndjson reports of several runs or shards into one report, in any format
+    Merge(MergeArgs),
+    /// Compile and lint scripts and the configuration without running anything; with --connect look
+    /// at source and database too
+    Check(CheckArgs),
+    /// Run pipeline tests (*.test.yaml) on a source, a database and a clock of their own
+    Test(TestArgs),
+    /// Print the script API, generated from the engine
+    Api(ApiArgs),
+    /// Serve the demo's token source on its own until it is told to stop
+    DemoSource(DemoSourceArgs),
+    /// Print what makes a shell complete command lines
+    Completions(CompletionsArgs),
+    /// Print the man page
+    Man,
+}
+
+/// Why there is nothing to run.
+#[derive(Clone, Debug)]
+pub enum Refusal {
+    /// `--help` or `--version`: the text for standard output, with a line break at its end; the
+    /// process ends with 0.
+    Answer(String),
+    /// What was typed makes no sense.
+    Problem(Problem),
+}
+
+/// Reads a command line, the program's name first. With `color` the help is styled.
+pub fn parse(args: &[OsString], color: bool) -> Result<Cli, Refusal> {
+    let asks = args.get(1).is_some_and(|word| word == "help");
+    // `help demo` is `demo --help`, as it is for other programs with commands.
+    let help = [
+        &args[..1.min(args.len())],
+        &args[2.min(args.len())..],
+        &["--help".into()],
+    ]
+    .concat();
+    command()
+        .try_get_matches_from(if asks { &help } else { args })
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| {
+            if error.use_stderr() {
+                return Refusal::Problem(error::explain(&error, args.get(1)));
+            }
+            let text = error.render();
+            Refusal::Answer(if color {
+                text.ansi().to_string()
+            } else {
+                text.to_string()
+            })
+        })
+}
+
+/// How errors are to be shown, found even where the command line as a whole makes no sense.
+pub fn error_format(args: &[OsString], env: &Env) -> Layout {
+    let mut typed = None;
+    let mut args = args
+        .iter()
+        .skip(1)
+        .filter_map(|arg| arg.to_str())
+        .peekable();
+    while let Some(arg) = args.next() {
+        match arg.strip_prefix("--error-format") {
+            Some("") => typed = args.peek().copied().or(typed),
+            Some(value) => typed = value.strip_prefix('=').or(typed),
+            None if arg == "--" => break,
+            None => {}
+        }
+    }
+    let set = env.get("TOKEN_SERVICE_ERROR_FORMAT").ok().flatten();
+    typed
+        .and_then(|text| value::layout(text).ok())
+        .or_else(|| set.and_then(|text| value::layout(text).ok()))
+        .unwrap_or_default()
+}
+
+/// The variable that stands for an option: `TOKEN_SERVICE_PAGE_SIZE` for `page-size`.
+pub fn variable(option: &str) -> String {
+    format!("TOKEN_SERVICE_{}", option.replace('-', "_").to_uppercase())
+}
+
+/// The options that have a variable, SIZE among them, those of a run first.
+pub fn options() -> Vec<String> {
+    let command = Cli::command();
+    let others = command.get_subcommands().filter(|sub| has_variables(sub));
+    let mut names: Vec<String> = Vec::new();
+    for arg in [&command]
+        .into_iter()
+        .chain(others)
+        .flat_map(clap::Command::get_arguments)
+    {
+        if let Some(name) = option_of(arg)
+            && !names.iter().any(|known| known == name)
+        {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
+
+/// The name of the option that an argument is, where it has a variable.
+pub(crate) fn option_of(arg: &clap::Arg) -> Option<&str> {
+    match arg.get_long() {
+        Some("help" | "version") => None,
+        None if arg.get_id() == "size" => Some("size"),
+        name => name,
+    }
+}
+
+/// False for commands whose options have no variables.
+pub(crate) fn has_variables(command: &clap::Command) -> bool {
+    !matches!(command.get_name(), "api" | "test" | "completions" | "man")
+}
+
+/// The command line as help, man page and completions show it.
+pub(crate) fn command() -> clap::Command {
+    let described = |sub: clap::Command| match help::of_command(sub.get_name()) {
+        Some(text) => sub.after_help(text),
+        None => sub,
+    };
+    with_variables(Cli::command()).mut_subcommands(described)
+}
+
+/// Names each option's variable in its help. clap's own `env` is not used, because it would take an
+/// empty variable for a value and would blame the option for what the variable holds.
+fn with_variables(command: clap::Command) -> clap::Command {
+    let describe = |arg: clap::Arg| {
+        let Some(name) = option_of(&arg).map(variable) else {
+            return arg;
+        };
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        arg.help(format!("{help} [env: {name}]"))
+    };
+    command.mut_args(describe).mut_subcommands(move |sub| {
+        if has_variables(&sub) {
+            sub.mut_args(describe)
+        } else {
+            sub
+        }
+    })
+}

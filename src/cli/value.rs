@@ -1,0 +1,273 @@
+//! The forms that single values may have: whole numbers, durations and sizes with units, addresses,
+//! reports. One parser serves the command line, the environment and the file alike.
+//!
+//! A parser's error says what the value must be, as in "must be a whole number"; it never repeats
+//! the value, which may be a secret.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use tracing::level_filters::LevelFilter;
+use url::Url;
+
+use crate::config::Layout;
+use crate::config::shard::Written;
+use crate::observe::progress::Progress;
+use crate::report::fail_on::Condition;
+use crate::report::mask::Mask;
+use crate::report::{Format, Spec};
+
+/// What a parser gives: the value, or the rest of a sentence that begins with its name.
+pub type Parsed<T> = Result<T, String>;
+
+/// The sentence about a value of `name` that a parser refused. A rule that says which part of the value
+/// is wrong has named it already.
+pub fn refusal(name: &str, rule: &str, value: &str) -> String {
+    if rule.contains("` is none") {
+        format!("{name} {rule}")
+    } else {
+        format!("{name} {rule}, not `{value}`")
+    }
+}
+
+/// The largest SIZE: what a script's signed 64-bit integers hold.
+pub const MOST: u64 = i64::MAX as u64;
+
+/// How many tokens: at least 1, at most [`MOST`].
+pub fn size(text: &str) -> Parsed<u64> {
+    if let Ok(number @ 1..=MOST) = text.parse() {
+        return Ok(number);
+    }
+    let is_whole = text
+        .trim_start_matches(['+', '-'])
+        .bytes()
+        .all(|byte| byte.is_ascii_digit());
+    Err(if is_whole && text.len() > 18 && !text.starts_with('-') {
+        format!("must be at most {MOST}")
+    } else {
+        String::from("must be a whole number of at least 1, such as 10")
+    })
+}
+
+/// A whole number of at least 1.
+pub fn positive(text: &str) -> Parsed<u64> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err(String::from("must be a whole number of at least 1")),
+        Ok(number) => Ok(number),
+    }
+}
+
+/// A number of things that are held at once, at least 1.
+pub fn count(text: &str) -> Parsed<usize> {
+    /// More of anything than this is a typing error, and would cost memory before it cost time.
+    const MOST: usize = 10_000;
+    match text.parse() {
+        Ok(number @ 1..=MOST) => Ok(number),
+        _ => Err(format!("must be a whole number from 1 to {MOST}")),
+    }
+}
+
+/// A whole number, 0 included.
+pub fn number<T: std::str::FromStr>(text: &str) -> Parsed<T> {
+    text.parse()
+        .map_err(|_| String::from("must be a whole number of at least 0"))
+}
+
+/// A TCP port.
+pub fn port(text: &str) -> Parsed<u16> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err(String::from("must be a port from 1 to 65535")),
+        Ok(port) => Ok(port),
+    }
+}
+
+/// The ports of several hosts, with commas between them.
+pub fn ports(text: &str) -> Parsed<Vec<u16>> {
+    text.split(',').map(|one| port(one.trim())).collect()
+}
+
+/// A span of time with its unit; 0 is allowed.
+pub fn duration(text: &str) -> Parsed<Duration> {
+    /// A year: clocks cannot add up what lies far beyond.
+    const MOST: Duration = Duration::from_hours(366 * 24);
+    let parsed = humantime::parse_duration(text).map_err(|error| match error {
+        humantime::DurationError::UnknownUnit { unit, .. } if unit.is_empty() => {
+            String::from("must have a unit, such as 500ms, 20s or 10m")
+        }
+        _ => String::from("must be a duration, such as 500ms, 20s or 10m"),
+    })?;
+    if parsed > MOST {
+        return Err(String::from("must be at most a year"));
+    }
+    Ok(parsed)
+}
+
+/// A span of time with its unit that is longer than nothing.
+pub fn limit(text: &str) -> Parsed<Duration> {
+    match duration(text)? {
+        Duration::ZERO => Err(String::from("must be longer than 0")),
+        limit => Ok(limit),
+    }
+}
+
+/// An amount of memory in bytes, with or without a unit; at least 1.
+pub fn bytes(text: &str) -> Parsed<u64> {
+    match text.parse() {
+        Ok(ByteSize(bytes)) if bytes > 0 => Ok(bytes),
+        _ => Err(String::from(
+            "must be a size of at least 1 byte, such as 1KiB or 16MiB",
+        )),
+    }
+}
+
+/// The source's address. Without a scheme `https` is meant, as operators of the first version wrote
+/// a bare host.
+pub fn source_url(text: &str) -> Parsed<Url> {
+    let text = text.trim();
+    let url = if text.contains("://") {
+        Url::parse(text)
+    } else {
+        Url::parse(&format!("https://{text}"))
+    };
+    let mut url = url
+        .map_err(|error| format!("must be a URL such as https://tokens.internal/issue: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(String::from("must be an http or https URL"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(String::from(
+            "must not hold credentials: give them as TOKEN_SERVICE_SOURCE_AUTHORIZATION or in the file that TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE names",
+        ));
+    }
+    url.set_fragment(None);
+    Ok(url)
+}
+
+/// A report, `FORMAT` or `FORMAT=PATH`; `-` and `/dev/stdout` are standard output.
+pub fn report(text: &str) -> Parsed<Spec> {
+    let (name, path) = match text.split_once('=') {
+        Some((name, path)) => (name, Some(path)),
+        None => (text, None),
+    };
+    let Some((_, format)) = Format::ALL.iter().find(|(known, _)| *known == name) else {
+        let known = Format::ALL.map(|(name, _)| name);
+        let nearest = crate::config::nearest(name, &known);
+        let known = known.join(", ");
+        return Err(match nearest {
+            Some(nearest) => format!(
+                "must be one of {known}, each with =PATH for a file (did you mean `{nearest}`?)"
+            ),
+            None => format!("must be one of {known}, each with =PATH for a file"),
+        });
+    };
+    if path == Some("") {
+        return Err(format!(
+            "must name a path after `=`, or be `{name}` alone for standard output"
+        ));
+    }
+    Ok(Spec {
+        format: *format,
+        path: path
+            .filter(|path| !matches!(*path, "-" | "/dev/stdout"))
+            .map(PathBuf::from),
+    })
+}
+
+/// How a report is written on the command line.
+pub fn report_name(format: Format) -> &'static str {
+    Format::ALL
+        .iter()
+        .find(|(_, known)| *known == format)
+        .map_or("report", |(name, _)| name)
+}
+
+/// When progress is shown.
+pub fn progress(text: &str) -> Parsed<Progress> {
+    let all = Progress::ALL.iter();
+    let found = all.clone().find(|(name, _)| *name == text);
+    found.map(|(_, progress)| *progress).ok_or_else(|| {
+        let names: Vec<&str> = all.map(|(name, _)| *name).collect();
+        format!(
+            "must be {}",
+            names.join(", ").replace(", never", " or never")
+        )
+    })
+}
+
+/// A run's part of SIZE where several share it.
+pub fn shard(text: &str) -> Parsed<Written> {
+    text.parse()
+}
+
+/// How much of a token the reports show.
+pub fn mask(text: &str) -> Parsed<Mask> {
+    let found = Mask::ALL.iter().find(|(name, _)| *name == text);
+    found.map(|(_, mask)| *mask).ok_or_else(|| {
+        format!(
+            "must be one of {}",
+            Mask::ALL.map(|(name, _)| name).join(", ")
+        )
+    })
+}
+
+/// When a run that completed fails all the same.
+pub fn condition(text: &str) -> Parsed<Condition> {
+    text.parse()
+}
+
+/// Where a server listens.
+pub fn address(text: &str) -> Parsed<SocketAddr> {
+    text.parse().map_err(|_| {
+        String::from("must be an address and a port, such as 127.0.0.1:8080 or 0.0.0.0:8080")
+    })
+}
+
+/// How much is logged.
+pub fn level(text: &str) -> Parsed<LevelFilter> {
+    // LevelFilter itself would also take numbers and any case.
+    match text {
+        "off" | "error" | "warn" | "info" | "debug" | "trace" => {
+            text.parse().map_err(|_| String::from("must be a level"))
+        }
+        _ => Err(String::from(
+            "must be one of off, error, warn, info, debug, trace",
+        )),
+    }
+}
+
+/// How logs or errors are laid out.
+pub fn layout(text: &str) -> Parsed<Layout> {
+    match text {
+        "text" => Ok(Layout::Text),
+        "json" => Ok(Layout::Json),
+        _ => Err(String::from("must be text or json")),
+    }
+}
+
+/// A switch in the environment.
+pub fn switch(text: &str) -> Parsed<bool> {
+    match text {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(String::from("must be true or false")),
+    }
+}
+
+/// The name of a header, in lower case.
+pub fn header_name(text: &str) -> Parsed<String> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if text.is_empty() || !text.bytes().all(is_token) {
+        return Err(String::from(
+            "must be a header's name: letters, digits and `-`",
+        ));
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+/// True for what may be sent as a header's value.
+pub fn is_header_value(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))
+}

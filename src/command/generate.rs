@@ -1,0 +1,118 @@
+//! The man page and the completions of shells, made from the same command line that is parsed, so that
+//! neither can say what is not so.
+
+use std::fmt::Write as _;
+use std::io;
+
+use clap::CommandFactory as _;
+use clap::builder::PossibleValuesParser;
+use clap_complete::Shell;
+use clap_mangen::Man;
+use roff::{Roff, bold, roman};
+
+use crate::cli::help::RUN;
+use crate::cli::{Cli, command, has_variables, option_of, variable};
+use crate::config::options::key_of;
+use crate::report::Format;
+
+/// What man(1) shows of the program, in roff.
+///
+/// # Errors
+/// Never, for it is written into memory.
+pub fn man() -> io::Result<Vec<u8>> {
+    let command = command();
+    let commands: Vec<_> = command.get_subcommands().cloned().collect();
+    let mut page = Vec::new();
+    // The sections beneath the options have headings of their own here.
+    let man = Man::new(command.after_help("")).manual("User Commands");
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    let mut more = Roff::new();
+    more.control("SH", ["COMMANDS"]);
+    for command in &commands {
+        more.control("TP", []);
+        more.text([bold(format!("token_service {}", command.get_name()))]);
+        let about = command.get_about().map(ToString::to_string);
+        more.text([roman(about.unwrap_or_default())]);
+    }
+    for section in &RUN {
+        more.control("SH", [section.heading]);
+        for (left, right) in section.lines {
+            more.control("TP", []);
+            more.text([bold(*left)]);
+            more.text([roman(*right)]);
+        }
+    }
+    more.to_writer(&mut page)?;
+    Ok(page)
+}
+
+/// The table of docs/options.md: what sets each option, and what it does.
+pub fn options() -> String {
+    let command = Cli::command();
+    let mut text = String::from(
+        "| option | variable | key of the file | default | what it is |\n|---|---|---|---|---|\n",
+    );
+    let mut seen = Vec::new();
+    let others = command.get_subcommands().filter(|sub| has_variables(sub));
+    for owner in [&command].into_iter().chain(others) {
+        for arg in owner.get_arguments() {
+            let Some(name) = option_of(arg).filter(|name| !seen.contains(name)) else {
+                continue;
+            };
+            seen.push(name);
+            let typed = match arg.get_long() {
+                None => "SIZE".to_owned(),
+                Some(_) if !arg.get_action().takes_values() => format!("--{name}"),
+                Some(_) => {
+                    let values = arg.get_value_names().unwrap_or_default();
+                    format!("--{name} {}", values.join(" "))
+                }
+            };
+            let of = match owner.get_name() {
+                "token_service" => String::new(),
+                name => format!(" of `{name}`"),
+            };
+            let key = key_of(name).map_or(String::new(), |key| format!("`{key}`"));
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            let (help, default) = help.rsplit_once(" [default: ").unwrap_or((&help, ""));
+            let default = default.trim_end_matches(']');
+            let variable = variable(name);
+            // Writing into a string cannot fail.
+            let _ = writeln!(
+                text,
+                "| `{typed}`{of} | `{variable}` | {key} | {default} | {help} |"
+            );
+        }
+    }
+    text
+}
+
+/// What makes `shell` complete command lines.
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let mut command = with_values(command());
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    script
+}
+
+/// Names the values of options whose own parsers word their mistakes better than clap does.
+fn with_values(command: clap::Command) -> clap::Command {
+    let name = |arg: clap::Arg| {
+        let values: Vec<&'static str> = match arg.get_long() {
+            Some("mask") => vec!["none", "prefix", "sha256"],
+            Some("log-level") => vec!["off", "error", "warn", "info", "debug", "trace"],
+            Some("log-format" | "error-format") => vec!["text", "json"],
+            Some("progress") => vec!["auto", "always", "never"],
+            Some("report") => Format::ALL.map(|(name, _)| name).to_vec(),
+            _ => return arg,
+        };
+        arg.value_parser(PossibleValuesParser::new(values))
+    };
+    let command = command.mut_args(name);
+    command.mut_subcommands(move |sub| sub.mut_args(name))
+}

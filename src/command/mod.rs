@@ -1,0 +1,11 @@
+//! What a user invokes: a file or folder per command.
+
+pub mod check;
+pub mod demo_source;
+pub(crate) mod find_files;
+pub mod generate;
+pub mod merge;
+pub mod replay;
+pub mod run;
+pub mod supervisor;
+pub mod test;

@@ -1,0 +1,308 @@
+//! A run: build the stages, let the script join them, tally, verdict. The script has a thread of
+//! its own; this one drives fetching and storing.
+
+use std::future;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tracing::{Dispatch, dispatcher};
+
+use crate::command::supervisor::{Begun, drive};
+use crate::config::{Script as ScriptPath, Settings, Source};
+use crate::error::Fault;
+use crate::error::diagnostic::Problem;
+use crate::error::exit::{Exit, Facts};
+use crate::fetch;
+use crate::fetch::http::Http;
+use crate::fetch::{Fetcher, Limits};
+use crate::journal::{Header, Journal};
+use crate::observe::otel::Tracer;
+use crate::observe::progress::Screen;
+use crate::report::Reports;
+use crate::report::conclusion::{self, Asked, Finished, Record, stopped_early, unwritable};
+use crate::report::ledger::Ledger;
+use crate::runtime::shutdown::Halt;
+use crate::script::api::emit_files::Emitter;
+use crate::script::finish::{Ended, run_to_the_end};
+use crate::script::host::{Host, Parts};
+use crate::script::{self, Script};
+use crate::store::{self, Store};
+
+/// Runs the pipeline to its end, whatever way that comes.
+pub fn run(settings: &Settings, screen: &Screen) -> Finished {
+    let script = load(settings).and_then(|script| match &settings.out_dir {
+        // It would fail in the middle, after tokens were fetched.
+        None => script.file_written().map_or(Ok(script), Err),
+        Some(_) => Ok(script),
+    });
+    drive("run", settings, async |halt, begun| match script {
+        Err(problem) => Err(problem),
+        Ok(_) if settings.size == 0 => nothing_to_do(settings, &begun),
+        Ok(script) => pipeline(settings.clone(), script, halt, begun, screen.clone()).await,
+    })
+}
+
+/// The run of a shard that has no part of SIZE, or of an input that holds no token. Its script is not
+/// asked: no script expects a SIZE of 0.
+fn nothing_to_do(settings: &Settings, begun: &Begun) -> Result<Finished, Problem> {
+    let is_empty = matches!(&settings.source, Source::Input(input) if input.count() == Some(0));
+    if is_empty {
+        tracing::info!("there is nothing to do: the input holds no token");
+    } else {
+        tracing::info!("there is nothing to do: this run's part of SIZE is 0");
+    }
+    let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
+    reports.dry_run(settings.store.dry_run);
+    let (mut ledger, facts) = (Ledger::new(reports), Facts::default());
+    let (asked, record) = (Asked::default(), Record::from(begun));
+    let rules = &settings.fail_on;
+    Ok(conclusion::close(
+        &mut ledger,
+        &facts,
+        asked,
+        record,
+        None,
+        rules,
+    ))
+}
+
+/// The script, compiled and free of the mistakes that can be seen beforehand: a typing error must
+/// not cost a token.
+pub(crate) fn load(settings: &Settings) -> Result<Script, Problem> {
+    let path = match &settings.script {
+        ScriptPath::Default => None,
+        ScriptPath::File(path) => Some(path.as_path()),
+    };
+    let script = Script::load(
+        path,
+        &script::Settings {
+            size: settings.size,
+            vars: settings.vars.clone(),
+            max_operations: settings.script_limits.max_operations,
+            max_memory: settings.script_limits.max_memory,
+        },
+    )
+    .map_err(uncharged)?;
+    match script.check().into_iter().next() {
+        Some(problem) => Err(uncharged(problem)),
+        None => Ok(script),
+    }
+}
+
+/// A mistake that was found before anything was done.
+fn uncharged(problem: Problem) -> Problem {
+    match &problem.place {
+        Some(place) if problem.hint.is_none() => {
+            let file = place.file.clone();
+            problem.hint(format!(
+                "no token was asked for; `token_service check {file}` shows every such mistake"
+            ))
+        }
+        _ => problem,
+    }
+}
+
+/// Connects both ends and runs the script between them.
+async fn pipeline(
+    settings: Settings,
+    script: Script,
+    halt: Halt,
+    begun: Begun,
+    screen: Screen,
+) -> Result<Finished, Problem> {
+    let deadline = settings.deadline.map(|deadline| begun.instant + deadline);
+    let mut options = settings.store;
+    options.session = begun.run_id.to_string();
+    options.tracer = begun.tracer.clone();
+    let dry_run = options.dry_run;
+    let (table, column) = (options.table.to_string(), options.column.clone());
+    let source = source(settings.source, &settings.limits, &begun.tracer).await?;
+    let clock = Arc::clone(&begun.clock);
+    let mut fetcher = Fetcher::new(source, settings.limits, halt.clone(), clock, deadline);
+    fetcher.wait_until(begun.instant + settings.wait);
+    let store = open(options, &halt, &begun, settings.wait).await?;
+    // Opened last: a run that cannot begin leaves no empty reports behind.
+    let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
+    reports.mask(settings.mask);
+    reports.dry_run(dry_run);
+    if let Some(path) = &settings.journal {
+        let run_id = begun.run_id.to_string();
+        let size = (!fetcher.is_open_ended()).then_some(settings.size);
+        let header = Header::new(run_id, store.horizon(), table, column).asking_for(size);
+        match Journal::begin(path, &header) {
+            Ok(journal) => {
+                reports.keep_journal(journal.clone());
+                fetcher.keep_journal(journal);
+            }
+            Err(fault) => {
+                reports.discard();
+                return Err(unwritable(fault));
+            }
+        }
+    }
+    let parts = Parts {
+        runtime: Handle::current(),
+        clock: Arc::clone(&begun.clock),
+        halt,
+        size: settings.size,
+        fetcher: Arc::new(fetcher),
+        store: Arc::new(store),
+        ledger: Ledger::new(reports),
+        fail_on: settings.fail_on,
+        emitter: Emitter::new(settings.out_dir),
+        environment: settings.env,
+    };
+    carry_out(script, parts, begun, &screen).await
+}
+
+/// Runs the script between both ends, and draws the verdict.
+pub(crate) async fn carry_out(
+    script: Script,
+    parts: Parts,
+    begun: Begun,
+    screen: &Screen,
+) -> Result<Finished, Problem> {
+    let store = Arc::clone(&parts.store);
+    let host = Host::new(parts);
+    let total = (!host.fetcher().is_open_ended()).then(|| host.size());
+    // Weakly, so that the host ends with its script.
+    let watched = Arc::downgrade(&host);
+    let tally = || watched.upgrade().and_then(|host| host.glimpse());
+    let waits = || store.waits_for();
+    let finished = tokio::select! {
+        biased;
+        finished = on_its_thread(script, host, begun) => finished,
+        () = screen.follow(total, tally, waits) => future::pending().await,
+    };
+    let finished = finished?;
+    if let Some(store) = Arc::into_inner(store) {
+        store.close().await;
+    }
+    Ok(finished)
+}
+
+/// Opens the database; one that is not up yet is waited for.
+pub(crate) async fn open(
+    options: store::Options,
+    halt: &Halt,
+    begun: &Begun,
+    wait: Duration,
+) -> Result<Store, Problem> {
+    let clock = &begun.clock;
+    let mut failures = 0;
+    loop {
+        let fault: Fault = tokio::select! {
+            // First, for the store gives up for the same reason and knows nothing of signals.
+            biased;
+            () = halt.stopping().cancelled() => return Err(stopped_early(halt)),
+            store = Store::open(options.clone(), halt.clone(), Arc::clone(clock)) => match store {
+                Ok(store) => return Ok(store),
+                Err(fault) => fault,
+            },
+        };
+        failures += 1;
+        let pause = fetch::retry::backoff(failures, clock.jitter());
+        if !fault.retryable || clock.now() + pause >= begun.instant + wait {
+            return Err(fault.into());
+        }
+        tracing::info!(cause = fault.causes.first(), "waiting for the database");
+        tokio::select! {
+            () = halt.stopping().cancelled() => return Err(stopped_early(halt)),
+            () = clock.sleep(pause) => {}
+        }
+    }
+}
+
+async fn source(
+    source: Source,
+    limits: &Limits,
+    tracer: &Tracer,
+) -> Result<Box<dyn fetch::Source>, Problem> {
+    let endpoint = match source {
+        Source::Http(endpoint) => endpoint,
+        Source::BuiltIn => fetch::demo::start().await?,
+        Source::Input(input) => {
+            let reading = input.read(limits.max_token);
+            return Ok(Box::new(reading.context("the input cannot be read")?));
+        }
+        Source::Nothing => {
+            return Err(Problem::new(Exit::Usage, "no token source is configured"));
+        }
+    };
+    let mut http = Http::new(&endpoint, limits)?;
+    http.trace(tracer.clone());
+    Ok(Box::new(http))
+}
+
+async fn on_its_thread(
+    mut script: Script,
+    host: Arc<Host>,
+    begun: Begun,
+) -> Result<Finished, Problem> {
+    let (sender, receiver) = oneshot::channel();
+    let busy = begun.clock.busy();
+    // The thread's log lines go where those of its run go.
+    let log = dispatcher::get_default(Dispatch::clone);
+    thread::Builder::new()
+        .name("script".to_owned())
+        .stack_size(script::STACK)
+        .spawn(move || {
+            busy.begin();
+            let finished = dispatcher::with_default(&log, || {
+                let ended = run_to_the_end(&mut script, &host);
+                conclude(&host, ended, &begun)
+            });
+            drop((script, host));
+            let _ = sender.send(finished);
+            drop(busy);
+        })
+        .context("the script's thread cannot be started")?;
+    receiver
+        .await
+        .context("the script's thread ended without a verdict")
+        .map_err(Problem::from)
+}
+
+/// Tallies and draws the verdict.
+fn conclude(host: &Host, ended: Ended, begun: &Begun) -> Finished {
+    let facts = gather(host, &ended);
+    let supply = host.fetcher().supply();
+    let asked = Asked {
+        requests: supply.requests(),
+        surplus: supply.surplus(),
+        unseen: supply.unseen(),
+        top_ups: supply.top_ups(),
+        repeated: supply.repeated(),
+    };
+    let rules = host.fail_on();
+    conclusion::close(
+        &mut host.ledger(),
+        &facts,
+        asked,
+        Record::from(begun),
+        ended.problem,
+        rules,
+    )
+}
+
+fn gather(host: &Host, ended: &Ended) -> Facts {
+    let supply = host.fetcher().supply();
+    let ledger = host.ledger();
+    let tally = ledger.tally();
+    let received = supply.received() + ledger.made();
+    Facts {
+        size: host.requested(received),
+        received,
+        open_ended: host.fetcher().is_open_ended(),
+        counted: tally.total(),
+        unsettled: tally.unsettled(),
+        fell_short: supply.fell_short(),
+        cause: host.halt().cause(),
+        chosen: ended.chosen,
+        problem: ended.problem.as_ref().map(|problem| problem.exit),
+    }
+}

@@ -1,0 +1,267 @@
+//! What watches over a run: signals, the deadline, and the grace that a stopped run has. The work goes
+//! on in the same thread's runtime.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use uuid::Uuid;
+
+use crate::config::Settings;
+use crate::error::diagnostic::Problem;
+use crate::error::exit::Exit;
+use crate::observe::otel::{Ending, Telemetry, Tracer};
+use crate::report::conclusion::Finished;
+use crate::runtime::clock::{Clock, Real};
+use crate::runtime::shutdown::{Cause, Halt};
+
+/// The longest that what is in flight is waited for when a run is stopped.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long the report may take after a second signal.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// The longest that a run which has ended waits for its OpenTelemetry collector.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
+/// When a run began, and how time passes since.
+#[derive(Clone)]
+pub struct Begun {
+    /// The run's clock.
+    pub clock: Arc<dyn Clock>,
+    /// For durations, by that clock.
+    pub instant: Instant,
+    /// For people.
+    pub timestamp: jiff::Timestamp,
+    /// A UUID (version 7).
+    pub run_id: Uuid,
+    /// Begins the spans that an OpenTelemetry collector gets of the run.
+    pub tracer: Tracer,
+}
+
+impl Begun {
+    /// Now, by the machine's clock.
+    pub fn now() -> Self {
+        Self {
+            clock: Arc::new(Real),
+            instant: Real.now(),
+            timestamp: jiff::Timestamp::now(),
+            run_id: Uuid::now_v7(),
+            tracer: Tracer::default(),
+        }
+    }
+
+    /// How long ago that was.
+    pub fn elapsed(&self) -> Duration {
+        self.clock.now().saturating_duration_since(self.instant)
+    }
+}
+
+/// How long a run may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// After this long it is stopped.
+    pub deadline: Option<Duration>,
+    /// So long a stopped run may take to settle and report.
+    pub grace: Duration,
+}
+
+impl Limits {
+    /// Those of a run's settings.
+    pub fn of(settings: &Settings) -> Self {
+        Self {
+            deadline: settings.deadline,
+            grace: settings.grace,
+        }
+    }
+}
+
+/// Does the work of a run until it is done, or has outlived its grace. `what` is its name for an
+/// OpenTelemetry collector, which hears of it.
+pub fn drive<Work>(
+    what: &'static str,
+    settings: &Settings,
+    work: impl FnOnce(Halt, Begun) -> Work,
+) -> Finished
+where
+    Work: Future<Output = Result<Finished, Problem>>,
+{
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started");
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return Problem::from(error).into(),
+    };
+    let finished = runtime.block_on(async {
+        let mut signals = Signals::listen()?;
+        let mut begun = Begun::now();
+        let telemetry = settings.telemetry.as_ref();
+        let telemetry = Telemetry::begin(telemetry, what, &begun.run_id.to_string());
+        begun.tracer = telemetry.tracer();
+        let limits = Limits::of(settings);
+        let mut stopped = Vec::new();
+        let stops = async || {
+            let cause = signals.next().await;
+            stopped.push(begun.clock.now());
+            cause
+        };
+        let finished = watch_over(begun.clone(), limits, stops, work).await;
+        let within = last_word(limits, begun.instant, &stopped, begun.clock.now());
+        let ending = Ending {
+            exit: finished.exit,
+            summary: finished.summary.as_ref(),
+            took: begun.elapsed(),
+        };
+        tokio::select! {
+            biased;
+            // Whoever has seen the report waits for nothing more.
+            _ = signals.next() => {}
+            () = telemetry.finish(ending, within) => {}
+        }
+        Ok(finished)
+    });
+    finished.unwrap_or_else(|problem: Problem| problem.into())
+}
+
+/// How long the collector may be waited for: what the grace leaves of a run that was `stopped`, and
+/// nothing where it was told to be quick.
+fn last_word(limits: Limits, began: Instant, stopped: &[Instant], now: Instant) -> Duration {
+    if stopped.len() > 1 {
+        return Duration::ZERO;
+    }
+    let deadline = limits.deadline.map(|deadline| began + deadline);
+    let ends = stopped.iter().copied().chain(deadline);
+    let passed = ends.filter(|end| *end <= now).min();
+    let left = passed.map(|end| (end + limits.grace).saturating_duration_since(now));
+    left.unwrap_or(LAST_WORD).min(LAST_WORD)
+}
+
+/// The same on the current runtime: does the work until it is done, stops it within its limits or
+/// where `stops` says so, and gives it up where it outlives its grace.
+pub async fn watch_over<Work>(
+    begun: Begun,
+    limits: Limits,
+    stops: impl AsyncFnMut() -> Cause,
+    work: impl FnOnce(Halt, Begun) -> Work,
+) -> Finished
+where
+    Work: Future<Output = Result<Finished, Problem>>,
+{
+    let halt = Halt::new();
+    tokio::select! {
+        biased;
+        finished = work(halt.clone(), begun.clone()) => finished.unwrap_or_else(Finished::from),
+        cause = supervise(&halt, &begun, limits, stops) => overdue(cause),
+    }
+}
+
+/// The signals that end a process in good order.
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// From now on they do not kill, but are heard.
+    pub(crate) fn listen() -> Result<Self, Problem> {
+        let listen = |kind| signal(kind).context("signals cannot be heard");
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    /// The next one.
+    pub(crate) async fn next(&mut self) -> Cause {
+        tokio::select! {
+            _ = self.interrupt.recv() => Cause::Interrupt,
+            _ = self.terminate.recv() => Cause::Terminate,
+        }
+    }
+}
+
+/// Stops the run at a signal or the deadline, gives up waiting after a while or at a second signal,
+/// and returns when the run has outlived its grace.
+async fn supervise(
+    halt: &Halt,
+    begun: &Begun,
+    limits: Limits,
+    mut stops: impl AsyncFnMut() -> Cause,
+) -> Cause {
+    let clock = &begun.clock;
+    let deadline = limits.deadline.map(|deadline| begun.instant + deadline);
+    let cause = tokio::select! {
+        biased;
+        cause = stops() => cause,
+        () = until(clock, deadline) => Cause::Deadline,
+    };
+    tracing::info!(cause = cause.as_str(), "stopping");
+    halt.stop_for(cause);
+    let stopped = clock.now();
+    let drain = DRAIN.min(limits.grace.mul_f64(5.0 / 8.0));
+    let mut end = stopped + limits.grace;
+    tokio::select! {
+        biased;
+        _ = stops() => end = end.min(clock.now() + AT_ONCE),
+        () = clock.at(stopped + drain) => {}
+    }
+    tracing::debug!("no longer waiting for what is in flight");
+    halt.abort();
+    tokio::select! {
+        biased;
+        _ = stops() => {}
+        () = clock.at(end) => {}
+    }
+    cause
+}
+
+async fn until(clock: &Arc<dyn Clock>, deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => clock.at(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The end of a run that did not end by itself within its grace, such as one whose standard output
+/// nobody reads.
+fn overdue(cause: Cause) -> Finished {
+    let exit = match cause {
+        Cause::Deadline => Exit::Database,
+        signal => Exit::Signal(signal),
+    };
+    Problem::new(exit, "the report could not be completed in time")
+        .hint("`--grace` sets the time; a report on a path is left as PATH.partial")
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_collector_gets_what_the_grace_leaves_and_two_seconds_at_the_most() {
+        let began = Instant::now();
+        let after = |seconds| began + Duration::from_secs(seconds);
+        let left = |deadline: Option<u64>, stopped: &[u64], now| {
+            let limits = Limits {
+                deadline: deadline.map(Duration::from_secs),
+                grace: Duration::from_secs(8),
+            };
+            let stopped: Vec<_> = stopped.iter().copied().map(after).collect();
+            last_word(limits, began, &stopped, after(now)).as_secs()
+        };
+        assert_eq!(left(None, &[], 100), 2);
+        assert_eq!(left(Some(200), &[], 100), 2);
+        assert_eq!(left(None, &[99], 100), 2);
+        assert_eq!(left(None, &[93], 100), 1);
+        assert_eq!(left(None, &[80], 100), 0);
+        assert_eq!(left(Some(93), &[], 100), 1);
+        // Whoever stops it twice waits for nothing.
+        assert_eq!(left(None, &[98, 99], 100), 0);
+    }
+}

@@ -1,0 +1,301 @@
+//! One case played: the run that it describes, from the script's check to the exit code, on fakes for
+//! the source, the database and the clock. Everything between them is what a real run has.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tracing::dispatcher;
+use uuid::Uuid;
+
+use crate::command::run;
+use crate::command::supervisor::{Begun, Limits, watch_over};
+use crate::command::test::case::{Case, When};
+use crate::command::test::fake_source::{self, Asked, Interruption};
+use crate::command::test::virtual_clock::{Overrun, Virtual};
+use crate::fetch::Fetcher;
+use crate::observe::logging;
+use crate::observe::otel::Tracer;
+use crate::observe::progress::Screen;
+use crate::report::conclusion::Finished;
+use crate::report::ledger::Ledger;
+use crate::report::summary::Counts;
+use crate::report::{Format, Reports};
+use crate::runtime::clock::Clock;
+use crate::runtime::shutdown::{Cause, Halt};
+use crate::script::Script;
+use crate::script::api::emit_files::Emitter;
+use crate::script::host::Parts;
+use crate::store::Store;
+
+/// So much of each output is kept.
+const MOST_OUTPUT: usize = 16 << 20;
+
+/// What a case came to.
+pub(crate) struct Played {
+    pub exit: u8,
+    /// In the order of [`Status::ALL`](crate::pipeline::token::Status::ALL).
+    pub counts: [u64; 5],
+    pub stdout: String,
+    /// Those that are looked at.
+    reports: Vec<(Format, String)>,
+    pub stderr: String,
+    pub slept: Duration,
+    /// The sizes that were asked for.
+    pub requests: Vec<u64>,
+    /// The files that the script wrote, by name.
+    pub files: Vec<(String, String)>,
+    /// Why it did not end by itself.
+    pub overrun: Option<Overrun>,
+    /// How long it took in real time.
+    pub took: Duration,
+}
+
+impl Played {
+    /// A report that is looked at; empty where none was written.
+    pub fn report(&self, format: Format) -> &str {
+        let found = self.reports.iter().find(|(known, _)| *known == format);
+        found.map_or("", |(_, text)| text)
+    }
+}
+
+/// Plays a case, for `limit` of real time at the most.
+pub(crate) fn play(case: &Case, limit: Duration) -> Played {
+    let began = Instant::now();
+    let formats = Format::ALL.into_iter().map(|(_, format)| format);
+    let kept = formats.filter(|format| case.expect.looks_at(*format));
+    let kept = kept.map(|format| (format, Output::default()));
+    let stage = Stage {
+        clock: Virtual::new(limit),
+        asked: Asked::default(),
+        stdout: Output::default(),
+        reports: kept.collect(),
+        // Without one, a script that wants to write files hears so.
+        folder: tempfile::tempdir().ok(),
+    };
+    let stderr = Output::default();
+    let heard = stderr.clone();
+    let log = logging::lines(case.settings.log, false, move || heard.clone());
+    let finished = dispatcher::with_default(&log, || stage.run(case));
+    let mut said = stderr.text();
+    let counts = match &finished.summary {
+        Some(summary) => {
+            said += &summary.line();
+            said.push('\n');
+            in_order(&summary.counts)
+        }
+        None => [0; 5],
+    };
+    if let Some(problem) = &finished.problem {
+        said += &problem.render(false);
+        said.push('\n');
+    }
+    let reports = stage.reports.iter();
+    let reports = reports.map(|(format, output)| (*format, output.text()));
+    let asked = stage.asked.lock().unwrap_or_else(PoisonError::into_inner);
+    Played {
+        exit: finished.exit.code(),
+        counts,
+        stdout: stage.stdout.text(),
+        reports: reports.collect(),
+        stderr: said,
+        slept: stage.clock.slept(),
+        requests: asked.clone(),
+        files: files(stage.folder.as_ref().map(tempfile::TempDir::path)),
+        overrun: stage.clock.overrun(),
+        took: began.elapsed(),
+    }
+}
+
+fn in_order(counts: &Counts) -> [u64; 5] {
+    [
+        counts.stored,
+        counts.rejected,
+        counts.failed,
+        counts.unknown,
+        counts.not_attempted,
+    ]
+}
+
+/// What a case is played on.
+struct Stage {
+    clock: Virtual,
+    asked: Asked,
+    stdout: Output,
+    reports: Vec<(Format, Output)>,
+    folder: Option<tempfile::TempDir>,
+}
+
+impl Stage {
+    fn run(&self, case: &Case) -> Finished {
+        let played = run::load(&case.settings).and_then(|script| {
+            let clock = self.clock.clone();
+            // Nothing but this program's clock can be waited for: the runtime has no timers.
+            let runtime = Builder::new_current_thread()
+                .on_thread_park(move || clock.idle())
+                .build()
+                .context("the runtime cannot be started")?;
+            let ended = runtime.block_on(self.clock.drive(self.supervised(case, script)));
+            Ok(ended.context("the run did not end although it was stopped")?)
+        });
+        played.unwrap_or_else(Finished::from)
+    }
+
+    async fn supervised(&self, case: &Case, script: Script) -> Finished {
+        let begun = Begun {
+            clock: Arc::new(self.clock.clone()),
+            instant: self.clock.now(),
+            timestamp: jiff::Timestamp::UNIX_EPOCH,
+            run_id: Uuid::nil(),
+            tracer: Tracer::default(),
+        };
+        let (signals, mut arriving) = unbounded_channel();
+        for signal in &case.signals {
+            if let When::At(moment) = signal.when {
+                let (sender, name) = (signals.clone(), signal.cause);
+                let moment = self.clock.at(begun.instant + moment);
+                tokio::spawn(async move {
+                    moment.await;
+                    let _ = sender.send(name);
+                });
+            }
+        }
+        let limits = Limits::of(&case.settings);
+        let stops = async || next(&mut arriving).await;
+        watch_over(begun, limits, stops, |halt, begun| async {
+            let parts = self.parts(case, signals, halt, &begun);
+            run::carry_out(script, parts, begun, &Screen::blank()).await
+        })
+        .await
+    }
+
+    /// Both ends, and what stands between them.
+    fn parts(
+        &self,
+        case: &Case,
+        signals: UnboundedSender<Cause>,
+        halt: Halt,
+        begun: &Begun,
+    ) -> Parts {
+        self.clock.stop_with(halt.clone());
+        let settings = &case.settings;
+        let limits = settings.limits.clone();
+        let source = fake_source::Case {
+            entries: case.entries.clone(),
+            interruptions: interruptions(case),
+            signals,
+            asked: Arc::clone(&self.asked),
+            timeout: limits.timeout,
+            max_token: limits.max_token,
+            clock: self.clock.clone(),
+            halt: halt.clone(),
+        };
+        let deadline = settings.deadline.map(|deadline| begun.instant + deadline);
+        let clock = &begun.clock;
+        let fetcher = Fetcher::new(
+            Box::new(source),
+            limits,
+            halt.clone(),
+            Arc::clone(clock),
+            deadline,
+        );
+        let script = case.store.clone();
+        let store = Store::scripted(script, &settings.store, halt.clone(), Arc::clone(clock));
+        let folder = self.folder.as_ref().map(|folder| folder.path().to_owned());
+        Parts {
+            runtime: Handle::current(),
+            clock: Arc::clone(clock),
+            halt,
+            size: settings.size,
+            fetcher: Arc::new(fetcher),
+            store: Arc::new(store),
+            ledger: Ledger::new(self.reports(case)),
+            fail_on: settings.fail_on.clone(),
+            emitter: Emitter::new(folder),
+            environment: settings.env.clone(),
+        }
+    }
+
+    fn reports(&self, case: &Case) -> Reports {
+        let mut reports = Reports::on(Box::new(self.stdout.clone()));
+        reports.write_on_stdout(Format::Text);
+        reports.mask(case.settings.mask);
+        reports.dry_run(case.settings.store.dry_run);
+        for (format, output) in &self.reports {
+            reports.write_to(*format, Box::new(output.clone()));
+        }
+        reports
+    }
+}
+
+async fn next(arriving: &mut UnboundedReceiver<Cause>) -> Cause {
+    match arriving.recv().await {
+        Some(cause) => cause,
+        None => std::future::pending().await,
+    }
+}
+
+fn interruptions(case: &Case) -> Vec<Interruption> {
+    let answered = case.signals.iter().filter_map(|signal| match signal.when {
+        When::Answered(after) => Some(Interruption {
+            after,
+            cause: signal.cause,
+        }),
+        When::At(_) => None,
+    });
+    answered.collect()
+}
+
+/// An output that is kept. Clones share it.
+#[derive(Clone, Default)]
+struct Output(Arc<Mutex<Vec<u8>>>);
+
+impl Output {
+    fn text(&self) -> String {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() + bytes.len() > MOST_OUTPUT {
+            return Err(io::Error::other(
+                "a test case may write no more than 16 MiB",
+            ));
+        }
+        kept.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The files below `folder` by name, in the order of their names.
+fn files(folder: Option<&Path>) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut folders: Vec<_> = folder.map(Path::to_owned).into_iter().collect();
+    while let Some(one) = folders.pop() {
+        for entry in fs::read_dir(one).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let bytes = fs::read(&path).unwrap_or_default();
+            let name = folder.and_then(|folder| path.strip_prefix(folder).ok());
+            let name = name.unwrap_or(&path).display().to_string();
+            found.push((name, String::from_utf8_lossy(&bytes).into_owned()));
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,386 @@
+//! The keys of a test file, as they are written; `file` makes cases of them.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Error as _, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+
+use crate::cli::value::{self, Parsed};
+use crate::config::test_case::Options;
+use crate::config::yaml_values::{elements, number, readers, vars};
+
+/// A case.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct CaseKeys {
+    pub name: Option<String>,
+    pub skip: Option<String>,
+    pub script: Option<PathBuf>,
+    #[serde(deserialize_with = "size")]
+    pub size: Option<u64>,
+    #[serde(deserialize_with = "vars")]
+    pub vars: Option<Map<String, Value>>,
+    pub env: Option<Named<Text>>,
+    pub options: Option<Options>,
+    pub source: Option<Vec<EntryKeys>>,
+    pub store: Option<Named<Replies>>,
+    pub signals: Option<Vec<SignalKeys>>,
+    pub expect: Option<ExpectKeys>,
+}
+
+/// An answer of the source.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct EntryKeys {
+    pub tokens: Option<Vec<Text>>,
+    #[serde(deserialize_with = "number")]
+    pub count: Option<u64>,
+    pub body: Option<String>,
+    #[serde(deserialize_with = "number")]
+    pub status: Option<u16>,
+    #[serde(deserialize_with = "duration")]
+    pub retry_after: Option<Duration>,
+    pub timeout: Option<bool>,
+    pub cut: Option<bool>,
+    pub connect: Option<Connect>,
+    #[serde(deserialize_with = "duration")]
+    pub delay: Option<Duration>,
+}
+
+/// What the database says to one token, in the order of the tries.
+pub(crate) struct Replies(pub Vec<ReplyKeys>);
+
+/// What it says to one try.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ReplyKeys {
+    #[serde(deserialize_with = "sqlstate")]
+    pub sqlstate: Option<String>,
+    pub severity: Option<Severity>,
+    pub routine: Option<String>,
+    pub table: Option<String>,
+    pub column: Option<String>,
+    pub constraint: Option<String>,
+    pub message: Option<String>,
+    pub reject: Option<String>,
+    #[serde(skip)]
+    pub word: Option<&'static str>,
+    #[serde(deserialize_with = "duration")]
+    pub delay: Option<Duration>,
+}
+
+/// How severe an error is.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) enum Severity {
+    Error,
+    Fatal,
+    Panic,
+    Warning,
+}
+
+impl Severity {
+    /// As the server spells it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "ERROR",
+            Self::Fatal => "FATAL",
+            Self::Panic => "PANIC",
+            Self::Warning => "WARNING",
+        }
+    }
+}
+
+/// A signal.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct SignalKeys {
+    pub name: Option<Signal>,
+    #[serde(deserialize_with = "positive")]
+    pub after_requests: Option<u64>,
+    #[serde(deserialize_with = "duration")]
+    pub at: Option<Duration>,
+}
+
+/// What the run must come to.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ExpectKeys {
+    #[serde(deserialize_with = "number")]
+    pub exit: Option<u8>,
+    pub counts: Option<CountKeys>,
+    pub report: Option<String>,
+    pub reports: Option<ReportKeys>,
+    pub stdout: Option<String>,
+    pub stderr: Option<Stderr>,
+    #[serde(deserialize_with = "duration")]
+    pub slept: Option<Duration>,
+    pub requests: Option<Requests>,
+    pub files: Option<Named<Text>>,
+}
+
+/// `expect.counts`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct CountKeys {
+    #[serde(deserialize_with = "number")]
+    pub stored: Option<u64>,
+    #[serde(deserialize_with = "number")]
+    pub rejected: Option<u64>,
+    #[serde(deserialize_with = "number")]
+    pub failed: Option<u64>,
+    #[serde(deserialize_with = "number")]
+    pub unknown: Option<u64>,
+    #[serde(deserialize_with = "number")]
+    pub not_attempted: Option<u64>,
+}
+
+/// `expect.reports`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ReportKeys {
+    pub text: Option<String>,
+    pub ndjson: Option<String>,
+    pub json: Option<String>,
+    pub csv: Option<String>,
+    pub yaml: Option<String>,
+}
+
+readers! {
+    size: u64 = value::size;
+    positive: u64 = value::positive;
+    duration: Duration = value::duration;
+    sqlstate: String = five_characters;
+}
+
+fn five_characters(text: &str) -> Parsed<String> {
+    let plain = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_uppercase();
+    if text.len() == 5 && text.bytes().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be the five characters of a code, in quotes, such as \"23514\"".to_owned())
+    }
+}
+
+elements! {
+    /// How connecting fails.
+    Connect(()) = |text| match text {
+        "refused" => Ok(()),
+        _ => Err("must be refused, or be left out".to_owned()),
+    };
+    /// A signal's name.
+    Signal(crate::runtime::shutdown::Cause) = |text| match text {
+        "TERM" | "SIGTERM" => Ok(crate::runtime::shutdown::Cause::Terminate),
+        "INT" | "SIGINT" => Ok(crate::runtime::shutdown::Cause::Interrupt),
+        _ => Err("must be TERM or INT".to_owned()),
+    };
+}
+
+/// Text as it is written. What YAML takes for something else must stand in quotes: of `1.50` it would
+/// keep the number alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Text(pub String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(TextVisitor).map(Text)
+    }
+}
+
+struct TextVisitor;
+
+const QUOTES: &str = "must be text: put it in quotes";
+
+impl Visitor<'_> for TextVisitor {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(QUOTES)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+}
+
+/// A mapping with keys of the user's own choice, in the order in which they stand.
+pub(crate) struct Named<T>(pub Vec<(String, T)>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(NamedVisitor(std::marker::PhantomData))
+    }
+}
+
+struct NamedVisitor<T>(std::marker::PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for NamedVisitor<T> {
+    type Value = Named<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("must be a mapping of keys")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Named<T>, A::Error> {
+        let mut entries: Vec<(String, T)> = Vec::new();
+        while let Some(Text(key)) = from.next_key()? {
+            if entries.iter().any(|(known, _)| *known == key) {
+                return Err(A::Error::custom(format_args!("duplicate field `{key}`")));
+            }
+            entries.push((key, from.next_value()?));
+        }
+        Ok(Named(entries))
+    }
+}
+
+/// The words for what needs no more to be said.
+const WORDS: [&str; 5] = ["stored", "lost", "found", "unknown", "down"];
+
+impl<'de> Deserialize<'de> for Replies {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(RepliesVisitor)
+    }
+}
+
+struct RepliesVisitor;
+
+impl<'de> Visitor<'de> for RepliesVisitor {
+    type Value = Replies;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "must be one of {}, a mapping such as {{sqlstate: \"23514\"}}, or a list of these, one a try",
+            WORDS.join(", ")
+        )
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Replies, E> {
+        reply_of_word(text).map(|reply| Replies(vec![reply]))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, from: A) -> Result<Replies, A::Error> {
+        let reply = ReplyKeys::deserialize(MapAccessDeserializer::new(from))?;
+        Ok(Replies(vec![reply]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, from: A) -> Result<Replies, A::Error> {
+        let list = Vec::<OneReply>::deserialize(SeqAccessDeserializer::new(from))?;
+        Ok(Replies(
+            list.into_iter().map(|OneReply(reply)| reply).collect(),
+        ))
+    }
+}
+
+fn reply_of_word<E: serde::de::Error>(text: &str) -> Result<ReplyKeys, E> {
+    let word = WORDS.into_iter().find(|word| *word == text);
+    match word {
+        Some(word) => Ok(ReplyKeys {
+            word: Some(word),
+            ..ReplyKeys::default()
+        }),
+        None => Err(E::invalid_value(
+            Unexpected::Other("value"),
+            &RepliesVisitor,
+        )),
+    }
+}
+
+/// A reply in a list.
+struct OneReply(ReplyKeys);
+
+impl<'de> Deserialize<'de> for OneReply {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(OneVisitor).map(OneReply)
+    }
+}
+
+struct OneVisitor;
+
+impl<'de> Visitor<'de> for OneVisitor {
+    type Value = ReplyKeys;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        RepliesVisitor.expecting(f)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ReplyKeys, E> {
+        reply_of_word(text)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, from: A) -> Result<ReplyKeys, A::Error> {
+        ReplyKeys::deserialize(MapAccessDeserializer::new(from))
+    }
+}
+
+/// `expect.stderr`.
+pub(crate) enum Stderr {
+    /// All of it.
+    Whole(String),
+    /// Parts of it.
+    Parts(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for Stderr {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(StderrVisitor)
+    }
+}
+
+struct StderrVisitor;
+
+impl<'de> Visitor<'de> for StderrVisitor {
+    type Value = Stderr;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("must be text (all of it) or a list of texts (each somewhere in it)")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Stderr, E> {
+        Ok(Stderr::Whole(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, from: A) -> Result<Stderr, A::Error> {
+        let parts = Vec::<Text>::deserialize(SeqAccessDeserializer::new(from))?;
+        Ok(Stderr::Parts(
+            parts.into_iter().map(|Text(text)| text).collect(),
+        ))
+    }
+}
+
+/// `expect.requests`.
+pub(crate) enum Requests {
+    /// How many.
+    Number(u64),
+    /// For how many tokens each.
+    Sizes(Vec<u64>),
+}
+
+impl<'de> Deserialize<'de> for Requests {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(RequestsVisitor)
+    }
+}
+
+struct RequestsVisitor;
+
+impl<'de> Visitor<'de> for RequestsVisitor {
+    type Value = Requests;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("must be a whole number, or a list of the sizes that are asked for")
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Requests, E> {
+        Ok(Requests::Number(number))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, from: A) -> Result<Requests, A::Error> {
+        let sizes = Vec::deserialize(SeqAccessDeserializer::new(from))?;
+        Ok(Requests::Sizes(sizes))
+    }
+}

@@ -1,0 +1,34 @@
+//! The configuration for what takes files of earlier runs: `replay`, which needs no source, and `merge`,
+//! which looks at what comes out alone.
+
+use std::slice;
+
+use crate::cli::{MergeArgs, ReplayArgs, RunArgs};
+use crate::config::{Env, Joining, Layers, Purpose, Settings};
+use crate::error::diagnostic::Problem;
+
+/// The settings of a replay, or the one mistake that prevents it.
+pub fn load_for_replay(args: &ReplayArgs, env: &Env) -> Result<Settings, Problem> {
+    let run = args.as_run();
+    Layers::of(&run.common, env)?.settle(Purpose::Replay, &run, slice::from_ref(&args.file))
+}
+
+/// What `merge` needs, or the one mistake that prevents it.
+pub fn load_for_merge(args: &MergeArgs, env: &Env) -> Result<Joining, Problem> {
+    let layers = Layers::of(&args.common, env)?;
+    let run = RunArgs {
+        output: args.output.clone(),
+        ..RunArgs::default()
+    };
+    layers.keep_apart(&run, &args.files, None)?;
+    Ok(Joining {
+        files: args.files.clone(),
+        reports: layers.reports(&run)?,
+        fail_on: layers.fail_on(&run)?,
+        mask: layers.mask(&run)?,
+        metrics: layers.metrics(&run)?,
+        progress: layers.progress(&run)?,
+        color: env.allows_color(),
+        log: layers.log(&args.common)?,
+    })
+}

@@ -1,0 +1,123 @@
+//! What a pipeline test may set of a run's settings. They are settled as those of a run are, so that
+//! defaults and rules are the same; nothing of this process's environment is looked at.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::cli::RunArgs;
+use crate::cli::value;
+use crate::config::file::{ConditionKey, File, RunKeys, ScriptKeys, SourceKeys};
+use crate::config::yaml_values::{number, readers};
+use crate::config::{Env, Layers, Purpose, Settings, yaml_error};
+use crate::error::diagnostic::{Place, Problem};
+
+/// `options:` of a case: flags and keys of a run, by their own names.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Options {
+    #[serde(deserialize_with = "positive")]
+    page_size: Option<u64>,
+    #[serde(deserialize_with = "positive")]
+    max_requests: Option<u64>,
+    top_up: Option<bool>,
+    dangerously_repeat_requests: Option<bool>,
+    #[serde(deserialize_with = "number")]
+    retries: Option<u32>,
+    #[serde(deserialize_with = "limit")]
+    timeout: Option<Duration>,
+    #[serde(deserialize_with = "bytes")]
+    max_token: Option<u64>,
+    #[serde(deserialize_with = "limit")]
+    deadline: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    grace: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    patience: Option<Duration>,
+    fail_on: Option<Vec<ConditionKey>>,
+    dry_run: Option<bool>,
+    #[serde(deserialize_with = "number")]
+    max_operations: Option<u64>,
+    env_prefix: Option<String>,
+}
+
+readers! {
+    positive: u64 = value::positive;
+    limit: Duration = value::limit;
+    duration: Duration = value::duration;
+    bytes: u64 = value::bytes;
+}
+
+/// The rest of what a case sets.
+#[derive(Clone, Default)]
+pub(crate) struct Case {
+    /// SIZE.
+    pub size: Option<u64>,
+    /// The script; `None` for the built-in one.
+    pub script: Option<PathBuf>,
+    /// `config::VARS`.
+    pub vars: Option<Map<String, Value>>,
+    /// The whole environment.
+    pub env: Env,
+}
+
+/// The settings of the run that a case describes.
+pub(crate) fn settle(case: Case, options: Options) -> Result<Settings, Problem> {
+    let file = File {
+        source: SourceKeys {
+            retries: options.retries,
+            timeout: options.timeout,
+            max_token: options.max_token,
+            ..SourceKeys::default()
+        },
+        run: RunKeys {
+            script: case.script,
+            size: case.size,
+            deadline: options.deadline,
+            grace: options.grace,
+            patience: options.patience,
+            fail_on: options.fail_on,
+            dry_run: options.dry_run,
+            ..RunKeys::default()
+        },
+        script: ScriptKeys {
+            vars: case.vars,
+            max_operations: options.max_operations,
+            max_memory: None,
+            env_prefix: options.env_prefix,
+        },
+        ..File::default()
+    };
+    let args = RunArgs {
+        page_size: options.page_size,
+        max_requests: options.max_requests,
+        no_top_up: options.top_up == Some(false),
+        dangerously_repeat_requests: options.dangerously_repeat_requests == Some(true),
+        ..RunArgs::default()
+    };
+    let env = &case.env;
+    let layers = Layers {
+        env,
+        config: None,
+        file,
+    };
+    layers.settle(Purpose::Demo, &args, &[])
+}
+
+/// Reads the text of a file that holds no secret; `what` says what it is, and messages call it
+/// `file`.
+pub(crate) fn read<T: DeserializeOwned>(what: &str, file: &str, text: &str) -> Result<T, Problem> {
+    serde_yaml::from_str(text).map_err(|error| {
+        let problem = yaml_error::explain(what, file, text, &error);
+        match problem.place.clone() {
+            Some(place) => problem.place(Place {
+                source: text.to_owned(),
+                ..place
+            }),
+            None => problem,
+        }
+    })
+}

@@ -1,0 +1,194 @@
+//! How single values and trees of values are read out of a file: by the parsers of `values`, so that
+//! a number, a duration or an address has one form wherever it stands.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{Error as _, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+
+use crate::cli::value::{self, Parsed};
+
+/// Makes each function that reads an optional key with one of `values`' parsers.
+macro_rules! readers {
+    ($($name:ident: $type:ty = $parse:expr;)*) => {$(
+        fn $name<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<$type>, D::Error> {
+            from.deserialize_any($crate::config::yaml_values::Scalar { parse: $parse, is_optional: true })
+        }
+    )*};
+}
+pub(crate) use readers;
+
+/// Makes each type that stands in a list or map and is read with one of `values`' parsers.
+macro_rules! elements {
+    ($($(#[$meta:meta])* $name:ident($type:ty) = $parse:expr;)*) => {$(
+        $(#[$meta])*
+        pub(crate) struct $name(pub $type);
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let read = from.deserialize_any($crate::config::yaml_values::Scalar { parse: $parse, is_optional: false })?;
+                read.map(Self).ok_or_else(|| serde::de::Error::custom("no value"))
+            }
+        }
+    )*};
+}
+pub(crate) use elements;
+
+/// A whole number, 0 included.
+pub(crate) fn number<'de, D: Deserializer<'de>, T: std::str::FromStr>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    from.deserialize_any(Scalar {
+        parse: value::number,
+        is_optional: true,
+    })
+}
+
+/// Reads one value, a number as it was written, by a parser. Its rule travels in serde's "expected",
+/// and the value itself is left out: it may be a secret.
+pub(crate) struct Scalar<T> {
+    pub parse: fn(&str) -> Parsed<T>,
+    pub is_optional: bool,
+}
+
+impl<T> Visitor<'_> for Scalar<T> {
+    type Value = Option<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("must be a single value")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Option<T>, E> {
+        (self.parse)(text)
+            .map(Some)
+            .map_err(|rule| E::invalid_value(Unexpected::Other("value"), &rule.as_str()))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Option<T>, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Option<T>, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Option<T>, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, truth: bool) -> Result<Option<T>, E> {
+        self.visit_str(&truth.to_string())
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Option<T>, E> {
+        if self.is_optional {
+            Ok(None)
+        } else {
+            Err(E::invalid_type(Unexpected::Unit, &self))
+        }
+    }
+}
+
+/// `script.vars`: any tree of values that JSON can hold, so that other rooms need no YAML.
+pub(crate) fn vars<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Map<String, Value>>, D::Error> {
+    let tree = Option::<Tree<MapOnly>>::deserialize(from)?;
+    Ok(tree.and_then(|tree| match tree.value {
+        Value::Object(map) => Some(map),
+        _ => None,
+    }))
+}
+
+/// Only a mapping is taken.
+struct MapOnly;
+/// Every value is taken.
+struct Anything;
+
+/// A tree of values; `K` says what may stand at its root.
+struct Tree<K> {
+    value: Value,
+    kind: PhantomData<K>,
+}
+
+impl<'de> Deserialize<'de> for Tree<MapOnly> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(Branch).map(Tree::of)
+    }
+}
+
+impl<'de> Deserialize<'de> for Tree<Anything> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Branch).map(Tree::of)
+    }
+}
+
+impl<K> Tree<K> {
+    fn of(value: Value) -> Self {
+        Self {
+            value,
+            kind: PhantomData,
+        }
+    }
+}
+
+struct Branch;
+
+impl<'de> Visitor<'de> for Branch {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("must be a mapping of plain values, lists and mappings")
+    }
+
+    fn visit_bool<E>(self, truth: bool) -> Result<Value, E> {
+        Ok(truth.into())
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Value, E> {
+        // A script's integers are signed; a silent change to a float would lose digits.
+        i64::try_from(number).map(Value::from).map_err(|_| {
+            let rule = "must be at most 9223372036854775807; quote it to keep it as text";
+            E::invalid_value(Unexpected::Other("value"), &rule)
+        })
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Value, E> {
+        serde_json::Number::from_f64(number)
+            .map(Value::Number)
+            .ok_or_else(|| E::invalid_value(Unexpected::Other("value"), &"must be a finite number"))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(text.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(element) = from.next_element::<Tree<Anything>>()? {
+            list.push(element.value);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some((key, tree)) = from.next_entry::<String, Tree<Anything>>()? {
+            if map.contains_key(&key) {
+                return Err(A::Error::custom(format_args!("duplicate field `{key}`")));
+            }
+            map.insert(key, tree.value);
+        }
+        Ok(Value::Object(map))
+    }
+}

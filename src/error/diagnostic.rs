@@ -1,0 +1,553 @@
+//! The one value that reaches a person when something went wrong, and the one place that renders
+//! it: as text with the place marked, or as a JSON object for machines.
+//!
+//! Every room builds problems with [`Problem::new`] and the builder methods; only `main` prints
+//! one. Whatever is shown is escaped here, so that no source, script or token can drive a terminal.
+
+use std::fmt::{self, Write as _};
+use std::ops::Deref;
+
+use annotate_snippets::renderer::{
+    DEFAULT_ERROR_STYLE, DEFAULT_HELP_STYLE, DEFAULT_NOTE_STYLE, DecorStyle, Style,
+};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use serde::Serialize;
+
+use crate::error::escape::{escape, json_of};
+use crate::error::exit::Exit;
+use crate::error::{Fault, Kind};
+
+/// A place in a file of the user's, with what is to be said about it there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file's path as the user knows it.
+    pub file: String,
+    /// The file's whole text; empty where it is not at hand, then only the position is written.
+    pub source: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// The column in characters, from 1.
+    pub column: usize,
+    /// How many characters are marked, at least 1; never beyond the line's end.
+    pub length: usize,
+    /// What stands beside the mark, such as ``did you mean `store`?``; may be empty.
+    pub label: String,
+}
+
+/// One call on the way to the place of the problem.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Frame {
+    /// The function that was called; empty for a script's top level.
+    pub name: String,
+    /// The file that the call stands in.
+    pub file: String,
+    /// The call's line, from 1.
+    pub line: usize,
+    /// The call's column in characters, from 1.
+    pub column: usize,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Something cannot be done.
+    #[default]
+    Error,
+    /// Something can be done, but is hardly what was meant.
+    Warning,
+}
+
+/// What a [`Problem`] consists of; read through it, written by its builder methods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// How bad it is.
+    pub severity: Severity,
+    /// One sentence without a full stop: what failed.
+    pub message: String,
+    /// The kind that a script would have caught, such as `http_status`.
+    pub kind: Option<String>,
+    /// Why, outermost first.
+    pub causes: Vec<String>,
+    /// Where in a script or configuration file.
+    pub place: Option<Place>,
+    /// The calls that led there, innermost first.
+    pub frames: Vec<Frame>,
+    /// Facts that help to judge it, a line each.
+    pub notes: Vec<String>,
+    /// What to do next.
+    pub hint: Option<String>,
+    /// How the process ends because of it.
+    pub exit: Exit,
+}
+
+/// Something that ends the program, ready to be shown. Never holds a secret or a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem(Box<Parts>);
+
+impl Problem {
+    /// A problem that ends the process with `exit`; `message` is one sentence without a full stop.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self(Box::new(Parts {
+            severity: Severity::Error,
+            message: message.into(),
+            kind: None,
+            causes: Vec::new(),
+            place: None,
+            frames: Vec::new(),
+            notes: Vec::new(),
+            hint: None,
+            exit,
+        }))
+    }
+
+    /// Names the kind. Where there is a place too, it stands before the message.
+    #[must_use]
+    pub fn kind(mut self, kind: impl Into<String>) -> Self {
+        self.0.kind = Some(kind.into());
+        self
+    }
+
+    /// Makes it one that ends nothing.
+    #[must_use]
+    pub fn warning(mut self) -> Self {
+        self.0.severity = Severity::Warning;
+        self
+    }
+
+    /// Ends the process with another code.
+    #[must_use]
+    pub fn ending(mut self, exit: Exit) -> Self {
+        self.0.exit = exit;
+        self
+    }
+
+    /// Adds a cause beneath those it has.
+    #[must_use]
+    pub fn cause(mut self, cause: impl Into<String>) -> Self {
+        self.0.causes.push(cause.into());
+        self
+    }
+
+    /// Says where it is.
+    #[must_use]
+    pub fn place(mut self, place: Place) -> Self {
+        self.0.place = Some(place);
+        self
+    }
+
+    /// Adds the next outer call.
+    #[must_use]
+    pub fn frame(mut self, frame: Frame) -> Self {
+        self.0.frames.push(frame);
+        self
+    }
+
+    /// Adds a fact.
+    #[must_use]
+    pub fn note(mut self, note: impl Into<String>) -> Self {
+        self.0.notes.push(note.into());
+        self
+    }
+
+    /// Says what to do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Every sentence of it in other words.
+    #[must_use]
+    pub fn reworded(mut self, reword: impl Fn(&str) -> String) -> Self {
+        let parts = &mut *self.0;
+        let lines = parts.causes.iter_mut().chain(&mut parts.notes);
+        for text in lines.chain(&mut parts.hint).chain([&mut parts.message]) {
+            *text = reword(text);
+        }
+        if let Some(place) = &mut parts.place {
+            place.label = reword(&place.label);
+        }
+        self
+    }
+
+    /// What failed, in one line: the first one of what [`Problem::render`] shows.
+    pub fn headline(&self) -> String {
+        let level = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        format!("{level}: {}", self.title())
+    }
+
+    fn title(&self) -> String {
+        let message = escape(&self.message);
+        match (&self.kind, &self.place) {
+            (Some(kind), Some(_)) => format!("{}: {message}", escape(kind)),
+            _ => message.into_owned(),
+        }
+    }
+
+    /// The problem for a person, without a line break at the end; with ANSI styles if `color`.
+    pub fn render(&self, color: bool) -> String {
+        let renderer = if color {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
+        let renderer = renderer.decor_style(DecorStyle::Unicode);
+        let title = self.title();
+        let level = match self.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let mut group = Group::with_title(level.primary_title(title));
+        if let Some(place) = &self.place {
+            group = place.draw(group);
+        }
+        let mut text = renderer.render(&[group]).trim_end().to_string();
+        // Writing into a string cannot fail.
+        let _ = self.write_details(&mut text, color);
+        text
+    }
+
+    fn write_details(&self, text: &mut String, color: bool) -> fmt::Result {
+        let styles = [DEFAULT_ERROR_STYLE, DEFAULT_NOTE_STYLE, DEFAULT_HELP_STYLE];
+        let [cause, note, hint] = styles.map(|style| if color { style } else { Style::new() });
+        if let Some(place) = &self.place
+            && !place.label.is_empty()
+            && place.span().is_none()
+        {
+            write!(text, "\n  {note}={note:#} {}", escape(&place.label))?;
+        }
+        for frame in &self.frames {
+            let Frame { line, column, .. } = frame;
+            write!(
+                text,
+                "\n  called from {}:{line}:{column}",
+                escape(&frame.file)
+            )?;
+            if frame.name.contains(' ') {
+                write!(text, " in {}", escape(&frame.name))?;
+            } else if !frame.name.is_empty() {
+                write!(text, " in `{}`", escape(&frame.name))?;
+            }
+        }
+        for line in &self.causes {
+            write!(text, "\n  {cause}caused by:{cause:#} {}", escape(line))?;
+        }
+        for line in &self.notes {
+            write!(text, "\n  {note}={note:#} {}", escape(line))?;
+        }
+        if let Some(line) = &self.hint {
+            write!(text, "\n{hint}hint:{hint:#} {}", escape(line))?;
+        }
+        Ok(())
+    }
+
+    /// The problem for a machine: one JSON object on one line, keys without a value left out.
+    pub fn to_json(&self) -> String {
+        let place = self.place.as_ref();
+        let object = Object {
+            severity: self.severity,
+            message: &self.message,
+            kind: self.kind.as_deref(),
+            causes: &self.causes,
+            file: place.map(|place| place.file.as_str()),
+            line: place.map(|place| place.line),
+            column: place.map(|place| place.column),
+            end_column: place.and_then(Place::end_column),
+            label: place
+                .map(|place| place.label.as_str())
+                .filter(|label| !label.is_empty()),
+            frames: &self.frames,
+            notes: &self.notes,
+            hint: self.hint.as_deref(),
+            exit_code: self.exit.code(),
+        };
+        json_of(&object)
+    }
+}
+
+/// The JSON form; its field order is what a reader sees.
+#[derive(Serialize)]
+struct Object<'a> {
+    severity: Severity,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    causes: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<usize>,
+    /// The column after the last one that is marked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_column: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    frames: &'a [Frame],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    notes: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+    exit_code: u8,
+}
+
+impl Deref for Problem {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl fmt::Display for Problem {
+    /// The message alone, escaped.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&escape(&self.message))
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl From<anyhow::Error> for Problem {
+    /// Something that should never fail: the outermost context is the message, what it stands for
+    /// the causes.
+    fn from(error: anyhow::Error) -> Self {
+        let mut messages = error.chain().map(ToString::to_string);
+        let message = messages.next().unwrap_or_default();
+        messages.fold(Self::new(Exit::Script, message), Self::cause)
+    }
+}
+
+impl From<Fault> for Problem {
+    /// A fault that nobody caught; what a script could have acted on becomes a note.
+    fn from(fault: Fault) -> Self {
+        let mut problem =
+            Self::new(Exit::of_fault(&fault.kind), fault.message).kind(fault.kind.as_str());
+        if let Kind::HttpStatus {
+            retry_after: Some(wait),
+            ..
+        } = fault.kind
+        {
+            problem = problem.note(format!("retry_after_ms {}", wait.as_millis()));
+        }
+        problem.0.causes = fault.causes;
+        problem.0.hint = fault.hint;
+        problem
+    }
+}
+
+impl Place {
+    /// Adds the marked line, or the bare position where the line is not at hand.
+    fn draw<'a>(&'a self, group: Group<'a>) -> Group<'a> {
+        let Some(span) = self.span() else {
+            return group.element(
+                Origin::path(escape(&self.file))
+                    .line(self.line)
+                    .char_column(self.column),
+            );
+        };
+        let mark = AnnotationKind::Primary.span(span);
+        let mark = if self.label.is_empty() {
+            mark
+        } else {
+            mark.label(escape(&self.label))
+        };
+        group.element(
+            Snippet::source(&self.source)
+                .path(escape(&self.file))
+                .annotation(mark),
+        )
+    }
+
+    /// The column after the last one that is marked, where the line is at hand.
+    fn end_column(&self) -> Option<usize> {
+        let marked = self.source.get(self.span()?)?;
+        Some(self.column + marked.chars().count())
+    }
+
+    /// The bytes of the source that are marked, if the place lies in it.
+    fn span(&self) -> Option<std::ops::Range<usize>> {
+        let lines = self.source.split_inclusive('\n');
+        let start: usize = lines
+            .clone()
+            .take(self.line.checked_sub(1)?)
+            .map(str::len)
+            .sum();
+        let line = lines
+            .clone()
+            .nth(self.line - 1)?
+            .trim_end_matches(['\n', '\r']);
+        let mut offsets = line.char_indices().map(|(at, _)| at).chain([line.len()]);
+        let first = offsets.nth(self.column.checked_sub(1)?)?;
+        let last = offsets
+            .nth(self.length.saturating_sub(1))
+            .unwrap_or(line.len());
+        Some(start + first..start + last)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::escape::is_hostile;
+
+    const SCRIPT: &str = "fn drain() {\n    // über\n    report(stroe(page));\n}\ndrain();\n";
+
+    fn in_script() -> Problem {
+        Problem::new(Exit::Script, "unknown function `stroe` (Tokens)")
+            .place(Place {
+                file: "scripts/mine.rhai".into(),
+                source: SCRIPT.into(),
+                line: 3,
+                column: 12,
+                length: 5,
+                label: "did you mean `store`?".into(),
+            })
+            .frame(Frame {
+                name: "drain".into(),
+                file: "scripts/mine.rhai".into(),
+                line: 5,
+                column: 1,
+            })
+            .hint("`token_service check scripts/mine.rhai` finds such mistakes before a run")
+    }
+
+    #[test]
+    fn a_place_is_marked_and_the_calls_follow() {
+        insta::assert_snapshot!(in_script().render(false), @"
+        error: unknown function `stroe` (Tokens)
+          ╭▸ scripts/mine.rhai:3:12
+          │
+        3 │     report(stroe(page));
+          ╰╴           ━━━━━ did you mean `store`?
+          called from scripts/mine.rhai:5:1 in `drain`
+        hint: `token_service check scripts/mine.rhai` finds such mistakes before a run
+        ");
+        insta::assert_snapshot!(in_script().to_json(), @r#"{"severity":"error","message":"unknown function `stroe` (Tokens)","file":"scripts/mine.rhai","line":3,"column":12,"end_column":17,"label":"did you mean `store`?","frames":[{"name":"drain","file":"scripts/mine.rhai","line":5,"column":1}],"hint":"`token_service check scripts/mine.rhai` finds such mistakes before a run","exit_code":3}"#);
+    }
+
+    #[test]
+    fn colour_adds_nothing_but_styles() {
+        let coloured = in_script().cause("a").note("b").render(true);
+        assert!(coloured.contains("\x1b["));
+        let mut bare = String::new();
+        for (number, part) in coloured.split('\x1b').enumerate() {
+            bare += if number == 0 {
+                part
+            } else {
+                part.split_once('m').unwrap().1
+            };
+        }
+        assert_eq!(bare, in_script().cause("a").note("b").render(false));
+    }
+
+    #[test]
+    fn causes_and_hint_stand_beneath_a_message_without_a_place() {
+        let problem = Problem::new(Exit::Database, "the database refused to connect")
+            .cause("password authentication failed for user \"tokens\" (28P01)")
+            .hint("DB_USER and DB_PASS must match a role of db.internal:5432");
+        insta::assert_snapshot!(problem.render(false), @r#"
+        error: the database refused to connect
+          caused by: password authentication failed for user "tokens" (28P01)
+        hint: DB_USER and DB_PASS must match a role of db.internal:5432
+        "#);
+        insta::assert_snapshot!(problem.to_json(), @r#"{"severity":"error","message":"the database refused to connect","causes":["password authentication failed for user \"tokens\" (28P01)"],"hint":"DB_USER and DB_PASS must match a role of db.internal:5432","exit_code":5}"#);
+    }
+
+    #[test]
+    fn a_fault_keeps_its_kind_and_what_a_retry_needs() {
+        let kind = Kind::HttpStatus {
+            status: 503,
+            retry_after: Some(Duration::from_secs(2)),
+        };
+        let fault = Fault::new(kind, "the token source answered 503 Service Unavailable")
+            .retryable()
+            .hint("catch it and `sleep`, or let `retry(5, || fetch_once(100))` do both");
+        let problem = Problem::from(fault).place(Place {
+            file: "mine.rhai".into(),
+            source: "\tlet page = fetch_once(100);".into(),
+            line: 1,
+            column: 13,
+            length: 200,
+            label: String::new(),
+        });
+        assert_eq!(problem.exit, Exit::Source);
+        insta::assert_snapshot!(problem.render(false), @"
+        error: http_status: the token source answered 503 Service Unavailable
+          ╭▸ mine.rhai:1:13
+          │
+        1 │     let page = fetch_once(100);
+          ╰╴               ━━━━━━━━━━━━━━━━
+          = retry_after_ms 2000
+        hint: catch it and `sleep`, or let `retry(5, || fetch_once(100))` do both
+        ");
+    }
+
+    #[test]
+    fn a_place_outside_the_text_is_written_without_a_mark() {
+        let mut place = in_script().place.clone().unwrap();
+        for (line, column, source) in [(99, 1, SCRIPT), (0, 1, SCRIPT), (3, 99, SCRIPT), (3, 9, "")]
+        {
+            (place.line, place.column, place.source) = (line, column, source.into());
+            let text = Problem::new(Exit::Script, "broken")
+                .place(place.clone())
+                .render(false);
+            assert!(
+                text.contains(&format!("scripts/mine.rhai:{line}:{column}")),
+                "{text}"
+            );
+        }
+        (place.line, place.column, place.source) = (1, 4, "abc".into());
+        insta::assert_snapshot!(Problem::new(Exit::Script, "ends too early").place(place).render(false), @"
+        error: ends too early
+          ╭▸ scripts/mine.rhai:1:4
+          │
+        1 │ abc
+          ╰╴   ━ did you mean `store`?
+        ");
+    }
+
+    #[test]
+    fn nothing_shown_can_drive_a_terminal() {
+        let evil = "\x1b]0;owned\x07 a\r\nb \u{202e}c\u{200b}\u{9b}31m";
+        let problem = Problem::new(Exit::Script, evil)
+            .kind(evil)
+            .cause(evil)
+            .note(evil)
+            .hint(evil)
+            .frame(Frame {
+                name: evil.into(),
+                file: evil.into(),
+                line: 1,
+                column: 1,
+            })
+            .place(Place {
+                file: evil.into(),
+                source: evil.into(),
+                line: 1,
+                column: 1,
+                length: 1,
+                label: evil.into(),
+            });
+        let text = problem.render(false);
+        assert!(
+            text.chars()
+                .all(|c| c == '\n' || (!c.is_control() && c != '\u{202e}')),
+            "{text:?}"
+        );
+        let json = problem.to_json();
+        assert!(!json.contains(is_hostile), "{json:?}");
+        let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(read["message"], evil);
+    }
+}

@@ -1,0 +1,341 @@
+//! One request to the token source: `POST url?size=N`, its answer read in chunks under a cap.
+//! The only place of fetching that knows reqwest.
+
+pub mod probe;
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use opentelemetry::KeyValue;
+use reqwest::header::{
+    CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
+use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
+use secrecy::ExposeSecret;
+
+use crate::error::{Fault, Kind, chain};
+use crate::fetch::lines::LineParser;
+use crate::fetch::{Answer, Answering, Limits, Source, error};
+use crate::observe::otel::Tracer;
+use crate::runtime::http_client::{self, plain};
+use crate::runtime::secret::{Secret, SecretFileError};
+
+/// Where an HTTP source is, and what it is sent; validated.
+#[derive(Clone)]
+pub struct Endpoint {
+    /// Its address, `http` or `https`; its query is kept and `size=N` added to it.
+    pub url: Url,
+    /// Headers of each request, names in lower case. A value in a file is read for each request.
+    pub headers: Vec<(String, Secret)>,
+    /// True to honour `HTTP_PROXY` and its kin, as curl does.
+    pub proxy: bool,
+}
+
+impl fmt::Debug for Endpoint {
+    /// Leaves out the address's query, which may hold a key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("url", &plain(&self.url))
+            .field("headers", &self.headers)
+            .field("proxy", &self.proxy)
+            .finish()
+    }
+}
+
+/// The source as an HTTP client sees it.
+pub struct Http {
+    client: Client,
+    url: Url,
+    timeout: Duration,
+    max_body: u64,
+    max_token: usize,
+    /// The headers whose values are read from a file for each request.
+    file_headers: Vec<(String, Secret)>,
+    tracer: Tracer,
+}
+
+impl Http {
+    /// A client for the source; nothing is connected yet.
+    pub fn new(endpoint: &Endpoint, limits: &Limits) -> Result<Self, Fault> {
+        Self::of(builder(endpoint, limits)?, endpoint, limits)
+    }
+
+    fn of(builder: ClientBuilder, endpoint: &Endpoint, limits: &Limits) -> Result<Self, Fault> {
+        let client = builder.build().map_err(|error| {
+            chain(&error).into_iter().fold(
+                Fault::new(Kind::HttpConnect, "the HTTP client cannot be set up"),
+                Fault::cause,
+            )
+        })?;
+        Ok(Self {
+            client,
+            url: endpoint.url.clone(),
+            timeout: limits.timeout,
+            max_body: limits.max_body,
+            max_token: limits.max_token,
+            file_headers: in_files(&endpoint.headers).cloned().collect(),
+            tracer: Tracer::default(),
+        })
+    }
+
+    /// Each request gets a span of `tracer`'s, which it carries to the source.
+    pub fn trace(&mut self, tracer: Tracer) {
+        self.tracer = tracer;
+    }
+
+    /// The source's address without its query and credentials.
+    pub fn address(&self) -> String {
+        plain(&self.url)
+    }
+
+    async fn ask(&self, count: u64) -> Answer {
+        let file_headers = match self.read_file_headers() {
+            Ok(headers) => headers,
+            Err(fault) => return Answer::failed(fault),
+        };
+        let mut span = self.tracer.ask("POST", || self.known(count));
+        let request = self.client.post(self.sized(count)).body("{}");
+        let mut request = request.headers(file_headers);
+        for (name, value) in span.headers() {
+            request = request.header(name, value);
+        }
+        let answer = match request.send().await {
+            Ok(response) => {
+                span.note(
+                    "http.response.status_code",
+                    i64::from(response.status().as_u16()),
+                );
+                match response.status() {
+                    StatusCode::OK => self.read(response, count).await,
+                    _ => Answer::failed(self.refusal(&response)),
+                }
+            }
+            Err(error) => Answer::failed(self.failure(error)),
+        };
+        let came = i64::try_from(answer.page.len()).unwrap_or(i64::MAX);
+        span.note("token_service.tokens.received", came);
+        span.end(answer.fault.as_ref());
+        answer
+    }
+
+    /// The headers that are in files, as the files are now.
+    fn read_file_headers(&self) -> Result<HeaderMap, Fault> {
+        let mut headers = HeaderMap::new();
+        for (name, secret) in &self.file_headers {
+            let value = secret.read().map_err(|error| unreadable(name, &error))?;
+            let (name, value) = header(name, value.expose_secret())?;
+            headers.insert(name, value);
+        }
+        Ok(headers)
+    }
+
+    /// What is known of a request before it is sent, by OpenTelemetry's names for HTTP clients.
+    fn known(&self, count: u64) -> Vec<KeyValue> {
+        let port = self.url.port_or_known_default().unwrap_or_default();
+        let host = self.url.host_str().unwrap_or_default();
+        vec![
+            KeyValue::new("http.request.method", "POST"),
+            KeyValue::new("url.full", self.address()),
+            KeyValue::new("server.address", host.to_owned()),
+            KeyValue::new("server.port", i64::from(port)),
+            KeyValue::new(
+                "token_service.tokens.requested",
+                i64::try_from(count).unwrap_or(i64::MAX),
+            ),
+        ]
+    }
+
+    fn sized(&self, count: u64) -> Url {
+        let mut url = self.url.clone();
+        url.query_pairs_mut()
+            .append_pair("size", &count.to_string());
+        url
+    }
+
+    async fn read(&self, mut response: Response, count: u64) -> Answer {
+        if let Some(kind) = foreign_content(response.headers()) {
+            let fault = self.protocol(&format!("it sent {kind} instead of text/plain"));
+            return Answer::failed(fault);
+        }
+        if let Some(encoding) = encoded(response.headers()) {
+            let fault = self.protocol(&format!("it sent a body in {encoding}, unasked"));
+            return Answer::failed(fault);
+        }
+        let mut parser = LineParser::new(count, self.max_token).watching_for_json();
+        let mut read = 0_u64;
+        let fault = loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) => {
+                    read += chunk.len() as u64;
+                    if read > self.max_body {
+                        let cap = bytesize::ByteSize(self.max_body).display().iec();
+                        break Some(self.protocol(&format!("its body is larger than {cap}")).hint(
+                            "`source.max_body` sets the cap; `--page-size` asks for less at a time",
+                        ));
+                    }
+                    parser.feed(&chunk);
+                }
+                Ok(None) => break None,
+                Err(error) => break Some(self.failure(error)),
+            }
+        };
+        Answer::of(parser, fault, &self.address())
+    }
+
+    /// The fault of an answer that is not 200.
+    fn refusal(&self, response: &Response) -> Fault {
+        let retry_after = retry_after(response.headers(), SystemTime::now());
+        error::status(&self.address(), response.status(), retry_after)
+    }
+
+    fn protocol(&self, what: &str) -> Fault {
+        error::no_list(&self.address(), what)
+    }
+
+    /// The fault of a request that brought no answer, or only a part of one.
+    fn failure(&self, error: reqwest::Error) -> Fault {
+        let error = error.without_url();
+        let address = self.address();
+        let causes = chain(&error);
+        let about_certificate = causes.iter().any(|cause| cause.contains("certificate"));
+        let fault = if error.is_connect() && about_certificate {
+            Fault::new(
+                Kind::HttpConnect,
+                "the token source's certificate is not trusted",
+            )
+            .hint("install the certificate of its authority, or name it in SSL_CERT_FILE")
+            .cause(format!("POST {address}"))
+        } else if error.is_connect() && causes.iter().any(|cause| is_no_tls(cause)) {
+            error::no_tls(&address)
+        } else if error.is_connect() {
+            error::unreachable(&address)
+        } else if error.is_timeout() {
+            return error::timed_out(&address, self.timeout);
+        } else {
+            error::broke_off(&address)
+        };
+        causes.into_iter().fold(fault, Fault::cause)
+    }
+}
+
+/// True for rustls' words for an answer that is none of TLS, such as that of a server that speaks HTTP
+/// in the clear.
+fn is_no_tls(cause: &str) -> bool {
+    cause.contains("InvalidContentType")
+}
+
+/// How connections to the source are made, and what is sent with each request.
+fn builder(endpoint: &Endpoint, limits: &Limits) -> Result<ClientBuilder, Fault> {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(
+        reqwest::header::ACCEPT,
+        HeaderValue::from_static("text/plain"),
+    );
+    let fixed = endpoint.headers.iter();
+    for (name, secret) in fixed.filter(|(_, secret)| secret.file().is_none()) {
+        let (name, value) = header(name, secret.initial().expose_secret())?;
+        headers.insert(name, value);
+    }
+    Ok(http_client::builder(&endpoint.url, endpoint.proxy)
+        .default_headers(headers)
+        .connect_timeout(limits.connect_timeout)
+        .timeout(limits.timeout))
+}
+
+fn in_files(headers: &[(String, Secret)]) -> impl Iterator<Item = &(String, Secret)> {
+    headers.iter().filter(|(_, secret)| secret.file().is_some())
+}
+
+/// The fault of a request that was not sent because a header's file cannot be read.
+fn unreadable(name: &str, error: &SecretFileError) -> Fault {
+    Fault::new(
+        Kind::HttpConnect,
+        format!("the value of the `{name}` header is unknown"),
+    )
+    .cause(format!("{error}: {}", error.cause))
+    .hint(SecretFileError::HINT)
+    .retryable()
+}
+
+impl Source for Http {
+    fn request(&self, count: u64) -> Answering<'_> {
+        Box::pin(self.ask(count))
+    }
+}
+
+fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Fault> {
+    let bad = |what: &str| {
+        Fault::new(
+            Kind::InvalidArgument {
+                argument: format!("source.headers.{name}"),
+                expected: "an HTTP header".to_owned(),
+            },
+            format!("the {what} of the header `{name}` holds characters that HTTP does not allow"),
+        )
+    };
+    let parsed_name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("name"))?;
+    let mut parsed = HeaderValue::from_str(value).map_err(|_| bad("value"))?;
+    parsed.set_sensitive(true);
+    Ok((parsed_name, parsed))
+}
+
+/// The content type where it is something other than plain text.
+fn foreign_content(headers: &HeaderMap) -> Option<String> {
+    let kind = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let essence = kind.split(';').next()?.trim().to_ascii_lowercase();
+    let plain =
+        essence.is_empty() || essence == "text/plain" || essence == "application/octet-stream";
+    // As much as a kind may need; the source could send a megabyte.
+    (!plain).then(|| essence.escape_default().take(80).collect())
+}
+
+/// The content coding where there is one: nothing is decompressed, for a small body may become a
+/// huge one.
+fn encoded(headers: &HeaderMap) -> Option<String> {
+    let coding = headers.get(CONTENT_ENCODING)?.to_str().ok()?.trim();
+    let plain = coding.is_empty() || coding.eq_ignore_ascii_case("identity");
+    (!plain).then(|| coding.escape_default().to_string())
+}
+
+/// `Retry-After` in seconds or as an HTTP date (RFC 9110, section 10.2.3).
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
+    let now = jiff::Timestamp::try_from(now).ok()?;
+    let wait = date.duration_since(now);
+    Some(Duration::try_from(wait).unwrap_or(Duration::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: HeaderName, value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn retry_after_comes_in_seconds_or_as_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777 - 90);
+        let seconds = headers(RETRY_AFTER, "2");
+        assert_eq!(retry_after(&seconds, now), Some(Duration::from_secs(2)));
+        let date = headers(RETRY_AFTER, "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(retry_after(&date, now), Some(Duration::from_secs(90)));
+        let later = now + Duration::from_secs(1000);
+        assert_eq!(retry_after(&date, later), Some(Duration::ZERO));
+        assert_eq!(retry_after(&headers(RETRY_AFTER, "soon"), now), None);
+    }
+
+    #[test]
+    fn only_plain_text_is_taken_for_tokens() {
+        assert_eq!(foreign_content(&HeaderMap::new()), None);
+        let plain = headers(CONTENT_TYPE, "text/plain; charset=utf-8");
+        assert_eq!(foreign_content(&plain), None);
+        let html = headers(CONTENT_TYPE, "Text/HTML; charset=utf-8");
+        assert_eq!(foreign_content(&html).as_deref(), Some("text/html"));
+    }
+}

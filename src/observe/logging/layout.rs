@@ -1,0 +1,221 @@
+//! How a log line looks: for people, and as the JSON object that Cloud Logging reads from a
+//! container's standard error (<https://cloud.google.com/logging/docs/structured-logging>).
+
+use std::fmt;
+
+use annotate_snippets::renderer::{AnsiColor, Style};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::error::escape::{escape, json_of};
+use crate::observe::logging::fields::{Said, Shown};
+
+/// `INFO message name="value"`, with what is hostile escaped.
+pub(crate) struct Text;
+
+impl<S, N> FormatEvent<S, N> for Text
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut out: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let said = Said::by(event);
+        let level = *event.metadata().level();
+        let (style, dim) = if out.has_ansi_escapes() {
+            (style(level), Style::new().dimmed())
+        } else {
+            (Style::new(), Style::new())
+        };
+        write!(out, "{style}{level:>5}{style:#} {}", escape(&said.message))?;
+        let of_script = said.of_script.iter();
+        let of_script = of_script.map(|(name, value)| (name.as_str(), json_of(value)));
+        let own = said.fields.iter().map(|(name, shown)| match shown {
+            Shown::Value(value) => (*name, json_of(value)),
+            Shown::Words(words) => (*name, escape(words).into_owned()),
+        });
+        for (name, value) in own.chain(of_script) {
+            write!(out, " {dim}{}={dim:#}{value}", plain(name))?;
+        }
+        writeln!(out)
+    }
+}
+
+/// The name of a field as it is, or in quotes where it could be taken for something else.
+fn plain(name: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    if !name.is_empty() && name.bytes().all(is_plain) {
+        name.to_owned()
+    } else {
+        json_of(&name)
+    }
+}
+
+fn style(level: Level) -> Style {
+    let color = match level {
+        Level::ERROR => AnsiColor::Red,
+        Level::WARN => AnsiColor::Yellow,
+        Level::INFO => AnsiColor::Green,
+        Level::DEBUG => AnsiColor::Blue,
+        Level::TRACE => AnsiColor::Magenta,
+    };
+    Style::new().fg_color(Some(color.into()))
+}
+
+/// A JSON object a line.
+pub(crate) struct Json;
+
+impl<S, N> FormatEvent<S, N> for Json
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut out: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let line = Object {
+            time: jiff::Timestamp::now(),
+            level: *event.metadata().level(),
+            target: event.metadata().target(),
+            said: Said::by(event),
+        };
+        writeln!(out, "{}", json_of(&line))
+    }
+}
+
+struct Object<'a> {
+    time: jiff::Timestamp,
+    level: Level,
+    target: &'a str,
+    said: Said,
+}
+
+impl Serialize for Object<'_> {
+    /// A script's fields lie in an object of their own: whatever they are called, they cannot pass
+    /// for a severity, a time or a message.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_map(None)?;
+        object.serialize_entry("time", &format_args!("{:.6}", self.time))?;
+        object.serialize_entry("severity", severity(self.level))?;
+        object.serialize_entry("message", &self.said.message)?;
+        object.serialize_entry("target", self.target)?;
+        for (name, shown) in &self.said.fields {
+            match shown {
+                Shown::Value(value) => object.serialize_entry(name, value)?,
+                Shown::Words(words) => object.serialize_entry(name, words)?,
+            }
+        }
+        if !self.said.of_script.is_empty() {
+            object.serialize_entry("fields", &self.said.of_script)?;
+        }
+        object.end()
+    }
+}
+
+/// The name of a level in Cloud Logging, which knows nothing below DEBUG.
+fn severity(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "ERROR",
+        Level::WARN => "WARNING",
+        Level::INFO => "INFO",
+        Level::DEBUG | Level::TRACE => "DEBUG",
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::Value;
+    use tracing::dispatcher;
+    use tracing::level_filters::LevelFilter;
+
+    use crate::config::{Layout, Log};
+    use crate::observe::logging::lines;
+
+    #[derive(Clone, Default)]
+    struct Heard(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Heard {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn heard(format: Layout, color: bool, say: impl FnOnce()) -> String {
+        let heard = Heard::default();
+        let writer = heard.clone();
+        let level = LevelFilter::TRACE;
+        let log = lines(Log { level, format }, color, move || writer.clone());
+        dispatcher::with_default(&log, say);
+        let bytes = heard.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn say() {
+        let wait = std::time::Duration::from_millis(1500);
+        tracing::trace!("a\u{1b}[31m\nb");
+        tracing::debug!(number = 1, truth = true, share = 0.5, "c");
+        tracing::info!(
+            cause = "d \"e\"\u{202e}",
+            nothing = None::<&str>,
+            ?wait,
+            "f"
+        );
+        let fields = r#"{"severity":"g","a b":{"c":[1]},"size":5}"#;
+        tracing::warn!(target: "script", fields, "h");
+        tracing::error!(fields, "i");
+        tracing::error!(target: "tokio_postgres", token = "s3cret", "s3cret");
+    }
+
+    #[test]
+    fn text_is_for_people() {
+        insta::assert_snapshot!(heard(Layout::Text, false, say), @r#"
+        TRACE a\u{1b}[31m\nb
+        DEBUG c number=1 truth=true share=0.5
+         INFO f cause="d \"e\"\u202e" wait=1.5s
+         WARN h "a b"={"c":[1]} severity="g" size=5
+        ERROR i fields="{\"severity\":\"g\",\"a b\":{\"c\":[1]},\"size\":5}"
+        "#);
+        let coloured = heard(Layout::Text, true, || tracing::warn!(n = 1, "w"));
+        insta::assert_snapshot!(coloured.replace('\u{1b}', "␛"), @"␛[33m WARN␛[0m w ␛[2mn=␛[0m1");
+    }
+
+    #[test]
+    fn json_is_for_cloud_logging() {
+        let heard = heard(Layout::Json, false, say);
+        let time = |line: &str| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let time = line["time"].as_str().unwrap().to_owned();
+            let _: jiff::Timestamp = time.parse().unwrap();
+            time
+        };
+        let timeless = heard
+            .lines()
+            .map(|line| line.replace(&time(line), "[time]"));
+        insta::assert_snapshot!(timeless.collect::<Vec<_>>().join("\n"), @r#"
+        {"time":"[time]","severity":"DEBUG","message":"a\u001b[31m\nb","target":"token_service::observe::logging::layout::tests"}
+        {"time":"[time]","severity":"DEBUG","message":"c","target":"token_service::observe::logging::layout::tests","number":1,"truth":true,"share":0.5}
+        {"time":"[time]","severity":"INFO","message":"f","target":"token_service::observe::logging::layout::tests","cause":"d \"e\"\u202e","wait":"1.5s"}
+        {"time":"[time]","severity":"WARNING","message":"h","target":"script","fields":{"a b":{"c":[1]},"severity":"g","size":5}}
+        {"time":"[time]","severity":"ERROR","message":"i","target":"token_service::observe::logging::layout::tests","fields":"{\"severity\":\"g\",\"a b\":{\"c\":[1]},\"size\":5}"}
+        "#);
+    }
+}

@@ -1,0 +1,237 @@
+//! What a run tells an OpenTelemetry collector: its spans while it goes on, its numbers when it ends.
+//! Off where the environment names no collector. docs/observability.md names everything that is told.
+
+mod batch;
+mod otlp_client;
+mod otlp_metrics;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_proto::tonic::metrics::v1::AggregationTemporality;
+use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use secrecy::SecretString;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::error::exit::Exit;
+use crate::observe::metrics::{self, Metric};
+use crate::observe::otel::otlp_client::Collector;
+use crate::observe::otel::otlp_metrics::Period;
+pub use crate::observe::trace::{Span, Tracer};
+use crate::pipeline::token::Status;
+use crate::report::summary::Summary;
+use crate::runtime::http_client::plain;
+
+/// Under which name spans and metrics are told.
+const SCOPE: &str = "token_service";
+
+/// What the environment says of a collector; validated.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Where spans go, if anywhere.
+    pub traces: Option<Target>,
+    /// Where metrics go, if anywhere.
+    pub metrics: Option<Target>,
+    /// What `service.name` is; `None` where `OTEL_RESOURCE_ATTRIBUTES` says so.
+    pub service: Option<String>,
+    /// True where each run's numbers stand for themselves (delta temporality).
+    pub is_delta: bool,
+    /// The headers `traceparent` and `tracestate` of whoever started the run.
+    pub parent: HashMap<String, String>,
+    /// True to honour `HTTP_PROXY` and its kin.
+    pub proxy: bool,
+    /// What of the environment makes no sense, and what follows from it. It is said once the run
+    /// begins: a collector is never worth a run.
+    pub complaints: Vec<String>,
+}
+
+/// Where one kind of telemetry goes.
+#[derive(Clone)]
+pub struct Target {
+    /// Its address, `http` or `https`, with the path.
+    pub url: Url,
+    /// Headers of each request; values may be secret.
+    pub headers: Vec<(String, SecretString)>,
+    /// The longest that a delivery may take, repeats included.
+    pub timeout: Duration,
+}
+
+impl fmt::Debug for Target {
+    /// Leaves out the address's query, which may hold a key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target")
+            .field("url", &plain(&self.url))
+            .field("headers", &self.headers)
+            .field("timeout", &self.timeout)
+            .finish()
+    }
+}
+
+/// What a run tells a collector, while it lasts.
+#[derive(Default)]
+pub struct Telemetry(Option<Active>);
+
+struct Active {
+    collector: Arc<Collector>,
+    settings: Settings,
+    resource: Arc<ResourceAttributesWithSchema>,
+    began: SystemTime,
+    tracer: Tracer,
+    /// The task that delivers spans, where there are any.
+    delivery: Option<JoinHandle<()>>,
+    ending: CancellationToken,
+}
+
+impl Telemetry {
+    /// Begins to tell of a run, `what` it is; must be called within a runtime.
+    pub fn begin(settings: Option<&Settings>, what: &'static str, run_id: &str) -> Self {
+        let Some(settings) = settings else {
+            return Self::default();
+        };
+        for complaint in &settings.complaints {
+            tracing::warn!("{complaint}");
+        }
+        let Some(collector) = Collector::new(settings) else {
+            return Self::default();
+        };
+        let collector = Arc::new(collector);
+        let resource = resource(settings, run_id);
+        let told = Arc::new(ResourceAttributesWithSchema::from(&resource));
+        let ending = CancellationToken::new();
+        let mut tracer = Tracer::default();
+        let delivery = settings.traces.clone().map(|target| {
+            let (outbox, delivery) = batch::way();
+            let provider = SdkTracerProvider::builder()
+                .with_resource(resource)
+                .with_span_processor(outbox)
+                .build();
+            let scope = InstrumentationScope::builder(SCOPE)
+                .with_version(env!("CARGO_PKG_VERSION"))
+                .build();
+            tracer = Tracer::begin(provider.tracer_with_scope(scope), what, &settings.parent);
+            let (collector, told) = (Arc::clone(&collector), Arc::clone(&told));
+            tokio::spawn(delivery.run(collector, target, told, ending.clone()))
+        });
+        Self(Some(Active {
+            collector,
+            settings: settings.clone(),
+            resource: told,
+            began: SystemTime::now(),
+            tracer,
+            delivery,
+            ending,
+        }))
+    }
+
+    /// What begins the run's spans.
+    pub fn tracer(&self) -> Tracer {
+        let active = self.0.as_ref();
+        active.map_or_else(Tracer::default, |active| active.tracer.clone())
+    }
+
+    /// Tells how the run ended, and waits until all of it is delivered, or `within` has passed.
+    pub async fn finish(self, ending: Ending<'_>, within: Duration) {
+        let Some(active) = self.0 else {
+            return;
+        };
+        active.tracer.end(ending.attributes(), ending.exit.code());
+        let metrics = ending.metrics();
+        let collector = Arc::clone(&active.collector);
+        if tokio::time::timeout(within, active.deliver(&metrics))
+            .await
+            .is_err()
+        {
+            collector.warn("spans and metrics", within);
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy)]
+pub struct Ending<'a> {
+    /// Its exit code.
+    pub exit: Exit,
+    /// Its numbers; `None` where nothing was asked of the source.
+    pub summary: Option<&'a Summary>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Ending<'_> {
+    fn metrics(&self) -> Vec<Metric> {
+        metrics::of(self.exit, self.summary, self.took, Timestamp::now())
+    }
+
+    /// What the run's own span says.
+    fn attributes(&self) -> Vec<KeyValue> {
+        let number = |key, value: u64| KeyValue::new(key, i64::try_from(value).unwrap_or(i64::MAX));
+        let mut all = vec![number("process.exit.code", u64::from(self.exit.code()))];
+        if let Some(summary) = self.summary {
+            all.push(number("token_service.tokens.requested", summary.requested));
+            all.push(number("token_service.tokens.received", summary.received));
+            all.extend(
+                Status::ALL.map(|status| number(outcome(status), summary.counts.get(status))),
+            );
+        }
+        all
+    }
+}
+
+impl Active {
+    async fn deliver(self, metrics: &[Metric]) {
+        self.ending.cancel();
+        let spans = async {
+            if let Some(delivery) = self.delivery {
+                let _ = delivery.await;
+            }
+        };
+        let numbers = async {
+            if let Some(target) = &self.settings.metrics {
+                let period = Period {
+                    from: self.began,
+                    to: SystemTime::now(),
+                    temporality: if self.settings.is_delta {
+                        AggregationTemporality::Delta
+                    } else {
+                        AggregationTemporality::Cumulative
+                    },
+                };
+                let message = otlp_metrics::message(&self.resource, metrics, period);
+                self.collector.take(target, &message).await;
+            }
+        };
+        tokio::join!(spans, numbers);
+    }
+}
+
+/// What the process is, as `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` name it.
+fn resource(settings: &Settings, run_id: &str) -> Resource {
+    let mut builder = Resource::builder().with_attributes([
+        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+        KeyValue::new("service.instance.id", run_id.to_owned()),
+    ]);
+    if let Some(name) = &settings.service {
+        builder = builder.with_service_name(name.clone());
+    }
+    builder.build()
+}
+
+/// The attribute that counts tokens with that outcome.
+pub fn outcome(status: Status) -> &'static str {
+    match status {
+        Status::Stored => "token_service.tokens.stored",
+        Status::Rejected => "token_service.tokens.rejected",
+        Status::Failed => "token_service.tokens.failed",
+        Status::Unknown => "token_service.tokens.unknown",
+        Status::NotAttempted => "token_service.tokens.not_attempted",
+    }
+}

@@ -1,0 +1,4 @@
+//! What flows between the stages: tokens, pages, outcomes, and the channels that carry them.
+
+pub mod channel;
+pub mod token;

@@ -1,0 +1,8 @@
+//! What every command needs from the process: clock, shutdown, secrets, hardening.
+
+pub mod clock;
+pub mod hardening;
+pub(crate) mod http_client;
+pub mod secret;
+pub mod shutdown;
+pub mod termination_log;

@@ -1,0 +1,84 @@
+//! How a run is stopped: first `stop` (begin nothing new, finish what is under way), later `abort`
+//! (wait for nothing more). Signals, the deadline and the end of the script all use this one way.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Fault;
+
+/// Why a run is being stopped before its script is through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// SIGINT (Ctrl-C).
+    Interrupt,
+    /// SIGTERM.
+    Terminate,
+    /// The `--deadline` has passed.
+    Deadline,
+}
+
+impl Cause {
+    /// The name that stands as `aborted_by` in a report.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+            Self::Deadline => "deadline",
+        }
+    }
+}
+
+/// The run's stop switch. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Halt {
+    stop: CancellationToken,
+    abort: CancellationToken,
+    cause: Arc<OnceLock<Cause>>,
+    fault: Arc<OnceLock<Fault>>,
+}
+
+impl Halt {
+    /// A switch that nobody has pressed.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Stops the run for `cause`; only the first cause counts.
+    pub fn stop_for(&self, cause: Cause) {
+        let _ = self.cause.set(cause);
+        self.stop.cancel();
+    }
+
+    /// Stops the run because it cannot go on truthfully; only the first fault counts.
+    pub fn stop_because(&self, fault: Fault) {
+        let _ = self.fault.set(fault);
+        self.stop.cancel();
+    }
+
+    /// Waits for nothing more: what is in flight becomes `unknown`.
+    pub fn abort(&self) {
+        self.stop.cancel();
+        self.abort.cancel();
+    }
+
+    /// Why the run was stopped from outside, if it was.
+    pub fn cause(&self) -> Option<Cause> {
+        self.cause.get().copied()
+    }
+
+    /// Why the run could not go on, if it could not.
+    pub fn fault(&self) -> Option<&Fault> {
+        self.fault.get()
+    }
+
+    /// Cancelled when nothing new may begin.
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Cancelled when nothing may be waited for.
+    pub fn aborting(&self) -> &CancellationToken {
+        &self.abort
+    }
+}

@@ -1,0 +1,262 @@
+//! `Outcomes` as scripts hold them: lazy, single pass, shared by their clones. What a script has not
+//! taken when it lets go of one goes back to the host.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use rhai::EvalAltResult;
+
+use crate::error::Fault;
+use crate::pipeline::channel::OutcomeStream;
+use crate::pipeline::token::{Outcome, Tally};
+use crate::report::ledger::EntryId;
+use crate::script::api::tokens::Tokens;
+use crate::script::error::{consumed, thrown, used_already};
+use crate::script::host::{Abandoned, Host, Native, lock};
+
+/// A script's outcomes on their way to the report.
+#[derive(Clone)]
+pub struct Outcomes(Arc<OutcomesCell>);
+
+/// What the clones of one [`Outcomes`] share.
+pub struct OutcomesCell {
+    host: Arc<Host>,
+    book: Mutex<Book>,
+}
+
+#[derive(Default)]
+struct Book {
+    stream: Option<OutcomeStream>,
+    /// Outcomes that came while the failures were looked for.
+    ready: VecDeque<Outcome>,
+    fault: Option<Fault>,
+    taken: bool,
+    counts: Tally,
+    /// Entries that this stream left open in the books.
+    open: Vec<EntryId>,
+}
+
+impl Outcomes {
+    /// The outcomes of `stream`.
+    pub fn new(host: &Arc<Host>, stream: OutcomeStream) -> Self {
+        let cell = Arc::new(OutcomesCell {
+            host: Arc::clone(host),
+            book: Mutex::new(Book {
+                stream: Some(stream),
+                ..Book::default()
+            }),
+        });
+        host.watch_outcomes(&cell);
+        Self(cell)
+    }
+
+    /// The host that it belongs to.
+    pub fn host(&self) -> &Arc<Host> {
+        &self.0.host
+    }
+
+    /// How many outcomes of each kind were seen so far.
+    pub fn counts(&self) -> Tally {
+        lock(&self.0.book).counts
+    }
+
+    /// Begins to read, once.
+    pub fn read(&self) -> Native<Reader> {
+        let mut book = lock(&self.0.book);
+        if std::mem::replace(&mut book.taken, true) {
+            return Err(consumed("Outcomes"));
+        }
+        Ok(Reader {
+            owner: self.clone(),
+            ready: std::mem::take(&mut book.ready),
+            stream: book.stream.take(),
+            fault: book.fault.take(),
+        })
+    }
+
+    /// The tokens that are safe to send again. Reads to the end first, keeping what is settled for
+    /// a later report.
+    pub fn failures(&self) -> Native<Tokens> {
+        let stream = lock(&self.0.book).stream.take();
+        if let Some(mut stream) = stream {
+            loop {
+                // What is settled piles up here, so that it must count.
+                let host = &self.0.host;
+                match host.check_memory().and_then(|()| host.wait(stream.next())) {
+                    Err(stopped) => {
+                        lock(&self.0.book).stream = Some(stream);
+                        return Err(stopped);
+                    }
+                    Ok(None) => break,
+                    Ok(Some(Err(fault))) => lock(&self.0.book).fault = Some(fault),
+                    Ok(Some(Ok(batch))) => self.sort(batch)?,
+                }
+            }
+        }
+        let entries = std::mem::take(&mut lock(&self.0.book).open);
+        Ok(Tokens::open(&self.0.host, entries))
+    }
+
+    /// Keeps the settled outcomes for later and opens the others in the books.
+    fn sort(&self, batch: Vec<Outcome>) -> Native<()> {
+        for outcome in batch {
+            if outcome.status.is_final() {
+                lock(&self.0.book).ready.push_back(outcome);
+            } else {
+                self.record(outcome, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Books an outcome of this stream.
+    pub fn record(&self, outcome: Outcome, line: Option<&str>) -> Native<()> {
+        let status = outcome.status;
+        let recorded = self.0.host.ledger().record(outcome, line);
+        let mut book = lock(&self.0.book);
+        book.counts.add(status);
+        book.open.extend(recorded.map_err(thrown)?);
+        Ok(())
+    }
+}
+
+impl OutcomesCell {
+    /// Gives what nobody read back to the host; `stop` sends no further token of it.
+    pub fn abandon(&self, stop: bool) {
+        let mut book = lock(&self.book);
+        let (ready, stream) = (std::mem::take(&mut book.ready), book.stream.take());
+        let fault = book.fault.take();
+        drop(book);
+        if let Some(fault) = fault {
+            self.host.unheard(fault);
+        }
+        give_back(&self.host, ready, stream, stop);
+    }
+}
+
+impl Drop for OutcomesCell {
+    fn drop(&mut self) {
+        self.abandon(false);
+    }
+}
+
+fn give_back(host: &Host, ready: VecDeque<Outcome>, stream: Option<OutcomeStream>, stop: bool) {
+    if let Some(stream) = stream.as_ref().filter(|_| stop) {
+        stream.stop();
+    }
+    if stream.is_some() || !ready.is_empty() {
+        host.abandon(Abandoned::Outcomes(ready, stream));
+    }
+}
+
+/// Reads the outcomes of one stream. Dropped before the end, it sends no further token: who breaks
+/// off a loop wants no more.
+pub struct Reader {
+    owner: Outcomes,
+    ready: VecDeque<Outcome>,
+    stream: Option<OutcomeStream>,
+    fault: Option<Fault>,
+}
+
+impl Reader {
+    /// The next outcome; before it waits, `idle` is called.
+    pub fn next(
+        &mut self,
+        idle: impl FnOnce(&Host) -> Native<()>,
+    ) -> Native<Option<Result<Outcome, Fault>>> {
+        if let Some(outcome) = self.ready.pop_front() {
+            return Ok(Some(Ok(outcome)));
+        }
+        let Some(stream) = &mut self.stream else {
+            return Ok(self.fault.take().map(Err));
+        };
+        let mut next = stream.try_next().map(Ok);
+        if next.is_none() {
+            idle(self.owner.host())?;
+            next = self.owner.host().wait(stream.next())?;
+        }
+        match next {
+            Some(Ok(batch)) => {
+                self.ready = batch.into();
+                Ok(self.ready.pop_front().map(Ok))
+            }
+            Some(Err(fault)) => {
+                self.stream = None;
+                Ok(Some(Err(fault)))
+            }
+            None => {
+                self.stream = None;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The stream that is read.
+    pub fn owner(&self) -> &Outcomes {
+        &self.owner
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let ready = std::mem::take(&mut self.ready);
+        give_back(self.owner.host(), ready, self.stream.take(), true);
+    }
+}
+
+impl IntoIterator for Outcomes {
+    type Item = Native<Outcome>;
+    type IntoIter = OutcomeIter;
+
+    fn into_iter(self) -> OutcomeIter {
+        let host = Arc::clone(self.host());
+        let (reader, begin) = match self.read() {
+            Ok(reader) => (Some(reader), None),
+            Err(error) => (None, Some(error)),
+        };
+        OutcomeIter {
+            unheard: begin.is_some().then(|| (host, used_already("Outcomes"))),
+            reader,
+            begin,
+        }
+    }
+}
+
+/// Hands a script one outcome after the other. Each is booked as it is handed out, so that none is
+/// missing from the report whatever the script does with it.
+pub struct OutcomeIter {
+    reader: Option<Reader>,
+    begin: Option<Box<EvalAltResult>>,
+    unheard: Option<(Arc<Host>, Fault)>,
+}
+
+impl Iterator for OutcomeIter {
+    type Item = Native<Outcome>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.begin.take() {
+            return Some(Err(error));
+        }
+        if let Some((host, fault)) = self.unheard.take() {
+            host.unheard(fault);
+            return None;
+        }
+        let reader = self.reader.as_mut()?;
+        match reader.next(|host| host.ledger().reports().flush().map_err(thrown)) {
+            Err(error) => Some(Err(error)),
+            Ok(Some(Ok(outcome))) => {
+                let recorded = reader.owner().record(outcome.clone(), None);
+                Some(recorded.map(|()| outcome))
+            }
+            Ok(Some(Err(fault))) => {
+                self.unheard = Some((Arc::clone(reader.owner().host()), fault.clone()));
+                self.reader = None;
+                Some(Err(thrown(fault)))
+            }
+            Ok(None) => {
+                self.reader = None;
+                None
+            }
+        }
+    }
+}

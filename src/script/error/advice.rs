@@ -1,0 +1,190 @@
+//! The words with which a mistake in a script is explained: names that were probably meant, types
+//! as scripts know them, and which file a closure comes from.
+
+use std::collections::BTreeSet;
+
+use rhai::{EvalAltResult, ParseErrorType};
+
+use crate::script::error::limit;
+use crate::script::lint::symbols::nearest;
+use crate::script::reference::script_type;
+
+/// A mistake in words: what is wrong, what stands beside the mark, and what to do.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Advice {
+    /// One sentence.
+    pub message: String,
+    /// Beside the mark; may be empty.
+    pub label: String,
+    /// What to do next.
+    pub hint: Option<String>,
+}
+
+/// What the parser complains about; `text` is the whole script.
+pub fn of_parse(kind: &ParseErrorType, text: &str) -> Advice {
+    if let Some(advice) = limit::of_parse(kind) {
+        return advice;
+    }
+    match kind {
+        ParseErrorType::VariableUndefined(name) => unknown_variable(name, text),
+        ParseErrorType::ModuleUndefined(name) => unknown_module(name, text),
+        _ => Advice {
+            message: lower_first(&kind.to_string().replace("  ", " ")),
+            ..Advice::default()
+        },
+    }
+}
+
+/// A variable that is not there.
+pub fn unknown_variable(name: &str, text: &str) -> Advice {
+    let declared = declared(text);
+    let near = nearest(
+        name,
+        declared.iter().copied().filter(|other| *other != name),
+    );
+    let elsewhere = declared.contains(name).then(|| {
+        format!("a function sees only its own variables: hand `{name}` over as an argument")
+    });
+    Advice {
+        message: format!("unknown variable `{name}`"),
+        label: match near {
+            Some(near) if elsewhere.is_none() => format!("did you mean `{near}`?"),
+            _ => String::new(),
+        },
+        hint: elsewhere,
+    }
+}
+
+/// A module that is neither there nor imported.
+fn unknown_module(name: &str, text: &str) -> Advice {
+    let imported = text.split(" as ").skip(1).filter_map(|rest| {
+        let end = rest.find(|char: char| !char.is_alphanumeric() && char != '_')?;
+        Some(&rest[..end])
+    });
+    let near = nearest(
+        name,
+        ["host", "env", "config", "global"]
+            .into_iter()
+            .chain(imported),
+    );
+    Advice {
+        message: format!("unknown module `{name}`"),
+        label: near.map_or(String::new(), |near| format!("did you mean `{near}`?")),
+        hint: near
+            .is_none()
+            .then(|| format!("import it first, such as: import \"lib/{name}\" as {name};")),
+    }
+}
+
+/// The names that a script declares somewhere, and those that are always there.
+fn declared(text: &str) -> BTreeSet<&str> {
+    let mut names = BTreeSet::from(["SIZE"]);
+    let is_word = |char: char| char.is_alphanumeric() || char == '_';
+    let mut words = text
+        .split(|char| !is_word(char))
+        .filter(|word| !word.is_empty());
+    while let Some(word) = words.next() {
+        if matches!(word, "let" | "const" | "for" | "as") {
+            names.extend(words.next());
+        }
+    }
+    // Parameters stand between bars or in the parentheses of a function.
+    let between = text.split('|').skip(1).step_by(2);
+    let of_functions = text.split("fn ").skip(1).filter_map(|rest| {
+        let (_, params) = rest.split_once('(')?;
+        params.split(')').next()
+    });
+    for params in between.chain(of_functions) {
+        if params
+            .chars()
+            .all(|char| is_word(char) || matches!(char, ',' | ' '))
+        {
+            names.extend(
+                params
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|name| !name.is_empty()),
+            );
+        }
+    }
+    names
+}
+
+/// A property that a value does not have: its name and the value's type, as the engine says it.
+pub fn unknown_property(error: &EvalAltResult) -> Option<(&str, &str)> {
+    let EvalAltResult::ErrorDotExpr(words, _) = error else {
+        return None;
+    };
+    let (name, rest) = words.strip_prefix("Unknown property '")?.split_once('\'')?;
+    let kind = rest.rsplit('\'').nth(1)?;
+    Some((name, script_type(kind)))
+}
+
+/// The name and the argument types of ``name (types)``, in the words of scripts.
+pub fn call(signature: &str) -> (&str, Vec<&str>) {
+    let (name, types) = signature.split_once(" (").unwrap_or((signature, ""));
+    let types = types.strip_suffix(')').unwrap_or(types);
+    let types = types.split(", ").filter(|name| !name.is_empty());
+    (name, types.map(type_in_words).collect())
+}
+
+fn type_in_words(name: &str) -> &str {
+    match name {
+        "&str | ImmutableString | String" => "string",
+        "Fn" => "closure",
+        "()" => "nothing",
+        other => script_type(other),
+    }
+}
+
+/// True for `+` and its like.
+pub fn is_operator(name: &str) -> bool {
+    !name.contains(|char: char| char.is_alphanumeric())
+}
+
+/// Sentences begin small: they stand behind `error:`.
+pub fn lower_first(text: &str) -> String {
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_lowercase().chain(chars).collect(),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_that_was_meant_is_found_among_the_declared_ones() {
+        let text = "let total = 1; for (token, at) in x {} fn f(first, second) {} |outcome| 1";
+        for (typed, meant) in [
+            ("totl", "total"),
+            ("secnd", "second"),
+            ("outcom", "outcome"),
+            ("SIZ", "SIZE"),
+            ("tokn", "token"),
+        ] {
+            let label = unknown_variable(typed, text).label;
+            assert_eq!(label, format!("did you mean `{meant}`?"), "{typed}");
+        }
+        assert_eq!(unknown_variable("y", text).label, "");
+        let outside = unknown_variable("total", text);
+        assert!(
+            outside
+                .hint
+                .is_some_and(|hint| hint.contains("as an argument"))
+        );
+    }
+
+    #[test]
+    fn a_call_is_told_in_the_types_of_scripts() {
+        let signature = "store (&str | ImmutableString | String, i64, (), Fn)";
+        let (name, types) = call(signature);
+        assert_eq!(
+            (name, types),
+            ("store", vec!["string", "int", "nothing", "closure"])
+        );
+        assert_eq!(call("f ()"), ("f", vec![]));
+    }
+}

@@ -1,0 +1,147 @@
+//! Stand-ins for functions of the engine that know no bounds: that take more memory in one stroke
+//! than the limits allow, that may never end, or that keep to themselves what a closure threw.
+//! They do what the engine's own do otherwise, and are no part of the script API reference.
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_imports,
+    clippy::needless_pass_by_value,
+    reason = "what the engine's macro makes of natives, and the forms that it asks of them"
+)]
+
+use rhai::plugin::*;
+use rhai::{Array, Engine, FnPtr, INT, ImmutableString, Map};
+
+use crate::script::api::json;
+use crate::script::host::Native as RhaiResultOf;
+use crate::script::sandbox::sort;
+use crate::script::sandbox::{ARRAY, STRING};
+
+/// Puts the stand-ins before the engine's own functions.
+pub fn register(engine: &mut Engine) {
+    engine.register_global_module(rhai::exported_module!(functions).into());
+}
+
+#[export_module]
+mod functions {
+    pub fn to_json(map: &mut Map) -> String {
+        json::to_json(map)
+    }
+
+    #[rhai_fn(return_raw)]
+    pub fn replace(text: &mut ImmutableString, find: &str, with: &str) -> RhaiResultOf<()> {
+        replace_all(text, find, with)
+    }
+
+    #[rhai_fn(name = "replace", return_raw)]
+    pub fn replace_by_char(text: &mut ImmutableString, find: &str, with: char) -> RhaiResultOf<()> {
+        replace_all(text, find, &with.to_string())
+    }
+
+    #[rhai_fn(name = "replace", return_raw)]
+    pub fn replace_char(text: &mut ImmutableString, find: char, with: &str) -> RhaiResultOf<()> {
+        replace_all(text, &find.to_string(), with)
+    }
+
+    #[rhai_fn(name = "replace", return_raw)]
+    pub fn replace_char_by_char(
+        text: &mut ImmutableString,
+        find: char,
+        with: char,
+    ) -> RhaiResultOf<()> {
+        replace_all(text, &find.to_string(), &with.to_string())
+    }
+
+    #[rhai_fn(name = "pad", return_raw)]
+    pub fn pad_text(text: &mut ImmutableString, len: INT, with: &str) -> RhaiResultOf<()> {
+        let missing = missing(len, text.chars().count());
+        if missing == 0 || with.is_empty() {
+            return Ok(());
+        }
+        // A character takes at least one byte.
+        if missing.saturating_add(text.len()) > STRING {
+            return Err(too_large("Length of string"));
+        }
+        text.make_mut().extend(with.chars().cycle().take(missing));
+        Ok(())
+    }
+
+    #[rhai_fn(name = "pad", return_raw)]
+    pub fn pad_array(array: &mut Array, len: INT, item: Dynamic) -> RhaiResultOf<()> {
+        let missing = missing(len, array.len());
+        let each = 1 + weight(&item);
+        if missing.saturating_mul(each).saturating_add(array.len()) > ARRAY && missing > 0 {
+            return Err(too_large("Size of array/BLOB"));
+        }
+        array.resize(array.len() + missing, item);
+        Ok(())
+    }
+
+    #[rhai_fn(name = "sort", name = "sort_by", return_raw)]
+    pub fn sort_by(
+        context: NativeCallContext,
+        array: &mut Array,
+        comparer: FnPtr,
+    ) -> RhaiResultOf<()> {
+        *array = sort::sorted(&context, array, &comparer)?;
+        Ok(())
+    }
+
+    #[rhai_fn(name = "order", name = "order_by", return_raw, pure)]
+    pub fn order_by(
+        context: NativeCallContext,
+        array: &mut Array,
+        comparer: FnPtr,
+    ) -> RhaiResultOf<Array> {
+        sort::sorted(&context, array, &comparer)
+    }
+
+    #[rhai_fn(name = "dedup", return_raw)]
+    pub fn dedup_by(
+        context: NativeCallContext,
+        array: &mut Array,
+        comparer: FnPtr,
+    ) -> RhaiResultOf<()> {
+        *array = sort::deduplicated(&context, array, &comparer)?;
+        Ok(())
+    }
+}
+
+fn replace_all(text: &mut ImmutableString, find: &str, with: &str) -> RhaiResultOf<()> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let growth = with.len().saturating_sub(find.len());
+    if growth > 0 {
+        let found = text.matches(find).count();
+        if found.saturating_mul(growth).saturating_add(text.len()) > STRING {
+            return Err(too_large("Length of string"));
+        }
+    }
+    *text = text.replace(find, with).into();
+    Ok(())
+}
+
+/// How many more it takes to reach `len`.
+fn missing(len: INT, present: usize) -> usize {
+    usize::try_from(len).unwrap_or(0).saturating_sub(present)
+}
+
+/// How many values a copy of this one makes, besides itself.
+fn weight(value: &Dynamic) -> usize {
+    if let Ok(array) = value.as_array_ref() {
+        array.iter().map(|value| 1 + weight(value)).sum()
+    } else if let Ok(map) = value.as_map_ref() {
+        map.values().map(|value| 1 + weight(value)).sum()
+    } else if let Some(closure) = value.read_lock::<FnPtr>() {
+        closure.curry().len()
+    } else if let Ok(blob) = value.as_blob_ref() {
+        blob.len()
+    } else {
+        0
+    }
+}
+
+/// The engine's own error for it.
+fn too_large(what: &str) -> Box<EvalAltResult> {
+    EvalAltResult::ErrorDataTooLarge(what.to_owned(), Position::NONE).into()
+}

@@ -1,0 +1,388 @@
+//! The database of a pipeline test: what it says of each token is written down beforehand. What then
+//! becomes of the token is decided as for a real one, by the same classes, tries and pauses.
+//!
+//! It works through the queue one token after the other, so that a test comes out the same each time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+
+use crate::error::{Fault, Kind};
+use crate::pipeline::token::{Detail, Outcome, Status, Token};
+use crate::runtime::clock::Clock;
+use crate::store::coalesce::Batch;
+use crate::store::postgres::catalog::Catalog;
+use crate::store::postgres::classify::{Class, ServerError, classify};
+use crate::store::postgres::in_doubt::UNCONFIRMED;
+use crate::store::postgres::{MOST_LOSSES, every_insert_denied, gone};
+use crate::store::queue::{Chunk, Job, Queue, Taker, Verdict};
+use crate::store::sqlstate::{TRIES, pause, scrub};
+use crate::store::{Backend, Later, Options};
+
+/// Why a token is not stored whose connection went.
+const LOST: &str = "the connection was lost before the token was stored";
+
+/// What the database says of each token.
+#[derive(Clone, Debug, Default)]
+pub struct Script {
+    /// By the token: what it says to the first try, the second, and so on; the last one holds for
+    /// all that follow.
+    pub replies: HashMap<String, Vec<Reply>>,
+    /// The same for every other token; where there is none, it is stored.
+    pub others: Vec<Reply>,
+}
+
+impl Script {
+    fn reply(&self, token: &Token) -> Reply {
+        let replies = self.replies.get(token.as_str()).unwrap_or(&self.others);
+        let number = usize::from(token.attempts.saturating_sub(1));
+        let reply = replies.get(number).or(replies.last());
+        reply.cloned().unwrap_or_default()
+    }
+}
+
+/// What it says to one INSERT.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// How long that takes.
+    pub delay: Duration,
+    /// What it is.
+    pub says: Says,
+}
+
+/// What a database can say to an INSERT.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Says {
+    /// It is committed.
+    #[default]
+    Stored,
+    /// It is refused with a code; who is at fault decides what that means.
+    Code(Box<Refusal>),
+    /// It is refused without a code.
+    Refused(String),
+    /// The connection is lost; the token is then found not to be in the table.
+    Lost,
+    /// The connection is lost; the token is then found in the table.
+    Found,
+    /// The connection is lost, and it cannot be found out.
+    Unknown,
+    /// The connection is lost, and there is no other until patience ends.
+    Down,
+}
+
+/// The fields of an error.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusal {
+    /// The five characters.
+    pub sqlstate: String,
+    /// `ERROR` if it is not given; anything else concerns the connection.
+    pub severity: Option<String>,
+    /// The server's function that raised it.
+    pub routine: Option<String>,
+    /// The table that it names.
+    pub table: Option<String>,
+    /// The column that it names.
+    pub column: Option<String>,
+    /// The constraint that refused the token.
+    pub constraint: Option<String>,
+    /// The primary message.
+    pub message: Option<String>,
+}
+
+/// A token that was sent.
+struct Flight {
+    token: Token,
+    job: Arc<Job>,
+    sent: Instant,
+    /// How often this store sent it.
+    tries: u32,
+}
+
+/// One that is certainly not stored and will be sent again.
+struct Waiting {
+    due: Instant,
+    flight: Flight,
+    detail: Arc<Detail>,
+}
+
+/// The task that takes chunks.
+pub(super) struct Worker(JoinHandle<()>);
+
+impl Worker {
+    pub(super) fn start(
+        script: Script,
+        options: &Options,
+        queue: &Arc<Queue>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let desk = Desk {
+            script,
+            patience: options.patience,
+            catalog: Catalog::assumed(&options.table, &options.column),
+            dry_run: options.dry_run,
+            queue: Arc::clone(queue),
+            clock,
+            waiting: Vec::new(),
+            batch: Batch::default(),
+        };
+        Self(tokio::spawn(desk.work()))
+    }
+}
+
+impl Backend for Worker {
+    fn recheck<'a>(
+        &'a self,
+        _: &'a [String],
+        _: Option<i64>,
+    ) -> Later<'a, Result<HashMap<String, u64>, Fault>> {
+        Box::pin(async { Ok(HashMap::new()) })
+    }
+
+    fn join(self: Box<Self>) -> Later<'static, ()> {
+        Box::pin(async {
+            let _ = self.0.await;
+        })
+    }
+}
+
+struct Desk {
+    script: Script,
+    patience: Duration,
+    catalog: Catalog,
+    dry_run: bool,
+    queue: Arc<Queue>,
+    clock: Arc<dyn Clock>,
+    waiting: Vec<Waiting>,
+    batch: Batch,
+}
+
+impl Desk {
+    async fn work(mut self) {
+        let queue = Arc::clone(&self.queue);
+        let _taker = Taker(Arc::clone(&queue));
+        let mut closed = false;
+        while !queue.halt.aborting().is_cancelled() {
+            if let Some(Waiting { flight, detail, .. }) = self.due() {
+                if flight.job.is_stopping() {
+                    self.land(flight, Status::Failed, Some(detail));
+                } else {
+                    self.send(flight).await;
+                }
+                continue;
+            }
+            self.batch.flush();
+            if closed && self.waiting.is_empty() {
+                return;
+            }
+            let due = self.waiting.iter().map(|waiting| waiting.due).min();
+            tokio::select! {
+                biased;
+                () = queue.halt.aborting().cancelled() => {}
+                // What waits for its time waits no longer where nothing may be sent.
+                () = queue.halt.stopping().cancelled(), if due.is_some() => self.fail_waiting(),
+                chunk = queue.inbox.recv(), if !closed => match chunk {
+                    Ok(chunk) => {
+                        queue.taken(&chunk);
+                        self.store(chunk).await;
+                    }
+                    Err(_) => closed = true,
+                },
+                () = self.clock.at(due.unwrap_or(self.clock.now())), if due.is_some() => {}
+            }
+        }
+        self.fail_waiting();
+    }
+
+    fn due(&mut self) -> Option<Waiting> {
+        let now = self.clock.now();
+        let is_due = |waiting: &Waiting| waiting.due <= now || waiting.flight.job.is_stopping();
+        let index = self.waiting.iter().position(is_due)?;
+        Some(self.waiting.remove(index))
+    }
+
+    async fn store(&mut self, mut chunk: Chunk) {
+        while !chunk.job.is_stopping()
+            && !self.queue.halt.stopping().is_cancelled()
+            && let Some(token) = chunk.take()
+        {
+            let flight = Flight {
+                token,
+                job: Arc::clone(&chunk.job),
+                sent: self.clock.now(),
+                tries: 0,
+            };
+            self.send(flight).await;
+        }
+        // The chunk reports what is left of it; what was settled must come first.
+        self.batch.flush();
+    }
+
+    async fn send(&mut self, mut flight: Flight) {
+        flight.tries += 1;
+        flight.token.attempts = flight.token.attempts.saturating_add(1);
+        flight.sent = self.clock.now();
+        let Reply { delay, says } = self.script.reply(&flight.token);
+        if !delay.is_zero() {
+            self.batch.flush();
+            let answered = tokio::select! {
+                biased;
+                () = self.queue.halt.aborting().cancelled() => false,
+                () = self.clock.at(flight.sent + delay) => true,
+            };
+            if !answered {
+                let why = "the run was aborted before the answer came";
+                return self.land(flight, Status::Unknown, Some(Detail::reason(why)));
+            }
+        }
+        match says {
+            // What would have been taken back is in no doubt.
+            Says::Found | Says::Unknown if self.dry_run => self.lost(flight),
+            Says::Lost => self.lost(flight),
+            Says::Stored | Says::Found => self.land(flight, Status::Stored, None),
+            Says::Refused(why) => self.land(flight, Status::Rejected, Some(Detail::reason(why))),
+            Says::Code(refusal) => self.judged(flight, *refusal),
+            Says::Unknown => {
+                let why =
+                    "the connection was lost, and without SELECT right it cannot be looked up";
+                self.land(flight, Status::Unknown, Some(Detail::reason(why)));
+            }
+            Says::Down => self.down(flight).await,
+        }
+    }
+
+    /// The connection went, and the token is not in the table.
+    fn lost(&mut self, flight: Flight) {
+        self.again(flight, MOST_LOSSES, Duration::ZERO, Detail::reason(LOST));
+    }
+
+    /// Books the server's verdict on a token.
+    fn judged(&mut self, flight: Flight, refusal: Refusal) {
+        let error = ServerError {
+            code: &refusal.sqlstate,
+            is_error: refusal
+                .severity
+                .as_deref()
+                .is_none_or(|severity| severity == "ERROR"),
+            schema: None,
+            table: refusal.table.as_deref(),
+            column: refusal.column.as_deref(),
+            datatype: None,
+            constraint: refusal.constraint.as_deref(),
+            routine: refusal.routine.as_deref(),
+            context: None,
+        };
+        let class = classify(&error, &self.catalog, &flight.token);
+        let names = [
+            refusal.constraint.as_deref(),
+            refusal.table.as_deref(),
+            refusal.column.as_deref(),
+            None,
+        ];
+        let message = refusal.message.as_ref();
+        let message = message.map(|message| scrub(message, flight.token.as_str(), &names));
+        let detail = Arc::new(Detail {
+            sqlstate: Some(refusal.sqlstate),
+            constraint: refusal.constraint,
+            reason: None,
+            message,
+        });
+        match class {
+            Class::Rejected => self.land(flight, Status::Rejected, Some(detail)),
+            Class::Retry | Class::Reroute | Class::KeyTaken => {
+                let wait = pause(flight.tries, self.clock.jitter());
+                self.again(flight, TRIES, wait, detail);
+            }
+            // Another connection, or an unprepared statement.
+            Class::ReadOnly | Class::Unprepared => {
+                self.again(flight, TRIES, Duration::ZERO, detail);
+            }
+            Class::Failed | Class::Denied { all: false } => {
+                self.land(flight, Status::Failed, Some(detail));
+            }
+            Class::Denied { all: true } => {
+                let code = detail.sqlstate.as_deref().unwrap_or_default();
+                let message = detail.message.as_deref().unwrap_or("it gave no reason");
+                let verdict = Verdict {
+                    status: Status::NotAttempted,
+                    fault: every_insert_denied(code, message),
+                    detail: Arc::clone(&detail),
+                };
+                flight.job.tell(&verdict.fault);
+                self.queue.condemn(verdict);
+                self.land(flight, Status::Failed, Some(detail));
+            }
+            Class::Unconfirmed => self.unknown(flight, UNCONFIRMED, &detail),
+            Class::Doubt | Class::Unreadable => {
+                self.unknown(
+                    flight,
+                    "the database does not know whether it was stored",
+                    &detail,
+                );
+            }
+        }
+    }
+
+    /// Reports a token whose fate the database leaves open.
+    fn unknown(&mut self, flight: Flight, reason: &str, detail: &Detail) {
+        let detail = Detail {
+            reason: Some(reason.to_owned()),
+            ..detail.clone()
+        };
+        self.land(flight, Status::Unknown, Some(Arc::new(detail)));
+    }
+
+    /// Sends it again after `wait`, unless that was done often enough.
+    fn again(&mut self, flight: Flight, tries: u32, wait: Duration, detail: Arc<Detail>) {
+        if flight.tries >= tries || flight.job.is_stopping() {
+            return self.land(flight, Status::Failed, Some(detail));
+        }
+        self.waiting.push(Waiting {
+            due: self.clock.now() + wait,
+            flight,
+            detail,
+        });
+    }
+
+    /// The database is gone, and with it what is known of the token that was sent last.
+    async fn down(&mut self, flight: Flight) {
+        self.batch.flush();
+        tokio::select! {
+            biased;
+            () = self.queue.halt.aborting().cancelled() => {}
+            () = self.clock.at(self.clock.now() + self.patience) => {}
+        }
+        let fault = Fault::new(Kind::DbConnect, "the database cannot be reached");
+        let verdict = gone(fault.cause("the test case has it down"), self.patience);
+        let waiting = self.waiting.iter().map(|waiting| &waiting.flight.job);
+        for job in waiting.chain([&flight.job]) {
+            job.tell(&verdict.fault);
+        }
+        self.queue.condemn(verdict);
+        if self.dry_run {
+            self.land(flight, Status::Failed, Some(Detail::reason(LOST)));
+        } else {
+            let why = "the connection was lost, and there was no other to look it up";
+            self.land(flight, Status::Unknown, Some(Detail::reason(why)));
+        }
+        self.fail_waiting();
+    }
+
+    fn fail_waiting(&mut self) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            self.land(waiting.flight, Status::Failed, Some(waiting.detail));
+        }
+        self.batch.flush();
+    }
+
+    fn land(&mut self, flight: Flight, status: Status, detail: Option<Arc<Detail>>) {
+        let outcome = Outcome {
+            elapsed: self.clock.now().saturating_duration_since(flight.sent),
+            token: flight.token,
+            status,
+            detail,
+        };
+        self.batch.push(&flight.job, outcome);
+    }
+}

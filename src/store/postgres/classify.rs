@@ -1,0 +1,660 @@
+//! Whose fault is an error? A SQLSTATE's class does not say: a token is `rejected` only if the error's
+//! fields and the catalog show that this very token is at fault. If in doubt, it is `failed`.
+//!
+//! Pure: no I/O, so that every rule is a row of a table-driven test. The codes are PostgreSQL's (its
+//! manual, appendix "Error Codes"), the routines are those of PostgreSQL 13 to 18.
+
+use tokio_postgres::error::{DbError, Severity};
+
+use crate::pipeline::token::Token;
+use crate::store::postgres::catalog::{Catalog, Owner, Scope, is_frame};
+
+/// What the answer to an INSERT means for its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Class {
+    /// The token is refused and never will be stored as it is.
+    Rejected,
+    /// Not stored because of what goes on beside it: worth sending again.
+    Retry,
+    /// Not stored because of what the partitions were at that moment: worth sending again, and refused
+    /// if that does not help.
+    Reroute,
+    /// Not stored because a sequence is behind the rows that are there: worth sending again at once, as
+    /// often as it takes.
+    KeyTaken,
+    /// Not stored, and sending it again at once would not help.
+    Failed,
+    /// Not stored, because the server takes no writes: another one may.
+    ReadOnly,
+    /// The prepared statement is not there: a pooler sits between. Send it unprepared.
+    Unprepared,
+    /// Not stored for want of a right or of something in the database. `all`: every INSERT would meet
+    /// the same.
+    Denied {
+        /// True if the statement itself is refused, before any of the table's own code runs.
+        all: bool,
+    },
+    /// Committed on the primary, but its synchronous standby did not confirm it.
+    Unconfirmed,
+    /// The server's answer cannot be read.
+    Unreadable,
+    /// It cannot be told whether the token was stored.
+    Doubt,
+}
+
+/// What a server says about a failed INSERT.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::store) struct ServerError<'a> {
+    /// The five characters.
+    pub(in crate::store) code: &'a str,
+    /// True for severity ERROR: it concerns the statement. FATAL and PANIC concern the connection.
+    pub(in crate::store) is_error: bool,
+    pub(in crate::store) schema: Option<&'a str>,
+    pub(in crate::store) table: Option<&'a str>,
+    pub(in crate::store) column: Option<&'a str>,
+    pub(in crate::store) datatype: Option<&'a str>,
+    pub(in crate::store) constraint: Option<&'a str>,
+    /// The server's function that raised it; a pooler's own errors have none.
+    pub(in crate::store) routine: Option<&'a str>,
+    /// Its CONTEXT, the innermost frame first.
+    pub(in crate::store) context: Option<&'a str>,
+}
+
+impl<'a> ServerError<'a> {
+    /// The fields of an answer.
+    pub(super) fn of(db: &'a DbError) -> Self {
+        Self {
+            code: db.code().code(),
+            is_error: is_error(db),
+            schema: db.schema(),
+            table: db.table(),
+            column: db.column(),
+            datatype: db.datatype(),
+            constraint: db.constraint(),
+            routine: db.routine(),
+            context: db.where_(),
+        }
+    }
+}
+
+/// True if the error concerns the statement and not the connection.
+pub(in crate::store) fn is_error(db: &DbError) -> bool {
+    db.parsed_severity().map_or_else(
+        || db.severity() == "ERROR",
+        |severity| severity == Severity::Error,
+    )
+}
+
+/// What the error means for `token`, which was to be inserted into the table of `catalog`.
+pub(in crate::store) fn classify(
+    error: &ServerError<'_>,
+    catalog: &Catalog,
+    token: &Token,
+) -> Class {
+    /// Waits for a synchronous standby end with a warning of this routine.
+    const UNCONFIRMED: &str = "SyncRepWaitForLSN";
+    /// What the program's own watcher of the connection makes of a tag that it cannot read.
+    const UNREADABLE: &str = "unreadable_command_tag";
+    if !error.is_error {
+        return match error.routine {
+            Some(UNCONFIRMED) => Class::Unconfirmed,
+            Some(UNREADABLE) => Class::Unreadable,
+            _ => Class::Doubt,
+        };
+    }
+    let routine = match error.routine {
+        Some(routine) => routine,
+        None if catalog.is_assumed() && is_about_data(error.code) => "",
+        None => return of_pooler(error.code),
+    };
+    Attribution {
+        error,
+        routine,
+        frame: error.context.and_then(|text| outermost(text, catalog)),
+        catalog,
+        token,
+    }
+    .class()
+}
+
+/// The function that the statement called first, by the CONTEXT of an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Frame {
+    Of(Owner),
+    Unknown,
+}
+
+/// The last line of a CONTEXT is the outermost; a portal's parameters may follow it.
+fn outermost(context: &str, catalog: &Catalog) -> Option<Frame> {
+    context
+        .lines()
+        .rev()
+        .find_map(|line| match catalog.owner(line) {
+            Some(owner) => Some(Frame::Of(owner)),
+            None => is_frame(line).then_some(Frame::Unknown),
+        })
+}
+
+/// What an error without a routine means: no server raised it, but a pooler before it.
+fn of_pooler(code: &str) -> Class {
+    match code {
+        "26000" | "42P05" => Class::Unprepared,
+        "25006" => Class::ReadOnly,
+        "40003" | "57P01" | "57P02" | "57P05" => Class::Doubt,
+        _ => match class_of(code) {
+            "08" => Class::Doubt,
+            "40" | "53" | "55" | "57" | "25" | "58" | "XX" => Class::Retry,
+            "28" | "3D" | "3F" | "42" => Class::Denied { all: true },
+            _ => Class::Failed,
+        },
+    }
+}
+
+fn class_of(code: &str) -> &str {
+    code.get(..2).unwrap_or_default()
+}
+
+/// True for the classes of data, constraints and triggers.
+fn is_about_data(code: &str) -> bool {
+    matches!(class_of(code), "22" | "23" | "44" | "54") || is_of_trigger(class_of(code))
+}
+
+/// True for the classes of PL/pgSQL, of triggered actions, and those that are not PostgreSQL's own:
+/// its own begin with 0 to 4 (SQL standard), 5, F, H or X.
+fn is_of_trigger(class: &str) -> bool {
+    let first = class.bytes().next();
+    matches!(class, "P0" | "09" | "27")
+        || first.is_some_and(|first| !matches!(first, b'0'..=b'5' | b'F' | b'H' | b'X'))
+}
+
+struct Attribution<'a> {
+    error: &'a ServerError<'a>,
+    routine: &'a str,
+    frame: Option<Frame>,
+    catalog: &'a Catalog,
+    token: &'a Token,
+}
+
+impl Attribution<'_> {
+    fn class(&self) -> Class {
+        let code = self.error.code;
+        if self.is_raised() {
+            return self.raised();
+        }
+        if self.is_foreign() {
+            return self.foreign();
+        }
+        match code {
+            "26000" | "42P05" if self.frame.is_none() => return Class::Unprepared,
+            "25006" if self.frame.is_none() => return Class::ReadOnly,
+            "42501" if self.routine == "ExecWithCheckOptions" => {
+                return self.rejected_if(self.catalog.is_policy_about_token());
+            }
+            "44000" => return self.rejected_if(self.catalog.is_view_about_token()),
+            "23514" if self.is_routing() => return self.routing(),
+            "23502" => return self.not_null(),
+            "54000" => return self.limit(),
+            _ => {}
+        }
+        match class_of(code) {
+            // Whatever they say of a connection: at severity ERROR the server has rolled back.
+            "08" | "40" | "53" | "55" | "57" | "25" | "58" | "XX" => Class::Retry,
+            "22" => self.data(),
+            "23" => self.constraint(),
+            "28" | "3D" | "3F" | "42" => Class::Denied {
+                all: self.frame.is_none(),
+            },
+            _ => Class::Failed,
+        }
+    }
+
+    /// True for what the code of a function raises on purpose, in any procedural language or in C.
+    fn is_raised(&self) -> bool {
+        const EXACT: [&str; 5] = [
+            "exec_stmt_raise",
+            "exec_stmt_assert",
+            "croak_cstr",
+            "throw_tcl_error",
+            "rethrow",
+        ];
+        const PREFIXES: [&str; 3] = ["PLy_", "plperl", "pltcl"];
+        EXACT.contains(&self.routine)
+            || PREFIXES
+                .iter()
+                .any(|prefix| self.routine.starts_with(prefix))
+            || self.catalog.is_trigger_symbol(self.routine)
+            || (self.routine.is_empty() && is_of_trigger(class_of(self.error.code)))
+    }
+
+    fn raised(&self) -> Class {
+        let refused = match self.frame {
+            Some(Frame::Of(Owner::Trigger | Owner::Token)) => true,
+            // A trigger in C has no frame.
+            None => self.catalog.is_assumed() || self.catalog.is_trigger_symbol(self.routine),
+            Some(Frame::Of(Owner::Other) | Frame::Unknown) => false,
+        };
+        match (self.error.code, class_of(self.error.code)) {
+            ("40003", _) => rejected_if(refused),
+            (_, "40" | "53" | "55" | "57") => Class::Retry,
+            _ => rejected_if(refused),
+        }
+    }
+
+    /// True for what another server says, or what is said of the connection to it.
+    fn is_foreign(&self) -> bool {
+        self.catalog.has_foreign()
+            && (self.routine.starts_with("pgfdw")
+                || self.routine.starts_with("connect_pg")
+                || matches!(class_of(self.error.code), "08" | "HV")
+                || self.error.code == "40003")
+    }
+
+    /// Another server commits for itself: what is said of its commit leaves a doubt.
+    fn foreign(&self) -> Class {
+        const NEVER_CONNECTED: &str = "08001";
+        let context = self.error.context.unwrap_or_default();
+        match self.error.code {
+            NEVER_CONNECTED => Class::Retry,
+            _ if context.contains("COMMIT") => Class::Doubt,
+            "40003" | "57P01" | "57P02" => Class::Doubt,
+            code => match class_of(code) {
+                "08" => Class::Doubt,
+                "40" | "53" | "55" | "57" => Class::Retry,
+                _ => Class::Failed,
+            },
+        }
+    }
+
+    fn is_routing(&self) -> bool {
+        const ROUTING: [&str; 2] = ["ExecFindPartition", "ExecPartitionCheckEmitError"];
+        ROUTING.contains(&self.routine)
+    }
+
+    /// No partition takes the row, or another one should: one may be attached meanwhile.
+    fn routing(&self) -> Class {
+        let named = self.error.table;
+        let Some(relation) = named.and_then(|table| self.catalog.named(self.error.schema, table))
+        else {
+            // A partition that was attached since.
+            return Class::Retry;
+        };
+        if !self.catalog.is_routed_by_token(relation) {
+            return Class::Retry;
+        }
+        let is_stale =
+            self.routine == "ExecPartitionCheckEmitError" && self.catalog.is_below_target(relation);
+        if is_stale {
+            Class::Reroute
+        } else {
+            Class::Rejected
+        }
+    }
+
+    fn not_null(&self) -> Class {
+        let Some(column) = self.error.column else {
+            return self.domain();
+        };
+        let relation = match self.error.table {
+            Some(_) => self.relation(),
+            None => self.catalog.target(),
+        };
+        rejected_if(relation.is_some_and(|it| self.catalog.depends_on_token(it, column)))
+    }
+
+    /// As [`rejected_if`]; in a pipeline test nothing speaks against the token.
+    fn rejected_if(&self, is_at_fault: bool) -> Class {
+        rejected_if(is_at_fault || self.catalog.is_assumed())
+    }
+
+    /// The relation that the error names, if an INSERT can write to it.
+    fn relation(&self) -> Option<&crate::store::postgres::catalog::Relation> {
+        self.catalog.named(self.error.schema, self.error.table?)
+    }
+
+    fn domain(&self) -> Class {
+        let Some(domain) = self.error.datatype else {
+            return self.rejected_if(false);
+        };
+        rejected_if(self.frame.is_none() && self.catalog.is_only_token_domain(domain))
+    }
+
+    fn constraint(&self) -> Class {
+        if self.error.table.is_none() {
+            return self.domain();
+        }
+        let Some(relation) = self.relation() else {
+            return Class::Failed;
+        };
+        if let Some(column) = self.error.column
+            && self.catalog.is_assumed()
+        {
+            return rejected_if(self.catalog.depends_on_token(relation, column));
+        }
+        let name = self.error.constraint.unwrap_or_default();
+        let is_unique = matches!(self.error.code, "23505" | "23P01");
+        match self.catalog.scope(relation, name) {
+            Scope::Token => Class::Rejected,
+            Scope::Sequence if is_unique => Class::KeyTaken,
+            // Clocks and random numbers collide, and pass.
+            Scope::Other if is_unique => Class::Retry,
+            Scope::Unknown => self.rejected_if(false),
+            Scope::Sequence | Scope::Other => Class::Failed,
+        }
+    }
+
+    /// A limit of the program: of an index, of a type, or of the transaction numbers.
+    fn limit(&self) -> Class {
+        const NUMBERS: [&str; 2] = ["GetNewTransactionId", "GetNewMultiXactId"];
+        if NUMBERS.contains(&self.routine) || self.frame.is_some() {
+            return Class::Failed;
+        }
+        match (self.relation(), self.error.constraint) {
+            (Some(relation), Some(name)) => rejected_if(self.catalog.is_indexed(relation, name)),
+            _ if self.error.table.is_some() => Class::Failed,
+            _ => rejected_if(
+                self.catalog
+                    .is_only_token_raising(self.error.code, self.routine),
+            ),
+        }
+    }
+
+    /// A value that a type, a cast or an expression refuses.
+    fn data(&self) -> Class {
+        const ENCODING: [&str; 2] = ["22021", "22P05"];
+        let code = self.error.code;
+        match self.frame {
+            Some(Frame::Of(Owner::Token)) => return Class::Rejected,
+            Some(_) => return Class::Failed,
+            None => {}
+        }
+        let is_too_long =
+            || code == "22001" && self.catalog.room().is_exceeded(self.token.as_str());
+        rejected_if(
+            code != "2200H"
+                && (ENCODING.contains(&code)
+                    || is_too_long()
+                    || self.catalog.is_only_token_raising(code, self.routine)),
+        )
+    }
+}
+
+fn rejected_if(is_at_fault: bool) -> Class {
+    if is_at_fault {
+        Class::Rejected
+    } else {
+        Class::Failed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The seed's table, with one more of everything that can refuse a row. The token is `data`.
+    const CATALOG: &str = include_str!("classify/catalog.json");
+
+    fn catalog() -> Catalog {
+        Catalog::parse(CATALOG, "data").unwrap()
+    }
+
+    /// `code table column datatype constraint routine | context`, `-` for a field that is not there.
+    fn class(fields: &str) -> Class {
+        class_on(&catalog(), fields)
+    }
+
+    fn class_on(catalog: &Catalog, fields: &str) -> Class {
+        let (fields, context) = match fields.split_once(" | ") {
+            Some((fields, context)) => (fields, Some(context.replace(" < ", "\n"))),
+            None => (fields, None),
+        };
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let field = |at: usize| Some(fields[at]).filter(|field| *field != "-");
+        let (schema, table) = match field(1).and_then(|name| name.split_once('.')) {
+            Some((schema, table)) => (Some(schema), Some(table)),
+            None if catalog.is_assumed() => (None, field(1)),
+            None => (field(1).map(|_| "public"), field(1)),
+        };
+        let error = ServerError {
+            code: fields[0],
+            is_error: true,
+            schema,
+            table,
+            column: field(2),
+            datatype: field(3),
+            constraint: field(4),
+            routine: field(5),
+            context: context.as_deref(),
+        };
+        classify(&error, catalog, &Token::new("token", None))
+    }
+
+    #[track_caller]
+    fn each(expected: Class, cases: &[&str]) {
+        for case in cases {
+            assert_eq!(class(case), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn token_is_rejected_when_a_constraint_on_its_column_refuses_it() {
+        each(
+            Class::Rejected,
+            &[
+                "23514 secret_tokens - - data_check ExecConstraints",
+                "23514 secret_tokens - - both_check ExecConstraints",
+                "23505 secret_tokens - - data_key _bt_check_unique",
+                "23505 secret_tokens - - lower_key _bt_check_unique",
+                "23505 secret_tokens - - length_key _bt_check_unique",
+                "23P01 secret_tokens - - data_excl check_exclusion_or_unique_constraint",
+                "23503 secret_tokens - - data_fkey ri_ReportViolation",
+                "23502 secret_tokens data - - ExecConstraints",
+                "23502 secret_tokens length - - ExecConstraints",
+                "23514 - - token token_check ExecEvalConstraintCheck",
+            ],
+        );
+    }
+
+    #[test]
+    fn token_fails_when_a_constraint_on_other_columns_refuses_the_row() {
+        each(
+            Class::Failed,
+            &[
+                "23514 secret_tokens - - tenant_check ExecConstraints",
+                "23514 secret_tokens - - added_since ExecConstraints",
+                "23503 secret_tokens - - tenant_fkey ri_ReportViolation",
+                "23502 secret_tokens tenant - - ExecConstraints",
+                "23514 - - region region_check ExecEvalConstraintCheck",
+                "23502 - - region - ExecEvalConstraintNotNull",
+                "2200H - - - - nextval_internal",
+                "22003 - - - - int84",
+                "54000 - - - - GetNewTransactionId",
+                // The audit table of a trigger, even under the same name in another schema.
+                "23514 audit - - audit_check ExecConstraints",
+                "23514 audit.secret_tokens - - data_check ExecConstraints",
+                "23502 audit data - - ExecConstraints",
+            ],
+        );
+    }
+
+    #[test]
+    fn token_is_sent_again_when_a_key_of_other_columns_is_taken() {
+        each(
+            Class::KeyTaken,
+            &["23505 secret_tokens - - secret_tokens_pkey _bt_check_unique"],
+        );
+        each(
+            Class::Retry,
+            &[
+                "23505 secret_tokens - - tenant_key _bt_check_unique",
+                "23505 secret_tokens - - partial_key _bt_check_unique",
+            ],
+        );
+    }
+
+    #[test]
+    fn token_is_rejected_when_a_function_that_sees_it_raises() {
+        let raised = "| PL/pgSQL function refuse() line 3 at RAISE";
+        for code in [
+            "P0001", "42501", "50001", "38000", "21000", "0A000", "08000", "08006", "40003",
+            "25006", "26000", "42P05", "28000", "XX000", "UE001", "23505", "22023",
+        ] {
+            let case = format!("{code} - - - - exec_stmt_raise {raised}");
+            assert_eq!(class(&case), Class::Rejected, "{case}");
+        }
+        each(
+            Class::Rejected,
+            &[
+                "P0004 - - - - exec_stmt_assert | PL/pgSQL function refuse() line 3 at ASSERT",
+                "P0001 - - - - exec_stmt_raise | PL/pgSQL-Funktion refuse() Zeile 3 bei RAISE",
+                "P0001 - - - - exec_stmt_raise | fonction PL/pgSQL refuse(), ligne 3 à RAISE",
+                "38000 - - - - PLy_elog_impl | PL/Python function \"refuse\"",
+                // A function that the trigger calls, and the trigger of an audit table.
+                "P0001 - - - - exec_stmt_raise | PL/pgSQL function inner(text) line 1 at RAISE < \
+                 SQL statement \"SELECT inner(NEW.data)\" < PL/pgSQL function refuse() line 1 at PERFORM",
+                // A field that the author of the trigger made up.
+                "23505 elsewhere id d made_up exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE",
+                "P0001 - - - - exec_stmt_raise | PL/pgSQL function valid(text) line 1 at RAISE",
+                "22P02 - - - - pg_strtoint32 | SQL function \"valid\" statement 1",
+                "P0001 - - - - exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE < \
+                 unnamed portal with parameters: $1 = 'token'",
+                "39000 - - - - c_refuse",
+            ],
+        );
+    }
+
+    #[test]
+    fn token_fails_when_a_function_raises_that_does_not_see_it() {
+        each(
+            Class::Failed,
+            &[
+                "P0001 - - - - exec_stmt_raise | PL/pgSQL function region_of() line 1 at RAISE",
+                "P0001 - - - - exec_stmt_raise | PL/pgSQL function stranger() line 1 at RAISE",
+                // Not raised on purpose.
+                "22012 - - - - int4div | SQL statement \"SELECT 1/0\" < \
+                 PL/pgSQL function refuse() line 1 at PERFORM",
+                "P0002 - - - - exec_stmt_execsql | PL/pgSQL function refuse() line 1 at SQL statement",
+                "54001 - - - - check_stack_depth | PL/pgSQL function refuse() line 1 at SQL statement",
+                "2F005 - - - - plpgsql_exec_trigger | PL/pgSQL function refuse()",
+            ],
+        );
+    }
+
+    #[test]
+    fn token_is_sent_again_when_the_error_may_pass() {
+        each(
+            Class::Retry,
+            &[
+                "40001 - - - - CheckTargetForConflictsOut",
+                "40P01 - - - - DeadLockReport",
+                "55P03 - - - - ProcessInterrupts",
+                "57014 - - - - ProcessInterrupts",
+                "53100 - - - - mdextend",
+                "58030 - - - - mdread",
+                "XX000 - - - - errfinish",
+                // At severity ERROR the server has rolled back, whatever the code says.
+                "08006 - - - - dblink_get_conn | PL/pgSQL function refuse() line 1 at PERFORM",
+                "57P01 - - - - ProcessInterrupts",
+                "40001 - - - - exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE",
+                "40002 - - - - exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE",
+                "53300 - - - - exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE",
+                "55P03 - - - - exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE",
+                "57P03 - - - - exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE",
+                // A pooler's own.
+                "53300 - - - - -",
+                "57014 - - - - -",
+            ],
+        );
+    }
+
+    #[test]
+    fn denials_of_the_statement_concern_every_token() {
+        each(
+            Class::Denied { all: true },
+            &[
+                "42501 - - - - aclcheck_error",
+                "42P01 - - - - parserOpenTable",
+                "3D000 - - - - -",
+            ],
+        );
+        each(
+            Class::Denied { all: false },
+            &["42501 - - - - aclcheck_error | PL/pgSQL function refuse() line 1 at SQL statement"],
+        );
+    }
+
+    #[test]
+    fn answers_about_the_connection_keep_their_meaning() {
+        each(
+            Class::Unprepared,
+            &["26000 - - - - FetchPreparedStatement", "42P05 - - - - -"],
+        );
+        each(Class::ReadOnly, &["25006 - - - - PreventCommandIfReadOnly"]);
+        each(Class::Doubt, &["08P01 - - - - -", "57P01 - - - - -"]);
+        let fatal = |routine| ServerError {
+            code: "01000",
+            routine: Some(routine),
+            ..ServerError::default()
+        };
+        let class = |routine| classify(&fatal(routine), &catalog(), &Token::new("t", None));
+        assert_eq!(class("SyncRepWaitForLSN"), Class::Unconfirmed);
+        assert_eq!(class("unreadable_command_tag"), Class::Unreadable);
+        assert_eq!(class("ProcessInterrupts"), Class::Doubt);
+    }
+
+    #[test]
+    fn value_is_the_tokens_only_when_no_default_can_raise_the_same() {
+        // One default of the table is a function that may raise anything.
+        each(
+            Class::Failed,
+            &[
+                "22P02 - - - - pg_strtoint32",
+                "54000 - - - - index_form_tuple_context",
+            ],
+        );
+        each(
+            Class::Rejected,
+            &["22021 - - - - report_invalid_encoding | unnamed portal parameter $1"],
+        );
+        let harmless = CATALOG.replace("region_of()", "'eu'::text");
+        let harmless = Catalog::parse(&harmless, "data").unwrap();
+        for case in [
+            "22P02 - - - - pg_strtoint32",
+            "54000 - - - - index_form_tuple_context",
+        ] {
+            assert_eq!(class_on(&harmless, case), Class::Rejected, "{case}");
+        }
+        for case in ["22003 - - - - int84", "2200H - - - - nextval_internal"] {
+            assert_eq!(class_on(&harmless, case), Class::Failed, "{case}");
+        }
+    }
+
+    #[test]
+    fn pipeline_tests_blame_the_token_unless_a_field_says_otherwise() {
+        let assumed = Catalog::assumed(
+            &crate::store::identifier::TableName::plain("secret_tokens"),
+            "data",
+        );
+        for (case, expected) in [
+            ("23514 - - - any_check -", Class::Rejected),
+            (
+                "23514 secret_tokens - - any_check ExecConstraints",
+                Class::Rejected,
+            ),
+            ("22P02 - - - - -", Class::Rejected),
+            ("P0001 - - - - -", Class::Rejected),
+            ("UE001 - - - - -", Class::Rejected),
+            ("23502 - tenant - - -", Class::Failed),
+            ("23502 - data - - -", Class::Rejected),
+            ("23514 audit - - audit_check -", Class::Failed),
+            ("2200H - - - - nextval_internal", Class::Failed),
+            ("50001 - - - - exec_stmt_raise", Class::Rejected),
+            ("40001 - - - - exec_stmt_raise", Class::Retry),
+            ("40001 - - - - -", Class::Retry),
+            ("42501 - - - - -", Class::Denied { all: true }),
+            ("08006 - - - - -", Class::Doubt),
+            ("0A000 - - - - -", Class::Failed),
+        ] {
+            assert_eq!(class_on(&assumed, case), expected, "{case}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What one connection hands over to the next: tokens in doubt, tokens that wait to be sent again,
+//! and what a connection begins with.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::pipeline::token::{Detail, Status};
+use crate::store::coalesce::Batch;
+use crate::store::postgres::connection::Link;
+use crate::store::postgres::in_doubt::{self, Doubt, Flight};
+use crate::store::postgres::pool::Shared;
+use crate::store::queue::{Chunk, Job};
+
+/// So often a token is sent whose connection is then lost: it may be the one that ends it.
+pub(in crate::store) const MOST_LOSSES: u32 = 8;
+
+/// How a lane ended.
+pub(super) enum End {
+    /// The queue is closed and empty, or nothing may be waited for. All tokens are accounted for.
+    Finished,
+    /// The connection was lost; what it leaves has to be dealt with.
+    Lost(Box<Remains>),
+    /// It never had one.
+    Unconnected,
+}
+
+/// What a lost lane leaves to others.
+#[derive(Default)]
+pub(super) struct Remains {
+    /// Tokens that were sent and not answered for.
+    pub(super) doubt: Option<Doubt>,
+    /// Tokens that are certainly not stored and wait to be sent again.
+    pub(super) waiting: Vec<Waiting>,
+}
+
+/// A token that is certainly not stored and waits to be sent again.
+pub(super) struct Waiting {
+    /// When.
+    pub(super) due: Instant,
+    /// The token.
+    pub(super) flight: Flight,
+    /// Why it was not stored.
+    pub(super) detail: Arc<Detail>,
+}
+
+impl Waiting {
+    /// One that waits for nothing but a connection.
+    pub(super) fn now(flight: Flight, detail: Arc<Detail>) -> Self {
+        Self {
+            due: Instant::now(),
+            flight,
+            detail,
+        }
+    }
+
+    /// Its end where it will not be sent again.
+    pub(super) fn fail(self) {
+        let mut batch = Batch::default();
+        let (job, outcome) = self.flight.land(Status::Failed, Some(self.detail));
+        batch.push(&job, outcome);
+    }
+}
+
+/// What waits to be sent again of tokens that are certainly not stored, because their connection was
+/// lost; those that were lost too often have come to their end.
+pub(super) fn again(lost: Vec<Flight>) -> Vec<Waiting> {
+    let detail = Detail::reason("the connection was lost before the token was stored");
+    let mut waiting = Vec::with_capacity(lost.len());
+    for flight in lost {
+        let one = Waiting::now(flight, Arc::clone(&detail));
+        if one.flight.tries < MOST_LOSSES {
+            waiting.push(one);
+        } else {
+            one.fail();
+        }
+    }
+    waiting
+}
+
+/// Waits for the time when something is due; for ever where nothing is.
+pub(super) async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A connection that begins to work, with what was left over from others.
+pub(super) struct Start {
+    /// The connection.
+    pub(super) link: Link,
+    /// The moment before its horizon was asked for.
+    pub(super) since: u64,
+    /// What it begins with.
+    pub(super) chunk: Option<Chunk>,
+    /// What waits to be sent again.
+    pub(super) waiting: Vec<Waiting>,
+}
+
+impl Start {
+    /// One more connection, where the server has one and it is still wanted.
+    pub(super) async fn extra(shared: &Shared) -> Option<Self> {
+        let since = shared.sent.mark();
+        let attempt = tokio::select! {
+            biased;
+            () = shared.queue.halt.stopping().cancelled() => return None,
+            () = shared.queue.closed().cancelled() => return None,
+            attempt = shared.connector.link() => attempt,
+        };
+        attempt
+            .inspect_err(|fault| {
+                tracing::debug!(
+                    cause = fault.causes.first(),
+                    "makes do with fewer connections"
+                );
+            })
+            .ok()
+            .map(|link| Self {
+                link,
+                since,
+                chunk: None,
+                waiting: Vec::new(),
+            })
+    }
+}
+
+/// What lost lanes left.
+#[derive(Default)]
+pub(super) struct Left {
+    /// Tokens in doubt, a connection's together.
+    pub(super) doubts: Vec<Doubt>,
+    /// Tokens that wait to be sent again.
+    pub(super) waiting: Vec<Waiting>,
+}
+
+impl Left {
+    pub(super) fn add(&mut self, remains: Remains) {
+        self.doubts.extend(remains.doubt);
+        self.waiting.extend(remains.waiting);
+    }
+
+    /// Takes what those left that are lost by now.
+    pub(super) fn gather(&mut self, lanes: &mut JoinSet<End>) {
+        while let Some(end) = lanes.try_join_next() {
+            if let Ok(End::Lost(remains)) = end {
+                self.add(*remains);
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.doubts.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Whose tokens they are, with repeats.
+    pub(super) fn jobs(&self) -> Vec<Arc<Job>> {
+        let in_doubt = self.doubts.iter().flat_map(|doubt| &doubt.flights);
+        let waiting = self.waiting.iter().map(|waiting| &waiting.flight);
+        let flights = in_doubt.chain(waiting);
+        flights.map(|flight| Arc::clone(&flight.job)).collect()
+    }
+
+    /// Accounts for everything without having found out more.
+    pub(super) fn give_up(&mut self, shared: &Shared, reason: &str) {
+        for doubt in self.doubts.drain(..) {
+            in_doubt::tell(doubt.flights.len(), 0, 0);
+            in_doubt::give_up(doubt.flights, &shared.sent, reason, doubt.farewell);
+        }
+        for waiting in self.waiting.drain(..) {
+            waiting.fail();
+        }
+    }
+
+    /// Resolves every doubt over `link`; false where that was lost too.
+    pub(super) async fn resolve(&mut self, shared: &Shared, link: &Link) -> bool {
+        // Whoever stops waiting for this leaves every doubt where it is.
+        while let Some(doubt) = self.doubts.last() {
+            let Ok(found) = in_doubt::examine(doubt, link, &shared.lookup, &shared.sent).await
+            else {
+                return false;
+            };
+            let Some(doubt) = self.doubts.pop() else {
+                return true;
+            };
+            let mut absent = in_doubt::settle(doubt, found, &shared.sent);
+            // The first that is missing may be what ended the connection: the others go before it.
+            if !absent.is_empty() {
+                absent.rotate_left(1);
+            }
+            self.waiting.extend(again(absent));
+        }
+        true
+    }
+}

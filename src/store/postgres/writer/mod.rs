@@ -1,0 +1,431 @@
+//! One connection at work: it takes chunks, keeps up to `pipeline` INSERTs in flight, and reports
+//! each answer.
+//!
+//! A server answers in the order in which it was asked. So the ledger of what is in flight is a
+//! queue, and only the foremost answer is ever waited for.
+
+mod settle;
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::Fault;
+use crate::pipeline::token::{Detail, Outcome, Status, Token};
+use crate::store::coalesce::Batch;
+use crate::store::postgres::connect::silence;
+use crate::store::postgres::connection::Link;
+use crate::store::postgres::in_doubt::{self, Doubt, Flight, Rowless, UNCONFIRMED};
+use crate::store::postgres::inflight::Span;
+use crate::store::postgres::pool::Shared;
+use crate::store::postgres::replies::{Answers, Reply};
+use crate::store::postgres::retry_set::{End, Remains, Start, Waiting, again, until};
+use crate::store::postgres::xid_horizon::Horizon;
+use crate::store::queue::{Chunk, Job};
+use crate::store::sqlstate::{Details, scrub};
+
+/// What is asked of the server, in the order in which it answers.
+enum Asked {
+    /// An INSERT.
+    Insert(Flight),
+    /// The horizon; at that moment.
+    Horizon(u64),
+    /// Where the rows of these tokens went.
+    Rowless(Rowless),
+}
+
+/// A token that is to be sent.
+struct Next {
+    token: Token,
+    job: Arc<Job>,
+    /// How often it was sent.
+    tries: u32,
+    /// When its key was first found to be taken.
+    taken_since: Option<Instant>,
+}
+
+/// So many tokens without a row are looked for together.
+const ROWLESS: usize = 256;
+
+/// The lane's books: what was sent, and what is to be sent.
+struct Lane {
+    shared: Arc<Shared>,
+    chunk: Option<Chunk>,
+    ledger: VecDeque<Asked>,
+    waiting: Vec<Waiting>,
+    /// Tokens that were committed without a row, to be looked for.
+    rowless: Option<Rowless>,
+    horizon: Horizon,
+    /// How many may be in flight on a connection of one's own.
+    pipeline: usize,
+    batch: Batch,
+    details: Details,
+    no_row: Arc<Detail>,
+    /// True once the server was found to take no writes, or an answer broke off: nothing more is sent
+    /// to it, and the connection is given up when it has answered what was.
+    leaving: bool,
+    /// Why the connection was lost.
+    farewell: Option<String>,
+}
+
+/// Works until the queue is closed and empty, or the connection is lost. Without a `start` it makes
+/// a connection of its own.
+pub(super) async fn run(shared: Arc<Shared>, start: Option<Start>) -> End {
+    let Some(start) = (match start {
+        Some(start) => Some(start),
+        None => Start::extra(&shared).await,
+    }) else {
+        return End::Unconnected;
+    };
+    let link = start.link;
+    let asked = Span {
+        from: start.since,
+        to: shared.sent.mark(),
+    };
+    let horizon = Horizon::new(&link, asked);
+    let mut lane = Lane {
+        pipeline: shared.pipeline.unwrap_or_else(|| fitting(link.round_trip)),
+        shared,
+        chunk: start.chunk,
+        ledger: VecDeque::new(),
+        waiting: start.waiting,
+        rowless: None,
+        horizon,
+        batch: Batch::default(),
+        details: Details::default(),
+        no_row: Detail::reason(
+            "the database stored no row: a trigger or rule skipped or redirected it",
+        ),
+        leaving: false,
+        farewell: None,
+    };
+    let lost = lane.work(&link).await;
+    if let Some(fault) = lane.shared.unconfirmed.get().cloned() {
+        lane.give_up(&fault);
+        return End::Finished;
+    }
+    if lane.shared.queue.halt.aborting().is_cancelled() {
+        lane.abort();
+        return End::Finished;
+    }
+    lane.batch.flush();
+    if lost {
+        return End::Lost(Box::new(lane.remains(link.had_open_transaction())));
+    }
+    link.close().await;
+    End::Finished
+}
+
+/// How many requests in flight keep a connection busy whose answers take this long on their way.
+/// More than that only makes more tokens wait, and more of them are in doubt when it is lost.
+fn fitting(round_trip: Duration) -> usize {
+    // Near a server that is all the same: it is busy with 16. Far away a round trip must hold what the
+    // server gets done meanwhile.
+    const LEAST: usize = 16;
+    const MOST: usize = 128;
+    const PER_MILLISECOND: usize = 16;
+    let milliseconds = usize::try_from(round_trip.as_millis()).unwrap_or(MOST);
+    milliseconds
+        .saturating_mul(PER_MILLISECOND)
+        .clamp(LEAST, MOST)
+}
+
+impl Lane {
+    /// True where it ends because the connection was lost.
+    async fn work(&mut self, link: &Link) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let queue = &shared.queue;
+        let silence = silence(shared.statement_timeout);
+        let mut aborting = pin!(queue.halt.aborting().cancelled());
+        let mut giving_up = pin!(shared.gives_up.cancelled());
+        let mut timer = pin!(tokio::time::sleep(silence));
+        let mut heard = Instant::now();
+        let mut answers = Answers::with_capacity(self.pipeline);
+        let mut closed = false;
+        loop {
+            if answers.is_empty() {
+                heard = Instant::now();
+            }
+            self.fill(link, &mut answers);
+            let idle = answers.is_empty();
+            if self.leaving && idle {
+                return true;
+            }
+            if closed && idle && self.chunk.is_none() && !self.owes() {
+                return false;
+            }
+            let due = self.waiting.iter().map(|waiting| waiting.due).min();
+            let room = self.has_room(answers.len());
+            tokio::select! {
+                biased;
+                () = &mut aborting => return false,
+                () = &mut giving_up => return false,
+                answer = answers.foremost(), if !idle => {
+                    heard = Instant::now();
+                    let mut next = Some(answer);
+                    while let Some(answer) = next {
+                        if !self.answered(link, answer) {
+                            return true;
+                        }
+                        next = answers.arrived();
+                    }
+                    self.batch.flush_soon();
+                }
+                chunk = queue.inbox.recv(), if room && !closed && self.chunk.is_none() => match chunk {
+                    Ok(chunk) => {
+                        queue.taken(&chunk);
+                        self.chunk = Some(chunk);
+                    }
+                    Err(_) => closed = true,
+                },
+                // Before what is due: on a connection that has ended it would stay due for ever.
+                () = link.ended(), if idle => return true,
+                () = until(due), if room && due.is_some() => {}
+                () = &mut timer, if !idle => {
+                    if heard.elapsed() >= silence {
+                        self.farewell = Some("the server fell silent".to_owned());
+                        return true;
+                    }
+                    timer.as_mut().reset(heard + silence);
+                }
+            }
+        }
+    }
+
+    /// How many may be in flight. Behind a pooler it is one: PgBouncer before 1.21 may hand a server
+    /// to the next client while it still owes answers to the last, which are then taken for others.
+    fn pipeline(&self) -> usize {
+        match self.horizon.backend {
+            Some(_) => self.pipeline,
+            None => 1,
+        }
+    }
+
+    /// True where it pays to send: a quarter of the pipeline in one write costs both sides far
+    /// fewer calls than a write for each answer, and the rest keeps the server busy meanwhile.
+    fn has_room(&self, in_flight: usize) -> bool {
+        let pipeline = self.pipeline();
+        !self.leaving && in_flight + (pipeline / 4).max(1) <= pipeline
+    }
+
+    /// Sends as many tokens as there is room for.
+    fn fill<'a>(&mut self, link: &'a Link, answers: &mut Answers<'a>) {
+        self.leaving |= answers.is_empty() && link.is_unheard();
+        self.look_for_rowless(link, answers);
+        if !self.has_room(answers.len()) {
+            return;
+        }
+        while answers.len() < self.pipeline() && !link.is_closed() {
+            let Some(Next {
+                mut token,
+                job,
+                tries,
+                taken_since,
+            }) = self.next_token()
+            else {
+                break;
+            };
+            if self.horizon.is_due(answers.is_empty()) {
+                self.ledger
+                    .push_back(Asked::Horizon(self.shared.sent.mark()));
+                answers.ask(async { link.ask_horizon().await.map(Reply::Horizon) });
+            }
+            token.attempts = token.attempts.saturating_add(1);
+            let moment = self.shared.sent.sending(token.as_str());
+            let text = token.clone();
+            let dry_run = self.shared.dry_run;
+            answers.ask(async move {
+                let rows = if dry_run {
+                    link.try_out(text.as_str()).await
+                } else {
+                    link.insert(text.as_str()).await
+                };
+                rows.map(Reply::Rows)
+            });
+            self.ledger.push_back(Asked::Insert(Flight {
+                token,
+                job,
+                sent: Instant::now(),
+                moment,
+                tries: tries + 1,
+                taken_since,
+            }));
+        }
+        self.batch.flush_soon();
+    }
+
+    /// Looks for tokens without a row once there are enough of them, or nothing else to wait for.
+    fn look_for_rowless<'a>(&mut self, link: &'a Link, answers: &mut Answers<'a>) {
+        let is_due = |rowless: &mut Rowless| rowless.flights.len() >= ROWLESS || answers.is_empty();
+        let Some(mut rowless) = self.rowless.take_if(is_due) else {
+            return;
+        };
+        if link.is_closed() {
+            self.rowless = Some(rowless);
+            return;
+        }
+        rowless.looked = self.shared.sent.mark();
+        let values: Vec<Token> = rowless.flights.iter().map(|it| it.token.clone()).collect();
+        let (sql, number) = (self.shared.lookup.sql.clone(), rowless.number);
+        answers.ask(async move {
+            let values: Vec<&str> = values.iter().map(Token::as_str).collect();
+            link.count(&sql, &values, Some(number))
+                .await
+                .map(Reply::Counts)
+        });
+        self.ledger.push_back(Asked::Rowless(rowless));
+    }
+
+    /// True if tokens of this lane are neither in flight nor settled.
+    fn owes(&self) -> bool {
+        !self.waiting.is_empty() || self.rowless.is_some()
+    }
+
+    /// The next token to send, whose it is, and how often it was sent.
+    fn next_token(&mut self) -> Option<Next> {
+        loop {
+            if let Some(Waiting { flight, detail, .. }) = self.due() {
+                if flight.job.is_stopping() {
+                    self.land(flight, Status::Failed, Some(detail));
+                    continue;
+                }
+                return Some(Next {
+                    token: flight.token,
+                    job: flight.job,
+                    tries: flight.tries,
+                    taken_since: flight.taken_since,
+                });
+            }
+            if let Some(chunk) = &mut self.chunk
+                && !chunk.job.is_stopping()
+                && let Some(token) = chunk.take()
+            {
+                let job = Arc::clone(&chunk.job);
+                if let Some(loss) = self.shared.room.loss(token.as_str()) {
+                    let detail = Detail::reason(loss);
+                    let outcome = Outcome::unsent(token, Status::Rejected, Some(detail));
+                    self.batch.push(&job, outcome);
+                    continue;
+                }
+                return Some(Next {
+                    token,
+                    job,
+                    tries: 0,
+                    taken_since: None,
+                });
+            }
+            // A chunk that may not be sent any more reports itself when it is dropped.
+            self.chunk = None;
+            let chunk = self.shared.queue.inbox.try_recv().ok()?;
+            self.shared.queue.taken(&chunk);
+            self.chunk = Some(chunk);
+        }
+    }
+
+    /// A waiting token whose time has come, or whose job waits for nothing.
+    fn due(&mut self) -> Option<Waiting> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        let index = self
+            .waiting
+            .iter()
+            .position(|waiting| waiting.due <= now || waiting.flight.job.is_stopping())?;
+        Some(self.waiting.remove(index))
+    }
+
+    /// Reports what became of a token whose answer has come.
+    fn land(&mut self, flight: Flight, status: Status, detail: Option<Arc<Detail>>) {
+        let (job, outcome) = flight.land(status, detail);
+        self.batch.push(&job, outcome);
+    }
+
+    /// What the lane leaves to others after its connection was lost.
+    fn remains(mut self, had_open_transaction: bool) -> Remains {
+        if let Some(chunk) = self.chunk.take() {
+            self.shared.queue.give_back(chunk);
+        }
+        let (mut flights, farewell) = (self.take_flights(), self.take_farewell());
+        let mut waiting = std::mem::take(&mut self.waiting);
+        if self.shared.dry_run {
+            // What would have been taken back is in no doubt.
+            for flight in &flights {
+                flight.landed(&self.shared.sent, false);
+            }
+            waiting.extend(again(std::mem::take(&mut flights)));
+        }
+        let doubt = (!flights.is_empty()).then_some(Doubt {
+            flights,
+            horizon: self.horizon.clone(),
+            had_open_transaction,
+            farewell,
+        });
+        Remains { doubt, waiting }
+    }
+
+    /// Accounts for everything at once, for nothing may be waited for.
+    fn abort(&mut self) {
+        self.drop_flights("the run was aborted before the answer came");
+        self.chunk = None;
+        self.shared.queue.close();
+        self.shared.queue.clear();
+    }
+
+    /// Accounts for everything because no standby confirms what is committed. The server goes on with
+    /// what it was sent, and its waits are not cut short.
+    fn give_up(&mut self, fault: &Fault) {
+        self.batch.flush();
+        let flights = self.take_flights();
+        for flight in &flights {
+            flight.job.tell(fault);
+        }
+        in_doubt::give_up(flights, &self.shared.sent, UNCONFIRMED, None);
+        self.waiting.drain(..).for_each(Waiting::fail);
+        self.chunk = None;
+    }
+
+    fn take_flights(&mut self) -> Vec<Flight> {
+        let flights = self.ledger.drain(..).flat_map(|asked| match asked {
+            Asked::Insert(flight) => vec![flight],
+            Asked::Horizon(_) => Vec::new(),
+            Asked::Rowless(rowless) => rowless.flights,
+        });
+        flights
+            .chain(self.rowless.take().into_iter().flat_map(|it| it.flights))
+            .collect()
+    }
+
+    fn take_farewell(&mut self) -> Option<String> {
+        self.farewell.take().map(|why| scrub(&why, "", &[]))
+    }
+
+    fn drop_flights(&mut self, reason: &str) {
+        self.batch.flush();
+        let (flights, message) = (self.take_flights(), self.take_farewell());
+        in_doubt::give_up(flights, &self.shared.sent, reason, message);
+        self.waiting.drain(..).for_each(Waiting::fail);
+    }
+}
+
+impl Drop for Lane {
+    /// Even a lane that panics or is dropped in mid-flight accounts for what it holds.
+    fn drop(&mut self) {
+        self.drop_flights("the connection was lost before the answer came");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_farther_the_server_the_more_is_in_flight() {
+        let after = |milliseconds| fitting(Duration::from_millis(milliseconds));
+        assert_eq!([0, 1, 2, 5, 20, 400].map(after), [16, 16, 32, 80, 128, 128]);
+        assert_eq!(fitting(Duration::MAX), 128);
+    }
+}

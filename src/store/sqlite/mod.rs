@@ -1,0 +1,616 @@
+//! SQLite: one thread, one transaction a token, from the same queue as PostgreSQL's connections.
+//!
+//! A file is used as it is: its schema is never changed. The demo's table lives in memory. What
+//! SQLite says is translated to PostgreSQL's codes, so that a script needs to know one language.
+
+mod inspect;
+mod open;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, ffi};
+use tokio::sync::oneshot;
+
+use crate::error::{Fault, Kind};
+use crate::pipeline::token::{Detail, Outcome, Status, Token};
+use crate::store::coalesce::Batch;
+use crate::store::identifier::{TableName, quote_identifier};
+use crate::store::queue::{Chunk, Job, Queue, Taker, Verdict};
+use crate::store::sqlite::open::{denied, open, unusable};
+use crate::store::sqlstate::{Details, Said};
+use crate::store::{Backend, Later, Options};
+
+pub(super) use crate::store::sqlite::inspect::inspect;
+
+/// How long SQLite itself waits for a lock; short, so that an abort is heard in between.
+const BUSY: Duration = Duration::from_millis(200);
+/// How often a locked database is tried again.
+const TRIES: u32 = 25;
+/// Outcomes are handed over at least this often.
+const HANDOVER: Duration = Duration::from_millis(20);
+
+/// The thread that writes.
+pub(super) struct Worker {
+    done: oneshot::Receiver<()>,
+    path: Option<PathBuf>,
+    count: String,
+}
+
+impl Worker {
+    /// Opens the file at `path`, or a demo table in memory, in a thread of its own.
+    pub(super) async fn open(
+        path: Option<&Path>,
+        options: &Options,
+        queue: &Arc<Queue>,
+    ) -> Result<Self, Fault> {
+        let (ready, opened) = oneshot::channel();
+        let (finish, done) = oneshot::channel();
+        let path = path.map(Path::to_owned);
+        let (table, column) = (options.table.clone(), options.column.clone());
+        let dry_run = options.dry_run;
+        let count = count(&table, &column);
+        let kept = path.clone();
+        let queue = Arc::clone(queue);
+        std::thread::Builder::new()
+            .name("sqlite".to_owned())
+            .spawn(move || {
+                match open(path.as_deref(), &table, &column) {
+                    Err(fault) => {
+                        let _ = ready.send(Err(fault));
+                    }
+                    Ok(connection) => match connection.prepare(&insert(&table, &column)) {
+                        Err(error) => {
+                            let _ = ready.send(Err(unusable(path.as_deref(), &error)));
+                        }
+                        Ok(statement) => {
+                            let _taker = Taker(Arc::clone(&queue));
+                            drop(ready.send(Ok(())));
+                            let mut writer = Writer::new(statement, &queue, &table, &column);
+                            writer.trial = dry_run.then_some(&connection);
+                            writer.run();
+                        }
+                    },
+                }
+                let _ = finish.send(());
+            })
+            .map_err(|error| {
+                Fault::new(Kind::DbConnect, "no thread for SQLite").cause(error.to_string())
+            })?;
+        opened.await.unwrap_or_else(|_| {
+            Err(Fault::new(
+                Kind::DbConnect,
+                "the thread for SQLite has died",
+            ))
+        })?;
+        Ok(Self {
+            done,
+            path: kept,
+            count,
+        })
+    }
+
+    /// Nobody else can be writing late: a transaction of a process that died is rolled back.
+    fn look_up(&self, values: &[String]) -> Result<HashMap<String, u64>, Fault> {
+        let path = self.path.as_deref();
+        let Some(file) = path else {
+            return Ok(HashMap::new());
+        };
+        let look = || {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(file, flags)?;
+            let mut statement = connection.prepare(&self.count)?;
+            let mut counts = HashMap::new();
+            for value in values {
+                let count = statement.query_row([value], |row| row.get::<_, i64>(0))?;
+                counts.insert(value.clone(), u64::try_from(count).unwrap_or(0));
+            }
+            Ok(counts)
+        };
+        look().map_err(|error| unusable(path, &error))
+    }
+}
+
+impl Backend for Worker {
+    fn recheck<'a>(
+        &'a self,
+        values: &'a [String],
+        _: Option<i64>,
+    ) -> Later<'a, Result<HashMap<String, u64>, Fault>> {
+        Box::pin(async { self.look_up(values) })
+    }
+
+    fn join(self: Box<Self>) -> Later<'static, ()> {
+        Box::pin(async {
+            let _ = self.done.await;
+        })
+    }
+}
+
+fn count(table: &TableName, column: &str) -> String {
+    format!(
+        "SELECT count(*) FROM {} WHERE {} = ?1",
+        table.to_sql(),
+        quote_identifier(column)
+    )
+}
+
+fn insert(table: &TableName, column: &str) -> String {
+    format!(
+        "INSERT INTO {} ({}) VALUES (?1)",
+        table.to_sql(),
+        quote_identifier(column)
+    )
+}
+
+/// What became of an INSERT, in PostgreSQL's words.
+enum Answer {
+    Settled(Status, Option<Arc<Detail>>),
+    Busy(Arc<Detail>),
+    Denied(Arc<Detail>),
+}
+
+struct Writer<'a> {
+    statement: Statement<'a>,
+    queue: &'a Queue,
+    table: &'a str,
+    column: &'a str,
+    details: Details,
+    no_row: Arc<Detail>,
+    batch: Batch,
+    handed_over: Instant,
+    /// Where each INSERT is tried and rolled back.
+    trial: Option<&'a Connection>,
+}
+
+impl<'a> Writer<'a> {
+    fn new(
+        statement: Statement<'a>,
+        queue: &'a Queue,
+        table: &'a TableName,
+        column: &'a str,
+    ) -> Self {
+        Self {
+            statement,
+            queue,
+            table: &table.table,
+            column,
+            details: Details::default(),
+            no_row: Detail::reason("the database stored no row: a trigger skipped it"),
+            batch: Batch::default(),
+            handed_over: Instant::now(),
+            trial: None,
+        }
+    }
+
+    fn run(&mut self) {
+        while let Ok(chunk) = self.queue.inbox.recv_blocking() {
+            self.queue.taken(&chunk);
+            self.store(chunk);
+            if self.queue.inbox.is_empty() {
+                self.batch.flush();
+            }
+        }
+        self.batch.flush();
+    }
+
+    fn store(&mut self, mut chunk: Chunk) {
+        while !self.must_stop(&chunk.job) {
+            let Some(mut token) = chunk.take() else {
+                return;
+            };
+            let started = Instant::now();
+            let (status, detail) = self.settle(&chunk.job, &mut token);
+            let outcome = Outcome {
+                token,
+                status,
+                elapsed: started.elapsed(),
+                detail,
+            };
+            self.batch.push(&chunk.job, outcome);
+            if self.handed_over.elapsed() >= HANDOVER {
+                self.batch.flush();
+                self.handed_over = Instant::now();
+            }
+        }
+        // The chunk reports what is left of it; what was stored must come first.
+        self.batch.flush();
+    }
+
+    fn must_stop(&self, job: &Job) -> bool {
+        job.is_stopping() || self.queue.halt.stopping().is_cancelled()
+    }
+
+    /// Stores a token, waiting for locks.
+    fn settle(&mut self, job: &Job, token: &mut Token) -> (Status, Option<Arc<Detail>>) {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            token.attempts = token.attempts.saturating_add(1);
+            match self.insert(token) {
+                Answer::Settled(status, detail) => return (status, detail),
+                Answer::Busy(_) if tries < TRIES && !self.must_stop(job) => {}
+                Answer::Busy(detail) => return (Status::Failed, Some(detail)),
+                Answer::Denied(detail) => {
+                    let code = detail.sqlstate.clone().unwrap_or_default();
+                    let fault = denied(&code, "the database refuses every insert")
+                        .cause(detail.message.clone().unwrap_or_default());
+                    job.tell(&fault);
+                    self.queue.condemn(Verdict {
+                        status: Status::NotAttempted,
+                        detail: Arc::clone(&detail),
+                        fault,
+                    });
+                    return (Status::Failed, Some(detail));
+                }
+            }
+        }
+    }
+
+    fn insert(&mut self, token: &Token) -> Answer {
+        // Dropped without a commit, it takes back what was done since.
+        let trial = self.trial.map(Connection::unchecked_transaction);
+        let inserted = match trial {
+            Some(Err(error)) => Err(error),
+            Some(Ok(_)) | None => self.statement.execute([token.as_str()]),
+        };
+        let error = match inserted {
+            Ok(0) => return Answer::Settled(Status::Rejected, Some(Arc::clone(&self.no_row))),
+            Ok(_) => return Answer::Settled(Status::Stored, None),
+            Err(error) => error,
+        };
+        let (kind, code) = match &error {
+            rusqlite::Error::SqliteFailure(failure, _) => class_of(*failure),
+            _ => (Meaning::Denied, "XX000"),
+        };
+        let said = match &error {
+            rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
+            error => error.to_string(),
+        };
+        let kind = match code {
+            "23502" | "23505" if !names_token(&said, self.table, self.column) => {
+                Meaning::Settled(Status::Failed)
+            }
+            _ => kind,
+        };
+        let constraint = (code == "23514").then(|| constraint(&said)).flatten();
+        let detail = self.details.of(
+            &Said {
+                code,
+                constraint,
+                message: &said,
+                names: [constraint, Some(self.table), Some(self.column), None],
+            },
+            token.as_str(),
+        );
+        match kind {
+            Meaning::Settled(status) => Answer::Settled(status, Some(detail)),
+            Meaning::Busy => Answer::Busy(detail),
+            Meaning::Denied => Answer::Denied(detail),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    Settled(Status),
+    Busy,
+    Denied,
+}
+
+/// The verdict on a failed INSERT and PostgreSQL's code for it.
+fn class_of(failure: ffi::Error) -> (Meaning, &'static str) {
+    let rejected = Meaning::Settled(Status::Rejected);
+    match failure.code {
+        ErrorCode::ConstraintViolation => (
+            rejected,
+            match failure.extended_code {
+                ffi::SQLITE_CONSTRAINT_CHECK => "23514",
+                ffi::SQLITE_CONSTRAINT_NOTNULL => "23502",
+                ffi::SQLITE_CONSTRAINT_UNIQUE
+                | ffi::SQLITE_CONSTRAINT_PRIMARYKEY
+                | ffi::SQLITE_CONSTRAINT_ROWID => "23505",
+                ffi::SQLITE_CONSTRAINT_FOREIGNKEY => "23503",
+                _ => "23000",
+            },
+        ),
+        ErrorCode::TypeMismatch => (rejected, "22000"),
+        ErrorCode::TooBig => (rejected, "54000"),
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => (Meaning::Busy, "55P03"),
+        ErrorCode::DiskFull => (Meaning::Settled(Status::Failed), "53100"),
+        ErrorCode::OutOfMemory => (Meaning::Settled(Status::Failed), "53200"),
+        ErrorCode::ReadOnly => (Meaning::Settled(Status::Failed), "25006"),
+        ErrorCode::OperationInterrupted => (Meaning::Settled(Status::Failed), "57014"),
+        // The write or its sync failed: whether the commit will be found there, nobody knows.
+        ErrorCode::SystemIoFailure => (Meaning::Settled(Status::Unknown), "58030"),
+        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => (Meaning::Denied, "XX001"),
+        ErrorCode::Unknown => (Meaning::Denied, "42000"),
+        _ => (Meaning::Denied, "XX000"),
+    }
+}
+
+/// True if the message of a NOT NULL or UNIQUE constraint names the token's column, as `table.column`
+/// after a colon. An index on an expression is named instead of its columns: then nothing speaks against
+/// the token being at fault.
+fn names_token(message: &str, table: &str, column: &str) -> bool {
+    let Some((_, columns)) = message.split_once(": ") else {
+        return false;
+    };
+    let token = format!("{table}.{column}");
+    columns.starts_with("index ")
+        || columns
+            .split(", ")
+            .any(|column| column.eq_ignore_ascii_case(&token))
+}
+
+/// The name of a CHECK constraint, which SQLite gives after a colon; an unnamed one stands there
+/// with its expression instead.
+fn constraint(message: &str) -> Option<&str> {
+    let (_, name) = message.split_once(": ")?;
+    let is_name = name
+        .chars()
+        .all(|char| char.is_alphanumeric() || char == '_');
+    is_name.then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::clock::Real;
+    use crate::store::{Store, Target};
+
+    #[test]
+    fn token_is_at_fault_only_when_sqlite_names_its_column() {
+        let names = |message| names_token(message, "secret_tokens", "data");
+        assert!(names("UNIQUE constraint failed: secret_tokens.data"));
+        assert!(names(
+            "UNIQUE constraint failed: secret_tokens.tenant, secret_tokens.data"
+        ));
+        assert!(names("UNIQUE constraint failed: index 'lower_data'"));
+        assert!(!names("UNIQUE constraint failed: secret_tokens.tenant"));
+        assert!(!names("NOT NULL constraint failed: secret_tokens.tenant"));
+        assert!(!names("NOT NULL constraint failed: audit.data"));
+    }
+
+    use crate::observe::otel::Tracer;
+    use crate::pipeline::channel::PageStream;
+    use crate::pipeline::token::{Flaw, Page};
+    use crate::runtime::shutdown::Halt;
+
+    fn options(target: Target) -> Options {
+        Options {
+            target,
+            table: TableName::plain("secret_tokens"),
+            column: "data".to_owned(),
+            connections: 2,
+            pipeline: None,
+            dry_run: false,
+            statement_timeout: Duration::from_secs(30),
+            session: String::new(),
+            tracer: Tracer::default(),
+            expected: 0,
+            patience: Duration::from_secs(1),
+        }
+    }
+
+    fn file(schema: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens.db");
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch(schema)
+            .unwrap();
+        (folder, path)
+    }
+
+    fn count_of(outcomes: &[Outcome], status: Status) -> usize {
+        outcomes.iter().filter(|o| o.status == status).count()
+    }
+
+    fn block<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(future)
+    }
+
+    async fn store(options: Options, page: Page, halt: Halt) -> (Vec<Outcome>, Option<Fault>) {
+        let store = Store::open(options, halt, Arc::new(Real)).await.unwrap();
+        let mut stream = store.store(PageStream::ready([page]));
+        let mut outcomes = Vec::new();
+        let mut fault = None;
+        while let Some(next) = stream.next().await {
+            match next {
+                Ok(batch) => outcomes.extend(batch),
+                Err(end) => fault = Some(end),
+            }
+        }
+        store.close().await;
+        (outcomes, fault)
+    }
+
+    fn page(texts: &[&str]) -> Page {
+        Page::from_texts(texts.iter().map(|text| (*text, None)))
+    }
+
+    fn find<'a>(outcomes: &'a [Outcome], text: &str) -> &'a Outcome {
+        outcomes
+            .iter()
+            .find(|outcome| outcome.token.as_str() == text)
+            .unwrap()
+    }
+
+    #[test]
+    fn the_demo_stores_and_rejects() {
+        block(async {
+            let page = Page::from_texts([
+                ("aa", None),
+                ("b-b", None),
+                ("c\0c", Some(Flaw::ControlCharacter)),
+            ]);
+            let (outcomes, fault) = store(options(Target::Demo), page, Halt::new()).await;
+            assert_eq!(fault, None);
+            assert_eq!(outcomes.len(), 3);
+            assert_eq!(find(&outcomes, "aa").status, Status::Stored);
+            let refused = find(&outcomes, "b-b");
+            assert_eq!(refused.status, Status::Rejected);
+            assert_eq!(refused.token.attempts, 1);
+            assert_eq!(refused.detail().sqlstate.as_deref(), Some("23514"));
+            assert_eq!(
+                refused.detail().constraint.as_deref(),
+                Some("secret_tokens_data_check")
+            );
+            let flawed = find(&outcomes, "c\0c");
+            assert_eq!(flawed.token.attempts, 0);
+            assert_eq!(flawed.detail().reason.as_deref(), Some("control character"));
+        });
+    }
+
+    #[test]
+    fn a_files_constraints_and_triggers_judge_each_token() {
+        let (_folder, path) = file(
+            "CREATE TABLE secret_tokens (data TEXT UNIQUE CHECK (data <> 'no'), n);
+             CREATE TRIGGER skip BEFORE INSERT ON secret_tokens WHEN new.data = 'skip'
+               BEGIN SELECT RAISE(IGNORE); END;
+             CREATE TRIGGER stop BEFORE INSERT ON secret_tokens WHEN new.data = 'stop'
+               BEGIN SELECT RAISE(ABORT, 'not this one'); END;",
+        );
+        block(async {
+            let texts = page(&["aa", "aa", "no", "skip", "stop", "bb"]);
+            let target = Target::Sqlite(path.clone());
+            let (outcomes, fault) = store(options(target), texts, Halt::new()).await;
+            assert_eq!(fault, None);
+            let codes: Vec<_> = outcomes
+                .iter()
+                .map(|outcome| {
+                    let code = outcome.detail().sqlstate.as_deref().unwrap_or("");
+                    (outcome.token.as_str(), outcome.status, code)
+                })
+                .collect();
+            assert_eq!(
+                codes,
+                [
+                    ("aa", Status::Stored, ""),
+                    ("aa", Status::Rejected, "23505"),
+                    ("no", Status::Rejected, "23514"),
+                    ("skip", Status::Rejected, ""),
+                    ("stop", Status::Rejected, "23000"),
+                    ("bb", Status::Stored, ""),
+                ]
+            );
+            assert_eq!(find(&outcomes, "no").detail().constraint, None);
+            let said = find(&outcomes, "stop").detail().message.as_deref();
+            assert_eq!(said, Some("not this one"));
+        });
+        let count: i64 = Connection::open(path)
+            .unwrap()
+            .query_row("SELECT count(*) FROM secret_tokens", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(count, 2);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_one_clear_fault() {
+        let (folder, path) = file("CREATE TABLE other (x)");
+        let missing = folder.path().join("missing.db");
+        let wrong = folder.path().join("wrong.db");
+        std::fs::write(&wrong, "x".repeat(4096)).unwrap();
+        block(async {
+            let mut renamed = options(Target::Sqlite(path.clone()));
+            renamed.table = TableName::plain("other");
+            for (options, message) in [
+                (
+                    options(Target::Sqlite(missing.clone())),
+                    "the database file does not exist",
+                ),
+                (
+                    options(Target::Sqlite(path.clone())),
+                    "the table does not exist",
+                ),
+                (renamed, "the column does not exist"),
+                (
+                    options(Target::Sqlite(wrong)),
+                    "the database file cannot be used",
+                ),
+            ] {
+                let fault = Store::open(options, Halt::new(), Arc::new(Real))
+                    .await
+                    .err()
+                    .unwrap();
+                assert_eq!(fault.message, message);
+                assert!(fault.kind.is_database());
+                assert!(fault.hint.unwrap().ends_with("no token was asked for"));
+            }
+            assert!(!missing.exists());
+        });
+    }
+
+    #[test]
+    fn a_table_that_vanishes_ends_the_run() {
+        let (_folder, path) = file("CREATE TABLE secret_tokens (data TEXT)");
+        block(async {
+            let options = options(Target::Sqlite(path.clone()));
+            let store = Store::open(options, Halt::new(), Arc::new(Real))
+                .await
+                .unwrap();
+            Connection::open(&path)
+                .unwrap()
+                .execute_batch("DROP TABLE secret_tokens")
+                .unwrap();
+            let mut stream = store.store(PageStream::ready([page(&["aa"; 100])]));
+            let (mut failed, mut never_sent) = (0, 0);
+            loop {
+                match stream.next().await.unwrap() {
+                    Ok(batch) => {
+                        failed += count_of(&batch, Status::Failed);
+                        never_sent += count_of(&batch, Status::NotAttempted);
+                    }
+                    Err(fault) => {
+                        assert!(matches!(fault.kind, Kind::DbDenied { .. }), "{fault:?}");
+                        break;
+                    }
+                }
+            }
+            assert_eq!(
+                (failed, never_sent),
+                (1, 99),
+                "the first was sent, and refused"
+            );
+            store.close().await;
+        });
+    }
+
+    #[test]
+    fn a_stopped_run_reports_every_token() {
+        block(async {
+            let halt = Halt::new();
+            halt.stop_for(crate::runtime::shutdown::Cause::Terminate);
+            let texts = page(&["aa"; 1000]);
+            let (outcomes, fault) = store(options(Target::Demo), texts, halt).await;
+            assert_eq!((outcomes.len(), fault), (1000, None));
+            assert!(outcomes.iter().all(|o| o.status == Status::NotAttempted));
+        });
+    }
+
+    #[test]
+    fn a_stream_that_is_stopped_reports_every_token() {
+        block(async {
+            let store = Store::open(options(Target::Demo), Halt::new(), Arc::new(Real))
+                .await
+                .unwrap();
+            let mut stream = store.store(PageStream::ready([page(&vec!["aa"; 20_000])]));
+            let mut outcomes = stream.next().await.unwrap().unwrap();
+            stream.stop();
+            while let Some(batch) = stream.next().await {
+                outcomes.extend(batch.unwrap());
+            }
+            assert_eq!(outcomes.len(), 20_000);
+            let stored = count_of(&outcomes, Status::Stored);
+            assert!(stored > 0 && stored < 20_000, "{stored}");
+            store.close().await;
+        });
+    }
+}
