@@ -10,17 +10,18 @@ use std::time::Instant;
 use jiff::Timestamp;
 use token_service::cli::{self, Cli, Command, Refusal};
 use token_service::command::{self, check, demo_source, merge, replay, run, test};
-use token_service::config::{self, Env, Layout, Purpose, Settings};
+use token_service::config::{Env, Purpose, Settings};
 use token_service::error::color::Paint;
 use token_service::error::diagnostic::Problem;
 use token_service::error::exit::Exit;
 use token_service::observe::logging;
-use token_service::observe::metrics;
+use token_service::observe::logging::LineFormat;
 use token_service::observe::metrics::file::MetricsFile;
 use token_service::observe::progress::{Progress, Screen, Streams};
 use token_service::report::conclusion::Finished;
+use token_service::report::metrics::metrics;
 use token_service::runtime::{hardening, termination_log};
-use token_service::script;
+use token_service::{config, script};
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(crashed));
@@ -51,8 +52,8 @@ fn main() -> ExitCode {
     }
     for problem in &problems {
         let text = match layout {
-            Layout::Text => problem.render(color(io::stderr().is_terminal())),
-            Layout::Json => problem.to_json(),
+            LineFormat::Text => problem.render(color(io::stderr().is_terminal())),
+            LineFormat::Json => problem.to_json(),
         };
         // Where standard error is closed, the exit code still tells.
         let _ = writeln!(io::stderr(), "{text}");
@@ -113,7 +114,7 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
         }
         Some(Command::Test(args)) => {
             let color = io::stdout().is_terminal() && env.allows_color();
-            let exit = test::test(&args.settings(color), &mut io::stdout())?;
+            let exit = test::test(&test::Settings::of(args, color), &mut io::stdout())?;
             Ok(Done::new(exit, Vec::new()))
         }
         Some(Command::DemoSource(args)) => {
@@ -188,7 +189,7 @@ fn measured(
     if let Some(file) = file {
         let summary = finished.summary.as_ref();
         let (took, ended) = (began.elapsed(), Timestamp::now());
-        file.finish(&metrics::of(finished.exit, summary, took, ended));
+        file.finish(&metrics(finished.exit, summary, took, ended));
     }
     Ok(Done {
         exit: finished.exit,

@@ -8,9 +8,8 @@ use clap::{Args, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 use crate::cli::value;
-use crate::command::test;
-use crate::config::Layout;
-use crate::config::shard::Written;
+use crate::cli::value::ShardArg;
+use crate::observe::logging::LineFormat;
 use crate::observe::progress::Progress;
 use crate::report::Spec;
 use crate::report::fail_on::Condition;
@@ -31,7 +30,7 @@ pub struct RunArgs {
     /// Take this run's part where N runs share SIZE, I from 0; without I the platform says which one
     /// it is [default: what Cloud Run or Kubernetes say, else 0/1]
     #[arg(long, value_name = "I/N", value_parser = value::shard, help_heading = "Run")]
-    pub shard: Option<Written>,
+    pub shard: Option<ShardArg>,
     /// Try each insert and roll it back: the report says what would have been stored
     #[arg(long, help_heading = "Run")]
     pub dry_run: bool,
@@ -194,10 +193,10 @@ pub struct CommonArgs {
     pub log_level: Option<LevelFilter>,
     /// text or json, on standard error [default: text]
     #[arg(long, value_name = "LAYOUT", value_parser = value::layout, help_heading = "Messages")]
-    pub log_format: Option<Layout>,
+    pub log_format: Option<LineFormat>,
     /// text or json, on standard error [default: text]
     #[arg(long, value_name = "LAYOUT", value_parser = value::layout, help_heading = "Messages")]
-    pub error_format: Option<Layout>,
+    pub error_format: Option<LineFormat>,
 }
 
 /// The arguments of `check`.
@@ -238,22 +237,7 @@ pub struct TestArgs {
     pub timeout: Duration,
     /// text or json, on standard error [default: text]
     #[arg(long, value_name = "LAYOUT", value_parser = value::layout)]
-    pub error_format: Option<Layout>,
-}
-
-impl TestArgs {
-    /// The same as settings.
-    pub fn settings(&self, color: bool) -> test::Settings {
-        test::Settings {
-            paths: self.paths.clone(),
-            filter: self.filter.clone(),
-            update: self.update,
-            junit: self.junit.clone(),
-            jobs: self.jobs,
-            timeout: self.timeout,
-            color,
-        }
-    }
+    pub error_format: Option<LineFormat>,
 }
 
 /// The arguments of `api`.

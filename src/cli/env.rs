@@ -8,8 +8,8 @@ use std::path::Path;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::cli::value::{Parsed, refusal};
-use crate::config::usage;
 use crate::error::diagnostic::Problem;
+use crate::error::diagnostic::usage;
 use crate::error::escape::escape;
 use crate::runtime::secret::{Secret, SecretFileError};
 

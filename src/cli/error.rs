@@ -1,12 +1,12 @@
 //! What clap complains of, said in the form of every other problem.
 
+use crate::error::suggest::nearest_option;
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::cli::COMMANDS;
 use crate::cli::value;
-use crate::config::nearest;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
 
@@ -63,7 +63,7 @@ pub(super) fn explain(error: &clap::Error, first: Option<&OsString>) -> Problem 
 
 /// A word that stands for a command and is none, where one is near.
 fn misspelt(word: &str) -> Option<Problem> {
-    let command = nearest(word, &COMMANDS).filter(|command| *command != word)?;
+    let command = nearest_option(word, &COMMANDS).filter(|command| *command != word)?;
     let problem = Problem::new(Exit::Usage, format!("no command is called `{word}`"));
     Some(problem.hint(format!("did you mean `token_service {command}`?")))
 }

@@ -14,8 +14,9 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use crate::cli::args::*;
-use crate::config::{Env, Layout};
+use crate::config::Env;
 use crate::error::diagnostic::Problem;
+use crate::observe::logging::LineFormat;
 
 /// The names of the commands, which a SIZE may have been meant to be.
 const COMMANDS: [&str; 9] = [
@@ -108,7 +109,7 @@ pub fn parse(args: &[OsString], color: bool) -> Result<Cli, Refusal> {
 }
 
 /// How errors are to be shown, found even where the command line as a whole makes no sense.
-pub fn error_format(args: &[OsString], env: &Env) -> Layout {
+pub fn error_format(args: &[OsString], env: &Env) -> LineFormat {
     let mut typed = None;
     let mut args = args
         .iter()

@@ -178,8 +178,8 @@ fn every_option_reaches_its_field() {
     assert_eq!(run.times.patience, Some(Duration::from_mins(1)));
     assert_eq!(run.out_dir, Some("out".into()));
     assert_eq!(run.common.log_level, Some(LevelFilter::DEBUG));
-    assert_eq!(run.common.log_format, Some(Layout::Json));
-    assert_eq!(run.common.error_format, Some(Layout::Json));
+    assert_eq!(run.common.log_format, Some(LineFormat::Json));
+    assert_eq!(run.common.error_format, Some(LineFormat::Json));
 }
 
 #[test]
@@ -199,22 +199,30 @@ fn the_error_format_is_known_whatever_else_is_wrong() {
         .into_iter()
         .collect();
     for (line, env, expected) in [
-        ("token_service ten", &none, Layout::Text),
-        ("token_service ten --error-format json", &none, Layout::Json),
+        ("token_service ten", &none, LineFormat::Text),
+        (
+            "token_service ten --error-format json",
+            &none,
+            LineFormat::Json,
+        ),
         (
             "token_service --error-format=json --bad",
             &none,
-            Layout::Json,
+            LineFormat::Json,
         ),
         (
             "token_service demo -1 --error-format=json",
             &none,
-            Layout::Json,
+            LineFormat::Json,
         ),
-        ("token_service ten", &json, Layout::Json),
-        ("token_service ten --error-format text", &json, Layout::Text),
-        ("token_service --error-format", &none, Layout::Text),
-        ("token_service --error-format xml", &json, Layout::Json),
+        ("token_service ten", &json, LineFormat::Json),
+        (
+            "token_service ten --error-format text",
+            &json,
+            LineFormat::Text,
+        ),
+        ("token_service --error-format", &none, LineFormat::Text),
+        ("token_service --error-format xml", &json, LineFormat::Json),
     ] {
         assert_eq!(error_format(&words(line), env), expected, "{line}");
     }

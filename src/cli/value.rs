@@ -4,16 +4,17 @@
 //! A parser's error says what the value must be, as in "must be a whole number"; it never repeats
 //! the value, which may be a secret.
 
+use crate::error::suggest::nearest_option;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use tracing::level_filters::LevelFilter;
 use url::Url;
 
-use crate::config::Layout;
-use crate::config::shard::Written;
+use crate::observe::logging::LineFormat;
 use crate::observe::progress::Progress;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
@@ -153,7 +154,7 @@ pub fn report(text: &str) -> Parsed<Spec> {
     };
     let Some((_, format)) = Format::ALL.iter().find(|(known, _)| *known == name) else {
         let known = Format::ALL.map(|(name, _)| name);
-        let nearest = crate::config::nearest(name, &known);
+        let nearest = nearest_option(name, &known);
         let known = known.join(", ");
         return Err(match nearest {
             Some(nearest) => format!(
@@ -196,8 +197,36 @@ pub fn progress(text: &str) -> Parsed<Progress> {
     })
 }
 
+/// What was written for a shard: `I/N`, or `/N` where the platform says which one this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardArg {
+    /// I, if it was written.
+    pub index: Option<u64>,
+    /// N.
+    pub count: u64,
+}
+
+impl FromStr for ShardArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let rule = || String::from("must be I/N with I from 0 to N - 1, such as 0/4, or /N");
+        let (index, count) = text.split_once('/').ok_or_else(rule)?;
+        let index = match index {
+            "" => None,
+            index => Some(index.parse().map_err(|_| rule())?),
+        };
+        let count: u64 = count.parse().map_err(|_| rule())?;
+        match index {
+            _ if count == 0 => Err(rule()),
+            Some(index) if index >= count => Err(rule()),
+            index => Ok(Self { index, count }),
+        }
+    }
+}
+
 /// A run's part of SIZE where several share it.
-pub fn shard(text: &str) -> Parsed<Written> {
+pub fn shard(text: &str) -> Parsed<ShardArg> {
     text.parse()
 }
 
@@ -238,10 +267,10 @@ pub fn level(text: &str) -> Parsed<LevelFilter> {
 }
 
 /// How logs or errors are laid out.
-pub fn layout(text: &str) -> Parsed<Layout> {
+pub fn layout(text: &str) -> Parsed<LineFormat> {
     match text {
-        "text" => Ok(Layout::Text),
-        "json" => Ok(Layout::Json),
+        "text" => Ok(LineFormat::Text),
+        "json" => Ok(LineFormat::Json),
         _ => Err(String::from("must be text or json")),
     }
 }

@@ -8,13 +8,12 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
-use crate::cli::value;
-use crate::cli::{self, DemoSourceArgs};
-use crate::command::supervisor::Signals;
+use crate::cli::{self, DemoSourceArgs, value};
 use crate::config::Env;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
 use crate::fetch::demo;
+use crate::runtime::signals::Signals;
 
 /// Where it listens if nothing is said: nobody but this machine can reach it.
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);

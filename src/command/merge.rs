@@ -13,14 +13,13 @@ use uuid::Uuid;
 use crate::config::Joining;
 use crate::error::Fault;
 use crate::error::diagnostic::Problem;
-use crate::error::exit::{Exit, Facts};
+use crate::error::exit::{Cause, Exit, Facts};
 use crate::journal::{End, Line, Reading, Told, Use, is_endless};
 use crate::pipeline::token::{Status, Tally};
 use crate::report::Reports;
 use crate::report::conclusion::{self, Asked, Finished, Record, unwritable};
 use crate::report::ledger::Ledger;
 use crate::report::mask::Mask;
-use crate::runtime::shutdown::Cause;
 
 /// Joins the reports in the order in which they are named.
 pub fn merge(settings: &Joining) -> Finished {

@@ -1,17 +1,17 @@
 //! A run: build the stages, let the script join them, tally, verdict. The script has a thread of
 //! its own; this one drives fetching and storing.
 
-use std::future;
+use crate::pipeline::backoff::backoff;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
+use std::{future, thread};
 
 use anyhow::Context as _;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{Dispatch, dispatcher};
 
-use crate::command::supervisor::{Begun, drive};
+use crate::command::supervisor::drive;
 use crate::config::{Script as ScriptPath, Settings, Source};
 use crate::error::Fault;
 use crate::error::diagnostic::Problem;
@@ -22,6 +22,7 @@ use crate::fetch::{Fetcher, Limits};
 use crate::journal::{Header, Journal};
 use crate::observe::otel::Tracer;
 use crate::observe::progress::Screen;
+use crate::observe::run_context::RunContext;
 use crate::report::Reports;
 use crate::report::conclusion::{self, Asked, Finished, Record, stopped_early, unwritable};
 use crate::report::ledger::Ledger;
@@ -48,7 +49,7 @@ pub fn run(settings: &Settings, screen: &Screen) -> Finished {
 
 /// The run of a shard that has no part of SIZE, or of an input that holds no token. Its script is not
 /// asked: no script expects a SIZE of 0.
-fn nothing_to_do(settings: &Settings, begun: &Begun) -> Result<Finished, Problem> {
+fn nothing_to_do(settings: &Settings, begun: &RunContext) -> Result<Finished, Problem> {
     let is_empty = matches!(&settings.source, Source::Input(input) if input.count() == Some(0));
     if is_empty {
         tracing::info!("there is nothing to do: the input holds no token");
@@ -111,7 +112,7 @@ async fn pipeline(
     settings: Settings,
     script: Script,
     halt: Halt,
-    begun: Begun,
+    begun: RunContext,
     screen: Screen,
 ) -> Result<Finished, Problem> {
     let deadline = settings.deadline.map(|deadline| begun.instant + deadline);
@@ -163,7 +164,7 @@ async fn pipeline(
 pub(crate) async fn carry_out(
     script: Script,
     parts: Parts,
-    begun: Begun,
+    begun: RunContext,
     screen: &Screen,
 ) -> Result<Finished, Problem> {
     let store = Arc::clone(&parts.store);
@@ -189,7 +190,7 @@ pub(crate) async fn carry_out(
 pub(crate) async fn open(
     options: store::Options,
     halt: &Halt,
-    begun: &Begun,
+    begun: &RunContext,
     wait: Duration,
 ) -> Result<Store, Problem> {
     let clock = &begun.clock;
@@ -205,7 +206,7 @@ pub(crate) async fn open(
             },
         };
         failures += 1;
-        let pause = fetch::retry::backoff(failures, clock.jitter());
+        let pause = backoff(failures, clock.jitter());
         if !fault.retryable || clock.now() + pause >= begun.instant + wait {
             return Err(fault.into());
         }
@@ -241,7 +242,7 @@ async fn source(
 async fn on_its_thread(
     mut script: Script,
     host: Arc<Host>,
-    begun: Begun,
+    begun: RunContext,
 ) -> Result<Finished, Problem> {
     let (sender, receiver) = oneshot::channel();
     let busy = begun.clock.busy();
@@ -268,7 +269,7 @@ async fn on_its_thread(
 }
 
 /// Tallies and draws the verdict.
-fn conclude(host: &Host, ended: Ended, begun: &Begun) -> Finished {
+fn conclude(host: &Host, ended: Ended, begun: &RunContext) -> Finished {
     let facts = gather(host, &ended);
     let supply = host.fetcher().supply();
     let asked = Asked {

@@ -1,22 +1,23 @@
 //! What watches over a run: signals, the deadline, and the grace that a stopped run has. The work goes
 //! on in the same thread's runtime.
 
+use crate::observe::run_context::RunContext;
+use crate::report::metrics::{metrics, span_attributes};
+use crate::runtime::signals::Signals;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use uuid::Uuid;
 
 use crate::config::Settings;
 use crate::error::diagnostic::Problem;
-use crate::error::exit::Exit;
-use crate::observe::otel::{Ending, Telemetry, Tracer};
+use crate::error::exit::{Cause, Exit};
+use crate::observe::otel::{Ending, Telemetry};
 use crate::report::conclusion::Finished;
-use crate::runtime::clock::{Clock, Real};
-use crate::runtime::shutdown::{Cause, Halt};
+use crate::runtime::clock::Clock;
+use crate::runtime::shutdown::Halt;
 
 /// The longest that what is in flight is waited for when a run is stopped.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -26,39 +27,6 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// The longest that a run which has ended waits for its OpenTelemetry collector.
 const LAST_WORD: Duration = Duration::from_secs(2);
-
-/// When a run began, and how time passes since.
-#[derive(Clone)]
-pub struct Begun {
-    /// The run's clock.
-    pub clock: Arc<dyn Clock>,
-    /// For durations, by that clock.
-    pub instant: Instant,
-    /// For people.
-    pub timestamp: jiff::Timestamp,
-    /// A UUID (version 7).
-    pub run_id: Uuid,
-    /// Begins the spans that an OpenTelemetry collector gets of the run.
-    pub tracer: Tracer,
-}
-
-impl Begun {
-    /// Now, by the machine's clock.
-    pub fn now() -> Self {
-        Self {
-            clock: Arc::new(Real),
-            instant: Real.now(),
-            timestamp: jiff::Timestamp::now(),
-            run_id: Uuid::now_v7(),
-            tracer: Tracer::default(),
-        }
-    }
-
-    /// How long ago that was.
-    pub fn elapsed(&self) -> Duration {
-        self.clock.now().saturating_duration_since(self.instant)
-    }
-}
 
 /// How long a run may take.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +52,7 @@ impl Limits {
 pub fn drive<Work>(
     what: &'static str,
     settings: &Settings,
-    work: impl FnOnce(Halt, Begun) -> Work,
+    work: impl FnOnce(Halt, RunContext) -> Work,
 ) -> Finished
 where
     Work: Future<Output = Result<Finished, Problem>>,
@@ -99,7 +67,7 @@ where
     };
     let finished = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let mut begun = Begun::now();
+        let mut begun = RunContext::now();
         let telemetry = settings.telemetry.as_ref();
         let telemetry = Telemetry::begin(telemetry, what, &begun.run_id.to_string());
         begun.tracer = telemetry.tracer();
@@ -112,10 +80,11 @@ where
         };
         let finished = watch_over(begun.clone(), limits, stops, work).await;
         let within = last_word(limits, begun.instant, &stopped, begun.clock.now());
+        let (exit, summary) = (finished.exit, finished.summary.as_ref());
         let ending = Ending {
-            exit: finished.exit,
-            summary: finished.summary.as_ref(),
-            took: begun.elapsed(),
+            exit,
+            metrics: metrics(exit, summary, begun.elapsed(), jiff::Timestamp::now()),
+            attributes: span_attributes(exit, summary),
         };
         tokio::select! {
             biased;
@@ -144,10 +113,10 @@ fn last_word(limits: Limits, began: Instant, stopped: &[Instant], now: Instant) 
 /// The same on the current runtime: does the work until it is done, stops it within its limits or
 /// where `stops` says so, and gives it up where it outlives its grace.
 pub async fn watch_over<Work>(
-    begun: Begun,
+    begun: RunContext,
     limits: Limits,
     stops: impl AsyncFnMut() -> Cause,
-    work: impl FnOnce(Halt, Begun) -> Work,
+    work: impl FnOnce(Halt, RunContext) -> Work,
 ) -> Finished
 where
     Work: Future<Output = Result<Finished, Problem>>,
@@ -160,36 +129,11 @@ where
     }
 }
 
-/// The signals that end a process in good order.
-pub(crate) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    /// From now on they do not kill, but are heard.
-    pub(crate) fn listen() -> Result<Self, Problem> {
-        let listen = |kind| signal(kind).context("signals cannot be heard");
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-        })
-    }
-
-    /// The next one.
-    pub(crate) async fn next(&mut self) -> Cause {
-        tokio::select! {
-            _ = self.interrupt.recv() => Cause::Interrupt,
-            _ = self.terminate.recv() => Cause::Terminate,
-        }
-    }
-}
-
 /// Stops the run at a signal or the deadline, gives up waiting after a while or at a second signal,
 /// and returns when the run has outlived its grace.
 async fn supervise(
     halt: &Halt,
-    begun: &Begun,
+    begun: &RunContext,
     limits: Limits,
     mut stops: impl AsyncFnMut() -> Cause,
 ) -> Cause {

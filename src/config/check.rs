@@ -5,8 +5,8 @@ use crate::cli::{CheckArgs, RunArgs};
 use crate::config::file::File;
 use crate::config::settings::{Checked, Ends, Script};
 use crate::config::source::no_source;
-use crate::config::{DEFAULT_SIZE, Env, Layers, database, no_database, options, usage};
-use crate::error::diagnostic::Problem;
+use crate::config::{DEFAULT_SIZE, Env, Layers, database, no_database, options};
+use crate::error::diagnostic::{Problem, usage};
 use crate::fetch::http::Endpoint;
 use crate::store::Target;
 

@@ -7,11 +7,11 @@ use secrecy::ExposeSecret as _;
 
 use crate::cli::value;
 use crate::config::file::{DatabaseKeys, File};
-use crate::config::{Env, usage, yaml_error};
-use crate::error::diagnostic::Problem;
+use crate::config::{Env, yaml_error};
+use crate::error::diagnostic::{Problem, usage};
 use crate::runtime::secret::Secret;
 use crate::store::Target;
-use crate::store::postgres::{Address, Given, Host, Password, Session, SslMode};
+use crate::store::postgres::{Address, Given, Host, Password, SslMode, TargetSession};
 
 /// The parts of an address in the environment, in the order in which messages name them.
 const PARTS: [&str; 7] = [
@@ -104,7 +104,7 @@ fn of_parts(env: &Env, file: &File) -> Result<Address, Problem> {
         sslmode,
         sslnegotiation,
         require_auth: keys.require_auth.clone(),
-        session: keys.target_session_attrs.unwrap_or(Session::DEFAULT),
+        session: keys.target_session_attrs.unwrap_or(TargetSession::DEFAULT),
         password: password.map(Password::Whole),
         passfile: passfile(env)?,
         sslrootcert: keys.sslrootcert.clone(),

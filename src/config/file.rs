@@ -9,18 +9,17 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::cli::value::{self, Parsed};
-use crate::config::shard::Written;
+use crate::cli::value::{self, Parsed, ShardArg};
+use crate::config::yaml_error;
 use crate::config::yaml_values::{elements, number, readers, vars};
-use crate::config::{usage, yaml_error};
-use crate::error::diagnostic::Problem;
+use crate::error::diagnostic::{Problem, usage};
 use crate::error::escape::escape;
 use crate::observe::progress::Progress;
 use crate::report::Spec;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
 use crate::store::identifier::TableName;
-use crate::store::postgres::{RequireAuth, Session, SslMode, SslNegotiation};
+use crate::store::postgres::{RequireAuth, SslMode, SslNegotiation, TargetSession};
 
 /// The whole file; a key that is absent or empty is `None`.
 #[derive(Default, Deserialize)]
@@ -88,7 +87,7 @@ pub(super) struct DatabaseKeys {
     #[serde(deserialize_with = "require_auth")]
     pub require_auth: Option<RequireAuth>,
     #[serde(deserialize_with = "session")]
-    pub target_session_attrs: Option<Session>,
+    pub target_session_attrs: Option<TargetSession>,
     #[serde(deserialize_with = "table")]
     pub table: Option<TableName>,
     #[serde(deserialize_with = "identifier")]
@@ -120,7 +119,7 @@ pub(super) struct RunKeys {
     pub wait: Option<Duration>,
     pub journal: Option<PathBuf>,
     #[serde(deserialize_with = "shard")]
-    pub shard: Option<Written>,
+    pub shard: Option<ShardArg>,
     pub fail_on: Option<Vec<ConditionKey>>,
     pub dry_run: Option<bool>,
     #[serde(deserialize_with = "mask")]
@@ -192,7 +191,7 @@ readers! {
     duration: Duration = value::duration;
     mask: Mask = value::mask;
     progress: Progress = value::progress;
-    shard: Written = value::shard;
+    shard: ShardArg = value::shard;
     size: u64 = value::size;
     positive: u64 = value::positive;
     bytes: u64 = value::bytes;
@@ -201,7 +200,7 @@ readers! {
     sslmode: SslMode = str::parse;
     sslnegotiation: SslNegotiation = str::parse;
     require_auth: RequireAuth = str::parse;
-    session: Session = str::parse;
+    session: TargetSession = str::parse;
     table: TableName = TableName::parse;
     identifier: String = not_empty;
     prefix: String = not_empty;

@@ -23,6 +23,7 @@ mod yaml_error;
 pub(crate) mod yaml_spans;
 pub(crate) mod yaml_values;
 
+use crate::error::diagnostic::usage;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,12 +37,10 @@ use crate::cli::{CommonArgs, RunArgs, variable};
 pub use crate::config::check::load_for_check;
 use crate::config::file::File;
 pub use crate::config::merge::{load_for_merge, load_for_replay};
-pub use crate::config::settings::{
-    Checked, Ends, Joining, Layout, Log, Script, ScriptLimits, Settings, Source,
-};
+pub use crate::config::settings::{Checked, Ends, Joining, Script, ScriptLimits, Settings, Source};
 use crate::config::size::Amount;
 use crate::error::diagnostic::Problem;
-use crate::error::exit::Exit;
+pub use crate::observe::logging::{LineFormat, LogSettings};
 use crate::observe::otel::Tracer;
 use crate::runtime::secret::Secret;
 use crate::store::identifier::TableName;
@@ -296,7 +295,7 @@ impl<'a> Layers<'a> {
         secrets
     }
 
-    fn log(&self, args: &CommonArgs) -> Result<Log, Problem> {
+    fn log(&self, args: &CommonArgs) -> Result<LogSettings, Problem> {
         let level = self.pick(args.log_level, "log-level", crate::cli::value::level, None)?;
         let format = self.pick(
             args.log_format,
@@ -304,13 +303,13 @@ impl<'a> Layers<'a> {
             crate::cli::value::layout,
             None,
         )?;
-        Ok(Log {
+        Ok(LogSettings {
             level: level.unwrap_or(LevelFilter::INFO),
             format: format.unwrap_or_default(),
         })
     }
 
-    fn error_format(&self, args: &CommonArgs) -> Result<Layout, Problem> {
+    fn error_format(&self, args: &CommonArgs) -> Result<LineFormat, Problem> {
         let format = self.pick(
             args.error_format,
             "error-format",
@@ -319,11 +318,6 @@ impl<'a> Layers<'a> {
         )?;
         Ok(format.unwrap_or_default())
     }
-}
-
-/// A mistake in usage or configuration.
-pub(crate) fn usage(message: impl Into<String>) -> Problem {
-    Problem::new(Exit::Usage, message)
 }
 
 fn no_database() -> Problem {
@@ -335,14 +329,4 @@ fn no_database() -> Problem {
 #[allow(clippy::unnecessary_wraps, reason = "a parser like those of `values`")]
 fn path(text: &str) -> Parsed<PathBuf> {
     Ok(PathBuf::from(text))
-}
-
-/// The known name that is most like `name`, if one is near enough to have been meant.
-pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    known
-        .iter()
-        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), *candidate))
-        .filter(|(distance, candidate)| *distance <= 1.max(candidate.len() / 3))
-        .min()
-        .map(|(_, candidate)| candidate)
 }

@@ -2,7 +2,8 @@
 //! nothing may have been.
 
 use crate::cli::{self, variable};
-use crate::config::{AUTHORIZATION, Env, nearest};
+use crate::config::{AUTHORIZATION, Env};
+use crate::error::suggest::nearest_option;
 
 /// What begins the variables of this program.
 const PREFIX: &str = "TOKEN_SERVICE_";
@@ -62,7 +63,7 @@ pub fn misspelt(env: &Env) -> Vec<String> {
     env.names()
         .filter(|name| !OTHERS.contains(name) && !known.iter().any(|known| known == name))
         .filter_map(|name| {
-            let near = nearest(name.strip_prefix(PREFIX)?, &ends)?;
+            let near = nearest_option(name.strip_prefix(PREFIX)?, &ends)?;
             Some(format!(
                 "{name} means nothing: did you mean {PREFIX}{near}?"
             ))

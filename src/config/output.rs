@@ -3,10 +3,9 @@
 
 use std::path::PathBuf;
 
-use crate::cli::RunArgs;
-use crate::cli::value;
-use crate::config::{Layers, path, usage};
-use crate::error::diagnostic::Problem;
+use crate::cli::{RunArgs, value};
+use crate::config::{Layers, path};
+use crate::error::diagnostic::{Problem, usage};
 use crate::observe::progress::Progress;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;

@@ -4,9 +4,8 @@
 use std::path::{Path, PathBuf, absolute};
 
 use crate::cli::RunArgs;
-use crate::config::Script;
-use crate::config::{Layers, usage};
-use crate::error::diagnostic::Problem;
+use crate::config::{Layers, Script};
+use crate::error::diagnostic::{Problem, usage};
 use crate::store::Target;
 use crate::store::postgres::Address;
 

@@ -1,11 +1,10 @@
 //! What configuration produces: the validated values that a run is built from, and nothing that
 //! knows where they came from.
 
+use crate::observe::logging::{LineFormat, LogSettings};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
-
-use tracing::level_filters::LevelFilter;
 
 use crate::error::diagnostic::Problem;
 use crate::fetch::Limits;
@@ -17,25 +16,6 @@ use crate::report::Spec;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
 use crate::store;
-
-/// How log lines or errors are laid out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Layout {
-    /// For people.
-    #[default]
-    Text,
-    /// A JSON object a line.
-    Json,
-}
-
-/// What is logged on standard error, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// The least important level that is written.
-    pub level: LevelFilter,
-    /// Its form.
-    pub format: Layout,
-}
 
 /// What is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,9 +106,9 @@ pub struct Settings {
     /// True where terminals may get colours.
     pub color: bool,
     /// What is logged.
-    pub log: Log,
+    pub log: LogSettings,
     /// How an error is shown.
-    pub error_format: Layout,
+    pub error_format: LineFormat,
 }
 
 /// What `merge` needs to know; validated.
@@ -149,7 +129,7 @@ pub struct Joining {
     /// As in [`Settings`].
     pub color: bool,
     /// As in [`Settings`].
-    pub log: Log,
+    pub log: LogSettings,
 }
 
 /// The two ends of a pipeline, which `check --connect` looks at.

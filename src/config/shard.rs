@@ -2,7 +2,6 @@
 //! SIZE, and no two differ by more than one.
 
 use std::fmt;
-use std::str::FromStr;
 
 /// One of several runs that share a SIZE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,38 +45,11 @@ impl fmt::Display for Shard {
     }
 }
 
-/// What was written for a shard: `I/N`, or `/N` where the platform says which one this is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// I, if it was written.
-    pub index: Option<u64>,
-    /// N.
-    pub count: u64,
-}
-
-impl FromStr for Written {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let rule = || String::from("must be I/N with I from 0 to N - 1, such as 0/4, or /N");
-        let (index, count) = text.split_once('/').ok_or_else(rule)?;
-        let index = match index {
-            "" => None,
-            index => Some(index.parse().map_err(|_| rule())?),
-        };
-        let count: u64 = count.parse().map_err(|_| rule())?;
-        match index {
-            _ if count == 0 => Err(rule()),
-            Some(index) if index >= count => Err(rule()),
-            index => Ok(Self { index, count }),
-        }
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::cli::value::ShardArg;
 
     #[test]
     fn the_parts_follow_on_one_another_and_lose_no_remainder() {
@@ -106,13 +78,13 @@ mod tests {
         for text in [
             "4/4", "1/0", "/0", "1", "1/", "-1/4", "a/b", "1/2/3", " 1/2",
         ] {
-            assert!(text.parse::<Written>().is_err(), "{text}");
+            assert!(text.parse::<ShardArg>().is_err(), "{text}");
         }
-        let whole = Written {
+        let whole = ShardArg {
             index: Some(3),
             count: 4,
         };
-        assert_eq!("3/4".parse::<Written>().unwrap(), whole);
-        assert_eq!("/4".parse::<Written>().unwrap().index, None);
+        assert_eq!("3/4".parse::<ShardArg>().unwrap(), whole);
+        assert_eq!("/4".parse::<ShardArg>().unwrap().index, None);
     }
 }

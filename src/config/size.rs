@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 
 use crate::cli::RunArgs;
-use crate::cli::value::{self, MOST};
-use crate::config::shard::{Shard, Written};
-use crate::config::{DEFAULT_SIZE, Layers, path, usage};
-use crate::error::diagnostic::Problem;
+use crate::cli::value::{self, MOST, ShardArg};
+use crate::config::shard::Shard;
+use crate::config::{DEFAULT_SIZE, Layers, path};
+use crate::error::diagnostic::{Problem, usage};
 use crate::fetch::input::Input;
 
 /// The variables in which platforms say which of several tasks this is, and how many there are. The
@@ -73,11 +73,11 @@ impl Layers<'_> {
     pub(super) fn shard(&self, args: &RunArgs) -> Result<Shard, Problem> {
         let written = self.pick(args.shard, "shard", value::shard, self.file.run.shard)?;
         let (index, count) = match written {
-            Some(Written {
+            Some(ShardArg {
                 index: Some(index),
                 count,
             }) => (index, count),
-            Some(Written { index: None, count }) => {
+            Some(ShardArg { index: None, count }) => {
                 (self.task()?.ok_or_else(|| unnumbered(count))?, count)
             }
             None => match self.tasks()? {

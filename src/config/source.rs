@@ -6,10 +6,9 @@ use std::time::Duration;
 use secrecy::ExposeSecret as _;
 use url::Url;
 
-use crate::cli::RunArgs;
-use crate::cli::value;
-use crate::config::{AUTHORIZATION, Layers, usage};
-use crate::error::diagnostic::Problem;
+use crate::cli::{RunArgs, value};
+use crate::config::{AUTHORIZATION, Layers};
+use crate::error::diagnostic::{Problem, usage};
 use crate::fetch::Limits;
 use crate::fetch::http::Endpoint;
 use crate::runtime::secret::Secret;

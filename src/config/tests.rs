@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::too_many_lines)]
 
+use crate::error::exit::Exit;
 use std::io::Write as _;
 
 use secrecy::ExposeSecret;
@@ -11,7 +12,7 @@ use crate::cli::CheckArgs;
 use crate::config::*;
 use crate::fetch::http::Endpoint;
 use crate::report::{Format, Spec};
-use crate::store::postgres::{Address, Host, Session, SslMode, SslNegotiation};
+use crate::store::postgres::{Address, Host, SslMode, SslNegotiation, TargetSession};
 
 /// An environment with which a run can begin.
 const ENOUGH: [(&str, &str); 4] = [
@@ -181,7 +182,7 @@ fn every_option_has_a_variable() {
     assert_eq!(settings.log.level, LevelFilter::DEBUG);
     assert_eq!(
         (settings.log.format, settings.error_format),
-        (Layout::Json, Layout::Json)
+        (LineFormat::Json, LineFormat::Json)
     );
 }
 
@@ -253,7 +254,7 @@ script:
     assert_eq!(address.sslnegotiation, SslNegotiation::Direct);
     let require_auth = address.require_auth.as_ref().unwrap();
     assert_eq!(require_auth.as_str(), "scram-sha-256");
-    assert_eq!(address.session, Session::Any);
+    assert_eq!(address.session, TargetSession::Any);
     assert_eq!(address.connect_timeout, Duration::from_secs(2));
     assert_eq!(settings.store.table.to_string(), "app.tokens");
     assert_eq!(settings.store.statement_timeout, Duration::from_mins(1));

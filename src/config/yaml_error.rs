@@ -4,8 +4,10 @@
 //! The line that is shown may hold a secret beside the mistake. Such values are struck out here,
 //! character by character so that the mark still fits.
 
-use crate::config::{nearest, options, usage};
+use crate::config::options;
+use crate::error::diagnostic::usage;
 use crate::error::diagnostic::{Place, Problem};
+use crate::error::suggest::nearest_option;
 
 /// The keys whose values are never shown.
 const SECRET_KEYS: [&str; 3] = ["password", "url", "headers"];
@@ -60,7 +62,7 @@ pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::
             let found = key_at(source, index, key);
             // Nothing but the file itself has to do with options.
             let option = options::meant_by(key).filter(|_| what == CONFIGURATION);
-            let (label, hint) = match (option, nearest(key, &known)) {
+            let (label, hint) = match (option, nearest_option(key, &known)) {
                 (Some(option), _) => (option, None),
                 (None, Some(near)) => (format!("did you mean `{near}`?"), None),
                 (None, None) => (
@@ -69,7 +71,7 @@ pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::
                 ),
             };
             let place = mark_key(file, source, found, key, label);
-            let place = match nearest(key, &known) {
+            let place = match nearest_option(key, &known) {
                 Some(near) if is_harmless(near) => place.hide_other_keys(source),
                 // A mistyped key may be that of a secret.
                 _ => place.hide_rest(source),

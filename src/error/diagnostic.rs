@@ -393,6 +393,11 @@ impl Place {
     }
 }
 
+/// A mistake in usage or configuration.
+pub fn usage(message: impl Into<String>) -> Problem {
+    Problem::new(Exit::Usage, message)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

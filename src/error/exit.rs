@@ -1,7 +1,28 @@
 //! The exit codes, named, and what maps to them. The table stands in `--help` and in the README.
 
 use crate::error::Kind;
-use crate::runtime::shutdown::Cause;
+
+/// Why a run is being stopped before its script is through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// SIGINT (Ctrl-C).
+    Interrupt,
+    /// SIGTERM.
+    Terminate,
+    /// The `--deadline` has passed.
+    Deadline,
+}
+
+impl Cause {
+    /// The name that stands as `aborted_by` in a report.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+            Self::Deadline => "deadline",
+        }
+    }
+}
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

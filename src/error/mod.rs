@@ -8,6 +8,7 @@ pub mod diagnostic;
 pub mod escape;
 pub mod exit;
 pub mod probe;
+pub mod suggest;
 
 use std::fmt;
 use std::time::Duration;

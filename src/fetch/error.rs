@@ -7,16 +7,6 @@ use hyper::StatusCode;
 use crate::error::{Fault, Kind};
 use crate::fetch::{Answer, DRY_REQUESTS, retry};
 
-/// The source at `address` answered something that is no list of tokens.
-pub fn no_list(address: &str, what: &str) -> Fault {
-    Fault::new(
-        Kind::HttpProtocol,
-        "the token source did not answer with a list of tokens",
-    )
-    .cause(format!("{address}: {what}"))
-    .hint("a token source answers 200 with one token a line; check TOKEN_HOST or source.url")
-}
-
 /// It answered a status that is not 200.
 pub fn status(address: &str, status: StatusCode, retry_after: Option<Duration>) -> Fault {
     let fault = Fault::new(

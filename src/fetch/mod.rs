@@ -155,7 +155,7 @@ impl Fetcher {
 
     /// `size` tokens in pages. Nothing is sent before the first page is asked for; then the next
     /// page is fetched while the last one is used, two pages ahead at the most.
-    pub fn stream(self: &Arc<Self>, size: u64, plan: Plan) -> PageStream {
+    pub fn stream(self: &Arc<Self>, size: u64, plan: Plan) -> PageStream<Fault> {
         let fetcher = Arc::clone(self);
         PageStream::lazy(move |stop| {
             let (sender, receiver) = mpsc::channel(1);
@@ -166,7 +166,7 @@ impl Fetcher {
 
     /// The tokens of one request, possibly fewer than `size`; nothing is sent before they are
     /// asked for.
-    pub fn once(self: &Arc<Self>, size: u64, retries: u32) -> PageStream {
+    pub fn once(self: &Arc<Self>, size: u64, retries: u32) -> PageStream<Fault> {
         let fetcher = Arc::clone(self);
         PageStream::lazy(move |stop| {
             let (sender, receiver) = mpsc::channel(2);
@@ -193,7 +193,7 @@ impl Fetcher {
         size: u64,
         plan: Plan,
         stop: &CancellationToken,
-        pages: &mpsc::Sender<PageResult>,
+        pages: &mpsc::Sender<PageResult<Fault>>,
     ) {
         let mut received = 0;
         let mut asked = 0;

@@ -4,12 +4,10 @@
 //! served, that is where connecting failed or the source answered 429 or 503. Three bounds hold at
 //! once: so many retries a request, ten times as many a run, and the run's deadline over all.
 
+use crate::pipeline::backoff::backoff;
 use std::time::Duration;
 
 use crate::error::{Fault, Kind};
-
-const BASE: Duration = Duration::from_millis(100);
-const CAP: Duration = Duration::from_secs(5);
 
 /// The longest `Retry-After` that is waited for in a run without a deadline.
 pub const LONGEST_WAIT: Duration = Duration::from_mins(5);
@@ -79,13 +77,6 @@ pub fn may_have_been_served(fault: &Fault) -> bool {
         Kind::HttpStatus { status, .. } => status >= 500 && status != 503,
         _ => false,
     }
-}
-
-/// Full jitter: anything between nothing and the doubled step, so that many runs spread out.
-/// Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
-pub fn backoff(failures: u32, random: f64) -> Duration {
-    let step = BASE.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)));
-    step.min(CAP).mul_f64(random.clamp(0.0, 1.0))
 }
 
 #[cfg(test)]
@@ -167,13 +158,5 @@ mod tests {
             decide(&fault, 1, 3, None, 0.0),
             Decision::TooLong(_)
         ));
-    }
-
-    #[test]
-    fn backing_off_doubles_up_to_its_cap() {
-        assert_eq!(backoff(1, 1.0), BASE);
-        assert_eq!(backoff(3, 1.0), BASE * 4);
-        assert_eq!(backoff(60, 1.0), CAP);
-        assert_eq!(backoff(3, 0.0), Duration::ZERO);
     }
 }

@@ -1,10 +1,10 @@
 //! What a fetch asks, and what comes back: the seam between paging and the wire.
 
+use crate::error::Kind;
 use std::future::Future;
 use std::pin::Pin;
 
 use crate::error::Fault;
-use crate::fetch::error::no_list;
 use crate::fetch::lines::{Document, LineParser};
 use crate::pipeline::token::Page;
 
@@ -84,4 +84,14 @@ impl Answer {
             ended: false,
         }
     }
+}
+
+/// The source at `address` answered something that is no list of tokens.
+pub fn no_list(address: &str, what: &str) -> Fault {
+    Fault::new(
+        Kind::HttpProtocol,
+        "the token source did not answer with a list of tokens",
+    )
+    .cause(format!("{address}: {what}"))
+    .hint("a token source answers 200 with one token a line; check TOKEN_HOST or source.url")
 }

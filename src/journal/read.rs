@@ -9,11 +9,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::error::exit::Exit;
+use crate::error::exit::{Cause, Exit};
 use crate::error::{Fault, Kind};
 use crate::journal::{Header, Journal, Replay, VERSION, is_endless, lock};
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
-use crate::runtime::shutdown::Cause;
 
 /// A line of a journal or of an `ndjson` report.
 #[derive(Debug, Deserialize)]

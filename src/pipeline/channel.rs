@@ -8,31 +8,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Fault;
 use crate::pipeline::token::{Outcome, Page, Token};
 
 /// What a fetch task sends: pages, and at the end perhaps the fault that ended it.
-pub type PageResult = Result<Page, Fault>;
+pub type PageResult<E> = Result<Page, E>;
 
-type Start = Box<dyn FnOnce(CancellationToken) -> mpsc::Receiver<PageResult> + Send>;
+type Start<E> = Box<dyn FnOnce(CancellationToken) -> mpsc::Receiver<PageResult<E>> + Send>;
 
-enum Incoming {
+enum Incoming<E> {
     /// Nothing will come.
     Closed,
     /// Begins when the first page is asked for.
-    Lazy(Start),
+    Lazy(Start<E>),
     /// Under way.
-    Open(mpsc::Receiver<PageResult>),
+    Open(mpsc::Receiver<PageResult<E>>),
 }
 
 /// Pages of tokens, in order, single pass. Nothing is fetched before the first [`PageStream::next`].
-pub struct PageStream {
+pub struct PageStream<E> {
     ready: VecDeque<Page>,
-    incoming: Incoming,
+    incoming: Incoming<E>,
     stop: CancellationToken,
 }
 
-impl PageStream {
+impl<E> PageStream<E> {
     /// A stream of pages that are already here.
     pub fn ready(pages: impl IntoIterator<Item = Page>) -> Self {
         Self {
@@ -46,7 +45,7 @@ impl PageStream {
     /// must begin nothing new once the token that `start` gets is cancelled, but must still send
     /// what it then receives.
     pub fn lazy(
-        start: impl FnOnce(CancellationToken) -> mpsc::Receiver<PageResult> + Send + 'static,
+        start: impl FnOnce(CancellationToken) -> mpsc::Receiver<PageResult<E>> + Send + 'static,
     ) -> Self {
         Self {
             ready: VecDeque::new(),
@@ -56,7 +55,7 @@ impl PageStream {
     }
 
     /// The next page that holds a token, or the fault that ended the stream. Cancel safe.
-    pub async fn next(&mut self) -> Option<PageResult> {
+    pub async fn next(&mut self) -> Option<PageResult<E>> {
         while let Some(page) = self.ready.pop_front() {
             if !page.is_empty() {
                 return Some(Ok(page));
@@ -105,14 +104,23 @@ impl PageStream {
 }
 
 /// The writing end of an [`OutcomeStream`]; the stream ends when the last clone is dropped.
-#[derive(Clone)]
-pub struct OutcomeSender {
+pub struct OutcomeSender<E> {
     batches: mpsc::UnboundedSender<Vec<Outcome>>,
     credit: Arc<Semaphore>,
-    fault: Arc<Mutex<Option<Fault>>>,
+    fault: Arc<Mutex<Option<E>>>,
 }
 
-impl OutcomeSender {
+impl<E> Clone for OutcomeSender<E> {
+    fn clone(&self) -> Self {
+        Self {
+            batches: self.batches.clone(),
+            credit: Arc::clone(&self.credit),
+            fault: Arc::clone(&self.fault),
+        }
+    }
+}
+
+impl<E> OutcomeSender<E> {
     /// Waits until `count` more outcomes fit, and books them. Never blocks where the stream's
     /// reader has gone. Book before a token is sent to the database, so that sending its outcome
     /// needs no waiting: a store whose outcomes nobody reads then never holds up another one.
@@ -131,23 +139,23 @@ impl OutcomeSender {
     }
 
     /// Sets the fault with which the stream ends after its last outcome; the first one counts.
-    pub fn fail(&self, fault: Fault) {
+    pub fn fail(&self, fault: E) {
         let mut slot = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         slot.get_or_insert(fault);
     }
 }
 
 /// Outcomes in batches, single pass.
-pub struct OutcomeStream {
+pub struct OutcomeStream<E> {
     batches: mpsc::UnboundedReceiver<Vec<Outcome>>,
     credit: Arc<Semaphore>,
-    fault: Arc<Mutex<Option<Fault>>>,
+    fault: Arc<Mutex<Option<E>>>,
     stop: CancellationToken,
 }
 
 /// The two ends of a stream of outcomes of which at most `capacity` are booked at a time, and the
 /// token that is cancelled when its reader wants no more tokens to be sent.
-pub fn outcomes(capacity: usize) -> (OutcomeSender, OutcomeStream, CancellationToken) {
+pub fn outcomes<E>(capacity: usize) -> (OutcomeSender<E>, OutcomeStream<E>, CancellationToken) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let credit = Arc::new(Semaphore::new(capacity));
     let fault = Arc::new(Mutex::new(None));
@@ -169,10 +177,10 @@ pub fn outcomes(capacity: usize) -> (OutcomeSender, OutcomeStream, CancellationT
 }
 
 /// The outcomes of tokens that are judged here and not sent; must be called within a runtime.
-pub fn judged(
-    mut pages: PageStream,
+pub fn judged<E: Send + 'static>(
+    mut pages: PageStream<E>,
     judge: impl Fn(Token) -> Outcome + Send + 'static,
-) -> OutcomeStream {
+) -> OutcomeStream<E> {
     /// So many outcomes are handed over at a time.
     const BATCH: usize = 256;
     let (sender, stream, stop) = outcomes(16 * BATCH);
@@ -202,9 +210,9 @@ pub fn judged(
     stream
 }
 
-impl OutcomeStream {
+impl<E> OutcomeStream<E> {
     /// The next outcomes, or, after the last of them, the fault that ended the stream. Cancel safe.
-    pub async fn next(&mut self) -> Option<Result<Vec<Outcome>, Fault>> {
+    pub async fn next(&mut self) -> Option<Result<Vec<Outcome>, E>> {
         match self.batches.recv().await {
             Some(batch) => Some(Ok(self.release(batch))),
             None => self.take_fault().map(Err),
@@ -234,7 +242,7 @@ impl OutcomeStream {
     }
 
     /// The fault that ended the stream, once.
-    pub fn take_fault(&self) -> Option<Fault> {
+    pub fn take_fault(&self) -> Option<E> {
         self.fault
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -242,7 +250,7 @@ impl OutcomeStream {
     }
 }
 
-impl Drop for OutcomeStream {
+impl<E> Drop for OutcomeStream<E> {
     /// Nobody reads any more: nobody waits for room either.
     fn drop(&mut self) {
         self.credit.close();

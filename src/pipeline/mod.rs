@@ -1,4 +1,6 @@
 //! What flows between the stages: tokens, pages, outcomes, and the channels that carry them.
 
+pub mod backoff;
 pub mod channel;
+pub mod latency;
 pub mod token;

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::command::supervisor::Begun;
 use crate::error::diagnostic::Problem;
-use crate::error::exit::{Exit, Facts};
+use crate::error::exit::{Cause, Exit, Facts};
 use crate::error::{Fault, Kind};
+use crate::observe::number::grouped;
+use crate::observe::run_context::RunContext;
 use crate::report::fail_on::Condition;
 use crate::report::ledger::Ledger;
-use crate::report::summary::{Summary, VERSION, grouped};
-use crate::runtime::shutdown::{Cause, Halt};
+use crate::report::summary::{Summary, VERSION};
+use crate::runtime::shutdown::Halt;
 
 /// How a run ended.
 #[derive(Debug)]
@@ -65,8 +66,8 @@ pub struct Record {
     pub is_merged: bool,
 }
 
-impl From<&Begun> for Record {
-    fn from(begun: &Begun) -> Self {
+impl From<&RunContext> for Record {
+    fn from(begun: &RunContext) -> Self {
         Self {
             run_id: begun.run_id.to_string(),
             replay_of: None,

@@ -4,6 +4,7 @@
 //! Each compares two numbers of the summary, or one with a plain number; a number of the summary may
 //! have a factor. They are compared exactly: no rounding decides how a job ends.
 
+use crate::error::suggest::nearest_option;
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
@@ -205,7 +206,7 @@ fn name(text: &str) -> Result<&'static str, String> {
     let known = NAMES.into_iter().find(|name| *name == text);
     known.ok_or_else(|| {
         let known = NAMES.join(", ");
-        match crate::config::nearest(text, &NAMES) {
+        match nearest_option(text, &NAMES) {
             Some(nearest) => {
                 format!("must name one of {known}; `{text}` is none (did you mean `{nearest}`?)")
             }
@@ -217,8 +218,9 @@ fn name(text: &str) -> Result<&'static str, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::latency::{Latencies, Latency};
     use crate::report::rejections::Rejections;
-    use crate::report::summary::{Counts, Latencies, Latency, VERSION};
+    use crate::report::summary::{Counts, VERSION};
 
     fn summary() -> Summary {
         Summary {

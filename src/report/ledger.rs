@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::error::Fault;
+use crate::pipeline::latency::Latencies;
 use crate::pipeline::token::{Detail, Flaw, Outcome, Status, Tally, Token};
 use crate::report::Reports;
 use crate::report::rejections::Rejections;
-use crate::report::summary::{Latencies, Summary};
+use crate::report::summary::Summary;
 
 /// The name of an open entry.
 pub type EntryId = u64;

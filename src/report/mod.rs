@@ -9,6 +9,7 @@ pub mod html;
 pub mod json;
 pub mod ledger;
 pub mod mask;
+pub mod metrics;
 pub mod ndjson;
 pub mod record;
 pub mod rejections;

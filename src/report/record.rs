@@ -1,8 +1,8 @@
 //! A token and what became of it, as every report shows it; its fields and their order are the
 //! contract's token object.
 
+use crate::pipeline::latency::milliseconds;
 use std::borrow::Cow;
-use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
@@ -93,9 +93,4 @@ impl<'a> Row<'a> {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
 fn name<S: Serializer>(status: &Status, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(status.as_str())
-}
-
-/// Milliseconds with three decimals: more would be noise.
-pub fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }

@@ -1,15 +1,15 @@
 //! The end of a run in numbers: the line for people on standard error, and the object of the JSON
 //! forms.
 
-use std::fmt::{self, Write as _};
+use crate::observe::number::grouped;
+use crate::pipeline::latency::{Latencies, Latency};
+use std::fmt::Write as _;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::error::escape::escape;
 use crate::pipeline::token::{Status, Tally};
-use crate::report::record::milliseconds;
 use crate::report::rejections::Rejections;
 
 /// The version of the report's form.
@@ -115,105 +115,6 @@ impl From<Tally> for Counts {
     }
 }
 
-/// Percentiles in milliseconds; zero where nothing was sent.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-#[allow(missing_docs, reason = "their names say it")]
-pub struct Latency {
-    pub p50: f64,
-    pub p95: f64,
-    pub p99: f64,
-    pub max: f64,
-}
-
-impl Latency {
-    /// Each with its name.
-    pub fn named(&self) -> [(&'static str, f64); 4] {
-        [
-            ("p50", self.p50),
-            ("p95", self.p95),
-            ("p99", self.p99),
-            ("max", self.max),
-        ]
-    }
-}
-
-/// Collects latencies in constant memory, within one per cent.
-#[derive(Clone)]
-pub struct Latencies(Option<Histogram<u64>>);
-
-impl Default for Latencies {
-    fn default() -> Self {
-        // Microseconds up to an hour with two significant digits; these bounds are valid, so the
-        // histogram is always there.
-        Self(Histogram::new_with_bounds(1, 3_600_000_000, 2).ok())
-    }
-}
-
-impl fmt::Debug for Latencies {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.percentiles().fmt(f)
-    }
-}
-
-impl Latencies {
-    /// Counts one sending.
-    pub fn record(&mut self, elapsed: Duration) {
-        if let Some(histogram) = &mut self.0 {
-            let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-            histogram.saturating_record(micros);
-        }
-    }
-
-    /// How many were counted.
-    pub fn count(&self) -> u64 {
-        self.0.as_ref().map_or(0, Histogram::len)
-    }
-
-    /// All of them together, as exactly as each was kept.
-    pub fn sum(&self) -> Duration {
-        let all = self.recorded();
-        all.map(|(latency, count)| latency.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX)))
-            .fold(Duration::ZERO, Duration::saturating_add)
-    }
-
-    /// The latency that this share of them did not exceed.
-    pub fn quantile(&self, share: f64) -> Duration {
-        let micros = self.0.as_ref().map(|all| match share {
-            1.0.. => all.max(),
-            _ => all.value_at_quantile(share),
-        });
-        Duration::from_micros(micros.unwrap_or_default())
-    }
-
-    /// True where nothing was counted.
-    pub fn is_empty(&self) -> bool {
-        self.count() == 0
-    }
-
-    /// What was counted: latencies in ascending order, each with how many were like it.
-    pub fn recorded(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
-        let recorded = self.0.iter().flat_map(Histogram::iter_recorded);
-        recorded.map(|value| {
-            let latency = Duration::from_micros(value.value_iterated_to());
-            (latency, value.count_since_last_iteration())
-        })
-    }
-
-    /// The percentiles so far.
-    pub fn percentiles(&self) -> Latency {
-        if self.is_empty() {
-            return Latency::default();
-        }
-        let at = |share| milliseconds(self.quantile(share));
-        Latency {
-            p50: at(0.50),
-            p95: at(0.95),
-            p99: at(0.99),
-            max: at(1.0),
-        }
-    }
-}
-
 impl Summary {
     /// The one line for people.
     pub fn line(&self) -> String {
@@ -297,41 +198,4 @@ fn named(constraint: &str, sqlstate: &str) -> String {
 
 fn rate(count: u64, millis: u64) -> u64 {
     count.saturating_mul(1000) / millis.max(1)
-}
-
-/// A number as people read it: thousands separated by commas.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn thousands_are_separated_for_people() {
-        assert_eq!(grouped(0), "0");
-        assert_eq!(grouped(999), "999");
-        assert_eq!(grouped(1000), "1,000");
-        assert_eq!(grouped(5_000_000), "5,000,000");
-    }
-
-    #[test]
-    fn latencies_come_in_milliseconds() {
-        let mut latencies = Latencies::default();
-        for millis in 1..=100 {
-            latencies.record(Duration::from_millis(millis));
-        }
-        let latency = latencies.percentiles();
-        assert!((49.0..52.0).contains(&latency.p50), "{latency:?}");
-        assert!((99.0..102.0).contains(&latency.max), "{latency:?}");
-    }
 }

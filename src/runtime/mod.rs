@@ -5,4 +5,5 @@ pub mod hardening;
 pub(crate) mod http_client;
 pub mod secret;
 pub mod shutdown;
+pub(crate) mod signals;
 pub mod termination_log;

@@ -1,33 +1,12 @@
 //! How a run is stopped: first `stop` (begin nothing new, finish what is under way), later `abort`
 //! (wait for nothing more). Signals, the deadline and the end of the script all use this one way.
 
+use crate::error::exit::Cause;
 use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Fault;
-
-/// Why a run is being stopped before its script is through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// SIGINT (Ctrl-C).
-    Interrupt,
-    /// SIGTERM.
-    Terminate,
-    /// The `--deadline` has passed.
-    Deadline,
-}
-
-impl Cause {
-    /// The name that stands as `aborted_by` in a report.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Interrupt => "SIGINT",
-            Self::Terminate => "SIGTERM",
-            Self::Deadline => "deadline",
-        }
-    }
-}
 
 /// The run's stop switch. Clones share it.
 #[derive(Clone, Debug, Default)]

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use rhai::Engine;
 
 use crate::error::diagnostic::Problem;
-use crate::error::exit::Exit;
+use crate::error::exit::{Cause, Exit};
 use crate::pipeline::token::{Detail, Outcome, Status};
-use crate::runtime::shutdown::Cause;
 use crate::script::Script;
 use crate::script::api::formatter::Wording;
 use crate::script::host::{Abandoned, Host};

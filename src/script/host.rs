@@ -2,13 +2,14 @@
 //! that the script let go of. Nothing that was received can get lost here: a stream that is dropped
 //! before its end comes back as abandoned, and the end of the run drains it.
 
+use crate::script::native::{Native, lock};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
-use rhai::{EvalAltResult, Map, NativeCallContext};
+use rhai::{EvalAltResult, NativeCallContext};
 use tokio::runtime::Handle;
 
 use crate::error::Fault;
@@ -21,23 +22,24 @@ use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Halt;
 use crate::script::api::emit_files::Emitter;
 use crate::script::api::formatter::Wording;
-use crate::script::api::outcomes::OutcomesCell;
-use crate::script::api::tokens::TokensCell;
 use crate::script::sandbox::{Memory, Stop};
 use crate::store::Store;
 
 /// So many streams that the script let go of may wait to be booked.
 const MOST_ABANDONED: usize = 1000;
 
-/// What a native gives: a value, or an error that the engine understands.
-pub type Native<T> = Result<T, Box<EvalAltResult>>;
-
 /// A stream that the script let go of.
 pub enum Abandoned {
     /// Tokens that were not stored.
-    Pages(PageStream),
+    Pages(PageStream<Fault>),
     /// Outcomes that were not reported; the first ones are here already.
-    Outcomes(VecDeque<Outcome>, Option<OutcomeStream>),
+    Outcomes(VecDeque<Outcome>, Option<OutcomeStream<Fault>>),
+}
+
+/// A stream that a script may still hold when it ends.
+pub trait HeldStream: Send + Sync {
+    /// Gives the rest of the stream back to the host.
+    fn abandon(&self);
 }
 
 /// What a run's script works with.
@@ -65,8 +67,8 @@ pub struct Host {
 /// the end of the run must be able to find them.
 #[derive(Default)]
 struct Live {
-    tokens: Vec<Weak<TokensCell>>,
-    outcomes: Vec<Weak<OutcomesCell>>,
+    tokens: Vec<Weak<dyn HeldStream>>,
+    outcomes: Vec<Weak<dyn HeldStream>>,
 }
 
 /// What a [`Host`] is made of.
@@ -91,11 +93,6 @@ pub struct Parts {
     pub emitter: Emitter,
     /// The environment variables that scripts may read.
     pub environment: BTreeMap<String, String>,
-}
-
-/// A lock whose holder cannot have left it half-changed: no holder panics between two writes.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Host {
@@ -215,34 +212,17 @@ impl Host {
     }
 
     /// Starts storing.
-    pub fn store(&self, pages: PageStream) -> OutcomeStream {
+    pub fn store(&self, pages: PageStream<Fault>) -> OutcomeStream<Fault> {
         let _guard = self.runtime.enter();
         self.store.store(pages)
-    }
-
-    /// The summary so far, as a script has it.
-    pub fn summary(&self) -> Map {
-        let supply = self.fetcher.supply();
-        let ledger = self.ledger();
-        let received = supply.received() + ledger.made();
-        let mut map = super::api::counts_of(&ledger.tally());
-        for (name, count) in [
-            ("requested", self.requested(received)),
-            ("received", received),
-            ("requests", supply.requests()),
-            ("surplus", supply.surplus()),
-        ] {
-            map.insert(name.into(), crate::script::error::integer(count).into());
-        }
-        map
     }
 
     /// Turns every token of `pages` into an outcome by `judge`, without sending one.
     pub fn judge(
         &self,
-        pages: PageStream,
+        pages: PageStream<Fault>,
         judge: impl Fn(crate::pipeline::token::Token) -> Outcome + Send + 'static,
-    ) -> OutcomeStream {
+    ) -> OutcomeStream<Fault> {
         let _guard = self.runtime.enter();
         crate::pipeline::channel::judged(pages, judge)
     }
@@ -335,12 +315,12 @@ impl Host {
     }
 
     /// Remembers a stream that a script holds.
-    pub fn watch_tokens(&self, cell: &Arc<TokensCell>) {
+    pub fn watch_tokens(&self, cell: Weak<dyn HeldStream>) {
         watch(&mut lock(&self.live).tokens, cell);
     }
 
     /// Remembers a stream that a script holds.
-    pub fn watch_outcomes(&self, cell: &Arc<OutcomesCell>) {
+    pub fn watch_outcomes(&self, cell: Weak<dyn HeldStream>) {
         watch(&mut lock(&self.live).outcomes, cell);
     }
 
@@ -348,7 +328,7 @@ impl Host {
     pub fn abandon_all(&self) {
         let Live { tokens, outcomes } = std::mem::take(&mut *lock(&self.live));
         for cell in outcomes.iter().filter_map(Weak::upgrade) {
-            cell.abandon(false);
+            cell.abandon();
         }
         for cell in tokens.iter().filter_map(Weak::upgrade) {
             cell.abandon();
@@ -387,11 +367,11 @@ impl Host {
 }
 
 /// Adds a cell and, now and then, forgets those that are gone.
-fn watch<T>(cells: &mut Vec<Weak<T>>, cell: &Arc<T>) {
+fn watch(cells: &mut Vec<Weak<dyn HeldStream>>, cell: Weak<dyn HeldStream>) {
     if cells.len() == cells.capacity() {
         cells.retain(|cell| cell.strong_count() > 0);
     }
-    cells.push(Arc::downgrade(cell));
+    cells.push(cell);
 }
 
 /// The error that ends a script whose run is being stopped; `try` cannot catch it.

@@ -5,11 +5,14 @@ pub mod api;
 pub mod error;
 pub mod finish;
 pub mod host;
+mod json;
 pub mod lint;
+pub mod native;
 pub mod reference;
 pub mod sandbox;
 pub mod sources;
 pub mod stdlib;
+pub mod type_names;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -22,9 +25,9 @@ use crate::error::chain;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
 use crate::runtime::shutdown::Halt;
+use crate::script::error::symbols::Names;
 use crate::script::host::Host;
 use crate::script::lint::modules::Files;
-use crate::script::lint::symbols::Names;
 use crate::script::sandbox::Memory;
 use crate::script::sandbox::resolver::Jail;
 use crate::script::sources::Sources;
@@ -96,7 +99,7 @@ impl Script {
         engine.set_max_operations(settings.max_operations);
         engine.set_module_resolver(Jail::new(path, sources.clone()));
         let mut config = Module::new();
-        let size = Dynamic::from(error::integer(settings.size));
+        let size = Dynamic::from(native::integer(settings.size));
         config.set_var("SIZE", size.clone());
         config.set_var(
             "VARS",

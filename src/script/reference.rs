@@ -1,6 +1,7 @@
 //! `token_service api`: the script API, generated from the engine's own metadata, so that it says
 //! what the code does.
 
+use crate::script::type_names::script_type;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -337,18 +338,4 @@ fn parameters(params: &[Param]) -> String {
         })
         .collect();
     shown.join(", ")
-}
-
-/// A Rust type's name as scripts know it.
-pub fn script_type(name: &str) -> &str {
-    match name.trim_start_matches("&mut ") {
-        "ImmutableString" | "String" | "str" | "&str" => "string",
-        "i64" | "INT" => "int",
-        "f64" | "FLOAT" => "float",
-        "Array" => "array",
-        "Map" => "map",
-        "FnPtr" => "closure",
-        "Dynamic" => "?",
-        other => other,
-    }
 }

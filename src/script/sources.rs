@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex};
 
 use rhai::AST;
 
-use crate::script::host::lock;
-use crate::script::sandbox::TEXT;
+use crate::script::native::lock;
+
+/// The bytes of a script's or module's text: compiled, it takes more than a hundred times as much, and
+/// the compiler takes its time over a text that was made to be slow.
+pub const TEXT: u64 = 128 * 1024;
 
 /// What the engine's names of closures begin with.
 const CLOSURE: &str = "anon$";

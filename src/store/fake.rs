@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::error::{Fault, Kind};
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
 use crate::runtime::clock::Clock;
-use crate::store::coalesce::Batch;
+use crate::store::outcome_batch::Batch;
 use crate::store::postgres::catalog::Catalog;
 use crate::store::postgres::classify::{Class, ServerError, classify};
 use crate::store::postgres::in_doubt::UNCONFIRMED;

@@ -15,6 +15,7 @@
 mod coalesce;
 pub mod fake;
 pub mod identifier;
+mod outcome_batch;
 mod page_spans;
 pub mod postgres;
 mod queue;
@@ -174,7 +175,7 @@ impl Store {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn store(&self, pages: PageStream) -> OutcomeStream {
+    pub fn store(&self, pages: PageStream<Fault>) -> OutcomeStream<Fault> {
         let (sender, outcomes, stop) = channel::outcomes(queue::CREDIT);
         let queue = Arc::clone(&self.feeder.0);
         let job = queue.job(sender, Pages::new(&self.tracer, &self.table));

@@ -9,13 +9,14 @@ use std::path::Path;
 
 use crate::command::replay::state::Past;
 use crate::command::run::open;
-use crate::command::supervisor::{Begun, drive};
+use crate::command::supervisor::drive;
 use crate::config::Settings;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Facts;
 use crate::error::{Fault, Kind};
 use crate::journal::{Reading, Told, Use};
 use crate::observe::progress::Screen;
+use crate::observe::run_context::RunContext;
 use crate::pipeline::channel::PageStream;
 use crate::pipeline::token::{Detail, Flaw, Outcome, Page, Status, Token};
 use crate::report::Reports;
@@ -51,7 +52,7 @@ async fn settle(
     settings: Settings,
     mut past: Past,
     halt: Halt,
-    begun: Begun,
+    begun: RunContext,
     screen: Screen,
 ) -> Result<Finished, Problem> {
     let mut options = settings.store;
@@ -179,7 +180,7 @@ async fn send(
 fn conclude(
     past: &Past,
     halt: &Halt,
-    begun: &Begun,
+    begun: &RunContext,
     ledger: &mut Ledger,
     fault: Option<Fault>,
     fail_on: &[Condition],

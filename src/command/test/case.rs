@@ -11,13 +11,11 @@ use crate::command::test::fake_source::Entry;
 use crate::command::test::schema::{
     CaseKeys, CountKeys, ExpectKeys, Named, Requests, SignalKeys, Stderr, Text,
 };
-use crate::config::Settings;
-use crate::config::test_case;
 use crate::config::yaml_spans::{Outline, Step};
+use crate::config::{Settings, test_case};
 use crate::error::diagnostic::Problem;
-use crate::error::exit::Exit;
+use crate::error::exit::{Cause, Exit};
 use crate::report::Format;
-use crate::runtime::shutdown::Cause;
 use crate::store::fake::Script;
 
 /// How the name of a test file ends.

@@ -8,11 +8,12 @@ use hyper::StatusCode;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::command::test::virtual_clock::Virtual;
+use crate::error::exit::Cause;
 use crate::error::{Fault, Kind};
 use crate::fetch::lines::LineParser;
 use crate::fetch::{Answer, Answering, Source, error};
 use crate::runtime::clock::Clock;
-use crate::runtime::shutdown::{Cause, Halt};
+use crate::runtime::shutdown::Halt;
 
 /// What messages call the source.
 pub const ADDRESS: &str = "http://source.test/tokens";

@@ -16,6 +16,7 @@ mod schema;
 mod update;
 mod virtual_clock;
 
+use crate::cli::TestArgs;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -49,6 +50,21 @@ pub struct Settings {
     pub timeout: Duration,
     /// True for colours.
     pub color: bool,
+}
+
+impl Settings {
+    /// Takes them from the command line.
+    pub fn of(args: &TestArgs, color: bool) -> Self {
+        Self {
+            paths: args.paths.clone(),
+            filter: args.filter.clone(),
+            update: args.update,
+            junit: args.junit.clone(),
+            jobs: args.jobs,
+            timeout: args.timeout,
+            color,
+        }
+    }
 }
 
 /// What became of a case.

@@ -14,20 +14,22 @@ use tracing::dispatcher;
 use uuid::Uuid;
 
 use crate::command::run;
-use crate::command::supervisor::{Begun, Limits, watch_over};
+use crate::command::supervisor::{Limits, watch_over};
 use crate::command::test::case::{Case, When};
 use crate::command::test::fake_source::{self, Asked, Interruption};
 use crate::command::test::virtual_clock::{Overrun, Virtual};
+use crate::error::exit::Cause;
 use crate::fetch::Fetcher;
 use crate::observe::logging;
 use crate::observe::otel::Tracer;
 use crate::observe::progress::Screen;
+use crate::observe::run_context::RunContext;
 use crate::report::conclusion::Finished;
 use crate::report::ledger::Ledger;
 use crate::report::summary::Counts;
 use crate::report::{Format, Reports};
 use crate::runtime::clock::Clock;
-use crate::runtime::shutdown::{Cause, Halt};
+use crate::runtime::shutdown::Halt;
 use crate::script::Script;
 use crate::script::api::emit_files::Emitter;
 use crate::script::host::Parts;
@@ -147,7 +149,7 @@ impl Stage {
     }
 
     async fn supervised(&self, case: &Case, script: Script) -> Finished {
-        let begun = Begun {
+        let begun = RunContext {
             clock: Arc::new(self.clock.clone()),
             instant: self.clock.now(),
             timestamp: jiff::Timestamp::UNIX_EPOCH,
@@ -180,7 +182,7 @@ impl Stage {
         case: &Case,
         signals: UnboundedSender<Cause>,
         halt: Halt,
-        begun: &Begun,
+        begun: &RunContext,
     ) -> Parts {
         self.clock.stop_with(halt.clone());
         let settings = &case.settings;

@@ -173,9 +173,9 @@ elements! {
         _ => Err("must be refused, or be left out".to_owned()),
     };
     /// A signal's name.
-    Signal(crate::runtime::shutdown::Cause) = |text| match text {
-        "TERM" | "SIGTERM" => Ok(crate::runtime::shutdown::Cause::Terminate),
-        "INT" | "SIGINT" => Ok(crate::runtime::shutdown::Cause::Interrupt),
+    Signal(crate::error::exit::Cause) = |text| match text {
+        "TERM" | "SIGTERM" => Ok(crate::error::exit::Cause::Terminate),
+        "INT" | "SIGINT" => Ok(crate::error::exit::Cause::Interrupt),
         _ => Err("must be TERM or INT".to_owned()),
     };
 }

@@ -3,6 +3,7 @@
 
 pub mod probe;
 
+use crate::fetch::source::no_list;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -189,7 +190,7 @@ impl Http {
     }
 
     fn protocol(&self, what: &str) -> Fault {
-        error::no_list(&self.address(), what)
+        no_list(&self.address(), what)
     }
 
     /// The fault of a request that brought no answer, or only a part of one.

@@ -142,8 +142,7 @@ mod tests {
     use tracing::dispatcher;
     use tracing::level_filters::LevelFilter;
 
-    use crate::config::{Layout, Log};
-    use crate::observe::logging::lines;
+    use crate::observe::logging::{LineFormat, LogSettings, lines};
 
     #[derive(Clone, Default)]
     struct Heard(Arc<Mutex<Vec<u8>>>);
@@ -159,11 +158,11 @@ mod tests {
         }
     }
 
-    fn heard(format: Layout, color: bool, say: impl FnOnce()) -> String {
+    fn heard(format: LineFormat, color: bool, say: impl FnOnce()) -> String {
         let heard = Heard::default();
         let writer = heard.clone();
         let level = LevelFilter::TRACE;
-        let log = lines(Log { level, format }, color, move || writer.clone());
+        let log = lines(LogSettings { level, format }, color, move || writer.clone());
         dispatcher::with_default(&log, say);
         let bytes = heard.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -187,20 +186,20 @@ mod tests {
 
     #[test]
     fn text_is_for_people() {
-        insta::assert_snapshot!(heard(Layout::Text, false, say), @r#"
+        insta::assert_snapshot!(heard(LineFormat::Text, false, say), @r#"
         TRACE a\u{1b}[31m\nb
         DEBUG c number=1 truth=true share=0.5
          INFO f cause="d \"e\"\u202e" wait=1.5s
          WARN h "a b"={"c":[1]} severity="g" size=5
         ERROR i fields="{\"severity\":\"g\",\"a b\":{\"c\":[1]},\"size\":5}"
         "#);
-        let coloured = heard(Layout::Text, true, || tracing::warn!(n = 1, "w"));
+        let coloured = heard(LineFormat::Text, true, || tracing::warn!(n = 1, "w"));
         insta::assert_snapshot!(coloured.replace('\u{1b}', "␛"), @"␛[33m WARN␛[0m w ␛[2mn=␛[0m1");
     }
 
     #[test]
     fn json_is_for_cloud_logging() {
-        let heard = heard(Layout::Json, false, say);
+        let heard = heard(LineFormat::Json, false, say);
         let time = |line: &str| {
             let line: Value = serde_json::from_str(line).unwrap();
             let time = line["time"].as_str().unwrap().to_owned();

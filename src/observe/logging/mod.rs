@@ -10,19 +10,38 @@ use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{Layout, Log};
 use crate::observe::progress::Screen;
+use tracing::level_filters::LevelFilter;
+
+/// How log lines or errors are laid out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LineFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// What is logged on standard error, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// The least important level that is written.
+    pub level: LevelFilter,
+    /// Its form.
+    pub format: LineFormat,
+}
 
 /// The target of what a script logs.
 pub const SCRIPT: &str = "script";
 
 /// Starts logging on standard error, beside what `screen` draws there; called once.
-pub fn start(log: Log, color: bool, screen: Screen) {
+pub fn start(log: LogSettings, color: bool, screen: Screen) {
     lines(log, color, screen).init();
 }
 
 /// What writes log lines to `writer`.
-pub fn lines<W>(log: Log, color: bool, writer: W) -> Dispatch
+pub fn lines<W>(log: LogSettings, color: bool, writer: W) -> Dispatch
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -32,7 +51,7 @@ where
     let registry = tracing_subscriber::registry().with(targets);
     let lines = fmt::layer().with_writer(writer).with_ansi(color);
     match log.format {
-        Layout::Text => registry.with(lines.event_format(layout::Text)).into(),
-        Layout::Json => registry.with(lines.event_format(layout::Json)).into(),
+        LineFormat::Text => registry.with(lines.event_format(layout::Text)).into(),
+        LineFormat::Json => registry.with(lines.event_format(layout::Json)).into(),
     }
 }

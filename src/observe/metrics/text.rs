@@ -7,7 +7,7 @@ use prometheus::proto::{
 use prometheus::{Error, TextEncoder};
 
 use crate::observe::metrics::{Metric, Value};
-use crate::report::summary::Latencies;
+use crate::pipeline::latency::Latencies;
 
 /// The percentiles of the report, and the longest.
 const QUANTILES: [f64; 4] = [0.5, 0.95, 0.99, 1.0];

@@ -10,7 +10,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use jiff::Timestamp;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::metrics::v1::AggregationTemporality;
@@ -23,12 +22,11 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::error::exit::Exit;
-use crate::observe::metrics::{self, Metric};
+use crate::observe::metrics::Metric;
 use crate::observe::otel::otlp_client::Collector;
 use crate::observe::otel::otlp_metrics::Period;
 pub use crate::observe::trace::{Span, Tracer};
 use crate::pipeline::token::Status;
-use crate::report::summary::Summary;
 use crate::runtime::http_client::plain;
 
 /// Under which name spans and metrics are told.
@@ -139,14 +137,15 @@ impl Telemetry {
     }
 
     /// Tells how the run ended, and waits until all of it is delivered, or `within` has passed.
-    pub async fn finish(self, ending: Ending<'_>, within: Duration) {
+    pub async fn finish(self, ending: Ending, within: Duration) {
         let Some(active) = self.0 else {
             return;
         };
-        active.tracer.end(ending.attributes(), ending.exit.code());
-        let metrics = ending.metrics();
+        let number = |(key, value)| KeyValue::new(key, i64::try_from(value).unwrap_or(i64::MAX));
+        let attributes = ending.attributes.into_iter().map(number).collect();
+        active.tracer.end(attributes, ending.exit.code());
         let collector = Arc::clone(&active.collector);
-        if tokio::time::timeout(within, active.deliver(&metrics))
+        if tokio::time::timeout(within, active.deliver(&ending.metrics))
             .await
             .is_err()
         {
@@ -156,34 +155,13 @@ impl Telemetry {
 }
 
 /// How a run ended.
-#[derive(Clone, Copy)]
-pub struct Ending<'a> {
+pub struct Ending {
     /// Its exit code.
     pub exit: Exit,
-    /// Its numbers; `None` where nothing was asked of the source.
-    pub summary: Option<&'a Summary>,
-    /// How long it took.
-    pub took: Duration,
-}
-
-impl Ending<'_> {
-    fn metrics(&self) -> Vec<Metric> {
-        metrics::of(self.exit, self.summary, self.took, Timestamp::now())
-    }
-
-    /// What the run's own span says.
-    fn attributes(&self) -> Vec<KeyValue> {
-        let number = |key, value: u64| KeyValue::new(key, i64::try_from(value).unwrap_or(i64::MAX));
-        let mut all = vec![number("process.exit.code", u64::from(self.exit.code()))];
-        if let Some(summary) = self.summary {
-            all.push(number("token_service.tokens.requested", summary.requested));
-            all.push(number("token_service.tokens.received", summary.received));
-            all.extend(
-                Status::ALL.map(|status| number(outcome(status), summary.counts.get(status))),
-            );
-        }
-        all
-    }
+    /// Its metrics.
+    pub metrics: Vec<Metric>,
+    /// The attributes of the run's own span: names and counts.
+    pub attributes: Vec<(&'static str, u64)>,
 }
 
 impl Active {

@@ -17,8 +17,8 @@ use reqwest::{Client, StatusCode};
 use secrecy::ExposeSecret as _;
 
 use crate::error::chain;
-use crate::fetch::retry::backoff;
 use crate::observe::otel::{Settings, Target};
+use crate::pipeline::backoff::backoff;
 use crate::runtime::http_client::{self, plain};
 
 /// The most of an answer that is read, in bytes: it says how much was refused, and why.

@@ -16,7 +16,7 @@ use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 
 use crate::observe::metrics::{self, Point, Value};
 use crate::observe::otel::SCOPE;
-use crate::report::summary::Latencies;
+use crate::pipeline::latency::Latencies;
 
 /// The upper bounds of the histogram's buckets, in seconds: a commit may take a tenth of a millisecond
 /// or a minute.

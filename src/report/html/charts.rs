@@ -13,9 +13,10 @@ use plotters::coord::combinators::{BindKeyPoints as _, IntoLogRange as _};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use crate::observe::number::grouped;
+use crate::pipeline::latency::{Latencies, Latency};
 use crate::pipeline::token::Status;
 use crate::report::html::totals::Timeline;
-use crate::report::summary::{Latencies, Latency, grouped};
 
 const SIZE: (u32, u32) = (520, 250);
 /// Their height; the crate draws them a fifth smaller.

@@ -9,10 +9,11 @@ use std::error::Error;
 use maud::{Markup, PreEscaped, html};
 
 use crate::error::escape::escape;
+use crate::observe::number::grouped;
 use crate::pipeline::token::Status;
 use crate::report::html::charts::{self, span};
 use crate::report::html::totals::Gathered;
-use crate::report::summary::{Counts, Summary, grouped};
+use crate::report::summary::{Counts, Summary};
 
 type Made<T> = Result<T, Box<dyn Error + Send + Sync>>;
 

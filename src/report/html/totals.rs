@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::pipeline::latency::Latencies;
 use crate::pipeline::token::Status;
 use crate::report::record::Row;
-use crate::report::summary::Latencies;
 
 /// The most columns of the timeline; twice as many are drawn together.
 const COLUMNS: usize = 80;

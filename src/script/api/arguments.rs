@@ -1,11 +1,11 @@
 //! What arguments may be, and the error of those that are something else.
 
+use crate::error::suggest::nearest_name;
 use rhai::{Dynamic, EvalAltResult, INT};
 
 use crate::error::{Fault, Kind};
 use crate::script::api::RhaiResultOf;
-use crate::script::error::thrown;
-use crate::script::lint::symbols::nearest;
+use crate::script::native::thrown;
 
 /// A whole number of at least 1.
 pub(super) fn whole(name: &str, value: &Dynamic) -> RhaiResultOf<u64> {
@@ -36,7 +36,7 @@ pub(super) fn invalid(argument: &str, expected: &str) -> Box<EvalAltResult> {
 
 /// The error of an option that does not exist.
 pub(super) fn unknown(name: &str, known: &[&str]) -> Box<EvalAltResult> {
-    let near = nearest(name, known.iter().copied());
+    let near = nearest_name(name, known.iter().copied());
     let expected = match near {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("one of {}", known.join(", ")),

@@ -16,8 +16,8 @@ use crate::fetch::Plan;
 use crate::script::api::RhaiResultOf;
 use crate::script::api::arguments::{invalid, positive, unknown, whole};
 use crate::script::api::tokens::Tokens;
-use crate::script::error::thrown;
 use crate::script::host::{Abandoned, Host};
+use crate::script::native::thrown;
 
 /// Fetching.
 #[export_module]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rhai::plugin::*;
 use rhai::{FLOAT, FnPtr, INT, Map};
 
-use crate::fetch::retry::backoff;
+use crate::pipeline::backoff::backoff;
 use crate::script::api::RhaiResultOf;
 use crate::script::api::arguments::{invalid, positive, unknown, whole};
 use crate::script::host::Host;
@@ -125,7 +125,7 @@ pub mod functions {
 
 fn wait(context: &NativeCallContext, time: Duration) -> RhaiResultOf<()> {
     let host = Host::of(context)?;
-    // Begun inside, where the runtime is at hand.
+    // Starts the sleep inside, where the runtime is at hand.
     host.wait(async { host.clock().sleep(time).await })
 }
 

@@ -113,5 +113,5 @@ pub mod functions {
 }
 
 fn json(fields: &Map) -> String {
-    crate::script::api::json::to_json(fields)
+    crate::script::json::to_json(fields)
 }

@@ -7,7 +7,6 @@ pub mod env;
 pub mod fetch;
 pub mod flow;
 pub mod formatter;
-pub(crate) mod json;
 pub mod log;
 pub mod outcomes;
 pub mod report;
@@ -17,10 +16,10 @@ pub mod types;
 
 use rhai::{Engine, Map, Module, Shared};
 
-use crate::script::error::integer;
+use crate::script::native::integer;
 // The engine's metadata knows this name and leaves it out of what it prints for scripts.
 use crate::pipeline::token::{Status, Tally};
-use crate::script::host::Native as RhaiResultOf;
+use crate::script::native::Native as RhaiResultOf;
 
 pub use crate::script::api::fetch::OPTIONS as FETCH_OPTIONS;
 pub use crate::script::api::flow::OPTIONS as RETRY_OPTIONS;

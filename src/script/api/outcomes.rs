@@ -11,8 +11,8 @@ use crate::pipeline::channel::OutcomeStream;
 use crate::pipeline::token::{Outcome, Tally};
 use crate::report::ledger::EntryId;
 use crate::script::api::tokens::Tokens;
-use crate::script::error::{consumed, thrown, used_already};
-use crate::script::host::{Abandoned, Host, Native, lock};
+use crate::script::host::{Abandoned, HeldStream, Host};
+use crate::script::native::{Native, consumed, lock, thrown, used_already};
 
 /// A script's outcomes on their way to the report.
 #[derive(Clone)]
@@ -26,7 +26,7 @@ pub struct OutcomesCell {
 
 #[derive(Default)]
 struct Book {
-    stream: Option<OutcomeStream>,
+    stream: Option<OutcomeStream<Fault>>,
     /// Outcomes that came while the failures were looked for.
     ready: VecDeque<Outcome>,
     fault: Option<Fault>,
@@ -38,7 +38,7 @@ struct Book {
 
 impl Outcomes {
     /// The outcomes of `stream`.
-    pub fn new(host: &Arc<Host>, stream: OutcomeStream) -> Self {
+    pub fn new(host: &Arc<Host>, stream: OutcomeStream<Fault>) -> Self {
         let cell = Arc::new(OutcomesCell {
             host: Arc::clone(host),
             book: Mutex::new(Book {
@@ -46,7 +46,8 @@ impl Outcomes {
                 ..Book::default()
             }),
         });
-        host.watch_outcomes(&cell);
+        let held = Arc::downgrade(&cell);
+        host.watch_outcomes(held);
         Self(cell)
     }
 
@@ -120,9 +121,8 @@ impl Outcomes {
     }
 }
 
-impl OutcomesCell {
-    /// Gives what nobody read back to the host; `stop` sends no further token of it.
-    pub fn abandon(&self, stop: bool) {
+impl HeldStream for OutcomesCell {
+    fn abandon(&self) {
         let mut book = lock(&self.book);
         let (ready, stream) = (std::mem::take(&mut book.ready), book.stream.take());
         let fault = book.fault.take();
@@ -130,17 +130,22 @@ impl OutcomesCell {
         if let Some(fault) = fault {
             self.host.unheard(fault);
         }
-        give_back(&self.host, ready, stream, stop);
+        give_back(&self.host, ready, stream, false);
     }
 }
 
 impl Drop for OutcomesCell {
     fn drop(&mut self) {
-        self.abandon(false);
+        self.abandon();
     }
 }
 
-fn give_back(host: &Host, ready: VecDeque<Outcome>, stream: Option<OutcomeStream>, stop: bool) {
+fn give_back(
+    host: &Host,
+    ready: VecDeque<Outcome>,
+    stream: Option<OutcomeStream<Fault>>,
+    stop: bool,
+) {
     if let Some(stream) = stream.as_ref().filter(|_| stop) {
         stream.stop();
     }
@@ -154,7 +159,7 @@ fn give_back(host: &Host, ready: VecDeque<Outcome>, stream: Option<OutcomeStream
 pub struct Reader {
     owner: Outcomes,
     ready: VecDeque<Outcome>,
-    stream: Option<OutcomeStream>,
+    stream: Option<OutcomeStream<Fault>>,
     fault: Option<Fault>,
 }
 

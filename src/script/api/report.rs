@@ -7,6 +7,8 @@
     reason = "what the engine's macro makes of natives, and the forms that it asks of them"
 )]
 
+use crate::script::api::counts_of;
+use crate::script::native::integer;
 use rhai::plugin::*;
 use rhai::{FnPtr, Map};
 
@@ -14,8 +16,8 @@ use crate::error::escape::escape_line;
 use crate::script::api::RhaiResultOf;
 use crate::script::api::formatter::Wording;
 use crate::script::api::outcomes::Outcomes;
-use crate::script::error::thrown;
 use crate::script::host::Host;
+use crate::script::native::thrown;
 
 /// Reporting.
 #[export_module]
@@ -112,5 +114,22 @@ fn write_report(
     // Where the stream ended without a wait, nothing was flushed behind its last outcome: an output that
     // is closed must be told of here, where the script can catch it.
     host.ledger().reports().flush().map_err(thrown)?;
-    Ok(host.summary())
+    Ok(summary_so_far(host))
+}
+
+/// The summary so far, as a script has it.
+fn summary_so_far(host: &Host) -> Map {
+    let supply = host.fetcher().supply();
+    let ledger = host.ledger();
+    let received = supply.received() + ledger.made();
+    let mut map = counts_of(&ledger.tally());
+    for (name, count) in [
+        ("requested", host.requested(received)),
+        ("received", received),
+        ("requests", supply.requests()),
+        ("surplus", supply.surplus()),
+    ] {
+        map.insert(name.into(), integer(count).into());
+    }
+    map
 }

@@ -7,6 +7,7 @@
     reason = "what the engine's macro makes of natives, and the forms that it asks of them"
 )]
 
+use crate::error::Fault;
 use std::sync::Arc;
 
 use rhai::plugin::*;
@@ -148,11 +149,11 @@ pub mod functions {
     }
 }
 
-fn start_store(host: &Arc<Host>, pages: PageStream) -> RhaiResultOf<Outcomes> {
+fn start_store(host: &Arc<Host>, pages: PageStream<Fault>) -> RhaiResultOf<Outcomes> {
     Ok(Outcomes::new(host, host.store(pages)))
 }
 
-fn start_reject(host: &Arc<Host>, pages: PageStream, reason: &str) -> Outcomes {
+fn start_reject(host: &Arc<Host>, pages: PageStream<Fault>, reason: &str) -> Outcomes {
     let detail = Detail::reason(reason);
     let stream = host.judge(pages, move |token| {
         Outcome::unsent(token, Status::Rejected, Some(detail.clone()))
@@ -161,7 +162,7 @@ fn start_reject(host: &Arc<Host>, pages: PageStream, reason: &str) -> Outcomes {
 }
 
 /// The tokens that the script's strings stand for.
-pub(super) fn claim(host: &Host, array: Array) -> RhaiResultOf<PageStream> {
+pub(super) fn claim(host: &Host, array: Array) -> RhaiResultOf<PageStream<Fault>> {
     let mut texts = Vec::with_capacity(array.len());
     for value in array {
         let text = value

@@ -10,8 +10,8 @@ use crate::error::Fault;
 use crate::pipeline::channel::PageStream;
 use crate::pipeline::token::{Page, Token};
 use crate::report::ledger::EntryId;
-use crate::script::error::{consumed, thrown, used_already};
-use crate::script::host::{Abandoned, Host, Native, lock};
+use crate::script::host::{Abandoned, HeldStream, Host};
+use crate::script::native::{Native, consumed, lock, thrown, used_already};
 
 /// A script's tokens on their way to the store.
 #[derive(Clone)]
@@ -26,7 +26,7 @@ pub struct TokensCell {
 }
 
 enum Supply {
-    Stream(PageStream),
+    Stream(PageStream<Fault>),
     /// Tokens that failed before and stand open in the books.
     Open(Vec<EntryId>),
     Taken,
@@ -34,13 +34,18 @@ enum Supply {
 
 impl Tokens {
     /// The tokens of `pages`.
-    pub fn new(host: &Arc<Host>, pages: PageStream, requested: Option<u64>) -> Self {
+    pub fn new(host: &Arc<Host>, pages: PageStream<Fault>, requested: Option<u64>) -> Self {
         let len = pages.known_len().map(|len| len as u64);
         Self::with(host, Supply::Stream(pages), requested, len)
     }
 
     /// The tokens of one request for `requested`, of which `len` came.
-    pub fn of_one_page(host: &Arc<Host>, pages: PageStream, requested: u64, len: u64) -> Self {
+    pub fn of_one_page(
+        host: &Arc<Host>,
+        pages: PageStream<Fault>,
+        requested: u64,
+        len: u64,
+    ) -> Self {
         Self::with(host, Supply::Stream(pages), Some(requested), Some(len))
     }
 
@@ -57,7 +62,8 @@ impl Tokens {
             len: Mutex::new(len),
             supply: Mutex::new(supply),
         });
-        host.watch_tokens(&cell);
+        let held = Arc::downgrade(&cell);
+        host.watch_tokens(held);
         Self(cell)
     }
 
@@ -77,7 +83,7 @@ impl Tokens {
     }
 
     /// Takes the tokens out, for the store.
-    pub fn take_pages(&self) -> Native<PageStream> {
+    pub fn take_pages(&self) -> Native<PageStream<Fault>> {
         match self.0.take()? {
             Supply::Stream(pages) => Ok(pages),
             Supply::Open(entries) => {
@@ -106,9 +112,10 @@ impl TokensCell {
             supply => Ok(supply),
         }
     }
+}
 
-    /// Gives what is left back to the host.
-    pub fn abandon(&self) {
+impl HeldStream for TokensCell {
+    fn abandon(&self) {
         if let Ok(Supply::Stream(pages)) = self.take() {
             self.host.abandon(Abandoned::Pages(pages));
         }
@@ -144,7 +151,7 @@ impl IntoIterator for Tokens {
 }
 
 enum Source {
-    Pages(PageStream),
+    Pages(PageStream<Fault>),
     Open(VecDeque<EntryId>),
     End,
 }
@@ -244,7 +251,7 @@ impl IntoIterator for Pages {
 
 /// Hands a script one page after the other.
 pub struct PageIter {
-    pages: Option<PageStream>,
+    pages: Option<PageStream<Fault>>,
     begin: Option<Box<EvalAltResult>>,
     unheard: Option<Fault>,
     owner: Tokens,

@@ -11,12 +11,13 @@ use rhai::plugin::*;
 use rhai::{FLOAT, INT, ImmutableString, Map};
 
 use crate::error::escape::json_of;
+use crate::pipeline::latency::milliseconds;
 use crate::pipeline::token::{Outcome, Status};
-use crate::report::record::{Row, milliseconds};
+use crate::report::record::Row;
 use crate::script::api::outcomes::Outcomes;
 use crate::script::api::tokens::{Pages, Tokens};
 use crate::script::api::{RhaiResultOf, counts_of};
-use crate::script::error::integer;
+use crate::script::native::integer;
 
 /// Methods and properties.
 #[export_module]

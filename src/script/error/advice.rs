@@ -1,24 +1,14 @@
 //! The words with which a mistake in a script is explained: names that were probably meant, types
 //! as scripts know them, and which file a closure comes from.
 
+use crate::error::suggest::nearest_name;
+use crate::script::error::text::{Advice, lower_first};
 use std::collections::BTreeSet;
 
 use rhai::{EvalAltResult, ParseErrorType};
 
 use crate::script::error::limit;
-use crate::script::lint::symbols::nearest;
-use crate::script::reference::script_type;
-
-/// A mistake in words: what is wrong, what stands beside the mark, and what to do.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Advice {
-    /// One sentence.
-    pub message: String,
-    /// Beside the mark; may be empty.
-    pub label: String,
-    /// What to do next.
-    pub hint: Option<String>,
-}
+use crate::script::type_names::script_type;
 
 /// What the parser complains about; `text` is the whole script.
 pub fn of_parse(kind: &ParseErrorType, text: &str) -> Advice {
@@ -38,7 +28,7 @@ pub fn of_parse(kind: &ParseErrorType, text: &str) -> Advice {
 /// A variable that is not there.
 pub fn unknown_variable(name: &str, text: &str) -> Advice {
     let declared = declared(text);
-    let near = nearest(
+    let near = nearest_name(
         name,
         declared.iter().copied().filter(|other| *other != name),
     );
@@ -61,7 +51,7 @@ fn unknown_module(name: &str, text: &str) -> Advice {
         let end = rest.find(|char: char| !char.is_alphanumeric() && char != '_')?;
         Some(&rest[..end])
     });
-    let near = nearest(
+    let near = nearest_name(
         name,
         ["host", "env", "config", "global"]
             .into_iter()
@@ -140,15 +130,6 @@ fn type_in_words(name: &str) -> &str {
 /// True for `+` and its like.
 pub fn is_operator(name: &str) -> bool {
     !name.contains(|char: char| char.is_alphanumeric())
-}
-
-/// Sentences begin small: they stand behind `error:`.
-pub fn lower_first(text: &str) -> String {
-    let mut chars = text.chars();
-    match chars.next() {
-        Some(first) => first.to_lowercase().chain(chars).collect(),
-        None => String::new(),
-    }
 }
 
 #[cfg(test)]

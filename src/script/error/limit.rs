@@ -2,7 +2,7 @@
 
 use rhai::{EvalAltResult, ParseErrorType};
 
-use crate::script::error::advice::Advice;
+use crate::script::error::text::Advice;
 use crate::script::sandbox::{
     CALL_LEVELS, EXPRESSION_DEPTHS, FUNCTIONS, MODULES, NESTING, Stop, VARIABLES,
 };

@@ -3,88 +3,17 @@
 
 pub mod advice;
 pub(crate) mod limit;
+pub mod symbols;
+pub mod text;
 
-use std::time::Duration;
-
-use rhai::{Dynamic, EvalAltResult, INT, Map, ParseError, ParseErrorType, Position};
+use rhai::{Dynamic, EvalAltResult, ParseError, ParseErrorType, Position};
 
 use crate::error::diagnostic::{Frame, Place, Problem};
 use crate::error::exit::Exit;
-use crate::error::{Fault, Kind};
-use crate::script::api::json::words;
-use crate::script::error::advice::{Advice, lower_first};
-use crate::script::lint::symbols::Names;
+use crate::script::error::symbols::Names;
+use crate::script::error::text::{Advice, lower_first};
+use crate::script::json::words;
 use crate::script::sources::{Sources, is_closure};
-
-/// The fault as an error that scripts catch as a map; the engine fills in the position.
-pub fn thrown(fault: Fault) -> Box<EvalAltResult> {
-    EvalAltResult::ErrorRuntime(to_map(fault).into(), Position::NONE).into()
-}
-
-/// The error of a stream that is used a second time.
-pub fn consumed(what: &str) -> Box<EvalAltResult> {
-    thrown(used_already(what))
-}
-
-/// The fault of a stream that is used a second time.
-pub fn used_already(what: &str) -> Fault {
-    Fault::new(
-        Kind::StreamConsumed,
-        format!("these {what} were used already: a stream can be read once"),
-    )
-    .hint("keep what you need on the first pass, or fetch again")
-}
-
-fn to_map(fault: Fault) -> Map {
-    let mut map = Map::new();
-    let mut set = |name: &str, value: Dynamic| {
-        map.insert(name.into(), value);
-    };
-    set("kind", fault.kind.as_str().into());
-    set("message", fault.message.into());
-    set("retryable", fault.retryable.into());
-    if !fault.causes.is_empty() {
-        let causes: Vec<Dynamic> = fault.causes.into_iter().map(Dynamic::from).collect();
-        set("causes", causes.into());
-    }
-    if let Some(hint) = fault.hint {
-        set("hint", hint.into());
-    }
-    match fault.kind {
-        Kind::HttpStatus {
-            status,
-            retry_after,
-        } => {
-            set("status", INT::from(status).into());
-            if let Some(wait) = retry_after {
-                set("retry_after_ms", millis(wait).into());
-            }
-        }
-        Kind::ShortSupply {
-            requested,
-            received,
-        } => {
-            set("requested", integer(requested).into());
-            set("received", integer(received).into());
-        }
-        Kind::DbDenied { sqlstate } => set("sqlstate", sqlstate.into()),
-        Kind::InvalidArgument { argument, expected } => {
-            set("argument", argument.into());
-            set("expected", expected.into());
-        }
-        _ => {}
-    }
-    map
-}
-
-/// A count as scripts have it.
-pub fn integer(number: u64) -> INT {
-    INT::try_from(number).unwrap_or(INT::MAX)
-}
-
-fn millis(wait: Duration) -> INT {
-    INT::try_from(wait.as_millis()).unwrap_or(INT::MAX)
-}
 
 /// What became of a thrown map or value.
 struct Thrown {

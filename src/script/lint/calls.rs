@@ -1,12 +1,14 @@
 //! What a script calls against what there is to call: unknown functions, wrong numbers of arguments,
 //! arguments that no form takes, options that do not exist, and functions that hide primitives.
 
+use crate::error::suggest::nearest_name;
+use crate::script::lint::ast::{Functions, call_of, functions_of};
 use std::collections::{BTreeMap, BTreeSet};
 
-use rhai::{AST, ASTNode, Dynamic, Expr, FnAccess, FnCallExpr, Position, Stmt};
+use rhai::{AST, ASTNode, Dynamic, Expr, FnCallExpr, Position, Stmt};
 
 use crate::script::api::{FETCH_OPTIONS, RETRY_OPTIONS};
-use crate::script::lint::symbols::{Form, Names, nearest, takes};
+use crate::script::error::symbols::{Form, Names, takes};
 use crate::script::lint::types::Kinds;
 use crate::script::lint::{Finding, Modules};
 use crate::script::sources::is_closure;
@@ -26,31 +28,6 @@ const BUILT_IN: [&str; 12] = [
     "to_debug",
     "exit",
 ];
-
-/// By name, how many parameters each function of a script has.
-pub type Functions = BTreeMap<String, Vec<usize>>;
-
-/// The functions that a script defines; those that others can call where `public`.
-pub fn functions_of(ast: &AST, public: bool) -> Functions {
-    let mut functions = Functions::new();
-    for function in ast.iter_functions() {
-        if !public || function.access == FnAccess::Public {
-            let forms = functions.entry(function.name.to_owned()).or_default();
-            forms.push(function.params.len());
-        }
-    }
-    functions
-}
-
-/// The call that a node is, with its place, and whether it is written `value.name()`.
-pub fn call_of<'a>(node: Option<&'a ASTNode>) -> Option<(&'a FnCallExpr, Position, bool)> {
-    match node? {
-        ASTNode::Expr(Expr::FnCall(call, position))
-        | ASTNode::Stmt(Stmt::FnCall(call, position)) => Some((call, *position, false)),
-        ASTNode::Expr(Expr::MethodCall(call, position)) => Some((call, *position, true)),
-        _ => None,
-    }
-}
 
 /// What is known of a file's calls.
 pub struct Calls<'a> {
@@ -156,7 +133,7 @@ impl<'a> Calls<'a> {
         }
         judge(name, count, &self.names.plain).map(|(message, label)| {
             if label.is_empty() {
-                let near = nearest(name, self.own.keys().map(String::as_str));
+                let near = nearest_name(name, self.own.keys().map(String::as_str));
                 (
                     message,
                     near.map_or(label, |near| format!("did you mean `{near}`?")),
@@ -176,7 +153,7 @@ fn of_module(
     functions: &Functions,
 ) -> Option<(String, String)> {
     let Some(forms) = functions.get(name) else {
-        let label = nearest(name, functions.keys().map(String::as_str))
+        let label = nearest_name(name, functions.keys().map(String::as_str))
             .map_or(String::new(), |near| format!("did you mean `{near}`?"));
         return Some((format!("`{module}` has no function `{name}`"), label));
     };
@@ -189,7 +166,7 @@ fn judge(
     known: &BTreeMap<String, Vec<Form>>,
 ) -> Option<(String, String)> {
     let Some(forms) = known.get(name) else {
-        let label = nearest(name, known.keys().map(String::as_str))
+        let label = nearest_name(name, known.keys().map(String::as_str))
             .map_or(String::new(), |near| format!("did you mean `{near}`?"));
         return Some((format!("unknown function `{name}`"), label));
     };
@@ -274,7 +251,7 @@ impl Calls<'_> {
         }
         for (key, _) in &map.0 {
             if !known.contains(&key.name.as_str()) {
-                let label = match nearest(&key.name, known.iter().copied()) {
+                let label = match nearest_name(&key.name, known.iter().copied()) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("it takes {}", known.join(", ")),
                 };

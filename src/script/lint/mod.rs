@@ -2,11 +2,11 @@
 //! what fails when it is reached, or can never do what it says; a warning is what runs, but hardly
 //! as it was meant.
 
+mod ast;
 mod calls;
 pub mod modules;
 mod properties;
 mod switch;
-pub mod symbols;
 mod types;
 
 use std::collections::BTreeMap;
@@ -16,8 +16,9 @@ use rhai::{AST, ASTNode, Position, Stmt};
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
 use crate::script::error::at;
-use crate::script::lint::calls::{Calls, Functions, call_of};
-use crate::script::lint::symbols::Names;
+use crate::script::error::symbols::Names;
+use crate::script::lint::ast::{Functions, call_of};
+use crate::script::lint::calls::Calls;
 use crate::script::lint::types::Kinds;
 use crate::script::sources::Sources;
 

@@ -6,8 +6,8 @@ use rhai::{AST, ASTNode, Engine, Expr, OptimizationLevel, Position, Scope, Stmt}
 
 use crate::error::diagnostic::Problem;
 use crate::script::error::of_parse;
-use crate::script::lint::calls::functions_of;
-use crate::script::lint::symbols::Names;
+use crate::script::error::symbols::Names;
+use crate::script::lint::ast::functions_of;
 use crate::script::lint::{Finding, Modules, lint, problems};
 use crate::script::sandbox::resolver::{Found, Jail};
 use crate::script::sources::Sources;

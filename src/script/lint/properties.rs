@@ -4,9 +4,10 @@
 use rhai::{ASTNode, Expr, Position, Stmt};
 
 use crate::error::Kind as FaultKind;
+use crate::error::suggest::nearest_name;
 use crate::pipeline::token::Status;
-use crate::script::lint::calls::call_of;
-use crate::script::lint::symbols::{Names, nearest};
+use crate::script::error::symbols::Names;
+use crate::script::lint::ast::call_of;
 use crate::script::lint::types::{Kind, Kinds, flatten};
 use crate::script::lint::{Finding, switch};
 
@@ -113,7 +114,7 @@ fn compared(value: &Expr, constant: &Expr, kinds: &Kinds, found: &mut Vec<Findin
                 of_outcome |= kind == Kind::Outcome && is_status;
             });
             let known: Vec<&str> = statuses().collect();
-            let near = nearest(text, known.iter().copied());
+            let near = nearest_name(text, known.iter().copied());
             let message = format!("no token ever has the status `{text}`");
             let label = did_you_mean(text, &known);
             if of_outcome {
@@ -136,7 +137,7 @@ fn unlikely_kind(constant: &Expr) -> Option<Finding> {
     if known.contains(&text.as_str()) {
         return None;
     }
-    let near = nearest(text, known)?;
+    let near = nearest_name(text, known)?;
     let message = format!("no error of the host has the kind `{text}`");
     Some(Finding::warning(*position, message).label(format!("did you mean `{near}`?")))
 }
@@ -167,7 +168,7 @@ fn statuses() -> impl Iterator<Item = &'static str> {
 }
 
 fn did_you_mean(name: &str, known: &[&str]) -> String {
-    match nearest(name, known.iter().copied()) {
+    match nearest_name(name, known.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("there is {}", known.join(", ")),
     }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use rhai::{AST, ASTNode, Dynamic, Expr, FnCallExpr, FnPtr, Stmt};
 
-use crate::script::lint::calls::{Functions, call_of, functions_of};
+use crate::script::lint::ast::{Functions, call_of, functions_of};
 use crate::script::sources::is_closure;
 
 /// What an expression is known to be.

@@ -36,9 +36,6 @@ pub const FUNCTIONS: usize = 256;
 pub const MODULES: usize = 32;
 /// The variables at a time.
 pub const VARIABLES: usize = 1000;
-/// The bytes of a script's or module's text: compiled, it takes more than a hundred times as much, and
-/// the compiler takes its time over a text that was made to be slow.
-pub const TEXT: u64 = 128 * 1024;
 /// How deeply values may lie in each other.
 pub const NESTING: usize = 1000;
 

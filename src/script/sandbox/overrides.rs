@@ -11,10 +11,9 @@
 use rhai::plugin::*;
 use rhai::{Array, Engine, FnPtr, INT, ImmutableString, Map};
 
-use crate::script::api::json;
-use crate::script::host::Native as RhaiResultOf;
-use crate::script::sandbox::sort;
-use crate::script::sandbox::{ARRAY, STRING};
+use crate::script::json;
+use crate::script::native::Native as RhaiResultOf;
+use crate::script::sandbox::{ARRAY, STRING, sort};
 
 /// Puts the stand-ins before the engine's own functions.
 pub fn register(engine: &mut Engine) {

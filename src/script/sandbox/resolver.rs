@@ -10,8 +10,7 @@ use std::sync::{Arc, Mutex};
 use rhai::{Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, Shared};
 
 use crate::error::{Fault, Kind};
-use crate::script::error::thrown;
-use crate::script::host::lock;
+use crate::script::native::{lock, thrown};
 use crate::script::sources::{self, Sources};
 use crate::script::stdlib;
 

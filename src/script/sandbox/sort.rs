@@ -4,8 +4,7 @@
 use rhai::{Array, Dynamic, FnPtr, NativeCallContext};
 
 use crate::error::{Fault, Kind};
-use crate::script::error::thrown;
-use crate::script::host::Native;
+use crate::script::native::{Native, thrown};
 
 /// The values in the order that `comparer` gives them; equal ones keep theirs. Below 0 or `true`
 /// means that the first argument comes first.

@@ -10,7 +10,7 @@ use tokio_postgres::Error;
 use crate::error::{Fault, Kind, chain};
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::catalog::{Catalog, Obstacle};
-use crate::store::postgres::connect::{Connector, Hitch};
+use crate::store::postgres::connector::{ConnectError, Connector};
 use crate::store::postgres::wire::Violation;
 use crate::store::postgres::{Address, Given, Host};
 use crate::store::sqlstate::{AtConnect, Full, at_connect, code_of, full};
@@ -156,15 +156,15 @@ impl Connector {
     }
 
     /// Why the host will not do, and what to do about it.
-    pub(super) fn hitch(&self, host: &Host, hitch: &Hitch) -> Fault {
+    pub(super) fn hitch(&self, host: &Host, hitch: &ConnectError) -> Fault {
         match hitch {
-            Hitch::Error(error) => self.refusal(host, error),
-            Hitch::Options(error) => self.options_refused(host, error),
-            Hitch::Io(error) => self.unreachable(host, vec![error.to_string()]),
-            Hitch::Violation(violation) => self.violation(host, violation),
-            Hitch::Foreign(why) => self.foreign(host, why),
-            Hitch::Password(fault) | Hitch::Table(fault) => fault.clone(),
-            Hitch::ReadOnly => denied("25006", "the database takes no writes")
+            ConnectError::Error(error) => self.refusal(host, error),
+            ConnectError::Options(error) => self.options_refused(host, error),
+            ConnectError::Io(error) => self.unreachable(host, vec![error.to_string()]),
+            ConnectError::Violation(violation) => self.violation(host, violation),
+            ConnectError::Foreign(why) => self.foreign(host, why),
+            ConnectError::Password(fault) | ConnectError::Table(fault) => fault.clone(),
+            ConnectError::ReadOnly => denied("25006", "the database takes no writes")
                 .cause(format!("{} is a standby or read-only", host.place()))
                 .hint(format!(
                     "{} must name the primary, and the role must not be set to read only",

@@ -13,10 +13,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
-use crate::store::coalesce::Batch;
+use crate::store::outcome_batch::Batch;
 use crate::store::postgres::classify::is_error;
-use crate::store::postgres::connect::Lookup;
 use crate::store::postgres::connection::{Backend, Fenced, Link};
+use crate::store::postgres::connector::Lookup;
 use crate::store::postgres::inflight::{Sent, Span};
 use crate::store::postgres::xid_horizon::Horizon;
 use crate::store::queue::Job;

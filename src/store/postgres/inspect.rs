@@ -13,8 +13,8 @@ use crate::error::probe::Finding;
 use crate::store::Options;
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::catalog::Catalog;
-use crate::store::postgres::connect::{Aim, Connector};
 use crate::store::postgres::connection::Link;
+use crate::store::postgres::connector::{Aim, Connector};
 use crate::store::postgres::{Address, Host};
 
 /// Asks what the server is, how the connection came to it, and what it makes of a commit. What a

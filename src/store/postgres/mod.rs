@@ -14,6 +14,8 @@ pub(super) mod classify;
 pub(super) mod connect;
 mod connect_error;
 pub(super) mod connection;
+pub(super) mod connector;
+mod host;
 mod hosts;
 pub(crate) mod in_doubt;
 pub(super) mod inflight;
@@ -27,7 +29,9 @@ mod recheck;
 mod replies;
 mod retry_set;
 mod setup;
-pub(crate) mod tls;
+mod shared;
+pub(crate) mod stall_monitor;
+mod tls;
 mod url;
 mod wire;
 mod writer;
@@ -38,7 +42,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub(super) use crate::store::postgres::connect_error::every_insert_denied;
-pub use crate::store::postgres::hosts::{Host, Session};
+pub use crate::store::postgres::host::{Host, TargetSession};
 pub(super) use crate::store::postgres::inspect::inspect;
 pub use crate::store::postgres::parameters::{AuthMethod, RequireAuth, SslNegotiation, TlsVersion};
 pub use crate::store::postgres::password::Password;
@@ -156,7 +160,7 @@ pub struct Address {
     /// The servers, in the order in which they are tried; at least one.
     pub hosts: Vec<Host>,
     /// Which of them will do.
-    pub session: Session,
+    pub session: TargetSession,
     /// The role.
     pub user: String,
     /// Its password.
@@ -202,7 +206,7 @@ impl Address {
         Self {
             sslmode: SslMode::default_for(&hosts),
             hosts,
-            session: Session::DEFAULT,
+            session: TargetSession::DEFAULT,
             user,
             password: None,
             passfile: None,

@@ -4,6 +4,7 @@
 //! the server has no more. A lane that is lost just ends while others work; only when none is left
 //! does the foreman reconnect, so that a restarting server meets one knocking client and not many.
 
+use crate::store::postgres::shared::Shared;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,16 +15,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Fault, Kind};
 use crate::pipeline::token::{Detail, Status};
-use crate::store::postgres::Address;
-use crate::store::postgres::catalog::{Catalog, Room};
-use crate::store::postgres::connect::{Connector, Lookup};
 use crate::store::postgres::connect_error::{is_denied, is_wrong_password};
 use crate::store::postgres::connection::{Backend, Driver, Link};
+use crate::store::postgres::connector::Connector;
 use crate::store::postgres::inflight::Sent;
-use crate::store::postgres::progress::{Progress, watch};
+use crate::store::postgres::progress::Progress;
 use crate::store::postgres::recheck::recheck;
 use crate::store::postgres::retry_set::{End, Left, Start};
-use crate::store::postgres::writer;
+use crate::store::postgres::stall_monitor::watch;
+use crate::store::postgres::{Address, writer};
 use crate::store::queue::{Queue, Taker, Verdict};
 use crate::store::{Later, Options};
 
@@ -35,27 +35,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long an outage lasts before it is told of again.
 const SAID_AGAIN: Duration = Duration::from_secs(10);
-
-/// What the lanes of a store share.
-pub(super) struct Shared {
-    pub(super) connector: Connector,
-    pub(super) queue: Arc<Queue>,
-    pub(super) sent: Sent,
-    pub(super) pipeline: Option<usize>,
-    pub(super) dry_run: bool,
-    pub(super) statement_timeout: Duration,
-    pub(super) lookup: Lookup,
-    pub(super) catalog: Catalog,
-    /// How long a token the column keeps.
-    pub(super) room: Room,
-    pub(super) progress: Progress,
-    /// Why the run was given up, if no commit was confirmed.
-    pub(super) unconfirmed: OnceLock<Fault>,
-    /// Cancelled then.
-    pub(super) gives_up: CancellationToken,
-    pub(super) patience: Duration,
-    connections: usize,
-}
 
 /// The connections of a store.
 pub(crate) struct Pool {

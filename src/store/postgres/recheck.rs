@@ -11,7 +11,7 @@ use crate::store::identifier::quote_identifier;
 use crate::store::postgres::classify::is_error;
 use crate::store::postgres::connection::{Backend, Fenced, Link};
 use crate::store::postgres::in_doubt::{FENCE, GLANCE, UNCONFIRMED};
-use crate::store::postgres::pool::Shared;
+use crate::store::postgres::shared::Shared;
 
 /// So many values are looked up at a time.
 const AT_A_TIME: usize = 5_000;

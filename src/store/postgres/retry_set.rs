@@ -7,10 +7,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::pipeline::token::{Detail, Status};
-use crate::store::coalesce::Batch;
+use crate::store::outcome_batch::Batch;
 use crate::store::postgres::connection::Link;
 use crate::store::postgres::in_doubt::{self, Doubt, Flight};
-use crate::store::postgres::pool::Shared;
+use crate::store::postgres::shared::Shared;
 use crate::store::queue::{Chunk, Job};
 
 /// So often a token is sent whose connection is then lost: it may be the one that ends it.

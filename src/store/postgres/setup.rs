@@ -4,6 +4,7 @@
 //! A backend that the connection has to itself is set up for good. Behind a pooler the next client
 //! gets it as soon as an answer has come: nothing may be left on it, and nothing asked ahead.
 
+use crate::store::postgres::connector::SessionFacts;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,8 +15,8 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Row, SimpleQueryMessage};
 
 use crate::store::postgres::catalog::{self, Catalog};
-use crate::store::postgres::connect::{Aim, Connector, Hitch};
 use crate::store::postgres::connection::{Cluster, Link, backend_of};
+use crate::store::postgres::connector::{Aim, ConnectError, Connector};
 
 /// Asks whether the backend is the connection's own; it then has the mark of its start. Raises
 /// `synchronous_commit` to `on` and `client_min_messages` to `warning` if they are lower, never lowers
@@ -46,14 +47,6 @@ const CLUSTER: &str = "SELECT system_identifier FROM pg_control_system()";
 const STARTED: &str = "SELECT extract(epoch FROM backend_start)::text \
      FROM pg_stat_get_activity(pg_backend_pid())";
 
-/// What a server said when a connection to it was set up.
-pub(super) struct Session {
-    /// True if others share the backend.
-    pub(super) is_shared: bool,
-    /// What the first connection looks at.
-    pub(super) catalog: Option<Catalog>,
-}
-
 impl Connector {
     /// Makes the connection that began with `mark` ready to insert. One for `Aim::Inspect` gets the
     /// settings of every session and nothing more.
@@ -62,7 +55,7 @@ impl Connector {
         link: &mut Link,
         mark: &str,
         aim: Aim,
-    ) -> Result<Session, Hitch> {
+    ) -> Result<SessionFacts, ConnectError> {
         let timeout = milliseconds(self.statement_timeout).to_string();
         let params = [(&timeout as _, Type::TEXT), (&mark as _, Type::TEXT)];
         let asked = Instant::now();
@@ -70,11 +63,11 @@ impl Connector {
         link.round_trip = asked.elapsed();
         let row = understood(link, rows)?;
         if row.try_get(7)? {
-            return Err(Hitch::ReadOnly);
+            return Err(ConnectError::ReadOnly);
         }
         let port: Option<i32> = row.try_get(13)?;
         let is_direct = port == link.local_port.map(i32::from);
-        let mut session = Session {
+        let mut session = SessionFacts {
             is_shared: row.try_get(2)?,
             catalog: None,
         };
@@ -106,7 +99,7 @@ impl Connector {
         // What is going to be refused for what was seen is refused in those words.
         session.catalog = looked?;
         if let Some(catalog) = &session.catalog {
-            self.judge(catalog).map_err(Hitch::Table)?;
+            self.judge(catalog).map_err(ConnectError::Table)?;
         }
         match prepared {
             Ok(statement) if !is_pgpool => {
@@ -122,9 +115,9 @@ impl Connector {
     }
 
     /// Looks at the table without preparing anything.
-    pub(super) async fn dry_look(&self, link: &Link) -> Result<Catalog, Hitch> {
+    pub(super) async fn dry_look(&self, link: &Link) -> Result<Catalog, ConnectError> {
         let catalog = self.look(link, true).await?.unwrap_or_default();
-        self.judge(&catalog).map_err(Hitch::Table)?;
+        self.judge(&catalog).map_err(ConnectError::Table)?;
         // Says what preparing would have said, executes nothing and leaves nothing.
         let explain = format!("EXPLAIN {}", link.insert);
         let token = (&"" as _, Type::TEXT);
@@ -132,7 +125,7 @@ impl Connector {
         Ok(catalog)
     }
 
-    async fn look(&self, link: &Link, look: bool) -> Result<Option<Catalog>, Hitch> {
+    async fn look(&self, link: &Link, look: bool) -> Result<Option<Catalog>, ConnectError> {
         if !look {
             return Ok(None);
         }
@@ -149,7 +142,7 @@ impl Connector {
             Err(error) => {
                 tracing::debug!(cause = %error, "the catalog cannot be read");
                 let why = "its catalogs are not those of PostgreSQL";
-                Err(Hitch::Foreign(why.to_owned()))
+                Err(ConnectError::Foreign(why.to_owned()))
             }
         }
     }
@@ -189,11 +182,11 @@ impl Connector {
 }
 
 /// The answer to [`SET_UP`], if it is that of a PostgreSQL that is supported.
-fn understood(link: &Link, rows: Result<Vec<Row>, Error>) -> Result<Row, Hitch> {
+fn understood(link: &Link, rows: Result<Vec<Row>, Error>) -> Result<Row, ConnectError> {
     /// What a server says that lacks a function, a setting, a type or a piece of syntax.
     const LACKS: [&str; 3] = ["42", "0A", "XX"];
     let foreign = |why: String| {
-        Hitch::Foreign(match link.monitor.server_version() {
+        ConnectError::Foreign(match link.monitor.server_version() {
             Some(version) => format!("{why}; it says that its version is {version}"),
             None => why,
         })
@@ -206,7 +199,7 @@ fn understood(link: &Link, rows: Result<Vec<Row>, Error>) -> Result<Row, Hitch> 
             let lacks = LACKS.contains(&code.get(..2).unwrap_or_default());
             return Err(match error.as_db_error() {
                 Some(db) if lacks => foreign(format!("{} ({code})", db.message())),
-                _ => Hitch::Error(error),
+                _ => ConnectError::Error(error),
             });
         }
     };
@@ -216,12 +209,12 @@ fn understood(link: &Link, rows: Result<Vec<Row>, Error>) -> Result<Row, Hitch> 
     let name = version.split(" on ").next().unwrap_or_default();
     let name = name.split(" (").next().unwrap_or_default();
     if !version.starts_with("PostgreSQL ") {
-        return Err(Hitch::Foreign(format!("it says that it is {name}")));
+        return Err(ConnectError::Foreign(format!("it says that it is {name}")));
     }
     let (oldest, words) = OLDEST;
     if number < oldest {
         let why = format!("it is {name}, and {words} is the oldest that is supported");
-        return Err(Hitch::Foreign(why));
+        return Err(ConnectError::Foreign(why));
     }
     Ok(row)
 }

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use crate::runtime::secret::Secret;
 use crate::store::postgres::{
-    Address, ChannelBinding, Given, Host, Password, RequireAuth, Session, SslMode, SslNegotiation,
-    TlsVersion,
+    Address, ChannelBinding, Given, Host, Password, RequireAuth, SslMode, SslNegotiation,
+    TargetSession, TlsVersion,
 };
 
 /// The parameters that have an effect.
@@ -310,7 +310,7 @@ fn placeholder(what: &str) -> UrlError {
 struct Parts {
     hosts: String,
     ports: Vec<u16>,
-    session: Option<Session>,
+    session: Option<TargetSession>,
     channel_binding: Option<ChannelBinding>,
     user: String,
     password: Option<String>,
@@ -493,7 +493,7 @@ impl Parts {
         }
         Ok(Address {
             hosts,
-            session: self.session.unwrap_or(Session::DEFAULT),
+            session: self.session.unwrap_or(TargetSession::DEFAULT),
             user: self.user,
             password: self
                 .password

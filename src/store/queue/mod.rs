@@ -18,7 +18,7 @@ use crate::pipeline::channel::OutcomeSender;
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Halt;
-use crate::store::coalesce::{Gathered, Gathering};
+use crate::store::coalesce::{Coalesced, Coalescer};
 use crate::store::page_spans::Pages;
 pub(super) use crate::store::queue::pump::pump;
 
@@ -37,14 +37,14 @@ pub(super) struct Verdict {
 
 /// What one call of `store` shares with its chunks.
 pub(super) struct Job {
-    sender: OutcomeSender,
+    sender: OutcomeSender<Fault>,
     /// Set by the pump when nothing more of this job may be sent.
     stopping: AtomicBool,
     verdict: Arc<OnceLock<Verdict>>,
     /// Cancelled when the last chunk and the last token in flight have let go of the job.
     done: CancellationToken,
     _done: DropGuard,
-    gathered: Gathered,
+    coalescer: Coalescer,
     /// Where somebody wants to hear of them.
     pages: Option<Pages>,
 }
@@ -52,7 +52,7 @@ pub(super) struct Job {
 impl Drop for Job {
     /// Where nobody came to send them, because the runtime is gone.
     fn drop(&mut self) {
-        self.send(self.gathered.take(Instant::now()));
+        self.send(self.coalescer.take(Instant::now()));
     }
 }
 
@@ -81,16 +81,16 @@ impl Job {
 
     /// Hands over outcomes together with those that come right after them.
     pub(super) fn send_soon(self: &Arc<Self>, outcomes: Vec<Outcome>) {
-        match self.gathered.add(outcomes, Instant::now()) {
-            Gathering::Due(all) => self.send(all),
-            Gathering::Begun(due) => {
+        match self.coalescer.add(outcomes, Instant::now()) {
+            Coalesced::Now(all) => self.send(all),
+            Coalesced::At(due) => {
                 let job = Arc::clone(self);
                 tokio::spawn(async move {
                     tokio::time::sleep_until(due).await;
-                    job.send(job.gathered.take(Instant::now()));
+                    job.send(job.coalescer.take(Instant::now()));
                 });
             }
-            Gathering::UnderWay => {}
+            Coalesced::Pending => {}
         }
     }
 
@@ -176,7 +176,7 @@ impl Queue {
     }
 
     /// A job whose outcomes go to `sender`, and are counted in `pages`.
-    pub(super) fn job(&self, sender: OutcomeSender, pages: Option<Pages>) -> Arc<Job> {
+    pub(super) fn job(&self, sender: OutcomeSender<Fault>, pages: Option<Pages>) -> Arc<Job> {
         let done = CancellationToken::new();
         Arc::new(Job {
             sender,
@@ -184,7 +184,7 @@ impl Queue {
             verdict: Arc::clone(&self.verdict),
             _done: done.clone().drop_guard(),
             done,
-            gathered: Gathered::default(),
+            coalescer: Coalescer::default(),
             pages,
         })
     }
@@ -284,7 +284,7 @@ mod tests {
     use crate::pipeline::token::{Flaw, Page};
     use crate::runtime::clock::Real;
 
-    fn start(queue: &Arc<Queue>, pages: PageStream) -> OutcomeStream {
+    fn start(queue: &Arc<Queue>, pages: PageStream<Fault>) -> OutcomeStream<Fault> {
         let (sender, stream, stop) = outcomes(CREDIT);
         tokio::spawn(pump(
             Arc::clone(queue),
@@ -299,7 +299,7 @@ mod tests {
         Page::from_texts((0..count).map(|_| ("aa", None)))
     }
 
-    async fn collect(mut stream: OutcomeStream) -> (Vec<Outcome>, Option<Fault>) {
+    async fn collect(mut stream: OutcomeStream<Fault>) -> (Vec<Outcome>, Option<Fault>) {
         let (mut all, mut fault) = (Vec::new(), None);
         while let Some(next) = stream.next().await {
             match next {
@@ -365,9 +365,28 @@ mod tests {
         while queue.inbox.len() < 2 {
             tokio::task::yield_now().await;
         }
-        halt.stop_for(crate::runtime::shutdown::Cause::Deadline);
+        halt.stop_for(crate::error::exit::Cause::Deadline);
         let (all, _) = collect(stream).await;
         assert_eq!(all.len(), 64);
         assert!(all.iter().all(|o| o.status == Status::NotAttempted));
+    }
+
+    #[tokio::test]
+    async fn coalesced_outcomes_arrive_when_the_job_is_dropped() {
+        let queue = Queue::new(1, Halt::new(), Arc::new(crate::runtime::clock::Real));
+        let (sender, mut stream, _stop) = outcomes::<Fault>(CREDIT);
+        let job = queue.job(sender, None);
+        for text in ["aa", "bb"] {
+            let page = Page::from_texts([(text, None)]);
+            let outcome = |token| Outcome::unsent(token, Status::Rejected, None);
+            job.send_soon(page.iter().map(outcome).collect());
+        }
+        drop(job);
+        let mut all = Vec::new();
+        while let Some(Ok(batch)) = stream.next().await {
+            all.extend(batch);
+        }
+        let texts: Vec<&str> = all.iter().map(|outcome| outcome.token.as_str()).collect();
+        assert_eq!(texts, ["aa", "bb"]);
     }
 }

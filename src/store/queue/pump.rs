@@ -1,5 +1,6 @@
 //! The pump of a store under way: it cuts pages into chunks and queues them.
 
+use crate::error::Fault;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,7 +23,7 @@ pub(in crate::store) async fn pump(
     queue: Arc<Queue>,
     job: Arc<Job>,
     stop: CancellationToken,
-    mut pages: PageStream,
+    mut pages: PageStream<Fault>,
 ) {
     if feed(&queue, &job, &stop, &mut pages).await.is_some() {
         // All is queued. What is not sent yet can still be stopped, without keeping the job alive.
@@ -71,7 +72,7 @@ async fn feed(
     queue: &Queue,
     job: &Arc<Job>,
     stop: &CancellationToken,
-    pages: &mut PageStream,
+    pages: &mut PageStream<Fault>,
 ) -> Option<()> {
     let mut interrupted = pin!(queue.interrupted(stop));
     loop {

@@ -16,8 +16,8 @@ use tokio::sync::oneshot;
 
 use crate::error::{Fault, Kind};
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
-use crate::store::coalesce::Batch;
 use crate::store::identifier::{TableName, quote_identifier};
+use crate::store::outcome_batch::Batch;
 use crate::store::queue::{Chunk, Job, Queue, Taker, Verdict};
 use crate::store::sqlite::open::{denied, open, unusable};
 use crate::store::sqlstate::{Details, Said};
@@ -587,7 +587,7 @@ mod tests {
     fn a_stopped_run_reports_every_token() {
         block(async {
             let halt = Halt::new();
-            halt.stop_for(crate::runtime::shutdown::Cause::Terminate);
+            halt.stop_for(crate::error::exit::Cause::Terminate);
             let texts = page(&["aa"; 1000]);
             let (outcomes, fault) = store(options(Target::Demo), texts, halt).await;
             assert_eq!((outcomes.len(), fault), (1000, None));

@@ -1,7 +1,16 @@
 //! Reads expressions as PostgreSQL prints them, as far as the catalog asks: what they mention, what they
 //! may raise, and which column a view shows.
 
-use crate::store::postgres::catalog::scope::Risk;
+/// What can go wrong with the values of the other columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Risk {
+    /// Constants and clocks: nothing.
+    None,
+    /// A sequence: its end, or a number too large for the column.
+    Sequence,
+    /// An expression that may raise anything.
+    Anything,
+}
 
 /// What a default may raise, by its text.
 pub(super) fn risk_of(value: &str) -> Risk {

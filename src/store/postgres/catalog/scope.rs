@@ -1,19 +1,9 @@
 //! Whose an error is, by the catalog: what a constraint, an index, a partition key or a function that an
 //! error names has to do with the token.
 
+use crate::store::postgres::catalog::expression::Risk;
 use crate::store::postgres::catalog::expression::{names, risk_of};
 use crate::store::postgres::catalog::{Catalog, PartitionKey, Relation};
-
-/// What can go wrong with the values of the other columns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Risk {
-    /// Constants and clocks: nothing.
-    None,
-    /// A sequence: its end, or a number too large for the column.
-    Sequence,
-    /// An expression that may raise anything.
-    Anything,
-}
 
 /// What a function that an error's CONTEXT names belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -57,7 +57,7 @@ fn defaults_are_libpqs_but_for_tls() {
     let address = parse("postgresql://tokens@db").unwrap();
     assert_eq!(places(&address), ["db:5432"]);
     assert_eq!(address.name, "tokens");
-    assert_eq!(address.session, Session::ReadWrite);
+    assert_eq!(address.session, TargetSession::ReadWrite);
     assert_eq!(address.channel_binding, ChannelBinding::Prefer);
     assert_eq!(address.sslmode, SslMode::Require);
     let local = parse("postgres://tokens@127.0.0.1/x").unwrap();
@@ -121,9 +121,9 @@ fn several_hosts_have_a_port_each_or_one_for_all() {
 fn a_server_that_takes_no_writes_cannot_be_asked_for() {
     let with = |attrs: &str| parse(&format!("postgres://u@a,b/x?target_session_attrs={attrs}"));
     for (attrs, session) in [
-        ("any", Session::Any),
-        ("read-write", Session::ReadWrite),
-        ("primary", Session::ReadWrite),
+        ("any", TargetSession::Any),
+        ("read-write", TargetSession::ReadWrite),
+        ("primary", TargetSession::ReadWrite),
     ] {
         assert_eq!(with(attrs).unwrap().session, session, "{attrs}");
     }

@@ -15,14 +15,14 @@ use tokio::time::Instant;
 
 use crate::error::Fault;
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
-use crate::store::coalesce::Batch;
-use crate::store::postgres::connect::silence;
+use crate::store::outcome_batch::Batch;
 use crate::store::postgres::connection::Link;
+use crate::store::postgres::connector::silence;
 use crate::store::postgres::in_doubt::{self, Doubt, Flight, Rowless, UNCONFIRMED};
 use crate::store::postgres::inflight::Span;
-use crate::store::postgres::pool::Shared;
 use crate::store::postgres::replies::{Answers, Reply};
 use crate::store::postgres::retry_set::{End, Remains, Start, Waiting, again, until};
+use crate::store::postgres::shared::Shared;
 use crate::store::postgres::xid_horizon::Horizon;
 use crate::store::queue::{Chunk, Job};
 use crate::store::sqlstate::{Details, scrub};

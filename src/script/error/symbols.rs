@@ -1,11 +1,13 @@
 //! What there is to call: every function that the engine knows, the forms in which each can be
 //! called, and which name was probably meant by one that is not among them.
 
+use crate::error::suggest::nearest_name;
 use std::collections::{BTreeMap, BTreeSet};
 
 use rhai::Engine;
 
-use crate::script::error::advice::{self, Advice};
+use crate::script::error::advice;
+use crate::script::error::text::Advice;
 use crate::script::sources::is_closure;
 
 /// The functions that scripts can call: by name, the forms in which each can be called.
@@ -95,7 +97,7 @@ impl Names {
         if name.contains("::") {
             return Advice { message, ..plain() };
         }
-        let near = nearest(name, self.plain.keys().map(String::as_str));
+        let near = nearest_name(name, self.plain.keys().map(String::as_str));
         Advice {
             message,
             label: near.map_or(String::new(), |near| format!("did you mean `{near}`?")),
@@ -126,7 +128,7 @@ impl Names {
             })
             .map(|(name, _)| name)
             .collect();
-        let label = match nearest(property, has.iter().copied()) {
+        let label = match nearest_name(property, has.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None if has.is_empty() => String::new(),
             None => format!("it has {}", has.join(", ")),
@@ -138,22 +140,6 @@ impl Names {
             hint: None,
         }
     }
-}
-
-/// The name out of `known` that `name` was probably meant to be.
-pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .into_iter()
-        .filter(|known| {
-            known
-                .chars()
-                .all(|char| char.is_alphanumeric() || char == '_')
-        })
-        .map(|known| (strsim::damerau_levenshtein(name, known), known))
-        .filter(|(distance, known)| *distance <= (known.len().min(name.len()) / 3).clamp(1, 3))
-        .filter(|(distance, known)| *distance < name.len().min(known.len()))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, known)| known)
 }
 
 /// ``it is called as `store(Tokens)`, `store(array)` ``: how a function can be called.
@@ -173,5 +159,5 @@ pub(crate) fn takes(name: &str, forms: &[Form]) -> String {
 /// The type in ``name: type``, as scripts know it.
 fn short(param: &str) -> String {
     let kind = param.split_once(": ").map_or(param, |(_, kind)| kind);
-    crate::script::reference::script_type(kind).to_owned()
+    crate::script::type_names::script_type(kind).to_owned()
 }

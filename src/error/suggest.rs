@@ -1,0 +1,27 @@
+//! Finds the known name that a misspelt one probably meant.
+
+/// The known name that is most like `name`, if one is near enough to have been meant.
+pub fn nearest_option<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    known
+        .iter()
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), *candidate))
+        .filter(|(distance, candidate)| *distance <= 1.max(candidate.len() / 3))
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// The name out of `known` that `name` was probably meant to be.
+pub fn nearest_name<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .filter(|known| {
+            known
+                .chars()
+                .all(|char| char.is_alphanumeric() || char == '_')
+        })
+        .map(|known| (strsim::damerau_levenshtein(name, known), known))
+        .filter(|(distance, known)| *distance <= (known.len().min(name.len()) / 3).clamp(1, 3))
+        .filter(|(distance, known)| *distance < name.len().min(known.len()))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, known)| known)
+}

@@ -1,0 +1,15 @@
+//! The names of types as scripts know them.
+
+/// A Rust type's name as scripts know it.
+pub fn script_type(name: &str) -> &str {
+    match name.trim_start_matches("&mut ") {
+        "ImmutableString" | "String" | "str" | "&str" => "string",
+        "i64" | "INT" => "int",
+        "f64" | "FLOAT" => "float",
+        "Array" => "array",
+        "Map" => "map",
+        "FnPtr" => "closure",
+        "Dynamic" => "?",
+        other => other,
+    }
+}

@@ -1,0 +1,34 @@
+//! What the writers of one store share.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Fault;
+use crate::store::postgres::catalog::{Catalog, Room};
+use crate::store::postgres::connector::{Connector, Lookup};
+use crate::store::postgres::inflight::Sent;
+use crate::store::postgres::progress::Progress;
+use crate::store::queue::Queue;
+
+/// What the lanes of a store share.
+pub(super) struct Shared {
+    pub(super) connector: Connector,
+    pub(super) queue: Arc<Queue>,
+    pub(super) sent: Sent,
+    pub(super) pipeline: Option<usize>,
+    pub(super) dry_run: bool,
+    pub(super) statement_timeout: Duration,
+    pub(super) lookup: Lookup,
+    pub(super) catalog: Catalog,
+    /// How long a token the column keeps.
+    pub(super) room: Room,
+    pub(super) progress: Progress,
+    /// Why the run was given up, if no commit was confirmed.
+    pub(super) unconfirmed: OnceLock<Fault>,
+    /// Cancelled then.
+    pub(super) gives_up: CancellationToken,
+    pub(super) patience: Duration,
+    pub(super) connections: usize,
+}
