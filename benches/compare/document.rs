@@ -114,7 +114,7 @@ impl Report {
     fn measurements(&self) -> String {
         let mut text = String::from(
             "Each contender is measured as a process from start to end, connecting included, against a \
-             PostgreSQL of its own\nwith `fsync=on` and `synchronous_commit=on`. The contenders take \
+             dedicated PostgreSQL\nwith `fsync=on` and `synchronous_commit=on`. The contenders take \
              turns. Before each turn the table is emptied\nand a checkpoint is made. After each turn \
              the table is compared with what was sent.\n\n",
         );
