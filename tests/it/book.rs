@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use crate::support::command::Command;
+use crate::support::guide::read;
 use crate::support::root;
 
 /// The most lines of README.md.
@@ -229,6 +230,71 @@ fn every_key_of_the_configuration_file_is_described() {
             assert!(table.contains(&format!("`{key}`")), "{section}.{key}");
         }
     }
+}
+
+/// The sources of the program as one text, in which a string that continues on the next line is whole.
+fn sources() -> String {
+    let mut folders = vec![root().join("src")];
+    let mut sources = String::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(content) = fs::read_to_string(path) {
+                let mut lines = content.split("\\\n");
+                sources.extend(lines.next());
+                sources.extend(lines.map(str::trim_start));
+            }
+        }
+    }
+    sources
+}
+
+/// The longest run of plain words of a message: what is between names, numbers and quoted text.
+fn longest_run(message: &str) -> Vec<&str> {
+    let is_plain = |word: &&str| {
+        let word = word.trim_end_matches([',', ';', ':']);
+        let mut letters = word.chars();
+        letters
+            .next()
+            .is_some_and(|c| c.is_lowercase() || word.len() == 1)
+            && letters.all(|c| c.is_lowercase() || "-'".contains(c))
+    };
+    let words: Vec<&str> = message.split_whitespace().collect();
+    let runs = words.split(|word| !is_plain(word));
+    runs.max_by_key(|run| run.len()).unwrap_or(&[]).to_vec()
+}
+
+/// True if the sources have most of `words` in a row; the rest may be filled in by the program.
+fn has_most_of(sources: &str, words: &[&str]) -> bool {
+    let least = words.len().div_ceil(2).max(2).min(words.len());
+    (least..=words.len()).rev().any(|size| {
+        let mut windows = words.windows(size);
+        windows.any(|window| sources.contains(&window.join(" ")))
+    })
+}
+
+#[test]
+fn every_message_in_troubleshooting_is_one_of_the_program() {
+    let sources = sources();
+    let blocks = read("docs/troubleshooting.md").into_iter();
+    let mut faults = Vec::new();
+    let mut count = 0;
+    for block in blocks.filter(|block| block.kind == "text") {
+        for line in block.text.lines() {
+            let message = ["error: ", "hint: ", " WARN "]
+                .iter()
+                .find_map(|start| line.strip_prefix(start));
+            let Some(message) = message else { continue };
+            count += 1;
+            if !has_most_of(&sources, &longest_run(message)) {
+                faults.push(format!("near line {}: {line}", block.line));
+            }
+        }
+    }
+    assert!(count > 80, "{count} messages are too few");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]
