@@ -1,17 +1,17 @@
-# The image of token_service: compiled in one stage, shipped from scratch in the other, with the
-# binary, the shared libraries that it names, CA certificates, the scripts, the licences and a list of
-# what it was made of; no shell, no root. Only what every Docker Engine's builder understands is used,
-# so that `docker build .` is enough. docs/containers.md says how it is run.
+# The image of token_service. One stage compiles; the final stage starts from scratch and contains the
+# binary, its shared libraries, CA certificates, the scripts, the licences and a list of crates. It has no
+# shell and no root user. The file uses only instructions that every Docker Engine understands, so
+# `docker build .` is enough. docs/containers.md explains how to run the image.
 
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
 
-# The tool that lists the crates; it is no part of the image, so it need not be fast.
+# The tool that lists the crates. It is not part of the image, so a debug build is enough.
 RUN cargo install cargo-cyclonedx --version 0.5.9 --locked --debug --root /opt/cyclonedx
 
-# The dependencies first, against an empty crate: this layer lasts until Cargo.toml or Cargo.lock
-# change. Tests and benches that Cargo.toml names are not built, so their files are not needed; the
-# tool asks for their dependencies all the same, and later steps shall need no network.
+# Compile the dependencies first, against an empty crate: this layer is cached until Cargo.toml or
+# Cargo.lock change. Tests and benches are not built, so their files are not needed. The tool above reads
+# their dependencies, so fetch all of them: later steps run without a network.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
  && echo 'fn main() {}' > src/main.rs \
@@ -19,16 +19,15 @@ RUN mkdir src \
  && cargo build --release --locked \
  && cargo fetch --locked --target "$(rustc -vV | sed -n 's/^host: //p')"
 
-# Cargo judges freshness by time stamps, and the context's may be older than the empty crate's build.
+# Cargo compares time stamps, and those of the context may be older than the build of the empty crate.
 COPY scripts scripts
 COPY src src
 RUN find src scripts -type f -exec touch {} + \
  && cargo build --release --locked --offline --bin token_service
 
-# The final image's file tree. It stays linked to glibc, since a static glibc cannot look up host
-# names without the shared one beside it; glibc finds its name services and CA roots in /etc.
-# Every file is dated SOURCE_DATE_EPOCH (seconds since 1970), so that two builds of one commit give
-# the same files; what the compiler writes names no path but the stage's own.
+# The file tree of the final image. The binary is linked dynamically, because a static glibc cannot resolve
+# host names without the shared one. glibc reads its name services and CA roots from /etc. Every file has the
+# date SOURCE_DATE_EPOCH (seconds since 1970), so two builds of one commit give identical files.
 COPY LICENSE-MIT LICENSE-APACHE ./
 ARG SOURCE_DATE_EPOCH=0
 RUN mkdir -p /image/etc/ssl/certs /image/usr/local/bin /image/usr/share/doc/token_service /image/scripts \
@@ -49,15 +48,15 @@ RUN mkdir -p /image/etc/ssl/certs /image/usr/local/bin /image/usr/share/doc/toke
 
 FROM scratch
 COPY --from=build /image/ /
-# A script mounted over /scripts/default.rhai replaces the built-in one; --script still beats it.
+# A script mounted over /scripts/default.rhai replaces the built-in one. --script has precedence.
 ENV PATH=/usr/local/bin TOKEN_SERVICE_SCRIPT=/scripts/default.rhai
 WORKDIR /
 USER 65532:65532
-# No CMD: a SIZE that stands there would beat TOKEN_SERVICE_SIZE and the configuration file.
+# No CMD: a SIZE there would have precedence over TOKEN_SERVICE_SIZE and the configuration file.
 ENTRYPOINT ["token_service"]
 
-# What only the one who builds knows; empty where nobody says. A test holds the version against
-# Cargo.toml's.
+# Labels that only the caller of the build knows; empty by default. A test compares the version with
+# Cargo.toml.
 ARG REVISION=
 ARG CREATED=
 ARG SOURCE=

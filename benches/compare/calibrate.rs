@@ -40,8 +40,8 @@ pub fn best(stage: &mut Stage) -> Result<Best> {
         })
     });
     let mut table = Table::new(
-        "Rivals at their best",
-        "What was tried once before the comparisons; the fastest of each kind is what is compared.",
+        "Settings of the contenders",
+        "Each setting ran once before the comparisons. The fastest of each kind takes part in them.",
         &["contender", "tokens/s"],
     );
     let limit = fastest(stage, limits.into(), &mut table)?;

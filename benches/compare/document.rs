@@ -1,5 +1,5 @@
-//! What is written: docs/benchmarks.md as a whole, the chart, and the README's block between its two
-//! markers. Every figure in them comes from a run; none is written by hand.
+//! Writes the chart and the two generated regions of docs/performance.md: the table of goals and the
+//! measurements. Every figure in them comes from a run; the text around them is written by hand.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,27 +12,29 @@ use super::findings::{Findings, Verdict};
 use super::machine::Machine;
 use super::text;
 
-const BEGIN: &str = "<!-- benchmarks -->";
-const END: &str = "<!-- /benchmarks -->";
-const DOCUMENT: &str = "benchmarks.md";
+/// The generated region with the table of goals.
+const GOALS: &str = "benchmarks";
+/// The generated region with the tables of all sections.
+const MEASUREMENTS: &str = "measurements";
+const DOCUMENT: &str = "performance.md";
 const CHART: &str = "throughput.svg";
 
-/// A run's results.
+/// The results of a run.
 pub struct Report {
-    /// On what.
+    /// The machine that it ran on.
     pub machine: Machine,
-    /// What came of it.
+    /// The tables, goals and curves.
     pub findings: Findings,
     /// Rounds of each comparison.
     pub rounds: usize,
-    /// How long it took, in minutes.
+    /// Duration in minutes.
     pub minutes: f64,
-    /// Why it is no full measurement, where it is none.
+    /// Why the run is not a full measurement, if it is not.
     pub caveat: Option<&'static str>,
 }
 
 impl Report {
-    /// Writes everything; gives the places.
+    /// Writes everything and returns the paths. Outside of the tree the document holds the regions alone.
     pub fn write(&self, root: &Path, in_tree: bool) -> Result<Vec<PathBuf>> {
         let docs = if in_tree {
             root.join("docs")
@@ -40,27 +42,24 @@ impl Report {
             Path::new(env!("CARGO_TARGET_TMPDIR")).join("benchmarks")
         };
         fs::create_dir_all(&docs)?;
-        let mut written = vec![docs.join(DOCUMENT)];
-        fs::write(&written[0], self.document())?;
+        let path = docs.join(DOCUMENT);
+        let before = if in_tree {
+            fs::read_to_string(&path)?
+        } else {
+            format!("{}\n\n{}\n", region(GOALS, ""), region(MEASUREMENTS, ""))
+        };
+        let text = replaced(&before, GOALS, &self.goals())?;
+        fs::write(&path, replaced(&text, MEASUREMENTS, &self.measurements())?)?;
+        let mut written = vec![path];
         if !self.findings.curves.is_empty() {
             let path = docs.join(CHART);
             fs::write(&path, chart::draw(&self.findings.curves)?)?;
             written.push(path);
         }
-        let block = self.block();
-        let readme = root.join("README.md");
-        if in_tree {
-            let text = fs::read_to_string(&readme)?;
-            fs::write(&readme, replaced(&text, &block)?)?;
-            written.push(readme);
-        } else {
-            written.push(docs.join("README-block.md"));
-            fs::write(written.last().context("a path")?, block)?;
-        }
         Ok(written)
     }
 
-    /// All of it, for the terminal.
+    /// All tables as text for the terminal.
     pub fn print(&self) -> String {
         let mut text = String::new();
         for table in &self.findings.tables {
@@ -85,51 +84,17 @@ impl Report {
         )
     }
 
-    fn document(&self) -> String {
-        let mut text = String::from(
-            "# Benchmarks\n\nWritten by `cargo bench --locked`; do not edit.\n\n\
-             What is compared starts and ends as a process, connecting included, against a \
-             PostgreSQL of its own with `fsync=on` and `synchronous_commit=on`. The contenders take \
-             turns; before each turn the table is emptied and a checkpoint made, and after it the \
-             table is compared with what was sent.\n",
-        );
-        let _ = writeln!(
-            text,
-            "Figures are medians of {} rounds with the least and the most in parentheses; ratios are \
-             medians of the rounds' ratios.\n",
-            self.rounds
-        );
-        if let Some(caveat) = self.caveat {
-            let _ = writeln!(text, "**{caveat}**\n");
-        }
-        for (name, fact) in &self.machine.facts {
-            let _ = writeln!(text, "- {name}: {fact}");
-        }
-        let goals = text::markdown(&text::goals(&self.findings.goals));
-        let _ = writeln!(text, "\n## Goals\n\n{goals}\n{}.", self.score());
-        for table in &self.findings.tables {
-            let _ = writeln!(text, "\n## {}\n", table.title);
-            if !table.note.is_empty() {
-                let _ = writeln!(text, "{}\n", table.note);
-            }
-            text.push_str(&text::markdown(table));
-        }
-        if !self.findings.curves.is_empty() {
-            let _ = writeln!(text, "\n![Throughput against round-trip time]({CHART})");
-        }
-        text
-    }
-
-    fn block(&self) -> String {
+    /// The table of goals, with where and when it was measured.
+    fn goals(&self) -> String {
         let fact = |name| self.machine.fact(name);
-        let mut text = format!("{BEGIN}\n");
+        let mut text = String::new();
         if let Some(caveat) = self.caveat {
             let _ = writeln!(text, "**{caveat}**\n");
         }
         let _ = writeln!(
             text,
             "Measured on {} at commit {}: {}, {}, PostgreSQL {}.\nMedians of {} rounds in which the \
-             contenders took turns, with the least and the most.\n",
+             contenders took turns, with minimum and maximum in parentheses.\n",
             fact("Date"),
             fact("Commit"),
             fact("Processor"),
@@ -138,20 +103,54 @@ impl Report {
             self.rounds
         );
         text.push_str(&text::markdown(&text::goals(&self.findings.goals)));
+        let _ = writeln!(text, "\n{}.", self.score());
         if !self.findings.curves.is_empty() {
-            let _ = writeln!(
-                text,
-                "\n![Throughput against round-trip time](docs/{CHART})"
-            );
+            let _ = writeln!(text, "\n![Throughput against round-trip time]({CHART})");
         }
-        let _ = writeln!(text, "{END}");
+        text
+    }
+
+    /// The machine and the tables of all sections.
+    fn measurements(&self) -> String {
+        let mut text = String::from(
+            "Each contender is measured as a process from start to end, connecting included, against a \
+             dedicated PostgreSQL\nwith `fsync=on` and `synchronous_commit=on`. The contenders take \
+             turns. Before each turn the table is emptied\nand a checkpoint is made. After each turn \
+             the table is compared with what was sent.\n\n",
+        );
+        let _ = writeln!(
+            text,
+            "Figures are medians of {} rounds, with minimum and maximum in parentheses. A ratio is the \
+             median of the\nratios of the rounds.\n",
+            self.rounds
+        );
+        for (name, fact) in &self.machine.facts {
+            let _ = writeln!(text, "- {name}: {fact}");
+        }
+        for table in &self.findings.tables {
+            let _ = writeln!(text, "\n### {}\n", table.title);
+            if !table.note.is_empty() {
+                let _ = writeln!(text, "{}\n", table.note);
+            }
+            text.push_str(&text::markdown(table));
+        }
         text
     }
 }
 
-fn replaced(readme: &str, block: &str) -> Result<String> {
-    let missing = "README.md lacks the markers of the benchmarks";
-    let (before, rest) = readme.split_once(BEGIN).context(missing)?;
-    let (_, after) = rest.split_once(END).context(missing)?;
-    Ok(format!("{before}{}{after}", block.trim_end()))
+/// A generated region of the document, with its markers.
+fn region(name: &str, text: &str) -> String {
+    format!("<!-- {name} -->\n{}\n<!-- /{name} -->", text.trim_end())
+}
+
+/// The document with another text in one of its generated regions.
+fn replaced(document: &str, name: &str, text: &str) -> Result<String> {
+    let missing = || format!("docs/{DOCUMENT} lacks the markers of the region `{name}`");
+    let (before, rest) = document
+        .split_once(&format!("<!-- {name} -->"))
+        .with_context(missing)?;
+    let (_, after) = rest
+        .split_once(&format!("<!-- /{name} -->"))
+        .with_context(missing)?;
+    Ok(format!("{before}{}{after}", region(name, text)))
 }

@@ -146,7 +146,7 @@ fn load() -> Option<String> {
     let busy = if load < QUIET {
         ""
     } else {
-        ": the machine is busy, and the figures noisy"
+        ": the machine is busy and the figures are noisy"
     };
     Some(format!("{load}{busy}"))
 }

@@ -1,6 +1,5 @@
-//! The comparison harness: what a user could take in token_service's place, on this machine, in one
-//! run. `cargo bench --locked -- --help` says what can be chosen; README.md and docs/benchmarks.md
-//! show what came of it.
+//! The comparison harness: token_service and its alternatives on this machine, in one run.
+//! `cargo bench --locked -- --help` lists the options; docs/performance.md holds the results.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -79,8 +78,8 @@ fn fallen(info: &PanicHookInfo) {
 
 fn compare(options: &Options) -> Result<()> {
     if !options.bench {
-        // Cargo's tests of all targets start it too, and are no measurement.
-        println!("the comparison is run by `cargo bench --locked`");
+        // `cargo test --all-targets` starts it too.
+        println!("`cargo bench --locked` runs the comparison");
         return Ok(());
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -128,7 +127,7 @@ fn compare(options: &Options) -> Result<()> {
     };
     print!("{}", report.print());
     for path in report.write(root, in_tree && failed.is_empty())? {
-        println!("written: {}", path.display());
+        println!("wrote {}", path.display());
     }
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())

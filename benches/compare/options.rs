@@ -8,17 +8,17 @@ const ROUNDS: usize = 5;
 /// Rounds of a comparison in a quick one.
 const QUICK_ROUNDS: usize = 2;
 
-/// Compares token_service with what could be used in its place, on this machine.
+/// Compares token_service with its alternatives on this machine.
 ///
 /// Starts a durable PostgreSQL and a token source of its own, alternates the contenders, and prints
 /// medians, spreads and ratios. A full run takes about 20 minutes on two cores and writes
-/// docs/benchmarks.md, docs/throughput.svg and the README's table; any other writes them below the
-/// target folder.
+/// docs/throughput.svg and the generated regions of docs/performance.md; any other writes them below
+/// the target folder.
 #[derive(Clone, Debug, Parser)]
 #[allow(clippy::struct_excessive_bools, reason = "they are independent")]
 #[command(name = "cargo bench --locked --", bin_name = "cargo bench --locked --")]
 pub struct Options {
-    /// Small sizes and few rounds: a look of some minutes, no measurement
+    /// Small sizes and few rounds: takes minutes, measures little
     #[arg(long)]
     pub quick: bool,
     /// Only this section; repeatable
@@ -27,11 +27,11 @@ pub struct Options {
     /// Rounds of each comparison [default: 5, with --quick 2]
     #[arg(long, value_name = "N", value_parser = rounds)]
     pub rounds: Option<usize>,
-    /// Instead of all that: throughput over connections, requests in flight and page sizes, near and
-    /// far, to choose defaults by
+    /// Measure throughput over connections, requests in flight and page sizes instead, near and far,
+    /// to choose defaults
     #[arg(long, conflicts_with = "only")]
     pub sweep: bool,
-    /// Write docs/ and README.md although the run is not a full one
+    /// Write to docs/ although the run is not a full one
     #[arg(long)]
     pub write: bool,
     /// What cargo adds.
@@ -52,13 +52,13 @@ pub enum Section {
     Far,
     /// Throughput against round-trip time, and its chart
     Distance,
-    /// Time a token while the number of tokens grows
+    /// Time per token while the number of tokens grows
     Growth,
     /// Peak memory with each report format
     Memory,
-    /// What the script costs against the same calls in Rust
+    /// Cost of the script, compared with the same calls in Rust
     Script,
-    /// How long until the first request arrives at the source
+    /// Time until the first request arrives at the source
     Start,
     /// The binary and the image
     Size,
@@ -153,7 +153,7 @@ impl Options {
     /// Why it is no full measurement, where it is none.
     pub fn caveat(&self) -> Option<&'static str> {
         if self.quick {
-            Some("A quick run: it shows that everything works, and measures little.")
+            Some("A quick run: it shows that everything works and measures little.")
         } else if !self.only.is_empty() {
             Some("Some sections only.")
         } else if self.rounds.is_some_and(|rounds| rounds < ROUNDS) {

@@ -1,5 +1,5 @@
-"""What a user would write in Python: fetch the tokens, store each in a transaction of its own, with
-psycopg 3 and 16 threads, and print what became of each. Usage: psycopg_threads.py SIZE"""
+"""A Python equivalent: fetches the tokens, stores each in its own transaction with psycopg 3 and 16
+threads, and prints the outcome of each. Usage: psycopg_threads.py SIZE"""
 
 import os
 import sys

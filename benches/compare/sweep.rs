@@ -59,8 +59,8 @@ pub fn run(stage: &mut Stage, machine: &Machine, quick: bool, path: &Path) -> Re
     }
     tables.push(pages(stage, &cases, quick)?);
     let mut document = String::from(
-        "# Sweep\n\nWritten by `cargo bench --locked -- --sweep`; do not edit. Tokens a second of \
-         whole processes, medians; the best of each table in bold.\n\n",
+        "# Sweep\n\nWritten by `cargo bench --locked -- --sweep`; do not edit. Tokens per second of \
+         whole processes, medians. The best of each table is in bold.\n\n",
     );
     for (name, fact) in &machine.facts {
         let _ = writeln!(document, "- {name}: {fact}");
@@ -74,7 +74,7 @@ pub fn run(stage: &mut Stage, machine: &Machine, quick: bool, path: &Path) -> Re
         fs::create_dir_all(folder)?;
     }
     fs::write(path, document)?;
-    println!("\nwritten: {}", path.display());
+    println!("\nwrote {}", path.display());
     Ok(())
 }
 

@@ -1,4 +1,4 @@
--- The table of the trial database; PostgreSQL's image runs this when it makes its data folder.
+-- The table of the trial database. The PostgreSQL image runs this file when it creates its data folder.
 CREATE TABLE secret_tokens (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     data text NOT NULL CHECK (data NOT LIKE '%-%')

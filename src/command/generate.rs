@@ -50,7 +50,7 @@ pub fn man() -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// The table of docs/options.md: what sets each option, and what it does.
+/// The table of options in docs/configuration.md: what sets each option, and what it does.
 pub fn options() -> String {
     let command = Cli::command();
     let mut text = String::from(

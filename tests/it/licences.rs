@@ -14,12 +14,12 @@ const FILE: &str = "docs/licences.md";
 const HEAD: &str = "\
 # Licences
 
-The crates that are linked into the program, for each platform that releases are made for; not those that
-only build or test it. Of licences joined by `OR` one may choose. The licence texts are in the crates'
-own packages, and below `third-party/` in the archive of a release. `deny.toml` says which licences may
-be here.
+This page lists the crates that are linked into the program, for each platform of a release. Crates that only
+build or test it are not listed. If licences are joined by `OR`, choose one of them. The licence texts are in
+the packages of the crates, and below `third-party/` in the archive of a release. `deny.toml` lists the
+allowed licences.
 
-Written by a test; do not edit. After a change of dependencies this makes it anew:
+A test generates this page: do not edit it. After a change of dependencies, regenerate it:
 
     TOKEN_SERVICE_UPDATE=1 cargo test --test it licences
 

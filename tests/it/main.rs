@@ -19,6 +19,7 @@
 mod support;
 
 mod apart;
+mod book;
 mod browser;
 mod check_and_api;
 mod check_connect;

@@ -5,6 +5,9 @@ use std::{fs, process};
 use crate::support::command::{Command, binary};
 use crate::support::root;
 
+/// What precedes the table of options in docs/configuration.md.
+const OPTIONS: &str = "<!-- generated: options -->\n\n";
+
 fn printed(args: &[&str]) -> String {
     Command::new().args(args).run().expect_code(0).stdout
 }
@@ -44,16 +47,19 @@ fn the_man_page_has_what_the_help_has() {
 
 #[test]
 fn the_table_of_options_is_that_of_the_command_line() {
-    let path = root().join("docs/options.md");
+    let path = root().join("docs/configuration.md");
     let page = fs::read_to_string(&path).unwrap();
-    let (before, _) = page.split_once("| option |").unwrap();
-    let expected = format!("{before}{}", token_service::command::generate::options());
+    let (before, _) = page.split_once(OPTIONS).unwrap();
+    let expected = format!(
+        "{before}{OPTIONS}{}",
+        token_service::command::generate::options()
+    );
     if std::env::var_os("TOKEN_SERVICE_UPDATE").is_some() {
         fs::write(path, expected).unwrap();
     } else {
         assert!(
             page == expected,
-            "TOKEN_SERVICE_UPDATE=1 cargo test --test it the_table_of_options writes docs/options.md anew"
+            "TOKEN_SERVICE_UPDATE=1 cargo test --test it the_table_of_options updates docs/configuration.md"
         );
     }
 }

@@ -36,7 +36,7 @@ fn a_broken_line_of_an_example_shows_what_differs() {
         .run()
         .expect_code(1);
     shows!(run.stdout, @"
-    FAIL  retry_failed: stores again what a lost connection left
+    FAIL  retry_failed: stores a token again after its connections were lost
           retry_failed.test.yaml:12:5
           report: - expected, + got
             stored    aa
@@ -46,10 +46,10 @@ fn a_broken_line_of_an_example_shows_what_differs() {
           exit: expected 0, got 5
           counts.stored: expected 3, got 2
           counts.failed: expected 0, got 1
-    FAIL  retry_failed: leaves what does not heal as failed, and says so by its exit code
+    FAIL  retry_failed: exits with 5 if a token still fails after the last wait
           retry_failed.test.yaml:28:5
           slept: expected 6s 100ms, got 100ms
-    ok    retry_failed: does not send again what may be stored already
+    ok    retry_failed: does not send an unknown token again
     1 passed, 2 failed in [seconds] s
     ");
     assert_eq!(run.stderr, "");

@@ -1,32 +1,35 @@
-//! The documents are true: every command block of them is run, and every script and test case of the
-//! guide to scripting. `tests/support/guide.rs` says how they are written for it.
+//! The documents are true: every command block of them is run, and so is every script and test case
+//! whose block names a file. `tests/support/guide.rs` says how the blocks are written.
 
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 
-use super::docker;
+use super::{book, docker};
 use crate::support;
 use crate::support::database::Database;
 use crate::support::guide::{Block, Stage, blocks, read};
 
-/// The documents whose blocks are run.
-const DOCUMENTS: [&str; 5] = [
-    "README.md",
-    "examples/README.md",
-    "docs/scripting.md",
-    "docs/containers.md",
-    "docs/observability.md",
-];
+/// The documents whose blocks are run: README.md, the examples and every page of the book.
+fn documents() -> Vec<String> {
+    let others = ["README.md", "examples/README.md"].map(String::from);
+    others.into_iter().chain(book::pages()).collect()
+}
 
 fn calls_docker(block: &Block) -> bool {
     block.calls("docker")
 }
 
+fn is_run(block: &Block) -> bool {
+    block.file().is_some() || ["sh", "console"].contains(&block.kind.as_str())
+}
+
 #[test]
 fn every_block_runs() {
-    for document in DOCUMENTS {
-        Stage::new().run(document, |block| !calls_docker(block));
+    for document in documents() {
+        if read(&document).iter().any(is_run) {
+            Stage::new().run(&document, |block| !calls_docker(block));
+        }
     }
 }
 
@@ -34,10 +37,10 @@ fn every_block_runs() {
 #[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
 fn every_docker_block_runs() {
     docker::built();
-    for document in DOCUMENTS {
-        if read(document).iter().any(calls_docker) {
+    for document in documents() {
+        if read(&document).iter().any(calls_docker) {
             // With the others, for they may write what it uses.
-            Stage::new().run(document, |_| true);
+            Stage::new().run(&document, |_| true);
         }
     }
 }
@@ -99,6 +102,13 @@ fn every_block_of_the_guide_to_scripting_is_one_that_is_run() {
             "docs/scripting.md:{line}: it names no file"
         );
     }
+}
+
+#[test]
+fn getting_started_shows_a_script_and_its_test() {
+    let blocks = read("docs/getting-started.md");
+    let files: Vec<&str> = blocks.iter().filter_map(Block::file).collect();
+    assert_eq!(files, ["first.rhai", "first.test.yaml"]);
 }
 
 #[test]

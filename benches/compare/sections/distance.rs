@@ -30,8 +30,8 @@ pub fn measure(stage: &mut Stage) -> Result<Findings> {
     let mut table = Table::new(
         "Throughput against round-trip time",
         format!(
-            "Tokens a second, connecting included; token_service with its defaults and with 8 \
-             connections, pgbench with 8 clients. {rounds} rounds; without a proxy at 0 ms."
+            "Tokens per second, connecting included. token_service runs with its defaults and with 8 \
+             connections, pgbench with 8 clients. {rounds} rounds. There is no proxy at 0 ms."
         ),
         &["round trip"],
     );

@@ -54,13 +54,13 @@ pub fn measure(stage: &mut Stage) -> Result<Findings> {
         Goal::ratio(
             work,
             Bound::AtLeast(300.0, "the first version"),
-            [rate(own), "23 tokens/s, as it was measured then".to_owned()],
+            [rate(own), "23 tokens/s, measured then".to_owned()],
             own.rate().times(1.0 / FIRST_VERSION),
         ),
     ];
     let note = format!(
-        "Through a proxy that delivers each byte 10 ms later in each direction, and delays nothing \
-         else; a round trip through it took {} ms.",
+        "A proxy delays each byte by 10 ms in each direction. A measured round trip through it took \
+         {} ms.",
         measured.times(1e3).show(2)
     );
     let title = format!("{} tokens, 20 ms round trip", count(tokens));

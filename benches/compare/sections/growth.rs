@@ -54,7 +54,8 @@ pub fn measure(stage: &mut Stage) -> Result<Findings> {
         let seconds = expected * tokens as f64;
         if seconds > PATIENCE {
             let (tokens, minutes) = (count(tokens), seconds / 60.0);
-            left_out = format!(" {tokens} are left out: they would take {minutes:.0} minutes.");
+            left_out =
+                format!(" {tokens} tokens are left out: they would take {minutes:.0} minutes.");
             stage.say(&format!("growth:{left_out}"));
             break;
         }
@@ -94,15 +95,15 @@ fn table(steps: &[Step], start: f64, left_out: &str) -> Table {
     let mut table = Table::new(
         "Growth",
         format!(
-            "Into PostgreSQL with the default report, standard output going nowhere. The second time \
-             leaves out what a run of one token takes.{left_out}"
+            "Runs into PostgreSQL with the default report and standard output discarded. The fourth \
+             column subtracts the time of a run of one token.{left_out}"
         ),
         &[
             "tokens",
             "rounds",
-            "µs a token, whole process",
-            "µs a token beyond the first",
-            "client CPU, µs a token",
+            "µs per token, whole process",
+            "µs per token, start-up subtracted",
+            "client CPU, µs per token",
             "peak, MiB",
         ],
     );
@@ -126,7 +127,7 @@ fn goals(steps: &[Step], start: f64) -> Result<Vec<Goal>> {
     let base = &steps[steady(steps).context("a smaller size")?];
     let (time, base_time) = (most.time(start), base.time(start));
     let growth = Goal::ratio(
-        format!("time a token, {} tokens", count(most.tokens)),
+        format!("time per token, {} tokens", count(most.tokens)),
         Bound::AtMost(NOISE, "that of fewer tokens"),
         [
             format!("{} µs", time.show(1)),

@@ -63,8 +63,9 @@ pub fn measure(stage: &mut Stage) -> Result<Findings> {
     ];
     let table = comparison(
         format!("{} tokens, local server", count(tokens)),
-        "The server's own limit is a procedure that inserts and commits in a loop, without a client; \
-         pgbench sends the same INSERT, prepared. Both make their tokens in the server.",
+        "The server's own limit is a procedure that inserts and commits in a loop, without a client. \
+         pgbench sends the same INSERT as a prepared statement. Both generate their tokens in the \
+         server.",
         &all,
         2,
     );
@@ -80,16 +81,16 @@ pub fn measure(stage: &mut Stage) -> Result<Findings> {
 fn bounds(all: &[Series]) -> Result<Table> {
     let cores = std::thread::available_parallelism()?.get() as f64;
     let mut table = Table::new(
-        "What holds the rate",
-        "Where the processors are all in use, a rate can rise no further than their time for a token \
-         allows. The server's own limit reads no message, plans nothing twice and answers nobody; the \
-         last column is the rate if the client took no time at all, and the server was never idle.",
+        "Processor time per token",
+        "If all processors are busy, processor time per token bounds the rate. The server's own limit \
+         reads no message, plans no statement twice and sends no answer. The last column is the rate \
+         of a server that is never idle, with a client that takes no processor time.",
         &[
             "contender",
-            "server, µs a token",
-            "client, µs a token",
-            "processors in use",
-            "tokens/s at most",
+            "server, µs per token",
+            "client, µs per token",
+            "processors busy",
+            "upper bound, tokens/s",
         ],
     );
     for series in all {

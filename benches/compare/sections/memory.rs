@@ -33,11 +33,11 @@ pub fn measure(stage: &mut Stage) -> Result<Findings> {
     let place = if stage.scratch.has_ram() {
         "in memory"
     } else {
-        "on the disk, for there is no room in memory"
+        "on disk, because memory is too small"
     };
     let note = format!(
-        "The largest resident set that the kernel counted, MiB. The store is an SQLite file {place}. \
-         The larger run was made once. Measured the same way, `true` has {} MiB.",
+        "The largest resident set that the kernel reports, in MiB. The database is an SQLite file \
+         {place}. The larger run was made once. The program `true` measures {} MiB.",
         number(floor, 1)
     );
     let (small_name, large_name) = (count(small), count(large));
@@ -46,7 +46,7 @@ pub fn measure(stage: &mut Stage) -> Result<Findings> {
         small_name.as_str(),
         large_name.as_str(),
         "ratio",
-        "µs a token",
+        "µs per token",
     ];
     let mut table = Table::new("Peak memory", note, &head);
     let mut goals = Vec::new();

@@ -34,7 +34,7 @@ pub fn measure(stage: &mut Stage) -> Result<Findings> {
     let mut table = Table::new(
         "One token",
         format!(
-            "From the start of the first process to the end of the last one; {} rounds.",
+            "From the start of the first process to the end of the last one. {} rounds.",
             stage.scale.short_rounds
         ),
         &["contender", "time, ms", "CPU, ms", "ratio"],

@@ -29,7 +29,7 @@ pub fn measure(stage: &mut Stage) -> Result<Findings> {
         tables.push(instructions(stage, &counted));
         by_count(&counted, stage.scale.local)
     } else {
-        let show = |series: &Series| format!("{} µs a token", series.spread(each).show(2));
+        let show = |series: &Series| format!("{} µs per token", series.spread(each).show(2));
         Goal::ratio(
             format!("default script, {} tokens, CPU time", count(tokens)),
             Bound::AtMost(CHEAP, "the same calls in Rust"),
@@ -41,7 +41,7 @@ pub fn measure(stage: &mut Stage) -> Result<Findings> {
     let look = Spread::of(pairs.map(|(looping, default)| each(looping) - each(default)));
     let loops = Goal::figure(
         "a script that loops over each outcome, CPU time",
-        "≤ 1 µs a token more",
+        "≤ 1 µs per token more",
         format!("{} µs more", look.show(2)),
         look.median <= LOOK,
     );
@@ -61,11 +61,11 @@ fn times(all: &[Series; 3], tokens: u64) -> Table {
     let mut table = Table::new(
         "Scripting, CPU time",
         format!(
-            "{} tokens into the demo's table in memory, by processes that differ only in who makes \
-             the calls; loading, compiling and checking the script are included.",
+            "{} tokens into the demo's table in memory. The processes differ only in what makes the \
+             calls. Loading, compiling and checking the script are included.",
             count(tokens)
         ),
-        &["how", "µs a token", "to Rust"],
+        &["how", "µs per token", "to Rust"],
     );
     for series in all {
         let ratio = series.ratio(&all[0], each);
@@ -94,14 +94,20 @@ impl Counted {
 fn instructions(stage: &Stage, counted: &[Counted; 3]) -> Table {
     let [few, many] = stage.scale.instructions.map(count);
     let local = stage.scale.local;
-    let together = format!("together for {} tokens, to Rust", count(local));
+    let together = format!("total for {} tokens, to Rust", count(local));
     let mut table = Table::new(
         "Scripting, instructions",
         format!(
-            "The same processes under callgrind; what is spent once and what is spent on each token \
-             follow from a run of {few} tokens and one of {many}."
+            "The same processes under callgrind. A run of {few} tokens and one of {many} give the \
+             instructions per process and per token."
         ),
-        &["how", "once, millions", "a token", "to Rust", &together],
+        &[
+            "how",
+            "per process, millions",
+            "per token",
+            "to Rust",
+            &together,
+        ],
     );
     for (way, own) in Way::ALL.into_iter().zip(counted) {
         table.row([

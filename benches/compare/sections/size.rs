@@ -15,7 +15,7 @@ const MIB: f64 = 1024.0 * 1024.0;
 const BINARY: f64 = 15.0;
 /// The most that the image may have, in MiB.
 const IMAGE: f64 = 25.0;
-/// The names under which the README and the tests build it.
+/// The names of the image in the documents and in the tests.
 const NAMES: [&str; 2] = ["token_service", "token_service:test"];
 
 /// Measures it.
@@ -37,7 +37,7 @@ pub fn measure(stage: &mut Stage) -> Result<Findings> {
             show(size),
             size <= IMAGE,
         ),
-        None => Goal::unmeasured("image", "≤ 25 MiB", "no image of it is built here"),
+        None => Goal::unmeasured("image", "≤ 25 MiB", "no image is built on this machine"),
     };
     let binary = Goal::figure("release binary", "≤ 15 MiB", show(binary), binary <= BINARY);
     Ok(Findings {

@@ -25,7 +25,7 @@ pub fn measure(stage: &mut Stage) -> Result<Findings> {
         (Contender::CurlPsql, tokens),
         (Contender::TokenService(sqlite), tokens),
     ];
-    let mut note = "`curl | psql` sends an INSERT a line over one connection. ".to_owned();
+    let mut note = "`curl | psql` sends one INSERT per token over one connection. ".to_owned();
     match python {
         Some(python) => {
             note.push_str(&python.version);
@@ -34,7 +34,7 @@ pub fn measure(stage: &mut Stage) -> Result<Findings> {
         }
         None => note.push_str("Python with psycopg 3 could not be installed here. "),
     }
-    note.push_str("The SQLite file is synced at each commit, one after the other.");
+    note.push_str("The SQLite file is synced at each commit.");
     let all = alternate(stage, "small", stage.scale.rounds, &contenders)?;
     let (own, psql) = (&all[0], &all[1]);
     let goal = Goal::ratio(

@@ -32,11 +32,11 @@ pub fn measure(stage: &mut Stage) -> Result<Findings> {
         version.push(wall(&own.arg("--version").run()?));
     }
     let mut table = Table::new(
-        "Start",
+        "Start-up time",
         format!(
-            "Until the first request: from before the process is started to its first request's \
-             arrival at the source, with the database connected and looked at. For comparison, whole \
-             processes. {} rounds.",
+            "From before the process starts until its first request arrives at the source, with the \
+             database connected and checked. The last two rows are whole processes, for comparison. \
+             {} rounds.",
             stage.scale.short_rounds
         ),
         &["what", "ms"],

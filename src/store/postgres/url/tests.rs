@@ -202,10 +202,10 @@ fn invalid_libpq_parameters_say_why() {
 }
 
 #[test]
-fn readme_lists_every_parameter() {
-    let readme = include_str!("../../../../README.md");
+fn book_lists_every_parameter() {
+    let page = include_str!("../../../../docs/configuration.md");
     for name in USED {
-        assert!(readme.contains(&format!("`{name}`")), "{name}");
+        assert!(page.contains(&format!("`{name}`")), "{name}");
     }
 }
 
