@@ -12,19 +12,19 @@ use crate::config::{self, Purpose};
 use crate::error::Fault;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Cause;
-use crate::fetch::http::Http;
+use crate::fetch::http::HttpSource;
 use crate::fetch::lines::LineParser;
 use crate::fetch::{self, Fetcher};
 use crate::report::Reports;
 use crate::report::ledger::Ledger;
-use crate::runtime::clock::{Clock, Real};
-use crate::runtime::shutdown::Halt;
+use crate::runtime::clock::{Clock, SystemClock};
+use crate::runtime::shutdown::Shutdown;
 use crate::script;
 use crate::script::api::emit_files::Emitter;
 use crate::script::finish::run_to_the_end;
-use crate::script::host::{Host, Parts};
+use crate::script::host::{HostParts, ScriptHost};
 use crate::script::{STACK, Script};
-use crate::store::{self, Store, Target};
+use crate::store::{self, DatabaseTarget, Store};
 
 /// The most operations of a script that is run.
 const OPERATIONS: u64 = 100_000;
@@ -74,7 +74,7 @@ pub fn configuration(text: &str) -> Result<(), String> {
 /// Compiles and lints a script, and runs it on the demo's source and database within limits if
 /// `run`.
 pub fn script(text: &str, run: bool) -> Result<(), String> {
-    let settings = script::Settings {
+    let settings = script::ScriptSettings {
         size: SIZE,
         vars: serde_json::Map::new(),
         max_operations: OPERATIONS,
@@ -110,10 +110,10 @@ async fn on_the_demo(mut script: Script) -> Result<(), String> {
     let settings = config::load_text(Purpose::Demo, "fuzz.yaml", "");
     let settings = settings.map_err(|problem| shown(&problem))?;
     let limits = settings.limits;
-    let halt = Halt::new();
+    let halt = Shutdown::new();
     let deadline = Instant::now() + TIME;
-    let clock: Arc<dyn Clock> = Arc::new(Real);
-    let http = Box::new(Http::new(&endpoint, &limits).map_err(told)?);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let http = Box::new(HttpSource::new(&endpoint, &limits).map_err(told)?);
     let fetcher = Fetcher::new(
         http,
         limits,
@@ -121,12 +121,12 @@ async fn on_the_demo(mut script: Script) -> Result<(), String> {
         Arc::clone(&clock),
         Some(deadline),
     );
-    let options = store::Options {
-        target: Target::Demo,
+    let options = store::StoreOptions {
+        target: DatabaseTarget::Demo,
         ..settings.store
     };
     let store = Store::open(options, halt.clone(), Arc::clone(&clock)).await;
-    let host = Host::new(Parts {
+    let host = ScriptHost::new(HostParts {
         runtime: Handle::current(),
         clock,
         halt: halt.clone(),

@@ -8,17 +8,17 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use token_service::cli::{self, Cli, Command, Refusal};
+use token_service::cli::{self, Cli, Command, ParseError};
 use token_service::command::{self, check, demo_source, merge, replay, run, test};
-use token_service::config::{Env, Purpose, Settings};
-use token_service::error::color::Paint;
+use token_service::config::{Env, Purpose, RunSettings};
+use token_service::error::color::Color;
 use token_service::error::diagnostic::Problem;
 use token_service::error::exit::Exit;
 use token_service::observe::logging;
 use token_service::observe::logging::LineFormat;
 use token_service::observe::metrics::file::MetricsFile;
-use token_service::observe::progress::{Progress, Screen, Streams};
-use token_service::report::conclusion::Finished;
+use token_service::observe::progress::{ProgressDisplay, ProgressMode, StreamKinds};
+use token_service::report::conclusion::Conclusion;
 use token_service::report::metrics::metrics;
 use token_service::runtime::{hardening, termination_log};
 use token_service::{config, script};
@@ -32,8 +32,8 @@ fn main() -> ExitCode {
     let color = |terminal: bool| terminal && env.allows_color();
     let done = match cli::parse(&args, color(io::stdout().is_terminal())) {
         Ok(cli) => command(&cli, &env),
-        Err(Refusal::Answer(text)) => Ok(answer(&text)),
-        Err(Refusal::Problem(problem)) => Err(vec![problem]),
+        Err(ParseError::Answer(text)) => Ok(answer(&text)),
+        Err(ParseError::Problem(problem)) => Err(vec![problem]),
     };
     let Done {
         exit,
@@ -105,7 +105,7 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
             Ok(answer(page))
         }
         Some(Command::Check(args)) => {
-            let paint = Paint(io::stdout().is_terminal() && env.allows_color());
+            let paint = Color(io::stdout().is_terminal() && env.allows_color());
             let verdict = check::check(config::load_for_check(args, env), paint);
             let exit = verdict.exit();
             let unwritten = answer(&verdict.lines).problems;
@@ -114,7 +114,7 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
         }
         Some(Command::Test(args)) => {
             let color = io::stdout().is_terminal() && env.allows_color();
-            let exit = test::test(&test::Settings::of(args, color), &mut io::stdout())?;
+            let exit = test::test(&test::TestSettings::of(args, color), &mut io::stdout())?;
             Ok(Done::new(exit, Vec::new()))
         }
         Some(Command::DemoSource(args)) => {
@@ -127,7 +127,7 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
         }
         Some(Command::Merge(args)) => {
             let settings = config::load_for_merge(args, env).map_err(alone)?;
-            logging::start(settings.log, stderr_color(env), Screen::blank());
+            logging::start(settings.log, stderr_color(env), ProgressDisplay::blank());
             warn_of_variables(env);
             let done = measured(settings.metrics.as_deref(), settings.progress, || {
                 merge::merge(&settings)
@@ -136,7 +136,7 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
         }
         Some(Command::Replay(args)) => {
             let settings = config::load_for_replay(args, env).map_err(alone)?;
-            let replay = |screen: &Screen| replay::replay(&settings, &args.file, screen);
+            let replay = |screen: &ProgressDisplay| replay::replay(&settings, &args.file, screen);
             start(&settings, env, replay).map_err(alone)
         }
         None => {
@@ -147,16 +147,16 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
 }
 
 fn start(
-    settings: &Settings,
+    settings: &RunSettings,
     env: &Env,
-    work: impl FnOnce(&Screen) -> Finished,
+    work: impl FnOnce(&ProgressDisplay) -> Conclusion,
 ) -> Result<Done, Problem> {
-    let streams = Streams {
+    let streams = StreamKinds {
         stderr_draws: io::stderr().is_terminal() && env.allows_drawing(),
         stdout_is_terminal: io::stdout().is_terminal(),
         color: env.allows_color(),
     };
-    let screen = Screen::of(settings.progress, streams);
+    let screen = ProgressDisplay::of(settings.progress, streams);
     logging::start(settings.log, stderr_color(env), screen.clone());
     warn_of_variables(env);
     measured(settings.metrics.as_deref(), settings.progress, || {
@@ -180,8 +180,8 @@ fn stderr_color(env: &Env) -> bool {
 /// Does what a run does, and leaves its numbers in the file at `path`, whatever way it ends.
 fn measured(
     path: Option<&Path>,
-    progress: Progress,
-    work: impl FnOnce() -> Finished,
+    progress: ProgressMode,
+    work: impl FnOnce() -> Conclusion,
 ) -> Result<Done, Problem> {
     let file = path.map(MetricsFile::open).transpose()?;
     let began = Instant::now();
@@ -194,8 +194,10 @@ fn measured(
     Ok(Done {
         exit: finished.exit,
         details: match (&finished.summary, progress) {
-            (Some(summary), Progress::Always) => summary.breakdown(),
-            (Some(summary), Progress::Auto) if io::stderr().is_terminal() => summary.breakdown(),
+            (Some(summary), ProgressMode::Always) => summary.breakdown(),
+            (Some(summary), ProgressMode::Auto) if io::stderr().is_terminal() => {
+                summary.breakdown()
+            }
             _ => Vec::new(),
         },
         summary: finished.summary.map(|summary| summary.line()),

@@ -11,20 +11,20 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use token_service::error::Fault;
 use token_service::error::diagnostic::Problem;
-use token_service::fetch::http::{Endpoint, Http};
-use token_service::fetch::{Fetcher, Limits};
+use token_service::fetch::http::{HttpEndpoint, HttpSource};
+use token_service::fetch::{FetchLimits, Fetcher};
 use token_service::observe::otel::Tracer;
 use token_service::report::ledger::Ledger;
-use token_service::report::{Format, Reports, Spec};
-use token_service::runtime::clock::{Clock, Real};
-use token_service::runtime::shutdown::Halt;
+use token_service::report::{ReportFormat, ReportSpec, Reports};
+use token_service::runtime::clock::{Clock, SystemClock};
+use token_service::runtime::shutdown::Shutdown;
 use token_service::script::api::emit_files::Emitter;
 use token_service::script::finish::run_to_the_end;
-use token_service::script::host::{Host, Parts};
+use token_service::script::host::{HostParts, ScriptHost};
 use token_service::script::{self, Script};
 use token_service::store;
 use token_service::store::identifier::TableName;
-use token_service::store::{Store, Target};
+use token_service::store::{DatabaseTarget, Store};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
@@ -80,21 +80,21 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> Result<()> {
 }
 
 async fn pipeline(way: Way, size: u64, url: &str) -> Result<()> {
-    let halt = Halt::new();
-    let clock: Arc<dyn Clock> = Arc::new(Real);
-    let endpoint = Endpoint {
+    let halt = Shutdown::new();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let endpoint = HttpEndpoint {
         url: url.parse()?,
         headers: Vec::new(),
         proxy: false,
     };
     let limits = limits();
-    let http = Box::new(Http::new(&endpoint, &limits).map_err(said)?);
+    let http = Box::new(HttpSource::new(&endpoint, &limits).map_err(said)?);
     let fetcher = Fetcher::new(http, limits, halt.clone(), Arc::clone(&clock), None);
     let fetcher = Arc::new(fetcher);
     let store = Store::open(database(), halt.clone(), Arc::clone(&clock));
     let store = store.await.map_err(said)?;
-    let stdout = Spec {
-        format: Format::Text,
+    let stdout = ReportSpec {
+        format: ReportFormat::Text,
         path: None,
     };
     let ledger = Ledger::new(Reports::open(&[stdout], false).map_err(said)?);
@@ -106,7 +106,7 @@ async fn pipeline(way: Way, size: u64, url: &str) -> Result<()> {
             let counted = match way {
                 Way::Rust => in_rust(&runtime, &fetcher, &store, ledger, size),
                 Way::Default | Way::Loop => {
-                    let host = Host::new(Parts {
+                    let host = ScriptHost::new(HostParts {
                         runtime,
                         clock,
                         halt,
@@ -158,8 +158,8 @@ fn in_rust(
     Ok(ledger.tally().total())
 }
 
-fn by_script(way: Way, host: &Arc<Host>) -> Result<u64> {
-    let settings = script::Settings {
+fn by_script(way: Way, host: &Arc<ScriptHost>) -> Result<u64> {
+    let settings = script::ScriptSettings {
         size: host.size(),
         vars: serde_json::Map::new(),
         max_operations: 0,
@@ -181,8 +181,8 @@ fn by_script(way: Way, host: &Arc<Host>) -> Result<u64> {
 }
 
 /// The product's defaults.
-fn limits() -> Limits {
-    Limits {
+fn limits() -> FetchLimits {
+    FetchLimits {
         timeout: Duration::from_secs(10),
         connect_timeout: Duration::from_secs(5),
         page_size: 10_000,
@@ -195,9 +195,9 @@ fn limits() -> Limits {
     }
 }
 
-fn database() -> store::Options {
-    store::Options {
-        target: Target::Demo,
+fn database() -> store::StoreOptions {
+    store::StoreOptions {
+        target: DatabaseTarget::Demo,
         table: TableName::plain("secret_tokens"),
         column: "data".to_owned(),
         connections: 16,

@@ -10,8 +10,8 @@ use tracing::level_filters::LevelFilter;
 use crate::cli::value;
 use crate::cli::value::ShardArg;
 use crate::observe::logging::LineFormat;
-use crate::observe::progress::Progress;
-use crate::report::Spec;
+use crate::observe::progress::ProgressMode;
+use crate::report::ReportSpec;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
 
@@ -109,7 +109,7 @@ pub struct OutputArgs {
     /// text, ndjson, json, csv, yaml or html, on standard output or to PATH; repeatable [default:
     /// text]
     #[arg(long = "report", value_name = "FORMAT[=PATH]", value_parser = value::report)]
-    pub reports: Vec<Spec>,
+    pub reports: Vec<ReportSpec>,
     /// What reports show of a token: none masks nothing, prefix leaves its beginning, sha256 a
     /// digest [default: none]
     #[arg(long, value_name = "MASK", value_parser = value::mask)]
@@ -121,7 +121,7 @@ pub struct OutputArgs {
     /// Show how far the run has come on standard error: auto where that is a terminal and standard
     /// output none, always in lines where no bar can be drawn, or never [default: auto]
     #[arg(long, value_name = "WHEN", value_parser = value::progress)]
-    pub progress: Option<Progress>,
+    pub progress: Option<ProgressMode>,
     /// Write what the run came to into FILE when it ends, as Prometheus text for a collector
     #[arg(long, value_name = "FILE")]
     pub metrics: Option<PathBuf>,

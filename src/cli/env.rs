@@ -7,7 +7,7 @@ use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::cli::value::{Parsed, refusal};
+use crate::cli::value::{ParseResult, refusal};
 use crate::error::diagnostic::Problem;
 use crate::error::diagnostic::usage;
 use crate::error::escape::escape;
@@ -52,7 +52,7 @@ impl Env {
     pub fn parse<T>(
         &self,
         name: &str,
-        parse: impl FnOnce(&str) -> Parsed<T>,
+        parse: impl FnOnce(&str) -> ParseResult<T>,
     ) -> Result<Option<T>, Problem> {
         let Some(value) = self.get(name)? else {
             return Ok(None);

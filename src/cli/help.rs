@@ -4,21 +4,21 @@
 use std::fmt::Write as _;
 
 /// A line: what is typed or set, and what it does.
-pub(crate) type Line = (&'static str, &'static str);
+pub(crate) type HelpLine = (&'static str, &'static str);
 
 /// A title and its lines.
-pub(crate) struct Section {
+pub(crate) struct HelpSection {
     /// In the help.
     pub title: &'static str,
     /// In the man page.
     pub heading: &'static str,
     /// What it lists.
-    pub lines: &'static [Line],
+    pub lines: &'static [HelpLine],
 }
 
 /// Of the program as a whole.
-pub(crate) const RUN: [Section; 3] = [
-    Section {
+pub(crate) const RUN: [HelpSection; 3] = [
+    HelpSection {
         title: "Examples",
         heading: "EXAMPLES",
         lines: &[
@@ -50,7 +50,7 @@ pub(crate) const RUN: [Section; 3] = [
             ),
         ],
     },
-    Section {
+    HelpSection {
         title: "Where the tokens come from and go to is set by the environment or by --config",
         heading: "ENVIRONMENT",
         lines: &[
@@ -77,7 +77,7 @@ pub(crate) const RUN: [Section; 3] = [
             ),
         ],
     },
-    Section {
+    HelpSection {
         title: "Exit codes",
         heading: "EXIT STATUS",
         lines: &[
@@ -113,7 +113,7 @@ const CODES: &str = "The exit codes are those of a run; `token_service --help` l
 
 /// What stands beneath the options of a command that has no sections.
 pub(crate) fn of_command(name: &str) -> Option<String> {
-    let (lines, more): (&[Line], &str) = match name {
+    let (lines, more): (&[HelpLine], &str) = match name {
         "replay" => (
             &[
                 (
@@ -202,7 +202,7 @@ pub(crate) fn of_run() -> String {
 }
 
 /// The lines in two columns.
-fn listed(text: &mut String, lines: &[Line]) {
+fn listed(text: &mut String, lines: &[HelpLine]) {
     let width = lines.iter().map(|(left, _)| left.len()).max().unwrap_or(0);
     for (left, right) in lines {
         // Writing into a string cannot fail.

@@ -74,7 +74,7 @@ pub enum Command {
 
 /// Why there is nothing to run.
 #[derive(Clone, Debug)]
-pub enum Refusal {
+pub enum ParseError {
     /// `--help` or `--version`: the text for standard output, with a line break at its end; the
     /// process ends with 0.
     Answer(String),
@@ -83,7 +83,7 @@ pub enum Refusal {
 }
 
 /// Reads a command line, the program's name first. With `color` the help is styled.
-pub fn parse(args: &[OsString], color: bool) -> Result<Cli, Refusal> {
+pub fn parse(args: &[OsString], color: bool) -> Result<Cli, ParseError> {
     let asks = args.get(1).is_some_and(|word| word == "help");
     // `help demo` is `demo --help`, as it is for other programs with commands.
     let help = [
@@ -97,10 +97,10 @@ pub fn parse(args: &[OsString], color: bool) -> Result<Cli, Refusal> {
         .and_then(|matches| Cli::from_arg_matches(&matches))
         .map_err(|error| {
             if error.use_stderr() {
-                return Refusal::Problem(error::explain(&error, args.get(1)));
+                return ParseError::Problem(error::explain(&error, args.get(1)));
             }
             let text = error.render();
-            Refusal::Answer(if color {
+            ParseError::Answer(if color {
                 text.ansi().to_string()
             } else {
                 text.to_string()

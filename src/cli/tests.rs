@@ -23,7 +23,7 @@ fn typed(line: &str) -> Cli {
 
 fn problem(line: &str) -> Problem {
     match parse(&words(line), false) {
-        Err(Refusal::Problem(problem)) => problem,
+        Err(ParseError::Problem(problem)) => problem,
         other => panic!("{other:?}"),
     }
 }
@@ -232,7 +232,7 @@ fn the_error_format_is_known_whatever_else_is_wrong() {
 #[expect(clippy::too_many_lines, reason = "the help is as long as it is")]
 fn help_names_options_variables_and_exit_codes() {
     let help = |line: &str| match parse(&words(line), false) {
-        Err(Refusal::Answer(text)) => text,
+        Err(ParseError::Answer(text)) => text,
         other => panic!("{other:?}"),
     };
     let mut command = command().term_width(100);

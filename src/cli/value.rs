@@ -15,13 +15,13 @@ use tracing::level_filters::LevelFilter;
 use url::Url;
 
 use crate::observe::logging::LineFormat;
-use crate::observe::progress::Progress;
+use crate::observe::progress::ProgressMode;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
-use crate::report::{Format, Spec};
+use crate::report::{ReportFormat, ReportSpec};
 
 /// What a parser gives: the value, or the rest of a sentence that begins with its name.
-pub type Parsed<T> = Result<T, String>;
+pub type ParseResult<T> = Result<T, String>;
 
 /// The sentence about a value of `name` that a parser refused. A rule that says which part of the value
 /// is wrong has named it already.
@@ -37,7 +37,7 @@ pub fn refusal(name: &str, rule: &str, value: &str) -> String {
 pub const MOST: u64 = i64::MAX as u64;
 
 /// How many tokens: at least 1, at most [`MOST`].
-pub fn size(text: &str) -> Parsed<u64> {
+pub fn size(text: &str) -> ParseResult<u64> {
     if let Ok(number @ 1..=MOST) = text.parse() {
         return Ok(number);
     }
@@ -53,7 +53,7 @@ pub fn size(text: &str) -> Parsed<u64> {
 }
 
 /// A whole number of at least 1.
-pub fn positive(text: &str) -> Parsed<u64> {
+pub fn positive(text: &str) -> ParseResult<u64> {
     match text.parse() {
         Ok(0) | Err(_) => Err(String::from("must be a whole number of at least 1")),
         Ok(number) => Ok(number),
@@ -61,7 +61,7 @@ pub fn positive(text: &str) -> Parsed<u64> {
 }
 
 /// A number of things that are held at once, at least 1.
-pub fn count(text: &str) -> Parsed<usize> {
+pub fn count(text: &str) -> ParseResult<usize> {
     /// More of anything than this is a typing error, and would cost memory before it cost time.
     const MOST: usize = 10_000;
     match text.parse() {
@@ -71,13 +71,13 @@ pub fn count(text: &str) -> Parsed<usize> {
 }
 
 /// A whole number, 0 included.
-pub fn number<T: std::str::FromStr>(text: &str) -> Parsed<T> {
+pub fn number<T: std::str::FromStr>(text: &str) -> ParseResult<T> {
     text.parse()
         .map_err(|_| String::from("must be a whole number of at least 0"))
 }
 
 /// A TCP port.
-pub fn port(text: &str) -> Parsed<u16> {
+pub fn port(text: &str) -> ParseResult<u16> {
     match text.parse() {
         Ok(0) | Err(_) => Err(String::from("must be a port from 1 to 65535")),
         Ok(port) => Ok(port),
@@ -85,12 +85,12 @@ pub fn port(text: &str) -> Parsed<u16> {
 }
 
 /// The ports of several hosts, with commas between them.
-pub fn ports(text: &str) -> Parsed<Vec<u16>> {
+pub fn ports(text: &str) -> ParseResult<Vec<u16>> {
     text.split(',').map(|one| port(one.trim())).collect()
 }
 
 /// A span of time with its unit; 0 is allowed.
-pub fn duration(text: &str) -> Parsed<Duration> {
+pub fn duration(text: &str) -> ParseResult<Duration> {
     /// A year: clocks cannot add up what lies far beyond.
     const MOST: Duration = Duration::from_hours(366 * 24);
     let parsed = humantime::parse_duration(text).map_err(|error| match error {
@@ -106,7 +106,7 @@ pub fn duration(text: &str) -> Parsed<Duration> {
 }
 
 /// A span of time with its unit that is longer than nothing.
-pub fn limit(text: &str) -> Parsed<Duration> {
+pub fn limit(text: &str) -> ParseResult<Duration> {
     match duration(text)? {
         Duration::ZERO => Err(String::from("must be longer than 0")),
         limit => Ok(limit),
@@ -114,7 +114,7 @@ pub fn limit(text: &str) -> Parsed<Duration> {
 }
 
 /// An amount of memory in bytes, with or without a unit; at least 1.
-pub fn bytes(text: &str) -> Parsed<u64> {
+pub fn bytes(text: &str) -> ParseResult<u64> {
     match text.parse() {
         Ok(ByteSize(bytes)) if bytes > 0 => Ok(bytes),
         _ => Err(String::from(
@@ -125,7 +125,7 @@ pub fn bytes(text: &str) -> Parsed<u64> {
 
 /// The source's address. Without a scheme `https` is meant, as operators of the first version wrote
 /// a bare host.
-pub fn source_url(text: &str) -> Parsed<Url> {
+pub fn source_url(text: &str) -> ParseResult<Url> {
     let text = text.trim();
     let url = if text.contains("://") {
         Url::parse(text)
@@ -147,13 +147,13 @@ pub fn source_url(text: &str) -> Parsed<Url> {
 }
 
 /// A report, `FORMAT` or `FORMAT=PATH`; `-` and `/dev/stdout` are standard output.
-pub fn report(text: &str) -> Parsed<Spec> {
+pub fn report(text: &str) -> ParseResult<ReportSpec> {
     let (name, path) = match text.split_once('=') {
         Some((name, path)) => (name, Some(path)),
         None => (text, None),
     };
-    let Some((_, format)) = Format::ALL.iter().find(|(known, _)| *known == name) else {
-        let known = Format::ALL.map(|(name, _)| name);
+    let Some((_, format)) = ReportFormat::ALL.iter().find(|(known, _)| *known == name) else {
+        let known = ReportFormat::ALL.map(|(name, _)| name);
         let nearest = nearest_option(name, &known);
         let known = known.join(", ");
         return Err(match nearest {
@@ -168,7 +168,7 @@ pub fn report(text: &str) -> Parsed<Spec> {
             "must name a path after `=`, or be `{name}` alone for standard output"
         ));
     }
-    Ok(Spec {
+    Ok(ReportSpec {
         format: *format,
         path: path
             .filter(|path| !matches!(*path, "-" | "/dev/stdout"))
@@ -177,16 +177,16 @@ pub fn report(text: &str) -> Parsed<Spec> {
 }
 
 /// How a report is written on the command line.
-pub fn report_name(format: Format) -> &'static str {
-    Format::ALL
+pub fn report_name(format: ReportFormat) -> &'static str {
+    ReportFormat::ALL
         .iter()
         .find(|(_, known)| *known == format)
         .map_or("report", |(name, _)| name)
 }
 
 /// When progress is shown.
-pub fn progress(text: &str) -> Parsed<Progress> {
-    let all = Progress::ALL.iter();
+pub fn progress(text: &str) -> ParseResult<ProgressMode> {
+    let all = ProgressMode::ALL.iter();
     let found = all.clone().find(|(name, _)| *name == text);
     found.map(|(_, progress)| *progress).ok_or_else(|| {
         let names: Vec<&str> = all.map(|(name, _)| *name).collect();
@@ -226,12 +226,12 @@ impl FromStr for ShardArg {
 }
 
 /// A run's part of SIZE where several share it.
-pub fn shard(text: &str) -> Parsed<ShardArg> {
+pub fn shard(text: &str) -> ParseResult<ShardArg> {
     text.parse()
 }
 
 /// How much of a token the reports show.
-pub fn mask(text: &str) -> Parsed<Mask> {
+pub fn mask(text: &str) -> ParseResult<Mask> {
     let found = Mask::ALL.iter().find(|(name, _)| *name == text);
     found.map(|(_, mask)| *mask).ok_or_else(|| {
         format!(
@@ -242,19 +242,19 @@ pub fn mask(text: &str) -> Parsed<Mask> {
 }
 
 /// When a run that completed fails all the same.
-pub fn condition(text: &str) -> Parsed<Condition> {
+pub fn condition(text: &str) -> ParseResult<Condition> {
     text.parse()
 }
 
 /// Where a server listens.
-pub fn address(text: &str) -> Parsed<SocketAddr> {
+pub fn address(text: &str) -> ParseResult<SocketAddr> {
     text.parse().map_err(|_| {
         String::from("must be an address and a port, such as 127.0.0.1:8080 or 0.0.0.0:8080")
     })
 }
 
 /// How much is logged.
-pub fn level(text: &str) -> Parsed<LevelFilter> {
+pub fn level(text: &str) -> ParseResult<LevelFilter> {
     // LevelFilter itself would also take numbers and any case.
     match text {
         "off" | "error" | "warn" | "info" | "debug" | "trace" => {
@@ -267,7 +267,7 @@ pub fn level(text: &str) -> Parsed<LevelFilter> {
 }
 
 /// How logs or errors are laid out.
-pub fn layout(text: &str) -> Parsed<LineFormat> {
+pub fn layout(text: &str) -> ParseResult<LineFormat> {
     match text {
         "text" => Ok(LineFormat::Text),
         "json" => Ok(LineFormat::Json),
@@ -276,7 +276,7 @@ pub fn layout(text: &str) -> Parsed<LineFormat> {
 }
 
 /// A switch in the environment.
-pub fn switch(text: &str) -> Parsed<bool> {
+pub fn switch(text: &str) -> ParseResult<bool> {
     match text {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
@@ -285,7 +285,7 @@ pub fn switch(text: &str) -> Parsed<bool> {
 }
 
 /// The name of a header, in lower case.
-pub fn header_name(text: &str) -> Parsed<String> {
+pub fn header_name(text: &str) -> ParseResult<String> {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if text.is_empty() || !text.bytes().all(is_token) {
         return Err(String::from(

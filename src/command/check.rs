@@ -9,25 +9,25 @@ use anyhow::Context as _;
 use tokio::runtime::Builder;
 
 use crate::command::find_files;
-use crate::config::{Checked, Ends, Script as ScriptPath};
-use crate::error::color::Paint;
+use crate::config::{CheckSettings, ProbeTargets, ScriptSource as ScriptPath};
+use crate::error::color::Color;
 use crate::error::diagnostic::{Problem, Severity};
 use crate::error::exit::Exit;
-use crate::error::probe::Finding;
-use crate::error::{Fault, Kind};
+use crate::error::probe::ProbeResult;
+use crate::error::{ErrorKind, Fault};
 use crate::fetch::http::probe::reach;
 use crate::script::{self, Script};
 use crate::store;
 
 /// What was found, in the order in which it is shown.
-pub struct Verdict {
+pub struct CheckReport {
     /// A line for each script without an error, and for each thing that was connected to.
     pub lines: String,
     /// The mistakes, each once.
     pub problems: Vec<Problem>,
 }
 
-impl Verdict {
+impl CheckReport {
     /// 2 where the configuration holds a mistake, 5 where the database cannot be used, 4 where the
     /// source cannot, 3 where a script holds a mistake, in this order. Warnings do not count.
     pub fn exit(&self) -> Exit {
@@ -40,14 +40,14 @@ impl Verdict {
 
 /// Looks at every script, whatever is wrong with the configuration or with another one, and then at what
 /// is to be connected to.
-pub fn check(checked: Checked, paint: Paint) -> Verdict {
-    let settings = script::Settings {
+pub fn check(checked: CheckSettings, paint: Color) -> CheckReport {
+    let settings = script::ScriptSettings {
         size: checked.size,
         vars: checked.vars,
         max_operations: checked.script_limits.max_operations,
         max_memory: checked.script_limits.max_memory,
     };
-    let mut verdict = Verdict {
+    let mut verdict = CheckReport {
         lines: String::new(),
         problems: checked.problems,
     };
@@ -99,9 +99,9 @@ fn scripts_of(named: &ScriptPath) -> Vec<Result<Option<PathBuf>, Problem>> {
     }
 }
 
-impl Verdict {
+impl CheckReport {
     /// Looks at both ends.
-    fn connect(&mut self, ends: &Ends, paint: Paint) {
+    fn connect(&mut self, ends: &ProbeTargets, paint: Color) {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
@@ -119,11 +119,11 @@ impl Verdict {
 }
 
 /// What both ends look like, the source first. Both are waited for together.
-async fn inspect(ends: &Ends) -> Vec<Finding> {
+async fn inspect(ends: &ProbeTargets) -> Vec<ProbeResult> {
     let source = async {
         match &ends.source {
             Some(endpoint) => reach(endpoint, &ends.limits).await,
-            None => Finding::fine("source", "an input takes its place"),
+            None => ProbeResult::fine("source", "an input takes its place"),
         }
     };
     let (source, database) = tokio::join!(source, store::inspect(&ends.store));
@@ -131,7 +131,7 @@ async fn inspect(ends: &Ends) -> Vec<Finding> {
 }
 
 fn problem(fault: &Fault) -> Problem {
-    let is_mistake = matches!(fault.kind, Kind::InvalidArgument { .. });
+    let is_mistake = matches!(fault.kind, ErrorKind::InvalidArgument { .. });
     let problem = Problem::from(fault.clone());
     if is_mistake {
         problem.ending(Exit::Usage)

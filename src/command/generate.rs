@@ -13,7 +13,7 @@ use roff::{Roff, bold, roman};
 use crate::cli::help::RUN;
 use crate::cli::{Cli, command, has_variables, option_of, variable};
 use crate::config::options::key_of;
-use crate::report::Format;
+use crate::report::ReportFormat;
 
 /// What man(1) shows of the program, in roff.
 ///
@@ -108,7 +108,7 @@ fn with_values(command: clap::Command) -> clap::Command {
             Some("log-level") => vec!["off", "error", "warn", "info", "debug", "trace"],
             Some("log-format" | "error-format") => vec!["text", "json"],
             Some("progress") => vec!["auto", "always", "never"],
-            Some("report") => Format::ALL.map(|(name, _)| name).to_vec(),
+            Some("report") => ReportFormat::ALL.map(|(name, _)| name).to_vec(),
             _ => return arg,
         };
         arg.value_parser(PossibleValuesParser::new(values))

@@ -10,22 +10,24 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::config::Joining;
+use crate::config::MergeSettings;
 use crate::error::Fault;
 use crate::error::diagnostic::Problem;
-use crate::error::exit::{Cause, Exit, Facts};
-use crate::journal::{End, Line, Reading, Told, Use, is_endless};
+use crate::error::exit::{Cause, Exit, RunTotals};
+use crate::journal::{
+    JournalLine, JournalReader, ParsedRecord, ReadPurpose, SummaryRecord, is_endless,
+};
 use crate::pipeline::token::{Status, Tally};
 use crate::report::Reports;
-use crate::report::conclusion::{self, Asked, Finished, Record, unwritable};
+use crate::report::conclusion::{self, Conclusion, RequestCounts, RunRecord, unwritable};
 use crate::report::ledger::Ledger;
 use crate::report::mask::Mask;
 
 /// Joins the reports in the order in which they are named.
-pub fn merge(settings: &Joining) -> Finished {
+pub fn merge(settings: &MergeSettings) -> Conclusion {
     // Read once without a report: what does not add up must not cost half of one. A pipe can be read
     // but once.
-    let mut trial = Merged::new(Reports::on(Box::new(io::sink())), settings);
+    let mut trial = MergedTotals::new(Reports::on(Box::new(io::sink())), settings);
     let mut files = settings.files.iter().filter(|file| !is_endless(file));
     if let Err(fault) = files.try_for_each(|file| trial.add(file)) {
         return unwritable(fault).into();
@@ -34,7 +36,7 @@ pub fn merge(settings: &Joining) -> Finished {
         Ok(reports) => reports,
         Err(fault) => return unwritable(fault).into(),
     };
-    let mut merged = Merged::new(reports, settings);
+    let mut merged = MergedTotals::new(reports, settings);
     let added = settings.files.iter().try_for_each(|file| merged.add(file));
     match added {
         Ok(()) => merged.close(settings),
@@ -46,14 +48,14 @@ pub fn merge(settings: &Joining) -> Finished {
 }
 
 /// What the reports that were read so far come to.
-struct Merged {
+struct MergedTotals {
     ledger: Ledger,
     mask: Mask,
     /// The runs whose tokens are in, by their UUID, with the file of each.
     runs: HashMap<String, PathBuf>,
     /// Whether the tokens are masked, and those of a dry run; unknown before the first one.
-    manner: Option<Manner>,
-    asked: Asked,
+    manner: Option<TokenStyle>,
+    asked: RequestCounts,
     requested: u64,
     begin: Option<Timestamp>,
     end: Option<Timestamp>,
@@ -66,19 +68,19 @@ struct Merged {
 
 /// How a report shows its tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Manner {
+struct TokenStyle {
     masked: bool,
     dry_run: bool,
 }
 
-impl Merged {
-    fn new(reports: Reports, settings: &Joining) -> Self {
+impl MergedTotals {
+    fn new(reports: Reports, settings: &MergeSettings) -> Self {
         Self {
             ledger: Ledger::new(reports),
             mask: settings.mask,
             runs: HashMap::new(),
             manner: None,
-            asked: Asked::default(),
+            asked: RequestCounts::default(),
             requested: 0,
             begin: None,
             end: None,
@@ -90,18 +92,20 @@ impl Merged {
     }
 
     fn add(&mut self, file: &Path) -> Result<(), Fault> {
-        let mut reading = Reading::open(file, Use::Merge)?;
+        let mut reading = JournalReader::open(file, ReadPurpose::Merge)?;
         let mut tally = Tally::default();
         let mut end = None;
         while let Some(line) = reading.next() {
             match line? {
                 _ if end.is_some() => return Err(reading.fault("a line stands behind the summary")),
-                Line::Outcome(told) => {
+                JournalLine::Outcome(told) => {
                     let settled = self.settle(&told);
                     tally.add(settled.map_err(|why| reading.fault(why))?);
                 }
-                Line::Summary { summary } => end = Some(summary),
-                Line::Journal { .. } | Line::Received { .. } | Line::Replay { .. } => {
+                JournalLine::Summary { summary } => end = Some(summary),
+                JournalLine::Journal { .. }
+                | JournalLine::Received { .. }
+                | JournalLine::Replay { .. } => {
                     return Err(reading
                         .fault("it is a journal, and no report")
                         .hint("`token_service replay` settles it and writes a report"));
@@ -117,9 +121,9 @@ impl Merged {
             .map_err(|why| reading.fault_of_all(&why))
     }
 
-    fn settle(&mut self, told: &Told) -> Result<Status, &'static str> {
+    fn settle(&mut self, told: &ParsedRecord) -> Result<Status, &'static str> {
         let outcome = told.outcome()?;
-        let manner = Manner {
+        let manner = TokenStyle {
             masked: told.masked,
             dry_run: told.dry_run,
         };
@@ -136,7 +140,7 @@ impl Merged {
         Ok(outcome.status)
     }
 
-    fn begin_in(&mut self, manner: Manner) {
+    fn begin_in(&mut self, manner: TokenStyle) {
         self.manner = Some(manner);
         let reports = self.ledger.reports();
         reports.dry_run(manner.dry_run);
@@ -148,7 +152,7 @@ impl Merged {
         }
     }
 
-    fn count(&mut self, file: &Path, end: &End, tally: Tally) -> Result<(), String> {
+    fn count(&mut self, file: &Path, end: &SummaryRecord, tally: Tally) -> Result<(), String> {
         let statuses = Status::ALL.iter().zip(end.counts());
         let differs = statuses
             .clone()
@@ -194,9 +198,9 @@ impl Merged {
         Ok(())
     }
 
-    fn close(mut self, settings: &Joining) -> Finished {
+    fn close(mut self, settings: &MergeSettings) -> Conclusion {
         let tally = self.ledger.tally();
-        let facts = Facts {
+        let facts = RunTotals {
             size: self.requested,
             received: tally.total(),
             counted: tally.total(),
@@ -213,10 +217,10 @@ impl Merged {
         conclusion::close(&mut self.ledger, &facts, self.asked, record, problem, rules)
     }
 
-    fn record(&self) -> Record {
+    fn record(&self) -> RunRecord {
         let begin = self.begin.unwrap_or_else(Timestamp::now);
         let took = self.end.map(|end| end.duration_since(begin).try_into());
-        Record {
+        RunRecord {
             run_id: Uuid::now_v7().to_string(),
             replay_of: None,
             started_at: begin,

@@ -12,29 +12,31 @@ use tokio::sync::oneshot;
 use tracing::{Dispatch, dispatcher};
 
 use crate::command::supervisor::drive;
-use crate::config::{Script as ScriptPath, Settings, Source};
+use crate::config::{RunSettings, ScriptSource as ScriptPath, SourceSettings};
 use crate::error::Fault;
 use crate::error::diagnostic::Problem;
-use crate::error::exit::{Exit, Facts};
+use crate::error::exit::{Exit, RunTotals};
 use crate::fetch;
-use crate::fetch::http::Http;
-use crate::fetch::{Fetcher, Limits};
-use crate::journal::{Header, Journal};
+use crate::fetch::http::HttpSource;
+use crate::fetch::{FetchLimits, Fetcher};
+use crate::journal::{Journal, JournalHeader};
 use crate::observe::otel::Tracer;
-use crate::observe::progress::Screen;
+use crate::observe::progress::ProgressDisplay;
 use crate::observe::run_context::RunContext;
 use crate::report::Reports;
-use crate::report::conclusion::{self, Asked, Finished, Record, stopped_early, unwritable};
+use crate::report::conclusion::{
+    self, Conclusion, RequestCounts, RunRecord, stopped_early, unwritable,
+};
 use crate::report::ledger::Ledger;
-use crate::runtime::shutdown::Halt;
+use crate::runtime::shutdown::Shutdown;
 use crate::script::api::emit_files::Emitter;
-use crate::script::finish::{Ended, run_to_the_end};
-use crate::script::host::{Host, Parts};
+use crate::script::finish::{ScriptEnd, run_to_the_end};
+use crate::script::host::{HostParts, ScriptHost};
 use crate::script::{self, Script};
 use crate::store::{self, Store};
 
 /// Runs the pipeline to its end, whatever way that comes.
-pub fn run(settings: &Settings, screen: &Screen) -> Finished {
+pub fn run(settings: &RunSettings, screen: &ProgressDisplay) -> Conclusion {
     let script = load(settings).and_then(|script| match &settings.out_dir {
         // It would fail in the middle, after tokens were fetched.
         None => script.file_written().map_or(Ok(script), Err),
@@ -49,8 +51,9 @@ pub fn run(settings: &Settings, screen: &Screen) -> Finished {
 
 /// The run of a shard that has no part of SIZE, or of an input that holds no token. Its script is not
 /// asked: no script expects a SIZE of 0.
-fn nothing_to_do(settings: &Settings, begun: &RunContext) -> Result<Finished, Problem> {
-    let is_empty = matches!(&settings.source, Source::Input(input) if input.count() == Some(0));
+fn nothing_to_do(settings: &RunSettings, begun: &RunContext) -> Result<Conclusion, Problem> {
+    let is_empty =
+        matches!(&settings.source, SourceSettings::Input(input) if input.count() == Some(0));
     if is_empty {
         tracing::info!("there is nothing to do: the input holds no token");
     } else {
@@ -58,8 +61,8 @@ fn nothing_to_do(settings: &Settings, begun: &RunContext) -> Result<Finished, Pr
     }
     let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
     reports.dry_run(settings.store.dry_run);
-    let (mut ledger, facts) = (Ledger::new(reports), Facts::default());
-    let (asked, record) = (Asked::default(), Record::from(begun));
+    let (mut ledger, facts) = (Ledger::new(reports), RunTotals::default());
+    let (asked, record) = (RequestCounts::default(), RunRecord::from(begun));
     let rules = &settings.fail_on;
     Ok(conclusion::close(
         &mut ledger,
@@ -73,14 +76,14 @@ fn nothing_to_do(settings: &Settings, begun: &RunContext) -> Result<Finished, Pr
 
 /// The script, compiled and free of the mistakes that can be seen beforehand: a typing error must
 /// not cost a token.
-pub(crate) fn load(settings: &Settings) -> Result<Script, Problem> {
+pub(crate) fn load(settings: &RunSettings) -> Result<Script, Problem> {
     let path = match &settings.script {
         ScriptPath::Default => None,
         ScriptPath::File(path) => Some(path.as_path()),
     };
     let script = Script::load(
         path,
-        &script::Settings {
+        &script::ScriptSettings {
             size: settings.size,
             vars: settings.vars.clone(),
             max_operations: settings.script_limits.max_operations,
@@ -109,12 +112,12 @@ fn uncharged(problem: Problem) -> Problem {
 
 /// Connects both ends and runs the script between them.
 async fn pipeline(
-    settings: Settings,
+    settings: RunSettings,
     script: Script,
-    halt: Halt,
+    halt: Shutdown,
     begun: RunContext,
-    screen: Screen,
-) -> Result<Finished, Problem> {
+    screen: ProgressDisplay,
+) -> Result<Conclusion, Problem> {
     let deadline = settings.deadline.map(|deadline| begun.instant + deadline);
     let mut options = settings.store;
     options.session = begun.run_id.to_string();
@@ -133,7 +136,7 @@ async fn pipeline(
     if let Some(path) = &settings.journal {
         let run_id = begun.run_id.to_string();
         let size = (!fetcher.is_open_ended()).then_some(settings.size);
-        let header = Header::new(run_id, store.horizon(), table, column).asking_for(size);
+        let header = JournalHeader::new(run_id, store.horizon(), table, column).asking_for(size);
         match Journal::begin(path, &header) {
             Ok(journal) => {
                 reports.keep_journal(journal.clone());
@@ -145,7 +148,7 @@ async fn pipeline(
             }
         }
     }
-    let parts = Parts {
+    let parts = HostParts {
         runtime: Handle::current(),
         clock: Arc::clone(&begun.clock),
         halt,
@@ -163,12 +166,12 @@ async fn pipeline(
 /// Runs the script between both ends, and draws the verdict.
 pub(crate) async fn carry_out(
     script: Script,
-    parts: Parts,
+    parts: HostParts,
     begun: RunContext,
-    screen: &Screen,
-) -> Result<Finished, Problem> {
+    screen: &ProgressDisplay,
+) -> Result<Conclusion, Problem> {
     let store = Arc::clone(&parts.store);
-    let host = Host::new(parts);
+    let host = ScriptHost::new(parts);
     let total = (!host.fetcher().is_open_ended()).then(|| host.size());
     // Weakly, so that the host ends with its script.
     let watched = Arc::downgrade(&host);
@@ -188,8 +191,8 @@ pub(crate) async fn carry_out(
 
 /// Opens the database; one that is not up yet is waited for.
 pub(crate) async fn open(
-    options: store::Options,
-    halt: &Halt,
+    options: store::StoreOptions,
+    halt: &Shutdown,
     begun: &RunContext,
     wait: Duration,
 ) -> Result<Store, Problem> {
@@ -219,31 +222,31 @@ pub(crate) async fn open(
 }
 
 async fn source(
-    source: Source,
-    limits: &Limits,
+    source: SourceSettings,
+    limits: &FetchLimits,
     tracer: &Tracer,
-) -> Result<Box<dyn fetch::Source>, Problem> {
+) -> Result<Box<dyn fetch::TokenSource>, Problem> {
     let endpoint = match source {
-        Source::Http(endpoint) => endpoint,
-        Source::BuiltIn => fetch::demo::start().await?,
-        Source::Input(input) => {
+        SourceSettings::Http(endpoint) => endpoint,
+        SourceSettings::BuiltIn => fetch::demo::start().await?,
+        SourceSettings::Input(input) => {
             let reading = input.read(limits.max_token);
             return Ok(Box::new(reading.context("the input cannot be read")?));
         }
-        Source::Nothing => {
+        SourceSettings::Nothing => {
             return Err(Problem::new(Exit::Usage, "no token source is configured"));
         }
     };
-    let mut http = Http::new(&endpoint, limits)?;
+    let mut http = HttpSource::new(&endpoint, limits)?;
     http.trace(tracer.clone());
     Ok(Box::new(http))
 }
 
 async fn on_its_thread(
     mut script: Script,
-    host: Arc<Host>,
+    host: Arc<ScriptHost>,
     begun: RunContext,
-) -> Result<Finished, Problem> {
+) -> Result<Conclusion, Problem> {
     let (sender, receiver) = oneshot::channel();
     let busy = begun.clock.busy();
     // The thread's log lines go where those of its run go.
@@ -269,10 +272,10 @@ async fn on_its_thread(
 }
 
 /// Tallies and draws the verdict.
-fn conclude(host: &Host, ended: Ended, begun: &RunContext) -> Finished {
+fn conclude(host: &ScriptHost, ended: ScriptEnd, begun: &RunContext) -> Conclusion {
     let facts = gather(host, &ended);
     let supply = host.fetcher().supply();
-    let asked = Asked {
+    let asked = RequestCounts {
         requests: supply.requests(),
         surplus: supply.surplus(),
         unseen: supply.unseen(),
@@ -284,18 +287,18 @@ fn conclude(host: &Host, ended: Ended, begun: &RunContext) -> Finished {
         &mut host.ledger(),
         &facts,
         asked,
-        Record::from(begun),
+        RunRecord::from(begun),
         ended.problem,
         rules,
     )
 }
 
-fn gather(host: &Host, ended: &Ended) -> Facts {
+fn gather(host: &ScriptHost, ended: &ScriptEnd) -> RunTotals {
     let supply = host.fetcher().supply();
     let ledger = host.ledger();
     let tally = ledger.tally();
     let received = supply.received() + ledger.made();
-    Facts {
+    RunTotals {
         size: host.requested(received),
         received,
         open_ended: host.fetcher().is_open_ended(),

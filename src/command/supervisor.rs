@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::runtime::Builder;
 
-use crate::config::Settings;
+use crate::config::RunSettings;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::{Cause, Exit};
-use crate::observe::otel::{Ending, Telemetry};
-use crate::report::conclusion::Finished;
+use crate::observe::otel::{RunEnd, Telemetry};
+use crate::report::conclusion::Conclusion;
 use crate::runtime::clock::Clock;
-use crate::runtime::shutdown::Halt;
+use crate::runtime::shutdown::Shutdown;
 
 /// The longest that what is in flight is waited for when a run is stopped.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -30,16 +30,16 @@ const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// How long a run may take.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct TimeLimits {
     /// After this long it is stopped.
     pub deadline: Option<Duration>,
     /// So long a stopped run may take to settle and report.
     pub grace: Duration,
 }
 
-impl Limits {
+impl TimeLimits {
     /// Those of a run's settings.
-    pub fn of(settings: &Settings) -> Self {
+    pub fn of(settings: &RunSettings) -> Self {
         Self {
             deadline: settings.deadline,
             grace: settings.grace,
@@ -51,11 +51,11 @@ impl Limits {
 /// OpenTelemetry collector, which hears of it.
 pub fn drive<Work>(
     what: &'static str,
-    settings: &Settings,
-    work: impl FnOnce(Halt, RunContext) -> Work,
-) -> Finished
+    settings: &RunSettings,
+    work: impl FnOnce(Shutdown, RunContext) -> Work,
+) -> Conclusion
 where
-    Work: Future<Output = Result<Finished, Problem>>,
+    Work: Future<Output = Result<Conclusion, Problem>>,
 {
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -71,7 +71,7 @@ where
         let telemetry = settings.telemetry.as_ref();
         let telemetry = Telemetry::begin(telemetry, what, &begun.run_id.to_string());
         begun.tracer = telemetry.tracer();
-        let limits = Limits::of(settings);
+        let limits = TimeLimits::of(settings);
         let mut stopped = Vec::new();
         let stops = async || {
             let cause = signals.next().await;
@@ -81,7 +81,7 @@ where
         let finished = watch_over(begun.clone(), limits, stops, work).await;
         let within = last_word(limits, begun.instant, &stopped, begun.clock.now());
         let (exit, summary) = (finished.exit, finished.summary.as_ref());
-        let ending = Ending {
+        let ending = RunEnd {
             exit,
             metrics: metrics(exit, summary, begun.elapsed(), jiff::Timestamp::now()),
             attributes: span_attributes(exit, summary),
@@ -99,7 +99,7 @@ where
 
 /// How long the collector may be waited for: what the grace leaves of a run that was `stopped`, and
 /// nothing where it was told to be quick.
-fn last_word(limits: Limits, began: Instant, stopped: &[Instant], now: Instant) -> Duration {
+fn last_word(limits: TimeLimits, began: Instant, stopped: &[Instant], now: Instant) -> Duration {
     if stopped.len() > 1 {
         return Duration::ZERO;
     }
@@ -114,17 +114,17 @@ fn last_word(limits: Limits, began: Instant, stopped: &[Instant], now: Instant) 
 /// where `stops` says so, and gives it up where it outlives its grace.
 pub async fn watch_over<Work>(
     begun: RunContext,
-    limits: Limits,
+    limits: TimeLimits,
     stops: impl AsyncFnMut() -> Cause,
-    work: impl FnOnce(Halt, RunContext) -> Work,
-) -> Finished
+    work: impl FnOnce(Shutdown, RunContext) -> Work,
+) -> Conclusion
 where
-    Work: Future<Output = Result<Finished, Problem>>,
+    Work: Future<Output = Result<Conclusion, Problem>>,
 {
-    let halt = Halt::new();
+    let halt = Shutdown::new();
     tokio::select! {
         biased;
-        finished = work(halt.clone(), begun.clone()) => finished.unwrap_or_else(Finished::from),
+        finished = work(halt.clone(), begun.clone()) => finished.unwrap_or_else(Conclusion::from),
         cause = supervise(&halt, &begun, limits, stops) => overdue(cause),
     }
 }
@@ -132,9 +132,9 @@ where
 /// Stops the run at a signal or the deadline, gives up waiting after a while or at a second signal,
 /// and returns when the run has outlived its grace.
 async fn supervise(
-    halt: &Halt,
+    halt: &Shutdown,
     begun: &RunContext,
-    limits: Limits,
+    limits: TimeLimits,
     mut stops: impl AsyncFnMut() -> Cause,
 ) -> Cause {
     let clock = &begun.clock;
@@ -173,7 +173,7 @@ async fn until(clock: &Arc<dyn Clock>, deadline: Option<Instant>) {
 
 /// The end of a run that did not end by itself within its grace, such as one whose standard output
 /// nobody reads.
-fn overdue(cause: Cause) -> Finished {
+fn overdue(cause: Cause) -> Conclusion {
     let exit = match cause {
         Cause::Deadline => Exit::Database,
         signal => Exit::Signal(signal),
@@ -192,7 +192,7 @@ mod tests {
         let began = Instant::now();
         let after = |seconds| began + Duration::from_secs(seconds);
         let left = |deadline: Option<u64>, stopped: &[u64], now| {
-            let limits = Limits {
+            let limits = TimeLimits {
                 deadline: deadline.map(Duration::from_secs),
                 grace: Duration::from_secs(8),
             };

@@ -2,22 +2,22 @@
 //! looked at all the same.
 
 use crate::cli::{CheckArgs, RunArgs};
-use crate::config::file::File;
-use crate::config::settings::{Checked, Ends, Script};
+use crate::config::file::ConfigFile;
+use crate::config::settings::{CheckSettings, ProbeTargets, ScriptSource};
 use crate::config::source::no_source;
 use crate::config::{DEFAULT_SIZE, Env, Layers, database, no_database, options};
 use crate::error::diagnostic::{Problem, usage};
-use crate::fetch::http::Endpoint;
-use crate::store::Target;
+use crate::fetch::http::HttpEndpoint;
+use crate::store::DatabaseTarget;
 
 /// What `check` needs, with the mistakes in the configuration; where one stands, the default is taken.
-pub fn load_for_check(args: &CheckArgs, env: &Env) -> Checked {
+pub fn load_for_check(args: &CheckArgs, env: &Env) -> CheckSettings {
     let mut mistakes = Mistakes(Vec::new());
     let layers = mistakes.keep(Layers::of(&args.common, env));
     let layers = layers.unwrap_or_else(|| Layers {
         env,
         config: None,
-        file: File::default(),
+        file: ConfigFile::default(),
     });
     let run = RunArgs::default();
     let connect = mistakes.keep(layers.switch(args.connect, "connect", None)) == Some(true);
@@ -33,7 +33,7 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> Checked {
     if must_name && matches!(target, Some(None)) {
         mistakes.0.push(no_database());
     }
-    let target = target.flatten().unwrap_or(Target::Demo);
+    let target = target.flatten().unwrap_or(DatabaseTarget::Demo);
     let secrets = layers.secrets(&headers, &target);
     let limits = mistakes.keep(layers.limits(&run));
     let store = mistakes.keep(layers.store(&run, target));
@@ -51,15 +51,19 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> Checked {
     let size = mistakes.keep(layers.size(&run));
     let scripts = if args.scripts.is_empty() {
         let script = mistakes.keep(layers.script(None));
-        vec![script.unwrap_or(Script::Default)]
+        vec![script.unwrap_or(ScriptSource::Default)]
     } else {
-        args.scripts.iter().cloned().map(Script::File).collect()
+        args.scripts
+            .iter()
+            .cloned()
+            .map(ScriptSource::File)
+            .collect()
     };
-    let ends = limits.zip(store).map(|(limits, store)| Ends {
+    let ends = limits.zip(store).map(|(limits, store)| ProbeTargets {
         source: url
             .flatten()
             .filter(|_| input.is_none())
-            .map(|url| Endpoint {
+            .map(|url| HttpEndpoint {
                 url,
                 headers,
                 proxy: env.names_a_proxy(),
@@ -69,7 +73,7 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> Checked {
     });
     let misspelt = options::misspelt(env).into_iter();
     let misspelt = misspelt.map(|sentence| usage(sentence).warning());
-    Checked {
+    CheckSettings {
         // What a mistake left out may be what would have been connected to.
         ends: ends.filter(|_| connect && mistakes.0.is_empty()),
         scripts,

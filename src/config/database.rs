@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use secrecy::ExposeSecret as _;
 
 use crate::cli::value;
-use crate::config::file::{DatabaseKeys, File};
+use crate::config::file::{ConfigFile, DatabaseKeys};
 use crate::config::{Env, yaml_error};
 use crate::error::diagnostic::{Problem, usage};
 use crate::runtime::secret::Secret;
-use crate::store::Target;
-use crate::store::postgres::{Address, Given, Host, Password, SslMode, TargetSession};
+use crate::store::DatabaseTarget;
+use crate::store::postgres::{Address, AddressOrigin, Host, Password, SslMode, TargetSession};
 
 /// The parts of an address in the environment, in the order in which messages name them.
 const PARTS: [&str; 7] = [
@@ -25,7 +25,7 @@ const PARTS: [&str; 7] = [
 ];
 
 /// The database that the environment and the file name; `None` where neither names one.
-pub(super) fn target(env: &Env, file: &File) -> Result<Option<Target>, Problem> {
+pub(super) fn target(env: &Env, file: &ConfigFile) -> Result<Option<DatabaseTarget>, Problem> {
     let keys = &file.database;
     let url = env.secret("DATABASE_URL")?;
     let parts: Vec<&str> = PARTS.into_iter().filter(|name| env.has(name)).collect();
@@ -65,10 +65,10 @@ pub(super) fn target(env: &Env, file: &File) -> Result<Option<Target>, Problem> 
     if parts.is_empty() && in_file.is_empty() {
         return Ok(None);
     }
-    of_parts(env, file).map(|address| Some(Target::Postgres(Box::new(address))))
+    of_parts(env, file).map(|address| Some(DatabaseTarget::Postgres(Box::new(address))))
 }
 
-fn of_parts(env: &Env, file: &File) -> Result<Address, Problem> {
+fn of_parts(env: &Env, file: &ConfigFile) -> Result<Address, Problem> {
     let keys = &file.database;
     let text = |name: &str, key: &str, in_file: &Option<String>| {
         let given = env.get(name)?.map(str::to_string);
@@ -116,7 +116,12 @@ fn of_parts(env: &Env, file: &File) -> Result<Address, Problem> {
 }
 
 /// Reads a URL; `name` says where it was given. The URL itself is never part of a message.
-fn of_url(name: &str, secret: &Secret, env: &Env, keys: &DatabaseKeys) -> Result<Target, Problem> {
+fn of_url(
+    name: &str,
+    secret: &Secret,
+    env: &Env,
+    keys: &DatabaseKeys,
+) -> Result<DatabaseTarget, Problem> {
     let url = secret.initial().expose_secret().trim();
     if let Some(path) = url.strip_prefix("sqlite:") {
         // `sqlite:///var/lib/tokens.db` is what other tools write for an absolute path.
@@ -125,14 +130,14 @@ fn of_url(name: &str, secret: &Secret, env: &Env, keys: &DatabaseKeys) -> Result
             return Err(usage(format!("{name} names no file"))
                 .hint("write sqlite:PATH, such as sqlite:tokens.db"));
         }
-        return Ok(Target::Sqlite(PathBuf::from(path)));
+        return Ok(DatabaseTarget::Sqlite(PathBuf::from(path)));
     }
     let mut address = Address::from_url(url).map_err(|error| {
         usage(format!("{name} is not a valid database URL"))
             .cause(error.cause)
             .hint(error.hint)
     })?;
-    address.given = Given::Url(name.to_owned());
+    address.given = AddressOrigin::Url(name.to_owned());
     address.password = address.password.map(|password| Password::InUrl {
         url: secret.clone(),
         initial: password.initial().clone(),
@@ -143,7 +148,7 @@ fn of_url(name: &str, secret: &Secret, env: &Env, keys: &DatabaseKeys) -> Result
     if let Some(timeout) = keys.connect_timeout {
         address.connect_timeout = timeout;
     }
-    Ok(Target::Postgres(Box::new(address)))
+    Ok(DatabaseTarget::Postgres(Box::new(address)))
 }
 
 /// The list of hosts, IPv6 addresses without brackets. Refuses what is pasted by mistake; the message
@@ -225,7 +230,7 @@ fn parts_of(keys: &DatabaseKeys) -> Vec<&'static str> {
 }
 
 /// Marks a key of `database` in the file.
-fn at_key(problem: Problem, file: &File, key: &str) -> Problem {
+fn at_key(problem: Problem, file: &ConfigFile, key: &str) -> Problem {
     match yaml_error::of_key(&file.path, &file.text, &["database", key], String::new()) {
         Some(place) => problem.place(place),
         None => problem,

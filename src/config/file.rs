@@ -9,13 +9,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::cli::value::{self, Parsed, ShardArg};
+use crate::cli::value::{self, ParseResult, ShardArg};
 use crate::config::yaml_error;
 use crate::config::yaml_values::{elements, number, readers, vars};
 use crate::error::diagnostic::{Problem, usage};
 use crate::error::escape::escape;
-use crate::observe::progress::Progress;
-use crate::report::Spec;
+use crate::observe::progress::ProgressMode;
+use crate::report::ReportSpec;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
 use crate::store::identifier::TableName;
@@ -24,7 +24,7 @@ use crate::store::postgres::{RequireAuth, SslMode, SslNegotiation, TargetSession
 /// The whole file; a key that is absent or empty is `None`.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Keys {
+struct FileKeys {
     source: Option<SourceKeys>,
     database: Option<DatabaseKeys>,
     run: Option<RunKeys>,
@@ -34,11 +34,11 @@ struct Keys {
 
 /// The file after reading.
 #[derive(Default)]
-pub(super) struct File {
+pub(super) struct ConfigFile {
     pub source: SourceKeys,
     pub database: DatabaseKeys,
     pub run: RunKeys,
-    pub reports: Vec<Spec>,
+    pub reports: Vec<ReportSpec>,
     pub script: ScriptKeys,
     /// The file's path as it was given, and its text; for places in messages.
     pub path: String,
@@ -125,7 +125,7 @@ pub(super) struct RunKeys {
     #[serde(deserialize_with = "mask")]
     pub mask: Option<Mask>,
     #[serde(deserialize_with = "progress")]
-    pub progress: Option<Progress>,
+    pub progress: Option<ProgressMode>,
     pub metrics: Option<PathBuf>,
 }
 
@@ -155,7 +155,7 @@ pub(super) struct ScriptKeys {
 }
 
 /// Reads the file at `path`.
-pub(super) fn read(path: &Path) -> Result<File, Problem> {
+pub(super) fn read(path: &Path) -> Result<ConfigFile, Problem> {
     let shown = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
         usage(format!(
@@ -169,12 +169,12 @@ pub(super) fn read(path: &Path) -> Result<File, Problem> {
 }
 
 /// Reads `text`, which messages call `path`.
-pub(super) fn parse(path: String, text: String) -> Result<File, Problem> {
-    let keys: Option<Keys> = serde_yaml::from_str(&text)
+pub(super) fn parse(path: String, text: String) -> Result<ConfigFile, Problem> {
+    let keys: Option<FileKeys> = serde_yaml::from_str(&text)
         .map_err(|error| yaml_error::explain(yaml_error::CONFIGURATION, &path, &text, &error))?;
     let keys = keys.unwrap_or_default();
     let reports = keys.reports.unwrap_or_default();
-    Ok(File {
+    Ok(ConfigFile {
         source: keys.source.unwrap_or_default(),
         database: keys.database.unwrap_or_default(),
         run: keys.run.unwrap_or_default(),
@@ -190,7 +190,7 @@ readers! {
     limit: Duration = value::limit;
     duration: Duration = value::duration;
     mask: Mask = value::mask;
-    progress: Progress = value::progress;
+    progress: ProgressMode = value::progress;
     shard: ShardArg = value::shard;
     size: u64 = value::size;
     positive: u64 = value::positive;
@@ -206,7 +206,7 @@ readers! {
     prefix: String = not_empty;
 }
 
-fn not_empty(text: &str) -> Parsed<String> {
+fn not_empty(text: &str) -> ParseResult<String> {
     if text.is_empty() || text.contains('\0') {
         Err(String::from("must not be empty"))
     } else {
@@ -216,7 +216,7 @@ fn not_empty(text: &str) -> Parsed<String> {
 
 elements! {
     /// A report.
-    SpecKey(Spec) = value::report;
+    SpecKey(ReportSpec) = value::report;
     /// When a run fails.
     ConditionKey(Condition) = value::condition;
     /// A header's name in lower case.

@@ -4,24 +4,24 @@
 use std::slice;
 
 use crate::cli::{MergeArgs, ReplayArgs, RunArgs};
-use crate::config::{Env, Joining, Layers, Purpose, Settings};
+use crate::config::{Env, Layers, MergeSettings, Purpose, RunSettings};
 use crate::error::diagnostic::Problem;
 
 /// The settings of a replay, or the one mistake that prevents it.
-pub fn load_for_replay(args: &ReplayArgs, env: &Env) -> Result<Settings, Problem> {
+pub fn load_for_replay(args: &ReplayArgs, env: &Env) -> Result<RunSettings, Problem> {
     let run = args.as_run();
     Layers::of(&run.common, env)?.settle(Purpose::Replay, &run, slice::from_ref(&args.file))
 }
 
 /// What `merge` needs, or the one mistake that prevents it.
-pub fn load_for_merge(args: &MergeArgs, env: &Env) -> Result<Joining, Problem> {
+pub fn load_for_merge(args: &MergeArgs, env: &Env) -> Result<MergeSettings, Problem> {
     let layers = Layers::of(&args.common, env)?;
     let run = RunArgs {
         output: args.output.clone(),
         ..RunArgs::default()
     };
     layers.keep_apart(&run, &args.files, None)?;
-    Ok(Joining {
+    Ok(MergeSettings {
         files: args.files.clone(),
         reports: layers.reports(&run)?,
         fail_on: layers.fail_on(&run)?,

@@ -1,4 +1,4 @@
-//! Configuration: file, environment and flags become one validated `Settings`, in which a flag beats
+//! Configuration: file, environment and flags become one validated `RunSettings`, in which a flag beats
 //! the environment, which beats the file, which beats the default.
 //!
 //! Nothing here prints, and nothing but [`Env::of_process`] looks at the process; the files that are
@@ -32,19 +32,22 @@ use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
 
 pub use crate::cli::env::Env;
-use crate::cli::value::Parsed;
+use crate::cli::value::ParseResult;
 use crate::cli::{CommonArgs, RunArgs, variable};
 pub use crate::config::check::load_for_check;
-use crate::config::file::File;
+use crate::config::file::ConfigFile;
 pub use crate::config::merge::{load_for_merge, load_for_replay};
-pub use crate::config::settings::{Checked, Ends, Joining, Script, ScriptLimits, Settings, Source};
-use crate::config::size::Amount;
+pub use crate::config::settings::{
+    CheckSettings, MergeSettings, ProbeTargets, RunSettings, ScriptLimits, ScriptSource,
+    SourceSettings,
+};
+use crate::config::size::RunSize;
 use crate::error::diagnostic::Problem;
 pub use crate::observe::logging::{LineFormat, LogSettings};
 use crate::observe::otel::Tracer;
 use crate::runtime::secret::Secret;
 use crate::store::identifier::TableName;
-use crate::store::{self, Target};
+use crate::store::{self, DatabaseTarget};
 
 /// SIZE where nothing names one.
 const DEFAULT_SIZE: u64 = 5;
@@ -63,12 +66,12 @@ pub enum Purpose {
 }
 
 /// The settings of a run, or the one mistake that prevents it. Every problem ends with exit code 2.
-pub fn load(purpose: Purpose, args: &RunArgs, env: &Env) -> Result<Settings, Problem> {
+pub fn load(purpose: Purpose, args: &RunArgs, env: &Env) -> Result<RunSettings, Problem> {
     Layers::of(&args.common, env)?.settle(purpose, args, &[])
 }
 
 /// The same from the text of a file, which messages call `name`, and nothing else.
-pub fn load_text(purpose: Purpose, name: &str, text: &str) -> Result<Settings, Problem> {
+pub fn load_text(purpose: Purpose, name: &str, text: &str) -> Result<RunSettings, Problem> {
     let env = Env::default();
     let file = file::parse(name.to_owned(), text.to_owned())?;
     let layers = Layers {
@@ -84,7 +87,7 @@ struct Layers<'a> {
     env: &'a Env,
     /// The file's path.
     config: Option<PathBuf>,
-    file: File,
+    file: ConfigFile,
 }
 
 impl<'a> Layers<'a> {
@@ -109,27 +112,27 @@ impl<'a> Layers<'a> {
         purpose: Purpose,
         args: &RunArgs,
         replayed: &[PathBuf],
-    ) -> Result<Settings, Problem> {
+    ) -> Result<RunSettings, Problem> {
         let limits = self.limits(args)?;
-        let Amount { size, input } = match purpose {
+        let RunSize { size, input } = match purpose {
             // It is for whatever the file holds.
-            Purpose::Replay => Amount::default(),
+            Purpose::Replay => RunSize::default(),
             Purpose::Run | Purpose::Demo => self.amount(args, limits.max_token)?,
         };
         let source = match (purpose, input) {
-            (Purpose::Replay, _) => Source::Nothing,
-            (_, Some(input)) => Source::Input(input),
-            (Purpose::Demo, None) => Source::BuiltIn,
-            (Purpose::Run, None) => Source::Http(self.endpoint()?),
+            (Purpose::Replay, _) => SourceSettings::Nothing,
+            (_, Some(input)) => SourceSettings::Input(input),
+            (Purpose::Demo, None) => SourceSettings::BuiltIn,
+            (Purpose::Run, None) => SourceSettings::Http(self.endpoint()?),
         };
         let target = match purpose {
-            Purpose::Demo => Target::Demo,
+            Purpose::Demo => DatabaseTarget::Demo,
             Purpose::Run | Purpose::Replay => {
                 database::target(self.env, &self.file)?.ok_or_else(no_database)?
             }
         };
         let headers = match &source {
-            Source::Http(endpoint) => endpoint.headers.as_slice(),
+            SourceSettings::Http(endpoint) => endpoint.headers.as_slice(),
             _ => &[],
         };
         let secrets = self.secrets(headers, &target);
@@ -141,7 +144,7 @@ impl<'a> Layers<'a> {
                 .hint("leave out TOKEN_SERVICE_DRY_RUN and run.dry_run: nothing was stored"));
         }
         self.keep_apart(args, replayed, Some(&store.target))?;
-        Ok(Settings {
+        Ok(RunSettings {
             size,
             source,
             limits,
@@ -192,7 +195,7 @@ impl<'a> Layers<'a> {
         &self,
         flag: Option<T>,
         option: &str,
-        parse: impl FnOnce(&str) -> Parsed<T>,
+        parse: impl FnOnce(&str) -> ParseResult<T>,
         in_file: Option<T>,
     ) -> Result<Option<T>, Problem> {
         match flag {
@@ -212,13 +215,17 @@ impl<'a> Layers<'a> {
         Ok(given.unwrap_or_default())
     }
 
-    fn store(&self, args: &RunArgs, target: Target) -> Result<store::Options, Problem> {
+    fn store(
+        &self,
+        args: &RunArgs,
+        target: DatabaseTarget,
+    ) -> Result<store::StoreOptions, Problem> {
         let keys = &self.file.database;
         // The demo has its own table, whatever the file says of the real one.
-        let own = !matches!(target, Target::Demo);
+        let own = !matches!(target, DatabaseTarget::Demo);
         let table = keys.table.clone().filter(|_| own);
         let column = keys.column.clone().filter(|_| own);
-        Ok(store::Options {
+        Ok(store::StoreOptions {
             table: table.unwrap_or_else(|| TableName::plain("secret_tokens")),
             column: column.unwrap_or_else(|| String::from("data")),
             target,
@@ -256,10 +263,10 @@ impl<'a> Layers<'a> {
         Ok(patience.unwrap_or(Duration::from_secs(30)))
     }
 
-    fn script(&self, typed: Option<&PathBuf>) -> Result<Script, Problem> {
+    fn script(&self, typed: Option<&PathBuf>) -> Result<ScriptSource, Problem> {
         let in_file = self.file.run.script.clone();
         let named = self.pick(typed.cloned(), "script", path, in_file)?;
-        Ok(named.map_or(Script::Default, Script::File))
+        Ok(named.map_or(ScriptSource::Default, ScriptSource::File))
     }
 
     fn script_limits(&self) -> ScriptLimits {
@@ -281,13 +288,13 @@ impl<'a> Layers<'a> {
     }
 
     /// What a script must not find under another name either.
-    fn secrets(&self, headers: &[(String, Secret)], target: &Target) -> Vec<SecretString> {
+    fn secrets(&self, headers: &[(String, Secret)], target: &DatabaseTarget) -> Vec<SecretString> {
         let mut secrets: Vec<SecretString> = headers
             .iter()
             .filter(|(name, _)| name == "authorization")
             .map(|(_, value)| value.initial().clone())
             .collect();
-        if let Target::Postgres(address) = target {
+        if let DatabaseTarget::Postgres(address) = target {
             let password = address.password.as_ref();
             secrets.extend(password.map(|password| password.initial().clone()));
         }
@@ -327,6 +334,6 @@ fn no_database() -> Problem {
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "a parser like those of `values`")]
-fn path(text: &str) -> Parsed<PathBuf> {
+fn path(text: &str) -> ParseResult<PathBuf> {
     Ok(PathBuf::from(text))
 }

@@ -11,32 +11,32 @@ use url::Url;
 
 use crate::cli::value;
 use crate::config::Env;
-use crate::observe::otel::{Settings, Target};
+use crate::observe::otel::{OtelSettings, OtlpEndpoint};
 
 /// `OTEL_EXPORTER_OTLP_TIMEOUT` where it is not set.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a collector takes.
 #[derive(Clone, Copy)]
-struct Signal {
+struct SignalVariables {
     /// Its part in the variables' names.
     name: &'static str,
     /// Where it goes beneath the endpoint for all.
     path: &'static str,
 }
 
-const TRACES: Signal = Signal {
+const TRACES: SignalVariables = SignalVariables {
     name: "TRACES",
     path: "v1/traces",
 };
-const METRICS: Signal = Signal {
+const METRICS: SignalVariables = SignalVariables {
     name: "METRICS",
     path: "v1/metrics",
 };
 
 /// What `env` says of a collector; `None` where it names none, or switches it off.
-pub(super) fn settings(env: &Env) -> Option<Settings> {
-    let mut reading = Reading {
+pub(super) fn settings(env: &Env) -> Option<OtelSettings> {
+    let mut reading = OtelReader {
         env,
         complaints: Vec::new(),
     };
@@ -63,7 +63,7 @@ pub(super) fn settings(env: &Env) -> Option<Settings> {
     if traces.is_none() && metrics.is_none() && reading.complaints.is_empty() {
         return None;
     }
-    Some(Settings {
+    Some(OtelSettings {
         traces,
         metrics,
         service,
@@ -84,12 +84,12 @@ fn names_the_service(attributes: &str) -> bool {
         .any(|(key, value)| key.trim() == "service.name" && !value.trim().is_empty())
 }
 
-struct Reading<'a> {
+struct OtelReader<'a> {
     env: &'a Env,
     complaints: Vec<String>,
 }
 
-impl Reading<'_> {
+impl OtelReader<'_> {
     fn get(&mut self, name: &str) -> Option<String> {
         match self.env.get(name) {
             Ok(value) => value.map(str::to_owned),
@@ -107,7 +107,7 @@ impl Reading<'_> {
     }
 
     /// The variable for this signal, else the one for all, and its name.
-    fn of(&mut self, signal: Signal, what: &str) -> Option<(String, String)> {
+    fn of(&mut self, signal: SignalVariables, what: &str) -> Option<(String, String)> {
         let own = format!("OTEL_EXPORTER_OTLP_{}_{what}", signal.name);
         let common = format!("OTEL_EXPORTER_OTLP_{what}");
         [own, common]
@@ -115,16 +115,16 @@ impl Reading<'_> {
             .find_map(|name| self.get(&name).map(|value| (name, value)))
     }
 
-    fn target(&mut self, signal: Signal) -> Option<Target> {
+    fn target(&mut self, signal: SignalVariables) -> Option<OtlpEndpoint> {
         let url = self.url(signal)?;
-        self.is_wanted(signal).then(|| Target {
+        self.is_wanted(signal).then(|| OtlpEndpoint {
             url,
             headers: self.headers(signal),
             timeout: self.timeout(signal),
         })
     }
 
-    fn url(&mut self, signal: Signal) -> Option<Url> {
+    fn url(&mut self, signal: SignalVariables) -> Option<Url> {
         let own = format!("OTEL_EXPORTER_OTLP_{}_ENDPOINT", signal.name);
         let (name, text, path) = if let Some(text) = self.get(&own) {
             (own, text, None)
@@ -149,7 +149,7 @@ impl Reading<'_> {
     }
 
     /// True where this signal is to be sent, in the one form that is spoken here.
-    fn is_wanted(&mut self, signal: Signal) -> bool {
+    fn is_wanted(&mut self, signal: SignalVariables) -> bool {
         let exporter = format!("OTEL_{}_EXPORTER", signal.name);
         if let Some(value) = self.get(&exporter) {
             let mut named = value.split(',').map(str::trim);
@@ -174,7 +174,7 @@ impl Reading<'_> {
     }
 
     /// `key=value` pairs with a comma between them, percent-encoded.
-    fn headers(&mut self, signal: Signal) -> Vec<(String, SecretString)> {
+    fn headers(&mut self, signal: SignalVariables) -> Vec<(String, SecretString)> {
         let Some((name, text)) = self.of(signal, "HEADERS") else {
             return Vec::new();
         };
@@ -195,7 +195,7 @@ impl Reading<'_> {
         })
     }
 
-    fn timeout(&mut self, signal: Signal) -> Duration {
+    fn timeout(&mut self, signal: SignalVariables) -> Duration {
         let Some((name, text)) = self.of(signal, "TIMEOUT") else {
             return TIMEOUT;
         };
@@ -217,11 +217,11 @@ mod tests {
 
     use super::*;
 
-    fn of<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Option<Settings> {
+    fn of<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Option<OtelSettings> {
         settings(&variables.into_iter().collect())
     }
 
-    fn url(target: Option<&Target>) -> &str {
+    fn url(target: Option<&OtlpEndpoint>) -> &str {
         target.map_or("nowhere", |target| target.url.as_str())
     }
 
@@ -256,7 +256,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "250"),
         ])
         .unwrap();
-        let headers = |target: &Option<Target>| {
+        let headers = |target: &Option<OtlpEndpoint>| {
             let target = target.as_ref().unwrap();
             let headers = target.headers.iter();
             headers

@@ -6,20 +6,20 @@ use std::path::PathBuf;
 use crate::cli::{RunArgs, value};
 use crate::config::{Layers, path};
 use crate::error::diagnostic::{Problem, usage};
-use crate::observe::progress::Progress;
+use crate::observe::progress::ProgressMode;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
-use crate::report::{Format, Spec};
+use crate::report::{ReportFormat, ReportSpec};
 
 impl Layers<'_> {
-    pub(super) fn reports(&self, args: &RunArgs) -> Result<Vec<Spec>, Problem> {
+    pub(super) fn reports(&self, args: &RunArgs) -> Result<Vec<ReportSpec>, Problem> {
         let typed = Some(args.output.reports.clone()).filter(|reports| !reports.is_empty());
         let in_file = Some(self.file.reports.clone()).filter(|reports| !reports.is_empty());
         let list = |text: &str| text.split(',').map(str::trim).map(value::report).collect();
         let reports = self.pick(typed, "report", list, in_file)?;
         let reports = reports.unwrap_or_else(|| {
-            vec![Spec {
-                format: Format::Text,
+            vec![ReportSpec {
+                format: ReportFormat::Text,
                 path: None,
             }]
         });
@@ -61,7 +61,7 @@ impl Layers<'_> {
         Ok(conditions.unwrap_or_default())
     }
 
-    pub(super) fn progress(&self, args: &RunArgs) -> Result<Progress, Problem> {
+    pub(super) fn progress(&self, args: &RunArgs) -> Result<ProgressMode, Problem> {
         let in_file = self.file.run.progress;
         let progress = self.pick(args.output.progress, "progress", value::progress, in_file)?;
         Ok(progress.unwrap_or_default())

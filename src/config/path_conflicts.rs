@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf, absolute};
 
 use crate::cli::RunArgs;
-use crate::config::{Layers, Script};
+use crate::config::{Layers, ScriptSource};
 use crate::error::diagnostic::{Problem, usage};
-use crate::store::Target;
+use crate::store::DatabaseTarget;
 use crate::store::postgres::Address;
 
 /// So many links are followed, as the system does.
@@ -14,7 +14,7 @@ const LINKS: usize = 40;
 
 /// What becomes of a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Use {
+enum FileUse {
     /// It is read, or of another run.
     Read,
     /// It is written where it stands.
@@ -24,17 +24,17 @@ enum Use {
 }
 
 /// A file that a run has to do with.
-struct Part {
+struct UsedFile {
     name: &'static str,
     given: PathBuf,
-    usage: Use,
+    usage: FileUse,
     /// What the path leads to.
     leads_to: PathBuf,
 }
 
-impl Part {
+impl UsedFile {
     /// `None` for a pipe, a device or a folder: there is nothing that could be replaced.
-    fn new(name: &'static str, given: &Path, usage: Use) -> Option<Self> {
+    fn new(name: &'static str, given: &Path, usage: FileUse) -> Option<Self> {
         Some(Self {
             name,
             given: given.to_owned(),
@@ -44,7 +44,7 @@ impl Part {
     }
 
     fn partial(&self) -> Option<PathBuf> {
-        (self.usage == Use::Replaced).then(|| {
+        (self.usage == FileUse::Replaced).then(|| {
             let mut partial = self.leads_to.clone().into_os_string();
             partial.push(".partial");
             PathBuf::from(partial)
@@ -110,7 +110,7 @@ impl Layers<'_> {
         &self,
         args: &RunArgs,
         files: &[PathBuf],
-        database: Option<&Target>,
+        database: Option<&DatabaseTarget>,
     ) -> Result<(), Problem> {
         // What is wrong with one of them is said where it is asked for.
         let config = self.config.as_deref();
@@ -121,12 +121,12 @@ impl Layers<'_> {
         let metrics = self.metrics(args).ok().flatten();
         // A replay and a merge keep no journal; the one that is configured is still some run's.
         let keeping = if files.is_empty() {
-            Use::Kept
+            FileUse::Kept
         } else {
-            Use::Read
+            FileUse::Read
         };
         let script = match &script {
-            Some(Script::File(path)) => Some(path.as_path()),
+            Some(ScriptSource::File(path)) => Some(path.as_path()),
             _ => None,
         };
         let input = input.as_deref().map(|input| match input.to_str() {
@@ -134,8 +134,8 @@ impl Layers<'_> {
             _ => input,
         });
         let (database, keys, passfile) = match database {
-            Some(Target::Sqlite(path)) => (Some(path.as_path()), [None; 3], None),
-            Some(Target::Postgres(address)) => {
+            Some(DatabaseTarget::Sqlite(path)) => (Some(path.as_path()), [None; 3], None),
+            Some(DatabaseTarget::Postgres(address)) => {
                 let Address {
                     sslrootcert,
                     sslcert,
@@ -146,7 +146,7 @@ impl Layers<'_> {
                 let keys = [sslrootcert, sslcert, sslkey];
                 (None, keys.map(Option::as_deref), passfile.as_deref())
             }
-            Some(Target::Demo) | None => (None, [None; 3], None),
+            Some(DatabaseTarget::Demo) | None => (None, [None; 3], None),
         };
         let keys = keys.into_iter().flatten();
         let keys = keys.map(|path| ("certificate or key", path));
@@ -166,26 +166,26 @@ impl Layers<'_> {
         let read = read
             .into_iter()
             .filter_map(|(name, path)| Some((name, path?)));
-        let mut parts: Vec<Part> = read
+        let mut parts: Vec<UsedFile> = read
             .chain(files)
             .chain(keys)
             .chain(secrets)
-            .filter_map(|(name, path)| Part::new(name, path, Use::Read))
+            .filter_map(|(name, path)| UsedFile::new(name, path, FileUse::Read))
             .collect();
         let mut put = |name, path: Option<&Path>, usage| {
-            parts.extend(path.and_then(|path| Part::new(name, path, usage)));
+            parts.extend(path.and_then(|path| UsedFile::new(name, path, usage)));
         };
-        put("database", database, Use::Kept);
+        put("database", database, FileUse::Kept);
         put("journal", journal.as_deref(), keeping);
         for report in &reports {
-            put("report", report.path.as_deref(), Use::Replaced);
+            put("report", report.path.as_deref(), FileUse::Replaced);
         }
-        put("metrics file", metrics.as_deref(), Use::Replaced);
+        put("metrics file", metrics.as_deref(), FileUse::Replaced);
         // The later one of two would be written last.
         for (index, part) in parts.iter().enumerate() {
             let mut earlier = parts.iter().take(index);
             let clash = earlier.find_map(|other| Some((other, part.overwrites(other)?)));
-            if let Some((other, place)) = clash.filter(|_| part.usage != Use::Read) {
+            if let Some((other, place)) = clash.filter(|_| part.usage != FileUse::Read) {
                 return Err(part.clash(other, &place));
             }
         }

@@ -7,19 +7,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::diagnostic::Problem;
-use crate::fetch::Limits;
-use crate::fetch::http::Endpoint;
+use crate::fetch::FetchLimits;
+use crate::fetch::http::HttpEndpoint;
 use crate::fetch::input::Input;
 use crate::observe::otel;
-use crate::observe::progress::Progress;
-use crate::report::Spec;
+use crate::observe::progress::ProgressMode;
+use crate::report::ReportSpec;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
 use crate::store;
 
 /// What is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Script {
+pub enum ScriptSource {
     /// The built-in pipeline.
     Default,
     /// A file; relative to the working folder.
@@ -48,11 +48,11 @@ impl Default for ScriptLimits {
 
 /// The token source.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub enum SourceSettings {
     /// The demo's own, which the run starts.
     BuiltIn,
     /// A real one.
-    Http(Endpoint),
+    Http(HttpEndpoint),
     /// A file or pipe.
     Input(Input),
     /// None: nothing is fetched.
@@ -61,18 +61,18 @@ pub enum Source {
 
 /// Everything that a run needs to know; validated. Its Debug form shows no secret.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct RunSettings {
     /// How many tokens: this shard's part of SIZE. It is 0 where the shard's part, or the input, is
     /// empty, and [`crate::cli::value::MOST`] where all that a pipe brings is asked for.
     pub size: u64,
     /// Where tokens come from.
-    pub source: Source,
+    pub source: SourceSettings,
     /// Within which limits they are fetched.
-    pub limits: Limits,
+    pub limits: FetchLimits,
     /// Where they go.
-    pub store: store::Options,
+    pub store: store::StoreOptions,
     /// The reports, at least one; at most one of them on standard output.
-    pub reports: Vec<Spec>,
+    pub reports: Vec<ReportSpec>,
     /// Under which a run that completed fails all the same.
     pub fail_on: Vec<Condition>,
     /// How much of a token the reports show.
@@ -80,9 +80,9 @@ pub struct Settings {
     /// The Prometheus text file that is written at the end.
     pub metrics: Option<PathBuf>,
     /// The OpenTelemetry collector, if there is one.
-    pub telemetry: Option<otel::Settings>,
+    pub telemetry: Option<otel::OtelSettings>,
     /// What is run.
-    pub script: Script,
+    pub script: ScriptSource,
     /// The script's configurable limits.
     pub script_limits: ScriptLimits,
     /// What a script sees as `config::VARS`.
@@ -102,7 +102,7 @@ pub struct Settings {
     /// The folder that a script may write files in.
     pub out_dir: Option<PathBuf>,
     /// When progress is shown.
-    pub progress: Progress,
+    pub progress: ProgressMode,
     /// True where terminals may get colours.
     pub color: bool,
     /// What is logged.
@@ -113,53 +113,53 @@ pub struct Settings {
 
 /// What `merge` needs to know; validated.
 #[derive(Clone, Debug)]
-pub struct Joining {
+pub struct MergeSettings {
     /// The reports to join, at least one.
     pub files: Vec<PathBuf>,
-    /// As in [`Settings`].
-    pub reports: Vec<Spec>,
-    /// As in [`Settings`].
+    /// As in [`RunSettings`].
+    pub reports: Vec<ReportSpec>,
+    /// As in [`RunSettings`].
     pub fail_on: Vec<Condition>,
-    /// As in [`Settings`].
+    /// As in [`RunSettings`].
     pub mask: Mask,
-    /// As in [`Settings`].
+    /// As in [`RunSettings`].
     pub metrics: Option<PathBuf>,
-    /// As in [`Settings`]; here it shows by what tokens were rejected.
-    pub progress: Progress,
-    /// As in [`Settings`].
+    /// As in [`RunSettings`]; here it shows by what tokens were rejected.
+    pub progress: ProgressMode,
+    /// As in [`RunSettings`].
     pub color: bool,
-    /// As in [`Settings`].
+    /// As in [`RunSettings`].
     pub log: LogSettings,
 }
 
 /// The two ends of a pipeline, which `check --connect` looks at.
 #[derive(Clone, Debug)]
-pub struct Ends {
+pub struct ProbeTargets {
     /// The source; `None` where an input takes its place.
-    pub source: Option<Endpoint>,
-    /// As in [`Settings`].
-    pub limits: Limits,
-    /// As in [`Settings`].
-    pub store: store::Options,
+    pub source: Option<HttpEndpoint>,
+    /// As in [`RunSettings`].
+    pub limits: FetchLimits,
+    /// As in [`RunSettings`].
+    pub store: store::StoreOptions,
 }
 
 /// What `check` needs to know. The configuration is validated as far as it goes; that no source or
 /// no database is named is a mistake only where they are to be connected to.
 #[derive(Clone, Debug)]
-pub struct Checked {
+pub struct CheckSettings {
     /// The scripts to look at, at least one.
-    pub scripts: Vec<Script>,
-    /// As in [`Settings`].
+    pub scripts: Vec<ScriptSource>,
+    /// As in [`RunSettings`].
     pub size: u64,
-    /// As in [`Settings`].
+    /// As in [`RunSettings`].
     pub script_limits: ScriptLimits,
-    /// As in [`Settings`].
+    /// As in [`RunSettings`].
     pub vars: serde_json::Map<String, serde_json::Value>,
-    /// As in [`Settings`].
+    /// As in [`RunSettings`].
     pub env: BTreeMap<String, String>,
     /// What is to be connected to; `None` where that was not asked for, or where the configuration
     /// holds a mistake.
-    pub ends: Option<Ends>,
+    pub ends: Option<ProbeTargets>,
     /// The mistakes in the configuration.
     pub problems: Vec<Problem>,
 }

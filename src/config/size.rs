@@ -17,7 +17,7 @@ const KUBERNETES: &str = "JOB_COMPLETION_INDEX";
 
 /// How many tokens a run is for.
 #[derive(Default)]
-pub(super) struct Amount {
+pub(super) struct RunSize {
     /// This shard's part of SIZE; [`MOST`] for all of a pipe.
     pub size: u64,
     /// What is read instead of the source, from where this shard's part begins.
@@ -26,11 +26,11 @@ pub(super) struct Amount {
 
 impl Layers<'_> {
     /// The amount; an input is opened for it, whose tokens are at most `max_token` bytes long.
-    pub(super) fn amount(&self, args: &RunArgs, max_token: usize) -> Result<Amount, Problem> {
+    pub(super) fn amount(&self, args: &RunArgs, max_token: usize) -> Result<RunSize, Problem> {
         let shard = self.shard(args)?;
         let Some(path) = self.input(args)? else {
             let size = shard.part(self.size(args)?);
-            return Ok(Amount { size, input: None });
+            return Ok(RunSize { size, input: None });
         };
         let (asked, most) = self.asked(args)?;
         let input = Input::open(&path, max_token)?;
@@ -39,7 +39,7 @@ impl Layers<'_> {
             (None, Some(count)) => within(count, most, &input)?,
             (None, None) => return all_of(input, shard, most),
         };
-        Ok(Amount {
+        Ok(RunSize {
             size: shard.part(size),
             input: Some(input.from(shard.before(size))),
         })
@@ -129,7 +129,7 @@ fn within(count: u64, most: Option<u64>, input: &Input) -> Result<u64, Problem> 
 }
 
 /// All of a pipe, of which nobody knows beforehand how much that is.
-fn all_of(input: Input, shard: Shard, most: Option<u64>) -> Result<Amount, Problem> {
+fn all_of(input: Input, shard: Shard, most: Option<u64>) -> Result<RunSize, Problem> {
     let unknown = |why| {
         let name = input.name();
         usage(format!(
@@ -144,7 +144,7 @@ fn all_of(input: Input, shard: Shard, most: Option<u64>) -> Result<Amount, Probl
     if most.is_some() {
         return Err(unknown("MAX_TOKENS bounds that number"));
     }
-    Ok(Amount {
+    Ok(RunSize {
         size: MOST,
         input: Some(input.to_its_end()),
     })

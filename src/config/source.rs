@@ -9,17 +9,17 @@ use url::Url;
 use crate::cli::{RunArgs, value};
 use crate::config::{AUTHORIZATION, Layers};
 use crate::error::diagnostic::{Problem, usage};
-use crate::fetch::Limits;
-use crate::fetch::http::Endpoint;
+use crate::fetch::FetchLimits;
+use crate::fetch::http::HttpEndpoint;
 use crate::runtime::secret::Secret;
 
 impl Layers<'_> {
-    pub(super) fn limits(&self, args: &RunArgs) -> Result<Limits, Problem> {
+    pub(super) fn limits(&self, args: &RunArgs) -> Result<FetchLimits, Problem> {
         let keys = &self.file.source;
         let max_token = keys.max_token.unwrap_or(1 << 10);
         let no_top_up = self.switch(args.no_top_up, "no-top-up", None)?;
         let repeat_served = args.dangerously_repeat_requests;
-        Ok(Limits {
+        Ok(FetchLimits {
             timeout: keys.timeout.unwrap_or(Duration::from_secs(10)),
             connect_timeout: keys.connect_timeout.unwrap_or(Duration::from_secs(5)),
             page_size: self
@@ -35,8 +35,8 @@ impl Layers<'_> {
     }
 
     /// The source that a run asks.
-    pub(super) fn endpoint(&self) -> Result<Endpoint, Problem> {
-        Ok(Endpoint {
+    pub(super) fn endpoint(&self) -> Result<HttpEndpoint, Problem> {
+        Ok(HttpEndpoint {
             url: self.source_url()?.ok_or_else(no_source)?,
             headers: self.headers()?,
             proxy: self.env.names_a_proxy(),

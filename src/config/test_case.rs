@@ -10,15 +10,15 @@ use serde_json::{Map, Value};
 
 use crate::cli::RunArgs;
 use crate::cli::value;
-use crate::config::file::{ConditionKey, File, RunKeys, ScriptKeys, SourceKeys};
+use crate::config::file::{ConditionKey, ConfigFile, RunKeys, ScriptKeys, SourceKeys};
 use crate::config::yaml_values::{number, readers};
-use crate::config::{Env, Layers, Purpose, Settings, yaml_error};
-use crate::error::diagnostic::{Place, Problem};
+use crate::config::{Env, Layers, Purpose, RunSettings, yaml_error};
+use crate::error::diagnostic::{Location, Problem};
 
 /// `options:` of a case: flags and keys of a run, by their own names.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Options {
+pub(crate) struct CaseOptions {
     #[serde(deserialize_with = "positive")]
     page_size: Option<u64>,
     #[serde(deserialize_with = "positive")]
@@ -53,7 +53,7 @@ readers! {
 
 /// The rest of what a case sets.
 #[derive(Clone, Default)]
-pub(crate) struct Case {
+pub(crate) struct CaseSettings {
     /// SIZE.
     pub size: Option<u64>,
     /// The script; `None` for the built-in one.
@@ -65,8 +65,8 @@ pub(crate) struct Case {
 }
 
 /// The settings of the run that a case describes.
-pub(crate) fn settle(case: Case, options: Options) -> Result<Settings, Problem> {
-    let file = File {
+pub(crate) fn settle(case: CaseSettings, options: CaseOptions) -> Result<RunSettings, Problem> {
+    let file = ConfigFile {
         source: SourceKeys {
             retries: options.retries,
             timeout: options.timeout,
@@ -89,7 +89,7 @@ pub(crate) fn settle(case: Case, options: Options) -> Result<Settings, Problem> 
             max_memory: None,
             env_prefix: options.env_prefix,
         },
-        ..File::default()
+        ..ConfigFile::default()
     };
     let args = RunArgs {
         page_size: options.page_size,
@@ -113,7 +113,7 @@ pub(crate) fn read<T: DeserializeOwned>(what: &str, file: &str, text: &str) -> R
     serde_yaml::from_str(text).map_err(|error| {
         let problem = yaml_error::explain(what, file, text, &error);
         match problem.place.clone() {
-            Some(place) => problem.place(Place {
+            Some(place) => problem.place(Location {
                 source: text.to_owned(),
                 ..place
             }),

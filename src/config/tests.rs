@@ -10,8 +10,8 @@ use secrecy::ExposeSecret;
 
 use crate::cli::CheckArgs;
 use crate::config::*;
-use crate::fetch::http::Endpoint;
-use crate::report::{Format, Spec};
+use crate::fetch::http::HttpEndpoint;
+use crate::report::{ReportFormat, ReportSpec};
 use crate::store::postgres::{Address, Host, SslMode, SslNegotiation, TargetSession};
 
 /// An environment with which a run can begin.
@@ -31,7 +31,7 @@ fn bare(variables: &[(&str, &str)]) -> Env {
 }
 
 /// Loads with the text of a configuration file.
-fn with_file(yaml: &str, env: &Env) -> Result<Settings, Problem> {
+fn with_file(yaml: &str, env: &Env) -> Result<RunSettings, Problem> {
     let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
     file.write_all(yaml.as_bytes()).unwrap();
     let mut args = RunArgs::default();
@@ -39,13 +39,13 @@ fn with_file(yaml: &str, env: &Env) -> Result<Settings, Problem> {
     load(Purpose::Run, &args, env)
 }
 
-fn load_env(variables: &Env) -> Result<Settings, Problem> {
+fn load_env(variables: &Env) -> Result<RunSettings, Problem> {
     load(Purpose::Run, &RunArgs::default(), variables)
 }
 
-fn address(settings: &Settings) -> &Address {
+fn address(settings: &RunSettings) -> &Address {
     match &settings.store.target {
-        Target::Postgres(address) => address,
+        DatabaseTarget::Postgres(address) => address,
         other => panic!("{other:?}"),
     }
 }
@@ -54,10 +54,12 @@ fn places(address: &Address) -> Vec<String> {
     address.hosts.iter().map(Host::place).collect()
 }
 
-fn http(settings: &Settings) -> &Endpoint {
+fn http(settings: &RunSettings) -> &HttpEndpoint {
     match &settings.source {
-        Source::Http(endpoint) => endpoint,
-        Source::BuiltIn | Source::Input(_) | Source::Nothing => panic!("no real source"),
+        SourceSettings::Http(endpoint) => endpoint,
+        SourceSettings::BuiltIn | SourceSettings::Input(_) | SourceSettings::Nothing => {
+            panic!("no real source")
+        }
     }
 }
 
@@ -72,7 +74,7 @@ fn mistake(yaml: &str) -> String {
     }
 }
 
-fn message(result: Result<Settings, Problem>) -> String {
+fn message(result: Result<RunSettings, Problem>) -> String {
     let problem = result.err().unwrap();
     assert_eq!(problem.exit, Exit::Usage);
     problem.render(false)
@@ -86,7 +88,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.patience, Duration::from_secs(30));
     assert_eq!(settings.store.patience, Duration::from_secs(30));
     assert_eq!(settings.deadline, None);
-    assert_eq!(settings.script, Script::Default);
+    assert_eq!(settings.script, ScriptSource::Default);
     assert_eq!(settings.script_limits.max_operations, 0);
     assert_eq!(settings.script_limits.max_memory, 80 << 20);
     assert_eq!(
@@ -97,8 +99,8 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.store.column, "data");
     assert_eq!(
         settings.reports,
-        [Spec {
-            format: Format::Text,
+        [ReportSpec {
+            format: ReportFormat::Text,
             path: None
         }]
     );
@@ -168,7 +170,7 @@ fn every_option_has_a_variable() {
     ]))
     .unwrap();
     assert_eq!(settings.size, 7);
-    assert_eq!(settings.script, Script::File("mine.rhai".into()));
+    assert_eq!(settings.script, ScriptSource::File("mine.rhai".into()));
     assert_eq!(settings.reports[1].path, Some("run.ndjson".into()));
     assert_eq!(
         (settings.store.connections, settings.store.pipeline),
@@ -291,8 +293,8 @@ fn the_demo_needs_nothing_and_looks_at_nothing() {
         ("TOKEN_SERVICE_PAGE_SIZE", "3"),
     ]);
     let settings = load(Purpose::Demo, &RunArgs::default(), &wrong).unwrap();
-    assert!(matches!(settings.store.target, Target::Demo));
-    assert!(matches!(settings.source, Source::BuiltIn));
+    assert!(matches!(settings.store.target, DatabaseTarget::Demo));
+    assert!(matches!(settings.source, SourceSettings::BuiltIn));
     assert_eq!(settings.limits.page_size, 3);
 }
 
@@ -642,7 +644,7 @@ fn values_that_make_no_sense_name_their_variable() {
 fn database_urls() {
     let with = |url: &str| load_env(&bare(&[("TOKEN_HOST", "a"), ("DATABASE_URL", url)]));
     let path = |url: &str| match with(url).unwrap().store.target {
-        Target::Sqlite(path) => path,
+        DatabaseTarget::Sqlite(path) => path,
         other => panic!("{other:?}"),
     };
     assert_eq!(path("sqlite:tokens.db"), PathBuf::from("tokens.db"));
@@ -791,13 +793,13 @@ fn a_variable_that_is_not_utf8_is_named() {
 fn check_is_content_without_source_and_database() {
     let checked = load_for_check(&CheckArgs::default(), &bare(&[]));
     assert!(checked.problems.is_empty());
-    assert_eq!(checked.scripts, [Script::Default]);
+    assert_eq!(checked.scripts, [ScriptSource::Default]);
     let args = CheckArgs {
         scripts: vec!["a.rhai".into()],
         ..CheckArgs::default()
     };
     let checked = load_for_check(&args, &env(&[("TOKEN_SERVICE_SCRIPT", "b.rhai")]));
-    assert_eq!(checked.scripts, [Script::File("a.rhai".into())]);
+    assert_eq!(checked.scripts, [ScriptSource::File("a.rhai".into())]);
     let checked = load_for_check(&args, &bare(&[("DB_HOST", "h"), ("MAX_TOKENS", "x")]));
     let messages: Vec<&str> = checked
         .problems

@@ -6,7 +6,7 @@
 
 use crate::config::options;
 use crate::error::diagnostic::usage;
-use crate::error::diagnostic::{Place, Problem};
+use crate::error::diagnostic::{Location, Problem};
 use crate::error::suggest::nearest_option;
 
 /// The keys whose values are never shown.
@@ -58,7 +58,7 @@ pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::
         format!(" in `{path}`")
     };
     match complaint {
-        Complaint::Unknown { key, known } => {
+        YamlErrorKind::Unknown { key, known } => {
             let found = key_at(source, index, key);
             // Nothing but the file itself has to do with options.
             let option = options::meant_by(key).filter(|_| what == CONFIGURATION);
@@ -82,13 +82,13 @@ pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::
                 None => problem,
             }
         }
-        Complaint::Twice { key } => {
+        YamlErrorKind::Twice { key } => {
             let second = keys(source, index, key).nth(1).unwrap_or(index);
             let label = String::from("it stands above already");
             usage(format!("key `{key}` stands twice{parent}"))
                 .place(mark_key(file, source, second, key, label).hide_other_keys(source))
         }
-        Complaint::Wrong { found, rule } => {
+        YamlErrorKind::Wrong { found, rule } => {
             let what = if path.is_empty() {
                 String::from(root)
             } else {
@@ -113,7 +113,7 @@ pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::
 }
 
 /// The place of a key, found by the names that lead to it.
-pub(super) fn of_key(file: &str, source: &str, path: &[&str], label: String) -> Option<Place> {
+pub(super) fn of_key(file: &str, source: &str, path: &[&str], label: String) -> Option<Location> {
     let mut index = 0;
     for key in path {
         index = keys_in(source, index, key).next()?;
@@ -121,7 +121,7 @@ pub(super) fn of_key(file: &str, source: &str, path: &[&str], label: String) -> 
     Some(mark_key(file, source, index, path.last()?, label))
 }
 
-enum Complaint<'a> {
+enum YamlErrorKind<'a> {
     Unknown {
         key: &'a str,
         known: Vec<&'a str>,
@@ -136,7 +136,7 @@ enum Complaint<'a> {
 }
 
 /// Takes serde's sentence apart: the path of the mapping or value, and what is wrong with it.
-fn split(text: &str) -> Option<(&str, Complaint<'_>)> {
+fn split(text: &str) -> Option<(&str, YamlErrorKind<'_>)> {
     let openings = [
         "unknown field `",
         "duplicate field `",
@@ -153,14 +153,14 @@ fn split(text: &str) -> Option<(&str, Complaint<'_>)> {
         "unknown field `" => {
             let (key, known) = rest.split_once("`, ").unwrap_or((rest, ""));
             let known = known.split('`').skip(1).step_by(2).collect();
-            Complaint::Unknown { key, known }
+            YamlErrorKind::Unknown { key, known }
         }
-        "duplicate field `" => Complaint::Twice {
+        "duplicate field `" => YamlErrorKind::Twice {
             key: rest.trim_end_matches('`'),
         },
         _ => {
             let (found, expected) = rest.rsplit_once(", expected ")?;
-            Complaint::Wrong {
+            YamlErrorKind::Wrong {
                 found: (opening == "invalid type: ").then(|| kind_of(found)),
                 rule: rule_of(expected),
             }
@@ -262,16 +262,16 @@ fn value_length(source: &str, index: usize) -> usize {
     line[..end].trim_end().chars().count().max(1)
 }
 
-fn mark_key(file: &str, source: &str, index: usize, key: &str, label: String) -> Place {
+fn mark_key(file: &str, source: &str, index: usize, key: &str, label: String) -> Location {
     let rest = source.get(index..).unwrap_or_default();
     let quotes = if rest.starts_with(['"', '\'']) { 2 } else { 0 };
     mark(file, source, index, key.chars().count() + quotes, label).reveal(source)
 }
 
 /// The place at `index`, the secrets around it and in it struck out.
-fn mark(file: &str, source: &str, index: usize, length: usize, label: String) -> Place {
+fn mark(file: &str, source: &str, index: usize, length: usize, label: String) -> Location {
     let before = source.get(..index).unwrap_or(source);
-    Place {
+    Location {
         file: file.to_string(),
         source: without_secrets(source),
         line: before.matches('\n').count() + 1,
@@ -281,7 +281,7 @@ fn mark(file: &str, source: &str, index: usize, length: usize, label: String) ->
     }
 }
 
-impl Place {
+impl Location {
     /// Shows what is marked as it stands in `source`, though a secret stands beside it.
     fn reveal(self, source: &str) -> Self {
         self.redraw(source, |true_line, shown_line, at| {

@@ -6,11 +6,11 @@ use std::ops::Range;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
-use crate::error::diagnostic::Place;
+use crate::error::diagnostic::Location;
 
 /// A step on the way to a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step<'a> {
+pub(crate) enum PathStep<'a> {
     /// Into a mapping.
     Key(&'a str),
     /// Into a list, from 0.
@@ -19,7 +19,7 @@ pub(crate) enum Step<'a> {
 
 /// The form in which a value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum ValueStyle {
     /// Lines under a `|`.
     Literal,
     /// Lines under a `>`.
@@ -32,7 +32,7 @@ pub(crate) enum Form {
 
 /// A piece of the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mark {
+pub(crate) struct TextSpan {
     /// Its bytes; of what stands on lines of its own beneath its key they are no more than a hint.
     pub bytes: Range<usize>,
     /// Its line, from 1.
@@ -40,24 +40,24 @@ pub(crate) struct Mark {
     /// Its column in characters, from 1.
     pub column: usize,
     /// How it is written.
-    pub form: Form,
+    pub form: ValueStyle,
 }
 
-struct Node {
-    mark: Mark,
-    inside: Inside,
+struct YamlNode {
+    mark: TextSpan,
+    inside: NodeContent,
 }
 
-enum Inside {
+enum NodeContent {
     Nothing,
-    List(Vec<Node>),
-    Map(Vec<(String, Node, Node)>),
+    List(Vec<YamlNode>),
+    Map(Vec<(String, YamlNode, YamlNode)>),
 }
 
 /// The keys and values of a text.
-pub(crate) struct Outline(Option<Node>);
+pub(crate) struct YamlSpans(Option<YamlNode>);
 
-impl Outline {
+impl YamlSpans {
     /// The outline of a text; empty where it is no YAML.
     pub(crate) fn of(text: &str) -> Self {
         let offsets: Vec<usize> = text
@@ -70,14 +70,14 @@ impl Outline {
     }
 
     /// Where the value stands that `path` leads to.
-    pub(crate) fn value(&self, path: &[Step]) -> Option<&Mark> {
+    pub(crate) fn value(&self, path: &[PathStep]) -> Option<&TextSpan> {
         let found = self.find(path)?;
         Some(&found.0.mark)
     }
 
     /// Where the key stands that `path` ends with; the value itself where that is an item of a list.
     /// Where there is no such key, that of the way there which is the longest.
-    pub(crate) fn key(&self, path: &[Step]) -> Option<&Mark> {
+    pub(crate) fn key(&self, path: &[PathStep]) -> Option<&TextSpan> {
         let longest = (0..=path.len()).rev();
         longest
             .filter_map(|length| self.find(&path[..length]))
@@ -86,13 +86,13 @@ impl Outline {
     }
 
     /// The same as a place in the text of `file`.
-    pub(crate) fn place(&self, file: &str, text: &str, path: &[Step], label: &str) -> Place {
+    pub(crate) fn place(&self, file: &str, text: &str, path: &[PathStep], label: &str) -> Location {
         let mark = self.key(path);
         let (line, column) = mark.map_or((1, 1), |mark| (mark.line, mark.column));
         let length = mark.map_or(1, |mark| {
             text[mark.bytes.clone()].trim_end().chars().count()
         });
-        Place {
+        Location {
             file: file.to_owned(),
             source: text.to_owned(),
             line,
@@ -102,12 +102,12 @@ impl Outline {
         }
     }
 
-    fn find(&self, path: &[Step]) -> Option<(&Node, Option<&Node>)> {
+    fn find(&self, path: &[PathStep]) -> Option<(&YamlNode, Option<&YamlNode>)> {
         let mut found = (self.0.as_ref()?, None);
         for step in path {
             found = match (step, &found.0.inside) {
-                (Step::Item(index), Inside::List(items)) => (items.get(*index)?, None),
-                (Step::Key(name), Inside::Map(entries)) => {
+                (PathStep::Item(index), NodeContent::List(items)) => (items.get(*index)?, None),
+                (PathStep::Key(name), NodeContent::Map(entries)) => {
                     let (_, key, value) = entries.iter().find(|(known, ..)| known == name)?;
                     (value, Some(key))
                 }
@@ -122,31 +122,31 @@ impl Outline {
 fn node<'a>(
     events: &mut impl Iterator<Item = (Event<'a>, Span)>,
     offsets: &[usize],
-) -> Option<Node> {
+) -> Option<YamlNode> {
     loop {
         let (event, span) = events.next()?;
         let mark = |form| mark_of(&span, offsets, form);
         return match event {
-            Event::Scalar(_, style, ..) => Some(Node {
+            Event::Scalar(_, style, ..) => Some(YamlNode {
                 mark: mark(match style {
-                    ScalarStyle::Literal => Form::Literal,
-                    ScalarStyle::Folded => Form::Folded,
-                    _ => Form::Inline,
+                    ScalarStyle::Literal => ValueStyle::Literal,
+                    ScalarStyle::Folded => ValueStyle::Folded,
+                    _ => ValueStyle::Inline,
                 }),
-                inside: Inside::Nothing,
+                inside: NodeContent::Nothing,
             }),
-            Event::Alias(_) => Some(Node {
-                mark: mark(Form::Other),
-                inside: Inside::Nothing,
+            Event::Alias(_) => Some(YamlNode {
+                mark: mark(ValueStyle::Other),
+                inside: NodeContent::Nothing,
             }),
             Event::SequenceStart(..) => {
                 let mut items = Vec::new();
                 while let Some(item) = node(events, offsets) {
                     items.push(item);
                 }
-                Some(Node {
-                    mark: mark(Form::Other),
-                    inside: Inside::List(items),
+                Some(YamlNode {
+                    mark: mark(ValueStyle::Other),
+                    inside: NodeContent::List(items),
                 })
             }
             Event::MappingStart(..) => {
@@ -157,9 +157,9 @@ fn node<'a>(
                     };
                     entries.push((name, key, value));
                 }
-                Some(Node {
-                    mark: mark(Form::Other),
-                    inside: Inside::Map(entries),
+                Some(YamlNode {
+                    mark: mark(ValueStyle::Other),
+                    inside: NodeContent::Map(entries),
                 })
             }
             Event::SequenceEnd | Event::MappingEnd | Event::DocumentEnd | Event::StreamEnd => None,
@@ -172,22 +172,22 @@ fn node<'a>(
 fn key<'a>(
     events: &mut impl Iterator<Item = (Event<'a>, Span)>,
     offsets: &[usize],
-) -> Option<(String, Node)> {
+) -> Option<(String, YamlNode)> {
     match events.next()? {
         (Event::Scalar(name, ..), span) => {
-            let mark = mark_of(&span, offsets, Form::Inline);
-            let inside = Inside::Nothing;
-            Some((name.into_owned(), Node { mark, inside }))
+            let mark = mark_of(&span, offsets, ValueStyle::Inline);
+            let inside = NodeContent::Nothing;
+            Some((name.into_owned(), YamlNode { mark, inside }))
         }
         _ => None,
     }
 }
 
-fn mark_of(span: &Span, offsets: &[usize], form: Form) -> Mark {
+fn mark_of(span: &Span, offsets: &[usize], form: ValueStyle) -> TextSpan {
     let byte = |index: usize| offsets.get(index).or(offsets.last()).copied();
     let start = byte(span.start.index()).unwrap_or_default();
     let end = byte(span.end.index()).unwrap_or_default();
-    Mark {
+    TextSpan {
         bytes: start..end.max(start),
         line: span.start.line(),
         column: span.start.col() + 1,
@@ -212,33 +212,33 @@ mod tests {
     counts: {stored: 2}
 ";
 
-    fn shown(path: &[Step]) -> (usize, usize, &'static str) {
-        let outline = Outline::of(TEXT);
+    fn shown(path: &[PathStep]) -> (usize, usize, &'static str) {
+        let outline = YamlSpans::of(TEXT);
         let mark = outline.key(path).unwrap();
         (mark.line, mark.column, &TEXT[mark.bytes.clone()])
     }
 
     #[test]
     fn keys_and_values_are_found_by_the_way_there() {
-        use Step::{Item, Key};
+        use PathStep::{Item, Key};
         let report = [Item(0), Key("expect"), Key("report")];
         assert_eq!(shown(&report), (3, 21, "\"report\""));
-        let outline = Outline::of(TEXT);
+        let outline = YamlSpans::of(TEXT);
         let value = outline.value(&report).unwrap();
         assert_eq!(&TEXT[value.bytes.clone()], "'x'");
-        assert_eq!(value.form, Form::Inline);
+        assert_eq!(value.form, ValueStyle::Inline);
         let counts = [Item(1), Key("expect"), Key("counts")];
         assert_eq!(shown(&counts), (10, 5, "counts"));
         let missing = [Item(1), Key("expect"), Key("nothing"), Key("below")];
         assert_eq!(shown(&missing), (5, 3, "expect"));
         let block = [Item(1), Key("expect"), Key("report")];
-        assert_eq!(outline.value(&block).unwrap().form, Form::Literal);
+        assert_eq!(outline.value(&block).unwrap().form, ValueStyle::Literal);
         assert_eq!(shown(&block), (6, 5, "report"));
     }
 
     #[test]
     fn what_is_no_yaml_has_no_outline() {
-        assert!(Outline::of("a: [").value(&[Step::Key("b")]).is_none());
-        assert!(Outline::of("").key(&[]).is_none());
+        assert!(YamlSpans::of("a: [").value(&[PathStep::Key("b")]).is_none());
+        assert!(YamlSpans::of("").key(&[]).is_none());
     }
 }

@@ -8,7 +8,7 @@ use serde::de::{Error as _, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use crate::cli::value::{self, Parsed};
+use crate::cli::value::{self, ParseResult};
 
 /// Makes each function that reads an optional key with one of `values`' parsers.
 macro_rules! readers {
@@ -49,7 +49,7 @@ pub(crate) fn number<'de, D: Deserializer<'de>, T: std::str::FromStr>(
 /// Reads one value, a number as it was written, by a parser. Its rule travels in serde's "expected",
 /// and the value itself is left out: it may be a secret.
 pub(crate) struct Scalar<T> {
-    pub parse: fn(&str) -> Parsed<T>,
+    pub parse: fn(&str) -> ParseResult<T>,
     pub is_optional: bool,
 }
 
@@ -95,7 +95,7 @@ impl<T> Visitor<'_> for Scalar<T> {
 pub(crate) fn vars<'de, D: Deserializer<'de>>(
     from: D,
 ) -> Result<Option<Map<String, Value>>, D::Error> {
-    let tree = Option::<Tree<MapOnly>>::deserialize(from)?;
+    let tree = Option::<ValueTree<MapOnly>>::deserialize(from)?;
     Ok(tree.and_then(|tree| match tree.value {
         Value::Object(map) => Some(map),
         _ => None,
@@ -105,27 +105,27 @@ pub(crate) fn vars<'de, D: Deserializer<'de>>(
 /// Only a mapping is taken.
 struct MapOnly;
 /// Every value is taken.
-struct Anything;
+struct AnyValue;
 
 /// A tree of values; `K` says what may stand at its root.
-struct Tree<K> {
+struct ValueTree<K> {
     value: Value,
     kind: PhantomData<K>,
 }
 
-impl<'de> Deserialize<'de> for Tree<MapOnly> {
+impl<'de> Deserialize<'de> for ValueTree<MapOnly> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_map(Branch).map(Tree::of)
+        from.deserialize_map(TreeBranch).map(ValueTree::of)
     }
 }
 
-impl<'de> Deserialize<'de> for Tree<Anything> {
+impl<'de> Deserialize<'de> for ValueTree<AnyValue> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(Branch).map(Tree::of)
+        from.deserialize_any(TreeBranch).map(ValueTree::of)
     }
 }
 
-impl<K> Tree<K> {
+impl<K> ValueTree<K> {
     fn of(value: Value) -> Self {
         Self {
             value,
@@ -134,9 +134,9 @@ impl<K> Tree<K> {
     }
 }
 
-struct Branch;
+struct TreeBranch;
 
-impl<'de> Visitor<'de> for Branch {
+impl<'de> Visitor<'de> for TreeBranch {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -175,7 +175,7 @@ impl<'de> Visitor<'de> for Branch {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(element) = from.next_element::<Tree<Anything>>()? {
+        while let Some(element) = from.next_element::<ValueTree<AnyValue>>()? {
             list.push(element.value);
         }
         Ok(Value::Array(list))
@@ -183,7 +183,7 @@ impl<'de> Visitor<'de> for Branch {
 
     fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        while let Some((key, tree)) = from.next_entry::<String, Tree<Anything>>()? {
+        while let Some((key, tree)) = from.next_entry::<String, ValueTree<AnyValue>>()? {
             if map.contains_key(&key) {
                 return Err(A::Error::custom(format_args!("duplicate field `{key}`")));
             }

@@ -7,9 +7,9 @@ use crate::pipeline::token::Status;
 
 /// Paints words, or leaves them as they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Paint(pub bool);
+pub struct Color(pub bool);
 
-impl Paint {
+impl Color {
     /// The text in this style.
     pub fn on(self, style: Style, text: &str) -> String {
         if self.0 {

@@ -15,11 +15,11 @@ use serde::Serialize;
 
 use crate::error::escape::{escape, json_of};
 use crate::error::exit::Exit;
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 
 /// A place in a file of the user's, with what is to be said about it there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     /// The file's path as the user knows it.
     pub file: String,
     /// The file's whole text; empty where it is not at hand, then only the position is written.
@@ -36,7 +36,7 @@ pub struct Place {
 
 /// One call on the way to the place of the problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Frame {
+pub struct CallFrame {
     /// The function that was called; empty for a script's top level.
     pub name: String,
     /// The file that the call stands in.
@@ -60,7 +60,7 @@ pub enum Severity {
 
 /// What a [`Problem`] consists of; read through it, written by its builder methods.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parts {
+pub struct ProblemParts {
     /// How bad it is.
     pub severity: Severity,
     /// One sentence without a full stop: what failed.
@@ -70,9 +70,9 @@ pub struct Parts {
     /// Why, outermost first.
     pub causes: Vec<String>,
     /// Where in a script or configuration file.
-    pub place: Option<Place>,
+    pub place: Option<Location>,
     /// The calls that led there, innermost first.
-    pub frames: Vec<Frame>,
+    pub frames: Vec<CallFrame>,
     /// Facts that help to judge it, a line each.
     pub notes: Vec<String>,
     /// What to do next.
@@ -83,12 +83,12 @@ pub struct Parts {
 
 /// Something that ends the program, ready to be shown. Never holds a secret or a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem(Box<Parts>);
+pub struct Problem(Box<ProblemParts>);
 
 impl Problem {
     /// A problem that ends the process with `exit`; `message` is one sentence without a full stop.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self(Box::new(Parts {
+        Self(Box::new(ProblemParts {
             severity: Severity::Error,
             message: message.into(),
             kind: None,
@@ -131,14 +131,14 @@ impl Problem {
 
     /// Says where it is.
     #[must_use]
-    pub fn place(mut self, place: Place) -> Self {
+    pub fn place(mut self, place: Location) -> Self {
         self.0.place = Some(place);
         self
     }
 
     /// Adds the next outer call.
     #[must_use]
-    pub fn frame(mut self, frame: Frame) -> Self {
+    pub fn frame(mut self, frame: CallFrame) -> Self {
         self.0.frames.push(frame);
         self
     }
@@ -221,7 +221,7 @@ impl Problem {
             write!(text, "\n  {note}={note:#} {}", escape(&place.label))?;
         }
         for frame in &self.frames {
-            let Frame { line, column, .. } = frame;
+            let CallFrame { line, column, .. } = frame;
             write!(
                 text,
                 "\n  called from {}:{line}:{column}",
@@ -248,7 +248,7 @@ impl Problem {
     /// The problem for a machine: one JSON object on one line, keys without a value left out.
     pub fn to_json(&self) -> String {
         let place = self.place.as_ref();
-        let object = Object {
+        let object = ProblemJson {
             severity: self.severity,
             message: &self.message,
             kind: self.kind.as_deref(),
@@ -256,7 +256,7 @@ impl Problem {
             file: place.map(|place| place.file.as_str()),
             line: place.map(|place| place.line),
             column: place.map(|place| place.column),
-            end_column: place.and_then(Place::end_column),
+            end_column: place.and_then(Location::end_column),
             label: place
                 .map(|place| place.label.as_str())
                 .filter(|label| !label.is_empty()),
@@ -271,7 +271,7 @@ impl Problem {
 
 /// The JSON form; its field order is what a reader sees.
 #[derive(Serialize)]
-struct Object<'a> {
+struct ProblemJson<'a> {
     severity: Severity,
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -290,7 +290,7 @@ struct Object<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     label: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    frames: &'a [Frame],
+    frames: &'a [CallFrame],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     notes: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -299,9 +299,9 @@ struct Object<'a> {
 }
 
 impl Deref for Problem {
-    type Target = Parts;
+    type Target = ProblemParts;
 
-    fn deref(&self) -> &Parts {
+    fn deref(&self) -> &ProblemParts {
         &self.0
     }
 }
@@ -330,7 +330,7 @@ impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         let mut problem =
             Self::new(Exit::of_fault(&fault.kind), fault.message).kind(fault.kind.as_str());
-        if let Kind::HttpStatus {
+        if let ErrorKind::HttpStatus {
             retry_after: Some(wait),
             ..
         } = fault.kind
@@ -343,7 +343,7 @@ impl From<Fault> for Problem {
     }
 }
 
-impl Place {
+impl Location {
     /// Adds the marked line, or the bare position where the line is not at hand.
     fn draw<'a>(&'a self, group: Group<'a>) -> Group<'a> {
         let Some(span) = self.span() else {
@@ -410,7 +410,7 @@ mod tests {
 
     fn in_script() -> Problem {
         Problem::new(Exit::Script, "unknown function `stroe` (Tokens)")
-            .place(Place {
+            .place(Location {
                 file: "scripts/mine.rhai".into(),
                 source: SCRIPT.into(),
                 line: 3,
@@ -418,7 +418,7 @@ mod tests {
                 length: 5,
                 label: "did you mean `store`?".into(),
             })
-            .frame(Frame {
+            .frame(CallFrame {
                 name: "drain".into(),
                 file: "scripts/mine.rhai".into(),
                 line: 5,
@@ -471,14 +471,14 @@ mod tests {
 
     #[test]
     fn a_fault_keeps_its_kind_and_what_a_retry_needs() {
-        let kind = Kind::HttpStatus {
+        let kind = ErrorKind::HttpStatus {
             status: 503,
             retry_after: Some(Duration::from_secs(2)),
         };
         let fault = Fault::new(kind, "the token source answered 503 Service Unavailable")
             .retryable()
             .hint("catch it and `sleep`, or let `retry(5, || fetch_once(100))` do both");
-        let problem = Problem::from(fault).place(Place {
+        let problem = Problem::from(fault).place(Location {
             file: "mine.rhai".into(),
             source: "\tlet page = fetch_once(100);".into(),
             line: 1,
@@ -530,13 +530,13 @@ mod tests {
             .cause(evil)
             .note(evil)
             .hint(evil)
-            .frame(Frame {
+            .frame(CallFrame {
                 name: evil.into(),
                 file: evil.into(),
                 line: 1,
                 column: 1,
             })
-            .place(Place {
+            .place(Location {
                 file: evil.into(),
                 source: evil.into(),
                 line: 1,

@@ -41,7 +41,7 @@ pub fn escape_line(text: &str) -> Cow<'_, str> {
 /// Writes `value` as JSON on one line in which hostile characters are escaped. `serde_json` escapes
 /// ASCII's control characters only, and not all of those.
 pub fn write_json(out: impl Write, value: &impl Serialize) -> io::Result<()> {
-    value.serialize(&mut Serializer::with_formatter(out, Safe))?;
+    value.serialize(&mut Serializer::with_formatter(out, EscapingFormatter))?;
     Ok(())
 }
 
@@ -56,9 +56,9 @@ pub fn json_of(value: &impl Serialize) -> String {
 }
 
 /// The compact form, with [`is_hostile`] characters as `\uXXXX`.
-struct Safe;
+struct EscapingFormatter;
 
-impl Formatter for Safe {
+impl Formatter for EscapingFormatter {
     fn write_string_fragment<W: Write + ?Sized>(
         &mut self,
         out: &mut W,

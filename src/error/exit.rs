@@ -1,6 +1,6 @@
 //! The exit codes, named, and what maps to them. The table stands in `--help` and in the README.
 
-use crate::error::Kind;
+use crate::error::ErrorKind;
 
 /// Why a run is being stopped before its script is through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Exit {
     }
 
     /// The code of a fault that nobody caught.
-    pub fn of_fault(kind: &Kind) -> Self {
+    pub fn of_fault(kind: &ErrorKind) -> Self {
         if kind.is_database() {
             Self::Database
         } else if kind.is_source() {
@@ -77,7 +77,7 @@ impl Exit {
 
 /// What a run's verdict is drawn from.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Facts {
+pub struct RunTotals {
     /// SIZE.
     pub size: u64,
     /// Tokens received.
@@ -98,7 +98,7 @@ pub struct Facts {
     pub problem: Option<Exit>,
 }
 
-impl Facts {
+impl RunTotals {
     /// How the process ends. Where several reasons hold the order is: signal, the script's choice,
     /// 5, 4, 3.
     pub fn verdict(&self) -> Exit {
@@ -123,13 +123,13 @@ impl Facts {
 mod tests {
     use super::*;
 
-    fn code(facts: Facts) -> u8 {
+    fn code(facts: RunTotals) -> u8 {
         facts.verdict().code()
     }
 
     #[test]
     fn the_order_of_the_codes_is_signal_choice_database_source_script() {
-        let mut facts = Facts {
+        let mut facts = RunTotals {
             size: 10,
             received: 9,
             counted: 9,
@@ -157,21 +157,21 @@ mod tests {
 
     #[test]
     fn a_script_that_asked_for_less_than_size_is_no_short_supply() {
-        let facts = Facts {
+        let facts = RunTotals {
             size: 10,
             received: 3,
             counted: 3,
-            ..Facts::default()
+            ..RunTotals::default()
         };
         assert_eq!(code(facts), 0);
     }
 
     #[test]
     fn a_deadline_ends_by_what_it_left_undone() {
-        let mut facts = Facts {
+        let mut facts = RunTotals {
             size: 10,
             cause: Some(Cause::Deadline),
-            ..Facts::default()
+            ..RunTotals::default()
         };
         assert_eq!(code(facts), 3, "nothing was asked of anyone");
         facts.fell_short = true;

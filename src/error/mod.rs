@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// What kind of failure it is, with what a script may want to act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ErrorKind {
     /// The source answered with a status other than 200.
     HttpStatus {
         /// The HTTP status code.
@@ -58,7 +58,7 @@ pub enum Kind {
     ImportDenied,
 }
 
-impl Kind {
+impl ErrorKind {
     /// The names of all kinds, as scripts see them.
     pub const NAMES: [&str; 11] = [
         "http_status",
@@ -113,7 +113,7 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// What kind of failure it is.
-    pub kind: Kind,
+    pub kind: ErrorKind,
     /// One sentence without a full stop: what failed.
     pub message: String,
     /// Why, outermost first.
@@ -126,7 +126,7 @@ pub struct Fault {
 
 impl Fault {
     /// A fault that is not worth a retry.
-    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
             message: message.into(),

@@ -2,12 +2,12 @@
 //! where it stands in the way of a run. Never holds a secret.
 
 use crate::error::Fault;
-use crate::error::color::Paint;
+use crate::error::color::Color;
 use crate::error::escape::escape;
 
 /// How it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum State {
+enum ProbeState {
     Fine,
     /// A run is possible, but somebody should know.
     Warning,
@@ -17,19 +17,19 @@ enum State {
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct ProbeResult {
     /// What it is, in at most eight letters.
     what: &'static str,
-    state: State,
+    state: ProbeState,
     words: String,
 }
 
-impl Finding {
+impl ProbeResult {
     /// It is as it should be; `words` say what was seen.
     pub fn fine(what: &'static str, words: impl Into<String>) -> Self {
         Self {
             what,
-            state: State::Fine,
+            state: ProbeState::Fine,
             words: words.into(),
         }
     }
@@ -37,7 +37,7 @@ impl Finding {
     /// It will do; `words` say what was seen and what may be done about it.
     pub fn warning(what: &'static str, words: impl Into<String>) -> Self {
         Self {
-            state: State::Warning,
+            state: ProbeState::Warning,
             ..Self::fine(what, words)
         }
     }
@@ -46,7 +46,7 @@ impl Finding {
     pub fn fault(what: &'static str, place: &str, fault: Fault) -> Self {
         let words = format!("{place}  {}", fault.message);
         Self {
-            state: State::Fault(Box::new(fault)),
+            state: ProbeState::Fault(Box::new(fault)),
             ..Self::fine(what, words)
         }
     }
@@ -54,17 +54,17 @@ impl Finding {
     /// Why there can be no run, where it prevents one.
     pub fn prevents(&self) -> Option<&Fault> {
         match &self.state {
-            State::Fault(fault) => Some(fault),
-            State::Fine | State::Warning => None,
+            ProbeState::Fault(fault) => Some(fault),
+            ProbeState::Fine | ProbeState::Warning => None,
         }
     }
 
     /// The line for people, without a line break.
-    pub fn line(&self, paint: Paint) -> String {
+    pub fn line(&self, paint: Color) -> String {
         let word = match self.state {
-            State::Fine => "ok  ",
-            State::Warning => "warn",
-            State::Fault(_) => "FAIL",
+            ProbeState::Fine => "ok  ",
+            ProbeState::Warning => "warn",
+            ProbeState::Fault(_) => "FAIL",
         };
         let (what, words) = (self.what, escape(&self.words));
         format!("{what:<10}{}  {words}", paint.word(word))
@@ -74,17 +74,17 @@ impl Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
+    use crate::error::ErrorKind;
 
     #[test]
     fn lines_stand_in_columns_and_drive_no_terminal() {
-        let fault = Fault::new(Kind::DbConnect, "the database cannot be reached");
+        let fault = Fault::new(ErrorKind::DbConnect, "the database cannot be reached");
         let lines = [
-            Finding::fine("source", "http://127.0.0.1/"),
-            Finding::warning("commit", "a\u{1b}[2Jb"),
-            Finding::fault("database", "db:5432", fault),
+            ProbeResult::fine("source", "http://127.0.0.1/"),
+            ProbeResult::warning("commit", "a\u{1b}[2Jb"),
+            ProbeResult::fault("database", "db:5432", fault),
         ];
-        let lines = lines.map(|finding| finding.line(Paint(false)));
+        let lines = lines.map(|finding| finding.line(Color(false)));
         insta::assert_snapshot!(lines.join("\n"), @r"
         source    ok    http://127.0.0.1/
         commit    warn  a\u{1b}[2Jb

@@ -16,8 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 
-use crate::error::{Fault, Kind};
-use crate::fetch::http::Endpoint;
+use crate::error::{ErrorKind, Fault};
+use crate::fetch::http::HttpEndpoint;
 
 /// The most tokens in one answer, as the real source has it.
 const MOST: u64 = 455_902;
@@ -27,10 +27,10 @@ const BREATH: Duration = Duration::from_millis(100);
 
 /// Starts the source on a free loopback port, on the current runtime; it lives as long as that. Gives
 /// where it is asked.
-pub async fn start() -> Result<Endpoint, Fault> {
+pub async fn start() -> Result<HttpEndpoint, Fault> {
     let cannot = |error: io::Error| {
         Fault::new(
-            Kind::HttpConnect,
+            ErrorKind::HttpConnect,
             "the demo's token source cannot listen on loopback",
         )
         .cause(error.to_string())
@@ -41,7 +41,7 @@ pub async fn start() -> Result<Endpoint, Fault> {
     let address = listener.local_addr().map_err(cannot)?;
     tokio::spawn(serve(listener));
     let url = format!("http://{address}/tokens");
-    Ok(Endpoint {
+    Ok(HttpEndpoint {
         url: url
             .parse()
             .map_err(|error| cannot(io::Error::other(error)))?,

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 
-use crate::error::{Fault, Kind};
-use crate::fetch::{Answer, DRY_REQUESTS, retry};
+use crate::error::{ErrorKind, Fault};
+use crate::fetch::{DRY_REQUESTS, SourceAnswer, retry};
 
 /// It answered a status that is not 200.
 pub fn status(address: &str, status: StatusCode, retry_after: Option<Duration>) -> Fault {
     let fault = Fault::new(
-        Kind::HttpStatus {
+        ErrorKind::HttpStatus {
             status: status.as_u16(),
             retry_after,
         },
@@ -38,7 +38,7 @@ pub fn status(address: &str, status: StatusCode, retry_after: Option<Duration>) 
 
 /// It could not be connected to.
 pub fn unreachable(address: &str) -> Fault {
-    Fault::new(Kind::HttpConnect, "the token source cannot be reached")
+    Fault::new(ErrorKind::HttpConnect, "the token source cannot be reached")
         .retryable()
         .hint("check TOKEN_HOST or source.url, and that the source is up")
         .cause(format!("POST {address}"))
@@ -46,7 +46,7 @@ pub fn unreachable(address: &str) -> Fault {
 
 /// It answers, but not in TLS: asking again would not change that.
 pub fn no_tls(address: &str) -> Fault {
-    Fault::new(Kind::HttpConnect, "the token source speaks no TLS")
+    Fault::new(ErrorKind::HttpConnect, "the token source speaks no TLS")
         .hint(
             "write http:// in TOKEN_HOST or source.url if that is meant; an address without a scheme is https",
         )
@@ -57,7 +57,7 @@ pub fn no_tls(address: &str) -> Fault {
 pub fn timed_out(address: &str, limit: Duration) -> Fault {
     let limit = humantime::format_duration(limit);
     Fault::new(
-        Kind::HttpTimeout,
+        ErrorKind::HttpTimeout,
         format!("the token source did not answer within {limit}"),
     )
     .cause(format!("POST {address}"))
@@ -69,14 +69,14 @@ pub fn timed_out(address: &str, limit: Duration) -> Fault {
 
 /// Its answer ended before it was whole.
 pub fn broke_off(address: &str) -> Fault {
-    Fault::new(Kind::HttpProtocol, "the token source's answer broke off")
+    Fault::new(ErrorKind::HttpProtocol, "the token source's answer broke off")
         .hint("whole lines that came were kept; `fetch` does not repeat the request without --dangerously-repeat-requests")
         .cause(format!("POST {address}"))
 }
 
 pub(super) fn short_supply(requested: u64, received: u64) -> Fault {
     Fault::new(
-        Kind::ShortSupply {
+        ErrorKind::ShortSupply {
             requested,
             received,
         },
@@ -89,8 +89,8 @@ pub(super) fn short_supply(requested: u64, received: u64) -> Fault {
 /// A short supply with the numbers of the whole fetch; one of an input, which knows only what it was
 /// asked for last, says them too.
 pub(super) fn within(mut fault: Fault, requested: u64, received: u64, is_issuer: bool) -> Fault {
-    if matches!(fault.kind, Kind::ShortSupply { .. }) {
-        fault.kind = Kind::ShortSupply {
+    if matches!(fault.kind, ErrorKind::ShortSupply { .. }) {
+        fault.kind = ErrorKind::ShortSupply {
             requested,
             received,
         };
@@ -103,7 +103,7 @@ pub(super) fn within(mut fault: Fault, requested: u64, received: u64, is_issuer:
 
 pub(super) fn out_of_requests(most: u64, requested: u64) -> Fault {
     Fault::new(
-        Kind::ShortSupply {
+        ErrorKind::ShortSupply {
             requested,
             received: 0,
         },
@@ -112,7 +112,7 @@ pub(super) fn out_of_requests(most: u64, requested: u64) -> Fault {
     .hint("`--max-requests` sets the limit; `--page-size` asks for more at a time")
 }
 
-pub(super) fn out_of_retries(mut answer: Answer, retries: u32) -> Answer {
+pub(super) fn out_of_retries(mut answer: SourceAnswer, retries: u32) -> SourceAnswer {
     answer.fault = answer.fault.map(|fault| {
         let budget = retry::budget(retries);
         fault.cause(format!(
@@ -122,7 +122,7 @@ pub(super) fn out_of_retries(mut answer: Answer, retries: u32) -> Answer {
     answer
 }
 
-pub(super) fn told_to_wait(mut answer: Answer, wait: Duration) -> Answer {
+pub(super) fn told_to_wait(mut answer: SourceAnswer, wait: Duration) -> SourceAnswer {
     answer.fault = answer.fault.map(|fault| {
         let wait = humantime::format_duration(wait);
         fault.cause(format!(

@@ -13,9 +13,9 @@ use tokio::sync::oneshot;
 use crate::error::diagnostic::Problem;
 use crate::error::escape::escape;
 use crate::error::exit::Exit;
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 use crate::fetch::lines::LineParser;
-use crate::fetch::{Answer, Answering, Nature, Source};
+use crate::fetch::{AnswerFuture, SourceAnswer, SourceKind, TokenSource};
 use crate::pipeline::token::Page;
 
 /// So much is read at a time.
@@ -105,14 +105,14 @@ impl Input {
     /// # Errors
     /// Where no thread can be started.
     pub fn read(&self, max_token: usize) -> io::Result<InputSource> {
-        let reader = Reader {
+        let reader = InputReader {
             from: BufReader::with_capacity(BUFFER, self.file.try_clone()?),
             name: self.name.clone(),
             max_token,
             is_file: self.count.is_some(),
             open_ended: self.open_ended,
             skip: self.skip,
-            at: At::Beginning,
+            at: ReadState::Beginning,
         };
         let (asks, asked) = mpsc::channel();
         // Not one of the runtime's: those are waited for at the end, and a pipe may never say more.
@@ -148,7 +148,7 @@ fn count(file: &mut File, max_token: usize) -> io::Result<u64> {
     Ok(parser.finish(true).surplus)
 }
 
-type Ask = (u64, oneshot::Sender<Answer>);
+type Ask = (u64, oneshot::Sender<SourceAnswer>);
 
 /// An input that is being read, as the source of a run.
 pub struct InputSource {
@@ -156,69 +156,69 @@ pub struct InputSource {
     open_ended: bool,
 }
 
-impl Source for InputSource {
-    fn request(&self, count: u64) -> Answering<'_> {
+impl TokenSource for InputSource {
+    fn request(&self, count: u64) -> AnswerFuture<'_> {
         let (reply, answer) = oneshot::channel();
         let asked = self.asks.send((count, reply));
         Box::pin(async move {
             match (asked, answer.await) {
                 (Ok(()), Ok(answer)) => answer,
-                _ => Answer::failed(Fault::new(
-                    Kind::HttpProtocol,
+                _ => SourceAnswer::failed(Fault::new(
+                    ErrorKind::HttpProtocol,
                     "the input can no longer be read",
                 )),
             }
         })
     }
 
-    fn nature(&self) -> Nature {
-        Nature::Holder {
+    fn nature(&self) -> SourceKind {
+        SourceKind::Holder {
             open_ended: self.open_ended,
         }
     }
 }
 
-fn answer_all(mut reader: Reader, asked: &mpsc::Receiver<Ask>) {
+fn answer_all(mut reader: InputReader, asked: &mpsc::Receiver<Ask>) {
     while let Ok((count, reply)) = asked.recv() {
         // Whoever no longer waits was stopped, and asks for nothing more.
         let _ = reply.send(reader.answer(count));
     }
 }
 
-struct Reader {
+struct InputReader {
     from: BufReader<File>,
     name: String,
     max_token: usize,
     is_file: bool,
     open_ended: bool,
     skip: u64,
-    at: At,
+    at: ReadState,
 }
 
 /// How far the reading has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum At {
+enum ReadState {
     Beginning,
     Middle,
     End,
 }
 
-impl Reader {
-    fn answer(&mut self, count: u64) -> Answer {
-        while self.skip > 0 && self.at != At::End {
+impl InputReader {
+    fn answer(&mut self, count: u64) -> SourceAnswer {
+        while self.skip > 0 && self.at != ReadState::End {
             let (page, fault) = self.take(self.skip);
             self.skip -= page.len() as u64;
             if let Some(fault) = fault {
-                return Answer::failed(fault);
+                return SourceAnswer::failed(fault);
             }
         }
-        let was_at_end = self.at == At::End;
+        let was_at_end = self.at == ReadState::End;
         let (page, fault) = self.take(count);
         // All of it is what came up to the end; asking on after that is asking for what is not there.
-        let has_ended = self.at == At::End;
+        let has_ended = self.at == ReadState::End;
         let short = has_ended && (was_at_end || !self.open_ended);
         let fault = fault.or_else(|| (short && (page.len() as u64) < count).then(|| self.ended()));
-        Answer {
+        SourceAnswer {
             page,
             surplus: 0,
             fault,
@@ -230,10 +230,10 @@ impl Reader {
     /// later is left for later, so that no token waits for another.
     fn take(&mut self, count: u64) -> (Page, Option<Fault>) {
         let mut parser = LineParser::new(count, self.max_token);
-        if self.at != At::Beginning {
+        if self.at != ReadState::Beginning {
             parser.go_on();
         }
-        self.at = At::Middle;
+        self.at = ReadState::Middle;
         let mut fault = None;
         while parser.taken() < count {
             let waits = !self.is_file && self.from.buffer().is_empty();
@@ -244,11 +244,11 @@ impl Reader {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
                     fault = Some(self.unreadable(&error));
-                    self.at = At::End;
+                    self.at = ReadState::End;
                     break;
                 }
                 Ok([]) => {
-                    self.at = At::End;
+                    self.at = ReadState::End;
                     break;
                 }
                 Ok(chunk) => chunk,
@@ -266,7 +266,7 @@ impl Reader {
     }
 
     fn ended(&self) -> Fault {
-        let kind = Kind::ShortSupply {
+        let kind = ErrorKind::ShortSupply {
             requested: 0,
             received: 0,
         };
@@ -276,7 +276,7 @@ impl Reader {
 
     fn unreadable(&self, error: &io::Error) -> Fault {
         Fault::new(
-            Kind::HttpProtocol,
+            ErrorKind::HttpProtocol,
             format!("the input can no longer be read: {}", self.name),
         )
         .cause(error.to_string())
@@ -285,7 +285,7 @@ impl Reader {
 
     fn markup(&self) -> Fault {
         Fault::new(
-            Kind::HttpProtocol,
+            ErrorKind::HttpProtocol,
             format!("the input is no list of tokens: {}", self.name),
         )
         .cause("it begins as an HTML or XML document does")

@@ -8,7 +8,7 @@ const FIRST_LOOK: usize = 1024;
 
 /// Follows the bytes of one answer for as long as they may be such a document.
 #[derive(Default)]
-pub struct JsonWatch {
+pub struct JsonDetector {
     /// What came so far, from the first bracket on.
     text: Vec<u8>,
     /// How much of it was last seen to be the beginning of JSON.
@@ -16,7 +16,7 @@ pub struct JsonWatch {
     is_something_else: bool,
 }
 
-impl JsonWatch {
+impl JsonDetector {
     /// Takes the next bytes. They are kept only while they can be JSON, so that a list of tokens costs
     /// next to nothing; who feeds it bounds the whole.
     pub fn feed(&mut self, bytes: &[u8]) {
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     fn is_document(text: &[u8], chunk: usize) -> bool {
-        let mut watch = JsonWatch::default();
+        let mut watch = JsonDetector::default();
         for part in text.chunks(chunk) {
             watch.feed(part);
         }
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn what_cannot_become_json_is_not_kept() {
-        let mut watch = JsonWatch::default();
+        let mut watch = JsonDetector::default();
         for _ in 0..1000 {
             watch.feed(b"[not JSON]\n");
         }

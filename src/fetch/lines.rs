@@ -1,8 +1,8 @@
 //! Cutting the source's answer into tokens, chunk by chunk as it arrives: one token a line, within
 //! bounded memory whatever the source sends. Pure, so that it can be fuzzed.
 
-use crate::fetch::json::JsonWatch;
-use crate::pipeline::token::{Flaw, Page, PageBuilder};
+use crate::fetch::json::JsonDetector;
+use crate::pipeline::token::{Page, PageBuilder, TokenDefect};
 
 /// Takes bytes and collects the tokens of one answer.
 pub struct LineParser {
@@ -14,22 +14,22 @@ pub struct LineParser {
     surplus: u64,
     markup: bool,
     seen_line: bool,
-    json: Option<JsonWatch>,
+    json: Option<JsonDetector>,
 }
 
 /// What an answer held.
-pub struct Lines {
+pub struct ParsedLines {
     /// The tokens, at most as many as were wanted.
     pub page: Page,
     /// How many tokens came beyond what was wanted; they are dropped.
     pub surplus: u64,
     /// What the answer is instead of a list of tokens.
-    pub document: Option<Document>,
+    pub document: Option<DocumentKind>,
 }
 
 /// What is no list of tokens, though it has lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Document {
+pub enum DocumentKind {
     /// Its first line is the beginning of an HTML or XML document.
     Markup,
     /// The whole of it is a JSON array or object.
@@ -55,7 +55,7 @@ impl LineParser {
     /// length is bounded.
     #[must_use]
     pub fn watching_for_json(mut self) -> Self {
-        self.json = Some(JsonWatch::default());
+        self.json = Some(JsonDetector::default());
         self
     }
 
@@ -89,19 +89,19 @@ impl LineParser {
 
     /// Ends the answer. A last line without a line feed counts only where the answer is `whole`:
     /// of one that broke off nobody knows how long it would have been.
-    pub fn finish(mut self, whole: bool) -> Lines {
+    pub fn finish(mut self, whole: bool) -> ParsedLines {
         if whole {
             self.end_line();
         }
         let json = self.json.as_ref();
         let document = if self.markup {
-            Some(Document::Markup)
-        } else if whole && json.is_some_and(JsonWatch::is_document) {
-            Some(Document::Json)
+            Some(DocumentKind::Markup)
+        } else if whole && json.is_some_and(JsonDetector::is_document) {
+            Some(DocumentKind::Json)
         } else {
             None
         };
-        Lines {
+        ParsedLines {
             page: self.page.build(),
             surplus: self.surplus,
             document,
@@ -143,14 +143,14 @@ impl LineParser {
         let too_long = line.len() > self.max_token;
         let kept = &line[..line.len().min(self.max_token)];
         match std::str::from_utf8(kept) {
-            Ok(text) if too_long => self.page.push(text, Some(Flaw::TooLong)),
-            Ok(text) => self.page.push(text, Flaw::of(text, self.max_token)),
+            Ok(text) if too_long => self.page.push(text, Some(TokenDefect::TooLong)),
+            Ok(text) => self.page.push(text, TokenDefect::of(text, self.max_token)),
             Err(_) => {
                 // Cutting may have split a character; that is no fault of the token's encoding.
                 let flaw = if too_long {
-                    Flaw::TooLong
+                    TokenDefect::TooLong
                 } else {
-                    Flaw::InvalidUtf8
+                    TokenDefect::InvalidUtf8
                 };
                 self.page.push(&String::from_utf8_lossy(kept), Some(flaw));
             }
@@ -169,7 +169,11 @@ fn is_markup(line: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn parse(chunks: &[&[u8]], wanted: u64, whole: bool) -> (Vec<(String, Option<Flaw>)>, u64) {
+    fn parse(
+        chunks: &[&[u8]],
+        wanted: u64,
+        whole: bool,
+    ) -> (Vec<(String, Option<TokenDefect>)>, u64) {
         let mut parser = LineParser::new(wanted, 8);
         for chunk in chunks {
             parser.feed(chunk);
@@ -183,7 +187,7 @@ mod tests {
         (tokens, lines.surplus)
     }
 
-    fn good(text: &str) -> (String, Option<Flaw>) {
+    fn good(text: &str) -> (String, Option<TokenDefect>) {
         (text.to_owned(), None)
     }
 
@@ -203,7 +207,7 @@ mod tests {
     #[test]
     fn a_long_line_that_begins_with_blanks_is_not_overlooked() {
         let (tokens, _) = parse(&[b"           token\n"], 9, true);
-        assert_eq!(tokens[0].1, Some(Flaw::TooLong));
+        assert_eq!(tokens[0].1, Some(TokenDefect::TooLong));
     }
 
     #[test]
@@ -222,9 +226,12 @@ mod tests {
         assert_eq!(
             tokens,
             [
-                ("a\0b".to_owned(), Some(Flaw::ControlCharacter)),
-                ("\u{fffd}\u{fffd}".to_owned(), Some(Flaw::InvalidUtf8)),
-                ("12345678".to_owned(), Some(Flaw::TooLong)),
+                ("a\0b".to_owned(), Some(TokenDefect::ControlCharacter)),
+                (
+                    "\u{fffd}\u{fffd}".to_owned(),
+                    Some(TokenDefect::InvalidUtf8)
+                ),
+                ("12345678".to_owned(), Some(TokenDefect::TooLong)),
                 good("12345678"),
             ]
         );
@@ -244,7 +251,7 @@ mod tests {
     fn a_page_of_html_is_recognised() {
         let mut parser = LineParser::new(9, 1024);
         parser.feed(b"\r\n  <!DOCTYPE html>\n<html>\n");
-        assert_eq!(parser.finish(true).document, Some(Document::Markup));
+        assert_eq!(parser.finish(true).document, Some(DocumentKind::Markup));
     }
 
     #[test]
@@ -258,6 +265,6 @@ mod tests {
         assert_eq!(document(parser(), true), None);
         assert_eq!(document(parser().watching_for_json(), false), None);
         let found = document(parser().watching_for_json(), true);
-        assert_eq!(found, Some(Document::Json));
+        assert_eq!(found, Some(DocumentKind::Json));
     }
 }

@@ -18,23 +18,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 use crate::fetch::error::{out_of_requests, out_of_retries, short_supply, told_to_wait, within};
-use crate::fetch::retry::Decision;
-pub use crate::fetch::source::{Answer, Answering, Nature, Source};
-pub use crate::fetch::source_stats::Supply;
+use crate::fetch::retry::RetryDecision;
+pub use crate::fetch::source::{AnswerFuture, SourceAnswer, SourceKind, TokenSource};
+pub use crate::fetch::source_stats::SourceStats;
 use crate::journal::Journal;
 use crate::pipeline::channel::{PageResult, PageStream};
 use crate::pipeline::token::{Page, Token};
 use crate::runtime::clock::Clock;
-use crate::runtime::shutdown::Halt;
+use crate::runtime::shutdown::Shutdown;
 
 /// So many requests in a row that bring nothing mean that the source has run dry.
 const DRY_REQUESTS: u32 = 3;
 
 /// Within which limits tokens are fetched; validated.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct FetchLimits {
     /// The longest that one request may take, its body included.
     pub timeout: Duration,
     /// The longest that connecting may take, TLS included.
@@ -58,7 +58,7 @@ pub struct Limits {
 
 /// How one fetch pages; what a script may set for each.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub struct FetchPlan {
     /// The most tokens to ask for in one request, at least 1.
     pub page_size: u64,
     /// How often a request that was certainly not served is sent again.
@@ -69,9 +69,9 @@ pub struct Plan {
 
 /// The source, ready to be asked.
 pub struct Fetcher {
-    source: Box<dyn Source>,
-    limits: Limits,
-    halt: Halt,
+    source: Box<dyn TokenSource>,
+    limits: FetchLimits,
+    halt: Shutdown,
     clock: Arc<dyn Clock>,
     deadline: Option<Instant>,
     /// Until when a source that cannot be reached is waited for, as long as it never was reached.
@@ -79,15 +79,15 @@ pub struct Fetcher {
     journal: Option<Journal>,
     /// True once the source answered anything.
     reached: AtomicBool,
-    supply: Supply,
+    supply: SourceStats,
 }
 
 impl Fetcher {
     /// A fetcher that asks `source`, within `limits`.
     pub fn new(
-        source: Box<dyn Source>,
-        limits: Limits,
-        halt: Halt,
+        source: Box<dyn TokenSource>,
+        limits: FetchLimits,
+        halt: Shutdown,
         clock: Arc<dyn Clock>,
         deadline: Option<Instant>,
     ) -> Self {
@@ -100,7 +100,7 @@ impl Fetcher {
             wait_until: None,
             journal: None,
             reached: AtomicBool::new(false),
-            supply: Supply::default(),
+            supply: SourceStats::default(),
         }
     }
 
@@ -115,8 +115,8 @@ impl Fetcher {
     }
 
     /// The plan that the configuration sets.
-    pub fn plan(&self) -> Plan {
-        Plan {
+    pub fn plan(&self) -> FetchPlan {
+        FetchPlan {
             page_size: self.limits.page_size,
             retries: self.limits.retries,
             top_up: self.limits.top_up,
@@ -125,11 +125,11 @@ impl Fetcher {
 
     /// True where all that an input holds is asked for, however much that is.
     pub fn is_open_ended(&self) -> bool {
-        self.source.nature() == Nature::Holder { open_ended: true }
+        self.source.nature() == SourceKind::Holder { open_ended: true }
     }
 
     fn is_issuer(&self) -> bool {
-        self.source.nature() == Nature::Issuer
+        self.source.nature() == SourceKind::Issuer
     }
 
     /// The longest token that is taken, in bytes.
@@ -149,13 +149,13 @@ impl Fetcher {
     }
 
     /// What was asked of the source so far.
-    pub fn supply(&self) -> &Supply {
+    pub fn supply(&self) -> &SourceStats {
         &self.supply
     }
 
     /// `size` tokens in pages. Nothing is sent before the first page is asked for; then the next
     /// page is fetched while the last one is used, two pages ahead at the most.
-    pub fn stream(self: &Arc<Self>, size: u64, plan: Plan) -> PageStream<Fault> {
+    pub fn stream(self: &Arc<Self>, size: u64, plan: FetchPlan) -> PageStream<Fault> {
         let fetcher = Arc::clone(self);
         PageStream::lazy(move |stop| {
             let (sender, receiver) = mpsc::channel(1);
@@ -191,7 +191,7 @@ impl Fetcher {
     async fn deliver(
         &self,
         size: u64,
-        plan: Plan,
+        plan: FetchPlan,
         stop: &CancellationToken,
         pages: &mpsc::Sender<PageResult<Fault>>,
     ) {
@@ -248,7 +248,7 @@ impl Fetcher {
 
     /// One request, repeated within the rules. Where one is repeated that brought a part, that part
     /// is kept, and the rest is asked for.
-    async fn ask(&self, count: u64, retries: u32, stop: &CancellationToken) -> Answer {
+    async fn ask(&self, count: u64, retries: u32, stop: &CancellationToken) -> SourceAnswer {
         let mut kept: Vec<Token> = Vec::new();
         let mut answer = self.ask_for_the_rest(count, retries, stop, &mut kept).await;
         if !kept.is_empty() {
@@ -264,7 +264,7 @@ impl Fetcher {
         retries: u32,
         stop: &CancellationToken,
         kept: &mut Vec<Token>,
-    ) -> Answer {
+    ) -> SourceAnswer {
         let mut failures = 0;
         loop {
             let mut answer = self.send(count - kept.len() as u64).await;
@@ -274,14 +274,14 @@ impl Fetcher {
             failures += 1;
             tracing::debug!(kind = fault.kind.as_str(), failures, "request failed");
             let waits = self.waits_for_the_start(fault);
-            let rules = retry::Rules {
+            let rules = retry::RetryLimits {
                 // Without end while the source is waited for at the start.
                 retries: if waits { u32::MAX } else { retries },
                 spent: self.supply.repeated(),
                 left: self.left(),
             };
             match retry::decide(fault, failures, &rules, self.clock.jitter()) {
-                Decision::After(wait) => {
+                RetryDecision::After(wait) => {
                     if !waits {
                         self.supply.repeated.fetch_add(1, Ordering::Relaxed);
                     }
@@ -299,9 +299,9 @@ impl Fetcher {
                         return answer;
                     }
                 }
-                Decision::GiveUp => return answer,
-                Decision::Spent => return out_of_retries(answer, retries),
-                Decision::TooLong(wait) => return told_to_wait(answer, wait),
+                RetryDecision::GiveUp => return answer,
+                RetryDecision::Spent => return out_of_retries(answer, retries),
+                RetryDecision::TooLong(wait) => return told_to_wait(answer, wait),
             }
         }
     }
@@ -312,16 +312,16 @@ impl Fetcher {
             .wait_until
             .is_some_and(|until| self.clock.now() < until);
         let first = !self.reached.load(Ordering::Relaxed);
-        waiting && first && fault.kind == Kind::HttpConnect
+        waiting && first && fault.kind == ErrorKind::HttpConnect
     }
 
     /// One request. That of an issuer is counted, and stopping lets it finish, for its tokens may be
     /// issued already; only aborting gives it up.
-    async fn send(&self, count: u64) -> Answer {
+    async fn send(&self, count: u64) -> SourceAnswer {
         if !self.is_issuer() {
             let answer = tokio::select! {
                 biased;
-                () = self.halt.stopping().cancelled() => Answer::nothing(),
+                () = self.halt.stopping().cancelled() => SourceAnswer::nothing(),
                 answer = self.source.request(count) => answer,
             };
             return self.take_in(answer).await;
@@ -329,17 +329,17 @@ impl Fetcher {
         let sent = self.supply.requests.fetch_add(1, Ordering::Relaxed);
         if self.limits.max_requests.is_some_and(|most| sent >= most) {
             self.supply.requests.fetch_sub(1, Ordering::Relaxed);
-            return Answer::failed(out_of_requests(sent, count));
+            return SourceAnswer::failed(out_of_requests(sent, count));
         }
         let mut answer = tokio::select! {
             biased;
             answer = self.source.request(count) => answer,
-            () = self.halt.aborting().cancelled() => Answer::failed(Fault::new(
-                Kind::HttpTimeout,
+            () = self.halt.aborting().cancelled() => SourceAnswer::failed(Fault::new(
+                ErrorKind::HttpTimeout,
                 "the run was stopped before the token source answered",
             )),
         };
-        if !matches!(&answer.fault, Some(fault) if fault.kind == Kind::HttpConnect) {
+        if !matches!(&answer.fault, Some(fault) if fault.kind == ErrorKind::HttpConnect) {
             self.reached.store(true, Ordering::Relaxed);
         }
         let came = answer.page.len() as u64;
@@ -355,7 +355,7 @@ impl Fetcher {
     }
 
     /// Counts what came, and has it in the journal before anybody gets it.
-    async fn take_in(&self, answer: Answer) -> Answer {
+    async fn take_in(&self, answer: SourceAnswer) -> SourceAnswer {
         let came = answer.page.len() as u64;
         self.supply.received.fetch_add(came, Ordering::Relaxed);
         if let Some(journal) = &self.journal

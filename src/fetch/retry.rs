@@ -7,7 +7,7 @@
 use crate::pipeline::backoff::backoff;
 use std::time::Duration;
 
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 
 /// The longest `Retry-After` that is waited for in a run without a deadline.
 pub const LONGEST_WAIT: Duration = Duration::from_mins(5);
@@ -19,7 +19,7 @@ const REQUESTS_WORTH: u64 = 10;
 
 /// What to do after a failed request.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Decision {
+pub enum RetryDecision {
     /// Send it again after this long.
     After(Duration),
     /// Give up: it cannot be repeated, or was repeated often enough.
@@ -32,7 +32,7 @@ pub enum Decision {
 
 /// Within which limits a request is repeated.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules {
+pub struct RetryLimits {
     /// How often.
     pub retries: u32,
     /// How many requests the run has repeated so far.
@@ -43,25 +43,25 @@ pub struct Rules {
 
 /// Decides after the failure number `failures` (from 1) of one request; `random` draws from 0.0 to
 /// 1.0 (full jitter).
-pub fn decide(fault: &Fault, failures: u32, rules: &Rules, random: f64) -> Decision {
+pub fn decide(fault: &Fault, failures: u32, rules: &RetryLimits, random: f64) -> RetryDecision {
     let left = rules.left;
     if !fault.retryable || failures > rules.retries {
-        return Decision::GiveUp;
+        return RetryDecision::GiveUp;
     }
     if rules.spent >= budget(rules.retries) {
-        return Decision::Spent;
+        return RetryDecision::Spent;
     }
     let wait = match fault.kind {
-        Kind::HttpStatus {
+        ErrorKind::HttpStatus {
             retry_after: Some(wait),
             ..
         } => wait,
         _ => backoff(failures, random),
     };
     if wait > left.unwrap_or(LONGEST_WAIT) {
-        Decision::TooLong(wait)
+        RetryDecision::TooLong(wait)
     } else {
-        Decision::After(wait)
+        RetryDecision::After(wait)
     }
 }
 
@@ -73,8 +73,8 @@ pub fn budget(retries: u32) -> u64 {
 /// True where the source may have issued tokens that did not arrive.
 pub fn may_have_been_served(fault: &Fault) -> bool {
     match fault.kind {
-        Kind::HttpTimeout | Kind::HttpProtocol => true,
-        Kind::HttpStatus { status, .. } => status >= 500 && status != 503,
+        ErrorKind::HttpTimeout | ErrorKind::HttpProtocol => true,
+        ErrorKind::HttpStatus { status, .. } => status >= 500 && status != 503,
         _ => false,
     }
 }
@@ -86,7 +86,7 @@ mod tests {
     fn status(status: u16, retry_after: Option<u64>) -> Fault {
         let retry_after = retry_after.map(Duration::from_secs);
         Fault::new(
-            Kind::HttpStatus {
+            ErrorKind::HttpStatus {
                 status,
                 retry_after,
             },
@@ -101,8 +101,8 @@ mod tests {
         retries: u32,
         left: Option<Duration>,
         random: f64,
-    ) -> Decision {
-        let rules = Rules {
+    ) -> RetryDecision {
+        let rules = RetryLimits {
             retries,
             spent: 0,
             left,
@@ -112,8 +112,8 @@ mod tests {
 
     #[test]
     fn what_may_have_been_served_is_not_repeated() {
-        let fault = Fault::new(Kind::HttpTimeout, "");
-        assert_eq!(decide(&fault, 1, 3, None, 0.5), Decision::GiveUp);
+        let fault = Fault::new(ErrorKind::HttpTimeout, "");
+        assert_eq!(decide(&fault, 1, 3, None, 0.5), RetryDecision::GiveUp);
     }
 
     #[test]
@@ -121,27 +121,27 @@ mod tests {
         let fault = status(503, None);
         assert!(matches!(
             decide(&fault, 3, 3, None, 0.5),
-            Decision::After(_)
+            RetryDecision::After(_)
         ));
-        assert_eq!(decide(&fault, 4, 3, None, 0.5), Decision::GiveUp);
-        assert_eq!(decide(&fault, 1, 0, None, 0.5), Decision::GiveUp);
+        assert_eq!(decide(&fault, 4, 3, None, 0.5), RetryDecision::GiveUp);
+        assert_eq!(decide(&fault, 1, 0, None, 0.5), RetryDecision::GiveUp);
     }
 
     #[test]
     fn a_run_has_one_budget() {
-        let mut rules = Rules {
+        let mut rules = RetryLimits {
             retries: 3,
             spent: 29,
             left: None,
         };
         let fault = status(503, None);
-        let decide = |rules: &Rules| super::decide(&fault, 1, rules, 0.5);
-        assert!(matches!(decide(&rules), Decision::After(_)));
+        let decide = |rules: &RetryLimits| super::decide(&fault, 1, rules, 0.5);
+        assert!(matches!(decide(&rules), RetryDecision::After(_)));
         rules.spent = 30;
-        assert_eq!(decide(&rules), Decision::Spent);
+        assert_eq!(decide(&rules), RetryDecision::Spent);
         rules.retries = u32::MAX;
         assert!(
-            matches!(decide(&rules), Decision::After(_)),
+            matches!(decide(&rules), RetryDecision::After(_)),
             "waiting at the start has no end but its own"
         );
     }
@@ -150,13 +150,16 @@ mod tests {
     fn retry_after_is_honoured_within_the_deadline() {
         let wait = Duration::from_secs(7);
         let fault = status(429, Some(7));
-        assert_eq!(decide(&fault, 1, 3, None, 0.0), Decision::After(wait));
+        assert_eq!(decide(&fault, 1, 3, None, 0.0), RetryDecision::After(wait));
         let left = Some(Duration::from_secs(6));
-        assert_eq!(decide(&fault, 1, 3, left, 0.0), Decision::TooLong(wait));
+        assert_eq!(
+            decide(&fault, 1, 3, left, 0.0),
+            RetryDecision::TooLong(wait)
+        );
         let fault = status(429, Some(86_400));
         assert!(matches!(
             decide(&fault, 1, 3, None, 0.0),
-            Decision::TooLong(_)
+            RetryDecision::TooLong(_)
         ));
     }
 }

@@ -1,27 +1,27 @@
 //! What a fetch asks, and what comes back: the seam between paging and the wire.
 
-use crate::error::Kind;
+use crate::error::ErrorKind;
 use std::future::Future;
 use std::pin::Pin;
 
 use crate::error::Fault;
-use crate::fetch::lines::{Document, LineParser};
+use crate::fetch::lines::{DocumentKind, LineParser};
 use crate::pipeline::token::Page;
 
 /// What answers a request for tokens.
-pub trait Source: Send + Sync {
+pub trait TokenSource: Send + Sync {
     /// Asks for `count` tokens, once.
-    fn request(&self, count: u64) -> Answering<'_>;
+    fn request(&self, count: u64) -> AnswerFuture<'_>;
 
     /// What asking it means.
-    fn nature(&self) -> Nature {
-        Nature::Issuer
+    fn nature(&self) -> SourceKind {
+        SourceKind::Issuer
     }
 }
 
 /// What asking a source means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nature {
+pub enum SourceKind {
     /// It issues tokens for a request, which is counted and, once sent, waited for: they would be lost.
     Issuer,
     /// It holds tokens, and gives those that are there; asking is free, and can be taken back.
@@ -32,10 +32,10 @@ pub enum Nature {
 }
 
 /// An answer on its way.
-pub type Answering<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
+pub type AnswerFuture<'a> = Pin<Box<dyn Future<Output = SourceAnswer> + Send + 'a>>;
 
 /// What one request brought: whole lines even where it failed half-way.
-pub struct Answer {
+pub struct SourceAnswer {
     /// The tokens, at most as many as were asked for.
     pub page: Page,
     /// Tokens beyond what was asked for, dropped.
@@ -46,7 +46,7 @@ pub struct Answer {
     pub ended: bool,
 }
 
-impl Answer {
+impl SourceAnswer {
     /// An answer without a token.
     pub fn failed(fault: Fault) -> Self {
         Self {
@@ -72,8 +72,8 @@ impl Answer {
         let lines = parser.finish(fault.is_none());
         if let Some(document) = lines.document {
             let what = match document {
-                Document::Markup => "it sent an HTML or XML document",
-                Document::Json => "it sent a JSON document",
+                DocumentKind::Markup => "it sent an HTML or XML document",
+                DocumentKind::Json => "it sent a JSON document",
             };
             return Self::failed(no_list(address, what));
         }
@@ -89,7 +89,7 @@ impl Answer {
 /// The source at `address` answered something that is no list of tokens.
 pub fn no_list(address: &str, what: &str) -> Fault {
     Fault::new(
-        Kind::HttpProtocol,
+        ErrorKind::HttpProtocol,
         "the token source did not answer with a list of tokens",
     )
     .cause(format!("{address}: {what}"))

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What was asked of the source so far, over all fetches of a run.
 #[derive(Debug, Default)]
-pub struct Supply {
+pub struct SourceStats {
     pub(super) requests: AtomicU64,
     pub(super) repeated: AtomicU64,
     pub(super) top_ups: AtomicU64,
@@ -14,7 +14,7 @@ pub struct Supply {
     pub(super) fell_short: AtomicBool,
 }
 
-impl Supply {
+impl SourceStats {
     /// Requests sent, retries included.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)

@@ -15,8 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Fault, Kind};
-pub use crate::journal::read::{End, Line, Reading, Told, Use};
+use crate::error::{ErrorKind, Fault};
+pub use crate::journal::read::{
+    JournalLine, JournalReader, ParsedRecord, ReadPurpose, SummaryRecord,
+};
 use crate::pipeline::token::{Page, Token};
 
 /// The version of the form.
@@ -24,7 +26,7 @@ const VERSION: u32 = 1;
 
 /// The run that a journal belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Header {
+pub struct JournalHeader {
     /// The version of the form.
     pub version: u32,
     /// The run's UUID; the server knows its connections by it.
@@ -40,7 +42,7 @@ pub struct Header {
     pub requested: Option<u64>,
 }
 
-impl Header {
+impl JournalHeader {
     /// The header of a run.
     pub fn new(run_id: String, horizon: Option<i64>, table: String, column: String) -> Self {
         Self {
@@ -63,7 +65,7 @@ impl Header {
 
 /// A replay that went on with a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Replay {
+pub struct ReplayLine {
     /// The replay's own UUID.
     pub run_id: String,
 }
@@ -71,18 +73,18 @@ pub struct Replay {
 /// A journal that is being written. Clones share it.
 #[derive(Clone)]
 pub struct Journal {
-    file: Arc<Mutex<Lines>>,
+    file: Arc<Mutex<JournalWriter>>,
     path: Arc<PathBuf>,
 }
 
 /// Writes whole lines, and after a failure none: a line that stands behind half a one would make the
 /// whole journal unreadable.
-struct Lines {
+struct JournalWriter {
     file: BufWriter<File>,
     broken: bool,
 }
 
-impl Lines {
+impl JournalWriter {
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         self.attempt(|file| file.write_all(lines))
     }
@@ -110,7 +112,7 @@ impl Lines {
 impl Journal {
     /// Begins a journal. A file that still holds tokens of a run that did not end is never
     /// overwritten, nor one that another process uses.
-    pub fn begin(path: &Path, header: &Header) -> Result<Self, Fault> {
+    pub fn begin(path: &Path, header: &JournalHeader) -> Result<Self, Fault> {
         if is_endless(path) {
             return Err(unusable(path, "it is no regular file"));
         }
@@ -125,8 +127,8 @@ impl Journal {
             .map_err(|error| unusable(path, &error.to_string()))?;
         lock(&file, path)?;
         match standing(&file).map_err(|error| unusable(path, &error.to_string()))? {
-            Standing::Free => {}
-            Standing::Unsettled => {
+            ExistingFile::Free => {}
+            ExistingFile::Unsettled => {
                 return Err(unusable(
                     path,
                     "it holds tokens of a run that did not settle all of them",
@@ -136,7 +138,7 @@ impl Journal {
                     path.display()
                 )));
             }
-            Standing::Foreign => {
+            ExistingFile::Foreign => {
                 return Err(unusable(path, "it is no journal of token_service")
                     .hint("it was left as it is: name another file"));
             }
@@ -152,12 +154,12 @@ impl Journal {
     /// the disk.
     fn go_on(file: File, path: &Path, end: u64, run_id: &str) -> io::Result<Self> {
         #[derive(Serialize)]
-        struct Line {
-            replay: Replay,
+        struct JournalLine {
+            replay: ReplayLine,
         }
         let run_id = run_id.to_owned();
-        let line = line(&Line {
-            replay: Replay { run_id },
+        let line = line(&JournalLine {
+            replay: ReplayLine { run_id },
         })?;
         file.set_len(end)?;
         let journal = Self::of(file, path);
@@ -171,7 +173,7 @@ impl Journal {
 
     fn of(file: File, path: &Path) -> Self {
         Self {
-            file: Arc::new(Mutex::new(Lines {
+            file: Arc::new(Mutex::new(JournalWriter {
                 file: BufWriter::with_capacity(64 * 1024, file),
                 broken: false,
             })),
@@ -179,12 +181,12 @@ impl Journal {
         }
     }
 
-    fn start(&self, header: &Header) -> io::Result<()> {
+    fn start(&self, header: &JournalHeader) -> io::Result<()> {
         #[derive(Serialize)]
-        struct Line<'a> {
-            journal: &'a Header,
+        struct JournalLine<'a> {
+            journal: &'a JournalHeader,
         }
-        let line = line(&Line { journal: header })?;
+        let line = line(&JournalLine { journal: header })?;
         let mut lines = self.file();
         lines.file.get_ref().set_len(0)?;
         io::Seek::rewind(lines.file.get_mut())?;
@@ -215,18 +217,18 @@ impl Journal {
 
     fn write_page(&self, page: &Page) -> io::Result<()> {
         #[derive(Serialize)]
-        struct Line<'a> {
+        struct JournalLine<'a> {
             received: Vec<&'a str>,
         }
         let tokens: Vec<Token> = page.iter().filter(|token| token.flaw().is_none()).collect();
         let received = tokens.iter().map(Token::as_str).collect();
-        let line = line(&Line { received })?;
+        let line = line(&JournalLine { received })?;
         let mut lines = self.file();
         lines.write(&line)?;
         lines.sync()
     }
 
-    fn file(&self) -> MutexGuard<'_, Lines> {
+    fn file(&self) -> MutexGuard<'_, JournalWriter> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -248,7 +250,7 @@ impl Journal {
 
     fn broken(&self, why: &str) -> Fault {
         Fault::new(
-            Kind::OutputClosed,
+            ErrorKind::OutputClosed,
             format!(
                 "the journal {} cannot be written any more",
                 self.path.display()
@@ -279,7 +281,7 @@ pub fn is_endless(path: &Path) -> bool {
 }
 
 /// What stands in a file that is to become a journal.
-enum Standing {
+enum ExistingFile {
     /// Nothing, or a journal in which nothing waits to be replayed.
     Free,
     /// A journal with tokens that are neither stored nor rejected, as far as it knows.
@@ -288,23 +290,23 @@ enum Standing {
     Foreign,
 }
 
-fn standing(file: &File) -> io::Result<Standing> {
+fn standing(file: &File) -> io::Result<ExistingFile> {
     let lines = BufReader::new(file).split(b'\n');
     let mut lines = lines.filter(|line| !line.as_ref().is_ok_and(Vec::is_empty));
     let Some(first) = lines.next().transpose()? else {
-        return Ok(Standing::Free);
+        return Ok(ExistingFile::Free);
     };
     let last = lines.try_fold(None, |_, line| line.map(Some))?;
     let header = serde_json::from_slice(&first);
     Ok(match (header, last) {
-        (Ok(Line::Journal { .. }), None) => Standing::Free,
-        (Ok(Line::Journal { .. }), Some(last)) => match serde_json::from_slice(&last) {
-            Ok(Line::Summary { summary }) if summary.is_settled() => Standing::Free,
-            _ => Standing::Unsettled,
+        (Ok(JournalLine::Journal { .. }), None) => ExistingFile::Free,
+        (Ok(JournalLine::Journal { .. }), Some(last)) => match serde_json::from_slice(&last) {
+            Ok(JournalLine::Summary { summary }) if summary.is_settled() => ExistingFile::Free,
+            _ => ExistingFile::Unsettled,
         },
         // A crash cut it, and before it is whole no token is received.
-        (Err(_), None) if is_torn_header(&first) => Standing::Free,
-        _ => Standing::Foreign,
+        (Err(_), None) if is_torn_header(&first) => ExistingFile::Free,
+        _ => ExistingFile::Foreign,
     })
 }
 
@@ -316,7 +318,7 @@ fn is_torn_header(line: &[u8]) -> bool {
 
 fn unusable(path: &Path, why: &str) -> Fault {
     Fault::new(
-        Kind::InvalidArgument {
+        ErrorKind::InvalidArgument {
             argument: "journal".to_owned(),
             expected: "a file that can be written".to_owned(),
         },
@@ -330,8 +332,8 @@ fn unusable(path: &Path, why: &str) -> Fault {
 mod tests {
     use super::*;
 
-    fn header() -> Header {
-        Header::new("run".into(), Some(7), "secret_tokens".into(), "data".into())
+    fn header() -> JournalHeader {
+        JournalHeader::new("run".into(), Some(7), "secret_tokens".into(), "data".into())
     }
 
     #[tokio::test]
@@ -347,11 +349,13 @@ mod tests {
             .unwrap();
         journal.sync().unwrap();
         drop(journal);
-        let mut reading = Reading::open(&path, Use::Replay).unwrap();
-        let lines: Vec<Line> = reading.by_ref().map(Result::unwrap).collect();
-        assert!(matches!(&lines[0], Line::Journal { journal } if *journal == header()));
-        assert!(matches!(&lines[1], Line::Received { received } if *received == ["aa", "b\"b"]));
-        assert!(matches!(&lines[2], Line::Outcome(told) if told.status == "stored"));
+        let mut reading = JournalReader::open(&path, ReadPurpose::Replay).unwrap();
+        let lines: Vec<JournalLine> = reading.by_ref().map(Result::unwrap).collect();
+        assert!(matches!(&lines[0], JournalLine::Journal { journal } if *journal == header()));
+        assert!(
+            matches!(&lines[1], JournalLine::Received { received } if *received == ["aa", "b\"b"])
+        );
+        assert!(matches!(&lines[2], JournalLine::Outcome(told) if told.status == "stored"));
         assert_eq!(lines.len(), 3);
         assert!(reading.is_torn());
         drop(reading);
@@ -368,7 +372,7 @@ mod tests {
             "{\"token\":\"s3cret\n{\"token\":\"b\",\"status\":\"failed\"}\n",
         )
         .unwrap();
-        let fault = Reading::open(&path, Use::Replay)
+        let fault = JournalReader::open(&path, ReadPurpose::Replay)
             .unwrap()
             .find_map(Result::err)
             .unwrap();

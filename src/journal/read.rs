@@ -10,23 +10,23 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::error::exit::{Cause, Exit};
-use crate::error::{Fault, Kind};
-use crate::journal::{Header, Journal, Replay, VERSION, is_endless, lock};
+use crate::error::{ErrorKind, Fault};
+use crate::journal::{Journal, JournalHeader, ReplayLine, VERSION, is_endless, lock};
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
 
 /// A line of a journal or of an `ndjson` report.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-pub enum Line {
+pub enum JournalLine {
     /// The run.
     Journal {
         /// Its header.
-        journal: Header,
+        journal: JournalHeader,
     },
     /// A replay, which goes on with the journal.
     Replay {
         /// Which one.
-        replay: Replay,
+        replay: ReplayLine,
     },
     /// A page.
     Received {
@@ -36,16 +36,16 @@ pub enum Line {
     /// The end.
     Summary {
         /// What replay needs of it.
-        summary: End,
+        summary: SummaryRecord,
     },
     /// What became of a token.
-    Outcome(Told),
+    Outcome(ParsedRecord),
 }
 
 /// A summary. What a replay can do without may be missing.
 #[derive(Debug, Deserialize)]
 #[allow(missing_docs, reason = "each is described in report::summary::Summary")]
-pub struct End {
+pub struct SummaryRecord {
     pub run_id: String,
     pub requested: u64,
     pub failed: u64,
@@ -72,7 +72,7 @@ pub struct End {
     pub aborted_by: Option<String>,
 }
 
-impl End {
+impl SummaryRecord {
     /// True where every token was stored or rejected.
     pub fn is_settled(&self) -> bool {
         self.failed == 0 && self.unknown == 0 && self.not_attempted == 0
@@ -119,7 +119,7 @@ impl End {
 
 /// A token object of a report.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Told {
+pub struct ParsedRecord {
     /// The token.
     pub token: String,
     /// Its status.
@@ -146,7 +146,7 @@ pub struct Told {
     pub masked: bool,
 }
 
-impl Told {
+impl ParsedRecord {
     /// Its status.
     ///
     /// # Errors
@@ -182,7 +182,7 @@ impl Told {
 
 /// What a file is read for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
+pub enum ReadPurpose {
     /// To settle what its run left; nobody else may use it meanwhile.
     Replay,
     /// To report it anew together with others.
@@ -190,12 +190,12 @@ pub enum Use {
 }
 
 /// Reads a journal or an `ndjson` report, line by line.
-pub struct Reading {
+pub struct JournalReader {
     from: Box<dyn BufRead + Send>,
     /// The same file, to go on writing it; why that cannot be done, where it cannot.
     file: Option<io::Result<File>>,
     path: PathBuf,
-    purpose: Use,
+    purpose: ReadPurpose,
     number: usize,
     /// How many bytes were read.
     read: u64,
@@ -207,14 +207,14 @@ pub struct Reading {
     torn: Option<(usize, String)>,
 }
 
-impl Reading {
+impl JournalReader {
     /// Opens the file.
-    pub fn open(path: &Path, purpose: Use) -> Result<Self, Fault> {
-        if purpose == Use::Replay && is_endless(path) {
+    pub fn open(path: &Path, purpose: ReadPurpose) -> Result<Self, Fault> {
+        if purpose == ReadPurpose::Replay && is_endless(path) {
             return Err(unreadable(path, purpose, "it is no regular file"));
         }
         let unopened = |error: io::Error| unreadable(path, purpose, &error.to_string());
-        if purpose == Use::Merge {
+        if purpose == ReadPurpose::Merge {
             let file = File::open(path).map_err(unopened)?;
             return Ok(Self::of(Box::new(BufReader::new(file)), path, purpose));
         }
@@ -232,7 +232,7 @@ impl Reading {
     }
 
     /// Reads what errors call `path`.
-    pub fn of(from: Box<dyn BufRead + Send>, path: &Path, purpose: Use) -> Self {
+    pub fn of(from: Box<dyn BufRead + Send>, path: &Path, purpose: ReadPurpose) -> Self {
         Self {
             from,
             file: None,
@@ -278,7 +278,7 @@ impl Reading {
         self.torn.is_some()
     }
 
-    fn parse(&mut self, text: &str) -> Result<Option<Line>, Fault> {
+    fn parse(&mut self, text: &str) -> Result<Option<JournalLine>, Fault> {
         if let Some((number, why)) = self.torn.take() {
             return Err(self.fault_at(number, &why));
         }
@@ -292,7 +292,7 @@ impl Reading {
             }
             self.torn = Some((self.number, why.to_owned()));
         }
-        if let Some(Line::Journal { journal }) = &line
+        if let Some(JournalLine::Journal { journal }) = &line
             && journal.version != VERSION
         {
             return Err(self.fault("the journal has a form that this version does not know"));
@@ -302,8 +302,8 @@ impl Reading {
     }
 }
 
-impl Iterator for Reading {
-    type Item = Result<Line, Fault>;
+impl Iterator for JournalReader {
+    type Item = Result<JournalLine, Fault>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -344,21 +344,21 @@ fn is_beginning(text: &str) -> bool {
         .any(|beginning| text.starts_with(beginning) || beginning.starts_with(text))
 }
 
-fn unreadable(path: &Path, purpose: Use, why: &str) -> Fault {
+fn unreadable(path: &Path, purpose: ReadPurpose, why: &str) -> Fault {
     let (done, expected, hint) = match purpose {
-        Use::Replay => (
+        ReadPurpose::Replay => (
             "replayed",
             "a journal or an ndjson report",
             "replay takes a journal, an ndjson report, or the .partial of one",
         ),
-        Use::Merge => (
+        ReadPurpose::Merge => (
             "merged",
             "an ndjson report",
             "merge takes whole ndjson reports, each of another run",
         ),
     };
     Fault::new(
-        Kind::InvalidArgument {
+        ErrorKind::InvalidArgument {
             argument: "FILE".to_owned(),
             expected: expected.to_owned(),
         },

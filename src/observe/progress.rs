@@ -16,7 +16,7 @@ use crate::pipeline::token::{Status, Tally};
 
 /// When progress is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Progress {
+pub enum ProgressMode {
     /// Where standard error is a terminal and standard output none: a report that scrolls by shows
     /// itself how far it has come, and would tear the bar.
     #[default]
@@ -27,7 +27,7 @@ pub enum Progress {
     Never,
 }
 
-impl Progress {
+impl ProgressMode {
     /// Each by the name that users write.
     pub const ALL: [(&str, Self); 3] = [
         ("auto", Self::Auto),
@@ -38,7 +38,7 @@ impl Progress {
 
 /// What is known of the process's streams.
 #[derive(Clone, Copy, Debug)]
-pub struct Streams {
+pub struct StreamKinds {
     /// Standard error is a terminal that can move its cursor.
     pub stderr_draws: bool,
     /// Standard output is a terminal.
@@ -54,7 +54,7 @@ const REDRAW: Duration = Duration::from_millis(200);
 const LINE: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
-enum Way {
+enum DisplayMode {
     Nothing,
     Bar(ProgressBar),
     Lines,
@@ -62,29 +62,31 @@ enum Way {
 
 /// Where progress is shown. Clones share it.
 #[derive(Clone)]
-pub struct Screen {
-    way: Way,
+pub struct ProgressDisplay {
+    way: DisplayMode,
     began: Instant,
     next: Arc<Mutex<Instant>>,
 }
 
-impl Screen {
+impl ProgressDisplay {
     /// One that shows nothing.
     pub fn blank() -> Self {
-        Self::showing(Way::Nothing)
+        Self::showing(DisplayMode::Nothing)
     }
 
     /// The one for what was asked for and what the streams are. The time counts from here.
-    pub fn of(progress: Progress, streams: Streams) -> Self {
+    pub fn of(progress: ProgressMode, streams: StreamKinds) -> Self {
         let draws = streams.stderr_draws && !streams.stdout_is_terminal;
         Self::showing(match progress {
-            Progress::Auto | Progress::Always if draws => Way::Bar(bar(streams.color)),
-            Progress::Always => Way::Lines,
-            Progress::Auto | Progress::Never => Way::Nothing,
+            ProgressMode::Auto | ProgressMode::Always if draws => {
+                DisplayMode::Bar(bar(streams.color))
+            }
+            ProgressMode::Always => DisplayMode::Lines,
+            ProgressMode::Auto | ProgressMode::Never => DisplayMode::Nothing,
         })
     }
 
-    fn showing(way: Way) -> Self {
+    fn showing(way: DisplayMode) -> Self {
         let began = Instant::now();
         Self {
             way,
@@ -102,7 +104,7 @@ impl Screen {
         tally: impl Fn() -> Option<Tally>,
         waits: impl Fn() -> Option<&'static str>,
     ) {
-        if matches!(self.way, Way::Nothing) {
+        if matches!(self.way, DisplayMode::Nothing) {
             return future::pending().await;
         }
         loop {
@@ -119,9 +121,9 @@ impl Screen {
         waits: impl FnOnce() -> Option<&'static str>,
     ) {
         let every = match self.way {
-            Way::Nothing => return,
-            Way::Bar(_) => REDRAW,
-            Way::Lines => LINE,
+            DisplayMode::Nothing => return,
+            DisplayMode::Bar(_) => REDRAW,
+            DisplayMode::Lines => LINE,
         };
         let now = Instant::now();
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,8 +137,8 @@ impl Screen {
             let _ = write!(text, "  {waits}");
         }
         match &self.way {
-            Way::Nothing => {}
-            Way::Bar(bar) => {
+            DisplayMode::Nothing => {}
+            DisplayMode::Bar(bar) => {
                 match total {
                     Some(total) => bar.set_length(total),
                     None => bar.set_style(counter()),
@@ -146,13 +148,13 @@ impl Screen {
                 bar.tick();
             }
             // Where standard error is closed, there is nobody to watch.
-            Way::Lines => drop(writeln!(io::stderr(), "{text}")),
+            DisplayMode::Lines => drop(writeln!(io::stderr(), "{text}")),
         }
     }
 
     /// Takes the bar away.
     pub fn clear(&self) {
-        if let Way::Bar(bar) = &self.way {
+        if let DisplayMode::Bar(bar) = &self.way {
             bar.finish_and_clear();
         }
     }
@@ -211,13 +213,13 @@ fn wording(total: Option<u64>, tally: &Tally, elapsed: Duration) -> String {
 }
 
 /// Standard error, from which the bar is taken away while something is written.
-pub struct Beside(Way);
+pub struct StderrGuard(DisplayMode);
 
-impl Write for Beside {
+impl Write for StderrGuard {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &self.0 {
-            Way::Bar(bar) => bar.suspend(|| io::stderr().write(bytes)),
-            Way::Nothing | Way::Lines => io::stderr().write(bytes),
+            DisplayMode::Bar(bar) => bar.suspend(|| io::stderr().write(bytes)),
+            DisplayMode::Nothing | DisplayMode::Lines => io::stderr().write(bytes),
         }
     }
 
@@ -226,11 +228,11 @@ impl Write for Beside {
     }
 }
 
-impl MakeWriter<'_> for Screen {
-    type Writer = Beside;
+impl MakeWriter<'_> for ProgressDisplay {
+    type Writer = StderrGuard;
 
-    fn make_writer(&self) -> Beside {
-        Beside(self.way.clone())
+    fn make_writer(&self) -> StderrGuard {
+        StderrGuard(self.way.clone())
     }
 }
 
@@ -270,23 +272,23 @@ mod tests {
     #[test]
     fn a_bar_is_drawn_where_it_disturbs_nothing() {
         let shown = |progress, stderr_draws, stdout_is_terminal| {
-            let streams = Streams {
+            let streams = StreamKinds {
                 stderr_draws,
                 stdout_is_terminal,
                 color: false,
             };
-            match Screen::of(progress, streams).way {
-                Way::Nothing => "nothing",
-                Way::Bar(_) => "bar",
-                Way::Lines => "lines",
+            match ProgressDisplay::of(progress, streams).way {
+                DisplayMode::Nothing => "nothing",
+                DisplayMode::Bar(_) => "bar",
+                DisplayMode::Lines => "lines",
             }
         };
-        assert_eq!(shown(Progress::Auto, true, false), "bar");
-        assert_eq!(shown(Progress::Auto, true, true), "nothing");
-        assert_eq!(shown(Progress::Auto, false, false), "nothing");
-        assert_eq!(shown(Progress::Always, true, false), "bar");
-        assert_eq!(shown(Progress::Always, true, true), "lines");
-        assert_eq!(shown(Progress::Always, false, false), "lines");
-        assert_eq!(shown(Progress::Never, true, false), "nothing");
+        assert_eq!(shown(ProgressMode::Auto, true, false), "bar");
+        assert_eq!(shown(ProgressMode::Auto, true, true), "nothing");
+        assert_eq!(shown(ProgressMode::Auto, false, false), "nothing");
+        assert_eq!(shown(ProgressMode::Always, true, false), "bar");
+        assert_eq!(shown(ProgressMode::Always, true, true), "lines");
+        assert_eq!(shown(ProgressMode::Always, false, false), "lines");
+        assert_eq!(shown(ProgressMode::Never, true, false), "nothing");
     }
 }

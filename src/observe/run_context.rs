@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::observe::trace::Tracer;
-use crate::runtime::clock::{Clock, Real};
+use crate::runtime::clock::{Clock, SystemClock};
 
 /// When a run began, and how time passes since.
 #[derive(Clone)]
@@ -27,8 +27,8 @@ impl RunContext {
     /// Now, by the machine's clock.
     pub fn now() -> Self {
         Self {
-            clock: Arc::new(Real),
-            instant: Real.now(),
+            clock: Arc::new(SystemClock),
+            instant: SystemClock.now(),
             timestamp: jiff::Timestamp::now(),
             run_id: Uuid::now_v7(),
             tracer: Tracer::default(),

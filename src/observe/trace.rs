@@ -18,10 +18,10 @@ use crate::error::Fault;
 
 /// Begins the spans of a run. Where nobody asked for them it does nothing; clones share it.
 #[derive(Clone, Default)]
-pub struct Tracer(Option<Arc<Run>>);
+pub struct Tracer(Option<Arc<RunSpan>>);
 
 /// The run's own span, and what makes those beneath it.
-struct Run {
+struct RunSpan {
     tracer: SdkTracer,
     context: Context,
 }
@@ -44,7 +44,7 @@ impl Tracer {
         let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), parent);
         let run = tracer.build_with_context(SpanBuilder::from_name(what), &parent);
         let context = Context::new().with_span(run);
-        Self(Some(Arc::new(Run { tracer, context })))
+        Self(Some(Arc::new(RunSpan { tracer, context })))
     }
 
     /// Ends the run's own span. What ends later is still beneath it.

@@ -13,13 +13,13 @@ use crate::pipeline::token::{Outcome, Page, Token};
 /// What a fetch task sends: pages, and at the end perhaps the fault that ended it.
 pub type PageResult<E> = Result<Page, E>;
 
-type Start<E> = Box<dyn FnOnce(CancellationToken) -> mpsc::Receiver<PageResult<E>> + Send>;
+type StartFetch<E> = Box<dyn FnOnce(CancellationToken) -> mpsc::Receiver<PageResult<E>> + Send>;
 
-enum Incoming<E> {
+enum PageFeed<E> {
     /// Nothing will come.
     Closed,
     /// Begins when the first page is asked for.
-    Lazy(Start<E>),
+    Lazy(StartFetch<E>),
     /// Under way.
     Open(mpsc::Receiver<PageResult<E>>),
 }
@@ -27,7 +27,7 @@ enum Incoming<E> {
 /// Pages of tokens, in order, single pass. Nothing is fetched before the first [`PageStream::next`].
 pub struct PageStream<E> {
     ready: VecDeque<Page>,
-    incoming: Incoming<E>,
+    incoming: PageFeed<E>,
     stop: CancellationToken,
 }
 
@@ -36,7 +36,7 @@ impl<E> PageStream<E> {
     pub fn ready(pages: impl IntoIterator<Item = Page>) -> Self {
         Self {
             ready: pages.into_iter().collect(),
-            incoming: Incoming::Closed,
+            incoming: PageFeed::Closed,
             stop: CancellationToken::new(),
         }
     }
@@ -49,7 +49,7 @@ impl<E> PageStream<E> {
     ) -> Self {
         Self {
             ready: VecDeque::new(),
-            incoming: Incoming::Lazy(Box::new(start)),
+            incoming: PageFeed::Lazy(Box::new(start)),
             stop: CancellationToken::new(),
         }
     }
@@ -61,12 +61,12 @@ impl<E> PageStream<E> {
                 return Some(Ok(page));
             }
         }
-        if let Incoming::Lazy(_) = self.incoming
-            && let Incoming::Lazy(start) = std::mem::replace(&mut self.incoming, Incoming::Closed)
+        if let PageFeed::Lazy(_) = self.incoming
+            && let PageFeed::Lazy(start) = std::mem::replace(&mut self.incoming, PageFeed::Closed)
         {
-            self.incoming = Incoming::Open(start(self.stop.clone()));
+            self.incoming = PageFeed::Open(start(self.stop.clone()));
         }
-        let Incoming::Open(receiver) = &mut self.incoming else {
+        let PageFeed::Open(receiver) = &mut self.incoming else {
             return None;
         };
         loop {
@@ -74,7 +74,7 @@ impl<E> PageStream<E> {
                 Some(Ok(page)) if page.is_empty() => {}
                 Some(result) => return Some(result),
                 None => {
-                    self.incoming = Incoming::Closed;
+                    self.incoming = PageFeed::Closed;
                     return None;
                 }
             }
@@ -84,8 +84,8 @@ impl<E> PageStream<E> {
     /// How many tokens are left, where all of them are here already.
     pub fn known_len(&self) -> Option<usize> {
         match self.incoming {
-            Incoming::Closed => Some(self.ready.iter().map(Page::len).sum()),
-            Incoming::Lazy(_) | Incoming::Open(_) => None,
+            PageFeed::Closed => Some(self.ready.iter().map(Page::len).sum()),
+            PageFeed::Lazy(_) | PageFeed::Open(_) => None,
         }
     }
 
@@ -97,8 +97,8 @@ impl<E> PageStream<E> {
     /// Begins nothing new; what is under way still comes through [`PageStream::next`].
     pub fn stop(&mut self) {
         self.stop.cancel();
-        if matches!(self.incoming, Incoming::Lazy(_)) {
-            self.incoming = Incoming::Closed;
+        if matches!(self.incoming, PageFeed::Lazy(_)) {
+            self.incoming = PageFeed::Closed;
         }
     }
 }

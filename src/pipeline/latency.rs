@@ -9,14 +9,14 @@ use serde::Serialize;
 /// Percentiles in milliseconds; zero where nothing was sent.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[allow(missing_docs, reason = "their names say it")]
-pub struct Latency {
+pub struct LatencyPercentiles {
     pub p50: f64,
     pub p95: f64,
     pub p99: f64,
     pub max: f64,
 }
 
-impl Latency {
+impl LatencyPercentiles {
     /// Each with its name.
     pub fn named(&self) -> [(&'static str, f64); 4] {
         [
@@ -30,9 +30,9 @@ impl Latency {
 
 /// Collects latencies in constant memory, within one per cent.
 #[derive(Clone)]
-pub struct Latencies(Option<Histogram<u64>>);
+pub struct LatencyHistogram(Option<Histogram<u64>>);
 
-impl Default for Latencies {
+impl Default for LatencyHistogram {
     fn default() -> Self {
         // Microseconds up to an hour with two significant digits; these bounds are valid, so the
         // histogram is always there.
@@ -40,13 +40,13 @@ impl Default for Latencies {
     }
 }
 
-impl fmt::Debug for Latencies {
+impl fmt::Debug for LatencyHistogram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.percentiles().fmt(f)
     }
 }
 
-impl Latencies {
+impl LatencyHistogram {
     /// Counts one sending.
     pub fn record(&mut self, elapsed: Duration) {
         if let Some(histogram) = &mut self.0 {
@@ -91,12 +91,12 @@ impl Latencies {
     }
 
     /// The percentiles so far.
-    pub fn percentiles(&self) -> Latency {
+    pub fn percentiles(&self) -> LatencyPercentiles {
         if self.is_empty() {
-            return Latency::default();
+            return LatencyPercentiles::default();
         }
         let at = |share| milliseconds(self.quantile(share));
-        Latency {
+        LatencyPercentiles {
             p50: at(0.50),
             p95: at(0.95),
             p99: at(0.99),
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn latencies_come_in_milliseconds() {
-        let mut latencies = Latencies::default();
+        let mut latencies = LatencyHistogram::default();
         for millis in 1..=100 {
             latencies.record(Duration::from_millis(millis));
         }

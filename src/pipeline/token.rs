@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// Why a line of the source cannot be a token, whatever the database would say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flaw {
+pub enum TokenDefect {
     /// The line was not valid UTF-8; its text is kept with U+FFFD in place of the bad bytes.
     InvalidUtf8,
     /// The line holds a control character (NUL, TAB, ESC, …).
@@ -19,7 +19,7 @@ pub enum Flaw {
     TooLong,
 }
 
-impl Flaw {
+impl TokenDefect {
     /// The words that stand as `reason` in a report.
     pub fn reason(self) -> &'static str {
         match self {
@@ -47,14 +47,14 @@ pub struct Token {
     text: Arc<str>,
     start: u32,
     len: u32,
-    flaw: Option<Flaw>,
+    flaw: Option<TokenDefect>,
     /// How many times an INSERT of it was sent.
     pub attempts: u16,
 }
 
 impl Token {
     /// A token on its own, as a script makes them.
-    pub fn new(text: &str, flaw: Option<Flaw>) -> Self {
+    pub fn new(text: &str, flaw: Option<TokenDefect>) -> Self {
         Page::from_texts([(text, flaw)]).token(0)
     }
 
@@ -69,7 +69,7 @@ impl Token {
     }
 
     /// Why it cannot be stored whatever the database says, if so.
-    pub fn flaw(&self) -> Option<Flaw> {
+    pub fn flaw(&self) -> Option<TokenDefect> {
         self.flaw
     }
 }
@@ -82,10 +82,10 @@ impl fmt::Debug for Token {
 }
 
 #[derive(Clone, Copy)]
-struct Span {
+struct TokenRange {
     start: u32,
     len: u32,
-    flaw: Option<Flaw>,
+    flaw: Option<TokenDefect>,
     attempts: u16,
 }
 
@@ -93,14 +93,14 @@ struct Span {
 #[derive(Clone)]
 pub struct Page {
     text: Arc<str>,
-    spans: Arc<[Span]>,
+    spans: Arc<[TokenRange]>,
     from: usize,
     to: usize,
 }
 
 impl Page {
     /// A page of texts; they are copied into one buffer.
-    pub fn from_texts<'a>(texts: impl IntoIterator<Item = (&'a str, Option<Flaw>)>) -> Self {
+    pub fn from_texts<'a>(texts: impl IntoIterator<Item = (&'a str, Option<TokenDefect>)>) -> Self {
         let mut builder = PageBuilder::default();
         for (text, flaw) in texts {
             builder.push(text, flaw);
@@ -195,18 +195,18 @@ pub fn largest_page() -> usize {
 #[derive(Default)]
 pub struct PageBuilder {
     text: String,
-    spans: Vec<Span>,
+    spans: Vec<TokenRange>,
 }
 
 impl PageBuilder {
     /// Adds a token. A page holds at most 4 GiB; `max_body` keeps it far below.
-    pub fn push(&mut self, text: &str, flaw: Option<Flaw>) {
+    pub fn push(&mut self, text: &str, flaw: Option<TokenDefect>) {
         let (Ok(start), Ok(len)) = (u32::try_from(self.text.len()), u32::try_from(text.len()))
         else {
             return;
         };
         self.text.push_str(text);
-        self.spans.push(Span {
+        self.spans.push(TokenRange {
             start,
             len,
             flaw,
@@ -226,7 +226,7 @@ impl PageBuilder {
 
     /// The page.
     pub fn build(self) -> Page {
-        let size = self.text.len() + self.spans.len() * size_of::<Span>();
+        let size = self.text.len() + self.spans.len() * size_of::<TokenRange>();
         LARGEST_PAGE.fetch_max(size, Ordering::Relaxed);
         Page {
             to: self.spans.len(),
@@ -386,10 +386,14 @@ mod tests {
 
     #[test]
     fn a_page_gives_its_tokens_in_order_and_keeps_the_rest() {
-        let mut page = Page::from_texts([("aa", None), ("b", Some(Flaw::TooLong)), ("cc", None)]);
+        let mut page = Page::from_texts([
+            ("aa", None),
+            ("b", Some(TokenDefect::TooLong)),
+            ("cc", None),
+        ]);
         let taken = page.take(2);
         assert_eq!(taken[0].as_str(), "aa");
-        assert_eq!(taken[1].flaw(), Some(Flaw::TooLong));
+        assert_eq!(taken[1].flaw(), Some(TokenDefect::TooLong));
         assert_eq!(page.len(), 1);
         assert_eq!(page.token(0).as_str(), "cc");
         page.truncate(0);
@@ -405,10 +409,19 @@ mod tests {
 
     #[test]
     fn the_form_of_a_token_is_judged() {
-        assert_eq!(Flaw::of("UNFvwishxzYsXUUchI4NBw", 22), None);
-        assert_eq!(Flaw::of("UNFvwishxzYsXUUchI4NBw", 21), Some(Flaw::TooLong));
-        assert_eq!(Flaw::of("a\0b", 9), Some(Flaw::ControlCharacter));
-        assert_eq!(Flaw::of("a\tb", 9), Some(Flaw::ControlCharacter));
+        assert_eq!(TokenDefect::of("UNFvwishxzYsXUUchI4NBw", 22), None);
+        assert_eq!(
+            TokenDefect::of("UNFvwishxzYsXUUchI4NBw", 21),
+            Some(TokenDefect::TooLong)
+        );
+        assert_eq!(
+            TokenDefect::of("a\0b", 9),
+            Some(TokenDefect::ControlCharacter)
+        );
+        assert_eq!(
+            TokenDefect::of("a\tb", 9),
+            Some(TokenDefect::ControlCharacter)
+        );
     }
 
     #[test]

@@ -6,18 +6,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::error::diagnostic::Problem;
-use crate::error::exit::{Cause, Exit, Facts};
-use crate::error::{Fault, Kind};
+use crate::error::exit::{Cause, Exit, RunTotals};
+use crate::error::{ErrorKind, Fault};
 use crate::observe::number::grouped;
 use crate::observe::run_context::RunContext;
 use crate::report::fail_on::Condition;
 use crate::report::ledger::Ledger;
 use crate::report::summary::{Summary, VERSION};
-use crate::runtime::shutdown::Halt;
+use crate::runtime::shutdown::Shutdown;
 
 /// How a run ended.
 #[derive(Debug)]
-pub struct Finished {
+pub struct Conclusion {
     /// The process's exit code.
     pub exit: Exit,
     /// The run in numbers; `None` where nothing was asked of the source.
@@ -26,7 +26,7 @@ pub struct Finished {
     pub problem: Option<Problem>,
 }
 
-impl From<Problem> for Finished {
+impl From<Problem> for Conclusion {
     fn from(problem: Problem) -> Self {
         Self {
             exit: problem.exit,
@@ -38,7 +38,7 @@ impl From<Problem> for Finished {
 
 /// What was asked of the source.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Asked {
+pub struct RequestCounts {
     /// Requests sent.
     pub requests: u64,
     /// Tokens beyond what was asked for.
@@ -53,7 +53,7 @@ pub struct Asked {
 
 /// Which run it was, and when.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct RunRecord {
     /// Its UUID.
     pub run_id: String,
     /// The run whose report or journal it replays.
@@ -66,7 +66,7 @@ pub struct Record {
     pub is_merged: bool,
 }
 
-impl From<&RunContext> for Record {
+impl From<&RunContext> for RunRecord {
     fn from(begun: &RunContext) -> Self {
         Self {
             run_id: begun.run_id.to_string(),
@@ -81,12 +81,12 @@ impl From<&RunContext> for Record {
 /// Draws the verdict and ends the reports. A run that completed fails where one of `fail_on` holds.
 pub fn close(
     ledger: &mut Ledger,
-    facts: &Facts,
-    asked: Asked,
-    record: Record,
+    facts: &RunTotals,
+    asked: RequestCounts,
+    record: RunRecord,
     problem: Option<Problem>,
     fail_on: &[Condition],
-) -> Finished {
+) -> Conclusion {
     let balanced = !facts.is_out_of_balance();
     let mut exit = if balanced {
         facts.verdict()
@@ -135,7 +135,7 @@ pub fn close(
     }
     summary.exit_code = exit.code();
     let worked = facts.received > 0 || asked.requests > 0 || facts.size == 0;
-    Finished {
+    Conclusion {
         exit,
         summary: worked.then_some(summary),
         problem,
@@ -157,7 +157,7 @@ fn failed(condition: &Condition, summary: &Summary) -> Problem {
 }
 
 /// What to say of a code that no error explains.
-fn explain(facts: &Facts, exit: Exit) -> Option<Problem> {
+fn explain(facts: &RunTotals, exit: Exit) -> Option<Problem> {
     let again = "`failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first";
     match facts.cause {
         Some(Cause::Deadline) => {
@@ -195,7 +195,7 @@ fn explain(facts: &Facts, exit: Exit) -> Option<Problem> {
 }
 
 /// The problem of a run that was stopped before it could begin.
-pub fn stopped_early(halt: &Halt) -> Problem {
+pub fn stopped_early(halt: &Shutdown) -> Problem {
     let exit = match halt.cause() {
         Some(signal @ (Cause::Interrupt | Cause::Terminate)) => Exit::Signal(signal),
         _ => Exit::Database,
@@ -208,7 +208,7 @@ pub fn stopped_early(halt: &Halt) -> Problem {
     .hint("no token was asked for")
 }
 
-fn out_of_balance(facts: &Facts) -> Problem {
+fn out_of_balance(facts: &RunTotals) -> Problem {
     Problem::new(
         Exit::Database,
         "the books do not balance; this is a bug of token_service",
@@ -222,7 +222,7 @@ fn out_of_balance(facts: &Facts) -> Problem {
 
 /// A report that cannot be opened is a mistake in the configuration.
 pub fn unwritable(fault: Fault) -> Problem {
-    debug_assert!(matches!(fault.kind, Kind::InvalidArgument { .. }));
+    debug_assert!(matches!(fault.kind, ErrorKind::InvalidArgument { .. }));
     let problem = Problem::new(Exit::Usage, fault.message);
     let problem = fault.causes.into_iter().fold(problem, Problem::cause);
     match fault.hint {

@@ -7,8 +7,8 @@ use std::io::{self, Write};
 use csv::WriterBuilder;
 
 use crate::error::escape::escape;
-use crate::report::Sink;
-use crate::report::record::Row;
+use crate::report::ReportSink;
+use crate::report::record::TokenRecord;
 use crate::report::summary::Summary;
 
 /// The token object's keys.
@@ -25,12 +25,12 @@ const HEADER: [&str; 8] = [
 
 /// The CSV report. The summary has no place in it.
 #[derive(Default)]
-pub struct Csv {
+pub struct CsvReport {
     begun: bool,
     line: Vec<u8>,
 }
 
-impl Csv {
+impl CsvReport {
     fn begin(&mut self, out: &mut dyn Write) -> io::Result<()> {
         if std::mem::replace(&mut self.begun, true) {
             return Ok(());
@@ -55,8 +55,13 @@ impl Csv {
     }
 }
 
-impl Sink for Csv {
-    fn outcome(&mut self, out: &mut dyn Write, row: &Row, _: Option<&str>) -> io::Result<()> {
+impl ReportSink for CsvReport {
+    fn outcome(
+        &mut self,
+        out: &mut dyn Write,
+        row: &TokenRecord,
+        _: Option<&str>,
+    ) -> io::Result<()> {
         self.begin(out)?;
         let texts = [
             cell(Some(&row.token)),

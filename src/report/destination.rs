@@ -6,11 +6,11 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 use crate::journal::Journal;
 
 /// Where a report is written.
-pub(super) enum Place {
+pub(super) enum Destination {
     Stdout,
     Writer(Box<dyn Write + Send>),
     Journal(Journal),
@@ -22,7 +22,7 @@ pub(super) enum Place {
     },
 }
 
-impl Place {
+impl Destination {
     /// Opens the file at `given`, which must be none of `others`.
     pub fn open<'a>(
         given: &Path,
@@ -123,7 +123,7 @@ impl Place {
             String::from("the summary above counts every token; a `--report` on a path keeps them")
         });
         Fault::new(
-            Kind::OutputClosed,
+            ErrorKind::OutputClosed,
             format!("{what} cannot be written any more"),
         )
         .cause(error.to_string())
@@ -133,7 +133,7 @@ impl Place {
 
 fn unwritable(path: &Path, why: &str) -> Fault {
     Fault::new(
-        Kind::InvalidArgument {
+        ErrorKind::InvalidArgument {
             argument: "report".to_owned(),
             expected: "a path that can be written, of its own".to_owned(),
         },

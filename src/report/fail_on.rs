@@ -24,13 +24,13 @@ const NAMES: [&str; 9] = [
     "not_attempted",
 ];
 /// What may stand between them; of two that begin alike, the longer first.
-const SIGNS: [(&str, Sign); 6] = [
-    ("<=", Sign::AtMost),
-    (">=", Sign::AtLeast),
-    ("==", Sign::Equal),
-    ("!=", Sign::Unequal),
-    ("<", Sign::Less),
-    (">", Sign::Greater),
+const SIGNS: [(&str, Operator); 6] = [
+    ("<=", Operator::AtMost),
+    (">=", Operator::AtLeast),
+    ("==", Operator::Equal),
+    ("!=", Operator::Unequal),
+    ("<", Operator::Less),
+    (">", Operator::Greater),
 ];
 /// A number has at most so many digits, so that nothing overflows.
 const DIGITS: usize = 9;
@@ -39,13 +39,13 @@ const DIGITS: usize = 9;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     text: String,
-    left: Term,
-    sign: Sign,
-    right: Term,
+    left: Operand,
+    sign: Operator,
+    right: Operand,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sign {
+enum Operator {
     AtMost,
     AtLeast,
     Equal,
@@ -54,7 +54,7 @@ enum Sign {
     Greater,
 }
 
-impl Sign {
+impl Operator {
     fn holds(self, order: Ordering) -> bool {
         match self {
             Self::AtMost => order.is_le(),
@@ -69,13 +69,13 @@ impl Sign {
 
 /// A number, of the summary where it has a name: `digits` / 10^`decimals` times it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Term {
+struct Operand {
     digits: u128,
     decimals: u32,
     name: Option<&'static str>,
 }
 
-impl Term {
+impl Operand {
     /// Its value, as a numerator over 10^`decimals`.
     fn of(self, summary: &Summary) -> u128 {
         let value = self.name.map_or(1, |name| value_of(name, summary));
@@ -100,7 +100,7 @@ fn value_of(name: &str, summary: &Summary) -> u64 {
 impl Condition {
     /// True where it holds at the end of a run.
     pub fn holds(&self, summary: &Summary) -> bool {
-        let scaled = |term: Term, other: Term| term.of(summary) * 10_u128.pow(other.decimals);
+        let scaled = |term: Operand, other: Operand| term.of(summary) * 10_u128.pow(other.decimals);
         let (left, right) = (self.left, self.right);
         let order = scaled(left, right).cmp(&scaled(right, left));
         self.sign.holds(order)
@@ -155,9 +155,9 @@ impl FromStr for Condition {
 }
 
 /// `NUMBER`, `NAME`, `NUMBER*NAME` or `NAME*NUMBER`.
-fn term(text: &str) -> Result<Term, String> {
+fn term(text: &str) -> Result<Operand, String> {
     let text = text.trim();
-    let alone = |name| Term {
+    let alone = |name| Operand {
         digits: 1,
         decimals: 0,
         name: Some(name),
@@ -170,7 +170,7 @@ fn term(text: &str) -> Result<Term, String> {
             } else {
                 (other, one)
             };
-            Ok(Term {
+            Ok(Operand {
                 name: Some(name(named)?),
                 ..number(factor)?
             })
@@ -184,7 +184,7 @@ fn is_number(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_digit() || c == '.' || c == '-' || c == '+')
 }
 
-fn number(text: &str) -> Result<Term, String> {
+fn number(text: &str) -> Result<Operand, String> {
     let (whole, part) = text.split_once('.').unwrap_or((text, ""));
     let digits = [whole, part].concat();
     let is_plain = !whole.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -193,7 +193,7 @@ fn number(text: &str) -> Result<Term, String> {
             "must have plain numbers of at most {DIGITS} digits, such as 0 or 0.9"
         ));
     }
-    Ok(Term {
+    Ok(Operand {
         digits: digits
             .parse()
             .map_err(|_| format!("has the number `{text}`"))?,
@@ -218,7 +218,7 @@ fn name(text: &str) -> Result<&'static str, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::latency::{Latencies, Latency};
+    use crate::pipeline::latency::{LatencyHistogram, LatencyPercentiles};
     use crate::report::rejections::Rejections;
     use crate::report::summary::{Counts, VERSION};
 
@@ -242,14 +242,14 @@ mod tests {
             },
             aborted_by: None,
             exit_code: 0,
-            latency_ms: Latency::default(),
+            latency_ms: LatencyPercentiles::default(),
             issued_unseen: 0,
             dry_run: false,
             is_merged: false,
             top_ups: 0,
             repeated: 0,
             rejections: Rejections::default(),
-            latencies: Latencies::default(),
+            latencies: LatencyHistogram::default(),
         }
     }
 

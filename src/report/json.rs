@@ -3,17 +3,17 @@
 use std::io::{self, Write};
 
 use crate::error::escape::write_json;
-use crate::report::Sink;
-use crate::report::record::Row;
+use crate::report::ReportSink;
+use crate::report::record::TokenRecord;
 use crate::report::summary::{Summary, VERSION};
 
 /// The JSON report.
 #[derive(Default)]
-pub struct Json {
+pub struct JsonReport {
     begun: bool,
 }
 
-impl Json {
+impl JsonReport {
     /// What stands before the next token: the document's beginning, or a comma.
     fn lead(&mut self) -> String {
         if std::mem::replace(&mut self.begun, true) {
@@ -24,8 +24,13 @@ impl Json {
     }
 }
 
-impl Sink for Json {
-    fn outcome(&mut self, out: &mut dyn Write, row: &Row, _: Option<&str>) -> io::Result<()> {
+impl ReportSink for JsonReport {
+    fn outcome(
+        &mut self,
+        out: &mut dyn Write,
+        row: &TokenRecord,
+        _: Option<&str>,
+    ) -> io::Result<()> {
         out.write_all(self.lead().as_bytes())?;
         write_json(out, row)
     }

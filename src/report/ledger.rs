@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::error::Fault;
-use crate::pipeline::latency::Latencies;
-use crate::pipeline::token::{Detail, Flaw, Outcome, Status, Tally, Token};
+use crate::pipeline::latency::LatencyHistogram;
+use crate::pipeline::token::{Detail, Outcome, Status, Tally, Token, TokenDefect};
 use crate::report::Reports;
 use crate::report::rejections::Rejections;
 use crate::report::summary::Summary;
@@ -26,7 +26,7 @@ const REMEMBERED: usize = 64;
 pub struct Ledger {
     reports: Reports,
     written: Tally,
-    latencies: Latencies,
+    latencies: LatencyHistogram,
     rejections: Rejections,
     open: BTreeMap<EntryId, Outcome>,
     by_text: HashMap<Box<str>, Vec<EntryId>>,
@@ -43,7 +43,7 @@ impl Ledger {
         Self {
             reports,
             written: Tally::default(),
-            latencies: Latencies::default(),
+            latencies: LatencyHistogram::default(),
             rejections: Rejections::default(),
             open: BTreeMap::new(),
             by_text: HashMap::new(),
@@ -88,7 +88,7 @@ impl Ledger {
             return token;
         }
         self.made += 1;
-        Token::new(text, Flaw::of(text, max_token))
+        Token::new(text, TokenDefect::of(text, max_token))
     }
 
     /// Takes an open entry out of the books, if it is still open.
@@ -150,7 +150,7 @@ impl Ledger {
     }
 
     /// From sending to verdict, over all tokens that were sent.
-    pub fn latencies(&self) -> &Latencies {
+    pub fn latencies(&self) -> &LatencyHistogram {
         &self.latencies
     }
 
@@ -242,10 +242,10 @@ mod tests {
     fn a_token_that_the_script_holds_is_claimed_by_its_text_and_by_number() {
         let mut ledger = ledger();
         for _ in 0..2 {
-            ledger.hand_out(Token::new("aa", Some(Flaw::InvalidUtf8)));
+            ledger.hand_out(Token::new("aa", Some(TokenDefect::InvalidUtf8)));
         }
-        assert_eq!(ledger.claim("aa", 9).flaw(), Some(Flaw::InvalidUtf8));
-        assert_eq!(ledger.claim("aa", 9).flaw(), Some(Flaw::InvalidUtf8));
+        assert_eq!(ledger.claim("aa", 9).flaw(), Some(TokenDefect::InvalidUtf8));
+        assert_eq!(ledger.claim("aa", 9).flaw(), Some(TokenDefect::InvalidUtf8));
         assert_eq!(ledger.made(), 0);
         assert_eq!(
             ledger.claim("aa", 9).flaw(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::error::exit::Exit;
-use crate::observe::metrics::{Metric, Point, Value};
+use crate::observe::metrics::{Metric, MetricValue, Point};
 use crate::observe::otel::outcome;
 use crate::pipeline::token::Status;
 use crate::report::summary::Summary;
@@ -23,7 +23,7 @@ pub fn metrics(
         name,
         unit,
         help,
-        value: Value::Gauge(value),
+        value: MetricValue::Gauge(value),
     };
     let mut metrics = vec![
         gauge(
@@ -59,7 +59,7 @@ pub fn metrics(
             name: "token_service.commit.latency",
             unit: "s",
             help: "From sending a token to the server's verdict on it",
-            value: Value::Latency(Box::new(summary.latencies.clone())),
+            value: MetricValue::Latency(Box::new(summary.latencies.clone())),
         });
     }
     metrics
@@ -143,7 +143,7 @@ fn counts(summary: &Summary) -> impl Iterator<Item = Metric> {
         name,
         unit,
         help,
-        value: Value::Count(points),
+        value: MetricValue::Count(points),
     })
 }
 

@@ -24,14 +24,14 @@ use std::path::PathBuf;
 use crate::error::Fault;
 use crate::journal::Journal;
 use crate::pipeline::token::Outcome;
-use crate::report::destination::Place;
+use crate::report::destination::Destination;
 use crate::report::mask::Mask;
-use crate::report::record::Row;
+use crate::report::record::TokenRecord;
 use crate::report::summary::Summary;
 
 /// The formats of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum ReportFormat {
     /// A line a token for people and shell pipelines.
     Text,
     /// One JSON document.
@@ -46,7 +46,7 @@ pub enum Format {
     Html,
 }
 
-impl Format {
+impl ReportFormat {
     /// All of them, by the names that users write.
     pub const ALL: [(&str, Self); 6] = [
         ("text", Self::Text),
@@ -60,36 +60,41 @@ impl Format {
 
 /// A report that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spec {
+pub struct ReportSpec {
     /// Its format.
-    pub format: Format,
+    pub format: ReportFormat,
     /// Where it goes; `None` is standard output.
     pub path: Option<PathBuf>,
 }
 
 /// How one format is written. An implementation holds no outcome back.
-pub trait Sink: Send {
+pub trait ReportSink: Send {
     /// Writes an outcome; `line` is the script's own wording, which only `text` uses.
-    fn outcome(&mut self, out: &mut dyn Write, row: &Row, line: Option<&str>) -> io::Result<()>;
+    fn outcome(
+        &mut self,
+        out: &mut dyn Write,
+        row: &TokenRecord,
+        line: Option<&str>,
+    ) -> io::Result<()>;
 
     /// Writes what comes after the last outcome.
     fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()>;
 }
 
-fn sink(format: Format, color: bool) -> Box<dyn Sink> {
+fn sink(format: ReportFormat, color: bool) -> Box<dyn ReportSink> {
     match format {
-        Format::Text => Box::new(text::Text { color }),
-        Format::Json => Box::new(json::Json::default()),
-        Format::Ndjson => Box::new(ndjson::Ndjson),
-        Format::Csv => Box::new(csv::Csv::default()),
-        Format::Yaml => Box::new(yaml::Yaml::default()),
-        Format::Html => Box::new(html::Html::default()),
+        ReportFormat::Text => Box::new(text::TextReport { color }),
+        ReportFormat::Json => Box::new(json::JsonReport::default()),
+        ReportFormat::Ndjson => Box::new(ndjson::NdjsonReport),
+        ReportFormat::Csv => Box::new(csv::CsvReport::default()),
+        ReportFormat::Yaml => Box::new(yaml::YamlReport::default()),
+        ReportFormat::Html => Box::new(html::HtmlReport::default()),
     }
 }
 
-struct Report {
-    sink: Box<dyn Sink>,
-    place: Place,
+struct OpenReport {
+    sink: Box<dyn ReportSink>,
+    place: Destination,
     broken: bool,
 }
 
@@ -106,21 +111,23 @@ pub struct Reports {
     mask: Mask,
     are_masked: bool,
     dry_run: bool,
-    open: Vec<Report>,
+    open: Vec<OpenReport>,
 }
 
 impl Reports {
     /// Opens the files at once: a path that cannot be written must fail before a token is fetched,
     /// and then leaves nothing behind. With `color` a terminal is given colours.
-    pub fn open(specs: &[Spec], color: bool) -> Result<Self, Fault> {
+    pub fn open(specs: &[ReportSpec], color: bool) -> Result<Self, Fault> {
         let mut reports = Self::on(Box::new(io::stdout()));
         if io::stdout().is_terminal() {
             reports.terminal = Some(Terminal { color });
         }
         for spec in specs {
             let place = match &spec.path {
-                None => Ok(Place::Stdout),
-                Some(path) => Place::open(path, reports.open.iter().map(|report| &report.place)),
+                None => Ok(Destination::Stdout),
+                Some(path) => {
+                    Destination::open(path, reports.open.iter().map(|report| &report.place))
+                }
             };
             match place {
                 Ok(place) => reports.add(spec.format, place),
@@ -136,7 +143,7 @@ impl Reports {
     /// Removes the files of a run that could not begin.
     pub fn discard(self) {
         for report in self.open {
-            if let Place::File { partial, path, .. } = report.place
+            if let Destination::File { partial, path, .. } = report.place
                 && partial != path
             {
                 let _ = fs::remove_file(partial);
@@ -157,13 +164,13 @@ impl Reports {
     }
 
     /// Writes a report on the standard output.
-    pub fn write_on_stdout(&mut self, format: Format) {
-        self.add(format, Place::Stdout);
+    pub fn write_on_stdout(&mut self, format: ReportFormat) {
+        self.add(format, Destination::Stdout);
     }
 
     /// Writes a report to `writer`, each line as it comes.
-    pub fn write_to(&mut self, format: Format, writer: Box<dyn Write + Send>) {
-        self.add(format, Place::Writer(writer));
+    pub fn write_to(&mut self, format: ReportFormat, writer: Box<dyn Write + Send>) {
+        self.add(format, Destination::Writer(writer));
     }
 
     /// Shows this much of each token, in every report and not in the journal.
@@ -188,13 +195,13 @@ impl Reports {
 
     /// Writes each outcome to the journal too.
     pub fn keep_journal(&mut self, journal: Journal) {
-        self.add(Format::Ndjson, Place::Journal(journal));
+        self.add(ReportFormat::Ndjson, Destination::Journal(journal));
     }
 
-    fn add(&mut self, format: Format, place: Place) {
-        let on_stdout = matches!(place, Place::Stdout);
+    fn add(&mut self, format: ReportFormat, place: Destination) {
+        let on_stdout = matches!(place, Destination::Stdout);
         let color = on_stdout && self.terminal.is_some_and(|terminal| terminal.color);
-        self.open.push(Report {
+        self.open.push(OpenReport {
             sink: sink(format, color),
             place,
             broken: false,
@@ -204,7 +211,7 @@ impl Reports {
     /// Writes one outcome to every report. A report that cannot be written is left out from then
     /// on; the others go on.
     fn outcome(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Fault> {
-        let mut plain = Row::new(outcome);
+        let mut plain = TokenRecord::new(outcome);
         if self.dry_run {
             plain = plain.of_dry_run();
         }
@@ -219,7 +226,7 @@ impl Reports {
 
     /// Writes a line of the script's to standard output.
     pub fn emit(&mut self, text: &str) -> Result<(), Fault> {
-        writeln!(self.stdout, "{text}").map_err(|error| Place::Stdout.fault(&error))?;
+        writeln!(self.stdout, "{text}").map_err(|error| Destination::Stdout.fault(&error))?;
         if self.terminal.is_some() {
             self.flush()?;
         }
@@ -229,9 +236,9 @@ impl Reports {
     /// Hands everything to the operating system; called when nothing else is there to write.
     pub fn flush(&mut self) -> Result<(), Fault> {
         let flushed = self.stdout.flush();
-        let mut flushed = flushed.map_err(|error| Place::Stdout.fault(&error));
+        let mut flushed = flushed.map_err(|error| Destination::Stdout.fault(&error));
         for report in self.open.iter_mut().filter(|report| !report.broken) {
-            if let Place::File { writer, .. } = &mut report.place {
+            if let Destination::File { writer, .. } = &mut report.place {
                 let written = writer.flush();
                 flushed = flushed.and(written.map_err(|error| report.place.fault(&error)));
             }
@@ -253,7 +260,7 @@ impl Reports {
 
     fn each(
         &mut self,
-        mut write: impl FnMut(&mut dyn Sink, &mut dyn Write, bool) -> io::Result<()>,
+        mut write: impl FnMut(&mut dyn ReportSink, &mut dyn Write, bool) -> io::Result<()>,
     ) -> Result<(), Fault> {
         let mut result = Ok(());
         for report in &mut self.open {
@@ -262,13 +269,13 @@ impl Reports {
             }
             let sink = report.sink.as_mut();
             let written = match &mut report.place {
-                Place::Stdout => write(sink, &mut self.stdout, false),
-                Place::Writer(writer) => write(sink, writer, false),
-                Place::Journal(journal) => {
+                Destination::Stdout => write(sink, &mut self.stdout, false),
+                Destination::Writer(writer) => write(sink, writer, false),
+                Destination::Journal(journal) => {
                     let mut line = Vec::new();
                     write(sink, &mut line, true).and_then(|()| journal.append(&line))
                 }
-                Place::File { writer, .. } => write(sink, writer, false),
+                Destination::File { writer, .. } => write(sink, writer, false),
             };
             let written = written.map_err(|error| report.place.fault(&error));
             report.broken = written.is_err();

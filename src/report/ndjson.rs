@@ -5,15 +5,20 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::error::escape::write_json;
-use crate::report::Sink;
-use crate::report::record::Row;
+use crate::report::ReportSink;
+use crate::report::record::TokenRecord;
 use crate::report::summary::Summary;
 
 /// The newline-delimited JSON report.
-pub struct Ndjson;
+pub struct NdjsonReport;
 
-impl Sink for Ndjson {
-    fn outcome(&mut self, out: &mut dyn Write, row: &Row, _: Option<&str>) -> io::Result<()> {
+impl ReportSink for NdjsonReport {
+    fn outcome(
+        &mut self,
+        out: &mut dyn Write,
+        row: &TokenRecord,
+        _: Option<&str>,
+    ) -> io::Result<()> {
         write_json(&mut *out, row)?;
         out.write_all(b"\n")
     }

@@ -16,7 +16,7 @@ const ROLLED_BACK: &str = "dry run: rolled back";
 /// The token object.
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "each is described in docs/report.schema.json")]
-pub struct Row<'a> {
+pub struct TokenRecord<'a> {
     pub token: Cow<'a, str>,
     #[serde(serialize_with = "name")]
     pub status: Status,
@@ -38,7 +38,7 @@ pub struct Row<'a> {
     pub masked: bool,
 }
 
-impl<'a> Row<'a> {
+impl<'a> TokenRecord<'a> {
     /// The fields of an outcome.
     pub fn new(outcome: &'a Outcome) -> Self {
         let detail = outcome.detail();
@@ -69,13 +69,13 @@ impl<'a> Row<'a> {
 
     /// The same without the token, also where a trigger or a script put it into its words; `None`
     /// where nothing is masked.
-    pub fn masked(&self, mask: Mask) -> Option<Row<'static>> {
+    pub fn masked(&self, mask: Mask) -> Option<TokenRecord<'static>> {
         let shown = mask.of(&self.token)?;
         let without = |text: &Option<Cow<'a, str>>| {
             let text = text.as_deref()?;
             Some(replace_secret(text, &self.token, &shown).into())
         };
-        Some(Row {
+        Some(TokenRecord {
             sqlstate: without(&self.sqlstate),
             constraint: without(&self.constraint),
             reason: without(&self.reason),

@@ -2,7 +2,7 @@
 //! forms.
 
 use crate::observe::number::grouped;
-use crate::pipeline::latency::{Latencies, Latency};
+use crate::pipeline::latency::{LatencyHistogram, LatencyPercentiles};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ pub struct Summary {
     /// The process's exit code.
     pub exit_code: u8,
     /// From sending a token to its verdict, in milliseconds.
-    pub latency_ms: Latency,
+    pub latency_ms: LatencyPercentiles,
     /// The most tokens that the source may have issued in answers that never arrived.
     #[serde(skip_serializing_if = "is_zero")]
     pub issued_unseen: u64,
@@ -67,7 +67,7 @@ pub struct Summary {
     pub rejections: Rejections,
     /// All of `latency_ms`; for metrics.
     #[serde(skip)]
-    pub latencies: Latencies,
+    pub latencies: LatencyHistogram,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]

@@ -2,20 +2,25 @@
 
 use std::io::{self, Write};
 
-use crate::error::color::Paint;
+use crate::error::color::Color;
 use crate::error::escape::escape;
-use crate::report::Sink;
-use crate::report::record::Row;
+use crate::report::ReportSink;
+use crate::report::record::TokenRecord;
 use crate::report::summary::Summary;
 
 /// The text report. Its summary goes to standard error, not here.
-pub struct Text {
+pub struct TextReport {
     /// True to colour what became of a token; a script's own line is the script's.
     pub color: bool,
 }
 
-impl Sink for Text {
-    fn outcome(&mut self, out: &mut dyn Write, row: &Row, line: Option<&str>) -> io::Result<()> {
+impl ReportSink for TextReport {
+    fn outcome(
+        &mut self,
+        out: &mut dyn Write,
+        row: &TokenRecord,
+        line: Option<&str>,
+    ) -> io::Result<()> {
         match line {
             Some(line) => writeln!(out, "{line}"),
             None => write_line(out, row, self.color),
@@ -27,12 +32,12 @@ impl Sink for Text {
     }
 }
 
-fn write_line(out: &mut dyn Write, row: &Row, color: bool) -> io::Result<()> {
+fn write_line(out: &mut dyn Write, row: &TokenRecord, color: bool) -> io::Result<()> {
     let status = row.status.as_str();
     // Columns stand two spaces apart even where a status is longer than its column.
     let width = 10.max(status.len() + 2);
     if color {
-        let word = Paint(true).status(row.status, &format!("{status:width$}"));
+        let word = Color(true).status(row.status, &format!("{status:width$}"));
         write!(out, "{word}{}", escape(&row.token))?;
     } else {
         // Nothing is set up for each of a million tokens that are piped.
@@ -46,7 +51,7 @@ fn write_line(out: &mut dyn Write, row: &Row, color: bool) -> io::Result<()> {
 
 /// What stands last on the line: the database's code with the constraint or else its message, or
 /// the reason of whoever refused.
-pub fn words(row: &Row) -> Option<String> {
+pub fn words(row: &TokenRecord) -> Option<String> {
     let words = row
         .constraint
         .as_deref()

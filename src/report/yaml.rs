@@ -8,18 +8,23 @@ use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
 use crate::error::escape::write_fragment;
-use crate::report::Sink;
-use crate::report::record::Row;
+use crate::report::ReportSink;
+use crate::report::record::TokenRecord;
 use crate::report::summary::{Summary, VERSION};
 
 /// The YAML report.
 #[derive(Default)]
-pub struct Yaml {
+pub struct YamlReport {
     begun: bool,
 }
 
-impl Sink for Yaml {
-    fn outcome(&mut self, out: &mut dyn Write, row: &Row, _: Option<&str>) -> io::Result<()> {
+impl ReportSink for YamlReport {
+    fn outcome(
+        &mut self,
+        out: &mut dyn Write,
+        row: &TokenRecord,
+        _: Option<&str>,
+    ) -> io::Result<()> {
         if !std::mem::replace(&mut self.begun, true) {
             writeln!(out, "version: {VERSION}\ntokens:")?;
         }
@@ -37,25 +42,28 @@ impl Sink for Yaml {
 }
 
 fn write_block(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
-    value.serialize(&mut Serializer::with_formatter(&mut *out, Block::default()))?;
+    value.serialize(&mut Serializer::with_formatter(
+        &mut *out,
+        YamlBlock::default(),
+    ))?;
     out.write_all(b"\n")
 }
 
 /// A mapping in block form, indented by two, with those inside it in flow form. Texts are JSON's:
 /// YAML reads all of its escapes.
 #[derive(Default)]
-struct Block {
+struct YamlBlock {
     depth: usize,
     in_key: bool,
 }
 
-impl Block {
+impl YamlBlock {
     fn is_inside(&self) -> bool {
         self.depth > 1
     }
 }
 
-impl Formatter for Block {
+impl Formatter for YamlBlock {
     fn begin_object<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
         self.depth += 1;
         out.write_all(if self.is_inside() { b"{" } else { b"" })

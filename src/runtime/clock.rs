@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 /// A wait under way.
-pub type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type SleepFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Held by a thread beside the runtime's as long as it works for the run.
-pub trait Busy: Send {
+pub trait BusyGuard: Send {
     /// Called by the thread before it does anything.
     fn begin(&self) {}
 }
 
-impl Busy for () {}
+impl BusyGuard for () {}
 
 /// What makes time pass.
 pub trait Clock: Send + Sync {
@@ -24,17 +24,17 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Instant;
 
     /// Waits because somebody wants time to pass.
-    fn sleep(&self, time: Duration) -> Wait;
+    fn sleep(&self, time: Duration) -> SleepFuture;
 
     /// Resolves at `instant`; nobody holds anything up for it.
-    fn at(&self, instant: Instant) -> Wait;
+    fn at(&self, instant: Instant) -> SleepFuture;
 
     /// A number from 0.0 to 1.0 that says how much of its longest a wait by chance takes.
     fn jitter(&self) -> f64;
 
     /// Says that a thread beside the runtime's is about to work, until it drops the value. What it
     /// waits for, it waits for by [`Clock::block_on`].
-    fn busy(&self) -> Box<dyn Busy>;
+    fn busy(&self) -> Box<dyn BusyGuard>;
 
     /// Blocks the calling thread, which is not the runtime's, until `future` is done or the clock
     /// has given up on the whole run.
@@ -43,18 +43,18 @@ pub trait Clock: Send + Sync {
 
 /// The machine's clock.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Real;
+pub struct SystemClock;
 
-impl Clock for Real {
+impl Clock for SystemClock {
     fn now(&self) -> Instant {
         Instant::now()
     }
 
-    fn sleep(&self, time: Duration) -> Wait {
+    fn sleep(&self, time: Duration) -> SleepFuture {
         Box::pin(tokio::time::sleep(time))
     }
 
-    fn at(&self, instant: Instant) -> Wait {
+    fn at(&self, instant: Instant) -> SleepFuture {
         Box::pin(tokio::time::sleep_until(instant.into()))
     }
 
@@ -62,7 +62,7 @@ impl Clock for Real {
         fastrand::f64()
     }
 
-    fn busy(&self) -> Box<dyn Busy> {
+    fn busy(&self) -> Box<dyn BusyGuard> {
         Box::new(())
     }
 

@@ -10,14 +10,14 @@ use crate::error::Fault;
 
 /// The run's stop switch. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Halt {
+pub struct Shutdown {
     stop: CancellationToken,
     abort: CancellationToken,
     cause: Arc<OnceLock<Cause>>,
     fault: Arc<OnceLock<Fault>>,
 }
 
-impl Halt {
+impl Shutdown {
     /// A switch that nobody has pressed.
     pub fn new() -> Self {
         Self::default()

@@ -10,12 +10,12 @@ use crate::error::diagnostic::Problem;
 use crate::error::exit::{Cause, Exit};
 use crate::pipeline::token::{Detail, Outcome, Status};
 use crate::script::Script;
-use crate::script::api::formatter::Wording;
-use crate::script::host::{Abandoned, Host};
+use crate::script::api::formatter::LineFormatter;
+use crate::script::host::{AbandonedStream, ScriptHost};
 
 /// How a script ended.
 #[derive(Debug)]
-pub struct Ended {
+pub struct ScriptEnd {
     /// What ended it, or what nobody heard of on the way; `None` where all went well or where the
     /// run was stopped from outside.
     pub problem: Option<Problem>,
@@ -24,7 +24,7 @@ pub struct Ended {
 }
 
 /// Runs the script and drains all that it leaves. Afterwards the books are complete.
-pub fn run_to_the_end(script: &mut Script, host: &Arc<Host>) -> Ended {
+pub fn run_to_the_end(script: &mut Script, host: &Arc<ScriptHost>) -> ScriptEnd {
     let result =
         catch_unwind(AssertUnwindSafe(|| script.run(host))).unwrap_or_else(|_| Err(crashed()));
     let went_well = result.is_ok();
@@ -55,14 +55,14 @@ pub fn run_to_the_end(script: &mut Script, host: &Arc<Host>) -> Ended {
             .or(flush)
             .map(Problem::from),
     };
-    Ended {
+    ScriptEnd {
         problem,
         chosen: host.chosen_exit(),
     }
 }
 
 /// Why tokens that are left now were not sent.
-fn why_not(host: &Host, went_well: bool) -> &'static str {
+fn why_not(host: &ScriptHost, went_well: bool) -> &'static str {
     match host.halt().cause() {
         Some(Cause::Deadline) => "the deadline had passed",
         Some(_) => "the run was stopped",
@@ -74,8 +74,8 @@ fn why_not(host: &Host, went_well: bool) -> &'static str {
 
 struct Drain<'a> {
     engine: &'a Engine,
-    host: &'a Arc<Host>,
-    wording: Option<Wording>,
+    host: &'a Arc<ScriptHost>,
+    wording: Option<LineFormatter>,
     detail: Arc<Detail>,
 }
 
@@ -85,7 +85,7 @@ impl Drain<'_> {
     fn drain(&mut self, went_well: bool) {
         while let Some(stream) = self.host.next_abandoned() {
             match stream {
-                Abandoned::Outcomes(ready, stream) => {
+                AbandonedStream::Outcomes(ready, stream) => {
                     for outcome in ready {
                         self.record(outcome);
                     }
@@ -100,7 +100,7 @@ impl Drain<'_> {
                         }
                     }
                 }
-                Abandoned::Pages(mut pages) => {
+                AbandonedStream::Pages(mut pages) => {
                     pages.stop();
                     while let Some(next) = self.host.wait_to_the_end(pages.next()) {
                         // Nobody asked for these pages any more, nor for what ended them.

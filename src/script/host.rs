@@ -19,17 +19,17 @@ use crate::pipeline::token::{Outcome, Tally};
 use crate::report::fail_on::Condition;
 use crate::report::ledger::Ledger;
 use crate::runtime::clock::Clock;
-use crate::runtime::shutdown::Halt;
+use crate::runtime::shutdown::Shutdown;
 use crate::script::api::emit_files::Emitter;
-use crate::script::api::formatter::Wording;
-use crate::script::sandbox::{Memory, Stop};
+use crate::script::api::formatter::LineFormatter;
+use crate::script::sandbox::{MemoryMeter, StopReason};
 use crate::store::Store;
 
 /// So many streams that the script let go of may wait to be booked.
 const MOST_ABANDONED: usize = 1000;
 
 /// A stream that the script let go of.
-pub enum Abandoned {
+pub enum AbandonedStream {
     /// Tokens that were not stored.
     Pages(PageStream<Fault>),
     /// Outcomes that were not reported; the first ones are here already.
@@ -43,10 +43,10 @@ pub trait HeldStream: Send + Sync {
 }
 
 /// What a run's script works with.
-pub struct Host {
+pub struct ScriptHost {
     runtime: Handle,
     clock: Arc<dyn Clock>,
-    halt: Halt,
+    halt: Shutdown,
     size: u64,
     fetcher: Arc<Fetcher>,
     store: Arc<Store>,
@@ -54,31 +54,31 @@ pub struct Host {
     fail_on: Vec<Condition>,
     emitter: Mutex<Emitter>,
     environment: BTreeMap<String, String>,
-    abandoned: Mutex<VecDeque<Abandoned>>,
-    live: Mutex<Live>,
+    abandoned: Mutex<VecDeque<AbandonedStream>>,
+    live: Mutex<HeldStreams>,
     unheard: Mutex<Option<Fault>>,
     chosen_exit: Mutex<Option<u8>>,
-    wording: Mutex<Option<Wording>>,
+    wording: Mutex<Option<LineFormatter>>,
     ended: AtomicBool,
-    memory: OnceLock<Arc<Memory>>,
+    memory: OnceLock<Arc<MemoryMeter>>,
 }
 
 /// The streams that the script may still hold. Values that hold each other are never dropped, so
 /// the end of the run must be able to find them.
 #[derive(Default)]
-struct Live {
+struct HeldStreams {
     tokens: Vec<Weak<dyn HeldStream>>,
     outcomes: Vec<Weak<dyn HeldStream>>,
 }
 
-/// What a [`Host`] is made of.
-pub struct Parts {
+/// What a [`ScriptHost`] is made of.
+pub struct HostParts {
     /// The runtime on which fetching and storing go on; another thread must be driving it.
     pub runtime: Handle,
     /// The run's clock.
     pub clock: Arc<dyn Clock>,
     /// The run's stop switch.
-    pub halt: Halt,
+    pub halt: Shutdown,
     /// SIZE.
     pub size: u64,
     /// The source.
@@ -95,9 +95,9 @@ pub struct Parts {
     pub environment: BTreeMap<String, String>,
 }
 
-impl Host {
+impl ScriptHost {
     /// A host for one run.
-    pub fn new(parts: Parts) -> Arc<Self> {
+    pub fn new(parts: HostParts) -> Arc<Self> {
         Arc::new(Self {
             runtime: parts.runtime,
             clock: parts.clock,
@@ -148,7 +148,7 @@ impl Host {
     }
 
     /// Lets what a native piles up count, too.
-    pub fn measure(&self, memory: Arc<Memory>) {
+    pub fn measure(&self, memory: Arc<MemoryMeter>) {
         let _ = self.memory.set(memory);
     }
 
@@ -156,14 +156,14 @@ impl Host {
     pub fn check_memory(&self) -> Native<()> {
         let is_over = self.memory.get().is_some_and(|memory| memory.is_over());
         if is_over {
-            Err(Stop::Memory.error())
+            Err(StopReason::Memory.error())
         } else {
             Ok(())
         }
     }
 
     /// The run's stop switch.
-    pub fn halt(&self) -> &Halt {
+    pub fn halt(&self) -> &Shutdown {
         &self.halt
     }
 
@@ -241,7 +241,7 @@ impl Host {
     }
 
     /// Waits for `future` although the run is being stopped; whoever it waits for must heed
-    /// [`Halt::aborting`].
+    /// [`Shutdown::aborting`].
     pub fn wait_to_the_end<T>(&self, future: impl Future<Output = Option<T>>) -> Option<T> {
         self.block_on(future).flatten()
     }
@@ -259,18 +259,18 @@ impl Host {
     /// Takes back a stream that the script let go of. Outcomes that wait already are booked now, so
     /// that a script which never looks at what it stores does not pile them up; one that lets go of
     /// more than the store keeps up with waits for the oldest.
-    pub fn abandon(&self, stream: Abandoned) {
+    pub fn abandon(&self, stream: AbandonedStream) {
         let mut abandoned = lock(&self.abandoned);
-        let outcomes = |stream: &Abandoned| matches!(stream, Abandoned::Outcomes(..));
+        let outcomes = |stream: &AbandonedStream| matches!(stream, AbandonedStream::Outcomes(..));
         match stream {
-            Abandoned::Pages(_) => abandoned.push_back(stream),
+            AbandonedStream::Pages(_) => abandoned.push_back(stream),
             // Before the pages, which are looked at only in the end.
-            Abandoned::Outcomes(..) => {
+            AbandonedStream::Outcomes(..) => {
                 let at = abandoned.partition_point(outcomes);
                 abandoned.insert(at, stream);
             }
         }
-        while let Some(Abandoned::Outcomes(ready, stream)) = abandoned.front_mut() {
+        while let Some(AbandonedStream::Outcomes(ready, stream)) = abandoned.front_mut() {
             self.book(ready.drain(..));
             let Some(open) = stream else {
                 abandoned.pop_front();
@@ -289,7 +289,7 @@ impl Host {
             if abandoned.partition_point(outcomes) <= MOST_ABANDONED {
                 break;
             }
-            let Some(Abandoned::Outcomes(_, Some(open))) = abandoned.front_mut() else {
+            let Some(AbandonedStream::Outcomes(_, Some(open))) = abandoned.front_mut() else {
                 break;
             };
             match self.wait(open.next()) {
@@ -310,7 +310,7 @@ impl Host {
     }
 
     /// The next stream that the script let go of.
-    pub fn next_abandoned(&self) -> Option<Abandoned> {
+    pub fn next_abandoned(&self) -> Option<AbandonedStream> {
         lock(&self.abandoned).pop_front()
     }
 
@@ -326,7 +326,7 @@ impl Host {
 
     /// Takes back every stream that is still held somewhere.
     pub fn abandon_all(&self) {
-        let Live { tokens, outcomes } = std::mem::take(&mut *lock(&self.live));
+        let HeldStreams { tokens, outcomes } = std::mem::take(&mut *lock(&self.live));
         for cell in outcomes.iter().filter_map(Weak::upgrade) {
             cell.abandon();
         }
@@ -356,12 +356,12 @@ impl Host {
     }
 
     /// Remembers the script's wording of a line, for what is written after it ended.
-    pub fn set_wording(&self, wording: Wording) {
+    pub fn set_wording(&self, wording: LineFormatter) {
         *lock(&self.wording) = Some(wording);
     }
 
     /// The script's wording of a line. It holds the host, which must not hold it to the end.
-    pub fn take_wording(&self) -> Option<Wording> {
+    pub fn take_wording(&self) -> Option<LineFormatter> {
         lock(&self.wording).take()
     }
 }
@@ -376,5 +376,5 @@ fn watch(cells: &mut Vec<Weak<dyn HeldStream>>, cell: Weak<dyn HeldStream>) {
 
 /// The error that ends a script whose run is being stopped; `try` cannot catch it.
 pub fn terminated() -> Box<EvalAltResult> {
-    Stop::Asked.error()
+    StopReason::Asked.error()
 }

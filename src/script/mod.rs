@@ -24,12 +24,12 @@ use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope, Shared};
 use crate::error::chain;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
-use crate::runtime::shutdown::Halt;
-use crate::script::error::symbols::Names;
-use crate::script::host::Host;
-use crate::script::lint::modules::Files;
-use crate::script::sandbox::Memory;
-use crate::script::sandbox::resolver::Jail;
+use crate::runtime::shutdown::Shutdown;
+use crate::script::error::symbols::Symbols;
+use crate::script::host::ScriptHost;
+use crate::script::lint::modules::FileLinter;
+use crate::script::sandbox::MemoryMeter;
+use crate::script::sandbox::resolver::ScopedResolver;
 use crate::script::sources::Sources;
 
 /// The script that runs where none is configured.
@@ -44,7 +44,7 @@ pub const STACK: usize = 256 * 1024 * 1024;
 
 /// What a script knows of its run.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ScriptSettings {
     /// SIZE.
     pub size: u64,
     /// `config::VARS`.
@@ -65,15 +65,15 @@ pub struct Script {
     scope: Scope<'static>,
     name: String,
     sources: Sources,
-    names: Names,
+    names: Symbols,
     max_memory: u64,
     /// What the memory is measured by, once it runs.
-    memory: Option<Arc<Memory>>,
+    memory: Option<Arc<MemoryMeter>>,
 }
 
 impl Script {
     /// Compiles the script in `path`, or the built-in one.
-    pub fn load(path: Option<&Path>, settings: &Settings) -> Result<Self, Problem> {
+    pub fn load(path: Option<&Path>, settings: &ScriptSettings) -> Result<Self, Problem> {
         let Some(path) = path else {
             return Self::compile(DEFAULT_NAME, DEFAULT, None, settings);
         };
@@ -83,7 +83,7 @@ impl Script {
     }
 
     /// Compiles a text that errors call `name` and that may import nothing.
-    pub fn of_text(name: &str, text: &str, settings: &Settings) -> Result<Self, Problem> {
+    pub fn of_text(name: &str, text: &str, settings: &ScriptSettings) -> Result<Self, Problem> {
         Self::compile(name, text, None, settings)
     }
 
@@ -91,13 +91,13 @@ impl Script {
         name: &str,
         text: &str,
         path: Option<&Path>,
-        settings: &Settings,
+        settings: &ScriptSettings,
     ) -> Result<Self, Problem> {
         let sources = Sources::default();
         sources.add(name, text);
         let mut engine = engine();
         engine.set_max_operations(settings.max_operations);
-        engine.set_module_resolver(Jail::new(path, sources.clone()));
+        engine.set_module_resolver(ScopedResolver::new(path, sources.clone()));
         let mut config = Module::new();
         let size = Dynamic::from(native::integer(settings.size));
         config.set_var("SIZE", size.clone());
@@ -115,7 +115,7 @@ impl Script {
         ast.set_source(name);
         sources.add_closures(name, &ast);
         Ok(Self {
-            names: Names::of(&engine),
+            names: Symbols::of(&engine),
             engine,
             ast,
             path: path.map(Path::to_owned),
@@ -146,10 +146,10 @@ impl Script {
     /// The mistakes that can be seen in it and in what it imports, without running it.
     pub fn lint(&self) -> Vec<Problem> {
         let path = self.path.as_deref();
-        let jail = Jail::new(path, self.sources.clone());
+        let jail = ScopedResolver::new(path, self.sources.clone());
         let mut engine = engine();
         engine.register_static_module("config", Shared::clone(&self.config));
-        let files = Files::new(engine, &jail, &self.names, &self.sources);
+        let files = FileLinter::new(engine, &jail, &self.names, &self.sources);
         let key = path
             .and_then(crate::script::sandbox::resolver::key_of)
             .unwrap_or_default();
@@ -158,7 +158,7 @@ impl Script {
 
     /// Runs it to its end, with `host` behind its primitives. Blocks; to be called on a thread of
     /// its own with a stack of [`STACK`] bytes.
-    fn run(&mut self, host: &Arc<Host>) -> Result<(), Problem> {
+    fn run(&mut self, host: &Arc<ScriptHost>) -> Result<(), Problem> {
         self.engine.set_default_tag(Dynamic::from(Arc::clone(host)));
         let printed = Arc::clone(host);
         self.engine.on_print(move |text| {
@@ -166,7 +166,7 @@ impl Script {
             let text = crate::error::escape::escape_line(text);
             let _ = printed.ledger().reports().emit(&text);
         });
-        let memory = Arc::new(Memory::begin(self.max_memory));
+        let memory = Arc::new(MemoryMeter::begin(self.max_memory));
         self.memory = Some(Arc::clone(&memory));
         host.measure(Arc::clone(&memory));
         sandbox::watch(&mut self.engine, host.halt().clone(), memory);
@@ -184,7 +184,7 @@ impl Script {
 
     /// Lets the wording of a line run although the run is being stopped, within bounds: all lines
     /// together may take [`LAST_WORDS`] then, and what is left is written in the host's own words.
-    fn unwatch(&mut self, halt: &Halt) {
+    fn unwatch(&mut self, halt: &Shutdown) {
         let halt = halt.clone();
         let until: OnceLock<Instant> = OnceLock::new();
         let is_late = move || {

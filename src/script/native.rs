@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rhai::{Dynamic, EvalAltResult, INT, Map, Position};
 
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 
 /// What a native gives: a value, or an error that the engine understands.
 pub type Native<T> = Result<T, Box<EvalAltResult>>;
@@ -29,7 +29,7 @@ pub fn consumed(what: &str) -> Box<EvalAltResult> {
 /// The fault of a stream that is used a second time.
 pub fn used_already(what: &str) -> Fault {
     Fault::new(
-        Kind::StreamConsumed,
+        ErrorKind::StreamConsumed,
         format!("these {what} were used already: a stream can be read once"),
     )
     .hint("keep what you need on the first pass, or fetch again")
@@ -51,7 +51,7 @@ fn to_map(fault: Fault) -> Map {
         set("hint", hint.into());
     }
     match fault.kind {
-        Kind::HttpStatus {
+        ErrorKind::HttpStatus {
             status,
             retry_after,
         } => {
@@ -60,15 +60,15 @@ fn to_map(fault: Fault) -> Map {
                 set("retry_after_ms", millis(wait).into());
             }
         }
-        Kind::ShortSupply {
+        ErrorKind::ShortSupply {
             requested,
             received,
         } => {
             set("requested", integer(requested).into());
             set("received", integer(received).into());
         }
-        Kind::DbDenied { sqlstate } => set("sqlstate", sqlstate.into()),
-        Kind::InvalidArgument { argument, expected } => {
+        ErrorKind::DbDenied { sqlstate } => set("sqlstate", sqlstate.into()),
+        ErrorKind::InvalidArgument { argument, expected } => {
             set("argument", argument.into());
             set("expected", expected.into());
         }

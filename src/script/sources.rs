@@ -19,10 +19,10 @@ const CLOSURE: &str = "anon$";
 
 /// Remembers every script that was compiled. Clones share it.
 #[derive(Clone, Default)]
-pub struct Sources(Arc<Mutex<Known>>);
+pub struct Sources(Arc<Mutex<KnownScripts>>);
 
 #[derive(Default)]
-struct Known {
+struct KnownScripts {
     texts: HashMap<String, String>,
     /// The file of each closure; `None` where several files have the same one.
     closures: HashMap<String, Option<String>>,

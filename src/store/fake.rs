@@ -9,33 +9,33 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
 use crate::runtime::clock::Clock;
-use crate::store::outcome_batch::Batch;
+use crate::store::outcome_batch::OutcomeBatch;
 use crate::store::postgres::catalog::Catalog;
-use crate::store::postgres::classify::{Class, ServerError, classify};
+use crate::store::postgres::classify::{ErrorClass, ServerError, classify};
 use crate::store::postgres::in_doubt::UNCONFIRMED;
 use crate::store::postgres::{MOST_LOSSES, every_insert_denied, gone};
-use crate::store::queue::{Chunk, Job, Queue, Taker, Verdict};
+use crate::store::queue::{Chunk, ConsumerGuard, Queue, StoreEnd, StoreJob};
 use crate::store::sqlstate::{TRIES, pause, scrub};
-use crate::store::{Backend, Later, Options};
+use crate::store::{BackendFuture, StoreBackend, StoreOptions};
 
 /// Why a token is not stored whose connection went.
 const LOST: &str = "the connection was lost before the token was stored";
 
 /// What the database says of each token.
 #[derive(Clone, Debug, Default)]
-pub struct Script {
+pub struct FakeReplies {
     /// By the token: what it says to the first try, the second, and so on; the last one holds for
     /// all that follow.
-    pub replies: HashMap<String, Vec<Reply>>,
+    pub replies: HashMap<String, Vec<FakeReply>>,
     /// The same for every other token; where there is none, it is stored.
-    pub others: Vec<Reply>,
+    pub others: Vec<FakeReply>,
 }
 
-impl Script {
-    fn reply(&self, token: &Token) -> Reply {
+impl FakeReplies {
+    fn reply(&self, token: &Token) -> FakeReply {
         let replies = self.replies.get(token.as_str()).unwrap_or(&self.others);
         let number = usize::from(token.attempts.saturating_sub(1));
         let reply = replies.get(number).or(replies.last());
@@ -45,21 +45,21 @@ impl Script {
 
 /// What it says to one INSERT.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reply {
+pub struct FakeReply {
     /// How long that takes.
     pub delay: Duration,
     /// What it is.
-    pub says: Says,
+    pub says: ReplyKind,
 }
 
 /// What a database can say to an INSERT.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Says {
+pub enum ReplyKind {
     /// It is committed.
     #[default]
     Stored,
     /// It is refused with a code; who is at fault decides what that means.
-    Code(Box<Refusal>),
+    Code(Box<FakeError>),
     /// It is refused without a code.
     Refused(String),
     /// The connection is lost; the token is then found not to be in the table.
@@ -74,7 +74,7 @@ pub enum Says {
 
 /// The fields of an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Refusal {
+pub struct FakeError {
     /// The five characters.
     pub sqlstate: String,
     /// `ERROR` if it is not given; anything else concerns the connection.
@@ -92,32 +92,32 @@ pub struct Refusal {
 }
 
 /// A token that was sent.
-struct Flight {
+struct FakeInFlight {
     token: Token,
-    job: Arc<Job>,
+    job: Arc<StoreJob>,
     sent: Instant,
     /// How often this store sent it.
     tries: u32,
 }
 
 /// One that is certainly not stored and will be sent again.
-struct Waiting {
+struct FakeRetry {
     due: Instant,
-    flight: Flight,
+    flight: FakeInFlight,
     detail: Arc<Detail>,
 }
 
 /// The task that takes chunks.
-pub(super) struct Worker(JoinHandle<()>);
+pub(super) struct FakeWorker(JoinHandle<()>);
 
-impl Worker {
+impl FakeWorker {
     pub(super) fn start(
-        script: Script,
-        options: &Options,
+        script: FakeReplies,
+        options: &StoreOptions,
         queue: &Arc<Queue>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let desk = Desk {
+        let desk = FakeWriter {
             script,
             patience: options.patience,
             catalog: Catalog::assumed(&options.table, &options.column),
@@ -125,46 +125,46 @@ impl Worker {
             queue: Arc::clone(queue),
             clock,
             waiting: Vec::new(),
-            batch: Batch::default(),
+            batch: OutcomeBatch::default(),
         };
         Self(tokio::spawn(desk.work()))
     }
 }
 
-impl Backend for Worker {
+impl StoreBackend for FakeWorker {
     fn recheck<'a>(
         &'a self,
         _: &'a [String],
         _: Option<i64>,
-    ) -> Later<'a, Result<HashMap<String, u64>, Fault>> {
+    ) -> BackendFuture<'a, Result<HashMap<String, u64>, Fault>> {
         Box::pin(async { Ok(HashMap::new()) })
     }
 
-    fn join(self: Box<Self>) -> Later<'static, ()> {
+    fn join(self: Box<Self>) -> BackendFuture<'static, ()> {
         Box::pin(async {
             let _ = self.0.await;
         })
     }
 }
 
-struct Desk {
-    script: Script,
+struct FakeWriter {
+    script: FakeReplies,
     patience: Duration,
     catalog: Catalog,
     dry_run: bool,
     queue: Arc<Queue>,
     clock: Arc<dyn Clock>,
-    waiting: Vec<Waiting>,
-    batch: Batch,
+    waiting: Vec<FakeRetry>,
+    batch: OutcomeBatch,
 }
 
-impl Desk {
+impl FakeWriter {
     async fn work(mut self) {
         let queue = Arc::clone(&self.queue);
-        let _taker = Taker(Arc::clone(&queue));
+        let _taker = ConsumerGuard(Arc::clone(&queue));
         let mut closed = false;
         while !queue.halt.aborting().is_cancelled() {
-            if let Some(Waiting { flight, detail, .. }) = self.due() {
+            if let Some(FakeRetry { flight, detail, .. }) = self.due() {
                 if flight.job.is_stopping() {
                     self.land(flight, Status::Failed, Some(detail));
                 } else {
@@ -195,9 +195,9 @@ impl Desk {
         self.fail_waiting();
     }
 
-    fn due(&mut self) -> Option<Waiting> {
+    fn due(&mut self) -> Option<FakeRetry> {
         let now = self.clock.now();
-        let is_due = |waiting: &Waiting| waiting.due <= now || waiting.flight.job.is_stopping();
+        let is_due = |waiting: &FakeRetry| waiting.due <= now || waiting.flight.job.is_stopping();
         let index = self.waiting.iter().position(is_due)?;
         Some(self.waiting.remove(index))
     }
@@ -207,7 +207,7 @@ impl Desk {
             && !self.queue.halt.stopping().is_cancelled()
             && let Some(token) = chunk.take()
         {
-            let flight = Flight {
+            let flight = FakeInFlight {
                 token,
                 job: Arc::clone(&chunk.job),
                 sent: self.clock.now(),
@@ -219,11 +219,11 @@ impl Desk {
         self.batch.flush();
     }
 
-    async fn send(&mut self, mut flight: Flight) {
+    async fn send(&mut self, mut flight: FakeInFlight) {
         flight.tries += 1;
         flight.token.attempts = flight.token.attempts.saturating_add(1);
         flight.sent = self.clock.now();
-        let Reply { delay, says } = self.script.reply(&flight.token);
+        let FakeReply { delay, says } = self.script.reply(&flight.token);
         if !delay.is_zero() {
             self.batch.flush();
             let answered = tokio::select! {
@@ -238,27 +238,29 @@ impl Desk {
         }
         match says {
             // What would have been taken back is in no doubt.
-            Says::Found | Says::Unknown if self.dry_run => self.lost(flight),
-            Says::Lost => self.lost(flight),
-            Says::Stored | Says::Found => self.land(flight, Status::Stored, None),
-            Says::Refused(why) => self.land(flight, Status::Rejected, Some(Detail::reason(why))),
-            Says::Code(refusal) => self.judged(flight, *refusal),
-            Says::Unknown => {
+            ReplyKind::Found | ReplyKind::Unknown if self.dry_run => self.lost(flight),
+            ReplyKind::Lost => self.lost(flight),
+            ReplyKind::Stored | ReplyKind::Found => self.land(flight, Status::Stored, None),
+            ReplyKind::Refused(why) => {
+                self.land(flight, Status::Rejected, Some(Detail::reason(why)));
+            }
+            ReplyKind::Code(refusal) => self.judged(flight, *refusal),
+            ReplyKind::Unknown => {
                 let why =
                     "the connection was lost, and without SELECT right it cannot be looked up";
                 self.land(flight, Status::Unknown, Some(Detail::reason(why)));
             }
-            Says::Down => self.down(flight).await,
+            ReplyKind::Down => self.down(flight).await,
         }
     }
 
     /// The connection went, and the token is not in the table.
-    fn lost(&mut self, flight: Flight) {
+    fn lost(&mut self, flight: FakeInFlight) {
         self.again(flight, MOST_LOSSES, Duration::ZERO, Detail::reason(LOST));
     }
 
     /// Books the server's verdict on a token.
-    fn judged(&mut self, flight: Flight, refusal: Refusal) {
+    fn judged(&mut self, flight: FakeInFlight, refusal: FakeError) {
         let error = ServerError {
             code: &refusal.sqlstate,
             is_error: refusal
@@ -289,22 +291,22 @@ impl Desk {
             message,
         });
         match class {
-            Class::Rejected => self.land(flight, Status::Rejected, Some(detail)),
-            Class::Retry | Class::Reroute | Class::KeyTaken => {
+            ErrorClass::Rejected => self.land(flight, Status::Rejected, Some(detail)),
+            ErrorClass::Retry | ErrorClass::Reroute | ErrorClass::KeyTaken => {
                 let wait = pause(flight.tries, self.clock.jitter());
                 self.again(flight, TRIES, wait, detail);
             }
             // Another connection, or an unprepared statement.
-            Class::ReadOnly | Class::Unprepared => {
+            ErrorClass::ReadOnly | ErrorClass::Unprepared => {
                 self.again(flight, TRIES, Duration::ZERO, detail);
             }
-            Class::Failed | Class::Denied { all: false } => {
+            ErrorClass::Failed | ErrorClass::Denied { all: false } => {
                 self.land(flight, Status::Failed, Some(detail));
             }
-            Class::Denied { all: true } => {
+            ErrorClass::Denied { all: true } => {
                 let code = detail.sqlstate.as_deref().unwrap_or_default();
                 let message = detail.message.as_deref().unwrap_or("it gave no reason");
-                let verdict = Verdict {
+                let verdict = StoreEnd {
                     status: Status::NotAttempted,
                     fault: every_insert_denied(code, message),
                     detail: Arc::clone(&detail),
@@ -313,8 +315,8 @@ impl Desk {
                 self.queue.condemn(verdict);
                 self.land(flight, Status::Failed, Some(detail));
             }
-            Class::Unconfirmed => self.unknown(flight, UNCONFIRMED, &detail),
-            Class::Doubt | Class::Unreadable => {
+            ErrorClass::Unconfirmed => self.unknown(flight, UNCONFIRMED, &detail),
+            ErrorClass::Doubt | ErrorClass::Unreadable => {
                 self.unknown(
                     flight,
                     "the database does not know whether it was stored",
@@ -325,7 +327,7 @@ impl Desk {
     }
 
     /// Reports a token whose fate the database leaves open.
-    fn unknown(&mut self, flight: Flight, reason: &str, detail: &Detail) {
+    fn unknown(&mut self, flight: FakeInFlight, reason: &str, detail: &Detail) {
         let detail = Detail {
             reason: Some(reason.to_owned()),
             ..detail.clone()
@@ -334,11 +336,11 @@ impl Desk {
     }
 
     /// Sends it again after `wait`, unless that was done often enough.
-    fn again(&mut self, flight: Flight, tries: u32, wait: Duration, detail: Arc<Detail>) {
+    fn again(&mut self, flight: FakeInFlight, tries: u32, wait: Duration, detail: Arc<Detail>) {
         if flight.tries >= tries || flight.job.is_stopping() {
             return self.land(flight, Status::Failed, Some(detail));
         }
-        self.waiting.push(Waiting {
+        self.waiting.push(FakeRetry {
             due: self.clock.now() + wait,
             flight,
             detail,
@@ -346,14 +348,14 @@ impl Desk {
     }
 
     /// The database is gone, and with it what is known of the token that was sent last.
-    async fn down(&mut self, flight: Flight) {
+    async fn down(&mut self, flight: FakeInFlight) {
         self.batch.flush();
         tokio::select! {
             biased;
             () = self.queue.halt.aborting().cancelled() => {}
             () = self.clock.at(self.clock.now() + self.patience) => {}
         }
-        let fault = Fault::new(Kind::DbConnect, "the database cannot be reached");
+        let fault = Fault::new(ErrorKind::DbConnect, "the database cannot be reached");
         let verdict = gone(fault.cause("the test case has it down"), self.patience);
         let waiting = self.waiting.iter().map(|waiting| &waiting.flight.job);
         for job in waiting.chain([&flight.job]) {
@@ -376,7 +378,7 @@ impl Desk {
         self.batch.flush();
     }
 
-    fn land(&mut self, flight: Flight, status: Status, detail: Option<Arc<Detail>>) {
+    fn land(&mut self, flight: FakeInFlight, status: Status, detail: Option<Arc<Detail>>) {
         let outcome = Outcome {
             elapsed: self.clock.now().saturating_duration_since(flight.sent),
             token: flight.token,

@@ -29,20 +29,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::probe::Finding;
-use crate::error::{Fault, Kind};
+use crate::error::probe::ProbeResult;
+use crate::error::{ErrorKind, Fault};
 use crate::observe::otel::Tracer;
 use crate::pipeline::channel::{self, OutcomeStream, PageStream};
 use crate::runtime::clock::Clock;
-use crate::runtime::shutdown::Halt;
+use crate::runtime::shutdown::Shutdown;
 use crate::store::identifier::TableName;
-use crate::store::page_spans::Pages;
+use crate::store::page_spans::PageSpans;
 
 /// Where the tokens go and how; validated.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct StoreOptions {
     /// The database.
-    pub target: Target,
+    pub target: DatabaseTarget,
     /// The table, quoted as an identifier in SQL.
     pub table: TableName,
     /// The column, quoted as an identifier in SQL.
@@ -69,7 +69,7 @@ pub struct Options {
 
 /// The kinds of database.
 #[derive(Clone, Debug)]
-pub enum Target {
+pub enum DatabaseTarget {
     /// A PostgreSQL server.
     Postgres(Box<postgres::Address>),
     /// An SQLite file.
@@ -80,17 +80,17 @@ pub enum Target {
 
 /// An open database that stores tokens. It belongs to the runtime in which it was opened.
 pub struct Store {
-    feeder: queue::Feeder,
-    backend: Box<dyn Backend>,
+    feeder: queue::ProducerGuard,
+    backend: Box<dyn StoreBackend>,
     tracer: Tracer,
     table: Arc<str>,
 }
 
 /// What a backend gives in its own time.
-type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+type BackendFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What takes the chunks out of the queue and accounts for every token in them.
-trait Backend: Send + Sync {
+trait StoreBackend: Send + Sync {
     /// The number below which no transaction of this run lies, where there is such a number.
     fn horizon(&self) -> Option<i64> {
         None
@@ -106,10 +106,10 @@ trait Backend: Send + Sync {
         &'a self,
         values: &'a [String],
         horizon: Option<i64>,
-    ) -> Later<'a, Result<HashMap<String, u64>, Fault>>;
+    ) -> BackendFuture<'a, Result<HashMap<String, u64>, Fault>>;
 
     /// Waits until everything that was taken is accounted for; the queue must be closed.
-    fn join(self: Box<Self>) -> Later<'static, ()>;
+    fn join(self: Box<Self>) -> BackendFuture<'static, ()>;
 }
 
 impl Store {
@@ -117,19 +117,25 @@ impl Store {
     /// dead or refusing database costs no token.
     ///
     /// # Errors
-    /// [`Kind::DbConnect`] where the database cannot be reached, or
-    /// [`Kind::DbDenied`] where it refuses; `retryable` where waiting
+    /// [`ErrorKind::DbConnect`] where the database cannot be reached, or
+    /// [`ErrorKind::DbDenied`] where it refuses; `retryable` where waiting
     /// may help.
-    pub async fn open(options: Options, halt: Halt, clock: Arc<dyn Clock>) -> Result<Self, Fault> {
+    pub async fn open(
+        options: StoreOptions,
+        halt: Shutdown,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, Fault> {
         let queue = queue::Queue::new(options.connections.max(1), halt, clock);
-        let backend: Result<Box<dyn Backend>, Fault> = match &options.target {
-            Target::Postgres(address) => postgres::Pool::open(address, &options, &queue)
+        let backend: Result<Box<dyn StoreBackend>, Fault> = match &options.target {
+            DatabaseTarget::Postgres(address) => postgres::Pool::open(address, &options, &queue)
                 .await
                 .map(|pool| Box::new(pool) as _),
-            Target::Sqlite(path) => sqlite::Worker::open(Some(path), &options, &queue)
-                .await
-                .map(|worker| Box::new(worker) as _),
-            Target::Demo => sqlite::Worker::open(None, &options, &queue)
+            DatabaseTarget::Sqlite(path) => {
+                sqlite::SqliteWorker::open(Some(path), &options, &queue)
+                    .await
+                    .map(|worker| Box::new(worker) as _)
+            }
+            DatabaseTarget::Demo => sqlite::SqliteWorker::open(None, &options, &queue)
                 .await
                 .map(|worker| Box::new(worker) as _),
         };
@@ -150,19 +156,23 @@ impl Store {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn scripted(
-        script: fake::Script,
-        options: &Options,
-        halt: Halt,
+        script: fake::FakeReplies,
+        options: &StoreOptions,
+        halt: Shutdown,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let queue = queue::Queue::new(options.connections.max(1), halt, Arc::clone(&clock));
-        let worker = fake::Worker::start(script, options, &queue, clock);
+        let worker = fake::FakeWorker::start(script, options, &queue, clock);
         Self::on(queue, Box::new(worker), options)
     }
 
-    fn on(queue: Arc<queue::Queue>, backend: Box<dyn Backend>, options: &Options) -> Self {
+    fn on(
+        queue: Arc<queue::Queue>,
+        backend: Box<dyn StoreBackend>,
+        options: &StoreOptions,
+    ) -> Self {
         Self {
-            feeder: queue::Feeder(queue),
+            feeder: queue::ProducerGuard(queue),
             backend,
             tracer: options.tracer.clone(),
             table: options.table.to_string().into(),
@@ -178,7 +188,7 @@ impl Store {
     pub fn store(&self, pages: PageStream<Fault>) -> OutcomeStream<Fault> {
         let (sender, outcomes, stop) = channel::outcomes(queue::CREDIT);
         let queue = Arc::clone(&self.feeder.0);
-        let job = queue.job(sender, Pages::new(&self.tracer, &self.table));
+        let job = queue.job(sender, PageSpans::new(&self.tracer, &self.table));
         tokio::spawn(queue::pump(queue, job, stop, pages));
         outcomes
     }
@@ -199,7 +209,7 @@ impl Store {
     /// them is not seen, a value that is not seen proves nothing.
     ///
     /// # Errors
-    /// [`Kind::DbDenied`] where the role may not look, or where the
+    /// [`ErrorKind::DbDenied`] where the role may not look, or where the
     /// table does not show what was stored.
     pub async fn recheck(
         &self,
@@ -231,11 +241,11 @@ impl Store {
 
 /// Whether the database could be used, its table, what its commits are worth and how many connections it
 /// has: each a line. Nothing is written.
-pub async fn inspect(options: &Options) -> Vec<Finding> {
+pub async fn inspect(options: &StoreOptions) -> Vec<ProbeResult> {
     match &options.target {
-        Target::Postgres(address) => postgres::inspect(address, options).await,
-        Target::Sqlite(path) => sqlite::inspect(path, options),
-        Target::Demo => Vec::new(),
+        DatabaseTarget::Postgres(address) => postgres::inspect(address, options).await,
+        DatabaseTarget::Sqlite(path) => sqlite::inspect(path, options),
+        DatabaseTarget::Demo => Vec::new(),
     }
 }
 
@@ -247,5 +257,5 @@ const NOT_SHOWN: &str = "the table does not show what the run stored: its rows w
 fn cannot_look(why: &str) -> Fault {
     let sqlstate = "42501".to_owned();
     let what = "it cannot be looked up what was stored before";
-    Fault::new(Kind::DbDenied { sqlstate }, what).cause(why)
+    Fault::new(ErrorKind::DbDenied { sqlstate }, what).cause(why)
 }

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use crate::pipeline::token::Outcome;
-use crate::store::queue::Job;
+use crate::store::queue::StoreJob;
 
 /// Outcomes on their way out, gathered for a wake-up and sent together.
 #[derive(Default)]
-pub(super) struct Batch {
-    job: Option<Arc<Job>>,
+pub(super) struct OutcomeBatch {
+    job: Option<Arc<StoreJob>>,
     outcomes: Vec<Outcome>,
 }
 
-impl Batch {
+impl OutcomeBatch {
     /// Adds an outcome of `job`.
-    pub(super) fn push(&mut self, job: &Arc<Job>, outcome: Outcome) {
+    pub(super) fn push(&mut self, job: &Arc<StoreJob>, outcome: Outcome) {
         if !self.job.as_ref().is_some_and(|own| Arc::ptr_eq(own, job)) {
             self.flush();
             self.job = Some(Arc::clone(job));
@@ -37,7 +37,7 @@ impl Batch {
     }
 }
 
-impl Drop for Batch {
+impl Drop for OutcomeBatch {
     fn drop(&mut self) {
         self.flush();
     }

@@ -10,15 +10,15 @@ use crate::observe::otel::{Tracer, outcome};
 use crate::pipeline::token::{Outcome, Page, Status, Tally};
 
 /// The pages of one `store` that are not settled yet.
-pub(super) struct Pages {
+pub(super) struct PageSpans {
     tracer: Tracer,
     /// The table, as the configuration names it.
     table: Arc<str>,
-    open: Mutex<Vec<Open>>,
+    open: Mutex<Vec<OpenPage>>,
 }
 
 /// A page with tokens on their way.
-struct Open {
+struct OpenPage {
     /// Which page it is.
     id: usize,
     since: SystemTime,
@@ -26,7 +26,7 @@ struct Open {
     outcomes: Tally,
 }
 
-impl Pages {
+impl PageSpans {
     /// No pages; `None` where nobody wants to hear of them.
     pub(super) fn new(tracer: &Tracer, table: &Arc<str>) -> Option<Self> {
         tracer.is_on().then(|| Self {
@@ -41,7 +41,7 @@ impl Pages {
     pub(super) fn begin(&self, page: &Page) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.iter().all(|known| known.id != page.id()) {
-            open.push(Open {
+            open.push(OpenPage {
                 id: page.id(),
                 since: SystemTime::now(),
                 tokens: page.len(),
@@ -65,7 +65,7 @@ impl Pages {
         }
     }
 
-    fn tell(&self, page: &Open) {
+    fn tell(&self, page: &OpenPage) {
         let name = format!("INSERT {}", self.table);
         let span = self.tracer.begin_at(name, page.since, || {
             let mut known = vec![

@@ -41,7 +41,7 @@ pub fn code_of<'a>(code: &'a str, message: &str) -> &'a str {
 
 /// What has no connection left where a server answers `53300`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
+pub enum ConnectionLimit {
     /// The server: `max_connections`.
     Server,
     /// The role: its `CONNECTION LIMIT`.
@@ -52,11 +52,11 @@ pub enum Full {
 
 /// Tells what is full by `routine`, the server's function that raised the error: its message may be in
 /// any language.
-pub fn full(routine: Option<&str>) -> Full {
+pub fn full(routine: Option<&str>) -> ConnectionLimit {
     match routine {
-        Some("InitializeSessionUserId") => Full::Role,
-        Some("CheckMyDatabase") => Full::Database,
-        _ => Full::Server,
+        Some("InitializeSessionUserId") => ConnectionLimit::Role,
+        Some("CheckMyDatabase") => ConnectionLimit::Database,
+        _ => ConnectionLimit::Server,
     }
 }
 
@@ -73,7 +73,7 @@ pub fn is_unsent(code: &str, message: &str) -> bool {
 
 /// What a refusal while connecting means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AtConnect {
+pub enum ConnectRefusal {
     /// Too many connections, starting up, shutting down: may pass.
     Busy,
     /// A wrong password, no such database, no right: will not pass.
@@ -81,16 +81,16 @@ pub enum AtConnect {
 }
 
 /// Classifies an error that the server sent before the connection was ready.
-pub fn at_connect(code: &str) -> AtConnect {
+pub fn at_connect(code: &str) -> ConnectRefusal {
     match code.get(..2).unwrap_or_default() {
-        "28" | "3D" | "3F" | "42" | "22" | "0A" => AtConnect::Denied,
-        _ => AtConnect::Busy,
+        "28" | "3D" | "3F" | "42" | "22" | "0A" => ConnectRefusal::Denied,
+        _ => ConnectRefusal::Busy,
     }
 }
 
 /// What a server says of a token, as far as this program listens.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Said<'a> {
+pub struct ServerDetail<'a> {
     /// The five characters.
     pub code: &'a str,
     /// The constraint's name.
@@ -103,13 +103,13 @@ pub struct Said<'a> {
 
 /// The details that were already given, so that thousands of equal verdicts share one.
 #[derive(Debug, Default)]
-pub struct Details(Vec<Arc<Detail>>);
+pub struct DetailCache(Vec<Arc<Detail>>);
 
-impl Details {
+impl DetailCache {
     const MOST: usize = 64;
 
     /// The detail of a verdict on `token`, its message scrubbed.
-    pub fn of(&mut self, said: &Said<'_>, token: &str) -> Arc<Detail> {
+    pub fn of(&mut self, said: &ServerDetail<'_>, token: &str) -> Arc<Detail> {
         // What was found clean before needs no second scrubbing.
         if let Some(known) = self.find(said, said.message) {
             return known;
@@ -130,7 +130,7 @@ impl Details {
         detail
     }
 
-    fn find(&self, said: &Said<'_>, message: &str) -> Option<Arc<Detail>> {
+    fn find(&self, said: &ServerDetail<'_>, message: &str) -> Option<Arc<Detail>> {
         self.0
             .iter()
             .find(|known| {
@@ -272,10 +272,10 @@ mod tests {
     #[test]
     fn refusals_at_connect_pass_or_do_not() {
         for code in ["28P01", "28000", "3D000", "42501"] {
-            assert_eq!(at_connect(code), AtConnect::Denied, "{code}");
+            assert_eq!(at_connect(code), ConnectRefusal::Denied, "{code}");
         }
         for code in ["53300", "57P03", "57P01", "08006"] {
-            assert_eq!(at_connect(code), AtConnect::Busy, "{code}");
+            assert_eq!(at_connect(code), ConnectRefusal::Busy, "{code}");
         }
     }
 
@@ -307,8 +307,8 @@ mod tests {
 
     #[test]
     fn equal_verdicts_share_a_detail() {
-        let mut details = Details::default();
-        let said = Said {
+        let mut details = DetailCache::default();
+        let said = ServerDetail {
             code: "23514",
             constraint: Some("c"),
             message: r#"violates "c""#,
@@ -317,10 +317,10 @@ mod tests {
         let first = details.of(&said, "aa");
         let second = details.of(&said, "bb");
         assert!(Arc::ptr_eq(&first, &second));
-        let raised = |message| Said {
+        let raised = |message| ServerDetail {
             code: "P0001",
             message,
-            ..Said::default()
+            ..ServerDetail::default()
         };
         let third = details.of(&raised("token aaaaaaaa is bad"), "aaaaaaaa");
         let fourth = details.of(&raised("token bbbbbbbb is bad"), "bbbbbbbb");

@@ -7,28 +7,28 @@ mod state;
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::command::replay::state::Past;
+use crate::command::replay::state::ReplayState;
 use crate::command::run::open;
 use crate::command::supervisor::drive;
-use crate::config::Settings;
+use crate::config::RunSettings;
 use crate::error::diagnostic::Problem;
-use crate::error::exit::Facts;
-use crate::error::{Fault, Kind};
-use crate::journal::{Reading, Told, Use};
-use crate::observe::progress::Screen;
+use crate::error::exit::RunTotals;
+use crate::error::{ErrorKind, Fault};
+use crate::journal::{JournalReader, ParsedRecord, ReadPurpose};
+use crate::observe::progress::ProgressDisplay;
 use crate::observe::run_context::RunContext;
 use crate::pipeline::channel::PageStream;
-use crate::pipeline::token::{Detail, Flaw, Outcome, Page, Status, Token};
+use crate::pipeline::token::{Detail, Outcome, Page, Status, Token, TokenDefect};
 use crate::report::Reports;
-use crate::report::conclusion::{self, Asked, Finished, Record, unwritable};
+use crate::report::conclusion::{self, Conclusion, RequestCounts, RunRecord, unwritable};
 use crate::report::fail_on::Condition;
 use crate::report::ledger::Ledger;
-use crate::runtime::shutdown::Halt;
+use crate::runtime::shutdown::Shutdown;
 use crate::store::Store;
 
 /// Replays `file` to its end, whatever way that comes.
-pub fn replay(settings: &Settings, file: &Path, screen: &Screen) -> Finished {
-    match Past::read(file) {
+pub fn replay(settings: &RunSettings, file: &Path, screen: &ProgressDisplay) -> Conclusion {
+    match ReplayState::read(file) {
         Err(fault) => unwritable(fault).into(),
         Ok(past) => match past.is_of(settings) {
             Err(problem) => problem.into(),
@@ -42,19 +42,24 @@ pub fn replay(settings: &Settings, file: &Path, screen: &Screen) -> Finished {
 /// Reads `bytes` as a replay reads a file, and stores nothing.
 pub fn understand(bytes: Vec<u8>) -> Result<(), Fault> {
     let from = Box::new(std::io::Cursor::new(bytes));
-    Past::of(Reading::of(from, Path::new("FILE"), Use::Replay)).map(|past| {
+    ReplayState::of(JournalReader::of(
+        from,
+        Path::new("FILE"),
+        ReadPurpose::Replay,
+    ))
+    .map(|past| {
         let open: u64 = past.counts.values().map(|count| count.open()).sum();
         debug_assert_eq!(past.open().is_empty(), open == 0);
     })
 }
 
 async fn settle(
-    settings: Settings,
-    mut past: Past,
-    halt: Halt,
+    settings: RunSettings,
+    mut past: ReplayState,
+    halt: Shutdown,
     begun: RunContext,
-    screen: Screen,
-) -> Result<Finished, Problem> {
+    screen: ProgressDisplay,
+) -> Result<Conclusion, Problem> {
     let mut options = settings.store;
     // Under the name of the run that is replayed: a replay that is killed can be replayed too.
     options.session = past
@@ -68,7 +73,7 @@ async fn settle(
     let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
     reports.mask(settings.mask);
     let mut ledger = Ledger::new(reports);
-    for outcome in past.settled.iter().flat_map(Told::outcome) {
+    for outcome in past.settled.iter().flat_map(ParsedRecord::outcome) {
         let _ = ledger.settle(&outcome, None);
     }
     // From here on, for what the file says already is not to be said twice in it.
@@ -90,13 +95,13 @@ async fn settle(
 /// replay was stopped before it was.
 async fn look(
     store: &Store,
-    past: &Past,
+    past: &ReplayState,
     values: &[String],
-    halt: &Halt,
+    halt: &Shutdown,
 ) -> Result<Option<HashMap<String, u64>>, Fault> {
     let controls = past.controls();
     // What its own form refuses was never sent, and the server cannot even be asked for it.
-    let is_sound = |value: &&String| Flaw::of(value, usize::MAX).is_none();
+    let is_sound = |value: &&String| TokenDefect::of(value, usize::MAX).is_none();
     let values: Vec<String> = values.iter().filter(is_sound).cloned().collect();
     let found = tokio::select! {
         biased;
@@ -106,7 +111,7 @@ async fn look(
     match found {
         Ok(found) => Ok(Some(found)),
         // Without the right to look, what the report calls unsent is still safe to send.
-        Err(fault) if matches!(fault.kind, Kind::DbDenied { .. }) => {
+        Err(fault) if matches!(fault.kind, ErrorKind::DbDenied { .. }) => {
             let (cause, hint) = (fault.causes.first(), fault.hint);
             tracing::warn!(cause, hint, "{}", fault.message);
             Ok(None)
@@ -117,7 +122,7 @@ async fn look(
 
 /// Books what was found, and gives what is to be sent.
 fn book(
-    past: &Past,
+    past: &ReplayState,
     values: &[String],
     found: Option<&HashMap<String, u64>>,
     ledger: &mut Ledger,
@@ -135,7 +140,7 @@ fn book(
             None => (0, count.unsent.min(open), open - count.unsent.min(open)),
         };
         let token = |attempts| {
-            let mut token = Token::new(value, Flaw::of(value, usize::MAX));
+            let mut token = Token::new(value, TokenDefect::of(value, usize::MAX));
             token.attempts = attempts;
             token
         };
@@ -178,17 +183,17 @@ async fn send(
 }
 
 fn conclude(
-    past: &Past,
-    halt: &Halt,
+    past: &ReplayState,
+    halt: &Shutdown,
     begun: &RunContext,
     ledger: &mut Ledger,
     fault: Option<Fault>,
     fail_on: &[Condition],
-) -> Finished {
+) -> Conclusion {
     let received = past.received();
     let problem = fault.or_else(|| ledger.fault().cloned()).map(Problem::from);
     let tally = ledger.tally();
-    let facts = Facts {
+    let facts = RunTotals {
         size: past.requested.unwrap_or(received),
         received,
         counted: tally.total(),
@@ -199,9 +204,16 @@ fn conclude(
         chosen: None,
         problem: problem.as_ref().map(|problem| problem.exit),
     };
-    let record = Record {
+    let record = RunRecord {
         replay_of: past.origin.clone(),
-        ..Record::from(begun)
+        ..RunRecord::from(begun)
     };
-    conclusion::close(ledger, &facts, Asked::default(), record, problem, fail_on)
+    conclusion::close(
+        ledger,
+        &facts,
+        RequestCounts::default(),
+        record,
+        problem,
+        fail_on,
+    )
 }

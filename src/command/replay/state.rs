@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::config::Settings;
+use crate::config::RunSettings;
 use crate::error::Fault;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
-use crate::journal::{Journal, Line, Reading, Told, Use};
+use crate::journal::{Journal, JournalLine, JournalReader, ParsedRecord, ReadPurpose};
 use crate::pipeline::token::Status;
 use crate::store::identifier::TableName;
 
@@ -16,7 +16,7 @@ const CONTROLS: usize = 16;
 
 /// What a value's tokens came to, counted: equal values are interchangeable.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Count {
+pub(crate) struct ValueCount {
     pub received: u64,
     pub stored: u64,
     rejected: u64,
@@ -25,7 +25,7 @@ pub(crate) struct Count {
     unknown: u64,
 }
 
-impl Count {
+impl ValueCount {
     fn told(self) -> u64 {
         self.stored + self.rejected + self.unsent + self.unknown
     }
@@ -48,8 +48,8 @@ impl Count {
 }
 
 /// What a journal or a report says of its run.
-pub(crate) struct Past {
-    reading: Option<Reading>,
+pub(crate) struct ReplayState {
+    reading: Option<JournalReader>,
     pub run_id: Option<String>,
     /// The run that this file, or the one that it is a replay of, reports on.
     pub origin: Option<String>,
@@ -59,19 +59,19 @@ pub(crate) struct Past {
     /// SIZE, where the file says it.
     pub requested: Option<u64>,
     /// What is stored or rejected.
-    pub settled: Vec<Told>,
+    pub settled: Vec<ParsedRecord>,
     /// By value.
-    pub counts: HashMap<String, Count>,
+    pub counts: HashMap<String, ValueCount>,
     /// True where the file ends with the summary of a run or replay that left nothing open.
     is_closed: bool,
 }
 
-impl Past {
+impl ReplayState {
     pub fn read(file: &Path) -> Result<Self, Fault> {
-        Self::of(Reading::open(file, Use::Replay)?)
+        Self::of(JournalReader::open(file, ReadPurpose::Replay)?)
     }
 
-    pub fn of(mut reading: Reading) -> Result<Self, Fault> {
+    pub fn of(mut reading: JournalReader) -> Result<Self, Fault> {
         let mut past = Self {
             reading: None,
             run_id: None,
@@ -85,7 +85,7 @@ impl Past {
         };
         while let Some(line) = reading.next() {
             let line = line?;
-            if let Line::Outcome(told) = &line {
+            if let JournalLine::Outcome(told) = &line {
                 let why = unfit(told);
                 if let Some((why, hint)) = why {
                     return Err(reading.fault(why).hint(hint));
@@ -105,29 +105,31 @@ impl Past {
         Ok(past)
     }
 
-    fn add(&mut self, line: Line) -> Result<(), &'static str> {
-        self.is_closed = matches!(&line, Line::Summary { summary } if summary.is_settled());
+    fn add(&mut self, line: JournalLine) -> Result<(), &'static str> {
+        self.is_closed = matches!(&line, JournalLine::Summary { summary } if summary.is_settled());
         match line {
-            Line::Replay { .. } => self.counts.values_mut().for_each(Count::is_taken_up),
-            Line::Journal { journal } => {
+            JournalLine::Replay { .. } => {
+                self.counts.values_mut().for_each(ValueCount::is_taken_up);
+            }
+            JournalLine::Journal { journal } => {
                 self.origin = Some(journal.run_id.clone());
                 self.run_id = Some(journal.run_id);
                 self.horizon = journal.horizon;
                 self.place = Some((journal.table, journal.column));
                 self.requested = journal.requested;
             }
-            Line::Summary { summary } => {
+            JournalLine::Summary { summary } => {
                 let run_id = self.run_id.get_or_insert(summary.run_id);
                 let origin = summary.replay_of.unwrap_or_else(|| run_id.clone());
                 self.origin.get_or_insert(origin);
                 self.requested = Some(summary.requested);
             }
-            Line::Received { received } => {
+            JournalLine::Received { received } => {
                 for token in received {
                     self.counts.entry(token).or_default().received += 1;
                 }
             }
-            Line::Outcome(told) => {
+            JournalLine::Outcome(told) => {
                 let count = self.counts.entry(told.token.clone()).or_default();
                 match told.status()? {
                     Status::Stored => count.stored += 1,
@@ -144,7 +146,7 @@ impl Past {
     }
 
     /// A replay into another table would find nothing there and store everything once more.
-    pub fn is_of(&self, settings: &Settings) -> Result<(), Problem> {
+    pub fn is_of(&self, settings: &RunSettings) -> Result<(), Problem> {
         let (table, column) = (&settings.store.table, &settings.store.column);
         let Some((in_table, in_column)) = &self.place else {
             return Ok(());
@@ -214,7 +216,7 @@ impl Past {
 
 /// Why what a report says of a token is nothing to go by, and what to do: a mask would be stored as
 /// if it were a token, and a dry run has stored nothing of what it calls stored.
-fn unfit(told: &Told) -> Option<(&'static str, &'static str)> {
+fn unfit(told: &ParsedRecord) -> Option<(&'static str, &'static str)> {
     if told.masked {
         return Some((
             "the report was written with --mask, and does not hold the token itself",

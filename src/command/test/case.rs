@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
-use crate::command::test::fake_source::Entry;
+use crate::command::test::fake_source::FakeAnswer;
 use crate::command::test::schema::{
-    CaseKeys, CountKeys, ExpectKeys, Named, Requests, SignalKeys, Stderr, Text,
+    CaseKeys, CountKeys, ExpectKeys, ExpectedRequests, ExpectedStderr, OrderedMap, QuotedText,
+    SignalKeys,
 };
-use crate::config::yaml_spans::{Outline, Step};
-use crate::config::{Settings, test_case};
+use crate::config::yaml_spans::{PathStep, YamlSpans};
+use crate::config::{RunSettings, test_case};
 use crate::error::diagnostic::Problem;
 use crate::error::exit::{Cause, Exit};
-use crate::report::Format;
-use crate::store::fake::Script;
+use crate::report::ReportFormat;
+use crate::store::fake::FakeReplies;
 
 /// How the name of a test file ends.
 pub(crate) const ENDING: &str = ".test.yaml";
@@ -30,13 +31,13 @@ pub(crate) struct TestFile {
     /// Its text.
     pub text: String,
     /// Where in it what stands.
-    pub outline: Outline,
+    pub outline: YamlSpans,
     /// Its cases.
-    pub cases: Vec<Case>,
+    pub cases: Vec<TestCase>,
 }
 
 /// One case.
-pub(crate) struct Case {
+pub(crate) struct TestCase {
     /// Which one of its file, from 0.
     pub index: usize,
     /// Its name.
@@ -44,27 +45,27 @@ pub(crate) struct Case {
     /// Why it is not run, if it is not.
     pub skip: Option<String>,
     /// The run's settings.
-    pub settings: Settings,
+    pub settings: RunSettings,
     /// What the source answers.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<FakeAnswer>,
     /// What the database says.
-    pub store: Script,
+    pub store: FakeReplies,
     /// What arrives from outside.
-    pub signals: Vec<Signal>,
+    pub signals: Vec<CaseSignal>,
     /// What the run must come to.
     pub expect: Expected,
 }
 
 /// A signal that arrives in the course of a case.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Signal {
+pub(crate) struct CaseSignal {
     pub cause: Cause,
-    pub when: When,
+    pub when: SignalTime,
 }
 
 /// When it arrives.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum When {
+pub(crate) enum SignalTime {
     /// As this request is answered, from 1.
     Answered(usize),
     /// So long after the run began.
@@ -79,18 +80,18 @@ pub(crate) struct Expected {
     pub counts: Option<[u64; 5]>,
     pub report: Option<String>,
     /// Reports by their formats.
-    pub reports: Vec<(Format, String)>,
+    pub reports: Vec<(ReportFormat, String)>,
     pub stdout: Option<String>,
-    pub stderr: Option<Stderr>,
+    pub stderr: Option<ExpectedStderr>,
     pub slept: Option<Duration>,
-    pub requests: Option<Requests>,
+    pub requests: Option<ExpectedRequests>,
     pub files: Option<Vec<(String, String)>>,
 }
 
 impl Expected {
     /// True where a report of this format is looked at.
-    pub(crate) fn looks_at(&self, format: Format) -> bool {
-        let is_text = format == Format::Text && self.report.is_some();
+    pub(crate) fn looks_at(&self, format: ReportFormat) -> bool {
+        let is_text = format == ReportFormat::Text && self.report.is_some();
         is_text || self.reports.iter().any(|(known, _)| *known == format)
     }
 }
@@ -110,8 +111,8 @@ impl TestFile {
     pub(crate) fn parse(path: &Path, label: String, text: String) -> Result<Self, Problem> {
         let shown = path.display().to_string();
         let keys: Option<Vec<CaseKeys>> = test_case::read("the test file", &shown, &text)?;
-        let outline = Outline::of(&text);
-        let reader = Reader {
+        let outline = YamlSpans::of(&text);
+        let reader = CaseReader {
             path,
             shown: &shown,
             text: &text,
@@ -120,7 +121,7 @@ impl TestFile {
         let cases = keys.unwrap_or_default().into_iter().enumerate();
         let cases = cases
             .map(|(index, keys)| reader.case(index, keys))
-            .collect::<Result<Vec<Case>, Problem>>()?;
+            .collect::<Result<Vec<TestCase>, Problem>>()?;
         if cases.is_empty() {
             return Err(reader.problem(&[], "the test file has no case").hint(
                 "a test file is a list of cases, each with a `name`; docs/testing.md shows them",
@@ -136,36 +137,41 @@ impl TestFile {
     }
 
     /// `file:line:column` of what `path` leads to.
-    pub(crate) fn place(&self, path: &[Step]) -> String {
+    pub(crate) fn place(&self, path: &[PathStep]) -> String {
         let mark = self.outline.key(path);
         let (line, column) = mark.map_or((1, 1), |mark| (mark.line, mark.column));
         format!("{}:{line}:{column}", self.path.display())
     }
 }
 
-pub(crate) struct Reader<'a> {
+pub(crate) struct CaseReader<'a> {
     path: &'a Path,
     shown: &'a str,
     text: &'a str,
-    outline: &'a Outline,
+    outline: &'a YamlSpans,
 }
 
-impl Reader<'_> {
+impl CaseReader<'_> {
     /// A mistake at what `path` leads to.
-    pub(crate) fn problem(&self, path: &[Step], message: impl Into<String>) -> Problem {
+    pub(crate) fn problem(&self, path: &[PathStep], message: impl Into<String>) -> Problem {
         let place = self.outline.place(self.shown, self.text, path, "");
         Problem::new(Exit::Usage, message).place(place)
     }
 
-    fn case(&self, index: usize, keys: CaseKeys) -> Result<Case, Problem> {
-        let here = Step::Item(index);
+    fn case(&self, index: usize, keys: CaseKeys) -> Result<TestCase, Problem> {
+        let here = PathStep::Item(index);
         let name = keys.name.filter(|name| !name.trim().is_empty());
         let Some(name) = name else {
             return Err(self.problem(&[here], "the case has no `name`"));
         };
-        let env = keys.env.map(|Named(entries)| entries).unwrap_or_default();
-        let env = env.into_iter().map(|(name, Text(value))| (name, value));
-        let case = test_case::Case {
+        let env = keys
+            .env
+            .map(|OrderedMap(entries)| entries)
+            .unwrap_or_default();
+        let env = env
+            .into_iter()
+            .map(|(name, QuotedText(value))| (name, value));
+        let case = test_case::CaseSettings {
             size: keys.size,
             script: keys.script.map(|script| self.beside(&script)),
             vars: keys.vars,
@@ -182,17 +188,22 @@ impl Reader<'_> {
         let entries = entries
             .map(|(at, entry)| {
                 self.entry(
-                    [here, Step::Key("source"), Step::Item(at)],
+                    [here, PathStep::Key("source"), PathStep::Item(at)],
                     &entry,
                     &mut made,
                 )
             })
-            .collect::<Result<Vec<Entry>, Problem>>()?;
+            .collect::<Result<Vec<FakeAnswer>, Problem>>()?;
         let signals = keys.signals.unwrap_or_default().into_iter().enumerate();
         let signals = signals
-            .map(|(at, signal)| self.signal(&[here, Step::Key("signals"), Step::Item(at)], &signal))
-            .collect::<Result<Vec<Signal>, Problem>>()?;
-        Ok(Case {
+            .map(|(at, signal)| {
+                self.signal(
+                    &[here, PathStep::Key("signals"), PathStep::Item(at)],
+                    &signal,
+                )
+            })
+            .collect::<Result<Vec<CaseSignal>, Problem>>()?;
+        Ok(TestCase {
             index,
             name,
             skip: keys.skip,
@@ -215,17 +226,19 @@ impl Reader<'_> {
         }
     }
 
-    fn signal(&self, at: &[Step], keys: &SignalKeys) -> Result<Signal, Problem> {
+    fn signal(&self, at: &[PathStep], keys: &SignalKeys) -> Result<CaseSignal, Problem> {
         let when = match (keys.after_requests, keys.at) {
-            (Some(number), None) => When::Answered(usize::try_from(number).unwrap_or(usize::MAX)),
-            (None, Some(moment)) => When::At(moment),
+            (Some(number), None) => {
+                SignalTime::Answered(usize::try_from(number).unwrap_or(usize::MAX))
+            }
+            (None, Some(moment)) => SignalTime::At(moment),
             _ => {
                 let message = "a signal needs either `after_requests` or `at`";
                 return Err(self.problem(at, message));
             }
         };
         match &keys.name {
-            Some(name) => Ok(Signal {
+            Some(name) => Ok(CaseSignal {
                 cause: name.0,
                 when,
             }),
@@ -257,11 +270,11 @@ fn without_detours(path: &Path) -> PathBuf {
 fn expected(keys: ExpectKeys) -> Expected {
     let reports = keys.reports.unwrap_or_default();
     let reports = [
-        (Format::Text, reports.text),
-        (Format::Ndjson, reports.ndjson),
-        (Format::Json, reports.json),
-        (Format::Csv, reports.csv),
-        (Format::Yaml, reports.yaml),
+        (ReportFormat::Text, reports.text),
+        (ReportFormat::Ndjson, reports.ndjson),
+        (ReportFormat::Json, reports.json),
+        (ReportFormat::Csv, reports.csv),
+        (ReportFormat::Yaml, reports.yaml),
     ];
     let reports = reports.into_iter();
     let reports = reports.filter_map(|(format, text)| Some((format, text?)));
@@ -275,8 +288,10 @@ fn expected(keys: ExpectKeys) -> Expected {
         ]
         .map(Option::unwrap_or_default)
     };
-    let files = |Named(files): Named<Text>| {
-        let texts = files.into_iter().map(|(name, Text(text))| (name, text));
+    let files = |OrderedMap(files): OrderedMap<QuotedText>| {
+        let texts = files
+            .into_iter()
+            .map(|(name, QuotedText(text))| (name, text));
         texts.collect()
     };
     Expected {

@@ -4,27 +4,27 @@
 use std::time::Duration;
 
 use crate::cli::value::report_name;
-use crate::command::test::case::{Case, Expected};
-use crate::command::test::runner::Played;
-use crate::command::test::schema::{Requests, Stderr};
+use crate::command::test::case::{Expected, TestCase};
+use crate::command::test::runner::CaseRun;
+use crate::command::test::schema::{ExpectedRequests, ExpectedStderr};
 use crate::command::test::virtual_clock::Overrun;
-use crate::config::yaml_spans::Step;
+use crate::config::yaml_spans::PathStep;
 use crate::pipeline::token::Status;
-use crate::report::Format;
+use crate::report::ReportFormat;
 
 /// Something that is not as it was expected.
 pub(crate) struct Difference<'a> {
     /// The keys that lead to what was expected.
-    pub path: Vec<Step<'a>>,
+    pub path: Vec<PathStep<'a>>,
     /// What is not as it should be, such as `counts.stored`.
     pub what: String,
     /// How it differs.
-    pub how: How,
+    pub how: DifferenceKind,
 }
 
 /// How something differs.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum How {
+pub(crate) enum DifferenceKind {
     /// Two texts of several lines.
     Text { expected: String, got: String },
     /// Two values.
@@ -36,9 +36,13 @@ pub(crate) enum How {
 }
 
 /// The differences; none where the case passes.
-pub(crate) fn judge<'a>(case: &'a Case, played: &Played, limit: Duration) -> Vec<Difference<'a>> {
-    let mut judge = Judge {
-        case: Step::Item(case.index),
+pub(crate) fn judge<'a>(
+    case: &'a TestCase,
+    played: &CaseRun,
+    limit: Duration,
+) -> Vec<Difference<'a>> {
+    let mut judge = Comparison {
+        case: PathStep::Item(case.index),
         found: Vec::new(),
     };
     // What ends a case from outside makes everything else come out wrong.
@@ -55,13 +59,17 @@ pub(crate) fn judge<'a>(case: &'a Case, played: &Played, limit: Duration) -> Vec
             "the case has {}, the run asked for {asked}; `requests: {asked}` says that this is meant",
             counted(scripted, "answer")
         );
-        judge.says(&[Step::Key("source"), Step::Item(asked)], "source", what);
+        judge.says(
+            &[PathStep::Key("source"), PathStep::Item(asked)],
+            "source",
+            what,
+        );
     }
     judge.found
 }
 
 /// Why the case came to no end of its own.
-fn ended(case: &Case, played: &Played, limit: Duration) -> Option<String> {
+fn ended(case: &TestCase, played: &CaseRun, limit: Duration) -> Option<String> {
     let scripted = case.entries.len();
     match played.overrun {
         Some(Overrun::Time) => Some(format!(
@@ -90,13 +98,13 @@ pub(crate) fn counted(number: usize, what: &str) -> String {
     format!("{number} {what}{plural}")
 }
 
-struct Judge<'a> {
-    case: Step<'a>,
+struct Comparison<'a> {
+    case: PathStep<'a>,
     found: Vec<Difference<'a>>,
 }
 
-impl<'a> Judge<'a> {
-    fn add(&mut self, below: &[Step<'a>], what: &str, how: How) {
+impl<'a> Comparison<'a> {
+    fn add(&mut self, below: &[PathStep<'a>], what: &str, how: DifferenceKind) {
         let mut path = vec![self.case];
         path.extend(below);
         self.found.push(Difference {
@@ -106,19 +114,19 @@ impl<'a> Judge<'a> {
         });
     }
 
-    fn says(&mut self, below: &[Step<'a>], what: &str, sentence: String) {
-        self.add(below, what, How::Says(sentence));
+    fn says(&mut self, below: &[PathStep<'a>], what: &str, sentence: String) {
+        self.add(below, what, DifferenceKind::Says(sentence));
     }
 
     fn value(&mut self, keys: &[&'a str], expected: String, got: String) {
         if expected != got {
-            self.differs(keys, How::Value { expected, got });
+            self.differs(keys, DifferenceKind::Value { expected, got });
         }
     }
 
-    fn differs(&mut self, keys: &[&'a str], how: How) {
+    fn differs(&mut self, keys: &[&'a str], how: DifferenceKind) {
         let path = [&["expect"], keys].concat();
-        let steps: Vec<Step> = path.into_iter().map(Step::Key).collect();
+        let steps: Vec<PathStep> = path.into_iter().map(PathStep::Key).collect();
         self.add(&steps, &keys.join("."), how);
     }
 
@@ -127,13 +135,13 @@ impl<'a> Judge<'a> {
         let plain = |text: &str| text.strip_suffix('\n').unwrap_or(text).to_owned();
         let (expected, got) = (plain(expected), plain(got));
         if expected != got {
-            self.differs(keys, How::Text { expected, got });
+            self.differs(keys, DifferenceKind::Text { expected, got });
         }
     }
 
-    fn texts(&mut self, expect: &'a Expected, played: &Played) {
+    fn texts(&mut self, expect: &'a Expected, played: &CaseRun) {
         for (key, expected, got) in [
-            ("report", &expect.report, played.report(Format::Text)),
+            ("report", &expect.report, played.report(ReportFormat::Text)),
             ("stdout", &expect.stdout, &played.stdout),
         ] {
             if let Some(expected) = expected {
@@ -149,20 +157,24 @@ impl<'a> Judge<'a> {
             if let Some((_, got)) = played.files.iter().find(|(known, _)| known == name) {
                 self.text(&["files", name], expected, got);
             } else {
-                let steps = [Step::Key("expect"), Step::Key("files"), Step::Key(name)];
+                let steps = [
+                    PathStep::Key("expect"),
+                    PathStep::Key("files"),
+                    PathStep::Key(name),
+                ];
                 let what = format!("files.{name}");
                 self.says(&steps, &what, "the script did not write it".to_owned());
             }
         }
         for (name, _) in &played.files {
             if files.iter().all(|(known, _)| known != name) {
-                let steps = [Step::Key("expect"), Step::Key("files")];
+                let steps = [PathStep::Key("expect"), PathStep::Key("files")];
                 self.says(&steps, "files", format!("the script wrote `{name}` too"));
             }
         }
     }
 
-    fn values(&mut self, expect: &'a Expected, played: &Played) {
+    fn values(&mut self, expect: &'a Expected, played: &CaseRun) {
         self.value(&["exit"], expect.exit.to_string(), played.exit.to_string());
         if let Some(counts) = &expect.counts {
             for (status, (expected, got)) in
@@ -178,26 +190,30 @@ impl<'a> Judge<'a> {
         }
         match &expect.requests {
             None => {}
-            Some(Requests::Number(number)) => {
+            Some(ExpectedRequests::Number(number)) => {
                 let got = played.requests.len().to_string();
                 self.value(&["requests"], number.to_string(), got);
             }
-            Some(Requests::Sizes(sizes)) => {
+            Some(ExpectedRequests::Sizes(sizes)) => {
                 let got = format!("{:?}", played.requests);
                 self.value(&["requests"], format!("{sizes:?}"), got);
             }
         }
     }
 
-    fn messages(&mut self, expect: &'a Expected, played: &Played) {
+    fn messages(&mut self, expect: &'a Expected, played: &CaseRun) {
         match &expect.stderr {
             None => {}
-            Some(Stderr::Whole(text)) => self.text(&["stderr"], text, &played.stderr),
-            Some(Stderr::Parts(parts)) => {
+            Some(ExpectedStderr::Whole(text)) => self.text(&["stderr"], text, &played.stderr),
+            Some(ExpectedStderr::Parts(parts)) => {
                 for (index, part) in parts.iter().enumerate() {
                     if !played.stderr.contains(part) {
-                        let steps = [Step::Key("expect"), Step::Key("stderr"), Step::Item(index)];
-                        let how = How::Lacks {
+                        let steps = [
+                            PathStep::Key("expect"),
+                            PathStep::Key("stderr"),
+                            PathStep::Item(index),
+                        ];
+                        let how = DifferenceKind::Lacks {
                             part: part.clone(),
                             text: played.stderr.clone(),
                         };
@@ -209,7 +225,7 @@ impl<'a> Judge<'a> {
         // Why a run ended otherwise than expected stands there.
         if expect.exit != played.exit && expect.stderr.is_none() {
             let said = format!("the run said\n{}", played.stderr.trim_end());
-            self.says(&[Step::Key("expect"), Step::Key("exit")], "", said);
+            self.says(&[PathStep::Key("expect"), PathStep::Key("exit")], "", said);
         }
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use similar::{ChangeTag, TextDiff};
 
 use crate::command::test::case::TestFile;
-use crate::command::test::compare::{Difference, How};
-use crate::error::color::Paint;
+use crate::command::test::compare::{Difference, DifferenceKind};
+use crate::error::color::Color;
 use crate::error::escape::escape_line;
 
 /// So many equal lines stand before and after different ones.
@@ -21,7 +21,7 @@ const MOST_LINES: usize = 60;
 const INDENT: &str = "      ";
 
 /// What stands beneath a case that failed.
-pub(crate) fn differences(file: &TestFile, found: &[Difference], paint: Paint) -> String {
+pub(crate) fn differences(file: &TestFile, found: &[Difference], paint: Color) -> String {
     let mut text = String::new();
     if let Some(first) = found.first() {
         // Writing into a string cannot fail.
@@ -33,7 +33,7 @@ pub(crate) fn differences(file: &TestFile, found: &[Difference], paint: Paint) -
     text
 }
 
-fn write_one(text: &mut String, difference: &Difference, paint: Paint) {
+fn write_one(text: &mut String, difference: &Difference, paint: Color) {
     let what = escape_line(&difference.what);
     let lead = if what.is_empty() {
         String::new()
@@ -41,22 +41,22 @@ fn write_one(text: &mut String, difference: &Difference, paint: Paint) {
         format!("{what}: ")
     };
     let _ = match &difference.how {
-        How::Value { expected, got } => {
+        DifferenceKind::Value { expected, got } => {
             writeln!(text, "{INDENT}{lead}expected {expected}, got {got}")
         }
-        How::Says(sentence) => {
+        DifferenceKind::Says(sentence) => {
             let mut lines = sentence.lines();
             let first = lines.next().unwrap_or_default();
             let _ = writeln!(text, "{INDENT}{lead}{}", escape_line(first));
             write_lines(text, lines);
             Ok(())
         }
-        How::Lacks { part, text: whole } => {
+        DifferenceKind::Lacks { part, text: whole } => {
             let _ = writeln!(text, "{INDENT}{lead}expected `{}` in", escape_line(part));
             write_lines(text, whole.lines());
             Ok(())
         }
-        How::Text { expected, got } => {
+        DifferenceKind::Text { expected, got } => {
             let removed = paint.red("- expected");
             let added = paint.green("+ got");
             let _ = writeln!(text, "{INDENT}{lead}{removed}, {added}");
@@ -81,7 +81,7 @@ fn write_lines<'a>(text: &mut String, lines: impl Iterator<Item = &'a str>) {
 }
 
 /// The lines of two texts, those that are only expected and those that only came marked.
-fn write_diff(text: &mut String, expected: &str, got: &str, paint: Paint) {
+fn write_diff(text: &mut String, expected: &str, got: &str, paint: Color) {
     let diff = TextDiff::configure()
         .timeout(Duration::from_secs(1))
         .diff_lines(expected, got);

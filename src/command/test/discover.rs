@@ -10,24 +10,24 @@ use crate::error::exit::Exit;
 
 /// A test file, and what its cases are called by: the path below the folder that was named, without
 /// the ending.
-pub(crate) struct Found {
+pub(crate) struct DiscoveredFile {
     pub path: PathBuf,
     pub label: String,
 }
 
 /// The files at and below `paths` in a stable order, each once; the current folder where none is
 /// named.
-pub(crate) fn find(paths: &[PathBuf]) -> Result<Vec<Found>, Problem> {
+pub(crate) fn find(paths: &[PathBuf]) -> Result<Vec<DiscoveredFile>, Problem> {
     let here = [PathBuf::from(".")];
     let paths = if paths.is_empty() { &here } else { paths };
-    let mut found: Vec<Found> = Vec::new();
+    let mut found: Vec<DiscoveredFile> = Vec::new();
     for path in paths {
         let files = find_files::files(path, ENDING).map_err(|error| unreadable(path, &error))?;
         for file in files {
             let plain = file.strip_prefix(".").unwrap_or(&file).to_owned();
             if found.iter().all(|known| known.path != plain) {
                 let label = label(&file, path);
-                found.push(Found { path: plain, label });
+                found.push(DiscoveredFile { path: plain, label });
             }
         }
     }

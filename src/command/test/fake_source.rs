@@ -7,31 +7,31 @@ use std::time::Duration;
 use hyper::StatusCode;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::command::test::virtual_clock::Virtual;
+use crate::command::test::virtual_clock::VirtualClock;
 use crate::error::exit::Cause;
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 use crate::fetch::lines::LineParser;
-use crate::fetch::{Answer, Answering, Source, error};
+use crate::fetch::{AnswerFuture, SourceAnswer, TokenSource, error};
 use crate::runtime::clock::Clock;
-use crate::runtime::shutdown::Halt;
+use crate::runtime::shutdown::Shutdown;
 
 /// What messages call the source.
 pub const ADDRESS: &str = "http://source.test/tokens";
 
 /// One answer of the case.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct FakeAnswer {
     /// How long it takes.
     pub delay: Duration,
     /// What it is.
-    pub answer: Scripted,
+    pub answer: FakeResponse,
 }
 
 /// What a source can answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scripted {
+pub enum FakeResponse {
     /// 200 with this body, as far as it comes.
-    Body(String, Ending),
+    Body(String, BodyEnd),
     /// Another status.
     Status(StatusCode, Option<Duration>),
     /// Nothing: the connection is refused.
@@ -40,7 +40,7 @@ pub enum Scripted {
 
 /// How a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum BodyEnd {
     /// As it should.
     Whole,
     /// The connection breaks.
@@ -59,30 +59,30 @@ pub struct Interruption {
 }
 
 /// The sizes that were asked for, in order.
-pub type Asked = Arc<Mutex<Vec<u64>>>;
+pub type RequestedSizes = Arc<Mutex<Vec<u64>>>;
 
 /// The source.
-pub struct Case {
+pub struct FakeSource {
     /// What it answers.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<FakeAnswer>,
     /// The signals that arrive meanwhile.
     pub interruptions: Vec<Interruption>,
     /// Where they go.
     pub signals: UnboundedSender<Cause>,
     /// What is kept of the requests.
-    pub asked: Asked,
+    pub asked: RequestedSizes,
     /// `source.timeout`.
     pub timeout: Duration,
     /// `source.max_token`.
     pub max_token: usize,
     /// The test's clock.
-    pub clock: Virtual,
+    pub clock: VirtualClock,
     /// The run's switch.
-    pub halt: Halt,
+    pub halt: Shutdown,
 }
 
-impl Source for Case {
-    fn request(&self, count: u64) -> Answering<'_> {
+impl TokenSource for FakeSource {
+    fn request(&self, count: u64) -> AnswerFuture<'_> {
         Box::pin(async move {
             let number = {
                 let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,19 +100,19 @@ impl Source for Case {
     }
 }
 
-impl Case {
-    async fn answer(&self, number: usize, count: u64) -> Answer {
+impl FakeSource {
+    async fn answer(&self, number: usize, count: u64) -> SourceAnswer {
         let Some(entry) = self.entries.get(number - 1) else {
             let fault = Fault::new(
-                Kind::HttpConnect,
+                ErrorKind::HttpConnect,
                 "the test case has no answer for this request",
             );
             // Whatever the script would make of it, the case cannot go on.
             self.halt.stop_because(fault.clone());
-            return Answer::failed(fault);
+            return SourceAnswer::failed(fault);
         };
         let too_late = entry.delay >= self.timeout;
-        let is_silent = matches!(entry.answer, Scripted::Body(_, Ending::Silence));
+        let is_silent = matches!(entry.answer, FakeResponse::Body(_, BodyEnd::Silence));
         let takes = if too_late || is_silent {
             self.timeout
         } else {
@@ -120,20 +120,20 @@ impl Case {
         };
         self.clock.at(self.clock.now() + takes).await;
         match &entry.answer {
-            _ if too_late => Answer::failed(error::timed_out(ADDRESS, self.timeout)),
-            Scripted::Refused => Answer::failed(error::unreachable(ADDRESS)),
-            Scripted::Status(status, retry_after) => {
-                Answer::failed(error::status(ADDRESS, *status, *retry_after))
+            _ if too_late => SourceAnswer::failed(error::timed_out(ADDRESS, self.timeout)),
+            FakeResponse::Refused => SourceAnswer::failed(error::unreachable(ADDRESS)),
+            FakeResponse::Status(status, retry_after) => {
+                SourceAnswer::failed(error::status(ADDRESS, *status, *retry_after))
             }
-            Scripted::Body(body, ending) => {
+            FakeResponse::Body(body, ending) => {
                 let mut parser = LineParser::new(count, self.max_token).watching_for_json();
                 parser.feed(body.as_bytes());
                 let fault = match ending {
-                    Ending::Whole => None,
-                    Ending::Cut => Some(error::broke_off(ADDRESS)),
-                    Ending::Silence => Some(error::timed_out(ADDRESS, self.timeout)),
+                    BodyEnd::Whole => None,
+                    BodyEnd::Cut => Some(error::broke_off(ADDRESS)),
+                    BodyEnd::Silence => Some(error::timed_out(ADDRESS, self.timeout)),
                 };
-                Answer::of(parser, fault, ADDRESS)
+                SourceAnswer::of(parser, fault, ADDRESS)
             }
         }
     }

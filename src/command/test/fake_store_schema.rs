@@ -5,25 +5,25 @@ use std::fmt::Write as _;
 
 use hyper::StatusCode;
 
-use crate::command::test::case::Reader;
-use crate::command::test::fake_source::{Ending, Entry, Scripted};
-use crate::command::test::schema::{EntryKeys, Named, Replies, ReplyKeys, Text};
-use crate::config::yaml_spans::Step;
+use crate::command::test::case::CaseReader;
+use crate::command::test::fake_source::{BodyEnd, FakeAnswer, FakeResponse};
+use crate::command::test::schema::{EntryKeys, OrderedMap, QuotedText, ReplyKeys, TokenReplies};
+use crate::config::yaml_spans::PathStep;
 use crate::error::diagnostic::Problem;
-use crate::store::fake::{Refusal, Reply, Says, Script};
+use crate::store::fake::{FakeError, FakeReplies, FakeReply, ReplyKind};
 
 /// The key of the reply that every other token gets.
 const OTHERS: &str = "*";
 
-impl Reader<'_> {
+impl CaseReader<'_> {
     /// An answer of the source; `made` counts the tokens that were made up.
     pub(crate) fn entry(
         &self,
-        at: [Step; 3],
+        at: [PathStep; 3],
         keys: &EntryKeys,
         made: &mut u64,
-    ) -> Result<Entry, Problem> {
-        let under = |key| [at[0], at[1], at[2], Step::Key(key)];
+    ) -> Result<FakeAnswer, Problem> {
+        let under = |key| [at[0], at[1], at[2], PathStep::Key(key)];
         let given = [
             ("tokens", keys.tokens.is_some()),
             ("count", keys.count.is_some()),
@@ -45,9 +45,9 @@ impl Reader<'_> {
             .filter_map(|(key, on)| (*on == Some(true)).then_some(*key))
             .collect();
         let ending = match broken[..] {
-            [] => Ending::Whole,
-            ["cut"] => Ending::Cut,
-            ["timeout"] => Ending::Silence,
+            [] => BodyEnd::Whole,
+            ["cut"] => BodyEnd::Cut,
+            ["timeout"] => BodyEnd::Silence,
             _ => {
                 let message = "an answer cannot be both `cut` and a `timeout`";
                 return Err(self.problem(&under("timeout"), message));
@@ -72,16 +72,16 @@ impl Reader<'_> {
                     "`status` must be an HTTP status other than 200; `tokens` answers 200";
                 return Err(self.problem(&under("status"), message));
             };
-            Scripted::Status(status, keys.retry_after)
+            FakeResponse::Status(status, keys.retry_after)
         } else if keys.connect.is_some() {
-            Scripted::Refused
-        } else if given.is_empty() && ending == Ending::Whole {
+            FakeResponse::Refused
+        } else if given.is_empty() && ending == BodyEnd::Whole {
             let message = "an answer needs `tokens`, `count`, `body`, `status`, `timeout`, `cut` or `connect`";
             return Err(self.problem(&at, message));
         } else {
-            Scripted::Body(body(keys, made), ending)
+            FakeResponse::Body(body(keys, made), ending)
         };
-        Ok(Entry {
+        Ok(FakeAnswer {
             delay: keys.delay.unwrap_or_default(),
             answer,
         })
@@ -90,19 +90,21 @@ impl Reader<'_> {
     /// What the database says.
     pub(crate) fn store(
         &self,
-        here: Step,
-        keys: Option<Named<Replies>>,
-    ) -> Result<Script, Problem> {
-        let mut script = Script::default();
-        for (token, Replies(replies)) in keys.map(|Named(entries)| entries).unwrap_or_default() {
-            let at = [here, Step::Key("store"), Step::Key(&token)];
+        here: PathStep,
+        keys: Option<OrderedMap<TokenReplies>>,
+    ) -> Result<FakeReplies, Problem> {
+        let mut script = FakeReplies::default();
+        for (token, TokenReplies(replies)) in
+            keys.map(|OrderedMap(entries)| entries).unwrap_or_default()
+        {
+            let at = [here, PathStep::Key("store"), PathStep::Key(&token)];
             if replies.is_empty() {
                 return Err(self.problem(&at, "the list needs a reply for the first try"));
             }
             let replies = replies
                 .into_iter()
                 .map(|reply| says(reply).map_err(|message| self.problem(&at, message)))
-                .collect::<Result<Vec<Reply>, Problem>>()?;
+                .collect::<Result<Vec<FakeReply>, Problem>>()?;
             if token == OTHERS {
                 script.others = replies;
             } else {
@@ -119,7 +121,7 @@ fn body(keys: &EntryKeys, made: &mut u64) -> String {
         return body.clone();
     }
     let mut body = String::new();
-    for Text(token) in keys.tokens.iter().flatten() {
+    for QuotedText(token) in keys.tokens.iter().flatten() {
         body.push_str(token);
         body.push('\n');
     }
@@ -131,7 +133,7 @@ fn body(keys: &EntryKeys, made: &mut u64) -> String {
     body
 }
 
-fn says(keys: ReplyKeys) -> Result<Reply, String> {
+fn says(keys: ReplyKeys) -> Result<FakeReply, String> {
     let delay = keys.delay.unwrap_or_default();
     let fields = [
         &keys.routine,
@@ -145,7 +147,7 @@ fn says(keys: ReplyKeys) -> Result<Reply, String> {
         (Some(_), Some(_), _) => {
             return Err("a reply cannot have both `sqlstate` and `reject`".to_owned());
         }
-        (Some(sqlstate), None, _) => Says::Code(Box::new(Refusal {
+        (Some(sqlstate), None, _) => ReplyKind::Code(Box::new(FakeError {
             sqlstate,
             severity: keys.severity.map(|severity| severity.as_str().to_owned()),
             routine: keys.routine,
@@ -161,12 +163,12 @@ fn says(keys: ReplyKeys) -> Result<Reply, String> {
                     .to_owned(),
             );
         }
-        (None, Some(reason), _) => Says::Refused(reason),
-        (None, None, Some("lost")) => Says::Lost,
-        (None, None, Some("found")) => Says::Found,
-        (None, None, Some("unknown")) => Says::Unknown,
-        (None, None, Some("down")) => Says::Down,
-        (None, None, _) => Says::Stored,
+        (None, Some(reason), _) => ReplyKind::Refused(reason),
+        (None, None, Some("lost")) => ReplyKind::Lost,
+        (None, None, Some("found")) => ReplyKind::Found,
+        (None, None, Some("unknown")) => ReplyKind::Unknown,
+        (None, None, Some("down")) => ReplyKind::Down,
+        (None, None, _) => ReplyKind::Stored,
     };
-    Ok(Reply { delay, says })
+    Ok(FakeReply { delay, says })
 }

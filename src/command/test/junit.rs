@@ -8,16 +8,16 @@ use std::path::Path;
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesText, Event};
 
-use crate::command::test::{Outcome, Told};
+use crate::command::test::{CaseResult, CaseStatus};
 use crate::error::escape::is_hostile;
 
 /// Writes the file at `path`.
-pub(crate) fn write(path: &Path, told: &[Told]) -> io::Result<()> {
+pub(crate) fn write(path: &Path, told: &[CaseResult]) -> io::Result<()> {
     fs::write(path, document(told)?)
 }
 
-fn document(told: &[Told]) -> io::Result<Vec<u8>> {
-    let mut suites: Vec<(&str, Vec<&Told>)> = Vec::new();
+fn document(told: &[CaseResult]) -> io::Result<Vec<u8>> {
+    let mut suites: Vec<(&str, Vec<&CaseResult>)> = Vec::new();
     for one in told {
         let file = one.file.as_str();
         match suites.last_mut() {
@@ -27,7 +27,7 @@ fn document(told: &[Told]) -> io::Result<Vec<u8>> {
     }
     let mut writer = Writer::new_with_indent(Vec::new(), b' ', 2);
     writer.write_event(Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)))?;
-    let all: Vec<&Told> = told.iter().collect();
+    let all: Vec<&CaseResult> = told.iter().collect();
     writer
         .create_element("testsuites")
         .with_attributes(numbers(&all).iter().map(pair))
@@ -42,7 +42,7 @@ fn document(told: &[Told]) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn suite(writer: &mut Writer<Vec<u8>>, file: &str, cases: &[&Told]) -> io::Result<()> {
+fn suite(writer: &mut Writer<Vec<u8>>, file: &str, cases: &[&CaseResult]) -> io::Result<()> {
     let mut attributes = vec![("name", clean(file))];
     attributes.extend(numbers(cases));
     writer
@@ -52,7 +52,7 @@ fn suite(writer: &mut Writer<Vec<u8>>, file: &str, cases: &[&Told]) -> io::Resul
     Ok(())
 }
 
-fn one(writer: &mut Writer<Vec<u8>>, case: &Told) -> io::Result<()> {
+fn one(writer: &mut Writer<Vec<u8>>, case: &CaseResult) -> io::Result<()> {
     let attributes = [
         ("name", clean(&case.name)),
         ("classname", clean(&case.label)),
@@ -64,8 +64,8 @@ fn one(writer: &mut Writer<Vec<u8>>, case: &Told) -> io::Result<()> {
         .create_element("testcase")
         .with_attributes(attributes.iter().map(pair));
     match &case.outcome {
-        Outcome::Passed | Outcome::Updated => element.write_empty()?,
-        Outcome::Skipped(why) => element.write_inner_content(|writer| {
+        CaseStatus::Passed | CaseStatus::Updated => element.write_empty()?,
+        CaseStatus::Skipped(why) => element.write_inner_content(|writer| {
             let message = [("message", clean(why))];
             let skipped = writer.create_element("skipped");
             skipped
@@ -73,7 +73,7 @@ fn one(writer: &mut Writer<Vec<u8>>, case: &Told) -> io::Result<()> {
                 .write_empty()?;
             Ok(())
         })?,
-        Outcome::Failed(text) => element.write_inner_content(|writer| {
+        CaseStatus::Failed(text) => element.write_inner_content(|writer| {
             let first = text
                 .lines()
                 .nth(1)
@@ -90,8 +90,8 @@ fn one(writer: &mut Writer<Vec<u8>>, case: &Told) -> io::Result<()> {
     Ok(())
 }
 
-fn numbers(cases: &[&Told]) -> Vec<(&'static str, String)> {
-    let count = |is: fn(&Outcome) -> bool| {
+fn numbers(cases: &[&CaseResult]) -> Vec<(&'static str, String)> {
+    let count = |is: fn(&CaseStatus) -> bool| {
         let found = cases.iter().filter(|case| is(&case.outcome)).count();
         found.to_string()
     };
@@ -100,12 +100,12 @@ fn numbers(cases: &[&Told]) -> Vec<(&'static str, String)> {
         ("tests", cases.len().to_string()),
         (
             "failures",
-            count(|outcome| matches!(outcome, Outcome::Failed(_))),
+            count(|outcome| matches!(outcome, CaseStatus::Failed(_))),
         ),
         ("errors", "0".to_owned()),
         (
             "skipped",
-            count(|outcome| matches!(outcome, Outcome::Skipped(_))),
+            count(|outcome| matches!(outcome, CaseStatus::Skipped(_))),
         ),
         ("time", seconds(took)),
     ]

@@ -25,17 +25,17 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::command::test::case::{Case, TestFile};
-use crate::command::test::compare::{How, counted};
-use crate::command::test::runner::Played;
-use crate::error::color::Paint;
+use crate::command::test::case::{TestCase, TestFile};
+use crate::command::test::compare::{DifferenceKind, counted};
+use crate::command::test::runner::CaseRun;
+use crate::error::color::Color;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
-use crate::report::Format;
+use crate::report::ReportFormat;
 
 /// What is to be tested, and how.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct TestSettings {
     /// Files and folders; the current one where there is none.
     pub paths: Vec<PathBuf>,
     /// Only cases with this in their name, or in their file's.
@@ -52,7 +52,7 @@ pub struct Settings {
     pub color: bool,
 }
 
-impl Settings {
+impl TestSettings {
     /// Takes them from the command line.
     pub fn of(args: &TestArgs, color: bool) -> Self {
         Self {
@@ -68,17 +68,17 @@ impl Settings {
 }
 
 /// What became of a case.
-struct Told {
+struct CaseResult {
     file: String,
     label: String,
     name: String,
     /// The line of the file where it begins, or where it differs.
     line: usize,
     took: Duration,
-    outcome: Outcome,
+    outcome: CaseStatus,
 }
 
-enum Outcome {
+enum CaseStatus {
     Passed,
     /// Its report was written into the file.
     Updated,
@@ -92,13 +92,13 @@ enum Outcome {
 ///
 /// # Errors
 /// Every mistake in the test files, before any case is run; exit code 2.
-pub fn test(settings: &Settings, out: &mut dyn Write) -> Result<Exit, Vec<Problem>> {
+pub fn test(settings: &TestSettings, out: &mut dyn Write) -> Result<Exit, Vec<Problem>> {
     let began = Instant::now();
     let files = read(settings)?;
     let chosen = choose(settings, &files)?;
-    let paint = Paint(settings.color);
+    let paint = Color(settings.color);
     let mut told = Vec::new();
-    let mut changes: Vec<Vec<update::Change>> = files.iter().map(|_| Vec::new()).collect();
+    let mut changes: Vec<Vec<update::ReportChange>> = files.iter().map(|_| Vec::new()).collect();
     run_all(settings, &chosen, |number, played| {
         let (at, file, case) = chosen[number];
         let (one, change) = tell(settings, file, case, played.as_ref(), paint);
@@ -120,11 +120,11 @@ pub fn test(settings: &Settings, out: &mut dyn Write) -> Result<Exit, Vec<Proble
     }
     let failed = told
         .iter()
-        .any(|one| matches!(one.outcome, Outcome::Failed(_)));
+        .any(|one| matches!(one.outcome, CaseStatus::Failed(_)));
     Ok(if failed { Exit::Tests } else { Exit::Completed })
 }
 
-fn read(settings: &Settings) -> Result<Vec<TestFile>, Vec<Problem>> {
+fn read(settings: &TestSettings) -> Result<Vec<TestFile>, Vec<Problem>> {
     let found = discover::find(&settings.paths).map_err(|problem| vec![problem])?;
     let (mut files, mut problems) = (Vec::new(), Vec::new());
     for one in found {
@@ -140,15 +140,18 @@ fn read(settings: &Settings) -> Result<Vec<TestFile>, Vec<Problem>> {
     }
 }
 
-type Chosen<'a> = (usize, &'a TestFile, &'a Case);
+type SelectedCases<'a> = (usize, &'a TestFile, &'a TestCase);
 
-fn choose<'a>(settings: &Settings, files: &'a [TestFile]) -> Result<Vec<Chosen<'a>>, Vec<Problem>> {
+fn choose<'a>(
+    settings: &TestSettings,
+    files: &'a [TestFile],
+) -> Result<Vec<SelectedCases<'a>>, Vec<Problem>> {
     let filter = settings.filter.as_deref().unwrap_or_default();
     let cases = files.iter().enumerate().flat_map(|(at, file)| {
         let cases = file.cases.iter();
         cases.map(move |case| (at, file, case))
     });
-    let chosen: Vec<Chosen> = cases
+    let chosen: Vec<SelectedCases> = cases
         .filter(|(_, file, case)| format!("{}: {}", file.label, case.name).contains(filter))
         .collect();
     if chosen.is_empty() {
@@ -165,7 +168,11 @@ fn choose<'a>(settings: &Settings, files: &'a [TestFile]) -> Result<Vec<Chosen<'
 
 /// Runs the cases, some at a time, and hands over what each came to in their order; `None` for one
 /// that is skipped.
-fn run_all(settings: &Settings, chosen: &[Chosen], mut done: impl FnMut(usize, Option<Played>)) {
+fn run_all(
+    settings: &TestSettings,
+    chosen: &[SelectedCases],
+    mut done: impl FnMut(usize, Option<CaseRun>),
+) {
     let jobs = settings.jobs.unwrap_or_else(|| {
         let processors = thread::available_parallelism();
         processors.map_or(1, std::num::NonZero::get)
@@ -201,40 +208,40 @@ fn run_all(settings: &Settings, chosen: &[Chosen], mut done: impl FnMut(usize, O
 }
 
 fn tell(
-    settings: &Settings,
+    settings: &TestSettings,
     file: &TestFile,
-    case: &Case,
-    played: Option<&Played>,
-    paint: Paint,
-) -> (Told, Option<update::Change>) {
-    let here = [crate::config::yaml_spans::Step::Item(case.index)];
+    case: &TestCase,
+    played: Option<&CaseRun>,
+    paint: Color,
+) -> (CaseResult, Option<update::ReportChange>) {
+    let here = [crate::config::yaml_spans::PathStep::Item(case.index)];
     let mut line = file.outline.key(&here).map_or(1, |mark| mark.line);
     let mut change = None;
     let outcome = match played {
-        None => Outcome::Skipped(case.skip.clone().unwrap_or_default()),
+        None => CaseStatus::Skipped(case.skip.clone().unwrap_or_default()),
         Some(played) => {
             let mut found = compare::judge(case, played, settings.timeout);
             let is_report = |one: &compare::Difference| {
-                one.what == "report" && matches!(one.how, How::Text { .. })
+                one.what == "report" && matches!(one.how, DifferenceKind::Text { .. })
             };
             if settings.update && found.iter().any(is_report) {
                 found.retain(|one| !is_report(one));
-                change = Some(update::Change {
+                change = Some(update::ReportChange {
                     index: case.index,
-                    report: played.report(Format::Text).to_owned(),
+                    report: played.report(ReportFormat::Text).to_owned(),
                 });
             }
             if let Some(first) = found.first() {
                 line = file.outline.key(&first.path).map_or(line, |mark| mark.line);
-                Outcome::Failed(diff::differences(file, &found, paint))
+                CaseStatus::Failed(diff::differences(file, &found, paint))
             } else if change.is_some() {
-                Outcome::Updated
+                CaseStatus::Updated
             } else {
-                Outcome::Passed
+                CaseStatus::Passed
             }
         }
     };
-    let told = Told {
+    let told = CaseResult {
         file: file.path.display().to_string(),
         label: file.label.clone(),
         name: case.name.clone(),
@@ -245,24 +252,24 @@ fn tell(
     (told, change)
 }
 
-fn line(told: &Told, paint: Paint) -> String {
+fn line(told: &CaseResult, paint: Color) -> String {
     let name = format!("{}: {}", told.label, told.name);
     let name = crate::error::escape::escape(&name);
     match &told.outcome {
-        Outcome::Passed => format!("{}{name}\n", paint.word("ok    ")),
-        Outcome::Updated => format!("{}{name} (report updated)\n", paint.word("ok    ")),
-        Outcome::Skipped(why) => {
+        CaseStatus::Passed => format!("{}{name}\n", paint.word("ok    ")),
+        CaseStatus::Updated => format!("{}{name} (report updated)\n", paint.word("ok    ")),
+        CaseStatus::Skipped(why) => {
             let why = crate::error::escape::escape(why);
             format!("{}{name} ({why})\n", paint.word("skip  "))
         }
-        Outcome::Failed(text) => format!("{}{name}\n{text}", paint.word("FAIL  ")),
+        CaseStatus::Failed(text) => format!("{}{name}\n{text}", paint.word("FAIL  ")),
     }
 }
 
-fn closing(told: &[Told], took: Duration) -> String {
-    let count = |is: fn(&Outcome) -> bool| told.iter().filter(|one| is(&one.outcome)).count();
-    let skipped = count(|outcome| matches!(outcome, Outcome::Skipped(_)));
-    let failed = count(|outcome| matches!(outcome, Outcome::Failed(_)));
+fn closing(told: &[CaseResult], took: Duration) -> String {
+    let count = |is: fn(&CaseStatus) -> bool| told.iter().filter(|one| is(&one.outcome)).count();
+    let skipped = count(|outcome| matches!(outcome, CaseStatus::Skipped(_)));
+    let failed = count(|outcome| matches!(outcome, CaseStatus::Failed(_)));
     let passed = told.len() - skipped - failed;
     let skipped = match skipped {
         0 => String::new(),
@@ -272,7 +279,7 @@ fn closing(told: &[Told], took: Duration) -> String {
     format!("{passed} passed, {failed} failed{skipped} in {seconds:.2} s\n")
 }
 
-fn write_changes(files: &[TestFile], changes: &[Vec<update::Change>]) -> Vec<Problem> {
+fn write_changes(files: &[TestFile], changes: &[Vec<update::ReportChange>]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (file, changes) in files
         .iter()

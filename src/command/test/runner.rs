@@ -14,38 +14,38 @@ use tracing::dispatcher;
 use uuid::Uuid;
 
 use crate::command::run;
-use crate::command::supervisor::{Limits, watch_over};
-use crate::command::test::case::{Case, When};
-use crate::command::test::fake_source::{self, Asked, Interruption};
-use crate::command::test::virtual_clock::{Overrun, Virtual};
+use crate::command::supervisor::{TimeLimits, watch_over};
+use crate::command::test::case::{SignalTime, TestCase};
+use crate::command::test::fake_source::{self, Interruption, RequestedSizes};
+use crate::command::test::virtual_clock::{Overrun, VirtualClock};
 use crate::error::exit::Cause;
 use crate::fetch::Fetcher;
 use crate::observe::logging;
 use crate::observe::otel::Tracer;
-use crate::observe::progress::Screen;
+use crate::observe::progress::ProgressDisplay;
 use crate::observe::run_context::RunContext;
-use crate::report::conclusion::Finished;
+use crate::report::conclusion::Conclusion;
 use crate::report::ledger::Ledger;
 use crate::report::summary::Counts;
-use crate::report::{Format, Reports};
+use crate::report::{ReportFormat, Reports};
 use crate::runtime::clock::Clock;
-use crate::runtime::shutdown::Halt;
+use crate::runtime::shutdown::Shutdown;
 use crate::script::Script;
 use crate::script::api::emit_files::Emitter;
-use crate::script::host::Parts;
+use crate::script::host::HostParts;
 use crate::store::Store;
 
 /// So much of each output is kept.
 const MOST_OUTPUT: usize = 16 << 20;
 
 /// What a case came to.
-pub(crate) struct Played {
+pub(crate) struct CaseRun {
     pub exit: u8,
     /// In the order of [`Status::ALL`](crate::pipeline::token::Status::ALL).
     pub counts: [u64; 5],
     pub stdout: String,
     /// Those that are looked at.
-    reports: Vec<(Format, String)>,
+    reports: Vec<(ReportFormat, String)>,
     pub stderr: String,
     pub slept: Duration,
     /// The sizes that were asked for.
@@ -58,29 +58,29 @@ pub(crate) struct Played {
     pub took: Duration,
 }
 
-impl Played {
+impl CaseRun {
     /// A report that is looked at; empty where none was written.
-    pub fn report(&self, format: Format) -> &str {
+    pub fn report(&self, format: ReportFormat) -> &str {
         let found = self.reports.iter().find(|(known, _)| *known == format);
         found.map_or("", |(_, text)| text)
     }
 }
 
 /// Plays a case, for `limit` of real time at the most.
-pub(crate) fn play(case: &Case, limit: Duration) -> Played {
+pub(crate) fn play(case: &TestCase, limit: Duration) -> CaseRun {
     let began = Instant::now();
-    let formats = Format::ALL.into_iter().map(|(_, format)| format);
+    let formats = ReportFormat::ALL.into_iter().map(|(_, format)| format);
     let kept = formats.filter(|format| case.expect.looks_at(*format));
-    let kept = kept.map(|format| (format, Output::default()));
-    let stage = Stage {
-        clock: Virtual::new(limit),
-        asked: Asked::default(),
-        stdout: Output::default(),
+    let kept = kept.map(|format| (format, CapturedOutput::default()));
+    let stage = CaseEnvironment {
+        clock: VirtualClock::new(limit),
+        asked: RequestedSizes::default(),
+        stdout: CapturedOutput::default(),
         reports: kept.collect(),
         // Without one, a script that wants to write files hears so.
         folder: tempfile::tempdir().ok(),
     };
-    let stderr = Output::default();
+    let stderr = CapturedOutput::default();
     let heard = stderr.clone();
     let log = logging::lines(case.settings.log, false, move || heard.clone());
     let finished = dispatcher::with_default(&log, || stage.run(case));
@@ -100,7 +100,7 @@ pub(crate) fn play(case: &Case, limit: Duration) -> Played {
     let reports = stage.reports.iter();
     let reports = reports.map(|(format, output)| (*format, output.text()));
     let asked = stage.asked.lock().unwrap_or_else(PoisonError::into_inner);
-    Played {
+    CaseRun {
         exit: finished.exit.code(),
         counts,
         stdout: stage.stdout.text(),
@@ -125,16 +125,16 @@ fn in_order(counts: &Counts) -> [u64; 5] {
 }
 
 /// What a case is played on.
-struct Stage {
-    clock: Virtual,
-    asked: Asked,
-    stdout: Output,
-    reports: Vec<(Format, Output)>,
+struct CaseEnvironment {
+    clock: VirtualClock,
+    asked: RequestedSizes,
+    stdout: CapturedOutput,
+    reports: Vec<(ReportFormat, CapturedOutput)>,
     folder: Option<tempfile::TempDir>,
 }
 
-impl Stage {
-    fn run(&self, case: &Case) -> Finished {
+impl CaseEnvironment {
+    fn run(&self, case: &TestCase) -> Conclusion {
         let played = run::load(&case.settings).and_then(|script| {
             let clock = self.clock.clone();
             // Nothing but this program's clock can be waited for: the runtime has no timers.
@@ -145,10 +145,10 @@ impl Stage {
             let ended = runtime.block_on(self.clock.drive(self.supervised(case, script)));
             Ok(ended.context("the run did not end although it was stopped")?)
         });
-        played.unwrap_or_else(Finished::from)
+        played.unwrap_or_else(Conclusion::from)
     }
 
-    async fn supervised(&self, case: &Case, script: Script) -> Finished {
+    async fn supervised(&self, case: &TestCase, script: Script) -> Conclusion {
         let begun = RunContext {
             clock: Arc::new(self.clock.clone()),
             instant: self.clock.now(),
@@ -158,7 +158,7 @@ impl Stage {
         };
         let (signals, mut arriving) = unbounded_channel();
         for signal in &case.signals {
-            if let When::At(moment) = signal.when {
+            if let SignalTime::At(moment) = signal.when {
                 let (sender, name) = (signals.clone(), signal.cause);
                 let moment = self.clock.at(begun.instant + moment);
                 tokio::spawn(async move {
@@ -167,11 +167,11 @@ impl Stage {
                 });
             }
         }
-        let limits = Limits::of(&case.settings);
+        let limits = TimeLimits::of(&case.settings);
         let stops = async || next(&mut arriving).await;
         watch_over(begun, limits, stops, |halt, begun| async {
             let parts = self.parts(case, signals, halt, &begun);
-            run::carry_out(script, parts, begun, &Screen::blank()).await
+            run::carry_out(script, parts, begun, &ProgressDisplay::blank()).await
         })
         .await
     }
@@ -179,15 +179,15 @@ impl Stage {
     /// Both ends, and what stands between them.
     fn parts(
         &self,
-        case: &Case,
+        case: &TestCase,
         signals: UnboundedSender<Cause>,
-        halt: Halt,
+        halt: Shutdown,
         begun: &RunContext,
-    ) -> Parts {
+    ) -> HostParts {
         self.clock.stop_with(halt.clone());
         let settings = &case.settings;
         let limits = settings.limits.clone();
-        let source = fake_source::Case {
+        let source = fake_source::FakeSource {
             entries: case.entries.clone(),
             interruptions: interruptions(case),
             signals,
@@ -209,7 +209,7 @@ impl Stage {
         let script = case.store.clone();
         let store = Store::scripted(script, &settings.store, halt.clone(), Arc::clone(clock));
         let folder = self.folder.as_ref().map(|folder| folder.path().to_owned());
-        Parts {
+        HostParts {
             runtime: Handle::current(),
             clock: Arc::clone(clock),
             halt,
@@ -223,9 +223,9 @@ impl Stage {
         }
     }
 
-    fn reports(&self, case: &Case) -> Reports {
+    fn reports(&self, case: &TestCase) -> Reports {
         let mut reports = Reports::on(Box::new(self.stdout.clone()));
-        reports.write_on_stdout(Format::Text);
+        reports.write_on_stdout(ReportFormat::Text);
         reports.mask(case.settings.mask);
         reports.dry_run(case.settings.store.dry_run);
         for (format, output) in &self.reports {
@@ -242,29 +242,29 @@ async fn next(arriving: &mut UnboundedReceiver<Cause>) -> Cause {
     }
 }
 
-fn interruptions(case: &Case) -> Vec<Interruption> {
+fn interruptions(case: &TestCase) -> Vec<Interruption> {
     let answered = case.signals.iter().filter_map(|signal| match signal.when {
-        When::Answered(after) => Some(Interruption {
+        SignalTime::Answered(after) => Some(Interruption {
             after,
             cause: signal.cause,
         }),
-        When::At(_) => None,
+        SignalTime::At(_) => None,
     });
     answered.collect()
 }
 
 /// An output that is kept. Clones share it.
 #[derive(Clone, Default)]
-struct Output(Arc<Mutex<Vec<u8>>>);
+struct CapturedOutput(Arc<Mutex<Vec<u8>>>);
 
-impl Output {
+impl CapturedOutput {
     fn text(&self) -> String {
         let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
-impl Write for Output {
+impl Write for CapturedOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() + bytes.len() > MOST_OUTPUT {

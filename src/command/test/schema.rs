@@ -9,8 +9,8 @@ use serde::de::{Error as _, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use crate::cli::value::{self, Parsed};
-use crate::config::test_case::Options;
+use crate::cli::value::{self, ParseResult};
+use crate::config::test_case::CaseOptions;
 use crate::config::yaml_values::{elements, number, readers, vars};
 
 /// A case.
@@ -24,10 +24,10 @@ pub(crate) struct CaseKeys {
     pub size: Option<u64>,
     #[serde(deserialize_with = "vars")]
     pub vars: Option<Map<String, Value>>,
-    pub env: Option<Named<Text>>,
-    pub options: Option<Options>,
+    pub env: Option<OrderedMap<QuotedText>>,
+    pub options: Option<CaseOptions>,
     pub source: Option<Vec<EntryKeys>>,
-    pub store: Option<Named<Replies>>,
+    pub store: Option<OrderedMap<TokenReplies>>,
     pub signals: Option<Vec<SignalKeys>>,
     pub expect: Option<ExpectKeys>,
 }
@@ -36,7 +36,7 @@ pub(crate) struct CaseKeys {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct EntryKeys {
-    pub tokens: Option<Vec<Text>>,
+    pub tokens: Option<Vec<QuotedText>>,
     #[serde(deserialize_with = "number")]
     pub count: Option<u64>,
     pub body: Option<String>,
@@ -52,7 +52,7 @@ pub(crate) struct EntryKeys {
 }
 
 /// What the database says to one token, in the order of the tries.
-pub(crate) struct Replies(pub Vec<ReplyKeys>);
+pub(crate) struct TokenReplies(pub Vec<ReplyKeys>);
 
 /// What it says to one try.
 #[derive(Default, Deserialize)]
@@ -60,7 +60,7 @@ pub(crate) struct Replies(pub Vec<ReplyKeys>);
 pub(crate) struct ReplyKeys {
     #[serde(deserialize_with = "sqlstate")]
     pub sqlstate: Option<String>,
-    pub severity: Option<Severity>,
+    pub severity: Option<SeverityKey>,
     pub routine: Option<String>,
     pub table: Option<String>,
     pub column: Option<String>,
@@ -76,14 +76,14 @@ pub(crate) struct ReplyKeys {
 /// How severe an error is.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-pub(crate) enum Severity {
+pub(crate) enum SeverityKey {
     Error,
     Fatal,
     Panic,
     Warning,
 }
 
-impl Severity {
+impl SeverityKey {
     /// As the server spells it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -116,11 +116,11 @@ pub(crate) struct ExpectKeys {
     pub report: Option<String>,
     pub reports: Option<ReportKeys>,
     pub stdout: Option<String>,
-    pub stderr: Option<Stderr>,
+    pub stderr: Option<ExpectedStderr>,
     #[serde(deserialize_with = "duration")]
     pub slept: Option<Duration>,
-    pub requests: Option<Requests>,
-    pub files: Option<Named<Text>>,
+    pub requests: Option<ExpectedRequests>,
+    pub files: Option<OrderedMap<QuotedText>>,
 }
 
 /// `expect.counts`.
@@ -157,7 +157,7 @@ readers! {
     sqlstate: String = five_characters;
 }
 
-fn five_characters(text: &str) -> Parsed<String> {
+fn five_characters(text: &str) -> ParseResult<String> {
     let plain = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_uppercase();
     if text.len() == 5 && text.bytes().all(plain) {
         Ok(text.to_owned())
@@ -183,11 +183,11 @@ elements! {
 /// Text as it is written. What YAML takes for something else must stand in quotes: of `1.50` it would
 /// keep the number alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Text(pub String);
+pub(crate) struct QuotedText(pub String);
 
-impl<'de> Deserialize<'de> for Text {
+impl<'de> Deserialize<'de> for QuotedText {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(TextVisitor).map(Text)
+        from.deserialize_any(TextVisitor).map(QuotedText)
     }
 }
 
@@ -208,39 +208,39 @@ impl Visitor<'_> for TextVisitor {
 }
 
 /// A mapping with keys of the user's own choice, in the order in which they stand.
-pub(crate) struct Named<T>(pub Vec<(String, T)>);
+pub(crate) struct OrderedMap<T>(pub Vec<(String, T)>);
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OrderedMap<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_map(NamedVisitor(std::marker::PhantomData))
+        from.deserialize_map(OrderedMapVisitor(std::marker::PhantomData))
     }
 }
 
-struct NamedVisitor<T>(std::marker::PhantomData<T>);
+struct OrderedMapVisitor<T>(std::marker::PhantomData<T>);
 
-impl<'de, T: Deserialize<'de>> Visitor<'de> for NamedVisitor<T> {
-    type Value = Named<T>;
+impl<'de, T: Deserialize<'de>> Visitor<'de> for OrderedMapVisitor<T> {
+    type Value = OrderedMap<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("must be a mapping of keys")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Named<T>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<OrderedMap<T>, A::Error> {
         let mut entries: Vec<(String, T)> = Vec::new();
-        while let Some(Text(key)) = from.next_key()? {
+        while let Some(QuotedText(key)) = from.next_key()? {
             if entries.iter().any(|(known, _)| *known == key) {
                 return Err(A::Error::custom(format_args!("duplicate field `{key}`")));
             }
             entries.push((key, from.next_value()?));
         }
-        Ok(Named(entries))
+        Ok(OrderedMap(entries))
     }
 }
 
 /// The words for what needs no more to be said.
 const WORDS: [&str; 5] = ["stored", "lost", "found", "unknown", "down"];
 
-impl<'de> Deserialize<'de> for Replies {
+impl<'de> Deserialize<'de> for TokenReplies {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(RepliesVisitor)
     }
@@ -249,7 +249,7 @@ impl<'de> Deserialize<'de> for Replies {
 struct RepliesVisitor;
 
 impl<'de> Visitor<'de> for RepliesVisitor {
-    type Value = Replies;
+    type Value = TokenReplies;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -259,18 +259,18 @@ impl<'de> Visitor<'de> for RepliesVisitor {
         )
     }
 
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Replies, E> {
-        reply_of_word(text).map(|reply| Replies(vec![reply]))
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<TokenReplies, E> {
+        reply_of_word(text).map(|reply| TokenReplies(vec![reply]))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, from: A) -> Result<Replies, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, from: A) -> Result<TokenReplies, A::Error> {
         let reply = ReplyKeys::deserialize(MapAccessDeserializer::new(from))?;
-        Ok(Replies(vec![reply]))
+        Ok(TokenReplies(vec![reply]))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, from: A) -> Result<Replies, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, from: A) -> Result<TokenReplies, A::Error> {
         let list = Vec::<OneReply>::deserialize(SeqAccessDeserializer::new(from))?;
-        Ok(Replies(
+        Ok(TokenReplies(
             list.into_iter().map(|OneReply(reply)| reply).collect(),
         ))
     }
@@ -295,13 +295,13 @@ struct OneReply(ReplyKeys);
 
 impl<'de> Deserialize<'de> for OneReply {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(OneVisitor).map(OneReply)
+        from.deserialize_any(OneReplyVisitor).map(OneReply)
     }
 }
 
-struct OneVisitor;
+struct OneReplyVisitor;
 
-impl<'de> Visitor<'de> for OneVisitor {
+impl<'de> Visitor<'de> for OneReplyVisitor {
     type Value = ReplyKeys;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -318,14 +318,14 @@ impl<'de> Visitor<'de> for OneVisitor {
 }
 
 /// `expect.stderr`.
-pub(crate) enum Stderr {
+pub(crate) enum ExpectedStderr {
     /// All of it.
     Whole(String),
     /// Parts of it.
     Parts(Vec<String>),
 }
 
-impl<'de> Deserialize<'de> for Stderr {
+impl<'de> Deserialize<'de> for ExpectedStderr {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(StderrVisitor)
     }
@@ -334,33 +334,33 @@ impl<'de> Deserialize<'de> for Stderr {
 struct StderrVisitor;
 
 impl<'de> Visitor<'de> for StderrVisitor {
-    type Value = Stderr;
+    type Value = ExpectedStderr;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("must be text (all of it) or a list of texts (each somewhere in it)")
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Stderr, E> {
-        Ok(Stderr::Whole(text.to_owned()))
+    fn visit_str<E>(self, text: &str) -> Result<ExpectedStderr, E> {
+        Ok(ExpectedStderr::Whole(text.to_owned()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, from: A) -> Result<Stderr, A::Error> {
-        let parts = Vec::<Text>::deserialize(SeqAccessDeserializer::new(from))?;
-        Ok(Stderr::Parts(
-            parts.into_iter().map(|Text(text)| text).collect(),
+    fn visit_seq<A: SeqAccess<'de>>(self, from: A) -> Result<ExpectedStderr, A::Error> {
+        let parts = Vec::<QuotedText>::deserialize(SeqAccessDeserializer::new(from))?;
+        Ok(ExpectedStderr::Parts(
+            parts.into_iter().map(|QuotedText(text)| text).collect(),
         ))
     }
 }
 
 /// `expect.requests`.
-pub(crate) enum Requests {
+pub(crate) enum ExpectedRequests {
     /// How many.
     Number(u64),
     /// For how many tokens each.
     Sizes(Vec<u64>),
 }
 
-impl<'de> Deserialize<'de> for Requests {
+impl<'de> Deserialize<'de> for ExpectedRequests {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(RequestsVisitor)
     }
@@ -369,18 +369,18 @@ impl<'de> Deserialize<'de> for Requests {
 struct RequestsVisitor;
 
 impl<'de> Visitor<'de> for RequestsVisitor {
-    type Value = Requests;
+    type Value = ExpectedRequests;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("must be a whole number, or a list of the sizes that are asked for")
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<Requests, E> {
-        Ok(Requests::Number(number))
+    fn visit_u64<E>(self, number: u64) -> Result<ExpectedRequests, E> {
+        Ok(ExpectedRequests::Number(number))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, from: A) -> Result<Requests, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, from: A) -> Result<ExpectedRequests, A::Error> {
         let sizes = Vec::deserialize(SeqAccessDeserializer::new(from))?;
-        Ok(Requests::Sizes(sizes))
+        Ok(ExpectedRequests::Sizes(sizes))
     }
 }

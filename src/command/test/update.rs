@@ -5,11 +5,11 @@ use std::ops::Range;
 
 use crate::command::test::case::TestFile;
 use crate::config::test_case;
-use crate::config::yaml_spans::{Form, Mark, Outline, Step};
+use crate::config::yaml_spans::{PathStep, TextSpan, ValueStyle, YamlSpans};
 use crate::error::escape::json_of;
 
 /// What a case's report came to.
-pub(crate) struct Change {
+pub(crate) struct ReportChange {
     /// The case, from 0.
     pub index: usize,
     /// Its report.
@@ -20,7 +20,7 @@ pub(crate) struct Change {
 ///
 /// # Errors
 /// Where the text cannot be changed without changing its meaning elsewhere.
-pub(crate) fn update(file: &TestFile, changes: &[Change]) -> Result<String, String> {
+pub(crate) fn update(file: &TestFile, changes: &[ReportChange]) -> Result<String, String> {
     let mut splices: Vec<(Range<usize>, String)> = changes
         .iter()
         .map(|change| splice(&file.text, &file.outline, change))
@@ -39,9 +39,9 @@ pub(crate) fn update(file: &TestFile, changes: &[Change]) -> Result<String, Stri
 }
 
 /// True where nothing but the reports differs.
-fn means_the_same(old: &str, new: &str, changes: &[Change]) -> bool {
-    type Tree = serde_json::Value;
-    let read = |text| test_case::read::<Tree>("the test file", "", text).ok();
+fn means_the_same(old: &str, new: &str, changes: &[ReportChange]) -> bool {
+    type YamlTree = serde_json::Value;
+    let read = |text| test_case::read::<YamlTree>("the test file", "", text).ok();
     let (Some(mut old), Some(new)) = (read(old), read(new)) else {
         return false;
     };
@@ -58,16 +58,20 @@ fn means_the_same(old: &str, new: &str, changes: &[Change]) -> bool {
 }
 
 /// Which bytes are replaced by what.
-fn splice(text: &str, outline: &Outline, change: &Change) -> Option<(Range<usize>, String)> {
+fn splice(
+    text: &str,
+    outline: &YamlSpans,
+    change: &ReportChange,
+) -> Option<(Range<usize>, String)> {
     let path = [
-        Step::Item(change.index),
-        Step::Key("expect"),
-        Step::Key("report"),
+        PathStep::Item(change.index),
+        PathStep::Key("expect"),
+        PathStep::Key("report"),
     ];
     let (key, value) = (outline.key(&path)?, outline.value(&path)?);
     match value.form {
-        Form::Literal | Form::Folded => Some(block(text, key, &change.report)),
-        Form::Inline => {
+        ValueStyle::Literal | ValueStyle::Folded => Some(block(text, key, &change.report)),
+        ValueStyle::Inline => {
             let before = text[..value.bytes.start].rsplit('\n').next()?;
             let is_in_flow = before.contains(['{', '[']);
             let bytes = inline(text, value.bytes.start, is_in_flow);
@@ -88,7 +92,7 @@ fn splice(text: &str, outline: &Outline, change: &Change) -> Option<(Range<usize
             };
             Some((bytes, new))
         }
-        Form::Other => None,
+        ValueStyle::Other => None,
     }
 }
 
@@ -122,7 +126,7 @@ fn quoted(rest: &str, quote: char) -> usize {
 }
 
 /// The same for lines beneath their key, whose header keeps its comment.
-fn block(text: &str, key: &Mark, report: &str) -> (Range<usize>, String) {
+fn block(text: &str, key: &TextSpan, report: &str) -> (Range<usize>, String) {
     let line_end = |from: usize| {
         text[from..]
             .find('\n')
@@ -233,9 +237,9 @@ mod tests {
         let path = Path::new("x.test.yaml");
         let file = TestFile::parse(path, "x".to_owned(), text.to_owned());
         let file = file.unwrap_or_else(|problem| panic!("{}", problem.render(false)));
-        let changes: Vec<Change> = changes
+        let changes: Vec<ReportChange> = changes
             .iter()
-            .map(|(index, report)| Change {
+            .map(|(index, report)| ReportChange {
                 index: *index,
                 report: (*report).to_owned(),
             })
@@ -319,6 +323,6 @@ mod tests {
             .ok()
             .unwrap();
         let report = "y\n".to_owned();
-        assert!(update(&file, &[Change { index: 0, report }]).is_err());
+        assert!(update(&file, &[ReportChange { index: 0, report }]).is_err());
     }
 }

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
-use crate::error::{Fault, Kind};
-use crate::runtime::clock::{Busy, Clock, Wait};
-use crate::runtime::shutdown::Halt;
+use crate::error::{ErrorKind, Fault};
+use crate::runtime::clock::{BusyGuard, Clock, SleepFuture};
+use crate::runtime::shutdown::Shutdown;
 
 /// So long a run that was stopped for taking too much real time may take to end.
 const LAST: Duration = Duration::from_secs(5);
@@ -35,7 +35,7 @@ pub enum Overrun {
 
 /// What the script's thread is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Script {
+enum ThreadState {
     /// It has not begun, or has ended.
     Absent,
     /// It is its turn.
@@ -46,18 +46,18 @@ enum Script {
     Woken,
 }
 
-struct State {
+struct ClockState {
     now: Instant,
     slept: Duration,
     /// By when they ring and the order in which they were set.
     alarms: BTreeMap<(Instant, u64), Waker>,
     next: u64,
-    script: Script,
+    script: ThreadState,
     /// True where the script's waker was called during its turn.
     is_called: bool,
     /// Wakes the runtime's thread.
     runtime: Option<Waker>,
-    halt: Option<Halt>,
+    halt: Option<Shutdown>,
     /// When the real time is up.
     limit: Instant,
     overrun: Option<Overrun>,
@@ -67,23 +67,24 @@ struct State {
 
 /// A test's clock. Clones share it.
 #[derive(Clone)]
-pub struct Virtual(Arc<Shared>);
+pub struct VirtualClock(Arc<ClockShared>);
 
-struct Shared {
-    state: Mutex<State>,
+struct ClockShared {
+    state: Mutex<ClockState>,
     turned: Condvar,
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl ClockShared {
+    fn state(&self) -> MutexGuard<'_, ClockState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets the runtime go on until it is the script's turn; false where nothing is waited for any
     /// more.
-    fn wait_for_turn(&self, state: MutexGuard<'_, State>) -> bool {
+    fn wait_for_turn(&self, state: MutexGuard<'_, ClockState>) -> bool {
         self.turned.notify_all();
-        let waits = |state: &mut State| state.script != Script::Works && !state.has_given_up;
+        let waits =
+            |state: &mut ClockState| state.script != ThreadState::Works && !state.has_given_up;
         let turned = self.turned.wait_while(state, waits);
         !turned.unwrap_or_else(PoisonError::into_inner).has_given_up
     }
@@ -96,17 +97,17 @@ impl Shared {
     }
 }
 
-impl Virtual {
+impl VirtualClock {
     /// A clock that ends its run after `limit` of real time.
     pub fn new(limit: Duration) -> Self {
         let now = Instant::now();
-        Self(Arc::new(Shared {
-            state: Mutex::new(State {
+        Self(Arc::new(ClockShared {
+            state: Mutex::new(ClockState {
                 now,
                 slept: Duration::ZERO,
                 alarms: BTreeMap::new(),
                 next: 0,
-                script: Script::Absent,
+                script: ThreadState::Absent,
                 is_called: false,
                 runtime: None,
                 halt: None,
@@ -119,7 +120,7 @@ impl Virtual {
     }
 
     /// Ends the run by this switch where it takes too long.
-    pub fn stop_with(&self, halt: Halt) {
+    pub fn stop_with(&self, halt: Shutdown) {
         self.0.state().halt = Some(halt);
     }
 
@@ -149,7 +150,7 @@ impl Virtual {
     }
 
     /// Resolves once nobody has anything else to do.
-    pub fn quiet(&self) -> Wait {
+    pub fn quiet(&self) -> SleepFuture {
         let mut alarm = self.alarm(self.now(), None);
         alarm.is_eager = false;
         Box::pin(alarm)
@@ -164,7 +165,7 @@ impl Virtual {
                 return;
             }
             if Instant::now() >= state.limit {
-                let works = state.script == Script::Works;
+                let works = state.script == ThreadState::Works;
                 drop(state);
                 self.end(Overrun::Time);
                 if works {
@@ -173,15 +174,15 @@ impl Virtual {
                 return;
             }
             match state.script {
-                Script::Works | Script::Woken => {
-                    state.script = Script::Works;
+                ThreadState::Works | ThreadState::Woken => {
+                    state.script = ThreadState::Works;
                     self.0.turned.notify_all();
                     if self.wait_for_script(state) {
                         // What it left to do is looked for.
                         return self.0.wake_runtime();
                     }
                 }
-                Script::Waits | Script::Absent => {
+                ThreadState::Waits | ThreadState::Absent => {
                     if ring(state) {
                         return self.0.wake_runtime();
                     }
@@ -192,9 +193,9 @@ impl Virtual {
     }
 
     /// False where the real time is up before the script waits.
-    fn wait_for_script(&self, state: MutexGuard<'_, State>) -> bool {
+    fn wait_for_script(&self, state: MutexGuard<'_, ClockState>) -> bool {
         let left = state.limit.saturating_duration_since(Instant::now());
-        let works = |state: &mut State| state.script == Script::Works;
+        let works = |state: &mut ClockState| state.script == ThreadState::Works;
         let waited = self.0.turned.wait_timeout_while(state, left, works);
         let (state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
         drop(state);
@@ -215,14 +216,17 @@ impl Virtual {
         let halt = state.halt.clone();
         drop(state);
         if let Some(halt) = halt {
-            halt.stop_because(Fault::new(Kind::HttpTimeout, "the test case took too long"));
+            halt.stop_because(Fault::new(
+                ErrorKind::HttpTimeout,
+                "the test case took too long",
+            ));
             halt.abort();
         }
         self.0.wake_runtime();
     }
 
-    fn alarm(&self, at: Instant, since: Option<Instant>) -> Alarm {
-        Alarm {
+    fn alarm(&self, at: Instant, since: Option<Instant>) -> VirtualSleep {
+        VirtualSleep {
             clock: Arc::clone(&self.0),
             at,
             since,
@@ -233,7 +237,7 @@ impl Virtual {
 }
 
 /// Lets time pass as far as the next alarm; false where none is set.
-fn ring(mut state: MutexGuard<'_, State>) -> bool {
+fn ring(mut state: MutexGuard<'_, ClockState>) -> bool {
     let Some((&(at, _), _)) = state.alarms.first_key_value() else {
         return false;
     };
@@ -245,17 +249,17 @@ fn ring(mut state: MutexGuard<'_, State>) -> bool {
     true
 }
 
-impl Clock for Virtual {
+impl Clock for VirtualClock {
     fn now(&self) -> Instant {
         self.0.state().now
     }
 
-    fn sleep(&self, time: Duration) -> Wait {
+    fn sleep(&self, time: Duration) -> SleepFuture {
         let now = self.now();
         Box::pin(self.alarm(now + time.min(FOREVER), Some(now)))
     }
 
-    fn at(&self, instant: Instant) -> Wait {
+    fn at(&self, instant: Instant) -> SleepFuture {
         Box::pin(self.alarm(instant, None))
     }
 
@@ -264,14 +268,14 @@ impl Clock for Virtual {
         1.0
     }
 
-    fn busy(&self) -> Box<dyn Busy> {
-        self.0.state().script = Script::Woken;
-        Box::new(Turn(Arc::clone(&self.0)))
+    fn busy(&self) -> Box<dyn BusyGuard> {
+        self.0.state().script = ThreadState::Woken;
+        Box::new(TurnGuard(Arc::clone(&self.0)))
     }
 
     fn block_on(&self, runtime: &Handle, mut future: Pin<&mut dyn Future<Output = ()>>) {
         let _guard = runtime.enter();
-        let waker = Waker::from(Arc::new(Call(Arc::clone(&self.0))));
+        let waker = Waker::from(Arc::new(ScriptWaker(Arc::clone(&self.0))));
         let mut context = Context::from_waker(&waker);
         loop {
             self.0.state().is_called = false;
@@ -280,9 +284,9 @@ impl Clock for Virtual {
             }
             let mut state = self.0.state();
             state.script = if state.is_called {
-                Script::Woken
+                ThreadState::Woken
             } else {
-                Script::Waits
+                ThreadState::Waits
             };
             if !self.0.wait_for_turn(state) {
                 return;
@@ -292,37 +296,37 @@ impl Clock for Virtual {
 }
 
 /// Held by the script's thread until it ends.
-struct Turn(Arc<Shared>);
+struct TurnGuard(Arc<ClockShared>);
 
-impl Busy for Turn {
+impl BusyGuard for TurnGuard {
     fn begin(&self) {
         self.0.wait_for_turn(self.0.state());
     }
 }
 
-impl Drop for Turn {
+impl Drop for TurnGuard {
     fn drop(&mut self) {
-        self.0.state().script = Script::Absent;
+        self.0.state().script = ThreadState::Absent;
         self.0.turned.notify_all();
     }
 }
 
 /// Wakes the script.
-struct Call(Arc<Shared>);
+struct ScriptWaker(Arc<ClockShared>);
 
-impl Wake for Call {
+impl Wake for ScriptWaker {
     fn wake(self: Arc<Self>) {
         let mut state = self.0.state();
         state.is_called = true;
-        if state.script == Script::Waits {
-            state.script = Script::Woken;
+        if state.script == ThreadState::Waits {
+            state.script = ThreadState::Woken;
         }
     }
 }
 
 /// A wait on a test's clock.
-struct Alarm {
-    clock: Arc<Shared>,
+struct VirtualSleep {
+    clock: Arc<ClockShared>,
     at: Instant,
     /// Since when somebody sleeps; `None` where it only waits for a moment.
     since: Option<Instant>,
@@ -332,7 +336,7 @@ struct Alarm {
     is_eager: bool,
 }
 
-impl Future for Alarm {
+impl Future for VirtualSleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
@@ -353,7 +357,7 @@ impl Future for Alarm {
     }
 }
 
-impl Drop for Alarm {
+impl Drop for VirtualSleep {
     fn drop(&mut self) {
         let mut state = self.clock.state();
         if let Some(since) = self.since {
@@ -375,7 +379,7 @@ mod tests {
     const HOUR: Duration = Duration::from_hours(1);
 
     /// Drives `run` on a runtime that tells the clock when it has nothing to do.
-    fn driven<T>(clock: &Virtual, run: impl Future<Output = T>) -> Option<T> {
+    fn driven<T>(clock: &VirtualClock, run: impl Future<Output = T>) -> Option<T> {
         let idle = clock.clone();
         let runtime = Builder::new_current_thread()
             .on_thread_park(move || idle.idle())
@@ -385,7 +389,7 @@ mod tests {
 
     #[test]
     fn waits_end_in_order_and_take_no_time() {
-        let clock = Virtual::new(Duration::from_mins(1));
+        let clock = VirtualClock::new(Duration::from_mins(1));
         let began = clock.now();
         let order = Arc::new(Mutex::new(Vec::new()));
         let ended = driven(&clock, async {
@@ -408,7 +412,7 @@ mod tests {
 
     #[test]
     fn a_sleep_that_is_cut_short_counts_as_far_as_it_went() {
-        let clock = Virtual::new(Duration::from_mins(1));
+        let clock = VirtualClock::new(Duration::from_mins(1));
         let deadline = clock.now() + HOUR;
         driven(&clock, async {
             tokio::select! {
@@ -421,7 +425,7 @@ mod tests {
 
     #[test]
     fn time_stands_still_while_the_script_works() {
-        let clock = Virtual::new(Duration::from_mins(1));
+        let clock = VirtualClock::new(Duration::from_mins(1));
         let (tell, told) = tokio::sync::oneshot::channel();
         let seen = driven(&clock, async {
             let alarm = clock.at(clock.now() + HOUR);
@@ -444,8 +448,8 @@ mod tests {
 
     #[test]
     fn what_waits_for_nobody_is_given_up() {
-        let clock = Virtual::new(Duration::from_mins(1));
-        let halt = Halt::new();
+        let clock = VirtualClock::new(Duration::from_mins(1));
+        let halt = Shutdown::new();
         clock.stop_with(halt.clone());
         let stopped = driven(&clock, halt.stopping().cancelled());
         assert_eq!((stopped, clock.overrun()), (Some(()), Some(Overrun::Stuck)));

@@ -14,16 +14,16 @@ use reqwest::header::{
 use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
 use secrecy::ExposeSecret;
 
-use crate::error::{Fault, Kind, chain};
+use crate::error::{ErrorKind, Fault, chain};
 use crate::fetch::lines::LineParser;
-use crate::fetch::{Answer, Answering, Limits, Source, error};
+use crate::fetch::{AnswerFuture, FetchLimits, SourceAnswer, TokenSource, error};
 use crate::observe::otel::Tracer;
 use crate::runtime::http_client::{self, plain};
 use crate::runtime::secret::{Secret, SecretFileError};
 
 /// Where an HTTP source is, and what it is sent; validated.
 #[derive(Clone)]
-pub struct Endpoint {
+pub struct HttpEndpoint {
     /// Its address, `http` or `https`; its query is kept and `size=N` added to it.
     pub url: Url,
     /// Headers of each request, names in lower case. A value in a file is read for each request.
@@ -32,7 +32,7 @@ pub struct Endpoint {
     pub proxy: bool,
 }
 
-impl fmt::Debug for Endpoint {
+impl fmt::Debug for HttpEndpoint {
     /// Leaves out the address's query, which may hold a key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
@@ -44,7 +44,7 @@ impl fmt::Debug for Endpoint {
 }
 
 /// The source as an HTTP client sees it.
-pub struct Http {
+pub struct HttpSource {
     client: Client,
     url: Url,
     timeout: Duration,
@@ -55,16 +55,20 @@ pub struct Http {
     tracer: Tracer,
 }
 
-impl Http {
+impl HttpSource {
     /// A client for the source; nothing is connected yet.
-    pub fn new(endpoint: &Endpoint, limits: &Limits) -> Result<Self, Fault> {
+    pub fn new(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<Self, Fault> {
         Self::of(builder(endpoint, limits)?, endpoint, limits)
     }
 
-    fn of(builder: ClientBuilder, endpoint: &Endpoint, limits: &Limits) -> Result<Self, Fault> {
+    fn of(
+        builder: ClientBuilder,
+        endpoint: &HttpEndpoint,
+        limits: &FetchLimits,
+    ) -> Result<Self, Fault> {
         let client = builder.build().map_err(|error| {
             chain(&error).into_iter().fold(
-                Fault::new(Kind::HttpConnect, "the HTTP client cannot be set up"),
+                Fault::new(ErrorKind::HttpConnect, "the HTTP client cannot be set up"),
                 Fault::cause,
             )
         })?;
@@ -89,10 +93,10 @@ impl Http {
         plain(&self.url)
     }
 
-    async fn ask(&self, count: u64) -> Answer {
+    async fn ask(&self, count: u64) -> SourceAnswer {
         let file_headers = match self.read_file_headers() {
             Ok(headers) => headers,
-            Err(fault) => return Answer::failed(fault),
+            Err(fault) => return SourceAnswer::failed(fault),
         };
         let mut span = self.tracer.ask("POST", || self.known(count));
         let request = self.client.post(self.sized(count)).body("{}");
@@ -108,10 +112,10 @@ impl Http {
                 );
                 match response.status() {
                     StatusCode::OK => self.read(response, count).await,
-                    _ => Answer::failed(self.refusal(&response)),
+                    _ => SourceAnswer::failed(self.refusal(&response)),
                 }
             }
-            Err(error) => Answer::failed(self.failure(error)),
+            Err(error) => SourceAnswer::failed(self.failure(error)),
         };
         let came = i64::try_from(answer.page.len()).unwrap_or(i64::MAX);
         span.note("token_service.tokens.received", came);
@@ -153,14 +157,14 @@ impl Http {
         url
     }
 
-    async fn read(&self, mut response: Response, count: u64) -> Answer {
+    async fn read(&self, mut response: Response, count: u64) -> SourceAnswer {
         if let Some(kind) = foreign_content(response.headers()) {
             let fault = self.protocol(&format!("it sent {kind} instead of text/plain"));
-            return Answer::failed(fault);
+            return SourceAnswer::failed(fault);
         }
         if let Some(encoding) = encoded(response.headers()) {
             let fault = self.protocol(&format!("it sent a body in {encoding}, unasked"));
-            return Answer::failed(fault);
+            return SourceAnswer::failed(fault);
         }
         let mut parser = LineParser::new(count, self.max_token).watching_for_json();
         let mut read = 0_u64;
@@ -180,7 +184,7 @@ impl Http {
                 Err(error) => break Some(self.failure(error)),
             }
         };
-        Answer::of(parser, fault, &self.address())
+        SourceAnswer::of(parser, fault, &self.address())
     }
 
     /// The fault of an answer that is not 200.
@@ -201,7 +205,7 @@ impl Http {
         let about_certificate = causes.iter().any(|cause| cause.contains("certificate"));
         let fault = if error.is_connect() && about_certificate {
             Fault::new(
-                Kind::HttpConnect,
+                ErrorKind::HttpConnect,
                 "the token source's certificate is not trusted",
             )
             .hint("install the certificate of its authority, or name it in SSL_CERT_FILE")
@@ -226,7 +230,7 @@ fn is_no_tls(cause: &str) -> bool {
 }
 
 /// How connections to the source are made, and what is sent with each request.
-fn builder(endpoint: &Endpoint, limits: &Limits) -> Result<ClientBuilder, Fault> {
+fn builder(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<ClientBuilder, Fault> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(
@@ -251,7 +255,7 @@ fn in_files(headers: &[(String, Secret)]) -> impl Iterator<Item = &(String, Secr
 /// The fault of a request that was not sent because a header's file cannot be read.
 fn unreadable(name: &str, error: &SecretFileError) -> Fault {
     Fault::new(
-        Kind::HttpConnect,
+        ErrorKind::HttpConnect,
         format!("the value of the `{name}` header is unknown"),
     )
     .cause(format!("{error}: {}", error.cause))
@@ -259,8 +263,8 @@ fn unreadable(name: &str, error: &SecretFileError) -> Fault {
     .retryable()
 }
 
-impl Source for Http {
-    fn request(&self, count: u64) -> Answering<'_> {
+impl TokenSource for HttpSource {
+    fn request(&self, count: u64) -> AnswerFuture<'_> {
         Box::pin(self.ask(count))
     }
 }
@@ -268,7 +272,7 @@ impl Source for Http {
 fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Fault> {
     let bad = |what: &str| {
         Fault::new(
-            Kind::InvalidArgument {
+            ErrorKind::InvalidArgument {
                 argument: format!("source.headers.{name}"),
                 expected: "an HTTP header".to_owned(),
             },

@@ -13,9 +13,9 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::error::Fault;
-use crate::error::probe::Finding;
-use crate::fetch::Limits;
-use crate::fetch::http::{Endpoint, Http, builder};
+use crate::error::probe::ProbeResult;
+use crate::fetch::FetchLimits;
+use crate::fetch::http::{HttpEndpoint, HttpSource, builder};
 use crate::runtime::http_client::plain;
 
 const WHAT: &str = "source";
@@ -24,10 +24,10 @@ const WHAT: &str = "source";
 const SLACK: Duration = Duration::from_secs(5);
 
 /// Connects to the source and asks it for nothing.
-pub async fn reach(endpoint: &Endpoint, limits: &Limits) -> Finding {
+pub async fn reach(endpoint: &HttpEndpoint, limits: &FetchLimits) -> ProbeResult {
     let address = plain(&endpoint.url);
     match attempt(endpoint, limits).await {
-        Err(fault) => Finding::fault(WHAT, &address, fault),
+        Err(fault) => ProbeResult::fault(WHAT, &address, fault),
         Ok(took) => {
             let tls = match endpoint.url.scheme() {
                 "https" => "TLS with a trusted certificate",
@@ -41,18 +41,18 @@ pub async fn reach(endpoint: &Endpoint, limits: &Limits) -> Finding {
             let took = took.as_millis();
             let words =
                 format!("{address}  {tls}, connected in {took} ms{proxy} (no token asked for)");
-            Finding::fine(WHAT, words)
+            ProbeResult::fine(WHAT, words)
         }
     }
 }
 
 /// How long connecting took.
-async fn attempt(endpoint: &Endpoint, limits: &Limits) -> Result<Duration, Fault> {
+async fn attempt(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<Duration, Fault> {
     let connected = Arc::new(OnceLock::new());
     let builder = builder(endpoint, limits)?
         .timeout(limits.connect_timeout.saturating_add(SLACK))
-        .connector_layer(GiveUp(Arc::clone(&connected)));
-    let http = Http::of(builder, endpoint, limits)?;
+        .connector_layer(ProbeLayer(Arc::clone(&connected)));
+    let http = HttpSource::of(builder, endpoint, limits)?;
     let begun = Instant::now();
     let sent = http.client.head(http.url.clone()).send().await;
     match (connected.get(), sent) {
@@ -74,13 +74,13 @@ fn unposted(mut fault: Fault) -> Fault {
 
 /// Notes when a connection was made, and gives it up.
 #[derive(Clone)]
-struct GiveUp(Arc<OnceLock<Instant>>);
+struct ProbeLayer(Arc<OnceLock<Instant>>);
 
-impl<S> Layer<S> for GiveUp {
-    type Service = Given<S>;
+impl<S> Layer<S> for ProbeLayer {
+    type Service = ProbeConnector<S>;
 
-    fn layer(&self, connect: S) -> Given<S> {
-        Given {
+    fn layer(&self, connect: S) -> ProbeConnector<S> {
+        ProbeConnector {
             connect,
             connected: Arc::clone(&self.0),
         }
@@ -88,16 +88,16 @@ impl<S> Layer<S> for GiveUp {
 }
 
 #[derive(Clone)]
-struct Given<S> {
+struct ProbeConnector<S> {
     connect: S,
     connected: Arc<OnceLock<Instant>>,
 }
 
-impl<S, To> Service<To> for Given<S>
+impl<S, To> Service<To> for ProbeConnector<S>
 where
     S: Service<To>,
     S::Future: Send + 'static,
-    S::Error: From<GivenUp>,
+    S::Error: From<ProbeStopped>,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -112,19 +112,19 @@ where
         Box::pin(async move {
             drop(connecting.await?);
             let _ = connected.set(Instant::now());
-            Err(S::Error::from(GivenUp))
+            Err(S::Error::from(ProbeStopped))
         })
     }
 }
 
 /// Keeps the request from being sent.
 #[derive(Debug)]
-struct GivenUp;
+struct ProbeStopped;
 
-impl fmt::Display for GivenUp {
+impl fmt::Display for ProbeStopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the connection was only tried")
     }
 }
 
-impl std::error::Error for GivenUp {}
+impl std::error::Error for ProbeStopped {}

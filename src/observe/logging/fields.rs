@@ -13,7 +13,7 @@ use crate::observe::logging::SCRIPT;
 const OWN: &str = "fields";
 
 /// What a field of this program's holds.
-pub(crate) enum Shown {
+pub(crate) enum FieldValue {
     /// A number, a truth or a text.
     Value(Value),
     /// Something else in words of its own, such as a duration.
@@ -22,17 +22,17 @@ pub(crate) enum Shown {
 
 /// A message and its fields.
 #[derive(Default)]
-pub(crate) struct Said {
+pub(crate) struct EventFields {
     /// The message, as it was worded: nothing is escaped yet.
     pub(crate) message: String,
     /// This program's fields, in the order in which they were written.
-    pub(crate) fields: Vec<(&'static str, Shown)>,
+    pub(crate) fields: Vec<(&'static str, FieldValue)>,
     /// A script's fields.
     pub(crate) of_script: Map<String, Value>,
     is_script: bool,
 }
 
-impl Said {
+impl EventFields {
     pub(crate) fn by(event: &Event<'_>) -> Self {
         let mut said = Self {
             is_script: event.metadata().target() == SCRIPT,
@@ -43,12 +43,12 @@ impl Said {
     }
 
     fn add(&mut self, field: &Field, value: impl Into<Value>) {
-        let value = Shown::Value(value.into());
+        let value = FieldValue::Value(value.into());
         self.fields.push((field.name(), value));
     }
 }
 
-impl Visit for Said {
+impl Visit for EventFields {
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.add(field, value);
     }
@@ -81,7 +81,7 @@ impl Visit for Said {
         if field.name() == "message" {
             self.message = words;
         } else {
-            self.fields.push((field.name(), Shown::Words(words)));
+            self.fields.push((field.name(), FieldValue::Words(words)));
         }
     }
 }

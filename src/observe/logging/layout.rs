@@ -11,12 +11,12 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::error::escape::{escape, json_of};
-use crate::observe::logging::fields::{Said, Shown};
+use crate::observe::logging::fields::{EventFields, FieldValue};
 
 /// `INFO message name="value"`, with what is hostile escaped.
-pub(crate) struct Text;
+pub(crate) struct TextLayout;
 
-impl<S, N> FormatEvent<S, N> for Text
+impl<S, N> FormatEvent<S, N> for TextLayout
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -27,7 +27,7 @@ where
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let said = Said::by(event);
+        let said = EventFields::by(event);
         let level = *event.metadata().level();
         let (style, dim) = if out.has_ansi_escapes() {
             (style(level), Style::new().dimmed())
@@ -38,8 +38,8 @@ where
         let of_script = said.of_script.iter();
         let of_script = of_script.map(|(name, value)| (name.as_str(), json_of(value)));
         let own = said.fields.iter().map(|(name, shown)| match shown {
-            Shown::Value(value) => (*name, json_of(value)),
-            Shown::Words(words) => (*name, escape(words).into_owned()),
+            FieldValue::Value(value) => (*name, json_of(value)),
+            FieldValue::Words(words) => (*name, escape(words).into_owned()),
         });
         for (name, value) in own.chain(of_script) {
             write!(out, " {dim}{}={dim:#}{value}", plain(name))?;
@@ -70,9 +70,9 @@ fn style(level: Level) -> Style {
 }
 
 /// A JSON object a line.
-pub(crate) struct Json;
+pub(crate) struct JsonLayout;
 
-impl<S, N> FormatEvent<S, N> for Json
+impl<S, N> FormatEvent<S, N> for JsonLayout
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -83,24 +83,24 @@ where
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let line = Object {
+        let line = LogObject {
             time: jiff::Timestamp::now(),
             level: *event.metadata().level(),
             target: event.metadata().target(),
-            said: Said::by(event),
+            said: EventFields::by(event),
         };
         writeln!(out, "{}", json_of(&line))
     }
 }
 
-struct Object<'a> {
+struct LogObject<'a> {
     time: jiff::Timestamp,
     level: Level,
     target: &'a str,
-    said: Said,
+    said: EventFields,
 }
 
-impl Serialize for Object<'_> {
+impl Serialize for LogObject<'_> {
     /// A script's fields lie in an object of their own: whatever they are called, they cannot pass
     /// for a severity, a time or a message.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -111,8 +111,8 @@ impl Serialize for Object<'_> {
         object.serialize_entry("target", self.target)?;
         for (name, shown) in &self.said.fields {
             match shown {
-                Shown::Value(value) => object.serialize_entry(name, value)?,
-                Shown::Words(words) => object.serialize_entry(name, words)?,
+                FieldValue::Value(value) => object.serialize_entry(name, value)?,
+                FieldValue::Words(words) => object.serialize_entry(name, words)?,
             }
         }
         if !self.said.of_script.is_empty() {
@@ -145,9 +145,9 @@ mod tests {
     use crate::observe::logging::{LineFormat, LogSettings, lines};
 
     #[derive(Clone, Default)]
-    struct Heard(Arc<Mutex<Vec<u8>>>);
+    struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Heard {
+    impl Write for CapturedLog {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().extend(bytes);
             Ok(bytes.len())
@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn heard(format: LineFormat, color: bool, say: impl FnOnce()) -> String {
-        let heard = Heard::default();
+        let heard = CapturedLog::default();
         let writer = heard.clone();
         let level = LevelFilter::TRACE;
         let log = lines(LogSettings { level, format }, color, move || writer.clone());

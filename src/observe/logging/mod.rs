@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::observe::progress::Screen;
+use crate::observe::progress::ProgressDisplay;
 use tracing::level_filters::LevelFilter;
 
 /// How log lines or errors are laid out.
@@ -36,7 +36,7 @@ pub struct LogSettings {
 pub const SCRIPT: &str = "script";
 
 /// Starts logging on standard error, beside what `screen` draws there; called once.
-pub fn start(log: LogSettings, color: bool, screen: Screen) {
+pub fn start(log: LogSettings, color: bool, screen: ProgressDisplay) {
     lines(log, color, screen).init();
 }
 
@@ -51,7 +51,7 @@ where
     let registry = tracing_subscriber::registry().with(targets);
     let lines = fmt::layer().with_writer(writer).with_ansi(color);
     match log.format {
-        LineFormat::Text => registry.with(lines.event_format(layout::Text)).into(),
-        LineFormat::Json => registry.with(lines.event_format(layout::Json)).into(),
+        LineFormat::Text => registry.with(lines.event_format(layout::TextLayout)).into(),
+        LineFormat::Json => registry.with(lines.event_format(layout::JsonLayout)).into(),
     }
 }

@@ -3,7 +3,7 @@
 pub mod file;
 mod text;
 
-use crate::pipeline::latency::Latencies;
+use crate::pipeline::latency::LatencyHistogram;
 
 /// One metric of a finished run.
 #[derive(Clone, Debug)]
@@ -15,18 +15,18 @@ pub struct Metric {
     /// What it says, one sentence without a full stop.
     pub help: &'static str,
     /// What it came to.
-    pub value: Value,
+    pub value: MetricValue,
 }
 
 /// What a metric came to.
 #[derive(Clone, Debug)]
-pub enum Value {
+pub enum MetricValue {
     /// Counts, which only grow while a run lasts; one for each set of attributes.
     Count(Vec<Point<u64>>),
     /// A number that means itself.
     Gauge(f64),
     /// How long something took, many times over.
-    Latency(Box<Latencies>),
+    Latency(Box<LatencyHistogram>),
 }
 
 /// A number with its attributes.

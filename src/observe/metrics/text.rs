@@ -6,8 +6,8 @@ use prometheus::proto::{
 };
 use prometheus::{Error, TextEncoder};
 
-use crate::observe::metrics::{Metric, Value};
-use crate::pipeline::latency::Latencies;
+use crate::observe::metrics::{Metric, MetricValue};
+use crate::pipeline::latency::LatencyHistogram;
 
 /// The percentiles of the report, and the longest.
 const QUANTILES: [f64; 4] = [0.5, 0.95, 0.99, 1.0];
@@ -34,8 +34,8 @@ pub(crate) fn text(metrics: &[Metric]) -> Result<String, Error> {
 
 fn of(metric: &Metric) -> MetricFamily {
     let (kind, samples) = match &metric.value {
-        Value::Gauge(value) => (MetricType::GAUGE, vec![sample(&[], gauge(*value))]),
-        Value::Count(points) => {
+        MetricValue::Gauge(value) => (MetricType::GAUGE, vec![sample(&[], gauge(*value))]),
+        MetricValue::Count(points) => {
             #[expect(
                 clippy::cast_precision_loss,
                 reason = "the format has no other numbers; 2^53 tokens are out of reach"
@@ -45,7 +45,7 @@ fn of(metric: &Metric) -> MetricFamily {
                 .map(|point| sample(&point.attributes, gauge(point.value as f64)));
             (MetricType::GAUGE, samples.collect())
         }
-        Value::Latency(latencies) => {
+        MetricValue::Latency(latencies) => {
             let mut only = Sample::from_label(Vec::new());
             only.set_summary(summary(latencies));
             (MetricType::SUMMARY, vec![only])
@@ -90,7 +90,7 @@ fn gauge(value: f64) -> Gauge {
     gauge
 }
 
-fn summary(latencies: &Latencies) -> Summary {
+fn summary(latencies: &LatencyHistogram) -> Summary {
     let mut summary = Summary::default();
     summary.set_sample_count(latencies.count());
     summary.set_sample_sum(latencies.sum().as_secs_f64());

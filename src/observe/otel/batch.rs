@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::observe::otel::Target;
+use crate::observe::otel::OtlpEndpoint;
 use crate::observe::otel::otlp_client::Collector;
 
 // These three are the defaults of OpenTelemetry's own batch processor.
@@ -28,29 +28,29 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// The beginning of the way: takes a span that has ended.
 #[derive(Debug)]
-pub(crate) struct Outbox {
+pub(crate) struct SpanQueue {
     spans: mpsc::Sender<SpanData>,
     dropped: Arc<AtomicU64>,
 }
 
 /// The rest of the way.
-pub(crate) struct Delivery {
+pub(crate) struct SpanExporter {
     spans: mpsc::Receiver<SpanData>,
     dropped: Arc<AtomicU64>,
 }
 
 /// Both.
-pub(crate) fn way() -> (Outbox, Delivery) {
+pub(crate) fn way() -> (SpanQueue, SpanExporter) {
     let (sender, spans) = mpsc::channel(MOST_WAITING);
     let dropped = Arc::new(AtomicU64::new(0));
-    let outbox = Outbox {
+    let outbox = SpanQueue {
         spans: sender,
         dropped: Arc::clone(&dropped),
     };
-    (outbox, Delivery { spans, dropped })
+    (outbox, SpanExporter { spans, dropped })
 }
 
-impl SpanProcessor for Outbox {
+impl SpanProcessor for SpanQueue {
     fn on_start(&self, _span: &mut Span, _context: &Context) {}
 
     fn on_end(&self, span: SpanData) {
@@ -68,12 +68,12 @@ impl SpanProcessor for Outbox {
     }
 }
 
-impl Delivery {
+impl SpanExporter {
     /// Delivers what comes until `ending`, and then what is there.
     pub(crate) async fn run(
         mut self,
         collector: Arc<Collector>,
-        target: Target,
+        target: OtlpEndpoint,
         resource: Arc<ResourceAttributesWithSchema>,
         ending: CancellationToken,
     ) {
@@ -105,7 +105,7 @@ impl Delivery {
 
 async fn deliver(
     collector: &Collector,
-    target: &Target,
+    target: &OtlpEndpoint,
     resource: &ResourceAttributesWithSchema,
     spans: Vec<SpanData>,
 ) {

@@ -34,11 +34,11 @@ const SCOPE: &str = "token_service";
 
 /// What the environment says of a collector; validated.
 #[derive(Clone, Debug, Default)]
-pub struct Settings {
+pub struct OtelSettings {
     /// Where spans go, if anywhere.
-    pub traces: Option<Target>,
+    pub traces: Option<OtlpEndpoint>,
     /// Where metrics go, if anywhere.
-    pub metrics: Option<Target>,
+    pub metrics: Option<OtlpEndpoint>,
     /// What `service.name` is; `None` where `OTEL_RESOURCE_ATTRIBUTES` says so.
     pub service: Option<String>,
     /// True where each run's numbers stand for themselves (delta temporality).
@@ -54,7 +54,7 @@ pub struct Settings {
 
 /// Where one kind of telemetry goes.
 #[derive(Clone)]
-pub struct Target {
+pub struct OtlpEndpoint {
     /// Its address, `http` or `https`, with the path.
     pub url: Url,
     /// Headers of each request; values may be secret.
@@ -63,7 +63,7 @@ pub struct Target {
     pub timeout: Duration,
 }
 
-impl fmt::Debug for Target {
+impl fmt::Debug for OtlpEndpoint {
     /// Leaves out the address's query, which may hold a key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Target")
@@ -76,11 +76,11 @@ impl fmt::Debug for Target {
 
 /// What a run tells a collector, while it lasts.
 #[derive(Default)]
-pub struct Telemetry(Option<Active>);
+pub struct Telemetry(Option<ActiveTelemetry>);
 
-struct Active {
+struct ActiveTelemetry {
     collector: Arc<Collector>,
-    settings: Settings,
+    settings: OtelSettings,
     resource: Arc<ResourceAttributesWithSchema>,
     began: SystemTime,
     tracer: Tracer,
@@ -91,7 +91,7 @@ struct Active {
 
 impl Telemetry {
     /// Begins to tell of a run, `what` it is; must be called within a runtime.
-    pub fn begin(settings: Option<&Settings>, what: &'static str, run_id: &str) -> Self {
+    pub fn begin(settings: Option<&OtelSettings>, what: &'static str, run_id: &str) -> Self {
         let Some(settings) = settings else {
             return Self::default();
         };
@@ -119,7 +119,7 @@ impl Telemetry {
             let (collector, told) = (Arc::clone(&collector), Arc::clone(&told));
             tokio::spawn(delivery.run(collector, target, told, ending.clone()))
         });
-        Self(Some(Active {
+        Self(Some(ActiveTelemetry {
             collector,
             settings: settings.clone(),
             resource: told,
@@ -137,7 +137,7 @@ impl Telemetry {
     }
 
     /// Tells how the run ended, and waits until all of it is delivered, or `within` has passed.
-    pub async fn finish(self, ending: Ending, within: Duration) {
+    pub async fn finish(self, ending: RunEnd, within: Duration) {
         let Some(active) = self.0 else {
             return;
         };
@@ -155,7 +155,7 @@ impl Telemetry {
 }
 
 /// How a run ended.
-pub struct Ending {
+pub struct RunEnd {
     /// Its exit code.
     pub exit: Exit,
     /// Its metrics.
@@ -164,7 +164,7 @@ pub struct Ending {
     pub attributes: Vec<(&'static str, u64)>,
 }
 
-impl Active {
+impl ActiveTelemetry {
     async fn deliver(self, metrics: &[Metric]) {
         self.ending.cancel();
         let spans = async {
@@ -192,7 +192,7 @@ impl Active {
 }
 
 /// What the process is, as `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` name it.
-fn resource(settings: &Settings, run_id: &str) -> Resource {
+fn resource(settings: &OtelSettings, run_id: &str) -> Resource {
     let mut builder = Resource::builder().with_attributes([
         KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
         KeyValue::new("service.instance.id", run_id.to_owned()),

@@ -17,7 +17,7 @@ use reqwest::{Client, StatusCode};
 use secrecy::ExposeSecret as _;
 
 use crate::error::chain;
-use crate::observe::otel::{Settings, Target};
+use crate::observe::otel::{OtelSettings, OtlpEndpoint};
 use crate::pipeline::backoff::backoff;
 use crate::runtime::http_client::{self, plain};
 
@@ -25,14 +25,14 @@ use crate::runtime::http_client::{self, plain};
 const LARGEST_ANSWER: usize = 64 << 10;
 
 /// Something that a collector takes.
-pub(crate) trait Signal: Message {
+pub(crate) trait OtlpSignal: Message {
     /// Its name, for people.
     const NAME: &'static str;
     /// What an answer refuses of it, with the collector's words.
     fn refused(answer: &[u8]) -> Option<(i64, String)>;
 }
 
-impl Signal for ExportTraceServiceRequest {
+impl OtlpSignal for ExportTraceServiceRequest {
     const NAME: &'static str = "spans";
 
     fn refused(answer: &[u8]) -> Option<(i64, String)> {
@@ -42,7 +42,7 @@ impl Signal for ExportTraceServiceRequest {
     }
 }
 
-impl Signal for ExportMetricsServiceRequest {
+impl OtlpSignal for ExportMetricsServiceRequest {
     const NAME: &'static str = "metrics";
 
     fn refused(answer: &[u8]) -> Option<(i64, String)> {
@@ -62,7 +62,7 @@ pub(crate) struct Collector {
 }
 
 /// Why something was not taken.
-struct Hitch {
+struct ExportError {
     cause: String,
     /// True where sending it again may help.
     is_passing: bool,
@@ -70,7 +70,7 @@ struct Hitch {
     wait: Option<Duration>,
 }
 
-impl Hitch {
+impl ExportError {
     fn lasting(cause: String) -> Self {
         Self {
             cause,
@@ -82,7 +82,7 @@ impl Hitch {
 
 impl Collector {
     /// A client; nothing is connected yet. Where none can be made, that is said.
-    pub(crate) fn new(settings: &Settings) -> Option<Self> {
+    pub(crate) fn new(settings: &OtelSettings) -> Option<Self> {
         let target = settings.traces.as_ref().or(settings.metrics.as_ref())?;
         // One client for both, which trusts the machine's certificates where either wants some.
         let targets = [&settings.traces, &settings.metrics];
@@ -104,7 +104,7 @@ impl Collector {
     }
 
     /// Delivers a message, again where that may help, for as long as `target` allows.
-    pub(crate) async fn take<S: Signal>(&self, target: &Target, message: &S) {
+    pub(crate) async fn take<S: OtlpSignal>(&self, target: &OtlpEndpoint, message: &S) {
         let body = bytes::Bytes::from(message.encode_to_vec());
         let attempts = async {
             let mut failures = 0;
@@ -134,7 +134,11 @@ impl Collector {
         *hindrance = by;
     }
 
-    async fn post<S: Signal>(&self, target: &Target, body: bytes::Bytes) -> Result<(), Hitch> {
+    async fn post<S: OtlpSignal>(
+        &self,
+        target: &OtlpEndpoint,
+        body: bytes::Bytes,
+    ) -> Result<(), ExportError> {
         let mut request = self
             .client
             .post(target.url.clone())
@@ -142,12 +146,12 @@ impl Collector {
         for (name, value) in &target.headers {
             let mut value =
                 reqwest::header::HeaderValue::from_str(value.expose_secret()).map_err(|_| {
-                    Hitch::lasting("a header holds what HTTP does not allow".to_owned())
+                    ExportError::lasting("a header holds what HTTP does not allow".to_owned())
                 })?;
             value.set_sensitive(true);
             request = request.header(name, value);
         }
-        let unreachable = |error: reqwest::Error| Hitch {
+        let unreachable = |error: reqwest::Error| ExportError {
             cause: chain(&error.without_url()).join(": "),
             is_passing: true,
             wait: None,
@@ -157,7 +161,7 @@ impl Collector {
         if !status.is_success() {
             let wait = response.headers().get(RETRY_AFTER);
             let wait = wait.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-            return Err(Hitch {
+            return Err(ExportError {
                 cause: format!("it answered {status}"),
                 // OTLP names these as the ones to send again for.
                 is_passing: matches!(
@@ -177,9 +181,9 @@ impl Collector {
             answer.extend_from_slice(&chunk);
         }
         match S::refused(&answer) {
-            Some((count, why)) if count > 0 => {
-                Err(Hitch::lasting(format!("it refused {count} of them: {why}")))
-            }
+            Some((count, why)) if count > 0 => Err(ExportError::lasting(format!(
+                "it refused {count} of them: {why}"
+            ))),
             _ => Ok(()),
         }
     }

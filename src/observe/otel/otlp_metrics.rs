@@ -14,9 +14,9 @@ use opentelemetry_proto::tonic::metrics::v1::{
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 
-use crate::observe::metrics::{self, Point, Value};
+use crate::observe::metrics::{self, MetricValue, Point};
 use crate::observe::otel::SCOPE;
-use crate::pipeline::latency::Latencies;
+use crate::pipeline::latency::LatencyHistogram;
 
 /// The upper bounds of the histogram's buckets, in seconds: a commit may take a tenth of a millisecond
 /// or a minute.
@@ -67,21 +67,21 @@ pub(crate) fn message(
     }
 }
 
-fn data(value: &Value, period: Period) -> Data {
+fn data(value: &MetricValue, period: Period) -> Data {
     match value {
-        Value::Count(points) => Data::Sum(Sum {
+        MetricValue::Count(points) => Data::Sum(Sum {
             data_points: points.iter().map(|point| count(point, period)).collect(),
             aggregation_temporality: period.temporality.into(),
             is_monotonic: true,
         }),
-        Value::Gauge(value) => Data::Gauge(Gauge {
+        MetricValue::Gauge(value) => Data::Gauge(Gauge {
             data_points: vec![NumberDataPoint {
                 time_unix_nano: nanos(period.to),
                 value: Some(Number::AsDouble(*value)),
                 ..NumberDataPoint::default()
             }],
         }),
-        Value::Latency(latencies) => Data::Histogram(Histogram {
+        MetricValue::Latency(latencies) => Data::Histogram(Histogram {
             data_points: vec![histogram(latencies, period)],
             aggregation_temporality: period.temporality.into(),
         }),
@@ -107,7 +107,7 @@ fn count(point: &Point<u64>, period: Period) -> NumberDataPoint {
     }
 }
 
-fn histogram(latencies: &Latencies, period: Period) -> HistogramDataPoint {
+fn histogram(latencies: &LatencyHistogram, period: Period) -> HistogramDataPoint {
     let mut buckets = vec![0; BOUNDS.len() + 1];
     for (latency, count) in latencies.recorded() {
         buckets[BOUNDS.partition_point(|&bound| bound < latency.as_secs_f64())] += count;
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_latency_lies_in_the_bucket_whose_bound_it_does_not_exceed() {
-        let mut latencies = Latencies::default();
+        let mut latencies = LatencyHistogram::default();
         // One below all bounds, one between two, and one above all.
         for micros in [50, 700, 90_000_000] {
             latencies.record(Duration::from_micros(micros));
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(point.count, 3);
         assert!((point.min.unwrap() - 0.000_05).abs() < 1e-6, "{point:?}");
         assert!(point.max.unwrap() >= 90.0, "{point:?}");
-        let none = histogram(&Latencies::default(), period);
+        let none = histogram(&LatencyHistogram::default(), period);
         assert_eq!((none.count, none.min, none.max), (0, None, None));
     }
 }

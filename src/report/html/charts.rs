@@ -14,7 +14,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::observe::number::grouped;
-use crate::pipeline::latency::{Latencies, Latency};
+use crate::pipeline::latency::{LatencyHistogram, LatencyPercentiles};
 use crate::pipeline::token::Status;
 use crate::report::html::totals::Timeline;
 
@@ -89,7 +89,7 @@ pub(super) fn timeline(timeline: &Timeline) -> Drawn {
 const BINS: usize = 36;
 
 /// Latencies as a histogram whose bars are equally wide on a logarithmic scale.
-pub(super) fn latencies(latencies: &Latencies, marks: &Latency) -> Drawn {
+pub(super) fn latencies(latencies: &LatencyHistogram, marks: &LatencyPercentiles) -> Drawn {
     let log = |latency: Duration| (latency.as_secs_f64() * 1000.0).max(0.001).log10();
     let seen: Vec<(f64, u64)> = latencies.recorded().map(|(at, n)| (log(at), n)).collect();
     let least = seen.iter().map(|one| one.0).fold(f64::MAX, f64::min);

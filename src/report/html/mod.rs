@@ -14,9 +14,9 @@ use sha2::{Digest, Sha256};
 
 use crate::error::escape::{escape, write_json};
 use crate::pipeline::token::Status;
-use crate::report::Sink;
-use crate::report::html::totals::Gathered;
-use crate::report::record::Row;
+use crate::report::ReportSink;
+use crate::report::html::totals::HtmlTotals;
+use crate::report::record::TokenRecord;
 use crate::report::summary::Summary;
 use crate::report::text::words;
 
@@ -27,27 +27,27 @@ const SCRIPT: &str = include_str!("page.js");
 const MOST: u64 = 100_000;
 
 /// The HTML report.
-pub struct Html {
+pub struct HtmlReport {
     begun: bool,
-    gathered: Gathered,
+    gathered: HtmlTotals,
     /// How many tokens of each status stand in the table.
     held: [u64; 5],
     line: Vec<u8>,
 }
 
-impl Default for Html {
+impl Default for HtmlReport {
     /// An empty page; what comes later is drawn against the time that has passed since.
     fn default() -> Self {
         Self {
             begun: false,
-            gathered: Gathered::new(),
+            gathered: HtmlTotals::new(),
             held: [0; 5],
             line: Vec::new(),
         }
     }
 }
 
-impl Html {
+impl HtmlReport {
     fn begin(&mut self, out: &mut dyn Write) -> io::Result<bool> {
         let first = !std::mem::replace(&mut self.begun, true);
         if first {
@@ -69,8 +69,13 @@ impl Html {
     }
 }
 
-impl Sink for Html {
-    fn outcome(&mut self, out: &mut dyn Write, row: &Row, _: Option<&str>) -> io::Result<()> {
+impl ReportSink for HtmlReport {
+    fn outcome(
+        &mut self,
+        out: &mut dyn Write,
+        row: &TokenRecord,
+        _: Option<&str>,
+    ) -> io::Result<()> {
         let first = self.begin(out)?;
         let words = words(row);
         self.gathered.add(row, words.as_deref());

@@ -12,7 +12,7 @@ use crate::error::escape::escape;
 use crate::observe::number::grouped;
 use crate::pipeline::token::Status;
 use crate::report::html::charts::{self, span};
-use crate::report::html::totals::Gathered;
+use crate::report::html::totals::HtmlTotals;
 use crate::report::summary::{Counts, Summary};
 
 type Made<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -21,7 +21,7 @@ type Made<T> = Result<T, Box<dyn Error + Send + Sync>>;
 const SHOWN_CAUSES: usize = 12;
 
 /// The rest of the head and the body, without its script and end.
-pub(super) fn page(gathered: &Gathered, summary: &Summary, held: &[u64; 5]) -> Made<Markup> {
+pub(super) fn page(gathered: &HtmlTotals, summary: &Summary, held: &[u64; 5]) -> Made<Markup> {
     let outcome = outcome(&summary.counts);
     let (is_good, verdict) = verdict(summary);
     Ok(html! {
@@ -173,7 +173,7 @@ fn numbers(summary: &Summary) -> Markup {
 }
 
 /// Rejected tokens by what refused them, the most first.
-fn causes(gathered: &Gathered, rejected: u64) -> Markup {
+fn causes(gathered: &HtmlTotals, rejected: u64) -> Markup {
     let mut causes: Vec<(&str, u64)> = gathered
         .causes
         .iter()
@@ -204,7 +204,7 @@ fn causes(gathered: &Gathered, rejected: u64) -> Markup {
 }
 
 /// The table's frame; the script fills it.
-fn table(gathered: &Gathered, counts: &Counts, held: &[u64; 5]) -> Markup {
+fn table(gathered: &HtmlTotals, counts: &Counts, held: &[u64; 5]) -> Markup {
     let missing: Vec<String> = Status::ALL
         .iter()
         .map(|status| (*status, held[*status as usize], counts.get(*status)))

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::pipeline::latency::Latencies;
+use crate::pipeline::latency::LatencyHistogram;
 use crate::pipeline::token::Status;
-use crate::report::record::Row;
+use crate::report::record::TokenRecord;
 
 /// The most columns of the timeline; twice as many are drawn together.
 const COLUMNS: usize = 80;
@@ -14,10 +14,10 @@ const CAUSES: usize = 100;
 const CAUSE: usize = 160;
 
 /// The numbers so far.
-pub(super) struct Gathered {
+pub(super) struct HtmlTotals {
     since: Instant,
     pub(super) timeline: Timeline,
-    pub(super) latencies: Latencies,
+    pub(super) latencies: LatencyHistogram,
     /// Rejected tokens by what refused them.
     pub(super) causes: BTreeMap<String, u64>,
     /// Rejected tokens whose cause found no place.
@@ -25,12 +25,12 @@ pub(super) struct Gathered {
     pub(super) masked: bool,
 }
 
-impl Gathered {
+impl HtmlTotals {
     pub(super) fn new() -> Self {
         Self {
             since: Instant::now(),
             timeline: Timeline::default(),
-            latencies: Latencies::default(),
+            latencies: LatencyHistogram::default(),
             causes: BTreeMap::new(),
             other_causes: 0,
             masked: false,
@@ -38,7 +38,7 @@ impl Gathered {
     }
 
     /// Counts a token; `words` say why it was not stored.
-    pub(super) fn add(&mut self, row: &Row, words: Option<&str>) {
+    pub(super) fn add(&mut self, row: &TokenRecord, words: Option<&str>) {
         self.timeline.add(self.since.elapsed(), row.status);
         self.masked |= row.masked;
         if row.ms > 0.0 {

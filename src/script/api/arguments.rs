@@ -3,7 +3,7 @@
 use crate::error::suggest::nearest_name;
 use rhai::{Dynamic, EvalAltResult, INT};
 
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 use crate::script::api::RhaiResultOf;
 use crate::script::native::thrown;
 
@@ -26,7 +26,7 @@ pub(super) fn positive(name: &str, number: INT) -> RhaiResultOf<u64> {
 /// The error of an argument that is not what was `expected`.
 pub(super) fn invalid(argument: &str, expected: &str) -> Box<EvalAltResult> {
     thrown(Fault::new(
-        Kind::InvalidArgument {
+        ErrorKind::InvalidArgument {
             argument: argument.to_owned(),
             expected: expected.to_owned(),
         },
@@ -42,7 +42,7 @@ pub(super) fn unknown(name: &str, known: &[&str]) -> Box<EvalAltResult> {
         None => format!("one of {}", known.join(", ")),
     };
     thrown(Fault::new(
-        Kind::InvalidArgument {
+        ErrorKind::InvalidArgument {
             argument: name.to_owned(),
             expected: known.join(", "),
         },

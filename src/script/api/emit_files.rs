@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 
 /// Opens each file at its first line and keeps it open.
 #[derive(Default)]
@@ -49,7 +49,7 @@ impl Emitter {
     fn open(&self, name: &str) -> Result<File, Fault> {
         let refuse = |why: &str| {
             Fault::new(
-                Kind::InvalidArgument {
+                ErrorKind::InvalidArgument {
                     argument: "file".to_owned(),
                     expected: "a file name inside --out-dir".to_owned(),
                 },
@@ -86,7 +86,7 @@ impl Emitter {
 
 fn unwritable(name: &str, error: &io::Error) -> Fault {
     Fault::new(
-        Kind::OutputClosed,
+        ErrorKind::OutputClosed,
         format!("the file `{name}` cannot be written any more"),
     )
     .cause(error.to_string())

@@ -10,7 +10,7 @@
 use rhai::plugin::*;
 
 use crate::script::api::RhaiResultOf;
-use crate::script::host::Host;
+use crate::script::host::ScriptHost;
 
 /// The environment.
 #[export_module]
@@ -24,7 +24,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile, return_raw)]
     pub fn get(context: NativeCallContext, name: &str) -> RhaiResultOf<Dynamic> {
-        let host = Host::of_line(&context)?;
+        let host = ScriptHost::of_line(&context)?;
         let value = host.environment().get(name);
         Ok(value.map_or(Dynamic::UNIT, |value| value.clone().into()))
     }
@@ -42,7 +42,7 @@ pub mod functions {
         name: &str,
         fallback: Dynamic,
     ) -> RhaiResultOf<Dynamic> {
-        let host = Host::of_line(&context)?;
+        let host = ScriptHost::of_line(&context)?;
         let value = host.environment().get(name);
         Ok(value.map_or(fallback, |value| value.clone().into()))
     }

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use rhai::plugin::*;
 use rhai::{INT, Map};
 
-use crate::fetch::Plan;
+use crate::fetch::FetchPlan;
 use crate::script::api::RhaiResultOf;
 use crate::script::api::arguments::{invalid, positive, unknown, whole};
 use crate::script::api::tokens::Tokens;
-use crate::script::host::{Abandoned, Host};
+use crate::script::host::{AbandonedStream, ScriptHost};
 use crate::script::native::thrown;
 
 /// Fetching.
@@ -32,7 +32,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile, return_raw)]
     pub fn fetch(context: NativeCallContext, size: INT) -> RhaiResultOf<Tokens> {
-        let host = Host::of(&context)?;
+        let host = ScriptHost::of(&context)?;
         let plan = host.fetcher().plan();
         start_fetch(&host, size, plan)
     }
@@ -48,7 +48,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "fetch", volatile, return_raw)]
     pub fn fetch_with(context: NativeCallContext, size: INT, options: Map) -> RhaiResultOf<Tokens> {
-        let host = Host::of(&context)?;
+        let host = ScriptHost::of(&context)?;
         let plan = plan_of(host.fetcher().plan(), &options)?;
         start_fetch(&host, size, plan)
     }
@@ -65,7 +65,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile, return_raw)]
     pub fn fetch_once(context: NativeCallContext, size: INT) -> RhaiResultOf<Tokens> {
-        let host = Host::of(&context)?;
+        let host = ScriptHost::of(&context)?;
         let size = positive("size", size)?;
         let retries = host.fetcher().plan().retries;
         let mut pages = host.fetcher().once(size, retries);
@@ -79,7 +79,7 @@ pub mod functions {
             }
             Err(stopped) => {
                 // The answer may still come, with tokens in it.
-                host.abandon(Abandoned::Pages(pages));
+                host.abandon(AbandonedStream::Pages(pages));
                 return Err(stopped);
             }
         };
@@ -90,13 +90,13 @@ pub mod functions {
 /// What the options of `fetch` are called.
 pub const OPTIONS: [&str; 3] = ["page_size", "retries", "top_up"];
 
-fn start_fetch(host: &Arc<Host>, size: INT, plan: Plan) -> RhaiResultOf<Tokens> {
+fn start_fetch(host: &Arc<ScriptHost>, size: INT, plan: FetchPlan) -> RhaiResultOf<Tokens> {
     let size = positive("size", size)?;
     let pages = host.fetcher().stream(size, plan);
     Ok(Tokens::new(host, pages, Some(size)))
 }
 
-fn plan_of(mut plan: Plan, options: &Map) -> RhaiResultOf<Plan> {
+fn plan_of(mut plan: FetchPlan, options: &Map) -> RhaiResultOf<FetchPlan> {
     for (name, value) in options {
         match name.as_str() {
             "page_size" => plan.page_size = whole("page_size", value)?,

@@ -15,7 +15,7 @@ use rhai::{FLOAT, FnPtr, INT, Map};
 use crate::pipeline::backoff::backoff;
 use crate::script::api::RhaiResultOf;
 use crate::script::api::arguments::{invalid, positive, unknown, whole};
-use crate::script::host::Host;
+use crate::script::host::ScriptHost;
 
 /// The flow of a script.
 #[export_module]
@@ -36,9 +36,9 @@ pub mod functions {
         attempts: INT,
         action: FnPtr,
     ) -> RhaiResultOf<Dynamic> {
-        let rules = Rules {
+        let rules = RetryOptions {
             attempts: positive("attempts", attempts)?,
-            ..Rules::default()
+            ..RetryOptions::default()
         };
         run_retry(&context, &rules, &action)
     }
@@ -115,7 +115,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile, return_raw)]
     pub fn exit(context: NativeCallContext, code: INT) -> RhaiResultOf<Dynamic> {
-        let host = Host::of(&context)?;
+        let host = ScriptHost::of(&context)?;
         let code =
             u8::try_from(code).map_err(|_| invalid("code", "a whole number from 0 to 255"))?;
         host.choose_exit(code);
@@ -124,20 +124,20 @@ pub mod functions {
 }
 
 fn wait(context: &NativeCallContext, time: Duration) -> RhaiResultOf<()> {
-    let host = Host::of(context)?;
+    let host = ScriptHost::of(context)?;
     // Starts the sleep inside, where the runtime is at hand.
     host.wait(async { host.clock().sleep(time).await })
 }
 
 /// When `retry` tries again.
-struct Rules {
+struct RetryOptions {
     attempts: u64,
     base: Duration,
     max: Duration,
     on: Option<Vec<String>>,
 }
 
-impl Default for Rules {
+impl Default for RetryOptions {
     fn default() -> Self {
         Self {
             attempts: 3,
@@ -148,7 +148,11 @@ impl Default for Rules {
     }
 }
 
-fn run_retry(context: &NativeCallContext, rules: &Rules, action: &FnPtr) -> RhaiResultOf<Dynamic> {
+fn run_retry(
+    context: &NativeCallContext,
+    rules: &RetryOptions,
+    action: &FnPtr,
+) -> RhaiResultOf<Dynamic> {
     let mut attempt = 1;
     loop {
         let error = match action.call_within_context::<Dynamic>(context, ()) {
@@ -160,7 +164,7 @@ fn run_retry(context: &NativeCallContext, rules: &Rules, action: &FnPtr) -> Rhai
             return Err(error);
         }
         let asked = asked_wait(&error);
-        let host = Host::of(context)?;
+        let host = ScriptHost::of(context)?;
         if asked > Some(host.fetcher().longest_wait()) {
             // It would end after the run: stop now and say so.
             return Err(error);
@@ -184,7 +188,7 @@ fn thrown_value(error: &EvalAltResult) -> Option<&Dynamic> {
     }
 }
 
-fn is_worth_a_retry(error: &EvalAltResult, rules: &Rules) -> bool {
+fn is_worth_a_retry(error: &EvalAltResult, rules: &RetryOptions) -> bool {
     let Some(value) = thrown_value(error) else {
         return false;
     };
@@ -206,8 +210,8 @@ fn asked_wait(error: &EvalAltResult) -> Option<Duration> {
 /// What the options of `retry` are called.
 pub const OPTIONS: [&str; 4] = ["attempts", "base_ms", "max_ms", "on"];
 
-fn rules_of(options: &Map) -> RhaiResultOf<Rules> {
-    let mut rules = Rules::default();
+fn rules_of(options: &Map) -> RhaiResultOf<RetryOptions> {
+    let mut rules = RetryOptions::default();
     for (name, value) in options {
         match name.as_str() {
             "attempts" => rules.attempts = whole("attempts", value)?,

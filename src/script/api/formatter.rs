@@ -7,12 +7,12 @@ use crate::error::escape::escape_line;
 use crate::pipeline::token::Outcome;
 
 /// A closure, and what it could see where it was handed to `report`: functions, imports, constants.
-pub struct Wording {
+pub struct LineFormatter {
     line: FnPtr,
     seen: GlobalRuntimeState,
 }
 
-impl Wording {
+impl LineFormatter {
     /// The wording of `line` in the call that `context` is of.
     pub fn of(context: &NativeCallContext, line: FnPtr) -> Self {
         let mut seen = context.global_runtime_state().clone();

@@ -11,7 +11,7 @@ use crate::pipeline::channel::OutcomeStream;
 use crate::pipeline::token::{Outcome, Tally};
 use crate::report::ledger::EntryId;
 use crate::script::api::tokens::Tokens;
-use crate::script::host::{Abandoned, HeldStream, Host};
+use crate::script::host::{AbandonedStream, HeldStream, ScriptHost};
 use crate::script::native::{Native, consumed, lock, thrown, used_already};
 
 /// A script's outcomes on their way to the report.
@@ -20,12 +20,12 @@ pub struct Outcomes(Arc<OutcomesCell>);
 
 /// What the clones of one [`Outcomes`] share.
 pub struct OutcomesCell {
-    host: Arc<Host>,
-    book: Mutex<Book>,
+    host: Arc<ScriptHost>,
+    book: Mutex<OutcomesState>,
 }
 
 #[derive(Default)]
-struct Book {
+struct OutcomesState {
     stream: Option<OutcomeStream<Fault>>,
     /// Outcomes that came while the failures were looked for.
     ready: VecDeque<Outcome>,
@@ -38,12 +38,12 @@ struct Book {
 
 impl Outcomes {
     /// The outcomes of `stream`.
-    pub fn new(host: &Arc<Host>, stream: OutcomeStream<Fault>) -> Self {
+    pub fn new(host: &Arc<ScriptHost>, stream: OutcomeStream<Fault>) -> Self {
         let cell = Arc::new(OutcomesCell {
             host: Arc::clone(host),
-            book: Mutex::new(Book {
+            book: Mutex::new(OutcomesState {
                 stream: Some(stream),
-                ..Book::default()
+                ..OutcomesState::default()
             }),
         });
         let held = Arc::downgrade(&cell);
@@ -52,7 +52,7 @@ impl Outcomes {
     }
 
     /// The host that it belongs to.
-    pub fn host(&self) -> &Arc<Host> {
+    pub fn host(&self) -> &Arc<ScriptHost> {
         &self.0.host
     }
 
@@ -62,12 +62,12 @@ impl Outcomes {
     }
 
     /// Begins to read, once.
-    pub fn read(&self) -> Native<Reader> {
+    pub fn read(&self) -> Native<OutcomeReader> {
         let mut book = lock(&self.0.book);
         if std::mem::replace(&mut book.taken, true) {
             return Err(consumed("Outcomes"));
         }
-        Ok(Reader {
+        Ok(OutcomeReader {
             owner: self.clone(),
             ready: std::mem::take(&mut book.ready),
             stream: book.stream.take(),
@@ -141,7 +141,7 @@ impl Drop for OutcomesCell {
 }
 
 fn give_back(
-    host: &Host,
+    host: &ScriptHost,
     ready: VecDeque<Outcome>,
     stream: Option<OutcomeStream<Fault>>,
     stop: bool,
@@ -150,24 +150,24 @@ fn give_back(
         stream.stop();
     }
     if stream.is_some() || !ready.is_empty() {
-        host.abandon(Abandoned::Outcomes(ready, stream));
+        host.abandon(AbandonedStream::Outcomes(ready, stream));
     }
 }
 
 /// Reads the outcomes of one stream. Dropped before the end, it sends no further token: who breaks
 /// off a loop wants no more.
-pub struct Reader {
+pub struct OutcomeReader {
     owner: Outcomes,
     ready: VecDeque<Outcome>,
     stream: Option<OutcomeStream<Fault>>,
     fault: Option<Fault>,
 }
 
-impl Reader {
+impl OutcomeReader {
     /// The next outcome; before it waits, `idle` is called.
     pub fn next(
         &mut self,
-        idle: impl FnOnce(&Host) -> Native<()>,
+        idle: impl FnOnce(&ScriptHost) -> Native<()>,
     ) -> Native<Option<Result<Outcome, Fault>>> {
         if let Some(outcome) = self.ready.pop_front() {
             return Ok(Some(Ok(outcome)));
@@ -202,7 +202,7 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for OutcomeReader {
     fn drop(&mut self) {
         let ready = std::mem::take(&mut self.ready);
         give_back(self.owner.host(), ready, self.stream.take(), true);
@@ -230,9 +230,9 @@ impl IntoIterator for Outcomes {
 /// Hands a script one outcome after the other. Each is booked as it is handed out, so that none is
 /// missing from the report whatever the script does with it.
 pub struct OutcomeIter {
-    reader: Option<Reader>,
+    reader: Option<OutcomeReader>,
     begin: Option<Box<EvalAltResult>>,
-    unheard: Option<(Arc<Host>, Fault)>,
+    unheard: Option<(Arc<ScriptHost>, Fault)>,
 }
 
 impl Iterator for OutcomeIter {

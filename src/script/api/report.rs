@@ -14,9 +14,9 @@ use rhai::{FnPtr, Map};
 
 use crate::error::escape::escape_line;
 use crate::script::api::RhaiResultOf;
-use crate::script::api::formatter::Wording;
+use crate::script::api::formatter::LineFormatter;
 use crate::script::api::outcomes::Outcomes;
-use crate::script::host::Host;
+use crate::script::host::ScriptHost;
 use crate::script::native::thrown;
 
 /// Reporting.
@@ -63,7 +63,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile, return_raw)]
     pub fn emit(context: NativeCallContext, text: &str) -> RhaiResultOf<()> {
-        let host = Host::of_line(&context)?;
+        let host = ScriptHost::of_line(&context)?;
         let text = escape_line(text);
         host.ledger().reports().emit(&text).map_err(thrown)
     }
@@ -79,7 +79,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "emit", volatile, return_raw)]
     pub fn emit_file(context: NativeCallContext, text: &str, file: &str) -> RhaiResultOf<()> {
-        let host = Host::of_line(&context)?;
+        let host = ScriptHost::of_line(&context)?;
         host.emitter()
             .emit(&escape_line(text), file)
             .map_err(thrown)
@@ -94,7 +94,7 @@ fn write_report(
     let host = outcomes.host();
     let mut reader = outcomes.read()?;
     if let Some(line) = line {
-        host.set_wording(Wording::of(context, line.clone()));
+        host.set_wording(LineFormatter::of(context, line.clone()));
     }
     while let Some(next) = reader.next(|host| host.ledger().reports().flush().map_err(thrown))? {
         let outcome = next.map_err(thrown)?;
@@ -118,7 +118,7 @@ fn write_report(
 }
 
 /// The summary so far, as a script has it.
-fn summary_so_far(host: &Host) -> Map {
+fn summary_so_far(host: &ScriptHost) -> Map {
     let supply = host.fetcher().supply();
     let ledger = host.ledger();
     let received = supply.received() + ledger.made();

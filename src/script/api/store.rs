@@ -19,7 +19,7 @@ use crate::script::api::RhaiResultOf;
 use crate::script::api::arguments::invalid;
 use crate::script::api::outcomes::Outcomes;
 use crate::script::api::tokens::Tokens;
-use crate::script::host::Host;
+use crate::script::host::ScriptHost;
 
 /// So many strings of a script make a page.
 const PAGE: usize = 10_000;
@@ -36,7 +36,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile, return_raw)]
     pub fn tokens(context: NativeCallContext, array: Array) -> RhaiResultOf<Tokens> {
-        let host = Host::of(&context)?;
+        let host = ScriptHost::of(&context)?;
         let len = array.len() as u64;
         Ok(Tokens::new(&host, claim(&host, array)?, Some(len)))
     }
@@ -51,7 +51,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile, return_raw)]
     pub fn store(context: NativeCallContext, tokens: Tokens) -> RhaiResultOf<Outcomes> {
-        let host = Host::of(&context)?;
+        let host = ScriptHost::of(&context)?;
         start_store(&host, tokens.take_pages()?)
     }
 
@@ -64,7 +64,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "store", volatile, return_raw)]
     pub fn store_array(context: NativeCallContext, array: Array) -> RhaiResultOf<Outcomes> {
-        let host = Host::of(&context)?;
+        let host = ScriptHost::of(&context)?;
         start_store(&host, claim(&host, array)?)
     }
 
@@ -82,7 +82,7 @@ pub mod functions {
         context: NativeCallContext,
         token: ImmutableString,
     ) -> RhaiResultOf<Outcomes> {
-        let host = Host::of(&context)?;
+        let host = ScriptHost::of(&context)?;
         start_store(&host, claim(&host, vec![token.into()])?)
     }
 
@@ -100,7 +100,7 @@ pub mod functions {
         tokens: Tokens,
         reason: &str,
     ) -> RhaiResultOf<Outcomes> {
-        let host = Host::of(&context)?;
+        let host = ScriptHost::of(&context)?;
         Ok(start_reject(&host, tokens.take_pages()?, reason))
     }
 
@@ -117,7 +117,7 @@ pub mod functions {
         array: Array,
         reason: &str,
     ) -> RhaiResultOf<Outcomes> {
-        let host = Host::of(&context)?;
+        let host = ScriptHost::of(&context)?;
         Ok(start_reject(&host, claim(&host, array)?, reason))
     }
 
@@ -140,7 +140,7 @@ pub mod functions {
         token: ImmutableString,
         reason: &str,
     ) -> RhaiResultOf<Outcomes> {
-        let host = Host::of(&context)?;
+        let host = ScriptHost::of(&context)?;
         Ok(start_reject(
             &host,
             claim(&host, vec![token.into()])?,
@@ -149,11 +149,11 @@ pub mod functions {
     }
 }
 
-fn start_store(host: &Arc<Host>, pages: PageStream<Fault>) -> RhaiResultOf<Outcomes> {
+fn start_store(host: &Arc<ScriptHost>, pages: PageStream<Fault>) -> RhaiResultOf<Outcomes> {
     Ok(Outcomes::new(host, host.store(pages)))
 }
 
-fn start_reject(host: &Arc<Host>, pages: PageStream<Fault>, reason: &str) -> Outcomes {
+fn start_reject(host: &Arc<ScriptHost>, pages: PageStream<Fault>, reason: &str) -> Outcomes {
     let detail = Detail::reason(reason);
     let stream = host.judge(pages, move |token| {
         Outcome::unsent(token, Status::Rejected, Some(detail.clone()))
@@ -162,7 +162,7 @@ fn start_reject(host: &Arc<Host>, pages: PageStream<Fault>, reason: &str) -> Out
 }
 
 /// The tokens that the script's strings stand for.
-pub(super) fn claim(host: &Host, array: Array) -> RhaiResultOf<PageStream<Fault>> {
+pub(super) fn claim(host: &ScriptHost, array: Array) -> RhaiResultOf<PageStream<Fault>> {
     let mut texts = Vec::with_capacity(array.len());
     for value in array {
         let text = value

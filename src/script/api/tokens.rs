@@ -10,7 +10,7 @@ use crate::error::Fault;
 use crate::pipeline::channel::PageStream;
 use crate::pipeline::token::{Page, Token};
 use crate::report::ledger::EntryId;
-use crate::script::host::{Abandoned, HeldStream, Host};
+use crate::script::host::{AbandonedStream, HeldStream, ScriptHost};
 use crate::script::native::{Native, consumed, lock, thrown, used_already};
 
 /// A script's tokens on their way to the store.
@@ -19,13 +19,13 @@ pub struct Tokens(Arc<TokensCell>);
 
 /// What the clones of one [`Tokens`] share.
 pub struct TokensCell {
-    host: Arc<Host>,
+    host: Arc<ScriptHost>,
     requested: Option<u64>,
     len: Mutex<Option<u64>>,
-    supply: Mutex<Supply>,
+    supply: Mutex<TokensState>,
 }
 
-enum Supply {
+enum TokensState {
     Stream(PageStream<Fault>),
     /// Tokens that failed before and stand open in the books.
     Open(Vec<EntryId>),
@@ -34,28 +34,33 @@ enum Supply {
 
 impl Tokens {
     /// The tokens of `pages`.
-    pub fn new(host: &Arc<Host>, pages: PageStream<Fault>, requested: Option<u64>) -> Self {
+    pub fn new(host: &Arc<ScriptHost>, pages: PageStream<Fault>, requested: Option<u64>) -> Self {
         let len = pages.known_len().map(|len| len as u64);
-        Self::with(host, Supply::Stream(pages), requested, len)
+        Self::with(host, TokensState::Stream(pages), requested, len)
     }
 
     /// The tokens of one request for `requested`, of which `len` came.
     pub fn of_one_page(
-        host: &Arc<Host>,
+        host: &Arc<ScriptHost>,
         pages: PageStream<Fault>,
         requested: u64,
         len: u64,
     ) -> Self {
-        Self::with(host, Supply::Stream(pages), Some(requested), Some(len))
+        Self::with(host, TokensState::Stream(pages), Some(requested), Some(len))
     }
 
     /// Tokens that stand open in the books.
-    pub fn open(host: &Arc<Host>, entries: Vec<EntryId>) -> Self {
+    pub fn open(host: &Arc<ScriptHost>, entries: Vec<EntryId>) -> Self {
         let len = entries.len() as u64;
-        Self::with(host, Supply::Open(entries), Some(len), Some(len))
+        Self::with(host, TokensState::Open(entries), Some(len), Some(len))
     }
 
-    fn with(host: &Arc<Host>, supply: Supply, requested: Option<u64>, len: Option<u64>) -> Self {
+    fn with(
+        host: &Arc<ScriptHost>,
+        supply: TokensState,
+        requested: Option<u64>,
+        len: Option<u64>,
+    ) -> Self {
         let cell = Arc::new(TokensCell {
             host: Arc::clone(host),
             requested,
@@ -78,15 +83,15 @@ impl Tokens {
     }
 
     /// The host that it belongs to.
-    pub fn host(&self) -> &Arc<Host> {
+    pub fn host(&self) -> &Arc<ScriptHost> {
         &self.0.host
     }
 
     /// Takes the tokens out, for the store.
     pub fn take_pages(&self) -> Native<PageStream<Fault>> {
         match self.0.take()? {
-            Supply::Stream(pages) => Ok(pages),
-            Supply::Open(entries) => {
+            TokensState::Stream(pages) => Ok(pages),
+            TokensState::Open(entries) => {
                 let mut ledger = self.0.host.ledger();
                 let tokens: Vec<Token> = entries
                     .into_iter()
@@ -94,7 +99,7 @@ impl Tokens {
                     .collect();
                 Ok(PageStream::ready([Page::from_tokens(&tokens)]))
             }
-            Supply::Taken => Err(consumed("Tokens")),
+            TokensState::Taken => Err(consumed("Tokens")),
         }
     }
 
@@ -106,9 +111,9 @@ impl Tokens {
 }
 
 impl TokensCell {
-    fn take(&self) -> Native<Supply> {
-        match std::mem::replace(&mut *lock(&self.supply), Supply::Taken) {
-            Supply::Taken => Err(consumed("Tokens")),
+    fn take(&self) -> Native<TokensState> {
+        match std::mem::replace(&mut *lock(&self.supply), TokensState::Taken) {
+            TokensState::Taken => Err(consumed("Tokens")),
             supply => Ok(supply),
         }
     }
@@ -116,8 +121,8 @@ impl TokensCell {
 
 impl HeldStream for TokensCell {
     fn abandon(&self) {
-        if let Ok(Supply::Stream(pages)) = self.take() {
-            self.host.abandon(Abandoned::Pages(pages));
+        if let Ok(TokensState::Stream(pages)) = self.take() {
+            self.host.abandon(AbandonedStream::Pages(pages));
         }
     }
 }
@@ -134,10 +139,10 @@ impl IntoIterator for Tokens {
 
     fn into_iter(self) -> TokenIter {
         let (source, begin) = match self.0.take() {
-            Ok(Supply::Stream(pages)) => (Source::Pages(pages), Ok(())),
-            Ok(Supply::Open(entries)) => (Source::Open(entries.into()), Ok(())),
-            Ok(Supply::Taken) => (Source::End, Err(consumed("Tokens"))),
-            Err(error) => (Source::End, Err(error)),
+            Ok(TokensState::Stream(pages)) => (IterSource::Pages(pages), Ok(())),
+            Ok(TokensState::Open(entries)) => (IterSource::Open(entries.into()), Ok(())),
+            Ok(TokensState::Taken) => (IterSource::End, Err(consumed("Tokens"))),
+            Err(error) => (IterSource::End, Err(error)),
         };
         TokenIter {
             source,
@@ -150,7 +155,7 @@ impl IntoIterator for Tokens {
     }
 }
 
-enum Source {
+enum IterSource {
     Pages(PageStream<Fault>),
     Open(VecDeque<EntryId>),
     End,
@@ -160,7 +165,7 @@ enum Source {
 /// script stores them.
 pub struct TokenIter {
     owner: Tokens,
-    source: Source,
+    source: IterSource,
     page: Page,
     begin: Option<Box<EvalAltResult>>,
     unheard: Option<Fault>,
@@ -181,7 +186,7 @@ impl Iterator for TokenIter {
             host.unheard(fault);
             return None;
         }
-        if let Source::Open(entries) = &mut self.source {
+        if let IterSource::Open(entries) = &mut self.source {
             let ledger = host.ledger();
             while let Some(entry) = entries.pop_front() {
                 if let Some(text) = ledger.open_text(entry) {
@@ -191,17 +196,17 @@ impl Iterator for TokenIter {
             }
         }
         if self.page.is_empty()
-            && let Source::Pages(pages) = &mut self.source
+            && let IterSource::Pages(pages) = &mut self.source
         {
             match host.wait(pages.next()) {
                 Err(stopped) => return Some(Err(stopped)),
                 Ok(Some(Ok(page))) => self.page = page,
                 Ok(Some(Err(fault))) => {
-                    self.source = Source::End;
+                    self.source = IterSource::End;
                     self.unheard = Some(fault.clone());
                     return Some(Err(thrown(fault)));
                 }
-                Ok(None) => self.source = Source::End,
+                Ok(None) => self.source = IterSource::End,
             }
         }
         let Some(token) = self.page.take(1).pop() else {
@@ -218,10 +223,10 @@ impl Iterator for TokenIter {
 impl Drop for TokenIter {
     fn drop(&mut self) {
         let page = std::mem::replace(&mut self.page, Page::from_texts([]));
-        if let Source::Pages(mut pages) = std::mem::replace(&mut self.source, Source::End) {
+        if let IterSource::Pages(mut pages) = std::mem::replace(&mut self.source, IterSource::End) {
             pages.put_back(page);
             pages.stop();
-            self.owner.host().abandon(Abandoned::Pages(pages));
+            self.owner.host().abandon(AbandonedStream::Pages(pages));
         }
     }
 }
@@ -293,7 +298,7 @@ impl Drop for PageIter {
     fn drop(&mut self) {
         if let Some(mut pages) = self.pages.take() {
             pages.stop();
-            self.owner.host().abandon(Abandoned::Pages(pages));
+            self.owner.host().abandon(AbandonedStream::Pages(pages));
         }
     }
 }

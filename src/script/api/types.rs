@@ -13,7 +13,7 @@ use rhai::{FLOAT, INT, ImmutableString, Map};
 use crate::error::escape::json_of;
 use crate::pipeline::latency::milliseconds;
 use crate::pipeline::token::{Outcome, Status};
-use crate::report::record::Row;
+use crate::report::record::TokenRecord;
 use crate::script::api::outcomes::Outcomes;
 use crate::script::api::tokens::{Pages, Tokens};
 use crate::script::api::{RhaiResultOf, counts_of};
@@ -305,7 +305,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "to_json", pure)]
     pub fn outcome_to_json(outcome: &mut Outcome) -> String {
-        json_of(&Row::new(outcome))
+        json_of(&TokenRecord::new(outcome))
     }
 
     /// The status and the token.

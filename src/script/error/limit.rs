@@ -4,12 +4,12 @@ use rhai::{EvalAltResult, ParseErrorType};
 
 use crate::script::error::text::Advice;
 use crate::script::sandbox::{
-    CALL_LEVELS, EXPRESSION_DEPTHS, FUNCTIONS, MODULES, NESTING, Stop, VARIABLES,
+    CALL_LEVELS, EXPRESSION_DEPTHS, FUNCTIONS, MODULES, NESTING, StopReason, VARIABLES,
 };
 
 /// The limits of a script, each of which has its own words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Limit {
+enum ScriptLimit {
     Operations,
     CallLevels,
     ExpressionDepth,
@@ -23,7 +23,7 @@ enum Limit {
     Nesting,
 }
 
-impl Limit {
+impl ScriptLimit {
     fn advice(self) -> Advice {
         let (what, hint) = self.words();
         Advice {
@@ -94,16 +94,16 @@ impl Limit {
 /// What to say where a running script passed a limit.
 pub fn of_eval(error: &EvalAltResult) -> Option<Advice> {
     let limit = match error {
-        EvalAltResult::ErrorTooManyOperations(_) => Limit::Operations,
-        EvalAltResult::ErrorStackOverflow(_) => Limit::CallLevels,
-        EvalAltResult::ErrorTooManyVariables(_) => Limit::Variables,
-        EvalAltResult::ErrorTooManyModules(_) => Limit::Modules,
+        EvalAltResult::ErrorTooManyOperations(_) => ScriptLimit::Operations,
+        EvalAltResult::ErrorStackOverflow(_) => ScriptLimit::CallLevels,
+        EvalAltResult::ErrorTooManyVariables(_) => ScriptLimit::Variables,
+        EvalAltResult::ErrorTooManyModules(_) => ScriptLimit::Modules,
         EvalAltResult::ErrorDataTooLarge(what, _) => of_size(what),
         EvalAltResult::ErrorParsing(kind, _) => return of_parse(kind),
-        EvalAltResult::ErrorTerminated(..) => match Stop::of(error)? {
-            Stop::Memory => Limit::Memory,
-            Stop::Nesting => Limit::Nesting,
-            Stop::Asked | Stop::LastWords => return None,
+        EvalAltResult::ErrorTerminated(..) => match StopReason::of(error)? {
+            StopReason::Memory => ScriptLimit::Memory,
+            StopReason::Nesting => ScriptLimit::Nesting,
+            StopReason::Asked | StopReason::LastWords => return None,
         },
         _ => return None,
     };
@@ -113,8 +113,8 @@ pub fn of_eval(error: &EvalAltResult) -> Option<Advice> {
 /// What to say where the text of a script passes a limit.
 pub fn of_parse(kind: &ParseErrorType) -> Option<Advice> {
     let limit = match kind {
-        ParseErrorType::ExprTooDeep => Limit::ExpressionDepth,
-        ParseErrorType::TooManyFunctions => Limit::Functions,
+        ParseErrorType::ExprTooDeep => ScriptLimit::ExpressionDepth,
+        ParseErrorType::TooManyFunctions => ScriptLimit::Functions,
         ParseErrorType::LiteralTooLarge(what, _) => of_size(what),
         _ => return None,
     };
@@ -122,13 +122,13 @@ pub fn of_parse(kind: &ParseErrorType) -> Option<Advice> {
 }
 
 /// The limit that the engine calls by these words.
-fn of_size(what: &str) -> Limit {
+fn of_size(what: &str) -> ScriptLimit {
     if what.contains("string") {
-        Limit::Strings
+        ScriptLimit::Strings
     } else if what.contains("map") {
-        Limit::Maps
+        ScriptLimit::Maps
     } else {
-        Limit::Arrays
+        ScriptLimit::Arrays
     }
 }
 

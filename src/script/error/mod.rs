@@ -8,9 +8,9 @@ pub mod text;
 
 use rhai::{Dynamic, EvalAltResult, ParseError, ParseErrorType, Position};
 
-use crate::error::diagnostic::{Frame, Place, Problem};
+use crate::error::diagnostic::{CallFrame, Location, Problem};
 use crate::error::exit::Exit;
-use crate::script::error::symbols::Names;
+use crate::script::error::symbols::Symbols;
 use crate::script::error::text::{Advice, lower_first};
 use crate::script::json::words;
 use crate::script::sources::{Sources, is_closure};
@@ -124,7 +124,7 @@ fn advised(advice: Advice, file: &str, position: Position, sources: &Sources) ->
 }
 
 /// The problem of a script that ended with `error`.
-pub fn of_error(error: &EvalAltResult, main: &str, sources: &Sources, names: &Names) -> Problem {
+pub fn of_error(error: &EvalAltResult, main: &str, sources: &Sources, names: &Symbols) -> Problem {
     let mut frames = Vec::new();
     let mut file = main.to_owned();
     let mut error = error;
@@ -138,7 +138,7 @@ pub fn of_error(error: &EvalAltResult, main: &str, sources: &Sources, names: &Na
             }
             _ => break,
         };
-        frames.push(Frame {
+        frames.push(CallFrame {
             name: frame_name(name),
             file: file.clone(),
             line: position.line().unwrap_or(0),
@@ -154,7 +154,7 @@ pub fn of_error(error: &EvalAltResult, main: &str, sources: &Sources, names: &Na
     let mut problem = leaf(error, &file, sources, names);
     // Where the engine does not tell the place itself, the call that led there is the nearest one.
     if problem.place.is_none()
-        && let Some(Frame {
+        && let Some(CallFrame {
             file, line, column, ..
         }) = frames.pop_if(|frame| frame.line > 0)
     {
@@ -181,7 +181,7 @@ fn frame_name(name: &str) -> String {
     }
 }
 
-fn leaf(error: &EvalAltResult, file: &str, sources: &Sources, names: &Names) -> Problem {
+fn leaf(error: &EvalAltResult, file: &str, sources: &Sources, names: &Symbols) -> Problem {
     let position = error.position();
     if let Some((name, kind)) = advice::unknown_property(error) {
         return advised(names.property_advice(name, kind), file, position, sources);
@@ -258,7 +258,7 @@ pub fn at(
     let text = source.lines().nth(line - 1).unwrap_or("");
     let rest: String = text.chars().skip(column.saturating_sub(1)).collect();
     let length = mark(&rest);
-    problem.place(Place {
+    problem.place(Location {
         file: file.to_owned(),
         source,
         line,

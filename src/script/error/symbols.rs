@@ -12,21 +12,21 @@ use crate::script::sources::is_closure;
 
 /// The functions that scripts can call: by name, the forms in which each can be called.
 #[derive(Clone, Default)]
-pub struct Names {
-    pub(crate) plain: BTreeMap<String, Vec<Form>>,
+pub struct Symbols {
+    pub(crate) plain: BTreeMap<String, Vec<Signature>>,
     /// By namespace (`host`, `env`).
-    pub(crate) spaces: BTreeMap<String, BTreeMap<String, Vec<Form>>>,
+    pub(crate) spaces: BTreeMap<String, BTreeMap<String, Vec<Signature>>>,
     /// The product's own functions, whose forms are worth showing.
     pub(crate) own: BTreeSet<String>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Form {
+pub(crate) struct Signature {
     pub(crate) params: usize,
     pub(crate) types: Vec<String>,
 }
 
-impl Names {
+impl Symbols {
     /// What `engine` knows; `spaces` are its static modules.
     pub fn of(engine: &Engine) -> Self {
         let mut names = Self::default();
@@ -39,7 +39,7 @@ impl Names {
                     .iter()
                     .map(|name| short(name))
                     .collect();
-                let form = Form {
+                let form = Signature {
                     params: metadata.num_params,
                     types,
                 };
@@ -111,7 +111,7 @@ impl Names {
     pub fn has_property(&self, property: &str, kind: &str) -> bool {
         let forms = self.plain.get(&format!("get${property}"));
         forms.is_some_and(|forms| {
-            let of_kind = |form: &Form| form.types.first().is_some_and(|first| first == kind);
+            let of_kind = |form: &Signature| form.types.first().is_some_and(|first| first == kind);
             forms.iter().any(of_kind)
         })
     }
@@ -123,7 +123,8 @@ impl Names {
             .iter()
             .filter_map(|(name, forms)| Some((name.strip_prefix("get$")?, forms)))
             .filter(|(_, forms)| {
-                let of_kind = |form: &Form| form.types.first().is_some_and(|first| first == kind);
+                let of_kind =
+                    |form: &Signature| form.types.first().is_some_and(|first| first == kind);
                 forms.iter().any(of_kind)
             })
             .map(|(name, _)| name)
@@ -143,7 +144,7 @@ impl Names {
 }
 
 /// ``it is called as `store(Tokens)`, `store(array)` ``: how a function can be called.
-pub(crate) fn takes(name: &str, forms: &[Form]) -> String {
+pub(crate) fn takes(name: &str, forms: &[Signature]) -> String {
     // The engine keeps them in no order.
     let mut forms: Vec<&Vec<String>> = forms.iter().map(|form| &form.types).collect();
     forms.sort_by_key(|types| (types.len(), types.join(", ").to_lowercase()));

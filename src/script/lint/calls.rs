@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use rhai::{AST, ASTNode, Dynamic, Expr, FnCallExpr, Position, Stmt};
 
 use crate::script::api::{FETCH_OPTIONS, RETRY_OPTIONS};
-use crate::script::error::symbols::{Form, Names, takes};
-use crate::script::lint::types::Kinds;
-use crate::script::lint::{Finding, Modules};
+use crate::script::error::symbols::{Signature, Symbols, takes};
+use crate::script::lint::types::VariableKinds;
+use crate::script::lint::{LintFinding, Modules};
 use crate::script::sources::is_closure;
 
 /// Functions that the engine knows by their names alone.
@@ -31,7 +31,7 @@ const BUILT_IN: [&str; 12] = [
 
 /// What is known of a file's calls.
 pub struct Calls<'a> {
-    names: &'a Names,
+    names: &'a Symbols,
     own: Functions,
     modules: &'a Modules,
     /// Names under which a map may hold a closure: `map.name()` calls it. `None` where a module
@@ -78,7 +78,7 @@ fn keys(value: &Dynamic, into: &mut BTreeSet<String>) {
 
 impl<'a> Calls<'a> {
     /// Looks at what `ast` defines and imports.
-    pub fn of(ast: &AST, names: &'a Names, modules: &'a Modules) -> Self {
+    pub fn of(ast: &AST, names: &'a Symbols, modules: &'a Modules) -> Self {
         Self {
             names,
             own: functions_of(ast, false),
@@ -100,9 +100,9 @@ impl<'a> Calls<'a> {
         call: &FnCallExpr,
         position: Position,
         is_method: bool,
-    ) -> Option<Finding> {
+    ) -> Option<LintFinding> {
         let (message, label) = self.mistake(call, is_method)?;
-        Some(Finding::error(position, message).label(label))
+        Some(LintFinding::error(position, message).label(label))
     }
 
     /// The mistake in a call, with what stands beside its mark.
@@ -163,7 +163,7 @@ fn of_module(
 fn judge(
     name: &str,
     count: usize,
-    known: &BTreeMap<String, Vec<Form>>,
+    known: &BTreeMap<String, Vec<Signature>>,
 ) -> Option<(String, String)> {
     let Some(forms) = known.get(name) else {
         let label = nearest_name(name, known.keys().map(String::as_str))
@@ -195,16 +195,20 @@ impl Calls<'_> {
         &self,
         call: &FnCallExpr,
         position: Position,
-        kinds: &Kinds,
-    ) -> Option<Finding> {
+        kinds: &VariableKinds,
+    ) -> Option<LintFinding> {
         let name = call.name.as_str();
         let forms = self.forms(call)?;
         let given: Vec<Option<&str>> = call
             .args
             .iter()
-            .map(|arg| kinds.of(arg).map(crate::script::lint::types::Kind::name))
+            .map(|arg| {
+                kinds
+                    .of(arg)
+                    .map(crate::script::lint::types::ValueKind::name)
+            })
             .collect();
-        let fits = |form: &Form| {
+        let fits = |form: &Signature| {
             let mut pairs = form.types.iter().zip(&given);
             pairs.all(|(kind, given)| given.is_none_or(|given| kind == given || kind == "?"))
         };
@@ -214,11 +218,11 @@ impl Calls<'_> {
         let given: Vec<&str> = given.iter().map(|kind| kind.unwrap_or("?")).collect();
         let message = format!("`{name}` cannot be called with ({})", given.join(", "));
         let all = self.names.plain.get(name)?;
-        Some(Finding::error(position, message).label(takes(name, all)))
+        Some(LintFinding::error(position, message).label(takes(name, all)))
     }
 
     /// The forms of a primitive that take as many arguments as this call has.
-    fn forms(&self, call: &FnCallExpr) -> Option<Vec<Form>> {
+    fn forms(&self, call: &FnCallExpr) -> Option<Vec<Signature>> {
         let name = call.name.as_str();
         let count = call.args.len();
         let is_own = call.namespace.is_empty() && self.defines(name, count);
@@ -227,7 +231,7 @@ impl Calls<'_> {
             return None;
         }
         let forms = self.names.plain.get(name)?.iter();
-        let forms: Vec<Form> = forms.filter(|form| form.params == count).cloned().collect();
+        let forms: Vec<Signature> = forms.filter(|form| form.params == count).cloned().collect();
         (!forms.is_empty()).then_some(forms)
     }
 
@@ -239,7 +243,7 @@ impl Calls<'_> {
     }
 
     /// Options that do not exist, in a map that is written where a primitive takes it.
-    pub fn options(&self, call: &FnCallExpr, found: &mut Vec<Finding>) {
+    pub fn options(&self, call: &FnCallExpr, found: &mut Vec<LintFinding>) {
         let (options, known): (_, &[&str]) = match (call.name.as_str(), call.args.len()) {
             ("fetch", 2) => (&call.args[1], &FETCH_OPTIONS),
             ("retry", 2) => (&call.args[0], &RETRY_OPTIONS),
@@ -256,13 +260,13 @@ impl Calls<'_> {
                     None => format!("it takes {}", known.join(", ")),
                 };
                 let message = format!("`{}` has no option `{}`", call.name, key.name);
-                found.push(Finding::error(key.pos, message).label(label));
+                found.push(LintFinding::error(key.pos, message).label(label));
             }
         }
     }
 
     /// Functions that hide a primitive from a script which never calls the real one.
-    pub fn hidden(&self, ast: &AST, text: &str, found: &mut Vec<Finding>) {
+    pub fn hidden(&self, ast: &AST, text: &str, found: &mut Vec<LintFinding>) {
         let mut wrapped = BTreeSet::new();
         ast.walk(&mut |path: &[ASTNode]| {
             if let Some((call, ..)) = call_of(path.last())
@@ -287,7 +291,7 @@ impl Calls<'_> {
             let message = format!("this function hides the primitive `{name}`");
             let hint =
                 format!("give it another name, or call the primitive in it as `host::{name}(…)`");
-            found.push(Finding::warning(defined_at(text, name), message).hint(hint));
+            found.push(LintFinding::warning(defined_at(text, name), message).hint(hint));
         }
     }
 }

@@ -16,10 +16,10 @@ use rhai::{AST, ASTNode, Position, Stmt};
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
 use crate::script::error::at;
-use crate::script::error::symbols::Names;
+use crate::script::error::symbols::Symbols;
 use crate::script::lint::ast::{Functions, call_of};
 use crate::script::lint::calls::Calls;
-use crate::script::lint::types::Kinds;
+use crate::script::lint::types::VariableKinds;
 use crate::script::sources::Sources;
 
 /// By the name under which it is imported, the functions of each module.
@@ -27,7 +27,7 @@ pub type Modules = BTreeMap<String, Functions>;
 
 /// A mistake at a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct LintFinding {
     position: Position,
     message: String,
     label: String,
@@ -35,7 +35,7 @@ pub struct Finding {
     is_warning: bool,
 }
 
-impl Finding {
+impl LintFinding {
     fn error(position: Position, message: String) -> Self {
         Self {
             position,
@@ -68,7 +68,7 @@ impl Finding {
 
 /// What a run refuses before it begins: calls of functions that do not exist, or not with so many
 /// arguments.
-pub fn calls(ast: &AST, file: &str, names: &Names, sources: &Sources) -> Vec<Problem> {
+pub fn calls(ast: &AST, file: &str, names: &Symbols, sources: &Sources) -> Vec<Problem> {
     let modules = Modules::new();
     let calls = Calls::of(ast, names, &modules);
     let mut found = Vec::new();
@@ -83,7 +83,7 @@ pub fn calls(ast: &AST, file: &str, names: &Names, sources: &Sources) -> Vec<Pro
 
 /// The first call that writes a file, which a run without a folder for it refuses before it begins.
 /// Whoever tries to write knows that it may fail.
-pub fn file_written(ast: &AST, file: &str, names: &Names, sources: &Sources) -> Option<Problem> {
+pub fn file_written(ast: &AST, file: &str, names: &Symbols, sources: &Sources) -> Option<Problem> {
     let modules = Modules::new();
     let calls = Calls::of(ast, names, &modules);
     let mut found = Vec::new();
@@ -95,7 +95,7 @@ pub fn file_written(ast: &AST, file: &str, names: &Names, sources: &Sources) -> 
         {
             let message = "`emit` is to write a file, and no folder for it is named".to_owned();
             let hint = "`--out-dir DIR` names the folder that scripts may write to; no token was asked for";
-            found.push(Finding::error(position, message).hint(hint.to_owned()));
+            found.push(LintFinding::error(position, message).hint(hint.to_owned()));
         }
         true
     });
@@ -104,9 +104,15 @@ pub fn file_written(ast: &AST, file: &str, names: &Names, sources: &Sources) -> 
 }
 
 /// Everything that can be seen in one file; `modules` are those that it imports.
-fn lint(ast: &AST, text: &str, names: &Names, modules: &Modules, is_main: bool) -> Vec<Finding> {
+fn lint(
+    ast: &AST,
+    text: &str,
+    names: &Symbols,
+    modules: &Modules,
+    is_main: bool,
+) -> Vec<LintFinding> {
     let calls = Calls::of(ast, names, modules);
-    let kinds = Kinds::of_script(ast);
+    let kinds = VariableKinds::of_script(ast);
     let mut found = Vec::new();
     ast.walk(&mut |path: &[ASTNode]| {
         if let Some((call, position, is_method)) = call_of(path.last()) {
@@ -127,9 +133,9 @@ fn lint(ast: &AST, text: &str, names: &Names, modules: &Modules, is_main: bool) 
 }
 
 /// The findings in one file as problems, in the order of their places.
-fn problems(mut found: Vec<Finding>, file: &str, sources: &Sources) -> Vec<Problem> {
+fn problems(mut found: Vec<LintFinding>, file: &str, sources: &Sources) -> Vec<Problem> {
     found.sort_by(|one, other| {
-        let key = |finding: &Finding| (finding.position, finding.message.clone());
+        let key = |finding: &LintFinding| (finding.position, finding.message.clone());
         key(one).cmp(&key(other))
     });
     found.dedup();

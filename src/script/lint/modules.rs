@@ -6,17 +6,17 @@ use rhai::{AST, ASTNode, Engine, Expr, OptimizationLevel, Position, Scope, Stmt}
 
 use crate::error::diagnostic::Problem;
 use crate::script::error::of_parse;
-use crate::script::error::symbols::Names;
+use crate::script::error::symbols::Symbols;
 use crate::script::lint::ast::functions_of;
-use crate::script::lint::{Finding, Modules, lint, problems};
-use crate::script::sandbox::resolver::{Found, Jail};
+use crate::script::lint::{LintFinding, Modules, lint, problems};
+use crate::script::sandbox::resolver::{ModuleText, ScopedResolver};
 use crate::script::sources::Sources;
 
 /// Looks at one script and at what it imports.
-pub struct Files<'a> {
+pub struct FileLinter<'a> {
     engine: Engine,
-    jail: &'a Jail,
-    names: &'a Names,
+    jail: &'a ScopedResolver,
+    names: &'a Symbols,
     sources: &'a Sources,
     /// What was looked at, by its real place.
     seen: BTreeSet<String>,
@@ -27,9 +27,14 @@ pub struct Files<'a> {
     broken: Vec<Problem>,
 }
 
-impl<'a> Files<'a> {
+impl<'a> FileLinter<'a> {
     /// `engine` compiles what is imported.
-    pub fn new(mut engine: Engine, jail: &'a Jail, names: &'a Names, sources: &'a Sources) -> Self {
+    pub fn new(
+        mut engine: Engine,
+        jail: &'a ScopedResolver,
+        names: &'a Symbols,
+        sources: &'a Sources,
+    ) -> Self {
         // A mistake in code that never runs is one, too, and what is optimised loses its place.
         engine.set_optimization_level(OptimizationLevel::None);
         Self {
@@ -75,7 +80,7 @@ impl<'a> Files<'a> {
         found.extend(lint(ast, &text, self.names, &modules, is_main));
         self.problems.extend(problems(found, file, self.sources));
         self.problems.append(&mut self.broken);
-        for (module, Found { name, key, .. }) in after {
+        for (module, ModuleText { name, key, .. }) in after {
             self.under_way.push(key);
             self.look(&module, &name, false);
             self.under_way.pop();
@@ -83,9 +88,12 @@ impl<'a> Files<'a> {
     }
 
     /// The module that is imported, and where it stands if it is to be looked at.
-    fn resolve(&mut self, import: &Import) -> Result<Option<(AST, Option<Found>)>, Finding> {
+    fn resolve(
+        &mut self,
+        import: &Import,
+    ) -> Result<Option<(AST, Option<ModuleText>)>, LintFinding> {
         let found = self.jail.find(&import.path).map_err(|fault| {
-            let finding = Finding::error(import.position, fault.message);
+            let finding = LintFinding::error(import.position, fault.message);
             match fault.hint {
                 Some(hint) => finding.hint(hint),
                 None => finding,
@@ -94,7 +102,7 @@ impl<'a> Files<'a> {
         if self.under_way.contains(&found.key) {
             let message = format!("cannot import `{}`: circular import", import.path);
             let hint = "put what both need into a file of its own that imports neither";
-            return Err(Finding::error(import.position, message).hint(hint.to_owned()));
+            return Err(LintFinding::error(import.position, message).hint(hint.to_owned()));
         }
         self.sources.add(&found.name, &found.text);
         let is_new = self.seen.insert(found.key.clone());

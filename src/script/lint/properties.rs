@@ -3,19 +3,25 @@
 
 use rhai::{ASTNode, Expr, Position, Stmt};
 
-use crate::error::Kind as FaultKind;
+use crate::error::ErrorKind as FaultKind;
 use crate::error::suggest::nearest_name;
 use crate::pipeline::token::Status;
-use crate::script::error::symbols::Names;
+use crate::script::error::symbols::Symbols;
 use crate::script::lint::ast::call_of;
-use crate::script::lint::types::{Kind, Kinds, flatten};
-use crate::script::lint::{Finding, switch};
+use crate::script::lint::types::{ValueKind, VariableKinds, flatten};
+use crate::script::lint::{LintFinding, switch};
 
 /// What `report` returns beside the counts of each status.
 const SUMMARY: [&str; 4] = ["requested", "received", "requests", "surplus"];
 
 /// Looks at one node of a script.
-pub fn look(path: &[ASTNode], text: &str, names: &Names, kinds: &Kinds, found: &mut Vec<Finding>) {
+pub fn look(
+    path: &[ASTNode],
+    text: &str,
+    names: &Symbols,
+    kinds: &VariableKinds,
+    found: &mut Vec<LintFinding>,
+) {
     match path.last() {
         Some(ASTNode::Stmt(Stmt::Switch(switch, position))) => {
             for constant in switch::texts(text, *position) {
@@ -62,7 +68,7 @@ pub fn look(path: &[ASTNode], text: &str, names: &Names, kinds: &Kinds, found: &
 }
 
 /// Properties that what they are asked of cannot have.
-fn properties(expr: &Expr, names: &Names, kinds: &Kinds, found: &mut Vec<Finding>) {
+fn properties(expr: &Expr, names: &Symbols, kinds: &VariableKinds, found: &mut Vec<LintFinding>) {
     kinds.along(expr, |kind, link| {
         let Expr::Property(property, position) = link else {
             return;
@@ -71,19 +77,19 @@ fn properties(expr: &Expr, names: &Names, kinds: &Kinds, found: &mut Vec<Finding
         if kind.is_closed() {
             if !names.has_property(name, kind.name()) {
                 let advice = names.property_advice(name, kind.name());
-                found.push(Finding::error(*position, advice.message).label(advice.label));
+                found.push(LintFinding::error(*position, advice.message).label(advice.label));
             }
             return;
         }
         let others: &[&str] = match kind {
-            Kind::Summary => &SUMMARY,
-            Kind::Counts => &[],
+            ValueKind::Summary => &SUMMARY,
+            ValueKind::Counts => &[],
             _ => return,
         };
         let known = statuses().chain(others.iter().copied());
         let known: Vec<&str> = known.collect();
         if !known.contains(&name) {
-            let what = if kind == Kind::Counts {
+            let what = if kind == ValueKind::Counts {
                 "counts"
             } else {
                 "a summary"
@@ -91,13 +97,13 @@ fn properties(expr: &Expr, names: &Names, kinds: &Kinds, found: &mut Vec<Finding
             let label = did_you_mean(name, &known);
             let message = format!("{what} have no `{name}`: it is always `()`");
             let message = message.replace("a summary have", "a summary has");
-            found.push(Finding::warning(*position, message).label(label));
+            found.push(LintFinding::warning(*position, message).label(label));
         }
     });
 }
 
 /// What a status or a kind of error is compared with.
-fn compared(value: &Expr, constant: &Expr, kinds: &Kinds, found: &mut Vec<Finding>) {
+fn compared(value: &Expr, constant: &Expr, kinds: &VariableKinds, found: &mut Vec<LintFinding>) {
     let Expr::StringConstant(text, position) = constant else {
         return;
     };
@@ -111,16 +117,16 @@ fn compared(value: &Expr, constant: &Expr, kinds: &Kinds, found: &mut Vec<Findin
             let mut of_outcome = false;
             kinds.along(value, |kind, link| {
                 let is_status = matches!(link, Expr::Property(link, _) if link.2 == "status");
-                of_outcome |= kind == Kind::Outcome && is_status;
+                of_outcome |= kind == ValueKind::Outcome && is_status;
             });
             let known: Vec<&str> = statuses().collect();
             let near = nearest_name(text, known.iter().copied());
             let message = format!("no token ever has the status `{text}`");
             let label = did_you_mean(text, &known);
             if of_outcome {
-                found.push(Finding::error(*position, message).label(label));
+                found.push(LintFinding::error(*position, message).label(label));
             } else if near.is_some() {
-                found.push(Finding::warning(*position, message).label(label));
+                found.push(LintFinding::warning(*position, message).label(label));
             }
         }
         "kind" => found.extend(unlikely_kind(constant)),
@@ -129,7 +135,7 @@ fn compared(value: &Expr, constant: &Expr, kinds: &Kinds, found: &mut Vec<Findin
 }
 
 /// A kind of error that is none, but nearly one. A script may throw kinds of its own.
-fn unlikely_kind(constant: &Expr) -> Option<Finding> {
+fn unlikely_kind(constant: &Expr) -> Option<LintFinding> {
     let Expr::StringConstant(text, position) = constant else {
         return None;
     };
@@ -139,15 +145,15 @@ fn unlikely_kind(constant: &Expr) -> Option<Finding> {
     }
     let near = nearest_name(text, known)?;
     let message = format!("no error of the host has the kind `{text}`");
-    Some(Finding::warning(*position, message).label(format!("did you mean `{near}`?")))
+    Some(LintFinding::warning(*position, message).label(format!("did you mean `{near}`?")))
 }
 
-fn empty_loop(kind: Kind, position: Position) -> Finding {
+fn empty_loop(kind: ValueKind, position: Position) -> LintFinding {
     let (what, instead) = match kind {
-        Kind::Outcomes => ("outcomes", "`report(outcomes)`"),
+        ValueKind::Outcomes => ("outcomes", "`report(outcomes)`"),
         _ => ("tokens", "`report(store(tokens))`"),
     };
-    Finding::warning(
+    LintFinding::warning(
         position,
         format!("this loop reads {what} and does nothing with them"),
     )

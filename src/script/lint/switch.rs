@@ -9,7 +9,7 @@ pub fn texts(text: &str, position: Position) -> Vec<Expr> {
         return Vec::new();
     };
     let rest: Vec<&str> = text.lines().skip(line - 1).collect();
-    let mut reader = Reader {
+    let mut reader = SwitchReader {
         depth: 0,
         is_pattern: false,
         found: Vec::new(),
@@ -23,7 +23,7 @@ pub fn texts(text: &str, position: Position) -> Vec<Expr> {
     reader.found
 }
 
-struct Reader {
+struct SwitchReader {
     /// How many brackets are open.
     depth: usize,
     /// True between a comma, or the opening bracket, and `=>`.
@@ -31,7 +31,7 @@ struct Reader {
     found: Vec<Expr>,
 }
 
-impl Reader {
+impl SwitchReader {
     /// Reads a line from a column on; true after the last bracket has closed.
     fn line(&mut self, code: &str, skipped: usize, number: usize) -> bool {
         let chars: Vec<char> = code.chars().collect();

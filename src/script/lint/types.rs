@@ -11,7 +11,7 @@ use crate::script::sources::is_closure;
 
 /// What an expression is known to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ValueKind {
     /// A stream of tokens.
     Tokens,
     /// A stream of pages.
@@ -42,7 +42,7 @@ pub enum Kind {
     Unit,
 }
 
-impl Kind {
+impl ValueKind {
     /// Its name among the types of parameters.
     pub fn name(self) -> &'static str {
         match self {
@@ -95,12 +95,12 @@ impl Kind {
 
 /// The kinds of a file's variables.
 #[derive(Default)]
-pub struct Kinds {
+pub struct VariableKinds {
     own: Functions,
-    variables: HashMap<String, Option<Kind>>,
+    variables: HashMap<String, Option<ValueKind>>,
 }
 
-impl Kinds {
+impl VariableKinds {
     /// Looks at every place of `ast` where a variable gets a value.
     pub fn of_script(ast: &AST) -> Self {
         let mut kinds = Self {
@@ -119,15 +119,15 @@ impl Kinds {
     }
 
     /// The kind of `expr`, where it is certain.
-    pub fn of(&self, expr: &Expr) -> Option<Kind> {
+    pub fn of(&self, expr: &Expr) -> Option<ValueKind> {
         match expr {
-            Expr::IntegerConstant(..) => Some(Kind::Int),
-            Expr::FloatConstant(..) => Some(Kind::Float),
-            Expr::BoolConstant(..) => Some(Kind::Bool),
-            Expr::StringConstant(..) | Expr::InterpolatedString(..) => Some(Kind::Text),
-            Expr::Array(..) => Some(Kind::Array),
-            Expr::Map(..) => Some(Kind::Map),
-            Expr::Unit(_) => Some(Kind::Unit),
+            Expr::IntegerConstant(..) => Some(ValueKind::Int),
+            Expr::FloatConstant(..) => Some(ValueKind::Float),
+            Expr::BoolConstant(..) => Some(ValueKind::Bool),
+            Expr::StringConstant(..) | Expr::InterpolatedString(..) => Some(ValueKind::Text),
+            Expr::Array(..) => Some(ValueKind::Array),
+            Expr::Map(..) => Some(ValueKind::Map),
+            Expr::Unit(_) => Some(ValueKind::Unit),
             Expr::DynamicConstant(value, _) => constant(value),
             Expr::Variable(variable, ..) if variable.2.is_empty() => {
                 self.variables.get(variable.1.as_str()).copied().flatten()
@@ -140,7 +140,7 @@ impl Kinds {
 
     /// The kind at the end of `a.b.c()`; `each` is shown every link with the kind of what it is
     /// asked of.
-    pub fn along(&self, expr: &Expr, mut each: impl FnMut(Kind, &Expr)) -> Option<Kind> {
+    pub fn along(&self, expr: &Expr, mut each: impl FnMut(ValueKind, &Expr)) -> Option<ValueKind> {
         let mut links = Vec::new();
         flatten(expr, &mut links);
         let (first, links) = links.split_first()?;
@@ -157,11 +157,12 @@ impl Kinds {
         kind
     }
 
-    fn of_call(&self, call: &FnCallExpr) -> Option<Kind> {
+    fn of_call(&self, call: &FnCallExpr) -> Option<ValueKind> {
         let (name, count) = (call.name.as_str(), call.args.len());
-        if name == "curry" && call.args.first().and_then(|arg| self.of(arg)) == Some(Kind::Closure)
+        if name == "curry"
+            && call.args.first().and_then(|arg| self.of(arg)) == Some(ValueKind::Closure)
         {
-            return Some(Kind::Closure);
+            return Some(ValueKind::Closure);
         }
         let is_own = self
             .own
@@ -177,23 +178,23 @@ impl Kinds {
         primitive(name)
     }
 
-    fn method(&self, of: Kind, call: &FnCallExpr) -> Option<Kind> {
+    fn method(&self, of: ValueKind, call: &FnCallExpr) -> Option<ValueKind> {
         let (name, count) = (call.name.as_str(), call.args.len());
         let own = self.own.get(name);
         if own.is_some_and(|forms| forms.contains(&count) || forms.contains(&(count + 1))) {
             return None;
         }
         match (of, name) {
-            (Kind::Tokens, "pages") => Some(Kind::Pages),
-            (Kind::Outcomes, "failures") => Some(Kind::Tokens),
-            (_, "to_json" | "to_string" | "to_debug") => Some(Kind::Text),
+            (ValueKind::Tokens, "pages") => Some(ValueKind::Pages),
+            (ValueKind::Outcomes, "failures") => Some(ValueKind::Tokens),
+            (_, "to_json" | "to_string" | "to_debug") => Some(ValueKind::Text),
             _ => primitive(name),
         }
     }
 
     /// One pass over all places where variables get values.
-    fn look(&self, ast: &AST) -> HashMap<String, Option<Kind>> {
-        let mut pass = Pass {
+    fn look(&self, ast: &AST) -> HashMap<String, Option<ValueKind>> {
+        let mut pass = TypePass {
             variables: HashMap::new(),
             captured: HashMap::new(),
             of_outcomes: Vec::new(),
@@ -208,14 +209,14 @@ impl Kinds {
             let own = function.params.iter().skip(captured);
             let words_outcomes = pass.of_outcomes.iter().any(|name| name == function.name);
             for param in own {
-                let kind = words_outcomes.then_some(Kind::Outcome);
+                let kind = words_outcomes.then_some(ValueKind::Outcome);
                 agree(&mut pass.variables, param, kind);
             }
         }
         pass.variables
     }
 
-    fn bind(&self, node: Option<&ASTNode>, pass: &mut Pass) {
+    fn bind(&self, node: Option<&ASTNode>, pass: &mut TypePass) {
         match node {
             Some(ASTNode::Stmt(Stmt::Var(var, ..))) => {
                 agree(&mut pass.variables, &var.0.name, self.of(&var.1));
@@ -228,10 +229,10 @@ impl Kinds {
                 }
             }
             Some(ASTNode::Stmt(Stmt::For(each, _))) => {
-                let kind = self.of(&each.2.expr).and_then(Kind::each);
+                let kind = self.of(&each.2.expr).and_then(ValueKind::each);
                 agree(&mut pass.variables, &each.0.name, kind);
                 if let Some(counter) = &each.1 {
-                    agree(&mut pass.variables, &counter.name, Some(Kind::Int));
+                    agree(&mut pass.variables, &counter.name, Some(ValueKind::Int));
                 }
             }
             Some(ASTNode::Stmt(Stmt::TryCatch(flow, _))) => {
@@ -244,7 +245,7 @@ impl Kinds {
     }
 
     /// Notes what closures capture, and which of them word the lines of a report.
-    fn closures(&self, node: Option<&ASTNode>, pass: &mut Pass) {
+    fn closures(&self, node: Option<&ASTNode>, pass: &mut TypePass) {
         let Some((call, _, is_method)) = call_of(node) else {
             return;
         };
@@ -261,15 +262,15 @@ impl Kinds {
     }
 }
 
-struct Pass {
-    variables: HashMap<String, Option<Kind>>,
+struct TypePass {
+    variables: HashMap<String, Option<ValueKind>>,
     /// How many variables each closure captures.
     captured: HashMap<String, usize>,
     /// Closures that are called with an outcome.
     of_outcomes: Vec<String>,
 }
 
-fn agree(variables: &mut HashMap<String, Option<Kind>>, name: &str, kind: Option<Kind>) {
+fn agree(variables: &mut HashMap<String, Option<ValueKind>>, name: &str, kind: Option<ValueKind>) {
     variables
         .entry(name.to_owned())
         .and_modify(|known| {
@@ -280,22 +281,22 @@ fn agree(variables: &mut HashMap<String, Option<Kind>>, name: &str, kind: Option
         .or_insert(kind);
 }
 
-fn primitive(name: &str) -> Option<Kind> {
+fn primitive(name: &str) -> Option<ValueKind> {
     match name {
-        "fetch" | "fetch_once" | "tokens" => Some(Kind::Tokens),
-        "store" | "reject" => Some(Kind::Outcomes),
-        "report" => Some(Kind::Summary),
+        "fetch" | "fetch_once" | "tokens" => Some(ValueKind::Tokens),
+        "store" | "reject" => Some(ValueKind::Outcomes),
+        "report" => Some(ValueKind::Summary),
         _ => None,
     }
 }
 
-fn constant(value: &Dynamic) -> Option<Kind> {
+fn constant(value: &Dynamic) -> Option<ValueKind> {
     if value.is_fnptr() {
-        Some(Kind::Closure)
+        Some(ValueKind::Closure)
     } else if value.is_array() {
-        Some(Kind::Array)
+        Some(ValueKind::Array)
     } else if value.is_map() {
-        Some(Kind::Map)
+        Some(ValueKind::Map)
     } else {
         None
     }

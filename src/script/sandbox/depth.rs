@@ -7,7 +7,7 @@ use rhai::{Dynamic, FnPtr};
 
 /// Counts the values, if none lies deeper than `most` in others.
 pub fn measure<'a>(values: impl IntoIterator<Item = &'a Dynamic>, most: usize) -> Option<u32> {
-    let mut measure = Measure {
+    let mut measure = DepthMeter {
         shared: HashMap::new(),
         most,
         count: 0,
@@ -18,7 +18,7 @@ pub fn measure<'a>(values: impl IntoIterator<Item = &'a Dynamic>, most: usize) -
     Some(measure.count)
 }
 
-struct Measure {
+struct DepthMeter {
     /// The depth of each value that closures share, by its address; 0 while it is being measured,
     /// for it may hold itself.
     shared: HashMap<*const Dynamic, usize>,
@@ -26,7 +26,7 @@ struct Measure {
     count: u32,
 }
 
-impl Measure {
+impl DepthMeter {
     /// How deep the values within `value` go, which lies `above` others itself.
     fn depth(&mut self, value: &Dynamic, above: usize) -> Option<usize> {
         self.count = self.count.saturating_add(1);

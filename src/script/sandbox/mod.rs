@@ -17,7 +17,7 @@ use rhai::{Dynamic, Engine, EvalAltResult, Position};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::pipeline::token::largest_page;
-use crate::runtime::shutdown::Halt;
+use crate::runtime::shutdown::Shutdown;
 
 /// How deeply functions may call each other.
 pub const CALL_LEVELS: usize = 64;
@@ -64,7 +64,7 @@ pub fn apply(engine: &mut Engine) {
 
 /// Why a script was ended from within.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
+pub enum StopReason {
     /// The run is being stopped.
     Asked,
     /// The process has grown too much.
@@ -75,7 +75,7 @@ pub enum Stop {
     LastWords,
 }
 
-impl Stop {
+impl StopReason {
     /// The error that ends the script.
     pub fn error(self) -> Box<EvalAltResult> {
         EvalAltResult::ErrorTerminated(Dynamic::from(self), Position::NONE).into()
@@ -92,7 +92,7 @@ impl Stop {
 
 /// Measures how much the process has grown since the script began.
 #[derive(Debug)]
-pub struct Memory {
+pub struct MemoryMeter {
     /// The kernel's count; `None` where there is none to be read.
     statm: Option<File>,
     page: u64,
@@ -100,7 +100,7 @@ pub struct Memory {
     most: u64,
 }
 
-impl Memory {
+impl MemoryMeter {
     /// Begins to measure; `most` bytes of growth are allowed, beyond the pages under way.
     pub fn begin(most: u64) -> Self {
         let mut memory = Self {
@@ -134,11 +134,11 @@ impl Memory {
 }
 
 /// Ends the script when the run is being stopped or the memory is used up.
-pub fn watch(engine: &mut Engine, halt: Halt, memory: Arc<Memory>) {
-    let ticks = Ticks::default();
+pub fn watch(engine: &mut Engine, halt: Shutdown, memory: Arc<MemoryMeter>) {
+    let ticks = CoarseClock::default();
     // Once stopped, every operation is refused at once: some functions of the engine keep errors to
     // themselves and go on.
-    let stopped: Arc<OnceLock<Stop>> = Arc::default();
+    let stopped: Arc<OnceLock<StopReason>> = Arc::default();
     measure_nesting(engine, Arc::clone(&stopped));
     engine.on_progress(move |_| {
         let stop = if let Some(stop) = stopped.get() {
@@ -146,9 +146,9 @@ pub fn watch(engine: &mut Engine, halt: Halt, memory: Arc<Memory>) {
         } else if !ticks.has_passed() {
             return None;
         } else if halt.stopping().is_cancelled() {
-            Stop::Asked
+            StopReason::Asked
         } else if memory.is_over() {
-            Stop::Memory
+            StopReason::Memory
         } else {
             return None;
         };
@@ -160,23 +160,23 @@ pub fn watch(engine: &mut Engine, halt: Halt, memory: Arc<Memory>) {
 /// operations, too much memory, or when `is_late` says so.
 pub fn watch_last_words(
     engine: &mut Engine,
-    memory: Arc<Memory>,
+    memory: Arc<MemoryMeter>,
     is_late: impl Fn() -> bool + Send + Sync + 'static,
 ) {
-    let ticks = Ticks::default();
+    let ticks = CoarseClock::default();
     engine.on_progress(move |count| {
         let is_over =
             count > LAST_OPERATIONS || ticks.has_passed() && (is_late() || memory.is_over());
-        is_over.then(|| Dynamic::from(Stop::LastWords))
+        is_over.then(|| Dynamic::from(StopReason::LastWords))
     });
 }
 
 /// A clock that is all but free to read and moves on every few milliseconds, so that what costs
 /// more is looked at that often, and between two looks a script cannot do much.
 #[derive(Default)]
-struct Ticks(AtomicI64);
+struct CoarseClock(AtomicI64);
 
-impl Ticks {
+impl CoarseClock {
     fn has_passed(&self) -> bool {
         let now = clock_gettime(ClockId::MonotonicCoarse);
         let now = now
@@ -194,7 +194,7 @@ impl Ticks {
 
 /// Measures now and then how deeply the variables' values lie in each other. A script cannot nest
 /// values much deeper in between, for each step takes a look at a variable.
-fn measure_nesting(engine: &mut Engine, stopped: Arc<OnceLock<Stop>>) {
+fn measure_nesting(engine: &mut Engine, stopped: Arc<OnceLock<StopReason>>) {
     let left = AtomicU32::new(MEASURE_AFTER.0);
     #[allow(
         deprecated,
@@ -209,7 +209,7 @@ fn measure_nesting(engine: &mut Engine, stopped: Arc<OnceLock<Stop>>) {
         let values = context.scope().iter_raw().map(|(_, _, value)| value);
         let measured = depth::measure(values.chain(context.this_ptr()), NESTING);
         let Some(count) = measured else {
-            return Err(stopped.get_or_init(|| Stop::Nesting).error());
+            return Err(stopped.get_or_init(|| StopReason::Nesting).error());
         };
         left.store(
             count.clamp(MEASURE_AFTER.0, MEASURE_AFTER.1),
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn memory_is_over_when_the_process_has_grown() {
-        let memory = Memory::begin(8 * 1024 * 1024);
+        let memory = MemoryMeter::begin(8 * 1024 * 1024);
         assert!(!memory.is_over());
         let grown = vec![1_u8; 64 * 1024 * 1024];
         assert!(memory.is_over());
@@ -235,9 +235,9 @@ mod tests {
 
     #[test]
     fn a_stop_is_found_in_the_error_that_it_makes() {
-        for stop in [Stop::Asked, Stop::Memory, Stop::Nesting] {
-            assert_eq!(Stop::of(&stop.error()), Some(stop));
+        for stop in [StopReason::Asked, StopReason::Memory, StopReason::Nesting] {
+            assert_eq!(StopReason::of(&stop.error()), Some(stop));
         }
-        assert_eq!(Stop::of(&"other".into()), None);
+        assert_eq!(StopReason::of(&"other".into()), None);
     }
 }

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex};
 
 use rhai::{Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, Shared};
 
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 use crate::script::native::{lock, thrown};
 use crate::script::sources::{self, Sources};
 use crate::script::stdlib;
 
 /// A module's text, and what it is called.
-pub struct Found {
+pub struct ModuleText {
     /// As errors show it.
     pub name: String,
     /// Where it really is: equal only for the same module.
@@ -25,7 +25,7 @@ pub struct Found {
 }
 
 /// Resolves imports below one folder, and of the library where that folder has none of its own.
-pub struct Jail {
+pub struct ScopedResolver {
     /// The script's folder; `None` for the built-in script, which has none.
     root: Option<PathBuf>,
     sources: Sources,
@@ -34,7 +34,7 @@ pub struct Jail {
     under_way: Mutex<Vec<String>>,
 }
 
-impl Jail {
+impl ScopedResolver {
     /// A resolver for the script in the file `main`, or for the built-in one.
     pub fn new(main: Option<&Path>, sources: Sources) -> Self {
         let root = main.map(|main| main.parent().unwrap_or(Path::new("")).to_owned());
@@ -48,7 +48,7 @@ impl Jail {
     }
 
     /// The module that an import names.
-    pub fn find(&self, path: &str) -> Result<Found, Fault> {
+    pub fn find(&self, path: &str) -> Result<ModuleText, Fault> {
         let located = match (&self.root, stdlib::text(path)) {
             (None, None) => {
                 return Err(denied(path, "the built-in script has no folder of its own"));
@@ -65,7 +65,7 @@ impl Jail {
             (Some((shown, real)), _) => {
                 let text =
                     sources::read(&real).map_err(|error| denied(path, &error.to_string()))?;
-                Ok(Found {
+                Ok(ModuleText {
                     name: shown.display().to_string(),
                     key: real.display().to_string(),
                     text: text.into(),
@@ -73,7 +73,7 @@ impl Jail {
             }
             (None, text) => {
                 let name = stdlib::name(path);
-                Ok(Found {
+                Ok(ModuleText {
                     key: format!("built-in {name}"),
                     name,
                     text: text.unwrap_or_default().into(),
@@ -109,10 +109,10 @@ impl Jail {
     fn make(
         &self,
         engine: &Engine,
-        found: &Found,
+        found: &ModuleText,
         position: Position,
     ) -> Result<Shared<Module>, Box<EvalAltResult>> {
-        let Found { name, text, .. } = found;
+        let ModuleText { name, text, .. } = found;
         self.sources.add(name, text);
         let within = |error: Box<EvalAltResult>| {
             Box::new(EvalAltResult::ErrorInModule(name.clone(), error, position))
@@ -163,7 +163,7 @@ fn locate(root: &Path, path: &str) -> Result<Result<(PathBuf, PathBuf), String>,
     Ok(Ok((shown, real)))
 }
 
-impl ModuleResolver for Jail {
+impl ModuleResolver for ScopedResolver {
     fn resolve(
         &self,
         engine: &Engine,
@@ -181,7 +181,7 @@ impl ModuleResolver for Jail {
 }
 
 fn denied(path: &str, why: &str) -> Fault {
-    Fault::new(Kind::ImportDenied, format!("cannot import `{path}`: {why}")).hint(
+    Fault::new(ErrorKind::ImportDenied, format!("cannot import `{path}`: {why}")).hint(
         "an import names a file below the script's folder (import \"lib/mine\" as mine;) or a module of the library (import \"lib/stats\" as stats;)",
     )
 }
@@ -191,7 +191,7 @@ fn denied(path: &str, why: &str) -> Fault {
 mod tests {
     use super::*;
 
-    fn reason(jail: &Jail, path: &str) -> String {
+    fn reason(jail: &ScopedResolver, path: &str) -> String {
         jail.find(path).err().unwrap().message
     }
 
@@ -204,7 +204,7 @@ mod tests {
         std::os::unix::fs::symlink(outside.path(), root.path().join("link")).unwrap();
         std::fs::create_dir(root.path().join("lib")).unwrap();
         std::fs::write(root.path().join("lib/x.rhai"), "").unwrap();
-        let jail = Jail::new(Some(&main), Sources::default());
+        let jail = ScopedResolver::new(Some(&main), Sources::default());
         assert!(jail.find("lib/x").is_ok());
         assert!(jail.find("lib/x.rhai").is_ok());
         let absolute = outside.path().join("x").display().to_string();

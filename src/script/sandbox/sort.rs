@@ -3,7 +3,7 @@
 
 use rhai::{Array, Dynamic, FnPtr, NativeCallContext};
 
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 use crate::script::native::{Native, thrown};
 
 /// The values in the order that `comparer` gives them; equal ones keep theirs. Below 0 or `true`
@@ -50,7 +50,7 @@ fn call(
 
 fn not_a_verdict() -> Box<rhai::EvalAltResult> {
     let expected = "a closure that gives a whole number or a bool";
-    let kind = Kind::InvalidArgument {
+    let kind = ErrorKind::InvalidArgument {
         argument: "comparer".to_owned(),
         expected: expected.to_owned(),
     };

@@ -11,7 +11,7 @@ use crate::store::postgres::catalog::{Catalog, Owner, Scope, is_frame};
 
 /// What the answer to an INSERT means for its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Class {
+pub(in crate::store) enum ErrorClass {
     /// The token is refused and never will be stored as it is.
     Rejected,
     /// Not stored because of what goes on beside it: worth sending again.
@@ -90,16 +90,16 @@ pub(in crate::store) fn classify(
     error: &ServerError<'_>,
     catalog: &Catalog,
     token: &Token,
-) -> Class {
+) -> ErrorClass {
     /// Waits for a synchronous standby end with a warning of this routine.
     const UNCONFIRMED: &str = "SyncRepWaitForLSN";
     /// What the program's own watcher of the connection makes of a tag that it cannot read.
     const UNREADABLE: &str = "unreadable_command_tag";
     if !error.is_error {
         return match error.routine {
-            Some(UNCONFIRMED) => Class::Unconfirmed,
-            Some(UNREADABLE) => Class::Unreadable,
-            _ => Class::Doubt,
+            Some(UNCONFIRMED) => ErrorClass::Unconfirmed,
+            Some(UNREADABLE) => ErrorClass::Unreadable,
+            _ => ErrorClass::Doubt,
         };
     }
     let routine = match error.routine {
@@ -119,33 +119,33 @@ pub(in crate::store) fn classify(
 
 /// The function that the statement called first, by the CONTEXT of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Frame {
+enum EntryFrame {
     Of(Owner),
     Unknown,
 }
 
 /// The last line of a CONTEXT is the outermost; a portal's parameters may follow it.
-fn outermost(context: &str, catalog: &Catalog) -> Option<Frame> {
+fn outermost(context: &str, catalog: &Catalog) -> Option<EntryFrame> {
     context
         .lines()
         .rev()
         .find_map(|line| match catalog.owner(line) {
-            Some(owner) => Some(Frame::Of(owner)),
-            None => is_frame(line).then_some(Frame::Unknown),
+            Some(owner) => Some(EntryFrame::Of(owner)),
+            None => is_frame(line).then_some(EntryFrame::Unknown),
         })
 }
 
 /// What an error without a routine means: no server raised it, but a pooler before it.
-fn of_pooler(code: &str) -> Class {
+fn of_pooler(code: &str) -> ErrorClass {
     match code {
-        "26000" | "42P05" => Class::Unprepared,
-        "25006" => Class::ReadOnly,
-        "40003" | "57P01" | "57P02" | "57P05" => Class::Doubt,
+        "26000" | "42P05" => ErrorClass::Unprepared,
+        "25006" => ErrorClass::ReadOnly,
+        "40003" | "57P01" | "57P02" | "57P05" => ErrorClass::Doubt,
         _ => match class_of(code) {
-            "08" => Class::Doubt,
-            "40" | "53" | "55" | "57" | "25" | "58" | "XX" => Class::Retry,
-            "28" | "3D" | "3F" | "42" => Class::Denied { all: true },
-            _ => Class::Failed,
+            "08" => ErrorClass::Doubt,
+            "40" | "53" | "55" | "57" | "25" | "58" | "XX" => ErrorClass::Retry,
+            "28" | "3D" | "3F" | "42" => ErrorClass::Denied { all: true },
+            _ => ErrorClass::Failed,
         },
     }
 }
@@ -170,13 +170,13 @@ fn is_of_trigger(class: &str) -> bool {
 struct Attribution<'a> {
     error: &'a ServerError<'a>,
     routine: &'a str,
-    frame: Option<Frame>,
+    frame: Option<EntryFrame>,
     catalog: &'a Catalog,
     token: &'a Token,
 }
 
 impl Attribution<'_> {
-    fn class(&self) -> Class {
+    fn class(&self) -> ErrorClass {
         let code = self.error.code;
         if self.is_raised() {
             return self.raised();
@@ -185,8 +185,8 @@ impl Attribution<'_> {
             return self.foreign();
         }
         match code {
-            "26000" | "42P05" if self.frame.is_none() => return Class::Unprepared,
-            "25006" if self.frame.is_none() => return Class::ReadOnly,
+            "26000" | "42P05" if self.frame.is_none() => return ErrorClass::Unprepared,
+            "25006" if self.frame.is_none() => return ErrorClass::ReadOnly,
             "42501" if self.routine == "ExecWithCheckOptions" => {
                 return self.rejected_if(self.catalog.is_policy_about_token());
             }
@@ -198,13 +198,13 @@ impl Attribution<'_> {
         }
         match class_of(code) {
             // Whatever they say of a connection: at severity ERROR the server has rolled back.
-            "08" | "40" | "53" | "55" | "57" | "25" | "58" | "XX" => Class::Retry,
+            "08" | "40" | "53" | "55" | "57" | "25" | "58" | "XX" => ErrorClass::Retry,
             "22" => self.data(),
             "23" => self.constraint(),
-            "28" | "3D" | "3F" | "42" => Class::Denied {
+            "28" | "3D" | "3F" | "42" => ErrorClass::Denied {
                 all: self.frame.is_none(),
             },
-            _ => Class::Failed,
+            _ => ErrorClass::Failed,
         }
     }
 
@@ -226,16 +226,16 @@ impl Attribution<'_> {
             || (self.routine.is_empty() && is_of_trigger(class_of(self.error.code)))
     }
 
-    fn raised(&self) -> Class {
+    fn raised(&self) -> ErrorClass {
         let refused = match self.frame {
-            Some(Frame::Of(Owner::Trigger | Owner::Token)) => true,
+            Some(EntryFrame::Of(Owner::Trigger | Owner::Token)) => true,
             // A trigger in C has no frame.
             None => self.catalog.is_assumed() || self.catalog.is_trigger_symbol(self.routine),
-            Some(Frame::Of(Owner::Other) | Frame::Unknown) => false,
+            Some(EntryFrame::Of(Owner::Other) | EntryFrame::Unknown) => false,
         };
         match (self.error.code, class_of(self.error.code)) {
             ("40003", _) => rejected_if(refused),
-            (_, "40" | "53" | "55" | "57") => Class::Retry,
+            (_, "40" | "53" | "55" | "57") => ErrorClass::Retry,
             _ => rejected_if(refused),
         }
     }
@@ -250,17 +250,17 @@ impl Attribution<'_> {
     }
 
     /// Another server commits for itself: what is said of its commit leaves a doubt.
-    fn foreign(&self) -> Class {
+    fn foreign(&self) -> ErrorClass {
         const NEVER_CONNECTED: &str = "08001";
         let context = self.error.context.unwrap_or_default();
         match self.error.code {
-            NEVER_CONNECTED => Class::Retry,
-            _ if context.contains("COMMIT") => Class::Doubt,
-            "40003" | "57P01" | "57P02" => Class::Doubt,
+            NEVER_CONNECTED => ErrorClass::Retry,
+            _ if context.contains("COMMIT") => ErrorClass::Doubt,
+            "40003" | "57P01" | "57P02" => ErrorClass::Doubt,
             code => match class_of(code) {
-                "08" => Class::Doubt,
-                "40" | "53" | "55" | "57" => Class::Retry,
-                _ => Class::Failed,
+                "08" => ErrorClass::Doubt,
+                "40" | "53" | "55" | "57" => ErrorClass::Retry,
+                _ => ErrorClass::Failed,
             },
         }
     }
@@ -271,26 +271,26 @@ impl Attribution<'_> {
     }
 
     /// No partition takes the row, or another one should: one may be attached meanwhile.
-    fn routing(&self) -> Class {
+    fn routing(&self) -> ErrorClass {
         let named = self.error.table;
         let Some(relation) = named.and_then(|table| self.catalog.named(self.error.schema, table))
         else {
             // A partition that was attached since.
-            return Class::Retry;
+            return ErrorClass::Retry;
         };
         if !self.catalog.is_routed_by_token(relation) {
-            return Class::Retry;
+            return ErrorClass::Retry;
         }
         let is_stale =
             self.routine == "ExecPartitionCheckEmitError" && self.catalog.is_below_target(relation);
         if is_stale {
-            Class::Reroute
+            ErrorClass::Reroute
         } else {
-            Class::Rejected
+            ErrorClass::Rejected
         }
     }
 
-    fn not_null(&self) -> Class {
+    fn not_null(&self) -> ErrorClass {
         let Some(column) = self.error.column else {
             return self.domain();
         };
@@ -302,7 +302,7 @@ impl Attribution<'_> {
     }
 
     /// As [`rejected_if`]; in a pipeline test nothing speaks against the token.
-    fn rejected_if(&self, is_at_fault: bool) -> Class {
+    fn rejected_if(&self, is_at_fault: bool) -> ErrorClass {
         rejected_if(is_at_fault || self.catalog.is_assumed())
     }
 
@@ -311,19 +311,19 @@ impl Attribution<'_> {
         self.catalog.named(self.error.schema, self.error.table?)
     }
 
-    fn domain(&self) -> Class {
+    fn domain(&self) -> ErrorClass {
         let Some(domain) = self.error.datatype else {
             return self.rejected_if(false);
         };
         rejected_if(self.frame.is_none() && self.catalog.is_only_token_domain(domain))
     }
 
-    fn constraint(&self) -> Class {
+    fn constraint(&self) -> ErrorClass {
         if self.error.table.is_none() {
             return self.domain();
         }
         let Some(relation) = self.relation() else {
-            return Class::Failed;
+            return ErrorClass::Failed;
         };
         if let Some(column) = self.error.column
             && self.catalog.is_assumed()
@@ -333,24 +333,24 @@ impl Attribution<'_> {
         let name = self.error.constraint.unwrap_or_default();
         let is_unique = matches!(self.error.code, "23505" | "23P01");
         match self.catalog.scope(relation, name) {
-            Scope::Token => Class::Rejected,
-            Scope::Sequence if is_unique => Class::KeyTaken,
+            Scope::Token => ErrorClass::Rejected,
+            Scope::Sequence if is_unique => ErrorClass::KeyTaken,
             // Clocks and random numbers collide, and pass.
-            Scope::Other if is_unique => Class::Retry,
+            Scope::Other if is_unique => ErrorClass::Retry,
             Scope::Unknown => self.rejected_if(false),
-            Scope::Sequence | Scope::Other => Class::Failed,
+            Scope::Sequence | Scope::Other => ErrorClass::Failed,
         }
     }
 
     /// A limit of the program: of an index, of a type, or of the transaction numbers.
-    fn limit(&self) -> Class {
+    fn limit(&self) -> ErrorClass {
         const NUMBERS: [&str; 2] = ["GetNewTransactionId", "GetNewMultiXactId"];
         if NUMBERS.contains(&self.routine) || self.frame.is_some() {
-            return Class::Failed;
+            return ErrorClass::Failed;
         }
         match (self.relation(), self.error.constraint) {
             (Some(relation), Some(name)) => rejected_if(self.catalog.is_indexed(relation, name)),
-            _ if self.error.table.is_some() => Class::Failed,
+            _ if self.error.table.is_some() => ErrorClass::Failed,
             _ => rejected_if(
                 self.catalog
                     .is_only_token_raising(self.error.code, self.routine),
@@ -359,12 +359,12 @@ impl Attribution<'_> {
     }
 
     /// A value that a type, a cast or an expression refuses.
-    fn data(&self) -> Class {
+    fn data(&self) -> ErrorClass {
         const ENCODING: [&str; 2] = ["22021", "22P05"];
         let code = self.error.code;
         match self.frame {
-            Some(Frame::Of(Owner::Token)) => return Class::Rejected,
-            Some(_) => return Class::Failed,
+            Some(EntryFrame::Of(Owner::Token)) => return ErrorClass::Rejected,
+            Some(_) => return ErrorClass::Failed,
             None => {}
         }
         let is_too_long =
@@ -378,11 +378,11 @@ impl Attribution<'_> {
     }
 }
 
-fn rejected_if(is_at_fault: bool) -> Class {
+fn rejected_if(is_at_fault: bool) -> ErrorClass {
     if is_at_fault {
-        Class::Rejected
+        ErrorClass::Rejected
     } else {
-        Class::Failed
+        ErrorClass::Failed
     }
 }
 
@@ -398,11 +398,11 @@ mod tests {
     }
 
     /// `code table column datatype constraint routine | context`, `-` for a field that is not there.
-    fn class(fields: &str) -> Class {
+    fn class(fields: &str) -> ErrorClass {
         class_on(&catalog(), fields)
     }
 
-    fn class_on(catalog: &Catalog, fields: &str) -> Class {
+    fn class_on(catalog: &Catalog, fields: &str) -> ErrorClass {
         let (fields, context) = match fields.split_once(" | ") {
             Some((fields, context)) => (fields, Some(context.replace(" < ", "\n"))),
             None => (fields, None),
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn each(expected: Class, cases: &[&str]) {
+    fn each(expected: ErrorClass, cases: &[&str]) {
         for case in cases {
             assert_eq!(class(case), expected, "{case}");
         }
@@ -438,7 +438,7 @@ mod tests {
     #[test]
     fn token_is_rejected_when_a_constraint_on_its_column_refuses_it() {
         each(
-            Class::Rejected,
+            ErrorClass::Rejected,
             &[
                 "23514 secret_tokens - - data_check ExecConstraints",
                 "23514 secret_tokens - - both_check ExecConstraints",
@@ -457,7 +457,7 @@ mod tests {
     #[test]
     fn token_fails_when_a_constraint_on_other_columns_refuses_the_row() {
         each(
-            Class::Failed,
+            ErrorClass::Failed,
             &[
                 "23514 secret_tokens - - tenant_check ExecConstraints",
                 "23514 secret_tokens - - added_since ExecConstraints",
@@ -479,11 +479,11 @@ mod tests {
     #[test]
     fn token_is_sent_again_when_a_key_of_other_columns_is_taken() {
         each(
-            Class::KeyTaken,
+            ErrorClass::KeyTaken,
             &["23505 secret_tokens - - secret_tokens_pkey _bt_check_unique"],
         );
         each(
-            Class::Retry,
+            ErrorClass::Retry,
             &[
                 "23505 secret_tokens - - tenant_key _bt_check_unique",
                 "23505 secret_tokens - - partial_key _bt_check_unique",
@@ -499,10 +499,10 @@ mod tests {
             "25006", "26000", "42P05", "28000", "XX000", "UE001", "23505", "22023",
         ] {
             let case = format!("{code} - - - - exec_stmt_raise {raised}");
-            assert_eq!(class(&case), Class::Rejected, "{case}");
+            assert_eq!(class(&case), ErrorClass::Rejected, "{case}");
         }
         each(
-            Class::Rejected,
+            ErrorClass::Rejected,
             &[
                 "P0004 - - - - exec_stmt_assert | PL/pgSQL function refuse() line 3 at ASSERT",
                 "P0001 - - - - exec_stmt_raise | PL/pgSQL-Funktion refuse() Zeile 3 bei RAISE",
@@ -525,7 +525,7 @@ mod tests {
     #[test]
     fn token_fails_when_a_function_raises_that_does_not_see_it() {
         each(
-            Class::Failed,
+            ErrorClass::Failed,
             &[
                 "P0001 - - - - exec_stmt_raise | PL/pgSQL function region_of() line 1 at RAISE",
                 "P0001 - - - - exec_stmt_raise | PL/pgSQL function stranger() line 1 at RAISE",
@@ -542,7 +542,7 @@ mod tests {
     #[test]
     fn token_is_sent_again_when_the_error_may_pass() {
         each(
-            Class::Retry,
+            ErrorClass::Retry,
             &[
                 "40001 - - - - CheckTargetForConflictsOut",
                 "40P01 - - - - DeadLockReport",
@@ -569,7 +569,7 @@ mod tests {
     #[test]
     fn denials_of_the_statement_concern_every_token() {
         each(
-            Class::Denied { all: true },
+            ErrorClass::Denied { all: true },
             &[
                 "42501 - - - - aclcheck_error",
                 "42P01 - - - - parserOpenTable",
@@ -577,7 +577,7 @@ mod tests {
             ],
         );
         each(
-            Class::Denied { all: false },
+            ErrorClass::Denied { all: false },
             &["42501 - - - - aclcheck_error | PL/pgSQL function refuse() line 1 at SQL statement"],
         );
     }
@@ -585,34 +585,37 @@ mod tests {
     #[test]
     fn answers_about_the_connection_keep_their_meaning() {
         each(
-            Class::Unprepared,
+            ErrorClass::Unprepared,
             &["26000 - - - - FetchPreparedStatement", "42P05 - - - - -"],
         );
-        each(Class::ReadOnly, &["25006 - - - - PreventCommandIfReadOnly"]);
-        each(Class::Doubt, &["08P01 - - - - -", "57P01 - - - - -"]);
+        each(
+            ErrorClass::ReadOnly,
+            &["25006 - - - - PreventCommandIfReadOnly"],
+        );
+        each(ErrorClass::Doubt, &["08P01 - - - - -", "57P01 - - - - -"]);
         let fatal = |routine| ServerError {
             code: "01000",
             routine: Some(routine),
             ..ServerError::default()
         };
         let class = |routine| classify(&fatal(routine), &catalog(), &Token::new("t", None));
-        assert_eq!(class("SyncRepWaitForLSN"), Class::Unconfirmed);
-        assert_eq!(class("unreadable_command_tag"), Class::Unreadable);
-        assert_eq!(class("ProcessInterrupts"), Class::Doubt);
+        assert_eq!(class("SyncRepWaitForLSN"), ErrorClass::Unconfirmed);
+        assert_eq!(class("unreadable_command_tag"), ErrorClass::Unreadable);
+        assert_eq!(class("ProcessInterrupts"), ErrorClass::Doubt);
     }
 
     #[test]
     fn value_is_the_tokens_only_when_no_default_can_raise_the_same() {
         // One default of the table is a function that may raise anything.
         each(
-            Class::Failed,
+            ErrorClass::Failed,
             &[
                 "22P02 - - - - pg_strtoint32",
                 "54000 - - - - index_form_tuple_context",
             ],
         );
         each(
-            Class::Rejected,
+            ErrorClass::Rejected,
             &["22021 - - - - report_invalid_encoding | unnamed portal parameter $1"],
         );
         let harmless = CATALOG.replace("region_of()", "'eu'::text");
@@ -621,10 +624,10 @@ mod tests {
             "22P02 - - - - pg_strtoint32",
             "54000 - - - - index_form_tuple_context",
         ] {
-            assert_eq!(class_on(&harmless, case), Class::Rejected, "{case}");
+            assert_eq!(class_on(&harmless, case), ErrorClass::Rejected, "{case}");
         }
         for case in ["22003 - - - - int84", "2200H - - - - nextval_internal"] {
-            assert_eq!(class_on(&harmless, case), Class::Failed, "{case}");
+            assert_eq!(class_on(&harmless, case), ErrorClass::Failed, "{case}");
         }
     }
 
@@ -635,24 +638,24 @@ mod tests {
             "data",
         );
         for (case, expected) in [
-            ("23514 - - - any_check -", Class::Rejected),
+            ("23514 - - - any_check -", ErrorClass::Rejected),
             (
                 "23514 secret_tokens - - any_check ExecConstraints",
-                Class::Rejected,
+                ErrorClass::Rejected,
             ),
-            ("22P02 - - - - -", Class::Rejected),
-            ("P0001 - - - - -", Class::Rejected),
-            ("UE001 - - - - -", Class::Rejected),
-            ("23502 - tenant - - -", Class::Failed),
-            ("23502 - data - - -", Class::Rejected),
-            ("23514 audit - - audit_check -", Class::Failed),
-            ("2200H - - - - nextval_internal", Class::Failed),
-            ("50001 - - - - exec_stmt_raise", Class::Rejected),
-            ("40001 - - - - exec_stmt_raise", Class::Retry),
-            ("40001 - - - - -", Class::Retry),
-            ("42501 - - - - -", Class::Denied { all: true }),
-            ("08006 - - - - -", Class::Doubt),
-            ("0A000 - - - - -", Class::Failed),
+            ("22P02 - - - - -", ErrorClass::Rejected),
+            ("P0001 - - - - -", ErrorClass::Rejected),
+            ("UE001 - - - - -", ErrorClass::Rejected),
+            ("23502 - tenant - - -", ErrorClass::Failed),
+            ("23502 - data - - -", ErrorClass::Rejected),
+            ("23514 audit - - audit_check -", ErrorClass::Failed),
+            ("2200H - - - - nextval_internal", ErrorClass::Failed),
+            ("50001 - - - - exec_stmt_raise", ErrorClass::Rejected),
+            ("40001 - - - - exec_stmt_raise", ErrorClass::Retry),
+            ("40001 - - - - -", ErrorClass::Retry),
+            ("42501 - - - - -", ErrorClass::Denied { all: true }),
+            ("08006 - - - - -", ErrorClass::Doubt),
+            ("0A000 - - - - -", ErrorClass::Failed),
         ] {
             assert_eq!(class_on(&assumed, case), expected, "{case}");
         }

@@ -4,7 +4,7 @@
 
 use crate::store::postgres::connector::refuses_options;
 use crate::store::postgres::connector::{
-    Aim, ConnectError, Connector, Lookup, SessionFacts, lookup_sql, silence,
+    ConnectError, ConnectPurpose, Connector, Lookup, SessionFacts, lookup_sql, silence,
 };
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -19,22 +19,26 @@ use tokio_util::sync::CancellationToken;
 use crate::error::Fault;
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::catalog::Catalog;
-use crate::store::postgres::connection::{Driver, Link};
+use crate::store::postgres::connection::{Connection, DriverTask};
 
-use crate::store::postgres::wire::{Endpoint, Monitor, MonitoredStream, MonitoredTls, Socket};
+use crate::store::postgres::wire::{
+    ConnectionMonitor, HostAddress, MonitoredStream, MonitoredTls, Socket,
+};
 use crate::store::postgres::{Host, SslMode, SslNegotiation};
 
 impl Connector {
     /// A new connection, set up and with the INSERT prepared. It leads to a server that takes
     /// writes: a standby may not yet show what its primary has.
-    pub(super) async fn link(&self) -> Result<Link, Fault> {
-        self.reach(Aim::Insert).await.map(|(link, _)| link)
+    pub(super) async fn link(&self) -> Result<Connection, Fault> {
+        self.reach(ConnectPurpose::Insert)
+            .await
+            .map(|(link, _)| link)
     }
 
     /// The first connection; looks too whether the server takes writes, whether the role may insert,
     /// and how the table can be asked for what was stored.
-    pub(super) async fn first_link(&self) -> Result<(Link, Lookup, Catalog), Fault> {
-        let (link, session) = self.reach(Aim::Look).await?;
+    pub(super) async fn first_link(&self) -> Result<(Connection, Lookup, Catalog), Fault> {
+        let (link, session) = self.reach(ConnectPurpose::Look).await?;
         let catalog = session.catalog.unwrap_or_default();
         let lookup = Lookup {
             sql: catalog.base().map_or_else(
@@ -55,9 +59,9 @@ impl Connector {
     pub(super) async fn reach_endpoint(
         &self,
         host: &Host,
-        endpoint: &Endpoint,
-        aim: Aim,
-    ) -> Result<Reached, Fault> {
+        endpoint: &HostAddress,
+        aim: ConnectPurpose,
+    ) -> Result<NewConnection, Fault> {
         let limit = self.address.connect_timeout;
         // What an earlier attempt left of it says nothing of this one.
         self.is_at_table.store(false, Ordering::Relaxed);
@@ -70,9 +74,9 @@ impl Connector {
     async fn connect(
         &self,
         host: &Host,
-        endpoint: &Endpoint,
-        aim: Aim,
-    ) -> Result<Reached, ConnectError> {
+        endpoint: &HostAddress,
+        aim: ConnectPurpose,
+    ) -> Result<NewConnection, ConnectError> {
         let first = match self.address.sslmode {
             _ if host.is_socket() => Tls::Disable,
             SslMode::Disable | SslMode::Allow => Tls::Disable,
@@ -101,10 +105,10 @@ impl Connector {
     async fn try_with(
         &self,
         host: &Host,
-        endpoint: &Endpoint,
+        endpoint: &HostAddress,
         mode: Tls,
-        aim: Aim,
-    ) -> Result<Reached, ConnectError> {
+        aim: ConnectPurpose,
+    ) -> Result<NewConnection, ConnectError> {
         // A setting that travels with the connection: a backend that knows it is at its other end.
         // A pooler drops it or refuses it, and hides which backend does what.
         let mark = uuid::Uuid::now_v7().simple().to_string();
@@ -141,10 +145,10 @@ impl Connector {
     async fn open(
         &self,
         host: &Host,
-        endpoint: &Endpoint,
+        endpoint: &HostAddress,
         mode: Tls,
         mark: Option<&String>,
-    ) -> Result<Link, ConnectError> {
+    ) -> Result<Connection, ConnectError> {
         let address = &self.address;
         let mut config = Config::new();
         config
@@ -167,7 +171,7 @@ impl Connector {
         if let Some(password) = address.password_for(host).map_err(ConnectError::Password)? {
             config.password(password.expose_secret());
         }
-        let monitor = Arc::new(Monitor::new(address.require_auth.clone()));
+        let monitor = Arc::new(ConnectionMonitor::new(address.require_auth.clone()));
         let socket = Socket::connect(endpoint).await.map_err(ConnectError::Io)?;
         let local_port = socket.local_port();
         let asks_for_tls =
@@ -185,7 +189,7 @@ impl Connector {
             let _closes = guard;
             while let Some(Ok(_)) = poll_fn(|cx| connection.poll_message(cx)).await {}
         });
-        Ok(Link {
+        Ok(Connection {
             host: host.clone(),
             client,
             monitor,
@@ -198,10 +202,10 @@ impl Connector {
             unprepared: AtomicBool::new(false),
             unheard: AtomicBool::new(false),
             closed,
-            driver: Driver(driver),
+            driver: DriverTask(driver),
         })
     }
 }
 
 /// A connection, and what its server said when it was made.
-pub(super) type Reached = (Link, SessionFacts);
+pub(super) type NewConnection = (Connection, SessionFacts);

@@ -7,13 +7,13 @@ use std::sync::atomic::Ordering;
 
 use tokio_postgres::Error;
 
-use crate::error::{Fault, Kind, chain};
+use crate::error::{ErrorKind, Fault, chain};
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::catalog::{Catalog, Obstacle};
 use crate::store::postgres::connector::{ConnectError, Connector};
-use crate::store::postgres::wire::Violation;
-use crate::store::postgres::{Address, Given, Host};
-use crate::store::sqlstate::{AtConnect, Full, at_connect, code_of, full};
+use crate::store::postgres::wire::ProtocolViolation;
+use crate::store::postgres::{Address, AddressOrigin, Host};
+use crate::store::sqlstate::{ConnectRefusal, ConnectionLimit, at_connect, code_of, full};
 
 impl Connector {
     /// Why there is no connection where nobody said anything in time.
@@ -21,7 +21,7 @@ impl Connector {
         if self.is_at_table.load(Ordering::Relaxed) {
             return self.late();
         }
-        Fault::new(Kind::DbConnect, "the database cannot be reached")
+        Fault::new(ErrorKind::DbConnect, "the database cannot be reached")
             .cause(format!(
                 "{} did not answer within {}",
                 host.place(),
@@ -37,7 +37,7 @@ impl Connector {
     /// Why a server that is there does not answer.
     pub(super) fn late(&self) -> Fault {
         let limit = humantime::format_duration(self.address.connect_timeout);
-        Fault::new(Kind::DbConnect, "the database did not answer in time")
+        Fault::new(ErrorKind::DbConnect, "the database did not answer in time")
             .cause(format!("no answer within {limit}"))
             .hint(format!("another session may hold a lock on {}", self.table))
             .retryable()
@@ -268,27 +268,27 @@ impl Connector {
             ),
         };
         match at_connect(code) {
-            AtConnect::Denied => denied(code, message),
-            AtConnect::Busy => Fault::new(Kind::DbConnect, message).retryable(),
+            ConnectRefusal::Denied => denied(code, message),
+            ConnectRefusal::Busy => Fault::new(ErrorKind::DbConnect, message).retryable(),
         }
         .cause(cause)
         .hint(hint)
     }
 
     /// Whose connections are all taken, and how to give it more.
-    fn full(&self, host: &Host, full: Full) -> String {
+    fn full(&self, host: &Host, full: ConnectionLimit) -> String {
         let place = host.place();
         let Address { user, name, .. } = &self.address;
         match full {
-            Full::Server => {
+            ConnectionLimit::Server => {
                 format!("{place} has no connection left: wait, or raise max_connections")
             }
-            Full::Role => format!(
+            ConnectionLimit::Role => format!(
                 "role \"{user}\" has no connection left at {place}: wait, or raise its limit \
                  with ALTER ROLE {} CONNECTION LIMIT n",
                 quote_identifier(user)
             ),
-            Full::Database => format!(
+            ConnectionLimit::Database => format!(
                 "database \"{name}\" has no connection left at {place}: wait, or raise its limit \
                  with ALTER DATABASE {} CONNECTION LIMIT n",
                 quote_identifier(name)
@@ -307,11 +307,11 @@ impl Connector {
     }
 
     /// What to say if the server broke a rule of the protocol or exceeded a limit.
-    fn violation(&self, host: &Host, violation: &Violation) -> Fault {
+    fn violation(&self, host: &Host, violation: &ProtocolViolation) -> Fault {
         let place = host.place();
         let cause = format!("{place}: {violation}");
         match violation {
-            Violation::AuthMethod { .. } => denied(
+            ProtocolViolation::AuthMethod { .. } => denied(
                 "28000",
                 "require_auth excludes the database's authentication method",
             )
@@ -320,8 +320,8 @@ impl Connector {
                 "no password was sent; change {}, or pg_hba.conf of {place}",
                 self.address.set_by("require_auth", "require_auth")
             )),
-            Violation::OpenTransaction => Fault::new(
-                Kind::DbConnect,
+            ProtocolViolation::OpenTransaction => Fault::new(
+                ErrorKind::DbConnect,
                 "the connection is in use by another client",
             )
             .cause(cause)
@@ -329,7 +329,7 @@ impl Connector {
                 "a pooler at {place} must end a transaction before it hands over its connection"
             ))
             .retryable(),
-            _ => Fault::new(Kind::DbConnect, "the database's answer cannot be read")
+            _ => Fault::new(ErrorKind::DbConnect, "the database's answer cannot be read")
                 .cause(cause)
                 .hint(format!(
                     "check that {} name a PostgreSQL server",
@@ -349,8 +349,8 @@ impl Connector {
                     "{place} asks for a password and none is configured"
                 ))
                 .hint(match &self.address.given {
-                    Given::Parts => "set DB_PASS or DB_PASS_FILE".to_owned(),
-                    Given::Url(name) => format!("put the password into {name}"),
+                    AddressOrigin::Parts => "set DB_PASS or DB_PASS_FILE".to_owned(),
+                    AddressOrigin::Url(name) => format!("put the password into {name}"),
                 });
         } else if text.contains("did not use channel binding") {
             (
@@ -426,7 +426,7 @@ impl Connector {
                 true,
             )
         };
-        let mut fault = Fault::new(Kind::DbConnect, message).hint(hint);
+        let mut fault = Fault::new(ErrorKind::DbConnect, message).hint(hint);
         fault.retryable = retryable;
         // The outermost one says "error connecting to server", which everybody knows by now.
         let causes: Vec<_> = if causes.len() > 1 {
@@ -442,7 +442,7 @@ impl Connector {
 
 fn denied(sqlstate: &str, message: &str) -> Fault {
     Fault::new(
-        Kind::DbDenied {
+        ErrorKind::DbDenied {
             sqlstate: sqlstate.to_owned(),
         },
         message,
@@ -451,12 +451,12 @@ fn denied(sqlstate: &str, message: &str) -> Fault {
 
 /// True where waiting would not help.
 pub(super) fn is_denied(fault: &Fault) -> bool {
-    matches!(fault.kind, Kind::DbDenied { .. }) && !fault.retryable
+    matches!(fault.kind, ErrorKind::DbDenied { .. }) && !fault.retryable
 }
 
 /// True if the server refused the role's password.
 pub(super) fn is_wrong_password(fault: &Fault) -> bool {
-    matches!(&fault.kind, Kind::DbDenied { sqlstate } if sqlstate == "28P01")
+    matches!(&fault.kind, ErrorKind::DbDenied { sqlstate } if sqlstate == "28P01")
 }
 
 /// The fault that ends the run where every token would meet the same verdict.

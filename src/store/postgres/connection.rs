@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Error, Row, Statement};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::postgres::Host;
-use crate::store::postgres::wire::Monitor;
+use crate::store::postgres::wire::ConnectionMonitor;
 
 /// How long a connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ const CONFIRM: &str = "SELECT pg_logical_emit_message(true, 'token_service', '')
 
 /// What became of backends that were to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Fenced {
+pub(in crate::store) enum FenceResult {
     /// They are gone.
     Gone,
     /// They were told to end.
@@ -50,7 +50,7 @@ pub(in crate::store) enum Fenced {
     Waiting,
 }
 
-impl Fenced {
+impl FenceResult {
     fn of(rows: &[Row]) -> Result<Self, Error> {
         let waits = rows.iter().map(|row| row.try_get::<_, bool>(0));
         let waits = waits.collect::<Result<Vec<bool>, Error>>()?;
@@ -107,11 +107,11 @@ pub(super) fn backend_of(
 }
 
 /// A connection that is ready to insert.
-pub(in crate::store) struct Link {
+pub(in crate::store) struct Connection {
     pub(super) host: Host,
     pub(super) client: Client,
     /// What the filter of its stream saw.
-    pub(super) monitor: Arc<Monitor>,
+    pub(super) monitor: Arc<ConnectionMonitor>,
     /// Its own TCP port.
     pub(super) local_port: Option<u16>,
     pub(super) statement: Option<Statement>,
@@ -125,19 +125,19 @@ pub(in crate::store) struct Link {
     /// True from the sending of such an INSERT until its answer has been heard to the end.
     pub(super) unheard: AtomicBool,
     pub(super) closed: CancellationToken,
-    pub(super) driver: Driver,
+    pub(super) driver: DriverTask,
 }
 
 /// The task that moves bytes; it ends with its link.
-pub(super) struct Driver(pub(super) JoinHandle<()>);
+pub(super) struct DriverTask(pub(super) JoinHandle<()>);
 
-impl Drop for Driver {
+impl Drop for DriverTask {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-impl Link {
+impl Connection {
     /// True if the server handed over a transaction that was not this connection's. What was not
     /// answered may still be committed, by another client.
     pub(in crate::store) fn had_open_transaction(&self) -> bool {
@@ -188,7 +188,7 @@ impl Link {
         self.monitor.violation().map(ToString::to_string)
     }
 
-    /// Tells, as [`Link::insert`] does, what an INSERT of `text` would come to, and takes it back.
+    /// Tells, as [`Connection::insert`] does, what an INSERT of `text` would come to, and takes it back.
     /// Constraints that wait for the commit are asked at once. All travels together, and in this order.
     pub(super) async fn try_out(&self, text: &str) -> Result<u64, Error> {
         self.monitor.begin_transaction();
@@ -238,21 +238,25 @@ impl Link {
     }
 
     /// Tells `old` to end.
-    pub(in crate::store) async fn end_backend(&self, old: &Backend) -> Result<Fenced, Error> {
+    pub(in crate::store) async fn end_backend(&self, old: &Backend) -> Result<FenceResult, Error> {
         let same_server = self
             .backend()
             .is_some_and(|own| own.server_started == old.server_started);
         if !same_server {
-            return Ok(Fenced::Gone);
+            return Ok(FenceResult::Gone);
         }
         let params = [(&old.pid as _, Type::INT4), (&old.started as _, Type::TEXT)];
-        Fenced::of(&self.of_sessions(END_BACKEND, &params).await?)
+        FenceResult::of(&self.of_sessions(END_BACKEND, &params).await?)
     }
 
     /// Tells every other connection of `application` to end, except `own`.
-    pub(super) async fn end_others(&self, application: &str, own: i32) -> Result<Fenced, Error> {
+    pub(super) async fn end_others(
+        &self,
+        application: &str,
+        own: i32,
+    ) -> Result<FenceResult, Error> {
         let params = [(&application as _, Type::TEXT), (&own as _, Type::INT4)];
-        Fenced::of(&self.of_sessions(END_OTHERS, &params).await?)
+        FenceResult::of(&self.of_sessions(END_OTHERS, &params).await?)
     }
 
     /// Asks about sessions, under the role that they logged in with.

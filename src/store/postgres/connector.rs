@@ -11,12 +11,12 @@ use tokio_postgres::Error;
 
 use crate::error::{Fault, chain};
 use crate::observe::otel::Tracer;
-use crate::store::Options;
+use crate::store::StoreOptions;
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::Address;
 use crate::store::postgres::catalog::Catalog;
 use crate::store::postgres::tls;
-use crate::store::postgres::wire::Violation;
+use crate::store::postgres::wire::ProtocolViolation;
 use crate::store::sqlstate::code_of;
 
 /// How much longer than the statement's own timeout an answer is waited for.
@@ -106,7 +106,7 @@ pub(super) struct Connector {
 
 impl Connector {
     /// Reads certificates and names; connects to nothing.
-    pub(super) fn new(address: &Address, options: &Options) -> Result<Self, Fault> {
+    pub(super) fn new(address: &Address, options: &StoreOptions) -> Result<Self, Fault> {
         let (table, column) = (options.table.to_sql(), quote_identifier(&options.column));
         Ok(Self {
             tls: Arc::new(tls::client_config(address)?),
@@ -151,7 +151,7 @@ pub(super) fn silence(statement_timeout: Duration) -> Duration {
 
 /// What a connection is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Aim {
+pub(super) enum ConnectPurpose {
     /// To insert.
     Insert,
     /// To insert, and to look first whether the table can be used.
@@ -169,7 +169,7 @@ pub(super) enum ConnectError {
     /// No name resolution, or no connection below TLS.
     Io(io::Error),
     /// The server broke a rule of the protocol, or exceeded a limit.
-    Violation(Violation),
+    Violation(ProtocolViolation),
     /// It takes no writes.
     ReadOnly,
     /// It is no PostgreSQL that is supported; why.

@@ -10,18 +10,18 @@ use crate::store::postgres::host::TargetSession;
 use opentelemetry::KeyValue;
 use tokio::time::timeout;
 
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 use crate::store::postgres::Address;
-use crate::store::postgres::connect::Reached;
-use crate::store::postgres::connector::{Aim, ConnectError, Connector};
-use crate::store::postgres::wire::Endpoint;
+use crate::store::postgres::connect::NewConnection;
+use crate::store::postgres::connector::{ConnectError, ConnectPurpose, Connector};
+use crate::store::postgres::wire::HostAddress;
 
 /// The addresses of one name that are tried: each may take the whole `connect_timeout`.
 const MOST_ADDRESSES: usize = 16;
 
 impl Connector {
     /// A connection to the first server that answers and fits.
-    pub(super) async fn reach(&self, aim: Aim) -> Result<Reached, Fault> {
+    pub(super) async fn reach(&self, aim: ConnectPurpose) -> Result<NewConnection, Fault> {
         let mut faults = Vec::new();
         let mut hosts: Vec<&Host> = self.address.hosts.iter().collect();
         if self.address.load_balance_hosts {
@@ -42,7 +42,7 @@ impl Connector {
         Err(none_will_do(faults, &self.address))
     }
 
-    async fn reach_host(&self, host: &Host, aim: Aim) -> Result<Reached, Fault> {
+    async fn reach_host(&self, host: &Host, aim: ConnectPurpose) -> Result<NewConnection, Fault> {
         let span = self.tracer.ask("connect", || {
             vec![
                 KeyValue::new("db.system.name", "postgresql"),
@@ -56,8 +56,12 @@ impl Connector {
         reached
     }
 
-    async fn reach_any_address(&self, host: &Host, aim: Aim) -> Result<Reached, Fault> {
-        let resolving = timeout(self.address.connect_timeout, Endpoint::resolve(host));
+    async fn reach_any_address(
+        &self,
+        host: &Host,
+        aim: ConnectPurpose,
+    ) -> Result<NewConnection, Fault> {
+        let resolving = timeout(self.address.connect_timeout, HostAddress::resolve(host));
         let mut endpoints = match resolving.await {
             Ok(Ok(endpoints)) => endpoints,
             Ok(Err(error)) => return Err(self.hitch(host, &ConnectError::Io(error))),
@@ -74,9 +78,9 @@ impl Connector {
     async fn reach_first(
         &self,
         host: &Host,
-        endpoints: Vec<Endpoint>,
-        aim: Aim,
-    ) -> Result<Reached, Fault> {
+        endpoints: Vec<HostAddress>,
+        aim: ConnectPurpose,
+    ) -> Result<NewConnection, Fault> {
         let only = endpoints.len() == 1;
         let mut faults = Vec::new();
         for endpoint in endpoints {
@@ -99,17 +103,17 @@ impl Connector {
 
     fn ends_the_search(&self, fault: &Fault) -> bool {
         match &fault.kind {
-            Kind::DbDenied { sqlstate } if sqlstate == "25006" => {
+            ErrorKind::DbDenied { sqlstate } if sqlstate == "25006" => {
                 self.address.session == TargetSession::Any
             }
-            Kind::DbDenied { .. } => !fault.retryable,
+            ErrorKind::DbDenied { .. } => !fault.retryable,
             _ => false,
         }
     }
 }
 
 /// One error for all addresses of a host, in the words of the last one.
-fn no_address_will_do(faults: Vec<(Endpoint, Fault)>, host: &Host) -> Fault {
+fn no_address_will_do(faults: Vec<(HostAddress, Fault)>, host: &Host) -> Fault {
     let place = host.place();
     let mut causes = Vec::new();
     for (endpoint, fault) in &faults {
@@ -117,13 +121,14 @@ fn no_address_will_do(faults: Vec<(Endpoint, Fault)>, host: &Host) -> Fault {
         let why = why.strip_prefix(&place).unwrap_or(&why);
         let why = why.trim_start_matches([':', ' ']);
         causes.push(match endpoint {
-            Endpoint::Tcp(address) => format!("{place} ({}): {why}", address.ip()),
-            Endpoint::Unix(_) => format!("{place}: {why}"),
+            HostAddress::Tcp(address) => format!("{place} ({}): {why}", address.ip()),
+            HostAddress::Unix(_) => format!("{place}: {why}"),
         });
     }
     let retryable = faults.iter().any(|(_, fault)| fault.retryable);
     let last = faults.into_iter().next_back().map(|(_, fault)| fault);
-    let mut fault = last.unwrap_or_else(|| Fault::new(Kind::DbConnect, "the host has no address"));
+    let mut fault =
+        last.unwrap_or_else(|| Fault::new(ErrorKind::DbConnect, "the host has no address"));
     fault.causes = causes;
     fault.retryable = retryable;
     fault
@@ -136,7 +141,7 @@ fn none_will_do(mut faults: Vec<(String, Fault)>, address: &Address) -> Fault {
     {
         return fault;
     }
-    let is_read_only = |fault: &Fault| matches!(fault.kind, Kind::DbDenied { .. });
+    let is_read_only = |fault: &Fault| matches!(fault.kind, ErrorKind::DbDenied { .. });
     let read_only = faults.iter().filter(|(_, fault)| is_read_only(fault));
     let hint = match read_only.count() {
         0 => format!(
@@ -149,7 +154,7 @@ fn none_will_do(mut faults: Vec<(String, Fault)>, address: &Address) -> Fault {
         ),
     };
     let all = Fault::new(
-        Kind::DbConnect,
+        ErrorKind::DbConnect,
         format!("none of the {} hosts can be used", faults.len()),
     );
     let mut all = all.hint(hint);
@@ -175,7 +180,7 @@ mod tests {
 
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let busy = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
-        let endpoints = [&silent, &busy].map(|it| Endpoint::Tcp(it.local_addr().unwrap()));
+        let endpoints = [&silent, &busy].map(|it| HostAddress::Tcp(it.local_addr().unwrap()));
         let serving = tokio::spawn(async move {
             let (mut stream, _) = busy.accept().await.unwrap();
             // Longer than what the silent one would leave of a common limit.
@@ -188,8 +193,8 @@ mod tests {
         let mut address = Address::new(hosts, "tokens".to_owned(), "tokens".to_owned());
         address.connect_timeout = std::time::Duration::from_millis(200);
         address.sslmode = super::super::SslMode::Disable;
-        let options = crate::store::Options {
-            target: crate::store::Target::Demo,
+        let options = crate::store::StoreOptions {
+            target: crate::store::DatabaseTarget::Demo,
             table: crate::store::identifier::TableName::plain("secret_tokens"),
             column: "data".to_owned(),
             connections: 1,
@@ -203,7 +208,11 @@ mod tests {
         };
         let connector = Connector::new(&address, &options).unwrap();
         let reached = connector
-            .reach_first(&address.hosts[0], endpoints.to_vec(), Aim::Insert)
+            .reach_first(
+                &address.hosts[0],
+                endpoints.to_vec(),
+                ConnectPurpose::Insert,
+            )
             .await;
         let fault = reached.err().unwrap();
         insta::assert_snapshot!(fault.causes.join("\n"), @"

@@ -13,13 +13,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
-use crate::store::outcome_batch::Batch;
+use crate::store::outcome_batch::OutcomeBatch;
 use crate::store::postgres::classify::is_error;
-use crate::store::postgres::connection::{Backend, Fenced, Link};
+use crate::store::postgres::connection::{Backend, Connection, FenceResult};
 use crate::store::postgres::connector::Lookup;
-use crate::store::postgres::inflight::{Sent, Span};
-use crate::store::postgres::xid_horizon::Horizon;
-use crate::store::queue::Job;
+use crate::store::postgres::inflight::{InFlightLog, SnapshotInterval};
+use crate::store::postgres::xid_horizon::XidHorizon;
+use crate::store::queue::StoreJob;
 
 /// How long the end of the old backend is waited for.
 pub(in crate::store) const FENCE: Duration = Duration::from_secs(10);
@@ -27,14 +27,14 @@ pub(in crate::store) const FENCE: Duration = Duration::from_secs(10);
 pub(in crate::store) const GLANCE: Duration = Duration::from_millis(20);
 
 /// A token that was sent and not yet answered for.
-pub(in crate::store) struct Flight {
+pub(in crate::store) struct InFlight {
     /// The token.
     pub(in crate::store) token: Token,
     /// Whose it is.
-    pub(in crate::store) job: Arc<Job>,
+    pub(in crate::store) job: Arc<StoreJob>,
     /// When it was (last) sent.
     pub(in crate::store) sent: Instant,
-    /// The same, as `Sent` has it.
+    /// The same, as `InFlightLog` has it.
     pub(in crate::store) moment: u64,
     /// How often this store sent it.
     pub(in crate::store) tries: u32,
@@ -42,9 +42,9 @@ pub(in crate::store) struct Flight {
     pub(in crate::store) taken_since: Option<Instant>,
 }
 
-impl Flight {
+impl InFlight {
     /// Tells `sent` that its fate is known, or will never be.
-    pub(in crate::store) fn landed(&self, sent: &Sent, stored: bool) {
+    pub(in crate::store) fn landed(&self, sent: &InFlightLog, stored: bool) {
         sent.landed(self.token.as_str(), self.moment, stored);
     }
 
@@ -53,7 +53,7 @@ impl Flight {
         self,
         status: Status,
         detail: Option<Arc<Detail>>,
-    ) -> (Arc<Job>, Outcome) {
+    ) -> (Arc<StoreJob>, Outcome) {
         let outcome = Outcome {
             elapsed: self.sent.elapsed(),
             token: self.token,
@@ -65,11 +65,11 @@ impl Flight {
 }
 
 /// What a lost connection leaves in doubt, and what is needed to find out.
-pub(in crate::store) struct Doubt {
+pub(in crate::store) struct InDoubtSet {
     /// The tokens, in the order in which they were sent.
-    pub(in crate::store) flights: Vec<Flight>,
+    pub(in crate::store) flights: Vec<InFlight>,
     /// What the lost connection knew of itself.
-    pub(in crate::store) horizon: Horizon,
+    pub(in crate::store) horizon: XidHorizon,
     /// True if the server handed over a transaction that was not this connection's: its end is not
     /// known, and another client may commit it.
     pub(in crate::store) had_open_transaction: bool,
@@ -79,8 +79,8 @@ pub(in crate::store) struct Doubt {
 
 /// Calls every one of them `unknown`, for `reason`.
 pub(in crate::store) fn give_up(
-    flights: impl IntoIterator<Item = Flight>,
-    sent: &Sent,
+    flights: impl IntoIterator<Item = InFlight>,
+    sent: &InFlightLog,
     reason: &str,
     message: Option<String>,
 ) {
@@ -89,7 +89,7 @@ pub(in crate::store) fn give_up(
         message,
         ..Detail::default()
     });
-    let mut batch = Batch::default();
+    let mut batch = OutcomeBatch::default();
     for flight in flights {
         flight.landed(sent, false);
         let (job, outcome) = flight.land(Status::Unknown, Some(Arc::clone(&detail)));
@@ -98,9 +98,9 @@ pub(in crate::store) fn give_up(
 }
 
 /// What was found out about tokens in doubt.
-pub(in crate::store) enum Found {
+pub(in crate::store) enum Resolution {
     /// How many tokens of each value the lost connection stored.
-    Rows(HashMap<String, Rows>),
+    Rows(HashMap<String, FoundRows>),
     /// It cannot be found out.
     Unprovable(String),
 }
@@ -108,14 +108,14 @@ pub(in crate::store) enum Found {
 /// How many tokens of one value the lost connection stored. Where other connections store the same
 /// value, it cannot always be told apart who wrote a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) struct Rows {
+pub(in crate::store) struct FoundRows {
     /// So many at least.
     stored: u32,
     /// Neither proved nor disproved.
     open: u32,
 }
 
-impl Rows {
+impl FoundRows {
     /// Of `own` tokens in doubt, where `seen` rows are in the table and between `least` and `most`
     /// of them are those of others.
     fn of(own: u32, seen: u32, (least, most): (u32, u32)) -> Self {
@@ -137,7 +137,7 @@ impl Rows {
 }
 
 /// The new connection was lost too.
-pub(in crate::store) struct Lost;
+pub(in crate::store) struct ConnectionLost;
 
 /// Something removed, hid or changed rows that were stored.
 const NOT_SHOWN: &str = "the connection was lost, and the table no longer shows what was stored";
@@ -145,11 +145,11 @@ const NOT_SHOWN: &str = "the connection was lost, and the table no longer shows 
 pub(in crate::store) const UNCONFIRMED: &str =
     "committed on the primary, not confirmed by its synchronous standby";
 
-fn unprovable(reason: &str) -> Obstacle {
-    Obstacle::Unprovable(reason.to_owned())
+fn unprovable(reason: &str) -> LookupObstacle {
+    LookupObstacle::Unprovable(reason.to_owned())
 }
 
-enum Obstacle {
+enum LookupObstacle {
     Lost,
     Unprovable(String),
 }
@@ -160,24 +160,24 @@ enum Obstacle {
 /// # Errors
 /// Where the new connection was lost on the way.
 pub(in crate::store) async fn examine(
-    doubt: &Doubt,
-    link: &Link,
+    doubt: &InDoubtSet,
+    link: &Connection,
     lookup: &Lookup,
-    sent: &Sent,
-) -> Result<Found, Lost> {
+    sent: &InFlightLog,
+) -> Result<Resolution, ConnectionLost> {
     match look(doubt, link, lookup, sent).await {
-        Ok(rows) => Ok(Found::Rows(rows)),
-        Err(Obstacle::Unprovable(reason)) => Ok(Found::Unprovable(reason)),
-        Err(Obstacle::Lost) => Err(Lost),
+        Ok(rows) => Ok(Resolution::Rows(rows)),
+        Err(LookupObstacle::Unprovable(reason)) => Ok(Resolution::Unprovable(reason)),
+        Err(LookupObstacle::Lost) => Err(ConnectionLost),
     }
 }
 
 async fn look(
-    doubt: &Doubt,
-    link: &Link,
+    doubt: &InDoubtSet,
+    link: &Connection,
     lookup: &Lookup,
-    sent: &Sent,
-) -> Result<HashMap<String, Rows>, Obstacle> {
+    sent: &InFlightLog,
+) -> Result<HashMap<String, FoundRows>, LookupObstacle> {
     let (Some(old), Some(_)) = (&doubt.horizon.backend, link.backend()) else {
         return Err(unprovable(
             "the connection was lost, and behind a pooler it cannot be found out what it did",
@@ -189,13 +189,13 @@ async fn look(
         ));
     }
     match fence(old, link, lookup.answers_within).await? {
-        Fenced::Gone => {}
-        Fenced::Ending => {
+        FenceResult::Gone => {}
+        FenceResult::Ending => {
             return Err(unprovable(
                 "the connection was lost, and its backend could not be ended",
             ));
         }
-        Fenced::Waiting => return Err(unprovable(UNCONFIRMED)),
+        FenceResult::Waiting => return Err(unprovable(UNCONFIRMED)),
     }
     // Only now: what stays unknown must at least not be committed after the report.
     if doubt.had_open_transaction {
@@ -204,7 +204,7 @@ async fn look(
         ));
     }
     if let Some(reason) = lookup.obstacle() {
-        return Err(Obstacle::Unprovable(reason));
+        return Err(LookupObstacle::Unprovable(reason));
     }
     let mut controls: HashMap<&str, i64> = HashMap::new();
     for token in &doubt.horizon.acknowledged {
@@ -231,7 +231,11 @@ async fn look(
 }
 
 /// True if the table shows what all connections of the run stored last.
-async fn shows_recent(link: &Link, lookup: &Lookup, sent: &Sent) -> Result<bool, Obstacle> {
+async fn shows_recent(
+    link: &Connection,
+    lookup: &Lookup,
+    sent: &InFlightLog,
+) -> Result<bool, LookupObstacle> {
     let recent = sent.recent();
     let values: Vec<&str> = recent.iter().map(Token::as_str).collect();
     if values.is_empty() {
@@ -242,10 +246,10 @@ async fn shows_recent(link: &Link, lookup: &Lookup, sent: &Sent) -> Result<bool,
 }
 
 /// Waits until standbys have what a look-up saw.
-async fn confirmed(link: &Link, lookup: &Lookup) -> Result<bool, Obstacle> {
+async fn confirmed(link: &Connection, lookup: &Lookup) -> Result<bool, LookupObstacle> {
     match tokio::time::timeout(lookup.confirms_within, link.confirm()).await {
         Ok(Ok(is_confirmed)) => Ok(is_confirmed),
-        Ok(Err(_)) => Err(Obstacle::Lost),
+        Ok(Err(_)) => Err(LookupObstacle::Lost),
         Err(_) => Ok(false),
     }
 }
@@ -254,7 +258,7 @@ async fn confirmed(link: &Link, lookup: &Lookup) -> Result<bool, Obstacle> {
 async fn answer<T>(
     question: impl Future<Output = Result<T, tokio_postgres::Error>>,
     lookup: &Lookup,
-) -> Result<T, Obstacle> {
+) -> Result<T, LookupObstacle> {
     match tokio::time::timeout(lookup.looks_within, question).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) if error.as_db_error().is_some_and(is_error) => {
@@ -264,35 +268,39 @@ async fn answer<T>(
                 "the connection was lost, and the table could not be looked up",
             ))
         }
-        Ok(Err(_)) | Err(_) => Err(Obstacle::Lost),
+        Ok(Err(_)) | Err(_) => Err(LookupObstacle::Lost),
     }
 }
 
 /// Ends the old backend, and waits until it is gone. A server that was restarted has no backends
 /// of before.
-async fn fence(old: &Backend, link: &Link, answers_within: Duration) -> Result<Fenced, Obstacle> {
+async fn fence(
+    old: &Backend,
+    link: &Connection,
+    answers_within: Duration,
+) -> Result<FenceResult, LookupObstacle> {
     let give_up_at = Instant::now() + FENCE;
     loop {
         match tokio::time::timeout(answers_within, link.end_backend(old)).await {
-            Ok(Ok(Fenced::Gone)) => return Ok(Fenced::Gone),
+            Ok(Ok(FenceResult::Gone)) => return Ok(FenceResult::Gone),
             Ok(Ok(state)) if Instant::now() >= give_up_at => return Ok(state),
             Ok(Ok(_)) => tokio::time::sleep(GLANCE).await,
             Ok(Err(error)) if error.as_db_error().is_some_and(is_error) => {
-                return Ok(Fenced::Ending);
+                return Ok(FenceResult::Ending);
             }
-            Ok(Err(_)) | Err(_) => return Err(Obstacle::Lost),
+            Ok(Err(_)) | Err(_) => return Err(LookupObstacle::Lost),
         }
     }
 }
 
 /// Takes off what other connections wrote or may have written.
 fn ours(
-    flights: &[Flight],
-    horizon: Span,
+    flights: &[InFlight],
+    horizon: SnapshotInterval,
     counts: &HashMap<String, i64>,
-    sent: &Sent,
+    sent: &InFlightLog,
     looked: u64,
-) -> Result<HashMap<String, Rows>, Obstacle> {
+) -> Result<HashMap<String, FoundRows>, LookupObstacle> {
     let mut own: HashMap<&str, u32> = HashMap::new();
     for flight in flights {
         *own.entry(flight.token.as_str()).or_default() += 1;
@@ -309,7 +317,7 @@ fn ours(
             let elsewhere = sent.in_flight(value).saturating_sub(own);
             Ok((
                 value.to_owned(),
-                Rows::of(own, seen, (least, most + elsewhere)),
+                FoundRows::of(own, seen, (least, most + elsewhere)),
             ))
         })
         .collect()
@@ -317,12 +325,12 @@ fn ours(
 
 /// Tokens whose INSERT was committed without a row under the table's name: a trigger or a rule skipped
 /// it, or stored it elsewhere.
-pub(in crate::store) struct Rowless {
-    pub(in crate::store) flights: Vec<Flight>,
+pub(in crate::store) struct RowlessCommits {
+    pub(in crate::store) flights: Vec<InFlight>,
     /// No transaction of theirs has an older number.
     pub(in crate::store) number: i64,
     /// When that number was asked for and when the answer came.
-    pub(in crate::store) asked: Span,
+    pub(in crate::store) asked: SnapshotInterval,
     /// When the look-up was sent.
     pub(in crate::store) looked: u64,
 }
@@ -330,12 +338,12 @@ pub(in crate::store) struct Rowless {
 /// Reports what a look-up saw of tokens without a row: those that are visible and new are `stored`, the
 /// others `rejected`.
 pub(in crate::store) fn settle_rowless(
-    rowless: Rowless,
+    rowless: RowlessCommits,
     counts: &HashMap<String, i64>,
-    sent: &Sent,
+    sent: &InFlightLog,
     not_visible: &Arc<Detail>,
 ) {
-    let Rowless {
+    let RowlessCommits {
         flights,
         asked,
         looked,
@@ -343,7 +351,7 @@ pub(in crate::store) fn settle_rowless(
     } = rowless;
     let rows = ours(&flights, asked, counts, sent, looked);
     let mut rows = rows.unwrap_or_default();
-    let mut batch = Batch::default();
+    let mut batch = OutcomeBatch::default();
     let mut open = Vec::new();
     for flight in flights {
         let (status, detail) = match rows.get_mut(flight.token.as_str()) {
@@ -378,18 +386,22 @@ pub(in crate::store) fn tell(in_doubt: usize, stored: usize, absent: usize) {
 
 /// Reports what is in the table as stored and what cannot be told as unknown, and gives the rest
 /// back, which is certainly not stored; equal values are interchangeable.
-pub(in crate::store) fn settle(doubt: Doubt, found: Found, sent: &Sent) -> Vec<Flight> {
+pub(in crate::store) fn settle(
+    doubt: InDoubtSet,
+    found: Resolution,
+    sent: &InFlightLog,
+) -> Vec<InFlight> {
     let in_doubt = doubt.flights.len();
     let mut rows = match found {
-        Found::Rows(rows) => rows,
-        Found::Unprovable(reason) => {
+        Resolution::Rows(rows) => rows,
+        Resolution::Unprovable(reason) => {
             tracing::warn!(tokens = in_doubt, reason, "the doubt remains");
             tell(in_doubt, 0, 0);
             give_up(doubt.flights, sent, &reason, doubt.farewell);
             return Vec::new();
         }
     };
-    let mut batch = Batch::default();
+    let mut batch = OutcomeBatch::default();
     let mut absent = Vec::new();
     let mut open = Vec::new();
     for flight in doubt.flights {
@@ -429,17 +441,17 @@ mod tests {
 
     #[test]
     fn rows_of_others_are_taken_off_as_far_as_they_are_known() {
-        let rows = |stored, open| Rows { stored, open };
+        let rows = |stored, open| FoundRows { stored, open };
         // Alone with its value.
-        assert_eq!(Rows::of(1, 0, (0, 0)), rows(0, 0));
-        assert_eq!(Rows::of(1, 1, (0, 0)), rows(1, 0));
+        assert_eq!(FoundRows::of(1, 0, (0, 0)), rows(0, 0));
+        assert_eq!(FoundRows::of(1, 1, (0, 0)), rows(1, 0));
         // Others stored it too, for certain.
-        assert_eq!(Rows::of(2, 3, (2, 2)), rows(1, 0));
+        assert_eq!(FoundRows::of(2, 3, (2, 2)), rows(1, 0));
         // Perhaps: one row may be anybody's, but no row is nobody's and two are one of each.
-        assert_eq!(Rows::of(1, 1, (0, 1)), rows(0, 1));
-        assert_eq!(Rows::of(1, 0, (0, 1)), rows(0, 0));
-        assert_eq!(Rows::of(1, 2, (0, 1)), rows(1, 0));
+        assert_eq!(FoundRows::of(1, 1, (0, 1)), rows(0, 1));
+        assert_eq!(FoundRows::of(1, 0, (0, 1)), rows(0, 0));
+        assert_eq!(FoundRows::of(1, 2, (0, 1)), rows(1, 0));
         // Fewer than others stored: rows were taken away.
-        assert_eq!(Rows::of(1, 0, (1, 1)), rows(0, 1));
+        assert_eq!(FoundRows::of(1, 0, (1, 1)), rows(0, 1));
     }
 }

@@ -20,9 +20,9 @@ const MOST: usize = 1 << 20;
 const MOST_RECENT: usize = 256;
 
 /// Shared by the connections of a store.
-pub(crate) struct Sent {
+pub(crate) struct InFlightLog {
     hasher: RandomState,
-    book: Mutex<Book>,
+    book: Mutex<InFlightState>,
     /// How many stored tokens are remembered.
     most: usize,
     /// The tokens that were stored last, over all connections: while one of them is missing in the table,
@@ -31,15 +31,15 @@ pub(crate) struct Sent {
 }
 
 #[derive(Default)]
-struct Book {
+struct InFlightState {
     clock: u64,
     in_flight: HashMap<u64, u32>,
-    stored: VecDeque<Stored>,
+    stored: VecDeque<RecentlyStored>,
     /// When the last one that is no longer remembered was stored.
     forgotten: u64,
 }
 
-struct Stored {
+struct RecentlyStored {
     hash: u64,
     sent: u64,
     known: u64,
@@ -47,14 +47,14 @@ struct Stored {
 
 /// Between these two moments the server looked at its clock.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Span {
+pub(crate) struct SnapshotInterval {
     /// Nothing of before is newer.
     pub(crate) from: u64,
     /// Whatever was sent after is newer.
     pub(crate) to: u64,
 }
 
-impl Sent {
+impl InFlightLog {
     /// Of a store with so many connections at most.
     pub(crate) fn of(connections: usize) -> Self {
         Self {
@@ -90,7 +90,7 @@ impl Sent {
             {
                 book.forgotten = first.known;
             }
-            book.stored.push_back(Stored { hash, sent, known });
+            book.stored.push_back(RecentlyStored { hash, sent, known });
         }
     }
 
@@ -131,7 +131,7 @@ impl Sent {
     pub(crate) fn stored_since(
         &self,
         value: &str,
-        horizon: Span,
+        horizon: SnapshotInterval,
         looked: u64,
     ) -> Option<(u32, u32)> {
         let hash = self.hash(value);
@@ -156,12 +156,12 @@ impl Sent {
         self.hasher.hash_one(value)
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
+    fn book(&self) -> MutexGuard<'_, InFlightState> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Book {
+impl InFlightState {
     fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
@@ -172,15 +172,15 @@ impl Book {
 mod tests {
     use super::*;
 
-    fn span(sent: &Sent) -> Span {
+    fn span(sent: &InFlightLog) -> SnapshotInterval {
         let from = sent.mark();
         let to = sent.mark();
-        Span { from, to }
+        SnapshotInterval { from, to }
     }
 
     #[test]
     fn equal_values_are_counted_since_a_horizon() {
-        let sent = Sent::of(1);
+        let sent = InFlightLog::of(1);
         let first = span(&sent);
         let moments = [0; 3].map(|_| sent.sending("aa"));
         sent.landed("aa", moments[0], true);
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn what_became_known_during_the_look_up_may_be_seen_or_not() {
-        let sent = Sent::of(1);
+        let sent = InFlightLog::of(1);
         let horizon = span(&sent);
         let moment = sent.sending("aa");
         let looked = sent.mark();
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn what_is_too_long_ago_is_not_guessed() {
-        let sent = Sent::of(1);
+        let sent = InFlightLog::of(1);
         let horizon = span(&sent);
         for _ in 0..=MOST_EACH {
             let moment = sent.sending("aa");
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(sent.stored_since("aa", horizon, looked), None);
         assert_eq!(sent.book().stored.len(), MOST_EACH);
         // More connections take longer to come round.
-        assert_eq!(Sent::of(100).most, 100 * MOST_EACH);
-        assert_eq!(Sent::of(10_000).most, MOST);
+        assert_eq!(InFlightLog::of(100).most, 100 * MOST_EACH);
+        assert_eq!(InFlightLog::of(10_000).most, MOST);
     }
 }

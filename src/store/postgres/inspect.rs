@@ -9,12 +9,12 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Row};
 
 use crate::error::Fault;
-use crate::error::probe::Finding;
-use crate::store::Options;
+use crate::error::probe::ProbeResult;
+use crate::store::StoreOptions;
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::catalog::Catalog;
-use crate::store::postgres::connection::Link;
-use crate::store::postgres::connector::{Aim, Connector};
+use crate::store::postgres::connection::Connection;
+use crate::store::postgres::connector::{ConnectPurpose, Connector};
 use crate::store::postgres::{Address, Host};
 
 /// Asks what the server is, how the connection came to it, and what it makes of a commit. What a
@@ -56,10 +56,13 @@ const NAMED: usize = 3;
 
 /// Connects to the server and looks around: the database, the table, its commits, its connections. What
 /// cannot be looked at is left out.
-pub(in crate::store) async fn inspect(address: &Address, options: &Options) -> Vec<Finding> {
+pub(in crate::store) async fn inspect(
+    address: &Address,
+    options: &StoreOptions,
+) -> Vec<ProbeResult> {
     let reached = match Connector::new(address, options) {
         Ok(connector) => connector
-            .reach(Aim::Inspect)
+            .reach(ConnectPurpose::Inspect)
             .await
             .map(|it| (connector, it)),
         Err(fault) => Err(fault),
@@ -68,7 +71,7 @@ pub(in crate::store) async fn inspect(address: &Address, options: &Options) -> V
         Ok(reached) => reached,
         Err(fault) => {
             let place = place(address, &address.hosts);
-            return vec![Finding::fault("database", &place, fault)];
+            return vec![ProbeResult::fault("database", &place, fault)];
         }
     };
     let inspection = Inspection {
@@ -94,12 +97,12 @@ struct Inspection<'a> {
     pooled: bool,
     place: String,
     connector: &'a Connector,
-    link: &'a Link,
-    options: &'a Options,
+    link: &'a Connection,
+    options: &'a StoreOptions,
 }
 
 impl Inspection<'_> {
-    async fn run(&self) -> Vec<Finding> {
+    async fn run(&self) -> Vec<ProbeResult> {
         let server = self.in_time(async {
             let rows = self.link.client.query_typed(SERVER, &[]).await?;
             let left = self.link.client.query_typed(LEFT, &[]).await;
@@ -108,7 +111,7 @@ impl Inspection<'_> {
         let (server, left) = match server.await {
             Ok((Some(server), left)) => (server, left),
             Ok((None, _)) => return Vec::new(),
-            Err(fault) => return vec![Finding::fault("database", &self.place, fault)],
+            Err(fault) => return vec![ProbeResult::fault("database", &self.place, fault)],
         };
         // Last, for it may wait for a lock, and whatever is asked later would wait too.
         let table = self.table().await;
@@ -131,7 +134,7 @@ impl Inspection<'_> {
         }
     }
 
-    fn database(&self, server: &Row) -> Finding {
+    fn database(&self, server: &Row) -> ProbeResult {
         let version: String = server.try_get(0).unwrap_or_default();
         // Distributions put their own behind it.
         let version = version.split(' ').next().unwrap_or_default();
@@ -145,34 +148,34 @@ impl Inspection<'_> {
             None => String::from("no TLS"),
         };
         let place = &self.place;
-        Finding::fine(
+        ProbeResult::fine(
             "database",
             format!("{place}  PostgreSQL {version}, {how}, primary"),
         )
     }
 
-    async fn table(&self) -> Vec<Finding> {
+    async fn table(&self) -> Vec<ProbeResult> {
         const WHAT: &str = "table";
-        let Options { table, column, .. } = self.options;
+        let StoreOptions { table, column, .. } = self.options;
         let place = format!("{table}.{column}");
         match self.look().await {
-            Err(fault) => vec![Finding::fault(WHAT, &place, fault)],
+            Err(fault) => vec![ProbeResult::fault(WHAT, &place, fault)],
             Ok((catalog, constraints)) => {
                 let mut findings = vec![self.rights(&place, &catalog, &constraints)];
                 let warnings = catalog.durability_warning();
-                findings.extend(warnings.map(|words| Finding::warning(WHAT, words)));
+                findings.extend(warnings.map(|words| ProbeResult::warning(WHAT, words)));
                 findings
             }
         }
     }
 
     /// What the role may do, and what a lost connection would leave.
-    fn rights(&self, place: &str, catalog: &Catalog, constraints: &str) -> Finding {
+    fn rights(&self, place: &str, catalog: &Catalog, constraints: &str) -> ProbeResult {
         const WHAT: &str = "table";
         let column = quote_identifier(&self.options.column);
         if !catalog.may_look() {
             let grant = self.connector.grant(&format!("SELECT ({column}, xmin)"));
-            return Finding::warning(
+            return ProbeResult::warning(
                 WHAT,
                 format!(
                     "{place}  INSERT yes, SELECT no{constraints}: tokens that a lost connection \
@@ -181,11 +184,11 @@ impl Inspection<'_> {
             );
         }
         match catalog.obscured_by() {
-            None => Finding::fine(
+            None => ProbeResult::fine(
                 WHAT,
                 format!("{place}  INSERT yes, SELECT yes{constraints}"),
             ),
-            Some(why) => Finding::warning(
+            Some(why) => ProbeResult::warning(
                 WHAT,
                 format!(
                     "{place}  INSERT yes, SELECT yes{constraints}: {why}, so tokens that a lost \
@@ -224,11 +227,11 @@ impl Inspection<'_> {
         Ok((catalog, words))
     }
 
-    fn limit(&self, left: Option<&Row>) -> Finding {
+    fn limit(&self, left: Option<&Row>) -> ProbeResult {
         const WHAT: &str = "limit";
         if self.pooled {
             let words = "connections are the pooler's to give: its max_client_conn counts";
-            return Finding::fine(WHAT, words);
+            return ProbeResult::fine(WHAT, words);
         }
         let get = |at| left.and_then(|row| row.try_get::<_, Option<i64>>(at).ok().flatten());
         let Address { user, name, .. } = &self.connector.address;
@@ -241,7 +244,7 @@ impl Inspection<'_> {
             .into_iter()
             .filter_map(|(left, name)| Some((left?, name)));
         let Some((left, name)) = limits.min_by_key(|(left, _)| *left) else {
-            return Finding::warning(
+            return ProbeResult::warning(
                 WHAT,
                 "the server does not say how many connections are free",
             );
@@ -253,9 +256,9 @@ impl Inspection<'_> {
             } else {
                 "connections"
             };
-            return Finding::fine(WHAT, format!("{wanted} {connections} of {left} free"));
+            return ProbeResult::fine(WHAT, format!("{wanted} {connections} of {left} free"));
         }
-        Finding::warning(
+        ProbeResult::warning(
             WHAT,
             format!(
                 "{left} free, and a run takes up to {wanted}: it would make do with fewer; raise \
@@ -267,31 +270,31 @@ impl Inspection<'_> {
 }
 
 /// What the server's log shows of tokens.
-fn log(server: &Row) -> Option<Finding> {
+fn log(server: &Row) -> Option<ProbeResult> {
     let logs_parameters = server.try_get(5).unwrap_or(false);
     logs_parameters.then(|| {
         let words = "the server logs the parameters of statements: tokens are in its log; set \
                      log_parameter_max_length and log_parameter_max_length_on_error to 0";
-        Finding::warning("log", words)
+        ProbeResult::warning("log", words)
     })
 }
 
-fn commit(server: &Row) -> Finding {
+fn commit(server: &Row) -> ProbeResult {
     const WHAT: &str = "commit";
     if server.try_get(4).unwrap_or(false) {
         let words = "synchronous_standby_names is set and no synchronous standby is connected: every \
                      commit would wait, and a run end after --patience";
-        return Finding::warning(WHAT, words);
+        return ProbeResult::warning(WHAT, words);
     }
     let level: Option<String> = server.try_get(2).unwrap_or_default();
     let level = level.unwrap_or_default();
     if !server.try_get(3).unwrap_or(true) {
         let words = "fsync is off on the server: a power cut may take what was stored; turn it on";
-        return Finding::warning(WHAT, words);
+        return ProbeResult::warning(WHAT, words);
     }
     match level.as_str() {
-        "on" | "remote_apply" => Finding::fine(WHAT, format!("synchronous_commit is {level}")),
-        _ => Finding::warning(
+        "on" | "remote_apply" => ProbeResult::fine(WHAT, format!("synchronous_commit is {level}")),
+        _ => ProbeResult::warning(
             WHAT,
             format!(
                 "synchronous_commit is {level} on the server: a run uses on for its own inserts"

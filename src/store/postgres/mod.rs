@@ -146,7 +146,7 @@ impl FromStr for SslMode {
 
 /// How an address was given, for hints that name what to change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Given {
+pub enum AddressOrigin {
     /// By its parts.
     #[default]
     Parts,
@@ -194,7 +194,7 @@ pub struct Address {
     /// The longest that connecting to one host may take, TLS and authentication included.
     pub connect_timeout: Duration,
     /// How it was given.
-    pub given: Given,
+    pub given: AddressOrigin,
 }
 
 impl Address {
@@ -222,7 +222,7 @@ impl Address {
             load_balance_hosts: false,
             startup_options: None,
             connect_timeout: Self::CONNECT_TIMEOUT,
-            given: Given::Parts,
+            given: AddressOrigin::Parts,
         }
     }
 
@@ -237,8 +237,8 @@ impl Address {
     /// What sets a part of it: `variable`, or `part` in the URL.
     fn set_by(&self, variable: &str, part: &str) -> String {
         match &self.given {
-            Given::Parts => variable.to_owned(),
-            Given::Url(name) => format!("{part} in {name}"),
+            AddressOrigin::Parts => variable.to_owned(),
+            AddressOrigin::Url(name) => format!("{part} in {name}"),
         }
     }
 

@@ -4,9 +4,9 @@
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::error::escape::escape;
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 use crate::runtime::secret::{Secret, SecretFileError};
-use crate::store::postgres::{Address, Given, Host, passfile};
+use crate::store::postgres::{Address, AddressOrigin, Host, passfile};
 
 /// Where the password comes from.
 #[derive(Clone, Debug)]
@@ -70,7 +70,7 @@ impl Address {
                 let text = url.read().map_err(|error| unreadable(&error))?;
                 let now = Self::from_url(text.expose_secret()).map_err(|why| {
                     let file = url.file().unwrap_or_default();
-                    Fault::new(Kind::DbConnect, "the database's password is unknown")
+                    Fault::new(ErrorKind::DbConnect, "the database's password is unknown")
                         .cause(format!("{file} does not hold a valid URL: {why}"))
                         .hint(why.hint)
                         .retryable()
@@ -112,18 +112,18 @@ impl Address {
                 .map(|file| format!("`{}`", escape(&file.to_string_lossy()))),
         };
         match (&self.given, file) {
-            (Given::Parts, Some(file)) => format!("DB_USER and the password in {file}"),
-            (Given::Parts, None) => "DB_USER and DB_PASS (or DB_PASS_FILE)".to_owned(),
-            (Given::Url(name), Some(file)) => {
+            (AddressOrigin::Parts, Some(file)) => format!("DB_USER and the password in {file}"),
+            (AddressOrigin::Parts, None) => "DB_USER and DB_PASS (or DB_PASS_FILE)".to_owned(),
+            (AddressOrigin::Url(name), Some(file)) => {
                 format!("the user in {name} and the password in {file}")
             }
-            (Given::Url(name), None) => format!("user and password in {name}"),
+            (AddressOrigin::Url(name), None) => format!("user and password in {name}"),
         }
     }
 }
 
 fn unreadable(error: &SecretFileError) -> Fault {
-    Fault::new(Kind::DbConnect, "the database's password is unknown")
+    Fault::new(ErrorKind::DbConnect, "the database's password is unknown")
         .cause(format!("{error}: {}", error.cause))
         .hint(SecretFileError::HINT)
         .retryable()

@@ -4,7 +4,7 @@
 //! the server has no more. A lane that is lost just ends while others work; only when none is left
 //! does the foreman reconnect, so that a restarting server meets one knocking client and not many.
 
-use crate::store::postgres::shared::Shared;
+use crate::store::postgres::shared::PoolShared;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,19 +13,19 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 use crate::pipeline::token::{Detail, Status};
 use crate::store::postgres::connect_error::{is_denied, is_wrong_password};
-use crate::store::postgres::connection::{Backend, Driver, Link};
+use crate::store::postgres::connection::{Backend, Connection, DriverTask};
 use crate::store::postgres::connector::Connector;
-use crate::store::postgres::inflight::Sent;
-use crate::store::postgres::progress::Progress;
+use crate::store::postgres::inflight::InFlightLog;
+use crate::store::postgres::progress::ServerProgress;
 use crate::store::postgres::recheck::recheck;
-use crate::store::postgres::retry_set::{End, Left, Start};
+use crate::store::postgres::retry_set::{CloseReason, SharedOrphans, WriterStart};
 use crate::store::postgres::stall_monitor::watch;
 use crate::store::postgres::{Address, writer};
-use crate::store::queue::{Queue, Taker, Verdict};
-use crate::store::{Later, Options};
+use crate::store::queue::{ConsumerGuard, Queue, StoreEnd};
+use crate::store::{BackendFuture, StoreOptions};
 
 /// How many waiting tokens are worth one more connection.
 const BACKLOG_PER_LANE: usize = 32;
@@ -39,7 +39,7 @@ const SAID_AGAIN: Duration = Duration::from_secs(10);
 /// The connections of a store.
 pub(crate) struct Pool {
     foreman: JoinHandle<()>,
-    shared: Arc<Shared>,
+    shared: Arc<PoolShared>,
     horizon: i64,
     /// The first connection's backend.
     backend: Option<Backend>,
@@ -49,29 +49,29 @@ impl Pool {
     /// Makes the first connection and looks around.
     pub(crate) async fn open(
         address: &Address,
-        options: &Options,
+        options: &StoreOptions,
         queue: &Arc<Queue>,
     ) -> Result<Self, Fault> {
         let connector = Connector::new(address, options)?;
         let (link, lookup, catalog) = tokio::select! {
             biased;
             () = queue.halt.stopping().cancelled() => Err(Fault::new(
-                Kind::DbConnect,
+                ErrorKind::DbConnect,
                 "the run was stopped before the database answered",
             )),
             first = connector.first_link() => first,
         }?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PoolShared {
             connector,
             queue: Arc::clone(queue),
-            sent: Sent::of(options.connections),
+            sent: InFlightLog::of(options.connections),
             dry_run: options.dry_run,
             pipeline: options.pipeline.map(|most| most.max(1)),
             statement_timeout: options.statement_timeout,
             lookup,
             room: catalog.room(),
             catalog,
-            progress: Progress::new(),
+            progress: ServerProgress::new(),
             unconfirmed: OnceLock::new(),
             gives_up: CancellationToken::new(),
             connections: options.connections.max(1),
@@ -80,7 +80,7 @@ impl Pool {
         for words in shared.catalog.warnings() {
             tracing::warn!("{words}");
         }
-        let start = Start {
+        let start = WriterStart {
             link,
             since: 0,
             chunk: None,
@@ -95,7 +95,7 @@ impl Pool {
     }
 }
 
-impl super::super::Backend for Pool {
+impl crate::store::StoreBackend for Pool {
     fn horizon(&self) -> Option<i64> {
         Some(self.horizon)
     }
@@ -108,25 +108,25 @@ impl super::super::Backend for Pool {
         &'a self,
         values: &'a [String],
         horizon: Option<i64>,
-    ) -> Later<'a, Result<HashMap<String, u64>, Fault>> {
+    ) -> BackendFuture<'a, Result<HashMap<String, u64>, Fault>> {
         let own = self.backend.as_ref();
         Box::pin(recheck(&self.shared, own, values, horizon))
     }
 
-    fn join(self: Box<Self>) -> Later<'static, ()> {
+    fn join(self: Box<Self>) -> BackendFuture<'static, ()> {
         Box::pin(async {
             let _ = self.foreman.await;
         })
     }
 }
 
-async fn foreman(shared: Arc<Shared>, first: Start, expected: u64) {
+async fn foreman(shared: Arc<PoolShared>, first: WriterStart, expected: u64) {
     let queue = &shared.queue;
-    let _taker = Taker(Arc::clone(queue));
-    let _watch = Driver(tokio::spawn(watch(Arc::clone(&shared))));
+    let _taker = ConsumerGuard(Arc::clone(queue));
+    let _watch = DriverTask(tokio::spawn(watch(Arc::clone(&shared))));
     let mut lanes = JoinSet::new();
     let mut full_until = None;
-    let mut left = Left::default();
+    let mut left = SharedOrphans::default();
     lanes.spawn(writer::run(Arc::clone(&shared), Some(first)));
     // To a far server they take as long as the first answer of the source.
     grow(
@@ -144,13 +144,13 @@ async fn foreman(shared: Arc<Shared>, first: Start, expected: u64) {
             }
             Some(end) = lanes.join_next() => {
                 match end {
-                    Ok(End::Lost(remains)) => left.add(*remains),
+                    Ok(CloseReason::Lost(remains)) => left.add(*remains),
                     // A lane that panicked has reported its tokens while it unwound.
                     Err(_) => {}
-                    Ok(End::Unconnected) => full_until = Some(Instant::now() + FULL),
-                    Ok(End::Finished) => {
+                    Ok(CloseReason::Unconnected) => full_until = Some(Instant::now() + FULL),
+                    Ok(CloseReason::Finished) => {
                         while let Some(end) = lanes.join_next().await {
-                            if let Ok(End::Lost(remains)) = end {
+                            if let Ok(CloseReason::Lost(remains)) = end {
                                 left.add(*remains);
                             }
                         }
@@ -163,14 +163,14 @@ async fn foreman(shared: Arc<Shared>, first: Start, expected: u64) {
                 let mut outage = Instant::now();
                 while lanes.is_empty() || !left.is_empty() {
                     match recover(&shared, &mut left, lanes.is_empty(), &mut outage).await {
-                        Recovered::Link(start) => {
+                        RecoveryOutcome::Link(start) => {
                             full_until = None;
                             lanes.spawn(writer::run(Arc::clone(&shared), Some(*start)));
                             grow(&shared, &mut lanes, queue.pending());
                         }
-                        Recovered::GaveUp if lanes.is_empty() => return,
+                        RecoveryOutcome::GaveUp if lanes.is_empty() => return,
                         // What was lost meanwhile is part of the same outage.
-                        Recovered::GaveUp => left.gather(&mut lanes),
+                        RecoveryOutcome::GaveUp => left.gather(&mut lanes),
                     }
                 }
             }
@@ -179,16 +179,16 @@ async fn foreman(shared: Arc<Shared>, first: Start, expected: u64) {
 }
 
 /// Adds lanes where so many tokens are worth it.
-fn grow(shared: &Arc<Shared>, lanes: &mut JoinSet<End>, backlog: usize) {
+fn grow(shared: &Arc<PoolShared>, lanes: &mut JoinSet<CloseReason>, backlog: usize) {
     let wanted = (backlog / BACKLOG_PER_LANE).clamp(1, shared.connections);
     while lanes.len() < wanted {
         lanes.spawn(writer::run(Arc::clone(shared), None));
     }
 }
 
-enum Recovered {
+enum RecoveryOutcome {
     /// A connection that begins with what was left.
-    Link(Box<Start>),
+    Link(Box<WriterStart>),
     /// There is none to be had; what was left is accounted for.
     GaveUp,
 }
@@ -197,11 +197,11 @@ enum Recovered {
 /// waits until there is something to send. Where the store has come to its end, everything in the
 /// queue is reported. Patience counts from `outage` on.
 async fn recover(
-    shared: &Shared,
-    left: &mut Left,
+    shared: &PoolShared,
+    left: &mut SharedOrphans,
     is_last: bool,
     outage: &mut Instant,
-) -> Recovered {
+) -> RecoveryOutcome {
     let queue = &shared.queue;
     let mut chunk = None;
     if left.is_empty() {
@@ -212,11 +212,11 @@ async fn recover(
         }
         match &chunk {
             Some(next) => queue.taken(next),
-            None => return Recovered::GaveUp,
+            None => return RecoveryOutcome::GaveUp,
         }
     }
     match reconnect(shared, left, *outage).await {
-        Ok((link, since)) => Recovered::Link(Box::new(Start {
+        Ok((link, since)) => RecoveryOutcome::Link(Box::new(WriterStart {
             link,
             since,
             chunk,
@@ -247,7 +247,7 @@ async fn recover(
                     queue.taken(&chunk);
                 }
             }
-            Recovered::GaveUp
+            RecoveryOutcome::GaveUp
         }
     }
 }
@@ -255,10 +255,10 @@ async fn recover(
 /// Knocks until the server lets it in and every doubt is resolved, for as long as patience lasts.
 /// `Err(None)` where the run is being stopped.
 async fn reconnect(
-    shared: &Shared,
-    left: &mut Left,
+    shared: &PoolShared,
+    left: &mut SharedOrphans,
     outage: Instant,
-) -> Result<(Link, u64), Option<Fault>> {
+) -> Result<(Connection, u64), Option<Fault>> {
     let halt = &shared.queue.halt;
     let mut pause = FIRST_PAUSE;
     let mut said: Option<Instant> = None;
@@ -302,7 +302,7 @@ async fn reconnect(
                         return Ok((link, since));
                     }
                 }
-                Fault::new(Kind::DbConnect, "the connection was lost again")
+                Fault::new(ErrorKind::DbConnect, "the connection was lost again")
             }
             Err(fault) => fault,
         };
@@ -336,18 +336,18 @@ async fn reconnect(
 }
 
 /// What is left becomes this where no connection was to be had within `patience`.
-pub(in super::super) fn gone(fault: Fault, patience: Duration) -> Verdict {
+pub(in super::super) fn gone(fault: Fault, patience: Duration) -> StoreEnd {
     if is_denied(&fault) {
-        Verdict {
+        StoreEnd {
             status: Status::NotAttempted,
             detail: Detail::reason("the database refused the run"),
             fault,
         }
     } else {
-        Verdict {
+        StoreEnd {
             status: Status::Failed,
             detail: Detail::reason(match fault.kind {
-                Kind::DbDenied { .. } => "the database takes no writes",
+                ErrorKind::DbDenied { .. } => "the database takes no writes",
                 _ => "the database could not be reached",
             }),
             fault: lost(fault, patience),
@@ -358,9 +358,9 @@ pub(in super::super) fn gone(fault: Fault, patience: Duration) -> Verdict {
 fn lost(fault: Fault, patience: Duration) -> Fault {
     let patience = humantime::format_duration(patience);
     let mut lost = Fault::new(
-        Kind::DbConnect,
+        ErrorKind::DbConnect,
         match fault.kind {
-            Kind::DbDenied { .. } => {
+            ErrorKind::DbDenied { .. } => {
                 format!("the database takes no writes any more, and did not within {patience}")
             }
             _ => format!(

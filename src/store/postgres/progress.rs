@@ -11,16 +11,16 @@ use tokio::time::Instant;
 const DENIALS: u32 = 100;
 
 /// How a server gets on with a run. Times are milliseconds since its start; 0 means never.
-pub(super) struct Progress {
+pub(super) struct ServerProgress {
     pub(super) start: Instant,
     pub(super) answered: AtomicU64,
     pub(super) stored: AtomicU64,
     pub(super) unconfirmed_since: AtomicU64,
     pub(super) denials: AtomicU32,
-    pub(super) wait: Mutex<Option<Wait>>,
+    pub(super) wait: Mutex<Option<WaitReason>>,
 }
 
-impl Progress {
+impl ServerProgress {
     pub(super) fn new() -> Self {
         Self {
             start: Instant::now(),
@@ -34,14 +34,14 @@ impl Progress {
 
     /// What INSERTs wait for, as a clause; `None` while the server answers.
     pub(super) fn waits_for(&self) -> Option<&'static str> {
-        self.wait().map(Wait::words)
+        self.wait().map(WaitReason::words)
     }
 
-    pub(super) fn wait(&self) -> Option<Wait> {
+    pub(super) fn wait(&self) -> Option<WaitReason> {
         *self.wait.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set_wait(&self, wait: Option<Wait>) {
+    pub(super) fn set_wait(&self, wait: Option<WaitReason>) {
         *self.wait.lock().unwrap_or_else(PoisonError::into_inner) = wait;
     }
 
@@ -100,12 +100,12 @@ impl Progress {
 
 /// What INSERTs wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wait {
+pub(super) enum WaitReason {
     Standby,
     Lock,
 }
 
-impl Wait {
+impl WaitReason {
     pub(super) fn words(self) -> &'static str {
         match self {
             Self::Standby => "commits wait for a synchronous standby",
@@ -120,8 +120,8 @@ mod tests {
 
     #[test]
     fn run_ends_at_a_denial_of_all_or_at_many_in_a_row() {
-        assert!(Progress::new().denied(true));
-        let progress = Progress::new();
+        assert!(ServerProgress::new().denied(true));
+        let progress = ServerProgress::new();
         assert!((1..DENIALS).all(|_| !progress.denied(false)));
         progress.stored();
         assert!((1..DENIALS).all(|_| !progress.denied(false)));
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn confirmation_ends_the_wait_for_a_standby() {
-        let progress = Progress::new();
+        let progress = ServerProgress::new();
         assert_eq!(progress.since(&progress.unconfirmed_since), None);
         progress.unconfirmed(Instant::now());
         assert!(progress.since(&progress.unconfirmed_since).is_some());

@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::Error;
 
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 use crate::store::cannot_look;
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::classify::is_error;
-use crate::store::postgres::connection::{Backend, Fenced, Link};
+use crate::store::postgres::connection::{Backend, Connection, FenceResult};
 use crate::store::postgres::in_doubt::{FENCE, GLANCE, UNCONFIRMED};
-use crate::store::postgres::shared::Shared;
+use crate::store::postgres::shared::PoolShared;
 
 /// So many values are looked up at a time.
 const AT_A_TIME: usize = 5_000;
@@ -19,7 +19,7 @@ const AT_A_TIME: usize = 5_000;
 /// Ends whatever connections of the run are left but `own`, then counts the rows of each value.
 /// Refuses on a table where a look-up proves nothing.
 pub(super) async fn recheck(
-    shared: &Shared,
+    shared: &PoolShared,
     own: Option<&Backend>,
     values: &[String],
     horizon: Option<i64>,
@@ -52,13 +52,13 @@ pub(super) async fn recheck(
     // The fence is given up by itself; only a server that stopped responding keeps it longer.
     let ended = timeout(FENCE + lookup.answers_within, ended).await;
     match ended.map_err(|_| stopped_responding())?.map_err(refused)? {
-        Fenced::Gone => {}
-        Fenced::Ending => {
+        FenceResult::Gone => {}
+        FenceResult::Ending => {
             return Err(cannot_look(
                 "a connection of the run is left and cannot be ended",
             ));
         }
-        Fenced::Waiting => return Err(cannot_look(UNCONFIRMED)),
+        FenceResult::Waiting => return Err(cannot_look(UNCONFIRMED)),
     }
     for part in values.chunks(AT_A_TIME) {
         let part: Vec<&str> = part.iter().map(String::as_str).collect();
@@ -81,11 +81,11 @@ pub(super) async fn recheck(
     Ok(counts)
 }
 
-async fn fence(link: &Link, application: &str, own: &Backend) -> Result<Fenced, Error> {
+async fn fence(link: &Connection, application: &str, own: &Backend) -> Result<FenceResult, Error> {
     let give_up_at = Instant::now() + FENCE;
     loop {
         match link.end_others(application, own.pid).await? {
-            Fenced::Gone => return Ok(Fenced::Gone),
+            FenceResult::Gone => return Ok(FenceResult::Gone),
             state if Instant::now() >= give_up_at => return Ok(state),
             _ => tokio::time::sleep(GLANCE).await,
         }
@@ -94,7 +94,7 @@ async fn fence(link: &Link, application: &str, own: &Backend) -> Result<Fenced, 
 
 fn stopped_responding() -> Fault {
     Fault::new(
-        Kind::DbConnect,
+        ErrorKind::DbConnect,
         "the database stopped responding while the replay looked up what was stored before",
     )
     .hint("nothing was sent: replay again once it answers")

@@ -12,7 +12,7 @@ use tokio_postgres::Error;
 
 /// What the server answers.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(super) enum ServerReply {
     /// So many rows were inserted.
     Rows(u64),
     /// No later transaction has an older number.
@@ -22,12 +22,14 @@ pub(super) enum Reply {
 }
 
 /// An answer, or why there is none.
-pub(super) type Answer = Result<Reply, Error>;
+pub(super) type ReplyResult = Result<ServerReply, Error>;
 
 /// What is still to be answered.
-pub(super) struct Answers<'a>(VecDeque<Pin<Box<dyn Future<Output = Answer> + Send + 'a>>>);
+pub(super) struct PendingReplies<'a>(
+    VecDeque<Pin<Box<dyn Future<Output = ReplyResult> + Send + 'a>>>,
+);
 
-impl<'a> Answers<'a> {
+impl<'a> PendingReplies<'a> {
     /// Room for `count` without growing.
     pub(super) fn with_capacity(count: usize) -> Self {
         Self(VecDeque::with_capacity(count))
@@ -44,7 +46,7 @@ impl<'a> Answers<'a> {
     }
 
     /// Asks, which the first poll of `question` does, and queues for the answer.
-    pub(super) fn ask(&mut self, question: impl Future<Output = Answer> + Send + 'a) {
+    pub(super) fn ask(&mut self, question: impl Future<Output = ReplyResult> + Send + 'a) {
         let mut question = Box::pin(question);
         // Nobody needs to be woken for an answer before it is the foremost.
         let first = question
@@ -57,7 +59,7 @@ impl<'a> Answers<'a> {
     }
 
     /// Waits for the foremost answer; for ever where none is owed. Cancel safe.
-    pub(super) async fn foremost(&mut self) -> Answer {
+    pub(super) async fn foremost(&mut self) -> ReplyResult {
         poll_fn(|cx| match self.0.front_mut() {
             Some(question) => {
                 let answer = ready!(question.as_mut().poll(cx));
@@ -70,7 +72,7 @@ impl<'a> Answers<'a> {
     }
 
     /// The foremost answer, if it is here already.
-    pub(super) fn arrived(&mut self) -> Option<Answer> {
+    pub(super) fn arrived(&mut self) -> Option<ReplyResult> {
         let question = self.0.front_mut()?;
         let polled = question
             .as_mut()
@@ -92,16 +94,16 @@ mod tests {
 
     #[tokio::test]
     async fn answers_come_in_the_order_of_the_questions() {
-        let mut answers = Answers::with_capacity(2);
+        let mut answers = PendingReplies::with_capacity(2);
         let (first, question) = oneshot::channel();
-        answers.ask(async { Ok(Reply::Rows(question.await.unwrap_or(0))) });
-        answers.ask(ready(Ok(Reply::Rows(2))));
+        answers.ask(async { Ok(ServerReply::Rows(question.await.unwrap_or(0))) });
+        answers.ask(ready(Ok(ServerReply::Rows(2))));
         assert_eq!(answers.len(), 2);
         // The second is here, but its turn has not come.
         assert!(answers.arrived().is_none());
         first.send(1).unwrap();
-        assert_eq!(answers.foremost().await.unwrap(), Reply::Rows(1));
-        assert_eq!(answers.arrived().unwrap().unwrap(), Reply::Rows(2));
+        assert_eq!(answers.foremost().await.unwrap(), ServerReply::Rows(1));
+        assert_eq!(answers.arrived().unwrap().unwrap(), ServerReply::Rows(2));
         assert!(answers.is_empty());
     }
 }

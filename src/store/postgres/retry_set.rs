@@ -7,47 +7,47 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::pipeline::token::{Detail, Status};
-use crate::store::outcome_batch::Batch;
-use crate::store::postgres::connection::Link;
-use crate::store::postgres::in_doubt::{self, Doubt, Flight};
-use crate::store::postgres::shared::Shared;
-use crate::store::queue::{Chunk, Job};
+use crate::store::outcome_batch::OutcomeBatch;
+use crate::store::postgres::connection::Connection;
+use crate::store::postgres::in_doubt::{self, InDoubtSet, InFlight};
+use crate::store::postgres::shared::PoolShared;
+use crate::store::queue::{Chunk, StoreJob};
 
 /// So often a token is sent whose connection is then lost: it may be the one that ends it.
 pub(in crate::store) const MOST_LOSSES: u32 = 8;
 
 /// How a lane ended.
-pub(super) enum End {
+pub(super) enum CloseReason {
     /// The queue is closed and empty, or nothing may be waited for. All tokens are accounted for.
     Finished,
     /// The connection was lost; what it leaves has to be dealt with.
-    Lost(Box<Remains>),
+    Lost(Box<Orphans>),
     /// It never had one.
     Unconnected,
 }
 
 /// What a lost lane leaves to others.
 #[derive(Default)]
-pub(super) struct Remains {
+pub(super) struct Orphans {
     /// Tokens that were sent and not answered for.
-    pub(super) doubt: Option<Doubt>,
+    pub(super) doubt: Option<InDoubtSet>,
     /// Tokens that are certainly not stored and wait to be sent again.
-    pub(super) waiting: Vec<Waiting>,
+    pub(super) waiting: Vec<RetryToken>,
 }
 
 /// A token that is certainly not stored and waits to be sent again.
-pub(super) struct Waiting {
+pub(super) struct RetryToken {
     /// When.
     pub(super) due: Instant,
     /// The token.
-    pub(super) flight: Flight,
+    pub(super) flight: InFlight,
     /// Why it was not stored.
     pub(super) detail: Arc<Detail>,
 }
 
-impl Waiting {
+impl RetryToken {
     /// One that waits for nothing but a connection.
-    pub(super) fn now(flight: Flight, detail: Arc<Detail>) -> Self {
+    pub(super) fn now(flight: InFlight, detail: Arc<Detail>) -> Self {
         Self {
             due: Instant::now(),
             flight,
@@ -57,7 +57,7 @@ impl Waiting {
 
     /// Its end where it will not be sent again.
     pub(super) fn fail(self) {
-        let mut batch = Batch::default();
+        let mut batch = OutcomeBatch::default();
         let (job, outcome) = self.flight.land(Status::Failed, Some(self.detail));
         batch.push(&job, outcome);
     }
@@ -65,11 +65,11 @@ impl Waiting {
 
 /// What waits to be sent again of tokens that are certainly not stored, because their connection was
 /// lost; those that were lost too often have come to their end.
-pub(super) fn again(lost: Vec<Flight>) -> Vec<Waiting> {
+pub(super) fn again(lost: Vec<InFlight>) -> Vec<RetryToken> {
     let detail = Detail::reason("the connection was lost before the token was stored");
     let mut waiting = Vec::with_capacity(lost.len());
     for flight in lost {
-        let one = Waiting::now(flight, Arc::clone(&detail));
+        let one = RetryToken::now(flight, Arc::clone(&detail));
         if one.flight.tries < MOST_LOSSES {
             waiting.push(one);
         } else {
@@ -88,20 +88,20 @@ pub(super) async fn until(due: Option<Instant>) {
 }
 
 /// A connection that begins to work, with what was left over from others.
-pub(super) struct Start {
+pub(super) struct WriterStart {
     /// The connection.
-    pub(super) link: Link,
+    pub(super) link: Connection,
     /// The moment before its horizon was asked for.
     pub(super) since: u64,
     /// What it begins with.
     pub(super) chunk: Option<Chunk>,
     /// What waits to be sent again.
-    pub(super) waiting: Vec<Waiting>,
+    pub(super) waiting: Vec<RetryToken>,
 }
 
-impl Start {
+impl WriterStart {
     /// One more connection, where the server has one and it is still wanted.
-    pub(super) async fn extra(shared: &Shared) -> Option<Self> {
+    pub(super) async fn extra(shared: &PoolShared) -> Option<Self> {
         let since = shared.sent.mark();
         let attempt = tokio::select! {
             biased;
@@ -128,23 +128,23 @@ impl Start {
 
 /// What lost lanes left.
 #[derive(Default)]
-pub(super) struct Left {
+pub(super) struct SharedOrphans {
     /// Tokens in doubt, a connection's together.
-    pub(super) doubts: Vec<Doubt>,
+    pub(super) doubts: Vec<InDoubtSet>,
     /// Tokens that wait to be sent again.
-    pub(super) waiting: Vec<Waiting>,
+    pub(super) waiting: Vec<RetryToken>,
 }
 
-impl Left {
-    pub(super) fn add(&mut self, remains: Remains) {
+impl SharedOrphans {
+    pub(super) fn add(&mut self, remains: Orphans) {
         self.doubts.extend(remains.doubt);
         self.waiting.extend(remains.waiting);
     }
 
     /// Takes what those left that are lost by now.
-    pub(super) fn gather(&mut self, lanes: &mut JoinSet<End>) {
+    pub(super) fn gather(&mut self, lanes: &mut JoinSet<CloseReason>) {
         while let Some(end) = lanes.try_join_next() {
-            if let Ok(End::Lost(remains)) = end {
+            if let Ok(CloseReason::Lost(remains)) = end {
                 self.add(*remains);
             }
         }
@@ -155,7 +155,7 @@ impl Left {
     }
 
     /// Whose tokens they are, with repeats.
-    pub(super) fn jobs(&self) -> Vec<Arc<Job>> {
+    pub(super) fn jobs(&self) -> Vec<Arc<StoreJob>> {
         let in_doubt = self.doubts.iter().flat_map(|doubt| &doubt.flights);
         let waiting = self.waiting.iter().map(|waiting| &waiting.flight);
         let flights = in_doubt.chain(waiting);
@@ -163,7 +163,7 @@ impl Left {
     }
 
     /// Accounts for everything without having found out more.
-    pub(super) fn give_up(&mut self, shared: &Shared, reason: &str) {
+    pub(super) fn give_up(&mut self, shared: &PoolShared, reason: &str) {
         for doubt in self.doubts.drain(..) {
             in_doubt::tell(doubt.flights.len(), 0, 0);
             in_doubt::give_up(doubt.flights, &shared.sent, reason, doubt.farewell);
@@ -174,7 +174,7 @@ impl Left {
     }
 
     /// Resolves every doubt over `link`; false where that was lost too.
-    pub(super) async fn resolve(&mut self, shared: &Shared, link: &Link) -> bool {
+    pub(super) async fn resolve(&mut self, shared: &PoolShared, link: &Connection) -> bool {
         // Whoever stops waiting for this leaves every doubt where it is.
         while let Some(doubt) = self.doubts.last() {
             let Ok(found) = in_doubt::examine(doubt, link, &shared.lookup, &shared.sent).await

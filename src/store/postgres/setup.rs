@@ -15,8 +15,8 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Row, SimpleQueryMessage};
 
 use crate::store::postgres::catalog::{self, Catalog};
-use crate::store::postgres::connection::{Cluster, Link, backend_of};
-use crate::store::postgres::connector::{Aim, ConnectError, Connector};
+use crate::store::postgres::connection::{Cluster, Connection, backend_of};
+use crate::store::postgres::connector::{ConnectError, ConnectPurpose, Connector};
 
 /// Asks whether the backend is the connection's own; it then has the mark of its start. Raises
 /// `synchronous_commit` to `on` and `client_min_messages` to `warning` if they are lower, never lowers
@@ -48,13 +48,13 @@ const STARTED: &str = "SELECT extract(epoch FROM backend_start)::text \
      FROM pg_stat_get_activity(pg_backend_pid())";
 
 impl Connector {
-    /// Makes the connection that began with `mark` ready to insert. One for `Aim::Inspect` gets the
+    /// Makes the connection that began with `mark` ready to insert. One for `ConnectPurpose::Inspect` gets the
     /// settings of every session and nothing more.
     pub(super) async fn set_up(
         &self,
-        link: &mut Link,
+        link: &mut Connection,
         mark: &str,
-        aim: Aim,
+        aim: ConnectPurpose,
     ) -> Result<SessionFacts, ConnectError> {
         let timeout = milliseconds(self.statement_timeout).to_string();
         let params = [(&timeout as _, Type::TEXT), (&mark as _, Type::TEXT)];
@@ -71,14 +71,14 @@ impl Connector {
             is_shared: row.try_get(2)?,
             catalog: None,
         };
-        if aim == Aim::Inspect {
+        if aim == ConnectPurpose::Inspect {
             session.is_shared |= !is_direct && self.is_pgpool(link).await;
             return Ok(session);
         }
         link.horizon = row.try_get(6)?;
         self.is_at_table.store(true, Ordering::Relaxed);
         if session.is_shared {
-            if aim == Aim::Look {
+            if aim == ConnectPurpose::Look {
                 session.catalog = Some(self.dry_look(link).await?);
             }
             self.is_at_table.store(false, Ordering::Relaxed);
@@ -91,7 +91,7 @@ impl Connector {
             biased;
             started(link, assumed_role),
             link.client.prepare_typed(&self.insert, &[Type::TEXT]),
-            self.look(link, aim == Aim::Look),
+            self.look(link, aim == ConnectPurpose::Look),
             self.cluster(link),
             async { !is_direct && self.is_pgpool(link).await },
         );
@@ -115,7 +115,7 @@ impl Connector {
     }
 
     /// Looks at the table without preparing anything.
-    pub(super) async fn dry_look(&self, link: &Link) -> Result<Catalog, ConnectError> {
+    pub(super) async fn dry_look(&self, link: &Connection) -> Result<Catalog, ConnectError> {
         let catalog = self.look(link, true).await?.unwrap_or_default();
         self.judge(&catalog).map_err(ConnectError::Table)?;
         // Says what preparing would have said, executes nothing and leaves nothing.
@@ -125,7 +125,7 @@ impl Connector {
         Ok(catalog)
     }
 
-    async fn look(&self, link: &Link, look: bool) -> Result<Option<Catalog>, ConnectError> {
+    async fn look(&self, link: &Connection, look: bool) -> Result<Option<Catalog>, ConnectError> {
         if !look {
             return Ok(None);
         }
@@ -151,7 +151,7 @@ impl Connector {
     /// failover, is not the connection's own. It answers this statement itself; a server logs an error.
     /// So a server is asked only if it sees the connection come from another port, that is through an
     /// address translation or a proxy, and once.
-    async fn is_pgpool(&self, link: &Link) -> bool {
+    async fn is_pgpool(&self, link: &Connection) -> bool {
         let place = link.host.place();
         let known = |map: &HashMap<String, bool>| map.get(&place).copied();
         if let Some(known) = self.pgpools.lock().ok().and_then(|map| known(&map)) {
@@ -171,7 +171,7 @@ impl Connector {
         found
     }
 
-    async fn cluster(&self, link: &Link) -> Cluster {
+    async fn cluster(&self, link: &Connection) -> Cluster {
         if !self.has_several_hosts() {
             return Cluster::Only;
         }
@@ -182,7 +182,7 @@ impl Connector {
 }
 
 /// The answer to [`SET_UP`], if it is that of a PostgreSQL that is supported.
-fn understood(link: &Link, rows: Result<Vec<Row>, Error>) -> Result<Row, ConnectError> {
+fn understood(link: &Connection, rows: Result<Vec<Row>, Error>) -> Result<Row, ConnectError> {
     /// What a server says that lacks a function, a setting, a type or a piece of syntax.
     const LACKS: [&str; 3] = ["42", "0A", "XX"];
     let foreign = |why: String| {
@@ -220,7 +220,7 @@ fn understood(link: &Link, rows: Result<Vec<Row>, Error>) -> Result<Row, Connect
 }
 
 /// When the backend was started, if the role that the session has assumed may not see it.
-async fn started(link: &Link, assumed_role: bool) -> Result<Option<String>, Error> {
+async fn started(link: &Connection, assumed_role: bool) -> Result<Option<String>, Error> {
     if !assumed_role {
         return Ok(None);
     }

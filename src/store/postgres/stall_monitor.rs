@@ -8,12 +8,12 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::Error;
 use tokio_postgres::types::Type;
 
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 use crate::pipeline::token::{Detail, Status};
-use crate::store::postgres::connector::Aim;
-use crate::store::postgres::progress::Wait;
-use crate::store::postgres::shared::Shared;
-use crate::store::queue::Verdict;
+use crate::store::postgres::connector::ConnectPurpose;
+use crate::store::postgres::progress::WaitReason;
+use crate::store::postgres::shared::PoolShared;
+use crate::store::queue::StoreEnd;
 
 /// How often the server's progress is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ const WAITS: &str = "SELECT wait_event_type, wait_event FROM pg_stat_activity \
 
 /// Watches the server until the run ends: says what is waited for, and gives the run up if no commit is
 /// confirmed for as long as `patience` lasts.
-pub(super) async fn watch(shared: Arc<Shared>) {
+pub(super) async fn watch(shared: Arc<PoolShared>) {
     let progress = &shared.progress;
     let tick = TICK.min(shared.patience / 4).max(LEAST / 5);
     let silence = SILENCE.min(shared.patience / 2).max(LEAST);
@@ -52,7 +52,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
         if is_silent && asked.is_none_or(|at| at.elapsed() >= silence) {
             asked = Some(Instant::now());
             let wait = ask(&shared).await;
-            if wait == Some(Wait::Standby) {
+            if wait == Some(WaitReason::Standby) {
                 progress.waits_for_standby();
             }
             progress.set_wait(wait);
@@ -71,8 +71,8 @@ pub(super) async fn watch(shared: Arc<Shared>) {
 }
 
 /// Asks over a connection of its own what the run's INSERTs wait for.
-async fn ask(shared: &Shared) -> Option<Wait> {
-    let (link, _) = shared.connector.reach(Aim::Inspect).await.ok()?;
+async fn ask(shared: &PoolShared) -> Option<WaitReason> {
+    let (link, _) = shared.connector.reach(ConnectPurpose::Inspect).await.ok()?;
     let application = &shared.connector.application;
     let params = [(application as _, Type::TEXT)];
     let rows = timeout(
@@ -88,17 +88,17 @@ async fn ask(shared: &Shared) -> Option<Wait> {
     };
     link.close().await;
     match found?.ok()? {
-        (_, event) if event == "SyncRep" => Some(Wait::Standby),
-        (kind, _) if kind == "Lock" => Some(Wait::Lock),
+        (_, event) if event == "SyncRep" => Some(WaitReason::Standby),
+        (kind, _) if kind == "Lock" => Some(WaitReason::Lock),
         _ => None,
     }
 }
 
 /// Ends the store: no standby confirms its commits.
-fn give_up(shared: &Shared) {
+fn give_up(shared: &PoolShared) {
     let patience = humantime::format_duration(shared.patience);
     let fault = Fault::new(
-        Kind::DbConnect,
+        ErrorKind::DbConnect,
         format!("no commit was confirmed within {patience}"),
     )
     .cause(
@@ -109,7 +109,7 @@ fn give_up(shared: &Shared) {
          are `unknown` may be committed on the primary: replay looks at them again",
     );
     let _ = shared.unconfirmed.set(fault.clone());
-    shared.queue.condemn(Verdict {
+    shared.queue.condemn(StoreEnd {
         status: Status::NotAttempted,
         detail: Detail::reason("commits wait for a synchronous standby"),
         fault,

@@ -23,7 +23,7 @@ use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 use crate::store::postgres::{Address, Host, SslMode, SslNegotiation, TlsVersion};
 
 /// The name of PostgreSQL's protocol for ALPN.
@@ -42,7 +42,7 @@ pub(crate) fn client_config(address: &Address) -> Result<ClientConfig, Fault> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&versions(address))
         .map_err(|error| {
-            Fault::new(Kind::DbConnect, "TLS cannot be used").cause(error.to_string())
+            Fault::new(ErrorKind::DbConnect, "TLS cannot be used").cause(error.to_string())
         })?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
@@ -56,10 +56,11 @@ pub(crate) fn client_config(address: &Address) -> Result<ClientConfig, Fault> {
                 Some(_) => ("sslcert", "sslkey"),
                 None => ("sslkey", "sslcert"),
             };
-            return Err(
-                Fault::new(Kind::DbConnect, format!("{given} is set without {missing}"))
-                    .hint("a client certificate needs both sslcert and sslkey"),
-            );
+            return Err(Fault::new(
+                ErrorKind::DbConnect,
+                format!("{given} is set without {missing}"),
+            )
+            .hint("a client certificate needs both sslcert and sslkey"));
         }
     };
     // A server demands it where no request of PostgreSQL's own came before.
@@ -103,9 +104,9 @@ fn client(cert: &Path, key: &Path, provider: &CryptoProvider) -> Result<SingleCe
     }
 }
 
-fn trust(address: &Address, provider: &Arc<CryptoProvider>) -> Result<Trust, Fault> {
+fn trust(address: &Address, provider: &Arc<CryptoProvider>) -> Result<TrustAnchor, Fault> {
     if address.hosts.iter().all(Host::is_socket) || address.sslmode == SslMode::Disable {
-        return Ok(Trust::Anybody);
+        return Ok(TrustAnchor::Anybody);
     }
     let verifies = matches!(address.sslmode, SslMode::VerifyCa | SslMode::VerifyFull);
     let given = address.sslrootcert.clone().or_else(default_roots);
@@ -113,7 +114,7 @@ fn trust(address: &Address, provider: &Arc<CryptoProvider>) -> Result<Trust, Fau
         Some(word) if word.as_os_str() == "system" => {
             if address.sslmode != SslMode::VerifyFull {
                 return Err(Fault::new(
-                    Kind::DbConnect,
+                    ErrorKind::DbConnect,
                     format!(
                         "sslmode {} is too weak for sslrootcert=system",
                         address.sslmode.as_str()
@@ -136,15 +137,15 @@ fn trust(address: &Address, provider: &Arc<CryptoProvider>) -> Result<Trust, Fau
             (roots, own)
         }
         None if verifies => (system_roots()?, Vec::new()),
-        None => return Ok(Trust::Anybody),
+        None => return Ok(TrustAnchor::Anybody),
     };
     let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
         .build()
         .map_err(|error| {
-            Fault::new(Kind::DbConnect, "the root certificates cannot be used")
+            Fault::new(ErrorKind::DbConnect, "the root certificates cannot be used")
                 .cause(error.to_string())
         })?;
-    Ok(Trust::Authorities {
+    Ok(TrustAnchor::Authorities {
         chain,
         own,
         name: address.sslmode == SslMode::VerifyFull,
@@ -162,7 +163,7 @@ fn system_roots() -> Result<RootCertStore, Fault> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        let mut fault = Fault::new(Kind::DbConnect, "the system has no root certificates")
+        let mut fault = Fault::new(ErrorKind::DbConnect, "the system has no root certificates")
             .hint("install ca-certificates, or set sslrootcert to the file of your authority");
         if let Some(error) = found.errors.first() {
             fault = fault.cause(error.to_string());
@@ -184,7 +185,7 @@ fn certificates(file: &Path, what: &str) -> Result<Vec<CertificateDer<'static>>,
 
 fn unusable(file: &Path, what: &str, error: &dyn std::fmt::Display) -> Fault {
     Fault::new(
-        Kind::DbConnect,
+        ErrorKind::DbConnect,
         format!("{what} cannot be used: {}", file.display()),
     )
     .cause(error.to_string())
@@ -193,7 +194,7 @@ fn unusable(file: &Path, what: &str, error: &dyn std::fmt::Display) -> Fault {
 
 /// Whom to trust.
 #[derive(Debug)]
-enum Trust {
+enum TrustAnchor {
     /// Encryption only.
     Anybody,
     /// Who shows a certificate of these authorities.
@@ -282,7 +283,7 @@ fn name_matches(name: &str, host: &str) -> bool {
 
 #[derive(Debug)]
 struct Verifier {
-    trust: Trust,
+    trust: TrustAnchor,
     provider: Arc<CryptoProvider>,
 }
 
@@ -290,7 +291,7 @@ impl Verifier {
     /// True for a certificate of X.509 version 1, as old recipes make them: good enough where
     /// nobody is verified. Any other one must prove its key, or channel binding would prove nothing.
     fn cannot_read(&self, cert: &CertificateDer<'_>) -> bool {
-        matches!(self.trust, Trust::Anybody) && ParsedCertificate::try_from(cert).is_err()
+        matches!(self.trust, TrustAnchor::Anybody) && ParsedCertificate::try_from(cert).is_err()
     }
 }
 
@@ -303,7 +304,7 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Trust::Authorities { chain, own, name } = &self.trust else {
+        let TrustAnchor::Authorities { chain, own, name } = &self.trust else {
             return Ok(ServerCertVerified::assertion());
         };
         if own.iter().any(|certificate| certificate == end_entity) {

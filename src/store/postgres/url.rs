@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::runtime::secret::Secret;
 use crate::store::postgres::{
-    Address, ChannelBinding, Given, Host, Password, RequireAuth, SslMode, SslNegotiation,
+    Address, AddressOrigin, ChannelBinding, Host, Password, RequireAuth, SslMode, SslNegotiation,
     TargetSession, TlsVersion,
 };
 
@@ -104,8 +104,8 @@ pub(super) fn parse(text: &str) -> Result<Address, UrlError> {
             "write `#` as %23, in a password too",
         ));
     }
-    let split = Split::of(rest)?;
-    let mut parts = Parts::of(&split)?;
+    let split = SplitUrl::of(rest)?;
+    let mut parts = UrlParts::of(&split)?;
     parts.set_all(&split)?;
     parts.build()
 }
@@ -171,7 +171,7 @@ fn scheme_error() -> UrlError {
 }
 
 /// The parts of a URL, still percent-encoded.
-struct Split<'a> {
+struct SplitUrl<'a> {
     /// `user:password`; `None` without an `@` before the hosts.
     login: Option<&'a str>,
     hosts: &'a str,
@@ -179,7 +179,7 @@ struct Split<'a> {
     query: &'a str,
 }
 
-impl<'a> Split<'a> {
+impl<'a> SplitUrl<'a> {
     fn of(rest: &'a str) -> Result<Self, UrlError> {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, name) = rest.split_once('/').unwrap_or((rest, ""));
@@ -307,7 +307,7 @@ fn placeholder(what: &str) -> UrlError {
 }
 
 #[derive(Default)]
-struct Parts {
+struct UrlParts {
     hosts: String,
     ports: Vec<u16>,
     session: Option<TargetSession>,
@@ -329,9 +329,9 @@ struct Parts {
     startup_options: Option<String>,
 }
 
-impl Parts {
+impl UrlParts {
     /// What precedes the parameters.
-    fn of(split: &Split<'_>) -> Result<Self, UrlError> {
+    fn of(split: &SplitUrl<'_>) -> Result<Self, UrlError> {
         let (hosts, ports) = split_hosts(split.hosts)?;
         let login = split.login.unwrap_or_default();
         let (user, password) = match login.split_once(':') {
@@ -353,7 +353,7 @@ impl Parts {
         })
     }
 
-    fn set_all(&mut self, split: &Split<'_>) -> Result<(), UrlError> {
+    fn set_all(&mut self, split: &SplitUrl<'_>) -> Result<(), UrlError> {
         for pair in split.query.split('&') {
             if pair.is_empty() {
                 continue;
@@ -372,7 +372,7 @@ impl Parts {
         Ok(())
     }
 
-    fn set_pair(&mut self, pair: &str, split: &Split<'_>) -> Result<(), UrlError> {
+    fn set_pair(&mut self, pair: &str, split: &SplitUrl<'_>) -> Result<(), UrlError> {
         let (key, value) = pair
             .split_once('=')
             .ok_or_else(|| UrlError::of("a parameter of the URL has no `=`"))?;
@@ -512,7 +512,7 @@ impl Parts {
             load_balance_hosts: self.load_balance_hosts,
             startup_options: self.startup_options,
             connect_timeout: self.connect_timeout.unwrap_or(Address::CONNECT_TIMEOUT),
-            given: Given::Url("the URL".to_owned()),
+            given: AddressOrigin::Url("the URL".to_owned()),
         })
     }
 }

@@ -4,8 +4,8 @@
 //! connection asks, now and then, for the number that the next transaction will have: its horizon.
 
 use crate::pipeline::token::Token;
-use crate::store::postgres::connection::{Backend, Link};
-use crate::store::postgres::inflight::Span;
+use crate::store::postgres::connection::{Backend, Connection};
+use crate::store::postgres::inflight::SnapshotInterval;
 
 /// So many tokens are sent before the horizon moves on.
 const EVERY: u32 = 512;
@@ -14,21 +14,21 @@ const EVERY_WHEN_IDLE: u32 = 64;
 
 /// What a look-up will need to know of a connection.
 #[derive(Clone)]
-pub(in crate::store) struct Horizon {
+pub(in crate::store) struct XidHorizon {
     /// The backend; `None` where a pooler hides it.
     pub(in crate::store) backend: Option<Backend>,
     /// No transaction of what is in flight has an older number.
     pub(in crate::store) number: i64,
     /// When the number was asked for and when the answer came.
-    pub(in crate::store) asked: Span,
+    pub(in crate::store) asked: SnapshotInterval,
     /// The tokens that were acknowledged since: a look-up that misses one of them proves nothing.
     pub(in crate::store) acknowledged: Vec<Token>,
     sent: u32,
 }
 
-impl Horizon {
+impl XidHorizon {
     /// The horizon of a new connection.
-    pub(super) fn new(link: &Link, asked: Span) -> Self {
+    pub(super) fn new(link: &Connection, asked: SnapshotInterval) -> Self {
         Self {
             backend: link.backend().cloned(),
             number: link.horizon(),
@@ -55,7 +55,7 @@ impl Horizon {
     }
 
     /// Moves on; what is answered from now on was sent after the number was asked for.
-    pub(super) fn move_to(&mut self, number: i64, asked: Span) {
+    pub(super) fn move_to(&mut self, number: i64, asked: SnapshotInterval) {
         self.number = number;
         self.asked = asked;
         self.acknowledged.clear();

@@ -17,16 +17,16 @@ use crate::error::Fault;
 use crate::pipeline::channel::OutcomeSender;
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
 use crate::runtime::clock::Clock;
-use crate::runtime::shutdown::Halt;
+use crate::runtime::shutdown::Shutdown;
 use crate::store::coalesce::{Coalesced, Coalescer};
-use crate::store::page_spans::Pages;
+use crate::store::page_spans::PageSpans;
 pub(super) use crate::store::queue::pump::pump;
 
 /// How many outcomes of one job may be booked at a time; bounds what is queued and unread.
 pub(super) const CREDIT: usize = 4096;
 
 /// Why the whole store has ended before its time; what is left gets this status.
-pub(super) struct Verdict {
+pub(super) struct StoreEnd {
     /// What the tokens that are left become.
     pub(super) status: Status,
     /// Why, for each of them.
@@ -36,27 +36,27 @@ pub(super) struct Verdict {
 }
 
 /// What one call of `store` shares with its chunks.
-pub(super) struct Job {
+pub(super) struct StoreJob {
     sender: OutcomeSender<Fault>,
     /// Set by the pump when nothing more of this job may be sent.
     stopping: AtomicBool,
-    verdict: Arc<OnceLock<Verdict>>,
+    verdict: Arc<OnceLock<StoreEnd>>,
     /// Cancelled when the last chunk and the last token in flight have let go of the job.
     done: CancellationToken,
     _done: DropGuard,
     coalescer: Coalescer,
     /// Where somebody wants to hear of them.
-    pages: Option<Pages>,
+    pages: Option<PageSpans>,
 }
 
-impl Drop for Job {
+impl Drop for StoreJob {
     /// Where nobody came to send them, because the runtime is gone.
     fn drop(&mut self) {
         self.send(self.coalescer.take(Instant::now()));
     }
 }
 
-impl Job {
+impl StoreJob {
     fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
@@ -114,7 +114,7 @@ impl Job {
 /// Some tokens of a job, to be sent by whoever takes it.
 pub(super) struct Chunk {
     /// Whose tokens they are.
-    pub(super) job: Arc<Job>,
+    pub(super) job: Arc<StoreJob>,
     tokens: std::vec::IntoIter<Token>,
 }
 
@@ -145,12 +145,12 @@ pub(super) struct Queue {
     /// Where chunks are taken from.
     pub(super) inbox: async_channel::Receiver<Chunk>,
     /// The run's switch.
-    pub(super) halt: Halt,
+    pub(super) halt: Shutdown,
     clock: Arc<dyn Clock>,
     /// Cancelled together with the setting of the verdict.
     over: CancellationToken,
     closed: CancellationToken,
-    verdict: Arc<OnceLock<Verdict>>,
+    verdict: Arc<OnceLock<StoreEnd>>,
     /// Tokens that came and were not yet taken by a connection.
     pending: AtomicUsize,
     more: Notify,
@@ -159,7 +159,7 @@ pub(super) struct Queue {
 
 impl Queue {
     /// An empty queue before `connections` takers.
-    pub(super) fn new(connections: usize, halt: Halt, clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub(super) fn new(connections: usize, halt: Shutdown, clock: Arc<dyn Clock>) -> Arc<Self> {
         let (feed, inbox) = async_channel::bounded((connections * 2).max(4));
         Arc::new(Self {
             feed,
@@ -176,9 +176,13 @@ impl Queue {
     }
 
     /// A job whose outcomes go to `sender`, and are counted in `pages`.
-    pub(super) fn job(&self, sender: OutcomeSender<Fault>, pages: Option<Pages>) -> Arc<Job> {
+    pub(super) fn job(
+        &self,
+        sender: OutcomeSender<Fault>,
+        pages: Option<PageSpans>,
+    ) -> Arc<StoreJob> {
         let done = CancellationToken::new();
-        Arc::new(Job {
+        Arc::new(StoreJob {
             sender,
             stopping: AtomicBool::new(false),
             verdict: Arc::clone(&self.verdict),
@@ -191,7 +195,7 @@ impl Queue {
 
     /// Ends the store for every job; the first verdict counts. Whoever met it tells its own job,
     /// whose tokens may all be sent already.
-    pub(super) fn condemn(&self, verdict: Verdict) {
+    pub(super) fn condemn(&self, verdict: StoreEnd) {
         let _ = self.verdict.set(verdict);
         self.over.cancel();
         self.close();
@@ -258,9 +262,9 @@ impl Queue {
 }
 
 /// Held by who takes chunks; when it is gone, even by a panic, nobody waits for it any more.
-pub(super) struct Taker(pub(super) Arc<Queue>);
+pub(super) struct ConsumerGuard(pub(super) Arc<Queue>);
 
-impl Drop for Taker {
+impl Drop for ConsumerGuard {
     fn drop(&mut self) {
         self.0.close();
         self.0.clear();
@@ -268,9 +272,9 @@ impl Drop for Taker {
 }
 
 /// Held by who feeds the queue; when it is gone, the takers end once the queue is empty.
-pub(super) struct Feeder(pub(super) Arc<Queue>);
+pub(super) struct ProducerGuard(pub(super) Arc<Queue>);
 
-impl Drop for Feeder {
+impl Drop for ProducerGuard {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -279,10 +283,10 @@ impl Drop for Feeder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
+    use crate::error::ErrorKind;
     use crate::pipeline::channel::{OutcomeStream, PageStream, outcomes};
-    use crate::pipeline::token::{Flaw, Page};
-    use crate::runtime::clock::Real;
+    use crate::pipeline::token::{Page, TokenDefect};
+    use crate::runtime::clock::SystemClock;
 
     fn start(queue: &Arc<Queue>, pages: PageStream<Fault>) -> OutcomeStream<Fault> {
         let (sender, stream, stop) = outcomes(CREDIT);
@@ -312,8 +316,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_page_is_cut_for_all_connections_and_flawed_tokens_stay_out() {
-        let queue = Queue::new(2, Halt::new(), Arc::new(Real));
-        let page = Page::from_texts([("aa", None), ("b\tb", Some(Flaw::ControlCharacter))]);
+        let queue = Queue::new(2, Shutdown::new(), Arc::new(SystemClock));
+        let page = Page::from_texts([("aa", None), ("b\tb", Some(TokenDefect::ControlCharacter))]);
         let stream = start(&queue, PageStream::ready([page]));
         let mut chunk = queue.inbox.recv().await.unwrap();
         assert_eq!(chunk.take().unwrap().as_str(), "aa");
@@ -326,7 +330,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_chunk_that_nobody_sends_reports_itself() {
-        let queue = Queue::new(1, Halt::new(), Arc::new(Real));
+        let queue = Queue::new(1, Shutdown::new(), Arc::new(SystemClock));
         let stream = start(&queue, PageStream::ready([page(40)]));
         let mut chunk = queue.inbox.recv().await.unwrap();
         let _taken = chunk.take();
@@ -339,13 +343,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_verdict_reaches_what_is_queued_and_what_still_comes() {
-        let queue = Queue::new(1, Halt::new(), Arc::new(Real));
+        let queue = Queue::new(1, Shutdown::new(), Arc::new(SystemClock));
         let stream = start(&queue, PageStream::ready([page(1000), page(1000)]));
         let chunk = queue.inbox.recv().await.unwrap();
-        queue.condemn(Verdict {
+        queue.condemn(StoreEnd {
             status: Status::Failed,
             detail: Detail::reason("gone"),
-            fault: Fault::new(Kind::DbConnect, "gone"),
+            fault: Fault::new(ErrorKind::DbConnect, "gone"),
         });
         drop(chunk);
         let (all, fault) = collect(stream).await;
@@ -359,8 +363,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_stop_after_the_last_page_still_reaches_the_queue() {
-        let halt = Halt::new();
-        let queue = Queue::new(1, halt.clone(), Arc::new(Real));
+        let halt = Shutdown::new();
+        let queue = Queue::new(1, halt.clone(), Arc::new(SystemClock));
         let stream = start(&queue, PageStream::ready([page(64)]));
         while queue.inbox.len() < 2 {
             tokio::task::yield_now().await;
@@ -373,7 +377,11 @@ mod tests {
 
     #[tokio::test]
     async fn coalesced_outcomes_arrive_when_the_job_is_dropped() {
-        let queue = Queue::new(1, Halt::new(), Arc::new(crate::runtime::clock::Real));
+        let queue = Queue::new(
+            1,
+            Shutdown::new(),
+            Arc::new(crate::runtime::clock::SystemClock),
+        );
         let (sender, mut stream, _stop) = outcomes::<Fault>(CREDIT);
         let job = queue.job(sender, None);
         for text in ["aa", "bb"] {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::channel::PageStream;
 use crate::pipeline::token::{Detail, Outcome, Page, Status, Token};
-use crate::store::queue::{Chunk, Job, Queue};
+use crate::store::queue::{Chunk, Queue, StoreJob};
 
 /// The most tokens in a chunk.
 const LARGEST_CHUNK: usize = 32;
@@ -21,7 +21,7 @@ const LAST_PAGES: Duration = Duration::from_secs(1);
 /// be sent; then reports what still comes as not sent.
 pub(in crate::store) async fn pump(
     queue: Arc<Queue>,
-    job: Arc<Job>,
+    job: Arc<StoreJob>,
     stop: CancellationToken,
     mut pages: PageStream<Fault>,
 ) {
@@ -70,7 +70,7 @@ pub(in crate::store) async fn pump(
 /// `None` where it was interrupted before the pages ended.
 async fn feed(
     queue: &Queue,
-    job: &Arc<Job>,
+    job: &Arc<StoreJob>,
     stop: &CancellationToken,
     pages: &mut PageStream<Fault>,
 ) -> Option<()> {
@@ -122,7 +122,7 @@ async fn feed(
 }
 
 /// Takes `size` tokens off the page; those that no database needs to judge are rejected here.
-fn cut(queue: &Queue, job: &Arc<Job>, page: &mut Page, size: usize) -> Option<Chunk> {
+fn cut(queue: &Queue, job: &Arc<StoreJob>, page: &mut Page, size: usize) -> Option<Chunk> {
     let tokens = page.take(size);
     let (flawed, tokens): (Vec<Token>, Vec<Token>) = if tokens.iter().any(|t| t.flaw().is_some()) {
         tokens.into_iter().partition(|token| token.flaw().is_some())

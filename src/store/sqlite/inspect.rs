@@ -4,13 +4,13 @@
 use std::path::Path;
 
 use crate::error::Fault;
-use crate::error::probe::Finding;
-use crate::store::Options;
+use crate::error::probe::ProbeResult;
+use crate::store::StoreOptions;
 use crate::store::sqlite::open::{existing, look, unusable};
 use crate::store::sqlite::{TableName, insert};
 
 /// Looks at the file and the table.
-pub(in crate::store) fn inspect(path: &Path, options: &Options) -> Vec<Finding> {
+pub(in crate::store) fn inspect(path: &Path, options: &StoreOptions) -> Vec<ProbeResult> {
     let shown = format!("sqlite:{}", path.display());
     let connection = match existing(path).and_then(|connection| {
         // The first thing that is read of it: anything may be called a database.
@@ -19,19 +19,19 @@ pub(in crate::store) fn inspect(path: &Path, options: &Options) -> Vec<Finding> 
         Ok(connection)
     }) {
         Ok(connection) => connection,
-        Err(fault) => return vec![Finding::fault("database", &shown, fault)],
+        Err(fault) => return vec![ProbeResult::fault("database", &shown, fault)],
     };
-    let Options { table, column, .. } = options;
+    let StoreOptions { table, column, .. } = options;
     let place = format!("{table}.{column}");
     let looked = may_insert(&connection, path, table, column);
     let database = format!("{shown}  SQLite {}", rusqlite::version());
     vec![
-        Finding::fine("database", database),
+        ProbeResult::fine("database", database),
         match looked {
-            Err(fault) => Finding::fault("table", &place, fault),
-            Ok(()) => Finding::fine("table", format!("{place}  INSERT yes, SELECT yes")),
+            Err(fault) => ProbeResult::fault("table", &place, fault),
+            Ok(()) => ProbeResult::fine("table", format!("{place}  INSERT yes, SELECT yes")),
         },
-        Finding::fine("commit", "a run uses synchronous = full"),
+        ProbeResult::fine("commit", "a run uses synchronous = full"),
     ]
 }
 

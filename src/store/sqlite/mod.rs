@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, ffi};
 use tokio::sync::oneshot;
 
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
 use crate::store::identifier::{TableName, quote_identifier};
-use crate::store::outcome_batch::Batch;
-use crate::store::queue::{Chunk, Job, Queue, Taker, Verdict};
+use crate::store::outcome_batch::OutcomeBatch;
+use crate::store::queue::{Chunk, ConsumerGuard, Queue, StoreEnd, StoreJob};
 use crate::store::sqlite::open::{denied, open, unusable};
-use crate::store::sqlstate::{Details, Said};
-use crate::store::{Backend, Later, Options};
+use crate::store::sqlstate::{DetailCache, ServerDetail};
+use crate::store::{BackendFuture, StoreBackend, StoreOptions};
 
 pub(super) use crate::store::sqlite::inspect::inspect;
 
@@ -33,17 +33,17 @@ const TRIES: u32 = 25;
 const HANDOVER: Duration = Duration::from_millis(20);
 
 /// The thread that writes.
-pub(super) struct Worker {
+pub(super) struct SqliteWorker {
     done: oneshot::Receiver<()>,
     path: Option<PathBuf>,
     count: String,
 }
 
-impl Worker {
+impl SqliteWorker {
     /// Opens the file at `path`, or a demo table in memory, in a thread of its own.
     pub(super) async fn open(
         path: Option<&Path>,
-        options: &Options,
+        options: &StoreOptions,
         queue: &Arc<Queue>,
     ) -> Result<Self, Fault> {
         let (ready, opened) = oneshot::channel();
@@ -66,9 +66,9 @@ impl Worker {
                             let _ = ready.send(Err(unusable(path.as_deref(), &error)));
                         }
                         Ok(statement) => {
-                            let _taker = Taker(Arc::clone(&queue));
+                            let _taker = ConsumerGuard(Arc::clone(&queue));
                             drop(ready.send(Ok(())));
-                            let mut writer = Writer::new(statement, &queue, &table, &column);
+                            let mut writer = SqliteWriter::new(statement, &queue, &table, &column);
                             writer.trial = dry_run.then_some(&connection);
                             writer.run();
                         }
@@ -77,11 +77,11 @@ impl Worker {
                 let _ = finish.send(());
             })
             .map_err(|error| {
-                Fault::new(Kind::DbConnect, "no thread for SQLite").cause(error.to_string())
+                Fault::new(ErrorKind::DbConnect, "no thread for SQLite").cause(error.to_string())
             })?;
         opened.await.unwrap_or_else(|_| {
             Err(Fault::new(
-                Kind::DbConnect,
+                ErrorKind::DbConnect,
                 "the thread for SQLite has died",
             ))
         })?;
@@ -113,16 +113,16 @@ impl Worker {
     }
 }
 
-impl Backend for Worker {
+impl StoreBackend for SqliteWorker {
     fn recheck<'a>(
         &'a self,
         values: &'a [String],
         _: Option<i64>,
-    ) -> Later<'a, Result<HashMap<String, u64>, Fault>> {
+    ) -> BackendFuture<'a, Result<HashMap<String, u64>, Fault>> {
         Box::pin(async { self.look_up(values) })
     }
 
-    fn join(self: Box<Self>) -> Later<'static, ()> {
+    fn join(self: Box<Self>) -> BackendFuture<'static, ()> {
         Box::pin(async {
             let _ = self.done.await;
         })
@@ -146,26 +146,26 @@ fn insert(table: &TableName, column: &str) -> String {
 }
 
 /// What became of an INSERT, in PostgreSQL's words.
-enum Answer {
+enum InsertResult {
     Settled(Status, Option<Arc<Detail>>),
     Busy(Arc<Detail>),
     Denied(Arc<Detail>),
 }
 
-struct Writer<'a> {
+struct SqliteWriter<'a> {
     statement: Statement<'a>,
     queue: &'a Queue,
     table: &'a str,
     column: &'a str,
-    details: Details,
+    details: DetailCache,
     no_row: Arc<Detail>,
-    batch: Batch,
+    batch: OutcomeBatch,
     handed_over: Instant,
     /// Where each INSERT is tried and rolled back.
     trial: Option<&'a Connection>,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> SqliteWriter<'a> {
     fn new(
         statement: Statement<'a>,
         queue: &'a Queue,
@@ -177,9 +177,9 @@ impl<'a> Writer<'a> {
             queue,
             table: &table.table,
             column,
-            details: Details::default(),
+            details: DetailCache::default(),
             no_row: Detail::reason("the database stored no row: a trigger skipped it"),
-            batch: Batch::default(),
+            batch: OutcomeBatch::default(),
             handed_over: Instant::now(),
             trial: None,
         }
@@ -219,26 +219,26 @@ impl<'a> Writer<'a> {
         self.batch.flush();
     }
 
-    fn must_stop(&self, job: &Job) -> bool {
+    fn must_stop(&self, job: &StoreJob) -> bool {
         job.is_stopping() || self.queue.halt.stopping().is_cancelled()
     }
 
     /// Stores a token, waiting for locks.
-    fn settle(&mut self, job: &Job, token: &mut Token) -> (Status, Option<Arc<Detail>>) {
+    fn settle(&mut self, job: &StoreJob, token: &mut Token) -> (Status, Option<Arc<Detail>>) {
         let mut tries = 0;
         loop {
             tries += 1;
             token.attempts = token.attempts.saturating_add(1);
             match self.insert(token) {
-                Answer::Settled(status, detail) => return (status, detail),
-                Answer::Busy(_) if tries < TRIES && !self.must_stop(job) => {}
-                Answer::Busy(detail) => return (Status::Failed, Some(detail)),
-                Answer::Denied(detail) => {
+                InsertResult::Settled(status, detail) => return (status, detail),
+                InsertResult::Busy(_) if tries < TRIES && !self.must_stop(job) => {}
+                InsertResult::Busy(detail) => return (Status::Failed, Some(detail)),
+                InsertResult::Denied(detail) => {
                     let code = detail.sqlstate.clone().unwrap_or_default();
                     let fault = denied(&code, "the database refuses every insert")
                         .cause(detail.message.clone().unwrap_or_default());
                     job.tell(&fault);
-                    self.queue.condemn(Verdict {
+                    self.queue.condemn(StoreEnd {
                         status: Status::NotAttempted,
                         detail: Arc::clone(&detail),
                         fault,
@@ -249,7 +249,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn insert(&mut self, token: &Token) -> Answer {
+    fn insert(&mut self, token: &Token) -> InsertResult {
         // Dropped without a commit, it takes back what was done since.
         let trial = self.trial.map(Connection::unchecked_transaction);
         let inserted = match trial {
@@ -257,13 +257,15 @@ impl<'a> Writer<'a> {
             Some(Ok(_)) | None => self.statement.execute([token.as_str()]),
         };
         let error = match inserted {
-            Ok(0) => return Answer::Settled(Status::Rejected, Some(Arc::clone(&self.no_row))),
-            Ok(_) => return Answer::Settled(Status::Stored, None),
+            Ok(0) => {
+                return InsertResult::Settled(Status::Rejected, Some(Arc::clone(&self.no_row)));
+            }
+            Ok(_) => return InsertResult::Settled(Status::Stored, None),
             Err(error) => error,
         };
         let (kind, code) = match &error {
             rusqlite::Error::SqliteFailure(failure, _) => class_of(*failure),
-            _ => (Meaning::Denied, "XX000"),
+            _ => (ErrorMeaning::Denied, "XX000"),
         };
         let said = match &error {
             rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
@@ -271,13 +273,13 @@ impl<'a> Writer<'a> {
         };
         let kind = match code {
             "23502" | "23505" if !names_token(&said, self.table, self.column) => {
-                Meaning::Settled(Status::Failed)
+                ErrorMeaning::Settled(Status::Failed)
             }
             _ => kind,
         };
         let constraint = (code == "23514").then(|| constraint(&said)).flatten();
         let detail = self.details.of(
-            &Said {
+            &ServerDetail {
                 code,
                 constraint,
                 message: &said,
@@ -286,23 +288,23 @@ impl<'a> Writer<'a> {
             token.as_str(),
         );
         match kind {
-            Meaning::Settled(status) => Answer::Settled(status, Some(detail)),
-            Meaning::Busy => Answer::Busy(detail),
-            Meaning::Denied => Answer::Denied(detail),
+            ErrorMeaning::Settled(status) => InsertResult::Settled(status, Some(detail)),
+            ErrorMeaning::Busy => InsertResult::Busy(detail),
+            ErrorMeaning::Denied => InsertResult::Denied(detail),
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meaning {
+enum ErrorMeaning {
     Settled(Status),
     Busy,
     Denied,
 }
 
 /// The verdict on a failed INSERT and PostgreSQL's code for it.
-fn class_of(failure: ffi::Error) -> (Meaning, &'static str) {
-    let rejected = Meaning::Settled(Status::Rejected);
+fn class_of(failure: ffi::Error) -> (ErrorMeaning, &'static str) {
+    let rejected = ErrorMeaning::Settled(Status::Rejected);
     match failure.code {
         ErrorCode::ConstraintViolation => (
             rejected,
@@ -318,16 +320,16 @@ fn class_of(failure: ffi::Error) -> (Meaning, &'static str) {
         ),
         ErrorCode::TypeMismatch => (rejected, "22000"),
         ErrorCode::TooBig => (rejected, "54000"),
-        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => (Meaning::Busy, "55P03"),
-        ErrorCode::DiskFull => (Meaning::Settled(Status::Failed), "53100"),
-        ErrorCode::OutOfMemory => (Meaning::Settled(Status::Failed), "53200"),
-        ErrorCode::ReadOnly => (Meaning::Settled(Status::Failed), "25006"),
-        ErrorCode::OperationInterrupted => (Meaning::Settled(Status::Failed), "57014"),
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => (ErrorMeaning::Busy, "55P03"),
+        ErrorCode::DiskFull => (ErrorMeaning::Settled(Status::Failed), "53100"),
+        ErrorCode::OutOfMemory => (ErrorMeaning::Settled(Status::Failed), "53200"),
+        ErrorCode::ReadOnly => (ErrorMeaning::Settled(Status::Failed), "25006"),
+        ErrorCode::OperationInterrupted => (ErrorMeaning::Settled(Status::Failed), "57014"),
         // The write or its sync failed: whether the commit will be found there, nobody knows.
-        ErrorCode::SystemIoFailure => (Meaning::Settled(Status::Unknown), "58030"),
-        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => (Meaning::Denied, "XX001"),
-        ErrorCode::Unknown => (Meaning::Denied, "42000"),
-        _ => (Meaning::Denied, "XX000"),
+        ErrorCode::SystemIoFailure => (ErrorMeaning::Settled(Status::Unknown), "58030"),
+        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => (ErrorMeaning::Denied, "XX001"),
+        ErrorCode::Unknown => (ErrorMeaning::Denied, "42000"),
+        _ => (ErrorMeaning::Denied, "XX000"),
     }
 }
 
@@ -358,8 +360,8 @@ fn constraint(message: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::clock::Real;
-    use crate::store::{Store, Target};
+    use crate::runtime::clock::SystemClock;
+    use crate::store::{DatabaseTarget, Store};
 
     #[test]
     fn token_is_at_fault_only_when_sqlite_names_its_column() {
@@ -376,11 +378,11 @@ mod tests {
 
     use crate::observe::otel::Tracer;
     use crate::pipeline::channel::PageStream;
-    use crate::pipeline::token::{Flaw, Page};
-    use crate::runtime::shutdown::Halt;
+    use crate::pipeline::token::{Page, TokenDefect};
+    use crate::runtime::shutdown::Shutdown;
 
-    fn options(target: Target) -> Options {
-        Options {
+    fn options(target: DatabaseTarget) -> StoreOptions {
+        StoreOptions {
             target,
             table: TableName::plain("secret_tokens"),
             column: "data".to_owned(),
@@ -417,8 +419,14 @@ mod tests {
             .block_on(future)
     }
 
-    async fn store(options: Options, page: Page, halt: Halt) -> (Vec<Outcome>, Option<Fault>) {
-        let store = Store::open(options, halt, Arc::new(Real)).await.unwrap();
+    async fn store(
+        options: StoreOptions,
+        page: Page,
+        halt: Shutdown,
+    ) -> (Vec<Outcome>, Option<Fault>) {
+        let store = Store::open(options, halt, Arc::new(SystemClock))
+            .await
+            .unwrap();
         let mut stream = store.store(PageStream::ready([page]));
         let mut outcomes = Vec::new();
         let mut fault = None;
@@ -449,9 +457,10 @@ mod tests {
             let page = Page::from_texts([
                 ("aa", None),
                 ("b-b", None),
-                ("c\0c", Some(Flaw::ControlCharacter)),
+                ("c\0c", Some(TokenDefect::ControlCharacter)),
             ]);
-            let (outcomes, fault) = store(options(Target::Demo), page, Halt::new()).await;
+            let (outcomes, fault) =
+                store(options(DatabaseTarget::Demo), page, Shutdown::new()).await;
             assert_eq!(fault, None);
             assert_eq!(outcomes.len(), 3);
             assert_eq!(find(&outcomes, "aa").status, Status::Stored);
@@ -480,8 +489,8 @@ mod tests {
         );
         block(async {
             let texts = page(&["aa", "aa", "no", "skip", "stop", "bb"]);
-            let target = Target::Sqlite(path.clone());
-            let (outcomes, fault) = store(options(target), texts, Halt::new()).await;
+            let target = DatabaseTarget::Sqlite(path.clone());
+            let (outcomes, fault) = store(options(target), texts, Shutdown::new()).await;
             assert_eq!(fault, None);
             let codes: Vec<_> = outcomes
                 .iter()
@@ -519,24 +528,24 @@ mod tests {
         let wrong = folder.path().join("wrong.db");
         std::fs::write(&wrong, "x".repeat(4096)).unwrap();
         block(async {
-            let mut renamed = options(Target::Sqlite(path.clone()));
+            let mut renamed = options(DatabaseTarget::Sqlite(path.clone()));
             renamed.table = TableName::plain("other");
             for (options, message) in [
                 (
-                    options(Target::Sqlite(missing.clone())),
+                    options(DatabaseTarget::Sqlite(missing.clone())),
                     "the database file does not exist",
                 ),
                 (
-                    options(Target::Sqlite(path.clone())),
+                    options(DatabaseTarget::Sqlite(path.clone())),
                     "the table does not exist",
                 ),
                 (renamed, "the column does not exist"),
                 (
-                    options(Target::Sqlite(wrong)),
+                    options(DatabaseTarget::Sqlite(wrong)),
                     "the database file cannot be used",
                 ),
             ] {
-                let fault = Store::open(options, Halt::new(), Arc::new(Real))
+                let fault = Store::open(options, Shutdown::new(), Arc::new(SystemClock))
                     .await
                     .err()
                     .unwrap();
@@ -552,8 +561,8 @@ mod tests {
     fn a_table_that_vanishes_ends_the_run() {
         let (_folder, path) = file("CREATE TABLE secret_tokens (data TEXT)");
         block(async {
-            let options = options(Target::Sqlite(path.clone()));
-            let store = Store::open(options, Halt::new(), Arc::new(Real))
+            let options = options(DatabaseTarget::Sqlite(path.clone()));
+            let store = Store::open(options, Shutdown::new(), Arc::new(SystemClock))
                 .await
                 .unwrap();
             Connection::open(&path)
@@ -569,7 +578,10 @@ mod tests {
                         never_sent += count_of(&batch, Status::NotAttempted);
                     }
                     Err(fault) => {
-                        assert!(matches!(fault.kind, Kind::DbDenied { .. }), "{fault:?}");
+                        assert!(
+                            matches!(fault.kind, ErrorKind::DbDenied { .. }),
+                            "{fault:?}"
+                        );
                         break;
                     }
                 }
@@ -586,10 +598,10 @@ mod tests {
     #[test]
     fn a_stopped_run_reports_every_token() {
         block(async {
-            let halt = Halt::new();
+            let halt = Shutdown::new();
             halt.stop_for(crate::error::exit::Cause::Terminate);
             let texts = page(&["aa"; 1000]);
-            let (outcomes, fault) = store(options(Target::Demo), texts, halt).await;
+            let (outcomes, fault) = store(options(DatabaseTarget::Demo), texts, halt).await;
             assert_eq!((outcomes.len(), fault), (1000, None));
             assert!(outcomes.iter().all(|o| o.status == Status::NotAttempted));
         });
@@ -598,9 +610,13 @@ mod tests {
     #[test]
     fn a_stream_that_is_stopped_reports_every_token() {
         block(async {
-            let store = Store::open(options(Target::Demo), Halt::new(), Arc::new(Real))
-                .await
-                .unwrap();
+            let store = Store::open(
+                options(DatabaseTarget::Demo),
+                Shutdown::new(),
+                Arc::new(SystemClock),
+            )
+            .await
+            .unwrap();
             let mut stream = store.store(PageStream::ready([page(&vec!["aa"; 20_000])]));
             let mut outcomes = stream.next().await.unwrap().unwrap();
             stream.stop();

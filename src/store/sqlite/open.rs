@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, MAIN_DB, OpenFlags};
 
-use crate::error::{Fault, Kind};
+use crate::error::{ErrorKind, Fault};
 use crate::store::identifier::{TableName, quote_identifier};
 use crate::store::sqlite::BUSY;
 
@@ -27,7 +27,7 @@ pub(super) fn open(
 pub(super) fn existing(path: &Path) -> Result<Connection, Fault> {
     if !path.is_file() {
         return Err(
-            Fault::new(Kind::DbConnect, "the database file does not exist")
+            Fault::new(ErrorKind::DbConnect, "the database file does not exist")
                 .cause(format!("no file {}", path.display()))
                 .hint("sqlite:PATH must name an existing SQLite file with the table in it"),
         );
@@ -96,7 +96,7 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
 
 pub(super) fn denied(sqlstate: &str, message: &str) -> Fault {
     Fault::new(
-        Kind::DbDenied {
+        ErrorKind::DbDenied {
             sqlstate: sqlstate.to_owned(),
         },
         message,
@@ -104,7 +104,7 @@ pub(super) fn denied(sqlstate: &str, message: &str) -> Fault {
 }
 
 pub(super) fn unusable(path: Option<&Path>, error: &rusqlite::Error) -> Fault {
-    let fault = Fault::new(Kind::DbConnect, "the database file cannot be used");
+    let fault = Fault::new(ErrorKind::DbConnect, "the database file cannot be used");
     match path {
         Some(path) => fault
             .cause(format!("{}: {error}", path.display()))

@@ -15,7 +15,7 @@ use crate::store::postgres::catalog::expression::{mentions, view_column};
 
 pub(super) use crate::store::postgres::catalog::expression::is_frame;
 pub(super) use crate::store::postgres::catalog::obstacle::Obstacle;
-pub(in crate::store) use crate::store::postgres::catalog::room::Room;
+pub(in crate::store) use crate::store::postgres::catalog::room::LengthLimit;
 pub(super) use crate::store::postgres::catalog::scope::{Owner, Scope};
 
 /// Reads all of it in one round trip; `$1` is the relation as SQL, `$2` the column's name.
@@ -39,7 +39,7 @@ pub(in crate::store) struct Catalog {
     /// The relation's object identifier.
     target: i64,
     /// The column's type, below any domains.
-    kind: Option<Kind>,
+    kind: Option<BaseType>,
     /// True if equal values of the column are equal byte for byte, as far as its collation says.
     is_exact: bool,
     domains: Vec<Domain>,
@@ -55,7 +55,7 @@ pub(in crate::store) struct Catalog {
 
 /// A type below any domains.
 #[derive(Clone, Debug, Deserialize)]
-struct Kind {
+struct BaseType {
     name: String,
     /// As SQL writes it.
     title: String,
@@ -297,16 +297,16 @@ impl Catalog {
     }
 
     /// How long a token the column keeps.
-    pub(in crate::store) fn room(&self) -> Room {
+    pub(in crate::store) fn room(&self) -> LengthLimit {
         const HEADER: i32 = 4;
         let Some(kind) = &self.kind else {
-            return Room::Any;
+            return LengthLimit::Any;
         };
         let most = usize::try_from(kind.typmod - HEADER).ok();
         match (kind.name.as_str(), most) {
-            ("varchar", Some(most)) => Room::Varchar(most),
-            ("bpchar", most) => Room::Char(most),
-            _ => Room::Any,
+            ("varchar", Some(most)) => LengthLimit::Varchar(most),
+            ("bpchar", most) => LengthLimit::Char(most),
+            _ => LengthLimit::Any,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Why no INSERT into the table can succeed, or none can be relied upon: told before a token is requested.
 
 use crate::store::postgres::catalog::expression::view_column;
-use crate::store::postgres::catalog::{Catalog, Column, Kind, Relation};
+use crate::store::postgres::catalog::{BaseType, Catalog, Column, Relation};
 
 /// Why no INSERT into the table can succeed, or none can be relied upon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,7 +164,7 @@ impl Catalog {
     }
 }
 
-impl Kind {
+impl BaseType {
     /// True if the type keeps whole the text that it accepts, or the loss can be told before.
     fn keeps_tokens(&self) -> bool {
         const EXTENSION: &str = "citext";

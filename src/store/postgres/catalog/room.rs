@@ -2,7 +2,7 @@
 
 /// The limit of the column's length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Room {
+pub(in crate::store) enum LengthLimit {
     /// Any text is kept as it is.
     Any,
     /// `varchar(n)`: blanks beyond `n` characters are cut.
@@ -11,7 +11,7 @@ pub(in crate::store) enum Room {
     Char(Option<usize>),
 }
 
-impl Room {
+impl LengthLimit {
     /// Why a token would not be kept whole although the server accepts it.
     pub(in crate::store) fn loss(self, token: &str) -> Option<&'static str> {
         match self {
@@ -44,22 +44,22 @@ mod tests {
     #[test]
     fn token_is_lost_in_part_only_when_blanks_at_its_end_are_cut() {
         for (room, token, is_lost) in [
-            (Room::Any, "abc  ", false),
-            (Room::Varchar(3), "abc", false),
-            (Room::Varchar(3), "abc ", true),
-            (Room::Varchar(3), "ab ", false),
+            (LengthLimit::Any, "abc  ", false),
+            (LengthLimit::Varchar(3), "abc", false),
+            (LengthLimit::Varchar(3), "abc ", true),
+            (LengthLimit::Varchar(3), "ab ", false),
             // The server itself refuses these.
-            (Room::Varchar(3), "abcd", false),
-            (Room::Varchar(3), "abc d", false),
-            (Room::Varchar(3), "äöü ", true),
-            (Room::Char(Some(3)), "ab", false),
-            (Room::Char(Some(3)), "ab ", true),
-            (Room::Char(None), "a ", true),
+            (LengthLimit::Varchar(3), "abcd", false),
+            (LengthLimit::Varchar(3), "abc d", false),
+            (LengthLimit::Varchar(3), "äöü ", true),
+            (LengthLimit::Char(Some(3)), "ab", false),
+            (LengthLimit::Char(Some(3)), "ab ", true),
+            (LengthLimit::Char(None), "a ", true),
         ] {
             assert_eq!(room.loss(token).is_some(), is_lost, "{room:?} {token:?}");
         }
-        assert!(Room::Varchar(3).is_exceeded("äöüß"));
-        assert!(!Room::Char(Some(4)).is_exceeded("äöüß"));
-        assert!(!Room::Char(None).is_exceeded("abcd"));
+        assert!(LengthLimit::Varchar(3).is_exceeded("äöüß"));
+        assert!(!LengthLimit::Char(Some(4)).is_exceeded("äöüß"));
+        assert!(!LengthLimit::Char(None).is_exceeded("abcd"));
     }
 }

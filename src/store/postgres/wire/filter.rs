@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use crate::store::postgres::AuthMethod;
 use crate::store::postgres::wire::fields::{ErrorFields, encode_error};
-use crate::store::postgres::wire::{MESSAGE_LIMIT, Monitor, Violation};
+use crate::store::postgres::wire::{ConnectionMonitor, MESSAGE_LIMIT, ProtocolViolation};
 
 /// The type and the length of a message.
 const HEADER: usize = 5;
@@ -29,8 +29,8 @@ const SYNC_REP: &[u8] = b"SyncRepWaitForLSN";
 
 /// What becomes of a server's messages.
 pub(super) struct MessageFilter {
-    monitor: Arc<Monitor>,
-    state: State,
+    monitor: Arc<ConnectionMonitor>,
+    state: FilterState,
     /// True once the session was ready.
     is_ready: bool,
     has_auth_begun: bool,
@@ -40,7 +40,7 @@ pub(super) struct MessageFilter {
 }
 
 /// Where in a message the next byte stands.
-enum State {
+enum FilterState {
     /// In the type and the length; so many bytes of them have arrived.
     Header([u8; HEADER], usize),
     /// In a body that is forwarded; so many bytes are left.
@@ -54,13 +54,13 @@ enum State {
 }
 
 /// Where forwarded bytes go: those that begin `bytes` stay there, the others are appended to `out`.
-struct Output<'a> {
+struct FilterOutput<'a> {
     bytes: &'a [u8],
     kept: usize,
     out: &'a mut Vec<u8>,
 }
 
-impl Output<'_> {
+impl FilterOutput<'_> {
     fn forward(&mut self, range: Range<usize>) {
         if range.start == self.kept {
             debug_assert!(self.out.is_empty(), "what was appended comes later");
@@ -72,16 +72,16 @@ impl Output<'_> {
 }
 
 /// What becomes of a message that was read whole.
-enum Decision {
+enum MessageAction {
     Forward,
     Replace(Vec<u8>),
 }
 
 impl MessageFilter {
-    pub(super) fn new(monitor: Arc<Monitor>) -> Self {
+    pub(super) fn new(monitor: Arc<ConnectionMonitor>) -> Self {
         Self {
             monitor,
-            state: State::Header([0; HEADER], 0),
+            state: FilterState::Header([0; HEADER], 0),
             is_ready: false,
             has_auth_begun: false,
             startup_messages: 0,
@@ -95,15 +95,15 @@ impl MessageFilter {
         &mut self,
         bytes: &[u8],
         out: &mut Vec<u8>,
-    ) -> (usize, Result<(), Violation>) {
-        let mut output = Output {
+    ) -> (usize, Result<(), ProtocolViolation>) {
+        let mut output = FilterOutput {
             bytes,
             kept: 0,
             out,
         };
         let mut at = 0;
         while at < bytes.len() {
-            if matches!(self.state, State::Header(_, 0))
+            if matches!(self.state, FilterState::Header(_, 0))
                 && self.is_ready
                 && bytes[at..].starts_with(INSERTED)
             {
@@ -121,14 +121,20 @@ impl MessageFilter {
     }
 
     /// Reads a part of one message from `at` on; gives where it ended.
-    fn step(&mut self, at: usize, output: &mut Output<'_>) -> Result<usize, Violation> {
+    fn step(
+        &mut self,
+        at: usize,
+        output: &mut FilterOutput<'_>,
+    ) -> Result<usize, ProtocolViolation> {
         let bytes = output.bytes;
         // How much of a body is here.
         let here =
             |left: u64| usize::try_from(left).map_or(bytes.len(), |n| n.min(bytes.len() - at));
         match &mut self.state {
-            State::Header(_, 0) if bytes.len() - at >= HEADER => self.start_in_place(at, output),
-            State::Header(header, held) => {
+            FilterState::Header(_, 0) if bytes.len() - at >= HEADER => {
+                self.start_in_place(at, output)
+            }
+            FilterState::Header(header, held) => {
                 let count = (HEADER - *held).min(bytes.len() - at);
                 header[*held..*held + count].copy_from_slice(&bytes[at..at + count]);
                 *held += count;
@@ -138,24 +144,24 @@ impl MessageFilter {
                 }
                 Ok(at + count)
             }
-            State::Forward(left) => {
+            FilterState::Forward(left) => {
                 let count = here(*left);
                 output.forward(at..at + count);
                 *left -= count as u64;
                 if *left == 0 {
-                    self.state = State::Header([0; HEADER], 0);
+                    self.state = FilterState::Header([0; HEADER], 0);
                 }
                 Ok(at + count)
             }
-            State::Skip(left) => {
+            FilterState::Skip(left) => {
                 let count = here(*left);
                 *left -= count as u64;
                 if *left == 0 {
-                    self.state = State::Header([0; HEADER], 0);
+                    self.state = FilterState::Header([0; HEADER], 0);
                 }
                 Ok(at + count)
             }
-            State::Collect(_, body, left) => {
+            FilterState::Collect(_, body, left) => {
                 let count = here(*left);
                 body.extend_from_slice(&bytes[at..at + count]);
                 *left -= count as u64;
@@ -164,7 +170,7 @@ impl MessageFilter {
                 }
                 Ok(at + count)
             }
-            State::Fields(_, fields, left) => {
+            FilterState::Fields(_, fields, left) => {
                 let count = here(*left);
                 fields.push(&bytes[at..at + count]);
                 *left -= count as u64;
@@ -178,7 +184,11 @@ impl MessageFilter {
 
     /// Begins a message whose header is in `output.bytes`. What is usual and complete is neither copied
     /// nor collected.
-    fn start_in_place(&mut self, at: usize, output: &mut Output<'_>) -> Result<usize, Violation> {
+    fn start_in_place(
+        &mut self,
+        at: usize,
+        output: &mut FilterOutput<'_>,
+    ) -> Result<usize, ProtocolViolation> {
         let bytes = output.bytes;
         let body = at + HEADER;
         let header = [
@@ -194,28 +204,28 @@ impl MessageFilter {
             .and_then(|left| body.checked_add(left))
             .filter(|end| *end <= bytes.len());
         match (handling(tag, left), end) {
-            (Handling::Forward, Some(end)) => {
+            (ReadMode::Forward, Some(end)) => {
                 self.count(HEADER + (end - body))?;
                 output.forward(at..end);
                 Ok(end)
             }
-            (Handling::Collect, Some(end)) => {
+            (ReadMode::Collect, Some(end)) => {
                 match self.decide(tag, &bytes[body..end])? {
-                    Decision::Forward => {
+                    MessageAction::Forward => {
                         self.forwarded(tag, HEADER + (end - body))?;
                         output.forward(at..end);
                     }
-                    Decision::Replace(message) => {
+                    MessageAction::Replace(message) => {
                         self.count(message.len())?;
                         output.out.extend_from_slice(&message);
                     }
                 }
                 Ok(end)
             }
-            (Handling::Forward, None) => {
+            (ReadMode::Forward, None) => {
                 self.count(HEADER + usize::try_from(left).unwrap_or(usize::MAX))?;
                 output.forward(at..body);
-                self.state = State::Forward(left);
+                self.state = FilterState::Forward(left);
                 Ok(body)
             }
             _ => {
@@ -226,9 +236,13 @@ impl MessageFilter {
     }
 
     /// Begins a message whose header came in pieces.
-    fn start(&mut self, header: [u8; HEADER], output: &mut Output<'_>) -> Result<(), Violation> {
+    fn start(
+        &mut self,
+        header: [u8; HEADER],
+        output: &mut FilterOutput<'_>,
+    ) -> Result<(), ProtocolViolation> {
         let (tag, left) = self.classify(header)?;
-        if matches!(handling(tag, left), Handling::Forward) {
+        if matches!(handling(tag, left), ReadMode::Forward) {
             self.count(HEADER + usize::try_from(left).unwrap_or(usize::MAX))?;
             output.out.extend_from_slice(&header);
         }
@@ -236,17 +250,22 @@ impl MessageFilter {
     }
 
     /// Goes on with the body of a message.
-    fn enter(&mut self, tag: u8, left: u64, output: &mut Output<'_>) -> Result<(), Violation> {
+    fn enter(
+        &mut self,
+        tag: u8,
+        left: u64,
+        output: &mut FilterOutput<'_>,
+    ) -> Result<(), ProtocolViolation> {
         self.state = match handling(tag, left) {
-            Handling::Forward => State::Forward(left),
-            Handling::Skip => State::Skip(left),
-            Handling::Collect => State::Collect(tag, Vec::new(), left),
-            Handling::Fields => State::Fields(tag == b'E', ErrorFields::default(), left),
-            Handling::Unreadable => {
+            ReadMode::Forward => FilterState::Forward(left),
+            ReadMode::Skip => FilterState::Skip(left),
+            ReadMode::Collect => FilterState::Collect(tag, Vec::new(), left),
+            ReadMode::Fields => FilterState::Fields(tag == b'E', ErrorFields::default(), left),
+            ReadMode::Unreadable => {
                 let message = unreadable_tag();
                 self.count(message.len())?;
                 output.out.extend_from_slice(&message);
-                State::Skip(left)
+                FilterState::Skip(left)
             }
         };
         if left == 0 {
@@ -256,11 +275,11 @@ impl MessageFilter {
     }
 
     /// Checks the header of a message; gives its type and the length of its body.
-    fn classify(&mut self, header: [u8; HEADER]) -> Result<(u8, u64), Violation> {
+    fn classify(&mut self, header: [u8; HEADER]) -> Result<(u8, u64), ProtocolViolation> {
         let [tag, length @ ..] = header;
         let length = u32::from_be_bytes(length);
         if length < 4 || length > i32::MAX.unsigned_abs() || (tag == b'Z' && length != 5) {
-            return Err(Violation::Unreadable);
+            return Err(ProtocolViolation::Unreadable);
         }
         let limit = match tag {
             b'E' | b'N' => ERROR_LIMIT,
@@ -271,12 +290,12 @@ impl MessageFilter {
         };
         let length = u64::from(length);
         if length > limit {
-            return Err(Violation::MessageTooLong { length, limit });
+            return Err(ProtocolViolation::MessageTooLong { length, limit });
         }
         if !self.is_ready {
             self.startup_messages += 1;
             if self.startup_messages > STARTUP_MESSAGES {
-                return Err(Violation::TooManyMessages {
+                return Err(ProtocolViolation::TooManyMessages {
                     limit: STARTUP_MESSAGES,
                 });
             }
@@ -285,16 +304,16 @@ impl MessageFilter {
     }
 
     /// Counts what is forwarded against the limit of an answer.
-    fn count(&mut self, length: usize) -> Result<(), Violation> {
+    fn count(&mut self, length: usize) -> Result<(), ProtocolViolation> {
         self.answer += length as u64;
         let limit = self.monitor.answer_limit.load(Ordering::Relaxed);
         if self.answer > limit {
-            return Err(Violation::AnswerTooLong { limit });
+            return Err(ProtocolViolation::AnswerTooLong { limit });
         }
         Ok(())
     }
 
-    fn forwarded(&mut self, tag: u8, length: usize) -> Result<(), Violation> {
+    fn forwarded(&mut self, tag: u8, length: usize) -> Result<(), ProtocolViolation> {
         if tag == b'Z' {
             self.answer = 0;
             self.is_ready = true;
@@ -304,58 +323,58 @@ impl MessageFilter {
     }
 
     /// Ends a message that came in pieces.
-    fn finish(&mut self, output: &mut Output<'_>) -> Result<(), Violation> {
-        let state = std::mem::replace(&mut self.state, State::Header([0; HEADER], 0));
+    fn finish(&mut self, output: &mut FilterOutput<'_>) -> Result<(), ProtocolViolation> {
+        let state = std::mem::replace(&mut self.state, FilterState::Header([0; HEADER], 0));
         match state {
-            State::Collect(tag, body, _) => match self.decide(tag, &body)? {
-                Decision::Forward => {
+            FilterState::Collect(tag, body, _) => match self.decide(tag, &body)? {
+                MessageAction::Forward => {
                     self.forwarded(tag, HEADER + body.len())?;
                     output.out.push(tag);
                     let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
                     output.out.extend_from_slice(&length.to_be_bytes());
                     output.out.extend_from_slice(&body);
                 }
-                Decision::Replace(message) => {
+                MessageAction::Replace(message) => {
                     self.count(message.len())?;
                     output.out.extend_from_slice(&message);
                 }
             },
-            State::Fields(is_error, fields, _) => {
+            FilterState::Fields(is_error, fields, _) => {
                 if is_error || fields.routine() == Some(SYNC_REP) {
                     let before = output.out.len();
                     fields.encode(output.out);
                     self.count(output.out.len() - before)?;
                 }
             }
-            State::Header(..) | State::Forward(_) | State::Skip(_) => {}
+            FilterState::Header(..) | FilterState::Forward(_) | FilterState::Skip(_) => {}
         }
         Ok(())
     }
 
     /// Judges a message that is complete.
-    fn decide(&mut self, tag: u8, body: &[u8]) -> Result<Decision, Violation> {
+    fn decide(&mut self, tag: u8, body: &[u8]) -> Result<MessageAction, ProtocolViolation> {
         match tag {
             b'Z' => match body {
-                b"I" => Ok(Decision::Forward),
+                b"I" => Ok(MessageAction::Forward),
                 b"T" | b"E" if self.monitor.transactions.load(Ordering::Relaxed) > 0 => {
-                    Ok(Decision::Forward)
+                    Ok(MessageAction::Forward)
                 }
-                [_] => Err(Violation::OpenTransaction),
-                _ => Err(Violation::Unreadable),
+                [_] => Err(ProtocolViolation::OpenTransaction),
+                _ => Err(ProtocolViolation::Unreadable),
             },
-            b'C' if is_readable_tag(body) => Ok(Decision::Forward),
-            b'C' => Ok(Decision::Replace(unreadable_tag())),
+            b'C' if is_readable_tag(body) => Ok(MessageAction::Forward),
+            b'C' => Ok(MessageAction::Replace(unreadable_tag())),
             // Those that follow continue what the first began.
             b'R' if !self.has_auth_begun => {
                 self.has_auth_begun = true;
                 self.monitor.allows(auth_method(body))?;
-                Ok(Decision::Forward)
+                Ok(MessageAction::Forward)
             }
             b'S' => {
                 self.read_parameter(body);
-                Ok(Decision::Replace(Vec::new()))
+                Ok(MessageAction::Replace(Vec::new()))
             }
-            _ => Ok(Decision::Forward),
+            _ => Ok(MessageAction::Forward),
         }
     }
 
@@ -372,7 +391,7 @@ impl MessageFilter {
 }
 
 /// How a message is read.
-enum Handling {
+enum ReadMode {
     Forward,
     Skip,
     Collect,
@@ -381,16 +400,16 @@ enum Handling {
     Unreadable,
 }
 
-fn handling(tag: u8, left: u64) -> Handling {
+fn handling(tag: u8, left: u64) -> ReadMode {
     match tag {
-        b'Z' | b'R' => Handling::Collect,
-        b'C' if left <= TAG_LIMIT => Handling::Collect,
-        b'C' => Handling::Unreadable,
-        b'E' | b'N' => Handling::Fields,
-        b'S' if left <= PARAMETER_LIMIT => Handling::Collect,
+        b'Z' | b'R' => ReadMode::Collect,
+        b'C' if left <= TAG_LIMIT => ReadMode::Collect,
+        b'C' => ReadMode::Unreadable,
+        b'E' | b'N' => ReadMode::Fields,
+        b'S' if left <= PARAMETER_LIMIT => ReadMode::Collect,
         // Notifications, and parameters that are too long to be the version, are not read.
-        b'S' | b'A' => Handling::Skip,
-        _ => Handling::Forward,
+        b'S' | b'A' => ReadMode::Skip,
+        _ => ReadMode::Forward,
     }
 }
 

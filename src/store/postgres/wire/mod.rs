@@ -3,7 +3,7 @@
 //! tokio-postgres hides the transaction status of `ReadyForQuery`, keeps notices of any number and
 //! messages of any size, and reads an unreadable command tag as zero rows. So each connection reads
 //! through a `MonitoredStream`, above TLS if there is TLS. A `MessageFilter` parses the type and the
-//! length of each message and forwards, shortens, replaces or drops it. A `Monitor` is what the
+//! length of each message and forwards, shortens, replaces or drops it. A `ConnectionMonitor` is what the
 //! connection and its stream share.
 
 mod fields;
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::store::postgres::{AuthMethod, RequireAuth};
 
-pub(super) use crate::store::postgres::wire::socket::{Endpoint, Socket};
+pub(super) use crate::store::postgres::wire::socket::{HostAddress, Socket};
 pub(super) use crate::store::postgres::wire::stream::MonitoredStream;
 pub(super) use crate::store::postgres::wire::tls::MonitoredTls;
 
@@ -31,7 +31,7 @@ const LOOKUP_LIMIT: u64 = 32 << 20;
 
 /// Why the client ended a connection: the server broke a rule of the protocol or exceeded a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Violation {
+pub(in crate::store) enum ProtocolViolation {
     /// A transaction was open that this connection had not begun.
     OpenTransaction,
     /// A message was too long.
@@ -64,19 +64,19 @@ pub(in crate::store) enum Violation {
     },
 }
 
-impl fmt::Display for Violation {
+impl fmt::Display for ProtocolViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OpenTransaction => f.write_str("the server handed over an open transaction"),
             Self::MessageTooLong { length, limit } => write!(
                 f,
                 "the server sent a message of {length} bytes, more than the limit of {}",
-                Size(*limit)
+                ByteCount(*limit)
             ),
             Self::AnswerTooLong { limit } => write!(
                 f,
                 "the server sent an answer of more than the limit of {}",
-                Size(*limit)
+                ByteCount(*limit)
             ),
             Self::TooManyMessages { limit } => write!(
                 f,
@@ -103,12 +103,12 @@ impl fmt::Display for Violation {
     }
 }
 
-impl std::error::Error for Violation {}
+impl std::error::Error for ProtocolViolation {}
 
 /// A number of bytes in words.
-struct Size(u64);
+struct ByteCount(u64);
 
-impl fmt::Display for Size {
+impl fmt::Display for ByteCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             bytes if bytes >= 1 << 30 => write!(f, "{} GiB", bytes >> 30),
@@ -119,8 +119,8 @@ impl fmt::Display for Size {
 }
 
 /// What a connection and the filter of its stream share.
-pub(in crate::store) struct Monitor {
-    violation: OnceLock<Violation>,
+pub(in crate::store) struct ConnectionMonitor {
+    violation: OnceLock<ProtocolViolation>,
     /// How many transactions this client has begun and not seen end.
     transactions: AtomicU32,
     answer_limit: AtomicU64,
@@ -131,7 +131,7 @@ pub(in crate::store) struct Monitor {
     require_auth: Option<RequireAuth>,
 }
 
-impl Monitor {
+impl ConnectionMonitor {
     /// The monitor of a connection that accepts these authentication methods.
     pub(super) fn new(require_auth: Option<RequireAuth>) -> Self {
         Self {
@@ -145,7 +145,7 @@ impl Monitor {
     }
 
     /// Why the client ended the connection, if it did.
-    pub(super) fn violation(&self) -> Option<&Violation> {
+    pub(super) fn violation(&self) -> Option<&ProtocolViolation> {
         self.violation.get()
     }
 
@@ -156,7 +156,7 @@ impl Monitor {
 
     /// True if the server handed over a transaction that this connection had not begun.
     pub(super) fn had_open_transaction(&self) -> bool {
-        self.violation() == Some(&Violation::OpenTransaction)
+        self.violation() == Some(&ProtocolViolation::OpenTransaction)
     }
 
     /// Begins a transaction of this client; to be called before `BEGIN` is sent.
@@ -164,7 +164,7 @@ impl Monitor {
         self.transactions.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Ends what [`Monitor::begin_transaction`] began; to be called after the answer to `ROLLBACK` or
+    /// Ends what [`ConnectionMonitor::begin_transaction`] began; to be called after the answer to `ROLLBACK` or
     /// `COMMIT`.
     pub(super) fn end_transaction(&self) {
         let _ = self
@@ -184,10 +184,10 @@ impl Monitor {
     }
 
     /// Checks an authentication method against `require_auth`; `None` is a method without a name.
-    fn allows(&self, method: Option<AuthMethod>) -> Result<(), Violation> {
+    fn allows(&self, method: Option<AuthMethod>) -> Result<(), ProtocolViolation> {
         match &self.require_auth {
             Some(required) if !method.is_some_and(|method| required.allows(method)) => {
-                Err(Violation::AuthMethod {
+                Err(ProtocolViolation::AuthMethod {
                     asked: method.map_or("another", AuthMethod::as_str),
                     required: required.as_str().to_owned(),
                 })
@@ -196,14 +196,14 @@ impl Monitor {
         }
     }
 
-    fn stop(&self, violation: Violation) {
+    fn stop(&self, violation: ProtocolViolation) {
         // The first one counts.
         let _ = self.violation.set(violation);
     }
 }
 
 /// Restores the limit of an answer if no other look-up is under way.
-pub(super) struct LongAnswers<'a>(&'a Monitor);
+pub(super) struct LongAnswers<'a>(&'a ConnectionMonitor);
 
 impl Drop for LongAnswers<'_> {
     fn drop(&mut self) {

@@ -20,12 +20,12 @@ const PROBES: u32 = 3;
 
 /// One address of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::store::postgres) enum Endpoint {
+pub(in crate::store::postgres) enum HostAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
-impl Endpoint {
+impl HostAddress {
     /// Every address of a host, in the order of the resolver; at least one.
     pub(in crate::store::postgres) async fn resolve(host: &Host) -> io::Result<Vec<Self>> {
         if host.is_socket() {
@@ -53,9 +53,9 @@ pub(in crate::store::postgres) enum Socket {
 
 impl Socket {
     /// Connects; a TCP connection sends small packets at once and notices a silent peer.
-    pub(in crate::store::postgres) async fn connect(endpoint: &Endpoint) -> io::Result<Self> {
+    pub(in crate::store::postgres) async fn connect(endpoint: &HostAddress) -> io::Result<Self> {
         match endpoint {
-            Endpoint::Tcp(address) => {
+            HostAddress::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
                 sockopt::set_socket_keepalive(&stream, true)?;
@@ -69,7 +69,7 @@ impl Socket {
                 }
                 Ok(Self::Tcp(stream))
             }
-            Endpoint::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+            HostAddress::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
 use crate::store::postgres::wire::filter::MessageFilter;
-use crate::store::postgres::wire::{Monitor, Violation};
+use crate::store::postgres::wire::{ConnectionMonitor, ProtocolViolation};
 
 /// The reads without anything to forward after which other tasks get their turn.
 const DRY_READS: u32 = 16;
@@ -17,7 +17,7 @@ const DRY_READS: u32 = 16;
 /// A stream from and to a server, whose messages are filtered as they are read.
 pub(in crate::store::postgres) struct MonitoredStream<S> {
     inner: S,
-    monitor: Arc<Monitor>,
+    monitor: Arc<ConnectionMonitor>,
     pub(super) filter: MessageFilter,
     /// True until the server has answered the request for TLS, with one byte and no message.
     awaits_tls_answer: bool,
@@ -25,14 +25,14 @@ pub(in crate::store::postgres) struct MonitoredStream<S> {
     out: Vec<u8>,
     /// How much of it was read.
     read: usize,
-    violation: Option<Violation>,
+    violation: Option<ProtocolViolation>,
 }
 
 impl<S> MonitoredStream<S> {
     /// Filters messages; if the client asks for TLS first, from the answer to that on.
     pub(in crate::store::postgres) fn new(
         inner: S,
-        monitor: &Arc<Monitor>,
+        monitor: &Arc<ConnectionMonitor>,
         asks_for_tls: bool,
     ) -> Self {
         Self {
@@ -51,7 +51,7 @@ impl<S> MonitoredStream<S> {
         self.inner
     }
 
-    fn stop(&mut self, violation: Violation) {
+    fn stop(&mut self, violation: ProtocolViolation) {
         self.monitor.stop(violation.clone());
         self.violation = Some(violation);
     }
@@ -90,8 +90,8 @@ impl<S: AsyncRead + Unpin> MonitoredStream<S> {
                 buf.put_slice(one.filled());
             }
             _ => {
-                self.stop(Violation::TlsAnswer);
-                return Poll::Ready(Err(io::Error::other(Violation::TlsAnswer)));
+                self.stop(ProtocolViolation::TlsAnswer);
+                return Poll::Ready(Err(io::Error::other(ProtocolViolation::TlsAnswer)));
             }
         }
         Poll::Ready(Ok(()))

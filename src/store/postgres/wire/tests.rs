@@ -55,9 +55,9 @@ fn sync_rep() -> Vec<u8> {
 
 /// What is forwarded of `pieces`, and why it ended.
 fn filtered<'a>(
-    monitor: &Arc<Monitor>,
+    monitor: &Arc<ConnectionMonitor>,
     pieces: impl IntoIterator<Item = &'a [u8]>,
-) -> (Vec<u8>, Option<Violation>) {
+) -> (Vec<u8>, Option<ProtocolViolation>) {
     let mut filter = MessageFilter::new(Arc::clone(monitor));
     let mut forwarded = Vec::new();
     for piece in pieces {
@@ -72,13 +72,13 @@ fn filtered<'a>(
     (forwarded, None)
 }
 
-fn monitor() -> Arc<Monitor> {
-    Arc::new(Monitor::new(None))
+fn monitor() -> Arc<ConnectionMonitor> {
+    Arc::new(ConnectionMonitor::new(None))
 }
 
 /// Filters `stream` whole, in two pieces at every place, and byte by byte; each must give the same.
 #[track_caller]
-fn filter_at_every_split(stream: &[u8]) -> (Vec<u8>, Option<Violation>) {
+fn filter_at_every_split(stream: &[u8]) -> (Vec<u8>, Option<ProtocolViolation>) {
     let whole = filtered(&monitor(), [stream]);
     for at in 1..stream.len() {
         let (first, second) = stream.split_at(at);
@@ -193,7 +193,7 @@ fn open_transaction_of_another_client_ends_the_stream() {
         let stream = [before.as_slice(), &ready(status), &ready(b'I')].concat();
         assert_eq!(
             filter_at_every_split(&stream).1,
-            Some(Violation::OpenTransaction)
+            Some(ProtocolViolation::OpenTransaction)
         );
         let (forwarded, _) = filtered(&monitor(), [stream.as_slice()]);
         assert_eq!(forwarded, before);
@@ -209,7 +209,7 @@ fn own_transactions_are_allowed_until_they_end() {
     monitor.end_transaction();
     let stream = ready(b'T');
     let (_, violation) = filtered(&monitor, [stream.as_slice()]);
-    assert_eq!(violation, Some(Violation::OpenTransaction));
+    assert_eq!(violation, Some(ProtocolViolation::OpenTransaction));
 }
 
 #[test]
@@ -252,12 +252,15 @@ fn long_messages_and_answers_end_the_stream() {
     }
     for length in [0, 3, 0x8000_0000, u32::MAX] {
         let (_, violation) = filter_at_every_split(&header(b'D', length));
-        assert_eq!(violation, Some(Violation::Unreadable), "{length}");
+        assert_eq!(violation, Some(ProtocolViolation::Unreadable), "{length}");
     }
     let row = message(b'D', &vec![0; 600_000]);
     let many = [row.as_slice(), &row].concat();
     let (_, violation) = filtered(&monitor(), [many.as_slice()]);
-    assert_eq!(violation, Some(Violation::AnswerTooLong { limit: 1 << 20 }));
+    assert_eq!(
+        violation,
+        Some(ProtocolViolation::AnswerTooLong { limit: 1 << 20 })
+    );
     // The answer to a look-up may be longer, and the next answer begins anew.
     let monitor = monitor();
     let long = monitor.allow_long_answers(0);
@@ -281,27 +284,30 @@ fn messages_before_the_session_is_ready_are_limited() {
     let stream = parameter.repeat(300);
     let (forwarded, violation) = filtered(&monitor(), stream.chunks(1000));
     assert!(forwarded.is_empty());
-    assert_eq!(violation, Some(Violation::TooManyMessages { limit: 256 }));
+    assert_eq!(
+        violation,
+        Some(ProtocolViolation::TooManyMessages { limit: 256 })
+    );
     let stream = [ready(b'I'), stream].concat();
     assert_eq!(filtered(&monitor(), stream.chunks(1000)).1, None);
 }
 
 #[test]
 fn violations_read_as_sentences() {
-    let auth = |asked| Violation::AuthMethod {
+    let auth = |asked| ProtocolViolation::AuthMethod {
         asked,
         required: "scram-sha-256".to_owned(),
     };
     let all = [
-        Violation::OpenTransaction,
-        Violation::MessageTooLong {
+        ProtocolViolation::OpenTransaction,
+        ProtocolViolation::MessageTooLong {
             length: 2_147_483_647,
             limit: 1 << 30,
         },
-        Violation::AnswerTooLong { limit: 1 << 20 },
-        Violation::TooManyMessages { limit: 256 },
-        Violation::Unreadable,
-        Violation::TlsAnswer,
+        ProtocolViolation::AnswerTooLong { limit: 1 << 20 },
+        ProtocolViolation::TooManyMessages { limit: 256 },
+        ProtocolViolation::Unreadable,
+        ProtocolViolation::TlsAnswer,
         auth("md5"),
         auth("none"),
     ];
@@ -331,18 +337,18 @@ fn only_required_authentication_methods_are_forwarded() {
         ("none", 0, None),
         ("none", 10, Some("scram-sha-256")),
     ] {
-        let monitor = Arc::new(Monitor::new(Some(required.parse().unwrap())));
+        let monitor = Arc::new(ConnectionMonitor::new(Some(required.parse().unwrap())));
         let stream = request(code);
         let (forwarded, violation) = filtered(&monitor, stream.chunks(1));
         let found = match &violation {
-            Some(Violation::AuthMethod { asked, .. }) => Some(*asked),
+            Some(ProtocolViolation::AuthMethod { asked, .. }) => Some(*asked),
             _ => None,
         };
         assert_eq!(found, asked, "{required} {code}");
         assert_eq!(forwarded.is_empty(), asked.is_some());
     }
     // What ends an exchange is no method of its own.
-    let monitor = Arc::new(Monitor::new(Some("md5".parse().unwrap())));
+    let monitor = Arc::new(ConnectionMonitor::new(Some("md5".parse().unwrap())));
     let stream = [request(5), request(0)].concat();
     assert_eq!(filtered(&monitor, [stream.as_slice()]).1, None);
 }
@@ -388,7 +394,7 @@ proptest! {
 }
 
 /// A connection to a server that plays its part by hand.
-async fn connected(buffer: usize) -> (Client, DuplexStream, Arc<Monitor>) {
+async fn connected(buffer: usize) -> (Client, DuplexStream, Arc<ConnectionMonitor>) {
     let (ours, mut server) = tokio::io::duplex(buffer);
     let monitor = monitor();
     let stream = MonitoredStream::new(ours, &monitor, false);

@@ -16,13 +16,13 @@ use x509_cert::der::Decode as _;
 use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::der::oid::db::rfc5912;
 
-use crate::store::postgres::wire::{Monitor, MonitoredStream};
+use crate::store::postgres::wire::{ConnectionMonitor, MonitoredStream};
 
 /// Makes a TLS connection to one host.
 pub(in crate::store::postgres) struct MonitoredTls {
     config: Arc<ClientConfig>,
     host: String,
-    monitor: Arc<Monitor>,
+    monitor: Arc<ConnectionMonitor>,
 }
 
 impl MonitoredTls {
@@ -30,7 +30,7 @@ impl MonitoredTls {
     pub(in crate::store::postgres) fn new(
         config: &Arc<ClientConfig>,
         host: &str,
-        monitor: &Arc<Monitor>,
+        monitor: &Arc<ConnectionMonitor>,
     ) -> Self {
         Self {
             config: Arc::clone(config),

@@ -15,32 +15,34 @@ use tokio::time::Instant;
 
 use crate::error::Fault;
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
-use crate::store::outcome_batch::Batch;
-use crate::store::postgres::connection::Link;
+use crate::store::outcome_batch::OutcomeBatch;
+use crate::store::postgres::connection::Connection;
 use crate::store::postgres::connector::silence;
-use crate::store::postgres::in_doubt::{self, Doubt, Flight, Rowless, UNCONFIRMED};
-use crate::store::postgres::inflight::Span;
-use crate::store::postgres::replies::{Answers, Reply};
-use crate::store::postgres::retry_set::{End, Remains, Start, Waiting, again, until};
-use crate::store::postgres::shared::Shared;
-use crate::store::postgres::xid_horizon::Horizon;
-use crate::store::queue::{Chunk, Job};
-use crate::store::sqlstate::{Details, scrub};
+use crate::store::postgres::in_doubt::{self, InDoubtSet, InFlight, RowlessCommits, UNCONFIRMED};
+use crate::store::postgres::inflight::SnapshotInterval;
+use crate::store::postgres::replies::{PendingReplies, ServerReply};
+use crate::store::postgres::retry_set::{
+    CloseReason, Orphans, RetryToken, WriterStart, again, until,
+};
+use crate::store::postgres::shared::PoolShared;
+use crate::store::postgres::xid_horizon::XidHorizon;
+use crate::store::queue::{Chunk, StoreJob};
+use crate::store::sqlstate::{DetailCache, scrub};
 
 /// What is asked of the server, in the order in which it answers.
-enum Asked {
+enum PendingRequest {
     /// An INSERT.
-    Insert(Flight),
+    Insert(InFlight),
     /// The horizon; at that moment.
     Horizon(u64),
     /// Where the rows of these tokens went.
-    Rowless(Rowless),
+    Rowless(RowlessCommits),
 }
 
 /// A token that is to be sent.
-struct Next {
+struct NextToken {
     token: Token,
-    job: Arc<Job>,
+    job: Arc<StoreJob>,
     /// How often it was sent.
     tries: u32,
     /// When its key was first found to be taken.
@@ -51,18 +53,18 @@ struct Next {
 const ROWLESS: usize = 256;
 
 /// The lane's books: what was sent, and what is to be sent.
-struct Lane {
-    shared: Arc<Shared>,
+struct Writer {
+    shared: Arc<PoolShared>,
     chunk: Option<Chunk>,
-    ledger: VecDeque<Asked>,
-    waiting: Vec<Waiting>,
+    ledger: VecDeque<PendingRequest>,
+    waiting: Vec<RetryToken>,
     /// Tokens that were committed without a row, to be looked for.
-    rowless: Option<Rowless>,
-    horizon: Horizon,
+    rowless: Option<RowlessCommits>,
+    horizon: XidHorizon,
     /// How many may be in flight on a connection of one's own.
     pipeline: usize,
-    batch: Batch,
-    details: Details,
+    batch: OutcomeBatch,
+    details: DetailCache,
     no_row: Arc<Detail>,
     /// True once the server was found to take no writes, or an answer broke off: nothing more is sent
     /// to it, and the connection is given up when it has answered what was.
@@ -73,20 +75,20 @@ struct Lane {
 
 /// Works until the queue is closed and empty, or the connection is lost. Without a `start` it makes
 /// a connection of its own.
-pub(super) async fn run(shared: Arc<Shared>, start: Option<Start>) -> End {
+pub(super) async fn run(shared: Arc<PoolShared>, start: Option<WriterStart>) -> CloseReason {
     let Some(start) = (match start {
         Some(start) => Some(start),
-        None => Start::extra(&shared).await,
+        None => WriterStart::extra(&shared).await,
     }) else {
-        return End::Unconnected;
+        return CloseReason::Unconnected;
     };
     let link = start.link;
-    let asked = Span {
+    let asked = SnapshotInterval {
         from: start.since,
         to: shared.sent.mark(),
     };
-    let horizon = Horizon::new(&link, asked);
-    let mut lane = Lane {
+    let horizon = XidHorizon::new(&link, asked);
+    let mut lane = Writer {
         pipeline: shared.pipeline.unwrap_or_else(|| fitting(link.round_trip)),
         shared,
         chunk: start.chunk,
@@ -94,8 +96,8 @@ pub(super) async fn run(shared: Arc<Shared>, start: Option<Start>) -> End {
         waiting: start.waiting,
         rowless: None,
         horizon,
-        batch: Batch::default(),
-        details: Details::default(),
+        batch: OutcomeBatch::default(),
+        details: DetailCache::default(),
         no_row: Detail::reason(
             "the database stored no row: a trigger or rule skipped or redirected it",
         ),
@@ -105,18 +107,18 @@ pub(super) async fn run(shared: Arc<Shared>, start: Option<Start>) -> End {
     let lost = lane.work(&link).await;
     if let Some(fault) = lane.shared.unconfirmed.get().cloned() {
         lane.give_up(&fault);
-        return End::Finished;
+        return CloseReason::Finished;
     }
     if lane.shared.queue.halt.aborting().is_cancelled() {
         lane.abort();
-        return End::Finished;
+        return CloseReason::Finished;
     }
     lane.batch.flush();
     if lost {
-        return End::Lost(Box::new(lane.remains(link.had_open_transaction())));
+        return CloseReason::Lost(Box::new(lane.remains(link.had_open_transaction())));
     }
     link.close().await;
-    End::Finished
+    CloseReason::Finished
 }
 
 /// How many requests in flight keep a connection busy whose answers take this long on their way.
@@ -133,9 +135,9 @@ fn fitting(round_trip: Duration) -> usize {
         .clamp(LEAST, MOST)
 }
 
-impl Lane {
+impl Writer {
     /// True where it ends because the connection was lost.
-    async fn work(&mut self, link: &Link) -> bool {
+    async fn work(&mut self, link: &Connection) -> bool {
         let shared = Arc::clone(&self.shared);
         let queue = &shared.queue;
         let silence = silence(shared.statement_timeout);
@@ -143,7 +145,7 @@ impl Lane {
         let mut giving_up = pin!(shared.gives_up.cancelled());
         let mut timer = pin!(tokio::time::sleep(silence));
         let mut heard = Instant::now();
-        let mut answers = Answers::with_capacity(self.pipeline);
+        let mut answers = PendingReplies::with_capacity(self.pipeline);
         let mut closed = false;
         loop {
             if answers.is_empty() {
@@ -212,14 +214,14 @@ impl Lane {
     }
 
     /// Sends as many tokens as there is room for.
-    fn fill<'a>(&mut self, link: &'a Link, answers: &mut Answers<'a>) {
+    fn fill<'a>(&mut self, link: &'a Connection, answers: &mut PendingReplies<'a>) {
         self.leaving |= answers.is_empty() && link.is_unheard();
         self.look_for_rowless(link, answers);
         if !self.has_room(answers.len()) {
             return;
         }
         while answers.len() < self.pipeline() && !link.is_closed() {
-            let Some(Next {
+            let Some(NextToken {
                 mut token,
                 job,
                 tries,
@@ -230,8 +232,8 @@ impl Lane {
             };
             if self.horizon.is_due(answers.is_empty()) {
                 self.ledger
-                    .push_back(Asked::Horizon(self.shared.sent.mark()));
-                answers.ask(async { link.ask_horizon().await.map(Reply::Horizon) });
+                    .push_back(PendingRequest::Horizon(self.shared.sent.mark()));
+                answers.ask(async { link.ask_horizon().await.map(ServerReply::Horizon) });
             }
             token.attempts = token.attempts.saturating_add(1);
             let moment = self.shared.sent.sending(token.as_str());
@@ -243,9 +245,9 @@ impl Lane {
                 } else {
                     link.insert(text.as_str()).await
                 };
-                rows.map(Reply::Rows)
+                rows.map(ServerReply::Rows)
             });
-            self.ledger.push_back(Asked::Insert(Flight {
+            self.ledger.push_back(PendingRequest::Insert(InFlight {
                 token,
                 job,
                 sent: Instant::now(),
@@ -258,8 +260,9 @@ impl Lane {
     }
 
     /// Looks for tokens without a row once there are enough of them, or nothing else to wait for.
-    fn look_for_rowless<'a>(&mut self, link: &'a Link, answers: &mut Answers<'a>) {
-        let is_due = |rowless: &mut Rowless| rowless.flights.len() >= ROWLESS || answers.is_empty();
+    fn look_for_rowless<'a>(&mut self, link: &'a Connection, answers: &mut PendingReplies<'a>) {
+        let is_due =
+            |rowless: &mut RowlessCommits| rowless.flights.len() >= ROWLESS || answers.is_empty();
         let Some(mut rowless) = self.rowless.take_if(is_due) else {
             return;
         };
@@ -274,9 +277,9 @@ impl Lane {
             let values: Vec<&str> = values.iter().map(Token::as_str).collect();
             link.count(&sql, &values, Some(number))
                 .await
-                .map(Reply::Counts)
+                .map(ServerReply::Counts)
         });
-        self.ledger.push_back(Asked::Rowless(rowless));
+        self.ledger.push_back(PendingRequest::Rowless(rowless));
     }
 
     /// True if tokens of this lane are neither in flight nor settled.
@@ -285,14 +288,14 @@ impl Lane {
     }
 
     /// The next token to send, whose it is, and how often it was sent.
-    fn next_token(&mut self) -> Option<Next> {
+    fn next_token(&mut self) -> Option<NextToken> {
         loop {
-            if let Some(Waiting { flight, detail, .. }) = self.due() {
+            if let Some(RetryToken { flight, detail, .. }) = self.due() {
                 if flight.job.is_stopping() {
                     self.land(flight, Status::Failed, Some(detail));
                     continue;
                 }
-                return Some(Next {
+                return Some(NextToken {
                     token: flight.token,
                     job: flight.job,
                     tries: flight.tries,
@@ -310,7 +313,7 @@ impl Lane {
                     self.batch.push(&job, outcome);
                     continue;
                 }
-                return Some(Next {
+                return Some(NextToken {
                     token,
                     job,
                     tries: 0,
@@ -326,7 +329,7 @@ impl Lane {
     }
 
     /// A waiting token whose time has come, or whose job waits for nothing.
-    fn due(&mut self) -> Option<Waiting> {
+    fn due(&mut self) -> Option<RetryToken> {
         if self.waiting.is_empty() {
             return None;
         }
@@ -339,13 +342,13 @@ impl Lane {
     }
 
     /// Reports what became of a token whose answer has come.
-    fn land(&mut self, flight: Flight, status: Status, detail: Option<Arc<Detail>>) {
+    fn land(&mut self, flight: InFlight, status: Status, detail: Option<Arc<Detail>>) {
         let (job, outcome) = flight.land(status, detail);
         self.batch.push(&job, outcome);
     }
 
     /// What the lane leaves to others after its connection was lost.
-    fn remains(mut self, had_open_transaction: bool) -> Remains {
+    fn remains(mut self, had_open_transaction: bool) -> Orphans {
         if let Some(chunk) = self.chunk.take() {
             self.shared.queue.give_back(chunk);
         }
@@ -358,13 +361,13 @@ impl Lane {
             }
             waiting.extend(again(std::mem::take(&mut flights)));
         }
-        let doubt = (!flights.is_empty()).then_some(Doubt {
+        let doubt = (!flights.is_empty()).then_some(InDoubtSet {
             flights,
             horizon: self.horizon.clone(),
             had_open_transaction,
             farewell,
         });
-        Remains { doubt, waiting }
+        Orphans { doubt, waiting }
     }
 
     /// Accounts for everything at once, for nothing may be waited for.
@@ -384,15 +387,15 @@ impl Lane {
             flight.job.tell(fault);
         }
         in_doubt::give_up(flights, &self.shared.sent, UNCONFIRMED, None);
-        self.waiting.drain(..).for_each(Waiting::fail);
+        self.waiting.drain(..).for_each(RetryToken::fail);
         self.chunk = None;
     }
 
-    fn take_flights(&mut self) -> Vec<Flight> {
+    fn take_flights(&mut self) -> Vec<InFlight> {
         let flights = self.ledger.drain(..).flat_map(|asked| match asked {
-            Asked::Insert(flight) => vec![flight],
-            Asked::Horizon(_) => Vec::new(),
-            Asked::Rowless(rowless) => rowless.flights,
+            PendingRequest::Insert(flight) => vec![flight],
+            PendingRequest::Horizon(_) => Vec::new(),
+            PendingRequest::Rowless(rowless) => rowless.flights,
         });
         flights
             .chain(self.rowless.take().into_iter().flat_map(|it| it.flights))
@@ -407,11 +410,11 @@ impl Lane {
         self.batch.flush();
         let (flights, message) = (self.take_flights(), self.take_farewell());
         in_doubt::give_up(flights, &self.shared.sent, reason, message);
-        self.waiting.drain(..).for_each(Waiting::fail);
+        self.waiting.drain(..).for_each(RetryToken::fail);
     }
 }
 
-impl Drop for Lane {
+impl Drop for Writer {
     /// Even a lane that panics or is dropped in mid-flight accounts for what it holds.
     fn drop(&mut self) {
         self.drop_flights("the connection was lost before the answer came");

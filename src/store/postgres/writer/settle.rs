@@ -6,30 +6,30 @@ use tokio::time::Instant;
 use tokio_postgres::error::DbError;
 
 use crate::pipeline::token::{Detail, Status};
-use crate::store::postgres::classify::{Class, ServerError, classify, is_error};
+use crate::store::postgres::classify::{ErrorClass, ServerError, classify, is_error};
 use crate::store::postgres::connect_error::every_insert_denied;
-use crate::store::postgres::connection::Link;
-use crate::store::postgres::in_doubt::{self, Flight, Rowless, UNCONFIRMED};
-use crate::store::postgres::inflight::Span;
-use crate::store::postgres::replies::{Answer, Reply};
-use crate::store::postgres::retry_set::Waiting;
-use crate::store::postgres::writer::{Asked, Lane};
-use crate::store::queue::Verdict;
-use crate::store::sqlstate::{Said, TRIES, is_unsent, pause};
+use crate::store::postgres::connection::Connection;
+use crate::store::postgres::in_doubt::{self, InFlight, RowlessCommits, UNCONFIRMED};
+use crate::store::postgres::inflight::SnapshotInterval;
+use crate::store::postgres::replies::{ReplyResult, ServerReply};
+use crate::store::postgres::retry_set::RetryToken;
+use crate::store::postgres::writer::{PendingRequest, Writer};
+use crate::store::queue::StoreEnd;
+use crate::store::sqlstate::{ServerDetail, TRIES, is_unsent, pause};
 
-impl Lane {
+impl Writer {
     /// Books the answer to what was asked foremost; false where it says that the connection is
     /// lost.
-    pub(crate) fn answered(&mut self, link: &Link, answer: Answer) -> bool {
+    pub(crate) fn answered(&mut self, link: &Connection, answer: ReplyResult) -> bool {
         let flight = match self.ledger.pop_front() {
             None => return false,
-            Some(Asked::Horizon(since)) => return self.horizon_moved(since, answer),
-            Some(Asked::Rowless(rowless)) => return self.rowless_seen(rowless, answer),
-            Some(Asked::Insert(flight)) => flight,
+            Some(PendingRequest::Horizon(since)) => return self.horizon_moved(since, answer),
+            Some(PendingRequest::Rowless(rowless)) => return self.rowless_seen(rowless, answer),
+            Some(PendingRequest::Insert(flight)) => flight,
         };
         self.shared.progress.answered();
         let error = match answer {
-            Ok(Reply::Rows(0)) => {
+            Ok(ServerReply::Rows(0)) => {
                 self.no_row(flight);
                 return true;
             }
@@ -50,17 +50,18 @@ impl Lane {
             self.farewell = link
                 .violation()
                 .or_else(|| crate::error::chain(&error).pop());
-            self.ledger.push_front(Asked::Insert(flight));
+            self.ledger.push_front(PendingRequest::Insert(flight));
             return false;
         };
         self.judged(link, flight, db)
     }
 
-    fn horizon_moved(&mut self, since: u64, answer: Answer) -> bool {
+    fn horizon_moved(&mut self, since: u64, answer: ReplyResult) -> bool {
         match answer {
-            Ok(Reply::Horizon(number)) => {
+            Ok(ServerReply::Horizon(number)) => {
                 let to = self.shared.sent.mark();
-                self.horizon.move_to(number, Span { from: since, to });
+                self.horizon
+                    .move_to(number, SnapshotInterval { from: since, to });
             }
             Ok(_) => {}
             // The older horizon still holds.
@@ -71,7 +72,7 @@ impl Lane {
 
     /// The INSERT was committed, and stored no row under the table's name. Whether it stored one
     /// elsewhere shows by looking.
-    fn no_row(&mut self, flight: Flight) {
+    fn no_row(&mut self, flight: InFlight) {
         if self.shared.dry_run {
             flight.landed(&self.shared.sent, false);
             let detail = Arc::clone(&self.no_row);
@@ -86,7 +87,7 @@ impl Lane {
         match &mut self.rowless {
             Some(rowless) => rowless.flights.push(flight),
             None => {
-                self.rowless = Some(Rowless {
+                self.rowless = Some(RowlessCommits {
                     flights: vec![flight],
                     // Older than the transactions of all that are answered from now on.
                     number: self.horizon.number,
@@ -98,10 +99,10 @@ impl Lane {
     }
 
     /// Books what a look-up saw of tokens without a row; false where the connection is lost.
-    fn rowless_seen(&mut self, rowless: Rowless, answer: Answer) -> bool {
+    fn rowless_seen(&mut self, rowless: RowlessCommits, answer: ReplyResult) -> bool {
         self.batch.flush();
         match answer {
-            Ok(Reply::Counts(counts)) => {
+            Ok(ServerReply::Counts(counts)) => {
                 in_doubt::settle_rowless(rowless, &counts, &self.shared.sent, &self.no_row);
                 true
             }
@@ -117,10 +118,10 @@ impl Lane {
     }
 
     /// Books the server's verdict on a token; false where it concerns the connection.
-    fn judged(&mut self, link: &Link, mut flight: Flight, db: &DbError) -> bool {
+    fn judged(&mut self, link: &Connection, mut flight: InFlight, db: &DbError) -> bool {
         let code = db.code().code();
         let detail = self.details.of(
-            &Said {
+            &ServerDetail {
                 code,
                 constraint: db.constraint(),
                 message: db.message(),
@@ -129,44 +130,44 @@ impl Lane {
             flight.token.as_str(),
         );
         let class = classify(&ServerError::of(db), &self.shared.catalog, &flight.token);
-        if class != Class::Doubt {
+        if class != ErrorClass::Doubt {
             flight.landed(&self.shared.sent, false);
         }
         let may_retry = flight.tries < TRIES && !flight.job.is_stopping();
         match class {
-            Class::Rejected => self.land(flight, Status::Rejected, Some(detail)),
-            Class::Retry | Class::Reroute if may_retry => {
-                self.waiting.push(Waiting {
+            ErrorClass::Rejected => self.land(flight, Status::Rejected, Some(detail)),
+            ErrorClass::Retry | ErrorClass::Reroute if may_retry => {
+                self.waiting.push(RetryToken {
                     due: Instant::now() + pause(flight.tries, fastrand::f64()),
                     flight,
                     detail,
                 });
             }
-            Class::Reroute if flight.tries >= TRIES => {
+            ErrorClass::Reroute if flight.tries >= TRIES => {
                 self.land(flight, Status::Rejected, Some(detail));
             }
             // The sequence advances with each try: that it is behind is no fault of the token, and the
             // tries do not count.
-            Class::KeyTaken
+            ErrorClass::KeyTaken
                 if flight.taken_since.get_or_insert(flight.sent).elapsed()
                     < self.shared.patience
                     && !flight.job.is_stopping() =>
             {
                 flight.tries -= 1;
-                self.waiting.push(Waiting::now(flight, detail));
+                self.waiting.push(RetryToken::now(flight, detail));
             }
-            Class::Unprepared if flight.tries < TRIES => {
+            ErrorClass::Unprepared if flight.tries < TRIES => {
                 // Somebody shares the backend after all.
                 link.unprepare();
                 self.horizon.backend = None;
-                self.waiting.push(Waiting::now(flight, detail));
+                self.waiting.push(RetryToken::now(flight, detail));
             }
-            Class::ReadOnly if may_retry => {
+            ErrorClass::ReadOnly if may_retry => {
                 self.leaving = true;
-                self.waiting.push(Waiting::now(flight, detail));
+                self.waiting.push(RetryToken::now(flight, detail));
             }
-            Class::Denied { all } if self.shared.progress.denied(all) => {
-                let verdict = Verdict {
+            ErrorClass::Denied { all } if self.shared.progress.denied(all) => {
+                let verdict = StoreEnd {
                     status: Status::NotAttempted,
                     fault: every_insert_denied(code, detail.message.as_deref().unwrap_or_default()),
                     detail: Arc::clone(&detail),
@@ -175,37 +176,37 @@ impl Lane {
                 self.shared.queue.condemn(verdict);
                 self.land(flight, Status::Failed, Some(detail));
             }
-            Class::Failed
-            | Class::ReadOnly
-            | Class::Retry
-            | Class::Reroute
-            | Class::KeyTaken
-            | Class::Denied { .. }
-            | Class::Unprepared => self.land(flight, Status::Failed, Some(detail)),
-            Class::Unconfirmed => {
+            ErrorClass::Failed
+            | ErrorClass::ReadOnly
+            | ErrorClass::Retry
+            | ErrorClass::Reroute
+            | ErrorClass::KeyTaken
+            | ErrorClass::Denied { .. }
+            | ErrorClass::Unprepared => self.land(flight, Status::Failed, Some(detail)),
+            ErrorClass::Unconfirmed => {
                 self.shared.progress.unconfirmed(flight.sent);
                 self.unknown(flight, UNCONFIRMED, &detail);
             }
-            Class::Unreadable => {
+            ErrorClass::Unreadable => {
                 self.unknown(flight, "the server's answer cannot be read", &detail);
             }
-            Class::Doubt if is_error(db) => {
+            ErrorClass::Doubt if is_error(db) => {
                 flight.landed(&self.shared.sent, false);
                 let reason = "the database does not know whether it was stored";
                 self.unknown(flight, reason, &detail);
             }
-            Class::Doubt
+            ErrorClass::Doubt
                 if self.horizon.backend.is_none()
                     && is_unsent(code, db.message())
                     && flight.tries < TRIES =>
             {
                 flight.landed(&self.shared.sent, false);
-                self.waiting.push(Waiting::now(flight, detail));
+                self.waiting.push(RetryToken::now(flight, detail));
                 return false;
             }
-            Class::Doubt => {
+            ErrorClass::Doubt => {
                 self.farewell = Some(format!("{} ({code})", db.message()));
-                self.ledger.push_front(Asked::Insert(flight));
+                self.ledger.push_front(PendingRequest::Insert(flight));
                 return false;
             }
         }
@@ -213,7 +214,7 @@ impl Lane {
     }
 
     /// Reports a token whose fate the server's answer leaves open.
-    fn unknown(&mut self, flight: Flight, reason: &str, said: &Detail) {
+    fn unknown(&mut self, flight: InFlight, reason: &str, said: &Detail) {
         let detail = Detail {
             reason: Some(reason.to_owned()),
             message: said.message.clone(),
