@@ -110,14 +110,14 @@ async fn on_the_demo(mut script: Script) -> Result<(), String> {
     let settings = config::load_text(Purpose::Demo, "fuzz.yaml", "");
     let settings = settings.map_err(|problem| shown(&problem))?;
     let limits = settings.limits;
-    let halt = Shutdown::new();
+    let shutdown = Shutdown::new();
     let deadline = Instant::now() + TIME;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let http = Box::new(HttpSource::new(&endpoint, &limits).map_err(told)?);
     let fetcher = Fetcher::new(
         http,
         limits,
-        halt.clone(),
+        shutdown.clone(),
         Arc::clone(&clock),
         Some(deadline),
     );
@@ -125,11 +125,11 @@ async fn on_the_demo(mut script: Script) -> Result<(), String> {
         target: DatabaseTarget::Demo,
         ..settings.store
     };
-    let store = Store::open(options, halt.clone(), Arc::clone(&clock)).await;
+    let store = Store::open(options, shutdown.clone(), Arc::clone(&clock)).await;
     let host = ScriptHost::new(HostParts {
         runtime: Handle::current(),
         clock,
-        halt: halt.clone(),
+        shutdown: shutdown.clone(),
         size: SIZE,
         fetcher: Arc::new(fetcher),
         store: Arc::new(store.map_err(told)?),
@@ -143,7 +143,7 @@ async fn on_the_demo(mut script: Script) -> Result<(), String> {
         .stack_size(STACK)
         .spawn(move || {
             let ended = run_to_the_end(&mut script, &host);
-            let received = host.fetcher().supply().received() + host.ledger().made();
+            let received = host.fetcher().stats().received() + host.ledger().made();
             let booked = host.ledger().tally().total();
             drop((script, host));
             let _ = tell.send((ended, received, booked));
@@ -152,8 +152,8 @@ async fn on_the_demo(mut script: Script) -> Result<(), String> {
     let (ended, received, booked) = tokio::select! {
         told = &mut done => told,
         () = tokio::time::sleep_until(deadline.into()) => {
-            halt.stop_for(Cause::Deadline);
-            halt.abort();
+            shutdown.stop_for(Cause::Deadline);
+            shutdown.abort();
             done.await
         }
     }

@@ -105,8 +105,8 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
             Ok(answer(page))
         }
         Some(Command::Check(args)) => {
-            let paint = Color(io::stdout().is_terminal() && env.allows_color());
-            let verdict = check::check(config::load_for_check(args, env), paint);
+            let color = Color(io::stdout().is_terminal() && env.allows_color());
+            let verdict = check::check(config::load_for_check(args, env), color);
             let exit = verdict.exit();
             let unwritten = answer(&verdict.lines).problems;
             let problems = verdict.problems.into_iter().chain(unwritten);
@@ -123,7 +123,7 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
         }
         Some(Command::Demo(args)) => {
             let settings = config::load(Purpose::Demo, args, env).map_err(alone)?;
-            start(&settings, env, |screen| run::run(&settings, screen)).map_err(alone)
+            start(&settings, env, |display| run::run(&settings, display)).map_err(alone)
         }
         Some(Command::Merge(args)) => {
             let settings = config::load_for_merge(args, env).map_err(alone)?;
@@ -136,12 +136,12 @@ fn command(cli: &Cli, env: &Env) -> Result<Done, Vec<Problem>> {
         }
         Some(Command::Replay(args)) => {
             let settings = config::load_for_replay(args, env).map_err(alone)?;
-            let replay = |screen: &ProgressDisplay| replay::replay(&settings, &args.file, screen);
+            let replay = |display: &ProgressDisplay| replay::replay(&settings, &args.file, display);
             start(&settings, env, replay).map_err(alone)
         }
         None => {
             let settings = config::load(Purpose::Run, &cli.run, env).map_err(alone)?;
-            start(&settings, env, |screen| run::run(&settings, screen)).map_err(alone)
+            start(&settings, env, |display| run::run(&settings, display)).map_err(alone)
         }
     }
 }
@@ -156,12 +156,12 @@ fn start(
         stdout_is_terminal: io::stdout().is_terminal(),
         color: env.allows_color(),
     };
-    let screen = ProgressDisplay::of(settings.progress, streams);
-    logging::start(settings.log, stderr_color(env), screen.clone());
+    let display = ProgressDisplay::of(settings.progress, streams);
+    logging::start(settings.log, stderr_color(env), display.clone());
     warn_of_variables(env);
     measured(settings.metrics.as_deref(), settings.progress, || {
-        let finished = work(&screen);
-        screen.clear();
+        let finished = work(&display);
+        display.clear();
         finished
     })
 }

@@ -80,7 +80,7 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> Result<()> {
 }
 
 async fn pipeline(way: Way, size: u64, url: &str) -> Result<()> {
-    let halt = Shutdown::new();
+    let shutdown = Shutdown::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let endpoint = HttpEndpoint {
         url: url.parse()?,
@@ -89,9 +89,9 @@ async fn pipeline(way: Way, size: u64, url: &str) -> Result<()> {
     };
     let limits = limits();
     let http = Box::new(HttpSource::new(&endpoint, &limits).map_err(said)?);
-    let fetcher = Fetcher::new(http, limits, halt.clone(), Arc::clone(&clock), None);
+    let fetcher = Fetcher::new(http, limits, shutdown.clone(), Arc::clone(&clock), None);
     let fetcher = Arc::new(fetcher);
-    let store = Store::open(database(), halt.clone(), Arc::clone(&clock));
+    let store = Store::open(database(), shutdown.clone(), Arc::clone(&clock));
     let store = store.await.map_err(said)?;
     let stdout = ReportSpec {
         format: ReportFormat::Text,
@@ -109,7 +109,7 @@ async fn pipeline(way: Way, size: u64, url: &str) -> Result<()> {
                     let host = ScriptHost::new(HostParts {
                         runtime,
                         clock,
-                        halt,
+                        shutdown,
                         size,
                         fetcher,
                         store: Arc::new(store),

@@ -40,7 +40,7 @@ impl CheckReport {
 
 /// Looks at every script, whatever is wrong with the configuration or with another one, and then at what
 /// is to be connected to.
-pub fn check(checked: CheckSettings, paint: Color) -> CheckReport {
+pub fn check(checked: CheckSettings, color: Color) -> CheckReport {
     let settings = script::ScriptSettings {
         size: checked.size,
         vars: checked.vars,
@@ -62,7 +62,7 @@ pub fn check(checked: CheckSettings, paint: Color) -> CheckReport {
                 if !found.iter().any(is_error) {
                     let word = if found.is_empty() { "ok  " } else { "warn" };
                     // Writing into a string cannot fail.
-                    let _ = writeln!(verdict.lines, "{}  {}", paint.word(word), script.name());
+                    let _ = writeln!(verdict.lines, "{}  {}", color.word(word), script.name());
                 }
                 found
             }
@@ -73,7 +73,7 @@ pub fn check(checked: CheckSettings, paint: Color) -> CheckReport {
         verdict.problems.extend(new);
     }
     if let Some(ends) = &checked.ends {
-        verdict.connect(ends, paint);
+        verdict.connect(ends, color);
     }
     verdict
 }
@@ -101,7 +101,7 @@ fn scripts_of(named: &ScriptPath) -> Vec<Result<Option<PathBuf>, Problem>> {
 
 impl CheckReport {
     /// Looks at both ends.
-    fn connect(&mut self, ends: &ProbeTargets, paint: Color) {
+    fn connect(&mut self, ends: &ProbeTargets, color: Color) {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
@@ -112,7 +112,7 @@ impl CheckReport {
         };
         for finding in findings {
             // Writing into a string cannot fail.
-            let _ = writeln!(self.lines, "{}", finding.line(paint));
+            let _ = writeln!(self.lines, "{}", finding.line(color));
             self.problems.extend(finding.prevents().map(problem));
         }
     }

@@ -200,7 +200,7 @@ impl MergedTotals {
 
     fn close(mut self, settings: &MergeSettings) -> Conclusion {
         let tally = self.ledger.tally();
-        let facts = RunTotals {
+        let totals = RunTotals {
             size: self.requested,
             received: tally.total(),
             counted: tally.total(),
@@ -214,7 +214,14 @@ impl MergedTotals {
         let problem = self.ledger.fault().cloned().map(Problem::from);
         let record = self.record();
         let rules = &settings.fail_on;
-        conclusion::close(&mut self.ledger, &facts, self.asked, record, problem, rules)
+        conclusion::close(
+            &mut self.ledger,
+            &totals,
+            self.asked,
+            record,
+            problem,
+            rules,
+        )
     }
 
     fn record(&self) -> RunRecord {

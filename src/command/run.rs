@@ -36,22 +36,35 @@ use crate::script::{self, Script};
 use crate::store::{self, Store};
 
 /// Runs the pipeline to its end, whatever way that comes.
-pub fn run(settings: &RunSettings, screen: &ProgressDisplay) -> Conclusion {
+pub fn run(settings: &RunSettings, display: &ProgressDisplay) -> Conclusion {
     let script = load(settings).and_then(|script| match &settings.out_dir {
         // It would fail in the middle, after tokens were fetched.
         None => script.file_written().map_or(Ok(script), Err),
         Some(_) => Ok(script),
     });
-    drive("run", settings, async |halt, begun| match script {
-        Err(problem) => Err(problem),
-        Ok(_) if settings.size == 0 => nothing_to_do(settings, &begun),
-        Ok(script) => pipeline(settings.clone(), script, halt, begun, screen.clone()).await,
-    })
+    drive(
+        "run",
+        settings,
+        async |shutdown, run_context| match script {
+            Err(problem) => Err(problem),
+            Ok(_) if settings.size == 0 => nothing_to_do(settings, &run_context),
+            Ok(script) => {
+                pipeline(
+                    settings.clone(),
+                    script,
+                    shutdown,
+                    run_context,
+                    display.clone(),
+                )
+                .await
+            }
+        },
+    )
 }
 
 /// The run of a shard that has no part of SIZE, or of an input that holds no token. Its script is not
 /// asked: no script expects a SIZE of 0.
-fn nothing_to_do(settings: &RunSettings, begun: &RunContext) -> Result<Conclusion, Problem> {
+fn nothing_to_do(settings: &RunSettings, run_context: &RunContext) -> Result<Conclusion, Problem> {
     let is_empty =
         matches!(&settings.source, SourceSettings::Input(input) if input.count() == Some(0));
     if is_empty {
@@ -61,12 +74,12 @@ fn nothing_to_do(settings: &RunSettings, begun: &RunContext) -> Result<Conclusio
     }
     let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
     reports.dry_run(settings.store.dry_run);
-    let (mut ledger, facts) = (Ledger::new(reports), RunTotals::default());
-    let (asked, record) = (RequestCounts::default(), RunRecord::from(begun));
+    let (mut ledger, totals) = (Ledger::new(reports), RunTotals::default());
+    let (asked, record) = (RequestCounts::default(), RunRecord::from(run_context));
     let rules = &settings.fail_on;
     Ok(conclusion::close(
         &mut ledger,
-        &facts,
+        &totals,
         asked,
         record,
         None,
@@ -114,27 +127,29 @@ fn uncharged(problem: Problem) -> Problem {
 async fn pipeline(
     settings: RunSettings,
     script: Script,
-    halt: Shutdown,
-    begun: RunContext,
-    screen: ProgressDisplay,
+    shutdown: Shutdown,
+    run_context: RunContext,
+    display: ProgressDisplay,
 ) -> Result<Conclusion, Problem> {
-    let deadline = settings.deadline.map(|deadline| begun.instant + deadline);
+    let deadline = settings
+        .deadline
+        .map(|deadline| run_context.instant + deadline);
     let mut options = settings.store;
-    options.session = begun.run_id.to_string();
-    options.tracer = begun.tracer.clone();
+    options.session = run_context.run_id.to_string();
+    options.tracer = run_context.tracer.clone();
     let dry_run = options.dry_run;
     let (table, column) = (options.table.to_string(), options.column.clone());
-    let source = source(settings.source, &settings.limits, &begun.tracer).await?;
-    let clock = Arc::clone(&begun.clock);
-    let mut fetcher = Fetcher::new(source, settings.limits, halt.clone(), clock, deadline);
-    fetcher.wait_until(begun.instant + settings.wait);
-    let store = open(options, &halt, &begun, settings.wait).await?;
+    let source = source(settings.source, &settings.limits, &run_context.tracer).await?;
+    let clock = Arc::clone(&run_context.clock);
+    let mut fetcher = Fetcher::new(source, settings.limits, shutdown.clone(), clock, deadline);
+    fetcher.wait_until(run_context.instant + settings.wait);
+    let store = open(options, &shutdown, &run_context, settings.wait).await?;
     // Opened last: a run that cannot begin leaves no empty reports behind.
     let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
     reports.mask(settings.mask);
     reports.dry_run(dry_run);
     if let Some(path) = &settings.journal {
-        let run_id = begun.run_id.to_string();
+        let run_id = run_context.run_id.to_string();
         let size = (!fetcher.is_open_ended()).then_some(settings.size);
         let header = JournalHeader::new(run_id, store.horizon(), table, column).asking_for(size);
         match Journal::begin(path, &header) {
@@ -150,8 +165,8 @@ async fn pipeline(
     }
     let parts = HostParts {
         runtime: Handle::current(),
-        clock: Arc::clone(&begun.clock),
-        halt,
+        clock: Arc::clone(&run_context.clock),
+        shutdown,
         size: settings.size,
         fetcher: Arc::new(fetcher),
         store: Arc::new(store),
@@ -160,27 +175,27 @@ async fn pipeline(
         emitter: Emitter::new(settings.out_dir),
         environment: settings.env,
     };
-    carry_out(script, parts, begun, &screen).await
+    carry_out(script, parts, run_context, &display).await
 }
 
 /// Runs the script between both ends, and draws the verdict.
 pub(crate) async fn carry_out(
     script: Script,
     parts: HostParts,
-    begun: RunContext,
-    screen: &ProgressDisplay,
+    run_context: RunContext,
+    display: &ProgressDisplay,
 ) -> Result<Conclusion, Problem> {
     let store = Arc::clone(&parts.store);
     let host = ScriptHost::new(parts);
     let total = (!host.fetcher().is_open_ended()).then(|| host.size());
     // Weakly, so that the host ends with its script.
     let watched = Arc::downgrade(&host);
-    let tally = || watched.upgrade().and_then(|host| host.glimpse());
+    let tally = || watched.upgrade().and_then(|host| host.try_tally());
     let waits = || store.waits_for();
     let finished = tokio::select! {
         biased;
-        finished = on_its_thread(script, host, begun) => finished,
-        () = screen.follow(total, tally, waits) => future::pending().await,
+        finished = on_its_thread(script, host, run_context) => finished,
+        () = display.follow(total, tally, waits) => future::pending().await,
     };
     let finished = finished?;
     if let Some(store) = Arc::into_inner(store) {
@@ -192,30 +207,30 @@ pub(crate) async fn carry_out(
 /// Opens the database; one that is not up yet is waited for.
 pub(crate) async fn open(
     options: store::StoreOptions,
-    halt: &Shutdown,
-    begun: &RunContext,
+    shutdown: &Shutdown,
+    run_context: &RunContext,
     wait: Duration,
 ) -> Result<Store, Problem> {
-    let clock = &begun.clock;
+    let clock = &run_context.clock;
     let mut failures = 0;
     loop {
         let fault: Fault = tokio::select! {
             // First, for the store gives up for the same reason and knows nothing of signals.
             biased;
-            () = halt.stopping().cancelled() => return Err(stopped_early(halt)),
-            store = Store::open(options.clone(), halt.clone(), Arc::clone(clock)) => match store {
+            () = shutdown.stopping().cancelled() => return Err(stopped_early(shutdown)),
+            store = Store::open(options.clone(), shutdown.clone(), Arc::clone(clock)) => match store {
                 Ok(store) => return Ok(store),
                 Err(fault) => fault,
             },
         };
         failures += 1;
         let pause = backoff(failures, clock.jitter());
-        if !fault.retryable || clock.now() + pause >= begun.instant + wait {
+        if !fault.retryable || clock.now() + pause >= run_context.instant + wait {
             return Err(fault.into());
         }
         tracing::info!(cause = fault.causes.first(), "waiting for the database");
         tokio::select! {
-            () = halt.stopping().cancelled() => return Err(stopped_early(halt)),
+            () = shutdown.stopping().cancelled() => return Err(stopped_early(shutdown)),
             () = clock.sleep(pause) => {}
         }
     }
@@ -245,10 +260,10 @@ async fn source(
 async fn on_its_thread(
     mut script: Script,
     host: Arc<ScriptHost>,
-    begun: RunContext,
+    run_context: RunContext,
 ) -> Result<Conclusion, Problem> {
     let (sender, receiver) = oneshot::channel();
-    let busy = begun.clock.busy();
+    let busy = run_context.clock.busy();
     // The thread's log lines go where those of its run go.
     let log = dispatcher::get_default(Dispatch::clone);
     thread::Builder::new()
@@ -258,7 +273,7 @@ async fn on_its_thread(
             busy.begin();
             let finished = dispatcher::with_default(&log, || {
                 let ended = run_to_the_end(&mut script, &host);
-                conclude(&host, ended, &begun)
+                conclude(&host, ended, &run_context)
             });
             drop((script, host));
             let _ = sender.send(finished);
@@ -272,40 +287,40 @@ async fn on_its_thread(
 }
 
 /// Tallies and draws the verdict.
-fn conclude(host: &ScriptHost, ended: ScriptEnd, begun: &RunContext) -> Conclusion {
-    let facts = gather(host, &ended);
-    let supply = host.fetcher().supply();
+fn conclude(host: &ScriptHost, ended: ScriptEnd, run_context: &RunContext) -> Conclusion {
+    let totals = gather(host, &ended);
+    let stats = host.fetcher().stats();
     let asked = RequestCounts {
-        requests: supply.requests(),
-        surplus: supply.surplus(),
-        unseen: supply.unseen(),
-        top_ups: supply.top_ups(),
-        repeated: supply.repeated(),
+        requests: stats.requests(),
+        surplus: stats.surplus(),
+        unseen: stats.unseen(),
+        top_ups: stats.top_ups(),
+        repeated: stats.repeated(),
     };
     let rules = host.fail_on();
     conclusion::close(
         &mut host.ledger(),
-        &facts,
+        &totals,
         asked,
-        RunRecord::from(begun),
+        RunRecord::from(run_context),
         ended.problem,
         rules,
     )
 }
 
 fn gather(host: &ScriptHost, ended: &ScriptEnd) -> RunTotals {
-    let supply = host.fetcher().supply();
+    let stats = host.fetcher().stats();
     let ledger = host.ledger();
     let tally = ledger.tally();
-    let received = supply.received() + ledger.made();
+    let received = stats.received() + ledger.made();
     RunTotals {
         size: host.requested(received),
         received,
         open_ended: host.fetcher().is_open_ended(),
         counted: tally.total(),
         unsettled: tally.unsettled(),
-        fell_short: supply.fell_short(),
-        cause: host.halt().cause(),
+        fell_short: stats.fell_short(),
+        cause: host.shutdown().cause(),
         chosen: ended.chosen,
         problem: ended.problem.as_ref().map(|problem| problem.exit),
     }

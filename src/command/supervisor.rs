@@ -67,23 +67,28 @@ where
     };
     let finished = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let mut begun = RunContext::now();
+        let mut run_context = RunContext::now();
         let telemetry = settings.telemetry.as_ref();
-        let telemetry = Telemetry::begin(telemetry, what, &begun.run_id.to_string());
-        begun.tracer = telemetry.tracer();
+        let telemetry = Telemetry::begin(telemetry, what, &run_context.run_id.to_string());
+        run_context.tracer = telemetry.tracer();
         let limits = TimeLimits::of(settings);
         let mut stopped = Vec::new();
         let stops = async || {
             let cause = signals.next().await;
-            stopped.push(begun.clock.now());
+            stopped.push(run_context.clock.now());
             cause
         };
-        let finished = watch_over(begun.clone(), limits, stops, work).await;
-        let within = last_word(limits, begun.instant, &stopped, begun.clock.now());
+        let finished = watch_over(run_context.clone(), limits, stops, work).await;
+        let within = last_word(
+            limits,
+            run_context.instant,
+            &stopped,
+            run_context.clock.now(),
+        );
         let (exit, summary) = (finished.exit, finished.summary.as_ref());
         let ending = RunEnd {
             exit,
-            metrics: metrics(exit, summary, begun.elapsed(), jiff::Timestamp::now()),
+            metrics: metrics(exit, summary, run_context.elapsed(), jiff::Timestamp::now()),
             attributes: span_attributes(exit, summary),
         };
         tokio::select! {
@@ -113,7 +118,7 @@ fn last_word(limits: TimeLimits, began: Instant, stopped: &[Instant], now: Insta
 /// The same on the current runtime: does the work until it is done, stops it within its limits or
 /// where `stops` says so, and gives it up where it outlives its grace.
 pub async fn watch_over<Work>(
-    begun: RunContext,
+    run_context: RunContext,
     limits: TimeLimits,
     stops: impl AsyncFnMut() -> Cause,
     work: impl FnOnce(Shutdown, RunContext) -> Work,
@@ -121,31 +126,33 @@ pub async fn watch_over<Work>(
 where
     Work: Future<Output = Result<Conclusion, Problem>>,
 {
-    let halt = Shutdown::new();
+    let shutdown = Shutdown::new();
     tokio::select! {
         biased;
-        finished = work(halt.clone(), begun.clone()) => finished.unwrap_or_else(Conclusion::from),
-        cause = supervise(&halt, &begun, limits, stops) => overdue(cause),
+        finished = work(shutdown.clone(), run_context.clone()) => finished.unwrap_or_else(Conclusion::from),
+        cause = supervise(&shutdown, &run_context, limits, stops) => overdue(cause),
     }
 }
 
 /// Stops the run at a signal or the deadline, gives up waiting after a while or at a second signal,
 /// and returns when the run has outlived its grace.
 async fn supervise(
-    halt: &Shutdown,
-    begun: &RunContext,
+    shutdown: &Shutdown,
+    run_context: &RunContext,
     limits: TimeLimits,
     mut stops: impl AsyncFnMut() -> Cause,
 ) -> Cause {
-    let clock = &begun.clock;
-    let deadline = limits.deadline.map(|deadline| begun.instant + deadline);
+    let clock = &run_context.clock;
+    let deadline = limits
+        .deadline
+        .map(|deadline| run_context.instant + deadline);
     let cause = tokio::select! {
         biased;
         cause = stops() => cause,
         () = until(clock, deadline) => Cause::Deadline,
     };
     tracing::info!(cause = cause.as_str(), "stopping");
-    halt.stop_for(cause);
+    shutdown.stop_for(cause);
     let stopped = clock.now();
     let drain = DRAIN.min(limits.grace.mul_f64(5.0 / 8.0));
     let mut end = stopped + limits.grace;
@@ -155,7 +162,7 @@ async fn supervise(
         () = clock.at(stopped + drain) => {}
     }
     tracing::debug!("no longer waiting for what is in flight");
-    halt.abort();
+    shutdown.abort();
     tokio::select! {
         biased;
         _ = stops() => {}

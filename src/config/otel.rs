@@ -38,7 +38,7 @@ const METRICS: SignalVariables = SignalVariables {
 pub(super) fn settings(env: &Env) -> Option<OtelSettings> {
     let mut reading = OtelReader {
         env,
-        complaints: Vec::new(),
+        warnings: Vec::new(),
     };
     if reading
         .get("OTEL_SDK_DISABLED")
@@ -60,7 +60,7 @@ pub(super) fn settings(env: &Env) -> Option<OtelSettings> {
         .into_iter()
         .filter_map(|(variable, header)| Some((header.to_owned(), reading.get(variable)?)))
         .collect();
-    if traces.is_none() && metrics.is_none() && reading.complaints.is_empty() {
+    if traces.is_none() && metrics.is_none() && reading.warnings.is_empty() {
         return None;
     }
     Some(OtelSettings {
@@ -73,7 +73,7 @@ pub(super) fn settings(env: &Env) -> Option<OtelSettings> {
         }),
         parent,
         proxy: env.names_a_proxy(),
-        complaints: reading.complaints,
+        warnings: reading.warnings,
     })
 }
 
@@ -86,7 +86,7 @@ fn names_the_service(attributes: &str) -> bool {
 
 struct OtelReader<'a> {
     env: &'a Env,
-    complaints: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl OtelReader<'_> {
@@ -101,8 +101,8 @@ impl OtelReader<'_> {
     }
 
     fn complain(&mut self, what: String) {
-        if !self.complaints.contains(&what) {
-            self.complaints.push(what);
+        if !self.warnings.contains(&what) {
+            self.warnings.push(what);
         }
     }
 
@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(headers(&settings.traces), ["c: 3"]);
         assert_eq!(settings.traces.unwrap().timeout, Duration::from_millis(250));
         assert_eq!(settings.metrics.unwrap().timeout, TIMEOUT);
-        assert!(settings.complaints.is_empty());
+        assert!(settings.warnings.is_empty());
     }
 
     #[test]
@@ -292,7 +292,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "s3cret"),
         ])
         .unwrap();
-        insta::assert_snapshot!(settings.complaints.join("\n"), @r"
+        insta::assert_snapshot!(settings.warnings.join("\n"), @r"
         OTEL_EXPORTER_OTLP_HEADERS must be key=value,key=value; no header is sent
         OTEL_EXPORTER_OTLP_TIMEOUT must be a number of milliseconds; 10000 is taken
         OTEL_EXPORTER_OTLP_ENDPOINT must be a URL such as http://localhost:4318; nothing is sent there
@@ -304,7 +304,7 @@ mod tests {
         ])
         .unwrap();
         assert!(settings.traces.is_none() && settings.metrics.is_none());
-        insta::assert_snapshot!(settings.complaints.join("\n"), @"OTEL_TRACES_EXPORTER names no `otlp`; nothing else is known here");
+        insta::assert_snapshot!(settings.warnings.join("\n"), @"OTEL_TRACES_EXPORTER names no `otlp`; nothing else is known here");
     }
 
     #[test]

@@ -213,8 +213,8 @@ mod tests {
 ";
 
     fn shown(path: &[PathStep]) -> (usize, usize, &'static str) {
-        let outline = YamlSpans::of(TEXT);
-        let mark = outline.key(path).unwrap();
+        let spans = YamlSpans::of(TEXT);
+        let mark = spans.key(path).unwrap();
         (mark.line, mark.column, &TEXT[mark.bytes.clone()])
     }
 
@@ -223,8 +223,8 @@ mod tests {
         use PathStep::{Item, Key};
         let report = [Item(0), Key("expect"), Key("report")];
         assert_eq!(shown(&report), (3, 21, "\"report\""));
-        let outline = YamlSpans::of(TEXT);
-        let value = outline.value(&report).unwrap();
+        let spans = YamlSpans::of(TEXT);
+        let value = spans.value(&report).unwrap();
         assert_eq!(&TEXT[value.bytes.clone()], "'x'");
         assert_eq!(value.form, ValueStyle::Inline);
         let counts = [Item(1), Key("expect"), Key("counts")];
@@ -232,7 +232,7 @@ mod tests {
         let missing = [Item(1), Key("expect"), Key("nothing"), Key("below")];
         assert_eq!(shown(&missing), (5, 3, "expect"));
         let block = [Item(1), Key("expect"), Key("report")];
-        assert_eq!(outline.value(&block).unwrap().form, ValueStyle::Literal);
+        assert_eq!(spans.value(&block).unwrap().form, ValueStyle::Literal);
         assert_eq!(shown(&block), (6, 5, "report"));
     }
 

@@ -123,13 +123,13 @@ impl RunTotals {
 mod tests {
     use super::*;
 
-    fn code(facts: RunTotals) -> u8 {
-        facts.verdict().code()
+    fn code(totals: RunTotals) -> u8 {
+        totals.verdict().code()
     }
 
     #[test]
     fn the_order_of_the_codes_is_signal_choice_database_source_script() {
-        let mut facts = RunTotals {
+        let mut totals = RunTotals {
             size: 10,
             received: 9,
             counted: 9,
@@ -140,43 +140,43 @@ mod tests {
             chosen: Some(7),
             problem: Some(Exit::Script),
         };
-        assert_eq!(code(facts), 143);
-        facts.cause = Some(Cause::Interrupt);
-        assert_eq!(code(facts), 130);
-        facts.cause = None;
-        assert_eq!(code(facts), 7);
-        facts.chosen = None;
-        assert_eq!(code(facts), 5);
-        facts.unsettled = 0;
-        assert_eq!(code(facts), 4);
-        facts.received = 10;
-        assert_eq!(code(facts), 3);
-        facts.problem = None;
-        assert_eq!(code(facts), 0);
+        assert_eq!(code(totals), 143);
+        totals.cause = Some(Cause::Interrupt);
+        assert_eq!(code(totals), 130);
+        totals.cause = None;
+        assert_eq!(code(totals), 7);
+        totals.chosen = None;
+        assert_eq!(code(totals), 5);
+        totals.unsettled = 0;
+        assert_eq!(code(totals), 4);
+        totals.received = 10;
+        assert_eq!(code(totals), 3);
+        totals.problem = None;
+        assert_eq!(code(totals), 0);
     }
 
     #[test]
     fn a_script_that_asked_for_less_than_size_is_no_short_supply() {
-        let facts = RunTotals {
+        let totals = RunTotals {
             size: 10,
             received: 3,
             counted: 3,
             ..RunTotals::default()
         };
-        assert_eq!(code(facts), 0);
+        assert_eq!(code(totals), 0);
     }
 
     #[test]
     fn a_deadline_ends_by_what_it_left_undone() {
-        let mut facts = RunTotals {
+        let mut totals = RunTotals {
             size: 10,
             cause: Some(Cause::Deadline),
             ..RunTotals::default()
         };
-        assert_eq!(code(facts), 3, "nothing was asked of anyone");
-        facts.fell_short = true;
-        assert_eq!(code(facts), 4);
-        facts.unsettled = 2;
-        assert_eq!(code(facts), 5);
+        assert_eq!(code(totals), 3, "nothing was asked of anyone");
+        totals.fell_short = true;
+        assert_eq!(code(totals), 4);
+        totals.unsettled = 2;
+        assert_eq!(code(totals), 5);
     }
 }

@@ -60,14 +60,14 @@ impl ProbeResult {
     }
 
     /// The line for people, without a line break.
-    pub fn line(&self, paint: Color) -> String {
+    pub fn line(&self, color: Color) -> String {
         let word = match self.state {
             ProbeState::Fine => "ok  ",
             ProbeState::Warning => "warn",
             ProbeState::Fault(_) => "FAIL",
         };
         let (what, words) = (self.what, escape(&self.words));
-        format!("{what:<10}{}  {words}", paint.word(word))
+        format!("{what:<10}{}  {words}", color.word(word))
     }
 }
 

@@ -71,7 +71,7 @@ pub struct FetchPlan {
 pub struct Fetcher {
     source: Box<dyn TokenSource>,
     limits: FetchLimits,
-    halt: Shutdown,
+    shutdown: Shutdown,
     clock: Arc<dyn Clock>,
     deadline: Option<Instant>,
     /// Until when a source that cannot be reached is waited for, as long as it never was reached.
@@ -79,7 +79,7 @@ pub struct Fetcher {
     journal: Option<Journal>,
     /// True once the source answered anything.
     reached: AtomicBool,
-    supply: SourceStats,
+    stats: SourceStats,
 }
 
 impl Fetcher {
@@ -87,20 +87,20 @@ impl Fetcher {
     pub fn new(
         source: Box<dyn TokenSource>,
         limits: FetchLimits,
-        halt: Shutdown,
+        shutdown: Shutdown,
         clock: Arc<dyn Clock>,
         deadline: Option<Instant>,
     ) -> Self {
         Self {
             source,
             limits,
-            halt,
+            shutdown,
             clock,
             deadline,
             wait_until: None,
             journal: None,
             reached: AtomicBool::new(false),
-            supply: SourceStats::default(),
+            stats: SourceStats::default(),
         }
     }
 
@@ -149,8 +149,8 @@ impl Fetcher {
     }
 
     /// What was asked of the source so far.
-    pub fn supply(&self) -> &SourceStats {
-        &self.supply
+    pub fn stats(&self) -> &SourceStats {
+        &self.stats
     }
 
     /// `size` tokens in pages. Nothing is sent before the first page is asked for; then the next
@@ -177,7 +177,7 @@ impl Fetcher {
                     answer.fault = None;
                 }
                 if (answer.page.len() as u64) < size && !fetcher.is_open_ended() {
-                    fetcher.supply.fell_short.store(true, Ordering::Relaxed);
+                    fetcher.stats.fell_short.store(true, Ordering::Relaxed);
                 }
                 let _ = sender.send(Ok(answer.page)).await;
                 if let Some(fault) = answer.fault {
@@ -205,13 +205,13 @@ impl Fetcher {
             if open == 0 {
                 break;
             }
-            if stop.is_cancelled() || self.halt.stopping().is_cancelled() {
+            if stop.is_cancelled() || self.shutdown.stopping().is_cancelled() {
                 break;
             }
             let count = open.min(plan.page_size);
             // All of it was asked for before.
             if asked >= size && self.is_issuer() {
-                self.supply.top_ups.fetch_add(1, Ordering::Relaxed);
+                self.stats.top_ups.fetch_add(1, Ordering::Relaxed);
             }
             let answer = self.ask(count, plan.retries, stop).await;
             let came = answer.page.len() as u64;
@@ -229,7 +229,7 @@ impl Fetcher {
             }
             if let Some(fault) = fault {
                 if !has_all {
-                    self.supply.fell_short.store(true, Ordering::Relaxed);
+                    self.stats.fell_short.store(true, Ordering::Relaxed);
                 }
                 let _ = pages.send(Err(fault)).await;
                 return;
@@ -240,9 +240,9 @@ impl Fetcher {
             }
         }
         // A script that breaks off its loop asked for less; that is not the source's fault.
-        let let_go = stop.is_cancelled() && !self.halt.stopping().is_cancelled();
+        let let_go = stop.is_cancelled() && !self.shutdown.stopping().is_cancelled();
         if received < size && !let_go {
-            self.supply.fell_short.store(true, Ordering::Relaxed);
+            self.stats.fell_short.store(true, Ordering::Relaxed);
         }
     }
 
@@ -277,19 +277,19 @@ impl Fetcher {
             let rules = retry::RetryLimits {
                 // Without end while the source is waited for at the start.
                 retries: if waits { u32::MAX } else { retries },
-                spent: self.supply.repeated(),
+                spent: self.stats.repeated(),
                 left: self.left(),
             };
             match retry::decide(fault, failures, &rules, self.clock.jitter()) {
                 RetryDecision::After(wait) => {
                     if !waits {
-                        self.supply.repeated.fetch_add(1, Ordering::Relaxed);
+                        self.stats.repeated.fetch_add(1, Ordering::Relaxed);
                     }
                     tracing::info!(?wait, kind = fault.kind.as_str(), "asking again");
                     tokio::select! {
                         biased;
                         () = stop.cancelled() => return answer,
-                        () = self.halt.stopping().cancelled() => return answer,
+                        () = self.shutdown.stopping().cancelled() => return answer,
                         () = self.clock.sleep(wait) => {}
                     }
                     kept.extend(answer.page.iter());
@@ -321,20 +321,20 @@ impl Fetcher {
         if !self.is_issuer() {
             let answer = tokio::select! {
                 biased;
-                () = self.halt.stopping().cancelled() => SourceAnswer::nothing(),
+                () = self.shutdown.stopping().cancelled() => SourceAnswer::nothing(),
                 answer = self.source.request(count) => answer,
             };
             return self.take_in(answer).await;
         }
-        let sent = self.supply.requests.fetch_add(1, Ordering::Relaxed);
+        let sent = self.stats.requests.fetch_add(1, Ordering::Relaxed);
         if self.limits.max_requests.is_some_and(|most| sent >= most) {
-            self.supply.requests.fetch_sub(1, Ordering::Relaxed);
+            self.stats.requests.fetch_sub(1, Ordering::Relaxed);
             return SourceAnswer::failed(out_of_requests(sent, count));
         }
         let mut answer = tokio::select! {
             biased;
             answer = self.source.request(count) => answer,
-            () = self.halt.aborting().cancelled() => SourceAnswer::failed(Fault::new(
+            () = self.shutdown.aborting().cancelled() => SourceAnswer::failed(Fault::new(
                 ErrorKind::HttpTimeout,
                 "the run was stopped before the token source answered",
             )),
@@ -347,7 +347,7 @@ impl Fetcher {
             && retry::may_have_been_served(fault)
         {
             let unseen = count.saturating_sub(came);
-            self.supply.unseen.fetch_add(unseen, Ordering::Relaxed);
+            self.stats.unseen.fetch_add(unseen, Ordering::Relaxed);
             // For a script's `retry` too.
             fault.retryable |= self.limits.repeat_served;
         }
@@ -357,13 +357,13 @@ impl Fetcher {
     /// Counts what came, and has it in the journal before anybody gets it.
     async fn take_in(&self, answer: SourceAnswer) -> SourceAnswer {
         let came = answer.page.len() as u64;
-        self.supply.received.fetch_add(came, Ordering::Relaxed);
+        self.stats.received.fetch_add(came, Ordering::Relaxed);
         if let Some(journal) = &self.journal
             && let Err(fault) = journal.received(answer.page.clone()).await
         {
-            self.halt.stop_because(fault);
+            self.shutdown.stop_because(fault);
         }
-        self.supply
+        self.stats
             .surplus
             .fetch_add(answer.surplus, Ordering::Relaxed);
         answer

@@ -67,12 +67,12 @@ pub struct RunRecord {
 }
 
 impl From<&RunContext> for RunRecord {
-    fn from(begun: &RunContext) -> Self {
+    fn from(run_context: &RunContext) -> Self {
         Self {
-            run_id: begun.run_id.to_string(),
+            run_id: run_context.run_id.to_string(),
             replay_of: None,
-            started_at: begun.timestamp,
-            took: begun.elapsed(),
+            started_at: run_context.timestamp,
+            took: run_context.elapsed(),
             is_merged: false,
         }
     }
@@ -81,15 +81,15 @@ impl From<&RunContext> for RunRecord {
 /// Draws the verdict and ends the reports. A run that completed fails where one of `fail_on` holds.
 pub fn close(
     ledger: &mut Ledger,
-    facts: &RunTotals,
+    totals: &RunTotals,
     asked: RequestCounts,
     record: RunRecord,
     problem: Option<Problem>,
     fail_on: &[Condition],
 ) -> Conclusion {
-    let balanced = !facts.is_out_of_balance();
+    let balanced = !totals.is_out_of_balance();
     let mut exit = if balanced {
-        facts.verdict()
+        totals.verdict()
     } else {
         Exit::Database
     };
@@ -98,12 +98,12 @@ pub fn close(
         run_id: record.run_id,
         started_at: record.started_at.to_string(),
         duration_ms: u64::try_from(record.took.as_millis()).unwrap_or(u64::MAX),
-        requested: facts.size,
-        received: facts.received,
+        requested: totals.size,
+        received: totals.received,
         requests: asked.requests,
         surplus: asked.surplus,
         counts: ledger.tally().into(),
-        aborted_by: facts.cause.map(Cause::as_str),
+        aborted_by: totals.cause.map(Cause::as_str),
         exit_code: exit.code(),
         latency_ms: ledger.latencies().percentiles(),
         issued_unseen: asked.unseen,
@@ -124,17 +124,17 @@ pub fn close(
     let closed = ledger.end(&summary);
     let mut problem = problem
         .or_else(|| closed.err().map(Problem::from))
-        .or_else(|| explain(facts, exit))
+        .or_else(|| explain(totals, exit))
         .or(failure);
     if !balanced {
-        problem = Some(out_of_balance(facts));
+        problem = Some(out_of_balance(totals));
     } else if exit.code() == 0
         && let Some(problem) = &problem
     {
         exit = problem.exit;
     }
     summary.exit_code = exit.code();
-    let worked = facts.received > 0 || asked.requests > 0 || facts.size == 0;
+    let worked = totals.received > 0 || asked.requests > 0 || totals.size == 0;
     Conclusion {
         exit,
         summary: worked.then_some(summary),
@@ -157,9 +157,9 @@ fn failed(condition: &Condition, summary: &Summary) -> Problem {
 }
 
 /// What to say of a code that no error explains.
-fn explain(facts: &RunTotals, exit: Exit) -> Option<Problem> {
+fn explain(totals: &RunTotals, exit: Exit) -> Option<Problem> {
     let again = "`failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first";
-    match facts.cause {
+    match totals.cause {
         Some(Cause::Deadline) => {
             return Some(
                 Problem::new(exit, "the deadline passed before the run was complete")
@@ -176,7 +176,7 @@ fn explain(facts: &RunTotals, exit: Exit) -> Option<Problem> {
     }
     match exit {
         Exit::Database => {
-            let what = match facts.unsettled {
+            let what = match totals.unsettled {
                 1 => String::from("1 received token is neither stored nor rejected"),
                 count => format!(
                     "{} received tokens are neither stored nor rejected",
@@ -186,7 +186,7 @@ fn explain(facts: &RunTotals, exit: Exit) -> Option<Problem> {
             Some(Problem::new(exit, what).hint(again))
         }
         Exit::Source => {
-            let (received, size) = (grouped(facts.received), grouped(facts.size));
+            let (received, size) = (grouped(totals.received), grouped(totals.size));
             let what = format!("the token source delivered {received} of {size} tokens");
             Some(Problem::new(exit, what).hint("ask again for the rest"))
         }
@@ -195,12 +195,12 @@ fn explain(facts: &RunTotals, exit: Exit) -> Option<Problem> {
 }
 
 /// The problem of a run that was stopped before it could begin.
-pub fn stopped_early(halt: &Shutdown) -> Problem {
-    let exit = match halt.cause() {
+pub fn stopped_early(shutdown: &Shutdown) -> Problem {
+    let exit = match shutdown.cause() {
         Some(signal @ (Cause::Interrupt | Cause::Terminate)) => Exit::Signal(signal),
         _ => Exit::Database,
     };
-    let cause = halt.cause().map_or("the end of the run", Cause::as_str);
+    let cause = shutdown.cause().map_or("the end of the run", Cause::as_str);
     Problem::new(
         exit,
         format!("stopped by {cause} while connecting to the database"),
@@ -208,14 +208,14 @@ pub fn stopped_early(halt: &Shutdown) -> Problem {
     .hint("no token was asked for")
 }
 
-fn out_of_balance(facts: &RunTotals) -> Problem {
+fn out_of_balance(totals: &RunTotals) -> Problem {
     Problem::new(
         Exit::Database,
         "the books do not balance; this is a bug of token_service",
     )
     .cause(format!(
         "{} tokens were received and {} are accounted for",
-        facts.received, facts.counted
+        totals.received, totals.counted
     ))
     .hint("do not trust this report; compare it with the table")
 }

@@ -30,26 +30,26 @@ pub fn run_to_the_end(script: &mut Script, host: &Arc<ScriptHost>) -> ScriptEnd 
     let went_well = result.is_ok();
     tracing::debug!("the script has ended");
     host.end();
-    script.unwatch(host.halt());
+    script.unwatch(host.shutdown());
     host.abandon_all();
     let mut drained = Drain {
         engine: &script.engine,
         host,
-        wording: host.take_wording(),
+        formatter: host.take_formatter(),
         detail: Detail::reason(why_not(host, went_well)),
     };
     drained.drain(went_well);
     drained.settle();
     let output = host.emitter().end().err();
     let flush = host.ledger().reports().flush().err();
-    let stopped = host.halt().stopping().is_cancelled();
-    let problem = match (host.halt().fault(), result) {
+    let stopped = host.shutdown().stopping().is_cancelled();
+    let problem = match (host.shutdown().fault(), result) {
         // Whatever else happened, happened because the run could not go on.
         (Some(fault), _) => Some(fault.clone().into()),
         // A script that was stopped did nothing wrong.
         (None, Err(problem)) if !stopped || problem.kind.is_some() => Some(problem),
         (None, _) => host
-            .take_unheard()
+            .take_unreported()
             .or_else(|| host.ledger().fault().cloned())
             .or(output)
             .or(flush)
@@ -63,10 +63,10 @@ pub fn run_to_the_end(script: &mut Script, host: &Arc<ScriptHost>) -> ScriptEnd 
 
 /// Why tokens that are left now were not sent.
 fn why_not(host: &ScriptHost, went_well: bool) -> &'static str {
-    match host.halt().cause() {
+    match host.shutdown().cause() {
         Some(Cause::Deadline) => "the deadline had passed",
         Some(_) => "the run was stopped",
-        None if host.halt().fault().is_some() => "the run could not go on",
+        None if host.shutdown().fault().is_some() => "the run could not go on",
         None if went_well => "the script did not store it",
         None => "the script failed before",
     }
@@ -75,7 +75,7 @@ fn why_not(host: &ScriptHost, went_well: bool) -> &'static str {
 struct Drain<'a> {
     engine: &'a Engine,
     host: &'a Arc<ScriptHost>,
-    wording: Option<LineFormatter>,
+    formatter: Option<LineFormatter>,
     detail: Arc<Detail>,
 }
 
@@ -96,7 +96,7 @@ impl Drain<'_> {
                     while let Some(next) = self.host.wait_to_the_end(stream.next()) {
                         match next {
                             Ok(batch) => batch.into_iter().for_each(|outcome| self.record(outcome)),
-                            Err(fault) => self.host.unheard(fault),
+                            Err(fault) => self.host.unreported(fault),
                         }
                     }
                 }
@@ -126,7 +126,7 @@ impl Drain<'_> {
 
     /// The script's own line for an outcome, if it has one.
     fn line(&self, outcome: &Outcome) -> Option<String> {
-        self.wording.as_ref()?.text(self.engine, outcome)
+        self.formatter.as_ref()?.text(self.engine, outcome)
     }
 
     /// Writes what is still open.

@@ -46,7 +46,7 @@ pub trait HeldStream: Send + Sync {
 pub struct ScriptHost {
     runtime: Handle,
     clock: Arc<dyn Clock>,
-    halt: Shutdown,
+    shutdown: Shutdown,
     size: u64,
     fetcher: Arc<Fetcher>,
     store: Arc<Store>,
@@ -56,9 +56,9 @@ pub struct ScriptHost {
     environment: BTreeMap<String, String>,
     abandoned: Mutex<VecDeque<AbandonedStream>>,
     live: Mutex<HeldStreams>,
-    unheard: Mutex<Option<Fault>>,
+    unreported: Mutex<Option<Fault>>,
     chosen_exit: Mutex<Option<u8>>,
-    wording: Mutex<Option<LineFormatter>>,
+    formatter: Mutex<Option<LineFormatter>>,
     ended: AtomicBool,
     memory: OnceLock<Arc<MemoryMeter>>,
 }
@@ -78,7 +78,7 @@ pub struct HostParts {
     /// The run's clock.
     pub clock: Arc<dyn Clock>,
     /// The run's stop switch.
-    pub halt: Shutdown,
+    pub shutdown: Shutdown,
     /// SIZE.
     pub size: u64,
     /// The source.
@@ -101,7 +101,7 @@ impl ScriptHost {
         Arc::new(Self {
             runtime: parts.runtime,
             clock: parts.clock,
-            halt: parts.halt,
+            shutdown: parts.shutdown,
             size: parts.size,
             fetcher: parts.fetcher,
             store: parts.store,
@@ -111,9 +111,9 @@ impl ScriptHost {
             environment: parts.environment,
             abandoned: Mutex::default(),
             live: Mutex::default(),
-            unheard: Mutex::default(),
+            unreported: Mutex::default(),
             chosen_exit: Mutex::default(),
-            wording: Mutex::default(),
+            formatter: Mutex::default(),
             ended: AtomicBool::new(false),
             memory: OnceLock::new(),
         })
@@ -163,8 +163,8 @@ impl ScriptHost {
     }
 
     /// The run's stop switch.
-    pub fn halt(&self) -> &Shutdown {
-        &self.halt
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
     }
 
     /// Under which a run that completed fails all the same.
@@ -192,7 +192,7 @@ impl ScriptHost {
     }
 
     /// The tokens in each state, unless somebody is at the books: it may wait for a reader of the report.
-    pub fn glimpse(&self) -> Option<Tally> {
+    pub fn try_tally(&self) -> Option<Tally> {
         self.ledger.try_lock().ok().map(|ledger| ledger.tally())
     }
 
@@ -232,7 +232,7 @@ impl ScriptHost {
         self.block_on(async {
             tokio::select! {
                 biased;
-                () = self.halt.stopping().cancelled() => None,
+                () = self.shutdown.stopping().cancelled() => None,
                 value = future => Some(value),
             }
         })
@@ -281,7 +281,7 @@ impl ScriptHost {
             }
             if open.is_done() {
                 if let Some(fault) = open.take_fault() {
-                    self.unheard(fault);
+                    self.unreported(fault);
                 }
                 abandoned.pop_front();
                 continue;
@@ -294,7 +294,7 @@ impl ScriptHost {
             };
             match self.wait(open.next()) {
                 Ok(Some(Ok(batch))) => self.book(batch),
-                Ok(Some(Err(fault))) => self.unheard(fault),
+                Ok(Some(Err(fault))) => self.unreported(fault),
                 Ok(None) => {}
                 Err(_) => break,
             }
@@ -336,13 +336,13 @@ impl ScriptHost {
     }
 
     /// Remembers a fault that no script statement heard of; the run fails with the first one.
-    pub fn unheard(&self, fault: Fault) {
-        lock(&self.unheard).get_or_insert(fault);
+    pub fn unreported(&self, fault: Fault) {
+        lock(&self.unreported).get_or_insert(fault);
     }
 
     /// The first fault that no script statement heard of.
-    pub fn take_unheard(&self) -> Option<Fault> {
-        lock(&self.unheard).take()
+    pub fn take_unreported(&self) -> Option<Fault> {
+        lock(&self.unreported).take()
     }
 
     /// Sets the exit code that the script chose.
@@ -356,13 +356,13 @@ impl ScriptHost {
     }
 
     /// Remembers the script's wording of a line, for what is written after it ended.
-    pub fn set_wording(&self, wording: LineFormatter) {
-        *lock(&self.wording) = Some(wording);
+    pub fn set_formatter(&self, formatter: LineFormatter) {
+        *lock(&self.formatter) = Some(formatter);
     }
 
     /// The script's wording of a line. It holds the host, which must not hold it to the end.
-    pub fn take_wording(&self) -> Option<LineFormatter> {
-        lock(&self.wording).take()
+    pub fn take_formatter(&self) -> Option<LineFormatter> {
+        lock(&self.formatter).take()
     }
 }
 

@@ -146,10 +146,10 @@ impl Script {
     /// The mistakes that can be seen in it and in what it imports, without running it.
     pub fn lint(&self) -> Vec<Problem> {
         let path = self.path.as_deref();
-        let jail = ScopedResolver::new(path, self.sources.clone());
+        let resolver = ScopedResolver::new(path, self.sources.clone());
         let mut engine = engine();
         engine.register_static_module("config", Shared::clone(&self.config));
-        let files = FileLinter::new(engine, &jail, &self.names, &self.sources);
+        let files = FileLinter::new(engine, &resolver, &self.names, &self.sources);
         let key = path
             .and_then(crate::script::sandbox::resolver::key_of)
             .unwrap_or_default();
@@ -169,7 +169,7 @@ impl Script {
         let memory = Arc::new(MemoryMeter::begin(self.max_memory));
         self.memory = Some(Arc::clone(&memory));
         host.measure(Arc::clone(&memory));
-        sandbox::watch(&mut self.engine, host.halt().clone(), memory);
+        sandbox::watch(&mut self.engine, host.shutdown().clone(), memory);
         let mut scope = self.scope.clone();
         self.engine
             .run_ast_with_scope(&mut scope, &self.ast)
@@ -184,11 +184,11 @@ impl Script {
 
     /// Lets the wording of a line run although the run is being stopped, within bounds: all lines
     /// together may take [`LAST_WORDS`] then, and what is left is written in the host's own words.
-    fn unwatch(&mut self, halt: &Shutdown) {
-        let halt = halt.clone();
+    fn unwatch(&mut self, shutdown: &Shutdown) {
+        let shutdown = shutdown.clone();
         let until: OnceLock<Instant> = OnceLock::new();
         let is_late = move || {
-            halt.stopping().is_cancelled()
+            shutdown.stopping().is_cancelled()
                 && Instant::now() > *until.get_or_init(|| Instant::now() + LAST_WORDS)
         };
         if let Some(memory) = self.memory.clone() {

@@ -103,7 +103,7 @@ struct FakeInFlight {
 /// One that is certainly not stored and will be sent again.
 struct FakeRetry {
     due: Instant,
-    flight: FakeInFlight,
+    in_flight: FakeInFlight,
     detail: Arc<Detail>,
 }
 
@@ -117,7 +117,7 @@ impl FakeWorker {
         queue: &Arc<Queue>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let desk = FakeWriter {
+        let writer = FakeWriter {
             script,
             patience: options.patience,
             catalog: Catalog::assumed(&options.table, &options.column),
@@ -127,7 +127,7 @@ impl FakeWorker {
             waiting: Vec::new(),
             batch: OutcomeBatch::default(),
         };
-        Self(tokio::spawn(desk.work()))
+        Self(tokio::spawn(writer.work()))
     }
 }
 
@@ -163,12 +163,15 @@ impl FakeWriter {
         let queue = Arc::clone(&self.queue);
         let _taker = ConsumerGuard(Arc::clone(&queue));
         let mut closed = false;
-        while !queue.halt.aborting().is_cancelled() {
-            if let Some(FakeRetry { flight, detail, .. }) = self.due() {
-                if flight.job.is_stopping() {
-                    self.land(flight, Status::Failed, Some(detail));
+        while !queue.shutdown.aborting().is_cancelled() {
+            if let Some(FakeRetry {
+                in_flight, detail, ..
+            }) = self.due()
+            {
+                if in_flight.job.is_stopping() {
+                    self.settle(in_flight, Status::Failed, Some(detail));
                 } else {
-                    self.send(flight).await;
+                    self.send(in_flight).await;
                 }
                 continue;
             }
@@ -179,9 +182,9 @@ impl FakeWriter {
             let due = self.waiting.iter().map(|waiting| waiting.due).min();
             tokio::select! {
                 biased;
-                () = queue.halt.aborting().cancelled() => {}
+                () = queue.shutdown.aborting().cancelled() => {}
                 // What waits for its time waits no longer where nothing may be sent.
-                () = queue.halt.stopping().cancelled(), if due.is_some() => self.fail_waiting(),
+                () = queue.shutdown.stopping().cancelled(), if due.is_some() => self.fail_waiting(),
                 chunk = queue.inbox.recv(), if !closed => match chunk {
                     Ok(chunk) => {
                         queue.taken(&chunk);
@@ -197,70 +200,71 @@ impl FakeWriter {
 
     fn due(&mut self) -> Option<FakeRetry> {
         let now = self.clock.now();
-        let is_due = |waiting: &FakeRetry| waiting.due <= now || waiting.flight.job.is_stopping();
+        let is_due =
+            |waiting: &FakeRetry| waiting.due <= now || waiting.in_flight.job.is_stopping();
         let index = self.waiting.iter().position(is_due)?;
         Some(self.waiting.remove(index))
     }
 
     async fn store(&mut self, mut chunk: Chunk) {
         while !chunk.job.is_stopping()
-            && !self.queue.halt.stopping().is_cancelled()
+            && !self.queue.shutdown.stopping().is_cancelled()
             && let Some(token) = chunk.take()
         {
-            let flight = FakeInFlight {
+            let in_flight = FakeInFlight {
                 token,
                 job: Arc::clone(&chunk.job),
                 sent: self.clock.now(),
                 tries: 0,
             };
-            self.send(flight).await;
+            self.send(in_flight).await;
         }
         // The chunk reports what is left of it; what was settled must come first.
         self.batch.flush();
     }
 
-    async fn send(&mut self, mut flight: FakeInFlight) {
-        flight.tries += 1;
-        flight.token.attempts = flight.token.attempts.saturating_add(1);
-        flight.sent = self.clock.now();
-        let FakeReply { delay, says } = self.script.reply(&flight.token);
+    async fn send(&mut self, mut in_flight: FakeInFlight) {
+        in_flight.tries += 1;
+        in_flight.token.attempts = in_flight.token.attempts.saturating_add(1);
+        in_flight.sent = self.clock.now();
+        let FakeReply { delay, says } = self.script.reply(&in_flight.token);
         if !delay.is_zero() {
             self.batch.flush();
             let answered = tokio::select! {
                 biased;
-                () = self.queue.halt.aborting().cancelled() => false,
-                () = self.clock.at(flight.sent + delay) => true,
+                () = self.queue.shutdown.aborting().cancelled() => false,
+                () = self.clock.at(in_flight.sent + delay) => true,
             };
             if !answered {
                 let why = "the run was aborted before the answer came";
-                return self.land(flight, Status::Unknown, Some(Detail::reason(why)));
+                return self.settle(in_flight, Status::Unknown, Some(Detail::reason(why)));
             }
         }
         match says {
             // What would have been taken back is in no doubt.
-            ReplyKind::Found | ReplyKind::Unknown if self.dry_run => self.lost(flight),
-            ReplyKind::Lost => self.lost(flight),
-            ReplyKind::Stored | ReplyKind::Found => self.land(flight, Status::Stored, None),
+            ReplyKind::Found | ReplyKind::Unknown if self.dry_run => self.lost(in_flight),
+            ReplyKind::Lost => self.lost(in_flight),
+            ReplyKind::Stored | ReplyKind::Found => self.settle(in_flight, Status::Stored, None),
             ReplyKind::Refused(why) => {
-                self.land(flight, Status::Rejected, Some(Detail::reason(why)));
+                self.settle(in_flight, Status::Rejected, Some(Detail::reason(why)));
             }
-            ReplyKind::Code(refusal) => self.judged(flight, *refusal),
+            ReplyKind::Code(refusal) => self.judged(in_flight, *refusal),
             ReplyKind::Unknown => {
                 let why =
                     "the connection was lost, and without SELECT right it cannot be looked up";
-                self.land(flight, Status::Unknown, Some(Detail::reason(why)));
+                self.settle(in_flight, Status::Unknown, Some(Detail::reason(why)));
             }
-            ReplyKind::Down => self.down(flight).await,
+            ReplyKind::Down => self.down(in_flight).await,
         }
     }
 
     /// The connection went, and the token is not in the table.
-    fn lost(&mut self, flight: FakeInFlight) {
-        self.again(flight, MOST_LOSSES, Duration::ZERO, Detail::reason(LOST));
+    fn lost(&mut self, in_flight: FakeInFlight) {
+        self.again(in_flight, MOST_LOSSES, Duration::ZERO, Detail::reason(LOST));
     }
 
     /// Books the server's verdict on a token.
-    fn judged(&mut self, flight: FakeInFlight, refusal: FakeError) {
+    fn judged(&mut self, in_flight: FakeInFlight, refusal: FakeError) {
         let error = ServerError {
             code: &refusal.sqlstate,
             is_error: refusal
@@ -275,7 +279,7 @@ impl FakeWriter {
             routine: refusal.routine.as_deref(),
             context: None,
         };
-        let class = classify(&error, &self.catalog, &flight.token);
+        let class = classify(&error, &self.catalog, &in_flight.token);
         let names = [
             refusal.constraint.as_deref(),
             refusal.table.as_deref(),
@@ -283,7 +287,7 @@ impl FakeWriter {
             None,
         ];
         let message = refusal.message.as_ref();
-        let message = message.map(|message| scrub(message, flight.token.as_str(), &names));
+        let message = message.map(|message| scrub(message, in_flight.token.as_str(), &names));
         let detail = Arc::new(Detail {
             sqlstate: Some(refusal.sqlstate),
             constraint: refusal.constraint,
@@ -291,17 +295,17 @@ impl FakeWriter {
             message,
         });
         match class {
-            ErrorClass::Rejected => self.land(flight, Status::Rejected, Some(detail)),
+            ErrorClass::Rejected => self.settle(in_flight, Status::Rejected, Some(detail)),
             ErrorClass::Retry | ErrorClass::Reroute | ErrorClass::KeyTaken => {
-                let wait = pause(flight.tries, self.clock.jitter());
-                self.again(flight, TRIES, wait, detail);
+                let wait = pause(in_flight.tries, self.clock.jitter());
+                self.again(in_flight, TRIES, wait, detail);
             }
             // Another connection, or an unprepared statement.
             ErrorClass::ReadOnly | ErrorClass::Unprepared => {
-                self.again(flight, TRIES, Duration::ZERO, detail);
+                self.again(in_flight, TRIES, Duration::ZERO, detail);
             }
             ErrorClass::Failed | ErrorClass::Denied { all: false } => {
-                self.land(flight, Status::Failed, Some(detail));
+                self.settle(in_flight, Status::Failed, Some(detail));
             }
             ErrorClass::Denied { all: true } => {
                 let code = detail.sqlstate.as_deref().unwrap_or_default();
@@ -311,14 +315,14 @@ impl FakeWriter {
                     fault: every_insert_denied(code, message),
                     detail: Arc::clone(&detail),
                 };
-                flight.job.tell(&verdict.fault);
-                self.queue.condemn(verdict);
-                self.land(flight, Status::Failed, Some(detail));
+                in_flight.job.tell(&verdict.fault);
+                self.queue.fail_all(verdict);
+                self.settle(in_flight, Status::Failed, Some(detail));
             }
-            ErrorClass::Unconfirmed => self.unknown(flight, UNCONFIRMED, &detail),
+            ErrorClass::Unconfirmed => self.unknown(in_flight, UNCONFIRMED, &detail),
             ErrorClass::Doubt | ErrorClass::Unreadable => {
                 self.unknown(
-                    flight,
+                    in_flight,
                     "the database does not know whether it was stored",
                     &detail,
                 );
@@ -327,64 +331,64 @@ impl FakeWriter {
     }
 
     /// Reports a token whose fate the database leaves open.
-    fn unknown(&mut self, flight: FakeInFlight, reason: &str, detail: &Detail) {
+    fn unknown(&mut self, in_flight: FakeInFlight, reason: &str, detail: &Detail) {
         let detail = Detail {
             reason: Some(reason.to_owned()),
             ..detail.clone()
         };
-        self.land(flight, Status::Unknown, Some(Arc::new(detail)));
+        self.settle(in_flight, Status::Unknown, Some(Arc::new(detail)));
     }
 
     /// Sends it again after `wait`, unless that was done often enough.
-    fn again(&mut self, flight: FakeInFlight, tries: u32, wait: Duration, detail: Arc<Detail>) {
-        if flight.tries >= tries || flight.job.is_stopping() {
-            return self.land(flight, Status::Failed, Some(detail));
+    fn again(&mut self, in_flight: FakeInFlight, tries: u32, wait: Duration, detail: Arc<Detail>) {
+        if in_flight.tries >= tries || in_flight.job.is_stopping() {
+            return self.settle(in_flight, Status::Failed, Some(detail));
         }
         self.waiting.push(FakeRetry {
             due: self.clock.now() + wait,
-            flight,
+            in_flight,
             detail,
         });
     }
 
     /// The database is gone, and with it what is known of the token that was sent last.
-    async fn down(&mut self, flight: FakeInFlight) {
+    async fn down(&mut self, in_flight: FakeInFlight) {
         self.batch.flush();
         tokio::select! {
             biased;
-            () = self.queue.halt.aborting().cancelled() => {}
+            () = self.queue.shutdown.aborting().cancelled() => {}
             () = self.clock.at(self.clock.now() + self.patience) => {}
         }
         let fault = Fault::new(ErrorKind::DbConnect, "the database cannot be reached");
         let verdict = gone(fault.cause("the test case has it down"), self.patience);
-        let waiting = self.waiting.iter().map(|waiting| &waiting.flight.job);
-        for job in waiting.chain([&flight.job]) {
+        let waiting = self.waiting.iter().map(|waiting| &waiting.in_flight.job);
+        for job in waiting.chain([&in_flight.job]) {
             job.tell(&verdict.fault);
         }
-        self.queue.condemn(verdict);
+        self.queue.fail_all(verdict);
         if self.dry_run {
-            self.land(flight, Status::Failed, Some(Detail::reason(LOST)));
+            self.settle(in_flight, Status::Failed, Some(Detail::reason(LOST)));
         } else {
             let why = "the connection was lost, and there was no other to look it up";
-            self.land(flight, Status::Unknown, Some(Detail::reason(why)));
+            self.settle(in_flight, Status::Unknown, Some(Detail::reason(why)));
         }
         self.fail_waiting();
     }
 
     fn fail_waiting(&mut self) {
         for waiting in std::mem::take(&mut self.waiting) {
-            self.land(waiting.flight, Status::Failed, Some(waiting.detail));
+            self.settle(waiting.in_flight, Status::Failed, Some(waiting.detail));
         }
         self.batch.flush();
     }
 
-    fn land(&mut self, flight: FakeInFlight, status: Status, detail: Option<Arc<Detail>>) {
+    fn settle(&mut self, in_flight: FakeInFlight, status: Status, detail: Option<Arc<Detail>>) {
         let outcome = Outcome {
-            elapsed: self.clock.now().saturating_duration_since(flight.sent),
-            token: flight.token,
+            elapsed: self.clock.now().saturating_duration_since(in_flight.sent),
+            token: in_flight.token,
             status,
             detail,
         };
-        self.batch.push(&flight.job, outcome);
+        self.batch.push(&in_flight.job, outcome);
     }
 }

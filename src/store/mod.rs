@@ -80,7 +80,7 @@ pub enum DatabaseTarget {
 
 /// An open database that stores tokens. It belongs to the runtime in which it was opened.
 pub struct Store {
-    feeder: queue::ProducerGuard,
+    producer: queue::ProducerGuard,
     backend: Box<dyn StoreBackend>,
     tracer: Tracer,
     table: Arc<str>,
@@ -122,10 +122,10 @@ impl Store {
     /// may help.
     pub async fn open(
         options: StoreOptions,
-        halt: Shutdown,
+        shutdown: Shutdown,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Fault> {
-        let queue = queue::Queue::new(options.connections.max(1), halt, clock);
+        let queue = queue::Queue::new(options.connections.max(1), shutdown, clock);
         let backend: Result<Box<dyn StoreBackend>, Fault> = match &options.target {
             DatabaseTarget::Postgres(address) => postgres::Pool::open(address, &options, &queue)
                 .await
@@ -158,10 +158,10 @@ impl Store {
     pub fn scripted(
         script: fake::FakeReplies,
         options: &StoreOptions,
-        halt: Shutdown,
+        shutdown: Shutdown,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let queue = queue::Queue::new(options.connections.max(1), halt, Arc::clone(&clock));
+        let queue = queue::Queue::new(options.connections.max(1), shutdown, Arc::clone(&clock));
         let worker = fake::FakeWorker::start(script, options, &queue, clock);
         Self::on(queue, Box::new(worker), options)
     }
@@ -172,7 +172,7 @@ impl Store {
         options: &StoreOptions,
     ) -> Self {
         Self {
-            feeder: queue::ProducerGuard(queue),
+            producer: queue::ProducerGuard(queue),
             backend,
             tracer: options.tracer.clone(),
             table: options.table.to_string().into(),
@@ -187,7 +187,7 @@ impl Store {
     /// Outside of a tokio runtime.
     pub fn store(&self, pages: PageStream<Fault>) -> OutcomeStream<Fault> {
         let (sender, outcomes, stop) = channel::outcomes(queue::CREDIT);
-        let queue = Arc::clone(&self.feeder.0);
+        let queue = Arc::clone(&self.producer.0);
         let job = queue.job(sender, PageSpans::new(&self.tracer, &self.table));
         tokio::spawn(queue::pump(queue, job, stop, pages));
         outcomes
@@ -234,7 +234,7 @@ impl Store {
 
     /// Ends the connections cleanly, after all stores have ended; what is queued is still sent.
     pub async fn close(self) {
-        drop(self.feeder);
+        drop(self.producer);
         self.backend.join().await;
     }
 }

@@ -27,13 +27,19 @@ use crate::runtime::shutdown::Shutdown;
 use crate::store::Store;
 
 /// Replays `file` to its end, whatever way that comes.
-pub fn replay(settings: &RunSettings, file: &Path, screen: &ProgressDisplay) -> Conclusion {
+pub fn replay(settings: &RunSettings, file: &Path, display: &ProgressDisplay) -> Conclusion {
     match ReplayState::read(file) {
         Err(fault) => unwritable(fault).into(),
-        Ok(past) => match past.is_of(settings) {
+        Ok(state) => match state.is_of(settings) {
             Err(problem) => problem.into(),
-            Ok(()) => drive("replay", settings, |halt, begun| {
-                settle(settings.clone(), past, halt, begun, screen.clone())
+            Ok(()) => drive("replay", settings, |shutdown, run_context| {
+                settle(
+                    settings.clone(),
+                    state,
+                    shutdown,
+                    run_context,
+                    display.clone(),
+                )
             }),
         },
     }
@@ -47,66 +53,73 @@ pub fn understand(bytes: Vec<u8>) -> Result<(), Fault> {
         Path::new("FILE"),
         ReadPurpose::Replay,
     ))
-    .map(|past| {
-        let open: u64 = past.counts.values().map(|count| count.open()).sum();
-        debug_assert_eq!(past.open().is_empty(), open == 0);
+    .map(|state| {
+        let open: u64 = state.counts.values().map(|count| count.open()).sum();
+        debug_assert_eq!(state.open().is_empty(), open == 0);
     })
 }
 
 async fn settle(
     settings: RunSettings,
-    mut past: ReplayState,
-    halt: Shutdown,
-    begun: RunContext,
-    screen: ProgressDisplay,
+    mut state: ReplayState,
+    shutdown: Shutdown,
+    run_context: RunContext,
+    display: ProgressDisplay,
 ) -> Result<Conclusion, Problem> {
     let mut options = settings.store;
     // Under the name of the run that is replayed: a replay that is killed can be replayed too.
-    options.session = past
+    options.session = state
         .run_id
         .clone()
-        .unwrap_or_else(|| begun.run_id.to_string());
+        .unwrap_or_else(|| run_context.run_id.to_string());
     let fail_on = settings.fail_on;
-    let store = open(options, &halt, &begun, settings.wait).await?;
-    let values = past.open();
-    let found = look(&store, &past, &values, &halt).await?;
+    let store = open(options, &shutdown, &run_context, settings.wait).await?;
+    let values = state.open();
+    let found = look(&store, &state, &values, &shutdown).await?;
     let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
     reports.mask(settings.mask);
     let mut ledger = Ledger::new(reports);
-    for outcome in past.settled.iter().flat_map(ParsedRecord::outcome) {
+    for outcome in state.settled.iter().flat_map(ParsedRecord::outcome) {
         let _ = ledger.settle(&outcome, None);
     }
     // From here on, for what the file says already is not to be said twice in it.
-    if let Some(journal) = past.go_on(&begun.run_id.to_string()) {
+    if let Some(journal) = state.go_on(&run_context.run_id.to_string()) {
         ledger.reports().keep_journal(journal);
     }
-    let sent = book(&past, &values, found.as_ref(), &mut ledger);
+    let sent = book(&state, &values, found.as_ref(), &mut ledger);
     let total = ledger.tally().total() + sent.len() as u64;
     let tally = |ledger: &Ledger| Some(ledger.tally());
     let glance = |ledger: &Ledger| {
-        screen.glance(Some(total), || tally(ledger), || store.waits_for());
+        display.glance(Some(total), || tally(ledger), || store.waits_for());
     };
     let fault = send(&store, sent, &mut ledger, glance).await;
     store.close().await;
-    Ok(conclude(&past, &halt, &begun, &mut ledger, fault, &fail_on))
+    Ok(conclude(
+        &state,
+        &shutdown,
+        &run_context,
+        &mut ledger,
+        fault,
+        &fail_on,
+    ))
 }
 
 /// How many rows of each value are in the table; `None` where that cannot be seen, or where the
 /// replay was stopped before it was.
 async fn look(
     store: &Store,
-    past: &ReplayState,
+    state: &ReplayState,
     values: &[String],
-    halt: &Shutdown,
+    shutdown: &Shutdown,
 ) -> Result<Option<HashMap<String, u64>>, Fault> {
-    let controls = past.controls();
+    let controls = state.controls();
     // What its own form refuses was never sent, and the server cannot even be asked for it.
     let is_sound = |value: &&String| TokenDefect::of(value, usize::MAX).is_none();
     let values: Vec<String> = values.iter().filter(is_sound).cloned().collect();
     let found = tokio::select! {
         biased;
-        found = store.recheck(&values, &controls, past.horizon) => found,
-        () = halt.stopping().cancelled() => return Ok(None),
+        found = store.recheck(&values, &controls, state.horizon) => found,
+        () = shutdown.stopping().cancelled() => return Ok(None),
     };
     match found {
         Ok(found) => Ok(Some(found)),
@@ -122,14 +135,14 @@ async fn look(
 
 /// Books what was found, and gives what is to be sent.
 fn book(
-    past: &ReplayState,
+    state: &ReplayState,
     values: &[String],
     found: Option<&HashMap<String, u64>>,
     ledger: &mut Ledger,
 ) -> Vec<Token> {
     let mut to_send = Vec::new();
     for value in values {
-        let count = past.counts.get(value).copied().unwrap_or_default();
+        let count = state.counts.get(value).copied().unwrap_or_default();
         let open = count.open();
         let (there, again, unknown) = match found {
             Some(found) => {
@@ -183,34 +196,34 @@ async fn send(
 }
 
 fn conclude(
-    past: &ReplayState,
-    halt: &Shutdown,
-    begun: &RunContext,
+    state: &ReplayState,
+    shutdown: &Shutdown,
+    run_context: &RunContext,
     ledger: &mut Ledger,
     fault: Option<Fault>,
     fail_on: &[Condition],
 ) -> Conclusion {
-    let received = past.received();
+    let received = state.received();
     let problem = fault.or_else(|| ledger.fault().cloned()).map(Problem::from);
     let tally = ledger.tally();
-    let facts = RunTotals {
-        size: past.requested.unwrap_or(received),
+    let totals = RunTotals {
+        size: state.requested.unwrap_or(received),
         received,
         counted: tally.total(),
         unsettled: tally.unsettled(),
         fell_short: false,
         open_ended: false,
-        cause: halt.cause(),
+        cause: shutdown.cause(),
         chosen: None,
         problem: problem.as_ref().map(|problem| problem.exit),
     };
     let record = RunRecord {
-        replay_of: past.origin.clone(),
-        ..RunRecord::from(begun)
+        replay_of: state.origin.clone(),
+        ..RunRecord::from(run_context)
     };
     conclusion::close(
         ledger,
-        &facts,
+        &totals,
         RequestCounts::default(),
         record,
         problem,

@@ -72,7 +72,7 @@ impl ReplayState {
     }
 
     pub fn of(mut reading: JournalReader) -> Result<Self, Fault> {
-        let mut past = Self {
+        let mut state = Self {
             reading: None,
             run_id: None,
             origin: None,
@@ -91,18 +91,18 @@ impl ReplayState {
                     return Err(reading.fault(why).hint(hint));
                 }
             }
-            past.add(line).map_err(|why| reading.fault(why))?;
+            state.add(line).map_err(|why| reading.fault(why))?;
         }
         if reading.is_torn() {
-            past.is_closed = false;
+            state.is_closed = false;
             tracing::warn!("the last line is torn: a crash cut it, and it is left out");
         }
-        if past.counts.is_empty() {
+        if state.counts.is_empty() {
             tracing::warn!("the file holds no token: there is nothing to replay");
         }
         // Kept open, and with it the lock: nobody else replays the same file meanwhile.
-        past.reading = Some(reading);
-        Ok(past)
+        state.reading = Some(reading);
+        Ok(state)
     }
 
     fn add(&mut self, line: JournalLine) -> Result<(), &'static str> {

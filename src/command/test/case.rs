@@ -31,7 +31,7 @@ pub(crate) struct TestFile {
     /// Its text.
     pub text: String,
     /// Where in it what stands.
-    pub outline: YamlSpans,
+    pub spans: YamlSpans,
     /// Its cases.
     pub cases: Vec<TestCase>,
 }
@@ -111,12 +111,12 @@ impl TestFile {
     pub(crate) fn parse(path: &Path, label: String, text: String) -> Result<Self, Problem> {
         let shown = path.display().to_string();
         let keys: Option<Vec<CaseKeys>> = test_case::read("the test file", &shown, &text)?;
-        let outline = YamlSpans::of(&text);
+        let spans = YamlSpans::of(&text);
         let reader = CaseReader {
             path,
             shown: &shown,
             text: &text,
-            outline: &outline,
+            spans: &spans,
         };
         let cases = keys.unwrap_or_default().into_iter().enumerate();
         let cases = cases
@@ -131,14 +131,14 @@ impl TestFile {
             label,
             path: path.to_owned(),
             text,
-            outline,
+            spans,
             cases,
         })
     }
 
     /// `file:line:column` of what `path` leads to.
     pub(crate) fn place(&self, path: &[PathStep]) -> String {
-        let mark = self.outline.key(path);
+        let mark = self.spans.key(path);
         let (line, column) = mark.map_or((1, 1), |mark| (mark.line, mark.column));
         format!("{}:{line}:{column}", self.path.display())
     }
@@ -148,13 +148,13 @@ pub(crate) struct CaseReader<'a> {
     path: &'a Path,
     shown: &'a str,
     text: &'a str,
-    outline: &'a YamlSpans,
+    spans: &'a YamlSpans,
 }
 
 impl CaseReader<'_> {
     /// A mistake at what `path` leads to.
     pub(crate) fn problem(&self, path: &[PathStep], message: impl Into<String>) -> Problem {
-        let place = self.outline.place(self.shown, self.text, path, "");
+        let place = self.spans.place(self.shown, self.text, path, "");
         Problem::new(Exit::Usage, message).place(place)
     }
 
@@ -179,7 +179,7 @@ impl CaseReader<'_> {
         };
         let settings = test_case::settle(case, keys.options.unwrap_or_default());
         let mut settings = settings.map_err(|problem| {
-            let place = self.outline.place(self.shown, self.text, &[here], "");
+            let place = self.spans.place(self.shown, self.text, &[here], "");
             problem.place(place)
         })?;
         settings.log.level = LevelFilter::INFO;

@@ -21,19 +21,19 @@ const MOST_LINES: usize = 60;
 const INDENT: &str = "      ";
 
 /// What stands beneath a case that failed.
-pub(crate) fn differences(file: &TestFile, found: &[Difference], paint: Color) -> String {
+pub(crate) fn differences(file: &TestFile, found: &[Difference], color: Color) -> String {
     let mut text = String::new();
     if let Some(first) = found.first() {
         // Writing into a string cannot fail.
         let _ = writeln!(text, "{INDENT}{}", file.place(&first.path));
     }
     for difference in found {
-        write_one(&mut text, difference, paint);
+        write_one(&mut text, difference, color);
     }
     text
 }
 
-fn write_one(text: &mut String, difference: &Difference, paint: Color) {
+fn write_one(text: &mut String, difference: &Difference, color: Color) {
     let what = escape_line(&difference.what);
     let lead = if what.is_empty() {
         String::new()
@@ -57,10 +57,10 @@ fn write_one(text: &mut String, difference: &Difference, paint: Color) {
             Ok(())
         }
         DifferenceKind::Text { expected, got } => {
-            let removed = paint.red("- expected");
-            let added = paint.green("+ got");
+            let removed = color.red("- expected");
+            let added = color.green("+ got");
             let _ = writeln!(text, "{INDENT}{lead}{removed}, {added}");
-            write_diff(text, expected, got, paint);
+            write_diff(text, expected, got, color);
             Ok(())
         }
     };
@@ -81,7 +81,7 @@ fn write_lines<'a>(text: &mut String, lines: impl Iterator<Item = &'a str>) {
 }
 
 /// The lines of two texts, those that are only expected and those that only came marked.
-fn write_diff(text: &mut String, expected: &str, got: &str, paint: Color) {
+fn write_diff(text: &mut String, expected: &str, got: &str, color: Color) {
     let diff = TextDiff::configure()
         .timeout(Duration::from_secs(1))
         .diff_lines(expected, got);
@@ -101,8 +101,8 @@ fn write_diff(text: &mut String, expected: &str, got: &str, paint: Color) {
             let line = with_visible_end(&escape_line(line));
             let line = match change.tag() {
                 ChangeTag::Equal => format!("  {line}"),
-                ChangeTag::Delete => paint.red(&format!("- {line}")),
-                ChangeTag::Insert => paint.green(&format!("+ {line}")),
+                ChangeTag::Delete => color.red(&format!("- {line}")),
+                ChangeTag::Insert => color.green(&format!("+ {line}")),
             };
             let _ = writeln!(text, "{INDENT}{}", line.trim_end());
         }

@@ -78,7 +78,7 @@ pub struct FakeSource {
     /// The test's clock.
     pub clock: VirtualClock,
     /// The run's switch.
-    pub halt: Shutdown,
+    pub shutdown: Shutdown,
 }
 
 impl TokenSource for FakeSource {
@@ -108,7 +108,7 @@ impl FakeSource {
                 "the test case has no answer for this request",
             );
             // Whatever the script would make of it, the case cannot go on.
-            self.halt.stop_because(fault.clone());
+            self.shutdown.stop_because(fault.clone());
             return SourceAnswer::failed(fault);
         };
         let too_late = entry.delay >= self.timeout;

@@ -96,14 +96,14 @@ pub fn test(settings: &TestSettings, out: &mut dyn Write) -> Result<Exit, Vec<Pr
     let began = Instant::now();
     let files = read(settings)?;
     let chosen = choose(settings, &files)?;
-    let paint = Color(settings.color);
+    let color = Color(settings.color);
     let mut told = Vec::new();
     let mut changes: Vec<Vec<update::ReportChange>> = files.iter().map(|_| Vec::new()).collect();
     run_all(settings, &chosen, |number, played| {
         let (at, file, case) = chosen[number];
-        let (one, change) = tell(settings, file, case, played.as_ref(), paint);
+        let (one, change) = tell(settings, file, case, played.as_ref(), color);
         // Whoever closed the pipe has read enough; the exit code still tells.
-        let _ = out.write_all(line(&one, paint).as_bytes());
+        let _ = out.write_all(line(&one, color).as_bytes());
         let _ = out.flush();
         changes[at].extend(change);
         told.push(one);
@@ -212,10 +212,10 @@ fn tell(
     file: &TestFile,
     case: &TestCase,
     played: Option<&CaseRun>,
-    paint: Color,
+    color: Color,
 ) -> (CaseResult, Option<update::ReportChange>) {
     let here = [crate::config::yaml_spans::PathStep::Item(case.index)];
-    let mut line = file.outline.key(&here).map_or(1, |mark| mark.line);
+    let mut line = file.spans.key(&here).map_or(1, |mark| mark.line);
     let mut change = None;
     let outcome = match played {
         None => CaseStatus::Skipped(case.skip.clone().unwrap_or_default()),
@@ -232,8 +232,8 @@ fn tell(
                 });
             }
             if let Some(first) = found.first() {
-                line = file.outline.key(&first.path).map_or(line, |mark| mark.line);
-                CaseStatus::Failed(diff::differences(file, &found, paint))
+                line = file.spans.key(&first.path).map_or(line, |mark| mark.line);
+                CaseStatus::Failed(diff::differences(file, &found, color))
             } else if change.is_some() {
                 CaseStatus::Updated
             } else {
@@ -252,17 +252,17 @@ fn tell(
     (told, change)
 }
 
-fn line(told: &CaseResult, paint: Color) -> String {
+fn line(told: &CaseResult, color: Color) -> String {
     let name = format!("{}: {}", told.label, told.name);
     let name = crate::error::escape::escape(&name);
     match &told.outcome {
-        CaseStatus::Passed => format!("{}{name}\n", paint.word("ok    ")),
-        CaseStatus::Updated => format!("{}{name} (report updated)\n", paint.word("ok    ")),
+        CaseStatus::Passed => format!("{}{name}\n", color.word("ok    ")),
+        CaseStatus::Updated => format!("{}{name} (report updated)\n", color.word("ok    ")),
         CaseStatus::Skipped(why) => {
             let why = crate::error::escape::escape(why);
-            format!("{}{name} ({why})\n", paint.word("skip  "))
+            format!("{}{name} ({why})\n", color.word("skip  "))
         }
-        CaseStatus::Failed(text) => format!("{}{name}\n{text}", paint.word("FAIL  ")),
+        CaseStatus::Failed(text) => format!("{}{name}\n{text}", color.word("FAIL  ")),
     }
 }
 

@@ -149,7 +149,7 @@ impl CaseEnvironment {
     }
 
     async fn supervised(&self, case: &TestCase, script: Script) -> Conclusion {
-        let begun = RunContext {
+        let run_context = RunContext {
             clock: Arc::new(self.clock.clone()),
             instant: self.clock.now(),
             timestamp: jiff::Timestamp::UNIX_EPOCH,
@@ -160,7 +160,7 @@ impl CaseEnvironment {
         for signal in &case.signals {
             if let SignalTime::At(moment) = signal.when {
                 let (sender, name) = (signals.clone(), signal.cause);
-                let moment = self.clock.at(begun.instant + moment);
+                let moment = self.clock.at(run_context.instant + moment);
                 tokio::spawn(async move {
                     moment.await;
                     let _ = sender.send(name);
@@ -169,9 +169,9 @@ impl CaseEnvironment {
         }
         let limits = TimeLimits::of(&case.settings);
         let stops = async || next(&mut arriving).await;
-        watch_over(begun, limits, stops, |halt, begun| async {
-            let parts = self.parts(case, signals, halt, &begun);
-            run::carry_out(script, parts, begun, &ProgressDisplay::blank()).await
+        watch_over(run_context, limits, stops, |shutdown, run_context| async {
+            let parts = self.parts(case, signals, shutdown, &run_context);
+            run::carry_out(script, parts, run_context, &ProgressDisplay::blank()).await
         })
         .await
     }
@@ -181,10 +181,10 @@ impl CaseEnvironment {
         &self,
         case: &TestCase,
         signals: UnboundedSender<Cause>,
-        halt: Shutdown,
-        begun: &RunContext,
+        shutdown: Shutdown,
+        run_context: &RunContext,
     ) -> HostParts {
-        self.clock.stop_with(halt.clone());
+        self.clock.stop_with(shutdown.clone());
         let settings = &case.settings;
         let limits = settings.limits.clone();
         let source = fake_source::FakeSource {
@@ -195,24 +195,26 @@ impl CaseEnvironment {
             timeout: limits.timeout,
             max_token: limits.max_token,
             clock: self.clock.clone(),
-            halt: halt.clone(),
+            shutdown: shutdown.clone(),
         };
-        let deadline = settings.deadline.map(|deadline| begun.instant + deadline);
-        let clock = &begun.clock;
+        let deadline = settings
+            .deadline
+            .map(|deadline| run_context.instant + deadline);
+        let clock = &run_context.clock;
         let fetcher = Fetcher::new(
             Box::new(source),
             limits,
-            halt.clone(),
+            shutdown.clone(),
             Arc::clone(clock),
             deadline,
         );
         let script = case.store.clone();
-        let store = Store::scripted(script, &settings.store, halt.clone(), Arc::clone(clock));
+        let store = Store::scripted(script, &settings.store, shutdown.clone(), Arc::clone(clock));
         let folder = self.folder.as_ref().map(|folder| folder.path().to_owned());
         HostParts {
             runtime: Handle::current(),
             clock: Arc::clone(clock),
-            halt,
+            shutdown,
             size: settings.size,
             fetcher: Arc::new(fetcher),
             store: Arc::new(store),

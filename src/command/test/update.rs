@@ -23,7 +23,7 @@ pub(crate) struct ReportChange {
 pub(crate) fn update(file: &TestFile, changes: &[ReportChange]) -> Result<String, String> {
     let mut splices: Vec<(Range<usize>, String)> = changes
         .iter()
-        .map(|change| splice(&file.text, &file.outline, change))
+        .map(|change| splice(&file.text, &file.spans, change))
         .collect::<Option<_>>()
         .ok_or("the report's place in the file was not found")?;
     splices.sort_by_key(|(range, _)| range.start);
@@ -58,17 +58,13 @@ fn means_the_same(old: &str, new: &str, changes: &[ReportChange]) -> bool {
 }
 
 /// Which bytes are replaced by what.
-fn splice(
-    text: &str,
-    outline: &YamlSpans,
-    change: &ReportChange,
-) -> Option<(Range<usize>, String)> {
+fn splice(text: &str, spans: &YamlSpans, change: &ReportChange) -> Option<(Range<usize>, String)> {
     let path = [
         PathStep::Item(change.index),
         PathStep::Key("expect"),
         PathStep::Key("report"),
     ];
-    let (key, value) = (outline.key(&path)?, outline.value(&path)?);
+    let (key, value) = (spans.key(&path)?, spans.value(&path)?);
     match value.form {
         ValueStyle::Literal | ValueStyle::Folded => Some(block(text, key, &change.report)),
         ValueStyle::Inline => {

@@ -57,7 +57,7 @@ struct ClockState {
     is_called: bool,
     /// Wakes the runtime's thread.
     runtime: Option<Waker>,
-    halt: Option<Shutdown>,
+    shutdown: Option<Shutdown>,
     /// When the real time is up.
     limit: Instant,
     overrun: Option<Overrun>,
@@ -110,7 +110,7 @@ impl VirtualClock {
                 script: ThreadState::Absent,
                 is_called: false,
                 runtime: None,
-                halt: None,
+                shutdown: None,
                 limit: now + limit,
                 overrun: None,
                 has_given_up: false,
@@ -120,8 +120,8 @@ impl VirtualClock {
     }
 
     /// Ends the run by this switch where it takes too long.
-    pub fn stop_with(&self, halt: Shutdown) {
-        self.0.state().halt = Some(halt);
+    pub fn stop_with(&self, shutdown: Shutdown) {
+        self.0.state().shutdown = Some(shutdown);
     }
 
     /// How long was slept, over all who did.
@@ -213,14 +213,14 @@ impl VirtualClock {
         }
         state.overrun = Some(why);
         state.limit = Instant::now() + LAST;
-        let halt = state.halt.clone();
+        let shutdown = state.shutdown.clone();
         drop(state);
-        if let Some(halt) = halt {
-            halt.stop_because(Fault::new(
+        if let Some(shutdown) = shutdown {
+            shutdown.stop_because(Fault::new(
                 ErrorKind::HttpTimeout,
                 "the test case took too long",
             ));
-            halt.abort();
+            shutdown.abort();
         }
         self.0.wake_runtime();
     }
@@ -449,9 +449,9 @@ mod tests {
     #[test]
     fn what_waits_for_nobody_is_given_up() {
         let clock = VirtualClock::new(Duration::from_mins(1));
-        let halt = Shutdown::new();
-        clock.stop_with(halt.clone());
-        let stopped = driven(&clock, halt.stopping().cancelled());
+        let shutdown = Shutdown::new();
+        clock.stop_with(shutdown.clone());
+        let stopped = driven(&clock, shutdown.stopping().cancelled());
         assert_eq!((stopped, clock.overrun()), (Some(()), Some(Overrun::Stuck)));
         let ended = driven(&clock, std::future::pending::<()>());
         assert_eq!(ended, None);

@@ -35,9 +35,9 @@ pub struct LogSettings {
 /// The target of what a script logs.
 pub const SCRIPT: &str = "script";
 
-/// Starts logging on standard error, beside what `screen` draws there; called once.
-pub fn start(log: LogSettings, color: bool, screen: ProgressDisplay) {
-    lines(log, color, screen).init();
+/// Starts logging on standard error, beside what `display` draws there; called once.
+pub fn start(log: LogSettings, color: bool, display: ProgressDisplay) {
+    lines(log, color, display).init();
 }
 
 /// What writes log lines to `writer`.

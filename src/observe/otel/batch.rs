@@ -43,11 +43,11 @@ pub(crate) struct SpanExporter {
 pub(crate) fn way() -> (SpanQueue, SpanExporter) {
     let (sender, spans) = mpsc::channel(MOST_WAITING);
     let dropped = Arc::new(AtomicU64::new(0));
-    let outbox = SpanQueue {
+    let span_queue = SpanQueue {
         spans: sender,
         dropped: Arc::clone(&dropped),
     };
-    (outbox, SpanExporter { spans, dropped })
+    (span_queue, SpanExporter { spans, dropped })
 }
 
 impl SpanProcessor for SpanQueue {
@@ -123,9 +123,9 @@ mod tests {
 
     #[test]
     fn what_nobody_fetches_is_dropped_and_counted() {
-        let (outbox, mut delivery) = way();
+        let (span_queue, mut delivery) = way();
         let provider = SdkTracerProvider::builder()
-            .with_span_processor(outbox)
+            .with_span_processor(span_queue)
             .build();
         let tracer = provider.tracer("test");
         for _ in 0..MOST_WAITING + 3 {

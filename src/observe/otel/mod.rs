@@ -49,7 +49,7 @@ pub struct OtelSettings {
     pub proxy: bool,
     /// What of the environment makes no sense, and what follows from it. It is said once the run
     /// begins: a collector is never worth a run.
-    pub complaints: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 /// Where one kind of telemetry goes.
@@ -95,8 +95,8 @@ impl Telemetry {
         let Some(settings) = settings else {
             return Self::default();
         };
-        for complaint in &settings.complaints {
-            tracing::warn!("{complaint}");
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
         }
         let Some(collector) = Collector::new(settings) else {
             return Self::default();
@@ -107,10 +107,10 @@ impl Telemetry {
         let ending = CancellationToken::new();
         let mut tracer = Tracer::default();
         let delivery = settings.traces.clone().map(|target| {
-            let (outbox, delivery) = batch::way();
+            let (span_queue, delivery) = batch::way();
             let provider = SdkTracerProvider::builder()
                 .with_resource(resource)
-                .with_span_processor(outbox)
+                .with_span_processor(span_queue)
                 .build();
             let scope = InstrumentationScope::builder(SCOPE)
                 .with_version(env!("CARGO_PKG_VERSION"))

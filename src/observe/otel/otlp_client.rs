@@ -108,14 +108,18 @@ impl Collector {
         let body = bytes::Bytes::from(message.encode_to_vec());
         let attempts = async {
             let mut failures = 0;
-            while let Err(hitch) = self.post::<S>(target, body.clone()).await {
-                self.hindered(Some(format!("{}: {}", plain(&target.url), hitch.cause)));
-                if !hitch.is_passing {
+            while let Err(export_error) = self.post::<S>(target, body.clone()).await {
+                self.hindered(Some(format!(
+                    "{}: {}",
+                    plain(&target.url),
+                    export_error.cause
+                )));
+                if !export_error.is_passing {
                     return false;
                 }
                 failures += 1;
                 let pause = backoff(failures, fastrand::f64());
-                tokio::time::sleep(pause.max(hitch.wait.unwrap_or_default())).await;
+                tokio::time::sleep(pause.max(export_error.wait.unwrap_or_default())).await;
             }
             self.hindered(None);
             true

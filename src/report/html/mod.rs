@@ -29,7 +29,7 @@ const MOST: u64 = 100_000;
 /// The HTML report.
 pub struct HtmlReport {
     begun: bool,
-    gathered: HtmlTotals,
+    totals: HtmlTotals,
     /// How many tokens of each status stand in the table.
     held: [u64; 5],
     line: Vec<u8>,
@@ -40,7 +40,7 @@ impl Default for HtmlReport {
     fn default() -> Self {
         Self {
             begun: false,
-            gathered: HtmlTotals::new(),
+            totals: HtmlTotals::new(),
             held: [0; 5],
             line: Vec::new(),
         }
@@ -78,7 +78,7 @@ impl ReportSink for HtmlReport {
     ) -> io::Result<()> {
         let first = self.begin(out)?;
         let words = words(row);
-        self.gathered.add(row, words.as_deref());
+        self.totals.add(row, words.as_deref());
         if !self.holds(row.status) {
             return Ok(());
         }
@@ -107,7 +107,7 @@ impl ReportSink for HtmlReport {
 
     fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
         self.begin(out)?;
-        let page = page::page(&self.gathered, summary, &self.held).map_err(io::Error::other)?;
+        let page = page::page(&self.totals, summary, &self.held).map_err(io::Error::other)?;
         let page = page.into_string();
         write!(
             out,

@@ -21,7 +21,7 @@ type Made<T> = Result<T, Box<dyn Error + Send + Sync>>;
 const SHOWN_CAUSES: usize = 12;
 
 /// The rest of the head and the body, without its script and end.
-pub(super) fn page(gathered: &HtmlTotals, summary: &Summary, held: &[u64; 5]) -> Made<Markup> {
+pub(super) fn page(totals: &HtmlTotals, summary: &Summary, held: &[u64; 5]) -> Made<Markup> {
     let outcome = outcome(&summary.counts);
     let (is_good, verdict) = verdict(summary);
     Ok(html! {
@@ -44,18 +44,18 @@ pub(super) fn page(gathered: &HtmlTotals, summary: &Summary, held: &[u64; 5]) ->
             div.two {
                 @if !summary.is_merged { section.card {
                     h2 { "Outcomes over time, tokens/s" }
-                    @if gathered.timeline.columns.is_empty() {
+                    @if totals.timeline.columns.is_empty() {
                         p.soft { "No token was received." }
                     } @else {
-                        (PreEscaped(charts::timeline(&gathered.timeline)?))
+                        (PreEscaped(charts::timeline(&totals.timeline)?))
                     }
                 } }
                 section.card {
                     h2 { "Commit latency, tokens" }
-                    @if gathered.latencies.is_empty() {
+                    @if totals.latencies.is_empty() {
                         p.soft { "No token was sent." }
                     } @else {
-                        (PreEscaped(charts::latencies(&gathered.latencies, &summary.latency_ms)?))
+                        (PreEscaped(charts::latencies(&totals.latencies, &summary.latency_ms)?))
                         div.figures {
                             @for (name, value) in summary.latency_ms.named() {
                                 span { span.soft { (name) } " " b { (span(value)) } }
@@ -65,9 +65,9 @@ pub(super) fn page(gathered: &HtmlTotals, summary: &Summary, held: &[u64; 5]) ->
                 }
             }
             @if summary.counts.rejected > 0 {
-                section.card { (causes(gathered, summary.counts.rejected)) }
+                section.card { (causes(totals, summary.counts.rejected)) }
             }
-            section.card.tokens { (table(gathered, &summary.counts, held)) }
+            section.card.tokens { (table(totals, &summary.counts, held)) }
         }
         footer { "Run " code { (summary.run_id) } ", token_service " (env!("CARGO_PKG_VERSION")) }
     })
@@ -173,8 +173,8 @@ fn numbers(summary: &Summary) -> Markup {
 }
 
 /// Rejected tokens by what refused them, the most first.
-fn causes(gathered: &HtmlTotals, rejected: u64) -> Markup {
-    let mut causes: Vec<(&str, u64)> = gathered
+fn causes(totals: &HtmlTotals, rejected: u64) -> Markup {
+    let mut causes: Vec<(&str, u64)> = totals
         .causes
         .iter()
         .map(|(cause, count)| (cause.as_str(), *count))
@@ -182,7 +182,7 @@ fn causes(gathered: &HtmlTotals, rejected: u64) -> Markup {
     causes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     let shown = causes.len().min(SHOWN_CAUSES);
     let rest: u64 = causes.drain(shown..).map(|(_, count)| count).sum();
-    let others = rest + gathered.other_causes;
+    let others = rest + totals.other_causes;
     if others > 0 {
         causes.push(("other reasons", others));
     }
@@ -204,7 +204,7 @@ fn causes(gathered: &HtmlTotals, rejected: u64) -> Markup {
 }
 
 /// The table's frame; the script fills it.
-fn table(gathered: &HtmlTotals, counts: &Counts, held: &[u64; 5]) -> Markup {
+fn table(totals: &HtmlTotals, counts: &Counts, held: &[u64; 5]) -> Markup {
     let missing: Vec<String> = Status::ALL
         .iter()
         .map(|status| (*status, held[*status as usize], counts.get(*status)))
@@ -228,7 +228,7 @@ fn table(gathered: &HtmlTotals, counts: &Counts, held: &[u64; 5]) -> Markup {
             }
             span.soft #count role="status" {}
         }
-        @if gathered.masked { p.note { "Tokens are masked in this report." } }
+        @if totals.masked { p.note { "Tokens are masked in this report." } }
         @if !missing.is_empty() {
             p.note #part {
                 "The table shows a part: " (missing.join(", "))

@@ -128,7 +128,7 @@ impl HeldStream for OutcomesCell {
         let fault = book.fault.take();
         drop(book);
         if let Some(fault) = fault {
-            self.host.unheard(fault);
+            self.host.unreported(fault);
         }
         give_back(&self.host, ready, stream, false);
     }
@@ -220,7 +220,7 @@ impl IntoIterator for Outcomes {
             Err(error) => (None, Some(error)),
         };
         OutcomeIter {
-            unheard: begin.is_some().then(|| (host, used_already("Outcomes"))),
+            unreported: begin.is_some().then(|| (host, used_already("Outcomes"))),
             reader,
             begin,
         }
@@ -232,7 +232,7 @@ impl IntoIterator for Outcomes {
 pub struct OutcomeIter {
     reader: Option<OutcomeReader>,
     begin: Option<Box<EvalAltResult>>,
-    unheard: Option<(Arc<ScriptHost>, Fault)>,
+    unreported: Option<(Arc<ScriptHost>, Fault)>,
 }
 
 impl Iterator for OutcomeIter {
@@ -242,8 +242,8 @@ impl Iterator for OutcomeIter {
         if let Some(error) = self.begin.take() {
             return Some(Err(error));
         }
-        if let Some((host, fault)) = self.unheard.take() {
-            host.unheard(fault);
+        if let Some((host, fault)) = self.unreported.take() {
+            host.unreported(fault);
             return None;
         }
         let reader = self.reader.as_mut()?;
@@ -254,7 +254,7 @@ impl Iterator for OutcomeIter {
                 Some(recorded.map(|()| outcome))
             }
             Ok(Some(Err(fault))) => {
-                self.unheard = Some((Arc::clone(reader.owner().host()), fault.clone()));
+                self.unreported = Some((Arc::clone(reader.owner().host()), fault.clone()));
                 self.reader = None;
                 Some(Err(thrown(fault)))
             }

@@ -94,11 +94,11 @@ fn write_report(
     let host = outcomes.host();
     let mut reader = outcomes.read()?;
     if let Some(line) = line {
-        host.set_wording(LineFormatter::of(context, line.clone()));
+        host.set_formatter(LineFormatter::of(context, line.clone()));
     }
     while let Some(next) = reader.next(|host| host.ledger().reports().flush().map_err(thrown))? {
         let outcome = next.map_err(thrown)?;
-        let wording = match line.filter(|_| outcome.status.is_final()) {
+        let formatter = match line.filter(|_| outcome.status.is_final()) {
             None => None,
             // The outcome must be booked even where its wording throws.
             Some(line) => match line.call_within_context::<Dynamic>(context, (outcome.clone(),)) {
@@ -109,7 +109,7 @@ fn write_report(
                 }
             },
         };
-        outcomes.record(outcome, wording.as_deref())?;
+        outcomes.record(outcome, formatter.as_deref())?;
     }
     // Where the stream ended without a wait, nothing was flushed behind its last outcome: an output that
     // is closed must be told of here, where the script can catch it.
@@ -119,15 +119,15 @@ fn write_report(
 
 /// The summary so far, as a script has it.
 fn summary_so_far(host: &ScriptHost) -> Map {
-    let supply = host.fetcher().supply();
+    let stats = host.fetcher().stats();
     let ledger = host.ledger();
-    let received = supply.received() + ledger.made();
+    let received = stats.received() + ledger.made();
     let mut map = counts_of(&ledger.tally());
     for (name, count) in [
         ("requested", host.requested(received)),
         ("received", received),
-        ("requests", supply.requests()),
-        ("surplus", supply.surplus()),
+        ("requests", stats.requests()),
+        ("surplus", stats.surplus()),
     ] {
         map.insert(name.into(), integer(count).into());
     }

@@ -22,7 +22,7 @@ pub struct TokensCell {
     host: Arc<ScriptHost>,
     requested: Option<u64>,
     len: Mutex<Option<u64>>,
-    supply: Mutex<TokensState>,
+    stats: Mutex<TokensState>,
 }
 
 enum TokensState {
@@ -57,7 +57,7 @@ impl Tokens {
 
     fn with(
         host: &Arc<ScriptHost>,
-        supply: TokensState,
+        stats: TokensState,
         requested: Option<u64>,
         len: Option<u64>,
     ) -> Self {
@@ -65,7 +65,7 @@ impl Tokens {
             host: Arc::clone(host),
             requested,
             len: Mutex::new(len),
-            supply: Mutex::new(supply),
+            stats: Mutex::new(stats),
         });
         let held = Arc::downgrade(&cell);
         host.watch_tokens(held);
@@ -112,9 +112,9 @@ impl Tokens {
 
 impl TokensCell {
     fn take(&self) -> Native<TokensState> {
-        match std::mem::replace(&mut *lock(&self.supply), TokensState::Taken) {
+        match std::mem::replace(&mut *lock(&self.stats), TokensState::Taken) {
             TokensState::Taken => Err(consumed("Tokens")),
-            supply => Ok(supply),
+            stats => Ok(stats),
         }
     }
 }
@@ -148,7 +148,7 @@ impl IntoIterator for Tokens {
             source,
             page: Page::from_texts([]),
             begin: begin.err(),
-            unheard: None,
+            unreported: None,
             count: 0,
             owner: self,
         }
@@ -168,7 +168,7 @@ pub struct TokenIter {
     source: IterSource,
     page: Page,
     begin: Option<Box<EvalAltResult>>,
-    unheard: Option<Fault>,
+    unreported: Option<Fault>,
     count: u64,
 }
 
@@ -177,13 +177,13 @@ impl Iterator for TokenIter {
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(error) = self.begin.take() {
-            self.unheard = Some(used_already("Tokens"));
+            self.unreported = Some(used_already("Tokens"));
             return Some(Err(error));
         }
         let host = Arc::clone(self.owner.host());
-        if let Some(fault) = self.unheard.take() {
+        if let Some(fault) = self.unreported.take() {
             // Only a loop with an empty body asks on after an error: nobody heard of it.
-            host.unheard(fault);
+            host.unreported(fault);
             return None;
         }
         if let IterSource::Open(entries) = &mut self.source {
@@ -203,7 +203,7 @@ impl Iterator for TokenIter {
                 Ok(Some(Ok(page))) => self.page = page,
                 Ok(Some(Err(fault))) => {
                     self.source = IterSource::End;
-                    self.unheard = Some(fault.clone());
+                    self.unreported = Some(fault.clone());
                     return Some(Err(thrown(fault)));
                 }
                 Ok(None) => self.source = IterSource::End,
@@ -248,7 +248,7 @@ impl IntoIterator for Pages {
         PageIter {
             pages,
             begin,
-            unheard: None,
+            unreported: None,
             owner: self.0,
         }
     }
@@ -258,7 +258,7 @@ impl IntoIterator for Pages {
 pub struct PageIter {
     pages: Option<PageStream<Fault>>,
     begin: Option<Box<EvalAltResult>>,
-    unheard: Option<Fault>,
+    unreported: Option<Fault>,
     owner: Tokens,
 }
 
@@ -267,12 +267,12 @@ impl Iterator for PageIter {
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(error) = self.begin.take() {
-            self.unheard = Some(used_already("Tokens"));
+            self.unreported = Some(used_already("Tokens"));
             return Some(Err(error));
         }
         let host = self.owner.host();
-        if let Some(fault) = self.unheard.take() {
-            host.unheard(fault);
+        if let Some(fault) = self.unreported.take() {
+            host.unreported(fault);
             return None;
         }
         match host.wait(self.pages.as_mut()?.next()) {
@@ -283,7 +283,7 @@ impl Iterator for PageIter {
             }
             Ok(Some(Err(fault))) => {
                 self.pages = None;
-                self.unheard = Some(fault.clone());
+                self.unreported = Some(fault.clone());
                 Some(Err(thrown(fault)))
             }
             Ok(None) => {

@@ -15,7 +15,7 @@ use crate::script::sources::Sources;
 /// Looks at one script and at what it imports.
 pub struct FileLinter<'a> {
     engine: Engine,
-    jail: &'a ScopedResolver,
+    resolver: &'a ScopedResolver,
     names: &'a Symbols,
     sources: &'a Sources,
     /// What was looked at, by its real place.
@@ -31,7 +31,7 @@ impl<'a> FileLinter<'a> {
     /// `engine` compiles what is imported.
     pub fn new(
         mut engine: Engine,
-        jail: &'a ScopedResolver,
+        resolver: &'a ScopedResolver,
         names: &'a Symbols,
         sources: &'a Sources,
     ) -> Self {
@@ -39,7 +39,7 @@ impl<'a> FileLinter<'a> {
         engine.set_optimization_level(OptimizationLevel::None);
         Self {
             engine,
-            jail,
+            resolver,
             names,
             sources,
             seen: BTreeSet::new(),
@@ -92,7 +92,7 @@ impl<'a> FileLinter<'a> {
         &mut self,
         import: &Import,
     ) -> Result<Option<(AST, Option<ModuleText>)>, LintFinding> {
-        let found = self.jail.find(&import.path).map_err(|fault| {
+        let found = self.resolver.find(&import.path).map_err(|fault| {
             let finding = LintFinding::error(import.position, fault.message);
             match fault.hint {
                 Some(hint) => finding.hint(hint),

@@ -134,7 +134,7 @@ impl MemoryMeter {
 }
 
 /// Ends the script when the run is being stopped or the memory is used up.
-pub fn watch(engine: &mut Engine, halt: Shutdown, memory: Arc<MemoryMeter>) {
+pub fn watch(engine: &mut Engine, shutdown: Shutdown, memory: Arc<MemoryMeter>) {
     let ticks = CoarseClock::default();
     // Once stopped, every operation is refused at once: some functions of the engine keep errors to
     // themselves and go on.
@@ -145,7 +145,7 @@ pub fn watch(engine: &mut Engine, halt: Shutdown, memory: Arc<MemoryMeter>) {
             *stop
         } else if !ticks.has_passed() {
             return None;
-        } else if halt.stopping().is_cancelled() {
+        } else if shutdown.stopping().is_cancelled() {
             StopReason::Asked
         } else if memory.is_over() {
             StopReason::Memory

@@ -191,8 +191,8 @@ fn denied(path: &str, why: &str) -> Fault {
 mod tests {
     use super::*;
 
-    fn reason(jail: &ScopedResolver, path: &str) -> String {
-        jail.find(path).err().unwrap().message
+    fn reason(resolver: &ScopedResolver, path: &str) -> String {
+        resolver.find(path).err().unwrap().message
     }
 
     #[test]
@@ -204,14 +204,14 @@ mod tests {
         std::os::unix::fs::symlink(outside.path(), root.path().join("link")).unwrap();
         std::fs::create_dir(root.path().join("lib")).unwrap();
         std::fs::write(root.path().join("lib/x.rhai"), "").unwrap();
-        let jail = ScopedResolver::new(Some(&main), Sources::default());
-        assert!(jail.find("lib/x").is_ok());
-        assert!(jail.find("lib/x.rhai").is_ok());
+        let resolver = ScopedResolver::new(Some(&main), Sources::default());
+        assert!(resolver.find("lib/x").is_ok());
+        assert!(resolver.find("lib/x.rhai").is_ok());
         let absolute = outside.path().join("x").display().to_string();
-        assert!(reason(&jail, &absolute).contains("without `..`"));
-        assert!(reason(&jail, "../x").contains("without `..`"));
-        assert!(reason(&jail, "lib/../../x").contains("without `..`"));
-        assert!(reason(&jail, "link/x").contains("symbolic link"));
-        assert!(reason(&jail, "none").contains("No such file"));
+        assert!(reason(&resolver, &absolute).contains("without `..`"));
+        assert!(reason(&resolver, "../x").contains("without `..`"));
+        assert!(reason(&resolver, "lib/../../x").contains("without `..`"));
+        assert!(reason(&resolver, "link/x").contains("symbolic link"));
+        assert!(reason(&resolver, "none").contains("No such file"));
     }
 }

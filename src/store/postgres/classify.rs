@@ -368,7 +368,7 @@ impl Attribution<'_> {
             None => {}
         }
         let is_too_long =
-            || code == "22001" && self.catalog.room().is_exceeded(self.token.as_str());
+            || code == "22001" && self.catalog.length_limit().is_exceeded(self.token.as_str());
         rejected_if(
             code != "2200H"
                 && (ENCODING.contains(&code)

@@ -29,16 +29,16 @@ use crate::store::postgres::{Host, SslMode, SslNegotiation};
 impl Connector {
     /// A new connection, set up and with the INSERT prepared. It leads to a server that takes
     /// writes: a standby may not yet show what its primary has.
-    pub(super) async fn link(&self) -> Result<Connection, Fault> {
+    pub(super) async fn connection(&self) -> Result<Connection, Fault> {
         self.reach(ConnectPurpose::Insert)
             .await
-            .map(|(link, _)| link)
+            .map(|(connection, _)| connection)
     }
 
     /// The first connection; looks too whether the server takes writes, whether the role may insert,
     /// and how the table can be asked for what was stored.
-    pub(super) async fn first_link(&self) -> Result<(Connection, Lookup, Catalog), Fault> {
-        let (link, session) = self.reach(ConnectPurpose::Look).await?;
+    pub(super) async fn first_connection(&self) -> Result<(Connection, Lookup, Catalog), Fault> {
+        let (connection, session) = self.reach(ConnectPurpose::Look).await?;
         let catalog = session.catalog.unwrap_or_default();
         let lookup = Lookup {
             sql: catalog.base().map_or_else(
@@ -52,7 +52,7 @@ impl Connector {
             answers_within: self.address.connect_timeout,
             looks_within: silence(self.statement_timeout),
         };
-        Ok((link, lookup, catalog))
+        Ok((connection, lookup, catalog))
     }
 
     /// Connects to one address of a host within the time that one address may take.
@@ -60,13 +60,15 @@ impl Connector {
         &self,
         host: &Host,
         endpoint: &HostAddress,
-        aim: ConnectPurpose,
+        purpose: ConnectPurpose,
     ) -> Result<NewConnection, Fault> {
         let limit = self.address.connect_timeout;
         // What an earlier attempt left of it says nothing of this one.
         self.is_at_table.store(false, Ordering::Relaxed);
-        match tokio::time::timeout(limit, self.connect(host, endpoint, aim)).await {
-            Ok(reached) => reached.map_err(|hitch| self.hitch(host, &hitch)),
+        match tokio::time::timeout(limit, self.connect(host, endpoint, purpose)).await {
+            Ok(reached) => {
+                reached.map_err(|connect_error| self.connect_error(host, &connect_error))
+            }
             Err(_) => Err(self.timed_out(host)),
         }
     }
@@ -75,7 +77,7 @@ impl Connector {
         &self,
         host: &Host,
         endpoint: &HostAddress,
-        aim: ConnectPurpose,
+        purpose: ConnectPurpose,
     ) -> Result<NewConnection, ConnectError> {
         let first = match self.address.sslmode {
             _ if host.is_socket() => Tls::Disable,
@@ -90,11 +92,11 @@ impl Connector {
             SslMode::Prefer => Some(Tls::Disable),
             _ => None,
         };
-        match (self.try_with(host, endpoint, first, aim).await, second) {
-            (Err(hitch), Some(second)) if hitch.is_about_tls() => {
+        match (self.try_with(host, endpoint, first, purpose).await, second) {
+            (Err(connect_error), Some(second)) if connect_error.is_about_tls() => {
                 // The first refusal says more than that of a fallback.
-                let second = self.try_with(host, endpoint, second, aim).await;
-                second.map_err(|_| hitch)
+                let second = self.try_with(host, endpoint, second, purpose).await;
+                second.map_err(|_| connect_error)
             }
             (result, _) => result,
         }
@@ -107,7 +109,7 @@ impl Connector {
         host: &Host,
         endpoint: &HostAddress,
         mode: Tls,
-        aim: ConnectPurpose,
+        purpose: ConnectPurpose,
     ) -> Result<NewConnection, ConnectError> {
         // A setting that travels with the connection: a backend that knows it is at its other end.
         // A pooler drops it or refuses it, and hides which backend does what.
@@ -120,19 +122,19 @@ impl Connector {
             let refused = opened.as_ref().is_err_and(ConnectError::refuses_options);
             self.takes_no_mark.store(!refused, Ordering::Relaxed);
         }
-        let mut link = opened.map_err(|hitch| match hitch {
+        let mut connection = opened.map_err(|connect_error| match connect_error {
             ConnectError::Error(error)
                 if self.address.startup_options.is_some() && refuses_options(&error) =>
             {
                 ConnectError::Options(error)
             }
-            hitch => hitch,
+            connect_error => connect_error,
         })?;
-        match self.set_up(&mut link, &mark, aim).await {
-            Ok(seen) => Ok((link, seen)),
-            Err(hitch) => Err(match link.monitor.violation() {
+        match self.set_up(&mut connection, &mark, purpose).await {
+            Ok(seen) => Ok((connection, seen)),
+            Err(connect_error) => Err(match connection.monitor.violation() {
                 Some(violation) => ConnectError::Violation(violation.clone()),
-                None => hitch,
+                None => connect_error,
             }),
         }
     }
@@ -200,7 +202,7 @@ impl Connector {
             round_trip: Duration::MAX,
             insert: self.durable_insert.clone(),
             unprepared: AtomicBool::new(false),
-            unheard: AtomicBool::new(false),
+            unreported: AtomicBool::new(false),
             closed,
             driver: DriverTask(driver),
         })

@@ -156,8 +156,8 @@ impl Connector {
     }
 
     /// Why the host will not do, and what to do about it.
-    pub(super) fn hitch(&self, host: &Host, hitch: &ConnectError) -> Fault {
-        match hitch {
+    pub(super) fn connect_error(&self, host: &Host, connect_error: &ConnectError) -> Fault {
+        match connect_error {
             ConnectError::Error(error) => self.refusal(host, error),
             ConnectError::Options(error) => self.options_refused(host, error),
             ConnectError::Io(error) => self.unreachable(host, vec![error.to_string()]),

@@ -123,7 +123,7 @@ pub(in crate::store) struct Connection {
     pub(super) insert: String,
     pub(super) unprepared: AtomicBool,
     /// True from the sending of such an INSERT until its answer has been heard to the end.
-    pub(super) unheard: AtomicBool,
+    pub(super) unreported: AtomicBool,
     pub(super) closed: CancellationToken,
     pub(super) driver: DriverTask,
 }
@@ -158,7 +158,7 @@ impl Connection {
     /// The same without a prepared statement. An error comes before the server is ready for more, and
     /// a pooler may split between two servers what is sent meanwhile: this waits for both.
     async fn insert_alone(&self, text: &str) -> Result<u64, Error> {
-        self.unheard.store(true, Ordering::Relaxed);
+        self.unreported.store(true, Ordering::Relaxed);
         let token = [(text, Type::TEXT)];
         // Its own error is one from before the execution, and ends the hearing.
         let rows = self.client.query_typed_raw(&self.insert, token).await?;
@@ -173,14 +173,14 @@ impl Connection {
                 Err(error) => return Err(verdict.err().unwrap_or(error)),
             }
         }
-        self.unheard.store(false, Ordering::Relaxed);
+        self.unreported.store(false, Ordering::Relaxed);
         verdict.map(|()| rows.rows_affected().unwrap_or_default())
     }
 
     /// True where what the server says next may belong to what was asked before; to be called while
     /// nothing is in flight.
     pub(super) fn is_unheard(&self) -> bool {
-        self.unheard.load(Ordering::Relaxed)
+        self.unreported.load(Ordering::Relaxed)
     }
 
     /// Why the client ended the connection, if it did.

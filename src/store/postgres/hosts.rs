@@ -21,14 +21,14 @@ const MOST_ADDRESSES: usize = 16;
 
 impl Connector {
     /// A connection to the first server that answers and fits.
-    pub(super) async fn reach(&self, aim: ConnectPurpose) -> Result<NewConnection, Fault> {
+    pub(super) async fn reach(&self, purpose: ConnectPurpose) -> Result<NewConnection, Fault> {
         let mut faults = Vec::new();
         let mut hosts: Vec<&Host> = self.address.hosts.iter().collect();
         if self.address.load_balance_hosts {
             fastrand::shuffle(&mut hosts);
         }
         for host in hosts {
-            match self.reach_host(host, aim).await {
+            match self.reach_host(host, purpose).await {
                 Ok(reached) => return Ok(reached),
                 Err(fault) if self.ends_the_search(&fault) => return Err(fault),
                 Err(fault) => {
@@ -42,7 +42,11 @@ impl Connector {
         Err(none_will_do(faults, &self.address))
     }
 
-    async fn reach_host(&self, host: &Host, aim: ConnectPurpose) -> Result<NewConnection, Fault> {
+    async fn reach_host(
+        &self,
+        host: &Host,
+        purpose: ConnectPurpose,
+    ) -> Result<NewConnection, Fault> {
         let span = self.tracer.ask("connect", || {
             vec![
                 KeyValue::new("db.system.name", "postgresql"),
@@ -51,7 +55,7 @@ impl Connector {
                 KeyValue::new("server.port", i64::from(host.port)),
             ]
         });
-        let reached = self.reach_any_address(host, aim).await;
+        let reached = self.reach_any_address(host, purpose).await;
         span.end(reached.as_ref().err());
         reached
     }
@@ -59,19 +63,19 @@ impl Connector {
     async fn reach_any_address(
         &self,
         host: &Host,
-        aim: ConnectPurpose,
+        purpose: ConnectPurpose,
     ) -> Result<NewConnection, Fault> {
         let resolving = timeout(self.address.connect_timeout, HostAddress::resolve(host));
         let mut endpoints = match resolving.await {
             Ok(Ok(endpoints)) => endpoints,
-            Ok(Err(error)) => return Err(self.hitch(host, &ConnectError::Io(error))),
+            Ok(Err(error)) => return Err(self.connect_error(host, &ConnectError::Io(error))),
             Err(_) => return Err(self.timed_out(host)),
         };
         if self.address.load_balance_hosts {
             fastrand::shuffle(&mut endpoints);
         }
         endpoints.truncate(MOST_ADDRESSES);
-        self.reach_first(host, endpoints, aim).await
+        self.reach_first(host, endpoints, purpose).await
     }
 
     /// Connects to the first of these addresses of a host that answers and fits.
@@ -79,12 +83,12 @@ impl Connector {
         &self,
         host: &Host,
         endpoints: Vec<HostAddress>,
-        aim: ConnectPurpose,
+        purpose: ConnectPurpose,
     ) -> Result<NewConnection, Fault> {
         let only = endpoints.len() == 1;
         let mut faults = Vec::new();
         for endpoint in endpoints {
-            match self.reach_endpoint(host, &endpoint, aim).await {
+            match self.reach_endpoint(host, &endpoint, purpose).await {
                 Ok(reached) => return Ok(reached),
                 Err(fault) if only || self.ends_the_search(&fault) => return Err(fault),
                 Err(fault) => {

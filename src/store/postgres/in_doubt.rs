@@ -44,12 +44,12 @@ pub(in crate::store) struct InFlight {
 
 impl InFlight {
     /// Tells `sent` that its fate is known, or will never be.
-    pub(in crate::store) fn landed(&self, sent: &InFlightLog, stored: bool) {
-        sent.landed(self.token.as_str(), self.moment, stored);
+    pub(in crate::store) fn settled(&self, sent: &InFlightLog, stored: bool) {
+        sent.settled(self.token.as_str(), self.moment, stored);
     }
 
     /// Its outcome, and whose it is.
-    pub(in crate::store) fn land(
+    pub(in crate::store) fn settle(
         self,
         status: Status,
         detail: Option<Arc<Detail>>,
@@ -67,19 +67,19 @@ impl InFlight {
 /// What a lost connection leaves in doubt, and what is needed to find out.
 pub(in crate::store) struct InDoubtSet {
     /// The tokens, in the order in which they were sent.
-    pub(in crate::store) flights: Vec<InFlight>,
+    pub(in crate::store) in_flights: Vec<InFlight>,
     /// What the lost connection knew of itself.
     pub(in crate::store) horizon: XidHorizon,
     /// True if the server handed over a transaction that was not this connection's: its end is not
     /// known, and another client may commit it.
     pub(in crate::store) had_open_transaction: bool,
     /// Why the connection was lost, for those that stay unknown.
-    pub(in crate::store) farewell: Option<String>,
+    pub(in crate::store) close_reason: Option<String>,
 }
 
 /// Calls every one of them `unknown`, for `reason`.
 pub(in crate::store) fn give_up(
-    flights: impl IntoIterator<Item = InFlight>,
+    in_flights: impl IntoIterator<Item = InFlight>,
     sent: &InFlightLog,
     reason: &str,
     message: Option<String>,
@@ -90,9 +90,9 @@ pub(in crate::store) fn give_up(
         ..Detail::default()
     });
     let mut batch = OutcomeBatch::default();
-    for flight in flights {
-        flight.landed(sent, false);
-        let (job, outcome) = flight.land(Status::Unknown, Some(Arc::clone(&detail)));
+    for in_flight in in_flights {
+        in_flight.settled(sent, false);
+        let (job, outcome) = in_flight.settle(Status::Unknown, Some(Arc::clone(&detail)));
         batch.push(&job, outcome);
     }
 }
@@ -161,11 +161,11 @@ enum LookupObstacle {
 /// Where the new connection was lost on the way.
 pub(in crate::store) async fn examine(
     doubt: &InDoubtSet,
-    link: &Connection,
+    connection: &Connection,
     lookup: &Lookup,
     sent: &InFlightLog,
 ) -> Result<Resolution, ConnectionLost> {
-    match look(doubt, link, lookup, sent).await {
+    match look(doubt, connection, lookup, sent).await {
         Ok(rows) => Ok(Resolution::Rows(rows)),
         Err(LookupObstacle::Unprovable(reason)) => Ok(Resolution::Unprovable(reason)),
         Err(LookupObstacle::Lost) => Err(ConnectionLost),
@@ -174,21 +174,21 @@ pub(in crate::store) async fn examine(
 
 async fn look(
     doubt: &InDoubtSet,
-    link: &Connection,
+    connection: &Connection,
     lookup: &Lookup,
     sent: &InFlightLog,
 ) -> Result<HashMap<String, FoundRows>, LookupObstacle> {
-    let (Some(old), Some(_)) = (&doubt.horizon.backend, link.backend()) else {
+    let (Some(old), Some(_)) = (&doubt.horizon.backend, connection.backend()) else {
         return Err(unprovable(
             "the connection was lost, and behind a pooler it cannot be found out what it did",
         ));
     };
-    if link.is_elsewhere(old) {
+    if connection.is_elsewhere(old) {
         return Err(unprovable(
             "the connection was lost, and the host that answers now is of another database",
         ));
     }
-    match fence(old, link, lookup.answers_within).await? {
+    match fence(old, connection, lookup.answers_within).await? {
         FenceResult::Gone => {}
         FenceResult::Ending => {
             return Err(unprovable(
@@ -210,20 +210,26 @@ async fn look(
     for token in &doubt.horizon.acknowledged {
         *controls.entry(token.as_str()).or_default() += 1;
     }
-    let mut values: Vec<&str> = doubt.flights.iter().map(|f| f.token.as_str()).collect();
+    let mut values: Vec<&str> = doubt.in_flights.iter().map(|f| f.token.as_str()).collect();
     values.extend(controls.keys());
     let looked = sent.mark();
     let horizon = Some(doubt.horizon.number);
-    let counts = answer(link.count(&lookup.sql, &values, horizon), lookup).await?;
+    let counts = answer(connection.count(&lookup.sql, &values, horizon), lookup).await?;
     // Rows that are taken away as soon as they are there prove nothing when they are missing.
     let is_shown = |(value, least): (&&str, &i64)| counts.get(*value) >= Some(least);
-    if !controls.iter().all(is_shown) || !shows_recent(link, lookup, sent).await? {
+    if !controls.iter().all(is_shown) || !shows_recent(connection, lookup, sent).await? {
         return Err(unprovable(NOT_SHOWN));
     }
-    let rows = ours(&doubt.flights, doubt.horizon.asked, &counts, sent, looked)?;
+    let rows = ours(
+        &doubt.in_flights,
+        doubt.horizon.asked,
+        &counts,
+        sent,
+        looked,
+    )?;
     if lookup.has_standbys
         && rows.values().any(|rows| rows.has_any())
-        && !confirmed(link, lookup).await?
+        && !confirmed(connection, lookup).await?
     {
         return Err(unprovable(UNCONFIRMED));
     }
@@ -232,7 +238,7 @@ async fn look(
 
 /// True if the table shows what all connections of the run stored last.
 async fn shows_recent(
-    link: &Connection,
+    connection: &Connection,
     lookup: &Lookup,
     sent: &InFlightLog,
 ) -> Result<bool, LookupObstacle> {
@@ -241,13 +247,13 @@ async fn shows_recent(
     if values.is_empty() {
         return Ok(true);
     }
-    let counts = answer(link.count(&lookup.sql, &values, None), lookup).await?;
+    let counts = answer(connection.count(&lookup.sql, &values, None), lookup).await?;
     Ok(values.iter().all(|value| counts.contains_key(*value)))
 }
 
 /// Waits until standbys have what a look-up saw.
-async fn confirmed(link: &Connection, lookup: &Lookup) -> Result<bool, LookupObstacle> {
-    match tokio::time::timeout(lookup.confirms_within, link.confirm()).await {
+async fn confirmed(connection: &Connection, lookup: &Lookup) -> Result<bool, LookupObstacle> {
+    match tokio::time::timeout(lookup.confirms_within, connection.confirm()).await {
         Ok(Ok(is_confirmed)) => Ok(is_confirmed),
         Ok(Err(_)) => Err(LookupObstacle::Lost),
         Err(_) => Ok(false),
@@ -276,12 +282,12 @@ async fn answer<T>(
 /// of before.
 async fn fence(
     old: &Backend,
-    link: &Connection,
+    connection: &Connection,
     answers_within: Duration,
 ) -> Result<FenceResult, LookupObstacle> {
     let give_up_at = Instant::now() + FENCE;
     loop {
-        match tokio::time::timeout(answers_within, link.end_backend(old)).await {
+        match tokio::time::timeout(answers_within, connection.end_backend(old)).await {
             Ok(Ok(FenceResult::Gone)) => return Ok(FenceResult::Gone),
             Ok(Ok(state)) if Instant::now() >= give_up_at => return Ok(state),
             Ok(Ok(_)) => tokio::time::sleep(GLANCE).await,
@@ -295,15 +301,15 @@ async fn fence(
 
 /// Takes off what other connections wrote or may have written.
 fn ours(
-    flights: &[InFlight],
+    in_flights: &[InFlight],
     horizon: SnapshotInterval,
     counts: &HashMap<String, i64>,
     sent: &InFlightLog,
     looked: u64,
 ) -> Result<HashMap<String, FoundRows>, LookupObstacle> {
     let mut own: HashMap<&str, u32> = HashMap::new();
-    for flight in flights {
-        *own.entry(flight.token.as_str()).or_default() += 1;
+    for in_flight in in_flights {
+        *own.entry(in_flight.token.as_str()).or_default() += 1;
     }
     own.into_iter()
         .map(|(value, own)| {
@@ -326,7 +332,7 @@ fn ours(
 /// Tokens whose INSERT was committed without a row under the table's name: a trigger or a rule skipped
 /// it, or stored it elsewhere.
 pub(in crate::store) struct RowlessCommits {
-    pub(in crate::store) flights: Vec<InFlight>,
+    pub(in crate::store) in_flights: Vec<InFlight>,
     /// No transaction of theirs has an older number.
     pub(in crate::store) number: i64,
     /// When that number was asked for and when the answer came.
@@ -344,17 +350,17 @@ pub(in crate::store) fn settle_rowless(
     not_visible: &Arc<Detail>,
 ) {
     let RowlessCommits {
-        flights,
+        in_flights,
         asked,
         looked,
         ..
     } = rowless;
-    let rows = ours(&flights, asked, counts, sent, looked);
+    let rows = ours(&in_flights, asked, counts, sent, looked);
     let mut rows = rows.unwrap_or_default();
     let mut batch = OutcomeBatch::default();
     let mut open = Vec::new();
-    for flight in flights {
-        let (status, detail) = match rows.get_mut(flight.token.as_str()) {
+    for in_flight in in_flights {
+        let (status, detail) = match rows.get_mut(in_flight.token.as_str()) {
             Some(rows) if rows.stored > 0 => {
                 rows.stored -= 1;
                 (Status::Stored, None)
@@ -362,16 +368,16 @@ pub(in crate::store) fn settle_rowless(
             Some(rows) if rows.open == 0 => (Status::Rejected, Some(Arc::clone(not_visible))),
             Some(rows) => {
                 rows.open -= 1;
-                open.push(flight);
+                open.push(in_flight);
                 continue;
             }
             None => {
-                open.push(flight);
+                open.push(in_flight);
                 continue;
             }
         };
-        flight.landed(sent, status == Status::Stored);
-        let (job, outcome) = flight.land(status, detail);
+        in_flight.settled(sent, status == Status::Stored);
+        let (job, outcome) = in_flight.settle(status, detail);
         batch.push(&job, outcome);
     }
     drop(batch);
@@ -391,36 +397,36 @@ pub(in crate::store) fn settle(
     found: Resolution,
     sent: &InFlightLog,
 ) -> Vec<InFlight> {
-    let in_doubt = doubt.flights.len();
+    let in_doubt = doubt.in_flights.len();
     let mut rows = match found {
         Resolution::Rows(rows) => rows,
         Resolution::Unprovable(reason) => {
             tracing::warn!(tokens = in_doubt, reason, "the doubt remains");
             tell(in_doubt, 0, 0);
-            give_up(doubt.flights, sent, &reason, doubt.farewell);
+            give_up(doubt.in_flights, sent, &reason, doubt.close_reason);
             return Vec::new();
         }
     };
     let mut batch = OutcomeBatch::default();
     let mut absent = Vec::new();
     let mut open = Vec::new();
-    for flight in doubt.flights {
-        match rows.get_mut(flight.token.as_str()) {
+    for in_flight in doubt.in_flights {
+        match rows.get_mut(in_flight.token.as_str()) {
             Some(rows) if rows.stored > 0 => {
                 rows.stored -= 1;
-                flight.landed(sent, true);
-                let (job, outcome) = flight.land(Status::Stored, None);
+                in_flight.settled(sent, true);
+                let (job, outcome) = in_flight.settle(Status::Stored, None);
                 batch.push(&job, outcome);
             }
             Some(rows) if rows.open == 0 => {
-                flight.landed(sent, false);
-                absent.push(flight);
+                in_flight.settled(sent, false);
+                absent.push(in_flight);
             }
             Some(rows) => {
                 rows.open -= 1;
-                open.push(flight);
+                open.push(in_flight);
             }
-            None => open.push(flight),
+            None => open.push(in_flight),
         }
     }
     drop(batch);
@@ -430,7 +436,7 @@ pub(in crate::store) fn settle(
         open,
         sent,
         "the connection was lost, and another one stores the same value",
-        doubt.farewell,
+        doubt.close_reason,
     );
     absent
 }

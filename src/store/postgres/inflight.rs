@@ -74,7 +74,7 @@ impl InFlightLog {
     }
 
     /// The fate of a token that was sent at that moment is known, or will never be.
-    pub(crate) fn landed(&self, value: &str, sent: u64, stored: bool) {
+    pub(crate) fn settled(&self, value: &str, sent: u64, stored: bool) {
         let hash = self.hash(value);
         let mut book = self.book();
         if let Some(count) = book.in_flight.get_mut(&hash) {
@@ -183,15 +183,15 @@ mod tests {
         let sent = InFlightLog::of(1);
         let first = span(&sent);
         let moments = [0; 3].map(|_| sent.sending("aa"));
-        sent.landed("aa", moments[0], true);
+        sent.settled("aa", moments[0], true);
         let second = span(&sent);
-        sent.landed("aa", moments[1], true);
+        sent.settled("aa", moments[1], true);
         let looked = sent.mark();
         assert_eq!(sent.in_flight("aa"), 1);
         assert_eq!(sent.stored_since("aa", first, looked), Some((2, 2)));
         // Sent before the second horizon: the row may be older or newer.
         assert_eq!(sent.stored_since("aa", second, looked), Some((0, 1)));
-        sent.landed("aa", moments[2], false);
+        sent.settled("aa", moments[2], false);
         assert_eq!(sent.in_flight("aa"), 0);
         assert_eq!(sent.stored_since("aa", second, looked), Some((0, 1)));
     }
@@ -202,7 +202,7 @@ mod tests {
         let horizon = span(&sent);
         let moment = sent.sending("aa");
         let looked = sent.mark();
-        sent.landed("aa", moment, true);
+        sent.settled("aa", moment, true);
         assert_eq!(sent.stored_since("aa", horizon, looked), Some((0, 1)));
         assert_eq!(sent.stored_since("bb", horizon, looked), Some((0, 0)));
     }
@@ -213,7 +213,7 @@ mod tests {
         let horizon = span(&sent);
         for _ in 0..=MOST_EACH {
             let moment = sent.sending("aa");
-            sent.landed("aa", moment, true);
+            sent.settled("aa", moment, true);
         }
         let looked = sent.mark();
         assert_eq!(sent.stored_since("aa", horizon, looked), None);

@@ -67,7 +67,7 @@ pub(in crate::store) async fn inspect(
             .map(|it| (connector, it)),
         Err(fault) => Err(fault),
     };
-    let (connector, (link, session)) = match reached {
+    let (connector, (connection, session)) = match reached {
         Ok(reached) => reached,
         Err(fault) => {
             let place = place(address, &address.hosts);
@@ -76,13 +76,13 @@ pub(in crate::store) async fn inspect(
     };
     let inspection = Inspection {
         pooled: session.is_shared,
-        place: place(address, std::slice::from_ref(&link.host)),
+        place: place(address, std::slice::from_ref(&connection.host)),
         connector: &connector,
-        link: &link,
+        connection: &connection,
         options,
     };
     let findings = inspection.run().await;
-    link.close().await;
+    connection.close().await;
     findings
 }
 
@@ -97,15 +97,15 @@ struct Inspection<'a> {
     pooled: bool,
     place: String,
     connector: &'a Connector,
-    link: &'a Connection,
+    connection: &'a Connection,
     options: &'a StoreOptions,
 }
 
 impl Inspection<'_> {
     async fn run(&self) -> Vec<ProbeResult> {
         let server = self.in_time(async {
-            let rows = self.link.client.query_typed(SERVER, &[]).await?;
-            let left = self.link.client.query_typed(LEFT, &[]).await;
+            let rows = self.connection.client.query_typed(SERVER, &[]).await?;
+            let left = self.connection.client.query_typed(LEFT, &[]).await;
             Ok((rows.into_iter().next(), left.ok()))
         });
         let (server, left) = match server.await {
@@ -129,7 +129,9 @@ impl Inspection<'_> {
     async fn in_time<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Fault> {
         let address = &self.connector.address;
         match timeout(address.connect_timeout, answer).await {
-            Ok(answer) => answer.map_err(|error| self.connector.refusal(&self.link.host, &error)),
+            Ok(answer) => {
+                answer.map_err(|error| self.connector.refusal(&self.connection.host, &error))
+            }
             Err(_) => Err(self.connector.late()),
         }
     }
@@ -141,7 +143,7 @@ impl Inspection<'_> {
         let mode = self.connector.address.sslmode.as_str();
         let tls: Option<String> = server.try_get(1).unwrap_or_default();
         let how = match tls {
-            _ if self.link.host.is_socket() => String::from("over a Unix socket"),
+            _ if self.connection.host.is_socket() => String::from("over a Unix socket"),
             // It would be the pooler's own way to the server.
             _ if self.pooled => format!("through a pooler, sslmode {mode}"),
             Some(version) => format!("{} {mode}", version.replace("TLSv", "TLS ")),
@@ -201,9 +203,15 @@ impl Inspection<'_> {
     /// What a run would see of the table, and the constraints in words.
     async fn look(&self) -> Result<(Catalog, String), Fault> {
         let Connector { address, table, .. } = self.connector;
-        let looked = timeout(address.connect_timeout, self.connector.dry_look(self.link));
+        let looked = timeout(
+            address.connect_timeout,
+            self.connector.dry_look(self.connection),
+        );
         let catalog = match looked.await {
-            Ok(seen) => seen.map_err(|hitch| self.connector.hitch(&self.link.host, &hitch))?,
+            Ok(seen) => seen.map_err(|connect_error| {
+                self.connector
+                    .connect_error(&self.connection.host, &connect_error)
+            })?,
             Err(_) => return Err(self.connector.late()),
         };
         let constraints = self.in_time(async {
@@ -211,7 +219,11 @@ impl Inspection<'_> {
                 (table as _, Type::TEXT),
                 (&self.options.column as _, Type::TEXT),
             ];
-            let rows = self.link.client.query_typed(CONSTRAINTS, &params).await?;
+            let rows = self
+                .connection
+                .client
+                .query_typed(CONSTRAINTS, &params)
+                .await?;
             let names = rows.iter().map(|row| row.try_get(0));
             names.collect::<Result<Vec<String>, _>>()
         });

@@ -1,10 +1,10 @@
 //! PostgreSQL: connections with many requests in flight.
 //!
 //! `url` reads addresses and `parameters` libpq's lists and words in them; `password` and `passfile`
-//! find the password of a connection. `hosts` finds the server that takes writes, `connect` makes a `link`,
+//! find the password of a connection. `hosts` finds the server that takes writes, `connect` makes a `connection`,
 //! `wire` watches what its server sends, and `setup` makes it ready for use (or `refusal` says why not).
 //! `catalog` holds what the server's catalogs say about the table, and `attribution` decides by it whose
-//! fault an error is. A `lane` sends over a link and waits for its `answers`; `pool` decides how many lanes
+//! fault an error is. A `writer` sends over a link and waits for its `answers`; `pool` decides how many lanes
 //! there are and what becomes of the `handover` of a lost one; `progress` ends a run whose commits are never
 //! confirmed. `horizon` and `sent` know what is needed to find out what a lost connection did, `recheck`
 //! finds out what a process did that is gone. `inspect` looks at a server for `check --connect`.

@@ -38,7 +38,7 @@ const SAID_AGAIN: Duration = Duration::from_secs(10);
 
 /// The connections of a store.
 pub(crate) struct Pool {
-    foreman: JoinHandle<()>,
+    supervisor: JoinHandle<()>,
     shared: Arc<PoolShared>,
     horizon: i64,
     /// The first connection's backend.
@@ -53,13 +53,13 @@ impl Pool {
         queue: &Arc<Queue>,
     ) -> Result<Self, Fault> {
         let connector = Connector::new(address, options)?;
-        let (link, lookup, catalog) = tokio::select! {
+        let (connection, lookup, catalog) = tokio::select! {
             biased;
-            () = queue.halt.stopping().cancelled() => Err(Fault::new(
+            () = queue.shutdown.stopping().cancelled() => Err(Fault::new(
                 ErrorKind::DbConnect,
                 "the run was stopped before the database answered",
             )),
-            first = connector.first_link() => first,
+            first = connector.first_connection() => first,
         }?;
         let shared = Arc::new(PoolShared {
             connector,
@@ -69,7 +69,7 @@ impl Pool {
             pipeline: options.pipeline.map(|most| most.max(1)),
             statement_timeout: options.statement_timeout,
             lookup,
-            room: catalog.room(),
+            length_limit: catalog.length_limit(),
             catalog,
             progress: ServerProgress::new(),
             unconfirmed: OnceLock::new(),
@@ -81,15 +81,15 @@ impl Pool {
             tracing::warn!("{words}");
         }
         let start = WriterStart {
-            link,
+            connection,
             since: 0,
             chunk: None,
             waiting: Vec::new(),
         };
         Ok(Self {
-            horizon: start.link.horizon(),
-            backend: start.link.backend().cloned(),
-            foreman: tokio::spawn(foreman(Arc::clone(&shared), start, options.expected)),
+            horizon: start.connection.horizon(),
+            backend: start.connection.backend().cloned(),
+            supervisor: tokio::spawn(supervisor(Arc::clone(&shared), start, options.expected)),
             shared,
         })
     }
@@ -115,23 +115,23 @@ impl crate::store::StoreBackend for Pool {
 
     fn join(self: Box<Self>) -> BackendFuture<'static, ()> {
         Box::pin(async {
-            let _ = self.foreman.await;
+            let _ = self.supervisor.await;
         })
     }
 }
 
-async fn foreman(shared: Arc<PoolShared>, first: WriterStart, expected: u64) {
+async fn supervisor(shared: Arc<PoolShared>, first: WriterStart, expected: u64) {
     let queue = &shared.queue;
     let _taker = ConsumerGuard(Arc::clone(queue));
     let _watch = DriverTask(tokio::spawn(watch(Arc::clone(&shared))));
-    let mut lanes = JoinSet::new();
+    let mut writers = JoinSet::new();
     let mut full_until = None;
     let mut left = SharedOrphans::default();
-    lanes.spawn(writer::run(Arc::clone(&shared), Some(first)));
+    writers.spawn(writer::run(Arc::clone(&shared), Some(first)));
     // To a far server they take as long as the first answer of the source.
     grow(
         &shared,
-        &mut lanes,
+        &mut writers,
         usize::try_from(expected).unwrap_or(usize::MAX),
     );
     loop {
@@ -140,18 +140,18 @@ async fn foreman(shared: Arc<PoolShared>, first: WriterStart, expected: u64) {
                 if full_until.is_some_and(|until| Instant::now() < until) {
                     continue;
                 }
-                grow(&shared, &mut lanes, queue.pending());
+                grow(&shared, &mut writers, queue.pending());
             }
-            Some(end) = lanes.join_next() => {
+            Some(end) = writers.join_next() => {
                 match end {
-                    Ok(CloseReason::Lost(remains)) => left.add(*remains),
+                    Ok(CloseReason::Lost(orphans)) => left.add(*orphans),
                     // A lane that panicked has reported its tokens while it unwound.
                     Err(_) => {}
                     Ok(CloseReason::Unconnected) => full_until = Some(Instant::now() + FULL),
                     Ok(CloseReason::Finished) => {
-                        while let Some(end) = lanes.join_next().await {
-                            if let Ok(CloseReason::Lost(remains)) = end {
-                                left.add(*remains);
+                        while let Some(end) = writers.join_next().await {
+                            if let Ok(CloseReason::Lost(orphans)) = end {
+                                left.add(*orphans);
                             }
                         }
                         if left.is_empty() {
@@ -159,18 +159,18 @@ async fn foreman(shared: Arc<PoolShared>, first: WriterStart, expected: u64) {
                         }
                     }
                 }
-                left.gather(&mut lanes);
+                left.gather(&mut writers);
                 let mut outage = Instant::now();
-                while lanes.is_empty() || !left.is_empty() {
-                    match recover(&shared, &mut left, lanes.is_empty(), &mut outage).await {
+                while writers.is_empty() || !left.is_empty() {
+                    match recover(&shared, &mut left, writers.is_empty(), &mut outage).await {
                         RecoveryOutcome::Link(start) => {
                             full_until = None;
-                            lanes.spawn(writer::run(Arc::clone(&shared), Some(*start)));
-                            grow(&shared, &mut lanes, queue.pending());
+                            writers.spawn(writer::run(Arc::clone(&shared), Some(*start)));
+                            grow(&shared, &mut writers, queue.pending());
                         }
-                        RecoveryOutcome::GaveUp if lanes.is_empty() => return,
+                        RecoveryOutcome::GaveUp if writers.is_empty() => return,
                         // What was lost meanwhile is part of the same outage.
-                        RecoveryOutcome::GaveUp => left.gather(&mut lanes),
+                        RecoveryOutcome::GaveUp => left.gather(&mut writers),
                     }
                 }
             }
@@ -179,10 +179,10 @@ async fn foreman(shared: Arc<PoolShared>, first: WriterStart, expected: u64) {
 }
 
 /// Adds lanes where so many tokens are worth it.
-fn grow(shared: &Arc<PoolShared>, lanes: &mut JoinSet<CloseReason>, backlog: usize) {
+fn grow(shared: &Arc<PoolShared>, writers: &mut JoinSet<CloseReason>, backlog: usize) {
     let wanted = (backlog / BACKLOG_PER_LANE).clamp(1, shared.connections);
-    while lanes.len() < wanted {
-        lanes.spawn(writer::run(Arc::clone(shared), None));
+    while writers.len() < wanted {
+        writers.spawn(writer::run(Arc::clone(shared), None));
     }
 }
 
@@ -216,8 +216,8 @@ async fn recover(
         }
     }
     match reconnect(shared, left, *outage).await {
-        Ok((link, since)) => RecoveryOutcome::Link(Box::new(WriterStart {
-            link,
+        Ok((connection, since)) => RecoveryOutcome::Link(Box::new(WriterStart {
+            connection,
             since,
             chunk,
             waiting: std::mem::take(&mut left.waiting),
@@ -237,7 +237,7 @@ async fn recover(
                     job.tell(&verdict.fault);
                 }
                 if is_last {
-                    queue.condemn(verdict);
+                    queue.fail_all(verdict);
                 }
             }
             left.give_up(shared, why);
@@ -259,16 +259,16 @@ async fn reconnect(
     left: &mut SharedOrphans,
     outage: Instant,
 ) -> Result<(Connection, u64), Option<Fault>> {
-    let halt = &shared.queue.halt;
+    let shutdown = &shared.queue.shutdown;
     let mut pause = FIRST_PAUSE;
     let mut said: Option<Instant> = None;
     loop {
         let stopped = async {
             // A doubt is worth the drain; new work is not.
             if left.doubts.is_empty() {
-                halt.stopping().cancelled().await;
+                shutdown.stopping().cancelled().await;
             } else {
-                halt.aborting().cancelled().await;
+                shutdown.aborting().cancelled().await;
             }
         };
         let password = shared.connector.address.password_version();
@@ -276,30 +276,30 @@ async fn reconnect(
         let attempt = tokio::select! {
             biased;
             () = stopped => return Err(None),
-            attempt = shared.connector.link() => attempt,
+            attempt = shared.connector.connection() => attempt,
         };
         let fault = match attempt {
-            Ok(mut link) => {
+            Ok(mut connection) => {
                 let had_doubts = !left.doubts.is_empty();
                 let resolved = tokio::select! {
                     biased;
-                    () = halt.aborting().cancelled() => return Err(None),
-                    resolved = left.resolve(shared, &link) => resolved,
+                    () = shutdown.aborting().cancelled() => return Err(None),
+                    resolved = left.resolve(shared, &connection) => resolved,
                 };
                 if resolved && !had_doubts {
-                    return Ok((link, since));
+                    return Ok((connection, since));
                 }
                 // What was just found in the table is older than what this connection will send.
                 if resolved {
                     since = shared.sent.mark();
                     let asked = tokio::select! {
                         biased;
-                        () = halt.aborting().cancelled() => return Err(None),
-                        asked = timeout(shared.lookup.answers_within, link.ask_horizon()) => asked,
+                        () = shutdown.aborting().cancelled() => return Err(None),
+                        asked = timeout(shared.lookup.answers_within, connection.ask_horizon()) => asked,
                     };
                     if let Ok(Ok(number)) = asked {
-                        link.horizon = number;
-                        return Ok((link, since));
+                        connection.horizon = number;
+                        return Ok((connection, since));
                     }
                 }
                 Fault::new(ErrorKind::DbConnect, "the connection was lost again")
@@ -328,7 +328,7 @@ async fn reconnect(
         let share = 0.1 + 0.9 * fastrand::f64();
         tokio::select! {
             biased;
-            () = halt.aborting().cancelled() => return Err(None),
+            () = shutdown.aborting().cancelled() => return Err(None),
             () = tokio::time::sleep(pause.mul_f64(share).min(patience)) => {}
         }
         pause = (pause * 2).min(LONGEST_PAUSE);

@@ -34,8 +34,8 @@ pub(super) async fn recheck(
     if let Some(reason) = lookup.obscured_by {
         return Err(cannot_look(reason));
     }
-    let link = shared.connector.link().await?;
-    let (Some(own), Some(_)) = (own, link.backend()) else {
+    let connection = shared.connector.connection().await?;
+    let (Some(own), Some(_)) = (own, connection.backend()) else {
         return Err(cannot_look(
             "behind a pooler it cannot be seen which connections are left of the run",
         )
@@ -46,9 +46,9 @@ pub(super) async fn recheck(
             let code = db.code().code();
             cannot_look(&format!("the database refuses to tell ({code})"))
         }
-        None => shared.connector.refusal(&link.host, &error),
+        None => shared.connector.refusal(&connection.host, &error),
     };
-    let ended = fence(&link, &shared.connector.application, own);
+    let ended = fence(&connection, &shared.connector.application, own);
     // The fence is given up by itself; only a server that stopped responding keeps it longer.
     let ended = timeout(FENCE + lookup.answers_within, ended).await;
     match ended.map_err(|_| stopped_responding())?.map_err(refused)? {
@@ -62,7 +62,7 @@ pub(super) async fn recheck(
     }
     for part in values.chunks(AT_A_TIME) {
         let part: Vec<&str> = part.iter().map(String::as_str).collect();
-        let found = link.count(&lookup.sql, &part, horizon);
+        let found = connection.count(&lookup.sql, &part, horizon);
         let found = timeout(lookup.looks_within, found).await;
         let found = found.map_err(|_| stopped_responding())?.map_err(refused)?;
         counts.extend(
@@ -72,19 +72,23 @@ pub(super) async fn recheck(
         );
     }
     if lookup.has_standbys && !counts.is_empty() {
-        let confirmed = timeout(lookup.confirms_within, link.confirm()).await;
+        let confirmed = timeout(lookup.confirms_within, connection.confirm()).await;
         if !matches!(confirmed, Ok(Ok(true))) {
             return Err(cannot_look(UNCONFIRMED));
         }
     }
-    link.close().await;
+    connection.close().await;
     Ok(counts)
 }
 
-async fn fence(link: &Connection, application: &str, own: &Backend) -> Result<FenceResult, Error> {
+async fn fence(
+    connection: &Connection,
+    application: &str,
+    own: &Backend,
+) -> Result<FenceResult, Error> {
     let give_up_at = Instant::now() + FENCE;
     loop {
-        match link.end_others(application, own.pid).await? {
+        match connection.end_others(application, own.pid).await? {
             FenceResult::Gone => return Ok(FenceResult::Gone),
             state if Instant::now() >= give_up_at => return Ok(state),
             _ => tokio::time::sleep(GLANCE).await,

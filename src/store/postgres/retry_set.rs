@@ -40,17 +40,17 @@ pub(super) struct RetryToken {
     /// When.
     pub(super) due: Instant,
     /// The token.
-    pub(super) flight: InFlight,
+    pub(super) in_flight: InFlight,
     /// Why it was not stored.
     pub(super) detail: Arc<Detail>,
 }
 
 impl RetryToken {
     /// One that waits for nothing but a connection.
-    pub(super) fn now(flight: InFlight, detail: Arc<Detail>) -> Self {
+    pub(super) fn now(in_flight: InFlight, detail: Arc<Detail>) -> Self {
         Self {
             due: Instant::now(),
-            flight,
+            in_flight,
             detail,
         }
     }
@@ -58,7 +58,7 @@ impl RetryToken {
     /// Its end where it will not be sent again.
     pub(super) fn fail(self) {
         let mut batch = OutcomeBatch::default();
-        let (job, outcome) = self.flight.land(Status::Failed, Some(self.detail));
+        let (job, outcome) = self.in_flight.settle(Status::Failed, Some(self.detail));
         batch.push(&job, outcome);
     }
 }
@@ -68,9 +68,9 @@ impl RetryToken {
 pub(super) fn again(lost: Vec<InFlight>) -> Vec<RetryToken> {
     let detail = Detail::reason("the connection was lost before the token was stored");
     let mut waiting = Vec::with_capacity(lost.len());
-    for flight in lost {
-        let one = RetryToken::now(flight, Arc::clone(&detail));
-        if one.flight.tries < MOST_LOSSES {
+    for in_flight in lost {
+        let one = RetryToken::now(in_flight, Arc::clone(&detail));
+        if one.in_flight.tries < MOST_LOSSES {
             waiting.push(one);
         } else {
             one.fail();
@@ -90,7 +90,7 @@ pub(super) async fn until(due: Option<Instant>) {
 /// A connection that begins to work, with what was left over from others.
 pub(super) struct WriterStart {
     /// The connection.
-    pub(super) link: Connection,
+    pub(super) connection: Connection,
     /// The moment before its horizon was asked for.
     pub(super) since: u64,
     /// What it begins with.
@@ -105,9 +105,9 @@ impl WriterStart {
         let since = shared.sent.mark();
         let attempt = tokio::select! {
             biased;
-            () = shared.queue.halt.stopping().cancelled() => return None,
+            () = shared.queue.shutdown.stopping().cancelled() => return None,
             () = shared.queue.closed().cancelled() => return None,
-            attempt = shared.connector.link() => attempt,
+            attempt = shared.connector.connection() => attempt,
         };
         attempt
             .inspect_err(|fault| {
@@ -117,8 +117,8 @@ impl WriterStart {
                 );
             })
             .ok()
-            .map(|link| Self {
-                link,
+            .map(|connection| Self {
+                connection,
                 since,
                 chunk: None,
                 waiting: Vec::new(),
@@ -136,16 +136,16 @@ pub(super) struct SharedOrphans {
 }
 
 impl SharedOrphans {
-    pub(super) fn add(&mut self, remains: Orphans) {
-        self.doubts.extend(remains.doubt);
-        self.waiting.extend(remains.waiting);
+    pub(super) fn add(&mut self, orphans: Orphans) {
+        self.doubts.extend(orphans.doubt);
+        self.waiting.extend(orphans.waiting);
     }
 
     /// Takes what those left that are lost by now.
-    pub(super) fn gather(&mut self, lanes: &mut JoinSet<CloseReason>) {
-        while let Some(end) = lanes.try_join_next() {
-            if let Ok(CloseReason::Lost(remains)) = end {
-                self.add(*remains);
+    pub(super) fn gather(&mut self, writers: &mut JoinSet<CloseReason>) {
+        while let Some(end) = writers.try_join_next() {
+            if let Ok(CloseReason::Lost(orphans)) = end {
+                self.add(*orphans);
             }
         }
     }
@@ -156,28 +156,31 @@ impl SharedOrphans {
 
     /// Whose tokens they are, with repeats.
     pub(super) fn jobs(&self) -> Vec<Arc<StoreJob>> {
-        let in_doubt = self.doubts.iter().flat_map(|doubt| &doubt.flights);
-        let waiting = self.waiting.iter().map(|waiting| &waiting.flight);
-        let flights = in_doubt.chain(waiting);
-        flights.map(|flight| Arc::clone(&flight.job)).collect()
+        let in_doubt = self.doubts.iter().flat_map(|doubt| &doubt.in_flights);
+        let waiting = self.waiting.iter().map(|waiting| &waiting.in_flight);
+        let in_flights = in_doubt.chain(waiting);
+        in_flights
+            .map(|in_flight| Arc::clone(&in_flight.job))
+            .collect()
     }
 
     /// Accounts for everything without having found out more.
     pub(super) fn give_up(&mut self, shared: &PoolShared, reason: &str) {
         for doubt in self.doubts.drain(..) {
-            in_doubt::tell(doubt.flights.len(), 0, 0);
-            in_doubt::give_up(doubt.flights, &shared.sent, reason, doubt.farewell);
+            in_doubt::tell(doubt.in_flights.len(), 0, 0);
+            in_doubt::give_up(doubt.in_flights, &shared.sent, reason, doubt.close_reason);
         }
         for waiting in self.waiting.drain(..) {
             waiting.fail();
         }
     }
 
-    /// Resolves every doubt over `link`; false where that was lost too.
-    pub(super) async fn resolve(&mut self, shared: &PoolShared, link: &Connection) -> bool {
+    /// Resolves every doubt over `connection`; false where that was lost too.
+    pub(super) async fn resolve(&mut self, shared: &PoolShared, connection: &Connection) -> bool {
         // Whoever stops waiting for this leaves every doubt where it is.
         while let Some(doubt) = self.doubts.last() {
-            let Ok(found) = in_doubt::examine(doubt, link, &shared.lookup, &shared.sent).await
+            let Ok(found) =
+                in_doubt::examine(doubt, connection, &shared.lookup, &shared.sent).await
             else {
                 return false;
             };

@@ -52,34 +52,34 @@ impl Connector {
     /// settings of every session and nothing more.
     pub(super) async fn set_up(
         &self,
-        link: &mut Connection,
+        connection: &mut Connection,
         mark: &str,
-        aim: ConnectPurpose,
+        purpose: ConnectPurpose,
     ) -> Result<SessionFacts, ConnectError> {
         let timeout = milliseconds(self.statement_timeout).to_string();
         let params = [(&timeout as _, Type::TEXT), (&mark as _, Type::TEXT)];
         let asked = Instant::now();
-        let rows = link.client.query_typed(SET_UP, &params).await;
-        link.round_trip = asked.elapsed();
-        let row = understood(link, rows)?;
+        let rows = connection.client.query_typed(SET_UP, &params).await;
+        connection.round_trip = asked.elapsed();
+        let row = understood(connection, rows)?;
         if row.try_get(7)? {
             return Err(ConnectError::ReadOnly);
         }
         let port: Option<i32> = row.try_get(13)?;
-        let is_direct = port == link.local_port.map(i32::from);
+        let is_direct = port == connection.local_port.map(i32::from);
         let mut session = SessionFacts {
             is_shared: row.try_get(2)?,
             catalog: None,
         };
-        if aim == ConnectPurpose::Inspect {
-            session.is_shared |= !is_direct && self.is_pgpool(link).await;
+        if purpose == ConnectPurpose::Inspect {
+            session.is_shared |= !is_direct && self.is_pgpool(connection).await;
             return Ok(session);
         }
-        link.horizon = row.try_get(6)?;
+        connection.horizon = row.try_get(6)?;
         self.is_at_table.store(true, Ordering::Relaxed);
         if session.is_shared {
-            if aim == ConnectPurpose::Look {
-                session.catalog = Some(self.dry_look(link).await?);
+            if purpose == ConnectPurpose::Look {
+                session.catalog = Some(self.dry_look(connection).await?);
             }
             self.is_at_table.store(false, Ordering::Relaxed);
             return Ok(session);
@@ -89,13 +89,13 @@ impl Connector {
         let assumed_role: bool = row.try_get(10)?;
         let (started, prepared, looked, cluster, is_pgpool) = tokio::join!(
             biased;
-            started(link, assumed_role),
-            link.client.prepare_typed(&self.insert, &[Type::TEXT]),
-            self.look(link, aim == ConnectPurpose::Look),
-            self.cluster(link),
-            async { !is_direct && self.is_pgpool(link).await },
+            started(connection, assumed_role),
+            connection.client.prepare_typed(&self.insert, &[Type::TEXT]),
+            self.look(connection, purpose == ConnectPurpose::Look),
+            self.cluster(connection),
+            async { !is_direct && self.is_pgpool(connection).await },
         );
-        link.round_trip = link.round_trip.min(asked.elapsed());
+        connection.round_trip = connection.round_trip.min(asked.elapsed());
         // What is going to be refused for what was seen is refused in those words.
         session.catalog = looked?;
         if let Some(catalog) = &session.catalog {
@@ -103,8 +103,8 @@ impl Connector {
         }
         match prepared {
             Ok(statement) if !is_pgpool => {
-                link.statement = Some(statement);
-                link.backend = backend_of(&row, cluster, started?, assumed_role)?;
+                connection.statement = Some(statement);
+                connection.backend = backend_of(&row, cluster, started?, assumed_role)?;
             }
             Err(error) if !is_unprepared(&error) => return Err(error.into()),
             // A pooler that passes the mark on.
@@ -115,17 +115,21 @@ impl Connector {
     }
 
     /// Looks at the table without preparing anything.
-    pub(super) async fn dry_look(&self, link: &Connection) -> Result<Catalog, ConnectError> {
-        let catalog = self.look(link, true).await?.unwrap_or_default();
+    pub(super) async fn dry_look(&self, connection: &Connection) -> Result<Catalog, ConnectError> {
+        let catalog = self.look(connection, true).await?.unwrap_or_default();
         self.judge(&catalog).map_err(ConnectError::Table)?;
         // Says what preparing would have said, executes nothing and leaves nothing.
-        let explain = format!("EXPLAIN {}", link.insert);
+        let explain = format!("EXPLAIN {}", connection.insert);
         let token = (&"" as _, Type::TEXT);
-        link.client.query_typed(&explain, &[token]).await?;
+        connection.client.query_typed(&explain, &[token]).await?;
         Ok(catalog)
     }
 
-    async fn look(&self, link: &Connection, look: bool) -> Result<Option<Catalog>, ConnectError> {
+    async fn look(
+        &self,
+        connection: &Connection,
+        look: bool,
+    ) -> Result<Option<Catalog>, ConnectError> {
         if !look {
             return Ok(None);
         }
@@ -134,8 +138,8 @@ impl Connector {
             (&self.column as _, Type::TEXT),
         ];
         // Of a table with many partitions it is long.
-        let _long = link.monitor.allow_long_answers(0);
-        let rows = link.client.query_typed(catalog::SQL, &params).await?;
+        let _long = connection.monitor.allow_long_answers(0);
+        let rows = connection.client.query_typed(catalog::SQL, &params).await?;
         let json: Option<&str> = rows.first().and_then(|row| row.try_get(0).ok());
         match Catalog::parse(json.unwrap_or_default(), &self.column) {
             Ok(catalog) => Ok(Some(catalog)),
@@ -151,13 +155,13 @@ impl Connector {
     /// failover, is not the connection's own. It answers this statement itself; a server logs an error.
     /// So a server is asked only if it sees the connection come from another port, that is through an
     /// address translation or a proxy, and once.
-    async fn is_pgpool(&self, link: &Connection) -> bool {
-        let place = link.host.place();
+    async fn is_pgpool(&self, connection: &Connection) -> bool {
+        let place = connection.host.place();
         let known = |map: &HashMap<String, bool>| map.get(&place).copied();
         if let Some(known) = self.pgpools.lock().ok().and_then(|map| known(&map)) {
             return known;
         }
-        let answer = link.client.simple_query("SHOW pool_version").await;
+        let answer = connection.client.simple_query("SHOW pool_version").await;
         let found = match &answer {
             Ok(messages) => messages
                 .iter()
@@ -171,22 +175,22 @@ impl Connector {
         found
     }
 
-    async fn cluster(&self, link: &Connection) -> Cluster {
+    async fn cluster(&self, connection: &Connection) -> Cluster {
         if !self.has_several_hosts() {
             return Cluster::Only;
         }
-        let rows = link.client.query_typed(CLUSTER, &[]).await;
+        let rows = connection.client.query_typed(CLUSTER, &[]).await;
         let number = rows.ok().and_then(|rows| rows.first()?.try_get(0).ok());
         number.map_or(Cluster::Hidden, Cluster::Known)
     }
 }
 
 /// The answer to [`SET_UP`], if it is that of a PostgreSQL that is supported.
-fn understood(link: &Connection, rows: Result<Vec<Row>, Error>) -> Result<Row, ConnectError> {
+fn understood(connection: &Connection, rows: Result<Vec<Row>, Error>) -> Result<Row, ConnectError> {
     /// What a server says that lacks a function, a setting, a type or a piece of syntax.
     const LACKS: [&str; 3] = ["42", "0A", "XX"];
     let foreign = |why: String| {
-        ConnectError::Foreign(match link.monitor.server_version() {
+        ConnectError::Foreign(match connection.monitor.server_version() {
             Some(version) => format!("{why}; it says that its version is {version}"),
             None => why,
         })
@@ -220,11 +224,11 @@ fn understood(link: &Connection, rows: Result<Vec<Row>, Error>) -> Result<Row, C
 }
 
 /// When the backend was started, if the role that the session has assumed may not see it.
-async fn started(link: &Connection, assumed_role: bool) -> Result<Option<String>, Error> {
+async fn started(connection: &Connection, assumed_role: bool) -> Result<Option<String>, Error> {
     if !assumed_role {
         return Ok(None);
     }
-    let rows = link.as_session_user(STARTED, &[]).await?;
+    let rows = connection.as_session_user(STARTED, &[]).await?;
     rows.first().map_or(Ok(None), |row| row.try_get(0))
 }
 

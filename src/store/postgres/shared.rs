@@ -23,7 +23,7 @@ pub(super) struct PoolShared {
     pub(super) lookup: Lookup,
     pub(super) catalog: Catalog,
     /// How long a token the column keeps.
-    pub(super) room: LengthLimit,
+    pub(super) length_limit: LengthLimit,
     pub(super) progress: ServerProgress,
     /// Why the run was given up, if no commit was confirmed.
     pub(super) unconfirmed: OnceLock<Fault>,

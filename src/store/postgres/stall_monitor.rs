@@ -72,12 +72,12 @@ pub(super) async fn watch(shared: Arc<PoolShared>) {
 
 /// Asks over a connection of its own what the run's INSERTs wait for.
 async fn ask(shared: &PoolShared) -> Option<WaitReason> {
-    let (link, _) = shared.connector.reach(ConnectPurpose::Inspect).await.ok()?;
+    let (connection, _) = shared.connector.reach(ConnectPurpose::Inspect).await.ok()?;
     let application = &shared.connector.application;
     let params = [(application as _, Type::TEXT)];
     let rows = timeout(
         shared.lookup.answers_within,
-        link.of_sessions(WAITS, &params),
+        connection.of_sessions(WAITS, &params),
     );
     let found = match rows.await {
         Ok(Ok(rows)) => rows.first().map(|row| {
@@ -86,7 +86,7 @@ async fn ask(shared: &PoolShared) -> Option<WaitReason> {
         }),
         Ok(Err(_)) | Err(_) => None,
     };
-    link.close().await;
+    connection.close().await;
     match found?.ok()? {
         (_, event) if event == "SyncRep" => Some(WaitReason::Standby),
         (kind, _) if kind == "Lock" => Some(WaitReason::Lock),
@@ -109,7 +109,7 @@ fn give_up(shared: &PoolShared) {
          are `unknown` may be committed on the primary: replay looks at them again",
     );
     let _ = shared.unconfirmed.set(fault.clone());
-    shared.queue.condemn(StoreEnd {
+    shared.queue.fail_all(StoreEnd {
         status: Status::NotAttempted,
         detail: Detail::reason("commits wait for a synchronous standby"),
         fault,

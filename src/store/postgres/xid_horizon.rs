@@ -28,10 +28,10 @@ pub(in crate::store) struct XidHorizon {
 
 impl XidHorizon {
     /// The horizon of a new connection.
-    pub(super) fn new(link: &Connection, asked: SnapshotInterval) -> Self {
+    pub(super) fn new(connection: &Connection, asked: SnapshotInterval) -> Self {
         Self {
-            backend: link.backend().cloned(),
-            number: link.horizon(),
+            backend: connection.backend().cloned(),
+            number: connection.horizon(),
             asked,
             acknowledged: Vec::new(),
             sent: 0,

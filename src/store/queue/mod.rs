@@ -145,7 +145,7 @@ pub(super) struct Queue {
     /// Where chunks are taken from.
     pub(super) inbox: async_channel::Receiver<Chunk>,
     /// The run's switch.
-    pub(super) halt: Shutdown,
+    pub(super) shutdown: Shutdown,
     clock: Arc<dyn Clock>,
     /// Cancelled together with the setting of the verdict.
     over: CancellationToken,
@@ -159,12 +159,12 @@ pub(super) struct Queue {
 
 impl Queue {
     /// An empty queue before `connections` takers.
-    pub(super) fn new(connections: usize, halt: Shutdown, clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub(super) fn new(connections: usize, shutdown: Shutdown, clock: Arc<dyn Clock>) -> Arc<Self> {
         let (feed, inbox) = async_channel::bounded((connections * 2).max(4));
         Arc::new(Self {
             feed,
             inbox,
-            halt,
+            shutdown,
             clock,
             over: CancellationToken::new(),
             closed: CancellationToken::new(),
@@ -195,7 +195,7 @@ impl Queue {
 
     /// Ends the store for every job; the first verdict counts. Whoever met it tells its own job,
     /// whose tokens may all be sent already.
-    pub(super) fn condemn(&self, verdict: StoreEnd) {
+    pub(super) fn fail_all(&self, verdict: StoreEnd) {
         let _ = self.verdict.set(verdict);
         self.over.cancel();
         self.close();
@@ -220,7 +220,7 @@ impl Queue {
     }
 
     fn clear_if_halted(&self) {
-        if self.halt.stopping().is_cancelled() || self.over.is_cancelled() {
+        if self.shutdown.stopping().is_cancelled() || self.over.is_cancelled() {
             self.clear();
         }
     }
@@ -255,7 +255,7 @@ impl Queue {
     async fn interrupted(&self, stop: &CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.halt.stopping().cancelled() => {}
+            () = self.shutdown.stopping().cancelled() => {}
             () = self.over.cancelled() => {}
         }
     }
@@ -346,7 +346,7 @@ mod tests {
         let queue = Queue::new(1, Shutdown::new(), Arc::new(SystemClock));
         let stream = start(&queue, PageStream::ready([page(1000), page(1000)]));
         let chunk = queue.inbox.recv().await.unwrap();
-        queue.condemn(StoreEnd {
+        queue.fail_all(StoreEnd {
             status: Status::Failed,
             detail: Detail::reason("gone"),
             fault: Fault::new(ErrorKind::DbConnect, "gone"),
@@ -363,13 +363,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_stop_after_the_last_page_still_reaches_the_queue() {
-        let halt = Shutdown::new();
-        let queue = Queue::new(1, halt.clone(), Arc::new(SystemClock));
+        let shutdown = Shutdown::new();
+        let queue = Queue::new(1, shutdown.clone(), Arc::new(SystemClock));
         let stream = start(&queue, PageStream::ready([page(64)]));
         while queue.inbox.len() < 2 {
             tokio::task::yield_now().await;
         }
-        halt.stop_for(crate::error::exit::Cause::Deadline);
+        shutdown.stop_for(crate::error::exit::Cause::Deadline);
         let (all, _) = collect(stream).await;
         assert_eq!(all.len(), 64);
         assert!(all.iter().all(|o| o.status == Status::NotAttempted));

@@ -57,7 +57,7 @@ pub(in crate::store) async fn pump(
         }
     };
     let patience = async {
-        queue.halt.aborting().cancelled().await;
+        queue.shutdown.aborting().cancelled().await;
         queue.clock.at(queue.clock.now() + LAST_PAGES).await;
     };
     tokio::select! {

@@ -220,7 +220,7 @@ impl<'a> SqliteWriter<'a> {
     }
 
     fn must_stop(&self, job: &StoreJob) -> bool {
-        job.is_stopping() || self.queue.halt.stopping().is_cancelled()
+        job.is_stopping() || self.queue.shutdown.stopping().is_cancelled()
     }
 
     /// Stores a token, waiting for locks.
@@ -238,7 +238,7 @@ impl<'a> SqliteWriter<'a> {
                     let fault = denied(&code, "the database refuses every insert")
                         .cause(detail.message.clone().unwrap_or_default());
                     job.tell(&fault);
-                    self.queue.condemn(StoreEnd {
+                    self.queue.fail_all(StoreEnd {
                         status: Status::NotAttempted,
                         detail: Arc::clone(&detail),
                         fault,
@@ -422,9 +422,9 @@ mod tests {
     async fn store(
         options: StoreOptions,
         page: Page,
-        halt: Shutdown,
+        shutdown: Shutdown,
     ) -> (Vec<Outcome>, Option<Fault>) {
-        let store = Store::open(options, halt, Arc::new(SystemClock))
+        let store = Store::open(options, shutdown, Arc::new(SystemClock))
             .await
             .unwrap();
         let mut stream = store.store(PageStream::ready([page]));
@@ -598,10 +598,10 @@ mod tests {
     #[test]
     fn a_stopped_run_reports_every_token() {
         block(async {
-            let halt = Shutdown::new();
-            halt.stop_for(crate::error::exit::Cause::Terminate);
+            let shutdown = Shutdown::new();
+            shutdown.stop_for(crate::error::exit::Cause::Terminate);
             let texts = page(&["aa"; 1000]);
-            let (outcomes, fault) = store(options(DatabaseTarget::Demo), texts, halt).await;
+            let (outcomes, fault) = store(options(DatabaseTarget::Demo), texts, shutdown).await;
             assert_eq!((outcomes.len(), fault), (1000, None));
             assert!(outcomes.iter().all(|o| o.status == Status::NotAttempted));
         });

@@ -2,8 +2,8 @@
 //! fault a failed INSERT is, whether one can succeed, and what a look-up proves.
 
 mod expression;
+mod length_limit;
 mod obstacle;
-mod room;
 mod scope;
 
 use std::collections::HashMap;
@@ -14,8 +14,8 @@ use crate::store::identifier::TableName;
 use crate::store::postgres::catalog::expression::{mentions, view_column};
 
 pub(super) use crate::store::postgres::catalog::expression::is_frame;
+pub(in crate::store) use crate::store::postgres::catalog::length_limit::LengthLimit;
 pub(super) use crate::store::postgres::catalog::obstacle::Obstacle;
-pub(in crate::store) use crate::store::postgres::catalog::room::LengthLimit;
 pub(super) use crate::store::postgres::catalog::scope::{Owner, Scope};
 
 /// Reads all of it in one round trip; `$1` is the relation as SQL, `$2` the column's name.
@@ -297,7 +297,7 @@ impl Catalog {
     }
 
     /// How long a token the column keeps.
-    pub(in crate::store) fn room(&self) -> LengthLimit {
+    pub(in crate::store) fn length_limit(&self) -> LengthLimit {
         const HEADER: i32 = 4;
         let Some(kind) = &self.kind else {
             return LengthLimit::Any;

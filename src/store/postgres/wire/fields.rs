@@ -149,8 +149,8 @@ impl Field {
     }
 
     fn push(&mut self, bytes: &[u8]) {
-        let room = self.most() - self.head.len();
-        let (head, rest) = bytes.split_at(room.min(bytes.len()));
+        let length_limit = self.most() - self.head.len();
+        let (head, rest) = bytes.split_at(length_limit.min(bytes.len()));
         self.head.extend_from_slice(head);
         self.behind += rest.len() as u64;
         if self.kind == b'W' {

@@ -70,7 +70,7 @@ struct Writer {
     /// to it, and the connection is given up when it has answered what was.
     leaving: bool,
     /// Why the connection was lost.
-    farewell: Option<String>,
+    close_reason: Option<String>,
 }
 
 /// Works until the queue is closed and empty, or the connection is lost. Without a `start` it makes
@@ -82,14 +82,16 @@ pub(super) async fn run(shared: Arc<PoolShared>, start: Option<WriterStart>) -> 
     }) else {
         return CloseReason::Unconnected;
     };
-    let link = start.link;
+    let connection = start.connection;
     let asked = SnapshotInterval {
         from: start.since,
         to: shared.sent.mark(),
     };
-    let horizon = XidHorizon::new(&link, asked);
-    let mut lane = Writer {
-        pipeline: shared.pipeline.unwrap_or_else(|| fitting(link.round_trip)),
+    let horizon = XidHorizon::new(&connection, asked);
+    let mut writer = Writer {
+        pipeline: shared
+            .pipeline
+            .unwrap_or_else(|| fitting(connection.round_trip)),
         shared,
         chunk: start.chunk,
         ledger: VecDeque::new(),
@@ -102,22 +104,22 @@ pub(super) async fn run(shared: Arc<PoolShared>, start: Option<WriterStart>) -> 
             "the database stored no row: a trigger or rule skipped or redirected it",
         ),
         leaving: false,
-        farewell: None,
+        close_reason: None,
     };
-    let lost = lane.work(&link).await;
-    if let Some(fault) = lane.shared.unconfirmed.get().cloned() {
-        lane.give_up(&fault);
+    let lost = writer.work(&connection).await;
+    if let Some(fault) = writer.shared.unconfirmed.get().cloned() {
+        writer.give_up(&fault);
         return CloseReason::Finished;
     }
-    if lane.shared.queue.halt.aborting().is_cancelled() {
-        lane.abort();
+    if writer.shared.queue.shutdown.aborting().is_cancelled() {
+        writer.abort();
         return CloseReason::Finished;
     }
-    lane.batch.flush();
+    writer.batch.flush();
     if lost {
-        return CloseReason::Lost(Box::new(lane.remains(link.had_open_transaction())));
+        return CloseReason::Lost(Box::new(writer.orphans(connection.had_open_transaction())));
     }
-    link.close().await;
+    connection.close().await;
     CloseReason::Finished
 }
 
@@ -137,11 +139,11 @@ fn fitting(round_trip: Duration) -> usize {
 
 impl Writer {
     /// True where it ends because the connection was lost.
-    async fn work(&mut self, link: &Connection) -> bool {
+    async fn work(&mut self, connection: &Connection) -> bool {
         let shared = Arc::clone(&self.shared);
         let queue = &shared.queue;
         let silence = silence(shared.statement_timeout);
-        let mut aborting = pin!(queue.halt.aborting().cancelled());
+        let mut aborting = pin!(queue.shutdown.aborting().cancelled());
         let mut giving_up = pin!(shared.gives_up.cancelled());
         let mut timer = pin!(tokio::time::sleep(silence));
         let mut heard = Instant::now();
@@ -151,7 +153,7 @@ impl Writer {
             if answers.is_empty() {
                 heard = Instant::now();
             }
-            self.fill(link, &mut answers);
+            self.fill(connection, &mut answers);
             let idle = answers.is_empty();
             if self.leaving && idle {
                 return true;
@@ -160,7 +162,7 @@ impl Writer {
                 return false;
             }
             let due = self.waiting.iter().map(|waiting| waiting.due).min();
-            let room = self.has_room(answers.len());
+            let length_limit = self.has_room(answers.len());
             tokio::select! {
                 biased;
                 () = &mut aborting => return false,
@@ -169,14 +171,14 @@ impl Writer {
                     heard = Instant::now();
                     let mut next = Some(answer);
                     while let Some(answer) = next {
-                        if !self.answered(link, answer) {
+                        if !self.answered(connection, answer) {
                             return true;
                         }
                         next = answers.arrived();
                     }
                     self.batch.flush_soon();
                 }
-                chunk = queue.inbox.recv(), if room && !closed && self.chunk.is_none() => match chunk {
+                chunk = queue.inbox.recv(), if length_limit && !closed && self.chunk.is_none() => match chunk {
                     Ok(chunk) => {
                         queue.taken(&chunk);
                         self.chunk = Some(chunk);
@@ -184,11 +186,11 @@ impl Writer {
                     Err(_) => closed = true,
                 },
                 // Before what is due: on a connection that has ended it would stay due for ever.
-                () = link.ended(), if idle => return true,
-                () = until(due), if room && due.is_some() => {}
+                () = connection.ended(), if idle => return true,
+                () = until(due), if length_limit && due.is_some() => {}
                 () = &mut timer, if !idle => {
                     if heard.elapsed() >= silence {
-                        self.farewell = Some("the server fell silent".to_owned());
+                        self.close_reason = Some("the server fell silent".to_owned());
                         return true;
                     }
                     timer.as_mut().reset(heard + silence);
@@ -214,13 +216,13 @@ impl Writer {
     }
 
     /// Sends as many tokens as there is room for.
-    fn fill<'a>(&mut self, link: &'a Connection, answers: &mut PendingReplies<'a>) {
-        self.leaving |= answers.is_empty() && link.is_unheard();
-        self.look_for_rowless(link, answers);
+    fn fill<'a>(&mut self, connection: &'a Connection, answers: &mut PendingReplies<'a>) {
+        self.leaving |= answers.is_empty() && connection.is_unheard();
+        self.look_for_rowless(connection, answers);
         if !self.has_room(answers.len()) {
             return;
         }
-        while answers.len() < self.pipeline() && !link.is_closed() {
+        while answers.len() < self.pipeline() && !connection.is_closed() {
             let Some(NextToken {
                 mut token,
                 job,
@@ -233,7 +235,7 @@ impl Writer {
             if self.horizon.is_due(answers.is_empty()) {
                 self.ledger
                     .push_back(PendingRequest::Horizon(self.shared.sent.mark()));
-                answers.ask(async { link.ask_horizon().await.map(ServerReply::Horizon) });
+                answers.ask(async { connection.ask_horizon().await.map(ServerReply::Horizon) });
             }
             token.attempts = token.attempts.saturating_add(1);
             let moment = self.shared.sent.sending(token.as_str());
@@ -241,9 +243,9 @@ impl Writer {
             let dry_run = self.shared.dry_run;
             answers.ask(async move {
                 let rows = if dry_run {
-                    link.try_out(text.as_str()).await
+                    connection.try_out(text.as_str()).await
                 } else {
-                    link.insert(text.as_str()).await
+                    connection.insert(text.as_str()).await
                 };
                 rows.map(ServerReply::Rows)
             });
@@ -260,22 +262,32 @@ impl Writer {
     }
 
     /// Looks for tokens without a row once there are enough of them, or nothing else to wait for.
-    fn look_for_rowless<'a>(&mut self, link: &'a Connection, answers: &mut PendingReplies<'a>) {
-        let is_due =
-            |rowless: &mut RowlessCommits| rowless.flights.len() >= ROWLESS || answers.is_empty();
+    fn look_for_rowless<'a>(
+        &mut self,
+        connection: &'a Connection,
+        answers: &mut PendingReplies<'a>,
+    ) {
+        let is_due = |rowless: &mut RowlessCommits| {
+            rowless.in_flights.len() >= ROWLESS || answers.is_empty()
+        };
         let Some(mut rowless) = self.rowless.take_if(is_due) else {
             return;
         };
-        if link.is_closed() {
+        if connection.is_closed() {
             self.rowless = Some(rowless);
             return;
         }
         rowless.looked = self.shared.sent.mark();
-        let values: Vec<Token> = rowless.flights.iter().map(|it| it.token.clone()).collect();
+        let values: Vec<Token> = rowless
+            .in_flights
+            .iter()
+            .map(|it| it.token.clone())
+            .collect();
         let (sql, number) = (self.shared.lookup.sql.clone(), rowless.number);
         answers.ask(async move {
             let values: Vec<&str> = values.iter().map(Token::as_str).collect();
-            link.count(&sql, &values, Some(number))
+            connection
+                .count(&sql, &values, Some(number))
                 .await
                 .map(ServerReply::Counts)
         });
@@ -290,16 +302,19 @@ impl Writer {
     /// The next token to send, whose it is, and how often it was sent.
     fn next_token(&mut self) -> Option<NextToken> {
         loop {
-            if let Some(RetryToken { flight, detail, .. }) = self.due() {
-                if flight.job.is_stopping() {
-                    self.land(flight, Status::Failed, Some(detail));
+            if let Some(RetryToken {
+                in_flight, detail, ..
+            }) = self.due()
+            {
+                if in_flight.job.is_stopping() {
+                    self.settle(in_flight, Status::Failed, Some(detail));
                     continue;
                 }
                 return Some(NextToken {
-                    token: flight.token,
-                    job: flight.job,
-                    tries: flight.tries,
-                    taken_since: flight.taken_since,
+                    token: in_flight.token,
+                    job: in_flight.job,
+                    tries: in_flight.tries,
+                    taken_since: in_flight.taken_since,
                 });
             }
             if let Some(chunk) = &mut self.chunk
@@ -307,7 +322,7 @@ impl Writer {
                 && let Some(token) = chunk.take()
             {
                 let job = Arc::clone(&chunk.job);
-                if let Some(loss) = self.shared.room.loss(token.as_str()) {
+                if let Some(loss) = self.shared.length_limit.loss(token.as_str()) {
                     let detail = Detail::reason(loss);
                     let outcome = Outcome::unsent(token, Status::Rejected, Some(detail));
                     self.batch.push(&job, outcome);
@@ -337,35 +352,35 @@ impl Writer {
         let index = self
             .waiting
             .iter()
-            .position(|waiting| waiting.due <= now || waiting.flight.job.is_stopping())?;
+            .position(|waiting| waiting.due <= now || waiting.in_flight.job.is_stopping())?;
         Some(self.waiting.remove(index))
     }
 
     /// Reports what became of a token whose answer has come.
-    fn land(&mut self, flight: InFlight, status: Status, detail: Option<Arc<Detail>>) {
-        let (job, outcome) = flight.land(status, detail);
+    fn settle(&mut self, in_flight: InFlight, status: Status, detail: Option<Arc<Detail>>) {
+        let (job, outcome) = in_flight.settle(status, detail);
         self.batch.push(&job, outcome);
     }
 
     /// What the lane leaves to others after its connection was lost.
-    fn remains(mut self, had_open_transaction: bool) -> Orphans {
+    fn orphans(mut self, had_open_transaction: bool) -> Orphans {
         if let Some(chunk) = self.chunk.take() {
             self.shared.queue.give_back(chunk);
         }
-        let (mut flights, farewell) = (self.take_flights(), self.take_farewell());
+        let (mut in_flights, close_reason) = (self.take_flights(), self.take_farewell());
         let mut waiting = std::mem::take(&mut self.waiting);
         if self.shared.dry_run {
             // What would have been taken back is in no doubt.
-            for flight in &flights {
-                flight.landed(&self.shared.sent, false);
+            for in_flight in &in_flights {
+                in_flight.settled(&self.shared.sent, false);
             }
-            waiting.extend(again(std::mem::take(&mut flights)));
+            waiting.extend(again(std::mem::take(&mut in_flights)));
         }
-        let doubt = (!flights.is_empty()).then_some(InDoubtSet {
-            flights,
+        let doubt = (!in_flights.is_empty()).then_some(InDoubtSet {
+            in_flights,
             horizon: self.horizon.clone(),
             had_open_transaction,
-            farewell,
+            close_reason,
         });
         Orphans { doubt, waiting }
     }
@@ -382,34 +397,34 @@ impl Writer {
     /// what it was sent, and its waits are not cut short.
     fn give_up(&mut self, fault: &Fault) {
         self.batch.flush();
-        let flights = self.take_flights();
-        for flight in &flights {
-            flight.job.tell(fault);
+        let in_flights = self.take_flights();
+        for in_flight in &in_flights {
+            in_flight.job.tell(fault);
         }
-        in_doubt::give_up(flights, &self.shared.sent, UNCONFIRMED, None);
+        in_doubt::give_up(in_flights, &self.shared.sent, UNCONFIRMED, None);
         self.waiting.drain(..).for_each(RetryToken::fail);
         self.chunk = None;
     }
 
     fn take_flights(&mut self) -> Vec<InFlight> {
-        let flights = self.ledger.drain(..).flat_map(|asked| match asked {
-            PendingRequest::Insert(flight) => vec![flight],
+        let in_flights = self.ledger.drain(..).flat_map(|asked| match asked {
+            PendingRequest::Insert(in_flight) => vec![in_flight],
             PendingRequest::Horizon(_) => Vec::new(),
-            PendingRequest::Rowless(rowless) => rowless.flights,
+            PendingRequest::Rowless(rowless) => rowless.in_flights,
         });
-        flights
-            .chain(self.rowless.take().into_iter().flat_map(|it| it.flights))
+        in_flights
+            .chain(self.rowless.take().into_iter().flat_map(|it| it.in_flights))
             .collect()
     }
 
     fn take_farewell(&mut self) -> Option<String> {
-        self.farewell.take().map(|why| scrub(&why, "", &[]))
+        self.close_reason.take().map(|why| scrub(&why, "", &[]))
     }
 
     fn drop_flights(&mut self, reason: &str) {
         self.batch.flush();
-        let (flights, message) = (self.take_flights(), self.take_farewell());
-        in_doubt::give_up(flights, &self.shared.sent, reason, message);
+        let (in_flights, message) = (self.take_flights(), self.take_farewell());
+        in_doubt::give_up(in_flights, &self.shared.sent, reason, message);
         self.waiting.drain(..).for_each(RetryToken::fail);
     }
 }

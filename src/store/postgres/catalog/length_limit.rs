@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn token_is_lost_in_part_only_when_blanks_at_its_end_are_cut() {
-        for (room, token, is_lost) in [
+        for (length_limit, token, is_lost) in [
             (LengthLimit::Any, "abc  ", false),
             (LengthLimit::Varchar(3), "abc", false),
             (LengthLimit::Varchar(3), "abc ", true),
@@ -56,7 +56,11 @@ mod tests {
             (LengthLimit::Char(Some(3)), "ab ", true),
             (LengthLimit::Char(None), "a ", true),
         ] {
-            assert_eq!(room.loss(token).is_some(), is_lost, "{room:?} {token:?}");
+            assert_eq!(
+                length_limit.loss(token).is_some(),
+                is_lost,
+                "{length_limit:?} {token:?}"
+            );
         }
         assert!(LengthLimit::Varchar(3).is_exceeded("äöüß"));
         assert!(!LengthLimit::Char(Some(4)).is_exceeded("äöüß"));
