@@ -139,7 +139,12 @@ impl Connector {
         ];
         // Of a table with many partitions it is long.
         let _long = connection.monitor.allow_long_answers(0);
-        let rows = connection.client.query_typed(catalog::SQL, &params).await?;
+        let sql = catalog::plain_table_sql();
+        let mut rows = connection.client.query_typed(&sql, &params).await?;
+        if rows.is_empty() {
+            let sql = catalog::any_relation_sql();
+            rows = connection.client.query_typed(&sql, &params).await?;
+        }
         let json: Option<&str> = rows.first().and_then(|row| row.try_get(0).ok());
         match Catalog::parse(json.unwrap_or_default(), &self.column) {
             Ok(catalog) => Ok(Some(catalog)),

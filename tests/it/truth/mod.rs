@@ -2,6 +2,7 @@
 //! confirmation, and a look-up proves absence only on a known shape.
 
 mod attribution;
+mod catalog;
 mod confirmed;
 mod long;
 mod look_ups;

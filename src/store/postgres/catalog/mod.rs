@@ -18,8 +18,21 @@ pub(in crate::store) use crate::store::postgres::catalog::length_limit::LengthLi
 pub(super) use crate::store::postgres::catalog::obstacle::Obstacle;
 pub(super) use crate::store::postgres::catalog::scope::{Owner, Scope};
 
-/// Reads all of it in one round trip; `$1` is the relation as SQL, `$2` the column's name.
-pub(super) const SQL: &str = include_str!("catalog.sql");
+/// Asks for all of it in one round trip; `$1` is the relation as SQL, `$2` the column's name. The answer
+/// has no row unless the relation is a plain table.
+pub(super) fn plain_table_sql() -> String {
+    with_shared_parts(include_str!("plain_table.sql"))
+}
+
+/// The same for any relation, which takes a new backend twice the time.
+pub(super) fn any_relation_sql() -> String {
+    with_shared_parts(include_str!("any_relation.sql"))
+}
+
+fn with_shared_parts(sql: &str) -> String {
+    sql.replace("{server}", include_str!("server.sql").trim_end())
+        .replace("{relation}", include_str!("relation.sql").trim_end())
+}
 
 /// The table that tokens are inserted into, and every relation that such an INSERT can write to.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -173,7 +186,7 @@ struct Trigger {
 }
 
 impl Catalog {
-    /// Reads the answer to [`SQL`] about `column`.
+    /// Reads the answer about `column`.
     ///
     /// # Errors
     /// If the answer is not what PostgreSQL gives.

@@ -1,6 +1,4 @@
--- What decides whose fault a failed INSERT is, whether one can succeed, and what a look-up proves: one
--- JSON document, in one round trip. $1 is the relation as SQL, $2 the column's name. It reads
--- PostgreSQL's catalogs only (13 to 18), takes no lock on the relation and needs no right on it.
+-- Answers as plain_table.sql does, for any relation.
 WITH RECURSIVE
 target AS MATERIALIZED (
   SELECT $1::text::regclass::oid AS oid
@@ -39,10 +37,7 @@ SELECT json_build_object(
     WHERE a.attrelid = target.oid AND a.attname = $2 AND NOT a.attisdropped),
   'may_select_xmin', (SELECT has_column_privilege(target.oid, a.attnum, 'SELECT') FROM target, pg_attribute a
     WHERE a.attrelid = target.oid AND a.attname = 'xmin'),
-  -- The server stops so many transactions before the numbers wrap around, by its oldest database.
-  'is_stopped', (SELECT max(age(datfrozenxid)) FROM pg_database) >= 2147483647
-    - CASE WHEN current_setting('server_version_num')::int < 140000 THEN 1000000 ELSE 3000000 END,
-  'has_standbys', current_setting('synchronous_standby_names') <> '',
+  {server},
   'target', (SELECT oid::int8 FROM target),
   'kind', (SELECT json_build_object('name', t.typname, 'title', format_type(t.oid, NULL), 'is_builtin', n.nspname = 'pg_catalog',
       'typmod', k.typmod)
@@ -64,12 +59,10 @@ SELECT json_build_object(
     FROM target, pg_partition_ancestors(target.oid::regclass) up
     JOIN pg_partitioned_table p ON p.partrelid = up.relid WHERE up.relid <> target.oid),
   'relations', (SELECT coalesce(json_agg(json_build_object(
-    'oid', c.oid::int8, 'schema', c.nspname, 'name', c.relname, 'kind', c.relkind::text,
-    'is_logged', c.relpersistence = 'p',
+    {relation},
     'is_partition', c.relispartition,
     'parent', (SELECT inhparent::int8 FROM pg_inherits WHERE inhrelid = c.oid AND c.relispartition LIMIT 1),
     'takes_inserts', pg_relation_is_updatable(c.oid, true) & 8 <> 0,
-    'may_select', has_table_privilege(c.oid, 'SELECT'),
     'has_row_security', row_security_active(c.oid),
     'rules', (SELECT coalesce(json_agg(CASE w.ev_type WHEN '2' THEN 'update' WHEN '3' THEN 'insert'
         ELSE 'delete' END), '[]')
@@ -84,55 +77,6 @@ SELECT json_build_object(
           WHERE a.attrelid = c.oid AND a.attnum = ANY (p.partattrs::int2[])),
         'expression', pg_get_expr(p.partexprs, c.oid))
       FROM pg_partitioned_table p WHERE p.partrelid = c.oid),
-    'columns', CASE WHEN c.oid = (SELECT oid FROM target) OR NOT c.relispartition THEN (
-      SELECT coalesce(json_agg(json_build_object(
-        'name', a.attname,
-        'is_required', a.attnotnull OR (t.typtype = 'd' AND t.typnotnull),
-        'identity', nullif(a.attidentity::text, ''),
-        'is_generated', a.attgenerated <> '',
-        'value', coalesce(pg_get_expr(d.adbin, d.adrelid), t.typdefault),
-        'type', t.typname, 'is_domain', t.typtype = 'd',
-        'functions', (SELECT coalesce(json_agg(f.refobjid::regprocedure::text), '[]') FROM pg_depend f
-          WHERE f.classid = 'pg_attrdef'::regclass AND f.objid = d.oid AND f.refclassid = 'pg_proc'::regclass),
-        'sequence', (SELECT json_build_object(
-            'name', s.seqrelid::regclass::text,
-            'may_use', a.attidentity <> '' OR has_sequence_privilege(s.seqrelid, 'USAGE, UPDATE'),
-            'is_exhausted', CASE
-              WHEN s.seqcycle OR NOT has_sequence_privilege(s.seqrelid, 'SELECT, USAGE') THEN false
-              WHEN s.seqincrement > 0 THEN pg_sequence_last_value(s.seqrelid) > s.seqincrement * -1
-                + least(s.seqmax, CASE a.atttypid WHEN 'int2'::regtype THEN 32767
-                  WHEN 'int4'::regtype THEN 2147483647 ELSE s.seqmax END)
-              ELSE pg_sequence_last_value(s.seqrelid) < s.seqmin - s.seqincrement END)
-          FROM pg_depend q JOIN pg_sequence s
-            ON s.seqrelid = CASE q.classid WHEN 'pg_class'::regclass THEN q.objid ELSE q.refobjid END
-          WHERE (q.classid = 'pg_attrdef'::regclass AND q.objid = d.oid AND q.refclassid = 'pg_class'::regclass)
-            OR (q.classid = 'pg_class'::regclass AND q.refclassid = 'pg_class'::regclass
-              AND q.refobjid = c.oid AND q.refobjsubid = a.attnum AND q.deptype = 'i')
-          LIMIT 1))), '[]')
-      FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-      LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-    ) ELSE '[]' END,
-    'constraints', (SELECT coalesce(json_agg(json_build_object(
-        'name', o.conname,
-        'columns', (SELECT coalesce(json_agg(a.attname), '[]') FROM pg_attribute a
-          WHERE a.attrelid = c.oid AND a.attnum = ANY (o.conkey)),
-        'functions', (SELECT coalesce(json_agg(f.refobjid::regprocedure::text), '[]') FROM pg_depend f
-          WHERE f.classid = 'pg_constraint'::regclass AND f.objid = o.oid
-          AND f.refclassid = 'pg_proc'::regclass))), '[]')
-      FROM pg_constraint o WHERE o.conrelid = c.oid AND o.contype IN ('c', 'f')),
-    'indexes', (SELECT coalesce(json_agg(json_build_object(
-        'name', i.relname,
-        'keys', (SELECT coalesce(json_agg(a.attname), '[]') FROM pg_attribute a
-          WHERE a.attrelid = c.oid AND a.attnum = ANY ((x.indkey::int2[])[0:x.indnkeyatts - 1])),
-        'columns', (SELECT coalesce(json_agg(a.attname), '[]') FROM pg_attribute a
-          WHERE a.attrelid = c.oid AND a.attnum = ANY (x.indkey::int2[])),
-        'expression', pg_get_expr(x.indexprs, c.oid),
-        'predicate', pg_get_expr(x.indpred, c.oid),
-        'functions', (SELECT coalesce(json_agg(f.refobjid::regprocedure::text), '[]') FROM pg_depend f
-          WHERE f.classid = 'pg_class'::regclass AND f.objid = i.oid
-          AND f.refclassid = 'pg_proc'::regclass))), '[]')
-      FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = c.oid),
     'triggers', (SELECT coalesce(json_agg(json_build_object(
         'name', g.tgname,
         'is_before', g.tgtype & 2 <> 0,
