@@ -11,7 +11,7 @@ use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 
-use crate::html::{HOSTILE, Page, reporting, run};
+use crate::html_report::{HOSTILE_TOKENS, Page, reporting, run};
 use crate::support;
 use crate::support::command::{Command, Run};
 
@@ -23,7 +23,7 @@ struct Driver {
 
 impl Driver {
     fn start() -> Self {
-        support::limit::watch();
+        support::time_limit::start();
         let mut child = Program::new("chromedriver")
             .arg("--port=0")
             .stdout(Stdio::piped())
@@ -184,10 +184,10 @@ fn a_page_is_shown_and_its_rows_are_searched_filtered_and_sorted() {
 #[test]
 #[ignore = "needs Chromium and its chromedriver; tests/run asks for it where they are"]
 fn a_hostile_token_is_text_to_a_browser() {
-    let run = run(&HOSTILE);
+    let run = run(&HOSTILE_TOKENS);
     show(&run, async |window| {
         let mut shown = window.tokens().await;
-        let mut expected: Vec<String> = HOSTILE
+        let mut expected: Vec<String> = HOSTILE_TOKENS
             .map(|token| token.replace('\u{202e}', "\\u{202e}"))
             .into();
         shown.sort();
@@ -200,7 +200,7 @@ fn a_hostile_token_is_text_to_a_browser() {
             0
         );
         window.search("<img src=x").await;
-        assert_eq!(window.tokens().await, [HOSTILE[0]]);
+        assert_eq!(window.tokens().await, [HOSTILE_TOKENS[0]]);
         window.close().await;
     });
 }

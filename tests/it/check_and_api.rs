@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 
-use crate::support::books::demo;
 use crate::support::command::Command;
+use crate::support::ledger::demo_command;
 use crate::support::root;
 use crate::support::snapshot::{settings, shows};
 
@@ -134,7 +134,7 @@ fn valid_scripts_raise_no_alarm() {
             .run();
         assert_eq!(check.code, Some(0), "{script}: {}", check.stderr);
         assert_eq!(check.stderr, "", "{script}");
-        let run = demo(3, script).file("lib/helpers.rhai", lib).run();
+        let run = demo_command(3, script).file("lib/helpers.rhai", lib).run();
         assert_eq!(run.code, Some(0), "{script}: {}", run.stderr);
     }
 }
@@ -246,7 +246,7 @@ fn every_example_of_the_reference_runs_and_prints_what_it_says() {
     let examples = examples(&printed);
     assert!(examples.len() >= functions().len(), "{}", examples.len());
     for example in examples {
-        let run = demo(3, example).args(["--out-dir", "."]).run();
+        let run = demo_command(3, example).args(["--out-dir", "."]).run();
         // Without topping up, the demo's source may well fall short.
         let may_fall_short = example.contains("top_up: false") || example.contains("fetch_once");
         let code = if may_fall_short && run.code == Some(4) {

@@ -6,12 +6,12 @@ use std::net::TcpListener;
 
 use crate::support::cluster::crashable;
 use crate::support::command::{Command, Run};
-use crate::support::database::{Database, HOSTILE, Login, SEED};
-use crate::support::pgbouncer::{Pooler, Setup as Pooling};
-use crate::support::postgres::{SUPERUSER, Server, Setup, free_port, server};
-use crate::support::secure::{CERTIFICATES, OPEN, PASSWORD, secure};
+use crate::support::database::{Database, HOSTILE_TABLE, Login, STANDARD_TABLE};
+use crate::support::pgbouncer::{Pooler, PoolerSetup};
+use crate::support::postgres::{SUPERUSER, Server, ServerSetup, free_port, server};
 use crate::support::snapshot::shows;
 use crate::support::source::{Source, refused_url};
+use crate::support::tls_server::{CERTIFICATES, OPEN, PASSWORD, tls_server};
 
 /// A source that hands out tokens to whoever asks: nobody may.
 fn source() -> Source {
@@ -54,7 +54,7 @@ fn told(run: &Run) -> String {
 
 #[test]
 fn everything_can_be_used_and_nothing_is_touched() {
-    let database = Database::seed();
+    let database = Database::standard();
     let source = source();
     let run = check(&source).database(&database).run().expect_code(0);
     shows!(run.transcript(), @"
@@ -78,7 +78,7 @@ fn everything_can_be_used_and_nothing_is_touched() {
 
 #[test]
 fn it_is_asked_for_by_a_variable_too() {
-    let (database, source) = (Database::seed(), source());
+    let (database, source) = (Database::standard(), source());
     let check = Command::new()
         .source(&source)
         .database(&database)
@@ -89,7 +89,7 @@ fn it_is_asked_for_by_a_variable_too() {
 
 #[test]
 fn the_source_is_down() {
-    let database = Database::seed();
+    let database = Database::standard();
     let run = check_at(refused_url()).database(&database).run();
     let run = run.expect_code(4);
     shows!(run.transcript(), @"
@@ -147,7 +147,7 @@ fn both_are_down() {
 
 #[test]
 fn a_source_over_tls() {
-    let database = Database::seed();
+    let database = Database::standard();
     let source = Source::generating_over_tls(|size| size);
     let trusted = check(&source).database(&database).run().expect_code(0);
     shows!(trusted.stdout.lines().nth(1).unwrap(), @"source    ok    https://localhost:[port]/tokens  TLS with a trusted certificate, connected in [ms] ms (no token asked for)");
@@ -168,7 +168,7 @@ fn a_source_over_tls() {
 /// It takes connections and says nothing: what is waited for is bounded.
 #[test]
 fn a_source_that_says_nothing() {
-    let database = Database::seed();
+    let database = Database::standard();
     let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("https://{}/tokens", silent.local_addr().unwrap());
     let run = check_at(url)
@@ -188,7 +188,7 @@ fn a_source_that_says_nothing() {
 
 #[test]
 fn keys_and_passwords_are_not_shown() {
-    let database = Database::seed();
+    let database = Database::standard();
     let port = source().port();
     for host in [
         format!("http://127.0.0.1:{port}/tokens?key=canary-2"),
@@ -207,7 +207,7 @@ fn keys_and_passwords_are_not_shown() {
 
 #[test]
 fn rights_and_what_is_missing() {
-    let database = Database::seed();
+    let database = Database::standard();
     shows!(of_database(&database.role_with("INSERT"), 0), @r#"
     database  ok    127.0.0.1:[port]/[database] as [database]_role  PostgreSQL [version], no TLS, primary
     table     warn  secret_tokens.data  INSERT yes, SELECT no, check secret_tokens_data_check: tokens that a lost connection leaves in doubt stay unknown; GRANT SELECT ("data", xmin) ON "secret_tokens" TO "[database]_role"
@@ -226,7 +226,7 @@ fn rights_and_what_is_missing() {
       caused by: relation "secret_tokens" does not exist (42P01)
     hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema where that is not in the search path
     "#);
-    let other = Database::with("CREATE TABLE secret_tokens (id int, token text)");
+    let other = Database::from_ddl("CREATE TABLE secret_tokens (id int, token text)");
     shows!(of_database(&other, 5), @r#"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     FAIL  secret_tokens.data  the column does not exist
@@ -234,7 +234,7 @@ fn rights_and_what_is_missing() {
       caused by: "secret_tokens" has no column "data"
     hint: set `database.column` to a column of "secret_tokens"
     "#);
-    let numbers = Database::with("CREATE TABLE secret_tokens (data int)");
+    let numbers = Database::from_ddl("CREATE TABLE secret_tokens (data int)");
     shows!(of_database(&numbers, 5), @r#"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     FAIL  secret_tokens.data  the column does not keep whole tokens
@@ -242,7 +242,7 @@ fn rights_and_what_is_missing() {
       caused by: column "data" of "secret_tokens" is of type integer
     hint: ALTER TABLE "secret_tokens" ALTER COLUMN "data" TYPE text, or set `database.column` to a column of type text or varchar
     "#);
-    let mut wrong = Database::seed();
+    let mut wrong = Database::standard();
     wrong.set_password("canary-9");
     shows!(of_database(&wrong, 5), @r#"
     database  FAIL  127.0.0.1:[port]/[database] as [database]_owner  the database refused to connect
@@ -254,7 +254,7 @@ fn rights_and_what_is_missing() {
 
 #[test]
 fn what_a_table_does_with_its_rows_is_told() {
-    shows!(of_database(&Database::with(HOSTILE), 0), @"
+    shows!(of_database(&Database::from_ddl(HOSTILE_TABLE), 0), @"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     warn  secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check, unique secret_tokens_data_key: row triggers may change or remove rows, so tokens that a lost connection leaves in doubt stay unknown
     ");
@@ -262,7 +262,7 @@ fn what_a_table_does_with_its_rows_is_told() {
         "CREATE TABLE secret_tokens (data text PRIMARY KEY, CONSTRAINT a CHECK (data <> 'a'),
         CONSTRAINT b CHECK (data <> 'b'), CONSTRAINT c CHECK (data <> 'c'),
         CONSTRAINT d CHECK (data <> 'd'))";
-    shows!(of_database(&Database::with(many), 0), @"
+    shows!(of_database(&Database::from_ddl(many), 0), @"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     ok    secret_tokens.data  INSERT yes, SELECT yes, check a, check b, check c and 2 more
     ");
@@ -271,7 +271,7 @@ fn what_a_table_does_with_its_rows_is_told() {
 /// Whoever holds the table's lock is waited for no longer than for a connection.
 #[test]
 fn a_table_that_is_locked() {
-    let database = Database::seed();
+    let database = Database::standard();
     let mut holder = database.client();
     let mut held = holder.transaction().unwrap();
     held.batch_execute("LOCK TABLE secret_tokens").unwrap();
@@ -289,7 +289,7 @@ fn a_table_that_is_locked() {
 
 #[test]
 fn commits_that_are_not_waited_for() {
-    let database = Database::seed();
+    let database = Database::standard();
     let careless = format!(
         "ALTER DATABASE {} SET synchronous_commit = off",
         database.name
@@ -301,7 +301,7 @@ fn commits_that_are_not_waited_for() {
     commit    warn  synchronous_commit is off on the server: a run uses on for its own inserts
     ");
     let cluster = crashable();
-    let database = Database::on(&cluster).made(SEED);
+    let database = Database::on(&cluster).with_sql(STANDARD_TABLE);
     shows!(of_database(&database, 0), @"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
@@ -311,7 +311,7 @@ fn commits_that_are_not_waited_for() {
 
 #[test]
 fn too_few_connections() {
-    let database = Database::seed();
+    let database = Database::standard();
     let source = source();
     let check = |name: &str, value: &str| {
         let check = check(&source).database(&database).env(name, value);
@@ -341,15 +341,15 @@ fn too_few_connections() {
 
 #[test]
 fn the_database_over_tls() {
-    let (source, secure) = (source(), secure());
+    let (source, tls_server) = (source(), tls_server());
     let outcome = |url: String| {
-        let check = check(&source).file("ca.pem", &secure.certificates.ca_pem);
+        let check = check(&source).file("ca.pem", &tls_server.certificates.ca_pem);
         let run = check.env("DATABASE_URL", url).run();
         assert!(!run.transcript().contains(PASSWORD));
         let line = run.stdout.lines().nth(2).unwrap_or_default().to_owned();
         format!("{line}\n{}", run.stderr)
     };
-    let open = secure.url("localhost", OPEN);
+    let open = tls_server.url("localhost", OPEN);
     let outcomes = [
         outcome(format!("{open}?sslmode=verify-full&sslrootcert=ca.pem")),
         outcome(format!("{open}?sslmode=prefer")),
@@ -357,7 +357,7 @@ fn the_database_over_tls() {
         outcome(format!("{open}?sslmode=verify-full")),
         outcome(format!(
             "{}?sslmode=require",
-            secure.url("localhost", CERTIFICATES)
+            tls_server.url("localhost", CERTIFICATES)
         )),
     ];
     shows!(outcomes.join(""), @r#"
@@ -377,9 +377,9 @@ fn the_database_over_tls() {
 
 #[test]
 fn a_server_that_takes_no_writes_and_a_unix_socket() {
-    let closed = Server::with(&Setup {
+    let closed = Server::start(&ServerSetup {
         conf: "default_transaction_read_only = on\n",
-        ..Setup::default()
+        ..ServerSetup::default()
     });
     let login = Login {
         host: "127.0.0.1".to_owned(),
@@ -394,10 +394,10 @@ fn a_server_that_takes_no_writes_and_a_unix_socket() {
       caused by: 127.0.0.1:[port] is a standby or read-only
     hint: the host in DATABASE_URL must name the primary, and the role must not be set to read only
     ");
-    let database = Database::seed();
+    let database = Database::standard();
     let source = source();
     let run = check(&source)
-        .database_parts(&database)
+        .database_by_parts(&database)
         .env("DB_HOST", &server().sockets)
         .run()
         .expect_code(0);
@@ -410,15 +410,15 @@ fn a_server_that_takes_no_writes_and_a_unix_socket() {
 
 #[test]
 fn through_a_pooler() {
-    let database = Database::seed();
-    let pooler = Pooler::before(&database, &Pooling::default());
+    let database = Database::standard();
+    let pooler = Pooler::start(&database, &PoolerSetup::default());
     shows!(of_database(&pooler.login, 0), @"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], through a pooler, sslmode prefer, primary
     table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
     limit     ok    connections are the pooler's to give: its max_client_conn counts
     ");
     let missing = Database::new();
-    let pooler = Pooler::before(&missing, &Pooling::default());
+    let pooler = Pooler::start(&missing, &PoolerSetup::default());
     shows!(of_database(&pooler.login, 5), @r#"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], through a pooler, sslmode prefer, primary
     table     FAIL  secret_tokens.data  the table does not exist
@@ -523,7 +523,7 @@ fn what_is_not_configured_is_a_mistake_and_nothing_is_connected_to() {
     ");
     let input = Command::new()
         .env("TOKEN_SERVICE_INPUT", "tokens.txt")
-        .database(&Database::seed())
+        .database(&Database::standard())
         .args(["check", "--connect"])
         .run()
         .expect_code(0);
@@ -533,7 +533,7 @@ fn what_is_not_configured_is_a_mistake_and_nothing_is_connected_to() {
 /// A mistake in a script is looked for too; what is worse decides.
 #[test]
 fn scripts_are_looked_at_first() {
-    let (database, source) = (Database::seed(), source());
+    let (database, source) = (Database::standard(), source());
     let command = |url: &str| {
         let command = check_at(url).database(&database);
         command

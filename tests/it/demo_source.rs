@@ -7,7 +7,7 @@ use crate::support::database::Database;
 use crate::support::snapshot::shows;
 
 /// A running one on any free port, and its address.
-pub(crate) fn started() -> (Running, String) {
+pub(crate) fn start_demo_source() -> (Running, String) {
     let running = Command::new().args(["demo-source", "--listen", "127.0.0.1:0"]);
     let running = running.spawn();
     let said = running.wait_for_stdout(|text| text.ends_with('\n'));
@@ -22,10 +22,10 @@ pub(crate) fn started() -> (Running, String) {
 #[test]
 fn runs_are_served_until_it_is_told_to_stop() {
     for signal in ["TERM", "INT"] {
-        let (source, url) = started();
+        let (source, url) = start_demo_source();
         let run = Command::new()
             .env("TOKEN_HOST", &url)
-            .database(&Database::seed())
+            .database(&Database::standard())
             .arg("50")
             .run();
         assert_eq!(run.expect_code(0).stdout.lines().count(), 50);

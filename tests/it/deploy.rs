@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use crate::support::command::{Command, Run, Running};
 use crate::support::database::Database;
-use crate::support::manifest::{self, Manifest, inside, offer_socket};
+use crate::support::manifest::{self, Manifest, link_socket, path_below};
 use crate::support::postgres::server;
 use crate::support::report::Report;
 use crate::support::root;
-use crate::support::secure::{TLS_ONLY, secure};
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
+use crate::support::tls_server::{TLS_ONLY, tls_server};
 
 const AUTHORIZATION: &str = "Bearer of-the-manifest";
 
@@ -68,11 +68,11 @@ fn the_tasks_of_the_cloud_run_job_store_size_tokens_together() {
         .as_str()
         .unwrap();
     assert_eq!(job.variable("DB_HOST"), format!("/cloudsql/{instance}"));
-    let database = Database::seed();
-    let (source, url) = super::demo_source::started();
+    let database = Database::standard();
+    let (source, url) = super::demo_source::start_demo_source();
     let sockets = tempfile::tempdir().unwrap();
-    let host = inside(sockets.path(), job.variable("DB_HOST"));
-    offer_socket(&host, &server().sockets, database.port);
+    let host = path_below(sockets.path(), job.variable("DB_HOST"));
+    link_socket(&host, &server().sockets, database.port);
     let secret = |what: &str, _: &_| match what {
         "DB_PASS" => format!("{}\n", database.password),
         "TOKEN_SERVICE_SOURCE_AUTHORIZATION" => format!("{AUTHORIZATION}\n"),
@@ -115,8 +115,8 @@ impl Cluster {
         let secret = |what: &str, mount: &std::path::Path| match what {
             "DATABASE_URL" => {
                 let authority = mount.join("ca.crt");
-                std::fs::write(&authority, &secure().certificates.ca_pem).unwrap();
-                let url = secure().url("localhost", TLS_ONLY);
+                std::fs::write(&authority, &tls_server().certificates.ca_pem).unwrap();
+                let url = tls_server().url("localhost", TLS_ONLY);
                 let authority = authority.to_str().unwrap();
                 format!("{url}?sslmode=verify-full&sslrootcert={authority}\n")
             }
@@ -137,7 +137,7 @@ impl Cluster {
         let distinct: HashSet<&String> = issued.iter().collect();
         assert_eq!(distinct.len(), issued.len());
         let sql = "SELECT count(*) FROM secret_tokens WHERE data = ANY($1) AND tls";
-        let rows = secure().admin(TLS_ONLY).query_one(sql, &[&issued]);
+        let rows = tls_server().admin(TLS_ONLY).query_one(sql, &[&issued]);
         assert_eq!(rows.unwrap().get::<_, i64>(0).unsigned_abs(), size);
     }
 }
@@ -168,7 +168,7 @@ fn the_cron_job_stores_size_tokens_and_its_journal_is_for_the_next_night() {
     let cron = only("deploy/kubernetes/cronjob.yaml", "CronJob");
     let cluster = Cluster::new();
     let pod = cluster.pod(&cron);
-    let journal = inside(pod.dir(), cron.option("journal"));
+    let journal = path_below(pod.dir(), cron.option("journal"));
     let run = pod.run().expect_code(0);
     is_settled(&[Report::of_run(&run)], size(&cron));
     cluster.is_stored(size(&cron));
@@ -183,7 +183,7 @@ fn the_cron_job_stores_size_tokens_and_its_journal_is_for_the_next_night() {
 #[test]
 fn nothing_is_run_twice_and_nothing_is_killed_without_its_report() {
     for manifest in manifest::all() {
-        if manifest.is_passive() {
+        if manifest.is_volume_claim() {
             continue;
         }
         let duration = |name| humantime::parse_duration(manifest.option(name)).unwrap();
@@ -222,7 +222,7 @@ fn nothing_is_run_twice_and_nothing_is_killed_without_its_report() {
 #[test]
 fn pods_are_restricted_and_tell_how_they_ended() {
     for manifest in manifest::all() {
-        if manifest.is_passive() || manifest.kind().0 == "run.googleapis.com/v1" {
+        if manifest.is_volume_claim() || manifest.kind().0 == "run.googleapis.com/v1" {
             continue;
         }
         let (pod, container) = (manifest.pod(), manifest.container());
@@ -261,7 +261,7 @@ fn pods_are_restricted_and_tell_how_they_ended() {
 fn the_manifests_name_this_version_and_no_registry() {
     let image = format!("REGISTRY/token_service:{}", env!("CARGO_PKG_VERSION"));
     for manifest in manifest::all() {
-        if !manifest.is_passive() {
+        if !manifest.is_volume_claim() {
             assert_eq!(manifest.container()["image"], image, "{}", manifest.file);
         }
     }
@@ -280,13 +280,13 @@ fn the_setting_that_the_guide_names_keeps_rejected_tokens_out_of_the_servers_log
     let guide = std::fs::read_to_string(root().join("docs/deploying.md")).unwrap();
     let mut lines = guide.lines().map(str::trim);
     let sql = lines.find(|line| line.starts_with("ALTER ROLE tokens SET "));
-    let database = Database::seed();
+    let database = Database::standard();
     let logs = || {
         let token = format!("rejected-{:016x}", fastrand::u64(..));
-        let source = Source::answers([Answer::tokens([&token])]);
+        let source = Source::responding([Response::tokens([&token])]);
         let run = Command::new().source(&source).database(&database).arg("1");
         assert_eq!(
-            Report::of_run(&run.arg("--report=ndjson").run()).of("rejected"),
+            Report::of_run(&run.arg("--report=ndjson").run()).with_status("rejected"),
             [token.as_str()]
         );
         let log = std::fs::read_to_string(server().dir.join("server.log")).unwrap();

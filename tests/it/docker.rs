@@ -34,8 +34,8 @@ static BUILT: LazyLock<Result<(), String>> = LazyLock::new(|| {
 
 /// Builds the image, or waits until another test has. Whoever builds by other means asks for it too:
 /// two builds at once would both compile everything.
-pub(crate) fn built() {
-    support::limit::watch();
+pub(crate) fn build_image() {
+    support::time_limit::start();
     if let Err(why) = &*BUILT {
         panic!("docker build failed:\n{why}");
     }
@@ -50,7 +50,7 @@ pub(crate) fn docker(args: &[&str]) -> Output {
 
 /// What a docker command that has to work says on standard output.
 #[track_caller]
-pub(crate) fn said(args: &[&str]) -> String {
+pub(crate) fn docker_stdout(args: &[&str]) -> String {
     let output = docker(args);
     let stderr = text(&output.stderr);
     assert!(output.status.success(), "docker {args:?}: {stderr}");
@@ -69,13 +69,15 @@ impl Container {
     /// Starts it and goes on.
     #[track_caller]
     pub(crate) fn start(options: &[&str], args: &[&str]) -> Self {
-        built();
-        Self(said(&[&["run", "-d"], options, &[IMAGE], args].concat()))
+        build_image();
+        Self(docker_stdout(
+            &[&["run", "-d"], options, &[IMAGE], args].concat(),
+        ))
     }
 
     /// Waits for a line of either stream with `what` in it, and gives it.
     #[track_caller]
-    pub(crate) fn wait_until_it_says(&self, what: &str) -> String {
+    pub(crate) fn wait_for_log_line(&self, what: &str) -> String {
         let mut following = Command::new("sh")
             .args(["-c", "exec docker logs --follow \"$0\" 2>&1", &self.0])
             .stdout(Stdio::piped())
@@ -98,7 +100,7 @@ impl Drop for Container {
 
 /// Runs a container of the image to its end: exit code, standard output, standard error.
 fn run(options: &[&str], args: &[&str]) -> (Option<i32>, String, String) {
-    built();
+    build_image();
     let output = docker(&[&["run", "--rm"], options, &[IMAGE], args].concat());
     (
         output.status.code(),
@@ -109,8 +111,8 @@ fn run(options: &[&str], args: &[&str]) -> (Option<i32>, String, String) {
 
 /// A file of the image.
 fn file(path: &str) -> String {
-    built();
-    let container = Container(said(&["create", IMAGE]));
+    build_image();
+    let container = Container(docker_stdout(&["create", IMAGE]));
     let copied = docker(&["cp", &format!("{}:{path}", container.0), "-"]);
     assert!(copied.status.success(), "{}", text(&copied.stderr));
     // An archive with the one file in it.
@@ -153,11 +155,11 @@ fn the_label_names_the_version_of_the_program() {
 #[test]
 #[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
 fn the_image_says_what_it_is_and_who_runs_what() {
-    built();
+    build_image();
     let format = "{{.Config.User}} {{json .Config.Entrypoint}} {{json .Config.Cmd}}";
-    let shown = said(&["image", "inspect", "--format", format, IMAGE]);
+    let shown = docker_stdout(&["image", "inspect", "--format", format, IMAGE]);
     assert_eq!(shown, r#"65532:65532 ["token_service"] null"#);
-    let labels = said(&[
+    let labels = docker_stdout(&[
         "image",
         "inspect",
         "--format={{json .Config.Labels}}",
@@ -169,7 +171,7 @@ fn the_image_says_what_it_is_and_who_runs_what() {
     assert_eq!(label("version"), env!("CARGO_PKG_VERSION"));
     assert_eq!(label("revision"), REVISION);
     assert_eq!(label("created"), "", "nobody said");
-    let size = said(&["image", "inspect", "--format={{.Size}}", IMAGE]);
+    let size = docker_stdout(&["image", "inspect", "--format={{.Size}}", IMAGE]);
     let size: u64 = size.parse().unwrap();
     assert!(size <= 25 * 1024 * 1024, "{size} bytes");
     let (_, stdout, _) = run(&[], &["--version"]);
@@ -190,7 +192,7 @@ fn the_image_has_no_shell() {
 #[test]
 #[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
 fn each_file_is_root_s_and_of_the_given_date() {
-    built();
+    build_image();
     let saved = docker(&["save", IMAGE]).stdout;
     let mut listed = String::new();
     for layer in layers(&saved) {

@@ -3,15 +3,15 @@
 use std::fs;
 use std::path::Path;
 
-use crate::faults::{service, through, tokens};
+use crate::faults::{random_token_source, run_command, through};
 use crate::journal::replay;
 use crate::support::command::Command;
 use crate::support::database::Database;
-use crate::support::pgbouncer::{Pooler, Setup};
+use crate::support::pgbouncer::{Pooler, PoolerSetup};
 use crate::support::proxy::{Fault, Point, Proxy, Scope};
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 /// A constraint that waits for the commit, and a row that is in its way.
 const PATIENT: &str = "ALTER TABLE secret_tokens ADD CONSTRAINT once UNIQUE (data)
@@ -20,8 +20,8 @@ const PATIENT: &str = "ALTER TABLE secret_tokens ADD CONSTRAINT once UNIQUE (dat
 
 #[test]
 fn constraints_judge_also_those_that_wait_for_the_commit_and_nothing_stays() {
-    let database = Database::seed().made(PATIENT);
-    let source = Source::answers([Answer::tokens(["aa", "b-b", "older", "aa"])]);
+    let database = Database::standard().with_sql(PATIENT);
+    let source = Source::responding([Response::tokens(["aa", "b-b", "older", "aa"])]);
     let command = Command::new().source(&source).database(&database);
     let command = command.args(["4", "--dry-run", "--report", "text"]);
     let run = command
@@ -46,14 +46,18 @@ fn constraints_judge_also_those_that_wait_for_the_commit_and_nothing_stays() {
 
 #[test]
 fn a_lost_connection_leaves_nothing_in_doubt() {
-    for fault in [Fault::Cut, Fault::Abandon, Fault::Swallow] {
-        let database = Database::seed();
-        let proxy = Proxy::before(database.port);
-        let (issued, source) = tokens(500);
-        let running = service(&source, &through(&database, &proxy), issued.len());
+    for fault in [
+        Fault::Disconnect,
+        Fault::DisconnectClient,
+        Fault::DropReplies,
+    ] {
+        let database = Database::standard();
+        let proxy = Proxy::to(database.port);
+        let (issued, source) = random_token_source(500);
+        let running = run_command(&source, &through(&database, &proxy), issued.len());
         let running = running.arg("--dry-run").spawn();
         proxy.arm(Point::Ready(200), fault, Scope::All);
-        proxy.wait_for_fired(1);
+        proxy.wait_for_injected(1);
         let report = Report::of_run(&running.wait().expect_code(0));
         let judged = report.count("stored") + report.count("rejected");
         assert_eq!(judged, 500, "{fault:?}");
@@ -64,12 +68,12 @@ fn a_lost_connection_leaves_nothing_in_doubt() {
 #[test]
 fn behind_a_pooler_nothing_stays_either() {
     for mode in ["transaction", "session"] {
-        let database = Database::seed();
-        let setup = Setup {
+        let database = Database::standard();
+        let setup = PoolerSetup {
             mode,
-            ..Setup::default()
+            ..PoolerSetup::default()
         };
-        let pooler = Pooler::before(&database, &setup);
+        let pooler = Pooler::start(&database, &setup);
         let names = (0..200).map(|n| {
             if n % 4 == 0 {
                 format!("b-{n}")
@@ -77,8 +81,10 @@ fn behind_a_pooler_nothing_stays_either() {
                 format!("a{n}")
             }
         });
-        let source = Source::answers([Answer::tokens(names)]);
-        let run = service(&source, &pooler.login, 200).arg("--dry-run").run();
+        let source = Source::responding([Response::tokens(names)]);
+        let run = run_command(&source, &pooler.login, 200)
+            .arg("--dry-run")
+            .run();
         let report = Report::of_run(&run.expect_code(0));
         assert_eq!(
             (report.count("stored"), report.count("rejected")),
@@ -90,7 +96,7 @@ fn behind_a_pooler_nothing_stays_either() {
 
 #[test]
 fn an_sqlite_file_and_the_demo_are_left_as_they_were() {
-    let source = Source::answers([Answer::tokens(["aa", "b-b"])]);
+    let source = Source::responding([Response::tokens(["aa", "b-b"])]);
     let command = Command::new().source(&source);
     let path = command.dir().join("tokens.db");
     let rows = |path: &Path| {
@@ -122,8 +128,8 @@ fn an_sqlite_file_and_the_demo_are_left_as_they_were() {
 
 #[test]
 fn a_dry_run_keeps_no_journal_and_its_report_is_not_replayed() {
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(["aa"])]);
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(["aa"])]);
     let command = || {
         let command = Command::new().source(&source).database(&database);
         command.args(["1", "--dry-run"])
@@ -149,7 +155,7 @@ fn a_dry_run_keeps_no_journal_and_its_report_is_not_replayed() {
 /// What it reports would be taken for stored.
 #[test]
 fn a_replay_cannot_be_a_dry_run() {
-    let database = Database::seed();
+    let database = Database::standard();
     let line = "{\"token\":\"aa\",\"status\":\"failed\"}\n";
     let command = || {
         let command = Command::new().file("old.ndjson", line).database(&database);

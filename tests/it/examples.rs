@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::support::books::Books;
 use crate::support::command::Command;
 use crate::support::database::Database;
+use crate::support::ledger::Ledger;
 use crate::support::root;
-use crate::support::source::{Answer, Request, Source};
+use crate::support::source::{Request, Response, Source};
 
 use super::scripts_books::unwilling;
 
@@ -56,11 +56,11 @@ fn every_example_runs_in_the_demo() {
             .arg(&path)
             .args(["--report", "text", "--report", "ndjson=run.ndjson"])
             .run();
-        let books = Books::of(&run).once_each();
-        let settled = books.count("stored") + books.count("rejected");
-        assert_eq!(settled, books.count("received"), "{}", path.display());
+        let ledger = Ledger::of(&run).without_duplicates();
+        let settled = ledger.count("stored") + ledger.count("rejected");
+        assert_eq!(settled, ledger.count("received"), "{}", path.display());
         // What the demo's tokens look like is chance: the canary may well die of it.
-        let died = path == example("canary.rhai") && books.count("received") == 10;
+        let died = path == example("canary.rhai") && ledger.count("received") == 10;
         assert!(died || settled >= 12, "{}", path.display());
         run.expect_code(if died { 20 } else { 0 });
     }
@@ -84,29 +84,29 @@ fn every_example_stands_in_the_index() {
 
 #[test]
 fn classic_lines_prints_the_first_version_s_lines() {
-    let source = Source::answers([Answer::tokens(["aa", "b-b", "cc"])]);
-    let database = Database::seed();
+    let source = Source::responding([Response::tokens(["aa", "b-b", "cc"])]);
+    let database = Database::standard();
     let run = run_of("classic_lines.rhai", 3, &source, &database).run();
     let run = run.expect_code(0);
     let mut lines: Vec<&str> = run.stdout.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["ERR: b-b", "OK : aa", "OK : cc"]);
     assert_eq!(database.rows(), ["aa", "cc"]);
-    Books::of(&run).once_each();
+    Ledger::of(&run).without_duplicates();
 }
 
 #[test]
 fn until_stored_goes_on_until_enough_are_stored() {
-    let source = Source::answers([
-        Answer::tokens(["aa", "b-b", "c-c"]),
-        Answer::tokens(["dd", "e-e"]),
-        Answer::tokens(["ff"]),
+    let source = Source::responding([
+        Response::tokens(["aa", "b-b", "c-c"]),
+        Response::tokens(["dd", "e-e"]),
+        Response::tokens(["ff"]),
     ]);
-    let database = Database::seed();
+    let database = Database::standard();
     let run = run_of("until_stored.rhai", 3, &source, &database).run();
-    let books = Books::of(&run.expect_code(0)).once_each();
-    assert_eq!(books.counts(), [3, 3, 0, 0, 0]);
-    assert_eq!(books.count("requested"), 3);
+    let ledger = Ledger::of(&run.expect_code(0)).without_duplicates();
+    assert_eq!(ledger.counts(), [3, 3, 0, 0, 0]);
+    assert_eq!(ledger.count("requested"), 3);
     assert_eq!(database.rows(), ["aa", "dd", "ff"]);
     let sizes: Vec<_> = source.requests().iter().map(Request::size).collect();
     assert_eq!(sizes, [Some(3), Some(2), Some(1)]);
@@ -114,33 +114,33 @@ fn until_stored_goes_on_until_enough_are_stored() {
 
 #[test]
 fn until_stored_gives_up_where_everything_is_refused() {
-    let source = Source::answers([Answer::tokens(["a-a", "b-b"]).always()]);
-    let run = run_of("until_stored.rhai", 2, &source, &Database::seed()).run();
+    let source = Source::responding([Response::tokens(["a-a", "b-b"]).always()]);
+    let run = run_of("until_stored.rhai", 2, &source, &Database::standard()).run();
     let run = run.expect_code(3);
     assert!(
         run.stderr
             .contains("20 tokens in a row were not stored, 2 of 2 are missing")
     );
-    let books = Books::of(&run);
-    assert_eq!(books.counts(), [0, 20, 0, 0, 0]);
+    let ledger = Ledger::of(&run);
+    assert_eq!(ledger.counts(), [0, 20, 0, 0, 0]);
 }
 
 #[test]
 fn retry_failed_stores_what_heals() {
     // The store itself tries five times; the second round of the script gets through.
-    let source = Source::answers([Answer::tokens(["aa", "bb", "c-c"])]);
+    let source = Source::responding([Response::tokens(["aa", "bb", "c-c"])]);
     let database = unwilling(7);
     let run = run_of("retry_failed.rhai", 3, &source, &database).run();
     let run = run.expect_code(0);
-    let books = Books::of(&run).once_each();
-    assert_eq!(books.counts(), [2, 1, 0, 0, 0]);
+    let ledger = Ledger::of(&run).without_duplicates();
+    assert_eq!(ledger.counts(), [2, 1, 0, 0, 0]);
     assert_eq!(database.rows(), ["aa", "bb"]);
     assert!(
         run.stderr.contains("storing again what failed"),
         "{}",
         run.stderr
     );
-    let bb = books
+    let bb = ledger
         .tokens
         .iter()
         .find(|token| token["token"] == "bb")
@@ -170,10 +170,10 @@ fn cells(line: &str) -> Vec<String> {
 
 #[test]
 fn csv_lines_are_read_back_as_they_were_meant() {
-    let source = Source::answers([Answer::tokens([
+    let source = Source::responding([Response::tokens([
         "aa", "=1+1", "q\"u,o", "b-b", "@x", "+y", "-z",
     ])]);
-    let database = Database::seed();
+    let database = Database::standard();
     let run = run_of("csv_lines.rhai", 7, &source, &database).run();
     let run = run.expect_code(0);
     let mut lines = run.stdout.lines();
@@ -196,8 +196,8 @@ fn csv_lines_are_read_back_as_they_were_meant() {
 
 #[test]
 fn circuit_breaker_spares_the_tokens_that_would_be_refused() {
-    let source = Source::answers([Answer::tokens(["a-a", "b-b"]).always()]);
-    let run = run_of("circuit_breaker.rhai", 1000, &source, &Database::seed())
+    let source = Source::responding([Response::tokens(["a-a", "b-b"]).always()]);
+    let run = run_of("circuit_breaker.rhai", 1000, &source, &Database::standard())
         .config("script: {vars: {batch: 2}}")
         .run();
     let run = run.expect_code(5);
@@ -207,15 +207,15 @@ fn circuit_breaker_spares_the_tokens_that_would_be_refused() {
         "{}",
         run.stderr
     );
-    let books = Books::of(&run);
-    assert_eq!(books.count("rejected"), 6);
-    assert!(books.count("received") <= 12, "{}", books.summary);
+    let ledger = Ledger::of(&run);
+    assert_eq!(ledger.count("rejected"), 6);
+    assert!(ledger.count("received") <= 12, "{}", ledger.summary);
 }
 
 #[test]
 fn quarantine_holds_the_rejected_tokens_and_is_nobody_else_s_to_read() {
-    let source = Source::answers([Answer::tokens(["aa", "b-b", "c\"-c"])]);
-    let run = run_of("quarantine.rhai", 3, &source, &Database::seed())
+    let source = Source::responding([Response::tokens(["aa", "b-b", "c\"-c"])]);
+    let run = run_of("quarantine.rhai", 3, &source, &Database::standard())
         .args(["--out-dir", "aside"])
         .run();
     let run = run.expect_code(0);
@@ -224,9 +224,13 @@ fn quarantine_holds_the_rejected_tokens_and_is_nobody_else_s_to_read() {
     let aside = text
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let books = Books::of(&run).once_each();
+    let ledger = Ledger::of(&run).without_duplicates();
     let aside: Vec<Value> = aside.collect();
-    let rejected: Vec<Value> = books.with("rejected").into_iter().cloned().collect();
+    let rejected: Vec<Value> = ledger
+        .with_status("rejected")
+        .into_iter()
+        .cloned()
+        .collect();
     assert_eq!(rejected.len(), 2);
     // The same objects as in the report.
     assert_eq!(aside, rejected);
@@ -236,8 +240,8 @@ fn quarantine_holds_the_rejected_tokens_and_is_nobody_else_s_to_read() {
 
 #[test]
 fn constraint_stats_come_after_the_report() {
-    let source = Source::answers([Answer::tokens(["aa", "b-b", "c-c", "dd"])]);
-    let run = run_of("constraint_stats.rhai", 4, &source, &Database::seed()).run();
+    let source = Source::responding([Response::tokens(["aa", "b-b", "c-c", "dd"])]);
+    let run = run_of("constraint_stats.rhai", 4, &source, &Database::standard()).run();
     let run = run.expect_code(0);
     assert_eq!(
         run.stdout.lines().last(),
@@ -248,8 +252,8 @@ fn constraint_stats_come_after_the_report() {
 
 #[test]
 fn markdown_report_is_one_table_whatever_the_tokens_hold() {
-    let source = Source::answers([Answer::tokens(["a|b", "\\|c", "b-b", "<i>", "[x](y)"])]);
-    let run = run_of("markdown_report.rhai", 5, &source, &Database::seed()).run();
+    let source = Source::responding([Response::tokens(["a|b", "\\|c", "b-b", "<i>", "[x](y)"])]);
+    let run = run_of("markdown_report.rhai", 5, &source, &Database::standard()).run();
     let run = run.expect_code(0);
     assert_eq!(run.stdout.lines().count(), 7);
     for row in run.stdout.lines() {
@@ -261,8 +265,8 @@ fn markdown_report_is_one_table_whatever_the_tokens_hold() {
 
 #[test]
 fn canary_costs_ten_tokens_where_the_constraint_refuses_everything() {
-    let source = Source::answers([Answer::tokens((0..10).map(|n| format!("{n}-"))).always()]);
-    let run = run_of("canary.rhai", 1000, &source, &Database::seed()).run();
+    let source = Source::responding([Response::tokens((0..10).map(|n| format!("{n}-"))).always()]);
+    let run = run_of("canary.rhai", 1000, &source, &Database::standard()).run();
     let run = run.expect_code(20);
     assert!(
         run.stderr
@@ -270,14 +274,17 @@ fn canary_costs_ten_tokens_where_the_constraint_refuses_everything() {
         "{}",
         run.stderr
     );
-    assert_eq!(Books::of(&run).once_each().counts(), [0, 10, 0, 0, 0]);
+    assert_eq!(
+        Ledger::of(&run).without_duplicates().counts(),
+        [0, 10, 0, 0, 0]
+    );
     assert_eq!(source.requests().len(), 1);
 }
 
 #[test]
 fn progress_log_says_how_far_it_is() {
-    let source = Source::answers([Answer::tokens((0..20).map(|n| format!("t{n}")))]);
-    let run = run_of("progress_log.rhai", 20, &source, &Database::seed()).run();
+    let source = Source::responding([Response::tokens((0..20).map(|n| format!("t{n}")))]);
+    let run = run_of("progress_log.rhai", 20, &source, &Database::standard()).run();
     let run = run.expect_code(0);
     let lines: Vec<&str> = run
         .stderr

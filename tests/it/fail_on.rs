@@ -4,12 +4,14 @@ use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 /// A run of three tokens of which the table refuses one.
 fn run_with(args: &[&str]) -> Command {
-    let source = Source::answers([Answer::tokens(["aa", "b-b", "cc"])]);
-    let command = Command::new().source(&source).database(&Database::seed());
+    let source = Source::responding([Response::tokens(["aa", "b-b", "cc"])]);
+    let command = Command::new()
+        .source(&source)
+        .database(&Database::standard());
     // The source answers for as long as the test lasts.
     std::mem::forget(source);
     command.arg("3").args(args)
@@ -44,8 +46,10 @@ fn a_condition_that_does_not_hold_changes_nothing() {
 
 #[test]
 fn what_is_worse_comes_first() {
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens([""; 0]).always()]);
-    let command = Command::new().source(&source).database(&Database::seed());
+    let source = Source::responding([Response::tokens(["aa"]), Response::tokens([""; 0]).always()]);
+    let command = Command::new()
+        .source(&source)
+        .database(&Database::standard());
     let run = command.args(["2", "--fail-on", "stored<requested"]).run();
     run.expect_code(4);
 

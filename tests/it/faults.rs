@@ -4,20 +4,20 @@
 use crate::support::command::Command;
 use crate::support::database::{Database, Login};
 use crate::support::proxy::Proxy;
-use crate::support::source::{Answer, Source, token};
+use crate::support::source::{Response, Source, token};
 
 pub mod crashes;
-mod cuts;
-mod doubts;
-mod long;
-mod plan;
-mod player;
-mod schedules;
+mod in_doubt;
+mod long_form;
+mod network;
+mod schedule;
+mod schedule_runner;
 mod schema_ddl;
 mod schema_grammar;
 mod schema_kinds;
 mod schema_runs;
 mod schema_verifier;
+mod short_form;
 
 /// The database as it is reached through the proxy.
 pub fn through(login: &Login, proxy: &Proxy) -> Login {
@@ -28,7 +28,7 @@ pub fn through(login: &Login, proxy: &Proxy) -> Login {
 }
 
 /// A run that tells what the verifier needs to know.
-pub fn service(source: &Source, login: &Login, size: usize) -> Command {
+pub fn run_command(source: &Source, login: &Login, size: usize) -> Command {
     let log = ["--log-level", "debug", "--log-format", "json"];
     Command::new()
         .source(source)
@@ -39,16 +39,16 @@ pub fn service(source: &Source, login: &Login, size: usize) -> Command {
 }
 
 /// Random tokens, and a source that gives them in one answer.
-pub fn tokens(count: usize) -> (Vec<String>, Source) {
+pub fn random_token_source(count: usize) -> (Vec<String>, Source) {
     let tokens: Vec<String> = (0..count).map(|_| token()).collect();
-    let source = Source::answers([Answer::tokens(&tokens)]);
+    let source = Source::responding([Response::tokens(&tokens)]);
     (tokens, source)
 }
 
 /// The seed's table, and the tokens `held` wait in a CHECK for as long as the test likes. A trigger
 /// would leave every token in doubt unknown: a look-up proves nothing on a table with row triggers.
 pub fn holding(database: Database) -> (Database, postgres::Client) {
-    let database = database.made(
+    let database = database.with_sql(
         "CREATE FUNCTION hold(data text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
              IF data = 'held' THEN PERFORM pg_advisory_xact_lock_shared(7); END IF;
              RETURN true; END $$;

@@ -11,14 +11,14 @@ use crate::support::snapshot::shows;
 /// A run that no source is configured for.
 fn run() -> Command {
     Command::new()
-        .database(&Database::seed())
+        .database(&Database::standard())
         .args(["--report", "ndjson"])
 }
 
 /// A run of this script on that input.
 fn run_of(script: &str, input: &str) -> Command {
     Command::new()
-        .database(&Database::seed())
+        .database(&Database::standard())
         .file("mine.rhai", script)
         .args(["--script", "mine.rhai", "--input", input])
 }
@@ -26,7 +26,7 @@ fn run_of(script: &str, input: &str) -> Command {
 /// Starts a run whose input is written, and whose report is read, in its course.
 fn piped(command: &Command) -> (Child, ChildStdin, Lines<BufReader<ChildStdout>>) {
     let mut child = command
-        .raw()
+        .std_command()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -39,7 +39,7 @@ fn piped(command: &Command) -> (Child, ChildStdin, Lines<BufReader<ChildStdout>>
 
 #[test]
 fn all_of_a_file_is_taken_where_no_size_is_said() {
-    let database = Database::seed();
+    let database = Database::standard();
     let text = "\u{feff}aa\r\nb-b\n\n  \ncc\u{1b}[0m\ndd";
     let run = Command::new()
         .database(&database)
@@ -51,7 +51,7 @@ fn all_of_a_file_is_taken_where_no_size_is_said() {
     let report = Report::of_run(&run);
     assert_eq!(report.count("requested"), 4);
     assert_eq!(report.count("requests"), 0);
-    assert_eq!(report.of("stored"), ["aa", "dd"]);
+    assert_eq!(report.with_status("stored"), ["aa", "dd"]);
     assert_eq!(report.token("b-b")["sqlstate"], "23514");
     assert_eq!(database.rows(), ["aa", "dd"]);
 }
@@ -66,7 +66,7 @@ fn all_of_a_pipe_is_taken_however_long_it_is() {
         .expect_code(0);
     let report = Report::of_run(&run);
     assert_eq!(report.count("requested"), 25_000);
-    assert_eq!(report.of("stored").len(), 25_000);
+    assert_eq!(report.with_status("stored").len(), 25_000);
 }
 
 #[test]
@@ -78,13 +78,13 @@ fn a_redirected_file_is_taken_from_where_it_stands() {
     std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(7)).unwrap();
     let output = run()
         .args(["--input", "-"])
-        .raw()
+        .std_command()
         .stdin(file)
         .output()
         .unwrap();
     let report = Report::parse(std::str::from_utf8(&output.stdout).unwrap());
     assert_eq!(report.count("requested"), 2);
-    assert_eq!(report.of("stored"), ["aa", "bb"]);
+    assert_eq!(report.with_status("stored"), ["aa", "bb"]);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn a_signal_does_not_wait_for_a_pipe_that_says_nothing() {
     drop(stdin);
     assert_eq!(child.wait().unwrap().code(), Some(143));
     let report = Report::parse(&report);
-    assert_eq!(report.of("stored"), ["aa"]);
+    assert_eq!(report.with_status("stored"), ["aa"]);
     assert_eq!(report.summary["aborted_by"], "SIGTERM");
 }
 
@@ -138,7 +138,7 @@ fn a_size_takes_so_many_and_an_input_that_has_fewer_falls_short() {
         .args(["--input", "tokens", "2"])
         .run()
         .expect_code(0);
-    assert_eq!(Report::of_run(&some).of("stored"), ["aa", "bb"]);
+    assert_eq!(Report::of_run(&some).with_status("stored"), ["aa", "bb"]);
 
     for (input, stdin) in [("tokens", ""), ("-", "aa\nbb\ncc\n")] {
         let short = run()

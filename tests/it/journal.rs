@@ -6,14 +6,14 @@ use std::path::Path;
 
 use crate::faults::through;
 use crate::outages::{lock, lockable, locked, unlock, waiting_backend};
-use crate::support::cluster::wait_until_left;
+use crate::support::cluster::wait_until_disconnected;
 use crate::support::command::{Command, Run};
 use crate::support::database::{Database, Login};
 use crate::support::journal::Journal;
 use crate::support::proxy::{Fault, Point, Proxy, Scope};
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
 /// A run that keeps a journal.
 pub fn journaled(source: &Source, database: &Login, journal: &Path) -> Command {
@@ -41,7 +41,7 @@ pub fn replayed(file: &Path, database: &Login, code: i32) -> (Run, Report) {
 pub fn killed_in_the_middle(tokens: &[&str]) -> (Database, tempfile::TempDir) {
     let (database, mut admin) = locked();
     let folder = tempfile::tempdir().unwrap();
-    let source = Source::answers([Answer::tokens(tokens)]);
+    let source = Source::responding([Response::tokens(tokens)]);
     let command = journaled(&source, &database, &folder.path().join("journal"));
     let running = command.arg(tokens.len().to_string()).spawn();
     waiting_backend(&mut admin);
@@ -49,7 +49,7 @@ pub fn killed_in_the_middle(tokens: &[&str]) -> (Database, tempfile::TempDir) {
     assert_eq!(running.wait().signal, Some(9));
     unlock(&mut admin);
     // A test that takes the lock again must not meet the backend that was left behind.
-    wait_until_left(database.superuser());
+    wait_until_disconnected(database.superuser());
     (database, folder)
 }
 
@@ -57,9 +57,9 @@ pub fn killed_in_the_middle(tokens: &[&str]) -> (Database, tempfile::TempDir) {
 fn a_page_is_in_the_journal_before_its_first_token_is_in_the_table() {
     let (database, mut admin) = lockable();
     let gate = Gate::new();
-    let source = Source::answers([
-        Answer::tokens(["aa", "b-b"]),
-        Answer::tokens(["cc", "dd"]).after(&gate),
+    let source = Source::responding([
+        Response::tokens(["aa", "b-b"]),
+        Response::tokens(["cc", "dd"]).after(&gate),
     ]);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");
@@ -97,14 +97,14 @@ fn a_run_that_was_killed_is_replayed_and_replayed_again() {
     let (database, folder) = killed_in_the_middle(&["aa", "b-b", "cc", "cc"]);
     let path = folder.path().join("journal");
     let (run, report) = replayed(&path, &database, 0);
-    assert_eq!(report.of("stored"), ["aa", "cc", "cc"]);
-    assert_eq!(report.of("rejected"), ["b-b"]);
+    assert_eq!(report.with_status("stored"), ["aa", "cc", "cc"]);
+    assert_eq!(report.with_status("rejected"), ["b-b"]);
     assert_eq!(database.rows(), ["aa", "cc", "cc"]);
     shows!(run.stderr, @"4 requested, 4 received: 3 stored, 1 rejected in [seconds] s ([rate] tokens/s)");
     let before = contents(&database);
     let (_, report) = replayed(&path, &database, 0);
-    assert_eq!(report.of("stored"), ["aa", "cc", "cc"]);
-    assert_eq!(report.of("rejected"), ["b-b"]);
+    assert_eq!(report.with_status("stored"), ["aa", "cc", "cc"]);
+    assert_eq!(report.with_status("rejected"), ["b-b"]);
     assert_eq!(contents(&database), before, "nothing is stored again");
 }
 
@@ -131,8 +131,8 @@ fn a_replay_that_is_killed_is_replayed() {
         unlock(&mut admin);
     }
     let (_, report) = replayed(&path, &database, 0);
-    assert_eq!(report.of("stored"), ["aa", "cc"]);
-    assert_eq!(report.of("rejected"), ["b-b"]);
+    assert_eq!(report.with_status("stored"), ["aa", "cc"]);
+    assert_eq!(report.with_status("rejected"), ["b-b"]);
     assert_eq!(database.rows(), ["aa", "cc"]);
 }
 
@@ -143,16 +143,16 @@ fn replay_reports_every_token_when_it_is_stopped_before_it_could_look() {
     let drop = "ALTER TABLE secret_tokens DROP CONSTRAINT hold";
     database.client().batch_execute(drop).unwrap();
     // The first connection is set up in four answers; the look-up has one of its own.
-    let proxy = Proxy::before(database.port);
+    let proxy = Proxy::to(database.port);
     proxy.arm(Point::Ready(6), Fault::Partition, Scope::All);
     let login = through(&database, &proxy);
     let running = replay(&path, &login).spawn();
-    proxy.wait_for_fired(1);
+    proxy.wait_for_injected(1);
     running.signal("TERM");
     let run = running.wait().expect_code(143);
-    assert_eq!(Report::of_run(&run).of("unknown"), ["aa", "bb"]);
+    assert_eq!(Report::of_run(&run).with_status("unknown"), ["aa", "bb"]);
     let (_, report) = replayed(&path, &database, 0);
-    assert_eq!(report.of("stored"), ["aa", "bb"]);
+    assert_eq!(report.with_status("stored"), ["aa", "bb"]);
     assert_eq!(database.rows(), ["aa", "bb"]);
 }
 
@@ -174,7 +174,7 @@ fn replay_sends_an_unknown_token_again_only_when_a_look_up_proves_it_absent() {
         (audits, "unknown", 5),
         (checks, "stored", 0),
     ] {
-        let database = Database::seed();
+        let database = Database::standard();
         let role = database.role_with("INSERT, SELECT");
         database.client().batch_execute(ddl).unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -185,7 +185,7 @@ fn replay_sends_an_unknown_token_again_only_when_a_look_up_proves_it_absent() {
         )
         .unwrap();
         let (_, report) = replayed(&path, &role, code);
-        assert_eq!(report.of(status), ["aa"], "{ddl}");
+        assert_eq!(report.with_status(status), ["aa"], "{ddl}");
         assert_eq!(
             contents(&database).len(),
             usize::from(status == "stored"),
@@ -197,7 +197,7 @@ fn replay_sends_an_unknown_token_again_only_when_a_look_up_proves_it_absent() {
 /// The server cannot be asked for it, and the other tokens do not suffer for that.
 #[test]
 fn a_token_whose_form_is_refused_does_not_hold_up_the_others() {
-    let database = Database::seed();
+    let database = Database::standard();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("report");
     let lines = [
@@ -206,7 +206,7 @@ fn a_token_whose_form_is_refused_does_not_hold_up_the_others() {
     ];
     std::fs::write(&path, lines.join("\n")).unwrap();
     let (_, report) = replayed(&path, &database, 0);
-    assert_eq!(report.of("stored"), ["bb"]);
+    assert_eq!(report.with_status("stored"), ["bb"]);
     assert_eq!(report.count("rejected"), 1);
     assert_eq!(database.rows(), ["bb"]);
 }
@@ -221,7 +221,7 @@ fn a_replay_that_cannot_see_what_was_stored_stores_nothing() {
         (hidden, "row security may hide rows"),
         (taken, "does not show what the run stored"),
     ] {
-        let database = Database::seed();
+        let database = Database::standard();
         let role = database.role_with("INSERT, SELECT");
         let rows = "INSERT INTO secret_tokens (data) VALUES ('aa'), ('bb')";
         database.client().batch_execute(rows).unwrap();
@@ -235,7 +235,7 @@ fn a_replay_that_cannot_see_what_was_stored_stores_nothing() {
         let path = folder.path().join("report");
         std::fs::write(&path, lines.join("\n")).unwrap();
         let (run, report) = replayed(&path, &role, 5);
-        assert_eq!(report.of("unknown"), ["bb"]);
+        assert_eq!(report.with_status("unknown"), ["bb"]);
         assert_eq!(contents(&database), before);
         assert!(run.stderr.contains(why), "{}", run.stderr);
     }
@@ -246,7 +246,7 @@ fn a_journal_with_unsettled_tokens_is_not_overwritten() {
     let (database, folder) = killed_in_the_middle(&["aa"]);
     let path = folder.path().join("journal");
     let before = std::fs::read(&path).unwrap();
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let run = journaled(&source, &database, &path).arg("1").run();
     assert!(source.requests().is_empty(), "no token was asked for");
     shows!(run.expect_code(2).stderr, @"
@@ -259,8 +259,8 @@ fn a_journal_with_unsettled_tokens_is_not_overwritten() {
 
 #[test]
 fn a_file_that_is_no_journal_is_not_overwritten() {
-    let database = Database::seed();
-    let source = Source::answers([]);
+    let database = Database::standard();
+    let source = Source::responding([]);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("thesis.txt");
     std::fs::write(&path, "ten years of work\n").unwrap();
@@ -272,13 +272,13 @@ fn a_file_that_is_no_journal_is_not_overwritten() {
 #[test]
 fn a_journal_in_use_is_neither_written_nor_replayed() {
     let (database, mut admin) = locked();
-    let source = Source::answers([Answer::tokens(["aa"])]);
+    let source = Source::responding([Response::tokens(["aa"])]);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");
     let running = journaled(&source, &database, &path).arg("1").spawn();
     waiting_backend(&mut admin);
 
-    let other = Source::answers([]);
+    let other = Source::responding([]);
     let second = journaled(&other, &database, &path).arg("1").run();
     shows!(second.expect_code(2).stderr, @"
     error: the journal [dir]/journal cannot be used
@@ -295,11 +295,11 @@ fn a_journal_in_use_is_neither_written_nor_replayed() {
 
 #[test]
 fn a_journal_whose_tokens_are_all_settled_is_overwritten() {
-    let database = Database::seed();
+    let database = Database::standard();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");
     for token in ["aa", "b-b"] {
-        let source = Source::answers([Answer::tokens([token])]);
+        let source = Source::responding([Response::tokens([token])]);
         let run = journaled(&source, &database, &path).arg("1").run();
         run.expect_code(0);
         assert_eq!(Journal::read(&path).received, [token]);
@@ -328,7 +328,7 @@ fn a_replay_into_another_table_is_refused() {
 /// Nobody knows what was stored, so only what was certainly not sent may be sent.
 #[test]
 fn without_the_right_to_look_nothing_in_doubt_is_sent() {
-    let database = Database::seed();
+    let database = Database::standard();
     let role = database.role_with("INSERT");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("report");
@@ -340,8 +340,8 @@ fn without_the_right_to_look_nothing_in_doubt_is_sent() {
     ];
     std::fs::write(&path, lines.join("\n")).unwrap();
     let (run, report) = replayed(&path, &role, 5);
-    assert_eq!(report.of("unknown"), ["aa"]);
-    assert_eq!(report.of("stored"), ["bb", "cc", "dd"]);
+    assert_eq!(report.with_status("unknown"), ["aa"]);
+    assert_eq!(report.with_status("stored"), ["bb", "cc", "dd"]);
     assert_eq!(database.rows(), ["bb", "cc"], "dd is another database's");
     shows!(run.stderr, @r#"
      WARN it cannot be looked up what was stored before cause="the role may not read the column and xmin" hint="GRANT SELECT (\"data\", xmin) ON \"secret_tokens\" TO \"[database]_role\""

@@ -12,7 +12,7 @@ use crate::support::database::{Database, Login};
 use crate::support::journal::Journal;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
 const HEADER: &str = r#"{"journal":{"version":1,"run_id":"018f0000-0000-7000-8000-000000000000","horizon":null,"table":"secret_tokens","column":"data"}}"#;
 const REPLAY: &str = r#"{"replay":{"run_id":"018f0000-0000-7000-8000-000000000001"}}"#;
@@ -27,7 +27,7 @@ fn left(lines: &[&str]) -> (tempfile::TempDir, PathBuf) {
 
 /// A run of one token that keeps its journal there.
 fn next_run(path: &Path, database: &Login) -> Run {
-    let source = Source::making(|_| vec![String::from("next")]);
+    let source = Source::generating_with(|_| vec![String::from("next")]);
     let run = journaled(&source, database, path).arg("1").run();
     assert_eq!(source.requests().len(), usize::from(run.code == Some(0)));
     run
@@ -76,7 +76,7 @@ fn a_replay_that_was_killed_is_repeated_and_the_journal_used_again() {
     is_refused(&path, &database);
     replayed(&path, &database, 0);
     let (_, report) = replayed(&path, &database, 0);
-    assert_eq!(report.of("stored"), ["aa", "cc"]);
+    assert_eq!(report.with_status("stored"), ["aa", "cc"]);
     assert_eq!(database.rows(), ["aa", "cc"]);
     is_used_again(&path, &database);
 }
@@ -84,13 +84,13 @@ fn a_replay_that_was_killed_is_repeated_and_the_journal_used_again() {
 /// It stored one of two equal tokens and said so; the other is still to come.
 #[test]
 fn what_a_killed_replay_has_settled_counts() {
-    let database = Database::seed();
+    let database = Database::standard();
     let insert = "INSERT INTO secret_tokens (data) VALUES ('aa')";
     database.client().batch_execute(insert).unwrap();
     let stored = r#"{"token":"aa","status":"stored","attempts":1,"ms":1.0}"#;
     let (_folder, path) = left(&[HEADER, r#"{"received":["aa","aa"]}"#, REPLAY, stored]);
     let (_, report) = replayed(&path, &database, 0);
-    assert_eq!(report.of("stored"), ["aa", "aa"]);
+    assert_eq!(report.with_status("stored"), ["aa", "aa"]);
     assert_eq!(database.rows(), ["aa", "aa"]);
     is_used_again(&path, &database);
 }
@@ -99,7 +99,7 @@ fn what_a_killed_replay_has_settled_counts() {
 /// script made is in no page.
 #[test]
 fn a_token_that_a_replay_settles_is_counted_once() {
-    let database = Database::seed();
+    let database = Database::standard();
     let (_folder, path) = left(&[
         HEADER,
         r#"{"received":["aa"]}"#,
@@ -108,7 +108,7 @@ fn a_token_that_a_replay_settles_is_counted_once() {
     ]);
     for _ in 0..2 {
         let (_, report) = replayed(&path, &database, 0);
-        assert_eq!(report.of("stored"), ["aa", "made"]);
+        assert_eq!(report.with_status("stored"), ["aa", "made"]);
         assert_eq!(report.count("received"), 2);
         assert_eq!(database.rows(), ["aa", "made"]);
     }
@@ -124,7 +124,7 @@ fn a_replay_cuts_a_torn_line_off_before_it_goes_on() {
         "\n\n",
         "",
     ] {
-        let database = Database::seed();
+        let database = Database::standard();
         let (_folder, path) = left(&[HEADER, r#"{"received":["aa","b-b"]}"#, torn]);
         replayed(&path, &database, 0);
         // Every line is whole, or this panics.
@@ -141,12 +141,12 @@ fn a_replay_cuts_a_torn_line_off_before_it_goes_on() {
 /// A replay that was killed may have sent what its run had not: only the table could tell.
 #[test]
 fn what_a_killed_replay_took_up_is_in_doubt() {
-    let database = Database::seed();
+    let database = Database::standard();
     let role = database.role_with("INSERT");
     let unsent = r#"{"token":"aa","status":"not_attempted"}"#;
     let (_folder, path) = left(&[HEADER, r#"{"received":["aa"]}"#, unsent, REPLAY]);
     let (_, report) = replayed(&path, &role, 5);
-    assert_eq!(report.of("unknown"), ["aa"]);
+    assert_eq!(report.with_status("unknown"), ["aa"]);
     assert!(database.rows().is_empty());
     is_refused(&path, &database);
     replayed(&path, &database, 0);
@@ -156,7 +156,7 @@ fn what_a_killed_replay_took_up_is_in_doubt() {
 
 /// Runs it so that the modes of files hold for it, whoever runs the tests.
 fn unprivileged(command: &Command) -> Output {
-    let raw = command.raw();
+    let raw = command.std_command();
     let is_root = belongs_to_root(command.dir());
     let mut wrapped = if is_root {
         let mut setpriv = std::process::Command::new("setpriv");
@@ -197,7 +197,7 @@ fn a_journal_that_cannot_be_written_is_replayed_and_stays_unsettled() {
             "WARN the journal cannot be written and stays unsettled cause=\"Permission denied";
         assert_eq!(stderr.matches(cause).count(), 1, "{stderr}");
         let report = Report::parse(&String::from_utf8(done.stdout).unwrap());
-        assert_eq!(report.of("stored"), ["aa"]);
+        assert_eq!(report.with_status("stored"), ["aa"]);
         assert_eq!(fs::read(&path).unwrap(), before);
         assert_eq!(database.rows(), ["aa"]);
     }
@@ -210,13 +210,13 @@ fn a_journal_that_cannot_be_written_is_replayed_and_stays_unsettled() {
 fn a_journal_that_holds_no_token_is_used_again() {
     for line in ["", "{\"jour", &HEADER[..60], HEADER] {
         let (_folder, path) = left(&[line]);
-        is_used_again(&path, &Database::seed());
+        is_used_again(&path, &Database::standard());
     }
 }
 
 #[test]
 fn what_is_no_journal_is_named_as_such_and_left() {
-    let database = Database::seed();
+    let database = Database::standard();
     let report = r#"{"token":"aa","status":"stored","attempts":1,"ms":1.0}"#;
     let summary =
         r#"{"summary":{"run_id":"1","requested":1,"failed":0,"unknown":0,"not_attempted":0}}"#;
@@ -247,7 +247,7 @@ fn what_is_no_journal_is_named_as_such_and_left() {
 #[test]
 fn a_replay_of_nothing_says_so() {
     let (_folder, path) = left(&[]);
-    let (run, report) = replayed(&path, &Database::seed(), 0);
+    let (run, report) = replayed(&path, &Database::standard(), 0);
     assert_eq!(report.count("received"), 0);
     shows!(run.stderr, @"
      WARN the file holds no token: there is nothing to replay
@@ -262,8 +262,8 @@ fn a_killed_run_that_had_not_received_its_size_says_so_in_its_replay() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");
     let gate = Gate::new();
-    let more = Answer::tokens(["cc"]).after(&gate);
-    let source = Source::answers([Answer::tokens(["aa", "bb"]), more]);
+    let more = Response::tokens(["cc"]).after(&gate);
+    let source = Source::responding([Response::tokens(["aa", "bb"]), more]);
     let running = journaled(&source, &database, &path).arg("5").spawn();
     waiting_backend(&mut admin);
     source.wait_for(2);

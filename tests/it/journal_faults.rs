@@ -11,7 +11,7 @@ use crate::support::database::Database;
 use crate::support::journal::Journal;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 const HEADER: &str = r#"{"journal":{"version":1,"run_id":"018f0000-0000-7000-8000-000000000000","horizon":null,"table":"secret_tokens","column":"data"}}"#;
 
@@ -26,7 +26,7 @@ fn file(content: &str) -> (tempfile::TempDir, PathBuf) {
 /// The error of a replay that reads nothing of the kind; no token is shown, and none is stored.
 #[track_caller]
 fn unreadable(content: &str) -> String {
-    let database = Database::seed();
+    let database = Database::standard();
     let (_folder, path) = file(content);
     let run = replay(&path, &database).run().expect_code(2);
     assert!(run.stdout.is_empty());
@@ -37,7 +37,7 @@ fn unreadable(content: &str) -> String {
 
 #[test]
 fn a_torn_last_line_is_left_out() {
-    let database = Database::seed();
+    let database = Database::standard();
     let received = r#"{"received":["aa","bb"]}"#;
     for torn in [
         r#"{"received":["cc","d"#,
@@ -46,7 +46,7 @@ fn a_torn_last_line_is_left_out() {
     ] {
         let (_folder, path) = file(&format!("{HEADER}\n{received}\n{torn}"));
         let (run, report) = replayed(&path, &database, 0);
-        assert_eq!(report.of("stored"), ["aa", "bb"]);
+        assert_eq!(report.with_status("stored"), ["aa", "bb"]);
         assert!(run.stderr.contains("the last line is torn"));
     }
     assert_eq!(database.rows(), ["aa", "bb"]);
@@ -97,7 +97,7 @@ fn reports_of_other_forms_are_refused() {
 
 #[test]
 fn a_file_that_is_missing_or_a_folder_is_refused() {
-    let database = Database::seed();
+    let database = Database::standard();
     let folder = tempfile::tempdir().unwrap();
     for path in [folder.path().join("none"), folder.path().to_owned()] {
         let run = replay(&path, &database).run().expect_code(2);
@@ -108,7 +108,7 @@ fn a_file_that_is_missing_or_a_folder_is_refused() {
 /// A crash between making the file and writing its first line.
 #[test]
 fn an_empty_journal_holds_nothing() {
-    let database = Database::seed();
+    let database = Database::standard();
     for content in ["", "{\"jour"] {
         let (_folder, path) = file(content);
         let (_, report) = replayed(&path, &database, 0);
@@ -118,8 +118,8 @@ fn an_empty_journal_holds_nothing() {
 
 #[test]
 fn a_complete_report_is_replayed_without_storing_anything_twice() {
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(["aa", "b-b", "cc"])]);
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(["aa", "b-b", "cc"])]);
     let run = Command::new()
         .source(&source)
         .database(&database)
@@ -127,8 +127,8 @@ fn a_complete_report_is_replayed_without_storing_anything_twice() {
         .run()
         .expect_code(0);
     let (_, report) = replayed(&run.path("run.ndjson"), &database, 0);
-    assert_eq!(report.of("stored"), ["aa", "cc"]);
-    assert_eq!(report.of("rejected"), ["b-b"]);
+    assert_eq!(report.with_status("stored"), ["aa", "cc"]);
+    assert_eq!(report.with_status("rejected"), ["b-b"]);
     assert_eq!(database.rows(), ["aa", "cc"]);
 }
 
@@ -137,7 +137,7 @@ fn a_complete_report_is_replayed_without_storing_anything_twice() {
 #[test]
 fn what_a_report_left_unknown_is_looked_up() {
     let (database, mut admin) = locked();
-    let source = Source::answers([Answer::tokens(["aa", "bb"])]);
+    let source = Source::responding([Response::tokens(["aa", "bb"])]);
     let running = Command::new()
         .source(&source)
         .database(&database)
@@ -149,17 +149,17 @@ fn what_a_report_left_unknown_is_looked_up() {
     unlock(&mut admin);
     let path = run.path("run.ndjson");
     let before = Report::parse(&fs::read_to_string(&path).unwrap());
-    assert_eq!(before.of("unknown"), ["aa", "bb"]);
+    assert_eq!(before.with_status("unknown"), ["aa", "bb"]);
     for _ in 0..2 {
         let (_, report) = replayed(&path, &database, 0);
-        assert_eq!(report.of("stored"), ["aa", "bb"]);
+        assert_eq!(report.with_status("stored"), ["aa", "bb"]);
         assert_eq!(database.rows(), ["aa", "bb"], "each of them once");
     }
 }
 
 #[test]
 fn the_partial_of_a_report_is_replayed() {
-    let database = Database::seed();
+    let database = Database::standard();
     let insert = "INSERT INTO secret_tokens (data) VALUES ('aa'), ('bb')";
     database.client().batch_execute(insert).unwrap();
     let lines = [
@@ -172,8 +172,8 @@ fn the_partial_of_a_report_is_replayed() {
     let (_folder, path) = file(&lines.join("\n"));
     for _ in 0..2 {
         let (_, report) = replayed(&path, &database, 0);
-        assert_eq!(report.of("stored"), ["aa", "bb", "dd"]);
-        assert_eq!(report.of("rejected"), ["c-c"]);
+        assert_eq!(report.with_status("stored"), ["aa", "bb", "dd"]);
+        assert_eq!(report.with_status("rejected"), ["c-c"]);
         assert_eq!(report.token("c-c")["sqlstate"], "23514");
         assert_eq!(database.rows(), ["aa", "bb", "dd"]);
     }
@@ -182,10 +182,10 @@ fn the_partial_of_a_report_is_replayed() {
 /// A limit on the size of files stands for a full disk: it fails a write in the middle.
 #[test]
 fn nothing_is_stored_that_the_journal_has_no_room_for() {
-    let database = Database::seed();
+    let database = Database::standard();
     // There is room for one page, and what becomes of its tokens waits in memory for the next.
     let page = |letter: char| (0..400).map(move |n| format!("{letter}{n:018}"));
-    let source = Source::answers([Answer::tokens(page('a')), Answer::tokens(page('b'))]);
+    let source = Source::responding([Response::tokens(page('a')), Response::tokens(page('b'))]);
     let command = Command::new()
         .source(&source)
         .database(&database)
@@ -203,7 +203,7 @@ fn nothing_is_stored_that_the_journal_has_no_room_for() {
             "{row} is not in the journal"
         );
     }
-    assert_eq!(report.of("stored"), rows);
+    assert_eq!(report.with_status("stored"), rows);
     let left = &report.tokens[report.tokens.len() - 1];
     assert_eq!(left["status"], "not_attempted");
     let stderr = text(&run.stderr);
@@ -212,15 +212,15 @@ fn nothing_is_stored_that_the_journal_has_no_room_for() {
     // What is whole in it can be replayed, and no half line stands in its middle.
     let (_, again) = replayed(&command.dir().join("journal"), &database, 0);
     assert_eq!(again.count("rejected"), 0);
-    assert_eq!(again.of("stored"), database.rows());
+    assert_eq!(again.with_status("stored"), database.rows());
 }
 
 /// What was written of it is kept under the name that is said.
 #[test]
 fn a_report_that_the_disk_has_no_room_for_says_where_its_beginning_is() {
-    let database = Database::seed();
+    let database = Database::standard();
     let tokens: Vec<String> = (0..1200).map(|n| format!("{n:018}")).collect();
-    let source = Source::answers([Answer::tokens(&tokens)]);
+    let source = Source::responding([Response::tokens(&tokens)]);
     let command = Command::new().source(&source).database(&database).args([
         "1200",
         "--report",
@@ -238,9 +238,9 @@ fn a_report_that_the_disk_has_no_room_for_says_where_its_beginning_is() {
 
 #[test]
 fn a_journal_that_cannot_be_begun_costs_no_token() {
-    let database = Database::seed();
+    let database = Database::standard();
     for (place, why) in [("none/journal", "No such file"), (".", "Is a directory")] {
-        let source = Source::answers([]);
+        let source = Source::responding([]);
         let run = Command::new()
             .source(&source)
             .database(&database)
@@ -252,7 +252,7 @@ fn a_journal_that_cannot_be_begun_costs_no_token() {
         assert!(run.stderr.contains(hint), "{}", run.stderr);
     }
     if Path::new("/dev/full").exists() {
-        let source = Source::answers([]);
+        let source = Source::responding([]);
         let command = Command::new().source(&source).database(&database);
         std::os::unix::fs::symlink("/dev/full", command.dir().join("journal")).unwrap();
         let run = command.args(["3", "--journal", "journal"]).run();
@@ -265,7 +265,7 @@ fn a_journal_that_cannot_be_begun_costs_no_token() {
 
 /// Runs it with files of at most so many KiB; what goes beyond fails like on a full disk.
 fn limited(command: &Command, kibibytes: u32) -> std::process::Output {
-    let raw = command.raw();
+    let raw = command.std_command();
     let mut shell = std::process::Command::new("bash");
     let words = "trap '' XFSZ; ulimit -f \"$1\"; shift; exec \"$@\"";
     shell.args(["-c", words, "bash"]).arg(kibibytes.to_string());

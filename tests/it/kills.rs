@@ -35,7 +35,7 @@ pub struct Toll {
 pub fn toll(kills: u64, seed: u64) -> Toll {
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let database = Database::seed();
+    let database = Database::standard();
     let mut toll = Toll::default();
     while toll.kills < kills {
         let mut client = database.client();
@@ -94,14 +94,14 @@ fn count(database: &Database, path: &Path, journal: &Journal, toll: &mut Toll) {
     let (_, second) = replayed(path, database, 0);
     assert_eq!(contents(database), stored, "a second replay stores nothing");
     for state in ["stored", "rejected"] {
-        assert_eq!(first.of(state), second.of(state));
+        assert_eq!(first.with_status(state), second.with_status(state));
     }
     let known = journal.outcomes.iter();
     let settled = known.filter(|(_, status)| status == "stored" || status == "rejected");
     toll.open += journal.received.len() as u64 - settled.count() as u64;
     toll.journaled += journal.received.len() as u64;
     let in_table = numbers(stored.into_iter().map(|(_, token)| token));
-    let rejected = numbers(first.of("rejected"));
+    let rejected = numbers(first.with_status("rejected"));
     let received = numbers(journal.received.iter().cloned());
     for (token, received) in &received {
         let there = in_table.get(token).copied().unwrap_or(0);

@@ -4,11 +4,11 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use crate::support::books::{Books, demo, mistake, real};
 use crate::support::command::Command;
 use crate::support::database::Database;
+use crate::support::ledger::{Ledger, database_command, demo_command, error_text};
 use crate::support::root;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 use super::scripts_books::unwilling;
 
@@ -18,7 +18,7 @@ fn printed(script: &str) -> String {
     let imports: String = ["backoff", "batches", "breaker", "cells", "stats"]
         .map(|name| format!("import \"lib/{name}\" as {name};\n"))
         .concat();
-    demo(3, &format!("{imports}{script}"))
+    demo_command(3, &format!("{imports}{script}"))
         .run()
         .expect_code(0)
         .stdout
@@ -69,13 +69,18 @@ fn waits_grow_up_to_the_longest() {
 #[test]
 fn settle_stores_again_what_heals() {
     // The store itself tries five times; the second round gets through.
-    let source = Source::answers([Answer::tokens(["aa", "bb", "c-c"])]);
+    let source = Source::responding([Response::tokens(["aa", "bb", "c-c"])]);
     let database = unwilling(7);
     let script = "import \"lib/backoff\" as backoff;
         let summary = backoff::settle(store(fetch(SIZE)), 3);
         log_info(`${summary.stored} of ${summary.requested}`);";
-    let run = real(3, script, &source, &database).run().expect_code(0);
-    assert_eq!(Books::of(&run).once_each().counts(), [2, 1, 0, 0, 0]);
+    let run = database_command(3, script, &source, &database)
+        .run()
+        .expect_code(0);
+    assert_eq!(
+        Ledger::of(&run).without_duplicates().counts(),
+        [2, 1, 0, 0, 0]
+    );
     assert_eq!(database.rows(), ["aa", "bb"]);
     assert!(run.stderr.contains("2 of 3"), "{}", run.stderr);
     assert!(
@@ -87,12 +92,15 @@ fn settle_stores_again_what_heals() {
 
 #[test]
 fn settle_gives_up_after_its_rounds() {
-    let source = Source::answers([Answer::tokens(["aa", "bb", "c-c"])]);
+    let source = Source::responding([Response::tokens(["aa", "bb", "c-c"])]);
     let script = "import \"lib/backoff\" as backoff; backoff::settle(store(fetch(SIZE)), 1);";
-    let run = real(3, script, &source, &unwilling(99))
+    let run = database_command(3, script, &source, &unwilling(99))
         .run()
         .expect_code(5);
-    assert_eq!(Books::of(&run).once_each().counts(), [1, 1, 1, 0, 0]);
+    assert_eq!(
+        Ledger::of(&run).without_duplicates().counts(),
+        [1, 1, 1, 0, 0]
+    );
 }
 
 #[test]
@@ -137,7 +145,7 @@ fn a_breaker_opens_after_so_many_pages_in_a_row() {
         }";
     assert_eq!(printed(script), "false\nfalse\nfalse\ntrue\ntrue\nfalse\n");
     // In a run it saves the tokens that would have been fetched for nothing.
-    let source = Source::answers([Answer::tokens(["a-a", "b-b"]).always()]);
+    let source = Source::responding([Response::tokens(["a-a", "b-b"]).always()]);
     let script = "import \"lib/breaker\" as breaker;
         let state = breaker::closed(3);
         for page in fetch(SIZE, #{page_size: 2}).pages() {
@@ -146,13 +154,13 @@ fn a_breaker_opens_after_so_many_pages_in_a_row() {
             state = breaker::after(state, outcomes.counts);
             if breaker::is_open(state) { throw \"three pages in a row brought nothing\"; }
         }";
-    let run = real(1000, script, &source, &Database::seed())
+    let run = database_command(1000, script, &source, &Database::standard())
         .run()
         .expect_code(5);
-    assert!(mistake(&run).contains("three pages in a row brought nothing"));
-    let books = Books::of(&run);
-    assert_eq!(books.count("rejected"), 6);
-    assert!(books.count("received") <= 12, "{}", books.summary);
+    assert!(error_text(&run).contains("three pages in a row brought nothing"));
+    let ledger = Ledger::of(&run);
+    assert_eq!(ledger.count("rejected"), 6);
+    assert!(ledger.count("received") <= 12, "{}", ledger.summary);
 }
 
 #[test]
@@ -227,10 +235,10 @@ fn every_script_can_import_the_library_and_replace_it() {
 
 #[test]
 fn the_library_words_tokens_that_are_written_after_the_script_has_ended() {
-    let source = Source::answers([Answer::tokens(["a|a", "bb", "c-c"])]);
+    let source = Source::responding([Response::tokens(["a|a", "bb", "c-c"])]);
     let script = "import \"lib/cells\" as cells;
         report(store(fetch(SIZE)), |outcome| cells::markdown_line([outcome.token, outcome.status]));";
-    let run = real(3, script, &source, &unwilling(99))
+    let run = database_command(3, script, &source, &unwilling(99))
         .run()
         .expect_code(5);
     insta::assert_snapshot!(run.sorted(), @r"
@@ -238,14 +246,14 @@ fn the_library_words_tokens_that_are_written_after_the_script_has_ended() {
     | bb | failed |
     | c-c | rejected |
     ");
-    Books::of(&run).once_each();
+    Ledger::of(&run).without_duplicates();
 }
 
 #[test]
 fn an_error_in_the_library_shows_its_place_and_who_called() {
     let script = "import \"lib/stats\" as stats;\nstats::percent(\"a\", 2);";
-    let run = demo(1, script).run().expect_code(3);
-    insta::assert_snapshot!(mistake(&run), @"
+    let run = demo_command(1, script).run().expect_code(3);
+    insta::assert_snapshot!(error_text(&run), @"
     error: `*` cannot be applied to string and float
        ╭▸ scripts/lib/stats.rhai:14:11
        │

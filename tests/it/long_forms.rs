@@ -5,8 +5,8 @@
 use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::report::Report;
-use crate::support::source::{Answer, Source};
-use crate::{hostile, hygiene, kills, properties};
+use crate::support::source::{Response, Source};
+use crate::{hostile_source, kills, properties, secrets_stay_hidden};
 
 fn number(name: &str, default: u64) -> u64 {
     let text = std::env::var(name).ok();
@@ -42,7 +42,7 @@ fn duration(database: &Database, args: &[&str]) -> u64 {
 #[test]
 #[ignore = "minutes"]
 fn cost_of_the_journal() {
-    let database = Database::seed();
+    let database = Database::standard();
     duration(&database, &[]);
     let mut without = Vec::new();
     let mut with = Vec::new();
@@ -66,7 +66,7 @@ fn cost_of_the_journal() {
 #[test]
 #[ignore = "minutes"]
 fn canaries() {
-    let searched = hygiene::search();
+    let searched = secrets_stay_hidden::search();
     println!(
         "canary: {} hits in {} bytes of trace logs, errors and command lines",
         searched.hits.len(),
@@ -94,12 +94,12 @@ fn rubbish() {
 #[test]
 #[ignore = "minutes"]
 fn a_line_of_a_gigabyte() {
-    let line = Answer::repeated(vec![b'a'; 256 * 1024], 4096);
+    let line = Response::repeated(vec![b'a'; 256 * 1024], 4096);
     let config = "source: {max_body: 4GiB, timeout: 55s}";
-    let (lines, line) = hostile::meet(line, config);
+    let (lines, line) = hostile_source::meet(line, config);
     assert!(lines[0].starts_with("rejected  aaaa"));
-    let endless = Answer::endless("aa\nbb\n");
-    let (_, endless) = hostile::meet(endless, "source: {timeout: 5s, max_body: 4GiB}");
+    let endless = Response::endless("aa\nbb\n");
+    let (_, endless) = hostile_source::meet(endless, "source: {timeout: 5s, max_body: 4GiB}");
     println!(
         "hostile source: peak {line} KiB with a line of 1 GiB, {endless} KiB with a body without end"
     );

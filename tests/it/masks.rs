@@ -9,7 +9,7 @@ use crate::support::database::Database;
 use crate::support::journal::Journal;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 const TOKENS: [&str; 3] = ["StoredSecretOne", "Rejected-Secret", "Tab\tIsNoToken"];
 
@@ -17,13 +17,13 @@ const FORMATS: [&str; 5] = ["text", "ndjson", "json", "csv", "yaml"];
 
 /// A run that stores, is refused, and refuses by itself.
 fn command(database: &Database) -> (Source, Command) {
-    let source = Source::answers([Answer::tokens(TOKENS)]);
+    let source = Source::responding([Response::tokens(TOKENS)]);
     let command = Command::new().source(&source).database(database).arg("3");
     (source, command)
 }
 
 fn masked(format: &str, mask: &str) -> Run {
-    let database = Database::seed();
+    let database = Database::standard();
     let (_source, command) = command(&database);
     command
         .args(["--report", format, "--mask", mask])
@@ -51,7 +51,7 @@ fn a_mask_shows_the_beginning_or_a_digest() {
     {"token":"sha256:f1b262c7e3f7da8195661dd7910d582d421429736abc9335c115a8cae39ea120","status":"stored","attempts":1,"ms":[ms],"masked":true}
     "#);
     let [plain, none] = [&["--report", "text"][..], &["--mask", "none"]].map(|args| {
-        let database = Database::seed();
+        let database = Database::standard();
         let (_source, command) = command(&database);
         command.args(args).run().expect_code(0).sorted()
     });
@@ -84,7 +84,7 @@ fn no_format_shows_a_masked_token() {
 
 #[test]
 fn a_token_in_somebody_s_words_is_masked_too() {
-    let database = Database::seed();
+    let database = Database::standard();
     let (_source, command) = command(&database);
     let script = "for page in fetch(SIZE).pages() { for t in page { report(reject(t, `I refuse ${t} itself`)); } }";
     let run = command
@@ -108,7 +108,7 @@ fn a_token_in_somebody_s_words_is_masked_too() {
 
 #[test]
 fn a_script_s_own_line_and_emit_are_the_script_s() {
-    let database = Database::seed();
+    let database = Database::standard();
     let (_source, command) = command(&database);
     let run = command
         .args(["--report", "text", "--report", "ndjson=run.ndjson"])
@@ -130,7 +130,7 @@ fn a_script_s_own_line_and_emit_are_the_script_s() {
 
 #[test]
 fn the_variable_and_the_file_mask_too() {
-    let database = Database::seed();
+    let database = Database::standard();
     let (_source, by_variable) = command(&database);
     let run = by_variable.env("TOKEN_SERVICE_MASK", "prefix").run();
     assert!(run.stdout.contains("Stor…"), "{}", run.stdout);
@@ -155,7 +155,7 @@ fn the_variable_and_the_file_mask_too() {
 
 #[test]
 fn the_table_and_the_journal_hold_tokens_whole() {
-    let database = Database::seed();
+    let database = Database::standard();
     let (_source, command) = command(&database);
     let run = command
         .args(["--mask", "sha256", "--journal", "run.journal"])
@@ -187,8 +187,8 @@ fn the_table_and_the_journal_hold_tokens_whole() {
 /// Nothing was sent, so that a replay would store every token, and here every mask.
 #[test]
 fn a_masked_report_is_not_replayed() {
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(TOKENS)]);
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(TOKENS)]);
     let command = Command::new().source(&source).database(&database);
     let run = command
         .args(["3", "--mask", "prefix", "--report", "ndjson=run.ndjson"])

@@ -9,7 +9,7 @@ use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 /// Runs `command` with an ndjson report, and gives that report's path.
 fn reported(dir: &Path, name: &str, command: Command, code: i32) -> PathBuf {
@@ -56,9 +56,9 @@ fn four_shards_make_the_report_of_one_run() {
             .args(["--input", "tokens"])
             .args(args)
     };
-    let one = reported(dir.path(), "one", run(&Database::seed(), &[]), 0);
+    let one = reported(dir.path(), "one", run(&Database::standard(), &[]), 0);
     let one = Report::parse(&fs::read_to_string(one).unwrap());
-    let shared = Database::seed();
+    let shared = Database::standard();
     let shards: Vec<PathBuf> = (0..4)
         .map(|index| {
             let part = format!("{index}/4");
@@ -129,8 +129,10 @@ fn a_merged_report_counts_from_the_first_beginning_to_the_last_end() {
 fn the_worst_end_is_that_of_all() {
     let dir = tempfile::tempdir().unwrap();
     let good = demo(dir.path(), "good", &[]);
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens([""; 0]).always()]);
-    let command = Command::new().source(&source).database(&Database::seed());
+    let source = Source::responding([Response::tokens(["aa"]), Response::tokens([""; 0]).always()]);
+    let command = Command::new()
+        .source(&source)
+        .database(&Database::standard());
     let short = reported(dir.path(), "short", command.arg("2"), 4);
     let chosen = Command::new().args(["demo", "1", "--script", "mine.rhai"]);
     let chosen = chosen.file("mine.rhai", "report(store(fetch(SIZE))); exit(7);");
@@ -289,8 +291,8 @@ fn a_pipe_is_merged_too() {
 #[test]
 fn a_run_and_its_replay_are_not_counted_together() {
     let dir = tempfile::tempdir().unwrap();
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(["aa", "b-b"])]);
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(["aa", "b-b"])]);
     let command = Command::new().source(&source).database(&database).arg("2");
     let run = reported(dir.path(), "run", command, 0);
     let replay = |file: &Path, name: &str| {

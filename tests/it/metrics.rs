@@ -9,7 +9,7 @@ use crate::support::postgres::free_port;
 use crate::support::report::Report;
 use crate::support::scrape::Metrics;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
 fn of(run: &Run) -> Metrics {
     Metrics::parse(&fs::read_to_string(run.path("run.prom")).expect("a file"))
@@ -22,13 +22,13 @@ fn service(source: &Source, database: &Database) -> Command {
 
 #[test]
 fn the_file_says_what_the_summary_says() {
-    let database = Database::seed();
+    let database = Database::standard();
     let answers = [
-        Answer::status(503).header("retry-after", "0"),
-        Answer::tokens(["aa", "b-b", "", "b-b"]),
-        Answer::tokens(["cc", "dd"]),
+        Response::status(503).header("retry-after", "0"),
+        Response::tokens(["aa", "b-b", "", "b-b"]),
+        Response::tokens(["cc", "dd"]),
     ];
-    let source = Source::answers(answers);
+    let source = Source::responding(answers);
     let now = || {
         std::time::UNIX_EPOCH
             .elapsed()
@@ -81,9 +81,9 @@ fn the_file_says_what_the_summary_says() {
 
 #[test]
 fn the_old_file_stands_until_the_new_one_is_whole_and_others_may_read_it() {
-    let database = Database::seed();
+    let database = Database::standard();
     let gate = Gate::new();
-    let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+    let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
     let command = service(&source, &database)
         .file("run.prom", "old\n")
         .arg("1");
@@ -101,7 +101,7 @@ fn the_old_file_stands_until_the_new_one_is_whole_and_others_may_read_it() {
 
 #[test]
 fn a_run_that_ends_badly_says_so_and_makes_up_no_counts() {
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let nowhere = format!("postgres://u:p@127.0.0.1:{}/d", free_port());
     let run = Command::new()
         .source(&source)
@@ -123,9 +123,12 @@ fn a_run_that_ends_badly_says_so_and_makes_up_no_counts() {
 
 #[test]
 fn a_run_that_is_stopped_writes_it_too() {
-    let database = Database::seed();
+    let database = Database::standard();
     let gate = Gate::new();
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb"]).after(&gate)]);
+    let source = Source::responding([
+        Response::tokens(["aa"]),
+        Response::tokens(["bb"]).after(&gate),
+    ]);
     let running = service(&source, &database).arg("2").spawn();
     source.wait_for(2);
     running.signal("TERM");
@@ -142,8 +145,8 @@ fn a_run_that_is_stopped_writes_it_too() {
 
 #[test]
 fn a_path_that_cannot_be_written_costs_no_token() {
-    let database = Database::seed();
-    let source = Source::answers([]);
+    let database = Database::standard();
+    let source = Source::responding([]);
     let command = Command::new().source(&source).database(&database);
     let run = command.args(["1", "--metrics", "no/such/run.prom"]).run();
     shows!(run.transcript(), @"
@@ -171,13 +174,13 @@ fn a_path_that_cannot_be_written_costs_no_token() {
 
 #[test]
 fn what_a_trigger_makes_of_a_token_is_no_label() {
-    let database = Database::seed().made(
+    let database = Database::standard().with_sql(
         "CREATE FUNCTION talk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             RAISE EXCEPTION 'no' USING ERRCODE = '23514', CONSTRAINT = 'c ' || NEW.data;
         END $$;
         CREATE TRIGGER talk BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION talk()",
     );
-    let source = Source::answers([Answer::tokens(["CanaryOne", "CanaryTwo"])]);
+    let source = Source::responding([Response::tokens(["CanaryOne", "CanaryTwo"])]);
     let run = service(&source, &database).arg("2").run().expect_code(0);
     let text = fs::read_to_string(run.path("run.prom")).unwrap();
     assert!(!text.contains("Canary"), "{text}");
@@ -201,7 +204,7 @@ fn the_variable_the_file_the_demo_and_a_replay_have_it_too() {
     let run = by_file.run().expect_code(0);
     assert_eq!(of(&run).count("token_service_tokens_received"), 3);
 
-    let database = Database::seed();
+    let database = Database::standard();
     let report = "{\"token\":\"aa\",\"status\":\"failed\",\"attempts\":1,\"ms\":0.0}\n";
     let command = Command::new()
         .database(&database)

@@ -10,7 +10,7 @@ use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::root;
 use crate::support::scrape::Metrics;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 fn text() -> String {
     fs::read_to_string(root().join("docs/observability.md")).expect("the document")
@@ -46,8 +46,8 @@ fn between(mark: &str) -> String {
 
 #[test]
 fn every_metric_is_documented_and_every_documented_metric_is_there() {
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(["aa", "b-b"])]);
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(["aa", "b-b"])]);
     let command = Command::new().source(&source).database(&database);
     let run = command.args(["2", "--metrics", "run.prom"]).run();
     let run = run.expect_code(0);
@@ -58,7 +58,7 @@ fn every_metric_is_documented_and_every_documented_metric_is_there() {
 
 #[test]
 fn every_span_and_attribute_and_otlp_metric_is_documented_and_every_documented_one_is_there() {
-    let (database, collector) = (Database::seed(), Collector::new());
+    let (database, collector) = (Database::standard(), Collector::new());
     let told = |command: Command| {
         let command = command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint());
         command.database(&database)
@@ -71,8 +71,8 @@ fn every_span_and_attribute_and_otlp_metric_is_documented_and_every_documented_o
     assert!(of_replay.contains("replay"), "{of_replay:?}");
 
     let collector = Collector::new();
-    let busy = Answer::status(503).header("retry-after", "0");
-    let source = Source::answers([busy, Answer::tokens(["aa", "b-b"])]);
+    let busy = Response::status(503).header("retry-after", "0");
+    let source = Source::responding([busy, Response::tokens(["aa", "b-b"])]);
     let command = Command::new().source(&source).database(&database).arg("2");
     let command = command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint());
     command.run().expect_code(0);
@@ -101,9 +101,9 @@ fn keys() -> BTreeSet<String> {
         let parse = |line: &str| serde_json::from_str::<Value>(line).expect("a JSON object");
         lines.map(parse).collect::<Vec<_>>()
     };
-    let database = Database::seed();
-    let busy = Answer::status(503).header("retry-after", "0");
-    let source = Source::answers([busy, Answer::tokens(["aa"])]);
+    let database = Database::standard();
+    let busy = Response::status(503).header("retry-after", "0");
+    let source = Source::responding([busy, Response::tokens(["aa"])]);
     let command = Command::new().source(&source).database(&database).arg("1");
     let retried = command.args(log).run().expect_code(0);
     let script = "log_info(\"i\", #{severity: \"EMERGENCY\"}); debug(1);";

@@ -7,7 +7,7 @@ use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::postgres::free_port;
 use crate::support::report::Report;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
@@ -30,11 +30,11 @@ fn warnings(run: &Run) -> Vec<&str> {
 
 #[test]
 fn a_run_tells_what_it_waited_for() {
-    let (database, collector) = (Database::seed(), Collector::new());
-    let source = Source::answers([
-        Answer::status(503).header("retry-after", "0"),
-        Answer::tokens(["sekret-aa", "sekretbb"]),
-        Answer::tokens(["sekretcc"]),
+    let (database, collector) = (Database::standard(), Collector::new());
+    let source = Source::responding([
+        Response::status(503).header("retry-after", "0"),
+        Response::tokens(["sekret-aa", "sekretbb"]),
+        Response::tokens(["sekretcc"]),
     ]);
     let command = told(&collector).source(&source).database(&database);
     let run = command
@@ -105,8 +105,11 @@ fn a_run_tells_what_it_waited_for() {
 
 #[test]
 fn the_collectors_numbers_are_those_of_the_report() {
-    let (database, collector) = (Database::seed(), Collector::new());
-    let source = Source::answers([Answer::tokens(["aa", "b-b"]), Answer::tokens(["c-c", "dd"])]);
+    let (database, collector) = (Database::standard(), Collector::new());
+    let source = Source::responding([
+        Response::tokens(["aa", "b-b"]),
+        Response::tokens(["c-c", "dd"]),
+    ]);
     let command = told(&collector).source(&source).database(&database);
     let run = command.args(["4", "--report", "ndjson"]).run();
     let report = Report::of_run(&run.expect_code(0));
@@ -209,8 +212,8 @@ fn each_signal_can_go_elsewhere_or_nowhere() {
 #[test]
 fn a_caller_that_records_nothing_is_followed() {
     let collector = Collector::new();
-    let source = Source::answers([Answer::tokens(["aa"])]);
-    let database = Database::seed();
+    let source = Source::responding([Response::tokens(["aa"])]);
+    let database = Database::standard();
     let command = told(&collector).source(&source).database(&database);
     command
         .env("TRACEPARENT", format!("00-{TRACE}-{CALLER}-00"))
@@ -227,8 +230,8 @@ fn a_caller_that_records_nothing_is_followed() {
 
 #[test]
 fn without_a_collector_nothing_is_carried_to_the_source() {
-    let source = Source::answers([Answer::tokens(["aa"])]);
-    let database = Database::seed();
+    let source = Source::responding([Response::tokens(["aa"])]);
+    let database = Database::standard();
     let command = Command::new().source(&source).database(&database);
     command
         .env("TRACEPARENT", format!("00-{TRACE}-{CALLER}-01"))
@@ -240,7 +243,7 @@ fn without_a_collector_nothing_is_carried_to_the_source() {
 
 #[test]
 fn a_disabled_sdk_tells_nothing() {
-    let collector = Collector::answers([]);
+    let collector = Collector::responding([]);
     let command = told(&collector).env("OTEL_SDK_DISABLED", "true");
     let run = command.args(["demo", "3"]).run().expect_code(0);
     assert_eq!(warnings(&run), Vec::<&str>::new());
@@ -249,7 +252,7 @@ fn a_disabled_sdk_tells_nothing() {
 #[test]
 fn a_run_whose_database_is_down_is_told_of_as_a_failure() {
     let collector = Collector::new();
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let port = free_port();
     let url = format!("postgres://me:pw@127.0.0.1:{port}/db?sslmode=disable");
     let command = told(&collector).source(&source).env("DATABASE_URL", url);
@@ -275,8 +278,11 @@ fn a_mistake_in_a_script_is_told_of_too() {
 #[test]
 fn a_stopped_run_still_tells() {
     let collector = Collector::new();
-    let (gate, database) = (Gate::new(), Database::seed());
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb"]).after(&gate)]);
+    let (gate, database) = (Gate::new(), Database::standard());
+    let source = Source::responding([
+        Response::tokens(["aa"]),
+        Response::tokens(["bb"]).after(&gate),
+    ]);
     let command = told(&collector).source(&source).database(&database);
     let running = command.arg("2").spawn();
     source.wait_for(2);
@@ -306,7 +312,7 @@ fn a_collector_that_cannot_be_reached_costs_one_warning() {
 #[test]
 fn a_collector_that_never_answers_is_not_waited_for() {
     let gate = Gate::new();
-    let collector = Collector::answers([Answer::status(200).after(&gate).always()]);
+    let collector = Collector::responding([Response::status(200).after(&gate).always()]);
     let run = told(&collector).args(["demo", "3"]).run().expect_code(0);
     assert_eq!(warnings(&run).len(), 1, "{}", run.stderr);
     gate.open();
@@ -315,7 +321,7 @@ fn a_collector_that_never_answers_is_not_waited_for() {
 #[test]
 fn ctrl_c_ends_the_wait_for_a_collector_and_not_the_runs_success() {
     let gate = Gate::new();
-    let collector = Collector::answers([Answer::status(200).after(&gate).always()]);
+    let collector = Collector::responding([Response::status(200).after(&gate).always()]);
     let running = told(&collector).args(["demo", "3"]).spawn();
     collector.wait_for(2);
     running.signal("INT");
@@ -328,8 +334,8 @@ fn ctrl_c_ends_the_wait_for_a_collector_and_not_the_runs_success() {
 
 #[test]
 fn a_busy_collector_is_asked_again() {
-    let busy = Answer::status(503).header("retry-after", "0");
-    let collector = Collector::answers([busy, Answer::status(200).always()]);
+    let busy = Response::status(503).header("retry-after", "0");
+    let collector = Collector::responding([busy, Response::status(200).always()]);
     let command = told(&collector).env("OTEL_METRICS_EXPORTER", "none");
     let run = command.args(["demo", "3"]).run().expect_code(0);
     assert_eq!(warnings(&run), Vec::<&str>::new());
@@ -338,7 +344,7 @@ fn a_busy_collector_is_asked_again() {
 
 #[test]
 fn what_a_collector_refuses_is_said() {
-    let collector = Collector::answers([Answer::status(401).always()]);
+    let collector = Collector::responding([Response::status(401).always()]);
     let run = told(&collector).args(["demo", "3"]).run().expect_code(0);
     let said = warnings(&run);
     assert_eq!(said.len(), 1, "{}", run.stderr);
@@ -346,8 +352,8 @@ fn what_a_collector_refuses_is_said() {
 
     // partial_success { rejected_spans: 2, error_message: "no\x1broom" }
     let partial = b"\x0a\x0b\x08\x02\x12\x07no\x1broom";
-    let answer = Answer::raw("application/x-protobuf", partial.as_slice());
-    let collector = Collector::answers([answer.always()]);
+    let answer = Response::raw("application/x-protobuf", partial.as_slice());
+    let collector = Collector::responding([answer.always()]);
     let command = told(&collector).env("OTEL_METRICS_EXPORTER", "none");
     let run = command.args(["demo", "3"]).run().expect_code(0);
     let said = warnings(&run);

@@ -10,7 +10,7 @@ use crate::support::command::{Command, Running};
 use crate::support::database::{Database, Login};
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
 /// The lock for which the table's CHECK waits. A trigger would leave every token in doubt unknown.
 const LOCK: i32 = 7;
@@ -24,7 +24,7 @@ pub fn locked() -> (Database, Client) {
 
 /// The same before the test holds the lock.
 pub fn lockable() -> (Database, Client) {
-    let database = Database::seed();
+    let database = Database::standard();
     let ddl = format!(
         "CREATE FUNCTION hold(text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
              PERFORM pg_advisory_xact_lock_shared({LOCK}); RETURN true; END $$;
@@ -73,29 +73,29 @@ fn start(source: &Source, database: &Login, size: &str) -> Running {
 /// What is called stored is in the table; what is certainly not stored is not.
 fn assert_true(report: &Report, database: &Database) {
     let rows = database.rows();
-    for token in report.of("stored") {
+    for token in report.with_status("stored") {
         assert!(rows.contains(&token), "{token} is not in the table");
     }
     for status in ["rejected", "failed", "not_attempted"] {
-        for token in report.of(status) {
+        for token in report.with_status(status) {
             assert!(!rows.contains(&token), "{token} is {status} and stored");
         }
     }
-    let unknown = report.of("unknown");
+    let unknown = report.with_status("unknown");
     for row in &rows {
-        let known = report.of("stored").contains(row) || unknown.contains(row);
+        let known = report.with_status("stored").contains(row) || unknown.contains(row);
         assert!(known, "{row} is in the table and not reported as stored");
     }
 }
 
 #[test]
 fn a_right_that_is_revoked_in_the_middle_ends_the_run_with_one_error() {
-    let database = Database::seed();
+    let database = Database::standard();
     let role = database.role_with("INSERT");
     let gate = Gate::new();
-    let source = Source::answers([
-        Answer::tokens(["aa", "bb", "cc"]),
-        Answer::tokens(["dd", "ee", "ff", "gg"]).after(&gate),
+    let source = Source::responding([
+        Response::tokens(["aa", "bb", "cc"]),
+        Response::tokens(["dd", "ee", "ff", "gg"]).after(&gate),
     ]);
     // The first three are sent in one write.
     let running = Command::new()
@@ -118,9 +118,13 @@ fn a_right_that_is_revoked_in_the_middle_ends_the_run_with_one_error() {
 
     let run = running.wait().expect_code(5);
     let report = Report::of_run(&run);
-    assert_eq!(report.of("stored"), ["aa", "bb", "cc"]);
-    assert_eq!(report.of("failed"), ["dd", "ee", "ff"], "sent, and refused");
-    assert_eq!(report.of("not_attempted"), ["gg"], "never sent");
+    assert_eq!(report.with_status("stored"), ["aa", "bb", "cc"]);
+    assert_eq!(
+        report.with_status("failed"),
+        ["dd", "ee", "ff"],
+        "sent, and refused"
+    );
+    assert_eq!(report.with_status("not_attempted"), ["gg"], "never sent");
     assert_true(&report, &database);
     shows!(run.stderr, @"
     7 requested, 7 received in 2 requests: 3 stored, 0 rejected, 3 failed, 1 not attempted in [seconds] s ([rate] tokens/s)
@@ -137,7 +141,7 @@ fn a_right_that_is_revoked_in_the_middle_ends_the_run_with_one_error() {
 #[test]
 fn a_connection_that_is_cut_in_the_middle_loses_no_token() {
     let (database, mut admin) = locked();
-    let source = Source::answers([Answer::tokens((0..100).map(|n| format!("a{n}")))]);
+    let source = Source::responding([Response::tokens((0..100).map(|n| format!("a{n}")))]);
     let running = start(&source, &database, "100");
     let pid = waiting_backend(&mut admin);
     admin
@@ -160,7 +164,10 @@ fn what_a_cut_connection_left_in_doubt_is_looked_up_and_stored_once() {
     let (database, mut admin) = lockable();
     let gate = Gate::new();
     let tokens: Vec<String> = (0..50).map(|n| format!("a{n:02}")).collect();
-    let source = Source::answers([Answer::tokens(["a"]), Answer::tokens(&tokens).after(&gate)]);
+    let source = Source::responding([
+        Response::tokens(["a"]),
+        Response::tokens(&tokens).after(&gate),
+    ]);
     let running = start(&source, &database, "51");
     running.wait_for_stdout(|text| text.lines().count() == 1);
     lock(&mut admin);
@@ -174,13 +181,17 @@ fn what_a_cut_connection_left_in_doubt_is_looked_up_and_stored_once() {
     let run = running.wait().expect_code(0);
     let report = Report::of_run(&run);
     assert_eq!(report.count("stored"), 51);
-    assert_eq!(database.rows(), report.of("stored"), "each of them once");
+    assert_eq!(
+        database.rows(),
+        report.with_status("stored"),
+        "each of them once"
+    );
 }
 
 #[test]
 fn a_database_that_does_not_come_back_fails_what_was_not_sent() {
     let (database, mut admin) = locked();
-    let source = Source::answers([Answer::tokens((0..100).map(|n| format!("a{n}")))]);
+    let source = Source::responding([Response::tokens((0..100).map(|n| format!("a{n}")))]);
     let running = Command::new()
         .source(&source)
         .database(&database)

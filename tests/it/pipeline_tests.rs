@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use crate::support::command::Command;
 use crate::support::database::Database;
-use crate::support::guide::read;
+use crate::support::doc_blocks::read;
 use crate::support::root;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 /// The names of the files in a folder of the repository that end so.
 fn named(folder: &str, ending: &str) -> Vec<PathBuf> {
@@ -104,37 +104,37 @@ fn a_case_comes_out_the_same_each_time() {
 }
 
 /// The parts of a real run's answers and of a case's source that say the same.
-fn alike() -> Vec<(&'static str, Vec<Answer>, &'static str)> {
+fn alike() -> Vec<(&'static str, Vec<Response>, &'static str)> {
     vec![
         (
             "[tokens: [aa, b-b], tokens: [cc, dd, ee]]",
             vec![
-                Answer::tokens(["aa", "b-b"]),
-                Answer::tokens(["cc", "dd", "ee"]),
+                Response::tokens(["aa", "b-b"]),
+                Response::tokens(["cc", "dd", "ee"]),
             ],
             "report(store(fetch(SIZE)));",
         ),
         (
             "[{status: 503, retry_after: 0s}, {status: 500}]",
             vec![
-                Answer::status(503).header("retry-after", "0"),
-                Answer::status(500),
+                Response::status(503).header("retry-after", "0"),
+                Response::status(500),
             ],
             "report(store(fetch(SIZE)));",
         ),
         (
             "[{tokens: [aa, bb], cut: true}]",
-            vec![Answer::cut("aa\nbb\n", 1000)],
+            vec![Response::cut("aa\nbb\n", 1000)],
             "report(store(fetch(SIZE)), |o| `${o.status}: ${o.token}`);",
         ),
         (
             "[tokens: [aa, \"c\\td\", cc]]",
-            vec![Answer::tokens(["aa", "c\td", "cc"])],
+            vec![Response::tokens(["aa", "c\td", "cc"])],
             "for token in fetch(SIZE) { if token != \"cc\" { report(store(token)); } }",
         ),
         (
             "[body: \"<html>\"]",
-            vec![Answer::raw("text/plain", "<html>")],
+            vec![Response::raw("text/plain", "<html>")],
             "try { fetch_once(1); } catch (e) { emit(`${e.kind} ${e.message}`); } throw \"gone\";",
         ),
     ]
@@ -143,8 +143,8 @@ fn alike() -> Vec<(&'static str, Vec<Answer>, &'static str)> {
 #[test]
 fn a_case_comes_to_what_a_real_run_comes_to() {
     for (entries, answers, script) in alike() {
-        let source = Source::answers(answers);
-        let database = Database::seed();
+        let source = Source::responding(answers);
+        let database = Database::standard();
         let real = Command::new()
             .source(&source)
             .database(&database)

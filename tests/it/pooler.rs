@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use postgres::error::SqlState;
 
-use crate::database::refused;
-use crate::faults::crashes::{set, waits_for_standby};
-use crate::faults::{holding, service, through, tokens};
+use crate::faults::crashes::{backend_waiting_for_standby, change_setting};
+use crate::faults::{holding, random_token_source, run_command, through};
 use crate::journal::{journaled, replay, replayed};
 use crate::outages::{unlock, waiting_backend};
-use crate::support::cluster::{crashable, kill, wait, wait_until_left};
+use crate::startup_errors::startup_error;
+use crate::support::cluster::{crashable, kill, wait, wait_until_disconnected};
 use crate::support::command::{Command, Run};
-use crate::support::database::{Database, Login, SEED};
-use crate::support::pgbouncer::{Pooler, Setup};
+use crate::support::database::{Database, Login, STANDARD_TABLE};
+use crate::support::pgbouncer::{Pooler, PoolerSetup};
 use crate::support::proxy::{Fault, Point, Proxy, Scope};
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Gate, Source, token};
+use crate::support::source::{Gate, Response, Source, token};
 use crate::support::verify::{Verified, verify};
 
 /// What every token that was in flight is called.
@@ -26,7 +26,7 @@ const HIDDEN: &str =
 
 /// Commits there are not waited for unless a session says so; what held at each is written down.
 fn careless(database: Database) -> Database {
-    let database = database.made(
+    let database = database.with_sql(
         "CREATE TABLE levels (level text NOT NULL);
          CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              INSERT INTO levels VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;
@@ -40,13 +40,13 @@ fn careless(database: Database) -> Database {
 }
 
 fn pooler(database: &Database, mode: &str, size: u32, lines: &str) -> Pooler {
-    let setup = Setup {
+    let setup = PoolerSetup {
         mode,
         size,
         lines,
-        ..Setup::default()
+        ..PoolerSetup::default()
     };
-    Pooler::before(database, &setup)
+    Pooler::start(database, &setup)
 }
 
 /// The same in several modes, side by side.
@@ -62,10 +62,10 @@ fn each(modes: &[&str], test: impl Fn(&str) + Sync) {
 /// Verifies once the pooler has let go of the server, on which nothing is committed any more then.
 fn verify_after(pooler: Pooler, run: &Run, issued: &[String], database: &Database) -> Verified {
     drop(pooler);
-    wait_until_left(database.superuser());
+    wait_until_disconnected(database.superuser());
     let verified = verify(run, issued, &[], database);
-    let unknown = verified.report.of("unknown");
-    assert_eq!(unknown.len() as u64, verified.doubts.unknown);
+    let unknown = verified.report.with_status("unknown");
+    assert_eq!(unknown.len() as u64, verified.in_doubt.unknown);
     for token in unknown {
         assert_eq!(verified.report.token(&token)["reason"], HIDDEN);
     }
@@ -76,10 +76,10 @@ fn verify_after(pooler: Pooler, run: &Run, issued: &[String], database: &Databas
 #[test]
 fn in_every_mode_each_token_is_settled_and_durable() {
     each(&["session", "transaction", "statement"], |mode| {
-        let database = careless(Database::seed());
+        let database = careless(Database::standard());
         let pooler = pooler(&database, mode, 20, "");
-        let (issued, source) = tokens(1024);
-        let command = service(&source, &pooler.login, issued.len());
+        let (issued, source) = random_token_source(1024);
+        let command = run_command(&source, &pooler.login, issued.len());
         let run = command.run().expect_code(0);
         let verified = verify(&run, &issued, &[], &database);
         assert!(verified.report.count("rejected") > 0);
@@ -97,11 +97,11 @@ fn in_every_mode_each_token_is_settled_and_durable() {
 #[test]
 fn nothing_is_left_on_a_backend_that_others_share() {
     for lines in ["", "ignore_startup_parameters = options"] {
-        let database = careless(Database::seed());
+        let database = careless(Database::standard());
         let pooler = pooler(&database, "transaction", 1, lines);
         for _ in 0..2 {
-            let (issued, source) = tokens(50);
-            let command = service(&source, &pooler.login, issued.len());
+            let (issued, source) = random_token_source(50);
+            let command = run_command(&source, &pooler.login, issued.len());
             command.run().expect_code(0);
         }
         let left = "SELECT (SELECT count(*) FROM pg_prepared_statements), \
@@ -116,7 +116,7 @@ fn nothing_is_left_on_a_backend_that_others_share() {
 /// session was told may be relied on.
 #[test]
 fn a_prepared_statement_that_vanishes_is_done_without() {
-    let database = careless(Database::seed()).made(
+    let database = careless(Database::standard()).with_sql(
         "CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              IF NEW.data = 'forget' THEN
                  DEALLOCATE ALL; SET synchronous_commit = off; END IF;
@@ -126,8 +126,8 @@ fn a_prepared_statement_that_vanishes_is_done_without() {
     );
     let mut issued: Vec<String> = (0..100).map(|n| format!("a{n:02}")).collect();
     issued[10] = "forget".to_owned();
-    let source = Source::answers([Answer::tokens(&issued)]);
-    let command = service(&source, &database, issued.len()).args(["--connections", "1"]);
+    let source = Source::responding([Response::tokens(&issued)]);
+    let command = run_command(&source, &database, issued.len()).args(["--connections", "1"]);
     let run = command.run().expect_code(0);
     let verified = verify(&run, &issued, &[], &database);
     assert_eq!(verified.acknowledged(), 100);
@@ -140,54 +140,54 @@ fn a_prepared_statement_that_vanishes_is_done_without() {
 /// next client takes those for its own.
 #[test]
 fn nobody_else_is_given_the_answers_of_a_lost_connection() {
-    let (database, mut admin) = holding(Database::seed());
+    let (database, mut admin) = holding(Database::standard());
     let pooler = pooler(&database, "transaction", 1, "");
-    let proxy = Proxy::before(pooler.login.port);
+    let proxy = Proxy::to(pooler.login.port);
     let issued = ["aa", "held", "bb"].map(String::from);
-    let source = Source::answers([Answer::tokens(&issued)]);
-    let running = service(&source, &through(&pooler.login, &proxy), 3).spawn();
+    let source = Source::responding([Response::tokens(&issued)]);
+    let running = run_command(&source, &through(&pooler.login, &proxy), 3).spawn();
     waiting_backend(&mut admin);
     let mut other = pooler.login.client();
     let insert = "INSERT INTO secret_tokens (data) VALUES ('b-b')";
     let asks = thread::spawn(move || other.query_typed(insert, &[]));
-    wait(|| pooler.waiting() == 1, "the other client");
-    proxy.strike(Fault::Cut);
-    wait(|| pooler.waiting() == 0, "the other client's turn");
+    wait(|| pooler.waiting_clients() == 1, "the other client");
+    proxy.inject(Fault::Disconnect);
+    wait(|| pooler.waiting_clients() == 0, "the other client's turn");
     unlock(&mut admin);
     let answer = asks.join().unwrap();
     let refused = answer.expect_err("its row is not allowed");
     assert_eq!(refused.code(), Some(&SqlState::CHECK_VIOLATION));
     let run = running.wait().expect_code(5);
     let verified = verify_after(pooler, &run, &issued, &database);
-    assert_eq!(verified.report.of("unknown"), ["held"]);
+    assert_eq!(verified.report.with_status("unknown"), ["held"]);
 }
 
 /// A verdict comes before the server is ready for more. What is sent in between, or ahead, PgBouncer
 /// before 1.21 may split between two servers, so that one token's verdict is another's.
 #[test]
 fn nothing_is_sent_before_the_last_answer_has_come_to_its_end() {
-    let database = Database::seed();
+    let database = Database::standard();
     let pooler = pooler(&database, "transaction", 2, "");
-    let proxy = Proxy::before(pooler.login.port);
-    proxy.dawdle(Duration::from_millis(10));
+    let proxy = Proxy::to(pooler.login.port);
+    proxy.delay_ready(Duration::from_millis(10));
     let issued: Vec<String> = (0..64)
         .map(|n| format!("{n}{}", ["-", ""][n % 2]))
         .collect();
-    let source = Source::answers([Answer::tokens(&issued)]);
-    let command = service(&source, &through(&pooler.login, &proxy), issued.len());
+    let source = Source::responding([Response::tokens(&issued)]);
+    let command = run_command(&source, &through(&pooler.login, &proxy), issued.len());
     let run = command.args(["--connections", "4"]).run().expect_code(0);
     let verified = verify(&run, &issued, &[], &database);
     assert_eq!(verified.report.count("rejected"), 32);
-    assert_eq!(proxy.hurried(), 0);
+    assert_eq!(proxy.sent_early(), 0);
 }
 
 #[test]
 fn fewer_connections_to_the_server_than_wanted_are_enough() {
     each(&["session", "transaction"], |mode| {
-        let database = Database::seed();
+        let database = Database::standard();
         let pooler = pooler(&database, mode, 2, "");
-        let (issued, source) = tokens(400);
-        let command = service(&source, &pooler.login, issued.len());
+        let (issued, source) = random_token_source(400);
+        let command = run_command(&source, &pooler.login, issued.len());
         let run = command.args(["--connections", "8"]).run().expect_code(0);
         verify(&run, &issued, &[], &database);
     });
@@ -195,11 +195,11 @@ fn fewer_connections_to_the_server_than_wanted_are_enough() {
 
 #[test]
 fn fewer_connections_to_the_pooler_than_wanted_are_enough() {
-    let database = Database::seed();
+    let database = Database::standard();
     // The test's own console is one of them.
     let pooler = pooler(&database, "transaction", 20, "max_client_conn = 3");
-    let (issued, source) = tokens(400);
-    let command = service(&source, &pooler.login, issued.len());
+    let (issued, source) = random_token_source(400);
+    let command = run_command(&source, &pooler.login, issued.len());
     let run = command.args(["--connections", "8"]).run().expect_code(0);
     verify(&run, &issued, &[], &database);
     assert!(run.stderr.contains("makes do with fewer connections"));
@@ -207,7 +207,7 @@ fn fewer_connections_to_the_pooler_than_wanted_are_enough() {
 
 #[test]
 fn a_pooler_that_is_full_is_said_to_be() {
-    let database = Database::seed();
+    let database = Database::standard();
     let pooler = pooler(&database, "transaction", 20, "max_client_conn = 2");
     let _other = pooler.login.client();
     shows!(refused_by(&pooler.login), @"
@@ -219,7 +219,7 @@ fn a_pooler_that_is_full_is_said_to_be() {
 
 #[test]
 fn a_pooler_that_refuses_is_one_clear_error() {
-    let database = Database::seed();
+    let database = Database::standard();
     let pooler = pooler(&database, "transaction", 20, "");
     let wrong_password = Login {
         password: "canary".to_owned(),
@@ -264,7 +264,7 @@ fn a_table_that_cannot_be_used_is_said_to_be_through_a_pooler_too() {
             "column \"data\" of \"secret_tokens\" is of type jsonb",
         ),
     ] {
-        let database = Database::with(ddl);
+        let database = Database::from_ddl(ddl);
         let pooler = pooler(&database, "transaction", 20, "");
         let error = refused_by(&pooler.login);
         assert!(error.contains(words), "{error}");
@@ -273,64 +273,68 @@ fn a_table_that_cannot_be_used_is_said_to_be_through_a_pooler_too() {
 
 #[track_caller]
 fn refused_by(login: &Login) -> String {
-    refused(Command::new().database(login), &login.password)
+    startup_error(Command::new().database(login), &login.password)
 }
 
 /// Only what was in flight is in doubt, one token a connection; it stays so, and the run goes on.
 #[test]
 fn a_backend_that_is_ended_behind_the_pooler_leaves_one_token_unknown() {
     each(&["session", "transaction"], |mode| {
-        let (database, mut admin) = holding(Database::seed());
+        let (database, mut admin) = holding(Database::standard());
         let pooler = pooler(&database, mode, 20, "");
         let issued = ["aa", "held", "bb", "b-b", "cc"].map(String::from);
-        let source = Source::answers([Answer::tokens(&issued)]);
-        let running = service(&source, &pooler.login, issued.len()).spawn();
+        let source = Source::responding([Response::tokens(&issued)]);
+        let running = run_command(&source, &pooler.login, issued.len()).spawn();
         let pid = waiting_backend(&mut admin);
         let end = "SELECT pg_terminate_backend($1)";
         admin.execute(end, &[&pid]).unwrap();
         let run = running.wait().expect_code(5);
         let verified = verify_after(pooler, &run, &issued, &database);
-        assert_eq!(verified.report.of("unknown"), ["held"], "{mode}");
-        assert_eq!(verified.report.of("stored"), ["aa", "bb", "cc"], "{mode}");
-        assert_eq!(verified.unknown_but_there, 0);
+        assert_eq!(verified.report.with_status("unknown"), ["held"], "{mode}");
+        assert_eq!(
+            verified.report.with_status("stored"),
+            ["aa", "bb", "cc"],
+            "{mode}"
+        );
+        assert_eq!(verified.unknown_but_present, 0);
     });
 }
 
 #[test]
 fn a_backend_that_is_killed_behind_the_pooler_leaves_one_token_unknown() {
     let cluster = crashable();
-    let (database, mut admin) = holding(Database::on(&cluster).made(SEED));
+    let (database, mut admin) = holding(Database::on(&cluster).with_sql(STANDARD_TABLE));
     let pooler = pooler(&database, "transaction", 20, "");
     let issued = ["aa", "held", "bb"].map(String::from);
-    let source = Source::answers([Answer::tokens(&issued)]);
-    let running = service(&source, &pooler.login, issued.len()).spawn();
+    let source = Source::responding([Response::tokens(&issued)]);
+    let running = run_command(&source, &pooler.login, issued.len()).spawn();
     assert!(kill(waiting_backend(&mut admin), "KILL"));
     let run = running.wait().expect_code(5);
     let verified = verify_after(pooler, &run, &issued, &database);
-    assert_eq!(verified.report.of("unknown"), ["held"]);
-    assert_eq!(verified.report.of("stored"), ["aa", "bb"]);
+    assert_eq!(verified.report.with_status("unknown"), ["held"]);
+    assert_eq!(verified.report.with_status("stored"), ["aa", "bb"]);
 }
 
 /// Case 14: it was committed, and the pooler says 08P01.
 #[test]
 fn an_answer_that_the_pooler_does_not_get_leaves_the_token_unknown() {
-    let database = Database::seed();
-    let proxy = Proxy::before(database.port);
-    let setup = Setup {
+    let database = Database::standard();
+    let proxy = Proxy::to(database.port);
+    let setup = PoolerSetup {
         server: Some(proxy.port),
-        ..Setup::default()
+        ..PoolerSetup::default()
     };
-    let pooler = Pooler::before(&database, &setup);
-    let (issued, source) = tokens(400);
-    proxy.arm(Point::Commit(50), Fault::Swallow, Scope::One);
-    proxy.arm(Point::Commit(50), Fault::Cut, Scope::One);
-    let run = service(&source, &pooler.login, issued.len());
+    let pooler = Pooler::start(&database, &setup);
+    let (issued, source) = random_token_source(400);
+    proxy.arm(Point::Commit(50), Fault::DropReplies, Scope::One);
+    proxy.arm(Point::Commit(50), Fault::Disconnect, Scope::One);
+    let run = run_command(&source, &pooler.login, issued.len());
     let run = run.run().expect_code(5);
-    assert_eq!(proxy.fired(), 2);
+    assert_eq!(proxy.injected(), 2);
     let verified = verify_after(pooler, &run, &issued, &database);
-    let unknown = verified.report.of("unknown");
+    let unknown = verified.report.with_status("unknown");
     assert_eq!(unknown.len(), 2);
-    assert_eq!(verified.unknown_but_there, 2);
+    assert_eq!(verified.unknown_but_present, 2);
     for token in unknown {
         let message = &verified.report.token(&token)["message"];
         assert_eq!(message, "server conn crashed? (08P01)");
@@ -340,18 +344,18 @@ fn an_answer_that_the_pooler_does_not_get_leaves_the_token_unknown() {
 #[test]
 fn a_pooler_that_is_killed_and_started_again_costs_time_and_no_truth() {
     each(&["session", "transaction"], |mode| {
-        let database = Database::seed();
+        let database = Database::standard();
         let mut pooler = pooler(&database, mode, 20, "");
-        let proxy = Proxy::before(pooler.login.port);
-        let (issued, source) = tokens(500);
+        let proxy = Proxy::to(pooler.login.port);
+        let (issued, source) = random_token_source(500);
         let login = through(&pooler.login, &proxy);
-        let running = service(&source, &login, issued.len()).spawn();
+        let running = run_command(&source, &login, issued.len()).spawn();
         // Whatever is in flight now stays in flight until the pooler is gone.
         proxy.arm(Point::Commit(150), Fault::Partition, Scope::All);
-        proxy.wait_for_fired(1);
+        proxy.wait_for_injected(1);
         pooler.kill();
         proxy.heal();
-        pooler.start_again();
+        pooler.restart();
         let run = running.wait();
         let verified = verify_after(pooler, &run, &issued, &database);
         let unknown = verified.report.count("unknown");
@@ -365,60 +369,63 @@ fn a_pooler_that_is_killed_and_started_again_costs_time_and_no_truth() {
 #[test]
 fn a_standby_that_never_answers_acknowledges_nothing_until_the_deadline() {
     let cluster = crashable();
-    let database = careless(Database::on(&cluster).made(SEED));
+    let database = careless(Database::on(&cluster).with_sql(STANDARD_TABLE));
     let pooler = pooler(&database, "transaction", 4, "");
     let issued: Vec<String> = (0..100).map(|n| format!("a{n:02}")).collect();
-    let source = Source::answers([Answer::tokens(&issued)]);
+    let source = Source::responding([Response::tokens(&issued)]);
     let mut admin = database.admin();
     let nobody = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'";
-    set(&mut admin, nobody);
-    let run = service(&source, &pooler.login, issued.len())
+    change_setting(&mut admin, nobody);
+    let run = run_command(&source, &pooler.login, issued.len())
         .args(["--deadline", "1500ms", "--grace", "800ms"])
         .spawn();
-    waits_for_standby(&mut admin);
+    backend_waiting_for_standby(&mut admin);
     let run = run.wait();
-    set(&mut admin, "ALTER SYSTEM RESET synchronous_standby_names");
+    change_setting(&mut admin, "ALTER SYSTEM RESET synchronous_standby_names");
     let run = run.expect_code(5);
     drop(pooler);
-    wait_until_left(database.superuser());
+    wait_until_disconnected(database.superuser());
     let verified = verify(&run, &issued, &[], &database);
     assert_eq!(verified.acknowledged(), 0);
     assert!(
-        verified.unknown_but_there > 0,
+        verified.unknown_but_present > 0,
         "they were only not confirmed"
     );
 }
 
 #[test]
 fn a_pause_of_the_pooler_costs_time_only() {
-    let database = Database::seed();
+    let database = Database::standard();
     let pooler = pooler(&database, "transaction", 20, "");
     let gate = Gate::new();
     let issued: Vec<String> = (0..300).map(|_| token()).collect();
     let (first, rest) = issued.split_at(150);
-    let answers = [Answer::tokens(first), Answer::tokens(rest).after(&gate)];
-    let source = Source::answers(answers);
-    let running = service(&source, &pooler.login, issued.len()).spawn();
+    let answers = [Response::tokens(first), Response::tokens(rest).after(&gate)];
+    let source = Source::responding(answers);
+    let running = run_command(&source, &pooler.login, issued.len()).spawn();
     source.wait_for(2);
     // It waits for what is under way; nothing may hold that up.
-    pooler.order_on_console("PAUSE");
+    pooler.run_console_command("PAUSE");
     gate.open();
-    wait(|| pooler.waiting() > 0, "a client that is held back");
-    pooler.order_on_console("RESUME");
+    wait(
+        || pooler.waiting_clients() > 0,
+        "a client that is held back",
+    );
+    pooler.run_console_command("RESUME");
     let run = running.wait().expect_code(0);
     let verified = verify(&run, &issued, &[], &database);
-    assert_eq!(verified.doubts.in_doubt, 0);
+    assert_eq!(verified.in_doubt.total, 0);
 }
 
 /// What waits for a connection to the server is not in doubt: the pooler says that it waited in vain.
 #[test]
 fn what_the_pooler_has_not_passed_on_is_sent_again() {
-    let database = Database::seed();
+    let database = Database::standard();
     let pooler = pooler(&database, "transaction", 1, "query_wait_timeout = 0.2");
     let gate = Gate::new();
     let issued: Vec<String> = (0..40).map(|n| format!("a{n:02}")).collect();
-    let source = Source::answers([Answer::tokens(&issued).after(&gate)]);
-    let command = service(&source, &pooler.login, issued.len());
+    let source = Source::responding([Response::tokens(&issued).after(&gate)]);
+    let command = run_command(&source, &pooler.login, issued.len());
     let running = command.args(["--connections", "1"]).spawn();
     source.wait_for(1);
     // It is connected by now. Somebody takes the only connection to the server.
@@ -432,14 +439,14 @@ fn what_the_pooler_has_not_passed_on_is_sent_again() {
     assert!(run.stderr.contains("query_wait_timeout (08P01)"));
     let verified = verify(&run, &issued, &[], &database);
     assert_eq!(verified.acknowledged(), 40);
-    assert_eq!(verified.doubts.in_doubt, 0);
+    assert_eq!(verified.in_doubt.total, 0);
 }
 
 /// Behind a pooler it cannot see what is left of the run, and says so; directly it can, even where
 /// the pooler has changed the name of the run's connections.
 #[test]
 fn a_run_through_a_pooler_is_replayed_directly() {
-    let (database, mut admin) = holding(Database::seed());
+    let (database, mut admin) = holding(Database::standard());
     let pooler = pooler(
         &database,
         "transaction",
@@ -448,7 +455,7 @@ fn a_run_through_a_pooler_is_replayed_directly() {
     );
     let folder = tempfile::tempdir().unwrap();
     let journal = folder.path().join("journal");
-    let source = Source::answers([Answer::tokens(["aa", "held", "bb"])]);
+    let source = Source::responding([Response::tokens(["aa", "held", "bb"])]);
     let command = journaled(&source, &pooler.login, &journal).arg("3");
     let running = command.spawn();
     waiting_backend(&mut admin);
@@ -468,7 +475,7 @@ fn a_run_through_a_pooler_is_replayed_directly() {
     let run = replaying.wait().expect_code(0);
     drop(run);
     let (_, report) = replayed(&journal, &database, 0);
-    assert_eq!(report.of("stored"), ["aa", "bb", "held"]);
+    assert_eq!(report.with_status("stored"), ["aa", "bb", "held"]);
     assert_eq!(database.rows(), ["aa", "bb", "held"]);
 }
 

@@ -147,7 +147,7 @@ pub fn script(cases: u32) -> u64 {
     })
 }
 
-/// Run within limits: the books balance.
+/// Run within limits: the ledger balance.
 pub fn script_run(cases: u32) -> u64 {
     each(cases, &soup(&RHAI), |text| {
         let _ = fuzz::script(&text, true);

@@ -1,5 +1,5 @@
 //! The documents are true: every command block of them is run, and every script and test case of the
-//! guide to scripting. `tests/support/guide.rs` says how they are written for it.
+//! guide to scripting. `tests/support/doc_blocks.rs` says how they are written for it.
 
 use std::fs;
 use std::net::TcpListener;
@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use super::docker;
 use crate::support;
 use crate::support::database::Database;
-use crate::support::guide::{Block, Stage, blocks, read};
+use crate::support::doc_blocks::{Block, DocRunner, blocks, read};
 
 /// The documents whose blocks are run.
 const DOCUMENTS: [&str; 5] = [
@@ -26,18 +26,18 @@ fn calls_docker(block: &Block) -> bool {
 #[test]
 fn every_block_runs() {
     for document in DOCUMENTS {
-        Stage::new().run(document, |block| !calls_docker(block));
+        DocRunner::new().run(document, |block| !calls_docker(block));
     }
 }
 
 #[test]
 #[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
 fn every_docker_block_runs() {
-    docker::built();
+    docker::build_image();
     for document in DOCUMENTS {
         if read(document).iter().any(calls_docker) {
             // With the others, for they may write what it uses.
-            Stage::new().run(document, |_| true);
+            DocRunner::new().run(document, |_| true);
         }
     }
 }
@@ -60,7 +60,7 @@ fn a_database_of_ones_own_is_set_up_and_filled_by_one_block() {
         .replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"))
         .replace("127.0.0.1:5432", &format!("127.0.0.1:{}", admin.port))
         .replace("trial", &name);
-    let output = Stage::new()
+    let output = DocRunner::new()
         .shell(&commands)
         .env_remove("TOKEN_HOST")
         .env_remove("DATABASE_URL")

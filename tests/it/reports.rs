@@ -11,15 +11,15 @@ use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::snapshot::{self, shows};
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
 /// Stored, rejected by the database, rejected for its form.
 fn three() -> Source {
-    Source::answers([Answer::tokens(["aa", "b-b", "c\tc"])])
+    Source::responding([Response::tokens(["aa", "b-b", "c\tc"])])
 }
 
 fn report(format: &str) -> String {
-    let database = Database::seed();
+    let database = Database::standard();
     let source = three();
     let command = Command::new().source(&source).database(&database);
     let run = command.args(["3", "--report", format]).run();
@@ -115,8 +115,8 @@ fn json_is_one_document_with_tokens_and_summary() {
 
 #[test]
 fn json_without_a_token_is_a_whole_document_too() {
-    let database = Database::seed();
-    let source = Source::answers([Answer::status(500)]);
+    let database = Database::standard();
+    let source = Source::responding([Response::status(500)]);
     let command = Command::new().source(&source).database(&database);
     let run = command.args(["--report", "json"]).run().expect_code(4);
     let document: Value = serde_json::from_str(&run.stdout).unwrap();
@@ -126,9 +126,9 @@ fn json_without_a_token_is_a_whole_document_too() {
 
 #[test]
 fn a_report_on_a_path_is_partial_until_it_is_complete() {
-    let database = Database::seed();
+    let database = Database::standard();
     let gate = Gate::new();
-    let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+    let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
     let command = Command::new().source(&source).database(&database);
     let dir = command.dir().to_owned();
     let running = command
@@ -143,13 +143,13 @@ fn a_report_on_a_path_is_partial_until_it_is_complete() {
     let run = running.wait().expect_code(0);
     assert!(!run.path("run.ndjson.partial").exists());
     let report = Report::parse(&fs::read_to_string(run.path("run.ndjson")).unwrap());
-    assert_eq!(report.of("stored"), ["aa"]);
+    assert_eq!(report.with_status("stored"), ["aa"]);
     assert_eq!(run.stdout, "", "nobody asked for a report there");
 }
 
 #[test]
 fn several_reports_of_one_run_say_the_same() {
-    let database = Database::seed();
+    let database = Database::standard();
     let source = three();
     let command = Command::new().source(&source).database(&database);
     let run = command
@@ -167,9 +167,9 @@ fn several_reports_of_one_run_say_the_same() {
 
 #[test]
 fn a_report_that_cannot_be_written_costs_no_token() {
-    let database = Database::seed();
+    let database = Database::standard();
     let errors = ["missing/run.ndjson", "folder"].map(|path| {
-        let source = Source::answers([]);
+        let source = Source::responding([]);
         let command = Command::new().source(&source).database(&database);
         fs::create_dir(command.dir().join("folder")).unwrap();
         let run = command
@@ -192,11 +192,11 @@ fn a_report_that_cannot_be_written_costs_no_token() {
 #[test]
 fn outcomes_stream_while_the_source_is_still_busy() {
     for format in ["text", "ndjson", "json", "csv", "yaml"] {
-        let database = Database::seed();
+        let database = Database::standard();
         let gate = Gate::new();
-        let source = Source::answers([
-            Answer::tokens(["aa", "bb"]),
-            Answer::tokens(["cc"]).after(&gate),
+        let source = Source::responding([
+            Response::tokens(["aa", "bb"]),
+            Response::tokens(["cc"]).after(&gate),
         ]);
         let command = Command::new().source(&source).database(&database);
         let running = command.args(["3", "--report", format]).spawn();
@@ -210,13 +210,16 @@ fn outcomes_stream_while_the_source_is_still_busy() {
 /// `token_service 2 | head -1`: the pipe closes between two answers.
 #[test]
 fn a_pipe_that_is_closed_ends_the_run_and_the_summary_counts_all() {
-    let database = Database::seed();
+    let database = Database::standard();
     let gate = Gate::new();
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb"]).after(&gate)]);
+    let source = Source::responding([
+        Response::tokens(["aa"]),
+        Response::tokens(["bb"]).after(&gate),
+    ]);
     let command = Command::new().source(&source).database(&database);
     let mut child = command
         .arg("2")
-        .raw()
+        .std_command()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -248,11 +251,16 @@ fn a_pipe_that_is_closed_ends_the_run_and_the_summary_counts_all() {
 
 #[test]
 fn a_full_disk_ends_the_run_and_the_summary_counts_all() {
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(["aa"])]);
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(["aa"])]);
     let command = Command::new().source(&source).database(&database);
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let output = command.arg("1").raw().stdout(full).output().unwrap();
+    let output = command
+        .arg("1")
+        .std_command()
+        .stdout(full)
+        .output()
+        .unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     snapshot::settings().bind(|| {
         let code = output.status.code();
@@ -273,12 +281,12 @@ fn a_full_disk_ends_the_run_and_the_summary_counts_all() {
 
 #[test]
 fn a_full_disk_takes_nothing_from_a_report_elsewhere() {
-    let database = Database::seed();
+    let database = Database::standard();
     let source = Source::generating(|asked| asked);
     let command = Command::new().source(&source).database(&database);
     let command = command.args(["300", "--report", "text", "--report", "ndjson=run.ndjson"]);
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let output = command.raw().stdout(full).output().unwrap();
+    let output = command.std_command().stdout(full).output().unwrap();
     let report = fs::read_to_string(command.dir().join("run.ndjson")).unwrap();
     let report = Report::parse(&report);
     assert_eq!(report.count("received"), 300);
@@ -287,7 +295,7 @@ fn a_full_disk_takes_nothing_from_a_report_elsewhere() {
     let code = if sent { 3 } else { 5 };
     assert_eq!(output.status.code(), Some(code));
     assert_eq!(report.count("exit_code"), u64::from(code.unsigned_abs()));
-    assert_eq!(report.of("stored"), database.rows());
+    assert_eq!(report.with_status("stored"), database.rows());
 }
 
 #[test]

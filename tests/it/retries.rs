@@ -4,10 +4,10 @@
 use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::report::Report;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 fn run(source: &Source, config: &str, args: &[&str]) -> (Run, Report) {
-    let database = Database::seed();
+    let database = Database::standard();
     let run = Command::new()
         .source(source)
         .database(&database)
@@ -16,16 +16,16 @@ fn run(source: &Source, config: &str, args: &[&str]) -> (Run, Report) {
         .args(args)
         .run();
     let report = Report::of_run(&run);
-    assert_eq!(report.of("stored"), database.rows());
+    assert_eq!(report.with_status("stored"), database.rows());
     (run, report)
 }
 
 #[test]
 fn what_may_have_been_served_is_repeated_where_that_is_asked_for() {
-    let source = Source::answers([
-        Answer::status(500),
-        Answer::cut("aa\nbb\nc", 100),
-        Answer::tokens(["cc", "dd", "ee"]),
+    let source = Source::responding([
+        Response::status(500),
+        Response::cut("aa\nbb\nc", 100),
+        Response::tokens(["cc", "dd", "ee"]),
     ]);
     let args = ["5", "--dangerously-repeat-requests"];
     let (run, report) = run(&source, "source: {retries: 3}", &args);
@@ -51,7 +51,7 @@ fn what_may_have_been_served_is_repeated_where_that_is_asked_for() {
 
 #[test]
 fn the_loud_name_has_its_limits_too() {
-    let source = Source::answers([Answer::status(500).always()]);
+    let source = Source::responding([Response::status(500).always()]);
     let args = ["5", "--dangerously-repeat-requests"];
     let (run, report) = run(&source, "source: {retries: 2}", &args);
     run.expect_code(4);
@@ -62,14 +62,14 @@ fn the_loud_name_has_its_limits_too() {
 /// Each request fails once and then succeeds: ten pages are enough for the budget of one retry each.
 #[test]
 fn a_run_repeats_no_more_requests_than_its_budget() {
-    let busy = || Answer::status(503).header("retry-after", "0");
+    let busy = || Response::status(503).header("retry-after", "0");
     let mut answers = Vec::new();
     for page in 0..10 {
         answers.push(busy());
-        answers.push(Answer::tokens([format!("a{page}")]));
+        answers.push(Response::tokens([format!("a{page}")]));
     }
     answers.push(busy());
-    let source = Source::answers(answers);
+    let source = Source::responding(answers);
     let (run, report) = run(&source, "source: {retries: 1}", &["20", "--page-size", "1"]);
     let run = run.expect_code(4);
     assert_eq!(report.count("received"), 10);

@@ -10,7 +10,7 @@ use crate::support::command::{Command, Running};
 use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
 /// A run that has stored its first token and waits for the others.
 struct Rotation {
@@ -43,22 +43,22 @@ impl Form {
 
 impl Rotation {
     fn start(form: Form, patience: &str) -> Self {
-        let database = Database::seed();
+        let database = Database::standard();
         let gate = Gate::new();
-        let source = Source::answers([
-            Answer::tokens(["aa"]),
-            Answer::tokens(["bb", "cc"]).after(&gate),
+        let source = Source::responding([
+            Response::tokens(["aa"]),
+            Response::tokens(["bb", "cc"]).after(&gate),
         ]);
         let command = Command::new().source(&source);
         let secret = command.dir().join("secret");
         replace(&secret, &form.content(&database, &database.password));
         let command = match form {
             Form::Password => command
-                .database_place(&database)
+                .database_without_password(&database)
                 .env("DB_PASS_FILE", "secret"),
             Form::Url => command.env("DATABASE_URL_FILE", "secret"),
             Form::PassFile => command
-                .database_place(&database)
+                .database_without_password(&database)
                 .env("PGPASSFILE", "secret"),
         };
         let command = command.args(["3", "--report", "ndjson", "--patience", patience]);
@@ -92,7 +92,10 @@ impl Rotation {
     fn expect_completion(mut self) {
         self.database.set_password("rotated-7");
         let run = self.running.wait().expect_code(0);
-        assert_eq!(Report::of_run(&run).of("stored"), ["aa", "bb", "cc"]);
+        assert_eq!(
+            Report::of_run(&run).with_status("stored"),
+            ["aa", "bb", "cc"]
+        );
         assert_eq!(self.database.rows(), ["aa", "bb", "cc"]);
         assert!(!run.stderr.contains("rotated-7"), "{}", run.stderr);
         drop(self.source);
@@ -149,7 +152,7 @@ fn run_fails_when_password_file_stays_wrong() {
     rotation.change_password("rotated-7");
     rotation.gate.open();
     let run = rotation.running.wait().expect_code(5);
-    assert_eq!(Report::of_run(&run).of("stored"), ["aa"]);
+    assert_eq!(Report::of_run(&run).with_status("stored"), ["aa"]);
     shows!(run.error(), @r#"
     error: db_denied: the database refused to connect
       ╭▸ scripts/default.rhai:3:1
@@ -163,9 +166,11 @@ fn run_fails_when_password_file_stays_wrong() {
 
 #[test]
 fn wrong_password_in_a_file_is_final_at_the_start() {
-    let database = Database::seed();
-    let source = Source::answers([]);
-    let command = Command::new().source(&source).database_place(&database);
+    let database = Database::standard();
+    let source = Source::responding([]);
+    let command = Command::new()
+        .source(&source)
+        .database_without_password(&database);
     let command = command
         .file("secret", "wrong")
         .env("DB_PASS_FILE", "secret");
@@ -184,12 +189,12 @@ fn wrong_password_in_a_file_is_final_at_the_start() {
 
 #[test]
 fn authorization_file_is_read_for_each_request() {
-    let database = Database::seed();
+    let database = Database::standard();
     let gate = Gate::new();
-    let source = Source::answers([
-        Answer::tokens(["aa"]),
-        Answer::tokens(["bb"]).after(&gate),
-        Answer::tokens(["cc"]),
+    let source = Source::responding([
+        Response::tokens(["aa"]),
+        Response::tokens(["bb"]).after(&gate),
+        Response::tokens(["cc"]),
     ]);
     let command = Command::new().source(&source).database(&database);
     let secret = command.dir().join("secret");
@@ -210,9 +215,9 @@ fn authorization_file_is_read_for_each_request() {
 
 #[test]
 fn missing_authorization_file_is_named() {
-    let database = Database::seed();
+    let database = Database::standard();
     let gate = Gate::new();
-    let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+    let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
     let command = Command::new().source(&source).database(&database);
     let secret = command.dir().join("secret");
     replace(&secret, "Bearer first\n");
@@ -239,9 +244,9 @@ fn missing_authorization_file_is_named() {
 
 #[test]
 fn password_file_of_libpq_is_used_if_private() {
-    let database = Database::seed();
+    let database = Database::standard();
     let line = Form::PassFile.content(&database, &database.password);
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb"])]);
+    let source = Source::responding([Response::tokens(["aa"]), Response::tokens(["bb"])]);
     let (user, host, port, name) = (
         &database.user,
         &database.host,

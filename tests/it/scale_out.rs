@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use self::delay::Delay;
 use crate::docker::mounted::Folder;
-use crate::docker::{Container, IMAGE, built, docker, said, text};
+use crate::docker::{Container, IMAGE, build_image, docker, docker_stdout, text};
 use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::report::Report;
@@ -27,11 +27,11 @@ struct Swarm {
 
 impl Swarm {
     fn join() -> Self {
-        let state = said(&["info", "--format={{.Swarm.LocalNodeState}}"]);
+        let state = docker_stdout(&["info", "--format={{.Swarm.LocalNodeState}}"]);
         let is_ours = state != "active";
         if is_ours {
             let loopback = ["--advertise-addr=127.0.0.1", "--listen-addr=127.0.0.1:2377"];
-            said(&[&["swarm", "init"][..], &loopback].concat());
+            docker_stdout(&[&["swarm", "init"][..], &loopback].concat());
         }
         Self { is_ours }
     }
@@ -104,7 +104,7 @@ impl Job<'_> {
             "--no-trunc",
             "--format={{.CurrentState}} {{.Error}}",
         ];
-        let tasks = said(&[&list[..], &[&name]].concat());
+        let tasks = docker_stdout(&[&list[..], &[&name]].concat());
         let logs = docker(&["service", "logs", &name]);
         let why = format!("{tasks}\n{}\n{}", text(&created.stderr), text(&logs.stderr));
         assert!(created.status.success(), "{why}");
@@ -154,7 +154,7 @@ impl Done {
 fn source() -> (Container, u16) {
     let listen = ["demo-source", "--listen", "127.0.0.1:0"];
     let container = Container::start(&["--network=host"], &listen);
-    let said = container.wait_until_it_says("listening on ");
+    let said = container.wait_for_log_line("listening on ");
     let (_, port) = said
         .trim()
         .trim_end_matches("/tokens")
@@ -166,7 +166,7 @@ fn source() -> (Container, u16) {
 #[test]
 #[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
 fn docker_swarm_s_replicas_share_one_size() {
-    built();
+    build_image();
     let _swarm = Swarm::join();
     let (_source, port) = source();
     let url = format!("http://127.0.0.1:{port}/tokens");
@@ -174,7 +174,7 @@ fn docker_swarm_s_replicas_share_one_size() {
         replicas: 4,
         size: 1003,
         source: &url,
-        database: &Database::seed(),
+        database: &Database::standard(),
         page_size: 10_000,
     };
     let done = job.run();
@@ -244,7 +244,7 @@ fn median(mut all: Vec<f64>, decimals: usize) -> String {
 #[test]
 #[ignore = "minutes"]
 fn measured() {
-    built();
+    build_image();
     let _swarm = Swarm::join();
     let replicas = usize::try_from(number("TOKEN_SERVICE_REPLICAS", 4)).expect("a few");
     let size = number("TOKEN_SERVICE_SCALE_SIZE", 100_000);
@@ -253,7 +253,7 @@ fn measured() {
     let far = Delay::before(port, Duration::from_millis(200)).expect("a proxy");
     for (case, port, page_size) in [("near", port, 10_000), ("200 ms away", far.port, 2000)] {
         let url = format!("http://127.0.0.1:{port}/tokens");
-        let database = Database::seed();
+        let database = Database::standard();
         let run = |replicas| {
             let job = Job {
                 replicas,

@@ -11,7 +11,7 @@ use crate::support;
 use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::report::Report;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
 /// A part of the schema, or all of it.
 struct Schema(Validator);
@@ -68,12 +68,12 @@ fn validated(run: &Run) -> Report {
 /// Stored, rejected by the table and for its form, then refused with the right to INSERT gone: `failed`
 /// where it was sent, `not_attempted` where not.
 fn revoked() -> Run {
-    let database = Database::seed();
+    let database = Database::standard();
     let role = database.role_with("INSERT");
     let gate = Gate::new();
-    let source = Source::answers([
-        Answer::tokens(["aa", "b-b", "c\tc", "dd"]),
-        Answer::tokens(["ee", "ff", "gg", "hh"]).after(&gate),
+    let source = Source::responding([
+        Response::tokens(["aa", "b-b", "c\tc", "dd"]),
+        Response::tokens(["ee", "ff", "gg", "hh"]).after(&gate),
     ]);
     let command = Command::new().source(&source).database(&role);
     let running = reporting(command)
@@ -90,7 +90,7 @@ fn revoked() -> Run {
 /// The deadline comes while the inserts wait for a lock.
 fn in_doubt() -> Run {
     let (database, mut admin) = locked();
-    let source = Source::answers([Answer::tokens(["aa"])]);
+    let source = Source::responding([Response::tokens(["aa"])]);
     let command = Command::new().source(&source).database(&database);
     let running = reporting(command)
         .args(["1", "--deadline", "1s", "--grace", "1s"])
@@ -128,8 +128,8 @@ fn masked_dry_replayed_and_empty_reports_are_valid() {
         true
     );
 
-    let database = Database::seed();
-    let source = Source::answers([Answer::status(500)]);
+    let database = Database::standard();
+    let source = Source::responding([Response::status(500)]);
     let run = reporting(Command::new().source(&source).database(&database))
         .run()
         .expect_code(4);

@@ -1,18 +1,18 @@
 //! Mistakes in scripts as a person sees them: one clear error each, with its place, the calls that
 //! led there, and a hint where one helps.
 
-use crate::support::books::{demo, mistake};
 use crate::support::command::Command;
+use crate::support::ledger::{demo_command, error_text};
 
 /// What a demo with this script says, which must end with this code.
 #[track_caller]
 pub fn said(script: &str, code: i32) -> String {
-    mistake(&demo(3, script).run().expect_code(code))
+    error_text(&demo_command(3, script).run().expect_code(code))
 }
 
 #[track_caller]
 pub fn said_with(command: Command, code: i32) -> String {
-    mistake(&command.run().expect_code(code))
+    error_text(&command.run().expect_code(code))
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn calls_that_led_there() {
       called from mine.rhai:1:1 in a closure
     ");
     let lib = "// Helpers.\nfn check(n) {\n    if n > 2 { throw \"too many\"; }\n}\n";
-    let command = demo(
+    let command = demo_command(
         3,
         "import \"lib/helpers\" as helpers;\nfn start() {\n    helpers::check(SIZE);\n}\nstart();",
     )
@@ -231,7 +231,7 @@ fn calls_that_led_there() {
       called from mine.rhai:5:1 in `start`
     "#);
     let lib = "fn invoke(action) {\n    action.call()\n}\n";
-    let command = demo(3, "import \"lib/helpers\" as helpers;\nhelpers::invoke(|| throw \"in the script's closure\");")
+    let command = demo_command(3, "import \"lib/helpers\" as helpers;\nhelpers::invoke(|| throw \"in the script's closure\");")
         .file("lib/helpers.rhai", lib);
     insta::assert_snapshot!(said_with(command, 3), @r#"
     error: the script threw: in the script's closure
@@ -246,7 +246,7 @@ fn calls_that_led_there() {
 
 #[test]
 fn a_closure_of_another_file() {
-    let command = demo(3, "import \"made\" as made;\nmade::action().call();")
+    let command = demo_command(3, "import \"made\" as made;\nmade::action().call();")
         .file("made.rhai", "fn action() { || 7 }");
     insta::assert_snapshot!(said_with(command, 3), @"
     error: a closure of another file cannot be called here

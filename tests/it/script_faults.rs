@@ -1,17 +1,17 @@
 //! Mistakes that come from outside a script, as a person sees them: imports, and faults of the source
 //! and the database that the script did not catch; and all of it as JSON for machines.
 
-use crate::support::books::{demo, mistake, real};
 use crate::support::command::{Command, Run};
 use crate::support::database::Database;
+use crate::support::ledger::{database_command, demo_command, error_text};
 use crate::support::snapshot::settings;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
 use super::script_errors::{said, said_with};
 
-fn sourced(script: &str, answers: impl IntoIterator<Item = Answer>) -> Run {
-    let source = Source::answers(answers);
-    real(3, script, &source, &Database::seed()).run()
+fn sourced(script: &str, answers: impl IntoIterator<Item = Response>) -> Run {
+    let source = Source::responding(answers);
+    database_command(3, script, &source, &Database::standard()).run()
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn imports() {
       ╰╴       ━━━━━━━━━━
     hint: an import names a file below the script's folder (import "lib/mine" as mine;) or a module of the library (import "lib/stats" as stats;)
     "#);
-    let command = demo(3, "import \"a\" as a;")
+    let command = demo_command(3, "import \"a\" as a;")
         .file("a.rhai", "import \"b\" as b;")
         .file("b.rhai", "\nimport \"a\" as a;");
     insta::assert_snapshot!(said_with(command, 3), @r#"
@@ -45,8 +45,8 @@ fn imports() {
       called from mine.rhai:1:8
     hint: put what both need into a file of its own that imports neither
     "#);
-    let command =
-        demo(3, "import \"lib/bad\" as bad;").file("lib/bad.rhai", "fn f() {\n    let = 1;\n}");
+    let command = demo_command(3, "import \"lib/bad\" as bad;")
+        .file("lib/bad.rhai", "fn f() {\n    let = 1;\n}");
     insta::assert_snapshot!(said_with(command, 3), @"
     error: expecting name of a variable
       ╭▸ lib/bad.rhai:2:9
@@ -60,14 +60,14 @@ fn imports() {
 #[test]
 fn faults_that_nobody_caught() {
     settings().bind(|| {
-        let unavailable = || Answer::status(503).header("retry-after", "2");
+        let unavailable = || Response::status(503).header("retry-after", "2");
         let config = "source: {retries: 0}\n";
-        let source = Source::answers([unavailable()]);
-        let command = real(
+        let source = Source::responding([unavailable()]);
+        let command = database_command(
             3,
             "let size = 3;\nlet page = fetch_once(size);",
             &source,
-            &Database::seed(),
+            &Database::standard(),
         )
         .file("c.yaml", config)
         .args(["--config", "c.yaml"]);
@@ -81,9 +81,9 @@ fn faults_that_nobody_caught() {
           = retryable (trying again may help, and is safe), retry_after_ms 2000
         hint: it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`
         ");
-        let dry = [Answer::tokens([""; 0]).always()];
+        let dry = [Response::tokens([""; 0]).always()];
         let run = sourced("report(store(fetch(SIZE)));", dry);
-        insta::assert_snapshot!(mistake(&run.expect_code(4)), @"
+        insta::assert_snapshot!(error_text(&run.expect_code(4)), @"
         error: short_supply: the token source ran dry: 0 of 3 tokens came
           ╭▸ mine.rhai:1:1
           │
@@ -93,17 +93,17 @@ fn faults_that_nobody_caught() {
         hint: ask for fewer, or try again when the source has more
         ");
         // The table goes after it was looked at.
-        let (gate, database) = (Gate::new(), Database::seed());
-        let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+        let (gate, database) = (Gate::new(), Database::standard());
+        let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
         let script = "let page = fetch_once(1);\nreport(store(page));";
-        let running = real(1, script, &source, &database).spawn();
+        let running = database_command(1, script, &source, &database).spawn();
         source.wait_for(1);
         database
             .client()
             .batch_execute("DROP TABLE secret_tokens")
             .unwrap();
         gate.open();
-        insta::assert_snapshot!(mistake(&running.wait().expect_code(5)), @r#"
+        insta::assert_snapshot!(error_text(&running.wait().expect_code(5)), @r#"
         error: db_denied: the database refuses every insert
           ╭▸ mine.rhai:2:1
           │
@@ -123,14 +123,14 @@ fn machines_read_the_same_as_json() {
         let line = run.stderr.lines().find(|line| line.starts_with('{'));
         line.expect("an object on a line of its own").to_owned()
     };
-    let command = demo(3, "import \"lib/a\" as a;\na::f();").file(
+    let command = demo_command(3, "import \"lib/a\" as a;\na::f();").file(
         "lib/a.rhai",
         "fn f() {\n    throw #{kind: \"mine\", message: \"x\", hint: \"y\", retryable: true};\n}",
     );
     insta::assert_snapshot!(json(command), @r#"{"severity":"error","message":"x","kind":"mine","file":"lib/a.rhai","line":2,"column":5,"end_column":10,"frames":[{"name":"f","file":"mine.rhai","line":2,"column":4}],"notes":["retryable (trying again may help, and is safe)"],"hint":"y","exit_code":3}"#);
-    insta::assert_snapshot!(json(demo(3, "fetch(SIZE, #{retry: 1});")), @r#"{"severity":"error","message":"unknown option `retry`: one of page_size, retries, top_up","kind":"invalid_argument","file":"mine.rhai","line":1,"column":1,"end_column":6,"exit_code":3}"#);
-    insta::assert_snapshot!(json(demo(3, "let über = 1; prnt(über);")), @r#"{"severity":"error","message":"unexpected 'ü'","file":"mine.rhai","line":1,"column":5,"end_column":9,"hint":"no token was asked for; `token_service check mine.rhai` shows every such mistake","exit_code":3}"#);
-    insta::assert_snapshot!(json(demo(3, "fn f(n) { f(n + 1) }\nf(1);")), @r#"{"severity":"error","message":"the script ran past a limit: functions call each other more than 64 levels deep","file":"mine.rhai","line":2,"column":1,"end_column":2,"hint":"look for a recursion that does not end; a loop has no such limit","exit_code":3}"#);
+    insta::assert_snapshot!(json(demo_command(3, "fetch(SIZE, #{retry: 1});")), @r#"{"severity":"error","message":"unknown option `retry`: one of page_size, retries, top_up","kind":"invalid_argument","file":"mine.rhai","line":1,"column":1,"end_column":6,"exit_code":3}"#);
+    insta::assert_snapshot!(json(demo_command(3, "let über = 1; prnt(über);")), @r#"{"severity":"error","message":"unexpected 'ü'","file":"mine.rhai","line":1,"column":5,"end_column":9,"hint":"no token was asked for; `token_service check mine.rhai` shows every such mistake","exit_code":3}"#);
+    insta::assert_snapshot!(json(demo_command(3, "fn f(n) { f(n + 1) }\nf(1);")), @r#"{"severity":"error","message":"the script ran past a limit: functions call each other more than 64 levels deep","file":"mine.rhai","line":2,"column":1,"end_column":2,"hint":"look for a recursion that does not end; a loop has no such limit","exit_code":3}"#);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn what_is_used_while_it_is_called() {
 
 #[test]
 fn calls_that_led_there_over_three_files() {
-    let command = demo(
+    let command = demo_command(
         3,
         "import \"outer\" as outer;\nfn start(size) {\n    outer::work(size)\n}\nretry(1, || start(SIZE));",
     )

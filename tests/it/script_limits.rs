@@ -1,11 +1,11 @@
 //! The limits of scripts: each names itself and says what to do, none can be caught, and whatever a
 //! script piles up, the process stays in one piece and below 256 MiB.
 
-use crate::support::books::{Books, demo, mistake, real};
 use crate::support::command::{Command, Run};
 use crate::support::database::Database;
+use crate::support::ledger::{Ledger, database_command, demo_command, error_text};
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 use super::script_errors::{said, said_with};
 
@@ -15,12 +15,12 @@ const MOST: u64 = 256 * 1024 * 1024;
 /// Runs a script that must end with a limit, uncaught, in one piece; gives its peak too.
 #[track_caller]
 fn limited_peak(command: Command, said: &str) -> (Run, u64) {
-    let (run, peak) = command.spawn().wait_and_measure();
+    let (run, peak) = command.spawn().wait_with_peak_memory();
     assert_eq!(run.signal, None, "{}", run.stderr);
     assert!(!run.stdout.contains("caught"), "{}", run.stdout);
-    assert!(mistake(&run).contains(said), "{}", run.stderr);
+    assert!(error_text(&run).contains(said), "{}", run.stderr);
     assert!(peak < MOST, "{peak} bytes: {}", run.stderr);
-    Books::of(&run);
+    Ledger::of(&run);
     (run, peak)
 }
 
@@ -107,7 +107,7 @@ fn each_limit_that_a_running_script_passes_names_itself() {
     hint: keep values that belong together in an array or a map
     ");
     let many = (0..=32).map(|n| format!("import \"other\" as other{n};\n"));
-    let command = demo(3, &many.collect::<String>()).file("other.rhai", "");
+    let command = demo_command(3, &many.collect::<String>()).file("other.rhai", "");
     shows!(said_with(command, 3), @r#"
     error: the script ran past a limit: more than 32 imports
        ╭▸ mine.rhai:33:1
@@ -116,7 +116,7 @@ fn each_limit_that_a_running_script_passes_names_itself() {
        ╰╴━━━━━━
     hint: import each file once, at the top of the script, and not in a loop
     "#);
-    let command = demo(3, "let n = 0;\nloop { n += 1; }")
+    let command = demo_command(3, "let n = 0;\nloop { n += 1; }")
         .file("c.yaml", "script: {max_operations: 10000}\n")
         .args(["--config", "c.yaml"]);
     shows!(said_with(command, 3), @"
@@ -153,7 +153,9 @@ fn each_limit_that_a_text_passes_names_itself() {
     let most = 128 * 1024 - start.len();
     let largest = |line: &str| format!("{start}{}", line.repeat(most / line.len()));
     for line in ["f();", "x = x;", "[[]];", "x;", "`${x}`;"] {
-        let (run, peak) = demo(1, &largest(line)).spawn().wait_and_measure();
+        let (run, peak) = demo_command(1, &largest(line))
+            .spawn()
+            .wait_with_peak_memory();
         run.expect_code(0);
         assert!(peak < MOST / 2, "{peak} bytes: {line}");
     }
@@ -184,9 +186,9 @@ fn limits_cannot_be_caught() {
     ] {
         let script =
             format!("fn f(n) {{ f(n + 1) }} try {{ {body}; }} catch {{ print(\"caught\"); }}");
-        limited(demo(1, &script), said).expect_code(3);
+        limited(demo_command(1, &script), said).expect_code(3);
     }
-    let command = demo(1, "try { loop { } } catch { print(\"caught\"); }")
+    let command = demo_command(1, "try { loop { } } catch { print(\"caught\"); }")
         .file("c.yaml", "script: {max_operations: 1000}\n")
         .args(["--config", "c.yaml"]);
     limited(command, "more operations").expect_code(3);
@@ -209,9 +211,9 @@ fn deep_recursion_of_every_kind_leaves_the_process_in_one_piece() {
         "fn f() { `${`${`${f()}`}`}` } f();".to_owned(),
         "fn f() { this.g(); } fn g() { this.f(); } let x = 1; x.f();".to_owned(),
     ] {
-        limited(demo(1, &script), "more than 64 levels deep").expect_code(3);
+        limited(demo_command(1, &script), "more than 64 levels deep").expect_code(3);
     }
-    let command = demo(1, "import \"other\" as other; other::deep(|f| f.call(f));").file(
+    let command = demo_command(1, "import \"other\" as other; other::deep(|f| f.call(f));").file(
         "other.rhai",
         "fn deep(f) { other(f) } fn other(f) { f.call(f); deep(f) }",
     );
@@ -226,7 +228,7 @@ fn values_that_lie_in_each_other_are_dropped_in_one_piece() {
         // Closures that hold themselves are never dropped.
         "for i in 0..9999 { let f = (); f = |n| if n > 1 { f } else { n }; f.call(1); }",
     ] {
-        let (run, peak) = demo(1, script).spawn().wait_and_measure();
+        let (run, peak) = demo_command(1, script).spawn().wait_with_peak_memory();
         run.expect_code(0);
         assert!(peak < MOST, "{peak} bytes");
     }
@@ -241,7 +243,7 @@ fn values_that_lie_in_each_other_are_dropped_in_one_piece() {
         "[1].map(|x| { let f = || 1; loop { let g = [#{f: f}]; f = || g.len(); } });",
         "let a = []; a.pad(30_000, 1); a.reduce(|sum, n| [sum]);",
     ] {
-        limited(demo(1, script), "more than 1,000 deep").expect_code(3);
+        limited(demo_command(1, script), "more than 1,000 deep").expect_code(3);
     }
 }
 
@@ -261,7 +263,7 @@ const GREEDY: [&str; 9] = [
 #[test]
 fn a_greedy_script_is_ended_below_256_mib() {
     for script in GREEDY {
-        let (_, peak) = limited_peak(demo(1, script), "`script.max_memory`");
+        let (_, peak) = limited_peak(demo_command(1, script), "`script.max_memory`");
         println!("{} MiB: {script}", peak >> 20);
     }
     // What a native piles up counts too.
@@ -310,7 +312,7 @@ fn what_takes_too_much_in_one_stroke_is_refused_before() {
         ),
         (format!("{a} let x = []; x.pad(99_000, a);"), "1 MiB"),
     ] {
-        let (_, peak) = limited_peak(demo(1, &script), said);
+        let (_, peak) = limited_peak(demo_command(1, &script), said);
         assert!(peak < MOST / 4, "{peak} bytes: {script}");
     }
 }
@@ -319,28 +321,28 @@ fn what_takes_too_much_in_one_stroke_is_refused_before() {
 fn the_memory_limit_is_the_user_s_and_leaves_room_for_large_pages() {
     let greedy = "let m = #{}; for n in 0..200 { m[`${n}`] = blob(99_000, 1); } print(\"done\");";
     let with = |limit: &str| {
-        demo(1, greedy)
+        demo_command(1, greedy)
             .file("c.yaml", format!("script: {{max_memory: {limit}}}\n"))
             .args(["--config", "c.yaml"])
     };
     limited(with("4MiB"), "`script.max_memory`").expect_code(3);
     assert_eq!(with("64MiB").run().expect_code(0).stdout, "done\n");
     // Pages of 8 MB are the source's doing, not the script's.
-    let page = || Answer::tokens((0..8000).map(|n| format!("{n:0>1000}")));
-    let source = Source::answers([page(), page(), page(), page()]);
+    let page = || Response::tokens((0..8000).map(|n| format!("{n:0>1000}")));
+    let source = Source::responding([page(), page(), page(), page()]);
     let script = "let n = 0; for page in fetch(SIZE, #{page_size: 8000}).pages() { n += 1; report(reject(page, \"no\")); }";
-    let run = real(32_000, script, &source, &Database::seed())
+    let run = database_command(32_000, script, &source, &Database::standard())
         .file("c.yaml", "script: {max_memory: 4MiB}\n")
         .args(["--config", "c.yaml"])
         .run();
-    assert_eq!(Books::of(&run.expect_code(0)).count("rejected"), 32_000);
+    assert_eq!(Ledger::of(&run.expect_code(0)).count("rejected"), 32_000);
 }
 
 #[test]
 fn a_script_that_lets_go_of_all_it_stores_does_not_outrun_the_store() {
     let script = "for n in 0..20_000 { store(`token ${n}`); }";
-    let (run, peak) = demo(1, script).spawn().wait_and_measure();
-    let books = Books::of(&run.expect_code(0)).once_each();
-    assert_eq!(books.count("received"), 20_000);
+    let (run, peak) = demo_command(1, script).spawn().wait_with_peak_memory();
+    let ledger = Ledger::of(&run.expect_code(0)).without_duplicates();
+    assert_eq!(ledger.count("received"), 20_000);
     assert!(peak < MOST / 4, "{peak} bytes");
 }

@@ -1,7 +1,7 @@
 //! What stands in for functions of the engine that know no bounds: it does what they do, and heeds
 //! what closures throw.
 
-use crate::support::books::{demo, mistake};
+use crate::support::ledger::{demo_command, error_text};
 
 #[test]
 fn the_stand_ins_do_what_the_engine_s_own_functions_do() {
@@ -14,7 +14,7 @@ fn the_stand_ins_do_what_the_engine_s_own_functions_do() {
         print(n.order(|x, y| x - y)); print(n); n.sort(); print(n);
         let d = [1, 1, 2, 2, 1]; d.dedup(|x, y| x == y); print(d);
         print(#{b: [1, ()], a: \"q\\\"\"}.to_json());";
-    let run = demo(1, script).run().expect_code(0);
+    let run = demo_command(1, script).run().expect_code(0);
     insta::assert_snapshot!(run.stdout, @r#"
     heLLo
     he(l)(l)o
@@ -47,24 +47,24 @@ fn what_a_comparison_throws_is_heard() {
             "`comparer` must be a closure that gives a whole number or a bool",
         ),
     ] {
-        let run = demo(1, &format!("let a = 1;\n{call};"))
+        let run = demo_command(1, &format!("let a = 1;\n{call};"))
             .run()
             .expect_code(3);
-        assert!(mistake(&run).contains(said), "{call}: {}", run.stderr);
+        assert!(error_text(&run).contains(said), "{call}: {}", run.stderr);
         assert!(run.stderr.contains("mine.rhai:2:"), "{}", run.stderr);
     }
     // An order that contradicts itself sorts somehow, and nothing crashes.
     let script = "let a = []; for n in 0..500 { a.push(n * 7919 % 500); } a.sort(|x, y| (x * y) % 3 - 1); print(a.len);";
-    assert_eq!(demo(1, script).run().expect_code(0).stdout, "500\n");
+    assert_eq!(demo_command(1, script).run().expect_code(0).stdout, "500\n");
 }
 
 #[test]
 fn a_closure_that_holds_itself_can_be_shown() {
     let script = "let f = (); f = || f; log_info(\"x\", #{f: f}); print(#{f: f}.to_json().len > 5); throw [f];";
-    let run = demo(1, script).run().expect_code(3);
+    let run = demo_command(1, script).run().expect_code(3);
     assert_eq!(run.signal, None);
     assert!(
-        mistake(&run).contains("the script threw: "),
+        error_text(&run).contains("the script threw: "),
         "{}",
         run.stderr
     );

@@ -2,22 +2,26 @@
 
 use std::fs;
 
-use crate::support::books::{Books, demo, real};
 use crate::support::command::Run;
 use crate::support::database::Database;
+use crate::support::ledger::{Ledger, database_command, demo_command};
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Request, Source};
+use crate::support::source::{Request, Response, Source};
 
 /// What a script prints in a demo that ends with this code.
 #[track_caller]
 fn printed(script: &str, code: i32) -> String {
-    demo(3, script).run().expect_code(code).stdout
+    demo_command(3, script).run().expect_code(code).stdout
 }
 
 /// A run against these answers and a real table, and the sizes that were asked for.
-fn sourced(size: u64, script: &str, answers: impl IntoIterator<Item = Answer>) -> (Run, Vec<u64>) {
-    let source = Source::answers(answers);
-    let run = real(size, script, &source, &Database::seed()).run();
+fn sourced(
+    size: u64,
+    script: &str,
+    answers: impl IntoIterator<Item = Response>,
+) -> (Run, Vec<u64>) {
+    let source = Source::responding(answers);
+    let run = database_command(size, script, &source, &Database::standard()).run();
     let sizes = source.requests().iter().filter_map(Request::size).collect();
     (run, sizes)
 }
@@ -31,7 +35,7 @@ fn caught(call: &str) -> String {
 
 #[test]
 fn fetch_pages_and_tops_up_as_its_options_say() {
-    let answers = || [Answer::tokens(["aa", "bb"]), Answer::tokens(["cc"])];
+    let answers = || [Response::tokens(["aa", "bb"]), Response::tokens(["cc"])];
     let (run, sizes) = sourced(3, "store(fetch(SIZE, #{page_size: 2}));", answers());
     assert_eq!((run.code, sizes), (Some(0), vec![2, 1]));
     let (run, sizes) = sourced(
@@ -41,34 +45,34 @@ fn fetch_pages_and_tops_up_as_its_options_say() {
     );
     assert_eq!((run.code, sizes), (Some(4), vec![3, 2]));
     let again = [
-        Answer::status(503).header("retry-after", "0"),
-        Answer::tokens(["aa"]),
+        Response::status(503).header("retry-after", "0"),
+        Response::tokens(["aa"]),
     ];
     let (run, sizes) = sourced(1, "store(fetch(SIZE, #{retries: 1}));", again);
     assert_eq!((run.code, sizes), (Some(0), vec![1, 1]));
     let (run, sizes) = sourced(
         1,
         "store(fetch(SIZE, #{retries: 0}));",
-        [Answer::status(503)],
+        [Response::status(503)],
     );
     assert_eq!((run.code, sizes), (Some(4), vec![1]));
 }
 
 #[test]
 fn a_script_may_fetch_more_or_less_than_size() {
-    let (run, sizes) = sourced(5, "store(fetch(1));", [Answer::tokens(["aa"])]);
+    let (run, sizes) = sourced(5, "store(fetch(1));", [Response::tokens(["aa"])]);
     assert_eq!((run.code, sizes), (Some(0), vec![1]));
-    assert_eq!(Books::of(&run).count("requested"), 5);
+    assert_eq!(Ledger::of(&run).count("requested"), 5);
 }
 
 #[test]
 fn fetch_once_may_be_short_and_knows_by_how_much() {
     let script =
         "let page = fetch_once(3); print(`${page.len} of ${page.requested}`); store(page);";
-    let (run, sizes) = sourced(3, script, [Answer::tokens(["aa", "bb"])]);
+    let (run, sizes) = sourced(3, script, [Response::tokens(["aa", "bb"])]);
     assert_eq!(sizes, [3]);
     assert!(run.stdout.starts_with("2 of 3\n"), "{}", run.stdout);
-    assert_eq!(Books::of(&run).counts(), [2, 0, 0, 0, 0]);
+    assert_eq!(Ledger::of(&run).counts(), [2, 0, 0, 0, 0]);
 }
 
 #[test]
@@ -129,19 +133,19 @@ fn what_a_script_makes_and_rejects_is_counted() {
         report(reject([\"f\", \"g\"], \"two\"));
         let summary = report(reject(\"h\", \"three\"));
         print(`${summary.stored} ${summary.rejected} ${summary.received} ${summary.requested}`);";
-    let run = demo(3, script).run().expect_code(5);
+    let run = demo_command(3, script).run().expect_code(5);
     assert!(run.stdout.contains("\n3 5 10 3\n"), "{}", run.stdout);
-    let books = Books::of(&run).once_each();
-    assert_eq!(books.counts(), [3, 5, 0, 0, 2]);
-    assert_eq!(books.with("rejected")[4]["reason"], "three");
+    let ledger = Ledger::of(&run).without_duplicates();
+    assert_eq!(ledger.counts(), [3, 5, 0, 0, 2]);
+    assert_eq!(ledger.with_status("rejected")[4]["reason"], "three");
 }
 
 #[test]
 fn a_report_may_have_lines_of_its_own() {
     let script = "report(store([\"a\"]), |outcome| `<${outcome.token}>` + \"\\u001b\");";
-    let run = demo(1, script).run().expect_code(0);
+    let run = demo_command(1, script).run().expect_code(0);
     assert_eq!(run.stdout, "<a>\\u{1b}\n");
-    assert_eq!(Books::of(&run).tokens[0]["token"], "a");
+    assert_eq!(Ledger::of(&run).tokens[0]["token"], "a");
 }
 
 #[test]
@@ -158,7 +162,7 @@ fn emit_writes_files_inside_out_dir_and_nowhere_else() {
         for name in [\"../y\", \"/tmp/y\", \"sub/../../y\", \"\", \"out\"] {
             try { emit(\"c\", name); print(`wrote ${name}`); } catch (e) { print(e.kind); }
         }";
-    let run = demo(1, script)
+    let run = demo_command(1, script)
         .args(["--out-dir", "."])
         .run()
         .expect_code(0);
@@ -172,9 +176,9 @@ fn emit_writes_files_inside_out_dir_and_nowhere_else() {
 
 #[test]
 fn a_script_that_writes_files_is_refused_without_a_folder_before_a_token_is_asked_for() {
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let script = "fn put(text) { emit(text, \"x\"); }\nfor token in fetch(SIZE) { put(token); }";
-    let run = real(1, script, &source, &Database::seed()).run();
+    let run = database_command(1, script, &source, &Database::standard()).run();
     let run = run.expect_code(2);
     assert!(source.sizes().is_empty());
     shows!(run.stderr, @r#"
@@ -186,7 +190,7 @@ fn a_script_that_writes_files_is_refused_without_a_folder_before_a_token_is_aske
     hint: `--out-dir DIR` names the folder that scripts may write to; no token was asked for
     "#);
     for call in ["\"a\".emit(\"x\")", "host::emit(\"a\", \"x\")"] {
-        let run = demo(1, &format!("{call};")).run().expect_code(2);
+        let run = demo_command(1, &format!("{call};")).run().expect_code(2);
         assert!(run.stderr.contains("no folder for it is named"), "{call}");
     }
     for script in [
@@ -239,22 +243,22 @@ fn retry_calls_again_what_may_heal() {
 
 #[test]
 fn retry_heals_a_source_that_asks_for_patience() {
-    let again = || Answer::status(503).header("retry-after", "0");
+    let again = || Response::status(503).header("retry-after", "0");
     let script = "store(retry(3, || fetch_once(1)));";
-    let source = Source::answers([again(), again(), Answer::tokens(["aa"])]);
-    let run = real(1, script, &source, &Database::seed())
+    let source = Source::responding([again(), again(), Response::tokens(["aa"])]);
+    let run = database_command(1, script, &source, &Database::standard())
         .file("c.yaml", "source: {retries: 0}\n")
         .args(["--config", "c.yaml"])
         .run();
-    assert_eq!(Books::of(&run.expect_code(0)).counts(), [1, 0, 0, 0, 0]);
+    assert_eq!(Ledger::of(&run.expect_code(0)).counts(), [1, 0, 0, 0, 0]);
 }
 
 #[test]
 fn retry_repeats_what_may_have_been_served_only_where_it_is_told_to() {
     let asked = |options: &str, args: &[&str]| {
         let script = format!("retry(#{{attempts: 3, base_ms: 1{options}}}, || fetch_once(7));");
-        let source = Source::answers([Answer::status(500).always()]);
-        let run = real(7, &script, &source, &Database::seed())
+        let source = Source::responding([Response::status(500).always()]);
+        let run = database_command(7, &script, &source, &Database::standard())
             .file("c.yaml", "source: {retries: 0}\n")
             .args(["--config", "c.yaml"])
             .args(args)
@@ -281,14 +285,14 @@ fn sleep_takes_a_time_in_each_form() {
 #[test]
 fn logs_go_to_standard_error_with_their_fields() {
     let script = "log_debug(\"d\"); log_info(\"i\", #{to: \"a b\", n: 1}); log_warn(\"w\"); log_error(\"e\");";
-    let run = demo(1, script).run().expect_code(0);
+    let run = demo_command(1, script).run().expect_code(0);
     assert_eq!(run.stdout, "");
     assert!(!run.stderr.contains("DEBUG d"), "{}", run.stderr);
     for said in ["INFO i n=1 to=\"a b\"\n", "WARN w\n", "ERROR e\n"] {
         assert!(run.stderr.contains(said), "{said}: {}", run.stderr);
     }
     let json = ["--log-format", "json", "--log-level", "debug"];
-    let run = demo(1, script).args(json).run().expect_code(0);
+    let run = demo_command(1, script).args(json).run().expect_code(0);
     let lines = run.stderr.lines().filter(|line| line.starts_with('{'));
     let lines: Vec<serde_json::Value> = lines
         .map(|line| serde_json::from_str(line).unwrap())
@@ -311,12 +315,12 @@ fn exit_ends_the_script_from_anywhere() {
         "retry(3, || exit(7)); print(1);",
         "for token in tokens([\"a\"]) { store(token); exit(7); }",
     ] {
-        let run = demo(1, script).run().expect_code(7);
+        let run = demo_command(1, script).run().expect_code(7);
         assert!(!run.stdout.contains('1'), "{script}: {}", run.stdout);
-        Books::of(&run);
+        Ledger::of(&run);
     }
-    let run = demo(3, "report(store(fetch(SIZE)), |o| exit(7));").run();
-    Books::of(&run.expect_code(7)).once_each();
+    let run = demo_command(3, "report(store(fetch(SIZE)), |o| exit(7));").run();
+    Ledger::of(&run.expect_code(7)).without_duplicates();
 }
 
 #[test]
@@ -357,7 +361,7 @@ fn constants_and_the_environment_are_there_in_functions_and_closures() {
         print(env::get(\"TOKEN_NONE\", \"default\"));
         print(env::get(\"TOKEN_NONE\") == ());
         print(env::get(\"HOME\") == ());";
-    let run = demo(3, script)
+    let run = demo_command(3, script)
         .file(
             "c.yaml",
             "script: {vars: {list: [x, y], deep: {pi: 3.5}}}\n",
@@ -367,7 +371,7 @@ fn constants_and_the_environment_are_there_in_functions_and_closures() {
         .run()
         .expect_code(0);
     assert_eq!(run.stdout, "3 3 y 3.5\n3 3\nnorth\ndefault\ntrue\ntrue\n");
-    let run = demo(
+    let run = demo_command(
         1,
         "print(env::get(\"MY_X\")); print(env::get(\"TOKEN_X\") == ());",
     )

@@ -1,25 +1,25 @@
 //! The accounting of scripts: however a script treats its streams, every token that was received
 //! stands in the report exactly once, and the summary adds up.
 
-use crate::support::books::{Books, demo, mistake, real};
 use crate::support::database::Database;
-use crate::support::source::{Answer, Source};
+use crate::support::ledger::{Ledger, database_command, demo_command, error_text};
+use crate::support::source::{Response, Source};
 
-/// Runs a script in the demo and gives its balanced books.
+/// Runs a script in the demo and gives its balanced ledger.
 #[track_caller]
-fn books(script: &str, code: i32) -> Books {
-    let run = demo(10, script).run().expect_code(code);
-    Books::of(&run).once_each()
+fn ledger(script: &str, code: i32) -> Ledger {
+    let run = demo_command(10, script).run().expect_code(code);
+    Ledger::of(&run).without_duplicates()
 }
 
-fn settled(books: &Books) -> u64 {
-    books.count("stored") + books.count("rejected")
+fn settled(ledger: &Ledger) -> u64 {
+    ledger.count("stored") + ledger.count("rejected")
 }
 
 #[test]
 fn what_is_stored_and_never_reported_is_reported_at_the_end() {
-    let run = demo(10, "store(fetch(SIZE));").run().expect_code(0);
-    assert_eq!(settled(&Books::of(&run).once_each()), 10);
+    let run = demo_command(10, "store(fetch(SIZE));").run().expect_code(0);
+    assert_eq!(settled(&Ledger::of(&run).without_duplicates()), 10);
     assert_eq!(run.stdout.lines().count(), 10);
 }
 
@@ -32,11 +32,11 @@ fn what_is_fetched_and_never_stored_is_not_attempted() {
         "for page in fetch(SIZE).pages() {}",
         "let all = []; for token in fetch(SIZE) { all.push(token); }",
     ] {
-        let books = books(script, 5);
-        assert!(books.count("received") > 0, "{script}");
+        let ledger = ledger(script, 5);
+        assert!(ledger.count("received") > 0, "{script}");
         assert_eq!(
-            books.count("not_attempted"),
-            books.count("received"),
+            ledger.count("not_attempted"),
+            ledger.count("received"),
             "{script}"
         );
     }
@@ -44,7 +44,7 @@ fn what_is_fetched_and_never_stored_is_not_attempted() {
 
 #[test]
 fn a_fetch_that_nobody_reads_asks_for_nothing() {
-    assert_eq!(books("let tokens = fetch(SIZE);", 0).count("requests"), 0);
+    assert_eq!(ledger("let tokens = fetch(SIZE);", 0).count("requests"), 0);
 }
 
 #[test]
@@ -57,11 +57,11 @@ fn who_breaks_off_a_loop_loses_nothing() {
         "for page in fetch(SIZE).pages() { for token in page { break; } break; }",
         "for outcome in store(fetch(SIZE)) { break; }",
     ] {
-        let run = demo(10, script).run();
-        let books = Books::of(&run).once_each();
-        assert!(books.count("received") > 0, "{script}");
+        let run = demo_command(10, script).run();
+        let ledger = Ledger::of(&run).without_duplicates();
+        assert!(ledger.count("received") > 0, "{script}");
         // How far it was ahead is a matter of time. A script that wants less is no short supply.
-        let left = books.count("received") > settled(&books);
+        let left = ledger.count("received") > settled(&ledger);
         assert_eq!(run.code, Some(if left { 5 } else { 0 }), "{script}");
     }
 }
@@ -77,13 +77,13 @@ fn a_throw_in_the_middle_of_a_loop_loses_nothing() {
         "report(store(fetch(SIZE)), |outcome| throw 1);",
         "fn f(tokens) { for token in tokens { throw 1; } } f(fetch(SIZE));",
     ] {
-        let run = demo(10, script).run();
-        let books = Books::of(&run).once_each();
-        assert!(books.count("received") > 0, "{script}");
-        let left = books.count("received") > settled(&books);
+        let run = demo_command(10, script).run();
+        let ledger = Ledger::of(&run).without_duplicates();
+        assert!(ledger.count("received") > 0, "{script}");
+        let left = ledger.count("received") > settled(&ledger);
         assert_eq!(run.code, Some(if left { 5 } else { 3 }), "{script}");
         assert!(
-            mistake(&run).starts_with("error: the script threw: 1"),
+            error_text(&run).starts_with("error: the script threw: 1"),
             "{}",
             run.stderr
         );
@@ -92,14 +92,14 @@ fn a_throw_in_the_middle_of_a_loop_loses_nothing() {
 
 #[test]
 fn a_string_that_is_stored_again_is_a_token_of_its_own() {
-    let run = demo(
+    let run = demo_command(
         3,
         "for token in fetch(SIZE) { store(token); store(token); }",
     )
     .run();
-    let books = Books::of(&run.expect_code(0));
-    assert_eq!(books.count("received"), 6);
-    assert_eq!(settled(&books), 6);
+    let ledger = Ledger::of(&run.expect_code(0));
+    assert_eq!(ledger.count("received"), 6);
+    assert_eq!(settled(&ledger), 6);
 }
 
 #[test]
@@ -112,8 +112,8 @@ fn values_that_hold_each_other_lose_nothing() {
         ("store(fetch(SIZE))", 0),
     ] {
         let script = format!("let map = #{{}}; map.held = {made}; let f = || map; map.f = f;");
-        let books = books(&script, code);
-        assert!(books.count("received") >= 2, "{made}");
+        let ledger = ledger(&script, code);
+        assert!(ledger.count("received") >= 2, "{made}");
     }
 }
 
@@ -138,12 +138,12 @@ fn a_stream_is_read_once() {
             "Outcomes",
         ),
     ] {
-        let run = demo(10, script).run();
+        let run = demo_command(10, script).run();
         let said = format!("these {stream} were used already: a stream can be read once");
         assert!(run.stderr.contains(&said), "{script}: {}", run.stderr);
         // A script that fails sends nothing more.
-        let books = Books::of(&run).once_each();
-        let left = books.count("not_attempted") > 0;
+        let ledger = Ledger::of(&run).without_duplicates();
+        let left = ledger.count("not_attempted") > 0;
         assert_eq!(run.code, Some(if left { 5 } else { 3 }), "{script}");
     }
 }
@@ -156,24 +156,24 @@ fn an_error_in_a_loop_with_an_empty_body_fails_the_run() {
         "for outcome in store(fetch(SIZE)) {}",
         "store(fetch(SIZE));",
     ] {
-        let source = Source::answers([Answer::tokens(["aa"]), Answer::status(500)]);
-        let database = Database::seed();
-        let run = real(3, script, &source, &database).run();
+        let source = Source::responding([Response::tokens(["aa"]), Response::status(500)]);
+        let database = Database::standard();
+        let run = database_command(3, script, &source, &database).run();
         assert!(
             run.stderr.contains("500 Internal Server Error"),
             "{script}: {}",
             run.stderr
         );
-        let books = Books::of(&run).once_each();
-        let code = if books.count("stored") == 1 { 4 } else { 5 };
+        let ledger = Ledger::of(&run).without_duplicates();
+        let code = if ledger.count("stored") == 1 { 4 } else { 5 };
         assert_eq!(run.code, Some(code), "{script}");
-        assert_eq!(books.count("received"), 1, "{script}");
+        assert_eq!(ledger.count("received"), 1, "{script}");
     }
 }
 
 /// A table that refuses `bb` for so many attempts with an error that is worth another try.
 pub fn unwilling(attempts: u32) -> Database {
-    Database::with(&format!(
+    Database::from_ddl(&format!(
         "CREATE TABLE secret_tokens (id SERIAL PRIMARY KEY, data text NOT NULL CHECK (data NOT LIKE '%-%'));
          CREATE SEQUENCE attempts;
          CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -196,7 +196,7 @@ fn a_failed_token_that_is_stored_again_counts_once_with_its_last_status() {
         "let all = []; for token in outcomes.failures() { all.push(token); } store(all);",
         "store(\"bb\");",
     ] {
-        let source = Source::answers([Answer::tokens(["aa", "bb", "c-c"])]);
+        let source = Source::responding([Response::tokens(["aa", "bb", "c-c"])]);
         let database = unwilling(9);
         // The store tries several times by itself, so rounds go on until it heals.
         let script = format!(
@@ -206,12 +206,12 @@ fn a_failed_token_that_is_stored_again_counts_once_with_its_last_status() {
              {again}
              print(failed);"
         );
-        let run = real(3, &script, &source, &database).run();
-        let books = Books::of(&run).once_each();
+        let run = database_command(3, &script, &source, &database).run();
+        let ledger = Ledger::of(&run).without_duplicates();
         assert!(run.stdout.contains("\n1\n"), "{again}: {}", run.stdout);
-        assert_eq!(books.count("received"), 3, "{again}");
-        assert_eq!(books.count("rejected"), 1, "{again}");
-        let bb = books.tokens.iter().find(|token| token["token"] == "bb");
+        assert_eq!(ledger.count("received"), 3, "{again}");
+        assert_eq!(ledger.count("rejected"), 1, "{again}");
+        let bb = ledger.tokens.iter().find(|token| token["token"] == "bb");
         let attempts = bb.and_then(|token| token["attempts"].as_u64()).unwrap_or(0);
         assert!(attempts > 4, "{again}: attempts add up, {attempts}");
     }
@@ -219,16 +219,16 @@ fn a_failed_token_that_is_stored_again_counts_once_with_its_last_status() {
 
 #[test]
 fn failures_know_their_number_after_they_were_looped_over() {
-    let source = Source::answers([Answer::tokens(["aa", "bb"])]);
+    let source = Source::responding([Response::tokens(["aa", "bb"])]);
     let script = "let outcomes = store(fetch(SIZE));
         let failed = outcomes.failures();
         print(failed.len);
         for token in failed { token; }
         print(failed.len);
         report(outcomes);";
-    let run = real(2, script, &source, &unwilling(1000)).run();
+    let run = database_command(2, script, &source, &unwilling(1000)).run();
     let run = run.expect_code(5);
     assert!(run.stdout.starts_with("1\n1\n"), "{}", run.stdout);
-    let books = Books::of(&run).once_each();
-    assert_eq!(books.counts(), [1, 0, 1, 0, 0]);
+    let ledger = Ledger::of(&run).without_duplicates();
+    assert_eq!(ledger.counts(), [1, 0, 1, 0, 0]);
 }

@@ -4,10 +4,10 @@
 use std::cell::RefCell;
 
 use crate::outages::{locked, unlock, waiting_backend};
-use crate::support::books::{Books, demo, mistake, real};
 use crate::support::command::Command;
 use crate::support::database::Database;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::ledger::{Ledger, database_command, demo_command, error_text};
+use crate::support::source::{Gate, Response, Source};
 
 /// No test here needs a clock to tell a script that is let go at once from one that is cut off later:
 /// how many milliseconds "at once" takes depends on what else the machine does. The grace is longer
@@ -39,7 +39,7 @@ const EMIT_ON: &str = "fn emit_on() { log_info(\"begun\"); }\n";
 fn a_deadline_ends_what_would_not_end() {
     for script in ENDLESS {
         let script = format!("{EMIT_ON}{script}");
-        let run = demo(3, &script)
+        let run = demo_command(3, &script)
             .args(["--deadline", "200ms"])
             .args(WATCHED)
             .run();
@@ -51,8 +51,8 @@ fn a_deadline_ends_what_would_not_end() {
             "{}",
             run.stderr
         );
-        let books = Books::of(&run.expect_code(3)).once_each();
-        assert_eq!(books.summary["aborted_by"], "deadline");
+        let ledger = Ledger::of(&run.expect_code(3)).without_duplicates();
+        assert_eq!(ledger.summary["aborted_by"], "deadline");
     }
 }
 
@@ -62,14 +62,16 @@ fn a_signal_ends_what_would_not_end() {
         .iter()
         .zip([("TERM", 143), ("INT", 130)].iter().cycle())
     {
-        let running = demo(3, &format!("{EMIT_ON}{script}")).args(WATCHED).spawn();
+        let running = demo_command(3, &format!("{EMIT_ON}{script}"))
+            .args(WATCHED)
+            .spawn();
         running.wait_for_stderr(|text| text.contains("begun"));
         running.signal(signal);
         let run = running.wait();
         was_let_go_at_once(&run.stderr);
         assert!(!run.stdout.contains("caught"), "{script}");
-        let books = Books::of(&run.expect_code(*code)).once_each();
-        assert_eq!(books.summary["aborted_by"], format!("SIG{signal}"));
+        let ledger = Ledger::of(&run.expect_code(*code)).without_duplicates();
+        assert_eq!(ledger.summary["aborted_by"], format!("SIG{signal}"));
     }
 }
 
@@ -103,18 +105,18 @@ fn stops(call: &str, command: impl Fn(&str) -> Command, arrive: impl Fn(), free:
     free();
     let run = running.wait().expect_code(143);
     assert!(!run.stdout.contains("caught"), "{call}");
-    Books::of(&run).once_each();
+    Ledger::of(&run).without_duplicates();
 }
 
 #[test]
 fn a_call_that_waits_for_the_source_lets_go_of_the_script_at_once() {
     for call in FOR_SOURCE {
         let gate = Gate::new();
-        let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
-        let database = Database::seed();
+        let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
+        let database = Database::standard();
         stops(
             call,
-            |script| real(1, script, &source, &database),
+            |script| database_command(1, script, &source, &database),
             || source.wait_for(1),
             || gate.open(),
         );
@@ -126,10 +128,10 @@ fn a_call_that_waits_for_the_database_lets_go_of_the_script_at_once() {
     for call in FOR_DATABASE {
         let (database, admin) = locked();
         let admin = RefCell::new(admin);
-        let source = Source::answers([]);
+        let source = Source::responding([]);
         stops(
             call,
-            |script| real(1, script, &source, &database),
+            |script| database_command(1, script, &source, &database),
             || {
                 waiting_backend(&mut admin.borrow_mut());
             },
@@ -148,13 +150,13 @@ fn a_deadline_in_the_middle_leaves_a_complete_report() {
         "report(store(fetch(SIZE)), |outcome| { sleep(\"1h\"); });",
         "let all = []; for token in fetch(SIZE) { all.push(token); } sleep(\"1h\"); store(all);",
     ] {
-        let source = Source::answers([Answer::tokens(["aa", "b-b", "cc"])]);
-        let run = real(3, script, &source, &Database::seed())
+        let source = Source::responding([Response::tokens(["aa", "b-b", "cc"])]);
+        let run = database_command(3, script, &source, &Database::standard())
             .args(["--deadline", "700ms"])
             .run();
-        let books = Books::of(&run).once_each();
-        assert_eq!(books.count("received"), 3, "{script}");
-        let settled = books.count("stored") + books.count("rejected");
+        let ledger = Ledger::of(&run).without_duplicates();
+        assert_eq!(ledger.count("received"), 3, "{script}");
+        let settled = ledger.count("stored") + ledger.count("rejected");
         let code = if settled == 3 { 3 } else { 5 };
         assert_eq!(run.code, Some(code), "{script}: {}", run.stderr);
     }
@@ -170,7 +172,7 @@ fn deep_nesting_is_refused_before_it_runs() {
         format!("let x = 1{};", " + 1".repeat(5000)),
         format!("let x = {}1;", "|| ".repeat(5000)),
     ] {
-        let run = demo(1, &script).run();
+        let run = demo_command(1, &script).run();
         assert_eq!(run.signal, None);
         assert!(matches!(run.code, Some(0 | 3)), "{}", &run.stderr);
     }
@@ -215,7 +217,7 @@ fn imports_stay_in_the_script_s_folder() {
         );
         let run = command().file("in/mine.rhai", script).run().expect_code(3);
         assert_eq!(run.stdout, "import_denied\n", "{path}");
-        assert!(mistake(&run).contains(why), "{path}: {}", run.stderr);
+        assert!(error_text(&run).contains(why), "{path}: {}", run.stderr);
     }
     let run = command()
         .file(

@@ -7,15 +7,15 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::faults::crashes::set;
-use crate::faults::{service, tokens};
+use crate::faults::crashes::change_setting;
+use crate::faults::{random_token_source, run_command};
 use crate::support::cluster::crashable;
 use crate::support::command::{Command, Run};
-use crate::support::database::{Database, Login, SEED};
+use crate::support::database::{Database, Login, STANDARD_TABLE};
 use crate::support::report::Report;
-use crate::support::rewriter::{Rewrite, Rewriter, Sides};
+use crate::support::rewriter::{ProxyStreams, Rewrite, Rewriter};
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 use crate::support::verify::verify;
 use crate::support::wire::{is_inserted, is_ready};
 
@@ -72,7 +72,7 @@ fn flooding(first: Vec<u8>, flood: Vec<u8>) -> u16 {
 /// A run with the server at that port, which fails within bounds.
 #[track_caller]
 fn fails_within_bounds(name: &str, port: u16, parameters: &str, args: &[&str]) -> Run {
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let url = format!("postgres://u:canary@127.0.0.1:{port}/x?sslmode=disable{parameters}");
     let started = Instant::now();
     let running = Command::new()
@@ -81,7 +81,7 @@ fn fails_within_bounds(name: &str, port: u16, parameters: &str, args: &[&str]) -
         .arg("1")
         .args(args)
         .spawn();
-    let (run, peak) = running.wait_and_measure();
+    let (run, peak) = running.wait_with_peak_memory();
     let took = started.elapsed();
     println!("{name}: peak {} KiB, {took:?}", peak / 1024);
     assert!(peak <= MOST, "{name}: {} KiB", peak / 1024);
@@ -161,7 +161,7 @@ fn server_that_answers_the_tls_request_with_something_else_is_named() {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
         }
     });
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let url = format!("postgres://u:canary@127.0.0.1:{port}/x?sslmode=require");
     let command = Command::new().source(&source).env("DATABASE_URL", url);
     shows!(command.arg("1").run().expect_code(5).error(), @"
@@ -201,10 +201,10 @@ fn forwards() -> Rewrite {
 
 #[test]
 fn deadline_and_grace_hold_during_a_flood_in_the_middle_of_a_run() {
-    let database = Database::seed();
-    let proxy = Rewriter::before(database.port, |_| {
+    let database = Database::standard();
+    let proxy = Rewriter::to(database.port, |_| {
         let mut inserted = 0;
-        Box::new(move |message, sides: Sides<'_>| {
+        Box::new(move |message, sides: ProxyStreams<'_>| {
             inserted += usize::from(is_inserted(&message));
             sides.client.write_all(&message)?;
             let flood = notice().repeat(500);
@@ -216,12 +216,12 @@ fn deadline_and_grace_hold_during_a_flood_in_the_middle_of_a_run() {
             Ok(())
         })
     });
-    let (issued, source) = tokens(200);
+    let (issued, source) = random_token_source(200);
     let started = Instant::now();
-    let running = service(&source, &through(&database, proxy.port), issued.len())
+    let running = run_command(&source, &through(&database, proxy.port), issued.len())
         .args(["--connections", "1", "--deadline", "2s", "--grace", "500ms"])
         .spawn();
-    let (run, peak) = running.wait_and_measure();
+    let (run, peak) = running.wait_with_peak_memory();
     assert!(peak <= MOST, "{} KiB", peak / 1024);
     assert!(
         started.elapsed() < Duration::from_secs(6),
@@ -235,22 +235,22 @@ fn deadline_and_grace_hold_during_a_flood_in_the_middle_of_a_run() {
 #[test]
 fn trigger_that_raises_a_long_message_for_each_token_is_cut_on_arrival() {
     for (level, status) in [("EXCEPTION", "rejected"), ("WARNING", "stored")] {
-        let database = Database::seed().made(&format!(
+        let database = Database::standard().with_sql(&format!(
             "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                  RAISE {level} '% %', NEW.data, repeat('x', 30000000); RETURN NEW; END $$;
              CREATE TRIGGER shout BEFORE INSERT ON secret_tokens FOR EACH ROW
                  EXECUTE FUNCTION shout()"
         ));
         let tokens = ["aa", "bb", "cc"];
-        let source = Source::answers([Answer::tokens(tokens)]);
-        let running = service(&source, &database, tokens.len())
+        let source = Source::responding([Response::tokens(tokens)]);
+        let running = run_command(&source, &database, tokens.len())
             .args(["--connections", "1"])
             .spawn();
-        let (run, peak) = running.wait_and_measure();
+        let (run, peak) = running.wait_with_peak_memory();
         println!("{level}: peak {} KiB", peak / 1024);
         assert!(peak <= MOST, "{level}: {} KiB", peak / 1024);
         assert_eq!(
-            Report::of_run(&run.expect_code(0)).of(status),
+            Report::of_run(&run.expect_code(0)).with_status(status),
             tokens,
             "{level}"
         );
@@ -260,13 +260,13 @@ fn trigger_that_raises_a_long_message_for_each_token_is_cut_on_arrival() {
 /// A pooler that begins a transaction on the connection and keeps it open.
 #[test]
 fn what_is_answered_inside_an_open_transaction_is_unknown() {
-    let database = Database::seed();
-    let proxy = Rewriter::before(database.port, |number| {
+    let database = Database::standard();
+    let proxy = Rewriter::to(database.port, |number| {
         if number > 0 {
             return forwards();
         }
         let (mut has_begun, mut inserted) = (false, false);
-        Box::new(move |message, sides: Sides<'_>| {
+        Box::new(move |message, sides: ProxyStreams<'_>| {
             let ready = is_ready(&message);
             if message.get(5..) == Some(b"BEGIN\0") {
                 has_begun = true;
@@ -289,18 +289,18 @@ fn what_is_answered_inside_an_open_transaction_is_unknown() {
     let issued: Vec<String> = (0..40).map(|n| format!("a{n:02}")).collect();
     let gate = Gate::new();
     let (first, rest) = issued.split_at(1);
-    let rest = Answer::tokens(rest).after(&gate);
-    let source = Source::answers([Answer::tokens(first), rest]);
-    let running = service(&source, &through(&database, proxy.port), issued.len())
+    let rest = Response::tokens(rest).after(&gate);
+    let source = Source::responding([Response::tokens(first), rest]);
+    let running = run_command(&source, &through(&database, proxy.port), issued.len())
         .args(["--connections", "1"])
         .spawn();
     running.wait_for_stdout(|text| text.lines().count() == 1);
     gate.open();
     let run = running.wait().expect_code(5);
     let verified = verify(&run, &issued, &[], &database);
-    let unknown = verified.report.of("unknown");
+    let unknown = verified.report.with_status("unknown");
     assert!(!unknown.is_empty());
-    assert_eq!(verified.unknown_but_there, 0, "they were rolled back");
+    assert_eq!(verified.unknown_but_present, 0, "they were rolled back");
     assert_eq!(
         verified.report.count("stored") + unknown.len() as u64,
         issued.len() as u64
@@ -315,21 +315,21 @@ fn what_is_answered_inside_an_open_transaction_is_unknown() {
 #[test]
 fn commit_that_no_standby_confirms_is_unknown() {
     let cluster = crashable();
-    let database = Database::on(&cluster).made(SEED);
+    let database = Database::on(&cluster).with_sql(STANDARD_TABLE);
     let mut admin = database.admin();
-    set(
+    change_setting(
         &mut admin,
         "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
     );
     let issued = ["aa", "bb"].map(String::from);
-    let source = Source::answers([Answer::tokens(&issued)]);
-    let run = service(&source, &database, issued.len())
+    let source = Source::responding([Response::tokens(&issued)]);
+    let run = run_command(&source, &database, issued.len())
         .config("database: {statement_timeout: 300ms}")
         .args(["--connections", "1", "--patience", "1s"])
         .run();
-    set(&mut admin, "ALTER SYSTEM RESET synchronous_standby_names");
+    change_setting(&mut admin, "ALTER SYSTEM RESET synchronous_standby_names");
     let report = Report::of_run(&run.expect_code(5));
-    assert_eq!(report.of("unknown"), issued);
+    assert_eq!(report.with_status("unknown"), issued);
     assert_eq!(report.count("stored"), 0);
 }
 
@@ -337,10 +337,10 @@ fn commit_that_no_standby_confirms_is_unknown() {
 #[test]
 fn unreadable_command_tags_are_not_taken_for_a_rejection() {
     for tag in ["INSERT 0 -1\0", "\0", "INSERT 0 1"] {
-        let database = Database::seed();
-        let proxy = Rewriter::before(database.port, move |_| {
+        let database = Database::standard();
+        let proxy = Rewriter::to(database.port, move |_| {
             let mut inserted = 0;
-            Box::new(move |answer, sides: Sides<'_>| {
+            Box::new(move |answer, sides: ProxyStreams<'_>| {
                 inserted += u32::from(is_inserted(&answer));
                 if is_inserted(&answer) && inserted == 5 {
                     return sides.client.write_all(&message(b'C', tag.as_bytes()));
@@ -349,9 +349,9 @@ fn unreadable_command_tags_are_not_taken_for_a_rejection() {
             })
         });
         let issued: Vec<String> = (0..30).map(|n| format!("a{n:02}")).collect();
-        let source = Source::answers([Answer::tokens(&issued)]);
+        let source = Source::responding([Response::tokens(&issued)]);
         let login = through(&database, proxy.port);
-        let run = service(&source, &login, issued.len())
+        let run = run_command(&source, &login, issued.len())
             .args(["--connections", "1"])
             .run();
         let verified = verify(&run, &issued, &[], &database);
@@ -394,8 +394,8 @@ fn no_password_is_sent_if_require_auth_excludes_the_method() {
         }
     }
     // The real server asks for SCRAM.
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(["aa"])]);
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(["aa"])]);
     let url = format!("{}?require_auth=scram-sha-256", database.url());
     let command = Command::new().source(&source).env("DATABASE_URL", url);
     command.arg("1").run().expect_code(0);

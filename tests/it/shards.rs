@@ -9,7 +9,7 @@ use crate::support::source::Source;
 #[test]
 fn the_shards_of_a_size_add_up_to_it() {
     let source = Source::generating(|size| size);
-    let database = Database::seed();
+    let database = Database::standard();
     let parts: Vec<u64> = (0..4)
         .map(|index| {
             let run = Command::new()
@@ -74,7 +74,7 @@ fn a_shard_without_a_part_asks_for_nothing() {
 
 #[test]
 fn the_shards_of_an_input_share_it_without_overlap() {
-    let database = Database::seed();
+    let database = Database::standard();
     let tokens: Vec<String> = (0..10).map(|number| format!("t{number}")).collect();
     for index in 0..3 {
         Command::new()

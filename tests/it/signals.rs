@@ -6,7 +6,7 @@ use crate::support::command::{Command, Running};
 use crate::support::database::{Database, Login};
 use crate::support::report::Report;
 use crate::support::snapshot::{self, shows};
-use crate::support::source::{Answer, Gate, Source, token};
+use crate::support::source::{Gate, Response, Source, token};
 
 /// What the program says once it has heard.
 fn heard(running: &Running) {
@@ -21,11 +21,11 @@ fn service(source: &Source, database: &Login) -> Command {
 #[test]
 fn a_signal_while_the_source_is_busy_ends_with_a_complete_report() {
     for (signal, code) in [("TERM", 143), ("INT", 130)] {
-        let database = Database::seed();
+        let database = Database::standard();
         let gate = Gate::new();
-        let source = Source::answers([
-            Answer::tokens(["aa", "bb"]),
-            Answer::tokens(["cc", "dd"]).after(&gate),
+        let source = Source::responding([
+            Response::tokens(["aa", "bb"]),
+            Response::tokens(["cc", "dd"]).after(&gate),
         ]);
         let running = service(&source, &database).arg("6").spawn();
         running.wait_for_stdout(|text| text.lines().count() == 2);
@@ -36,8 +36,8 @@ fn a_signal_while_the_source_is_busy_ends_with_a_complete_report() {
         gate.open();
         let run = running.wait().expect_code(code);
         let report = Report::of_run(&run);
-        assert_eq!(report.of("stored"), ["aa", "bb"]);
-        assert_eq!(report.of("not_attempted"), ["cc", "dd"]);
+        assert_eq!(report.with_status("stored"), ["aa", "bb"]);
+        assert_eq!(report.with_status("not_attempted"), ["cc", "dd"]);
         assert_eq!(report.summary["aborted_by"], format!("SIG{signal}"));
         assert_eq!(report.token("cc")["reason"], "the run was stopped");
         assert_eq!(source.sizes(), [6, 4], "nothing more is asked for");
@@ -58,7 +58,7 @@ fn a_signal_while_the_source_is_busy_ends_with_a_complete_report() {
 fn a_signal_while_the_database_is_busy_lets_what_is_in_flight_finish() {
     let (database, mut admin) = locked();
     let tokens: Vec<String> = (0..100).map(|n| format!("a{n:02}")).collect();
-    let source = Source::answers([Answer::tokens(&tokens)]);
+    let source = Source::responding([Response::tokens(&tokens)]);
     let command = service(&source, &database).args(["100", "--connections", "1"]);
     let running = command.args(["--pipeline", "4"]).spawn();
     waiting_backend(&mut admin);
@@ -70,14 +70,14 @@ fn a_signal_while_the_database_is_busy_lets_what_is_in_flight_finish() {
     assert_eq!(report.count("received"), 100);
     assert_eq!(report.count("stored"), 4, "what was in flight");
     assert_eq!(report.count("not_attempted"), 96);
-    assert_eq!(report.of("stored"), database.rows());
+    assert_eq!(report.with_status("stored"), database.rows());
 }
 
 /// The lock is not let go of, so only the second signal can end this within the minute of grace.
 #[test]
 fn a_second_signal_waits_for_nothing() {
     let (database, mut admin) = locked();
-    let source = Source::answers([Answer::tokens(["aa", "bb", "cc"])]);
+    let source = Source::responding([Response::tokens(["aa", "bb", "cc"])]);
     let running = service(&source, &database).arg("3").spawn();
     waiting_backend(&mut admin);
     running.signal("TERM");
@@ -85,7 +85,7 @@ fn a_second_signal_waits_for_nothing() {
     running.signal("TERM");
     let run = running.wait().expect_code(143);
     let report = Report::of_run(&run);
-    assert_eq!(report.of("unknown"), ["aa", "bb", "cc"]);
+    assert_eq!(report.with_status("unknown"), ["aa", "bb", "cc"]);
     // Without it what is in flight is waited for, five seconds long.
     assert!(report.count("duration_ms") < 5000, "{}", run.stderr);
     unlock(&mut admin);
@@ -102,7 +102,7 @@ fn a_signal_before_the_database_answered_costs_no_token() {
         password: "canary".to_owned(),
         name: "tokens".to_owned(),
     };
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let running = service(&source, &login).arg("3").spawn();
     let _connection = silent.accept().unwrap();
     running.signal("TERM");
@@ -117,13 +117,13 @@ fn a_signal_before_the_database_answered_costs_no_token() {
 #[test]
 fn a_deadline_that_leaves_tokens_unsettled_ends_with_5() {
     let (database, mut admin) = locked();
-    let source = Source::answers([Answer::tokens(["aa", "bb", "cc"])]);
+    let source = Source::responding([Response::tokens(["aa", "bb", "cc"])]);
     let command = service(&source, &database).args(["3", "--deadline", "3s"]);
     let running = command.args(["--grace", "1s"]).spawn();
     waiting_backend(&mut admin);
     let run = running.wait().expect_code(5);
     let report = Report::of_run(&run);
-    assert_eq!(report.of("unknown"), ["aa", "bb", "cc"]);
+    assert_eq!(report.with_status("unknown"), ["aa", "bb", "cc"]);
     assert_eq!(report.summary["aborted_by"], "deadline");
     unlock(&mut admin);
     shows!(run.stderr, @r#"
@@ -136,9 +136,9 @@ fn a_deadline_that_leaves_tokens_unsettled_ends_with_5() {
 
 #[test]
 fn a_deadline_that_finds_the_source_short_ends_with_4() {
-    let database = Database::seed();
+    let database = Database::standard();
     let gate = Gate::new();
-    let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+    let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
     let command = service(&source, &database).args(["3", "--deadline", "1s"]);
     let run = command.args(["--grace", "1s"]).run().expect_code(4);
     let report = Report::of_run(&run);
@@ -149,8 +149,8 @@ fn a_deadline_that_finds_the_source_short_ends_with_4() {
 
 #[test]
 fn a_deadline_ends_a_script_that_never_does() {
-    let database = Database::seed();
-    let source = Source::answers([]);
+    let database = Database::standard();
+    let source = Source::responding([]);
     let run = Command::new()
         .source(&source)
         .database(&database)
@@ -169,9 +169,9 @@ fn a_deadline_ends_a_script_that_never_does() {
 
 #[test]
 fn a_deadline_reports_what_a_script_that_never_ends_received() {
-    let database = Database::seed();
+    let database = Database::standard();
     let canary = token();
-    let source = Source::answers([Answer::tokens([&canary])]);
+    let source = Source::responding([Response::tokens([&canary])]);
     let script = "let held = []; for t in fetch(SIZE) { held.push(t); } loop {}";
     let run = service(&source, &database)
         .file("forever.rhai", script)
@@ -179,6 +179,6 @@ fn a_deadline_reports_what_a_script_that_never_ends_received() {
         .run()
         .expect_code(5);
     let report = Report::of_run(&run);
-    assert_eq!(report.of("not_attempted"), [canary]);
+    assert_eq!(report.with_status("not_attempted"), [canary]);
     assert!(database.rows().is_empty());
 }

@@ -5,7 +5,7 @@ use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Gate, Source, refused_url};
+use crate::support::source::{Gate, Response, Source, refused_url};
 
 /// Five tokens asked of a source into a database with the seed's table, the report as ndjson.
 fn five(source: &Source) -> Command {
@@ -17,25 +17,25 @@ fn five(source: &Source) -> Command {
 /// Runs it and sees that exactly these tokens came, were stored, and are reported.
 #[track_caller]
 fn run_and_keep(command: Command, kept: &[&str]) -> (Run, Report) {
-    let database = Database::seed();
+    let database = Database::standard();
     let run = command.database(&database).run();
     let report = Report::of_run(&run);
-    assert_eq!(report.of("stored"), kept);
+    assert_eq!(report.with_status("stored"), kept);
     assert_eq!(database.rows(), kept);
     (run, report)
 }
 
 /// Runs it and gives the error with which it ends.
 #[track_caller]
-fn refused(answers: impl IntoIterator<Item = Answer>) -> String {
-    let source = Source::answers(answers);
+fn refused(answers: impl IntoIterator<Item = Response>) -> String {
+    let source = Source::responding(answers);
     let (run, _) = run_and_keep(five(&source), &[]);
     run.expect_code(4).error().to_owned()
 }
 
 #[test]
 fn a_source_on_which_nothing_listens() {
-    let database = Database::seed();
+    let database = Database::standard();
     let run = Command::new()
         .env("TOKEN_HOST", refused_url())
         .database(&database)
@@ -64,7 +64,7 @@ fn a_source_on_which_nothing_listens() {
 
 #[test]
 fn an_answer_500_is_not_repeated() {
-    let error = refused([Answer::status(500)]);
+    let error = refused([Response::status(500)]);
     shows!(error, @"
     error: http_status: the token source answered 500 Internal Server Error
       ╭▸ scripts/default.rhai:3:1
@@ -78,7 +78,7 @@ fn an_answer_500_is_not_repeated() {
 
 #[test]
 fn an_answer_401_names_the_variable_for_the_authorization() {
-    let error = refused([Answer::status(401)]);
+    let error = refused([Response::status(401)]);
     shows!(error, @"
     error: http_status: the token source answered 401 Unauthorized
       ╭▸ scripts/default.rhai:3:1
@@ -92,7 +92,7 @@ fn an_answer_401_names_the_variable_for_the_authorization() {
 
 #[test]
 fn an_answer_404_points_to_the_path() {
-    let error = refused([Answer::status(404)]);
+    let error = refused([Response::status(404)]);
     shows!(error, @"
     error: http_status: the token source answered 404 Not Found
       ╭▸ scripts/default.rhai:3:1
@@ -106,8 +106,8 @@ fn an_answer_404_points_to_the_path() {
 
 #[test]
 fn a_redirect_is_not_followed() {
-    let elsewhere = Source::answers([]);
-    let error = refused([Answer::status(307).header("location", &elsewhere.url())]);
+    let elsewhere = Source::responding([]);
+    let error = refused([Response::status(307).header("location", &elsewhere.url())]);
     assert!(elsewhere.requests().is_empty());
     shows!(error, @"
     error: http_status: the token source answered 307 Temporary Redirect
@@ -122,11 +122,11 @@ fn a_redirect_is_not_followed() {
 
 #[test]
 fn what_was_certainly_not_served_is_asked_for_again_when_the_source_says() {
-    let source = Source::answers([
-        Answer::status(429).header("retry-after", "1"),
-        Answer::status(503).header("retry-after", "0"),
-        Answer::status(503),
-        Answer::tokens(["aa", "bb", "cc", "dd", "ee"]),
+    let source = Source::responding([
+        Response::status(429).header("retry-after", "1"),
+        Response::status(503).header("retry-after", "0"),
+        Response::status(503),
+        Response::tokens(["aa", "bb", "cc", "dd", "ee"]),
     ]);
     let (run, report) = run_and_keep(five(&source), &["aa", "bb", "cc", "dd", "ee"]);
     run.expect_code(0);
@@ -138,7 +138,7 @@ fn what_was_certainly_not_served_is_asked_for_again_when_the_source_says() {
 
 #[test]
 fn retries_come_to_an_end() {
-    let source = Source::answers([Answer::status(503).header("retry-after", "0").always()]);
+    let source = Source::responding([Response::status(503).header("retry-after", "0").always()]);
     let (run, _) = run_and_keep(five(&source).config("source: {retries: 2}"), &[]);
     assert_eq!(source.sizes(), [5, 5, 5]);
     shows!(run.expect_code(4).error(), @"
@@ -155,7 +155,7 @@ fn retries_come_to_an_end() {
 
 #[test]
 fn a_source_that_asks_for_more_patience_than_the_run_has_is_not_waited_for() {
-    let source = Source::answers([Answer::status(503).header("retry-after", "3600")]);
+    let source = Source::responding([Response::status(503).header("retry-after", "3600")]);
     let (run, _) = run_and_keep(five(&source).args(["--deadline", "50s"]), &[]);
     shows!(run.expect_code(4).error(), @"
     error: http_status: the token source answered 503 Service Unavailable
@@ -172,7 +172,7 @@ fn a_source_that_asks_for_more_patience_than_the_run_has_is_not_waited_for() {
 
 #[test]
 fn a_source_that_speaks_no_tls_is_told_apart_and_not_asked_again() {
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let address = source.url().replace("http://", "");
     let run = five(&source).env("TOKEN_HOST", address);
     let (run, report) = run_and_keep(run, &[]);
@@ -193,7 +193,7 @@ fn a_source_that_speaks_no_tls_is_told_apart_and_not_asked_again() {
 
 #[test]
 fn html_is_recognised_by_its_content_type() {
-    let error = refused([Answer::raw(
+    let error = refused([Response::raw(
         "text/html; charset=utf-8",
         "aa\nbb\ncc\ndd\nee\n",
     )]);
@@ -211,7 +211,7 @@ fn html_is_recognised_by_its_content_type() {
 #[test]
 fn html_is_recognised_by_its_content() {
     let page = "\n<!DOCTYPE html>\n<html>\n<body>\nsorry\n</body>\n</html>\n";
-    let error = refused([Answer::raw("text/plain", page)]);
+    let error = refused([Response::raw("text/plain", page)]);
     shows!(error, @"
     error: http_protocol: the token source did not answer with a list of tokens
       ╭▸ scripts/default.rhai:3:1
@@ -225,7 +225,7 @@ fn html_is_recognised_by_its_content() {
 
 #[test]
 fn json_is_recognised_by_its_content_on_one_line_or_several() {
-    let error = refused([Answer::raw("text/plain", r#"["aaaa","bbbb"]"#)]);
+    let error = refused([Response::raw("text/plain", r#"["aaaa","bbbb"]"#)]);
     shows!(error, @"
     error: http_protocol: the token source did not answer with a list of tokens
       ╭▸ scripts/default.rhai:3:1
@@ -236,22 +236,22 @@ fn json_is_recognised_by_its_content_on_one_line_or_several() {
     hint: a token source answers 200 with one token a line; check TOKEN_HOST or source.url
     ");
     let pretty = "{\n  \"tokens\": [\n    \"aaaa\",\n    \"bbbb\"\n  ]\n}\n";
-    let error = refused([Answer::raw("text/plain", pretty)]);
+    let error = refused([Response::raw("text/plain", pretty)]);
     assert!(error.contains("it sent a JSON document"), "{error}");
 }
 
 #[test]
 fn tokens_that_begin_as_json_does_are_taken() {
     let tokens = ["[\"aa\"]", "[1]", "[bb", "{cc}", "{}"];
-    let source = Source::answers([Answer::tokens(tokens)]);
+    let source = Source::responding([Response::tokens(tokens)]);
     let (run, _) = run_and_keep(five(&source), &tokens);
     run.expect_code(0);
 }
 
 #[test]
 fn a_source_that_runs_dry_leaves_what_came_stored_and_reported() {
-    let empty = || Answer::raw("text/plain", "");
-    let source = Source::answers([Answer::tokens(["aa", "bb"]), empty(), empty(), empty()]);
+    let empty = || Response::raw("text/plain", "");
+    let source = Source::responding([Response::tokens(["aa", "bb"]), empty(), empty(), empty()]);
     let (run, _) = run_and_keep(five(&source), &["aa", "bb"]);
     assert_eq!(source.sizes(), [5, 3, 3, 3]);
     shows!(run.expect_code(4).stderr, @"
@@ -268,7 +268,7 @@ fn a_source_that_runs_dry_leaves_what_came_stored_and_reported() {
 
 #[test]
 fn a_source_that_is_empty_from_the_start_has_run_dry() {
-    let error = refused([Answer::raw("text/plain", "").always()]);
+    let error = refused([Response::raw("text/plain", "").always()]);
     shows!(error, @"
     error: short_supply: the token source ran dry: 0 of 5 tokens came
       ╭▸ scripts/default.rhai:3:1
@@ -282,7 +282,7 @@ fn a_source_that_is_empty_from_the_start_has_run_dry() {
 
 #[test]
 fn of_a_body_that_is_cut_the_whole_lines_are_kept_and_the_rest_is_owned_up_to() {
-    let source = Source::answers([Answer::cut("aa\nbb\ncc", 100)]);
+    let source = Source::responding([Response::cut("aa\nbb\ncc", 100)]);
     let (run, report) = run_and_keep(five(&source), &["aa", "bb"]);
     assert_eq!(report.count("issued_unseen"), 3);
     shows!(run.expect_code(4).stderr, @"
@@ -304,7 +304,7 @@ fn of_a_body_that_is_cut_the_whole_lines_are_kept_and_the_rest_is_owned_up_to() 
 #[test]
 fn a_source_that_falls_silent_is_given_up_and_not_asked_again() {
     let gate = Gate::new();
-    let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+    let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
     let (run, report) = run_and_keep(five(&source).config("source: {timeout: 200ms}"), &[]);
     assert_eq!(report.count("issued_unseen"), 5);
     shows!(run.expect_code(4).stderr, @"
@@ -322,7 +322,7 @@ fn a_source_that_falls_silent_is_given_up_and_not_asked_again() {
 #[test]
 fn a_body_without_end_is_not_read_beyond_the_cap() {
     // No line ends, so that the cap is met before anything was received.
-    let source = Source::answers([Answer::endless(vec![b'a'; 4096])]);
+    let source = Source::responding([Response::endless(vec![b'a'; 4096])]);
     let (run, report) = run_and_keep(five(&source).config("source: {max_body: 64KiB}"), &[]);
     assert_eq!(report.count("received"), 0);
     shows!(run.expect_code(4).error(), @"
@@ -338,23 +338,23 @@ fn a_body_without_end_is_not_read_beyond_the_cap() {
 
 #[test]
 fn a_compressed_answer_is_not_unpacked() {
-    let source = Source::answers([Answer::raw("text/plain", &b"\x1f\x8b\x08\x00\x00\n"[..])
+    let source = Source::responding([Response::raw("text/plain", &b"\x1f\x8b\x08\x00\x00\n"[..])
         .header("content-encoding", "gzip")]);
-    let database = Database::seed();
+    let database = Database::standard();
     let run = Command::new()
         .source(&source)
         .database(&database)
         .args(["1", "--report", "ndjson"])
         .run();
     assert!(database.rows().is_empty());
-    assert!(Report::of_run(&run).of("stored").is_empty());
+    assert!(Report::of_run(&run).with_status("stored").is_empty());
     let accepted = source.requests()[0].headers.get("accept-encoding").cloned();
     assert_eq!(accepted, None, "it asks for none");
 }
 
 #[test]
 fn without_topping_up_a_short_delivery_is_the_end() {
-    let source = Source::answers([Answer::tokens(["aa", "bb", "cc"])]);
+    let source = Source::responding([Response::tokens(["aa", "bb", "cc"])]);
     let (run, _) = run_and_keep(five(&source).arg("--no-top-up"), &["aa", "bb", "cc"]);
     assert_eq!(source.sizes(), [5]);
     shows!(run.expect_code(4).stderr, @"
@@ -366,7 +366,7 @@ fn without_topping_up_a_short_delivery_is_the_end() {
 
 #[test]
 fn without_topping_up_the_further_pages_are_asked_for_all_the_same() {
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb", "cc"])]);
+    let source = Source::responding([Response::tokens(["aa"]), Response::tokens(["bb", "cc"])]);
     let command = Command::new().source(&source).args(["4", "--no-top-up"]);
     let command = command.args(["--page-size", "2", "--report", "ndjson"]);
     run_and_keep(command, &["aa", "bb", "cc"]).0.expect_code(4);
@@ -375,7 +375,7 @@ fn without_topping_up_the_further_pages_are_asked_for_all_the_same() {
 
 #[test]
 fn no_more_requests_are_sent_than_allowed() {
-    let source = Source::answers([Answer::tokens(["aa", "bb"]), Answer::tokens(["cc"])]);
+    let source = Source::responding([Response::tokens(["aa", "bb"]), Response::tokens(["cc"])]);
     let command = five(&source).args(["--max-requests", "2", "--page-size", "2"]);
     let (run, report) = run_and_keep(command, &["aa", "bb", "cc"]);
     assert_eq!(report.count("requests"), 2);
@@ -392,8 +392,8 @@ fn no_more_requests_are_sent_than_allowed() {
 
 #[test]
 fn the_query_of_the_address_and_the_authorization_stand_in_no_message() {
-    let source = Source::answers([Answer::status(500)]);
-    let database = Database::seed();
+    let source = Source::responding([Response::status(500)]);
+    let database = Database::standard();
     let run = Command::new()
         .database(&database)
         .env("TOKEN_HOST", format!("{}?key=canary-1", source.url()))

@@ -16,7 +16,7 @@ use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::postgres::{SUPERUSER, server};
 use crate::support::snapshot;
-use crate::support::source::{Answer, Gate, Request, Source, refused_url, token};
+use crate::support::source::{Gate, Request, Response, Source, refused_url, token};
 
 /// One HTTP/1.1 request by hand, so that the source is tested by nothing that it is made of.
 fn post(source: &Source, target: &str) -> String {
@@ -34,7 +34,7 @@ fn post(source: &Source, target: &str) -> String {
 
 #[test]
 fn postgresql_stores_a_row() {
-    let database = Database::seed();
+    let database = Database::standard();
     let mut client = database.client();
     client
         .execute("INSERT INTO secret_tokens (data) VALUES ('b'), ('a')", &[])
@@ -65,7 +65,7 @@ fn the_hostile_table_is_hostile() {
 
 #[test]
 fn logins_are_checked_and_rights_are_kept_apart() {
-    let database = Database::seed();
+    let database = Database::standard();
     let role = database.role_with("INSERT");
     role.client()
         .execute("INSERT INTO secret_tokens (data) VALUES ('a')", &[])
@@ -146,10 +146,10 @@ fn until(what: &str, holds: impl Fn() -> bool) {
 
 #[test]
 fn the_source_answers_in_order_and_records() {
-    let source = Source::answers([
-        Answer::tokens(["aa", "b-b"]),
-        Answer::status(503).header("retry-after", "2"),
-        Answer::raw("text/html", "<p>"),
+    let source = Source::responding([
+        Response::tokens(["aa", "b-b"]),
+        Response::status(503).header("retry-after", "2"),
+        Response::raw("text/html", "<p>"),
     ]);
     let first = post(&source, "/tokens?key=1&size=2");
     assert!(first.starts_with("HTTP/1.1 200 OK\r\n"), "{first}");
@@ -178,7 +178,10 @@ fn the_source_answers_in_order_and_records() {
 
 #[test]
 fn a_cut_body_arrives_short_and_an_endless_one_does_not_end() {
-    let source = Source::answers([Answer::cut("aa\nbb", 100), Answer::endless("aa\n").always()]);
+    let source = Source::responding([
+        Response::cut("aa\nbb", 100),
+        Response::endless("aa\n").always(),
+    ]);
     let cut = post(&source, "/tokens?size=30");
     assert!(
         cut.contains("content-length: 100\r\n") && cut.ends_with("\r\n\r\naa\nbb"),
@@ -195,7 +198,7 @@ fn a_cut_body_arrives_short_and_an_endless_one_does_not_end() {
 #[test]
 fn a_held_answer_waits_for_its_gate() {
     let gate = Gate::new();
-    let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+    let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
     thread::scope(|scope| {
         let answer = scope.spawn(|| post(&source, "/tokens?size=1"));
         source.wait_for(1);
@@ -229,9 +232,9 @@ fn an_unused_answer_and_an_undeclared_request_are_complained_about() {
         let panic = catch_unwind(AssertUnwindSafe(|| drop(source))).unwrap_err();
         panic.downcast_ref::<String>().unwrap().clone()
     };
-    let unused = Source::answers([Answer::status(500)]);
+    let unused = Source::responding([Response::status(500)]);
     assert!(complaint(unused).contains("1 declared answers were not used"));
-    let undeclared = Source::answers([]);
+    let undeclared = Source::responding([]);
     assert!(post(&undeclared, "/?size=1").starts_with("HTTP/1.1 500 "));
     assert!(complaint(undeclared).contains("1 requests had no declared answer"));
 }

@@ -4,7 +4,7 @@
 use crate::support::command::Command;
 use crate::support::database::{Database, Login};
 use crate::support::report::Report;
-use crate::support::source::{Answer, Source, token};
+use crate::support::source::{Response, Source, token};
 
 fn service(source: &Source, database: &Login) -> Command {
     Command::new().source(source).database(database)
@@ -12,11 +12,11 @@ fn service(source: &Source, database: &Login) -> Command {
 
 #[test]
 fn names_that_need_quoting_are_quoted() {
-    let database = Database::with(
+    let database = Database::from_ddl(
         r#"CREATE SCHEMA "Odd.""Schema";
            CREATE TABLE "Odd.""Schema"."to ken's" ("Da;""ta" text NOT NULL)"#,
     );
-    let source = Source::answers([Answer::tokens(["aa", "x'y"])]);
+    let source = Source::responding([Response::tokens(["aa", "x'y"])]);
     service(&source, &database)
         .config("database:\n  table: '\"Odd.\"\"Schema\".\"to ken''s\"'\n  column: 'Da;\"ta'\n")
         .arg("2")
@@ -32,8 +32,8 @@ fn names_that_need_quoting_are_quoted() {
 
 #[test]
 fn capitals_in_a_name_are_kept() {
-    let database = Database::with(r#"CREATE TABLE "Tokens" ("Data" text)"#);
-    let source = Source::answers([Answer::tokens(["aa"])]);
+    let database = Database::from_ddl(r#"CREATE TABLE "Tokens" ("Data" text)"#);
+    let source = Source::responding([Response::tokens(["aa"])]);
     service(&source, &database)
         .config("database: {table: public.Tokens, column: Data}")
         .arg("1")
@@ -69,10 +69,10 @@ fn a_name_that_is_none_is_refused_before_anything_is_connected_to() {
 
 #[test]
 fn each_token_has_a_transaction_of_its_own() {
-    let database = Database::seed();
+    let database = Database::standard();
     let good = (0..200).map(|n| format!("a{n}"));
     let bad = (0..20).map(|n| format!("b-{n}"));
-    let source = Source::answers([Answer::tokens(bad.chain(good))]);
+    let source = Source::responding([Response::tokens(bad.chain(good))]);
     let run = service(&source, &database)
         .args(["220", "--connections", "2", "--report", "ndjson"])
         .run()
@@ -98,7 +98,7 @@ fn synchronous_commit_is_raised_to_on_and_never_lowered() {
         ("on", "on"),
         ("remote_apply", "remote_apply"),
     ] {
-        let database = Database::with(
+        let database = Database::from_ddl(
             "CREATE TABLE secret_tokens (data text NOT NULL,
              setting text NOT NULL DEFAULT current_setting('synchronous_commit'))",
         );
@@ -128,7 +128,7 @@ fn a_row_that_a_trigger_swallowed_or_the_commit_refused_is_not_called_stored() {
         .client()
         .execute("INSERT INTO secret_tokens (data) VALUES ('twice')", &[])
         .unwrap();
-    let source = Source::answers([Answer::tokens(["aa", "nothing", "twice", "b-b"])]);
+    let source = Source::responding([Response::tokens(["aa", "nothing", "twice", "b-b"])]);
     let run = service(&source, &database).arg("4").run().expect_code(0);
     insta::assert_snapshot!(run.sorted(), @"
     rejected  b-b  23514 secret_tokens_data_check
@@ -146,8 +146,8 @@ fn a_row_that_a_trigger_swallowed_or_the_commit_refused_is_not_called_stored() {
 
 #[test]
 fn a_token_that_the_column_is_too_short_for_is_rejected() {
-    let database = Database::with("CREATE TABLE secret_tokens (data varchar(10) NOT NULL)");
-    let source = Source::answers([Answer::tokens(["aa", "elevenchars"])]);
+    let database = Database::from_ddl("CREATE TABLE secret_tokens (data varchar(10) NOT NULL)");
+    let source = Source::responding([Response::tokens(["aa", "elevenchars"])]);
     let run = service(&source, &database).arg("2").run().expect_code(0);
     insta::assert_snapshot!(run.sorted(), @"
     rejected  elevenchars  22001 value too long for type character varying(10)
@@ -158,14 +158,14 @@ fn a_token_that_the_column_is_too_short_for_is_rejected() {
 
 #[test]
 fn what_a_trigger_says_of_the_row_is_scrubbed() {
-    let database = Database::with(
+    let database = Database::from_ddl(
         "CREATE TABLE secret_tokens (data text NOT NULL);
          CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              RAISE EXCEPTION 'not this one: %', NEW.data USING DETAIL = NEW.data; END $$;
          CREATE TRIGGER tell BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION tell()",
     );
     let canary = token();
-    let source = Source::answers([Answer::tokens([&canary])]);
+    let source = Source::responding([Response::tokens([&canary])]);
     let run = service(&source, &database)
         .args(["1", "--log-level", "trace"])
         .run()
@@ -177,7 +177,7 @@ fn what_a_trigger_says_of_the_row_is_scrubbed() {
 
 #[test]
 fn a_server_that_gives_fewer_connections_than_wanted_still_stores_all() {
-    let database = Database::seed();
+    let database = Database::standard();
     let role = database.role_with("INSERT");
     database
         .admin()
@@ -190,12 +190,12 @@ fn a_server_that_gives_fewer_connections_than_wanted_still_stores_all() {
         .expect_code(0);
     let report = Report::of_run(&run);
     assert_eq!(report.count("stored") + report.count("rejected"), 2000);
-    assert_eq!(report.of("stored"), database.rows());
+    assert_eq!(report.with_status("stored"), database.rows());
 }
 
 #[test]
 fn a_passing_conflict_is_tried_again_and_a_lasting_one_is_failed() {
-    let database = Database::with(
+    let database = Database::from_ddl(
         "CREATE TABLE secret_tokens (data text NOT NULL);
          CREATE SEQUENCE tries;
          CREATE FUNCTION clash() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -204,13 +204,13 @@ fn a_passing_conflict_is_tried_again_and_a_lasting_one_is_failed() {
              RETURN NEW; END $$;
          CREATE TRIGGER clash BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION clash()",
     );
-    let source = Source::answers([Answer::tokens(["aa", "lasting", "passing"])]);
+    let source = Source::responding([Response::tokens(["aa", "lasting", "passing"])]);
     let run = service(&source, &database)
         .args(["3", "--report", "ndjson"])
         .run()
         .expect_code(5);
     let report = Report::of_run(&run);
-    assert_eq!(report.of("stored"), ["aa", "passing"]);
+    assert_eq!(report.with_status("stored"), ["aa", "passing"]);
     assert_eq!(report.token("passing")["attempts"], 3);
     assert_eq!(report.token("lasting")["status"], "failed");
     assert_eq!(report.token("lasting")["sqlstate"], "40001");

@@ -14,9 +14,9 @@ fn waiting(terminal: &Terminal, args: &[&str], env: &[(&str, &str)]) -> (Child, 
     for (name, value) in env {
         command = command.env(name, value);
     }
-    let mut command = command.raw();
+    let mut command = command.std_command();
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.stderr(terminal.end()).spawn().unwrap();
+    let mut child = command.stderr(terminal.stdio()).spawn().unwrap();
     // It holds the terminal's end, whose last closing is what ends the reading.
     drop(command);
     let mut stdin = child.stdin.take().unwrap();
@@ -98,7 +98,7 @@ fn progress_is_shown_where_it_is_wanted_only() {
     quiet(&["2"], &[("TOKEN_SERVICE_PROGRESS", "never")]);
 }
 
-/// Whoever writes to a pipe that nobody reads holds the books meanwhile. Progress must not wait for
+/// Whoever writes to a pipe that nobody reads holds the ledger meanwhile. Progress must not wait for
 /// them: the signal would not be heard.
 #[test]
 fn a_bar_beside_a_report_that_nobody_reads_does_not_keep_a_signal_from_being_heard() {
@@ -107,9 +107,9 @@ fn a_bar_beside_a_report_that_nobody_reads_does_not_keep_a_signal_from_being_hea
     let command = Command::new().file("tokens", tokens.join("\n"));
     let command = command.args(["demo", "--input", "tokens", "--grace", "1s"]);
     let command = command.env("TERM", "xterm-256color");
-    let mut raw = command.raw();
+    let mut raw = command.std_command();
     raw.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = raw.stderr(terminal.end()).spawn().unwrap();
+    let mut child = raw.stderr(terminal.stdio()).spawn().unwrap();
     drop(raw);
     // One that began later tells when a bar would have been drawn.
     let mut other = Terminal::new();
@@ -132,7 +132,7 @@ fn a_bar_beside_a_report_that_nobody_reads_does_not_keep_a_signal_from_being_hea
 #[test]
 fn without_a_terminal_progress_comes_in_lines_where_it_is_asked_for() {
     let command = Command::new().args(["demo", "2", "--input", "-", "--progress", "always"]);
-    let mut running = command.raw();
+    let mut running = command.std_command();
     running.stdin(Stdio::piped()).stdout(Stdio::null());
     let mut child = running.stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -161,11 +161,11 @@ fn a_terminal_gets_colours_unless_it_wants_none() {
             command = command.env(name, value);
         }
         let command = command.args(["demo", "--input", "tokens"]);
-        let mut raw = command.raw();
+        let mut raw = command.std_command();
         let mut child = raw
             .stdin(Stdio::null())
-            .stdout(terminal.end())
-            .stderr(terminal.end())
+            .stdout(terminal.stdio())
+            .stderr(terminal.stdio())
             .spawn()
             .unwrap();
         drop(raw);

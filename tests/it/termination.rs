@@ -7,11 +7,11 @@ mod docker {
     use std::os::unix::fs::PermissionsExt as _;
     use std::process::Command;
 
-    use super::super::docker::built;
+    use super::super::docker::build_image;
 
     /// Runs the image as a strict platform does, and gives what it said: in the file, on standard error.
     fn said(args: &[&str]) -> (String, String) {
-        built();
+        build_image();
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("termination-log");
         fs::write(&file, "an earlier container").unwrap();

@@ -3,15 +3,15 @@
 
 use std::fmt::Write as _;
 
+use crate::support::certificates::Certificates;
 use crate::support::command::Command;
 use crate::support::database::Database;
-use crate::support::secure::{
-    CERTIFICATES, CLEARTEXT, NO_TLS, OPEN, PASSWORD, ROLE, TLS_ONLY, secure,
-};
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
-use crate::support::terminator::terminator;
-use crate::support::tls::Certificates;
+use crate::support::source::{Response, Source};
+use crate::support::tls_server::{
+    CERTIFICATES, CLEARTEXT, NO_TLS, OPEN, PASSWORD, ROLE, TLS_ONLY, tls_server,
+};
+use crate::support::tls_terminator::start_tls_terminator;
 
 const MODES: [&str; 6] = [
     "disable",
@@ -24,13 +24,13 @@ const MODES: [&str; 6] = [
 
 /// A command in whose folder there are the certificates that a user may name.
 fn command() -> Command {
-    let secure = secure();
+    let tls_server = tls_server();
     let other = Certificates::new();
-    let (cert, key) = secure.certificates.client(ROLE);
-    let (wrong_cert, wrong_key) = secure.certificates.client("somebody");
+    let (cert, key) = tls_server.certificates.client(ROLE);
+    let (wrong_cert, wrong_key) = tls_server.certificates.client("somebody");
     let (foreign_cert, foreign_key) = other.client(ROLE);
     Command::new()
-        .file("ca.pem", &secure.certificates.ca_pem)
+        .file("ca.pem", &tls_server.certificates.ca_pem)
         .file("other.pem", &other.ca_pem)
         .file("me.pem", cert)
         .file("me.key", key)
@@ -52,7 +52,7 @@ fn outcome(command: Command, url: &str, database: &str) -> String {
     if run.code == Some(0) {
         let token = &source.issued()[0];
         assert_eq!(run.stdout, format!("stored    {token}\n"));
-        let tls = secure().came_over_tls(database, token);
+        let tls = tls_server().was_stored_over_tls(database, token);
         return String::from(if tls { "over TLS" } else { "without TLS" });
     }
     let run = run.expect_code(5);
@@ -65,7 +65,7 @@ fn outcome(command: Command, url: &str, database: &str) -> String {
 /// The outcome in each mode, with these parameters beside it; equal ones together.
 #[track_caller]
 fn modes(host: &str, database: &str, parameters: &str) -> String {
-    let url = secure().url(host, database);
+    let url = tls_server().url(host, database);
     by_mode(|mode| {
         let url = format!("{url}?sslmode={mode}{parameters}");
         without(mode, &outcome(command(), &url, database))
@@ -118,7 +118,7 @@ fn an_unknown_authority() {
 #[test]
 fn an_authority_of_the_same_name() {
     let same = Certificates::for_server(&["localhost"]);
-    let url = secure().url("localhost", OPEN);
+    let url = tls_server().url("localhost", OPEN);
     let url = format!("{url}?sslmode=verify-ca&sslrootcert=same.pem");
     let command = command().file("same.pem", same.ca_pem);
     shows!(outcome(command, &url, OPEN), @"
@@ -152,7 +152,7 @@ fn a_certificate_for_another_host() {
 
 #[test]
 fn a_server_without_tls() {
-    let database = Database::seed();
+    let database = Database::standard();
     let url = database.url();
     let outcome = by_mode(|mode| {
         let url = format!("{url}?sslmode={mode}&sslrootcert=ca.pem");
@@ -218,7 +218,7 @@ fn a_client_certificate_is_asked_for_and_there_is_none() {
 
 #[test]
 fn a_client_certificate_for_somebody_else() {
-    let url = secure().url("localhost", CERTIFICATES);
+    let url = tls_server().url("localhost", CERTIFICATES);
     let url = format!("{url}?sslmode=require&sslcert=somebody.pem&sslkey=somebody.key");
     shows!(outcome(command(), &url, CERTIFICATES), @r#"
     error: the database refused to connect
@@ -230,7 +230,7 @@ fn a_client_certificate_for_somebody_else() {
 /// What arrives first is a race: the server's alert, or the end of the connection.
 #[test]
 fn a_client_certificate_of_an_authority_that_the_server_does_not_know() {
-    let url = secure().url("localhost", CERTIFICATES);
+    let url = tls_server().url("localhost", CERTIFICATES);
     let url = format!("{url}?sslmode=require&sslcert=foreign.pem&sslkey=foreign.key");
     let error = outcome(command(), &url, CERTIFICATES);
     assert!(error.starts_with("error: the database "), "{error}");
@@ -240,9 +240,9 @@ fn a_client_certificate_of_an_authority_that_the_server_does_not_know() {
 /// As libpq: a root certificate in its usual place makes `require` verify.
 #[test]
 fn a_root_certificate_in_the_home_folder_counts() {
-    let url = format!("{}?sslmode=require", secure().url("localhost", OPEN));
+    let url = format!("{}?sslmode=require", tls_server().url("localhost", OPEN));
     let home = ".postgresql/root.crt";
-    let right = command().file(home, &secure().certificates.ca_pem);
+    let right = command().file(home, &tls_server().certificates.ca_pem);
     assert_eq!(outcome(right, &url, OPEN), "over TLS");
     let wrong = command().file(home, Certificates::new().ca_pem);
     shows!(outcome(wrong, &url, OPEN), @"
@@ -254,7 +254,7 @@ fn a_root_certificate_in_the_home_folder_counts() {
 
 #[test]
 fn the_system_s_authorities_verify_the_name_too() {
-    let system = |host| format!("{}?sslrootcert=system", secure().url(host, OPEN));
+    let system = |host| format!("{}?sslrootcert=system", tls_server().url(host, OPEN));
     let trusting = || command().env("SSL_CERT_FILE", "ca.pem");
     assert_eq!(outcome(trusting(), &system("localhost"), OPEN), "over TLS");
     shows!(outcome(trusting(), &system("127.0.0.1"), OPEN), @r#"
@@ -268,7 +268,7 @@ fn the_system_s_authorities_verify_the_name_too() {
 #[test]
 fn the_parts_mean_the_same() {
     let source = Source::generating(|size| size);
-    let port = secure().server.port.to_string();
+    let port = tls_server().server.port.to_string();
     let parts = |host| {
         command()
             .config("database: {sslrootcert: ca.pem, sslcert: me.pem, sslkey: me.key}")
@@ -283,7 +283,7 @@ fn the_parts_mean_the_same() {
     };
     // SSL_CERT_FILE is of no account where sslrootcert is given.
     parts("localhost").run().expect_code(0);
-    assert!(secure().came_over_tls(CERTIFICATES, &source.issued()[0]));
+    assert!(tls_server().was_stored_over_tls(CERTIFICATES, &source.issued()[0]));
     let refused = parts("127.0.0.1").run().expect_code(5);
     shows!(refused.error(), @r#"
     error: the database's certificate is for another host
@@ -295,7 +295,7 @@ fn the_parts_mean_the_same() {
 #[test]
 fn channel_binding_is_used_and_can_be_demanded() {
     let with = |database, parameters: &str| {
-        let url = format!("{}?{parameters}", secure().url("localhost", database));
+        let url = format!("{}?{parameters}", tls_server().url("localhost", database));
         outcome(command(), &url, database)
     };
     for binding in ["disable", "prefer", "require"] {
@@ -321,11 +321,11 @@ fn channel_binding_is_used_and_can_be_demanded() {
 
 #[test]
 fn direct_tls_agrees_on_the_protocol_of_postgresql() {
-    let database = Database::seed();
+    let database = Database::standard();
     let certificates = Certificates::for_server(&["localhost"]);
     let (user, password, name) = (&database.user, &database.password, &database.name);
     let run = |direct: bool, protocols: &[&str], source: &Source| {
-        let port = terminator(database.port, &certificates, direct, protocols);
+        let port = start_tls_terminator(database.port, &certificates, direct, protocols);
         let negotiation = if direct { "direct" } else { "postgres" };
         let url = format!(
             "postgres://{user}:{password}@localhost:{port}/{name}?sslmode=verify-full\
@@ -337,13 +337,13 @@ fn direct_tls_agrees_on_the_protocol_of_postgresql() {
             .env("DATABASE_URL", url);
         command.arg("1").run()
     };
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb"])]);
+    let source = Source::responding([Response::tokens(["aa"]), Response::tokens(["bb"])]);
     run(true, &["postgresql"], &source).expect_code(0);
     run(false, &[], &source).expect_code(0);
     assert_eq!(database.rows(), ["aa", "bb"]);
 
     // It may be another service of that host.
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let refused = run(true, &[], &source).expect_code(5);
     shows!(refused.error(), @"
     error: the database cannot be reached over TLS
@@ -354,11 +354,11 @@ fn direct_tls_agrees_on_the_protocol_of_postgresql() {
 
 #[test]
 fn common_name_is_verified_if_the_certificate_has_no_alternative_name() {
-    let database = Database::seed();
+    let database = Database::standard();
     let (user, password, name) = (&database.user, &database.password, &database.name);
     let run = |common: &str, source: &Source| {
         let certificates = Certificates::for_common_name(common);
-        let port = terminator(database.port, &certificates, false, &[]);
+        let port = start_tls_terminator(database.port, &certificates, false, &[]);
         let url = format!(
             "postgres://{user}:{password}@localhost:{port}/{name}?sslmode=verify-full\
              &sslrootcert=ca.pem"
@@ -367,10 +367,10 @@ fn common_name_is_verified_if_the_certificate_has_no_alternative_name() {
         let command = command.source(source).env("DATABASE_URL", url);
         command.arg("1").run()
     };
-    let source = Source::answers([Answer::tokens(["aa"])]);
+    let source = Source::responding([Response::tokens(["aa"])]);
     run("localhost", &source).expect_code(0);
     assert_eq!(database.rows(), ["aa"]);
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let refused = run("db.internal", &source).expect_code(5);
     shows!(refused.error(), @r#"
     error: the database's certificate is for another host

@@ -5,12 +5,12 @@ use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 /// A source with this body, and what a run of `size` tokens makes of it and leaves in the table.
 fn run(body: impl Into<bytes::Bytes>, size: &str, args: &[&str]) -> (Run, Vec<String>) {
-    let source = Source::answers([Answer::raw("text/plain", body)]);
-    let database = Database::seed();
+    let source = Source::responding([Response::raw("text/plain", body)]);
+    let database = Database::standard();
     let run = Command::new()
         .source(&source)
         .database(&database)
@@ -50,7 +50,7 @@ fn what_no_token_can_be_is_escaped_for_programs_and_comes_back_whole() {
     let (run, _) = run(HOSTILE, "7", &["--report", "ndjson"]);
     let report = Report::of_run(&run);
     assert_eq!(
-        report.of("rejected"),
+        report.with_status("rejected"),
         [
             "\u{7}\ta",
             "\u{1b}[31mred",
@@ -106,8 +106,8 @@ fn crlf_blank_lines_and_a_missing_last_line_feed_are_no_part_of_a_token() {
 fn a_line_that_is_too_long_is_rejected_and_shown_up_to_the_limit() {
     let body = format!("12345678\n123456789\n{}\nok\n", "x".repeat(100_000));
     let config = ["--config", "limits.yaml", "--report", "ndjson"];
-    let source = Source::answers([Answer::raw("text/plain", body)]);
-    let database = Database::seed();
+    let source = Source::responding([Response::raw("text/plain", body)]);
+    let database = Database::standard();
     let run = Command::new()
         .source(&source)
         .database(&database)
@@ -117,8 +117,8 @@ fn a_line_that_is_too_long_is_rejected_and_shown_up_to_the_limit() {
         .run()
         .expect_code(0);
     let report = Report::of_run(&run);
-    assert_eq!(report.of("stored"), ["12345678", "ok"]);
-    assert_eq!(report.of("rejected"), ["12345678", "xxxxxxxx"]);
+    assert_eq!(report.with_status("stored"), ["12345678", "ok"]);
+    assert_eq!(report.with_status("rejected"), ["12345678", "xxxxxxxx"]);
     assert_eq!(report.token("xxxxxxxx")["reason"], "too long");
     assert_eq!(database.rows(), ["12345678", "ok"]);
 }

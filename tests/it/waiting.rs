@@ -10,7 +10,7 @@ use crate::support::database::{Database, Login};
 use crate::support::postgres::free_port;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 /// Listens on `port` from now on and hands every connection on to `to`.
 fn comes_up(port: u16, to: u16) {
@@ -37,13 +37,13 @@ fn comes_up(port: u16, to: u16) {
 
 #[test]
 fn a_database_that_is_not_up_yet_is_waited_for() {
-    let database = Database::seed();
+    let database = Database::standard();
     let port = free_port();
     let behind = Login {
         port,
         ..(*database).clone()
     };
-    let source = Source::answers([Answer::tokens(["aa", "bb"])]);
+    let source = Source::responding([Response::tokens(["aa", "bb"])]);
     let running = Command::new()
         .source(&source)
         .database(&behind)
@@ -56,12 +56,12 @@ fn a_database_that_is_not_up_yet_is_waited_for() {
     );
     comes_up(port, database.port);
     let run = running.wait().expect_code(0);
-    assert_eq!(Report::of_run(&run).of("stored"), ["aa", "bb"]);
+    assert_eq!(Report::of_run(&run).with_status("stored"), ["aa", "bb"]);
 }
 
 #[test]
 fn a_source_that_is_not_up_yet_is_waited_for() {
-    let database = Database::seed();
+    let database = Database::standard();
     let port = free_port();
     let running = Command::new()
         .env("TOKEN_HOST", format!("http://127.0.0.1:{port}/tokens"))
@@ -70,20 +70,20 @@ fn a_source_that_is_not_up_yet_is_waited_for() {
         .args(["2", "--wait", "50s", "--report", "ndjson"])
         .spawn();
     running.wait_for_stderr(|text| text.matches("asking again").count() >= 2);
-    let source = Source::answers([Answer::tokens(["aa", "bb"])]);
+    let source = Source::responding([Response::tokens(["aa", "bb"])]);
     comes_up(port, source.port());
     let run = running.wait().expect_code(0);
-    assert_eq!(Report::of_run(&run).of("stored"), ["aa", "bb"]);
+    assert_eq!(Report::of_run(&run).with_status("stored"), ["aa", "bb"]);
 }
 
 #[test]
 fn a_database_that_stays_away_is_not_waited_for_longer() {
-    let database = Database::seed();
+    let database = Database::standard();
     let gone = Login {
         port: free_port(),
         ..(*database).clone()
     };
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let run = Command::new()
         .source(&source)
         .database(&gone)
@@ -99,12 +99,12 @@ fn a_database_that_stays_away_is_not_waited_for_longer() {
 /// A wrong password does not become right by waiting.
 #[test]
 fn a_refusal_is_not_waited_out() {
-    let database = Database::seed();
+    let database = Database::standard();
     let wrong = Login {
         password: "wrong".to_owned(),
         ..(*database).clone()
     };
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let run = Command::new()
         .source(&source)
         .database(&wrong)

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use postgres::Client;
 
 use super::database::Login;
-use super::postgres::{Server, Setup, output};
+use super::postgres::{Server, ServerSetup, output};
 
 /// Processes die in these tests, and no machine does: what a process has written stays. So a crash
 /// does not cost seconds in which all files are synced.
@@ -49,9 +49,9 @@ impl Cluster {
     /// # Panics
     /// Where it cannot be started.
     pub fn new() -> Self {
-        Self(Server::with(&Setup {
+        Self(Server::start(&ServerSetup {
             conf: FAST,
-            ..Setup::default()
+            ..ServerSetup::default()
         }))
     }
 
@@ -148,7 +148,7 @@ pub fn try_backends(client: &mut Client) -> Result<Vec<i32>, postgres::Error> {
 }
 
 /// Waits until no backend of a token_service is left in this database, over a new connection.
-pub fn wait_until_left(admin: &Login) {
+pub fn wait_until_disconnected(admin: &Login) {
     let mut client = admin.client();
     wait(
         || backends(&mut client).is_empty(),

@@ -13,7 +13,7 @@ use opentelemetry_proto::tonic::metrics::v1::{HistogramDataPoint, Metric};
 use opentelemetry_proto::tonic::trace::v1::Span as Message;
 use prost::Message as _;
 
-use super::source::{Answer, Request, Source};
+use super::source::{Request, Response, Source};
 
 /// Attributes by name, in the form of a person's notes.
 pub type Attributes = BTreeMap<String, String>;
@@ -52,12 +52,12 @@ pub struct Collector(Source);
 impl Collector {
     /// Takes everything.
     pub fn new() -> Self {
-        Self::answers([Answer::raw("application/x-protobuf", "").always()])
+        Self::responding([Response::raw("application/x-protobuf", "").always()])
     }
 
     /// Gives these answers, one a request, in this order.
-    pub fn answers(answers: impl IntoIterator<Item = Answer>) -> Self {
-        Self(Source::answers(answers))
+    pub fn responding(answers: impl IntoIterator<Item = Response>) -> Self {
+        Self(Source::responding(answers))
     }
 
     /// For `OTEL_EXPORTER_OTLP_ENDPOINT`.

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::captured::Captured;
 use super::database::Login;
-use super::limit;
+use super::output_capture::OutputCapture;
 use super::source::Source;
+use super::time_limit;
 
 /// After this long a process is killed and the test fails.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -36,7 +36,7 @@ pub struct Command {
 impl Command {
     /// The bare program, in an empty folder.
     pub fn new() -> Self {
-        limit::watch();
+        time_limit::start();
         let dir = tempfile::tempdir().expect("a folder");
         Self {
             args: Vec::new(),
@@ -86,13 +86,14 @@ impl Command {
 
     /// Stores in this database, told by the `DB_*` of the first version.
     #[must_use]
-    pub fn database_parts(self, login: &Login) -> Self {
-        self.database_place(login).env("DB_PASS", &login.password)
+    pub fn database_by_parts(self, login: &Login) -> Self {
+        self.database_without_password(login)
+            .env("DB_PASS", &login.password)
     }
 
     /// Those of the `DB_*` that are no secret.
     #[must_use]
-    pub fn database_place(self, login: &Login) -> Self {
+    pub fn database_without_password(self, login: &Login) -> Self {
         self.env("DB_HOST", &login.host)
             .env("DB_PORT", login.port.to_string())
             .env("DB_USER", &login.user)
@@ -129,7 +130,7 @@ impl Command {
     }
 
     /// The standard library's command, for what this builder has no word for, such as a closed pipe.
-    pub fn raw(&self) -> std::process::Command {
+    pub fn std_command(&self) -> std::process::Command {
         let mut command = std::process::Command::new(binary());
         command.args(&self.args).current_dir(self.dir()).env_clear();
         // Nothing of the developer's: no proxy, no token, no colour, no time zone.
@@ -142,15 +143,15 @@ impl Command {
     /// Starts it and goes on.
     pub fn spawn(self) -> Running {
         let mut child = self
-            .raw()
+            .std_command()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
         let pid = child.id();
-        let stdout = Captured::read(child.stdout.take().expect("a pipe"));
-        let stderr = Captured::read(child.stderr.take().expect("a pipe"));
+        let stdout = OutputCapture::read(child.stdout.take().expect("a pipe"));
+        let stderr = OutputCapture::read(child.stderr.take().expect("a pipe"));
         let mut stdin = child.stdin.take().expect("a pipe");
         let input = self.stdin;
         // In a thread, since a pipe holds little; a program that does not read all of it may.
@@ -183,8 +184,8 @@ impl Command {
 pub struct Running {
     /// The process id.
     pub pid: u32,
-    stdout: Captured,
-    stderr: Captured,
+    stdout: OutputCapture,
+    stderr: OutputCapture,
     ended: Receiver<ExitStatus>,
     limit: Instant,
     status: Option<ExitStatus>,
@@ -219,10 +220,10 @@ impl Running {
 
     /// Waits for its end, and gives the most memory that it held, in bytes. The kernel's figure never
     /// falls; what it was a moment before the end, after the last report was written, counts.
-    pub fn wait_and_measure(self) -> (Run, u64) {
+    pub fn wait_with_peak_memory(self) -> (Run, u64) {
         let mut peak = 0;
         loop {
-            peak = peak_of(self.pid).unwrap_or(peak);
+            peak = peak_memory(self.pid).unwrap_or(peak);
             let ended = self.ended.recv_timeout(Duration::from_millis(1));
             let is_over = Instant::now() > self.limit;
             if is_over || !matches!(ended, Err(RecvTimeoutError::Timeout)) {
@@ -264,7 +265,7 @@ impl Drop for Running {
 }
 
 /// The most memory that a living process has held, in bytes.
-pub fn peak_of(pid: u32) -> Option<u64> {
+pub fn peak_memory(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let peak = status
         .lines()

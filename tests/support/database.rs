@@ -10,12 +10,12 @@ use postgres::{Client, Config, NoTls};
 use super::postgres::{SUPERUSER, Server, server};
 
 /// The table that stands in for the real one.
-pub const SEED: &str = "CREATE TABLE secret_tokens (
+pub const STANDARD_TABLE: &str = "CREATE TABLE secret_tokens (
     id SERIAL PRIMARY KEY, data text NOT NULL CHECK (data NOT LIKE '%-%'))";
 
 /// A table on which a careless client goes wrong: a trigger that drops tokens with a leading `n`
 /// without an error, a unique constraint that fails only at the commit, and one column more.
-pub const HOSTILE: &str = "CREATE TABLE secret_tokens (
+pub const HOSTILE_TABLE: &str = "CREATE TABLE secret_tokens (
     id SERIAL PRIMARY KEY,
     origin text NOT NULL DEFAULT 'unknown',
     data text NOT NULL CHECK (data NOT LIKE '%-%'),
@@ -130,25 +130,25 @@ impl Database {
     }
 
     /// A database with a table of the test's own making.
-    pub fn with(ddl: &str) -> Self {
-        Self::new().made(ddl)
+    pub fn from_ddl(ddl: &str) -> Self {
+        Self::new().with_sql(ddl)
     }
 
     /// The database with this done in it by its owner.
     #[must_use]
-    pub fn made(self, ddl: &str) -> Self {
+    pub fn with_sql(self, ddl: &str) -> Self {
         self.client().batch_execute(ddl).expect("valid SQL");
         self
     }
 
     /// A database with the seed's table.
-    pub fn seed() -> Self {
-        Self::with(SEED)
+    pub fn standard() -> Self {
+        Self::from_ddl(STANDARD_TABLE)
     }
 
     /// A database with the hostile table.
     pub fn hostile() -> Self {
-        Self::with(HOSTILE)
+        Self::from_ddl(HOSTILE_TABLE)
     }
 
     /// A blocking connection as superuser.

@@ -48,7 +48,7 @@ impl Manifest {
     }
 
     /// True where it runs no container.
-    pub fn is_passive(&self) -> bool {
+    pub fn is_volume_claim(&self) -> bool {
         self.kind() == ("v1", "PersistentVolumeClaim")
     }
 
@@ -122,11 +122,11 @@ impl Manifest {
         let dir = command.dir().to_owned();
         let mounts = self.mounts();
         for mount in &mounts {
-            fs::create_dir_all(inside(&dir, mount)).expect("a folder");
+            fs::create_dir_all(path_below(&dir, mount)).expect("a folder");
         }
         let localized = |text: &str| {
             mounts.iter().fold(text.to_owned(), |text, mount| {
-                text.replace(mount, inside(&dir, mount).to_str().expect("UTF-8"))
+                text.replace(mount, path_below(&dir, mount).to_str().expect("UTF-8"))
             })
         };
         command = command.args(self.args().into_iter().map(localized));
@@ -144,12 +144,12 @@ impl Manifest {
 }
 
 /// An absolute path of the container in the folder that stands in for its root.
-pub fn inside(dir: &Path, path: &str) -> PathBuf {
+pub fn path_below(dir: &Path, path: &str) -> PathBuf {
     dir.join(path.trim_start_matches('/'))
 }
 
 /// Lays a server's Unix socket where libpq's rules look for that of port 5432 in `folder`.
-pub fn offer_socket(folder: &Path, sockets: &Path, port: u16) {
+pub fn link_socket(folder: &Path, sockets: &Path, port: u16) {
     fs::create_dir_all(folder).expect("a folder");
     let socket = sockets.join(format!(".s.PGSQL.{port}"));
     symlink(socket, folder.join(".s.PGSQL.5432")).expect("a link");

@@ -41,7 +41,7 @@ const TRIES: u32 = 3;
 const CONSOLE: &str = "console";
 
 /// How a pooler is set up.
-pub struct Setup<'a> {
+pub struct PoolerSetup<'a> {
     /// `session`, `transaction` or `statement`.
     pub mode: &'a str,
     /// The most connections to the server.
@@ -52,7 +52,7 @@ pub struct Setup<'a> {
     pub server: Option<u16>,
 }
 
-impl Default for Setup<'_> {
+impl Default for PoolerSetup<'_> {
     fn default() -> Self {
         Self {
             mode: "transaction",
@@ -81,8 +81,8 @@ impl Pooler {
     ///
     /// # Panics
     /// Where it cannot be started; the message says why.
-    pub fn before(database: &Database, setup: &Setup<'_>) -> Self {
-        Self::start(database, setup).unwrap_or_else(|why| panic!("{why}"))
+    pub fn start(database: &Database, setup: &PoolerSetup<'_>) -> Self {
+        Self::try_start(database, setup).unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// Kills it: clients and servers hear nothing but the end of their connections.
@@ -91,18 +91,18 @@ impl Pooler {
     }
 
     /// Starts it again where it was.
-    pub fn start_again(&mut self) {
+    pub fn restart(&mut self) {
         self.order("start");
         assert!(self.is_up(), "{}", self.log());
     }
 
     /// Gives an order on the console, such as `PAUSE`, and waits until it is carried out.
-    pub fn order_on_console(&self, order: &str) {
+    pub fn run_console_command(&self, order: &str) {
         self.ask_console(order);
     }
 
     /// How many clients wait for a connection to the server.
-    pub fn waiting(&self) -> u64 {
+    pub fn waiting_clients(&self) -> u64 {
         let pools = self.ask_console("SHOW POOLS");
         let of = |pool: &SimpleQueryMessage| match pool {
             SimpleQueryMessage::Row(row) if row.get("database") == Some(&self.login.name) => {
@@ -119,7 +119,7 @@ impl Pooler {
         console.simple_query(order).expect("it obeys")
     }
 
-    fn start(database: &Database, setup: &Setup<'_>) -> Result<Self, String> {
+    fn try_start(database: &Database, setup: &PoolerSetup<'_>) -> Result<Self, String> {
         let program = program()?;
         let account = Account::choose()?;
         let dir = tempfile::Builder::new()
@@ -168,9 +168,9 @@ impl Pooler {
         [&self.login, &self.console].map(line).concat()
     }
 
-    fn ini(&self, setup: &Setup<'_>, server: u16) -> String {
+    fn ini(&self, setup: &PoolerSetup<'_>, server: u16) -> String {
         let (name, port, dir) = (&self.login.name, self.login.port, self.dir.display());
-        let Setup {
+        let PoolerSetup {
             mode, size, lines, ..
         } = setup;
         format!(

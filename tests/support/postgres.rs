@@ -33,7 +33,7 @@ const PORTS: Range<u16> = 10_000..30_000;
 const TRIES: u32 = 5;
 
 static SERVER: LazyLock<Result<Server, String>> =
-    LazyLock::new(|| Server::start(&Setup::default()));
+    LazyLock::new(|| Server::try_start(&ServerSetup::default()));
 
 /// The running server.
 pub struct Server {
@@ -54,7 +54,7 @@ pub struct Server {
 
 /// What a server of a test's own differs in.
 #[derive(Default)]
-pub struct Setup<'a> {
+pub struct ServerSetup<'a> {
     /// Files in the data folder, readable by nobody else.
     pub files: &'a [(&'a str, &'a str)],
     /// More lines of `postgresql.conf`.
@@ -91,8 +91,8 @@ impl Server {
     ///
     /// # Panics
     /// Where it cannot be started; the message says why.
-    pub fn with(setup: &Setup<'_>) -> Self {
-        Self::start(setup).unwrap_or_else(|why| panic!("{why}"))
+    pub fn start(setup: &ServerSetup<'_>) -> Self {
+        Self::try_start(setup).unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// Runs `pg_ctl` with these arguments.
@@ -105,7 +105,7 @@ impl Server {
         output(command).unwrap_or_else(|why| panic!("{why}"));
     }
 
-    fn start(setup: &Setup<'_>) -> Result<Self, String> {
+    fn try_start(setup: &ServerSetup<'_>) -> Result<Self, String> {
         let programs = programs()?;
         let account = Account::choose()?;
         let dir = tempfile::Builder::new()

@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::pair::{self, Pair};
+use super::proxy_connection::{self, ProxyConnection};
 
 /// How long a test waits for the proxy to see something.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -16,18 +16,23 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Both sides are closed.
-    Cut,
+    Disconnect,
     /// Only the client's side is closed: the server has not heard of it and goes on.
-    Abandon,
+    DisconnectClient,
     /// Nothing reaches the client any more; once the server has answered all, both sides are closed.
-    Swallow,
+    DropReplies,
     /// Nothing is forwarded and nothing closed, until it is healed or cut.
     Partition,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Cut, Self::Abandon, Self::Swallow, Self::Partition];
+    pub const ALL: [Self; 4] = [
+        Self::Disconnect,
+        Self::DisconnectClient,
+        Self::DropReplies,
+        Self::Partition,
+    ];
 }
 
 /// When a fault strikes.
@@ -62,7 +67,7 @@ pub(super) struct State {
     armed: VecDeque<(Point, Fault, Scope)>,
     fired: usize,
     accepted: usize,
-    pairs: Vec<Arc<Pair>>,
+    pairs: Vec<Arc<ProxyConnection>>,
     over: bool,
 }
 
@@ -80,7 +85,7 @@ impl Shared {
     /// the message still passes. A partition has begun already.
     pub(super) fn passes(
         &self,
-        pair: &Arc<Pair>,
+        pair: &Arc<ProxyConnection>,
         length: usize,
         [ready, commit]: [bool; 2],
     ) -> Option<(Fault, usize)> {
@@ -131,7 +136,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// A proxy before the server at that port of 127.0.0.1.
-    pub fn before(target: u16) -> Self {
+    pub fn to(target: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback socket");
         let port = listener.local_addr().expect("its address").port();
         let shared = Arc::new(Shared {
@@ -163,7 +168,7 @@ impl Proxy {
     }
 
     /// Does it to every connection now.
-    pub fn strike(&self, fault: Fault) {
+    pub fn inject(&self, fault: Fault) {
         let mut state = self.shared.lock();
         state.partitioned |= fault == Fault::Partition;
         let pairs = state.pairs.clone();
@@ -191,7 +196,7 @@ impl Proxy {
     }
 
     /// Lets new connections through, while those of before stay as they are.
-    pub fn let_in(&self) {
+    pub fn accept_again(&self) {
         self.shared.lock().partitioned = false;
     }
 
@@ -201,13 +206,13 @@ impl Proxy {
     }
 
     /// From now on a message with which a transaction ends comes that much later than what it ends.
-    pub fn dawdle(&self, delay: Duration) {
+    pub fn delay_ready(&self, delay: Duration) {
         self.shared.lock().dawdle = delay;
     }
 
     /// How many messages the clients sent before the one with which the last transaction ended had
     /// come to them.
-    pub fn hurried(&self) -> usize {
+    pub fn sent_early(&self) -> usize {
         self.shared.lock().hurried
     }
 
@@ -227,12 +232,12 @@ impl Proxy {
     }
 
     /// How many transactions the server has ended, whatever their result, and sessions it has begun.
-    pub fn answers(&self) -> u64 {
+    pub fn ready_messages(&self) -> u64 {
         self.shared.lock().answers
     }
 
     /// How many of the armed faults have struck.
-    pub fn fired(&self) -> usize {
+    pub fn injected(&self) -> usize {
         self.shared.lock().fired
     }
 
@@ -247,7 +252,7 @@ impl Proxy {
     }
 
     /// Waits until that many of the armed faults have struck.
-    pub fn wait_for_fired(&self, count: usize) {
+    pub fn wait_for_injected(&self, count: usize) {
         self.wait("faults", |state| state.fired >= count);
     }
 
@@ -300,11 +305,11 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else {
             continue;
         };
-        let pair = Pair::new(client, server, held);
+        let pair = ProxyConnection::new(client, server, held);
         let mut state = shared.lock();
         state.pairs.retain(|pair| !pair.is_closed());
         state.pairs.push(Arc::clone(&pair));
         drop(state);
-        pair::start(&pair, shared);
+        proxy_connection::start(&pair, shared);
     }
 }

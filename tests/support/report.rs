@@ -33,7 +33,7 @@ impl Report {
         assert_eq!(report.count("received"), received, "{text}");
         let mut sum = 0;
         for state in STATES {
-            let lines = u64::try_from(report.of(state).len()).expect("few tokens");
+            let lines = u64::try_from(report.with_status(state).len()).expect("few tokens");
             assert_eq!(report.count(state), lines, "{state}: {text}");
             sum += lines;
         }
@@ -57,7 +57,7 @@ impl Report {
     }
 
     /// The tokens in this state, sorted by byte.
-    pub fn of(&self, status: &str) -> Vec<String> {
+    pub fn with_status(&self, status: &str) -> Vec<String> {
         let in_it = self.tokens.iter().filter(|token| token["status"] == status);
         let mut texts: Vec<String> = in_it
             .map(|token| token["token"].as_str().expect("a token").to_owned())

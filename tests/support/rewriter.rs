@@ -10,7 +10,7 @@ use std::thread;
 use super::wire::Framer;
 
 /// The two sides of a connection through the proxy.
-pub struct Sides<'a> {
+pub struct ProxyStreams<'a> {
     /// Leads to token_service.
     pub client: &'a mut TcpStream,
     /// Leads to PostgreSQL.
@@ -18,7 +18,7 @@ pub struct Sides<'a> {
 }
 
 /// Handles one message of the server; an error ends the connection.
-pub type Rewrite = Box<dyn FnMut(Vec<u8>, Sides<'_>) -> io::Result<()> + Send>;
+pub type Rewrite = Box<dyn FnMut(Vec<u8>, ProxyStreams<'_>) -> io::Result<()> + Send>;
 
 /// A running proxy.
 pub struct Rewriter {
@@ -29,7 +29,7 @@ pub struct Rewriter {
 
 impl Rewriter {
     /// A proxy before the server at that port; `begin` gets the number of each connection, from 0.
-    pub fn before(target: u16, begin: impl Fn(usize) -> Rewrite + Send + 'static) -> Self {
+    pub fn to(target: u16, begin: impl Fn(usize) -> Rewrite + Send + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback socket");
         let port = listener.local_addr().expect("its address").port();
         let over = Arc::new(AtomicBool::new(false));
@@ -72,7 +72,7 @@ fn forward(mut client: TcpStream, mut server: TcpStream, mut rewrite: Rewrite) {
         let mut chunk = vec![0; 64 * 1024];
         'reading: while let Ok(count @ 1..) = server.read(&mut chunk) {
             for message in framer.push(&chunk[..count]) {
-                let sides = Sides {
+                let sides = ProxyStreams {
                     client: &mut client,
                     server: &mut server,
                 };

@@ -22,8 +22,8 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
-pub use super::answer::{Answer, Gate};
-use super::tls::Certificates;
+use super::certificates::Certificates;
+pub use super::response::{Gate, Response};
 
 /// How long `wait_for` waits before it says that the requests did not come.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -58,7 +58,7 @@ type Rule = Box<dyn FnMut(u64) -> Vec<String> + Send>;
 
 /// How the source decides what to say.
 enum Script {
-    Answers(VecDeque<Answer>),
+    Answers(VecDeque<Response>),
     Generating(Rule),
 }
 
@@ -93,22 +93,22 @@ pub struct Source {
 
 impl Source {
     /// Gives these answers, one a request, in this order.
-    pub fn answers(answers: impl IntoIterator<Item = Answer>) -> Self {
+    pub fn responding(answers: impl IntoIterator<Item = Response>) -> Self {
         Self::start(Script::Answers(answers.into_iter().collect()), false)
     }
 
     /// Answers `size=n` with `rule(n)` random tokens.
     pub fn generating(rule: impl Fn(u64) -> u64 + Send + 'static) -> Self {
-        Self::making(random(rule))
+        Self::generating_with(random(rule))
     }
 
     /// Answers `size=n` with the tokens of `rule(n)`.
-    pub fn making(rule: impl FnMut(u64) -> Vec<String> + Send + 'static) -> Self {
+    pub fn generating_with(rule: impl FnMut(u64) -> Vec<String> + Send + 'static) -> Self {
         Self::start(Script::Generating(Box::new(rule)), false)
     }
 
     /// `answers` over TLS, with HTTP/2 where the client offers it.
-    pub fn answers_over_tls(answers: impl IntoIterator<Item = Answer>) -> Self {
+    pub fn responding_over_tls(answers: impl IntoIterator<Item = Response>) -> Self {
         Self::start(Script::Answers(answers.into_iter().collect()), true)
     }
 
@@ -288,7 +288,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, sha
 async fn answer(
     request: hyper::Request<Incoming>,
     shared: Arc<Shared>,
-) -> Result<hyper::Response<super::answer::Body>, Infallible> {
+) -> Result<hyper::Response<super::response::Body>, Infallible> {
     let (head, body) = request.into_parts();
     let body = body
         .collect()
@@ -314,16 +314,16 @@ async fn answer(
 }
 
 impl State {
-    fn next(&mut self, request: Request) -> Answer {
+    fn next(&mut self, request: Request) -> Response {
         let size = request.size();
         self.requests.push(request);
         match &mut self.script {
             Script::Generating(rule) => {
                 let Some(size) = size else {
-                    return Answer::status(400).body("size is missing\n");
+                    return Response::status(400).body("size is missing\n");
                 };
                 let tokens = rule(size);
-                let answer = Answer::tokens(&tokens);
+                let answer = Response::tokens(&tokens);
                 self.issued.extend(tokens);
                 answer
             }
@@ -334,7 +334,7 @@ impl State {
                 }
                 left.pop_front().unwrap_or_else(|| {
                     self.undeclared += 1;
-                    Answer::status(500).body("the test declared no answer for this request\n")
+                    Response::status(500).body("the test declared no answer for this request\n")
                 })
             }
         }

@@ -44,7 +44,7 @@ impl Terminal {
     }
 
     /// The end at which a process writes.
-    pub fn end(&self) -> Stdio {
+    pub fn stdio(&self) -> Stdio {
         self.other.try_clone().expect("a descriptor").into()
     }
 

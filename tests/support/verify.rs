@@ -11,9 +11,9 @@ use super::report::Report;
 
 /// What came of the tokens whose connection was lost, as token_service counts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Doubts {
+pub struct InDoubtCounts {
     /// So many were in doubt.
-    pub in_doubt: u64,
+    pub total: u64,
     /// Found in the table.
     pub stored: u64,
     /// Proved absent, and sent again or failed.
@@ -22,7 +22,7 @@ pub struct Doubts {
     pub unknown: u64,
 }
 
-impl Doubts {
+impl InDoubtCounts {
     /// Reads what a run with `--log-level debug --log-format json` said.
     pub fn of(stderr: &str) -> Self {
         let mut sum = Self::default();
@@ -30,14 +30,14 @@ impl Doubts {
         for line in lines {
             let line: Value = serde_json::from_str(line).expect("a JSON object");
             let number = |key: &str| line[key].as_u64().unwrap_or(0);
-            sum.in_doubt += number("in_doubt");
+            sum.total += number("in_doubt");
             if line["in_doubt"].is_u64() {
                 sum.stored += number("stored");
                 sum.absent += number("absent");
                 sum.unknown += number("unknown");
             }
         }
-        assert_eq!(sum.in_doubt, sum.stored + sum.absent + sum.unknown);
+        assert_eq!(sum.total, sum.stored + sum.absent + sum.unknown);
         sum
     }
 }
@@ -46,10 +46,10 @@ impl Doubts {
 pub struct Verified {
     /// Its report.
     pub report: Report,
-    /// What came of its doubts.
-    pub doubts: Doubts,
+    /// What came of its in_doubt.
+    pub in_doubt: InDoubtCounts,
     /// How many tokens are in the table although the report could not say so.
-    pub unknown_but_there: u64,
+    pub unknown_but_present: u64,
 }
 
 impl Verified {
@@ -59,8 +59,8 @@ impl Verified {
     }
 
     /// How many a report that calls each token in doubt failed would have got wrong.
-    pub fn naively_wrong(&self) -> u64 {
-        self.doubts.stored + self.unknown_but_there
+    pub fn wrong_if_called_failed(&self) -> u64 {
+        self.in_doubt.stored + self.unknown_but_present
     }
 }
 
@@ -105,7 +105,7 @@ pub fn verify(run: &Run, issued: &[String], older: &[String], database: &Login) 
         .collect();
     assert_eq!(count(&reported), count(issued), "each issued token once");
 
-    let of = |status: &str| count(&report.of(status));
+    let of = |status: &str| count(&report.with_status(status));
     let (stored, unknown) = (of("stored"), of("unknown"));
     let older = count(older);
     let table = count(&rows(database));
@@ -128,13 +128,13 @@ pub fn verify(run: &Run, issued: &[String], older: &[String], database: &Login) 
             run.stderr
         );
     }
-    let mut unknown_but_there = 0;
+    let mut unknown_but_present = 0;
     for (value, rows) in &table {
-        unknown_but_there += rows - get(&older, value) - get(&stored, value);
+        unknown_but_present += rows - get(&older, value) - get(&stored, value);
     }
     Verified {
         report,
-        doubts: Doubts::of(&run.stderr),
-        unknown_but_there,
+        in_doubt: InDoubtCounts::of(&run.stderr),
+        unknown_but_present,
     }
 }

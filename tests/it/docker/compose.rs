@@ -3,7 +3,7 @@
 
 use std::process::{Command, Output};
 
-use super::{IMAGE, built, docker, said, text};
+use super::{IMAGE, build_image, docker, docker_stdout, text};
 use crate::support;
 
 /// The database's image as the file names it.
@@ -15,7 +15,7 @@ fn has_postgres() {
     let image = format!("postgres:{}", line.expect("PostgreSQL's image"));
     let is_there = |args: &[&str]| docker(args).status.success();
     if !is_there(&["image", "inspect", &image]) && !is_there(&["pull", &image]) {
-        said(&["build", "-t", &image, "tests/support/postgres-image"]);
+        docker_stdout(&["build", "-t", &image, "tests/support/postgres-image"]);
     }
 }
 
@@ -75,7 +75,7 @@ impl Drop for Project {
 #[test]
 #[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
 fn the_whole_job_comes_up_and_goes_down() {
-    built();
+    build_image();
     has_postgres();
     let mut project = Project {
         name: format!("token_service_test_{}", std::process::id()),
@@ -103,6 +103,6 @@ fn the_whole_job_comes_up_and_goes_down() {
     for kind in ["container", "network", "volume"] {
         let all: &[&str] = if kind == "container" { &["--all"] } else { &[] };
         let list = [&[kind, "ls", "--quiet", "--filter", &of_it][..], all].concat();
-        assert_eq!(said(&list), "", "a {kind} is left");
+        assert_eq!(docker_stdout(&list), "", "a {kind} is left");
     }
 }

@@ -5,10 +5,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
 use super::mounted::{Folder, STRICT};
-use super::{Container, docker, run, said, text};
+use super::{Container, docker, docker_stdout, run, text};
 use crate::support::database::Database;
 use crate::support::report::Report;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
 #[test]
 #[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
@@ -47,14 +47,15 @@ fn a_mounted_script_runs() {
 #[test]
 #[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
 fn a_run_with_mounted_secrets_script_configuration_and_reports() {
-    let database = Database::seed();
+    let database = Database::standard();
     let url = database.url();
     let place = format!(
         "DB_HOST={}\nDB_PORT={}\nDB_USER={}\nDB_NAME={}\nDB_PASS_FILE=/run/secrets/password",
         database.host, database.port, database.user, database.name
     );
     for told in [place.as_str(), "DATABASE_URL_FILE=/run/secrets/url"] {
-        let source = Source::answers([Answer::tokens(["aa", "b-b"]), Answer::tokens(["cc"])]);
+        let source =
+            Source::responding([Response::tokens(["aa", "b-b"]), Response::tokens(["cc"])]);
         let (secrets, configured, out) = (Folder::new(), Folder::new(), Folder::new());
         secrets.secret("password", &format!("{}\n", database.password));
         secrets.secret("url", &url);
@@ -93,8 +94,8 @@ fn a_run_with_mounted_secrets_script_configuration_and_reports() {
         let about = fs::metadata(&report).unwrap();
         assert_eq!((about.uid(), about.mode() & 0o777), (out.user, 0o600));
         let report = Report::parse(&fs::read_to_string(report).unwrap());
-        assert_eq!(report.of("stored"), ["aa", "cc"]);
-        assert_eq!(report.of("rejected"), ["b-b"]);
+        assert_eq!(report.with_status("stored"), ["aa", "cc"]);
+        assert_eq!(report.with_status("rejected"), ["b-b"]);
         for request in source.requests() {
             assert_eq!(request.headers["authorization"], "Bearer from-a-file");
         }
@@ -107,12 +108,12 @@ fn a_run_with_mounted_secrets_script_configuration_and_reports() {
 #[test]
 #[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
 fn a_stopped_container_reports_everything_within_the_grace() {
-    let database = Database::seed();
+    let database = Database::standard();
     let never = Gate::new();
     let tokens: Vec<String> = (0..1000).map(|n| format!("a{n}")).collect();
-    let source = Source::answers([
-        Answer::tokens(&tokens),
-        Answer::tokens(["never"]).after(&never),
+    let source = Source::responding([
+        Response::tokens(&tokens),
+        Response::tokens(["never"]).after(&never),
     ]);
     let out = Folder::new();
     let (mount, user) = (out.at("/out"), out.user());
@@ -132,10 +133,10 @@ fn a_stopped_container_reports_everything_within_the_grace() {
     let args = ["2000", "--report", "ndjson=/out/run.ndjson"];
     let container = Container::start(&options, &args);
     source.wait_for(2);
-    let first = said(&["top", &container.0, "-o", "pid,args"]);
+    let first = docker_stdout(&["top", &container.0, "-o", "pid,args"]);
     assert!(first.contains("token_service 2000"), "{first}");
-    said(&["stop", &container.0]);
-    let code = said(&["inspect", "--format={{.State.ExitCode}}", &container.0]);
+    docker_stdout(&["stop", &container.0]);
+    let code = docker_stdout(&["inspect", "--format={{.State.ExitCode}}", &container.0]);
     let logs = text(&docker(&["logs", &container.0]).stderr);
     assert_eq!(
         code, "143",
@@ -145,7 +146,7 @@ fn a_stopped_container_reports_everything_within_the_grace() {
     let report = Report::parse(&report);
     assert_eq!(report.summary["aborted_by"], "SIGTERM");
     assert_eq!(report.count("received"), 1000);
-    assert_eq!(report.of("stored"), database.rows());
+    assert_eq!(report.with_status("stored"), database.rows());
     assert!(!out.path("run.ndjson.partial").exists());
 }
 
@@ -164,9 +165,9 @@ fn a_container_that_waits_ends_when_it_is_told_to() {
         (&["3", "--wait", "10m"], "143", "waiting for the database"),
     ] {
         let container = Container::start(&[&STRICT[..], &lonely].concat(), args);
-        container.wait_until_it_says(until);
-        said(&["stop", &container.0]);
-        let ended = said(&["inspect", "--format={{.State.ExitCode}}", &container.0]);
+        container.wait_for_log_line(until);
+        docker_stdout(&["stop", &container.0]);
+        let ended = docker_stdout(&["inspect", "--format={{.State.ExitCode}}", &container.0]);
         assert_eq!(ended, code, "{args:?}");
     }
 }

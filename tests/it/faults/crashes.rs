@@ -1,21 +1,21 @@
 //! Servers that crash, restart and stay away; and commits that wait for a standby.
 
-use super::{service, through, tokens};
+use super::{random_token_source, run_command, through};
 use crate::support::cluster::{Cluster, backends, crashable, kill, wait};
-use crate::support::database::{Database, SEED};
+use crate::support::database::{Database, STANDARD_TABLE};
 use crate::support::proxy::{Fault, Point, Proxy, Scope};
 use crate::support::verify::{Verified, verify};
 
 /// Stores some thousand tokens while the server suffers this; all are settled afterwards.
 fn survives(crash: impl FnOnce(&Cluster, &Database)) -> Verified {
     let cluster = crashable();
-    let database = Database::on(&cluster).made(SEED);
-    let proxy = Proxy::before(cluster.port);
-    let (issued, source) = tokens(2000);
-    let running = service(&source, &through(&database, &proxy), issued.len()).spawn();
+    let database = Database::on(&cluster).with_sql(STANDARD_TABLE);
+    let proxy = Proxy::to(cluster.port);
+    let (issued, source) = random_token_source(2000);
+    let running = run_command(&source, &through(&database, &proxy), issued.len()).spawn();
     // Whatever is in flight now stays in flight until the server has crashed.
     proxy.arm(Point::Commit(300), Fault::Partition, Scope::All);
-    proxy.wait_for_fired(1);
+    proxy.wait_for_injected(1);
     let mut bystander = database.admin();
     crash(&cluster, &database);
     // A signal takes its time; a run that went on meanwhile would have seen no crash.
@@ -35,7 +35,7 @@ fn a_backend_of_its_own_that_is_killed() {
         let pid = backends(&mut database.admin())[0];
         assert!(kill(pid, "KILL"));
     });
-    assert!(verified.doubts.in_doubt > 0);
+    assert!(verified.in_doubt.total > 0);
 }
 
 /// Case 2: the crash of any backend ends all of them, with 57P02 or without a word.
@@ -76,15 +76,15 @@ fn a_server_whose_first_process_is_killed() {
 #[test]
 fn a_server_that_stays_away_longer_than_patience_fails_what_is_not_stored() {
     let cluster = crashable();
-    let database = Database::on(&cluster).made(SEED);
-    let proxy = Proxy::before(cluster.port);
-    let (issued, source) = tokens(2000);
-    let running = service(&source, &through(&database, &proxy), issued.len())
+    let database = Database::on(&cluster).with_sql(STANDARD_TABLE);
+    let proxy = Proxy::to(cluster.port);
+    let (issued, source) = random_token_source(2000);
+    let running = run_command(&source, &through(&database, &proxy), issued.len())
         // Few in flight: what was sent is in doubt, and this is about what was not.
         .args(["--patience", "1s", "--pipeline", "16"])
         .spawn();
     proxy.arm(Point::Commit(300), Fault::Partition, Scope::All);
-    proxy.wait_for_fired(1);
+    proxy.wait_for_injected(1);
     cluster.stop("immediate");
     proxy.heal();
     let run = running.wait().expect_code(5);
@@ -100,24 +100,24 @@ fn a_server_that_stays_away_longer_than_patience_fails_what_is_not_stored() {
 #[test]
 fn commit_that_waits_for_a_standby_is_stored_once_the_wait_ends() {
     let cluster = crashable();
-    let database = Database::on(&cluster).made(SEED);
+    let database = Database::on(&cluster).with_sql(STANDARD_TABLE);
     let mut admin = database.admin();
-    let (issued, source) = tokens(200);
-    set(
+    let (issued, source) = random_token_source(200);
+    change_setting(
         &mut admin,
         "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
     );
-    let running = service(&source, &database, issued.len()).spawn();
+    let running = run_command(&source, &database, issued.len()).spawn();
     // The server has to recover first; then the row is found, and its confirmation waits.
-    let pid = waits_for_standby(&mut admin);
+    let pid = backend_waiting_for_standby(&mut admin);
     assert!(kill(pid, "KILL"));
     let mut admin = reconnected(&database);
-    waits_for_standby(&mut admin);
-    set(&mut admin, "ALTER SYSTEM RESET synchronous_standby_names");
+    backend_waiting_for_standby(&mut admin);
+    change_setting(&mut admin, "ALTER SYSTEM RESET synchronous_standby_names");
     let run = running.wait().expect_code(0);
     let verified = verify(&run, &issued, &[], &database);
-    assert!(verified.doubts.stored >= 1, "{:?}", verified.doubts);
-    assert_eq!(verified.doubts.unknown, 0);
+    assert!(verified.in_doubt.stored >= 1, "{:?}", verified.in_doubt);
+    assert_eq!(verified.in_doubt.unknown, 0);
 }
 
 /// A connection as superuser, once the server has recovered.
@@ -133,12 +133,12 @@ fn reconnected(database: &Database) -> postgres::Client {
     found.unwrap()
 }
 
-pub fn set(admin: &mut postgres::Client, setting: &str) {
+pub fn change_setting(admin: &mut postgres::Client, setting: &str) {
     admin.batch_execute(setting).unwrap();
     admin.batch_execute("SELECT pg_reload_conf()").unwrap();
 }
 
-pub fn waits_for_standby(admin: &mut postgres::Client) -> i32 {
+pub fn backend_waiting_for_standby(admin: &mut postgres::Client) -> i32 {
     let mut found = None;
     wait(
         || {

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::plan::{Heal, What, gap, pause, scope};
-use super::player::{ATTACH, Stage};
+use super::schedule::{Heal, What, gap, pause, scope};
+use super::schedule_runner::{ATTACH, Stage};
 use super::schema_grammar::{DrawnToken, RandomSchema, Rights, ServerFeatures};
 use super::schema_verifier::{Misreport, MisreportKind, Row, compare};
 use super::through;
-use crate::support::cluster::{Cluster, crashable, wait, wait_until_left};
+use crate::support::cluster::{Cluster, crashable, wait, wait_until_disconnected};
 use crate::support::command::{Command, Run};
 use crate::support::database::{Database, Login};
 use crate::support::journal::Journal;
@@ -71,7 +71,11 @@ fn event(rng: &mut fastrand::Rng) -> What {
             } else {
                 Point::Ready(gap(rng))
             };
-            let faults = [Fault::Cut, Fault::Swallow, Fault::Abandon];
+            let faults = [
+                Fault::Disconnect,
+                Fault::DropReplies,
+                Fault::DisconnectClient,
+            ];
             What::Net(point, faults[rng.usize(..3)], scope(rng))
         }
     }
@@ -198,11 +202,11 @@ fn attempt(
 ) -> SchemaRun {
     let login = create(schema, &database);
     let before = rows(schema, database.superuser());
-    let proxy = Proxy::before(cluster.port);
+    let proxy = Proxy::to(cluster.port);
     proxy.delay(pause(rng, 3));
     let texts: Vec<String> = schema.tokens.iter().map(|it| it.text.clone()).collect();
     let size = texts.len();
-    let source = Source::making(move |_| texts.clone());
+    let source = Source::generating_with(move |_| texts.clone());
     let journal = tempfile::tempdir().expect("a folder");
     let journal = journal.path().join("journal");
     let options = [
@@ -275,7 +279,7 @@ fn attempt(
     proxy.heal();
     wait(|| proxy.is_drained(), "what was held back");
     drop(proxy);
-    wait_until_left(superuser);
+    wait_until_disconnected(superuser);
     let after = rows(schema, superuser);
     conclude(schema, &issued, &run, &before, &after, faults)
 }

@@ -342,8 +342,8 @@ fn huge_token_is_rejected_when_an_index_on_its_column_cannot_hold_it() {
             .run()
             .expect_code(0);
         let report = Report::of_run(&run);
-        assert_eq!(report.of("stored"), ["aa", "cc"], "{index}");
-        assert_eq!(report.of("rejected"), [huge.as_str()], "{index}");
+        assert_eq!(report.with_status("stored"), ["aa", "cc"], "{index}");
+        assert_eq!(report.with_status("rejected"), [huge.as_str()], "{index}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! `stored` needs the server's confirmation, and the confirmation must be about this token, whole.
 
 use super::{Case, Expected, case, check, make_schema, run_of, values, wrong};
-use crate::support::database::SEED;
+use crate::support::database::STANDARD_TABLE;
 use crate::support::report::Report;
 use crate::support::verify::verify;
 
@@ -13,7 +13,7 @@ fn texts(count: usize) -> Vec<String> {
 
 #[test]
 fn token_is_not_stored_when_a_pooler_hands_over_an_open_transaction() {
-    let database = super::database().made(SEED);
+    let database = super::database().with_sql(STANDARD_TABLE);
     let relay = Relay::before(database.port, Trick::BeginAtStart);
     let tokens = texts(5);
     let run = run_of(&relay.login(&database), &tokens).run();
@@ -26,7 +26,7 @@ fn token_is_not_stored_when_a_pooler_hands_over_an_open_transaction() {
 
 #[test]
 fn token_is_not_stored_when_a_transaction_is_left_open_in_mid_run() {
-    let database = super::database().made(SEED);
+    let database = super::database().with_sql(STANDARD_TABLE);
     let relay = Relay::before(database.port, Trick::BeginAfterInserts(20));
     let tokens = texts(60);
     let run = run_of(&relay.login(&database), &tokens)
@@ -47,7 +47,7 @@ fn token_is_not_rejected_when_the_command_tag_cannot_be_read() {
         "SELECT 0",
         "INSERT 0 18446744073709551617",
     ] {
-        let database = super::database().made(SEED);
+        let database = super::database().with_sql(STANDARD_TABLE);
         let relay = Relay::before(database.port, Trick::Tag(tag));
         let tokens = texts(4);
         let run = run_of(&relay.login(&database), &tokens).run();
@@ -65,13 +65,13 @@ fn token_is_not_rejected_when_the_command_tag_cannot_be_read() {
 #[test]
 fn token_is_unknown_when_the_command_tag_cannot_be_read_and_no_right_allows_a_look_up() {
     for tag in ["INSERT 0 -1", "", "INSERT 0 0"] {
-        let database = super::database().made(SEED);
+        let database = super::database().with_sql(STANDARD_TABLE);
         let role = database.role_with("INSERT");
         let relay = Relay::before(database.port, Trick::Tag(tag));
         let tokens = texts(2);
         let run = run_of(&relay.login(&role), &tokens).run().expect_code(5);
         let verified = verify(&run, &tokens, &[], &database);
-        assert_eq!(verified.report.of("unknown"), tokens, "{tag:?}");
+        assert_eq!(verified.report.with_status("unknown"), tokens, "{tag:?}");
     }
 }
 
@@ -161,14 +161,14 @@ fn token_is_not_stored_when_only_an_older_equal_row_is_found() {
     let run = run_of(&database, ["aa", "bad", "cc", "cc"]).run();
     let report = Report::of_run(&run);
     assert_eq!(report.count("stored"), 2, "{}", run.stdout);
-    assert_eq!(report.of("stored"), ["aa", "cc"]);
+    assert_eq!(report.with_status("stored"), ["aa", "cc"]);
     let rows = values(&database, super::ROWS);
     assert!(rows.values().all(|count| *count == 1), "{rows:?}");
 }
 
 #[test]
 fn token_is_unknown_when_its_row_is_routed_and_no_right_allows_a_look_up() {
-    let database = super::database().made(
+    let database = super::database().with_sql(
         "CREATE TABLE secret_tokens (data text);
          CREATE TABLE child () INHERITS (secret_tokens);
          CREATE FUNCTION route() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
@@ -179,7 +179,7 @@ fn token_is_unknown_when_its_row_is_routed_and_no_right_allows_a_look_up() {
     let role = database.role_with("INSERT");
     let tokens = texts(3);
     let run = run_of(&role, &tokens).run().expect_code(5);
-    assert_eq!(Report::of_run(&run).of("unknown"), tokens);
+    assert_eq!(Report::of_run(&run).with_status("unknown"), tokens);
     assert_eq!(database.rows(), tokens);
 }
 

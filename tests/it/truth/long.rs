@@ -3,7 +3,7 @@
 use super::run_of;
 use crate::support::cluster::Cluster;
 use crate::support::command::Command;
-use crate::support::database::{Database, SEED};
+use crate::support::database::{Database, STANDARD_TABLE};
 use crate::support::report::Report;
 use crate::support::source::Source;
 
@@ -15,7 +15,7 @@ const STOP: u32 = (1 << 31) - 3_000_000;
 /// A prepared transaction keeps autovacuum from moving the stop.
 fn near_wraparound(left: u32) -> (Cluster, Database) {
     let cluster = Cluster::new();
-    let database = Database::on(&cluster).made(SEED);
+    let database = Database::on(&cluster).with_sql(STANDARD_TABLE);
     let mut admin = database.admin();
     admin
         .batch_execute("ALTER SYSTEM SET max_prepared_transactions = 1")
@@ -47,7 +47,7 @@ fn tokens_fail_when_the_server_stops_to_avoid_wraparound() {
     assert_eq!(report.count("rejected"), 0, "{}", run.stdout);
     assert_eq!(report.count("unknown"), 0, "{}", run.stdout);
     assert!(report.count("failed") > 0, "{}", run.stdout);
-    assert_eq!(report.of("stored"), database.rows());
+    assert_eq!(report.with_status("stored"), database.rows());
 
     // The stop is reached now: no insert can succeed.
     let source = Source::generating(|size| size);

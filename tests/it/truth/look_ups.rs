@@ -3,19 +3,19 @@
 
 use std::collections::HashMap;
 
-use crate::faults::{service, through};
+use crate::faults::{run_command, through};
 use crate::journal::{journaled, replay};
 use crate::support::cluster::wait;
 use crate::support::command::Run;
 use crate::support::database::{Database, Login};
 use crate::support::proxy::{Fault, Point, Proxy, Scope};
 use crate::support::report::Report;
-use crate::support::source::{Answer, Source, token};
+use crate::support::source::{Response, Source, token};
 
 use super::{make_schema, values};
 
 /// Distinct tokens, every second of which ends with `suffix`.
-fn tokens(count: usize, suffix: &str) -> Vec<String> {
+fn random_token_source(count: usize, suffix: &str) -> Vec<String> {
     (0..count)
         .map(|number| format!("a{number:04}{}", if number % 2 == 0 { "" } else { suffix }))
         .collect()
@@ -60,7 +60,7 @@ fn assert_once(
 /// A source that gives these tokens to a run that is not refused.
 fn source(issued: &[String]) -> Source {
     let issued = issued.to_vec();
-    Source::making(move |_| issued.clone())
+    Source::generating_with(move |_| issued.clone())
 }
 
 /// The report of a run, or none if the run was refused before it requested a token.
@@ -74,15 +74,15 @@ fn report_of(run: &Run, source: &Source) -> Option<Report> {
 
 /// Loses the answers behind several commits.
 fn cut(database: &Login, issued: &[String]) -> Option<Report> {
-    let proxy = Proxy::before(database.port);
+    let proxy = Proxy::to(database.port);
     let source = source(issued);
     for commit in [20, 30, 50] {
-        proxy.arm(Point::Commit(commit), Fault::Swallow, Scope::One);
+        proxy.arm(Point::Commit(commit), Fault::DropReplies, Scope::One);
     }
-    let run = service(&source, &through(database, &proxy), issued.len())
+    let run = run_command(&source, &through(database, &proxy), issued.len())
         .args(["--connections", "2", "--pipeline", "16"])
         .run();
-    assert!(proxy.fired() > 0 || source.requests().is_empty());
+    assert!(proxy.injected() > 0 || source.requests().is_empty());
     report_of(&run, &source)
 }
 
@@ -216,7 +216,7 @@ fn on_every_table(act: impl Fn(&Login, &[String]) -> Option<Report>) {
             &format!("table_{number}"),
             &format!("{CHANGING}{ddl}"),
         );
-        let issued = tokens(200, suffix);
+        let issued = random_token_source(200, suffix);
         let Some(report) = act(&database, &issued) else {
             assert!(rows_of(&database).is_empty(), "{name} was refused");
             continue;
@@ -253,7 +253,7 @@ fn no_token_is_stored_twice_when_a_killed_run_is_replayed_on_a_table_that_change
 /// Values that the collation takes for equal are different tokens.
 #[test]
 fn no_token_is_stored_twice_when_its_collation_is_not_deterministic() {
-    let database = super::database().made(
+    let database = super::database().with_sql(
         "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
          CREATE TABLE secret_tokens (data text COLLATE loose)",
     );
@@ -297,7 +297,7 @@ fn no_token_is_stored_twice_when_a_partition_is_a_foreign_table() {
 /// A partitioned table whose only partition is this database's own table `remote`, reached over
 /// `postgres_fdw`.
 pub fn foreign(ddl: &str) -> Database {
-    let database = super::database().made(ddl);
+    let database = super::database().with_sql(ddl);
     let owner = &database.user;
     let port = database.port;
     let sql = format!(
@@ -309,7 +309,7 @@ pub fn foreign(ddl: &str) -> Database {
         database.name, database.password
     );
     database.admin().batch_execute(&sql).unwrap();
-    database.made(
+    database.with_sql(
         "CREATE TABLE secret_tokens (data text) PARTITION BY HASH (data);
          CREATE FOREIGN TABLE part PARTITION OF secret_tokens
              FOR VALUES WITH (MODULUS 1, REMAINDER 0) SERVER loop OPTIONS (table_name 'remote')",
@@ -335,7 +335,7 @@ fn token_is_not_stored_when_the_remote_table_refuses_it() {
     let database = foreign("CREATE TABLE remote (data text CHECK (data <> 'bad'))");
     let run = super::run_of(&database, ["aa", "bad", "cc"]).run();
     let report = Report::of_run(&run);
-    assert_eq!(report.of("stored"), ["aa", "cc"], "{}", run.stdout);
+    assert_eq!(report.with_status("stored"), ["aa", "cc"], "{}", run.stdout);
     assert_ne!(report.token("bad")["status"], "unknown", "{}", run.stdout);
     let rows = values(&database, "SELECT data FROM remote");
     assert_eq!(rows.len(), 2);
@@ -345,27 +345,27 @@ fn token_is_not_stored_when_the_remote_table_refuses_it() {
 #[test]
 fn no_token_is_stored_twice_when_a_worker_deletes_rows() {
     let database =
-        super::database().made("CREATE TABLE secret_tokens (id serial PRIMARY KEY, data text)");
-    let proxy = Proxy::before(database.port);
+        super::database().with_sql("CREATE TABLE secret_tokens (id serial PRIMARY KEY, data text)");
+    let proxy = Proxy::to(database.port);
     let issued: Vec<String> = (0..300).map(|_| token()).collect();
-    let source = Source::answers([Answer::tokens(&issued)]);
+    let source = Source::responding([Response::tokens(&issued)]);
     for commit in [40, 60, 80] {
         proxy.arm(Point::Commit(commit), Fault::Partition, Scope::All);
     }
-    let running = service(&source, &through(&database, &proxy), issued.len())
+    let running = run_command(&source, &through(&database, &proxy), issued.len())
         .args(["--connections", "2", "--pipeline", "16"])
         .spawn();
     let mut admin = database.admin();
     let mut taken: Vec<String> = Vec::new();
     for fired in 1..=3 {
-        proxy.wait_for_fired(fired);
+        proxy.wait_for_injected(fired);
         // The server has done all that was sent to it before the worker looks.
         wait(|| is_idle(&mut admin), "an idle server");
         let delete = "DELETE FROM secret_tokens WHERE id % 2 = 0 RETURNING data";
         let rows = admin.query(delete, &[]).unwrap();
         taken.extend(rows.iter().map(|row| row.get::<_, String>(0)));
-        proxy.strike(Fault::Cut);
-        proxy.let_in();
+        proxy.inject(Fault::Disconnect);
+        proxy.accept_again();
     }
     let run = running.wait();
     let report = Report::of_run(&run);

@@ -4,9 +4,9 @@
 use super::make_schema;
 use super::refused_at_start::{each_is_refused, error_of_check, fault_of};
 use super::stranger::Stranger;
-use crate::database::refused;
+use crate::startup_errors::startup_error;
 use crate::support::command::Command;
-use crate::support::database::SEED;
+use crate::support::database::STANDARD_TABLE;
 
 #[test]
 fn relation_is_refused_when_it_cannot_be_written() {
@@ -198,12 +198,12 @@ fn relation_is_refused_when_its_rows_do_not_survive_a_crash() {
 /// As `check --connect` says it. No firewall drops packets here.
 #[test]
 fn refusal_names_the_lock_when_another_session_holds_the_table() {
-    let database = super::database().made(SEED);
+    let database = super::database().with_sql(STANDARD_TABLE);
     let mut holder = database.client();
     let mut held = holder.transaction().unwrap();
     held.batch_execute("LOCK TABLE secret_tokens").unwrap();
     let url = format!("{}?connect_timeout=1", database.url());
-    let error = refused(Command::new().env("DATABASE_URL", url), &database.password);
+    let error = startup_error(Command::new().env("DATABASE_URL", url), &database.password);
     assert!(error.contains("lock on \"secret_tokens\""), "{error}");
     assert!(!error.contains("firewall"), "{error}");
 }
@@ -211,7 +211,7 @@ fn refusal_names_the_lock_when_another_session_holds_the_table() {
 #[test]
 fn server_is_refused_when_it_is_no_postgresql() {
     let stranger = Stranger::with_version("13.0.0 (Multi-model)");
-    let error = refused(Command::new().database(&stranger.login()), "canary");
+    let error = startup_error(Command::new().database(&stranger.login()), "canary");
     assert!(error.contains("PostgreSQL"), "{error}");
 }
 
@@ -219,7 +219,7 @@ fn server_is_refused_when_it_is_no_postgresql() {
 fn server_is_refused_by_its_version_when_it_is_too_old() {
     for version in ["9.6.24", "11.22"] {
         let stranger = Stranger::with_version(version);
-        let error = refused(Command::new().database(&stranger.login()), "canary");
+        let error = startup_error(Command::new().database(&stranger.login()), "canary");
         assert!(error.contains(version), "{error}");
         assert!(
             error.contains("PostgreSQL 1"),

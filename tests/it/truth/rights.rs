@@ -1,14 +1,14 @@
 //! Rights, roles and sessions as administrators leave them, and what changes during a run.
 
 use super::{make_schema, run_of, values};
-use crate::faults::{service, through};
+use crate::faults::{run_command, through};
 use crate::outages::{lock, lockable, locked, unlock, waiting_backend};
 use crate::support::cluster::wait;
 use crate::support::command::Command;
-use crate::support::database::{Database, Login, SEED};
+use crate::support::database::{Database, Login, STANDARD_TABLE};
 use crate::support::proxy::{Fault, Point, Proxy, Scope};
 use crate::support::report::Report;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 use crate::support::verify::{Verified, verify};
 
 fn texts(count: usize) -> Vec<String> {
@@ -18,16 +18,16 @@ fn texts(count: usize) -> Vec<String> {
 /// Loses the answers behind two commits.
 #[track_caller]
 fn cut(database: &Database, login: &Login) -> Verified {
-    let proxy = Proxy::before(database.port);
+    let proxy = Proxy::to(database.port);
     let issued = texts(200);
-    let source = Source::answers([Answer::tokens(&issued)]);
+    let source = Source::responding([Response::tokens(&issued)]);
     for commit in [30, 60] {
-        proxy.arm(Point::Commit(commit), Fault::Swallow, Scope::One);
+        proxy.arm(Point::Commit(commit), Fault::DropReplies, Scope::One);
     }
-    let run = service(&source, &through(login, &proxy), issued.len())
+    let run = run_command(&source, &through(login, &proxy), issued.len())
         .args(["--connections", "1", "--pipeline", "8"])
         .run();
-    assert_eq!(proxy.fired(), 2, "{}", run.stderr);
+    assert_eq!(proxy.injected(), 2, "{}", run.stderr);
     verify(&run, &issued, &[], database)
 }
 
@@ -56,29 +56,29 @@ fn role_with_columns(database: &Database, rights: &str) -> Login {
 
 #[test]
 fn look_ups_work_when_the_role_may_read_the_column_and_xmin() {
-    let database = super::database().made(SEED);
+    let database = super::database().with_sql(STANDARD_TABLE);
     let role = role_with_columns(&database, "INSERT (data), SELECT (data, xmin)");
     let verified = cut(&database, &role);
-    assert!(verified.doubts.in_doubt > 0);
-    assert_eq!(verified.doubts.unknown, 0, "{:?}", verified.doubts);
+    assert!(verified.in_doubt.total > 0);
+    assert_eq!(verified.in_doubt.unknown, 0, "{:?}", verified.in_doubt);
     assert!(checked(&role).contains("SELECT yes"), "{}", checked(&role));
 }
 
 /// A look-up without `xmin` works, or `check --connect` says what it lacks.
 #[test]
 fn missing_right_is_named_when_the_role_may_read_the_column_alone() {
-    let database = super::database().made(SEED);
+    let database = super::database().with_sql(STANDARD_TABLE);
     let role = role_with_columns(&database, "INSERT (data), SELECT (data)");
     let verified = cut(&database, &role);
     let checked = checked(&role);
-    let works = verified.doubts.in_doubt > 0 && verified.doubts.unknown == 0;
+    let works = verified.in_doubt.total > 0 && verified.in_doubt.unknown == 0;
     assert!(works || checked.contains("xmin"), "{checked}");
 }
 
 /// The pattern of Vault's database roles: a short-lived login that acts as the owner.
 #[test]
 fn role_that_becomes_another_is_not_taken_for_a_pooler() {
-    let database = super::database().made(SEED);
+    let database = super::database().with_sql(STANDARD_TABLE);
     let role = becoming_owner(&database);
     let checked = checked(&role);
     assert!(!checked.contains("pooler"), "{checked}");
@@ -86,18 +86,18 @@ fn role_that_becomes_another_is_not_taken_for_a_pooler() {
 
 #[test]
 fn look_ups_work_when_the_role_becomes_another() {
-    let database = super::database().made(SEED);
+    let database = super::database().with_sql(STANDARD_TABLE);
     let role = becoming_owner(&database);
     let verified = cut(&database, &role);
     let named = checked(&role).contains("SET role");
-    let works = verified.doubts.in_doubt > 0 && verified.doubts.unknown == 0;
-    assert!(works || named, "{:?}", verified.doubts);
+    let works = verified.in_doubt.total > 0 && verified.in_doubt.unknown == 0;
+    assert!(works || named, "{:?}", verified.in_doubt);
 }
 
 #[test]
 fn rows_belong_to_the_role_that_the_login_becomes() {
     let database = super::database()
-        .made("CREATE TABLE secret_tokens (data text, who text DEFAULT current_user)");
+        .with_sql("CREATE TABLE secret_tokens (data text, who text DEFAULT current_user)");
     let role = becoming_owner(&database);
     run_of(&role, ["aa"]).run().expect_code(0);
     let who = values(&database, "SELECT who FROM secret_tokens");
@@ -140,7 +140,7 @@ fn tokens_are_stored_when_the_session_has_unusual_settings() {
         "idle_in_transaction_session_timeout = '1h'",
         "log_statement = 'all'",
     ];
-    let database = super::database().made(SEED);
+    let database = super::database().with_sql(STANDARD_TABLE);
     let mut faults = Vec::new();
     for setting in SETTINGS {
         let owner = &database.user;
@@ -155,7 +155,7 @@ fn tokens_are_stored_when_the_session_has_unusual_settings() {
             .run();
         let rows = values(&database, "SELECT data FROM public.secret_tokens");
         let is_right = run.code == Some(0)
-            && Report::of_run(&run).of("stored") == ["aa", "cc"]
+            && Report::of_run(&run).with_status("stored") == ["aa", "cc"]
             && rows.len() == 2;
         if !is_right {
             faults.push(format!("{setting}: {:?} {}", run.code, run.stderr));
@@ -167,7 +167,7 @@ fn tokens_are_stored_when_the_session_has_unusual_settings() {
 /// A table of the same name stands first in the search path.
 #[test]
 fn configured_schema_is_used_when_the_search_path_leads_elsewhere() {
-    let database = super::database().made(SEED);
+    let database = super::database().with_sql(STANDARD_TABLE);
     make_schema(
         &database,
         "elsewhere",
@@ -194,7 +194,7 @@ fn tokens_are_stored_when_a_statement_is_cancelled_in_mid_run() {
     }
     unlock(&mut admin);
     let run = running.wait().expect_code(0);
-    assert_eq!(Report::of_run(&run).of("stored"), issued);
+    assert_eq!(Report::of_run(&run).with_status("stored"), issued);
     assert_eq!(database.rows(), issued);
 }
 
@@ -207,7 +207,7 @@ fn tokens_are_stored_when_a_lock_timeout_strikes_in_mid_run() {
     admin.batch_execute(&sql).unwrap();
     let gate = Gate::new();
     let issued = texts(10);
-    let source = Source::answers([Answer::tokens(&issued).after(&gate)]);
+    let source = Source::responding([Response::tokens(&issued).after(&gate)]);
     let running = Command::new()
         .source(&source)
         .database(&database)
@@ -219,20 +219,20 @@ fn tokens_are_stored_when_a_lock_timeout_strikes_in_mid_run() {
     waiting_backend(&mut admin);
     unlock(&mut admin);
     let run = running.wait().expect_code(0);
-    assert_eq!(Report::of_run(&run).of("stored"), issued);
+    assert_eq!(Report::of_run(&run).with_status("stored"), issued);
 }
 
 /// The insert that waits for the DEFAULT partition is meant for the new one once it has the lock.
 #[test]
 fn tokens_are_stored_when_their_partition_is_attached_in_mid_run() {
-    let database = super::database().made(
+    let database = super::database().with_sql(
         "CREATE TABLE secret_tokens (data text, n int DEFAULT 1) PARTITION BY LIST (n);
          CREATE TABLE rest PARTITION OF secret_tokens DEFAULT",
     );
     let issued = texts(100);
     let (first, rest) = issued.split_at(10);
     let gate = Gate::new();
-    let source = Source::answers([Answer::tokens(first), Answer::tokens(rest).after(&gate)]);
+    let source = Source::responding([Response::tokens(first), Response::tokens(rest).after(&gate)]);
     let running = Command::new()
         .source(&source)
         .database(&database)
@@ -253,7 +253,7 @@ fn tokens_are_stored_when_their_partition_is_attached_in_mid_run() {
         .unwrap();
     attaching.commit().unwrap();
     let run = running.wait().expect_code(0);
-    assert_eq!(Report::of_run(&run).of("stored"), issued);
+    assert_eq!(Report::of_run(&run).with_status("stored"), issued);
     assert_eq!(database.rows(), issued);
 }
 
@@ -271,7 +271,7 @@ fn wait_for_lock(admin: &mut postgres::Client) {
 #[test]
 fn tokens_are_stored_when_the_missing_partition_is_created_in_time() {
     // A sequence is not rolled back, and so shows that an insert was tried.
-    let database = super::database().made(
+    let database = super::database().with_sql(
         "CREATE SEQUENCE tries;
          CREATE TABLE secret_tokens (data text, n int DEFAULT 1, try int DEFAULT nextval('tries'))
              PARTITION BY LIST (n);
@@ -290,16 +290,16 @@ fn tokens_are_stored_when_the_missing_partition_is_created_in_time() {
         .batch_execute("CREATE TABLE one PARTITION OF secret_tokens FOR VALUES IN (1)")
         .unwrap();
     let run = running.wait().expect_code(0);
-    assert_eq!(Report::of_run(&run).of("stored"), issued);
+    assert_eq!(Report::of_run(&run).with_status("stored"), issued);
 }
 
 /// Between the two statements the server refuses every insert.
 #[test]
 fn no_token_is_rejected_when_the_right_is_revoked_and_granted_again() {
-    let database = super::database().made(SEED);
+    let database = super::database().with_sql(STANDARD_TABLE);
     let role = database.role_with("INSERT, SELECT");
     let issued = texts(400);
-    let proxy = Proxy::before(database.port);
+    let proxy = Proxy::to(database.port);
     let running = run_of(&through(&role, &proxy), &issued)
         .args(["--pipeline", "4"])
         .spawn();
@@ -317,16 +317,16 @@ fn no_token_is_rejected_when_the_right_is_revoked_and_granted_again() {
 /// The prepared statement meets another table of the same name.
 #[test]
 fn tokens_are_stored_when_the_table_is_replaced_in_mid_run() {
-    let database = super::database().made(SEED);
+    let database = super::database().with_sql(STANDARD_TABLE);
     let issued = texts(600);
-    let proxy = Proxy::before(database.port);
+    let proxy = Proxy::to(database.port);
     let running = run_of(&through(&database, &proxy), &issued)
         .args(["--pipeline", "8"])
         .spawn();
     proxy.wait_for_commits(100);
     let sql = format!(
         "BEGIN; ALTER TABLE secret_tokens RENAME TO older;
-         ALTER SEQUENCE secret_tokens_id_seq RENAME TO older_id_seq; {SEED};
+         ALTER SEQUENCE secret_tokens_id_seq RENAME TO older_id_seq; {STANDARD_TABLE};
          INSERT INTO secret_tokens (data) SELECT data FROM older; COMMIT"
     );
     database.client().batch_execute(&sql).unwrap();

@@ -5,10 +5,10 @@ use std::sync::MutexGuard;
 use postgres::Client;
 
 use super::run_of;
-use crate::faults::crashes::{set, waits_for_standby};
+use crate::faults::crashes::{backend_waiting_for_standby, change_setting};
 use crate::support::cluster::{Cluster, crashable, wait};
 use crate::support::command::{Command, Run};
-use crate::support::database::{Database, SEED};
+use crate::support::database::{Database, STANDARD_TABLE};
 use crate::support::report::Report;
 use crate::support::source::Source;
 use crate::support::verify::verify;
@@ -23,12 +23,12 @@ struct Standbyless {
 impl Standbyless {
     fn new() -> Self {
         let cluster = crashable();
-        let database = Database::on(&cluster).made(SEED);
+        let database = Database::on(&cluster).with_sql(STANDARD_TABLE);
         let mut admin = database.admin();
         admin
             .batch_execute("SET synchronous_commit = local")
             .unwrap();
-        set(
+        change_setting(
             &mut admin,
             "ALTER SYSTEM SET synchronous_standby_names = '*'",
         );
@@ -63,7 +63,7 @@ impl Standbyless {
 
     /// Lets every commit pass from now on.
     fn lift(&mut self) {
-        set(
+        change_setting(
             &mut self.admin,
             "ALTER SYSTEM RESET synchronous_standby_names",
         );
@@ -113,7 +113,7 @@ fn token_is_unknown_when_its_wait_for_a_standby_is_cancelled() {
     let mut standbyless = Standbyless::new();
     let tokens = texts(1);
     let running = standbyless.run(&tokens).spawn();
-    let pid = waits_for_standby(&mut standbyless.admin);
+    let pid = backend_waiting_for_standby(&mut standbyless.admin);
     let cancel = "SELECT pg_cancel_backend($1)";
     standbyless.admin.execute(cancel, &[&pid]).unwrap();
     let run = running.wait();
@@ -128,7 +128,7 @@ fn token_is_unknown_when_its_wait_is_cancelled_and_the_role_suppresses_warnings(
     let quiet = format!("ALTER ROLE {role} SET client_min_messages = error");
     standbyless.admin.batch_execute(&quiet).unwrap();
     let running = standbyless.run(&tokens).spawn();
-    let pid = waits_for_standby(&mut standbyless.admin);
+    let pid = backend_waiting_for_standby(&mut standbyless.admin);
     let cancel = "SELECT pg_cancel_backend($1)";
     standbyless.admin.execute(cancel, &[&pid]).unwrap();
     let run = running.wait();
@@ -144,7 +144,7 @@ fn token_is_unknown_when_its_backend_is_terminated_in_the_wait_for_a_standby() {
         .run(&tokens)
         .config("database: {statement_timeout: 1s}")
         .spawn();
-    let pid = waits_for_standby(&mut standbyless.admin);
+    let pid = backend_waiting_for_standby(&mut standbyless.admin);
     let end = "SELECT pg_terminate_backend($1)";
     standbyless.admin.execute(end, &[&pid]).unwrap();
     let run = running.wait();
@@ -160,7 +160,7 @@ fn waiting_backend_is_not_terminated_when_the_run_gives_up() {
         .run(&tokens)
         .config("database: {statement_timeout: 1s}")
         .spawn();
-    let pid = waits_for_standby(&mut standbyless.admin);
+    let pid = backend_waiting_for_standby(&mut standbyless.admin);
     let run = running.wait();
     assert!(standbyless.is_waiting(pid), "{}", run.stderr);
     assert!(standbyless.database.rows().is_empty());
@@ -173,10 +173,10 @@ fn tokens_are_stored_when_the_demand_for_a_standby_is_lifted() {
     let mut standbyless = Standbyless::new();
     let tokens = texts(3);
     let running = standbyless.run(&tokens).spawn();
-    waits_for_standby(&mut standbyless.admin);
+    backend_waiting_for_standby(&mut standbyless.admin);
     standbyless.lift();
     let run = running.wait().expect_code(0);
-    assert_eq!(Report::of_run(&run).of("stored"), tokens);
+    assert_eq!(Report::of_run(&run).with_status("stored"), tokens);
 }
 
 #[test]

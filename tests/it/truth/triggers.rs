@@ -18,7 +18,7 @@ const RAISING: &str = "CREATE TABLE secret_tokens (id serial PRIMARY KEY, data t
 /// Runs each code alone between two good tokens.
 #[track_caller]
 fn each_is(codes: &[&'static str], status: &'static str) {
-    let database = super::database().made(RAISING);
+    let database = super::database().with_sql(RAISING);
     let mut faults = String::new();
     for code in codes {
         let expected: [Expected; 3] = [("aa", "stored"), (code, status), ("zz", "stored")];
@@ -89,12 +89,12 @@ fn token_is_retried_and_then_fails_when_its_trigger_raises_operator_intervention
 
 #[test]
 fn run_goes_on_when_one_token_of_many_raises_insufficient_privilege() {
-    let database = super::database().made(RAISING);
+    let database = super::database().with_sql(RAISING);
     let mut tokens: Vec<String> = (0..2000).map(|number| format!("a{number}")).collect();
     tokens[1160] = "42501".to_owned();
     let run = run_of(&database, &tokens).run().expect_code(0);
     let report = Report::of_run(&run);
-    assert_eq!(report.of("rejected"), ["42501"]);
+    assert_eq!(report.with_status("rejected"), ["42501"]);
     assert_eq!(report.count("stored"), 1999);
 }
 
@@ -360,8 +360,8 @@ fn token_is_not_stored_when_the_trigger_of_an_audit_table_raises() {
 #[test]
 fn token_fails_when_a_trigger_lacks_a_right() {
     let database = super::database()
-        .made("CREATE TABLE audit (data text)")
-        .made(refusing!("INSERT INTO audit VALUES (NEW.data)"));
+        .with_sql("CREATE TABLE audit (data text)")
+        .with_sql(refusing!("INSERT INTO audit VALUES (NEW.data)"));
     let role = database.role_with("INSERT, SELECT");
     let run = run_of(&role, ["aa", "bad", "cc"]).run();
     let wrong = wrong(&run, BAD_FAILED, &super::HashMap::new(), &database);

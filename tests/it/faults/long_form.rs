@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::plan::Plan;
-use super::player::{Played, play};
-use super::schedules::seed;
+use super::schedule::Plan;
+use super::schedule_runner::{Played, play};
 use super::schema_runs::play_schemas;
+use super::short_form::seed;
 use crate::support::cluster::Cluster;
 
 /// So many faults of one kind are put into one run.
@@ -33,7 +33,7 @@ struct Sum {
     acknowledged: u64,
     in_doubt: u64,
     resolved: u64,
-    naively_wrong: u64,
+    wrong_if_called_failed: u64,
     slowest: Duration,
     /// Why tokens stayed unknown.
     reasons: BTreeMap<String, u64>,
@@ -45,9 +45,9 @@ impl Sum {
         self.crashes += played.crashes;
         self.partitions += played.partitions;
         self.acknowledged += played.verified.acknowledged();
-        self.in_doubt += played.verified.doubts.in_doubt;
-        self.resolved += played.verified.doubts.stored + played.verified.doubts.absent;
-        self.naively_wrong += played.verified.naively_wrong();
+        self.in_doubt += played.verified.in_doubt.total;
+        self.resolved += played.verified.in_doubt.stored + played.verified.in_doubt.absent;
+        self.wrong_if_called_failed += played.verified.wrong_if_called_failed();
         let tokens = &played.verified.report.tokens;
         for token in tokens.iter().filter(|token| token["status"] == "unknown") {
             let reason = token["reason"].as_str().unwrap_or("none").to_owned();
@@ -91,7 +91,7 @@ fn play_until(
 
 #[test]
 #[ignore = "takes minutes; `tests/faults` runs it"]
-fn form() {
+fn every_report_is_true_under_many_faults() {
     let mut seed = seed();
     eprintln!("TOKEN_SERVICE_FAULT_SEED={seed}");
     let (crashes, partitions) = (
@@ -144,7 +144,7 @@ fn form() {
     let rate = 100.0 * share(all.resolved, all.in_doubt);
     println!(
         "{} in doubt, {rate:.1} % resolved, 0 resolved wrongly; treating them as failed would have got {} wrong",
-        all.in_doubt, all.naively_wrong
+        all.in_doubt, all.wrong_if_called_failed
     );
     println!(
         "{} partitions, 0 duplicate rows, 0 late commits after `failed`",

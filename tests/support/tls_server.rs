@@ -7,9 +7,9 @@ use std::sync::LazyLock;
 
 use postgres::Client;
 
+use super::certificates::Certificates;
 use super::database::Login;
-use super::postgres::{SUPERUSER, Server, Setup};
-use super::tls::Certificates;
+use super::postgres::{SUPERUSER, Server, ServerSetup};
 
 /// The role that owns the tables.
 pub const ROLE: &str = "tokens";
@@ -51,10 +51,10 @@ const TABLE: &str = "CREATE FUNCTION is_tls() RETURNS bool LANGUAGE sql AS
         'SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()';
     CREATE TABLE secret_tokens (id serial PRIMARY KEY, data text NOT NULL, tls bool DEFAULT is_tls())";
 
-static SECURE: LazyLock<Secure> = LazyLock::new(Secure::new);
+static SECURE: LazyLock<TlsServer> = LazyLock::new(TlsServer::new);
 
 /// The server, and the authority that signed its certificate.
-pub struct Secure {
+pub struct TlsServer {
     /// The server.
     pub server: Server,
     /// Its certificates.
@@ -62,15 +62,15 @@ pub struct Secure {
 }
 
 /// The server with TLS that all tests share.
-pub fn secure() -> &'static Secure {
+pub fn tls_server() -> &'static TlsServer {
     &SECURE
 }
 
-impl Secure {
+impl TlsServer {
     /// Another one, for a test that changes it.
     pub fn new() -> Self {
         let certificates = Certificates::for_server(&["localhost"]);
-        let server = Server::with(&Setup {
+        let server = Server::start(&ServerSetup {
             files: &[
                 ("server.crt", &certificates.server_pem),
                 ("server.key", &certificates.key_pem),
@@ -78,23 +78,23 @@ impl Secure {
             ],
             conf: CONF,
             hba: Some(HBA),
-            ..Setup::default()
+            ..ServerSetup::default()
         });
-        let secure = Self {
+        let tls_server = Self {
             server,
             certificates,
         };
-        let mut admin = secure.admin("postgres");
+        let mut admin = tls_server.admin("postgres");
         let role = format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'");
         admin.batch_execute(&role).expect("a role");
         for name in DATABASES {
             let create = format!("CREATE DATABASE {name} OWNER {ROLE}");
             admin.batch_execute(&create).expect("a database");
             let table = format!("SET ROLE {ROLE}; {TABLE}");
-            let made = secure.admin(name).batch_execute(&table);
+            let made = tls_server.admin(name).batch_execute(&table);
             made.expect("a table");
         }
-        secure
+        tls_server
     }
 
     /// A blocking connection as superuser to one of the databases.
@@ -116,7 +116,7 @@ impl Secure {
     }
 
     /// How a token came into the table: with TLS or without.
-    pub fn came_over_tls(&self, name: &str, token: &str) -> bool {
+    pub fn was_stored_over_tls(&self, name: &str, token: &str) -> bool {
         let sql = "SELECT tls FROM secret_tokens WHERE data = $1";
         let row = self.admin(name).query_one(sql, &[&token]);
         row.expect("one row of this token").get(0)

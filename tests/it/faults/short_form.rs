@@ -1,7 +1,7 @@
 //! Short forms of the schedules; `long` plays many more.
 
-use super::plan::Plan;
-use super::player::play;
+use super::schedule::Plan;
+use super::schedule_runner::play;
 use crate::support::cluster::crashable;
 
 /// The seed to repeat, or a new one, which is printed where a schedule fails.

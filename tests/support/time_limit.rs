@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_mins(25);
 static WATCH: Once = Once::new();
 
 /// Sees to it that the process ends; to be called by whatever may be waited for.
-pub fn watch() {
+pub fn start() {
     WATCH.call_once(|| {
         thread::spawn(|| {
             thread::park_timeout(LIMIT);

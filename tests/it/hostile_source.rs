@@ -8,10 +8,10 @@ use std::io::Write as _;
 use std::process::{Command as Process, Stdio};
 use std::time::Duration;
 
-use crate::support::command::{Command, peak_of};
+use crate::support::command::{Command, peak_memory};
 use crate::support::database::Database;
 use crate::support::report::Report;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
 /// The most that the process may ever have held, in KiB.
 const MOST: u64 = 64 * 1024;
@@ -24,10 +24,10 @@ const SCRIPT: &str = "
 
 /// Meets one answer. Gives standard output, and the peak in KiB.
 #[track_caller]
-pub fn meet(answer: Answer, config: &str) -> (Vec<String>, u64) {
-    let database = Database::seed();
+pub fn meet(answer: Response, config: &str) -> (Vec<String>, u64) {
+    let database = Database::standard();
     let gate = Gate::new();
-    let source = Source::answers([answer, Answer::tokens(["end"]).after(&gate)]);
+    let source = Source::responding([answer, Response::tokens(["end"]).after(&gate)]);
     let running = Command::new()
         .source(&source)
         .database(&database)
@@ -36,7 +36,7 @@ pub fn meet(answer: Answer, config: &str) -> (Vec<String>, u64) {
         .args(["--script", "meet.rhai", "--report", "text"])
         .spawn();
     source.wait_for(2);
-    let peak = peak_of(running.pid).expect("the kernel tells the peak") / 1024;
+    let peak = peak_memory(running.pid).expect("the kernel tells the peak") / 1024;
     gate.open();
     let run = running.wait();
     assert!(peak <= MOST, "{peak} KiB: {}", run.stderr);
@@ -77,7 +77,10 @@ fn bomb(mebibytes: usize) -> Vec<u8> {
 
 #[test]
 fn a_body_without_end_ends_at_the_cap() {
-    let met = meet(Answer::endless("aa\nbb\ncc\n"), "source: {max_body: 1MiB}");
+    let met = meet(
+        Response::endless("aa\nbb\ncc\n"),
+        "source: {max_body: 1MiB}",
+    );
     let (lines, peak) = met;
     println!("a body without end: peak {peak} KiB");
     // The whole lines that came before the cap are kept, five of them, for that many were asked for.
@@ -88,7 +91,7 @@ fn a_body_without_end_ends_at_the_cap() {
 
 #[test]
 fn a_line_that_is_far_too_long_is_one_rejected_token() {
-    let line = Answer::repeated(vec![b'a'; 256 * 1024], 512);
+    let line = Response::repeated(vec![b'a'; 256 * 1024], 512);
     let (lines, peak) = meet(line, CAPS);
     println!("a line of 128 MiB: peak {peak} KiB");
     assert!(
@@ -101,7 +104,7 @@ fn a_line_that_is_far_too_long_is_one_rejected_token() {
 
 #[test]
 fn a_bomb_is_not_unpacked() {
-    let answer = Answer::raw("text/plain", bomb(256)).header("content-encoding", "gzip");
+    let answer = Response::raw("text/plain", bomb(256)).header("content-encoding", "gzip");
     let (lines, peak) = meet(answer, CAPS);
     println!("a bomb of 256 MiB: peak {peak} KiB");
     assert!(!lines.iter().any(|line| line.contains("aaaa")));
@@ -109,14 +112,14 @@ fn a_bomb_is_not_unpacked() {
 
 #[test]
 fn headers_without_end_are_no_answer() {
-    let answer = Answer::tokens(["aa"]).header("x-padding", &"a".repeat(4 * 1024 * 1024));
+    let answer = Response::tokens(["aa"]).header("x-padding", &"a".repeat(4 * 1024 * 1024));
     let met = meet(answer, CAPS);
     expect(
         "a header of 4 MiB",
         met,
         &["http_protocol", "stored    end"],
     );
-    let many = (0..5000).fold(Answer::tokens(["aa"]), |answer, n| {
+    let many = (0..5000).fold(Response::tokens(["aa"]), |answer, n| {
         answer.header(&format!("x-{n}"), "a")
     });
     let met = meet(many, CAPS);
@@ -125,7 +128,7 @@ fn headers_without_end_are_no_answer() {
 
 #[test]
 fn a_drip_ends_at_the_time_limit() {
-    let drip = Answer::drip("aa\n", Duration::from_millis(100));
+    let drip = Response::drip("aa\n", Duration::from_millis(100));
     let (lines, peak) = meet(drip, "source: {timeout: 1s}");
     println!("a drip: peak {peak} KiB");
     assert!(lines.contains(&"http_timeout".to_owned()), "{lines:?}");
@@ -137,14 +140,14 @@ fn a_drip_ends_at_the_time_limit() {
 
 #[test]
 fn a_circle_of_redirects_is_asked_once() {
-    let met = meet(Answer::status(307).header("location", "/tokens"), CAPS);
+    let met = meet(Response::status(307).header("location", "/tokens"), CAPS);
     expect("redirects", met, &["http_status", "stored    end"]);
 }
 
 #[test]
 fn an_http_2_stream_that_is_reset_in_the_middle_keeps_its_whole_lines() {
-    let database = Database::seed();
-    let source = Source::answers_over_tls([Answer::cut("aa\nbb\nc", 100)]);
+    let database = Database::standard();
+    let source = Source::responding_over_tls([Response::cut("aa\nbb\nc", 100)]);
     let run = Command::new()
         .source(&source)
         .database(&database)
@@ -153,7 +156,7 @@ fn an_http_2_stream_that_is_reset_in_the_middle_keeps_its_whole_lines() {
         .expect_code(4);
     assert_eq!(source.requests()[0].version, "HTTP/2.0");
     let report = Report::of_run(&run);
-    assert_eq!(report.of("stored"), ["aa", "bb"]);
+    assert_eq!(report.with_status("stored"), ["aa", "bb"]);
     assert_eq!(report.count("issued_unseen"), 3);
     assert!(run.error().contains("the token source's answer broke off"));
 }

@@ -113,12 +113,12 @@ pub fn blocks(text: &str) -> Vec<Block> {
 }
 
 /// A copy of the checkout and a `PATH` on which nothing is compiled again.
-pub struct Stage {
+pub struct DocRunner {
     dir: tempfile::TempDir,
     path: String,
 }
 
-impl Stage {
+impl DocRunner {
     /// A fresh copy.
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -171,7 +171,7 @@ impl Stage {
     /// # Panics
     /// Where a block does not end with 0.
     pub fn run(&self, document: &str, wanted: impl Fn(&Block) -> bool) {
-        let database = Database::seed();
+        let database = Database::standard();
         let source = Source::generating(|asked| asked.div_ceil(2));
         let folder = self.dir.path().join("token_service");
         let blocks = read(document);

@@ -3,11 +3,11 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::tls::Certificates;
+use super::certificates::Certificates;
 
 /// Listens on 127.0.0.1 and ends TLS before the server at the port `target`; for as long as the test
 /// process lives. If `direct`, TLS begins at once. If there are `protocols`, the client must name one.
-pub fn terminator(
+pub fn start_tls_terminator(
     target: u16,
     certificates: &Certificates,
     direct: bool,

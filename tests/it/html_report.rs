@@ -8,10 +8,10 @@ use serde_json::Value;
 use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::report::Report;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 /// What a page must not take for markup.
-pub const HOSTILE: [&str; 8] = [
+pub const HOSTILE_TOKENS: [&str; 8] = [
     "<img src=x onerror=alert(1)>",
     "</script><script>alert(1)</script>",
     "<!--<script>",
@@ -60,8 +60,8 @@ pub fn reporting(command: Command) -> Command {
 
 /// A run of these tokens.
 pub fn run(tokens: &[&str]) -> Run {
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(tokens)]);
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(tokens)]);
     let command = Command::new().source(&source).database(&database);
     reporting(command).arg(tokens.len().to_string()).run()
 }
@@ -133,11 +133,11 @@ fn the_numbers_of_a_page_are_the_summary_s() {
 
 #[test]
 fn a_page_tells_top_ups_from_requests_that_were_repeated() {
-    let database = Database::seed();
-    let source = Source::answers([
-        Answer::tokens(["aa", "bb"]),
-        Answer::status(503),
-        Answer::tokens(["cc"]),
+    let database = Database::standard();
+    let source = Source::responding([
+        Response::tokens(["aa", "bb"]),
+        Response::status(503),
+        Response::tokens(["cc"]),
     ]);
     let command = Command::new().source(&source).database(&database);
     let page = Page::of(&reporting(command).arg("3").run().expect_code(0));
@@ -147,7 +147,7 @@ fn a_page_tells_top_ups_from_requests_that_were_repeated() {
 
 #[test]
 fn tokens_stay_text_in_a_page() {
-    let page = Page::of(&run(&HOSTILE));
+    let page = Page::of(&run(&HOSTILE_TOKENS));
     for markup in ["<img", "<svg onload", "<script>alert", "<!--", "\u{202e}"] {
         assert!(!page.text.contains(markup), "{markup}");
     }
@@ -156,7 +156,9 @@ fn tokens_stay_text_in_a_page() {
         .iter()
         .map(|row| row[1].as_str().unwrap())
         .collect();
-    let mut expected: Vec<String> = HOSTILE.map(|t| t.replace('\u{202e}', "\\u{202e}")).into();
+    let mut expected: Vec<String> = HOSTILE_TOKENS
+        .map(|t| t.replace('\u{202e}', "\\u{202e}"))
+        .into();
     shown.sort_unstable();
     expected.sort();
     assert_eq!(shown, expected);
@@ -165,8 +167,8 @@ fn tokens_stay_text_in_a_page() {
 /// What a script says of a token stands in the table and among the causes.
 #[test]
 fn words_stay_text_in_a_page() {
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(["aa"])]);
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(["aa"])]);
     let command = Command::new().source(&source).database(&database);
     let script =
         "report(reject(fetch(SIZE), \"<img src=x onerror=alert(1)>\\u202e</title><!--\"));";
@@ -183,8 +185,8 @@ fn words_stay_text_in_a_page() {
 
 #[test]
 fn a_page_without_a_token_is_whole_too() {
-    let database = Database::seed();
-    let source = Source::answers([Answer::status(500)]);
+    let database = Database::standard();
+    let source = Source::responding([Response::status(500)]);
     let command = Command::new().source(&source).database(&database);
     let run = command.args(["--report", "html"]).run().expect_code(4);
     assert!(run.stdout.starts_with("<!DOCTYPE html>"));
@@ -213,7 +215,7 @@ fn a_masked_page_shows_no_token() {
 fn a_long_run_has_a_table_of_a_part_and_flat_memory() {
     let measured = |report: &str| {
         let command = Command::new().args(["demo", "200000", "--report", report]);
-        let (run, peak) = command.spawn().wait_and_measure();
+        let (run, peak) = command.spawn().wait_with_peak_memory();
         (run.expect_code(0), peak)
     };
     let (_, lines) = measured("text=run.txt");

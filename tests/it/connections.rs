@@ -12,19 +12,19 @@ use crate::support::database::Database;
 use crate::support::postgres::server;
 use crate::support::proxy::Proxy;
 use crate::support::report::Report;
-use crate::support::secure::{OPEN, Secure, TLS_ONLY, secure};
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
+use crate::support::tls_server::{OPEN, TLS_ONLY, TlsServer, tls_server};
 
 #[test]
 fn a_unix_socket_by_parts_and_by_url() {
-    let database = Database::seed();
+    let database = Database::standard();
     let (folder, port) = (server().sockets.to_str().unwrap(), database.port);
     let (user, name) = (&database.user, &database.name);
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb"])]);
+    let source = Source::responding([Response::tokens(["aa"]), Response::tokens(["bb"])]);
     let parts = Command::new()
         .source(&source)
-        .database_parts(&database)
+        .database_by_parts(&database)
         .env("DB_HOST", folder);
     parts.arg("1").run().expect_code(0);
     let password = &database.password;
@@ -38,7 +38,7 @@ fn a_unix_socket_by_parts_and_by_url() {
 /// Cloud SQL names the folder after the instance, with colons in it.
 #[test]
 fn a_unix_socket_in_a_folder_with_colons() {
-    let database = Database::seed();
+    let database = Database::standard();
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("cloudsql/project:region:instance");
     std::fs::create_dir_all(&folder).unwrap();
@@ -48,7 +48,7 @@ fn a_unix_socket_in_a_folder_with_colons() {
     symlink(real, folder.join(".s.PGSQL.5432")).unwrap();
     let folder = folder.to_str().unwrap();
     let (user, name, password) = (&database.user, &database.name, &database.password);
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb"])]);
+    let source = Source::responding([Response::tokens(["aa"]), Response::tokens(["bb"])]);
     let parts = Command::new()
         .source(&source)
         .env("DB_HOST", folder)
@@ -66,7 +66,7 @@ fn a_unix_socket_in_a_folder_with_colons() {
 
 #[test]
 fn a_folder_without_a_socket() {
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let command = Command::new()
         .source(&source)
         .env("DATABASE_URL", "postgres://u:p@/x?host=/nowhere/at:all");
@@ -100,7 +100,7 @@ fn hear(stream: &mut TcpStream) {
 /// The error within the limit of a second, and long before that of the test.
 #[track_caller]
 fn given_up(port: u16, sslmode: &str) -> String {
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let url = format!("postgres://u:canary@127.0.0.1:{port}/x?sslmode={sslmode}&connect_timeout=1");
     let started = Instant::now();
     let command = Command::new().source(&source).env("DATABASE_URL", url);
@@ -146,8 +146,8 @@ fn a_server_that_falls_silent_is_given_up_in_time() {
 /// Each host has the whole time.
 #[test]
 fn a_silent_host_does_not_use_up_the_time_of_the_next() {
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(["aa"])]);
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(["aa"])]);
     let (quiet, port) = (silent(|_| {}), database.port);
     let (user, password, name) = (&database.user, &database.password, &database.name);
     let hosts = format!("127.0.0.1:{quiet},127.0.0.1:{port}");
@@ -159,8 +159,8 @@ fn a_silent_host_does_not_use_up_the_time_of_the_next() {
 
 #[test]
 fn a_tls_connection_that_is_cut_is_resolved_as_others_are() {
-    let secure = secure();
-    let mut admin = secure.admin(TLS_ONLY);
+    let tls_server = tls_server();
+    let mut admin = tls_server.admin(TLS_ONLY);
     // In a CHECK: on a table with row triggers a look-up proves nothing.
     let lock = "CREATE FUNCTION hold(data text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
              IF data LIKE 'cut%' THEN PERFORM pg_advisory_xact_lock_shared(7); END IF;
@@ -170,13 +170,13 @@ fn a_tls_connection_that_is_cut_is_resolved_as_others_are() {
     admin.batch_execute(lock).unwrap();
     let gate = Gate::new();
     let tokens: Vec<String> = (0..50).map(|n| format!("cut{n:02}")).collect();
-    let source = Source::answers([
-        Answer::tokens(["first"]),
-        Answer::tokens(&tokens).after(&gate),
+    let source = Source::responding([
+        Response::tokens(["first"]),
+        Response::tokens(&tokens).after(&gate),
     ]);
-    let url = secure.url("localhost", TLS_ONLY);
+    let url = tls_server.url("localhost", TLS_ONLY);
     let running = Command::new()
-        .file("ca.pem", &secure.certificates.ca_pem)
+        .file("ca.pem", &tls_server.certificates.ca_pem)
         .env(
             "DATABASE_URL",
             format!("{url}?sslmode=verify-full&sslrootcert=ca.pem"),
@@ -204,20 +204,24 @@ fn a_tls_connection_that_is_cut_is_resolved_as_others_are() {
     let sql = "SELECT data FROM secret_tokens WHERE tls AND data ~ '^(first|cut)' ORDER BY 1";
     let rows = admin.query(sql, &[]).unwrap();
     let rows: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    assert_eq!(rows, report.of("stored"), "each of them once, and over TLS");
+    assert_eq!(
+        rows,
+        report.with_status("stored"),
+        "each of them once, and over TLS"
+    );
 }
 
 /// A reconnect demands what the first connection demanded.
 #[test]
 fn a_server_that_turns_tls_off_in_the_middle_gets_no_token_without_it() {
-    let secure = Secure::new();
-    let mut admin = secure.admin(OPEN);
+    let tls_server = TlsServer::new();
+    let mut admin = tls_server.admin(OPEN);
     let gate = Gate::new();
-    let source = Source::answers([
-        Answer::tokens(["aa"]),
-        Answer::tokens(["bb", "cc"]).after(&gate),
+    let source = Source::responding([
+        Response::tokens(["aa"]),
+        Response::tokens(["bb", "cc"]).after(&gate),
     ]);
-    let url = format!("{}?sslmode=require", secure.url("localhost", OPEN));
+    let url = format!("{}?sslmode=require", tls_server.url("localhost", OPEN));
     let running = Command::new()
         .env("DATABASE_URL", url)
         .source(&source)
@@ -229,7 +233,7 @@ fn a_server_that_turns_tls_off_in_the_middle_gets_no_token_without_it() {
     }
     // Only the postmaster's own children tell what it does now.
     let end = Instant::now() + Duration::from_secs(30);
-    while secure
+    while tls_server
         .admin(OPEN)
         .query_one("SHOW ssl", &[])
         .unwrap()
@@ -245,9 +249,9 @@ fn a_server_that_turns_tls_off_in_the_middle_gets_no_token_without_it() {
 
     let run = running.wait().expect_code(5);
     let report = Report::of_run(&run);
-    assert_eq!(report.of("stored"), ["aa"]);
+    assert_eq!(report.with_status("stored"), ["aa"]);
     // Whether they were sent before the cut was noticed is a race; neither is stored.
-    let left = [report.of("failed"), report.of("unknown")].concat();
+    let left = [report.with_status("failed"), report.with_status("unknown")].concat();
     assert_eq!(left, ["bb", "cc"], "{}", run.stdout);
     assert!(
         run.error().contains("server does not support TLS"),
@@ -256,7 +260,7 @@ fn a_server_that_turns_tls_off_in_the_middle_gets_no_token_without_it() {
     );
     let rows = admin.query("SELECT data FROM secret_tokens", &[]).unwrap();
     assert_eq!(rows.len(), 1);
-    assert!(secure.came_over_tls(OPEN, "aa"));
+    assert!(tls_server.was_stored_over_tls(OPEN, "aa"));
 }
 
 /// A server, or a pooler, that refuses a session with startup options as RDS Proxy does.
@@ -292,17 +296,17 @@ fn without_options(target: u16) -> u16 {
 
 #[test]
 fn proxy_that_refuses_startup_options_is_connected_to_without_them() {
-    let database = Database::seed();
+    let database = Database::standard();
     let port = without_options(database.port);
     let (user, password, name) = (&database.user, &database.password, &database.name);
     let url = format!("postgres://{user}:{password}@127.0.0.1:{port}/{name}?sslmode=disable");
-    let source = Source::answers([Answer::tokens(["aa", "bb"])]);
+    let source = Source::responding([Response::tokens(["aa", "bb"])]);
     let command = Command::new().source(&source).env("DATABASE_URL", &url);
     command.arg("2").run().expect_code(0);
     assert_eq!(database.rows(), ["aa", "bb"]);
 
     // Those that the user wants are not left out.
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let url = format!("{url}&options=-csearch_path%3Dapp");
     let command = Command::new().source(&source).env("DATABASE_URL", url);
     shows!(command.arg("1").run().expect_code(5).error(), @"
@@ -314,10 +318,10 @@ fn proxy_that_refuses_startup_options_is_connected_to_without_them() {
 
 #[test]
 fn startup_options_of_the_user_reach_the_server() {
-    let database = Database::with(
+    let database = Database::from_ddl(
         "CREATE SCHEMA \"an app\"; CREATE TABLE \"an app\".secret_tokens (data text)",
     );
-    let source = Source::answers([Answer::tokens(["aa"])]);
+    let source = Source::responding([Response::tokens(["aa"])]);
     let url = format!(
         "{}?options=-csearch_path%3D%22an%5C%20app%22",
         database.url()
@@ -328,7 +332,7 @@ fn startup_options_of_the_user_reach_the_server() {
     let row = database.client().query_one(sql, &[]).unwrap();
     assert_eq!(row.get::<_, &str>(0), "aa");
 
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let url = format!("{}?options=-cserch_path%3Dapp", database.url());
     let command = Command::new().source(&source).env("DATABASE_URL", url);
     shows!(command.arg("1").run().expect_code(5).error(), @r#"
@@ -340,14 +344,14 @@ fn startup_options_of_the_user_reach_the_server() {
 
 #[test]
 fn hosts_are_tried_in_random_order_if_load_balancing_is_on() {
-    let database = Database::seed();
-    let proxies = [0, 1].map(|_| Proxy::before(database.port));
+    let database = Database::standard();
+    let proxies = [0, 1].map(|_| Proxy::to(database.port));
     let (user, password, name) = (&database.user, &database.password, &database.name);
     let [first, second] = [&proxies[0], &proxies[1]].map(|proxy| proxy.port);
     let hosts = format!("127.0.0.1:{first},127.0.0.1:{second}");
     let url = format!("postgres://{user}:{password}@{hosts}/{name}");
     let check = |url: &str| {
-        let source = Source::answers([]);
+        let source = Source::responding([]);
         let command = Command::new().source(&source).env("DATABASE_URL", url);
         command.args(["check", "--connect"]).run();
     };

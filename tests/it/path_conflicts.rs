@@ -180,7 +180,7 @@ fn a_redirected_input_is_no_report_either() {
     let file = fs::File::open(command.dir().join("in.txt")).unwrap();
     let args = ["demo", "1", "--input", "-", "--report", "text=in.txt"];
     let command = command.args(args);
-    let done = command.raw().stdin(file).output().unwrap();
+    let done = command.std_command().stdin(file).output().unwrap();
     assert_eq!(done.status.code(), Some(2));
     assert_eq!(fs::read(command.dir().join("in.txt")).unwrap(), b"aa\n");
 }
@@ -189,7 +189,7 @@ fn a_redirected_input_is_no_report_either() {
 /// being replayed, and protects it from reports all the same.
 #[test]
 fn the_journal_that_is_configured_is_replayed_and_not_reported_over() {
-    let database = Database::seed();
+    let database = Database::standard();
     let run = |args: [&str; 4]| {
         let command = command().database(&database);
         let command = command.file("j.yaml", "run: {journal: old.ndjson}\n");

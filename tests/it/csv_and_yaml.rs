@@ -9,7 +9,7 @@ use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 /// Texts that parsers like to take for something else.
 const TRICKY: [&str; 20] = [
@@ -42,8 +42,8 @@ fn command(source: &Source, database: &Database, size: usize) -> Command {
 
 /// A run of these tokens with an `ndjson` report beside the one that is looked at.
 fn run(tokens: &[&str], format: &str) -> (Run, Report) {
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(tokens)]);
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(tokens)]);
     let run = command(&source, &database, tokens.len())
         .args(["--report", format, "--report", "ndjson=run.ndjson"])
         .run()
@@ -130,8 +130,8 @@ fn a_cell_of_csv_is_never_a_formula_and_never_breaks_out() {
 
 #[test]
 fn what_stands_behind_a_token_in_csv_is_no_formula_either() {
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(["aa"])]);
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(["aa"])]);
     let run = command(&source, &database, 1)
         .args(["--report", "csv", "--script", "mine.rhai"])
         .file("mine.rhai", "report(reject(fetch(SIZE), \"=1+1\"));")
@@ -172,8 +172,8 @@ fn csv_says_of_each_token_what_ndjson_says() {
 
 #[test]
 fn yaml_is_one_document_with_tokens_and_summary() {
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["b-b"])]);
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(["aa"]), Response::tokens(["b-b"])]);
     // One after the other, so that the order is known.
     let run = command(&source, &database, 2)
         .args(["--report", "yaml", "--script", "mine.rhai"])
@@ -239,8 +239,8 @@ fn any_token_comes_back_whole_from_yaml() {
 #[test]
 fn csv_and_yaml_without_a_token_are_whole_too() {
     let [csv, yaml] = ["csv", "yaml"].map(|format| {
-        let database = Database::seed();
-        let source = Source::answers([Answer::status(500)]);
+        let database = Database::standard();
+        let source = Source::responding([Response::status(500)]);
         let run = command(&source, &database, 5).args(["--report", format]);
         run.run().expect_code(4).stdout
     });

@@ -1,4 +1,4 @@
-//! Scripts in tests, and the books of a run: the `ndjson` report, added up.
+//! Scripts in tests, and the ledger of a run: the `ndjson` report, added up.
 
 use serde_json::Value;
 
@@ -9,8 +9,8 @@ use super::source::Source;
 const STATUSES: [&str; 5] = ["stored", "rejected", "failed", "unknown", "not_attempted"];
 
 /// A run of the demo with this script, a page of four tokens at a time, reporting to `text` on
-/// standard output and to the file that [`Books::of`] reads.
-pub fn demo(size: u64, script: &str) -> Command {
+/// standard output and to the file that [`Ledger::of`] reads.
+pub fn demo_command(size: u64, script: &str) -> Command {
     Command::new()
         .args(["demo", &size.to_string()])
         .args(["--page-size", "4"])
@@ -18,7 +18,7 @@ pub fn demo(size: u64, script: &str) -> Command {
 }
 
 /// The same against a source and a database of the test's own.
-pub fn real(size: u64, script: &str, source: &Source, database: &Database) -> Command {
+pub fn database_command(size: u64, script: &str, source: &Source, database: &Database) -> Command {
     Command::new()
         .arg(size.to_string())
         .source(source)
@@ -35,14 +35,14 @@ impl Command {
 }
 
 /// The `ndjson` report of a run.
-pub struct Books {
+pub struct Ledger {
     /// The token objects in order.
     pub tokens: Vec<Value>,
     /// The summary.
     pub summary: Value,
 }
 
-impl Books {
+impl Ledger {
     /// Reads the report and fails unless it accounts for every token that was received.
     #[track_caller]
     pub fn of(run: &Run) -> Self {
@@ -52,26 +52,29 @@ impl Books {
             .map(|line| serde_json::from_str(line).expect("JSON"))
             .collect();
         let mut last = tokens.pop().expect("a summary");
-        let books = Self {
+        let ledger = Self {
             tokens,
             summary: last["summary"].take(),
         };
-        let sum: u64 = STATUSES.iter().map(|status| books.count(status)).sum();
-        assert_eq!(sum, books.count("received"), "{}", books.summary);
+        let sum: u64 = STATUSES.iter().map(|status| ledger.count(status)).sum();
+        assert_eq!(sum, ledger.count("received"), "{}", ledger.summary);
         for status in STATUSES {
             assert_eq!(
-                books.with(status).len() as u64,
-                books.count(status),
+                ledger.with_status(status).len() as u64,
+                ledger.count(status),
                 "{status}: {text}"
             );
         }
-        assert_eq!(books.summary["exit_code"].as_i64(), run.code.map(i64::from));
-        books
+        assert_eq!(
+            ledger.summary["exit_code"].as_i64(),
+            run.code.map(i64::from)
+        );
+        ledger
     }
 
     /// Fails where a token stands in the report twice.
     #[track_caller]
-    pub fn once_each(self) -> Self {
+    pub fn without_duplicates(self) -> Self {
         let mut tokens = self.texts();
         let all = tokens.len();
         tokens.sort();
@@ -92,7 +95,7 @@ impl Books {
     }
 
     /// The tokens of this status.
-    pub fn with(&self, status: &str) -> Vec<&Value> {
+    pub fn with_status(&self, status: &str) -> Vec<&Value> {
         let of_status = |token: &&Value| token["status"] == status;
         self.tokens.iter().filter(of_status).collect()
     }
@@ -105,7 +108,7 @@ impl Books {
 }
 
 /// What a run said of its mistake: standard error without log lines and the summary.
-pub fn mistake(run: &Run) -> String {
+pub fn error_text(run: &Run) -> String {
     let start = run.stderr.find("error").unwrap_or(0);
     run.stderr[start..].trim_end().to_owned()
 }

@@ -3,125 +3,125 @@
 
 use std::time::Duration;
 
-use super::{holding, service, through, tokens};
+use super::{holding, random_token_source, run_command, through};
 use crate::outages::{unlock, waiting_backend};
-use crate::support::cluster::{kill, wait, wait_until_left};
+use crate::support::cluster::{kill, wait, wait_until_disconnected};
 use crate::support::command::Command;
 use crate::support::database::{Database, Login};
 use crate::support::proxy::{Fault, Point, Proxy, Scope};
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 use crate::support::verify::verify;
 
 /// Case 5: what was committed and not confirmed is found, and nothing is sent twice.
 #[test]
 fn a_reply_that_is_dropped_after_the_commit_is_found_out() {
-    let database = Database::seed();
-    let proxy = Proxy::before(database.port);
-    let (issued, source) = tokens(600);
+    let database = Database::standard();
+    let proxy = Proxy::to(database.port);
+    let (issued, source) = random_token_source(600);
     for commit in [1, 40, 90] {
-        proxy.arm(Point::Commit(commit), Fault::Swallow, Scope::One);
+        proxy.arm(Point::Commit(commit), Fault::DropReplies, Scope::One);
     }
-    let run = service(&source, &through(&database, &proxy), issued.len())
+    let run = run_command(&source, &through(&database, &proxy), issued.len())
         .args(["--connections", "2"])
         .run()
         .expect_code(0);
-    assert_eq!(proxy.fired(), 3);
+    assert_eq!(proxy.injected(), 3);
     let verified = verify(&run, &issued, &[], &database);
-    assert!(verified.doubts.stored >= 3, "{:?}", verified.doubts);
-    assert_eq!(verified.doubts.unknown, 0);
+    assert!(verified.in_doubt.stored >= 3, "{:?}", verified.in_doubt);
+    assert_eq!(verified.in_doubt.unknown, 0);
 }
 
 #[test]
 fn a_connection_that_is_cut_in_the_middle_of_a_message_costs_time_and_no_token() {
-    let database = Database::seed();
-    let proxy = Proxy::before(database.port);
-    let (issued, source) = tokens(1000);
+    let database = Database::standard();
+    let proxy = Proxy::to(database.port);
+    let (issued, source) = random_token_source(1000);
     for byte in [3000, 1234, 4321, 2777, 5001] {
-        proxy.arm(Point::Byte(byte), Fault::Cut, Scope::One);
+        proxy.arm(Point::Byte(byte), Fault::Disconnect, Scope::One);
     }
-    let run = service(&source, &through(&database, &proxy), issued.len())
+    let run = run_command(&source, &through(&database, &proxy), issued.len())
         .args(["--connections", "2"])
         .run()
         .expect_code(0);
-    assert_eq!(proxy.fired(), 5);
+    assert_eq!(proxy.injected(), 5);
     let verified = verify(&run, &issued, &[], &database);
-    assert_eq!(verified.doubts.unknown, 0);
+    assert_eq!(verified.in_doubt.unknown, 0);
 }
 
 #[test]
 fn silence_that_ends_and_delay_leave_no_doubt() {
-    let database = Database::seed();
-    let proxy = Proxy::before(database.port);
-    let (issued, source) = tokens(1000);
+    let database = Database::standard();
+    let proxy = Proxy::to(database.port);
+    let (issued, source) = random_token_source(1000);
     proxy.arm(Point::Commit(200), Fault::Partition, Scope::All);
     proxy.delay(Duration::from_millis(5));
-    let running = service(&source, &through(&database, &proxy), issued.len()).spawn();
-    proxy.wait_for_fired(1);
+    let running = run_command(&source, &through(&database, &proxy), issued.len()).spawn();
+    proxy.wait_for_injected(1);
     proxy.heal();
     let run = running.wait().expect_code(0);
     let verified = verify(&run, &issued, &[], &database);
-    assert_eq!(verified.doubts.in_doubt, 0);
+    assert_eq!(verified.in_doubt.total, 0);
 }
 
 /// Case 15 in the middle of a run: the connections stay open, and no answer comes on any of them.
 #[test]
 fn a_server_that_falls_silent_is_left_and_what_it_did_is_found_out() {
-    let database = Database::seed();
-    let proxy = Proxy::before(database.port);
-    let (issued, source) = tokens(400);
+    let database = Database::standard();
+    let proxy = Proxy::to(database.port);
+    let (issued, source) = random_token_source(400);
     for commit in [50, 50] {
         proxy.arm(Point::Commit(commit), Fault::Partition, Scope::One);
     }
-    let run = service(&source, &through(&database, &proxy), issued.len())
+    let run = run_command(&source, &through(&database, &proxy), issued.len())
         .config("database: {statement_timeout: 1s}")
         .args(["--connections", "2"])
         .run()
         .expect_code(0);
-    assert_eq!(proxy.fired(), 2);
+    assert_eq!(proxy.injected(), 2);
     let verified = verify(&run, &issued, &[], &database);
-    assert!(verified.doubts.in_doubt > 0);
-    assert_eq!(verified.doubts.unknown, 0);
+    assert!(verified.in_doubt.total > 0);
+    assert_eq!(verified.in_doubt.unknown, 0);
 }
 
 /// Case 6: the server has not heard that the client is gone, and its INSERT is still under way.
 #[test]
 fn a_server_that_was_left_behind_commits_nothing_late() {
-    let (database, mut admin) = holding(Database::seed());
-    let proxy = Proxy::before(database.port);
+    let (database, mut admin) = holding(Database::standard());
+    let proxy = Proxy::to(database.port);
     let issued: Vec<String> = ["aa", "bb", "held", "cc", "dd"].map(String::from).into();
-    let source = Source::answers([Answer::tokens(&issued)]);
-    let running = service(&source, &through(&database, &proxy), issued.len())
+    let source = Source::responding([Response::tokens(&issued)]);
+    let running = run_command(&source, &through(&database, &proxy), issued.len())
         .args(["--connections", "1"])
         .spawn();
     let left_behind = waiting_backend(&mut admin);
-    proxy.strike(Fault::Abandon);
+    proxy.inject(Fault::DisconnectClient);
     // It was fenced before it was looked up: it is gone although its lock was never given.
     wait(|| waiting_backend(&mut admin) != left_behind, "the fence");
     unlock(&mut admin);
     let run = running.wait().expect_code(0);
     verify(&run, &issued, &[], &database);
     proxy.heal();
-    wait_until_left(database.superuser());
+    wait_until_disconnected(database.superuser());
     let verified = verify(&run, &issued, &[], &database);
     assert_eq!(verified.report.count("stored"), 5);
-    assert!(verified.doubts.absent >= 1);
+    assert!(verified.in_doubt.absent >= 1);
 }
 
 /// Nobody can tell what a backend that cannot be ended will do. And whoever waits for its end must
 /// not lose the tokens when the run is aborted meanwhile.
 #[test]
 fn a_run_that_is_aborted_while_it_looks_up_reports_every_token() {
-    let (database, mut admin) = holding(Database::seed());
-    let proxy = Proxy::before(database.port);
+    let (database, mut admin) = holding(Database::standard());
+    let proxy = Proxy::to(database.port);
     let issued: Vec<String> = ["aa", "bb", "held", "cc", "dd"].map(String::from).into();
-    let source = Source::answers([Answer::tokens(&issued)]);
-    let running = service(&source, &through(&database, &proxy), issued.len())
+    let source = Source::responding([Response::tokens(&issued)]);
+    let running = run_command(&source, &through(&database, &proxy), issued.len())
         .args(["--connections", "1"])
         .spawn();
     let stopped = waiting_backend(&mut admin);
     assert!(kill(stopped, "STOP"));
     let before = proxy.accepted();
-    proxy.strike(Fault::Abandon);
+    proxy.inject(Fault::DisconnectClient);
     proxy.wait_for_accepted(before + 1);
     // It has seen the fence's first refusal once its own backend has asked for it.
     wait(
@@ -139,7 +139,7 @@ fn a_run_that_is_aborted_while_it_looks_up_reports_every_token() {
     let run = running.wait();
     assert!(kill(stopped, "CONT"));
     unlock(&mut admin);
-    wait_until_left(database.superuser());
+    wait_until_disconnected(database.superuser());
     let run = run.expect_code(143);
     let verified = verify(&run, &issued, &[], &database);
     assert!(verified.report.count("unknown") >= 1, "{}", run.stderr);
@@ -148,21 +148,21 @@ fn a_run_that_is_aborted_while_it_looks_up_reports_every_token() {
 /// The second connection falls silent too, when it is asked to end the old backend.
 #[test]
 fn silence_while_it_looks_up_does_not_last_for_ever() {
-    let database = Database::seed();
-    let proxy = Proxy::before(database.port);
-    let (issued, source) = tokens(100);
-    proxy.arm(Point::Commit(20), Fault::Swallow, Scope::One);
+    let database = Database::standard();
+    let proxy = Proxy::to(database.port);
+    let (issued, source) = random_token_source(100);
+    proxy.arm(Point::Commit(20), Fault::DropReplies, Scope::One);
     // The session's beginning, its set-up, the statement; then the fence.
     proxy.arm(Point::Ready(4), Fault::Partition, Scope::One);
     let url = through(&database, &proxy).url() + "?connect_timeout=1";
-    let run = service(&source, &database, issued.len())
+    let run = run_command(&source, &database, issued.len())
         .env("DATABASE_URL", url)
         .args(["--connections", "1"])
         .run()
         .expect_code(0);
-    assert_eq!(proxy.fired(), 2);
+    assert_eq!(proxy.injected(), 2);
     let verified = verify(&run, &issued, &[], &database);
-    assert_eq!(verified.doubts.unknown, 0);
+    assert_eq!(verified.in_doubt.unknown, 0);
 }
 
 /// Case 15, at the start.
@@ -176,7 +176,7 @@ fn a_server_that_accepts_and_stays_silent_costs_no_token() {
         password: "canary".to_owned(),
         name: "tokens".to_owned(),
     };
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let run = Command::new()
         .source(&source)
         .env("DATABASE_URL", login.url() + "?connect_timeout=1")

@@ -7,7 +7,7 @@ use crate::outages::{lock, lockable, unlock, waiting_backend};
 use crate::support::command::{Command, Run};
 use crate::support::database::{Database, Login};
 use crate::support::postgres::free_port;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
 /// What no message may hold.
 const CANARY: &str = "canary";
@@ -115,7 +115,7 @@ impl Stage<'_> {
     }
 
     fn tokens() -> Source {
-        Source::answers([Answer::tokens(TOKENS)])
+        Source::responding([Response::tokens(TOKENS)])
     }
 }
 
@@ -168,17 +168,17 @@ pub fn search() -> Searched {
 
 fn source_faults(stage: &Stage, searched: &mut Searched) {
     for answer in [
-        Answer::tokens(TOKENS),
-        Answer::status(500).body(TOKENS.join("\n")),
-        Answer::status(401).body("CanaryAuth"),
-        Answer::status(307).header("location", "http://h/?key=CanaryKey"),
-        Answer::cut(TOKENS.join("\n"), 1000),
-        Answer::raw("text/html", TOKENS.join("\n")),
-        Answer::raw("text/plain", "Canary\0Control\nCanary\u{1b}[31mEscape\n"),
-        Answer::raw("text/plain", &b"Canary\xffBytes\n"[..]),
-        Answer::tokens(["Canary".repeat(1000)]),
+        Response::tokens(TOKENS),
+        Response::status(500).body(TOKENS.join("\n")),
+        Response::status(401).body("CanaryAuth"),
+        Response::status(307).header("location", "http://h/?key=CanaryKey"),
+        Response::cut(TOKENS.join("\n"), 1000),
+        Response::raw("text/html", TOKENS.join("\n")),
+        Response::raw("text/plain", "Canary\0Control\nCanary\u{1b}[31mEscape\n"),
+        Response::raw("text/plain", &b"Canary\xffBytes\n"[..]),
+        Response::tokens(["Canary".repeat(1000)]),
     ] {
-        let source = Source::answers([answer]);
+        let source = Source::responding([answer]);
         let command = stage.run(&source).arg("--no-top-up");
         searched.run("source", command);
     }
@@ -191,7 +191,7 @@ fn source_faults(stage: &Stage, searched: &mut Searched) {
 }
 
 fn database_faults(stage: &Stage, searched: &mut Searched) {
-    let none = Source::answers([]);
+    let none = Source::responding([]);
     for wrong in [
         Login {
             password: "CanaryWrong".to_owned(),
@@ -236,9 +236,9 @@ fn database_faults(stage: &Stage, searched: &mut Searched) {
 fn crash(stage: &Stage, admin: &mut postgres::Client, searched: &mut Searched) {
     lock(admin);
     let gate = Gate::new();
-    let source = Source::answers([
-        Answer::tokens(&TOKENS[..2]),
-        Answer::tokens(&TOKENS[2..]).after(&gate),
+    let source = Source::responding([
+        Response::tokens(&TOKENS[..2]),
+        Response::tokens(&TOKENS[2..]).after(&gate),
     ]);
     let running = stage.run(&source).spawn();
     let pid = waiting_backend(admin);
@@ -265,9 +265,9 @@ fn no_canary_is_heard() {
 
 #[test]
 fn a_crash_leaves_no_core_and_the_memory_is_nobody_else_s() {
-    let database = Database::seed();
+    let database = Database::standard();
     let gate = Gate::new();
-    let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+    let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
     let command = Command::new().source(&source).database(&database);
     let running = command.arg("1").spawn();
     source.wait_for(1);

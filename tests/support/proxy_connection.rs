@@ -39,14 +39,14 @@ struct Flow {
 }
 
 /// The two sockets of a connection.
-pub(super) struct Pair {
+pub(super) struct ProxyConnection {
     client: TcpStream,
     server: TcpStream,
     flow: Mutex<Flow>,
     changed: Condvar,
 }
 
-impl Pair {
+impl ProxyConnection {
     pub(super) fn new(client: TcpStream, server: TcpStream, held: bool) -> Arc<Self> {
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         Arc::new(Self {
@@ -77,16 +77,16 @@ impl Pair {
     pub(super) fn suffer(&self, fault: Fault) {
         let mut flow = self.lock();
         match fault {
-            Fault::Cut => {
+            Fault::Disconnect => {
                 drop(flow);
                 self.close();
             }
-            Fault::Abandon => {
+            Fault::DisconnectClient => {
                 flow.abandoned = true;
                 drop(flow);
                 let _ = self.client.shutdown(Shutdown::Both);
             }
-            Fault::Swallow => {
+            Fault::DropReplies => {
                 flow.deaf = true;
                 let quiet = flow.owed == 0;
                 drop(flow);
@@ -130,7 +130,7 @@ impl Pair {
 }
 
 /// Begins to forward.
-pub(super) fn start(pair: &Arc<Pair>, shared: &Arc<Shared>) {
+pub(super) fn start(pair: &Arc<ProxyConnection>, shared: &Arc<Shared>) {
     let (up, to_server) = mpsc::channel();
     let (down, to_client) = mpsc::channel();
     for upwards in [true, false] {
@@ -150,7 +150,7 @@ pub(super) fn start(pair: &Arc<Pair>, shared: &Arc<Shared>) {
     std::thread::spawn(move || write(&client_side, false, &to_client));
 }
 
-fn read_client(pair: &Pair, shared: &Shared, to_server: &Sender<Item>) {
+fn read_client(pair: &ProxyConnection, shared: &Shared, to_server: &Sender<Item>) {
     let mut framer = Framer::of_client();
     read(&pair.client, |bytes| {
         let due = Instant::now() + shared.lock().delay;
@@ -167,7 +167,7 @@ fn read_client(pair: &Pair, shared: &Shared, to_server: &Sender<Item>) {
     });
 }
 
-fn read_server(pair: &Arc<Pair>, shared: &Shared, to_client: &Sender<Item>) {
+fn read_server(pair: &Arc<ProxyConnection>, shared: &Shared, to_client: &Sender<Item>) {
     let mut framer = Framer::of_server();
     let mut inserted = false;
     read(&pair.server, |bytes| {
@@ -198,13 +198,13 @@ fn read_server(pair: &Arc<Pair>, shared: &Shared, to_client: &Sender<Item>) {
                     message.truncate(passed);
                     let _ = to_client.send(Item::Bytes(due, message));
                     let _ = to_client.send(Item::Suffer(fault));
-                    if fault == Fault::Cut {
+                    if fault == Fault::Disconnect {
                         return false;
                     }
                     // Nothing that comes later may pass.
                     let mut flow = pair.lock();
-                    flow.deaf |= fault == Fault::Swallow;
-                    flow.abandoned |= fault == Fault::Abandon;
+                    flow.deaf |= fault == Fault::DropReplies;
+                    flow.abandoned |= fault == Fault::DisconnectClient;
                     drop(flow);
                     continue;
                 }
@@ -224,7 +224,7 @@ fn read(mut socket: &TcpStream, mut take: impl FnMut(&[u8]) -> bool) {
     }
 }
 
-fn write(pair: &Pair, upwards: bool, items: &Receiver<Item>) {
+fn write(pair: &ProxyConnection, upwards: bool, items: &Receiver<Item>) {
     let mut socket = if upwards { &pair.server } else { &pair.client };
     for item in items {
         match item {

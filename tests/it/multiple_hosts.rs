@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use postgres::Client;
 
 use crate::support::command::Command;
-use crate::support::database::{Login, SEED};
-use crate::support::postgres::{SUPERUSER, Server, Setup, free_port};
+use crate::support::database::{Login, STANDARD_TABLE};
+use crate::support::postgres::{SUPERUSER, Server, ServerSetup, free_port};
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
 /// Lets a standby follow.
 const HBA: &str = "\
@@ -24,19 +24,19 @@ const PASSWORD: &str = "canary-77c2";
 
 /// A primary with the seed's table, whose commits wait for no standby.
 fn primary() -> Server {
-    let server = Server::with(&Setup {
+    let server = Server::start(&ServerSetup {
         hba: Some(HBA),
         password: Some(PASSWORD),
-        ..Setup::default()
+        ..ServerSetup::default()
     });
-    client(&server).batch_execute(SEED).unwrap();
+    client(&server).batch_execute(STANDARD_TABLE).unwrap();
     server
 }
 
 fn standby_of(primary: &Server) -> Server {
-    Server::with(&Setup {
+    Server::start(&ServerSetup {
         standby_of: Some(primary),
-        ..Setup::default()
+        ..ServerSetup::default()
     })
 }
 
@@ -93,11 +93,11 @@ fn the_first_that_takes_writes_is_taken() {
         ("bb", "?target_session_attrs=read-write"),
         ("cc", "?target_session_attrs=primary"),
     ] {
-        let source = Source::answers([Answer::tokens([token])]);
+        let source = Source::responding([Response::tokens([token])]);
         let command = command(&ports, PASSWORD, parameters).source(&source);
         command.arg("1").run().expect_code(0);
     }
-    let source = Source::answers([Answer::tokens(["dd"])]);
+    let source = Source::responding([Response::tokens(["dd"])]);
     let by_parts = Command::new()
         .source(&source)
         .env("DB_HOST", "127.0.0.1,localhost")
@@ -109,7 +109,7 @@ fn the_first_that_takes_writes_is_taken() {
     assert_eq!(rows(&primary), ["aa", "bb", "cc", "dd"]);
 
     // The first that answers is the one that counts, where any is said to do.
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let any = command(&ports, PASSWORD, "?target_session_attrs=any").source(&source);
     shows!(any.arg("1").run().expect_code(5).error(), @"
     error: the database takes no writes
@@ -137,7 +137,7 @@ fn the_first_that_takes_writes_is_taken() {
 #[test]
 fn nobody_answers() {
     let ports = [free_port(), free_port()];
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let command = command(&ports, "canary", "").source(&source);
     shows!(command.arg("1").run().expect_code(5).error(), @"
     error: none of the 2 hosts can be used
@@ -153,7 +153,10 @@ fn a_primary_that_turns_read_only_is_left_for_the_next() {
     let (first, second) = (primary(), primary());
     let gate = Gate::new();
     let tokens: Vec<String> = (0..200).map(|n| format!("b{n:03}")).collect();
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(&tokens).after(&gate)]);
+    let source = Source::responding([
+        Response::tokens(["aa"]),
+        Response::tokens(&tokens).after(&gate),
+    ]);
     let running = command(&[first.port, second.port], PASSWORD, "")
         .source(&source)
         .args(["201", "--report", "ndjson", "--patience", "20s"])
@@ -202,7 +205,10 @@ fn the_only_host_is_waited_for_and_then_the_tokens_are_failed() {
     let server = primary();
     let gate = Gate::new();
     let tokens: Vec<String> = (0..200).map(|n| format!("b{n:03}")).collect();
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(&tokens).after(&gate)]);
+    let source = Source::responding([
+        Response::tokens(["aa"]),
+        Response::tokens(&tokens).after(&gate),
+    ]);
     let running = command(&[server.port], PASSWORD, "")
         .source(&source)
         .args(["201", "--report", "ndjson", "--patience", "300ms"])
@@ -214,8 +220,8 @@ fn the_only_host_is_waited_for_and_then_the_tokens_are_failed() {
 
     let run = running.wait().expect_code(5);
     let report = Report::of_run(&run);
-    assert_eq!(report.of("stored"), ["aa"]);
-    assert_eq!(report.of("failed"), tokens);
+    assert_eq!(report.with_status("stored"), ["aa"]);
+    assert_eq!(report.with_status("failed"), tokens);
     shows!(run.error(), @"
     error: db_connect: the database takes no writes any more, and did not within 300ms
       ╭▸ scripts/default.rhai:3:1
@@ -234,7 +240,10 @@ fn tokens_that_are_given_up_beside_an_idle_connection_are_explained() {
     let server = primary();
     let gate = Gate::new();
     let first: Vec<String> = (0..64).map(|n| format!("a{n:02}")).collect();
-    let source = Source::answers([Answer::tokens(&first), Answer::tokens(["zz"]).after(&gate)]);
+    let source = Source::responding([
+        Response::tokens(&first),
+        Response::tokens(["zz"]).after(&gate),
+    ]);
     let running = command(&[server.port], PASSWORD, "")
         .source(&source)
         .args(["65", "--report", "ndjson", "--patience", "300ms"])
@@ -247,7 +256,7 @@ fn tokens_that_are_given_up_beside_an_idle_connection_are_explained() {
     gate.open();
 
     let run = running.wait().expect_code(5);
-    assert_eq!(Report::of_run(&run).of("failed"), ["zz"]);
+    assert_eq!(Report::of_run(&run).with_status("failed"), ["zz"]);
     shows!(run.error(), @"
     error: db_connect: the database takes no writes any more, and did not within 300ms
       ╭▸ scripts/default.rhai:3:1
@@ -269,7 +278,10 @@ fn a_promoted_standby_takes_over_and_shows_what_was_stored() {
     alter(&primary, "synchronous_standby_names = '*'");
     let gate = Gate::new();
     let tokens: Vec<String> = (0..3000).map(|n| format!("b{n:04}")).collect();
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(&tokens).after(&gate)]);
+    let source = Source::responding([
+        Response::tokens(["aa"]),
+        Response::tokens(&tokens).after(&gate),
+    ]);
     let running = command(&[primary.port, standby.port], PASSWORD, "")
         .source(&source)
         .args(["3001", "--report", "ndjson", "--patience", "40s"])
@@ -284,7 +296,11 @@ fn a_promoted_standby_takes_over_and_shows_what_was_stored() {
     let run = running.wait().expect_code(0);
     let report = Report::of_run(&run);
     assert_eq!(report.count("stored"), 3001, "{}", run.stderr);
-    assert_eq!(rows(&standby), report.of("stored"), "each of them once");
+    assert_eq!(
+        rows(&standby),
+        report.with_status("stored"),
+        "each of them once"
+    );
 }
 
 /// The host that answers is of another database: what it shows proves nothing.
@@ -297,7 +313,7 @@ fn another_database_proves_nothing_of_what_was_in_flight() {
          ALTER TABLE secret_tokens ADD CONSTRAINT hold CHECK (hold(data));
          SELECT pg_advisory_lock(7)";
     admin.batch_execute(ddl).unwrap();
-    let source = Source::answers([Answer::tokens(["aa"])]);
+    let source = Source::responding([Response::tokens(["aa"])]);
     let running = command(&[first.port, second.port], PASSWORD, "")
         .source(&source)
         .args(["1", "--report", "ndjson"])
@@ -307,7 +323,7 @@ fn another_database_proves_nothing_of_what_was_in_flight() {
 
     let run = running.wait().expect_code(5);
     let report = Report::of_run(&run);
-    assert_eq!(report.of("unknown"), ["aa"]);
+    assert_eq!(report.with_status("unknown"), ["aa"]);
     assert_eq!(
         report.token("aa")["reason"],
         "the connection was lost, and the host that answers now is of another database"

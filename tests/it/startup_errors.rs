@@ -5,16 +5,16 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use crate::support::command::{Command, Run};
-use crate::support::database::{Database, Login, SEED};
-use crate::support::postgres::{Server, Setup, free_port};
+use crate::support::database::{Database, Login, STANDARD_TABLE};
+use crate::support::postgres::{Server, ServerSetup, free_port};
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 /// Runs against a source that must not be asked for anything, and gives the one error. No secret
 /// stands in what is shown, not even at the most talkative log level.
 #[track_caller]
-pub fn refused(command: Command, secret: &str) -> String {
-    let source = Source::answers([]);
+pub fn startup_error(command: Command, secret: &str) -> String {
+    let source = Source::responding([]);
     let run = command.source(&source).arg("5").run().expect_code(5);
     assert!(source.requests().is_empty(), "a token was asked for");
     assert_eq!(run.stdout, "");
@@ -25,7 +25,7 @@ pub fn refused(command: Command, secret: &str) -> String {
 
 #[track_caller]
 fn refused_by(login: &Login) -> String {
-    refused(Command::new().database(login), &login.password)
+    startup_error(Command::new().database(login), &login.password)
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_host_that_has_no_address() {
         .env("DB_USER", "tokens")
         .env("DB_PASS", "canary")
         .env("DB_NAME", "tokens");
-    let error = refused(command, "canary");
+    let error = startup_error(command, "canary");
     // What the resolver says differs from machine to machine.
     assert!(error.starts_with("error: "), "{error}");
     assert!(error.contains("nowhere.invalid:5432"), "{error}");
@@ -60,7 +60,7 @@ fn a_host_that_has_no_address() {
 
 #[test]
 fn a_wrong_password() {
-    let database = Database::seed();
+    let database = Database::standard();
     let login = Login {
         password: "canary".to_owned(),
         ..(*database).clone()
@@ -74,8 +74,11 @@ fn a_wrong_password() {
 
 #[test]
 fn no_password_where_one_is_wanted() {
-    let database = Database::seed();
-    let error = refused(Command::new().database_place(&database), "owner-");
+    let database = Database::standard();
+    let error = startup_error(
+        Command::new().database_without_password(&database),
+        "owner-",
+    );
     shows!(error, @"
     error: the database refused to connect
       caused by: 127.0.0.1:[port] asks for a password and none is configured
@@ -85,7 +88,7 @@ fn no_password_where_one_is_wanted() {
 
 #[test]
 fn no_such_role() {
-    let database = Database::seed();
+    let database = Database::standard();
     let login = Login {
         user: "nobody".to_owned(),
         ..(*database).clone()
@@ -99,7 +102,7 @@ fn no_such_role() {
 
 #[test]
 fn no_such_database() {
-    let database = Database::seed();
+    let database = Database::standard();
     let login = Login {
         name: "elsewhere".to_owned(),
         ..(*database).clone()
@@ -123,7 +126,7 @@ fn no_such_table() {
 
 #[test]
 fn a_role_that_has_no_connection_left() {
-    let database = Database::seed();
+    let database = Database::standard();
     let role = database.role_with("INSERT");
     let few = format!("ALTER ROLE {} CONNECTION LIMIT 1", role.user);
     database.admin().batch_execute(&few).unwrap();
@@ -137,7 +140,7 @@ fn a_role_that_has_no_connection_left() {
 
 #[test]
 fn a_database_that_has_no_connection_left() {
-    let database = Database::seed();
+    let database = Database::standard();
     let _only = database.client();
     let few = format!("ALTER DATABASE {} CONNECTION LIMIT 1", database.name);
     database.admin().batch_execute(&few).unwrap();
@@ -150,11 +153,11 @@ fn a_database_that_has_no_connection_left() {
 
 #[test]
 fn a_server_that_has_no_connection_left() {
-    let server = Server::with(&Setup {
+    let server = Server::start(&ServerSetup {
         conf: "max_connections = 3\nmax_wal_senders = 0\nsuperuser_reserved_connections = 0\n",
-        ..Setup::default()
+        ..ServerSetup::default()
     });
-    let database = Database::on(&server).made(SEED);
+    let database = Database::on(&server).with_sql(STANDARD_TABLE);
     // Those that made the table may still be about to end.
     let mut all = Vec::new();
     while all.len() < 3 {
@@ -169,9 +172,9 @@ fn a_server_that_has_no_connection_left() {
 
 #[test]
 fn no_such_schema() {
-    let database = Database::seed();
+    let database = Database::standard();
     let command = Command::new().config("database: {table: vault.secret_tokens}");
-    let error = refused(command.database(&database), &database.password);
+    let error = startup_error(command.database(&database), &database.password);
     shows!(error, @r#"
     error: the table does not exist
       caused by: schema "vault" does not exist (3F000)
@@ -181,9 +184,9 @@ fn no_such_schema() {
 
 #[test]
 fn no_such_column() {
-    let database = Database::seed();
+    let database = Database::standard();
     let command = Command::new().config("database: {column: dta}");
-    let error = refused(command.database(&database), &database.password);
+    let error = startup_error(command.database(&database), &database.password);
     shows!(error, @r#"
     error: the column does not exist
       caused by: "secret_tokens" has no column "dta"
@@ -193,7 +196,7 @@ fn no_such_column() {
 
 #[test]
 fn a_column_that_takes_no_text() {
-    let database = Database::with("CREATE TABLE secret_tokens (data integer)");
+    let database = Database::from_ddl("CREATE TABLE secret_tokens (data integer)");
     shows!(refused_by(&database), @r#"
     error: the column does not keep whole tokens
       caused by: column "data" of "secret_tokens" is of type integer
@@ -203,7 +206,7 @@ fn a_column_that_takes_no_text() {
 
 #[test]
 fn no_right_to_insert() {
-    let database = Database::seed();
+    let database = Database::standard();
     shows!(refused_by(&database.role_with("SELECT")), @r#"
     error: the database refuses inserts
       caused by: role "[database]_role" has no INSERT right on "secret_tokens", column "data"
@@ -213,7 +216,7 @@ fn no_right_to_insert() {
 
 #[test]
 fn no_right_to_draw_the_next_id() {
-    let database = Database::seed();
+    let database = Database::standard();
     let role = database.role_with("INSERT");
     let revoke = format!(
         "REVOKE ALL ON SEQUENCE secret_tokens_id_seq FROM {}",
@@ -229,8 +232,8 @@ fn no_right_to_draw_the_next_id() {
 
 #[test]
 fn the_right_to_insert_is_enough() {
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(["aa", "b-b"])]);
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(["aa", "b-b"])]);
     let role = database.role_with("INSERT");
     let command = Command::new().source(&source).database(&role);
     command.arg("2").run().expect_code(0);
@@ -239,7 +242,7 @@ fn the_right_to_insert_is_enough() {
 
 #[test]
 fn a_server_that_takes_no_writes() {
-    let database = Database::seed();
+    let database = Database::standard();
     let role = database.role_with("INSERT");
     database
         .admin()
@@ -257,16 +260,16 @@ fn a_server_that_takes_no_writes() {
 
 #[test]
 fn a_server_without_tls_where_tls_is_demanded() {
-    let database = Database::seed();
+    let database = Database::standard();
     let url = format!("{}?sslmode=require", database.url());
-    let error = refused(Command::new().env("DATABASE_URL", url), &database.password);
+    let error = startup_error(Command::new().env("DATABASE_URL", url), &database.password);
     shows!(error, @"
     error: the database offers no TLS
       caused by: 127.0.0.1:[port]: server does not support TLS
     hint: turn TLS on at 127.0.0.1:[port]; or, if the network is trusted, set sslmode=prefer in DATABASE_URL; no token was asked for
     ");
-    let parts = Command::new().database_parts(&database);
-    let by_parts = refused(parts.env("DB_SSLMODE", "require"), &database.password);
+    let parts = Command::new().database_by_parts(&database);
+    let by_parts = startup_error(parts.env("DB_SSLMODE", "require"), &database.password);
     let setting = "set sslmode=prefer in DATABASE_URL";
     assert_eq!(by_parts, error.replace(setting, "set DB_SSLMODE=prefer"));
 }
@@ -290,7 +293,7 @@ fn texts(file: &Connection, sql: &str) -> Vec<String> {
 
 #[test]
 fn an_sqlite_file_is_stored_in_and_its_schema_is_left_alone() {
-    let source = Source::answers([Answer::tokens(["aa", "b-b", "cc"])]);
+    let source = Source::responding([Response::tokens(["aa", "b-b", "cc"])]);
     let command = Command::new()
         .source(&source)
         .env("DATABASE_URL", "sqlite:tokens.db");
@@ -312,7 +315,7 @@ fn an_sqlite_file_is_stored_in_and_its_schema_is_left_alone() {
 fn an_sqlite_file_that_is_missing_is_not_made() {
     let command = Command::new().env("DATABASE_URL", "sqlite:tokens.db");
     let path = command.dir().join("tokens.db");
-    shows!(refused(command, "canary"), @"
+    shows!(startup_error(command, "canary"), @"
     error: the database file does not exist
       caused by: no file tokens.db
     hint: sqlite:PATH must name an existing SQLite file with the table in it; no token was asked for
@@ -325,7 +328,7 @@ fn an_sqlite_file_without_the_table() {
     let command = Command::new().env("DATABASE_URL", "sqlite:tokens.db");
     let file = Connection::open(command.dir().join("tokens.db")).unwrap();
     file.execute_batch("CREATE TABLE other (a TEXT)").unwrap();
-    shows!(refused(command, "canary"), @r#"
+    shows!(startup_error(command, "canary"), @r#"
     error: the table does not exist
       caused by: no table "secret_tokens" in tokens.db
     hint: create it first: the schema of an existing database is never changed; no token was asked for
@@ -337,7 +340,7 @@ fn an_sqlite_file_without_the_table() {
 fn an_sqlite_file_without_the_column() {
     let command = Command::new().env("DATABASE_URL", "sqlite:tokens.db");
     let _file = sqlite(&command.dir().join("tokens.db"));
-    let error = refused(command.config("database: {column: dta}"), "canary");
+    let error = startup_error(command.config("database: {column: dta}"), "canary");
     shows!(error, @r#"
     error: the column does not exist
       caused by: no column "dta" in "secret_tokens"
@@ -353,7 +356,7 @@ fn a_file_that_is_no_sqlite_file() {
             "not a database, but long enough to be looked at as one",
         )
         .env("DATABASE_URL", "sqlite:tokens.db");
-    shows!(refused(command, "canary"), @"
+    shows!(startup_error(command, "canary"), @"
     error: the database file cannot be used
       caused by: tokens.db: file is not a database
     hint: sqlite:PATH must name an SQLite file that this user may read and write; no token was asked for

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::Response;
 use hyper::body::Frame;
 use tokio::sync::watch;
 
@@ -58,7 +57,7 @@ impl Gate {
 
 /// One declared answer.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct Response {
     status: u16,
     headers: Vec<(String, String)>,
     content: Content,
@@ -79,7 +78,7 @@ enum Content {
     Drip(Bytes, Duration),
 }
 
-impl Answer {
+impl Response {
     fn new(status: u16, content: Content) -> Self {
         Self {
             status,
@@ -162,8 +161,8 @@ impl Answer {
         self
     }
 
-    pub(super) fn response(self) -> Response<Body> {
-        let mut response = Response::builder().status(self.status);
+    pub(super) fn response(self) -> hyper::Response<Body> {
+        let mut response = hyper::Response::builder().status(self.status);
         for (name, value) in &self.headers {
             response = response.header(name, value);
         }

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use postgres::Client;
 
-use super::plan::{Heal, Plan, What};
-use super::{service, through};
-use crate::support::cluster::{Cluster, kill, try_backends, wait, wait_until_left};
+use super::schedule::{Heal, Plan, What};
+use super::{run_command, through};
+use crate::support::cluster::{Cluster, kill, try_backends, wait, wait_until_disconnected};
 use crate::support::command::{Run, Running};
 use crate::support::database::Database;
 use crate::support::proxy::{Fault, Point, Proxy, Scope};
@@ -65,17 +65,17 @@ fn attempt(cluster: &Cluster, plan: &Plan, kept: &mut Option<Run>) -> Played {
     if cluster.postmaster().is_none() {
         cluster.start();
     }
-    let database = Database::on(cluster).made(plan.ddl);
-    let proxy = Proxy::before(cluster.port);
+    let database = Database::on(cluster).with_sql(plan.ddl);
+    let proxy = Proxy::to(cluster.port);
     proxy.delay(plan.delay);
     let tokens = plan.tokens.clone();
-    let source = Source::making(move |_| tokens.clone());
+    let source = Source::generating_with(move |_| tokens.clone());
     let login = if plan.insert_only {
         database.role_with("INSERT")
     } else {
         (*database).clone()
     };
-    let mut command = service(&source, &through(&login, &proxy), plan.tokens.len());
+    let mut command = run_command(&source, &through(&login, &proxy), plan.tokens.len());
     for (name, value) in [
         ("--connections", plan.connections.to_string()),
         ("--pipeline", plan.pipeline.to_string()),
@@ -122,7 +122,7 @@ fn attempt(cluster: &Cluster, plan: &Plan, kept: &mut Option<Run>) -> Played {
     proxy.heal();
     wait(|| proxy.is_drained(), "what was held back");
     drop(proxy);
-    wait_until_left(superuser);
+    wait_until_disconnected(superuser);
     let verified = verify(run, &issued, &[], &database);
     // What is unknown may be: nobody could end its backend. The second look has counted it.
     let is_open = verified.report.count("unknown") > 0;
@@ -174,7 +174,7 @@ impl Stage<'_> {
         match what {
             What::Net(point, fault, scope) => {
                 let struck = self.strikes(point, fault, scope);
-                self.partitions += u64::from(struck && fault == Fault::Abandon);
+                self.partitions += u64::from(struck && fault == Fault::DisconnectClient);
                 return struck;
             }
             What::Partition(gap, heal, pause) => {
@@ -191,12 +191,12 @@ impl Stage<'_> {
                 match heal {
                     Heal::Late => self.proxy.heal(),
                     Heal::AfterGivingUp => {
-                        self.proxy.strike(Fault::Abandon);
+                        self.proxy.inject(Fault::DisconnectClient);
                         self.proxy.heal();
                     }
                     Heal::AtTheEnd => {
-                        self.proxy.strike(Fault::Abandon);
-                        self.proxy.let_in();
+                        self.proxy.inject(Fault::DisconnectClient);
+                        self.proxy.accept_again();
                     }
                 }
             }
@@ -247,7 +247,7 @@ impl Stage<'_> {
                     return false;
                 }
                 self.proxy.refuse(true);
-                self.proxy.strike(Fault::Cut);
+                self.proxy.inject(Fault::Disconnect);
                 thread::park_timeout(pause);
                 self.proxy.refuse(false);
             }
@@ -290,7 +290,7 @@ impl Stage<'_> {
     pub fn commits(&self, gap: u64) -> bool {
         let seen = || {
             if self.counts_answers {
-                self.proxy.answers()
+                self.proxy.ready_messages()
             } else {
                 self.proxy.commits()
             }
@@ -300,9 +300,9 @@ impl Stage<'_> {
     }
 
     fn strikes(&self, point: Point, fault: Fault, scope: Scope) -> bool {
-        let goal = self.proxy.fired() + 1;
+        let goal = self.proxy.injected() + 1;
         self.proxy.arm(point, fault, scope);
-        self.until(|| self.proxy.fired() >= goal)
+        self.until(|| self.proxy.injected() >= goal)
     }
 
     fn kill_backend(&mut self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::database::{HOSTILE, SEED};
+use crate::support::database::{HOSTILE_TABLE, STANDARD_TABLE};
 use crate::support::proxy::{Fault, Point, Scope};
 use crate::support::source::token;
 
@@ -73,7 +73,11 @@ impl Plan {
         Self {
             seed,
             tokens: tokens.collect(),
-            ddl: if rng.u8(..4) == 0 { HOSTILE } else { SEED },
+            ddl: if rng.u8(..4) == 0 {
+                HOSTILE_TABLE
+            } else {
+                STANDARD_TABLE
+            },
             connections: rng.u32(1..=6),
             pipeline: 1 << rng.u32(0..=6),
             insert_only: false,
@@ -128,7 +132,7 @@ impl Plan {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut plan = Self::new(&mut rng, seed, 150 * count);
         let split = |_| match rng.u8(..3) {
-            0 => What::Net(point(&mut rng), Fault::Abandon, scope(&mut rng)),
+            0 => What::Net(point(&mut rng), Fault::DisconnectClient, scope(&mut rng)),
             _ => partition(&mut rng),
         };
         plan.events = (0..count).map(split).collect();
@@ -170,7 +174,11 @@ fn point(rng: &mut fastrand::Rng) -> Point {
 }
 
 fn net(rng: &mut fastrand::Rng) -> What {
-    let faults = [Fault::Cut, Fault::Swallow, Fault::Abandon];
+    let faults = [
+        Fault::Disconnect,
+        Fault::DropReplies,
+        Fault::DisconnectClient,
+    ];
     What::Net(point(rng), faults[rng.usize(..3)], scope(rng))
 }
 

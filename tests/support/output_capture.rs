@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 /// What a pipe has brought so far, filled by a thread of its own.
-pub struct Captured {
+pub struct OutputCapture {
     shared: Arc<Shared>,
     reader: Option<JoinHandle<()>>,
 }
@@ -29,7 +29,7 @@ impl Held {
     }
 }
 
-impl Captured {
+impl OutputCapture {
     /// Reads the pipe to its end.
     pub fn read(mut pipe: impl Read + Send + 'static) -> Self {
         let shared = Arc::new(Shared::default());
