@@ -1,5 +1,5 @@
-//! docs/licences.md lists what the program is made of and under which licences, as Cargo's own metadata
-//! says; `deny.toml` decides which may be.
+//! Checks that docs/licences.md lists every linked crate and its licence according to Cargo's metadata.
+//! `deny.toml` lists the allowed licences.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -14,12 +14,12 @@ const FILE: &str = "docs/licences.md";
 const HEAD: &str = "\
 # Licences
 
-The crates that are linked into the program, for each platform that releases are made for; not those that
-only build or test it. Of licences joined by `OR` one may choose. The licence texts are in the crates'
-own packages, and below `third-party/` in the archive of a release. `deny.toml` says which licences may
-be here.
+These crates are linked into the program on the platforms with releases. Crates that only build or test
+the program are not listed. If licences are joined by `OR`, you may choose one. The licence texts are in
+the packages of the crates, and below `third-party/` in the archive of a release. `deny.toml` lists the
+allowed licences.
 
-Written by a test; do not edit. After a change of dependencies this makes it anew:
+A test writes this file; do not edit it. After a change of dependencies, regenerate it:
 
     TOKEN_SERVICE_UPDATE=1 cargo test --test it licences
 
@@ -47,8 +47,8 @@ fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value[key].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// Crates whose package holds no licence text; for these the texts of this project stand, which are of
-/// the same licences.
+/// Crates whose package has no licence text. The texts of this project have the same licences and cover
+/// them.
 const WITHOUT_TEXT: [&str; 4] = [
     "maud",
     "opentelemetry",
@@ -56,7 +56,7 @@ const WITHOUT_TEXT: [&str; 4] = [
     "opentelemetry_sdk",
 ];
 
-/// What the release's workflow looks for.
+/// True for the file names that the release workflow collects.
 fn is_licence_text(file: &str) -> bool {
     let begins = ["LICENCE", "LICENSE", "COPYING", "NOTICE", "UNLICENSE"];
     let file = file.to_uppercase();
@@ -70,8 +70,8 @@ fn has_text(package: &Value) -> bool {
     names.any(|name| is_licence_text(name.to_str().unwrap_or_default()))
 }
 
-/// Name, version and licence of each crate that is linked into the program on this platform.
-fn linked(platform: &str) -> BTreeSet<(String, String, String)> {
+/// Returns name, version and licence of each crate that is linked into the program on a platform.
+fn linked_crates(platform: &str) -> BTreeSet<(String, String, String)> {
     let metadata = metadata(platform);
     let by_id = |values| -> BTreeMap<&str, &Value> {
         let values: &[Value] = values;
@@ -88,16 +88,16 @@ fn linked(platform: &str) -> BTreeSet<(String, String, String)> {
             .flat_map(|target| list(target, "kind"))
             .any(|kind| kind == "proc-macro")
     };
-    let own = text(&metadata["resolve"], "root");
+    let root_package = text(&metadata["resolve"], "root");
     let mut found = BTreeSet::new();
     let mut seen = BTreeSet::new();
-    let mut next = vec![own];
+    let mut next = vec![root_package];
     while let Some(id) = next.pop() {
         let package = packages[id];
         if is_macro(package) || !seen.insert(id) {
             continue;
         }
-        if id != own {
+        if id != root_package {
             let part = |key| text(package, key).to_owned();
             let known = WITHOUT_TEXT.contains(&text(package, "name"));
             assert_ne!(has_text(package), known, "{}", part("name"));
@@ -114,14 +114,14 @@ fn linked(platform: &str) -> BTreeSet<(String, String, String)> {
 }
 
 #[test]
-fn the_list_of_licences_is_that_of_the_lock_file() {
-    let mut crates = linked("x86_64-unknown-linux-gnu");
-    crates.extend(linked("aarch64-unknown-linux-gnu"));
+fn licence_list_matches_the_lock_file() {
+    let mut crates = linked_crates("x86_64-unknown-linux-gnu");
+    crates.extend(linked_crates("aarch64-unknown-linux-gnu"));
     assert!(crates.len() > 50, "{crates:?}");
     let mut list = HEAD.to_owned();
     for (name, version, licence) in crates {
-        assert_ne!(licence, "", "{name} {version} names none");
-        // The slash is how `OR` was written once.
+        assert_ne!(licence, "", "{name} {version} names no licence");
+        // `/` is the older form of `OR`.
         let licence: Vec<&str> = licence.split('/').map(str::trim).collect();
         let licence = licence.join(" OR ");
         writeln!(list, "| {name} | {version} | {licence} |").unwrap();
@@ -130,7 +130,7 @@ fn the_list_of_licences_is_that_of_the_lock_file() {
     if std::env::var_os("TOKEN_SERVICE_UPDATE").is_some() {
         std::fs::write(&file, &list).unwrap();
     }
-    let kept = std::fs::read_to_string(file).unwrap_or_default();
-    let old = "is out of date; its text says how it is made anew";
-    assert!(kept == list, "{FILE} {old}");
+    let written = std::fs::read_to_string(file).unwrap_or_default();
+    let problem = "is out of date; the file says how to regenerate it";
+    assert!(written == list, "{FILE} {problem}");
 }

@@ -1,5 +1,4 @@
-//! The reports: every format as a whole, on standard output and on paths, streaming, and what
-//! happens where they cannot be written.
+//! Tests of reports: every format, standard output and files, streaming, and write errors.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -13,19 +12,19 @@ use crate::support::report::Report;
 use crate::support::snapshot::{self, shows};
 use crate::support::source::{Gate, Response, Source};
 
-/// Stored, rejected by the database, rejected for its form.
-fn three() -> Source {
+/// Returns a source with a stored token, one that the database rejects, and a malformed one.
+fn three_tokens() -> Source {
     Source::responding([Response::tokens(["aa", "b-b", "c\tc"])])
 }
 
 fn report(format: &str) -> String {
     let database = Database::standard();
-    let source = three();
+    let source = three_tokens();
     let command = Command::new().source(&source).database(&database);
     let run = command.args(["3", "--report", format]).run();
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     let lines = run.stderr.lines().count();
-    assert_eq!(lines, 1, "the summary alone: {}", run.stderr);
+    assert_eq!(lines, 1, "more than the summary: {}", run.stderr);
     if format == "json" {
         run.stdout
     } else {
@@ -34,7 +33,7 @@ fn report(format: &str) -> String {
 }
 
 #[test]
-fn text_is_a_line_a_token_for_people() {
+fn text_report_has_one_line_per_token() {
     insta::assert_snapshot!(report("text"), @r"
     rejected  b-b  23514 secret_tokens_data_check
     rejected  c\tc  control character
@@ -43,7 +42,7 @@ fn text_is_a_line_a_token_for_people() {
 }
 
 #[test]
-fn ndjson_is_an_object_a_token_and_one_with_the_summary() {
+fn ndjson_report_has_one_object_per_token_and_a_summary() {
     shows!(report("ndjson"), @r#"
     {"summary":{"version":1,"run_id":"[uuid]","started_at":"[time]","duration_ms":[ms],"requested":3,"received":3,"requests":1,"surplus":0,"stored":1,"rejected":2,"failed":0,"unknown":0,"not_attempted":0,"exit_code":0,"latency_ms":{"p50":[ms],"p95":[ms],"p99":[ms],"max":[ms]}}}
     {"token":"aa","status":"stored","attempts":1,"ms":[ms]}
@@ -53,10 +52,10 @@ fn ndjson_is_an_object_a_token_and_one_with_the_summary() {
 }
 
 #[test]
-fn json_is_one_document_with_tokens_and_summary() {
+fn json_report_is_one_document_with_tokens_and_summary() {
     let text = report("json");
     let mut document: Value = serde_json::from_str(&text).unwrap();
-    // The one rejected for its form need not wait for the database.
+    // The malformed token does not wait for the database, so the order may differ.
     let tokens = document["tokens"].as_array_mut().unwrap();
     tokens.sort_by_key(|token| token["token"].to_string());
     let pretty = serde_json::to_string_pretty(&document).unwrap();
@@ -114,7 +113,7 @@ fn json_is_one_document_with_tokens_and_summary() {
 }
 
 #[test]
-fn json_without_a_token_is_a_whole_document_too() {
+fn json_report_is_complete_when_no_token_was_received() {
     let database = Database::standard();
     let source = Source::responding([Response::status(500)]);
     let command = Command::new().source(&source).database(&database);
@@ -125,7 +124,7 @@ fn json_without_a_token_is_a_whole_document_too() {
 }
 
 #[test]
-fn a_report_on_a_path_is_partial_until_it_is_complete() {
+fn report_file_is_partial_until_the_report_is_complete() {
     let database = Database::standard();
     let gate = Gate::new();
     let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
@@ -138,19 +137,22 @@ fn a_report_on_a_path_is_partial_until_it_is_complete() {
     source.wait_for(1);
     assert!(dir.join("run.ndjson.partial").exists());
     let last = fs::read_to_string(dir.join("run.ndjson")).unwrap();
-    assert_eq!(last, "the last run's", "kept until the new one is complete");
+    assert_eq!(
+        last, "the last run's",
+        "the old report is kept until the new one is complete"
+    );
     gate.open();
     let run = running.wait().expect_code(0);
     assert!(!run.path("run.ndjson.partial").exists());
     let report = Report::parse(&fs::read_to_string(run.path("run.ndjson")).unwrap());
     assert_eq!(report.with_status("stored"), ["aa"]);
-    assert_eq!(run.stdout, "", "nobody asked for a report there");
+    assert_eq!(run.stdout, "", "no report was requested there");
 }
 
 #[test]
-fn several_reports_of_one_run_say_the_same() {
+fn reports_of_one_run_agree() {
     let database = Database::standard();
-    let source = three();
+    let source = three_tokens();
     let command = Command::new().source(&source).database(&database);
     let run = command
         .args(["3", "--report", "text", "--report", "ndjson=run.ndjson"])
@@ -166,7 +168,7 @@ fn several_reports_of_one_run_say_the_same() {
 }
 
 #[test]
-fn a_report_that_cannot_be_written_costs_no_token() {
+fn no_token_is_requested_when_the_report_cannot_be_written() {
     let database = Database::standard();
     let errors = ["missing/run.ndjson", "folder"].map(|path| {
         let source = Source::responding([]);
@@ -190,7 +192,7 @@ fn a_report_that_cannot_be_written_costs_no_token() {
 }
 
 #[test]
-fn outcomes_stream_while_the_source_is_still_busy() {
+fn outcomes_are_reported_while_the_source_is_busy() {
     for format in ["text", "ndjson", "json", "csv", "yaml"] {
         let database = Database::standard();
         let gate = Gate::new();
@@ -209,7 +211,7 @@ fn outcomes_stream_while_the_source_is_still_busy() {
 
 /// `token_service 2 | head -1`: the pipe closes between two answers.
 #[test]
-fn a_pipe_that_is_closed_ends_the_run_and_the_summary_counts_all() {
+fn run_ends_with_a_complete_summary_when_the_pipe_closes() {
     let database = Database::standard();
     let gate = Gate::new();
     let source = Source::responding([
@@ -232,8 +234,8 @@ fn a_pipe_that_is_closed_ends_the_run_and_the_summary_counts_all() {
     drop(pipe);
     gate.open();
     let mut stderr = String::new();
-    let mut said = child.stderr.take().unwrap();
-    said.read_to_string(&mut stderr).unwrap();
+    let mut stderr_pipe = child.stderr.take().unwrap();
+    stderr_pipe.read_to_string(&mut stderr).unwrap();
     let code = child.wait().unwrap().code();
     shows!(format!("exit: {code:?}\n{stderr}"), @"
         exit: Some(3)
@@ -250,7 +252,7 @@ fn a_pipe_that_is_closed_ends_the_run_and_the_summary_counts_all() {
 }
 
 #[test]
-fn a_full_disk_ends_the_run_and_the_summary_counts_all() {
+fn run_ends_with_a_complete_summary_when_the_disk_is_full() {
     let database = Database::standard();
     let source = Source::responding([Response::tokens(["aa"])]);
     let command = Command::new().source(&source).database(&database);
@@ -280,7 +282,7 @@ fn a_full_disk_ends_the_run_and_the_summary_counts_all() {
 }
 
 #[test]
-fn a_full_disk_takes_nothing_from_a_report_elsewhere() {
+fn other_report_is_complete_when_standard_output_is_full() {
     let database = Database::standard();
     let source = Source::generating(|asked| asked);
     let command = Command::new().source(&source).database(&database);
@@ -290,7 +292,7 @@ fn a_full_disk_takes_nothing_from_a_report_elsewhere() {
     let report = fs::read_to_string(command.dir().join("run.ndjson")).unwrap();
     let report = Report::parse(&report);
     assert_eq!(report.count("received"), 300);
-    // What was still to be sent when the disk was found full is not sent any more.
+    // Tokens that were not sent when the write failed are not sent.
     let sent = report.count("not_attempted") == 0;
     let code = if sent { 3 } else { 5 };
     assert_eq!(output.status.code(), Some(code));
@@ -299,7 +301,7 @@ fn a_full_disk_takes_nothing_from_a_report_elsewhere() {
 }
 
 #[test]
-fn devices_and_links_are_written_through_and_no_report_takes_another_one_s_file() {
+fn report_is_written_through_devices_and_links() {
     let command = || Command::new().args(["demo", "2"]);
     let run = command().args(["--report", "ndjson=/dev/stdout"]).run();
     assert_eq!(run.stdout.lines().count(), 3, "{}", run.stdout);
@@ -316,13 +318,13 @@ fn devices_and_links_are_written_through_and_no_report_takes_another_one_s_file(
         .args(["--report", "ndjson=link"])
         .run()
         .expect_code(0);
-    assert!(run.path("link").is_symlink(), "the link is left");
+    assert!(run.path("link").is_symlink(), "the link is kept");
     let text = std::fs::read_to_string(run.path("real.ndjson")).unwrap();
     assert!(text.contains("summary"), "{text}");
 }
 
 #[test]
-fn a_report_on_a_path_can_be_read_by_its_owner_alone() {
+fn report_file_is_readable_only_by_its_owner() {
     use std::os::unix::fs::PermissionsExt as _;
     let run = Command::new()
         .args(["demo", "2", "--report", "json=run.json"])

@@ -1,5 +1,5 @@
-//! How often a request is sent again: never what may have been served unless that is asked for by
-//! its loud name, and never more often than the run's one budget allows.
+//! Tests of repeated requests. A request that may have been served is repeated only with
+//! `--dangerously-repeat-requests`, and never beyond the retry budget of the run.
 
 use crate::support::command::{Command, Run};
 use crate::support::database::Database;
@@ -21,10 +21,10 @@ fn run(source: &Source, config: &str, args: &[&str]) -> (Run, Report) {
 }
 
 #[test]
-fn what_may_have_been_served_is_repeated_where_that_is_asked_for() {
+fn request_that_may_have_been_served_is_repeated_when_allowed() {
     let source = Source::responding([
         Response::status(500),
-        Response::cut("aa\nbb\nc", 100),
+        Response::truncated("aa\nbb\nc", 100),
         Response::tokens(["cc", "dd", "ee"]),
     ]);
     let args = ["5", "--dangerously-repeat-requests"];
@@ -34,7 +34,7 @@ fn what_may_have_been_served_is_repeated_where_that_is_asked_for() {
     assert_eq!(
         source.sizes(),
         [5, 5, 3],
-        "what came is not asked for again"
+        "received tokens are not requested again"
     );
     assert_eq!(report.count("requests"), 3);
     assert_eq!(
@@ -50,7 +50,7 @@ fn what_may_have_been_served_is_repeated_where_that_is_asked_for() {
 }
 
 #[test]
-fn the_loud_name_has_its_limits_too() {
+fn dangerous_repetition_stops_at_the_retry_limit() {
     let source = Source::responding([Response::status(500).always()]);
     let args = ["5", "--dangerously-repeat-requests"];
     let (run, report) = run(&source, "source: {retries: 2}", &args);
@@ -59,9 +59,9 @@ fn the_loud_name_has_its_limits_too() {
     assert_eq!(report.count("issued_unseen"), 15);
 }
 
-/// Each request fails once and then succeeds: ten pages are enough for the budget of one retry each.
+/// Each request fails once and then succeeds, so ten pages use up a budget of one retry per request.
 #[test]
-fn a_run_repeats_no_more_requests_than_its_budget() {
+fn run_repeats_no_more_requests_than_its_budget() {
     let busy = || Response::status(503).header("retry-after", "0");
     let mut answers = Vec::new();
     for page in 0..10 {

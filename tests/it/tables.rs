@@ -1,5 +1,5 @@
-//! Tables as they come: names that need quoting, triggers, deferred constraints, short columns; and
-//! what each INSERT runs under, seen from inside the table.
+//! Tests of tables with names that need quotes, triggers, deferred constraints and short columns, and
+//! of the settings of each INSERT.
 
 use crate::support::command::Command;
 use crate::support::database::{Database, Login};
@@ -11,7 +11,7 @@ fn service(source: &Source, database: &Login) -> Command {
 }
 
 #[test]
-fn names_that_need_quoting_are_quoted() {
+fn identifiers_are_quoted_when_they_need_it() {
     let database = Database::from_ddl(
         r#"CREATE SCHEMA "Odd.""Schema";
            CREATE TABLE "Odd.""Schema"."to ken's" ("Da;""ta" text NOT NULL)"#,
@@ -31,7 +31,7 @@ fn names_that_need_quoting_are_quoted() {
 }
 
 #[test]
-fn capitals_in_a_name_are_kept() {
+fn identifiers_keep_their_capitals() {
     let database = Database::from_ddl(r#"CREATE TABLE "Tokens" ("Data" text)"#);
     let source = Source::responding([Response::tokens(["aa"])]);
     service(&source, &database)
@@ -46,7 +46,7 @@ fn capitals_in_a_name_are_kept() {
 }
 
 #[test]
-fn a_name_that_is_none_is_refused_before_anything_is_connected_to() {
+fn invalid_table_name_is_refused_before_connecting() {
     let shown = [vec!["1"], vec!["replay", "run.ndjson"], vec!["check"]].map(|args| {
         Command::new()
             .env("TOKEN_HOST", "http://127.0.0.1:1")
@@ -68,7 +68,7 @@ fn a_name_that_is_none_is_refused_before_anything_is_connected_to() {
 }
 
 #[test]
-fn each_token_has_a_transaction_of_its_own() {
+fn each_token_has_its_own_transaction() {
     let database = Database::standard();
     let good = (0..200).map(|n| format!("a{n}"));
     let bad = (0..20).map(|n| format!("b-{n}"));
@@ -78,7 +78,7 @@ fn each_token_has_a_transaction_of_its_own() {
         .run()
         .expect_code(0);
     let report = Report::of_run(&run);
-    assert_eq!(report.count("rejected"), 20, "each alone");
+    assert_eq!(report.count("rejected"), 20, "each in its own transaction");
     let counted = database.client().query_one(
         "SELECT count(*), count(DISTINCT xmin::text) FROM secret_tokens",
         &[],
@@ -88,7 +88,7 @@ fn each_token_has_a_transaction_of_its_own() {
     assert_eq!(counted.get::<_, i64>(1), 200);
 }
 
-/// The default of the second column tells what each INSERT ran under.
+/// The default of the second column records the setting of each INSERT.
 #[test]
 fn synchronous_commit_is_raised_to_on_and_never_lowered() {
     for (set, used) in [
@@ -108,7 +108,7 @@ fn synchronous_commit_is_raised_to_on_and_never_lowered() {
             .batch_execute(&format!("ALTER ROLE {role} SET synchronous_commit = {set}"))
             .unwrap();
         let source = Source::generating(|asked| asked);
-        // Enough for more than one connection: each of them has to raise it.
+        // There are enough tokens for several connections, and each must raise the setting.
         service(&source, &database)
             .args(["200", "--connections", "3"])
             .run()
@@ -122,7 +122,7 @@ fn synchronous_commit_is_raised_to_on_and_never_lowered() {
 }
 
 #[test]
-fn a_row_that_a_trigger_swallowed_or_the_commit_refused_is_not_called_stored() {
+fn token_is_rejected_when_a_trigger_skips_its_row_or_the_commit_fails() {
     let database = Database::hostile();
     database
         .client()
@@ -141,11 +141,15 @@ fn a_row_that_a_trigger_swallowed_or_the_commit_refused_is_not_called_stored() {
         .client()
         .query("SELECT DISTINCT origin FROM secret_tokens", &[])
         .unwrap();
-    assert_eq!(origins[0].get::<_, String>(0), "unknown", "its default");
+    assert_eq!(
+        origins[0].get::<_, String>(0),
+        "unknown",
+        "the default of the column"
+    );
 }
 
 #[test]
-fn a_token_that_the_column_is_too_short_for_is_rejected() {
+fn token_is_rejected_when_the_column_is_too_short() {
     let database = Database::from_ddl("CREATE TABLE secret_tokens (data varchar(10) NOT NULL)");
     let source = Source::responding([Response::tokens(["aa", "elevenchars"])]);
     let run = service(&source, &database).arg("2").run().expect_code(0);
@@ -157,7 +161,7 @@ fn a_token_that_the_column_is_too_short_for_is_rejected() {
 }
 
 #[test]
-fn what_a_trigger_says_of_the_row_is_scrubbed() {
+fn token_is_redacted_in_the_message_of_a_trigger() {
     let database = Database::from_ddl(
         "CREATE TABLE secret_tokens (data text NOT NULL);
          CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -176,7 +180,7 @@ fn what_a_trigger_says_of_the_row_is_scrubbed() {
 }
 
 #[test]
-fn a_server_that_gives_fewer_connections_than_wanted_still_stores_all() {
+fn tokens_are_stored_when_the_server_allows_fewer_connections() {
     let database = Database::standard();
     let role = database.role_with("INSERT");
     database
@@ -194,7 +198,7 @@ fn a_server_that_gives_fewer_connections_than_wanted_still_stores_all() {
 }
 
 #[test]
-fn a_passing_conflict_is_tried_again_and_a_lasting_one_is_failed() {
+fn token_is_retried_when_a_conflict_passes_and_fails_when_it_lasts() {
     let database = Database::from_ddl(
         "CREATE TABLE secret_tokens (data text NOT NULL);
          CREATE SEQUENCE tries;

@@ -1,8 +1,8 @@
-//! Rights, roles and sessions as administrators leave them, and what changes during a run.
+//! Tests of privileges, roles and session settings, and of changes to them during a run.
 
-use super::{make_schema, run_of, values};
+use super::{create_schema, run_of, values};
 use crate::faults::{run_command, through};
-use crate::outages::{lock, lockable, locked, unlock, waiting_backend};
+use crate::outages::{lock, lockable_table, locked_table, unlock, wait_for_blocked_backend};
 use crate::support::cluster::wait;
 use crate::support::command::Command;
 use crate::support::database::{Database, Login, STANDARD_TABLE};
@@ -15,9 +15,9 @@ fn texts(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("a{number:03}")).collect()
 }
 
-/// Loses the answers behind two commits.
+/// Runs while a proxy drops the answers to two commits, and verifies the run.
 #[track_caller]
-fn cut(database: &Database, login: &Login) -> Verified {
+fn run_with_lost_answers(database: &Database, login: &Login) -> Verified {
     let proxy = Proxy::to(database.port);
     let issued = texts(200);
     let source = Source::responding([Response::tokens(&issued)]);
@@ -31,8 +31,8 @@ fn cut(database: &Database, login: &Login) -> Verified {
     verify(&run, &issued, &[], database)
 }
 
-/// What `check --connect` prints on both streams.
-fn checked(login: &Login) -> String {
+/// Returns what `check --connect` prints on both streams.
+fn check_output(login: &Login) -> String {
     let source = Source::generating(|size| size);
     let run = Command::new()
         .source(&source)
@@ -42,11 +42,11 @@ fn checked(login: &Login) -> String {
     format!("{}{}", run.stdout, run.stderr)
 }
 
-/// A role with rights on columns of the seed's table.
-fn role_with_columns(database: &Database, rights: &str) -> Login {
+/// Creates a role with privileges on columns of the standard table.
+fn role_with_columns(database: &Database, privileges: &str) -> Login {
     let role = database.role_with("");
     let grant = format!(
-        "GRANT {rights} ON secret_tokens TO {user};
+        "GRANT {privileges} ON secret_tokens TO {user};
          GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {user}",
         user = role.user
     );
@@ -58,53 +58,57 @@ fn role_with_columns(database: &Database, rights: &str) -> Login {
 fn look_ups_work_when_the_role_may_read_the_column_and_xmin() {
     let database = super::database().with_sql(STANDARD_TABLE);
     let role = role_with_columns(&database, "INSERT (data), SELECT (data, xmin)");
-    let verified = cut(&database, &role);
+    let verified = run_with_lost_answers(&database, &role);
     assert!(verified.in_doubt.total > 0);
     assert_eq!(verified.in_doubt.unknown, 0, "{:?}", verified.in_doubt);
-    assert!(checked(&role).contains("SELECT yes"), "{}", checked(&role));
+    assert!(
+        check_output(&role).contains("SELECT yes"),
+        "{}",
+        check_output(&role)
+    );
 }
 
-/// A look-up without `xmin` works, or `check --connect` says what it lacks.
+/// A look-up works without `xmin`, or `check --connect` names the missing privilege.
 #[test]
-fn missing_right_is_named_when_the_role_may_read_the_column_alone() {
+fn missing_privilege_is_named_when_the_role_may_read_only_the_column() {
     let database = super::database().with_sql(STANDARD_TABLE);
     let role = role_with_columns(&database, "INSERT (data), SELECT (data)");
-    let verified = cut(&database, &role);
-    let checked = checked(&role);
+    let verified = run_with_lost_answers(&database, &role);
+    let checked = check_output(&role);
     let works = verified.in_doubt.total > 0 && verified.in_doubt.unknown == 0;
     assert!(works || checked.contains("xmin"), "{checked}");
 }
 
-/// The pattern of Vault's database roles: a short-lived login that acts as the owner.
+/// Database roles of Vault work in this way: a short-lived login acts as the owner.
 #[test]
-fn role_that_becomes_another_is_not_taken_for_a_pooler() {
+fn role_that_is_set_to_another_is_not_mistaken_for_a_pooler() {
     let database = super::database().with_sql(STANDARD_TABLE);
-    let role = becoming_owner(&database);
-    let checked = checked(&role);
+    let role = login_with_role_of_owner(&database);
+    let checked = check_output(&role);
     assert!(!checked.contains("pooler"), "{checked}");
 }
 
 #[test]
-fn look_ups_work_when_the_role_becomes_another() {
+fn look_ups_work_when_the_role_is_set_to_another() {
     let database = super::database().with_sql(STANDARD_TABLE);
-    let role = becoming_owner(&database);
-    let verified = cut(&database, &role);
-    let named = checked(&role).contains("SET role");
+    let role = login_with_role_of_owner(&database);
+    let verified = run_with_lost_answers(&database, &role);
+    let named = check_output(&role).contains("SET role");
     let works = verified.in_doubt.total > 0 && verified.in_doubt.unknown == 0;
     assert!(works || named, "{:?}", verified.in_doubt);
 }
 
 #[test]
-fn rows_belong_to_the_role_that_the_login_becomes() {
+fn rows_belong_to_the_role_that_the_login_sets() {
     let database = super::database()
         .with_sql("CREATE TABLE secret_tokens (data text, who text DEFAULT current_user)");
-    let role = becoming_owner(&database);
+    let role = login_with_role_of_owner(&database);
     run_of(&role, ["aa"]).run().expect_code(0);
     let who = values(&database, "SELECT who FROM secret_tokens");
     assert_eq!(who.keys().collect::<Vec<_>>(), [&database.user]);
 }
 
-fn becoming_owner(database: &Database) -> Login {
+fn login_with_role_of_owner(database: &Database) -> Login {
     let role = database.role_with("");
     let (user, owner) = (&role.user, &database.user);
     let sql = format!("GRANT {owner} TO {user}; ALTER ROLE {user} SET role = '{owner}'");
@@ -112,7 +116,7 @@ fn becoming_owner(database: &Database) -> Login {
     role
 }
 
-/// Settings that a role or database carries into each session.
+/// These are settings that a role or database applies to each session.
 #[test]
 fn tokens_are_stored_when_the_session_has_unusual_settings() {
     const SETTINGS: &[&str] = &[
@@ -134,7 +138,7 @@ fn tokens_are_stored_when_the_session_has_unusual_settings() {
         "plan_cache_mode = force_generic_plan",
         "client_encoding = LATIN1",
         "lc_messages = 'C.utf8'",
-        "application_name = 'somebody else'",
+        "application_name = 'another client'",
         "search_path = ''",
         "statement_timeout = '1h'",
         "idle_in_transaction_session_timeout = '1h'",
@@ -164,11 +168,11 @@ fn tokens_are_stored_when_the_session_has_unusual_settings() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// A table of the same name stands first in the search path.
+/// The search path finds another table of the same name first.
 #[test]
 fn configured_schema_is_used_when_the_search_path_leads_elsewhere() {
     let database = super::database().with_sql(STANDARD_TABLE);
-    make_schema(
+    create_schema(
         &database,
         "elsewhere",
         "CREATE TABLE secret_tokens (data text)",
@@ -183,11 +187,11 @@ fn configured_schema_is_used_when_the_search_path_leads_elsewhere() {
 }
 
 #[test]
-fn tokens_are_stored_when_a_statement_is_cancelled_in_mid_run() {
-    let (database, mut admin) = locked();
+fn tokens_are_stored_when_a_statement_is_cancelled_during_the_run() {
+    let (database, mut admin) = locked_table();
     let issued = texts(20);
     let running = run_of(&database, &issued).spawn();
-    let pid = waiting_backend(&mut admin);
+    let pid = wait_for_blocked_backend(&mut admin);
     let cancel = "SELECT pg_cancel_backend($1)";
     for _ in 0..2 {
         admin.execute(cancel, &[&pid]).unwrap();
@@ -198,10 +202,10 @@ fn tokens_are_stored_when_a_statement_is_cancelled_in_mid_run() {
     assert_eq!(database.rows(), issued);
 }
 
-/// The lock time-out of the role strikes inside of an insert, and the next try succeeds.
+/// The lock timeout of the role ends an insert, and the next attempt succeeds.
 #[test]
-fn tokens_are_stored_when_a_lock_timeout_strikes_in_mid_run() {
-    let (database, mut admin) = lockable();
+fn tokens_are_stored_when_a_lock_timeout_expires_during_the_run() {
+    let (database, mut admin) = lockable_table();
     let owner = &database.user;
     let sql = format!("ALTER ROLE {owner} SET lock_timeout = '20ms'");
     admin.batch_execute(&sql).unwrap();
@@ -216,15 +220,16 @@ fn tokens_are_stored_when_a_lock_timeout_strikes_in_mid_run() {
     source.wait_for(1);
     lock(&mut admin);
     gate.open();
-    waiting_backend(&mut admin);
+    wait_for_blocked_backend(&mut admin);
     unlock(&mut admin);
     let run = running.wait().expect_code(0);
     assert_eq!(Report::of_run(&run).with_status("stored"), issued);
 }
 
-/// The insert that waits for the DEFAULT partition is meant for the new one once it has the lock.
+/// An insert waits for the DEFAULT partition. When it gets the lock, its row belongs to the new
+/// partition.
 #[test]
-fn tokens_are_stored_when_their_partition_is_attached_in_mid_run() {
+fn tokens_are_stored_when_their_partition_is_attached_during_the_run() {
     let database = super::database().with_sql(
         "CREATE TABLE secret_tokens (data text, n int DEFAULT 1) PARTITION BY LIST (n);
          CREATE TABLE rest PARTITION OF secret_tokens DEFAULT",
@@ -267,10 +272,10 @@ fn wait_for_lock(admin: &mut postgres::Client) {
     );
 }
 
-/// The partition of the day is created late: the tokens wait for it.
+/// The partition of the rows is created late, and the run retries until it exists.
 #[test]
 fn tokens_are_stored_when_the_missing_partition_is_created_in_time() {
-    // A sequence is not rolled back, and so shows that an insert was tried.
+    // A sequence is not rolled back, so it shows that an insert was attempted.
     let database = super::database().with_sql(
         "CREATE SEQUENCE tries;
          CREATE TABLE secret_tokens (data text, n int DEFAULT 1, try int DEFAULT nextval('tries'))
@@ -281,10 +286,10 @@ fn tokens_are_stored_when_the_missing_partition_is_created_in_time() {
     let running = run_of(&database, &issued).args(["--patience", "20s"]);
     let running = running.spawn();
     let mut client = database.client();
-    let is_tried = "SELECT is_called FROM tries";
+    let is_attempted = "SELECT is_called FROM tries";
     wait(
-        || client.query_one(is_tried, &[]).unwrap().get(0),
-        "an insert that was tried",
+        || client.query_one(is_attempted, &[]).unwrap().get(0),
+        "an attempted insert",
     );
     client
         .batch_execute("CREATE TABLE one PARTITION OF secret_tokens FOR VALUES IN (1)")
@@ -295,7 +300,7 @@ fn tokens_are_stored_when_the_missing_partition_is_created_in_time() {
 
 /// Between the two statements the server refuses every insert.
 #[test]
-fn no_token_is_rejected_when_the_right_is_revoked_and_granted_again() {
+fn no_token_is_rejected_when_insert_is_revoked_and_granted_again() {
     let database = super::database().with_sql(STANDARD_TABLE);
     let role = database.role_with("INSERT, SELECT");
     let issued = texts(400);
@@ -314,9 +319,9 @@ fn no_token_is_rejected_when_the_right_is_revoked_and_granted_again() {
     assert_eq!(verified.report.count("rejected"), 0, "{}", run.stdout);
 }
 
-/// The prepared statement meets another table of the same name.
+/// The prepared statement then refers to another table of the same name.
 #[test]
-fn tokens_are_stored_when_the_table_is_replaced_in_mid_run() {
+fn no_token_is_rejected_when_the_table_is_replaced_during_the_run() {
     let database = super::database().with_sql(STANDARD_TABLE);
     let issued = texts(600);
     let proxy = Proxy::to(database.port);

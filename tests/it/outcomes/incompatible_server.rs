@@ -8,13 +8,13 @@ use crate::support::database::Login;
 const SSL_REQUEST: [u8; 4] = 80_877_103_i32.to_be_bytes();
 const GSS_REQUEST: [u8; 4] = 80_877_104_i32.to_be_bytes();
 
-/// Serves until the test process ends.
-pub struct Stranger {
+/// A running server, which serves until the test process ends.
+pub struct IncompatibleServer {
     port: u16,
 }
 
-impl Stranger {
-    /// A server that calls itself this version.
+impl IncompatibleServer {
+    /// Starts a server that reports this version.
     pub fn with_version(version: &str) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback socket");
         let port = listener.local_addr().expect("its address").port();
@@ -22,14 +22,14 @@ impl Stranger {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let version = version.clone();
-                // Ends with an error when the client hangs up.
+                // This ends with an error when the client disconnects.
                 std::thread::spawn(move || drop(serve(stream, &version)));
             }
         });
         Self { port }
     }
 
-    /// Who connects to it.
+    /// Returns a login for the server.
     pub fn login(&self) -> Login {
         Login {
             host: "127.0.0.1".to_owned(),
@@ -57,7 +57,7 @@ fn serve(mut stream: TcpStream, version: &str) -> std::io::Result<()> {
     let parameter =
         |name: &str, value: &str| message(b'S', format!("{name}\0{value}\0").as_bytes());
     let ready = message(b'Z', b"I");
-    let welcome = [
+    let start = [
         message(b'R', &[0; 4]),
         parameter("server_version", version),
         parameter("server_encoding", "UTF8"),
@@ -66,7 +66,7 @@ fn serve(mut stream: TcpStream, version: &str) -> std::io::Result<()> {
         message(b'K', &[0, 0, 0, 7, 0, 0, 0, 7]),
         ready.clone(),
     ];
-    stream.write_all(&welcome.concat())?;
+    stream.write_all(&start.concat())?;
     let error = message(
         b'E',
         b"SERROR\0VERROR\0C42883\0MUnknown function 'set_config'\0\0",
@@ -80,7 +80,7 @@ fn serve(mut stream: TcpStream, version: &str) -> std::io::Result<()> {
     }
 }
 
-/// A message of the client: its tag, if it has one, and its body.
+/// Reads a message of the client: its tag, if it has one, and its body.
 fn read(stream: &mut TcpStream, has_tag: bool) -> std::io::Result<(u8, Vec<u8>)> {
     let mut tag = [0];
     if has_tag {

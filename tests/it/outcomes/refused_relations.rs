@@ -1,16 +1,16 @@
-//! Relations, types and servers that can never take a token are refused with exit code 5 before one is
-//! requested.
+//! Tests that relations, types and servers which can never take a token are refused with exit code 5
+//! before a token is requested.
 
-use super::make_schema;
-use super::refused_at_start::{each_is_refused, error_of_check, fault_of};
-use super::stranger::Stranger;
+use super::create_schema;
+use super::incompatible_server::IncompatibleServer;
+use super::refused_at_start::{assert_each_is_refused, error_of_check, wrong_refusal};
 use crate::startup_errors::startup_error;
 use crate::support::command::Command;
 use crate::support::database::STANDARD_TABLE;
 
 #[test]
 fn relation_is_refused_when_it_cannot_be_written() {
-    each_is_refused(&[
+    assert_each_is_refused(&[
         (
             "materialized view",
             "CREATE MATERIALIZED VIEW secret_tokens AS SELECT 'x'::text AS data",
@@ -79,21 +79,21 @@ fn foreign_table_is_refused_when_its_wrapper_cannot_write() {
         "FOREIGN TABLE secret_tokens (data text) SERVER files OPTIONS (filename '/dev/null')";
     let partition = "FOREIGN TABLE part PARTITION OF secret_tokens DEFAULT
          SERVER files OPTIONS (filename '/dev/null')";
-    make_schema(&database, "plain", &format!("CREATE {table}"));
+    create_schema(&database, "plain", &format!("CREATE {table}"));
     assert_eq!(
-        fault_of(&database, &["secret_tokens", "foreign table"]),
+        wrong_refusal(&database, &["secret_tokens", "foreign table"]),
         None
     );
     let ddl = format!(
         "CREATE TABLE secret_tokens (data text) PARTITION BY LIST (data);
         CREATE {partition}"
     );
-    make_schema(&database, "partitioned", &ddl);
-    assert_eq!(fault_of(&database, &["part", "foreign table"]), None);
+    create_schema(&database, "partitioned", &ddl);
+    assert_eq!(wrong_refusal(&database, &["part", "foreign table"]), None);
 }
 
 #[test]
-fn column_is_refused_when_its_type_is_no_text() {
+fn column_is_refused_when_its_type_is_not_text() {
     let database = super::database();
     let mut faults = Vec::new();
     let types = [
@@ -118,16 +118,17 @@ fn column_is_refused_when_its_type_is_no_text() {
             "CREATE TYPE mood AS ENUM ('aa'); CREATE TYPE pair AS (a text, b text);
              CREATE TABLE secret_tokens (data {name})"
         );
-        make_schema(&database, &format!("type_{number}"), &ddl);
-        faults
-            .extend(fault_of(&database, &["data", "text"]).map(|fault| format!("{name}: {fault}")));
+        create_schema(&database, &format!("type_{number}"), &ddl);
+        faults.extend(
+            wrong_refusal(&database, &["data", "text"]).map(|fault| format!("{name}: {fault}")),
+        );
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]
 fn column_is_refused_when_its_type_cuts_tokens() {
-    each_is_refused(&[
+    assert_each_is_refused(&[
         (
             "name",
             "CREATE TABLE secret_tokens (data name)",
@@ -160,7 +161,7 @@ fn column_is_refused_when_its_type_cuts_tokens() {
 
 #[test]
 fn relation_is_refused_when_its_rows_do_not_survive_a_crash() {
-    each_is_refused(&[
+    assert_each_is_refused(&[
         (
             "table",
             "CREATE UNLOGGED TABLE secret_tokens (data text)",
@@ -195,7 +196,7 @@ fn relation_is_refused_when_its_rows_do_not_survive_a_crash() {
     ]);
 }
 
-/// As `check --connect` says it. No firewall drops packets here.
+/// The error names the lock and blames no firewall.
 #[test]
 fn refusal_names_the_lock_when_another_session_holds_the_table() {
     let database = super::database().with_sql(STANDARD_TABLE);
@@ -209,29 +210,29 @@ fn refusal_names_the_lock_when_another_session_holds_the_table() {
 }
 
 #[test]
-fn server_is_refused_when_it_is_no_postgresql() {
-    let stranger = Stranger::with_version("13.0.0 (Multi-model)");
-    let error = startup_error(Command::new().database(&stranger.login()), "canary");
+fn server_is_refused_when_it_is_not_postgresql() {
+    let server = IncompatibleServer::with_version("13.0.0 (Multi-model)");
+    let error = startup_error(Command::new().database(&server.login()), "canary");
     assert!(error.contains("PostgreSQL"), "{error}");
 }
 
 #[test]
 fn server_is_refused_by_its_version_when_it_is_too_old() {
     for version in ["9.6.24", "11.22"] {
-        let stranger = Stranger::with_version(version);
-        let error = startup_error(Command::new().database(&stranger.login()), "canary");
+        let server = IncompatibleServer::with_version(version);
+        let error = startup_error(Command::new().database(&server.login()), "canary");
         assert!(error.contains(version), "{error}");
         assert!(
             error.contains("PostgreSQL 1"),
-            "the oldest supported one: {error}"
+            "the oldest supported version is not in {error}"
         );
     }
 }
 
-/// The same words, where no run begins.
+/// `check --connect` reports the same error without a run.
 #[test]
-fn check_names_the_server_when_it_is_no_postgresql() {
-    let stranger = Stranger::with_version("13.0.0 (Multi-model)");
-    let error = error_of_check(&stranger.login());
+fn check_names_the_server_when_it_is_not_postgresql() {
+    let server = IncompatibleServer::with_version("13.0.0 (Multi-model)");
+    let error = error_of_check(&server.login());
     assert!(error.contains("PostgreSQL"), "{error}");
 }

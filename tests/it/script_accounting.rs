@@ -1,11 +1,11 @@
-//! The accounting of scripts: however a script treats its streams, every token that was received
-//! stands in the report exactly once, and the summary adds up.
+//! Tests of the accounting of scripts: the report holds every received token exactly once, however a
+//! script uses its streams.
 
 use crate::support::database::Database;
 use crate::support::ledger::{Ledger, database_command, demo_command, error_text};
 use crate::support::source::{Response, Source};
 
-/// Runs a script in the demo and gives its balanced ledger.
+/// Runs a script in the demo, and returns its ledger.
 #[track_caller]
 fn ledger(script: &str, code: i32) -> Ledger {
     let run = demo_command(10, script).run().expect_code(code);
@@ -17,14 +17,14 @@ fn settled(ledger: &Ledger) -> u64 {
 }
 
 #[test]
-fn what_is_stored_and_never_reported_is_reported_at_the_end() {
+fn unreported_outcomes_are_reported_at_the_end() {
     let run = demo_command(10, "store(fetch(SIZE));").run().expect_code(0);
     assert_eq!(settled(&Ledger::of(&run).without_duplicates()), 10);
     assert_eq!(run.stdout.lines().count(), 10);
 }
 
 #[test]
-fn what_is_fetched_and_never_stored_is_not_attempted() {
+fn fetched_tokens_are_not_attempted_when_they_are_never_stored() {
     for script in [
         "let page = fetch_once(10);",
         "fetch_once(10);",
@@ -43,12 +43,12 @@ fn what_is_fetched_and_never_stored_is_not_attempted() {
 }
 
 #[test]
-fn a_fetch_that_nobody_reads_asks_for_nothing() {
+fn unread_fetch_sends_no_request() {
     assert_eq!(ledger("let tokens = fetch(SIZE);", 0).count("requests"), 0);
 }
 
 #[test]
-fn who_breaks_off_a_loop_loses_nothing() {
+fn no_token_is_lost_when_a_loop_breaks() {
     for script in [
         "for token in fetch(SIZE) { break; }",
         "for token in fetch(SIZE) { store(token); break; }",
@@ -60,14 +60,14 @@ fn who_breaks_off_a_loop_loses_nothing() {
         let run = demo_command(10, script).run();
         let ledger = Ledger::of(&run).without_duplicates();
         assert!(ledger.count("received") > 0, "{script}");
-        // How far it was ahead is a matter of time. A script that wants less is no short supply.
+        // How far `fetch` is ahead depends on timing. A script that reads less causes no short supply.
         let left = ledger.count("received") > settled(&ledger);
         assert_eq!(run.code, Some(if left { 5 } else { 0 }), "{script}");
     }
 }
 
 #[test]
-fn a_throw_in_the_middle_of_a_loop_loses_nothing() {
+fn no_token_is_lost_when_a_loop_throws() {
     for script in [
         "for token in fetch(SIZE) { throw 1; }",
         "for token in fetch(SIZE) { store(token); throw 1; }",
@@ -91,7 +91,7 @@ fn a_throw_in_the_middle_of_a_loop_loses_nothing() {
 }
 
 #[test]
-fn a_string_that_is_stored_again_is_a_token_of_its_own() {
+fn string_counts_as_two_tokens_when_it_is_stored_twice() {
     let run = demo_command(
         3,
         "for token in fetch(SIZE) { store(token); store(token); }",
@@ -103,7 +103,7 @@ fn a_string_that_is_stored_again_is_a_token_of_its_own() {
 }
 
 #[test]
-fn values_that_hold_each_other_lose_nothing() {
+fn no_token_is_lost_when_values_form_a_cycle() {
     for (made, code) in [
         ("fetch_once(5)", 5),
         ("fetch_once(5).pages()", 5),
@@ -118,7 +118,7 @@ fn values_that_hold_each_other_lose_nothing() {
 }
 
 #[test]
-fn a_stream_is_read_once() {
+fn stream_can_be_read_only_once() {
     for (script, stream) in [
         ("let t = fetch(SIZE); store(t); store(t);", "Tokens"),
         (
@@ -139,9 +139,9 @@ fn a_stream_is_read_once() {
         ),
     ] {
         let run = demo_command(10, script).run();
-        let said = format!("these {stream} were used already: a stream can be read once");
-        assert!(run.stderr.contains(&said), "{script}: {}", run.stderr);
-        // A script that fails sends nothing more.
+        let expected = format!("these {stream} were used already: a stream can be read once");
+        assert!(run.stderr.contains(&expected), "{script}: {}", run.stderr);
+        // A script that fails sends no more tokens.
         let ledger = Ledger::of(&run).without_duplicates();
         let left = ledger.count("not_attempted") > 0;
         assert_eq!(run.code, Some(if left { 5 } else { 3 }), "{script}");
@@ -149,7 +149,7 @@ fn a_stream_is_read_once() {
 }
 
 #[test]
-fn an_error_in_a_loop_with_an_empty_body_fails_the_run() {
+fn run_fails_when_a_source_error_ends_an_empty_loop() {
     for script in [
         "for token in fetch(SIZE) {}",
         "for page in fetch(SIZE).pages() {}",
@@ -171,8 +171,8 @@ fn an_error_in_a_loop_with_an_empty_body_fails_the_run() {
     }
 }
 
-/// A table that refuses `bb` for so many attempts with an error that is worth another try.
-pub fn unwilling(attempts: u32) -> Database {
+/// Creates a table that refuses the first `attempts` attempts for `bb` with a retryable error.
+pub fn database_refusing_bb(attempts: u32) -> Database {
     Database::from_ddl(&format!(
         "CREATE TABLE secret_tokens (id SERIAL PRIMARY KEY, data text NOT NULL CHECK (data NOT LIKE '%-%'));
          CREATE SEQUENCE attempts;
@@ -188,7 +188,7 @@ pub fn unwilling(attempts: u32) -> Database {
 }
 
 #[test]
-fn a_failed_token_that_is_stored_again_counts_once_with_its_last_status() {
+fn failed_token_counts_once_with_its_last_status_when_it_is_stored_again() {
     for again in [
         "store(outcomes.failures());",
         "for token in outcomes.failures() { store(token); }",
@@ -197,8 +197,8 @@ fn a_failed_token_that_is_stored_again_counts_once_with_its_last_status() {
         "store(\"bb\");",
     ] {
         let source = Source::responding([Response::tokens(["aa", "bb", "c-c"])]);
-        let database = unwilling(9);
-        // The store tries several times by itself, so rounds go on until it heals.
+        let database = database_refusing_bb(9);
+        // `store` itself retries, so the table refuses more attempts than one `store` makes.
         let script = format!(
             "let outcomes = store(fetch(SIZE));
              report(outcomes);
@@ -218,7 +218,7 @@ fn a_failed_token_that_is_stored_again_counts_once_with_its_last_status() {
 }
 
 #[test]
-fn failures_know_their_number_after_they_were_looped_over() {
+fn failures_keep_their_length_after_a_loop() {
     let source = Source::responding([Response::tokens(["aa", "bb"])]);
     let script = "let outcomes = store(fetch(SIZE));
         let failed = outcomes.failures();
@@ -226,7 +226,7 @@ fn failures_know_their_number_after_they_were_looped_over() {
         for token in failed { token; }
         print(failed.len);
         report(outcomes);";
-    let run = database_command(2, script, &source, &unwilling(1000)).run();
+    let run = database_command(2, script, &source, &database_refusing_bb(1000)).run();
     let run = run.expect_code(5);
     assert!(run.stdout.starts_with("1\n1\n"), "{}", run.stdout);
     let ledger = Ledger::of(&run).without_duplicates();

@@ -1,5 +1,5 @@
-//! The library in `scripts/lib`: what each module does, and that every script can import it, whatever
-//! its folder holds and however that is mounted.
+//! Tests of the script library in `scripts/lib`: what each module does, and that scripts can import it
+//! from any folder, also from a mounted one.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,11 +10,11 @@ use crate::support::ledger::{Ledger, database_command, demo_command, error_text}
 use crate::support::root;
 use crate::support::source::{Response, Source};
 
-use super::scripts_books::unwilling;
+use super::script_accounting::database_refusing_bb;
 
-/// What a script prints that has all modules at hand.
+/// Returns what a script prints that imports all modules.
 #[track_caller]
-fn printed(script: &str) -> String {
+fn output_of(script: &str) -> String {
     let imports: String = ["backoff", "batches", "breaker", "cells", "stats"]
         .map(|name| format!("import \"lib/{name}\" as {name};\n"))
         .concat();
@@ -25,7 +25,7 @@ fn printed(script: &str) -> String {
 }
 
 #[test]
-fn check_finds_nothing_in_what_is_shipped() {
+fn check_reports_nothing_for_the_shipped_scripts() {
     let mut command = Command::new().arg("check");
     for folder in ["scripts", "scripts/lib", "examples"] {
         for entry in fs::read_dir(root().join(folder)).unwrap() {
@@ -42,13 +42,13 @@ fn check_finds_nothing_in_what_is_shipped() {
 }
 
 #[test]
-fn cells_break_neither_a_table_nor_a_spreadsheet() {
+fn cells_are_escaped_for_csv_and_markdown() {
     let script = r#"
         print(cells::csv_line(["a", "q\"u,o", 1, 2.5, true, ()]));
         print(cells::csv_line(["=1+1", "+1", "-1", "@x", "\tx", "x=1", ""]));
         print(cells::markdown_head(["a", "b|c"]));
         print(cells::markdown_line(["x|y", "*b* _i_ `c` <t> [l] \\ e", "two\nlines", ()]));"#;
-    insta::assert_snapshot!(printed(script), @r#"
+    insta::assert_snapshot!(output_of(script), @r#"
     "a","q""u,o","1","2.5","true",""
     "'=1+1","'+1","'-1","'@x","'	x","x=1",""
     | a | b\|c |
@@ -58,19 +58,22 @@ fn cells_break_neither_a_table_nor_a_spreadsheet() {
 }
 
 #[test]
-fn waits_grow_up_to_the_longest() {
+fn backoff_steps_double_up_to_the_maximum() {
     let script = "
         print(backoff::steps(5, 100, 1000));
         print(backoff::steps(2, 5, 1));
         print(backoff::steps(0, 100, 1000));";
-    assert_eq!(printed(script), "[100, 200, 400, 800, 1000]\n[1, 1]\n[]\n");
+    assert_eq!(
+        output_of(script),
+        "[100, 200, 400, 800, 1000]\n[1, 1]\n[]\n"
+    );
 }
 
 #[test]
-fn settle_stores_again_what_heals() {
-    // The store itself tries five times; the second round gets through.
+fn settle_stores_failed_tokens_again_when_the_error_passes() {
+    // `store` itself tries five times; the second round succeeds.
     let source = Source::responding([Response::tokens(["aa", "bb", "c-c"])]);
-    let database = unwilling(7);
+    let database = database_refusing_bb(7);
     let script = "import \"lib/backoff\" as backoff;
         let summary = backoff::settle(store(fetch(SIZE)), 3);
         log_info(`${summary.stored} of ${summary.requested}`);";
@@ -91,10 +94,10 @@ fn settle_stores_again_what_heals() {
 }
 
 #[test]
-fn settle_gives_up_after_its_rounds() {
+fn settle_leaves_tokens_failed_when_its_rounds_are_used_up() {
     let source = Source::responding([Response::tokens(["aa", "bb", "c-c"])]);
     let script = "import \"lib/backoff\" as backoff; backoff::settle(store(fetch(SIZE)), 1);";
-    let run = database_command(3, script, &source, &unwilling(99))
+    let run = database_command(3, script, &source, &database_refusing_bb(99))
         .run()
         .expect_code(5);
     assert_eq!(
@@ -104,7 +107,7 @@ fn settle_gives_up_after_its_rounds() {
 }
 
 #[test]
-fn batches_hold_what_they_should_and_the_rest() {
+fn batches_have_the_given_size_and_the_last_one_holds_the_rest() {
     let script = r#"
         print(batches::of([1, 2, 3, 4, 5], 2));
         print(batches::of([1, 2], 2));
@@ -116,7 +119,7 @@ fn batches_hold_what_they_should_and_the_rest() {
         });
         print(count);
         print(batches::each(tokens(["d", "e"]), 2, |batch| reject(batch, "seen")));"#;
-    let shown = printed(script);
+    let shown = output_of(script);
     let shown: Vec<&str> = shown
         .lines()
         .filter(|line| !line.starts_with("rejected"))
@@ -136,15 +139,18 @@ fn batches_hold_what_they_should_and_the_rest() {
 }
 
 #[test]
-fn a_breaker_opens_after_so_many_pages_in_a_row() {
+fn breaker_opens_when_consecutive_pages_fail() {
     let script = r"
         let state = breaker::closed(2);
         for stored in [0, 1, 0, 0, 0, 1] {
             state = breaker::after(state, #{stored: stored, failed: 1});
             print(breaker::is_open(state));
         }";
-    assert_eq!(printed(script), "false\nfalse\nfalse\ntrue\ntrue\nfalse\n");
-    // In a run it saves the tokens that would have been fetched for nothing.
+    assert_eq!(
+        output_of(script),
+        "false\nfalse\nfalse\ntrue\ntrue\nfalse\n"
+    );
+    // In a run the open breaker stops further requests.
     let source = Source::responding([Response::tokens(["a-a", "b-b"]).always()]);
     let script = "import \"lib/breaker\" as breaker;
         let state = breaker::closed(3);
@@ -164,7 +170,7 @@ fn a_breaker_opens_after_so_many_pages_in_a_row() {
 }
 
 #[test]
-fn numbers_about_a_run_are_right() {
+fn statistics_are_computed_correctly() {
     let script = r#"
         print(stats::percent(1, 3)); print(stats::percent(2, 3)); print(stats::percent(3, 3));
         print(stats::percent(0, 0) == 0.0);
@@ -174,7 +180,7 @@ fn numbers_about_a_run_are_right() {
         print(stats::percentile([4, 1, 3, 2], 0)); print(stats::percentile([1.5], 99));
         print(stats::percentile([], 50) == ());
         print(stats::count_by(store(["aa", "b-b", "c-c"]), |outcome| outcome.constraint));"#;
-    let shown = printed(script);
+    let shown = output_of(script);
     let shown: Vec<&str> = shown
         .lines()
         .filter(|line| !line.contains("ed  "))
@@ -197,23 +203,23 @@ fn numbers_about_a_run_are_right() {
 }
 
 #[test]
-fn every_script_can_import_the_library_and_replace_it() {
+fn script_imports_the_library_unless_its_folder_has_the_module() {
     let script = "import \"lib/stats\" as stats; print(stats::percent(1, 2));";
     let in_folder = |command: Command| command.args(["demo", "1", "--script", "in/mine.rhai"]);
     // The folder has no library.
     let run = in_folder(Command::new().file("in/mine.rhai", script)).run();
     assert_eq!(run.expect_code(0).stdout, "50.0\n");
-    // It has other modules.
+    // The folder has other modules.
     let command = Command::new()
         .file("in/lib/other.rhai", "")
         .file("in/mine.rhai", script);
     assert_eq!(in_folder(command).run().expect_code(0).stdout, "50.0\n");
-    // It has one of that name.
+    // The folder has a module of that name.
     let command = Command::new()
         .file("in/lib/stats.rhai", "fn percent(a, b) { \"mine\" }")
         .file("in/mine.rhai", script);
     assert_eq!(in_folder(command).run().expect_code(0).stdout, "mine\n");
-    // It has one that does not compile: nobody wants another one instead.
+    // If that module does not compile, the library does not replace it.
     let command = Command::new()
         .file("in/lib/stats.rhai", "fn percent(")
         .file("in/mine.rhai", script);
@@ -223,7 +229,7 @@ fn every_script_can_import_the_library_and_replace_it() {
         "{}",
         run.stderr
     );
-    // A module of one's own imports it as well.
+    // A module of the script can import the library too.
     let command = Command::new()
         .file(
             "in/own.rhai",
@@ -234,11 +240,11 @@ fn every_script_can_import_the_library_and_replace_it() {
 }
 
 #[test]
-fn the_library_words_tokens_that_are_written_after_the_script_has_ended() {
+fn library_formats_outcomes_after_the_script_has_ended() {
     let source = Source::responding([Response::tokens(["a|a", "bb", "c-c"])]);
     let script = "import \"lib/cells\" as cells;
         report(store(fetch(SIZE)), |outcome| cells::markdown_line([outcome.token, outcome.status]));";
-    let run = database_command(3, script, &source, &unwilling(99))
+    let run = database_command(3, script, &source, &database_refusing_bb(99))
         .run()
         .expect_code(5);
     insta::assert_snapshot!(run.sorted(), @r"
@@ -250,7 +256,7 @@ fn the_library_words_tokens_that_are_written_after_the_script_has_ended() {
 }
 
 #[test]
-fn an_error_in_the_library_shows_its_place_and_who_called() {
+fn error_in_the_library_shows_its_position_and_caller() {
     let script = "import \"lib/stats\" as stats;\nstats::percent(\"a\", 2);";
     let run = demo_command(1, script).run().expect_code(3);
     insta::assert_snapshot!(error_text(&run), @"
@@ -263,8 +269,8 @@ fn an_error_in_the_library_shows_its_place_and_who_called() {
     ");
 }
 
-/// A folder as Kubernetes mounts a `ConfigMap`: every file is a link into `..data`, which is a link to
-/// the folder of this version.
+/// Writes files as Kubernetes mounts a `ConfigMap`: each one links into `..data`, which links to the
+/// folder of the current version.
 fn config_map(command: Command, files: &[(&str, &str)]) -> Command {
     let mut command = command;
     for (path, text) in files {
@@ -284,7 +290,7 @@ fn config_map(command: Command, files: &[(&str, &str)]) -> Command {
 }
 
 #[test]
-fn a_config_map_is_a_folder_like_any_other() {
+fn script_imports_modules_from_a_config_map() {
     let mine = "import \"lib/own\" as own; import \"flat\" as flat; import \"lib/stats\" as stats;
         print(own::two() + flat::one()); print(stats::percent(1, 2));";
     let files = [
@@ -306,7 +312,7 @@ fn a_config_map_is_a_folder_like_any_other() {
         .run()
         .expect_code(0);
     assert_eq!(run.stdout, "ok    mount/mine.rhai\n");
-    // A link out of the mounted folder is none of it.
+    // A link that leads out of the mounted folder is refused.
     let command = config_map(Command::new(), &files).file("secret.rhai", "fn one() { 1 }");
     let flat = command.dir().join("mount/flat.rhai");
     fs::remove_file(&flat).unwrap();

@@ -1,4 +1,4 @@
-//! The support itself works: what other tests take for granted is shown once here.
+//! Tests of the test support itself, on which the other tests rely.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -18,7 +18,7 @@ use crate::support::postgres::{SUPERUSER, server};
 use crate::support::snapshot;
 use crate::support::source::{Gate, Request, Response, Source, refused_url, token};
 
-/// One HTTP/1.1 request by hand, so that the source is tested by nothing that it is made of.
+/// Sends an HTTP/1.1 request over a plain socket, so that no library of the source tests itself.
 fn post(source: &Source, target: &str) -> String {
     let mut socket = TcpStream::connect(("127.0.0.1", source.port())).unwrap();
     write!(
@@ -27,13 +27,13 @@ fn post(source: &Source, target: &str) -> String {
     )
     .unwrap();
     let mut answer = Vec::new();
-    // A cut body may end in a reset; what came before it is what counts.
+    // A cut body may end with a reset; the bytes before it count.
     let _ = socket.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[test]
-fn postgresql_stores_a_row() {
+fn server_stores_rows_durably() {
     let database = Database::standard();
     let mut client = database.client();
     client
@@ -52,7 +52,7 @@ fn postgresql_stores_a_row() {
 }
 
 #[test]
-fn the_hostile_table_is_hostile() {
+fn hostile_table_skips_rows_and_checks_at_commit() {
     let database = Database::hostile();
     let mut client = database.client();
     let insert = "INSERT INTO secret_tokens (data) VALUES ($1)";
@@ -64,7 +64,7 @@ fn the_hostile_table_is_hostile() {
 }
 
 #[test]
-fn logins_are_checked_and_rights_are_kept_apart() {
+fn server_checks_passwords_and_privileges() {
     let database = Database::standard();
     let role = database.role_with("INSERT");
     role.client()
@@ -89,19 +89,19 @@ fn logins_are_checked_and_rights_are_kept_apart() {
     by_socket.batch_execute("SELECT 1").unwrap();
 }
 
-/// A whole process of this test binary is killed, once in the middle of `initdb`, once while its
-/// server runs and once while a PgBouncer does: nothing stays behind.
+/// Kills a process of this test binary during `initdb`, while its server runs, and while its PgBouncer
+/// runs.
 #[test]
-fn the_server_goes_with_a_killed_process() {
-    let stores = "support_works::postgresql_stores_a_row";
-    let pools = "pooler::a_pause_of_the_pooler_costs_time_only";
-    for (test, sign) in [
+fn servers_end_when_their_test_process_is_killed() {
+    let stores = "test_support::server_stores_rows_durably";
+    let pools = "pooler::tokens_are_settled_when_the_pooler_pauses";
+    for (test, marker) in [
         (stores, "data/PG_VERSION"),
         (stores, "sockets/.s.PGSQL."),
         (pools, "/log"),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        // The server's account has to get in.
+        // The account of the server needs access.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut child = Process::new(std::env::current_exe().unwrap())
             .args(["--exact", test])
@@ -110,42 +110,44 @@ fn the_server_goes_with_a_killed_process() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        until(sign, || {
-            below(dir.path(), 3).iter().any(|path| path.contains(sign))
+        until(marker, || {
+            paths_below(dir.path(), 3)
+                .iter()
+                .any(|path| path.contains(marker))
         });
         child.kill().unwrap();
         child.wait().unwrap();
-        // What else the killed test had made for itself, nobody removes.
+        // Other files of the killed test are not removed.
         until("the server's folder is gone", || {
-            let left = below(dir.path(), 1);
+            let left = paths_below(dir.path(), 1);
             !left.iter().any(|path| path.contains("/token_service-pg"))
         });
     }
 }
 
-/// Every path below a folder, so many levels down.
-fn below(dir: &Path, levels: u32) -> Vec<String> {
+/// Lists the paths below a folder, down to `levels` levels.
+fn paths_below(dir: &Path, levels: u32) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         found.push(entry.path().display().to_string());
         if levels > 1 {
-            found.extend(below(&entry.path(), levels - 1));
+            found.extend(paths_below(&entry.path(), levels - 1));
         }
     }
     found
 }
 
-/// Polls a condition that another process brings about and nobody announces.
+/// Polls until another process makes a condition true; no event announces this.
 fn until(what: &str, holds: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_mins(1);
     while !holds() {
-        assert!(Instant::now() < end, "waited in vain until {what}");
+        assert!(Instant::now() < end, "timed out: {what}");
         thread::park_timeout(Duration::from_millis(10));
     }
 }
 
 #[test]
-fn the_source_answers_in_order_and_records() {
+fn source_answers_in_order_and_records_requests() {
     let source = Source::responding([
         Response::tokens(["aa", "b-b"]),
         Response::status(503).header("retry-after", "2"),
@@ -177,9 +179,9 @@ fn the_source_answers_in_order_and_records() {
 }
 
 #[test]
-fn a_cut_body_arrives_short_and_an_endless_one_does_not_end() {
+fn cut_body_is_short_and_endless_body_does_not_end() {
     let source = Source::responding([
-        Response::cut("aa\nbb", 100),
+        Response::truncated("aa\nbb", 100),
         Response::endless("aa\n").always(),
     ]);
     let cut = post(&source, "/tokens?size=30");
@@ -196,7 +198,7 @@ fn a_cut_body_arrives_short_and_an_endless_one_does_not_end() {
 }
 
 #[test]
-fn a_held_answer_waits_for_its_gate() {
+fn gated_answer_waits_until_its_gate_opens() {
     let gate = Gate::new();
     let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
     thread::scope(|scope| {
@@ -209,7 +211,7 @@ fn a_held_answer_waits_for_its_gate() {
 }
 
 #[test]
-fn a_generating_source_under_delivers_real_tokens() {
+fn generating_source_returns_fewer_tokens_in_the_real_format() {
     let source = Source::generating(|asked| asked - 1);
     let answer = post(&source, "/tokens?size=5");
     let (_, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -227,23 +229,23 @@ fn a_generating_source_under_delivers_real_tokens() {
 }
 
 #[test]
-fn an_unused_answer_and_an_undeclared_request_are_complained_about() {
-    let complaint = |source: Source| {
+fn source_panics_when_an_answer_is_unused_or_a_request_undeclared() {
+    let panic_message = |source: Source| {
         let panic = catch_unwind(AssertUnwindSafe(|| drop(source))).unwrap_err();
         panic.downcast_ref::<String>().unwrap().clone()
     };
     let unused = Source::responding([Response::status(500)]);
-    assert!(complaint(unused).contains("1 declared answers were not used"));
+    assert!(panic_message(unused).contains("1 declared responses were not used"));
     let undeclared = Source::responding([]);
     assert!(post(&undeclared, "/?size=1").starts_with("HTTP/1.1 500 "));
-    assert!(complaint(undeclared).contains("1 requests had no declared answer"));
+    assert!(panic_message(undeclared).contains("1 requests had no declared response"));
 }
 
 #[test]
-fn tls_is_trusted_by_its_authority_and_speaks_http_2() {
+fn tls_source_is_trusted_by_its_authority_and_uses_http_2() {
     let source = Source::generating_over_tls(|asked| asked);
     let pem = fs::read(source.ca_file().unwrap()).unwrap();
-    // The product's own provider is chosen in the product; here the test chooses.
+    // The program installs a TLS provider for itself, and the test must do so too.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -263,7 +265,7 @@ fn tls_is_trusted_by_its_authority_and_speaks_http_2() {
 }
 
 #[test]
-fn the_binary_runs_in_a_folder_of_its_own() {
+fn command_runs_in_its_own_folder() {
     let command = Command::new()
         .file("scripts/a.rhai", "1")
         .arg("--help")
@@ -276,7 +278,7 @@ fn the_binary_runs_in_a_folder_of_its_own() {
 }
 
 #[test]
-fn snapshots_forget_what_changes() {
+fn snapshot_filters_replace_changing_values() {
     snapshot::settings().bind(|| {
         insta::assert_snapshot!(
             "7 stored in 0.04 s (1,243 tokens/s) at 127.0.0.1:5432 by token_service 0.1.0\n\

@@ -1,4 +1,5 @@
-//! A commit that no synchronous standby confirmed is not `stored`, however its wait ends.
+//! Tests that a commit without the confirmation of a synchronous standby is not `stored`, however its
+//! wait ends.
 
 use std::sync::MutexGuard;
 
@@ -13,14 +14,14 @@ use crate::support::report::Report;
 use crate::support::source::Source;
 use crate::support::verify::verify;
 
-/// A server that waits for a synchronous standby and has none, until it is dropped.
-struct Standbyless {
+/// A server that waits for a synchronous standby that does not exist. Dropping it ends the wait.
+struct MissingStandby {
     database: Database,
     admin: Client,
     _cluster: MutexGuard<'static, Cluster>,
 }
 
-impl Standbyless {
+impl MissingStandby {
     fn new() -> Self {
         let cluster = crashable();
         let database = Database::on(&cluster).with_sql(STANDARD_TABLE);
@@ -32,17 +33,17 @@ impl Standbyless {
             &mut admin,
             "ALTER SYSTEM SET synchronous_standby_names = '*'",
         );
-        let mut standbyless = Self {
+        let mut server = Self {
             database,
             admin,
             _cluster: cluster,
         };
-        standbyless.await_effect();
-        standbyless
+        server.wait_until_commits_wait();
+        server
     }
 
-    /// Commits until a commit waits: the setting reaches each process of the server by itself.
-    fn await_effect(&mut self) {
+    /// Commits until a commit waits, because each process of the server applies the setting by itself.
+    fn wait_until_commits_wait(&mut self) {
         let mut probe = self.database.admin();
         let pid = probe.query_one("SELECT pg_backend_pid()", &[]).unwrap();
         let pid: i32 = pid.get(0);
@@ -61,8 +62,8 @@ impl Standbyless {
         self.admin.query_opt(waiting, &[&pid]).unwrap().is_some()
     }
 
-    /// Lets every commit pass from now on.
-    fn lift(&mut self) {
+    /// Removes the setting, so that commits do not wait any more.
+    fn reset_setting(&mut self) {
         change_setting(
             &mut self.admin,
             "ALTER SYSTEM RESET synchronous_standby_names",
@@ -74,9 +75,9 @@ impl Standbyless {
     }
 }
 
-impl Drop for Standbyless {
+impl Drop for MissingStandby {
     fn drop(&mut self) {
-        self.lift();
+        self.reset_setting();
     }
 }
 
@@ -84,12 +85,12 @@ fn texts(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("a{number}")).collect()
 }
 
-/// All tokens are unknown, the run ends by itself with 5, and says whose confirmation is missing.
+/// Asserts that no token is stored, and that the run ends with 5 and names the missing confirmation.
 #[track_caller]
-fn assert_unconfirmed(mut standbyless: Standbyless, run: Run, tokens: &[String]) {
-    standbyless.lift();
+fn assert_unconfirmed(mut server: MissingStandby, run: Run, tokens: &[String]) {
+    server.reset_setting();
     let run = run.expect_code(5);
-    let verified = verify(&run, tokens, &[], &standbyless.database);
+    let verified = verify(&run, tokens, &[], &server.database);
     assert_eq!(verified.acknowledged(), 0, "{}", run.stdout);
     assert!(verified.report.count("unknown") > 0, "{}", run.stdout);
     assert_eq!(verified.report.count("rejected"), 0, "{}", run.stdout);
@@ -99,93 +100,93 @@ fn assert_unconfirmed(mut standbyless: Standbyless, run: Run, tokens: &[String])
 
 #[test]
 fn tokens_are_unknown_and_run_ends_when_no_synchronous_standby_confirms() {
-    let standbyless = Standbyless::new();
+    let server = MissingStandby::new();
     let tokens = texts(3);
-    let run = standbyless
+    let run = server
         .run(&tokens)
         .config("database: {statement_timeout: 1s}")
         .run();
-    assert_unconfirmed(standbyless, run, &tokens);
+    assert_unconfirmed(server, run, &tokens);
 }
 
 #[test]
 fn token_is_unknown_when_its_wait_for_a_standby_is_cancelled() {
-    let mut standbyless = Standbyless::new();
+    let mut server = MissingStandby::new();
     let tokens = texts(1);
-    let running = standbyless.run(&tokens).spawn();
-    let pid = backend_waiting_for_standby(&mut standbyless.admin);
+    let running = server.run(&tokens).spawn();
+    let pid = backend_waiting_for_standby(&mut server.admin);
     let cancel = "SELECT pg_cancel_backend($1)";
-    standbyless.admin.execute(cancel, &[&pid]).unwrap();
+    server.admin.execute(cancel, &[&pid]).unwrap();
     let run = running.wait();
-    assert_unconfirmed(standbyless, run, &tokens);
+    assert_unconfirmed(server, run, &tokens);
 }
 
 #[test]
 fn token_is_unknown_when_its_wait_is_cancelled_and_the_role_suppresses_warnings() {
-    let mut standbyless = Standbyless::new();
+    let mut server = MissingStandby::new();
     let tokens = texts(1);
-    let role = &standbyless.database.user;
+    let role = &server.database.user;
     let quiet = format!("ALTER ROLE {role} SET client_min_messages = error");
-    standbyless.admin.batch_execute(&quiet).unwrap();
-    let running = standbyless.run(&tokens).spawn();
-    let pid = backend_waiting_for_standby(&mut standbyless.admin);
+    server.admin.batch_execute(&quiet).unwrap();
+    let running = server.run(&tokens).spawn();
+    let pid = backend_waiting_for_standby(&mut server.admin);
     let cancel = "SELECT pg_cancel_backend($1)";
-    standbyless.admin.execute(cancel, &[&pid]).unwrap();
+    server.admin.execute(cancel, &[&pid]).unwrap();
     let run = running.wait();
-    assert_unconfirmed(standbyless, run, &tokens);
+    assert_unconfirmed(server, run, &tokens);
 }
 
-/// The terminated backend's row is visible from then on, and the standby does not have it.
+/// The row of the terminated backend becomes visible, and no standby has it.
 #[test]
 fn token_is_unknown_when_its_backend_is_terminated_in_the_wait_for_a_standby() {
-    let mut standbyless = Standbyless::new();
+    let mut server = MissingStandby::new();
     let tokens = texts(1);
-    let running = standbyless
+    let running = server
         .run(&tokens)
         .config("database: {statement_timeout: 1s}")
         .spawn();
-    let pid = backend_waiting_for_standby(&mut standbyless.admin);
+    let pid = backend_waiting_for_standby(&mut server.admin);
     let end = "SELECT pg_terminate_backend($1)";
-    standbyless.admin.execute(end, &[&pid]).unwrap();
+    server.admin.execute(end, &[&pid]).unwrap();
     let run = running.wait();
-    assert_unconfirmed(standbyless, run, &tokens);
+    assert_unconfirmed(server, run, &tokens);
 }
 
-/// A fence that ends the backend would turn an unconfirmed commit into a visible row.
+/// A fence that terminates the backend would make the unconfirmed row visible.
 #[test]
 fn waiting_backend_is_not_terminated_when_the_run_gives_up() {
-    let mut standbyless = Standbyless::new();
+    let mut server = MissingStandby::new();
     let tokens = texts(1);
-    let running = standbyless
+    let running = server
         .run(&tokens)
         .config("database: {statement_timeout: 1s}")
         .spawn();
-    let pid = backend_waiting_for_standby(&mut standbyless.admin);
+    let pid = backend_waiting_for_standby(&mut server.admin);
     let run = running.wait();
-    assert!(standbyless.is_waiting(pid), "{}", run.stderr);
-    assert!(standbyless.database.rows().is_empty());
-    assert_unconfirmed(standbyless, run, &tokens);
+    assert!(server.is_waiting(pid), "{}", run.stderr);
+    assert!(server.database.rows().is_empty());
+    assert_unconfirmed(server, run, &tokens);
 }
 
-/// The server stops waiting without a warning: the setting demands no confirmation any more.
+/// The server stops waiting without a warning, because the setting requires no confirmation any more.
 #[test]
-fn tokens_are_stored_when_the_demand_for_a_standby_is_lifted() {
-    let mut standbyless = Standbyless::new();
+fn tokens_are_stored_when_synchronous_replication_is_turned_off() {
+    let mut server = MissingStandby::new();
     let tokens = texts(3);
-    let running = standbyless.run(&tokens).spawn();
-    backend_waiting_for_standby(&mut standbyless.admin);
-    standbyless.lift();
+    let running = server.run(&tokens).spawn();
+    backend_waiting_for_standby(&mut server.admin);
+    server.reset_setting();
     let run = running.wait().expect_code(0);
     assert_eq!(Report::of_run(&run).with_status("stored"), tokens);
 }
 
 #[test]
 fn check_warns_when_no_synchronous_standby_is_connected() {
-    let standbyless = Standbyless::new();
+    let server = MissingStandby::new();
     let source = Source::generating(|size| size);
     let run = Command::new()
         .source(&source)
-        .database(&standbyless.database)
+        .database(&server.database)
         .args(["check", "--connect"])
         .run()
         .expect_code(0);

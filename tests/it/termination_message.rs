@@ -1,6 +1,6 @@
-//! The termination message, in a container with the file that Kubernetes mounts into each.
+//! Tests of the termination message, in a container with the file that Kubernetes mounts.
 //!
-//! Ignored unless asked for, as tests/it/main.rs explains: building the image takes minutes.
+//! They are ignored by default, as tests/it/main.rs explains: building the image takes minutes.
 
 mod docker {
     use std::fs;
@@ -9,13 +9,13 @@ mod docker {
 
     use super::super::docker::build_image;
 
-    /// Runs the image as a strict platform does, and gives what it said: in the file, on standard error.
-    fn said(args: &[&str]) -> (String, String) {
+    /// Runs the image with the limits of a strict platform. Returns the message file and standard error.
+    fn run_image(args: &[&str]) -> (String, String) {
         build_image();
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("termination-log");
         fs::write(&file, "an earlier container").unwrap();
-        // Anybody may write it, as kubelet makes it.
+        // Kubelet creates it writable for all users.
         fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
         let mount = format!("{}:/dev/termination-log", file.display());
         let mut docker = Command::new("docker");
@@ -30,16 +30,16 @@ mod docker {
     }
 
     #[test]
-    #[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
-    fn it_is_the_summary_or_else_the_error() {
-        let (message, stderr) = said(&["demo", "10"]);
+    #[ignore = "builds the image; tests/run runs it if a Docker engine is available"]
+    fn message_is_the_summary_or_else_the_error() {
+        let (message, stderr) = run_image(&["demo", "10"]);
         assert!(
             message.starts_with("10 requested, 10 received in "),
             "{message}"
         );
         assert_eq!(stderr, format!("{message}\n"));
-        // There is a summary, and an error besides.
-        let (message, stderr) = said(&["demo", "10", "--fail-on", "received>0"]);
+        // This run prints a summary and an error.
+        let (message, stderr) = run_image(&["demo", "10", "--fail-on", "received>0"]);
         assert!(
             message.starts_with("10 requested, 10 received in "),
             "{message}"
@@ -49,7 +49,7 @@ mod docker {
             &["demo", "none"][..],
             &["demo", "--error-format=json", "none"],
         ] {
-            let (message, stderr) = said(args);
+            let (message, stderr) = run_image(args);
             let error = "error: SIZE must be a whole number of at least 1, such as 10, not `none`";
             assert_eq!(message, error, "{stderr}");
         }

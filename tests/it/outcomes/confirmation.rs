@@ -1,11 +1,11 @@
-//! `stored` needs the server's confirmation, and the confirmation must be about this token, whole.
+//! Tests that `stored` needs a confirmation of the server, which must cover the whole token.
 
-use super::{Case, Expected, case, check, make_schema, run_of, values, wrong};
+use super::{ExpectedStatus, TableCase, case, check, create_schema, mismatches, run_of, values};
 use crate::support::database::STANDARD_TABLE;
 use crate::support::report::Report;
 use crate::support::verify::verify;
 
-use super::relay::{Relay, Trick};
+use super::faulty_pooler::{FaultyPooler, PoolerFault};
 
 fn texts(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("a{number:03}")).collect()
@@ -14,9 +14,9 @@ fn texts(count: usize) -> Vec<String> {
 #[test]
 fn token_is_not_stored_when_a_pooler_hands_over_an_open_transaction() {
     let database = super::database().with_sql(STANDARD_TABLE);
-    let relay = Relay::before(database.port, Trick::BeginAtStart);
+    let pooler = FaultyPooler::start(database.port, PoolerFault::BeginAtStart);
     let tokens = texts(5);
-    let run = run_of(&relay.login(&database), &tokens).run();
+    let run = run_of(&pooler.login(&database), &tokens).run();
     assert_eq!(run.code, Some(5), "{}", run.stderr);
     if !run.stdout.is_empty() {
         verify(&run, &tokens, &[], &database);
@@ -25,18 +25,18 @@ fn token_is_not_stored_when_a_pooler_hands_over_an_open_transaction() {
 }
 
 #[test]
-fn token_is_not_stored_when_a_transaction_is_left_open_in_mid_run() {
+fn token_is_not_stored_when_a_transaction_is_left_open_during_the_run() {
     let database = super::database().with_sql(STANDARD_TABLE);
-    let relay = Relay::before(database.port, Trick::BeginAfterInserts(20));
+    let pooler = FaultyPooler::start(database.port, PoolerFault::BeginAfterInserts(20));
     let tokens = texts(60);
-    let run = run_of(&relay.login(&database), &tokens)
+    let run = run_of(&pooler.login(&database), &tokens)
         .args(["--pipeline", "1"])
         .run();
-    assert!(relay.is_done(), "the transaction was opened");
+    assert!(pooler.is_done(), "the pooler opened no transaction");
     verify(&run, &tokens, &[], &database);
 }
 
-/// Whether the row is there decides a look-up. The tag alone is no ground for a rejection.
+/// A look-up decides whether the row exists. The tag alone is no evidence for a rejection.
 #[test]
 fn token_is_not_rejected_when_the_command_tag_cannot_be_read() {
     for tag in [
@@ -48,9 +48,9 @@ fn token_is_not_rejected_when_the_command_tag_cannot_be_read() {
         "INSERT 0 18446744073709551617",
     ] {
         let database = super::database().with_sql(STANDARD_TABLE);
-        let relay = Relay::before(database.port, Trick::Tag(tag));
+        let pooler = FaultyPooler::start(database.port, PoolerFault::Tag(tag));
         let tokens = texts(4);
-        let run = run_of(&relay.login(&database), &tokens).run();
+        let run = run_of(&pooler.login(&database), &tokens).run();
         let verified = verify(&run, &tokens, &[], &database);
         assert_eq!(
             verified.report.count("rejected"),
@@ -63,24 +63,24 @@ fn token_is_not_rejected_when_the_command_tag_cannot_be_read() {
 }
 
 #[test]
-fn token_is_unknown_when_the_command_tag_cannot_be_read_and_no_right_allows_a_look_up() {
+fn token_is_unknown_when_the_command_tag_cannot_be_read_and_the_role_lacks_select() {
     for tag in ["INSERT 0 -1", "", "INSERT 0 0"] {
         let database = super::database().with_sql(STANDARD_TABLE);
         let role = database.role_with("INSERT");
-        let relay = Relay::before(database.port, Trick::Tag(tag));
+        let pooler = FaultyPooler::start(database.port, PoolerFault::Tag(tag));
         let tokens = texts(2);
-        let run = run_of(&relay.login(&role), &tokens).run().expect_code(5);
+        let run = run_of(&pooler.login(&role), &tokens).run().expect_code(5);
         let verified = verify(&run, &tokens, &[], &database);
         assert_eq!(verified.report.with_status("unknown"), tokens, "{tag:?}");
     }
 }
 
-const STORED: &[Expected] = &[("aa", "stored"), ("bb", "stored"), ("cc", "stored")];
+const STORED: &[ExpectedStatus] = &[("aa", "stored"), ("bb", "stored"), ("cc", "stored")];
 
-/// `INSERT 0 0`, and the row is there.
+/// The server answers `INSERT 0 0`, and the row exists.
 #[test]
 fn token_is_stored_when_a_trigger_or_rule_routes_its_row_and_a_look_up_finds_it() {
-    const CASES: &[Case] = &[
+    const CASES: &[TableCase] = &[
         case("inheritance", "CREATE TABLE secret_tokens (id serial, data text);
             CREATE TABLE child () INHERITS (secret_tokens);
             CREATE FUNCTION route() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -118,10 +118,10 @@ fn token_is_stored_when_a_trigger_or_rule_routes_its_row_and_a_look_up_finds_it(
     check(CASES);
 }
 
-/// `INSERT 0 0`, and the row is not there.
+/// The server answers `INSERT 0 0`, and the row does not exist.
 #[test]
 fn token_is_rejected_when_a_trigger_or_rule_skips_it_and_a_look_up_does_not_find_it() {
-    const CASES: &[Case] = &[
+    const CASES: &[TableCase] = &[
         case("trigger", "CREATE TABLE secret_tokens (data text);
             CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                 IF NEW.data = 'bad' THEN RETURN NULL; END IF; RETURN NEW; END $$;
@@ -147,7 +147,7 @@ fn token_is_rejected_when_a_trigger_or_rule_skips_it_and_a_look_up_does_not_find
     check(CASES);
 }
 
-/// A trigger that skips what is there already leaves an older equal row, which is not this token's.
+/// A trigger that skips duplicates leaves an older equal row, which does not belong to this token.
 #[test]
 fn token_is_not_stored_when_only_an_older_equal_row_is_found() {
     let ddl = "CREATE TABLE secret_tokens (data text);
@@ -157,7 +157,7 @@ fn token_is_not_stored_when_only_an_older_equal_row_is_found() {
             RETURN NEW; END $$;
         CREATE TRIGGER skip BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION skip()";
     let database = super::database();
-    make_schema(&database, "older", ddl);
+    create_schema(&database, "older", ddl);
     let run = run_of(&database, ["aa", "bad", "cc", "cc"]).run();
     let report = Report::of_run(&run);
     assert_eq!(report.count("stored"), 2, "{}", run.stdout);
@@ -167,7 +167,7 @@ fn token_is_not_stored_when_only_an_older_equal_row_is_found() {
 }
 
 #[test]
-fn token_is_unknown_when_its_row_is_routed_and_no_right_allows_a_look_up() {
+fn token_is_unknown_when_its_row_is_routed_and_the_role_lacks_select() {
     let database = super::database().with_sql(
         "CREATE TABLE secret_tokens (data text);
          CREATE TABLE child () INHERITS (secret_tokens);
@@ -183,10 +183,10 @@ fn token_is_unknown_when_its_row_is_routed_and_no_right_allows_a_look_up() {
     assert_eq!(database.rows(), tokens);
 }
 
-/// The column keeps less than the token. What is stored is the token, whole.
+/// The column would keep only a part of the token, and a stored token must be whole.
 #[test]
 fn token_is_rejected_when_its_column_would_cut_it() {
-    const CASES: &[Case] = &[
+    const CASES: &[TableCase] = &[
         case(
             "varchar(n) and blanks",
             "CREATE TABLE secret_tokens (data varchar(3))",
@@ -234,7 +234,7 @@ fn token_is_rejected_when_its_column_would_cut_it() {
 #[test]
 fn token_is_not_stored_when_a_domain_over_name_would_cut_it() {
     let database = super::database();
-    make_schema(
+    create_schema(
         &database,
         "names",
         "CREATE DOMAIN tok AS name; CREATE TABLE secret_tokens (data tok)",
@@ -247,10 +247,10 @@ fn token_is_not_stored_when_a_domain_over_name_would_cut_it() {
     assert!(values(&database, super::ROWS).is_empty());
 }
 
-/// Columns that compare more loosely than bytes keep the token's bytes nevertheless.
+/// Columns with a looser comparison still keep the bytes of a token.
 #[test]
 fn token_is_stored_whole_when_its_column_compares_loosely() {
-    const CASES: &[Case] = &[
+    const CASES: &[TableCase] = &[
         case(
             "non-deterministic collation",
             "CREATE COLLATION loose
@@ -280,7 +280,7 @@ fn token_is_stored_whole_when_its_column_compares_loosely() {
     check(CASES);
 }
 
-/// A warning is no verdict, whoever raises it and whatever it says.
+/// A warning does not decide the status of a token, whatever its text.
 #[test]
 fn token_is_stored_when_a_trigger_raises_a_warning() {
     let database = super::database();
@@ -293,9 +293,9 @@ fn token_is_stored_when_a_trigger_raises_a_warning() {
                          ' have been replicated to the standby.'; RETURN NEW; END $$;
              CREATE TRIGGER warn BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION warn()"
         );
-        make_schema(&database, &format!("warning_{number}"), &ddl);
+        create_schema(&database, &format!("warning_{number}"), &ddl);
         let run = run_of(&database, ["aa", "bb", "cc"]).run();
-        let wrong = wrong(&run, STORED, &super::HashMap::new(), &database);
-        assert!(wrong.is_empty(), "{level}: {wrong}");
+        let mismatches = mismatches(&run, STORED, &super::HashMap::new(), &database);
+        assert!(mismatches.is_empty(), "{level}: {mismatches}");
     }
 }

@@ -1,7 +1,7 @@
-//! What is written for other people's programs, held to the schemas that they publish: the manifests of
+//! Validates files for other platforms against the schemas that the platforms publish: the manifests of
 //! `deploy/` for Kubernetes and Cloud Run, the workflows and Dependabot's configuration for GitHub.
 //!
-//! Ignored unless asked for, as tests/it/main.rs explains: `tests/schemas` fetches the schemas.
+//! These tests are ignored by default, as tests/it/main.rs explains. `tests/schemas` fetches the schemas.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::support::{manifest, root};
 
-/// The oldest Kubernetes that the manifests are for, and the newest that was known.
+/// The oldest Kubernetes version that the manifests support, and the newest known one.
 const KUBERNETES: [&str; 2] = ["kubernetes-1.29.json", "kubernetes-1.37.json"];
 
 fn schema(file: &str) -> Value {
@@ -22,11 +22,11 @@ fn schema(file: &str) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-fn build(schema: &Value) -> Validator {
+fn build_validator(schema: &Value) -> Validator {
     jsonschema::options().build(schema).unwrap()
 }
 
-/// Where the value is not as the schema says.
+/// Lists the violations of a schema with their paths.
 fn errors(validator: &Validator, value: &Value) -> Vec<String> {
     let errors = validator.iter_errors(value);
     errors
@@ -34,15 +34,16 @@ fn errors(validator: &Validator, value: &Value) -> Vec<String> {
         .collect()
 }
 
-/// The object named `name` of Kubernetes' API.
+/// Returns a validator for the object `name` of Kubernetes' API.
 fn kubernetes(file: &str, name: &str) -> Validator {
     let mut schema = schema(file);
     schema["$ref"] = format!("#/$defs/{name}").into();
-    build(&schema)
+    build_validator(&schema)
 }
 
-/// A job as Cloud Run's API describes it, in the form of Google's discovery documents: these name
-/// types without a path, and allow no key that they do not list.
+/// Returns a validator for a job of Cloud Run's API.
+///
+/// Google's discovery documents name types without a path, and allow only the keys that they list.
 fn cloud_run() -> Validator {
     fn translate(value: &Value) -> Value {
         match value {
@@ -71,25 +72,25 @@ fn cloud_run() -> Validator {
         .iter()
         .map(|(name, schema)| {
             let mut schema = translate(schema);
-            // Their `id` is the type's name, which JSON Schema would take for an address.
+            // Their `id` is the name of the type, which JSON Schema would read as a URI.
             schema.as_object_mut().unwrap().remove("id");
             (name.clone(), schema)
         })
         .collect();
-    build(&json!({
+    build_validator(&json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$ref": "#/$defs/Job",
         "$defs": definitions,
     }))
 }
 
-/// Each schema that an object has to follow, by the file it is from.
+/// Returns the validators for a kind of object, with the files of their schemas.
 fn validators(kind: (&str, &str)) -> Vec<(&'static str, Validator)> {
     let name = match kind {
         ("run.googleapis.com/v1", "Job") => return vec![("cloud-run.json", cloud_run())],
         ("batch/v1", kind) => format!("io.k8s.api.batch.v1.{kind}"),
         ("v1", kind) => format!("io.k8s.api.core.v1.{kind}"),
-        other => panic!("no schema is known of {other:?}"),
+        other => panic!("no schema is known for {other:?}"),
     };
     KUBERNETES
         .map(|file| (file, kubernetes(file, &name)))
@@ -97,29 +98,29 @@ fn validators(kind: (&str, &str)) -> Vec<(&'static str, Validator)> {
 }
 
 #[test]
-#[ignore = "needs the schemas that tests/schemas fetches; tests/run asks for it where they are"]
-fn the_manifests_are_what_the_platforms_take() {
+#[ignore = "needs the schemas that tests/schemas fetches; tests/run runs it if they are present"]
+fn manifests_match_the_platform_schemas() {
     let mut checked = 0;
     for manifest in manifest::all() {
         for (file, validator) in validators(manifest.kind()) {
             let found = errors(&validator, &manifest.object);
             assert_eq!(found, [""; 0], "{} by {file}", manifest.file);
             checked += 1;
-            // And they would have been heard: an unknown key, and a value of a wrong type.
+            // The schema must refuse an unknown key and a value of a wrong type.
             if manifest.is_volume_claim() {
                 continue;
             }
             let mut wrong = manifest.object.clone();
-            let place = find(&mut wrong, "containers").unwrap();
-            place[0]["enviroment"] = json!([]);
-            place[0]["args"] = json!([10]);
+            let containers = find(&mut wrong, "containers").unwrap();
+            containers[0]["enviroment"] = json!([]);
+            containers[0]["args"] = json!([10]);
             assert_eq!(errors(&validator, &wrong).len(), 2, "{file}");
         }
     }
     assert_eq!(checked, 1 + 3 * KUBERNETES.len());
 }
 
-/// The first value of this key, however deep it lies.
+/// Finds the first value of a key at any depth.
 fn find<'a>(value: &'a mut Value, key: &str) -> Option<&'a mut Value> {
     let object = value.as_object_mut()?;
     if object.contains_key(key) {
@@ -133,9 +134,9 @@ fn yaml(path: PathBuf) -> Value {
 }
 
 #[test]
-#[ignore = "needs the schemas that tests/schemas fetches; tests/run asks for it where they are"]
-fn the_workflows_are_what_github_takes() {
-    let validator = build(&schema("github-workflows.json"));
+#[ignore = "needs the schemas that tests/schemas fetches; tests/run runs it if they are present"]
+fn workflows_match_the_github_schemas() {
+    let validator = build_validator(&schema("github-workflows.json"));
     let mut names = Vec::new();
     for entry in fs::read_dir(root().join(".github/workflows")).unwrap() {
         let path = entry.unwrap().path();
@@ -148,7 +149,7 @@ fn the_workflows_are_what_github_takes() {
     }
     names.sort();
     assert_eq!(names, ["ci.yml", "release.yml"]);
-    let validator = build(&schema("dependabot.json"));
+    let validator = build_validator(&schema("dependabot.json"));
     let dependabot = yaml(root().join(".github/dependabot.yml"));
     assert_eq!(errors(&validator, &dependabot), [""; 0]);
     let mut wrong = dependabot;

@@ -1,4 +1,4 @@
-//! The primitives, one by one: what each does with good arguments and with bad ones.
+//! Tests of each function of the script API, with valid and with invalid arguments.
 
 use std::fs;
 
@@ -8,14 +8,14 @@ use crate::support::ledger::{Ledger, database_command, demo_command};
 use crate::support::snapshot::shows;
 use crate::support::source::{Request, Response, Source};
 
-/// What a script prints in a demo that ends with this code.
+/// Returns what a script prints in a demo run, which must end with `code`.
 #[track_caller]
-fn printed(script: &str, code: i32) -> String {
+fn output_of(script: &str, code: i32) -> String {
     demo_command(3, script).run().expect_code(code).stdout
 }
 
-/// A run against these answers and a real table, and the sizes that were asked for.
-fn sourced(
+/// Runs against these answers and a real table. Returns the run and the requested sizes.
+fn run_with_answers(
     size: u64,
     script: &str,
     answers: impl IntoIterator<Item = Response>,
@@ -26,19 +26,19 @@ fn sourced(
     (run, sizes)
 }
 
-/// The `kind` and `message` that a script catches.
+/// Returns the `kind` and `message` that a script catches from a call.
 #[track_caller]
-fn caught(call: &str) -> String {
+fn caught_error(call: &str) -> String {
     let script = format!("try {{ {call}; }} catch (e) {{ print(`${{e.kind}}: ${{e.message}}`); }}");
-    printed(&script, 0).trim_end().to_owned()
+    output_of(&script, 0).trim_end().to_owned()
 }
 
 #[test]
-fn fetch_pages_and_tops_up_as_its_options_say() {
+fn fetch_options_set_page_size_top_up_and_retries() {
     let answers = || [Response::tokens(["aa", "bb"]), Response::tokens(["cc"])];
-    let (run, sizes) = sourced(3, "store(fetch(SIZE, #{page_size: 2}));", answers());
+    let (run, sizes) = run_with_answers(3, "store(fetch(SIZE, #{page_size: 2}));", answers());
     assert_eq!((run.code, sizes), (Some(0), vec![2, 1]));
-    let (run, sizes) = sourced(
+    let (run, sizes) = run_with_answers(
         5,
         "store(fetch(SIZE, #{page_size: 3, top_up: false}));",
         answers(),
@@ -48,9 +48,9 @@ fn fetch_pages_and_tops_up_as_its_options_say() {
         Response::status(503).header("retry-after", "0"),
         Response::tokens(["aa"]),
     ];
-    let (run, sizes) = sourced(1, "store(fetch(SIZE, #{retries: 1}));", again);
+    let (run, sizes) = run_with_answers(1, "store(fetch(SIZE, #{retries: 1}));", again);
     assert_eq!((run.code, sizes), (Some(0), vec![1, 1]));
-    let (run, sizes) = sourced(
+    let (run, sizes) = run_with_answers(
         1,
         "store(fetch(SIZE, #{retries: 0}));",
         [Response::status(503)],
@@ -59,25 +59,25 @@ fn fetch_pages_and_tops_up_as_its_options_say() {
 }
 
 #[test]
-fn a_script_may_fetch_more_or_less_than_size() {
-    let (run, sizes) = sourced(5, "store(fetch(1));", [Response::tokens(["aa"])]);
+fn script_may_fetch_less_than_size() {
+    let (run, sizes) = run_with_answers(5, "store(fetch(1));", [Response::tokens(["aa"])]);
     assert_eq!((run.code, sizes), (Some(0), vec![1]));
     assert_eq!(Ledger::of(&run).count("requested"), 5);
 }
 
 #[test]
-fn fetch_once_may_be_short_and_knows_by_how_much() {
+fn fetch_once_returns_a_short_page_with_its_requested_size() {
     let script =
         "let page = fetch_once(3); print(`${page.len} of ${page.requested}`); store(page);";
-    let (run, sizes) = sourced(3, script, [Response::tokens(["aa", "bb"])]);
+    let (run, sizes) = run_with_answers(3, script, [Response::tokens(["aa", "bb"])]);
     assert_eq!(sizes, [3]);
     assert!(run.stdout.starts_with("2 of 3\n"), "{}", run.stdout);
     assert_eq!(Ledger::of(&run).counts(), [2, 0, 0, 0, 0]);
 }
 
 #[test]
-fn bad_arguments_are_caught_by_kind() {
-    for (call, said) in [
+fn invalid_arguments_are_caught_by_kind() {
+    for (call, message) in [
         ("fetch(0)", "`size` must be a whole number ≥ 1"),
         ("fetch_once(-3)", "`size` must be a whole number ≥ 1"),
         (
@@ -118,12 +118,16 @@ fn bad_arguments_are_caught_by_kind() {
         ("tokens([1])", "`tokens` must be strings that are not empty"),
         ("exit(256)", "`code` must be a whole number from 0 to 255"),
     ] {
-        assert_eq!(caught(call), format!("invalid_argument: {said}"), "{call}");
+        assert_eq!(
+            caught_error(call),
+            format!("invalid_argument: {message}"),
+            "{call}"
+        );
     }
 }
 
 #[test]
-fn what_a_script_makes_and_rejects_is_counted() {
+fn tokens_that_a_script_makes_or_rejects_are_counted() {
     let script = "
         print(tokens([\"t\", \"u\"]).len);
         report(store(tokens([\"a\", \"b-b\"])));
@@ -141,7 +145,7 @@ fn what_a_script_makes_and_rejects_is_counted() {
 }
 
 #[test]
-fn a_report_may_have_lines_of_its_own() {
+fn report_uses_the_lines_of_a_closure() {
     let script = "report(store([\"a\"]), |outcome| `<${outcome.token}>` + \"\\u001b\");";
     let run = demo_command(1, script).run().expect_code(0);
     assert_eq!(run.stdout, "<a>\\u{1b}\n");
@@ -152,12 +156,12 @@ fn a_report_may_have_lines_of_its_own() {
 fn emit_and_print_write_to_standard_output_in_order() {
     let script =
         "print(\"one\"); report(store([\"two\"])); emit(\"three\\u001b\"); print(\"four\\u001b\");";
-    let shown = printed(script, 0);
+    let shown = output_of(script, 0);
     assert_eq!(shown, "one\nstored    two\nthree\\u{1b}\nfour\\u{1b}\n");
 }
 
 #[test]
-fn emit_writes_files_inside_out_dir_and_nowhere_else() {
+fn emit_writes_files_only_inside_out_dir() {
     let script = "emit(\"a\", \"sub/x.txt\"); emit(\"b\", \"sub/x.txt\");
         for name in [\"../y\", \"/tmp/y\", \"sub/../../y\", \"\", \"out\"] {
             try { emit(\"c\", name); print(`wrote ${name}`); } catch (e) { print(e.kind); }
@@ -175,7 +179,7 @@ fn emit_writes_files_inside_out_dir_and_nowhere_else() {
 }
 
 #[test]
-fn a_script_that_writes_files_is_refused_without_a_folder_before_a_token_is_asked_for() {
+fn script_that_writes_files_is_refused_when_out_dir_is_not_set() {
     let source = Source::responding([]);
     let script = "fn put(text) { emit(text, \"x\"); }\nfor token in fetch(SIZE) { put(token); }";
     let run = database_command(1, script, &source, &Database::standard()).run();
@@ -197,12 +201,12 @@ fn a_script_that_writes_files_is_refused_without_a_folder_before_a_token_is_aske
         "fn emit(one, other) { print(`${one}${other}`); } emit(\"a\", \"b\");",
         "try { emit(\"a\", \"b\"); } catch (e) { print(\"ab\"); }",
     ] {
-        assert_eq!(printed(script, 0), "ab\n");
+        assert_eq!(output_of(script, 0), "ab\n");
     }
 }
 
 #[test]
-fn retry_calls_again_what_may_heal() {
+fn retry_repeats_retryable_errors() {
     let counting = |retry: &str, thrown: &str| {
         let script = format!(
             "let calls = 0;
@@ -210,7 +214,7 @@ fn retry_calls_again_what_may_heal() {
              catch (e) {{ print(\"gave up\"); }}
              print(calls);"
         );
-        printed(&script, 0)
+        output_of(&script, 0)
     };
     let fast = "retry(#{attempts: 5, base_ms: 1}";
     assert_eq!(counting(fast, "\"text\""), "done\n3\n");
@@ -242,7 +246,7 @@ fn retry_calls_again_what_may_heal() {
 }
 
 #[test]
-fn retry_heals_a_source_that_asks_for_patience() {
+fn retry_succeeds_when_the_source_recovers() {
     let again = || Response::status(503).header("retry-after", "0");
     let script = "store(retry(3, || fetch_once(1)));";
     let source = Source::responding([again(), again(), Response::tokens(["aa"])]);
@@ -254,7 +258,7 @@ fn retry_heals_a_source_that_asks_for_patience() {
 }
 
 #[test]
-fn retry_repeats_what_may_have_been_served_only_where_it_is_told_to() {
+fn retry_repeats_a_possibly_served_request_only_when_allowed() {
     let asked = |options: &str, args: &[&str]| {
         let script = format!("retry(#{{attempts: 3, base_ms: 1{options}}}, || fetch_once(7));");
         let source = Source::responding([Response::status(500).always()]);
@@ -275,21 +279,21 @@ fn retry_repeats_what_may_have_been_served_only_where_it_is_told_to() {
 }
 
 #[test]
-fn sleep_takes_a_time_in_each_form() {
+fn sleep_accepts_durations_and_seconds() {
     assert_eq!(
-        printed("sleep(\"1ms\"); sleep(0); sleep(0.001); print(\"up\");", 0),
+        output_of("sleep(\"1ms\"); sleep(0); sleep(0.001); print(\"up\");", 0),
         "up\n"
     );
 }
 
 #[test]
-fn logs_go_to_standard_error_with_their_fields() {
+fn log_functions_write_fields_to_standard_error() {
     let script = "log_debug(\"d\"); log_info(\"i\", #{to: \"a b\", n: 1}); log_warn(\"w\"); log_error(\"e\");";
     let run = demo_command(1, script).run().expect_code(0);
     assert_eq!(run.stdout, "");
     assert!(!run.stderr.contains("DEBUG d"), "{}", run.stderr);
-    for said in ["INFO i n=1 to=\"a b\"\n", "WARN w\n", "ERROR e\n"] {
-        assert!(run.stderr.contains(said), "{said}: {}", run.stderr);
+    for message in ["INFO i n=1 to=\"a b\"\n", "WARN w\n", "ERROR e\n"] {
+        assert!(run.stderr.contains(message), "{message}: {}", run.stderr);
     }
     let json = ["--log-format", "json", "--log-level", "debug"];
     let run = demo_command(1, script).args(json).run().expect_code(0);
@@ -324,7 +328,7 @@ fn exit_ends_the_script_from_anywhere() {
 }
 
 #[test]
-fn outcomes_and_tokens_tell_what_they_know() {
+fn outcomes_and_tokens_expose_their_properties() {
     let script = "
         let outcomes = store([\"a\", \"b-b\"]);
         for o in outcomes {
@@ -337,7 +341,7 @@ fn outcomes_and_tokens_tell_what_they_know() {
         let t = tokens([\"y\"]);
         print(`${t} ${t.len()} ${t.is_empty()}`);
         store(t);";
-    insta::assert_snapshot!(printed(script, 0), @r#"
+    insta::assert_snapshot!(output_of(script, 0), @r#"
     stored    a
     a stored true 1 true   
     rejected  b-b  23514 secret_tokens_data_check
@@ -352,7 +356,7 @@ fn outcomes_and_tokens_tell_what_they_know() {
 }
 
 #[test]
-fn constants_and_the_environment_are_there_in_functions_and_closures() {
+fn constants_and_environment_are_visible_in_functions_and_closures() {
     let script = "
         fn size() { `${SIZE} ${config::SIZE} ${config::VARS.list[1]} ${config::VARS.deep.pi}` }
         print(size());
@@ -384,8 +388,8 @@ fn constants_and_the_environment_are_there_in_functions_and_closures() {
 }
 
 #[test]
-fn a_shadowed_primitive_is_reached_through_host() {
+fn shadowed_function_is_callable_through_host() {
     let script =
         "fn store(tokens) { print(\"mine\"); host::store(tokens) } report(store([\"a\"]));";
-    assert_eq!(printed(script, 0), "mine\nstored    a\n");
+    assert_eq!(output_of(script, 0), "mine\nstored    a\n");
 }

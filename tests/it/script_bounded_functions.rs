@@ -1,10 +1,10 @@
-//! What stands in for functions of the engine that know no bounds: it does what they do, and heeds
-//! what closures throw.
+//! Tests of the functions that replace unbounded ones of the engine. They have the same results, and
+//! pass on the errors of closures.
 
 use crate::support::ledger::{demo_command, error_text};
 
 #[test]
-fn the_stand_ins_do_what_the_engine_s_own_functions_do() {
+fn bounded_functions_behave_like_the_functions_of_the_engine() {
     let script = "
         let t = \"hello\"; t.replace(\"l\", \"L\"); print(t); t.replace('L', \"(l)\"); print(t);
         t.replace(\"(l)\", '*'); print(t); t.replace('*', 'l'); print(t); t.replace(\"\", \"-\"); print(t);
@@ -37,8 +37,8 @@ fn the_stand_ins_do_what_the_engine_s_own_functions_do() {
 }
 
 #[test]
-fn what_a_comparison_throws_is_heard() {
-    for (call, said) in [
+fn error_in_a_comparison_closure_is_reported() {
+    for (call, message) in [
         ("[2, 1].sort(|x, y| throw \"no order\")", "no order"),
         ("[2, 1].order_by(|x, y| throw \"no order\")", "no order"),
         ("[2, 1].dedup(|x, y| throw \"no order\")", "no order"),
@@ -50,16 +50,16 @@ fn what_a_comparison_throws_is_heard() {
         let run = demo_command(1, &format!("let a = 1;\n{call};"))
             .run()
             .expect_code(3);
-        assert!(error_text(&run).contains(said), "{call}: {}", run.stderr);
+        assert!(error_text(&run).contains(message), "{call}: {}", run.stderr);
         assert!(run.stderr.contains("mine.rhai:2:"), "{}", run.stderr);
     }
-    // An order that contradicts itself sorts somehow, and nothing crashes.
+    // An inconsistent comparison gives some order and does not crash.
     let script = "let a = []; for n in 0..500 { a.push(n * 7919 % 500); } a.sort(|x, y| (x * y) % 3 - 1); print(a.len);";
     assert_eq!(demo_command(1, script).run().expect_code(0).stdout, "500\n");
 }
 
 #[test]
-fn a_closure_that_holds_itself_can_be_shown() {
+fn self_referencing_closure_can_be_logged_and_thrown() {
     let script = "let f = (); f = || f; log_info(\"x\", #{f: f}); print(#{f: f}.to_json().len > 5); throw [f];";
     let run = demo_command(1, script).run().expect_code(3);
     assert_eq!(run.signal, None);

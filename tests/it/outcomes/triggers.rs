@@ -1,8 +1,9 @@
-//! Exceptions that a trigger raises: the trigger's word counts against the token, unless the code
-//! says that the conflict may pass; what another table refuses does not.
+//! Tests of triggers that raise exceptions. An exception is evidence against the token, unless its code
+//! means a transient conflict. An error of another table is no evidence.
 
 use super::{
-    ABSENT, BAD_ABSENT, BAD_FAILED, BAD_REJECTED, Case, Expected, case, check, run_of, wrong,
+    ABSENT, BAD_ABSENT, BAD_FAILED, BAD_REJECTED, ExpectedStatus, TableCase, case, check,
+    mismatches, run_of,
 };
 use crate::support::report::Report;
 use std::fmt::Write as _;
@@ -15,21 +16,21 @@ const RAISING: &str = "CREATE TABLE secret_tokens (id serial PRIMARY KEY, data t
         RETURN NEW; END $$;
     CREATE TRIGGER refuse BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION refuse()";
 
-/// Runs each code alone between two good tokens.
+/// Runs with each code between two valid tokens, and asserts the status of the code.
 #[track_caller]
-fn each_is(codes: &[&'static str], status: &'static str) {
+fn assert_status_of_each(codes: &[&'static str], status: &'static str) {
     let database = super::database().with_sql(RAISING);
     let mut faults = String::new();
     for code in codes {
-        let expected: [Expected; 3] = [("aa", "stored"), (code, status), ("zz", "stored")];
+        let expected: [ExpectedStatus; 3] = [("aa", "stored"), (code, status), ("zz", "stored")];
         database
             .client()
             .batch_execute("TRUNCATE secret_tokens")
             .unwrap();
         let run = run_of(&database, expected.map(|(token, _)| token)).run();
-        let wrong = wrong(&run, &expected, &super::HashMap::new(), &database);
-        if !wrong.is_empty() {
-            let _ = writeln!(faults, "{code}:\n{wrong}");
+        let mismatches = mismatches(&run, &expected, &super::HashMap::new(), &database);
+        if !mismatches.is_empty() {
+            let _ = writeln!(faults, "{code}:\n{mismatches}");
         } else if status == "failed" {
             let attempts = Report::of_run(&run).token(code)["attempts"].as_u64();
             if attempts < Some(2) {
@@ -42,12 +43,12 @@ fn each_is(codes: &[&'static str], status: &'static str) {
 
 #[test]
 fn token_is_rejected_when_its_trigger_raises_insufficient_privilege() {
-    each_is(&["42501", "42P01", "42703", "28000", "3D000"], "rejected");
+    assert_status_of_each(&["42501", "42P01", "42703", "28000", "3D000"], "rejected");
 }
 
 #[test]
 fn token_is_rejected_when_its_trigger_raises_a_code_of_another_class() {
-    each_is(
+    assert_status_of_each(
         &[
             "50001", "38000", "21000", "0A000", "39000", "2F005", "P0001", "P0002", "P0004",
             "UE001", "HV000", "XX000", "58030", "25006", "25P02", "26000", "42P05", "54000",
@@ -59,12 +60,12 @@ fn token_is_rejected_when_its_trigger_raises_a_code_of_another_class() {
 
 #[test]
 fn token_is_rejected_when_its_trigger_raises_a_connection_exception() {
-    each_is(&["08000", "08003", "08006", "08P01", "40003"], "rejected");
+    assert_status_of_each(&["08000", "08003", "08006", "08P01", "40003"], "rejected");
 }
 
 #[test]
 fn token_is_rejected_when_its_trigger_raises_a_constraint_violation() {
-    each_is(
+    assert_status_of_each(
         &[
             "23502", "23503", "23505", "23514", "23P01", "22001", "2200H", "44000",
         ],
@@ -73,8 +74,8 @@ fn token_is_rejected_when_its_trigger_raises_a_constraint_violation() {
 }
 
 #[test]
-fn token_is_retried_and_then_fails_when_its_trigger_raises_a_passing_code() {
-    each_is(
+fn token_is_retried_and_then_fails_when_its_trigger_raises_a_transient_code() {
+    assert_status_of_each(
         &[
             "40001", "40P01", "40002", "55P03", "55000", "53300", "53100",
         ],
@@ -84,11 +85,11 @@ fn token_is_retried_and_then_fails_when_its_trigger_raises_a_passing_code() {
 
 #[test]
 fn token_is_retried_and_then_fails_when_its_trigger_raises_operator_intervention() {
-    each_is(&["57014", "57P01", "57P02", "57P03"], "failed");
+    assert_status_of_each(&["57014", "57P01", "57P02", "57P03"], "failed");
 }
 
 #[test]
-fn run_goes_on_when_one_token_of_many_raises_insufficient_privilege() {
+fn run_continues_when_one_token_of_many_raises_insufficient_privilege() {
     let database = super::database().with_sql(RAISING);
     let mut tokens: Vec<String> = (0..2000).map(|number| format!("a{number}")).collect();
     tokens[1160] = "42501".to_owned();
@@ -119,10 +120,10 @@ macro_rules! refusing {
     };
 }
 
-/// The exception is the trigger's own, wherever it is raised.
+/// The exception belongs to the trigger, wherever it is raised.
 #[test]
 fn token_is_rejected_when_a_trigger_of_its_table_raises() {
-    const CASES: &[Case] = &[
+    const CASES: &[TableCase] = &[
         case(
             "BEFORE ROW",
             refusing!("RAISE EXCEPTION 'no'"),
@@ -216,10 +217,10 @@ fn token_is_rejected_when_a_trigger_of_its_table_raises() {
     check(CASES);
 }
 
-/// A cast inside of a trigger function: its outermost frame is the trigger's.
+/// The outermost frame of an error inside a trigger function is that of the trigger.
 #[test]
-fn token_is_not_stored_and_run_goes_on_when_a_trigger_fails_on_it() {
-    const CASES: &[Case] = &[
+fn token_is_not_stored_and_run_continues_when_a_trigger_fails_on_it() {
+    const CASES: &[TableCase] = &[
         case("cast", refusing!("PERFORM NEW.data::int"), BAD_ABSENT),
         case(
             "division",
@@ -268,7 +269,7 @@ fn token_is_not_stored_and_run_goes_on_when_a_trigger_fails_on_it() {
 
 #[test]
 fn token_fails_when_a_trigger_writes_a_table_that_refuses() {
-    const CASES: &[Case] = &[
+    const CASES: &[TableCase] = &[
         case(
             "CHECK",
             concat!(
@@ -339,11 +340,11 @@ fn token_fails_when_a_trigger_writes_a_table_that_refuses() {
     check(CASES);
 }
 
-/// Another table's trigger speaks between two frames of this table's.
+/// The trigger of another table raises between two frames of this table's trigger.
 #[test]
 fn token_is_not_stored_when_the_trigger_of_an_audit_table_raises() {
-    const CASES: &[Case] = &[case(
-        "audit's own trigger",
+    const CASES: &[TableCase] = &[case(
+        "trigger of the audit table",
         concat!(
             "CREATE TABLE audit (data text);
             CREATE FUNCTION audit_refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -358,12 +359,12 @@ fn token_is_not_stored_when_the_trigger_of_an_audit_table_raises() {
 }
 
 #[test]
-fn token_fails_when_a_trigger_lacks_a_right() {
+fn token_fails_when_a_trigger_lacks_a_privilege() {
     let database = super::database()
         .with_sql("CREATE TABLE audit (data text)")
         .with_sql(refusing!("INSERT INTO audit VALUES (NEW.data)"));
     let role = database.role_with("INSERT, SELECT");
     let run = run_of(&role, ["aa", "bad", "cc"]).run();
-    let wrong = wrong(&run, BAD_FAILED, &super::HashMap::new(), &database);
-    assert!(wrong.is_empty(), "{wrong}");
+    let mismatches = mismatches(&run, BAD_FAILED, &super::HashMap::new(), &database);
+    assert!(mismatches.is_empty(), "{mismatches}");
 }

@@ -1,12 +1,12 @@
-//! A journal after its run: what a replay settles stands in it, so that a later run may keep it again,
-//! and what is no journal, or holds tokens that are not settled, is left as it is.
+//! Tests of the reuse of a journal file. A replay appends what it settles, and a later run may
+//! overwrite a settled journal. A run refuses a file that is not a journal or holds unsettled tokens.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use crate::journal::{contents, journaled, killed_in_the_middle, replay, replayed};
-use crate::outages::{lock, locked, unlock, waiting_backend};
+use crate::journal::{killed_run, replay, rows_with_ids, run_replay, run_with_journal};
+use crate::outages::{lock, locked_table, unlock, wait_for_blocked_backend};
 use crate::support::command::{Command, Run, binary};
 use crate::support::database::{Database, Login};
 use crate::support::journal::Journal;
@@ -17,31 +17,32 @@ use crate::support::source::{Gate, Response, Source};
 const HEADER: &str = r#"{"journal":{"version":1,"run_id":"018f0000-0000-7000-8000-000000000000","horizon":null,"table":"secret_tokens","column":"data"}}"#;
 const REPLAY: &str = r#"{"replay":{"run_id":"018f0000-0000-7000-8000-000000000001"}}"#;
 
-/// A journal of these lines, as a crash could have left it.
-fn left(lines: &[&str]) -> (tempfile::TempDir, PathBuf) {
+/// Writes a journal of these lines, as a crash may leave it.
+fn journal_of(lines: &[&str]) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");
     fs::write(&path, lines.join("\n")).unwrap();
     (folder, path)
 }
 
-/// A run of one token that keeps its journal there.
+/// Runs for one token with the journal at `path`.
 fn next_run(path: &Path, database: &Login) -> Run {
     let source = Source::generating_with(|_| vec![String::from("next")]);
-    let run = journaled(&source, database, path).arg("1").run();
+    let run = run_with_journal(&source, database, path).arg("1").run();
     assert_eq!(source.requests().len(), usize::from(run.code == Some(0)));
     run
 }
 
-/// Its only tokens are those of the next run.
+/// Asserts that the next run overwrites the journal.
 #[track_caller]
-fn is_used_again(path: &Path, database: &Login) {
+fn assert_reusable(path: &Path, database: &Login) {
     next_run(path, database).expect_code(0);
     assert_eq!(Journal::read(path).received, ["next"]);
 }
 
+/// Asserts that the next run refuses the journal and leaves it unchanged.
 #[track_caller]
-fn is_refused(path: &Path, database: &Login) {
+fn assert_refused(path: &Path, database: &Login) {
     let before = fs::read(path).unwrap();
     let run = next_run(path, database).expect_code(2);
     assert!(run.stderr.contains("did not settle all"), "{}", run.stderr);
@@ -49,74 +50,78 @@ fn is_refused(path: &Path, database: &Login) {
 }
 
 #[test]
-fn a_journal_is_used_again_once_a_replay_has_settled_it() {
-    let (database, folder) = killed_in_the_middle(&["aa", "b-b", "cc", "cc"]);
+fn journal_is_reusable_when_a_replay_has_settled_it() {
+    let (database, folder) = killed_run(&["aa", "b-b", "cc", "cc"]);
     let path = folder.path().join("journal");
-    is_refused(&path, &database);
-    replayed(&path, &database, 0);
+    assert_refused(&path, &database);
+    run_replay(&path, &database, 0);
     let journal = fs::read(&path).unwrap();
-    replayed(&path, &database, 0);
-    assert_eq!(fs::read(&path).unwrap(), journal, "nothing is left to say");
-    is_used_again(&path, &database);
+    run_replay(&path, &database, 0);
+    assert_eq!(
+        fs::read(&path).unwrap(),
+        journal,
+        "the second replay appends nothing"
+    );
+    assert_reusable(&path, &database);
     assert_eq!(database.rows(), ["aa", "cc", "cc", "next"]);
 }
 
 #[test]
-fn a_replay_that_was_killed_is_repeated_and_the_journal_used_again() {
-    let (database, folder) = killed_in_the_middle(&["aa", "b-b", "cc"]);
+fn journal_is_reusable_when_a_killed_replay_is_repeated() {
+    let (database, folder) = killed_run(&["aa", "b-b", "cc"]);
     let path = folder.path().join("journal");
     let mut admin = database.admin();
     lock(&mut admin);
     let running = replay(&path, &database).spawn();
-    waiting_backend(&mut admin);
+    wait_for_blocked_backend(&mut admin);
     running.signal("KILL");
     assert_eq!(running.wait().signal, Some(9));
     unlock(&mut admin);
     assert!(fs::read_to_string(&path).unwrap().contains("{\"replay\":"));
-    is_refused(&path, &database);
-    replayed(&path, &database, 0);
-    let (_, report) = replayed(&path, &database, 0);
+    assert_refused(&path, &database);
+    run_replay(&path, &database, 0);
+    let (_, report) = run_replay(&path, &database, 0);
     assert_eq!(report.with_status("stored"), ["aa", "cc"]);
     assert_eq!(database.rows(), ["aa", "cc"]);
-    is_used_again(&path, &database);
+    assert_reusable(&path, &database);
 }
 
-/// It stored one of two equal tokens and said so; the other is still to come.
+/// The killed replay stored one of two equal tokens, and recorded it.
 #[test]
-fn what_a_killed_replay_has_settled_counts() {
+fn replay_keeps_the_outcomes_of_a_killed_replay() {
     let database = Database::standard();
     let insert = "INSERT INTO secret_tokens (data) VALUES ('aa')";
     database.client().batch_execute(insert).unwrap();
     let stored = r#"{"token":"aa","status":"stored","attempts":1,"ms":1.0}"#;
-    let (_folder, path) = left(&[HEADER, r#"{"received":["aa","aa"]}"#, REPLAY, stored]);
-    let (_, report) = replayed(&path, &database, 0);
+    let (_folder, path) = journal_of(&[HEADER, r#"{"received":["aa","aa"]}"#, REPLAY, stored]);
+    let (_, report) = run_replay(&path, &database, 0);
     assert_eq!(report.with_status("stored"), ["aa", "aa"]);
     assert_eq!(database.rows(), ["aa", "aa"]);
-    is_used_again(&path, &database);
+    assert_reusable(&path, &database);
 }
 
-/// What the run said of them is past, and they are no more tokens for being named twice. One that the
-/// script made is in no page.
+/// An outcome of the replay replaces that of the run, and does not count as another token. A token that
+/// the script made is in no page.
 #[test]
-fn a_token_that_a_replay_settles_is_counted_once() {
+fn token_is_counted_once_when_run_and_replay_record_it() {
     let database = Database::standard();
-    let (_folder, path) = left(&[
+    let (_folder, path) = journal_of(&[
         HEADER,
         r#"{"received":["aa"]}"#,
         r#"{"token":"aa","status":"unknown","attempts":1,"ms":1.0}"#,
         r#"{"token":"made","status":"failed","attempts":1,"ms":1.0}"#,
     ]);
     for _ in 0..2 {
-        let (_, report) = replayed(&path, &database, 0);
+        let (_, report) = run_replay(&path, &database, 0);
         assert_eq!(report.with_status("stored"), ["aa", "made"]);
         assert_eq!(report.count("received"), 2);
         assert_eq!(database.rows(), ["aa", "made"]);
     }
-    is_used_again(&path, &database);
+    assert_reusable(&path, &database);
 }
 
 #[test]
-fn a_replay_cuts_a_torn_line_off_before_it_goes_on() {
+fn replay_truncates_a_torn_line_before_it_appends() {
     for torn in [
         r#"{"received":["cc","d"#,
         "\0\0\0\0",
@@ -125,36 +130,36 @@ fn a_replay_cuts_a_torn_line_off_before_it_goes_on() {
         "",
     ] {
         let database = Database::standard();
-        let (_folder, path) = left(&[HEADER, r#"{"received":["aa","b-b"]}"#, torn]);
-        replayed(&path, &database, 0);
-        // Every line is whole, or this panics.
+        let (_folder, path) = journal_of(&[HEADER, r#"{"received":["aa","b-b"]}"#, torn]);
+        run_replay(&path, &database, 0);
+        // `Journal::read` panics if a line is torn.
         let mut outcomes = Journal::read(&path).outcomes;
         outcomes.sort();
         let tokens: Vec<&str> = outcomes.iter().map(|(token, _)| token.as_str()).collect();
         assert_eq!(tokens, ["aa", "b-b"], "{torn:?}");
-        replayed(&path, &database, 0);
+        run_replay(&path, &database, 0);
         assert_eq!(database.rows(), ["aa"], "{torn:?}");
-        is_used_again(&path, &database);
+        assert_reusable(&path, &database);
     }
 }
 
-/// A replay that was killed may have sent what its run had not: only the table could tell.
+/// A killed replay may have sent a token that its run did not send. Only the table shows it.
 #[test]
-fn what_a_killed_replay_took_up_is_in_doubt() {
+fn unsent_token_is_in_doubt_when_a_killed_replay_may_have_sent_it() {
     let database = Database::standard();
     let role = database.role_with("INSERT");
     let unsent = r#"{"token":"aa","status":"not_attempted"}"#;
-    let (_folder, path) = left(&[HEADER, r#"{"received":["aa"]}"#, unsent, REPLAY]);
-    let (_, report) = replayed(&path, &role, 5);
+    let (_folder, path) = journal_of(&[HEADER, r#"{"received":["aa"]}"#, unsent, REPLAY]);
+    let (_, report) = run_replay(&path, &role, 5);
     assert_eq!(report.with_status("unknown"), ["aa"]);
     assert!(database.rows().is_empty());
-    is_refused(&path, &database);
-    replayed(&path, &database, 0);
+    assert_refused(&path, &database);
+    run_replay(&path, &database, 0);
     assert_eq!(database.rows(), ["aa"]);
-    is_used_again(&path, &database);
+    assert_reusable(&path, &database);
 }
 
-/// Runs it so that the modes of files hold for it, whoever runs the tests.
+/// Runs a command so that file modes apply to it, even if root runs the tests.
 fn unprivileged(command: &Command) -> Output {
     let raw = command.std_command();
     let is_root = belongs_to_root(command.dir());
@@ -176,16 +181,16 @@ fn unprivileged(command: &Command) -> Output {
     wrapped.output().unwrap()
 }
 
-/// True where whoever runs the tests, and so made the folder, is root.
+/// True if root owns the folder, and therefore runs the tests.
 fn belongs_to_root(folder: &Path) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     fs::metadata(folder).unwrap().uid() == 0
 }
 
 #[test]
-fn a_journal_that_cannot_be_written_is_replayed_and_stays_unsettled() {
+fn read_only_journal_is_replayed_and_stays_unsettled() {
     use std::os::unix::fs::PermissionsExt as _;
-    let (database, folder) = killed_in_the_middle(&["aa", "b-b"]);
+    let (database, folder) = killed_run(&["aa", "b-b"]);
     let path = folder.path().join("journal");
     let before = fs::read(&path).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
@@ -202,26 +207,26 @@ fn a_journal_that_cannot_be_written_is_replayed_and_stays_unsettled() {
         assert_eq!(database.rows(), ["aa"]);
     }
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    is_refused(&path, &database);
+    assert_refused(&path, &database);
 }
 
-/// Before the first page nothing was received.
+/// Nothing is received before the first page is in the journal.
 #[test]
-fn a_journal_that_holds_no_token_is_used_again() {
+fn journal_is_reusable_when_it_holds_no_token() {
     for line in ["", "{\"jour", &HEADER[..60], HEADER] {
-        let (_folder, path) = left(&[line]);
-        is_used_again(&path, &Database::standard());
+        let (_folder, path) = journal_of(&[line]);
+        assert_reusable(&path, &Database::standard());
     }
 }
 
 #[test]
-fn what_is_no_journal_is_named_as_such_and_left() {
+fn file_is_refused_and_unchanged_when_it_is_not_a_journal() {
     let database = Database::standard();
     let report = r#"{"token":"aa","status":"stored","attempts":1,"ms":1.0}"#;
     let summary =
         r#"{"summary":{"run_id":"1","requested":1,"failed":0,"unknown":0,"not_attempted":0}}"#;
     let lines = "ten years of work";
-    let (_folder, path) = left(&[lines, lines]);
+    let (_folder, path) = journal_of(&[lines, lines]);
     let run = next_run(&path, &database).expect_code(2);
     shows!(run.stderr, @"
     error: the journal [dir]/journal cannot be used
@@ -232,10 +237,10 @@ fn what_is_no_journal_is_named_as_such_and_left() {
         &["stored    aa", "stored    bb"][..],
         &["one line"],
         &[r#"{"journal":"what I did today"}"#],
-        // All its tokens are settled, and yet it is a report.
+        // All its tokens are settled, but it is a report.
         &[report, summary],
     ] {
-        let (_folder, path) = left(lines);
+        let (_folder, path) = journal_of(lines);
         let before = fs::read(&path).unwrap();
         let run = next_run(&path, &database).expect_code(2);
         assert!(run.stderr.contains("it is no journal"), "{}", run.stderr);
@@ -245,9 +250,9 @@ fn what_is_no_journal_is_named_as_such_and_left() {
 }
 
 #[test]
-fn a_replay_of_nothing_says_so() {
-    let (_folder, path) = left(&[]);
-    let (run, report) = replayed(&path, &Database::standard(), 0);
+fn replay_warns_when_the_file_holds_no_token() {
+    let (_folder, path) = journal_of(&[]);
+    let (run, report) = run_replay(&path, &Database::standard(), 0);
     assert_eq!(report.count("received"), 0);
     shows!(run.stderr, @"
      WARN the file holds no token: there is nothing to replay
@@ -255,17 +260,17 @@ fn a_replay_of_nothing_says_so() {
     ");
 }
 
-/// What was asked for outlives the run, so that whoever replays it can tell that some never came.
+/// The journal records SIZE, so a replay shows that some tokens were never received.
 #[test]
-fn a_killed_run_that_had_not_received_its_size_says_so_in_its_replay() {
-    let (database, mut admin) = locked();
+fn replay_reports_size_when_the_killed_run_received_less() {
+    let (database, mut admin) = locked_table();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");
     let gate = Gate::new();
     let more = Response::tokens(["cc"]).after(&gate);
     let source = Source::responding([Response::tokens(["aa", "bb"]), more]);
-    let running = journaled(&source, &database, &path).arg("5").spawn();
-    waiting_backend(&mut admin);
+    let running = run_with_journal(&source, &database, &path).arg("5").spawn();
+    wait_for_blocked_backend(&mut admin);
     source.wait_for(2);
     running.signal("KILL");
     assert_eq!(running.wait().signal, Some(9));
@@ -281,8 +286,8 @@ fn a_killed_run_that_had_not_received_its_size_says_so_in_its_replay() {
     hint: the report holds every token that was received; ask for the rest in a new run
     ");
     assert_eq!(Report::of_run(&run).count("requested"), 5);
-    // The journal says it, and the summary that the replay left in it.
-    let (run, report) = replayed(&path, &database, 0);
+    // The journal holds SIZE, and so does the summary that the replay appended.
+    let (run, report) = run_replay(&path, &database, 0);
     assert_eq!(report.count("requested"), 5);
     let merge = Command::new().file("k.ndjson", &run.stdout);
     let merged = merge.args(["merge", "k.ndjson"]).run().expect_code(4);
@@ -291,5 +296,5 @@ fn a_killed_run_that_had_not_received_its_size_says_so_in_its_replay() {
     error: the token source delivered 2 of 5 tokens
     hint: ask again for the rest
     ");
-    assert_eq!(contents(&database).len(), 2);
+    assert_eq!(rows_with_ids(&database).len(), 2);
 }

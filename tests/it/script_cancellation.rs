@@ -1,49 +1,49 @@
-//! Scripts that would not end, go too deep or reach too far: each is stopped promptly, by no `try`
-//! to be caught, with the report complete and the process in one piece.
+//! Tests of scripts that never end: a deadline or signal stops them at once, no `try` catches this, and
+//! the report is complete. Also tests deep nesting and the folders of imports.
 
 use std::cell::RefCell;
 
-use crate::outages::{locked, unlock, waiting_backend};
+use crate::outages::{locked_table, unlock, wait_for_blocked_backend};
 use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::ledger::{Ledger, database_command, demo_command, error_text};
 use crate::support::source::{Gate, Response, Source};
 
-/// No test here needs a clock to tell a script that is let go at once from one that is cut off later:
-/// how many milliseconds "at once" takes depends on what else the machine does. The grace is longer
-/// than any test may take, and the run says when it gives up what is in flight, after seconds: that
-/// must not have been what ended the script.
-const WATCHED: [&str; 4] = ["--grace", "1h", "--log-level", "debug"];
+/// Options that show whether a script was stopped at once, without measuring time.
+///
+/// The grace period is longer than any test. The run logs when it stops waiting for inserts in flight,
+/// and this must not be what ended the script.
+const LONG_GRACE: [&str; 4] = ["--grace", "1h", "--log-level", "debug"];
 
 #[track_caller]
-fn was_let_go_at_once(stderr: &str) {
+fn assert_stopped_at_once(stderr: &str) {
     assert!(!stderr.contains("no longer waiting"), "{stderr}");
 }
 
-/// Scripts that wait for ever, each in its own way, after they said so.
+/// Scripts that never end, each in another way. They log that they start.
 const ENDLESS: [&str; 8] = [
-    "print(\"on\"); emit_on(); loop { }",
-    "print(\"on\"); emit_on(); loop { try { loop { } } catch { print(\"caught\"); } }",
-    "print(\"on\"); emit_on(); try { sleep(\"1h\"); } catch { print(\"caught\"); }",
-    "print(\"on\"); emit_on(); try { retry(#{attempts: 99, base_ms: 3600000, max_ms: 3600000}, || throw 1); } catch { print(\"caught\"); }",
-    "print(\"on\"); emit_on(); fn spin() { loop { } } let f = || spin(); [1].map(|x| f.call());",
-    "print(\"on\"); emit_on(); report(store([\"a\"]), |outcome| { loop { } });",
-    "print(\"on\"); emit_on(); let a = []; a.pad(50_000, 1); a.sort(|x, y| { loop { } }); print(\"caught\");",
-    "print(\"on\"); emit_on(); let a = []; a.pad(50_000, 1); a.dedup(|x, y| { loop { } }); print(\"caught\");",
+    "print(\"on\"); log_start(); loop { }",
+    "print(\"on\"); log_start(); loop { try { loop { } } catch { print(\"caught\"); } }",
+    "print(\"on\"); log_start(); try { sleep(\"1h\"); } catch { print(\"caught\"); }",
+    "print(\"on\"); log_start(); try { retry(#{attempts: 99, base_ms: 3600000, max_ms: 3600000}, || throw 1); } catch { print(\"caught\"); }",
+    "print(\"on\"); log_start(); fn spin() { loop { } } let f = || spin(); [1].map(|x| f.call());",
+    "print(\"on\"); log_start(); report(store([\"a\"]), |outcome| { loop { } });",
+    "print(\"on\"); log_start(); let a = []; a.pad(50_000, 1); a.sort(|x, y| { loop { } }); print(\"caught\");",
+    "print(\"on\"); log_start(); let a = []; a.pad(50_000, 1); a.dedup(|x, y| { loop { } }); print(\"caught\");",
 ];
 
-/// Says on standard error, which is not buffered, that the script has begun.
-const EMIT_ON: &str = "fn emit_on() { log_info(\"begun\"); }\n";
+/// Logs to standard error, which is not buffered, that the script has started.
+const LOG_START: &str = "fn log_start() { log_info(\"started\"); }\n";
 
 #[test]
-fn a_deadline_ends_what_would_not_end() {
+fn deadline_stops_an_endless_script() {
     for script in ENDLESS {
-        let script = format!("{EMIT_ON}{script}");
+        let script = format!("{LOG_START}{script}");
         let run = demo_command(3, &script)
             .args(["--deadline", "200ms"])
-            .args(WATCHED)
+            .args(LONG_GRACE)
             .run();
-        was_let_go_at_once(&run.stderr);
+        assert_stopped_at_once(&run.stderr);
         assert!(!run.stdout.contains("caught"), "{script}");
         assert!(
             run.stderr
@@ -57,18 +57,18 @@ fn a_deadline_ends_what_would_not_end() {
 }
 
 #[test]
-fn a_signal_ends_what_would_not_end() {
+fn signal_stops_an_endless_script() {
     for (script, (signal, code)) in ENDLESS
         .iter()
         .zip([("TERM", 143), ("INT", 130)].iter().cycle())
     {
-        let running = demo_command(3, &format!("{EMIT_ON}{script}"))
-            .args(WATCHED)
+        let running = demo_command(3, &format!("{LOG_START}{script}"))
+            .args(LONG_GRACE)
             .spawn();
-        running.wait_for_stderr(|text| text.contains("begun"));
+        running.wait_for_stderr(|text| text.contains("started"));
         running.signal(signal);
         let run = running.wait();
-        was_let_go_at_once(&run.stderr);
+        assert_stopped_at_once(&run.stderr);
         assert!(!run.stdout.contains("caught"), "{script}");
         let ledger = Ledger::of(&run.expect_code(*code)).without_duplicates();
         assert_eq!(ledger.summary["aborted_by"], format!("SIG{signal}"));
@@ -76,7 +76,7 @@ fn a_signal_ends_what_would_not_end() {
 }
 
 /// Calls that wait for the source.
-const FOR_SOURCE: [&str; 5] = [
+const SOURCE_CALLS: [&str; 5] = [
     "fetch_once(1)",
     "for token in fetch(1) { }",
     "for page in fetch(1).pages() { }",
@@ -85,36 +85,42 @@ const FOR_SOURCE: [&str; 5] = [
 ];
 
 /// Calls that wait for the database.
-const FOR_DATABASE: [&str; 4] = [
+const DATABASE_CALLS: [&str; 4] = [
     "report(store([\"aa\"]))",
     "for outcome in store([\"aa\"]) { }",
     "store([\"aa\"]).failures()",
     "report(store([\"aa\"]), |outcome| outcome.token)",
 ];
 
-/// Stops a run in a call that waits, and sees that the script ends although what it waits for does not
-/// come: `arrive` waits until it waits, `free` lets it go on. The script must have ended before that,
-/// and before the run itself gave up what is in flight, which would let go of it too.
-fn stops(call: &str, command: impl Fn(&str) -> Command, arrive: impl Fn(), free: impl Fn()) {
+/// Stops a run during a blocking call, and asserts that the script ends while the call is blocked.
+///
+/// `wait_until_blocked` waits for the call, and `unblock` ends it. The script must end before
+/// `unblock`, and before the run stops waiting for inserts in flight, which would end the call too.
+fn assert_call_is_cancelled(
+    call: &str,
+    command: impl Fn(&str) -> Command,
+    wait_until_blocked: impl Fn(),
+    unblock: impl Fn(),
+) {
     let script = format!("try {{ {call}; }} catch {{ print(\"caught\"); }} print(\"caught\");");
-    let running = command(&script).args(WATCHED).spawn();
-    arrive();
+    let running = command(&script).args(LONG_GRACE).spawn();
+    wait_until_blocked();
     running.signal("TERM");
-    let said = running.wait_for_stderr(|text| text.contains("the script has ended"));
-    was_let_go_at_once(&said);
-    free();
+    let stderr = running.wait_for_stderr(|text| text.contains("the script has ended"));
+    assert_stopped_at_once(&stderr);
+    unblock();
     let run = running.wait().expect_code(143);
     assert!(!run.stdout.contains("caught"), "{call}");
     Ledger::of(&run).without_duplicates();
 }
 
 #[test]
-fn a_call_that_waits_for_the_source_lets_go_of_the_script_at_once() {
-    for call in FOR_SOURCE {
+fn call_that_waits_for_the_source_is_cancelled_at_once() {
+    for call in SOURCE_CALLS {
         let gate = Gate::new();
         let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
         let database = Database::standard();
-        stops(
+        assert_call_is_cancelled(
             call,
             |script| database_command(1, script, &source, &database),
             || source.wait_for(1),
@@ -124,16 +130,16 @@ fn a_call_that_waits_for_the_source_lets_go_of_the_script_at_once() {
 }
 
 #[test]
-fn a_call_that_waits_for_the_database_lets_go_of_the_script_at_once() {
-    for call in FOR_DATABASE {
-        let (database, admin) = locked();
+fn call_that_waits_for_the_database_is_cancelled_at_once() {
+    for call in DATABASE_CALLS {
+        let (database, admin) = locked_table();
         let admin = RefCell::new(admin);
         let source = Source::responding([]);
-        stops(
+        assert_call_is_cancelled(
             call,
             |script| database_command(1, script, &source, &database),
             || {
-                waiting_backend(&mut admin.borrow_mut());
+                wait_for_blocked_backend(&mut admin.borrow_mut());
             },
             || unlock(&mut admin.borrow_mut()),
         );
@@ -141,7 +147,7 @@ fn a_call_that_waits_for_the_database_lets_go_of_the_script_at_once() {
 }
 
 #[test]
-fn a_deadline_in_the_middle_leaves_a_complete_report() {
+fn report_is_complete_when_the_deadline_stops_a_script() {
     for script in [
         "let page = fetch_once(SIZE); sleep(\"1h\");",
         "for token in fetch(SIZE) { sleep(\"1h\"); }",
@@ -163,7 +169,7 @@ fn a_deadline_in_the_middle_leaves_a_complete_report() {
 }
 
 #[test]
-fn deep_nesting_is_refused_before_it_runs() {
+fn deep_nesting_does_not_crash_the_process() {
     for script in [
         format!("let x = {}1{};", "(".repeat(5000), ")".repeat(5000)),
         format!("let x = {}1{};", "[".repeat(5000), "]".repeat(5000)),
@@ -179,7 +185,7 @@ fn deep_nesting_is_refused_before_it_runs() {
 }
 
 #[test]
-fn imports_stay_in_the_script_s_folder() {
+fn imports_stay_in_the_folder_of_the_script() {
     let outside = tempfile::tempdir().unwrap();
     std::fs::write(outside.path().join("x.rhai"), "fn f() { 1 }").unwrap();
     let absolute = outside.path().join("x").display().to_string();

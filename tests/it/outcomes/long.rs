@@ -7,12 +7,12 @@ use crate::support::database::{Database, STANDARD_TABLE};
 use crate::support::report::Report;
 use crate::support::source::Source;
 
-/// Transaction ids between the oldest one and the one at which the server stops to give any.
+/// The distance from the oldest transaction id to the one at which the server stops assigning ids.
 const STOP: u32 = (1 << 31) - 3_000_000;
 
-/// A server that is so many transaction ids before the stop.
+/// Starts a server that stops assigning transaction ids after `left` more.
 ///
-/// A prepared transaction keeps autovacuum from moving the stop.
+/// A prepared transaction prevents autovacuum from moving this limit.
 fn near_wraparound(left: u32) -> (Cluster, Database) {
     let cluster = Cluster::new();
     let database = Database::on(&cluster).with_sql(STANDARD_TABLE);
@@ -31,7 +31,7 @@ fn near_wraparound(left: u32) -> (Cluster, Database) {
     let oldest: i64 = admin.query_one(oldest, &[]).unwrap().get(0);
     drop(admin);
     cluster.stop("fast");
-    let oldest = u32::try_from(oldest).expect("a young server");
+    let oldest = u32::try_from(oldest).expect("a transaction id of a new server");
     cluster.set_next_xid(oldest + STOP - left);
     cluster.start();
     (cluster, database)
@@ -49,7 +49,7 @@ fn tokens_fail_when_the_server_stops_to_avoid_wraparound() {
     assert!(report.count("failed") > 0, "{}", run.stdout);
     assert_eq!(report.with_status("stored"), database.rows());
 
-    // The stop is reached now: no insert can succeed.
+    // The server assigns no transaction ids now, so no insert can succeed.
     let source = Source::generating(|size| size);
     let run = Command::new()
         .source(&source)

@@ -1,9 +1,9 @@
-//! Constraints, defaults, sequences and partitions of other columns: no token is at fault, so none is
-//! rejected.
+//! Tests of constraints, defaults, sequences and partitions on other columns: no token is at fault, so
+//! none is rejected.
 
-use super::{ALL_FAILED, BAD_FAILED, Case, Expected, FAILED, case, check, check_within};
+use super::{ALL_FAILED, BAD_FAILED, ExpectedStatus, FAILED, TableCase, case, check, check_within};
 
-const CONSTRAINTS: &[Case] = &[
+const CONSTRAINTS: &[TableCase] = &[
     case(
         "CHECK",
         "CREATE TABLE secret_tokens (data text, n int DEFAULT -1 CHECK (n > 0))",
@@ -102,7 +102,7 @@ const CONSTRAINTS: &[Case] = &[
     case(
         "row security on a tenant",
         "CREATE TABLE secret_tokens (data text,
-            tenant text DEFAULT 'nobody');
+            tenant text DEFAULT 'another role');
         ALTER TABLE secret_tokens ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
         CREATE POLICY reading ON secret_tokens FOR SELECT USING (true);
         CREATE POLICY tenants ON secret_tokens FOR INSERT WITH CHECK (tenant = current_user)",
@@ -123,7 +123,7 @@ fn tokens_fail_when_a_constraint_on_another_column_refuses_them() {
 
 #[test]
 fn tokens_fail_when_a_default_raises() {
-    const CASES: &[Case] = &[
+    const CASES: &[TableCase] = &[
         case(
             "division",
             "CREATE TABLE secret_tokens (data text, n int DEFAULT 1 / 0)",
@@ -172,8 +172,8 @@ fn tokens_fail_when_a_default_raises() {
 
 #[test]
 fn tokens_fail_when_the_sequence_of_their_key_is_exhausted() {
-    const LAST: &[Expected] = &[("aa", "stored"), ("bb", FAILED), ("cc", FAILED)];
-    const CASES: &[Case] = &[
+    const LAST: &[ExpectedStatus] = &[("aa", "stored"), ("bb", FAILED), ("cc", FAILED)];
+    const CASES: &[TableCase] = &[
         case(
             "serial",
             "CREATE TABLE secret_tokens (id serial PRIMARY KEY, data text);
@@ -218,7 +218,7 @@ fn tokens_fail_when_the_sequence_of_their_key_is_exhausted() {
 
 #[test]
 fn tokens_are_stored_when_the_sequence_of_their_key_is_behind_its_rows() {
-    const STORED: &[Expected] = &[
+    const STORED: &[ExpectedStatus] = &[
         ("aa", "stored"),
         ("bb", "stored"),
         ("cc", "stored"),
@@ -226,7 +226,7 @@ fn tokens_are_stored_when_the_sequence_of_their_key_is_behind_its_rows() {
         ("ee", "stored"),
         ("ff", "stored"),
     ];
-    const CASES: &[Case] = &[
+    const CASES: &[TableCase] = &[
         case(
             "serial",
             "CREATE TABLE secret_tokens (id serial PRIMARY KEY, data text);
@@ -269,7 +269,7 @@ fn tokens_are_stored_when_the_sequence_of_their_key_is_behind_its_rows() {
 
 #[test]
 fn tokens_fail_when_no_partition_takes_another_column() {
-    const CASES: &[Case] = &[
+    const CASES: &[TableCase] = &[
         case(
             "range of a time",
             "CREATE TABLE secret_tokens
@@ -303,10 +303,10 @@ fn tokens_fail_when_no_partition_takes_another_column() {
     check(CASES);
 }
 
-/// The partition's own NOT NULL concerns only the tokens that it takes.
+/// NOT NULL of a partition concerns only the tokens of that partition.
 #[test]
 fn only_the_tokens_of_a_partition_fail_when_its_other_column_has_no_value() {
-    const CASES: &[Case] = &[case(
+    const CASES: &[TableCase] = &[case(
         "NOT NULL of one partition",
         "CREATE TABLE secret_tokens (data text, n int) PARTITION BY LIST (data);
          CREATE TABLE part PARTITION OF secret_tokens FOR VALUES IN ('bad');
@@ -324,7 +324,7 @@ fn tokens_fail_when_an_index_on_another_column_cannot_hold_its_default() {
         "CREATE TABLE secret_tokens (data text, other text DEFAULT '{huge}');
         CREATE INDEX ON secret_tokens (other)"
     );
-    let cases = [Case {
+    let cases = [TableCase {
         name: "index",
         ddl: ddl.leak(),
         expected: ALL_FAILED,

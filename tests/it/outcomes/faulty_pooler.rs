@@ -1,4 +1,4 @@
-//! A relay between token_service and PostgreSQL that does what a broken pooler does: it leaves a
+//! A proxy between token_service and PostgreSQL that behaves like a faulty pooler: it leaves a
 //! transaction open, or changes the command tag of an INSERT.
 
 use std::io::{Read, Write as _};
@@ -8,26 +8,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::database::Login;
 
-/// What the relay does to every connection.
+/// The fault that the pooler injects into every connection.
 #[derive(Clone, Copy)]
-pub enum Trick {
+pub enum PoolerFault {
     /// Opens a transaction before the client's first statement.
     BeginAtStart,
-    /// Opens a transaction after so many INSERTs. The client must not send ahead.
+    /// Opens a transaction after this number of INSERTs. The client must not pipeline.
     BeginAfterInserts(u64),
-    /// Gives this command tag instead of the one of an INSERT.
+    /// Replaces the command tag of an INSERT.
     Tag(&'static str),
 }
 
-/// A running relay. It serves until the test process ends.
-pub struct Relay {
+/// A running pooler, which serves until the test process ends.
+pub struct FaultyPooler {
     port: u16,
     done: Arc<AtomicBool>,
 }
 
-impl Relay {
-    /// A relay before the server at that port of 127.0.0.1.
-    pub fn before(target: u16, trick: Trick) -> Self {
+impl FaultyPooler {
+    /// Starts a pooler for the server at port `target` of 127.0.0.1.
+    pub fn start(target: u16, fault: PoolerFault) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback socket");
         let port = listener.local_addr().expect("its address").port();
         let done = Arc::new(AtomicBool::new(false));
@@ -35,14 +35,14 @@ impl Relay {
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if let Ok(server) = TcpStream::connect(("127.0.0.1", target)) {
-                    connect(client, server, trick, &is_done);
+                    connect(client, server, fault, &is_done);
                 }
             }
         });
         Self { port, done }
     }
 
-    /// The database as it is reached through the relay.
+    /// Returns a login that connects through the pooler.
     pub fn login(&self, login: &Login) -> Login {
         Login {
             port: self.port,
@@ -50,13 +50,13 @@ impl Relay {
         }
     }
 
-    /// True once the trick has been played.
+    /// True if the fault has been injected.
     pub fn is_done(&self) -> bool {
         self.done.load(Ordering::SeqCst)
     }
 }
 
-fn connect(client: TcpStream, server: TcpStream, trick: Trick, done: &Arc<AtomicBool>) {
+fn connect(client: TcpStream, server: TcpStream, fault: PoolerFault, done: &Arc<AtomicBool>) {
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let clone = |stream: &TcpStream| stream.try_clone().expect("a second handle");
     let (mut from, mut to) = (clone(&client), clone(&server));
@@ -66,8 +66,8 @@ fn connect(client: TcpStream, server: TcpStream, trick: Trick, done: &Arc<Atomic
     });
     let done = Arc::clone(done);
     std::thread::spawn(move || {
-        // Ends with an error when either side hangs up.
-        let _ = answers(&server, &client, trick, &done);
+        // This ends with an error when either side disconnects.
+        let _ = answers(&server, &client, fault, &done);
         let _ = client.shutdown(Shutdown::Both);
     });
 }
@@ -76,16 +76,16 @@ fn connect(client: TcpStream, server: TcpStream, trick: Trick, done: &Arc<Atomic
 fn answers(
     mut server: &TcpStream,
     mut client: &TcpStream,
-    trick: Trick,
+    fault: PoolerFault,
     done: &AtomicBool,
 ) -> std::io::Result<()> {
     let mut inserts = 0;
-    let mut begun = false;
+    let mut has_begun = false;
     let mut is_first = true;
     loop {
         let mut tag = [0];
         server.read_exact(&mut tag)?;
-        // The one byte that refuses TLS has no length. No notice is a connection's first message.
+        // The byte that refuses TLS has no length. The first message of a connection is never a notice.
         if std::mem::take(&mut is_first) && tag == [b'N'] {
             client.write_all(&tag)?;
             continue;
@@ -93,19 +93,19 @@ fn answers(
         let mut body = body(server)?;
         if tag == [b'C'] && body.starts_with(b"INSERT ") {
             inserts += 1;
-            if let Trick::Tag(text) = trick {
+            if let PoolerFault::Tag(text) = fault {
                 body = [text.as_bytes(), b"\0"].concat();
                 done.store(true, Ordering::SeqCst);
             }
         }
-        let is_due = match trick {
-            Trick::BeginAtStart => true,
-            Trick::BeginAfterInserts(count) => inserts >= count,
-            Trick::Tag(_) => false,
+        let is_due = match fault {
+            PoolerFault::BeginAtStart => true,
+            PoolerFault::BeginAfterInserts(count) => inserts >= count,
+            PoolerFault::Tag(_) => false,
         };
-        if tag == [b'Z'] && is_due && !begun && !done.load(Ordering::SeqCst) {
-            begun = true;
-            if matches!(trick, Trick::BeginAfterInserts(_)) {
+        if tag == [b'Z'] && is_due && !has_begun && !done.load(Ordering::SeqCst) {
+            has_begun = true;
+            if matches!(fault, PoolerFault::BeginAfterInserts(_)) {
                 done.store(true, Ordering::SeqCst);
             }
             body = begin(server)?;
@@ -124,7 +124,7 @@ fn body(mut server: &TcpStream) -> std::io::Result<Vec<u8>> {
     Ok(body)
 }
 
-/// Opens a transaction, and gives the status byte with which the server is ready.
+/// Opens a transaction, and returns the body of `ReadyForQuery`.
 fn begin(mut server: &TcpStream) -> std::io::Result<Vec<u8>> {
     let mut writer = server;
     writer.write_all(b"Q\0\0\0\x0aBEGIN\0")?;

@@ -1,17 +1,18 @@
-//! Truth on any table: `rejected` needs evidence against the token, `stored` needs the server's
-//! confirmation, and a look-up proves absence only on a known shape.
+//! Tests of token statuses on tables of any shape. `rejected` needs evidence against the token,
+//! `stored` needs the confirmation of the server, and a look-up proves absence only on tables of a
+//! known shape.
 
 mod attribution;
-mod confirmed;
+mod confirmation;
+mod faulty_pooler;
+mod incompatible_server;
 mod long;
 mod look_ups;
 mod other_columns;
+mod privileges;
 mod refused_at_start;
 mod refused_relations;
-mod relay;
-mod rights;
-mod stranger;
-mod synchronous;
+mod synchronous_replication;
 mod triggers;
 
 use std::collections::HashMap;
@@ -24,27 +25,31 @@ use crate::support::database::{Database, Login};
 use crate::support::report::Report;
 use crate::support::verify::count;
 
-/// A status that a token may end in. More than one status separated by `|` means: any of them.
-type Expected = (&'static str, &'static str);
+/// A token, and its expected status. `|` separates several allowed statuses.
+type ExpectedStatus = (&'static str, &'static str);
 
-/// Not stored through the infrastructure's fault. A run that ends early leaves the rest unsent.
+/// Not stored because of the infrastructure. A run that ends early leaves the rest unsent.
 const FAILED: &str = "failed|not_attempted";
-/// Certainly not stored, and the evidence against the token is open to judgement.
+/// Certainly not stored. The evidence against the token may or may not suffice.
 const ABSENT: &str = "rejected|failed|not_attempted";
 
-/// A table and what becomes of tokens on it.
-struct Case {
+/// A table, and the expected statuses of tokens on it.
+struct TableCase {
     /// Names the case if it fails.
     name: &'static str,
-    /// Makes `secret_tokens` in an empty schema; the search path leads there.
+    /// Creates `secret_tokens` in an empty schema, which is first in the search path.
     ddl: &'static str,
     /// The tokens in the order of the input, and their statuses.
-    expected: &'static [Expected],
+    expected: &'static [ExpectedStatus],
 }
 
-/// A case.
-const fn case(name: &'static str, ddl: &'static str, expected: &'static [Expected]) -> Case {
-    Case {
+/// Returns a case.
+const fn case(
+    name: &'static str,
+    ddl: &'static str,
+    expected: &'static [ExpectedStatus],
+) -> TableCase {
+    TableCase {
         name,
         ddl,
         expected,
@@ -52,19 +57,19 @@ const fn case(name: &'static str, ddl: &'static str, expected: &'static [Expecte
 }
 
 /// `bad` is rejected, and tokens before and after it are stored.
-const BAD_REJECTED: &[Expected] = &[("aa", "stored"), ("bad", "rejected"), ("cc", "stored")];
+const BAD_REJECTED: &[ExpectedStatus] = &[("aa", "stored"), ("bad", "rejected"), ("cc", "stored")];
 /// `bad` fails, and tokens before and after it are stored.
-const BAD_FAILED: &[Expected] = &[("aa", "stored"), ("bad", "failed"), ("cc", "stored")];
+const BAD_FAILED: &[ExpectedStatus] = &[("aa", "stored"), ("bad", "failed"), ("cc", "stored")];
 /// `bad` is not stored, and tokens before and after it are.
-const BAD_ABSENT: &[Expected] = &[
+const BAD_ABSENT: &[ExpectedStatus] = &[
     ("aa", "stored"),
     ("bad", "rejected|failed"),
     ("cc", "stored"),
 ];
 /// No token is stored, and none is at fault.
-const ALL_FAILED: &[Expected] = &[("aa", FAILED), ("bb", FAILED)];
+const ALL_FAILED: &[ExpectedStatus] = &[("aa", FAILED), ("bb", FAILED)];
 
-/// A run that reads these tokens and gives up soon.
+/// Prepares a run that reads these tokens, with a patience of one second.
 fn run_of<T: AsRef<str>>(login: &Login, tokens: impl IntoIterator<Item = T>) -> Command {
     let lines: String = tokens
         .into_iter()
@@ -78,7 +83,7 @@ fn run_of<T: AsRef<str>>(login: &Login, tokens: impl IntoIterator<Item = T>) -> 
         .env("TOKEN_SERVICE_PATIENCE", "1s")
 }
 
-/// The values of a column, as often as they occur.
+/// Counts the occurrences of each value of a column.
 fn values(login: &Login, sql: &str) -> HashMap<String, u64> {
     let found = login.client().query(sql, &[]).expect("the rows");
     let values: Vec<String> = found.iter().map(|row| row.get(0)).collect();
@@ -87,8 +92,8 @@ fn values(login: &Login, sql: &str) -> HashMap<String, u64> {
 
 const ROWS: &str = "SELECT data::text FROM secret_tokens";
 
-/// Makes a schema of its own for a case. Later connections of the owner find it.
-fn make_schema(database: &Database, schema: &str, ddl: &str) {
+/// Creates a schema for a case, and sets it first in the search path of the owner.
+fn create_schema(database: &Database, schema: &str, ddl: &str) {
     let owner = &database.user;
     let sql = format!(
         "CREATE SCHEMA {schema};
@@ -102,8 +107,13 @@ fn make_schema(database: &Database, schema: &str, ddl: &str) {
     }
 }
 
-/// Says what is wrong with a run: its exit code, a status, or a row that contradicts a status.
-fn wrong(run: &Run, expected: &[Expected], before: &HashMap<String, u64>, login: &Login) -> String {
+/// Describes what is wrong with a run: its exit code, a status, or a row that contradicts a status.
+fn mismatches(
+    run: &Run,
+    expected: &[ExpectedStatus],
+    before: &HashMap<String, u64>,
+    login: &Login,
+) -> String {
     let after = values(login, ROWS);
     let all_settled = expected
         .iter()
@@ -116,11 +126,11 @@ fn wrong(run: &Run, expected: &[Expected], before: &HashMap<String, u64>, login:
         }
     } else {
         let report = Report::of_run(run);
-        let is_open = expected
+        let evidence_is_open = expected
             .iter()
             .any(|(_, status)| status.contains("rejected|"));
         let code = if all_settled { 0 } else { 5 };
-        if !is_open && run.code != Some(code) {
+        if !evidence_is_open && run.code != Some(code) {
             let _ = writeln!(faults, "  exit {:?} instead of {code}", run.code);
         }
         for (token, statuses) in expected {
@@ -147,41 +157,41 @@ fn wrong(run: &Run, expected: &[Expected], before: &HashMap<String, u64>, login:
     format!("{faults}    {}", errors.join("\n    "))
 }
 
-/// A server that does not wait for its disk: these tests make hundreds of tables.
+/// A server that does not sync its files, because these tests create hundreds of tables.
 static SERVER: LazyLock<Cluster> = LazyLock::new(Cluster::new);
 
-/// An empty database on that server.
+/// Returns an empty database on that server.
 fn database() -> Database {
     Database::on(&SERVER)
 }
 
-/// Runs every case on one database, and fails with a list of those that went wrong.
+/// Runs every case on one database, and panics with a list of the failed ones.
 #[track_caller]
-fn check(cases: &[Case]) {
+fn check(cases: &[TableCase]) {
     check_within("1s", cases);
 }
 
-/// The same with a `--patience` of its own.
+/// Runs every case on one database with this `--patience`.
 #[track_caller]
-fn check_within(patience: &str, cases: &[Case]) {
+fn check_within(patience: &str, cases: &[TableCase]) {
     let database = &database();
     let mut faults = Vec::new();
     for (number, case) in cases.iter().enumerate() {
-        make_schema(database, &format!("case_{number}"), case.ddl);
+        create_schema(database, &format!("case_{number}"), case.ddl);
         let before = values(database, ROWS);
         let tokens = case.expected.iter().map(|(token, _)| token);
         let run = run_of(database, tokens)
             .args(["--patience", patience])
             .run();
-        let wrong = wrong(&run, case.expected, &before, database);
-        if !wrong.is_empty() {
-            faults.push(format!("{}:\n{wrong}", case.name));
+        let mismatches = mismatches(&run, case.expected, &before, database);
+        if !mismatches.is_empty() {
+            faults.push(format!("{}:\n{mismatches}", case.name));
         }
     }
-    let wrong_cases = faults.len();
+    let failed_cases = faults.len();
     assert!(
         faults.is_empty(),
-        "{wrong_cases} of {} cases:\n{}",
+        "{failed_cases} of {} cases failed:\n{}",
         cases.len(),
         faults.join("\n")
     );

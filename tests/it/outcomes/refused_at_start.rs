@@ -1,15 +1,15 @@
-//! What can never work is refused with exit code 5 before a token is requested, and `check --connect`
-//! says the same.
+//! Tests that a table which can never take a token is refused with exit code 5 before a token is
+//! requested. `check --connect` reports the same error.
 
-use super::{Case, case, check, make_schema};
+use super::{TableCase, case, check, create_schema};
 use crate::support::command::Command;
 use crate::support::database::{Database, Login};
 use crate::support::source::Source;
 
-/// A table and the words that its refusal contains.
+/// The name of a case, its table, and texts that the error must contain.
 pub type Refusal = (&'static str, &'static str, &'static [&'static str]);
 
-/// The first line of the error that `check --connect` gives.
+/// Returns the first line of the error of `check --connect`.
 pub fn error_of_check(login: &Login) -> String {
     let source = Source::generating(|size| size);
     let run = Command::new()
@@ -24,8 +24,10 @@ pub fn error_of_check(login: &Login) -> String {
     run.error().lines().next().unwrap_or_default().to_owned()
 }
 
-/// Runs against a source that gives tokens, so that a run which requests one shows what it does.
-pub fn fault_of(database: &Database, says: &[&str]) -> Option<String> {
+/// Runs with a working source, and describes what is wrong with the refusal of the table.
+///
+/// Returns `None` if the run refuses the table as expected and `check --connect` agrees.
+pub fn wrong_refusal(database: &Database, texts: &[&str]) -> Option<String> {
     let source = Source::generating(|size| size);
     let run = Command::new()
         .source(&source)
@@ -42,25 +44,27 @@ pub fn fault_of(database: &Database, says: &[&str]) -> Option<String> {
         return Some(format!("exit {:?}: {}", run.code, run.stderr));
     }
     let error = run.error();
-    if let Some(missing) = says.iter().find(|words| !error.contains(**words)) {
+    if let Some(missing) = texts.iter().find(|words| !error.contains(**words)) {
         return Some(format!("{missing:?} is not in {error}"));
     }
     let (first, checked) = (error.lines().next(), error_of_check(database));
-    (first != Some(&*checked)).then(|| format!("check says {checked}; the run says {first:?}"))
+    (first != Some(&*checked))
+        .then(|| format!("check reports {checked}; the run reports {first:?}"))
 }
 
+/// Asserts that a run refuses each table, and panics with a list of the others.
 #[track_caller]
-pub fn each_is_refused(refusals: &[Refusal]) {
+pub fn assert_each_is_refused(refusals: &[Refusal]) {
     let database = super::database();
     let mut faults = Vec::new();
-    for (number, (name, ddl, says)) in refusals.iter().enumerate() {
-        make_schema(&database, &format!("refused_{number}"), ddl);
-        faults.extend(fault_of(&database, says).map(|fault| format!("{name}: {fault}")));
+    for (number, (name, ddl, texts)) in refusals.iter().enumerate() {
+        create_schema(&database, &format!("refused_{number}"), ddl);
+        faults.extend(wrong_refusal(&database, texts).map(|fault| format!("{name}: {fault}")));
     }
-    let wrong_cases = faults.len();
+    let failed_cases = faults.len();
     assert!(
         faults.is_empty(),
-        "{wrong_cases} of {}:\n{}",
+        "{failed_cases} of {} failed:\n{}",
         refusals.len(),
         faults.join("\n")
     );
@@ -68,7 +72,7 @@ pub fn each_is_refused(refusals: &[Refusal]) {
 
 #[test]
 fn table_is_refused_when_another_column_needs_a_value() {
-    each_is_refused(&[
+    assert_each_is_refused(&[
         (
             "NOT NULL",
             "CREATE TABLE secret_tokens (data text, tenant int NOT NULL)",
@@ -105,11 +109,11 @@ fn table_is_refused_when_another_column_needs_a_value() {
     ]);
 }
 
-/// What a look at the column alone would refuse by mistake.
+/// A check of the definition of the column alone would refuse these tables.
 #[test]
 fn table_is_used_when_another_column_gets_its_value_elsewhere() {
-    const STORED: &[super::Expected] = &[("aa", "stored"), ("bb", "stored")];
-    const CASES: &[Case] = &[
+    const STORED: &[super::ExpectedStatus] = &[("aa", "stored"), ("bb", "stored")];
+    const CASES: &[TableCase] = &[
         case(
             "BEFORE trigger",
             "CREATE TABLE secret_tokens (data text, tenant int NOT NULL);
@@ -189,7 +193,7 @@ fn table_is_used_when_another_column_gets_its_value_elsewhere() {
 
 #[test]
 fn table_is_refused_when_the_sequence_of_its_key_is_exhausted() {
-    each_is_refused(&[
+    assert_each_is_refused(&[
         (
             "serial",
             "CREATE TABLE secret_tokens (id serial PRIMARY KEY, data text);
@@ -221,7 +225,7 @@ fn table_is_refused_when_the_sequence_of_its_key_is_exhausted() {
 
 #[test]
 fn table_is_refused_when_it_has_no_partition() {
-    each_is_refused(&[
+    assert_each_is_refused(&[
         (
             "range",
             "CREATE TABLE secret_tokens (data text, created_at timestamptz DEFAULT now())

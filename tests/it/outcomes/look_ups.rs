@@ -1,10 +1,10 @@
-//! Connections that are lost behind the commit, on tables where a look-up by value proves nothing:
-//! no token is stored twice, and none that is `failed` or `rejected` is in the table.
+//! Tests of connections that are lost after the commit, on tables where a look-up by value proves
+//! nothing. No token is stored twice, and no `failed` or `rejected` token is in the table.
 
 use std::collections::HashMap;
 
 use crate::faults::{run_command, through};
-use crate::journal::{journaled, replay};
+use crate::journal::{replay, run_with_journal};
 use crate::support::cluster::wait;
 use crate::support::command::Run;
 use crate::support::database::{Database, Login};
@@ -12,18 +12,18 @@ use crate::support::proxy::{Fault, Point, Proxy, Scope};
 use crate::support::report::Report;
 use crate::support::source::{Response, Source, token};
 
-use super::{make_schema, values};
+use super::{create_schema, values};
 
-/// Distinct tokens, every second of which ends with `suffix`.
+/// Returns distinct tokens; every second one ends with `suffix`.
 fn random_token_source(count: usize, suffix: &str) -> Vec<String> {
     (0..count)
         .map(|number| format!("a{number:04}{}", if number % 2 == 0 { "" } else { suffix }))
         .collect()
 }
 
-/// The report against the table: `row_of` says which row a token becomes.
+/// Asserts that report and table agree. `row_of` returns the row that a token becomes.
 #[track_caller]
-fn assert_once(
+fn assert_report_matches_rows(
     name: &str,
     report: &Report,
     issued: &[String],
@@ -33,7 +33,7 @@ fn assert_once(
     assert_eq!(
         report.tokens.len(),
         issued.len(),
-        "{name}: each token is reported"
+        "{name}: not every token is reported"
     );
     let mut least: HashMap<String, u64> = HashMap::new();
     let mut most: HashMap<String, u64> = HashMap::new();
@@ -57,13 +57,13 @@ fn assert_once(
     }
 }
 
-/// A source that gives these tokens to a run that is not refused.
+/// Returns a source that answers each request with these tokens.
 fn source(issued: &[String]) -> Source {
     let issued = issued.to_vec();
     Source::generating_with(move |_| issued.clone())
 }
 
-/// The report of a run, or none if the run was refused before it requested a token.
+/// Returns the report of a run, or `None` if the run was refused before it requested a token.
 fn report_of(run: &Run, source: &Source) -> Option<Report> {
     if source.requests().is_empty() {
         assert_eq!(run.code, Some(5), "{}", run.stderr);
@@ -72,8 +72,8 @@ fn report_of(run: &Run, source: &Source) -> Option<Report> {
     Some(Report::of_run(run))
 }
 
-/// Loses the answers behind several commits.
-fn cut(database: &Login, issued: &[String]) -> Option<Report> {
+/// Runs while a proxy drops the answers to several commits.
+fn run_with_lost_answers(database: &Login, issued: &[String]) -> Option<Report> {
     let proxy = Proxy::to(database.port);
     let source = source(issued);
     for commit in [20, 30, 50] {
@@ -86,12 +86,12 @@ fn cut(database: &Login, issued: &[String]) -> Option<Report> {
     report_of(&run, &source)
 }
 
-/// Kills a run that keeps a journal in its middle, and replays the journal.
+/// Kills a run that writes a journal, and replays the journal.
 fn kill_and_replay(database: &Login, issued: &[String]) -> Option<Report> {
     let folder = tempfile::tempdir().unwrap();
     let journal = folder.path().join("journal");
     let source = source(issued);
-    let running = journaled(&source, database, &journal)
+    let running = run_with_journal(&source, database, &journal)
         .arg(issued.len().to_string())
         .args(["--connections", "2", "--pipeline", "16"])
         .spawn();
@@ -105,7 +105,7 @@ fn kill_and_replay(database: &Login, issued: &[String]) -> Option<Report> {
 const CHANGING: &str = "CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     NEW.data = upper(NEW.data); RETURN NEW; END $$;";
 
-/// The tables, and the suffix of every second token.
+/// The names of the cases, their tables, and the suffix of every second token.
 const TABLES: &[(&str, &str, &str)] = &[
     (
         "trigger of a partition",
@@ -184,7 +184,7 @@ const TABLES: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Where the rows of a table are: a view or a policy may hide them.
+/// Counts the rows of the underlying table, because a view or a policy may hide them.
 fn rows_of(database: &Database) -> HashMap<String, u64> {
     let sql = "SELECT CASE WHEN to_regclass('base') IS NULL THEN 'secret_tokens' ELSE 'base' END";
     let row = database.client().query_one(sql, &[]).unwrap();
@@ -205,27 +205,30 @@ fn rows_of(database: &Database) -> HashMap<String, u64> {
     crate::support::verify::count(&rows)
 }
 
-/// Runs on every table. A table that is refused at start is no fault, and leaves no row.
+/// Runs on every table. A table may be refused at the start, and then it must be empty.
 #[track_caller]
 fn on_every_table(act: impl Fn(&Login, &[String]) -> Option<Report>) {
     let database = super::database();
     let mut faults = Vec::new();
     for (number, (name, ddl, suffix)) in TABLES.iter().enumerate() {
-        make_schema(
+        create_schema(
             &database,
             &format!("table_{number}"),
             &format!("{CHANGING}{ddl}"),
         );
         let issued = random_token_source(200, suffix);
         let Some(report) = act(&database, &issued) else {
-            assert!(rows_of(&database).is_empty(), "{name} was refused");
+            assert!(
+                rows_of(&database).is_empty(),
+                "{name} was refused, but has rows"
+            );
             continue;
         };
         let rows = rows_of(&database);
-        // Blanks at the end are no part of a `char(n)`, and the case of a changed value is upper.
+        // Triggers and rules that change a value convert it to upper case.
         let upper = rows.keys().any(|row| row.starts_with('A'));
         let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            assert_once(name, &report, &issued, &rows, |token| {
+            assert_report_matches_rows(name, &report, &issued, &rows, |token| {
                 if upper {
                     token.to_uppercase()
                 } else {
@@ -242,7 +245,7 @@ fn on_every_table(act: impl Fn(&Login, &[String]) -> Option<Report>) {
 
 #[test]
 fn no_token_is_stored_twice_when_answers_are_lost_on_a_table_that_changes_or_hides_rows() {
-    on_every_table(cut);
+    on_every_table(run_with_lost_answers);
 }
 
 #[test]
@@ -250,7 +253,7 @@ fn no_token_is_stored_twice_when_a_killed_run_is_replayed_on_a_table_that_change
     on_every_table(kill_and_replay);
 }
 
-/// Values that the collation takes for equal are different tokens.
+/// Values that are equal in the collation are different tokens.
 #[test]
 fn no_token_is_stored_twice_when_its_collation_is_not_deterministic() {
     let database = super::database().with_sql(
@@ -266,7 +269,7 @@ fn no_token_is_stored_twice_when_its_collation_is_not_deterministic() {
             )
         })
         .collect();
-    for act in [cut, kill_and_replay] {
+    for act in [run_with_lost_answers, kill_and_replay] {
         database
             .client()
             .batch_execute("TRUNCATE secret_tokens")
@@ -275,28 +278,28 @@ fn no_token_is_stored_twice_when_its_collation_is_not_deterministic() {
             continue;
         };
         let rows = values(&database, super::ROWS);
-        assert_once("collation", &report, &issued, &rows, str::to_owned);
+        assert_report_matches_rows("collation", &report, &issued, &rows, str::to_owned);
     }
 }
 
-/// A foreign partition: its rows have no transaction of this server, and its commit is remote.
+/// The rows of a foreign partition have no transaction id of this server, and their commit is remote.
 #[test]
 fn no_token_is_stored_twice_when_a_partition_is_a_foreign_table() {
-    let database = foreign("CREATE TABLE remote (data text)");
-    for act in [cut, kill_and_replay] {
+    let database = database_with_foreign_partition("CREATE TABLE remote (data text)");
+    for act in [run_with_lost_answers, kill_and_replay] {
         database.client().batch_execute("TRUNCATE remote").unwrap();
         let issued: Vec<String> = (0..200).map(|_| token()).collect();
         let Some(report) = act(&database, &issued) else {
             continue;
         };
         let rows = values(&database, "SELECT data FROM remote");
-        assert_once("foreign partition", &report, &issued, &rows, str::to_owned);
+        assert_report_matches_rows("foreign partition", &report, &issued, &rows, str::to_owned);
     }
 }
 
-/// A partitioned table whose only partition is this database's own table `remote`, reached over
+/// Creates a partitioned table whose only partition is the table `remote` of this database through
 /// `postgres_fdw`.
-pub fn foreign(ddl: &str) -> Database {
+pub fn database_with_foreign_partition(ddl: &str) -> Database {
     let database = super::database().with_sql(ddl);
     let owner = &database.user;
     let port = database.port;
@@ -316,10 +319,10 @@ pub fn foreign(ddl: &str) -> Database {
     )
 }
 
-/// Certainly nothing is stored: the server never reached the remote one.
+/// The remote server cannot be reached, so certainly no token is stored.
 #[test]
 fn token_fails_when_the_server_of_a_foreign_table_is_down() {
-    let database = foreign("CREATE TABLE remote (data text)");
+    let database = database_with_foreign_partition("CREATE TABLE remote (data text)");
     let port = crate::support::postgres::free_port();
     let down = format!("ALTER SERVER loop OPTIONS (SET port '{port}')");
     database.admin().batch_execute(&down).unwrap();
@@ -332,7 +335,8 @@ fn token_fails_when_the_server_of_a_foreign_table_is_down() {
 /// The remote CHECK names no column of this relation.
 #[test]
 fn token_is_not_stored_when_the_remote_table_refuses_it() {
-    let database = foreign("CREATE TABLE remote (data text CHECK (data <> 'bad'))");
+    let database =
+        database_with_foreign_partition("CREATE TABLE remote (data text CHECK (data <> 'bad'))");
     let run = super::run_of(&database, ["aa", "bad", "cc"]).run();
     let report = Report::of_run(&run);
     assert_eq!(report.with_status("stored"), ["aa", "cc"], "{}", run.stdout);
@@ -341,7 +345,7 @@ fn token_is_not_stored_when_the_remote_table_refuses_it() {
     assert_eq!(rows.len(), 2);
 }
 
-/// A worker takes every second row away while the run goes on: an absent row proves nothing.
+/// A worker deletes every second row during the run, so a missing row proves nothing.
 #[test]
 fn no_token_is_stored_twice_when_a_worker_deletes_rows() {
     let database =
@@ -356,27 +360,29 @@ fn no_token_is_stored_twice_when_a_worker_deletes_rows() {
         .args(["--connections", "2", "--pipeline", "16"])
         .spawn();
     let mut admin = database.admin();
-    let mut taken: Vec<String> = Vec::new();
+    let mut deleted: Vec<String> = Vec::new();
     for fired in 1..=3 {
         proxy.wait_for_injected(fired);
-        // The server has done all that was sent to it before the worker looks.
+        // The server processes all that was sent to it before the worker deletes rows.
         wait(|| is_idle(&mut admin), "an idle server");
         let delete = "DELETE FROM secret_tokens WHERE id % 2 = 0 RETURNING data";
         let rows = admin.query(delete, &[]).unwrap();
-        taken.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+        deleted.extend(rows.iter().map(|row| row.get::<_, String>(0)));
         proxy.inject(Fault::Disconnect);
         proxy.accept_again();
     }
     let run = running.wait();
     let report = Report::of_run(&run);
     let mut rows = values(&database, super::ROWS);
-    for token in taken {
+    for token in deleted {
         *rows.entry(token).or_default() += 1;
     }
-    assert_once("worker", &report, &issued, &rows, str::to_owned);
+    assert_report_matches_rows("worker", &report, &issued, &rows, str::to_owned);
 }
 
-/// An insert without its end waits for the client; the cut rolls it back.
+/// True if no backend of the run is busy.
+///
+/// An incomplete insert waits for the client, and the disconnect rolls it back.
 fn is_idle(admin: &mut postgres::Client) -> bool {
     let busy = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
         AND application_name LIKE 'token_service %' AND state <> 'idle'

@@ -1,10 +1,10 @@
-//! Constraints, types, indexes, partitions and views that judge the token's own column: it is
-//! rejected, and the run goes on.
+//! Tests that a token is rejected when a constraint, type, index, partition or view refuses its column,
+//! and that the run continues.
 
-use super::{ABSENT, BAD_ABSENT, BAD_REJECTED, Case, case, check, run_of};
+use super::{ABSENT, BAD_ABSENT, BAD_REJECTED, TableCase, case, check, run_of};
 use crate::support::report::Report;
 
-const CONSTRAINTS: &[Case] = &[
+const CONSTRAINTS: &[TableCase] = &[
     case(
         "CHECK",
         "CREATE TABLE secret_tokens (data text CHECK (data <> 'bad'))",
@@ -120,7 +120,7 @@ fn token_is_rejected_when_a_constraint_on_its_column_refuses_it() {
 
 #[test]
 fn token_is_rejected_when_the_type_of_its_column_refuses_it() {
-    const CASES: &[Case] = &[
+    const CASES: &[TableCase] = &[
         case(
             "domain",
             "CREATE DOMAIN tok AS text CHECK (VALUE <> 'bad');
@@ -148,7 +148,7 @@ fn token_is_rejected_when_the_type_of_its_column_refuses_it() {
     check(CASES);
 }
 
-const PARTITIONS_AND_VIEWS: &[Case] = &[
+const PARTITIONS_AND_VIEWS: &[TableCase] = &[
     case(
         "no partition for its value",
         "CREATE TABLE secret_tokens (data text)
@@ -260,10 +260,10 @@ fn token_is_rejected_when_its_partition_or_view_refuses_it() {
     check(PARTITIONS_AND_VIEWS);
 }
 
-/// An expression that raises leaves no constraint in the error. The token is not stored; whether the
-/// catalog suffices as evidence is open.
+/// If an expression raises an error, the error names no constraint. The token is not stored. The
+/// catalog may or may not suffice as evidence.
 #[test]
-fn token_is_not_stored_and_run_goes_on_when_an_expression_over_it_raises() {
+fn token_is_not_stored_and_run_continues_when_an_expression_over_it_raises() {
     const RAISING: &str = "CREATE FUNCTION ok(t text) RETURNS bool IMMUTABLE LANGUAGE plpgsql
         AS $$ BEGIN IF t = 'bad' THEN RAISE EXCEPTION 'refused'; END IF; RETURN true; END $$;";
     const CASES: &[(&str, &str)] = &[
@@ -312,10 +312,10 @@ fn token_is_not_stored_and_run_goes_on_when_an_expression_over_it_raises() {
         .iter()
         .map(|(_, ddl)| format!("{RAISING}{ddl}"))
         .collect();
-    let cases: Vec<Case> = CASES
+    let cases: Vec<TableCase> = CASES
         .iter()
         .zip(&ddl)
-        .map(|((name, _), ddl)| Case {
+        .map(|((name, _), ddl)| TableCase {
             name,
             ddl: ddl.clone().leak(),
             expected: BAD_ABSENT,
@@ -336,7 +336,7 @@ fn huge_token_is_rejected_when_an_index_on_its_column_cannot_hold_it() {
             "CREATE TABLE secret_tokens (data text);
             CREATE INDEX ON secret_tokens {index}"
         );
-        super::make_schema(&database, &format!("index_{number}"), &ddl);
+        super::create_schema(&database, &format!("index_{number}"), &ddl);
         let run = run_of(&database, ["aa", &huge, "cc"])
             .config("source: {max_token: 64KiB}")
             .run()
@@ -347,10 +347,10 @@ fn huge_token_is_rejected_when_an_index_on_its_column_cannot_hold_it() {
     }
 }
 
-/// The constraint concerns the token's column and others alike.
+/// The constraint covers the column of the token and another column.
 #[test]
 fn token_is_not_stored_when_a_whole_row_constraint_refuses_it() {
-    const CASES: &[Case] = &[case(
+    const CASES: &[TableCase] = &[case(
         "whole row",
         "CREATE TABLE secret_tokens (data text, n int, CHECK (secret_tokens IS NOT NULL))",
         &[("aa", ABSENT), ("bb", ABSENT)],
