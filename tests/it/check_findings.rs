@@ -1,5 +1,5 @@
-//! `check` over a folder of broken scripts: each planted mistake is found at its place, and nothing
-//! else. A line of those scripts says itself what is wrong with it: `// COLUMN SEVERITY: MESSAGE`.
+//! `check` over a folder of broken scripts finds each planted error at its position, and nothing else. A
+//! comment describes each error of its line: `// COLUMN SEVERITY: MESSAGE`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::support::root;
 use crate::support::snapshot::shows;
 
 /// File, line, column, severity and message.
-type Mistake = (String, u64, u64, String, String);
+type Finding = (String, u64, u64, String, String);
 
 fn scripts_in(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(folder)
@@ -23,8 +23,8 @@ fn scripts_in(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn planted(file: &str, text: &str) -> Vec<Mistake> {
-    let mut mistakes = Vec::new();
+fn expected_findings(file: &str, text: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
         for comment in line.split("// ").skip(1) {
             let Some((column, rest)) = comment.split_once(' ') else {
@@ -34,7 +34,7 @@ fn planted(file: &str, text: &str) -> Vec<Mistake> {
             else {
                 continue;
             };
-            mistakes.push((
+            findings.push((
                 file.to_owned(),
                 number,
                 column,
@@ -43,10 +43,10 @@ fn planted(file: &str, text: &str) -> Vec<Mistake> {
             ));
         }
     }
-    mistakes
+    findings
 }
 
-fn checked(names: &[String], folder: &str) -> (Vec<Value>, String) {
+fn check(names: &[String], folder: &str) -> (Vec<Value>, String) {
     let mut command = Command::new();
     for path in scripts_in(&root().join(folder)) {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
@@ -68,24 +68,30 @@ fn checked(names: &[String], folder: &str) -> (Vec<Value>, String) {
 }
 
 #[test]
-fn each_planted_mistake_is_found_at_its_place_and_nothing_else() {
+fn check_finds_exactly_the_planted_errors() {
     let folder = root().join("tests/broken");
     let mut expected = Vec::new();
     let mut names = Vec::new();
     for path in scripts_in(&folder) {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        expected.extend(planted(&name, &fs::read_to_string(&path).unwrap()));
+        expected.extend(expected_findings(
+            &name,
+            &fs::read_to_string(&path).unwrap(),
+        ));
         names.push(name);
     }
     for path in scripts_in(&folder.join("lib")) {
         let name = format!("lib/{}", path.file_name().unwrap().to_str().unwrap());
-        expected.extend(planted(&name, &fs::read_to_string(&path).unwrap()));
+        expected.extend(expected_findings(
+            &name,
+            &fs::read_to_string(&path).unwrap(),
+        ));
     }
     assert!(expected.len() > 40, "{}", expected.len());
-    let (found, stdout) = checked(&names, "tests/broken");
+    let (found, stdout) = check(&names, "tests/broken");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let number = |value: &Value| value.as_u64().unwrap_or_default();
-    let mut places: Vec<Mistake> = found
+    let mut findings: Vec<Finding> = found
         .iter()
         .map(|object| {
             (
@@ -97,18 +103,21 @@ fn each_planted_mistake_is_found_at_its_place_and_nothing_else() {
             )
         })
         .collect();
-    // In order within a file, and the files in the order in which they were named.
-    let of = |name: &str| -> Vec<&Mistake> {
-        places.iter().filter(|mistake| mistake.0 == name).collect()
+    // The findings of a file must be in the order of their positions.
+    let of = |name: &str| -> Vec<&Finding> {
+        findings
+            .iter()
+            .filter(|finding| finding.0 == name)
+            .collect()
     };
     for name in &names {
-        assert!(of(name).is_sorted_by_key(|mistake| (mistake.1, mistake.2)));
+        assert!(of(name).is_sorted_by_key(|finding| (finding.1, finding.2)));
     }
-    places.sort();
+    findings.sort();
     expected.sort();
-    assert_eq!(places, expected);
+    assert_eq!(findings, expected);
     assert_eq!(stdout, "warn  loops.rhai\n");
-    // Where the mark ends is told too: behind the word, or behind the text with its quotes.
+    // `end_column` is behind the word, or behind the closing quote.
     let ends = |message: &str| {
         let object = found
             .iter()
@@ -120,8 +129,8 @@ fn each_planted_mistake_is_found_at_its_place_and_nothing_else() {
 }
 
 #[test]
-fn every_mistake_says_what_to_do() {
-    let (found, _) = checked(
+fn findings_have_hints() {
+    let (found, _) = check(
         &["hidden.rhai", "loops.rhai", "imports.rhai", "spaces.rhai"].map(str::to_owned),
         "tests/broken",
     );
@@ -140,7 +149,7 @@ fn every_mistake_says_what_to_do() {
 }
 
 #[test]
-fn warnings_alone_are_no_failure() {
+fn check_exits_with_0_when_only_warnings_are_found() {
     let run = Command::new()
         .file(
             "mine.rhai",
@@ -167,7 +176,7 @@ fn warnings_alone_are_no_failure() {
 }
 
 #[test]
-fn mistakes_of_configuration_and_scripts_come_in_one_pass() {
+fn errors_of_configuration_and_scripts_are_reported_together() {
     let run = Command::new()
         .file("c.yaml", "source:\n  tiemout: 3s\n")
         .file("mine.rhai", "report(stroe(fetch(SIZE)));")
@@ -194,7 +203,7 @@ fn mistakes_of_configuration_and_scripts_come_in_one_pass() {
 }
 
 #[test]
-fn what_is_imported_by_several_files_is_told_once() {
+fn error_in_an_imported_file_is_reported_once() {
     let run = Command::new()
         .file("one.rhai", "import \"lib/bad\" as bad; bad::f();")
         .file("two.rhai", "import \"lib/bad\" as bad; bad::f();")

@@ -1,5 +1,5 @@
-//! The way to PostgreSQL: Unix sockets by folder, also Cloud SQL's, servers that accept and fall
-//! silent at each stage, and a TLS connection that is cut in the middle of a run.
+//! Connections to PostgreSQL: Unix sockets, servers that stop responding during startup, startup options,
+//! and TLS connections that break during a run.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -17,7 +17,7 @@ use crate::support::source::{Gate, Response, Source};
 use crate::support::tls_server::{OPEN, TLS_ONLY, TlsServer, tls_server};
 
 #[test]
-fn a_unix_socket_by_parts_and_by_url() {
+fn unix_socket_is_configured_by_variables_or_url() {
     let database = Database::standard();
     let (folder, port) = (server().sockets.to_str().unwrap(), database.port);
     let (user, name) = (&database.user, &database.name);
@@ -35,16 +35,16 @@ fn a_unix_socket_by_parts_and_by_url() {
     assert_eq!(database.rows(), ["aa", "bb"]);
 }
 
-/// Cloud SQL names the folder after the instance, with colons in it.
+/// Cloud SQL names the folder after the instance, whose name contains colons.
 #[test]
-fn a_unix_socket_in_a_folder_with_colons() {
+fn folder_of_unix_socket_may_contain_colons() {
     let database = Database::standard();
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("cloudsql/project:region:instance");
     std::fs::create_dir_all(&folder).unwrap();
     let port = database.port;
     let real = server().sockets.join(format!(".s.PGSQL.{port}"));
-    // There the socket always has the default port's name.
+    // Cloud SQL's socket has the name of the default port.
     symlink(real, folder.join(".s.PGSQL.5432")).unwrap();
     let folder = folder.to_str().unwrap();
     let (user, name, password) = (&database.user, &database.name, &database.password);
@@ -55,7 +55,7 @@ fn a_unix_socket_in_a_folder_with_colons() {
         .env("DB_USER", user)
         .env("DB_PASS", password)
         .env("DB_NAME", name)
-        // Of no account over a socket, as with libpq.
+        // Ignored over a Unix socket, as in libpq.
         .env("DB_SSLMODE", "require");
     parts.arg("1").run().expect_code(0);
     let url = format!("postgres://{user}:{password}@/{name}?host={folder}");
@@ -65,7 +65,7 @@ fn a_unix_socket_in_a_folder_with_colons() {
 }
 
 #[test]
-fn a_folder_without_a_socket() {
+fn missing_unix_socket_is_reported() {
     let source = Source::responding([]);
     let command = Command::new()
         .source(&source)
@@ -77,80 +77,79 @@ fn a_folder_without_a_socket() {
     ");
 }
 
-/// Accepts one connection, plays `say`, and holds it until the other side gives up.
-fn silent(say: impl FnOnce(&mut TcpStream) + Send + 'static) -> u16 {
+/// Starts a server that accepts one connection, runs `startup`, and then sends nothing.
+fn silent_server(startup: impl FnOnce(&mut TcpStream) + Send + 'static) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        say(&mut stream);
+        startup(&mut stream);
         let _ = stream.read_to_end(&mut Vec::new());
     });
     port
 }
 
-/// One packet of the start, which begins with its length.
-fn hear(stream: &mut TcpStream) {
+/// Reads one startup packet, which begins with its length.
+fn read_startup_packet(stream: &mut TcpStream) {
     let mut length = [0; 4];
     stream.read_exact(&mut length).unwrap();
     let rest = usize::try_from(u32::from_be_bytes(length)).unwrap() - 4;
     stream.read_exact(&mut vec![0; rest]).unwrap();
 }
 
-/// The error within the limit of a second, and long before that of the test.
+/// The error of a connection that times out after one second.
 #[track_caller]
-fn given_up(port: u16, sslmode: &str) -> String {
+fn timeout_error(port: u16, sslmode: &str) -> String {
     let source = Source::responding([]);
     let url = format!("postgres://u:canary@127.0.0.1:{port}/x?sslmode={sslmode}&connect_timeout=1");
     let started = Instant::now();
     let command = Command::new().source(&source).env("DATABASE_URL", url);
     let run = command.arg("1").run().expect_code(5);
     let took = started.elapsed();
-    assert!(took < Duration::from_secs(9), "gave up after {took:?}");
-    assert!(source.requests().is_empty(), "a token was asked for");
+    assert!(took < Duration::from_secs(9), "timed out after {took:?}");
+    assert!(source.requests().is_empty(), "a token was requested");
     run.error().to_owned()
 }
 
 #[test]
-fn a_server_that_falls_silent_is_given_up_in_time() {
-    let before_tls = given_up(silent(|_| {}), "require");
+fn connection_times_out_when_server_stops_responding_during_startup() {
+    let before_tls = timeout_error(silent_server(|_| {}), "require");
     shows!(before_tls, @"
     error: the database cannot be reached
       caused by: 127.0.0.1:[port] did not answer within 1s
     hint: check host and port in DATABASE_URL and that no firewall drops the packets, or raise connect_timeout; no token was asked for
     ");
-    let said_yes = silent(|stream| {
-        hear(stream);
+    let accepts_tls = silent_server(|stream| {
+        read_startup_packet(stream);
         stream.write_all(b"S").unwrap();
     });
-    let in_tls = given_up(said_yes, "require");
-    let asked = silent(|stream| {
-        hear(stream);
+    let in_tls = timeout_error(accepts_tls, "require");
+    let requests_password = silent_server(|stream| {
+        read_startup_packet(stream);
         // AuthenticationMD5Password with its salt.
         stream.write_all(b"R\0\0\0\x0c\0\0\0\x05salt").unwrap();
     });
-    let in_authentication = given_up(asked, "disable");
-    let welcomed = silent(|stream| {
-        hear(stream);
+    let in_authentication = timeout_error(requests_password, "disable");
+    let authenticates = silent_server(|stream| {
+        read_startup_packet(stream);
         // AuthenticationOk, and then no ReadyForQuery.
         stream.write_all(b"R\0\0\0\x08\0\0\0\0").unwrap();
     });
-    let after_authentication = given_up(welcomed, "disable");
+    let after_authentication = timeout_error(authenticates, "disable");
     for error in [in_tls, in_authentication, after_authentication] {
-        let place = |text: &str| text.split("127.0.0.1:").next().unwrap().to_owned();
-        assert_eq!(place(&error), place(&before_tls));
+        let before_port = |text: &str| text.split("127.0.0.1:").next().unwrap().to_owned();
+        assert_eq!(before_port(&error), before_port(&before_tls));
         assert!(error.contains("did not answer within 1s"), "{error}");
     }
 }
 
-/// Each host has the whole time.
 #[test]
-fn a_silent_host_does_not_use_up_the_time_of_the_next() {
+fn each_host_has_its_own_connect_timeout() {
     let database = Database::standard();
     let source = Source::responding([Response::tokens(["aa"])]);
-    let (quiet, port) = (silent(|_| {}), database.port);
+    let (silent, port) = (silent_server(|_| {}), database.port);
     let (user, password, name) = (&database.user, &database.password, &database.name);
-    let hosts = format!("127.0.0.1:{quiet},127.0.0.1:{port}");
+    let hosts = format!("127.0.0.1:{silent},127.0.0.1:{port}");
     let url = format!("postgres://{user}:{password}@{hosts}/{name}?connect_timeout=2");
     let command = Command::new().source(&source).env("DATABASE_URL", url);
     command.arg("1").run().expect_code(0);
@@ -158,10 +157,10 @@ fn a_silent_host_does_not_use_up_the_time_of_the_next() {
 }
 
 #[test]
-fn a_tls_connection_that_is_cut_is_resolved_as_others_are() {
+fn in_doubt_tokens_are_resolved_when_a_tls_connection_breaks() {
     let tls_server = tls_server();
     let mut admin = tls_server.admin(TLS_ONLY);
-    // In a CHECK: on a table with row triggers a look-up proves nothing.
+    // A CHECK holds the lock: with row triggers a look-up would prove nothing.
     let lock = "CREATE FUNCTION hold(data text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
              IF data LIKE 'cut%' THEN PERFORM pg_advisory_xact_lock_shared(7); END IF;
              RETURN true; END $$;
@@ -196,8 +195,8 @@ fn a_tls_connection_that_is_cut_is_resolved_as_others_are() {
         assert!(Instant::now() < end, "no INSERT waits for the lock");
         thread::park_timeout(Duration::from_millis(10));
     };
-    let cut = "SELECT pg_terminate_backend($1), pg_advisory_unlock(7)";
-    admin.execute(cut, &[&pid]).unwrap();
+    let terminate = "SELECT pg_terminate_backend($1), pg_advisory_unlock(7)";
+    admin.execute(terminate, &[&pid]).unwrap();
 
     let report = Report::of_run(&running.wait().expect_code(0));
     assert_eq!(report.count("stored"), 51);
@@ -207,13 +206,13 @@ fn a_tls_connection_that_is_cut_is_resolved_as_others_are() {
     assert_eq!(
         rows,
         report.with_status("stored"),
-        "each of them once, and over TLS"
+        "each token is stored once, over TLS"
     );
 }
 
-/// A reconnect demands what the first connection demanded.
+/// A reconnect has the requirements of the first connection.
 #[test]
-fn a_server_that_turns_tls_off_in_the_middle_gets_no_token_without_it() {
+fn no_token_is_sent_without_tls_when_the_server_turns_tls_off() {
     let tls_server = TlsServer::new();
     let mut admin = tls_server.admin(OPEN);
     let gate = Gate::new();
@@ -231,7 +230,7 @@ fn a_server_that_turns_tls_off_in_the_middle_gets_no_token_without_it() {
     for sql in ["ALTER SYSTEM SET ssl = off", "SELECT pg_reload_conf()"] {
         admin.batch_execute(sql).unwrap();
     }
-    // Only the postmaster's own children tell what it does now.
+    // Only a new backend shows the postmaster's current setting.
     let end = Instant::now() + Duration::from_secs(30);
     while tls_server
         .admin(OPEN)
@@ -243,16 +242,17 @@ fn a_server_that_turns_tls_off_in_the_middle_gets_no_token_without_it() {
         assert!(Instant::now() < end, "TLS stays on");
         thread::park_timeout(Duration::from_millis(10));
     }
-    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'tokens'";
-    admin.batch_execute(cut).unwrap();
+    let terminate =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'tokens'";
+    admin.batch_execute(terminate).unwrap();
     gate.open();
 
     let run = running.wait().expect_code(5);
     let report = Report::of_run(&run);
     assert_eq!(report.with_status("stored"), ["aa"]);
-    // Whether they were sent before the cut was noticed is a race; neither is stored.
-    let left = [report.with_status("failed"), report.with_status("unknown")].concat();
-    assert_eq!(left, ["bb", "cc"], "{}", run.stdout);
+    // It is a race whether they are sent before the disconnect is noticed; neither is stored.
+    let unstored = [report.with_status("failed"), report.with_status("unknown")].concat();
+    assert_eq!(unstored, ["bb", "cc"], "{}", run.stdout);
     assert!(
         run.error().contains("server does not support TLS"),
         "{}",
@@ -263,8 +263,8 @@ fn a_server_that_turns_tls_off_in_the_middle_gets_no_token_without_it() {
     assert!(tls_server.was_stored_over_tls(OPEN, "aa"));
 }
 
-/// A server, or a pooler, that refuses a session with startup options as RDS Proxy does.
-fn without_options(target: u16) -> u16 {
+/// Starts a proxy that refuses sessions with startup options, like RDS Proxy.
+fn proxy_without_options(target: u16) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
@@ -295,9 +295,9 @@ fn without_options(target: u16) -> u16 {
 }
 
 #[test]
-fn proxy_that_refuses_startup_options_is_connected_to_without_them() {
+fn own_startup_options_are_left_out_when_a_proxy_refuses_them() {
     let database = Database::standard();
-    let port = without_options(database.port);
+    let port = proxy_without_options(database.port);
     let (user, password, name) = (&database.user, &database.password, &database.name);
     let url = format!("postgres://{user}:{password}@127.0.0.1:{port}/{name}?sslmode=disable");
     let source = Source::responding([Response::tokens(["aa", "bb"])]);
@@ -305,7 +305,7 @@ fn proxy_that_refuses_startup_options_is_connected_to_without_them() {
     command.arg("2").run().expect_code(0);
     assert_eq!(database.rows(), ["aa", "bb"]);
 
-    // Those that the user wants are not left out.
+    // The user's options are never left out.
     let source = Source::responding([]);
     let url = format!("{url}&options=-csearch_path%3Dapp");
     let command = Command::new().source(&source).env("DATABASE_URL", url);
@@ -343,7 +343,7 @@ fn startup_options_of_the_user_reach_the_server() {
 }
 
 #[test]
-fn hosts_are_tried_in_random_order_if_load_balancing_is_on() {
+fn hosts_are_tried_in_random_order_when_load_balancing_is_on() {
     let database = Database::standard();
     let proxies = [0, 1].map(|_| Proxy::to(database.port));
     let (user, password, name) = (&database.user, &database.password, &database.name);
@@ -361,6 +361,6 @@ fn hosts_are_tried_in_random_order_if_load_balancing_is_on() {
     while proxies[1].accepted() == 0 {
         check(&format!("{url}?load_balance_hosts=random"));
         tries += 1;
-        assert!(tries < 64, "the second host is never the first");
+        assert!(tries < 64, "the second host is never tried first");
     }
 }

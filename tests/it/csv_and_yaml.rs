@@ -1,5 +1,4 @@
-//! CSV and YAML: what other programs read comes back whole from their parsers, whatever a token holds,
-//! and a spreadsheet computes nothing.
+//! CSV and YAML reports: independent parsers read them for any token, and no CSV cell is a formula.
 
 use std::fs;
 
@@ -11,7 +10,7 @@ use crate::support::report::Report;
 use crate::support::snapshot::shows;
 use crate::support::source::{Response, Source};
 
-/// Texts that parsers like to take for something else.
+/// Texts that parsers may misread.
 const TRICKY: [&str; 20] = [
     "no",
     "~",
@@ -40,7 +39,7 @@ fn command(source: &Source, database: &Database, size: usize) -> Command {
     command.arg(size.to_string())
 }
 
-/// A run of these tokens with an `ndjson` report beside the one that is looked at.
+/// A run of these tokens with a report of this format and an `ndjson` report.
 fn run(tokens: &[&str], format: &str) -> (Run, Report) {
     let database = Database::standard();
     let source = Source::responding([Response::tokens(tokens)]);
@@ -52,7 +51,7 @@ fn run(tokens: &[&str], format: &str) -> (Run, Report) {
     (run, report)
 }
 
-/// The rows of a CSV text as maps with all columns, sorted.
+/// Parses CSV, and returns sorted rows of column names and cells.
 fn table(text: &str) -> Vec<Vec<(String, String)>> {
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers().unwrap().clone();
@@ -69,7 +68,7 @@ fn table(text: &str) -> Vec<Vec<(String, String)>> {
 }
 
 #[test]
-fn csv_is_a_header_and_a_line_a_token() {
+fn csv_has_a_header_and_one_line_per_token() {
     let (run, _) = run(&["aa", "b-b", "c\tc"], "csv");
     let (header, rows) = run.stdout.split_once('\n').unwrap();
     assert_eq!(
@@ -78,15 +77,15 @@ fn csv_is_a_header_and_a_line_a_token() {
     );
     let mut rows: Vec<&str> = rows.lines().collect();
     rows.sort_unstable();
-    let shown: Vec<String> = rows.iter().map(|row| without_time(row)).collect();
-    insta::assert_snapshot!(shown.join("\n"), @r#"
+    let rows: Vec<String> = rows.iter().map(|row| without_time(row)).collect();
+    insta::assert_snapshot!(rows.join("\n"), @r#"
     aa,stored,1,[ms],,,,
     b-b,rejected,1,[ms],23514,secret_tokens_data_check,,"new row for relation ""secret_tokens"" violates check constraint ""secret_tokens_data_check"""
     c\tc,rejected,0,[ms],,,control character,
     "#);
 }
 
-/// A line of CSV less its fourth cell, which is a time.
+/// A CSV line with a placeholder for its fourth cell, which is a time.
 fn without_time(row: &str) -> String {
     let mut cells: Vec<&str> = row.splitn(5, ',').collect();
     assert!(cells[3].parse::<f64>().is_ok(), "{row}");
@@ -95,7 +94,7 @@ fn without_time(row: &str) -> String {
 }
 
 #[test]
-fn a_cell_of_csv_is_never_a_formula_and_never_breaks_out() {
+fn csv_cells_are_quoted_and_never_formulas() {
     let tokens = [
         "=cmd|'/c calc'!A0",
         "+1",
@@ -129,7 +128,7 @@ fn a_cell_of_csv_is_never_a_formula_and_never_breaks_out() {
 }
 
 #[test]
-fn what_stands_behind_a_token_in_csv_is_no_formula_either() {
+fn csv_reasons_are_never_formulas() {
     let database = Database::standard();
     let source = Source::responding([Response::tokens(["aa"])]);
     let run = command(&source, &database, 1)
@@ -142,9 +141,9 @@ fn what_stands_behind_a_token_in_csv_is_no_formula_either() {
 }
 
 #[test]
-fn csv_says_of_each_token_what_ndjson_says() {
+fn csv_agrees_with_ndjson() {
     let (run, report) = run(&["aa", "b-b", "c\tc", "dd"], "csv");
-    let shown = |value: &Value| match value {
+    let cell = |value: &Value| match value {
         Value::Null => String::new(),
         Value::String(text) => text.replace('\t', "\\t"),
         number => number.as_f64().unwrap().to_string(),
@@ -163,7 +162,7 @@ fn csv_says_of_each_token_what_ndjson_says() {
                 "reason",
                 "message",
             ];
-            keys.map(|key| (key.to_owned(), shown(&token[key]))).into()
+            keys.map(|key| (key.to_owned(), cell(&token[key]))).into()
         })
         .collect();
     expected.sort();
@@ -174,7 +173,7 @@ fn csv_says_of_each_token_what_ndjson_says() {
 fn yaml_is_one_document_with_tokens_and_summary() {
     let database = Database::standard();
     let source = Source::responding([Response::tokens(["aa"]), Response::tokens(["b-b"])]);
-    // One after the other, so that the order is known.
+    // One after the other, so the order is fixed.
     let run = command(&source, &database, 2)
         .args(["--report", "yaml", "--script", "mine.rhai"])
         .file(
@@ -217,7 +216,7 @@ fn yaml_is_one_document_with_tokens_and_summary() {
 }
 
 #[test]
-fn any_token_comes_back_whole_from_yaml() {
+fn yaml_preserves_any_token() {
     let (run, report) = run(&TRICKY, "yaml");
     let hostile = |c: char| c.is_control() && c != '\n' || "\u{202e}\u{feff}\u{2028}".contains(c);
     assert!(!run.stdout.contains(hostile), "{:?}", run.stdout);
@@ -237,7 +236,7 @@ fn any_token_comes_back_whole_from_yaml() {
 }
 
 #[test]
-fn csv_and_yaml_without_a_token_are_whole_too() {
+fn csv_and_yaml_are_complete_without_tokens() {
     let [csv, yaml] = ["csv", "yaml"].map(|format| {
         let database = Database::standard();
         let source = Source::responding([Response::status(500)]);

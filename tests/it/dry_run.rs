@@ -1,4 +1,4 @@
-//! `--dry-run`: the real constraints judge every token, and nothing of it stays in the table.
+//! `--dry-run`: the real constraints check every token, and no row stays in the table.
 
 use std::fs;
 use std::path::Path;
@@ -13,14 +13,14 @@ use crate::support::report::Report;
 use crate::support::snapshot::shows;
 use crate::support::source::{Response, Source};
 
-/// A constraint that waits for the commit, and a row that is in its way.
-const PATIENT: &str = "ALTER TABLE secret_tokens ADD CONSTRAINT once UNIQUE (data)
+/// A deferred unique constraint, and a row that an equal token conflicts with.
+const DEFERRED_CONSTRAINT: &str = "ALTER TABLE secret_tokens ADD CONSTRAINT once UNIQUE (data)
     DEFERRABLE INITIALLY DEFERRED;
     INSERT INTO secret_tokens (data) VALUES ('older')";
 
 #[test]
-fn constraints_judge_also_those_that_wait_for_the_commit_and_nothing_stays() {
-    let database = Database::standard().with_sql(PATIENT);
+fn deferred_constraints_are_checked_and_no_row_stays() {
+    let database = Database::standard().with_sql(DEFERRED_CONSTRAINT);
     let source = Source::responding([Response::tokens(["aa", "b-b", "older", "aa"])]);
     let command = Command::new().source(&source).database(&database);
     let command = command.args(["4", "--dry-run", "--report", "text"]);
@@ -28,7 +28,7 @@ fn constraints_judge_also_those_that_wait_for_the_commit_and_nothing_stays() {
         .args(["--report", "ndjson=run.ndjson", "--report", "csv=run.csv"])
         .run()
         .expect_code(0);
-    // Each is tried alone: equal tokens do not meet.
+    // Each token is tried alone, so equal tokens do not conflict.
     shows!(run.sorted(), @"
     rejected  b-b  23514 secret_tokens_data_check
     rejected  older  23505 once
@@ -45,7 +45,7 @@ fn constraints_judge_also_those_that_wait_for_the_commit_and_nothing_stays() {
 }
 
 #[test]
-fn a_lost_connection_leaves_nothing_in_doubt() {
+fn lost_connection_leaves_no_token_in_doubt() {
     for fault in [
         Fault::Disconnect,
         Fault::DisconnectClient,
@@ -59,14 +59,14 @@ fn a_lost_connection_leaves_nothing_in_doubt() {
         proxy.arm(Point::Ready(200), fault, Scope::All);
         proxy.wait_for_injected(1);
         let report = Report::of_run(&running.wait().expect_code(0));
-        let judged = report.count("stored") + report.count("rejected");
-        assert_eq!(judged, 500, "{fault:?}");
+        let settled = report.count("stored") + report.count("rejected");
+        assert_eq!(settled, 500, "{fault:?}");
         assert!(database.rows().is_empty());
     }
 }
 
 #[test]
-fn behind_a_pooler_nothing_stays_either() {
+fn no_row_stays_when_a_pooler_is_used() {
     for mode in ["transaction", "session"] {
         let database = Database::standard();
         let setup = PoolerSetup {
@@ -95,7 +95,7 @@ fn behind_a_pooler_nothing_stays_either() {
 }
 
 #[test]
-fn an_sqlite_file_and_the_demo_are_left_as_they_were() {
+fn sqlite_file_and_demo_keep_no_row() {
     let source = Source::responding([Response::tokens(["aa", "b-b"])]);
     let command = Command::new().source(&source);
     let path = command.dir().join("tokens.db");
@@ -127,7 +127,7 @@ fn an_sqlite_file_and_the_demo_are_left_as_they_were() {
 }
 
 #[test]
-fn a_dry_run_keeps_no_journal_and_its_report_is_not_replayed() {
+fn dry_run_refuses_a_journal_and_its_report_cannot_be_replayed() {
     let database = Database::standard();
     let source = Source::responding([Response::tokens(["aa"])]);
     let command = || {
@@ -152,9 +152,9 @@ fn a_dry_run_keeps_no_journal_and_its_report_is_not_replayed() {
     assert!(database.rows().is_empty());
 }
 
-/// What it reports would be taken for stored.
+/// The report would claim that tokens are stored.
 #[test]
-fn a_replay_cannot_be_a_dry_run() {
+fn replay_is_refused_when_dry_run_is_set() {
     let database = Database::standard();
     let line = "{\"token\":\"aa\",\"status\":\"failed\"}\n";
     let command = || {
@@ -175,9 +175,8 @@ fn a_replay_cannot_be_a_dry_run() {
     assert_eq!(database.rows(), ["aa"]);
 }
 
-/// `check` finds it too, before a run does.
 #[test]
-fn check_knows_what_excludes_each_other() {
+fn check_finds_options_that_exclude_each_other() {
     let check = Command::new().arg("check");
     let both = check.config("run: {dry_run: true, journal: run.journal}");
     let run = both.run().expect_code(2);

@@ -1,4 +1,4 @@
-//! Every example does what its first comment says, against a scripted source and a real PostgreSQL.
+//! Every example does what its first comment says, with a scripted source and a real PostgreSQL.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +12,7 @@ use crate::support::ledger::Ledger;
 use crate::support::root;
 use crate::support::source::{Request, Response, Source};
 
-use super::scripts_books::unwilling;
+use super::script_accounting::database_refusing_bb;
 
 fn example(name: &str) -> PathBuf {
     root().join("examples").join(name)
@@ -28,7 +28,7 @@ fn run_of(name: &str, size: u64, source: &Source, database: &Database) -> Comman
         .database(database)
 }
 
-/// The examples' files.
+/// The paths of all examples.
 fn examples() -> Vec<PathBuf> {
     let entries = fs::read_dir(example("")).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -59,15 +59,15 @@ fn every_example_runs_in_the_demo() {
         let ledger = Ledger::of(&run).without_duplicates();
         let settled = ledger.count("stored") + ledger.count("rejected");
         assert_eq!(settled, ledger.count("received"), "{}", path.display());
-        // What the demo's tokens look like is chance: the canary may well die of it.
-        let died = path == example("canary.rhai") && ledger.count("received") == 10;
-        assert!(died || settled >= 12, "{}", path.display());
-        run.expect_code(if died { 20 } else { 0 });
+        // The demo's tokens are random, so the canary may stop the run.
+        let is_stopped = path == example("canary.rhai") && ledger.count("received") == 10;
+        assert!(is_stopped || settled >= 12, "{}", path.display());
+        run.expect_code(if is_stopped { 20 } else { 0 });
     }
 }
 
 #[test]
-fn every_example_stands_in_the_index() {
+fn every_example_is_listed_in_the_index() {
     let index = fs::read_to_string(example("README.md")).unwrap();
     let mut rest = index.as_str();
     for path in examples() {
@@ -78,12 +78,12 @@ fn every_example_stands_in_the_index() {
     }
     assert!(
         !rest.contains("\n**["),
-        "an entry without its example: {rest}"
+        "an entry without an example: {rest}"
     );
 }
 
 #[test]
-fn classic_lines_prints_the_first_version_s_lines() {
+fn classic_lines_prints_the_lines_of_the_first_version() {
     let source = Source::responding([Response::tokens(["aa", "b-b", "cc"])]);
     let database = Database::standard();
     let run = run_of("classic_lines.rhai", 3, &source, &database).run();
@@ -96,7 +96,7 @@ fn classic_lines_prints_the_first_version_s_lines() {
 }
 
 #[test]
-fn until_stored_goes_on_until_enough_are_stored() {
+fn until_stored_fetches_until_enough_tokens_are_stored() {
     let source = Source::responding([
         Response::tokens(["aa", "b-b", "c-c"]),
         Response::tokens(["dd", "e-e"]),
@@ -113,7 +113,7 @@ fn until_stored_goes_on_until_enough_are_stored() {
 }
 
 #[test]
-fn until_stored_gives_up_where_everything_is_refused() {
+fn until_stored_stops_when_every_token_is_rejected() {
     let source = Source::responding([Response::tokens(["a-a", "b-b"]).always()]);
     let run = run_of("until_stored.rhai", 2, &source, &Database::standard()).run();
     let run = run.expect_code(3);
@@ -126,10 +126,10 @@ fn until_stored_gives_up_where_everything_is_refused() {
 }
 
 #[test]
-fn retry_failed_stores_what_heals() {
-    // The store itself tries five times; the second round of the script gets through.
+fn retry_failed_stores_tokens_when_the_database_recovers() {
+    // `store` tries five times; the second round of the script succeeds.
     let source = Source::responding([Response::tokens(["aa", "bb", "c-c"])]);
-    let database = unwilling(7);
+    let database = database_refusing_bb(7);
     let run = run_of("retry_failed.rhai", 3, &source, &database).run();
     let run = run.expect_code(0);
     let ledger = Ledger::of(&run).without_duplicates();
@@ -148,7 +148,7 @@ fn retry_failed_stores_what_heals() {
     assert_eq!(bb["attempts"], 8);
 }
 
-/// The cells of a CSV line in which every cell may be quoted.
+/// Splits a CSV line whose cells may be quoted.
 fn cells(line: &str) -> Vec<String> {
     let mut cells = vec![String::new()];
     let mut quoted = false;
@@ -169,7 +169,7 @@ fn cells(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn csv_lines_are_read_back_as_they_were_meant() {
+fn csv_lines_are_valid_csv_without_formulas() {
     let source = Source::responding([Response::tokens([
         "aa", "=1+1", "q\"u,o", "b-b", "@x", "+y", "-z",
     ])]);
@@ -195,7 +195,7 @@ fn csv_lines_are_read_back_as_they_were_meant() {
 }
 
 #[test]
-fn circuit_breaker_spares_the_tokens_that_would_be_refused() {
+fn circuit_breaker_stops_when_batches_are_rejected() {
     let source = Source::responding([Response::tokens(["a-a", "b-b"]).always()]);
     let run = run_of("circuit_breaker.rhai", 1000, &source, &Database::standard())
         .config("script: {vars: {batch: 2}}")
@@ -213,7 +213,7 @@ fn circuit_breaker_spares_the_tokens_that_would_be_refused() {
 }
 
 #[test]
-fn quarantine_holds_the_rejected_tokens_and_is_nobody_else_s_to_read() {
+fn quarantine_holds_the_rejected_tokens_and_is_private() {
     let source = Source::responding([Response::tokens(["aa", "b-b", "c\"-c"])]);
     let run = run_of("quarantine.rhai", 3, &source, &Database::standard())
         .args(["--out-dir", "aside"])
@@ -221,11 +221,11 @@ fn quarantine_holds_the_rejected_tokens_and_is_nobody_else_s_to_read() {
     let run = run.expect_code(0);
     let file = run.path("aside/quarantine.ndjson");
     let text = fs::read_to_string(&file).unwrap();
-    let aside = text
+    let quarantined = text
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap());
     let ledger = Ledger::of(&run).without_duplicates();
-    let aside: Vec<Value> = aside.collect();
+    let quarantined: Vec<Value> = quarantined.collect();
     let rejected: Vec<Value> = ledger
         .with_status("rejected")
         .into_iter()
@@ -233,13 +233,13 @@ fn quarantine_holds_the_rejected_tokens_and_is_nobody_else_s_to_read() {
         .collect();
     assert_eq!(rejected.len(), 2);
     // The same objects as in the report.
-    assert_eq!(aside, rejected);
+    assert_eq!(quarantined, rejected);
     let mode = fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
 
 #[test]
-fn constraint_stats_come_after_the_report() {
+fn constraint_stats_follow_the_report() {
     let source = Source::responding([Response::tokens(["aa", "b-b", "c-c", "dd"])]);
     let run = run_of("constraint_stats.rhai", 4, &source, &Database::standard()).run();
     let run = run.expect_code(0);
@@ -251,7 +251,7 @@ fn constraint_stats_come_after_the_report() {
 }
 
 #[test]
-fn markdown_report_is_one_table_whatever_the_tokens_hold() {
+fn markdown_report_is_one_table_for_any_tokens() {
     let source = Source::responding([Response::tokens(["a|b", "\\|c", "b-b", "<i>", "[x](y)"])]);
     let run = run_of("markdown_report.rhai", 5, &source, &Database::standard()).run();
     let run = run.expect_code(0);
@@ -264,7 +264,7 @@ fn markdown_report_is_one_table_whatever_the_tokens_hold() {
 }
 
 #[test]
-fn canary_costs_ten_tokens_where_the_constraint_refuses_everything() {
+fn canary_consumes_ten_tokens_when_every_token_is_rejected() {
     let source = Source::responding([Response::tokens((0..10).map(|n| format!("{n}-"))).always()]);
     let run = run_of("canary.rhai", 1000, &source, &Database::standard()).run();
     let run = run.expect_code(20);
@@ -282,7 +282,7 @@ fn canary_costs_ten_tokens_where_the_constraint_refuses_everything() {
 }
 
 #[test]
-fn progress_log_says_how_far_it_is() {
+fn progress_log_reports_the_percentage() {
     let source = Source::responding([Response::tokens((0..20).map(|n| format!("t{n}")))]);
     let run = run_of("progress_log.rhai", 20, &source, &Database::standard()).run();
     let run = run.expect_code(0);

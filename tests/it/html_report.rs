@@ -1,5 +1,5 @@
-//! The HTML report without a browser: it needs nothing from elsewhere, its numbers are the summary's,
-//! tokens stay text, and the table holds what matters whatever the number of tokens.
+//! The HTML report, read without a browser: it loads nothing, its numbers match the summary, tokens stay
+//! text, and the size of its table is limited.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::source::{Response, Source};
 
-/// What a page must not take for markup.
+/// Tokens that look like markup or code.
 pub const HOSTILE_TOKENS: [&str; 8] = [
     "<img src=x onerror=alert(1)>",
     "</script><script>alert(1)</script>",
@@ -24,11 +24,11 @@ pub const HOSTILE_TOKENS: [&str; 8] = [
 
 /// A page with the `ndjson` report of the same run.
 pub struct Page {
-    /// Its text.
+    /// Its HTML.
     pub text: String,
-    /// Its rows: status by number, token, attempts, milliseconds, why.
+    /// Its rows: number of the status, token, attempts, milliseconds, reason.
     pub rows: Vec<Value>,
-    /// What it has to agree with.
+    /// The `ndjson` report.
     pub report: Report,
 }
 
@@ -46,40 +46,40 @@ impl Page {
         }
     }
 
-    /// What stands between two texts.
+    /// The text between two markers.
     fn between(&self, start: &str, end: &str) -> &str {
         let (_, rest) = self.text.split_once(start).expect(start);
         rest.split_once(end).expect(end).0
     }
 }
 
-/// Asks for both reports.
-pub fn reporting(command: Command) -> Command {
+/// Adds both reports to a command.
+pub fn with_reports(command: Command) -> Command {
     command.args(["--report", "html=run.html", "--report", "ndjson=run.ndjson"])
 }
 
-/// A run of these tokens.
+/// Runs these tokens with both reports.
 pub fn run(tokens: &[&str]) -> Run {
     let database = Database::standard();
     let source = Source::responding([Response::tokens(tokens)]);
     let command = Command::new().source(&source).database(&database);
-    reporting(command).arg(tokens.len().to_string()).run()
+    with_reports(command).arg(tokens.len().to_string()).run()
 }
 
 #[test]
-fn a_page_needs_nothing_from_elsewhere() {
+fn page_loads_nothing() {
     let page = Page::of(&run(&["aa", "b-b"]));
     for mark in [
         "http:", "https:", "//", "url(", "@import", "src=", "href=", "<link", "<img", "<iframe",
     ] {
-        let before: Vec<&str> = page.text.matches(mark).collect();
+        let found: Vec<&str> = page.text.matches(mark).collect();
         let in_script = page
             .between("\"use strict\";", "</script>")
             .matches(mark)
             .count();
-        // Comments of the script begin with two strokes, and no address is in them.
+        // Comments of the script begin with two slashes, and contain no URL.
         let allowed = if mark == "//" { in_script } else { 0 };
-        assert_eq!(before.len(), allowed, "{mark}");
+        assert_eq!(found.len(), allowed, "{mark}");
     }
     let policy = page.between("http-equiv=\"Content-Security-Policy\" content=\"", "\"");
     let hashes = policy.matches("'sha256-").count();
@@ -92,13 +92,13 @@ fn a_page_needs_nothing_from_elsewhere() {
     assert_eq!(
         page.text.matches("<script").count(),
         2,
-        "the rows and the page's own"
+        "the rows and the script of the page"
     );
 }
 
 #[test]
-fn the_numbers_of_a_page_are_the_summary_s() {
-    let run = reporting(Command::new().args(["demo", "1500", "--report", "text"])).run();
+fn numbers_of_the_page_match_the_summary() {
+    let run = with_reports(Command::new().args(["demo", "1500", "--report", "text"])).run();
     let page = Page::of(&run.expect_code(0));
     for status in ["stored", "rejected", "failed", "unknown", "not_attempted"] {
         let shown = page.between(&format!("data-count=\"{status}\">"), "<");
@@ -132,7 +132,7 @@ fn the_numbers_of_a_page_are_the_summary_s() {
 }
 
 #[test]
-fn a_page_tells_top_ups_from_requests_that_were_repeated() {
+fn page_counts_top_ups_and_retries_separately() {
     let database = Database::standard();
     let source = Source::responding([
         Response::tokens(["aa", "bb"]),
@@ -140,13 +140,13 @@ fn a_page_tells_top_ups_from_requests_that_were_repeated() {
         Response::tokens(["cc"]),
     ]);
     let command = Command::new().source(&source).database(&database);
-    let page = Page::of(&reporting(command).arg("3").run().expect_code(0));
+    let page = Page::of(&with_reports(command).arg("3").run().expect_code(0));
     let requests = page.between("<dt>requests</dt><dd>", "</dd>");
     assert_eq!(requests, "3<small>1 topping up, 1 repeated</small>");
 }
 
 #[test]
-fn tokens_stay_text_in_a_page() {
+fn tokens_stay_text() {
     let page = Page::of(&run(&HOSTILE_TOKENS));
     for markup in ["<img", "<svg onload", "<script>alert", "<!--", "\u{202e}"] {
         assert!(!page.text.contains(markup), "{markup}");
@@ -164,15 +164,15 @@ fn tokens_stay_text_in_a_page() {
     assert_eq!(shown, expected);
 }
 
-/// What a script says of a token stands in the table and among the causes.
+/// The reason of a script appears in the table and among the causes.
 #[test]
-fn words_stay_text_in_a_page() {
+fn reasons_stay_text() {
     let database = Database::standard();
     let source = Source::responding([Response::tokens(["aa"])]);
     let command = Command::new().source(&source).database(&database);
     let script =
         "report(reject(fetch(SIZE), \"<img src=x onerror=alert(1)>\\u202e</title><!--\"));";
-    let run = reporting(command)
+    let run = with_reports(command)
         .args(["1", "--script", "mine.rhai"])
         .file("mine.rhai", script)
         .run();
@@ -184,7 +184,7 @@ fn words_stay_text_in_a_page() {
 }
 
 #[test]
-fn a_page_without_a_token_is_whole_too() {
+fn page_is_complete_without_tokens() {
     let database = Database::standard();
     let source = Source::responding([Response::status(500)]);
     let command = Command::new().source(&source).database(&database);
@@ -202,17 +202,17 @@ fn a_page_without_a_token_is_whole_too() {
 }
 
 #[test]
-fn a_masked_page_shows_no_token() {
-    let run = reporting(Command::new().args(["demo", "20", "--mask", "sha256"])).run();
+fn masked_page_shows_no_token() {
+    let run = with_reports(Command::new().args(["demo", "20", "--mask", "sha256"])).run();
     let page = Page::of(&run.expect_code(0));
     assert!(page.text.contains("Tokens are masked in this report."));
     let all_masked = |row: &Value| row[1].as_str().unwrap().starts_with("sha256:");
     assert!(page.rows.iter().all(all_masked));
 }
 
-/// More tokens than the table holds: it says so, and takes no more memory than a line a token does.
+/// The page states that its table is incomplete, and needs hardly more memory than a text report.
 #[test]
-fn a_long_run_has_a_table_of_a_part_and_flat_memory() {
+fn table_and_memory_are_limited_in_a_long_run() {
     let measured = |report: &str| {
         let command = Command::new().args(["demo", "200000", "--report", report]);
         let (run, peak) = command.spawn().wait_with_peak_memory();

@@ -1,5 +1,5 @@
-//! Several hosts of one database: the first that answers and takes writes is taken, and found again
-//! after a failover.
+//! Several hosts of one database: a run uses the first one that accepts writes, and finds it again after
+//! a failover.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,16 +13,16 @@ use crate::support::report::Report;
 use crate::support::snapshot::shows;
 use crate::support::source::{Gate, Response, Source};
 
-/// Lets a standby follow.
+/// Allows replication.
 const HBA: &str = "\
 host replication all 127.0.0.1/32 scram-sha-256
 host all         all 127.0.0.1/32 scram-sha-256
 ";
 
-/// Of the superuser, everywhere.
+/// The superuser's password on every server.
 const PASSWORD: &str = "canary-77c2";
 
-/// A primary with the seed's table, whose commits wait for no standby.
+/// Starts a primary with the standard table; its commits wait for no standby.
 fn primary() -> Server {
     let server = Server::start(&ServerSetup {
         hba: Some(HBA),
@@ -51,7 +51,7 @@ fn client(server: &Server) -> Client {
     .client()
 }
 
-/// Stores in whichever of these takes writes.
+/// A run whose URL names these ports of 127.0.0.1.
 fn command(ports: &[u16], password: &str, parameters: &str) -> Command {
     let hosts: Vec<String> = ports
         .iter()
@@ -67,7 +67,7 @@ fn rows(server: &Server) -> Vec<String> {
     found.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// From now on also the sessions that are open take no writes.
+/// Makes every session read-only, including open ones.
 fn forbid_writes(server: &Server) {
     alter(server, "default_transaction_read_only = on");
 }
@@ -83,7 +83,7 @@ fn alter(server: &Server, setting: &str) {
 }
 
 #[test]
-fn the_first_that_takes_writes_is_taken() {
+fn first_writable_host_is_used() {
     let primary = primary();
     let standby = standby_of(&primary);
     let dead = free_port();
@@ -108,7 +108,7 @@ fn the_first_that_takes_writes_is_taken() {
     by_parts.arg("1").run().expect_code(0);
     assert_eq!(rows(&primary), ["aa", "bb", "cc", "dd"]);
 
-    // The first that answers is the one that counts, where any is said to do.
+    // With `any`, the first host that responds is used.
     let source = Source::responding([]);
     let any = command(&ports, PASSWORD, "?target_session_attrs=any").source(&source);
     shows!(any.arg("1").run().expect_code(5).error(), @"
@@ -116,14 +116,14 @@ fn the_first_that_takes_writes_is_taken() {
       caused by: 127.0.0.1:[port] is a standby or read-only
     hint: the host in DATABASE_URL must name the primary, and the role must not be set to read only; no token was asked for
     ");
-    // A wrong password is wrong everywhere.
+    // After a wrong password no further host is tried.
     let wrong = command(&ports, "wrong", "").source(&source);
     shows!(wrong.arg("1").run().expect_code(5).error(), @r#"
     error: the database refused to connect
       caused by: password authentication failed for user "postgres" (28P01)
     hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
     "#);
-    // Nobody takes writes.
+    // No host accepts writes.
     let none = command(&ports[..2], PASSWORD, "").source(&source);
     shows!(none.arg("1").run().expect_code(5).error(), @"
     error: none of the 2 hosts can be used
@@ -131,11 +131,11 @@ fn the_first_that_takes_writes_is_taken() {
       caused by: 127.0.0.1:[port] is a standby or read-only
     hint: one of the hosts in DATABASE_URL must be the primary, and reachable; no token was asked for
     ");
-    assert!(source.requests().is_empty(), "a token was asked for");
+    assert!(source.requests().is_empty(), "a token was requested");
 }
 
 #[test]
-fn nobody_answers() {
+fn every_host_is_reported_when_none_responds() {
     let ports = [free_port(), free_port()];
     let source = Source::responding([]);
     let command = command(&ports, "canary", "").source(&source);
@@ -147,9 +147,9 @@ fn nobody_answers() {
     ");
 }
 
-/// 25006 in the middle of a run is no verdict on a token: the next host gets it.
+/// Error 25006 during a run does not reject a token: the next host gets it.
 #[test]
-fn a_primary_that_turns_read_only_is_left_for_the_next() {
+fn next_host_is_used_when_the_primary_becomes_read_only() {
     let (first, second) = (primary(), primary());
     let gate = Gate::new();
     let tokens: Vec<String> = (0..200).map(|n| format!("b{n:03}")).collect();
@@ -163,7 +163,7 @@ fn a_primary_that_turns_read_only_is_left_for_the_next() {
         .spawn();
     running.wait_for_stdout(|text| text.lines().count() == 1);
     forbid_writes(&first);
-    until_read_only(&first);
+    wait_until_read_only(&first);
     gate.open();
 
     let report = Report::of_run(&running.wait().expect_code(0));
@@ -172,36 +172,35 @@ fn a_primary_that_turns_read_only_is_left_for_the_next() {
     assert_eq!(rows(&second), tokens);
 }
 
-/// Nobody announces the new setting. A session that begins with it is begun after all that are open
-/// were told.
-fn until_read_only(server: &Server) {
-    until("it stays as it was", || {
+/// Waits until new sessions are read-only; open sessions became read-only before.
+fn wait_until_read_only(server: &Server) {
+    wait_until("the server stays writable", || {
         let row = client(server).query_one("SHOW default_transaction_read_only", &[]);
         row.unwrap().get::<_, &str>(0) == "on"
     });
 }
 
-/// So many connections of a run are ready to send.
-fn until_connected(server: &Server, count: i64) {
+/// Waits until a run has this many idle connections.
+fn wait_until_idle(server: &Server, count: i64) {
     let mut client = client(server);
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle' \
          AND application_name LIKE 'token_service %'";
-    until("there are not so many connections", || {
+    wait_until("the run has another number of idle connections", || {
         client.query_one(sql, &[]).unwrap().get::<_, i64>(0) == count
     });
 }
 
 #[track_caller]
-fn until(otherwise: &str, mut holds: impl FnMut() -> bool) {
+fn wait_until(message: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(Instant::now() < end, "{otherwise}");
+    while !condition() {
+        assert!(Instant::now() < end, "{message}");
         thread::park_timeout(Duration::from_millis(10));
     }
 }
 
 #[test]
-fn the_only_host_is_waited_for_and_then_the_tokens_are_failed() {
+fn unsent_tokens_fail_when_the_only_host_stays_read_only() {
     let server = primary();
     let gate = Gate::new();
     let tokens: Vec<String> = (0..200).map(|n| format!("b{n:03}")).collect();
@@ -215,7 +214,7 @@ fn the_only_host_is_waited_for_and_then_the_tokens_are_failed() {
         .spawn();
     running.wait_for_stdout(|text| text.lines().count() == 1);
     forbid_writes(&server);
-    until_read_only(&server);
+    wait_until_read_only(&server);
     gate.open();
 
     let run = running.wait().expect_code(5);
@@ -233,10 +232,9 @@ fn the_only_host_is_waited_for_and_then_the_tokens_are_failed() {
     ");
 }
 
-/// The connection that is left works on, and nothing is left for it to do: the end of the run must not
-/// depend on it to say why.
+/// The remaining connection is idle; the final error must not depend on it.
 #[test]
-fn tokens_that_are_given_up_beside_an_idle_connection_are_explained() {
+fn failed_tokens_are_explained_when_another_connection_is_idle() {
     let server = primary();
     let gate = Gate::new();
     let first: Vec<String> = (0..64).map(|n| format!("a{n:02}")).collect();
@@ -250,9 +248,9 @@ fn tokens_that_are_given_up_beside_an_idle_connection_are_explained() {
         .args(["--connections", "2"])
         .spawn();
     running.wait_for_stdout(|text| text.lines().count() == 64);
-    until_connected(&server, 2);
+    wait_until_idle(&server, 2);
     forbid_writes(&server);
-    until_read_only(&server);
+    wait_until_read_only(&server);
     gate.open();
 
     let run = running.wait().expect_code(5);
@@ -268,13 +266,13 @@ fn tokens_that_are_given_up_beside_an_idle_connection_are_explained() {
     ");
 }
 
-/// The primary dies with tokens in flight, its standby is promoted: what was replicated is found
-/// there, the rest is sent again, and each is there once.
+/// The primary crashes with tokens in flight, and its standby is promoted. Replicated tokens are found
+/// there, and the other ones are sent again.
 #[test]
-fn a_promoted_standby_takes_over_and_shows_what_was_stored() {
+fn tokens_are_stored_once_when_a_standby_is_promoted() {
     let primary = primary();
     let standby = standby_of(&primary);
-    // From now on an acknowledged commit is at the standby too.
+    // From now on the standby has every acknowledged commit.
     alter(&primary, "synchronous_standby_names = '*'");
     let gate = Gate::new();
     let tokens: Vec<String> = (0..3000).map(|n| format!("b{n:04}")).collect();
@@ -299,13 +297,13 @@ fn a_promoted_standby_takes_over_and_shows_what_was_stored() {
     assert_eq!(
         rows(&standby),
         report.with_status("stored"),
-        "each of them once"
+        "each token is stored once"
     );
 }
 
-/// The host that answers is of another database: what it shows proves nothing.
+/// The rows of another database prove nothing.
 #[test]
-fn another_database_proves_nothing_of_what_was_in_flight() {
+fn in_doubt_tokens_stay_unknown_when_the_next_host_is_another_database() {
     let (first, second) = (primary(), primary());
     let mut admin = client(&first);
     let ddl = "CREATE FUNCTION hold(text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
@@ -318,7 +316,7 @@ fn another_database_proves_nothing_of_what_was_in_flight() {
         .source(&source)
         .args(["1", "--report", "ndjson"])
         .spawn();
-    until_somebody_waits(&mut admin);
+    wait_until_insert_waits(&mut admin);
     first.pg_ctl(&["--mode=immediate", "--wait", "stop"]);
 
     let run = running.wait().expect_code(5);
@@ -331,9 +329,9 @@ fn another_database_proves_nothing_of_what_was_in_flight() {
     assert!(rows(&second).is_empty());
 }
 
-fn until_somebody_waits(admin: &mut Client) {
+fn wait_until_insert_waits(admin: &mut Client) {
     let sql = "SELECT FROM pg_stat_activity WHERE wait_event = 'advisory'";
-    until("no INSERT waits", || {
+    wait_until("no INSERT waits", || {
         !admin.query(sql, &[]).unwrap().is_empty()
     });
 }

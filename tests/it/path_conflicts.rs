@@ -1,5 +1,5 @@
-//! What a run writes never takes the place of what it reads or keeps: it is refused before a token is
-//! asked for, and every file is left as it was.
+//! A run is refused if one of its outputs would overwrite its inputs, its journal or another output. No
+//! token is requested, and no file changes.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -8,9 +8,9 @@ use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::snapshot::shows;
 
-const TOKEN: &str = "{\"token\":\"aa\",\"status\":\"failed\",\"attempts\":1,\"ms\":0.0}\n";
+const REPORT_LINE: &str = "{\"token\":\"aa\",\"status\":\"failed\",\"attempts\":1,\"ms\":0.0}\n";
 
-/// Everything that a run may have to do with, in one folder.
+/// A command with every kind of file in its folder.
 fn command() -> Command {
     let command = Command::new()
         .env("DATABASE_URL", "sqlite:tokens.db")
@@ -18,15 +18,15 @@ fn command() -> Command {
         .file("c.yaml", "run: {grace: 8s}\n")
         .file("s.rhai", "report(store(fetch(SIZE)));\n")
         .file("in.txt", "aa\n")
-        .file("old.ndjson", TOKEN)
-        .file("run.ndjson.partial", TOKEN)
+        .file("old.ndjson", REPORT_LINE)
+        .file("run.ndjson.partial", REPORT_LINE)
         .file("tokens.db", "")
         .file("j", "");
     symlink("c.yaml", command.dir().join("link")).unwrap();
     command
 }
 
-/// What the files hold, by name.
+/// The contents of the files, by name.
 fn contents(command: &Command) -> Vec<(String, Vec<u8>)> {
     let entries = fs::read_dir(command.dir()).unwrap();
     let mut files: Vec<_> = entries
@@ -40,7 +40,7 @@ fn contents(command: &Command) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// The error of a command line, which leaves every file as it was.
+/// The error of a refused command line; asserts that no file has changed.
 #[track_caller]
 fn refused(line: &str) -> String {
     let command = command();
@@ -49,7 +49,7 @@ fn refused(line: &str) -> String {
     let running = command.args(line.split(' ')).spawn();
     let run = running.wait().expect_code(2);
     let after = fs::read_dir(&folder).unwrap().count();
-    assert_eq!(after, before.len(), "{line}: nothing is left behind");
+    assert_eq!(after, before.len(), "{line}: no file is created");
     for (name, content) in before {
         assert_eq!(fs::read(folder.join(&name)).unwrap(), content, "{line}");
     }
@@ -58,7 +58,7 @@ fn refused(line: &str) -> String {
 }
 
 #[test]
-fn a_report_never_takes_the_place_of_what_its_run_reads_or_keeps() {
+fn report_is_refused_when_it_would_overwrite_a_file_of_the_run() {
     let all = [
         "1 --journal j --report ndjson=j",
         "1 --journal ./j --report ndjson=j",
@@ -100,7 +100,7 @@ fn a_report_never_takes_the_place_of_what_its_run_reads_or_keeps() {
 }
 
 #[test]
-fn nor_of_the_file_that_is_replayed_or_merged() {
+fn output_is_refused_when_it_would_overwrite_the_replayed_or_merged_file() {
     let all = [
         "replay old.ndjson --report ndjson=old.ndjson",
         "replay run.ndjson.partial --report ndjson=run.ndjson",
@@ -121,7 +121,7 @@ fn nor_of_the_file_that_is_replayed_or_merged() {
 }
 
 #[test]
-fn nor_of_keys_and_secrets() {
+fn report_is_refused_when_it_would_overwrite_a_key_or_secret() {
     let command = || {
         let command = Command::new()
             .env("TOKEN_HOST", "http://127.0.0.1:9")
@@ -146,7 +146,7 @@ fn nor_of_keys_and_secrets() {
 }
 
 #[test]
-fn nor_do_two_of_what_is_written_share_a_path() {
+fn outputs_are_refused_when_two_share_a_path() {
     let all = [
         "1 --report json=a --report ndjson=./a",
         "1 --report json=a.partial --report ndjson=a",
@@ -173,22 +173,20 @@ fn nor_do_two_of_what_is_written_share_a_path() {
     ");
 }
 
-/// The standard input may be a file too.
 #[test]
-fn a_redirected_input_is_no_report_either() {
+fn report_is_refused_when_it_is_the_redirected_standard_input() {
     let command = command();
     let file = fs::File::open(command.dir().join("in.txt")).unwrap();
     let args = ["demo", "1", "--input", "-", "--report", "text=in.txt"];
     let command = command.args(args);
-    let done = command.std_command().stdin(file).output().unwrap();
-    assert_eq!(done.status.code(), Some(2));
+    let output = command.std_command().stdin(file).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
     assert_eq!(fs::read(command.dir().join("in.txt")).unwrap(), b"aa\n");
 }
 
-/// A replay keeps no journal: that a file is configured as the journal of runs does not keep it from
-/// being replayed, and protects it from reports all the same.
+/// A replay writes no journal, so it may read the configured one. A report must still not overwrite it.
 #[test]
-fn the_journal_that_is_configured_is_replayed_and_not_reported_over() {
+fn configured_journal_is_replayed_but_not_overwritten() {
     let database = Database::standard();
     let run = |args: [&str; 4]| {
         let command = command().database(&database);
@@ -207,7 +205,7 @@ fn the_journal_that_is_configured_is_replayed_and_not_reported_over() {
 }
 
 #[test]
-fn check_finds_such_a_path_too() {
+fn check_finds_a_report_that_would_overwrite_the_journal() {
     let command = Command::new().arg("check");
     let command = command.config("run: {journal: j}\nreports: [ndjson=j]\n");
     let run = command.run().expect_code(2);

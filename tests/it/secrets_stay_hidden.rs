@@ -1,15 +1,15 @@
-//! Canaries: tokens, password, source key and `Authorization` that are looked for in everything the
-//! process says of itself, whatever goes wrong, at the most talkative level. And no core dump.
+//! Secrets never appear in output. Tokens, password, source key and `Authorization` are canaries, which the
+//! tests search in errors and in logs of the most verbose level. Also, no core dump is written.
 
 use std::os::unix::fs::MetadataExt as _;
 
-use crate::outages::{lock, lockable, unlock, waiting_backend};
+use crate::outages::{lock, lockable_table, unlock, wait_for_blocked_backend};
 use crate::support::command::{Command, Run};
 use crate::support::database::{Database, Login};
 use crate::support::postgres::free_port;
 use crate::support::source::{Gate, Response, Source};
 
-/// What no message may hold.
+/// The text that no output may contain.
 const CANARY: &str = "canary";
 const TOKENS: [&str; 3] = [
     "CanaryTokenStored",
@@ -17,8 +17,9 @@ const TOKENS: [&str; 3] = [
     "CanaryTokenLast",
 ];
 
-/// Says on every occasion what it was given.
-const TALKATIVE: &str = "CREATE FUNCTION talk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+/// A trigger that repeats the token in every message it can send.
+const REPEATING_TRIGGER: &str =
+    "CREATE FUNCTION talk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     RAISE NOTICE 'notice %', NEW.data;
     RAISE WARNING 'warning %', NEW.data USING DETAIL = NEW.data, HINT = NEW.data;
     IF NEW.data LIKE '%Last' THEN
@@ -27,7 +28,7 @@ const TALKATIVE: &str = "CREATE FUNCTION talk() RETURNS trigger LANGUAGE plpgsql
     RETURN NEW; END $$;
     CREATE TRIGGER talk BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION talk()";
 
-/// Scripts that end with an error which may quote a token.
+/// Scripts whose error may quote a token.
 const SCRIPTS: [&str; 20] = [
     "for t in fetch(SIZE) { throw t; }",
     "for t in fetch(SIZE) { throw `bad ${t}`; }",
@@ -51,7 +52,7 @@ const SCRIPTS: [&str; 20] = [
     "for o in store(fetch(SIZE)) { throw o.to_json(); }",
 ];
 
-const YAML: [&str; 9] = [
+const INVALID_CONFIGURATIONS: [&str; 9] = [
     "database: {password: [Canary]}",
     "database: {password: Canary, prot: 1}",
     "database:\n  password: \"Canary\n",
@@ -63,17 +64,17 @@ const YAML: [&str; 9] = [
     "source: {headers: {authorization: \"Canary\\u0001\"}}",
 ];
 
-/// How much was searched.
+/// The result of the search.
 #[derive(Default)]
-pub struct Searched {
-    /// Bytes of logs, errors and command lines.
+pub struct SearchResult {
+    /// The number of searched bytes.
     pub bytes: usize,
-    /// What held a canary.
+    /// The outputs that contain a canary.
     pub hits: Vec<String>,
 }
 
-impl Searched {
-    fn look(&mut self, what: &str, text: &str) {
+impl SearchResult {
+    fn search(&mut self, what: &str, text: &str) {
         self.bytes += text.len();
         if text.to_lowercase().contains(CANARY) {
             self.hits.push(format!("{what}: {text}"));
@@ -82,31 +83,31 @@ impl Searched {
 
     fn run(&mut self, what: &str, command: Command) -> Run {
         let run = command.run();
-        self.look(what, &run.stderr);
+        self.search(what, &run.stderr);
         run
     }
 }
 
-struct Stage<'a> {
-    layout: &'a str,
+struct LeakTest<'a> {
+    format: &'a str,
     database: &'a Database,
 }
 
-impl Stage<'_> {
+impl LeakTest<'_> {
     fn command(&self, source: &Source, login: &Login) -> Command {
         let key = format!("{}?key=CanaryKey", source.url());
         self.bare().env("TOKEN_HOST", key).database(login)
     }
 
     fn bare(&self) -> Command {
-        self.talkative(Command::new())
+        self.verbose(Command::new())
     }
 
-    fn talkative(&self, command: Command) -> Command {
+    fn verbose(&self, command: Command) -> Command {
         command
             .env("TOKEN_SERVICE_SOURCE_AUTHORIZATION", "Bearer CanaryAuth")
-            .args(["--log-level", "trace", "--log-format", self.layout])
-            .args(["--error-format", self.layout])
+            .args(["--log-level", "trace", "--log-format", self.format])
+            .args(["--error-format", self.format])
     }
 
     fn run(&self, source: &Source) -> Command {
@@ -119,32 +120,32 @@ impl Stage<'_> {
     }
 }
 
-/// Goes through every way to fail that the tests know.
-pub fn search() -> Searched {
-    let mut searched = Searched::default();
-    for layout in ["text", "json"] {
-        let (database, mut admin) = lockable();
+/// Provokes every known failure, and searches its output.
+pub fn search() -> SearchResult {
+    let mut searched = SearchResult::default();
+    for format in ["text", "json"] {
+        let (database, mut admin) = lockable_table();
         let password = format!("ALTER ROLE {} PASSWORD 'CanaryPassword'", database.user);
         admin.batch_execute(&password).unwrap();
         let mut database = database;
         database.set_password("CanaryPassword");
-        admin.batch_execute(TALKATIVE).unwrap();
-        let stage = Stage {
-            layout,
+        admin.batch_execute(REPEATING_TRIGGER).unwrap();
+        let test = LeakTest {
+            format,
             database: &database,
         };
-        source_faults(&stage, &mut searched);
-        database_faults(&stage, &mut searched);
+        source_faults(&test, &mut searched);
+        database_faults(&test, &mut searched);
         for script in SCRIPTS {
-            let source = Stage::tokens();
-            let command = stage.run(&source).file("mine.rhai", script);
+            let source = LeakTest::tokens();
+            let command = test.run(&source).file("mine.rhai", script);
             searched.run(
                 script,
                 command.args(["--script", "mine.rhai", "--out-dir", "."]),
             );
         }
-        for yaml in YAML {
-            searched.run(yaml, stage.bare().config(yaml));
+        for yaml in INVALID_CONFIGURATIONS {
+            searched.run(yaml, test.bare().config(yaml));
         }
         for (name, value) in [
             ("DATABASE_URL", "postgres://u:CanaryPassword@h:port/x"),
@@ -158,53 +159,53 @@ pub fn search() -> Searched {
             ("TOKEN_HOST", "Canary"),
             ("DB_PASS", "CanaryPassword"),
         ] {
-            let command = stage.bare().env("TOKEN_HOST", "http://h/?key=CanaryKey");
+            let command = test.bare().env("TOKEN_HOST", "http://h/?key=CanaryKey");
             searched.run(name, command.env(name, value));
         }
-        crash(&stage, &mut admin, &mut searched);
+        lost_connection(&test, &mut admin, &mut searched);
     }
     searched
 }
 
-fn source_faults(stage: &Stage, searched: &mut Searched) {
+fn source_faults(test: &LeakTest, searched: &mut SearchResult) {
     for answer in [
         Response::tokens(TOKENS),
         Response::status(500).body(TOKENS.join("\n")),
         Response::status(401).body("CanaryAuth"),
         Response::status(307).header("location", "http://h/?key=CanaryKey"),
-        Response::cut(TOKENS.join("\n"), 1000),
+        Response::truncated(TOKENS.join("\n"), 1000),
         Response::raw("text/html", TOKENS.join("\n")),
         Response::raw("text/plain", "Canary\0Control\nCanary\u{1b}[31mEscape\n"),
         Response::raw("text/plain", &b"Canary\xffBytes\n"[..]),
         Response::tokens(["Canary".repeat(1000)]),
     ] {
         let source = Source::responding([answer]);
-        let command = stage.run(&source).arg("--no-top-up");
+        let command = test.run(&source).arg("--no-top-up");
         searched.run("source", command);
     }
-    let gone = format!("http://127.0.0.1:{}/?key=CanaryKey", free_port());
-    let command = stage.bare().env("TOKEN_HOST", gone);
+    let unreachable = format!("http://127.0.0.1:{}/?key=CanaryKey", free_port());
+    let command = test.bare().env("TOKEN_HOST", unreachable);
     let command = command
-        .database(stage.database)
+        .database(test.database)
         .config("source: {retries: 1}");
     searched.run("no source", command);
 }
 
-fn database_faults(stage: &Stage, searched: &mut Searched) {
+fn database_faults(test: &LeakTest, searched: &mut SearchResult) {
     let none = Source::responding([]);
     for wrong in [
         Login {
             password: "CanaryWrong".to_owned(),
-            ..(**stage.database).clone()
+            ..(**test.database).clone()
         },
         Login {
             port: free_port(),
-            ..(**stage.database).clone()
+            ..(**test.database).clone()
         },
     ] {
-        searched.run("login", stage.command(&none, &wrong));
+        searched.run("login", test.command(&none, &wrong));
     }
-    let mut admin = stage.database.admin();
+    let mut admin = test.database.admin();
     for code in ["42501", "42703", "53400", "40001", "XX000", "P0001"] {
         let ddl = format!(
             "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -216,11 +217,11 @@ fn database_faults(stage: &Stage, searched: &mut Searched) {
                  FOR EACH ROW EXECUTE FUNCTION refuse()"
         );
         admin.batch_execute(&ddl).unwrap();
-        let source = Stage::tokens();
-        let run = searched.run(code, stage.run(&source).args(["--patience", "200ms"]));
-        let command = Command::new().database(stage.database);
+        let source = LeakTest::tokens();
+        let run = searched.run(code, test.run(&source).args(["--patience", "200ms"]));
+        let command = Command::new().database(test.database);
         let command = command.arg("replay").arg(run.path("journal"));
-        let replayed = searched.run("replay", stage.talkative(command));
+        let replayed = searched.run("replay", test.verbose(command));
         assert!(
             replayed.stderr.contains("3 received"),
             "{}",
@@ -232,30 +233,30 @@ fn database_faults(stage: &Stage, searched: &mut Searched) {
         .unwrap();
 }
 
-/// A connection that is cut, the command line of a living process, and a signal.
-fn crash(stage: &Stage, admin: &mut postgres::Client, searched: &mut Searched) {
+/// A terminated backend, and the command line of a running process.
+fn lost_connection(test: &LeakTest, admin: &mut postgres::Client, searched: &mut SearchResult) {
     lock(admin);
     let gate = Gate::new();
     let source = Source::responding([
         Response::tokens(&TOKENS[..2]),
         Response::tokens(&TOKENS[2..]).after(&gate),
     ]);
-    let running = stage.run(&source).spawn();
-    let pid = waiting_backend(admin);
+    let running = test.run(&source).spawn();
+    let pid = wait_for_blocked_backend(admin);
     let line = std::fs::read(format!("/proc/{}/cmdline", running.pid)).unwrap();
-    searched.look("command line", &String::from_utf8_lossy(&line));
-    let cut = "SELECT pg_terminate_backend($1)";
-    admin.execute(cut, &[&pid]).unwrap();
+    searched.search("command line", &String::from_utf8_lossy(&line));
+    let terminate = "SELECT pg_terminate_backend($1)";
+    admin.execute(terminate, &[&pid]).unwrap();
     unlock(admin);
     gate.open();
     let run = running.wait();
-    searched.look("a cut connection", &run.stderr);
+    searched.search("a lost connection", &run.stderr);
 }
 
 #[test]
-fn no_canary_is_heard() {
+fn no_output_contains_a_canary() {
     let searched = search();
-    assert!(searched.bytes > 10_000, "it said too little to be worth it");
+    assert!(searched.bytes > 10_000, "too little output was searched");
     assert!(
         searched.hits.is_empty(),
         "{}",
@@ -264,7 +265,7 @@ fn no_canary_is_heard() {
 }
 
 #[test]
-fn a_crash_leaves_no_core_and_the_memory_is_nobody_else_s() {
+fn process_dumps_no_core_and_its_memory_is_private() {
     let database = Database::standard();
     let gate = Gate::new();
     let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
@@ -276,7 +277,7 @@ fn a_crash_leaves_no_core_and_the_memory_is_nobody_else_s() {
     let core = limits.lines().find(|line| line.starts_with("Max core"));
     let words: Vec<&str> = core.unwrap().split_whitespace().collect();
     assert_eq!(words[4..6], ["0", "0"], "{words:?}");
-    // A process that may not be dumped has its files owned by root.
+    // The files of a process that is not dumpable belong to root.
     assert_eq!(
         std::fs::metadata(format!("{proc}/environ")).unwrap().uid(),
         0

@@ -1,4 +1,5 @@
-//! A database that refuses: exit code 5 with one error, at once, before a token is asked for.
+//! A database that cannot be used ends the run with exit code 5 and one error, before a token is
+//! requested.
 
 use std::path::Path;
 
@@ -10,13 +11,12 @@ use crate::support::postgres::{Server, ServerSetup, free_port};
 use crate::support::snapshot::shows;
 use crate::support::source::{Response, Source};
 
-/// Runs against a source that must not be asked for anything, and gives the one error. No secret
-/// stands in what is shown, not even at the most talkative log level.
+/// The only error of a run that must request no token and not show `secret`.
 #[track_caller]
 pub fn startup_error(command: Command, secret: &str) -> String {
     let source = Source::responding([]);
     let run = command.source(&source).arg("5").run().expect_code(5);
-    assert!(source.requests().is_empty(), "a token was asked for");
+    assert!(source.requests().is_empty(), "a token was requested");
     assert_eq!(run.stdout, "");
     assert!(run.stderr.starts_with("error:"), "{}", run.stderr);
     assert!(!run.stderr.contains(secret), "{}", run.stderr);
@@ -24,12 +24,12 @@ pub fn startup_error(command: Command, secret: &str) -> String {
 }
 
 #[track_caller]
-fn refused_by(login: &Login) -> String {
+fn error_for(login: &Login) -> String {
     startup_error(Command::new().database(login), &login.password)
 }
 
 #[test]
-fn a_server_that_is_down() {
+fn stopped_server_is_reported() {
     let login = Login {
         host: "127.0.0.1".to_owned(),
         port: free_port(),
@@ -37,7 +37,7 @@ fn a_server_that_is_down() {
         password: "canary".to_owned(),
         name: "tokens".to_owned(),
     };
-    shows!(refused_by(&login), @"
+    shows!(error_for(&login), @"
     error: the database cannot be reached
       caused by: 127.0.0.1:[port]: Connection refused (os error 111)
     hint: check host and port in DATABASE_URL and that the server runs; no token was asked for
@@ -45,27 +45,27 @@ fn a_server_that_is_down() {
 }
 
 #[test]
-fn a_host_that_has_no_address() {
+fn host_without_address_is_reported() {
     let command = Command::new()
         .env("DB_HOST", "nowhere.invalid")
         .env("DB_USER", "tokens")
         .env("DB_PASS", "canary")
         .env("DB_NAME", "tokens");
     let error = startup_error(command, "canary");
-    // What the resolver says differs from machine to machine.
+    // The resolver's message differs between machines.
     assert!(error.starts_with("error: "), "{error}");
     assert!(error.contains("nowhere.invalid:5432"), "{error}");
     assert!(error.contains("\nhint: check DB_HOST"), "{error}");
 }
 
 #[test]
-fn a_wrong_password() {
+fn wrong_password_is_reported() {
     let database = Database::standard();
     let login = Login {
         password: "canary".to_owned(),
         ..(*database).clone()
     };
-    shows!(refused_by(&login), @r#"
+    shows!(error_for(&login), @r#"
     error: the database refused to connect
       caused by: password authentication failed for user "[database]_owner" (28P01)
     hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
@@ -73,7 +73,7 @@ fn a_wrong_password() {
 }
 
 #[test]
-fn no_password_where_one_is_wanted() {
+fn missing_password_is_reported() {
     let database = Database::standard();
     let error = startup_error(
         Command::new().database_without_password(&database),
@@ -87,13 +87,13 @@ fn no_password_where_one_is_wanted() {
 }
 
 #[test]
-fn no_such_role() {
+fn unknown_role_is_reported() {
     let database = Database::standard();
     let login = Login {
         user: "nobody".to_owned(),
         ..(*database).clone()
     };
-    shows!(refused_by(&login), @r#"
+    shows!(error_for(&login), @r#"
     error: the database refused to connect
       caused by: password authentication failed for user "nobody" (28P01)
     hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
@@ -101,13 +101,13 @@ fn no_such_role() {
 }
 
 #[test]
-fn no_such_database() {
+fn unknown_database_is_reported() {
     let database = Database::standard();
     let login = Login {
         name: "elsewhere".to_owned(),
         ..(*database).clone()
     };
-    shows!(refused_by(&login), @r#"
+    shows!(error_for(&login), @r#"
     error: the database refused to connect
       caused by: database "elsewhere" does not exist (3D000)
     hint: the path in DATABASE_URL must name a database of 127.0.0.1:[port]; no token was asked for
@@ -115,9 +115,9 @@ fn no_such_database() {
 }
 
 #[test]
-fn no_such_table() {
+fn missing_table_is_reported() {
     let database = Database::new();
-    shows!(refused_by(&database), @r#"
+    shows!(error_for(&database), @r#"
     error: the table does not exist
       caused by: relation "secret_tokens" does not exist (42P01)
     hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema where that is not in the search path; no token was asked for
@@ -125,13 +125,13 @@ fn no_such_table() {
 }
 
 #[test]
-fn a_role_that_has_no_connection_left() {
+fn connection_limit_of_role_is_reported() {
     let database = Database::standard();
     let role = database.role_with("INSERT");
     let few = format!("ALTER ROLE {} CONNECTION LIMIT 1", role.user);
     database.admin().batch_execute(&few).unwrap();
     let _only = role.client();
-    shows!(refused_by(&role), @r#"
+    shows!(error_for(&role), @r#"
     error: the database refused to connect
       caused by: too many connections for role "[database]_role" (53300)
     hint: role "[database]_role" has no connection left at 127.0.0.1:[port]: wait, or raise its limit with ALTER ROLE "[database]_role" CONNECTION LIMIT n; no token was asked for
@@ -139,12 +139,12 @@ fn a_role_that_has_no_connection_left() {
 }
 
 #[test]
-fn a_database_that_has_no_connection_left() {
+fn connection_limit_of_database_is_reported() {
     let database = Database::standard();
     let _only = database.client();
     let few = format!("ALTER DATABASE {} CONNECTION LIMIT 1", database.name);
     database.admin().batch_execute(&few).unwrap();
-    shows!(refused_by(&database), @r#"
+    shows!(error_for(&database), @r#"
     error: the database refused to connect
       caused by: too many connections for database "[database]" (53300)
     hint: database "[database]" has no connection left at 127.0.0.1:[port]: wait, or raise its limit with ALTER DATABASE "[database]" CONNECTION LIMIT n; no token was asked for
@@ -152,18 +152,18 @@ fn a_database_that_has_no_connection_left() {
 }
 
 #[test]
-fn a_server_that_has_no_connection_left() {
+fn connection_limit_of_server_is_reported() {
     let server = Server::start(&ServerSetup {
         conf: "max_connections = 3\nmax_wal_senders = 0\nsuperuser_reserved_connections = 0\n",
         ..ServerSetup::default()
     });
     let database = Database::on(&server).with_sql(STANDARD_TABLE);
-    // Those that made the table may still be about to end.
+    // The connections that created the table may still be closing.
     let mut all = Vec::new();
     while all.len() < 3 {
         all.extend(database.try_client());
     }
-    shows!(refused_by(&database), @"
+    shows!(error_for(&database), @"
     error: the database refused to connect
       caused by: sorry, too many clients already (53300)
     hint: 127.0.0.1:[port] has no connection left: wait, or raise max_connections; no token was asked for
@@ -171,7 +171,7 @@ fn a_server_that_has_no_connection_left() {
 }
 
 #[test]
-fn no_such_schema() {
+fn missing_schema_is_reported() {
     let database = Database::standard();
     let command = Command::new().config("database: {table: vault.secret_tokens}");
     let error = startup_error(command.database(&database), &database.password);
@@ -183,7 +183,7 @@ fn no_such_schema() {
 }
 
 #[test]
-fn no_such_column() {
+fn missing_column_is_reported() {
     let database = Database::standard();
     let command = Command::new().config("database: {column: dta}");
     let error = startup_error(command.database(&database), &database.password);
@@ -195,9 +195,9 @@ fn no_such_column() {
 }
 
 #[test]
-fn a_column_that_takes_no_text() {
+fn column_of_a_wrong_type_is_reported() {
     let database = Database::from_ddl("CREATE TABLE secret_tokens (data integer)");
-    shows!(refused_by(&database), @r#"
+    shows!(error_for(&database), @r#"
     error: the column does not keep whole tokens
       caused by: column "data" of "secret_tokens" is of type integer
     hint: ALTER TABLE "secret_tokens" ALTER COLUMN "data" TYPE text, or set `database.column` to a column of type text or varchar; no token was asked for
@@ -205,9 +205,9 @@ fn a_column_that_takes_no_text() {
 }
 
 #[test]
-fn no_right_to_insert() {
+fn missing_insert_right_is_reported() {
     let database = Database::standard();
-    shows!(refused_by(&database.role_with("SELECT")), @r#"
+    shows!(error_for(&database.role_with("SELECT")), @r#"
     error: the database refuses inserts
       caused by: role "[database]_role" has no INSERT right on "secret_tokens", column "data"
     hint: GRANT INSERT ON "secret_tokens" TO "[database]_role"; no token was asked for
@@ -215,7 +215,7 @@ fn no_right_to_insert() {
 }
 
 #[test]
-fn no_right_to_draw_the_next_id() {
+fn missing_sequence_right_is_reported() {
     let database = Database::standard();
     let role = database.role_with("INSERT");
     let revoke = format!(
@@ -223,7 +223,7 @@ fn no_right_to_draw_the_next_id() {
         role.user
     );
     database.client().batch_execute(&revoke).unwrap();
-    shows!(refused_by(&role), @r#"
+    shows!(error_for(&role), @r#"
     error: the database refuses inserts
       caused by: role "[database]_role" has no USAGE right on sequence secret_tokens_id_seq
     hint: GRANT USAGE ON SEQUENCE secret_tokens_id_seq TO "[database]_role"; no token was asked for
@@ -231,7 +231,7 @@ fn no_right_to_draw_the_next_id() {
 }
 
 #[test]
-fn the_right_to_insert_is_enough() {
+fn insert_right_is_sufficient() {
     let database = Database::standard();
     let source = Source::responding([Response::tokens(["aa", "b-b"])]);
     let role = database.role_with("INSERT");
@@ -241,7 +241,7 @@ fn the_right_to_insert_is_enough() {
 }
 
 #[test]
-fn a_server_that_takes_no_writes() {
+fn read_only_server_is_reported() {
     let database = Database::standard();
     let role = database.role_with("INSERT");
     database
@@ -251,7 +251,7 @@ fn a_server_that_takes_no_writes() {
             role.user
         ))
         .unwrap();
-    shows!(refused_by(&role), @"
+    shows!(error_for(&role), @"
     error: the database takes no writes
       caused by: 127.0.0.1:[port] is a standby or read-only
     hint: the host in DATABASE_URL must name the primary, and the role must not be set to read only; no token was asked for
@@ -259,7 +259,7 @@ fn a_server_that_takes_no_writes() {
 }
 
 #[test]
-fn a_server_without_tls_where_tls_is_demanded() {
+fn server_without_tls_is_reported_when_tls_is_required() {
     let database = Database::standard();
     let url = format!("{}?sslmode=require", database.url());
     let error = startup_error(Command::new().env("DATABASE_URL", url), &database.password);
@@ -274,7 +274,7 @@ fn a_server_without_tls_where_tls_is_demanded() {
     assert_eq!(by_parts, error.replace(setting, "set DB_SSLMODE=prefer"));
 }
 
-/// The seed's table in a new SQLite file.
+/// Creates an SQLite file with a table like the standard one.
 fn sqlite(path: &Path) -> Connection {
     let file = Connection::open(path).unwrap();
     file.execute_batch(
@@ -292,7 +292,7 @@ fn texts(file: &Connection, sql: &str) -> Vec<String> {
 }
 
 #[test]
-fn an_sqlite_file_is_stored_in_and_its_schema_is_left_alone() {
+fn sqlite_file_keeps_its_schema() {
     let source = Source::responding([Response::tokens(["aa", "b-b", "cc"])]);
     let command = Command::new()
         .source(&source)
@@ -312,7 +312,7 @@ fn an_sqlite_file_is_stored_in_and_its_schema_is_left_alone() {
 }
 
 #[test]
-fn an_sqlite_file_that_is_missing_is_not_made() {
+fn missing_sqlite_file_is_not_created() {
     let command = Command::new().env("DATABASE_URL", "sqlite:tokens.db");
     let path = command.dir().join("tokens.db");
     shows!(startup_error(command, "canary"), @"
@@ -324,7 +324,7 @@ fn an_sqlite_file_that_is_missing_is_not_made() {
 }
 
 #[test]
-fn an_sqlite_file_without_the_table() {
+fn missing_table_in_sqlite_file_is_reported() {
     let command = Command::new().env("DATABASE_URL", "sqlite:tokens.db");
     let file = Connection::open(command.dir().join("tokens.db")).unwrap();
     file.execute_batch("CREATE TABLE other (a TEXT)").unwrap();
@@ -337,7 +337,7 @@ fn an_sqlite_file_without_the_table() {
 }
 
 #[test]
-fn an_sqlite_file_without_the_column() {
+fn missing_column_in_sqlite_file_is_reported() {
     let command = Command::new().env("DATABASE_URL", "sqlite:tokens.db");
     let _file = sqlite(&command.dir().join("tokens.db"));
     let error = startup_error(command.config("database: {column: dta}"), "canary");
@@ -349,7 +349,7 @@ fn an_sqlite_file_without_the_column() {
 }
 
 #[test]
-fn a_file_that_is_no_sqlite_file() {
+fn file_that_is_not_a_database_is_reported() {
     let command = Command::new()
         .file(
             "tokens.db",

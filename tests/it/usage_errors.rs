@@ -1,12 +1,12 @@
-//! Mistakes on the command line and in the configuration: exit code 2, one error on standard
-//! error, nothing asked of anybody. The rules themselves are tested beside the code.
+//! Errors on the command line and in the configuration: exit code 2 and one error on standard error. Unit
+//! tests cover the rules themselves.
 
 use crate::support::command::{Command, Run};
 use crate::support::snapshot::shows;
 
-/// The one error of a run that was not begun.
+/// The only error of a command that exits with 2.
 #[track_caller]
-fn usage(command: Command) -> String {
+fn usage_error(command: Command) -> String {
     let run: Run = command.run().expect_code(2);
     assert_eq!(run.stdout, "");
     assert!(run.stderr.starts_with("error:"), "{}", run.stderr);
@@ -20,9 +20,9 @@ fn configured() -> Command {
 }
 
 #[test]
-fn a_size_that_is_no_whole_number_of_at_least_one() {
+fn size_is_refused_when_it_is_not_a_positive_whole_number() {
     for size in ["0", "-1", "1.5", "ten", ""] {
-        let error = usage(configured().arg(size));
+        let error = usage_error(configured().arg(size));
         assert!(error.contains(&format!("`{size}`")), "{error}");
         insta::allow_duplicates! {
             insta::assert_snapshot!(error.replace(&format!("`{size}`"), "VALUE"), @"
@@ -34,25 +34,25 @@ fn a_size_that_is_no_whole_number_of_at_least_one() {
 }
 
 #[test]
-fn a_size_beyond_any_number_of_tokens() {
-    shows!(usage(configured().arg("18446744073709551616")), @"
+fn size_is_refused_when_it_is_too_large() {
+    shows!(usage_error(configured().arg("18446744073709551616")), @"
     error: SIZE must be at most 9223372036854775807, not `18446744073709551616`
     hint: `token_service --help` shows what can be typed
     ");
 }
 
 #[test]
-fn an_unknown_option_names_the_nearest() {
-    shows!(usage(configured().arg("--pagesize=10")), @"
+fn unknown_option_names_nearest_option() {
+    shows!(usage_error(configured().arg("--pagesize=10")), @"
     error: unexpected argument '--pagesize' found
     hint: a similar argument exists: '--page-size'
     ");
 }
 
 #[test]
-fn an_unknown_key_names_its_line_and_the_nearest() {
+fn unknown_key_names_its_line_and_the_nearest_key() {
     let yaml = "source:\n  url: http://127.0.0.1:9/tokens\n  tiemout: 3s\n";
-    shows!(usage(configured().config(yaml)), @"
+    shows!(usage_error(configured().config(yaml)), @"
     error: unknown key `tiemout` in `source`
       ╭▸ token_service.yaml:3:3
       │
@@ -62,7 +62,7 @@ fn an_unknown_key_names_its_line_and_the_nearest() {
 }
 
 #[test]
-fn a_misspelt_variable_costs_a_warning_and_no_other_variable_does() {
+fn misspelt_variable_causes_a_warning_and_foreign_variables_do_not() {
     let misspelt = "TOKEN_SERVICE_PAGESIZE means nothing: did you mean TOKEN_SERVICE_PAGE_SIZE?";
     let command = |word| {
         Command::new()
@@ -80,7 +80,7 @@ fn a_misspelt_variable_costs_a_warning_and_no_other_variable_does() {
 }
 
 #[test]
-fn both_forms_of_a_secret() {
+fn secret_is_refused_when_both_forms_are_set() {
     let command = Command::new()
         .env("TOKEN_HOST", "http://127.0.0.1:9/tokens")
         .env("DB_HOST", "127.0.0.1")
@@ -89,49 +89,49 @@ fn both_forms_of_a_secret() {
         .env("DB_PASS", "canary")
         .env("DB_PASS_FILE", "password")
         .file("password", "canary");
-    shows!(usage(command), @"
+    shows!(usage_error(command), @"
     error: DB_PASS and DB_PASS_FILE are both set
     hint: unset one of the two; DB_PASS_FILE keeps the secret out of the environment
     ");
 }
 
 #[test]
-fn both_an_address_and_its_parts() {
-    shows!(usage(configured().env("DB_HOST", "127.0.0.1")), @"
+fn database_url_is_refused_together_with_its_parts() {
+    shows!(usage_error(configured().env("DB_HOST", "127.0.0.1")), @"
     error: DATABASE_URL and DB_HOST are set together
     hint: a URL names the whole database: unset it, or unset the DB_* variables
     ");
 }
 
 #[test]
-fn no_source_points_to_the_variable_and_to_the_demo() {
+fn missing_source_names_the_variable_and_the_demo() {
     let command = Command::new().env("DATABASE_URL", "sqlite:tokens.db");
-    shows!(usage(command), @"
+    shows!(usage_error(command), @"
     error: no token source is configured
     hint: set TOKEN_HOST to its URL, or `source.url` in the file that --config names; `token_service demo` needs neither
     ");
 }
 
 #[test]
-fn no_database_points_to_the_variables_and_to_the_demo() {
+fn missing_database_names_the_variables_and_the_demo() {
     let command = Command::new().env("TOKEN_HOST", "http://127.0.0.1:9/tokens");
-    shows!(usage(command), @"
+    shows!(usage_error(command), @"
     error: no database is configured
     hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the file that --config names; `token_service demo` needs none
     ");
 }
 
 #[test]
-fn credentials_in_the_source_s_address() {
+fn source_url_is_refused_when_it_contains_credentials() {
     let command = configured().env("TOKEN_HOST", "http://someone:canary@127.0.0.1:9/");
-    let error = usage(command);
+    let error = usage_error(command);
     assert!(!error.contains("canary"), "{error}");
     insta::assert_snapshot!(error, @"error: TOKEN_HOST must not hold credentials: give them as TOKEN_SERVICE_SOURCE_AUTHORIZATION or in the file that TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE names");
 }
 
 #[test]
-fn a_missing_configuration_file() {
-    shows!(usage(configured().args(["--config", "missing.yaml"])), @"
+fn missing_configuration_file_is_reported() {
+    shows!(usage_error(configured().args(["--config", "missing.yaml"])), @"
     error: cannot read the configuration file `missing.yaml`
       caused by: No such file or directory (os error 2)
     hint: --config and TOKEN_SERVICE_CONFIG name a YAML file that this user can read
@@ -139,15 +139,15 @@ fn a_missing_configuration_file() {
 }
 
 #[test]
-fn an_unknown_report_format() {
-    shows!(usage(configured().args(["--report", "xml"])), @"
+fn unknown_report_format_is_refused() {
+    shows!(usage_error(configured().args(["--report", "xml"])), @"
     error: --report must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file, not `xml`
     hint: `token_service --help` shows what can be typed
     ");
 }
 
 #[test]
-fn errors_come_as_json_where_that_is_asked_for() {
+fn errors_are_json_when_error_format_is_json() {
     let run = configured().args(["--error-format", "json", "0"]).run();
     let error: serde_json::Value = serde_json::from_str(&run.expect_code(2).stderr).unwrap();
     assert_eq!(error["exit_code"], 2);

@@ -1,5 +1,5 @@
-//! A certificate authority of the tests' own and the certificates it signs: one for a server on
-//! loopback, and those of clients; so that TLS is tested with verification on.
+//! A certificate authority for tests. It signs certificates for servers on loopback and for clients, so
+//! TLS is tested with verification.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use rustls_pki_types::PrivateKeyDer;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{ServerConfig, crypto};
 
-/// What a TLS server on loopback needs, and what its clients must trust.
+/// The certificates and keys of a TLS server on loopback.
 pub struct Certificates {
-    /// The authority's certificate as PEM: what `SSL_CERT_FILE` may name.
+    /// The authority's certificate as PEM, for `SSL_CERT_FILE`.
     pub ca_pem: String,
     /// The server's certificate as PEM.
     pub server_pem: String,
@@ -24,17 +24,17 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// A new authority and a server certificate; ALPN offers HTTP/2, then HTTP/1.1.
+    /// Creates an authority and a server certificate; ALPN offers HTTP/2, then HTTP/1.1.
     pub fn new() -> Self {
         Self::for_server(&["localhost", "127.0.0.1"])
     }
 
-    /// The same for a server of these names only.
+    /// Like [`Self::new`], for a server with these names only.
     pub fn for_server(names: &[&str]) -> Self {
         Self::for_names(names, None)
     }
 
-    /// The same for a server with a common name and no alternative names, as old recipes make them.
+    /// Like [`Self::new`], with a common name and no alternative names, as in old certificates.
     pub fn for_common_name(name: &str) -> Self {
         Self::for_names(&[], Some(name))
     }
@@ -76,7 +76,7 @@ impl Certificates {
         }
     }
 
-    /// A client's certificate of the same authority, and its key, as PEM.
+    /// A client certificate of the same authority and its key, as PEM.
     pub fn client(&self, name: &str) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
@@ -86,7 +86,7 @@ impl Certificates {
         (client.expect("a certificate").pem(), key.serialize_pem())
     }
 
-    /// Accepts connections of these protocols; of any if there are none.
+    /// An acceptor for these ALPN protocols; without ALPN if there are none.
     pub(super) fn acceptor_for(&self, protocols: &[&str]) -> TlsAcceptor {
         let mut config = self.config.clone();
         config.alpn_protocols = protocols

@@ -1,18 +1,18 @@
-//! Documents whose blocks are run as a reader would, so that none of them goes stale.
+//! Runs the code blocks of the documents as a reader would, so that they stay correct.
 //!
-//! How they are written for it:
-//! - A block fenced as `sh` is a script; of a block fenced as `console` the lines after `$ ` are the
-//!   script and the rest shows what may come. What must not be run is fenced as something else.
-//! - A block fenced as `rhai` or `yaml` whose first line is a comment with nothing but the name of a
-//!   file is that file. A script is checked and run in the demo, or by the cases that follow it at
-//!   once, which are run by `token_service test`. Blocks of the two kinds without a name are only shown.
-//! - Each block runs under `bash -euo pipefail` and must end with 0. All run in the order of the
-//!   document in one copy of the checkout, so that a block may use a file that an earlier one wrote.
-//! - The programs are the real ones, but nothing is compiled again: `token_service` and
-//!   `cargo run … -- ARGS` are the binary under test, other `cargo` commands must be `build` or
-//!   `install` and do nothing, and `tests/run`, which runs this, only says its name.
-//! - `TOKEN_HOST` and `DATABASE_URL` are set to a source that under-delivers and a database with the
-//!   seed's table; a block that sets `DB_*` has to unset the latter.
+//! Rules for the documents:
+//! - A block fenced as `sh` is a script. In a block fenced as `console` the lines after `$ ` are the
+//!   script, and the rest shows possible output. A block that must not run has another fence.
+//! - A block fenced as `rhai` or `yaml` is a file if its first line is a comment with a file name only.
+//!   A `yaml` file is run by `token_service test`. A script is checked; if no `yaml` block follows, it
+//!   is run in the demo as well. A block without a file name is not run.
+//! - Each block runs under `bash -euo pipefail` and must exit with 0. All blocks run in the order of the
+//!   document, in one copy of the checkout. A block may use a file that an earlier one wrote.
+//! - The programs are the real ones, but nothing is compiled again. `token_service` and
+//!   `cargo run … -- ARGS` are the binary under test. Other `cargo` commands must be `build` or
+//!   `install`, and do nothing. `tests/run`, which runs this test, only prints its name.
+//! - `TOKEN_HOST` and `DATABASE_URL` name a source that under-delivers and a database with the standard
+//!   table. A block that sets `DB_*` must unset `DATABASE_URL`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -28,16 +28,16 @@ use super::source::Source;
 
 /// One fenced block.
 pub struct Block {
-    /// The line of its first one in the document.
+    /// The number of its first line in the document.
     pub line: usize,
-    /// What it is fenced as.
+    /// The language of its fence.
     pub kind: String,
-    /// What stands in it.
+    /// Its text.
     pub text: String,
 }
 
 impl Block {
-    /// True where it calls a program.
+    /// Whether it calls this program.
     pub fn calls(&self, program: &str) -> bool {
         let is_shell = self.kind == "sh" || self.kind == "console";
         let mut lines = self.text.lines();
@@ -48,7 +48,7 @@ impl Block {
         is_shell && lines.any(words)
     }
 
-    /// The file that it is.
+    /// The name of the file that it shows, if any.
     pub fn file(&self) -> Option<&str> {
         let first = self.text.lines().next()?;
         let (mark, ending) = match self.kind.as_str() {
@@ -60,7 +60,7 @@ impl Block {
         (name.ends_with(ending) && !name.contains(' ')).then_some(name)
     }
 
-    /// What runs it, where `next` is the block that follows.
+    /// The command that runs it; `next` is the following block.
     fn command(&self, next: Option<&Self>) -> Option<String> {
         match (self.kind.as_str(), self.file()) {
             ("sh", _) => Some(self.text.clone()),
@@ -112,14 +112,14 @@ pub fn blocks(text: &str) -> Vec<Block> {
     found
 }
 
-/// A copy of the checkout and a `PATH` on which nothing is compiled again.
+/// Runs blocks in a copy of the checkout, with a `PATH` on which nothing is compiled again.
 pub struct DocRunner {
     dir: tempfile::TempDir,
     path: String,
 }
 
 impl DocRunner {
-    /// A fresh copy.
+    /// Copies the checkout.
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let copy = dir.path().join("token_service");
@@ -134,16 +134,16 @@ impl DocRunner {
                 assert!(copied.unwrap().success());
             }
         }
-        program(
+        write_program(
             &copy.join("tests/run"),
-            "echo 'tests/run: not run by itself'",
+            "echo 'tests/run: skipped inside its own tests'",
         );
         let bin = dir.path().join("bin");
         fs::create_dir(&bin).unwrap();
         std::os::unix::fs::symlink(binary(), bin.join("token_service")).unwrap();
-        program(&bin.join("cargo"), CARGO);
+        write_program(&bin.join("cargo"), CARGO);
         let inherited = std::env::var("PATH").unwrap_or_default();
-        // The server's programs come last: psql and pgbench, where the system has them only there.
+        // The folder of the server comes last, for psql and pgbench on systems that have them only there.
         let path = format!(
             "{}:{inherited}:{}",
             bin.display(),
@@ -152,7 +152,7 @@ impl DocRunner {
         Self { dir, path }
     }
 
-    /// A shell that is about to run these commands in the copy.
+    /// The command of a shell that runs these commands in the copy.
     pub fn shell(&self, commands: &str) -> Command {
         let mut shell = Command::new("bash");
         shell
@@ -166,13 +166,13 @@ impl DocRunner {
         shell
     }
 
-    /// Runs those blocks of a document that are wanted, in order.
+    /// Runs the wanted blocks of a document, in order.
     ///
     /// # Panics
-    /// Where a block does not end with 0.
+    /// If a block does not exit with 0.
     pub fn run(&self, document: &str, wanted: impl Fn(&Block) -> bool) {
         let database = Database::standard();
-        let source = Source::generating(|asked| asked.div_ceil(2));
+        let source = Source::generating(|size| size.div_ceil(2));
         let folder = self.dir.path().join("token_service");
         let blocks = read(document);
         for (at, block) in blocks.iter().enumerate() {
@@ -205,7 +205,7 @@ impl DocRunner {
     }
 }
 
-/// How the `docker` command finds its engine; the rest of the developer's environment is kept out.
+/// The variables by which `docker` finds its engine; no other variable is inherited.
 fn docker_settings() -> Vec<(OsString, OsString)> {
     let of_docker = |name: &OsString| {
         name.to_str()
@@ -220,17 +220,17 @@ fn docker_settings() -> Vec<(OsString, OsString)> {
     settings
 }
 
-/// Stands in for cargo: what it would build is built already.
+/// A replacement for cargo; everything is already built.
 const CARGO: &str = r#"case "${1-}" in
   build | install) exit 0 ;;
   run)
     while [ $# -gt 0 ] && [ "$1" != -- ]; do shift; done
     [ $# -eq 0 ] || shift
     exec token_service "$@" ;;
-  *) echo "the document calls cargo $*, which its test does not know" >&2; exit 1 ;;
+  *) echo "the test of the documents does not support: cargo $*" >&2; exit 1 ;;
 esac"#;
 
-fn program(path: &Path, script: &str) {
+fn write_program(path: &Path, script: &str) {
     fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }

@@ -1,4 +1,4 @@
-//! Scripts in tests, and the ledger of a run: the `ndjson` report, added up.
+//! Commands that run a script, and the ledger of a run: its `ndjson` report with checked counts.
 
 use serde_json::Value;
 
@@ -8,8 +8,9 @@ use super::source::Source;
 
 const STATUSES: [&str; 5] = ["stored", "rejected", "failed", "unknown", "not_attempted"];
 
-/// A run of the demo with this script, a page of four tokens at a time, reporting to `text` on
-/// standard output and to the file that [`Ledger::of`] reads.
+/// A command that runs this script in the demo, with pages of four tokens.
+///
+/// It reports `text` on standard output, and `ndjson` to the file that [`Ledger::of`] reads.
 pub fn demo_command(size: u64, script: &str) -> Command {
     Command::new()
         .args(["demo", &size.to_string()])
@@ -17,7 +18,7 @@ pub fn demo_command(size: u64, script: &str) -> Command {
         .with_script(script)
 }
 
-/// The same against a source and a database of the test's own.
+/// A command that runs this script with the given source and database.
 pub fn database_command(size: u64, script: &str, source: &Source, database: &Database) -> Command {
     Command::new()
         .arg(size.to_string())
@@ -34,7 +35,7 @@ impl Command {
     }
 }
 
-/// The `ndjson` report of a run.
+/// The `ndjson` report of a run, with checked counts.
 pub struct Ledger {
     /// The token objects in order.
     pub tokens: Vec<Value>,
@@ -43,7 +44,10 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Reads the report and fails unless it accounts for every token that was received.
+    /// Reads the report of a run.
+    ///
+    /// # Panics
+    /// If the report does not account for every received token.
     #[track_caller]
     pub fn of(run: &Run) -> Self {
         let text = std::fs::read_to_string(run.path("run.ndjson")).expect("a complete report");
@@ -72,7 +76,7 @@ impl Ledger {
         ledger
     }
 
-    /// Fails where a token stands in the report twice.
+    /// Asserts that no token is reported twice.
     #[track_caller]
     pub fn without_duplicates(self) -> Self {
         let mut tokens = self.texts();
@@ -100,14 +104,14 @@ impl Ledger {
         self.tokens.iter().filter(of_status).collect()
     }
 
-    /// All tokens' texts in order.
+    /// The texts of all tokens, in order.
     pub fn texts(&self) -> Vec<String> {
-        let text = |token: &Value| token["token"].as_str().expect("a text").to_owned();
+        let text = |token: &Value| token["token"].as_str().expect("a string").to_owned();
         self.tokens.iter().map(text).collect()
     }
 }
 
-/// What a run said of its mistake: standard error without log lines and the summary.
+/// The error on standard error, without log lines and the summary.
 pub fn error_text(run: &Run) -> String {
     let start = run.stderr.find("error").unwrap_or(0);
     run.stderr[start..].trim_end().to_owned()

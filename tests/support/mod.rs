@@ -1,7 +1,7 @@
-//! What the tests stand on: a throwaway PostgreSQL, a scripted token source and the real binary.
+//! Support for the tests: throwaway PostgreSQL servers, a scripted token source and the real binary.
 //!
-//! Nothing here fakes the product; every part is a real socket, a real server or a real process.
-#![allow(dead_code, reason = "a test uses what it needs of the support")]
+//! Nothing fakes the product: every part is a real socket, a real server or a real process.
+#![allow(dead_code, reason = "each test uses a part of this module")]
 
 pub mod certificates;
 pub mod cluster;
@@ -30,7 +30,7 @@ pub mod tls_terminator;
 pub mod verify;
 pub mod wire;
 
-/// The root of the checkout.
+/// Returns the root of the checkout.
 pub fn root() -> &'static std::path::Path {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
 }

@@ -1,5 +1,5 @@
-//! One connection through the proxy: four threads, two of which read and two write, so that a
-//! delay holds up no other message and a silent side does not stop the other.
+//! One connection through the proxy. Two threads read and two write: a delay holds up no other message,
+//! and a silent side does not block the other one.
 
 use std::io::{Read, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -7,60 +7,60 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::proxy::{Fault, Shared};
+use super::proxy::{Fault, ProxyShared};
 use super::wire::{Framer, is_inserted, is_ready, wants_ready};
 
-/// What a reader hands to a writer.
-enum Item {
+/// An item that a reader passes to a writer.
+enum QueueItem {
     Bytes(Instant, Vec<u8>),
-    /// The fault comes when all before has been written.
-    Suffer(Fault),
-    /// The other side has ended.
+    /// A fault, injected once all earlier items are written.
+    Inject(Fault),
+    /// The other side has closed its stream.
     End,
 }
 
-/// What is done to a connection.
+/// The state of a connection.
 #[derive(Default)]
 #[allow(clippy::struct_excessive_bools, reason = "they are independent")]
-struct Flow {
+struct FlowState {
     /// Nothing is forwarded.
-    held: bool,
-    /// Nothing from the server is forwarded.
-    deaf: bool,
-    /// The client was told that it is over, the server not.
-    abandoned: bool,
+    paused: bool,
+    /// No message of the server is forwarded.
+    drops_replies: bool,
+    /// The client's side is closed, the server's side is open.
+    client_closed: bool,
     closed: bool,
-    /// So many questions of the client are not answered.
-    owed: u64,
-    /// So many messages of the client are not yet forwarded.
+    /// Requests of the client that the server has not answered.
+    unanswered: u64,
+    /// Messages of the client that are not yet forwarded.
     queued: u64,
-    /// So many messages that end a transaction are not yet forwarded.
-    ending: u64,
+    /// `ReadyForQuery` messages that are not yet forwarded.
+    queued_ready: u64,
 }
 
-/// The two sockets of a connection.
+/// A connection through the proxy: its two sockets and its state.
 pub(super) struct ProxyConnection {
     client: TcpStream,
     server: TcpStream,
-    flow: Mutex<Flow>,
+    flow: Mutex<FlowState>,
     changed: Condvar,
 }
 
 impl ProxyConnection {
-    pub(super) fn new(client: TcpStream, server: TcpStream, held: bool) -> Arc<Self> {
+    pub(super) fn new(client: TcpStream, server: TcpStream, paused: bool) -> Arc<Self> {
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         Arc::new(Self {
             client,
             server,
-            flow: Mutex::new(Flow {
-                held,
-                ..Flow::default()
+            flow: Mutex::new(FlowState {
+                paused,
+                ..FlowState::default()
             }),
             changed: Condvar::new(),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Flow> {
+    fn lock(&self) -> MutexGuard<'_, FlowState> {
         self.flow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -68,13 +68,13 @@ impl ProxyConnection {
         self.lock().closed
     }
 
-    /// True where nothing of the client is held back.
+    /// Whether every message of the client has been forwarded.
     pub(super) fn is_drained(&self) -> bool {
         let flow = self.lock();
         flow.closed || flow.queued == 0
     }
 
-    pub(super) fn suffer(&self, fault: Fault) {
+    pub(super) fn inject(&self, fault: Fault) {
         let mut flow = self.lock();
         match fault {
             Fault::Disconnect => {
@@ -82,24 +82,24 @@ impl ProxyConnection {
                 self.close();
             }
             Fault::DisconnectClient => {
-                flow.abandoned = true;
+                flow.client_closed = true;
                 drop(flow);
                 let _ = self.client.shutdown(Shutdown::Both);
             }
             Fault::DropReplies => {
-                flow.deaf = true;
-                let quiet = flow.owed == 0;
+                flow.drops_replies = true;
+                let is_idle = flow.unanswered == 0;
                 drop(flow);
-                if quiet {
+                if is_idle {
                     self.close();
                 }
             }
-            Fault::Partition => flow.held = true,
+            Fault::Partition => flow.paused = true,
         }
     }
 
     pub(super) fn heal(&self) {
-        self.lock().held = false;
+        self.lock().paused = false;
         self.changed.notify_all();
     }
 
@@ -110,18 +110,18 @@ impl ProxyConnection {
         let _ = self.server.shutdown(Shutdown::Both);
     }
 
-    /// False where nothing is to be written any more.
+    /// Waits until `due` and until the connection is not paused; false if it is closed.
     fn may_write(&self, due: Instant) -> bool {
         let mut flow = self.lock();
         loop {
-            let left = due.saturating_duration_since(Instant::now());
-            if flow.closed || (!flow.held && left.is_zero()) {
+            let remaining = due.saturating_duration_since(Instant::now());
+            if flow.closed || (!flow.paused && remaining.is_zero()) {
                 return !flow.closed;
             }
-            let longest = if flow.held {
+            let longest = if flow.paused {
                 Duration::from_mins(1)
             } else {
-                left
+                remaining
             };
             let woken = self.changed.wait_timeout(flow, longest);
             flow = woken.unwrap_or_else(PoisonError::into_inner).0;
@@ -129,87 +129,94 @@ impl ProxyConnection {
     }
 }
 
-/// Begins to forward.
-pub(super) fn start(pair: &Arc<ProxyConnection>, shared: &Arc<Shared>) {
+/// Starts the threads that forward messages.
+pub(super) fn start(connection: &Arc<ProxyConnection>, shared: &Arc<ProxyShared>) {
     let (up, to_server) = mpsc::channel();
     let (down, to_client) = mpsc::channel();
     for upwards in [true, false] {
-        let (pair, shared) = (Arc::clone(pair), Arc::clone(shared));
+        let (connection, shared) = (Arc::clone(connection), Arc::clone(shared));
         let sender = if upwards { up.clone() } else { down.clone() };
         std::thread::spawn(move || {
             if upwards {
-                read_client(&pair, &shared, &sender);
+                read_client(&connection, &shared, &sender);
             } else {
-                read_server(&pair, &shared, &sender);
+                read_server(&connection, &shared, &sender);
             }
-            let _ = sender.send(Item::End);
+            let _ = sender.send(QueueItem::End);
         });
     }
-    let (server_side, client_side) = (Arc::clone(pair), Arc::clone(pair));
+    let (server_side, client_side) = (Arc::clone(connection), Arc::clone(connection));
     std::thread::spawn(move || write(&server_side, true, &to_server));
     std::thread::spawn(move || write(&client_side, false, &to_client));
 }
 
-fn read_client(pair: &ProxyConnection, shared: &Shared, to_server: &Sender<Item>) {
+fn read_client(connection: &ProxyConnection, shared: &ProxyShared, to_server: &Sender<QueueItem>) {
     let mut framer = Framer::of_client();
-    read(&pair.client, |bytes| {
+    read(&connection.client, |bytes| {
         let due = Instant::now() + shared.lock().delay;
         for message in framer.push(bytes) {
-            let mut flow = pair.lock();
-            flow.owed += u64::from(wants_ready(&message));
+            let mut flow = connection.lock();
+            flow.unanswered += u64::from(wants_ready(&message));
             flow.queued += 1;
-            let hurried = flow.ending > 0;
+            let is_early = flow.queued_ready > 0;
             drop(flow);
-            shared.lock().hurried += usize::from(hurried);
-            let _ = to_server.send(Item::Bytes(due, message));
+            shared.lock().sent_early += usize::from(is_early);
+            let _ = to_server.send(QueueItem::Bytes(due, message));
         }
         true
     });
 }
 
-fn read_server(pair: &Arc<ProxyConnection>, shared: &Shared, to_client: &Sender<Item>) {
+fn read_server(
+    connection: &Arc<ProxyConnection>,
+    shared: &ProxyShared,
+    to_client: &Sender<QueueItem>,
+) {
     let mut framer = Framer::of_server();
     let mut inserted = false;
-    read(&pair.server, |bytes| {
-        let (delay, dawdle) = {
+    read(&connection.server, |bytes| {
+        let (delay, ready_delay) = {
             let state = shared.lock();
-            (state.delay, state.dawdle)
+            (state.delay, state.ready_delay)
         };
         for mut message in framer.push(bytes) {
             let ready = is_ready(&message);
-            let due = Instant::now() + delay + if ready { dawdle } else { Duration::ZERO };
+            let due = Instant::now() + delay + if ready { ready_delay } else { Duration::ZERO };
             let commit = ready && inserted;
             inserted = is_inserted(&message);
-            let mut flow = pair.lock();
-            // The first one ends the start and answers no question.
-            flow.owed = flow.owed.saturating_sub(u64::from(ready));
-            flow.ending += u64::from(ready);
-            let (deaf, gone, quiet) = (flow.deaf, flow.abandoned, flow.owed == 0);
+            let mut flow = connection.lock();
+            // The first one ends the startup and answers no request.
+            flow.unanswered = flow.unanswered.saturating_sub(u64::from(ready));
+            flow.queued_ready += u64::from(ready);
+            let (drops, is_closed, is_idle) =
+                (flow.drops_replies, flow.client_closed, flow.unanswered == 0);
             drop(flow);
-            if deaf && quiet {
-                pair.close();
+            if drops && is_idle {
+                connection.close();
             }
-            if deaf || gone {
+            if drops || is_closed {
                 continue;
             }
-            if let Some((fault, passed)) = shared.passes(pair, message.len(), [ready, commit]) {
-                // What meets a partition is not lost, but comes after it.
+            if let Some((fault, passed)) =
+                shared.count_message(connection, message.len(), [ready, commit])
+            {
+                // A partition loses no message: this one is forwarded when the partition ends.
                 if fault != Fault::Partition {
                     message.truncate(passed);
-                    let _ = to_client.send(Item::Bytes(due, message));
-                    let _ = to_client.send(Item::Suffer(fault));
+                    let _ = to_client.send(QueueItem::Bytes(due, message));
+                    let _ = to_client.send(QueueItem::Inject(fault));
                     if fault == Fault::Disconnect {
                         return false;
                     }
-                    // Nothing that comes later may pass.
-                    let mut flow = pair.lock();
-                    flow.deaf |= fault == Fault::DropReplies;
-                    flow.abandoned |= fault == Fault::DisconnectClient;
+                    // No later message may pass.
+                    let mut flow = connection.lock();
+                    flow.drops_replies |= fault == Fault::DropReplies;
+                    flow.client_closed |= fault == Fault::DisconnectClient;
                     drop(flow);
                     continue;
                 }
             }
-            let _ = to_client.send(Item::Bytes(due, message));
+            let _ = to_client.send(QueueItem::Bytes(due, message));
         }
         true
     });
@@ -224,30 +231,36 @@ fn read(mut socket: &TcpStream, mut take: impl FnMut(&[u8]) -> bool) {
     }
 }
 
-fn write(pair: &ProxyConnection, upwards: bool, items: &Receiver<Item>) {
-    let mut socket = if upwards { &pair.server } else { &pair.client };
+fn write(connection: &ProxyConnection, upwards: bool, items: &Receiver<QueueItem>) {
+    let mut socket = if upwards {
+        &connection.server
+    } else {
+        &connection.client
+    };
     for item in items {
         match item {
-            Item::Bytes(due, bytes) => {
-                if !pair.may_write(due) {
+            QueueItem::Bytes(due, bytes) => {
+                if !connection.may_write(due) {
                     return;
                 }
                 if !upwards {
-                    let mut flow = pair.lock();
-                    flow.ending = flow.ending.saturating_sub(u64::from(is_ready(&bytes)));
+                    let mut flow = connection.lock();
+                    flow.queued_ready = flow
+                        .queued_ready
+                        .saturating_sub(u64::from(is_ready(&bytes)));
                 }
-                // Who does not listen any more is told by its own reader.
+                // A failed write needs no handling: the reader of that side sees the end.
                 let _ = socket.write_all(&bytes);
                 if upwards {
-                    pair.lock().queued -= 1;
+                    connection.lock().queued -= 1;
                 }
             }
-            Item::Suffer(fault) => pair.suffer(fault),
-            Item::End => {
-                // The server is not told that an abandoned client has ended.
-                if !upwards || !pair.lock().abandoned {
-                    pair.may_write(Instant::now());
-                    pair.close();
+            QueueItem::Inject(fault) => connection.inject(fault),
+            QueueItem::End => {
+                // If only the client's side was closed, the server's side stays open.
+                if !upwards || !connection.lock().client_closed {
+                    connection.may_write(Instant::now());
+                    connection.close();
                 }
                 return;
             }

@@ -1,5 +1,5 @@
-//! What a scripted token source says: one answer a request, from a plain list of tokens to a body
-//! that is cut short or never ends, held back until the test lets it go.
+//! The HTTP responses of the scripted token source: complete bodies, bodies that break off and bodies
+//! without end. A [`Gate`] holds a response back until the test opens it.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -13,49 +13,49 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use tokio::sync::watch;
 
-/// The body type of every answer; its error is what cuts a connection.
-pub type Body = BoxBody<Bytes, Cut>;
+/// The body type of every response; its error makes the server drop the connection.
+pub type Body = BoxBody<Bytes, BodyDropped>;
 
-/// Tells the server to drop the connection in the middle of a body.
+/// The error that makes the server drop the connection in the middle of a body.
 #[derive(Debug)]
-pub struct Cut;
+pub struct BodyDropped;
 
-impl fmt::Display for Cut {
+impl fmt::Display for BodyDropped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the test cuts this body")
+        f.write_str("the test drops the connection in this body")
     }
 }
 
-impl std::error::Error for Cut {}
+impl std::error::Error for BodyDropped {}
 
-impl From<Infallible> for Cut {
+impl From<Infallible> for BodyDropped {
     fn from(never: Infallible) -> Self {
         match never {}
     }
 }
 
-/// Holds an answer back until the test opens it. Clones are the same gate.
+/// Holds responses back until the test opens it; clones share one state.
 #[derive(Clone, Debug)]
 pub struct Gate(Arc<watch::Sender<bool>>);
 
 impl Gate {
-    /// A closed gate.
+    /// Creates a closed gate.
     pub fn new() -> Self {
         Self(Arc::new(watch::Sender::new(false)))
     }
 
-    /// Lets every answer behind it go, now and later.
+    /// Releases every response that waits for it, now and later.
     pub fn open(&self) {
         self.0.send_replace(true);
     }
 
-    pub(super) async fn passed(&self) {
-        // The gate itself holds the sender, so the channel cannot close while somebody waits.
+    pub(super) async fn wait(&self) {
+        // The gate holds the sender, so the channel cannot close during the wait.
         let _ = self.0.subscribe().wait_for(|open| *open).await;
     }
 }
 
-/// One declared answer.
+/// A declared response.
 #[derive(Clone, Debug)]
 pub struct Response {
     status: u16,
@@ -68,14 +68,14 @@ pub struct Response {
 #[derive(Clone, Debug)]
 enum Content {
     Whole(Bytes),
-    /// Sent, then the connection drops; the number is the length that the header promises.
-    Cut(Bytes, usize),
-    /// The same chunk again and again, until the client hangs up.
+    /// Sent before the connection drops; the number is the value of Content-Length.
+    Truncated(Bytes, usize),
+    /// The same chunk, repeated until the client disconnects.
     Endless(Bytes),
-    /// The same chunk so many times.
+    /// The same chunk, this many times.
     Repeated(Bytes, usize),
-    /// The same chunk without end, with this pause after each.
-    Drip(Bytes, Duration),
+    /// The same chunk without end, with this pause after each one.
+    Slow(Bytes, Duration),
 }
 
 impl Response {
@@ -89,7 +89,7 @@ impl Response {
         }
     }
 
-    /// 200 with these tokens, one a line, as the real source answers.
+    /// 200 with these tokens, one per line, like the real source.
     pub fn tokens<T: AsRef<str>>(tokens: impl IntoIterator<Item = T>) -> Self {
         let mut body = String::new();
         for token in tokens {
@@ -99,7 +99,7 @@ impl Response {
         Self::raw("text/plain; charset=utf-8", body)
     }
 
-    /// 200 with these bytes under that content type.
+    /// 200 with these bytes and this content type.
     pub fn raw(content_type: &str, body: impl Into<Bytes>) -> Self {
         Self::new(200, Content::Whole(body.into())).header("content-type", content_type)
     }
@@ -109,27 +109,27 @@ impl Response {
         Self::new(status, Content::Whole(Bytes::new()))
     }
 
-    /// 200 that promises `length` bytes, sends these and drops the connection.
-    pub fn cut(sent: impl Into<Bytes>, length: usize) -> Self {
-        Self::new(200, Content::Cut(sent.into(), length))
+    /// 200 with a Content-Length of `length`; sends these bytes and drops the connection.
+    pub fn truncated(sent: impl Into<Bytes>, length: usize) -> Self {
+        Self::new(200, Content::Truncated(sent.into(), length))
             .header("content-type", "text/plain; charset=utf-8")
     }
 
-    /// 200 with a body of this chunk without end.
+    /// 200 with an endless body of this chunk.
     pub fn endless(chunk: impl Into<Bytes>) -> Self {
         Self::new(200, Content::Endless(chunk.into()))
             .header("content-type", "text/plain; charset=utf-8")
     }
 
-    /// 200 with a body of this chunk so many times.
+    /// 200 with a body that repeats this chunk `times` times.
     pub fn repeated(chunk: impl Into<Bytes>, times: usize) -> Self {
         Self::new(200, Content::Repeated(chunk.into(), times))
             .header("content-type", "text/plain; charset=utf-8")
     }
 
-    /// 200 with a body of this chunk again and again, a pause after each: never silent, never done.
-    pub fn drip(chunk: impl Into<Bytes>, pause: Duration) -> Self {
-        Self::new(200, Content::Drip(chunk.into(), pause))
+    /// 200 with an endless body that pauses after each chunk.
+    pub fn slow(chunk: impl Into<Bytes>, pause: Duration) -> Self {
+        Self::new(200, Content::Slow(chunk.into(), pause))
             .header("content-type", "text/plain; charset=utf-8")
     }
 
@@ -147,31 +147,31 @@ impl Response {
         self
     }
 
-    /// Holds the whole answer back until the gate is open; never opened, the source stays silent.
+    /// Holds the whole response back until the gate opens.
     #[must_use]
     pub fn after(mut self, gate: &Gate) -> Self {
         self.gate = Some(gate.clone());
         self
     }
 
-    /// Gives this answer to every further request too; it must be the last one declared.
+    /// Repeats this response for every further request; it must be the last one declared.
     #[must_use]
     pub fn always(mut self) -> Self {
         self.always = true;
         self
     }
 
-    pub(super) fn response(self) -> hyper::Response<Body> {
+    pub(super) fn into_http(self) -> hyper::Response<Body> {
         let mut response = hyper::Response::builder().status(self.status);
         for (name, value) in &self.headers {
             response = response.header(name, value);
         }
         let body = match self.content {
-            Content::Whole(bytes) => Full::new(bytes).map_err(Cut::from).boxed(),
-            Content::Cut(bytes, length) => {
+            Content::Whole(bytes) => Full::new(bytes).map_err(BodyDropped::from).boxed(),
+            Content::Truncated(bytes, length) => {
                 response = response.header("content-length", length);
-                let parts = stream::iter([Ok(Frame::data(bytes)), Err(Cut)]);
-                // The pause lets the bytes reach the socket before the connection is dropped.
+                let parts = stream::iter([Ok(Frame::data(bytes)), Err(BodyDropped)]);
+                // The yield lets the bytes reach the socket before the connection drops.
                 let parts = parts.then(|part| async move {
                     if part.is_err() {
                         tokio::task::yield_now().await;
@@ -188,7 +188,7 @@ impl Response {
                 let parts = stream::repeat(chunk).take(times);
                 BodyExt::boxed(StreamBody::new(parts.map(|chunk| Ok(Frame::data(chunk)))))
             }
-            Content::Drip(chunk, pause) => {
+            Content::Slow(chunk, pause) => {
                 let parts = stream::repeat(chunk).then(move |chunk| async move {
                     tokio::time::sleep(pause).await;
                     Ok(Frame::data(chunk))
@@ -196,8 +196,6 @@ impl Response {
                 BodyExt::boxed(StreamBody::new(Box::pin(parts)))
             }
         };
-        response
-            .body(body)
-            .expect("a status and headers that HTTP allows")
+        response.body(body).expect("a valid status and headers")
     }
 }

@@ -1,7 +1,7 @@
-//! A PostgreSQL server with TLS, whose databases differ in whom they let in over what. Its table
-//! records, row by row, whether the connection that wrote it was encrypted.
+//! A PostgreSQL server with TLS, whose databases have different authentication rules. Each row of its
+//! table records whether the connection that wrote it was encrypted.
 //!
-//! Its certificate is for `localhost`, not for 127.0.0.1, where it listens too.
+//! The certificate is valid for `localhost`, not for 127.0.0.1, where the server listens as well.
 
 use std::sync::LazyLock;
 
@@ -16,15 +16,15 @@ pub const ROLE: &str = "tokens";
 /// Its password.
 pub const PASSWORD: &str = "canary-8d41";
 
-/// Lets in with and without TLS.
+/// Accepts connections with and without TLS.
 pub const OPEN: &str = "open";
-/// Lets in over TLS only.
+/// Accepts connections with TLS only.
 pub const TLS_ONLY: &str = "tls_only";
-/// Lets in without TLS only.
+/// Accepts connections without TLS only.
 pub const NO_TLS: &str = "no_tls";
-/// Lets in over TLS, who shows a certificate for the role and knows its password.
+/// Requires TLS, a client certificate for the role, and its password.
 pub const CERTIFICATES: &str = "certificates";
-/// Asks for the password itself, which proves nothing of the server.
+/// Requests the password in cleartext, which does not authenticate the server.
 pub const CLEARTEXT: &str = "cleartext";
 
 const DATABASES: [&str; 5] = [OPEN, TLS_ONLY, NO_TLS, CERTIFICATES, CLEARTEXT];
@@ -46,14 +46,14 @@ ssl_key_file = 'server.key'
 ssl_ca_file = 'ca.crt'
 ";
 
-/// A table that tells how each row came. By a default: with a trigger a look-up would prove nothing.
+/// A table that records TLS in each row, by a DEFAULT: with a trigger a look-up proves nothing.
 const TABLE: &str = "CREATE FUNCTION is_tls() RETURNS bool LANGUAGE sql AS
         'SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()';
     CREATE TABLE secret_tokens (id serial PRIMARY KEY, data text NOT NULL, tls bool DEFAULT is_tls())";
 
-static SECURE: LazyLock<TlsServer> = LazyLock::new(TlsServer::new);
+static SHARED: LazyLock<TlsServer> = LazyLock::new(TlsServer::new);
 
-/// The server, and the authority that signed its certificate.
+/// A TLS server and its certificates.
 pub struct TlsServer {
     /// The server.
     pub server: Server,
@@ -61,13 +61,13 @@ pub struct TlsServer {
     pub certificates: Certificates,
 }
 
-/// The server with TLS that all tests share.
+/// Returns the TLS server that all tests share.
 pub fn tls_server() -> &'static TlsServer {
-    &SECURE
+    &SHARED
 }
 
 impl TlsServer {
-    /// Another one, for a test that changes it.
+    /// Starts another TLS server, for a test that changes its settings.
     pub fn new() -> Self {
         let certificates = Certificates::for_server(&["localhost"]);
         let server = Server::start(&ServerSetup {
@@ -91,13 +91,13 @@ impl TlsServer {
             let create = format!("CREATE DATABASE {name} OWNER {ROLE}");
             admin.batch_execute(&create).expect("a database");
             let table = format!("SET ROLE {ROLE}; {TABLE}");
-            let made = tls_server.admin(name).batch_execute(&table);
-            made.expect("a table");
+            let created = tls_server.admin(name).batch_execute(&table);
+            created.expect("a table");
         }
         tls_server
     }
 
-    /// A blocking connection as superuser to one of the databases.
+    /// Opens a blocking connection as superuser to one of the databases.
     pub fn admin(&self, name: &str) -> Client {
         Login {
             host: "127.0.0.1".to_owned(),
@@ -109,16 +109,16 @@ impl TlsServer {
         .client()
     }
 
-    /// `postgres://…` for the role in one of the databases, by this host name.
+    /// The URL of one of the databases, for the role and by this host name.
     pub fn url(&self, host: &str, name: &str) -> String {
         let port = self.server.port;
         format!("postgres://{ROLE}:{PASSWORD}@{host}:{port}/{name}")
     }
 
-    /// How a token came into the table: with TLS or without.
+    /// Whether the connection that stored this token used TLS.
     pub fn was_stored_over_tls(&self, name: &str, token: &str) -> bool {
         let sql = "SELECT tls FROM secret_tokens WHERE data = $1";
         let row = self.admin(name).query_one(sql, &[&token]);
-        row.expect("one row of this token").get(0)
+        row.expect("one row with this token").get(0)
     }
 }

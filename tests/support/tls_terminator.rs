@@ -1,12 +1,14 @@
-//! A server that ends TLS before a PostgreSQL that has none, as a load balancer does.
+//! A TLS terminator in front of a PostgreSQL without TLS, like a load balancer.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::certificates::Certificates;
 
-/// Listens on 127.0.0.1 and ends TLS before the server at the port `target`; for as long as the test
-/// process lives. If `direct`, TLS begins at once. If there are `protocols`, the client must name one.
+/// Starts a TLS terminator for the server at the port `target`, and returns its port.
+///
+/// It runs until the test process exits. If `direct` is true, TLS begins without an `SSLRequest`. If
+/// `protocols` is not empty, the client must negotiate one of them by ALPN.
 pub fn start_tls_terminator(
     target: u16,
     certificates: &Certificates,
@@ -14,8 +16,8 @@ pub fn start_tls_terminator(
     protocols: &[&str],
 ) -> u16 {
     let acceptor = certificates.acceptor_for(protocols);
-    let is_named = !protocols.is_empty();
-    let (tell, port) = std::sync::mpsc::channel();
+    let requires_alpn = !protocols.is_empty();
+    let (sender, port) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -23,7 +25,7 @@ pub fn start_tls_terminator(
             .expect("a runtime");
         runtime.block_on(async move {
             let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a socket");
-            let _ = tell.send(listener.local_addr().expect("its address").port());
+            let _ = sender.send(listener.local_addr().expect("its address").port());
             while let Ok((mut client, _)) = listener.accept().await {
                 let acceptor = acceptor.clone();
                 tokio::spawn(async move {
@@ -33,8 +35,8 @@ pub fn start_tls_terminator(
                         client.write_all(b"S").await?;
                     }
                     let mut client = acceptor.accept(client).await?;
-                    let named = client.get_ref().1.alpn_protocol() == Some(b"postgresql");
-                    if is_named && !named {
+                    let negotiated = client.get_ref().1.alpn_protocol() == Some(b"postgresql");
+                    if requires_alpn && !negotiated {
                         return Ok(());
                     }
                     let mut server = TcpStream::connect(("127.0.0.1", target)).await?;

@@ -1,5 +1,5 @@
-//! The verifier: a run's report against the table itself. It fails closed: it panics where it cannot
-//! look, and a dead connection is never taken for an empty table.
+//! The verifier compares a run's report with the table. It panics if it cannot read the table, so a dead
+//! connection never counts as an empty table.
 
 use std::collections::HashMap;
 
@@ -9,21 +9,21 @@ use super::command::Run;
 use super::database::Login;
 use super::report::Report;
 
-/// What came of the tokens whose connection was lost, as token_service counts it.
+/// The resolution of in-doubt tokens, as token_service logs it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InDoubtCounts {
-    /// So many were in doubt.
+    /// Tokens in doubt.
     pub total: u64,
     /// Found in the table.
     pub stored: u64,
-    /// Proved absent, and sent again or failed.
+    /// Proved absent, then sent again or failed.
     pub absent: u64,
-    /// Never found out.
+    /// Not resolved.
     pub unknown: u64,
 }
 
 impl InDoubtCounts {
-    /// Reads what a run with `--log-level debug --log-format json` said.
+    /// Reads the log of a run with `--log-level debug --log-format json`.
     pub fn of(stderr: &str) -> Self {
         let mut sum = Self::default();
         let lines = stderr.lines().filter(|line| line.starts_with('{'));
@@ -42,29 +42,29 @@ impl InDoubtCounts {
     }
 }
 
-/// A run that was verified.
+/// A verified run.
 pub struct Verified {
     /// Its report.
     pub report: Report,
-    /// What came of its in_doubt.
+    /// The resolution of its in-doubt tokens.
     pub in_doubt: InDoubtCounts,
-    /// How many tokens are in the table although the report could not say so.
+    /// The number of tokens that are `unknown` but in the table.
     pub unknown_but_present: u64,
 }
 
 impl Verified {
-    /// How many tokens are called stored.
+    /// The number of tokens that are reported as `stored`.
     pub fn acknowledged(&self) -> u64 {
         self.report.count("stored")
     }
 
-    /// How many a report that calls each token in doubt failed would have got wrong.
+    /// The number of misreported tokens if every in-doubt token were called `failed`.
     pub fn wrong_if_called_failed(&self) -> u64 {
         self.in_doubt.stored + self.unknown_but_present
     }
 }
 
-/// How often each value occurs.
+/// Counts how often each value occurs.
 pub fn count<T: AsRef<str>>(values: &[T]) -> HashMap<String, u64> {
     let mut counts = HashMap::new();
     for value in values {
@@ -73,7 +73,7 @@ pub fn count<T: AsRef<str>>(values: &[T]) -> HashMap<String, u64> {
     counts
 }
 
-/// The rows, read over a new connection.
+/// Reads the rows over a new connection.
 pub fn rows(database: &Login) -> Vec<String> {
     let mut client = database.client();
     let found = client.query("SELECT data FROM secret_tokens", &[]);
@@ -87,15 +87,15 @@ pub fn rows(database: &Login) -> Vec<String> {
     assert_eq!(
         u64::try_from(counted),
         Ok(rows.len() as u64),
-        "a quiet table"
+        "the table did not change meanwhile"
     );
     rows
 }
 
-/// Compares the report with what was issued and with the table, in which `older` rows were before.
+/// Compares the report with the issued tokens and the table, which held `older` rows before the run.
 ///
 /// # Panics
-/// Where anything is missing, double, unreported or cannot be looked at.
+/// If a token is missing, duplicated or unreported, or if the table cannot be read.
 pub fn verify(run: &Run, issued: &[String], older: &[String], database: &Login) -> Verified {
     let report = Report::of_run(run);
     let reported: Vec<&str> = report

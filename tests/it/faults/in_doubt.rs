@@ -1,8 +1,8 @@
-//! InDoubtCounts that cannot be resolved, or only by who thinks twice: equal values, older rows, rights
-//! that are missing, triggers that change the row, rows that are taken away, tokens that kill.
+//! In-doubt tokens that are hard or impossible to resolve: equal values, older rows, missing rights,
+//! triggers that change rows, deleted rows, and tokens that end their backend.
 
-use super::{holding, random_token_source, run_command, through};
-use crate::outages::{unlock, waiting_backend};
+use super::{random_token_source, run_command, through, with_held_tokens};
+use crate::outages::{unlock, wait_for_blocked_backend};
 use crate::support::cluster::{wait, wait_until_disconnected};
 use crate::support::database::Database;
 use crate::support::proxy::{Fault, Point, Proxy, Scope};
@@ -10,43 +10,46 @@ use crate::support::response::Gate;
 use crate::support::source::{Response, Source, token};
 use crate::support::verify::{rows, verify};
 
-fn texts(texts: &[&str]) -> Vec<String> {
+fn strings(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
 #[test]
-fn an_equal_row_of_before_proves_nothing() {
-    let (database, mut admin) = holding(Database::standard());
-    let older = texts(&["held", "aa"]);
+fn older_equal_row_does_not_resolve_a_token() {
+    let (database, mut admin) = with_held_tokens(Database::standard());
+    let older = strings(&["held", "aa"]);
     unlock(&mut admin);
     database
         .client()
         .batch_execute("INSERT INTO secret_tokens (data) VALUES ('held'), ('aa')")
         .unwrap();
     admin.batch_execute("SELECT pg_advisory_lock(7)").unwrap();
-    let issued = texts(&["bb", "cc", "held", "aa"]);
+    let issued = strings(&["bb", "cc", "held", "aa"]);
     let source = Source::responding([Response::tokens(&issued)]);
     let running = run_command(&source, &database, 4)
         .args(["--connections", "1"])
         .spawn();
-    let pid = waiting_backend(&mut admin);
+    let pid = wait_for_blocked_backend(&mut admin);
     admin
         .execute("SELECT pg_terminate_backend($1)", &[&pid])
         .unwrap();
-    // The value is tried, over another connection.
-    wait(|| waiting_backend(&mut admin) != pid, "the look-up");
+    // The token is sent again over another connection.
+    wait(
+        || wait_for_blocked_backend(&mut admin) != pid,
+        "the look-up",
+    );
     unlock(&mut admin);
     let run = running.wait().expect_code(0);
     let verified = verify(&run, &issued, &older, &database);
     assert_eq!(verified.report.count("stored"), 4);
 }
 
-/// A value that was found for the first doubt must not be taken for the row of the second.
+/// A row that resolved the first token must not resolve the second one.
 #[test]
-fn equal_values_of_two_doubts_are_told_apart() {
+fn equal_tokens_of_two_lost_connections_are_distinguished() {
     let database = Database::standard();
     let proxy = Proxy::to(database.port);
-    let issued = texts(&["a", "twice", "twice", "twice", "twice", "twice"]);
+    let issued = strings(&["a", "twice", "twice", "twice", "twice", "twice"]);
     let source = Source::responding([Response::tokens(&issued)]);
     proxy.arm(Point::Commit(2), Fault::DropReplies, Scope::One);
     proxy.arm(Point::Commit(1), Fault::DropReplies, Scope::One);
@@ -59,9 +62,9 @@ fn equal_values_of_two_doubts_are_told_apart() {
     assert_eq!(verified.in_doubt.stored, 2, "{:?}", verified.in_doubt);
 }
 
-/// A few values again and again, over several connections that are all swallowed or cut.
+/// A few values repeat, over several connections that lose replies or break.
 #[test]
-fn equal_values_within_a_run_are_counted() {
+fn equal_tokens_of_a_run_are_counted() {
     let database = Database::standard();
     let proxy = Proxy::to(database.port);
     let issued: Vec<String> = (0..2000).map(|n| format!("v{}", n % 7)).collect();
@@ -83,7 +86,7 @@ fn equal_values_within_a_run_are_counted() {
 }
 
 #[test]
-fn a_role_that_may_only_insert_leaves_it_unknown() {
+fn in_doubt_tokens_stay_unknown_without_select_right() {
     let database = Database::standard();
     let proxy = Proxy::to(database.port);
     let role = database.role_with("INSERT");
@@ -96,29 +99,29 @@ fn a_role_that_may_only_insert_leaves_it_unknown() {
     let verified = verify(&run, &issued, &[], &database);
     let unknown = verified.report.with_status("unknown");
     assert_eq!(unknown.len() as u64, verified.in_doubt.unknown);
-    assert!((1..=8).contains(&unknown.len()), "only what was in flight");
+    assert!((1..=8).contains(&unknown.len()), "only tokens in flight");
     assert_eq!(
         verified.report.token(&unknown[0])["reason"],
         "the connection was lost, and without SELECT right on the column and xmin it cannot be looked up"
     );
     assert!(
         verified.unknown_but_present > 0,
-        "it was swallowed after the commit"
+        "the reply was dropped after the commit"
     );
 }
 
-/// What it cannot look up it ends all the same: nothing is committed after the report.
+/// A run that cannot look up still terminates its backends, so nothing is committed after the report.
 #[test]
-fn a_role_that_may_only_insert_ends_what_it_left_behind() {
-    let (database, mut admin) = holding(Database::standard());
+fn orphaned_backend_is_terminated_without_select_right() {
+    let (database, mut admin) = with_held_tokens(Database::standard());
     let role = database.role_with("INSERT");
     let proxy = Proxy::to(database.port);
-    let issued = texts(&["aa", "held", "bb"]);
+    let issued = strings(&["aa", "held", "bb"]);
     let source = Source::responding([Response::tokens(&issued)]);
     let running = run_command(&source, &through(&role, &proxy), 3)
         .args(["--connections", "1"])
         .spawn();
-    waiting_backend(&mut admin);
+    wait_for_blocked_backend(&mut admin);
     running.wait_for_stdout(|text| text.lines().count() == 1);
     proxy.inject(Fault::DisconnectClient);
     let run = running.wait().expect_code(5);
@@ -131,11 +134,14 @@ fn a_role_that_may_only_insert_ends_what_it_left_behind() {
             .with_status("unknown")
             .contains(&"held".to_owned())
     );
-    assert_eq!(verified.unknown_but_present, 0, "it was ended in time");
+    assert_eq!(
+        verified.unknown_but_present, 0,
+        "the backend was terminated in time"
+    );
 }
 
 #[test]
-fn a_trigger_that_changes_the_row_leaves_it_unknown() {
+fn in_doubt_tokens_stay_unknown_when_a_trigger_changes_rows() {
     let database = Database::standard().with_sql(
         "CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              NEW.data = 'changed ' || NEW.data; RETURN NEW; END $$;
@@ -159,21 +165,21 @@ fn a_trigger_that_changes_the_row_leaves_it_unknown() {
             .into_iter()
             .map(|t| format!("changed {t}"))
     };
-    // Each row is that of one token, which is stored or unknown; none is there twice.
-    let mut may_be_there: Vec<String> = changed("stored").chain(changed("unknown")).collect();
-    may_be_there.sort();
-    let mut once = rows.clone();
-    once.dedup();
-    assert_eq!(rows, once);
-    assert!(rows.iter().all(|row| may_be_there.contains(row)));
+    // Each row belongs to one stored or unknown token, and no row is duplicated.
+    let mut expected: Vec<String> = changed("stored").chain(changed("unknown")).collect();
+    expected.sort();
+    let mut distinct = rows.clone();
+    distinct.dedup();
+    assert_eq!(rows, distinct);
+    assert!(rows.iter().all(|row| expected.contains(row)));
     assert!(changed("stored").all(|row| rows.contains(&row)));
     assert!(report.count("unknown") > 0);
     assert_eq!(report.count("failed"), 0);
 }
 
-/// Where somebody takes the rows away, a row that is missing proves nothing.
+/// If another session deletes rows, a missing row proves nothing.
 #[test]
-fn rows_that_are_taken_away_are_not_sent_again() {
+fn in_doubt_tokens_are_not_sent_again_when_their_rows_are_deleted() {
     let database = Database::standard();
     let proxy = Proxy::to(database.port);
     let issued: Vec<String> = (0..100).map(|_| token()).collect();
@@ -183,7 +189,7 @@ fn rows_that_are_taken_away_are_not_sent_again() {
     let running = run_command(&source, &through(&database, &proxy), 100)
         .args(["--connections", "1", "--pipeline", "8"])
         .spawn();
-    // From now on the one connection is all that there is, so that nothing is looked up too soon.
+    // Further connections are refused, so that no look-up happens too early.
     source.wait_for(1);
     proxy.refuse(true);
     let accepted = proxy.accepted();
@@ -191,15 +197,15 @@ fn rows_that_are_taken_away_are_not_sent_again() {
     proxy.wait_for_injected(1);
     proxy.wait_for_accepted(accepted + 1);
     let mut admin = database.admin();
-    let taken = admin
+    let deleted = admin
         .query("DELETE FROM secret_tokens RETURNING data", &[])
         .unwrap();
-    let taken: Vec<String> = taken.iter().map(|row| row.get(0)).collect();
+    let deleted: Vec<String> = deleted.iter().map(|row| row.get(0)).collect();
     proxy.refuse(false);
     let run = running.wait().expect_code(5);
     let report = crate::support::report::Report::of_run(&run);
     let rows = rows(&database);
-    for token in &taken {
+    for token in &deleted {
         assert!(!rows.contains(token), "{token} was stored twice");
         assert_ne!(report.token(token)["status"], "failed");
     }
@@ -207,9 +213,8 @@ fn rows_that_are_taken_away_are_not_sent_again() {
     assert_eq!(report.count("received"), issued.len() as u64);
 }
 
-/// A token that ends its own backend each time: the others are stored, and the run ends.
 #[test]
-fn a_token_that_kills_its_connection_is_failed_and_the_others_are_stored() {
+fn token_fails_when_it_ends_its_backend_at_every_try() {
     let database = Database::standard().with_sql(
         "CREATE FUNCTION die(data text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
              IF data = 'poison' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
@@ -227,9 +232,9 @@ fn a_token_that_kills_its_connection_is_failed_and_the_others_are_stored() {
     assert_eq!(verified.report.count("stored"), 299);
 }
 
-/// Case 12: each of them means that nothing was stored.
+/// Each of these errors means that nothing was stored.
 #[test]
-fn passing_conflicts_of_every_kind_are_tried_again() {
+fn transient_errors_are_retried() {
     let database = Database::standard().with_sql(
         "CREATE SEQUENCE tries;
          CREATE FUNCTION clash() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -238,7 +243,7 @@ fn passing_conflicts_of_every_kind_are_tried_again() {
              RETURN NEW; END $$;
          CREATE TRIGGER clash BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION clash()",
     );
-    let issued = texts(&[
+    let issued = strings(&[
         "40001", "40P01", "55P03", "57014", "53100", "53200", "53300",
     ]);
     let source = Source::responding([Response::tokens(&issued)]);
@@ -247,7 +252,7 @@ fn passing_conflicts_of_every_kind_are_tried_again() {
     assert_eq!(verified.report.count("stored"), 7);
 }
 
-/// The server itself says so, and has rolled back: a pooler's own errors name no routine.
+/// The server raised the error and rolled back; the errors of a pooler name no routine.
 #[test]
 fn token_is_rejected_when_a_trigger_raises_the_code_of_a_lost_connection() {
     let database = Database::standard().with_sql(
@@ -257,7 +262,7 @@ fn token_is_rejected_when_a_trigger_raises_the_code_of_a_lost_connection() {
              RETURN NEW; END $$;
          CREATE TRIGGER lose BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION lose()",
     );
-    let issued = texts(&["aa", "08P01", "bb"]);
+    let issued = strings(&["aa", "08P01", "bb"]);
     let source = Source::responding([Response::tokens(&issued)]);
     let run = run_command(&source, &database, 3).run().expect_code(0);
     let verified = verify(&run, &issued, &[], &database);
@@ -265,9 +270,9 @@ fn token_is_rejected_when_a_trigger_raises_the_code_of_a_lost_connection() {
     assert_eq!(verified.report.count("stored"), 2);
 }
 
-/// The row that shows what is inserted may be one that the trigger left alone.
+/// The row that the look-up inspects may be one that the trigger left unchanged.
 #[test]
-fn a_trigger_that_changes_some_rows_leaves_them_unknown() {
+fn in_doubt_tokens_stay_unknown_when_a_trigger_changes_some_rows() {
     let database = Database::standard().with_sql(
         "CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              IF NEW.data LIKE 'b%' THEN NEW.data = 'changed ' || NEW.data; END IF; RETURN NEW; END $$;
@@ -275,7 +280,7 @@ fn a_trigger_that_changes_some_rows_leaves_them_unknown() {
              FOR EACH ROW EXECUTE FUNCTION change()",
     );
     let proxy = Proxy::to(database.port);
-    let issued = texts(&["a1", "a2", "b1", "a3", "b2"]);
+    let issued = strings(&["a1", "a2", "b1", "a3", "b2"]);
     let source = Source::responding([Response::tokens(&issued)]);
     proxy.arm(Point::Commit(3), Fault::DropReplies, Scope::One);
     let run = run_command(&source, &through(&database, &proxy), 5)
@@ -283,7 +288,7 @@ fn a_trigger_that_changes_some_rows_leaves_them_unknown() {
         .run()
         .expect_code(5);
     let report = crate::support::report::Report::of_run(&run);
-    // An answer that came right before the end of the connection may be lost with it.
+    // A reply right before the disconnect may be lost with the connection.
     let unknown = report.with_status("unknown");
     for token in ["a3", "b1", "b2"] {
         assert!(unknown.contains(&token.to_owned()), "{unknown:?}");
@@ -291,6 +296,7 @@ fn a_trigger_that_changes_some_rows_leaves_them_unknown() {
     assert_eq!(unknown.len() as u64 + report.count("stored"), 5);
     let mut rows = rows(&database);
     rows.sort();
+    assert_eq!(rows.len(), 5, "no row is duplicated");
     rows.dedup();
-    assert_eq!(rows.len(), 5, "nothing is stored twice");
+    assert_eq!(rows.len(), 5, "no token is stored twice");
 }

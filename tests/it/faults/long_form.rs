@@ -1,31 +1,31 @@
-//! The long form, which `tests/faults` runs: enough of each fault for a figure that means something.
-//! Nobody else runs it, for it takes minutes.
+//! The long form of the fault tests, which `tests/faults` runs: enough faults of each kind for meaningful
+//! figures. It takes minutes.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::schedule::Plan;
-use super::schedule_runner::{Played, play};
-use super::schema_runs::play_schemas;
+use super::schedule::Schedule;
+use super::schedule_runner::{ScheduleResult, run_schedule};
+use super::schema_runs::run_schemas;
 use super::short_form::seed;
 use crate::support::cluster::Cluster;
 
-/// So many faults of one kind are put into one run.
-const A_RUN: usize = 10;
+/// The number of faults of one kind in one run.
+const FAULTS_PER_RUN: usize = 10;
 
-/// How many, or how many the environment says.
-fn number(name: &str, usual: u64) -> u64 {
+/// The number in this variable, or the default.
+fn number(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
         Ok(text) => text
             .parse()
-            .unwrap_or_else(|_| panic!("{name} is a number")),
-        Err(_) => usual,
+            .unwrap_or_else(|_| panic!("{name} must be a number")),
+        Err(_) => default,
     }
 }
 
-/// What all runs came to.
+/// The sums over many runs.
 #[derive(Default)]
-struct Sum {
+struct RunTotals {
     runs: u64,
     crashes: u64,
     partitions: u64,
@@ -39,51 +39,52 @@ struct Sum {
     reasons: BTreeMap<String, u64>,
 }
 
-impl Sum {
-    fn add(&mut self, played: &Played) {
+impl RunTotals {
+    fn add(&mut self, result: &ScheduleResult) {
         self.runs += 1;
-        self.crashes += played.crashes;
-        self.partitions += played.partitions;
-        self.acknowledged += played.verified.acknowledged();
-        self.in_doubt += played.verified.in_doubt.total;
-        self.resolved += played.verified.in_doubt.stored + played.verified.in_doubt.absent;
-        self.wrong_if_called_failed += played.verified.wrong_if_called_failed();
-        let tokens = &played.verified.report.tokens;
+        self.crashes += result.crashes;
+        self.partitions += result.partitions;
+        self.acknowledged += result.verified.acknowledged();
+        self.in_doubt += result.verified.in_doubt.total;
+        self.resolved += result.verified.in_doubt.stored + result.verified.in_doubt.absent;
+        self.wrong_if_called_failed += result.verified.wrong_if_called_failed();
+        let tokens = &result.verified.report.tokens;
         for token in tokens.iter().filter(|token| token["status"] == "unknown") {
             let reason = token["reason"].as_str().unwrap_or("none").to_owned();
             *self.reasons.entry(reason).or_default() += 1;
         }
-        if let Some(lasted) = played.signalled {
+        if let Some(lasted) = result.signalled {
             self.signals += 1;
             self.slowest = self.slowest.max(lasted);
         }
     }
 }
 
-/// Plays one plan after the other, each with a seed of its own, until there is enough. A server
-/// is not used for ever, so that its folder stays small.
-fn play_until(
+/// Runs schedules with successive seeds until `is_enough` holds.
+///
+/// A server is replaced after 100 runs, so that its folder stays small.
+fn run_schedules_until(
     seed: &mut u64,
-    sums: &mut [&mut Sum],
-    plan: impl Fn(u64) -> Plan,
-    enough: impl Fn(&Sum) -> bool,
+    sums: &mut [&mut RunTotals],
+    schedule: impl Fn(u64) -> Schedule,
+    is_enough: impl Fn(&RunTotals) -> bool,
 ) {
     let mut cluster = Cluster::new();
-    let mut played_on = 0;
-    let began = Instant::now();
-    while !enough(sums[0]) {
-        if played_on == 100 {
+    let mut runs_on_server = 0;
+    let started = Instant::now();
+    while !is_enough(sums[0]) {
+        if runs_on_server == 100 {
             cluster = Cluster::new();
-            played_on = 0;
+            runs_on_server = 0;
         }
-        let played = play(&cluster, &plan(*seed));
+        let result = run_schedule(&cluster, &schedule(*seed));
         *seed = seed.wrapping_add(1);
-        played_on += 1;
+        runs_on_server += 1;
         for sum in &mut *sums {
-            sum.add(&played);
+            sum.add(&result);
         }
         if sums[0].runs.is_multiple_of(25) {
-            let seconds = began.elapsed().as_secs();
+            let seconds = started.elapsed().as_secs();
             eprintln!("… {} runs in {seconds} s", sums[0].runs);
         }
     }
@@ -102,41 +103,41 @@ fn every_report_is_true_under_many_faults() {
         number("TOKEN_SERVICE_FAULT_SCHEDULES", 500),
         number("TOKEN_SERVICE_FAULT_SIGNALS", 100),
     );
-    let mut all = Sum::default();
+    let mut all = RunTotals::default();
     let (mut after_crashes, mut after_partitions, mut random, mut signalled) = (
-        Sum::default(),
-        Sum::default(),
-        Sum::default(),
-        Sum::default(),
+        RunTotals::default(),
+        RunTotals::default(),
+        RunTotals::default(),
+        RunTotals::default(),
     );
-    play_until(
+    run_schedules_until(
         &mut seed,
         &mut [&mut after_crashes, &mut all],
-        |seed| Plan::crashes(seed, A_RUN),
+        |seed| Schedule::crashes(seed, FAULTS_PER_RUN),
         |sum| sum.crashes >= crashes,
     );
-    play_until(
+    run_schedules_until(
         &mut seed,
         &mut [&mut after_partitions, &mut all],
-        |seed| Plan::partitions(seed, A_RUN),
+        |seed| Schedule::partitions(seed, FAULTS_PER_RUN),
         |sum| sum.partitions >= partitions,
     );
-    play_until(
+    run_schedules_until(
         &mut seed,
         &mut [&mut random, &mut all],
-        Plan::random,
+        Schedule::random,
         |sum| sum.runs >= schedules,
     );
-    play_until(
+    run_schedules_until(
         &mut seed,
         &mut [&mut signalled, &mut all],
-        Plan::signals,
+        Schedule::signals,
         |sum| sum.signals >= signals,
     );
     for (reason, count) in &all.reasons {
         println!("{count} unknown: {reason}");
     }
-    // Whatever is wrong has ended this with a panic: the zeros are what was verified in each run.
+    // A violation panics, so each zero below was verified in every run.
     println!(
         "{} crashes, {} acknowledged, 0 acknowledged tokens missing",
         after_crashes.crashes, after_crashes.acknowledged
@@ -160,14 +161,17 @@ fn every_report_is_true_under_many_faults() {
         all.slowest.as_secs_f64()
     );
     let schemas = number("TOKEN_SERVICE_FAULT_SCHEMAS", 300);
-    let totals = play_schemas(seed, schemas);
+    let totals = run_schemas(seed, schemas);
     println!(
         "{} random schemas × faults: {} tokens misreported, {} twice",
         totals.runs, totals.misreported, totals.twice
     );
     totals.print_details();
-    let lies = totals.misreported + totals.stopped;
-    println!("{} fault runs, {lies} lies", all.runs + totals.runs);
+    let wrong = totals.misreported + totals.stopped;
+    println!(
+        "{} fault runs, {wrong} wrong reports",
+        all.runs + totals.runs
+    );
     totals.check();
 }
 

@@ -1,10 +1,10 @@
-//! What networks do: replies that are swallowed after the commit, connections that are cut in the
-//! middle of a message, silence, delay, and a server that goes on alone.
+//! Network faults: replies that are dropped after the commit, connections that break in the middle of a
+//! message, partitions, delays, and backends that continue without their client.
 
 use std::time::Duration;
 
-use super::{holding, random_token_source, run_command, through};
-use crate::outages::{unlock, waiting_backend};
+use super::{random_token_source, run_command, through, with_held_tokens};
+use crate::outages::{unlock, wait_for_blocked_backend};
 use crate::support::cluster::{kill, wait, wait_until_disconnected};
 use crate::support::command::Command;
 use crate::support::database::{Database, Login};
@@ -12,9 +12,9 @@ use crate::support::proxy::{Fault, Point, Proxy, Scope};
 use crate::support::source::{Response, Source};
 use crate::support::verify::verify;
 
-/// Case 5: what was committed and not confirmed is found, and nothing is sent twice.
+/// Tokens that were committed but not confirmed are found, and no token is sent twice.
 #[test]
-fn a_reply_that_is_dropped_after_the_commit_is_found_out() {
+fn tokens_are_found_when_the_reply_to_their_commit_is_dropped() {
     let database = Database::standard();
     let proxy = Proxy::to(database.port);
     let (issued, source) = random_token_source(600);
@@ -32,7 +32,7 @@ fn a_reply_that_is_dropped_after_the_commit_is_found_out() {
 }
 
 #[test]
-fn a_connection_that_is_cut_in_the_middle_of_a_message_costs_time_and_no_token() {
+fn no_token_is_lost_when_a_connection_breaks_inside_a_message() {
     let database = Database::standard();
     let proxy = Proxy::to(database.port);
     let (issued, source) = random_token_source(1000);
@@ -49,7 +49,7 @@ fn a_connection_that_is_cut_in_the_middle_of_a_message_costs_time_and_no_token()
 }
 
 #[test]
-fn silence_that_ends_and_delay_leave_no_doubt() {
+fn no_token_is_in_doubt_after_a_short_partition() {
     let database = Database::standard();
     let proxy = Proxy::to(database.port);
     let (issued, source) = random_token_source(1000);
@@ -63,9 +63,9 @@ fn silence_that_ends_and_delay_leave_no_doubt() {
     assert_eq!(verified.in_doubt.total, 0);
 }
 
-/// Case 15 in the middle of a run: the connections stay open, and no answer comes on any of them.
+/// The connections stay open, but no reply arrives on any of them.
 #[test]
-fn a_server_that_falls_silent_is_left_and_what_it_did_is_found_out() {
+fn in_doubt_tokens_are_resolved_when_the_server_stops_responding() {
     let database = Database::standard();
     let proxy = Proxy::to(database.port);
     let (issued, source) = random_token_source(400);
@@ -83,20 +83,23 @@ fn a_server_that_falls_silent_is_left_and_what_it_did_is_found_out() {
     assert_eq!(verified.in_doubt.unknown, 0);
 }
 
-/// Case 6: the server has not heard that the client is gone, and its INSERT is still under way.
+/// The server has not noticed the disconnect of the client, and its INSERT still runs.
 #[test]
-fn a_server_that_was_left_behind_commits_nothing_late() {
-    let (database, mut admin) = holding(Database::standard());
+fn orphaned_backend_commits_nothing_late() {
+    let (database, mut admin) = with_held_tokens(Database::standard());
     let proxy = Proxy::to(database.port);
     let issued: Vec<String> = ["aa", "bb", "held", "cc", "dd"].map(String::from).into();
     let source = Source::responding([Response::tokens(&issued)]);
     let running = run_command(&source, &through(&database, &proxy), issued.len())
         .args(["--connections", "1"])
         .spawn();
-    let left_behind = waiting_backend(&mut admin);
+    let orphan = wait_for_blocked_backend(&mut admin);
     proxy.inject(Fault::DisconnectClient);
-    // It was fenced before it was looked up: it is gone although its lock was never given.
-    wait(|| waiting_backend(&mut admin) != left_behind, "the fence");
+    // The fence ended the backend before the look-up, although it never got its lock.
+    wait(
+        || wait_for_blocked_backend(&mut admin) != orphan,
+        "the fence",
+    );
     unlock(&mut admin);
     let run = running.wait().expect_code(0);
     verify(&run, &issued, &[], &database);
@@ -107,29 +110,29 @@ fn a_server_that_was_left_behind_commits_nothing_late() {
     assert!(verified.in_doubt.absent >= 1);
 }
 
-/// Nobody can tell what a backend that cannot be ended will do. And whoever waits for its end must
-/// not lose the tokens when the run is aborted meanwhile.
+/// A backend that cannot be terminated may still commit. If the run is aborted while it waits for this
+/// backend, it must still report the tokens.
 #[test]
-fn a_run_that_is_aborted_while_it_looks_up_reports_every_token() {
-    let (database, mut admin) = holding(Database::standard());
+fn every_token_is_reported_when_the_run_is_aborted_during_a_look_up() {
+    let (database, mut admin) = with_held_tokens(Database::standard());
     let proxy = Proxy::to(database.port);
     let issued: Vec<String> = ["aa", "bb", "held", "cc", "dd"].map(String::from).into();
     let source = Source::responding([Response::tokens(&issued)]);
     let running = run_command(&source, &through(&database, &proxy), issued.len())
         .args(["--connections", "1"])
         .spawn();
-    let stopped = waiting_backend(&mut admin);
+    let stopped = wait_for_blocked_backend(&mut admin);
     assert!(kill(stopped, "STOP"));
     let before = proxy.accepted();
     proxy.inject(Fault::DisconnectClient);
     proxy.wait_for_accepted(before + 1);
-    // It has seen the fence's first refusal once its own backend has asked for it.
+    // Waits until a backend of the run has tried to terminate the stopped one.
     wait(
         || {
-            let asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
                          AND query LIKE '%pg_terminate_backend(pid)%' AND pid NOT IN ($1, pg_backend_pid())";
-            let asked: i64 = admin.query_one(asked, &[&stopped]).unwrap().get(0);
-            asked > 0
+            let count: i64 = admin.query_one(sql, &[&stopped]).unwrap().get(0);
+            count > 0
         },
         "the fence",
     );
@@ -145,14 +148,14 @@ fn a_run_that_is_aborted_while_it_looks_up_reports_every_token() {
     assert!(verified.report.count("unknown") >= 1, "{}", run.stderr);
 }
 
-/// The second connection falls silent too, when it is asked to end the old backend.
+/// The second connection gets no reply either, when it terminates the old backend.
 #[test]
-fn silence_while_it_looks_up_does_not_last_for_ever() {
+fn look_up_is_retried_when_the_server_stops_responding() {
     let database = Database::standard();
     let proxy = Proxy::to(database.port);
     let (issued, source) = random_token_source(100);
     proxy.arm(Point::Commit(20), Fault::DropReplies, Scope::One);
-    // The session's beginning, its set-up, the statement; then the fence.
+    // The replies to startup, session settings and statement precede the one to the fence.
     proxy.arm(Point::Ready(4), Fault::Partition, Scope::One);
     let url = through(&database, &proxy).url() + "?connect_timeout=1";
     let run = run_command(&source, &database, issued.len())
@@ -165,9 +168,8 @@ fn silence_while_it_looks_up_does_not_last_for_ever() {
     assert_eq!(verified.in_doubt.unknown, 0);
 }
 
-/// Case 15, at the start.
 #[test]
-fn a_server_that_accepts_and_stays_silent_costs_no_token() {
+fn no_token_is_requested_when_the_server_accepts_but_does_not_respond() {
     let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let login = Login {
         host: "127.0.0.1".to_owned(),

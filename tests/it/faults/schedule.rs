@@ -1,4 +1,4 @@
-//! Schedules of faults, drawn from a seed: the same seed gives the same schedule again.
+//! Fault schedules, which are drawn from a seed: the same seed gives the same schedule.
 
 use std::time::Duration;
 
@@ -8,59 +8,59 @@ use crate::support::source::token;
 
 /// How a partition ends.
 #[derive(Clone, Copy, Debug)]
-pub enum Heal {
-    /// What was held back arrives.
-    Late,
-    /// The client has given up before, and then it arrives.
-    AfterGivingUp,
-    /// The client has given up, and it arrives after the end of the run.
-    AtTheEnd,
+pub enum PartitionEnd {
+    /// The messages that were held back arrive.
+    Heal,
+    /// The client's side closes first; then the messages arrive.
+    DisconnectThenHeal,
+    /// The client's side closes; the messages arrive after the run.
+    HealAfterRun,
 }
 
-/// What happens.
+/// An event of a schedule.
 #[derive(Clone, Copy, Debug)]
-pub enum What {
-    /// At that point the proxy does this.
-    Net(Point, Fault, Scope),
-    /// At the n-th commit all connections fall silent, for that long.
-    Partition(u64, Heal, Duration),
+pub enum FaultEvent {
+    /// The proxy injects this fault at this point.
+    Proxy(Point, Fault, Scope),
+    /// At the n-th commit all connections are partitioned, for this long.
+    Partition(u64, PartitionEnd, Duration),
     /// After n commits a backend of the run is killed with SIGKILL.
-    Kill(u64),
+    KillBackend(u64),
     /// After n commits a backend of the run is ended with `pg_terminate_backend`.
-    Terminate(u64),
+    TerminateBackend(u64),
     /// After n commits the statement of a backend of the run is cancelled with `pg_cancel_backend`.
-    Cancel(u64),
-    /// After n commits another session attaches a partition for the numbers that come soon.
+    CancelStatement(u64),
+    /// After n commits another session attaches a partition for the next ids.
     AttachPartition(u64),
-    /// After n commits the server stops as in a crash and starts again.
-    Immediate(u64),
-    /// After n commits the server is restarted in good order.
+    /// After n commits the server stops as in a crash and restarts.
+    Crash(u64),
+    /// After n commits the server restarts cleanly.
     Restart(u64),
-    /// After n commits every connection is cut and none is let in, for that long.
-    Away(u64, Duration),
-    /// After n commits and that long the run is signalled; twice where the flag is set.
+    /// After n commits every connection is closed and new ones are refused, for this long.
+    RefuseConnections(u64, Duration),
+    /// After n commits and this pause the run gets a signal; twice if the flag is set.
     Signal(u64, Duration, &'static str, bool),
 }
 
-/// A run and what happens to it.
+/// A run and its events.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct Schedule {
     pub seed: u64,
     pub ddl: &'static str,
     pub tokens: Vec<String>,
     pub connections: u32,
     pub pipeline: u32,
-    /// The role has the INSERT right alone.
+    /// The role only has the INSERT right.
     pub insert_only: bool,
     pub patience: &'static str,
-    /// So long is each way.
+    /// The delay of each direction.
     pub delay: Duration,
-    pub events: Vec<What>,
+    pub events: Vec<FaultEvent>,
 }
 
-impl Plan {
+impl Schedule {
     fn new(rng: &mut fastrand::Rng, seed: u64, size: usize) -> Self {
-        // Some runs have values that occur again and again.
+        // Some runs have values that repeat.
         let few = rng.u8(..4) == 0;
         fastrand::seed(seed);
         let tokens = (0..size).map(|_| {
@@ -87,69 +87,69 @@ impl Plan {
         }
     }
 
-    /// Anything.
+    /// Draws events of any kind.
     pub fn random(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let size = rng.usize(200..1500);
-        let mut plan = Self::new(&mut rng, seed, size);
-        plan.insert_only = rng.u8(..10) == 0;
-        plan.patience = if rng.u8(..10) == 0 { "200ms" } else { "30s" };
+        let mut schedule = Self::new(&mut rng, seed, size);
+        schedule.insert_only = rng.u8(..10) == 0;
+        schedule.patience = if rng.u8(..10) == 0 { "200ms" } else { "30s" };
         for _ in 0..rng.usize(1..=4) {
             let event = match rng.u8(..16) {
-                0 => What::Kill(gap(&mut rng)),
-                1 => What::Immediate(gap(&mut rng)),
-                2 => What::Restart(gap(&mut rng)),
-                3 | 4 => What::Terminate(gap(&mut rng)),
-                5 => What::Away(gap(&mut rng), pause(&mut rng, 400)),
+                0 => FaultEvent::KillBackend(gap(&mut rng)),
+                1 => FaultEvent::Crash(gap(&mut rng)),
+                2 => FaultEvent::Restart(gap(&mut rng)),
+                3 | 4 => FaultEvent::TerminateBackend(gap(&mut rng)),
+                5 => FaultEvent::RefuseConnections(gap(&mut rng), pause(&mut rng, 400)),
                 6..=8 => partition(&mut rng),
-                _ => net(&mut rng),
+                _ => proxy_fault(&mut rng),
             };
-            plan.events.push(event);
+            schedule.events.push(event);
         }
         if rng.u8(..6) == 0 {
-            plan.events.push(signal(&mut rng));
+            schedule.events.push(signal(&mut rng));
         }
-        plan
+        schedule
     }
 
-    /// Crash upon crash.
+    /// Draws crashes.
     pub fn crashes(seed: u64, count: usize) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let mut plan = Self::new(&mut rng, seed, 150 * count);
-        // Nobody is through before the first crash.
-        plan.delay = Duration::from_millis(2);
-        plan.connections = rng.u32(2..=6);
+        let mut schedule = Self::new(&mut rng, seed, 150 * count);
+        // The delay keeps the run from finishing before the first crash.
+        schedule.delay = Duration::from_millis(2);
+        schedule.connections = rng.u32(2..=6);
         let crash = |_| match rng.u8(..4) {
-            0 => What::Immediate(gap(&mut rng)),
-            _ => What::Kill(gap(&mut rng)),
+            0 => FaultEvent::Crash(gap(&mut rng)),
+            _ => FaultEvent::KillBackend(gap(&mut rng)),
         };
-        plan.events = (0..count).map(crash).collect();
-        plan
+        schedule.events = (0..count).map(crash).collect();
+        schedule
     }
 
-    /// Partitions of every kind, and servers that are left behind.
+    /// Draws partitions, and disconnects that the server does not notice.
     pub fn partitions(seed: u64, count: usize) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let mut plan = Self::new(&mut rng, seed, 150 * count);
+        let mut schedule = Self::new(&mut rng, seed, 150 * count);
         let split = |_| match rng.u8(..3) {
-            0 => What::Net(point(&mut rng), Fault::DisconnectClient, scope(&mut rng)),
+            0 => FaultEvent::Proxy(point(&mut rng), Fault::DisconnectClient, scope(&mut rng)),
             _ => partition(&mut rng),
         };
-        plan.events = (0..count).map(split).collect();
-        plan
+        schedule.events = (0..count).map(split).collect();
+        schedule
     }
 
-    /// A signal, sometimes while something else goes wrong.
+    /// Draws a signal, sometimes with another fault.
     pub fn signals(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let mut plan = Self::new(&mut rng, seed, 1000);
+        let mut schedule = Self::new(&mut rng, seed, 1000);
         match rng.u8(..4) {
-            0 => plan.events.push(net(&mut rng)),
-            1 => plan.events.push(partition(&mut rng)),
+            0 => schedule.events.push(proxy_fault(&mut rng)),
+            1 => schedule.events.push(partition(&mut rng)),
             _ => {}
         }
-        plan.events.push(signal(&mut rng));
-        plan
+        schedule.events.push(signal(&mut rng));
+        schedule
     }
 }
 
@@ -173,21 +173,25 @@ fn point(rng: &mut fastrand::Rng) -> Point {
     }
 }
 
-fn net(rng: &mut fastrand::Rng) -> What {
+fn proxy_fault(rng: &mut fastrand::Rng) -> FaultEvent {
     let faults = [
         Fault::Disconnect,
         Fault::DropReplies,
         Fault::DisconnectClient,
     ];
-    What::Net(point(rng), faults[rng.usize(..3)], scope(rng))
+    FaultEvent::Proxy(point(rng), faults[rng.usize(..3)], scope(rng))
 }
 
-fn partition(rng: &mut fastrand::Rng) -> What {
-    let heals = [Heal::Late, Heal::AfterGivingUp, Heal::AtTheEnd];
-    What::Partition(gap(rng), heals[rng.usize(..3)], pause(rng, 80))
+fn partition(rng: &mut fastrand::Rng) -> FaultEvent {
+    let ends = [
+        PartitionEnd::Heal,
+        PartitionEnd::DisconnectThenHeal,
+        PartitionEnd::HealAfterRun,
+    ];
+    FaultEvent::Partition(gap(rng), ends[rng.usize(..3)], pause(rng, 80))
 }
 
-fn signal(rng: &mut fastrand::Rng) -> What {
+fn signal(rng: &mut fastrand::Rng) -> FaultEvent {
     let name = if rng.bool() { "TERM" } else { "INT" };
-    What::Signal(rng.u64(..200), pause(rng, 60), name, rng.u8(..3) == 0)
+    FaultEvent::Signal(rng.u64(..200), pause(rng, 60), name, rng.u8(..3) == 0)
 }

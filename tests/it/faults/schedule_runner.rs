@@ -1,5 +1,5 @@
-//! Plays a schedule against a run and verifies the end, twice: at once, and when whatever the
-//! network held back has arrived and no backend is left.
+//! Runs a schedule and verifies the result twice: right after the run, and once every held message has
+//! arrived and no backend is left.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use postgres::Client;
 
-use super::schedule::{Heal, Plan, What};
+use super::schedule::{FaultEvent, PartitionEnd, Schedule};
 use super::{run_command, through};
 use crate::support::cluster::{Cluster, kill, try_backends, wait, wait_until_disconnected};
 use crate::support::command::{Run, Running};
@@ -18,41 +18,48 @@ use crate::support::proxy::{Fault, Point, Proxy, Scope};
 use crate::support::source::Source;
 use crate::support::verify::{Verified, rows, verify};
 
-/// How often a run is looked at.
-const GLANCE: Duration = Duration::from_millis(1);
+/// The interval between two polls.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Attaches a partition to a table that is partitioned by ranges of its number. Inserts that wait for the
-/// lock of the default partition fail afterwards.
-pub const ATTACH: &str = "CREATE TABLE late (LIKE secret_tokens INCLUDING ALL);
+/// Attaches a partition to a table that is partitioned by ranges of its id.
+///
+/// Inserts that wait for the lock of the default partition fail afterwards.
+pub const ATTACH_PARTITION: &str = "CREATE TABLE late (LIKE secret_tokens INCLUDING ALL);
     DO $do$ DECLARE first bigint; BEGIN
         SELECT least(greatest(80, last_value + 15), 2147483647) INTO first FROM secret_tokens_id_seq;
         EXECUTE format('ALTER TABLE secret_tokens ATTACH PARTITION late
             FOR VALUES FROM (%s) TO (MAXVALUE)', first); END $do$";
 
-/// What a schedule came to.
-pub struct Played {
+/// The result of a schedule.
+pub struct ScheduleResult {
     pub verified: Verified,
     pub crashes: u64,
     pub partitions: u64,
-    /// From the first signal to the end of the process, where there was one.
+    /// The time from the first signal to the exit, if there was a signal.
     pub signalled: Option<Duration>,
 }
 
-/// Plays it.
+/// Runs a schedule and verifies its report.
 ///
 /// # Panics
-/// Where the report is not true; the seed is printed, and everything is kept.
-pub fn play(cluster: &Cluster, plan: &Plan) -> Played {
-    let mut kept = None;
-    let played = catch_unwind(AssertUnwindSafe(|| attempt(cluster, plan, &mut kept)));
-    played.unwrap_or_else(|panic| {
-        let folder = cluster.keep();
-        if let Some(run) = kept {
+/// If the report is wrong; the seed is printed, and all files are kept.
+pub fn run_schedule(cluster: &Cluster, schedule: &Schedule) -> ScheduleResult {
+    let mut last_run = None;
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        attempt(cluster, schedule, &mut last_run)
+    }));
+    result.unwrap_or_else(|panic| {
+        let folder = cluster.keep_files();
+        if let Some(run) = last_run {
             let _ = fs::write(folder.join("report.ndjson"), &run.stdout);
             let _ = fs::write(folder.join("log.ndjson"), &run.stderr);
         }
-        eprintln!("TOKEN_SERVICE_FAULT_SEED={} repeats this:", plan.seed);
-        eprintln!("{:?} {:?}", plan.events, (plan.connections, plan.pipeline));
+        eprintln!("TOKEN_SERVICE_FAULT_SEED={} repeats this:", schedule.seed);
+        eprintln!(
+            "{:?} {:?}",
+            schedule.events,
+            (schedule.connections, schedule.pipeline)
+        );
         eprintln!(
             "the server's files and the report are kept in {}",
             folder.display()
@@ -61,29 +68,29 @@ pub fn play(cluster: &Cluster, plan: &Plan) -> Played {
     })
 }
 
-fn attempt(cluster: &Cluster, plan: &Plan, kept: &mut Option<Run>) -> Played {
+fn attempt(cluster: &Cluster, schedule: &Schedule, last_run: &mut Option<Run>) -> ScheduleResult {
     if cluster.postmaster().is_none() {
         cluster.start();
     }
-    let database = Database::on(cluster).with_sql(plan.ddl);
+    let database = Database::on(cluster).with_sql(schedule.ddl);
     let proxy = Proxy::to(cluster.port);
-    proxy.delay(plan.delay);
-    let tokens = plan.tokens.clone();
+    proxy.delay(schedule.delay);
+    let tokens = schedule.tokens.clone();
     let source = Source::generating_with(move |_| tokens.clone());
-    let login = if plan.insert_only {
+    let login = if schedule.insert_only {
         database.role_with("INSERT")
     } else {
         (*database).clone()
     };
-    let mut command = run_command(&source, &through(&login, &proxy), plan.tokens.len());
+    let mut command = run_command(&source, &through(&login, &proxy), schedule.tokens.len());
     for (name, value) in [
-        ("--connections", plan.connections.to_string()),
-        ("--pipeline", plan.pipeline.to_string()),
-        ("--patience", plan.patience.to_owned()),
+        ("--connections", schedule.connections.to_string()),
+        ("--pipeline", schedule.pipeline.to_string()),
+        ("--patience", schedule.patience.to_owned()),
     ] {
         command = command.args([name, &value]);
     }
-    let mut stage = Stage {
+    let mut fault_run = FaultRun {
         running: command.spawn(),
         proxy,
         database,
@@ -91,16 +98,16 @@ fn attempt(cluster: &Cluster, plan: &Plan, kept: &mut Option<Run>) -> Played {
         crashes: 0,
         partitions: 0,
         signalled: None,
-        counts_answers: false,
+        counts_ready_messages: false,
     };
-    // Before that, a fault only ends the run before a token was asked for.
-    stage.commits(1);
-    for what in &plan.events {
-        if !stage.happens(*what) {
+    // An earlier fault would only end the run before a token is requested.
+    fault_run.wait_for_transactions(1);
+    for event in &schedule.events {
+        if !fault_run.inject(*event) {
             break;
         }
     }
-    let Stage {
+    let FaultRun {
         running,
         proxy,
         database,
@@ -108,31 +115,34 @@ fn attempt(cluster: &Cluster, plan: &Plan, kept: &mut Option<Run>) -> Played {
         partitions,
         signalled,
         ..
-    } = stage;
-    let run = kept.insert(running.wait());
+    } = fault_run;
+    let run = last_run.insert(running.wait());
     let signalled = signalled.map(|(at, code)| (at.elapsed(), code));
     let issued = source.issued();
-    // The last crash may have come after the last token.
+    // The last crash may follow the last token.
     let superuser = database.superuser();
     wait(|| superuser.try_client().is_ok(), "the server");
     let first = verify(run, &issued, &[], &database);
-    judge_code(run, &first, plan, signalled.map(|(_, code)| code));
+    check_exit_code(run, &first, schedule, signalled.map(|(_, code)| code));
     let before = sorted(&database);
-    // A backend of which nothing was in doubt may have been left behind: now it hears the end.
+    // A backend without in-doubt tokens may be left; now it notices the disconnect.
     proxy.heal();
-    wait(|| proxy.is_drained(), "what was held back");
+    wait(|| proxy.is_drained(), "the held messages");
     drop(proxy);
     wait_until_disconnected(superuser);
     let verified = verify(run, &issued, &[], &database);
-    // What is unknown may be: nobody could end its backend. The second look has counted it.
+    // Unknown tokens may be committed late; the second verification has counted them.
     let is_open = verified.report.count("unknown") > 0;
     let after = sorted(&database);
-    assert!(is_open || before == after, "something was committed late");
-    Played {
+    assert!(
+        is_open || before == after,
+        "a token was committed after the report"
+    );
+    ScheduleResult {
         verified,
         crashes,
         partitions,
-        signalled: signalled.map(|(lasted, _)| lasted),
+        signalled: signalled.map(|(duration, _)| duration),
     }
 }
 
@@ -142,21 +152,21 @@ fn sorted(database: &Database) -> Vec<String> {
     rows
 }
 
-fn judge_code(run: &Run, verified: &Verified, plan: &Plan, signal: Option<i32>) {
+fn check_exit_code(run: &Run, verified: &Verified, schedule: &Schedule, signal: Option<i32>) {
     let report = &verified.report;
     let settled = report.count("stored") + report.count("rejected");
-    let expected = if settled == plan.tokens.len() as u64 {
+    let expected = if settled == schedule.tokens.len() as u64 {
         0
     } else {
         5
     };
-    // A signal may come when all is done, or after it.
+    // The signal may arrive after the last token.
     let fits = run.code == Some(expected) || (signal.is_some() && run.code == signal);
     assert!(fits, "exit {:?}: {}", run.code, run.stderr);
 }
 
-/// A run, and what its schedule needs.
-pub struct Stage<'a> {
+/// A run in progress, with everything that its schedule affects.
+pub struct FaultRun<'a> {
     pub running: Running,
     pub proxy: Proxy,
     pub database: Database,
@@ -164,86 +174,86 @@ pub struct Stage<'a> {
     pub crashes: u64,
     pub partitions: u64,
     pub signalled: Option<(Instant, i32)>,
-    /// Counts every transaction that the server ends, and not only those that inserted one row.
-    pub counts_answers: bool,
+    /// Whether to count every ended transaction, and not only those that inserted one row.
+    pub counts_ready_messages: bool,
 }
 
-impl Stage<'_> {
-    /// Makes it happen; false where the run has ended before.
-    pub fn happens(&mut self, what: What) -> bool {
-        match what {
-            What::Net(point, fault, scope) => {
-                let struck = self.strikes(point, fault, scope);
-                self.partitions += u64::from(struck && fault == Fault::DisconnectClient);
-                return struck;
+impl FaultRun<'_> {
+    /// Injects an event; false if the run ends before it.
+    pub fn inject(&mut self, event: FaultEvent) -> bool {
+        match event {
+            FaultEvent::Proxy(point, fault, scope) => {
+                let is_injected = self.inject_at(point, fault, scope);
+                self.partitions += u64::from(is_injected && fault == Fault::DisconnectClient);
+                return is_injected;
             }
-            What::Partition(gap, heal, pause) => {
-                let point = if self.counts_answers {
+            FaultEvent::Partition(gap, heal, pause) => {
+                let point = if self.counts_ready_messages {
                     Point::Ready(gap)
                 } else {
                     Point::Commit(gap)
                 };
-                if !self.strikes(point, Fault::Partition, Scope::All) {
+                if !self.inject_at(point, Fault::Partition, Scope::All) {
                     return false;
                 }
                 self.partitions += 1;
                 thread::park_timeout(pause);
                 match heal {
-                    Heal::Late => self.proxy.heal(),
-                    Heal::AfterGivingUp => {
+                    PartitionEnd::Heal => self.proxy.heal(),
+                    PartitionEnd::DisconnectThenHeal => {
                         self.proxy.inject(Fault::DisconnectClient);
                         self.proxy.heal();
                     }
-                    Heal::AtTheEnd => {
+                    PartitionEnd::HealAfterRun => {
                         self.proxy.inject(Fault::DisconnectClient);
                         self.proxy.accept_again();
                     }
                 }
             }
-            What::Kill(gap) => {
-                return self.commits(gap) && self.kill_backend();
+            FaultEvent::KillBackend(gap) => {
+                return self.wait_for_transactions(gap) && self.kill_backend();
             }
-            What::Terminate(gap) => {
-                if !self.commits(gap) {
+            FaultEvent::TerminateBackend(gap) => {
+                if !self.wait_for_transactions(gap) {
                     return false;
                 }
                 if let Some((mut admin, pid)) = self.backend() {
                     let _ = admin.execute("SELECT pg_terminate_backend($1)", &[&pid]);
                 }
             }
-            What::Cancel(gap) => {
-                if !self.commits(gap) {
+            FaultEvent::CancelStatement(gap) => {
+                if !self.wait_for_transactions(gap) {
                     return false;
                 }
                 if let Some((mut admin, pid)) = self.backend() {
                     let _ = admin.execute("SELECT pg_cancel_backend($1)", &[&pid]);
                 }
             }
-            What::AttachPartition(gap) => {
-                if !self.commits(gap) {
+            FaultEvent::AttachPartition(gap) => {
+                if !self.wait_for_transactions(gap) {
                     return false;
                 }
                 // It fails if a row of the default partition belongs to the new one.
                 let client = self.database.try_client();
-                let _ = client.and_then(|mut client| client.batch_execute(ATTACH));
+                let _ = client.and_then(|mut client| client.batch_execute(ATTACH_PARTITION));
             }
-            What::Immediate(gap) => {
-                if !self.commits(gap) {
+            FaultEvent::Crash(gap) => {
+                if !self.wait_for_transactions(gap) {
                     return false;
                 }
                 self.cluster.stop("immediate");
                 self.cluster.start();
                 self.crashes += 1;
             }
-            What::Restart(gap) => {
-                if !self.commits(gap) {
+            FaultEvent::Restart(gap) => {
+                if !self.wait_for_transactions(gap) {
                     return false;
                 }
                 self.cluster.stop("fast");
                 self.cluster.start();
             }
-            What::Away(gap, pause) => {
-                if !self.commits(gap) {
+            FaultEvent::RefuseConnections(gap, pause) => {
+                if !self.wait_for_transactions(gap) {
                     return false;
                 }
                 self.proxy.refuse(true);
@@ -251,8 +261,8 @@ impl Stage<'_> {
                 thread::park_timeout(pause);
                 self.proxy.refuse(false);
             }
-            What::Signal(gap, pause, name, twice) => {
-                if !self.commits(gap) {
+            FaultEvent::Signal(gap, pause, name, twice) => {
+                if !self.wait_for_transactions(gap) {
                     return false;
                 }
                 thread::park_timeout(pause);
@@ -269,53 +279,53 @@ impl Stage<'_> {
         true
     }
 
-    fn is_over(&self) -> bool {
+    fn has_exited(&self) -> bool {
         !Path::new(&format!("/proc/{}", self.running.pid)).exists()
     }
 
-    /// Waits for what is to come; false where the run ends first.
-    pub fn until(&self, holds: impl Fn() -> bool) -> bool {
+    /// Waits until the condition holds; false if the run ends first.
+    pub fn wait_until(&self, condition: impl Fn() -> bool) -> bool {
         let end = Instant::now() + Duration::from_mins(1);
-        while !holds() {
-            if self.is_over() {
+        while !condition() {
+            if self.has_exited() {
                 return false;
             }
-            assert!(Instant::now() < end, "the run stands still");
-            thread::park_timeout(GLANCE);
+            assert!(Instant::now() < end, "the run makes no progress");
+            thread::park_timeout(POLL_INTERVAL);
         }
         true
     }
 
-    /// Waits for so many more transactions.
-    pub fn commits(&self, gap: u64) -> bool {
+    /// Waits for this many more transactions; false if the run ends first.
+    pub fn wait_for_transactions(&self, gap: u64) -> bool {
         let seen = || {
-            if self.counts_answers {
+            if self.counts_ready_messages {
                 self.proxy.ready_messages()
             } else {
                 self.proxy.commits()
             }
         };
         let goal = seen() + gap;
-        self.until(|| seen() >= goal)
+        self.wait_until(|| seen() >= goal)
     }
 
-    fn strikes(&self, point: Point, fault: Fault, scope: Scope) -> bool {
+    fn inject_at(&self, point: Point, fault: Fault, scope: Scope) -> bool {
         let goal = self.proxy.injected() + 1;
         self.proxy.arm(point, fault, scope);
-        self.until(|| self.proxy.injected() >= goal)
+        self.wait_until(|| self.proxy.injected() >= goal)
     }
 
     fn kill_backend(&mut self) -> bool {
         if let Some((_, pid)) = self.backend() {
             self.crashes += u64::from(kill(pid, "KILL"));
-            // Until the first process has heard of it, it lets connections in that it then ends.
+            // Until the postmaster notices the crash, it accepts connections and then ends them.
             let process = format!("/proc/{pid}");
-            wait(|| !Path::new(&process).exists(), "the backend's end");
+            wait(|| !Path::new(&process).exists(), "the backend to exit");
         }
         true
     }
 
-    /// A backend of the run, and a connection that saw it.
+    /// A superuser connection, and the process id of a backend of the run.
     fn backend(&self) -> Option<(Client, i32)> {
         let superuser = self.database.superuser();
         let mut seen = None;

@@ -1,43 +1,45 @@
-//! Short forms of the schedules; `long` plays many more.
+//! The short form of the fault schedules; `long_form` runs many more.
 
-use super::schedule::Plan;
-use super::schedule_runner::play;
+use super::schedule::Schedule;
+use super::schedule_runner::run_schedule;
 use crate::support::cluster::crashable;
 
-/// The seed to repeat, or a new one, which is printed where a schedule fails.
+/// The seed of `TOKEN_SERVICE_FAULT_SEED`, or a random one, which is printed if a schedule fails.
 pub fn seed() -> u64 {
     match std::env::var("TOKEN_SERVICE_FAULT_SEED") {
-        Ok(text) => text.parse().expect("TOKEN_SERVICE_FAULT_SEED is a number"),
+        Ok(text) => text
+            .parse()
+            .expect("TOKEN_SERVICE_FAULT_SEED must be a number"),
         Err(_) => fastrand::u64(..),
     }
 }
 
 #[test]
-fn random_schedules() {
+fn reports_are_true_under_random_faults() {
     let cluster = crashable();
     let first = seed();
     for seed in (0..5).map(|n| first.wrapping_add(n)) {
-        play(&cluster, &Plan::random(seed));
+        run_schedule(&cluster, &Schedule::random(seed));
     }
 }
 
 #[test]
-fn a_few_crashes_in_a_row() {
+fn reports_are_true_when_the_server_crashes_repeatedly() {
     let cluster = crashable();
-    let played = play(&cluster, &Plan::crashes(seed(), 4));
-    assert!(played.crashes > 0);
+    let result = run_schedule(&cluster, &Schedule::crashes(seed(), 4));
+    assert!(result.crashes > 0);
 }
 
 #[test]
-fn a_few_partitions_in_a_row() {
-    play(&crashable(), &Plan::partitions(seed(), 4));
+fn reports_are_true_when_the_network_partitions_repeatedly() {
+    run_schedule(&crashable(), &Schedule::partitions(seed(), 4));
 }
 
 #[test]
-fn signals_at_random_moments() {
+fn reports_are_true_when_the_run_is_signalled() {
     let cluster = crashable();
     let first = seed();
     for seed in (0..3).map(|n| first.wrapping_add(n)) {
-        play(&cluster, &Plan::signals(seed));
+        run_schedule(&cluster, &Schedule::signals(seed));
     }
 }
