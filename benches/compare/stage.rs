@@ -14,8 +14,8 @@ use super::options::Scale;
 use super::scratch::Scratch;
 use super::server_time;
 use super::supply::{Kind, Supply};
-use super::support::database::{Database, Login, SEED};
-use super::support::postgres::{Server, Setup};
+use super::support::database::{Database, Login, STANDARD_TABLE};
+use super::support::postgres::{Server, ServerSetup};
 
 /// Beyond the durable settings: no checkpoint and no vacuum comes in the middle of one contender's
 /// run, and there is room for the largest number of sessions.
@@ -49,9 +49,9 @@ impl Stage {
         let began = Instant::now();
         choose_disk()?;
         let scratch = Scratch::new()?;
-        let server = Server::with(&Setup {
+        let server = Server::start(&ServerSetup {
             conf: CONF,
-            ..Setup::default()
+            ..ServerSetup::default()
         });
         for name in ["pgbench", "psql", "curl"] {
             let program = program(&server, name);
@@ -61,7 +61,9 @@ impl Stage {
                 "{name} is missing; on Debian and Ubuntu the packages postgresql and curl have it"
             );
         }
-        let database = Database::on(&server).made(SEED).made(PROCEDURE);
+        let database = Database::on(&server)
+            .with_sql(STANDARD_TABLE)
+            .with_sql(PROCEDURE);
         Ok(Self {
             scale,
             stored: Supply::start(Kind::Stored)?,

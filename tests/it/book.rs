@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use crate::support::command::Command;
-use crate::support::guide::read;
+use crate::support::doc_blocks::read;
 use crate::support::root;
 
 /// The most lines of README.md.

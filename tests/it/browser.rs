@@ -1,6 +1,6 @@
-//! The HTML report in a real browser: Chromium, driven through its chromedriver.
+//! Tests of the HTML report in Chromium, driven by chromedriver.
 //!
-//! Ignored unless asked for, as tests/it/main.rs explains: it takes a browser.
+//! They need a browser, so they are ignored by default: see tests/it/main.rs.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -11,11 +11,11 @@ use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 
-use crate::html::{HOSTILE, Page, reporting, run};
+use crate::html_report::{HOSTILE_TOKENS, Page, run, with_reports};
 use crate::support;
 use crate::support::command::{Command, Run};
 
-/// A chromedriver of the test's own, on a port that it chose itself; ends with the value.
+/// A running chromedriver on a port of its choice; it stops when the value is dropped.
 struct Driver {
     child: Child,
     port: String,
@@ -23,18 +23,18 @@ struct Driver {
 
 impl Driver {
     fn start() -> Self {
-        support::limit::watch();
+        support::time_limit::start();
         let mut child = Program::new("chromedriver")
             .arg("--port=0")
             .stdout(Stdio::piped())
             .spawn()
             .expect("chromedriver: tests/run installs it");
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let said = |line: String| {
+        let port_in = |line: String| {
             let (_, port) = line.split_once("started successfully on port ")?;
             Some(port.trim_end_matches('.').to_owned())
         };
-        let port = lines.map_while(Result::ok).find_map(said);
+        let port = lines.map_while(Result::ok).find_map(port_in);
         Self {
             port: port.expect("the port that chromedriver listens on"),
             child,
@@ -49,7 +49,7 @@ impl Drop for Driver {
     }
 }
 
-/// What the browser wrote to its console; chromedriver's own command.
+/// Reads the browser's console; a command of chromedriver.
 #[derive(Debug)]
 struct Console;
 
@@ -70,7 +70,7 @@ impl WebDriverCompatibleCommand for Console {
     }
 }
 
-/// A browser window of this size that shows a page.
+/// A browser window that shows a page.
 struct Window {
     client: Client,
 }
@@ -103,7 +103,7 @@ impl Window {
         found.unwrap().len()
     }
 
-    /// The tokens in the rows that are seen.
+    /// The tokens of the visible rows.
     async fn tokens(&self) -> Vec<String> {
         let script =
             "return [...document.querySelectorAll('td.token')].map((td) => td.textContent)";
@@ -113,9 +113,9 @@ impl Window {
 
     async fn search(&self, text: &str) {
         let field = self.client.find(Locator::Id("search")).await.unwrap();
-        // As a person would: everything is marked, deleted, and written anew.
-        let anew = format!("\u{e009}a\u{e000}\u{e017}{text}");
-        field.send_keys(&anew).await.unwrap();
+        // Like a user: selects all, deletes it, and types the new text.
+        let keys = format!("\u{e009}a\u{e000}\u{e017}{text}");
+        field.send_keys(&keys).await.unwrap();
     }
 
     async fn click(&self, selector: &str) {
@@ -123,7 +123,7 @@ impl Window {
         found.expect(selector).click().await.unwrap();
     }
 
-    /// Ends it; nothing may have been complained of, and no dialogue been opened.
+    /// Closes the window; asserts that the console is empty and no dialogue is open.
     async fn close(self) {
         let dialogue = self.client.get_alert_text().await;
         assert!(dialogue.is_err(), "a dialogue: {dialogue:?}");
@@ -133,19 +133,19 @@ impl Window {
     }
 }
 
-/// Shows the page of a run.
-fn show<F: Future<Output = ()>>(run: &Run, look: impl FnOnce(Window) -> F) {
+/// Opens the page of a run in a browser.
+fn show<F: Future<Output = ()>>(run: &Run, test: impl FnOnce(Window) -> F) {
     let driver = Driver::start();
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }.enable_all().build().unwrap();
     runtime.block_on(async {
-        look(Window::open(&driver, &run.path("run.html")).await).await;
+        test(Window::open(&driver, &run.path("run.html")).await).await;
     });
 }
 
 #[test]
-#[ignore = "needs Chromium and its chromedriver; tests/run asks for it where they are"]
-fn a_page_is_shown_and_its_rows_are_searched_filtered_and_sorted() {
+#[ignore = "needs Chromium and chromedriver; tests/run runs it if they are installed"]
+fn rows_can_be_searched_filtered_and_sorted() {
     let run = run(&["aa", "b-b", "cc", "c-c", "dd"]);
     show(&run, async |window| {
         let title = window.client.title().await.unwrap();
@@ -163,7 +163,7 @@ fn a_page_is_shown_and_its_rows_are_searched_filtered_and_sorted() {
         window.search("C").await;
         let mut found = window.tokens().await;
         found.sort();
-        // The other one has the letter in its constraint.
+        // `b-b` matches by the name of its constraint.
         assert_eq!(found, ["b-b", "c-c", "cc"]);
         assert_eq!(window.text("#count").await, "3 of 5 rows");
         window.click("button[data-status=rejected]").await;
@@ -182,12 +182,12 @@ fn a_page_is_shown_and_its_rows_are_searched_filtered_and_sorted() {
 }
 
 #[test]
-#[ignore = "needs Chromium and its chromedriver; tests/run asks for it where they are"]
-fn a_hostile_token_is_text_to_a_browser() {
-    let run = run(&HOSTILE);
+#[ignore = "needs Chromium and chromedriver; tests/run runs it if they are installed"]
+fn hostile_tokens_are_shown_as_text() {
+    let run = run(&HOSTILE_TOKENS);
     show(&run, async |window| {
         let mut shown = window.tokens().await;
-        let mut expected: Vec<String> = HOSTILE
+        let mut expected: Vec<String> = HOSTILE_TOKENS
             .map(|token| token.replace('\u{202e}', "\\u{202e}"))
             .into();
         shown.sort();
@@ -200,34 +200,38 @@ fn a_hostile_token_is_text_to_a_browser() {
             0
         );
         window.search("<img src=x").await;
-        assert_eq!(window.tokens().await, [HOSTILE[0]]);
+        assert_eq!(window.tokens().await, [HOSTILE_TOKENS[0]]);
         window.close().await;
     });
 }
 
-/// One row of 100,000 is found, and no more rows stand in the document than are seen.
+/// The document contains only the rows near the visible ones.
 #[test]
-#[ignore = "needs Chromium and its chromedriver; tests/run asks for it where they are"]
-fn a_hundred_thousand_tokens_are_searched() {
-    let run = reporting(Command::new().args(["demo", "100000", "--report", "text"])).run();
+#[ignore = "needs Chromium and chromedriver; tests/run runs it if they are installed"]
+fn search_finds_one_of_a_hundred_thousand_tokens() {
+    let run = with_reports(Command::new().args(["demo", "100000", "--report", "text"])).run();
     let run = run.expect_code(0);
     let page = Page::of(&run);
     let last: Vec<&Value> = page.rows.iter().rev().take(50).collect();
     assert_eq!(page.rows.len(), 100_000);
-    let wanted = last[49][1].as_str().unwrap().to_owned();
+    let token = last[49][1].as_str().unwrap().to_owned();
     show(&run, async |window| {
         assert_eq!(window.text("#count").await, "100,000 rows");
         assert!(window.tokens().await.len() < 200);
-        window.search(&wanted).await;
-        assert_eq!(window.tokens().await, [wanted]);
+        window.search(&token).await;
+        assert_eq!(window.tokens().await, [token]);
         assert_eq!(window.text("#count").await, "1 of 100,000 rows");
 
         window.search("").await;
-        let to_the_end =
+        let scroll_to_end =
             "const view = document.getElementById('view'); view.scrollTop = view.scrollHeight;
             return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() =>
                 done(document.querySelector('tr[aria-rowindex=\"100001\"]') !== null))));";
-        let seen = window.client.execute(to_the_end, Vec::new()).await.unwrap();
+        let seen = window
+            .client
+            .execute(scroll_to_end, Vec::new())
+            .await
+            .unwrap();
         assert_eq!(seen, json!(true), "the last row");
         window.close().await;
     });

@@ -1,15 +1,15 @@
-//! `check` finds every mistake in one pass and raises no false alarm; `api` prints a reference whose
+//! `check` finds every error in one pass and has no false positives. `api` prints a reference whose
 //! examples run.
 
 use serde_json::Value;
 
-use crate::support::books::demo;
 use crate::support::command::Command;
+use crate::support::ledger::demo_command;
 use crate::support::root;
 use crate::support::snapshot::{settings, shows};
 
 #[test]
-fn several_files_are_checked_in_one_pass() {
+fn check_reports_the_errors_of_several_files_in_one_pass() {
     let run = Command::new()
         .file("sound.rhai", "report(store(fetch(SIZE)));")
         .file(
@@ -55,13 +55,13 @@ fn several_files_are_checked_in_one_pass() {
 }
 
 #[test]
-fn without_a_name_the_built_in_script_is_checked() {
+fn check_uses_the_built_in_script_when_no_script_is_named() {
     let run = Command::new().arg("check").run().expect_code(0);
     assert_eq!(run.stdout, "ok    scripts/default.rhai\n");
 }
 
 #[test]
-fn a_folder_stands_for_the_scripts_below_it() {
+fn check_finds_the_scripts_below_a_folder() {
     let check = |name| {
         Command::new()
             .file("a/two.rhai", "stor(1);")
@@ -86,7 +86,7 @@ fn a_folder_stands_for_the_scripts_below_it() {
 }
 
 #[test]
-fn a_mistake_in_the_configuration_is_usage() {
+fn check_exits_with_2_when_the_configuration_is_invalid() {
     let run = Command::new()
         .file("c.yaml", "source:\n  tiemout: 3s\n")
         .args(["check", "--config", "c.yaml"])
@@ -104,7 +104,7 @@ fn a_mistake_in_the_configuration_is_usage() {
 }
 
 /// Valid scripts of every kind, each of which also runs.
-const SOUND: [&str; 16] = [
+const VALID_SCRIPTS: [&str; 16] = [
     "import \"lib/helpers\" as helpers; fn f() { config::SIZE + config::VARS.len() } print(f() + helpers::size());",
     "let page = (); retry(1, || page = tokens([\"a\"])); if page != () { report(store(page)); }",
     "let x = 1; x = \"text\"; x = store([\"a\"]); for o in x { if o.status == \"stored\" { print(o.status); } } let e = #{status: \"mine\", kind: \"mine\"}; print(e.status == \"none\" || e.kind == \"other\");",
@@ -124,9 +124,9 @@ const SOUND: [&str; 16] = [
 ];
 
 #[test]
-fn valid_scripts_raise_no_alarm() {
+fn valid_scripts_pass_check_and_run() {
     let lib = "fn half(n) { n / 2 } fn size() { config::SIZE }\n";
-    for script in SOUND {
+    for script in VALID_SCRIPTS {
         let check = Command::new()
             .file("lib/helpers.rhai", lib)
             .file("mine.rhai", script)
@@ -134,13 +134,13 @@ fn valid_scripts_raise_no_alarm() {
             .run();
         assert_eq!(check.code, Some(0), "{script}: {}", check.stderr);
         assert_eq!(check.stderr, "", "{script}");
-        let run = demo(3, script).file("lib/helpers.rhai", lib).run();
+        let run = demo_command(3, script).file("lib/helpers.rhai", lib).run();
         assert_eq!(run.code, Some(0), "{script}: {}", run.stderr);
     }
 }
 
 #[test]
-fn the_reference_is_the_same_each_time() {
+fn reference_is_deterministic() {
     for format in ["md", "json", "d.rhai"] {
         assert_eq!(api(format), api(format), "{format}");
     }
@@ -152,7 +152,7 @@ fn api(format: &str) -> String {
 }
 
 #[test]
-fn the_api_is_printed_for_machines_and_editors() {
+fn api_is_printed_as_json_and_as_definitions() {
     let json: Value = serde_json::from_str(&api("json")).unwrap();
     let functions = json["functions"].as_array().unwrap();
     for name in [
@@ -182,29 +182,29 @@ fn the_api_is_printed_for_machines_and_editors() {
 }
 
 #[test]
-fn the_reference_in_the_repository_is_up_to_date() {
+fn reference_in_the_repository_is_up_to_date() {
     let printed = Command::new().arg("api").run().expect_code(0).stdout;
-    let kept = std::fs::read_to_string(root().join("docs/script-api.md")).unwrap_or_default();
+    let committed = std::fs::read_to_string(root().join("docs/script-api.md")).unwrap_or_default();
     assert!(
-        printed == kept,
-        "docs/script-api.md is out of date: `cargo run -- api > docs/script-api.md` makes it anew"
+        printed == committed,
+        "docs/script-api.md is out of date; run `cargo run -- api > docs/script-api.md`"
     );
 }
 
-/// Every function of the reference, with where it stands and its doc comment.
+/// Every function of the reference, with its module and its doc comment.
 fn functions() -> Vec<(String, String)> {
     let json: Value = serde_json::from_str(&api("json")).unwrap();
-    // What stands under `host::` are the primitives once more.
-    let places = [("", &json), ("env", &json["modules"]["env"])];
+    // `host::` is left out, because it repeats the primitives.
+    let namespaces = [("", &json), ("env", &json["modules"]["env"])];
     let library = json["library"].as_object().unwrap();
     let modules = library.iter().map(|(name, module)| (name.as_str(), module));
     let mut functions = Vec::new();
-    for (space, place) in places.into_iter().chain(modules) {
-        for function in place["functions"].as_array().unwrap() {
+    for (module, namespace) in namespaces.into_iter().chain(modules) {
+        for function in namespace["functions"].as_array().unwrap() {
             let comments = function["docComments"].as_array();
             let comments = comments.into_iter().flatten().map(Value::to_string);
             let comment: String = comments.collect();
-            let name = format!("{space} {}", function["name"]);
+            let name = format!("{module} {}", function["name"]);
             let lines = comment.replace("\\n", "\n");
             let lines = lines
                 .lines()
@@ -228,7 +228,7 @@ fn examples(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn every_function_of_the_reference_has_words_and_an_example() {
+fn every_function_has_a_description_and_an_example() {
     let functions = functions();
     assert!(functions.len() > 60, "{}", functions.len());
     for (name, comment) in functions {
@@ -241,13 +241,13 @@ fn every_function_of_the_reference_has_words_and_an_example() {
 }
 
 #[test]
-fn every_example_of_the_reference_runs_and_prints_what_it_says() {
+fn every_example_prints_what_its_comments_say() {
     let printed = api("md");
     let examples = examples(&printed);
     assert!(examples.len() >= functions().len(), "{}", examples.len());
     for example in examples {
-        let run = demo(3, example).args(["--out-dir", "."]).run();
-        // Without topping up, the demo's source may well fall short.
+        let run = demo_command(3, example).args(["--out-dir", "."]).run();
+        // Without top-up the demo's source may fall short.
         let may_fall_short = example.contains("top_up: false") || example.contains("fetch_once");
         let code = if may_fall_short && run.code == Some(4) {
             4
@@ -255,19 +255,21 @@ fn every_example_of_the_reference_runs_and_prints_what_it_says() {
             0
         };
         assert_eq!(run.code, Some(code), "{example}: {}", run.stderr);
-        let shown: Vec<&str> = run.stdout.lines().collect();
+        let printed: Vec<&str> = run.stdout.lines().collect();
         let mut from = 0;
-        let says = example.lines().filter(|line| line.contains("print("));
-        for said in says.filter_map(|line| line.split_once("// ")) {
-            let found = shown[from..].iter().position(|line| *line == said.1.trim());
-            let at = found.unwrap_or_else(|| panic!("{example} printed {shown:?}"));
+        let comments = example.lines().filter(|line| line.contains("print("));
+        for comment in comments.filter_map(|line| line.split_once("// ")) {
+            let found = printed[from..]
+                .iter()
+                .position(|line| *line == comment.1.trim());
+            let at = found.unwrap_or_else(|| panic!("{example} printed {printed:?}"));
             from += at + 1;
         }
     }
 }
 
 #[test]
-fn every_example_of_the_reference_passes_check() {
+fn every_example_passes_check() {
     let printed = api("md");
     let mut command = Command::new().arg("check");
     for (number, example) in examples(&printed).into_iter().enumerate() {
@@ -279,14 +281,14 @@ fn every_example_of_the_reference_passes_check() {
 }
 
 #[test]
-fn editors_can_read_the_definitions() {
+fn definitions_have_valid_syntax() {
     let definitions = api("d.rhai");
     let types = [
         "int", "float", "bool", "string", "array", "map", "Fn", "?", "()",
     ];
     let own = ["Tokens", "Pages", "Outcomes", "Outcome"];
     let is_type = |name: &str| types.contains(&name) || own.contains(&name);
-    // Words that the language keeps for itself, and that a name in Rust may well be.
+    // Words that Rhai reserves, although a name in Rust may be one of them.
     let reserved = [
         "default", "go", "match", "module", "new", "spawn", "sync", "use", "with", "yield",
     ];

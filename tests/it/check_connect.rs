@@ -1,19 +1,19 @@
-//! `check --connect` says of a real source and a real database whether a run could use them, and costs
-//! neither a token nor a row.
+//! `check --connect` reports whether a run could use the source and the database. It consumes no token and
+//! writes no row.
 
 use std::ffi::OsStr;
 use std::net::TcpListener;
 
 use crate::support::cluster::crashable;
 use crate::support::command::{Command, Run};
-use crate::support::database::{Database, HOSTILE, Login, SEED};
-use crate::support::pgbouncer::{Pooler, Setup as Pooling};
-use crate::support::postgres::{SUPERUSER, Server, Setup, free_port, server};
-use crate::support::secure::{CERTIFICATES, OPEN, PASSWORD, secure};
+use crate::support::database::{Database, HOSTILE_TABLE, Login, STANDARD_TABLE};
+use crate::support::pgbouncer::{Pooler, PoolerSetup};
+use crate::support::postgres::{SUPERUSER, Server, ServerSetup, free_port, server};
 use crate::support::snapshot::shows;
 use crate::support::source::{Source, refused_url};
+use crate::support::tls_server::{CERTIFICATES, OPEN, PASSWORD, tls_server};
 
-/// A source that hands out tokens to whoever asks: nobody may.
+/// A source that would deliver tokens; `check` must not request one.
 fn source() -> Source {
     Source::generating(|size| size)
 }
@@ -22,25 +22,25 @@ fn check(source: &Source) -> Command {
     Command::new().source(source).args(["check", "--connect"])
 }
 
-/// The same with a source that is nobody's.
+/// A check with this URL of a source.
 fn check_at(url: impl AsRef<OsStr>) -> Command {
     Command::new()
         .env("TOKEN_HOST", url)
         .args(["check", "--connect"])
 }
 
-/// What is said of this database.
+/// The output of a check of this database, which must exit with `code`.
 #[track_caller]
-fn of_database(login: &Login, code: i32) -> String {
+fn check_database(login: &Login, code: i32) -> String {
     let source = source();
     let run = check(&source).database(login).run().expect_code(code);
-    assert!(source.requests().is_empty(), "a token was asked for");
+    assert!(source.requests().is_empty(), "a token was requested");
     assert!(!run.stderr.contains(&login.password), "{}", run.stderr);
-    told(&run)
+    notable_lines(&run)
 }
 
-/// Both outputs without the lines that are the same wherever a run could begin.
-fn told(run: &Run) -> String {
+/// Both outputs, without the lines of a check that found no problem.
+fn notable_lines(run: &Run) -> String {
     const USUAL: [&str; 4] = [
         "ok    scripts/default.rhai",
         "source    ok ",
@@ -53,8 +53,8 @@ fn told(run: &Run) -> String {
 }
 
 #[test]
-fn everything_can_be_used_and_nothing_is_touched() {
-    let database = Database::seed();
+fn check_changes_nothing_when_source_and_database_are_usable() {
+    let database = Database::standard();
     let source = source();
     let run = check(&source).database(&database).run().expect_code(0);
     shows!(run.transcript(), @"
@@ -68,17 +68,17 @@ fn everything_can_be_used_and_nothing_is_touched() {
     limit     ok    16 connections of [count] free
     --- stderr
     ");
-    assert!(source.requests().is_empty(), "a token was asked for");
+    assert!(source.requests().is_empty(), "a token was requested");
     assert!(database.rows().is_empty());
     let sql = "SELECT last_value, is_called FROM secret_tokens_id_seq";
     let row = database.client().query_one(sql, &[]).unwrap();
     let sequence: (i64, bool) = (row.get(0), row.get(1));
-    assert_eq!(sequence, (1, false), "the sequence has not moved");
+    assert_eq!(sequence, (1, false), "the sequence has not advanced");
 }
 
 #[test]
-fn it_is_asked_for_by_a_variable_too() {
-    let (database, source) = (Database::seed(), source());
+fn variable_enables_connect() {
+    let (database, source) = (Database::standard(), source());
     let check = Command::new()
         .source(&source)
         .database(&database)
@@ -88,8 +88,8 @@ fn it_is_asked_for_by_a_variable_too() {
 }
 
 #[test]
-fn the_source_is_down() {
-    let database = Database::seed();
+fn source_fails_when_it_is_down() {
+    let database = Database::standard();
     let run = check_at(refused_url()).database(&database).run();
     let run = run.expect_code(4);
     shows!(run.transcript(), @"
@@ -112,9 +112,8 @@ fn the_source_is_down() {
     ");
 }
 
-/// As in a run: 5 comes before 4.
 #[test]
-fn both_are_down() {
+fn exit_code_is_5_when_source_and_database_are_down() {
     let url = format!("postgres://me:{PASSWORD}@127.0.0.1:{}/db", free_port());
     let command = || check_at(refused_url()).env("DATABASE_URL", &url);
     let run = command().run().expect_code(5);
@@ -146,8 +145,8 @@ fn both_are_down() {
 }
 
 #[test]
-fn a_source_over_tls() {
-    let database = Database::seed();
+fn source_over_tls_fails_when_its_certificate_is_not_trusted() {
+    let database = Database::standard();
     let source = Source::generating_over_tls(|size| size);
     let trusted = check(&source).database(&database).run().expect_code(0);
     shows!(trusted.stdout.lines().nth(1).unwrap(), @"source    ok    https://localhost:[port]/tokens  TLS with a trusted certificate, connected in [ms] ms (no token asked for)");
@@ -162,13 +161,13 @@ fn a_source_over_tls() {
       caused by: invalid peer certificate: UnknownIssuer
     hint: install the certificate of its authority, or name it in SSL_CERT_FILE
     ");
-    assert!(source.requests().is_empty(), "a token was asked for");
+    assert!(source.requests().is_empty(), "a token was requested");
 }
 
-/// It takes connections and says nothing: what is waited for is bounded.
+/// The source accepts connections and sends nothing.
 #[test]
-fn a_source_that_says_nothing() {
-    let database = Database::seed();
+fn source_fails_when_it_does_not_respond() {
+    let database = Database::standard();
     let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("https://{}/tokens", silent.local_addr().unwrap());
     let run = check_at(url)
@@ -187,8 +186,8 @@ fn a_source_that_says_nothing() {
 }
 
 #[test]
-fn keys_and_passwords_are_not_shown() {
-    let database = Database::seed();
+fn keys_and_passwords_are_hidden() {
+    let database = Database::standard();
     let port = source().port();
     for host in [
         format!("http://127.0.0.1:{port}/tokens?key=canary-2"),
@@ -206,45 +205,45 @@ fn keys_and_passwords_are_not_shown() {
 }
 
 #[test]
-fn rights_and_what_is_missing() {
-    let database = Database::seed();
-    shows!(of_database(&database.role_with("INSERT"), 0), @r#"
+fn missing_rights_and_missing_objects_are_reported() {
+    let database = Database::standard();
+    shows!(check_database(&database.role_with("INSERT"), 0), @r#"
     database  ok    127.0.0.1:[port]/[database] as [database]_role  PostgreSQL [version], no TLS, primary
     table     warn  secret_tokens.data  INSERT yes, SELECT no, check secret_tokens_data_check: tokens that a lost connection leaves in doubt stay unknown; GRANT SELECT ("data", xmin) ON "secret_tokens" TO "[database]_role"
     "#);
-    shows!(of_database(&database.role_with("SELECT"), 5), @r#"
+    shows!(check_database(&database.role_with("SELECT"), 5), @r#"
     database  ok    127.0.0.1:[port]/[database] as [database]_role  PostgreSQL [version], no TLS, primary
     table     FAIL  secret_tokens.data  the database refuses inserts
     error: the database refuses inserts
       caused by: role "[database]_role" has no INSERT right on "secret_tokens", column "data"
     hint: GRANT INSERT ON "secret_tokens" TO "[database]_role"
     "#);
-    shows!(of_database(&Database::new(), 5), @r#"
+    shows!(check_database(&Database::new(), 5), @r#"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     FAIL  secret_tokens.data  the table does not exist
     error: the table does not exist
       caused by: relation "secret_tokens" does not exist (42P01)
     hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema where that is not in the search path
     "#);
-    let other = Database::with("CREATE TABLE secret_tokens (id int, token text)");
-    shows!(of_database(&other, 5), @r#"
+    let other = Database::from_ddl("CREATE TABLE secret_tokens (id int, token text)");
+    shows!(check_database(&other, 5), @r#"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     FAIL  secret_tokens.data  the column does not exist
     error: the column does not exist
       caused by: "secret_tokens" has no column "data"
     hint: set `database.column` to a column of "secret_tokens"
     "#);
-    let numbers = Database::with("CREATE TABLE secret_tokens (data int)");
-    shows!(of_database(&numbers, 5), @r#"
+    let numbers = Database::from_ddl("CREATE TABLE secret_tokens (data int)");
+    shows!(check_database(&numbers, 5), @r#"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     FAIL  secret_tokens.data  the column does not keep whole tokens
     error: the column does not keep whole tokens
       caused by: column "data" of "secret_tokens" is of type integer
     hint: ALTER TABLE "secret_tokens" ALTER COLUMN "data" TYPE text, or set `database.column` to a column of type text or varchar
     "#);
-    let mut wrong = Database::seed();
+    let mut wrong = Database::standard();
     wrong.set_password("canary-9");
-    shows!(of_database(&wrong, 5), @r#"
+    shows!(check_database(&wrong, 5), @r#"
     database  FAIL  127.0.0.1:[port]/[database] as [database]_owner  the database refused to connect
     error: the database refused to connect
       caused by: password authentication failed for user "[database]_owner" (28P01)
@@ -253,8 +252,8 @@ fn rights_and_what_is_missing() {
 }
 
 #[test]
-fn what_a_table_does_with_its_rows_is_told() {
-    shows!(of_database(&Database::with(HOSTILE), 0), @"
+fn constraints_and_triggers_are_reported() {
+    shows!(check_database(&Database::from_ddl(HOSTILE_TABLE), 0), @"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     warn  secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check, unique secret_tokens_data_key: row triggers may change or remove rows, so tokens that a lost connection leaves in doubt stay unknown
     ");
@@ -262,23 +261,24 @@ fn what_a_table_does_with_its_rows_is_told() {
         "CREATE TABLE secret_tokens (data text PRIMARY KEY, CONSTRAINT a CHECK (data <> 'a'),
         CONSTRAINT b CHECK (data <> 'b'), CONSTRAINT c CHECK (data <> 'c'),
         CONSTRAINT d CHECK (data <> 'd'))";
-    shows!(of_database(&Database::with(many), 0), @"
+    shows!(check_database(&Database::from_ddl(many), 0), @"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     ok    secret_tokens.data  INSERT yes, SELECT yes, check a, check b, check c and 2 more
     ");
 }
 
-/// Whoever holds the table's lock is waited for no longer than for a connection.
 #[test]
-fn a_table_that_is_locked() {
-    let database = Database::seed();
-    let mut holder = database.client();
-    let mut held = holder.transaction().unwrap();
-    held.batch_execute("LOCK TABLE secret_tokens").unwrap();
+fn table_fails_when_it_is_locked_longer_than_connect_timeout() {
+    let database = Database::standard();
+    let mut blocker = database.client();
+    let mut transaction = blocker.transaction().unwrap();
+    transaction
+        .batch_execute("LOCK TABLE secret_tokens")
+        .unwrap();
     let source = source();
     let url = format!("{}?connect_timeout=2", database.url());
     let run = check(&source).env("DATABASE_URL", url).run().expect_code(5);
-    shows!(told(&run), @r#"
+    shows!(notable_lines(&run), @r#"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     FAIL  secret_tokens.data  the database did not answer in time
     error: the database did not answer in time
@@ -288,21 +288,21 @@ fn a_table_that_is_locked() {
 }
 
 #[test]
-fn commits_that_are_not_waited_for() {
-    let database = Database::seed();
-    let careless = format!(
+fn synchronous_commit_off_and_fsync_off_cause_warnings() {
+    let database = Database::standard();
+    let asynchronous = format!(
         "ALTER DATABASE {} SET synchronous_commit = off",
         database.name
     );
-    database.admin().batch_execute(&careless).unwrap();
-    shows!(of_database(&database, 0), @"
+    database.admin().batch_execute(&asynchronous).unwrap();
+    shows!(check_database(&database, 0), @"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
     commit    warn  synchronous_commit is off on the server: a run uses on for its own inserts
     ");
     let cluster = crashable();
-    let database = Database::on(&cluster).made(SEED);
-    shows!(of_database(&database, 0), @"
+    let database = Database::on(&cluster).with_sql(STANDARD_TABLE);
+    shows!(check_database(&database, 0), @"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
     commit    warn  fsync is off on the server: a power cut may take what was stored; turn it on
@@ -310,8 +310,8 @@ fn commits_that_are_not_waited_for() {
 }
 
 #[test]
-fn too_few_connections() {
-    let database = Database::seed();
+fn connection_limits_are_reported() {
+    let database = Database::standard();
     let source = source();
     let check = |name: &str, value: &str| {
         let check = check(&source).database(&database).env(name, value);
@@ -322,7 +322,7 @@ fn too_few_connections() {
     let owner = &database.user;
     let few = format!("ALTER ROLE {owner} CONNECTION LIMIT 5");
     database.admin().batch_execute(&few).unwrap();
-    // Exact, for nobody else is this role.
+    // The count is exact, because no other session has this role.
     assert!(limit(check("TOKEN_SERVICE_CONNECTIONS", "5")).ends_with("5 connections of 5 free"));
     shows!(limit(check("TOKEN_SERVICE_CONNECTIONS", "6")), @"limit     warn  5 free, and a run takes up to 6: it would make do with fewer; raise the CONNECTION LIMIT of role [database]_owner, or set --connections 5");
     let _one = database.client();
@@ -331,7 +331,7 @@ fn too_few_connections() {
         database.name
     );
     database.superuser().client().batch_execute(&few).unwrap();
-    shows!(of_database(&database, 5), @r#"
+    shows!(check_database(&database, 5), @r#"
     database  FAIL  127.0.0.1:[port]/[database] as [database]_owner  the database refused to connect
     error: the database refused to connect
       caused by: too many connections for database "[database]" (53300)
@@ -340,16 +340,16 @@ fn too_few_connections() {
 }
 
 #[test]
-fn the_database_over_tls() {
-    let (source, secure) = (source(), secure());
+fn database_over_tls_is_reported_with_its_mode() {
+    let (source, tls_server) = (source(), tls_server());
     let outcome = |url: String| {
-        let check = check(&source).file("ca.pem", &secure.certificates.ca_pem);
+        let check = check(&source).file("ca.pem", &tls_server.certificates.ca_pem);
         let run = check.env("DATABASE_URL", url).run();
         assert!(!run.transcript().contains(PASSWORD));
         let line = run.stdout.lines().nth(2).unwrap_or_default().to_owned();
         format!("{line}\n{}", run.stderr)
     };
-    let open = secure.url("localhost", OPEN);
+    let open = tls_server.url("localhost", OPEN);
     let outcomes = [
         outcome(format!("{open}?sslmode=verify-full&sslrootcert=ca.pem")),
         outcome(format!("{open}?sslmode=prefer")),
@@ -357,7 +357,7 @@ fn the_database_over_tls() {
         outcome(format!("{open}?sslmode=verify-full")),
         outcome(format!(
             "{}?sslmode=require",
-            secure.url("localhost", CERTIFICATES)
+            tls_server.url("localhost", CERTIFICATES)
         )),
     ];
     shows!(outcomes.join(""), @r#"
@@ -376,28 +376,28 @@ fn the_database_over_tls() {
 }
 
 #[test]
-fn a_server_that_takes_no_writes_and_a_unix_socket() {
-    let closed = Server::with(&Setup {
+fn read_only_server_fails_and_unix_socket_succeeds() {
+    let read_only = Server::start(&ServerSetup {
         conf: "default_transaction_read_only = on\n",
-        ..Setup::default()
+        ..ServerSetup::default()
     });
     let login = Login {
         host: "127.0.0.1".to_owned(),
-        port: closed.port,
+        port: read_only.port,
         user: SUPERUSER.to_owned(),
-        password: closed.password.clone(),
+        password: read_only.password.clone(),
         name: "postgres".to_owned(),
     };
-    shows!(of_database(&login, 5), @"
+    shows!(check_database(&login, 5), @"
     database  FAIL  127.0.0.1:[port]/postgres as postgres  the database takes no writes
     error: the database takes no writes
       caused by: 127.0.0.1:[port] is a standby or read-only
     hint: the host in DATABASE_URL must name the primary, and the role must not be set to read only
     ");
-    let database = Database::seed();
+    let database = Database::standard();
     let source = source();
     let run = check(&source)
-        .database_parts(&database)
+        .database_by_parts(&database)
         .env("DB_HOST", &server().sockets)
         .run()
         .expect_code(0);
@@ -409,17 +409,17 @@ fn a_server_that_takes_no_writes_and_a_unix_socket() {
 }
 
 #[test]
-fn through_a_pooler() {
-    let database = Database::seed();
-    let pooler = Pooler::before(&database, &Pooling::default());
-    shows!(of_database(&pooler.login, 0), @"
+fn pooler_is_reported() {
+    let database = Database::standard();
+    let pooler = Pooler::start(&database, &PoolerSetup::default());
+    shows!(check_database(&pooler.login, 0), @"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], through a pooler, sslmode prefer, primary
     table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
     limit     ok    connections are the pooler's to give: its max_client_conn counts
     ");
     let missing = Database::new();
-    let pooler = Pooler::before(&missing, &Pooling::default());
-    shows!(of_database(&pooler.login, 5), @r#"
+    let pooler = Pooler::start(&missing, &PoolerSetup::default());
+    shows!(check_database(&pooler.login, 5), @r#"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], through a pooler, sslmode prefer, primary
     table     FAIL  secret_tokens.data  the table does not exist
     limit     ok    connections are the pooler's to give: its max_client_conn counts
@@ -431,41 +431,41 @@ fn through_a_pooler() {
 }
 
 #[test]
-fn an_sqlite_file() {
+fn sqlite_file_is_checked_without_changes() {
     let source = source();
     let command = || check(&source).env("DATABASE_URL", "sqlite:tokens.db");
     let missing = command().run().expect_code(5);
-    shows!(told(&missing), @"
+    shows!(notable_lines(&missing), @"
     database  FAIL  sqlite:tokens.db  the database file does not exist
     error: the database file does not exist
       caused by: no file tokens.db
     hint: sqlite:PATH must name an existing SQLite file with the table in it
     ");
     let text = command().file("tokens.db", "no database, but long enough to be looked at");
-    shows!(told(&text.run().expect_code(5)), @"
+    shows!(notable_lines(&text.run().expect_code(5)), @"
     database  FAIL  sqlite:tokens.db  the database file cannot be used
     error: the database file cannot be used
       caused by: tokens.db: file is not a database
     hint: sqlite:PATH must name an SQLite file that this user may read and write
     ");
 
-    let made = |ddl: &str| {
+    let create = |ddl: &str| {
         let command = command();
         let file = rusqlite::Connection::open(command.dir().join("tokens.db")).unwrap();
         file.execute_batch(ddl).unwrap();
         (command, file)
     };
-    let (sound, file) = made("CREATE TABLE secret_tokens (data TEXT)");
-    let run = sound.run().expect_code(0);
-    shows!(told(&run), @"
+    let (valid, file) = create("CREATE TABLE secret_tokens (data TEXT)");
+    let run = valid.run().expect_code(0);
+    shows!(notable_lines(&run), @"
     database  ok    sqlite:tokens.db  SQLite [version]
     table     ok    secret_tokens.data  INSERT yes, SELECT yes
     commit    ok    a run uses synchronous = full
     ");
     let journal = file.pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0));
-    assert_eq!(journal.unwrap(), "delete", "the file is as it was");
-    let (empty, _) = made("CREATE TABLE other (data TEXT)");
-    shows!(told(&empty.run().expect_code(5)), @r#"
+    assert_eq!(journal.unwrap(), "delete", "the journal mode is unchanged");
+    let (empty, _) = create("CREATE TABLE other (data TEXT)");
+    shows!(notable_lines(&empty.run().expect_code(5)), @r#"
     database  ok    sqlite:tokens.db  SQLite [version]
     table     FAIL  secret_tokens.data  the table does not exist
     commit    ok    a run uses synchronous = full
@@ -473,8 +473,8 @@ fn an_sqlite_file() {
       caused by: no table "secret_tokens" in tokens.db
     hint: create it first: the schema of an existing database is never changed
     "#);
-    let (view, _) = made("CREATE VIEW secret_tokens AS SELECT 1 AS data");
-    shows!(told(&view.run().expect_code(5)), @"
+    let (view, _) = create("CREATE VIEW secret_tokens AS SELECT 1 AS data");
+    shows!(notable_lines(&view.run().expect_code(5)), @"
     database  ok    sqlite:tokens.db  SQLite [version]
     table     FAIL  secret_tokens.data  the database file cannot be used
     commit    ok    a run uses synchronous = full
@@ -484,10 +484,8 @@ fn an_sqlite_file() {
     ");
 }
 
-/// Without a place to connect to there is nothing to be said, and where the configuration holds a
-/// mistake nobody knows what was meant.
 #[test]
-fn what_is_not_configured_is_a_mistake_and_nothing_is_connected_to() {
+fn nothing_is_connected_when_the_configuration_is_incomplete_or_invalid() {
     let neither = Command::new().args(["check", "--connect"]).run();
     shows!(neither.expect_code(2).transcript(), @"
     exit: 2
@@ -500,8 +498,8 @@ fn what_is_not_configured_is_a_mistake_and_nothing_is_connected_to() {
     hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the file that --config names; `token_service demo` needs none
     ");
     let source = source();
-    let one = check(&source).run().expect_code(2);
-    shows!(one.transcript(), @"
+    let no_database = check(&source).run().expect_code(2);
+    shows!(no_database.transcript(), @"
     exit: 2
     --- stdout
     ok    scripts/default.rhai
@@ -509,8 +507,8 @@ fn what_is_not_configured_is_a_mistake_and_nothing_is_connected_to() {
     error: no database is configured
     hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the file that --config names; `token_service demo` needs none
     ");
-    let mistaken = check(&source).config("source: {tiemout: 3s}").run();
-    shows!(mistaken.expect_code(2).transcript(), @"
+    let invalid = check(&source).config("source: {tiemout: 3s}").run();
+    shows!(invalid.expect_code(2).transcript(), @"
     exit: 2
     --- stdout
     ok    scripts/default.rhai
@@ -523,17 +521,16 @@ fn what_is_not_configured_is_a_mistake_and_nothing_is_connected_to() {
     ");
     let input = Command::new()
         .env("TOKEN_SERVICE_INPUT", "tokens.txt")
-        .database(&Database::seed())
+        .database(&Database::standard())
         .args(["check", "--connect"])
         .run()
         .expect_code(0);
     shows!(input.stdout.lines().nth(1).unwrap(), @"source    ok    an input takes its place");
 }
 
-/// A mistake in a script is looked for too; what is worse decides.
 #[test]
-fn scripts_are_looked_at_first() {
-    let (database, source) = (Database::seed(), source());
+fn exit_code_of_the_source_wins_when_a_script_is_invalid() {
+    let (database, source) = (Database::standard(), source());
     let command = |url: &str| {
         let command = check_at(url).database(&database);
         command
@@ -541,7 +538,12 @@ fn scripts_are_looked_at_first() {
             .arg("mine.rhai")
             .run()
     };
-    let sound = command(&source.url()).expect_code(3);
-    assert_eq!(sound.stdout.lines().count(), 5, "{}", sound.stdout);
+    let script_only = command(&source.url()).expect_code(3);
+    assert_eq!(
+        script_only.stdout.lines().count(),
+        5,
+        "{}",
+        script_only.stdout
+    );
     command(&refused_url()).expect_code(4);
 }

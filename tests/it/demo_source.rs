@@ -1,4 +1,4 @@
-//! `token_service demo-source`: a token source of its own, for trials and compose files.
+//! `token_service demo-source`: the demo's token source as a server.
 
 use std::net::TcpListener;
 
@@ -6,12 +6,12 @@ use crate::support::command::{Command, Running};
 use crate::support::database::Database;
 use crate::support::snapshot::shows;
 
-/// A running one on any free port, and its address.
-pub(crate) fn started() -> (Running, String) {
+/// Starts a demo source on a free port; returns it and its URL.
+pub(crate) fn start_demo_source() -> (Running, String) {
     let running = Command::new().args(["demo-source", "--listen", "127.0.0.1:0"]);
     let running = running.spawn();
-    let said = running.wait_for_stdout(|text| text.ends_with('\n'));
-    let url = said
+    let output = running.wait_for_stdout(|text| text.ends_with('\n'));
+    let url = output
         .trim()
         .strip_prefix("listening on ")
         .unwrap()
@@ -20,12 +20,12 @@ pub(crate) fn started() -> (Running, String) {
 }
 
 #[test]
-fn runs_are_served_until_it_is_told_to_stop() {
+fn demo_source_serves_runs_until_it_is_signalled() {
     for signal in ["TERM", "INT"] {
-        let (source, url) = started();
+        let (source, url) = start_demo_source();
         let run = Command::new()
             .env("TOKEN_HOST", &url)
-            .database(&Database::seed())
+            .database(&Database::standard())
             .arg("50")
             .run();
         assert_eq!(run.expect_code(0).stdout.lines().count(), 50);
@@ -36,9 +36,9 @@ fn runs_are_served_until_it_is_told_to_stop() {
 }
 
 #[test]
-fn an_address_that_is_taken_or_none_is_a_mistake() {
-    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let address = taken.local_addr().unwrap().to_string();
+fn demo_source_is_refused_when_its_address_is_taken_or_invalid() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
     let run = Command::new()
         .arg("demo-source")
         .env("TOKEN_SERVICE_LISTEN", &address);

@@ -1,5 +1,5 @@
-//! The manifests of `deploy/`: run as a platform would run them, every index of them, and held to what
-//! the program and the restricted Pod Security Standard ask of them.
+//! The manifests of `deploy/`: every index runs as a platform would run it, and the settings meet the
+//! needs of the program and the restricted Pod Security Standard.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 
 use crate::support::command::{Command, Run, Running};
 use crate::support::database::Database;
-use crate::support::manifest::{self, Manifest, inside, offer_socket};
+use crate::support::manifest::{self, Manifest, link_socket, path_below};
 use crate::support::postgres::server;
 use crate::support::report::Report;
 use crate::support::root;
-use crate::support::secure::{TLS_ONLY, secure};
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
+use crate::support::tls_server::{TLS_ONLY, tls_server};
 
 const AUTHORIZATION: &str = "Bearer of-the-manifest";
 
-fn only(file: &'static str, kind: &str) -> Manifest {
+fn find(file: &'static str, kind: &str) -> Manifest {
     let mut found = manifest::read(file).into_iter();
     found
         .find(|manifest| manifest.kind().1 == kind)
@@ -32,7 +32,7 @@ fn size(manifest: &Manifest) -> u64 {
     manifest.args()[0].parse().unwrap()
 }
 
-/// All at once, as a platform starts them.
+/// Runs the tasks concurrently, like a platform.
 fn run(tasks: Vec<Command>) -> Vec<Report> {
     let running: Vec<_> = tasks.into_iter().map(Command::spawn).collect();
     let runs: Vec<Run> = running.into_iter().map(Running::wait).collect();
@@ -43,8 +43,8 @@ fn sum(reports: &[Report], key: &str) -> u64 {
     reports.iter().map(|report| report.count(key)).sum()
 }
 
-/// What holds for the reports of a job, however many tasks it has.
-fn is_settled(reports: &[Report], size: u64) {
+/// Asserts that the tasks of a job settled `size` tokens and masked their reports.
+fn assert_settled(reports: &[Report], size: u64) {
     assert_eq!(sum(reports, "requested"), size);
     assert_eq!(sum(reports, "received"), size);
     assert_eq!(sum(reports, "stored") + sum(reports, "rejected"), size);
@@ -56,8 +56,8 @@ fn is_settled(reports: &[Report], size: u64) {
 }
 
 #[test]
-fn the_tasks_of_the_cloud_run_job_store_size_tokens_together() {
-    let job = only("deploy/cloud-run/job.yaml", "Job");
+fn tasks_of_the_cloud_run_job_store_size_tokens_together() {
+    let job = find("deploy/cloud-run/job.yaml", "Job");
     let tasks = number(job.object.pointer("/spec/template/spec/taskCount").unwrap());
     assert!(tasks > 1);
     let instance = job
@@ -68,15 +68,15 @@ fn the_tasks_of_the_cloud_run_job_store_size_tokens_together() {
         .as_str()
         .unwrap();
     assert_eq!(job.variable("DB_HOST"), format!("/cloudsql/{instance}"));
-    let database = Database::seed();
-    let (source, url) = super::demo_source::started();
+    let database = Database::standard();
+    let (source, url) = super::demo_source::start_demo_source();
     let sockets = tempfile::tempdir().unwrap();
-    let host = inside(sockets.path(), job.variable("DB_HOST"));
-    offer_socket(&host, &server().sockets, database.port);
+    let host = path_below(sockets.path(), job.variable("DB_HOST"));
+    link_socket(&host, &server().sockets, database.port);
     let secret = |what: &str, _: &_| match what {
         "DB_PASS" => format!("{}\n", database.password),
         "TOKEN_SERVICE_SOURCE_AUTHORIZATION" => format!("{AUTHORIZATION}\n"),
-        other => panic!("{other} is no secret that is known here"),
+        other => panic!("unexpected secret {other}"),
     };
     let change = |name: &str| match name {
         "TOKEN_HOST" => Some(url.clone()),
@@ -91,8 +91,11 @@ fn the_tasks_of_the_cloud_run_job_store_size_tokens_together() {
             .env("CLOUD_RUN_TASK_COUNT", tasks.to_string())
     };
     let reports = run((0..tasks).map(task).collect());
-    is_settled(&reports, size(&job));
-    assert!(sum(&reports, "rejected") > 0, "the demo's source has such");
+    assert_settled(&reports, size(&job));
+    assert!(
+        sum(&reports, "rejected") > 0,
+        "the demo source delivers invalid tokens"
+    );
     let count = "SELECT count(*) FROM secret_tokens";
     let rows: i64 = database.client().query_one(count, &[]).unwrap().get(0);
     assert_eq!(rows.unsigned_abs(), sum(&reports, "stored"));
@@ -100,12 +103,12 @@ fn the_tasks_of_the_cloud_run_job_store_size_tokens_together() {
     source.wait().expect_code(0);
 }
 
-/// A source that tells what it was asked for, and a database that takes verified TLS only.
-struct Cluster {
+/// Builds pods for a source that records requests and a database that requires TLS.
+struct PodBuilder {
     source: Source,
 }
 
-impl Cluster {
+impl PodBuilder {
     fn new() -> Self {
         let source = Source::generating(|size| size);
         Self { source }
@@ -115,21 +118,21 @@ impl Cluster {
         let secret = |what: &str, mount: &std::path::Path| match what {
             "DATABASE_URL" => {
                 let authority = mount.join("ca.crt");
-                std::fs::write(&authority, &secure().certificates.ca_pem).unwrap();
-                let url = secure().url("localhost", TLS_ONLY);
+                std::fs::write(&authority, &tls_server().certificates.ca_pem).unwrap();
+                let url = tls_server().url("localhost", TLS_ONLY);
                 let authority = authority.to_str().unwrap();
                 format!("{url}?sslmode=verify-full&sslrootcert={authority}\n")
             }
             "TOKEN_SERVICE_SOURCE_AUTHORIZATION" => format!("{AUTHORIZATION}\n"),
-            other => panic!("{other} is no secret that is known here"),
+            other => panic!("unexpected secret {other}"),
         };
         manifest.command(secret, |name| {
             (name == "TOKEN_HOST").then(|| self.source.url())
         })
     }
 
-    /// What the source issued, and the table holds.
-    fn is_stored(&self, size: u64) {
+    /// Asserts that the table holds `size` issued tokens, which were sent over TLS.
+    fn assert_stored(&self, size: u64) {
         for request in self.source.requests() {
             assert_eq!(request.headers["authorization"], AUTHORIZATION);
         }
@@ -137,14 +140,14 @@ impl Cluster {
         let distinct: HashSet<&String> = issued.iter().collect();
         assert_eq!(distinct.len(), issued.len());
         let sql = "SELECT count(*) FROM secret_tokens WHERE data = ANY($1) AND tls";
-        let rows = secure().admin(TLS_ONLY).query_one(sql, &[&issued]);
+        let rows = tls_server().admin(TLS_ONLY).query_one(sql, &[&issued]);
         assert_eq!(rows.unwrap().get::<_, i64>(0).unsigned_abs(), size);
     }
 }
 
 #[test]
-fn the_indexes_of_the_kubernetes_job_store_size_tokens_together() {
-    let job = only("deploy/kubernetes/job.yaml", "Job");
+fn indexes_of_the_kubernetes_job_store_size_tokens_together() {
+    let job = find("deploy/kubernetes/job.yaml", "Job");
     let spec = &job.object["spec"];
     assert_eq!(spec["completionMode"], "Indexed");
     let completions = number(&spec["completions"]);
@@ -153,27 +156,27 @@ fn the_indexes_of_the_kubernetes_job_store_size_tokens_together() {
         job.variable("TOKEN_SERVICE_SHARD"),
         format!("/{completions}")
     );
-    let cluster = Cluster::new();
+    let pods = PodBuilder::new();
     let pod = |index: u64| {
-        let pod = cluster.pod(&job);
+        let pod = pods.pod(&job);
         pod.env("JOB_COMPLETION_INDEX", index.to_string())
     };
     let reports = run((0..completions).map(pod).collect());
-    is_settled(&reports, size(&job));
-    cluster.is_stored(size(&job));
+    assert_settled(&reports, size(&job));
+    pods.assert_stored(size(&job));
 }
 
 #[test]
-fn the_cron_job_stores_size_tokens_and_its_journal_is_for_the_next_night() {
-    let cron = only("deploy/kubernetes/cronjob.yaml", "CronJob");
-    let cluster = Cluster::new();
-    let pod = cluster.pod(&cron);
-    let journal = inside(pod.dir(), cron.option("journal"));
+fn cron_job_stores_size_tokens_and_keeps_its_journal() {
+    let cron = find("deploy/kubernetes/cronjob.yaml", "CronJob");
+    let pods = PodBuilder::new();
+    let pod = pods.pod(&cron);
+    let journal = path_below(pod.dir(), cron.option("journal"));
     let run = pod.run().expect_code(0);
-    is_settled(&[Report::of_run(&run)], size(&cron));
-    cluster.is_stored(size(&cron));
+    assert_settled(&[Report::of_run(&run)], size(&cron));
+    pods.assert_stored(size(&cron));
     assert!(std::fs::metadata(journal).unwrap().len() > 0);
-    let claim = only("deploy/kubernetes/cronjob.yaml", "PersistentVolumeClaim");
+    let claim = find("deploy/kubernetes/cronjob.yaml", "PersistentVolumeClaim");
     let volumes = cron.pod()["volumes"].as_array().unwrap();
     let claimed = volumes.iter().find(|volume| volume["name"] == "journal");
     let claimed = &claimed.unwrap()["persistentVolumeClaim"]["claimName"];
@@ -181,18 +184,18 @@ fn the_cron_job_stores_size_tokens_and_its_journal_is_for_the_next_night() {
 }
 
 #[test]
-fn nothing_is_run_twice_and_nothing_is_killed_without_its_report() {
+fn jobs_are_not_retried_and_have_time_to_report() {
     for manifest in manifest::all() {
-        if manifest.is_passive() {
+        if manifest.is_volume_claim() {
             continue;
         }
         let duration = |name| humantime::parse_duration(manifest.option(name)).unwrap();
         let (grace, deadline) = (duration("grace"), duration("deadline"));
         let pod = manifest.pod();
-        let (between, limit) = match manifest.kind() {
+        let (kill_after, limit) = match manifest.kind() {
             ("run.googleapis.com/v1", _) => {
                 assert_eq!(pod["maxRetries"], 0);
-                // What Cloud Run leaves between SIGTERM and SIGKILL, in seconds; it cannot be set.
+                // The seconds between SIGTERM and SIGKILL on Cloud Run, which are fixed.
                 let limit = pod["timeoutSeconds"].as_str().unwrap().parse().unwrap();
                 (10, limit)
             }
@@ -208,21 +211,21 @@ fn nothing_is_run_twice_and_nothing_is_killed_without_its_report() {
                 };
                 assert_eq!(job[key], 0, "{kind}");
                 assert_eq!(job["podReplacementPolicy"], "Failed");
-                let between = number(&pod["terminationGracePeriodSeconds"]);
-                (between, number(&job["activeDeadlineSeconds"]))
+                let kill_after = number(&pod["terminationGracePeriodSeconds"]);
+                (kill_after, number(&job["activeDeadlineSeconds"]))
             }
         };
         let margin = Duration::from_secs(2);
         let file = manifest.file;
-        assert!(grace + margin <= Duration::from_secs(between), "{file}");
+        assert!(grace + margin <= Duration::from_secs(kill_after), "{file}");
         assert!(deadline + grace < Duration::from_secs(limit), "{file}");
     }
 }
 
 #[test]
-fn pods_are_restricted_and_tell_how_they_ended() {
+fn pods_are_restricted_and_have_a_termination_message() {
     for manifest in manifest::all() {
-        if manifest.is_passive() || manifest.kind().0 == "run.googleapis.com/v1" {
+        if manifest.is_volume_claim() || manifest.kind().0 == "run.googleapis.com/v1" {
             continue;
         }
         let (pod, container) = (manifest.pod(), manifest.container());
@@ -245,7 +248,7 @@ fn pods_are_restricted_and_tell_how_they_ended() {
                 "{volume}"
             );
         }
-        // What the standard does not ask for.
+        // Settings beyond the standard.
         assert_eq!(context["readOnlyRootFilesystem"], true);
         assert_eq!(pod["automountServiceAccountToken"], false);
         assert_eq!(pod["enableServiceLinks"], false);
@@ -258,10 +261,10 @@ fn pods_are_restricted_and_tell_how_they_ended() {
 }
 
 #[test]
-fn the_manifests_name_this_version_and_no_registry() {
+fn manifests_name_this_version_and_no_registry() {
     let image = format!("REGISTRY/token_service:{}", env!("CARGO_PKG_VERSION"));
     for manifest in manifest::all() {
-        if !manifest.is_passive() {
+        if !manifest.is_volume_claim() {
             assert_eq!(manifest.container()["image"], image, "{}", manifest.file);
         }
     }
@@ -269,30 +272,30 @@ fn the_manifests_name_this_version_and_no_registry() {
     for manifest in manifest::all() {
         assert!(
             guide.contains(manifest.file),
-            "{} is not in it",
+            "{} is missing in docs/deploying.md",
             manifest.file
         );
     }
 }
 
 #[test]
-fn the_setting_that_the_guide_names_keeps_rejected_tokens_out_of_the_servers_log() {
+fn documented_setting_keeps_rejected_tokens_out_of_the_log_of_the_server() {
     let guide = std::fs::read_to_string(root().join("docs/deploying.md")).unwrap();
     let mut lines = guide.lines().map(str::trim);
     let sql = lines.find(|line| line.starts_with("ALTER ROLE tokens SET "));
-    let database = Database::seed();
+    let database = Database::standard();
     let logs = || {
         let token = format!("rejected-{:016x}", fastrand::u64(..));
-        let source = Source::answers([Answer::tokens([&token])]);
+        let source = Source::responding([Response::tokens([&token])]);
         let run = Command::new().source(&source).database(&database).arg("1");
         assert_eq!(
-            Report::of_run(&run.arg("--report=ndjson").run()).of("rejected"),
+            Report::of_run(&run.arg("--report=ndjson").run()).with_status("rejected"),
             [token.as_str()]
         );
         let log = std::fs::read_to_string(server().dir.join("server.log")).unwrap();
         log.contains(&token)
     };
-    assert!(logs(), "as it comes, the server logs it");
+    assert!(logs(), "by default the server logs the token");
     let sql = sql.unwrap().replace("tokens", &database.user);
     database.admin().batch_execute(&sql).unwrap();
     assert!(!logs());

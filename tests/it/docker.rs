@@ -1,7 +1,7 @@
-//! The image, built and run as the README says, on a real Docker engine: here what it holds and what
-//! it says of itself, in `runs` what it does, in `compose` in whose company.
+//! Tests of the image on a Docker engine, built and run as the README describes. This file tests the
+//! content and metadata of the image, `runs` its behaviour, and `compose` its use with Compose.
 //!
-//! Ignored unless asked for, as tests/it/main.rs explains: building takes minutes.
+//! Building takes minutes, so the tests are ignored by default: see tests/it/main.rs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,11 +18,11 @@ pub(crate) mod mounted;
 mod runs;
 
 pub(crate) const IMAGE: &str = "token_service:test";
-/// What the image holds is dated; another date than the default, to see that it is the one asked for.
+/// The date of the files in the image; it differs from the default to show that the argument is used.
 const EPOCH: &str = "1700000000";
 const REVISION: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// The image is built once for all tests here; a failed build is every test's failure.
+/// The build of the image, which all tests share; if it fails, every test fails.
 static BUILT: LazyLock<Result<(), String>> = LazyLock::new(|| {
     let epoch = format!("SOURCE_DATE_EPOCH={EPOCH}");
     let revision = format!("REVISION={REVISION}");
@@ -32,10 +32,11 @@ static BUILT: LazyLock<Result<(), String>> = LazyLock::new(|| {
     built.status.success().then_some(()).ok_or(text)
 });
 
-/// Builds the image, or waits until another test has. Whoever builds by other means asks for it too:
-/// two builds at once would both compile everything.
-pub(crate) fn built() {
-    support::limit::watch();
+/// Builds the image, or waits until another test has built it.
+///
+/// Tests that build in another way call it first: two concurrent builds would both compile everything.
+pub(crate) fn build_image() {
+    support::time_limit::start();
     if let Err(why) = &*BUILT {
         panic!("docker build failed:\n{why}");
     }
@@ -48,45 +49,47 @@ pub(crate) fn docker(args: &[&str]) -> Output {
     command.output().expect("the docker command")
 }
 
-/// What a docker command that has to work says on standard output.
+/// Runs a docker command that must succeed, and returns its standard output.
 #[track_caller]
-pub(crate) fn said(args: &[&str]) -> String {
+pub(crate) fn docker_stdout(args: &[&str]) -> String {
     let output = docker(args);
     let stderr = text(&output.stderr);
     assert!(output.status.success(), "docker {args:?}: {stderr}");
     text(&output.stdout).trim().to_owned()
 }
 
-/// What a program wrote, as text.
+/// Converts output to text.
 pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A container that is removed at the end, whatever the end is.
+/// A container that is removed when the value is dropped.
 pub(crate) struct Container(String);
 
 impl Container {
-    /// Starts it and goes on.
+    /// Starts a container in the background.
     #[track_caller]
     pub(crate) fn start(options: &[&str], args: &[&str]) -> Self {
-        built();
-        Self(said(&[&["run", "-d"], options, &[IMAGE], args].concat()))
+        build_image();
+        Self(docker_stdout(
+            &[&["run", "-d"], options, &[IMAGE], args].concat(),
+        ))
     }
 
-    /// Waits for a line of either stream with `what` in it, and gives it.
+    /// Waits for a line of either stream that contains `what`, and returns it.
     #[track_caller]
-    pub(crate) fn wait_until_it_says(&self, what: &str) -> String {
-        let mut following = Command::new("sh")
+    pub(crate) fn wait_for_log_line(&self, what: &str) -> String {
+        let mut follower = Command::new("sh")
             .args(["-c", "exec docker logs --follow \"$0\" 2>&1", &self.0])
             .stdout(Stdio::piped())
             .spawn()
             .expect("sh");
-        let lines = BufReader::new(following.stdout.take().expect("a pipe")).lines();
-        // Ends with the container, which is then said to have been silent.
-        let heard = lines.map_while(Result::ok).find(|line| line.contains(what));
-        let _ = following.kill();
-        let _ = following.wait();
-        heard.unwrap_or_else(|| panic!("it never said {what:?}"))
+        let lines = BufReader::new(follower.stdout.take().expect("a pipe")).lines();
+        // The lines end when the container stops.
+        let found = lines.map_while(Result::ok).find(|line| line.contains(what));
+        let _ = follower.kill();
+        let _ = follower.wait();
+        found.unwrap_or_else(|| panic!("no line contains {what:?}"))
     }
 }
 
@@ -96,9 +99,9 @@ impl Drop for Container {
     }
 }
 
-/// Runs a container of the image to its end: exit code, standard output, standard error.
+/// Runs a container of the image until it exits: exit code, standard output, standard error.
 fn run(options: &[&str], args: &[&str]) -> (Option<i32>, String, String) {
-    built();
+    build_image();
     let output = docker(&[&["run", "--rm"], options, &[IMAGE], args].concat());
     (
         output.status.code(),
@@ -107,35 +110,35 @@ fn run(options: &[&str], args: &[&str]) -> (Option<i32>, String, String) {
     )
 }
 
-/// A file of the image.
+/// The content of a file of the image.
 fn file(path: &str) -> String {
-    built();
-    let container = Container(said(&["create", IMAGE]));
+    build_image();
+    let container = Container(docker_stdout(&["create", IMAGE]));
     let copied = docker(&["cp", &format!("{}:{path}", container.0), "-"]);
     assert!(copied.status.success(), "{}", text(&copied.stderr));
-    // An archive with the one file in it.
+    // `docker cp` writes an archive with this file.
     let mut tar = Command::new("tar").arg("-xO").piped(&copied.stdout);
     assert!(!tar.is_empty(), "{path} is empty");
     String::from_utf8(std::mem::take(&mut tar)).unwrap()
 }
 
-/// A program that reads what another wrote.
+/// Runs a program with the output of another one as its input.
 trait Piped {
     fn piped(&mut self, input: &[u8]) -> Vec<u8>;
 }
 
 impl Piped for Command {
     fn piped(&mut self, input: &[u8]) -> Vec<u8> {
-        let mut held = tempfile::tempfile().unwrap();
-        std::io::Write::write_all(&mut held, input).unwrap();
-        std::io::Seek::rewind(&mut held).unwrap();
-        let output = self.stdin(held).output().unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, input).unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        let output = self.stdin(file).output().unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
         output.stdout
     }
 }
 
-/// The labels that the Dockerfile gives, as far as they are fixed.
+/// The value of a label in the Dockerfile.
 fn label(name: &str) -> String {
     let dockerfile = fs::read_to_string(support::root().join("Dockerfile")).unwrap();
     let key = format!("org.opencontainers.image.{name}=\"");
@@ -144,20 +147,20 @@ fn label(name: &str) -> String {
 }
 
 #[test]
-fn the_label_names_the_version_of_the_program() {
+fn labels_name_the_version_and_licence_of_the_program() {
     assert_eq!(label("version"), env!("CARGO_PKG_VERSION"));
     let manifest = fs::read_to_string(support::root().join("Cargo.toml")).unwrap();
     assert!(manifest.contains(&format!("license = \"{}\"\n", label("licenses"))));
 }
 
 #[test]
-#[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
-fn the_image_says_what_it_is_and_who_runs_what() {
-    built();
+#[ignore = "builds the image; tests/run runs it if a Docker engine is available"]
+fn image_has_a_user_an_entry_point_labels_and_a_limited_size() {
+    build_image();
     let format = "{{.Config.User}} {{json .Config.Entrypoint}} {{json .Config.Cmd}}";
-    let shown = said(&["image", "inspect", "--format", format, IMAGE]);
-    assert_eq!(shown, r#"65532:65532 ["token_service"] null"#);
-    let labels = said(&[
+    let metadata = docker_stdout(&["image", "inspect", "--format", format, IMAGE]);
+    assert_eq!(metadata, r#"65532:65532 ["token_service"] null"#);
+    let labels = docker_stdout(&[
         "image",
         "inspect",
         "--format={{json .Config.Labels}}",
@@ -168,8 +171,8 @@ fn the_image_says_what_it_is_and_who_runs_what() {
     assert_eq!(label("title"), "token_service");
     assert_eq!(label("version"), env!("CARGO_PKG_VERSION"));
     assert_eq!(label("revision"), REVISION);
-    assert_eq!(label("created"), "", "nobody said");
-    let size = said(&["image", "inspect", "--format={{.Size}}", IMAGE]);
+    assert_eq!(label("created"), "", "no date was given");
+    let size = docker_stdout(&["image", "inspect", "--format={{.Size}}", IMAGE]);
     let size: u64 = size.parse().unwrap();
     assert!(size <= 25 * 1024 * 1024, "{size} bytes");
     let (_, stdout, _) = run(&[], &["--version"]);
@@ -178,19 +181,19 @@ fn the_image_says_what_it_is_and_who_runs_what() {
 }
 
 #[test]
-#[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
-fn the_image_has_no_shell() {
+#[ignore = "builds the image; tests/run runs it if a Docker engine is available"]
+fn image_has_no_shell() {
     for shell in ["sh", "/bin/sh", "/bin/bash"] {
         let (code, _, stderr) = run(&["--entrypoint", shell], &["-c", "exit 0"]);
         assert_eq!(code, Some(127), "{shell}: {stderr}");
     }
 }
 
-/// The layers themselves, since a container adds files of its own.
+/// Reads the layers, because a container adds files.
 #[test]
-#[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
-fn each_file_is_root_s_and_of_the_given_date() {
-    built();
+#[ignore = "builds the image; tests/run runs it if a Docker engine is available"]
+fn each_file_belongs_to_root_and_has_the_given_date() {
+    build_image();
     let saved = docker(&["save", IMAGE]).stdout;
     let mut listed = String::new();
     for layer in layers(&saved) {
@@ -206,9 +209,9 @@ fn each_file_is_root_s_and_of_the_given_date() {
         assert_eq!(owner, "0/0", "{line}");
         assert_eq!((date, time), ("2023-11-14", "22:13:20"), "{line}");
         let is_sticky = path == "tmp/" && mode == "drwxrwxrwt";
-        let is_guarded = ["rwxr-xr-x", "rw-r--r--"].contains(&&mode[1..]);
+        let is_write_protected = ["rwxr-xr-x", "rw-r--r--"].contains(&&mode[1..]);
         let is_link = mode.starts_with('l');
-        assert!(is_sticky || is_guarded || is_link, "{line}");
+        assert!(is_sticky || is_write_protected || is_link, "{line}");
     }
     for path in ["usr/local/bin/token_service", "scripts/default.rhai"] {
         assert!(listed.contains(path), "{listed}");
@@ -225,7 +228,7 @@ fn layers(saved: &[u8]) -> Vec<String> {
     layers.map(|l| l.as_str().unwrap().to_owned()).collect()
 }
 
-/// What Cargo.lock pins: name, version and digest of each crate from a registry.
+/// The crates of Cargo.lock that come from a registry: name, version and checksum.
 fn locked() -> BTreeSet<(String, String, String)> {
     let lock = fs::read_to_string(support::root().join("Cargo.lock")).unwrap();
     let value = |block: &str, key: &str| {
@@ -243,8 +246,8 @@ fn locked() -> BTreeSet<(String, String, String)> {
 }
 
 #[test]
-#[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
-fn the_image_lists_the_crates_that_it_was_made_of() {
+#[ignore = "builds the image; tests/run runs it if a Docker engine is available"]
+fn image_lists_the_crates_that_it_is_built_from() {
     let bom: Value =
         serde_json::from_str(&file("/usr/share/doc/token_service/sbom.cdx.json")).unwrap();
     assert_eq!(bom["bomFormat"], "CycloneDX");
@@ -263,13 +266,13 @@ fn the_image_lists_the_crates_that_it_was_made_of() {
         .collect();
     let locked = locked();
     let unknown: Vec<_> = listed.difference(&locked).collect();
-    assert!(unknown.is_empty(), "not what Cargo.lock pins: {unknown:?}");
+    assert!(unknown.is_empty(), "not in Cargo.lock: {unknown:?}");
     let has = |name: &str| listed.iter().any(|(listed, ..)| listed == name);
     for name in ["rhai", "reqwest", "tokio-postgres", "rusqlite", "ring"] {
         assert!(has(name), "{name}");
     }
     for name in ["insta", "proptest", "jsonschema"] {
-        assert!(!has(name), "{name} is for tests alone");
+        assert!(!has(name), "{name} is a development dependency");
     }
     for licence in ["MIT", "APACHE"] {
         let path = format!("LICENSE-{licence}");

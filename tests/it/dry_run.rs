@@ -1,34 +1,34 @@
-//! `--dry-run`: the real constraints judge every token, and nothing of it stays in the table.
+//! `--dry-run`: the real constraints check every token, and no row stays in the table.
 
 use std::fs;
 use std::path::Path;
 
-use crate::faults::{service, through, tokens};
+use crate::faults::{random_token_source, run_command, through};
 use crate::journal::replay;
 use crate::support::command::Command;
 use crate::support::database::Database;
-use crate::support::pgbouncer::{Pooler, Setup};
+use crate::support::pgbouncer::{Pooler, PoolerSetup};
 use crate::support::proxy::{Fault, Point, Proxy, Scope};
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
-/// A constraint that waits for the commit, and a row that is in its way.
-const PATIENT: &str = "ALTER TABLE secret_tokens ADD CONSTRAINT once UNIQUE (data)
+/// A deferred unique constraint, and a row that an equal token conflicts with.
+const DEFERRED_CONSTRAINT: &str = "ALTER TABLE secret_tokens ADD CONSTRAINT once UNIQUE (data)
     DEFERRABLE INITIALLY DEFERRED;
     INSERT INTO secret_tokens (data) VALUES ('older')";
 
 #[test]
-fn constraints_judge_also_those_that_wait_for_the_commit_and_nothing_stays() {
-    let database = Database::seed().made(PATIENT);
-    let source = Source::answers([Answer::tokens(["aa", "b-b", "older", "aa"])]);
+fn deferred_constraints_are_checked_and_no_row_stays() {
+    let database = Database::standard().with_sql(DEFERRED_CONSTRAINT);
+    let source = Source::responding([Response::tokens(["aa", "b-b", "older", "aa"])]);
     let command = Command::new().source(&source).database(&database);
     let command = command.args(["4", "--dry-run", "--report", "text"]);
     let run = command
         .args(["--report", "ndjson=run.ndjson", "--report", "csv=run.csv"])
         .run()
         .expect_code(0);
-    // Each is tried alone: equal tokens do not meet.
+    // Each token is tried alone, so equal tokens do not conflict.
     shows!(run.sorted(), @"
     rejected  b-b  23514 secret_tokens_data_check
     rejected  older  23505 once
@@ -45,31 +45,35 @@ fn constraints_judge_also_those_that_wait_for_the_commit_and_nothing_stays() {
 }
 
 #[test]
-fn a_lost_connection_leaves_nothing_in_doubt() {
-    for fault in [Fault::Cut, Fault::Abandon, Fault::Swallow] {
-        let database = Database::seed();
-        let proxy = Proxy::before(database.port);
-        let (issued, source) = tokens(500);
-        let running = service(&source, &through(&database, &proxy), issued.len());
+fn lost_connection_leaves_no_token_in_doubt() {
+    for fault in [
+        Fault::Disconnect,
+        Fault::DisconnectClient,
+        Fault::DropReplies,
+    ] {
+        let database = Database::standard();
+        let proxy = Proxy::to(database.port);
+        let (issued, source) = random_token_source(500);
+        let running = run_command(&source, &through(&database, &proxy), issued.len());
         let running = running.arg("--dry-run").spawn();
         proxy.arm(Point::Ready(200), fault, Scope::All);
-        proxy.wait_for_fired(1);
+        proxy.wait_for_injected(1);
         let report = Report::of_run(&running.wait().expect_code(0));
-        let judged = report.count("stored") + report.count("rejected");
-        assert_eq!(judged, 500, "{fault:?}");
+        let settled = report.count("stored") + report.count("rejected");
+        assert_eq!(settled, 500, "{fault:?}");
         assert!(database.rows().is_empty());
     }
 }
 
 #[test]
-fn behind_a_pooler_nothing_stays_either() {
+fn no_row_stays_when_a_pooler_is_used() {
     for mode in ["transaction", "session"] {
-        let database = Database::seed();
-        let setup = Setup {
+        let database = Database::standard();
+        let setup = PoolerSetup {
             mode,
-            ..Setup::default()
+            ..PoolerSetup::default()
         };
-        let pooler = Pooler::before(&database, &setup);
+        let pooler = Pooler::start(&database, &setup);
         let names = (0..200).map(|n| {
             if n % 4 == 0 {
                 format!("b-{n}")
@@ -77,8 +81,10 @@ fn behind_a_pooler_nothing_stays_either() {
                 format!("a{n}")
             }
         });
-        let source = Source::answers([Answer::tokens(names)]);
-        let run = service(&source, &pooler.login, 200).arg("--dry-run").run();
+        let source = Source::responding([Response::tokens(names)]);
+        let run = run_command(&source, &pooler.login, 200)
+            .arg("--dry-run")
+            .run();
         let report = Report::of_run(&run.expect_code(0));
         assert_eq!(
             (report.count("stored"), report.count("rejected")),
@@ -89,8 +95,8 @@ fn behind_a_pooler_nothing_stays_either() {
 }
 
 #[test]
-fn an_sqlite_file_and_the_demo_are_left_as_they_were() {
-    let source = Source::answers([Answer::tokens(["aa", "b-b"])]);
+fn sqlite_file_and_demo_keep_no_row() {
+    let source = Source::responding([Response::tokens(["aa", "b-b"])]);
     let command = Command::new().source(&source);
     let path = command.dir().join("tokens.db");
     let rows = |path: &Path| {
@@ -121,9 +127,9 @@ fn an_sqlite_file_and_the_demo_are_left_as_they_were() {
 }
 
 #[test]
-fn a_dry_run_keeps_no_journal_and_its_report_is_not_replayed() {
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(["aa"])]);
+fn dry_run_refuses_a_journal_and_its_report_cannot_be_replayed() {
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(["aa"])]);
     let command = || {
         let command = Command::new().source(&source).database(&database);
         command.args(["1", "--dry-run"])
@@ -146,10 +152,10 @@ fn a_dry_run_keeps_no_journal_and_its_report_is_not_replayed() {
     assert!(database.rows().is_empty());
 }
 
-/// What it reports would be taken for stored.
+/// The report would claim that tokens are stored.
 #[test]
-fn a_replay_cannot_be_a_dry_run() {
-    let database = Database::seed();
+fn replay_is_refused_when_dry_run_is_set() {
+    let database = Database::standard();
     let line = "{\"token\":\"aa\",\"status\":\"failed\"}\n";
     let command = || {
         let command = Command::new().file("old.ndjson", line).database(&database);
@@ -169,9 +175,8 @@ fn a_replay_cannot_be_a_dry_run() {
     assert_eq!(database.rows(), ["aa"]);
 }
 
-/// `check` finds it too, before a run does.
 #[test]
-fn check_knows_what_excludes_each_other() {
+fn check_finds_options_that_exclude_each_other() {
     let check = Command::new().arg("check");
     let both = check.config("run: {dry_run: true, journal: run.journal}");
     let run = both.run().expect_code(2);

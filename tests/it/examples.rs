@@ -1,4 +1,4 @@
-//! Every example does what its first comment says, against a scripted source and a real PostgreSQL.
+//! Every example does what its first comment says, with a scripted source and a real PostgreSQL.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -6,13 +6,13 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::support::books::Books;
 use crate::support::command::Command;
 use crate::support::database::Database;
+use crate::support::ledger::Ledger;
 use crate::support::root;
-use crate::support::source::{Answer, Request, Source};
+use crate::support::source::{Request, Response, Source};
 
-use super::scripts_books::unwilling;
+use super::script_accounting::database_refusing_bb;
 
 fn example(name: &str) -> PathBuf {
     root().join("examples").join(name)
@@ -28,7 +28,7 @@ fn run_of(name: &str, size: u64, source: &Source, database: &Database) -> Comman
         .database(database)
 }
 
-/// The examples' files.
+/// The paths of all examples.
 fn examples() -> Vec<PathBuf> {
     let entries = fs::read_dir(example("")).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -56,18 +56,18 @@ fn every_example_runs_in_the_demo() {
             .arg(&path)
             .args(["--report", "text", "--report", "ndjson=run.ndjson"])
             .run();
-        let books = Books::of(&run).once_each();
-        let settled = books.count("stored") + books.count("rejected");
-        assert_eq!(settled, books.count("received"), "{}", path.display());
-        // What the demo's tokens look like is chance: the canary may well die of it.
-        let died = path == example("canary.rhai") && books.count("received") == 10;
-        assert!(died || settled >= 12, "{}", path.display());
-        run.expect_code(if died { 20 } else { 0 });
+        let ledger = Ledger::of(&run).without_duplicates();
+        let settled = ledger.count("stored") + ledger.count("rejected");
+        assert_eq!(settled, ledger.count("received"), "{}", path.display());
+        // The demo's tokens are random, so the canary may stop the run.
+        let is_stopped = path == example("canary.rhai") && ledger.count("received") == 10;
+        assert!(is_stopped || settled >= 12, "{}", path.display());
+        run.expect_code(if is_stopped { 20 } else { 0 });
     }
 }
 
 #[test]
-fn every_example_stands_in_the_index() {
+fn every_example_is_listed_in_the_index() {
     let index = fs::read_to_string(example("README.md")).unwrap();
     let mut rest = index.as_str();
     for path in examples() {
@@ -78,69 +78,69 @@ fn every_example_stands_in_the_index() {
     }
     assert!(
         !rest.contains("\n**["),
-        "an entry without its example: {rest}"
+        "an entry without an example: {rest}"
     );
 }
 
 #[test]
-fn classic_lines_prints_the_first_version_s_lines() {
-    let source = Source::answers([Answer::tokens(["aa", "b-b", "cc"])]);
-    let database = Database::seed();
+fn classic_lines_prints_the_lines_of_the_first_version() {
+    let source = Source::responding([Response::tokens(["aa", "b-b", "cc"])]);
+    let database = Database::standard();
     let run = run_of("classic_lines.rhai", 3, &source, &database).run();
     let run = run.expect_code(0);
     let mut lines: Vec<&str> = run.stdout.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["ERR: b-b", "OK : aa", "OK : cc"]);
     assert_eq!(database.rows(), ["aa", "cc"]);
-    Books::of(&run).once_each();
+    Ledger::of(&run).without_duplicates();
 }
 
 #[test]
-fn until_stored_goes_on_until_enough_are_stored() {
-    let source = Source::answers([
-        Answer::tokens(["aa", "b-b", "c-c"]),
-        Answer::tokens(["dd", "e-e"]),
-        Answer::tokens(["ff"]),
+fn until_stored_fetches_until_enough_tokens_are_stored() {
+    let source = Source::responding([
+        Response::tokens(["aa", "b-b", "c-c"]),
+        Response::tokens(["dd", "e-e"]),
+        Response::tokens(["ff"]),
     ]);
-    let database = Database::seed();
+    let database = Database::standard();
     let run = run_of("until_stored.rhai", 3, &source, &database).run();
-    let books = Books::of(&run.expect_code(0)).once_each();
-    assert_eq!(books.counts(), [3, 3, 0, 0, 0]);
-    assert_eq!(books.count("requested"), 3);
+    let ledger = Ledger::of(&run.expect_code(0)).without_duplicates();
+    assert_eq!(ledger.counts(), [3, 3, 0, 0, 0]);
+    assert_eq!(ledger.count("requested"), 3);
     assert_eq!(database.rows(), ["aa", "dd", "ff"]);
     let sizes: Vec<_> = source.requests().iter().map(Request::size).collect();
     assert_eq!(sizes, [Some(3), Some(2), Some(1)]);
 }
 
 #[test]
-fn until_stored_gives_up_where_everything_is_refused() {
-    let source = Source::answers([Answer::tokens(["a-a", "b-b"]).always()]);
-    let run = run_of("until_stored.rhai", 2, &source, &Database::seed()).run();
+fn until_stored_stops_when_every_token_is_rejected() {
+    let source = Source::responding([Response::tokens(["a-a", "b-b"]).always()]);
+    let run = run_of("until_stored.rhai", 2, &source, &Database::standard()).run();
     let run = run.expect_code(3);
     assert!(
         run.stderr
             .contains("20 tokens in a row were not stored, 2 of 2 are missing")
     );
-    let books = Books::of(&run);
-    assert_eq!(books.counts(), [0, 20, 0, 0, 0]);
+    let ledger = Ledger::of(&run);
+    assert_eq!(ledger.counts(), [0, 20, 0, 0, 0]);
 }
 
 #[test]
-fn retry_failed_stores_what_heals() {
-    // The store itself tries five times; the second round of the script gets through.
-    let source = Source::answers([Answer::tokens(["aa", "bb", "c-c"])]);
-    let database = unwilling(7);
+fn retry_failed_stores_tokens_when_the_database_recovers() {
+    // `store` tries five times; the second round of the script succeeds.
+    let source = Source::responding([Response::tokens(["aa", "bb", "c-c"])]);
+    let database = database_refusing_bb(7);
     let run = run_of("retry_failed.rhai", 3, &source, &database).run();
     let run = run.expect_code(0);
-    let books = Books::of(&run).once_each();
-    assert_eq!(books.counts(), [2, 1, 0, 0, 0]);
+    let ledger = Ledger::of(&run).without_duplicates();
+    assert_eq!(ledger.counts(), [2, 1, 0, 0, 0]);
     assert_eq!(database.rows(), ["aa", "bb"]);
     assert!(
         run.stderr.contains("storing again what failed"),
         "{}",
         run.stderr
     );
-    let bb = books
+    let bb = ledger
         .tokens
         .iter()
         .find(|token| token["token"] == "bb")
@@ -148,7 +148,7 @@ fn retry_failed_stores_what_heals() {
     assert_eq!(bb["attempts"], 8);
 }
 
-/// The cells of a CSV line in which every cell may be quoted.
+/// Splits a CSV line whose cells may be quoted.
 fn cells(line: &str) -> Vec<String> {
     let mut cells = vec![String::new()];
     let mut quoted = false;
@@ -169,11 +169,11 @@ fn cells(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn csv_lines_are_read_back_as_they_were_meant() {
-    let source = Source::answers([Answer::tokens([
+fn csv_lines_are_valid_csv_without_formulas() {
+    let source = Source::responding([Response::tokens([
         "aa", "=1+1", "q\"u,o", "b-b", "@x", "+y", "-z",
     ])]);
-    let database = Database::seed();
+    let database = Database::standard();
     let run = run_of("csv_lines.rhai", 7, &source, &database).run();
     let run = run.expect_code(0);
     let mut lines = run.stdout.lines();
@@ -195,9 +195,9 @@ fn csv_lines_are_read_back_as_they_were_meant() {
 }
 
 #[test]
-fn circuit_breaker_spares_the_tokens_that_would_be_refused() {
-    let source = Source::answers([Answer::tokens(["a-a", "b-b"]).always()]);
-    let run = run_of("circuit_breaker.rhai", 1000, &source, &Database::seed())
+fn circuit_breaker_stops_when_batches_are_rejected() {
+    let source = Source::responding([Response::tokens(["a-a", "b-b"]).always()]);
+    let run = run_of("circuit_breaker.rhai", 1000, &source, &Database::standard())
         .config("script: {vars: {batch: 2}}")
         .run();
     let run = run.expect_code(5);
@@ -207,37 +207,41 @@ fn circuit_breaker_spares_the_tokens_that_would_be_refused() {
         "{}",
         run.stderr
     );
-    let books = Books::of(&run);
-    assert_eq!(books.count("rejected"), 6);
-    assert!(books.count("received") <= 12, "{}", books.summary);
+    let ledger = Ledger::of(&run);
+    assert_eq!(ledger.count("rejected"), 6);
+    assert!(ledger.count("received") <= 12, "{}", ledger.summary);
 }
 
 #[test]
-fn quarantine_holds_the_rejected_tokens_and_is_nobody_else_s_to_read() {
-    let source = Source::answers([Answer::tokens(["aa", "b-b", "c\"-c"])]);
-    let run = run_of("quarantine.rhai", 3, &source, &Database::seed())
+fn quarantine_holds_the_rejected_tokens_and_is_private() {
+    let source = Source::responding([Response::tokens(["aa", "b-b", "c\"-c"])]);
+    let run = run_of("quarantine.rhai", 3, &source, &Database::standard())
         .args(["--out-dir", "aside"])
         .run();
     let run = run.expect_code(0);
     let file = run.path("aside/quarantine.ndjson");
     let text = fs::read_to_string(&file).unwrap();
-    let aside = text
+    let quarantined = text
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let books = Books::of(&run).once_each();
-    let aside: Vec<Value> = aside.collect();
-    let rejected: Vec<Value> = books.with("rejected").into_iter().cloned().collect();
+    let ledger = Ledger::of(&run).without_duplicates();
+    let quarantined: Vec<Value> = quarantined.collect();
+    let rejected: Vec<Value> = ledger
+        .with_status("rejected")
+        .into_iter()
+        .cloned()
+        .collect();
     assert_eq!(rejected.len(), 2);
     // The same objects as in the report.
-    assert_eq!(aside, rejected);
+    assert_eq!(quarantined, rejected);
     let mode = fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
 
 #[test]
-fn constraint_stats_come_after_the_report() {
-    let source = Source::answers([Answer::tokens(["aa", "b-b", "c-c", "dd"])]);
-    let run = run_of("constraint_stats.rhai", 4, &source, &Database::seed()).run();
+fn constraint_stats_follow_the_report() {
+    let source = Source::responding([Response::tokens(["aa", "b-b", "c-c", "dd"])]);
+    let run = run_of("constraint_stats.rhai", 4, &source, &Database::standard()).run();
     let run = run.expect_code(0);
     assert_eq!(
         run.stdout.lines().last(),
@@ -247,9 +251,9 @@ fn constraint_stats_come_after_the_report() {
 }
 
 #[test]
-fn markdown_report_is_one_table_whatever_the_tokens_hold() {
-    let source = Source::answers([Answer::tokens(["a|b", "\\|c", "b-b", "<i>", "[x](y)"])]);
-    let run = run_of("markdown_report.rhai", 5, &source, &Database::seed()).run();
+fn markdown_report_is_one_table_for_any_tokens() {
+    let source = Source::responding([Response::tokens(["a|b", "\\|c", "b-b", "<i>", "[x](y)"])]);
+    let run = run_of("markdown_report.rhai", 5, &source, &Database::standard()).run();
     let run = run.expect_code(0);
     assert_eq!(run.stdout.lines().count(), 7);
     for row in run.stdout.lines() {
@@ -260,9 +264,9 @@ fn markdown_report_is_one_table_whatever_the_tokens_hold() {
 }
 
 #[test]
-fn canary_costs_ten_tokens_where_the_constraint_refuses_everything() {
-    let source = Source::answers([Answer::tokens((0..10).map(|n| format!("{n}-"))).always()]);
-    let run = run_of("canary.rhai", 1000, &source, &Database::seed()).run();
+fn canary_consumes_ten_tokens_when_every_token_is_rejected() {
+    let source = Source::responding([Response::tokens((0..10).map(|n| format!("{n}-"))).always()]);
+    let run = run_of("canary.rhai", 1000, &source, &Database::standard()).run();
     let run = run.expect_code(20);
     assert!(
         run.stderr
@@ -270,14 +274,17 @@ fn canary_costs_ten_tokens_where_the_constraint_refuses_everything() {
         "{}",
         run.stderr
     );
-    assert_eq!(Books::of(&run).once_each().counts(), [0, 10, 0, 0, 0]);
+    assert_eq!(
+        Ledger::of(&run).without_duplicates().counts(),
+        [0, 10, 0, 0, 0]
+    );
     assert_eq!(source.requests().len(), 1);
 }
 
 #[test]
-fn progress_log_says_how_far_it_is() {
-    let source = Source::answers([Answer::tokens((0..20).map(|n| format!("t{n}")))]);
-    let run = run_of("progress_log.rhai", 20, &source, &Database::seed()).run();
+fn progress_log_reports_the_percentage() {
+    let source = Source::responding([Response::tokens((0..20).map(|n| format!("t{n}")))]);
+    let run = run_of("progress_log.rhai", 20, &source, &Database::standard()).run();
     let run = run.expect_code(0);
     let lines: Vec<&str> = run
         .stderr

@@ -1,22 +1,24 @@
-//! `--fail-on`: a run that completed is no success where a condition holds.
+//! `--fail-on`: a completed run exits with 1 if a condition holds.
 
 use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
-/// A run of three tokens of which the table refuses one.
+/// A run of three tokens, of which the table rejects one.
 fn run_with(args: &[&str]) -> Command {
-    let source = Source::answers([Answer::tokens(["aa", "b-b", "cc"])]);
-    let command = Command::new().source(&source).database(&Database::seed());
-    // The source answers for as long as the test lasts.
+    let source = Source::responding([Response::tokens(["aa", "b-b", "cc"])]);
+    let command = Command::new()
+        .source(&source)
+        .database(&Database::standard());
+    // The source must respond until the test ends.
     std::mem::forget(source);
     command.arg("3").args(args)
 }
 
 #[test]
-fn a_condition_that_holds_ends_with_1_and_says_so() {
+fn run_exits_with_1_when_a_condition_holds() {
     let args = [
         "--fail-on",
         "failed>0",
@@ -37,15 +39,17 @@ fn a_condition_that_holds_ends_with_1_and_says_so() {
 }
 
 #[test]
-fn a_condition_that_does_not_hold_changes_nothing() {
+fn run_exits_with_0_when_no_condition_holds() {
     let run = run_with(&["--fail-on", "rejected>1"]).run();
     assert!(!run.expect_code(0).stderr.contains("--fail-on"));
 }
 
 #[test]
-fn what_is_worse_comes_first() {
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens([""; 0]).always()]);
-    let command = Command::new().source(&source).database(&Database::seed());
+fn other_exit_codes_win_over_fail_on() {
+    let source = Source::responding([Response::tokens(["aa"]), Response::tokens([""; 0]).always()]);
+    let command = Command::new()
+        .source(&source)
+        .database(&Database::standard());
     let run = command.args(["2", "--fail-on", "stored<requested"]).run();
     run.expect_code(4);
 
@@ -55,7 +59,7 @@ fn what_is_worse_comes_first() {
 }
 
 #[test]
-fn the_variable_and_the_file_hold_conditions_too() {
+fn variable_and_file_set_conditions() {
     let variable = run_with(&[]).env("TOKEN_SERVICE_FAIL_ON", "failed>0, rejected>0");
     assert!(
         variable
@@ -66,12 +70,12 @@ fn the_variable_and_the_file_hold_conditions_too() {
     );
     let file = run_with(&[]).config("run: {fail_on: ['rejected>0']}");
     file.run().expect_code(1);
-    let beaten = run_with(&["--fail-on", "failed>0"]).config("run: {fail_on: ['rejected>0']}");
-    beaten.run().expect_code(0);
+    let overridden = run_with(&["--fail-on", "failed>0"]).config("run: {fail_on: ['rejected>0']}");
+    overridden.run().expect_code(0);
 }
 
 #[test]
-fn a_condition_that_is_none_is_a_mistake_before_anything_is_done() {
+fn invalid_condition_is_refused_before_the_run() {
     let run = Command::new().args(["demo", "--fail-on", "stord<1"]).run();
     shows!(run.expect_code(2).stderr, @"
     error: --fail-on must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `stord` is none (did you mean `stored`?)

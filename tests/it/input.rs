@@ -8,25 +8,25 @@ use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
 
-/// A run that no source is configured for.
+/// A run without a configured source.
 fn run() -> Command {
     Command::new()
-        .database(&Database::seed())
+        .database(&Database::standard())
         .args(["--report", "ndjson"])
 }
 
-/// A run of this script on that input.
+/// A run of this script with this input.
 fn run_of(script: &str, input: &str) -> Command {
     Command::new()
-        .database(&Database::seed())
+        .database(&Database::standard())
         .file("mine.rhai", script)
         .args(["--script", "mine.rhai", "--input", input])
 }
 
-/// Starts a run whose input is written, and whose report is read, in its course.
-fn piped(command: &Command) -> (Child, ChildStdin, Lines<BufReader<ChildStdout>>) {
+/// Starts a run whose input is written and whose report is read while it runs.
+fn spawn_with_pipes(command: &Command) -> (Child, ChildStdin, Lines<BufReader<ChildStdout>>) {
     let mut child = command
-        .raw()
+        .std_command()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -38,8 +38,8 @@ fn piped(command: &Command) -> (Child, ChildStdin, Lines<BufReader<ChildStdout>>
 }
 
 #[test]
-fn all_of_a_file_is_taken_where_no_size_is_said() {
-    let database = Database::seed();
+fn whole_file_is_used_when_size_is_missing() {
+    let database = Database::standard();
     let text = "\u{feff}aa\r\nb-b\n\n  \ncc\u{1b}[0m\ndd";
     let run = Command::new()
         .database(&database)
@@ -51,13 +51,13 @@ fn all_of_a_file_is_taken_where_no_size_is_said() {
     let report = Report::of_run(&run);
     assert_eq!(report.count("requested"), 4);
     assert_eq!(report.count("requests"), 0);
-    assert_eq!(report.of("stored"), ["aa", "dd"]);
+    assert_eq!(report.with_status("stored"), ["aa", "dd"]);
     assert_eq!(report.token("b-b")["sqlstate"], "23514");
     assert_eq!(database.rows(), ["aa", "dd"]);
 }
 
 #[test]
-fn all_of_a_pipe_is_taken_however_long_it_is() {
+fn whole_pipe_is_used_when_size_is_missing() {
     let tokens: Vec<String> = (0..25_000).map(|number| format!("t{number}")).collect();
     let run = run()
         .args(["--input", "-"])
@@ -66,11 +66,11 @@ fn all_of_a_pipe_is_taken_however_long_it_is() {
         .expect_code(0);
     let report = Report::of_run(&run);
     assert_eq!(report.count("requested"), 25_000);
-    assert_eq!(report.of("stored").len(), 25_000);
+    assert_eq!(report.with_status("stored").len(), 25_000);
 }
 
 #[test]
-fn a_redirected_file_is_taken_from_where_it_stands() {
+fn redirected_file_is_read_from_its_offset() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tokens");
     std::fs::write(&path, "header\naa\nbb\n").unwrap();
@@ -78,21 +78,21 @@ fn a_redirected_file_is_taken_from_where_it_stands() {
     std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(7)).unwrap();
     let output = run()
         .args(["--input", "-"])
-        .raw()
+        .std_command()
         .stdin(file)
         .output()
         .unwrap();
     let report = Report::parse(std::str::from_utf8(&output.stdout).unwrap());
     assert_eq!(report.count("requested"), 2);
-    assert_eq!(report.of("stored"), ["aa", "bb"]);
+    assert_eq!(report.with_status("stored"), ["aa", "bb"]);
 }
 
 #[test]
-fn tokens_of_a_pipe_are_stored_while_it_is_open() {
-    let (mut child, mut stdin, mut lines) = piped(&run().args(["--input", "-"]));
+fn tokens_are_stored_while_the_pipe_is_open() {
+    let (mut child, mut stdin, mut lines) = spawn_with_pipes(&run().args(["--input", "-"]));
     for token in ["aa", "bb", "cc"] {
         writeln!(stdin, "{token}").unwrap();
-        // The next one is written when this one is known to be stored.
+        // The next token is written once this one is reported as stored.
         let line = lines.next().unwrap().unwrap();
         assert!(
             line.contains(&format!(r#""token":"{token}","status":"stored""#)),
@@ -109,9 +109,9 @@ fn tokens_of_a_pipe_are_stored_while_it_is_open() {
 }
 
 #[test]
-fn a_signal_does_not_wait_for_a_pipe_that_says_nothing() {
+fn signal_stops_the_run_while_the_pipe_is_silent() {
     let command = run().args(["--input", "-", "--grace", "30s"]);
-    let (mut child, mut stdin, mut lines) = piped(&command);
+    let (mut child, mut stdin, mut lines) = spawn_with_pipes(&command);
     writeln!(stdin, "aa").unwrap();
     let mut report = lines.next().unwrap().unwrap();
     rustix::process::kill_process(
@@ -123,22 +123,22 @@ fn a_signal_does_not_wait_for_a_pipe_that_says_nothing() {
         report.push('\n');
         report.push_str(&line.unwrap());
     }
-    // Still open: nothing but the signal ended the run.
+    // The pipe was open until now, so the signal ended the run.
     drop(stdin);
     assert_eq!(child.wait().unwrap().code(), Some(143));
     let report = Report::parse(&report);
-    assert_eq!(report.of("stored"), ["aa"]);
+    assert_eq!(report.with_status("stored"), ["aa"]);
     assert_eq!(report.summary["aborted_by"], "SIGTERM");
 }
 
 #[test]
-fn a_size_takes_so_many_and_an_input_that_has_fewer_falls_short() {
+fn size_limits_the_input_and_a_shorter_input_exits_with_4() {
     let some = run()
         .file("tokens", "aa\nbb\ncc\n")
         .args(["--input", "tokens", "2"])
         .run()
         .expect_code(0);
-    assert_eq!(Report::of_run(&some).of("stored"), ["aa", "bb"]);
+    assert_eq!(Report::of_run(&some).with_status("stored"), ["aa", "bb"]);
 
     for (input, stdin) in [("tokens", ""), ("-", "aa\nbb\ncc\n")] {
         let short = run()
@@ -165,7 +165,7 @@ fn a_size_takes_so_many_and_an_input_that_has_fewer_falls_short() {
 }
 
 #[test]
-fn a_script_may_take_an_input_piece_by_piece() {
+fn script_reads_the_input_in_pieces() {
     let script = "
         let pieces = 0;
         loop {
@@ -184,7 +184,7 @@ fn a_script_may_take_an_input_piece_by_piece() {
 }
 
 #[test]
-fn whoever_asks_a_pipe_for_more_after_its_end_is_told() {
+fn fetch_after_the_end_of_a_pipe_is_a_short_supply() {
     let script = "
         report(store(fetch(SIZE)));
         try { fetch(5).pages(); for page in fetch(5).pages() { emit(`${page.len}`); } }
@@ -194,13 +194,13 @@ fn whoever_asks_a_pipe_for_more_after_its_end_is_told() {
 }
 
 #[test]
-fn of_a_pipe_a_script_is_told_that_what_came_so_far_was_requested() {
+fn requested_equals_received_for_a_pipe_without_size() {
     let script = "
         for size in [2, 1] {
             let summary = report(store(fetch(size)));
             emit(`${summary.requested} requested, ${summary.received} received`);
         }";
-    let told = |args: &[&str]| {
+    let summaries = |args: &[&str]| {
         let run = run_of(script, "-")
             .args(args)
             .stdin("aa\nbb\ncc\n")
@@ -209,13 +209,13 @@ fn of_a_pipe_a_script_is_told_that_what_came_so_far_was_requested() {
         let lines = run.stdout.lines().filter(|line| line.contains("requested"));
         lines.collect::<Vec<_>>().join("; ")
     };
-    shows!(told(&[]), @"2 requested, 2 received; 3 requested, 3 received");
-    // Where a SIZE was asked for it is that, however long the pipe is.
-    shows!(told(&["3"]), @"3 requested, 2 received; 3 requested, 3 received");
+    shows!(summaries(&[]), @"2 requested, 2 received; 3 requested, 3 received");
+    // With a SIZE, `requested` is SIZE.
+    shows!(summaries(&["3"]), @"3 requested, 2 received; 3 requested, 3 received");
 }
 
 #[test]
-fn an_empty_input_is_nothing_to_do() {
+fn empty_input_completes_the_run() {
     for (input, stdin) in [("none", ""), ("-", "\n\n")] {
         let run = run()
             .file("none", "\n")
@@ -229,14 +229,14 @@ fn an_empty_input_is_nothing_to_do() {
             (0, 0)
         );
         if input == "none" {
-            let said = "there is nothing to do: the input holds no token";
-            assert!(run.stderr.contains(said), "{}", run.stderr);
+            let message = "there is nothing to do: the input holds no token";
+            assert!(run.stderr.contains(message), "{}", run.stderr);
         }
     }
 }
 
 #[test]
-fn the_demo_and_the_journal_take_an_input_too() {
+fn input_works_with_the_demo_and_a_journal() {
     let run = Command::new()
         .file("tokens", "aa\nb-b\n")
         .env("TOKEN_SERVICE_INPUT", "tokens")
@@ -255,27 +255,27 @@ fn the_demo_and_the_journal_take_an_input_too() {
 }
 
 #[test]
-fn what_is_no_input_is_one_clear_error() {
-    let shown = |command: Command, code| command.run().expect_code(code).stderr;
+fn invalid_input_is_one_error() {
+    let stderr_of = |command: Command, code| command.run().expect_code(code).stderr;
     let all = [
-        shown(run().args(["--input", "missing"]), 2),
-        shown(run().args(["--input", "."]), 2),
-        shown(
+        stderr_of(run().args(["--input", "missing"]), 2),
+        stderr_of(run().args(["--input", "."]), 2),
+        stderr_of(
             run()
                 .file("page", "<!DOCTYPE html>\n<html>\n")
                 .args(["--input", "page"]),
             4,
         ),
-        shown(
+        stderr_of(
             run()
                 .file("tokens", "aa\nbb\n")
                 .args(["--input", "tokens"])
                 .env("MAX_TOKENS", "1"),
             2,
         ),
-        shown(run().args(["--input", "-"]).env("MAX_TOKENS", "1"), 2),
-        shown(run().args(["--input", "-", "--shard", "0/2"]), 2),
-        shown(run().args(["--input", "-", "--no-top-up"]), 2),
+        stderr_of(run().args(["--input", "-"]).env("MAX_TOKENS", "1"), 2),
+        stderr_of(run().args(["--input", "-", "--shard", "0/2"]), 2),
+        stderr_of(run().args(["--input", "-", "--no-top-up"]), 2),
     ];
     shows!(all.join("\n"), @"
     error: the input `missing` cannot be read

@@ -1,51 +1,51 @@
-//! SIGKILL of token_service at moments drawn from a printed seed: whatever the moment, two replays
-//! leave each token that reached the journal in the table once, or reported as rejected.
+//! Tests that kill token_service with SIGKILL at random moments and replay the journal twice. Each
+//! journaled token is then in the table once or reported as rejected. The seed is printed.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::journal::{contents, replay, replayed};
+use crate::journal::{replay, rows_with_ids, run_replay};
 use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::journal::Journal;
 use crate::support::source::Source;
 
-/// How many tokens a run asks for.
+/// The number of tokens that a run requests.
 const SIZE: u64 = 3000;
 
-/// What came of some kills.
+/// Totals of runs that were killed.
 #[derive(Debug, Default)]
-pub struct Toll {
+pub struct KillTotals {
     /// Runs that were killed before they ended.
     pub kills: u64,
     /// Replays that were killed before they ended.
     pub replays: u64,
     /// Tokens in the journals.
     pub journaled: u64,
-    /// Those that the journal did not know to be settled.
-    pub open: u64,
-    /// Neither in the table nor rejected after the replays.
+    /// Tokens whose outcome was not in the journal.
+    pub unsettled: u64,
+    /// Tokens that are neither in the table nor rejected after the replays.
     pub lost: u64,
-    /// More often in the table than received.
-    pub twice: u64,
+    /// Tokens that are in the table more often than they were received.
+    pub duplicated: u64,
 }
 
-/// Kills runs until `kills` of them did not end by themselves.
-pub fn toll(kills: u64, seed: u64) -> Toll {
+/// Kills runs until SIGKILL has ended `kills` of them.
+pub fn kill_runs(kills: u64, seed: u64) -> KillTotals {
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let database = Database::seed();
-    let mut toll = Toll::default();
-    while toll.kills < kills {
+    let database = Database::standard();
+    let mut totals = KillTotals::default();
+    while totals.kills < kills {
         let mut client = database.client();
         client.batch_execute("TRUNCATE secret_tokens").unwrap();
-        one(&database, &mut random, &mut toll);
+        kill_one_run(&database, &mut random, &mut totals);
     }
-    toll
+    totals
 }
 
-fn one(database: &Database, random: &mut fastrand::Rng, toll: &mut Toll) {
+fn kill_one_run(database: &Database, random: &mut fastrand::Rng, totals: &mut KillTotals) {
     let source = Source::generating(|size| size - size / 7);
     let folder = tempfile::tempdir().unwrap();
     let journal = folder.path().join("journal");
@@ -63,51 +63,58 @@ fn one(database: &Database, random: &mut fastrand::Rng, toll: &mut Toll) {
             let lines = random.usize(1..2500);
             running.wait_for_stdout(|text| text.lines().count() >= lines);
         }
-        // Before it asked for anything, or a little later.
+        // Before the first request, or shortly after it.
         _ => {}
     }
-    // No waiting for anything: this is the moment, drawn at random.
+    // This waits for no event. It draws the moment at random.
     std::thread::park_timeout(Duration::from_micros(random.u64(0..20_000)));
     running.signal("KILL");
     let run = running.wait();
-    toll.kills += u64::from(run.signal == Some(9));
+    totals.kills += u64::from(run.signal == Some(9));
     drop(source);
-    let left = Journal::read(&journal);
+    let before_replay = Journal::read(&journal);
 
     if random.bool() && journal.exists() {
         let running = replay(&journal, database).spawn();
         std::thread::park_timeout(Duration::from_micros(random.u64(0..60_000)));
         running.signal("KILL");
-        toll.replays += u64::from(running.wait().signal == Some(9));
+        totals.replays += u64::from(running.wait().signal == Some(9));
     }
     if journal.exists() {
-        count(database, &journal, &left, toll);
+        count(database, &journal, &before_replay, totals);
     } else {
-        assert!(contents(database).is_empty(), "stored without a journal");
+        assert!(
+            rows_with_ids(database).is_empty(),
+            "stored without a journal"
+        );
     }
 }
 
-/// Replays twice, and compares what the run left in its journal, the report and the table.
-fn count(database: &Database, path: &Path, journal: &Journal, toll: &mut Toll) {
-    let (_, first) = replayed(path, database, 0);
-    let stored = contents(database);
-    let (_, second) = replayed(path, database, 0);
-    assert_eq!(contents(database), stored, "a second replay stores nothing");
+/// Replays twice, and compares the journal of the run, the reports and the table.
+fn count(database: &Database, path: &Path, journal: &Journal, totals: &mut KillTotals) {
+    let (_, first) = run_replay(path, database, 0);
+    let stored = rows_with_ids(database);
+    let (_, second) = run_replay(path, database, 0);
+    assert_eq!(
+        rows_with_ids(database),
+        stored,
+        "a second replay stores nothing"
+    );
     for state in ["stored", "rejected"] {
-        assert_eq!(first.of(state), second.of(state));
+        assert_eq!(first.with_status(state), second.with_status(state));
     }
     let known = journal.outcomes.iter();
     let settled = known.filter(|(_, status)| status == "stored" || status == "rejected");
-    toll.open += journal.received.len() as u64 - settled.count() as u64;
-    toll.journaled += journal.received.len() as u64;
-    let in_table = numbers(stored.into_iter().map(|(_, token)| token));
-    let rejected = numbers(first.of("rejected"));
-    let received = numbers(journal.received.iter().cloned());
+    totals.unsettled += journal.received.len() as u64 - settled.count() as u64;
+    totals.journaled += journal.received.len() as u64;
+    let in_table = occurrences(stored.into_iter().map(|(_, token)| token));
+    let rejected = occurrences(first.with_status("rejected"));
+    let received = occurrences(journal.received.iter().cloned());
     for (token, received) in &received {
-        let there = in_table.get(token).copied().unwrap_or(0);
+        let stored = in_table.get(token).copied().unwrap_or(0);
         let refused = rejected.get(token).copied().unwrap_or(0);
-        toll.lost += received.saturating_sub(there + refused);
-        toll.twice += (there + refused).saturating_sub(*received);
+        totals.lost += received.saturating_sub(stored + refused);
+        totals.duplicated += (stored + refused).saturating_sub(*received);
     }
     for token in in_table.keys() {
         assert!(
@@ -119,16 +126,16 @@ fn count(database: &Database, path: &Path, journal: &Journal, toll: &mut Toll) {
     assert_eq!(first.count("stored"), rows);
 }
 
-fn numbers(texts: impl IntoIterator<Item = String>) -> HashMap<String, u64> {
-    let mut numbers = HashMap::new();
+fn occurrences(texts: impl IntoIterator<Item = String>) -> HashMap<String, u64> {
+    let mut occurrences = HashMap::new();
     for text in texts {
-        *numbers.entry(text).or_default() += 1;
+        *occurrences.entry(text).or_default() += 1;
     }
-    numbers
+    occurrences
 }
 
 #[test]
-fn a_few_kills_lose_nothing_and_store_nothing_twice() {
-    let toll = toll(5, fastrand::u64(..));
-    assert_eq!((toll.lost, toll.twice), (0, 0), "{toll:?}");
+fn replay_loses_and_duplicates_no_token_when_runs_are_killed() {
+    let totals = kill_runs(5, fastrand::u64(..));
+    assert_eq!((totals.lost, totals.duplicated), (0, 0), "{totals:?}");
 }

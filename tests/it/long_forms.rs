@@ -1,32 +1,38 @@
-//! The long forms of what other tests do in short: they take minutes, are asked for by
-//! `cargo test --locked --test it -- --ignored --nocapture long`, and print a line each.
-//! `TOKEN_SERVICE_KILLS`, `TOKEN_SERVICE_FUZZ` and `TOKEN_SERVICE_SEED` change how much and what.
+//! Long forms of other tests. Each takes minutes and prints one line.
+//!
+//! `cargo test --locked --test it -- --ignored --nocapture long` runs them. `TOKEN_SERVICE_KILLS` and
+//! `TOKEN_SERVICE_FUZZ` set their size, and `TOKEN_SERVICE_SEED` sets the seed of the kills.
 
 use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::report::Report;
-use crate::support::source::{Answer, Source};
-use crate::{hostile, hygiene, kills, properties};
+use crate::support::source::{Response, Source};
+use crate::{hostile_source, kills, properties, secrets_stay_hidden};
 
-fn number(name: &str, default: u64) -> u64 {
+fn env_number(name: &str, default: u64) -> u64 {
     let text = std::env::var(name).ok();
     text.map_or(default, |text| text.parse().expect("a number"))
 }
 
 #[test]
-#[ignore = "minutes"]
-fn kills_of_token_service() {
-    let seed = number("TOKEN_SERVICE_SEED", fastrand::u64(..));
-    let toll = kills::toll(number("TOKEN_SERVICE_KILLS", 100), seed);
+#[ignore = "takes minutes"]
+fn replay_loses_and_duplicates_no_token_when_many_runs_are_killed() {
+    let seed = env_number("TOKEN_SERVICE_SEED", fastrand::u64(..));
+    let totals = kills::kill_runs(env_number("TOKEN_SERVICE_KILLS", 100), seed);
     println!(
-        "{} kill -9 of token_service, replayed twice: {} journaled tokens lost, {} twice \
+        "{} kill -9 of token_service, replayed twice: {} journaled tokens lost, {} duplicated \
          ({} journaled, {} of them unsettled; {} replays killed too)",
-        toll.kills, toll.lost, toll.twice, toll.journaled, toll.open, toll.replays
+        totals.kills,
+        totals.lost,
+        totals.duplicated,
+        totals.journaled,
+        totals.unsettled,
+        totals.replays
     );
-    assert_eq!((toll.lost, toll.twice), (0, 0));
+    assert_eq!((totals.lost, totals.duplicated), (0, 0));
 }
 
-/// How long a run takes, in milliseconds.
+/// Runs for 20,000 tokens, and returns the duration in milliseconds.
 fn duration(database: &Database, args: &[&str]) -> u64 {
     let source = Source::generating(|size| size);
     let run = Command::new()
@@ -40,9 +46,9 @@ fn duration(database: &Database, args: &[&str]) -> u64 {
 }
 
 #[test]
-#[ignore = "minutes"]
-fn cost_of_the_journal() {
-    let database = Database::seed();
+#[ignore = "takes minutes"]
+fn journal_cost_is_measured() {
+    let database = Database::standard();
     duration(&database, &[]);
     let mut without = Vec::new();
     let mut with = Vec::new();
@@ -64,9 +70,9 @@ fn cost_of_the_journal() {
 }
 
 #[test]
-#[ignore = "minutes"]
-fn canaries() {
-    let searched = hygiene::search();
+#[ignore = "takes minutes"]
+fn no_message_contains_a_canary() {
+    let searched = secrets_stay_hidden::search();
     println!(
         "canary: {} hits in {} bytes of trace logs, errors and command lines",
         searched.hits.len(),
@@ -80,9 +86,10 @@ fn canaries() {
 }
 
 #[test]
-#[ignore = "minutes"]
-fn rubbish() {
-    let cases = u32::try_from(number("TOKEN_SERVICE_FUZZ", 50_000)).expect("not that many");
+#[ignore = "takes minutes"]
+fn parsers_do_not_panic_on_random_input() {
+    let cases =
+        u32::try_from(env_number("TOKEN_SERVICE_FUZZ", 50_000)).expect("fewer than 2^32 cases");
     let inputs = properties::lines(cases)
         + properties::journal(cases)
         + properties::configuration(cases / 5)
@@ -92,14 +99,15 @@ fn rubbish() {
 }
 
 #[test]
-#[ignore = "minutes"]
-fn a_line_of_a_gigabyte() {
-    let line = Answer::repeated(vec![b'a'; 256 * 1024], 4096);
+#[ignore = "takes minutes"]
+fn memory_stays_bounded_when_a_line_has_a_gigabyte() {
+    let line = Response::repeated(vec![b'a'; 256 * 1024], 4096);
     let config = "source: {max_body: 4GiB, timeout: 55s}";
-    let (lines, line) = hostile::meet(line, config);
+    let (lines, line) = hostile_source::fetch_hostile(line, config);
     assert!(lines[0].starts_with("rejected  aaaa"));
-    let endless = Answer::endless("aa\nbb\n");
-    let (_, endless) = hostile::meet(endless, "source: {timeout: 5s, max_body: 4GiB}");
+    let endless = Response::endless("aa\nbb\n");
+    let (_, endless) =
+        hostile_source::fetch_hostile(endless, "source: {timeout: 5s, max_body: 4GiB}");
     println!(
         "hostile source: peak {line} KiB with a line of 1 GiB, {endless} KiB with a body without end"
     );

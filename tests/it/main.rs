@@ -1,10 +1,9 @@
-//! The one test binary: behaviour seen from outside.
+//! The test binary: tests of the program from outside.
 //!
-//! Tests whose path has `docker` in it need a Docker engine and are marked `#[ignore]`: libtest
-//! cannot skip while it runs, and this way a run without an engine counts them as ignored, not as
-//! passed. `tests/run` asks for them where an engine answers and says so loudly where none does.
-//! The same holds for `browser`, Chromium and its chromedriver, and for `published`, the schemas that
-//! platforms publish, which `tests/schemas` fetches.
+//! Tests with `docker` in their path need a Docker engine and are marked `#[ignore]`. libtest cannot skip
+//! a test at run time, so a run without an engine counts them as ignored, not as passed. `tests/run`
+//! runs them if an engine is available, and prints a message otherwise. The same applies to `browser`
+//! (Chromium and chromedriver) and `published` (schemas of platforms, which `tests/schemas` fetches).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,21 +11,19 @@
     clippy::print_stderr,
     clippy::new_without_default,
     clippy::missing_panics_doc,
-    reason = "tests fail by panicking, and their helpers are nobody's API"
+    reason = "tests fail by panicking, and their helpers are not a public API"
 )]
 
 #[path = "../support/mod.rs"]
 mod support;
 
-mod apart;
 mod book;
 mod browser;
 mod check_and_api;
 mod check_connect;
-mod check_finds;
-mod cli;
-mod connecting;
-mod database;
+mod check_findings;
+mod connections;
+mod csv_and_yaml;
 mod demo_source;
 mod deploy;
 mod docker;
@@ -34,55 +31,57 @@ mod dry_run;
 mod examples;
 mod fail_on;
 mod faults;
-mod formats;
-mod hostile;
-mod hosts;
-mod html;
-mod hygiene;
+mod hostile_source;
+mod html_report;
 mod input;
 mod journal;
-mod journal_again;
 mod journal_faults;
+mod journal_reuse;
 mod kills;
-mod library;
 mod licences;
 mod long_forms;
 mod masks;
 mod merge;
 mod metrics;
+mod multiple_hosts;
 mod observability;
 mod otlp;
 mod outages;
+mod outcomes;
 mod pages;
+mod path_conflicts;
 mod pipeline_files;
 mod pipeline_messages;
 mod pipeline_tests;
 mod pooler;
 mod properties;
-mod published;
+mod published_schemas;
 mod readme;
+mod report_schema;
 mod reports;
 mod retries;
 mod rotation;
 mod runs;
 mod scale_out;
-mod schema;
+mod script_accounting;
+mod script_api;
+mod script_bounded_functions;
+mod script_cancellation;
 mod script_errors;
 mod script_faults;
+mod script_library;
 mod script_limits;
-mod script_stand_ins;
-mod scripts;
-mod scripts_books;
-mod scripts_stop;
+mod secrets_stay_hidden;
 mod server_messages;
 mod shards;
 mod signals;
 mod source;
-mod support_works;
+mod startup_errors;
 mod tables;
 mod terminal;
-mod termination;
+mod termination_message;
+mod test_support;
 mod tls;
 mod tokens;
-mod truth;
+mod usage_errors;
 mod waiting;

@@ -1,5 +1,5 @@
-//! `--mask`: no report shows a token, whatever its format and whoever put the token into its words,
-//! while the table and the journal hold it whole; and no mask is ever stored as a token.
+//! Tests of `--mask`: no report shows a token, in any format or message. The table and the journal hold
+//! whole tokens, and a mask is never stored as a token.
 
 use std::fs;
 
@@ -9,21 +9,21 @@ use crate::support::database::Database;
 use crate::support::journal::Journal;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 const TOKENS: [&str; 3] = ["StoredSecretOne", "Rejected-Secret", "Tab\tIsNoToken"];
 
 const FORMATS: [&str; 5] = ["text", "ndjson", "json", "csv", "yaml"];
 
-/// A run that stores, is refused, and refuses by itself.
+/// Prepares a run with a stored token, one that the database rejects, and a malformed one.
 fn command(database: &Database) -> (Source, Command) {
-    let source = Source::answers([Answer::tokens(TOKENS)]);
+    let source = Source::responding([Response::tokens(TOKENS)]);
     let command = Command::new().source(&source).database(database).arg("3");
     (source, command)
 }
 
-fn masked(format: &str, mask: &str) -> Run {
-    let database = Database::seed();
+fn run_with_mask(format: &str, mask: &str) -> Run {
+    let database = Database::standard();
     let (_source, command) = command(&database);
     command
         .args(["--report", format, "--mask", mask])
@@ -32,8 +32,8 @@ fn masked(format: &str, mask: &str) -> Run {
 }
 
 #[test]
-fn a_mask_shows_the_beginning_or_a_digest() {
-    let both = ["prefix", "sha256"].map(|mask| masked("text", mask).sorted());
+fn mask_shows_a_prefix_or_a_digest() {
+    let both = ["prefix", "sha256"].map(|mask| run_with_mask("text", mask).sorted());
     insta::assert_snapshot!(both.join("\n"), @r"
     rejected  Reje…  23514 secret_tokens_data_check
     rejected  Tab\t…  control character
@@ -42,7 +42,7 @@ fn a_mask_shows_the_beginning_or_a_digest() {
     rejected  sha256:a49d45a7883bd43380a5702d9bb4bd0c2b0b0b14c385324eda0f07144e770823  control character
     stored    sha256:f1b262c7e3f7da8195661dd7910d582d421429736abc9335c115a8cae39ea120
     ");
-    let run = masked("ndjson", "sha256");
+    let run = run_with_mask("ndjson", "sha256");
     assert_eq!(Report::of_run(&run).tokens.len(), 3);
     shows!(run.sorted(), @r#"
     {"summary":{"version":1,"run_id":"[uuid]","started_at":"[time]","duration_ms":[ms],"requested":3,"received":3,"requests":1,"surplus":0,"stored":1,"rejected":2,"failed":0,"unknown":0,"not_attempted":0,"exit_code":0,"latency_ms":{"p50":[ms],"p95":[ms],"p99":[ms],"max":[ms]}}}
@@ -51,14 +51,14 @@ fn a_mask_shows_the_beginning_or_a_digest() {
     {"token":"sha256:f1b262c7e3f7da8195661dd7910d582d421429736abc9335c115a8cae39ea120","status":"stored","attempts":1,"ms":[ms],"masked":true}
     "#);
     let [plain, none] = [&["--report", "text"][..], &["--mask", "none"]].map(|args| {
-        let database = Database::seed();
+        let database = Database::standard();
         let (_source, command) = command(&database);
         command.args(args).run().expect_code(0).sorted()
     });
     assert_eq!(plain, none);
 }
 
-/// The part of a token that no mask shows.
+/// Returns the part of a token that no mask shows.
 fn secret(token: &str) -> &str {
     &token[5..]
 }
@@ -67,24 +67,28 @@ fn secret(token: &str) -> &str {
 fn no_format_shows_a_masked_token() {
     for format in FORMATS {
         for mask in ["prefix", "sha256"] {
-            let run = masked(format, mask);
+            let run = run_with_mask(format, mask);
             for token in TOKENS {
                 let shown = run.stdout.contains(secret(token));
                 assert!(!shown, "{format} {mask}: {}", run.stdout);
             }
-            let sign = if mask == "prefix" {
+            let expected = if mask == "prefix" {
                 "Stor…"
             } else {
                 "sha256:"
             };
-            assert!(run.stdout.contains(sign), "{format} {mask}: {}", run.stdout);
+            assert!(
+                run.stdout.contains(expected),
+                "{format} {mask}: {}",
+                run.stdout
+            );
         }
     }
 }
 
 #[test]
-fn a_token_in_somebody_s_words_is_masked_too() {
-    let database = Database::seed();
+fn token_in_a_reject_reason_is_masked() {
+    let database = Database::standard();
     let (_source, command) = command(&database);
     let script = "for page in fetch(SIZE).pages() { for t in page { report(reject(t, `I refuse ${t} itself`)); } }";
     let run = command
@@ -107,8 +111,8 @@ fn a_token_in_somebody_s_words_is_masked_too() {
 }
 
 #[test]
-fn a_script_s_own_line_and_emit_are_the_script_s() {
-    let database = Database::seed();
+fn lines_that_a_script_formats_are_not_masked() {
+    let database = Database::standard();
     let (_source, command) = command(&database);
     let run = command
         .args(["--report", "text", "--report", "ndjson=run.ndjson"])
@@ -129,8 +133,8 @@ fn a_script_s_own_line_and_emit_are_the_script_s() {
 }
 
 #[test]
-fn the_variable_and_the_file_mask_too() {
-    let database = Database::seed();
+fn mask_is_set_by_variable_file_or_flag() {
+    let database = Database::standard();
     let (_source, by_variable) = command(&database);
     let run = by_variable.env("TOKEN_SERVICE_MASK", "prefix").run();
     assert!(run.stdout.contains("Stor…"), "{}", run.stdout);
@@ -154,8 +158,8 @@ fn the_variable_and_the_file_mask_too() {
 }
 
 #[test]
-fn the_table_and_the_journal_hold_tokens_whole() {
-    let database = Database::seed();
+fn table_and_journal_hold_whole_tokens_when_the_report_is_masked() {
+    let database = Database::standard();
     let (_source, command) = command(&database);
     let run = command
         .args(["--mask", "sha256", "--journal", "run.journal"])
@@ -181,14 +185,14 @@ fn the_table_and_the_journal_hold_tokens_whole() {
         "{}",
         replayed.stdout
     );
-    assert_eq!(database.rows(), ["StoredSecretOne"], "each of them once");
+    assert_eq!(database.rows(), ["StoredSecretOne"], "each row once");
 }
 
-/// Nothing was sent, so that a replay would store every token, and here every mask.
+/// No token was sent. A replay of the report would therefore store every mask.
 #[test]
-fn a_masked_report_is_not_replayed() {
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(TOKENS)]);
+fn replay_refuses_a_masked_report() {
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(TOKENS)]);
     let command = Command::new().source(&source).database(&database);
     let run = command
         .args(["3", "--mask", "prefix", "--report", "ndjson=run.ndjson"])
@@ -209,9 +213,9 @@ fn a_masked_report_is_not_replayed() {
     for file in [&path, &partial] {
         let run = replay(file, &database).run().expect_code(2);
         assert_eq!(run.stdout, "");
-        let said = run.error().replace(&file.display().to_string(), "FILE");
+        let error = run.error().replace(&file.display().to_string(), "FILE");
         insta::allow_duplicates! {
-            insta::assert_snapshot!(said, @"
+            insta::assert_snapshot!(error, @"
             error: FILE cannot be replayed
               caused by: FILE:1:1: the report was written with --mask, and does not hold the token itself
             hint: replay the journal of that run (--journal), which holds tokens as they are

@@ -1,4 +1,4 @@
-//! `token_service merge`: the reports of several runs become the report of one.
+//! Tests of `token_service merge`, which joins the reports of several runs into one report.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,42 +9,42 @@ use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
-/// Runs `command` with an ndjson report, and gives that report's path.
-fn reported(dir: &Path, name: &str, command: Command, code: i32) -> PathBuf {
+/// Runs `command` with an ndjson report, and returns the path of the report.
+fn write_report(dir: &Path, name: &str, command: Command, code: i32) -> PathBuf {
     let path = dir.join(name);
     let report = format!("ndjson={}", path.display());
     command.args(["--report", &report]).run().expect_code(code);
     path
 }
 
-/// The report of a demo run of three tokens, of which one is rejected.
-fn demo(dir: &Path, name: &str, args: &[&str]) -> PathBuf {
+/// Writes the report of a demo run with three tokens, of which one is rejected.
+fn write_demo_report(dir: &Path, name: &str, args: &[&str]) -> PathBuf {
     let command = Command::new().file("tokens", "aa\nb-b\ncc\n");
     let command = command.args(["demo", "--input", "tokens"]).args(args);
-    reported(dir, name, command, 0)
+    write_report(dir, name, command, 0)
 }
 
 fn merge(files: &[PathBuf]) -> Command {
     Command::new().arg("merge").args(files)
 }
 
-/// A token without what differs from run to run.
-fn timeless(token: &Value) -> String {
+/// Returns a token of a report without its time.
+fn without_time(token: &Value) -> String {
     let mut token = token.clone();
     token.as_object_mut().unwrap().remove("ms");
     token.to_string()
 }
 
 fn sorted(report: &Report) -> Vec<String> {
-    let mut tokens: Vec<String> = report.tokens.iter().map(timeless).collect();
+    let mut tokens: Vec<String> = report.tokens.iter().map(without_time).collect();
     tokens.sort();
     tokens
 }
 
 #[test]
-fn four_shards_make_the_report_of_one_run() {
+fn merged_shard_reports_equal_the_report_of_one_run() {
     let dir = tempfile::tempdir().unwrap();
     let tokens: Vec<String> = (0..10)
         .map(|number| format!("t{number}{}", if number % 3 == 0 { "-" } else { "" }))
@@ -56,14 +56,14 @@ fn four_shards_make_the_report_of_one_run() {
             .args(["--input", "tokens"])
             .args(args)
     };
-    let one = reported(dir.path(), "one", run(&Database::seed(), &[]), 0);
+    let one = write_report(dir.path(), "one", run(&Database::standard(), &[]), 0);
     let one = Report::parse(&fs::read_to_string(one).unwrap());
-    let shared = Database::seed();
+    let shared = Database::standard();
     let shards: Vec<PathBuf> = (0..4)
         .map(|index| {
             let part = format!("{index}/4");
             let command = run(&shared, &["--shard", &part]);
-            reported(dir.path(), &index.to_string(), command, 0)
+            write_report(dir.path(), &index.to_string(), command, 0)
         })
         .collect();
     let merged = merge(&shards)
@@ -89,7 +89,7 @@ fn four_shards_make_the_report_of_one_run() {
 }
 
 #[test]
-fn a_merged_report_counts_from_the_first_beginning_to_the_last_end() {
+fn merged_duration_spans_the_first_start_to_the_last_end() {
     let dir = tempfile::tempdir().unwrap();
     let run = |name: &str, begin: &str, took: u64, id: u64| {
         let path = dir.path().join(name);
@@ -121,21 +121,23 @@ fn a_merged_report_counts_from_the_first_beginning_to_the_last_end() {
     ] {
         assert_eq!(report.count(key), sum, "{key}");
     }
-    // In the order in which the files were named.
+    // The tokens keep the order of the files on the command line.
     assert_eq!(report.tokens[0]["token"], "late");
 }
 
 #[test]
-fn the_worst_end_is_that_of_all() {
+fn merged_exit_code_is_the_worst_of_all() {
     let dir = tempfile::tempdir().unwrap();
-    let good = demo(dir.path(), "good", &[]);
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens([""; 0]).always()]);
-    let command = Command::new().source(&source).database(&Database::seed());
-    let short = reported(dir.path(), "short", command.arg("2"), 4);
+    let good = write_demo_report(dir.path(), "good", &[]);
+    let source = Source::responding([Response::tokens(["aa"]), Response::tokens([""; 0]).always()]);
+    let command = Command::new()
+        .source(&source)
+        .database(&Database::standard());
+    let short = write_report(dir.path(), "short", command.arg("2"), 4);
     let chosen = Command::new().args(["demo", "1", "--script", "mine.rhai"]);
     let chosen = chosen.file("mine.rhai", "report(store(fetch(SIZE))); exit(7);");
-    let chosen = reported(dir.path(), "chosen", chosen, 7);
-    let condition = demo(dir.path(), "condition", &[]);
+    let chosen = write_report(dir.path(), "chosen", chosen, 7);
+    let condition = write_demo_report(dir.path(), "condition", &[]);
 
     let run = merge(&[good.clone(), short.clone()]).run().expect_code(4);
     assert!(
@@ -151,12 +153,15 @@ fn the_worst_end_is_that_of_all() {
 }
 
 #[test]
-fn a_merged_report_takes_any_format_and_a_mask() {
+fn merged_report_is_written_in_any_format_and_masked() {
     let dir = tempfile::tempdir().unwrap();
-    let files = [demo(dir.path(), "a", &[]), demo(dir.path(), "b", &[])];
+    let files = [
+        write_demo_report(dir.path(), "a", &[]),
+        write_demo_report(dir.path(), "b", &[]),
+    ];
     let masked = [
-        demo(dir.path(), "c", &["--mask", "sha256"]),
-        demo(dir.path(), "d", &["--mask", "sha256"]),
+        write_demo_report(dir.path(), "c", &["--mask", "sha256"]),
+        write_demo_report(dir.path(), "d", &["--mask", "sha256"]),
     ];
     let run = merge(&files)
         .args(["--report", "json=all.json", "--report", "csv=all.csv"])
@@ -187,7 +192,7 @@ fn a_merged_report_takes_any_format_and_a_mask() {
     let hidden = merge(&files).args(["--mask", "prefix", "--report", "ndjson"]);
     let hidden = Report::of_run(&hidden.run().expect_code(0));
     assert!(hidden.tokens.iter().all(|token| token["masked"] == true));
-    // A mask of a mask would be that of nobody's token.
+    // Masked tokens are not masked again: the result would match no token.
     let stays = merge(&masked).args(["--mask", "prefix", "--report", "ndjson"]);
     let stays = Report::of_run(&stays.run().expect_code(0));
     let before = fs::read_to_string(&masked[0]).unwrap();
@@ -196,10 +201,10 @@ fn a_merged_report_takes_any_format_and_a_mask() {
 }
 
 #[test]
-fn what_does_not_add_up_is_refused_and_nothing_is_left_behind() {
+fn inconsistent_reports_are_refused_without_output() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
-    let good = demo(dir.path(), "good", &[]);
+    let good = write_demo_report(dir.path(), "good", &[]);
     let text = fs::read_to_string(&good).unwrap();
     let made = |name: &str, text: String| {
         fs::write(path(name), text).unwrap();
@@ -208,7 +213,7 @@ fn what_does_not_add_up_is_refused_and_nothing_is_left_behind() {
     let lines: Vec<&str> = text.lines().collect();
     let journaled = ["--journal", path("journal").to_str().unwrap()].map(String::from);
     let journaled: Vec<&str> = journaled.iter().map(String::as_str).collect();
-    demo(dir.path(), "journaled", &journaled);
+    write_demo_report(dir.path(), "journaled", &journaled);
     let all = [
         vec![good.clone(), path("missing")],
         vec![made("cut", lines[..3].join("\n"))],
@@ -220,14 +225,14 @@ fn what_does_not_add_up_is_refused_and_nothing_is_left_behind() {
         vec![good.clone(), good.clone()],
         vec![
             good.clone(),
-            demo(dir.path(), "masked", &["--mask", "prefix"]),
+            write_demo_report(dir.path(), "masked", &["--mask", "prefix"]),
         ],
-        vec![good, demo(dir.path(), "dry", &["--dry-run"])],
+        vec![good, write_demo_report(dir.path(), "dry", &["--dry-run"])],
     ]
     .map(|files| {
         let run = merge(&files).args(["--report", "text", "--report", "json=all.json"]);
         let run = run.run().expect_code(2);
-        assert_eq!(run.stdout, "", "not half a report either");
+        assert_eq!(run.stdout, "", "no part of a report is written");
         assert!(!run.path("all.json").exists() && !run.path("all.json.partial").exists());
         let dir = format!("{}/", dir.path().display());
         run.stderr.replace(&dir, "")
@@ -275,11 +280,11 @@ fn what_does_not_add_up_is_refused_and_nothing_is_left_behind() {
     ");
 }
 
-/// A pipe is read once, and what does not add up in it is found on the way.
+/// A pipe can be read only once, so the merge checks its consistency while it reads.
 #[test]
-fn a_pipe_is_merged_too() {
+fn report_is_merged_from_a_pipe() {
     let dir = tempfile::tempdir().unwrap();
-    let text = fs::read_to_string(demo(dir.path(), "good", &[])).unwrap();
+    let text = fs::read_to_string(write_demo_report(dir.path(), "good", &[])).unwrap();
     let piped = |text: &str| Command::new().args(["merge", "/dev/stdin"]).stdin(text);
     let run = piped(&text).run().expect_code(0);
     assert_eq!(run.stdout.lines().count(), 3);
@@ -287,15 +292,15 @@ fn a_pipe_is_merged_too() {
 }
 
 #[test]
-fn a_run_and_its_replay_are_not_counted_together() {
+fn merge_refuses_a_run_together_with_its_replay() {
     let dir = tempfile::tempdir().unwrap();
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(["aa", "b-b"])]);
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(["aa", "b-b"])]);
     let command = Command::new().source(&source).database(&database).arg("2");
-    let run = reported(dir.path(), "run", command, 0);
+    let run = write_report(dir.path(), "run", command, 0);
     let replay = |file: &Path, name: &str| {
         let command = Command::new().database(&database).arg("replay").arg(file);
-        reported(dir.path(), name, command, 0)
+        write_report(dir.path(), name, command, 0)
     };
     let first = replay(&run, "first");
     let second = replay(&first, "second");

@@ -1,4 +1,4 @@
-//! `--metrics FILE`: what the last run came to, as `node_exporter`'s textfile collector reads it.
+//! Tests of `--metrics FILE`, which writes the results of a run for `node_exporter`'s textfile collector.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -9,10 +9,10 @@ use crate::support::postgres::free_port;
 use crate::support::report::Report;
 use crate::support::scrape::Metrics;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
-fn of(run: &Run) -> Metrics {
-    Metrics::parse(&fs::read_to_string(run.path("run.prom")).expect("a file"))
+fn metrics_of(run: &Run) -> Metrics {
+    Metrics::parse(&fs::read_to_string(run.path("run.prom")).expect("the metrics file"))
 }
 
 fn service(source: &Source, database: &Database) -> Command {
@@ -21,14 +21,14 @@ fn service(source: &Source, database: &Database) -> Command {
 }
 
 #[test]
-fn the_file_says_what_the_summary_says() {
-    let database = Database::seed();
+fn metrics_match_the_summary() {
+    let database = Database::standard();
     let answers = [
-        Answer::status(503).header("retry-after", "0"),
-        Answer::tokens(["aa", "b-b", "", "b-b"]),
-        Answer::tokens(["cc", "dd"]),
+        Response::status(503).header("retry-after", "0"),
+        Response::tokens(["aa", "b-b", "", "b-b"]),
+        Response::tokens(["cc", "dd"]),
     ];
-    let source = Source::answers(answers);
+    let source = Source::responding(answers);
     let now = || {
         std::time::UNIX_EPOCH
             .elapsed()
@@ -37,7 +37,7 @@ fn the_file_says_what_the_summary_says() {
     };
     let before = now();
     let run = service(&source, &database).arg("5").run().expect_code(0);
-    let (metrics, report) = (of(&run), Report::of_run(&run));
+    let (metrics, report) = (metrics_of(&run), Report::of_run(&run));
     for status in ["stored", "rejected", "failed", "unknown", "not_attempted"] {
         let name = format!("token_service_tokens{{status=\"{status}\"}}");
         assert_eq!(metrics.count(&name), report.count(status), "{status}");
@@ -80,10 +80,10 @@ fn the_file_says_what_the_summary_says() {
 }
 
 #[test]
-fn the_old_file_stands_until_the_new_one_is_whole_and_others_may_read_it() {
-    let database = Database::seed();
+fn metrics_file_is_replaced_atomically_and_world_readable() {
+    let database = Database::standard();
     let gate = Gate::new();
-    let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+    let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
     let command = service(&source, &database)
         .file("run.prom", "old\n")
         .arg("1");
@@ -94,14 +94,17 @@ fn the_old_file_stands_until_the_new_one_is_whole_and_others_may_read_it() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "old\n");
     gate.open();
     let run = running.wait().expect_code(0);
-    assert_eq!(of(&run).count("token_service_tokens{status=\"stored\"}"), 1);
+    assert_eq!(
+        metrics_of(&run).count("token_service_tokens{status=\"stored\"}"),
+        1
+    );
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
     assert!(!run.path("run.prom.partial").exists());
 }
 
 #[test]
-fn a_run_that_ends_badly_says_so_and_makes_up_no_counts() {
-    let source = Source::answers([]);
+fn metrics_omit_counts_when_the_run_fails_at_start() {
+    let source = Source::responding([]);
     let nowhere = format!("postgres://u:p@127.0.0.1:{}/d", free_port());
     let run = Command::new()
         .source(&source)
@@ -110,7 +113,7 @@ fn a_run_that_ends_badly_says_so_and_makes_up_no_counts() {
         .run()
         .expect_code(5);
     assert_eq!(
-        of(&run).names(),
+        metrics_of(&run).names(),
         [
             "token_service_build_info{version=\"0.1.0\"}",
             "token_service_exit_code",
@@ -118,32 +121,35 @@ fn a_run_that_ends_badly_says_so_and_makes_up_no_counts() {
             "token_service_run_duration_seconds",
         ]
     );
-    assert_eq!(of(&run).count("token_service_exit_code"), 5);
+    assert_eq!(metrics_of(&run).count("token_service_exit_code"), 5);
 }
 
 #[test]
-fn a_run_that_is_stopped_writes_it_too() {
-    let database = Database::seed();
+fn metrics_are_written_when_a_signal_stops_the_run() {
+    let database = Database::standard();
     let gate = Gate::new();
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb"]).after(&gate)]);
+    let source = Source::responding([
+        Response::tokens(["aa"]),
+        Response::tokens(["bb"]).after(&gate),
+    ]);
     let running = service(&source, &database).arg("2").spawn();
     source.wait_for(2);
     running.signal("TERM");
-    running.wait_for_stderr(|said| said.contains("stopping"));
+    running.wait_for_stderr(|text| text.contains("stopping"));
     gate.open();
     let run = running.wait().expect_code(143);
-    assert_eq!(of(&run).count("token_service_exit_code"), 143);
+    assert_eq!(metrics_of(&run).count("token_service_exit_code"), 143);
     let report = Report::of_run(&run);
     assert_eq!(
-        of(&run).count("token_service_tokens_received"),
+        metrics_of(&run).count("token_service_tokens_received"),
         report.count("received")
     );
 }
 
 #[test]
-fn a_path_that_cannot_be_written_costs_no_token() {
-    let database = Database::seed();
-    let source = Source::answers([]);
+fn no_token_is_requested_when_the_metrics_file_cannot_be_written() {
+    let database = Database::standard();
+    let source = Source::responding([]);
     let command = Command::new().source(&source).database(&database);
     let run = command.args(["1", "--metrics", "no/such/run.prom"]).run();
     shows!(run.transcript(), @"
@@ -170,38 +176,38 @@ fn a_path_that_cannot_be_written_costs_no_token() {
 }
 
 #[test]
-fn what_a_trigger_makes_of_a_token_is_no_label() {
-    let database = Database::seed().made(
+fn constraint_label_is_other_when_a_trigger_puts_a_token_into_the_constraint() {
+    let database = Database::standard().with_sql(
         "CREATE FUNCTION talk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             RAISE EXCEPTION 'no' USING ERRCODE = '23514', CONSTRAINT = 'c ' || NEW.data;
         END $$;
         CREATE TRIGGER talk BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION talk()",
     );
-    let source = Source::answers([Answer::tokens(["CanaryOne", "CanaryTwo"])]);
+    let source = Source::responding([Response::tokens(["CanaryOne", "CanaryTwo"])]);
     let run = service(&source, &database).arg("2").run().expect_code(0);
     let text = fs::read_to_string(run.path("run.prom")).unwrap();
     assert!(!text.contains("Canary"), "{text}");
     let other = "token_service_rejected{constraint=\"other\",sqlstate=\"23514\"}";
-    assert_eq!(of(&run).count(other), 2);
+    assert_eq!(metrics_of(&run).count(other), 2);
 }
 
 #[test]
-fn the_variable_the_file_the_demo_and_a_replay_have_it_too() {
-    let stored = |run: &Run| of(run).count("token_service_tokens{status=\"stored\"}");
+fn metrics_file_is_set_by_variable_or_configuration_and_written_by_replay() {
+    let stored = |run: &Run| metrics_of(run).count("token_service_tokens{status=\"stored\"}");
     let dry = ["demo", "3", "--dry-run", "--report", "ndjson=run.ndjson"];
     let run = Command::new()
         .env("TOKEN_SERVICE_METRICS", "run.prom")
         .args(dry)
         .run();
     let run = run.expect_code(0);
-    assert_eq!(of(&run).count("token_service_dry_run"), 1);
+    assert_eq!(metrics_of(&run).count("token_service_dry_run"), 1);
 
     let command = Command::new().args(["demo", "3"]);
     let by_file = command.config("run: {metrics: run.prom}");
     let run = by_file.run().expect_code(0);
-    assert_eq!(of(&run).count("token_service_tokens_received"), 3);
+    assert_eq!(metrics_of(&run).count("token_service_tokens_received"), 3);
 
-    let database = Database::seed();
+    let database = Database::standard();
     let report = "{\"token\":\"aa\",\"status\":\"failed\",\"attempts\":1,\"ms\":0.0}\n";
     let command = Command::new()
         .database(&database)

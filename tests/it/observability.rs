@@ -1,4 +1,4 @@
-//! docs/observability.md names what the program emits, and nothing else.
+//! Checks that docs/observability.md names exactly the metrics, spans and log fields of the program.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,20 +10,20 @@ use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::root;
 use crate::support::scrape::Metrics;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 fn text() -> String {
     fs::read_to_string(root().join("docs/observability.md")).expect("the document")
 }
 
-/// The first cells of the tables in `text`, and of those alone what stands in backticks.
+/// Returns the names in backticks at the start of the table rows in `text`.
 fn first_cells(text: &str) -> BTreeSet<String> {
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
     let names = rows.filter_map(|row| row.split_once('`'));
     names.map(|(name, _)| name.to_owned()).collect()
 }
 
-/// Those of a section.
+/// Returns the names in the tables of a section.
 fn documented(section: &str) -> BTreeSet<String> {
     let text = text();
     let begin = text.find(section).expect("the section");
@@ -32,47 +32,47 @@ fn documented(section: &str) -> BTreeSet<String> {
     first_cells(&rest[..end])
 }
 
-/// The lines between a comment and the one that ends it.
-fn between(mark: &str) -> String {
+/// Returns the text between the comments `mark` and `/mark`.
+fn text_between(mark: &str) -> String {
     let text = text();
     let (_, rest) = text
         .split_once(&format!("<!-- {mark} -->"))
-        .expect("a beginning");
+        .expect("the start comment");
     let (table, _) = rest
         .split_once(&format!("<!-- /{mark} -->"))
-        .expect("an end");
+        .expect("the end comment");
     table.to_owned()
 }
 
 #[test]
-fn every_metric_is_documented_and_every_documented_metric_is_there() {
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(["aa", "b-b"])]);
+fn documented_metrics_equal_the_emitted_ones() {
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(["aa", "b-b"])]);
     let command = Command::new().source(&source).database(&database);
     let run = command.args(["2", "--metrics", "run.prom"]).run();
     let run = run.expect_code(0);
-    let text = fs::read_to_string(run.path("run.prom")).expect("a file");
-    let there: BTreeSet<String> = Metrics::parse(&text).families.into_iter().collect();
-    assert_eq!(there, documented("## Metrics for Prometheus\n"));
+    let text = fs::read_to_string(run.path("run.prom")).expect("the metrics file");
+    let emitted: BTreeSet<String> = Metrics::parse(&text).families.into_iter().collect();
+    assert_eq!(emitted, documented("## Metrics for Prometheus\n"));
 }
 
 #[test]
-fn every_span_and_attribute_and_otlp_metric_is_documented_and_every_documented_one_is_there() {
-    let (database, collector) = (Database::seed(), Collector::new());
-    let told = |command: Command| {
+fn documented_spans_attributes_and_otlp_metrics_equal_the_emitted_ones() {
+    let (database, collector) = (Database::standard(), Collector::new());
+    let with_collector = |command: Command| {
         let command = command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint());
         command.database(&database)
     };
     let replayed = "{\"token\":\"zz\",\"status\":\"failed\",\"attempts\":1,\"ms\":0.0}\n";
-    let command = told(Command::new()).file("old.ndjson", replayed);
+    let command = with_collector(Command::new()).file("old.ndjson", replayed);
     command.args(["replay", "old.ndjson"]).run().expect_code(0);
     let names = |spans: Vec<Span>| spans.into_iter().map(|span| span.name).collect();
     let of_replay: BTreeSet<String> = names(collector.spans());
     assert!(of_replay.contains("replay"), "{of_replay:?}");
 
     let collector = Collector::new();
-    let busy = Answer::status(503).header("retry-after", "0");
-    let source = Source::answers([busy, Answer::tokens(["aa", "b-b"])]);
+    let busy = Response::status(503).header("retry-after", "0");
+    let source = Source::responding([busy, Response::tokens(["aa", "b-b"])]);
     let command = Command::new().source(&source).database(&database).arg("2");
     let command = command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint());
     command.run().expect_code(0);
@@ -81,29 +81,29 @@ fn every_span_and_attribute_and_otlp_metric_is_documented_and_every_documented_o
         .iter()
         .flat_map(|span| span.attributes.keys().cloned())
         .collect();
-    let there: BTreeSet<String> = names(spans);
-    let there: BTreeSet<String> = there.union(&of_replay).cloned().collect();
-    assert_eq!(there, first_cells(&between("spans")));
-    assert_eq!(attributes, first_cells(&between("attributes")));
-    // With their units, in the second column.
-    let metrics = between("metrics");
+    let emitted: BTreeSet<String> = names(spans);
+    let emitted: BTreeSet<String> = emitted.union(&of_replay).cloned().collect();
+    assert_eq!(emitted, first_cells(&text_between("spans")));
+    assert_eq!(attributes, first_cells(&text_between("attributes")));
+    // The second column holds the unit.
+    let metrics = text_between("metrics");
     let rows = metrics.lines().filter(|line| line.starts_with("| `"));
     let cell = |row: &str, index| row.split('`').nth(index).expect("a cell").to_owned();
     let documented: BTreeSet<_> = rows.map(|row| (cell(row, 1), cell(row, 3))).collect();
     assert_eq!(collector.metric_names(), documented);
 }
 
-/// The keys of the log lines of runs that meet much.
-fn keys() -> BTreeSet<String> {
+/// Collects the keys of log lines of runs that retry, log from a script and replay a torn report.
+fn emitted_keys() -> BTreeSet<String> {
     let log = ["--log-format", "json", "--log-level", "trace"];
     let lines = |run: Run| {
         let lines = run.stderr.lines().filter(|line| line.starts_with('{'));
         let parse = |line: &str| serde_json::from_str::<Value>(line).expect("a JSON object");
         lines.map(parse).collect::<Vec<_>>()
     };
-    let database = Database::seed();
-    let busy = Answer::status(503).header("retry-after", "0");
-    let source = Source::answers([busy, Answer::tokens(["aa"])]);
+    let database = Database::standard();
+    let busy = Response::status(503).header("retry-after", "0");
+    let source = Source::responding([busy, Response::tokens(["aa"])]);
     let command = Command::new().source(&source).database(&database).arg("1");
     let retried = command.args(log).run().expect_code(0);
     let script = "log_info(\"i\", #{severity: \"EMERGENCY\"}); debug(1);";
@@ -131,20 +131,20 @@ fn keys() -> BTreeSet<String> {
 }
 
 #[test]
-fn every_key_of_a_log_line_is_documented() {
-    let there = keys();
+fn every_log_key_is_documented() {
+    let emitted = emitted_keys();
     let known = documented("## Logs\n");
-    let unknown: Vec<_> = there.difference(&known).collect();
+    let unknown: Vec<_> = emitted.difference(&known).collect();
     assert!(unknown.is_empty(), "not documented: {unknown:?}");
     for key in [
         "time", "severity", "message", "target", "fields", "kind", "wait", "failures",
     ] {
-        assert!(there.contains(key), "{key} did not come: {there:?}");
+        assert!(emitted.contains(key), "{key} was not emitted: {emitted:?}");
     }
 }
 
-/// The names of the fields in each `tracing::info!(…)` and its like, as they are written.
-fn written() -> BTreeSet<String> {
+/// Collects the field names in all calls of `tracing` macros in `src`.
+fn fields_in_source() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut folders = vec![root().join("src")];
     while let Some(folder) = folders.pop() {
@@ -155,7 +155,7 @@ fn written() -> BTreeSet<String> {
                 continue;
             }
             let text = fs::read_to_string(&path).expect("text");
-            // What stands in the tests of a file is not said by the program.
+            // The program does not log what its unit tests log.
             let text = text.split("#[cfg(test)]").next().unwrap_or_default();
             for call in text.split("tracing::").skip(1) {
                 let level = call.split_once("!(");
@@ -164,7 +164,7 @@ fn written() -> BTreeSet<String> {
                 let Some((_, call)) = level.filter(|(name, _)| is_level(name)) else {
                     continue;
                 };
-                // The message comes last.
+                // The message is the last argument.
                 let fields = call.split('"').next().unwrap_or_default();
                 let fields = fields
                     .split(',')
@@ -182,17 +182,20 @@ fn written() -> BTreeSet<String> {
 }
 
 #[test]
-fn every_field_that_is_written_somewhere_is_documented() {
-    let written = written();
+fn documented_log_fields_equal_the_fields_in_the_source() {
+    let written = fields_in_source();
     assert!(written.len() > 10, "{written:?}");
     let known = documented("## Logs\n");
     let unknown: Vec<_> = written.difference(&known).collect();
     assert!(unknown.is_empty(), "not documented: {unknown:?}");
-    let of_the_layout = ["time", "severity", "message", "target"];
-    let idle: Vec<_> = known.difference(&written).collect();
-    let idle: Vec<_> = idle
+    let of_the_format = ["time", "severity", "message", "target"];
+    let unused: Vec<_> = known.difference(&written).collect();
+    let unused: Vec<_> = unused
         .into_iter()
-        .filter(|key| !of_the_layout.contains(&key.as_str()))
+        .filter(|key| !of_the_format.contains(&key.as_str()))
         .collect();
-    assert!(idle.is_empty(), "documented, but never written: {idle:?}");
+    assert!(
+        unused.is_empty(),
+        "documented, but never written: {unused:?}"
+    );
 }

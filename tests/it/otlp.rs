@@ -1,4 +1,4 @@
-//! What an OpenTelemetry collector hears of a run, and that a run never suffers from its collector.
+//! Tests of the OTLP export: the spans and metrics of a run, and that a collector cannot fail a run.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,12 @@ use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::postgres::free_port;
 use crate::support::report::Report;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
 
-fn told(collector: &Collector) -> Command {
+fn exporting_to(collector: &Collector) -> Command {
     Command::new().env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
 }
 
@@ -22,21 +22,21 @@ fn counts(span: &Span) -> Vec<u64> {
     names.iter().map(|name| span.count(name)).collect()
 }
 
-/// The warnings on standard error.
+/// Returns the warnings on standard error.
 fn warnings(run: &Run) -> Vec<&str> {
     let lines = run.stderr.lines().map(str::trim_start);
     lines.filter(|line| line.starts_with("WARN")).collect()
 }
 
 #[test]
-fn a_run_tells_what_it_waited_for() {
-    let (database, collector) = (Database::seed(), Collector::new());
-    let source = Source::answers([
-        Answer::status(503).header("retry-after", "0"),
-        Answer::tokens(["sekret-aa", "sekretbb"]),
-        Answer::tokens(["sekretcc"]),
+fn spans_cover_requests_inserts_and_connections() {
+    let (database, collector) = (Database::standard(), Collector::new());
+    let source = Source::responding([
+        Response::status(503).header("retry-after", "0"),
+        Response::tokens(["sekret-aa", "sekretbb"]),
+        Response::tokens(["sekretcc"]),
     ]);
-    let command = told(&collector).source(&source).database(&database);
+    let command = exporting_to(&collector).source(&source).database(&database);
     let run = command
         .env("TRACEPARENT", format!("00-{TRACE}-{CALLER}-01"))
         .arg("3")
@@ -44,13 +44,16 @@ fn a_run_tells_what_it_waited_for() {
         .expect_code(0);
     assert_eq!(warnings(&run), Vec::<&str>::new());
 
-    let own = collector.span("run");
-    assert_eq!((own.trace.as_str(), own.parent.as_str()), (TRACE, CALLER));
-    assert_eq!(own.error, None);
-    assert_eq!(own.count("process.exit.code"), 0);
-    assert_eq!(own.count("token_service.tokens.requested"), 3);
-    assert_eq!(own.count("token_service.tokens.received"), 3);
-    assert_eq!(counts(&own), [2, 1, 0, 0, 0]);
+    let run_span = collector.span("run");
+    assert_eq!(
+        (run_span.trace.as_str(), run_span.parent.as_str()),
+        (TRACE, CALLER)
+    );
+    assert_eq!(run_span.error, None);
+    assert_eq!(run_span.count("process.exit.code"), 0);
+    assert_eq!(run_span.count("token_service.tokens.requested"), 3);
+    assert_eq!(run_span.count("token_service.tokens.received"), 3);
+    assert_eq!(counts(&run_span), [2, 1, 0, 0, 0]);
 
     let requests = collector.spans_of("POST");
     let seen: Vec<_> = requests
@@ -70,8 +73,8 @@ fn a_run_tells_what_it_waited_for() {
     );
     assert_eq!(requests[0].attributes["error.type"], "http_status");
     assert_eq!(requests[0].attributes["url.full"], source.url());
-    // The source can put its own spans beneath those of the requests.
-    let carried: Vec<_> = source
+    // The source can attach its own spans to those of the requests.
+    let propagated: Vec<_> = source
         .requests()
         .iter()
         .map(|request| request.headers["traceparent"].to_str().unwrap().to_owned())
@@ -80,7 +83,7 @@ fn a_run_tells_what_it_waited_for() {
         .iter()
         .map(|span| format!("00-{TRACE}-{}-01", span.id))
         .collect();
-    assert_eq!(carried, expected);
+    assert_eq!(propagated, expected);
 
     let pages = collector.spans_of("INSERT secret_tokens");
     let stored: Vec<_> = pages.iter().map(counts).collect();
@@ -94,7 +97,7 @@ fn a_run_tells_what_it_waited_for() {
         assert_eq!(span.trace, TRACE, "{span:?}");
         assert!(span.from <= span.to, "{span:?}");
         if span.name != "run" {
-            assert_eq!(span.parent, own.id, "{span:?}");
+            assert_eq!(span.parent, run_span.id, "{span:?}");
         }
     }
     for request in collector.requests() {
@@ -104,10 +107,13 @@ fn a_run_tells_what_it_waited_for() {
 }
 
 #[test]
-fn the_collectors_numbers_are_those_of_the_report() {
-    let (database, collector) = (Database::seed(), Collector::new());
-    let source = Source::answers([Answer::tokens(["aa", "b-b"]), Answer::tokens(["c-c", "dd"])]);
-    let command = told(&collector).source(&source).database(&database);
+fn exported_metrics_match_the_report() {
+    let (database, collector) = (Database::standard(), Collector::new());
+    let source = Source::responding([
+        Response::tokens(["aa", "b-b"]),
+        Response::tokens(["c-c", "dd"]),
+    ]);
+    let command = exporting_to(&collector).source(&source).database(&database);
     let run = command.args(["4", "--report", "ndjson"]).run();
     let report = Report::of_run(&run.expect_code(0));
     let by_status = collector.points("token_service.tokens");
@@ -145,7 +151,7 @@ fn the_collectors_numbers_are_those_of_the_report() {
     );
     let max = report.summary["latency_ms"]["max"].as_f64().unwrap() / 1000.0;
     assert!((latency.max.unwrap() - max).abs() < 1e-6, "{latency:?}");
-    // Cumulative, as OpenTelemetry has it where nothing else is asked for.
+    // Cumulative is the default of OpenTelemetry.
     assert_eq!(collector.temporality("token_service.requests"), 2);
 
     let resource = collector.resource();
@@ -156,9 +162,9 @@ fn the_collectors_numbers_are_those_of_the_report() {
 }
 
 #[test]
-fn the_environment_names_service_headers_and_temporality() {
+fn environment_sets_service_name_headers_and_temporality() {
     let collector = Collector::new();
-    let run = told(&collector)
+    let run = exporting_to(&collector)
         .env("OTEL_SERVICE_NAME", "nightly")
         .env(
             "OTEL_RESOURCE_ATTRIBUTES",
@@ -183,9 +189,9 @@ fn the_environment_names_service_headers_and_temporality() {
 }
 
 #[test]
-fn each_signal_can_go_elsewhere_or_nowhere() {
+fn each_signal_has_its_own_endpoint_or_none() {
     let (traces, metrics) = (Collector::new(), Collector::new());
-    let run = told(&traces)
+    let run = exporting_to(&traces)
         .env(
             "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
             format!("{}/v1/metrics", metrics.endpoint()),
@@ -201,17 +207,17 @@ fn each_signal_can_go_elsewhere_or_nowhere() {
     assert_eq!(paths(&metrics), ["/v1/metrics"]);
 
     let metrics = Collector::new();
-    let run = told(&metrics).env("OTEL_TRACES_EXPORTER", "none");
+    let run = exporting_to(&metrics).env("OTEL_TRACES_EXPORTER", "none");
     run.args(["demo", "3"]).run().expect_code(0);
     assert_eq!(paths(&metrics), ["/v1/metrics"]);
 }
 
 #[test]
-fn a_caller_that_records_nothing_is_followed() {
+fn unsampled_trace_context_is_propagated_without_spans() {
     let collector = Collector::new();
-    let source = Source::answers([Answer::tokens(["aa"])]);
-    let database = Database::seed();
-    let command = told(&collector).source(&source).database(&database);
+    let source = Source::responding([Response::tokens(["aa"])]);
+    let database = Database::standard();
+    let command = exporting_to(&collector).source(&source).database(&database);
     command
         .env("TRACEPARENT", format!("00-{TRACE}-{CALLER}-00"))
         .arg("1")
@@ -219,16 +225,19 @@ fn a_caller_that_records_nothing_is_followed() {
         .expect_code(0);
     assert_eq!(collector.spans().len(), 0);
     assert_eq!(collector.number("token_service.exit_code"), "0");
-    let carried = source.requests()[0].headers["traceparent"].clone();
-    let carried = carried.to_str().unwrap();
-    assert!(carried.starts_with(&format!("00-{TRACE}-")), "{carried}");
-    assert!(carried.ends_with("-00"), "{carried}");
+    let propagated = source.requests()[0].headers["traceparent"].clone();
+    let propagated = propagated.to_str().unwrap();
+    assert!(
+        propagated.starts_with(&format!("00-{TRACE}-")),
+        "{propagated}"
+    );
+    assert!(propagated.ends_with("-00"), "{propagated}");
 }
 
 #[test]
-fn without_a_collector_nothing_is_carried_to_the_source() {
-    let source = Source::answers([Answer::tokens(["aa"])]);
-    let database = Database::seed();
+fn trace_context_is_not_sent_without_a_collector() {
+    let source = Source::responding([Response::tokens(["aa"])]);
+    let database = Database::standard();
     let command = Command::new().source(&source).database(&database);
     command
         .env("TRACEPARENT", format!("00-{TRACE}-{CALLER}-01"))
@@ -239,58 +248,67 @@ fn without_a_collector_nothing_is_carried_to_the_source() {
 }
 
 #[test]
-fn a_disabled_sdk_tells_nothing() {
-    let collector = Collector::answers([]);
-    let command = told(&collector).env("OTEL_SDK_DISABLED", "true");
+fn disabled_sdk_exports_nothing() {
+    let collector = Collector::responding([]);
+    let command = exporting_to(&collector).env("OTEL_SDK_DISABLED", "true");
     let run = command.args(["demo", "3"]).run().expect_code(0);
     assert_eq!(warnings(&run), Vec::<&str>::new());
 }
 
 #[test]
-fn a_run_whose_database_is_down_is_told_of_as_a_failure() {
+fn run_span_has_an_error_when_the_database_is_down() {
     let collector = Collector::new();
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let port = free_port();
     let url = format!("postgres://me:pw@127.0.0.1:{port}/db?sslmode=disable");
-    let command = told(&collector).source(&source).env("DATABASE_URL", url);
+    let command = exporting_to(&collector)
+        .source(&source)
+        .env("DATABASE_URL", url);
     command.arg("3").run().expect_code(5);
-    let own = collector.span("run");
-    assert_eq!(own.error.as_deref(), Some("exit code 5"));
-    assert_eq!(own.count("process.exit.code"), 5);
-    assert!(!own.attributes.contains_key("token_service.tokens.stored"));
+    let run_span = collector.span("run");
+    assert_eq!(run_span.error.as_deref(), Some("exit code 5"));
+    assert_eq!(run_span.count("process.exit.code"), 5);
+    assert!(
+        !run_span
+            .attributes
+            .contains_key("token_service.tokens.stored")
+    );
     let connect = collector.span("connect");
     assert_eq!(connect.attributes["error.type"], "db_connect");
     assert_eq!(collector.number("token_service.exit_code"), "5");
 }
 
 #[test]
-fn a_mistake_in_a_script_is_told_of_too() {
+fn run_span_is_exported_when_the_script_does_not_compile() {
     let collector = Collector::new();
-    let command = told(&collector).file("mine.rhai", "let x = ;");
+    let command = exporting_to(&collector).file("mine.rhai", "let x = ;");
     let command = command.args(["demo", "1", "--script", "mine.rhai"]);
     command.run().expect_code(3);
     assert_eq!(collector.span("run").count("process.exit.code"), 3);
 }
 
 #[test]
-fn a_stopped_run_still_tells() {
+fn spans_are_exported_when_a_signal_stops_the_run() {
     let collector = Collector::new();
-    let (gate, database) = (Gate::new(), Database::seed());
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb"]).after(&gate)]);
-    let command = told(&collector).source(&source).database(&database);
+    let (gate, database) = (Gate::new(), Database::standard());
+    let source = Source::responding([
+        Response::tokens(["aa"]),
+        Response::tokens(["bb"]).after(&gate),
+    ]);
+    let command = exporting_to(&collector).source(&source).database(&database);
     let running = command.arg("2").spawn();
     source.wait_for(2);
     running.signal("TERM");
     running.wait_for_stderr(|text| text.contains("stopping"));
     gate.open();
     running.wait().expect_code(143);
-    let own = collector.span("run");
-    assert_eq!(own.error.as_deref(), Some("exit code 143"));
+    let run_span = collector.span("run");
+    assert_eq!(run_span.error.as_deref(), Some("exit code 143"));
     assert_eq!(collector.spans_of("POST").len(), 2);
 }
 
 #[test]
-fn a_collector_that_cannot_be_reached_costs_one_warning() {
+fn run_warns_once_when_the_collector_is_unreachable() {
     let endpoint = format!("http://127.0.0.1:{}", free_port());
     let run = Command::new()
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
@@ -298,68 +316,74 @@ fn a_collector_that_cannot_be_reached_costs_one_warning() {
         .run()
         .expect_code(0);
     assert_eq!(run.stdout.lines().count(), 3);
-    let said = warnings(&run);
-    assert_eq!(said.len(), 1, "{}", run.stderr);
-    assert!(said[0].contains("Connection refused"), "{said:?}");
+    let lines = warnings(&run);
+    assert_eq!(lines.len(), 1, "{}", run.stderr);
+    assert!(lines[0].contains("Connection refused"), "{lines:?}");
 }
 
 #[test]
-fn a_collector_that_never_answers_is_not_waited_for() {
+fn run_ends_when_the_collector_never_answers() {
     let gate = Gate::new();
-    let collector = Collector::answers([Answer::status(200).after(&gate).always()]);
-    let run = told(&collector).args(["demo", "3"]).run().expect_code(0);
+    let collector = Collector::responding([Response::status(200).after(&gate).always()]);
+    let run = exporting_to(&collector)
+        .args(["demo", "3"])
+        .run()
+        .expect_code(0);
     assert_eq!(warnings(&run).len(), 1, "{}", run.stderr);
     gate.open();
 }
 
 #[test]
-fn ctrl_c_ends_the_wait_for_a_collector_and_not_the_runs_success() {
+fn sigint_ends_the_export_and_keeps_the_exit_code() {
     let gate = Gate::new();
-    let collector = Collector::answers([Answer::status(200).after(&gate).always()]);
-    let running = told(&collector).args(["demo", "3"]).spawn();
+    let collector = Collector::responding([Response::status(200).after(&gate).always()]);
+    let running = exporting_to(&collector).args(["demo", "3"]).spawn();
     collector.wait_for(2);
     running.signal("INT");
     let run = running.wait().expect_code(0);
     assert_eq!(run.stdout.lines().count(), 3);
-    // Two seconds later it would have been given up with a warning.
+    // Without the signal, the export ends with a warning after two seconds.
     assert_eq!(warnings(&run), Vec::<&str>::new());
     gate.open();
 }
 
 #[test]
-fn a_busy_collector_is_asked_again() {
-    let busy = Answer::status(503).header("retry-after", "0");
-    let collector = Collector::answers([busy, Answer::status(200).always()]);
-    let command = told(&collector).env("OTEL_METRICS_EXPORTER", "none");
+fn export_is_retried_when_the_collector_is_busy() {
+    let busy = Response::status(503).header("retry-after", "0");
+    let collector = Collector::responding([busy, Response::status(200).always()]);
+    let command = exporting_to(&collector).env("OTEL_METRICS_EXPORTER", "none");
     let run = command.args(["demo", "3"]).run().expect_code(0);
     assert_eq!(warnings(&run), Vec::<&str>::new());
     assert_eq!(collector.requests().len(), 2);
 }
 
 #[test]
-fn what_a_collector_refuses_is_said() {
-    let collector = Collector::answers([Answer::status(401).always()]);
-    let run = told(&collector).args(["demo", "3"]).run().expect_code(0);
-    let said = warnings(&run);
-    assert_eq!(said.len(), 1, "{}", run.stderr);
-    assert!(said[0].contains("401 Unauthorized"), "{said:?}");
+fn run_warns_when_the_collector_refuses_data() {
+    let collector = Collector::responding([Response::status(401).always()]);
+    let run = exporting_to(&collector)
+        .args(["demo", "3"])
+        .run()
+        .expect_code(0);
+    let lines = warnings(&run);
+    assert_eq!(lines.len(), 1, "{}", run.stderr);
+    assert!(lines[0].contains("401 Unauthorized"), "{lines:?}");
 
     // partial_success { rejected_spans: 2, error_message: "no\x1broom" }
     let partial = b"\x0a\x0b\x08\x02\x12\x07no\x1broom";
-    let answer = Answer::raw("application/x-protobuf", partial.as_slice());
-    let collector = Collector::answers([answer.always()]);
-    let command = told(&collector).env("OTEL_METRICS_EXPORTER", "none");
+    let answer = Response::raw("application/x-protobuf", partial.as_slice());
+    let collector = Collector::responding([answer.always()]);
+    let command = exporting_to(&collector).env("OTEL_METRICS_EXPORTER", "none");
     let run = command.args(["demo", "3"]).run().expect_code(0);
-    let said = warnings(&run);
-    assert_eq!(said.len(), 1, "{}", run.stderr);
+    let lines = warnings(&run);
+    assert_eq!(lines.len(), 1, "{}", run.stderr);
     assert!(
-        said[0].contains("refused 2 of them: no\\u001broom"),
-        "{said:?}"
+        lines[0].contains("refused 2 of them: no\\u001broom"),
+        "{lines:?}"
     );
 }
 
 #[test]
-fn what_makes_no_sense_is_complained_of_and_ends_no_run() {
+fn invalid_otel_variables_cause_warnings_and_do_not_fail_the_run() {
     let run = Command::new()
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317")
         .env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1/")
@@ -367,14 +391,14 @@ fn what_makes_no_sense_is_complained_of_and_ends_no_run() {
         .args(["demo", "1"])
         .run()
         .expect_code(0);
-    let said = warnings(&run);
-    assert_eq!(said.len(), 2, "{}", run.stderr);
+    let lines = warnings(&run);
+    assert_eq!(lines.len(), 2, "{}", run.stderr);
     assert!(
-        said[0].contains("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL must be http/protobuf"),
-        "{said:?}"
+        lines[0].contains("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL must be http/protobuf"),
+        "{lines:?}"
     );
     assert!(
-        said[1].contains("OTEL_EXPORTER_OTLP_ENDPOINT must be a URL"),
-        "{said:?}"
+        lines[1].contains("OTEL_EXPORTER_OTLP_ENDPOINT must be a URL"),
+        "{lines:?}"
     );
 }

@@ -1,5 +1,5 @@
-//! A database that goes bad in the middle of a run: one error, and every received token is in the
-//! report, in a state that is true.
+//! Tests of a database that fails during a run. The run ends with one error, and its report holds every
+//! received token with its true status.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,21 +10,21 @@ use crate::support::command::{Command, Running};
 use crate::support::database::{Database, Login};
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
-/// The lock for which the table's CHECK waits. A trigger would leave every token in doubt unknown.
+/// The lock that the table's CHECK takes. With a trigger every in-doubt token would stay unknown.
 const LOCK: i32 = 7;
 
-/// The seed's table, on which every INSERT waits for a lock that the test may hold.
-pub fn locked() -> (Database, Client) {
-    let (database, mut admin) = lockable();
+/// Creates a table whose inserts wait for a lock, and takes the lock.
+pub fn locked_table() -> (Database, Client) {
+    let (database, mut admin) = lockable_table();
     lock(&mut admin);
     (database, admin)
 }
 
-/// The same before the test holds the lock.
-pub fn lockable() -> (Database, Client) {
-    let database = Database::seed();
+/// Creates a table whose inserts wait for a lock, and does not take the lock.
+pub fn lockable_table() -> (Database, Client) {
+    let database = Database::standard();
     let ddl = format!(
         "CREATE FUNCTION hold(text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
              PERFORM pg_advisory_xact_lock_shared({LOCK}); RETURN true; END $$;
@@ -45,8 +45,10 @@ pub fn unlock(admin: &mut Client) {
     admin.batch_execute(&unlock).unwrap();
 }
 
-/// The backend that waits for the lock, as soon as there is one; nobody announces it.
-pub fn waiting_backend(admin: &mut Client) -> i32 {
+/// Waits until a backend of the run waits for the lock, and returns its process id.
+///
+/// It polls, because no event announces this.
+pub fn wait_for_blocked_backend(admin: &mut Client) -> i32 {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         let found = admin.query_opt(
@@ -70,34 +72,37 @@ fn start(source: &Source, database: &Login, size: &str) -> Running {
         .spawn()
 }
 
-/// What is called stored is in the table; what is certainly not stored is not.
-fn assert_true(report: &Report, database: &Database) {
+/// Asserts that the table holds the stored tokens and none that is certainly not stored.
+fn assert_report_matches_table(report: &Report, database: &Database) {
     let rows = database.rows();
-    for token in report.of("stored") {
+    for token in report.with_status("stored") {
         assert!(rows.contains(&token), "{token} is not in the table");
     }
     for status in ["rejected", "failed", "not_attempted"] {
-        for token in report.of(status) {
-            assert!(!rows.contains(&token), "{token} is {status} and stored");
+        for token in report.with_status(status) {
+            assert!(
+                !rows.contains(&token),
+                "{token} is reported as {status} and is in the table"
+            );
         }
     }
-    let unknown = report.of("unknown");
+    let unknown = report.with_status("unknown");
     for row in &rows {
-        let known = report.of("stored").contains(row) || unknown.contains(row);
+        let known = report.with_status("stored").contains(row) || unknown.contains(row);
         assert!(known, "{row} is in the table and not reported as stored");
     }
 }
 
 #[test]
-fn a_right_that_is_revoked_in_the_middle_ends_the_run_with_one_error() {
-    let database = Database::seed();
+fn run_ends_with_one_error_when_insert_is_revoked_during_the_run() {
+    let database = Database::standard();
     let role = database.role_with("INSERT");
     let gate = Gate::new();
-    let source = Source::answers([
-        Answer::tokens(["aa", "bb", "cc"]),
-        Answer::tokens(["dd", "ee", "ff", "gg"]).after(&gate),
+    let source = Source::responding([
+        Response::tokens(["aa", "bb", "cc"]),
+        Response::tokens(["dd", "ee", "ff", "gg"]).after(&gate),
     ]);
-    // The first three are sent in one write.
+    // Three inserts are in flight at a time.
     let running = Command::new()
         .source(&source)
         .database(&role)
@@ -118,10 +123,14 @@ fn a_right_that_is_revoked_in_the_middle_ends_the_run_with_one_error() {
 
     let run = running.wait().expect_code(5);
     let report = Report::of_run(&run);
-    assert_eq!(report.of("stored"), ["aa", "bb", "cc"]);
-    assert_eq!(report.of("failed"), ["dd", "ee", "ff"], "sent, and refused");
-    assert_eq!(report.of("not_attempted"), ["gg"], "never sent");
-    assert_true(&report, &database);
+    assert_eq!(report.with_status("stored"), ["aa", "bb", "cc"]);
+    assert_eq!(
+        report.with_status("failed"),
+        ["dd", "ee", "ff"],
+        "sent, and refused"
+    );
+    assert_eq!(report.with_status("not_attempted"), ["gg"], "never sent");
+    assert_report_matches_table(&report, &database);
     shows!(run.stderr, @"
     7 requested, 7 received in 2 requests: 3 stored, 0 rejected, 3 failed, 1 not attempted in [seconds] s ([rate] tokens/s)
     error: db_denied: the database refuses every insert
@@ -135,11 +144,11 @@ fn a_right_that_is_revoked_in_the_middle_ends_the_run_with_one_error() {
 }
 
 #[test]
-fn a_connection_that_is_cut_in_the_middle_loses_no_token() {
-    let (database, mut admin) = locked();
-    let source = Source::answers([Answer::tokens((0..100).map(|n| format!("a{n}")))]);
+fn no_token_is_lost_when_a_backend_is_terminated_during_the_run() {
+    let (database, mut admin) = locked_table();
+    let source = Source::responding([Response::tokens((0..100).map(|n| format!("a{n}")))]);
     let running = start(&source, &database, "100");
-    let pid = waiting_backend(&mut admin);
+    let pid = wait_for_blocked_backend(&mut admin);
     admin
         .execute("SELECT pg_terminate_backend($1)", &[&pid])
         .unwrap();
@@ -148,24 +157,31 @@ fn a_connection_that_is_cut_in_the_middle_loses_no_token() {
     let run = running.wait();
     let report = Report::of_run(&run);
     assert_eq!(report.count("received"), 100);
-    assert!(report.count("stored") > 0, "it went on: {}", run.stderr);
-    assert_true(&report, &database);
+    assert!(
+        report.count("stored") > 0,
+        "the run did not continue: {}",
+        run.stderr
+    );
+    assert_report_matches_table(&report, &database);
     let settled = report.count("stored") + report.count("rejected");
     assert_eq!(run.code, Some(if settled == 100 { 0 } else { 5 }));
 }
 
-/// A stored token of the same run shows that the table can be looked up, so nothing stays in doubt.
+/// A stored row of this run shows that look-ups work, so no token stays unknown.
 #[test]
-fn what_a_cut_connection_left_in_doubt_is_looked_up_and_stored_once() {
-    let (database, mut admin) = lockable();
+fn in_doubt_tokens_are_looked_up_and_stored_once_when_the_connection_is_lost() {
+    let (database, mut admin) = lockable_table();
     let gate = Gate::new();
     let tokens: Vec<String> = (0..50).map(|n| format!("a{n:02}")).collect();
-    let source = Source::answers([Answer::tokens(["a"]), Answer::tokens(&tokens).after(&gate)]);
+    let source = Source::responding([
+        Response::tokens(["a"]),
+        Response::tokens(&tokens).after(&gate),
+    ]);
     let running = start(&source, &database, "51");
     running.wait_for_stdout(|text| text.lines().count() == 1);
     lock(&mut admin);
     gate.open();
-    let pid = waiting_backend(&mut admin);
+    let pid = wait_for_blocked_backend(&mut admin);
     admin
         .execute("SELECT pg_terminate_backend($1)", &[&pid])
         .unwrap();
@@ -174,21 +190,25 @@ fn what_a_cut_connection_left_in_doubt_is_looked_up_and_stored_once() {
     let run = running.wait().expect_code(0);
     let report = Report::of_run(&run);
     assert_eq!(report.count("stored"), 51);
-    assert_eq!(database.rows(), report.of("stored"), "each of them once");
+    assert_eq!(
+        database.rows(),
+        report.with_status("stored"),
+        "each row once"
+    );
 }
 
 #[test]
-fn a_database_that_does_not_come_back_fails_what_was_not_sent() {
-    let (database, mut admin) = locked();
-    let source = Source::answers([Answer::tokens((0..100).map(|n| format!("a{n}")))]);
+fn unsent_tokens_fail_when_the_database_stays_down() {
+    let (database, mut admin) = locked_table();
+    let source = Source::responding([Response::tokens((0..100).map(|n| format!("a{n}")))]);
     let running = Command::new()
         .source(&source)
         .database(&database)
         .args(["100", "--report", "ndjson", "--patience", "500ms"])
         .args(["--connections", "1", "--pipeline", "16"])
         .spawn();
-    let pid = waiting_backend(&mut admin);
-    // One after the other: the limit counts once it is committed.
+    let pid = wait_for_blocked_backend(&mut admin);
+    // These statements are separate: the limit takes effect when it is committed.
     let shut = format!("ALTER DATABASE {} CONNECTION LIMIT 0", database.name);
     admin.batch_execute(&shut).unwrap();
     admin
@@ -202,9 +222,9 @@ fn a_database_that_does_not_come_back_fails_what_was_not_sent() {
     assert_eq!(report.count("received"), 100);
     assert!(report.count("failed") > 0, "{}", run.stderr);
     assert_eq!(report.count("stored"), 0);
-    assert_true(&report, &database);
-    let told = run.stderr.matches("trying again").count();
-    assert_eq!(told, 1, "once, however often it was tried: {}", run.stderr);
+    assert_report_matches_table(&report, &database);
+    let warnings = run.stderr.matches("trying again").count();
+    assert_eq!(warnings, 1, "one warning for all attempts: {}", run.stderr);
     shows!(run.error(), @r#"
         error: db_connect: the connection to the database was lost and did not come back within 500ms
           ╭▸ scripts/default.rhai:3:1

@@ -1,4 +1,4 @@
-//! Test files: which are found and chosen, and what a person reads of one that has a mistake.
+//! Tests of pipeline test files: how they are found and selected, and the errors of invalid ones.
 
 use crate::support::command::Command;
 use crate::support::snapshot::shows;
@@ -7,23 +7,23 @@ fn test() -> Command {
     Command::new().arg("test")
 }
 
-/// What a person reads of these test files, of which none is right.
+/// Returns the errors of these invalid test files.
 #[track_caller]
-fn mistakes(texts: &[&str]) -> String {
+fn errors_of(texts: &[&str]) -> String {
     let files = texts.iter().enumerate();
     let command = files.fold(test(), |command, (at, yaml)| {
         command.file(&format!("{at:02}.test.yaml"), yaml)
     });
-    // A sound one beside them is not run.
-    let run = command.file("sound.test.yaml", "- name: a\n").run();
+    // A valid file beside them is not run.
+    let run = command.file("valid.test.yaml", "- name: a\n").run();
     let run = run.expect_code(2);
     assert_eq!(run.stdout, "");
     run.stderr
 }
 
 #[test]
-fn a_key_or_value_that_is_wrong_names_its_place() {
-    let said = mistakes(&[
+fn invalid_key_or_value_names_its_position() {
+    let errors = errors_of(&[
         "- name: a\n  expct: {}\n",
         "- name: a\n  expect:\n    cuonts: {stored: 2}\n",
         "- name: a\n  source:\n    - {connect: refsued}\n",
@@ -40,7 +40,7 @@ fn a_key_or_value_that_is_wrong_names_its_place() {
         "- name: a\n\tsize: 3\n",
         "",
     ]);
-    shows!(said, @r#"
+    shows!(errors, @r#"
     error: unknown key `expct`
       ╭▸ 00.test.yaml:2:3
       │
@@ -119,8 +119,8 @@ fn a_key_or_value_that_is_wrong_names_its_place() {
 }
 
 #[test]
-fn keys_that_do_not_go_together_name_their_place() {
-    let said = mistakes(&[
+fn conflicting_keys_name_their_position() {
+    let errors = errors_of(&[
         "- size: 3\n",
         "- name: a\n  source:\n    - {tokens: [a], status: 503}\n",
         "- name: a\n  source:\n    - {status: 200}\n",
@@ -135,7 +135,7 @@ fn keys_that_do_not_go_together_name_their_place() {
         "- name: a\n  signals:\n    - {at: 1s}\n",
         "- name: a\n  env: {MAX_TOKENS: none}\n",
     ]);
-    shows!(said, @r#"
+    shows!(errors, @r#"
     error: the case has no `name`
       ╭▸ 00.test.yaml:1:3
       │
@@ -205,7 +205,7 @@ fn keys_that_do_not_go_together_name_their_place() {
 }
 
 #[test]
-fn mistakes_have_a_form_for_machines() {
+fn errors_are_json_when_error_format_is_json() {
     let run = test()
         .file("a.test.yaml", "- name: a\n  expct: {}\n")
         .args(["--error-format", "json"])
@@ -215,7 +215,7 @@ fn mistakes_have_a_form_for_machines() {
 }
 
 #[test]
-fn nothing_to_run_is_a_mistake() {
+fn test_command_fails_when_no_case_is_selected() {
     let run = test().run().expect_code(2);
     shows!(run.stderr, @"
     error: no pipeline test in .
@@ -238,7 +238,7 @@ fn nothing_to_run_is_a_mistake() {
 }
 
 #[test]
-fn files_are_found_below_folders_in_order_and_chosen_by_name() {
+fn test_files_are_found_recursively_in_order_and_filtered_by_name() {
     let one = "- name: one\n  size: 1\n  source: [count: 1]\n- name: two\n  skip: not now\n";
     let command = || {
         test()

@@ -1,5 +1,5 @@
-//! What a person sees of a case that fails, the file for continuous integration, and the reports that
-//! `--update` writes.
+//! Tests of the output of `token_service test`: failed cases, JUnit XML, and the reports that `--update`
+//! rewrites.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ fn test() -> Command {
     Command::new().arg("test")
 }
 
-/// The output of a case in a file of its own, without the closing line.
+/// Runs a test file, and returns the run and its output without the last line.
 fn case(yaml: &str) -> (Run, String) {
     let script = "loop { try { fetch_once(1); } catch (e) { log_info(e.kind); } }";
     let command = test().file("catch.rhai", script);
@@ -25,13 +25,13 @@ fn case(yaml: &str) -> (Run, String) {
 }
 
 #[test]
-fn a_broken_line_of_an_example_shows_what_differs() {
+fn failed_case_shows_a_diff_when_the_script_changes() {
     let read = |name: &str| fs::read_to_string(root().join("examples").join(name)).unwrap();
     let script = read("retry_failed.rhai");
-    let broken = script.replace("    outcomes = store(failed);\n", "");
-    assert_ne!(script, broken);
+    let changed = script.replace("    outcomes = store(failed);\n", "");
+    assert_ne!(script, changed);
     let run = test()
-        .file("retry_failed.rhai", broken)
+        .file("retry_failed.rhai", changed)
         .file("retry_failed.test.yaml", read("retry_failed.test.yaml"))
         .run()
         .expect_code(1);
@@ -56,7 +56,7 @@ fn a_broken_line_of_an_example_shows_what_differs() {
 }
 
 #[test]
-fn each_expectation_that_fails_is_shown() {
+fn every_failed_expectation_is_shown() {
     let (run, shown) = case(
         "- name: all of them
   size: 2
@@ -98,7 +98,7 @@ fn each_expectation_that_fails_is_shown() {
 }
 
 #[test]
-fn a_long_difference_shows_the_lines_around_it() {
+fn long_diff_shows_context_lines() {
     let report: Vec<String> = (1..=40)
         .map(|n| format!("      stored    t{n}\n"))
         .collect();
@@ -123,7 +123,7 @@ fn a_long_difference_shows_the_lines_around_it() {
 }
 
 #[test]
-fn a_request_without_an_answer_ends_the_case_at_once() {
+fn case_fails_when_a_request_has_no_answer() {
     let (_, shown) = case(
         "- name: one too many
   size: 3
@@ -160,7 +160,7 @@ fn a_request_without_an_answer_ends_the_case_at_once() {
 }
 
 #[test]
-fn a_script_that_computes_for_ever_is_ended_by_real_time() {
+fn case_fails_when_an_endless_script_exceeds_the_timeout() {
     let yaml = "- name: computes for ever
   script: loop.rhai
   options: {deadline: 1s}
@@ -191,7 +191,7 @@ fn a_script_that_computes_for_ever_is_ended_by_real_time() {
 }
 
 #[test]
-fn a_script_that_goes_too_far_ends_by_itself() {
+fn script_that_exceeds_a_limit_ends_before_the_timeout() {
     let yaml = "- name: within its operations
   script: loop.rhai
   options: {max_operations: 10000}
@@ -221,7 +221,7 @@ fn a_script_that_goes_too_far_ends_by_itself() {
 }
 
 #[test]
-fn the_outcome_is_written_as_junit_xml() {
+fn results_are_written_as_junit_xml() {
     let yaml = "- name: passes & <is> \"quoted\"
   size: 1
   source: [count: 1]
@@ -271,7 +271,7 @@ fn the_outcome_is_written_as_junit_xml() {
     "#);
 }
 
-/// The document with every time taken out.
+/// Replaces every time in the document.
 fn without_times(xml: &str) -> String {
     let mut parts = xml.split("time=\"");
     let first = parts.next().unwrap_or_default().to_owned();
@@ -282,7 +282,7 @@ fn without_times(xml: &str) -> String {
 }
 
 #[test]
-fn update_writes_the_reports_and_nothing_else() {
+fn update_rewrites_only_the_reports() {
     let yaml = "# a comment
 - name: wrong   # beside its name
   size: 2

@@ -1,17 +1,17 @@
-//! `token_service test`: cases come to what real runs come to, and out the same each time. Those of
-//! `examples/`, of `scripts/` and of the guide are part of this suite.
+//! Tests of `token_service test`: a case gives the result of a real run, and the same result each time.
+//! The cases of `examples/`, `scripts/` and docs/testing.md must pass.
 
 use std::fs;
 use std::path::PathBuf;
 
 use crate::support::command::Command;
 use crate::support::database::Database;
-use crate::support::guide::read;
+use crate::support::doc_blocks::read;
 use crate::support::root;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
-/// The names of the files in a folder of the repository that end so.
-fn named(folder: &str, ending: &str) -> Vec<PathBuf> {
+/// Lists the files in a folder of the repository whose names end with `ending`.
+fn files_ending_with(folder: &str, ending: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(root().join(folder)).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.display().to_string().ends_with(ending));
@@ -24,26 +24,30 @@ fn test() -> Command {
 }
 
 #[test]
-fn the_cases_of_examples_and_scripts_pass() {
+fn cases_of_examples_and_scripts_pass() {
     let command = test()
         .arg(root().join("examples"))
         .arg(root().join("scripts"));
     let run = command.run();
     assert_eq!(run.code, Some(0), "{}", run.stdout);
     let folders = ["examples", "scripts", "scripts/lib"];
-    let files = folders.map(|folder| named(folder, ".test.yaml")).concat();
+    let files = folders
+        .map(|folder| files_ending_with(folder, ".test.yaml"))
+        .concat();
     let texts = files.iter().map(|file| fs::read_to_string(file).unwrap());
-    let begins = |text: String| {
+    let count_cases = |text: String| {
         text.lines()
             .filter(|line| line.starts_with("- name:"))
             .count()
     };
-    let cases: usize = texts.map(begins).sum();
+    let cases: usize = texts.map(count_cases).sum();
     assert!(cases >= 50);
     let closing = format!("\n{cases} passed, 0 failed in ");
     assert!(run.stdout.contains(&closing), "{}", run.stdout);
-    let mut scripts = folders.map(|folder| named(folder, ".rhai")).concat();
-    // What a module's cases run is no module.
+    let mut scripts = folders
+        .map(|folder| files_ending_with(folder, ".rhai"))
+        .concat();
+    // A `.test.rhai` file belongs to the cases of a module, and is not a module.
     scripts.retain(|script| !script.display().to_string().ends_with(".test.rhai"));
     for script in scripts {
         assert!(
@@ -53,7 +57,7 @@ fn the_cases_of_examples_and_scripts_pass() {
     }
 }
 
-/// A script whose fetching goes on while it looks elsewhere, so that chance would show.
+/// A script that sleeps while pages are fetched ahead, so that a race would change its output.
 const RACE: &str = "
     let seen = 0;
     for page in fetch(SIZE).pages() {
@@ -68,7 +72,7 @@ const RACE: &str = "
 ";
 
 #[test]
-fn a_case_comes_out_the_same_each_time() {
+fn case_result_is_deterministic() {
     let delays = ["0s", "100ms", "200ms", "300ms", "400ms", "500ms"];
     let entries = delays.map(|delay| format!("    - {{count: 2, delay: {delay}}}\n"));
     let entries = entries.concat();
@@ -103,48 +107,48 @@ fn a_case_comes_out_the_same_each_time() {
     assert_eq!(outcomes.len(), 1, "{}", outcomes.join("\n---\n"));
 }
 
-/// The parts of a real run's answers and of a case's source that say the same.
-fn alike() -> Vec<(&'static str, Vec<Answer>, &'static str)> {
+/// Returns the `source` of a case, the equivalent answers of a real source, and a script.
+fn equivalent_sources() -> Vec<(&'static str, Vec<Response>, &'static str)> {
     vec![
         (
             "[tokens: [aa, b-b], tokens: [cc, dd, ee]]",
             vec![
-                Answer::tokens(["aa", "b-b"]),
-                Answer::tokens(["cc", "dd", "ee"]),
+                Response::tokens(["aa", "b-b"]),
+                Response::tokens(["cc", "dd", "ee"]),
             ],
             "report(store(fetch(SIZE)));",
         ),
         (
             "[{status: 503, retry_after: 0s}, {status: 500}]",
             vec![
-                Answer::status(503).header("retry-after", "0"),
-                Answer::status(500),
+                Response::status(503).header("retry-after", "0"),
+                Response::status(500),
             ],
             "report(store(fetch(SIZE)));",
         ),
         (
             "[{tokens: [aa, bb], cut: true}]",
-            vec![Answer::cut("aa\nbb\n", 1000)],
+            vec![Response::truncated("aa\nbb\n", 1000)],
             "report(store(fetch(SIZE)), |o| `${o.status}: ${o.token}`);",
         ),
         (
             "[tokens: [aa, \"c\\td\", cc]]",
-            vec![Answer::tokens(["aa", "c\td", "cc"])],
+            vec![Response::tokens(["aa", "c\td", "cc"])],
             "for token in fetch(SIZE) { if token != \"cc\" { report(store(token)); } }",
         ),
         (
             "[body: \"<html>\"]",
-            vec![Answer::raw("text/plain", "<html>")],
+            vec![Response::raw("text/plain", "<html>")],
             "try { fetch_once(1); } catch (e) { emit(`${e.kind} ${e.message}`); } throw \"gone\";",
         ),
     ]
 }
 
 #[test]
-fn a_case_comes_to_what_a_real_run_comes_to() {
-    for (entries, answers, script) in alike() {
-        let source = Source::answers(answers);
-        let database = Database::seed();
+fn case_result_equals_the_result_of_a_real_run() {
+    for (entries, answers, script) in equivalent_sources() {
+        let source = Source::responding(answers);
+        let database = Database::standard();
         let real = Command::new()
             .source(&source)
             .database(&database)
@@ -153,10 +157,10 @@ fn a_case_comes_to_what_a_real_run_comes_to() {
             .run();
         let check = "{sqlstate: \"23514\", constraint: secret_tokens_data_check}";
         let code = real.code.unwrap();
-        let counts = source.requests().len();
+        let requests = source.requests().len();
         let mut lines: Vec<&str> = real.stdout.lines().collect();
         lines.sort_unstable();
-        // Everything but the address, the time that it took, and the order of the outcomes.
+        // Addresses, times and the order of outcomes may differ.
         let error = real.stderr.lines().find(|line| line.starts_with("error:"));
         let message = error.unwrap_or_default();
         let summary = real
@@ -174,7 +178,7 @@ fn a_case_comes_to_what_a_real_run_comes_to() {
   store: {{b-b: {check}}}
   expect:
     exit: {code}
-    requests: {counts}
+    requests: {requests}
     stderr: [{message:?}, {summary:?}]
     stdout: the real one
 "
@@ -199,7 +203,7 @@ fn a_case_comes_to_what_a_real_run_comes_to() {
     }
 }
 
-/// The fenced blocks of `docs/testing.md` of one kind.
+/// Returns the fenced blocks of `docs/testing.md` in one language.
 fn blocks(kind: &str) -> Vec<String> {
     let blocks = read("docs/testing.md").into_iter();
     let of_kind = blocks.filter(|block| block.kind == kind);
@@ -222,7 +226,7 @@ fn every_case_of_the_guide_passes() {
 }
 
 #[test]
-fn the_guide_shows_how_many_cases_there_are() {
+fn guide_shows_the_number_of_cases() {
     let run = Command::new()
         .args(["test"])
         .args([root().join("examples"), root().join("scripts")])
@@ -235,7 +239,7 @@ fn the_guide_shows_how_many_cases_there_are() {
 }
 
 #[test]
-fn every_key_is_in_the_guide() {
+fn every_key_is_documented_in_the_guide() {
     let guide = fs::read_to_string(root().join("docs/testing.md")).unwrap();
     for unknown in [
         "xyzzy: 1",
@@ -254,20 +258,20 @@ fn every_key_is_in_the_guide() {
             .split_once("the keys known here: ")
             .expect(unknown);
         for key in known.trim().split(", ") {
-            let ways = [
+            let forms = [
                 format!("`{key}`"),
                 format!("`{key}:"),
                 format!("{{{key}:"),
                 format!(", {key}:"),
             ];
-            let is_told = ways.iter().any(|way| guide.contains(way));
-            assert!(is_told, "{key} of {unknown}");
+            let is_documented = forms.iter().any(|way| guide.contains(way));
+            assert!(is_documented, "{key} of {unknown}");
         }
     }
 }
 
 #[test]
-fn in_a_dry_run_a_lost_connection_leaves_nothing_in_doubt() {
+fn no_token_is_in_doubt_when_a_dry_run_loses_its_connection() {
     let yaml = "- name: sent again
   size: 3
   options: {dry_run: true}
@@ -286,7 +290,7 @@ fn in_a_dry_run_a_lost_connection_leaves_nothing_in_doubt() {
 }
 
 #[test]
-fn each_report_of_a_case_is_compared() {
+fn every_report_format_of_a_case_is_compared() {
     let formats = [
         ("text", "stored    aa"),
         ("ndjson", "{\"token\":\"aa\""),
@@ -307,7 +311,7 @@ fn each_report_of_a_case_is_compared() {
 }
 
 #[test]
-fn the_environment_of_the_process_does_not_reach_a_case() {
+fn case_does_not_see_the_process_environment() {
     let yaml = "- name: a
   script: a.rhai
   env: {TOKEN_B: own, OTHER: hidden}
@@ -331,7 +335,7 @@ fn the_environment_of_the_process_does_not_reach_a_case() {
 }
 
 #[test]
-fn scripts_import_from_their_own_folder() {
+fn case_script_imports_from_its_own_folder() {
     let run = test()
         .file("scripts/lib/words.rhai", "fn greet(name) { `hi ${name}` }")
         .file(

@@ -1,32 +1,32 @@
-//! Behind a real PgBouncer: what is called stored is stored and durable, whatever the pooler hides,
-//! holds back, mixes up or loses.
+//! Tests behind a real PgBouncer: a token that is reported as stored is stored and durable, even if the
+//! pooler delays, misroutes or loses messages.
 
 use std::thread;
 use std::time::Duration;
 
 use postgres::error::SqlState;
 
-use crate::database::refused;
-use crate::faults::crashes::{set, waits_for_standby};
-use crate::faults::{holding, service, through, tokens};
-use crate::journal::{journaled, replay, replayed};
-use crate::outages::{unlock, waiting_backend};
-use crate::support::cluster::{crashable, kill, wait, wait_until_left};
+use crate::faults::crashes::{backend_waiting_for_standby, change_setting};
+use crate::faults::{random_token_source, run_command, through, with_held_tokens};
+use crate::journal::{replay, run_replay, run_with_journal};
+use crate::outages::{unlock, wait_for_blocked_backend};
+use crate::startup_errors::startup_error;
+use crate::support::cluster::{crashable, kill, wait, wait_until_disconnected};
 use crate::support::command::{Command, Run};
-use crate::support::database::{Database, Login, SEED};
-use crate::support::pgbouncer::{Pooler, Setup};
+use crate::support::database::{Database, Login, STANDARD_TABLE};
+use crate::support::pgbouncer::{Pooler, PoolerSetup};
 use crate::support::proxy::{Fault, Point, Proxy, Scope};
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Gate, Source, token};
+use crate::support::source::{Gate, Response, Source, token};
 use crate::support::verify::{Verified, verify};
 
-/// What every token that was in flight is called.
-const HIDDEN: &str =
+/// The reason of a token that was in flight when its connection was lost.
+const LOST_CONNECTION: &str =
     "the connection was lost, and behind a pooler it cannot be found out what it did";
 
-/// Commits there are not waited for unless a session says so; what held at each is written down.
-fn careless(database: Database) -> Database {
-    let database = database.made(
+/// Sets `synchronous_commit = off` for the database, and records the setting of each commit.
+fn with_asynchronous_commit(database: Database) -> Database {
+    let database = database.with_sql(
         "CREATE TABLE levels (level text NOT NULL);
          CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              INSERT INTO levels VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;
@@ -34,23 +34,23 @@ fn careless(database: Database) -> Database {
              DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note()",
     );
     let name = &database.name;
-    let careless = format!("ALTER DATABASE {name} SET synchronous_commit = off");
-    database.admin().batch_execute(&careless).unwrap();
+    let alter = format!("ALTER DATABASE {name} SET synchronous_commit = off");
+    database.admin().batch_execute(&alter).unwrap();
     database
 }
 
 fn pooler(database: &Database, mode: &str, size: u32, lines: &str) -> Pooler {
-    let setup = Setup {
+    let setup = PoolerSetup {
         mode,
         size,
         lines,
-        ..Setup::default()
+        ..PoolerSetup::default()
     };
-    Pooler::before(database, &setup)
+    Pooler::start(database, &setup)
 }
 
-/// The same in several modes, side by side.
-fn each(modes: &[&str], test: impl Fn(&str) + Sync) {
+/// Runs a test in several pool modes at the same time.
+fn in_each_mode(modes: &[&str], test: impl Fn(&str) + Sync) {
     thread::scope(|scope| {
         for mode in modes {
             let test = &test;
@@ -59,27 +59,27 @@ fn each(modes: &[&str], test: impl Fn(&str) + Sync) {
     });
 }
 
-/// Verifies once the pooler has let go of the server, on which nothing is committed any more then.
+/// Stops the pooler, waits until it has disconnected from the server, and verifies the run.
 fn verify_after(pooler: Pooler, run: &Run, issued: &[String], database: &Database) -> Verified {
     drop(pooler);
-    wait_until_left(database.superuser());
+    wait_until_disconnected(database.superuser());
     let verified = verify(run, issued, &[], database);
-    let unknown = verified.report.of("unknown");
-    assert_eq!(unknown.len() as u64, verified.doubts.unknown);
+    let unknown = verified.report.with_status("unknown");
+    assert_eq!(unknown.len() as u64, verified.in_doubt.unknown);
     for token in unknown {
-        assert_eq!(verified.report.token(&token)["reason"], HIDDEN);
+        assert_eq!(verified.report.token(&token)["reason"], LOST_CONNECTION);
     }
     assert_eq!(verified.report.count("failed"), 0);
     verified
 }
 
 #[test]
-fn in_every_mode_each_token_is_settled_and_durable() {
-    each(&["session", "transaction", "statement"], |mode| {
-        let database = careless(Database::seed());
+fn tokens_are_settled_and_durable_in_every_pool_mode() {
+    in_each_mode(&["session", "transaction", "statement"], |mode| {
+        let database = with_asynchronous_commit(Database::standard());
         let pooler = pooler(&database, mode, 20, "");
-        let (issued, source) = tokens(1024);
-        let command = service(&source, &pooler.login, issued.len());
+        let (issued, source) = random_token_source(1024);
+        let command = run_command(&source, &pooler.login, issued.len());
         let run = command.run().expect_code(0);
         let verified = verify(&run, &issued, &[], &database);
         assert!(verified.report.count("rejected") > 0);
@@ -92,31 +92,32 @@ fn in_every_mode_each_token_is_settled_and_durable() {
     });
 }
 
-/// Whoever gets the backend next finds neither statements nor settings of ours; and two runs do not
-/// get into each other's way by the names of theirs.
+/// The next client of the backend finds no statements or settings of the run. Statement names of two runs
+/// do not collide.
 #[test]
-fn nothing_is_left_on_a_backend_that_others_share() {
+fn shared_backend_keeps_no_statements_or_settings() {
     for lines in ["", "ignore_startup_parameters = options"] {
-        let database = careless(Database::seed());
+        let database = with_asynchronous_commit(Database::standard());
         let pooler = pooler(&database, "transaction", 1, lines);
         for _ in 0..2 {
-            let (issued, source) = tokens(50);
-            let command = service(&source, &pooler.login, issued.len());
+            let (issued, source) = random_token_source(50);
+            let command = run_command(&source, &pooler.login, issued.len());
             command.run().expect_code(0);
         }
-        let left = "SELECT (SELECT count(*) FROM pg_prepared_statements), \
+        let session = "SELECT (SELECT count(*) FROM pg_prepared_statements), \
              current_setting('synchronous_commit'), current_setting('statement_timeout')";
-        let left = pooler.login.client().query_typed(left, &[]).unwrap();
-        let left: (i64, String, String) = (left[0].get(0), left[0].get(1), left[0].get(2));
-        assert_eq!(left, (0, "off".to_owned(), "0".to_owned()), "{lines}");
+        let session = pooler.login.client().query_typed(session, &[]).unwrap();
+        let session: (i64, String, String) =
+            (session[0].get(0), session[0].get(1), session[0].get(2));
+        assert_eq!(session, (0, "off".to_owned(), "0".to_owned()), "{lines}");
     }
 }
 
-/// Without a pooler the INSERT is prepared. Where it has vanished all the same, nothing that the
-/// session was told may be relied on.
+/// Without a pooler the INSERT is prepared. If the prepared statement disappears, the settings of the
+/// session may be lost too.
 #[test]
-fn a_prepared_statement_that_vanishes_is_done_without() {
-    let database = careless(Database::seed()).made(
+fn commits_stay_synchronous_when_the_prepared_statement_disappears() {
+    let database = with_asynchronous_commit(Database::standard()).with_sql(
         "CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              IF NEW.data = 'forget' THEN
                  DEALLOCATE ALL; SET synchronous_commit = off; END IF;
@@ -126,91 +127,94 @@ fn a_prepared_statement_that_vanishes_is_done_without() {
     );
     let mut issued: Vec<String> = (0..100).map(|n| format!("a{n:02}")).collect();
     issued[10] = "forget".to_owned();
-    let source = Source::answers([Answer::tokens(&issued)]);
-    let command = service(&source, &database, issued.len()).args(["--connections", "1"]);
+    let source = Source::responding([Response::tokens(&issued)]);
+    let command = run_command(&source, &database, issued.len()).args(["--connections", "1"]);
     let run = command.run().expect_code(0);
     let verified = verify(&run, &issued, &[], &database);
     assert_eq!(verified.acknowledged(), 100);
     let off = "SELECT count(*) FROM levels WHERE level = 'off'";
     let off: i64 = database.client().query_one(off, &[]).unwrap().get(0);
-    assert_eq!(off, 1, "only that of the token that says so itself");
+    assert_eq!(off, 1, "only the token that turns it off");
 }
 
-/// PgBouncer before 1.21 hands a server on whose client left while it still owed answers, and the
-/// next client takes those for its own.
+/// If a client disconnects before its answers arrive, PgBouncer before 1.21 gives the server connection
+/// to the next client, which receives those answers.
 #[test]
-fn nobody_else_is_given_the_answers_of_a_lost_connection() {
-    let (database, mut admin) = holding(Database::seed());
+fn other_client_gets_its_own_answer_when_a_connection_is_lost() {
+    let (database, mut admin) = with_held_tokens(Database::standard());
     let pooler = pooler(&database, "transaction", 1, "");
-    let proxy = Proxy::before(pooler.login.port);
+    let proxy = Proxy::to(pooler.login.port);
     let issued = ["aa", "held", "bb"].map(String::from);
-    let source = Source::answers([Answer::tokens(&issued)]);
-    let running = service(&source, &through(&pooler.login, &proxy), 3).spawn();
-    waiting_backend(&mut admin);
+    let source = Source::responding([Response::tokens(&issued)]);
+    let running = run_command(&source, &through(&pooler.login, &proxy), 3).spawn();
+    wait_for_blocked_backend(&mut admin);
     let mut other = pooler.login.client();
     let insert = "INSERT INTO secret_tokens (data) VALUES ('b-b')";
-    let asks = thread::spawn(move || other.query_typed(insert, &[]));
-    wait(|| pooler.waiting() == 1, "the other client");
-    proxy.strike(Fault::Cut);
-    wait(|| pooler.waiting() == 0, "the other client's turn");
+    let inserting = thread::spawn(move || other.query_typed(insert, &[]));
+    wait(|| pooler.waiting_clients() == 1, "the other client");
+    proxy.inject(Fault::Disconnect);
+    wait(
+        || pooler.waiting_clients() == 0,
+        "an answer to the other client",
+    );
     unlock(&mut admin);
-    let answer = asks.join().unwrap();
-    let refused = answer.expect_err("its row is not allowed");
+    let answer = inserting.join().unwrap();
+    let refused = answer.expect_err("the CHECK rejects the row");
     assert_eq!(refused.code(), Some(&SqlState::CHECK_VIOLATION));
     let run = running.wait().expect_code(5);
     let verified = verify_after(pooler, &run, &issued, &database);
-    assert_eq!(verified.report.of("unknown"), ["held"]);
+    assert_eq!(verified.report.with_status("unknown"), ["held"]);
 }
 
-/// A verdict comes before the server is ready for more. What is sent in between, or ahead, PgBouncer
-/// before 1.21 may split between two servers, so that one token's verdict is another's.
+/// The result of an INSERT arrives before `ReadyForQuery`. PgBouncer before 1.21 may send an INSERT that
+/// comes earlier to another server, and then assign one token's result to another.
 #[test]
-fn nothing_is_sent_before_the_last_answer_has_come_to_its_end() {
-    let database = Database::seed();
+fn insert_is_sent_only_when_the_previous_answer_is_complete() {
+    let database = Database::standard();
     let pooler = pooler(&database, "transaction", 2, "");
-    let proxy = Proxy::before(pooler.login.port);
-    proxy.dawdle(Duration::from_millis(10));
+    let proxy = Proxy::to(pooler.login.port);
+    proxy.delay_ready(Duration::from_millis(10));
     let issued: Vec<String> = (0..64)
         .map(|n| format!("{n}{}", ["-", ""][n % 2]))
         .collect();
-    let source = Source::answers([Answer::tokens(&issued)]);
-    let command = service(&source, &through(&pooler.login, &proxy), issued.len());
+    let source = Source::responding([Response::tokens(&issued)]);
+    let command = run_command(&source, &through(&pooler.login, &proxy), issued.len());
     let run = command.args(["--connections", "4"]).run().expect_code(0);
     let verified = verify(&run, &issued, &[], &database);
     assert_eq!(verified.report.count("rejected"), 32);
-    assert_eq!(proxy.hurried(), 0);
+    assert_eq!(proxy.sent_early(), 0);
 }
 
 #[test]
-fn fewer_connections_to_the_server_than_wanted_are_enough() {
-    each(&["session", "transaction"], |mode| {
-        let database = Database::seed();
+fn tokens_are_settled_when_the_pooler_has_fewer_server_connections() {
+    in_each_mode(&["session", "transaction"], |mode| {
+        let database = Database::standard();
         let pooler = pooler(&database, mode, 2, "");
-        let (issued, source) = tokens(400);
-        let command = service(&source, &pooler.login, issued.len());
+        let (issued, source) = random_token_source(400);
+        let command = run_command(&source, &pooler.login, issued.len());
         let run = command.args(["--connections", "8"]).run().expect_code(0);
         verify(&run, &issued, &[], &database);
     });
 }
 
 #[test]
-fn fewer_connections_to_the_pooler_than_wanted_are_enough() {
-    let database = Database::seed();
-    // The test's own console is one of them.
+fn tokens_are_settled_when_the_pooler_allows_fewer_client_connections() {
+    let database = Database::standard();
+    // The console of the test uses one of them.
     let pooler = pooler(&database, "transaction", 20, "max_client_conn = 3");
-    let (issued, source) = tokens(400);
-    let command = service(&source, &pooler.login, issued.len());
+    let (issued, source) = random_token_source(400);
+    let command = run_command(&source, &pooler.login, issued.len());
     let run = command.args(["--connections", "8"]).run().expect_code(0);
     verify(&run, &issued, &[], &database);
     assert!(run.stderr.contains("makes do with fewer connections"));
 }
 
 #[test]
-fn a_pooler_that_is_full_is_said_to_be() {
-    let database = Database::seed();
+fn error_names_the_limit_when_the_pooler_has_no_connection_left() {
+    let database = Database::standard();
     let pooler = pooler(&database, "transaction", 20, "max_client_conn = 2");
     let _other = pooler.login.client();
-    shows!(refused_by(&pooler.login), @"
+    shows!(error_through(&pooler.login), @"
     error: the database refused to connect
       caused by: no more connections allowed (max_client_conn) (08P01)
     hint: 127.0.0.1:[port] has no connection left: wait, or raise max_client_conn; no token was asked for
@@ -218,23 +222,23 @@ fn a_pooler_that_is_full_is_said_to_be() {
 }
 
 #[test]
-fn a_pooler_that_refuses_is_one_clear_error() {
-    let database = Database::seed();
+fn error_names_the_cause_when_the_pooler_refuses_the_login() {
+    let database = Database::standard();
     let pooler = pooler(&database, "transaction", 20, "");
     let wrong_password = Login {
         password: "canary".to_owned(),
         ..pooler.login.clone()
     };
-    shows!(refused_by(&wrong_password), @"
+    shows!(error_through(&wrong_password), @"
     error: the database refused to connect
       caused by: SASL authentication failed (08P01)
     hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
     ");
     let no_such_user = Login {
-        user: "nobody".to_owned(),
+        user: "missing_role".to_owned(),
         ..pooler.login.clone()
     };
-    shows!(refused_by(&no_such_user), @"
+    shows!(error_through(&no_such_user), @"
     error: the database refused to connect
       caused by: SASL authentication failed (08P01)
     hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
@@ -243,17 +247,17 @@ fn a_pooler_that_refuses_is_one_clear_error() {
         name: "elsewhere".to_owned(),
         ..pooler.login.clone()
     };
-    shows!(refused_by(&no_such_database), @"
+    shows!(error_through(&no_such_database), @"
     error: the database refused to connect
       caused by: no such database: elsewhere (08P01)
     hint: the path in DATABASE_URL must name a database of 127.0.0.1:[port]; no token was asked for
     ");
 }
 
-/// The same words as without a pooler, although nothing may be prepared there.
+/// The errors are those without a pooler, although the run prepares no statement.
 #[test]
-fn a_table_that_cannot_be_used_is_said_to_be_through_a_pooler_too() {
-    for (ddl, words) in [
+fn error_names_the_table_when_it_is_unusable_behind_a_pooler() {
+    for (ddl, message) in [
         ("", "relation \"secret_tokens\" does not exist (42P01)"),
         (
             "CREATE TABLE secret_tokens (id int)",
@@ -264,73 +268,77 @@ fn a_table_that_cannot_be_used_is_said_to_be_through_a_pooler_too() {
             "column \"data\" of \"secret_tokens\" is of type jsonb",
         ),
     ] {
-        let database = Database::with(ddl);
+        let database = Database::from_ddl(ddl);
         let pooler = pooler(&database, "transaction", 20, "");
-        let error = refused_by(&pooler.login);
-        assert!(error.contains(words), "{error}");
+        let error = error_through(&pooler.login);
+        assert!(error.contains(message), "{error}");
     }
 }
 
 #[track_caller]
-fn refused_by(login: &Login) -> String {
-    refused(Command::new().database(login), &login.password)
+fn error_through(login: &Login) -> String {
+    startup_error(Command::new().database(login), &login.password)
 }
 
-/// Only what was in flight is in doubt, one token a connection; it stays so, and the run goes on.
+/// Only the token in flight on that connection becomes unknown, and the run continues.
 #[test]
-fn a_backend_that_is_ended_behind_the_pooler_leaves_one_token_unknown() {
-    each(&["session", "transaction"], |mode| {
-        let (database, mut admin) = holding(Database::seed());
+fn one_token_is_unknown_when_a_backend_is_terminated_behind_the_pooler() {
+    in_each_mode(&["session", "transaction"], |mode| {
+        let (database, mut admin) = with_held_tokens(Database::standard());
         let pooler = pooler(&database, mode, 20, "");
         let issued = ["aa", "held", "bb", "b-b", "cc"].map(String::from);
-        let source = Source::answers([Answer::tokens(&issued)]);
-        let running = service(&source, &pooler.login, issued.len()).spawn();
-        let pid = waiting_backend(&mut admin);
+        let source = Source::responding([Response::tokens(&issued)]);
+        let running = run_command(&source, &pooler.login, issued.len()).spawn();
+        let pid = wait_for_blocked_backend(&mut admin);
         let end = "SELECT pg_terminate_backend($1)";
         admin.execute(end, &[&pid]).unwrap();
         let run = running.wait().expect_code(5);
         let verified = verify_after(pooler, &run, &issued, &database);
-        assert_eq!(verified.report.of("unknown"), ["held"], "{mode}");
-        assert_eq!(verified.report.of("stored"), ["aa", "bb", "cc"], "{mode}");
-        assert_eq!(verified.unknown_but_there, 0);
+        assert_eq!(verified.report.with_status("unknown"), ["held"], "{mode}");
+        assert_eq!(
+            verified.report.with_status("stored"),
+            ["aa", "bb", "cc"],
+            "{mode}"
+        );
+        assert_eq!(verified.unknown_but_present, 0);
     });
 }
 
 #[test]
-fn a_backend_that_is_killed_behind_the_pooler_leaves_one_token_unknown() {
+fn one_token_is_unknown_when_a_backend_is_killed_behind_the_pooler() {
     let cluster = crashable();
-    let (database, mut admin) = holding(Database::on(&cluster).made(SEED));
+    let (database, mut admin) = with_held_tokens(Database::on(&cluster).with_sql(STANDARD_TABLE));
     let pooler = pooler(&database, "transaction", 20, "");
     let issued = ["aa", "held", "bb"].map(String::from);
-    let source = Source::answers([Answer::tokens(&issued)]);
-    let running = service(&source, &pooler.login, issued.len()).spawn();
-    assert!(kill(waiting_backend(&mut admin), "KILL"));
+    let source = Source::responding([Response::tokens(&issued)]);
+    let running = run_command(&source, &pooler.login, issued.len()).spawn();
+    assert!(kill(wait_for_blocked_backend(&mut admin), "KILL"));
     let run = running.wait().expect_code(5);
     let verified = verify_after(pooler, &run, &issued, &database);
-    assert_eq!(verified.report.of("unknown"), ["held"]);
-    assert_eq!(verified.report.of("stored"), ["aa", "bb"]);
+    assert_eq!(verified.report.with_status("unknown"), ["held"]);
+    assert_eq!(verified.report.with_status("stored"), ["aa", "bb"]);
 }
 
-/// Case 14: it was committed, and the pooler says 08P01.
+/// The server commits the token, and the pooler answers with 08P01.
 #[test]
-fn an_answer_that_the_pooler_does_not_get_leaves_the_token_unknown() {
-    let database = Database::seed();
-    let proxy = Proxy::before(database.port);
-    let setup = Setup {
+fn token_is_unknown_when_the_pooler_loses_the_answer() {
+    let database = Database::standard();
+    let proxy = Proxy::to(database.port);
+    let setup = PoolerSetup {
         server: Some(proxy.port),
-        ..Setup::default()
+        ..PoolerSetup::default()
     };
-    let pooler = Pooler::before(&database, &setup);
-    let (issued, source) = tokens(400);
-    proxy.arm(Point::Commit(50), Fault::Swallow, Scope::One);
-    proxy.arm(Point::Commit(50), Fault::Cut, Scope::One);
-    let run = service(&source, &pooler.login, issued.len());
+    let pooler = Pooler::start(&database, &setup);
+    let (issued, source) = random_token_source(400);
+    proxy.arm(Point::Commit(50), Fault::DropReplies, Scope::One);
+    proxy.arm(Point::Commit(50), Fault::Disconnect, Scope::One);
+    let run = run_command(&source, &pooler.login, issued.len());
     let run = run.run().expect_code(5);
-    assert_eq!(proxy.fired(), 2);
+    assert_eq!(proxy.injected(), 2);
     let verified = verify_after(pooler, &run, &issued, &database);
-    let unknown = verified.report.of("unknown");
+    let unknown = verified.report.with_status("unknown");
     assert_eq!(unknown.len(), 2);
-    assert_eq!(verified.unknown_but_there, 2);
+    assert_eq!(verified.unknown_but_present, 2);
     for token in unknown {
         let message = &verified.report.token(&token)["message"];
         assert_eq!(message, "server conn crashed? (08P01)");
@@ -338,90 +346,93 @@ fn an_answer_that_the_pooler_does_not_get_leaves_the_token_unknown() {
 }
 
 #[test]
-fn a_pooler_that_is_killed_and_started_again_costs_time_and_no_truth() {
-    each(&["session", "transaction"], |mode| {
-        let database = Database::seed();
+fn report_stays_true_when_the_pooler_is_killed_and_restarted() {
+    in_each_mode(&["session", "transaction"], |mode| {
+        let database = Database::standard();
         let mut pooler = pooler(&database, mode, 20, "");
-        let proxy = Proxy::before(pooler.login.port);
-        let (issued, source) = tokens(500);
+        let proxy = Proxy::to(pooler.login.port);
+        let (issued, source) = random_token_source(500);
         let login = through(&pooler.login, &proxy);
-        let running = service(&source, &login, issued.len()).spawn();
-        // Whatever is in flight now stays in flight until the pooler is gone.
+        let running = run_command(&source, &login, issued.len()).spawn();
+        // The inserts in flight stay in flight until the pooler is killed.
         proxy.arm(Point::Commit(150), Fault::Partition, Scope::All);
-        proxy.wait_for_fired(1);
+        proxy.wait_for_injected(1);
         pooler.kill();
         proxy.heal();
-        pooler.start_again();
+        pooler.restart();
         let run = running.wait();
         let verified = verify_after(pooler, &run, &issued, &database);
         let unknown = verified.report.count("unknown");
         assert_eq!(run.code, Some(if unknown == 0 { 0 } else { 5 }));
-        assert!(unknown <= 16, "one a connection: {unknown}");
+        assert!(unknown <= 16, "more than one per connection: {unknown}");
         assert_eq!(verified.report.count("not_attempted"), 0);
     });
 }
 
-/// Case 7 behind a pooler: nothing is confirmed before the standby has it, and it never does.
+/// The server confirms no commit, because the standby does not exist.
 #[test]
-fn a_standby_that_never_answers_acknowledges_nothing_until_the_deadline() {
+fn no_token_is_stored_when_the_standby_never_confirms_behind_a_pooler() {
     let cluster = crashable();
-    let database = careless(Database::on(&cluster).made(SEED));
+    let database = with_asynchronous_commit(Database::on(&cluster).with_sql(STANDARD_TABLE));
     let pooler = pooler(&database, "transaction", 4, "");
     let issued: Vec<String> = (0..100).map(|n| format!("a{n:02}")).collect();
-    let source = Source::answers([Answer::tokens(&issued)]);
+    let source = Source::responding([Response::tokens(&issued)]);
     let mut admin = database.admin();
-    let nobody = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'";
-    set(&mut admin, nobody);
-    let run = service(&source, &pooler.login, issued.len())
+    let require_standby = "ALTER SYSTEM SET synchronous_standby_names = 'missing_standby'";
+    change_setting(&mut admin, require_standby);
+    let run = run_command(&source, &pooler.login, issued.len())
         .args(["--deadline", "1500ms", "--grace", "800ms"])
         .spawn();
-    waits_for_standby(&mut admin);
+    backend_waiting_for_standby(&mut admin);
     let run = run.wait();
-    set(&mut admin, "ALTER SYSTEM RESET synchronous_standby_names");
+    change_setting(&mut admin, "ALTER SYSTEM RESET synchronous_standby_names");
     let run = run.expect_code(5);
     drop(pooler);
-    wait_until_left(database.superuser());
+    wait_until_disconnected(database.superuser());
     let verified = verify(&run, &issued, &[], &database);
     assert_eq!(verified.acknowledged(), 0);
     assert!(
-        verified.unknown_but_there > 0,
-        "they were only not confirmed"
+        verified.unknown_but_present > 0,
+        "the rows exist without a confirmation"
     );
 }
 
 #[test]
-fn a_pause_of_the_pooler_costs_time_only() {
-    let database = Database::seed();
+fn tokens_are_settled_when_the_pooler_pauses() {
+    let database = Database::standard();
     let pooler = pooler(&database, "transaction", 20, "");
     let gate = Gate::new();
     let issued: Vec<String> = (0..300).map(|_| token()).collect();
     let (first, rest) = issued.split_at(150);
-    let answers = [Answer::tokens(first), Answer::tokens(rest).after(&gate)];
-    let source = Source::answers(answers);
-    let running = service(&source, &pooler.login, issued.len()).spawn();
+    let answers = [Response::tokens(first), Response::tokens(rest).after(&gate)];
+    let source = Source::responding(answers);
+    let running = run_command(&source, &pooler.login, issued.len()).spawn();
     source.wait_for(2);
-    // It waits for what is under way; nothing may hold that up.
-    pooler.order_on_console("PAUSE");
+    // PAUSE waits until running transactions end.
+    pooler.run_console_command("PAUSE");
     gate.open();
-    wait(|| pooler.waiting() > 0, "a client that is held back");
-    pooler.order_on_console("RESUME");
+    wait(
+        || pooler.waiting_clients() > 0,
+        "a client that waits for the pooler",
+    );
+    pooler.run_console_command("RESUME");
     let run = running.wait().expect_code(0);
     let verified = verify(&run, &issued, &[], &database);
-    assert_eq!(verified.doubts.in_doubt, 0);
+    assert_eq!(verified.in_doubt.total, 0);
 }
 
-/// What waits for a connection to the server is not in doubt: the pooler says that it waited in vain.
+/// A statement that waits for a server connection is not in doubt: the pooler reports the timeout.
 #[test]
-fn what_the_pooler_has_not_passed_on_is_sent_again() {
-    let database = Database::seed();
+fn tokens_are_sent_again_when_the_pooler_did_not_forward_them() {
+    let database = Database::standard();
     let pooler = pooler(&database, "transaction", 1, "query_wait_timeout = 0.2");
     let gate = Gate::new();
     let issued: Vec<String> = (0..40).map(|n| format!("a{n:02}")).collect();
-    let source = Source::answers([Answer::tokens(&issued).after(&gate)]);
-    let command = service(&source, &pooler.login, issued.len());
+    let source = Source::responding([Response::tokens(&issued).after(&gate)]);
+    let command = run_command(&source, &pooler.login, issued.len());
     let running = command.args(["--connections", "1"]).spawn();
     source.wait_for(1);
-    // It is connected by now. Somebody takes the only connection to the server.
+    // The run is connected. Another client takes the only server connection.
     let mut other = pooler.login.client();
     let mut taken = other.transaction().unwrap();
     taken.batch_execute("SELECT 1").unwrap();
@@ -432,14 +443,14 @@ fn what_the_pooler_has_not_passed_on_is_sent_again() {
     assert!(run.stderr.contains("query_wait_timeout (08P01)"));
     let verified = verify(&run, &issued, &[], &database);
     assert_eq!(verified.acknowledged(), 40);
-    assert_eq!(verified.doubts.in_doubt, 0);
+    assert_eq!(verified.in_doubt.total, 0);
 }
 
-/// Behind a pooler it cannot see what is left of the run, and says so; directly it can, even where
-/// the pooler has changed the name of the run's connections.
+/// Behind a pooler a replay cannot see the remaining connections of the run. Directly it can, even if the
+/// pooler has changed their application name.
 #[test]
-fn a_run_through_a_pooler_is_replayed_directly() {
-    let (database, mut admin) = holding(Database::seed());
+fn replay_needs_a_direct_connection_when_the_run_used_a_pooler() {
+    let (database, mut admin) = with_held_tokens(Database::standard());
     let pooler = pooler(
         &database,
         "transaction",
@@ -448,10 +459,10 @@ fn a_run_through_a_pooler_is_replayed_directly() {
     );
     let folder = tempfile::tempdir().unwrap();
     let journal = folder.path().join("journal");
-    let source = Source::answers([Answer::tokens(["aa", "held", "bb"])]);
-    let command = journaled(&source, &pooler.login, &journal).arg("3");
+    let source = Source::responding([Response::tokens(["aa", "held", "bb"])]);
+    let command = run_with_journal(&source, &pooler.login, &journal).arg("3");
     let running = command.spawn();
-    waiting_backend(&mut admin);
+    wait_for_blocked_backend(&mut admin);
     running.signal("KILL");
     assert_eq!(running.wait().signal, Some(9));
     let refused = replay(&journal, &pooler.login).run().expect_code(5);
@@ -461,19 +472,22 @@ fn a_run_through_a_pooler_is_replayed_directly() {
     error: 3 received tokens are neither stored nor rejected
     hint: `failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first
     "#);
-    // The lock is given once nobody of the killed run waits for it any more.
+    // The lock is released when no backend of the killed run waits for it.
     let replaying = replay(&journal, &database).spawn();
-    wait(|| !waits(&mut admin, " - "), "the end of what was left");
+    wait(
+        || !insert_is_blocked(&mut admin, " - "),
+        "the end of the backends of the killed run",
+    );
     unlock(&mut admin);
     let run = replaying.wait().expect_code(0);
     drop(run);
-    let (_, report) = replayed(&journal, &database, 0);
-    assert_eq!(report.of("stored"), ["aa", "bb", "held"]);
+    let (_, report) = run_replay(&journal, &database, 0);
+    assert_eq!(report.with_status("stored"), ["aa", "bb", "held"]);
     assert_eq!(database.rows(), ["aa", "bb", "held"]);
 }
 
-/// True where an INSERT of a connection with this in its name waits for the lock.
-fn waits(admin: &mut postgres::Client, name: &str) -> bool {
+/// True if an INSERT waits for the lock on a connection whose application name contains `name`.
+fn insert_is_blocked(admin: &mut postgres::Client, name: &str) -> bool {
     let waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database()
         AND wait_event = 'advisory' AND position($1 IN application_name) > 0";
     !admin.query(waiting, &[&name]).unwrap().is_empty()

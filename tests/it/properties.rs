@@ -1,13 +1,13 @@
-//! Rubbish fed to what reads bytes that others wrote: the line parser, the configuration, scripts and
-//! journals. The ways in are those of the targets in `fuzz/`. Nothing panics, however the input is
-//! cut, and no error shows a value.
+//! Property tests of the readers of foreign input: token lines, configuration, scripts and journals.
+//! They use the entry points of the targets in `fuzz/`. No input causes a panic, and no error of a
+//! journal shows a token.
 
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::test_runner::{Config, TestRunner};
 use token_service::fuzz;
 
-/// Inputs like those that a target expects, so that more than its first look is reached.
+/// Fragments of valid input, so that random input passes the first checks of a reader.
 const YAML: [&str; 22] = [
     "source:",
     "database:",
@@ -88,17 +88,20 @@ const NDJSON: [&str; 17] = [
     "1e999",
 ];
 
-/// Pieces in any order, with anything in between.
-fn soup(pieces: &'static [&'static str]) -> impl Strategy<Value = String> {
-    let piece = (0..pieces.len()).prop_map(move |index| pieces[index].to_owned());
+/// Generates fragments in any order, with random text between them.
+fn random_fragments(fragments: &'static [&'static str]) -> impl Strategy<Value = String> {
+    let fragment = (0..fragments.len()).prop_map(move |index| fragments[index].to_owned());
     let noise = prop_oneof![4 => Just(String::new()), 1 => "\\PC{0,4}"];
-    vec((piece, noise), 0..24).prop_map(|parts| {
-        let words = parts.into_iter().flat_map(|(piece, noise)| [piece, noise]);
-        words.collect()
+    vec((fragment, noise), 0..24).prop_map(|parts| {
+        let texts = parts
+            .into_iter()
+            .flat_map(|(fragment, noise)| [fragment, noise]);
+        texts.collect()
     })
 }
 
-fn each<S: Strategy>(cases: u32, strategy: &S, judge: impl Fn(S::Value)) -> u64 {
+/// Runs a check on `cases` random inputs, and returns their number.
+fn check_each<S: Strategy>(cases: u32, strategy: &S, check: impl Fn(S::Value)) -> u64 {
     let config = Config {
         cases,
         failure_persistence: None,
@@ -106,7 +109,7 @@ fn each<S: Strategy>(cases: u32, strategy: &S, judge: impl Fn(S::Value)) -> u64 
         ..Config::default()
     };
     let tested = TestRunner::new(config).run(strategy, |input| {
-        judge(input);
+        check(input);
         Ok(())
     });
     if let Err(error) = tested {
@@ -115,73 +118,73 @@ fn each<S: Strategy>(cases: u32, strategy: &S, judge: impl Fn(S::Value)) -> u64 
     cases.into()
 }
 
-/// The same tokens come out however the answer is cut.
+/// Checks that the tokens do not depend on how the answer is split into chunks.
 pub fn lines(cases: u32) -> u64 {
     let byte = prop_oneof![3 => any::<u8>(), 2 => Just(b'\n'), 2 => b'a'..=b'c', 1 => Just(b'\r')];
     let input = (vec(byte, 0..400), 1..80_usize, 0..20_u64, any::<bool>());
-    each(cases, &input, |(bytes, chunk, wanted, whole)| {
+    check_each(cases, &input, |(bytes, chunk, wanted, whole)| {
         let at_once = fuzz::lines(&bytes, bytes.len(), wanted, whole);
         assert_eq!(fuzz::lines(&bytes, chunk, wanted, whole), at_once);
     })
 }
 
-fn hides(error: Result<(), String>) {
+fn assert_hides_secret(error: Result<(), String>) {
     if let Err(text) = error {
         assert!(!text.contains("s3cret"), "{text}");
     }
 }
 
-/// No error shows a password.
+/// Checks that reading a configuration does not panic.
 pub fn configuration(cases: u32) -> u64 {
-    each(cases, &soup(&YAML), |text| {
-        // A line of the file is shown where it is malformed, but never with what follows a secret's
-        // key; noise may have changed the key.
+    check_each(cases, &random_fragments(&YAML), |text| {
+        // The error may be ignored: it omits the value of a secret's key, but random text may have
+        // changed that key.
         let _ = fuzz::configuration(&text);
     })
 }
 
-/// Compiled and linted.
+/// Checks that compiling and linting a script does not panic.
 pub fn script(cases: u32) -> u64 {
-    each(cases, &soup(&RHAI), |text| {
+    check_each(cases, &random_fragments(&RHAI), |text| {
         let _ = fuzz::script(&text, false);
     })
 }
 
-/// Run within limits: the books balance.
+/// Checks that a script run within limits accounts for every token.
 pub fn script_run(cases: u32) -> u64 {
-    each(cases, &soup(&RHAI), |text| {
+    check_each(cases, &random_fragments(&RHAI), |text| {
         let _ = fuzz::script(&text, true);
     })
 }
 
-/// No error shows a token.
+/// Checks that reading a journal does not panic, and that its error shows no token.
 pub fn journal(cases: u32) -> u64 {
-    each(cases, &soup(&NDJSON), |text| {
-        hides(fuzz::journal(text.as_bytes()));
-    }) + each(cases, &vec(any::<u8>(), 0..200), |bytes| {
+    check_each(cases, &random_fragments(&NDJSON), |text| {
+        assert_hides_secret(fuzz::journal(text.as_bytes()));
+    }) + check_each(cases, &vec(any::<u8>(), 0..200), |bytes| {
         let _ = fuzz::journal(&bytes);
     })
 }
 
 #[test]
-fn lines_are_the_same_however_they_are_cut() {
+fn tokens_do_not_depend_on_chunk_boundaries() {
     lines(512);
 }
 
 #[test]
-fn a_configuration_is_read_or_refused() {
+fn configuration_parser_does_not_panic() {
     configuration(256);
 }
 
 #[test]
-fn a_script_compiles_or_is_refused() {
+fn script_compiler_does_not_panic() {
     script(256);
 }
 
 #[test]
-fn a_script_runs_or_ends_and_its_books_balance() {
+fn script_run_accounts_for_every_token() {
     script_run(24);
-    // Some that are known to run.
+    // These scripts are known to run.
     for text in [
         "report(store(fetch(SIZE)));",
         "for t in fetch(SIZE) { throw t; }",
@@ -193,6 +196,6 @@ fn a_script_runs_or_ends_and_its_books_balance() {
 }
 
 #[test]
-fn a_journal_is_read_or_refused() {
+fn journal_reader_does_not_panic_or_show_tokens() {
     journal(256);
 }

@@ -1,5 +1,5 @@
 //! The documents are true: every command block of them is run, and so is every script and test case
-//! whose block names a file. `tests/support/guide.rs` says how the blocks are written.
+//! whose block names a file. `tests/support/doc_blocks.rs` says how the blocks are written.
 
 use std::fs;
 use std::net::TcpListener;
@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use super::{book, docker};
 use crate::support;
 use crate::support::database::Database;
-use crate::support::guide::{Block, Stage, blocks, read};
+use crate::support::doc_blocks::{Block, DocRunner, blocks, read};
 
 /// The documents whose blocks are run: README.md, the examples and every page of the book.
 fn documents() -> Vec<String> {
@@ -28,7 +28,7 @@ fn is_run(block: &Block) -> bool {
 fn every_block_runs() {
     for document in documents() {
         if read(&document).iter().any(is_run) {
-            Stage::new().run(&document, |block| !calls_docker(block));
+            DocRunner::new().run(&document, |block| !calls_docker(block));
         }
     }
 }
@@ -36,11 +36,11 @@ fn every_block_runs() {
 #[test]
 #[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
 fn every_docker_block_runs() {
-    docker::built();
+    docker::build_image();
     for document in documents() {
         if read(&document).iter().any(calls_docker) {
             // With the others, for they may write what it uses.
-            Stage::new().run(&document, |_| true);
+            DocRunner::new().run(&document, |_| true);
         }
     }
 }
@@ -63,7 +63,7 @@ fn a_database_of_ones_own_is_set_up_and_filled_by_one_block() {
         .replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"))
         .replace("127.0.0.1:5432", &format!("127.0.0.1:{}", admin.port))
         .replace("trial", &name);
-    let output = Stage::new()
+    let output = DocRunner::new()
         .shell(&commands)
         .env_remove("TOKEN_HOST")
         .env_remove("DATABASE_URL")

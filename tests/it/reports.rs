@@ -1,5 +1,4 @@
-//! The reports: every format as a whole, on standard output and on paths, streaming, and what
-//! happens where they cannot be written.
+//! Tests of reports: every format, standard output and files, streaming, and write errors.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -11,21 +10,21 @@ use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::snapshot::{self, shows};
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
-/// Stored, rejected by the database, rejected for its form.
-fn three() -> Source {
-    Source::answers([Answer::tokens(["aa", "b-b", "c\tc"])])
+/// Returns a source with a stored token, one that the database rejects, and a malformed one.
+fn three_tokens() -> Source {
+    Source::responding([Response::tokens(["aa", "b-b", "c\tc"])])
 }
 
 fn report(format: &str) -> String {
-    let database = Database::seed();
-    let source = three();
+    let database = Database::standard();
+    let source = three_tokens();
     let command = Command::new().source(&source).database(&database);
     let run = command.args(["3", "--report", format]).run();
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     let lines = run.stderr.lines().count();
-    assert_eq!(lines, 1, "the summary alone: {}", run.stderr);
+    assert_eq!(lines, 1, "more than the summary: {}", run.stderr);
     if format == "json" {
         run.stdout
     } else {
@@ -34,7 +33,7 @@ fn report(format: &str) -> String {
 }
 
 #[test]
-fn text_is_a_line_a_token_for_people() {
+fn text_report_has_one_line_per_token() {
     insta::assert_snapshot!(report("text"), @r"
     rejected  b-b  23514 secret_tokens_data_check
     rejected  c\tc  control character
@@ -43,7 +42,7 @@ fn text_is_a_line_a_token_for_people() {
 }
 
 #[test]
-fn ndjson_is_an_object_a_token_and_one_with_the_summary() {
+fn ndjson_report_has_one_object_per_token_and_a_summary() {
     shows!(report("ndjson"), @r#"
     {"summary":{"version":1,"run_id":"[uuid]","started_at":"[time]","duration_ms":[ms],"requested":3,"received":3,"requests":1,"surplus":0,"stored":1,"rejected":2,"failed":0,"unknown":0,"not_attempted":0,"exit_code":0,"latency_ms":{"p50":[ms],"p95":[ms],"p99":[ms],"max":[ms]}}}
     {"token":"aa","status":"stored","attempts":1,"ms":[ms]}
@@ -53,10 +52,10 @@ fn ndjson_is_an_object_a_token_and_one_with_the_summary() {
 }
 
 #[test]
-fn json_is_one_document_with_tokens_and_summary() {
+fn json_report_is_one_document_with_tokens_and_summary() {
     let text = report("json");
     let mut document: Value = serde_json::from_str(&text).unwrap();
-    // The one rejected for its form need not wait for the database.
+    // The malformed token does not wait for the database, so the order may differ.
     let tokens = document["tokens"].as_array_mut().unwrap();
     tokens.sort_by_key(|token| token["token"].to_string());
     let pretty = serde_json::to_string_pretty(&document).unwrap();
@@ -114,9 +113,9 @@ fn json_is_one_document_with_tokens_and_summary() {
 }
 
 #[test]
-fn json_without_a_token_is_a_whole_document_too() {
-    let database = Database::seed();
-    let source = Source::answers([Answer::status(500)]);
+fn json_report_is_complete_when_no_token_was_received() {
+    let database = Database::standard();
+    let source = Source::responding([Response::status(500)]);
     let command = Command::new().source(&source).database(&database);
     let run = command.args(["--report", "json"]).run().expect_code(4);
     let document: Value = serde_json::from_str(&run.stdout).unwrap();
@@ -125,10 +124,10 @@ fn json_without_a_token_is_a_whole_document_too() {
 }
 
 #[test]
-fn a_report_on_a_path_is_partial_until_it_is_complete() {
-    let database = Database::seed();
+fn report_file_is_partial_until_the_report_is_complete() {
+    let database = Database::standard();
     let gate = Gate::new();
-    let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+    let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
     let command = Command::new().source(&source).database(&database);
     let dir = command.dir().to_owned();
     let running = command
@@ -138,19 +137,22 @@ fn a_report_on_a_path_is_partial_until_it_is_complete() {
     source.wait_for(1);
     assert!(dir.join("run.ndjson.partial").exists());
     let last = fs::read_to_string(dir.join("run.ndjson")).unwrap();
-    assert_eq!(last, "the last run's", "kept until the new one is complete");
+    assert_eq!(
+        last, "the last run's",
+        "the old report is kept until the new one is complete"
+    );
     gate.open();
     let run = running.wait().expect_code(0);
     assert!(!run.path("run.ndjson.partial").exists());
     let report = Report::parse(&fs::read_to_string(run.path("run.ndjson")).unwrap());
-    assert_eq!(report.of("stored"), ["aa"]);
-    assert_eq!(run.stdout, "", "nobody asked for a report there");
+    assert_eq!(report.with_status("stored"), ["aa"]);
+    assert_eq!(run.stdout, "", "no report was requested there");
 }
 
 #[test]
-fn several_reports_of_one_run_say_the_same() {
-    let database = Database::seed();
-    let source = three();
+fn reports_of_one_run_agree() {
+    let database = Database::standard();
+    let source = three_tokens();
     let command = Command::new().source(&source).database(&database);
     let run = command
         .args(["3", "--report", "text", "--report", "ndjson=run.ndjson"])
@@ -166,10 +168,10 @@ fn several_reports_of_one_run_say_the_same() {
 }
 
 #[test]
-fn a_report_that_cannot_be_written_costs_no_token() {
-    let database = Database::seed();
+fn no_token_is_requested_when_the_report_cannot_be_written() {
+    let database = Database::standard();
     let errors = ["missing/run.ndjson", "folder"].map(|path| {
-        let source = Source::answers([]);
+        let source = Source::responding([]);
         let command = Command::new().source(&source).database(&database);
         fs::create_dir(command.dir().join("folder")).unwrap();
         let run = command
@@ -190,13 +192,13 @@ fn a_report_that_cannot_be_written_costs_no_token() {
 }
 
 #[test]
-fn outcomes_stream_while_the_source_is_still_busy() {
+fn outcomes_are_reported_while_the_source_is_busy() {
     for format in ["text", "ndjson", "json", "csv", "yaml"] {
-        let database = Database::seed();
+        let database = Database::standard();
         let gate = Gate::new();
-        let source = Source::answers([
-            Answer::tokens(["aa", "bb"]),
-            Answer::tokens(["cc"]).after(&gate),
+        let source = Source::responding([
+            Response::tokens(["aa", "bb"]),
+            Response::tokens(["cc"]).after(&gate),
         ]);
         let command = Command::new().source(&source).database(&database);
         let running = command.args(["3", "--report", format]).spawn();
@@ -209,14 +211,17 @@ fn outcomes_stream_while_the_source_is_still_busy() {
 
 /// `token_service 2 | head -1`: the pipe closes between two answers.
 #[test]
-fn a_pipe_that_is_closed_ends_the_run_and_the_summary_counts_all() {
-    let database = Database::seed();
+fn run_ends_with_a_complete_summary_when_the_pipe_closes() {
+    let database = Database::standard();
     let gate = Gate::new();
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb"]).after(&gate)]);
+    let source = Source::responding([
+        Response::tokens(["aa"]),
+        Response::tokens(["bb"]).after(&gate),
+    ]);
     let command = Command::new().source(&source).database(&database);
     let mut child = command
         .arg("2")
-        .raw()
+        .std_command()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -229,8 +234,8 @@ fn a_pipe_that_is_closed_ends_the_run_and_the_summary_counts_all() {
     drop(pipe);
     gate.open();
     let mut stderr = String::new();
-    let mut said = child.stderr.take().unwrap();
-    said.read_to_string(&mut stderr).unwrap();
+    let mut stderr_pipe = child.stderr.take().unwrap();
+    stderr_pipe.read_to_string(&mut stderr).unwrap();
     let code = child.wait().unwrap().code();
     shows!(format!("exit: {code:?}\n{stderr}"), @"
         exit: Some(3)
@@ -247,12 +252,17 @@ fn a_pipe_that_is_closed_ends_the_run_and_the_summary_counts_all() {
 }
 
 #[test]
-fn a_full_disk_ends_the_run_and_the_summary_counts_all() {
-    let database = Database::seed();
-    let source = Source::answers([Answer::tokens(["aa"])]);
+fn run_ends_with_a_complete_summary_when_the_disk_is_full() {
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(["aa"])]);
     let command = Command::new().source(&source).database(&database);
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let output = command.arg("1").raw().stdout(full).output().unwrap();
+    let output = command
+        .arg("1")
+        .std_command()
+        .stdout(full)
+        .output()
+        .unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     snapshot::settings().bind(|| {
         let code = output.status.code();
@@ -272,26 +282,26 @@ fn a_full_disk_ends_the_run_and_the_summary_counts_all() {
 }
 
 #[test]
-fn a_full_disk_takes_nothing_from_a_report_elsewhere() {
-    let database = Database::seed();
+fn other_report_is_complete_when_standard_output_is_full() {
+    let database = Database::standard();
     let source = Source::generating(|asked| asked);
     let command = Command::new().source(&source).database(&database);
     let command = command.args(["300", "--report", "text", "--report", "ndjson=run.ndjson"]);
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let output = command.raw().stdout(full).output().unwrap();
+    let output = command.std_command().stdout(full).output().unwrap();
     let report = fs::read_to_string(command.dir().join("run.ndjson")).unwrap();
     let report = Report::parse(&report);
     assert_eq!(report.count("received"), 300);
-    // What was still to be sent when the disk was found full is not sent any more.
+    // Tokens that were not sent when the write failed are not sent.
     let sent = report.count("not_attempted") == 0;
     let code = if sent { 3 } else { 5 };
     assert_eq!(output.status.code(), Some(code));
     assert_eq!(report.count("exit_code"), u64::from(code.unsigned_abs()));
-    assert_eq!(report.of("stored"), database.rows());
+    assert_eq!(report.with_status("stored"), database.rows());
 }
 
 #[test]
-fn devices_and_links_are_written_through_and_no_report_takes_another_one_s_file() {
+fn report_is_written_through_devices_and_links() {
     let command = || Command::new().args(["demo", "2"]);
     let run = command().args(["--report", "ndjson=/dev/stdout"]).run();
     assert_eq!(run.stdout.lines().count(), 3, "{}", run.stdout);
@@ -308,13 +318,13 @@ fn devices_and_links_are_written_through_and_no_report_takes_another_one_s_file(
         .args(["--report", "ndjson=link"])
         .run()
         .expect_code(0);
-    assert!(run.path("link").is_symlink(), "the link is left");
+    assert!(run.path("link").is_symlink(), "the link is kept");
     let text = std::fs::read_to_string(run.path("real.ndjson")).unwrap();
     assert!(text.contains("summary"), "{text}");
 }
 
 #[test]
-fn a_report_on_a_path_can_be_read_by_its_owner_alone() {
+fn report_file_is_readable_only_by_its_owner() {
     use std::os::unix::fs::PermissionsExt as _;
     let run = Command::new()
         .args(["demo", "2", "--report", "json=run.json"])

@@ -1,13 +1,13 @@
-//! How often a request is sent again: never what may have been served unless that is asked for by
-//! its loud name, and never more often than the run's one budget allows.
+//! Tests of repeated requests. A request that may have been served is repeated only with
+//! `--dangerously-repeat-requests`, and never beyond the retry budget of the run.
 
 use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::report::Report;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
 fn run(source: &Source, config: &str, args: &[&str]) -> (Run, Report) {
-    let database = Database::seed();
+    let database = Database::standard();
     let run = Command::new()
         .source(source)
         .database(&database)
@@ -16,16 +16,16 @@ fn run(source: &Source, config: &str, args: &[&str]) -> (Run, Report) {
         .args(args)
         .run();
     let report = Report::of_run(&run);
-    assert_eq!(report.of("stored"), database.rows());
+    assert_eq!(report.with_status("stored"), database.rows());
     (run, report)
 }
 
 #[test]
-fn what_may_have_been_served_is_repeated_where_that_is_asked_for() {
-    let source = Source::answers([
-        Answer::status(500),
-        Answer::cut("aa\nbb\nc", 100),
-        Answer::tokens(["cc", "dd", "ee"]),
+fn request_that_may_have_been_served_is_repeated_when_allowed() {
+    let source = Source::responding([
+        Response::status(500),
+        Response::truncated("aa\nbb\nc", 100),
+        Response::tokens(["cc", "dd", "ee"]),
     ]);
     let args = ["5", "--dangerously-repeat-requests"];
     let (run, report) = run(&source, "source: {retries: 3}", &args);
@@ -34,7 +34,7 @@ fn what_may_have_been_served_is_repeated_where_that_is_asked_for() {
     assert_eq!(
         source.sizes(),
         [5, 5, 3],
-        "what came is not asked for again"
+        "received tokens are not requested again"
     );
     assert_eq!(report.count("requests"), 3);
     assert_eq!(
@@ -50,8 +50,8 @@ fn what_may_have_been_served_is_repeated_where_that_is_asked_for() {
 }
 
 #[test]
-fn the_loud_name_has_its_limits_too() {
-    let source = Source::answers([Answer::status(500).always()]);
+fn dangerous_repetition_stops_at_the_retry_limit() {
+    let source = Source::responding([Response::status(500).always()]);
     let args = ["5", "--dangerously-repeat-requests"];
     let (run, report) = run(&source, "source: {retries: 2}", &args);
     run.expect_code(4);
@@ -59,17 +59,17 @@ fn the_loud_name_has_its_limits_too() {
     assert_eq!(report.count("issued_unseen"), 15);
 }
 
-/// Each request fails once and then succeeds: ten pages are enough for the budget of one retry each.
+/// Each request fails once and then succeeds, so ten pages use up a budget of one retry per request.
 #[test]
-fn a_run_repeats_no_more_requests_than_its_budget() {
-    let busy = || Answer::status(503).header("retry-after", "0");
+fn run_repeats_no_more_requests_than_its_budget() {
+    let busy = || Response::status(503).header("retry-after", "0");
     let mut answers = Vec::new();
     for page in 0..10 {
         answers.push(busy());
-        answers.push(Answer::tokens([format!("a{page}")]));
+        answers.push(Response::tokens([format!("a{page}")]));
     }
     answers.push(busy());
-    let source = Source::answers(answers);
+    let source = Source::responding(answers);
     let (run, report) = run(&source, "source: {retries: 1}", &["20", "--page-size", "1"]);
     let run = run.expect_code(4);
     assert_eq!(report.count("received"), 10);

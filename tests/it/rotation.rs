@@ -1,4 +1,4 @@
-//! Secrets that are replaced while a run uses them: the database's password and the source's
+//! Tests of secrets that are replaced during a run. The database password and the source's
 //! `Authorization` are read from their files again.
 
 use std::fs;
@@ -10,7 +10,7 @@ use crate::support::command::{Command, Running};
 use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
 /// A run that has stored its first token and waits for the others.
 struct Rotation {
@@ -23,13 +23,13 @@ struct Rotation {
 
 /// How the password reaches the run.
 #[derive(Clone, Copy)]
-enum Form {
+enum PasswordSource {
     Password,
     Url,
     PassFile,
 }
 
-impl Form {
+impl PasswordSource {
     fn content(self, database: &Database, password: &str) -> String {
         let (user, host, port) = (&database.user, &database.host, database.port);
         let name = &database.name;
@@ -42,23 +42,23 @@ impl Form {
 }
 
 impl Rotation {
-    fn start(form: Form, patience: &str) -> Self {
-        let database = Database::seed();
+    fn start(form: PasswordSource, patience: &str) -> Self {
+        let database = Database::standard();
         let gate = Gate::new();
-        let source = Source::answers([
-            Answer::tokens(["aa"]),
-            Answer::tokens(["bb", "cc"]).after(&gate),
+        let source = Source::responding([
+            Response::tokens(["aa"]),
+            Response::tokens(["bb", "cc"]).after(&gate),
         ]);
         let command = Command::new().source(&source);
         let secret = command.dir().join("secret");
         replace(&secret, &form.content(&database, &database.password));
         let command = match form {
-            Form::Password => command
-                .database_place(&database)
+            PasswordSource::Password => command
+                .database_without_password(&database)
                 .env("DB_PASS_FILE", "secret"),
-            Form::Url => command.env("DATABASE_URL_FILE", "secret"),
-            Form::PassFile => command
-                .database_place(&database)
+            PasswordSource::Url => command.env("DATABASE_URL_FILE", "secret"),
+            PasswordSource::PassFile => command
+                .database_without_password(&database)
                 .env("PGPASSFILE", "secret"),
         };
         let command = command.args(["3", "--report", "ndjson", "--patience", patience]);
@@ -73,7 +73,7 @@ impl Rotation {
         }
     }
 
-    /// The server accepts only this password from now on, and ends the run's connections.
+    /// Changes the password on the server, and terminates the connections of the run.
     fn change_password(&self, password: &str) {
         let user = &self.database.user;
         let mut admin = self.database.admin();
@@ -83,16 +83,19 @@ impl Rotation {
         admin.execute(sql, &[user]).unwrap();
     }
 
-    fn write(&self, form: Form, password: &str) {
+    fn write(&self, form: PasswordSource, password: &str) {
         replace(&self.secret, &form.content(&self.database, password));
     }
 
-    /// Every token is stored.
+    /// Asserts that the run stores every token.
     #[track_caller]
     fn expect_completion(mut self) {
         self.database.set_password("rotated-7");
         let run = self.running.wait().expect_code(0);
-        assert_eq!(Report::of_run(&run).of("stored"), ["aa", "bb", "cc"]);
+        assert_eq!(
+            Report::of_run(&run).with_status("stored"),
+            ["aa", "bb", "cc"]
+        );
         assert_eq!(self.database.rows(), ["aa", "bb", "cc"]);
         assert!(!run.stderr.contains("rotated-7"), "{}", run.stderr);
         drop(self.source);
@@ -109,7 +112,11 @@ fn replace(path: &Path, content: &str) {
 
 #[test]
 fn run_continues_with_new_password_after_rotation() {
-    for form in [Form::Password, Form::Url, Form::PassFile] {
+    for form in [
+        PasswordSource::Password,
+        PasswordSource::Url,
+        PasswordSource::PassFile,
+    ] {
         let rotation = Rotation::start(form, "20s");
         rotation.write(form, "rotated-7");
         rotation.change_password("rotated-7");
@@ -120,7 +127,7 @@ fn run_continues_with_new_password_after_rotation() {
 
 #[test]
 fn run_waits_for_new_password_within_patience() {
-    for form in [Form::Password, Form::Url] {
+    for form in [PasswordSource::Password, PasswordSource::Url] {
         let rotation = Rotation::start(form, "20s");
         rotation.change_password("rotated-7");
         rotation.gate.open();
@@ -132,24 +139,24 @@ fn run_waits_for_new_password_within_patience() {
 }
 
 #[test]
-fn missing_password_file_is_waited_for_within_patience() {
-    let rotation = Rotation::start(Form::Password, "20s");
+fn run_waits_for_missing_password_file_within_patience() {
+    let rotation = Rotation::start(PasswordSource::Password, "20s");
     fs::remove_file(&rotation.secret).unwrap();
     rotation.change_password("rotated-7");
     rotation.gate.open();
     let missing = |text: &str| text.contains("`secret`, the file that DB_PASS_FILE names");
     rotation.running.wait_for_stderr(missing);
-    rotation.write(Form::Password, "rotated-7");
+    rotation.write(PasswordSource::Password, "rotated-7");
     rotation.expect_completion();
 }
 
 #[test]
 fn run_fails_when_password_file_stays_wrong() {
-    let rotation = Rotation::start(Form::Password, "300ms");
+    let rotation = Rotation::start(PasswordSource::Password, "300ms");
     rotation.change_password("rotated-7");
     rotation.gate.open();
     let run = rotation.running.wait().expect_code(5);
-    assert_eq!(Report::of_run(&run).of("stored"), ["aa"]);
+    assert_eq!(Report::of_run(&run).with_status("stored"), ["aa"]);
     shows!(run.error(), @r#"
     error: db_denied: the database refused to connect
       ╭▸ scripts/default.rhai:3:1
@@ -162,10 +169,12 @@ fn run_fails_when_password_file_stays_wrong() {
 }
 
 #[test]
-fn wrong_password_in_a_file_is_final_at_the_start() {
-    let database = Database::seed();
-    let source = Source::answers([]);
-    let command = Command::new().source(&source).database_place(&database);
+fn run_fails_at_once_when_password_file_is_wrong_at_start() {
+    let database = Database::standard();
+    let source = Source::responding([]);
+    let command = Command::new()
+        .source(&source)
+        .database_without_password(&database);
     let command = command
         .file("secret", "wrong")
         .env("DB_PASS_FILE", "secret");
@@ -184,12 +193,12 @@ fn wrong_password_in_a_file_is_final_at_the_start() {
 
 #[test]
 fn authorization_file_is_read_for_each_request() {
-    let database = Database::seed();
+    let database = Database::standard();
     let gate = Gate::new();
-    let source = Source::answers([
-        Answer::tokens(["aa"]),
-        Answer::tokens(["bb"]).after(&gate),
-        Answer::tokens(["cc"]),
+    let source = Source::responding([
+        Response::tokens(["aa"]),
+        Response::tokens(["bb"]).after(&gate),
+        Response::tokens(["cc"]),
     ]);
     let command = Command::new().source(&source).database(&database);
     let secret = command.dir().join("secret");
@@ -209,10 +218,10 @@ fn authorization_file_is_read_for_each_request() {
 }
 
 #[test]
-fn missing_authorization_file_is_named() {
-    let database = Database::seed();
+fn error_names_a_missing_authorization_file() {
+    let database = Database::standard();
     let gate = Gate::new();
-    let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+    let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
     let command = Command::new().source(&source).database(&database);
     let secret = command.dir().join("secret");
     replace(&secret, "Bearer first\n");
@@ -238,10 +247,10 @@ fn missing_authorization_file_is_named() {
 }
 
 #[test]
-fn password_file_of_libpq_is_used_if_private() {
-    let database = Database::seed();
-    let line = Form::PassFile.content(&database, &database.password);
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb"])]);
+fn pgpass_file_is_used_only_when_it_is_private() {
+    let database = Database::standard();
+    let line = PasswordSource::PassFile.content(&database, &database.password);
+    let source = Source::responding([Response::tokens(["aa"]), Response::tokens(["bb"])]);
     let (user, host, port, name) = (
         &database.user,
         &database.host,

@@ -1,11 +1,11 @@
-//! The main job from outside: SIZE tokens fetched from a source that under-delivers, each stored in
-//! the seed's table, each reported; and how source and database are told to the program.
+//! Tests of whole runs: a run fetches SIZE tokens from a source that delivers short pages, and stores and
+//! reports each one. Also tests how source and database are configured.
 
 use crate::support::command::Command;
 use crate::support::database::{Database, Login};
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source, token};
+use crate::support::source::{Response, Source, token};
 
 fn service(source: &Source, database: &Login) -> Command {
     Command::new().source(source).database(database)
@@ -16,15 +16,15 @@ fn sorted(mut texts: Vec<String>) -> Vec<String> {
     texts
 }
 
-/// So many random tokens as the source hands them out.
-fn some(count: usize) -> Answer {
-    Answer::tokens((0..count).map(|_| token()))
+/// Returns an answer with `count` random tokens.
+fn random_tokens(count: usize) -> Response {
+    Response::tokens((0..count).map(|_| token()))
 }
 
 #[test]
-fn a_thousand_tokens_are_fetched_stored_and_reported_truthfully() {
+fn run_stores_and_reports_every_token_when_the_source_delivers_short_pages() {
     let source = Source::generating(|asked| asked - asked / 5);
-    let database = Database::seed();
+    let database = Database::standard();
     let run = service(&source, &database).arg("1000").run().expect_code(0);
 
     let (mut stored, mut rejected) = (Vec::new(), Vec::new());
@@ -41,7 +41,7 @@ fn a_thousand_tokens_are_fetched_stored_and_reported_truthfully() {
     assert!(rejected.iter().all(|token| token.contains('-')));
     assert_eq!(sorted(stored.clone()), database.rows());
     let requests = source.requests().len();
-    assert!(requests > 1, "it under-delivers");
+    assert!(requests > 1, "the source delivers short pages");
     let begins = format!(
         "1,000 requested, 1,000 received in {requests} requests: {} stored, {} rejected in ",
         stored.len(),
@@ -54,14 +54,14 @@ fn a_thousand_tokens_are_fetched_stored_and_reported_truthfully() {
 }
 
 #[test]
-fn without_a_size_five_tokens_are_asked_for_as_the_source_expects() {
+fn run_requests_five_tokens_when_no_size_is_given() {
     let source = Source::generating(|asked| asked);
-    let database = Database::seed();
+    let database = Database::standard();
     let run = service(&source, &database).run().expect_code(0);
     assert_eq!(run.stdout.lines().count(), 5);
     let requests = source.requests();
     let [request] = &requests[..] else {
-        panic!("one request suffices: {requests:?}");
+        panic!("expected one request: {requests:?}");
     };
     assert_eq!(request.method, "POST");
     assert_eq!(request.target, "/tokens?size=5");
@@ -71,9 +71,14 @@ fn without_a_size_five_tokens_are_asked_for_as_the_source_expects() {
 }
 
 #[test]
-fn pages_are_no_larger_than_configured_and_short_ones_are_topped_up() {
-    let source = Source::answers([some(10), some(7), some(5), some(3)]);
-    let database = Database::seed();
+fn short_pages_are_topped_up_within_the_page_size() {
+    let source = Source::responding([
+        random_tokens(10),
+        random_tokens(7),
+        random_tokens(5),
+        random_tokens(3),
+    ]);
+    let database = Database::standard();
     let run = service(&source, &database)
         .args(["25", "--page-size", "10", "--report", "ndjson"])
         .run()
@@ -82,23 +87,30 @@ fn pages_are_no_larger_than_configured_and_short_ones_are_topped_up() {
     assert_eq!(source.sizes(), [10, 10, 8, 3]);
     assert_eq!(report.count("received"), 25);
     assert_eq!(report.count("requests"), 4);
-    assert_eq!(report.of("stored"), database.rows());
+    assert_eq!(report.with_status("stored"), database.rows());
 }
 
 #[test]
-fn a_single_empty_answer_is_not_the_end_of_the_supply() {
-    let empty = || Answer::raw("text/plain", "");
-    let source = Source::answers([empty(), empty(), some(2), empty(), empty(), some(1)]);
-    let database = Database::seed();
+fn run_continues_when_an_answer_is_empty() {
+    let empty = || Response::raw("text/plain", "");
+    let source = Source::responding([
+        empty(),
+        empty(),
+        random_tokens(2),
+        empty(),
+        empty(),
+        random_tokens(1),
+    ]);
+    let database = Database::standard();
     let run = service(&source, &database).arg("3").run().expect_code(0);
     assert_eq!(run.stdout.lines().count(), 3);
     assert_eq!(source.sizes(), [3, 3, 3, 1, 1, 1]);
 }
 
 #[test]
-fn what_a_source_delivers_beyond_what_was_asked_for_is_counted_and_dropped() {
-    let source = Source::answers([Answer::tokens(["aa", "bb", "cc", "dd", "ee"])]);
-    let database = Database::seed();
+fn surplus_tokens_are_counted_and_dropped() {
+    let source = Source::responding([Response::tokens(["aa", "bb", "cc", "dd", "ee"])]);
+    let database = Database::standard();
     let run = service(&source, &database).arg("3").run();
     shows!(run.transcript(), @"
         exit: 0
@@ -113,18 +125,18 @@ fn what_a_source_delivers_beyond_what_was_asked_for_is_counted_and_dropped() {
 }
 
 #[test]
-fn equal_tokens_are_tokens_of_their_own() {
-    let source = Source::answers([Answer::tokens(["aa", "aa", "aa"])]);
-    let database = Database::seed();
+fn equal_tokens_are_stored_separately() {
+    let source = Source::responding([Response::tokens(["aa", "aa", "aa"])]);
+    let database = Database::standard();
     let run = service(&source, &database).arg("3").run().expect_code(0);
     assert_eq!(run.stdout.lines().count(), 3);
     assert_eq!(database.rows(), ["aa", "aa", "aa"]);
 }
 
 #[test]
-fn the_query_of_the_source_s_address_is_kept() {
+fn query_of_the_source_url_is_kept() {
     let source = Source::generating(|asked| asked);
-    let database = Database::seed();
+    let database = Database::standard();
     service(&source, &database)
         .env("TOKEN_HOST", format!("{}?key=a%20b&z=1", source.url()))
         .arg("1")
@@ -134,18 +146,18 @@ fn the_query_of_the_source_s_address_is_kept() {
 }
 
 #[test]
-fn over_tls_the_source_is_verified_and_spoken_to_in_http_2() {
+fn source_over_tls_is_verified_and_uses_http_2() {
     let source = Source::generating_over_tls(|asked| asked);
-    let database = Database::seed();
+    let database = Database::standard();
     let run = service(&source, &database).arg("30").run().expect_code(0);
     assert_eq!(run.stdout.lines().count(), 30);
     assert_eq!(source.requests()[0].version, "HTTP/2.0");
 }
 
 #[test]
-fn a_source_whose_certificate_nobody_vouches_for_is_not_asked() {
-    let source = Source::answers_over_tls([]);
-    let database = Database::seed();
+fn run_fails_when_the_source_certificate_is_not_trusted() {
+    let source = Source::responding_over_tls([]);
+    let database = Database::standard();
     let run = Command::new()
         .env("TOKEN_HOST", source.url())
         .database(&database)
@@ -167,9 +179,9 @@ fn a_source_whose_certificate_nobody_vouches_for_is_not_asked() {
 }
 
 #[test]
-fn a_size_above_max_tokens_is_refused_and_one_up_to_it_is_not() {
+fn size_is_refused_when_it_exceeds_max_tokens() {
     let source = Source::generating(|asked| asked);
-    let database = Database::seed();
+    let database = Database::standard();
     let limited = |size: &str| {
         let command = service(&source, &database).env("MAX_TOKENS", "10");
         command.arg(size).run()
@@ -182,18 +194,18 @@ fn a_size_above_max_tokens_is_refused_and_one_up_to_it_is_not() {
     error: SIZE 11 is above MAX_TOKENS, which is 10
     hint: ask for at most 10, or raise MAX_TOKENS
     ");
-    assert!(source.requests().is_empty(), "it was refused beforehand");
+    assert!(source.requests().is_empty(), "no token was requested");
     assert_eq!(limited("10").expect_code(0).stdout.lines().count(), 10);
 }
 
 #[test]
-fn the_variables_of_the_first_version_tell_where_the_database_is() {
-    // The server offers no TLS and wants a password: `prefer`, loopback's default, does both.
-    let source = Source::answers([Answer::tokens(["aa"])]);
-    let database = Database::seed();
+fn db_variables_configure_the_database() {
+    // The server has no TLS and requires a password. `prefer`, the default on loopback, supports both.
+    let source = Source::responding([Response::tokens(["aa"])]);
+    let database = Database::standard();
     Command::new()
         .source(&source)
-        .database_parts(&database)
+        .database_by_parts(&database)
         .arg("1")
         .run()
         .expect_code(0);
@@ -201,12 +213,12 @@ fn the_variables_of_the_first_version_tell_where_the_database_is() {
 }
 
 #[test]
-fn the_password_may_come_from_a_file() {
-    let source = Source::answers([Answer::tokens(["aa"])]);
-    let database = Database::seed();
+fn password_is_read_from_a_file() {
+    let source = Source::responding([Response::tokens(["aa"])]);
+    let database = Database::standard();
     Command::new()
         .source(&source)
-        .database_place(&database)
+        .database_without_password(&database)
         .file("password", format!("{}\n", database.password))
         .env("DB_PASS_FILE", "password")
         .arg("1")
@@ -216,9 +228,9 @@ fn the_password_may_come_from_a_file() {
 }
 
 #[test]
-fn source_database_and_size_may_stand_in_the_configuration_file() {
-    let source = Source::answers([Answer::tokens(["aa", "bb"])]);
-    let database = Database::seed();
+fn configuration_file_sets_source_database_and_size() {
+    let source = Source::responding([Response::tokens(["aa", "bb"])]);
+    let database = Database::standard();
     let yaml = format!(
         "source: {{url: '{}', headers: {{x-team: red}}}}\ndatabase: {{url: '{}'}}\nrun: {{size: 2}}\n",
         source.url(),
@@ -230,15 +242,20 @@ fn source_database_and_size_may_stand_in_the_configuration_file() {
 }
 
 #[test]
-fn the_demo_needs_nothing_and_leaves_nothing_behind() {
+fn demo_leaves_no_files_behind() {
     let run = Command::new()
         .args(["demo", "2000", "--report", "ndjson"])
         .run()
         .expect_code(0);
     let report = Report::of_run(&run);
     assert_eq!(report.count("received"), 2000);
-    let rejected = report.of("rejected");
+    let rejected = report.with_status("rejected");
     assert!(!rejected.is_empty() && rejected.iter().all(|token| token.contains('-')));
-    assert!(report.of("stored").iter().all(|token| !token.contains('-')));
+    assert!(
+        report
+            .with_status("stored")
+            .iter()
+            .all(|token| !token.contains('-'))
+    );
     assert_eq!(std::fs::read_dir(run.path("")).unwrap().count(), 0);
 }

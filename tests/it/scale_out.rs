@@ -1,6 +1,6 @@
-//! Scale-out on an engine that exists: a Docker Swarm `replicated-job`, whose replicas share one SIZE by
-//! shard against one PostgreSQL. What they report is merged and held against the table; the long form,
-//! which `tests/scale-out` runs, measures them against one replica and prints what it came to.
+//! Tests of scale-out with Docker Swarm: the replicas of a `replicated-job` share one SIZE by shard and
+//! store in one PostgreSQL. Their reports are merged and compared with the table. `tests/scale-out`
+//! runs the long form, which compares the throughput of several replicas with that of one.
 
 use std::process;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use self::delay::Delay;
-use crate::docker::mounted::Folder;
-use crate::docker::{Container, IMAGE, built, docker, said, text};
+use crate::docker::mounted::MountedFolder;
+use crate::docker::{Container, IMAGE, build_image, docker, docker_stdout, text};
 use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::report::Report;
@@ -17,21 +17,21 @@ use crate::support::report::Report;
 #[path = "../../benches/compare/delay.rs"]
 mod delay;
 
-/// The shard of a task. Jobs count their slots from 0, and the engine names slot 0 by its node.
+/// The shard of a task. The slots of a job start at 0; the engine shows the node's id for slot 0.
 const SLOT: &str = "{{if eq .Task.Slot .Node.ID}}0{{else}}{{.Task.Slot}}{{end}}";
 
-/// This engine as a swarm of one node, on loopback; as it was at the end.
+/// This engine as a swarm of one node on loopback. Dropping it restores the earlier state.
 struct Swarm {
     is_ours: bool,
 }
 
 impl Swarm {
     fn join() -> Self {
-        let state = said(&["info", "--format={{.Swarm.LocalNodeState}}"]);
+        let state = docker_stdout(&["info", "--format={{.Swarm.LocalNodeState}}"]);
         let is_ours = state != "active";
         if is_ours {
             let loopback = ["--advertise-addr=127.0.0.1", "--listen-addr=127.0.0.1:2377"];
-            said(&[&["swarm", "init"][..], &loopback].concat());
+            docker_stdout(&[&["swarm", "init"][..], &loopback].concat());
         }
         Self { is_ours }
     }
@@ -45,17 +45,17 @@ impl Drop for Swarm {
     }
 }
 
-/// A service that is removed at the end.
-struct Service(String);
+/// A service that is removed when it is dropped.
+struct SwarmService(String);
 
-impl Drop for Service {
+impl Drop for SwarmService {
     fn drop(&mut self) {
         docker(&["service", "rm", &self.0]);
     }
 }
 
-/// What the replicas of a job are given.
-struct Job<'a> {
+/// The settings of a replicated job.
+struct ReplicatedJob<'a> {
     replicas: usize,
     size: u64,
     source: &'a str,
@@ -63,18 +63,18 @@ struct Job<'a> {
     page_size: u64,
 }
 
-/// What they came to.
-struct Done {
+/// The reports of a job, and the rows that it added.
+struct JobResult {
     reports: Vec<Report>,
     merged: Report,
-    /// The rows that the table gained.
+    /// The number of rows that the job added to the table.
     rows: u64,
 }
 
-impl Job<'_> {
-    fn run(&self) -> Done {
+impl ReplicatedJob<'_> {
+    fn run(&self) -> JobResult {
         let before = count(self.database);
-        let out = Folder::new();
+        let out = MountedFolder::new();
         let env = [
             format!("TOKEN_HOST={}", self.source),
             format!("DATABASE_URL={}", self.database.url()),
@@ -84,8 +84,8 @@ impl Job<'_> {
             format!("TOKEN_SERVICE_REPORT=ndjson=/out/{SLOT}.ndjson"),
         ];
         let name = format!("token_service_test_{}", std::process::id());
-        let service = Service(name.clone());
-        // The service command itself does not end where a task of a job failed.
+        let service = SwarmService(name.clone());
+        // `docker service create` does not end if a task of a job fails.
         let mut create = process::Command::new("timeout");
         create.args(["300", "docker", "service", "create", "--detach=false"]);
         create.args(["--quiet", "--no-resolve-image", "--mode=replicated-job"]);
@@ -104,7 +104,7 @@ impl Job<'_> {
             "--no-trunc",
             "--format={{.CurrentState}} {{.Error}}",
         ];
-        let tasks = said(&[&list[..], &[&name]].concat());
+        let tasks = docker_stdout(&[&list[..], &[&name]].concat());
         let logs = docker(&["service", "logs", &name]);
         let why = format!("{tasks}\n{}\n{}", text(&created.stderr), text(&logs.stderr));
         assert!(created.status.success(), "{why}");
@@ -115,7 +115,7 @@ impl Job<'_> {
         let read = |file| Report::parse(&std::fs::read_to_string(file).expect(&why));
         let merge = Command::new().arg("merge").args(&files);
         let merge = merge.args(["--report", "ndjson"]).run();
-        Done {
+        JobResult {
             merged: Report::of_run(&merge.expect_code(0)),
             reports: files.iter().map(read).collect(),
             rows: count(self.database) - before,
@@ -123,7 +123,7 @@ impl Job<'_> {
     }
 }
 
-/// How many rows the table has.
+/// Counts the rows of the table.
 fn count(database: &Database) -> u64 {
     let row = database
         .client()
@@ -132,13 +132,13 @@ fn count(database: &Database) -> u64 {
     u64::try_from(count).expect("a count")
 }
 
-impl Done {
+impl JobResult {
     fn sum(&self, key: &str) -> u64 {
         self.reports.iter().map(|report| report.count(key)).sum()
     }
 
-    /// Nothing is missing and nothing is there twice.
-    fn adds_up(&self, size: u64) {
+    /// Asserts that reports and table agree, and that no token is missing or duplicated.
+    fn assert_complete(&self, size: u64) {
         for key in ["requested", "received"] {
             assert_eq!(self.sum(key), size, "{key}");
         }
@@ -146,16 +146,16 @@ impl Done {
             assert_eq!(self.merged.count(key), self.sum(key), "{key}, merged");
         }
         assert_eq!(self.sum("stored") + self.sum("rejected"), size);
-        assert_eq!(self.rows, self.sum("stored"), "the table");
+        assert_eq!(self.rows, self.sum("stored"), "rows in the table");
     }
 }
 
-/// The demo's source in a container of its own, and where it is.
+/// Starts the token source of the demo in a container, and returns its port.
 fn source() -> (Container, u16) {
     let listen = ["demo-source", "--listen", "127.0.0.1:0"];
     let container = Container::start(&["--network=host"], &listen);
-    let said = container.wait_until_it_says("listening on ");
-    let (_, port) = said
+    let line = container.wait_for_log_line("listening on ");
+    let (_, port) = line
         .trim()
         .trim_end_matches("/tokens")
         .rsplit_once(':')
@@ -164,21 +164,21 @@ fn source() -> (Container, u16) {
 }
 
 #[test]
-#[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
-fn docker_swarm_s_replicas_share_one_size() {
-    built();
+#[ignore = "builds the image; tests/run runs it if a Docker engine is available"]
+fn docker_swarm_replicas_share_one_size() {
+    build_image();
     let _swarm = Swarm::join();
     let (_source, port) = source();
     let url = format!("http://127.0.0.1:{port}/tokens");
-    let job = Job {
+    let job = ReplicatedJob {
         replicas: 4,
         size: 1003,
         source: &url,
-        database: &Database::seed(),
+        database: &Database::standard(),
         page_size: 10_000,
     };
     let done = job.run();
-    done.adds_up(1003);
+    done.assert_complete(1003);
     let mut parts: Vec<u64> = done
         .reports
         .iter()
@@ -188,14 +188,15 @@ fn docker_swarm_s_replicas_share_one_size() {
     assert_eq!(parts, [250, 251, 251, 251]);
 }
 
-fn number(name: &str, usual: u64) -> u64 {
+fn env_number(name: &str, default: u64) -> u64 {
     let text = std::env::var(name).ok();
-    text.map_or(usual, |text| text.parse().expect("a number"))
+    text.map_or(default, |text| text.parse().expect("a number"))
 }
 
-impl Done {
-    /// Tokens a second, from the first replica's start to the last one's end: the engine's own time
-    /// is not in it.
+impl JobResult {
+    /// Returns tokens per second from the first replica's start to the last one's end.
+    ///
+    /// This excludes the time in which the engine starts and stops the replicas.
     #[allow(clippy::cast_precision_loss, reason = "far from 2^53")]
     fn rate(&self) -> f64 {
         let time = |report: &Report| {
@@ -225,37 +226,39 @@ impl Done {
         }
         let sum = line(KEYS.map(|key| self.merged.count(key)));
         println!(
-            "{case}: merged: {sum}; {} rows more in the table",
+            "{case}: merged: {sum}; {} rows added to the table",
             self.rows
         );
     }
 }
 
-/// The median, with the least and the most in parentheses.
+/// Formats the median, with minimum and maximum in parentheses.
 fn median(mut all: Vec<f64>, decimals: usize) -> String {
     all.sort_unstable_by(f64::total_cmp);
-    let (least, most) = (all[0], all[all.len() - 1]);
+    let (minimum, maximum) = (all[0], all[all.len() - 1]);
     let median = all[all.len() / 2];
-    format!("{median:.decimals$} ({least:.decimals$}–{most:.decimals$})")
+    format!("{median:.decimals$} ({minimum:.decimals$}–{maximum:.decimals$})")
 }
 
-/// One replica and several take turns, with the source near and with one that is far away: what
-/// several gain depends on what bounds one.
+/// Runs with one replica and with several alternate, first with a near source and then with a distant
+/// one.
+///
+/// The gain of several replicas depends on the bottleneck of one.
 #[test]
-#[ignore = "minutes"]
-fn measured() {
-    built();
+#[ignore = "takes minutes"]
+fn throughput_of_replicas_is_measured() {
+    build_image();
     let _swarm = Swarm::join();
-    let replicas = usize::try_from(number("TOKEN_SERVICE_REPLICAS", 4)).expect("a few");
-    let size = number("TOKEN_SERVICE_SCALE_SIZE", 100_000);
-    let rounds = number("TOKEN_SERVICE_ROUNDS", 5);
+    let replicas = usize::try_from(env_number("TOKEN_SERVICE_REPLICAS", 4)).expect("a few");
+    let size = env_number("TOKEN_SERVICE_SCALE_SIZE", 100_000);
+    let rounds = env_number("TOKEN_SERVICE_ROUNDS", 5);
     let (_source, port) = source();
     let far = Delay::before(port, Duration::from_millis(200)).expect("a proxy");
     for (case, port, page_size) in [("near", port, 10_000), ("200 ms away", far.port, 2000)] {
         let url = format!("http://127.0.0.1:{port}/tokens");
-        let database = Database::seed();
+        let database = Database::standard();
         let run = |replicas| {
-            let job = Job {
+            let job = ReplicatedJob {
                 replicas,
                 size,
                 source: &url,
@@ -263,7 +266,7 @@ fn measured() {
                 page_size,
             };
             let done = job.run();
-            done.adds_up(size);
+            done.assert_complete(size);
             done
         };
         let (mut alone, mut together, mut ratios) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,23 +1,23 @@
-//! Mistakes in scripts as a person sees them: one clear error each, with its place, the calls that
-//! led there, and a hint where one helps.
+//! Tests of the errors of scripts: one error with its position, the call stack and a hint.
 
-use crate::support::books::{demo, mistake};
 use crate::support::command::Command;
+use crate::support::ledger::{demo_command, error_text};
 
-/// What a demo with this script says, which must end with this code.
+/// Returns the error of a demo run with this script, which must end with `code`.
 #[track_caller]
-pub fn said(script: &str, code: i32) -> String {
-    mistake(&demo(3, script).run().expect_code(code))
+pub fn error_of(script: &str, code: i32) -> String {
+    error_text(&demo_command(3, script).run().expect_code(code))
 }
 
+/// Returns the error of a command, which must end with `code`.
 #[track_caller]
-pub fn said_with(command: Command, code: i32) -> String {
-    mistake(&command.run().expect_code(code))
+pub fn error_of_command(command: Command, code: i32) -> String {
+    error_text(&command.run().expect_code(code))
 }
 
 #[test]
-fn what_does_not_parse() {
-    insta::assert_snapshot!(said("let a = 1;\n  let x = ;", 3), @"
+fn syntax_error_shows_its_position() {
+    insta::assert_snapshot!(error_of("let a = 1;\n  let x = ;", 3), @"
     error: unexpected ';'
       ╭▸ mine.rhai:2:11
       │
@@ -25,7 +25,7 @@ fn what_does_not_parse() {
       ╰╴          ━
     hint: no token was asked for; `token_service check mine.rhai` shows every such mistake
     ");
-    insta::assert_snapshot!(said("if SIZE > 3 {\n    print(1);\n", 3), @"
+    insta::assert_snapshot!(error_of("if SIZE > 3 {\n    print(1);\n", 3), @"
     error: expecting '}' to terminate this block
       ╭▸ mine.rhai:2:14
       │
@@ -33,7 +33,7 @@ fn what_does_not_parse() {
       ╰╴             ━
     hint: no token was asked for; `token_service check mine.rhai` shows every such mistake
     ");
-    insta::assert_snapshot!(said("report(store(fetch(SIZE))\n\n// The end.\n", 3), @"
+    insta::assert_snapshot!(error_of("report(store(fetch(SIZE))\n\n// The end.\n", 3), @"
     error: expecting ')' to close the arguments list of this function call 'report'
       ╭▸ mine.rhai:1:26
       │
@@ -41,7 +41,7 @@ fn what_does_not_parse() {
       ╰╴                         ━
     hint: no token was asked for; `token_service check mine.rhai` shows every such mistake
     ");
-    insta::assert_snapshot!(said("eval(\"1\");", 3), @r#"
+    insta::assert_snapshot!(error_of("eval(\"1\");", 3), @r#"
     error: reserved keyword 'eval' is disabled
       ╭▸ mine.rhai:1:1
       │
@@ -52,8 +52,8 @@ fn what_does_not_parse() {
 }
 
 #[test]
-fn unknown_names() {
-    insta::assert_snapshot!(said("for page in fetch(SIZE).pages() {\n    report(stroe(page));\n}", 3), @"
+fn unknown_name_suggests_the_nearest_one() {
+    insta::assert_snapshot!(error_of("for page in fetch(SIZE).pages() {\n    report(stroe(page));\n}", 3), @"
     error: unknown function `stroe`
       ╭▸ mine.rhai:2:12
       │
@@ -61,7 +61,7 @@ fn unknown_names() {
       ╰╴           ━━━━━ did you mean `store`?
     hint: no token was asked for; `token_service check mine.rhai` shows every such mistake
     ");
-    insta::assert_snapshot!(said("let total = 1;\nprint(totl);", 3), @"
+    insta::assert_snapshot!(error_of("let total = 1;\nprint(totl);", 3), @"
     error: unknown variable `totl`
       ╭▸ mine.rhai:2:7
       │
@@ -69,7 +69,7 @@ fn unknown_names() {
       ╰╴      ━━━━ did you mean `total`?
     hint: no token was asked for; `token_service check mine.rhai` shows every such mistake
     ");
-    insta::assert_snapshot!(said("fn twice() { total * 2 }\nlet total = 1;\nprint(twice());", 3), @"
+    insta::assert_snapshot!(error_of("fn twice() { total * 2 }\nlet total = 1;\nprint(twice());", 3), @"
     error: unknown variable `total`
       ╭▸ mine.rhai:1:14
       │
@@ -77,14 +77,14 @@ fn unknown_names() {
       ╰╴             ━━━━━
     hint: a function sees only its own variables: hand `total` over as an argument
     ");
-    insta::assert_snapshot!(said("for o in store([\"a\"]) { print(o.statu); }", 3), @r#"
+    insta::assert_snapshot!(error_of("for o in store([\"a\"]) { print(o.statu); }", 3), @r#"
     error: Outcome has no property `statu`
       ╭▸ mine.rhai:1:33
       │
     1 │ for o in store(["a"]) { print(o.statu); }
       ╰╴                                ━━━━━ did you mean `status`?
     "#);
-    insta::assert_snapshot!(said("let t = \"a\";\nprint(t.lenght);", 3), @"
+    insta::assert_snapshot!(error_of("let t = \"a\";\nprint(t.lenght);", 3), @"
     error: string has no property `lenght`
       ╭▸ mine.rhai:2:9
       │
@@ -94,8 +94,8 @@ fn unknown_names() {
 }
 
 #[test]
-fn wrong_arguments() {
-    insta::assert_snapshot!(said("report(store(fetch(SIZE), 1, 2));", 3), @"
+fn wrong_argument_shows_the_accepted_ones() {
+    insta::assert_snapshot!(error_of("report(store(fetch(SIZE), 1, 2));", 3), @"
     error: `store` takes 1 argument, not 3
       ╭▸ mine.rhai:1:8
       │
@@ -103,7 +103,7 @@ fn wrong_arguments() {
       ╰╴       ━━━━━ it is called as `store(array)`, `store(string)`, `store(Tokens)`
     hint: no token was asked for; `token_service check mine.rhai` shows every such mistake
     ");
-    insta::assert_snapshot!(said("fn keep(token) { token }\nkeep(1, 2);", 3), @"
+    insta::assert_snapshot!(error_of("fn keep(token) { token }\nkeep(1, 2);", 3), @"
     error: `keep` takes 1 argument, not 2
       ╭▸ mine.rhai:2:1
       │
@@ -111,35 +111,35 @@ fn wrong_arguments() {
       ╰╴━━━━
     hint: no token was asked for; `token_service check mine.rhai` shows every such mistake
     ");
-    insta::assert_snapshot!(said("report(store(5));", 3), @"
+    insta::assert_snapshot!(error_of("report(store(5));", 3), @"
     error: `store` cannot be called with (int)
       ╭▸ mine.rhai:1:8
       │
     1 │ report(store(5));
       ╰╴       ━━━━━ it is called as `store(array)`, `store(string)`, `store(Tokens)`
     ");
-    insta::assert_snapshot!(said("fetch(\"5\");", 3), @r#"
+    insta::assert_snapshot!(error_of("fetch(\"5\");", 3), @r#"
     error: `fetch` cannot be called with (string)
       ╭▸ mine.rhai:1:1
       │
     1 │ fetch("5");
       ╰╴━━━━━ it is called as `fetch(int)`, `fetch(int, map)`
     "#);
-    insta::assert_snapshot!(said("let n = \"5\" * 2;", 3), @r#"
+    insta::assert_snapshot!(error_of("let n = \"5\" * 2;", 3), @r#"
     error: `*` cannot be applied to string and int
       ╭▸ mine.rhai:1:13
       │
     1 │ let n = "5" * 2;
       ╰╴            ━
     "#);
-    insta::assert_snapshot!(said("fetch(0);", 3), @"
+    insta::assert_snapshot!(error_of("fetch(0);", 3), @"
     error: invalid_argument: `size` must be a whole number ≥ 1
       ╭▸ mine.rhai:1:1
       │
     1 │ fetch(0);
       ╰╴━━━━━
     ");
-    insta::assert_snapshot!(said("fetch(SIZE, #{pagesize: 4});", 3), @"
+    insta::assert_snapshot!(error_of("fetch(SIZE, #{pagesize: 4});", 3), @"
     error: invalid_argument: unknown option `pagesize`: did you mean `page_size`?
       ╭▸ mine.rhai:1:1
       │
@@ -147,14 +147,14 @@ fn wrong_arguments() {
       ╰╴━━━━━
       = expected page_size, retries, top_up
     ");
-    insta::assert_snapshot!(said("store([\"a\", 1]);", 3), @r#"
+    insta::assert_snapshot!(error_of("store([\"a\", 1]);", 3), @r#"
     error: invalid_argument: `tokens` must be strings that are not empty
       ╭▸ mine.rhai:1:1
       │
     1 │ store(["a", 1]);
       ╰╴━━━━━
     "#);
-    insta::assert_snapshot!(said("sleep(\"2\");", 3), @r#"
+    insta::assert_snapshot!(error_of("sleep(\"2\");", 3), @r#"
     error: invalid_argument: `time` must be a time with its unit, such as "2s"
       ╭▸ mine.rhai:1:1
       │
@@ -164,15 +164,15 @@ fn wrong_arguments() {
 }
 
 #[test]
-fn throws() {
-    insta::assert_snapshot!(said("throw \"no way\";", 3), @r#"
+fn thrown_value_is_shown() {
+    insta::assert_snapshot!(error_of("throw \"no way\";", 3), @r#"
     error: the script threw: no way
       ╭▸ mine.rhai:1:1
       │
     1 │ throw "no way";
       ╰╴━━━━━
     "#);
-    insta::assert_snapshot!(said("throw #{kind: \"too_few\", message: \"too few came\", hint: \"come back\"};", 3), @r#"
+    insta::assert_snapshot!(error_of("throw #{kind: \"too_few\", message: \"too few came\", hint: \"come back\"};", 3), @r#"
     error: too_few: too few came
       ╭▸ mine.rhai:1:1
       │
@@ -180,14 +180,14 @@ fn throws() {
       ╰╴━━━━━
     hint: come back
     "#);
-    insta::assert_snapshot!(said("throw #{code: 1, why: 2};", 3), @"
+    insta::assert_snapshot!(error_of("throw #{code: 1, why: 2};", 3), @"
     error: the script threw a map with code, why
       ╭▸ mine.rhai:1:1
       │
     1 │ throw #{code: 1, why: 2};
       ╰╴━━━━━
     ");
-    insta::assert_snapshot!(said("try {\n    fetch(-1);\n} catch (error) {\n    log_debug(error.kind);\n    throw error;\n}", 3), @"
+    insta::assert_snapshot!(error_of("try {\n    fetch(-1);\n} catch (error) {\n    log_debug(error.kind);\n    throw error;\n}", 3), @"
     error: invalid_argument: `size` must be a whole number ≥ 1
       ╭▸ mine.rhai:5:5
       │
@@ -197,8 +197,8 @@ fn throws() {
 }
 
 #[test]
-fn calls_that_led_there() {
-    insta::assert_snapshot!(said("fn inner(x) {\n    throw `bad ${x}`;\n}\nfn outer(x) { inner(x + 1); }\n\nouter(1);", 3), @"
+fn error_shows_the_call_stack() {
+    insta::assert_snapshot!(error_of("fn inner(x) {\n    throw `bad ${x}`;\n}\nfn outer(x) { inner(x + 1); }\n\nouter(1);", 3), @"
     error: the script threw: bad 2
       ╭▸ mine.rhai:2:5
       │
@@ -207,7 +207,7 @@ fn calls_that_led_there() {
       called from mine.rhai:4:15 in `inner`
       called from mine.rhai:6:1 in `outer`
     ");
-    insta::assert_snapshot!(said("report(store([\"a\"]), |o| {\n    o.token + 1 - 2\n});", 3), @"
+    insta::assert_snapshot!(error_of("report(store([\"a\"]), |o| {\n    o.token + 1 - 2\n});", 3), @"
     error: `-` cannot be applied to string and int
       ╭▸ mine.rhai:2:17
       │
@@ -216,12 +216,12 @@ fn calls_that_led_there() {
       called from mine.rhai:1:1 in a closure
     ");
     let lib = "// Helpers.\nfn check(n) {\n    if n > 2 { throw \"too many\"; }\n}\n";
-    let command = demo(
+    let command = demo_command(
         3,
         "import \"lib/helpers\" as helpers;\nfn start() {\n    helpers::check(SIZE);\n}\nstart();",
     )
     .file("lib/helpers.rhai", lib);
-    insta::assert_snapshot!(said_with(command, 3), @r#"
+    insta::assert_snapshot!(error_of_command(command, 3), @r#"
     error: the script threw: too many
       ╭▸ lib/helpers.rhai:3:16
       │
@@ -231,9 +231,9 @@ fn calls_that_led_there() {
       called from mine.rhai:5:1 in `start`
     "#);
     let lib = "fn invoke(action) {\n    action.call()\n}\n";
-    let command = demo(3, "import \"lib/helpers\" as helpers;\nhelpers::invoke(|| throw \"in the script's closure\");")
+    let command = demo_command(3, "import \"lib/helpers\" as helpers;\nhelpers::invoke(|| throw \"in the script's closure\");")
         .file("lib/helpers.rhai", lib);
-    insta::assert_snapshot!(said_with(command, 3), @r#"
+    insta::assert_snapshot!(error_of_command(command, 3), @r#"
     error: the script threw: in the script's closure
       ╭▸ mine.rhai:2:20
       │
@@ -245,10 +245,10 @@ fn calls_that_led_there() {
 }
 
 #[test]
-fn a_closure_of_another_file() {
-    let command = demo(3, "import \"made\" as made;\nmade::action().call();")
+fn error_explains_a_call_of_a_closure_from_another_file() {
+    let command = demo_command(3, "import \"made\" as made;\nmade::action().call();")
         .file("made.rhai", "fn action() { || 7 }");
-    insta::assert_snapshot!(said_with(command, 3), @"
+    insta::assert_snapshot!(error_of_command(command, 3), @"
     error: a closure of another file cannot be called here
       ╭▸ mine.rhai:2:16
       │

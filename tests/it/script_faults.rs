@@ -1,22 +1,22 @@
-//! Mistakes that come from outside a script, as a person sees them: imports, and faults of the source
-//! and the database that the script did not catch; and all of it as JSON for machines.
+//! Tests of errors from outside a script: imports, and errors of the source and the database that the
+//! script does not catch. Also tests errors as JSON.
 
-use crate::support::books::{demo, mistake, real};
 use crate::support::command::{Command, Run};
 use crate::support::database::Database;
+use crate::support::ledger::{database_command, demo_command, error_text};
 use crate::support::snapshot::settings;
-use crate::support::source::{Answer, Gate, Source};
+use crate::support::source::{Gate, Response, Source};
 
-use super::script_errors::{said, said_with};
+use super::script_errors::{error_of, error_of_command};
 
-fn sourced(script: &str, answers: impl IntoIterator<Item = Answer>) -> Run {
-    let source = Source::answers(answers);
-    real(3, script, &source, &Database::seed()).run()
+fn run_with_answers(script: &str, answers: impl IntoIterator<Item = Response>) -> Run {
+    let source = Source::responding(answers);
+    database_command(3, script, &source, &Database::standard()).run()
 }
 
 #[test]
-fn imports() {
-    insta::assert_snapshot!(said("import \"../secrets\" as s;", 3), @r#"
+fn import_error_names_its_reason() {
+    insta::assert_snapshot!(error_of("import \"../secrets\" as s;", 3), @r#"
     error: import_denied: cannot import `../secrets`: it must lie in the script's folder, without `..`
       ╭▸ mine.rhai:1:8
       │
@@ -24,7 +24,7 @@ fn imports() {
       ╰╴       ━━━━━━━━━━━━
     hint: an import names a file below the script's folder (import "lib/mine" as mine;) or a module of the library (import "lib/stats" as stats;)
     "#);
-    insta::assert_snapshot!(said("import \"lib/none\" as n;", 3), @r#"
+    insta::assert_snapshot!(error_of("import \"lib/none\" as n;", 3), @r#"
     error: import_denied: cannot import `lib/none`: lib/none.rhai: No such file or directory (os error 2)
       ╭▸ mine.rhai:1:8
       │
@@ -32,10 +32,10 @@ fn imports() {
       ╰╴       ━━━━━━━━━━
     hint: an import names a file below the script's folder (import "lib/mine" as mine;) or a module of the library (import "lib/stats" as stats;)
     "#);
-    let command = demo(3, "import \"a\" as a;")
+    let command = demo_command(3, "import \"a\" as a;")
         .file("a.rhai", "import \"b\" as b;")
         .file("b.rhai", "\nimport \"a\" as a;");
-    insta::assert_snapshot!(said_with(command, 3), @r#"
+    insta::assert_snapshot!(error_of_command(command, 3), @r#"
     error: import_denied: cannot import `a`: circular import
       ╭▸ b.rhai:2:8
       │
@@ -45,9 +45,9 @@ fn imports() {
       called from mine.rhai:1:8
     hint: put what both need into a file of its own that imports neither
     "#);
-    let command =
-        demo(3, "import \"lib/bad\" as bad;").file("lib/bad.rhai", "fn f() {\n    let = 1;\n}");
-    insta::assert_snapshot!(said_with(command, 3), @"
+    let command = demo_command(3, "import \"lib/bad\" as bad;")
+        .file("lib/bad.rhai", "fn f() {\n    let = 1;\n}");
+    insta::assert_snapshot!(error_of_command(command, 3), @"
     error: expecting name of a variable
       ╭▸ lib/bad.rhai:2:9
       │
@@ -58,20 +58,20 @@ fn imports() {
 }
 
 #[test]
-fn faults_that_nobody_caught() {
+fn uncaught_source_or_database_error_shows_position_and_hint() {
     settings().bind(|| {
-        let unavailable = || Answer::status(503).header("retry-after", "2");
+        let unavailable = || Response::status(503).header("retry-after", "2");
         let config = "source: {retries: 0}\n";
-        let source = Source::answers([unavailable()]);
-        let command = real(
+        let source = Source::responding([unavailable()]);
+        let command = database_command(
             3,
             "let size = 3;\nlet page = fetch_once(size);",
             &source,
-            &Database::seed(),
+            &Database::standard(),
         )
         .file("c.yaml", config)
         .args(["--config", "c.yaml"]);
-        insta::assert_snapshot!(said_with(command, 4), @"
+        insta::assert_snapshot!(error_of_command(command, 4), @"
         error: http_status: the token source answered 503 Service Unavailable
           ╭▸ mine.rhai:2:12
           │
@@ -81,9 +81,9 @@ fn faults_that_nobody_caught() {
           = retryable (trying again may help, and is safe), retry_after_ms 2000
         hint: it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`
         ");
-        let dry = [Answer::tokens([""; 0]).always()];
-        let run = sourced("report(store(fetch(SIZE)));", dry);
-        insta::assert_snapshot!(mistake(&run.expect_code(4)), @"
+        let dry = [Response::tokens([""; 0]).always()];
+        let run = run_with_answers("report(store(fetch(SIZE)));", dry);
+        insta::assert_snapshot!(error_text(&run.expect_code(4)), @"
         error: short_supply: the token source ran dry: 0 of 3 tokens came
           ╭▸ mine.rhai:1:1
           │
@@ -92,18 +92,18 @@ fn faults_that_nobody_caught() {
           caused by: 3 requests in a row brought nothing
         hint: ask for fewer, or try again when the source has more
         ");
-        // The table goes after it was looked at.
-        let (gate, database) = (Gate::new(), Database::seed());
-        let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+        // The table is dropped after the run has checked it.
+        let (gate, database) = (Gate::new(), Database::standard());
+        let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
         let script = "let page = fetch_once(1);\nreport(store(page));";
-        let running = real(1, script, &source, &database).spawn();
+        let running = database_command(1, script, &source, &database).spawn();
         source.wait_for(1);
         database
             .client()
             .batch_execute("DROP TABLE secret_tokens")
             .unwrap();
         gate.open();
-        insta::assert_snapshot!(mistake(&running.wait().expect_code(5)), @r#"
+        insta::assert_snapshot!(error_text(&running.wait().expect_code(5)), @r#"
         error: db_denied: the database refuses every insert
           ╭▸ mine.rhai:2:1
           │
@@ -116,27 +116,27 @@ fn faults_that_nobody_caught() {
 }
 
 #[test]
-fn machines_read_the_same_as_json() {
+fn errors_are_json_objects_when_error_format_is_json() {
     let json = |command: Command| {
         let run = command.args(["--error-format", "json"]).run();
         let run = run.expect_code(3);
         let line = run.stderr.lines().find(|line| line.starts_with('{'));
-        line.expect("an object on a line of its own").to_owned()
+        line.expect("a line with a JSON object").to_owned()
     };
-    let command = demo(3, "import \"lib/a\" as a;\na::f();").file(
+    let command = demo_command(3, "import \"lib/a\" as a;\na::f();").file(
         "lib/a.rhai",
         "fn f() {\n    throw #{kind: \"mine\", message: \"x\", hint: \"y\", retryable: true};\n}",
     );
     insta::assert_snapshot!(json(command), @r#"{"severity":"error","message":"x","kind":"mine","file":"lib/a.rhai","line":2,"column":5,"end_column":10,"frames":[{"name":"f","file":"mine.rhai","line":2,"column":4}],"notes":["retryable (trying again may help, and is safe)"],"hint":"y","exit_code":3}"#);
-    insta::assert_snapshot!(json(demo(3, "fetch(SIZE, #{retry: 1});")), @r#"{"severity":"error","message":"unknown option `retry`: one of page_size, retries, top_up","kind":"invalid_argument","file":"mine.rhai","line":1,"column":1,"end_column":6,"exit_code":3}"#);
-    insta::assert_snapshot!(json(demo(3, "let über = 1; prnt(über);")), @r#"{"severity":"error","message":"unexpected 'ü'","file":"mine.rhai","line":1,"column":5,"end_column":9,"hint":"no token was asked for; `token_service check mine.rhai` shows every such mistake","exit_code":3}"#);
-    insta::assert_snapshot!(json(demo(3, "fn f(n) { f(n + 1) }\nf(1);")), @r#"{"severity":"error","message":"the script ran past a limit: functions call each other more than 64 levels deep","file":"mine.rhai","line":2,"column":1,"end_column":2,"hint":"look for a recursion that does not end; a loop has no such limit","exit_code":3}"#);
+    insta::assert_snapshot!(json(demo_command(3, "fetch(SIZE, #{retry: 1});")), @r#"{"severity":"error","message":"unknown option `retry`: one of page_size, retries, top_up","kind":"invalid_argument","file":"mine.rhai","line":1,"column":1,"end_column":6,"exit_code":3}"#);
+    insta::assert_snapshot!(json(demo_command(3, "let über = 1; prnt(über);")), @r#"{"severity":"error","message":"unexpected 'ü'","file":"mine.rhai","line":1,"column":5,"end_column":9,"hint":"no token was asked for; `token_service check mine.rhai` shows every such mistake","exit_code":3}"#);
+    insta::assert_snapshot!(json(demo_command(3, "fn f(n) { f(n + 1) }\nf(1);")), @r#"{"severity":"error","message":"the script ran past a limit: functions call each other more than 64 levels deep","file":"mine.rhai","line":2,"column":1,"end_column":2,"hint":"look for a recursion that does not end; a loop has no such limit","exit_code":3}"#);
 }
 
 #[test]
-fn what_is_used_while_it_is_called() {
+fn error_explains_a_closure_that_calls_itself() {
     let script = "let f = ();\nf = |n| if n > 0 { f.call(n - 1) } else { 0 };\nf.call(2);";
-    insta::assert_snapshot!(said(script, 3), @"
+    insta::assert_snapshot!(error_of(script, 3), @"
     error: a value is used while it is being called or changed
       ╭▸ mine.rhai:3:3
       │
@@ -147,8 +147,8 @@ fn what_is_used_while_it_is_called() {
 }
 
 #[test]
-fn calls_that_led_there_over_three_files() {
-    let command = demo(
+fn error_shows_the_call_stack_across_files() {
+    let command = demo_command(
         3,
         "import \"outer\" as outer;\nfn start(size) {\n    outer::work(size)\n}\nretry(1, || start(SIZE));",
     )
@@ -160,7 +160,7 @@ fn calls_that_led_there_over_three_files() {
         "lib/inner.rhai",
         "fn check(n) {\n    let more = n - 3;\n    fetch(more)\n}\n",
     );
-    insta::assert_snapshot!(said_with(command, 3), @"
+    insta::assert_snapshot!(error_of_command(command, 3), @"
     error: invalid_argument: `size` must be a whole number ≥ 1
       ╭▸ lib/inner.rhai:3:5
       │

@@ -1,37 +1,38 @@
-//! The limits of scripts: each names itself and says what to do, none can be caught, and whatever a
-//! script piles up, the process stays in one piece and below 256 MiB.
+//! Tests of script limits. Each error names its limit and a remedy, and no script can catch it. The
+//! process does not crash, and stays below 256 MiB.
 
-use crate::support::books::{Books, demo, mistake, real};
 use crate::support::command::{Command, Run};
 use crate::support::database::Database;
+use crate::support::ledger::{Ledger, database_command, demo_command, error_text};
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
-use super::script_errors::{said, said_with};
+use super::script_errors::{error_of, error_of_command};
 
-/// The most that the process may ever have held.
-const MOST: u64 = 256 * 1024 * 1024;
+/// The limit for the peak memory of the process, in bytes.
+const MAX_MEMORY: u64 = 256 * 1024 * 1024;
 
-/// Runs a script that must end with a limit, uncaught, in one piece; gives its peak too.
+/// Runs a script that must end with the error of a limit. Returns the run and its peak memory.
 #[track_caller]
-fn limited_peak(command: Command, said: &str) -> (Run, u64) {
-    let (run, peak) = command.spawn().wait_and_measure();
+fn expect_limit_with_peak(command: Command, message: &str) -> (Run, u64) {
+    let (run, peak) = command.spawn().wait_with_peak_memory();
     assert_eq!(run.signal, None, "{}", run.stderr);
     assert!(!run.stdout.contains("caught"), "{}", run.stdout);
-    assert!(mistake(&run).contains(said), "{}", run.stderr);
-    assert!(peak < MOST, "{peak} bytes: {}", run.stderr);
-    Books::of(&run);
+    assert!(error_text(&run).contains(message), "{}", run.stderr);
+    assert!(peak < MAX_MEMORY, "{peak} bytes: {}", run.stderr);
+    Ledger::of(&run);
     (run, peak)
 }
 
+/// Runs a script that must end with the error of a limit.
 #[track_caller]
-fn limited(command: Command, said: &str) -> Run {
-    limited_peak(command, said).0
+fn expect_limit(command: Command, message: &str) -> Run {
+    expect_limit_with_peak(command, message).0
 }
 
 #[test]
-fn each_limit_that_a_running_script_passes_names_itself() {
-    shows!(said("fn f(n) { f(n + 1) }\nf(1);", 3), @"
+fn runtime_limit_error_names_its_limit() {
+    shows!(error_of("fn f(n) { f(n + 1) }\nf(1);", 3), @"
     error: the script ran past a limit: functions call each other more than 64 levels deep
       ╭▸ mine.rhai:2:1
       │
@@ -39,7 +40,7 @@ fn each_limit_that_a_running_script_passes_names_itself() {
       ╰╴━
     hint: look for a recursion that does not end; a loop has no such limit
     ");
-    shows!(said("let s = \"0123456789abcdef\";\nloop { s += s; }", 3), @"
+    shows!(error_of("let s = \"0123456789abcdef\";\nloop { s += s; }", 3), @"
     error: the script ran past a limit: a string, or all strings in one value, took more than 1 MiB
       ╭▸ mine.rhai:2:10
       │
@@ -47,7 +48,7 @@ fn each_limit_that_a_running_script_passes_names_itself() {
       ╰╴         ━
     hint: hold fewer tokens at a time: `for page in fetch(SIZE).pages() { … }` holds one page
     ");
-    shows!(said("let tokens = [\"a token of 22 letters\"];\nloop { tokens += tokens; }", 3), @"
+    shows!(error_of("let tokens = [\"a token of 22 letters\"];\nloop { tokens += tokens; }", 3), @"
     error: the script ran past a limit: a string, or all strings in one value, took more than 1 MiB
       ╭▸ mine.rhai:2:15
       │
@@ -55,7 +56,7 @@ fn each_limit_that_a_running_script_passes_names_itself() {
       ╰╴              ━
     hint: hold fewer tokens at a time: `for page in fetch(SIZE).pages() { … }` holds one page
     ");
-    shows!(said("let a = [1];\nloop { a += a; }", 3), @"
+    shows!(error_of("let a = [1];\nloop { a += a; }", 3), @"
     error: the script ran past a limit: an array or blob, or all of them in one value, held more than 100,000 values
       ╭▸ mine.rhai:2:10
       │
@@ -63,7 +64,7 @@ fn each_limit_that_a_running_script_passes_names_itself() {
       ╰╴         ━
     hint: work page by page, `for page in fetch(SIZE).pages() { … }`, and keep sums instead of values
     ");
-    shows!(said("let b = blob(100_000);\nb.push(1);", 3), @"
+    shows!(error_of("let b = blob(100_000);\nb.push(1);", 3), @"
     error: the script ran past a limit: an array or blob, or all of them in one value, held more than 100,000 values
       ╭▸ mine.rhai:2:3
       │
@@ -71,7 +72,7 @@ fn each_limit_that_a_running_script_passes_names_itself() {
       ╰╴  ━━━━
     hint: work page by page, `for page in fetch(SIZE).pages() { … }`, and keep sums instead of values
     ");
-    shows!(said("let m = #{};\nfor n in 0..100_001 { m[`${n}`] = n; }\nm.len();", 3), @"
+    shows!(error_of("let m = #{};\nfor n in 0..100_001 { m[`${n}`] = n; }\nm.len();", 3), @"
     error: the script ran past a limit: a map, or all maps in one value, held more than 100,000 entries
       ╭▸ mine.rhai:3:3
       │
@@ -79,7 +80,7 @@ fn each_limit_that_a_running_script_passes_names_itself() {
       ╰╴  ━━━
     hint: work page by page, `for page in fetch(SIZE).pages() { … }`, and keep sums instead of values
     ");
-    shows!(said("let a = 1;\nloop { a = [a]; }", 3), @"
+    shows!(error_of("let a = 1;\nloop { a = [a]; }", 3), @"
     error: the script ran past a limit: values lie in each other more than 1,000 deep
       ╭▸ mine.rhai:2:8
       │
@@ -87,18 +88,18 @@ fn each_limit_that_a_running_script_passes_names_itself() {
       ╰╴       ━
     hint: look for an array, map or closure that is put into a new one again and again
     ");
-    // Where it is noticed, a few milliseconds later, is by chance.
-    let greedy = said(
+    // The position is random: the limit is noticed a few milliseconds later.
+    let allocating = error_of(
         "let m = #{}; let n = 0; loop { m[`${n}`] = blob(99_000, 1); n += 1; }",
         3,
     );
-    let ends = [greedy.lines().next(), greedy.lines().last()];
+    let ends = [allocating.lines().next(), allocating.lines().last()];
     shows!(ends.map(Option::unwrap_or_default).join("\n"), @"
     error: the script ran past a limit: the process grew by more than `script.max_memory` allows
     hint: let go of what is done: store and report page by page; a token that was neither stored nor rejected is held until the end
     ");
     let many = (0..=1000).map(|n| format!("let v{n} = {n};\n"));
-    shows!(said(&many.collect::<String>(), 3), @"
+    shows!(error_of(&many.collect::<String>(), 3), @"
     error: the script ran past a limit: more than 1,000 variables at a time
          ╭▸ mine.rhai:1000:1
          │
@@ -107,8 +108,8 @@ fn each_limit_that_a_running_script_passes_names_itself() {
     hint: keep values that belong together in an array or a map
     ");
     let many = (0..=32).map(|n| format!("import \"other\" as other{n};\n"));
-    let command = demo(3, &many.collect::<String>()).file("other.rhai", "");
-    shows!(said_with(command, 3), @r#"
+    let command = demo_command(3, &many.collect::<String>()).file("other.rhai", "");
+    shows!(error_of_command(command, 3), @r#"
     error: the script ran past a limit: more than 32 imports
        ╭▸ mine.rhai:33:1
        │
@@ -116,10 +117,10 @@ fn each_limit_that_a_running_script_passes_names_itself() {
        ╰╴━━━━━━
     hint: import each file once, at the top of the script, and not in a loop
     "#);
-    let command = demo(3, "let n = 0;\nloop { n += 1; }")
+    let command = demo_command(3, "let n = 0;\nloop { n += 1; }")
         .file("c.yaml", "script: {max_operations: 10000}\n")
         .args(["--config", "c.yaml"]);
-    shows!(said_with(command, 3), @"
+    shows!(error_of_command(command, 3), @"
     error: the script ran past a limit: more operations than `script.max_operations` allows
       ╭▸ mine.rhai:2:13
       │
@@ -130,11 +131,11 @@ fn each_limit_that_a_running_script_passes_names_itself() {
 }
 
 #[test]
-fn each_limit_that_a_text_passes_names_itself() {
+fn compile_limit_error_names_its_limit() {
     let first_lines = |script: &str| {
-        let said = said(script, 3);
-        let hint = said.lines().filter(|line| line.starts_with("hint:"));
-        let lines: Vec<&str> = said.lines().take(2).chain(hint).collect();
+        let message = error_of(script, 3);
+        let hint = message.lines().filter(|line| line.starts_with("hint:"));
+        let lines: Vec<&str> = message.lines().take(2).chain(hint).collect();
         lines.join("\n")
     };
     let nested = format!("let x = {}1{};", "[".repeat(99), "]".repeat(99));
@@ -153,9 +154,11 @@ fn each_limit_that_a_text_passes_names_itself() {
     let most = 128 * 1024 - start.len();
     let largest = |line: &str| format!("{start}{}", line.repeat(most / line.len()));
     for line in ["f();", "x = x;", "[[]];", "x;", "`${x}`;"] {
-        let (run, peak) = demo(1, &largest(line)).spawn().wait_and_measure();
+        let (run, peak) = demo_command(1, &largest(line))
+            .spawn()
+            .wait_with_peak_memory();
         run.expect_code(0);
-        assert!(peak < MOST / 2, "{peak} bytes: {line}");
+        assert!(peak < MAX_MEMORY / 2, "{peak} bytes: {line}");
     }
     shows!(first_lines(&"// a comment\n".repeat(25_000)), @"
     error: the script mine.rhai cannot be read
@@ -165,8 +168,8 @@ fn each_limit_that_a_text_passes_names_itself() {
 }
 
 #[test]
-fn limits_cannot_be_caught() {
-    for (body, said) in [
+fn limit_error_cannot_be_caught() {
+    for (body, message) in [
         ("f(1)", "more than 64 levels deep"),
         (
             "let s = \"0123456789abcdef\"; loop { s += s; }",
@@ -184,16 +187,16 @@ fn limits_cannot_be_caught() {
     ] {
         let script =
             format!("fn f(n) {{ f(n + 1) }} try {{ {body}; }} catch {{ print(\"caught\"); }}");
-        limited(demo(1, &script), said).expect_code(3);
+        expect_limit(demo_command(1, &script), message).expect_code(3);
     }
-    let command = demo(1, "try { loop { } } catch { print(\"caught\"); }")
+    let command = demo_command(1, "try { loop { } } catch { print(\"caught\"); }")
         .file("c.yaml", "script: {max_operations: 1000}\n")
         .args(["--config", "c.yaml"]);
-    limited(command, "more operations").expect_code(3);
+    expect_limit(command, "more operations").expect_code(3);
 }
 
 #[test]
-fn deep_recursion_of_every_kind_leaves_the_process_in_one_piece() {
+fn deep_recursion_of_every_kind_ends_with_a_limit_error() {
     let wide = format!("{}f(n + 1){}", "[".repeat(6), "]".repeat(6));
     for script in [
         format!("fn f(n) {{ {wide} }} f(1);"),
@@ -209,26 +212,26 @@ fn deep_recursion_of_every_kind_leaves_the_process_in_one_piece() {
         "fn f() { `${`${`${f()}`}`}` } f();".to_owned(),
         "fn f() { this.g(); } fn g() { this.f(); } let x = 1; x.f();".to_owned(),
     ] {
-        limited(demo(1, &script), "more than 64 levels deep").expect_code(3);
+        expect_limit(demo_command(1, &script), "more than 64 levels deep").expect_code(3);
     }
-    let command = demo(1, "import \"other\" as other; other::deep(|f| f.call(f));").file(
+    let command = demo_command(1, "import \"other\" as other; other::deep(|f| f.call(f));").file(
         "other.rhai",
         "fn deep(f) { other(f) } fn other(f) { f.call(f); deep(f) }",
     );
-    limited(command, "more than 64 levels deep").expect_code(3);
+    expect_limit(command, "more than 64 levels deep").expect_code(3);
 }
 
 #[test]
-fn values_that_lie_in_each_other_are_dropped_in_one_piece() {
+fn deeply_nested_values_do_not_crash_the_process() {
     for script in [
         "let a = 1; for i in 0..900 { a = [a]; } let m = #{}; for i in 0..900 { m = #{m: m}; }",
         "let f = || 1; for i in 0..900 { let g = f; f = || g.call(); } f = 0;",
         // Closures that hold themselves are never dropped.
         "for i in 0..9999 { let f = (); f = |n| if n > 1 { f } else { n }; f.call(1); }",
     ] {
-        let (run, peak) = demo(1, script).spawn().wait_and_measure();
+        let (run, peak) = demo_command(1, script).spawn().wait_with_peak_memory();
         run.expect_code(0);
-        assert!(peak < MOST, "{peak} bytes");
+        assert!(peak < MAX_MEMORY, "{peak} bytes");
     }
     for script in [
         "let a = 1; loop { a = [a]; }",
@@ -241,12 +244,12 @@ fn values_that_lie_in_each_other_are_dropped_in_one_piece() {
         "[1].map(|x| { let f = || 1; loop { let g = [#{f: f}]; f = || g.len(); } });",
         "let a = []; a.pad(30_000, 1); a.reduce(|sum, n| [sum]);",
     ] {
-        limited(demo(1, script), "more than 1,000 deep").expect_code(3);
+        expect_limit(demo_command(1, script), "more than 1,000 deep").expect_code(3);
     }
 }
 
-/// Scripts that pile up memory, each in its own way.
-const GREEDY: [&str; 9] = [
+/// Scripts that allocate memory without end, each in another way.
+const ALLOCATING: [&str; 9] = [
     "let m = #{}; let n = 0; loop { m[`${n}`] = blob(99_000, 1); n += 1; }",
     "let m = #{}; let n = 0; loop { let s = \"x\"; s.pad(1_000_000, `${n}`); m[`${n}`] = s; n += 1; }",
     "let maps = []; maps.pad(49_000, #{a: 1}); let m = #{}; let n = 0; loop { m[`${n}`] = maps; n += 1; }",
@@ -259,23 +262,23 @@ const GREEDY: [&str; 9] = [
 ];
 
 #[test]
-fn a_greedy_script_is_ended_below_256_mib() {
-    for script in GREEDY {
-        let (_, peak) = limited_peak(demo(1, script), "`script.max_memory`");
+fn script_is_stopped_below_256_mib_when_it_allocates_without_end() {
+    for script in ALLOCATING {
+        let (_, peak) = expect_limit_with_peak(demo_command(1, script), "`script.max_memory`");
         println!("{} MiB: {script}", peak >> 20);
     }
-    // What a native piles up counts too.
-    let piled_up = Command::new()
+    // Memory of a native function counts too.
+    let native = Command::new()
         .file("mine.rhai", "store(fetch(10_000_000)).failures();")
         .args(["demo", "1", "--script", "mine.rhai"])
         .args(["--report", "ndjson=run.ndjson"]);
-    limited(piled_up, "`script.max_memory`");
+    expect_limit(native, "`script.max_memory`");
 }
 
 #[test]
-fn what_takes_too_much_in_one_stroke_is_refused_before() {
+fn single_allocation_is_refused_when_it_exceeds_a_limit() {
     let a = "let a = \"a\"; a.pad(1_000_000, \"a\");";
-    for (script, said) in [
+    for (script, message) in [
         (format!("{a} a.replace(\"a\", a);"), "1 MiB"),
         (format!("{a} a.replace('a', a);"), "1 MiB"),
         (format!("{a} a.replace(\"\", a);"), "1 MiB"),
@@ -310,37 +313,38 @@ fn what_takes_too_much_in_one_stroke_is_refused_before() {
         ),
         (format!("{a} let x = []; x.pad(99_000, a);"), "1 MiB"),
     ] {
-        let (_, peak) = limited_peak(demo(1, &script), said);
-        assert!(peak < MOST / 4, "{peak} bytes: {script}");
+        let (_, peak) = expect_limit_with_peak(demo_command(1, &script), message);
+        assert!(peak < MAX_MEMORY / 4, "{peak} bytes: {script}");
     }
 }
 
 #[test]
-fn the_memory_limit_is_the_user_s_and_leaves_room_for_large_pages() {
-    let greedy = "let m = #{}; for n in 0..200 { m[`${n}`] = blob(99_000, 1); } print(\"done\");";
+fn memory_limit_is_configurable_and_ignores_large_pages() {
+    let allocating =
+        "let m = #{}; for n in 0..200 { m[`${n}`] = blob(99_000, 1); } print(\"done\");";
     let with = |limit: &str| {
-        demo(1, greedy)
+        demo_command(1, allocating)
             .file("c.yaml", format!("script: {{max_memory: {limit}}}\n"))
             .args(["--config", "c.yaml"])
     };
-    limited(with("4MiB"), "`script.max_memory`").expect_code(3);
+    expect_limit(with("4MiB"), "`script.max_memory`").expect_code(3);
     assert_eq!(with("64MiB").run().expect_code(0).stdout, "done\n");
-    // Pages of 8 MB are the source's doing, not the script's.
-    let page = || Answer::tokens((0..8000).map(|n| format!("{n:0>1000}")));
-    let source = Source::answers([page(), page(), page(), page()]);
+    // Pages of 8 MB do not count as memory of the script.
+    let page = || Response::tokens((0..8000).map(|n| format!("{n:0>1000}")));
+    let source = Source::responding([page(), page(), page(), page()]);
     let script = "let n = 0; for page in fetch(SIZE, #{page_size: 8000}).pages() { n += 1; report(reject(page, \"no\")); }";
-    let run = real(32_000, script, &source, &Database::seed())
+    let run = database_command(32_000, script, &source, &Database::standard())
         .file("c.yaml", "script: {max_memory: 4MiB}\n")
         .args(["--config", "c.yaml"])
         .run();
-    assert_eq!(Books::of(&run.expect_code(0)).count("rejected"), 32_000);
+    assert_eq!(Ledger::of(&run.expect_code(0)).count("rejected"), 32_000);
 }
 
 #[test]
-fn a_script_that_lets_go_of_all_it_stores_does_not_outrun_the_store() {
+fn store_applies_backpressure_when_outcomes_are_dropped() {
     let script = "for n in 0..20_000 { store(`token ${n}`); }";
-    let (run, peak) = demo(1, script).spawn().wait_and_measure();
-    let books = Books::of(&run.expect_code(0)).once_each();
-    assert_eq!(books.count("received"), 20_000);
-    assert!(peak < MOST / 4, "{peak} bytes");
+    let (run, peak) = demo_command(1, script).spawn().wait_with_peak_memory();
+    let ledger = Ledger::of(&run.expect_code(0)).without_duplicates();
+    assert_eq!(ledger.count("received"), 20_000);
+    assert!(peak < MAX_MEMORY / 4, "{peak} bytes");
 }

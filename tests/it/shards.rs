@@ -1,4 +1,4 @@
-//! `--shard`: several runs that share one SIZE, told apart by an option or by their platform.
+//! Tests of `--shard`: several runs share one SIZE. An option or the platform sets the shard of a run.
 
 use crate::support::command::Command;
 use crate::support::database::Database;
@@ -7,9 +7,9 @@ use crate::support::snapshot::shows;
 use crate::support::source::Source;
 
 #[test]
-fn the_shards_of_a_size_add_up_to_it() {
+fn shard_sizes_add_up_to_size() {
     let source = Source::generating(|size| size);
-    let database = Database::seed();
+    let database = Database::standard();
     let parts: Vec<u64> = (0..4)
         .map(|index| {
             let run = Command::new()
@@ -27,7 +27,7 @@ fn the_shards_of_a_size_add_up_to_it() {
 }
 
 #[test]
-fn a_platform_says_which_shard_it_is() {
+fn shard_is_read_from_the_variables_of_the_platform() {
     let requested = |variables: &[(&str, &str)]| {
         let mut command = Command::new().args(["demo", "10", "--report", "ndjson"]);
         for (name, value) in variables {
@@ -41,17 +41,17 @@ fn a_platform_says_which_shard_it_is() {
     assert_eq!(requested(&only), 10);
     let kubernetes = [("JOB_COMPLETION_INDEX", "0"), ("TOKEN_SERVICE_SHARD", "/4")];
     assert_eq!(requested(&kubernetes), 3);
-    // What the operator wrote beats what the platform says.
+    // The setting of the operator overrides that of the platform.
     let both = [cloud_run[0], cloud_run[1], ("TOKEN_SERVICE_SHARD", "0/1")];
     assert_eq!(requested(&both), 10);
 }
 
 #[test]
-fn a_shard_without_a_part_asks_for_nothing() {
+fn shard_sends_no_request_when_its_part_is_empty() {
     let source = Source::generating(|size| size);
     let run = Command::new()
         .source(&source)
-        .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+        .env("DATABASE_URL", "postgres://tokens@127.0.0.1:1/none")
         .args([
             "2",
             "--shard",
@@ -73,8 +73,8 @@ fn a_shard_without_a_part_asks_for_nothing() {
 }
 
 #[test]
-fn the_shards_of_an_input_share_it_without_overlap() {
-    let database = Database::seed();
+fn shards_split_an_input_without_overlap() {
+    let database = Database::standard();
     let tokens: Vec<String> = (0..10).map(|number| format!("t{number}")).collect();
     for index in 0..3 {
         Command::new()
@@ -89,7 +89,7 @@ fn the_shards_of_an_input_share_it_without_overlap() {
 }
 
 #[test]
-fn a_shard_that_cannot_be_told_is_one_clear_error() {
+fn error_explains_an_invalid_or_incomplete_shard() {
     let shown = |variables: &[(&str, &str)]| {
         let mut command = Command::new().args(["demo", "10"]);
         for (name, value) in variables {

@@ -1,15 +1,15 @@
-//! A run that is stopped from outside: by a signal, a second one, or the deadline. The report is
-//! complete and true whatever the moment.
+//! Tests of runs that a signal, a second signal or the deadline stops. The report is complete and true at
+//! any moment.
 
-use crate::outages::{locked, unlock, waiting_backend};
+use crate::outages::{locked_table, unlock, wait_for_blocked_backend};
 use crate::support::command::{Command, Running};
 use crate::support::database::{Database, Login};
 use crate::support::report::Report;
 use crate::support::snapshot::{self, shows};
-use crate::support::source::{Answer, Gate, Source, token};
+use crate::support::source::{Gate, Response, Source, token};
 
-/// What the program says once it has heard.
-fn heard(running: &Running) {
+/// Waits until the program logs that it stops.
+fn wait_until_stopping(running: &Running) {
     running.wait_for_stderr(|text| text.contains("stopping"));
 }
 
@@ -19,28 +19,28 @@ fn service(source: &Source, database: &Login) -> Command {
 }
 
 #[test]
-fn a_signal_while_the_source_is_busy_ends_with_a_complete_report() {
+fn report_is_complete_when_a_signal_arrives_during_a_request() {
     for (signal, code) in [("TERM", 143), ("INT", 130)] {
-        let database = Database::seed();
+        let database = Database::standard();
         let gate = Gate::new();
-        let source = Source::answers([
-            Answer::tokens(["aa", "bb"]),
-            Answer::tokens(["cc", "dd"]).after(&gate),
+        let source = Source::responding([
+            Response::tokens(["aa", "bb"]),
+            Response::tokens(["cc", "dd"]).after(&gate),
         ]);
         let running = service(&source, &database).arg("6").spawn();
         running.wait_for_stdout(|text| text.lines().count() == 2);
         source.wait_for(2);
         running.signal(signal);
-        heard(&running);
-        // What was asked for may be issued already: it is waited for, but not stored any more.
+        wait_until_stopping(&running);
+        // The source may have issued the tokens already: the run receives them, but does not store them.
         gate.open();
         let run = running.wait().expect_code(code);
         let report = Report::of_run(&run);
-        assert_eq!(report.of("stored"), ["aa", "bb"]);
-        assert_eq!(report.of("not_attempted"), ["cc", "dd"]);
+        assert_eq!(report.with_status("stored"), ["aa", "bb"]);
+        assert_eq!(report.with_status("not_attempted"), ["cc", "dd"]);
         assert_eq!(report.summary["aborted_by"], format!("SIG{signal}"));
         assert_eq!(report.token("cc")["reason"], "the run was stopped");
-        assert_eq!(source.sizes(), [6, 4], "nothing more is asked for");
+        assert_eq!(source.sizes(), [6, 4], "no further request is sent");
         assert_eq!(database.rows(), ["aa", "bb"]);
         let stderr = run.stderr.replace(signal, "NAME");
         snapshot::settings().bind(|| {
@@ -55,45 +55,45 @@ fn a_signal_while_the_source_is_busy_ends_with_a_complete_report() {
 }
 
 #[test]
-fn a_signal_while_the_database_is_busy_lets_what_is_in_flight_finish() {
-    let (database, mut admin) = locked();
+fn inserts_in_flight_finish_when_a_signal_arrives() {
+    let (database, mut admin) = locked_table();
     let tokens: Vec<String> = (0..100).map(|n| format!("a{n:02}")).collect();
-    let source = Source::answers([Answer::tokens(&tokens)]);
+    let source = Source::responding([Response::tokens(&tokens)]);
     let command = service(&source, &database).args(["100", "--connections", "1"]);
     let running = command.args(["--pipeline", "4"]).spawn();
-    waiting_backend(&mut admin);
+    wait_for_blocked_backend(&mut admin);
     running.signal("TERM");
-    heard(&running);
+    wait_until_stopping(&running);
     unlock(&mut admin);
     let run = running.wait().expect_code(143);
     let report = Report::of_run(&run);
     assert_eq!(report.count("received"), 100);
-    assert_eq!(report.count("stored"), 4, "what was in flight");
+    assert_eq!(report.count("stored"), 4, "the inserts in flight");
     assert_eq!(report.count("not_attempted"), 96);
-    assert_eq!(report.of("stored"), database.rows());
+    assert_eq!(report.with_status("stored"), database.rows());
 }
 
-/// The lock is not let go of, so only the second signal can end this within the minute of grace.
+/// The lock stays held, so only the second signal can end the run before its grace period ends.
 #[test]
-fn a_second_signal_waits_for_nothing() {
-    let (database, mut admin) = locked();
-    let source = Source::answers([Answer::tokens(["aa", "bb", "cc"])]);
+fn second_signal_ends_the_run_at_once() {
+    let (database, mut admin) = locked_table();
+    let source = Source::responding([Response::tokens(["aa", "bb", "cc"])]);
     let running = service(&source, &database).arg("3").spawn();
-    waiting_backend(&mut admin);
+    wait_for_blocked_backend(&mut admin);
     running.signal("TERM");
-    heard(&running);
+    wait_until_stopping(&running);
     running.signal("TERM");
     let run = running.wait().expect_code(143);
     let report = Report::of_run(&run);
-    assert_eq!(report.of("unknown"), ["aa", "bb", "cc"]);
-    // Without it what is in flight is waited for, five seconds long.
+    assert_eq!(report.with_status("unknown"), ["aa", "bb", "cc"]);
+    // Without the second signal the run waits at least five seconds for the inserts in flight.
     assert!(report.count("duration_ms") < 5000, "{}", run.stderr);
     unlock(&mut admin);
 }
 
 #[test]
-fn a_signal_before_the_database_answered_costs_no_token() {
-    // A server that takes the connection and says nothing.
+fn no_token_is_requested_when_a_signal_arrives_while_connecting() {
+    // A server that accepts the connection and sends nothing.
     let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let login = Login {
         host: "127.0.0.1".to_owned(),
@@ -102,7 +102,7 @@ fn a_signal_before_the_database_answered_costs_no_token() {
         password: "canary".to_owned(),
         name: "tokens".to_owned(),
     };
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let running = service(&source, &login).arg("3").spawn();
     let _connection = silent.accept().unwrap();
     running.signal("TERM");
@@ -115,15 +115,15 @@ fn a_signal_before_the_database_answered_costs_no_token() {
 }
 
 #[test]
-fn a_deadline_that_leaves_tokens_unsettled_ends_with_5() {
-    let (database, mut admin) = locked();
-    let source = Source::answers([Answer::tokens(["aa", "bb", "cc"])]);
+fn exit_code_is_5_when_the_deadline_leaves_tokens_unsettled() {
+    let (database, mut admin) = locked_table();
+    let source = Source::responding([Response::tokens(["aa", "bb", "cc"])]);
     let command = service(&source, &database).args(["3", "--deadline", "3s"]);
     let running = command.args(["--grace", "1s"]).spawn();
-    waiting_backend(&mut admin);
+    wait_for_blocked_backend(&mut admin);
     let run = running.wait().expect_code(5);
     let report = Report::of_run(&run);
-    assert_eq!(report.of("unknown"), ["aa", "bb", "cc"]);
+    assert_eq!(report.with_status("unknown"), ["aa", "bb", "cc"]);
     assert_eq!(report.summary["aborted_by"], "deadline");
     unlock(&mut admin);
     shows!(run.stderr, @r#"
@@ -135,10 +135,10 @@ fn a_deadline_that_leaves_tokens_unsettled_ends_with_5() {
 }
 
 #[test]
-fn a_deadline_that_finds_the_source_short_ends_with_4() {
-    let database = Database::seed();
+fn exit_code_is_4_when_the_deadline_passes_before_size_is_reached() {
+    let database = Database::standard();
     let gate = Gate::new();
-    let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
+    let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
     let command = service(&source, &database).args(["3", "--deadline", "1s"]);
     let run = command.args(["--grace", "1s"]).run().expect_code(4);
     let report = Report::of_run(&run);
@@ -148,9 +148,9 @@ fn a_deadline_that_finds_the_source_short_ends_with_4() {
 }
 
 #[test]
-fn a_deadline_ends_a_script_that_never_does() {
-    let database = Database::seed();
-    let source = Source::answers([]);
+fn exit_code_is_3_when_the_deadline_stops_an_endless_script() {
+    let database = Database::standard();
+    let source = Source::responding([]);
     let run = Command::new()
         .source(&source)
         .database(&database)
@@ -168,10 +168,10 @@ fn a_deadline_ends_a_script_that_never_does() {
 }
 
 #[test]
-fn a_deadline_reports_what_a_script_that_never_ends_received() {
-    let database = Database::seed();
+fn received_tokens_are_not_attempted_when_the_deadline_stops_an_endless_script() {
+    let database = Database::standard();
     let canary = token();
-    let source = Source::answers([Answer::tokens([&canary])]);
+    let source = Source::responding([Response::tokens([&canary])]);
     let script = "let held = []; for t in fetch(SIZE) { held.push(t); } loop {}";
     let run = service(&source, &database)
         .file("forever.rhai", script)
@@ -179,6 +179,6 @@ fn a_deadline_reports_what_a_script_that_never_ends_received() {
         .run()
         .expect_code(5);
     let report = Report::of_run(&run);
-    assert_eq!(report.of("not_attempted"), [canary]);
+    assert_eq!(report.with_status("not_attempted"), [canary]);
     assert!(database.rows().is_empty());
 }

@@ -1,41 +1,41 @@
-//! A source that refuses, stalls or says something else than a list of tokens: exit code 4, one
-//! error with a hint, and whatever did arrive is stored and reported.
+//! Tests of a token source that refuses, stalls or sends something other than tokens. The run ends with
+//! exit code 4 and one error with a hint, and received tokens are stored and reported.
 
 use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Gate, Source, refused_url};
+use crate::support::source::{Gate, Response, Source, refused_url};
 
-/// Five tokens asked of a source into a database with the seed's table, the report as ndjson.
-fn five(source: &Source) -> Command {
+/// Prepares a run that requests five tokens and reports as ndjson.
+fn five_tokens(source: &Source) -> Command {
     Command::new()
         .source(source)
         .args(["5", "--report", "ndjson"])
 }
 
-/// Runs it and sees that exactly these tokens came, were stored, and are reported.
+/// Runs a command, and asserts that exactly these tokens are stored and reported.
 #[track_caller]
-fn run_and_keep(command: Command, kept: &[&str]) -> (Run, Report) {
-    let database = Database::seed();
+fn run_expecting_stored(command: Command, stored: &[&str]) -> (Run, Report) {
+    let database = Database::standard();
     let run = command.database(&database).run();
     let report = Report::of_run(&run);
-    assert_eq!(report.of("stored"), kept);
-    assert_eq!(database.rows(), kept);
+    assert_eq!(report.with_status("stored"), stored);
+    assert_eq!(database.rows(), stored);
     (run, report)
 }
 
-/// Runs it and gives the error with which it ends.
+/// Runs with these answers, and returns the error.
 #[track_caller]
-fn refused(answers: impl IntoIterator<Item = Answer>) -> String {
-    let source = Source::answers(answers);
-    let (run, _) = run_and_keep(five(&source), &[]);
+fn error_of_run(answers: impl IntoIterator<Item = Response>) -> String {
+    let source = Source::responding(answers);
+    let (run, _) = run_expecting_stored(five_tokens(&source), &[]);
     run.expect_code(4).error().to_owned()
 }
 
 #[test]
-fn a_source_on_which_nothing_listens() {
-    let database = Database::seed();
+fn run_fails_when_nothing_listens_at_the_source() {
+    let database = Database::standard();
     let run = Command::new()
         .env("TOKEN_HOST", refused_url())
         .database(&database)
@@ -63,8 +63,8 @@ fn a_source_on_which_nothing_listens() {
 }
 
 #[test]
-fn an_answer_500_is_not_repeated() {
-    let error = refused([Answer::status(500)]);
+fn request_is_not_repeated_when_the_status_is_500() {
+    let error = error_of_run([Response::status(500)]);
     shows!(error, @"
     error: http_status: the token source answered 500 Internal Server Error
       ╭▸ scripts/default.rhai:3:1
@@ -77,8 +77,8 @@ fn an_answer_500_is_not_repeated() {
 }
 
 #[test]
-fn an_answer_401_names_the_variable_for_the_authorization() {
-    let error = refused([Answer::status(401)]);
+fn hint_names_the_authorization_variable_when_the_status_is_401() {
+    let error = error_of_run([Response::status(401)]);
     shows!(error, @"
     error: http_status: the token source answered 401 Unauthorized
       ╭▸ scripts/default.rhai:3:1
@@ -91,8 +91,8 @@ fn an_answer_401_names_the_variable_for_the_authorization() {
 }
 
 #[test]
-fn an_answer_404_points_to_the_path() {
-    let error = refused([Answer::status(404)]);
+fn hint_names_the_path_when_the_status_is_404() {
+    let error = error_of_run([Response::status(404)]);
     shows!(error, @"
     error: http_status: the token source answered 404 Not Found
       ╭▸ scripts/default.rhai:3:1
@@ -105,9 +105,9 @@ fn an_answer_404_points_to_the_path() {
 }
 
 #[test]
-fn a_redirect_is_not_followed() {
-    let elsewhere = Source::answers([]);
-    let error = refused([Answer::status(307).header("location", &elsewhere.url())]);
+fn redirect_is_not_followed() {
+    let elsewhere = Source::responding([]);
+    let error = error_of_run([Response::status(307).header("location", &elsewhere.url())]);
     assert!(elsewhere.requests().is_empty());
     shows!(error, @"
     error: http_status: the token source answered 307 Temporary Redirect
@@ -121,25 +121,25 @@ fn a_redirect_is_not_followed() {
 }
 
 #[test]
-fn what_was_certainly_not_served_is_asked_for_again_when_the_source_says() {
-    let source = Source::answers([
-        Answer::status(429).header("retry-after", "1"),
-        Answer::status(503).header("retry-after", "0"),
-        Answer::status(503),
-        Answer::tokens(["aa", "bb", "cc", "dd", "ee"]),
+fn unserved_request_is_repeated_after_the_time_that_the_source_sets() {
+    let source = Source::responding([
+        Response::status(429).header("retry-after", "1"),
+        Response::status(503).header("retry-after", "0"),
+        Response::status(503),
+        Response::tokens(["aa", "bb", "cc", "dd", "ee"]),
     ]);
-    let (run, report) = run_and_keep(five(&source), &["aa", "bb", "cc", "dd", "ee"]);
+    let (run, report) = run_expecting_stored(five_tokens(&source), &["aa", "bb", "cc", "dd", "ee"]);
     run.expect_code(0);
     assert_eq!(source.sizes(), [5, 5, 5, 5]);
     assert_eq!(report.count("requests"), 4);
-    // Its own first pause is a tenth of a second at the most.
+    // The first backoff of the run itself is at most 100 ms.
     assert!(report.count("duration_ms") >= 1000, "Retry-After: 1");
 }
 
 #[test]
-fn retries_come_to_an_end() {
-    let source = Source::answers([Answer::status(503).header("retry-after", "0").always()]);
-    let (run, _) = run_and_keep(five(&source).config("source: {retries: 2}"), &[]);
+fn request_fails_when_its_retries_are_used_up() {
+    let source = Source::responding([Response::status(503).header("retry-after", "0").always()]);
+    let (run, _) = run_expecting_stored(five_tokens(&source).config("source: {retries: 2}"), &[]);
     assert_eq!(source.sizes(), [5, 5, 5]);
     shows!(run.expect_code(4).error(), @"
     error: http_status: the token source answered 503 Service Unavailable
@@ -154,9 +154,9 @@ fn retries_come_to_an_end() {
 }
 
 #[test]
-fn a_source_that_asks_for_more_patience_than_the_run_has_is_not_waited_for() {
-    let source = Source::answers([Answer::status(503).header("retry-after", "3600")]);
-    let (run, _) = run_and_keep(five(&source).args(["--deadline", "50s"]), &[]);
+fn run_fails_at_once_when_retry_after_exceeds_the_deadline() {
+    let source = Source::responding([Response::status(503).header("retry-after", "3600")]);
+    let (run, _) = run_expecting_stored(five_tokens(&source).args(["--deadline", "50s"]), &[]);
     shows!(run.expect_code(4).error(), @"
     error: http_status: the token source answered 503 Service Unavailable
       ╭▸ scripts/default.rhai:3:1
@@ -171,11 +171,11 @@ fn a_source_that_asks_for_more_patience_than_the_run_has_is_not_waited_for() {
 }
 
 #[test]
-fn a_source_that_speaks_no_tls_is_told_apart_and_not_asked_again() {
-    let source = Source::answers([]);
+fn request_is_not_repeated_when_the_source_has_no_tls() {
+    let source = Source::responding([]);
     let address = source.url().replace("http://", "");
-    let run = five(&source).env("TOKEN_HOST", address);
-    let (run, report) = run_and_keep(run, &[]);
+    let run = five_tokens(&source).env("TOKEN_HOST", address);
+    let (run, report) = run_expecting_stored(run, &[]);
     assert_eq!(report.count("requests"), 1);
     shows!(run.expect_code(4).error(), @"
     error: http_connect: the token source speaks no TLS
@@ -193,7 +193,7 @@ fn a_source_that_speaks_no_tls_is_told_apart_and_not_asked_again() {
 
 #[test]
 fn html_is_recognised_by_its_content_type() {
-    let error = refused([Answer::raw(
+    let error = error_of_run([Response::raw(
         "text/html; charset=utf-8",
         "aa\nbb\ncc\ndd\nee\n",
     )]);
@@ -211,7 +211,7 @@ fn html_is_recognised_by_its_content_type() {
 #[test]
 fn html_is_recognised_by_its_content() {
     let page = "\n<!DOCTYPE html>\n<html>\n<body>\nsorry\n</body>\n</html>\n";
-    let error = refused([Answer::raw("text/plain", page)]);
+    let error = error_of_run([Response::raw("text/plain", page)]);
     shows!(error, @"
     error: http_protocol: the token source did not answer with a list of tokens
       ╭▸ scripts/default.rhai:3:1
@@ -224,8 +224,8 @@ fn html_is_recognised_by_its_content() {
 }
 
 #[test]
-fn json_is_recognised_by_its_content_on_one_line_or_several() {
-    let error = refused([Answer::raw("text/plain", r#"["aaaa","bbbb"]"#)]);
+fn json_is_recognised_by_its_content() {
+    let error = error_of_run([Response::raw("text/plain", r#"["aaaa","bbbb"]"#)]);
     shows!(error, @"
     error: http_protocol: the token source did not answer with a list of tokens
       ╭▸ scripts/default.rhai:3:1
@@ -236,23 +236,23 @@ fn json_is_recognised_by_its_content_on_one_line_or_several() {
     hint: a token source answers 200 with one token a line; check TOKEN_HOST or source.url
     ");
     let pretty = "{\n  \"tokens\": [\n    \"aaaa\",\n    \"bbbb\"\n  ]\n}\n";
-    let error = refused([Answer::raw("text/plain", pretty)]);
+    let error = error_of_run([Response::raw("text/plain", pretty)]);
     assert!(error.contains("it sent a JSON document"), "{error}");
 }
 
 #[test]
-fn tokens_that_begin_as_json_does_are_taken() {
+fn tokens_that_resemble_json_are_accepted() {
     let tokens = ["[\"aa\"]", "[1]", "[bb", "{cc}", "{}"];
-    let source = Source::answers([Answer::tokens(tokens)]);
-    let (run, _) = run_and_keep(five(&source), &tokens);
+    let source = Source::responding([Response::tokens(tokens)]);
+    let (run, _) = run_expecting_stored(five_tokens(&source), &tokens);
     run.expect_code(0);
 }
 
 #[test]
-fn a_source_that_runs_dry_leaves_what_came_stored_and_reported() {
-    let empty = || Answer::raw("text/plain", "");
-    let source = Source::answers([Answer::tokens(["aa", "bb"]), empty(), empty(), empty()]);
-    let (run, _) = run_and_keep(five(&source), &["aa", "bb"]);
+fn received_tokens_are_stored_when_the_source_has_no_more() {
+    let empty = || Response::raw("text/plain", "");
+    let source = Source::responding([Response::tokens(["aa", "bb"]), empty(), empty(), empty()]);
+    let (run, _) = run_expecting_stored(five_tokens(&source), &["aa", "bb"]);
     assert_eq!(source.sizes(), [5, 3, 3, 3]);
     shows!(run.expect_code(4).stderr, @"
     5 requested, 2 received in 4 requests: 2 stored, 0 rejected in [seconds] s ([rate] tokens/s)
@@ -267,8 +267,8 @@ fn a_source_that_runs_dry_leaves_what_came_stored_and_reported() {
 }
 
 #[test]
-fn a_source_that_is_empty_from_the_start_has_run_dry() {
-    let error = refused([Answer::raw("text/plain", "").always()]);
+fn run_fails_with_short_supply_when_the_source_is_empty() {
+    let error = error_of_run([Response::raw("text/plain", "").always()]);
     shows!(error, @"
     error: short_supply: the token source ran dry: 0 of 5 tokens came
       ╭▸ scripts/default.rhai:3:1
@@ -281,9 +281,9 @@ fn a_source_that_is_empty_from_the_start_has_run_dry() {
 }
 
 #[test]
-fn of_a_body_that_is_cut_the_whole_lines_are_kept_and_the_rest_is_owned_up_to() {
-    let source = Source::answers([Answer::cut("aa\nbb\ncc", 100)]);
-    let (run, report) = run_and_keep(five(&source), &["aa", "bb"]);
+fn complete_lines_are_stored_and_the_rest_is_counted_when_a_body_is_cut() {
+    let source = Source::responding([Response::truncated("aa\nbb\ncc", 100)]);
+    let (run, report) = run_expecting_stored(five_tokens(&source), &["aa", "bb"]);
     assert_eq!(report.count("issued_unseen"), 3);
     shows!(run.expect_code(4).stderr, @"
     5 requested, 2 received in 1 request: 2 stored, 0 rejected, 3 perhaps issued unseen in [seconds] s ([rate] tokens/s)
@@ -302,10 +302,11 @@ fn of_a_body_that_is_cut_the_whole_lines_are_kept_and_the_rest_is_owned_up_to() 
 }
 
 #[test]
-fn a_source_that_falls_silent_is_given_up_and_not_asked_again() {
+fn request_is_not_repeated_when_the_source_times_out() {
     let gate = Gate::new();
-    let source = Source::answers([Answer::tokens(["aa"]).after(&gate)]);
-    let (run, report) = run_and_keep(five(&source).config("source: {timeout: 200ms}"), &[]);
+    let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
+    let (run, report) =
+        run_expecting_stored(five_tokens(&source).config("source: {timeout: 200ms}"), &[]);
     assert_eq!(report.count("issued_unseen"), 5);
     shows!(run.expect_code(4).stderr, @"
     5 requested, 0 received in 1 request: 0 stored, 0 rejected, 5 perhaps issued unseen in [seconds] s
@@ -320,10 +321,13 @@ fn a_source_that_falls_silent_is_given_up_and_not_asked_again() {
 }
 
 #[test]
-fn a_body_without_end_is_not_read_beyond_the_cap() {
-    // No line ends, so that the cap is met before anything was received.
-    let source = Source::answers([Answer::endless(vec![b'a'; 4096])]);
-    let (run, report) = run_and_keep(five(&source).config("source: {max_body: 64KiB}"), &[]);
+fn endless_body_is_read_only_up_to_the_limit() {
+    // No line ends, so the limit is reached before a token is received.
+    let source = Source::responding([Response::endless(vec![b'a'; 4096])]);
+    let (run, report) = run_expecting_stored(
+        five_tokens(&source).config("source: {max_body: 64KiB}"),
+        &[],
+    );
     assert_eq!(report.count("received"), 0);
     shows!(run.expect_code(4).error(), @"
     error: http_protocol: the token source did not answer with a list of tokens
@@ -337,25 +341,26 @@ fn a_body_without_end_is_not_read_beyond_the_cap() {
 }
 
 #[test]
-fn a_compressed_answer_is_not_unpacked() {
-    let source = Source::answers([Answer::raw("text/plain", &b"\x1f\x8b\x08\x00\x00\n"[..])
+fn compressed_answer_is_not_decompressed() {
+    let source = Source::responding([Response::raw("text/plain", &b"\x1f\x8b\x08\x00\x00\n"[..])
         .header("content-encoding", "gzip")]);
-    let database = Database::seed();
+    let database = Database::standard();
     let run = Command::new()
         .source(&source)
         .database(&database)
         .args(["1", "--report", "ndjson"])
         .run();
     assert!(database.rows().is_empty());
-    assert!(Report::of_run(&run).of("stored").is_empty());
+    assert!(Report::of_run(&run).with_status("stored").is_empty());
     let accepted = source.requests()[0].headers.get("accept-encoding").cloned();
-    assert_eq!(accepted, None, "it asks for none");
+    assert_eq!(accepted, None, "the run accepts no compression");
 }
 
 #[test]
-fn without_topping_up_a_short_delivery_is_the_end() {
-    let source = Source::answers([Answer::tokens(["aa", "bb", "cc"])]);
-    let (run, _) = run_and_keep(five(&source).arg("--no-top-up"), &["aa", "bb", "cc"]);
+fn run_ends_after_a_short_page_when_top_up_is_off() {
+    let source = Source::responding([Response::tokens(["aa", "bb", "cc"])]);
+    let (run, _) =
+        run_expecting_stored(five_tokens(&source).arg("--no-top-up"), &["aa", "bb", "cc"]);
     assert_eq!(source.sizes(), [5]);
     shows!(run.expect_code(4).stderr, @"
     5 requested, 3 received in 1 request: 3 stored, 0 rejected in [seconds] s ([rate] tokens/s)
@@ -365,19 +370,21 @@ fn without_topping_up_a_short_delivery_is_the_end() {
 }
 
 #[test]
-fn without_topping_up_the_further_pages_are_asked_for_all_the_same() {
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb", "cc"])]);
+fn further_pages_are_requested_when_top_up_is_off() {
+    let source = Source::responding([Response::tokens(["aa"]), Response::tokens(["bb", "cc"])]);
     let command = Command::new().source(&source).args(["4", "--no-top-up"]);
     let command = command.args(["--page-size", "2", "--report", "ndjson"]);
-    run_and_keep(command, &["aa", "bb", "cc"]).0.expect_code(4);
+    run_expecting_stored(command, &["aa", "bb", "cc"])
+        .0
+        .expect_code(4);
     assert_eq!(source.sizes(), [2, 2]);
 }
 
 #[test]
-fn no_more_requests_are_sent_than_allowed() {
-    let source = Source::answers([Answer::tokens(["aa", "bb"]), Answer::tokens(["cc"])]);
-    let command = five(&source).args(["--max-requests", "2", "--page-size", "2"]);
-    let (run, report) = run_and_keep(command, &["aa", "bb", "cc"]);
+fn run_sends_no_more_requests_than_max_requests() {
+    let source = Source::responding([Response::tokens(["aa", "bb"]), Response::tokens(["cc"])]);
+    let command = five_tokens(&source).args(["--max-requests", "2", "--page-size", "2"]);
+    let (run, report) = run_expecting_stored(command, &["aa", "bb", "cc"]);
     assert_eq!(report.count("requests"), 2);
     shows!(run.expect_code(4).stderr, @"
     5 requested, 3 received in 2 requests: 3 stored, 0 rejected in [seconds] s ([rate] tokens/s)
@@ -391,9 +398,9 @@ fn no_more_requests_are_sent_than_allowed() {
 }
 
 #[test]
-fn the_query_of_the_address_and_the_authorization_stand_in_no_message() {
-    let source = Source::answers([Answer::status(500)]);
-    let database = Database::seed();
+fn messages_show_neither_url_query_nor_authorization() {
+    let source = Source::responding([Response::status(500)]);
+    let database = Database::standard();
     let run = Command::new()
         .database(&database)
         .env("TOKEN_HOST", format!("{}?key=canary-1", source.url()))

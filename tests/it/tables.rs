@@ -1,22 +1,22 @@
-//! Tables as they come: names that need quoting, triggers, deferred constraints, short columns; and
-//! what each INSERT runs under, seen from inside the table.
+//! Tests of tables with names that need quotes, triggers, deferred constraints and short columns, and
+//! of the settings of each INSERT.
 
 use crate::support::command::Command;
 use crate::support::database::{Database, Login};
 use crate::support::report::Report;
-use crate::support::source::{Answer, Source, token};
+use crate::support::source::{Response, Source, token};
 
 fn service(source: &Source, database: &Login) -> Command {
     Command::new().source(source).database(database)
 }
 
 #[test]
-fn names_that_need_quoting_are_quoted() {
-    let database = Database::with(
+fn identifiers_are_quoted_when_they_need_it() {
+    let database = Database::from_ddl(
         r#"CREATE SCHEMA "Odd.""Schema";
            CREATE TABLE "Odd.""Schema"."to ken's" ("Da;""ta" text NOT NULL)"#,
     );
-    let source = Source::answers([Answer::tokens(["aa", "x'y"])]);
+    let source = Source::responding([Response::tokens(["aa", "x'y"])]);
     service(&source, &database)
         .config("database:\n  table: '\"Odd.\"\"Schema\".\"to ken''s\"'\n  column: 'Da;\"ta'\n")
         .arg("2")
@@ -31,9 +31,9 @@ fn names_that_need_quoting_are_quoted() {
 }
 
 #[test]
-fn capitals_in_a_name_are_kept() {
-    let database = Database::with(r#"CREATE TABLE "Tokens" ("Data" text)"#);
-    let source = Source::answers([Answer::tokens(["aa"])]);
+fn identifiers_keep_their_capitals() {
+    let database = Database::from_ddl(r#"CREATE TABLE "Tokens" ("Data" text)"#);
+    let source = Source::responding([Response::tokens(["aa"])]);
     service(&source, &database)
         .config("database: {table: public.Tokens, column: Data}")
         .arg("1")
@@ -46,7 +46,7 @@ fn capitals_in_a_name_are_kept() {
 }
 
 #[test]
-fn a_name_that_is_none_is_refused_before_anything_is_connected_to() {
+fn invalid_table_name_is_refused_before_connecting() {
     let shown = [vec!["1"], vec!["replay", "run.ndjson"], vec!["check"]].map(|args| {
         Command::new()
             .env("TOKEN_HOST", "http://127.0.0.1:1")
@@ -68,17 +68,17 @@ fn a_name_that_is_none_is_refused_before_anything_is_connected_to() {
 }
 
 #[test]
-fn each_token_has_a_transaction_of_its_own() {
-    let database = Database::seed();
+fn each_token_has_its_own_transaction() {
+    let database = Database::standard();
     let good = (0..200).map(|n| format!("a{n}"));
     let bad = (0..20).map(|n| format!("b-{n}"));
-    let source = Source::answers([Answer::tokens(bad.chain(good))]);
+    let source = Source::responding([Response::tokens(bad.chain(good))]);
     let run = service(&source, &database)
         .args(["220", "--connections", "2", "--report", "ndjson"])
         .run()
         .expect_code(0);
     let report = Report::of_run(&run);
-    assert_eq!(report.count("rejected"), 20, "each alone");
+    assert_eq!(report.count("rejected"), 20, "each in its own transaction");
     let counted = database.client().query_one(
         "SELECT count(*), count(DISTINCT xmin::text) FROM secret_tokens",
         &[],
@@ -88,7 +88,7 @@ fn each_token_has_a_transaction_of_its_own() {
     assert_eq!(counted.get::<_, i64>(1), 200);
 }
 
-/// The default of the second column tells what each INSERT ran under.
+/// The default of the second column records the setting of each INSERT.
 #[test]
 fn synchronous_commit_is_raised_to_on_and_never_lowered() {
     for (set, used) in [
@@ -98,7 +98,7 @@ fn synchronous_commit_is_raised_to_on_and_never_lowered() {
         ("on", "on"),
         ("remote_apply", "remote_apply"),
     ] {
-        let database = Database::with(
+        let database = Database::from_ddl(
             "CREATE TABLE secret_tokens (data text NOT NULL,
              setting text NOT NULL DEFAULT current_setting('synchronous_commit'))",
         );
@@ -108,7 +108,7 @@ fn synchronous_commit_is_raised_to_on_and_never_lowered() {
             .batch_execute(&format!("ALTER ROLE {role} SET synchronous_commit = {set}"))
             .unwrap();
         let source = Source::generating(|asked| asked);
-        // Enough for more than one connection: each of them has to raise it.
+        // There are enough tokens for several connections, and each must raise the setting.
         service(&source, &database)
             .args(["200", "--connections", "3"])
             .run()
@@ -122,13 +122,13 @@ fn synchronous_commit_is_raised_to_on_and_never_lowered() {
 }
 
 #[test]
-fn a_row_that_a_trigger_swallowed_or_the_commit_refused_is_not_called_stored() {
+fn token_is_rejected_when_a_trigger_skips_its_row_or_the_commit_fails() {
     let database = Database::hostile();
     database
         .client()
         .execute("INSERT INTO secret_tokens (data) VALUES ('twice')", &[])
         .unwrap();
-    let source = Source::answers([Answer::tokens(["aa", "nothing", "twice", "b-b"])]);
+    let source = Source::responding([Response::tokens(["aa", "nothing", "twice", "b-b"])]);
     let run = service(&source, &database).arg("4").run().expect_code(0);
     insta::assert_snapshot!(run.sorted(), @"
     rejected  b-b  23514 secret_tokens_data_check
@@ -141,13 +141,17 @@ fn a_row_that_a_trigger_swallowed_or_the_commit_refused_is_not_called_stored() {
         .client()
         .query("SELECT DISTINCT origin FROM secret_tokens", &[])
         .unwrap();
-    assert_eq!(origins[0].get::<_, String>(0), "unknown", "its default");
+    assert_eq!(
+        origins[0].get::<_, String>(0),
+        "unknown",
+        "the default of the column"
+    );
 }
 
 #[test]
-fn a_token_that_the_column_is_too_short_for_is_rejected() {
-    let database = Database::with("CREATE TABLE secret_tokens (data varchar(10) NOT NULL)");
-    let source = Source::answers([Answer::tokens(["aa", "elevenchars"])]);
+fn token_is_rejected_when_the_column_is_too_short() {
+    let database = Database::from_ddl("CREATE TABLE secret_tokens (data varchar(10) NOT NULL)");
+    let source = Source::responding([Response::tokens(["aa", "elevenchars"])]);
     let run = service(&source, &database).arg("2").run().expect_code(0);
     insta::assert_snapshot!(run.sorted(), @"
     rejected  elevenchars  22001 value too long for type character varying(10)
@@ -157,15 +161,15 @@ fn a_token_that_the_column_is_too_short_for_is_rejected() {
 }
 
 #[test]
-fn what_a_trigger_says_of_the_row_is_scrubbed() {
-    let database = Database::with(
+fn token_is_redacted_in_the_message_of_a_trigger() {
+    let database = Database::from_ddl(
         "CREATE TABLE secret_tokens (data text NOT NULL);
          CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              RAISE EXCEPTION 'not this one: %', NEW.data USING DETAIL = NEW.data; END $$;
          CREATE TRIGGER tell BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION tell()",
     );
     let canary = token();
-    let source = Source::answers([Answer::tokens([&canary])]);
+    let source = Source::responding([Response::tokens([&canary])]);
     let run = service(&source, &database)
         .args(["1", "--log-level", "trace"])
         .run()
@@ -176,8 +180,8 @@ fn what_a_trigger_says_of_the_row_is_scrubbed() {
 }
 
 #[test]
-fn a_server_that_gives_fewer_connections_than_wanted_still_stores_all() {
-    let database = Database::seed();
+fn tokens_are_stored_when_the_server_allows_fewer_connections() {
+    let database = Database::standard();
     let role = database.role_with("INSERT");
     database
         .admin()
@@ -190,12 +194,12 @@ fn a_server_that_gives_fewer_connections_than_wanted_still_stores_all() {
         .expect_code(0);
     let report = Report::of_run(&run);
     assert_eq!(report.count("stored") + report.count("rejected"), 2000);
-    assert_eq!(report.of("stored"), database.rows());
+    assert_eq!(report.with_status("stored"), database.rows());
 }
 
 #[test]
-fn a_passing_conflict_is_tried_again_and_a_lasting_one_is_failed() {
-    let database = Database::with(
+fn token_is_retried_when_a_conflict_passes_and_fails_when_it_lasts() {
+    let database = Database::from_ddl(
         "CREATE TABLE secret_tokens (data text NOT NULL);
          CREATE SEQUENCE tries;
          CREATE FUNCTION clash() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -204,13 +208,13 @@ fn a_passing_conflict_is_tried_again_and_a_lasting_one_is_failed() {
              RETURN NEW; END $$;
          CREATE TRIGGER clash BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCTION clash()",
     );
-    let source = Source::answers([Answer::tokens(["aa", "lasting", "passing"])]);
+    let source = Source::responding([Response::tokens(["aa", "lasting", "passing"])]);
     let run = service(&source, &database)
         .args(["3", "--report", "ndjson"])
         .run()
         .expect_code(5);
     let report = Report::of_run(&run);
-    assert_eq!(report.of("stored"), ["aa", "passing"]);
+    assert_eq!(report.with_status("stored"), ["aa", "passing"]);
     assert_eq!(report.token("passing")["attempts"], 3);
     assert_eq!(report.token("lasting")["status"], "failed");
     assert_eq!(report.token("lasting")["sqlstate"], "40001");

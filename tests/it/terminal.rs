@@ -1,4 +1,4 @@
-//! What a person sees on a terminal: progress, colours, and by what tokens were rejected.
+//! Tests of the output on a terminal: progress, colours, and the causes of rejections.
 
 use std::io::{Read as _, Write as _};
 use std::process::{Child, ChildStdin, Stdio};
@@ -6,25 +6,30 @@ use std::process::{Child, ChildStdin, Stdio};
 use crate::support::command::Command;
 use crate::support::terminal::Terminal;
 
-/// A demo run that waits for its second token, with a terminal for standard error; standard output is
-/// a pipe.
-fn waiting(terminal: &Terminal, args: &[&str], env: &[(&str, &str)]) -> (Child, ChildStdin) {
+/// Starts a demo run that waits for its second token. Standard error is a terminal, and standard output
+/// is a pipe.
+fn start_waiting_run(
+    terminal: &Terminal,
+    args: &[&str],
+    env: &[(&str, &str)],
+) -> (Child, ChildStdin) {
     let command = Command::new().args(["demo", "--input", "-"]).args(args);
     let mut command = command.env("TERM", "xterm-256color");
     for (name, value) in env {
         command = command.env(name, value);
     }
-    let mut command = command.raw();
+    let mut command = command.std_command();
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.stderr(terminal.end()).spawn().unwrap();
-    // It holds the terminal's end, whose last closing is what ends the reading.
+    let mut child = command.stderr(terminal.stdio()).spawn().unwrap();
+    // `command` holds the terminal open, and reading ends when the last holder closes it.
     drop(command);
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"b-b\n").unwrap();
     (child, stdin)
 }
 
-fn end(mut child: Child, mut stdin: ChildStdin) -> String {
+/// Sends the second token, and returns the standard output of the run.
+fn finish_run(mut child: Child, mut stdin: ChildStdin) -> String {
     stdin.write_all(b"cc\n").unwrap();
     drop(stdin);
     let mut stdout = String::new();
@@ -35,16 +40,16 @@ fn end(mut child: Child, mut stdin: ChildStdin) -> String {
 }
 
 #[test]
-fn a_bar_shows_how_far_a_run_has_come_and_is_taken_away() {
+fn progress_bar_shows_progress_and_is_erased_at_the_end() {
     let mut terminal = Terminal::new();
-    let script = "log_info(\"begun\"); report(store(fetch(SIZE)));";
+    let script = "log_info(\"started\"); report(store(fetch(SIZE)));";
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("mine.rhai");
     std::fs::write(&path, script).unwrap();
     let args = ["2", "--script", path.to_str().unwrap()];
-    let (child, stdin) = waiting(&terminal, &args, &[]);
+    let (child, stdin) = start_waiting_run(&terminal, &args, &[]);
     terminal.wait_for(|shown| shown.contains("1/2  0 stored  1 rejected"));
-    let stdout = end(child, stdin);
+    let stdout = finish_run(child, stdin);
     assert_eq!(
         stdout,
         "rejected  b-b  23514 secret_tokens_data_check\nstored    cc\n"
@@ -52,7 +57,7 @@ fn a_bar_shows_how_far_a_run_has_come_and_is_taken_away() {
     let shown = terminal.finish();
     assert!(shown.contains('█'), "{shown:?}");
     assert!(shown.contains("INFO"), "{shown:?}");
-    // Erased, and then the summary on a line of its own, with what was rejected beneath it.
+    // The bar is erased. The summary has its own line, and the rejections follow below.
     let (_, rest) = shown.rsplit_once("2 requested, ").unwrap();
     let (before, _) = shown.rsplit_once("2 requested, ").unwrap();
     let last = before.rsplit('\n').next().unwrap();
@@ -67,27 +72,27 @@ fn a_bar_shows_how_far_a_run_has_come_and_is_taken_away() {
 }
 
 #[test]
-fn what_comes_without_end_is_counted() {
+fn progress_shows_only_counts_when_size_is_unlimited() {
     let mut terminal = Terminal::new();
-    let (child, stdin) = waiting(&terminal, &[], &[]);
+    let (child, stdin) = start_waiting_run(&terminal, &[], &[]);
     terminal.wait_for(|shown| shown.contains("1  0 stored  1 rejected"));
-    end(child, stdin);
+    finish_run(child, stdin);
     let shown = terminal.finish();
     assert!(!shown.contains(" left"), "{shown:?}");
     assert!(!shown.contains('█'), "{shown:?}");
 }
 
 #[test]
-fn progress_is_shown_where_it_is_wanted_only() {
+fn progress_is_hidden_when_disabled_or_on_a_dumb_terminal() {
     let quiet = |args: &[&str], env: &[(&str, &str)]| {
         let terminal = Terminal::new();
-        let (child, stdin) = waiting(&terminal, args, env);
-        // One that began later tells when there was time enough to draw a bar.
+        let (child, stdin) = start_waiting_run(&terminal, args, env);
+        // When a run that starts later shows a bar, this run had enough time to draw one.
         let mut other = Terminal::new();
-        let later = waiting(&other, &["2"], &[]);
+        let later = start_waiting_run(&other, &["2"], &[]);
         other.wait_for(|shown| shown.contains("1/2"));
-        end(later.0, later.1);
-        end(child, stdin);
+        finish_run(later.0, later.1);
+        finish_run(child, stdin);
         let shown = terminal.finish();
         assert!(!shown.contains("1/2"), "{shown:?}");
         shown
@@ -98,41 +103,41 @@ fn progress_is_shown_where_it_is_wanted_only() {
     quiet(&["2"], &[("TOKEN_SERVICE_PROGRESS", "never")]);
 }
 
-/// Whoever writes to a pipe that nobody reads holds the books meanwhile. Progress must not wait for
-/// them: the signal would not be heard.
+/// A report that blocks on an unread pipe holds the ledger. Progress must not wait for the ledger, or
+/// the run would not handle the signal.
 #[test]
-fn a_bar_beside_a_report_that_nobody_reads_does_not_keep_a_signal_from_being_heard() {
+fn signal_ends_the_run_when_the_report_pipe_is_not_read() {
     let terminal = Terminal::new();
     let tokens: Vec<String> = (0..20_000).map(|number| format!("t{number}")).collect();
     let command = Command::new().file("tokens", tokens.join("\n"));
     let command = command.args(["demo", "--input", "tokens", "--grace", "1s"]);
     let command = command.env("TERM", "xterm-256color");
-    let mut raw = command.raw();
+    let mut raw = command.std_command();
     raw.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = raw.stderr(terminal.end()).spawn().unwrap();
+    let mut child = raw.stderr(terminal.stdio()).spawn().unwrap();
     drop(raw);
-    // One that began later tells when a bar would have been drawn.
+    // When a run that starts later shows a bar, this run had enough time to draw one.
     let mut other = Terminal::new();
-    let later = waiting(&other, &["2"], &[]);
+    let later = start_waiting_run(&other, &["2"], &[]);
     other.wait_for(|shown| shown.contains("1/2"));
-    end(later.0, later.1);
+    finish_run(later.0, later.1);
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    let (tell, ended) = std::sync::mpsc::channel();
+    let (sender, ended) = std::sync::mpsc::channel();
     let stdout = child.stdout.take();
-    std::thread::spawn(move || tell.send(child.wait().unwrap().code()));
+    std::thread::spawn(move || sender.send(child.wait().unwrap().code()));
     let code = ended.recv_timeout(std::time::Duration::from_secs(30));
     if code.is_err() {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
     drop(stdout);
-    assert_eq!(code, Ok(Some(143)), "it ends without a reader");
+    assert_eq!(code, Ok(Some(143)), "the run ends without a reader");
 }
 
 #[test]
-fn without_a_terminal_progress_comes_in_lines_where_it_is_asked_for() {
+fn progress_is_printed_in_lines_when_requested_without_a_terminal() {
     let command = Command::new().args(["demo", "2", "--input", "-", "--progress", "always"]);
-    let mut running = command.raw();
+    let mut running = command.std_command();
     running.stdin(Stdio::piped()).stdout(Stdio::null());
     let mut child = running.stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -153,7 +158,7 @@ fn without_a_terminal_progress_comes_in_lines_where_it_is_asked_for() {
 }
 
 #[test]
-fn a_terminal_gets_colours_unless_it_wants_none() {
+fn terminal_output_is_coloured_unless_disabled() {
     let shown = |env: &[(&str, &str)]| {
         let terminal = Terminal::new();
         let mut command = Command::new().file("tokens", "aa\nb-b\n");
@@ -161,11 +166,11 @@ fn a_terminal_gets_colours_unless_it_wants_none() {
             command = command.env(name, value);
         }
         let command = command.args(["demo", "--input", "tokens"]);
-        let mut raw = command.raw();
+        let mut raw = command.std_command();
         let mut child = raw
             .stdin(Stdio::null())
-            .stdout(terminal.end())
-            .stderr(terminal.end())
+            .stdout(terminal.stdio())
+            .stderr(terminal.stdio())
             .spawn()
             .unwrap();
         drop(raw);
@@ -181,7 +186,7 @@ fn a_terminal_gets_colours_unless_it_wants_none() {
         colored.contains("\u{1b}[33mrejected  \u{1b}[0mb-b"),
         "{colored:?}"
     );
-    // A report that scrolls by is its own progress.
+    // If the report is on the terminal, there is no progress bar.
     assert!(!colored.contains('█'), "{colored:?}");
     for env in [("NO_COLOR", "1"), ("TERM", "dumb")] {
         let plain = shown(&[env]);

@@ -1,17 +1,17 @@
-//! TLS to PostgreSQL means what libpq's documentation says of each `sslmode`: who is let in, over
-//! what, and with which words the others are refused, before a token is asked for.
+//! Tests of TLS to PostgreSQL. Each `sslmode` behaves as libpq documents it. A refused connection fails
+//! with a clear error before a token is requested.
 
 use std::fmt::Write as _;
 
+use crate::support::certificates::Certificates;
 use crate::support::command::Command;
 use crate::support::database::Database;
-use crate::support::secure::{
-    CERTIFICATES, CLEARTEXT, NO_TLS, OPEN, PASSWORD, ROLE, TLS_ONLY, secure,
-};
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
-use crate::support::terminator::terminator;
-use crate::support::tls::Certificates;
+use crate::support::source::{Response, Source};
+use crate::support::tls_server::{
+    CERTIFICATES, CLEARTEXT, NO_TLS, OPEN, PASSWORD, ROLE, TLS_ONLY, tls_server,
+};
+use crate::support::tls_terminator::start_tls_terminator;
 
 const MODES: [&str; 6] = [
     "disable",
@@ -22,27 +22,27 @@ const MODES: [&str; 6] = [
     "verify-full",
 ];
 
-/// A command in whose folder there are the certificates that a user may name.
+/// Prepares a command with the certificate files that a URL may name.
 fn command() -> Command {
-    let secure = secure();
+    let tls_server = tls_server();
     let other = Certificates::new();
-    let (cert, key) = secure.certificates.client(ROLE);
-    let (wrong_cert, wrong_key) = secure.certificates.client("somebody");
+    let (cert, key) = tls_server.certificates.client(ROLE);
+    let (wrong_cert, wrong_key) = tls_server.certificates.client("other_role");
     let (foreign_cert, foreign_key) = other.client(ROLE);
     Command::new()
-        .file("ca.pem", &secure.certificates.ca_pem)
+        .file("ca.pem", &tls_server.certificates.ca_pem)
         .file("other.pem", &other.ca_pem)
         .file("me.pem", cert)
         .file("me.key", key)
-        .file("somebody.pem", wrong_cert)
-        .file("somebody.key", wrong_key)
+        .file("other_role.pem", wrong_cert)
+        .file("other_role.key", wrong_key)
         .file("foreign.pem", foreign_cert)
         .file("foreign.key", foreign_key)
-        // The system's authorities, as far as this program is concerned.
+        // This replaces the certificate authorities of the system.
         .env("SSL_CERT_FILE", "other.pem")
 }
 
-/// Stores one token and says how it came, or gives the one error.
+/// Stores one token, and returns how it was sent or the error.
 #[track_caller]
 fn outcome(command: Command, url: &str, database: &str) -> String {
     let source = Source::generating(|size| size);
@@ -52,28 +52,28 @@ fn outcome(command: Command, url: &str, database: &str) -> String {
     if run.code == Some(0) {
         let token = &source.issued()[0];
         assert_eq!(run.stdout, format!("stored    {token}\n"));
-        let tls = secure().came_over_tls(database, token);
+        let tls = tls_server().was_stored_over_tls(database, token);
         return String::from(if tls { "over TLS" } else { "without TLS" });
     }
     let run = run.expect_code(5);
-    assert!(source.requests().is_empty(), "a token was asked for");
+    assert!(source.requests().is_empty(), "a token was requested");
     assert_eq!(run.stdout, "");
     assert!(run.stderr.starts_with("error:"), "{}", run.stderr);
     run.error().to_owned()
 }
 
-/// The outcome in each mode, with these parameters beside it; equal ones together.
+/// Returns the outcome of each `sslmode` with these parameters; equal outcomes are grouped.
 #[track_caller]
-fn modes(host: &str, database: &str, parameters: &str) -> String {
-    let url = secure().url(host, database);
+fn outcomes_by_mode(host: &str, database: &str, parameters: &str) -> String {
+    let url = tls_server().url(host, database);
     by_mode(|mode| {
         let url = format!("{url}?sslmode={mode}{parameters}");
-        without(mode, &outcome(command(), &url, database))
+        without_mode(mode, &outcome(command(), &url, database))
     })
 }
 
-/// The hints name the mode.
-fn without(mode: &str, outcome: &str) -> String {
+/// Replaces the mode in the hints.
+fn without_mode(mode: &str, outcome: &str) -> String {
     outcome
         .replace(&format!("(now {mode})"), "(now [mode])")
         .replace(&format!("DB_SSLMODE is {mode};"), "DB_SSLMODE is [mode];")
@@ -97,16 +97,16 @@ fn by_mode(outcome: impl Fn(&str) -> String) -> String {
 }
 
 #[test]
-fn the_right_authority() {
-    shows!(modes("localhost", OPEN, "&sslrootcert=ca.pem"), @"
+fn connection_uses_tls_when_the_authority_is_trusted() {
+    shows!(outcomes_by_mode("localhost", OPEN, "&sslrootcert=ca.pem"), @"
     disable, allow: without TLS
     prefer, require, verify-ca, verify-full: over TLS
     ");
 }
 
 #[test]
-fn an_unknown_authority() {
-    shows!(modes("localhost", OPEN, "&sslrootcert=other.pem"), @"
+fn connection_fails_in_verifying_modes_when_the_authority_is_unknown() {
+    shows!(outcomes_by_mode("localhost", OPEN, "&sslrootcert=other.pem"), @"
     disable, allow, prefer: without TLS
     require, verify-ca, verify-full: error: the database's certificate is not trusted
       caused by: localhost:[port]: invalid peer certificate: UnknownIssuer
@@ -114,11 +114,11 @@ fn an_unknown_authority() {
     ");
 }
 
-/// An authority that was renewed under its old name.
+/// The authority was renewed under the same name.
 #[test]
-fn an_authority_of_the_same_name() {
+fn connection_fails_when_the_authority_has_only_the_same_name() {
     let same = Certificates::for_server(&["localhost"]);
-    let url = secure().url("localhost", OPEN);
+    let url = tls_server().url("localhost", OPEN);
     let url = format!("{url}?sslmode=verify-ca&sslrootcert=same.pem");
     let command = command().file("same.pem", same.ca_pem);
     shows!(outcome(command, &url, OPEN), @"
@@ -129,8 +129,8 @@ fn an_authority_of_the_same_name() {
 }
 
 #[test]
-fn no_authority_is_given() {
-    shows!(modes("localhost", OPEN, ""), @"
+fn connection_fails_in_verify_modes_when_no_authority_is_given() {
+    shows!(outcomes_by_mode("localhost", OPEN, ""), @"
     disable, allow: without TLS
     prefer, require: over TLS
     verify-ca, verify-full: error: the database's certificate is not trusted
@@ -140,8 +140,8 @@ fn no_authority_is_given() {
 }
 
 #[test]
-fn a_certificate_for_another_host() {
-    shows!(modes("127.0.0.1", OPEN, "&sslrootcert=ca.pem"), @r#"
+fn connection_fails_in_verify_full_when_the_certificate_is_for_another_host() {
+    shows!(outcomes_by_mode("127.0.0.1", OPEN, "&sslrootcert=ca.pem"), @r#"
     disable, allow: without TLS
     prefer, require, verify-ca: over TLS
     verify-full: error: the database's certificate is for another host
@@ -151,8 +151,8 @@ fn a_certificate_for_another_host() {
 }
 
 #[test]
-fn a_server_without_tls() {
-    let database = Database::seed();
+fn connection_fails_in_strict_modes_when_the_server_has_no_tls() {
+    let database = Database::standard();
     let url = database.url();
     let outcome = by_mode(|mode| {
         let url = format!("{url}?sslmode={mode}&sslrootcert=ca.pem");
@@ -162,8 +162,8 @@ fn a_server_without_tls() {
         if run.code == Some(0) {
             return "without TLS".to_owned();
         }
-        assert!(source.requests().is_empty(), "a token was asked for");
-        without(mode, run.expect_code(5).error())
+        assert!(source.requests().is_empty(), "a token was requested");
+        without_mode(mode, run.expect_code(5).error())
     });
     shows!(outcome, @"
     disable, allow, prefer: without TLS
@@ -174,8 +174,8 @@ fn a_server_without_tls() {
 }
 
 #[test]
-fn a_server_that_insists_on_tls() {
-    shows!(modes("localhost", TLS_ONLY, "&sslrootcert=ca.pem"), @r#"
+fn connection_fails_in_mode_disable_when_the_server_requires_tls() {
+    shows!(outcomes_by_mode("localhost", TLS_ONLY, "&sslrootcert=ca.pem"), @r#"
     disable: error: the database refused to connect
       caused by: no pg_hba.conf entry for host "127.0.0.1", user "tokens", database "tls_only", no encryption (28000)
     hint: the role may not exist, or pg_hba.conf of localhost:[port] lets "tokens" in from elsewhere or with another sslmode in DATABASE_URL only (now [mode]); no token was asked for
@@ -184,8 +184,8 @@ fn a_server_that_insists_on_tls() {
 }
 
 #[test]
-fn a_server_that_insists_on_no_tls() {
-    shows!(modes("localhost", NO_TLS, "&sslrootcert=ca.pem"), @r#"
+fn connection_fails_in_strict_modes_when_the_server_refuses_tls() {
+    shows!(outcomes_by_mode("localhost", NO_TLS, "&sslrootcert=ca.pem"), @r#"
     disable, allow, prefer: without TLS
     require, verify-ca, verify-full: error: the database refused to connect
       caused by: no pg_hba.conf entry for host "127.0.0.1", user "tokens", database "no_tls", SSL encryption (28000)
@@ -194,9 +194,9 @@ fn a_server_that_insists_on_no_tls() {
 }
 
 #[test]
-fn a_client_certificate_is_asked_for_and_shown() {
+fn client_certificate_is_sent_when_the_server_requires_it() {
     let certificate = "&sslrootcert=ca.pem&sslcert=me.pem&sslkey=me.key";
-    shows!(modes("localhost", CERTIFICATES, certificate), @r#"
+    shows!(outcomes_by_mode("localhost", CERTIFICATES, certificate), @r#"
     disable: error: the database refused to connect
       caused by: no pg_hba.conf entry for host "127.0.0.1", user "tokens", database "certificates", no encryption (28000)
     hint: the role may not exist, or pg_hba.conf of localhost:[port] lets "tokens" in from elsewhere or with another sslmode in DATABASE_URL only (now [mode]); no token was asked for
@@ -205,8 +205,8 @@ fn a_client_certificate_is_asked_for_and_shown() {
 }
 
 #[test]
-fn a_client_certificate_is_asked_for_and_there_is_none() {
-    shows!(modes("localhost", CERTIFICATES, "&sslrootcert=ca.pem"), @r#"
+fn connection_fails_when_the_client_certificate_is_missing() {
+    shows!(outcomes_by_mode("localhost", CERTIFICATES, "&sslrootcert=ca.pem"), @r#"
     disable, allow: error: the database refused to connect
       caused by: no pg_hba.conf entry for host "127.0.0.1", user "tokens", database "certificates", no encryption (28000)
     hint: the role may not exist, or pg_hba.conf of localhost:[port] lets "tokens" in from elsewhere or with another sslmode in DATABASE_URL only (now [mode]); no token was asked for
@@ -217,9 +217,9 @@ fn a_client_certificate_is_asked_for_and_there_is_none() {
 }
 
 #[test]
-fn a_client_certificate_for_somebody_else() {
-    let url = secure().url("localhost", CERTIFICATES);
-    let url = format!("{url}?sslmode=require&sslcert=somebody.pem&sslkey=somebody.key");
+fn connection_fails_when_the_client_certificate_is_for_another_role() {
+    let url = tls_server().url("localhost", CERTIFICATES);
+    let url = format!("{url}?sslmode=require&sslcert=other_role.pem&sslkey=other_role.key");
     shows!(outcome(command(), &url, CERTIFICATES), @r#"
     error: the database refused to connect
       caused by: password authentication failed for user "tokens" (28P01)
@@ -227,22 +227,22 @@ fn a_client_certificate_for_somebody_else() {
     "#);
 }
 
-/// What arrives first is a race: the server's alert, or the end of the connection.
+/// Either the alert of the server or the end of the connection may arrive first.
 #[test]
-fn a_client_certificate_of_an_authority_that_the_server_does_not_know() {
-    let url = secure().url("localhost", CERTIFICATES);
+fn connection_fails_when_the_server_does_not_trust_the_client_certificate() {
+    let url = tls_server().url("localhost", CERTIFICATES);
     let url = format!("{url}?sslmode=require&sslcert=foreign.pem&sslkey=foreign.key");
     let error = outcome(command(), &url, CERTIFICATES);
     assert!(error.starts_with("error: the database "), "{error}");
     assert!(error.contains("caused by: localhost:"), "{error}");
 }
 
-/// As libpq: a root certificate in its usual place makes `require` verify.
+/// As in libpq, a root certificate in its default path makes `require` verify.
 #[test]
-fn a_root_certificate_in_the_home_folder_counts() {
-    let url = format!("{}?sslmode=require", secure().url("localhost", OPEN));
+fn require_verifies_when_the_home_folder_has_a_root_certificate() {
+    let url = format!("{}?sslmode=require", tls_server().url("localhost", OPEN));
     let home = ".postgresql/root.crt";
-    let right = command().file(home, &secure().certificates.ca_pem);
+    let right = command().file(home, &tls_server().certificates.ca_pem);
     assert_eq!(outcome(right, &url, OPEN), "over TLS");
     let wrong = command().file(home, Certificates::new().ca_pem);
     shows!(outcome(wrong, &url, OPEN), @"
@@ -253,8 +253,8 @@ fn a_root_certificate_in_the_home_folder_counts() {
 }
 
 #[test]
-fn the_system_s_authorities_verify_the_name_too() {
-    let system = |host| format!("{}?sslrootcert=system", secure().url(host, OPEN));
+fn system_authorities_verify_the_host_name() {
+    let system = |host| format!("{}?sslrootcert=system", tls_server().url(host, OPEN));
     let trusting = || command().env("SSL_CERT_FILE", "ca.pem");
     assert_eq!(outcome(trusting(), &system("localhost"), OPEN), "over TLS");
     shows!(outcome(trusting(), &system("127.0.0.1"), OPEN), @r#"
@@ -264,12 +264,12 @@ fn the_system_s_authorities_verify_the_name_too() {
     "#);
 }
 
-/// The parts in the environment and the file mean the same as the URL.
+/// Separate settings in environment and file have the same effect as a URL.
 #[test]
-fn the_parts_mean_the_same() {
+fn separate_settings_have_the_effect_of_the_url() {
     let source = Source::generating(|size| size);
-    let port = secure().server.port.to_string();
-    let parts = |host| {
+    let port = tls_server().server.port.to_string();
+    let settings = |host| {
         command()
             .config("database: {sslrootcert: ca.pem, sslcert: me.pem, sslkey: me.key}")
             .source(&source)
@@ -281,10 +281,10 @@ fn the_parts_mean_the_same() {
             .env("DB_SSLMODE", "verify-full")
             .arg("1")
     };
-    // SSL_CERT_FILE is of no account where sslrootcert is given.
-    parts("localhost").run().expect_code(0);
-    assert!(secure().came_over_tls(CERTIFICATES, &source.issued()[0]));
-    let refused = parts("127.0.0.1").run().expect_code(5);
+    // `sslrootcert` overrides SSL_CERT_FILE.
+    settings("localhost").run().expect_code(0);
+    assert!(tls_server().was_stored_over_tls(CERTIFICATES, &source.issued()[0]));
+    let refused = settings("127.0.0.1").run().expect_code(5);
     shows!(refused.error(), @r#"
     error: the database's certificate is for another host
       caused by: 127.0.0.1:[port]: invalid peer certificate: certificate not valid for name "127.0.0.1"; certificate is only valid for DnsName("localhost")
@@ -293,16 +293,16 @@ fn the_parts_mean_the_same() {
 }
 
 #[test]
-fn channel_binding_is_used_and_can_be_demanded() {
+fn channel_binding_is_used_and_can_be_required() {
     let with = |database, parameters: &str| {
-        let url = format!("{}?{parameters}", secure().url("localhost", database));
+        let url = format!("{}?{parameters}", tls_server().url("localhost", database));
         outcome(command(), &url, database)
     };
     for binding in ["disable", "prefer", "require"] {
         let parameters = format!("sslmode=require&channel_binding={binding}");
         assert_eq!(with(OPEN, &parameters), "over TLS", "{binding}");
     }
-    // Without TLS there is nothing to bind to, and a cleartext password proves nothing.
+    // Channel binding needs TLS, and a cleartext password proves nothing about the server.
     let refusals = [
         with(OPEN, "sslmode=disable&channel_binding=require"),
         with(CLEARTEXT, "sslmode=require&channel_binding=require"),
@@ -320,12 +320,12 @@ fn channel_binding_is_used_and_can_be_demanded() {
 }
 
 #[test]
-fn direct_tls_agrees_on_the_protocol_of_postgresql() {
-    let database = Database::seed();
+fn direct_tls_requires_the_alpn_protocol_of_postgresql() {
+    let database = Database::standard();
     let certificates = Certificates::for_server(&["localhost"]);
     let (user, password, name) = (&database.user, &database.password, &database.name);
     let run = |direct: bool, protocols: &[&str], source: &Source| {
-        let port = terminator(database.port, &certificates, direct, protocols);
+        let port = start_tls_terminator(database.port, &certificates, direct, protocols);
         let negotiation = if direct { "direct" } else { "postgres" };
         let url = format!(
             "postgres://{user}:{password}@localhost:{port}/{name}?sslmode=verify-full\
@@ -337,13 +337,13 @@ fn direct_tls_agrees_on_the_protocol_of_postgresql() {
             .env("DATABASE_URL", url);
         command.arg("1").run()
     };
-    let source = Source::answers([Answer::tokens(["aa"]), Answer::tokens(["bb"])]);
+    let source = Source::responding([Response::tokens(["aa"]), Response::tokens(["bb"])]);
     run(true, &["postgresql"], &source).expect_code(0);
     run(false, &[], &source).expect_code(0);
     assert_eq!(database.rows(), ["aa", "bb"]);
 
-    // It may be another service of that host.
-    let source = Source::answers([]);
+    // Without ALPN this may be another service on that host.
+    let source = Source::responding([]);
     let refused = run(true, &[], &source).expect_code(5);
     shows!(refused.error(), @"
     error: the database cannot be reached over TLS
@@ -353,12 +353,12 @@ fn direct_tls_agrees_on_the_protocol_of_postgresql() {
 }
 
 #[test]
-fn common_name_is_verified_if_the_certificate_has_no_alternative_name() {
-    let database = Database::seed();
+fn common_name_is_verified_when_the_certificate_has_no_alternative_name() {
+    let database = Database::standard();
     let (user, password, name) = (&database.user, &database.password, &database.name);
     let run = |common: &str, source: &Source| {
         let certificates = Certificates::for_common_name(common);
-        let port = terminator(database.port, &certificates, false, &[]);
+        let port = start_tls_terminator(database.port, &certificates, false, &[]);
         let url = format!(
             "postgres://{user}:{password}@localhost:{port}/{name}?sslmode=verify-full\
              &sslrootcert=ca.pem"
@@ -367,10 +367,10 @@ fn common_name_is_verified_if_the_certificate_has_no_alternative_name() {
         let command = command.source(source).env("DATABASE_URL", url);
         command.arg("1").run()
     };
-    let source = Source::answers([Answer::tokens(["aa"])]);
+    let source = Source::responding([Response::tokens(["aa"])]);
     run("localhost", &source).expect_code(0);
     assert_eq!(database.rows(), ["aa"]);
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let refused = run("db.internal", &source).expect_code(5);
     shows!(refused.error(), @r#"
     error: the database's certificate is for another host

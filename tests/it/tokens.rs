@@ -1,16 +1,16 @@
-//! Lines that are no proper token: rejected with a reason, escaped in every format, and never in
-//! the way of the tokens around them.
+//! Tests of malformed tokens. They are rejected with a reason, escaped in every format, and do not affect
+//! other tokens.
 
 use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
-/// A source with this body, and what a run of `size` tokens makes of it and leaves in the table.
+/// Runs for `size` tokens against a source with this body. Returns the run and the rows.
 fn run(body: impl Into<bytes::Bytes>, size: &str, args: &[&str]) -> (Run, Vec<String>) {
-    let source = Source::answers([Answer::raw("text/plain", body)]);
-    let database = Database::seed();
+    let source = Source::responding([Response::raw("text/plain", body)]);
+    let database = Database::standard();
     let run = Command::new()
         .source(&source)
         .database(&database)
@@ -21,12 +21,12 @@ fn run(body: impl Into<bytes::Bytes>, size: &str, args: &[&str]) -> (Run, Vec<St
     (run, database.rows())
 }
 
-/// NUL, bad UTF-8, a colour, the same with the one-character form of its beginning, a bell and a
-/// tab; two that are proper.
+/// Tokens with NUL, invalid UTF-8, a colour sequence with ESC and with CSI, and bell and tab; two are
+/// valid.
 const HOSTILE: &[u8] = b"a\0b\n\xff\xfe\n\x1b[31mred\n\xc2\x9b31m\x7f\nok\n\x07\ta\nlast\n";
 
 #[test]
-fn what_no_token_can_be_is_rejected_with_a_reason_and_escaped_in_text() {
+fn malformed_token_is_rejected_with_a_reason_and_escaped_in_text() {
     let (run, rows) = run(HOSTILE, "7", &[]);
     insta::assert_snapshot!(run.sorted(), @r"
     rejected  \u{1b}[31mred  control character
@@ -41,7 +41,7 @@ fn what_no_token_can_be_is_rejected_with_a_reason_and_escaped_in_text() {
 }
 
 #[test]
-fn what_no_token_can_be_is_escaped_for_programs_and_comes_back_whole() {
+fn malformed_token_is_escaped_and_parses_back_in_machine_formats() {
     for format in ["ndjson", "json", "csv", "yaml"] {
         let (run, _) = run(HOSTILE, "7", &["--report", format]);
         let control = |c: char| c.is_control() && c != '\n';
@@ -50,7 +50,7 @@ fn what_no_token_can_be_is_escaped_for_programs_and_comes_back_whole() {
     let (run, _) = run(HOSTILE, "7", &["--report", "ndjson"]);
     let report = Report::of_run(&run);
     assert_eq!(
-        report.of("rejected"),
+        report.with_status("rejected"),
         [
             "\u{7}\ta",
             "\u{1b}[31mred",
@@ -60,12 +60,16 @@ fn what_no_token_can_be_is_escaped_for_programs_and_comes_back_whole() {
         ]
     );
     assert_eq!(report.token("a\0b")["reason"], "control character");
-    assert_eq!(report.token("a\0b")["attempts"], 0, "it was never sent");
+    assert_eq!(
+        report.token("a\0b")["attempts"],
+        0,
+        "the token was never sent"
+    );
     assert_eq!(report.token("\u{fffd}\u{fffd}")["reason"], "invalid UTF-8");
 }
 
 #[test]
-fn marks_that_hide_or_turn_the_writing_are_escaped_in_text_and_stored_as_they_are() {
+fn invisible_and_bidi_characters_are_escaped_in_text_and_stored_unchanged() {
     let (run, rows) = run(
         "\u{202e}drawkcab\n=cmd|'/c calc'!A0\na\u{200b}b\n",
         "3",
@@ -83,7 +87,7 @@ fn marks_that_hide_or_turn_the_writing_are_escaped_in_text_and_stored_as_they_ar
 }
 
 #[test]
-fn marks_that_hide_or_turn_the_writing_are_escaped_for_programs() {
+fn invisible_and_bidi_characters_are_escaped_in_machine_formats() {
     for format in ["ndjson", "json", "csv", "yaml"] {
         let (run, _) = run("\u{202e}drawkcab\na\u{200b}b\n", "2", &["--report", format]);
         let hostile = run.stdout.contains(['\u{202e}', '\u{200b}']);
@@ -92,7 +96,7 @@ fn marks_that_hide_or_turn_the_writing_are_escaped_for_programs() {
 }
 
 #[test]
-fn crlf_blank_lines_and_a_missing_last_line_feed_are_no_part_of_a_token() {
+fn crlf_blank_lines_and_a_missing_last_newline_are_ignored() {
     let (run, rows) = run("aa\r\n\r\n\n  \t \nbb\n\ncc", "3", &[]);
     insta::assert_snapshot!(run.sorted(), @"
     stored    aa
@@ -103,11 +107,11 @@ fn crlf_blank_lines_and_a_missing_last_line_feed_are_no_part_of_a_token() {
 }
 
 #[test]
-fn a_line_that_is_too_long_is_rejected_and_shown_up_to_the_limit() {
+fn line_is_rejected_and_truncated_when_it_is_too_long() {
     let body = format!("12345678\n123456789\n{}\nok\n", "x".repeat(100_000));
     let config = ["--config", "limits.yaml", "--report", "ndjson"];
-    let source = Source::answers([Answer::raw("text/plain", body)]);
-    let database = Database::seed();
+    let source = Source::responding([Response::raw("text/plain", body)]);
+    let database = Database::standard();
     let run = Command::new()
         .source(&source)
         .database(&database)
@@ -117,14 +121,14 @@ fn a_line_that_is_too_long_is_rejected_and_shown_up_to_the_limit() {
         .run()
         .expect_code(0);
     let report = Report::of_run(&run);
-    assert_eq!(report.of("stored"), ["12345678", "ok"]);
-    assert_eq!(report.of("rejected"), ["12345678", "xxxxxxxx"]);
+    assert_eq!(report.with_status("stored"), ["12345678", "ok"]);
+    assert_eq!(report.with_status("rejected"), ["12345678", "xxxxxxxx"]);
     assert_eq!(report.token("xxxxxxxx")["reason"], "too long");
     assert_eq!(database.rows(), ["12345678", "ok"]);
 }
 
 #[test]
-fn text_beyond_ascii_is_stored_byte_for_byte() {
+fn non_ascii_text_is_stored_unchanged() {
     let (run, rows) = run("grüße\n日本\n", "2", &[]);
     insta::assert_snapshot!(run.sorted(), @"
     stored    grüße
@@ -134,7 +138,7 @@ fn text_beyond_ascii_is_stored_byte_for_byte() {
 }
 
 #[test]
-fn a_token_that_looks_like_sql_is_only_a_token() {
+fn sql_in_a_token_is_not_executed() {
     let body = "'); DROP TABLE secret_tokens; --x\n$1\n\\x41\n";
     let (run, rows) = run(body, "3", &[]);
     shows!(run.sorted(), @r"

@@ -1,5 +1,4 @@
-//! `--wait`: source and database that come up after token_service are waited for, and no longer than
-//! that.
+//! Tests of `--wait`: at its start a run waits for source and database, for at most the given time.
 
 use std::io::copy;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,10 +9,10 @@ use crate::support::database::{Database, Login};
 use crate::support::postgres::free_port;
 use crate::support::report::Report;
 use crate::support::snapshot::shows;
-use crate::support::source::{Answer, Source};
+use crate::support::source::{Response, Source};
 
-/// Listens on `port` from now on and hands every connection on to `to`.
-fn comes_up(port: u16, to: u16) {
+/// Starts a listener on `port` that forwards every connection to `to`.
+fn start_forwarding(port: u16, to: u16) {
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     thread::spawn(move || {
         for client in listener.incoming().flatten() {
@@ -36,14 +35,14 @@ fn comes_up(port: u16, to: u16) {
 }
 
 #[test]
-fn a_database_that_is_not_up_yet_is_waited_for() {
-    let database = Database::seed();
+fn run_waits_until_the_database_starts() {
+    let database = Database::standard();
     let port = free_port();
     let behind = Login {
         port,
         ..(*database).clone()
     };
-    let source = Source::answers([Answer::tokens(["aa", "bb"])]);
+    let source = Source::responding([Response::tokens(["aa", "bb"])]);
     let running = Command::new()
         .source(&source)
         .database(&behind)
@@ -52,16 +51,16 @@ fn a_database_that_is_not_up_yet_is_waited_for() {
     running.wait_for_stderr(|text| text.contains("waiting for the database"));
     assert!(
         source.requests().is_empty(),
-        "a dead database costs no token"
+        "no token is requested without a database"
     );
-    comes_up(port, database.port);
+    start_forwarding(port, database.port);
     let run = running.wait().expect_code(0);
-    assert_eq!(Report::of_run(&run).of("stored"), ["aa", "bb"]);
+    assert_eq!(Report::of_run(&run).with_status("stored"), ["aa", "bb"]);
 }
 
 #[test]
-fn a_source_that_is_not_up_yet_is_waited_for() {
-    let database = Database::seed();
+fn run_waits_until_the_source_starts() {
+    let database = Database::standard();
     let port = free_port();
     let running = Command::new()
         .env("TOKEN_HOST", format!("http://127.0.0.1:{port}/tokens"))
@@ -70,23 +69,23 @@ fn a_source_that_is_not_up_yet_is_waited_for() {
         .args(["2", "--wait", "50s", "--report", "ndjson"])
         .spawn();
     running.wait_for_stderr(|text| text.matches("asking again").count() >= 2);
-    let source = Source::answers([Answer::tokens(["aa", "bb"])]);
-    comes_up(port, source.port());
+    let source = Source::responding([Response::tokens(["aa", "bb"])]);
+    start_forwarding(port, source.port());
     let run = running.wait().expect_code(0);
-    assert_eq!(Report::of_run(&run).of("stored"), ["aa", "bb"]);
+    assert_eq!(Report::of_run(&run).with_status("stored"), ["aa", "bb"]);
 }
 
 #[test]
-fn a_database_that_stays_away_is_not_waited_for_longer() {
-    let database = Database::seed();
-    let gone = Login {
+fn run_fails_when_the_database_is_down_longer_than_wait() {
+    let database = Database::standard();
+    let down = Login {
         port: free_port(),
         ..(*database).clone()
     };
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let run = Command::new()
         .source(&source)
-        .database(&gone)
+        .database(&down)
         .args(["2", "--wait", "300ms", "--log-level", "warn"])
         .run();
     shows!(run.expect_code(5).stderr, @"
@@ -96,15 +95,15 @@ fn a_database_that_stays_away_is_not_waited_for_longer() {
     ");
 }
 
-/// A wrong password does not become right by waiting.
+/// Waiting cannot correct a wrong password.
 #[test]
-fn a_refusal_is_not_waited_out() {
-    let database = Database::seed();
+fn run_does_not_wait_when_the_database_refuses_the_login() {
+    let database = Database::standard();
     let wrong = Login {
         password: "wrong".to_owned(),
         ..(*database).clone()
     };
-    let source = Source::answers([]);
+    let source = Source::responding([]);
     let run = Command::new()
         .source(&source)
         .database(&wrong)

@@ -1,4 +1,4 @@
-//! A throwaway server that tests may crash: the one of `postgres` is shared and must live.
+//! A throwaway server that tests may crash. The server of `postgres` is shared and must not crash.
 
 use std::fs;
 use std::ops::Deref;
@@ -11,19 +11,18 @@ use std::time::{Duration, Instant};
 use postgres::Client;
 
 use super::database::Login;
-use super::postgres::{Server, Setup, output};
+use super::postgres::{Server, ServerSetup, run_program};
 
-/// Processes die in these tests, and no machine does: what a process has written stays. So a crash
-/// does not cost seconds in which all files are synced.
-const FAST: &str = "fsync = off\n";
-/// How long a server may take to come back.
-const PATIENCE: Duration = Duration::from_mins(1);
-/// How often what nobody announces is looked for.
-const GLANCE: Duration = Duration::from_millis(10);
+/// Turns fsync off: these tests crash processes, not the machine, and recovery stays fast.
+const FAST_CONF: &str = "fsync = off\n";
+/// The longest wait for a condition.
+const TIMEOUT: Duration = Duration::from_mins(1);
+/// The interval between two polls.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 static SHARED: LazyLock<Mutex<Cluster>> = LazyLock::new(|| Mutex::new(Cluster::new()));
 
-/// A server of its own; dereferences to what is known of it.
+/// A server that tests may crash; dereferences to its [`Server`].
 pub struct Cluster(Server);
 
 impl Deref for Cluster {
@@ -33,9 +32,9 @@ impl Deref for Cluster {
     }
 }
 
-/// The server that tests of crashes share, one after the other; it runs.
+/// Locks the server that crash tests share, and starts it if it is stopped.
 pub fn crashable() -> MutexGuard<'static, Cluster> {
-    // A test that failed may have left it down.
+    // A failed test may have left it stopped.
     let cluster = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     if cluster.postmaster().is_none() {
         cluster.start();
@@ -44,14 +43,14 @@ pub fn crashable() -> MutexGuard<'static, Cluster> {
 }
 
 impl Cluster {
-    /// A running server.
+    /// Starts a server.
     ///
     /// # Panics
-    /// Where it cannot be started.
+    /// If it cannot be started.
     pub fn new() -> Self {
-        Self(Server::with(&Setup {
-            conf: FAST,
-            ..Setup::default()
+        Self(Server::start(&ServerSetup {
+            conf: FAST_CONF,
+            ..ServerSetup::default()
         }))
     }
 
@@ -63,25 +62,25 @@ impl Cluster {
         let mut command = self.account.command(&self.programs.join("pg_ctl"));
         command.arg("--pgdata").arg(self.data()).args(args);
         command.arg("--log").arg(self.dir.join("server.log"));
-        output(command)
+        run_program(command)
     }
 
-    /// Stops it: `fast`, or `immediate` as in a crash.
+    /// Stops the server; the mode `immediate` acts like a crash.
     pub fn stop(&self, mode: &str) {
         let stopped = self.pg_ctl(&["--wait", "--mode", mode, "stop"]);
-        stopped.expect("it stops");
+        stopped.expect("the server stops");
     }
 
-    /// Starts it again; after a crash the old processes may still be about to end.
+    /// Starts the server; retries while processes of a crashed server are still exiting.
     pub fn start(&self) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while let Err(why) = self.pg_ctl(&["--wait", "--timeout=60", "start"]) {
             assert!(Instant::now() < end, "{why}");
-            thread::park_timeout(GLANCE);
+            thread::park_timeout(POLL_INTERVAL);
         }
     }
 
-    /// Sets the next transaction id of the stopped server. What lies between is taken for aborted.
+    /// Sets the next transaction id of the stopped server; the ids in between count as aborted.
     ///
     /// # Panics
     /// If `pg_resetwal` fails.
@@ -91,39 +90,41 @@ impl Cluster {
         let segment = format!("pg_xact/{:04X}", xid / XIDS_OF_A_SEGMENT);
         let path = self.data().join(segment);
         fs::write(&path, vec![0; BYTES_OF_A_SEGMENT]).expect("a written file");
-        self.account.own(&path).expect("a file of the server's");
+        self.account
+            .chown(&path)
+            .expect("a file that the server owns");
         let mut reset = self.account.command(&self.programs.join("pg_resetwal"));
         reset.arg("--next-transaction-id").arg(xid.to_string());
         reset.arg("--pgdata").arg(self.data());
-        output(reset).unwrap_or_else(|why| panic!("{why}"));
+        run_program(reset).unwrap_or_else(|why| panic!("{why}"));
     }
 
-    /// The first process of the server, where it runs.
+    /// The process id of the postmaster, if the server runs.
     pub fn postmaster(&self) -> Option<i32> {
         let text = fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
         text.lines().next()?.trim().parse().ok()
     }
 
-    /// Kills the first process; the others notice and end.
+    /// Kills the postmaster; the other processes notice it and exit.
     pub fn kill_postmaster(&self) {
-        let pid = self.postmaster().expect("it runs");
+        let pid = self.postmaster().expect("a running server");
         kill(pid, "KILL");
-        // The file stays, and would say that it still runs.
+        // A killed postmaster leaves its pid file behind.
         wait(
             || !PathBuf::from(format!("/proc/{pid}")).exists(),
-            "its end",
+            "the postmaster to exit",
         );
         let _ = fs::remove_file(self.data().join("postmaster.pid"));
     }
 
-    /// Keeps its files after its end, and says where.
-    pub fn keep(&self) -> PathBuf {
+    /// Keeps the files after the server has stopped; returns their folder.
+    pub fn keep_files(&self) -> PathBuf {
         fs::write(self.dir.join("keep"), "").expect("a written file");
         self.dir.clone()
     }
 }
 
-/// Sends a signal by name to a process of a throwaway server; false where it is gone.
+/// Sends a signal to a process of a throwaway server; false if the process has exited.
 pub fn kill(pid: i32, signal: &str) -> bool {
     let status = Command::new("kill")
         .args([format!("-{signal}"), pid.to_string()])
@@ -132,12 +133,12 @@ pub fn kill(pid: i32, signal: &str) -> bool {
     status.expect("the kill command").success()
 }
 
-/// The backends of the token_service that is connected to this database.
+/// The backends that serve token_service in this database.
 pub fn backends(client: &mut Client) -> Vec<i32> {
     try_backends(client).expect("the activity")
 }
 
-/// The same, where the server may crash meanwhile.
+/// Like [`backends`], for a server that may crash meanwhile.
 pub fn try_backends(client: &mut Client) -> Result<Vec<i32>, postgres::Error> {
     let found = client.query(
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
@@ -147,23 +148,20 @@ pub fn try_backends(client: &mut Client) -> Result<Vec<i32>, postgres::Error> {
     Ok(found.iter().map(|row| row.get(0)).collect())
 }
 
-/// Waits until no backend of a token_service is left in this database, over a new connection.
-pub fn wait_until_left(admin: &Login) {
+/// Waits until token_service has no backend in this database.
+pub fn wait_until_disconnected(admin: &Login) {
     let mut client = admin.client();
-    wait(
-        || backends(&mut client).is_empty(),
-        "the end of its backends",
-    );
+    wait(|| backends(&mut client).is_empty(), "the backends to exit");
 }
 
-/// Waits for what nobody announces.
+/// Polls until the condition holds.
 ///
 /// # Panics
-/// Where it does not come.
-pub fn wait(mut holds: impl FnMut() -> bool, what: &str) {
-    let end = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < end, "waited in vain for {what}");
-        thread::park_timeout(GLANCE);
+/// If it does not hold in time.
+pub fn wait(mut condition: impl FnMut() -> bool, what: &str) {
+    let end = Instant::now() + TIMEOUT;
+    while !condition() {
+        assert!(Instant::now() < end, "timed out waiting for {what}");
+        thread::park_timeout(POLL_INTERVAL);
     }
 }

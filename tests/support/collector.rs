@@ -1,5 +1,5 @@
-//! An OpenTelemetry collector in the test's own process, on a real loopback socket: it takes OTLP over
-//! HTTP, decodes it with OpenTelemetry's own messages, and remembers everything.
+//! An OpenTelemetry collector in the test process. It receives OTLP over HTTP on a loopback socket,
+//! decodes it with OpenTelemetry's own messages, and keeps every request.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,23 +13,23 @@ use opentelemetry_proto::tonic::metrics::v1::{HistogramDataPoint, Metric};
 use opentelemetry_proto::tonic::trace::v1::Span as Message;
 use prost::Message as _;
 
-use super::source::{Answer, Request, Source};
+use super::source::{Request, Response, Source};
 
-/// Attributes by name, in the form of a person's notes.
+/// Attributes by name; the values are shown as text.
 pub type Attributes = BTreeMap<String, String>;
 
-/// A span as it came.
+/// A received span.
 #[derive(Clone, Debug)]
 pub struct Span {
     /// Its name.
     pub name: String,
-    /// In hexadecimal digits, as `traceparent` has them.
+    /// The ids in hexadecimal digits, as in `traceparent`.
     pub trace: String,
     pub id: String,
     pub parent: String,
-    /// What is known of it.
+    /// Its attributes.
     pub attributes: Attributes,
-    /// Why it failed, where it did.
+    /// The error message, if it failed.
     pub error: Option<String>,
     /// Nanoseconds since the epoch.
     pub from: u64,
@@ -50,33 +50,33 @@ impl Span {
 pub struct Collector(Source);
 
 impl Collector {
-    /// Takes everything.
+    /// Starts a collector that accepts every request.
     pub fn new() -> Self {
-        Self::answers([Answer::raw("application/x-protobuf", "").always()])
+        Self::responding([Response::raw("application/x-protobuf", "").always()])
     }
 
-    /// Gives these answers, one a request, in this order.
-    pub fn answers(answers: impl IntoIterator<Item = Answer>) -> Self {
-        Self(Source::answers(answers))
+    /// Starts a collector that gives these responses, one per request, in order.
+    pub fn responding(responses: impl IntoIterator<Item = Response>) -> Self {
+        Self(Source::responding(responses))
     }
 
-    /// For `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    /// The value for `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.0.port())
     }
 
-    /// Everything that came, as it came.
+    /// All received requests.
     pub fn requests(&self) -> Vec<Request> {
         self.0.requests()
     }
 
-    /// Waits until this many requests have come.
+    /// Waits until this many requests have arrived.
     #[track_caller]
     pub fn wait_for(&self, requests: usize) {
         self.0.wait_for(requests);
     }
 
-    /// What came at a path.
+    /// The requests to this path.
     fn at(&self, path: &str) -> Vec<Request> {
         let mut requests = self.requests();
         requests.retain(|request| request.target == path);
@@ -87,36 +87,39 @@ impl Collector {
         requests
     }
 
-    fn traces(&self) -> Vec<ExportTraceServiceRequest> {
+    fn trace_requests(&self) -> Vec<ExportTraceServiceRequest> {
         let requests = self.at("/v1/traces").into_iter();
         let decode = |request: Request| ExportTraceServiceRequest::decode(request.body);
         requests.map(|one| decode(one).expect("spans")).collect()
     }
 
-    fn numbers(&self) -> Vec<ExportMetricsServiceRequest> {
+    fn metric_requests(&self) -> Vec<ExportMetricsServiceRequest> {
         let requests = self.at("/v1/metrics").into_iter();
         let decode = |request: Request| ExportMetricsServiceRequest::decode(request.body);
         requests.map(|one| decode(one).expect("metrics")).collect()
     }
 
-    /// All spans.
+    /// All received spans.
     pub fn spans(&self) -> Vec<Span> {
-        let traces = self.traces();
-        let scopes = traces
+        let trace_requests = self.trace_requests();
+        let scopes = trace_requests
             .iter()
             .flat_map(|message| &message.resource_spans)
             .flat_map(|resource| &resource.scope_spans);
-        scopes.flat_map(|scope| &scope.spans).map(read).collect()
+        scopes
+            .flat_map(|scope| &scope.spans)
+            .map(received_span)
+            .collect()
     }
 
-    /// The spans of that name.
+    /// The spans with this name.
     pub fn spans_of(&self, name: &str) -> Vec<Span> {
         let mut spans = self.spans();
         spans.retain(|span| span.name == name);
         spans
     }
 
-    /// The one span of that name.
+    /// The only span with this name.
     #[track_caller]
     pub fn span(&self, name: &str) -> Span {
         let mut spans = self.spans_of(name);
@@ -125,8 +128,8 @@ impl Collector {
     }
 
     fn metrics(&self) -> Vec<Metric> {
-        let numbers = self.numbers().into_iter();
-        numbers
+        let metric_requests = self.metric_requests().into_iter();
+        metric_requests
             .flat_map(|message| message.resource_metrics)
             .flat_map(|resource| resource.scope_metrics)
             .flat_map(|scope| scope.metrics)
@@ -139,7 +142,7 @@ impl Collector {
         metrics.map(|metric| (metric.name, metric.unit)).collect()
     }
 
-    /// The numbers of a metric as text, by their attributes.
+    /// The data points of a metric as text, by their attributes.
     #[track_caller]
     pub fn points(&self, name: &str) -> BTreeMap<Attributes, String> {
         let metric = self.metric(name);
@@ -162,7 +165,7 @@ impl Collector {
             .collect()
     }
 
-    /// The only number of a metric.
+    /// The only data point of a metric.
     #[track_caller]
     pub fn number(&self, name: &str) -> String {
         let points = self.points(name);
@@ -170,16 +173,16 @@ impl Collector {
         points.into_values().collect()
     }
 
-    /// How the numbers of a sum count against those of other runs: 1 for delta, 2 for cumulative.
+    /// The aggregation temporality of a sum: 1 for delta, 2 for cumulative.
     #[track_caller]
     pub fn temporality(&self, name: &str) -> i32 {
         match self.metric(name).data {
             Some(Data::Sum(sum)) => sum.aggregation_temporality,
-            other => panic!("{name} is no sum: {other:?}"),
+            other => panic!("{name} is not a sum: {other:?}"),
         }
     }
 
-    /// The only point of a histogram.
+    /// The only data point of a histogram.
     #[track_caller]
     pub fn histogram(&self, name: &str) -> HistogramDataPoint {
         match self.metric(name).data {
@@ -187,7 +190,7 @@ impl Collector {
                 assert_eq!(histogram.data_points.len(), 1, "{name}");
                 histogram.data_points.remove(0)
             }
-            other => panic!("{name} is no histogram: {other:?}"),
+            other => panic!("{name} is not a histogram: {other:?}"),
         }
     }
 
@@ -199,15 +202,15 @@ impl Collector {
         metrics.remove(0)
     }
 
-    /// What the process said it is: the same with spans and with metrics.
+    /// The resource of the process, which spans and metrics share.
     #[track_caller]
     pub fn resource(&self) -> Attributes {
-        let (traces, numbers) = (self.traces(), self.numbers());
-        let of_spans = traces
+        let (trace_requests, metric_requests) = (self.trace_requests(), self.metric_requests());
+        let of_spans = trace_requests
             .iter()
             .flat_map(|message| &message.resource_spans)
             .map(|spans| spans.resource.as_ref());
-        let of_metrics = numbers
+        let of_metrics = metric_requests
             .iter()
             .flat_map(|message| &message.resource_metrics)
             .map(|metrics| metrics.resource.as_ref());
@@ -216,11 +219,11 @@ impl Collector {
             .map(|resource| attributes(&resource.expect("a resource").attributes))
             .collect();
         assert_eq!(resources.len(), 1, "{resources:?}");
-        resources.into_iter().next().expect("one")
+        resources.into_iter().next().expect("one resource")
     }
 }
 
-fn read(span: &Message) -> Span {
+fn received_span(span: &Message) -> Span {
     let status = span.status.clone().unwrap_or_default();
     Span {
         name: span.name.clone(),
@@ -249,7 +252,7 @@ fn attributes(pairs: &[KeyValue]) -> Attributes {
     for pair in pairs {
         let value = pair.value.as_ref().map(text).unwrap_or_default();
         let before = all.insert(pair.key.clone(), value);
-        assert_eq!(before, None, "{} is there twice", pair.key);
+        assert_eq!(before, None, "{} occurs twice", pair.key);
     }
     all
 }
@@ -258,7 +261,7 @@ fn text(value: &AnyValue) -> String {
     match &value.value {
         Some(Value::StringValue(text)) => text.clone(),
         Some(Value::IntValue(number)) => number.to_string(),
-        Some(Value::BoolValue(is_so)) => is_so.to_string(),
+        Some(Value::BoolValue(flag)) => flag.to_string(),
         other => format!("{other:?}"),
     }
 }

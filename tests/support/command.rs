@@ -1,6 +1,6 @@
-//! The real binary as a user starts it: a clean environment, a folder of its own, a hard time limit.
+//! Runs the real binary with a clean environment, an empty folder and a hard time limit.
 //!
-//! The limit and the waiting rest on the process's own pipes and its end, never on a sleep.
+//! Waiting uses the pipes and the exit of the process, never a sleep.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::captured::Captured;
 use super::database::Login;
-use super::limit;
+use super::output_capture::OutputCapture;
 use super::source::Source;
+use super::time_limit;
 
-/// After this long a process is killed and the test fails.
+/// The time after which a process is killed and the test fails.
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// The binary under test.
@@ -25,7 +25,7 @@ pub fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_token_service"))
 }
 
-/// A command line of `token_service` in the making.
+/// A builder for a `token_service` process.
 pub struct Command {
     args: Vec<OsString>,
     envs: Vec<(OsString, OsString)>,
@@ -34,9 +34,9 @@ pub struct Command {
 }
 
 impl Command {
-    /// The bare program, in an empty folder.
+    /// A command without arguments, in an empty folder.
     pub fn new() -> Self {
-        limit::watch();
+        time_limit::start();
         let dir = tempfile::tempdir().expect("a folder");
         Self {
             args: Vec::new(),
@@ -68,7 +68,7 @@ impl Command {
         self
     }
 
-    /// Fetches from this source and, over TLS, trusts its authority.
+    /// Fetches from this source; over TLS it trusts the source's authority.
     #[must_use]
     pub fn source(self, source: &Source) -> Self {
         let command = self.env("TOKEN_HOST", source.url());
@@ -78,42 +78,43 @@ impl Command {
         }
     }
 
-    /// Stores in this database, told by `DATABASE_URL`.
+    /// Stores in this database, named by `DATABASE_URL`.
     #[must_use]
     pub fn database(self, login: &Login) -> Self {
         self.env("DATABASE_URL", login.url())
     }
 
-    /// Stores in this database, told by the `DB_*` of the first version.
+    /// Stores in this database, named by the `DB_*` variables.
     #[must_use]
-    pub fn database_parts(self, login: &Login) -> Self {
-        self.database_place(login).env("DB_PASS", &login.password)
+    pub fn database_by_parts(self, login: &Login) -> Self {
+        self.database_without_password(login)
+            .env("DB_PASS", &login.password)
     }
 
-    /// Those of the `DB_*` that are no secret.
+    /// Stores in this database, named by the `DB_*` variables without `DB_PASS`.
     #[must_use]
-    pub fn database_place(self, login: &Login) -> Self {
+    pub fn database_without_password(self, login: &Login) -> Self {
         self.env("DB_HOST", &login.host)
             .env("DB_PORT", login.port.to_string())
             .env("DB_USER", &login.user)
             .env("DB_NAME", &login.name)
     }
 
-    /// Reads this configuration file, which stands in its folder.
+    /// Writes this configuration file into the folder and reads it.
     #[must_use]
     pub fn config(self, yaml: &str) -> Self {
         self.file("token_service.yaml", yaml)
             .args(["--config", "token_service.yaml"])
     }
 
-    /// Gives it this on standard input; without, standard input is empty.
+    /// Sets standard input, which is empty by default.
     #[must_use]
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = bytes.into();
         self
     }
 
-    /// Writes a file below its folder, with the folders on the way.
+    /// Writes a file below the folder and creates its parent folders.
     #[must_use]
     pub fn file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
         let path = self.dir().join(path);
@@ -123,43 +124,43 @@ impl Command {
         self
     }
 
-    /// The folder it runs in, removed with the last of command, process and run.
+    /// The folder it runs in; removed with the last of command, process and run.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// The standard library's command, for what this builder has no word for, such as a closed pipe.
-    pub fn raw(&self) -> std::process::Command {
+    /// Converts to the standard library's command, for settings that this builder lacks.
+    pub fn std_command(&self) -> std::process::Command {
         let mut command = std::process::Command::new(binary());
         command.args(&self.args).current_dir(self.dir()).env_clear();
-        // Nothing of the developer's: no proxy, no token, no colour, no time zone.
+        // The developer's environment must not leak in: no proxy, token, colour or time zone.
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.dir());
         command.envs(self.envs.iter().map(|(name, value)| (name, value)));
         command
     }
 
-    /// Starts it and goes on.
+    /// Starts the process without waiting for it.
     pub fn spawn(self) -> Running {
         let mut child = self
-            .raw()
+            .std_command()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
         let pid = child.id();
-        let stdout = Captured::read(child.stdout.take().expect("a pipe"));
-        let stderr = Captured::read(child.stderr.take().expect("a pipe"));
+        let stdout = OutputCapture::read(child.stdout.take().expect("a pipe"));
+        let stderr = OutputCapture::read(child.stderr.take().expect("a pipe"));
         let mut stdin = child.stdin.take().expect("a pipe");
         let input = self.stdin;
-        // In a thread, since a pipe holds little; a program that does not read all of it may.
+        // In a thread, because a pipe's buffer is small. The program may leave input unread.
         std::thread::spawn(move || {
             let _ = stdin.write_all(&input);
         });
-        let (tell, ended) = mpsc::channel();
+        let (sender, ended) = mpsc::channel();
         std::thread::spawn(move || {
-            let _ = tell.send(child.wait().expect("the process is ours to wait for"));
+            let _ = sender.send(child.wait().expect("an exit status"));
         });
         let limit = Instant::now() + LIMIT;
         Running {
@@ -173,18 +174,18 @@ impl Command {
         }
     }
 
-    /// Runs it to its end.
+    /// Runs the process until it exits.
     pub fn run(self) -> Run {
         self.spawn().wait()
     }
 }
 
-/// A process that runs; dropping it kills it.
+/// A running process; dropping it kills the process.
 pub struct Running {
     /// The process id.
     pub pid: u32,
-    stdout: Captured,
-    stderr: Captured,
+    stdout: OutputCapture,
+    stderr: OutputCapture,
     ended: Receiver<ExitStatus>,
     limit: Instant,
     status: Option<ExitStatus>,
@@ -197,36 +198,37 @@ impl Running {
         kill(self.pid, name);
     }
 
-    /// Waits until standard output satisfies the test, and gives what it was then.
-    pub fn wait_for_stdout(&self, what: impl Fn(&str) -> bool) -> String {
-        self.stdout.wait_for(self.limit, what)
+    /// Waits until standard output satisfies the predicate, and returns it.
+    pub fn wait_for_stdout(&self, predicate: impl Fn(&str) -> bool) -> String {
+        self.stdout.wait_for(self.limit, predicate)
     }
 
-    /// Waits until standard error satisfies the test, and gives what it was then.
-    pub fn wait_for_stderr(&self, what: impl Fn(&str) -> bool) -> String {
-        self.stderr.wait_for(self.limit, what)
+    /// Waits until standard error satisfies the predicate, and returns it.
+    pub fn wait_for_stderr(&self, predicate: impl Fn(&str) -> bool) -> String {
+        self.stderr.wait_for(self.limit, predicate)
     }
 
-    /// Waits for its end.
+    /// Waits until the process exits.
     ///
     /// # Panics
-    /// Where it does not end within the limit; it is killed then.
+    /// If it does not exit within the limit; it is then killed.
     pub fn wait(self) -> Run {
-        let left = self.limit.saturating_duration_since(Instant::now());
-        let ended = self.ended.recv_timeout(left);
+        let remaining = self.limit.saturating_duration_since(Instant::now());
+        let ended = self.ended.recv_timeout(remaining);
         self.conclude(ended)
     }
 
-    /// Waits for its end, and gives the most memory that it held, in bytes. The kernel's figure never
-    /// falls; what it was a moment before the end, after the last report was written, counts.
-    pub fn wait_and_measure(self) -> (Run, u64) {
+    /// Waits until the process exits, and returns its peak memory in bytes.
+    ///
+    /// The kernel's figure never falls, so the last reading before the exit is the peak.
+    pub fn wait_with_peak_memory(self) -> (Run, u64) {
         let mut peak = 0;
         loop {
-            peak = peak_of(self.pid).unwrap_or(peak);
+            peak = peak_memory(self.pid).unwrap_or(peak);
             let ended = self.ended.recv_timeout(Duration::from_millis(1));
-            let is_over = Instant::now() > self.limit;
-            if is_over || !matches!(ended, Err(RecvTimeoutError::Timeout)) {
-                assert!(peak > 0, "the kernel tells the peak");
+            let timed_out = Instant::now() > self.limit;
+            if timed_out || !matches!(ended, Err(RecvTimeoutError::Timeout)) {
+                assert!(peak > 0, "the kernel reports the peak");
                 return (self.conclude(ended), peak);
             }
         }
@@ -249,22 +251,24 @@ impl Running {
                 self.stdout.text(),
                 self.stderr.text()
             ),
-            Err(RecvTimeoutError::Disconnected) => panic!("nobody waits for token_service"),
+            Err(RecvTimeoutError::Disconnected) => {
+                panic!("the thread that waits for token_service is gone")
+            }
         }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Still ours: only `wait` and the waiting thread reap it, and neither has said so.
+        // The pid is still valid: the waiting thread has reported no exit.
         if self.status.is_none() && self.ended.try_recv().is_err() {
             kill(self.pid, "KILL");
         }
     }
 }
 
-/// The most memory that a living process has held, in bytes.
-pub fn peak_of(pid: u32) -> Option<u64> {
+/// The peak memory of a running process, in bytes.
+pub fn peak_memory(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let peak = status
         .lines()
@@ -279,25 +283,25 @@ fn kill(pid: u32, signal: &str) {
         .arg(pid.to_string())
         .stderr(Stdio::null())
         .status();
-    // A process that has just ended cannot be signalled; its `wait` tells.
+    // Signalling fails if the process has just exited; `wait` reports that.
     status.expect("the kill command");
 }
 
-/// What a process did.
+/// A process that has exited.
 pub struct Run {
     /// Its standard output.
     pub stdout: String,
     /// Its standard error.
     pub stderr: String,
-    /// Its exit code; none where a signal ended it.
+    /// Its exit code; none if a signal ended it.
     pub code: Option<i32>,
-    /// The signal that ended it.
+    /// The signal that ended it, if any.
     pub signal: Option<i32>,
     dir: Arc<tempfile::TempDir>,
 }
 
 impl Run {
-    /// Fails with everything it said unless it ended with this code.
+    /// Asserts the exit code; a failure shows both streams.
     #[track_caller]
     pub fn expect_code(self, code: i32) -> Self {
         let Self { stdout, stderr, .. } = &self;
@@ -305,22 +309,22 @@ impl Run {
         self
     }
 
-    /// A file in the folder it ran in.
+    /// The path of a file in its folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// The lines of standard output in the order of their bytes, for runs whose order is open.
+    /// Standard output with sorted lines, for runs without a fixed order.
     pub fn sorted(&self) -> String {
         let mut lines: Vec<&str> = self.stdout.lines().collect();
         lines.sort_unstable();
         lines.join("\n")
     }
 
-    /// The one error on standard error and what stands beneath it.
+    /// The only error on standard error, with the lines below it.
     ///
     /// # Panics
-    /// Where there is none, or more than one.
+    /// If there is no error or more than one.
     #[track_caller]
     pub fn error(&self) -> &str {
         let count = self
@@ -328,11 +332,11 @@ impl Run {
             .lines()
             .filter(|line| line.starts_with("error:"));
         assert_eq!(count.count(), 1, "{}", self.stderr);
-        let at = self.stderr.find("error:").expect("just counted");
+        let at = self.stderr.find("error:").expect("an error");
         self.stderr[at..].trim_end()
     }
 
-    /// Exit code and both streams as one text for a snapshot, with `snapshot::settings`.
+    /// Exit code and both streams as one text, for a snapshot.
     pub fn transcript(&self) -> String {
         let code = self.code.map_or_else(
             || format!("signal {:?}", self.signal),

@@ -1,6 +1,6 @@
-//! A database per test on the throwaway server, with the seed's table or with a hostile one.
+//! A database per test on the throwaway server, with the standard table or a hostile one.
 //!
-//! Databases are not dropped one by one; the server's folder goes as a whole.
+//! Databases are not dropped: the server's folder is removed as a whole.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,13 +9,15 @@ use postgres::{Client, Config, NoTls};
 
 use super::postgres::{SUPERUSER, Server, server};
 
-/// The table that stands in for the real one.
-pub const SEED: &str = "CREATE TABLE secret_tokens (
+/// The standard table: a serial key, and a CHECK that rejects some tokens.
+pub const STANDARD_TABLE: &str = "CREATE TABLE secret_tokens (
     id SERIAL PRIMARY KEY, data text NOT NULL CHECK (data NOT LIKE '%-%'))";
 
-/// A table on which a careless client goes wrong: a trigger that drops tokens with a leading `n`
-/// without an error, a unique constraint that fails only at the commit, and one column more.
-pub const HOSTILE: &str = "CREATE TABLE secret_tokens (
+/// A table that a careless client misreports.
+///
+/// A trigger drops tokens with a leading `n` without an error, a unique constraint fails only at
+/// commit, and there is one more column.
+pub const HOSTILE_TABLE: &str = "CREATE TABLE secret_tokens (
     id SERIAL PRIMARY KEY,
     origin text NOT NULL DEFAULT 'unknown',
     data text NOT NULL CHECK (data NOT LIKE '%-%'),
@@ -26,10 +28,10 @@ CREATE TRIGGER swallow BEFORE INSERT ON secret_tokens FOR EACH ROW EXECUTE FUNCT
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// Who connects to what.
+/// The parameters of a connection.
 #[derive(Clone, Debug)]
 pub struct Login {
-    /// `127.0.0.1`.
+    /// The host.
     pub host: String,
     /// The server's port.
     pub port: u16,
@@ -54,13 +56,13 @@ impl Login {
         format!("postgres://{user}:{password}@{host}:{port}/{name}")
     }
 
-    /// A blocking connection.
+    /// Opens a blocking connection.
     pub fn client(&self) -> Client {
         self.try_client()
             .expect("a connection to the throwaway PostgreSQL")
     }
 
-    /// A blocking connection, where the server may be away.
+    /// A blocking connection to a server that may be down.
     pub fn try_client(&self) -> Result<Client, postgres::Error> {
         Config::new()
             .host(&self.host)
@@ -72,7 +74,7 @@ impl Login {
     }
 }
 
-/// A database of the test's own; dereferences to its owner's login.
+/// A database for one test; dereferences to its owner's login.
 pub struct Database {
     owner: Login,
     /// The superuser in this database.
@@ -87,17 +89,17 @@ impl Deref for Database {
 }
 
 impl Database {
-    /// Logs in with this password from now on, which the role has already.
+    /// Uses this password from now on; the role must already have it.
     pub fn set_password(&mut self, password: &str) {
         password.clone_into(&mut self.owner.password);
     }
 
-    /// An empty database with an owner.
+    /// Creates an empty database with an owner.
     pub fn new() -> Self {
         Self::on(server())
     }
 
-    /// An empty database with an owner, on that server.
+    /// Creates an empty database with an owner on this server.
     pub fn on(server: &Server) -> Self {
         let name = format!("t_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let owner = Login {
@@ -129,29 +131,29 @@ impl Database {
         Self { owner, admin }
     }
 
-    /// A database with a table of the test's own making.
-    pub fn with(ddl: &str) -> Self {
-        Self::new().made(ddl)
+    /// Creates a database and runs this DDL in it.
+    pub fn from_ddl(ddl: &str) -> Self {
+        Self::new().with_sql(ddl)
     }
 
-    /// The database with this done in it by its owner.
+    /// Runs this SQL as the owner, and returns the database.
     #[must_use]
-    pub fn made(self, ddl: &str) -> Self {
+    pub fn with_sql(self, ddl: &str) -> Self {
         self.client().batch_execute(ddl).expect("valid SQL");
         self
     }
 
-    /// A database with the seed's table.
-    pub fn seed() -> Self {
-        Self::with(SEED)
+    /// Creates a database with the standard table.
+    pub fn standard() -> Self {
+        Self::from_ddl(STANDARD_TABLE)
     }
 
-    /// A database with the hostile table.
+    /// Creates a database with the hostile table.
     pub fn hostile() -> Self {
-        Self::with(HOSTILE)
+        Self::from_ddl(HOSTILE_TABLE)
     }
 
-    /// A blocking connection as superuser.
+    /// Opens a blocking connection as superuser.
     pub fn admin(&self) -> Client {
         self.admin.client()
     }
@@ -161,7 +163,7 @@ impl Database {
         &self.admin
     }
 
-    /// What is stored, sorted by byte.
+    /// The stored tokens, sorted by byte.
     pub fn rows(&self) -> Vec<String> {
         let found = self.client().query("SELECT data FROM secret_tokens", &[]);
         let mut rows: Vec<String> = found
@@ -173,7 +175,7 @@ impl Database {
         rows
     }
 
-    /// A login role with these rights on the table, such as `INSERT, SELECT`, or none if empty.
+    /// Creates a login role with these rights on the table, such as `INSERT, SELECT`; none if empty.
     pub fn role_with(&self, rights: &str) -> Login {
         let role = Login {
             user: format!(

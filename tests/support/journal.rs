@@ -1,25 +1,25 @@
-//! A journal as a test reads it, without the program's own reader.
+//! Reads journals without the program's own reader.
 
 use std::path::Path;
 
 use serde_json::Value;
 
-/// What a journal says; a torn last line is left out.
+/// The content of a journal, without a truncated last line.
 #[derive(Default)]
 pub struct Journal {
     /// Every token of every page, in order.
     pub received: Vec<String>,
-    /// Tokens whose outcome it holds, with their status.
+    /// The recorded outcomes: token and status.
     pub outcomes: Vec<(String, String)>,
-    /// The summary, if the run came so far.
+    /// The summary, if the run got that far.
     pub summary: Option<Value>,
 }
 
 impl Journal {
-    /// Reads the file; one that is missing is empty.
+    /// Reads the file; a missing file counts as empty.
     ///
     /// # Panics
-    /// Where a line before the last one is no JSON.
+    /// If a line before the last one is not JSON.
     pub fn read(path: &Path) -> Self {
         let bytes = std::fs::read(path).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
@@ -31,11 +31,11 @@ impl Journal {
                 Err(_) if number + 1 == count && !text.ends_with('\n') => break,
                 Err(error) => panic!("line {} of the journal: {error}", number + 1),
             };
-            let word = |key: &str| value[key].as_str().map(str::to_owned);
+            let string = |key: &str| value[key].as_str().map(str::to_owned);
             if let Some(tokens) = value["received"].as_array() {
                 let texts = tokens.iter().map(|token| token.as_str().expect("a token"));
                 journal.received.extend(texts.map(str::to_owned));
-            } else if let (Some(token), Some(status)) = (word("token"), word("status")) {
+            } else if let (Some(token), Some(status)) = (string("token"), string("status")) {
                 journal.outcomes.push((token, status));
             } else if value["summary"].is_object() {
                 journal.summary = Some(value["summary"].clone());

@@ -1,5 +1,5 @@
-//! The manifests of `deploy/` as a platform reads them, and the process that it would make of one: the
-//! container's own arguments, variables and mounts, with the folders that are mounted elsewhere.
+//! Reads the manifests of `deploy/` and builds the process that a platform would start from one: with
+//! the container's arguments and variables, and with its mounts below a folder of the test.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -32,7 +32,7 @@ pub fn all() -> Vec<Manifest> {
 pub fn read(file: &'static str) -> Vec<Manifest> {
     let text = fs::read_to_string(super::root().join(file)).expect("the manifest");
     let documents = serde_yaml::Deserializer::from_str(&text);
-    let object = |document| Value::deserialize(document).expect("YAML that is JSON, too");
+    let object = |document| Value::deserialize(document).expect("YAML that maps to JSON");
     let manifest = |document| Manifest {
         file,
         object: object(document),
@@ -41,26 +41,26 @@ pub fn read(file: &'static str) -> Vec<Manifest> {
 }
 
 impl Manifest {
-    /// What kind of object it is, with its version.
+    /// Its `apiVersion` and `kind`.
     pub fn kind(&self) -> (&str, &str) {
-        let text = |key: &str| self.object[key].as_str().expect("a text");
+        let text = |key: &str| self.object[key].as_str().expect("a string");
         (text("apiVersion"), text("kind"))
     }
 
-    /// True where it runs no container.
-    pub fn is_passive(&self) -> bool {
+    /// Whether it is a volume claim, which has no container.
+    pub fn is_volume_claim(&self) -> bool {
         self.kind() == ("v1", "PersistentVolumeClaim")
     }
 
     /// The pod's or the task's specification.
     pub fn pod(&self) -> &Value {
-        let place = match self.kind() {
+        let pointer = match self.kind() {
             ("run.googleapis.com/v1", "Job") => "/spec/template/spec/template/spec",
             ("batch/v1", "Job") => "/spec/template/spec",
             ("batch/v1", "CronJob") => "/spec/jobTemplate/spec/template/spec",
-            other => panic!("no pod is known of {other:?}"),
+            other => panic!("no pod specification is known for {other:?}"),
         };
-        self.object.pointer(place).expect("a specification")
+        self.object.pointer(pointer).expect("a specification")
     }
 
     /// The only container.
@@ -78,9 +78,9 @@ impl Manifest {
 
     /// The value of `--NAME=VALUE` among the arguments.
     pub fn option(&self, name: &str) -> &str {
-        let begin = format!("--{name}=");
+        let prefix = format!("--{name}=");
         let mut values = self.args().into_iter();
-        let value = values.find_map(|arg| arg.strip_prefix(begin.as_str()));
+        let value = values.find_map(|arg| arg.strip_prefix(prefix.as_str()));
         value.unwrap_or_else(|| panic!("{}: no --{name}=", self.file))
     }
 
@@ -89,7 +89,7 @@ impl Manifest {
         let env = self.container()["env"].as_array().expect("variables");
         env.iter()
             .map(|variable| {
-                let text = |key: &str| variable[key].as_str().expect("a text");
+                let text = |key: &str| variable[key].as_str().expect("a string");
                 (text("name"), text("value"))
             })
             .collect()
@@ -103,16 +103,17 @@ impl Manifest {
             .1
     }
 
-    /// Where volumes are mounted in the container.
+    /// The mount paths of the container.
     pub fn mounts(&self) -> Vec<&str> {
         let mounts = self.container()["volumeMounts"].as_array().expect("mounts");
         let paths = mounts.iter().map(|mount| mount["mountPath"].as_str());
         paths.map(|path| path.expect("a path")).collect()
     }
 
-    /// The process that a platform makes of it, in a folder in which the mounts lie. Each variable that
-    /// names a file gets one with what `secret` says of it; what `change` has another value for is
-    /// changed, and nothing else is.
+    /// Builds the process that a platform would start, with the mounts below its folder.
+    ///
+    /// For each variable that names a file, the file is written with the content of `secret`.
+    /// `change` may replace the values of variables; everything else stays unchanged.
     pub fn command(
         &self,
         secret: impl Fn(&str, &Path) -> String,
@@ -122,16 +123,16 @@ impl Manifest {
         let dir = command.dir().to_owned();
         let mounts = self.mounts();
         for mount in &mounts {
-            fs::create_dir_all(inside(&dir, mount)).expect("a folder");
+            fs::create_dir_all(path_below(&dir, mount)).expect("a folder");
         }
-        let localized = |text: &str| {
+        let relocated = |text: &str| {
             mounts.iter().fold(text.to_owned(), |text, mount| {
-                text.replace(mount, inside(&dir, mount).to_str().expect("UTF-8"))
+                text.replace(mount, path_below(&dir, mount).to_str().expect("UTF-8"))
             })
         };
-        command = command.args(self.args().into_iter().map(localized));
+        command = command.args(self.args().into_iter().map(relocated));
         for (name, value) in self.env() {
-            let value = change(name).unwrap_or_else(|| localized(value));
+            let value = change(name).unwrap_or_else(|| relocated(value));
             if let Some(what) = name.strip_suffix("_FILE") {
                 let path = Path::new(&value);
                 assert!(path.starts_with(&dir), "{name} is not below a mount");
@@ -143,13 +144,13 @@ impl Manifest {
     }
 }
 
-/// An absolute path of the container in the folder that stands in for its root.
-pub fn inside(dir: &Path, path: &str) -> PathBuf {
+/// The path below `dir` for an absolute path of the container.
+pub fn path_below(dir: &Path, path: &str) -> PathBuf {
     dir.join(path.trim_start_matches('/'))
 }
 
-/// Lays a server's Unix socket where libpq's rules look for that of port 5432 in `folder`.
-pub fn offer_socket(folder: &Path, sockets: &Path, port: u16) {
+/// Links a server's Unix socket into `folder` under the name that libpq expects for port 5432.
+pub fn link_socket(folder: &Path, sockets: &Path, port: u16) {
     fs::create_dir_all(folder).expect("a folder");
     let socket = sockets.join(format!(".s.PGSQL.{port}"));
     symlink(socket, folder.join(".s.PGSQL.5432")).expect("a link");

@@ -1,36 +1,36 @@
-//! What the tests stand on: a throwaway PostgreSQL, a scripted token source and the real binary.
+//! Support for the tests: throwaway PostgreSQL servers, a scripted token source and the real binary.
 //!
-//! Nothing here fakes the product; every part is a real socket, a real server or a real process.
-#![allow(dead_code, reason = "a test uses what it needs of the support")]
+//! Nothing fakes the product: every part is a real socket, a real server or a real process.
+#![allow(dead_code, reason = "each test uses a part of this module")]
 
-pub mod answer;
-pub mod books;
-mod captured;
+pub mod certificates;
 pub mod cluster;
 pub mod collector;
 pub mod command;
 pub mod database;
-pub mod guide;
+pub mod doc_blocks;
 pub mod journal;
-pub mod limit;
+pub mod ledger;
 pub mod manifest;
-mod pair;
+mod output_capture;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod proxy;
+mod proxy_connection;
 pub mod report;
+pub mod response;
 pub mod rewriter;
 pub mod scrape;
-pub mod secure;
 pub mod snapshot;
 pub mod source;
 pub mod terminal;
-pub mod terminator;
-pub mod tls;
+pub mod time_limit;
+pub mod tls_server;
+pub mod tls_terminator;
 pub mod verify;
 pub mod wire;
 
-/// The root of the checkout.
+/// Returns the root of the checkout.
 pub fn root() -> &'static std::path::Path {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
 }

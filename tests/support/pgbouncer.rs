@@ -1,8 +1,8 @@
-//! A real PgBouncer on loopback before a throwaway server, set up as a test wants it. It can be
-//! killed and started again, and is gone with its value or with the process, however that ends.
+//! A real PgBouncer on loopback in front of a throwaway server. A test can configure, kill and restart
+//! it. It stops when its value is dropped or the test process exits.
 //!
-//! As with the servers, the end is left to a shell that waits for a pipe to close. It is PgBouncer's
-//! parent, so that it never signals a process that is not its own.
+//! As with the servers, a shell that waits for a pipe to close stops it. The shell is PgBouncer's
+//! parent, so it never signals a foreign process.
 
 use std::cell::RefCell;
 use std::fs;
@@ -19,10 +19,10 @@ use postgres::{Client, SimpleQueryMessage};
 use super::database::{Database, Login};
 use super::postgres::{Account, SUPERUSER, advice, free_port};
 
-/// Obeys a word a line and says when it is done; at the end nothing is left.
-const KEEPER: &str = r#"
-while read -r word; do
-    case $word in
+/// The script of the supervising shell: it runs one command per line, and cleans up at the end.
+const SUPERVISOR: &str = r#"
+while read -r command; do
+    case $command in
         start) "$@" </dev/null >/dev/null 2>&1 & pid=$! ;;
         kill) kill -KILL "$pid"; wait "$pid"; pid= ;;
     esac
@@ -31,28 +31,28 @@ done 2>/dev/null
 [ -z "$pid" ] || kill -KILL "$pid"
 wait
 rm -rf -- "$0""#;
-/// How long it may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is asked whether it is up.
-const GLANCE: Duration = Duration::from_millis(5);
-/// How many ports are tried: another process may take the free one first.
-const TRIES: u32 = 3;
-/// Who may give orders on the console.
+/// The longest wait for a connection.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The interval between two attempts to connect.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// The number of ports to try: another process may take a free port first.
+const PORT_ATTEMPTS: u32 = 3;
+/// The user of the admin console.
 const CONSOLE: &str = "console";
 
-/// How a pooler is set up.
-pub struct Setup<'a> {
+/// The configuration of a pooler.
+pub struct PoolerSetup<'a> {
     /// `session`, `transaction` or `statement`.
     pub mode: &'a str,
-    /// The most connections to the server.
+    /// The maximum of connections to the server.
     pub size: u32,
     /// More lines of the section `[pgbouncer]`.
     pub lines: &'a str,
-    /// The port that it takes for the server's, where that is not the database's own.
+    /// The port of the server, if it differs from the database's.
     pub server: Option<u16>,
 }
 
-impl Default for Setup<'_> {
+impl Default for PoolerSetup<'_> {
     fn default() -> Self {
         Self {
             mode: "transaction",
@@ -65,45 +65,45 @@ impl Default for Setup<'_> {
 
 /// A running PgBouncer.
 pub struct Pooler {
-    /// The database as it is reached through the pooler.
+    /// The parameters of a connection through the pooler.
     pub login: Login,
     console: Login,
-    /// A connection to the console, so that none comes and goes: each counts as a client.
-    orders: RefCell<Option<Client>>,
+    /// A connection to the console; kept open because each connection counts as a client.
+    console_client: RefCell<Option<Client>>,
     dir: PathBuf,
-    keeper: Child,
-    words: Option<ChildStdin>,
-    said: BufReader<ChildStdout>,
+    supervisor: Child,
+    commands: Option<ChildStdin>,
+    replies: BufReader<ChildStdout>,
 }
 
 impl Pooler {
-    /// A pooler before the server of this database, for its owner.
+    /// Starts a pooler for this database and its owner.
     ///
     /// # Panics
-    /// Where it cannot be started; the message says why.
-    pub fn before(database: &Database, setup: &Setup<'_>) -> Self {
-        Self::start(database, setup).unwrap_or_else(|why| panic!("{why}"))
+    /// If it cannot be started.
+    pub fn start(database: &Database, setup: &PoolerSetup<'_>) -> Self {
+        Self::try_start(database, setup).unwrap_or_else(|why| panic!("{why}"))
     }
 
-    /// Kills it: clients and servers hear nothing but the end of their connections.
+    /// Kills the process; clients and servers only see that their connections close.
     pub fn kill(&mut self) {
-        self.order("kill");
+        self.send_command("kill");
     }
 
-    /// Starts it again where it was.
-    pub fn start_again(&mut self) {
-        self.order("start");
-        assert!(self.is_up(), "{}", self.log());
+    /// Restarts it on the same port.
+    pub fn restart(&mut self) {
+        self.send_command("start");
+        assert!(self.wait_until_up(), "{}", self.log());
     }
 
-    /// Gives an order on the console, such as `PAUSE`, and waits until it is carried out.
-    pub fn order_on_console(&self, order: &str) {
-        self.ask_console(order);
+    /// Runs a command such as `PAUSE` on the console, and waits until it is done.
+    pub fn run_console_command(&self, command: &str) {
+        self.query_console(command);
     }
 
-    /// How many clients wait for a connection to the server.
-    pub fn waiting(&self) -> u64 {
-        let pools = self.ask_console("SHOW POOLS");
+    /// The number of clients that wait for a connection to the server.
+    pub fn waiting_clients(&self) -> u64 {
+        let pools = self.query_console("SHOW POOLS");
         let of = |pool: &SimpleQueryMessage| match pool {
             SimpleQueryMessage::Row(row) if row.get("database") == Some(&self.login.name) => {
                 row.get("cl_waiting")?.parse::<u64>().ok()
@@ -113,13 +113,13 @@ impl Pooler {
         pools.iter().filter_map(of).sum()
     }
 
-    fn ask_console(&self, order: &str) -> Vec<SimpleQueryMessage> {
-        let mut orders = self.orders.borrow_mut();
-        let console = orders.as_mut().expect("it is up");
-        console.simple_query(order).expect("it obeys")
+    fn query_console(&self, command: &str) -> Vec<SimpleQueryMessage> {
+        let mut client = self.console_client.borrow_mut();
+        let console = client.as_mut().expect("a running PgBouncer");
+        console.simple_query(command).expect("an accepted command")
     }
 
-    fn start(database: &Database, setup: &Setup<'_>) -> Result<Self, String> {
+    fn try_start(database: &Database, setup: &PoolerSetup<'_>) -> Result<Self, String> {
         let program = program()?;
         let account = Account::choose()?;
         let dir = tempfile::Builder::new()
@@ -127,7 +127,7 @@ impl Pooler {
             .tempdir()
             .map_err(|e| format!("cannot make a folder for PgBouncer: {e}"))?
             .keep();
-        let mut keeper = keeper(&program, &account, &dir)?;
+        let mut supervisor = start_supervisor(&program, &account, &dir)?;
         let login = (**database).clone();
         let console = Login {
             user: CONSOLE.to_owned(),
@@ -136,15 +136,15 @@ impl Pooler {
             ..login.clone()
         };
         let mut pooler = Self {
-            words: keeper.stdin.take(),
-            said: BufReader::new(keeper.stdout.take().expect("a pipe")),
+            commands: supervisor.stdin.take(),
+            replies: BufReader::new(supervisor.stdout.take().expect("a pipe")),
             login,
             console,
-            orders: RefCell::new(None),
+            console_client: RefCell::new(None),
             dir,
-            keeper,
+            supervisor,
         };
-        for _ in 0..TRIES {
+        for _ in 0..PORT_ATTEMPTS {
             let port = free_port();
             pooler.login.port = port;
             pooler.console.port = port;
@@ -153,12 +153,12 @@ impl Pooler {
                 "ini",
                 &pooler.ini(setup, setup.server.unwrap_or(database.port)),
             );
-            account.own(&pooler.dir)?;
-            pooler.order("start");
-            if pooler.is_up() {
+            account.chown(&pooler.dir)?;
+            pooler.send_command("start");
+            if pooler.wait_until_up() {
                 return Ok(pooler);
             }
-            pooler.order("kill");
+            pooler.send_command("kill");
         }
         Err(format!("PgBouncer did not start:\n{}", pooler.log()))
     }
@@ -168,9 +168,9 @@ impl Pooler {
         [&self.login, &self.console].map(line).concat()
     }
 
-    fn ini(&self, setup: &Setup<'_>, server: u16) -> String {
+    fn ini(&self, setup: &PoolerSetup<'_>, server: u16) -> String {
         let (name, port, dir) = (&self.login.name, self.login.port, self.dir.display());
-        let Setup {
+        let PoolerSetup {
             mode, size, lines, ..
         } = setup;
         format!(
@@ -192,23 +192,25 @@ server_login_retry = 0.1
         )
     }
 
-    fn order(&mut self, word: &str) {
-        let words = self.words.as_mut().expect("a pipe");
-        writeln!(words, "{word}").expect("the keeper listens");
-        let mut said = String::new();
-        self.said.read_line(&mut said).expect("the keeper answers");
-        assert_eq!(said, "done\n", "{word}");
+    fn send_command(&mut self, command: &str) {
+        let commands = self.commands.as_mut().expect("a pipe");
+        writeln!(commands, "{command}").expect("a running supervisor");
+        let mut reply = String::new();
+        self.replies.read_line(&mut reply).expect("a reply");
+        assert_eq!(reply, "done\n", "{command}");
     }
 
-    /// True once it lets its own console in, whose password no other process knows.
-    fn is_up(&self) -> bool {
-        let end = Instant::now() + PATIENCE;
+    /// Waits until it accepts a connection to its console; false on a timeout.
+    ///
+    /// Only this process knows the console's password, so the connection proves who listens.
+    fn wait_until_up(&self) -> bool {
+        let end = Instant::now() + TIMEOUT;
         while Instant::now() < end {
             if let Ok(console) = self.console.try_client() {
-                self.orders.replace(Some(console));
+                self.console_client.replace(Some(console));
                 return true;
             }
-            thread::park_timeout(GLANCE);
+            thread::park_timeout(POLL_INTERVAL);
         }
         false
     }
@@ -227,20 +229,20 @@ server_login_retry = 0.1
 
 impl Drop for Pooler {
     fn drop(&mut self) {
-        drop(self.words.take());
-        let _ = self.keeper.wait();
+        drop(self.commands.take());
+        let _ = self.supervisor.wait();
     }
 }
 
-/// The shell that starts and ends it.
-fn keeper(program: &Path, account: &Account, dir: &Path) -> Result<Child, String> {
-    let mut keeper = Command::new("sh");
-    keeper.args(["-c", KEEPER]).arg(dir).arg(program);
-    // It refuses root too.
+/// Starts the shell that supervises PgBouncer.
+fn start_supervisor(program: &Path, account: &Account, dir: &Path) -> Result<Child, String> {
+    let mut supervisor = Command::new("sh");
+    supervisor.args(["-c", SUPERVISOR]).arg(dir).arg(program);
+    // PgBouncer refuses to run as root.
     if matches!(account, Account::Postgres { .. }) {
-        keeper.args(["-u", SUPERUSER]);
+        supervisor.args(["-u", SUPERUSER]);
     }
-    keeper
+    supervisor
         .arg(dir.join("ini"))
         .current_dir("/")
         .process_group(0)
@@ -248,10 +250,10 @@ fn keeper(program: &Path, account: &Account, dir: &Path) -> Result<Child, String
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|e| format!("cannot start the shell that keeps PgBouncer: {e}"))
+        .map_err(|e| format!("cannot start the shell that supervises PgBouncer: {e}"))
 }
 
-/// The program. Debian's package puts it where only root's PATH leads.
+/// Finds the program; Debian installs it in a folder that only root's PATH contains.
 fn program() -> Result<PathBuf, String> {
     if let Some(program) = std::env::var_os("TOKEN_SERVICE_PGBOUNCER").map(PathBuf::from) {
         return if program.is_file() {

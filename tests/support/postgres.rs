@@ -1,9 +1,8 @@
-//! Throwaway PostgreSQL servers: one that all tests share, started on first use, and others set up as
-//! a test wants them. They run from the installed programs, with durable settings, and are gone with
-//! the process, however that ends.
+//! Throwaway PostgreSQL servers: a shared one, started on first use, and others with their own
+//! configuration. They run the installed programs with durable settings.
 //!
-//! Rust never drops statics, and a killed process drops nothing at all, so the end is left to a
-//! shell that waits for a pipe to close and then stops the server and removes its files.
+//! A shell that waits for a pipe to close stops a server and removes its files. Rust drops no statics,
+//! and a killed process drops nothing.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,24 +17,25 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 /// The superuser of the throwaway server.
 pub const SUPERUSER: &str = "postgres";
-/// The server programs that a usable folder holds.
+/// The programs that a usable folder must contain.
 const PROGRAMS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
-/// Names the folder of the server programs.
+/// The variable that names the folder of the server programs.
 const PG_BIN: &str = "TOKEN_SERVICE_PG_BIN";
-/// Waits for the pipe's end, stops the server, and removes its files; again where a process that was
-/// killed in the middle of `initdb` left one that still writes.
-/// A folder with a file `keep` in it is kept.
-const END: &str = r#"cat; "$@"; [ -e "$0/keep" ] && exit
+/// Waits until the pipe closes, stops the server, and removes its files.
+///
+/// The removal is retried: if `initdb` was killed, a child of it may still write. A folder that
+/// contains a file `keep` is kept.
+const CLEANUP: &str = r#"cat; "$@"; [ -e "$0/keep" ] && exit
 for try in $(seq 30); do rm -rf -- "$0" && break; sleep 1; done"#;
-/// Below the ports that Linux gives to connections and to who asks for any (32768 to 60999).
+/// Ports below the ephemeral range of Linux (32768 to 60999).
 const PORTS: Range<u16> = 10_000..30_000;
-/// How many ports are tried: another process may take the free one before the server does.
-const TRIES: u32 = 5;
+/// The number of ports to try: another process may take a free port first.
+const PORT_ATTEMPTS: u32 = 5;
 
 static SERVER: LazyLock<Result<Server, String>> =
-    LazyLock::new(|| Server::start(&Setup::default()));
+    LazyLock::new(|| Server::try_start(&ServerSetup::default()));
 
-/// The running server.
+/// A running server.
 pub struct Server {
     /// The port on 127.0.0.1, also the suffix of the Unix socket.
     pub port: u16,
@@ -43,34 +43,34 @@ pub struct Server {
     pub password: String,
     /// The folder of the Unix socket.
     pub sockets: PathBuf,
-    /// Where the server programs are; `psql` and `pgbench` are often beside them.
+    /// The folder of the server programs, which often contains `psql` and `pgbench` as well.
     pub programs: PathBuf,
-    /// Data, sockets, log and password.
+    /// The folder with data, sockets, log and password.
     pub dir: PathBuf,
     pub(super) account: Account,
-    /// Its open standard input keeps the server alive.
+    /// The shell that stops the server when its standard input closes.
     watchdog: Child,
 }
 
-/// What a server of a test's own differs in.
+/// The configuration of a server.
 #[derive(Default)]
-pub struct Setup<'a> {
-    /// Files in the data folder, readable by nobody else.
+pub struct ServerSetup<'a> {
+    /// Files in the data folder, readable by the server only.
     pub files: &'a [(&'a str, &'a str)],
     /// More lines of `postgresql.conf`.
     pub conf: &'a str,
-    /// All of `pg_hba.conf`; without, every connection needs a password.
+    /// The whole `pg_hba.conf`; by default every connection needs a password.
     pub hba: Option<&'a str>,
-    /// The superuser's password; without, a random one.
+    /// The superuser's password; random by default.
     pub password: Option<&'a str>,
-    /// Begins as a standby of this server, which then needs `replication` in its `hba`.
+    /// The primary, if this is a standby; its `hba` must allow `replication`.
     pub standby_of: Option<&'a Server>,
 }
 
-/// The server of this process; started by whoever asks first.
+/// Returns the shared server; the first call starts it.
 ///
 /// # Panics
-/// Where it cannot be started; the message says why.
+/// If it cannot be started.
 pub fn server() -> &'static Server {
     match &*SERVER {
         Ok(server) => server,
@@ -79,7 +79,7 @@ pub fn server() -> &'static Server {
 }
 
 impl Drop for Server {
-    /// Ends it, before the process does.
+    /// Stops the server, and waits until its files are removed.
     fn drop(&mut self) {
         drop(self.watchdog.stdin.take());
         let _ = self.watchdog.wait();
@@ -87,12 +87,12 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// A server of the test's own, gone when it is dropped.
+    /// Starts a server; dropping it stops the server.
     ///
     /// # Panics
-    /// Where it cannot be started; the message says why.
-    pub fn with(setup: &Setup<'_>) -> Self {
-        Self::start(setup).unwrap_or_else(|why| panic!("{why}"))
+    /// If it cannot be started.
+    pub fn start(setup: &ServerSetup<'_>) -> Self {
+        Self::try_start(setup).unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// Runs `pg_ctl` with these arguments.
@@ -102,10 +102,10 @@ impl Server {
             .arg("--pgdata")
             .arg(self.dir.join("data"))
             .args(args);
-        output(command).unwrap_or_else(|why| panic!("{why}"));
+        run_program(command).unwrap_or_else(|why| panic!("{why}"));
     }
 
-    fn start(setup: &Setup<'_>) -> Result<Self, String> {
+    fn try_start(setup: &ServerSetup<'_>) -> Result<Self, String> {
         let programs = programs()?;
         let account = Account::choose()?;
         let dir = tempfile::Builder::new()
@@ -117,17 +117,17 @@ impl Server {
         let sockets = dir.join("sockets");
         let watchdog = watchdog(&dir, &account, &programs.join("pg_ctl"), &data)?;
 
-        let given = setup.standby_of.map(|primary| primary.password.as_str());
-        let password = given.or(setup.password).map_or_else(
+        let of_primary = setup.standby_of.map(|primary| primary.password.as_str());
+        let password = of_primary.or(setup.password).map_or_else(
             || format!("admin-{:016x}", fastrand::u64(..)),
             ToOwned::to_owned,
         );
         let secret = dir.join("password");
         fs::write(&secret, &password).map_err(at(&secret))?;
         fs::create_dir(&sockets).map_err(at(&sockets))?;
-        account.own(&dir)?;
+        account.chown(&dir)?;
 
-        output(match setup.standby_of {
+        run_program(match setup.standby_of {
             Some(primary) => base_backup(&account, &programs, primary, &data),
             None => init(&account, &programs, &secret, &data),
         })?;
@@ -139,17 +139,17 @@ impl Server {
             fs::write(&file, text).map_err(at(&file))?;
             fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).map_err(at(&file))?;
         }
-        account.own(&dir)?;
+        account.chown(&dir)?;
 
         let log = dir.join("server.log");
         let mut last = String::new();
-        for _ in 0..TRIES {
+        for _ in 0..PORT_ATTEMPTS {
             let port = free_port();
             configure(&data, &sockets, port, setup.conf)?;
             let mut start = account.command(&programs.join("pg_ctl"));
             start.arg("--pgdata").arg(&data).arg("--log").arg(&log);
             start.args(["--wait", "--timeout=60", "start"]);
-            match output(start) {
+            match run_program(start) {
                 Ok(()) => {
                     return Ok(Self {
                         port,
@@ -178,7 +178,7 @@ fn init(account: &Account, programs: &Path, secret: &Path, data: &Path) -> Comma
     init
 }
 
-/// A copy that follows its primary.
+/// The command that copies a primary to a standby, which follows it.
 fn base_backup(account: &Account, programs: &Path, primary: &Server, data: &Path) -> Command {
     let mut copy = account.command(&programs.join("pg_basebackup"));
     copy.env("PGPASSWORD", &primary.password);
@@ -189,7 +189,7 @@ fn base_backup(account: &Account, programs: &Path, primary: &Server, data: &Path
     copy
 }
 
-/// Settings of a server whose word counts: what it acknowledged survives a crash.
+/// Writes durable settings: an acknowledged commit survives a crash.
 fn configure(data: &Path, sockets: &Path, port: u16, more: &str) -> Result<(), String> {
     let mut text = String::from("fsync = on\nsynchronous_commit = on\nfull_page_writes = on\n");
     text.push_str("max_connections = 100\nlisten_addresses = '127.0.0.1'\n");
@@ -204,14 +204,14 @@ fn configure(data: &Path, sockets: &Path, port: u16, more: &str) -> Result<(), S
     if before.ends_with(include) {
         return Ok(());
     }
-    // Rewritten in place, so that the file stays the server account's.
+    // Rewritten in place, so the server's account keeps owning the file.
     fs::write(&main, format!("{before}\n{include}")).map_err(at(&main))
 }
 
-/// A shell that waits until this process is gone, then stops the server and removes its files.
+/// Starts the shell that stops the server and removes its files when this process exits.
 ///
-/// The pipe is closed by the kernel at any end of this process. A process group of its own keeps
-/// the shell from being ended by the Ctrl-C that ends the tests.
+/// The kernel closes the pipe however this process exits. A separate process group protects the shell
+/// from the Ctrl-C that stops the tests.
 fn watchdog(dir: &Path, account: &Account, pg_ctl: &Path, data: &Path) -> Result<Child, String> {
     let stop = {
         let mut stop = account.command(pg_ctl);
@@ -220,7 +220,7 @@ fn watchdog(dir: &Path, account: &Account, pg_ctl: &Path, data: &Path) -> Result
         stop
     };
     Command::new("sh")
-        .args(["-c", END])
+        .args(["-c", CLEANUP])
         .arg(dir)
         .arg(stop.get_program())
         .args(stop.get_args())
@@ -230,19 +230,19 @@ fn watchdog(dir: &Path, account: &Account, pg_ctl: &Path, data: &Path) -> Result
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|e| format!("cannot start the shell that ends PostgreSQL: {e}"))
+        .map_err(|e| format!("cannot start the shell that stops PostgreSQL: {e}"))
 }
 
-/// Whose account the server runs under: PostgreSQL refuses root.
+/// The account that the server runs under; PostgreSQL refuses root.
 pub(super) enum Account {
-    Own,
+    Current,
     Postgres { through: Vec<&'static str> },
 }
 
 impl Account {
     pub(super) fn choose() -> Result<Self, String> {
         if text_of("id", &["-u"]).as_deref() != Some("0") {
-            return Ok(Self::Own);
+            return Ok(Self::Current);
         }
         if text_of("id", &["-u", SUPERUSER]).is_none() {
             return Err(format!(
@@ -274,31 +274,31 @@ impl Account {
         Ok(Self::Postgres { through })
     }
 
-    pub(super) fn own(&self, dir: &Path) -> Result<(), String> {
-        if matches!(self, Self::Own) {
+    pub(super) fn chown(&self, dir: &Path) -> Result<(), String> {
+        if matches!(self, Self::Current) {
             return Ok(());
         }
         let mut chown = Command::new("chown");
         chown.args(["-R", SUPERUSER]).arg(dir);
-        output(chown)
+        run_program(chown)
     }
 
     pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = match self {
-            Self::Own => Command::new(program),
+            Self::Current => Command::new(program),
             Self::Postgres { through } => {
                 let mut command = Command::new(through[0]);
                 command.args(&through[1..]).arg(program);
                 command
             }
         };
-        // The account may not be allowed to enter the checkout.
+        // The account may have no access to the checkout.
         command.current_dir("/").env("LC_ALL", "C");
         command
     }
 }
 
-/// The folder with the server programs.
+/// Finds the folder with the server programs.
 fn programs() -> Result<PathBuf, String> {
     let usable = |dir: &PathBuf| PROGRAMS.iter().all(|program| dir.join(program).is_file());
     if let Some(dir) = std::env::var_os(PG_BIN).map(PathBuf::from) {
@@ -326,7 +326,7 @@ fn programs() -> Result<PathBuf, String> {
         })
 }
 
-/// Where Debian's packages put the programs, which no PATH names; newest first.
+/// The folders of Debian's packages, which no PATH contains; newest first.
 fn packaged() -> Vec<PathBuf> {
     let mut versions: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -341,19 +341,20 @@ fn packaged() -> Vec<PathBuf> {
     versions.into_iter().rev().map(|(_, dir)| dir).collect()
 }
 
-/// What to do about a program that is missing, which the variable can name.
+/// The hint for a missing program, which this variable can name.
 pub(super) fn advice(variable: &str) -> String {
-    format!("the README's test command, `tests/run`, installs what is missing, or set {variable}")
+    format!("run `tests/run`, which installs missing programs, or set {variable}")
 }
 
-/// Names the file in an error.
+/// Adds the path of a file to an error.
 fn at(path: &Path) -> impl Fn(std::io::Error) -> String {
     move |error| format!("{}: {error}", path.display())
 }
 
-/// A port that nothing listens on, that nobody else here was given, and that the system gives nobody
-/// of its own accord. For while a server is down, whoever knocks at its port must meet nobody: from
-/// the system's own range it could be taken by a stranger, or by the caller's own end.
+/// Returns a port that nothing listens on and that no other caller gets.
+///
+/// It is outside the ephemeral range. While a server is down, a connection to its port must fail. An
+/// ephemeral port could belong to another process, or to the client's own end of the connection.
 pub fn free_port() -> u16 {
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..)));
     (0..PORTS.len())
@@ -362,19 +363,19 @@ pub fn free_port() -> u16 {
         .expect("a free port on loopback")
 }
 
-/// What a program printed, where it exists and succeeded.
+/// The standard output of a program, if it exists and succeeds.
 fn text_of(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim().to_owned())
 }
 
-/// Runs a program to its end; what it said becomes the error where it fails.
+/// Runs a program; if it fails, its output becomes the error.
 ///
-/// It writes to files, not pipes: the server that `pg_ctl` leaves behind would hold a pipe open.
-pub(super) fn output(mut command: Command) -> Result<(), String> {
-    let said = tempfile::tempfile().map_err(|e| format!("cannot make a file: {e}"))?;
-    let write = || said.try_clone().map(Stdio::from);
+/// The output goes to a file: the server that `pg_ctl` starts would keep a pipe open.
+pub(super) fn run_program(mut command: Command) -> Result<(), String> {
+    let captured = tempfile::tempfile().map_err(|e| format!("cannot make a file: {e}"))?;
+    let write = || captured.try_clone().map(Stdio::from);
     let status = write()
         .and_then(|out| Ok((out, write()?)))
         .and_then(|(out, err)| {
@@ -389,8 +390,8 @@ pub(super) fn output(mut command: Command) -> Result<(), String> {
         return Ok(());
     }
     let mut text = String::new();
-    let mut said = said;
-    let _ = std::io::Seek::rewind(&mut said);
-    let _ = std::io::Read::read_to_string(&mut said, &mut text);
+    let mut captured = captured;
+    let _ = std::io::Seek::rewind(&mut captured);
+    let _ = std::io::Read::read_to_string(&mut captured, &mut text);
     Err(format!("{command:?} ended with {status}:\n{text}"))
 }

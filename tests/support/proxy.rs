@@ -1,268 +1,273 @@
-//! A TCP proxy between token_service and PostgreSQL that does what networks do: it cuts, swallows
-//! replies, goes silent, delays, and leaves a server behind that goes on. It strikes at the n-th
-//! commit that it sees or at the n-th byte, so that a fault can be repeated.
+//! A TCP proxy between token_service and PostgreSQL that injects network faults: closed connections,
+//! dropped replies, partitions and delays. A fault is bound to the n-th commit, message or byte, so it
+//! can be repeated.
 
 use std::collections::VecDeque;
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::pair::{self, Pair};
+use super::proxy_connection::{self, ProxyConnection};
 
-/// How long a test waits for the proxy to see something.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest wait for an event.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is done to a connection.
+/// A fault that is injected into a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Both sides are closed.
-    Cut,
-    /// Only the client's side is closed: the server has not heard of it and goes on.
-    Abandon,
-    /// Nothing reaches the client any more; once the server has answered all, both sides are closed.
-    Swallow,
-    /// Nothing is forwarded and nothing closed, until it is healed or cut.
+    Disconnect,
+    /// Only the client's side is closed; the server's side stays open.
+    DisconnectClient,
+    /// Replies are dropped; once the server has answered every request, both sides are closed.
+    DropReplies,
+    /// Nothing is forwarded and nothing is closed, until the partition ends.
     Partition,
 }
 
 impl Fault {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Cut, Self::Abandon, Self::Swallow, Self::Partition];
+    /// Every fault.
+    pub const ALL: [Self; 4] = [
+        Self::Disconnect,
+        Self::DisconnectClient,
+        Self::DropReplies,
+        Self::Partition,
+    ];
 }
 
-/// When a fault strikes.
+/// The point at which a fault is injected.
 #[derive(Clone, Copy, Debug)]
 pub enum Point {
-    /// Instead of the server's confirmation of the n-th commit since the fault was armed.
+    /// In place of the server's confirmation of the n-th commit since the fault was armed.
     Commit(u64),
-    /// Instead of the n-th message with which any transaction ends or a session begins.
+    /// In place of the n-th `ReadyForQuery`, with which a transaction ends or a session begins.
     Ready(u64),
     /// After the n-th byte from the server since the fault was armed, in the middle of a message.
     Byte(u64),
 }
 
-/// Whom it strikes.
+/// The connections that a fault affects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// The connection at whose point it was.
+    /// The connection that reached the point.
     One,
     /// Every connection.
     All,
 }
 
-pub(super) struct State {
+pub(super) struct ProxyState {
     target: u16,
     refusing: bool,
     pub(super) partitioned: bool,
     pub(super) delay: Duration,
-    pub(super) dawdle: Duration,
-    pub(super) hurried: usize,
+    pub(super) ready_delay: Duration,
+    pub(super) sent_early: usize,
     commits: u64,
-    answers: u64,
+    ready_messages: u64,
     armed: VecDeque<(Point, Fault, Scope)>,
-    fired: usize,
+    injected: usize,
     accepted: usize,
-    pairs: Vec<Arc<Pair>>,
-    over: bool,
+    connections: Vec<Arc<ProxyConnection>>,
+    stopped: bool,
 }
 
-pub(super) struct Shared {
-    state: Mutex<State>,
+pub(super) struct ProxyShared {
+    state: Mutex<ProxyState>,
     changed: Condvar,
 }
 
-impl Shared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+impl ProxyShared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, ProxyState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To be called for each message from the server; the fault that strikes now, and how much of
-    /// the message still passes. A partition has begun already.
-    pub(super) fn passes(
+    /// Counts a message of the server; returns the fault that is due and the bytes that still pass.
+    ///
+    /// A partition has already begun when this returns.
+    pub(super) fn count_message(
         &self,
-        pair: &Arc<Pair>,
+        connection: &Arc<ProxyConnection>,
         length: usize,
         [ready, commit]: [bool; 2],
     ) -> Option<(Fault, usize)> {
         let mut state = self.lock();
         state.commits += u64::from(commit);
-        state.answers += u64::from(ready);
+        state.ready_messages += u64::from(ready);
         self.changed.notify_all();
         let &mut (ref mut point, fault, scope) = state.armed.front_mut()?;
         let passed = match point {
-            Point::Commit(left) => {
-                *left = left.saturating_sub(u64::from(commit));
-                (*left == 0).then_some(0)
+            Point::Commit(remaining) => {
+                *remaining = remaining.saturating_sub(u64::from(commit));
+                (*remaining == 0).then_some(0)
             }
-            Point::Ready(left) => {
-                *left = left.saturating_sub(u64::from(ready));
-                (*left == 0).then_some(0)
+            Point::Ready(remaining) => {
+                *remaining = remaining.saturating_sub(u64::from(ready));
+                (*remaining == 0).then_some(0)
             }
-            Point::Byte(left) => {
+            Point::Byte(remaining) => {
                 let length = length as u64;
-                let passed = usize::try_from((*left).min(length)).unwrap_or(0);
-                *left -= passed as u64;
-                (*left == 0).then_some(passed)
+                let passed = usize::try_from((*remaining).min(length)).unwrap_or(0);
+                *remaining -= passed as u64;
+                (*remaining == 0).then_some(passed)
             }
         }?;
         state.armed.pop_front();
-        // All before anybody hears of it: who waits for it may heal it at once.
+        // Applied before the count of faults grows: a test that waits for it may heal it at once.
         if fault == Fault::Partition {
-            pair.suffer(fault);
+            connection.inject(fault);
         }
         if scope == Scope::All {
             state.partitioned |= fault == Fault::Partition;
-            let others = state.pairs.iter();
-            for other in others.filter(|other| !Arc::ptr_eq(other, pair)) {
-                other.suffer(fault);
+            let others = state.connections.iter();
+            for other in others.filter(|other| !Arc::ptr_eq(other, connection)) {
+                other.inject(fault);
             }
         }
-        state.fired += 1;
+        state.injected += 1;
         Some((fault, passed))
     }
 }
 
-/// A running proxy; dropping it cuts every connection.
+/// A running proxy; dropping it closes every connection.
 pub struct Proxy {
-    /// Where it listens on 127.0.0.1.
+    /// Its port on 127.0.0.1.
     pub port: u16,
-    shared: Arc<Shared>,
+    shared: Arc<ProxyShared>,
 }
 
 impl Proxy {
-    /// A proxy before the server at that port of 127.0.0.1.
-    pub fn before(target: u16) -> Self {
+    /// Starts a proxy to the server at this port of 127.0.0.1.
+    pub fn to(target: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback socket");
         let port = listener.local_addr().expect("its address").port();
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State {
+        let shared = Arc::new(ProxyShared {
+            state: Mutex::new(ProxyState {
                 target,
                 refusing: false,
                 partitioned: false,
                 delay: Duration::ZERO,
-                dawdle: Duration::ZERO,
-                hurried: 0,
+                ready_delay: Duration::ZERO,
+                sent_early: 0,
                 commits: 0,
-                answers: 0,
+                ready_messages: 0,
                 armed: VecDeque::new(),
-                fired: 0,
+                injected: 0,
                 accepted: 0,
-                pairs: Vec::new(),
-                over: false,
+                connections: Vec::new(),
+                stopped: false,
             }),
             changed: Condvar::new(),
         });
-        let serving = Arc::clone(&shared);
-        std::thread::spawn(move || accept(&listener, &serving));
+        let shared_with_thread = Arc::clone(&shared);
+        std::thread::spawn(move || accept(&listener, &shared_with_thread));
         Self { port, shared }
     }
 
-    /// Arms a fault, to strike after those that were armed before.
+    /// Arms a fault; faults are injected in the order in which they were armed.
     pub fn arm(&self, point: Point, fault: Fault, scope: Scope) {
         self.shared.lock().armed.push_back((point, fault, scope));
     }
 
-    /// Does it to every connection now.
-    pub fn strike(&self, fault: Fault) {
+    /// Injects a fault into every connection now.
+    pub fn inject(&self, fault: Fault) {
         let mut state = self.shared.lock();
         state.partitioned |= fault == Fault::Partition;
-        let pairs = state.pairs.clone();
+        let connections = state.connections.clone();
         drop(state);
-        for pair in pairs {
-            pair.suffer(fault);
+        for connection in connections {
+            connection.inject(fault);
         }
     }
 
-    /// Ends a partition: what was held back arrives.
+    /// Ends a partition, and forwards the messages that it held back.
     pub fn heal(&self) {
         let mut state = self.shared.lock();
         state.partitioned = false;
-        let pairs = state.pairs.clone();
+        let connections = state.connections.clone();
         drop(state);
-        for pair in pairs {
-            pair.heal();
+        for connection in connections {
+            connection.heal();
         }
     }
 
-    /// True where the server has been sent all that the clients sent.
+    /// Whether every message of the clients has been forwarded.
     pub fn is_drained(&self) -> bool {
-        let pairs = self.shared.lock().pairs.clone();
-        pairs.iter().all(|pair| pair.is_drained())
+        let connections = self.shared.lock().connections.clone();
+        connections.iter().all(|connection| connection.is_drained())
     }
 
-    /// Lets new connections through, while those of before stay as they are.
-    pub fn let_in(&self) {
+    /// Forwards new connections again, while partitioned ones stay partitioned.
+    pub fn accept_again(&self) {
         self.shared.lock().partitioned = false;
     }
 
-    /// From now on each direction takes that long; what is under way is not overtaken.
+    /// Delays both directions from now on; messages stay in order.
     pub fn delay(&self, delay: Duration) {
         self.shared.lock().delay = delay;
     }
 
-    /// From now on a message with which a transaction ends comes that much later than what it ends.
-    pub fn dawdle(&self, delay: Duration) {
-        self.shared.lock().dawdle = delay;
+    /// Delays each `ReadyForQuery` further from now on.
+    pub fn delay_ready(&self, delay: Duration) {
+        self.shared.lock().ready_delay = delay;
     }
 
-    /// How many messages the clients sent before the one with which the last transaction ended had
-    /// come to them.
-    pub fn hurried(&self) -> usize {
-        self.shared.lock().hurried
+    /// The number of messages that clients sent before they received the previous `ReadyForQuery`.
+    pub fn sent_early(&self) -> usize {
+        self.shared.lock().sent_early
     }
 
-    /// Closes every new connection at once, or no longer.
+    /// Sets whether new connections are closed at once.
     pub fn refuse(&self, refusing: bool) {
         self.shared.lock().refusing = refusing;
     }
 
-    /// Sends new connections to another server.
+    /// Forwards new connections to another server.
     pub fn retarget(&self, port: u16) {
         self.shared.lock().target = port;
     }
 
-    /// How many commits the server has confirmed.
+    /// The number of commits that the server has confirmed.
     pub fn commits(&self) -> u64 {
         self.shared.lock().commits
     }
 
-    /// How many transactions the server has ended, whatever their result, and sessions it has begun.
-    pub fn answers(&self) -> u64 {
-        self.shared.lock().answers
+    /// The number of `ReadyForQuery` messages: one per ended transaction and one per new session.
+    pub fn ready_messages(&self) -> u64 {
+        self.shared.lock().ready_messages
     }
 
-    /// How many of the armed faults have struck.
-    pub fn fired(&self) -> usize {
-        self.shared.lock().fired
+    /// The number of armed faults that were injected.
+    pub fn injected(&self) -> usize {
+        self.shared.lock().injected
     }
 
-    /// How many connections were made.
+    /// The number of accepted connections.
     pub fn accepted(&self) -> usize {
         self.shared.lock().accepted
     }
 
-    /// Waits for that many commits.
+    /// Waits for this many commits.
     pub fn wait_for_commits(&self, count: u64) {
         self.wait("commits", |state| state.commits >= count);
     }
 
-    /// Waits until that many of the armed faults have struck.
-    pub fn wait_for_fired(&self, count: usize) {
-        self.wait("faults", |state| state.fired >= count);
+    /// Waits until this many armed faults were injected.
+    pub fn wait_for_injected(&self, count: usize) {
+        self.wait("faults", |state| state.injected >= count);
     }
 
-    /// Waits until that many connections were made, those that were refused included.
+    /// Waits for this many accepted connections, including refused ones.
     pub fn wait_for_accepted(&self, count: usize) {
         self.wait("connections", |state| state.accepted >= count);
     }
 
-    fn wait(&self, what: &str, holds: impl Fn(&State) -> bool) {
-        let end = Instant::now() + PATIENCE;
+    fn wait(&self, what: &str, condition: impl Fn(&ProxyState) -> bool) {
+        let end = Instant::now() + TIMEOUT;
         let mut state = self.shared.lock();
-        while !holds(&state) {
-            let left = end.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "the {what} waited for did not come");
-            let woken = self.shared.changed.wait_timeout(state, left);
+        while !condition(&state) {
+            let remaining = end.saturating_duration_since(Instant::now());
+            assert!(!remaining.is_zero(), "timed out waiting for {what}");
+            let woken = self.shared.changed.wait_timeout(state, remaining);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -271,21 +276,21 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        state.over = true;
-        let pairs = std::mem::take(&mut state.pairs);
+        state.stopped = true;
+        let connections = std::mem::take(&mut state.connections);
         drop(state);
-        for pair in pairs {
-            pair.close();
+        for connection in connections {
+            connection.close();
         }
-        // Wakes the listener.
+        // Wakes the accept loop.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
     }
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, shared: &Arc<ProxyShared>) {
     for client in listener.incoming() {
         let mut state = shared.lock();
-        if state.over {
+        if state.stopped {
             return;
         }
         state.accepted += 1;
@@ -296,15 +301,17 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         if refusing {
             continue;
         }
-        // A server that is down refuses, and so does the proxy.
+        // If the server is down, the proxy closes the connection.
         let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else {
             continue;
         };
-        let pair = Pair::new(client, server, held);
+        let connection = ProxyConnection::new(client, server, held);
         let mut state = shared.lock();
-        state.pairs.retain(|pair| !pair.is_closed());
-        state.pairs.push(Arc::clone(&pair));
+        state
+            .connections
+            .retain(|connection| !connection.is_closed());
+        state.connections.push(Arc::clone(&connection));
         drop(state);
-        pair::start(&pair, shared);
+        proxy_connection::start(&connection, shared);
     }
 }

@@ -1,5 +1,5 @@
-//! A TCP proxy between token_service and PostgreSQL that changes messages of the server, or sends
-//! some of its own. Without TLS.
+//! A TCP proxy between token_service and PostgreSQL that changes messages of the server or adds its own.
+//! It does not support TLS.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -9,34 +9,36 @@ use std::thread;
 
 use super::wire::Framer;
 
-/// The two sides of a connection through the proxy.
-pub struct Sides<'a> {
-    /// Leads to token_service.
+/// The two streams of a connection through the proxy.
+pub struct ProxyStreams<'a> {
+    /// The stream to token_service.
     pub client: &'a mut TcpStream,
-    /// Leads to PostgreSQL.
+    /// The stream to PostgreSQL.
     pub server: &'a mut TcpStream,
 }
 
 /// Handles one message of the server; an error ends the connection.
-pub type Rewrite = Box<dyn FnMut(Vec<u8>, Sides<'_>) -> io::Result<()> + Send>;
+pub type Rewrite = Box<dyn FnMut(Vec<u8>, ProxyStreams<'_>) -> io::Result<()> + Send>;
 
 /// A running proxy.
 pub struct Rewriter {
-    /// Where it listens on 127.0.0.1.
+    /// Its port on 127.0.0.1.
     pub port: u16,
-    over: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
 }
 
 impl Rewriter {
-    /// A proxy before the server at that port; `begin` gets the number of each connection, from 0.
-    pub fn before(target: u16, begin: impl Fn(usize) -> Rewrite + Send + 'static) -> Self {
+    /// Starts a proxy to the server at this port.
+    ///
+    /// `begin` creates the handler of a connection from its number, counted from 0.
+    pub fn to(target: u16, begin: impl Fn(usize) -> Rewrite + Send + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback socket");
         let port = listener.local_addr().expect("its address").port();
-        let over = Arc::new(AtomicBool::new(false));
-        let is_over = Arc::clone(&over);
+        let stopped = Arc::new(AtomicBool::new(false));
+        let is_stopped = Arc::clone(&stopped);
         thread::spawn(move || {
             for (number, client) in listener.incoming().enumerate() {
-                if is_over.load(Ordering::Relaxed) {
+                if is_stopped.load(Ordering::Relaxed) {
                     return;
                 }
                 let (Ok(client), Ok(server)) = (client, TcpStream::connect(("127.0.0.1", target)))
@@ -46,14 +48,14 @@ impl Rewriter {
                 forward(client, server, begin(number));
             }
         });
-        Self { port, over }
+        Self { port, stopped }
     }
 }
 
 impl Drop for Rewriter {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        // Wakes the listener.
+        self.stopped.store(true, Ordering::Relaxed);
+        // Wakes the accept loop.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
     }
 }
@@ -72,11 +74,11 @@ fn forward(mut client: TcpStream, mut server: TcpStream, mut rewrite: Rewrite) {
         let mut chunk = vec![0; 64 * 1024];
         'reading: while let Ok(count @ 1..) = server.read(&mut chunk) {
             for message in framer.push(&chunk[..count]) {
-                let sides = Sides {
+                let streams = ProxyStreams {
                     client: &mut client,
                     server: &mut server,
                 };
-                if rewrite(message, sides).is_err() {
+                if rewrite(message, streams).is_err() {
                     break 'reading;
                 }
             }

@@ -1,22 +1,22 @@
-//! A Prometheus text file as the collector that reads it would take it: parsed by a parser that is not
-//! ours, and held to the rules of `promtool check metrics`.
+//! Parses Prometheus text files with an independent parser, and checks them by the rules of
+//! `promtool check metrics`.
 
 use std::collections::{BTreeMap, HashSet};
 
 use prometheus_parse::{Scrape, Value};
 
-/// The samples of a file, by name and labels as they are written: `token_service_tokens{status="stored"}`.
+/// The samples of a file by name and labels, such as `token_service_tokens{status="stored"}`.
 pub struct Metrics {
     samples: BTreeMap<String, f64>,
-    /// The names of all families, as they are declared.
+    /// The names of all families, in order of declaration.
     pub families: Vec<String>,
 }
 
 impl Metrics {
-    /// Reads a file.
+    /// Parses a file and checks its form.
     #[track_caller]
     pub fn parse(text: &str) -> Self {
-        let families = keep_the_rules(text);
+        let families = check_rules(text);
         let lines = text.lines().map(|line| Ok(line.to_owned()));
         let scrape = Scrape::parse(lines).expect("a scrape");
         let mut samples = BTreeMap::new();
@@ -36,7 +36,7 @@ impl Metrics {
                     } else {
                         format!("{name}{{{labels}}}")
                     };
-                    assert_eq!(samples.insert(name, value), None, "it is there twice");
+                    assert_eq!(samples.insert(name, value), None, "a sample occurs twice");
                 }
                 Value::Summary(quantiles) => {
                     for one in quantiles {
@@ -44,18 +44,18 @@ impl Metrics {
                         samples.insert(name, one.count);
                     }
                 }
-                Value::Histogram(_) => panic!("a histogram: {name}"),
+                Value::Histogram(_) => panic!("unexpected histogram: {name}"),
             }
         }
         Self { samples, families }
     }
 
-    /// The sample of that name and labels.
+    /// The sample with this name and these labels.
     pub fn get(&self, name: &str) -> Option<f64> {
         self.samples.get(name).copied()
     }
 
-    /// A sample that is a whole number.
+    /// A sample whose value is a whole number.
     #[track_caller]
     pub fn count(&self, name: &str) -> u64 {
         let value = self.get(name).unwrap_or_else(|| panic!("no {name}"));
@@ -69,10 +69,10 @@ impl Metrics {
     }
 }
 
-/// What `promtool check metrics` asks for. Gives the families.
+/// Checks the rules of `promtool check metrics`, and returns the families.
 #[track_caller]
-fn keep_the_rules(text: &str) -> Vec<String> {
-    assert!(text.ends_with('\n'), "the last line is whole");
+fn check_rules(text: &str) -> Vec<String> {
+    assert!(text.ends_with('\n'), "the last line ends with a newline");
     let mut families = Vec::new();
     let mut kinds = BTreeMap::new();
     let mut open = String::new();
@@ -82,13 +82,13 @@ fn keep_the_rules(text: &str) -> Vec<String> {
             assert!(!help.is_empty() && !help.ends_with('.'), "{line}");
             assert!(
                 !families.contains(&name.to_owned()),
-                "{name} is there twice"
+                "{name} is declared twice"
             );
             families.push(name.to_owned());
             name.clone_into(&mut open);
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').expect("a type");
-            assert_eq!(name, open, "TYPE comes after HELP");
+            assert_eq!(name, open, "TYPE follows HELP");
             kinds.insert(name.to_owned(), kind.to_owned());
             let counts = ["_total", "_count", "_sum", "_bucket"];
             let is_counter = counts.iter().any(|end| name.ends_with(end));
@@ -105,8 +105,8 @@ fn keep_the_rules(text: &str) -> Vec<String> {
             } else {
                 &[""]
             };
-            let is_of_it = ends.iter().any(|end| name == format!("{open}{end}"));
-            assert!(is_of_it, "{line} stands below {open}");
+            let belongs = ends.iter().any(|end| name == format!("{open}{end}"));
+            assert!(belongs, "{line} is listed under {open}");
         }
     }
     let typed: HashSet<_> = kinds.into_keys().collect();

@@ -1,6 +1,6 @@
-//! What changes from run to run, taken out of snapshots: times, rates, ports, folders, versions.
+//! Filters for snapshots: they replace what differs between runs, such as times, ports and folders.
 
-/// From pattern to what a snapshot shows instead; earlier ones are applied first.
+/// Patterns and their replacements; earlier ones are applied first.
 const FILTERS: [(&str, &str); 16] = [
     (
         r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
@@ -50,7 +50,7 @@ pub fn settings() -> insta::Settings {
     settings
 }
 
-/// An inline snapshot of what a user meets, with all filters.
+/// Asserts an inline snapshot of what a user sees, with all filters.
 macro_rules! shows {
     ($text:expr, @$snapshot:literal) => {
         $crate::support::snapshot::settings().bind(|| {

@@ -1,6 +1,7 @@
-//! A token source in the test's own process, on a real loopback socket: it gives the answers that
-//! the test declared, or makes tokens and under-delivers as the real one does, and remembers what
-//! it was asked. It complains when it is dropped with an answer unused or one request too many.
+//! A token source in the test process, on a loopback socket. It gives declared responses or generates
+//! tokens, and records its requests.
+//!
+//! Dropping it fails the test if a declared response was not used or a request had none.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -22,16 +23,16 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
-pub use super::answer::{Answer, Gate};
-use super::tls::Certificates;
+use super::certificates::Certificates;
+pub use super::response::{Gate, Response};
 
-/// How long `wait_for` waits before it says that the requests did not come.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest wait for requests.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// One request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Such as `POST`.
+    /// The method, such as `POST`.
     pub method: String,
     /// Path and query, such as `/tokens?size=5`.
     pub target: String,
@@ -39,7 +40,7 @@ pub struct Request {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
-    /// Such as `HTTP/2.0`.
+    /// The version, such as `HTTP/2.0`.
     pub version: String,
 }
 
@@ -53,31 +54,31 @@ impl Request {
     }
 }
 
-/// From how many tokens were asked for to those that are delivered.
+/// Maps the requested number of tokens to the delivered tokens.
 type Rule = Box<dyn FnMut(u64) -> Vec<String> + Send>;
 
-/// How the source decides what to say.
-enum Script {
-    Answers(VecDeque<Answer>),
+/// How the source responds.
+enum Behaviour {
+    Responses(VecDeque<Response>),
     Generating(Rule),
 }
 
-struct State {
-    script: Script,
+struct SourceState {
+    behaviour: Behaviour,
     requests: Vec<Request>,
     issued: Vec<String>,
     undeclared: usize,
-    used: bool,
+    always_used: bool,
 }
 
-struct Shared {
-    state: Mutex<State>,
-    came: Condvar,
+struct SourceShared {
+    state: Mutex<SourceState>,
+    arrived: Condvar,
 }
 
-impl Shared {
-    /// A panic of one test thread must not hide what the source has to say.
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl SourceShared {
+    /// Ignores poisoning: a panic of a test must not hide the state of the source.
+    fn lock(&self) -> MutexGuard<'_, SourceState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -85,39 +86,39 @@ impl Shared {
 /// A running source; dropping it stops it.
 pub struct Source {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<SourceShared>,
     certificates: Option<(Certificates, tempfile::NamedTempFile)>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Source {
-    /// Gives these answers, one a request, in this order.
-    pub fn answers(answers: impl IntoIterator<Item = Answer>) -> Self {
-        Self::start(Script::Answers(answers.into_iter().collect()), false)
+    /// Starts a source that gives these responses, one per request, in order.
+    pub fn responding(responses: impl IntoIterator<Item = Response>) -> Self {
+        Self::start(Behaviour::Responses(responses.into_iter().collect()), false)
     }
 
-    /// Answers `size=n` with `rule(n)` random tokens.
+    /// Starts a source that delivers `rule(n)` random tokens for `size=n`.
     pub fn generating(rule: impl Fn(u64) -> u64 + Send + 'static) -> Self {
-        Self::making(random(rule))
+        Self::generating_with(random_tokens(rule))
     }
 
-    /// Answers `size=n` with the tokens of `rule(n)`.
-    pub fn making(rule: impl FnMut(u64) -> Vec<String> + Send + 'static) -> Self {
-        Self::start(Script::Generating(Box::new(rule)), false)
+    /// Starts a source that delivers the tokens of `rule(n)` for `size=n`.
+    pub fn generating_with(rule: impl FnMut(u64) -> Vec<String> + Send + 'static) -> Self {
+        Self::start(Behaviour::Generating(Box::new(rule)), false)
     }
 
-    /// `answers` over TLS, with HTTP/2 where the client offers it.
-    pub fn answers_over_tls(answers: impl IntoIterator<Item = Answer>) -> Self {
-        Self::start(Script::Answers(answers.into_iter().collect()), true)
+    /// Like [`Self::responding`], over TLS, with HTTP/2 if the client offers it.
+    pub fn responding_over_tls(responses: impl IntoIterator<Item = Response>) -> Self {
+        Self::start(Behaviour::Responses(responses.into_iter().collect()), true)
     }
 
-    /// `generating` over TLS, with HTTP/2 where the client offers it.
+    /// Like [`Self::generating`], over TLS, with HTTP/2 if the client offers it.
     pub fn generating_over_tls(rule: impl Fn(u64) -> u64 + Send + 'static) -> Self {
-        Self::start(Script::Generating(Box::new(random(rule))), true)
+        Self::start(Behaviour::Generating(Box::new(random_tokens(rule))), true)
     }
 
-    fn start(script: Script, tls: bool) -> Self {
+    fn start(behaviour: Behaviour, tls: bool) -> Self {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a loopback socket");
         listener
             .set_nonblocking(true)
@@ -132,16 +133,16 @@ impl Source {
         let acceptor = certificates
             .as_ref()
             .map(|(certificates, _)| certificates.acceptor());
-        let state = State {
-            script,
+        let state = SourceState {
+            behaviour,
             requests: Vec::new(),
             issued: Vec::new(),
             undeclared: 0,
-            used: false,
+            always_used: false,
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SourceShared {
             state: Mutex::new(state),
-            came: Condvar::new(),
+            arrived: Condvar::new(),
         });
         let (stop, stopped) = oneshot::channel();
         let serving = Arc::clone(&shared);
@@ -166,7 +167,7 @@ impl Source {
         }
     }
 
-    /// Where it listens; over TLS by name, as the certificate has it.
+    /// Its URL; over TLS with the host name of the certificate.
     pub fn url(&self) -> String {
         if self.certificates.is_some() {
             format!("https://localhost:{}/tokens", self.port())
@@ -185,54 +186,57 @@ impl Source {
         self.certificates.as_ref().map(|(_, file)| file.path())
     }
 
-    /// What it was asked so far, in order of arrival.
+    /// All requests so far, in order of arrival.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.lock().requests.clone()
     }
 
-    /// How many tokens each request asked for, in order of arrival.
+    /// The `size` of each request, in order of arrival.
     pub fn sizes(&self) -> Vec<u64> {
         self.requests().iter().filter_map(Request::size).collect()
     }
 
-    /// Every token that it made and handed out, in order; empty for declared answers.
+    /// Every generated token, in order; empty for declared responses.
     pub fn issued(&self) -> Vec<String> {
         self.shared.lock().issued.clone()
     }
 
-    /// Waits until this many requests have come.
+    /// Waits until this many requests have arrived.
     ///
     /// # Panics
-    /// Where they do not come within half a minute.
+    /// If they do not arrive in time.
     pub fn wait_for(&self, requests: usize) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         let mut state = self.shared.lock();
         while state.requests.len() < requests {
-            let left = end.saturating_duration_since(Instant::now());
-            let came = state.requests.len();
+            let remaining = end.saturating_duration_since(Instant::now());
+            let arrived = state.requests.len();
             assert!(
-                !left.is_zero(),
-                "waited for {requests} requests, {came} came"
+                !remaining.is_zero(),
+                "timed out waiting for {requests} requests; {arrived} arrived"
             );
-            let woken = self.shared.came.wait_timeout(state, left);
+            let woken = self.shared.arrived.wait_timeout(state, remaining);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    fn complaint(&self) -> Option<String> {
+    fn unmet_expectation(&self) -> Option<String> {
         let state = self.shared.lock();
-        let asked: Vec<&str> = state.requests.iter().map(|r| r.target.as_str()).collect();
-        let unused = match &state.script {
-            Script::Answers(left) => left.iter().filter(|a| !(a.always && state.used)).count(),
-            Script::Generating(_) => 0,
+        let targets: Vec<&str> = state.requests.iter().map(|r| r.target.as_str()).collect();
+        let unused = match &state.behaviour {
+            Behaviour::Responses(remaining) => remaining
+                .iter()
+                .filter(|it| !(it.always && state.always_used))
+                .count(),
+            Behaviour::Generating(_) => 0,
         };
         if unused > 0 {
             Some(format!(
-                "{unused} declared answers were not used; it was asked {asked:?}"
+                "{unused} declared responses were not used; requests: {targets:?}"
             ))
         } else if state.undeclared > 0 {
             Some(format!(
-                "{} requests had no declared answer; it was asked {asked:?}",
+                "{} requests had no declared response; requests: {targets:?}",
                 state.undeclared
             ))
         } else {
@@ -245,20 +249,20 @@ impl Drop for Source {
     fn drop(&mut self) {
         drop(self.stop.take());
         let ended = self.thread.take().map(JoinHandle::join);
-        // A second panic while one unwinds would abort the whole test binary.
+        // A second panic during unwinding would abort the whole test binary.
         if std::thread::panicking() {
             return;
         }
         assert!(!matches!(ended, Some(Err(_))), "the token source panicked");
-        if let Some(complaint) = self.complaint() {
-            panic!("the token source: {complaint}");
+        if let Some(problem) = self.unmet_expectation() {
+            panic!("the token source: {problem}");
         }
     }
 }
 
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<SourceShared>) {
     loop {
-        // A client that is gone before it is accepted is its own affair.
+        // An accept error concerns one client only.
         let Ok((stream, _)) = listener.accept().await else {
             continue;
         };
@@ -266,7 +270,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Sha
         tokio::spawn(async move {
             match tls {
                 None => serve(stream, shared).await,
-                // A client that distrusts the certificate hangs up: that is what it is tested for.
+                // The handshake fails if the client rejects the certificate, as some tests expect.
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {
                         serve(stream, shared).await;
@@ -277,18 +281,21 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Sha
     }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, shared: Arc<Shared>) {
-    let service = service_fn(move |request| answer(request, Arc::clone(&shared)));
-    // Ends with an error at each cut body and each client that hangs up: both are wanted.
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    shared: Arc<SourceShared>,
+) {
+    let service = service_fn(move |request| respond(request, Arc::clone(&shared)));
+    // Truncated bodies and clients that disconnect cause errors; tests provoke both.
     let _ = auto::Builder::new(TokioExecutor::new())
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }
 
-async fn answer(
+async fn respond(
     request: hyper::Request<Incoming>,
-    shared: Arc<Shared>,
-) -> Result<hyper::Response<super::answer::Body>, Infallible> {
+    shared: Arc<SourceShared>,
+) -> Result<hyper::Response<super::response::Body>, Infallible> {
     let (head, body) = request.into_parts();
     let body = body
         .collect()
@@ -305,44 +312,44 @@ async fn answer(
         body,
         version: format!("{:?}", head.version),
     };
-    let answer = shared.lock().next(request);
-    shared.came.notify_all();
-    if let Some(gate) = &answer.gate {
-        gate.passed().await;
+    let response = shared.lock().next(request);
+    shared.arrived.notify_all();
+    if let Some(gate) = &response.gate {
+        gate.wait().await;
     }
-    Ok(answer.response())
+    Ok(response.into_http())
 }
 
-impl State {
-    fn next(&mut self, request: Request) -> Answer {
+impl SourceState {
+    fn next(&mut self, request: Request) -> Response {
         let size = request.size();
         self.requests.push(request);
-        match &mut self.script {
-            Script::Generating(rule) => {
+        match &mut self.behaviour {
+            Behaviour::Generating(rule) => {
                 let Some(size) = size else {
-                    return Answer::status(400).body("size is missing\n");
+                    return Response::status(400).body("size is missing\n");
                 };
                 let tokens = rule(size);
-                let answer = Answer::tokens(&tokens);
+                let response = Response::tokens(&tokens);
                 self.issued.extend(tokens);
-                answer
+                response
             }
-            Script::Answers(left) => {
-                if let Some(last) = left.front().filter(|answer| answer.always) {
-                    self.used = true;
+            Behaviour::Responses(remaining) => {
+                if let Some(last) = remaining.front().filter(|response| response.always) {
+                    self.always_used = true;
                     return last.clone();
                 }
-                left.pop_front().unwrap_or_else(|| {
+                remaining.pop_front().unwrap_or_else(|| {
                     self.undeclared += 1;
-                    Answer::status(500).body("the test declared no answer for this request\n")
+                    Response::status(500).body("the test declared no response for this request\n")
                 })
             }
         }
     }
 }
 
-/// As many random tokens as the rule says.
-fn random(rule: impl Fn(u64) -> u64) -> impl FnMut(u64) -> Vec<String> {
+/// Generates as many random tokens as the rule says.
+fn random_tokens(rule: impl Fn(u64) -> u64) -> impl FnMut(u64) -> Vec<String> {
     move |size| (0..rule(size)).map(|_| token()).collect()
 }
 
@@ -358,7 +365,7 @@ pub fn token() -> String {
     token
 }
 
-/// A URL on which nothing listens.
+/// A URL with a port that nothing listens on.
 pub fn refused_url() -> String {
     format!("http://127.0.0.1:{}/tokens", super::postgres::free_port())
 }

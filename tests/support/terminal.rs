@@ -1,4 +1,4 @@
-//! A pseudo-terminal, for what a process writes where a person watches.
+//! A pseudo-terminal, for processes that write to a terminal.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -8,63 +8,63 @@ use std::thread;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-/// The end at which a person sits.
+/// A pseudo-terminal, whose output the test reads.
 pub struct Terminal {
-    other: File,
-    shown: String,
+    writing_end: File,
+    output: String,
     chunks: Receiver<Vec<u8>>,
 }
 
 impl Terminal {
-    /// A new one.
+    /// Opens a pseudo-terminal.
     pub fn new() -> Self {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
         let master = openpt(flags).expect("a pseudo-terminal");
-        grantpt(&master).expect("the right to it");
-        unlockpt(&master).expect("it is unlocked");
-        let name = ptsname(&master, Vec::new()).expect("its name");
+        grantpt(&master).expect("access to the pseudo-terminal");
+        unlockpt(&master).expect("an unlocked pseudo-terminal");
+        let name = ptsname(&master, Vec::new()).expect("its path");
         let path = name.to_str().expect("a path").to_owned();
-        let other = File::options().read(true).write(true).open(path);
+        let writing_end = File::options().read(true).write(true).open(path);
         let mut master = File::from(master);
-        let (tell, chunks) = mpsc::channel();
+        let (sender, chunks) = mpsc::channel();
         thread::spawn(move || {
             let mut chunk = [0; 4096];
-            // An error is how the last process that had it open says good-bye.
+            // Reading fails when the last process has closed the terminal.
             while let Ok(length @ 1..) = master.read(&mut chunk) {
-                if tell.send(chunk[..length].to_vec()).is_err() {
+                if sender.send(chunk[..length].to_vec()).is_err() {
                     break;
                 }
             }
         });
         Self {
-            other: other.expect("its other end"),
-            shown: String::new(),
+            writing_end: writing_end.expect("the end to write to"),
+            output: String::new(),
             chunks,
         }
     }
 
-    /// The end at which a process writes.
-    pub fn end(&self) -> Stdio {
-        self.other.try_clone().expect("a descriptor").into()
+    /// The end that a process writes to.
+    pub fn stdio(&self) -> Stdio {
+        self.writing_end.try_clone().expect("a descriptor").into()
     }
 
-    /// Waits until what was shown satisfies the test.
-    pub fn wait_for(&mut self, what: impl Fn(&str) -> bool) {
-        while !what(&self.shown) {
+    /// Waits until the output satisfies the predicate.
+    pub fn wait_for(&mut self, predicate: impl Fn(&str) -> bool) {
+        while !predicate(&self.output) {
             let limit = std::time::Duration::from_mins(1);
             match self.chunks.recv_timeout(limit) {
-                Ok(chunk) => self.shown.push_str(&String::from_utf8_lossy(&chunk)),
-                Err(error) => panic!("{error}; shown was {:?}", self.shown),
+                Ok(chunk) => self.output.push_str(&String::from_utf8_lossy(&chunk)),
+                Err(error) => panic!("{error}; output: {:?}", self.output),
             }
         }
     }
 
-    /// All that was shown, after every process that wrote there has ended.
+    /// The whole output, once every process that wrote to the terminal has exited.
     pub fn finish(mut self) -> String {
-        drop(self.other);
+        drop(self.writing_end);
         while let Ok(chunk) = self.chunks.recv() {
-            self.shown.push_str(&String::from_utf8_lossy(&chunk));
+            self.output.push_str(&String::from_utf8_lossy(&chunk));
         }
-        self.shown
+        self.output
     }
 }

@@ -1,5 +1,5 @@
-//! The verifier: a run's report against the table itself. It fails closed: it panics where it cannot
-//! look, and a dead connection is never taken for an empty table.
+//! The verifier compares a run's report with the table. It panics if it cannot read the table, so a dead
+//! connection never counts as an empty table.
 
 use std::collections::HashMap;
 
@@ -9,62 +9,62 @@ use super::command::Run;
 use super::database::Login;
 use super::report::Report;
 
-/// What came of the tokens whose connection was lost, as token_service counts it.
+/// The resolution of in-doubt tokens, as token_service logs it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Doubts {
-    /// So many were in doubt.
-    pub in_doubt: u64,
+pub struct InDoubtCounts {
+    /// Tokens in doubt.
+    pub total: u64,
     /// Found in the table.
     pub stored: u64,
-    /// Proved absent, and sent again or failed.
+    /// Proved absent, then sent again or failed.
     pub absent: u64,
-    /// Never found out.
+    /// Not resolved.
     pub unknown: u64,
 }
 
-impl Doubts {
-    /// Reads what a run with `--log-level debug --log-format json` said.
+impl InDoubtCounts {
+    /// Reads the log of a run with `--log-level debug --log-format json`.
     pub fn of(stderr: &str) -> Self {
         let mut sum = Self::default();
         let lines = stderr.lines().filter(|line| line.starts_with('{'));
         for line in lines {
             let line: Value = serde_json::from_str(line).expect("a JSON object");
             let number = |key: &str| line[key].as_u64().unwrap_or(0);
-            sum.in_doubt += number("in_doubt");
+            sum.total += number("in_doubt");
             if line["in_doubt"].is_u64() {
                 sum.stored += number("stored");
                 sum.absent += number("absent");
                 sum.unknown += number("unknown");
             }
         }
-        assert_eq!(sum.in_doubt, sum.stored + sum.absent + sum.unknown);
+        assert_eq!(sum.total, sum.stored + sum.absent + sum.unknown);
         sum
     }
 }
 
-/// A run that was verified.
+/// A verified run.
 pub struct Verified {
     /// Its report.
     pub report: Report,
-    /// What came of its doubts.
-    pub doubts: Doubts,
-    /// How many tokens are in the table although the report could not say so.
-    pub unknown_but_there: u64,
+    /// The resolution of its in-doubt tokens.
+    pub in_doubt: InDoubtCounts,
+    /// The number of tokens that are `unknown` but in the table.
+    pub unknown_but_present: u64,
 }
 
 impl Verified {
-    /// How many tokens are called stored.
+    /// The number of tokens that are reported as `stored`.
     pub fn acknowledged(&self) -> u64 {
         self.report.count("stored")
     }
 
-    /// How many a report that calls each token in doubt failed would have got wrong.
-    pub fn naively_wrong(&self) -> u64 {
-        self.doubts.stored + self.unknown_but_there
+    /// The number of misreported tokens if every in-doubt token were called `failed`.
+    pub fn wrong_if_called_failed(&self) -> u64 {
+        self.in_doubt.stored + self.unknown_but_present
     }
 }
 
-/// How often each value occurs.
+/// Counts how often each value occurs.
 pub fn count<T: AsRef<str>>(values: &[T]) -> HashMap<String, u64> {
     let mut counts = HashMap::new();
     for value in values {
@@ -73,7 +73,7 @@ pub fn count<T: AsRef<str>>(values: &[T]) -> HashMap<String, u64> {
     counts
 }
 
-/// The rows, read over a new connection.
+/// Reads the rows over a new connection.
 pub fn rows(database: &Login) -> Vec<String> {
     let mut client = database.client();
     let found = client.query("SELECT data FROM secret_tokens", &[]);
@@ -87,15 +87,15 @@ pub fn rows(database: &Login) -> Vec<String> {
     assert_eq!(
         u64::try_from(counted),
         Ok(rows.len() as u64),
-        "a quiet table"
+        "the table did not change meanwhile"
     );
     rows
 }
 
-/// Compares the report with what was issued and with the table, in which `older` rows were before.
+/// Compares the report with the issued tokens and the table, which held `older` rows before the run.
 ///
 /// # Panics
-/// Where anything is missing, double, unreported or cannot be looked at.
+/// If a token is missing, duplicated or unreported, or if the table cannot be read.
 pub fn verify(run: &Run, issued: &[String], older: &[String], database: &Login) -> Verified {
     let report = Report::of_run(run);
     let reported: Vec<&str> = report
@@ -105,7 +105,7 @@ pub fn verify(run: &Run, issued: &[String], older: &[String], database: &Login) 
         .collect();
     assert_eq!(count(&reported), count(issued), "each issued token once");
 
-    let of = |status: &str| count(&report.of(status));
+    let of = |status: &str| count(&report.with_status(status));
     let (stored, unknown) = (of("stored"), of("unknown"));
     let older = count(older);
     let table = count(&rows(database));
@@ -128,13 +128,13 @@ pub fn verify(run: &Run, issued: &[String], older: &[String], database: &Login) 
             run.stderr
         );
     }
-    let mut unknown_but_there = 0;
+    let mut unknown_but_present = 0;
     for (value, rows) in &table {
-        unknown_but_there += rows - get(&older, value) - get(&stored, value);
+        unknown_but_present += rows - get(&older, value) - get(&stored, value);
     }
     Verified {
         report,
-        doubts: Doubts::of(&run.stderr),
-        unknown_but_there,
+        in_doubt: InDoubtCounts::of(&run.stderr),
+        unknown_but_present,
     }
 }

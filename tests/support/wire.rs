@@ -1,46 +1,45 @@
-//! Where PostgreSQL's messages begin and end, so that a fault strikes at a message and not at a
-//! moment.
+//! Splits a PostgreSQL connection into messages, so that faults are injected at exact messages.
 
-/// The code of a request for TLS, and of one for GSSAPI: the client's start comes after them.
+/// The codes of `SSLRequest` and `GSSENCRequest`, which come before the startup message.
 const REQUESTS: [u32; 2] = [80_877_103, 80_877_104];
 
-/// Cuts one direction of a connection without TLS into messages.
+/// Splits one direction of an unencrypted connection into messages.
 pub struct Framer {
-    held: Vec<u8>,
-    /// Nothing was cut off yet: the server's first byte may stand alone.
+    buffer: Vec<u8>,
+    /// No message was returned yet: the server's first one may be a single byte.
     fresh: bool,
-    /// Messages begin with their type; a client's first ones do not.
+    /// Messages begin with their type byte; the first messages of a client do not.
     typed: bool,
     from_server: bool,
 }
 
 impl Framer {
-    /// What the client sends.
+    /// Creates a framer for messages of the client.
     pub fn of_client() -> Self {
         Self::new(false)
     }
 
-    /// What the server sends.
+    /// Creates a framer for messages of the server.
     pub fn of_server() -> Self {
         Self::new(true)
     }
 
     fn new(from_server: bool) -> Self {
         Self {
-            held: Vec::new(),
+            buffer: Vec::new(),
             fresh: true,
             typed: from_server,
             from_server,
         }
     }
 
-    /// Takes bytes as they came; gives the messages that are now complete.
+    /// Adds received bytes, and returns the messages that are now complete.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
-        self.held.extend_from_slice(bytes);
+        self.buffer.extend_from_slice(bytes);
         let mut messages = Vec::new();
         while let Some(length) = self.next_length() {
-            let rest = self.held.split_off(length);
-            let message = std::mem::replace(&mut self.held, rest);
+            let rest = self.buffer.split_off(length);
+            let message = std::mem::replace(&mut self.buffer, rest);
             if !self.typed {
                 let code = message.get(4..8).map(number);
                 self.typed = !code.is_some_and(|code| REQUESTS.contains(&code));
@@ -52,14 +51,14 @@ impl Framer {
     }
 
     fn next_length(&self) -> Option<usize> {
-        let first = *self.held.first()?;
-        // The answer to a request for TLS is a byte without a length.
+        let first = *self.buffer.first()?;
+        // The reply to an SSLRequest is a single byte without a length.
         if self.from_server && self.fresh && matches!(first, b'N' | b'S') {
             return Some(1);
         }
         let start = usize::from(self.typed);
-        let length = number(self.held.get(start..start + 4)?) as usize + start;
-        (self.held.len() >= length).then_some(length)
+        let length = number(self.buffer.get(start..start + 4)?) as usize + start;
+        (self.buffer.len() >= length).then_some(length)
     }
 }
 
@@ -69,17 +68,17 @@ fn number(bytes: &[u8]) -> u32 {
         .fold(0, |number, byte| (number << 8) | u32::from(*byte))
 }
 
-/// True for the message that says that an INSERT stored a row; it is no commit yet.
+/// Whether the message reports one inserted row, which is not committed yet.
 pub fn is_inserted(message: &[u8]) -> bool {
     message.first() == Some(&b'C') && message.get(5..) == Some(b"INSERT 0 1\0")
 }
 
-/// True for the message with which a transaction is over.
+/// Whether the message is `ReadyForQuery`, which ends a transaction.
 pub fn is_ready(message: &[u8]) -> bool {
     message.first() == Some(&b'Z')
 }
 
-/// True for a message of the client that is answered by one that says ready.
+/// Whether the server answers this message of the client with `ReadyForQuery`.
 pub fn wants_ready(message: &[u8]) -> bool {
     matches!(message.first(), Some(b'S' | b'Q'))
 }

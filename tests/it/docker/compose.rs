@@ -1,13 +1,13 @@
-//! `deploy/compose.yaml`, unchanged, with the one command that its head names: the whole job against
-//! PostgreSQL's official image, or what stands in for it where no registry answers.
+//! Tests of `deploy/compose.yaml` as it is, with the command in its header. They use PostgreSQL's
+//! official image, or a local substitute if no registry is available.
 
 use std::process::{Command, Output};
 
-use super::{IMAGE, built, docker, said, text};
+use super::{IMAGE, build_image, docker, docker_stdout, text};
 use crate::support;
 
-/// The database's image as the file names it.
-fn has_postgres() {
+/// Pulls or builds the image of PostgreSQL that the file names.
+fn ensure_postgres_image() {
     let file = std::fs::read_to_string(support::root().join("deploy/compose.yaml")).unwrap();
     let line = file
         .lines()
@@ -15,19 +15,19 @@ fn has_postgres() {
     let image = format!("postgres:{}", line.expect("PostgreSQL's image"));
     let is_there = |args: &[&str]| docker(args).status.success();
     if !is_there(&["image", "inspect", &image]) && !is_there(&["pull", &image]) {
-        said(&["build", "-t", &image, "tests/support/postgres-image"]);
+        docker_stdout(&["build", "-t", &image, "tests/support/postgres-image"]);
     }
 }
 
-/// A project of that name, gone at the end with all that is its.
-struct Project {
+/// A Compose project. Dropping it removes its containers, networks and volumes.
+struct ComposeProject {
     name: String,
     size: &'static str,
 }
 
-impl Project {
+impl ComposeProject {
     fn compose(&self, args: &[&str]) -> Output {
-        // Compose is a plugin of the docker command now; it was a program of its own.
+        // Compose is a plugin of docker, or a separate program in older installations.
         let is_plugin = docker(&["compose", "version"]).status.success();
         let mut command = if is_plugin {
             let mut command = Command::new("docker");
@@ -52,7 +52,7 @@ impl Project {
         command.output().expect("docker compose, or docker-compose")
     }
 
-    /// How many rows the table has.
+    /// Counts the rows of the table.
     fn rows(&self) -> usize {
         let psql = ["psql", "--username=tokens", "--dbname=tokens", "--no-align"];
         let query = [
@@ -66,18 +66,18 @@ impl Project {
     }
 }
 
-impl Drop for Project {
+impl Drop for ComposeProject {
     fn drop(&mut self) {
         self.compose(&["down", "--volumes", "--timeout=5"]);
     }
 }
 
 #[test]
-#[ignore = "builds the image on a Docker engine; tests/run asks for it where one answers"]
-fn the_whole_job_comes_up_and_goes_down() {
-    built();
-    has_postgres();
-    let mut project = Project {
+#[ignore = "builds the image; tests/run runs it if a Docker engine is available"]
+fn compose_project_runs_the_job_and_leaves_nothing_behind() {
+    build_image();
+    ensure_postgres_image();
+    let mut project = ComposeProject {
         name: format!("token_service_test_{}", std::process::id()),
         size: "300",
     };
@@ -90,19 +90,19 @@ fn the_whole_job_comes_up_and_goes_down() {
     assert_eq!(stored + rejected, 300, "{stdout}");
     assert!(stdout.contains("300 requested, 300 received"), "{stdout}");
 
-    // The run's exit code comes through, and nothing is stored without one.
+    // Compose returns the exit code of the run, and the refused run stores nothing.
     project.size = "0";
     let refused = project.compose(&up);
     assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stdout));
-    // Comes back once PostgreSQL is healthy, and leaves it running.
+    // This returns when PostgreSQL is healthy, and leaves it running.
     project.compose(&["up", "--detach", "token_service"]);
     assert_eq!(project.rows(), stored);
 
     project.compose(&["down", "--volumes", "--timeout=5"]);
-    let of_it = format!("label=com.docker.compose.project={}", project.name);
+    let filter = format!("label=com.docker.compose.project={}", project.name);
     for kind in ["container", "network", "volume"] {
         let all: &[&str] = if kind == "container" { &["--all"] } else { &[] };
-        let list = [&[kind, "ls", "--quiet", "--filter", &of_it][..], all].concat();
-        assert_eq!(said(&list), "", "a {kind} is left");
+        let list = [&[kind, "ls", "--quiet", "--filter", &filter][..], all].concat();
+        assert_eq!(docker_stdout(&list), "", "a {kind} is left");
     }
 }

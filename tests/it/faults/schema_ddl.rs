@@ -88,7 +88,7 @@ impl Draft {
         }
     }
 
-    /// The columns of the table; `key` makes its number a key.
+    /// The column definitions of the table; `key` is the constraint of its id.
     fn columns(&mut self, key: &str) -> String {
         let (data, obstacle) = (self.column.sql(), self.obstacle);
         let mut columns = format!("\n    id serial {key},\n    data {data} NOT NULL");
@@ -99,7 +99,7 @@ impl Draft {
         columns.push_str(",\n    day date NOT NULL DEFAULT current_date");
         match obstacle {
             OtherObstacle::Harmless => {
-                // A partition that is foreign does not generate a value.
+                // A foreign partition does not generate values.
                 columns.push_str(",\n    origin text NOT NULL DEFAULT 'token_service'");
             }
             OtherObstacle::UniqueTenant => {
@@ -382,7 +382,7 @@ impl Draft {
                 [
                     "IN ('2001-01-01')".to_owned(),
                     "IN ('2001-01-02')".to_owned(),
-                    // Today is not known when the schema is drawn, nor tomorrow.
+                    // The current date is not known when the schema is drawn.
                     "IN (TODAY)".to_owned(),
                 ],
             ),
@@ -434,7 +434,7 @@ impl Draft {
             &first,
             leaf == Leaf::Foreign && method != Method::Hash,
         );
-        // By date every row is in the last partition, if there is one.
+        // With a date as its key, every row belongs to the last partition, if it exists.
         let all_in_last = key == PartitionKey::CreatedAt && method != Method::Hash;
         self.partition("second", &second, leaf == Leaf::Foreign && !all_in_last);
         match last {
@@ -481,7 +481,7 @@ CREATE USER MAPPING FOR PUBLIC SERVER loopback OPTIONS (user '{user}', password 
         let partition =
             format!("CREATE {kind} {name} PARTITION OF secret_tokens FOR VALUES {bound}{server}");
         if bound.contains("TODAY") {
-            // A test that runs at midnight finds tomorrow's rows here as well.
+            // Includes tomorrow, for a test that runs at midnight.
             let days = "quote_literal(current_date) || ', ' || quote_literal(current_date + 1)";
             let partition = partition
                 .replace('\'', "''")

@@ -13,8 +13,9 @@ use crate::support::database::Login;
 
 /// The characters of a key.
 pub(super) const KEY: usize = 4;
-/// What the server offers to a schema. A schema without a feature is drawn from the same seed with the
-/// nearest column type or partition instead.
+/// The features of the server that a schema may use.
+///
+/// If a feature is missing, the same seed gives the nearest column type or partition instead.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerFeatures {
     pub citext: bool,
@@ -23,13 +24,13 @@ pub struct ServerFeatures {
 }
 
 impl ServerFeatures {
-    /// Asks the server for them.
+    /// Queries the server for its features.
     pub fn of(client: &mut Client) -> Self {
         let sql = "SELECT
             EXISTS (SELECT FROM pg_available_extensions WHERE name = 'citext'),
             EXISTS (SELECT FROM pg_available_extensions WHERE name = 'postgres_fdw')";
         let row = client.query_one(sql, &[]).expect("the catalog");
-        // A server without ICU may have a collation of its own that names ICU.
+        // A server without ICU may still list a collation that names ICU.
         let collation = format!("BEGIN; {}; ROLLBACK", ColumnType::NonDeterministic.ddl());
         let icu = client.batch_execute(&collation).is_ok();
         let _ = client.batch_execute("ROLLBACK");
@@ -40,7 +41,7 @@ impl ServerFeatures {
         }
     }
 
-    /// Names what is missing.
+    /// The names of the missing features.
     pub fn missing(self) -> Vec<&'static str> {
         let all = [
             (self.citext, "citext"),
@@ -52,10 +53,10 @@ impl ServerFeatures {
     }
 }
 
-/// What a true report may say of a token, besides `failed`, `unknown` and `not_attempted`.
+/// What a correct report may state about a token, besides `failed`, `unknown` and `not_attempted`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExpectedVerdict {
-    /// The token is not at fault: `rejected` is wrong, unless an equal token occupies its place.
+pub enum ExpectedOutcome {
+    /// The token is not at fault: `rejected` is wrong, unless an equal token excludes it.
     Acceptable,
     /// The table refuses or skips the token: `rejected` is right.
     AtFault,
@@ -64,11 +65,11 @@ pub enum ExpectedVerdict {
     Redirected,
 }
 
-/// A token, and what may be reported of it.
+/// A token and its expected outcome.
 #[derive(Clone, Debug)]
 pub struct DrawnToken {
     pub text: String,
-    pub expected: ExpectedVerdict,
+    pub expected: ExpectedOutcome,
 }
 
 /// The rights of the role that the run connects as.
@@ -79,7 +80,7 @@ pub enum Rights {
     Role(&'static str),
 }
 
-/// A table, its tokens, and how to read every row of it.
+/// A table, its tokens, and the query for its rows.
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "they are independent")]
 pub struct RandomSchema {
@@ -100,15 +101,15 @@ pub struct RandomSchema {
     pub copies: u64,
     /// A trigger may change the value, but never the key.
     pub is_changed: bool,
-    /// The column's type may cut the value or drop its trailing blanks.
-    pub is_cut: bool,
+    /// The column's type may truncate the value or drop its trailing blanks.
+    pub is_truncated: bool,
     /// Two tokens that are equal, or equal but for their case, exclude each other.
     pub is_unique: bool,
     /// The comparison of the unique constraint ignores the case.
     pub ignores_case: bool,
-    /// A plain table: without a fault every verdict must be exact.
+    /// A plain table: without a fault every outcome must be exact.
     pub is_plain: bool,
-    /// A partition for further numbers can be attached during the run.
+    /// A partition for further ids can be attached during the run.
     pub can_attach: bool,
     /// `--patience` for a run.
     pub patience: &'static str,
@@ -120,7 +121,7 @@ pub fn key_of(value: &str) -> Option<&str> {
     key.bytes().all(|byte| byte.is_ascii_digit()).then_some(key)
 }
 
-/// A schema in the making.
+/// A schema that is being drawn.
 pub(super) struct Draft {
     pub(super) kind: TableKind,
     pub(super) column: ColumnType,
@@ -131,7 +132,7 @@ pub(super) struct Draft {
 }
 
 impl RandomSchema {
-    /// Draws a schema: the same seed and the same server features give the same one again.
+    /// Draws a schema; the same seed and the same features of the server give the same schema.
     pub fn draw(seed: u64, server: ServerFeatures) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut draft = Draft {
@@ -164,7 +165,7 @@ impl RandomSchema {
                 _ => 1,
             },
             is_changed: draft.is_changed(),
-            is_cut: draft.column.cuts(),
+            is_truncated: draft.column.truncates(),
             is_unique: draft.constraint.is_unique(),
             ignores_case: draft.ignores_case(),
             is_plain: draft.is_plain() && rights == Rights::Owner,
@@ -177,7 +178,7 @@ impl RandomSchema {
         }
     }
 
-    /// What the unique constraint compares: tokens of one group exclude each other.
+    /// The text that the unique constraint compares: tokens with the same text exclude each other.
     pub fn unique_group(&self, text: &str) -> String {
         if self.ignores_case {
             text.to_lowercase()
@@ -188,7 +189,7 @@ impl RandomSchema {
 }
 
 impl Draft {
-    /// Replaces what PostgreSQL does not allow together.
+    /// Replaces combinations that PostgreSQL does not allow.
     fn fit(&mut self) {
         use TokenConstraint as Constraint;
         let is_base_table = matches!(
@@ -222,7 +223,7 @@ impl Draft {
             }
             Constraint::Unique | Constraint::DeferredUnique => is_base_table || is_keyed_by_token,
             Constraint::UniqueLower | Constraint::Exclude => is_base_table,
-            Constraint::ForeignKey => is_base_table && !self.column.cuts(),
+            Constraint::ForeignKey => is_base_table && !self.column.truncates(),
         };
         if !fits {
             self.constraint = Constraint::Check;
@@ -281,7 +282,7 @@ impl Draft {
         )
     }
 
-    /// No row has a partition.
+    /// Whether no row has a partition.
     fn never_routes(&self) -> bool {
         matches!(
             self.kind,
@@ -304,7 +305,7 @@ impl Draft {
         ]
     }
 
-    /// The classes that the table treats in a way of its own.
+    /// The classes of tokens that the table treats in a special way.
     fn classes(&self) -> Vec<char> {
         let mut classes = vec!['b', 'u'];
         if self.column.refuses_long() || self.column == ColumnType::Text {
@@ -352,7 +353,7 @@ impl Draft {
     fn tokens(&self, rng: &mut fastrand::Rng) -> Vec<DrawnToken> {
         let count = rng.usize(60..260);
         let classes = self.classes();
-        // Each of them is sent several times, with pauses.
+        // Few of them: each one is retried with pauses.
         let mut conflicts_left = 2;
         let mut texts: Vec<String> = Vec::new();
         for key in 0..count {
@@ -386,11 +387,11 @@ impl Draft {
             texts.push(text);
         }
         rng.shuffle(&mut texts);
-        let judged = texts.into_iter().map(|text| DrawnToken {
+        let drawn = texts.into_iter().map(|text| DrawnToken {
             expected: self.expected(&text),
             text,
         });
-        judged.collect()
+        drawn.collect()
     }
 
     fn x_is_refused(&self) -> bool {
@@ -403,30 +404,30 @@ impl Draft {
         }
     }
 
-    fn expected(&self, text: &str) -> ExpectedVerdict {
+    fn expected(&self, text: &str) -> ExpectedOutcome {
         let class = text.as_bytes()[KEY];
         let refused = match class {
             b'h' => self.refuses_hyphens(),
             b'l' => self.column.refuses_long(),
-            b'b' => self.column.cuts(),
+            b'b' => self.column.truncates(),
             b'f' => self.constraint == TokenConstraint::ForeignKey,
             b's' | b'w' => true,
             b'x' => self.x_is_refused(),
             _ => false,
         };
         if refused || self.may_lack_partition(text) {
-            return ExpectedVerdict::AtFault;
+            return ExpectedOutcome::AtFault;
         }
         match self.kind {
-            TableKind::Rule(RuleKind::RedirectsAll) => ExpectedVerdict::Redirected,
+            TableKind::Rule(RuleKind::RedirectsAll) => ExpectedOutcome::Redirected,
             TableKind::Rule(RuleKind::RedirectsSome) if class == b'o' => {
-                ExpectedVerdict::Redirected
+                ExpectedOutcome::Redirected
             }
-            _ => ExpectedVerdict::Acceptable,
+            _ => ExpectedOutcome::Acceptable,
         }
     }
 
-    /// The partition of this value is missing, or may be: the hash is the server's.
+    /// Whether the partition of this value is or may be missing; only the server knows the hash.
     fn may_lack_partition(&self, text: &str) -> bool {
         let TableKind::Partitioned(PartitionKey::Token, method, LastPartition::Missing, _) =
             self.kind
@@ -440,7 +441,7 @@ impl Draft {
         }
     }
 
-    /// Selects every row.
+    /// The query for every row.
     fn rows(&self) -> &'static str {
         match self.kind {
             TableKind::View(_) => "SELECT secret::text, false FROM base",
@@ -454,7 +455,7 @@ impl Draft {
 }
 
 impl RandomSchema {
-    /// The superuser's statements for that database.
+    /// The superuser's statements for this database.
     pub fn admin_ddl_for(&self, owner: &Login) -> String {
         self.admin_ddl
             .replace("{port}", &owner.port.to_string())

@@ -47,7 +47,7 @@ impl ColumnType {
         }
     }
 
-    /// What creates the type.
+    /// The DDL that creates the type.
     pub(super) fn ddl(self) -> &'static str {
         match self {
             Self::DomainOverText => {
@@ -69,17 +69,17 @@ impl ColumnType {
         matches!(self, Self::Citext | Self::NonDeterministic)
     }
 
-    /// It may cut a value, or drop its trailing blanks, without an error.
-    pub(super) fn cuts(self) -> bool {
+    /// Whether it may truncate a value, or drop trailing blanks, without an error.
+    pub(super) fn truncates(self) -> bool {
         matches!(
             self,
             Self::Varchar16 | Self::Char24 | Self::DomainOverVarchar16 | Self::DomainOverName
         )
     }
 
-    /// A token of 73 characters does not fit.
+    /// Whether it refuses a token of 73 characters.
     pub(super) fn refuses_long(self) -> bool {
-        self.cuts() || self == Self::Varchar40
+        self.truncates() || self == Self::Varchar40
     }
 }
 
@@ -116,11 +116,11 @@ impl TokenConstraint {
     }
 }
 
-/// What refuses an insert although the token is not at fault.
+/// A reason to refuse an insert although the token is not at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OtherObstacle {
     None,
-    /// A generated column and a time stamp: no obstacle at all.
+    /// A column with a default, which refuses nothing.
     Harmless,
     UniqueTenant,
     TenantWithoutDefault,
@@ -150,7 +150,7 @@ impl OtherObstacle {
         }
     }
 
-    /// No insert, or only the first one, can succeed: waiting is of no use.
+    /// Whether at most the first insert can succeed, so that waiting is useless.
     pub(super) fn is_lasting(self) -> bool {
         matches!(
             self,
@@ -177,7 +177,7 @@ pub(super) enum Method {
     Hash,
 }
 
-/// What becomes of the rows of the last partition.
+/// The kind of the last partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LastPartition {
     Ordinary,
@@ -185,7 +185,7 @@ pub(super) enum LastPartition {
     Missing,
 }
 
-/// What is special about the second partition.
+/// The kind of a partition that differs from the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leaf {
     Ordinary,
@@ -242,7 +242,7 @@ pub(super) const REFUSALS: [&str; 20] = [
     "P0001", "23514", "23505", "22012", "UE001", "50001", "38000", "21000", "0A000", "42501",
     "42P01", "28000", "3D000", "08000", "40003", "25006", "26000", "54000", "XX000", "02000",
 ];
-/// Codes that a trigger raises because of what happens beside the token.
+/// Codes that a trigger raises because of a conflict, not because of the token.
 pub(super) const CONFLICTS: [&str; 8] = [
     "40001", "40P01", "55P03", "53300", "53100", "57014", "57P01", "55006",
 ];

@@ -1,5 +1,5 @@
 //! Runs on random schemas, with faults: `schema_grammar` draws the table, and `schema_verifier` compares
-//! the report with it.
+//! the report with the table.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::plan::{Heal, What, gap, pause, scope};
-use super::player::{ATTACH, Stage};
+use super::schedule::{FaultEvent, PartitionEnd, gap, pause, scope};
+use super::schedule_runner::{ATTACH_PARTITION, FaultRun};
 use super::schema_grammar::{DrawnToken, RandomSchema, Rights, ServerFeatures};
 use super::schema_verifier::{Misreport, MisreportKind, Row, compare};
 use super::through;
-use crate::support::cluster::{Cluster, crashable, wait, wait_until_left};
+use crate::support::cluster::{Cluster, crashable, wait, wait_until_disconnected};
 use crate::support::command::{Command, Run};
 use crate::support::database::{Database, Login};
 use crate::support::journal::Journal;
@@ -27,9 +27,9 @@ use crate::support::source::Source;
 #[derive(Clone, Debug)]
 enum FaultPlan {
     None,
-    Events(Vec<What>),
-    /// After so many transactions the run is killed with SIGKILL, and its journal replayed; a second
-    /// number kills the first replay as well.
+    Events(Vec<FaultEvent>),
+    /// After this many transactions the run is killed with SIGKILL, and its journal is replayed. The
+    /// second number kills the first replay as well.
     KillAndReplay(u64, Option<u64>),
 }
 
@@ -43,9 +43,9 @@ impl FaultPlan {
             }
             _ => {
                 let count = rng.usize(1..=4);
-                let mut events: Vec<What> = (0..count).map(|_| event(rng)).collect();
+                let mut events: Vec<FaultEvent> = (0..count).map(|_| event(rng)).collect();
                 if schema.can_attach {
-                    events.insert(0, What::AttachPartition(gap(rng)));
+                    events.insert(0, FaultEvent::AttachPartition(gap(rng)));
                 }
                 Self::Events(events)
             }
@@ -53,17 +53,21 @@ impl FaultPlan {
     }
 }
 
-fn event(rng: &mut fastrand::Rng) -> What {
+fn event(rng: &mut fastrand::Rng) -> FaultEvent {
     match rng.u8(..20) {
-        0 => What::Kill(gap(rng)),
-        1 => What::Immediate(gap(rng)),
-        2 => What::Restart(gap(rng)),
-        3 | 4 => What::Terminate(gap(rng)),
-        5 => What::Cancel(gap(rng)),
-        6 => What::Away(gap(rng), pause(rng, 400)),
+        0 => FaultEvent::KillBackend(gap(rng)),
+        1 => FaultEvent::Crash(gap(rng)),
+        2 => FaultEvent::Restart(gap(rng)),
+        3 | 4 => FaultEvent::TerminateBackend(gap(rng)),
+        5 => FaultEvent::CancelStatement(gap(rng)),
+        6 => FaultEvent::RefuseConnections(gap(rng), pause(rng, 400)),
         7..=11 => {
-            let heals = [Heal::Late, Heal::AfterGivingUp, Heal::AtTheEnd];
-            What::Partition(gap(rng), heals[rng.usize(..3)], pause(rng, 150))
+            let ends = [
+                PartitionEnd::Heal,
+                PartitionEnd::DisconnectThenHeal,
+                PartitionEnd::HealAfterRun,
+            ];
+            FaultEvent::Partition(gap(rng), ends[rng.usize(..3)], pause(rng, 150))
         }
         number => {
             let point = if number == 12 {
@@ -71,13 +75,17 @@ fn event(rng: &mut fastrand::Rng) -> What {
             } else {
                 Point::Ready(gap(rng))
             };
-            let faults = [Fault::Cut, Fault::Swallow, Fault::Abandon];
-            What::Net(point, faults[rng.usize(..3)], scope(rng))
+            let faults = [
+                Fault::Disconnect,
+                Fault::DropReplies,
+                Fault::DisconnectClient,
+            ];
+            FaultEvent::Proxy(point, faults[rng.usize(..3)], scope(rng))
         }
     }
 }
 
-/// What a run came to.
+/// The result of a run.
 struct SchemaRun {
     /// The program refused the table before a token was requested.
     is_refused: bool,
@@ -90,8 +98,8 @@ struct SchemaRun {
     failure: Option<String>,
 }
 
-/// Draws the schema of that seed, and plays its faults.
-fn play_schema(cluster: &Cluster, seed: u64) -> SchemaRun {
+/// Draws the schema of this seed, and runs it with faults.
+fn run_schema(cluster: &Cluster, seed: u64) -> SchemaRun {
     if cluster.postmaster().is_none() {
         cluster.start();
     }
@@ -101,10 +109,10 @@ fn play_schema(cluster: &Cluster, seed: u64) -> SchemaRun {
     let mut rng = fastrand::Rng::with_seed(!seed);
     let faults = FaultPlan::draw(&mut rng, &schema);
     let mut log = String::new();
-    let played = catch_unwind(AssertUnwindSafe(|| {
+    let result = catch_unwind(AssertUnwindSafe(|| {
         attempt(cluster, &schema, &faults, &mut rng, database, &mut log)
     }));
-    let (mut run, panic) = match played {
+    let (mut run, panic) = match result {
         Ok(run) => (run, None),
         Err(panic) => {
             let text = panic
@@ -158,7 +166,7 @@ fn describe(
         }
     }
     if let Some(panic) = panic {
-        let _ = writeln!(text, "the harness stopped: {panic}");
+        let _ = writeln!(text, "the test panicked: {panic}");
     }
     let _ = writeln!(text, "standard error ends with:");
     let lines: Vec<&str> = log.lines().collect();
@@ -168,14 +176,14 @@ fn describe(
     text
 }
 
-/// Creates the table; gives the role that the run connects as.
+/// Creates the table; returns the role that the run connects as.
 fn create(schema: &RandomSchema, database: &Database) -> Login {
     let mut admin = database.admin();
     admin
         .batch_execute(&schema.admin_ddl_for(database))
         .expect("the superuser's DDL");
     drop(admin);
-    // Not in one batch: a row of a foreign partition needs a table that is committed.
+    // Two batches, because a row of a foreign partition needs a committed table.
     for ddl in [&schema.ddl, &schema.older_rows] {
         database
             .client()
@@ -198,11 +206,11 @@ fn attempt(
 ) -> SchemaRun {
     let login = create(schema, &database);
     let before = rows(schema, database.superuser());
-    let proxy = Proxy::before(cluster.port);
+    let proxy = Proxy::to(cluster.port);
     proxy.delay(pause(rng, 3));
     let texts: Vec<String> = schema.tokens.iter().map(|it| it.text.clone()).collect();
     let size = texts.len();
-    let source = Source::making(move |_| texts.clone());
+    let source = Source::generating_with(move |_| texts.clone());
     let journal = tempfile::tempdir().expect("a folder");
     let journal = journal.path().join("journal");
     let options = [
@@ -228,7 +236,7 @@ fn attempt(
     if matches!(faults, FaultPlan::KillAndReplay(..)) {
         command = command.arg("--journal").arg(&journal);
     }
-    let mut stage = Stage {
+    let mut fault_run = FaultRun {
         running: command.spawn(),
         proxy,
         database,
@@ -236,30 +244,30 @@ fn attempt(
         crashes: 0,
         partitions: 0,
         signalled: None,
-        counts_answers: true,
+        counts_ready_messages: true,
     };
     let mut issued = schema.tokens.clone();
     let run = match faults {
-        FaultPlan::None => stage.running.wait(),
+        FaultPlan::None => fault_run.running.wait(),
         FaultPlan::Events(events) => {
-            // Before that, a fault only ends the run before a token was requested.
-            if stage.until(|| !source.requests().is_empty()) {
+            // An earlier fault would only end the run before a token is requested.
+            if fault_run.wait_until(|| !source.requests().is_empty()) {
                 for event in events {
-                    if !stage.happens(*event) {
+                    if !fault_run.inject(*event) {
                         break;
                     }
                 }
             }
-            stage.running.wait()
+            fault_run.running.wait()
         }
         FaultPlan::KillAndReplay(gap, again) => {
-            if from_file || stage.until(|| !source.requests().is_empty()) {
-                stage.commits(*gap);
+            if from_file || fault_run.wait_until(|| !source.requests().is_empty()) {
+                fault_run.wait_for_transactions(*gap);
             }
-            stage.running.signal("KILL");
-            let killed = stage.running.wait();
+            fault_run.running.signal("KILL");
+            let killed = fault_run.running.wait();
             if journal.exists() {
-                issued = of_journal(schema, &journal);
+                issued = tokens_in_journal(schema, &journal);
                 replay(schema, &login, &journal, *again)
             } else {
                 killed
@@ -267,20 +275,20 @@ fn attempt(
         }
     };
     log.clone_from(&run.stderr);
-    let Stage {
+    let FaultRun {
         proxy, database, ..
-    } = stage;
+    } = fault_run;
     let superuser = database.superuser();
     wait(|| superuser.try_client().is_ok(), "the server");
     proxy.heal();
-    wait(|| proxy.is_drained(), "what was held back");
+    wait(|| proxy.is_drained(), "the held messages");
     drop(proxy);
-    wait_until_left(superuser);
+    wait_until_disconnected(superuser);
     let after = rows(schema, superuser);
-    conclude(schema, &issued, &run, &before, &after, faults)
+    evaluate(schema, &issued, &run, &before, &after, faults)
 }
 
-/// Replays a journal to the end, after a replay that is killed that many milliseconds after its start.
+/// Replays a journal; `killed` kills a first replay after this many milliseconds.
 fn replay(schema: &RandomSchema, login: &Login, journal: &Path, killed: Option<u64>) -> Run {
     let command = || {
         let command = Command::new().database(login).arg("replay").arg(journal);
@@ -296,7 +304,7 @@ fn replay(schema: &RandomSchema, login: &Login, journal: &Path, killed: Option<u
 }
 
 /// The tokens that reached the journal.
-fn of_journal(schema: &RandomSchema, journal: &Path) -> Vec<DrawnToken> {
+fn tokens_in_journal(schema: &RandomSchema, journal: &Path) -> Vec<DrawnToken> {
     let received = Journal::read(journal).received;
     let drawn = |text: &String| {
         let found = schema.tokens.iter().find(|token| token.text == *text);
@@ -312,7 +320,7 @@ fn rows(schema: &RandomSchema, superuser: &Login) -> Vec<Row> {
     found.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
-fn conclude(
+fn evaluate(
     schema: &RandomSchema,
     issued: &[DrawnToken],
     run: &Run,
@@ -324,7 +332,7 @@ fn conclude(
     let report = if !run.stdout.is_empty() {
         Report::of_run(run)
     } else if is_replay && run.code == Some(5) && after.len() != before.len() {
-        // A replay that cannot connect claims nothing of the tokens in its journal.
+        // A replay that cannot connect claims nothing about the tokens in its journal.
         let claims_nothing = |token: &DrawnToken| json!({"token": token.text, "status": "unknown"});
         Report {
             tokens: issued.iter().map(claims_nothing).collect(),
@@ -336,7 +344,7 @@ fn conclude(
             summary: Value::Null,
         }
     };
-    // A refusal, or a kill before the first token: nothing was requested, and nothing may be there.
+    // The run was refused, or killed before the first token: there must be no new row.
     let is_refused = report.tokens.is_empty() && after.len() == before.len();
     let issued = if is_refused { &[] } else { issued };
     let is_exact = matches!(faults, FaultPlan::None);
@@ -369,7 +377,7 @@ pub struct SchemaTotals {
     pub kinds: BTreeMap<MisreportKind, u64>,
     pub misreported: u64,
     pub twice: u64,
-    /// Runs in which the harness could not compare.
+    /// Runs in which the test panicked before it could compare.
     pub stopped: u64,
     pub failures: Vec<String>,
 }
@@ -391,7 +399,7 @@ impl SchemaTotals {
         self.failures.extend(run.failure);
     }
 
-    /// Prints what the figures are made of.
+    /// Prints the details of the figures.
     pub fn print_details(&self) {
         let all: u64 = self.statuses.values().sum();
         let statuses = self.statuses.iter().map(|(status, count)| {
@@ -423,9 +431,10 @@ impl SchemaTotals {
     }
 }
 
-/// Plays so many schemas, each with a seed of its own. A server is not used for more than a hundred, so
-/// that its folder stays small. Each failure is printed as it is found.
-pub fn play_schemas(seed: u64, count: u64) -> SchemaTotals {
+/// Runs this many schemas with successive seeds, and prints each failure.
+///
+/// A server is replaced after 100 schemas, so that its folder stays small.
+pub fn run_schemas(seed: u64, count: u64) -> SchemaTotals {
     let mut totals = SchemaTotals::default();
     let mut cluster = Cluster::new();
     let missing = ServerFeatures::of(&mut Database::on(&cluster).admin()).missing();
@@ -437,7 +446,7 @@ pub fn play_schemas(seed: u64, count: u64) -> SchemaTotals {
         if number % 100 == 99 {
             cluster = Cluster::new();
         }
-        let run = play_schema(&cluster, seed.wrapping_add(number));
+        let run = run_schema(&cluster, seed.wrapping_add(number));
         if let Some(failure) = &run.failure {
             eprintln!("{failure}");
         }
@@ -449,10 +458,12 @@ pub fn play_schemas(seed: u64, count: u64) -> SchemaTotals {
     totals
 }
 
-/// The seeds of the short form: plain tables, a partitioned one, a view, and triggers that skip, change
-/// and refuse a row, some of them at the commit; then those on which reports were wrong (inheritance, an
-/// INSTEAD OF trigger, types that cut, a rule, a tenant, a trigger on one leaf, a sequence behind its rows, a
-/// DEFAULT that raises, an audit table, a collation, a foreign leaf).
+/// The seeds of the short form.
+///
+/// The first ones draw plain tables, a partitioned table, a view, and triggers that skip, change or refuse
+/// rows. The others once caused wrong reports: inheritance, an INSTEAD OF trigger, truncating types, a
+/// rule, a tenant, a trigger on one partition, a sequence behind its rows, a DEFAULT that raises, an audit
+/// table, a collation, and a foreign partition.
 const SEEDS: [u64; 19] = [
     3, 14, 20, 31, 34, 39, 43, 47, 7, 35, 36, 1009, 1025, 1051, 1094, 1107, 1147, 1175, 1241,
 ];
@@ -462,15 +473,14 @@ fn reports_are_true_on_random_schemas() {
     let cluster = crashable();
     let mut totals = SchemaTotals::default();
     for seed in SEEDS {
-        totals.add(play_schema(&cluster, seed));
+        totals.add(run_schema(&cluster, seed));
     }
     assert!(totals.failures.is_empty(), "{}", totals.failures.join("\n"));
     totals.check();
 }
 
-/// Every schema of the grammar is valid, and can be read.
 #[test]
-#[ignore = "creates 600 databases; for changes of the grammar"]
+#[ignore = "creates 600 databases; for changes to the grammar"]
 fn every_schema_is_valid_sql() {
     let cluster = crashable();
     for seed in 0..600 {
@@ -478,15 +488,15 @@ fn every_schema_is_valid_sql() {
         let features = ServerFeatures::of(&mut database.admin());
         let schema = RandomSchema::draw(seed, features);
         let admin_ddl = schema.admin_ddl_for(&database);
-        let made = database.admin().batch_execute(&admin_ddl).and_then(|()| {
+        let result = database.admin().batch_execute(&admin_ddl).and_then(|()| {
             database.client().batch_execute(&schema.ddl)?;
             database.client().batch_execute(&schema.older_rows)?;
             if schema.can_attach {
-                database.client().batch_execute(ATTACH)?;
+                database.client().batch_execute(ATTACH_PARTITION)?;
             }
             database.admin().query(schema.rows, &[]).map(drop)
         });
-        if let Err(error) = made {
+        if let Err(error) = result {
             let RandomSchema {
                 ddl, older_rows, ..
             } = schema;

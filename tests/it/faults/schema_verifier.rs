@@ -1,11 +1,11 @@
-//! Compares the report of a run on a random schema with every row that the table has afterwards. Rows
-//! are traced to tokens by their text or, if the table changes it, by its key; so the comparison needs
-//! no trigger or log of its own, which would change the table under test.
+//! Compares the report of a run on a random schema with every row of the table. A row is traced to its
+//! token by the text, or by the key if the table changes the text. So the comparison needs no trigger or
+//! log, which would change the table under test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::schema_grammar::{DrawnToken, ExpectedVerdict, RandomSchema, key_of};
+use super::schema_grammar::{DrawnToken, ExpectedOutcome, RandomSchema, key_of};
 use crate::support::report::Report;
 
 /// A row: its text, and whether the relation does not show it.
@@ -15,8 +15,8 @@ pub type Row = (String, bool);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MisreportKind {
     StoredButAbsent,
-    /// The row holds another text, because the column's type cut it.
-    StoredButCut,
+    /// The row holds another text, because the column's type truncated it.
+    StoredButTruncated,
     RejectedButPresent,
     /// `failed` or `not_attempted`.
     UnsettledButPresent,
@@ -27,7 +27,7 @@ pub enum MisreportKind {
     MissingFromReport,
     /// A token or a row that was never issued, or an older row that is gone.
     Invented,
-    /// Without faults, a plain table has an exact verdict for each token.
+    /// Without faults, a plain table has an exact outcome for each token.
     NotExact,
 }
 
@@ -35,7 +35,7 @@ impl fmt::Display for MisreportKind {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::StoredButAbsent => "stored but absent",
-            Self::StoredButCut => "stored but cut",
+            Self::StoredButTruncated => "stored but truncated",
             Self::RejectedButPresent => "rejected but present",
             Self::UnsettledButPresent => "failed or not_attempted but present",
             Self::Twice => "twice in the table",
@@ -56,7 +56,7 @@ pub struct Misreport {
     pub evidence: String,
 }
 
-/// Everything that is known of the tokens that one identity stands for.
+/// The counts of the tokens and rows that have one identity.
 #[derive(Clone, Debug, Default)]
 struct Tally {
     issued: u64,
@@ -71,8 +71,10 @@ struct Tally {
     texts: BTreeSet<String>,
 }
 
-/// Compares them. `issued` are the tokens that the run received; `before` and `after` all rows before and
-/// after it; `is_exact` says that no fault was injected.
+/// Compares a report with the tokens and the rows.
+///
+/// `issued` holds the tokens that the run received, `before` and `after` all rows before and after the run.
+/// `is_exact` means that no fault was injected.
 pub fn compare(
     schema: &RandomSchema,
     issued: &[DrawnToken],
@@ -84,7 +86,7 @@ pub fn compare(
     let mut wrong = Vec::new();
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     let identity = |text: &str| {
-        if schema.is_changed || schema.is_cut {
+        if schema.is_changed || schema.is_truncated {
             key_of(text).unwrap_or(text).to_owned()
         } else {
             text.to_owned()
@@ -105,7 +107,7 @@ pub fn compare(
             continue;
         };
         tally.objects.push(object.to_string());
-        let is_redirected = expected.get(text) == Some(&ExpectedVerdict::Redirected);
+        let is_redirected = expected.get(text) == Some(&ExpectedOutcome::Redirected);
         match object["status"].as_str().expect("a status") {
             "stored" => tally.stored += 1,
             "rejected" if is_redirected => tally.redirected += 1,
@@ -129,7 +131,7 @@ pub fn compare(
             evidence: format!("{difference:+} in the report"),
         });
     }
-    // Rows of other tokens: they were there before, and must still be.
+    // Rows of other tokens existed before, and must still exist.
     let mut others: BTreeMap<&str, i64> = BTreeMap::new();
     for (rows, step) in [(before, -1), (after, 1)] {
         for (text, _) in rows {
@@ -159,25 +161,25 @@ pub fn compare(
             tally.objects.join(" ")
         );
         let token = tally.texts.first().cloned().unwrap_or_default();
-        let found = presence(schema, tally).or_else(|| is_cut(schema, tally));
+        let found = presence(schema, tally).or_else(|| is_truncated(schema, tally));
         wrong.extend(found.map(|kind| Misreport {
             kind,
             token,
             evidence,
         }));
     }
-    let mut verdicts = wrong_rejections(schema, &expected, report, after);
+    let mut outcomes = wrong_rejections(schema, &expected, report, after);
     if is_exact && schema.is_plain {
-        verdicts.extend(inexact_verdicts(schema, &expected, report));
+        outcomes.extend(inexact_outcomes(schema, &expected, report));
     }
-    // A token is counted once, by what is worse.
+    // A token is counted once, by its worst misreport.
     let found: BTreeSet<String> = wrong.iter().map(|it| identity(&it.token)).collect();
-    verdicts.retain(|it| !found.contains(&identity(&it.token)));
-    wrong.extend(verdicts);
+    outcomes.retain(|it| !found.contains(&identity(&it.token)));
+    wrong.extend(outcomes);
     wrong
 }
 
-/// Compares the number of rows with the verdicts.
+/// Compares the number of rows with the outcomes.
 fn presence(schema: &RandomSchema, tally: &Tally) -> Option<MisreportKind> {
     let after = tally.after.len() as u64;
     let Some(rows) = after.checked_sub(tally.before) else {
@@ -199,17 +201,17 @@ fn presence(schema: &RandomSchema, tally: &Tally) -> Option<MisreportKind> {
 }
 
 /// `stored` means that the row holds the whole token, unless a trigger changes it.
-fn is_cut(schema: &RandomSchema, tally: &Tally) -> Option<MisreportKind> {
+fn is_truncated(schema: &RandomSchema, tally: &Tally) -> Option<MisreportKind> {
     let is_single = tally.texts.len() == 1 && tally.stored > 0;
     let is_whole = |text: &String| tally.texts.contains(text);
-    let is_cut = schema.is_cut && !schema.is_changed && is_single;
-    (is_cut && !tally.after.iter().all(is_whole)).then_some(MisreportKind::StoredButCut)
+    let is_truncated = schema.is_truncated && !schema.is_changed && is_single;
+    (is_truncated && !tally.after.iter().all(is_whole)).then_some(MisreportKind::StoredButTruncated)
 }
 
-/// A token that is not at fault is rejected only if an equal one has the place that is unique.
+/// Finds rejected tokens that are not at fault, and that no equal row excludes.
 fn wrong_rejections(
     schema: &RandomSchema,
-    expected: &BTreeMap<&str, ExpectedVerdict>,
+    expected: &BTreeMap<&str, ExpectedOutcome>,
     report: &Report,
     after: &[Row],
 ) -> Vec<Misreport> {
@@ -221,7 +223,7 @@ fn wrong_rejections(
     for object in &report.tokens {
         let text = object["token"].as_str().expect("a token");
         if object["status"] != "rejected"
-            || expected.get(text) != Some(&ExpectedVerdict::Acceptable)
+            || expected.get(text) != Some(&ExpectedOutcome::Acceptable)
             || (schema.is_unique && occupied.contains(&schema.unique_group(text)))
         {
             continue;
@@ -235,18 +237,18 @@ fn wrong_rejections(
     wrong
 }
 
-/// What is acceptable must be stored, and what is at fault rejected.
-fn inexact_verdicts(
+/// Finds acceptable tokens that are not stored, and tokens at fault that are not rejected.
+fn inexact_outcomes(
     schema: &RandomSchema,
-    expected: &BTreeMap<&str, ExpectedVerdict>,
+    expected: &BTreeMap<&str, ExpectedOutcome>,
     report: &Report,
 ) -> Vec<Misreport> {
     let mut wrong = Vec::new();
     for object in &report.tokens {
         let text = object["token"].as_str().expect("a token");
         let fits = match expected.get(text) {
-            Some(ExpectedVerdict::AtFault) => object["status"] == "rejected",
-            Some(ExpectedVerdict::Acceptable) => {
+            Some(ExpectedOutcome::AtFault) => object["status"] == "rejected",
+            Some(ExpectedOutcome::Acceptable) => {
                 object["status"] == "stored" || (schema.is_unique && object["status"] == "rejected")
             }
             _ => true,
@@ -279,7 +281,7 @@ mod tests {
             rights: Rights::Owner,
             copies: 1,
             is_changed: false,
-            is_cut: false,
+            is_truncated: false,
             is_unique: false,
             ignores_case: false,
             is_plain: true,
@@ -291,7 +293,7 @@ mod tests {
     /// Compares one token of that status with the rows.
     fn compared(
         schema: &RandomSchema,
-        expected: ExpectedVerdict,
+        expected: ExpectedOutcome,
         status: &str,
         rows: &[&str],
     ) -> Vec<MisreportKind> {
@@ -309,8 +311,8 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_misreport_is_found() {
-        let acceptable = ExpectedVerdict::Acceptable;
+    fn wrong_statuses_and_rows_are_found() {
+        let acceptable = ExpectedOutcome::Acceptable;
         for (status, rows, wrong) in [
             ("stored", &["0001a"][..], None),
             ("unknown", &["0001a"], None),
@@ -335,7 +337,7 @@ mod tests {
             let found = compared(&schema(), acceptable, status, rows);
             assert_eq!(found.first().copied(), wrong, "{status} {rows:?}");
         }
-        let at_fault = ExpectedVerdict::AtFault;
+        let at_fault = ExpectedOutcome::AtFault;
         assert_eq!(compared(&schema(), at_fault, "rejected", &[]), []);
         assert_eq!(
             compared(&schema(), at_fault, "rejected", &["0001a"]),
@@ -349,7 +351,7 @@ mod tests {
             is_changed: true,
             ..schema()
         };
-        let acceptable = ExpectedVerdict::Acceptable;
+        let acceptable = ExpectedOutcome::Acceptable;
         assert_eq!(compared(&schema, acceptable, "stored", &["0001a!"]), []);
         assert_eq!(
             compared(&schema, acceptable, "stored", &["0001a!", "0001a"]),
@@ -358,27 +360,27 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_the_type_cuts_is_not_stored() {
+    fn value_that_the_type_truncates_is_not_stored() {
         let schema = RandomSchema {
-            is_cut: true,
+            is_truncated: true,
             ..schema()
         };
-        let acceptable = ExpectedVerdict::Acceptable;
+        let acceptable = ExpectedOutcome::Acceptable;
         assert_eq!(
             compared(&schema, acceptable, "stored", &["0001"]),
-            [MisreportKind::StoredButCut]
+            [MisreportKind::StoredButTruncated]
         );
     }
 
     #[test]
-    fn a_rejection_is_right_if_an_equal_token_has_the_place() {
+    fn rejection_is_correct_when_an_equal_token_is_stored() {
         let schema = RandomSchema {
             is_unique: true,
             ..schema()
         };
         let tokens = ["0001a", "0001a"].map(|text| DrawnToken {
             text: text.to_owned(),
-            expected: ExpectedVerdict::Acceptable,
+            expected: ExpectedOutcome::Acceptable,
         });
         let report = Report {
             tokens: vec![
