@@ -1,37 +1,38 @@
-//! Rivals at their best: how many sessions suit the server, and how many clients pgbench, is found out
-//! in the same run, before anything is compared with them.
+//! Finds the best settings of the alternatives: the number of sessions of the server, and the numbers
+//! of clients and threads of pgbench.
 
 use anyhow::{Context as _, Result};
 
-use super::contender::Contender;
-use super::findings::Table;
-use super::rounds::alternate;
-use super::stage::Stage;
+use crate::contender::Contender;
+use crate::environment::BenchEnvironment;
+use crate::rounds::run_rounds;
+use crate::table::Table;
 
-/// Numbers of sessions that run the server's own loop.
+/// The tried numbers of sessions that run the procedure of the server.
 const SESSIONS: [u32; 4] = [8, 16, 32, 64];
-/// Numbers of pgbench's clients and of its threads.
+/// The tried numbers of pgbench clients.
 const CLIENTS: [u32; 4] = [8, 16, 32, 64];
+/// The tried numbers of pgbench threads.
 const THREADS: [u32; 2] = [1, 2];
 
-/// The rivals at their best.
+/// The alternatives with their best settings.
 #[derive(Clone, Debug)]
-pub struct Best {
+pub struct BestSettings {
     /// The server without a client.
-    pub limit: Contender,
+    pub server_limit: Contender,
     /// pgbench.
     pub pgbench: Contender,
-    /// What was tried.
+    /// The throughput of all tried settings.
     pub table: Table,
 }
 
-/// Looks for them, once in a run.
-pub fn best(stage: &mut Stage) -> Result<Best> {
-    if let Some(best) = &stage.best {
-        return Ok(best.clone());
-    }
-    let port = stage.login().port;
-    let limits = SESSIONS.map(|sessions| Contender::Limit { sessions });
+/// Runs each setting once and returns the fastest of each kind.
+///
+/// # Errors
+/// If a run fails.
+pub fn find_best_settings(env: &mut BenchEnvironment) -> Result<BestSettings> {
+    let port = env.login().port;
+    let server_limits = SESSIONS.map(|sessions| Contender::ServerLimit { sessions });
     let pgbenches = CLIENTS.into_iter().flat_map(|clients| {
         THREADS.map(|threads| Contender::Pgbench {
             clients,
@@ -44,29 +45,33 @@ pub fn best(stage: &mut Stage) -> Result<Best> {
         "Each setting ran once before the comparisons. The fastest of each kind takes part in them.",
         &["contender", "tokens/s"],
     );
-    let limit = fastest(stage, limits.into(), &mut table)?;
-    let pgbench = fastest(stage, pgbenches.collect(), &mut table)?;
-    let best = Best {
-        limit,
+    let server_limit = find_fastest(env, server_limits.into(), &mut table)?;
+    let pgbench = find_fastest(env, pgbenches.collect(), &mut table)?;
+    Ok(BestSettings {
+        server_limit,
         pgbench,
         table,
-    };
-    stage.best = Some(best.clone());
-    Ok(best)
+    })
 }
 
-fn fastest(stage: &mut Stage, tried: Vec<Contender>, table: &mut Table) -> Result<Contender> {
-    let trial = stage.scale.trial;
-    let tried: Vec<_> = tried
+fn find_fastest(
+    env: &mut BenchEnvironment,
+    contenders: Vec<Contender>,
+    table: &mut Table,
+) -> Result<Contender> {
+    let tokens = env.scale.calibration;
+    let contenders: Vec<_> = contenders
         .into_iter()
-        .map(|contender| (contender, trial))
+        .map(|contender| (contender, tokens))
         .collect();
-    let found = alternate(stage, "settings", 1, &tried)?;
-    for series in &found {
-        table.row([series.name.clone(), series.rate().to_string()]);
+    let results = run_rounds(env, "settings", 1, &contenders)?;
+    for result in &results {
+        table.add_row([result.name.clone(), result.throughput().to_string()]);
     }
-    let rated = found.iter().map(|series| series.rate().median);
-    let best = rated.zip(tried).max_by(|(a, _), (b, _)| a.total_cmp(b));
-    let (_, (contender, _)) = best.context("nothing was tried")?;
+    let throughputs = results.iter().map(|result| result.throughput().median);
+    let fastest = throughputs
+        .zip(contenders)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+    let (_, (contender, _)) = fastest.context("no settings were tried")?;
     Ok(contender)
 }

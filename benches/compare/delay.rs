@@ -1,6 +1,7 @@
-//! Distance: a TCP proxy that delivers every byte so much later, in both directions, as a long line
-//! does. It blocks nobody: what was read waits for its own moment, and more is read meanwhile. The
-//! first handshake of TCP, which the proxy answers itself, is not delayed.
+//! A TCP proxy that simulates network latency: it delays each byte in both directions.
+//!
+//! A delayed byte does not block the bytes after it. The proxy answers the TCP handshake itself, so the
+//! handshake is not delayed.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -12,40 +13,44 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-/// The most that is read at once.
-const CHUNK: usize = 64 * 1024;
+/// The size of the read buffer, in bytes.
+const BUFFER_SIZE: usize = 64 * 1024;
 
-/// A running proxy; dropped, it takes no more connections.
+/// A running proxy. Dropping it stops new connections.
 pub struct Delay {
-    /// Where it listens on 127.0.0.1.
+    /// The port on 127.0.0.1 where the proxy listens.
     pub port: u16,
-    over: Arc<AtomicBool>,
+    is_stopped: Arc<AtomicBool>,
 }
 
 impl Delay {
-    /// A proxy before that port of 127.0.0.1; `round_trip` is both ways together.
+    /// Starts a proxy in front of the port `target` of 127.0.0.1, with this round-trip time.
+    ///
+    /// # Errors
+    /// If the proxy cannot listen on the loopback interface.
     pub fn before(target: u16, round_trip: Duration) -> Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).context("a loopback socket")?;
+        let listener =
+            TcpListener::bind(("127.0.0.1", 0)).context("the proxy cannot listen on 127.0.0.1")?;
         let port = listener.local_addr()?.port();
-        let over = Arc::new(AtomicBool::new(false));
-        let ended = Arc::clone(&over);
+        let is_stopped = Arc::new(AtomicBool::new(false));
+        let stop_flag = Arc::clone(&is_stopped);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                if ended.load(Ordering::Relaxed) {
+                if stop_flag.load(Ordering::Relaxed) {
                     return;
                 }
-                // Dropped where the server refuses it; the client hears that.
+                // If the server refuses the connection, `client` is closed at the end of this iteration.
                 let _ = connect(&client, target, round_trip / 2);
             }
         });
-        Ok(Self { port, over })
+        Ok(Self { port, is_stopped })
     }
 }
 
 impl Drop for Delay {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        // Wakes the listener.
+        self.is_stopped.store(true, Ordering::Relaxed);
+        // Wakes the thread that accepts connections.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
     }
 }
@@ -54,33 +59,35 @@ fn connect(client: &TcpStream, target: u16, one_way: Duration) -> io::Result<()>
     let server = TcpStream::connect(("127.0.0.1", target))?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    carry(client.try_clone()?, server.try_clone()?, one_way);
-    carry(server, client.try_clone()?, one_way);
+    forward(client.try_clone()?, server.try_clone()?, one_way);
+    forward(server, client.try_clone()?, one_way);
     Ok(())
 }
 
-/// Carries one direction, in two threads: the runtime's own timer would round up to whole
-/// milliseconds, and a thread's sleep does not.
-fn carry(from: TcpStream, to: TcpStream, one_way: Duration) {
+/// Forwards one direction in two threads.
+///
+/// Threads are used because timers of tokio are rounded up to whole milliseconds.
+fn forward(from: TcpStream, to: TcpStream, one_way: Duration) {
     let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || read(from, &sender, one_way));
-    thread::spawn(move || write(to, &receiver));
+    thread::spawn(move || read_chunks(from, &sender, one_way));
+    thread::spawn(move || write_chunks(to, &receiver));
 }
 
-type Due = (Instant, Vec<u8>);
+/// Bytes and the time at which they are due.
+type DelayedChunk = (Instant, Vec<u8>);
 
-fn read(mut from: TcpStream, to: &Sender<Due>, one_way: Duration) {
-    let mut chunk = vec![0; CHUNK];
-    while let Ok(count @ 1..) = from.read(&mut chunk) {
+fn read_chunks(mut from: TcpStream, to: &Sender<DelayedChunk>, one_way: Duration) {
+    let mut buffer = vec![0; BUFFER_SIZE];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
         let due = Instant::now() + one_way;
-        if to.send((due, chunk[..count].to_vec())).is_err() {
+        if to.send((due, buffer[..count].to_vec())).is_err() {
             return;
         }
     }
 }
 
-/// Ends the direction when the last bytes were delivered.
-fn write(mut to: TcpStream, from: &Receiver<Due>) {
+/// Writes each chunk when it is due, then shuts down the direction.
+fn write_chunks(mut to: TcpStream, from: &Receiver<DelayedChunk>) {
     for (due, bytes) in from {
         thread::sleep(due.saturating_duration_since(Instant::now()));
         if to.write_all(&bytes).is_err() {

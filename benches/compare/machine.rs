@@ -1,40 +1,40 @@
-//! On what was measured: the processor, the memory, the disk below the database, and the versions of
-//! all parts, as the machine itself tells them.
+//! Describes the machine: processor, memory, disk of the database, and the versions of the software.
 
 use std::fs;
 use std::io::{Seek as _, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use super::series::{Spread, number};
-use super::stage::Stage;
+use crate::command_output::command_output;
+use crate::file_system::FileSystem;
+use crate::format::format_number;
+use crate::statistics::MedianRange;
 
-/// What a log record of some commits may be, in bytes.
-const RECORD: usize = 8192;
-/// How often the disk is asked to keep one.
+/// The size of a WAL record that holds several commits, in bytes.
+const RECORD_SIZE: usize = 8192;
+/// The number of measured syncs.
 const SYNCS: usize = 200;
+/// The load average below which the machine counts as idle.
+const IDLE_LOAD: f64 = 0.7;
 
-/// Below so many processes that want to run a machine is quiet.
-const QUIET: f64 = 0.7;
-
-/// A description, a line a fact.
+/// The description of a machine.
 pub struct Machine {
-    /// Names and facts, in order.
+    /// Names and values, in order.
     pub facts: Vec<(&'static str, String)>,
 }
 
 impl Machine {
-    /// Looks around.
-    pub fn describe(stage: &mut Stage) -> Result<Self> {
-        let server = stage.admin.query_one("SHOW server_version", &[])?;
-        let server: String = server.get(0);
+    /// Describes this machine; `server_version` and `data_folder` are those of the database server.
+    ///
+    /// # Errors
+    /// If the file system of the data folder cannot be found or a sync of the disk fails.
+    pub fn describe(server_version: &str, data_folder: &Path) -> Result<Self> {
         let cores = std::thread::available_parallelism()?;
-        let place = Place::of(stage.data())?;
-        let sync = sync_time()? * 1e6;
-        let commit = match run("git", &["status", "--porcelain"]) {
+        let file_system = FileSystem::containing(data_folder)?;
+        let sync_micros = sync_seconds()? * 1e6;
+        let commit = match command_output("git", &["status", "--porcelain"]) {
             Some(changes) if changes.is_empty() => commit()?,
             Some(_) => format!("{}, with changes", commit()?),
             None => "unknown".to_owned(),
@@ -54,66 +54,28 @@ impl Machine {
                 "Kernel",
                 first_line("/proc/sys/kernel/osrelease").unwrap_or_else(unknown),
             ),
-            ("Database's disk", place.to_string()),
-            ("Sync of 8 KiB", format!("{} µs", number(sync, 0))),
+            ("Database's disk", file_system.to_string()),
+            (
+                "Sync of 8 KiB",
+                format!("{} µs", format_number(sync_micros, 0)),
+            ),
             (
                 "PostgreSQL",
-                format!("{server}, on the same machine, over loopback"),
+                format!("{server_version}, on the same machine, over loopback"),
             ),
             (
                 "rustc",
-                run("rustc", &["--version"]).unwrap_or_else(unknown),
+                command_output("rustc", &["--version"]).unwrap_or_else(unknown),
             ),
             ("Load before", load().unwrap_or_else(unknown)),
         ];
         Ok(Self { facts })
     }
 
-    /// A fact by its name.
+    /// Returns the value of a fact.
     pub fn fact(&self, name: &str) -> &str {
         let found = self.facts.iter().find(|(known, _)| *known == name);
-        found.map_or("unknown", |(_, fact)| fact)
-    }
-}
-
-/// A file system.
-pub struct Place {
-    kind: String,
-    device: String,
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} on {}", self.kind, self.device)
-    }
-}
-
-impl Place {
-    /// The file system that a path lies on.
-    pub fn of(path: &Path) -> Result<Self> {
-        let path = path.canonicalize()?;
-        let mounts = fs::read_to_string("/proc/self/mounts").context("the list of mounts")?;
-        let mut best: Option<(PathBuf, Self)> = None;
-        for line in mounts.lines() {
-            let mut words = line.split(' ');
-            let (Some(device), Some(point), Some(kind)) =
-                (words.next(), words.next(), words.next())
-            else {
-                continue;
-            };
-            // The last of equal ones is mounted over the others.
-            let deeper = |(other, _): &(PathBuf, Self)| other.as_os_str().len() <= point.len();
-            if path.starts_with(point) && best.as_ref().is_none_or(deeper) {
-                let (kind, device) = (kind.to_owned(), device.to_owned());
-                best = Some((PathBuf::from(point), Self { kind, device }));
-            }
-        }
-        Ok(best.context("no mount holds it")?.1)
-    }
-
-    /// True where nothing outlives the machine, and a sync does nothing.
-    pub fn is_memory(&self) -> bool {
-        self.kind == "tmpfs" || self.kind == "ramfs"
+        found.map_or("unknown", |(_, value)| value)
     }
 }
 
@@ -136,23 +98,24 @@ fn memory() -> Option<String> {
         .trim()
         .parse()
         .ok()?;
-    Some(format!("{} GiB", number(kib / 1024.0 / 1024.0, 1)))
+    Some(format!("{} GiB", format_number(kib / 1024.0 / 1024.0, 1)))
 }
 
-/// How many processes wanted to run, over the last minute.
+/// Returns the load average of the last minute.
 fn load() -> Option<String> {
     let line = first_line("/proc/loadavg")?;
     let load: f64 = line.split(' ').next()?.parse().ok()?;
-    let busy = if load < QUIET {
+    let warning = if load < IDLE_LOAD {
         ""
     } else {
         ": the machine is busy and the figures are noisy"
     };
-    Some(format!("{load}{busy}"))
+    Some(format!("{load}{warning}"))
 }
 
 fn commit() -> Result<String> {
-    run("git", &["rev-parse", "--short=12", "HEAD"]).context("the commit")
+    command_output("git", &["rev-parse", "--short=12", "HEAD"])
+        .context("cannot determine the commit: git rev-parse failed")
 }
 
 fn first_line(path: &str) -> Option<String> {
@@ -160,29 +123,19 @@ fn first_line(path: &str) -> Option<String> {
     text.lines().next().map(ToOwned::to_owned)
 }
 
-/// What a program says, where it exists and succeeds.
-pub fn run(program: &str, args: &[&str]) -> Option<String> {
-    let mut command = Command::new(program);
-    command.args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
-    let output = command.output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| text.trim().to_owned())
-}
-
-/// How long the disk of temporary files, and of the database, takes to keep a small record: a median,
-/// in seconds.
-fn sync_time() -> Result<f64> {
+/// Measures a sync of a small record on the disk that holds the database: the median, in seconds.
+fn sync_seconds() -> Result<f64> {
     let mut file = tempfile::tempfile()?;
-    // As a log is written: over what is there already, so that the file does not grow.
-    file.write_all(&vec![0; RECORD * SYNCS])?;
+    // PostgreSQL overwrites recycled WAL segments, so the syncs must not grow the file.
+    file.write_all(&vec![0; RECORD_SIZE * SYNCS])?;
     file.sync_all()?;
     file.rewind()?;
     let mut times = Vec::with_capacity(SYNCS);
     for _ in 0..SYNCS {
-        file.write_all(&[1; RECORD])?;
+        file.write_all(&[1; RECORD_SIZE])?;
         let start = Instant::now();
         file.sync_data()?;
         times.push(start.elapsed().as_secs_f64());
     }
-    Ok(Spread::of(times).median)
+    Ok(MedianRange::of(times).median)
 }

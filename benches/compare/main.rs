@@ -1,12 +1,13 @@
-//! The comparison harness: token_service and its alternatives on this machine, in one run.
-//! `cargo bench --locked -- --help` lists the options; docs/performance.md holds the results.
+//! The comparison of token_service with its alternatives, run by `cargo bench`.
+//!
+//! `cargo bench --locked -- --help` lists the options. docs/performance.md contains the results.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "it prints, and its figures are rounded"
+    reason = "the harness prints its results, and rounds the figures"
 )]
 
 use std::panic::PanicHookInfo;
@@ -16,50 +17,53 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::Parser as _;
 
-use document::Report;
-use findings::Findings;
+use bench_report::{BenchReport, output_folder};
+use environment::BenchEnvironment;
 use machine::Machine;
-use options::Options;
-use stage::Stage;
+use options::BenchOptions;
+use results::BenchResults;
 
+mod bench_report;
 mod calibrate;
 mod chart;
+mod clock;
+mod command_output;
 mod contender;
 mod delay;
-mod document;
-mod embedded;
-mod findings;
-mod gauge;
+mod environment;
+mod file_system;
+mod format;
 mod machine;
+mod measured_command;
 mod options;
-mod product;
-mod psycopg;
+mod pipeline_variant;
+mod results;
 mod rounds;
-mod scratch;
+mod scratch_folders;
 mod sections;
-mod series;
-mod server_time;
-mod stage;
-mod supply;
+mod server_cpu;
+mod sql;
+mod statistics;
+mod sweep;
+mod table;
 #[allow(
     dead_code,
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "written for tests, which fail by panicking"
+    reason = "the code is shared with the tests, which panic on errors"
 )]
-mod support;
-mod sweep;
-mod text;
+mod test_support;
+mod token_source;
 
 fn main() -> ExitCode {
-    std::panic::set_hook(Box::new(fallen));
+    std::panic::set_hook(Box::new(print_panic));
     let mut args = std::env::args_os().skip(1);
-    let done = match args.next() {
-        Some(word) if word == gauge::WORD => gauge::stand_between(args),
-        Some(word) if word == embedded::WORD => embedded::run(args),
-        _ => compare(&Options::parse()),
+    let result = match args.next() {
+        Some(arg) if arg == measured_command::WRAPPER_ARG => measured_command::run_wrapper(args),
+        Some(arg) if arg == pipeline_variant::PROCESS_ARG => pipeline_variant::run(args),
+        _ => run_comparison(&BenchOptions::parse()),
     };
-    match done {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -68,67 +72,57 @@ fn main() -> ExitCode {
     }
 }
 
-/// The tests' support panics where it cannot go on, such as without a PostgreSQL; its words are for
-/// people.
-fn fallen(info: &PanicHookInfo) {
-    let what = info.payload_as_str().unwrap_or("a crash");
-    let place = info.location().map(ToString::to_string);
-    eprintln!("error: {what} (at {})", place.unwrap_or_default());
+/// Prints a panic as an error message. The test support panics if, for example, PostgreSQL is missing.
+fn print_panic(info: &PanicHookInfo) {
+    let message = info.payload_as_str().unwrap_or("internal error");
+    let location = info.location().map(ToString::to_string);
+    eprintln!("error: {message} (at {})", location.unwrap_or_default());
 }
 
-fn compare(options: &Options) -> Result<()> {
+fn run_comparison(options: &BenchOptions) -> Result<()> {
     if !options.bench {
-        // `cargo test --all-targets` starts it too.
-        println!("`cargo bench --locked` runs the comparison");
+        // `cargo test --all-targets` runs this binary too, without `--bench`.
+        println!("run `cargo bench --locked` to start the comparison");
         return Ok(());
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let in_tree = options.write || options.is_full();
-    let mut stage = Stage::set(options.scale())?;
-    let machine = Machine::describe(&mut stage)?;
-    for (name, fact) in &machine.facts {
-        stage.say(&format!("{name}: {fact}"));
+    let in_docs = options.write || options.is_full();
+    let mut env = BenchEnvironment::start(options.scale())?;
+    let machine = Machine::describe(&env.server_version()?, env.server_folder())?;
+    for (name, value) in &machine.facts {
+        env.print_progress(&format!("{name}: {value}"));
     }
     if options.sweep {
-        let folder = if in_tree {
-            root.join("docs")
-        } else {
-            Path::new(env!("CARGO_TARGET_TMPDIR")).join("benchmarks")
-        };
-        return sweep::run(
-            &mut stage,
-            &machine,
-            options.quick,
-            &folder.join("sweep.md"),
-        );
+        let path = output_folder(root, in_docs).join("sweep.md");
+        return sweep::run(&mut env, &machine, options.quick, &path);
     }
 
-    let mut findings = Findings::default();
+    let mut results = BenchResults::default();
     let mut failed = Vec::new();
     for (section, measure) in sections::ALL {
-        if !options.wants(section) {
+        if !options.includes(section) {
             continue;
         }
-        match measure(&mut stage) {
-            Ok(found) => findings.add(found),
+        match measure(&mut env) {
+            Ok(section_results) => results.append(section_results),
             Err(error) => {
-                // What the other sections measure is not lost by it.
-                stage.say(&format!("FAILED: {section:?}: {error:#}"));
+                // The results of the other sections are still reported.
+                env.print_progress(&format!("failed: {section:?}: {error:#}"));
                 failed.push(format!("{section:?}"));
             }
         }
     }
-    let report = Report {
+    let report = BenchReport {
         machine,
-        findings,
-        rounds: stage.scale.rounds,
-        minutes: stage.minutes(),
+        results,
+        rounds: env.scale.rounds,
+        minutes: env.elapsed_minutes(),
         caveat: options.caveat(),
     };
-    print!("{}", report.print());
-    for path in report.write(root, in_tree && failed.is_empty())? {
+    print!("{}", report.to_text());
+    for path in report.write(root, in_docs && failed.is_empty())? {
         println!("wrote {}", path.display());
     }
-    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    ensure!(failed.is_empty(), "sections failed: {}", failed.join(", "));
     Ok(())
 }

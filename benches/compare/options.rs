@@ -1,118 +1,123 @@
-//! What was typed, and the sizes that follow from it: a full run measures, `--quick` only shows that
-//! everything works.
+//! The command-line options, and the sizes of the measurements that follow from them.
 
 use clap::{Parser, ValueEnum};
 
-/// Rounds of a comparison in a full run.
-const ROUNDS: usize = 5;
-/// Rounds of a comparison in a quick one.
+/// The rounds of a comparison in a full run.
+const FULL_ROUNDS: usize = 5;
+/// The rounds of a comparison in a quick run.
 const QUICK_ROUNDS: usize = 2;
 
 /// Compares token_service with its alternatives on this machine.
 ///
-/// Starts a durable PostgreSQL and a token source of its own, alternates the contenders, and prints
-/// medians, spreads and ratios. A full run takes about 20 minutes on two cores and writes
-/// docs/throughput.svg and the generated regions of docs/performance.md; any other writes them below
-/// the target folder.
+/// Starts its own durable PostgreSQL server and token source, runs the contenders in turns, and prints
+/// medians, ranges and ratios. A full run takes about 20 minutes on two cores. It writes
+/// docs/throughput.svg and the generated regions of docs/performance.md. Other runs write these files
+/// below the target folder.
 #[derive(Clone, Debug, Parser)]
-#[allow(clippy::struct_excessive_bools, reason = "they are independent")]
+#[allow(clippy::struct_excessive_bools, reason = "the flags are independent")]
 #[command(name = "cargo bench --locked --", bin_name = "cargo bench --locked --")]
-pub struct Options {
-    /// Small sizes and few rounds: takes minutes, measures little
+pub struct BenchOptions {
+    /// Use small sizes and few rounds: takes a few minutes, the figures are inaccurate
     #[arg(long)]
     pub quick: bool,
-    /// Only this section; repeatable
+    /// Measure only this section; can be repeated
     #[arg(long, value_enum, value_name = "NAME")]
-    pub only: Vec<Section>,
+    pub only: Vec<BenchSection>,
     /// Rounds of each comparison [default: 5, with --quick 2]
-    #[arg(long, value_name = "N", value_parser = rounds)]
+    #[arg(long, value_name = "N", value_parser = parse_rounds)]
     pub rounds: Option<usize>,
-    /// Measure throughput over connections, requests in flight and page sizes instead, near and far,
-    /// to choose defaults
+    /// Measure throughput for many numbers of connections, inserts in flight and page sizes instead,
+    /// to choose the defaults
     #[arg(long, conflicts_with = "only")]
     pub sweep: bool,
-    /// Write to docs/ although the run is not a full one
+    /// Write to docs/ even if the run is not a full run
     #[arg(long)]
     pub write: bool,
-    /// What cargo adds.
+    /// Set by `cargo bench`.
     #[arg(long, hide = true)]
     pub bench: bool,
 }
 
-/// What is measured, in the order of the report.
+/// A section of the comparison. The variants are in the order of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Section {
-    /// Many tokens on the local server: the server's own limit, pgbench, rejected tokens, CPU
+pub enum BenchSection {
+    /// Many tokens on the local server: the limit of the server, pgbench, rejected tokens, CPU time
     Local,
-    /// 10,000 tokens: one psql connection, Python, an SQLite file
+    /// 10,000 tokens: curl and psql, Python, an SQLite file
     Small,
-    /// One token: the whole process against curl and psql
+    /// One token: the whole process, compared with curl and psql
     One,
-    /// A round trip of 20 ms
-    Far,
-    /// Throughput against round-trip time, and its chart
-    Distance,
-    /// Time per token while the number of tokens grows
+    /// A server with a round-trip time of 20 ms
+    #[value(alias = "far")]
+    Remote,
+    /// Throughput against round-trip time, with the chart
+    #[value(alias = "distance")]
+    Latency,
+    /// Time per token for increasing numbers of tokens
     Growth,
     /// Peak memory with each report format
     Memory,
     /// Cost of the script, compared with the same calls in Rust
     Script,
-    /// Time until the first request arrives at the source
+    /// Time from start to the first request to the source
     Start,
-    /// The binary and the image
+    /// Size of the binary and of the image
     Size,
 }
 
-fn rounds(text: &str) -> Result<usize, String> {
+fn parse_rounds(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(rounds) if rounds > 0 => Ok(rounds),
         _ => Err("must be a whole number of at least 1".to_owned()),
     }
 }
 
-/// How much is done.
+/// The sizes and rounds of the measurements.
 #[derive(Clone, Debug)]
 pub struct Scale {
     /// Rounds of each comparison.
     pub rounds: usize,
-    /// Rounds of what takes milliseconds.
+    /// Rounds of measurements that take milliseconds.
     pub short_rounds: usize,
-    /// Tokens of a run that only chooses among settings.
-    pub trial: u64,
-    /// Tokens of the comparison on the local server.
+    /// Tokens per tried setting of the alternatives.
+    pub calibration: u64,
+    /// Tokens of the `local` section.
     pub local: u64,
-    /// Tokens of the comparison with those who use one connection.
+    /// Tokens of the `small` section.
     pub small: u64,
-    /// Tokens with a round trip of 20 ms.
-    pub far: u64,
-    /// So many seconds each point of the chart should take.
-    pub point: f64,
-    /// The sizes of the growth section, each with its rounds.
+    /// Tokens of the `remote` section.
+    pub remote: u64,
+    /// Intended duration of each point of the chart, in seconds.
+    pub point_seconds: f64,
+    /// Tokens and rounds of each step of the `growth` section.
     pub growth: Vec<(u64, usize)>,
-    /// The two sizes whose peak memory is compared.
+    /// The two numbers of tokens whose peak memory is compared.
     pub memory: [u64; 2],
-    /// Tokens that scripts are measured with by CPU time.
+    /// Tokens of the `script` section when it measures CPU time.
     pub script: u64,
-    /// Tokens that scripts are measured with by instructions: what is spent once, and what is spent
-    /// on each token, follow from the two.
+    /// The two numbers of tokens of the `script` section when it counts instructions. Their
+    /// difference gives the instructions per token.
     pub instructions: [u64; 2],
 }
 
-impl Options {
-    /// The sizes.
+impl BenchOptions {
+    /// Returns the sizes and rounds of the measurements.
     pub fn scale(&self) -> Scale {
-        let default = if self.quick { QUICK_ROUNDS } else { ROUNDS };
+        let default = if self.quick {
+            QUICK_ROUNDS
+        } else {
+            FULL_ROUNDS
+        };
         let rounds = self.rounds.unwrap_or(default);
         if self.quick {
             return Scale {
                 rounds,
                 short_rounds: rounds.max(5),
-                trial: 4_000,
+                calibration: 4_000,
                 local: 20_000,
                 small: 2_000,
-                far: 2_000,
-                point: 0.6,
+                remote: 2_000,
+                point_seconds: 0.6,
                 growth: vec![(1_000, 2), (10_000, 2), (100_000, 1)],
                 memory: [10_000, 500_000],
                 script: 50_000,
@@ -122,11 +127,11 @@ impl Options {
         Scale {
             rounds,
             short_rounds: (4 * rounds).max(20) + 1,
-            trial: 50_000,
+            calibration: 50_000,
             local: 100_000,
             small: 10_000,
-            far: 5_000,
-            point: 3.0,
+            remote: 5_000,
+            point_seconds: 3.0,
             growth: vec![
                 (1_000, rounds),
                 (10_000, rounds),
@@ -140,24 +145,24 @@ impl Options {
         }
     }
 
-    /// True where this section is to be measured.
-    pub fn wants(&self, section: Section) -> bool {
+    /// Returns true if the section is selected.
+    pub fn includes(&self, section: BenchSection) -> bool {
         self.only.is_empty() || self.only.contains(&section)
     }
 
-    /// True where everything is measured at full size.
+    /// Returns true if all sections are measured at full size.
     pub fn is_full(&self) -> bool {
         self.caveat().is_none()
     }
 
-    /// Why it is no full measurement, where it is none.
+    /// Returns why the run is not a full run, or `None` if it is.
     pub fn caveat(&self) -> Option<&'static str> {
         if self.quick {
-            Some("A quick run: it shows that everything works and measures little.")
+            Some("A quick run with small sizes. The figures are inaccurate.")
         } else if !self.only.is_empty() {
-            Some("Some sections only.")
-        } else if self.rounds.is_some_and(|rounds| rounds < ROUNDS) {
-            Some("Fewer rounds than a measurement needs.")
+            Some("Only some sections were measured.")
+        } else if self.rounds.is_some_and(|rounds| rounds < FULL_ROUNDS) {
+            Some("Fewer rounds than in a full run.")
         } else {
             None
         }

@@ -1,39 +1,42 @@
-//! The rounds of a comparison: A B A B …, so that what slows the machine down for a while slows all
-//! contenders down.
+//! Runs the contenders in rounds, A B A B …, so that a disturbance affects all of them.
 
 use anyhow::{Context as _, Result};
 
-use super::contender::Contender;
-use super::series::{Series, count};
-use super::stage::Stage;
+use crate::contender::Contender;
+use crate::environment::BenchEnvironment;
+use crate::format::format_count;
+use crate::statistics::ContenderSamples;
 
-/// Lets every contender store so many tokens, in turn, so many times.
-pub fn alternate(
-    stage: &mut Stage,
+/// Runs each contender once per round with its number of tokens.
+///
+/// # Errors
+/// If a run fails.
+pub fn run_rounds(
+    env: &mut BenchEnvironment,
     title: &str,
     rounds: usize,
     contenders: &[(Contender, u64)],
-) -> Result<Vec<Series>> {
-    let mut all: Vec<Series> = contenders
+) -> Result<Vec<ContenderSamples>> {
+    let mut results: Vec<ContenderSamples> = contenders
         .iter()
-        .map(|(contender, _)| Series {
+        .map(|(contender, _)| ContenderSamples {
             name: contender.name(),
             samples: Vec::with_capacity(rounds),
         })
         .collect();
     for round in 1..=rounds {
-        for ((contender, tokens), series) in contenders.iter().zip(&mut all) {
-            let sample = contender.run(stage, *tokens);
+        for ((contender, tokens), result) in contenders.iter().zip(&mut results) {
+            let sample = contender.run(env, *tokens);
             let sample = sample.with_context(|| title.to_owned())?;
-            stage.say(&format!(
+            env.print_progress(&format!(
                 "{title}, round {round} of {rounds}: {}: {} tokens in {:.3} s, {} tokens/s",
-                series.name,
-                count(sample.tokens),
+                result.name,
+                format_count(sample.tokens),
                 sample.seconds,
-                count(sample.rate() as u64),
+                format_count(sample.tokens_per_second() as u64),
             ));
-            series.samples.push(sample);
+            result.samples.push(sample);
         }
     }
-    Ok(all)
+    Ok(results)
 }

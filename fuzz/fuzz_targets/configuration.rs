@@ -1,4 +1,4 @@
-//! The configuration file, read and settled.
+//! Parses and validates a configuration file.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! A journal or a report, read as `replay` does.
+//! Reads a journal or a report in the same way as `replay`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

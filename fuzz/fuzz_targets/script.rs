@@ -1,4 +1,4 @@
-//! A script, compiled and linted.
+//! Compiles and lints a script.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! A script, run on the demo's source and database within limits: its books balance.
+//! Runs a script on the demo source and database with limits, and checks that its counts add up.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

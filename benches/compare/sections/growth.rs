@@ -1,102 +1,105 @@
-//! Growth: what a token costs while their number grows by more than three orders of magnitude, and
-//! what the largest run holds in memory.
+//! The `growth` section: time per token and peak memory for increasing numbers of tokens.
 
 use anyhow::{Context as _, Result};
 
-use super::super::contender::Contender;
-use super::super::findings::{Bound, Findings, Goal, Table};
-use super::super::product::TokenService;
-use super::super::rounds::alternate;
-use super::super::series::{Sample, Series, Spread, count, number};
-use super::super::stage::Stage;
-use super::memory::flat;
+use super::memory::constant_memory_goal;
+use crate::contender::Contender;
+use crate::contender::token_service::TokenService;
+use crate::environment::BenchEnvironment;
+use crate::format::{format_count, format_number};
+use crate::results::{BenchResults, Goal, RatioLimit};
+use crate::rounds::run_rounds;
+use crate::statistics::{ContenderSamples, MedianRange, Sample};
+use crate::table::Table;
 
-/// From so many tokens on, starting and connecting no longer show.
-const STEADY: u64 = 100_000;
-/// What counts as noise, for a single long run on a shared machine.
-const NOISE: f64 = 1.15;
-/// A run that would take longer than so many seconds is left out.
-const PATIENCE: f64 = 900.0;
+/// The number of tokens of the base step. At this size, start-up and connecting are negligible.
+const BASE_TOKENS: u64 = 100_000;
+/// The smallest step whose memory is compared with that of the largest step.
+const MEMORY_BASE_TOKENS: u64 = 10_000;
+/// The largest ratio that still counts as noise, for one long run on a shared machine.
+const MAX_NOISE: f64 = 1.15;
+/// The longest expected duration of a run, in seconds. Longer runs are left out.
+const MAX_SECONDS: f64 = 900.0;
 
-/// The runs of one size.
-struct Step {
+/// The runs with one number of tokens.
+struct GrowthStep {
     tokens: u64,
-    series: Series,
+    results: ContenderSamples,
 }
 
-impl Step {
-    /// Microseconds a token, of a whole process or beyond the seconds that `start` took.
-    fn time(&self, start: f64) -> Spread {
-        let each = |sample: &Sample| (sample.seconds - start) * 1e6 / sample.tokens as f64;
-        self.series.spread(each)
+impl GrowthStep {
+    /// Returns the microseconds per token, after subtracting `startup` seconds from each run.
+    fn time(&self, startup: f64) -> MedianRange {
+        self.results
+            .median_range(|sample| (sample.seconds - startup) * 1e6 / sample.tokens as f64)
     }
 
-    /// Processor time of the client, in microseconds a token.
-    fn cpu(&self) -> Spread {
-        let each = |sample: &Sample| sample.cpu * 1e6 / sample.tokens as f64;
-        self.series.spread(each)
+    /// Returns the CPU time of the client per token, in microseconds.
+    fn client_cpu(&self) -> MedianRange {
+        self.results
+            .median_range(Sample::client_cpu_micros_per_token)
     }
 
-    /// The largest resident set, in MiB.
-    fn peak(&self) -> Spread {
-        self.series.spread(|sample| sample.peak_mib)
+    /// Returns the largest resident set, in MiB.
+    fn peak(&self) -> MedianRange {
+        self.results.median_range(|sample| sample.peak_mib)
     }
 }
 
-/// Measures it.
-pub fn measure(stage: &mut Stage) -> Result<Findings> {
-    let first = run(stage, 1, stage.scale.rounds)?;
-    let start = first.spread(|sample| sample.seconds).median;
-    let mut steps: Vec<Step> = Vec::new();
-    let mut left_out = String::new();
-    for (tokens, rounds) in stage.scale.growth.clone() {
-        let expected = steps.last().map_or(0.0, |step| step.time(0.0).median / 1e6);
-        let seconds = expected * tokens as f64;
-        if seconds > PATIENCE {
-            let (tokens, minutes) = (count(tokens), seconds / 60.0);
-            left_out =
+/// Measures the section.
+pub fn measure(env: &mut BenchEnvironment) -> Result<BenchResults> {
+    let one_token = run(env, 1, env.scale.rounds)?;
+    let startup = one_token.median_range(|sample| sample.seconds).median;
+    let mut steps: Vec<GrowthStep> = Vec::new();
+    let mut omission = String::new();
+    for (tokens, rounds) in env.scale.growth.clone() {
+        let expected_micros = steps.last().map_or(0.0, |step| step.time(0.0).median);
+        let seconds = expected_micros / 1e6 * tokens as f64;
+        if seconds > MAX_SECONDS {
+            let (tokens, minutes) = (format_count(tokens), seconds / 60.0);
+            omission =
                 format!(" {tokens} tokens are left out: they would take {minutes:.0} minutes.");
-            stage.say(&format!("growth:{left_out}"));
+            env.print_progress(&format!("growth:{omission}"));
             break;
         }
-        let series = run(stage, tokens, rounds)?;
-        steps.push(Step { tokens, series });
+        let results = run(env, tokens, rounds)?;
+        steps.push(GrowthStep { tokens, results });
     }
-    // Once more after the long runs, in which the machine itself may have changed its pace.
-    if let Some(index) = steady(&steps) {
+    // The speed of the machine may change during the long runs, so the base step runs again after them.
+    if let Some(index) = base_step(&steps) {
         let step = &steps[index];
-        let again = run(stage, step.tokens, step.series.samples.len())?;
-        steps[index].series.samples.extend(again.samples);
+        let repeated = run(env, step.tokens, step.results.samples.len())?;
+        steps[index].results.samples.extend(repeated.samples);
     }
-    Ok(Findings {
-        goals: goals(&steps, start)?,
-        tables: vec![table(&steps, start, &left_out)],
-        ..Findings::default()
+    Ok(BenchResults {
+        goals: goals(&steps, startup)?,
+        tables: vec![growth_table(&steps, startup, &omission)],
+        ..BenchResults::default()
     })
 }
 
-fn run(stage: &mut Stage, tokens: u64, rounds: usize) -> Result<Series> {
-    let own = Contender::TokenService(TokenService {
-        silent: true,
+fn run(env: &mut BenchEnvironment, tokens: u64, rounds: usize) -> Result<ContenderSamples> {
+    let token_service = Contender::TokenService(TokenService {
+        discard_stdout: true,
         ..TokenService::default()
     });
-    let title = format!("growth, {}", count(tokens));
-    let mut all = alternate(stage, &title, rounds, &[(own, tokens)])?;
-    all.pop().context("one contender")
+    let title = format!("growth, {}", format_count(tokens));
+    let mut results = run_rounds(env, &title, rounds, &[(token_service, tokens)])?;
+    results.pop().context("the growth section has no results")
 }
 
-/// The step with which the largest is compared, where there is a smaller one.
-fn steady(steps: &[Step]) -> Option<usize> {
+/// Returns the index of the step that is compared with the largest one.
+fn base_step(steps: &[GrowthStep]) -> Option<usize> {
     let (_, smaller) = steps.split_last()?;
-    smaller.iter().rposition(|step| step.tokens <= STEADY)
+    smaller.iter().rposition(|step| step.tokens <= BASE_TOKENS)
 }
 
-fn table(steps: &[Step], start: f64, left_out: &str) -> Table {
+fn growth_table(steps: &[GrowthStep], startup: f64, omission: &str) -> Table {
     let mut table = Table::new(
         "Growth",
         format!(
             "Runs into PostgreSQL with the default report and standard output discarded. The fourth \
-             column subtracts the time of a run of one token.{left_out}"
+             column subtracts the time of a run of one token.{omission}"
         ),
         &[
             "tokens",
@@ -108,37 +111,44 @@ fn table(steps: &[Step], start: f64, left_out: &str) -> Table {
         ],
     );
     for step in steps {
-        table.row([
-            count(step.tokens),
-            step.series.samples.len().to_string(),
-            step.time(0.0).show(1),
-            step.time(start).show(1),
-            step.cpu().show(1),
-            number(step.peak().median, 1),
+        table.add_row([
+            format_count(step.tokens),
+            step.results.samples.len().to_string(),
+            step.time(0.0).format(1),
+            step.time(startup).format(1),
+            step.client_cpu().format(1),
+            format_number(step.peak().median, 1),
         ]);
     }
     table
 }
 
-fn goals(steps: &[Step], start: f64) -> Result<Vec<Goal>> {
-    let most = steps.last().context("a size")?;
-    let small = steps.iter().find(|step| step.tokens >= 10_000);
-    let small = small.context("10,000 tokens")?;
-    let base = &steps[steady(steps).context("a smaller size")?];
-    let (time, base_time) = (most.time(start), base.time(start));
-    let growth = Goal::ratio(
-        format!("time per token, {} tokens", count(most.tokens)),
-        Bound::AtMost(NOISE, "that of fewer tokens"),
+fn goals(steps: &[GrowthStep], startup: f64) -> Result<Vec<Goal>> {
+    let largest = steps.last().context("no growth step was measured")?;
+    let memory_base = steps
+        .iter()
+        .find(|step| step.tokens >= MEMORY_BASE_TOKENS)
+        .context("no growth step of 10,000 tokens was measured")?;
+    let base = base_step(steps).context("no growth step below the largest was measured")?;
+    let base = &steps[base];
+    let (time, base_time) = (largest.time(startup), base.time(startup));
+    let time_goal = Goal::ratio(
+        format!("time per token, {} tokens", format_count(largest.tokens)),
+        RatioLimit::AtMost(MAX_NOISE, "that of fewer tokens"),
         [
-            format!("{} µs", time.show(1)),
-            format!("{} µs with {}", base_time.show(1), count(base.tokens)),
+            format!("{} µs", time.format(1)),
+            format!(
+                "{} µs with {}",
+                base_time.format(1),
+                format_count(base.tokens)
+            ),
         ],
-        Spread::of([time.median / base_time.median]),
+        MedianRange::of([time.median / base_time.median]),
     );
-    let memory = flat(
+    let memory_goal = constant_memory_goal(
         "PostgreSQL, text",
-        [small.tokens, most.tokens],
-        [small.peak(), most.peak()],
+        [memory_base.tokens, largest.tokens],
+        [memory_base.peak(), largest.peak()],
     );
-    Ok(vec![growth, memory])
+    Ok(vec![time_goal, memory_goal])
 }

@@ -1,89 +1,100 @@
-//! Many tokens on the local server: against what the server can do at all, against pgbench at its
-//! best, with and without tokens that the table refuses, and what it costs the client in CPU time.
+//! The `local` section: many tokens on the local server, compared with the limit of the server and
+//! with pgbench. It also measures rejected tokens and CPU time.
 
 use anyhow::Result;
 
-use super::super::calibrate::best;
-use super::super::contender::Contender;
-use super::super::findings::{Bound, Findings, Goal, Table};
-use super::super::product::TokenService;
-use super::super::rounds::alternate;
-use super::super::series::{Sample, Series, count, number};
-use super::super::stage::Stage;
-use super::{comparison, rate};
+use super::comparison::{comparison_table, format_throughput};
+use crate::calibrate::find_best_settings;
+use crate::contender::Contender;
+use crate::contender::token_service::TokenService;
+use crate::environment::BenchEnvironment;
+use crate::format::{format_count, format_number};
+use crate::results::{BenchResults, Goal, RatioLimit};
+use crate::rounds::run_rounds;
+use crate::statistics::{ContenderSamples, Sample};
+use crate::table::Table;
 
-/// Measures it.
-pub fn measure(stage: &mut Stage) -> Result<Findings> {
-    let tokens = stage.scale.local;
-    let rivals = best(stage)?;
-    let mixed = TokenService {
-        mixed: true,
+/// Measures the section.
+pub fn measure(env: &mut BenchEnvironment) -> Result<BenchResults> {
+    let tokens = env.scale.local;
+    let best = find_best_settings(env)?;
+    let some_rejected = TokenService {
+        some_rejected: true,
         ..TokenService::default()
     };
     let contenders = [
-        rivals.limit,
-        rivals.pgbench,
+        best.server_limit,
+        best.pgbench,
         Contender::TokenService(TokenService::default()),
-        Contender::TokenService(mixed),
+        Contender::TokenService(some_rejected),
     ]
     .map(|contender| (contender, tokens));
-    let all = alternate(stage, "local", stage.scale.rounds, &contenders)?;
-    let [limit, pgbench, own, rejected] = &all[..] else {
-        unreachable!("as many series as contenders")
-    };
-
-    let work = format!("{} tokens, local server, all stored", count(tokens));
-    let cpu = |sample: &Sample| sample.cpu / sample.tokens as f64 * tokens as f64;
-    let seconds = |series: &Series| format!("{} s", series.spread(cpu).show(2));
-    let goals = vec![
-        Goal::ratio(
-            work.clone(),
-            Bound::AtLeast(1.0, "pgbench at its best"),
-            [rate(own), rate(pgbench)],
-            own.ratio(pgbench, Sample::rate),
-        ),
-        Goal::ratio(
-            work,
-            Bound::AtLeast(0.8, "the server's own limit"),
-            [rate(own), rate(limit)],
-            own.ratio(limit, Sample::rate),
-        ),
-        Goal::ratio(
-            format!("{} tokens, 28 % rejected", count(tokens)),
-            Bound::AtLeast(0.9, "all stored"),
-            [rate(rejected), rate(own)],
-            rejected.ratio(own, Sample::rate),
-        ),
-        Goal::ratio(
-            format!("client CPU for {} tokens", count(tokens)),
-            Bound::AtMost(1.0, "pgbench"),
-            [seconds(own), seconds(pgbench)],
-            own.ratio(pgbench, cpu),
-        ),
-    ];
-    let table = comparison(
-        format!("{} tokens, local server", count(tokens)),
+    let results = run_rounds(env, "local", env.scale.rounds, &contenders)?;
+    let comparison = comparison_table(
+        format!("{} tokens, local server", format_count(tokens)),
         "The server's own limit is a procedure that inserts and commits in a loop, without a client. \
          pgbench sends the same INSERT as a prepared statement. Both generate their tokens in the \
          server.",
-        &all,
+        &results,
         2,
     );
-    Ok(Findings {
-        goals,
-        tables: vec![rivals.table, table, bounds(&all)?],
-        ..Findings::default()
+    Ok(BenchResults {
+        goals: goals(&results, tokens),
+        tables: vec![best.table, comparison, cpu_table(&results)?],
+        ..BenchResults::default()
     })
 }
 
-/// What holds the rates: the processor time that server and client need for a token, and how much of
-/// the machine's they had.
-fn bounds(all: &[Series]) -> Result<Table> {
+fn goals(results: &[ContenderSamples], tokens: u64) -> Vec<Goal> {
+    let [server_limit, pgbench, token_service, some_rejected] = results else {
+        unreachable!("there is one result per contender")
+    };
+    let work = format!("{} tokens, local server, all stored", format_count(tokens));
+    // Scaled, because pgbench stores a multiple of its number of clients.
+    let client_cpu = |sample: &Sample| sample.client_cpu / sample.tokens as f64 * tokens as f64;
+    let format_cpu =
+        |samples: &ContenderSamples| format!("{} s", samples.median_range(client_cpu).format(2));
+    vec![
+        Goal::ratio(
+            work.clone(),
+            RatioLimit::AtLeast(1.0, "pgbench at its best"),
+            [format_throughput(token_service), format_throughput(pgbench)],
+            token_service.ratio(pgbench, Sample::tokens_per_second),
+        ),
+        Goal::ratio(
+            work,
+            RatioLimit::AtLeast(0.8, "the server's own limit"),
+            [
+                format_throughput(token_service),
+                format_throughput(server_limit),
+            ],
+            token_service.ratio(server_limit, Sample::tokens_per_second),
+        ),
+        Goal::ratio(
+            format!("{} tokens, 28 % rejected", format_count(tokens)),
+            RatioLimit::AtLeast(0.9, "all stored"),
+            [
+                format_throughput(some_rejected),
+                format_throughput(token_service),
+            ],
+            some_rejected.ratio(token_service, Sample::tokens_per_second),
+        ),
+        Goal::ratio(
+            format!("client CPU for {} tokens", format_count(tokens)),
+            RatioLimit::AtMost(1.0, "pgbench"),
+            [format_cpu(token_service), format_cpu(pgbench)],
+            token_service.ratio(pgbench, client_cpu),
+        ),
+    ]
+}
+
+/// Creates the table of the CPU time per token and the share of the processors that was busy.
+fn cpu_table(results: &[ContenderSamples]) -> Result<Table> {
     let cores = std::thread::available_parallelism()?.get() as f64;
     let mut table = Table::new(
         "Processor time per token",
         "If all processors are busy, processor time per token bounds the rate. The server's own limit \
-         reads no message, plans no statement twice and sends no answer. The last column is the rate \
+         reads no message, plans no statement twice and sends no reply. The last column is the rate \
          of a server that is never idle, with a client that takes no processor time.",
         &[
             "contender",
@@ -93,19 +104,18 @@ fn bounds(all: &[Series]) -> Result<Table> {
             "upper bound, tokens/s",
         ],
     );
-    for series in all {
-        let each = |figure: fn(&Sample) -> f64| {
-            series.spread(|sample| figure(sample) / sample.tokens as f64 * 1e6)
-        };
-        let server = each(|sample| sample.server);
-        let in_use =
-            series.spread(|sample| (sample.server + sample.cpu) / sample.seconds / cores * 100.0);
-        table.row([
-            series.name.clone(),
-            server.show(1),
-            each(|sample| sample.cpu).show(1),
-            format!("{} %", number(in_use.median, 0)),
-            number(cores * 1e6 / server.median, 0),
+    for result in results {
+        let server = result.median_range(|sample| sample.server_cpu / sample.tokens as f64 * 1e6);
+        let client = result.median_range(Sample::client_cpu_micros_per_token);
+        let busy_percent = result.median_range(|sample| {
+            (sample.server_cpu + sample.client_cpu) / sample.seconds / cores * 100.0
+        });
+        table.add_row([
+            result.name.clone(),
+            server.format(1),
+            client.format(1),
+            format!("{} %", format_number(busy_percent.median, 0)),
+            format_number(cores * 1e6 / server.median, 0),
         ]);
     }
     Ok(table)

@@ -1,18 +1,19 @@
-//! One token: nothing but starting, connecting and ending, against `curl` and `psql` for the same.
+//! The `one` section: the duration of a whole process that stores one token.
 
 use anyhow::Result;
 
-use super::super::contender::Contender;
-use super::super::findings::{Bound, Findings, Goal, Table};
-use super::super::product::TokenService;
-use super::super::rounds::alternate;
-use super::super::series::{Sample, Series};
-use super::super::stage::Stage;
+use crate::contender::Contender;
+use crate::contender::token_service::{SqliteFile, TokenService};
+use crate::environment::BenchEnvironment;
+use crate::results::{BenchResults, Goal, RatioLimit};
+use crate::rounds::run_rounds;
+use crate::statistics::{ContenderSamples, Sample};
+use crate::table::Table;
 
-/// Measures it.
-pub fn measure(stage: &mut Stage) -> Result<Findings> {
+/// Measures the section.
+pub fn measure(env: &mut BenchEnvironment) -> Result<BenchResults> {
     let sqlite = TokenService {
-        sqlite: Some(false),
+        sqlite: Some(SqliteFile::OnDisk),
         ..TokenService::default()
     };
     let contenders = [
@@ -21,35 +22,37 @@ pub fn measure(stage: &mut Stage) -> Result<Findings> {
         Contender::TokenService(sqlite),
     ]
     .map(|contender| (contender, 1));
-    let all = alternate(stage, "one", stage.scale.short_rounds, &contenders)?;
-    let (own, psql) = (&all[0], &all[1]);
+    let results = run_rounds(env, "one", env.scale.short_rounds, &contenders)?;
+    let (token_service, psql) = (&results[0], &results[1]);
     let seconds = |sample: &Sample| sample.seconds;
-    let time = |series: &Series| format!("{} ms", series.spread(seconds).times(1e3).show(1));
+    let format_millis = |samples: &ContenderSamples, figure: fn(&Sample) -> f64| {
+        samples.median_range(figure).scaled(1e3).format(1)
+    };
     let goal = Goal::ratio(
         "SIZE = 1, whole process",
-        Bound::AtMost(1.0, "curl | psql"),
-        [time(own), time(psql)],
-        own.ratio(psql, seconds),
+        RatioLimit::AtMost(1.0, "curl | psql"),
+        [token_service, psql].map(|samples| format!("{} ms", format_millis(samples, seconds))),
+        token_service.ratio(psql, seconds),
     );
     let mut table = Table::new(
         "One token",
         format!(
-            "From the start of the first process to the end of the last one. {} rounds.",
-            stage.scale.short_rounds
+            "From the start of the first process to the exit of the last one. {} rounds.",
+            env.scale.short_rounds
         ),
         &["contender", "time, ms", "CPU, ms", "ratio"],
     );
-    for series in &all {
-        table.row([
-            series.name.clone(),
-            series.spread(seconds).times(1e3).show(1),
-            series.spread(|sample| sample.cpu).times(1e3).show(1),
-            series.ratio(own, seconds).show(2),
+    for result in &results {
+        table.add_row([
+            result.name.clone(),
+            format_millis(result, seconds),
+            format_millis(result, |sample| sample.client_cpu),
+            result.ratio(token_service, seconds).format(2),
         ]);
     }
-    Ok(Findings {
+    Ok(BenchResults {
         goals: vec![goal],
         tables: vec![table],
-        ..Findings::default()
+        ..BenchResults::default()
     })
 }

@@ -1,199 +1,232 @@
-//! What scripting costs: the default script against the same calls made in Rust, and a script that
-//! looks at each outcome. Where valgrind is installed instructions are counted too, which no other
-//! process on the machine can disturb; without, CPU time decides.
+//! The `script` section: the cost of scripting, compared with the same calls in Rust.
+//!
+//! If valgrind is installed, the goal is about instructions, which do not depend on the load of the
+//! machine. Otherwise it is about CPU time.
 
 use std::fs;
 
 use anyhow::{Context as _, Result};
 
-use super::super::embedded::{self, Way};
-use super::super::findings::{Bound, Findings, Goal, Table};
-use super::super::gauge::Task;
-use super::super::machine::run;
-use super::super::series::{Sample, Series, Spread, count, number};
-use super::super::stage::Stage;
+use crate::command_output::command_output;
+use crate::environment::BenchEnvironment;
+use crate::format::{format_count, format_number};
+use crate::measured_command::MeasuredCommand;
+use crate::pipeline_variant::{PROCESS_ARG, PipelineVariant};
+use crate::results::{BenchResults, Goal, RatioLimit};
+use crate::statistics::{ContenderSamples, MedianRange, Sample};
+use crate::table::Table;
+use crate::token_source::TokenKind;
 
-/// How much more the default script may cost than Rust, for as many tokens as the other goals.
-const CHEAP: f64 = 1.02;
-/// The most that looking at an outcome may cost, in microseconds.
-const LOOK: f64 = 1.0;
+/// The maximum ratio of the cost of the default script to that of the calls in Rust.
+const MAX_RATIO: f64 = 1.02;
+/// The maximum additional CPU time per token of a script that loops over each outcome, in
+/// microseconds.
+const MAX_LOOP_MICROS: f64 = 1.0;
 
-/// Measures it.
-pub fn measure(stage: &mut Stage) -> Result<Findings> {
-    let tokens = stage.scale.script;
-    let all = by_time(stage, tokens)?;
-    let mut tables = vec![times(&all, tokens)];
-    let [rust, default, looping] = &all;
-    let against_rust = if run("valgrind", &["--version"]).is_some() {
-        let counted = by_instructions(stage)?;
-        tables.push(instructions(stage, &counted));
-        by_count(&counted, stage.scale.local)
+/// Measures the section.
+pub fn measure(env: &mut BenchEnvironment) -> Result<BenchResults> {
+    let tokens = env.scale.script;
+    let results = measure_cpu_time(env, tokens)?;
+    let mut tables = vec![cpu_time_table(&results, tokens)];
+    let script_goal = if command_output("valgrind", &["--version"]).is_some() {
+        let counts = count_all_instructions(env)?;
+        tables.push(instruction_table(env, &counts));
+        instruction_goal(&counts, env.scale.local)
     } else {
-        let show = |series: &Series| format!("{} µs per token", series.spread(each).show(2));
-        Goal::ratio(
-            format!("default script, {} tokens, CPU time", count(tokens)),
-            Bound::AtMost(CHEAP, "the same calls in Rust"),
-            [show(default), show(rust)],
-            default.ratio(rust, each),
-        )
+        cpu_time_goal(&results, tokens)
     };
-    let pairs = looping.samples.iter().zip(&default.samples);
-    let look = Spread::of(pairs.map(|(looping, default)| each(looping) - each(default)));
-    let loops = Goal::figure(
-        "a script that loops over each outcome, CPU time",
-        "≤ 1 µs per token more",
-        format!("{} µs more", look.show(2)),
-        look.median <= LOOK,
-    );
-    Ok(Findings {
-        goals: vec![against_rust, loops],
+    Ok(BenchResults {
+        goals: vec![script_goal, loop_goal(&results)],
         tables,
-        ..Findings::default()
+        ..BenchResults::default()
     })
 }
 
-/// CPU time a token, in microseconds.
-fn each(sample: &Sample) -> f64 {
-    sample.cpu * 1e6 / sample.tokens as f64
+/// The instructions of a variant, from callgrind.
+#[derive(Clone, Copy)]
+struct InstructionCount {
+    /// Instructions per process, in millions.
+    per_process: f64,
+    /// Instructions per token.
+    per_token: f64,
 }
 
-fn times(all: &[Series; 3], tokens: u64) -> Table {
+impl InstructionCount {
+    /// Returns the instructions of a run of `tokens` tokens, in millions.
+    fn total(self, tokens: u64) -> f64 {
+        self.per_process + self.per_token * tokens as f64 / 1e6
+    }
+}
+
+/// Returns the command that runs a variant, under another program if there is a `launcher`.
+fn variant_command(
+    env: &BenchEnvironment,
+    variant: PipelineVariant,
+    tokens: u64,
+    launcher: Option<MeasuredCommand>,
+) -> Result<MeasuredCommand> {
+    let this_binary = std::env::current_exe()?;
+    let command = match launcher {
+        Some(launcher) => launcher.arg(this_binary),
+        None => MeasuredCommand::new(this_binary),
+    };
+    Ok(command
+        .args([PROCESS_ARG, variant.name(), &tokens.to_string()])
+        .arg(env.source(TokenKind::AllStored).url()))
+}
+
+fn measure_cpu_time(env: &mut BenchEnvironment, tokens: u64) -> Result<[ContenderSamples; 3]> {
+    let mut results = PipelineVariant::ALL.map(|variant| ContenderSamples {
+        name: variant.name().to_owned(),
+        samples: Vec::new(),
+    });
+    let rounds = env.scale.rounds;
+    for round in 1..=rounds {
+        for (variant, result) in PipelineVariant::ALL.into_iter().zip(&mut results) {
+            env.reset()?;
+            let usage = variant_command(env, variant, tokens, None)?.run()?;
+            let (name, cpu) = (variant.name(), usage.cpu);
+            env.print_progress(&format!(
+                "script, round {round} of {rounds}: {name}: {cpu:.2} s of CPU time"
+            ));
+            result.samples.push(Sample::from_usage(&usage, tokens));
+        }
+    }
+    Ok(results)
+}
+
+fn count_all_instructions(env: &mut BenchEnvironment) -> Result<[InstructionCount; 3]> {
+    let [small, large] = env.scale.instructions;
+    let mut counts = [InstructionCount {
+        per_process: 0.0,
+        per_token: 0.0,
+    }; 3];
+    for (variant, count) in PipelineVariant::ALL.into_iter().zip(&mut counts) {
+        let small_total = count_instructions(env, variant, small)?;
+        let large_total = count_instructions(env, variant, large)?;
+        count.per_token = (large_total - small_total) / (large - small) as f64;
+        count.per_process = (small_total - count.per_token * small as f64) / 1e6;
+    }
+    Ok(counts)
+}
+
+/// Runs a variant under callgrind and returns the number of its instructions.
+fn count_instructions(
+    env: &mut BenchEnvironment,
+    variant: PipelineVariant,
+    tokens: u64,
+) -> Result<f64> {
+    env.reset()?;
+    let output = env.scratch.on_disk("callgrind");
+    let callgrind = MeasuredCommand::new("valgrind")
+        .arg("--tool=callgrind")
+        .arg(format!("--callgrind-out-file={}", output.display()));
+    variant_command(env, variant, tokens, Some(callgrind))?.run()?;
+    let text = fs::read_to_string(&output)?;
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
+    let total = total.context("the output of callgrind has no totals")?;
+    let total: f64 = total.trim().parse()?;
+    env.print_progress(&format!(
+        "script: {}: {:.0} million instructions for {} tokens",
+        variant.name(),
+        total / 1e6,
+        format_count(tokens)
+    ));
+    Ok(total)
+}
+
+fn cpu_time_table(results: &[ContenderSamples; 3], tokens: u64) -> Table {
     let mut table = Table::new(
         "Scripting, CPU time",
         format!(
-            "{} tokens into the demo's table in memory. The processes differ only in what makes the \
-             calls. Loading, compiling and checking the script are included.",
-            count(tokens)
+            "{} tokens into the demo's table in memory. The processes differ only in the code that \
+             makes the calls. Loading, compiling and checking the script are included.",
+            format_count(tokens)
         ),
-        &["how", "µs per token", "to Rust"],
+        &["variant", "µs per token", "to Rust"],
     );
-    for series in all {
-        let ratio = series.ratio(&all[0], each);
-        let cells = [series.spread(each).show(2), ratio.show(3)];
-        table.row(std::iter::once(series.name.clone()).chain(cells));
-    }
-    table
-}
-
-/// What callgrind counted of one way to join the pipeline.
-#[derive(Clone, Copy)]
-struct Counted {
-    /// By a process as such, in millions.
-    once: f64,
-    /// By each token.
-    each: f64,
-}
-
-impl Counted {
-    /// By a run of so many tokens, in millions.
-    fn total(self, tokens: u64) -> f64 {
-        self.once + self.each * tokens as f64 / 1e6
-    }
-}
-
-fn instructions(stage: &Stage, counted: &[Counted; 3]) -> Table {
-    let [few, many] = stage.scale.instructions.map(count);
-    let local = stage.scale.local;
-    let together = format!("total for {} tokens, to Rust", count(local));
-    let mut table = Table::new(
-        "Scripting, instructions",
-        format!(
-            "The same processes under callgrind. A run of {few} tokens and one of {many} give the \
-             instructions per process and per token."
-        ),
-        &[
-            "how",
-            "per process, millions",
-            "per token",
-            "to Rust",
-            &together,
-        ],
-    );
-    for (way, own) in Way::ALL.into_iter().zip(counted) {
-        table.row([
-            way.name().to_owned(),
-            number(own.once, 1),
-            number(own.each, 0),
-            number(own.each / counted[0].each, 3),
-            number(own.total(local) / counted[0].total(local), 3),
+    let cpu = Sample::client_cpu_micros_per_token;
+    for result in results {
+        table.add_row([
+            result.name.clone(),
+            result.median_range(cpu).format(2),
+            result.ratio(&results[0], cpu).format(3),
         ]);
     }
     table
 }
 
-/// Instructions decide where they were counted: CPU time is too coarse for two per cent.
-fn by_count([rust, default, _]: &[Counted; 3], tokens: u64) -> Goal {
-    let show = |counted: &Counted| format!("{} M instructions", number(counted.total(tokens), 0));
-    let ratio = Spread::of([default.total(tokens) / rust.total(tokens)]);
+fn instruction_table(env: &BenchEnvironment, counts: &[InstructionCount; 3]) -> Table {
+    let [small, large] = env.scale.instructions.map(format_count);
+    let tokens = env.scale.local;
+    let total_column = format!("total for {} tokens, to Rust", format_count(tokens));
+    let mut table = Table::new(
+        "Scripting, instructions",
+        format!(
+            "The same processes under callgrind. A run of {small} tokens and one of {large} give the \
+             instructions per process and per token."
+        ),
+        &[
+            "variant",
+            "per process, millions",
+            "per token",
+            "to Rust",
+            &total_column,
+        ],
+    );
+    let rust = counts[0];
+    for (variant, count) in PipelineVariant::ALL.into_iter().zip(counts) {
+        table.add_row([
+            variant.name().to_owned(),
+            format_number(count.per_process, 1),
+            format_number(count.per_token, 0),
+            format_number(count.per_token / rust.per_token, 3),
+            format_number(count.total(tokens) / rust.total(tokens), 3),
+        ]);
+    }
+    table
+}
+
+fn cpu_time_goal([rust, default_script, _]: &[ContenderSamples; 3], tokens: u64) -> Goal {
+    let cpu = Sample::client_cpu_micros_per_token;
+    let format_cpu = |samples: &ContenderSamples| {
+        format!("{} µs per token", samples.median_range(cpu).format(2))
+    };
+    Goal::ratio(
+        format!("default script, {} tokens, CPU time", format_count(tokens)),
+        RatioLimit::AtMost(MAX_RATIO, "the same calls in Rust"),
+        [format_cpu(default_script), format_cpu(rust)],
+        default_script.ratio(rust, cpu),
+    )
+}
+
+fn instruction_goal([rust, default_script, _]: &[InstructionCount; 3], tokens: u64) -> Goal {
+    let format_total = |count: &InstructionCount| {
+        format!("{} M instructions", format_number(count.total(tokens), 0))
+    };
+    let ratio = MedianRange::of([default_script.total(tokens) / rust.total(tokens)]);
     Goal {
-        ratio: ratio.show(3),
+        // Two decimals are too few for a limit of 2 %.
+        ratio: ratio.format(3),
         ..Goal::ratio(
-            format!("default script, {} tokens", count(tokens)),
-            Bound::AtMost(CHEAP, "the same calls in Rust"),
-            [show(default), show(rust)],
+            format!("default script, {} tokens", format_count(tokens)),
+            RatioLimit::AtMost(MAX_RATIO, "the same calls in Rust"),
+            [format_total(default_script), format_total(rust)],
             ratio,
         )
     }
 }
 
-fn task(stage: &Stage, way: Way, tokens: u64, program: Option<Task>) -> Result<Task> {
-    let own = std::env::current_exe()?;
-    let task = match program {
-        Some(program) => program.arg(own),
-        None => Task::new(own),
-    };
-    let args = [embedded::WORD, way.name(), &tokens.to_string()];
-    Ok(task.args(args).arg(stage.stored.url()))
-}
-
-fn by_time(stage: &mut Stage, tokens: u64) -> Result<[Series; 3]> {
-    let mut all = Way::ALL.map(|way| Series {
-        name: way.name().to_owned(),
-        samples: Vec::new(),
-    });
-    let rounds = stage.scale.rounds;
-    for round in 1..=rounds {
-        for (way, series) in Way::ALL.into_iter().zip(&mut all) {
-            stage.clear()?;
-            let usage = task(stage, way, tokens, None)?.run()?;
-            let (name, cpu) = (way.name(), usage.cpu);
-            stage.say(&format!(
-                "script, round {round} of {rounds}: {name}: {cpu:.2} s of CPU time"
-            ));
-            series.samples.push(Sample::of(&usage, tokens));
-        }
-    }
-    Ok(all)
-}
-
-fn by_instructions(stage: &mut Stage) -> Result<[Counted; 3]> {
-    let [few, many] = stage.scale.instructions;
-    let mut found = [Counted {
-        once: 0.0,
-        each: 0.0,
-    }; 3];
-    for (way, found) in Way::ALL.into_iter().zip(&mut found) {
-        let fewer = count_instructions(stage, way, few)?;
-        let more = count_instructions(stage, way, many)?;
-        found.each = (more - fewer) / (many - few) as f64;
-        found.once = (fewer - found.each * few as f64) / 1e6;
-    }
-    Ok(found)
-}
-
-fn count_instructions(stage: &mut Stage, way: Way, tokens: u64) -> Result<f64> {
-    stage.clear()?;
-    let out = stage.scratch.disk("callgrind");
-    let valgrind = Task::new("valgrind").arg("--tool=callgrind");
-    let valgrind = valgrind.arg(format!("--callgrind-out-file={}", out.display()));
-    task(stage, way, tokens, Some(valgrind))?.run()?;
-    let text = fs::read_to_string(&out)?;
-    let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
-    let total: f64 = total.context("callgrind's total")?.trim().parse()?;
-    let (name, tokens) = (way.name(), count(tokens));
-    let millions = total / 1e6;
-    stage.say(&format!(
-        "script: {name}: {millions:.0} million instructions for {tokens} tokens"
-    ));
-    Ok(total)
+fn loop_goal([_, default_script, loop_script]: &[ContenderSamples; 3]) -> Goal {
+    let cpu = Sample::client_cpu_micros_per_token;
+    let pairs = loop_script.samples.iter().zip(&default_script.samples);
+    let difference = MedianRange::of(
+        pairs.map(|(loop_script, default_script)| cpu(loop_script) - cpu(default_script)),
+    );
+    Goal::figure(
+        "a script that loops over each outcome, CPU time",
+        "≤ 1 µs per token more",
+        format!("{} µs more", difference.format(2)),
+        difference.median <= MAX_LOOP_MICROS,
+    )
 }

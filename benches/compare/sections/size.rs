@@ -1,47 +1,53 @@
-//! The binary and the image. The image is not built here: it is looked for on a Docker engine, where
-//! one answers.
+//! The `size` section: the sizes of the binary and of the image.
+//!
+//! The harness does not build the image. It asks the local Docker engine for an existing one.
 
 use std::fs;
 
 use anyhow::Result;
 
-use super::super::findings::{Findings, Goal};
-use super::super::machine::run;
-use super::super::series::number;
-use super::super::stage::Stage;
+use crate::command_output::command_output;
+use crate::environment::BenchEnvironment;
+use crate::format::format_number;
+use crate::results::{BenchResults, Goal};
 
 const MIB: f64 = 1024.0 * 1024.0;
-/// The most that the binary may have, in MiB.
-const BINARY: f64 = 15.0;
-/// The most that the image may have, in MiB.
-const IMAGE: f64 = 25.0;
-/// The names of the image in the documents and in the tests.
-const NAMES: [&str; 2] = ["token_service", "token_service:test"];
+/// The maximum size of the binary, in MiB.
+const MAX_BINARY: f64 = 15.0;
+/// The maximum size of the image, in MiB.
+const MAX_IMAGE: f64 = 25.0;
+/// The names of the image in the documentation and in the tests.
+const IMAGE_NAMES: [&str; 2] = ["token_service", "token_service:test"];
 
-/// Measures it.
-pub fn measure(stage: &mut Stage) -> Result<Findings> {
-    let binary = fs::metadata(env!("CARGO_BIN_EXE_token_service"))?.len() as f64 / MIB;
-    let show = |size: f64| format!("{} MiB", number(size, 1));
-    let image = NAMES.iter().find_map(|name| {
-        let size = run(
+/// Measures the section.
+pub fn measure(env: &mut BenchEnvironment) -> Result<BenchResults> {
+    let binary_size = fs::metadata(env!("CARGO_BIN_EXE_token_service"))?.len() as f64 / MIB;
+    let format_size = |size: f64| format!("{} MiB", format_number(size, 1));
+    let image = IMAGE_NAMES.iter().find_map(|name| {
+        let size = command_output(
             "docker",
             &["image", "inspect", "--format", "{{.Size}}", name],
         )?;
         Some((name, size.parse::<f64>().ok()? / MIB))
     });
-    stage.say(&format!("size: {}", show(binary)));
+    env.print_progress(&format!("size: {}", format_size(binary_size)));
+    let binary = Goal::figure(
+        "release binary",
+        "≤ 15 MiB",
+        format_size(binary_size),
+        binary_size <= MAX_BINARY,
+    );
     let image = match image {
         Some((name, size)) => Goal::figure(
             format!("image {name}"),
             "≤ 25 MiB",
-            show(size),
-            size <= IMAGE,
+            format_size(size),
+            size <= MAX_IMAGE,
         ),
-        None => Goal::unmeasured("image", "≤ 25 MiB", "no image is built on this machine"),
+        None => Goal::not_measured("image", "≤ 25 MiB", "no image found on this machine"),
     };
-    let binary = Goal::figure("release binary", "≤ 15 MiB", show(binary), binary <= BINARY);
-    Ok(Findings {
+    Ok(BenchResults {
         goals: vec![binary, image],
-        ..Findings::default()
+        ..BenchResults::default()
     })
 }

@@ -1,5 +1,5 @@
-"""A Python equivalent: fetches the tokens, stores each in its own transaction with psycopg 3 and 16
-threads, and prints the outcome of each. Usage: psycopg_threads.py SIZE"""
+"""Fetches SIZE tokens, stores each in its own transaction with psycopg 3 and 16 threads, and prints
+the outcome of each token. Usage: psycopg_threads.py SIZE"""
 
 import os
 import sys
@@ -26,9 +26,9 @@ def store(tokens):
 
 
 url = f"{os.environ['TOKEN_HOST']}?size={sys.argv[1]}"
-with urllib.request.urlopen(urllib.request.Request(url, data=b"{}", method="POST")) as answer:
-    tokens = answer.read().decode().split()
+with urllib.request.urlopen(urllib.request.Request(url, data=b"{}", method="POST")) as response:
+    tokens = response.read().decode().split()
 with ThreadPoolExecutor(THREADS) as pool:
-    shares = [tokens[start::THREADS] for start in range(THREADS)]
-    for lines in pool.map(store, shares):
+    parts = [tokens[start::THREADS] for start in range(THREADS)]
+    for lines in pool.map(store, parts):
         print("\n".join(lines))

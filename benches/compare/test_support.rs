@@ -1,4 +1,4 @@
-//! The tests' own server and databases, which the comparison starts too.
+//! The throwaway PostgreSQL server and databases of the tests.
 
 #[path = "../../tests/support/database.rs"]
 pub mod database;

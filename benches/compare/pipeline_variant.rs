@@ -1,6 +1,8 @@
-//! The same pipeline in three ways, each in a process of its own that differs in nothing else: the
-//! calls made in Rust, the default script, and a script that loops over each outcome. The store is the
-//! demo's table in memory, so that what the script costs is not lost beside the database.
+//! The same pipeline in three variants: calls in Rust, the default script, and a script that loops over
+//! each outcome.
+//!
+//! Each variant runs in its own process. The store is the demo table in memory, because a database
+//! would hide the cost of the script.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -28,58 +30,60 @@ use token_service::store::{DatabaseTarget, Store};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-/// The argument that makes this binary such a process.
-pub const WORD: &str = "embedded";
+/// The first argument that makes this binary run a variant.
+pub const PROCESS_ARG: &str = "run-pipeline-variant";
 
-/// Looks at each outcome, as a user's script may.
-const LOOP: &str = "\
+/// A script that reads each outcome.
+const LOOP_SCRIPT: &str = "\
 let stored = 0;
 for outcome in store(fetch(SIZE)) {
     if outcome.stored { stored += 1; }
 }
 ";
 
-/// How the pipeline is joined.
+/// The code that runs the pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// By Rust code.
+pub enum PipelineVariant {
+    /// Calls in Rust.
     Rust,
-    /// By the default script.
-    Default,
-    /// By a script that loops over each outcome.
-    Loop,
+    /// The default script.
+    DefaultScript,
+    /// A script that loops over each outcome.
+    LoopScript,
 }
 
-impl Way {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Rust, Self::Default, Self::Loop];
+impl PipelineVariant {
+    /// All variants.
+    pub const ALL: [Self; 3] = [Self::Rust, Self::DefaultScript, Self::LoopScript];
 
-    /// What it is called in the tables.
+    /// Returns the name for tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Rust => "the same calls in Rust",
-            Self::Default => "default script",
-            Self::Loop => "script that loops over each outcome",
+            Self::DefaultScript => "default script",
+            Self::LoopScript => "script that loops over each outcome",
         }
     }
 }
 
-/// What such a process does, given the way, the number of tokens and the source's address.
+/// Runs a variant; the arguments are its name, the number of tokens and the URL of the source.
 ///
 /// # Errors
-/// Where a token did not get its outcome.
+/// If an argument is missing or invalid, the pipeline fails, or a token has no outcome.
 pub fn run(mut args: impl Iterator<Item = OsString>) -> Result<()> {
     let mut next = || args.next().and_then(|arg| arg.into_string().ok());
-    let way = next().context("the way")?;
-    let way = Way::ALL.into_iter().find(|known| known.name() == way);
-    let way = way.context("a known way")?;
-    let size: u64 = next().context("the number of tokens")?.parse()?;
-    let url = next().context("the source's address")?;
+    let name = next().context("the name of the variant is missing")?;
+    let variant = PipelineVariant::ALL
+        .into_iter()
+        .find(|variant| variant.name() == name)
+        .with_context(|| format!("unknown variant {name:?}"))?;
+    let size: u64 = next().context("the number of tokens is missing")?.parse()?;
+    let url = next().context("the URL of the source is missing")?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(pipeline(way, size, &url))
+    runtime.block_on(run_pipeline(variant, size, &url))
 }
 
-async fn pipeline(way: Way, size: u64, url: &str) -> Result<()> {
+async fn run_pipeline(variant: PipelineVariant, size: u64, url: &str) -> Result<()> {
     let shutdown = Shutdown::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let endpoint = HttpEndpoint {
@@ -87,25 +91,25 @@ async fn pipeline(way: Way, size: u64, url: &str) -> Result<()> {
         headers: Vec::new(),
         proxy: false,
     };
-    let limits = limits();
-    let http = Box::new(HttpSource::new(&endpoint, &limits).map_err(said)?);
+    let limits = default_limits();
+    let http = Box::new(HttpSource::new(&endpoint, &limits).map_err(fault_error)?);
     let fetcher = Fetcher::new(http, limits, shutdown.clone(), Arc::clone(&clock), None);
     let fetcher = Arc::new(fetcher);
-    let store = Store::open(database(), shutdown.clone(), Arc::clone(&clock));
-    let store = store.await.map_err(said)?;
+    let store = Store::open(demo_store(), shutdown.clone(), Arc::clone(&clock));
+    let store = store.await.map_err(fault_error)?;
     let stdout = ReportSpec {
         format: ReportFormat::Text,
         path: None,
     };
-    let ledger = Ledger::new(Reports::open(&[stdout], false).map_err(said)?);
+    let ledger = Ledger::new(Reports::open(&[stdout], false).map_err(fault_error)?);
     let runtime = Handle::current();
     let (sender, receiver) = oneshot::channel();
     thread::Builder::new()
         .stack_size(script::STACK)
         .spawn(move || {
-            let counted = match way {
-                Way::Rust => in_rust(&runtime, &fetcher, &store, ledger, size),
-                Way::Default | Way::Loop => {
+            let total = match variant {
+                PipelineVariant::Rust => run_calls(&runtime, &fetcher, &store, ledger, size),
+                PipelineVariant::DefaultScript | PipelineVariant::LoopScript => {
                     let host = ScriptHost::new(HostParts {
                         runtime,
                         clock,
@@ -118,18 +122,21 @@ async fn pipeline(way: Way, size: u64, url: &str) -> Result<()> {
                         emitter: Emitter::new(None),
                         environment: BTreeMap::new(),
                     });
-                    by_script(way, &host)
+                    run_script(variant, &host)
                 }
             };
-            let _ = sender.send(counted);
+            let _ = sender.send(total);
         })?;
-    let counted = receiver.await??;
-    ensure!(counted == size, "{counted} outcomes of {size} tokens");
+    let total = receiver.await??;
+    ensure!(
+        total == size,
+        "the pipeline reported {total} outcomes, expected {size}"
+    );
     Ok(())
 }
 
-/// Whoever writes this in Rust needs no lock and no host.
-fn in_rust(
+/// Runs the pipeline with calls in Rust, which need neither a lock nor a script host.
+fn run_calls(
     runtime: &Handle,
     fetcher: &Arc<Fetcher>,
     store: &Store,
@@ -144,44 +151,44 @@ fn in_rust(
         let batch = if let Some(batch) = outcomes.try_next() {
             batch
         } else {
-            ledger.reports().flush().map_err(said)?;
+            ledger.reports().flush().map_err(fault_error)?;
             match runtime.block_on(outcomes.next()) {
-                Some(batch) => batch.map_err(said)?,
+                Some(batch) => batch.map_err(fault_error)?,
                 None => break,
             }
         };
         for outcome in batch {
-            ledger.record(outcome, None).map_err(said)?;
+            ledger.record(outcome, None).map_err(fault_error)?;
         }
     }
-    ledger.reports().flush().map_err(said)?;
+    ledger.reports().flush().map_err(fault_error)?;
     Ok(ledger.tally().total())
 }
 
-fn by_script(way: Way, host: &Arc<ScriptHost>) -> Result<u64> {
+fn run_script(variant: PipelineVariant, host: &Arc<ScriptHost>) -> Result<u64> {
     let settings = script::ScriptSettings {
         size: host.size(),
         vars: serde_json::Map::new(),
         max_operations: 0,
         max_memory: token_service::config::ScriptLimits::default().max_memory,
     };
-    let script = if way == Way::Loop {
-        Script::of_text("loop.rhai", LOOP, &settings)
+    let script = if variant == PipelineVariant::LoopScript {
+        Script::of_text("loop.rhai", LOOP_SCRIPT, &settings)
     } else {
         Script::load(None, &settings)
     };
-    let mut script = script.map_err(|problem| shown(&problem))?;
+    let mut script = script.map_err(|problem| problem_error(&problem))?;
     if let Some(problem) = script.check().into_iter().next() {
-        return Err(shown(&problem));
+        return Err(problem_error(&problem));
     }
     match run_to_the_end(&mut script, host).problem {
-        Some(problem) => Err(shown(&problem)),
+        Some(problem) => Err(problem_error(&problem)),
         None => Ok(host.ledger().tally().total()),
     }
 }
 
-/// The product's defaults.
-fn limits() -> FetchLimits {
+/// Returns the default limits of the program.
+fn default_limits() -> FetchLimits {
     FetchLimits {
         timeout: Duration::from_secs(10),
         connect_timeout: Duration::from_secs(5),
@@ -195,7 +202,7 @@ fn limits() -> FetchLimits {
     }
 }
 
-fn database() -> store::StoreOptions {
+fn demo_store() -> store::StoreOptions {
     store::StoreOptions {
         target: DatabaseTarget::Demo,
         table: TableName::plain("secret_tokens"),
@@ -211,11 +218,11 @@ fn database() -> store::StoreOptions {
     }
 }
 
-fn said(fault: Fault) -> anyhow::Error {
+fn fault_error(fault: Fault) -> anyhow::Error {
     let causes = fault.causes.join(": ");
     anyhow!(fault).context(causes)
 }
 
-fn shown(problem: &Problem) -> anyhow::Error {
+fn problem_error(problem: &Problem) -> anyhow::Error {
     anyhow!(problem.render(false))
 }
