@@ -1,19 +1,45 @@
-//! token_service fetches secret tokens from an HTTP source, stores each one in a PostgreSQL
-//! transaction of its own, and reports every token with what became of it.
+//! token_service fetches secret tokens over HTTP, stores each one in its own PostgreSQL transaction, and
+//! reports every token with its outcome.
 //!
-//! Data takes one way through the house: `fetch → store → report`, joined by a Rhai script.
-//! The binary is the product; this library exists so that tests and benches can reach its rooms.
+//! Tokens flow one way, `fetch → store → report`; a Rhai script connects the three. The binary is the
+//! product. This library exports what the binary, tests, benchmarks and fuzz targets need, and nothing
+//! else.
 
-pub mod cli;
-pub mod command;
-pub mod config;
-pub mod error;
-pub mod fetch;
+mod cli;
+mod command;
+mod config;
+mod error;
+mod fetch;
 pub mod fuzz;
-pub mod journal;
-pub mod observe;
-pub mod pipeline;
-pub mod report;
-pub mod runtime;
-pub mod script;
-pub mod store;
+mod journal;
+mod observe;
+mod pipeline;
+mod report;
+mod runtime;
+mod script;
+mod store;
+
+pub use cli::env::Env;
+pub use command::generate::options_table;
+pub use command::{CommandOutcome, run};
+pub use runtime::{hardening, termination_log};
+
+/// The parts of a pipeline, from which the benchmarks build runs with and without a script.
+pub mod parts {
+    pub use crate::config::ScriptLimits;
+    pub use crate::error::Fault;
+    pub use crate::error::diagnostic::Problem;
+    pub use crate::fetch::http::{HttpEndpoint, HttpSource};
+    pub use crate::fetch::{FetchLimits, Fetcher};
+    pub use crate::observe::otel::Tracer;
+    pub use crate::report::ledger::Ledger;
+    pub use crate::report::{ReportFormat, ReportSpec, Reports};
+    pub use crate::runtime::clock::{Clock, SystemClock};
+    pub use crate::runtime::shutdown::Shutdown;
+    pub use crate::script::api::emit_files::Emitter;
+    pub use crate::script::finish::run_to_the_end;
+    pub use crate::script::host::{HostParts, ScriptHost};
+    pub use crate::script::{STACK, Script, ScriptSettings};
+    pub use crate::store::identifier::TableName;
+    pub use crate::store::{DatabaseTarget, Store, StoreOptions};
+}

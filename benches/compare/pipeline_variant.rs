@@ -11,22 +11,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use token_service::error::Fault;
-use token_service::error::diagnostic::Problem;
-use token_service::fetch::http::{HttpEndpoint, HttpSource};
-use token_service::fetch::{FetchLimits, Fetcher};
-use token_service::observe::otel::Tracer;
-use token_service::report::ledger::Ledger;
-use token_service::report::{ReportFormat, ReportSpec, Reports};
-use token_service::runtime::clock::{Clock, SystemClock};
-use token_service::runtime::shutdown::Shutdown;
-use token_service::script::api::emit_files::Emitter;
-use token_service::script::finish::run_to_the_end;
-use token_service::script::host::{HostParts, ScriptHost};
-use token_service::script::{self, Script};
-use token_service::store;
-use token_service::store::identifier::TableName;
-use token_service::store::{DatabaseTarget, Store};
+use token_service::parts::{
+    Clock, DatabaseTarget, Emitter, Fault, FetchLimits, Fetcher, HostParts, HttpEndpoint,
+    HttpSource, Ledger, Problem, ReportFormat, ReportSpec, Reports, STACK, Script, ScriptHost,
+    ScriptLimits, ScriptSettings, Shutdown, Store, StoreOptions, SystemClock, TableName, Tracer,
+    run_to_the_end,
+};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
@@ -104,29 +94,27 @@ async fn run_pipeline(variant: PipelineVariant, size: u64, url: &str) -> Result<
     let ledger = Ledger::new(Reports::open(&[stdout], false).map_err(fault_error)?);
     let runtime = Handle::current();
     let (sender, receiver) = oneshot::channel();
-    thread::Builder::new()
-        .stack_size(script::STACK)
-        .spawn(move || {
-            let total = match variant {
-                PipelineVariant::Rust => run_calls(&runtime, &fetcher, &store, ledger, size),
-                PipelineVariant::DefaultScript | PipelineVariant::LoopScript => {
-                    let host = ScriptHost::new(HostParts {
-                        runtime,
-                        clock,
-                        shutdown,
-                        size,
-                        fetcher,
-                        store: Arc::new(store),
-                        ledger,
-                        fail_on: Vec::new(),
-                        emitter: Emitter::new(None),
-                        environment: BTreeMap::new(),
-                    });
-                    run_script(variant, &host)
-                }
-            };
-            let _ = sender.send(total);
-        })?;
+    thread::Builder::new().stack_size(STACK).spawn(move || {
+        let total = match variant {
+            PipelineVariant::Rust => run_calls(&runtime, &fetcher, &store, ledger, size),
+            PipelineVariant::DefaultScript | PipelineVariant::LoopScript => {
+                let host = ScriptHost::new(HostParts {
+                    runtime,
+                    clock,
+                    shutdown,
+                    size,
+                    fetcher,
+                    store: Arc::new(store),
+                    ledger,
+                    fail_on: Vec::new(),
+                    emitter: Emitter::new(None),
+                    environment: BTreeMap::new(),
+                });
+                run_script(variant, &host)
+            }
+        };
+        let _ = sender.send(total);
+    })?;
     let total = receiver.await??;
     ensure!(
         total == size,
@@ -166,11 +154,11 @@ fn run_calls(
 }
 
 fn run_script(variant: PipelineVariant, host: &Arc<ScriptHost>) -> Result<u64> {
-    let settings = script::ScriptSettings {
+    let settings = ScriptSettings {
         size: host.size(),
         vars: serde_json::Map::new(),
         max_operations: 0,
-        max_memory: token_service::config::ScriptLimits::default().max_memory,
+        max_memory: ScriptLimits::default().max_memory,
     };
     let script = if variant == PipelineVariant::LoopScript {
         Script::of_text("loop.rhai", LOOP_SCRIPT, &settings)
@@ -202,8 +190,8 @@ fn default_limits() -> FetchLimits {
     }
 }
 
-fn demo_store() -> store::StoreOptions {
-    store::StoreOptions {
+fn demo_store() -> StoreOptions {
+    StoreOptions {
         target: DatabaseTarget::Demo,
         table: TableName::plain("secret_tokens"),
         column: "data".to_owned(),

@@ -267,3 +267,11 @@ pub struct CompletionsArgs {
     #[arg(value_enum)]
     pub shell: clap_complete::Shell,
 }
+
+/// The arguments of `man`.
+#[derive(Clone, Debug, Args)]
+pub struct ManArgs {
+    /// The command [default: the program itself]
+    #[arg(value_name = "COMMAND")]
+    pub command: Option<String>,
+}

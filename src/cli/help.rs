@@ -190,7 +190,13 @@ pub(crate) fn of_command(name: &str) -> Option<String> {
     Some(text.trim_end().to_owned())
 }
 
-/// What stands beneath the options of the program.
+/// The text below the options in `-h`.
+pub(crate) fn short() -> &'static str {
+    "Try it: `token_service demo 10`. Configure it: TOKEN_HOST and DATABASE_URL, or --config FILE.\n\
+     `token_service --help` has every option, its variable, examples and exit codes."
+}
+
+/// The text below the options in `--help`.
 pub(crate) fn of_run() -> String {
     let mut text = String::new();
     for section in &RUN {

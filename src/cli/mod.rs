@@ -19,7 +19,7 @@ use crate::error::diagnostic::Problem;
 use crate::observe::logging::LineFormat;
 
 /// The names of the commands, which a SIZE may have been meant to be.
-const COMMANDS: [&str; 9] = [
+pub(crate) const COMMANDS: [&str; 9] = [
     "demo",
     "replay",
     "merge",
@@ -31,45 +31,74 @@ const COMMANDS: [&str; 9] = [
     "man",
 ];
 
-const ABOUT: &str = "Fetches secret tokens over HTTP, stores each in a PostgreSQL transaction of its \
-own, and reports what became of every one.";
+const ABOUT: &str = "Fetches secret tokens over HTTP, stores each one in its own PostgreSQL transaction, \
+and reports every token with its outcome.";
+
+/// The options that `-h` leaves to `--help`.
+const RARE: [&str; 16] = [
+    "shard",
+    "grace",
+    "patience",
+    "wait",
+    "page-size",
+    "max-requests",
+    "no-top-up",
+    "dangerously-repeat-requests",
+    "connections",
+    "pipeline",
+    "mask",
+    "progress",
+    "metrics",
+    "out-dir",
+    "log-format",
+    "error-format",
+];
 
 /// The command line.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "token_service", version, about = ABOUT, after_help = help::of_run())]
+#[command(name = "token_service", version, about = ABOUT, after_help = help::short(), after_long_help = help::of_run())]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub struct Cli {
-    /// Another command than a run.
+    /// The command, unless it is a run.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// The run, where no other command is named.
+    /// The arguments of a run.
     #[command(flatten)]
     pub run: RunArgs,
 }
 
-/// The commands beside a run.
+/// The commands besides a run.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// The same run against a built-in source and an embedded database, which leaves nothing behind
+    /// Run with a built-in source and an embedded database
+    ///
+    /// The same run with nothing to set up: a built-in token source that delivers short, and an SQLite
+    /// database with the same table. It leaves nothing behind.
     Demo(RunArgs),
-    /// Take a journal or an ndjson report, store what is safe to store again, look up what is in
-    /// doubt, and report anew
+    /// Settle what an earlier run left in a journal or an ndjson report
+    ///
+    /// Stores the tokens that are safe to store again, looks up those in doubt, and reports every token
+    /// of FILE anew.
     Replay(ReplayArgs),
-    /// Join the ndjson reports of several runs or shards into one report, in any format
+    /// Join the ndjson reports of several runs or shards into one report
+    ///
+    /// Takes a single report too, to write it in another format.
     Merge(MergeArgs),
-    /// Compile and lint scripts and the configuration without running anything; with --connect look
-    /// at source and database too
+    /// Check scripts and the configuration without running them
+    ///
+    /// Compiles and lints. With --connect it also connects to source and database, without requesting
+    /// a token or writing a row.
     Check(CheckArgs),
-    /// Run pipeline tests (*.test.yaml) on a source, a database and a clock of their own
+    /// Run pipeline tests (*.test.yaml) with a fake source, database and clock
     Test(TestArgs),
-    /// Print the script API, generated from the engine
+    /// Print the script API
     Api(ApiArgs),
-    /// Serve the demo's token source on its own until it is told to stop
+    /// Serve the token source of the demo
     DemoSource(DemoSourceArgs),
-    /// Print what makes a shell complete command lines
+    /// Print completions for a shell
     Completions(CompletionsArgs),
-    /// Print the man page
-    Man,
+    /// Print the man page of the program or of one command
+    Man(ManArgs),
 }
 
 /// Why there is nothing to run.
@@ -169,13 +198,34 @@ pub(crate) fn has_variables(command: &clap::Command) -> bool {
     !matches!(command.get_name(), "api" | "test" | "completions" | "man")
 }
 
-/// The command line as help, man page and completions show it.
+/// Returns the command line as help, man pages and completions show it.
 pub(crate) fn command() -> clap::Command {
     let described = |sub: clap::Command| match help::of_command(sub.get_name()) {
-        Some(text) => sub.after_help(text),
+        Some(text) => {
+            let more = format!(
+                "`token_service {} --help` has every option, its variable and examples.",
+                sub.get_name()
+            );
+            sub.after_help(more).after_long_help(text)
+        }
         None => sub,
     };
-    with_variables(Cli::command()).mut_subcommands(described)
+    let program = with_short_help(with_variables(Cli::command()));
+    program.mut_subcommands(|sub| described(with_short_help(sub)))
+}
+
+/// Gives each option a help of one line for `-h`, and hides rare options there.
+fn with_short_help(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| {
+        let Some(help) = arg.get_help().map(ToString::to_string) else {
+            return arg;
+        };
+        let first = help.split([';', '[', ':']).next().unwrap_or_default();
+        let first = first.split(", such as").next().unwrap_or_default();
+        let short = first.trim_end().to_owned();
+        let is_rare = arg.get_long().is_some_and(|name| RARE.contains(&name));
+        arg.help(short).long_help(help).hide_short_help(is_rare)
+    })
 }
 
 /// Names each option's variable in its help. clap's own `env` is not used, because it would take an

@@ -1,6 +1,8 @@
 //! The man page and the completions of shells, made from the same command line that is parsed, so that
 //! neither can say what is not so.
 
+use crate::error::diagnostic::{Problem, usage};
+use crate::error::suggest::nearest_option;
 use std::fmt::Write as _;
 use std::io;
 
@@ -11,20 +13,45 @@ use clap_mangen::Man;
 use roff::{Roff, bold, roman};
 
 use crate::cli::help::RUN;
-use crate::cli::{Cli, command, has_variables, option_of, variable};
+use crate::cli::{COMMANDS, Cli, command, has_variables, option_of, variable};
 use crate::config::options::key_of;
 use crate::report::ReportFormat;
 
-/// What man(1) shows of the program, in roff.
+/// The manual that the pages belong to.
+const MANUAL: &str = "User Commands";
+
+/// Returns the man page of the program, or of one of its commands, in roff.
 ///
 /// # Errors
-/// Never, for it is written into memory.
-pub fn man() -> io::Result<Vec<u8>> {
-    let command = command();
+/// If there is no such command.
+pub(crate) fn man(name: Option<&str>) -> Result<Vec<u8>, Problem> {
+    let page = match name {
+        None => program_page(command()),
+        Some(name) => {
+            // The whole tree is built so that usage names the program.
+            let mut command = command();
+            command.build();
+            let sub = command.find_subcommand(name).cloned();
+            let sub = sub.ok_or_else(|| unknown_command(name))?;
+            command_page(sub)
+        }
+    };
+    page.map_err(|error| Problem::from(anyhow::Error::from(error)))
+}
+
+fn unknown_command(name: &str) -> Problem {
+    let problem = usage(format!("there is no command `{name}`"));
+    match nearest_option(name, &COMMANDS) {
+        Some(near) => problem.hint(format!("did you mean `token_service man {near}`?")),
+        None => problem.hint("`token_service -h` lists the commands"),
+    }
+}
+
+fn program_page(command: clap::Command) -> io::Result<Vec<u8>> {
     let commands: Vec<_> = command.get_subcommands().cloned().collect();
     let mut page = Vec::new();
-    // The sections beneath the options have headings of their own here.
-    let man = Man::new(command.after_help("")).manual("User Commands");
+    // The sections below the options have headings of their own in the page.
+    let man = Man::new(command.after_help("").after_long_help("")).manual(MANUAL);
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
     man.render_synopsis_section(&mut page)?;
@@ -46,12 +73,27 @@ pub fn man() -> io::Result<Vec<u8>> {
             more.text([roman(*right)]);
         }
     }
+    more.control("SH", ["SEE ALSO"]);
+    let pages = commands
+        .iter()
+        .map(|command| format!("`token_service man {}`", command.get_name()));
+    more.text([roman(pages.collect::<Vec<_>>().join(", "))]);
     more.to_writer(&mut page)?;
     Ok(page)
 }
 
+fn command_page(command: clap::Command) -> io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    let name = format!("token_service-{}", command.get_name());
+    Man::new(command)
+        .title(name)
+        .manual(MANUAL)
+        .render(&mut page)?;
+    Ok(page)
+}
+
 /// The table of options in docs/configuration.md: what sets each option, and what it does.
-pub fn options() -> String {
+pub fn options_table() -> String {
     let command = Cli::command();
     let mut text = String::from(
         "| option | variable | key of the file | default | what it is |\n|---|---|---|---|---|\n",

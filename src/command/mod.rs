@@ -1,11 +1,180 @@
-//! What a user invokes: a file or folder per command.
+//! What users invoke: a file or folder per command, and the dispatch to them.
 
-pub mod check;
-pub mod demo_source;
+pub(crate) mod check;
+pub(crate) mod demo_source;
 pub(crate) mod find_files;
-pub mod generate;
-pub mod merge;
-pub mod replay;
-pub mod run;
-pub mod supervisor;
-pub mod test;
+pub(crate) mod generate;
+pub(crate) mod merge;
+mod outcome;
+pub(crate) mod replay;
+pub(crate) mod run;
+pub(crate) mod supervisor;
+pub(crate) mod test;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use crate::cli::{self, Cli, Command, ParseError};
+pub use crate::command::outcome::CommandOutcome;
+use crate::config::{self, Env, Purpose, RunSettings};
+use crate::error::color::Color;
+use crate::error::diagnostic::Problem;
+use crate::error::exit::Exit;
+use crate::observe::logging;
+use crate::observe::metrics::file::MetricsFile;
+use crate::observe::progress::{ProgressDisplay, ProgressMode, StreamKinds};
+use crate::report::conclusion::Conclusion;
+use crate::report::metrics::metrics;
+use crate::script;
+
+/// Parses a command line, the program's name first, and runs its command.
+pub fn run(args: &[OsString], env: &Env) -> CommandOutcome {
+    let outcome = match cli::parse(args, stdout_color(env)) {
+        Ok(cli) => dispatch(&cli, env),
+        Err(ParseError::Answer(text)) => Ok(print(&text)),
+        Err(ParseError::Problem(problem)) => Err(vec![problem]),
+    };
+    let mut outcome = outcome.unwrap_or_else(CommandOutcome::from);
+    outcome.error_format = cli::error_format(args, env);
+    outcome
+}
+
+fn dispatch(cli: &Cli, env: &Env) -> Result<CommandOutcome, Vec<Problem>> {
+    let alone = |problem| vec![problem];
+    match &cli.command {
+        Some(Command::Api(args)) => {
+            let text = script::reference::print(args.format).map_err(alone)?;
+            Ok(print(&text))
+        }
+        Some(Command::Completions(args)) => Ok(print(generate::completions(args.shell))),
+        Some(Command::Man(args)) => {
+            let page = generate::man(args.command.as_deref()).map_err(alone)?;
+            Ok(print(page))
+        }
+        Some(Command::Check(args)) => {
+            let color = Color(stdout_color(env));
+            let report = check::check(config::load_for_check(args, env), color);
+            let exit = report.exit();
+            let unwritten = print(&report.lines).problems;
+            let problems = report.problems.into_iter().chain(unwritten);
+            Ok(CommandOutcome::new(exit, problems.collect()))
+        }
+        Some(Command::Test(args)) => {
+            let settings = test::TestSettings::of(args, stdout_color(env));
+            let exit = test::test(&settings, &mut io::stdout())?;
+            Ok(CommandOutcome::new(exit, Vec::new()))
+        }
+        Some(Command::DemoSource(args)) => {
+            demo_source::run(args, env, &mut io::stdout()).map_err(alone)?;
+            Ok(CommandOutcome::new(Exit::Completed, Vec::new()))
+        }
+        Some(Command::Demo(args)) => {
+            let settings = config::load(Purpose::Demo, args, env).map_err(alone)?;
+            start(&settings, env, |display| run::run(&settings, display)).map_err(alone)
+        }
+        Some(Command::Merge(args)) => {
+            let settings = config::load_for_merge(args, env).map_err(alone)?;
+            logging::start(settings.log, stderr_color(env), ProgressDisplay::blank());
+            warn_of_misspelt_variables(env);
+            let merge = || merge::merge(&settings);
+            measured(settings.metrics.as_deref(), settings.progress, merge).map_err(alone)
+        }
+        Some(Command::Replay(args)) => {
+            let settings = config::load_for_replay(args, env).map_err(alone)?;
+            let replay = |display: &ProgressDisplay| replay::replay(&settings, &args.file, display);
+            start(&settings, env, replay).map_err(alone)
+        }
+        None => {
+            let settings = config::load(Purpose::Run, &cli.run, env).map_err(alone)?;
+            start(&settings, env, |display| run::run(&settings, display)).map_err(alone)
+        }
+    }
+}
+
+/// Starts logging and progress, and does the work of a run.
+fn start(
+    settings: &RunSettings,
+    env: &Env,
+    work: impl FnOnce(&ProgressDisplay) -> Conclusion,
+) -> Result<CommandOutcome, Problem> {
+    let streams = StreamKinds {
+        stderr_draws: io::stderr().is_terminal() && env.allows_drawing(),
+        stdout_is_terminal: io::stdout().is_terminal(),
+        color: env.allows_color(),
+    };
+    let display = ProgressDisplay::of(settings.progress, streams);
+    logging::start(settings.log, stderr_color(env), display.clone());
+    warn_of_misspelt_variables(env);
+    measured(settings.metrics.as_deref(), settings.progress, || {
+        let conclusion = work(&display);
+        display.clear();
+        conclusion
+    })
+}
+
+/// Warns of misspelt variables, whose options would silently keep their defaults.
+fn warn_of_misspelt_variables(env: &Env) {
+    for sentence in config::options::misspelt(env) {
+        tracing::warn!("{sentence}");
+    }
+}
+
+fn stdout_color(env: &Env) -> bool {
+    io::stdout().is_terminal() && env.allows_color()
+}
+
+fn stderr_color(env: &Env) -> bool {
+    io::stderr().is_terminal() && env.allows_color()
+}
+
+/// Does the work of a run and writes its metrics to the file at `path`, however it ends.
+fn measured(
+    path: Option<&Path>,
+    progress: ProgressMode,
+    work: impl FnOnce() -> Conclusion,
+) -> Result<CommandOutcome, Problem> {
+    let file = path.map(MetricsFile::open).transpose()?;
+    let started = Instant::now();
+    let conclusion = work();
+    let summary = conclusion.summary.as_ref();
+    if let Some(file) = file {
+        let (took, ended) = (started.elapsed(), Timestamp::now());
+        file.finish(&metrics(conclusion.exit, summary, took, ended));
+    }
+    let is_watched = match progress {
+        ProgressMode::Always => true,
+        ProgressMode::Auto => io::stderr().is_terminal(),
+        ProgressMode::Never => false,
+    };
+    let mut outcome = CommandOutcome::new(conclusion.exit, Vec::from_iter(conclusion.problem));
+    if let Some(summary) = summary {
+        outcome.summary = Some(summary.line());
+        outcome.details = if is_watched {
+            summary.breakdown()
+        } else {
+            Vec::new()
+        };
+    }
+    Ok(outcome)
+}
+
+/// Prints the text that a command produced to standard output.
+fn print(text: impl AsRef<[u8]>) -> CommandOutcome {
+    let mut stdout = io::stdout();
+    let written = stdout.write_all(text.as_ref());
+    match written.and_then(|()| stdout.flush()) {
+        Ok(()) => CommandOutcome::new(Exit::Completed, Vec::new()),
+        // A reader that closes the pipe has read enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            CommandOutcome::new(Exit::Completed, Vec::new())
+        }
+        Err(error) => {
+            let problem = Problem::new(Exit::Script, "cannot write to standard output");
+            CommandOutcome::from(vec![problem.cause(error.to_string())])
+        }
+    }
+}

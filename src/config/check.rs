@@ -34,7 +34,6 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> CheckSettings {
         mistakes.0.push(no_database());
     }
     let target = target.flatten().unwrap_or(DatabaseTarget::Demo);
-    let secrets = layers.secrets(&headers, &target);
     let limits = mistakes.keep(layers.limits(&run));
     let store = mistakes.keep(layers.store(&run, target));
     mistakes.keep(layers.reports(&run));
@@ -45,7 +44,7 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> CheckSettings {
     let target = store.as_ref().map(|store| &store.target);
     mistakes.keep(layers.keep_apart(&run, &[], target));
     mistakes.keep(layers.fail_on(&run));
-    mistakes.keep(layers.error_format(&args.common));
+    mistakes.keep(layers.check_error_format(&args.common));
     mistakes.keep(layers.log(&args.common));
     mistakes.keep(layers.shard(&run));
     let size = mistakes.keep(layers.size(&run));
@@ -80,7 +79,6 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> CheckSettings {
         size: size.unwrap_or(DEFAULT_SIZE),
         script_limits: layers.script_limits(),
         vars: layers.vars(),
-        env: layers.visible(&secrets),
         problems: mistakes.0.into_iter().chain(misspelt).collect(),
     }
 }

@@ -174,7 +174,6 @@ impl<'a> Layers<'a> {
                     run.grace,
                 )?
                 .unwrap_or(Duration::from_secs(8)),
-            patience: self.patience(args)?,
             wait: self
                 .pick(
                     args.times.wait,
@@ -185,8 +184,10 @@ impl<'a> Layers<'a> {
                 .unwrap_or_default(),
             journal: self.journal(args)?,
             out_dir: self.pick(args.out_dir.clone(), "out-dir", path, None)?,
-            log: self.log(&args.common)?,
-            error_format: self.error_format(&args.common)?,
+            log: {
+                self.check_error_format(&args.common)?;
+                self.log(&args.common)?
+            },
         })
     }
 
@@ -316,14 +317,16 @@ impl<'a> Layers<'a> {
         })
     }
 
-    fn error_format(&self, args: &CommonArgs) -> Result<LineFormat, Problem> {
+    /// Checks `--error-format`, which the program reads before it reads settings.
+    fn check_error_format(&self, args: &CommonArgs) -> Result<(), Problem> {
         let format = self.pick(
             args.error_format,
             "error-format",
             crate::cli::value::layout,
             None,
         )?;
-        Ok(format.unwrap_or_default())
+        let _: Option<LineFormat> = format;
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! What configuration produces: the validated values that a run is built from, and nothing that
 //! knows where they came from.
 
-use crate::observe::logging::{LineFormat, LogSettings};
+use crate::observe::logging::LogSettings;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -93,8 +93,6 @@ pub struct RunSettings {
     pub deadline: Option<Duration>,
     /// How long a stopped run may take to settle and report.
     pub grace: Duration,
-    /// How long an outage in the middle of a run is waited out.
-    pub patience: Duration,
     /// How long source and database are waited for at the start.
     pub wait: Duration,
     /// The file that each page is written to before it is stored.
@@ -107,8 +105,6 @@ pub struct RunSettings {
     pub color: bool,
     /// What is logged.
     pub log: LogSettings,
-    /// How an error is shown.
-    pub error_format: LineFormat,
 }
 
 /// What `merge` needs to know; validated.
@@ -155,8 +151,6 @@ pub struct CheckSettings {
     pub script_limits: ScriptLimits,
     /// As in [`RunSettings`].
     pub vars: serde_json::Map<String, serde_json::Value>,
-    /// As in [`RunSettings`].
-    pub env: BTreeMap<String, String>,
     /// What is to be connected to; `None` where that was not asked for, or where the configuration
     /// holds a mistake.
     pub ends: Option<ProbeTargets>,

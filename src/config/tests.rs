@@ -85,7 +85,7 @@ fn defaults_are_those_of_the_contract() {
     let settings = load_env(&env(&[])).unwrap();
     assert_eq!(settings.size, 5);
     assert_eq!(settings.grace, Duration::from_secs(8));
-    assert_eq!(settings.patience, Duration::from_secs(30));
+    assert_eq!(settings.store.patience, Duration::from_secs(30));
     assert_eq!(settings.store.patience, Duration::from_secs(30));
     assert_eq!(settings.deadline, None);
     assert_eq!(settings.script, ScriptSource::Default);
@@ -138,7 +138,7 @@ fn a_flag_beats_the_environment_which_beats_the_file() {
     let settings = with_file(yaml, &variables).unwrap();
     assert_eq!(settings.size, 12);
     assert_eq!(settings.limits.page_size, 2);
-    assert_eq!(settings.patience, Duration::from_secs(2));
+    assert_eq!(settings.store.patience, Duration::from_secs(2));
     assert_eq!(settings.grace, Duration::from_secs(8));
 
     let args = RunArgs {
@@ -182,10 +182,7 @@ fn every_option_has_a_variable() {
     assert_eq!(settings.grace, Duration::from_millis(500));
     assert_eq!(settings.out_dir, Some("out".into()));
     assert_eq!(settings.log.level, LevelFilter::DEBUG);
-    assert_eq!(
-        (settings.log.format, settings.error_format),
-        (LineFormat::Json, LineFormat::Json)
-    );
+    assert_eq!(settings.log.format, LineFormat::Json);
 }
 
 #[test]

@@ -25,7 +25,8 @@ pub enum JournalLine {
     },
     /// A replay, which goes on with the journal.
     Replay {
-        /// Which one.
+        /// The key tells the line apart; its value is not needed.
+        #[expect(dead_code, reason = "serde recognizes the line by it")]
         replay: ReplayLine,
     },
     /// A page.

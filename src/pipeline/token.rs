@@ -219,11 +219,6 @@ impl PageBuilder {
         self.spans.len()
     }
 
-    /// True where it holds none.
-    pub fn is_empty(&self) -> bool {
-        self.spans.is_empty()
-    }
-
     /// The page.
     pub fn build(self) -> Page {
         let size = self.text.len() + self.spans.len() * size_of::<TokenRange>();

@@ -11,10 +11,15 @@ pub const FILE: &str = "/dev/termination-log";
 /// Kubernetes cuts what is longer, in bytes.
 const LONGEST: usize = 4096;
 
+/// Writes the termination message, best effort: the exit status and standard error tell too.
+pub fn write(line: &str) {
+    let _ = write_to(Path::new(FILE), line);
+}
+
 /// Replaces what the file says by this line, cut where it would be too long. Where there is no such file,
 /// nothing is waiting for a message, and none is made; nor is one written to what is no plain file, which
 /// might block.
-pub fn leave(file: &Path, line: &str) -> io::Result<()> {
+fn write_to(file: &Path, line: &str) -> io::Result<()> {
     match fs::symlink_metadata(file) {
         Ok(found) if found.is_file() => {}
         Ok(_) => return Ok(()),
@@ -35,24 +40,24 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("termination-log");
         fs::write(&file, "what an earlier container said, which was longer").unwrap();
-        leave(&file, "5 requested").unwrap();
+        write_to(&file, "5 requested").unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "5 requested");
         // Three bytes a character, so that the limit falls into one.
-        leave(&file, &"…".repeat(2000)).unwrap();
+        write_to(&file, &"…".repeat(2000)).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "…".repeat(1365));
     }
 
     #[test]
     fn no_file_is_made_and_what_is_none_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        leave(&dir.path().join("absent"), "lost").unwrap();
+        write_to(&dir.path().join("absent"), "lost").unwrap();
         assert!(!dir.path().join("absent").exists());
         let elsewhere = dir.path().join("elsewhere");
         fs::write(&elsewhere, "kept").unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
-        leave(&link, "lost").unwrap();
+        write_to(&link, "lost").unwrap();
         assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "kept");
-        leave(dir.path(), "lost").unwrap();
+        write_to(dir.path(), "lost").unwrap();
     }
 }

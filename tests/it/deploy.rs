@@ -254,7 +254,7 @@ fn pods_are_restricted_and_have_a_termination_message() {
         assert_eq!(pod["enableServiceLinks"], false);
         assert_eq!(
             container["terminationMessagePath"],
-            token_service::runtime::termination_log::FILE
+            token_service::termination_log::FILE
         );
         assert_eq!(container["terminationMessagePolicy"], "File");
     }

@@ -17,6 +17,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod architecture;
 mod book;
 mod browser;
 mod check_and_api;

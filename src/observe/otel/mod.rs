@@ -25,7 +25,7 @@ use crate::error::exit::Exit;
 use crate::observe::metrics::Metric;
 use crate::observe::otel::otlp_client::Collector;
 use crate::observe::otel::otlp_metrics::Period;
-pub use crate::observe::trace::{Span, Tracer};
+pub use crate::observe::trace::Tracer;
 use crate::pipeline::token::Status;
 use crate::runtime::http_client::plain;
 

@@ -8,13 +8,11 @@ pub(crate) mod overrides;
 pub mod resolver;
 pub(crate) mod sort;
 
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use crate::runtime::platform::{ResidentMemory, coarse_nanos};
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rhai::{Dynamic, Engine, EvalAltResult, Position};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::pipeline::token::largest_page;
 use crate::runtime::shutdown::Shutdown;
@@ -93,9 +91,8 @@ impl StopReason {
 /// Measures how much the process has grown since the script began.
 #[derive(Debug)]
 pub struct MemoryMeter {
-    /// The kernel's count; `None` where there is none to be read.
-    statm: Option<File>,
-    page: u64,
+    /// The kernel's count; `None` if it cannot be read.
+    process: Option<ResidentMemory>,
     at_start: u64,
     most: u64,
 }
@@ -104,8 +101,7 @@ impl MemoryMeter {
     /// Begins to measure; `most` bytes of growth are allowed, beyond the pages under way.
     pub fn begin(most: u64) -> Self {
         let mut memory = Self {
-            statm: File::open("/proc/self/statm").ok(),
-            page: rustix::param::page_size() as u64,
+            process: ResidentMemory::open(),
             at_start: 0,
             most,
         };
@@ -125,11 +121,7 @@ impl MemoryMeter {
 
     /// What the process holds now, in bytes.
     fn resident(&self) -> Option<u64> {
-        let mut text = [0; 128];
-        let length = self.statm.as_ref()?.read_at(&mut text, 0).ok()?;
-        let text = std::str::from_utf8(&text[..length]).ok()?;
-        let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
-        Some(pages * self.page)
+        self.process.as_ref()?.bytes()
     }
 }
 
@@ -178,11 +170,7 @@ struct CoarseClock(AtomicI64);
 
 impl CoarseClock {
     fn has_passed(&self) -> bool {
-        let now = clock_gettime(ClockId::MonotonicCoarse);
-        let now = now
-            .tv_sec
-            .wrapping_mul(1_000_000_000)
-            .wrapping_add(now.tv_nsec);
+        let now = coarse_nanos();
         // A script has one thread.
         let passed = now != self.0.load(Ordering::Relaxed);
         if passed {

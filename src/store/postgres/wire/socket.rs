@@ -1,5 +1,6 @@
 //! The way to a server below TLS: TCP or a Unix socket.
 
+use crate::runtime::platform::set_unacknowledged_timeout;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -62,11 +63,7 @@ impl Socket {
                 sockopt::set_tcp_keepidle(&stream, SILENT_PEER / 2)?;
                 sockopt::set_tcp_keepintvl(&stream, SILENT_PEER / 5)?;
                 sockopt::set_tcp_keepcnt(&stream, PROBES)?;
-                #[cfg(target_os = "linux")]
-                {
-                    let limit = u32::try_from(SILENT_PEER.as_millis()).unwrap_or(u32::MAX);
-                    sockopt::set_tcp_user_timeout(&stream, limit)?;
-                }
+                set_unacknowledged_timeout(&stream, SILENT_PEER)?;
                 Ok(Self::Tcp(stream))
             }
             HostAddress::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),

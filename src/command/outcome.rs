@@ -1,0 +1,80 @@
+//! The result of a command, and how it reaches standard error and the exit status.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use crate::config::Env;
+use crate::error::diagnostic::Problem;
+use crate::error::exit::Exit;
+use crate::observe::logging::LineFormat;
+
+/// How a command ended, and what to print about it.
+#[derive(Debug)]
+pub struct CommandOutcome {
+    pub(crate) exit: Exit,
+    /// The summary line of a run.
+    pub(crate) summary: Option<String>,
+    /// Lines below the summary, for a terminal.
+    pub(crate) details: Vec<String>,
+    /// Warnings about the process itself.
+    pub(crate) warnings: Vec<String>,
+    pub(crate) problems: Vec<Problem>,
+    /// The layout of errors.
+    pub(crate) error_format: LineFormat,
+}
+
+impl CommandOutcome {
+    /// Returns the outcome of a command without a summary.
+    pub(crate) fn new(exit: Exit, problems: Vec<Problem>) -> Self {
+        Self {
+            exit,
+            summary: None,
+            details: Vec::new(),
+            warnings: Vec::new(),
+            problems,
+            error_format: LineFormat::default(),
+        }
+    }
+
+    /// Adds a warning, which is printed before the errors.
+    pub fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
+    /// Prints summary, warnings and errors to standard error.
+    ///
+    /// Ignores failed writes: if standard error is closed, the exit status still tells.
+    pub fn print(&self, env: &Env) {
+        let mut stderr = io::stderr();
+        for line in self.summary.iter().chain(&self.details) {
+            let _ = writeln!(stderr, "{line}");
+        }
+        for warning in &self.warnings {
+            let _ = writeln!(stderr, "warning: {warning}");
+        }
+        for problem in &self.problems {
+            let text = match self.error_format {
+                LineFormat::Text => problem.render(stderr.is_terminal() && env.allows_color()),
+                LineFormat::Json => problem.to_json(),
+            };
+            let _ = writeln!(stderr, "{text}");
+        }
+    }
+
+    /// Returns the one line that describes the outcome best, if there is anything to say.
+    pub fn headline(&self) -> Option<String> {
+        let summary = self.summary.clone();
+        summary.or_else(|| self.problems.first().map(Problem::headline))
+    }
+
+    /// Returns the exit status of the process.
+    pub fn exit_code(&self) -> u8 {
+        self.exit.code()
+    }
+}
+
+impl From<Vec<Problem>> for CommandOutcome {
+    fn from(problems: Vec<Problem>) -> Self {
+        let exit = problems.first().map_or(Exit::Completed, |first| first.exit);
+        Self::new(exit, problems)
+    }
+}
