@@ -219,12 +219,12 @@ fn deadline_and_grace_apply_when_a_flood_starts_during_the_run() {
     let (issued, source) = random_token_source(200);
     let started = Instant::now();
     let running = run_command(&source, &through(&database, proxy.port), issued.len())
-        .args(["--connections", "1", "--deadline", "2s", "--grace", "500ms"])
+        .args(["--connections", "1", "--deadline", "2s", "--grace", "3s"])
         .spawn();
     let (run, peak) = running.wait_with_peak_memory();
     assert!(peak <= MAX_MEMORY, "{} KiB", peak / 1024);
     assert!(
-        started.elapsed() < Duration::from_secs(6),
+        started.elapsed() < Duration::from_secs(20),
         "{:?}",
         started.elapsed()
     );
