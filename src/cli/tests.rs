@@ -1,4 +1,4 @@
-//! How command lines are read, and what help and mistakes look like.
+//! Tests of the command line: parsing, help and errors.
 
 #![allow(clippy::unwrap_used, clippy::too_many_lines)]
 
@@ -10,31 +10,31 @@ use crate::cli::*;
 use crate::error::exit::Exit;
 use crate::report::mask::Mask;
 
-fn words(line: &str) -> Vec<OsString> {
+fn args(line: &str) -> Vec<OsString> {
     line.split(' ').map(OsString::from).collect()
 }
 
-fn typed(line: &str) -> Cli {
-    match parse(&words(line), false) {
+fn parsed(line: &str) -> Cli {
+    match parse(&args(line), false) {
         Ok(cli) => cli,
-        Err(refusal) => panic!("{refusal:?}"),
+        Err(error) => panic!("{error:?}"),
     }
 }
 
 fn problem(line: &str) -> Problem {
-    match parse(&words(line), false) {
+    match parse(&args(line), false) {
         Err(ParseError::Problem(problem)) => problem,
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn the_command_line_is_sound() {
+fn command_definition_is_valid() {
     command().debug_assert();
 }
 
 #[test]
-fn a_size_that_makes_no_sense_is_one_clear_error() {
+fn invalid_size_is_one_clear_error() {
     let all: Vec<String> = [
         "0",
         "-1",
@@ -56,22 +56,22 @@ fn a_size_that_makes_no_sense_is_one_clear_error() {
     .collect();
     insta::assert_snapshot!(all.join("\n"), @"
     error: SIZE must be a whole number of at least 1, such as 10, not `0`
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: SIZE must be a whole number of at least 1, such as 10, not `-1`
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: SIZE must be a whole number of at least 1, such as 10, not `1.5`
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: SIZE must be a whole number of at least 1, such as 10, not `ten`
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: SIZE must be at most 9223372036854775807, not `18446744073709551616`
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: SIZE must be at most 9223372036854775807, not `9223372036854775808`
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     ");
 }
 
 #[test]
-fn an_option_that_makes_no_sense_is_one_clear_error() {
+fn invalid_option_is_one_clear_error() {
     let all: Vec<String> = [
         "--pagesize 5",
         "--page-size 0",
@@ -104,55 +104,55 @@ fn an_option_that_makes_no_sense_is_one_clear_error() {
     error: unexpected argument '--pagesize' found
     hint: a similar argument exists: '--page-size'
     error: --page-size must be a whole number of at least 1, not `0`
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: --connections must be a whole number from 1 to 10000, not `-3`
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: --deadline must have a unit, such as 500ms, 20s or 10m, not `20`
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: --deadline must be longer than 0, not `0s`
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: --grace must be a duration, such as 500ms, 20s or 10m, not `soon`
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: --report must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `html`?), not `htmll`
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: --report must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `json`?), not `jsn`
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: --report must name a path after `=`, or be `json` alone for standard output, not `json=`
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: --mask must be one of none, prefix, sha256, not `half`
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: --log-level must be one of off, error, warn, info, debug, trace, not `loud`
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: --error-format must be text or json, not `xml`
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: the command `demo` must come first
     hint: SIZE and options go after it: `token_service demo …`
     error: unexpected argument '6' found
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: the command `demo` must come first
     hint: SIZE and options go after it: `token_service demo …`
     error: unexpected argument '6' found
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: no command is called `dmeo`
     hint: did you mean `token_service demo`?
     error: no command is called `rpelay`
     hint: did you mean `token_service replay`?
     error: --fail-on must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `rejcted` is none (did you mean `rejected`?)
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: unexpected argument '--password' found
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: a value is required for '--script <FILE>' but none was supplied
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: the argument '--page-size <N>' cannot be used multiple times
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     error: invalid value 'rst' for '--format <FORMAT>' [possible values: md, json, d.rhai]
-    hint: `token_service --help` shows what can be typed
+    hint: `token_service --help` shows what can be parsed
     ");
 }
 
 #[test]
-fn every_option_reaches_its_field() {
-    let cli = typed(
+fn every_option_sets_its_field() {
+    let cli = parsed(
         "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --max-requests 5 --no-top-up --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
     );
     let run = cli.run;
@@ -183,17 +183,17 @@ fn every_option_reaches_its_field() {
 }
 
 #[test]
-fn the_commands_take_their_arguments() {
-    let demo = typed("token_service demo 10 --report json").command;
+fn commands_parse_their_arguments() {
+    let demo = parsed("token_service demo 10 --report json").command;
     assert!(matches!(demo, Some(Command::Demo(run)) if run.size == Some(10)));
-    let check = typed("token_service check a.rhai b.rhai --config c.yaml").command;
+    let check = parsed("token_service check a.rhai b.rhai --config c.yaml").command;
     assert!(matches!(check, Some(Command::Check(check)) if check.scripts.len() == 2));
-    let api = typed("token_service api --format d.rhai").command;
+    let api = parsed("token_service api --format d.rhai").command;
     assert!(matches!(api, Some(Command::Api(api)) if api.format == ApiFormat::Definitions));
 }
 
 #[test]
-fn the_error_format_is_known_whatever_else_is_wrong() {
+fn error_format_is_found_in_invalid_command_lines() {
     let none = Env::default();
     let json: Env = [("TOKEN_SERVICE_ERROR_FORMAT", "json")]
         .into_iter()
@@ -224,14 +224,14 @@ fn the_error_format_is_known_whatever_else_is_wrong() {
         ("token_service --error-format", &none, LineFormat::Text),
         ("token_service --error-format xml", &json, LineFormat::Json),
     ] {
-        assert_eq!(error_format(&words(line), env), expected, "{line}");
+        assert_eq!(error_format(&args(line), env), expected, "{line}");
     }
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "the help is as long as it is")]
+#[expect(clippy::too_many_lines, reason = "the snapshot of the help is long")]
 fn help_names_options_variables_and_exit_codes() {
-    let help = |line: &str| match parse(&words(line), false) {
+    let help = |line: &str| match parse(&args(line), false) {
         Err(ParseError::Answer(text)) => text,
         other => panic!("{other:?}"),
     };

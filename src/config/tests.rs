@@ -1,5 +1,4 @@
-//! Configuration from outside: maps for the environment, texts for the file, and what a user reads
-//! where they do not fit together.
+//! Tests of the configuration through its public functions: settings, and messages for invalid input.
 
 #![allow(clippy::unwrap_used, clippy::too_many_lines)]
 
@@ -14,8 +13,8 @@ use crate::fetch::http::HttpEndpoint;
 use crate::report::{ReportFormat, ReportSpec};
 use crate::store::postgres::{Address, Host, SslMode, SslNegotiation, TargetSession};
 
-/// An environment with which a run can begin.
-const ENOUGH: [(&str, &str); 4] = [
+/// The minimal environment of a run.
+const MINIMAL: [(&str, &str); 4] = [
     ("TOKEN_HOST", "https://tokens.internal/issue?kind=a"),
     ("DB_HOST", "db.internal"),
     ("DB_USER", "tokens"),
@@ -23,14 +22,14 @@ const ENOUGH: [(&str, &str); 4] = [
 ];
 
 fn env(more: &[(&str, &str)]) -> Env {
-    ENOUGH.iter().chain(more).copied().collect()
+    MINIMAL.iter().chain(more).copied().collect()
 }
 
 fn bare(variables: &[(&str, &str)]) -> Env {
     variables.iter().copied().collect()
 }
 
-/// Loads with the text of a configuration file.
+/// Loads the settings with the text of a configuration file.
 fn with_file(yaml: &str, env: &Env) -> Result<RunSettings, Problem> {
     let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
     file.write_all(yaml.as_bytes()).unwrap();
@@ -50,23 +49,23 @@ fn address(settings: &RunSettings) -> &Address {
     }
 }
 
-fn places(address: &Address) -> Vec<String> {
-    address.hosts.iter().map(Host::place).collect()
+fn host_addresses(address: &Address) -> Vec<String> {
+    address.hosts.iter().map(Host::location).collect()
 }
 
 fn http(settings: &RunSettings) -> &HttpEndpoint {
     match &settings.source {
         SourceSettings::Http(endpoint) => endpoint,
         SourceSettings::BuiltIn | SourceSettings::Input(_) | SourceSettings::Nothing => {
-            panic!("no real source")
+            panic!("not an HTTP source")
         }
     }
 }
 
-/// What a user reads about a mistake in the file's text.
-fn mistake(yaml: &str) -> String {
+/// Returns the message about an error in a configuration file.
+fn file_error(yaml: &str) -> String {
     match file::parse("token_service.yaml".into(), yaml.into()) {
-        Ok(_) => panic!("{yaml:?} was taken"),
+        Ok(_) => panic!("{yaml:?} was accepted"),
         Err(problem) => {
             assert_eq!(problem.exit, Exit::Usage);
             problem.render(false)
@@ -81,7 +80,7 @@ fn message(result: Result<RunSettings, Problem>) -> String {
 }
 
 #[test]
-fn defaults_are_those_of_the_contract() {
+fn defaults_match_the_documentation() {
     let settings = load_env(&env(&[])).unwrap();
     assert_eq!(settings.size, 5);
     assert_eq!(settings.grace, Duration::from_secs(8));
@@ -117,12 +116,12 @@ fn defaults_are_those_of_the_contract() {
     );
     assert!(settings.limits.top_up && !source.proxy, "no proxy is named");
     let address = address(&settings);
-    assert_eq!(places(address), ["db.internal:5432"]);
+    assert_eq!(host_addresses(address), ["db.internal:5432"]);
     assert_eq!(address.sslmode, SslMode::Require);
 }
 
 #[test]
-fn a_flag_beats_the_environment_which_beats_the_file() {
+fn flag_overrides_environment_which_overrides_file() {
     let yaml = "source: {page_size: 1}\nrun: {size: 11, patience: 1s}\n";
     let settings = with_file(yaml, &env(&[])).unwrap();
     assert_eq!(settings.size, 11);
@@ -189,7 +188,7 @@ fn every_option_has_a_variable() {
 }
 
 #[test]
-fn the_whole_file_is_read() {
+fn all_keys_of_the_file_are_read() {
     let settings = with_file(
         r#"
 source:
@@ -256,7 +255,7 @@ script:
     assert_eq!(address.sslnegotiation, SslNegotiation::Direct);
     let require_auth = address.require_auth.as_ref().unwrap();
     assert_eq!(require_auth.as_str(), "scram-sha-256");
-    assert_eq!(address.session, TargetSession::Any);
+    assert_eq!(address.target_session, TargetSession::Any);
     assert_eq!(address.connect_timeout, Duration::from_secs(2));
     assert_eq!(settings.store.table.to_string(), "app.tokens");
     assert_eq!(settings.store.statement_timeout, Duration::from_mins(1));
@@ -272,7 +271,7 @@ script:
 }
 
 #[test]
-fn an_empty_file_or_section_changes_nothing() {
+fn empty_file_or_section_keeps_defaults() {
     for yaml in [
         "",
         "# nothing yet\n",
@@ -284,7 +283,7 @@ fn an_empty_file_or_section_changes_nothing() {
 }
 
 #[test]
-fn the_demo_needs_nothing_and_looks_at_nothing() {
+fn demo_ignores_source_and_database_settings() {
     let wrong = bare(&[
         ("TOKEN_HOST", "ftp://nowhere"),
         ("DATABASE_URL", "nonsense"),
@@ -299,7 +298,7 @@ fn the_demo_needs_nothing_and_looks_at_nothing() {
 }
 
 #[test]
-fn a_script_never_sees_the_headers_of_a_collector() {
+fn script_does_not_see_collector_headers() {
     let variables = env(&[
         ("OTEL_EXPORTER_OTLP_HEADERS", "key=s3cret"),
         ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "key=s3cret"),
@@ -312,7 +311,7 @@ fn a_script_never_sees_the_headers_of_a_collector() {
 }
 
 #[test]
-fn a_proxy_is_asked_where_the_environment_names_one() {
+fn proxy_is_used_when_environment_sets_one() {
     for name in ["http_proxy", "HTTPS_PROXY", "all_proxy"] {
         let settings = load_env(&env(&[(name, "http://proxy.internal:3128")])).unwrap();
         assert!(http(&settings).proxy, "{name}");
@@ -320,7 +319,7 @@ fn a_proxy_is_asked_where_the_environment_names_one() {
 }
 
 #[test]
-fn what_is_missing_is_named() {
+fn missing_setting_is_named() {
     let all = [
         message(load_env(&bare(&[]))),
         message(load_env(&bare(&[("TOKEN_HOST", "a")]))),
@@ -351,7 +350,7 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
-fn what_contradicts_itself_is_named() {
+fn contradicting_settings_are_named() {
     let all = [
         message(load_env(&env(&[(
             "DATABASE_URL",
@@ -396,7 +395,7 @@ fn what_contradicts_itself_is_named() {
 }
 
 #[test]
-fn a_url_in_the_file_stands_alone() {
+fn url_in_file_excludes_parts() {
     let filters = vec![(r"/\S*/\.tmp\w+\.yaml", "[FILE]")];
     insta::with_settings!({filters => filters}, {
         let all = [
@@ -421,25 +420,25 @@ fn a_url_in_the_file_stands_alone() {
     let yaml =
         "source: {url: a}\ndatabase: {host: h, user: u, name: n, sslmode: disable, table: t}\n";
     let settings = with_file(yaml, &bare(&[("DATABASE_URL", "postgres://me@other/db")])).unwrap();
-    assert_eq!(places(address(&settings)), ["other:5432"]);
+    assert_eq!(host_addresses(address(&settings)), ["other:5432"]);
     assert_eq!(address(&settings).sslmode, SslMode::Require);
     assert_eq!(settings.store.table.to_string(), "t");
     let settings = with_file(yaml, &bare(&[("DB_HOST", "other"), ("DB_PORT", "1")])).unwrap();
-    assert_eq!(places(address(&settings)), ["other:1"]);
+    assert_eq!(host_addresses(address(&settings)), ["other:1"]);
     assert_eq!(address(&settings).sslmode, SslMode::Disable);
 }
 
 #[test]
-fn host_that_is_no_host_says_what_to_set() {
+fn invalid_host_says_what_to_set() {
     let error = |host: &str| {
-        let mistake = message(load_env(&bare(&[
-            ENOUGH[0],
+        let text = message(load_env(&bare(&[
+            MINIMAL[0],
             ("DB_HOST", host),
-            ENOUGH[2],
-            ENOUGH[3],
+            MINIMAL[2],
+            MINIMAL[3],
         ])));
-        assert!(!mistake.contains("hunter2"), "{mistake}");
-        mistake
+        assert!(!text.contains("hunter2"), "{text}");
+        text
     };
     let all = [
         "postgres://u:hunter2@h/d",
@@ -467,31 +466,31 @@ fn host_that_is_no_host_says_what_to_set() {
     error: the database's hosts cannot be used: a host in the list is empty
     hint: such as DB_HOST=a,b with DB_PORT=5432, or DB_PORT=5432,5433
     ");
-    for (host, place) in [
+    for (host, expected) in [
         ("[::1]", "[::1]:5432"),
         ("fe80::1", "[fe80::1]:5432"),
         ("/cloudsql/p:r:1", "/cloudsql/p:r:1/.s.PGSQL.5432"),
     ] {
         let settings =
-            load_env(&bare(&[ENOUGH[0], ("DB_HOST", host), ENOUGH[2], ENOUGH[3]])).unwrap();
-        assert_eq!(places(address(&settings)), [place]);
+            load_env(&bare(&[MINIMAL[0], ("DB_HOST", host), MINIMAL[2], MINIMAL[3]])).unwrap();
+        assert_eq!(host_addresses(address(&settings)), [expected]);
     }
 }
 
 #[test]
 fn keys_of_libpq_parameters_are_checked() {
-    let mistakes = [
-        mistake("database:\n  sslnegotiation: tls\n"),
-        mistake("database:\n  require_auth: scram\n"),
-        mistake("database:\n  require_auth: md5,!none\n"),
-        mistake("database:\n  require_auth: [md5]\n"),
-        mistake("database:\n  target_session_attrs: standby\n"),
-        mistake("database:\n  target_session_attrs: writable\n"),
-        mistake("database:\n  ssl_negotiation: direct\n"),
-        mistake("database:\n  required_auth: md5\n"),
-        mistake("database:\n  target_session_attr: any\n"),
+    let errors = [
+        file_error("database:\n  sslnegotiation: tls\n"),
+        file_error("database:\n  require_auth: scram\n"),
+        file_error("database:\n  require_auth: md5,!none\n"),
+        file_error("database:\n  require_auth: [md5]\n"),
+        file_error("database:\n  target_session_attrs: standby\n"),
+        file_error("database:\n  target_session_attrs: writable\n"),
+        file_error("database:\n  ssl_negotiation: direct\n"),
+        file_error("database:\n  required_auth: md5\n"),
+        file_error("database:\n  target_session_attr: any\n"),
     ];
-    insta::assert_snapshot!(mistakes.join("\n"), @"
+    insta::assert_snapshot!(errors.join("\n"), @"
     error: `database.sslnegotiation` must be postgres or direct
       ╭▸ token_service.yaml:2:19
       │
@@ -579,7 +578,7 @@ fn password_file_is_pgpassfile_or_in_the_home_folder() {
     let named = [home, ("PGPASSFILE", "/run/pgpass")];
     assert_eq!(passfile(&named), Some("/run/pgpass".into()));
     let url = [
-        ENOUGH[0],
+        MINIMAL[0],
         ("DATABASE_URL", "postgres://u@h/d?passfile=mine"),
         ("PGPASSFILE", "/run/pgpass"),
     ];
@@ -588,7 +587,7 @@ fn password_file_is_pgpassfile_or_in_the_home_folder() {
 }
 
 #[test]
-fn values_that_make_no_sense_name_their_variable() {
+fn invalid_values_name_their_variable() {
     let all: Vec<String> = [
         ("DB_PORT", "abc"),
         ("DB_PORT", "0"),
@@ -641,7 +640,7 @@ fn values_that_make_no_sense_name_their_variable() {
 }
 
 #[test]
-fn database_urls() {
+fn database_urls_are_parsed() {
     let with = |url: &str| load_env(&bare(&[("TOKEN_HOST", "a"), ("DATABASE_URL", url)]));
     let path = |url: &str| match with(url).unwrap().store.target {
         DatabaseTarget::Sqlite(path) => path,
@@ -673,7 +672,7 @@ fn database_urls() {
 }
 
 #[test]
-fn nobody_can_listen_in_on_loopback_and_sockets() {
+fn sslmode_defaults_to_prefer_on_loopback_and_sockets() {
     for (host, expected) in [
         ("localhost", SslMode::Prefer),
         ("127.0.0.1", SslMode::Prefer),
@@ -697,9 +696,9 @@ fn nobody_can_listen_in_on_loopback_and_sockets() {
 fn several_hosts_have_one_port_or_one_each() {
     let yaml = "source: {url: a}\ndatabase: {host: 'a, b', port: '1,2', user: u, name: n}\n";
     let from_file = with_file(yaml, &bare(&[])).unwrap();
-    assert_eq!(places(address(&from_file)), ["a:1", "b:2"]);
+    assert_eq!(host_addresses(address(&from_file)), ["a:1", "b:2"]);
     let with = |host, port| load_env(&env(&[("DB_HOST", host), ("DB_PORT", port)]));
-    assert_eq!(places(address(&with("a,b", "7").unwrap())), ["a:7", "b:7"]);
+    assert_eq!(host_addresses(address(&with("a,b", "7").unwrap())), ["a:7", "b:7"]);
     insta::assert_snapshot!(message(with("a,b", "1,2,3")), @"
     error: the database's hosts cannot be used: 3 ports do not go with 2 hosts: give one for all, or one for each
     hint: such as DB_HOST=a,b with DB_PORT=5432, or DB_PORT=5432,5433
@@ -711,7 +710,7 @@ fn several_hosts_have_one_port_or_one_each() {
 }
 
 #[test]
-fn a_bare_host_means_https() {
+fn url_without_scheme_means_https() {
     for (text, url) in [
         ("tokens.internal", "https://tokens.internal/"),
         (
@@ -726,14 +725,14 @@ fn a_bare_host_means_https() {
 }
 
 #[test]
-fn the_bound_lowers_the_default_but_refuses_a_number() {
+fn max_tokens_lowers_default_size_and_accepts_equal_size() {
     let settings = load_env(&env(&[("MAX_TOKENS", "3")])).unwrap();
     assert_eq!(settings.size, 3);
     assert!(load_env(&env(&[("MAX_TOKENS", "3"), ("TOKEN_SERVICE_SIZE", "3")])).is_ok());
 }
 
 #[test]
-fn secrets_come_from_files_and_are_shown_nowhere() {
+fn secrets_are_read_from_files_and_never_shown() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"hunter2 \r\n").unwrap();
     let path = file.path().to_str().unwrap();
@@ -771,7 +770,7 @@ fn secrets_come_from_files_and_are_shown_nowhere() {
 }
 
 #[test]
-fn colour_follows_the_environment() {
+fn color_follows_environment() {
     assert!(bare(&[("NO_COLOR", "")]).allows_color());
     assert!(!bare(&[("NO_COLOR", "1")]).allows_color());
     assert!(!bare(&[("TERM", "dumb")]).allows_color());
@@ -779,7 +778,7 @@ fn colour_follows_the_environment() {
 
 #[cfg(unix)]
 #[test]
-fn a_variable_that_is_not_utf8_is_named() {
+fn variable_that_is_not_utf8_is_named() {
     use std::os::unix::ffi::OsStringExt;
     let broken = std::ffi::OsString::from_vec(vec![0xff]);
     let variables: Env = [("TOKEN_HOST", broken)].into_iter().collect();
@@ -790,7 +789,7 @@ fn a_variable_that_is_not_utf8_is_named() {
 }
 
 #[test]
-fn check_is_content_without_source_and_database() {
+fn check_needs_no_source_or_database() {
     let checked = load_for_check(&CheckArgs::default(), &bare(&[]));
     assert!(checked.problems.is_empty());
     assert_eq!(checked.scripts, [ScriptSource::Default]);
@@ -815,20 +814,20 @@ fn check_is_content_without_source_and_database() {
 }
 
 #[test]
-fn unknown_keys_are_marked_where_they_stand() {
+fn unknown_keys_are_marked() {
     let all = [
-        mistake("source:\n  url: https://tokens.internal\n  tiemout: 3s\n"),
-        mistake("run:\n  size: 5\nsorce: {}\n"),
-        mistake("script:\n  vars:\n    tabel: 1\n  tabel: 2\n"),
-        mistake("database: {port: 5, tabel: x}\n"),
-        mistake("source:\n  # über\n  'tiemout': 3s\n"),
-        mistake("database:\n  journal: 1\n"),
-        mistake("run:\n  size: 1\n  size: 2\n"),
-        mistake("source:\r\n  pagesize: 3\r\n"),
-        mistake("script: {vars: {a: {b: 1, b: 2}}}\n"),
-        mistake("run: {out_dir: x}\n"),
-        mistake("top_up: false\n"),
-        mistake("run:\n  page_size: 5\n"),
+        file_error("source:\n  url: https://tokens.internal\n  tiemout: 3s\n"),
+        file_error("run:\n  size: 5\nsorce: {}\n"),
+        file_error("script:\n  vars:\n    tabel: 1\n  tabel: 2\n"),
+        file_error("database: {port: 5, tabel: x}\n"),
+        file_error("source:\n  # über\n  'tiemout': 3s\n"),
+        file_error("database:\n  journal: 1\n"),
+        file_error("run:\n  size: 1\n  size: 2\n"),
+        file_error("source:\r\n  pagesize: 3\r\n"),
+        file_error("script: {vars: {a: {b: 1, b: 2}}}\n"),
+        file_error("run: {out_dir: x}\n"),
+        file_error("top_up: false\n"),
+        file_error("run:\n  page_size: 5\n"),
     ];
     insta::assert_snapshot!(all.join("\n\n"), @"
     error: unknown key `tiemout` in `source`
@@ -907,26 +906,26 @@ fn unknown_keys_are_marked_where_they_stand() {
 }
 
 #[test]
-fn wrong_values_are_marked_where_they_stand() {
+fn invalid_values_are_marked() {
     let all = [
-        mistake("source:\n  timeout: 10\n"),
-        mistake("source:\n  timeout: soon # or later\n"),
-        mistake("source:\n  max_body: lots\n"),
-        mistake("database: {port: 70000, host: h}\n"),
-        mistake("database:\n  sslmode: maybe\n"),
-        mistake("database:\n  table: a.b.c\n"),
-        mistake("run:\n  size: -1\n"),
-        mistake("run: 5\n"),
-        mistake("- a\n"),
-        mistake("reports:\n  - text\n  - jsn\n"),
-        mistake("reports: text\n"),
-        mistake("script: {vars: [1]}\n"),
-        mistake("script:\n  vars:\n    a: .nan\n    b: 1\n"),
-        mistake("script: {vars: {a: 18446744073709551615}}\n"),
-        mistake("script: {env_prefix: ''}\n"),
-        mistake("source:\n  page_size: [1]\n"),
-        mistake("source:\n\turl: x\n"),
-        mistake("source: {}\n---\nrun: {}\n"),
+        file_error("source:\n  timeout: 10\n"),
+        file_error("source:\n  timeout: soon # or later\n"),
+        file_error("source:\n  max_body: lots\n"),
+        file_error("database: {port: 70000, host: h}\n"),
+        file_error("database:\n  sslmode: maybe\n"),
+        file_error("database:\n  table: a.b.c\n"),
+        file_error("run:\n  size: -1\n"),
+        file_error("run: 5\n"),
+        file_error("- a\n"),
+        file_error("reports:\n  - text\n  - jsn\n"),
+        file_error("reports: text\n"),
+        file_error("script: {vars: [1]}\n"),
+        file_error("script:\n  vars:\n    a: .nan\n    b: 1\n"),
+        file_error("script: {vars: {a: 18446744073709551615}}\n"),
+        file_error("script: {env_prefix: ''}\n"),
+        file_error("source:\n  page_size: [1]\n"),
+        file_error("source:\n\turl: x\n"),
+        file_error("source: {}\n---\nrun: {}\n"),
     ];
     insta::assert_snapshot!(all.join("\n\n"), @"
     error: `source.timeout` must have a unit, such as 500ms, 20s or 10m
@@ -1038,19 +1037,19 @@ fn wrong_values_are_marked_where_they_stand() {
 }
 
 #[test]
-fn a_line_with_a_mistake_shows_no_secret() {
+fn shown_line_redacts_secrets() {
     let all = [
-        mistake("database: postgres://u:hunter2@h/n\n"),
-        mistake("database: {password: hunter2, tabel: x}\n"),
-        mistake("database: {tabel: x, url: 'postgres://u:hunter2@h/n'}\n"),
-        mistake("source: {headers: {authorization: [hunter2]}}\n"),
-        mistake("source:\n  headers:\n    authorization: {Bearer: hunter2}\n"),
-        mistake("source:\n  headers: hunter2\n"),
-        mistake("source:\n  headers:\n    a b: hunter2\n"),
-        mistake("source:\n  url: https://u:hunter2@h\n"),
-        mistake("database:\n  password: |\n    hunter2\n   x: y\n"),
-        mistake("database:\n  password: \"über hunter2\n  tabel: x\n"),
-        mistake("database:\n  password: [hunter2]\n"),
+        file_error("database: postgres://u:hunter2@h/n\n"),
+        file_error("database: {password: hunter2, tabel: x}\n"),
+        file_error("database: {tabel: x, url: 'postgres://u:hunter2@h/n'}\n"),
+        file_error("source: {headers: {authorization: [hunter2]}}\n"),
+        file_error("source:\n  headers:\n    authorization: {Bearer: hunter2}\n"),
+        file_error("source:\n  headers: hunter2\n"),
+        file_error("source:\n  headers:\n    a b: hunter2\n"),
+        file_error("source:\n  url: https://u:hunter2@h\n"),
+        file_error("database:\n  password: |\n    hunter2\n   x: y\n"),
+        file_error("database:\n  password: \"über hunter2\n  tabel: x\n"),
+        file_error("database:\n  password: [hunter2]\n"),
     ];
     for text in &all {
         assert!(!text.contains("hunter2"), "{text}");
