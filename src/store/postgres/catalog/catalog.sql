@@ -1,11 +1,12 @@
--- What decides whose fault a failed INSERT is, whether one can succeed, and what a look-up proves: one
--- JSON document, in one round trip. $1 is the relation as SQL, $2 the column's name. It reads
--- PostgreSQL's catalogs only (13 to 18), takes no lock on the relation and needs no right on it.
+-- Facts about the target relation as one JSON document, in one round trip: whose fault a failed
+-- INSERT is, whether one can succeed, and what a look-up proves. $1 is the relation as SQL, $2 the
+-- column's name. Reads only PostgreSQL's catalogs (13 to 18), takes no lock on the relation and
+-- needs no right on it.
 WITH RECURSIVE
 target AS MATERIALIZED (
   SELECT $1::text::regclass::oid AS oid
 ),
--- The relations that an INSERT may write to: views lead to their tables, tables to their partitions.
+-- The relations that an INSERT may write to, through views and partitions.
 reached(oid) AS (
   SELECT oid FROM target
   UNION
@@ -20,11 +21,11 @@ reached(oid) AS (
   ) next
 ),
 relation AS MATERIALIZED (
-  -- An array, for its length is guessed low: a plan that looks costly would be compiled first (jit).
+  -- An array, because its length is estimated low: JIT would compile a plan that looks costly.
   SELECT c.*, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE c.oid = ANY (ARRAY(SELECT oid FROM reached))
 ),
--- The token's column: its type, and below a domain the type that it is of.
+-- The type of the token's column, below any domains.
 kind(oid, typmod, depth) AS (
   SELECT a.atttypid, a.atttypmod, 0 FROM pg_attribute a, target
   WHERE a.attrelid = target.oid AND a.attname = $2 AND NOT a.attisdropped
@@ -39,7 +40,7 @@ SELECT json_build_object(
     WHERE a.attrelid = target.oid AND a.attname = $2 AND NOT a.attisdropped),
   'may_select_xmin', (SELECT has_column_privilege(target.oid, a.attnum, 'SELECT') FROM target, pg_attribute a
     WHERE a.attrelid = target.oid AND a.attname = 'xmin'),
-  -- The server stops so many transactions before the numbers wrap around, by its oldest database.
+  -- The server stops this many transactions before wraparound, by its oldest database.
   'is_stopped', (SELECT max(age(datfrozenxid)) FROM pg_database) >= 2147483647
     - CASE WHEN current_setting('server_version_num')::int < 140000 THEN 1000000 ELSE 3000000 END,
   'has_standbys', current_setting('synchronous_standby_names') <> '',
