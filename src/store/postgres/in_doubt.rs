@@ -311,7 +311,8 @@ fn subtract_other_rows(
         .map(|(value, in_doubt)| {
             let Some((least, most)) = log.stored_since(value, horizon, lookup_tick) else {
                 return Err(unprovable(
-                    "the connection was lost, and too many tokens were stored since to identify its rows",
+                    "the connection was lost, and too many tokens were stored since to identify its \
+                     rows",
                 ));
             };
             let seen = counts.get(value).copied().unwrap_or(0);

@@ -173,20 +173,20 @@ impl Inspection<'_> {
     async fn table(&self) -> Vec<ProbeResult> {
         const LABEL: &str = "table";
         let StoreOptions { table, column, .. } = self.options;
-        let location = format!("{table}.{column}");
+        let table_column = format!("{table}.{column}");
         match self.check_table().await {
-            Err(fault) => vec![ProbeResult::fault(LABEL, &location, fault)],
+            Err(fault) => vec![ProbeResult::fault(LABEL, &table_column, fault)],
             Ok((catalog, constraints)) => {
-                let mut results = vec![self.rights(&location, &catalog, &constraints)];
+                let mut results = vec![self.rights(&table_column, &catalog, &constraints)];
                 let warnings = catalog.durability_warning();
-                results.extend(warnings.map(|words| ProbeResult::warning(LABEL, words)));
+                results.extend(warnings.map(|text| ProbeResult::warning(LABEL, text)));
                 results
             }
         }
     }
 
     /// Reports the role's rights, and what a lost connection would mean.
-    fn rights(&self, location: &str, catalog: &Catalog, constraints: &str) -> ProbeResult {
+    fn rights(&self, table_column: &str, catalog: &Catalog, constraints: &str) -> ProbeResult {
         const LABEL: &str = "table";
         let column = quote_identifier(&self.options.column);
         if !catalog.may_look_up() {
@@ -194,7 +194,7 @@ impl Inspection<'_> {
             return ProbeResult::warning(
                 LABEL,
                 format!(
-                    "{location}  INSERT yes, SELECT no{constraints}: tokens that a lost connection \
+                    "{table_column}  INSERT yes, SELECT no{constraints}: tokens that a lost connection \
                      leaves in doubt stay unknown; {grant}"
                 ),
             );
@@ -202,12 +202,12 @@ impl Inspection<'_> {
         match catalog.lookup_obstacle() {
             None => ProbeResult::ok(
                 LABEL,
-                format!("{location}  INSERT yes, SELECT yes{constraints}"),
+                format!("{table_column}  INSERT yes, SELECT yes{constraints}"),
             ),
             Some(reason) => ProbeResult::warning(
                 LABEL,
                 format!(
-                    "{location}  INSERT yes, SELECT yes{constraints}: {reason}, so tokens that a lost \
+                    "{table_column}  INSERT yes, SELECT yes{constraints}: {reason}, so tokens that a lost \
                      connection leaves in doubt stay unknown"
                 ),
             ),
@@ -222,7 +222,7 @@ impl Inspection<'_> {
             self.connector.check_table_unprepared(self.connection),
         );
         let catalog = match checked.await {
-            Ok(seen) => seen.map_err(|connect_error| {
+            Ok(catalog) => catalog.map_err(|connect_error| {
                 self.connector
                     .connect_error(&self.connection.host, &connect_error)
             })?,
@@ -242,22 +242,22 @@ impl Inspection<'_> {
             names.collect::<Result<Vec<String>, _>>()
         });
         let names = constraints.await?;
-        let mut words: String = names
+        let mut text: String = names
             .iter()
             .take(MAX_NAMED_CONSTRAINTS)
-            .fold(String::new(), |words, name| words + ", " + name.as_str());
+            .fold(String::new(), |text, name| text + ", " + name.as_str());
         if names.len() > MAX_NAMED_CONSTRAINTS {
             // Writing into a string cannot fail.
-            let _ = write!(words, " and {} more", names.len() - MAX_NAMED_CONSTRAINTS);
+            let _ = write!(text, " and {} more", names.len() - MAX_NAMED_CONSTRAINTS);
         }
-        Ok((catalog, words))
+        Ok((catalog, text))
     }
 
     fn limit(&self, free: Option<&Row>) -> ProbeResult {
         const LABEL: &str = "limit";
         if self.is_pooled {
-            let words = "the pooler limits the connections: see its max_client_conn";
-            return ProbeResult::ok(LABEL, words);
+            let text = "the pooler limits the connections: see its max_client_conn";
+            return ProbeResult::ok(LABEL, text);
         }
         let get = |at| free.and_then(|row| row.try_get::<_, Option<i64>>(at).ok().flatten());
         let Address { user, name, .. } = &self.connector.address;
@@ -296,24 +296,24 @@ impl Inspection<'_> {
 fn log(server: &Row) -> Option<ProbeResult> {
     let logs_parameters = server.try_get(5).unwrap_or(false);
     logs_parameters.then(|| {
-        let words = "the server logs the parameters of statements: tokens are in its log; set \
+        let text = "the server logs the parameters of statements: tokens are in its log; set \
                      log_parameter_max_length and log_parameter_max_length_on_error to 0";
-        ProbeResult::warning("log", words)
+        ProbeResult::warning("log", text)
     })
 }
 
 fn commit(server: &Row) -> ProbeResult {
     const LABEL: &str = "commit";
     if server.try_get(4).unwrap_or(false) {
-        let words = "synchronous_standby_names is set and no synchronous standby is connected: every \
+        let text = "synchronous_standby_names is set and no synchronous standby is connected: every \
                      commit would wait, and a run would end after --patience";
-        return ProbeResult::warning(LABEL, words);
+        return ProbeResult::warning(LABEL, text);
     }
     let level: Option<String> = server.try_get(2).unwrap_or_default();
     let level = level.unwrap_or_default();
     if !server.try_get(3).unwrap_or(true) {
-        let words = "fsync is off on the server: a power cut may lose stored tokens; turn it on";
-        return ProbeResult::warning(LABEL, words);
+        let text = "fsync is off on the server: a power cut may lose stored tokens; turn it on";
+        return ProbeResult::warning(LABEL, text);
     }
     match level.as_str() {
         "on" | "remote_apply" => ProbeResult::ok(LABEL, format!("synchronous_commit is {level}")),

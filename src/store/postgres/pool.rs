@@ -304,8 +304,8 @@ async fn reconnect(
                             connection.query_horizon(),
                         ) => queried,
                     };
-                    if let Ok(Ok(number)) = queried {
-                        connection.horizon = number;
+                    if let Ok(Ok(xid)) = queried {
+                        connection.horizon = xid;
                         return Ok((connection, snapshot_from));
                     }
                 }

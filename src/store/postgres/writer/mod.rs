@@ -385,7 +385,7 @@ impl Writer {
 
     /// Reports every token at once, without waiting.
     fn abort(&mut self) {
-        self.abandon_in_flight("the run was aborted before the server replied");
+        self.abandon_in_flight("the run was aborted before the database answered");
         self.chunk = None;
         self.shared.queue.close();
         self.shared.queue.clear();
@@ -431,7 +431,7 @@ impl Writer {
 impl Drop for Writer {
     /// Reports the tokens in flight, also if the writer panics or is dropped.
     fn drop(&mut self) {
-        self.abandon_in_flight("the connection was lost before the server replied");
+        self.abandon_in_flight("the connection was lost before the database answered");
     }
 }
 
