@@ -21,9 +21,9 @@ use crate::runtime::clock::{Clock, SystemClock};
 use crate::runtime::shutdown::Shutdown;
 use crate::script;
 use crate::script::api::emit_files::Emitter;
-use crate::script::finish::run_to_the_end;
+use crate::script::finish::run_and_drain;
 use crate::script::host::{HostParts, ScriptHost};
-use crate::script::{STACK, Script};
+use crate::script::{STACK_SIZE, Script};
 use crate::store::{self, DatabaseTarget, Store};
 
 /// The most operations of a script that is run.
@@ -40,7 +40,7 @@ const SIZE: u64 = 5;
 /// Where a token is longer than it may be, or more are kept than were wanted.
 pub fn lines(bytes: &[u8], chunk: usize, wanted: u64, whole: bool) -> (Vec<String>, u64) {
     const MOST: usize = 64;
-    let mut parser = LineParser::new(wanted, MOST).watching_for_json();
+    let mut parser = LineParser::new(wanted, MOST).detecting_json();
     for part in bytes.chunks(chunk.max(1)) {
         parser.feed(part);
     }
@@ -50,7 +50,7 @@ pub fn lines(bytes: &[u8], chunk: usize, wanted: u64, whole: bool) -> (Vec<Strin
         .page
         .iter()
         .map(|token| {
-            let sound = token.flaw().is_none();
+            let sound = token.defect().is_none();
             assert!(!sound || token.as_str().len() <= MOST, "too long");
             assert!(
                 !sound || !token.as_str().chars().any(char::is_control),
@@ -80,7 +80,7 @@ pub fn script(text: &str, run: bool) -> Result<(), String> {
         max_operations: OPERATIONS,
         max_memory: config::ScriptLimits::default().max_memory,
     };
-    let compiled = Script::of_text("fuzz.rhai", text, &settings);
+    let compiled = Script::from_text("fuzz.rhai", text, &settings);
     let script = compiled.map_err(|problem| shown(&problem))?;
     for problem in script.check() {
         shown(&problem);
@@ -95,7 +95,7 @@ pub fn script(text: &str, run: bool) -> Result<(), String> {
 
 /// Reads a journal or a report as `replay` does.
 pub fn journal(bytes: &[u8]) -> Result<(), String> {
-    crate::command::replay::understand(bytes.to_vec()).map_err(|fault| shown(&fault.into()))
+    crate::command::replay::parse(bytes.to_vec()).map_err(|fault| shown(&fault.into()))
 }
 
 /// Both forms of an error.
@@ -133,17 +133,17 @@ async fn on_the_demo(mut script: Script) -> Result<(), String> {
         size: SIZE,
         fetcher: Arc::new(fetcher),
         store: Arc::new(store.map_err(told)?),
-        ledger: Ledger::new(Reports::on(Box::new(std::io::sink()))),
+        ledger: Ledger::new(Reports::with_stdout(Box::new(std::io::sink()))),
         fail_on: Vec::new(),
         emitter: Emitter::new(None),
         environment: std::collections::BTreeMap::new(),
     });
     let (tell, mut done) = oneshot::channel();
     thread::Builder::new()
-        .stack_size(STACK)
+        .stack_size(STACK_SIZE)
         .spawn(move || {
-            let ended = run_to_the_end(&mut script, &host);
-            let received = host.fetcher().stats().received() + host.ledger().made();
+            let ended = run_and_drain(&mut script, &host);
+            let received = host.fetcher().stats().received() + host.ledger().created();
             let booked = host.ledger().tally().total();
             drop((script, host));
             let _ = tell.send((ended, received, booked));

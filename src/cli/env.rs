@@ -139,7 +139,11 @@ impl Env {
     /// Returns the variables that a script may read: those that start with `prefix`.
     ///
     /// Leaves out variables that hold a secret, name its file, or repeat one of `secrets`.
-    pub fn visible_to_scripts(&self, prefix: &str, secrets: &[SecretString]) -> BTreeMap<String, String> {
+    pub fn visible_to_scripts(
+        &self,
+        prefix: &str,
+        secrets: &[SecretString],
+    ) -> BTreeMap<String, String> {
         self.variables
             .iter()
             .filter(|(name, _)| name.starts_with(prefix) && !is_secret(name))

@@ -1,4 +1,4 @@
-//! What a user invokes: a file or folder per command.
+//! The commands, one file or folder each.
 
 pub mod check;
 pub mod demo_source;

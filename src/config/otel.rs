@@ -108,7 +108,11 @@ impl OtelReader<'_> {
     }
 
     /// Returns the name and value of the signal's variable, else of the common one.
-    fn signal_or_common(&mut self, signal: SignalVariables, suffix: &str) -> Option<(String, String)> {
+    fn signal_or_common(
+        &mut self,
+        signal: SignalVariables,
+        suffix: &str,
+    ) -> Option<(String, String)> {
         let specific = format!("OTEL_EXPORTER_OTLP_{}_{suffix}", signal.name);
         let common = format!("OTEL_EXPORTER_OTLP_{suffix}");
         [specific, common]

@@ -78,7 +78,9 @@ impl UsedFile {
             return problem;
         }
         let (other, resolved) = (other.path.display(), resolved.display());
-        problem.cause(format!("both `{path}` and `{other}` resolve to `{resolved}`"))
+        problem.cause(format!(
+            "both `{path}` and `{other}` resolve to `{resolved}`"
+        ))
     }
 }
 

@@ -77,9 +77,10 @@ impl Layers<'_> {
                 index: Some(index),
                 count,
             }) => (index, count),
-            Some(ShardArg { index: None, count }) => {
-                (self.task_index()?.ok_or_else(|| missing_index(count))?, count)
-            }
+            Some(ShardArg { index: None, count }) => (
+                self.task_index()?.ok_or_else(|| missing_index(count))?,
+                count,
+            ),
             None => match self.task_index_and_count()? {
                 Some(tasks) => tasks,
                 None => return Ok(Shard::default()),

@@ -59,8 +59,11 @@ impl Layers<'_> {
         if let Some(value) = self.env.secret(AUTHORIZATION)? {
             if !value::is_header_value(value.initial().expose_secret()) {
                 let name = self.env.secret_name(AUTHORIZATION).unwrap_or_default();
-                return Err(usage(format!("{name} must not contain control characters"))
-                    .hint("it is the value of the Authorization header, one line such as `Bearer …`"));
+                return Err(
+                    usage(format!("{name} must not contain control characters")).hint(
+                        "it is the value of the Authorization header, one line such as `Bearer …`",
+                    ),
+                );
             }
             headers.retain(|(name, _)| name != "authorization");
             headers.push((String::from("authorization"), value));

@@ -471,8 +471,13 @@ fn invalid_host_says_what_to_set() {
         ("fe80::1", "[fe80::1]:5432"),
         ("/cloudsql/p:r:1", "/cloudsql/p:r:1/.s.PGSQL.5432"),
     ] {
-        let settings =
-            load_env(&bare(&[MINIMAL[0], ("DB_HOST", host), MINIMAL[2], MINIMAL[3]])).unwrap();
+        let settings = load_env(&bare(&[
+            MINIMAL[0],
+            ("DB_HOST", host),
+            MINIMAL[2],
+            MINIMAL[3],
+        ]))
+        .unwrap();
         assert_eq!(host_addresses(address(&settings)), [expected]);
     }
 }
@@ -698,7 +703,10 @@ fn several_hosts_have_one_port_or_one_each() {
     let from_file = with_file(yaml, &bare(&[])).unwrap();
     assert_eq!(host_addresses(address(&from_file)), ["a:1", "b:2"]);
     let with = |host, port| load_env(&env(&[("DB_HOST", host), ("DB_PORT", port)]));
-    assert_eq!(host_addresses(address(&with("a,b", "7").unwrap())), ["a:7", "b:7"]);
+    assert_eq!(
+        host_addresses(address(&with("a,b", "7").unwrap())),
+        ["a:7", "b:7"]
+    );
     insta::assert_snapshot!(message(with("a,b", "1,2,3")), @"
     error: the database's hosts cannot be used: 3 ports do not go with 2 hosts: give one for all, or one for each
     hint: such as DB_HOST=a,b with DB_PORT=5432, or DB_PORT=5432,5433

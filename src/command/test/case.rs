@@ -110,7 +110,7 @@ impl TestFile {
     /// Reads `text`, the contents of the file at `path`.
     pub(crate) fn parse(path: &Path, label: String, text: String) -> Result<Self, Problem> {
         let shown = path.display().to_string();
-        let keys: Option<Vec<CaseKeys>> = test_case::read("the test file", &shown, &text)?;
+        let keys: Option<Vec<CaseKeys>> = test_case::parse("the test file", &shown, &text)?;
         let spans = YamlSpans::of(&text);
         let reader = CaseReader {
             path,
@@ -154,8 +154,8 @@ pub(crate) struct CaseReader<'a> {
 impl CaseReader<'_> {
     /// A mistake at what `path` leads to.
     pub(crate) fn problem(&self, path: &[PathStep], message: impl Into<String>) -> Problem {
-        let place = self.spans.place(self.shown, self.text, path, "");
-        Problem::new(Exit::Usage, message).place(place)
+        let place = self.spans.location(self.shown, self.text, path, "");
+        Problem::new(Exit::Usage, message).location(place)
     }
 
     fn case(&self, index: usize, keys: CaseKeys) -> Result<TestCase, Problem> {
@@ -177,10 +177,10 @@ impl CaseReader<'_> {
             vars: keys.vars,
             env: env.collect(),
         };
-        let settings = test_case::settle(case, keys.options.unwrap_or_default());
+        let settings = test_case::resolve(case, keys.options.unwrap_or_default());
         let mut settings = settings.map_err(|problem| {
-            let place = self.spans.place(self.shown, self.text, &[here], "");
-            problem.place(place)
+            let place = self.spans.location(self.shown, self.text, &[here], "");
+            problem.location(place)
         })?;
         settings.log.level = LevelFilter::INFO;
         let mut made = 0;

@@ -118,7 +118,7 @@ impl FakeSource {
         } else {
             entry.delay
         };
-        self.clock.at(self.clock.now() + takes).await;
+        self.clock.sleep_until(self.clock.now() + takes).await;
         match &entry.answer {
             _ if too_late => SourceAnswer::failed(error::timed_out(ADDRESS, self.timeout)),
             FakeResponse::Refused => SourceAnswer::failed(error::unreachable(ADDRESS)),
@@ -126,14 +126,14 @@ impl FakeSource {
                 SourceAnswer::failed(error::status(ADDRESS, *status, *retry_after))
             }
             FakeResponse::Body(body, ending) => {
-                let mut parser = LineParser::new(count, self.max_token).watching_for_json();
+                let mut parser = LineParser::new(count, self.max_token).detecting_json();
                 parser.feed(body.as_bytes());
                 let fault = match ending {
                     BodyEnd::Whole => None,
-                    BodyEnd::Cut => Some(error::broke_off(ADDRESS)),
+                    BodyEnd::Cut => Some(error::truncated(ADDRESS)),
                     BodyEnd::Silence => Some(error::timed_out(ADDRESS, self.timeout)),
                 };
-                SourceAnswer::of(parser, fault, ADDRESS)
+                SourceAnswer::from_lines(parser, fault, ADDRESS)
             }
         }
     }

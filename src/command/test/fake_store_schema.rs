@@ -143,7 +143,7 @@ fn says(keys: ReplyKeys) -> Result<FakeReply, String> {
         &keys.message,
     ]
     .map(Option::is_some);
-    let says = match (keys.sqlstate, keys.reject, keys.word) {
+    let kind = match (keys.sqlstate, keys.reject, keys.word) {
         (Some(_), Some(_), _) => {
             return Err("a reply cannot have both `sqlstate` and `reject`".to_owned());
         }
@@ -170,5 +170,5 @@ fn says(keys: ReplyKeys) -> Result<FakeReply, String> {
         (None, None, Some("down")) => ReplyKind::Down,
         (None, None, _) => ReplyKind::Stored,
     };
-    Ok(FakeReply { delay, says })
+    Ok(FakeReply { delay, kind })
 }

@@ -256,13 +256,13 @@ fn line(told: &CaseResult, color: Color) -> String {
     let name = format!("{}: {}", told.label, told.name);
     let name = crate::error::escape::escape(&name);
     match &told.outcome {
-        CaseStatus::Passed => format!("{}{name}\n", color.word("ok    ")),
-        CaseStatus::Updated => format!("{}{name} (report updated)\n", color.word("ok    ")),
+        CaseStatus::Passed => format!("{}{name}\n", color.result("ok    ")),
+        CaseStatus::Updated => format!("{}{name} (report updated)\n", color.result("ok    ")),
         CaseStatus::Skipped(why) => {
             let why = crate::error::escape::escape(why);
-            format!("{}{name} ({why})\n", color.word("skip  "))
+            format!("{}{name} ({why})\n", color.result("skip  "))
         }
-        CaseStatus::Failed(text) => format!("{}{name}\n{text}", color.word("FAIL  ")),
+        CaseStatus::Failed(text) => format!("{}{name}\n{text}", color.result("FAIL  ")),
     }
 }
 

@@ -14,7 +14,7 @@ use tracing::dispatcher;
 use uuid::Uuid;
 
 use crate::command::run;
-use crate::command::supervisor::{TimeLimits, watch_over};
+use crate::command::supervisor::{TimeLimits, supervise};
 use crate::command::test::case::{SignalTime, TestCase};
 use crate::command::test::fake_source::{self, Interruption, RequestedSizes};
 use crate::command::test::virtual_clock::{Overrun, VirtualClock};
@@ -160,7 +160,7 @@ impl CaseEnvironment {
         for signal in &case.signals {
             if let SignalTime::At(moment) = signal.when {
                 let (sender, name) = (signals.clone(), signal.cause);
-                let moment = self.clock.at(run_context.instant + moment);
+                let moment = self.clock.sleep_until(run_context.instant + moment);
                 tokio::spawn(async move {
                     moment.await;
                     let _ = sender.send(name);
@@ -169,9 +169,9 @@ impl CaseEnvironment {
         }
         let limits = TimeLimits::of(&case.settings);
         let stops = async || next(&mut arriving).await;
-        watch_over(run_context, limits, stops, |shutdown, run_context| async {
+        supervise(run_context, limits, stops, |shutdown, run_context| async {
             let parts = self.parts(case, signals, shutdown, &run_context);
-            run::carry_out(script, parts, run_context, &ProgressDisplay::blank()).await
+            run::run_script(script, parts, run_context, &ProgressDisplay::blank()).await
         })
         .await
     }
@@ -209,7 +209,8 @@ impl CaseEnvironment {
             deadline,
         );
         let script = case.store.clone();
-        let store = Store::scripted(script, &settings.store, shutdown.clone(), Arc::clone(clock));
+        let store =
+            Store::with_fake_replies(script, &settings.store, shutdown.clone(), Arc::clone(clock));
         let folder = self.folder.as_ref().map(|folder| folder.path().to_owned());
         HostParts {
             runtime: Handle::current(),
@@ -226,12 +227,12 @@ impl CaseEnvironment {
     }
 
     fn reports(&self, case: &TestCase) -> Reports {
-        let mut reports = Reports::on(Box::new(self.stdout.clone()));
-        reports.write_on_stdout(ReportFormat::Text);
-        reports.mask(case.settings.mask);
-        reports.dry_run(case.settings.store.dry_run);
+        let mut reports = Reports::with_stdout(Box::new(self.stdout.clone()));
+        reports.add_stdout(ReportFormat::Text);
+        reports.set_mask(case.settings.mask);
+        reports.set_dry_run(case.settings.store.dry_run);
         for (format, output) in &self.reports {
-            reports.write_to(*format, Box::new(output.clone()));
+            reports.add_writer(*format, Box::new(output.clone()));
         }
         reports
     }

@@ -41,7 +41,7 @@ pub(crate) fn update(file: &TestFile, changes: &[ReportChange]) -> Result<String
 /// True where nothing but the reports differs.
 fn means_the_same(old: &str, new: &str, changes: &[ReportChange]) -> bool {
     type YamlTree = serde_json::Value;
-    let read = |text| test_case::read::<YamlTree>("the test file", "", text).ok();
+    let read = |text| test_case::parse::<YamlTree>("the test file", "", text).ok();
     let (Some(mut old), Some(new)) = (read(old), read(new)) else {
         return false;
     };
@@ -65,7 +65,7 @@ fn splice(text: &str, spans: &YamlSpans, change: &ReportChange) -> Option<(Range
         PathStep::Key("report"),
     ];
     let (key, value) = (spans.key(&path)?, spans.value(&path)?);
-    match value.form {
+    match value.style {
         ValueStyle::Literal | ValueStyle::Folded => Some(block(text, key, &change.report)),
         ValueStyle::Inline => {
             let before = text[..value.bytes.start].rsplit('\n').next()?;

@@ -259,7 +259,7 @@ impl Clock for VirtualClock {
         Box::pin(self.alarm(now + time.min(FOREVER), Some(now)))
     }
 
-    fn at(&self, instant: Instant) -> SleepFuture {
+    fn sleep_until(&self, instant: Instant) -> SleepFuture {
         Box::pin(self.alarm(instant, None))
     }
 
@@ -417,7 +417,7 @@ mod tests {
         driven(&clock, async {
             tokio::select! {
                 () = clock.sleep(Duration::MAX) => {}
-                () = clock.at(deadline) => {}
+                () = clock.sleep_until(deadline) => {}
             }
         });
         assert_eq!((clock.now(), clock.slept()), (deadline, HOUR));
@@ -428,7 +428,7 @@ mod tests {
         let clock = VirtualClock::new(Duration::from_mins(1));
         let (tell, told) = tokio::sync::oneshot::channel();
         let seen = driven(&clock, async {
-            let alarm = clock.at(clock.now() + HOUR);
+            let alarm = clock.sleep_until(clock.now() + HOUR);
             let (script, runtime) = (clock.clone(), Handle::current());
             let busy = clock.busy();
             std::thread::spawn(move || {
