@@ -51,7 +51,10 @@ impl Input {
         let unreadable = |error: io::Error| {
             Problem::new(Exit::Usage, format!("the input {name} cannot be read"))
                 .cause(error.to_string())
-                .hint("--input names a file with one token per line, or - for standard input; nothing was stored")
+                .hint(
+                    "--input names a file with one token per line, or - for standard input; \
+                     nothing was stored",
+                )
         };
         let file = if is_stdin {
             io::stdin().as_fd().try_clone_to_owned().map(File::from)

@@ -110,7 +110,8 @@ impl LineParser {
     /// Keeps one byte more than a token with CR may have, which shows that it is too long.
     fn extend(&mut self, bytes: &[u8]) {
         let capacity = (self.max_token + 2).saturating_sub(self.line.len());
-        self.line.extend_from_slice(&bytes[..bytes.len().min(capacity)]);
+        self.line
+            .extend_from_slice(&bytes[..bytes.len().min(capacity)]);
     }
 
     fn end_line(&mut self) {

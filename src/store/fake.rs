@@ -321,7 +321,7 @@ impl FakeWriter {
             ErrorClass::InDoubt | ErrorClass::Unreadable => {
                 self.unknown(
                     in_flight,
-                    "the database does not know whether it was stored",
+                    "the database cannot tell whether the token was stored",
                     &detail,
                 );
             }
@@ -367,7 +367,7 @@ impl FakeWriter {
         if self.dry_run {
             self.settle(in_flight, Status::Failed, Some(Detail::reason(LOST)));
         } else {
-            let why = "the connection was lost, and there was no other to look it up";
+            let why = "the connection was lost, and no other could be made to look it up";
             self.settle(in_flight, Status::Unknown, Some(Detail::reason(why)));
         }
         self.fail_retries();

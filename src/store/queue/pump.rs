@@ -59,7 +59,10 @@ pub(in crate::store) async fn pump(
     };
     let abort_grace = async {
         queue.shutdown.aborting().cancelled().await;
-        queue.clock.sleep_until(queue.clock.now() + ABORT_GRACE).await;
+        queue
+            .clock
+            .sleep_until(queue.clock.now() + ABORT_GRACE)
+            .await;
     };
     tokio::select! {
         biased;

@@ -73,10 +73,7 @@ pub(super) fn check_table(
     if !columns.iter().any(|name| name.eq_ignore_ascii_case(column)) {
         return Err(denied("42703", "the column does not exist")
             .cause(format!("no column \"{column}\" in {}", table.to_sql()))
-            .hint(format!(
-                "the table has the columns {}",
-                columns.join(", ")
-            )));
+            .hint(format!("the table has the columns {}", columns.join(", "))));
     }
     if connection.is_readonly(MAIN_DB).map_err(unusable)? {
         return Err(denied("25006", "the database takes no writes")
