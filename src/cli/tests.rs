@@ -56,17 +56,17 @@ fn invalid_size_is_one_clear_error() {
     .collect();
     insta::assert_snapshot!(all.join("\n"), @"
     error: SIZE must be a whole number of at least 1, such as 10, not `0`
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: SIZE must be a whole number of at least 1, such as 10, not `-1`
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: SIZE must be a whole number of at least 1, such as 10, not `1.5`
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: SIZE must be a whole number of at least 1, such as 10, not `ten`
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: SIZE must be at most 9223372036854775807, not `18446744073709551616`
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: SIZE must be at most 9223372036854775807, not `9223372036854775808`
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     ");
 }
 
@@ -104,49 +104,49 @@ fn invalid_option_is_one_clear_error() {
     error: unexpected argument '--pagesize' found
     hint: a similar argument exists: '--page-size'
     error: --page-size must be a whole number of at least 1, not `0`
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: --connections must be a whole number from 1 to 10000, not `-3`
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: --deadline must have a unit, such as 500ms, 20s or 10m, not `20`
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: --deadline must be longer than 0, not `0s`
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: --grace must be a duration, such as 500ms, 20s or 10m, not `soon`
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: --report must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `html`?), not `htmll`
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: --report must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `json`?), not `jsn`
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: --report must name a path after `=`, or be `json` alone for standard output, not `json=`
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: --mask must be one of none, prefix, sha256, not `half`
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: --log-level must be one of off, error, warn, info, debug, trace, not `loud`
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: --error-format must be text or json, not `xml`
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: the command `demo` must come first
     hint: SIZE and options go after it: `token_service demo …`
     error: unexpected argument '6' found
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: the command `demo` must come first
     hint: SIZE and options go after it: `token_service demo …`
     error: unexpected argument '6' found
-    hint: `token_service --help` shows what can be parsed
-    error: no command is called `dmeo`
+    hint: see `token_service --help`
+    error: unknown command `dmeo`
     hint: did you mean `token_service demo`?
-    error: no command is called `rpelay`
+    error: unknown command `rpelay`
     hint: did you mean `token_service replay`?
-    error: --fail-on must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `rejcted` is none (did you mean `rejected`?)
-    hint: `token_service --help` shows what can be parsed
+    error: --fail-on must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `rejcted` (did you mean `rejected`?)
+    hint: see `token_service --help`
     error: unexpected argument '--password' found
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: a value is required for '--script <FILE>' but none was supplied
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: the argument '--page-size <N>' cannot be used multiple times
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     error: invalid value 'rst' for '--format <FORMAT>' [possible values: md, json, d.rhai]
-    hint: `token_service --help` shows what can be parsed
+    hint: see `token_service --help`
     ");
 }
 
@@ -258,7 +258,7 @@ fn help_names_options_variables_and_exit_codes() {
       man          Print the man page
 
     Arguments:
-      [SIZE]  How many tokens, a whole number of at least 1 [default: 5] [env: TOKEN_SERVICE_SIZE]
+      [SIZE]  Number of tokens, at least 1 [default: 5] [env: TOKEN_SERVICE_SIZE]
 
     Options:
       -h, --help     Print help
@@ -267,59 +267,58 @@ fn help_names_options_variables_and_exit_codes() {
     Run:
           --script <FILE>        The pipeline script [default: the built-in one] [env:
                                  TOKEN_SERVICE_SCRIPT]
-          --journal <FILE>       Write each received page to FILE, synced, before it is stored; `replay`
-                                 takes it after a crash [env: TOKEN_SERVICE_JOURNAL]
-          --shard <I/N>          Take this run's part where N runs share SIZE, I from 0; without I the
-                                 platform says which one it is [default: what Cloud Run or Kubernetes
-                                 say, else 0/1] [env: TOKEN_SERVICE_SHARD]
-          --dry-run              Try each insert and roll it back: the report says what would have been
-                                 stored [env: TOKEN_SERVICE_DRY_RUN]
-          --deadline <DURATION>  End after this long, such as 10m; what is in flight is still settled
-                                 [env: TOKEN_SERVICE_DEADLINE]
+          --journal <FILE>       Write each received page to FILE and sync it before storing; `replay`
+                                 reads it after a crash [env: TOKEN_SERVICE_JOURNAL]
+          --shard <I/N>          Process shard I of N, with I from 0; /N takes I from Cloud Run or
+                                 Kubernetes [default: from the platform, else 0/1] [env:
+                                 TOKEN_SERVICE_SHARD]
+          --dry-run              Roll back each insert; the report shows what would have been stored
+                                 [env: TOKEN_SERVICE_DRY_RUN]
+          --deadline <DURATION>  Stop the run after DURATION, such as 10m; inserts in flight still
+                                 settle [env: TOKEN_SERVICE_DEADLINE]
           --grace <DURATION>     How long a stopped run may take to settle and report [default: 8s]
                                  [env: TOKEN_SERVICE_GRACE]
-          --patience <DURATION>  How long an outage in the middle of a run is waited out [default: 30s]
-                                 [env: TOKEN_SERVICE_PATIENCE]
-          --wait <DURATION>      How long to wait at the start for source and database to come up
-                                 [default: 0s] [env: TOKEN_SERVICE_WAIT]
+          --patience <DURATION>  How long to wait out an outage during a run [default: 30s] [env:
+                                 TOKEN_SERVICE_PATIENCE]
+          --wait <DURATION>      How long to wait at startup for source and database [default: 0s] [env:
+                                 TOKEN_SERVICE_WAIT]
           --config <FILE>        The configuration file (YAML) [env: TOKEN_SERVICE_CONFIG]
 
     Source:
-          --input <FILE>                 Take the tokens from FILE, one a line, or from standard input
-                                         where it is -, instead of the source; SIZE then defaults to all
-                                         of them [env: TOKEN_SERVICE_INPUT]
-          --page-size <N>                The most tokens to ask for in one request [default: 10000]
-                                         [env: TOKEN_SERVICE_PAGE_SIZE]
-          --max-requests <N>             The most requests of a run [default: no limit] [env:
+          --input <FILE>                 Read tokens from FILE, one per line, or from standard input if
+                                         FILE is -, instead of the source; SIZE then defaults to all of
+                                         them [env: TOKEN_SERVICE_INPUT]
+          --page-size <N>                Maximum number of tokens per request [default: 10000] [env:
+                                         TOKEN_SERVICE_PAGE_SIZE]
+          --max-requests <N>             Maximum number of requests [default: no limit] [env:
                                          TOKEN_SERVICE_MAX_REQUESTS]
-          --no-top-up                    Do not ask again for what a short delivery left out [env:
+          --no-top-up                    Do not request the missing tokens after a short delivery [env:
                                          TOKEN_SERVICE_NO_TOP_UP]
           --dangerously-repeat-requests  Repeat requests that the source may have served (after a
-                                         time-out, a 500 or a cut answer): tokens may be issued twice,
-                                         and the first ones are lost [env:
+                                         timeout, a 500 or an incomplete response); tokens may be issued
+                                         twice, and the first ones are lost [env:
                                          TOKEN_SERVICE_DANGEROUSLY_REPEAT_REQUESTS]
 
     Database:
-          --connections <N>  The most database connections [default: 16] [env:
+          --connections <N>  Maximum number of database connections [default: 16] [env:
                              TOKEN_SERVICE_CONNECTIONS]
-          --pipeline <N>     The most inserts in flight on each connection; behind a pooler it is one
-                             [default: what the round trip needs, 16 to 128] [env:
-                             TOKEN_SERVICE_PIPELINE]
+          --pipeline <N>     Inserts in flight per connection; always 1 behind a pooler [default: from
+                             the round-trip time, 16 to 128] [env: TOKEN_SERVICE_PIPELINE]
 
     Output:
           --report <FORMAT[=PATH]>  text, ndjson, json, csv, yaml or html, on standard output or to
                                     PATH; repeatable [default: text] [env: TOKEN_SERVICE_REPORT]
-          --mask <MASK>             What reports show of a token: none masks nothing, prefix leaves its
-                                    beginning, sha256 a digest [default: none] [env: TOKEN_SERVICE_MASK]
-          --fail-on <CONDITION>     End with 1 where this holds at the end, such as rejected>0,
+          --mask <MASK>             How reports show tokens: none in full, prefix the first characters,
+                                    sha256 a digest [default: none] [env: TOKEN_SERVICE_MASK]
+          --fail-on <CONDITION>     Exit with 1 if CONDITION holds at the end, such as rejected>0,
                                     stored<requested or stored<0.9*requested; repeatable [env:
                                     TOKEN_SERVICE_FAIL_ON]
-          --progress <WHEN>         Show how far the run has come on standard error: auto where that is
-                                    a terminal and standard output none, always in lines where no bar
-                                    can be drawn, or never [default: auto] [env: TOKEN_SERVICE_PROGRESS]
-          --metrics <FILE>          Write what the run came to into FILE when it ends, as Prometheus
-                                    text for a collector [env: TOKEN_SERVICE_METRICS]
-          --out-dir <DIR>           The folder that a script's `emit` may write files in [env:
+          --progress <WHEN>         When to show progress on standard error: auto if it is a terminal
+                                    and standard output is not, always (as lines if no bar can be
+                                    drawn), or never [default: auto] [env: TOKEN_SERVICE_PROGRESS]
+          --metrics <FILE>          Write the metrics of the run to FILE when it ends, in the Prometheus
+                                    text format [env: TOKEN_SERVICE_METRICS]
+          --out-dir <DIR>           The folder in which a script's `emit` may write files [env:
                                     TOKEN_SERVICE_OUT_DIR]
 
     Messages:

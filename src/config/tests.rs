@@ -337,9 +337,9 @@ fn missing_setting_is_named() {
     ];
     insta::assert_snapshot!(all.join("\n"), @"
     error: no token source is configured
-    hint: set TOKEN_HOST to its URL, or `source.url` in the file that --config names; `token_service demo` needs neither
+    hint: set TOKEN_HOST to its URL, or `source.url` in the --config file; `token_service demo` needs no source
     error: no database is configured
-    hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the file that --config names; `token_service demo` needs none
+    hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the --config file; `token_service demo` needs no database
     error: the database's host is missing
     hint: set DB_HOST, or `database.host` in the file
     error: the database's user is missing
@@ -378,9 +378,9 @@ fn contradicting_settings_are_named() {
     ];
     insta::assert_snapshot!(all.join("\n"), @"
     error: DATABASE_URL and DB_HOST, DB_USER, DB_NAME are set together
-    hint: a URL names the whole database: unset it, or unset the DB_* variables
+    hint: unset the URL or the DB_* variables: the URL replaces all of them
     error: DATABASE_URL_FILE and DB_PASS are set together
-    hint: a URL names the whole database: unset it, or unset the DB_* variables
+    hint: unset the URL or the DB_* variables: the URL replaces all of them
     error: DB_PASS and DB_PASS_FILE are both set
     hint: unset one of the two; DB_PASS_FILE keeps the secret out of the environment
     error: TOKEN_SERVICE_SOURCE_AUTHORIZATION and TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE are both set
@@ -389,8 +389,8 @@ fn contradicting_settings_are_named() {
     hint: give one of them a path, such as --report json=run.json
     error: two reports would be written to `a`
     hint: give each report a path of its own
-    error: SIZE 101 is above MAX_TOKENS, which is 100
-    hint: ask for at most 100, or raise MAX_TOKENS
+    error: SIZE 101 exceeds MAX_TOKENS, which is 100
+    hint: set SIZE to at most 100, or raise MAX_TOKENS
     ");
 }
 
@@ -403,18 +403,18 @@ fn url_in_file_excludes_parts() {
             message(with_file("source: {url: a}\ndatabase:\n  host: h\n  url: postgres://u:hunter2@h/n\n", &bare(&[]))),
         ];
         insta::assert_snapshot!(all.join("\n"), @"
-        error: DB_HOST cannot be set where the file has `database.url`
+        error: DB_HOST cannot be combined with `database.url` of the file
           ╭▸ [FILE]:3:3
           │
         3 │   url: ************************
           ╰╴  ━━━
-        hint: set DATABASE_URL to replace the file's database, or give its parts in the file
+        hint: set DATABASE_URL to replace the file's database, or replace `url` by its parts
         error: `database` has both `url` and `host`
           ╭▸ [FILE]:4:3
           │
         4 │   url: ************************
           ╰╴  ━━━
-        hint: a URL names the whole database: keep it, or keep the parts
+        hint: keep the URL or the parts: the URL replaces all of them
         ");
     });
     let yaml =
@@ -464,7 +464,7 @@ fn invalid_host_says_what_to_set() {
     error: the database's hosts cannot be used: a host contains a port
     hint: set DB_PORT to the port, or to one for each host, separated by commas
     error: the database's hosts cannot be used: a host in the list is empty
-    hint: such as DB_HOST=a,b with DB_PORT=5432, or DB_PORT=5432,5433
+    hint: set, for example, DB_HOST=a,b with DB_PORT=5432 or DB_PORT=5432,5433
     ");
     for (host, expected) in [
         ("[::1]", "[::1]:5432"),
@@ -625,7 +625,7 @@ fn invalid_values_name_their_variable() {
     error: DB_PORT must be a port from 1 to 65535, not `0`
     error: DB_SSLMODE must be one of disable, allow, prefer, require, verify-ca, verify-full, not `maybe`
     error: TOKEN_HOST must be an http or https URL
-    error: TOKEN_HOST must not hold credentials: give them as TOKEN_SERVICE_SOURCE_AUTHORIZATION or in the file that TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE names
+    error: TOKEN_HOST must not contain credentials: set TOKEN_SERVICE_SOURCE_AUTHORIZATION or TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE instead
     error: TOKEN_HOST must be a URL such as https://tokens.internal/issue: empty host
     error: MAX_TOKENS must be a whole number of at least 1, not `many`
     error: TOKEN_SERVICE_SIZE must be a whole number of at least 1, such as 10, not `-1`
@@ -633,11 +633,11 @@ fn invalid_values_name_their_variable() {
     error: TOKEN_SERVICE_REPORT must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `csv`?), not `csb`
     error: TOKEN_SERVICE_NO_TOP_UP must be true or false, not `maybe`
     error: TOKEN_SERVICE_LOG_LEVEL must be one of off, error, warn, info, debug, trace, not `\u{1b}[31m`
-    error: TOKEN_SERVICE_SOURCE_AUTHORIZATION must not hold control characters
-    hint: it is sent as the Authorization header, one line such as `Bearer …`
+    error: TOKEN_SERVICE_SOURCE_AUTHORIZATION must not contain control characters
+    hint: it is the value of the Authorization header, one line such as `Bearer …`
     error: cannot read the configuration file `/nowhere/at/all.yaml`
       caused by: No such file or directory (os error 2)
-    hint: --config and TOKEN_SERVICE_CONFIG name a YAML file that this user can read
+    hint: set --config or TOKEN_SERVICE_CONFIG to a YAML file that this user can read
     error: cannot read `/nowhere/pass`, the file that DB_PASS_FILE names
       caused by: No such file or directory (os error 2)
     hint: the file must exist, be text, and be readable by this user
@@ -709,11 +709,11 @@ fn several_hosts_have_one_port_or_one_each() {
     );
     insta::assert_snapshot!(message(with("a,b", "1,2,3")), @"
     error: the database's hosts cannot be used: 3 ports do not go with 2 hosts: give one for all, or one for each
-    hint: such as DB_HOST=a,b with DB_PORT=5432, or DB_PORT=5432,5433
+    hint: set, for example, DB_HOST=a,b with DB_PORT=5432 or DB_PORT=5432,5433
     ");
     insta::assert_snapshot!(message(with("a,,b", "1")), @"
     error: the database's hosts cannot be used: a host in the list is empty
-    hint: such as DB_HOST=a,b with DB_PORT=5432, or DB_PORT=5432,5433
+    hint: set, for example, DB_HOST=a,b with DB_PORT=5432 or DB_PORT=5432,5433
     ");
 }
 
@@ -855,7 +855,7 @@ fn unknown_keys_are_marked() {
       │
     4 │   tabel: *
       ╰╴  ━━━━━ no such key
-    hint: the keys known here: vars, max_operations, max_memory, env_prefix
+    hint: known keys: vars, max_operations, max_memory, env_prefix
 
     error: unknown key `tabel` in `database`
       ╭▸ token_service.yaml:1:21
@@ -875,11 +875,11 @@ fn unknown_keys_are_marked() {
     2 │   journal: *
       ╰╴  ━━━━━━━ this is `run.journal`
 
-    error: key `size` stands twice in `run`
+    error: duplicate key `size` in `run`
       ╭▸ token_service.yaml:3:3
       │
     3 │   size: 2
-      ╰╴  ━━━━ it stands above already
+      ╰╴  ━━━━ already set above
 
     error: unknown key `pagesize` in `source`
       ╭▸ token_service.yaml:2:3
@@ -887,11 +887,11 @@ fn unknown_keys_are_marked() {
     2 │   pagesize: 3
       ╰╴  ━━━━━━━━ did you mean `page_size`?
 
-    error: key `b` stands twice in `script.vars.a`
+    error: duplicate key `b` in `script.vars.a`
       ╭▸ token_service.yaml:1:27
       │
     1 │ script: {vars: {a: {b: 1, b: ****
-      ╰╴                          ━ it stands above already
+      ╰╴                          ━ already set above
 
     error: unknown key `out_dir` in `run`
       ╭▸ token_service.yaml:1:7
@@ -966,7 +966,7 @@ fn invalid_values_are_marked() {
     2 │   sslmode: maybe
       ╰╴           ━━━━━
 
-    error: `database.table` must be a table or schema.table: it has more than two parts; one that holds a dot belongs in double quotes
+    error: `database.table` must be a table or schema.table: it has more than two parts; put a part that contains a dot in double quotes
       ╭▸ token_service.yaml:2:10
       │
     2 │   table: a.b.c
@@ -1037,7 +1037,7 @@ fn invalid_values_are_marked() {
       │
     2 │     url: *
       ╰╴━━━━ found character that cannot start any token, while scanning for the next token
-    hint: YAML is indented with blanks, not with tabs
+    hint: indent YAML with spaces, not tabs
 
     error: the configuration file `token_service.yaml` cannot be read as YAML
       caused by: deserializing from YAML containing more than one document is not supported
@@ -1099,13 +1099,13 @@ fn shown_line_redacts_secrets() {
     2 │   headers: *******
       ╰╴           ━━━━━━━
 
-    error: `source.headers` must be a header's name: letters, digits and `-`
+    error: `source.headers` must be a header name: letters, digits and `-`
       ╭▸ token_service.yaml:3:5
       │
     3 │     * ** *******
       ╰╴    ━━━━━━━━━━━━
 
-    error: `source.url` must not hold credentials: give them as TOKEN_SERVICE_SOURCE_AUTHORIZATION or in the file that TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE names
+    error: `source.url` must not contain credentials: set TOKEN_SERVICE_SOURCE_AUTHORIZATION or TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE instead
       ╭▸ token_service.yaml:2:8
       │
     2 │   url: *******************

@@ -461,7 +461,7 @@ mod tests {
             .cause("password authentication failed for user \"tokens\" (28P01)")
             .hint("DB_USER and DB_PASS must match a role of db.internal:5432");
         insta::assert_snapshot!(problem.render(false), @r#"
-        error: the database refused to connect
+        error: the database refused the connection
           caused by: password authentication failed for user "tokens" (28P01)
         hint: DB_USER and DB_PASS must match a role of db.internal:5432
         "#);
