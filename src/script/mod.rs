@@ -260,5 +260,5 @@ fn unreadable(name: &str, error: &std::io::Error) -> Problem {
             Problem::new(Exit::Script, format!("the script {name} cannot be read")),
             Problem::cause,
         )
-        .hint("`--script FILE` symbols the script; without it the built-in one runs")
+        .hint("`--script FILE` names the script; without it the built-in one runs")
 }

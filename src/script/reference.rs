@@ -294,10 +294,10 @@ impl Function {
         Some(kind.to_owned())
     }
 
-    /// Returns the call with its types, below the namespace `space`.
-    fn signature(&self, space: &str) -> String {
+    /// Returns the call with its types, below the namespace `namespace`.
+    fn signature(&self, namespace: &str) -> String {
         format!(
-            "{space}{}({}){}",
+            "{namespace}{}({}){}",
             self.name,
             parameters(&self.params),
             self.return_suffix()

@@ -23,8 +23,8 @@ pub mod functions {
     /// Calls `action` until it does not throw, at most `attempts` times, and returns its value.
     ///
     /// Between attempts it backs off with full jitter, from 100 ms, doubling to 5 s. If the error has
-    /// `retry_after_ms`, it waits that long instead. If that is longer than the time left, the error
-    /// is thrown at once.
+    /// `retry_after_ms`, it waits that long instead. If that is longer than the time until the
+    /// deadline (5 minutes without a deadline), the error is thrown at once.
     ///
     /// Errors with `retryable: false` are thrown at once, and so are errors of the language itself,
     /// such as an unknown variable. If the last attempt fails, its error is thrown.
@@ -43,11 +43,11 @@ pub mod functions {
         attempts: INT,
         action: FnPtr,
     ) -> RhaiResultOf<Dynamic> {
-        let rules = RetryOptions {
+        let policy = RetryOptions {
             attempts: positive("attempts", attempts)?,
             ..RetryOptions::default()
         };
-        run_retry(&context, &rules, &action)
+        run_retry(&context, &policy, &action)
     }
 
     /// Calls `action` until it does not throw, with `options`, and returns its value.
@@ -174,7 +174,7 @@ impl Default for RetryOptions {
 
 fn run_retry(
     context: &NativeCallContext,
-    rules: &RetryOptions,
+    policy: &RetryOptions,
     action: &FnPtr,
 ) -> RhaiResultOf<Dynamic> {
     let mut attempt = 1;
@@ -183,8 +183,8 @@ fn run_retry(
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        let should_retry = error.is_catchable() && is_retryable(&error, rules);
-        if !should_retry || u64::from(attempt) >= rules.attempts {
+        let should_retry = error.is_catchable() && is_retryable(&error, policy);
+        if !should_retry || u64::from(attempt) >= policy.attempts {
             return Err(error);
         }
         let retry_after = retry_after(&error);
@@ -194,10 +194,10 @@ fn run_retry(
             return Err(error);
         }
         let wait_for = retry_after.unwrap_or_else(|| {
-            let scale = rules.base.as_secs_f64() / 0.1;
+            let scale = policy.base.as_secs_f64() / 0.1;
             backoff(attempt, host.clock().jitter())
                 .mul_f64(scale)
-                .min(rules.max)
+                .min(policy.max)
         });
         wait(context, wait_for)?;
         attempt += 1;
@@ -212,13 +212,13 @@ fn thrown_value(error: &EvalAltResult) -> Option<&Dynamic> {
     }
 }
 
-fn is_retryable(error: &EvalAltResult, rules: &RetryOptions) -> bool {
+fn is_retryable(error: &EvalAltResult, policy: &RetryOptions) -> bool {
     let Some(value) = thrown_value(error) else {
         return false;
     };
     let map = value.as_map_ref().ok();
     let field = |name: &str| map.as_ref().and_then(|map| map.get(name).cloned());
-    if let Some(kinds) = &rules.on {
+    if let Some(kinds) = &policy.on {
         let kind = field("kind").map_or_else(|| "thrown".to_owned(), |kind| kind.to_string());
         return kinds.contains(&kind);
     }
@@ -236,20 +236,20 @@ fn retry_after(error: &EvalAltResult) -> Option<Duration> {
 pub const OPTIONS: [&str; 4] = ["attempts", "base_ms", "max_ms", "on"];
 
 fn parse_options(options: &Map) -> RhaiResultOf<RetryOptions> {
-    let mut rules = RetryOptions::default();
+    let mut policy = RetryOptions::default();
     for (name, value) in options {
         match name.as_str() {
-            "attempts" => rules.attempts = whole_number("attempts", value)?,
-            "base_ms" => rules.base = Duration::from_millis(whole_number("base_ms", value)?),
-            "max_ms" => rules.max = Duration::from_millis(whole_number("max_ms", value)?),
+            "attempts" => policy.attempts = whole_number("attempts", value)?,
+            "base_ms" => policy.base = Duration::from_millis(whole_number("base_ms", value)?),
+            "max_ms" => policy.max = Duration::from_millis(whole_number("max_ms", value)?),
             "on" => {
                 let kinds = value
                     .as_array_ref()
                     .map_err(|_| invalid("on", "an array of kinds"))?;
-                rules.on = Some(kinds.iter().map(Dynamic::to_string).collect());
+                policy.on = Some(kinds.iter().map(Dynamic::to_string).collect());
             }
             other => return Err(unknown_option(other, &OPTIONS)),
         }
     }
-    Ok(rules)
+    Ok(policy)
 }

@@ -141,7 +141,7 @@ fn write_report(
 fn summary_so_far(host: &ScriptHost) -> Map {
     let stats = host.fetcher().stats();
     let ledger = host.ledger();
-    let received = stats.received() + ledger.made();
+    let received = stats.received() + ledger.created();
     let mut map = counts_of(&ledger.tally());
     for (name, count) in [
         ("requested", host.requested(received)),

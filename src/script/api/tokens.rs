@@ -217,7 +217,7 @@ impl Iterator for TokenIter {
         };
         self.count += 1;
         let text = token.as_str().into();
-        host.ledger().hand_out(token);
+        host.ledger().add_script_token(token);
         Some(Ok(text))
     }
 }

@@ -98,11 +98,11 @@ fn parse_problem(
     with_advice(advice, file, position, texts)
 }
 
-/// Returns the end of the last code before `place`, if no code follows.
+/// Returns the end of the last code before `reported`, if no code follows.
 ///
-/// If something is missing at the end of a text, the engine symbols a blank line after the code.
-fn end_of_code(text: &str, place: Position) -> Option<Position> {
-    let (line, column) = (place.line()?, place.position()?);
+/// If something is missing at the end of a text, the engine names a blank line after the code.
+fn end_of_code(text: &str, reported: Position) -> Option<Position> {
+    let (line, column) = (reported.line()?, reported.position()?);
     let last = text.lines().nth(line - 1).unwrap_or_default();
     let is_blank = last.chars().skip(column - 1).all(char::is_whitespace);
     if !is_blank || text.lines().skip(line).any(|line| !line.trim().is_empty()) {
@@ -177,7 +177,7 @@ fn position(line: usize, column: usize) -> Position {
     Position::new(number(line).max(1), number(column))
 }
 
-/// Returns the name of a frame; closures have internal symbols.
+/// Returns the name of a frame; closures have internal names.
 fn frame_name(name: &str) -> String {
     if is_closure(name) {
         "a closure".to_owned()

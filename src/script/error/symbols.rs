@@ -1,4 +1,4 @@
-//! The functions that scripts can call, their overloads, and suggestions for unknown symbols.
+//! The functions that scripts can call, their overloads, and suggestions for unknown names.
 
 use crate::error::suggest::nearest_name;
 use std::collections::{BTreeMap, BTreeSet};

@@ -58,7 +58,7 @@ fn map_keys(ast: &AST) -> Option<BTreeSet<String>> {
             }
             // The compiler folds maps of constants into one value.
             Some(ASTNode::Expr(Expr::DynamicConstant(value, _))) => {
-                constant_keys(value, &mut names)
+                constant_keys(value, &mut names);
             }
             Some(ASTNode::Stmt(Stmt::Import(..))) => is_complete = false,
             _ => {}
