@@ -49,11 +49,11 @@ impl Connector {
                 |(table, column)| lookup_sql(&table, &quote_identifier(&column)),
             ),
             may_look_up: catalog.may_look_up(),
-            lookup_obstacle: catalog.lookup_obstacle(),
+            obstacle: catalog.lookup_obstacle(),
             has_standbys: catalog.has_standbys,
             confirm_timeout: self.patience,
             control_timeout: self.address.connect_timeout,
-            lookup_timeout: reply_timeout(self.statement_timeout),
+            query_timeout: reply_timeout(self.statement_timeout),
         };
         Ok((connection, lookup, catalog))
     }

@@ -328,7 +328,7 @@ impl Connection {
         ];
         // Each value comes once at most, perhaps padded, with its count and the row header.
         let length: usize = values.iter().map(|value| 2 * value.len() + 64).sum();
-        let _long = self.monitor.allow_long_answers(length as u64);
+        let _long = self.monitor.allow_long_replies(length as u64);
         let rows = self.client.query_typed(sql, &params).await?;
         rows.iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))

@@ -53,8 +53,8 @@ pub(in crate::store) struct Lookup {
     pub(in crate::store) sql: String,
     /// True if the role may read the column and `xmin`.
     pub(in crate::store) may_look_up: bool,
-    /// Why a look-up by value proves nothing, as a clause; `None` if it does.
-    pub(in crate::store) lookup_obstacle: Option<&'static str>,
+    /// Why a look-up by value proves nothing, as a clause; `None` if it is reliable.
+    pub(in crate::store) obstacle: Option<&'static str>,
     /// True if commits wait for standbys: a visible row may be unconfirmed.
     pub(in crate::store) has_standbys: bool,
     /// The longest wait for a standby's confirmation.
@@ -62,14 +62,14 @@ pub(in crate::store) struct Lookup {
     /// The longest wait for the reply to a short query.
     pub(in crate::store) control_timeout: Duration,
     /// The longest wait for the look-up; the server times out earlier.
-    pub(in crate::store) lookup_timeout: Duration,
+    pub(in crate::store) query_timeout: Duration,
 }
 
 impl Lookup {
     /// Returns why a look-up cannot resolve the tokens of a lost connection.
     pub(in crate::store) fn unavailable_reason(&self) -> Option<String> {
         let why = if self.may_look_up {
-            self.lookup_obstacle?
+            self.obstacle?
         } else {
             "without SELECT right on the column and xmin it cannot be looked up"
         };

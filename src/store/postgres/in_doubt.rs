@@ -213,7 +213,7 @@ async fn look_up_rows(
     }
     let mut values: Vec<&str> = set.tokens.iter().map(|f| f.token.as_str()).collect();
     values.extend(controls.keys());
-    let lookup_tick = log.now();
+    let lookup_tick = log.tick();
     let horizon = Some(set.horizon.xid);
     let counts = lookup_reply(connection.count_rows(&lookup.sql, &values, horizon), lookup).await?;
     // If rows are removed at once, a missing row proves nothing.
@@ -260,7 +260,7 @@ async fn lookup_reply<T>(
     query: impl Future<Output = Result<T, tokio_postgres::Error>>,
     lookup: &Lookup,
 ) -> Result<T, LookupObstacle> {
-    match tokio::time::timeout(lookup.lookup_timeout, query).await {
+    match tokio::time::timeout(lookup.query_timeout, query).await {
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(error)) if error.as_db_error().is_some_and(is_error) => {
             let code = error.code().map(tokio_postgres::error::SqlState::code);

@@ -127,8 +127,8 @@ impl InFlightLog {
         self.state().in_flight.is_empty()
     }
 
-    /// Returns the current tick.
-    pub(crate) fn now(&self) -> u64 {
+    /// Advances the clock; returns the new tick.
+    pub(crate) fn tick(&self) -> u64 {
         self.state().tick()
     }
 
@@ -182,8 +182,8 @@ mod tests {
     use super::*;
 
     fn interval(log: &InFlightLog) -> SnapshotInterval {
-        let from = log.now();
-        let to = log.now();
+        let from = log.tick();
+        let to = log.tick();
         SnapshotInterval { from, to }
     }
 
@@ -195,7 +195,7 @@ mod tests {
         log.record_settled("aa", ticks[0], true);
         let second = interval(&log);
         log.record_settled("aa", ticks[1], true);
-        let lookup_tick = log.now();
+        let lookup_tick = log.tick();
         assert_eq!(log.count_in_flight("aa"), 1);
         assert_eq!(log.stored_since("aa", first, lookup_tick), Some((2, 2)));
         // Sent before the second horizon: the row may be older or newer.
@@ -210,7 +210,7 @@ mod tests {
         let log = InFlightLog::new(1);
         let horizon = interval(&log);
         let tick = log.record_sent("aa");
-        let lookup_tick = log.now();
+        let lookup_tick = log.tick();
         log.record_settled("aa", tick, true);
         assert_eq!(log.stored_since("aa", horizon, lookup_tick), Some((0, 1)));
         assert_eq!(log.stored_since("bb", horizon, lookup_tick), Some((0, 0)));
@@ -224,7 +224,7 @@ mod tests {
             let tick = log.record_sent("aa");
             log.record_settled("aa", tick, true);
         }
-        let lookup_tick = log.now();
+        let lookup_tick = log.tick();
         assert_eq!(log.stored_since("aa", horizon, lookup_tick), None);
         assert_eq!(log.state().stored.len(), MAX_PER_CONNECTION);
         // More connections need a longer log.

@@ -72,7 +72,7 @@ impl Address {
                 let text = url.read().map_err(|error| unreadable(&error))?;
                 let current = Self::from_url(text.expose_secret()).map_err(|why| {
                     let file = url.file().unwrap_or_default();
-                    Fault::new(ErrorKind::DbConnect, "the database's password is unknown")
+                    Fault::new(ErrorKind::DbConnect, "the database's password cannot be read")
                         .cause(format!("{file} does not hold a valid URL: {why}"))
                         .hint(why.hint)
                         .retryable()
@@ -125,7 +125,7 @@ impl Address {
 }
 
 fn unreadable(error: &SecretFileError) -> Fault {
-    Fault::new(ErrorKind::DbConnect, "the database's password is unknown")
+    Fault::new(ErrorKind::DbConnect, "the database's password cannot be read")
         .cause(format!("{error}: {}", error.cause))
         .hint(SecretFileError::HINT)
         .retryable()
@@ -214,9 +214,9 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let missing = error(&plain);
         insta::assert_snapshot!([invalid, empty, missing].join("\n"), @"
-        the database's password is unknown: `[file]` (DB_PASS_FILE) does not hold a valid URL: the port is not a number from 1 to 65535; write the port as a number, and `/`, `?` and `@` in a password as %2F, %3F and %40
-        the database's password is unknown: cannot read `[file]`, the file that DB_PASS_FILE names: it is empty; the file must exist, be text, and be readable by this user
-        the database's password is unknown: cannot read `[file]`, the file that DB_PASS_FILE names: No such file or directory (os error 2); the file must exist, be text, and be readable by this user
+        the database's password cannot be read: `[file]` (DB_PASS_FILE) does not hold a valid URL: the port is not a number from 1 to 65535; write the port as a number, and `/`, `?` and `@` in a password as %2F, %3F and %40
+        the database's password cannot be read: cannot read `[file]`, the file that DB_PASS_FILE names: it is empty; the file must exist, be text, and be readable by this user
+        the database's password cannot be read: cannot read `[file]`, the file that DB_PASS_FILE names: No such file or directory (os error 2); the file must exist, be text, and be readable by this user
         ");
     }
 }

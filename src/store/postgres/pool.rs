@@ -109,8 +109,8 @@ impl crate::store::StoreBackend for Pool {
         values: &'a [String],
         horizon: Option<i64>,
     ) -> BackendFuture<'a, Result<HashMap<String, u64>, Fault>> {
-        let own_backend = self.backend.as_ref();
-        Box::pin(recheck(&self.shared, own_backend, values, horizon))
+        let first_backend = self.backend.as_ref();
+        Box::pin(recheck(&self.shared, first_backend, values, horizon))
     }
 
     fn join(self: Box<Self>) -> BackendFuture<'static, ()> {
@@ -276,7 +276,7 @@ async fn reconnect(
             }
         };
         let password = shared.connector.address.password_version();
-        let mut snapshot_from = shared.in_flight_log.now();
+        let mut snapshot_from = shared.in_flight_log.tick();
         let attempt = tokio::select! {
             biased;
             () = stopped => return Err(None),
@@ -295,7 +295,7 @@ async fn reconnect(
                 }
                 // The new horizon must lie after the rows that were just found.
                 if resolved {
-                    snapshot_from = shared.in_flight_log.now();
+                    snapshot_from = shared.in_flight_log.tick();
                     let queried = tokio::select! {
                         biased;
                         () = shutdown.aborting().cancelled() => return Err(None),

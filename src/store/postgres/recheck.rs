@@ -21,7 +21,7 @@ const VALUES_PER_QUERY: usize = 5_000;
 /// Refuses a table on which a look-up proves nothing.
 pub(super) async fn recheck(
     shared: &PoolShared,
-    own_backend: Option<&Backend>,
+    first_backend: Option<&Backend>,
     values: &[String],
     horizon: Option<i64>,
 ) -> Result<HashMap<String, u64>, Fault> {
@@ -32,11 +32,11 @@ pub(super) async fn recheck(
         return Err(recheck_denied("the role may not read the column and xmin")
             .hint(shared.connector.grant(&format!("SELECT ({column}, xmin)"))));
     }
-    if let Some(reason) = lookup.lookup_obstacle {
+    if let Some(reason) = lookup.obstacle {
         return Err(recheck_denied(reason));
     }
     let connection = shared.connector.connect().await?;
-    let (Some(own_backend), Some(_)) = (own_backend, connection.backend()) else {
+    let (Some(first_backend), Some(_)) = (first_backend, connection.backend()) else {
         return Err(recheck_denied(
             "behind a pooler, remaining connections of the run cannot be found",
         )
@@ -49,7 +49,11 @@ pub(super) async fn recheck(
         }
         None => shared.connector.refusal(&connection.host, &error),
     };
-    let fenced = fence(&connection, &shared.connector.application_name, own_backend);
+    let fenced = fence(
+        &connection,
+        &shared.connector.application_name,
+        first_backend,
+    );
     // The fence has its own limit; only an unresponsive server exceeds this one.
     let fenced = timeout(FENCE_TIMEOUT + lookup.control_timeout, fenced).await;
     match fenced.map_err(|_| stopped_responding())?.map_err(refused)? {
@@ -64,7 +68,7 @@ pub(super) async fn recheck(
     for batch in values.chunks(VALUES_PER_QUERY) {
         let batch: Vec<&str> = batch.iter().map(String::as_str).collect();
         let found = connection.count_rows(&lookup.sql, &batch, horizon);
-        let found = timeout(lookup.lookup_timeout, found).await;
+        let found = timeout(lookup.query_timeout, found).await;
         let found = found.map_err(|_| stopped_responding())?.map_err(refused)?;
         counts.extend(
             found
@@ -85,12 +89,12 @@ pub(super) async fn recheck(
 async fn fence(
     connection: &Connection,
     application_name: &str,
-    own_backend: &Backend,
+    first_backend: &Backend,
 ) -> Result<FenceResult, Error> {
     let give_up_at = Instant::now() + FENCE_TIMEOUT;
     loop {
         match connection
-            .end_others(application_name, own_backend.pid)
+            .end_others(application_name, first_backend.pid)
             .await?
         {
             FenceResult::Gone => return Ok(FenceResult::Gone),

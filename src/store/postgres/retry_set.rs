@@ -105,7 +105,7 @@ pub(super) struct WriterStart {
 impl WriterStart {
     /// Makes an additional connection, if the server allows it and work is left.
     pub(super) async fn connect_extra(shared: &PoolShared) -> Option<Self> {
-        let snapshot_from = shared.in_flight_log.now();
+        let snapshot_from = shared.in_flight_log.tick();
         let attempt = tokio::select! {
             biased;
             () = shared.queue.shutdown.stopping().cancelled() => return None,

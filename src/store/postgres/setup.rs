@@ -136,9 +136,9 @@ impl Connector {
     async fn load_catalog(
         &self,
         connection: &Connection,
-        look: bool,
+        is_needed: bool,
     ) -> Result<Option<Catalog>, ConnectError> {
-        if !look {
+        if !is_needed {
             return Ok(None);
         }
         let params = [
@@ -146,7 +146,7 @@ impl Connector {
             (&self.column as _, Type::TEXT),
         ];
         // The reply for a table with many partitions is long.
-        let _long = connection.monitor.allow_long_answers(0);
+        let _long = connection.monitor.allow_long_replies(0);
         let rows = connection.client.query_typed(catalog::SQL, &params).await?;
         let json: Option<&str> = rows.first().and_then(|row| row.try_get(0).ok());
         match Catalog::parse(json.unwrap_or_default(), &self.column) {

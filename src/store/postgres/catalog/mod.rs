@@ -367,7 +367,7 @@ impl Catalog {
             && self.relations.iter().all(is_plain)
     }
 
-    /// Returns why a look-up by value proves nothing, as a clause; `None` if it does.
+    /// Returns why a look-up by value proves nothing, as a clause; `None` if it is reliable.
     pub(in crate::store) fn lookup_obstacle(&self) -> Option<&'static str> {
         let any = |is: &dyn Fn(&Relation) -> bool| self.relations.iter().any(is);
         if any(&|it| it.kind == "f") {

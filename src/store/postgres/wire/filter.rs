@@ -286,7 +286,7 @@ impl MessageFilter {
             b'E' | b'N' => ERROR_LIMIT,
             b'R' | b'K' => AUTH_LIMIT,
             // A row may be as long as the reply.
-            b'D' => self.monitor.answer_limit.load(Ordering::Relaxed),
+            b'D' => self.monitor.reply_limit.load(Ordering::Relaxed),
             _ => MESSAGE_LIMIT,
         };
         let length = u64::from(length);
@@ -307,9 +307,9 @@ impl MessageFilter {
     /// Counts forwarded bytes against the reply limit.
     fn count(&mut self, length: usize) -> Result<(), ProtocolViolation> {
         self.reply_len += length as u64;
-        let limit = self.monitor.answer_limit.load(Ordering::Relaxed);
+        let limit = self.monitor.reply_limit.load(Ordering::Relaxed);
         if self.reply_len > limit {
-            return Err(ProtocolViolation::AnswerTooLong { limit });
+            return Err(ProtocolViolation::ReplyTooLong { limit });
         }
         Ok(())
     }

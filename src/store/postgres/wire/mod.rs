@@ -42,7 +42,7 @@ pub(in crate::store) enum ProtocolViolation {
         limit: u64,
     },
     /// The messages of one reply were too long in total.
-    AnswerTooLong {
+    ReplyTooLong {
         /// The limit in bytes.
         limit: u64,
     },
@@ -54,7 +54,7 @@ pub(in crate::store) enum ProtocolViolation {
     /// The length of a message is invalid.
     Unreadable,
     /// The reply to `SSLRequest` is invalid.
-    TlsAnswer,
+    TlsReply,
     /// The server requests an authentication method that `require_auth` excludes.
     AuthMethod {
         /// The method, as `require_auth` spells it.
@@ -75,7 +75,7 @@ impl fmt::Display for ProtocolViolation {
                 "the server sent a message of {length} bytes, more than the limit of {}",
                 ByteCount(*limit)
             ),
-            Self::AnswerTooLong { limit } => write!(
+            Self::ReplyTooLong { limit } => write!(
                 f,
                 "the server sent an answer of more than the limit of {}",
                 ByteCount(*limit)
@@ -87,7 +87,7 @@ impl fmt::Display for ProtocolViolation {
             Self::Unreadable => {
                 f.write_str("the server sent a message that PostgreSQL's protocol does not have")
             }
-            Self::TlsAnswer => {
+            Self::TlsReply => {
                 f.write_str("the server answered the request for TLS with neither yes nor no")
             }
             Self::AuthMethod {
@@ -128,9 +128,9 @@ pub(in crate::store) struct ConnectionMonitor {
     violation: OnceLock<ProtocolViolation>,
     /// The transactions that this client began and that have not ended.
     transactions: AtomicU32,
-    answer_limit: AtomicU64,
+    reply_limit: AtomicU64,
     /// The number of look-ups that raise the limit.
-    long_answers: AtomicU32,
+    long_replies: AtomicU32,
     /// The server's version, as reported at session start.
     server_version: OnceLock<String>,
     require_auth: Option<RequireAuth>,
@@ -142,8 +142,8 @@ impl ConnectionMonitor {
         Self {
             violation: OnceLock::new(),
             transactions: AtomicU32::new(0),
-            answer_limit: AtomicU64::new(MESSAGE_LIMIT),
-            long_answers: AtomicU32::new(0),
+            reply_limit: AtomicU64::new(MESSAGE_LIMIT),
+            long_replies: AtomicU32::new(0),
             server_version: OnceLock::new(),
             require_auth,
         }
@@ -180,11 +180,11 @@ impl ConnectionMonitor {
 
     /// Raises the reply limit to that of a look-up, and at least to `length` bytes, until the guard
     /// is dropped.
-    pub(super) fn allow_long_answers(&self, length: u64) -> LongAnswers<'_> {
-        self.long_answers.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn allow_long_replies(&self, length: u64) -> LongReplies<'_> {
+        self.long_replies.fetch_add(1, Ordering::Relaxed);
         let limit = LOOKUP_LIMIT.max(length);
-        self.answer_limit.fetch_max(limit, Ordering::Relaxed);
-        LongAnswers(self)
+        self.reply_limit.fetch_max(limit, Ordering::Relaxed);
+        LongReplies(self)
     }
 
     /// Checks an authentication method against `require_auth`; `None` is a method without a name.
@@ -207,12 +207,12 @@ impl ConnectionMonitor {
 }
 
 /// Restores the reply limit if no other look-up is in progress.
-pub(super) struct LongAnswers<'a>(&'a ConnectionMonitor);
+pub(super) struct LongReplies<'a>(&'a ConnectionMonitor);
 
-impl Drop for LongAnswers<'_> {
+impl Drop for LongReplies<'_> {
     fn drop(&mut self) {
-        if self.0.long_answers.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.answer_limit.store(MESSAGE_LIMIT, Ordering::Relaxed);
+        if self.0.long_replies.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.reply_limit.store(MESSAGE_LIMIT, Ordering::Relaxed);
         }
     }
 }

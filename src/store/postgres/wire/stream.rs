@@ -20,7 +20,7 @@ pub(in crate::store::postgres) struct MonitoredStream<S> {
     monitor: Arc<ConnectionMonitor>,
     pub(super) filter: MessageFilter,
     /// True until the server has replied to `SSLRequest`, with one byte and no message.
-    awaits_tls_answer: bool,
+    awaits_tls_reply: bool,
     /// Forwarded bytes that are not in the reader's buffer.
     out: Vec<u8>,
     /// How much of `out` was read.
@@ -39,7 +39,7 @@ impl<S> MonitoredStream<S> {
             inner,
             monitor: Arc::clone(monitor),
             filter: MessageFilter::new(Arc::clone(monitor)),
-            awaits_tls_answer: asks_for_tls,
+            awaits_tls_reply: asks_for_tls,
             out: Vec::new(),
             read: 0,
             violation: None,
@@ -75,7 +75,7 @@ impl<S: AsyncRead + Unpin> MonitoredStream<S> {
     }
 
     /// Reads the one-byte reply to `SSLRequest` and no more, since TLS follows.
-    fn poll_tls_answer(
+    fn poll_tls_reply(
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
@@ -86,12 +86,12 @@ impl<S: AsyncRead + Unpin> MonitoredStream<S> {
         match one.filled() {
             [] => {}
             [b'S' | b'N'] => {
-                self.awaits_tls_answer = false;
+                self.awaits_tls_reply = false;
                 buf.put_slice(one.filled());
             }
             _ => {
-                self.end_with(ProtocolViolation::TlsAnswer);
-                return Poll::Ready(Err(io::Error::other(ProtocolViolation::TlsAnswer)));
+                self.end_with(ProtocolViolation::TlsReply);
+                return Poll::Ready(Err(io::Error::other(ProtocolViolation::TlsReply)));
             }
         }
         Poll::Ready(Ok(()))
@@ -115,8 +115,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
             if let Some(violation) = &this.violation {
                 return Poll::Ready(Err(io::Error::other(violation.clone())));
             }
-            if this.awaits_tls_answer {
-                return this.poll_tls_answer(cx, buf);
+            if this.awaits_tls_reply {
+                return this.poll_tls_reply(cx, buf);
             }
             let start = buf.filled().len();
             ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;

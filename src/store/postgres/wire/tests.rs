@@ -259,17 +259,17 @@ fn too_long_messages_and_replies_end_the_stream() {
     let (_, violation) = filtered(&monitor(), [many.as_slice()]);
     assert_eq!(
         violation,
-        Some(ProtocolViolation::AnswerTooLong { limit: 1 << 20 })
+        Some(ProtocolViolation::ReplyTooLong { limit: 1 << 20 })
     );
     // The reply to a look-up may be longer, and each reply counts separately.
     let monitor = monitor();
-    let long = monitor.allow_long_answers(0);
+    let long = monitor.allow_long_replies(0);
     assert_eq!(filtered(&monitor, [many.as_slice()]).1, None);
-    drop(monitor.allow_long_answers(0));
+    drop(monitor.allow_long_replies(0));
     let one = message(b'D', &vec![0; 2_000_000]);
     assert_eq!(filtered(&monitor, [one.as_slice()]).1, None);
     drop(long);
-    let longer = monitor.allow_long_answers(40 << 20);
+    let longer = monitor.allow_long_replies(40 << 20);
     let many_rows = one.repeat(20);
     assert_eq!(filtered(&monitor, [many_rows.as_slice()]).1, None);
     drop(longer);
@@ -304,10 +304,10 @@ fn violations_are_displayed_as_sentences() {
             length: 2_147_483_647,
             limit: 1 << 30,
         },
-        ProtocolViolation::AnswerTooLong { limit: 1 << 20 },
+        ProtocolViolation::ReplyTooLong { limit: 1 << 20 },
         ProtocolViolation::TooManyMessages { limit: 256 },
         ProtocolViolation::Unreadable,
-        ProtocolViolation::TlsAnswer,
+        ProtocolViolation::TlsReply,
         auth("md5"),
         auth("none"),
     ];

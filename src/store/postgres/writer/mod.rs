@@ -85,7 +85,7 @@ pub(super) async fn run(shared: Arc<PoolShared>, start: Option<WriterStart>) -> 
     let connection = start.connection;
     let snapshot = SnapshotInterval {
         from: start.snapshot_from,
-        to: shared.in_flight_log.now(),
+        to: shared.in_flight_log.tick(),
     };
     let horizon = XidHorizon::new(&connection, snapshot);
     let mut writer = Writer {
@@ -236,7 +236,7 @@ impl Writer {
             };
             if self.horizon.is_due(replies.is_empty()) {
                 self.requests
-                    .push_back(PendingRequest::Horizon(self.shared.in_flight_log.now()));
+                    .push_back(PendingRequest::Horizon(self.shared.in_flight_log.tick()));
                 replies.push(async { connection.query_horizon().await.map(ServerReply::Horizon) });
             }
             token.attempts = token.attempts.saturating_add(1);
@@ -279,7 +279,7 @@ impl Writer {
             self.rowless = Some(rowless);
             return;
         }
-        rowless.lookup_tick = self.shared.in_flight_log.now();
+        rowless.lookup_tick = self.shared.in_flight_log.tick();
         let values: Vec<Token> = rowless.tokens.iter().map(|it| it.token.clone()).collect();
         let (sql, xid) = (self.shared.lookup.sql.clone(), rowless.xid);
         replies.push(async move {

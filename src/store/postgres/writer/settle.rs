@@ -62,7 +62,7 @@ impl Writer {
     fn handle_horizon(&mut self, snapshot_from: u64, reply: ReplyResult) -> bool {
         match reply {
             Ok(ServerReply::Horizon(xid)) => {
-                let to = self.shared.in_flight_log.now();
+                let to = self.shared.in_flight_log.tick();
                 self.horizon.advance(
                     xid,
                     SnapshotInterval {
