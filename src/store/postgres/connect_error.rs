@@ -245,7 +245,7 @@ impl Connector {
                 "the table does not exist",
                 format!(
                     "`database.table` must name a table of \"{}\" at {location}, with its schema \
-                     where that is not in the search path",
+                     if that is not in the search path",
                     self.address.name
                 ),
             ),

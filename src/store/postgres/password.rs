@@ -72,10 +72,13 @@ impl Address {
                 let text = url.read().map_err(|error| unreadable(&error))?;
                 let current = Self::from_url(text.expose_secret()).map_err(|why| {
                     let file = url.file().unwrap_or_default();
-                    Fault::new(ErrorKind::DbConnect, "the database's password cannot be read")
-                        .cause(format!("{file} does not hold a valid URL: {why}"))
-                        .hint(why.hint)
-                        .retryable()
+                    Fault::new(
+                        ErrorKind::DbConnect,
+                        "the database's password cannot be read",
+                    )
+                    .cause(format!("{file} does not hold a valid URL: {why}"))
+                    .hint(why.hint)
+                    .retryable()
                 })?;
                 // The password of another role is useless here.
                 Ok(Some(match current.password {
@@ -125,10 +128,13 @@ impl Address {
 }
 
 fn unreadable(error: &SecretFileError) -> Fault {
-    Fault::new(ErrorKind::DbConnect, "the database's password cannot be read")
-        .cause(format!("{error}: {}", error.cause))
-        .hint(SecretFileError::HINT)
-        .retryable()
+    Fault::new(
+        ErrorKind::DbConnect,
+        "the database's password cannot be read",
+    )
+    .cause(format!("{error}: {}", error.cause))
+    .hint(SecretFileError::HINT)
+    .retryable()
 }
 
 #[cfg(test)]
