@@ -254,7 +254,10 @@ impl Journal {
     fn write_fault(&self, why: &str) -> Fault {
         Fault::new(
             ErrorKind::OutputClosed,
-            format!("cannot write to the journal {}", self.path.display()),
+            format!(
+                "the journal {} cannot be written any more",
+                self.path.display()
+            ),
         )
         .cause(why)
         .hint("the run was stopped, because tokens are stored only after they are in the journal")
