@@ -19,7 +19,7 @@ use token_service::report::{ReportFormat, ReportSpec, Reports};
 use token_service::runtime::clock::{Clock, SystemClock};
 use token_service::runtime::shutdown::Shutdown;
 use token_service::script::api::emit_files::Emitter;
-use token_service::script::finish::run_to_the_end;
+use token_service::script::finish::run_and_drain;
 use token_service::script::host::{HostParts, ScriptHost};
 use token_service::script::{self, Script};
 use token_service::store;
@@ -101,7 +101,7 @@ async fn pipeline(way: Way, size: u64, url: &str) -> Result<()> {
     let runtime = Handle::current();
     let (sender, receiver) = oneshot::channel();
     thread::Builder::new()
-        .stack_size(script::STACK)
+        .stack_size(script::STACK_SIZE)
         .spawn(move || {
             let counted = match way {
                 Way::Rust => in_rust(&runtime, &fetcher, &store, ledger, size),
@@ -166,7 +166,7 @@ fn by_script(way: Way, host: &Arc<ScriptHost>) -> Result<u64> {
         max_memory: token_service::config::ScriptLimits::default().max_memory,
     };
     let script = if way == Way::Loop {
-        Script::of_text("loop.rhai", LOOP, &settings)
+        Script::from_text("loop.rhai", LOOP, &settings)
     } else {
         Script::load(None, &settings)
     };
@@ -174,7 +174,7 @@ fn by_script(way: Way, host: &Arc<ScriptHost>) -> Result<u64> {
     if let Some(problem) = script.check().into_iter().next() {
         return Err(shown(&problem));
     }
-    match run_to_the_end(&mut script, host).problem {
+    match run_and_drain(&mut script, host).problem {
         Some(problem) => Err(shown(&problem)),
         None => Ok(host.ledger().tally().total()),
     }
