@@ -157,7 +157,7 @@ fn condition_problem(condition: &Condition, summary: &Summary) -> Problem {
 
 /// Returns the problem for an exit status that no error explains.
 fn problem_of_exit(totals: &RunTotals, exit: Exit) -> Option<Problem> {
-    let resend = "`failed` and `not_attempted` tokens are safe to send again; look up `unknown` ones in the table first";
+    let resend = "`failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first";
     match totals.cause {
         Some(Cause::Deadline) => {
             return Some(
@@ -202,7 +202,7 @@ pub fn stopped_early(shutdown: &Shutdown) -> Problem {
         exit,
         format!("stopped by {cause} while connecting to the database"),
     )
-    .hint("no token was requested")
+    .hint("no token was asked for")
 }
 
 fn out_of_balance(totals: &RunTotals) -> Problem {

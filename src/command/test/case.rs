@@ -1,4 +1,4 @@
-//! Reads test files and builds their cases. Errors in a file are file_name with their location.
+//! Reads test files and builds their cases. Errors in a file are shown with their location.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};

@@ -144,7 +144,10 @@ fn numbers(summary: &Summary) -> Markup {
     let settled = summary.counts.stored + summary.counts.rejected;
     let rate = settled.saturating_mul(1000) / summary.duration_ms.max(1);
     let mut requests = Vec::new();
-    for (count, name) in [(summary.top_ups, "top-ups"), (summary.repeated, "repeated")] {
+    for (count, name) in [
+        (summary.top_ups, "to top up"),
+        (summary.repeated, "repeated"),
+    ] {
         if count > 0 {
             requests.push(format!("{} {name}", grouped(count)));
         }
