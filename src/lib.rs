@@ -37,9 +37,9 @@ pub mod parts {
     pub use crate::runtime::clock::{Clock, SystemClock};
     pub use crate::runtime::shutdown::Shutdown;
     pub use crate::script::api::emit_files::Emitter;
-    pub use crate::script::finish::run_to_the_end;
+    pub use crate::script::finish::run_and_drain;
     pub use crate::script::host::{HostParts, ScriptHost};
-    pub use crate::script::{STACK, Script, ScriptSettings};
+    pub use crate::script::{STACK_SIZE, Script, ScriptSettings};
     pub use crate::store::identifier::TableName;
     pub use crate::store::{DatabaseTarget, Store, StoreOptions};
 }

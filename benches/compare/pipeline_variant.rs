@@ -13,9 +13,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use token_service::parts::{
     Clock, DatabaseTarget, Emitter, Fault, FetchLimits, Fetcher, HostParts, HttpEndpoint,
-    HttpSource, Ledger, Problem, ReportFormat, ReportSpec, Reports, STACK, Script, ScriptHost,
+    HttpSource, Ledger, Problem, ReportFormat, ReportSpec, Reports, STACK_SIZE, Script, ScriptHost,
     ScriptLimits, ScriptSettings, Shutdown, Store, StoreOptions, SystemClock, TableName, Tracer,
-    run_to_the_end,
+    run_and_drain,
 };
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
@@ -94,7 +94,7 @@ async fn run_pipeline(variant: PipelineVariant, size: u64, url: &str) -> Result<
     let ledger = Ledger::new(Reports::open(&[stdout], false).map_err(fault_error)?);
     let runtime = Handle::current();
     let (sender, receiver) = oneshot::channel();
-    thread::Builder::new().stack_size(STACK).spawn(move || {
+    thread::Builder::new().stack_size(STACK_SIZE).spawn(move || {
         let total = match variant {
             PipelineVariant::Rust => run_calls(&runtime, &fetcher, &store, ledger, size),
             PipelineVariant::DefaultScript | PipelineVariant::LoopScript => {
@@ -169,7 +169,7 @@ fn run_script(variant: PipelineVariant, host: &Arc<ScriptHost>) -> Result<u64> {
     if let Some(problem) = script.check().into_iter().next() {
         return Err(problem_error(&problem));
     }
-    match run_to_the_end(&mut script, host).problem {
+    match run_and_drain(&mut script, host).problem {
         Some(problem) => Err(problem_error(&problem)),
         None => Ok(host.ledger().tally().total()),
     }

@@ -1,4 +1,4 @@
-//! The arguments of each command. What several commands take stands once, in a group of its own.
+//! The arguments of each command. Arguments that several commands share are groups.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,94 +15,94 @@ use crate::report::ReportSpec;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
 
-/// A run's arguments; whatever was not typed is `None` or empty.
+/// The arguments of a run; an argument that was not given is `None` or empty.
 #[derive(Clone, Debug, Default, Args)]
 pub struct RunArgs {
-    /// How many tokens, a whole number of at least 1 [default: 5]
+    /// Number of tokens, at least 1 [default: 5]
     #[arg(allow_negative_numbers = true, value_parser = value::size)]
     pub size: Option<u64>,
     /// The pipeline script [default: the built-in one]
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     pub script: Option<PathBuf>,
-    /// Write each received page to FILE, synced, before it is stored; `replay` takes it after a crash
+    /// Write each received page to FILE and sync it before storing; `replay` reads it after a crash
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     pub journal: Option<PathBuf>,
-    /// Take this run's part where N runs share SIZE, I from 0; without I the platform says which one
-    /// it is [default: what Cloud Run or Kubernetes say, else 0/1]
+    /// Process shard I of N, with I from 0; /N takes I from Cloud Run or Kubernetes [default: from the
+    /// platform, else 0/1]
     #[arg(long, value_name = "I/N", value_parser = value::shard, help_heading = "Run")]
     pub shard: Option<ShardArg>,
-    /// Try each insert and roll it back: the report says what would have been stored
+    /// Roll back each insert; the report shows what would have been stored
     #[arg(long, help_heading = "Run")]
     pub dry_run: bool,
-    /// How long it may take.
+    /// The time limits.
     #[command(flatten)]
     pub times: TimeArgs,
-    /// Take the tokens from FILE, one a line, or from standard input where it is -, instead of the
-    /// source; SIZE then defaults to all of them
+    /// Read tokens from FILE, one per line, or from standard input if FILE is -, instead of the source;
+    /// SIZE then defaults to all of them
     #[arg(long, value_name = "FILE", help_heading = "Source")]
     #[arg(conflicts_with_all = ["max_requests", "no_top_up", "dangerously_repeat_requests"])]
     pub input: Option<PathBuf>,
-    /// The most tokens to ask for in one request [default: 10000]
+    /// Maximum number of tokens per request [default: 10000]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value::positive)]
     #[arg(help_heading = "Source")]
     pub page_size: Option<u64>,
-    /// The most requests of a run [default: no limit]
+    /// Maximum number of requests [default: no limit]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value::positive)]
     #[arg(help_heading = "Source")]
     pub max_requests: Option<u64>,
-    /// Do not ask again for what a short delivery left out
+    /// Do not request the missing tokens after a short delivery
     #[arg(long, help_heading = "Source")]
     pub no_top_up: bool,
-    /// Repeat requests that the source may have served (after a time-out, a 500 or a cut answer):
-    /// tokens may be issued twice, and the first ones are lost
+    /// Repeat requests that the source may have served (after a timeout, a 500 or an incomplete
+    /// response); tokens may be issued twice, and the first ones are lost
     #[arg(long, help_heading = "Source")]
     pub dangerously_repeat_requests: bool,
-    /// How the database is used.
+    /// The database options.
     #[command(flatten)]
     pub database: DatabaseArgs,
-    /// What comes out.
+    /// The output options.
     #[command(flatten)]
     pub output: OutputArgs,
-    /// The folder that a script's `emit` may write files in
+    /// The folder in which a script's `emit` may write files
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub out_dir: Option<PathBuf>,
-    /// What every command takes.
+    /// The options of every command.
     #[command(flatten)]
     pub common: CommonArgs,
 }
 
-/// How long a run, or the replay of one, may take.
+/// The time limits of a run or a replay.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Run")]
 pub struct TimeArgs {
-    /// End after this long, such as 10m; what is in flight is still settled
-    #[arg(long, value_name = "DURATION", value_parser = value::limit)]
+    /// Stop the run after DURATION, such as 10m; inserts in flight still settle
+    #[arg(long, value_name = "DURATION", value_parser = value::positive_duration)]
     pub deadline: Option<Duration>,
     /// How long a stopped run may take to settle and report [default: 8s]
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub grace: Option<Duration>,
-    /// How long an outage in the middle of a run is waited out [default: 30s]
+    /// How long to wait out an outage during a run [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub patience: Option<Duration>,
-    /// How long to wait at the start for source and database to come up [default: 0s]
+    /// How long to wait at startup for source and database [default: 0s]
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub wait: Option<Duration>,
 }
 
-/// How the database is used.
+/// The database options.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Database")]
 pub struct DatabaseArgs {
-    /// The most database connections [default: 16]
+    /// Maximum number of database connections [default: 16]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value::count)]
     pub connections: Option<usize>,
-    /// The most inserts in flight on each connection; behind a pooler it is one [default: what the
-    /// round trip needs, 16 to 128]
+    /// Inserts in flight per connection; always 1 behind a pooler [default: from the round-trip time, 16
+    /// to 128]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value::count)]
     pub pipeline: Option<usize>,
 }
 
-/// What comes out, and when that is a failure.
+/// The output options, and the conditions under which a completed run fails.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
@@ -110,19 +110,19 @@ pub struct OutputArgs {
     /// text]
     #[arg(long = "report", value_name = "FORMAT[=PATH]", value_parser = value::report)]
     pub reports: Vec<ReportSpec>,
-    /// What reports show of a token: none masks nothing, prefix leaves its beginning, sha256 a
-    /// digest [default: none]
+    /// How reports show tokens: none in full, prefix the first characters, sha256 a digest [default:
+    /// none]
     #[arg(long, value_name = "MASK", value_parser = value::mask)]
     pub mask: Option<Mask>,
-    /// End with 1 where this holds at the end, such as rejected>0, stored<requested or
+    /// Exit with 1 if CONDITION holds at the end, such as rejected>0, stored<requested or
     /// stored<0.9*requested; repeatable
     #[arg(long, value_name = "CONDITION", value_parser = value::condition)]
     pub fail_on: Vec<Condition>,
-    /// Show how far the run has come on standard error: auto where that is a terminal and standard
-    /// output none, always in lines where no bar can be drawn, or never [default: auto]
+    /// When to show progress on standard error: auto if it is a terminal and standard output is not,
+    /// always (as lines if no bar can be drawn), or never [default: auto]
     #[arg(long, value_name = "WHEN", value_parser = value::progress)]
     pub progress: Option<ProgressMode>,
-    /// Write what the run came to into FILE when it ends, as Prometheus text for a collector
+    /// Write the metrics of the run to FILE when it ends, in the Prometheus text format
     #[arg(long, value_name = "FILE")]
     pub metrics: Option<PathBuf>,
 }
@@ -130,25 +130,25 @@ pub struct OutputArgs {
 /// The arguments of `replay`.
 #[derive(Clone, Debug, Args)]
 pub struct ReplayArgs {
-    /// A journal, an ndjson report, or the .partial of one
+    /// A journal, an ndjson report or its .partial
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// How long it may take.
+    /// The time limits.
     #[command(flatten)]
     pub times: TimeArgs,
-    /// How the database is used.
+    /// The database options.
     #[command(flatten)]
     pub database: DatabaseArgs,
-    /// What comes out.
+    /// The output options.
     #[command(flatten)]
     pub output: OutputArgs,
-    /// What every command takes.
+    /// The options of every command.
     #[command(flatten)]
     pub common: CommonArgs,
 }
 
 impl ReplayArgs {
-    /// The same as the arguments of a run.
+    /// Returns the equivalent arguments of a run.
     pub fn as_run(&self) -> RunArgs {
         RunArgs {
             times: self.times.clone(),
@@ -163,13 +163,13 @@ impl ReplayArgs {
 /// The arguments of `merge`.
 #[derive(Clone, Debug, Args)]
 pub struct MergeArgs {
-    /// Whole ndjson reports, each of another run
+    /// Complete ndjson reports, each of a different run
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// What comes out; tokens that are masked already stay so.
+    /// The output options; tokens that are masked in the files stay masked.
     #[command(flatten)]
     pub output: OutputArgs,
-    /// What every command takes.
+    /// The options of every command.
     #[command(flatten)]
     pub common: CommonArgs,
 }
@@ -177,12 +177,12 @@ pub struct MergeArgs {
 /// The arguments of `demo-source`.
 #[derive(Clone, Debug, Args)]
 pub struct DemoSourceArgs {
-    /// The address and port to listen on; port 0 is any that is free [default: 127.0.0.1:8080]
+    /// The address and port to listen on; port 0 picks a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", value_parser = value::address)]
     pub listen: Option<SocketAddr>,
 }
 
-/// What every command that reads the configuration takes.
+/// The options of every command that reads the configuration.
 #[derive(Clone, Debug, Default, Args)]
 pub struct CommonArgs {
     /// The configuration file (YAML)
@@ -192,24 +192,24 @@ pub struct CommonArgs {
     #[arg(long, value_name = "LEVEL", value_parser = value::level, help_heading = "Messages")]
     pub log_level: Option<LevelFilter>,
     /// text or json, on standard error [default: text]
-    #[arg(long, value_name = "LAYOUT", value_parser = value::layout, help_heading = "Messages")]
+    #[arg(long, value_name = "LAYOUT", value_parser = value::line_format, help_heading = "Messages")]
     pub log_format: Option<LineFormat>,
     /// text or json, on standard error [default: text]
-    #[arg(long, value_name = "LAYOUT", value_parser = value::layout, help_heading = "Messages")]
+    #[arg(long, value_name = "LAYOUT", value_parser = value::line_format, help_heading = "Messages")]
     pub error_format: Option<LineFormat>,
 }
 
 /// The arguments of `check`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct CheckArgs {
-    /// The scripts, and folders that are searched for *.rhai [default: the one that a run would take]
+    /// Scripts, and folders to search for *.rhai [default: the configured script]
     #[arg(value_name = "SCRIPT")]
     pub scripts: Vec<PathBuf>,
-    /// Connect to source and database too, and say whether a run could use them; no token is asked
-    /// for and no row written
+    /// Also connect to source and database and report whether a run could use them; requests no token
+    /// and writes no row
     #[arg(long)]
     pub connect: bool,
-    /// What every command takes.
+    /// The options of every command.
     #[command(flatten)]
     pub common: CommonArgs,
 }
@@ -217,41 +217,41 @@ pub struct CheckArgs {
 /// The arguments of `test`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct TestArgs {
-    /// Test files, and folders that are searched for them [default: the current folder]
+    /// Test files, and folders to search for them [default: the current folder]
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// Run only the cases with TEXT in `FILE: NAME`
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
-    /// Write the reports of cases that fail into their files
+    /// Write the actual reports of failed cases into their files
     #[arg(long)]
     pub update: bool,
-    /// Write the outcome to FILE too, as JUnit XML
+    /// Also write the results to FILE, as JUnit XML
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
-    /// How many cases run at a time [default: as many as there are processors]
+    /// How many cases run at a time [default: one per processor]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value::count)]
     pub jobs: Option<usize>,
-    /// How long a case may take in real time, whatever its own clock says
-    #[arg(long, value_name = "DURATION", value_parser = value::limit, default_value = "10s")]
+    /// The real time that a case may take; its virtual clock does not count
+    #[arg(long, value_name = "DURATION", value_parser = value::positive_duration, default_value = "10s")]
     pub timeout: Duration,
     /// text or json, on standard error [default: text]
-    #[arg(long, value_name = "LAYOUT", value_parser = value::layout)]
+    #[arg(long, value_name = "LAYOUT", value_parser = value::line_format)]
     pub error_format: Option<LineFormat>,
 }
 
 /// The arguments of `api`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct ApiArgs {
-    /// The form of the reference
+    /// The format of the reference
     #[arg(long, value_enum, default_value_t = ApiFormat::Md)]
     pub format: ApiFormat,
 }
 
-/// The forms in which the script API is printed.
+/// The formats in which the script API is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ApiFormat {
-    /// Markdown for people
+    /// Markdown
     Md,
     /// The engine's metadata
     Json,

@@ -1,5 +1,5 @@
-//! The environment as configuration sees it: values, secrets that come from files, and what of it
-//! a script may read. Tests hand in a map; only `Env::of_process` looks at the process.
+//! The environment variables: values, secrets from files, and the part that a script may read.
+//! Tests build an [`Env`] from a map; only [`Env::from_process`] reads the process.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -7,13 +7,13 @@ use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::cli::value::{ParseResult, refusal};
+use crate::cli::value::{ParseResult, invalid_value};
 use crate::error::diagnostic::Problem;
 use crate::error::diagnostic::usage;
 use crate::error::escape::escape;
 use crate::runtime::secret::{Secret, SecretFileError};
 
-/// The variables that hold a secret; each of the first three also has a form with `_FILE` behind it.
+/// The variables that hold a secret; the first three also exist with the suffix `_FILE`.
 const SECRETS: [&str; 6] = [
     "DB_PASS",
     "DATABASE_URL",
@@ -23,21 +23,21 @@ const SECRETS: [&str; 6] = [
     "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
 ];
 
-/// The environment's variables. A variable that is set to nothing counts as unset.
+/// The environment variables. An empty variable counts as unset.
 #[derive(Clone, Default)]
 pub struct Env {
     variables: BTreeMap<String, OsString>,
 }
 
 impl Env {
-    /// The environment of this process.
-    pub fn of_process() -> Self {
+    /// Returns the environment of this process.
+    pub fn from_process() -> Self {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
             .collect()
     }
 
-    /// The value of a variable, if it is set to something.
+    /// Returns the value of a variable that is set.
     pub fn get(&self, name: &str) -> Result<Option<&str>, Problem> {
         match self.variables.get(name) {
             None => Ok(None),
@@ -48,7 +48,7 @@ impl Env {
         }
     }
 
-    /// The value of a variable that is no secret, read by `parse`.
+    /// Returns the parsed value of a variable; it must not be a secret, since errors show it.
     pub fn parse<T>(
         &self,
         name: &str,
@@ -59,21 +59,21 @@ impl Env {
         };
         parse(value)
             .map(Some)
-            .map_err(|rule| usage(refusal(name, &rule, &escape(value))))
+            .map_err(|rule| usage(invalid_value(name, &rule, &escape(value))))
     }
 
-    /// The names of the variables that are set to something.
+    /// Returns the names of the variables that are set.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.variables.keys().map(String::as_str)
     }
 
-    /// True where a variable is set to something, whatever it is.
+    /// Returns true if a variable is set.
     pub fn has(&self, name: &str) -> bool {
         self.variables.contains_key(name)
     }
 
-    /// True where a proxy is named, as curl and others read it.
-    pub fn names_a_proxy(&self) -> bool {
+    /// Returns true if a proxy is configured, by the variables that curl reads.
+    pub fn has_proxy(&self) -> bool {
         let names = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
         let mut names = names
             .iter()
@@ -81,21 +81,21 @@ impl Env {
         names.any(|name| self.has(&name))
     }
 
-    /// False where the user asked for text without colours, by `NO_COLOR` (see no-color.org) or a
-    /// terminal that has none. Whether there is a terminal at all is the caller's to find out.
+    /// Returns false if `NO_COLOR` is set (see no-color.org) or the terminal has no colors.
+    ///
+    /// The caller checks whether the stream is a terminal.
     pub fn allows_color(&self) -> bool {
         let term = self.variables.get("TERM");
         !self.has("NO_COLOR") && term.is_none_or(|term| term != "dumb")
     }
 
-    /// True where the environment names a terminal that can move its cursor.
+    /// Returns true if `TERM` names a terminal that can move its cursor.
     pub fn allows_drawing(&self) -> bool {
         let term = self.variables.get("TERM");
         term.is_some_and(|term| term != "dumb")
     }
 
-    /// A secret: the variable itself, or the content of the file that `name` with `_FILE` behind it
-    /// names.
+    /// Returns a secret from the variable `name`, or from the file that `name_FILE` names.
     pub fn secret(&self, name: &str) -> Result<Option<Secret>, Problem> {
         let from_file = format!("{name}_FILE");
         let path = self.get(&from_file)?;
@@ -117,14 +117,14 @@ impl Env {
         }
     }
 
-    /// The files that hold secrets.
+    /// Returns the paths of the files that hold secrets.
     pub fn secret_files(&self) -> impl Iterator<Item = &Path> {
         let named = self.variables.iter();
         let files = named.filter(|(name, _)| name.ends_with("_FILE") && is_secret(name));
         files.map(|(_, path)| Path::new(path))
     }
 
-    /// The name under which a secret was given, for messages.
+    /// Returns the variable that sets a secret, for messages.
     pub fn secret_name(&self, name: &str) -> Option<String> {
         let from_file = format!("{name}_FILE");
         if self.has(name) {
@@ -136,15 +136,20 @@ impl Env {
         }
     }
 
-    /// What a script may read: the variables that start with `prefix`, without any that holds a
-    /// secret, says where one lies, or repeats one of `secrets` under another name.
-    pub fn visible(&self, prefix: &str, secrets: &[SecretString]) -> BTreeMap<String, String> {
+    /// Returns the variables that a script may read: those that start with `prefix`.
+    ///
+    /// Leaves out variables that hold a secret, name its file, or repeat one of `secrets`.
+    pub fn visible_to_scripts(
+        &self,
+        prefix: &str,
+        secrets: &[SecretString],
+    ) -> BTreeMap<String, String> {
         self.variables
             .iter()
             .filter(|(name, _)| name.starts_with(prefix) && !is_secret(name))
             .filter_map(|(name, value)| Some((name.clone(), value.to_str()?.to_string())))
             .filter(|(_, value)| !secrets.iter().any(|secret| secret.expose_secret() == value))
-            // An address with a query may carry a key in it, which `fetch` hides as well.
+            // A URL may carry a key in its query or credentials; `fetch` hides them as well.
             .filter(|(name, value)| name != "TOKEN_HOST" || !value.contains(['?', '@']))
             .collect()
     }

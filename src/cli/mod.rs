@@ -155,8 +155,8 @@ pub fn error_format(args: &[OsString], env: &Env) -> LineFormat {
     }
     let set = env.get("TOKEN_SERVICE_ERROR_FORMAT").ok().flatten();
     typed
-        .and_then(|text| value::layout(text).ok())
-        .or_else(|| set.and_then(|text| value::layout(text).ok()))
+        .and_then(|text| value::line_format(text).ok())
+        .or_else(|| set.and_then(|text| value::line_format(text).ok()))
         .unwrap_or_default()
 }
 

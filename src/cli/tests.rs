@@ -1,4 +1,4 @@
-//! How command lines are read, and what help and mistakes look like.
+//! Tests of the command line: parsing, help and errors.
 
 #![allow(clippy::unwrap_used, clippy::too_many_lines)]
 
@@ -10,31 +10,31 @@ use crate::cli::*;
 use crate::error::exit::Exit;
 use crate::report::mask::Mask;
 
-fn words(line: &str) -> Vec<OsString> {
+fn args(line: &str) -> Vec<OsString> {
     line.split(' ').map(OsString::from).collect()
 }
 
-fn typed(line: &str) -> Cli {
-    match parse(&words(line), false) {
+fn parsed(line: &str) -> Cli {
+    match parse(&args(line), false) {
         Ok(cli) => cli,
-        Err(refusal) => panic!("{refusal:?}"),
+        Err(error) => panic!("{error:?}"),
     }
 }
 
 fn problem(line: &str) -> Problem {
-    match parse(&words(line), false) {
+    match parse(&args(line), false) {
         Err(ParseError::Problem(problem)) => problem,
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn the_command_line_is_sound() {
+fn command_definition_is_valid() {
     command().debug_assert();
 }
 
 #[test]
-fn a_size_that_makes_no_sense_is_one_clear_error() {
+fn invalid_size_is_one_clear_error() {
     let all: Vec<String> = [
         "0",
         "-1",
@@ -56,22 +56,22 @@ fn a_size_that_makes_no_sense_is_one_clear_error() {
     .collect();
     insta::assert_snapshot!(all.join("\n"), @"
     error: SIZE must be a whole number of at least 1, such as 10, not `0`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: SIZE must be a whole number of at least 1, such as 10, not `-1`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: SIZE must be a whole number of at least 1, such as 10, not `1.5`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: SIZE must be a whole number of at least 1, such as 10, not `ten`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: SIZE must be at most 9223372036854775807, not `18446744073709551616`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: SIZE must be at most 9223372036854775807, not `9223372036854775808`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     ");
 }
 
 #[test]
-fn an_option_that_makes_no_sense_is_one_clear_error() {
+fn invalid_option_is_one_clear_error() {
     let all: Vec<String> = [
         "--pagesize 5",
         "--page-size 0",
@@ -104,55 +104,55 @@ fn an_option_that_makes_no_sense_is_one_clear_error() {
     error: unexpected argument '--pagesize' found
     hint: a similar argument exists: '--page-size'
     error: --page-size must be a whole number of at least 1, not `0`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: --connections must be a whole number from 1 to 10000, not `-3`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: --deadline must have a unit, such as 500ms, 20s or 10m, not `20`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: --deadline must be longer than 0, not `0s`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: --grace must be a duration, such as 500ms, 20s or 10m, not `soon`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: --report must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `html`?), not `htmll`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: --report must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `json`?), not `jsn`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: --report must name a path after `=`, or be `json` alone for standard output, not `json=`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: --mask must be one of none, prefix, sha256, not `half`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: --log-level must be one of off, error, warn, info, debug, trace, not `loud`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: --error-format must be text or json, not `xml`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: the command `demo` must come first
     hint: SIZE and options go after it: `token_service demo …`
     error: unexpected argument '6' found
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: the command `demo` must come first
     hint: SIZE and options go after it: `token_service demo …`
     error: unexpected argument '6' found
-    hint: `token_service --help` shows what can be typed
-    error: no command is called `dmeo`
+    hint: see `token_service --help`
+    error: unknown command `dmeo`
     hint: did you mean `token_service demo`?
-    error: no command is called `rpelay`
+    error: unknown command `rpelay`
     hint: did you mean `token_service replay`?
-    error: --fail-on must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `rejcted` is none (did you mean `rejected`?)
-    hint: `token_service --help` shows what can be typed
+    error: --fail-on must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `rejcted` (did you mean `rejected`?)
+    hint: see `token_service --help`
     error: unexpected argument '--password' found
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: a value is required for '--script <FILE>' but none was supplied
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: the argument '--page-size <N>' cannot be used multiple times
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     error: invalid value 'rst' for '--format <FORMAT>' [possible values: md, json, d.rhai]
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     ");
 }
 
 #[test]
-fn every_option_reaches_its_field() {
-    let cli = typed(
+fn every_option_sets_its_field() {
+    let cli = parsed(
         "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --max-requests 5 --no-top-up --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
     );
     let run = cli.run;
@@ -183,17 +183,17 @@ fn every_option_reaches_its_field() {
 }
 
 #[test]
-fn the_commands_take_their_arguments() {
-    let demo = typed("token_service demo 10 --report json").command;
+fn commands_parse_their_arguments() {
+    let demo = parsed("token_service demo 10 --report json").command;
     assert!(matches!(demo, Some(Command::Demo(run)) if run.size == Some(10)));
-    let check = typed("token_service check a.rhai b.rhai --config c.yaml").command;
+    let check = parsed("token_service check a.rhai b.rhai --config c.yaml").command;
     assert!(matches!(check, Some(Command::Check(check)) if check.scripts.len() == 2));
-    let api = typed("token_service api --format d.rhai").command;
+    let api = parsed("token_service api --format d.rhai").command;
     assert!(matches!(api, Some(Command::Api(api)) if api.format == ApiFormat::Definitions));
 }
 
 #[test]
-fn the_error_format_is_known_whatever_else_is_wrong() {
+fn error_format_is_found_in_invalid_command_lines() {
     let none = Env::default();
     let json: Env = [("TOKEN_SERVICE_ERROR_FORMAT", "json")]
         .into_iter()
@@ -224,14 +224,14 @@ fn the_error_format_is_known_whatever_else_is_wrong() {
         ("token_service --error-format", &none, LineFormat::Text),
         ("token_service --error-format xml", &json, LineFormat::Json),
     ] {
-        assert_eq!(error_format(&words(line), env), expected, "{line}");
+        assert_eq!(error_format(&args(line), env), expected, "{line}");
     }
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "the help is as long as it is")]
+#[expect(clippy::too_many_lines, reason = "the snapshot of the help is long")]
 fn help_names_options_variables_and_exit_codes() {
-    let help = |line: &str| match parse(&words(line), false) {
+    let help = |line: &str| match parse(&args(line), false) {
         Err(ParseError::Answer(text)) => text,
         other => panic!("{other:?}"),
     };
@@ -258,7 +258,7 @@ fn help_names_options_variables_and_exit_codes() {
       man          Print the man page
 
     Arguments:
-      [SIZE]  How many tokens, a whole number of at least 1 [default: 5] [env: TOKEN_SERVICE_SIZE]
+      [SIZE]  Number of tokens, at least 1 [default: 5] [env: TOKEN_SERVICE_SIZE]
 
     Options:
       -h, --help     Print help
@@ -267,59 +267,58 @@ fn help_names_options_variables_and_exit_codes() {
     Run:
           --script <FILE>        The pipeline script [default: the built-in one] [env:
                                  TOKEN_SERVICE_SCRIPT]
-          --journal <FILE>       Write each received page to FILE, synced, before it is stored; `replay`
-                                 takes it after a crash [env: TOKEN_SERVICE_JOURNAL]
-          --shard <I/N>          Take this run's part where N runs share SIZE, I from 0; without I the
-                                 platform says which one it is [default: what Cloud Run or Kubernetes
-                                 say, else 0/1] [env: TOKEN_SERVICE_SHARD]
-          --dry-run              Try each insert and roll it back: the report says what would have been
-                                 stored [env: TOKEN_SERVICE_DRY_RUN]
-          --deadline <DURATION>  End after this long, such as 10m; what is in flight is still settled
-                                 [env: TOKEN_SERVICE_DEADLINE]
+          --journal <FILE>       Write each received page to FILE and sync it before storing; `replay`
+                                 reads it after a crash [env: TOKEN_SERVICE_JOURNAL]
+          --shard <I/N>          Process shard I of N, with I from 0; /N takes I from Cloud Run or
+                                 Kubernetes [default: from the platform, else 0/1] [env:
+                                 TOKEN_SERVICE_SHARD]
+          --dry-run              Roll back each insert; the report shows what would have been stored
+                                 [env: TOKEN_SERVICE_DRY_RUN]
+          --deadline <DURATION>  Stop the run after DURATION, such as 10m; inserts in flight still
+                                 settle [env: TOKEN_SERVICE_DEADLINE]
           --grace <DURATION>     How long a stopped run may take to settle and report [default: 8s]
                                  [env: TOKEN_SERVICE_GRACE]
-          --patience <DURATION>  How long an outage in the middle of a run is waited out [default: 30s]
-                                 [env: TOKEN_SERVICE_PATIENCE]
-          --wait <DURATION>      How long to wait at the start for source and database to come up
-                                 [default: 0s] [env: TOKEN_SERVICE_WAIT]
+          --patience <DURATION>  How long to wait out an outage during a run [default: 30s] [env:
+                                 TOKEN_SERVICE_PATIENCE]
+          --wait <DURATION>      How long to wait at startup for source and database [default: 0s] [env:
+                                 TOKEN_SERVICE_WAIT]
           --config <FILE>        The configuration file (YAML) [env: TOKEN_SERVICE_CONFIG]
 
     Source:
-          --input <FILE>                 Take the tokens from FILE, one a line, or from standard input
-                                         where it is -, instead of the source; SIZE then defaults to all
-                                         of them [env: TOKEN_SERVICE_INPUT]
-          --page-size <N>                The most tokens to ask for in one request [default: 10000]
-                                         [env: TOKEN_SERVICE_PAGE_SIZE]
-          --max-requests <N>             The most requests of a run [default: no limit] [env:
+          --input <FILE>                 Read tokens from FILE, one per line, or from standard input if
+                                         FILE is -, instead of the source; SIZE then defaults to all of
+                                         them [env: TOKEN_SERVICE_INPUT]
+          --page-size <N>                Maximum number of tokens per request [default: 10000] [env:
+                                         TOKEN_SERVICE_PAGE_SIZE]
+          --max-requests <N>             Maximum number of requests [default: no limit] [env:
                                          TOKEN_SERVICE_MAX_REQUESTS]
-          --no-top-up                    Do not ask again for what a short delivery left out [env:
+          --no-top-up                    Do not request the missing tokens after a short delivery [env:
                                          TOKEN_SERVICE_NO_TOP_UP]
           --dangerously-repeat-requests  Repeat requests that the source may have served (after a
-                                         time-out, a 500 or a cut answer): tokens may be issued twice,
-                                         and the first ones are lost [env:
+                                         timeout, a 500 or an incomplete response); tokens may be issued
+                                         twice, and the first ones are lost [env:
                                          TOKEN_SERVICE_DANGEROUSLY_REPEAT_REQUESTS]
 
     Database:
-          --connections <N>  The most database connections [default: 16] [env:
+          --connections <N>  Maximum number of database connections [default: 16] [env:
                              TOKEN_SERVICE_CONNECTIONS]
-          --pipeline <N>     The most inserts in flight on each connection; behind a pooler it is one
-                             [default: what the round trip needs, 16 to 128] [env:
-                             TOKEN_SERVICE_PIPELINE]
+          --pipeline <N>     Inserts in flight per connection; always 1 behind a pooler [default: from
+                             the round-trip time, 16 to 128] [env: TOKEN_SERVICE_PIPELINE]
 
     Output:
           --report <FORMAT[=PATH]>  text, ndjson, json, csv, yaml or html, on standard output or to
                                     PATH; repeatable [default: text] [env: TOKEN_SERVICE_REPORT]
-          --mask <MASK>             What reports show of a token: none masks nothing, prefix leaves its
-                                    beginning, sha256 a digest [default: none] [env: TOKEN_SERVICE_MASK]
-          --fail-on <CONDITION>     End with 1 where this holds at the end, such as rejected>0,
+          --mask <MASK>             How reports show tokens: none in full, prefix the first characters,
+                                    sha256 a digest [default: none] [env: TOKEN_SERVICE_MASK]
+          --fail-on <CONDITION>     Exit with 1 if CONDITION holds at the end, such as rejected>0,
                                     stored<requested or stored<0.9*requested; repeatable [env:
                                     TOKEN_SERVICE_FAIL_ON]
-          --progress <WHEN>         Show how far the run has come on standard error: auto where that is
-                                    a terminal and standard output none, always in lines where no bar
-                                    can be drawn, or never [default: auto] [env: TOKEN_SERVICE_PROGRESS]
-          --metrics <FILE>          Write what the run came to into FILE when it ends, as Prometheus
-                                    text for a collector [env: TOKEN_SERVICE_METRICS]
-          --out-dir <DIR>           The folder that a script's `emit` may write files in [env:
+          --progress <WHEN>         When to show progress on standard error: auto if it is a terminal
+                                    and standard output is not, always (as lines if no bar can be
+                                    drawn), or never [default: auto] [env: TOKEN_SERVICE_PROGRESS]
+          --metrics <FILE>          Write the metrics of the run to FILE when it ends, in the Prometheus
+                                    text format [env: TOKEN_SERVICE_METRICS]
+          --out-dir <DIR>           The folder in which a script's `emit` may write files [env:
                                     TOKEN_SERVICE_OUT_DIR]
 
     Messages:

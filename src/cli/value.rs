@@ -1,8 +1,8 @@
-//! The forms that single values may have: whole numbers, durations and sizes with units, addresses,
-//! reports. One parser serves the command line, the environment and the file alike.
+//! Parsers of single values: numbers, durations, sizes, addresses, reports. The command line, the
+//! environment and the configuration file share them.
 //!
-//! A parser's error says what the value must be, as in "must be a whole number"; it never repeats
-//! the value, which may be a secret.
+//! A parser's error states a rule, such as "must be a whole number". It never repeats the value,
+//! which may be a secret.
 
 use crate::error::suggest::nearest_option;
 use std::net::SocketAddr;
@@ -20,25 +20,26 @@ use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
 use crate::report::{ReportFormat, ReportSpec};
 
-/// What a parser gives: the value, or the rest of a sentence that begins with its name.
+/// The result of a parser; the error continues a sentence that begins with the value's name.
 pub type ParseResult<T> = Result<T, String>;
 
-/// The sentence about a value of `name` that a parser refused. A rule that says which part of the value
-/// is wrong has named it already.
-pub fn refusal(name: &str, rule: &str, value: &str) -> String {
-    if rule.contains("` is none") {
+/// Returns the message about a value of `name` that a parser refused.
+///
+/// Leaves out the value if the rule already names its wrong part.
+pub fn invalid_value(name: &str, rule: &str, value: &str) -> String {
+    if rule.contains(", not `") {
         format!("{name} {rule}")
     } else {
         format!("{name} {rule}, not `{value}`")
     }
 }
 
-/// The largest SIZE: what a script's signed 64-bit integers hold.
-pub const MOST: u64 = i64::MAX as u64;
+/// The largest SIZE, which a script's signed 64-bit integers can hold.
+pub const MAX_SIZE: u64 = i64::MAX as u64;
 
-/// How many tokens: at least 1, at most [`MOST`].
+/// Parses SIZE, from 1 to [`MAX_SIZE`].
 pub fn size(text: &str) -> ParseResult<u64> {
-    if let Ok(number @ 1..=MOST) = text.parse() {
+    if let Ok(number @ 1..=MAX_SIZE) = text.parse() {
         return Ok(number);
     }
     let is_whole = text
@@ -46,13 +47,13 @@ pub fn size(text: &str) -> ParseResult<u64> {
         .bytes()
         .all(|byte| byte.is_ascii_digit());
     Err(if is_whole && text.len() > 18 && !text.starts_with('-') {
-        format!("must be at most {MOST}")
+        format!("must be at most {MAX_SIZE}")
     } else {
         String::from("must be a whole number of at least 1, such as 10")
     })
 }
 
-/// A whole number of at least 1.
+/// Parses a whole number of at least 1.
 pub fn positive(text: &str) -> ParseResult<u64> {
     match text.parse() {
         Ok(0) | Err(_) => Err(String::from("must be a whole number of at least 1")),
@@ -60,23 +61,23 @@ pub fn positive(text: &str) -> ParseResult<u64> {
     }
 }
 
-/// A number of things that are held at once, at least 1.
+/// Parses a number of concurrent items, from 1 to 10000.
 pub fn count(text: &str) -> ParseResult<usize> {
-    /// More of anything than this is a typing error, and would cost memory before it cost time.
-    const MOST: usize = 10_000;
+    /// A larger number is a typing error and would exhaust memory.
+    const MAX: usize = 10_000;
     match text.parse() {
-        Ok(number @ 1..=MOST) => Ok(number),
-        _ => Err(format!("must be a whole number from 1 to {MOST}")),
+        Ok(number @ 1..=MAX) => Ok(number),
+        _ => Err(format!("must be a whole number from 1 to {MAX}")),
     }
 }
 
-/// A whole number, 0 included.
+/// Parses a whole number of at least 0.
 pub fn number<T: std::str::FromStr>(text: &str) -> ParseResult<T> {
     text.parse()
         .map_err(|_| String::from("must be a whole number of at least 0"))
 }
 
-/// A TCP port.
+/// Parses a TCP port.
 pub fn port(text: &str) -> ParseResult<u16> {
     match text.parse() {
         Ok(0) | Err(_) => Err(String::from("must be a port from 1 to 65535")),
@@ -84,36 +85,36 @@ pub fn port(text: &str) -> ParseResult<u16> {
     }
 }
 
-/// The ports of several hosts, with commas between them.
+/// Parses the comma-separated ports of several hosts.
 pub fn ports(text: &str) -> ParseResult<Vec<u16>> {
     text.split(',').map(|one| port(one.trim())).collect()
 }
 
-/// A span of time with its unit; 0 is allowed.
+/// Parses a duration with a unit; 0 is allowed.
 pub fn duration(text: &str) -> ParseResult<Duration> {
-    /// A year: clocks cannot add up what lies far beyond.
-    const MOST: Duration = Duration::from_hours(366 * 24);
+    /// A year. Far longer durations overflow the clock's arithmetic.
+    const MAX: Duration = Duration::from_hours(366 * 24);
     let parsed = humantime::parse_duration(text).map_err(|error| match error {
         humantime::DurationError::UnknownUnit { unit, .. } if unit.is_empty() => {
             String::from("must have a unit, such as 500ms, 20s or 10m")
         }
         _ => String::from("must be a duration, such as 500ms, 20s or 10m"),
     })?;
-    if parsed > MOST {
+    if parsed > MAX {
         return Err(String::from("must be at most a year"));
     }
     Ok(parsed)
 }
 
-/// A span of time with its unit that is longer than nothing.
-pub fn limit(text: &str) -> ParseResult<Duration> {
+/// Parses a duration with a unit that is longer than 0.
+pub fn positive_duration(text: &str) -> ParseResult<Duration> {
     match duration(text)? {
         Duration::ZERO => Err(String::from("must be longer than 0")),
-        limit => Ok(limit),
+        duration => Ok(duration),
     }
 }
 
-/// An amount of memory in bytes, with or without a unit; at least 1.
+/// Parses a size in bytes, with or without a unit; at least 1.
 pub fn bytes(text: &str) -> ParseResult<u64> {
     match text.parse() {
         Ok(ByteSize(bytes)) if bytes > 0 => Ok(bytes),
@@ -123,8 +124,8 @@ pub fn bytes(text: &str) -> ParseResult<u64> {
     }
 }
 
-/// The source's address. Without a scheme `https` is meant, as operators of the first version wrote
-/// a bare host.
+/// Parses the URL of the source. Without a scheme it means `https`: the first version took a bare
+/// host.
 pub fn source_url(text: &str) -> ParseResult<Url> {
     let text = text.trim();
     let url = if text.contains("://") {
@@ -139,14 +140,14 @@ pub fn source_url(text: &str) -> ParseResult<Url> {
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(String::from(
-            "must not hold credentials: give them as TOKEN_SERVICE_SOURCE_AUTHORIZATION or in the file that TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE names",
+            "must not contain credentials: set TOKEN_SERVICE_SOURCE_AUTHORIZATION or TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE instead",
         ));
     }
     url.set_fragment(None);
     Ok(url)
 }
 
-/// A report, `FORMAT` or `FORMAT=PATH`; `-` and `/dev/stdout` are standard output.
+/// Parses a report, `FORMAT` or `FORMAT=PATH`; `-` and `/dev/stdout` mean standard output.
 pub fn report(text: &str) -> ParseResult<ReportSpec> {
     let (name, path) = match text.split_once('=') {
         Some((name, path)) => (name, Some(path)),
@@ -176,7 +177,7 @@ pub fn report(text: &str) -> ParseResult<ReportSpec> {
     })
 }
 
-/// How a report is written on the command line.
+/// Returns the name of a format on the command line.
 pub fn report_name(format: ReportFormat) -> &'static str {
     ReportFormat::ALL
         .iter()
@@ -184,7 +185,7 @@ pub fn report_name(format: ReportFormat) -> &'static str {
         .map_or("report", |(name, _)| name)
 }
 
-/// When progress is shown.
+/// Parses the mode of the progress display.
 pub fn progress(text: &str) -> ParseResult<ProgressMode> {
     let all = ProgressMode::ALL.iter();
     let found = all.clone().find(|(name, _)| *name == text);
@@ -197,10 +198,10 @@ pub fn progress(text: &str) -> ParseResult<ProgressMode> {
     })
 }
 
-/// What was written for a shard: `I/N`, or `/N` where the platform says which one this is.
+/// A shard as the user gives it: `I/N`, or `/N` if the platform sets I.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardArg {
-    /// I, if it was written.
+    /// I, if it was given.
     pub index: Option<u64>,
     /// N.
     pub count: u64,
@@ -225,12 +226,12 @@ impl FromStr for ShardArg {
     }
 }
 
-/// A run's part of SIZE where several share it.
+/// Parses a shard.
 pub fn shard(text: &str) -> ParseResult<ShardArg> {
     text.parse()
 }
 
-/// How much of a token the reports show.
+/// Parses how reports show tokens.
 pub fn mask(text: &str) -> ParseResult<Mask> {
     let found = Mask::ALL.iter().find(|(name, _)| *name == text);
     found.map(|(_, mask)| *mask).ok_or_else(|| {
@@ -241,21 +242,21 @@ pub fn mask(text: &str) -> ParseResult<Mask> {
     })
 }
 
-/// When a run that completed fails all the same.
+/// Parses a condition under which a completed run fails.
 pub fn condition(text: &str) -> ParseResult<Condition> {
     text.parse()
 }
 
-/// Where a server listens.
+/// Parses the address that a server listens on.
 pub fn address(text: &str) -> ParseResult<SocketAddr> {
     text.parse().map_err(|_| {
         String::from("must be an address and a port, such as 127.0.0.1:8080 or 0.0.0.0:8080")
     })
 }
 
-/// How much is logged.
+/// Parses a log level.
 pub fn level(text: &str) -> ParseResult<LevelFilter> {
-    // LevelFilter itself would also take numbers and any case.
+    // LevelFilter's own parser also accepts numbers and any case.
     match text {
         "off" | "error" | "warn" | "info" | "debug" | "trace" => {
             text.parse().map_err(|_| String::from("must be a level"))
@@ -266,8 +267,8 @@ pub fn level(text: &str) -> ParseResult<LevelFilter> {
     }
 }
 
-/// How logs or errors are laid out.
-pub fn layout(text: &str) -> ParseResult<LineFormat> {
+/// Parses the format of log lines or errors.
+pub fn line_format(text: &str) -> ParseResult<LineFormat> {
     match text {
         "text" => Ok(LineFormat::Text),
         "json" => Ok(LineFormat::Json),
@@ -275,7 +276,7 @@ pub fn layout(text: &str) -> ParseResult<LineFormat> {
     }
 }
 
-/// A switch in the environment.
+/// Parses a boolean of the environment.
 pub fn switch(text: &str) -> ParseResult<bool> {
     match text {
         "true" | "1" | "yes" | "on" => Ok(true),
@@ -284,18 +285,18 @@ pub fn switch(text: &str) -> ParseResult<bool> {
     }
 }
 
-/// The name of a header, in lower case.
+/// Parses the name of a header and returns it in lower case.
 pub fn header_name(text: &str) -> ParseResult<String> {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if text.is_empty() || !text.bytes().all(is_token) {
         return Err(String::from(
-            "must be a header's name: letters, digits and `-`",
+            "must be a header name: letters, digits and `-`",
         ));
     }
     Ok(text.to_ascii_lowercase())
 }
 
-/// True for what may be sent as a header's value.
+/// Returns true if the text can be sent as the value of a header.
 pub fn is_header_value(text: &str) -> bool {
     text.bytes()
         .all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))

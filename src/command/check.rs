@@ -1,5 +1,5 @@
-//! `token_service check`: compiles and lints scripts and the configuration without running them, and
-//! looks at source and database where that is asked for.
+//! `token_service check`: compiles and lints scripts and checks the configuration, without a run. With
+//! `--connect` it also probes source and database.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -19,17 +19,17 @@ use crate::fetch::http::probe::reach;
 use crate::script::{self, Script};
 use crate::store;
 
-/// What was found, in the order in which it is shown.
+/// The results, in the order in which they are shown.
 pub struct CheckReport {
-    /// A line for each script without an error, and for each thing that was connected to.
+    /// One line for each script without an error and for each probe.
     pub lines: String,
-    /// The mistakes, each once.
+    /// The distinct problems.
     pub problems: Vec<Problem>,
 }
 
 impl CheckReport {
-    /// 2 where the configuration holds a mistake, 5 where the database cannot be used, 4 where the
-    /// source cannot, 3 where a script holds a mistake, in this order. Warnings do not count.
+    /// Returns the exit status: 2 for the configuration, else 5 for the database, 4 for the source,
+    /// 3 for a script. Warnings do not count.
     pub fn exit(&self) -> Exit {
         let errors = self.problems.iter().filter(|problem| is_error(problem));
         let exits = errors.map(|problem| problem.exit);
@@ -38,8 +38,7 @@ impl CheckReport {
     }
 }
 
-/// Looks at every script, whatever is wrong with the configuration or with another one, and then at what
-/// is to be connected to.
+/// Checks every script, even if the configuration or another script has errors, then connects.
 pub fn check(checked: CheckSettings, color: Color) -> CheckReport {
     let settings = script::ScriptSettings {
         size: checked.size,
@@ -47,11 +46,11 @@ pub fn check(checked: CheckSettings, color: Color) -> CheckReport {
         max_operations: checked.script_limits.max_operations,
         max_memory: checked.script_limits.max_memory,
     };
-    let mut verdict = CheckReport {
+    let mut report = CheckReport {
         lines: String::new(),
         problems: checked.problems,
     };
-    // A file may be named, and imported by several others.
+    // A file may be given as an argument and also be imported by others.
     let mut seen = HashSet::new();
     let scripts: Vec<_> = checked.scripts.iter().flat_map(scripts_of).collect();
     for path in scripts {
@@ -60,9 +59,9 @@ pub fn check(checked: CheckSettings, color: Color) -> CheckReport {
             Ok(script) => {
                 let found = script.lint();
                 if !found.iter().any(is_error) {
-                    let word = if found.is_empty() { "ok  " } else { "warn" };
+                    let result = if found.is_empty() { "ok  " } else { "warn" };
                     // Writing into a string cannot fail.
-                    let _ = writeln!(verdict.lines, "{}  {}", color.word(word), script.name());
+                    let _ = writeln!(report.lines, "{}  {}", color.result(result), script.name());
                 }
                 found
             }
@@ -70,22 +69,21 @@ pub fn check(checked: CheckSettings, color: Color) -> CheckReport {
         let new = found
             .into_iter()
             .filter(|problem| seen.insert(problem.to_json()));
-        verdict.problems.extend(new);
+        report.problems.extend(new);
     }
-    if let Some(ends) = &checked.ends {
-        verdict.connect(ends, color);
+    if let Some(targets) = &checked.targets {
+        report.connect(targets, color);
     }
-    verdict
+    report
 }
 
-/// The scripts that are meant by what was named: a folder stands for those below it; `None` for the
-/// built-in one.
-fn scripts_of(named: &ScriptPath) -> Vec<Result<Option<PathBuf>, Problem>> {
-    let ScriptPath::File(path) = named else {
+/// Returns the path of a script, or of all scripts below a folder; `None` is the built-in script.
+fn scripts_of(script: &ScriptPath) -> Vec<Result<Option<PathBuf>, Problem>> {
+    let ScriptPath::File(path) = script else {
         return vec![Ok(None)];
     };
     let shown = path.display();
-    let hint = "name scripts, or folders with files that are called NAME.rhai";
+    let hint = "pass scripts, or folders that contain *.rhai files";
     match find_files::files(path, ".rhai") {
         Err(error) => {
             let problem = Problem::new(Exit::Script, format!("the script {shown} cannot be read"));
@@ -100,41 +98,41 @@ fn scripts_of(named: &ScriptPath) -> Vec<Result<Option<PathBuf>, Problem>> {
 }
 
 impl CheckReport {
-    /// Looks at both ends.
-    fn connect(&mut self, ends: &ProbeTargets, color: Color) {
+    /// Probes source and database.
+    fn connect(&mut self, targets: &ProbeTargets, color: Color) {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
             .context("the runtime cannot be started");
-        let findings = match runtime {
-            Ok(runtime) => runtime.block_on(inspect(ends)),
+        let results = match runtime {
+            Ok(runtime) => runtime.block_on(probe(targets)),
             Err(error) => return self.problems.push(error.into()),
         };
-        for finding in findings {
+        for result in results {
             // Writing into a string cannot fail.
-            let _ = writeln!(self.lines, "{}", finding.line(color));
-            self.problems.extend(finding.prevents().map(problem));
+            let _ = writeln!(self.lines, "{}", result.line(color));
+            self.problems.extend(result.blocking_fault().map(problem));
         }
     }
 }
 
-/// What both ends look like, the source first. Both are waited for together.
-async fn inspect(ends: &ProbeTargets) -> Vec<ProbeResult> {
+/// Probes source and database concurrently, and returns the results of the source first.
+async fn probe(targets: &ProbeTargets) -> Vec<ProbeResult> {
     let source = async {
-        match &ends.source {
-            Some(endpoint) => reach(endpoint, &ends.limits).await,
-            None => ProbeResult::fine("source", "an input takes its place"),
+        match &targets.source {
+            Some(endpoint) => reach(endpoint, &targets.limits).await,
+            None => ProbeResult::ok("source", "not used: tokens come from --input"),
         }
     };
-    let (source, database) = tokio::join!(source, store::inspect(&ends.store));
+    let (source, database) = tokio::join!(source, store::inspect(&targets.store));
     [source].into_iter().chain(database).collect()
 }
 
 fn problem(fault: &Fault) -> Problem {
-    let is_mistake = matches!(fault.kind, ErrorKind::InvalidArgument { .. });
+    let is_usage = matches!(fault.kind, ErrorKind::InvalidArgument { .. });
     let problem = Problem::from(fault.clone());
-    if is_mistake {
-        problem.ending(Exit::Usage)
+    if is_usage {
+        problem.with_exit(Exit::Usage)
     } else {
         problem
     }

@@ -1,5 +1,5 @@
-//! `token_service demo-source`: the demo's token source as a server of its own, for compose files and
-//! trials. It runs until it is told to stop, which is its normal end.
+//! `token_service demo-source`: serves the demo's token source until SIGINT or SIGTERM, for compose
+//! files and trials.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,17 +15,16 @@ use crate::error::exit::Exit;
 use crate::fetch::demo;
 use crate::runtime::signals::Signals;
 
-/// Where it listens if nothing is said: nobody but this machine can reach it.
-const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// The default address, reachable only from this host.
+const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
-/// Serves where `args` or the environment say until SIGINT or SIGTERM; says on `out` where, as soon as
-/// it can be asked.
+/// Serves on the address of `args` or the environment, and prints the URL on `out` once it listens.
 ///
 /// # Errors
-/// Where it cannot listen there.
+/// The address cannot be used, or `out` cannot be written.
 pub fn run(args: &DemoSourceArgs, env: &Env, out: &mut impl Write) -> Result<(), Problem> {
-    let set = env.parse(&cli::variable("listen"), value::address)?;
-    let address = args.listen.or(set).unwrap_or(LISTEN);
+    let variable = env.parse(&cli::variable("listen"), value::address)?;
+    let address = args.listen.or(variable).unwrap_or(DEFAULT_ADDRESS);
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
@@ -38,9 +37,10 @@ pub fn run(args: &DemoSourceArgs, env: &Env, out: &mut impl Write) -> Result<(),
         let address = listener
             .local_addr()
             .map_err(|error| cannot_listen(address, &error))?;
-        let said = writeln!(out, "listening on http://{address}/tokens").and_then(|()| out.flush());
-        match said {
-            // Whoever closed the pipe does not want to know.
+        let written =
+            writeln!(out, "listening on http://{address}/tokens").and_then(|()| out.flush());
+        match written {
+            // A closed pipe is not an error.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 let problem = Problem::new(Exit::Script, "standard output cannot be written");
                 return Err(problem.cause(error.to_string()));
@@ -58,5 +58,5 @@ pub fn run(args: &DemoSourceArgs, env: &Env, out: &mut impl Write) -> Result<(),
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> Problem {
     Problem::new(Exit::Usage, format!("cannot listen on {address}"))
         .cause(error.to_string())
-        .hint("--listen names an address of this machine and a free port, such as 127.0.0.1:0 for any")
+        .hint("set --listen to an address of this host and a free port; port 0 picks one")
 }

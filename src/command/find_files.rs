@@ -1,15 +1,14 @@
-//! Files that are meant by a folder's name: those below it that are called by an ending.
+//! Finds files by suffix below a folder.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The file `path` whatever it is called, or the files at and below the folder `path` whose names end
-/// with `ending`, in a stable order.
-pub fn files(path: &Path, ending: &str) -> io::Result<Vec<PathBuf>> {
+/// Returns the file `path`, or all files below the folder `path` with this suffix, sorted.
+pub fn files(path: &Path, suffix: &str) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     if fs::metadata(path)?.is_dir() {
-        below(path, ending, &mut files)?;
+        collect(path, suffix, &mut files)?;
         files.sort();
     } else {
         files.push(path.to_owned());
@@ -17,19 +16,19 @@ pub fn files(path: &Path, ending: &str) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn below(folder: &Path, ending: &str, into: &mut Vec<PathBuf>) -> io::Result<()> {
+fn collect(folder: &Path, suffix: &str, into: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let (name, path) = (entry.file_name(), entry.path());
         let name = name.to_string_lossy();
-        // Links are not followed: they may lead round in a circle.
+        // Symbolic links are not followed: they may form a cycle.
         if !entry.file_type()?.is_dir() {
-            if name.ends_with(ending) {
+            if name.ends_with(suffix) {
                 into.push(path);
             }
-        // What a build leaves is nobody's, and there is much of it.
+        // Build folders have many files and no scripts.
         } else if !name.starts_with('.') && name != "target" && name != "node_modules" {
-            below(&path, ending, into)?;
+            collect(&path, suffix, into)?;
         }
     }
     Ok(())

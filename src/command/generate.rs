@@ -1,5 +1,5 @@
-//! The man page and the completions of shells, made from the same command line that is parsed, so that
-//! neither can say what is not so.
+//! Generates the man page, the shell completions and the table of options from the definition of the
+//! command line.
 
 use crate::error::diagnostic::{Problem, usage};
 use crate::error::suggest::nearest_option;
@@ -14,7 +14,7 @@ use roff::{Roff, bold, roman};
 
 use crate::cli::help::RUN;
 use crate::cli::{COMMANDS, Cli, command, has_variables, option_of, variable};
-use crate::config::options::key_of;
+use crate::config::options::config_key;
 use crate::report::ReportFormat;
 
 /// The manual that the pages belong to.
@@ -57,28 +57,28 @@ fn program_page(command: clap::Command) -> io::Result<Vec<u8>> {
     man.render_synopsis_section(&mut page)?;
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
-    let mut more = Roff::new();
-    more.control("SH", ["COMMANDS"]);
+    let mut sections = Roff::new();
+    sections.control("SH", ["COMMANDS"]);
     for command in &commands {
-        more.control("TP", []);
-        more.text([bold(format!("token_service {}", command.get_name()))]);
+        sections.control("TP", []);
+        sections.text([bold(format!("token_service {}", command.get_name()))]);
         let about = command.get_about().map(ToString::to_string);
-        more.text([roman(about.unwrap_or_default())]);
+        sections.text([roman(about.unwrap_or_default())]);
     }
     for section in &RUN {
-        more.control("SH", [section.heading]);
+        sections.control("SH", [section.heading]);
         for (left, right) in section.lines {
-            more.control("TP", []);
-            more.text([bold(*left)]);
-            more.text([roman(*right)]);
+            sections.control("TP", []);
+            sections.text([bold(*left)]);
+            sections.text([roman(*right)]);
         }
     }
-    more.control("SH", ["SEE ALSO"]);
+    sections.control("SH", ["SEE ALSO"]);
     let pages = commands
         .iter()
         .map(|command| format!("`token_service man {}`", command.get_name()));
-    more.text([roman(pages.collect::<Vec<_>>().join(", "))]);
-    more.to_writer(&mut page)?;
+    sections.text([roman(pages.collect::<Vec<_>>().join(", "))]);
+    sections.to_writer(&mut page)?;
     Ok(page)
 }
 
@@ -92,7 +92,7 @@ fn command_page(command: clap::Command) -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// The table of options in docs/configuration.md: what sets each option, and what it does.
+/// Returns the table of options in docs/configuration.md.
 pub fn options_table() -> String {
     let command = Cli::command();
     let mut text = String::from(
@@ -106,7 +106,7 @@ pub fn options_table() -> String {
                 continue;
             };
             seen.push(name);
-            let typed = match arg.get_long() {
+            let usage = match arg.get_long() {
                 None => "SIZE".to_owned(),
                 Some(_) if !arg.get_action().takes_values() => format!("--{name}"),
                 Some(_) => {
@@ -114,11 +114,11 @@ pub fn options_table() -> String {
                     format!("--{name} {}", values.join(" "))
                 }
             };
-            let of = match owner.get_name() {
+            let command = match owner.get_name() {
                 "token_service" => String::new(),
                 name => format!(" of `{name}`"),
             };
-            let key = key_of(name).map_or(String::new(), |key| format!("`{key}`"));
+            let key = config_key(name).map_or(String::new(), |key| format!("`{key}`"));
             let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
             let (help, default) = help.rsplit_once(" [default: ").unwrap_or((&help, ""));
             let default = default.trim_end_matches(']');
@@ -126,14 +126,14 @@ pub fn options_table() -> String {
             // Writing into a string cannot fail.
             let _ = writeln!(
                 text,
-                "| `{typed}`{of} | `{variable}` | {key} | {default} | {help} |"
+                "| `{usage}`{command} | `{variable}` | {key} | {default} | {help} |"
             );
         }
     }
     text
 }
 
-/// What makes `shell` complete command lines.
+/// Returns the completion script of a shell.
 pub fn completions(shell: Shell) -> Vec<u8> {
     let mut command = with_values(command());
     let name = command.get_name().to_owned();
@@ -142,7 +142,7 @@ pub fn completions(shell: Shell) -> Vec<u8> {
     script
 }
 
-/// Names the values of options whose own parsers word their mistakes better than clap does.
+/// Adds the possible values of options; clap's own value parsers have less helpful errors.
 fn with_values(command: clap::Command) -> clap::Command {
     let name = |arg: clap::Arg| {
         let values: Vec<&'static str> = match arg.get_long() {

@@ -1,6 +1,7 @@
-//! `token_service merge FILE…`: the ndjson reports of several runs, such as the shards of one SIZE,
-//! become the report of one run, in any format. What does not add up is refused: a report that was cut
-//! off, a run that is counted twice, lines that are not those of their summary.
+//! `token_service merge FILE…`: merges the ndjson reports of several runs, such as shards, into one
+//! report in any format.
+//!
+//! It rejects incomplete reports, duplicate runs, and reports whose lines contradict their summary.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,7 +16,7 @@ use crate::error::Fault;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::{Cause, Exit, RunTotals};
 use crate::journal::{
-    JournalLine, JournalReader, ParsedRecord, ReadPurpose, SummaryRecord, is_endless,
+    JournalLine, JournalReader, ParsedRecord, ReadPurpose, SummaryRecord, is_stream,
 };
 use crate::pipeline::token::{Status, Tally};
 use crate::report::Reports;
@@ -23,13 +24,13 @@ use crate::report::conclusion::{self, Conclusion, RequestCounts, RunRecord, unwr
 use crate::report::ledger::Ledger;
 use crate::report::mask::Mask;
 
-/// Joins the reports in the order in which they are named.
+/// Merges the reports in the order of the arguments.
 pub fn merge(settings: &MergeSettings) -> Conclusion {
-    // Read once without a report: what does not add up must not cost half of one. A pipe can be read
-    // but once.
-    let mut trial = MergedTotals::new(Reports::on(Box::new(io::sink())), settings);
-    let mut files = settings.files.iter().filter(|file| !is_endless(file));
-    if let Err(fault) = files.try_for_each(|file| trial.add(file)) {
+    // A first pass without output, so that an invalid file leaves no partial report. Pipes can be read
+    // only once, so they are skipped here.
+    let mut first_pass = MergedTotals::new(Reports::with_stdout(Box::new(io::sink())), settings);
+    let mut files = settings.files.iter().filter(|file| !is_stream(file));
+    if let Err(fault) = files.try_for_each(|file| first_pass.add(file)) {
         return unwritable(fault).into();
     }
     let reports = match Reports::open(&settings.reports, settings.color) {
@@ -47,26 +48,26 @@ pub fn merge(settings: &MergeSettings) -> Conclusion {
     }
 }
 
-/// What the reports that were read so far come to.
+/// The totals of the reports read so far.
 struct MergedTotals {
     ledger: Ledger,
     mask: Mask,
-    /// The runs whose tokens are in, by their UUID, with the file of each.
+    /// The merged runs by UUID, with their files.
     runs: HashMap<String, PathBuf>,
-    /// Whether the tokens are masked, and those of a dry run; unknown before the first one.
-    manner: Option<TokenStyle>,
-    asked: RequestCounts,
+    /// The style of the tokens; `None` before the first one.
+    style: Option<TokenStyle>,
+    requests: RequestCounts,
     requested: u64,
-    begin: Option<Timestamp>,
+    start: Option<Timestamp>,
     end: Option<Timestamp>,
     cause: Option<Cause>,
     worst: Option<Exit>,
-    /// True where a run that is here by its replay had not received its SIZE.
+    /// True if a replayed run had not received SIZE tokens.
     fell_short: bool,
-    chosen: Option<u8>,
+    script_exit: Option<u8>,
 }
 
-/// How a report shows its tokens.
+/// Properties that all tokens of a report share.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct TokenStyle {
     masked: bool,
@@ -79,80 +80,85 @@ impl MergedTotals {
             ledger: Ledger::new(reports),
             mask: settings.mask,
             runs: HashMap::new(),
-            manner: None,
-            asked: RequestCounts::default(),
+            style: None,
+            requests: RequestCounts::default(),
             requested: 0,
-            begin: None,
+            start: None,
             end: None,
             cause: None,
             worst: None,
             fell_short: false,
-            chosen: None,
+            script_exit: None,
         }
     }
 
     fn add(&mut self, file: &Path) -> Result<(), Fault> {
-        let mut reading = JournalReader::open(file, ReadPurpose::Merge)?;
+        let mut reader = JournalReader::open(file, ReadPurpose::Merge)?;
         let mut tally = Tally::default();
         let mut end = None;
-        while let Some(line) = reading.next() {
+        while let Some(line) = reader.next() {
             match line? {
-                _ if end.is_some() => return Err(reading.fault("a line stands behind the summary")),
-                JournalLine::Outcome(told) => {
-                    let settled = self.settle(&told);
-                    tally.add(settled.map_err(|why| reading.fault(why))?);
+                _ if end.is_some() => return Err(reader.fault("a line follows the summary")),
+                JournalLine::Outcome(record) => {
+                    let status = self.add_record(&record);
+                    tally.add(status.map_err(|why| reader.fault(why))?);
                 }
                 JournalLine::Summary { summary } => end = Some(summary),
                 JournalLine::Journal { .. }
                 | JournalLine::Received { .. }
                 | JournalLine::Replay { .. } => {
-                    return Err(reading
-                        .fault("it is a journal, and no report")
-                        .hint("`token_service replay` settles it and writes a report"));
+                    return Err(reader
+                        .fault("it is a journal, not a report")
+                        .hint("`token_service replay` settles its tokens and writes a report"));
                 }
             }
         }
         let Some(end) = end else {
-            return Err(reading
-                .fault_of_all("it has no summary: its run did not end, or is not over")
-                .hint("`token_service replay` settles what such a run left, and writes a whole report"));
+            return Err(reader
+                .file_fault("it has no summary: its run was interrupted or is still running")
+                .hint("`token_service replay` settles the tokens of an interrupted run and writes a complete report"));
         };
-        self.count(file, &end, tally)
-            .map_err(|why| reading.fault_of_all(&why))
+        self.add_summary(file, &end, tally)
+            .map_err(|why| reader.file_fault(&why))
     }
 
-    fn settle(&mut self, told: &ParsedRecord) -> Result<Status, &'static str> {
-        let outcome = told.outcome()?;
-        let manner = TokenStyle {
-            masked: told.masked,
-            dry_run: told.dry_run,
+    fn add_record(&mut self, record: &ParsedRecord) -> Result<Status, &'static str> {
+        let outcome = record.outcome()?;
+        let style = TokenStyle {
+            masked: record.masked,
+            dry_run: record.dry_run,
         };
-        match self.manner {
-            None => self.begin_in(manner),
-            Some(first) if first == manner => {}
-            Some(first) if first.masked != manner.masked => {
-                return Err("it is masked, or not, other than those before it");
+        match self.style {
+            None => self.set_style(style),
+            Some(first) if first == style => {}
+            Some(first) if first.masked != style.masked => {
+                return Err("masked and unmasked tokens cannot be merged");
             }
-            Some(_) => return Err("it is that of a dry run, or not, other than those before it"),
+            Some(_) => return Err("tokens of a dry run and of a real run cannot be merged"),
         }
-        // A report that cannot be written ends with that fault, after all of them were read.
+        // The ledger keeps the fault of a report; it is shown after all files were read.
         let _ = self.ledger.settle(&outcome, None);
         Ok(outcome.status)
     }
 
-    fn begin_in(&mut self, manner: TokenStyle) {
-        self.manner = Some(manner);
+    fn set_style(&mut self, style: TokenStyle) {
+        self.style = Some(style);
         let reports = self.ledger.reports();
-        reports.dry_run(manner.dry_run);
-        if manner.masked {
-            // To mask a mask would make it another token's.
-            reports.are_masked();
+        reports.set_dry_run(style.dry_run);
+        if style.masked {
+            // The mask of a mask would not match that of the token.
+            reports.set_already_masked();
         } else {
-            reports.mask(self.mask);
+            reports.set_mask(self.mask);
         }
     }
 
-    fn count(&mut self, file: &Path, end: &SummaryRecord, tally: Tally) -> Result<(), String> {
+    fn add_summary(
+        &mut self,
+        file: &Path,
+        end: &SummaryRecord,
+        tally: Tally,
+    ) -> Result<(), String> {
         let statuses = Status::ALL.iter().zip(end.counts());
         let differs = statuses
             .clone()
@@ -160,34 +166,36 @@ impl MergedTotals {
         if let Some((status, count)) = differs {
             let (lines, name) = (tally.get(*status), status.as_str());
             return Err(format!(
-                "its summary says {count} {name}, and its lines are {lines}"
+                "its summary has {count} {name} tokens, but its lines have {lines}"
             ));
         }
         if end.received != tally.total() {
             let (received, lines) = (end.received, tally.total());
             return Err(format!(
-                "its summary says {received} received, and its lines are {lines}"
+                "its summary has {received} received tokens, but its lines have {lines}"
             ));
         }
-        // A replay reports every token of its run anew.
+        // A replay reports every token of its run again.
         let run = end.replay_of.as_ref().unwrap_or(&end.run_id);
         if let Some(other) = self.runs.insert(run.clone(), file.to_owned()) {
             let other = other.display();
-            return Err(format!("the run, or a replay of it, is in {other} already"));
+            return Err(format!(
+                "{other} already contains this run or a replay of it"
+            ));
         }
-        let (begin, end_of_it) = end.span().ok_or("its summary does not say when it began")?;
-        self.begin = Some(self.begin.map_or(begin, |first| first.min(begin)));
-        self.end = Some(self.end.map_or(end_of_it, |last| last.max(end_of_it)));
+        let (run_start, run_end) = end.span().ok_or("its summary has no valid start time")?;
+        self.start = Some(self.start.map_or(run_start, |first| first.min(run_start)));
+        self.end = Some(self.end.map_or(run_end, |last| last.max(run_end)));
         self.requested = self.requested.saturating_add(end.requested);
-        self.asked.requests += end.requests;
-        self.asked.surplus += end.surplus;
-        self.asked.unseen += end.issued_unseen;
-        self.cause = worse(self.cause, end.cause());
-        // A replay ends with 0 all the same, for it asks no source.
+        self.requests.requests += end.requests;
+        self.requests.surplus += end.surplus;
+        self.requests.unseen += end.issued_unseen;
+        self.cause = worse_cause(self.cause, end.cause());
+        // The exit code of a replay does not show this, because it uses no source.
         self.fell_short |= end.replay_of.is_some() && end.received < end.requested;
         match end.exit() {
             Exit::Completed | Exit::Condition | Exit::Signal(_) => {}
-            Exit::Chosen(code) => self.chosen = self.chosen.or(Some(code)),
+            Exit::Chosen(code) => self.script_exit = self.script_exit.or(Some(code)),
             exit => {
                 let worst = self.worst.map_or(exit.code(), Exit::code);
                 if exit.code() >= worst {
@@ -208,37 +216,37 @@ impl MergedTotals {
             fell_short: self.fell_short || self.worst == Some(Exit::Source),
             open_ended: false,
             cause: self.cause,
-            chosen: self.chosen,
+            script_exit: self.script_exit,
             problem: self.worst,
         };
         let problem = self.ledger.fault().cloned().map(Problem::from);
         let record = self.record();
-        let rules = &settings.fail_on;
+        let fail_on = &settings.fail_on;
         conclusion::close(
             &mut self.ledger,
             &totals,
-            self.asked,
+            self.requests,
             record,
             problem,
-            rules,
+            fail_on,
         )
     }
 
     fn record(&self) -> RunRecord {
-        let begin = self.begin.unwrap_or_else(Timestamp::now);
-        let took = self.end.map(|end| end.duration_since(begin).try_into());
+        let start = self.start.unwrap_or_else(Timestamp::now);
+        let duration = self.end.map(|end| end.duration_since(start).try_into());
         RunRecord {
             run_id: Uuid::now_v7().to_string(),
             replay_of: None,
-            started_at: begin,
-            took: took.and_then(Result::ok).unwrap_or(Duration::ZERO),
+            started_at: start,
+            duration: duration.and_then(Result::ok).unwrap_or(Duration::ZERO),
             is_merged: true,
         }
     }
 }
 
-/// What stopped the runs together: a signal before the deadline, the first of its kind.
-fn worse(one: Option<Cause>, other: Option<Cause>) -> Option<Cause> {
+/// Returns the cause of the merged run: the first signal, else the deadline.
+fn worse_cause(one: Option<Cause>, other: Option<Cause>) -> Option<Cause> {
     match (one, other) {
         (None | Some(Cause::Deadline), Some(other)) => Some(other),
         (one, _) => one,

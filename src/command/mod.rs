@@ -118,7 +118,7 @@ fn start(
 
 /// Warns of misspelt variables, whose options would silently keep their defaults.
 fn warn_of_misspelt_variables(env: &Env) {
-    for sentence in config::options::misspelt(env) {
+    for sentence in config::options::unknown_variables(env) {
         tracing::warn!("{sentence}");
     }
 }

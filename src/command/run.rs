@@ -1,5 +1,6 @@
-//! A run: build the stages, let the script join them, tally, verdict. The script has a thread of
-//! its own; this one drives fetching and storing.
+//! `token_service [SIZE]`: opens source, database and reports, runs the script and concludes the run.
+//!
+//! The script has its own thread. The current thread runs fetching and storing.
 
 use crate::pipeline::backoff::backoff;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{Dispatch, dispatcher};
 
-use crate::command::supervisor::drive;
+use crate::command::supervisor::run_supervised;
 use crate::config::{RunSettings, ScriptSource as ScriptPath, SourceSettings};
 use crate::error::Fault;
 use crate::error::diagnostic::Problem;
@@ -30,24 +31,24 @@ use crate::report::conclusion::{
 use crate::report::ledger::Ledger;
 use crate::runtime::shutdown::Shutdown;
 use crate::script::api::emit_files::Emitter;
-use crate::script::finish::{ScriptEnd, run_to_the_end};
+use crate::script::finish::{ScriptEnd, run_and_drain};
 use crate::script::host::{HostParts, ScriptHost};
 use crate::script::{self, Script};
 use crate::store::{self, Store};
 
-/// Runs the pipeline to its end, whatever way that comes.
+/// Runs the pipeline and returns its conclusion.
 pub fn run(settings: &RunSettings, display: &ProgressDisplay) -> Conclusion {
     let script = load(settings).and_then(|script| match &settings.out_dir {
-        // It would fail in the middle, after tokens were fetched.
-        None => script.file_written().map_or(Ok(script), Err),
+        // Without a folder, the script would fail only after tokens were fetched.
+        None => script.first_file_write().map_or(Ok(script), Err),
         Some(_) => Ok(script),
     });
-    drive(
+    run_supervised(
         "run",
         settings,
         async |shutdown, run_context| match script {
             Err(problem) => Err(problem),
-            Ok(_) if settings.size == 0 => nothing_to_do(settings, &run_context),
+            Ok(_) if settings.size == 0 => empty_run(settings, &run_context),
             Ok(script) => {
                 pipeline(
                     settings.clone(),
@@ -62,33 +63,33 @@ pub fn run(settings: &RunSettings, display: &ProgressDisplay) -> Conclusion {
     )
 }
 
-/// The run of a shard that has no part of SIZE, or of an input that holds no token. Its script is not
-/// asked: no script expects a SIZE of 0.
-fn nothing_to_do(settings: &RunSettings, run_context: &RunContext) -> Result<Conclusion, Problem> {
+/// Concludes a run without tokens, because its shard or its input is empty.
+///
+/// The script does not run: no script expects a SIZE of 0.
+fn empty_run(settings: &RunSettings, run_context: &RunContext) -> Result<Conclusion, Problem> {
     let is_empty =
         matches!(&settings.source, SourceSettings::Input(input) if input.count() == Some(0));
     if is_empty {
-        tracing::info!("there is nothing to do: the input holds no token");
+        tracing::info!("nothing to do: the input has no tokens");
     } else {
-        tracing::info!("there is nothing to do: this run's part of SIZE is 0");
+        tracing::info!("nothing to do: this shard's part of SIZE is 0");
     }
     let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
-    reports.dry_run(settings.store.dry_run);
+    reports.set_dry_run(settings.store.dry_run);
     let (mut ledger, totals) = (Ledger::new(reports), RunTotals::default());
-    let (asked, record) = (RequestCounts::default(), RunRecord::from(run_context));
-    let rules = &settings.fail_on;
+    let (requests, record) = (RequestCounts::default(), RunRecord::from(run_context));
+    let fail_on = &settings.fail_on;
     Ok(conclusion::close(
         &mut ledger,
         &totals,
-        asked,
+        requests,
         record,
         None,
-        rules,
+        fail_on,
     ))
 }
 
-/// The script, compiled and free of the mistakes that can be seen beforehand: a typing error must
-/// not cost a token.
+/// Compiles and checks the script, so that a misspelt name costs no token.
 pub(crate) fn load(settings: &RunSettings) -> Result<Script, Problem> {
     let path = match &settings.script {
         ScriptPath::Default => None,
@@ -103,27 +104,27 @@ pub(crate) fn load(settings: &RunSettings) -> Result<Script, Problem> {
             max_memory: settings.script_limits.max_memory,
         },
     )
-    .map_err(uncharged)?;
+    .map_err(with_check_hint)?;
     match script.check().into_iter().next() {
-        Some(problem) => Err(uncharged(problem)),
+        Some(problem) => Err(with_check_hint(problem)),
         None => Ok(script),
     }
 }
 
-/// A mistake that was found before anything was done.
-fn uncharged(problem: Problem) -> Problem {
-    match &problem.place {
-        Some(place) if problem.hint.is_none() => {
-            let file = place.file.clone();
+/// Adds a hint to a problem that was found before the run.
+fn with_check_hint(problem: Problem) -> Problem {
+    match &problem.location {
+        Some(location) if problem.hint.is_none() => {
+            let file = location.file.clone();
             problem.hint(format!(
-                "no token was asked for; `token_service check {file}` shows every such mistake"
+                "no token was asked for; `token_service check {file}` lists all errors"
             ))
         }
         _ => problem,
     }
 }
 
-/// Connects both ends and runs the script between them.
+/// Opens source, database and reports, and runs the script.
 async fn pipeline(
     settings: RunSettings,
     script: Script,
@@ -139,23 +140,24 @@ async fn pipeline(
     options.tracer = run_context.tracer.clone();
     let dry_run = options.dry_run;
     let (table, column) = (options.table.to_string(), options.column.clone());
-    let source = source(settings.source, &settings.limits, &run_context.tracer).await?;
+    let source = open_source(settings.source, &settings.limits, &run_context.tracer).await?;
     let clock = Arc::clone(&run_context.clock);
     let mut fetcher = Fetcher::new(source, settings.limits, shutdown.clone(), clock, deadline);
     fetcher.wait_until(run_context.instant + settings.wait);
-    let store = open(options, &shutdown, &run_context, settings.wait).await?;
-    // Opened last: a run that cannot begin leaves no empty reports behind.
+    let store = open_store(options, &shutdown, &run_context, settings.wait).await?;
+    // Opened last, so that a run that cannot start leaves no empty reports.
     let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
-    reports.mask(settings.mask);
-    reports.dry_run(dry_run);
+    reports.set_mask(settings.mask);
+    reports.set_dry_run(dry_run);
     if let Some(path) = &settings.journal {
         let run_id = run_context.run_id.to_string();
         let size = (!fetcher.is_open_ended()).then_some(settings.size);
-        let header = JournalHeader::new(run_id, store.horizon(), table, column).asking_for(size);
+        let header =
+            JournalHeader::new(run_id, store.horizon(), table, column).with_requested(size);
         match Journal::begin(path, &header) {
             Ok(journal) => {
-                reports.keep_journal(journal.clone());
-                fetcher.keep_journal(journal);
+                reports.add_journal(journal.clone());
+                fetcher.set_journal(journal);
             }
             Err(fault) => {
                 reports.discard();
@@ -175,11 +177,11 @@ async fn pipeline(
         emitter: Emitter::new(settings.out_dir),
         environment: settings.env,
     };
-    carry_out(script, parts, run_context, &display).await
+    run_script(script, parts, run_context, &display).await
 }
 
-/// Runs the script between both ends, and draws the verdict.
-pub(crate) async fn carry_out(
+/// Runs the script, closes the store and returns the conclusion.
+pub(crate) async fn run_script(
     script: Script,
     parts: HostParts,
     run_context: RunContext,
@@ -188,13 +190,13 @@ pub(crate) async fn carry_out(
     let store = Arc::clone(&parts.store);
     let host = ScriptHost::new(parts);
     let total = (!host.fetcher().is_open_ended()).then(|| host.size());
-    // Weakly, so that the host ends with its script.
-    let watched = Arc::downgrade(&host);
-    let tally = || watched.upgrade().and_then(|host| host.try_tally());
+    // A weak reference, so that the host is dropped with its script.
+    let weak_host = Arc::downgrade(&host);
+    let tally = || weak_host.upgrade().and_then(|host| host.try_tally());
     let waits = || store.waits_for();
     let finished = tokio::select! {
         biased;
-        finished = on_its_thread(script, host, run_context) => finished,
+        finished = on_script_thread(script, host, run_context) => finished,
         () = display.follow(total, tally, waits) => future::pending().await,
     };
     let finished = finished?;
@@ -204,8 +206,8 @@ pub(crate) async fn carry_out(
     Ok(finished)
 }
 
-/// Opens the database; one that is not up yet is waited for.
-pub(crate) async fn open(
+/// Opens the database, and retries for `wait` after the start of the run.
+pub(crate) async fn open_store(
     options: store::StoreOptions,
     shutdown: &Shutdown,
     run_context: &RunContext,
@@ -215,7 +217,7 @@ pub(crate) async fn open(
     let mut failures = 0;
     loop {
         let fault: Fault = tokio::select! {
-            // First, for the store gives up for the same reason and knows nothing of signals.
+            // First: the store also stops on shutdown, but its fault does not name the signal.
             biased;
             () = shutdown.stopping().cancelled() => return Err(stopped_early(shutdown)),
             store = Store::open(options.clone(), shutdown.clone(), Arc::clone(clock)) => match store {
@@ -236,7 +238,7 @@ pub(crate) async fn open(
     }
 }
 
-async fn source(
+async fn open_source(
     source: SourceSettings,
     limits: &FetchLimits,
     tracer: &Tracer,
@@ -245,34 +247,34 @@ async fn source(
         SourceSettings::Http(endpoint) => endpoint,
         SourceSettings::BuiltIn => fetch::demo::start().await?,
         SourceSettings::Input(input) => {
-            let reading = input.read(limits.max_token);
-            return Ok(Box::new(reading.context("the input cannot be read")?));
+            let reader = input.read(limits.max_token);
+            return Ok(Box::new(reader.context("the input cannot be read")?));
         }
         SourceSettings::Nothing => {
             return Err(Problem::new(Exit::Usage, "no token source is configured"));
         }
     };
     let mut http = HttpSource::new(&endpoint, limits)?;
-    http.trace(tracer.clone());
+    http.set_tracer(tracer.clone());
     Ok(Box::new(http))
 }
 
-async fn on_its_thread(
+async fn on_script_thread(
     mut script: Script,
     host: Arc<ScriptHost>,
     run_context: RunContext,
 ) -> Result<Conclusion, Problem> {
     let (sender, receiver) = oneshot::channel();
     let busy = run_context.clock.busy();
-    // The thread's log lines go where those of its run go.
+    // The thread logs to the dispatcher of its run.
     let log = dispatcher::get_default(Dispatch::clone);
     thread::Builder::new()
         .name("script".to_owned())
-        .stack_size(script::STACK)
+        .stack_size(script::STACK_SIZE)
         .spawn(move || {
             busy.begin();
             let finished = dispatcher::with_default(&log, || {
-                let ended = run_to_the_end(&mut script, &host);
+                let ended = run_and_drain(&mut script, &host);
                 conclude(&host, ended, &run_context)
             });
             drop((script, host));
@@ -282,37 +284,37 @@ async fn on_its_thread(
         .context("the script's thread cannot be started")?;
     receiver
         .await
-        .context("the script's thread ended without a verdict")
+        .context("the script's thread ended without a result")
         .map_err(Problem::from)
 }
 
-/// Tallies and draws the verdict.
+/// Computes the totals and concludes the run.
 fn conclude(host: &ScriptHost, ended: ScriptEnd, run_context: &RunContext) -> Conclusion {
-    let totals = gather(host, &ended);
+    let totals = totals_of(host, &ended);
     let stats = host.fetcher().stats();
-    let asked = RequestCounts {
+    let requests = RequestCounts {
         requests: stats.requests(),
         surplus: stats.surplus(),
         unseen: stats.unseen(),
         top_ups: stats.top_ups(),
         repeated: stats.repeated(),
     };
-    let rules = host.fail_on();
+    let fail_on = host.fail_on();
     conclusion::close(
         &mut host.ledger(),
         &totals,
-        asked,
+        requests,
         RunRecord::from(run_context),
         ended.problem,
-        rules,
+        fail_on,
     )
 }
 
-fn gather(host: &ScriptHost, ended: &ScriptEnd) -> RunTotals {
+fn totals_of(host: &ScriptHost, ended: &ScriptEnd) -> RunTotals {
     let stats = host.fetcher().stats();
     let ledger = host.ledger();
     let tally = ledger.tally();
-    let received = stats.received() + ledger.made();
+    let received = stats.received() + ledger.created();
     RunTotals {
         size: host.requested(received),
         received,
@@ -321,7 +323,7 @@ fn gather(host: &ScriptHost, ended: &ScriptEnd) -> RunTotals {
         unsettled: tally.unsettled(),
         fell_short: stats.fell_short(),
         cause: host.shutdown().cause(),
-        chosen: ended.chosen,
+        script_exit: ended.exit_code,
         problem: ended.problem.as_ref().map(|problem| problem.exit),
     }
 }

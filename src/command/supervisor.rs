@@ -1,5 +1,4 @@
-//! What watches over a run: signals, the deadline, and the grace that a stopped run has. The work goes
-//! on in the same thread's runtime.
+//! Supervises a run: signals, deadline and grace period. The run uses the runtime of the same thread.
 
 use crate::observe::run_context::RunContext;
 use crate::report::metrics::{metrics, span_attributes};
@@ -19,26 +18,26 @@ use crate::report::conclusion::Conclusion;
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
 
-/// The longest that what is in flight is waited for when a run is stopped.
-const DRAIN: Duration = Duration::from_secs(5);
+/// Maximum time for inserts in flight to settle after a stop.
+const MAX_DRAIN: Duration = Duration::from_secs(5);
 
-/// How long the report may take after a second signal.
-const AT_ONCE: Duration = Duration::from_secs(2);
+/// Maximum time to complete the report after a second signal.
+const SECOND_SIGNAL_GRACE: Duration = Duration::from_secs(2);
 
-/// The longest that a run which has ended waits for its OpenTelemetry collector.
-const LAST_WORD: Duration = Duration::from_secs(2);
+/// Maximum time to flush telemetry at the end of a run.
+const MAX_FLUSH: Duration = Duration::from_secs(2);
 
-/// How long a run may take.
+/// The time limits of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct TimeLimits {
-    /// After this long it is stopped.
+    /// The time after which the run is stopped.
     pub deadline: Option<Duration>,
-    /// So long a stopped run may take to settle and report.
+    /// The time that a stopped run has to settle and report.
     pub grace: Duration,
 }
 
 impl TimeLimits {
-    /// Those of a run's settings.
+    /// Returns the limits of a run's settings.
     pub fn of(settings: &RunSettings) -> Self {
         Self {
             deadline: settings.deadline,
@@ -47,10 +46,11 @@ impl TimeLimits {
     }
 }
 
-/// Does the work of a run until it is done, or has outlived its grace. `what` is its name for an
-/// OpenTelemetry collector, which hears of it.
-pub fn drive<Work>(
-    what: &'static str,
+/// Runs `work` under supervision on a new runtime, and sends its telemetry.
+///
+/// `span_name` is the name of the run's span.
+pub fn run_supervised<Work>(
+    span_name: &'static str,
     settings: &RunSettings,
     work: impl FnOnce(Shutdown, RunContext) -> Work,
 ) -> Conclusion
@@ -69,20 +69,20 @@ where
         let mut signals = Signals::listen()?;
         let mut run_context = RunContext::now();
         let telemetry = settings.telemetry.as_ref();
-        let telemetry = Telemetry::begin(telemetry, what, &run_context.run_id.to_string());
+        let telemetry = Telemetry::begin(telemetry, span_name, &run_context.run_id.to_string());
         run_context.tracer = telemetry.tracer();
         let limits = TimeLimits::of(settings);
-        let mut stopped = Vec::new();
-        let stops = async || {
+        let mut signal_times = Vec::new();
+        let next_signal = async || {
             let cause = signals.next().await;
-            stopped.push(run_context.clock.now());
+            signal_times.push(run_context.clock.now());
             cause
         };
-        let finished = watch_over(run_context.clone(), limits, stops, work).await;
-        let within = last_word(
+        let finished = supervise(run_context.clone(), limits, next_signal, work).await;
+        let flush_time = flush_time(
             limits,
             run_context.instant,
-            &stopped,
+            &signal_times,
             run_context.clock.now(),
         );
         let (exit, summary) = (finished.exit, finished.summary.as_ref());
@@ -93,34 +93,34 @@ where
         };
         tokio::select! {
             biased;
-            // Whoever has seen the report waits for nothing more.
+            // The report is complete, so a signal only ends the flush.
             _ = signals.next() => {}
-            () = telemetry.finish(ending, within) => {}
+            () = telemetry.finish(ending, flush_time) => {}
         }
         Ok(finished)
     });
     finished.unwrap_or_else(|problem: Problem| problem.into())
 }
 
-/// How long the collector may be waited for: what the grace leaves of a run that was `stopped`, and
-/// nothing where it was told to be quick.
-fn last_word(limits: TimeLimits, began: Instant, stopped: &[Instant], now: Instant) -> Duration {
-    if stopped.len() > 1 {
+/// Returns the time to flush telemetry: the rest of the grace period, or 0 after a second signal.
+fn flush_time(limits: TimeLimits, start: Instant, signals: &[Instant], now: Instant) -> Duration {
+    if signals.len() > 1 {
         return Duration::ZERO;
     }
-    let deadline = limits.deadline.map(|deadline| began + deadline);
-    let ends = stopped.iter().copied().chain(deadline);
-    let passed = ends.filter(|end| *end <= now).min();
-    let left = passed.map(|end| (end + limits.grace).saturating_duration_since(now));
-    left.unwrap_or(LAST_WORD).min(LAST_WORD)
+    let deadline = limits.deadline.map(|deadline| start + deadline);
+    let stops = signals.iter().copied().chain(deadline);
+    let stopped = stops.filter(|stop| *stop <= now).min();
+    let rest = stopped.map(|stop| (stop + limits.grace).saturating_duration_since(now));
+    rest.unwrap_or(MAX_FLUSH).min(MAX_FLUSH)
 }
 
-/// The same on the current runtime: does the work until it is done, stops it within its limits or
-/// where `stops` says so, and gives it up where it outlives its grace.
-pub async fn watch_over<Work>(
+/// Runs `work` under supervision on the current runtime.
+///
+/// Stops it at its limits or at a signal, and abandons it after the grace period.
+pub async fn supervise<Work>(
     run_context: RunContext,
     limits: TimeLimits,
-    stops: impl AsyncFnMut() -> Cause,
+    next_signal: impl AsyncFnMut() -> Cause,
     work: impl FnOnce(Shutdown, RunContext) -> Work,
 ) -> Conclusion
 where
@@ -130,17 +130,17 @@ where
     tokio::select! {
         biased;
         finished = work(shutdown.clone(), run_context.clone()) => finished.unwrap_or_else(Conclusion::from),
-        cause = supervise(&shutdown, &run_context, limits, stops) => overdue(cause),
+        cause = enforce_limits(&shutdown, &run_context, limits, next_signal) => overdue(cause),
     }
 }
 
-/// Stops the run at a signal or the deadline, gives up waiting after a while or at a second signal,
-/// and returns when the run has outlived its grace.
-async fn supervise(
+/// Stops the run at a signal or the deadline, then aborts it after the drain time or at a second
+/// signal. Returns when the grace period is over.
+async fn enforce_limits(
     shutdown: &Shutdown,
     run_context: &RunContext,
     limits: TimeLimits,
-    mut stops: impl AsyncFnMut() -> Cause,
+    mut next_signal: impl AsyncFnMut() -> Cause,
 ) -> Cause {
     let clock = &run_context.clock;
     let deadline = limits
@@ -148,45 +148,45 @@ async fn supervise(
         .map(|deadline| run_context.instant + deadline);
     let cause = tokio::select! {
         biased;
-        cause = stops() => cause,
+        cause = next_signal() => cause,
         () = until(clock, deadline) => Cause::Deadline,
     };
     tracing::info!(cause = cause.as_str(), "stopping");
     shutdown.stop_for(cause);
     let stopped = clock.now();
-    let drain = DRAIN.min(limits.grace.mul_f64(5.0 / 8.0));
+    let drain = MAX_DRAIN.min(limits.grace.mul_f64(5.0 / 8.0));
     let mut end = stopped + limits.grace;
     tokio::select! {
         biased;
-        _ = stops() => end = end.min(clock.now() + AT_ONCE),
-        () = clock.at(stopped + drain) => {}
+        _ = next_signal() => end = end.min(clock.now() + SECOND_SIGNAL_GRACE),
+        () = clock.sleep_until(stopped + drain) => {}
     }
-    tracing::debug!("no longer waiting for what is in flight");
+    tracing::debug!("no longer waiting for inserts in flight");
     shutdown.abort();
     tokio::select! {
         biased;
-        _ = stops() => {}
-        () = clock.at(end) => {}
+        _ = next_signal() => {}
+        () = clock.sleep_until(end) => {}
     }
     cause
 }
 
 async fn until(clock: &Arc<dyn Clock>, deadline: Option<Instant>) {
     match deadline {
-        Some(deadline) => clock.at(deadline).await,
+        Some(deadline) => clock.sleep_until(deadline).await,
         None => std::future::pending().await,
     }
 }
 
-/// The end of a run that did not end by itself within its grace, such as one whose standard output
-/// nobody reads.
+/// Returns the conclusion of a run that exceeded its grace period, for example because its standard
+/// output is blocked.
 fn overdue(cause: Cause) -> Conclusion {
     let exit = match cause {
         Cause::Deadline => Exit::Database,
         signal => Exit::Signal(signal),
     };
     Problem::new(exit, "the report could not be completed in time")
-        .hint("`--grace` sets the time; a report on a path is left as PATH.partial")
+        .hint("raise `--grace` if needed; a report on a path remains as PATH.partial")
         .into()
 }
 
@@ -195,24 +195,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_collector_gets_what_the_grace_leaves_and_two_seconds_at_the_most() {
-        let began = Instant::now();
-        let after = |seconds| began + Duration::from_secs(seconds);
-        let left = |deadline: Option<u64>, stopped: &[u64], now| {
+    fn flush_time_is_the_rest_of_the_grace_period_and_at_most_two_seconds() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let rest = |deadline: Option<u64>, signals: &[u64], now| {
             let limits = TimeLimits {
                 deadline: deadline.map(Duration::from_secs),
                 grace: Duration::from_secs(8),
             };
-            let stopped: Vec<_> = stopped.iter().copied().map(after).collect();
-            last_word(limits, began, &stopped, after(now)).as_secs()
+            let signals: Vec<_> = signals.iter().copied().map(after).collect();
+            flush_time(limits, start, &signals, after(now)).as_secs()
         };
-        assert_eq!(left(None, &[], 100), 2);
-        assert_eq!(left(Some(200), &[], 100), 2);
-        assert_eq!(left(None, &[99], 100), 2);
-        assert_eq!(left(None, &[93], 100), 1);
-        assert_eq!(left(None, &[80], 100), 0);
-        assert_eq!(left(Some(93), &[], 100), 1);
-        // Whoever stops it twice waits for nothing.
-        assert_eq!(left(None, &[98, 99], 100), 0);
+        assert_eq!(rest(None, &[], 100), 2);
+        assert_eq!(rest(Some(200), &[], 100), 2);
+        assert_eq!(rest(None, &[99], 100), 2);
+        assert_eq!(rest(None, &[93], 100), 1);
+        assert_eq!(rest(None, &[80], 100), 0);
+        assert_eq!(rest(Some(93), &[], 100), 1);
+        // A second signal skips the flush.
+        assert_eq!(rest(None, &[98, 99], 100), 0);
     }
 }

@@ -1,5 +1,5 @@
-//! The configuration as `check` looks at it: every mistake in it, and what the scripts need to be
-//! looked at all the same.
+//! The settings of `check`: all problems of the configuration, and defaults in place of invalid
+//! settings, so that the scripts are still checked.
 
 use crate::cli::{CheckArgs, RunArgs};
 use crate::config::file::ConfigFile;
@@ -10,46 +10,46 @@ use crate::error::diagnostic::{Problem, usage};
 use crate::fetch::http::HttpEndpoint;
 use crate::store::DatabaseTarget;
 
-/// What `check` needs, with the mistakes in the configuration; where one stands, the default is taken.
+/// Returns the settings of `check` and all problems; an invalid setting has its default.
 pub fn load_for_check(args: &CheckArgs, env: &Env) -> CheckSettings {
-    let mut mistakes = Mistakes(Vec::new());
-    let layers = mistakes.keep(Layers::of(&args.common, env));
+    let mut problems = Problems(Vec::new());
+    let layers = problems.collect(Layers::of(&args.common, env));
     let layers = layers.unwrap_or_else(|| Layers {
         env,
         config: None,
         file: ConfigFile::default(),
     });
     let run = RunArgs::default();
-    let connect = mistakes.keep(layers.switch(args.connect, "connect", None)) == Some(true);
-    // What a mistake left out of account may have named them.
-    let must_name = connect && mistakes.0.is_empty();
-    let input = mistakes.keep(layers.input(&run)).flatten();
-    let url = mistakes.keep(layers.source_url());
-    if must_name && input.is_none() && matches!(url, Some(None)) {
-        mistakes.0.push(no_source());
+    let connect = problems.collect(layers.switch(args.connect, "connect", None)) == Some(true);
+    // An invalid setting may have named source or database.
+    let is_required = connect && problems.0.is_empty();
+    let input = problems.collect(layers.input(&run)).flatten();
+    let url = problems.collect(layers.source_url());
+    if is_required && input.is_none() && matches!(url, Some(None)) {
+        problems.0.push(no_source());
     }
-    let headers = mistakes.keep(layers.headers()).unwrap_or_default();
-    let target = mistakes.keep(database::target(env, &layers.file));
-    if must_name && matches!(target, Some(None)) {
-        mistakes.0.push(no_database());
+    let headers = problems.collect(layers.headers()).unwrap_or_default();
+    let target = problems.collect(database::target(env, &layers.file));
+    if is_required && matches!(target, Some(None)) {
+        problems.0.push(no_database());
     }
     let target = target.flatten().unwrap_or(DatabaseTarget::Demo);
-    let limits = mistakes.keep(layers.limits(&run));
-    let store = mistakes.keep(layers.store(&run, target));
-    mistakes.keep(layers.reports(&run));
-    mistakes.keep(layers.mask(&run));
-    mistakes.keep(layers.metrics(&run));
-    mistakes.keep(layers.progress(&run));
-    mistakes.keep(layers.journal(&run));
+    let limits = problems.collect(layers.limits(&run));
+    let store = problems.collect(layers.store(&run, target));
+    problems.collect(layers.reports(&run));
+    problems.collect(layers.mask(&run));
+    problems.collect(layers.metrics(&run));
+    problems.collect(layers.progress(&run));
+    problems.collect(layers.journal(&run));
     let target = store.as_ref().map(|store| &store.target);
-    mistakes.keep(layers.keep_apart(&run, &[], target));
-    mistakes.keep(layers.fail_on(&run));
-    mistakes.keep(layers.check_error_format(&args.common));
-    mistakes.keep(layers.log(&args.common));
-    mistakes.keep(layers.shard(&run));
-    let size = mistakes.keep(layers.size(&run));
+    problems.collect(layers.check_path_conflicts(&run, &[], target));
+    problems.collect(layers.fail_on(&run));
+    problems.collect(layers.check_error_format(&args.common));
+    problems.collect(layers.log(&args.common));
+    problems.collect(layers.shard(&run));
+    let size = problems.collect(layers.size(&run));
     let scripts = if args.scripts.is_empty() {
-        let script = mistakes.keep(layers.script(None));
+        let script = problems.collect(layers.script(None));
         vec![script.unwrap_or(ScriptSource::Default)]
     } else {
         args.scripts
@@ -58,36 +58,37 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> CheckSettings {
             .map(ScriptSource::File)
             .collect()
     };
-    let ends = limits.zip(store).map(|(limits, store)| ProbeTargets {
+    let targets = limits.zip(store).map(|(limits, store)| ProbeTargets {
         source: url
             .flatten()
             .filter(|_| input.is_none())
             .map(|url| HttpEndpoint {
                 url,
                 headers,
-                proxy: env.names_a_proxy(),
+                proxy: env.has_proxy(),
             }),
         limits,
         store,
     });
-    let misspelt = options::misspelt(env).into_iter();
-    let misspelt = misspelt.map(|sentence| usage(sentence).warning());
+    let warnings = options::unknown_variables(env).into_iter();
+    let warnings = warnings.map(|message| usage(message).warning());
     CheckSettings {
-        // What a mistake left out may be what would have been connected to.
-        ends: ends.filter(|_| connect && mistakes.0.is_empty()),
+        // With a problem, the targets may not be those that the user meant.
+        targets: targets.filter(|_| connect && problems.0.is_empty()),
         scripts,
         size: size.unwrap_or(DEFAULT_SIZE),
         script_limits: layers.script_limits(),
         vars: layers.vars(),
-        problems: mistakes.0.into_iter().chain(misspelt).collect(),
+        problems: problems.0.into_iter().chain(warnings).collect(),
     }
 }
 
-/// The mistakes found so far.
-struct Mistakes(Vec<Problem>);
+/// The problems found so far.
+struct Problems(Vec<Problem>);
 
-impl Mistakes {
-    fn keep<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
+impl Problems {
+    /// Returns the value, or records the problem.
+    fn collect<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
         result.map_err(|problem| self.0.push(problem)).ok()
     }
 }

@@ -1,5 +1,5 @@
-//! Which database is meant: a URL or parts, from the environment or the file, and never a mixture
-//! that leaves open which of two the user had in mind.
+//! Resolves the database: from a URL or its parts, in the environment or the file. It rejects
+//! ambiguous mixtures of them.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::runtime::secret::Secret;
 use crate::store::DatabaseTarget;
 use crate::store::postgres::{Address, AddressOrigin, Host, Password, SslMode, TargetSession};
 
-/// The parts of an address in the environment, in the order in which messages name them.
+/// The variables that are parts of an address, in the order of messages.
 const PARTS: [&str; 7] = [
     "DB_HOST",
     "DB_PORT",
@@ -24,7 +24,7 @@ const PARTS: [&str; 7] = [
     "DB_SSLMODE",
 ];
 
-/// The database that the environment and the file name; `None` where neither names one.
+/// Returns the configured database, or `None` if there is none.
 pub(super) fn target(env: &Env, file: &ConfigFile) -> Result<Option<DatabaseTarget>, Problem> {
     let keys = &file.database;
     let url = env.secret("DATABASE_URL")?;
@@ -35,19 +35,19 @@ pub(super) fn target(env: &Env, file: &ConfigFile) -> Result<Option<DatabaseTarg
         if !parts.is_empty() {
             return Err(
                 usage(format!("{name} and {} are set together", parts.join(", ")))
-                    .hint("a URL names the whole database: unset it, or unset the DB_* variables"),
+                    .hint("unset the URL or the DB_* variables: the URL replaces all of them"),
             );
         }
-        return of_url(&name, &url, env, keys).map(Some);
+        return from_url(&name, &url, env, keys).map(Some);
     }
     if let Some(url) = &keys.url {
         if !parts.is_empty() {
             let problem = usage(format!(
-                "{} cannot be set where the file has `database.url`",
+                "{} cannot be combined with `database.url` of the file",
                 parts.join(", ")
             ));
             return Err(at_key(problem, file, "url").hint(
-                "set DATABASE_URL to replace the file's database, or give its parts in the file",
+                "set DATABASE_URL to replace the file's database, or replace `url` by its parts",
             ));
         }
         if !in_file.is_empty() {
@@ -57,18 +57,18 @@ pub(super) fn target(env: &Env, file: &ConfigFile) -> Result<Option<DatabaseTarg
                 others.join(", ")
             ));
             return Err(at_key(problem, file, "url")
-                .hint("a URL names the whole database: keep it, or keep the parts"));
+                .hint("keep the URL or the parts: the URL replaces all of them"));
         }
         let url = Secret::fixed(url.as_str());
-        return of_url("database.url", &url, env, keys).map(Some);
+        return from_url("database.url", &url, env, keys).map(Some);
     }
     if parts.is_empty() && in_file.is_empty() {
         return Ok(None);
     }
-    of_parts(env, file).map(|address| Some(DatabaseTarget::Postgres(Box::new(address))))
+    from_parts(env, file).map(|address| Some(DatabaseTarget::Postgres(Box::new(address))))
 }
 
-fn of_parts(env: &Env, file: &ConfigFile) -> Result<Address, Problem> {
+fn from_parts(env: &Env, file: &ConfigFile) -> Result<Address, Problem> {
     let keys = &file.database;
     let text = |name: &str, key: &str, in_file: &Option<String>| {
         let given = env.get(name)?.map(str::to_string);
@@ -84,7 +84,7 @@ fn of_parts(env: &Env, file: &ConfigFile) -> Result<Address, Problem> {
     let ports = ports.or_else(|| keys.port.clone()).unwrap_or_default();
     let hosts = Host::list(&hosts, &ports).map_err(|why| {
         usage(format!("the database's hosts cannot be used: {why}"))
-            .hint("such as DB_HOST=a,b with DB_PORT=5432, or DB_PORT=5432,5433")
+            .hint("set, for example, DB_HOST=a,b with DB_PORT=5432 or DB_PORT=5432,5433")
     })?;
     let user = text("DB_USER", "user", &keys.user)?;
     let name = text("DB_NAME", "name", &keys.name)?;
@@ -104,8 +104,8 @@ fn of_parts(env: &Env, file: &ConfigFile) -> Result<Address, Problem> {
         sslmode,
         sslnegotiation,
         require_auth: keys.require_auth.clone(),
-        session: keys.target_session_attrs.unwrap_or(TargetSession::DEFAULT),
-        password: password.map(Password::Whole),
+        target_session: keys.target_session_attrs.unwrap_or(TargetSession::DEFAULT),
+        password: password.map(Password::Plain),
         passfile: passfile(env)?,
         sslrootcert: keys.sslrootcert.clone(),
         sslcert: keys.sslcert.clone(),
@@ -115,8 +115,8 @@ fn of_parts(env: &Env, file: &ConfigFile) -> Result<Address, Problem> {
     })
 }
 
-/// Reads a URL; `name` says where it was given. The URL itself is never part of a message.
-fn of_url(
+/// Parses a URL. Messages show `name`, the variable or key, and never the URL.
+fn from_url(
     name: &str,
     secret: &Secret,
     env: &Env,
@@ -124,7 +124,7 @@ fn of_url(
 ) -> Result<DatabaseTarget, Problem> {
     let url = secret.initial().expose_secret().trim();
     if let Some(path) = url.strip_prefix("sqlite:") {
-        // `sqlite:///var/lib/tokens.db` is what other tools write for an absolute path.
+        // Other tools write `sqlite:///var/lib/tokens.db` for an absolute path.
         let path = path.strip_prefix("//").unwrap_or(path);
         if path.is_empty() {
             return Err(usage(format!("{name} names no file"))
@@ -137,7 +137,7 @@ fn of_url(
             .cause(error.cause)
             .hint(error.hint)
     })?;
-    address.given = AddressOrigin::Url(name.to_owned());
+    address.origin = AddressOrigin::Url(name.to_owned());
     address.password = address.password.map(|password| Password::InUrl {
         url: secret.clone(),
         initial: password.initial().clone(),
@@ -151,8 +151,9 @@ fn of_url(
     Ok(DatabaseTarget::Postgres(Box::new(address)))
 }
 
-/// The list of hosts, IPv6 addresses without brackets. Refuses what is pasted by mistake; the message
-/// does not show it, for it may be a URL with a password.
+/// Returns the list of hosts, with IPv6 addresses without brackets.
+///
+/// Rejects values pasted by mistake. The message does not show them: they may contain a password.
 fn plain_hosts(text: &str) -> Result<String, Problem> {
     let refused = |why: &str, hint: &str| {
         Err(usage(format!("the database's hosts cannot be used: {why}")).hint(hint))
@@ -199,7 +200,7 @@ fn plain_hosts(text: &str) -> Result<String, Problem> {
     Ok(plain.join(","))
 }
 
-/// libpq's password file: the one that `PGPASSFILE` names, or `.pgpass` in the home folder.
+/// Returns the path of libpq's password file: `PGPASSFILE`, or `.pgpass` in the home folder.
 fn passfile(env: &Env) -> Result<Option<PathBuf>, Problem> {
     if let Some(file) = env.get("PGPASSFILE")? {
         return Ok(Some(PathBuf::from(file)));
@@ -208,7 +209,7 @@ fn passfile(env: &Env) -> Result<Option<PathBuf>, Problem> {
     Ok(home.map(|home| Path::new(home).join(".pgpass")))
 }
 
-/// The keys of the file that are parts of an address.
+/// Returns the keys of the file that are parts of an address and are set.
 fn parts_of(keys: &DatabaseKeys) -> Vec<&'static str> {
     [
         ("host", keys.host.is_some()),
@@ -229,10 +230,10 @@ fn parts_of(keys: &DatabaseKeys) -> Vec<&'static str> {
     .collect()
 }
 
-/// Marks a key of `database` in the file.
+/// Adds the location of a key of `database`.
 fn at_key(problem: Problem, file: &ConfigFile, key: &str) -> Problem {
-    match yaml_error::of_key(&file.path, &file.text, &["database", key], String::new()) {
-        Some(place) => problem.place(place),
+    match yaml_error::locate_key(&file.path, &file.text, &["database", key], String::new()) {
+        Some(location) => problem.location(location),
         None => problem,
     }
 }

@@ -1,5 +1,4 @@
-//! The configuration file: its keys, and how each value is read. The only place, with `place`, that
-//! knows the YAML crate; whatever leaves it is checked and of the program's own types.
+//! The configuration file: its keys and the parser of each value.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +20,7 @@ use crate::report::mask::Mask;
 use crate::store::identifier::TableName;
 use crate::store::postgres::{RequireAuth, SslMode, SslNegotiation, TargetSession};
 
-/// The whole file; a key that is absent or empty is `None`.
+/// The top-level keys; a key that is absent or empty is `None`.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct FileKeys {
@@ -32,7 +31,7 @@ struct FileKeys {
     script: Option<ScriptKeys>,
 }
 
-/// The file after reading.
+/// The parsed file.
 #[derive(Default)]
 pub(super) struct ConfigFile {
     pub source: SourceKeys,
@@ -40,21 +39,21 @@ pub(super) struct ConfigFile {
     pub run: RunKeys,
     pub reports: Vec<ReportSpec>,
     pub script: ScriptKeys,
-    /// The file's path as it was given, and its text; for places in messages.
+    /// The path and the text of the file, for locations in messages.
     pub path: String,
     pub text: String,
 }
 
-/// `source:`, see the contract for each key.
+/// The keys of `source:`; docs/configuration.md describes them.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct SourceKeys {
     #[serde(deserialize_with = "source_url")]
     pub url: Option<Url>,
     pub headers: Option<BTreeMap<HeaderName, HeaderValue>>,
-    #[serde(deserialize_with = "limit")]
+    #[serde(deserialize_with = "positive_duration")]
     pub timeout: Option<Duration>,
-    #[serde(deserialize_with = "limit")]
+    #[serde(deserialize_with = "positive_duration")]
     pub connect_timeout: Option<Duration>,
     #[serde(deserialize_with = "positive")]
     pub page_size: Option<u64>,
@@ -66,7 +65,7 @@ pub(super) struct SourceKeys {
     pub max_token: Option<u64>,
 }
 
-/// `database:`, see the contract for each key.
+/// The keys of `database:`; docs/configuration.md describes them.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct DatabaseKeys {
@@ -96,20 +95,20 @@ pub(super) struct DatabaseKeys {
     pub connections: Option<usize>,
     #[serde(deserialize_with = "count")]
     pub pipeline: Option<usize>,
-    #[serde(deserialize_with = "limit")]
+    #[serde(deserialize_with = "positive_duration")]
     pub statement_timeout: Option<Duration>,
-    #[serde(deserialize_with = "limit")]
+    #[serde(deserialize_with = "positive_duration")]
     pub connect_timeout: Option<Duration>,
 }
 
-/// `run:`, see the contract for each key.
+/// The keys of `run:`; docs/configuration.md describes them.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RunKeys {
     pub script: Option<PathBuf>,
     #[serde(deserialize_with = "size")]
     pub size: Option<u64>,
-    #[serde(deserialize_with = "limit")]
+    #[serde(deserialize_with = "positive_duration")]
     pub deadline: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub grace: Option<Duration>,
@@ -130,7 +129,7 @@ pub(super) struct RunKeys {
 }
 
 impl RunKeys {
-    /// The conditions of `fail_on`.
+    /// Returns the conditions of `fail_on`.
     pub(super) fn conditions(&self) -> Option<Vec<Condition>> {
         let given = self.fail_on.as_ref().filter(|given| !given.is_empty())?;
         let conditions = given
@@ -140,7 +139,7 @@ impl RunKeys {
     }
 }
 
-/// `script:`, see the contract for each key.
+/// The keys of `script:`; docs/configuration.md describes them.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ScriptKeys {
@@ -156,19 +155,19 @@ pub(super) struct ScriptKeys {
 
 /// Reads the file at `path`.
 pub(super) fn read(path: &Path) -> Result<ConfigFile, Problem> {
-    let shown = path.display().to_string();
+    let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
         usage(format!(
             "cannot read the configuration file `{}`",
-            escape(&shown)
+            escape(&name)
         ))
         .cause(error.to_string())
-        .hint("--config and TOKEN_SERVICE_CONFIG name a YAML file that this user can read")
+        .hint("set --config or TOKEN_SERVICE_CONFIG to a YAML file that this user can read")
     })?;
-    parse(shown, text)
+    parse(name, text)
 }
 
-/// Reads `text`, which messages call `path`.
+/// Parses `text`; messages call it `path`.
 pub(super) fn parse(path: String, text: String) -> Result<ConfigFile, Problem> {
     let keys: Option<FileKeys> = serde_yaml::from_str(&text)
         .map_err(|error| yaml_error::explain(yaml_error::CONFIGURATION, &path, &text, &error))?;
@@ -187,7 +186,7 @@ pub(super) fn parse(path: String, text: String) -> Result<ConfigFile, Problem> {
 
 readers! {
     source_url: Url = value::source_url;
-    limit: Duration = value::limit;
+    positive_duration: Duration = value::positive_duration;
     duration: Duration = value::duration;
     mask: Mask = value::mask;
     progress: ProgressMode = value::progress;
@@ -217,15 +216,15 @@ fn not_empty(text: &str) -> ParseResult<String> {
 elements! {
     /// A report.
     SpecKey(ReportSpec) = value::report;
-    /// When a run fails.
+    /// A condition of `fail_on`.
     ConditionKey(Condition) = value::condition;
-    /// A header's name in lower case.
+    /// The name of a header, in lower case.
     #[derive(PartialEq, Eq, PartialOrd, Ord)]
     HeaderName(String) = value::header_name;
-    /// A header's value, which may be a secret.
+    /// The value of a header, which may be a secret.
     HeaderValue(String) = |text| if value::is_header_value(text) {
         Ok(text.to_string())
     } else {
-        Err(String::from("must not hold control characters"))
+        Err(String::from("must not contain control characters"))
     };
 }

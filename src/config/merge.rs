@@ -1,5 +1,4 @@
-//! The configuration for what takes files of earlier runs: `replay`, which needs no source, and `merge`,
-//! which looks at what comes out alone.
+//! The settings of `replay`, which needs no source, and of `merge`, which needs only the output options.
 
 use std::slice;
 
@@ -7,20 +6,20 @@ use crate::cli::{MergeArgs, ReplayArgs, RunArgs};
 use crate::config::{Env, Layers, MergeSettings, Purpose, RunSettings};
 use crate::error::diagnostic::Problem;
 
-/// The settings of a replay, or the one mistake that prevents it.
+/// Returns the settings of a replay, or the first problem.
 pub fn load_for_replay(args: &ReplayArgs, env: &Env) -> Result<RunSettings, Problem> {
     let run = args.as_run();
-    Layers::of(&run.common, env)?.settle(Purpose::Replay, &run, slice::from_ref(&args.file))
+    Layers::of(&run.common, env)?.resolve(Purpose::Replay, &run, slice::from_ref(&args.file))
 }
 
-/// What `merge` needs, or the one mistake that prevents it.
+/// Returns the settings of `merge`, or the first problem.
 pub fn load_for_merge(args: &MergeArgs, env: &Env) -> Result<MergeSettings, Problem> {
     let layers = Layers::of(&args.common, env)?;
     let run = RunArgs {
         output: args.output.clone(),
         ..RunArgs::default()
     };
-    layers.keep_apart(&run, &args.files, None)?;
+    layers.check_path_conflicts(&run, &args.files, None)?;
     Ok(MergeSettings {
         files: args.files.clone(),
         reports: layers.reports(&run)?,

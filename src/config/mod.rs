@@ -1,8 +1,7 @@
-//! Configuration: file, environment and flags become one validated `RunSettings`, in which a flag beats
-//! the environment, which beats the file, which beats the default.
+//! Builds the validated settings from flags, environment and file. A flag overrides the environment,
+//! which overrides the file, which overrides the default.
 //!
-//! Nothing here prints, and nothing but [`Env::of_process`] looks at the process; the files that are
-//! read are those that a user named.
+//! Only [`Env::from_process`] reads the process. Only files that the user named are read.
 
 mod check;
 mod database;
@@ -49,28 +48,28 @@ use crate::runtime::secret::Secret;
 use crate::store::identifier::TableName;
 use crate::store::{self, DatabaseTarget};
 
-/// SIZE where nothing names one.
+/// The default SIZE.
 const DEFAULT_SIZE: u64 = 5;
-/// The variable and header for what the source wants as `Authorization`.
+/// The variable that sets the source's `Authorization` header.
 const AUTHORIZATION: &str = "TOKEN_SERVICE_SOURCE_AUTHORIZATION";
 
-/// What a run is meant for.
+/// The purpose of a run, which selects source and database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// The real source and the real database.
+    /// The configured source and database.
     Run,
-    /// The real database alone: the tokens come from a file of an earlier run.
+    /// The configured database; the tokens come from the file of an earlier run.
     Replay,
-    /// The built-in ones; `TOKEN_HOST`, the `DB_*`, and their like are not looked at.
+    /// The built-in source and database; `TOKEN_HOST`, `DB_*` and the like are ignored.
     Demo,
 }
 
-/// The settings of a run, or the one mistake that prevents it. Every problem ends with exit code 2.
+/// Returns the settings of a run, or the first problem, which has exit code 2.
 pub fn load(purpose: Purpose, args: &RunArgs, env: &Env) -> Result<RunSettings, Problem> {
-    Layers::of(&args.common, env)?.settle(purpose, args, &[])
+    Layers::of(&args.common, env)?.resolve(purpose, args, &[])
 }
 
-/// The same from the text of a file, which messages call `name`, and nothing else.
+/// Returns the settings from the text of a configuration file alone; messages call it `name`.
 pub fn load_text(purpose: Purpose, name: &str, text: &str) -> Result<RunSettings, Problem> {
     let env = Env::default();
     let file = file::parse(name.to_owned(), text.to_owned())?;
@@ -79,13 +78,13 @@ pub fn load_text(purpose: Purpose, name: &str, text: &str) -> Result<RunSettings
         config: None,
         file,
     };
-    layers.settle(purpose, &RunArgs::default(), &[])
+    layers.resolve(purpose, &RunArgs::default(), &[])
 }
 
-/// The environment and the file, from which each setting is picked.
+/// The environment and the file, from which settings are resolved.
 struct Layers<'a> {
     env: &'a Env,
-    /// The file's path.
+    /// The path of the configuration file.
     config: Option<PathBuf>,
     file: ConfigFile,
 }
@@ -96,8 +95,7 @@ impl<'a> Layers<'a> {
             Some(path) => Some(path.as_path()),
             None => env.get(&variable("config"))?.map(Path::new),
         };
-        // Only a file that was named: one that merely lies in the working folder could send the
-        // tokens elsewhere.
+        // No default path: a file found in the working folder could send the tokens elsewhere.
         let file = named.map(file::read).transpose()?.unwrap_or_default();
         Ok(Self {
             env,
@@ -106,8 +104,8 @@ impl<'a> Layers<'a> {
         })
     }
 
-    /// The settings; `replayed` are files that a replay takes the tokens from.
-    fn settle(
+    /// Resolves all settings; `replayed` are the files that a replay reads.
+    fn resolve(
         &self,
         purpose: Purpose,
         args: &RunArgs,
@@ -115,9 +113,9 @@ impl<'a> Layers<'a> {
     ) -> Result<RunSettings, Problem> {
         let limits = self.limits(args)?;
         let RunSize { size, input } = match purpose {
-            // It is for whatever the file holds.
+            // A replay covers all tokens of its file.
             Purpose::Replay => RunSize::default(),
-            Purpose::Run | Purpose::Demo => self.amount(args, limits.max_token)?,
+            Purpose::Run | Purpose::Demo => self.run_size(args, limits.max_token)?,
         };
         let source = match (purpose, input) {
             (Purpose::Replay, _) => SourceSettings::Nothing,
@@ -141,9 +139,9 @@ impl<'a> Layers<'a> {
         store.expected = size;
         if store.dry_run && purpose == Purpose::Replay {
             return Err(usage("a replay cannot be a dry run")
-                .hint("leave out TOKEN_SERVICE_DRY_RUN and run.dry_run: nothing was stored"));
+                .hint("unset TOKEN_SERVICE_DRY_RUN and run.dry_run"));
         }
-        self.keep_apart(args, replayed, Some(&store.target))?;
+        self.check_path_conflicts(args, replayed, Some(&store.target))?;
         Ok(RunSettings {
             size,
             source,
@@ -159,11 +157,11 @@ impl<'a> Layers<'a> {
             script: self.script(args.script.as_ref())?,
             script_limits: self.script_limits(),
             vars: self.vars(),
-            env: self.visible(&secrets),
+            env: self.visible_to_scripts(&secrets),
             deadline: self.pick(
                 args.times.deadline,
                 "deadline",
-                crate::cli::value::limit,
+                crate::cli::value::positive_duration,
                 run.deadline,
             )?,
             grace: self
@@ -191,7 +189,7 @@ impl<'a> Layers<'a> {
         })
     }
 
-    /// A flag, else its variable, else what the file says.
+    /// Returns the flag, else the variable, else the value of the file.
     fn pick<T>(
         &self,
         flag: Option<T>,
@@ -205,7 +203,7 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// A flag that needs no value, else its variable, else what the file says.
+    /// Returns a boolean flag, else the variable, else the value of the file.
     fn switch(&self, flag: bool, option: &str, in_file: Option<bool>) -> Result<bool, Problem> {
         let given = self.pick(
             flag.then_some(true),
@@ -222,10 +220,10 @@ impl<'a> Layers<'a> {
         target: DatabaseTarget,
     ) -> Result<store::StoreOptions, Problem> {
         let keys = &self.file.database;
-        // The demo has its own table, whatever the file says of the real one.
-        let own = !matches!(target, DatabaseTarget::Demo);
-        let table = keys.table.clone().filter(|_| own);
-        let column = keys.column.clone().filter(|_| own);
+        // The demo's database has fixed names.
+        let is_configured = !matches!(target, DatabaseTarget::Demo);
+        let table = keys.table.clone().filter(|_| is_configured);
+        let column = keys.column.clone().filter(|_| is_configured);
         Ok(store::StoreOptions {
             table: table.unwrap_or_else(|| TableName::plain("secret_tokens")),
             column: column.unwrap_or_else(|| String::from("data")),
@@ -264,9 +262,9 @@ impl<'a> Layers<'a> {
         Ok(patience.unwrap_or(Duration::from_secs(30)))
     }
 
-    fn script(&self, typed: Option<&PathBuf>) -> Result<ScriptSource, Problem> {
+    fn script(&self, flag: Option<&PathBuf>) -> Result<ScriptSource, Problem> {
         let in_file = self.file.run.script.clone();
-        let named = self.pick(typed.cloned(), "script", path, in_file)?;
+        let named = self.pick(flag.cloned(), "script", path, in_file)?;
         Ok(named.map_or(ScriptSource::Default, ScriptSource::File))
     }
 
@@ -283,12 +281,12 @@ impl<'a> Layers<'a> {
         self.file.script.vars.clone().unwrap_or_default()
     }
 
-    fn visible(&self, secrets: &[SecretString]) -> BTreeMap<String, String> {
+    fn visible_to_scripts(&self, secrets: &[SecretString]) -> BTreeMap<String, String> {
         let prefix = self.file.script.env_prefix.as_deref().unwrap_or("TOKEN_");
-        self.env.visible(prefix, secrets)
+        self.env.visible_to_scripts(prefix, secrets)
     }
 
-    /// What a script must not find under another name either.
+    /// Returns the secrets that no variable visible to a script may repeat.
     fn secrets(&self, headers: &[(String, Secret)], target: &DatabaseTarget) -> Vec<SecretString> {
         let mut secrets: Vec<SecretString> = headers
             .iter()
@@ -308,7 +306,7 @@ impl<'a> Layers<'a> {
         let format = self.pick(
             args.log_format,
             "log-format",
-            crate::cli::value::layout,
+            crate::cli::value::line_format,
             None,
         )?;
         Ok(LogSettings {
@@ -322,7 +320,7 @@ impl<'a> Layers<'a> {
         let format = self.pick(
             args.error_format,
             "error-format",
-            crate::cli::value::layout,
+            crate::cli::value::line_format,
             None,
         )?;
         let _: Option<LineFormat> = format;
@@ -332,11 +330,11 @@ impl<'a> Layers<'a> {
 
 fn no_database() -> Problem {
     usage("no database is configured").hint(
-        "set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the file that --config names; `token_service demo` needs none",
+        "set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the --config file; `token_service demo` needs no database",
     )
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "a parser like those of `values`")]
+#[allow(clippy::unnecessary_wraps, reason = "has the signature of a parser")]
 fn path(text: &str) -> ParseResult<PathBuf> {
     Ok(PathBuf::from(text))
 }

@@ -1,17 +1,17 @@
-//! The options by their names: which key of the file sets one too, and which of them a name that means
-//! nothing may have been.
+//! The names of the options: the key of the file that also sets each, and suggestions for unknown
+//! names.
 
 use crate::cli::{self, variable};
 use crate::config::{AUTHORIZATION, Env};
 use crate::error::suggest::nearest_option;
 
-/// What begins the variables of this program.
+/// The prefix of the program's variables.
 const PREFIX: &str = "TOKEN_SERVICE_";
 
-/// Kubernetes sets these in each pod where a Service is called `token`.
-const OTHERS: [&str; 2] = ["TOKEN_SERVICE_HOST", "TOKEN_SERVICE_PORT"];
+/// Variables that Kubernetes sets in each pod if a Service is called `token`.
+const KUBERNETES_VARIABLES: [&str; 2] = ["TOKEN_SERVICE_HOST", "TOKEN_SERVICE_PORT"];
 
-/// The options that the file sets too, and their keys there.
+/// The options with a key in the file.
 const KEYS: [(&str, &str); 17] = [
     ("size", "run.size"),
     ("script", "run.script"),
@@ -32,40 +32,42 @@ const KEYS: [(&str, &str); 17] = [
     ("metrics", "run.metrics"),
 ];
 
-/// The key of the file that sets an option, if there is one.
-pub fn key_of(option: &str) -> Option<&'static str> {
+/// Returns the key of the file that sets an option.
+pub fn config_key(option: &str) -> Option<&'static str> {
     let mut keys = KEYS.iter();
     let (_, key) = keys.find(|(known, _)| *known == option)?;
     Some(key)
 }
 
-/// What sets the option that an unknown key of the file is called like.
-pub(super) fn meant_by(key: &str) -> Option<String> {
+/// Returns what sets the option that has the name of an unknown key.
+pub(super) fn option_named(key: &str) -> Option<String> {
     let name = key.replace('_', "-").to_lowercase();
     let mut options = cli::options().into_iter();
     let option = options.find(|option| {
         let positive = option.strip_prefix("no-").unwrap_or(option);
         *option == name || positive == name
     })?;
-    Some(match key_of(&option) {
+    Some(match config_key(&option) {
         Some(key) => format!("this is `{key}`"),
         None => format!("this is --{option} or {}", variable(&option)),
     })
 }
 
-/// A sentence for each variable that means nothing and is called nearly as one that does. Others with
-/// the same beginning may be there for a script, and are left alone.
-pub fn misspelt(env: &Env) -> Vec<String> {
+/// Returns a warning for each unknown variable whose name is near a known one.
+///
+/// Other variables with the prefix may be meant for a script.
+pub fn unknown_variables(env: &Env) -> Vec<String> {
     let names = cli::options().into_iter().map(|option| variable(&option));
     let secrets = [AUTHORIZATION.to_owned(), format!("{AUTHORIZATION}_FILE")];
     let known: Vec<String> = names.chain(secrets).collect();
     let ends: Vec<&str> = known.iter().map(|name| &name[PREFIX.len()..]).collect();
     env.names()
-        .filter(|name| !OTHERS.contains(name) && !known.iter().any(|known| known == name))
+        .filter(|name| !KUBERNETES_VARIABLES.contains(name))
+        .filter(|name| !known.iter().any(|known| known == name))
         .filter_map(|name| {
             let near = nearest_option(name.strip_prefix(PREFIX)?, &ends)?;
             Some(format!(
-                "{name} means nothing: did you mean {PREFIX}{near}?"
+                "unknown variable {name}: did you mean {PREFIX}{near}?"
             ))
         })
         .collect()
@@ -76,8 +78,8 @@ mod tests {
     use super::*;
     use crate::config::file;
 
-    /// True where the file takes a key of this path.
-    fn is_taken(path: &str) -> bool {
+    /// Returns true if the file has a key with this path.
+    fn is_key(path: &str) -> bool {
         let text = match path.split_once('.') {
             Some((section, key)) => format!("{section}: {{{key}: }}"),
             None => format!("{path}: "),
@@ -86,22 +88,22 @@ mod tests {
     }
 
     #[test]
-    fn the_file_takes_the_keys_of_options_and_no_others_that_are_called_like_one() {
+    fn file_has_exactly_the_listed_keys_of_options() {
         let options = cli::options();
         for (option, key) in KEYS {
             assert!(options.iter().any(|known| known == option), "{option}");
-            assert!(is_taken(key), "{key}");
+            assert!(is_key(key), "{key}");
         }
-        for option in options.iter().filter(|option| key_of(option).is_none()) {
+        for option in options.iter().filter(|option| config_key(option).is_none()) {
             let key = option.replace('-', "_");
             for section in ["run", "source", "database", "script"] {
-                assert!(!is_taken(&format!("{section}.{key}")), "{section}.{key}");
+                assert!(!is_key(&format!("{section}.{key}")), "{section}.{key}");
             }
         }
     }
 
     #[test]
-    fn variables_that_mean_nothing_are_named_where_one_that_does_is_near() {
+    fn unknown_variables_are_reported_when_a_known_name_is_near() {
         let names = [
             "TOKEN_SERVICE_PAGESIZE",
             "TOKEN_SERVICE_SOURCE_AUTHORISATION",
@@ -115,10 +117,10 @@ mod tests {
         ];
         let env: Env = names.into_iter().map(|name| (name, "x")).collect();
         assert_eq!(
-            misspelt(&env),
+            unknown_variables(&env),
             [
-                "TOKEN_SERVICE_PAGESIZE means nothing: did you mean TOKEN_SERVICE_PAGE_SIZE?",
-                "TOKEN_SERVICE_SOURCE_AUTHORISATION means nothing: did you mean TOKEN_SERVICE_SOURCE_AUTHORIZATION?",
+                "unknown variable TOKEN_SERVICE_PAGESIZE: did you mean TOKEN_SERVICE_PAGE_SIZE?",
+                "unknown variable TOKEN_SERVICE_SOURCE_AUTHORISATION: did you mean TOKEN_SERVICE_SOURCE_AUTHORIZATION?",
             ]
         );
     }

@@ -1,5 +1,6 @@
-//! What OpenTelemetry's own variables say of a collector. They may be set for all programs of a machine
-//! or a cluster at once: one that makes no sense here is complained of and left out, and ends no run.
+//! Reads OpenTelemetry's standard environment variables.
+//!
+//! They may be set for all programs of a host or cluster, so an invalid one is a warning, not an error.
 //! Source: OpenTelemetry's specification of the SDK's environment variables and of the OTLP exporter.
 
 use std::collections::HashMap;
@@ -13,15 +14,15 @@ use crate::cli::value;
 use crate::config::Env;
 use crate::observe::otel::{OtelSettings, OtlpEndpoint};
 
-/// `OTEL_EXPORTER_OTLP_TIMEOUT` where it is not set.
+/// The default of `OTEL_EXPORTER_OTLP_TIMEOUT`.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a collector takes.
+/// A signal, in OpenTelemetry's sense: traces or metrics.
 #[derive(Clone, Copy)]
 struct SignalVariables {
-    /// Its part in the variables' names.
+    /// Its part in the names of variables.
     name: &'static str,
-    /// Where it goes beneath the endpoint for all.
+    /// Its path below the common endpoint.
     path: &'static str,
 }
 
@@ -34,50 +35,50 @@ const METRICS: SignalVariables = SignalVariables {
     path: "v1/metrics",
 };
 
-/// What `env` says of a collector; `None` where it names none, or switches it off.
+/// Returns the settings, or `None` if no collector is configured or the SDK is disabled.
 pub(super) fn settings(env: &Env) -> Option<OtelSettings> {
-    let mut reading = OtelReader {
+    let mut reader = OtelReader {
         env,
         warnings: Vec::new(),
     };
-    if reading
+    if reader
         .get("OTEL_SDK_DISABLED")
         .is_some_and(|value| value.eq_ignore_ascii_case("true"))
     {
         return None;
     }
-    let traces = reading.target(TRACES);
-    let metrics = reading.target(METRICS);
-    let temporality = reading.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE");
-    let attributes = reading.get("OTEL_RESOURCE_ATTRIBUTES");
-    let service = match reading.get("OTEL_SERVICE_NAME") {
+    let traces = reader.endpoint(TRACES);
+    let metrics = reader.endpoint(METRICS);
+    let temporality = reader.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE");
+    let attributes = reader.get("OTEL_RESOURCE_ATTRIBUTES");
+    let service = match reader.get("OTEL_SERVICE_NAME") {
         Some(name) => Some(name),
-        None if attributes.is_some_and(|attributes| names_the_service(&attributes)) => None,
+        None if attributes.is_some_and(|attributes| has_service_name(&attributes)) => None,
         None => Some("token_service".to_owned()),
     };
     let parent = [("TRACEPARENT", "traceparent"), ("TRACESTATE", "tracestate")];
     let parent: HashMap<String, String> = parent
         .into_iter()
-        .filter_map(|(variable, header)| Some((header.to_owned(), reading.get(variable)?)))
+        .filter_map(|(variable, header)| Some((header.to_owned(), reader.get(variable)?)))
         .collect();
-    if traces.is_none() && metrics.is_none() && reading.warnings.is_empty() {
+    if traces.is_none() && metrics.is_none() && reader.warnings.is_empty() {
         return None;
     }
     Some(OtelSettings {
         traces,
         metrics,
         service,
-        // `lowmemory` means delta for all that is told here.
+        // `lowmemory` means delta for all metrics of this program.
         is_delta: temporality.is_some_and(|value| {
             value.eq_ignore_ascii_case("delta") || value.eq_ignore_ascii_case("lowmemory")
         }),
         parent,
-        proxy: env.names_a_proxy(),
-        warnings: reading.warnings,
+        proxy: env.has_proxy(),
+        warnings: reader.warnings,
     })
 }
 
-fn names_the_service(attributes: &str) -> bool {
+fn has_service_name(attributes: &str) -> bool {
     attributes
         .split(',')
         .filter_map(|pair| pair.split_once('='))
@@ -94,30 +95,34 @@ impl OtelReader<'_> {
         match self.env.get(name) {
             Ok(value) => value.map(str::to_owned),
             Err(problem) => {
-                self.complain(problem.message.clone());
+                self.warn(problem.message.clone());
                 None
             }
         }
     }
 
-    fn complain(&mut self, what: String) {
-        if !self.warnings.contains(&what) {
-            self.warnings.push(what);
+    fn warn(&mut self, warning: String) {
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
         }
     }
 
-    /// The variable for this signal, else the one for all, and its name.
-    fn of(&mut self, signal: SignalVariables, what: &str) -> Option<(String, String)> {
-        let own = format!("OTEL_EXPORTER_OTLP_{}_{what}", signal.name);
-        let common = format!("OTEL_EXPORTER_OTLP_{what}");
-        [own, common]
+    /// Returns the name and value of the signal's variable, else of the common one.
+    fn signal_or_common(
+        &mut self,
+        signal: SignalVariables,
+        suffix: &str,
+    ) -> Option<(String, String)> {
+        let specific = format!("OTEL_EXPORTER_OTLP_{}_{suffix}", signal.name);
+        let common = format!("OTEL_EXPORTER_OTLP_{suffix}");
+        [specific, common]
             .into_iter()
             .find_map(|name| self.get(&name).map(|value| (name, value)))
     }
 
-    fn target(&mut self, signal: SignalVariables) -> Option<OtlpEndpoint> {
+    fn endpoint(&mut self, signal: SignalVariables) -> Option<OtlpEndpoint> {
         let url = self.url(signal)?;
-        self.is_wanted(signal).then(|| OtlpEndpoint {
+        self.is_enabled(signal).then(|| OtlpEndpoint {
             url,
             headers: self.headers(signal),
             timeout: self.timeout(signal),
@@ -125,18 +130,18 @@ impl OtelReader<'_> {
     }
 
     fn url(&mut self, signal: SignalVariables) -> Option<Url> {
-        let own = format!("OTEL_EXPORTER_OTLP_{}_ENDPOINT", signal.name);
-        let (name, text, path) = if let Some(text) = self.get(&own) {
-            (own, text, None)
+        let specific = format!("OTEL_EXPORTER_OTLP_{}_ENDPOINT", signal.name);
+        let (name, text, path) = if let Some(text) = self.get(&specific) {
+            (specific, text, None)
         } else {
             let name = "OTEL_EXPORTER_OTLP_ENDPOINT";
             (name.to_owned(), self.get(name)?, Some(signal.path))
         };
-        // The address is left out of the message: it may hold a key in its query.
+        // The warning leaves out the URL, which may have a key in its query.
         let parsed = Url::parse(text.trim()).ok();
         let is_fit = |url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host();
         let Some(mut url) = parsed.filter(is_fit) else {
-            self.complain(format!(
+            self.warn(format!(
                 "{name} must be a URL such as http://localhost:4318; nothing is sent there"
             ));
             return None;
@@ -148,24 +153,24 @@ impl OtelReader<'_> {
         Some(url)
     }
 
-    /// True where this signal is to be sent, in the one form that is spoken here.
-    fn is_wanted(&mut self, signal: SignalVariables) -> bool {
+    /// Returns true if the signal is enabled and its protocol is supported.
+    fn is_enabled(&mut self, signal: SignalVariables) -> bool {
         let exporter = format!("OTEL_{}_EXPORTER", signal.name);
         if let Some(value) = self.get(&exporter) {
             let mut named = value.split(',').map(str::trim);
             if !named.any(|name| name == "otlp") {
                 if value.trim() != "none" {
-                    self.complain(format!(
-                        "{exporter} names no `otlp`; nothing else is known here"
+                    self.warn(format!(
+                        "{exporter} must include `otlp`, the only supported exporter; nothing is sent"
                     ));
                 }
                 return false;
             }
         }
-        match self.of(signal, "PROTOCOL") {
+        match self.signal_or_common(signal, "PROTOCOL") {
             Some((name, value)) if value.trim() != "http/protobuf" => {
-                self.complain(format!(
-                    "{name} must be http/protobuf, which collectors take at port 4318; nothing is sent"
+                self.warn(format!(
+                    "{name} must be http/protobuf, which collectors accept on port 4318; nothing is sent"
                 ));
                 false
             }
@@ -173,9 +178,9 @@ impl OtelReader<'_> {
         }
     }
 
-    /// `key=value` pairs with a comma between them, percent-encoded.
+    /// Returns the headers of comma-separated, percent-encoded `key=value` pairs.
     fn headers(&mut self, signal: SignalVariables) -> Vec<(String, SecretString)> {
-        let Some((name, text)) = self.of(signal, "HEADERS") else {
+        let Some((name, text)) = self.signal_or_common(signal, "HEADERS") else {
             return Vec::new();
         };
         let header = |pair: &str| {
@@ -188,7 +193,7 @@ impl OtelReader<'_> {
         let pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
         let headers: Option<Vec<_>> = pairs.map(header).collect();
         headers.unwrap_or_else(|| {
-            self.complain(format!(
+            self.warn(format!(
                 "{name} must be key=value,key=value; no header is sent"
             ));
             Vec::new()
@@ -196,14 +201,14 @@ impl OtelReader<'_> {
     }
 
     fn timeout(&mut self, signal: SignalVariables) -> Duration {
-        let Some((name, text)) = self.of(signal, "TIMEOUT") else {
+        let Some((name, text)) = self.signal_or_common(signal, "TIMEOUT") else {
             return TIMEOUT;
         };
         match text.trim().parse() {
             Ok(milliseconds) if milliseconds > 0 => Duration::from_millis(milliseconds),
             _ => {
-                self.complain(format!(
-                    "{name} must be a number of milliseconds; 10000 is taken"
+                self.warn(format!(
+                    "{name} must be a number of milliseconds; 10000 is used"
                 ));
                 TIMEOUT
             }
@@ -217,39 +222,41 @@ mod tests {
 
     use super::*;
 
-    fn of<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Option<OtelSettings> {
+    fn settings_of<'a>(
+        variables: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Option<OtelSettings> {
         settings(&variables.into_iter().collect())
     }
 
     fn url(target: Option<&OtlpEndpoint>) -> &str {
-        target.map_or("nowhere", |target| target.url.as_str())
+        target.map_or("none", |target| target.url.as_str())
     }
 
     #[test]
-    fn without_an_endpoint_there_is_nothing() {
-        assert!(of([]).is_none());
-        assert!(of([("OTEL_SERVICE_NAME", "me"), ("TRACEPARENT", "x")]).is_none());
+    fn settings_are_none_without_endpoint() {
+        assert!(settings_of([]).is_none());
+        assert!(settings_of([("OTEL_SERVICE_NAME", "me"), ("TRACEPARENT", "x")]).is_none());
     }
 
     #[test]
-    fn the_common_endpoint_gets_a_path_and_that_of_one_signal_none() {
+    fn common_endpoint_gets_a_path_and_specific_endpoint_does_not() {
         for common in ["http://c:4318", "http://c:4318/"] {
-            let settings = of([("OTEL_EXPORTER_OTLP_ENDPOINT", common)]).unwrap();
+            let settings = settings_of([("OTEL_EXPORTER_OTLP_ENDPOINT", common)]).unwrap();
             assert_eq!(url(settings.traces.as_ref()), "http://c:4318/v1/traces");
             assert_eq!(url(settings.metrics.as_ref()), "http://c:4318/v1/metrics");
         }
         let below = [("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c/otlp/")];
-        let settings = of(below).unwrap();
+        let settings = settings_of(below).unwrap();
         assert_eq!(url(settings.traces.as_ref()), "https://c/otlp/v1/traces");
-        let own = [("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://c:4318")];
-        let settings = of(own).unwrap();
+        let specific = [("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://c:4318")];
+        let settings = settings_of(specific).unwrap();
         assert_eq!(url(settings.metrics.as_ref()), "http://c:4318/");
         assert!(settings.traces.is_none());
     }
 
     #[test]
-    fn headers_and_timeouts_of_one_signal_beat_the_common_ones() {
-        let settings = of([
+    fn specific_headers_and_timeouts_override_common_ones() {
+        let settings = settings_of([
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "a=1, B = two%20words ,"),
             ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "c=3"),
@@ -271,9 +278,9 @@ mod tests {
     }
 
     #[test]
-    fn the_service_has_the_name_that_the_environment_gives_it() {
+    fn service_name_comes_from_environment() {
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318");
-        let service = |variable| of([endpoint, variable]).unwrap().service;
+        let service = |variable| settings_of([endpoint, variable]).unwrap().service;
         let default = Some("token_service".to_owned());
         assert_eq!(service(("OTEL_RESOURCE_ATTRIBUTES", "team=a")), default);
         assert_eq!(
@@ -284,8 +291,8 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_said_and_its_value_is_not() {
-        let settings = of([
+    fn warnings_do_not_show_values() {
+        let settings = settings_of([
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "s3cret:4318"),
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c:4318"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "s3cret"),
@@ -294,22 +301,22 @@ mod tests {
         .unwrap();
         insta::assert_snapshot!(settings.warnings.join("\n"), @r"
         OTEL_EXPORTER_OTLP_HEADERS must be key=value,key=value; no header is sent
-        OTEL_EXPORTER_OTLP_TIMEOUT must be a number of milliseconds; 10000 is taken
+        OTEL_EXPORTER_OTLP_TIMEOUT must be a number of milliseconds; 10000 is used
         OTEL_EXPORTER_OTLP_ENDPOINT must be a URL such as http://localhost:4318; nothing is sent there
         ");
-        let settings = of([
+        let settings = settings_of([
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"),
             ("OTEL_TRACES_EXPORTER", "zipkin"),
             ("OTEL_METRICS_EXPORTER", "none"),
         ])
         .unwrap();
         assert!(settings.traces.is_none() && settings.metrics.is_none());
-        insta::assert_snapshot!(settings.warnings.join("\n"), @"OTEL_TRACES_EXPORTER names no `otlp`; nothing else is known here");
+        insta::assert_snapshot!(settings.warnings.join("\n"), @"OTEL_TRACES_EXPORTER must include `otlp`, the only supported exporter; nothing is sent");
     }
 
     #[test]
-    fn no_secret_shows_in_its_debug_form() {
-        let settings = of([
+    fn debug_form_shows_no_secret() {
+        let settings = settings_of([
             (
                 "OTEL_EXPORTER_OTLP_ENDPOINT",
                 "http://u:s3cret@c:4318?key=s3cret",

@@ -1,5 +1,5 @@
-//! What is settled about what comes out: the reports, how much of a token they show, the journal, the
-//! metrics, and when a run that completed fails all the same.
+//! Resolves the output settings: reports, mask, journal, metrics, progress, and the conditions under
+//! which a completed run fails.
 
 use std::path::PathBuf;
 
@@ -13,10 +13,10 @@ use crate::report::{ReportFormat, ReportSpec};
 
 impl Layers<'_> {
     pub(super) fn reports(&self, args: &RunArgs) -> Result<Vec<ReportSpec>, Problem> {
-        let typed = Some(args.output.reports.clone()).filter(|reports| !reports.is_empty());
+        let given = Some(args.output.reports.clone()).filter(|reports| !reports.is_empty());
         let in_file = Some(self.file.reports.clone()).filter(|reports| !reports.is_empty());
         let list = |text: &str| text.split(',').map(str::trim).map(value::report).collect();
-        let reports = self.pick(typed, "report", list, in_file)?;
+        let reports = self.pick(given, "report", list, in_file)?;
         let reports = reports.unwrap_or_else(|| {
             vec![ReportSpec {
                 format: ReportFormat::Text,
@@ -44,8 +44,8 @@ impl Layers<'_> {
         let in_file = self.file.run.journal.clone();
         let journal = self.pick(args.journal.clone(), "journal", path, in_file)?;
         if journal.is_some() && self.dry_run(args)? {
-            return Err(usage("--dry-run and --journal exclude each other")
-                .hint("a dry run stores nothing that a replay of its journal could bring back"));
+            return Err(usage("--dry-run and --journal cannot be combined")
+                .hint("leave out one of them: a dry run stores nothing, so its journal has nothing to replay"));
         }
         Ok(journal)
     }
@@ -55,9 +55,9 @@ impl Layers<'_> {
     }
 
     pub(super) fn fail_on(&self, args: &RunArgs) -> Result<Vec<Condition>, Problem> {
-        let typed = Some(args.output.fail_on.clone()).filter(|typed| !typed.is_empty());
+        let given = Some(args.output.fail_on.clone()).filter(|given| !given.is_empty());
         let list = |text: &str| text.split(',').map(value::condition).collect();
-        let conditions = self.pick(typed, "fail-on", list, self.file.run.conditions())?;
+        let conditions = self.pick(given, "fail-on", list, self.file.run.conditions())?;
         Ok(conditions.unwrap_or_default())
     }
 

@@ -1,5 +1,5 @@
-//! What a run writes is kept apart from what it reads and from what else it writes: a report that took
-//! the place of the journal, of the configuration or of a replayed file would be the end of that.
+//! Rejects output paths that would overwrite another file of the run, such as the journal, the
+//! configuration or a replayed file.
 
 use std::path::{Path, PathBuf, absolute};
 
@@ -9,82 +9,85 @@ use crate::error::diagnostic::{Problem, usage};
 use crate::store::DatabaseTarget;
 use crate::store::postgres::Address;
 
-/// So many links are followed, as the system does.
-const LINKS: usize = 40;
+/// Maximum number of symbolic links to follow, as in Linux.
+const MAX_LINKS: usize = 40;
 
-/// What becomes of a file.
+/// How the run uses a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum FileUse {
-    /// It is read, or of another run.
+    /// Read, or owned by another run.
     Read,
-    /// It is written where it stands.
-    Kept,
-    /// `PATH.partial` is written, and takes its place at the end.
+    /// Written in place.
+    InPlace,
+    /// Written as `PATH.partial` and renamed at the end.
     Replaced,
 }
 
-/// A file that a run has to do with.
+/// A file that the run uses.
 struct UsedFile {
     name: &'static str,
-    given: PathBuf,
+    path: PathBuf,
     usage: FileUse,
-    /// What the path leads to.
-    leads_to: PathBuf,
+    /// The path without symbolic links.
+    resolved: PathBuf,
 }
 
 impl UsedFile {
-    /// `None` for a pipe, a device or a folder: there is nothing that could be replaced.
-    fn new(name: &'static str, given: &Path, usage: FileUse) -> Option<Self> {
+    /// Returns `None` for a pipe, a device or a folder, which cannot be overwritten.
+    fn new(name: &'static str, path: &Path, usage: FileUse) -> Option<Self> {
         Some(Self {
             name,
-            given: given.to_owned(),
+            path: path.to_owned(),
             usage,
-            leads_to: target(given)?,
+            resolved: resolve(path)?,
         })
     }
 
     fn partial(&self) -> Option<PathBuf> {
         (self.usage == FileUse::Replaced).then(|| {
-            let mut partial = self.leads_to.clone().into_os_string();
+            let mut partial = self.resolved.clone().into_os_string();
             partial.push(".partial");
             PathBuf::from(partial)
         })
     }
 
-    /// Where `self` would be written over `other`, or `other`'s beginnings over `self`.
+    /// Returns the path at which `self` would overwrite `other`, or the `.partial` of `other` would
+    /// overwrite `self`.
     fn overwrites(&self, other: &Self) -> Option<PathBuf> {
-        let (mine, its) = (self.partial(), other.partial());
-        if self.leads_to == other.leads_to || its.as_ref() == Some(&self.leads_to) {
-            Some(self.leads_to.clone())
+        let other_partial = other.partial();
+        if self.resolved == other.resolved || other_partial.as_ref() == Some(&self.resolved) {
+            Some(self.resolved.clone())
         } else {
-            mine.filter(|mine| *mine == other.leads_to)
+            self.partial().filter(|partial| *partial == other.resolved)
         }
     }
 
-    fn clash(&self, other: &Self, place: &Path) -> Problem {
-        let given = self.given.display();
+    fn conflict(&self, other: &Self, resolved: &Path) -> Problem {
+        let path = self.path.display();
         let problem = if self.name == other.name {
-            usage(format!("two {}s would be written to `{given}`", self.name))
+            usage(format!("two {}s would be written to `{path}`", self.name))
                 .hint(format!("give each {} a path of its own", self.name))
         } else {
-            let what = format!(
-                "the {} `{given}` would be written over the {}",
+            let message = format!(
+                "the {} `{path}` would overwrite the {}",
                 self.name, other.name
             );
-            usage(what).hint(format!("give the {} a path of its own", self.name))
+            usage(message).hint(format!("give the {} a path of its own", self.name))
         };
-        if self.given == other.given {
+        if self.path == other.path {
             return problem;
         }
-        let (other, place) = (other.given.display(), place.display());
-        problem.cause(format!("that and `{other}` come to `{place}`"))
+        let (other, resolved) = (other.path.display(), resolved.display());
+        problem.cause(format!(
+            "both `{path}` and `{other}` resolve to `{resolved}`"
+        ))
     }
 }
 
-/// The file that `path` leads to, be it there or not.
-fn target(path: &Path) -> Option<PathBuf> {
+/// Returns `path` without symbolic links, whether or not the file exists.
+fn resolve(path: &Path) -> Option<PathBuf> {
     let mut path = path.to_owned();
-    for _ in 0..LINKS {
+    for _ in 0..MAX_LINKS {
         if let Ok(found) = path.canonicalize() {
             return found.is_file().then_some(found);
         }
@@ -104,24 +107,24 @@ fn target(path: &Path) -> Option<PathBuf> {
 }
 
 impl Layers<'_> {
-    /// Refuses what would be written over something else of the run; `files` are those that it
-    /// replays or merges.
-    pub(super) fn keep_apart(
+    /// Returns an error if an output would overwrite another file of the run; `files` are the files
+    /// that it replays or merges.
+    pub(super) fn check_path_conflicts(
         &self,
         args: &RunArgs,
         files: &[PathBuf],
         database: Option<&DatabaseTarget>,
     ) -> Result<(), Problem> {
-        // What is wrong with one of them is said where it is asked for.
+        // An invalid setting is reported where it is resolved.
         let config = self.config.as_deref();
         let script = self.script(args.script.as_ref()).ok();
         let input = self.input(args).ok().flatten();
         let journal = self.journal(args).ok().flatten();
         let reports = self.reports(args).unwrap_or_default();
         let metrics = self.metrics(args).ok().flatten();
-        // A replay and a merge keep no journal; the one that is configured is still some run's.
-        let keeping = if files.is_empty() {
-            FileUse::Kept
+        // A replay or a merge writes no journal; the configured one belongs to a run.
+        let journal_use = if files.is_empty() {
+            FileUse::InPlace
         } else {
             FileUse::Read
         };
@@ -166,27 +169,27 @@ impl Layers<'_> {
         let read = read
             .into_iter()
             .filter_map(|(name, path)| Some((name, path?)));
-        let mut parts: Vec<UsedFile> = read
+        let mut used: Vec<UsedFile> = read
             .chain(files)
             .chain(keys)
             .chain(secrets)
             .filter_map(|(name, path)| UsedFile::new(name, path, FileUse::Read))
             .collect();
         let mut put = |name, path: Option<&Path>, usage| {
-            parts.extend(path.and_then(|path| UsedFile::new(name, path, usage)));
+            used.extend(path.and_then(|path| UsedFile::new(name, path, usage)));
         };
-        put("database", database, FileUse::Kept);
-        put("journal", journal.as_deref(), keeping);
+        put("database", database, FileUse::InPlace);
+        put("journal", journal.as_deref(), journal_use);
         for report in &reports {
             put("report", report.path.as_deref(), FileUse::Replaced);
         }
         put("metrics file", metrics.as_deref(), FileUse::Replaced);
-        // The later one of two would be written last.
-        for (index, part) in parts.iter().enumerate() {
-            let mut earlier = parts.iter().take(index);
-            let clash = earlier.find_map(|other| Some((other, part.overwrites(other)?)));
-            if let Some((other, place)) = clash.filter(|_| part.usage != FileUse::Read) {
-                return Err(part.clash(other, &place));
+        // Of two files, the later one is written last.
+        for (index, file) in used.iter().enumerate() {
+            let mut earlier = used.iter().take(index);
+            let conflict = earlier.find_map(|other| Some((other, file.overwrites(other)?)));
+            if let Some((other, resolved)) = conflict.filter(|_| file.usage != FileUse::Read) {
+                return Err(file.conflict(other, &resolved));
             }
         }
         Ok(())

@@ -1,5 +1,4 @@
-//! What configuration produces: the validated values that a run is built from, and nothing that
-//! knows where they came from.
+//! The validated settings of the commands, whatever layer of the configuration set them.
 
 use crate::observe::logging::LogSettings;
 use std::collections::BTreeMap;
@@ -17,7 +16,7 @@ use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
 use crate::store;
 
-/// What is run.
+/// The script to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ScriptSource {
     /// The built-in pipeline.
@@ -26,18 +25,18 @@ pub enum ScriptSource {
     File(PathBuf),
 }
 
-/// Limits of the script beyond the engine's fixed ones.
+/// The configurable limits of a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScriptLimits {
-    /// The most operations that the engine counts; 0 is no limit.
+    /// Maximum number of the engine's operations; 0 means no limit.
     pub max_operations: u64,
-    /// By how many bytes the process may grow while a script runs.
+    /// Maximum growth of the process while a script runs, in bytes.
     pub max_memory: u64,
 }
 
 impl Default for ScriptLimits {
-    /// What a script does with this much, doubling its largest value in one stroke included, leaves
-    /// the process below 256 MiB.
+    /// Returns limits that keep the process below 256 MiB, even if a script doubles its largest value
+    /// in one operation.
     fn default() -> Self {
         Self {
             max_operations: 0,
@@ -46,71 +45,71 @@ impl Default for ScriptLimits {
     }
 }
 
-/// The token source.
+/// The source of the tokens.
 #[derive(Clone, Debug)]
 pub enum SourceSettings {
-    /// The demo's own, which the run starts.
+    /// The demo's source, which the run starts.
     BuiltIn,
-    /// A real one.
+    /// An HTTP source.
     Http(HttpEndpoint),
     /// A file or pipe.
     Input(Input),
-    /// None: nothing is fetched.
+    /// No source: nothing is fetched.
     Nothing,
 }
 
-/// Everything that a run needs to know; validated. Its Debug form shows no secret.
+/// The validated settings of a run. Their Debug form shows no secret.
 #[derive(Clone, Debug)]
 pub struct RunSettings {
-    /// How many tokens: this shard's part of SIZE. It is 0 where the shard's part, or the input, is
-    /// empty, and [`crate::cli::value::MOST`] where all that a pipe brings is asked for.
+    /// This shard's part of SIZE: 0 if the part or the input is empty, and
+    /// [`crate::cli::value::MAX_SIZE`] for all tokens of a pipe.
     pub size: u64,
-    /// Where tokens come from.
+    /// The source of the tokens.
     pub source: SourceSettings,
-    /// Within which limits they are fetched.
+    /// The limits of fetching.
     pub limits: FetchLimits,
-    /// Where they go.
+    /// The database and its options.
     pub store: store::StoreOptions,
-    /// The reports, at least one; at most one of them on standard output.
+    /// The reports: at least one, and at most one on standard output.
     pub reports: Vec<ReportSpec>,
-    /// Under which a run that completed fails all the same.
+    /// The conditions under which a completed run fails.
     pub fail_on: Vec<Condition>,
-    /// How much of a token the reports show.
+    /// How reports show tokens.
     pub mask: Mask,
-    /// The Prometheus text file that is written at the end.
+    /// The Prometheus text file to write at the end.
     pub metrics: Option<PathBuf>,
-    /// The OpenTelemetry collector, if there is one.
+    /// The OpenTelemetry collector.
     pub telemetry: Option<otel::OtelSettings>,
-    /// What is run.
+    /// The script to run.
     pub script: ScriptSource,
-    /// The script's configurable limits.
+    /// The configurable limits of the script.
     pub script_limits: ScriptLimits,
-    /// What a script sees as `config::VARS`.
+    /// The variables that a script sees as `config::VARS`.
     pub vars: serde_json::Map<String, serde_json::Value>,
-    /// What a script may read by `env::get`; no secret is among it.
+    /// The environment that a script reads through `env::get`; it contains no secret.
     pub env: BTreeMap<String, String>,
     /// How long the run may take, if that is limited.
     pub deadline: Option<Duration>,
     /// How long a stopped run may take to settle and report.
     pub grace: Duration,
-    /// How long source and database are waited for at the start.
+    /// How long to wait at startup for source and database.
     pub wait: Duration,
-    /// The file that each page is written to before it is stored.
+    /// The file to which each page is written before it is stored.
     pub journal: Option<PathBuf>,
-    /// The folder that a script may write files in.
+    /// The folder in which a script may write files.
     pub out_dir: Option<PathBuf>,
-    /// When progress is shown.
+    /// When to show progress.
     pub progress: ProgressMode,
-    /// True where terminals may get colours.
+    /// True if terminals may get colors.
     pub color: bool,
-    /// What is logged.
+    /// The log level and format.
     pub log: LogSettings,
 }
 
-/// What `merge` needs to know; validated.
+/// The validated settings of `merge`.
 #[derive(Clone, Debug)]
 pub struct MergeSettings {
-    /// The reports to join, at least one.
+    /// The reports to merge, at least one.
     pub files: Vec<PathBuf>,
     /// As in [`RunSettings`].
     pub reports: Vec<ReportSpec>,
@@ -120,7 +119,7 @@ pub struct MergeSettings {
     pub mask: Mask,
     /// As in [`RunSettings`].
     pub metrics: Option<PathBuf>,
-    /// As in [`RunSettings`]; here it shows by what tokens were rejected.
+    /// As in [`RunSettings`]; it decides only whether the breakdown of rejections is shown.
     pub progress: ProgressMode,
     /// As in [`RunSettings`].
     pub color: bool,
@@ -128,10 +127,10 @@ pub struct MergeSettings {
     pub log: LogSettings,
 }
 
-/// The two ends of a pipeline, which `check --connect` looks at.
+/// The source and the database that `check --connect` probes.
 #[derive(Clone, Debug)]
 pub struct ProbeTargets {
-    /// The source; `None` where an input takes its place.
+    /// The source; `None` if an input replaces it.
     pub source: Option<HttpEndpoint>,
     /// As in [`RunSettings`].
     pub limits: FetchLimits,
@@ -139,11 +138,10 @@ pub struct ProbeTargets {
     pub store: store::StoreOptions,
 }
 
-/// What `check` needs to know. The configuration is validated as far as it goes; that no source or
-/// no database is named is a mistake only where they are to be connected to.
+/// The settings of `check`. A missing source or database is a problem only with `--connect`.
 #[derive(Clone, Debug)]
 pub struct CheckSettings {
-    /// The scripts to look at, at least one.
+    /// The scripts to check, at least one.
     pub scripts: Vec<ScriptSource>,
     /// As in [`RunSettings`].
     pub size: u64,
@@ -151,9 +149,8 @@ pub struct CheckSettings {
     pub script_limits: ScriptLimits,
     /// As in [`RunSettings`].
     pub vars: serde_json::Map<String, serde_json::Value>,
-    /// What is to be connected to; `None` where that was not asked for, or where the configuration
-    /// holds a mistake.
-    pub ends: Option<ProbeTargets>,
-    /// The mistakes in the configuration.
+    /// What to connect to; `None` without `--connect`, or if the configuration has a problem.
+    pub targets: Option<ProbeTargets>,
+    /// The problems of the configuration.
     pub problems: Vec<Problem>,
 }

@@ -1,69 +1,69 @@
-//! What is settled about how many tokens a run is for: SIZE, the input that it may be all of, and this
-//! shard's part of it.
+//! Resolves the number of tokens of a run: SIZE, or all tokens of an input, and this shard's part of
+//! it.
 
 use std::path::PathBuf;
 
 use crate::cli::RunArgs;
-use crate::cli::value::{self, MOST, ShardArg};
+use crate::cli::value::{self, MAX_SIZE, ShardArg};
 use crate::config::shard::Shard;
 use crate::config::{DEFAULT_SIZE, Layers, path};
 use crate::error::diagnostic::{Problem, usage};
 use crate::fetch::input::Input;
 
-/// The variables in which platforms say which of several tasks this is, and how many there are. The
-/// last one says only the first.
+/// The variables of Cloud Run for the index of this task and the number of tasks.
 const CLOUD_RUN: (&str, &str) = ("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT");
+/// The variable of Kubernetes for the index of this pod; there is none for the number of pods.
 const KUBERNETES: &str = "JOB_COMPLETION_INDEX";
 
-/// How many tokens a run is for.
+/// The number of tokens of a run, and the input.
 #[derive(Default)]
 pub(super) struct RunSize {
-    /// This shard's part of SIZE; [`MOST`] for all of a pipe.
+    /// This shard's part of SIZE; [`MAX_SIZE`] for all tokens of a pipe.
     pub size: u64,
-    /// What is read instead of the source, from where this shard's part begins.
+    /// The input to read instead of the source, from the beginning of this shard's part.
     pub input: Option<Input>,
 }
 
 impl Layers<'_> {
-    /// The amount; an input is opened for it, whose tokens are at most `max_token` bytes long.
-    pub(super) fn amount(&self, args: &RunArgs, max_token: usize) -> Result<RunSize, Problem> {
+    /// Resolves the size, and opens the input; its tokens are at most `max_token` bytes long.
+    pub(super) fn run_size(&self, args: &RunArgs, max_token: usize) -> Result<RunSize, Problem> {
         let shard = self.shard(args)?;
         let Some(path) = self.input(args)? else {
             let size = shard.part(self.size(args)?);
             return Ok(RunSize { size, input: None });
         };
-        let (asked, most) = self.asked(args)?;
+        let (requested, max) = self.requested_size(args)?;
         let input = Input::open(&path, max_token)?;
-        let size = match (asked, input.count()) {
+        let size = match (requested, input.count()) {
             (Some(size), _) => size,
-            (None, Some(count)) => within(count, most, &input)?,
-            (None, None) => return all_of(input, shard, most),
+            (None, Some(count)) => size_of_file(count, max, &input)?,
+            (None, None) => return size_of_pipe(input, shard, max),
         };
         Ok(RunSize {
             size: shard.part(size),
-            input: Some(input.from(shard.before(size))),
+            input: Some(input.from(shard.offset(size))),
         })
     }
 
-    /// SIZE as it was asked for, and what it must not exceed.
-    fn asked(&self, args: &RunArgs) -> Result<(Option<u64>, Option<u64>), Problem> {
-        let asked = self.pick(args.size, "size", value::size, self.file.run.size)?;
-        let most = self.env.parse("MAX_TOKENS", value::positive)?;
-        match (asked, most) {
-            (Some(size), Some(most)) if size > most => Err(usage(format!(
-                "SIZE {size} is above MAX_TOKENS, which is {most}"
+    /// Returns SIZE if it is set, and its maximum.
+    fn requested_size(&self, args: &RunArgs) -> Result<(Option<u64>, Option<u64>), Problem> {
+        let requested = self.pick(args.size, "size", value::size, self.file.run.size)?;
+        let max = self.env.parse("MAX_TOKENS", value::positive)?;
+        match (requested, max) {
+            (Some(size), Some(max)) if size > max => Err(usage(format!(
+                "SIZE {size} exceeds MAX_TOKENS, which is {max}"
             ))
-            .hint(format!("ask for at most {most}, or raise MAX_TOKENS"))),
+            .hint(format!("set SIZE to at most {max}, or raise MAX_TOKENS"))),
             both => Ok(both),
         }
     }
 
-    /// SIZE where it does not depend on an input.
+    /// Returns SIZE without regard to an input.
     pub(super) fn size(&self, args: &RunArgs) -> Result<u64, Problem> {
-        let (asked, most) = self.asked(args)?;
-        // Nobody asked for the default, so that the bound just lowers it.
-        let default = most.map_or(DEFAULT_SIZE, |most| most.min(DEFAULT_SIZE));
-        Ok(asked.unwrap_or(default))
+        let (requested, max) = self.requested_size(args)?;
+        // The user did not set the default, so the maximum lowers it without an error.
+        let default = max.map_or(DEFAULT_SIZE, |max| max.min(DEFAULT_SIZE));
+        Ok(requested.unwrap_or(default))
     }
 
     pub(super) fn input(&self, args: &RunArgs) -> Result<Option<PathBuf>, Problem> {
@@ -71,43 +71,44 @@ impl Layers<'_> {
     }
 
     pub(super) fn shard(&self, args: &RunArgs) -> Result<Shard, Problem> {
-        let written = self.pick(args.shard, "shard", value::shard, self.file.run.shard)?;
-        let (index, count) = match written {
+        let given = self.pick(args.shard, "shard", value::shard, self.file.run.shard)?;
+        let (index, count) = match given {
             Some(ShardArg {
                 index: Some(index),
                 count,
             }) => (index, count),
-            Some(ShardArg { index: None, count }) => {
-                (self.task()?.ok_or_else(|| unnumbered(count))?, count)
-            }
-            None => match self.tasks()? {
+            Some(ShardArg { index: None, count }) => (
+                self.task_index()?.ok_or_else(|| missing_index(count))?,
+                count,
+            ),
+            None => match self.task_index_and_count()? {
                 Some(tasks) => tasks,
                 None => return Ok(Shard::default()),
             },
         };
         Shard::new(index, count).ok_or_else(|| {
             usage(format!(
-                "there is no shard {index} of {count}; they count from 0"
+                "shard {index} of {count} does not exist; shards count from 0"
             ))
-            .hint("the number of shards must be that of the platform's tasks")
+            .hint("set the number of shards to the platform's number of tasks")
         })
     }
 
-    /// Which task this is, as the platform says.
-    fn task(&self) -> Result<Option<u64>, Problem> {
+    /// Returns the platform's index of this task.
+    fn task_index(&self) -> Result<Option<u64>, Problem> {
         let cloud_run = self.number(CLOUD_RUN.0)?;
         Ok(cloud_run.or(self.number(KUBERNETES)?))
     }
 
-    /// Which task this is and how many there are, as the platform says.
-    fn tasks(&self) -> Result<Option<(u64, u64)>, Problem> {
+    /// Returns the platform's index of this task and number of tasks.
+    fn task_index_and_count(&self) -> Result<Option<(u64, u64)>, Problem> {
         let (index, count) = CLOUD_RUN;
         match (self.number(index)?, self.number(count)?) {
             (Some(task), Some(tasks)) => Ok(Some((task, tasks))),
-            (None, None) if self.number(KUBERNETES)?.is_some() => Err(uncounted()),
+            (None, None) if self.number(KUBERNETES)?.is_some() => Err(missing_count()),
             (None, None) => Ok(None),
-            _ => Err(usage(format!("of {index} and {count} only one is set"))
-                .hint("Cloud Run sets both; --shard I/N beats them")),
+            _ => Err(usage(format!("only one of {index} and {count} is set"))
+                .hint("Cloud Run sets both; --shard I/N overrides them")),
         }
     }
 
@@ -116,51 +117,51 @@ impl Layers<'_> {
     }
 }
 
-/// All of a file, where `MAX_TOKENS` allows it.
-fn within(count: u64, most: Option<u64>, input: &Input) -> Result<u64, Problem> {
-    match most {
-        Some(most) if count > most => Err(usage(format!(
-            "the input {} holds {count} tokens, and MAX_TOKENS is {most}",
+/// Returns the number of tokens of a file, or an error if it exceeds `MAX_TOKENS`.
+fn size_of_file(count: u64, max: Option<u64>, input: &Input) -> Result<u64, Problem> {
+    match max {
+        Some(max) if count > max => Err(usage(format!(
+            "the input {} has {count} tokens, which exceeds MAX_TOKENS, {max}",
             input.name()
         ))
-        .hint(format!("say SIZE, at most {most}, or raise MAX_TOKENS"))),
+        .hint(format!("set SIZE to at most {max}, or raise MAX_TOKENS"))),
         _ => Ok(count),
     }
 }
 
-/// All of a pipe, of which nobody knows beforehand how much that is.
-fn all_of(input: Input, shard: Shard, most: Option<u64>) -> Result<RunSize, Problem> {
-    let unknown = |why| {
+/// Returns the unlimited size of a pipe, or an error if a shard or `MAX_TOKENS` needs the number.
+fn size_of_pipe(input: Input, shard: Shard, max: Option<u64>) -> Result<RunSize, Problem> {
+    let unknown = |cause| {
         let name = input.name();
         usage(format!(
-            "how many tokens {name} holds is not known before its end"
+            "the number of tokens in {name} is not known before its end"
         ))
-        .cause(why)
-        .hint("say SIZE beside --input, or give a regular file")
+        .cause(cause)
+        .hint("set SIZE, or pass a regular file to --input")
     };
     if !shard.is_only() {
-        return Err(unknown("a shard takes its part of a known number"));
+        return Err(unknown("a shard needs this number to compute its part"));
     }
-    if most.is_some() {
-        return Err(unknown("MAX_TOKENS bounds that number"));
+    if max.is_some() {
+        return Err(unknown("MAX_TOKENS limits this number"));
     }
     Ok(RunSize {
-        size: MOST,
-        input: Some(input.to_its_end()),
+        size: MAX_SIZE,
+        input: Some(input.until_end()),
     })
 }
 
-fn unnumbered(count: u64) -> Problem {
+fn missing_index(count: u64) -> Problem {
     let (index, _) = CLOUD_RUN;
-    usage(format!("the shard /{count} does not say which one this is")).hint(format!(
-        "write I/{count}, or set {index} or {KUBERNETES} as a platform does"
+    usage(format!("the shard /{count} has no index")).hint(format!(
+        "write I/{count}, or set {index} or {KUBERNETES} to the index"
     ))
 }
 
-/// To go on would be to fetch SIZE once for each of them.
-fn uncounted() -> Problem {
+/// Returns an error, because each pod would otherwise fetch the whole SIZE.
+fn missing_count() -> Problem {
     usage(format!(
-        "{KUBERNETES} is set, but not how many completions share SIZE"
+        "{KUBERNETES} is set, but the number of completions that share SIZE is not"
     ))
-    .hint("set TOKEN_SERVICE_SHARD=/N to the Job's `completions`, or 0/1 where each is to have a SIZE of its own")
+    .hint("set TOKEN_SERVICE_SHARD=/N to the Job's `completions`, or 0/1 if each pod is to fetch SIZE tokens")
 }

@@ -1,5 +1,4 @@
-//! What is settled about the token source: its address, its headers, and within which limits it is
-//! asked.
+//! Resolves the settings of the token source: URL, headers, and limits of its requests.
 
 use std::time::Duration;
 
@@ -34,17 +33,17 @@ impl Layers<'_> {
         })
     }
 
-    /// The source that a run asks.
+    /// Returns the endpoint of the source.
     pub(super) fn endpoint(&self) -> Result<HttpEndpoint, Problem> {
         Ok(HttpEndpoint {
             url: self.source_url()?.ok_or_else(no_source)?,
             headers: self.headers()?,
-            proxy: self.env.names_a_proxy(),
+            proxy: self.env.has_proxy(),
         })
     }
 
     pub(super) fn source_url(&self) -> Result<Option<Url>, Problem> {
-        // The address is left out of the message: it may hold a key in its query.
+        // The message leaves out the URL, which may have a key in its query.
         let given = self.env.get("TOKEN_HOST")?.map(value::source_url);
         let given = given
             .transpose()
@@ -60,8 +59,11 @@ impl Layers<'_> {
         if let Some(value) = self.env.secret(AUTHORIZATION)? {
             if !value::is_header_value(value.initial().expose_secret()) {
                 let name = self.env.secret_name(AUTHORIZATION).unwrap_or_default();
-                return Err(usage(format!("{name} must not hold control characters"))
-                    .hint("it is sent as the Authorization header, one line such as `Bearer …`"));
+                return Err(
+                    usage(format!("{name} must not contain control characters")).hint(
+                        "it is the value of the Authorization header, one line such as `Bearer …`",
+                    ),
+                );
             }
             headers.retain(|(name, _)| name != "authorization");
             headers.push((String::from("authorization"), value));
@@ -72,6 +74,6 @@ impl Layers<'_> {
 
 pub(super) fn no_source() -> Problem {
     usage("no token source is configured").hint(
-        "set TOKEN_HOST to its URL, or `source.url` in the file that --config names; `token_service demo` needs neither",
+        "set TOKEN_HOST to its URL, or `source.url` in the --config file; `token_service demo` needs no source",
     )
 }

@@ -1,5 +1,5 @@
-//! What a pipeline test may set of a run's settings. They are settled as those of a run are, so that
-//! defaults and rules are the same; nothing of this process's environment is looked at.
+//! The settings of a pipeline test's case. They have the defaults and rules of a run's settings, but
+//! never depend on the environment of this process.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::config::yaml_values::{number, readers};
 use crate::config::{Env, Layers, Purpose, RunSettings, yaml_error};
 use crate::error::diagnostic::{Location, Problem};
 
-/// `options:` of a case: flags and keys of a run, by their own names.
+/// The keys of a case's `options:`, named as the options and keys of a run.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct CaseOptions {
@@ -27,11 +27,11 @@ pub(crate) struct CaseOptions {
     dangerously_repeat_requests: Option<bool>,
     #[serde(deserialize_with = "number")]
     retries: Option<u32>,
-    #[serde(deserialize_with = "limit")]
+    #[serde(deserialize_with = "positive_duration")]
     timeout: Option<Duration>,
     #[serde(deserialize_with = "bytes")]
     max_token: Option<u64>,
-    #[serde(deserialize_with = "limit")]
+    #[serde(deserialize_with = "positive_duration")]
     deadline: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     grace: Option<Duration>,
@@ -46,12 +46,12 @@ pub(crate) struct CaseOptions {
 
 readers! {
     positive: u64 = value::positive;
-    limit: Duration = value::limit;
+    positive_duration: Duration = value::positive_duration;
     duration: Duration = value::duration;
     bytes: u64 = value::bytes;
 }
 
-/// The rest of what a case sets.
+/// The other settings of a case.
 #[derive(Clone, Default)]
 pub(crate) struct CaseSettings {
     /// SIZE.
@@ -60,12 +60,12 @@ pub(crate) struct CaseSettings {
     pub script: Option<PathBuf>,
     /// `config::VARS`.
     pub vars: Option<Map<String, Value>>,
-    /// The whole environment.
+    /// The environment.
     pub env: Env,
 }
 
-/// The settings of the run that a case describes.
-pub(crate) fn settle(case: CaseSettings, options: CaseOptions) -> Result<RunSettings, Problem> {
+/// Resolves the settings of a case's run.
+pub(crate) fn resolve(case: CaseSettings, options: CaseOptions) -> Result<RunSettings, Problem> {
     let file = ConfigFile {
         source: SourceKeys {
             retries: options.retries,
@@ -104,18 +104,17 @@ pub(crate) fn settle(case: CaseSettings, options: CaseOptions) -> Result<RunSett
         config: None,
         file,
     };
-    layers.settle(Purpose::Demo, &args, &[])
+    layers.resolve(Purpose::Demo, &args, &[])
 }
 
-/// Reads the text of a file that holds no secret; `what` says what it is, and messages call it
-/// `file`.
-pub(crate) fn read<T: DeserializeOwned>(what: &str, file: &str, text: &str) -> Result<T, Problem> {
+/// Parses the YAML text of a file without secrets; messages call it `what` and `file`.
+pub(crate) fn parse<T: DeserializeOwned>(what: &str, file: &str, text: &str) -> Result<T, Problem> {
     serde_yaml::from_str(text).map_err(|error| {
         let problem = yaml_error::explain(what, file, text, &error);
-        match problem.place.clone() {
-            Some(place) => problem.place(Location {
+        match problem.location.clone() {
+            Some(location) => problem.location(Location {
                 source: text.to_owned(),
-                ..place
+                ..location
             }),
             None => problem,
         }

@@ -1,5 +1,4 @@
-//! Configuration from outside: maps for the environment, texts for the file, and what a user reads
-//! where they do not fit together.
+//! Tests of the configuration through its public functions: settings, and messages for invalid input.
 
 #![allow(clippy::unwrap_used, clippy::too_many_lines)]
 
@@ -14,8 +13,8 @@ use crate::fetch::http::HttpEndpoint;
 use crate::report::{ReportFormat, ReportSpec};
 use crate::store::postgres::{Address, Host, SslMode, SslNegotiation, TargetSession};
 
-/// An environment with which a run can begin.
-const ENOUGH: [(&str, &str); 4] = [
+/// The minimal environment of a run.
+const MINIMAL: [(&str, &str); 4] = [
     ("TOKEN_HOST", "https://tokens.internal/issue?kind=a"),
     ("DB_HOST", "db.internal"),
     ("DB_USER", "tokens"),
@@ -23,14 +22,14 @@ const ENOUGH: [(&str, &str); 4] = [
 ];
 
 fn env(more: &[(&str, &str)]) -> Env {
-    ENOUGH.iter().chain(more).copied().collect()
+    MINIMAL.iter().chain(more).copied().collect()
 }
 
 fn bare(variables: &[(&str, &str)]) -> Env {
     variables.iter().copied().collect()
 }
 
-/// Loads with the text of a configuration file.
+/// Loads the settings with the text of a configuration file.
 fn with_file(yaml: &str, env: &Env) -> Result<RunSettings, Problem> {
     let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
     file.write_all(yaml.as_bytes()).unwrap();
@@ -50,23 +49,23 @@ fn address(settings: &RunSettings) -> &Address {
     }
 }
 
-fn places(address: &Address) -> Vec<String> {
-    address.hosts.iter().map(Host::place).collect()
+fn host_addresses(address: &Address) -> Vec<String> {
+    address.hosts.iter().map(Host::location).collect()
 }
 
 fn http(settings: &RunSettings) -> &HttpEndpoint {
     match &settings.source {
         SourceSettings::Http(endpoint) => endpoint,
         SourceSettings::BuiltIn | SourceSettings::Input(_) | SourceSettings::Nothing => {
-            panic!("no real source")
+            panic!("not an HTTP source")
         }
     }
 }
 
-/// What a user reads about a mistake in the file's text.
-fn mistake(yaml: &str) -> String {
+/// Returns the message about an error in a configuration file.
+fn file_error(yaml: &str) -> String {
     match file::parse("token_service.yaml".into(), yaml.into()) {
-        Ok(_) => panic!("{yaml:?} was taken"),
+        Ok(_) => panic!("{yaml:?} was accepted"),
         Err(problem) => {
             assert_eq!(problem.exit, Exit::Usage);
             problem.render(false)
@@ -81,7 +80,7 @@ fn message(result: Result<RunSettings, Problem>) -> String {
 }
 
 #[test]
-fn defaults_are_those_of_the_contract() {
+fn defaults_match_the_documentation() {
     let settings = load_env(&env(&[])).unwrap();
     assert_eq!(settings.size, 5);
     assert_eq!(settings.grace, Duration::from_secs(8));
@@ -117,12 +116,12 @@ fn defaults_are_those_of_the_contract() {
     );
     assert!(settings.limits.top_up && !source.proxy, "no proxy is named");
     let address = address(&settings);
-    assert_eq!(places(address), ["db.internal:5432"]);
+    assert_eq!(host_addresses(address), ["db.internal:5432"]);
     assert_eq!(address.sslmode, SslMode::Require);
 }
 
 #[test]
-fn a_flag_beats_the_environment_which_beats_the_file() {
+fn flag_overrides_environment_which_overrides_file() {
     let yaml = "source: {page_size: 1}\nrun: {size: 11, patience: 1s}\n";
     let settings = with_file(yaml, &env(&[])).unwrap();
     assert_eq!(settings.size, 11);
@@ -186,7 +185,7 @@ fn every_option_has_a_variable() {
 }
 
 #[test]
-fn the_whole_file_is_read() {
+fn all_keys_of_the_file_are_read() {
     let settings = with_file(
         r#"
 source:
@@ -253,7 +252,7 @@ script:
     assert_eq!(address.sslnegotiation, SslNegotiation::Direct);
     let require_auth = address.require_auth.as_ref().unwrap();
     assert_eq!(require_auth.as_str(), "scram-sha-256");
-    assert_eq!(address.session, TargetSession::Any);
+    assert_eq!(address.target_session, TargetSession::Any);
     assert_eq!(address.connect_timeout, Duration::from_secs(2));
     assert_eq!(settings.store.table.to_string(), "app.tokens");
     assert_eq!(settings.store.statement_timeout, Duration::from_mins(1));
@@ -269,7 +268,7 @@ script:
 }
 
 #[test]
-fn an_empty_file_or_section_changes_nothing() {
+fn empty_file_or_section_keeps_defaults() {
     for yaml in [
         "",
         "# nothing yet\n",
@@ -281,7 +280,7 @@ fn an_empty_file_or_section_changes_nothing() {
 }
 
 #[test]
-fn the_demo_needs_nothing_and_looks_at_nothing() {
+fn demo_ignores_source_and_database_settings() {
     let wrong = bare(&[
         ("TOKEN_HOST", "ftp://nowhere"),
         ("DATABASE_URL", "nonsense"),
@@ -296,7 +295,7 @@ fn the_demo_needs_nothing_and_looks_at_nothing() {
 }
 
 #[test]
-fn a_script_never_sees_the_headers_of_a_collector() {
+fn script_does_not_see_collector_headers() {
     let variables = env(&[
         ("OTEL_EXPORTER_OTLP_HEADERS", "key=s3cret"),
         ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "key=s3cret"),
@@ -309,7 +308,7 @@ fn a_script_never_sees_the_headers_of_a_collector() {
 }
 
 #[test]
-fn a_proxy_is_asked_where_the_environment_names_one() {
+fn proxy_is_used_when_environment_sets_one() {
     for name in ["http_proxy", "HTTPS_PROXY", "all_proxy"] {
         let settings = load_env(&env(&[(name, "http://proxy.internal:3128")])).unwrap();
         assert!(http(&settings).proxy, "{name}");
@@ -317,7 +316,7 @@ fn a_proxy_is_asked_where_the_environment_names_one() {
 }
 
 #[test]
-fn what_is_missing_is_named() {
+fn missing_setting_is_named() {
     let all = [
         message(load_env(&bare(&[]))),
         message(load_env(&bare(&[("TOKEN_HOST", "a")]))),
@@ -335,9 +334,9 @@ fn what_is_missing_is_named() {
     ];
     insta::assert_snapshot!(all.join("\n"), @"
     error: no token source is configured
-    hint: set TOKEN_HOST to its URL, or `source.url` in the file that --config names; `token_service demo` needs neither
+    hint: set TOKEN_HOST to its URL, or `source.url` in the --config file; `token_service demo` needs no source
     error: no database is configured
-    hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the file that --config names; `token_service demo` needs none
+    hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the --config file; `token_service demo` needs no database
     error: the database's host is missing
     hint: set DB_HOST, or `database.host` in the file
     error: the database's user is missing
@@ -348,7 +347,7 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
-fn what_contradicts_itself_is_named() {
+fn contradicting_settings_are_named() {
     let all = [
         message(load_env(&env(&[(
             "DATABASE_URL",
@@ -376,9 +375,9 @@ fn what_contradicts_itself_is_named() {
     ];
     insta::assert_snapshot!(all.join("\n"), @"
     error: DATABASE_URL and DB_HOST, DB_USER, DB_NAME are set together
-    hint: a URL names the whole database: unset it, or unset the DB_* variables
+    hint: unset the URL or the DB_* variables: the URL replaces all of them
     error: DATABASE_URL_FILE and DB_PASS are set together
-    hint: a URL names the whole database: unset it, or unset the DB_* variables
+    hint: unset the URL or the DB_* variables: the URL replaces all of them
     error: DB_PASS and DB_PASS_FILE are both set
     hint: unset one of the two; DB_PASS_FILE keeps the secret out of the environment
     error: TOKEN_SERVICE_SOURCE_AUTHORIZATION and TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE are both set
@@ -387,13 +386,13 @@ fn what_contradicts_itself_is_named() {
     hint: give one of them a path, such as --report json=run.json
     error: two reports would be written to `a`
     hint: give each report a path of its own
-    error: SIZE 101 is above MAX_TOKENS, which is 100
-    hint: ask for at most 100, or raise MAX_TOKENS
+    error: SIZE 101 exceeds MAX_TOKENS, which is 100
+    hint: set SIZE to at most 100, or raise MAX_TOKENS
     ");
 }
 
 #[test]
-fn a_url_in_the_file_stands_alone() {
+fn url_in_file_excludes_parts() {
     let filters = vec![(r"/\S*/\.tmp\w+\.yaml", "[FILE]")];
     insta::with_settings!({filters => filters}, {
         let all = [
@@ -401,42 +400,42 @@ fn a_url_in_the_file_stands_alone() {
             message(with_file("source: {url: a}\ndatabase:\n  host: h\n  url: postgres://u:hunter2@h/n\n", &bare(&[]))),
         ];
         insta::assert_snapshot!(all.join("\n"), @"
-        error: DB_HOST cannot be set where the file has `database.url`
+        error: DB_HOST cannot be combined with `database.url` of the file
           ╭▸ [FILE]:3:3
           │
         3 │   url: ************************
           ╰╴  ━━━
-        hint: set DATABASE_URL to replace the file's database, or give its parts in the file
+        hint: set DATABASE_URL to replace the file's database, or replace `url` by its parts
         error: `database` has both `url` and `host`
           ╭▸ [FILE]:4:3
           │
         4 │   url: ************************
           ╰╴  ━━━
-        hint: a URL names the whole database: keep it, or keep the parts
+        hint: keep the URL or the parts: the URL replaces all of them
         ");
     });
     let yaml =
         "source: {url: a}\ndatabase: {host: h, user: u, name: n, sslmode: disable, table: t}\n";
     let settings = with_file(yaml, &bare(&[("DATABASE_URL", "postgres://me@other/db")])).unwrap();
-    assert_eq!(places(address(&settings)), ["other:5432"]);
+    assert_eq!(host_addresses(address(&settings)), ["other:5432"]);
     assert_eq!(address(&settings).sslmode, SslMode::Require);
     assert_eq!(settings.store.table.to_string(), "t");
     let settings = with_file(yaml, &bare(&[("DB_HOST", "other"), ("DB_PORT", "1")])).unwrap();
-    assert_eq!(places(address(&settings)), ["other:1"]);
+    assert_eq!(host_addresses(address(&settings)), ["other:1"]);
     assert_eq!(address(&settings).sslmode, SslMode::Disable);
 }
 
 #[test]
-fn host_that_is_no_host_says_what_to_set() {
+fn invalid_host_says_what_to_set() {
     let error = |host: &str| {
-        let mistake = message(load_env(&bare(&[
-            ENOUGH[0],
+        let text = message(load_env(&bare(&[
+            MINIMAL[0],
             ("DB_HOST", host),
-            ENOUGH[2],
-            ENOUGH[3],
+            MINIMAL[2],
+            MINIMAL[3],
         ])));
-        assert!(!mistake.contains("hunter2"), "{mistake}");
-        mistake
+        assert!(!text.contains("hunter2"), "{text}");
+        text
     };
     let all = [
         "postgres://u:hunter2@h/d",
@@ -462,33 +461,38 @@ fn host_that_is_no_host_says_what_to_set() {
     error: the database's hosts cannot be used: a host contains a port
     hint: set DB_PORT to the port, or to one for each host, separated by commas
     error: the database's hosts cannot be used: a host in the list is empty
-    hint: such as DB_HOST=a,b with DB_PORT=5432, or DB_PORT=5432,5433
+    hint: set, for example, DB_HOST=a,b with DB_PORT=5432 or DB_PORT=5432,5433
     ");
-    for (host, place) in [
+    for (host, expected) in [
         ("[::1]", "[::1]:5432"),
         ("fe80::1", "[fe80::1]:5432"),
         ("/cloudsql/p:r:1", "/cloudsql/p:r:1/.s.PGSQL.5432"),
     ] {
-        let settings =
-            load_env(&bare(&[ENOUGH[0], ("DB_HOST", host), ENOUGH[2], ENOUGH[3]])).unwrap();
-        assert_eq!(places(address(&settings)), [place]);
+        let settings = load_env(&bare(&[
+            MINIMAL[0],
+            ("DB_HOST", host),
+            MINIMAL[2],
+            MINIMAL[3],
+        ]))
+        .unwrap();
+        assert_eq!(host_addresses(address(&settings)), [expected]);
     }
 }
 
 #[test]
 fn keys_of_libpq_parameters_are_checked() {
-    let mistakes = [
-        mistake("database:\n  sslnegotiation: tls\n"),
-        mistake("database:\n  require_auth: scram\n"),
-        mistake("database:\n  require_auth: md5,!none\n"),
-        mistake("database:\n  require_auth: [md5]\n"),
-        mistake("database:\n  target_session_attrs: standby\n"),
-        mistake("database:\n  target_session_attrs: writable\n"),
-        mistake("database:\n  ssl_negotiation: direct\n"),
-        mistake("database:\n  required_auth: md5\n"),
-        mistake("database:\n  target_session_attr: any\n"),
+    let errors = [
+        file_error("database:\n  sslnegotiation: tls\n"),
+        file_error("database:\n  require_auth: scram\n"),
+        file_error("database:\n  require_auth: md5,!none\n"),
+        file_error("database:\n  require_auth: [md5]\n"),
+        file_error("database:\n  target_session_attrs: standby\n"),
+        file_error("database:\n  target_session_attrs: writable\n"),
+        file_error("database:\n  ssl_negotiation: direct\n"),
+        file_error("database:\n  required_auth: md5\n"),
+        file_error("database:\n  target_session_attr: any\n"),
     ];
-    insta::assert_snapshot!(mistakes.join("\n"), @"
+    insta::assert_snapshot!(errors.join("\n"), @"
     error: `database.sslnegotiation` must be postgres or direct
       ╭▸ token_service.yaml:2:19
       │
@@ -576,7 +580,7 @@ fn password_file_is_pgpassfile_or_in_the_home_folder() {
     let named = [home, ("PGPASSFILE", "/run/pgpass")];
     assert_eq!(passfile(&named), Some("/run/pgpass".into()));
     let url = [
-        ENOUGH[0],
+        MINIMAL[0],
         ("DATABASE_URL", "postgres://u@h/d?passfile=mine"),
         ("PGPASSFILE", "/run/pgpass"),
     ];
@@ -585,7 +589,7 @@ fn password_file_is_pgpassfile_or_in_the_home_folder() {
 }
 
 #[test]
-fn values_that_make_no_sense_name_their_variable() {
+fn invalid_values_name_their_variable() {
     let all: Vec<String> = [
         ("DB_PORT", "abc"),
         ("DB_PORT", "0"),
@@ -618,7 +622,7 @@ fn values_that_make_no_sense_name_their_variable() {
     error: DB_PORT must be a port from 1 to 65535, not `0`
     error: DB_SSLMODE must be one of disable, allow, prefer, require, verify-ca, verify-full, not `maybe`
     error: TOKEN_HOST must be an http or https URL
-    error: TOKEN_HOST must not hold credentials: give them as TOKEN_SERVICE_SOURCE_AUTHORIZATION or in the file that TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE names
+    error: TOKEN_HOST must not contain credentials: set TOKEN_SERVICE_SOURCE_AUTHORIZATION or TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE instead
     error: TOKEN_HOST must be a URL such as https://tokens.internal/issue: empty host
     error: MAX_TOKENS must be a whole number of at least 1, not `many`
     error: TOKEN_SERVICE_SIZE must be a whole number of at least 1, such as 10, not `-1`
@@ -626,11 +630,11 @@ fn values_that_make_no_sense_name_their_variable() {
     error: TOKEN_SERVICE_REPORT must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `csv`?), not `csb`
     error: TOKEN_SERVICE_NO_TOP_UP must be true or false, not `maybe`
     error: TOKEN_SERVICE_LOG_LEVEL must be one of off, error, warn, info, debug, trace, not `\u{1b}[31m`
-    error: TOKEN_SERVICE_SOURCE_AUTHORIZATION must not hold control characters
-    hint: it is sent as the Authorization header, one line such as `Bearer …`
+    error: TOKEN_SERVICE_SOURCE_AUTHORIZATION must not contain control characters
+    hint: it is the value of the Authorization header, one line such as `Bearer …`
     error: cannot read the configuration file `/nowhere/at/all.yaml`
       caused by: No such file or directory (os error 2)
-    hint: --config and TOKEN_SERVICE_CONFIG name a YAML file that this user can read
+    hint: set --config or TOKEN_SERVICE_CONFIG to a YAML file that this user can read
     error: cannot read `/nowhere/pass`, the file that DB_PASS_FILE names
       caused by: No such file or directory (os error 2)
     hint: the file must exist, be text, and be readable by this user
@@ -638,7 +642,7 @@ fn values_that_make_no_sense_name_their_variable() {
 }
 
 #[test]
-fn database_urls() {
+fn database_urls_are_parsed() {
     let with = |url: &str| load_env(&bare(&[("TOKEN_HOST", "a"), ("DATABASE_URL", url)]));
     let path = |url: &str| match with(url).unwrap().store.target {
         DatabaseTarget::Sqlite(path) => path,
@@ -670,7 +674,7 @@ fn database_urls() {
 }
 
 #[test]
-fn nobody_can_listen_in_on_loopback_and_sockets() {
+fn sslmode_defaults_to_prefer_on_loopback_and_sockets() {
     for (host, expected) in [
         ("localhost", SslMode::Prefer),
         ("127.0.0.1", SslMode::Prefer),
@@ -694,21 +698,24 @@ fn nobody_can_listen_in_on_loopback_and_sockets() {
 fn several_hosts_have_one_port_or_one_each() {
     let yaml = "source: {url: a}\ndatabase: {host: 'a, b', port: '1,2', user: u, name: n}\n";
     let from_file = with_file(yaml, &bare(&[])).unwrap();
-    assert_eq!(places(address(&from_file)), ["a:1", "b:2"]);
+    assert_eq!(host_addresses(address(&from_file)), ["a:1", "b:2"]);
     let with = |host, port| load_env(&env(&[("DB_HOST", host), ("DB_PORT", port)]));
-    assert_eq!(places(address(&with("a,b", "7").unwrap())), ["a:7", "b:7"]);
+    assert_eq!(
+        host_addresses(address(&with("a,b", "7").unwrap())),
+        ["a:7", "b:7"]
+    );
     insta::assert_snapshot!(message(with("a,b", "1,2,3")), @"
     error: the database's hosts cannot be used: 3 ports do not go with 2 hosts: give one for all, or one for each
-    hint: such as DB_HOST=a,b with DB_PORT=5432, or DB_PORT=5432,5433
+    hint: set, for example, DB_HOST=a,b with DB_PORT=5432 or DB_PORT=5432,5433
     ");
     insta::assert_snapshot!(message(with("a,,b", "1")), @"
     error: the database's hosts cannot be used: a host in the list is empty
-    hint: such as DB_HOST=a,b with DB_PORT=5432, or DB_PORT=5432,5433
+    hint: set, for example, DB_HOST=a,b with DB_PORT=5432 or DB_PORT=5432,5433
     ");
 }
 
 #[test]
-fn a_bare_host_means_https() {
+fn url_without_scheme_means_https() {
     for (text, url) in [
         ("tokens.internal", "https://tokens.internal/"),
         (
@@ -723,14 +730,14 @@ fn a_bare_host_means_https() {
 }
 
 #[test]
-fn the_bound_lowers_the_default_but_refuses_a_number() {
+fn max_tokens_lowers_default_size_and_accepts_equal_size() {
     let settings = load_env(&env(&[("MAX_TOKENS", "3")])).unwrap();
     assert_eq!(settings.size, 3);
     assert!(load_env(&env(&[("MAX_TOKENS", "3"), ("TOKEN_SERVICE_SIZE", "3")])).is_ok());
 }
 
 #[test]
-fn secrets_come_from_files_and_are_shown_nowhere() {
+fn secrets_are_read_from_files_and_never_shown() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"hunter2 \r\n").unwrap();
     let path = file.path().to_str().unwrap();
@@ -768,7 +775,7 @@ fn secrets_come_from_files_and_are_shown_nowhere() {
 }
 
 #[test]
-fn colour_follows_the_environment() {
+fn color_follows_environment() {
     assert!(bare(&[("NO_COLOR", "")]).allows_color());
     assert!(!bare(&[("NO_COLOR", "1")]).allows_color());
     assert!(!bare(&[("TERM", "dumb")]).allows_color());
@@ -776,7 +783,7 @@ fn colour_follows_the_environment() {
 
 #[cfg(unix)]
 #[test]
-fn a_variable_that_is_not_utf8_is_named() {
+fn variable_that_is_not_utf8_is_named() {
     use std::os::unix::ffi::OsStringExt;
     let broken = std::ffi::OsString::from_vec(vec![0xff]);
     let variables: Env = [("TOKEN_HOST", broken)].into_iter().collect();
@@ -787,7 +794,7 @@ fn a_variable_that_is_not_utf8_is_named() {
 }
 
 #[test]
-fn check_is_content_without_source_and_database() {
+fn check_needs_no_source_or_database() {
     let checked = load_for_check(&CheckArgs::default(), &bare(&[]));
     assert!(checked.problems.is_empty());
     assert_eq!(checked.scripts, [ScriptSource::Default]);
@@ -812,20 +819,20 @@ fn check_is_content_without_source_and_database() {
 }
 
 #[test]
-fn unknown_keys_are_marked_where_they_stand() {
+fn unknown_keys_are_marked() {
     let all = [
-        mistake("source:\n  url: https://tokens.internal\n  tiemout: 3s\n"),
-        mistake("run:\n  size: 5\nsorce: {}\n"),
-        mistake("script:\n  vars:\n    tabel: 1\n  tabel: 2\n"),
-        mistake("database: {port: 5, tabel: x}\n"),
-        mistake("source:\n  # über\n  'tiemout': 3s\n"),
-        mistake("database:\n  journal: 1\n"),
-        mistake("run:\n  size: 1\n  size: 2\n"),
-        mistake("source:\r\n  pagesize: 3\r\n"),
-        mistake("script: {vars: {a: {b: 1, b: 2}}}\n"),
-        mistake("run: {out_dir: x}\n"),
-        mistake("top_up: false\n"),
-        mistake("run:\n  page_size: 5\n"),
+        file_error("source:\n  url: https://tokens.internal\n  tiemout: 3s\n"),
+        file_error("run:\n  size: 5\nsorce: {}\n"),
+        file_error("script:\n  vars:\n    tabel: 1\n  tabel: 2\n"),
+        file_error("database: {port: 5, tabel: x}\n"),
+        file_error("source:\n  # über\n  'tiemout': 3s\n"),
+        file_error("database:\n  journal: 1\n"),
+        file_error("run:\n  size: 1\n  size: 2\n"),
+        file_error("source:\r\n  pagesize: 3\r\n"),
+        file_error("script: {vars: {a: {b: 1, b: 2}}}\n"),
+        file_error("run: {out_dir: x}\n"),
+        file_error("top_up: false\n"),
+        file_error("run:\n  page_size: 5\n"),
     ];
     insta::assert_snapshot!(all.join("\n\n"), @"
     error: unknown key `tiemout` in `source`
@@ -845,7 +852,7 @@ fn unknown_keys_are_marked_where_they_stand() {
       │
     4 │   tabel: *
       ╰╴  ━━━━━ no such key
-    hint: the keys known here: vars, max_operations, max_memory, env_prefix
+    hint: known keys: vars, max_operations, max_memory, env_prefix
 
     error: unknown key `tabel` in `database`
       ╭▸ token_service.yaml:1:21
@@ -865,11 +872,11 @@ fn unknown_keys_are_marked_where_they_stand() {
     2 │   journal: *
       ╰╴  ━━━━━━━ this is `run.journal`
 
-    error: key `size` stands twice in `run`
+    error: duplicate key `size` in `run`
       ╭▸ token_service.yaml:3:3
       │
     3 │   size: 2
-      ╰╴  ━━━━ it stands above already
+      ╰╴  ━━━━ already set above
 
     error: unknown key `pagesize` in `source`
       ╭▸ token_service.yaml:2:3
@@ -877,11 +884,11 @@ fn unknown_keys_are_marked_where_they_stand() {
     2 │   pagesize: 3
       ╰╴  ━━━━━━━━ did you mean `page_size`?
 
-    error: key `b` stands twice in `script.vars.a`
+    error: duplicate key `b` in `script.vars.a`
       ╭▸ token_service.yaml:1:27
       │
     1 │ script: {vars: {a: {b: 1, b: ****
-      ╰╴                          ━ it stands above already
+      ╰╴                          ━ already set above
 
     error: unknown key `out_dir` in `run`
       ╭▸ token_service.yaml:1:7
@@ -904,26 +911,26 @@ fn unknown_keys_are_marked_where_they_stand() {
 }
 
 #[test]
-fn wrong_values_are_marked_where_they_stand() {
+fn invalid_values_are_marked() {
     let all = [
-        mistake("source:\n  timeout: 10\n"),
-        mistake("source:\n  timeout: soon # or later\n"),
-        mistake("source:\n  max_body: lots\n"),
-        mistake("database: {port: 70000, host: h}\n"),
-        mistake("database:\n  sslmode: maybe\n"),
-        mistake("database:\n  table: a.b.c\n"),
-        mistake("run:\n  size: -1\n"),
-        mistake("run: 5\n"),
-        mistake("- a\n"),
-        mistake("reports:\n  - text\n  - jsn\n"),
-        mistake("reports: text\n"),
-        mistake("script: {vars: [1]}\n"),
-        mistake("script:\n  vars:\n    a: .nan\n    b: 1\n"),
-        mistake("script: {vars: {a: 18446744073709551615}}\n"),
-        mistake("script: {env_prefix: ''}\n"),
-        mistake("source:\n  page_size: [1]\n"),
-        mistake("source:\n\turl: x\n"),
-        mistake("source: {}\n---\nrun: {}\n"),
+        file_error("source:\n  timeout: 10\n"),
+        file_error("source:\n  timeout: soon # or later\n"),
+        file_error("source:\n  max_body: lots\n"),
+        file_error("database: {port: 70000, host: h}\n"),
+        file_error("database:\n  sslmode: maybe\n"),
+        file_error("database:\n  table: a.b.c\n"),
+        file_error("run:\n  size: -1\n"),
+        file_error("run: 5\n"),
+        file_error("- a\n"),
+        file_error("reports:\n  - text\n  - jsn\n"),
+        file_error("reports: text\n"),
+        file_error("script: {vars: [1]}\n"),
+        file_error("script:\n  vars:\n    a: .nan\n    b: 1\n"),
+        file_error("script: {vars: {a: 18446744073709551615}}\n"),
+        file_error("script: {env_prefix: ''}\n"),
+        file_error("source:\n  page_size: [1]\n"),
+        file_error("source:\n\turl: x\n"),
+        file_error("source: {}\n---\nrun: {}\n"),
     ];
     insta::assert_snapshot!(all.join("\n\n"), @"
     error: `source.timeout` must have a unit, such as 500ms, 20s or 10m
@@ -956,7 +963,7 @@ fn wrong_values_are_marked_where_they_stand() {
     2 │   sslmode: maybe
       ╰╴           ━━━━━
 
-    error: `database.table` must be a table or schema.table: it has more than two parts; one that holds a dot belongs in double quotes
+    error: `database.table` must be a table or schema.table: it has more than two parts; put a part that contains a dot in double quotes
       ╭▸ token_service.yaml:2:10
       │
     2 │   table: a.b.c
@@ -1027,7 +1034,7 @@ fn wrong_values_are_marked_where_they_stand() {
       │
     2 │     url: *
       ╰╴━━━━ found character that cannot start any token, while scanning for the next token
-    hint: YAML is indented with blanks, not with tabs
+    hint: indent YAML with spaces, not tabs
 
     error: the configuration file `token_service.yaml` cannot be read as YAML
       caused by: deserializing from YAML containing more than one document is not supported
@@ -1035,19 +1042,19 @@ fn wrong_values_are_marked_where_they_stand() {
 }
 
 #[test]
-fn a_line_with_a_mistake_shows_no_secret() {
+fn shown_line_redacts_secrets() {
     let all = [
-        mistake("database: postgres://u:hunter2@h/n\n"),
-        mistake("database: {password: hunter2, tabel: x}\n"),
-        mistake("database: {tabel: x, url: 'postgres://u:hunter2@h/n'}\n"),
-        mistake("source: {headers: {authorization: [hunter2]}}\n"),
-        mistake("source:\n  headers:\n    authorization: {Bearer: hunter2}\n"),
-        mistake("source:\n  headers: hunter2\n"),
-        mistake("source:\n  headers:\n    a b: hunter2\n"),
-        mistake("source:\n  url: https://u:hunter2@h\n"),
-        mistake("database:\n  password: |\n    hunter2\n   x: y\n"),
-        mistake("database:\n  password: \"über hunter2\n  tabel: x\n"),
-        mistake("database:\n  password: [hunter2]\n"),
+        file_error("database: postgres://u:hunter2@h/n\n"),
+        file_error("database: {password: hunter2, tabel: x}\n"),
+        file_error("database: {tabel: x, url: 'postgres://u:hunter2@h/n'}\n"),
+        file_error("source: {headers: {authorization: [hunter2]}}\n"),
+        file_error("source:\n  headers:\n    authorization: {Bearer: hunter2}\n"),
+        file_error("source:\n  headers: hunter2\n"),
+        file_error("source:\n  headers:\n    a b: hunter2\n"),
+        file_error("source:\n  url: https://u:hunter2@h\n"),
+        file_error("database:\n  password: |\n    hunter2\n   x: y\n"),
+        file_error("database:\n  password: \"über hunter2\n  tabel: x\n"),
+        file_error("database:\n  password: [hunter2]\n"),
     ];
     for text in &all {
         assert!(!text.contains("hunter2"), "{text}");
@@ -1089,13 +1096,13 @@ fn a_line_with_a_mistake_shows_no_secret() {
     2 │   headers: *******
       ╰╴           ━━━━━━━
 
-    error: `source.headers` must be a header's name: letters, digits and `-`
+    error: `source.headers` must be a header name: letters, digits and `-`
       ╭▸ token_service.yaml:3:5
       │
     3 │     * ** *******
       ╰╴    ━━━━━━━━━━━━
 
-    error: `source.url` must not hold credentials: give them as TOKEN_SERVICE_SOURCE_AUTHORIZATION or in the file that TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE names
+    error: `source.url` must not contain credentials: set TOKEN_SERVICE_SOURCE_AUTHORIZATION or TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE instead
       ╭▸ token_service.yaml:2:8
       │
     2 │   url: *******************

@@ -1,22 +1,23 @@
-//! Where in a file a mistake lies, and how it is shown: the YAML crate's error becomes a problem with
-//! the key or value marked and the nearest known key named.
+//! Turns the YAML crate's errors into problems: with the key or value marked and the nearest known
+//! key.
 //!
-//! The line that is shown may hold a secret beside the mistake. Such values are struck out here,
-//! character by character so that the mark still fits.
+//! The shown line may contain a secret. Such values are redacted here, character by character so that
+//! columns stay the same.
 
 use crate::config::options;
 use crate::error::diagnostic::usage;
 use crate::error::diagnostic::{Location, Problem};
 use crate::error::suggest::nearest_option;
 
-/// The keys whose values are never shown.
+/// The keys whose values are redacted.
 const SECRET_KEYS: [&str; 3] = ["password", "url", "headers"];
 
-/// What the configuration file is called.
+/// The name of the configuration file in messages.
 pub(super) const CONFIGURATION: &str = "the configuration file";
 
-/// Turns the YAML crate's error about `source`, the text of `file`, into a problem. `what` says what
-/// the file is.
+/// Turns the YAML crate's error about `source`, the text of `file`, into a problem.
+///
+/// Messages call the file `what`.
 pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::Error) -> Problem {
     let index = error.location().map(|location| location.index());
     let text = error.to_string();
@@ -27,7 +28,7 @@ pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::
         }
         None => text,
     };
-    let Some((path, complaint)) = split(&text) else {
+    let Some((path, kind)) = parse_message(&text) else {
         let Some(index) = index else {
             return usage(format!("{what} `{file}` cannot be read as YAML")).cause(text);
         };
@@ -36,14 +37,14 @@ pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::
             .get(index..)
             .is_some_and(|rest| rest.starts_with('\t'))
         {
-            problem.hint("YAML is indented with blanks, not with tabs")
+            problem.hint("indent YAML with spaces, not tabs")
         } else {
             problem
         };
-        return problem.place(mark(file, source, index, 1, text));
+        return problem.location(location_at(file, source, index, 1, text));
     };
     let index = index.unwrap_or_default();
-    // Which item of the file it is, its place says.
+    // The location shows which item of the file it is.
     let (path, root) = match path
         .trim_start_matches('.')
         .strip_prefix('[')
@@ -57,38 +58,39 @@ pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::
     } else {
         format!(" in `{path}`")
     };
-    match complaint {
+    match kind {
         YamlErrorKind::Unknown { key, known } => {
             let found = key_at(source, index, key);
-            // Nothing but the file itself has to do with options.
-            let option = options::meant_by(key).filter(|_| what == CONFIGURATION);
+            // Other files have no keys that are options.
+            let option = options::option_named(key).filter(|_| what == CONFIGURATION);
             let (label, hint) = match (option, nearest_option(key, &known)) {
                 (Some(option), _) => (option, None),
                 (None, Some(near)) => (format!("did you mean `{near}`?"), None),
                 (None, None) => (
                     String::from("no such key"),
-                    Some(format!("the keys known here: {}", known.join(", "))),
+                    Some(format!("known keys: {}", known.join(", "))),
                 ),
             };
-            let place = mark_key(file, source, found, key, label);
-            let place = match nearest_option(key, &known) {
-                Some(near) if is_harmless(near) => place.hide_other_keys(source),
-                // A mistyped key may be that of a secret.
-                _ => place.hide_rest(source),
+            let location = location_of_key(file, source, found, key, label);
+            let location = match nearest_option(key, &known) {
+                Some(near) if is_harmless(near) => location.redact_other_keys(source),
+                // A misspelt key may be that of a secret.
+                _ => location.redact_rest(source),
             };
-            let problem = usage(format!("unknown key `{key}`{parent}")).place(place);
+            let problem = usage(format!("unknown key `{key}`{parent}")).location(location);
             match hint {
                 Some(hint) => problem.hint(hint),
                 None => problem,
             }
         }
-        YamlErrorKind::Twice { key } => {
+        YamlErrorKind::Duplicate { key } => {
             let second = keys(source, index, key).nth(1).unwrap_or(index);
-            let label = String::from("it stands above already");
-            usage(format!("key `{key}` stands twice{parent}"))
-                .place(mark_key(file, source, second, key, label).hide_other_keys(source))
+            let label = String::from("already set above");
+            let location = location_of_key(file, source, second, key, label);
+            usage(format!("duplicate key `{key}`{parent}"))
+                .location(location.redact_other_keys(source))
         }
-        YamlErrorKind::Wrong { found, rule } => {
+        YamlErrorKind::Invalid { found, rule } => {
             let what = if path.is_empty() {
                 String::from(root)
             } else {
@@ -99,26 +101,31 @@ pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::
                 None => format!("{what} {rule}"),
             };
             let length = value_length(source, index);
-            let place = mark(file, source, index, length, String::new());
-            // Text where a mapping belongs is as likely a URL with its password as not.
+            let location = location_at(file, source, index, length, String::new());
+            // Text in place of a mapping may be a URL with a password.
             let is_secret = matches!(path, "" | "database" | "source")
                 || path.split('.').any(|key| SECRET_KEYS.contains(&key));
-            usage(message).place(if is_secret {
-                place.hide(source)
+            usage(message).location(if is_secret {
+                location.redact_marked(source)
             } else {
-                place.reveal(source)
+                location.reveal_marked(source)
             })
         }
     }
 }
 
-/// The place of a key, found by the names that lead to it.
-pub(super) fn of_key(file: &str, source: &str, path: &[&str], label: String) -> Option<Location> {
+/// Returns the location of the key at `path`.
+pub(super) fn locate_key(
+    file: &str,
+    source: &str,
+    path: &[&str],
+    label: String,
+) -> Option<Location> {
     let mut index = 0;
     for key in path {
         index = keys_in(source, index, key).next()?;
     }
-    Some(mark_key(file, source, index, path.last()?, label))
+    Some(location_of_key(file, source, index, path.last()?, label))
 }
 
 enum YamlErrorKind<'a> {
@@ -126,17 +133,17 @@ enum YamlErrorKind<'a> {
         key: &'a str,
         known: Vec<&'a str>,
     },
-    Twice {
+    Duplicate {
         key: &'a str,
     },
-    Wrong {
+    Invalid {
         found: Option<&'static str>,
         rule: String,
     },
 }
 
-/// Takes serde's sentence apart: the path of the mapping or value, and what is wrong with it.
-fn split(text: &str) -> Option<(&str, YamlErrorKind<'_>)> {
+/// Parses serde's message into the path of the mapping or value and the kind of the error.
+fn parse_message(text: &str) -> Option<(&str, YamlErrorKind<'_>)> {
     let openings = [
         "unknown field `",
         "duplicate field `",
@@ -149,27 +156,27 @@ fn split(text: &str) -> Option<(&str, YamlErrorKind<'_>)> {
         .min()?;
     let path = text[..at].trim_end_matches(": ");
     let rest = &text[at + opening.len()..];
-    let complaint = match opening {
+    let kind = match opening {
         "unknown field `" => {
             let (key, known) = rest.split_once("`, ").unwrap_or((rest, ""));
             let known = known.split('`').skip(1).step_by(2).collect();
             YamlErrorKind::Unknown { key, known }
         }
-        "duplicate field `" => YamlErrorKind::Twice {
+        "duplicate field `" => YamlErrorKind::Duplicate {
             key: rest.trim_end_matches('`'),
         },
         _ => {
             let (found, expected) = rest.rsplit_once(", expected ")?;
-            YamlErrorKind::Wrong {
+            YamlErrorKind::Invalid {
                 found: (opening == "invalid type: ").then(|| kind_of(found)),
                 rule: rule_of(expected),
             }
         }
     };
-    Some((path, complaint))
+    Some((path, kind))
 }
 
-/// serde's name for what it found, without the value.
+/// Returns the name of the type that serde found, without the value.
 fn kind_of(found: &str) -> &'static str {
     match found.split([' ', '`']).next() {
         Some("map") => "a mapping",
@@ -182,7 +189,7 @@ fn kind_of(found: &str) -> &'static str {
     }
 }
 
-/// serde's name for what it expected, in a user's words.
+/// Returns the rule for the type that serde expected.
 fn rule_of(expected: &str) -> String {
     match expected {
         rule if rule.starts_with("must ") => rule.to_string(),
@@ -196,7 +203,7 @@ fn rule_of(expected: &str) -> String {
     }
 }
 
-/// The first place at or after `index` where `key` stands, itself included.
+/// Returns the index of the first `key` at or after `index`.
 fn key_at(source: &str, index: usize, key: &str) -> usize {
     let rest = source.get(index..).unwrap_or_default();
     if rest.trim_start_matches(['"', '\'']).starts_with(key) {
@@ -206,8 +213,9 @@ fn key_at(source: &str, index: usize, key: &str) -> usize {
     }
 }
 
-/// Where `key` stands as a key in the mapping that begins at `index`: in its column in block style,
-/// anywhere after it in flow style.
+/// Returns the indexes of `key` in the mapping that begins at `index`.
+///
+/// In block style these are the keys of the same column, in flow style all later ones.
 fn keys<'a>(source: &'a str, index: usize, key: &'a str) -> impl Iterator<Item = usize> + 'a {
     let column = column_of(source, index);
     let is_flow = source
@@ -216,7 +224,7 @@ fn keys<'a>(source: &'a str, index: usize, key: &'a str) -> impl Iterator<Item =
     keys_in(source, index, key).filter(move |at| is_flow || column_of(source, *at) == column)
 }
 
-/// Where `key` stands as a key at or after `index`, whatever mapping it belongs to.
+/// Returns the indexes of `key` as a key of any mapping at or after `index`.
 fn keys_in<'a>(source: &'a str, index: usize, key: &'a str) -> impl Iterator<Item = usize> + 'a {
     let rest = source.get(index..).unwrap_or_default();
     rest.match_indices(key).filter_map(move |(at, _)| {
@@ -232,7 +240,7 @@ fn keys_in<'a>(source: &'a str, index: usize, key: &'a str) -> impl Iterator<Ite
     })
 }
 
-/// The column in characters, from 1.
+/// Returns the column of `index` in characters, from 1.
 fn column_of(source: &str, index: usize) -> usize {
     let before = source.get(..index).unwrap_or(source);
     before
@@ -244,7 +252,7 @@ fn column_of(source: &str, index: usize) -> usize {
         + 1
 }
 
-/// How many characters the value at `index` has on its first line.
+/// Returns the number of characters of the value at `index` on its first line.
 fn value_length(source: &str, index: usize) -> usize {
     let line = source
         .get(index..)
@@ -262,18 +270,19 @@ fn value_length(source: &str, index: usize) -> usize {
     line[..end].trim_end().chars().count().max(1)
 }
 
-fn mark_key(file: &str, source: &str, index: usize, key: &str, label: String) -> Location {
+fn location_of_key(file: &str, source: &str, index: usize, key: &str, label: String) -> Location {
     let rest = source.get(index..).unwrap_or_default();
     let quotes = if rest.starts_with(['"', '\'']) { 2 } else { 0 };
-    mark(file, source, index, key.chars().count() + quotes, label).reveal(source)
+    let length = key.chars().count() + quotes;
+    location_at(file, source, index, length, label).reveal_marked(source)
 }
 
-/// The place at `index`, the secrets around it and in it struck out.
-fn mark(file: &str, source: &str, index: usize, length: usize, label: String) -> Location {
+/// Returns the location of `length` characters at `index`, with all secrets redacted.
+fn location_at(file: &str, source: &str, index: usize, length: usize, label: String) -> Location {
     let before = source.get(..index).unwrap_or(source);
     Location {
         file: file.to_string(),
-        source: without_secrets(source),
+        source: redact_secrets(source),
         line: before.matches('\n').count() + 1,
         column: column_of(source, index),
         length,
@@ -282,10 +291,10 @@ fn mark(file: &str, source: &str, index: usize, length: usize, label: String) ->
 }
 
 impl Location {
-    /// Shows what is marked as it stands in `source`, though a secret stands beside it.
-    fn reveal(self, source: &str) -> Self {
-        self.redraw(source, |true_line, shown_line, at| {
-            let marked = true_line.chars().skip(at).take(self.length);
+    /// Shows the marked text, and keeps the rest of the line redacted.
+    fn reveal_marked(self, source: &str) -> Self {
+        self.redraw(source, |original, shown_line, at| {
+            let marked = original.chars().skip(at).take(self.length);
             let head = shown_line.chars().take(at);
             head.chain(marked)
                 .chain(shown_line.chars().skip(at + self.length))
@@ -293,42 +302,41 @@ impl Location {
         })
     }
 
-    /// Strikes out what is marked and all that follows on its line.
-    fn hide(self, source: &str) -> Self {
-        self.redraw(source, |_, shown_line, at| strike(shown_line, at))
+    /// Redacts the marked text and the rest of its line.
+    fn redact_marked(self, source: &str) -> Self {
+        self.redraw(source, |_, shown_line, at| redact(shown_line, at))
     }
 
-    /// Strikes out the value that follows the mark, and whatever else stands on its line.
-    fn hide_rest(self, source: &str) -> Self {
-        self.redraw(source, |true_line, shown_line, at| {
-            let colon = true_line.chars().skip(at).position(|c| c == ':');
-            strike(
+    /// Redacts the value after the marked key, and the rest of its line.
+    fn redact_rest(self, source: &str) -> Self {
+        self.redraw(source, |original, shown_line, at| {
+            let colon = original.chars().skip(at).position(|c| c == ':');
+            redact(
                 shown_line,
                 at + colon.map_or(self.length, |colon| colon + 1),
             )
         })
     }
 
-    /// The same, where there is more on the line than one plain value: its other keys may be
-    /// mistyped too.
-    fn hide_other_keys(self, source: &str) -> Self {
+    /// Redacts the rest of the line unless it is one plain value: other keys may be misspelt too.
+    fn redact_other_keys(self, source: &str) -> Self {
         let line = source.lines().nth(self.line - 1).unwrap_or_default();
         if line.contains(['{', ',']) || line.contains("//") {
-            self.hide_rest(source)
+            self.redact_rest(source)
         } else {
             self
         }
     }
 
-    /// Draws the marked line anew from its true text, the shown one and the mark's offset.
+    /// Replaces the marked line; `draw` gets its original text, its shown text and the mark's offset.
     fn redraw(&self, source: &str, draw: impl Fn(&str, &str, usize) -> String) -> Self {
         let lines = self
             .source
             .split_inclusive('\n')
             .zip(source.split_inclusive('\n'));
-        let shown = lines.enumerate().map(|(number, (shown, truth))| {
+        let shown = lines.enumerate().map(|(number, (shown, original))| {
             if number + 1 == self.line {
-                draw(truth, shown, self.column - 1)
+                draw(original, shown, self.column - 1)
             } else {
                 shown.to_string()
             }
@@ -340,22 +348,22 @@ impl Location {
     }
 }
 
-/// True for a key whose value is no secret, nor a mapping that may hold one.
+/// Returns true if the value of the key is neither a secret nor a mapping with one.
 fn is_harmless(key: &str) -> bool {
     !SECRET_KEYS.contains(&key) && !matches!(key, "database" | "source")
 }
 
-/// The text with every value struck out that may be a secret; characters and lines keep their place.
-fn without_secrets(source: &str) -> String {
+/// Redacts all values that may be secrets; positions stay the same.
+fn redact_secrets(source: &str) -> String {
     let mut shown = String::with_capacity(source.len());
-    // The indentation of the secret key whose value goes on over the following lines.
+    // The indentation of a secret key whose value continues on the next lines.
     let mut open: Option<usize> = None;
     for line in source.split_inclusive('\n') {
         let indent = line.len() - line.trim_start().len();
         if let Some(outer) = open {
             if line.trim().is_empty() || indent > outer {
                 let start = line.find(": ").map_or(indent, |at| at + 1);
-                shown.push_str(&strike(line, line[..start].chars().count()));
+                shown.push_str(&redact(line, line[..start].chars().count()));
                 continue;
             }
             open = None;
@@ -367,7 +375,7 @@ fn without_secrets(source: &str) -> String {
         {
             Some(start) => {
                 open = Some(indent);
-                shown.push_str(&strike(line, line[..start].chars().count()));
+                shown.push_str(&redact(line, line[..start].chars().count()));
             }
             None => shown.push_str(line),
         }
@@ -375,7 +383,7 @@ fn without_secrets(source: &str) -> String {
     shown
 }
 
-/// Where the value of the secret `key` begins in a line, if it stands there.
+/// Returns the index of the value of the secret `key` in a line.
 fn secret_value(line: &str, key: &str) -> Option<usize> {
     line.match_indices(key).find_map(|(at, _)| {
         let after = line[at + key.len()..].trim_start_matches(['"', '\'', ' ']);
@@ -384,8 +392,8 @@ fn secret_value(line: &str, key: &str) -> Option<usize> {
     })
 }
 
-/// The line with everything but blanks struck out from the character `start` on.
-fn strike(line: &str, start: usize) -> String {
+/// Replaces all characters except blanks by `*`, from the character `start` on.
+fn redact(line: &str, start: usize) -> String {
     let keep = |(at, c): (usize, char)| {
         if at < start || c.is_whitespace() {
             c

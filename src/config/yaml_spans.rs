@@ -1,6 +1,5 @@
-//! Where the keys and values of a YAML text stand: for places in messages that come after reading,
-//! and for putting a new value where an old one stood without touching anything else. The one place
-//! that knows the YAML parser with positions; values are read by the other one.
+//! The positions of keys and values in a YAML text: for locations in messages, and for replacing a
+//! value without changing the rest of the text.
 
 use std::ops::Range;
 
@@ -8,57 +7,57 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
 use crate::error::diagnostic::Location;
 
-/// A step on the way to a value.
+/// A step of the path to a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PathStep<'a> {
-    /// Into a mapping.
+    /// A key of a mapping.
     Key(&'a str),
-    /// Into a list, from 0.
+    /// An index of a list, from 0.
     Item(usize),
 }
 
-/// The form in which a value is written.
+/// The style of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ValueStyle {
-    /// Lines under a `|`.
+    /// A literal block, after `|`.
     Literal,
-    /// Lines under a `>`.
+    /// A folded block, after `>`.
     Folded,
-    /// Text in quotes or bare.
+    /// Plain or quoted text.
     Inline,
-    /// A list, a mapping or a reference.
+    /// A list, a mapping or an alias.
     Other,
 }
 
-/// A piece of the text.
+/// A span of the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TextSpan {
-    /// Its bytes; of what stands on lines of its own beneath its key they are no more than a hint.
+    /// The byte range; only approximate for a block value.
     pub bytes: Range<usize>,
-    /// Its line, from 1.
+    /// The line, from 1.
     pub line: usize,
-    /// Its column in characters, from 1.
+    /// The column in characters, from 1.
     pub column: usize,
-    /// How it is written.
-    pub form: ValueStyle,
+    /// The style.
+    pub style: ValueStyle,
 }
 
 struct YamlNode {
-    mark: TextSpan,
-    inside: NodeContent,
+    span: TextSpan,
+    content: NodeContent,
 }
 
 enum NodeContent {
-    Nothing,
+    Scalar,
     List(Vec<YamlNode>),
     Map(Vec<(String, YamlNode, YamlNode)>),
 }
 
-/// The keys and values of a text.
+/// The spans of a text's keys and values.
 pub(crate) struct YamlSpans(Option<YamlNode>);
 
 impl YamlSpans {
-    /// The outline of a text; empty where it is no YAML.
+    /// Parses a text; the result is empty if it is not valid YAML.
     pub(crate) fn of(text: &str) -> Self {
         let offsets: Vec<usize> = text
             .char_indices()
@@ -69,28 +68,35 @@ impl YamlSpans {
         Self(node(&mut events, &offsets))
     }
 
-    /// Where the value stands that `path` leads to.
+    /// Returns the span of the value at `path`.
     pub(crate) fn value(&self, path: &[PathStep]) -> Option<&TextSpan> {
         let found = self.find(path)?;
-        Some(&found.0.mark)
+        Some(&found.0.span)
     }
 
-    /// Where the key stands that `path` ends with; the value itself where that is an item of a list.
-    /// Where there is no such key, that of the way there which is the longest.
+    /// Returns the span of the last key of `path`, or of the value if it is an item of a list.
+    ///
+    /// If the key does not exist, returns that of the longest existing prefix of `path`.
     pub(crate) fn key(&self, path: &[PathStep]) -> Option<&TextSpan> {
         let longest = (0..=path.len()).rev();
         longest
             .filter_map(|length| self.find(&path[..length]))
-            .map(|(node, key)| &key.unwrap_or(node).mark)
+            .map(|(node, key)| &key.unwrap_or(node).span)
             .next()
     }
 
-    /// The same as a place in the text of `file`.
-    pub(crate) fn place(&self, file: &str, text: &str, path: &[PathStep], label: &str) -> Location {
-        let mark = self.key(path);
-        let (line, column) = mark.map_or((1, 1), |mark| (mark.line, mark.column));
-        let length = mark.map_or(1, |mark| {
-            text[mark.bytes.clone()].trim_end().chars().count()
+    /// Returns the span of [`YamlSpans::key`] as a location in `file`.
+    pub(crate) fn location(
+        &self,
+        file: &str,
+        text: &str,
+        path: &[PathStep],
+        label: &str,
+    ) -> Location {
+        let span = self.key(path);
+        let (line, column) = span.map_or((1, 1), |span| (span.line, span.column));
+        let length = span.map_or(1, |span| {
+            text[span.bytes.clone()].trim_end().chars().count()
         });
         Location {
             file: file.to_owned(),
@@ -105,7 +111,7 @@ impl YamlSpans {
     fn find(&self, path: &[PathStep]) -> Option<(&YamlNode, Option<&YamlNode>)> {
         let mut found = (self.0.as_ref()?, None);
         for step in path {
-            found = match (step, &found.0.inside) {
+            found = match (step, &found.0.content) {
                 (PathStep::Item(index), NodeContent::List(items)) => (items.get(*index)?, None),
                 (PathStep::Key(name), NodeContent::Map(entries)) => {
                     let (_, key, value) = entries.iter().find(|(known, ..)| known == name)?;
@@ -118,26 +124,26 @@ impl YamlSpans {
     }
 }
 
-/// The next node; `None` where there is none.
+/// Returns the next node, or `None` at the end.
 fn node<'a>(
     events: &mut impl Iterator<Item = (Event<'a>, Span)>,
     offsets: &[usize],
 ) -> Option<YamlNode> {
     loop {
         let (event, span) = events.next()?;
-        let mark = |form| mark_of(&span, offsets, form);
+        let text_span = |style| text_span_of(&span, offsets, style);
         return match event {
             Event::Scalar(_, style, ..) => Some(YamlNode {
-                mark: mark(match style {
+                span: text_span(match style {
                     ScalarStyle::Literal => ValueStyle::Literal,
                     ScalarStyle::Folded => ValueStyle::Folded,
                     _ => ValueStyle::Inline,
                 }),
-                inside: NodeContent::Nothing,
+                content: NodeContent::Scalar,
             }),
             Event::Alias(_) => Some(YamlNode {
-                mark: mark(ValueStyle::Other),
-                inside: NodeContent::Nothing,
+                span: text_span(ValueStyle::Other),
+                content: NodeContent::Scalar,
             }),
             Event::SequenceStart(..) => {
                 let mut items = Vec::new();
@@ -145,8 +151,8 @@ fn node<'a>(
                     items.push(item);
                 }
                 Some(YamlNode {
-                    mark: mark(ValueStyle::Other),
-                    inside: NodeContent::List(items),
+                    span: text_span(ValueStyle::Other),
+                    content: NodeContent::List(items),
                 })
             }
             Event::MappingStart(..) => {
@@ -158,8 +164,8 @@ fn node<'a>(
                     entries.push((name, key, value));
                 }
                 Some(YamlNode {
-                    mark: mark(ValueStyle::Other),
-                    inside: NodeContent::Map(entries),
+                    span: text_span(ValueStyle::Other),
+                    content: NodeContent::Map(entries),
                 })
             }
             Event::SequenceEnd | Event::MappingEnd | Event::DocumentEnd | Event::StreamEnd => None,
@@ -168,22 +174,22 @@ fn node<'a>(
     }
 }
 
-/// A key, which is always a single value.
+/// Returns the next key, which must be a scalar.
 fn key<'a>(
     events: &mut impl Iterator<Item = (Event<'a>, Span)>,
     offsets: &[usize],
 ) -> Option<(String, YamlNode)> {
     match events.next()? {
         (Event::Scalar(name, ..), span) => {
-            let mark = mark_of(&span, offsets, ValueStyle::Inline);
-            let inside = NodeContent::Nothing;
-            Some((name.into_owned(), YamlNode { mark, inside }))
+            let span = text_span_of(&span, offsets, ValueStyle::Inline);
+            let content = NodeContent::Scalar;
+            Some((name.into_owned(), YamlNode { span, content }))
         }
         _ => None,
     }
 }
 
-fn mark_of(span: &Span, offsets: &[usize], form: ValueStyle) -> TextSpan {
+fn text_span_of(span: &Span, offsets: &[usize], style: ValueStyle) -> TextSpan {
     let byte = |index: usize| offsets.get(index).or(offsets.last()).copied();
     let start = byte(span.start.index()).unwrap_or_default();
     let end = byte(span.end.index()).unwrap_or_default();
@@ -191,7 +197,7 @@ fn mark_of(span: &Span, offsets: &[usize], form: ValueStyle) -> TextSpan {
         bytes: start..end.max(start),
         line: span.start.line(),
         column: span.start.col() + 1,
-        form,
+        style,
     }
 }
 
@@ -214,30 +220,30 @@ mod tests {
 
     fn shown(path: &[PathStep]) -> (usize, usize, &'static str) {
         let spans = YamlSpans::of(TEXT);
-        let mark = spans.key(path).unwrap();
-        (mark.line, mark.column, &TEXT[mark.bytes.clone()])
+        let span = spans.key(path).unwrap();
+        (span.line, span.column, &TEXT[span.bytes.clone()])
     }
 
     #[test]
-    fn keys_and_values_are_found_by_the_way_there() {
+    fn keys_and_values_are_found_by_path() {
         use PathStep::{Item, Key};
         let report = [Item(0), Key("expect"), Key("report")];
         assert_eq!(shown(&report), (3, 21, "\"report\""));
         let spans = YamlSpans::of(TEXT);
         let value = spans.value(&report).unwrap();
         assert_eq!(&TEXT[value.bytes.clone()], "'x'");
-        assert_eq!(value.form, ValueStyle::Inline);
+        assert_eq!(value.style, ValueStyle::Inline);
         let counts = [Item(1), Key("expect"), Key("counts")];
         assert_eq!(shown(&counts), (10, 5, "counts"));
         let missing = [Item(1), Key("expect"), Key("nothing"), Key("below")];
         assert_eq!(shown(&missing), (5, 3, "expect"));
         let block = [Item(1), Key("expect"), Key("report")];
-        assert_eq!(spans.value(&block).unwrap().form, ValueStyle::Literal);
+        assert_eq!(spans.value(&block).unwrap().style, ValueStyle::Literal);
         assert_eq!(shown(&block), (6, 5, "report"));
     }
 
     #[test]
-    fn what_is_no_yaml_has_no_outline() {
+    fn invalid_yaml_has_no_spans() {
         assert!(YamlSpans::of("a: [").value(&[PathStep::Key("b")]).is_none());
         assert!(YamlSpans::of("").key(&[]).is_none());
     }

@@ -1,5 +1,5 @@
-//! How single values and trees of values are read out of a file: by the parsers of `values`, so that
-//! a number, a duration or an address has one form wherever it stands.
+//! Deserializes single values and trees of values, with the parsers of the command line. So a number,
+//! a duration or an address has one form everywhere.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::value::{self, ParseResult};
 
-/// Makes each function that reads an optional key with one of `values`' parsers.
+/// Defines functions that deserialize an optional key with a parser.
 macro_rules! readers {
     ($($name:ident: $type:ty = $parse:expr;)*) => {$(
         fn $name<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<$type>, D::Error> {
@@ -20,7 +20,7 @@ macro_rules! readers {
 }
 pub(crate) use readers;
 
-/// Makes each type that stands in a list or map and is read with one of `values`' parsers.
+/// Defines types of list or map elements that are deserialized with a parser.
 macro_rules! elements {
     ($($(#[$meta:meta])* $name:ident($type:ty) = $parse:expr;)*) => {$(
         $(#[$meta])*
@@ -36,7 +36,7 @@ macro_rules! elements {
 }
 pub(crate) use elements;
 
-/// A whole number, 0 included.
+/// Deserializes a whole number of at least 0.
 pub(crate) fn number<'de, D: Deserializer<'de>, T: std::str::FromStr>(
     from: D,
 ) -> Result<Option<T>, D::Error> {
@@ -46,8 +46,9 @@ pub(crate) fn number<'de, D: Deserializer<'de>, T: std::str::FromStr>(
     })
 }
 
-/// Reads one value, a number as it was written, by a parser. Its rule travels in serde's "expected",
-/// and the value itself is left out: it may be a secret.
+/// Deserializes one value with a parser; numbers keep their notation.
+///
+/// The parser's rule becomes serde's "expected". The value is left out, since it may be a secret.
 pub(crate) struct Scalar<T> {
     pub parse: fn(&str) -> ParseResult<T>,
     pub is_optional: bool,
@@ -91,7 +92,7 @@ impl<T> Visitor<'_> for Scalar<T> {
     }
 }
 
-/// `script.vars`: any tree of values that JSON can hold, so that other rooms need no YAML.
+/// Deserializes `script.vars` as JSON values, so that other modules need no YAML.
 pub(crate) fn vars<'de, D: Deserializer<'de>>(
     from: D,
 ) -> Result<Option<Map<String, Value>>, D::Error> {
@@ -102,12 +103,12 @@ pub(crate) fn vars<'de, D: Deserializer<'de>>(
     }))
 }
 
-/// Only a mapping is taken.
+/// Marks a tree whose root must be a mapping.
 struct MapOnly;
-/// Every value is taken.
+/// Marks a tree whose root may be any value.
 struct AnyValue;
 
-/// A tree of values; `K` says what may stand at its root.
+/// A tree of values; `K` restricts its root.
 struct ValueTree<K> {
     value: Value,
     kind: PhantomData<K>,
@@ -152,7 +153,7 @@ impl<'de> Visitor<'de> for TreeBranch {
     }
 
     fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Value, E> {
-        // A script's integers are signed; a silent change to a float would lose digits.
+        // A script's integers are signed; a conversion to a float would lose digits.
         i64::try_from(number).map(Value::from).map_err(|_| {
             let rule = "must be at most 9223372036854775807; quote it to keep it as text";
             E::invalid_value(Unexpected::Other("value"), &rule)

@@ -1,17 +1,16 @@
-//! Colours, where they are wanted. They add to words and never replace them, so that nothing is lost
-//! where there are none.
+//! Terminal colors. They only repeat what the text says.
 
 use annotate_snippets::renderer::{AnsiColor, Effects, Style};
 
 use crate::pipeline::token::Status;
 
-/// Paints words, or leaves them as they are.
+/// Colors text if true, else leaves it plain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Color(pub bool);
 
 impl Color {
-    /// The text in this style.
-    pub fn on(self, style: Style, text: &str) -> String {
+    /// Returns the text in this style.
+    pub fn paint(self, style: Style, text: &str) -> String {
         if self.0 {
             format!("{style}{text}{style:#}")
         } else {
@@ -19,35 +18,35 @@ impl Color {
         }
     }
 
-    /// A word that says how something went, such as `ok`, `warn` or `FAIL`; blanks may follow it.
-    pub fn word(self, word: &str) -> String {
-        let color = match word.trim_end() {
+    /// Colors a result such as `ok`, `warn` or `FAIL`; trailing blanks are kept.
+    pub fn result(self, result: &str) -> String {
+        let color = match result.trim_end() {
             "ok" => AnsiColor::Green,
             "FAIL" => AnsiColor::Red,
             _ => AnsiColor::Yellow,
         };
-        self.on(color.on_default().effects(Effects::BOLD), word)
+        self.paint(color.on_default().effects(Effects::BOLD), result)
     }
 
-    /// What became of a token.
-    pub fn status(self, status: Status, word: &str) -> String {
+    /// Colors a token's status, or a text about it.
+    pub fn status(self, status: Status, text: &str) -> String {
         let color = match status {
             Status::Stored => AnsiColor::Green,
             Status::Rejected => AnsiColor::Yellow,
             Status::Failed => AnsiColor::Red,
             Status::Unknown => AnsiColor::Magenta,
-            Status::NotAttempted => return word.to_owned(),
+            Status::NotAttempted => return text.to_owned(),
         };
-        self.on(color.on_default(), word)
+        self.paint(color.on_default(), text)
     }
 
-    /// What is not there, or should not be.
+    /// Colors text that was expected but is missing.
     pub fn red(self, text: &str) -> String {
-        self.on(AnsiColor::Red.on_default(), text)
+        self.paint(AnsiColor::Red.on_default(), text)
     }
 
-    /// What is there, as it should be.
+    /// Colors text that was found.
     pub fn green(self, text: &str) -> String {
-        self.on(AnsiColor::Green.on_default(), text)
+        self.paint(AnsiColor::Green.on_default(), text)
     }
 }

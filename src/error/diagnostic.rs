@@ -1,8 +1,8 @@
-//! The one value that reaches a person when something went wrong, and the one place that renders
-//! it: as text with the place marked, or as a JSON object for machines.
+//! The error that the program shows: its parts, its text form with the marked source line, and its
+//! JSON form.
 //!
-//! Every room builds problems with [`Problem::new`] and the builder methods; only `main` prints
-//! one. Whatever is shown is escaped here, so that no source, script or token can drive a terminal.
+//! All modules build a [`Problem`]; only `main` prints it. All text is escaped here, so that no
+//! source, script or token can control a terminal.
 
 use std::fmt::{self, Write as _};
 use std::ops::Deref;
@@ -17,12 +17,12 @@ use crate::error::escape::{escape, json_of};
 use crate::error::exit::Exit;
 use crate::error::{ErrorKind, Fault};
 
-/// A place in a file of the user's, with what is to be said about it there.
+/// A position in a user's file, with a label for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
     /// The file's path as the user knows it.
     pub file: String,
-    /// The file's whole text; empty where it is not at hand, then only the position is written.
+    /// The text of the file; if empty, only the position is shown.
     pub source: String,
     /// The line, from 1.
     pub line: usize,
@@ -30,16 +30,16 @@ pub struct Location {
     pub column: usize,
     /// How many characters are marked, at least 1; never beyond the line's end.
     pub length: usize,
-    /// What stands beside the mark, such as ``did you mean `store`?``; may be empty.
+    /// The text beside the mark, such as ``did you mean `store`?``; may be empty.
     pub label: String,
 }
 
-/// One call on the way to the place of the problem.
+/// One call of the stack at the problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CallFrame {
-    /// The function that was called; empty for a script's top level.
+    /// The called function; empty for the top level of a script.
     pub name: String,
-    /// The file that the call stands in.
+    /// The file that contains the call.
     pub file: String,
     /// The call's line, from 1.
     pub line: usize,
@@ -47,53 +47,53 @@ pub struct CallFrame {
     pub column: usize,
 }
 
-/// How bad it is.
+/// The severity of a problem.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Something cannot be done.
+    /// The command fails.
     #[default]
     Error,
-    /// Something can be done, but is hardly what was meant.
+    /// The command can go on, but the input looks wrong.
     Warning,
 }
 
-/// What a [`Problem`] consists of; read through it, written by its builder methods.
+/// The parts of a [`Problem`]: read through `Deref`, set by its builder methods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProblemParts {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
     /// One sentence without a full stop: what failed.
     pub message: String,
-    /// The kind that a script would have caught, such as `http_status`.
+    /// The kind that a script could catch, such as `http_status`.
     pub kind: Option<String>,
-    /// Why, outermost first.
+    /// The causes, outermost first.
     pub causes: Vec<String>,
-    /// Where in a script or configuration file.
-    pub place: Option<Location>,
-    /// The calls that led there, innermost first.
+    /// The position in a script or configuration file.
+    pub location: Option<Location>,
+    /// The call stack, innermost call first.
     pub frames: Vec<CallFrame>,
-    /// Facts that help to judge it, a line each.
+    /// Additional facts, one line each.
     pub notes: Vec<String>,
-    /// What to do next.
+    /// The next step for the user.
     pub hint: Option<String>,
-    /// How the process ends because of it.
+    /// The exit status of the process.
     pub exit: Exit,
 }
 
-/// Something that ends the program, ready to be shown. Never holds a secret or a token.
+/// An error or warning for the user. It never holds a secret or a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem(Box<ProblemParts>);
 
 impl Problem {
-    /// A problem that ends the process with `exit`; `message` is one sentence without a full stop.
+    /// Creates an error with exit status `exit`; `message` is one sentence without a full stop.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self(Box::new(ProblemParts {
             severity: Severity::Error,
             message: message.into(),
             kind: None,
             causes: Vec::new(),
-            place: None,
+            location: None,
             frames: Vec::new(),
             notes: Vec::new(),
             hint: None,
@@ -101,77 +101,77 @@ impl Problem {
         }))
     }
 
-    /// Names the kind. Where there is a place too, it stands before the message.
+    /// Sets the kind. If a location is set, the text form shows the kind before the message.
     #[must_use]
     pub fn kind(mut self, kind: impl Into<String>) -> Self {
         self.0.kind = Some(kind.into());
         self
     }
 
-    /// Makes it one that ends nothing.
+    /// Turns the error into a warning.
     #[must_use]
     pub fn warning(mut self) -> Self {
         self.0.severity = Severity::Warning;
         self
     }
 
-    /// Ends the process with another code.
+    /// Replaces the exit status.
     #[must_use]
-    pub fn ending(mut self, exit: Exit) -> Self {
+    pub fn with_exit(mut self, exit: Exit) -> Self {
         self.0.exit = exit;
         self
     }
 
-    /// Adds a cause beneath those it has.
+    /// Appends a cause.
     #[must_use]
     pub fn cause(mut self, cause: impl Into<String>) -> Self {
         self.0.causes.push(cause.into());
         self
     }
 
-    /// Says where it is.
+    /// Sets the location.
     #[must_use]
-    pub fn place(mut self, place: Location) -> Self {
-        self.0.place = Some(place);
+    pub fn location(mut self, location: Location) -> Self {
+        self.0.location = Some(location);
         self
     }
 
-    /// Adds the next outer call.
+    /// Appends the next outer call.
     #[must_use]
     pub fn frame(mut self, frame: CallFrame) -> Self {
         self.0.frames.push(frame);
         self
     }
 
-    /// Adds a fact.
+    /// Appends a fact.
     #[must_use]
     pub fn note(mut self, note: impl Into<String>) -> Self {
         self.0.notes.push(note.into());
         self
     }
 
-    /// Says what to do next.
+    /// Sets the hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
         self
     }
 
-    /// Every sentence of it in other words.
+    /// Applies `map` to the message, the causes, the notes, the hint and the label.
     #[must_use]
-    pub fn reworded(mut self, reword: impl Fn(&str) -> String) -> Self {
+    pub fn map_texts(mut self, map: impl Fn(&str) -> String) -> Self {
         let parts = &mut *self.0;
         let lines = parts.causes.iter_mut().chain(&mut parts.notes);
         for text in lines.chain(&mut parts.hint).chain([&mut parts.message]) {
-            *text = reword(text);
+            *text = map(text);
         }
-        if let Some(place) = &mut parts.place {
-            place.label = reword(&place.label);
+        if let Some(location) = &mut parts.location {
+            location.label = map(&location.label);
         }
         self
     }
 
-    /// What failed, in one line: the first one of what [`Problem::render`] shows.
+    /// Returns the first line of the text form.
     pub fn headline(&self) -> String {
         let level = match self.severity {
             Severity::Error => "error",
@@ -182,13 +182,13 @@ impl Problem {
 
     fn title(&self) -> String {
         let message = escape(&self.message);
-        match (&self.kind, &self.place) {
+        match (&self.kind, &self.location) {
             (Some(kind), Some(_)) => format!("{}: {message}", escape(kind)),
             _ => message.into_owned(),
         }
     }
 
-    /// The problem for a person, without a line break at the end; with ANSI styles if `color`.
+    /// Returns the text form, without a trailing line break; with ANSI styles if `color`.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color {
             Renderer::styled()
@@ -202,8 +202,8 @@ impl Problem {
             Severity::Warning => Level::WARNING,
         };
         let mut group = Group::with_title(level.primary_title(title));
-        if let Some(place) = &self.place {
-            group = place.draw(group);
+        if let Some(location) = &self.location {
+            group = location.draw(group);
         }
         let mut text = renderer.render(&[group]).trim_end().to_string();
         // Writing into a string cannot fail.
@@ -214,11 +214,11 @@ impl Problem {
     fn write_details(&self, text: &mut String, color: bool) -> fmt::Result {
         let styles = [DEFAULT_ERROR_STYLE, DEFAULT_NOTE_STYLE, DEFAULT_HELP_STYLE];
         let [cause, note, hint] = styles.map(|style| if color { style } else { Style::new() });
-        if let Some(place) = &self.place
-            && !place.label.is_empty()
-            && place.span().is_none()
+        if let Some(location) = &self.location
+            && !location.label.is_empty()
+            && location.span().is_none()
         {
-            write!(text, "\n  {note}={note:#} {}", escape(&place.label))?;
+            write!(text, "\n  {note}={note:#} {}", escape(&location.label))?;
         }
         for frame in &self.frames {
             let CallFrame { line, column, .. } = frame;
@@ -245,20 +245,20 @@ impl Problem {
         Ok(())
     }
 
-    /// The problem for a machine: one JSON object on one line, keys without a value left out.
+    /// Returns the JSON form: one object on one line, without the keys that have no value.
     pub fn to_json(&self) -> String {
-        let place = self.place.as_ref();
+        let location = self.location.as_ref();
         let object = ProblemJson {
             severity: self.severity,
             message: &self.message,
             kind: self.kind.as_deref(),
             causes: &self.causes,
-            file: place.map(|place| place.file.as_str()),
-            line: place.map(|place| place.line),
-            column: place.map(|place| place.column),
-            end_column: place.and_then(Location::end_column),
-            label: place
-                .map(|place| place.label.as_str())
+            file: location.map(|location| location.file.as_str()),
+            line: location.map(|location| location.line),
+            column: location.map(|location| location.column),
+            end_column: location.and_then(Location::end_column),
+            label: location
+                .map(|location| location.label.as_str())
                 .filter(|label| !label.is_empty()),
             frames: &self.frames,
             notes: &self.notes,
@@ -269,7 +269,7 @@ impl Problem {
     }
 }
 
-/// The JSON form; its field order is what a reader sees.
+/// The JSON form. The order of the fields is the order of the keys.
 #[derive(Serialize)]
 struct ProblemJson<'a> {
     severity: Severity,
@@ -284,7 +284,7 @@ struct ProblemJson<'a> {
     line: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     column: Option<usize>,
-    /// The column after the last one that is marked.
+    /// The column after the marked text.
     #[serde(skip_serializing_if = "Option::is_none")]
     end_column: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -307,7 +307,7 @@ impl Deref for Problem {
 }
 
 impl fmt::Display for Problem {
-    /// The message alone, escaped.
+    /// Writes the escaped message.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&escape(&self.message))
     }
@@ -316,8 +316,7 @@ impl fmt::Display for Problem {
 impl std::error::Error for Problem {}
 
 impl From<anyhow::Error> for Problem {
-    /// Something that should never fail: the outermost context is the message, what it stands for
-    /// the causes.
+    /// Converts an unexpected failure: the outermost context is the message, the rest are the causes.
     fn from(error: anyhow::Error) -> Self {
         let mut messages = error.chain().map(ToString::to_string);
         let message = messages.next().unwrap_or_default();
@@ -326,7 +325,7 @@ impl From<anyhow::Error> for Problem {
 }
 
 impl From<Fault> for Problem {
-    /// A fault that nobody caught; what a script could have acted on becomes a note.
+    /// Converts an uncaught fault; `retry_after_ms` becomes a note.
     fn from(fault: Fault) -> Self {
         let mut problem =
             Self::new(Exit::of_fault(&fault.kind), fault.message).kind(fault.kind.as_str());
@@ -344,7 +343,7 @@ impl From<Fault> for Problem {
 }
 
 impl Location {
-    /// Adds the marked line, or the bare position where the line is not at hand.
+    /// Adds the marked line, or only the position if the text has no such line.
     fn draw<'a>(&'a self, group: Group<'a>) -> Group<'a> {
         let Some(span) = self.span() else {
             return group.element(
@@ -366,13 +365,13 @@ impl Location {
         )
     }
 
-    /// The column after the last one that is marked, where the line is at hand.
+    /// Returns the column after the marked text, if the text has the line.
     fn end_column(&self) -> Option<usize> {
         let marked = self.source.get(self.span()?)?;
         Some(self.column + marked.chars().count())
     }
 
-    /// The bytes of the source that are marked, if the place lies in it.
+    /// Returns the marked bytes, if the location lies in the text.
     fn span(&self) -> Option<std::ops::Range<usize>> {
         let lines = self.source.split_inclusive('\n');
         let start: usize = lines
@@ -393,7 +392,7 @@ impl Location {
     }
 }
 
-/// A mistake in usage or configuration.
+/// Creates an error of usage or configuration.
 pub fn usage(message: impl Into<String>) -> Problem {
     Problem::new(Exit::Usage, message)
 }
@@ -410,7 +409,7 @@ mod tests {
 
     fn in_script() -> Problem {
         Problem::new(Exit::Script, "unknown function `stroe` (Tokens)")
-            .place(Location {
+            .location(Location {
                 file: "scripts/mine.rhai".into(),
                 source: SCRIPT.into(),
                 line: 3,
@@ -428,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_marked_and_the_calls_follow() {
+    fn location_is_marked_and_call_stack_follows() {
         insta::assert_snapshot!(in_script().render(false), @"
         error: unknown function `stroe` (Tokens)
           ╭▸ scripts/mine.rhai:3:12
@@ -442,11 +441,11 @@ mod tests {
     }
 
     #[test]
-    fn colour_adds_nothing_but_styles() {
-        let coloured = in_script().cause("a").note("b").render(true);
-        assert!(coloured.contains("\x1b["));
+    fn color_adds_only_styles() {
+        let colored = in_script().cause("a").note("b").render(true);
+        assert!(colored.contains("\x1b["));
         let mut bare = String::new();
-        for (number, part) in coloured.split('\x1b').enumerate() {
+        for (number, part) in colored.split('\x1b').enumerate() {
             bare += if number == 0 {
                 part
             } else {
@@ -457,28 +456,28 @@ mod tests {
     }
 
     #[test]
-    fn causes_and_hint_stand_beneath_a_message_without_a_place() {
-        let problem = Problem::new(Exit::Database, "the database refused to connect")
+    fn causes_and_hint_follow_message_without_location() {
+        let problem = Problem::new(Exit::Database, "the database refused the connection")
             .cause("password authentication failed for user \"tokens\" (28P01)")
             .hint("DB_USER and DB_PASS must match a role of db.internal:5432");
         insta::assert_snapshot!(problem.render(false), @r#"
-        error: the database refused to connect
+        error: the database refused the connection
           caused by: password authentication failed for user "tokens" (28P01)
         hint: DB_USER and DB_PASS must match a role of db.internal:5432
         "#);
-        insta::assert_snapshot!(problem.to_json(), @r#"{"severity":"error","message":"the database refused to connect","causes":["password authentication failed for user \"tokens\" (28P01)"],"hint":"DB_USER and DB_PASS must match a role of db.internal:5432","exit_code":5}"#);
+        insta::assert_snapshot!(problem.to_json(), @r#"{"severity":"error","message":"the database refused the connection","causes":["password authentication failed for user \"tokens\" (28P01)"],"hint":"DB_USER and DB_PASS must match a role of db.internal:5432","exit_code":5}"#);
     }
 
     #[test]
-    fn a_fault_keeps_its_kind_and_what_a_retry_needs() {
+    fn fault_keeps_kind_and_retry_delay() {
         let kind = ErrorKind::HttpStatus {
             status: 503,
             retry_after: Some(Duration::from_secs(2)),
         };
         let fault = Fault::new(kind, "the token source answered 503 Service Unavailable")
             .retryable()
-            .hint("catch it and `sleep`, or let `retry(5, || fetch_once(100))` do both");
-        let problem = Problem::from(fault).place(Location {
+            .hint("catch it and call `sleep`, or use `retry(5, || fetch_once(100))`");
+        let problem = Problem::from(fault).location(Location {
             file: "mine.rhai".into(),
             source: "\tlet page = fetch_once(100);".into(),
             line: 1,
@@ -494,26 +493,26 @@ mod tests {
         1 │     let page = fetch_once(100);
           ╰╴               ━━━━━━━━━━━━━━━━
           = retry_after_ms 2000
-        hint: catch it and `sleep`, or let `retry(5, || fetch_once(100))` do both
+        hint: catch it and call `sleep`, or use `retry(5, || fetch_once(100))`
         ");
     }
 
     #[test]
-    fn a_place_outside_the_text_is_written_without_a_mark() {
-        let mut place = in_script().place.clone().unwrap();
+    fn location_outside_text_has_no_mark() {
+        let mut location = in_script().location.clone().unwrap();
         for (line, column, source) in [(99, 1, SCRIPT), (0, 1, SCRIPT), (3, 99, SCRIPT), (3, 9, "")]
         {
-            (place.line, place.column, place.source) = (line, column, source.into());
+            (location.line, location.column, location.source) = (line, column, source.into());
             let text = Problem::new(Exit::Script, "broken")
-                .place(place.clone())
+                .location(location.clone())
                 .render(false);
             assert!(
                 text.contains(&format!("scripts/mine.rhai:{line}:{column}")),
                 "{text}"
             );
         }
-        (place.line, place.column, place.source) = (1, 4, "abc".into());
-        insta::assert_snapshot!(Problem::new(Exit::Script, "ends too early").place(place).render(false), @"
+        (location.line, location.column, location.source) = (1, 4, "abc".into());
+        insta::assert_snapshot!(Problem::new(Exit::Script, "ends too early").location(location).render(false), @"
         error: ends too early
           ╭▸ scripts/mine.rhai:1:4
           │
@@ -523,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_shown_can_drive_a_terminal() {
+    fn terminal_controls_are_escaped_everywhere() {
         let evil = "\x1b]0;owned\x07 a\r\nb \u{202e}c\u{200b}\u{9b}31m";
         let problem = Problem::new(Exit::Script, evil)
             .kind(evil)
@@ -536,7 +535,7 @@ mod tests {
                 line: 1,
                 column: 1,
             })
-            .place(Location {
+            .location(Location {
                 file: evil.into(),
                 source: evil.into(),
                 line: 1,

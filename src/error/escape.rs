@@ -1,5 +1,5 @@
-//! How text from elsewhere is shown: every character that could drive a terminal, break a line or
-//! hide what is written is escaped. Sources, scripts and tokens may be hostile.
+//! Escapes untrusted text for display: characters that control a terminal, break a line or hide
+//! other characters. Sources, scripts and tokens may be hostile.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
-/// The text with hostile characters escaped as in Rust's string literals.
+/// Escapes hostile characters as in a Rust string literal.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_hostile) {
         return text.into();
@@ -24,7 +24,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     safe.into()
 }
 
-/// A script's own line: what [`escape`] escapes is escaped, but for tabs and line breaks.
+/// Escapes text as [`escape`] does, but keeps tabs and line breaks.
 pub fn escape_line(text: &str) -> Cow<'_, str> {
     if !text.contains(['\t', '\n']) {
         return escape(text);
@@ -38,24 +38,25 @@ pub fn escape_line(text: &str) -> Cow<'_, str> {
     escaped.into()
 }
 
-/// Writes `value` as JSON on one line in which hostile characters are escaped. `serde_json` escapes
-/// ASCII's control characters only, and not all of those.
+/// Writes `value` as JSON on one line, with hostile characters escaped.
+///
+/// `serde_json` itself escapes only some of ASCII's control characters.
 pub fn write_json(out: impl Write, value: &impl Serialize) -> io::Result<()> {
     value.serialize(&mut Serializer::with_formatter(out, EscapingFormatter))?;
     Ok(())
 }
 
-/// `value` as [`write_json`] writes it; for what always serialises, such as strings and numbers.
+/// Returns `value` as [`write_json`] writes it; `{}` if it does not serialize.
 pub fn json_of(value: &impl Serialize) -> String {
     let mut json = Vec::new();
     match write_json(&mut json, value) {
         Ok(()) => String::from_utf8(json).unwrap_or_default(),
-        // Keeps this free of panics.
+        // Avoids a panic.
         Err(_) => String::from("{}"),
     }
 }
 
-/// The compact form, with [`is_hostile`] characters as `\uXXXX`.
+/// The compact formatter, with [`is_hostile`] characters as `\uXXXX`.
 struct EscapingFormatter;
 
 impl Formatter for EscapingFormatter {
@@ -68,8 +69,7 @@ impl Formatter for EscapingFormatter {
     }
 }
 
-/// A part of a JSON text that `serde_json` sees nothing to escape in, with [`is_hostile`] characters
-/// as `\uXXXX`.
+/// Writes a fragment that `serde_json` does not escape, with [`is_hostile`] characters as `\uXXXX`.
 pub fn write_fragment(out: &mut (impl Write + ?Sized), fragment: &str) -> io::Result<()> {
     let mut rest = fragment;
     while let Some((at, hostile)) = rest.char_indices().find(|(_, c)| is_hostile(*c)) {
@@ -80,9 +80,10 @@ pub fn write_fragment(out: &mut (impl Write + ?Sized), fragment: &str) -> io::Re
     out.write_all(rest.as_bytes())
 }
 
-/// Puts `instead` wherever `secret` stands; where that is short, only where it stands alone, because
-/// "a" is a part of many words.
-pub fn replace_secret(text: &str, secret: &str, instead: &str) -> String {
+/// Replaces each occurrence of `secret` by `replacement`.
+///
+/// Replaces a secret of fewer than 8 bytes only as a separate word: "a" is part of many words.
+pub fn replace_secret(text: &str, secret: &str, replacement: &str) -> String {
     if secret.is_empty() {
         return text.to_owned();
     }
@@ -91,11 +92,11 @@ pub fn replace_secret(text: &str, secret: &str, instead: &str) -> String {
     while let Some(at) = rest.find(secret) {
         let (before, found) = rest.split_at(at);
         let after = &found[secret.len()..];
-        let alone =
+        let is_word =
             !before.ends_with(char::is_alphanumeric) && !after.starts_with(char::is_alphanumeric);
         clean.push_str(before);
-        clean.push_str(if alone || secret.len() >= 8 {
-            instead
+        clean.push_str(if is_word || secret.len() >= 8 {
+            replacement
         } else {
             secret
         });
@@ -105,9 +106,10 @@ pub fn replace_secret(text: &str, secret: &str, instead: &str) -> String {
     clean
 }
 
-/// Control characters, line breaks of Unicode, marks that are invisible or turn the direction of
-/// writing, and what is no character at all, which YAML refuses. All of them lie within the first 65,536 characters, so that four hex digits name
-/// them.
+/// Returns true for characters that could deceive a reader or control a terminal.
+///
+/// These are control characters, Unicode line breaks, invisible and bidirectional marks, and
+/// noncharacters, which YAML refuses. All fit four hex digits.
 pub fn is_hostile(character: char) -> bool {
     character.is_control()
         || matches!(
@@ -127,13 +129,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_drives_a_terminal_is_shown_and_not_obeyed() {
+    fn terminal_controls_are_escaped() {
         assert_eq!(escape("plain ü"), "plain ü");
         assert_eq!(escape("a\x1b[2Jb\n\u{202e}"), "a\\u{1b}[2Jb\\n\\u{202e}");
     }
 
     #[test]
-    fn json_holds_nothing_hostile_and_reads_back_whole() {
+    fn json_escapes_hostile_characters_and_parses_back() {
         let text = "ü \x1b[2J\x7f\n\u{9b}31m\u{202e}\"end\u{feff}";
         let mut json = Vec::new();
         write_json(&mut json, &text).unwrap();

@@ -1,8 +1,8 @@
-//! The exit codes, named, and what maps to them. The table stands in `--help` and in the README.
+//! The exit status of the process and the rules that choose it. `--help` and the README list it.
 
 use crate::error::ErrorKind;
 
-/// Why a run is being stopped before its script is through.
+/// The reason to stop a run before its script ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// SIGINT (Ctrl-C).
@@ -14,7 +14,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The name that stands as `aborted_by` in a report.
+    /// Returns the value of `aborted_by` in a report.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Interrupt => "SIGINT",
@@ -24,7 +24,7 @@ impl Cause {
     }
 }
 
-/// How the process ends.
+/// The exit status of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// The run completed: SIZE tokens received, each stored or rejected.
@@ -48,7 +48,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// The number that the shell sees.
+    /// Returns the exit code.
     pub fn code(self) -> u8 {
         match self {
             Self::Completed => 0,
@@ -63,7 +63,7 @@ impl Exit {
         }
     }
 
-    /// The code of a fault that nobody caught.
+    /// Returns the exit status of an uncaught fault.
     pub fn of_fault(kind: &ErrorKind) -> Self {
         if kind.is_database() {
             Self::Database
@@ -75,35 +75,36 @@ impl Exit {
     }
 }
 
-/// What a run's verdict is drawn from.
+/// The totals of a run, from which its exit status follows.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RunTotals {
     /// SIZE.
     pub size: u64,
     /// Tokens received.
     pub received: u64,
-    /// Tokens in the books.
+    /// Tokens in the ledger.
     pub counted: u64,
     /// Tokens that are neither stored nor rejected.
     pub unsettled: u64,
-    /// True where a fetch brought fewer tokens than it was asked for.
+    /// True if a fetch returned fewer tokens than requested.
     pub fell_short: bool,
-    /// True where SIZE is all that an input holds, so that `size` is what was received of it.
+    /// True if SIZE is unlimited; `size` then equals `received`.
     pub open_ended: bool,
-    /// Why the run was stopped from outside.
+    /// The signal or deadline that stopped the run.
     pub cause: Option<Cause>,
     /// The script's own `exit(N)`.
-    pub chosen: Option<u8>,
-    /// How the error that ended the script would end the process.
+    pub script_exit: Option<u8>,
+    /// The exit status of the error that ended the script.
     pub problem: Option<Exit>,
 }
 
 impl RunTotals {
-    /// How the process ends. Where several reasons hold the order is: signal, the script's choice,
-    /// 5, 4, 3.
-    pub fn verdict(&self) -> Exit {
+    /// Returns the exit status.
+    ///
+    /// If several apply, the first of signal, `exit(N)`, 5, 4 and 3 wins.
+    pub fn exit(&self) -> Exit {
         let short = self.fell_short && (self.open_ended || self.received < self.size);
-        match (self.cause, self.chosen) {
+        match (self.cause, self.script_exit) {
             (Some(signal @ (Cause::Interrupt | Cause::Terminate)), _) => Exit::Signal(signal),
             (_, Some(code)) => Exit::Chosen(code),
             _ if self.unsettled > 0 || self.problem == Some(Exit::Database) => Exit::Database,
@@ -113,7 +114,7 @@ impl RunTotals {
         }
     }
 
-    /// True where a token is missing from the books, or counted twice.
+    /// Returns true if a token is missing from the ledger or counted twice.
     pub fn is_out_of_balance(&self) -> bool {
         self.received != self.counted
     }
@@ -124,11 +125,11 @@ mod tests {
     use super::*;
 
     fn code(totals: RunTotals) -> u8 {
-        totals.verdict().code()
+        totals.exit().code()
     }
 
     #[test]
-    fn the_order_of_the_codes_is_signal_choice_database_source_script() {
+    fn exit_prefers_signal_script_exit_database_source_script() {
         let mut totals = RunTotals {
             size: 10,
             received: 9,
@@ -137,7 +138,7 @@ mod tests {
             fell_short: true,
             open_ended: false,
             cause: Some(Cause::Terminate),
-            chosen: Some(7),
+            script_exit: Some(7),
             problem: Some(Exit::Script),
         };
         assert_eq!(code(totals), 143);
@@ -145,7 +146,7 @@ mod tests {
         assert_eq!(code(totals), 130);
         totals.cause = None;
         assert_eq!(code(totals), 7);
-        totals.chosen = None;
+        totals.script_exit = None;
         assert_eq!(code(totals), 5);
         totals.unsettled = 0;
         assert_eq!(code(totals), 4);
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_that_asked_for_less_than_size_is_no_short_supply() {
+    fn exit_is_zero_when_script_requests_fewer_than_size() {
         let totals = RunTotals {
             size: 10,
             received: 3,
@@ -167,13 +168,13 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_ends_by_what_it_left_undone() {
+    fn deadline_exit_depends_on_what_is_unsettled() {
         let mut totals = RunTotals {
             size: 10,
             cause: Some(Cause::Deadline),
             ..RunTotals::default()
         };
-        assert_eq!(code(totals), 3, "nothing was asked of anyone");
+        assert_eq!(code(totals), 3, "no fetch fell short");
         totals.fell_short = true;
         assert_eq!(code(totals), 4);
         totals.unsettled = 2;

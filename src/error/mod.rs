@@ -1,7 +1,7 @@
-//! The one error value that crosses the rooms: what failed, why, and what to do next.
+//! The error type that all modules share: what failed, its causes and a hint.
 //!
-//! The kinds are the contract's: a script that catches a fault sees them as `kind`, and an
-//! uncaught one decides the exit code. A fault never holds a token or a secret.
+//! A script that catches a fault sees its kind as `kind`; the kind of an uncaught fault sets the exit
+//! code. A fault never holds a token or a secret.
 
 pub mod color;
 pub mod diagnostic;
@@ -13,53 +13,53 @@ pub mod suggest;
 use std::fmt;
 use std::time::Duration;
 
-/// What kind of failure it is, with what a script may want to act on.
+/// The kind of a failure, with the values that a script can act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The source answered with a status other than 200.
+    /// The source responded with a status other than 200.
     HttpStatus {
         /// The HTTP status code.
         status: u16,
-        /// The answer's `Retry-After`, if it had one.
+        /// The `Retry-After` of the response.
         retry_after: Option<Duration>,
     },
-    /// The source did not answer in time.
+    /// The source did not respond in time.
     HttpTimeout,
-    /// The source could not be reached; the request was certainly not served.
+    /// The source could not be reached; it did not serve the request.
     HttpConnect,
-    /// The source answered something that is no list of tokens.
+    /// The response is not a list of tokens.
     HttpProtocol,
-    /// The source stopped delivering before SIZE tokens were there.
+    /// The source stopped delivering before SIZE tokens were received.
     ShortSupply {
-        /// How many tokens were asked for.
+        /// The number of tokens requested.
         requested: u64,
-        /// How many came.
+        /// The number of tokens received.
         received: u64,
     },
-    /// The database could not be reached, or the connection to it was lost for good.
+    /// The database could not be reached, or its connection was lost and not restored.
     DbConnect,
-    /// The database refused in a way that concerns every token.
+    /// The database refused an operation that every token needs.
     DbDenied {
-        /// The five characters of its verdict, such as `42501`.
+        /// The SQLSTATE, such as `42501`.
         sqlstate: String,
     },
-    /// A call got a value that it cannot work with.
+    /// A call received an invalid value.
     InvalidArgument {
-        /// The argument's name.
+        /// The name of the argument.
         argument: String,
-        /// What it may be.
+        /// The valid values.
         expected: String,
     },
-    /// A stream was used a second time.
+    /// A stream was consumed a second time.
     StreamConsumed,
-    /// A report or the standard output cannot be written any more.
+    /// A report or the standard output cannot be written.
     OutputClosed,
-    /// An import lies outside the script's folder, or does not exist.
+    /// An import is outside the script's folder, or does not exist.
     ImportDenied,
 }
 
 impl ErrorKind {
-    /// The names of all kinds, as scripts see them.
+    /// The names of all kinds, as scripts see them in `kind`.
     pub const NAMES: [&str; 11] = [
         "http_status",
         "http_timeout",
@@ -74,7 +74,7 @@ impl ErrorKind {
         "import_denied",
     ];
 
-    /// The name that scripts see as `kind`.
+    /// Returns the name that scripts see as `kind`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::HttpStatus { .. } => "http_status",
@@ -91,7 +91,7 @@ impl ErrorKind {
         }
     }
 
-    /// True for the failures of the token source.
+    /// Returns true for failures of the token source.
     pub fn is_source(&self) -> bool {
         matches!(
             self,
@@ -103,29 +103,29 @@ impl ErrorKind {
         )
     }
 
-    /// True for the failures of the database.
+    /// Returns true for failures of the database.
     pub fn is_database(&self) -> bool {
         matches!(self, Self::DbConnect | Self::DbDenied { .. })
     }
 }
 
-/// A failure: one sentence, what caused it, and a hint.
+/// A failure: a message, its causes and a hint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// What kind of failure it is.
+    /// The kind.
     pub kind: ErrorKind,
     /// One sentence without a full stop: what failed.
     pub message: String,
-    /// Why, outermost first.
+    /// The causes, outermost first.
     pub causes: Vec<String>,
-    /// What to do next.
+    /// The next step for the user.
     pub hint: Option<String>,
-    /// True where doing the same again may succeed and is safe.
+    /// True if a retry is safe and may succeed.
     pub retryable: bool,
 }
 
 impl Fault {
-    /// A fault that is not worth a retry.
+    /// Creates a fault that is not retryable.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -136,21 +136,21 @@ impl Fault {
         }
     }
 
-    /// Adds a cause beneath those it has.
+    /// Appends a cause.
     #[must_use]
     pub fn cause(mut self, cause: impl Into<String>) -> Self {
         self.causes.push(cause.into());
         self
     }
 
-    /// Says what to do next.
+    /// Sets the hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Marks it as worth a retry.
+    /// Marks the fault as retryable.
     #[must_use]
     pub fn retryable(mut self) -> Self {
         self.retryable = true;
@@ -166,7 +166,7 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// The messages of an error and of all that caused it, outermost first, without repeats.
+/// Returns the messages of an error and its sources, outermost first, without repetitions.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
     let mut messages: Vec<String> = Vec::new();
     let mut next = Some(error);

@@ -1,73 +1,72 @@
-//! What `check --connect` found out about one thing that a run needs: a line for people, and the fault
-//! where it stands in the way of a run. Never holds a secret.
+//! The results of `check --connect`: one for each thing that a run needs. They never hold a secret.
 
 use crate::error::Fault;
 use crate::error::color::Color;
 use crate::error::escape::escape;
 
-/// How it is.
+/// The outcome of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ProbeState {
-    Fine,
-    /// A run is possible, but somebody should know.
+    Ok,
+    /// A run is possible, with a limitation.
     Warning,
     /// A run is not possible.
     Fault(Box<Fault>),
 }
 
-/// One thing that was looked at.
+/// The result of one probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeResult {
-    /// What it is, in at most eight letters.
-    what: &'static str,
+    /// The thing that was probed, in at most eight letters.
+    subject: &'static str,
     state: ProbeState,
-    words: String,
+    details: String,
 }
 
 impl ProbeResult {
-    /// It is as it should be; `words` say what was seen.
-    pub fn fine(what: &'static str, words: impl Into<String>) -> Self {
+    /// Creates a result without a problem.
+    pub fn ok(subject: &'static str, details: impl Into<String>) -> Self {
         Self {
-            what,
-            state: ProbeState::Fine,
-            words: words.into(),
+            subject,
+            state: ProbeState::Ok,
+            details: details.into(),
         }
     }
 
-    /// It will do; `words` say what was seen and what may be done about it.
-    pub fn warning(what: &'static str, words: impl Into<String>) -> Self {
+    /// Creates a warning; `details` also say how to fix it.
+    pub fn warning(subject: &'static str, details: impl Into<String>) -> Self {
         Self {
             state: ProbeState::Warning,
-            ..Self::fine(what, words)
+            ..Self::ok(subject, details)
         }
     }
 
-    /// It prevents a run; `place` says where it was looked for.
-    pub fn fault(what: &'static str, place: &str, fault: Fault) -> Self {
-        let words = format!("{place}  {}", fault.message);
+    /// Creates a result that prevents a run; `address` is the address that was probed.
+    pub fn fault(subject: &'static str, address: &str, fault: Fault) -> Self {
+        let details = format!("{address}  {}", fault.message);
         Self {
             state: ProbeState::Fault(Box::new(fault)),
-            ..Self::fine(what, words)
+            ..Self::ok(subject, details)
         }
     }
 
-    /// Why there can be no run, where it prevents one.
-    pub fn prevents(&self) -> Option<&Fault> {
+    /// Returns the fault that prevents a run.
+    pub fn blocking_fault(&self) -> Option<&Fault> {
         match &self.state {
             ProbeState::Fault(fault) => Some(fault),
-            ProbeState::Fine | ProbeState::Warning => None,
+            ProbeState::Ok | ProbeState::Warning => None,
         }
     }
 
-    /// The line for people, without a line break.
+    /// Returns the line to print, without a line break.
     pub fn line(&self, color: Color) -> String {
-        let word = match self.state {
-            ProbeState::Fine => "ok  ",
+        let result = match self.state {
+            ProbeState::Ok => "ok  ",
             ProbeState::Warning => "warn",
             ProbeState::Fault(_) => "FAIL",
         };
-        let (what, words) = (self.what, escape(&self.words));
-        format!("{what:<10}{}  {words}", color.word(word))
+        let (subject, details) = (self.subject, escape(&self.details));
+        format!("{subject:<10}{}  {details}", color.result(result))
     }
 }
 
@@ -77,14 +76,14 @@ mod tests {
     use crate::error::ErrorKind;
 
     #[test]
-    fn lines_stand_in_columns_and_drive_no_terminal() {
+    fn lines_are_aligned_and_escaped() {
         let fault = Fault::new(ErrorKind::DbConnect, "the database cannot be reached");
         let lines = [
-            ProbeResult::fine("source", "http://127.0.0.1/"),
+            ProbeResult::ok("source", "http://127.0.0.1/"),
             ProbeResult::warning("commit", "a\u{1b}[2Jb"),
             ProbeResult::fault("database", "db:5432", fault),
         ];
-        let lines = lines.map(|finding| finding.line(Color(false)));
+        let lines = lines.map(|result| result.line(Color(false)));
         insta::assert_snapshot!(lines.join("\n"), @r"
         source    ok    http://127.0.0.1/
         commit    warn  a\u{1b}[2Jb

@@ -1,6 +1,6 @@
-//! Finds the known name that a misspelt one probably meant.
+//! Finds the known name that is nearest to a misspelt one.
 
-/// The known name that is most like `name`, if one is near enough to have been meant.
+/// Returns the known option or key nearest to `name`, if one is near enough.
 pub fn nearest_option<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
@@ -10,7 +10,7 @@ pub fn nearest_option<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
         .map(|(_, candidate)| candidate)
 }
 
-/// The name out of `known` that `name` was probably meant to be.
+/// Returns the known identifier nearest to `name`, if one is near enough.
 pub fn nearest_name<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()

@@ -1,5 +1,5 @@
-//! The demo's token source: a real HTTP server on loopback that under-delivers as the real source
-//! does. What it hands out are random values that open nothing.
+//! The demo's token source: an HTTP server on loopback that under-delivers like the real source.
+//! Its tokens are random values.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,14 +19,15 @@ use tokio::net::TcpListener;
 use crate::error::{ErrorKind, Fault};
 use crate::fetch::http::HttpEndpoint;
 
-/// The most tokens in one answer, as the real source has it.
-const MOST: u64 = 455_902;
+/// Largest number of tokens in one answer; the same as at the real source.
+const MAX_TOKENS: u64 = 455_902;
 
-/// How long it waits after it could not take a connection.
-const BREATH: Duration = Duration::from_millis(100);
+/// Pause after a failed `accept`.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Starts the source on a free loopback port, on the current runtime; it lives as long as that. Gives
-/// where it is asked.
+/// Starts the source on a free loopback port and returns its endpoint.
+///
+/// It runs until the current runtime ends.
 pub async fn start() -> Result<HttpEndpoint, Fault> {
     let cannot = |error: io::Error| {
         Fault::new(
@@ -50,12 +51,12 @@ pub async fn start() -> Result<HttpEndpoint, Fault> {
     })
 }
 
-/// Answers on `listener`, for ever.
+/// Serves requests on `listener`; never returns.
 pub async fn serve(listener: TcpListener) {
     loop {
         let Ok((socket, _)) = listener.accept().await else {
-            // No descriptor is left, say: those that are open will end.
-            tokio::time::sleep(BREATH).await;
+            // Out of descriptors, for example: open connections will close.
+            tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
         tokio::spawn(async move {
@@ -67,7 +68,7 @@ pub async fn serve(listener: TcpListener) {
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let size = request.uri().query().and_then(size_of);
+    let size = request.uri().query().and_then(requested_size);
     let mut response = if let Some(size) = size {
         Response::new(Full::from(tokens(delivered(size))))
     } else {
@@ -80,21 +81,21 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     Ok(response)
 }
 
-fn size_of(query: &str) -> Option<u64> {
+fn requested_size(query: &str) -> Option<u64> {
     url::form_urlencoded::parse(query.as_bytes())
         .find(|(name, _)| name == "size")
         .and_then(|(_, value)| value.parse().ok())
 }
 
-/// Every other answer, by chance, leaves out up to a fifth of what was asked for.
+/// Returns how many tokens to send: half of the answers, at random, omit up to a fifth of `size`.
 fn delivered(size: u64) -> u64 {
-    let size = size.min(MOST);
-    let left_out = if fastrand::bool() {
+    let size = size.min(MAX_TOKENS);
+    let omitted = if fastrand::bool() {
         fastrand::u64(0..=size.div_ceil(5))
     } else {
         0
     };
-    size.saturating_sub(left_out).max(size.min(1))
+    size.saturating_sub(omitted).max(size.min(1))
 }
 
 fn tokens(count: u64) -> String {
@@ -106,8 +107,9 @@ fn tokens(count: u64) -> String {
     body
 }
 
-/// Sixteen bytes in unpadded URL-safe base64 (RFC 4648, section 5): 21 characters of six bits and
-/// one of two.
+/// Appends sixteen bytes in unpadded URL-safe base64 (RFC 4648, section 5).
+///
+/// That is 21 characters of six bits and one of two.
 fn push_token(text: &mut String, bits: u128) {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     for index in 0..21_u32 {
@@ -122,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_sixteen_bytes_in_url_safe_base64() {
+    fn token_is_sixteen_bytes_in_url_safe_base64() {
         let mut text = String::new();
         push_token(&mut text, 0);
         push_token(&mut text, u128::MAX);
@@ -130,13 +132,13 @@ mod tests {
     }
 
     #[test]
-    fn it_never_delivers_nothing_nor_too_much() {
+    fn answer_has_between_one_and_the_requested_tokens() {
         for size in [1_u64, 5, 100] {
             for _ in 0..1000 {
                 assert!((size - size.div_ceil(5)..=size).contains(&delivered(size)));
                 assert!(delivered(size) >= 1);
             }
         }
-        assert!(delivered(u64::MAX) <= MOST);
+        assert!(delivered(u64::MAX) <= MAX_TOKENS);
     }
 }

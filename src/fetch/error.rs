@@ -1,13 +1,13 @@
-//! The words of a request that fails, and of a fetch that ends before it has what it was asked for.
+//! Faults of a failed request, and of a fetch that ends before it has all requested tokens.
 
 use std::time::Duration;
 
 use hyper::StatusCode;
 
 use crate::error::{ErrorKind, Fault};
-use crate::fetch::{DRY_REQUESTS, SourceAnswer, retry};
+use crate::fetch::{MAX_EMPTY_REQUESTS, SourceAnswer, retry};
 
-/// It answered a status that is not 200.
+/// Returns the fault of an answer whose status is not 200.
 pub fn status(address: &str, status: StatusCode, retry_after: Option<Duration>) -> Fault {
     let fault = Fault::new(
         ErrorKind::HttpStatus {
@@ -19,24 +19,23 @@ pub fn status(address: &str, status: StatusCode, retry_after: Option<Duration>) 
     .cause(format!("POST {address}"));
     match status.as_u16() {
         429 | 503 => fault.retryable().hint(
-            "it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`",
+            "it is overloaded: try later, or use `retry(5, || fetch_once(SIZE))` in the script",
         ),
-        300..=399 => fault.hint(
-            "redirects are not followed, for a token must not come from elsewhere: set the final address",
-        ),
+        300..=399 => fault
+            .hint("redirects are not followed: set the final address in TOKEN_HOST or source.url"),
         401 | 403 => fault.hint(
             "set TOKEN_SERVICE_SOURCE_AUTHORIZATION (or its _FILE form) to what the source accepts",
         ),
         404 | 405 => fault.hint("check the path in TOKEN_HOST or source.url"),
         500..=599 => fault.hint(
-            "the request may have been served half-way, so `fetch` does not repeat it without \
+            "the request may have been served in part, so `fetch` does not repeat it without \
              --dangerously-repeat-requests; ask the source's operator",
         ),
         _ => fault,
     }
 }
 
-/// It could not be connected to.
+/// Returns the fault of a source that cannot be connected to.
 pub fn unreachable(address: &str) -> Fault {
     Fault::new(ErrorKind::HttpConnect, "the token source cannot be reached")
         .retryable()
@@ -44,16 +43,16 @@ pub fn unreachable(address: &str) -> Fault {
         .cause(format!("POST {address}"))
 }
 
-/// It answers, but not in TLS: asking again would not change that.
+/// Returns the fault of a source that answers without TLS; a retry would not help.
 pub fn no_tls(address: &str) -> Fault {
-    Fault::new(ErrorKind::HttpConnect, "the token source speaks no TLS")
+    Fault::new(ErrorKind::HttpConnect, "the token source does not use TLS")
         .hint(
-            "write http:// in TOKEN_HOST or source.url if that is meant; an address without a scheme is https",
+            "to connect without TLS, write http:// in TOKEN_HOST or source.url; the default scheme is https",
         )
         .cause(format!("POST {address}"))
 }
 
-/// Its answer was not whole after `limit`.
+/// Returns the fault of an answer that was not complete after `limit`.
 pub fn timed_out(address: &str, limit: Duration) -> Fault {
     let limit = humantime::format_duration(limit);
     Fault::new(
@@ -67,11 +66,17 @@ pub fn timed_out(address: &str, limit: Duration) -> Fault {
     )
 }
 
-/// Its answer ended before it was whole.
-pub fn broke_off(address: &str) -> Fault {
-    Fault::new(ErrorKind::HttpProtocol, "the token source's answer broke off")
-        .hint("whole lines that came were kept; `fetch` does not repeat the request without --dangerously-repeat-requests")
-        .cause(format!("POST {address}"))
+/// Returns the fault of an answer that ended before it was complete.
+pub fn truncated(address: &str) -> Fault {
+    Fault::new(
+        ErrorKind::HttpProtocol,
+        "the token source's answer ended early",
+    )
+    .hint(
+        "complete lines were kept; `fetch` does not repeat the request without \
+             --dangerously-repeat-requests",
+    )
+    .cause(format!("POST {address}"))
 }
 
 pub(super) fn short_supply(requested: u64, received: u64) -> Fault {
@@ -80,22 +85,28 @@ pub(super) fn short_supply(requested: u64, received: u64) -> Fault {
             requested,
             received,
         },
-        format!("the token source ran dry: {received} of {requested} tokens came"),
+        format!("the token source has no more tokens: received {received} of {requested}"),
     )
-    .cause(format!("{DRY_REQUESTS} requests in a row brought nothing"))
-    .hint("ask for fewer, or try again when the source has more")
+    .cause(format!(
+        "{MAX_EMPTY_REQUESTS} requests in a row returned no tokens"
+    ))
+    .hint("request fewer tokens, or try again when the source has more")
 }
 
-/// A short supply with the numbers of the whole fetch; one of an input, which knows only what it was
-/// asked for last, says them too.
-pub(super) fn within(mut fault: Fault, requested: u64, received: u64, is_issuer: bool) -> Fault {
+/// Sets the numbers of the whole fetch in a short supply; an input knows only its last request.
+pub(super) fn with_totals(
+    mut fault: Fault,
+    requested: u64,
+    received: u64,
+    is_remote: bool,
+) -> Fault {
     if matches!(fault.kind, ErrorKind::ShortSupply { .. }) {
         fault.kind = ErrorKind::ShortSupply {
             requested,
             received,
         };
-        if !is_issuer {
-            return fault.cause(format!("{received} of {requested} tokens came"));
+        if !is_remote {
+            return fault.cause(format!("received {received} of {requested} tokens"));
         }
     }
     fault
@@ -107,26 +118,26 @@ pub(super) fn out_of_requests(most: u64, requested: u64) -> Fault {
             requested,
             received: 0,
         },
-        format!("the run may send no more than {most} requests to the token source"),
+        format!("the run may send at most {most} requests to the token source"),
     )
-    .hint("`--max-requests` sets the limit; `--page-size` asks for more at a time")
+    .hint("`--max-requests` sets the limit; with a larger `--page-size` fewer requests are needed")
 }
 
 pub(super) fn out_of_retries(mut answer: SourceAnswer, retries: u32) -> SourceAnswer {
     answer.fault = answer.fault.map(|fault| {
         let budget = retry::budget(retries);
         fault.cause(format!(
-            "the run has repeated {budget} requests, as many as it may"
+            "the run has used its retry budget of {budget} requests"
         ))
     });
     answer
 }
 
-pub(super) fn told_to_wait(mut answer: SourceAnswer, wait: Duration) -> SourceAnswer {
+pub(super) fn wait_too_long(mut answer: SourceAnswer, wait: Duration) -> SourceAnswer {
     answer.fault = answer.fault.map(|fault| {
         let wait = humantime::format_duration(wait);
         fault.cause(format!(
-            "it asks to come back after {wait}, longer than this run may take"
+            "the next request is due in {wait}, longer than the run may wait"
         ))
     });
     answer

@@ -1,5 +1,5 @@
-//! Tokens from a file or a pipe instead of a source: one a line, read on a thread of its own, since a
-//! read from a pipe can be waited for but not taken back.
+//! Reads tokens from a file or a pipe instead of an HTTP source, one per line. A separate thread
+//! reads, because a blocking read from a pipe cannot be cancelled.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek};
@@ -18,28 +18,29 @@ use crate::fetch::lines::LineParser;
 use crate::fetch::{AnswerFuture, SourceAnswer, SourceKind, TokenSource};
 use crate::pipeline::token::Page;
 
-/// So much is read at a time.
+/// Size of the read buffer, in bytes.
 const BUFFER: usize = 64 * 1024;
 
-/// A file or a pipe that was opened to be read.
+/// A file or pipe that is open for reading.
 #[derive(Clone, Debug)]
 pub struct Input {
     file: Arc<File>,
     name: String,
-    /// How many tokens it holds; of a pipe that is not known before its end.
+    /// Number of tokens in it; `None` for a pipe.
     count: Option<u64>,
-    /// How many of its tokens are left to others.
+    /// Number of leading tokens that belong to other shards.
     skip: u64,
-    /// True where all of a pipe is asked for.
+    /// True if the run takes all tokens of a pipe.
     open_ended: bool,
 }
 
 impl Input {
-    /// Opens `path`, or the standard input where that is `-`, and counts its tokens where it is a
-    /// regular file. A token is at most `max_token` bytes long.
+    /// Opens `path`, or standard input if it is `-`, and counts the tokens of a regular file.
+    ///
+    /// A token is at most `max_token` bytes long.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// If it cannot be read.
     pub fn open(path: &Path, max_token: usize) -> Result<Self, Problem> {
         let is_stdin = path == Path::new("-");
         let name = if is_stdin {
@@ -50,7 +51,10 @@ impl Input {
         let unreadable = |error: io::Error| {
             Problem::new(Exit::Usage, format!("the input {name} cannot be read"))
                 .cause(error.to_string())
-                .hint("--input names a file with one token a line, or - for standard input; nothing was stored")
+                .hint(
+                    "--input names a file with one token per line, or - for standard input; \
+                     nothing was stored",
+                )
         };
         let file = if is_stdin {
             io::stdin().as_fd().try_clone_to_owned().map(File::from)
@@ -76,63 +80,63 @@ impl Input {
         })
     }
 
-    /// How it is called in messages.
+    /// Returns its name for messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How many tokens it holds, where that is known.
+    /// Returns the number of its tokens, if known.
     pub fn count(&self) -> Option<u64> {
         self.count
     }
 
-    /// The same from its token number `skip`, from 0.
+    /// Skips the first `skip` tokens.
     #[must_use]
     pub fn from(mut self, skip: u64) -> Self {
         self.skip = skip;
         self
     }
 
-    /// The same where all that comes is asked for, however much that is.
+    /// Takes all tokens up to the end of the input.
     #[must_use]
-    pub fn to_its_end(mut self) -> Self {
+    pub fn until_end(mut self) -> Self {
         self.open_ended = true;
         self
     }
 
-    /// Begins to read.
+    /// Starts the thread that reads.
     ///
     /// # Errors
-    /// Where no thread can be started.
+    /// If the thread cannot be started.
     pub fn read(&self, max_token: usize) -> io::Result<InputSource> {
         let reader = InputReader {
-            from: BufReader::with_capacity(BUFFER, self.file.try_clone()?),
+            reader: BufReader::with_capacity(BUFFER, self.file.try_clone()?),
             name: self.name.clone(),
             max_token,
             is_file: self.count.is_some(),
             open_ended: self.open_ended,
             skip: self.skip,
-            at: ReadState::Beginning,
+            state: ReadState::Beginning,
         };
-        let (asks, asked) = mpsc::channel();
-        // Not one of the runtime's: those are waited for at the end, and a pipe may never say more.
+        let (requests, received) = mpsc::channel();
+        // Not `spawn_blocking`: the runtime joins those threads, and a pipe may never end.
         thread::Builder::new()
             .name("input".to_owned())
-            .spawn(move || answer_all(reader, &asked))?;
+            .spawn(move || serve_requests(reader, &received))?;
         Ok(InputSource {
-            asks,
+            requests,
             open_ended: self.open_ended,
         })
     }
 }
 
-/// Counts the tokens from where the file stands, and goes back there.
+/// Counts the tokens from the file's current position, and seeks back to it.
 fn count(file: &mut File, max_token: usize) -> io::Result<u64> {
     let begin = file.stream_position()?;
     let mut parser = LineParser::new(0, max_token);
-    let mut from = BufReader::with_capacity(BUFFER, &mut *file);
+    let mut reader = BufReader::with_capacity(BUFFER, &mut *file);
     loop {
-        let chunk = match from.fill_buf() {
+        let chunk = match reader.fill_buf() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             chunk => chunk?,
         };
@@ -141,27 +145,27 @@ fn count(file: &mut File, max_token: usize) -> io::Result<u64> {
         }
         parser.feed(chunk);
         let length = chunk.len();
-        from.consume(length);
+        reader.consume(length);
     }
-    drop(from);
+    drop(reader);
     file.seek(io::SeekFrom::Start(begin))?;
     Ok(parser.finish(true).surplus)
 }
 
-type Ask = (u64, oneshot::Sender<SourceAnswer>);
+type InputRequest = (u64, oneshot::Sender<SourceAnswer>);
 
-/// An input that is being read, as the source of a run.
+/// An input that is being read, as a token source.
 pub struct InputSource {
-    asks: mpsc::Sender<Ask>,
+    requests: mpsc::Sender<InputRequest>,
     open_ended: bool,
 }
 
 impl TokenSource for InputSource {
     fn request(&self, count: u64) -> AnswerFuture<'_> {
         let (reply, answer) = oneshot::channel();
-        let asked = self.asks.send((count, reply));
+        let sent = self.requests.send((count, reply));
         Box::pin(async move {
-            match (asked, answer.await) {
+            match (sent, answer.await) {
                 (Ok(()), Ok(answer)) => answer,
                 _ => SourceAnswer::failed(Fault::new(
                     ErrorKind::HttpProtocol,
@@ -171,31 +175,31 @@ impl TokenSource for InputSource {
         })
     }
 
-    fn nature(&self) -> SourceKind {
-        SourceKind::Holder {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Local {
             open_ended: self.open_ended,
         }
     }
 }
 
-fn answer_all(mut reader: InputReader, asked: &mpsc::Receiver<Ask>) {
-    while let Ok((count, reply)) = asked.recv() {
-        // Whoever no longer waits was stopped, and asks for nothing more.
+fn serve_requests(mut reader: InputReader, requests: &mpsc::Receiver<InputRequest>) {
+    while let Ok((count, reply)) = requests.recv() {
+        // A receiver that is gone was stopped, and sends no further request.
         let _ = reply.send(reader.answer(count));
     }
 }
 
 struct InputReader {
-    from: BufReader<File>,
+    reader: BufReader<File>,
     name: String,
     max_token: usize,
     is_file: bool,
     open_ended: bool,
     skip: u64,
-    at: ReadState,
+    state: ReadState,
 }
 
-/// How far the reading has come.
+/// Position in the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReadState {
     Beginning,
@@ -205,19 +209,20 @@ enum ReadState {
 
 impl InputReader {
     fn answer(&mut self, count: u64) -> SourceAnswer {
-        while self.skip > 0 && self.at != ReadState::End {
+        while self.skip > 0 && self.state != ReadState::End {
             let (page, fault) = self.take(self.skip);
             self.skip -= page.len() as u64;
             if let Some(fault) = fault {
                 return SourceAnswer::failed(fault);
             }
         }
-        let was_at_end = self.at == ReadState::End;
+        let was_at_end = self.state == ReadState::End;
         let (page, fault) = self.take(count);
-        // All of it is what came up to the end; asking on after that is asking for what is not there.
-        let has_ended = self.at == ReadState::End;
+        // For an open-ended input, the end is a fault only if tokens are requested after it.
+        let has_ended = self.state == ReadState::End;
         let short = has_ended && (was_at_end || !self.open_ended);
-        let fault = fault.or_else(|| (short && (page.len() as u64) < count).then(|| self.ended()));
+        let fault =
+            fault.or_else(|| (short && (page.len() as u64) < count).then(|| self.end_fault()));
         SourceAnswer {
             page,
             surplus: 0,
@@ -226,29 +231,29 @@ impl InputReader {
         }
     }
 
-    /// Takes at most `count` tokens. A pipe is waited for until it has one whole token; what comes
-    /// later is left for later, so that no token waits for another.
+    /// Takes at most `count` tokens. For a pipe it waits for one complete token and returns what is
+    /// buffered, so that no token waits for the next.
     fn take(&mut self, count: u64) -> (Page, Option<Fault>) {
         let mut parser = LineParser::new(count, self.max_token);
-        if self.at != ReadState::Beginning {
-            parser.go_on();
+        if self.state != ReadState::Beginning {
+            parser.resume();
         }
-        self.at = ReadState::Middle;
+        self.state = ReadState::Middle;
         let mut fault = None;
         while parser.taken() < count {
-            let waits = !self.is_file && self.from.buffer().is_empty();
+            let waits = !self.is_file && self.reader.buffer().is_empty();
             if waits && parser.taken() > 0 && !parser.is_in_line() {
                 break;
             }
-            let chunk = match self.from.fill_buf() {
+            let chunk = match self.reader.fill_buf() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
                     fault = Some(self.unreadable(&error));
-                    self.at = ReadState::End;
+                    self.state = ReadState::End;
                     break;
                 }
                 Ok([]) => {
-                    self.at = ReadState::End;
+                    self.state = ReadState::End;
                     break;
                 }
                 Ok(chunk) => chunk,
@@ -256,7 +261,7 @@ impl InputReader {
             let line = chunk.iter().position(|byte| *byte == b'\n');
             let length = line.map_or(chunk.len(), |end| end + 1);
             parser.feed(&chunk[..length]);
-            self.from.consume(length);
+            self.reader.consume(length);
         }
         let lines = parser.finish(fault.is_none());
         if lines.document.is_some() {
@@ -265,13 +270,13 @@ impl InputReader {
         (lines.page, fault)
     }
 
-    fn ended(&self) -> Fault {
+    fn end_fault(&self) -> Fault {
         let kind = ErrorKind::ShortSupply {
             requested: 0,
             received: 0,
         };
         Fault::new(kind, format!("the input ended: {}", self.name))
-            .hint("without a SIZE all of it is taken")
+            .hint("omit SIZE to read all of it")
     }
 
     fn unreadable(&self, error: &io::Error) -> Fault {
@@ -280,15 +285,15 @@ impl InputReader {
             format!("the input can no longer be read: {}", self.name),
         )
         .cause(error.to_string())
-        .hint("what was read before is in the report")
+        .hint("the tokens read before the failure are in the report")
     }
 
     fn markup(&self) -> Fault {
         Fault::new(
             ErrorKind::HttpProtocol,
-            format!("the input is no list of tokens: {}", self.name),
+            format!("the input is not a list of tokens: {}", self.name),
         )
-        .cause("it begins as an HTML or XML document does")
-        .hint("--input takes one token a line")
+        .cause("it starts like an HTML or XML document")
+        .hint("--input expects one token per line")
     }
 }

@@ -1,52 +1,53 @@
-//! Whether an answer as a whole is a JSON array or object, which is no list of tokens however it is cut
-//! into lines. A token may begin as JSON does, so that nothing but the whole of it proves it. Pure.
+//! Detects an answer that is one JSON array or object instead of a list of tokens. A token may
+//! begin like JSON, so only the complete answer proves it. Without I/O.
 
 use serde::de::IgnoredAny;
 
-/// So much is read before it is first looked at.
-const FIRST_LOOK: usize = 1024;
+/// Number of bytes before the first check.
+const FIRST_CHECK: usize = 1024;
 
-/// Follows the bytes of one answer for as long as they may be such a document.
+/// Collects the bytes of one answer while they may be a JSON document.
 #[derive(Default)]
 pub struct JsonDetector {
-    /// What came so far, from the first bracket on.
+    /// The bytes so far, from the first bracket on.
     text: Vec<u8>,
-    /// How much of it was last seen to be the beginning of JSON.
-    seen: usize,
-    is_something_else: bool,
+    /// Length of `text` at the last check that found a prefix of JSON.
+    checked: usize,
+    is_ruled_out: bool,
 }
 
 impl JsonDetector {
-    /// Takes the next bytes. They are kept only while they can be JSON, so that a list of tokens costs
-    /// next to nothing; who feeds it bounds the whole.
+    /// Adds the next bytes. They are kept only while they can be JSON, so a list of tokens costs little.
+    ///
+    /// The caller limits the total.
     pub fn feed(&mut self, bytes: &[u8]) {
-        if self.is_something_else {
+        if self.is_ruled_out {
             return;
         }
         let bytes = if self.text.is_empty() {
-            beginning(bytes)
+            trim_prefix(bytes)
         } else {
             bytes
         };
         self.text.extend_from_slice(bytes);
         if !self.text.is_empty() && !self.text.starts_with(b"[") && !self.text.starts_with(b"{") {
-            self.give_up();
-        } else if self.text.len() >= 2 * self.seen.max(FIRST_LOOK / 2) {
-            // Looked at anew when it has doubled, what is long is not read again for each chunk.
-            self.seen = self.text.len();
+            self.rule_out();
+        } else if self.text.len() >= 2 * self.checked.max(FIRST_CHECK / 2) {
+            // Checking only after the text has doubled keeps the total cost linear.
+            self.checked = self.text.len();
             if parsed(&self.text).is_err_and(|error| !error.is_eof()) {
-                self.give_up();
+                self.rule_out();
             }
         }
     }
 
-    /// True where what came is one JSON array or object and nothing else.
+    /// Returns true if the bytes are exactly one JSON array or object.
     pub fn is_document(&self) -> bool {
-        !self.is_something_else && parsed(&self.text).is_ok()
+        !self.is_ruled_out && parsed(&self.text).is_ok()
     }
 
-    fn give_up(&mut self) {
-        self.is_something_else = true;
+    fn rule_out(&mut self) {
+        self.is_ruled_out = true;
         self.text = Vec::new();
     }
 }
@@ -55,8 +56,8 @@ fn parsed(text: &[u8]) -> serde_json::Result<IgnoredAny> {
     serde_json::from_slice(text)
 }
 
-/// Without what may stand before a document: blanks and a byte order mark.
-fn beginning(bytes: &[u8]) -> &[u8] {
+/// Strips what may precede a document: a byte order mark and white space.
+fn trim_prefix(bytes: &[u8]) -> &[u8] {
     bytes
         .strip_prefix(b"\xef\xbb\xbf")
         .unwrap_or(bytes)
@@ -68,15 +69,15 @@ mod tests {
     use super::*;
 
     fn is_document(text: &[u8], chunk: usize) -> bool {
-        let mut watch = JsonDetector::default();
+        let mut detector = JsonDetector::default();
         for part in text.chunks(chunk) {
-            watch.feed(part);
+            detector.feed(part);
         }
-        watch.is_document()
+        detector.is_document()
     }
 
     #[test]
-    fn arrays_and_objects_are_documents_over_one_line_or_several() {
+    fn json_arrays_and_objects_are_detected_over_several_lines() {
         let long = format!("{{\"tokens\": [{}\"é\"]}}", "\"aaaa\",\n".repeat(1000));
         for text in [
             "[]",
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_begins_as_json_does_is_none() {
+    fn tokens_that_begin_like_json_are_not_detected() {
         for text in [
             "",
             "[",
@@ -112,11 +113,11 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_become_json_is_not_kept() {
-        let mut watch = JsonDetector::default();
+    fn buffer_is_dropped_when_text_cannot_be_json() {
+        let mut detector = JsonDetector::default();
         for _ in 0..1000 {
-            watch.feed(b"[not JSON]\n");
+            detector.feed(b"[not JSON]\n");
         }
-        assert!(watch.text.capacity() == 0);
+        assert!(detector.text.capacity() == 0);
     }
 }

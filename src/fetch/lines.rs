@@ -1,13 +1,13 @@
-//! Cutting the source's answer into tokens, chunk by chunk as it arrives: one token a line, within
-//! bounded memory whatever the source sends. Pure, so that it can be fuzzed.
+//! Splits the source's answer into tokens, one per line, chunk by chunk as it arrives. Memory is
+//! bounded whatever the source sends. Without I/O, so that it can be fuzzed.
 
 use crate::fetch::json::JsonDetector;
 use crate::pipeline::token::{Page, PageBuilder, TokenDefect};
 
-/// Takes bytes and collects the tokens of one answer.
+/// Collects the tokens of one answer from its bytes.
 pub struct LineParser {
     page: PageBuilder,
-    /// The line that has not ended yet, at most `max_token + 2` bytes of it.
+    /// The current incomplete line, at most `max_token + 2` bytes of it.
     line: Vec<u8>,
     max_token: usize,
     wanted: u64,
@@ -17,27 +17,27 @@ pub struct LineParser {
     json: Option<JsonDetector>,
 }
 
-/// What an answer held.
+/// The content of an answer.
 pub struct ParsedLines {
-    /// The tokens, at most as many as were wanted.
+    /// The tokens, at most as many as wanted.
     pub page: Page,
-    /// How many tokens came beyond what was wanted; they are dropped.
+    /// Number of tokens beyond the wanted ones; they are dropped.
     pub surplus: u64,
-    /// What the answer is instead of a list of tokens.
+    /// The kind of document, if the answer is not a list of tokens.
     pub document: Option<DocumentKind>,
 }
 
-/// What is no list of tokens, though it has lines.
+/// A kind of document that has lines but is not a list of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DocumentKind {
-    /// Its first line is the beginning of an HTML or XML document.
+    /// HTML or XML, detected by the first line.
     Markup,
-    /// The whole of it is a JSON array or object.
+    /// One JSON array or object, detected by the complete text.
     Json,
 }
 
 impl LineParser {
-    /// A parser that keeps at most `wanted` tokens of at most `max_token` bytes each.
+    /// Creates a parser that keeps at most `wanted` tokens of at most `max_token` bytes each.
     pub fn new(wanted: u64, max_token: usize) -> Self {
         Self {
             page: PageBuilder::default(),
@@ -51,30 +51,29 @@ impl LineParser {
         }
     }
 
-    /// Looks whether the whole is JSON too, for which it is kept while it may be: for answers, whose
-    /// length is bounded.
+    /// Also detects a JSON document. The text is kept while it may be one, so its length must be bounded.
     #[must_use]
-    pub fn watching_for_json(mut self) -> Self {
+    pub fn detecting_json(mut self) -> Self {
         self.json = Some(JsonDetector::default());
         self
     }
 
-    /// Takes what follows as the middle of an answer, not its beginning.
-    pub fn go_on(&mut self) {
+    /// Treats the next bytes as the middle of an answer, not its start.
+    pub fn resume(&mut self) {
         self.seen_line = true;
     }
 
-    /// How many tokens it has.
+    /// Returns the number of tokens so far.
     pub fn taken(&self) -> u64 {
         self.page.len() as u64
     }
 
-    /// True where a line has begun and not ended.
+    /// Returns true if the last line is incomplete.
     pub fn is_in_line(&self) -> bool {
         !self.line.is_empty()
     }
 
-    /// Takes the next bytes of the answer.
+    /// Adds the next bytes of the answer.
     pub fn feed(&mut self, mut bytes: &[u8]) {
         if let Some(json) = &mut self.json {
             json.feed(bytes);
@@ -87,16 +86,16 @@ impl LineParser {
         self.extend(bytes);
     }
 
-    /// Ends the answer. A last line without a line feed counts only where the answer is `whole`:
-    /// of one that broke off nobody knows how long it would have been.
-    pub fn finish(mut self, whole: bool) -> ParsedLines {
-        if whole {
+    /// Ends the answer. A last line without a line feed counts only if the answer is `complete`;
+    /// otherwise the line may be truncated.
+    pub fn finish(mut self, complete: bool) -> ParsedLines {
+        if complete {
             self.end_line();
         }
         let json = self.json.as_ref();
         let document = if self.markup {
             Some(DocumentKind::Markup)
-        } else if whole && json.is_some_and(JsonDetector::is_document) {
+        } else if complete && json.is_some_and(JsonDetector::is_document) {
             Some(DocumentKind::Json)
         } else {
             None
@@ -108,26 +107,27 @@ impl LineParser {
         }
     }
 
-    /// Keeps one byte more than a token with its CR may have: enough to know that it is too long.
+    /// Keeps one byte more than a token with CR may have, which shows that it is too long.
     fn extend(&mut self, bytes: &[u8]) {
-        let room = (self.max_token + 2).saturating_sub(self.line.len());
-        self.line.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let capacity = (self.max_token + 2).saturating_sub(self.line.len());
+        self.line
+            .extend_from_slice(&bytes[..bytes.len().min(capacity)]);
     }
 
     fn end_line(&mut self) {
         let mut line = std::mem::take(&mut self.line);
-        self.judge(line.strip_suffix(b"\r").unwrap_or(&line));
+        self.push_line(line.strip_suffix(b"\r").unwrap_or(&line));
         line.clear();
         self.line = line;
     }
 
-    fn judge(&mut self, line: &[u8]) {
-        // A byte order mark belongs to the answer, not to its first token.
+    fn push_line(&mut self, line: &[u8]) {
+        // A byte order mark is not part of the first token.
         let line = match line.strip_prefix(b"\xef\xbb\xbf") {
             Some(rest) if !self.seen_line => rest,
             _ => line,
         };
-        // Of a line that is too long not all is kept: what was not may be no blank.
+        // A line that is too long is not kept completely: the rest may not be blank.
         let all_kept = line.len() <= self.max_token;
         if all_kept && line.iter().all(u8::is_ascii_whitespace) {
             return;
@@ -146,13 +146,13 @@ impl LineParser {
             Ok(text) if too_long => self.page.push(text, Some(TokenDefect::TooLong)),
             Ok(text) => self.page.push(text, TokenDefect::of(text, self.max_token)),
             Err(_) => {
-                // Cutting may have split a character; that is no fault of the token's encoding.
-                let flaw = if too_long {
+                // Truncation may have split a character; then the encoding is not the defect.
+                let defect = if too_long {
                     TokenDefect::TooLong
                 } else {
                     TokenDefect::InvalidUtf8
                 };
-                self.page.push(&String::from_utf8_lossy(kept), Some(flaw));
+                self.page.push(&String::from_utf8_lossy(kept), Some(defect));
             }
         }
     }
@@ -172,17 +172,17 @@ mod tests {
     fn parse(
         chunks: &[&[u8]],
         wanted: u64,
-        whole: bool,
+        complete: bool,
     ) -> (Vec<(String, Option<TokenDefect>)>, u64) {
         let mut parser = LineParser::new(wanted, 8);
         for chunk in chunks {
             parser.feed(chunk);
         }
-        let lines = parser.finish(whole);
+        let lines = parser.finish(complete);
         let tokens = lines
             .page
             .iter()
-            .map(|token| (token.as_str().to_owned(), token.flaw()))
+            .map(|token| (token.as_str().to_owned(), token.defect()))
             .collect();
         (tokens, lines.surplus)
     }
@@ -192,36 +192,36 @@ mod tests {
     }
 
     #[test]
-    fn lines_may_end_in_lf_crlf_or_nothing_and_blank_ones_do_not_count() {
+    fn lines_end_in_lf_crlf_or_end_of_input_and_blank_lines_are_skipped() {
         let (tokens, surplus) = parse(&[b"aa\r\n\n  \nb", b"b\ncc"], 9, true);
         assert_eq!(tokens, [good("aa"), good("bb"), good("cc")]);
         assert_eq!(surplus, 0);
     }
 
     #[test]
-    fn a_byte_order_mark_is_no_part_of_a_token() {
+    fn byte_order_mark_is_not_part_of_the_token() {
         let (tokens, _) = parse(&[b"\xef\xbb\xbfaa\nbb\n"], 9, true);
         assert_eq!(tokens, [good("aa"), good("bb")]);
     }
 
     #[test]
-    fn a_long_line_that_begins_with_blanks_is_not_overlooked() {
+    fn long_line_is_kept_when_it_begins_with_blanks() {
         let (tokens, _) = parse(&[b"           token\n"], 9, true);
         assert_eq!(tokens[0].1, Some(TokenDefect::TooLong));
     }
 
     #[test]
-    fn a_line_that_broke_off_is_no_token() {
+    fn truncated_last_line_is_dropped() {
         assert_eq!(parse(&[b"aa\nbb"], 9, false).0, [good("aa")]);
     }
 
     #[test]
-    fn what_was_not_asked_for_is_counted_and_dropped() {
+    fn surplus_tokens_are_counted_and_dropped() {
         assert_eq!(parse(&[b"aa\nbb\ncc\n"], 1, true), (vec![good("aa")], 2));
     }
 
     #[test]
-    fn malformed_lines_are_kept_with_their_flaw() {
+    fn malformed_lines_are_kept_with_their_defect() {
         let (tokens, _) = parse(&[b"a\0b\n\xff\xfe\n123456789\n12345678\r\n"], 9, true);
         assert_eq!(
             tokens,
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_a_hundred_megabytes_takes_no_memory() {
+    fn memory_is_bounded_when_a_line_has_a_hundred_megabytes() {
         let mut parser = LineParser::new(1, 1024);
         let chunk = vec![b'x'; 1024 * 1024];
         for _ in 0..100 {
@@ -248,23 +248,23 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_html_is_recognised() {
+    fn html_document_is_detected() {
         let mut parser = LineParser::new(9, 1024);
         parser.feed(b"\r\n  <!DOCTYPE html>\n<html>\n");
         assert_eq!(parser.finish(true).document, Some(DocumentKind::Markup));
     }
 
     #[test]
-    fn json_is_recognised_where_it_is_looked_for_and_whole() {
-        let document = |parser: LineParser, whole| {
+    fn json_document_is_detected_when_enabled_and_complete() {
+        let document = |parser: LineParser, complete| {
             let mut parser = parser;
             parser.feed(b"[\"aa\",\n \"bb\"]\n");
-            parser.finish(whole).document
+            parser.finish(complete).document
         };
         let parser = || LineParser::new(9, 1024);
         assert_eq!(document(parser(), true), None);
-        assert_eq!(document(parser().watching_for_json(), false), None);
-        let found = document(parser().watching_for_json(), true);
+        assert_eq!(document(parser().detecting_json(), false), None);
+        let found = document(parser().detecting_json(), true);
         assert_eq!(found, Some(DocumentKind::Json));
     }
 }

@@ -1,5 +1,5 @@
-//! Fetching: pages of tokens from the source until as many are there as were asked for, topping up
-//! short deliveries, one page ahead of whoever takes them.
+//! Fetches pages of tokens from the source until the requested number is complete. It tops up short
+//! deliveries and fetches one page ahead of the consumer.
 
 pub mod demo;
 pub mod error;
@@ -19,7 +19,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{ErrorKind, Fault};
-use crate::fetch::error::{out_of_requests, out_of_retries, short_supply, told_to_wait, within};
+use crate::fetch::error::{
+    out_of_requests, out_of_retries, short_supply, wait_too_long, with_totals,
+};
 use crate::fetch::retry::RetryDecision;
 pub use crate::fetch::source::{AnswerFuture, SourceAnswer, SourceKind, TokenSource};
 pub use crate::fetch::source_stats::SourceStats;
@@ -29,61 +31,60 @@ use crate::pipeline::token::{Page, Token};
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
 
-/// So many requests in a row that bring nothing mean that the source has run dry.
-const DRY_REQUESTS: u32 = 3;
+/// Number of consecutive empty answers after which the source counts as exhausted.
+const MAX_EMPTY_REQUESTS: u32 = 3;
 
-/// Within which limits tokens are fetched; validated.
+/// The limits of fetching; validated.
 #[derive(Clone, Debug)]
 pub struct FetchLimits {
-    /// The longest that one request may take, its body included.
+    /// Timeout of one request, its body included.
     pub timeout: Duration,
-    /// The longest that connecting may take, TLS included.
+    /// Timeout of connecting, TLS included.
     pub connect_timeout: Duration,
-    /// The most tokens to ask for in one request, at least 1.
+    /// The most tokens per request, at least 1.
     pub page_size: u64,
-    /// How often a request that was certainly not served is sent again.
+    /// How often a request is retried that was certainly not served.
     pub retries: u32,
-    /// The largest answer that is read, in bytes.
+    /// Limit of an answer's body, in bytes.
     pub max_body: u64,
-    /// The longest token that is taken, in bytes.
+    /// Limit of a token's length, in bytes.
     pub max_token: usize,
-    /// The most requests of a run.
+    /// Limit of the run's requests.
     pub max_requests: Option<u64>,
-    /// True to ask again for what a short delivery left out.
+    /// True to request again what a short delivery omitted.
     pub top_up: bool,
-    /// True to repeat requests too that the source may have served, at the risk of tokens that are
-    /// issued and never seen.
+    /// True to retry also requests that the source may have served: their tokens may be lost.
     pub repeat_served: bool,
 }
 
-/// How one fetch pages; what a script may set for each.
+/// The paging of one fetch, which a script can set.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchPlan {
-    /// The most tokens to ask for in one request, at least 1.
+    /// The most tokens per request, at least 1.
     pub page_size: u64,
-    /// How often a request that was certainly not served is sent again.
+    /// How often a request is retried that was certainly not served.
     pub retries: u32,
-    /// True to ask again for what a short delivery left out.
+    /// True to request again what a short delivery omitted.
     pub top_up: bool,
 }
 
-/// The source, ready to be asked.
+/// Fetches tokens from one source.
 pub struct Fetcher {
     source: Box<dyn TokenSource>,
     limits: FetchLimits,
     shutdown: Shutdown,
     clock: Arc<dyn Clock>,
     deadline: Option<Instant>,
-    /// Until when a source that cannot be reached is waited for, as long as it never was reached.
+    /// Until when the run waits for a source that has not been reached yet.
     wait_until: Option<Instant>,
     journal: Option<Journal>,
-    /// True once the source answered anything.
+    /// True once the source has answered.
     reached: AtomicBool,
     stats: SourceStats,
 }
 
 impl Fetcher {
-    /// A fetcher that asks `source`, within `limits`.
+    /// Creates a fetcher that sends requests to `source` within `limits`.
     pub fn new(
         source: Box<dyn TokenSource>,
         limits: FetchLimits,
@@ -104,17 +105,17 @@ impl Fetcher {
         }
     }
 
-    /// Waits until `instant` for a source that cannot be reached at the start.
+    /// Sets until when to wait for a source that cannot be reached at the start.
     pub fn wait_until(&mut self, instant: Instant) {
         self.wait_until = Some(instant);
     }
 
-    /// Writes each page to `journal` before anybody gets it.
-    pub fn keep_journal(&mut self, journal: Journal) {
+    /// Sets the journal to which each page is written before it is used.
+    pub fn set_journal(&mut self, journal: Journal) {
         self.journal = Some(journal);
     }
 
-    /// The plan that the configuration sets.
+    /// Returns the configured plan.
     pub fn plan(&self) -> FetchPlan {
         FetchPlan {
             page_size: self.limits.page_size,
@@ -123,56 +124,59 @@ impl Fetcher {
         }
     }
 
-    /// True where all that an input holds is asked for, however much that is.
+    /// Returns true if the run takes all tokens of an input.
     pub fn is_open_ended(&self) -> bool {
-        self.source.nature() == SourceKind::Holder { open_ended: true }
+        self.source.kind() == SourceKind::Local { open_ended: true }
     }
 
-    fn is_issuer(&self) -> bool {
-        self.source.nature() == SourceKind::Issuer
+    fn is_remote(&self) -> bool {
+        self.source.kind() == SourceKind::Remote
     }
 
-    /// The longest token that is taken, in bytes.
+    /// Returns the limit of a token's length, in bytes.
     pub fn max_token(&self) -> usize {
         self.limits.max_token
     }
 
-    /// The longest wait that is worth beginning: what the deadline leaves, or a few minutes.
-    pub fn longest_wait(&self) -> Duration {
-        self.left().unwrap_or(retry::LONGEST_WAIT)
+    /// Returns the longest wait that may be started: the time left, or a few minutes.
+    pub fn max_wait(&self) -> Duration {
+        self.time_left().unwrap_or(retry::MAX_WAIT)
     }
 
-    /// What the deadline leaves.
-    fn left(&self) -> Option<Duration> {
+    /// Returns the time left until the deadline.
+    fn time_left(&self) -> Option<Duration> {
         self.deadline
             .map(|deadline| deadline.saturating_duration_since(self.clock.now()))
     }
 
-    /// What was asked of the source so far.
+    /// Returns the counters of requests and tokens.
     pub fn stats(&self) -> &SourceStats {
         &self.stats
     }
 
-    /// `size` tokens in pages. Nothing is sent before the first page is asked for; then the next
-    /// page is fetched while the last one is used, two pages ahead at the most.
+    /// Returns `size` tokens in pages.
+    ///
+    /// The first request is sent when the first page is requested. Then pages are fetched ahead, at
+    /// most two.
     pub fn stream(self: &Arc<Self>, size: u64, plan: FetchPlan) -> PageStream<Fault> {
         let fetcher = Arc::clone(self);
         PageStream::lazy(move |stop| {
             let (sender, receiver) = mpsc::channel(1);
-            tokio::spawn(async move { fetcher.deliver(size, plan, &stop, &sender).await });
+            tokio::spawn(async move { fetcher.fetch_pages(size, plan, &stop, &sender).await });
             receiver
         })
     }
 
-    /// The tokens of one request, possibly fewer than `size`; nothing is sent before they are
-    /// asked for.
+    /// Returns the tokens of one request, possibly fewer than `size`.
+    ///
+    /// The request is sent when the page is requested.
     pub fn once(self: &Arc<Self>, size: u64, retries: u32) -> PageStream<Fault> {
         let fetcher = Arc::clone(self);
         PageStream::lazy(move |stop| {
             let (sender, receiver) = mpsc::channel(2);
             tokio::spawn(async move {
-                let mut answer = fetcher.ask(size, retries, &stop).await;
-                // The end of an input is none for whoever gets its last tokens by it.
+                let mut answer = fetcher.request(size, retries, &stop).await;
+                // The end of an input is not a fault if this answer holds its last tokens.
                 if answer.ended && !answer.page.is_empty() {
                     answer.fault = None;
                 }
@@ -188,7 +192,7 @@ impl Fetcher {
         })
     }
 
-    async fn deliver(
+    async fn fetch_pages(
         &self,
         size: u64,
         plan: FetchPlan,
@@ -196,12 +200,12 @@ impl Fetcher {
         pages: &mpsc::Sender<PageResult<Fault>>,
     ) {
         let mut received = 0;
-        let mut asked = 0;
-        let mut dry = 0;
-        // What a holder gives at a time says nothing of what it has.
-        let top_up = plan.top_up || !self.is_issuer();
+        let mut requested = 0;
+        let mut empty_answers = 0;
+        // A short answer of an input does not mean that it has no more tokens.
+        let top_up = plan.top_up || !self.is_remote();
         loop {
-            let open = size - if top_up { received } else { asked };
+            let open = size - if top_up { received } else { requested };
             if open == 0 {
                 break;
             }
@@ -209,21 +213,23 @@ impl Fetcher {
                 break;
             }
             let count = open.min(plan.page_size);
-            // All of it was asked for before.
-            if asked >= size && self.is_issuer() {
+            // All tokens were requested before: this request is a top-up.
+            if requested >= size && self.is_remote() {
                 self.stats.top_ups.fetch_add(1, Ordering::Relaxed);
             }
-            let answer = self.ask(count, plan.retries, stop).await;
-            let came = answer.page.len() as u64;
-            received += came;
-            asked += count;
-            dry = if came == 0 { dry + 1 } else { 0 };
+            let answer = self.request(count, plan.retries, stop).await;
+            let page_len = answer.page.len() as u64;
+            received += page_len;
+            requested += count;
+            empty_answers = if page_len == 0 { empty_answers + 1 } else { 0 };
             let has_all = answer.ended && self.is_open_ended();
             let fault = answer
                 .fault
-                .map(|fault| within(fault, size, received, self.is_issuer()));
-            let fault = fault
-                .or_else(|| (dry == DRY_REQUESTS && top_up).then(|| short_supply(size, received)));
+                .map(|fault| with_totals(fault, size, received, self.is_remote()));
+            let fault = fault.or_else(|| {
+                (empty_answers == MAX_EMPTY_REQUESTS && top_up)
+                    .then(|| short_supply(size, received))
+            });
             if pages.send(Ok(answer.page)).await.is_err() {
                 break;
             }
@@ -235,22 +241,22 @@ impl Fetcher {
                 return;
             }
             if answer.ended {
-                // Its end is no fault, or there would have been one: all of it was asked for.
+                // The end of an open-ended input completes the fetch.
                 return;
             }
         }
-        // A script that breaks off its loop asked for less; that is not the source's fault.
-        let let_go = stop.is_cancelled() && !self.shutdown.stopping().is_cancelled();
-        if received < size && !let_go {
+        // If the script stopped the stream, the source did not fall short.
+        let stopped_by_script = stop.is_cancelled() && !self.shutdown.stopping().is_cancelled();
+        if received < size && !stopped_by_script {
             self.stats.fell_short.store(true, Ordering::Relaxed);
         }
     }
 
-    /// One request, repeated within the rules. Where one is repeated that brought a part, that part
-    /// is kept, and the rest is asked for.
-    async fn ask(&self, count: u64, retries: u32, stop: &CancellationToken) -> SourceAnswer {
+    /// Sends one request, with retries. If a failed answer held tokens, they are kept and only the rest
+    /// is requested.
+    async fn request(&self, count: u64, retries: u32, stop: &CancellationToken) -> SourceAnswer {
         let mut kept: Vec<Token> = Vec::new();
-        let mut answer = self.ask_for_the_rest(count, retries, stop, &mut kept).await;
+        let mut answer = self.request_rest(count, retries, stop, &mut kept).await;
         if !kept.is_empty() {
             kept.extend(answer.page.iter());
             answer.page = Page::from_tokens(&kept);
@@ -258,7 +264,7 @@ impl Fetcher {
         answer
     }
 
-    async fn ask_for_the_rest(
+    async fn request_rest(
         &self,
         count: u64,
         retries: u32,
@@ -273,19 +279,19 @@ impl Fetcher {
             };
             failures += 1;
             tracing::debug!(kind = fault.kind.as_str(), failures, "request failed");
-            let waits = self.waits_for_the_start(fault);
-            let rules = retry::RetryLimits {
-                // Without end while the source is waited for at the start.
+            let waits = self.waits_for_startup(fault);
+            let limits = retry::RetryLimits {
+                // Unlimited while the run waits for the source to start.
                 retries: if waits { u32::MAX } else { retries },
                 spent: self.stats.repeated(),
-                left: self.left(),
+                time_left: self.time_left(),
             };
-            match retry::decide(fault, failures, &rules, self.clock.jitter()) {
+            match retry::decide(fault, failures, &limits, self.clock.jitter()) {
                 RetryDecision::After(wait) => {
                     if !waits {
                         self.stats.repeated.fetch_add(1, Ordering::Relaxed);
                     }
-                    tracing::info!(?wait, kind = fault.kind.as_str(), "asking again");
+                    tracing::info!(?wait, kind = fault.kind.as_str(), "retrying the request");
                     tokio::select! {
                         biased;
                         () = stop.cancelled() => return answer,
@@ -301,13 +307,13 @@ impl Fetcher {
                 }
                 RetryDecision::GiveUp => return answer,
                 RetryDecision::Spent => return out_of_retries(answer, retries),
-                RetryDecision::TooLong(wait) => return told_to_wait(answer, wait),
+                RetryDecision::TooLong(wait) => return wait_too_long(answer, wait),
             }
         }
     }
 
-    /// True while a source that never was reached is waited for.
-    fn waits_for_the_start(&self, fault: &Fault) -> bool {
+    /// Returns true while the run waits for a source that has not been reached yet.
+    fn waits_for_startup(&self, fault: &Fault) -> bool {
         let waiting = self
             .wait_until
             .is_some_and(|until| self.clock.now() < until);
@@ -315,16 +321,16 @@ impl Fetcher {
         waiting && first && fault.kind == ErrorKind::HttpConnect
     }
 
-    /// One request. That of an issuer is counted, and stopping lets it finish, for its tokens may be
-    /// issued already; only aborting gives it up.
+    /// Sends one request. A remote one is counted and awaited after a stop, because its tokens may be
+    /// issued already; only an abort cancels it.
     async fn send(&self, count: u64) -> SourceAnswer {
-        if !self.is_issuer() {
+        if !self.is_remote() {
             let answer = tokio::select! {
                 biased;
-                () = self.shutdown.stopping().cancelled() => SourceAnswer::nothing(),
+                () = self.shutdown.stopping().cancelled() => SourceAnswer::empty(),
                 answer = self.source.request(count) => answer,
             };
-            return self.take_in(answer).await;
+            return self.record(answer).await;
         }
         let sent = self.stats.requests.fetch_add(1, Ordering::Relaxed);
         if self.limits.max_requests.is_some_and(|most| sent >= most) {
@@ -342,22 +348,22 @@ impl Fetcher {
         if !matches!(&answer.fault, Some(fault) if fault.kind == ErrorKind::HttpConnect) {
             self.reached.store(true, Ordering::Relaxed);
         }
-        let came = answer.page.len() as u64;
+        let page_len = answer.page.len() as u64;
         if let Some(fault) = &mut answer.fault
             && retry::may_have_been_served(fault)
         {
-            let unseen = count.saturating_sub(came);
+            let unseen = count.saturating_sub(page_len);
             self.stats.unseen.fetch_add(unseen, Ordering::Relaxed);
-            // For a script's `retry` too.
+            // So that `retry` in a script repeats it too.
             fault.retryable |= self.limits.repeat_served;
         }
-        self.take_in(answer).await
+        self.record(answer).await
     }
 
-    /// Counts what came, and has it in the journal before anybody gets it.
-    async fn take_in(&self, answer: SourceAnswer) -> SourceAnswer {
-        let came = answer.page.len() as u64;
-        self.stats.received.fetch_add(came, Ordering::Relaxed);
+    /// Counts the answer's tokens and writes them to the journal before they are used.
+    async fn record(&self, answer: SourceAnswer) -> SourceAnswer {
+        let page_len = answer.page.len() as u64;
+        self.stats.received.fetch_add(page_len, Ordering::Relaxed);
         if let Some(journal) = &self.journal
             && let Err(fault) = journal.received(answer.page.clone()).await
         {

@@ -1,54 +1,55 @@
-//! When a request to the source is sent again, and after how long. Pure.
+//! Decides whether a failed request to the source is retried, and after how long. Without I/O.
 //!
-//! A POST that issues tokens is not idempotent: it is repeated only where it was certainly not
-//! served, that is where connecting failed or the source answered 429 or 503. Three bounds hold at
-//! once: so many retries a request, ten times as many a run, and the run's deadline over all.
+//! A POST that issues tokens is not idempotent. It is retried only if it was certainly not served:
+//! connecting failed, or the source answered 429 or 503. Three limits apply: retries per request,
+//! ten times as many per run, and the run's deadline.
 
 use crate::pipeline::backoff::backoff;
 use std::time::Duration;
 
 use crate::error::{ErrorKind, Fault};
 
-/// The longest `Retry-After` that is waited for in a run without a deadline.
-pub const LONGEST_WAIT: Duration = Duration::from_mins(5);
+/// The longest wait before a retry in a run without a deadline.
+pub const MAX_WAIT: Duration = Duration::from_mins(5);
 
-/// A run repeats at most so many times what one request may: a source that fails each request once
-/// or twice would otherwise be asked twice or thrice as often for as long as the run lasts, which is
-/// the load that keeps an overloaded source down.
-const REQUESTS_WORTH: u64 = 10;
+/// The run's retry budget, as a multiple of the retries per request.
+///
+/// Without a budget, retries would double or triple the load on an overloaded source.
+const BUDGET_FACTOR: u64 = 10;
 
 /// What to do after a failed request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RetryDecision {
-    /// Send it again after this long.
+    /// Retry after this time.
     After(Duration),
-    /// Give up: it cannot be repeated, or was repeated often enough.
+    /// Give up: it must not be retried, or was retried often enough.
     GiveUp,
-    /// Give up: the run has repeated as many requests as it may.
+    /// Give up: the run's retry budget is used up.
     Spent,
-    /// Give up: the source wants a longer wait than the run has left.
+    /// Give up: the wait is longer than the time left.
     TooLong(Duration),
 }
 
-/// Within which limits a request is repeated.
+/// The limits of retries.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryLimits {
-    /// How often.
+    /// Retries per request.
     pub retries: u32,
-    /// How many requests the run has repeated so far.
+    /// Number of requests that the run has retried so far.
     pub spent: u64,
-    /// What the run's deadline leaves.
-    pub left: Option<Duration>,
+    /// Time left until the run's deadline.
+    pub time_left: Option<Duration>,
 }
 
-/// Decides after the failure number `failures` (from 1) of one request; `random` draws from 0.0 to
-/// 1.0 (full jitter).
-pub fn decide(fault: &Fault, failures: u32, rules: &RetryLimits, random: f64) -> RetryDecision {
-    let left = rules.left;
-    if !fault.retryable || failures > rules.retries {
+/// Decides after failure number `failures` (from 1) of one request.
+///
+/// `random` is between 0.0 and 1.0 (full jitter).
+pub fn decide(fault: &Fault, failures: u32, limits: &RetryLimits, random: f64) -> RetryDecision {
+    let time_left = limits.time_left;
+    if !fault.retryable || failures > limits.retries {
         return RetryDecision::GiveUp;
     }
-    if rules.spent >= budget(rules.retries) {
+    if limits.spent >= budget(limits.retries) {
         return RetryDecision::Spent;
     }
     let wait = match fault.kind {
@@ -58,19 +59,19 @@ pub fn decide(fault: &Fault, failures: u32, rules: &RetryLimits, random: f64) ->
         } => wait,
         _ => backoff(failures, random),
     };
-    if wait > left.unwrap_or(LONGEST_WAIT) {
+    if wait > time_left.unwrap_or(MAX_WAIT) {
         RetryDecision::TooLong(wait)
     } else {
         RetryDecision::After(wait)
     }
 }
 
-/// How many requests a run may repeat in all, where each may be repeated `retries` times.
+/// Returns the run's retry budget for `retries` per request.
 pub fn budget(retries: u32) -> u64 {
-    REQUESTS_WORTH * u64::from(retries)
+    BUDGET_FACTOR * u64::from(retries)
 }
 
-/// True where the source may have issued tokens that did not arrive.
+/// Returns true if the source may have issued tokens that did not arrive.
 pub fn may_have_been_served(fault: &Fault) -> bool {
     match fault.kind {
         ErrorKind::HttpTimeout | ErrorKind::HttpProtocol => true,
@@ -99,25 +100,25 @@ mod tests {
         fault: &Fault,
         failures: u32,
         retries: u32,
-        left: Option<Duration>,
+        time_left: Option<Duration>,
         random: f64,
     ) -> RetryDecision {
-        let rules = RetryLimits {
+        let limits = RetryLimits {
             retries,
             spent: 0,
-            left,
+            time_left,
         };
-        super::decide(fault, failures, &rules, random)
+        super::decide(fault, failures, &limits, random)
     }
 
     #[test]
-    fn what_may_have_been_served_is_not_repeated() {
+    fn request_is_not_retried_when_it_may_have_been_served() {
         let fault = Fault::new(ErrorKind::HttpTimeout, "");
         assert_eq!(decide(&fault, 1, 3, None, 0.5), RetryDecision::GiveUp);
     }
 
     #[test]
-    fn retries_are_counted() {
+    fn request_fails_when_its_retries_are_used_up() {
         let fault = status(503, None);
         assert!(matches!(
             decide(&fault, 3, 3, None, 0.5),
@@ -128,32 +129,32 @@ mod tests {
     }
 
     #[test]
-    fn a_run_has_one_budget() {
-        let mut rules = RetryLimits {
+    fn retries_end_when_the_budget_of_the_run_is_spent() {
+        let mut limits = RetryLimits {
             retries: 3,
             spent: 29,
-            left: None,
+            time_left: None,
         };
         let fault = status(503, None);
-        let decide = |rules: &RetryLimits| super::decide(&fault, 1, rules, 0.5);
-        assert!(matches!(decide(&rules), RetryDecision::After(_)));
-        rules.spent = 30;
-        assert_eq!(decide(&rules), RetryDecision::Spent);
-        rules.retries = u32::MAX;
+        let decide = |limits: &RetryLimits| super::decide(&fault, 1, limits, 0.5);
+        assert!(matches!(decide(&limits), RetryDecision::After(_)));
+        limits.spent = 30;
+        assert_eq!(decide(&limits), RetryDecision::Spent);
+        limits.retries = u32::MAX;
         assert!(
-            matches!(decide(&rules), RetryDecision::After(_)),
-            "waiting at the start has no end but its own"
+            matches!(decide(&limits), RetryDecision::After(_)),
+            "waiting at the start has no budget"
         );
     }
 
     #[test]
-    fn retry_after_is_honoured_within_the_deadline() {
+    fn retry_after_is_honoured_when_the_deadline_permits() {
         let wait = Duration::from_secs(7);
         let fault = status(429, Some(7));
         assert_eq!(decide(&fault, 1, 3, None, 0.0), RetryDecision::After(wait));
-        let left = Some(Duration::from_secs(6));
+        let time_left = Some(Duration::from_secs(6));
         assert_eq!(
-            decide(&fault, 1, 3, left, 0.0),
+            decide(&fault, 1, 3, time_left, 0.0),
             RetryDecision::TooLong(wait)
         );
         let fault = status(429, Some(86_400));

@@ -1,4 +1,4 @@
-//! What a fetch asks, and what comes back: the seam between paging and the wire.
+//! The interface between paging and the token sources: a request and its answer.
 
 use crate::error::ErrorKind;
 use std::future::Future;
@@ -8,46 +8,46 @@ use crate::error::Fault;
 use crate::fetch::lines::{DocumentKind, LineParser};
 use crate::pipeline::token::Page;
 
-/// What answers a request for tokens.
+/// A source of tokens.
 pub trait TokenSource: Send + Sync {
-    /// Asks for `count` tokens, once.
+    /// Requests `count` tokens, once.
     fn request(&self, count: u64) -> AnswerFuture<'_>;
 
-    /// What asking it means.
-    fn nature(&self) -> SourceKind {
-        SourceKind::Issuer
+    /// Returns whether its requests are remote or local.
+    fn kind(&self) -> SourceKind {
+        SourceKind::Remote
     }
 }
 
-/// What asking a source means.
+/// Whether requests to a source are remote or local.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceKind {
-    /// It issues tokens for a request, which is counted and, once sent, waited for: they would be lost.
-    Issuer,
-    /// It holds tokens, and gives those that are there; asking is free, and can be taken back.
-    Holder {
-        /// True where all that it holds is asked for, so that its end is no fault.
+    /// Each request issues tokens. It is counted and, once sent, awaited: its tokens would be lost.
+    Remote,
+    /// Requests read existing tokens: they are not counted, and can be cancelled.
+    Local {
+        /// True if the run takes all of its tokens, so that its end is not a fault.
         open_ended: bool,
     },
 }
 
-/// An answer on its way.
+/// The future of a source's answer.
 pub type AnswerFuture<'a> = Pin<Box<dyn Future<Output = SourceAnswer> + Send + 'a>>;
 
-/// What one request brought: whole lines even where it failed half-way.
+/// The answer to one request: complete lines, even if it failed after some of them.
 pub struct SourceAnswer {
-    /// The tokens, at most as many as were asked for.
+    /// The tokens, at most as many as requested.
     pub page: Page,
-    /// Tokens beyond what was asked for, dropped.
+    /// Number of tokens beyond the requested ones; they are dropped.
     pub surplus: u64,
-    /// What went wrong.
+    /// Why the request failed, if it did.
     pub fault: Option<Fault>,
-    /// True where the source will never have more.
+    /// True if the source has no more tokens.
     pub ended: bool,
 }
 
 impl SourceAnswer {
-    /// An answer without a token.
+    /// Returns an answer without tokens that failed with `fault`.
     pub fn failed(fault: Fault) -> Self {
         Self {
             page: Page::from_texts([]),
@@ -57,8 +57,8 @@ impl SourceAnswer {
         }
     }
 
-    /// That of a holder which a stopped run does not wait for.
-    pub fn nothing() -> Self {
+    /// Returns an answer without tokens or fault, for a stopped run.
+    pub fn empty() -> Self {
         Self {
             page: Page::from_texts([]),
             surplus: 0,
@@ -67,15 +67,15 @@ impl SourceAnswer {
         }
     }
 
-    /// What `parser` was fed by the source at `address`, until it ended or met `fault`.
-    pub fn of(parser: LineParser, fault: Option<Fault>, address: &str) -> Self {
+    /// Builds the answer of the source at `address` from what `parser` was fed before `fault`.
+    pub fn from_lines(parser: LineParser, fault: Option<Fault>, address: &str) -> Self {
         let lines = parser.finish(fault.is_none());
         if let Some(document) = lines.document {
             let what = match document {
                 DocumentKind::Markup => "it sent an HTML or XML document",
                 DocumentKind::Json => "it sent a JSON document",
             };
-            return Self::failed(no_list(address, what));
+            return Self::failed(not_a_token_list(address, what));
         }
         Self {
             page: lines.page,
@@ -86,8 +86,8 @@ impl SourceAnswer {
     }
 }
 
-/// The source at `address` answered something that is no list of tokens.
-pub fn no_list(address: &str, what: &str) -> Fault {
+/// Returns the fault of a source at `address` that answered something other than tokens.
+pub fn not_a_token_list(address: &str, what: &str) -> Fault {
     Fault::new(
         ErrorKind::HttpProtocol,
         "the token source did not answer with a list of tokens",

@@ -1,8 +1,8 @@
-//! What a run has asked of its source, counted while several fetches go on.
+//! Counts a run's requests to its source, over concurrent fetches.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// What was asked of the source so far, over all fetches of a run.
+/// Counters of requests and tokens, over all fetches of a run.
 #[derive(Debug, Default)]
 pub struct SourceStats {
     pub(super) requests: AtomicU64,
@@ -15,37 +15,37 @@ pub struct SourceStats {
 }
 
 impl SourceStats {
-    /// Requests sent, retries included.
+    /// Returns the number of requests sent, retries included.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Requests that were sent again; those that waited for the source to come up do not count.
+    /// Returns the number of retried requests, without those that waited for the source to start.
     pub fn repeated(&self) -> u64 {
         self.repeated.load(Ordering::Relaxed)
     }
 
-    /// Requests for what earlier answers had left out.
+    /// Returns the number of requests for tokens that earlier answers had omitted.
     pub fn top_ups(&self) -> u64 {
         self.top_ups.load(Ordering::Relaxed)
     }
 
-    /// Tokens received.
+    /// Returns the number of received tokens.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Tokens that came beyond what was asked for, and were dropped.
+    /// Returns the number of tokens beyond the requested ones, which were dropped.
     pub fn surplus(&self) -> u64 {
         self.surplus.load(Ordering::Relaxed)
     }
 
-    /// The most tokens that the source may have issued in answers that never arrived.
+    /// Returns the largest number of tokens that lost answers may have contained.
     pub fn unseen(&self) -> u64 {
         self.unseen.load(Ordering::Relaxed)
     }
 
-    /// True where some fetch ended with fewer tokens than it was asked for.
+    /// Returns true if a fetch ended with fewer tokens than requested.
     pub fn fell_short(&self) -> bool {
         self.fell_short.load(Ordering::Relaxed)
     }

@@ -1,8 +1,8 @@
-//! The journal: each received page is written and synced before its first token is stored, and what
-//! became of each token after. So whatever kills the process, `replay` knows what was received.
+//! Writes the journal: each received page is synced before its first token is stored, and outcomes
+//! follow. After a crash, `replay` reads from it which tokens were received.
 //!
-//! A line of JSON each: first the run, then pages and outcomes as they come, last the summary. A replay
-//! goes on behind that, or behind what a crash left of it: first its name, then outcomes and a summary.
+//! The file has one JSON object per line: the header, pages and outcomes as they arrive, and the
+//! summary. A replay appends its own header, outcomes and summary.
 
 mod read;
 
@@ -21,29 +21,29 @@ pub use crate::journal::read::{
 };
 use crate::pipeline::token::{Page, Token};
 
-/// The version of the form.
+/// Version of the format.
 const VERSION: u32 = 1;
 
-/// The run that a journal belongs to.
+/// The header of a journal, which identifies its run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalHeader {
-    /// The version of the form.
+    /// Version of the format.
     pub version: u32,
-    /// The run's UUID; the server knows its connections by it.
+    /// The run's UUID, which is part of its connections' `application_name`.
     pub run_id: String,
-    /// No row of this run was written by an older transaction.
+    /// The oldest transaction id that this run may have used.
     pub horizon: Option<i64>,
     /// The table as configured.
     pub table: String,
     /// The column as configured.
     pub column: String,
-    /// SIZE; not known of a run that takes all of a pipe, nor of one of an older version.
+    /// SIZE; `None` for a whole pipe, and in journals of older versions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested: Option<u64>,
 }
 
 impl JournalHeader {
-    /// The header of a run.
+    /// Creates the header of a run.
     pub fn new(run_id: String, horizon: Option<i64>, table: String, column: String) -> Self {
         Self {
             version: VERSION,
@@ -55,33 +55,33 @@ impl JournalHeader {
         }
     }
 
-    /// The same for so many tokens, where that is known.
+    /// Sets SIZE, if known.
     #[must_use]
-    pub fn asking_for(mut self, size: Option<u64>) -> Self {
+    pub fn with_requested(mut self, size: Option<u64>) -> Self {
         self.requested = size;
         self
     }
 }
 
-/// A replay that went on with a journal.
+/// The header of a replay that continues a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplayLine {
     /// The replay's own UUID.
     pub run_id: String,
 }
 
-/// A journal that is being written. Clones share it.
+/// A journal that is being written. Clones share the file.
 #[derive(Clone)]
 pub struct Journal {
     file: Arc<Mutex<JournalWriter>>,
     path: Arc<PathBuf>,
 }
 
-/// Writes whole lines, and after a failure none: a line that stands behind half a one would make the
-/// whole journal unreadable.
+/// Writes complete lines. After a failure it writes nothing: a line after a partial one would make
+/// the journal unreadable.
 struct JournalWriter {
     file: BufWriter<File>,
-    broken: bool,
+    failed: bool,
 }
 
 impl JournalWriter {
@@ -100,47 +100,48 @@ impl JournalWriter {
         &mut self,
         action: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
     ) -> io::Result<()> {
-        if self.broken {
+        if self.failed {
             return Err(io::Error::other("an earlier line could not be written"));
         }
-        let done = action(&mut self.file);
-        self.broken = done.is_err();
-        done
+        let result = action(&mut self.file);
+        self.failed = result.is_err();
+        result
     }
 }
 
 impl Journal {
-    /// Begins a journal. A file that still holds tokens of a run that did not end is never
-    /// overwritten, nor one that another process uses.
+    /// Creates a journal.
+    ///
+    /// It never overwrites a journal with unsettled tokens, nor one that another process uses.
     pub fn begin(path: &Path, header: &JournalHeader) -> Result<Self, Fault> {
-        if is_endless(path) {
-            return Err(unusable(path, "it is no regular file"));
+        if is_stream(path) {
+            return Err(unusable(path, "it is not a regular file"));
         }
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
-            // It holds secrets.
+            // It contains tokens.
             .mode(0o600)
             .open(path)
             .map_err(|error| unusable(path, &error.to_string()))?;
         lock(&file, path)?;
-        match standing(&file).map_err(|error| unusable(path, &error.to_string()))? {
-            ExistingFile::Free => {}
+        match existing_content(&file).map_err(|error| unusable(path, &error.to_string()))? {
+            ExistingFile::Reusable => {}
             ExistingFile::Unsettled => {
                 return Err(unusable(
                     path,
-                    "it holds tokens of a run that did not settle all of them",
+                    "it contains unsettled tokens of an earlier run",
                 )
                 .hint(format!(
-                    "`token_service replay {}` settles them, and then it can be used again",
+                    "settle them with `token_service replay {}`, then the file can be used again",
                     path.display()
                 )));
             }
             ExistingFile::Foreign => {
-                return Err(unusable(path, "it is no journal of token_service")
-                    .hint("it was left as it is: name another file"));
+                return Err(unusable(path, "it is not a token_service journal")
+                    .hint("the file was not changed: name another file"));
             }
         }
         let journal = Self::of(file, path);
@@ -150,9 +151,8 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Goes on behind `end` with the journal whose run is replayed; nothing is sent before that is on
-    /// the disk.
-    fn go_on(file: File, path: &Path, end: u64, run_id: &str) -> io::Result<Self> {
+    /// Continues the journal after offset `end` for a replay, and syncs the replay's header.
+    fn resume(file: File, path: &Path, end: u64, run_id: &str) -> io::Result<Self> {
         #[derive(Serialize)]
         struct JournalLine {
             replay: ReplayLine,
@@ -175,7 +175,7 @@ impl Journal {
         Self {
             file: Arc::new(Mutex::new(JournalWriter {
                 file: BufWriter::with_capacity(64 * 1024, file),
-                broken: false,
+                failed: false,
             })),
             path: Arc::new(path.to_owned()),
         }
@@ -192,7 +192,7 @@ impl Journal {
         io::Seek::rewind(lines.file.get_mut())?;
         lines.write(&line)?;
         lines.sync()?;
-        // The name must survive a power cut too.
+        // Syncs the directory entry too, for a power failure.
         let folder = match self.path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
@@ -200,8 +200,7 @@ impl Journal {
         File::open(folder)?.sync_all()
     }
 
-    /// Writes a page and waits until it is on the disk. Flawed tokens are left out: no database
-    /// will ever see them.
+    /// Writes a page and waits until it is synced. Invalid tokens are omitted: they are never sent.
     pub async fn received(&self, page: Page) -> Result<(), Fault> {
         if page.is_empty() {
             return Ok(());
@@ -210,8 +209,8 @@ impl Journal {
         let written = tokio::task::spawn_blocking(move || journal.write_page(&page)).await;
         match written {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.broken(&error.to_string())),
-            Err(error) => Err(self.broken(&error.to_string())),
+            Ok(Err(error)) => Err(self.write_fault(&error.to_string())),
+            Err(error) => Err(self.write_fault(&error.to_string())),
         }
     }
 
@@ -220,7 +219,10 @@ impl Journal {
         struct JournalLine<'a> {
             received: Vec<&'a str>,
         }
-        let tokens: Vec<Token> = page.iter().filter(|token| token.flaw().is_none()).collect();
+        let tokens: Vec<Token> = page
+            .iter()
+            .filter(|token| token.defect().is_none())
+            .collect();
         let received = tokens.iter().map(Token::as_str).collect();
         let line = line(&JournalLine { received })?;
         let mut lines = self.file();
@@ -232,23 +234,24 @@ impl Journal {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds whole lines, in one piece between those of others. They reach the disk with the next page
-    /// or at the end: losing an outcome costs a look-up, not a token.
+    /// Appends complete lines, without interleaving.
+    ///
+    /// They are synced with the next page or at the end: a lost outcome costs only a re-check.
     pub fn append(&self, lines: &[u8]) -> io::Result<()> {
         self.file().write(lines)
     }
 
-    /// Waits until everything is on the disk.
+    /// Waits until everything is synced to disk.
     pub fn sync(&self) -> io::Result<()> {
         self.file().sync()
     }
 
-    /// Its path, for errors.
+    /// Returns its path, for errors.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    fn broken(&self, why: &str) -> Fault {
+    fn write_fault(&self, why: &str) -> Fault {
         Fault::new(
             ErrorKind::OutputClosed,
             format!(
@@ -257,7 +260,7 @@ impl Journal {
             ),
         )
         .cause(why)
-        .hint("nothing is stored that is not in the journal: the run was stopped")
+        .hint("the run was stopped, because tokens are stored only after they are in the journal")
     }
 }
 
@@ -275,45 +278,46 @@ fn lock(file: &File, path: &Path) -> Result<(), Fault> {
     })
 }
 
-/// True for a device, a pipe or the like: it has no end, or none of its own.
-pub fn is_endless(path: &Path) -> bool {
+/// Returns true for a device, pipe or socket, which has no defined end.
+pub fn is_stream(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
-/// What stands in a file that is to become a journal.
+/// The content of a file that is to become a journal.
 enum ExistingFile {
-    /// Nothing, or a journal in which nothing waits to be replayed.
-    Free,
-    /// A journal with tokens that are neither stored nor rejected, as far as it knows.
+    /// Empty, or a journal whose tokens are all settled.
+    Reusable,
+    /// A journal with tokens that are neither stored nor rejected.
     Unsettled,
-    /// Something else, which is not to be touched.
+    /// Something else, which must not be overwritten.
     Foreign,
 }
 
-fn standing(file: &File) -> io::Result<ExistingFile> {
+fn existing_content(file: &File) -> io::Result<ExistingFile> {
     let lines = BufReader::new(file).split(b'\n');
     let mut lines = lines.filter(|line| !line.as_ref().is_ok_and(Vec::is_empty));
     let Some(first) = lines.next().transpose()? else {
-        return Ok(ExistingFile::Free);
+        return Ok(ExistingFile::Reusable);
     };
     let last = lines.try_fold(None, |_, line| line.map(Some))?;
     let header = serde_json::from_slice(&first);
     Ok(match (header, last) {
-        (Ok(JournalLine::Journal { .. }), None) => ExistingFile::Free,
+        (Ok(JournalLine::Journal { .. }), None) => ExistingFile::Reusable,
         (Ok(JournalLine::Journal { .. }), Some(last)) => match serde_json::from_slice(&last) {
-            Ok(JournalLine::Summary { summary }) if summary.is_settled() => ExistingFile::Free,
+            Ok(JournalLine::Summary { summary }) if summary.is_settled() => ExistingFile::Reusable,
             _ => ExistingFile::Unsettled,
         },
-        // A crash cut it, and before it is whole no token is received.
-        (Err(_), None) if is_torn_header(&first) => ExistingFile::Free,
+        // A crash truncated the header; no token is received before it is complete.
+        (Err(_), None) if is_torn_header(&first) => ExistingFile::Reusable,
         _ => ExistingFile::Foreign,
     })
 }
 
 fn is_torn_header(line: &[u8]) -> bool {
-    let whole: Result<IgnoredAny, _> = serde_json::from_slice(line);
+    let parsed: Result<IgnoredAny, _> = serde_json::from_slice(line);
     let begin = br#"{"journal":"#;
-    whole.is_err_and(|error| error.is_eof()) && (begin.starts_with(line) || line.starts_with(begin))
+    parsed.is_err_and(|error| error.is_eof())
+        && (begin.starts_with(line) || line.starts_with(begin))
 }
 
 fn unusable(path: &Path, why: &str) -> Fault {
@@ -325,7 +329,7 @@ fn unusable(path: &Path, why: &str) -> Fault {
         format!("the journal {} cannot be used", path.display()),
     )
     .cause(why)
-    .hint("name a file in a folder that may be written to; no token was asked for")
+    .hint("name a file in a writable folder; no token was asked for")
 }
 
 #[cfg(test)]
@@ -337,7 +341,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_written_is_read_and_a_torn_last_line_is_understood() {
+    async fn journal_is_read_back_when_its_last_line_is_torn() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         let journal = Journal::begin(&path, &header()).unwrap();
@@ -349,22 +353,22 @@ mod tests {
             .unwrap();
         journal.sync().unwrap();
         drop(journal);
-        let mut reading = JournalReader::open(&path, ReadPurpose::Replay).unwrap();
-        let lines: Vec<JournalLine> = reading.by_ref().map(Result::unwrap).collect();
+        let mut reader = JournalReader::open(&path, ReadPurpose::Replay).unwrap();
+        let lines: Vec<JournalLine> = reader.by_ref().map(Result::unwrap).collect();
         assert!(matches!(&lines[0], JournalLine::Journal { journal } if *journal == header()));
         assert!(
             matches!(&lines[1], JournalLine::Received { received } if *received == ["aa", "b\"b"])
         );
-        assert!(matches!(&lines[2], JournalLine::Outcome(told) if told.status == "stored"));
+        assert!(matches!(&lines[2], JournalLine::Outcome(record) if record.status == "stored"));
         assert_eq!(lines.len(), 3);
-        assert!(reading.is_torn());
-        drop(reading);
+        assert!(reader.is_torn());
+        drop(reader);
         let refused = Journal::begin(&path, &header()).err().unwrap();
         assert!(refused.hint.unwrap().contains("replay"));
     }
 
     #[test]
-    fn a_torn_line_in_the_middle_is_an_error_that_shows_no_token() {
+    fn torn_line_in_the_middle_is_an_error_without_the_token() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("report");
         std::fs::write(

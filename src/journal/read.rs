@@ -1,4 +1,4 @@
-//! Reading a journal or an `ndjson` report, and what either may hold.
+//! Reads the lines of a journal or of an `ndjson` report.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader};
@@ -11,39 +11,39 @@ use serde::Deserialize;
 
 use crate::error::exit::{Cause, Exit};
 use crate::error::{ErrorKind, Fault};
-use crate::journal::{Journal, JournalHeader, ReplayLine, VERSION, is_endless, lock};
+use crate::journal::{Journal, JournalHeader, ReplayLine, VERSION, is_stream, lock};
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
 
 /// A line of a journal or of an `ndjson` report.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 pub enum JournalLine {
-    /// The run.
+    /// The header of a run.
     Journal {
-        /// Its header.
+        /// The header.
         journal: JournalHeader,
     },
-    /// A replay, which goes on with the journal.
+    /// The header of a replay that continues the journal.
     Replay {
-        /// The key tells the line apart; its value is not needed.
+        /// The header. The key tells the line apart; the value is not needed.
         #[expect(dead_code, reason = "serde recognizes the line by it")]
         replay: ReplayLine,
     },
-    /// A page.
+    /// A received page.
     Received {
         /// Its tokens.
         received: Vec<String>,
     },
-    /// The end.
+    /// The summary at the end.
     Summary {
-        /// What replay needs of it.
+        /// The summary.
         summary: SummaryRecord,
     },
-    /// What became of a token.
+    /// The outcome of a token.
     Outcome(ParsedRecord),
 }
 
-/// A summary. What a replay can do without may be missing.
+/// The summary of a run. Fields that a replay does not need may be missing.
 #[derive(Debug, Deserialize)]
 #[allow(missing_docs, reason = "each is described in report::summary::Summary")]
 pub struct SummaryRecord {
@@ -74,12 +74,12 @@ pub struct SummaryRecord {
 }
 
 impl SummaryRecord {
-    /// True where every token was stored or rejected.
+    /// Returns true if every token was stored or rejected.
     pub fn is_settled(&self) -> bool {
         self.failed == 0 && self.unknown == 0 && self.not_attempted == 0
     }
 
-    /// Tokens in each state, in the order of [`Status::ALL`].
+    /// Returns the number of tokens by status, in the order of [`Status::ALL`].
     pub fn counts(&self) -> [u64; 5] {
         [
             self.stored,
@@ -90,21 +90,21 @@ impl SummaryRecord {
         ]
     }
 
-    /// When the run began and ended, if that is said.
+    /// Returns when the run began and ended, if known.
     pub fn span(&self) -> Option<(Timestamp, Timestamp)> {
         let begin: Timestamp = self.started_at.as_ref()?.parse().ok()?;
-        let took = Duration::from_millis(self.duration_ms);
-        Some((begin, begin.checked_add(took).ok()?))
+        let duration = Duration::from_millis(self.duration_ms);
+        Some((begin, begin.checked_add(duration).ok()?))
     }
 
-    /// What stopped the run.
+    /// Returns what stopped the run, if anything.
     pub fn cause(&self) -> Option<Cause> {
         let name = self.aborted_by.as_deref()?;
         let mut causes = [Cause::Interrupt, Cause::Terminate, Cause::Deadline].into_iter();
         causes.find(|cause| cause.as_str() == name)
     }
 
-    /// How its process ended.
+    /// Returns the exit of its process.
     pub fn exit(&self) -> Exit {
         match (self.exit_code, self.cause()) {
             (0, _) => Exit::Completed,
@@ -125,44 +125,43 @@ pub struct ParsedRecord {
     pub token: String,
     /// Its status.
     pub status: String,
-    /// How often it was sent.
+    /// Number of attempts.
     #[serde(default)]
     pub attempts: u16,
-    /// From sending to verdict, in milliseconds.
+    /// Time from sending to the answer, in milliseconds.
     #[serde(default)]
     pub ms: f64,
-    /// The database's code.
+    /// The SQLSTATE.
     pub sqlstate: Option<String>,
-    /// The constraint that refused it.
+    /// The constraint that rejected it.
     pub constraint: Option<String>,
-    /// Why.
+    /// The reason.
     pub reason: Option<String>,
     /// The database's message.
     pub message: Option<String>,
-    /// True where nothing was stored.
+    /// True in a dry run.
     #[serde(default)]
     pub dry_run: bool,
-    /// True where `token` is not the token itself.
+    /// True if `token` is masked.
     #[serde(default)]
     pub masked: bool,
 }
 
 impl ParsedRecord {
-    /// Its status.
+    /// Parses its status.
     ///
     /// # Errors
-    /// Where there is no such one. It is not shown: in a line that is not what it seems to be it may be
-    /// a token.
+    /// If the status is unknown. The message does not show it: in a malformed line it may be a token.
     pub fn status(&self) -> Result<Status, &'static str> {
         let mut all = Status::ALL.into_iter();
         all.find(|status| status.as_str() == self.status)
-            .ok_or("the token has a status that does not exist")
+            .ok_or("the token has an unknown status")
     }
 
-    /// The same as an outcome of this run.
+    /// Converts it to an outcome.
     ///
     /// # Errors
-    /// As for its status.
+    /// If the status is unknown.
     pub fn outcome(&self) -> Result<Outcome, &'static str> {
         let mut token = Token::new(&self.token, None);
         token.attempts = self.attempts;
@@ -181,100 +180,101 @@ impl ParsedRecord {
     }
 }
 
-/// What a file is read for.
+/// The purpose of reading a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadPurpose {
-    /// To settle what its run left; nobody else may use it meanwhile.
+    /// To settle its tokens; the file is locked meanwhile.
     Replay,
-    /// To report it anew together with others.
+    /// To merge it with other reports.
     Merge,
 }
 
 /// Reads a journal or an `ndjson` report, line by line.
 pub struct JournalReader {
-    from: Box<dyn BufRead + Send>,
-    /// The same file, to go on writing it; why that cannot be done, where it cannot.
+    source: Box<dyn BufRead + Send>,
+    /// The same file, opened for writing, or why that failed.
     file: Option<io::Result<File>>,
     path: PathBuf,
     purpose: ReadPurpose,
     number: usize,
-    /// How many bytes were read.
+    /// Number of bytes read.
     read: u64,
-    /// How many lines were whole.
-    whole: usize,
-    /// Where the last of them ends, its line feed left out.
+    /// Number of complete lines.
+    complete_lines: usize,
+    /// Offset of the end of the last complete line, without its line feed.
     end: u64,
-    /// A line that is not whole; only the last one may be.
+    /// Number and error of an incomplete line; only the last line may be incomplete.
     torn: Option<(usize, String)>,
 }
 
 impl JournalReader {
     /// Opens the file.
     pub fn open(path: &Path, purpose: ReadPurpose) -> Result<Self, Fault> {
-        if purpose == ReadPurpose::Replay && is_endless(path) {
+        if purpose == ReadPurpose::Replay && is_stream(path) {
             return Err(unreadable(path, purpose, "it is no regular file"));
         }
-        let unopened = |error: io::Error| unreadable(path, purpose, &error.to_string());
+        let open_fault = |error: io::Error| unreadable(path, purpose, &error.to_string());
         if purpose == ReadPurpose::Merge {
-            let file = File::open(path).map_err(unopened)?;
+            let file = File::open(path).map_err(open_fault)?;
             return Ok(Self::of(Box::new(BufReader::new(file)), path, purpose));
         }
-        let (file, written) = match OpenOptions::new().read(true).append(true).open(path) {
+        let (file, writer) = match OpenOptions::new().read(true).append(true).open(path) {
             Ok(file) => {
-                let written = file.try_clone();
-                (file, written)
+                let writer = file.try_clone();
+                (file, writer)
             }
-            Err(error) => (File::open(path).map_err(unopened)?, Err(error)),
+            Err(error) => (File::open(path).map_err(open_fault)?, Err(error)),
         };
         lock(&file, path)?;
-        let mut reading = Self::of(Box::new(BufReader::new(file)), path, purpose);
-        reading.file = Some(written);
-        Ok(reading)
+        let mut reader = Self::of(Box::new(BufReader::new(file)), path, purpose);
+        reader.file = Some(writer);
+        Ok(reader)
     }
 
-    /// Reads what errors call `path`.
-    pub fn of(from: Box<dyn BufRead + Send>, path: &Path, purpose: ReadPurpose) -> Self {
+    /// Creates a reader; errors name the file `path`.
+    pub fn of(source: Box<dyn BufRead + Send>, path: &Path, purpose: ReadPurpose) -> Self {
         Self {
-            from,
+            source,
             file: None,
             path: path.to_owned(),
             purpose,
             number: 0,
             read: 0,
-            whole: 0,
+            complete_lines: 0,
             end: 0,
             torn: None,
         }
     }
 
-    /// The journal that was read to its end, for what the replay `run_id` makes of its tokens. A torn
-    /// last line is cut off.
-    pub fn go_on(&mut self, run_id: &str) -> io::Result<Journal> {
+    /// Reopens the journal for writing, after it was read, for the replay `run_id`.
+    ///
+    /// A torn last line is removed.
+    pub fn resume(&mut self, run_id: &str) -> io::Result<Journal> {
         let file = self.file.take();
         let file = file.unwrap_or_else(|| Err(io::ErrorKind::Unsupported.into()))?;
-        Journal::go_on(file, &self.path, self.end, run_id)
+        Journal::resume(file, &self.path, self.end, run_id)
     }
 
-    /// An error at the line that was read last.
+    /// Creates an error at the line that was read last.
     pub fn fault(&self, why: &str) -> Fault {
         self.fault_at(self.number, why)
     }
 
-    /// An error of the file as a whole.
-    pub fn fault_of_all(&self, why: &str) -> Fault {
+    /// Creates an error of the whole file.
+    pub fn file_fault(&self, why: &str) -> Fault {
         unreadable(&self.path, self.purpose, why)
     }
 
     fn fault_at(&self, number: usize, why: &str) -> Fault {
-        let place = self.path.display();
+        let path = self.path.display();
         unreadable(
             &self.path,
             self.purpose,
-            &format!("{place}:{number}:1: {why}"),
+            &format!("{path}:{number}:1: {why}"),
         )
     }
 
-    /// True where the last line was torn by a crash.
+    /// Returns true if the last line is incomplete, after a crash.
     pub fn is_torn(&self) -> bool {
         self.torn.is_some()
     }
@@ -283,12 +283,12 @@ impl JournalReader {
         if let Some((number, why)) = self.torn.take() {
             return Err(self.fault_at(number, &why));
         }
-        // serde_json's own message would show the line, and that holds tokens.
+        // serde_json's message would show the line, which contains tokens.
         let line = serde_json::from_str(text).ok();
         if line.is_none() {
             let why = "the line is neither a token, a page, a run nor a summary";
-            // A file of another form may have one line alone, and that is not torn.
-            if self.whole == 0 && !is_beginning(text) {
+            // A file of another format may consist of one line, which is not torn.
+            if self.complete_lines == 0 && !is_torn_first_line(text) {
                 return Err(self.fault(why));
             }
             self.torn = Some((self.number, why.to_owned()));
@@ -296,9 +296,11 @@ impl JournalReader {
         if let Some(JournalLine::Journal { journal }) = &line
             && journal.version != VERSION
         {
-            return Err(self.fault("the journal has a form that this version does not know"));
+            return Err(
+                self.fault("the journal has a format version that this program does not support")
+            );
         }
-        self.whole += usize::from(line.is_some());
+        self.complete_lines += usize::from(line.is_some());
         Ok(line)
     }
 }
@@ -310,7 +312,7 @@ impl Iterator for JournalReader {
         loop {
             self.number += 1;
             let mut line = Vec::new();
-            match self.from.read_until(b'\n', &mut line) {
+            match self.source.read_until(b'\n', &mut line) {
                 Ok(0) => return None,
                 Ok(_) => {}
                 Err(error) => {
@@ -324,7 +326,7 @@ impl Iterator for JournalReader {
                 line.pop();
             }
             let end = begin + line.len() as u64;
-            // What is no text is no line either.
+            // Invalid UTF-8 is treated as an incomplete line.
             let text = match String::from_utf8(line) {
                 Ok(text) if text.trim().is_empty() => continue,
                 Ok(text) => text,
@@ -338,11 +340,11 @@ impl Iterator for JournalReader {
     }
 }
 
-/// True for the torn first line of a journal or of a report.
-fn is_beginning(text: &str) -> bool {
+/// Returns true for a torn first line of a journal or of a report.
+fn is_torn_first_line(text: &str) -> bool {
     [r#"{"journal":"#, r#"{"token":"#]
         .iter()
-        .any(|beginning| text.starts_with(beginning) || beginning.starts_with(text))
+        .any(|prefix| text.starts_with(prefix) || prefix.starts_with(text))
 }
 
 fn unreadable(path: &Path, purpose: ReadPurpose, why: &str) -> Fault {
@@ -355,7 +357,7 @@ fn unreadable(path: &Path, purpose: ReadPurpose, why: &str) -> Fault {
         ReadPurpose::Merge => (
             "merged",
             "an ndjson report",
-            "merge takes whole ndjson reports, each of another run",
+            "merge takes complete ndjson reports, each of a different run",
         ),
     };
     Fault::new(

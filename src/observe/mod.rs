@@ -1,4 +1,4 @@
-//! What a run tells about itself: log lines, metrics, traces, progress.
+//! Observability of a run: log lines, metrics, traces, progress.
 
 pub mod logging;
 pub mod metrics;

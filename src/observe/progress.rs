@@ -1,6 +1,5 @@
-//! Standard error while a run goes on, as a person watches it: a progress bar, or a line now and then
-//! where there is no terminal to draw one on. Whatever else is written to standard error meanwhile goes
-//! through here, so that it does not tear the bar.
+//! Shows progress on standard error: a progress bar on a terminal, or lines elsewhere. All other
+//! output on standard error goes through here, so that it does not break the bar.
 
 use std::fmt::Write as _;
 use std::future;
@@ -17,18 +16,18 @@ use crate::pipeline::token::{Status, Tally};
 /// When progress is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ProgressMode {
-    /// Where standard error is a terminal and standard output none: a report that scrolls by shows
-    /// itself how far it has come, and would tear the bar.
+    /// If standard error is a terminal and standard output is not: a scrolling report shows progress
+    /// itself, and would break the bar.
     #[default]
     Auto,
-    /// Everywhere, in lines where no bar can be drawn.
+    /// Always, as lines if no bar can be drawn.
     Always,
-    /// Nowhere.
+    /// Never.
     Never,
 }
 
 impl ProgressMode {
-    /// Each by the name that users write.
+    /// The modes with their names.
     pub const ALL: [(&str, Self); 3] = [
         ("auto", Self::Auto),
         ("always", Self::Always),
@@ -36,7 +35,7 @@ impl ProgressMode {
     ];
 }
 
-/// What is known of the process's streams.
+/// Properties of the process's output streams.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamKinds {
     /// Standard error is a terminal that can move its cursor.
@@ -47,11 +46,12 @@ pub struct StreamKinds {
     pub color: bool,
 }
 
-/// A run that is over in a moment shows no progress.
-const MOMENT: Duration = Duration::from_millis(500);
-/// How often a bar is drawn anew, and how often a line is written.
-const REDRAW: Duration = Duration::from_millis(200);
-const LINE: Duration = Duration::from_secs(1);
+/// Delay before the first output: a short run shows no progress.
+const INITIAL_DELAY: Duration = Duration::from_millis(500);
+/// Interval between redraws of the bar.
+const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
+/// Interval between lines.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 enum DisplayMode {
@@ -60,24 +60,24 @@ enum DisplayMode {
     Lines,
 }
 
-/// Where progress is shown. Clones share it.
+/// Shows the progress of a run. Clones share its state.
 #[derive(Clone)]
 pub struct ProgressDisplay {
-    way: DisplayMode,
-    began: Instant,
+    mode: DisplayMode,
+    started: Instant,
     next: Arc<Mutex<Instant>>,
 }
 
 impl ProgressDisplay {
-    /// One that shows nothing.
+    /// Creates a display that shows nothing.
     pub fn blank() -> Self {
-        Self::showing(DisplayMode::Nothing)
+        Self::with_mode(DisplayMode::Nothing)
     }
 
-    /// The one for what was asked for and what the streams are. The time counts from here.
+    /// Creates the display for a mode and the output streams, and starts its clock.
     pub fn of(progress: ProgressMode, streams: StreamKinds) -> Self {
         let draws = streams.stderr_draws && !streams.stdout_is_terminal;
-        Self::showing(match progress {
+        Self::with_mode(match progress {
             ProgressMode::Auto | ProgressMode::Always if draws => {
                 DisplayMode::Bar(bar(streams.color))
             }
@@ -86,44 +86,45 @@ impl ProgressDisplay {
         })
     }
 
-    fn showing(way: DisplayMode) -> Self {
-        let began = Instant::now();
+    fn with_mode(mode: DisplayMode) -> Self {
+        let started = Instant::now();
         Self {
-            way,
-            began,
-            next: Arc::new(Mutex::new(began + MOMENT)),
+            mode,
+            started,
+            next: Arc::new(Mutex::new(started + INITIAL_DELAY)),
         }
     }
 
-    /// Shows how far a run has come, as often as it is worth it; never returns. `total` is `None` where
-    /// nobody knows how many tokens there will be.
-    /// `waits` says what the database waits for, if it does not get on.
+    /// Shows the progress at regular intervals; never returns.
+    ///
+    /// `total` is `None` if the number of tokens is unknown. `waits` returns what the database waits
+    /// for, if it makes no progress.
     pub async fn follow(
         &self,
         total: Option<u64>,
         tally: impl Fn() -> Option<Tally>,
         waits: impl Fn() -> Option<&'static str>,
     ) {
-        if matches!(self.way, DisplayMode::Nothing) {
+        if matches!(self.mode, DisplayMode::Nothing) {
             return future::pending().await;
         }
         loop {
-            tokio::time::sleep(REDRAW).await;
-            self.glance(total, &tally, &waits);
+            tokio::time::sleep(REDRAW_INTERVAL).await;
+            self.update(total, &tally, &waits);
         }
     }
 
-    /// Shows how far a run has come, unless it did so a moment ago; only then is `tally` asked.
-    pub fn glance(
+    /// Shows the progress if the interval has passed; only then calls `tally`.
+    pub fn update(
         &self,
         total: Option<u64>,
         tally: impl FnOnce() -> Option<Tally>,
         waits: impl FnOnce() -> Option<&'static str>,
     ) {
-        let every = match self.way {
+        let every = match self.mode {
             DisplayMode::Nothing => return,
-            DisplayMode::Bar(_) => REDRAW,
-            DisplayMode::Lines => LINE,
+            DisplayMode::Bar(_) => REDRAW_INTERVAL,
+            DisplayMode::Lines => LINE_INTERVAL,
         };
         let now = Instant::now();
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,11 +133,11 @@ impl ProgressDisplay {
         }
         *next = now + every;
         let Some(tally) = tally() else { return };
-        let mut text = wording(total, &tally, now - self.began);
+        let mut text = progress_text(total, &tally, now - self.started);
         if let Some(waits) = waits() {
             let _ = write!(text, "  {waits}");
         }
-        match &self.way {
+        match &self.mode {
             DisplayMode::Nothing => {}
             DisplayMode::Bar(bar) => {
                 match total {
@@ -147,14 +148,14 @@ impl ProgressDisplay {
                 bar.set_message(text);
                 bar.tick();
             }
-            // Where standard error is closed, there is nobody to watch.
+            // A closed standard error is ignored.
             DisplayMode::Lines => drop(writeln!(io::stderr(), "{text}")),
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn clear(&self) {
-        if let DisplayMode::Bar(bar) = &self.way {
+        if let DisplayMode::Bar(bar) = &self.mode {
             bar.finish_and_clear();
         }
     }
@@ -171,7 +172,7 @@ fn bar(color: bool) -> ProgressBar {
     bar.with_style(style.map_or_else(|_| counter(), |style| style.progress_chars("█▉▊▋▌▍▎▏ ")))
 }
 
-/// The look of what has no end in sight.
+/// Style without a bar, for an unknown total.
 fn counter() -> ProgressStyle {
     ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar())
 }
@@ -180,8 +181,8 @@ fn settled(tally: &Tally) -> u64 {
     tally.get(Status::Stored) + tally.get(Status::Rejected)
 }
 
-/// Such as `65,000/100,000  46,512 stored  18,488 rejected  13,204/s  2.6 s left`.
-fn wording(total: Option<u64>, tally: &Tally, elapsed: Duration) -> String {
+/// Formats the progress, such as `65,000/100,000  46,512 stored  18,488 rejected  13,204/s  2.6 s left`.
+fn progress_text(total: Option<u64>, tally: &Tally, elapsed: Duration) -> String {
     let settled = settled(tally);
     let mut text = grouped(settled);
     if let Some(total) = total {
@@ -190,7 +191,7 @@ fn wording(total: Option<u64>, tally: &Tally, elapsed: Duration) -> String {
     for status in Status::ALL {
         let count = tally.get(status);
         let always = matches!(status, Status::Stored | Status::Rejected);
-        // What was received and is under way may yet be sent.
+        // Tokens that are not sent yet are not shown.
         if status != Status::NotAttempted && (always || count > 0) {
             let _ = write!(text, "  {} {status}", grouped(count));
         }
@@ -212,7 +213,7 @@ fn wording(total: Option<u64>, tally: &Tally, elapsed: Duration) -> String {
     text
 }
 
-/// Standard error, from which the bar is taken away while something is written.
+/// Standard error; the bar is hidden during a write.
 pub struct StderrGuard(DisplayMode);
 
 impl Write for StderrGuard {
@@ -232,7 +233,7 @@ impl MakeWriter<'_> for ProgressDisplay {
     type Writer = StderrGuard;
 
     fn make_writer(&self) -> StderrGuard {
-        StderrGuard(self.way.clone())
+        StderrGuard(self.mode.clone())
     }
 }
 
@@ -253,31 +254,31 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_worded_for_people() {
+    fn progress_text_shows_counts_rate_and_time_left() {
         let second = Duration::from_secs(2);
         insta::assert_snapshot!(
-            wording(Some(10_000), &tally(3_000, 1_000, 2), second),
+            progress_text(Some(10_000), &tally(3_000, 1_000, 2), second),
             @"4,000/10,000  3,000 stored  1,000 rejected  2 failed  2,000/s  3.0 s left"
         );
         insta::assert_snapshot!(
-            wording(None, &tally(5, 0, 0), second),
+            progress_text(None, &tally(5, 0, 0), second),
             @"5  5 stored  0 rejected  2/s"
         );
         insta::assert_snapshot!(
-            wording(Some(5), &tally(0, 0, 0), second),
+            progress_text(Some(5), &tally(0, 0, 0), second),
             @"0/5  0 stored  0 rejected  0/s"
         );
     }
 
     #[test]
-    fn a_bar_is_drawn_where_it_disturbs_nothing() {
+    fn bar_is_drawn_when_only_standard_error_is_a_terminal() {
         let shown = |progress, stderr_draws, stdout_is_terminal| {
             let streams = StreamKinds {
                 stderr_draws,
                 stdout_is_terminal,
                 color: false,
             };
-            match ProgressDisplay::of(progress, streams).way {
+            match ProgressDisplay::of(progress, streams).mode {
                 DisplayMode::Nothing => "nothing",
                 DisplayMode::Bar(_) => "bar",
                 DisplayMode::Lines => "lines",

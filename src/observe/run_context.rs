@@ -1,4 +1,4 @@
-//! What every part of a run shares: its clock, its start, its id, its tracer.
+//! The state that all parts of a run share: clock, start, id and tracer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,23 +8,23 @@ use uuid::Uuid;
 use crate::observe::trace::Tracer;
 use crate::runtime::clock::{Clock, SystemClock};
 
-/// When a run began, and how time passes since.
+/// The clock, start, id and tracer of a run.
 #[derive(Clone)]
 pub struct RunContext {
     /// The run's clock.
     pub clock: Arc<dyn Clock>,
-    /// For durations, by that clock.
+    /// Start of the run by that clock, for durations.
     pub instant: Instant,
-    /// For people.
+    /// Start of the run as wall-clock time.
     pub timestamp: jiff::Timestamp,
-    /// A UUID (version 7).
+    /// Id of the run, a UUID (version 7).
     pub run_id: Uuid,
-    /// Begins the spans that an OpenTelemetry collector gets of the run.
+    /// Starts the run's OpenTelemetry spans.
     pub tracer: Tracer,
 }
 
 impl RunContext {
-    /// Now, by the machine's clock.
+    /// Creates the context of a run that starts now, on the system clock.
     pub fn now() -> Self {
         Self {
             clock: Arc::new(SystemClock),
@@ -35,7 +35,7 @@ impl RunContext {
         }
     }
 
-    /// How long ago that was.
+    /// Returns the time since the start.
     pub fn elapsed(&self) -> Duration {
         self.clock.now().saturating_duration_since(self.instant)
     }

@@ -1,5 +1,5 @@
-//! The spans of a run: one of its own, and beneath it one for each thing that it waited for. A span
-//! knows addresses and numbers, and never a token.
+//! The OpenTelemetry spans of a run: a root span, and a child span per operation that the run waits
+//! for. Spans contain addresses and numbers, never tokens.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,11 +16,11 @@ use opentelemetry_sdk::trace::{SdkTracer, Span as Recording};
 
 use crate::error::Fault;
 
-/// Begins the spans of a run. Where nobody asked for them it does nothing; clones share it.
+/// Starts the spans of a run; does nothing if traces are off. Clones share its state.
 #[derive(Clone, Default)]
 pub struct Tracer(Option<Arc<RunSpan>>);
 
-/// The run's own span, and what makes those beneath it.
+/// The run's root span, and the tracer of its children.
 struct RunSpan {
     tracer: SdkTracer,
     context: Context,
@@ -34,20 +34,21 @@ impl fmt::Debug for Tracer {
 }
 
 impl Tracer {
-    /// Begins the span of a run, `what` it is, beneath the one that `parent` names (`traceparent` and
-    /// `tracestate`, as W3C Trace Context writes them) where it names one.
+    /// Starts the root span of a run, with the given name.
+    ///
+    /// `parent` holds `traceparent` and `tracestate` (W3C Trace Context), if there is a parent span.
     pub(crate) fn begin(
         tracer: SdkTracer,
-        what: &'static str,
+        name: &'static str,
         parent: &HashMap<String, String>,
     ) -> Self {
         let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), parent);
-        let run = tracer.build_with_context(SpanBuilder::from_name(what), &parent);
+        let run = tracer.build_with_context(SpanBuilder::from_name(name), &parent);
         let context = Context::new().with_span(run);
         Self(Some(Arc::new(RunSpan { tracer, context })))
     }
 
-    /// Ends the run's own span. What ends later is still beneath it.
+    /// Ends the root span. Child spans may end later.
     pub(crate) fn end(&self, attributes: Vec<KeyValue>, exit_code: u8) {
         if let Some(run) = &self.0 {
             let span = run.context.span();
@@ -59,24 +60,27 @@ impl Tracer {
         }
     }
 
-    /// True where spans are recorded.
+    /// Returns true if spans are recorded.
     pub fn is_on(&self) -> bool {
         let run = self.0.as_deref();
         run.is_some_and(|run| run.context.span().is_recording())
     }
 
-    /// Begins the span of something that another process is asked for. What is known of it is only
-    /// put together where it is recorded.
-    pub fn ask(&self, name: &'static str, known: impl FnOnce() -> Vec<KeyValue>) -> Span {
-        self.begin_at(name, SystemTime::now(), known)
+    /// Starts a client span now. `attributes` is called only if the span is recorded.
+    pub fn client_span(
+        &self,
+        name: &'static str,
+        attributes: impl FnOnce() -> Vec<KeyValue>,
+    ) -> Span {
+        self.client_span_at(name, SystemTime::now(), attributes)
     }
 
-    /// The same where it began at `start`.
-    pub fn begin_at(
+    /// Starts a client span that began at `start`.
+    pub fn client_span_at(
         &self,
         name: impl Into<std::borrow::Cow<'static, str>>,
         start: SystemTime,
-        known: impl FnOnce() -> Vec<KeyValue>,
+        attributes: impl FnOnce() -> Vec<KeyValue>,
     ) -> Span {
         let Some(run) = &self.0 else {
             return Span(None);
@@ -85,25 +89,25 @@ impl Tracer {
             .with_kind(SpanKind::Client)
             .with_start_time(start);
         if self.is_on() {
-            builder = builder.with_attributes(known());
+            builder = builder.with_attributes(attributes());
         }
         let span = run.tracer.build_with_context(builder, &run.context);
         Span(Some(Box::new(span)))
     }
 }
 
-/// Something that a run waits for. Dropped before it was ended, it was given up.
+/// A span in progress. If it is dropped before its end, it counts as cancelled.
 pub struct Span(Option<Box<Recording>>);
 
 impl Span {
-    /// Adds what has become known of it.
-    pub fn note(&mut self, key: &'static str, value: impl Into<Value>) {
+    /// Sets an attribute.
+    pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
         if let Some(span) = &mut self.0 {
             span.set_attribute(KeyValue::new(key, value));
         }
     }
 
-    /// It is over; `fault` is why it failed.
+    /// Ends the span; `fault` is why the operation failed, if it did.
     pub fn end(mut self, fault: Option<&Fault>) {
         if let Some(mut span) = self.0.take() {
             if let Some(fault) = fault {
@@ -114,7 +118,7 @@ impl Span {
         }
     }
 
-    /// The headers by which whoever is asked can put spans of its own beneath this one.
+    /// Returns the headers that propagate the span's context to the called service.
     pub fn headers(&self) -> HashMap<String, String> {
         let mut headers = HashMap::new();
         if let Some(span) = &self.0 {
@@ -129,7 +133,7 @@ impl Span {
 impl Drop for Span {
     fn drop(&mut self) {
         if let Some(mut span) = self.0.take() {
-            span.set_status(Status::error("given up"));
+            span.set_status(Status::error("cancelled"));
             span.end();
         }
     }

@@ -1,4 +1,4 @@
-//! How long to wait before another try: exponential backoff with full jitter.
+//! Exponential backoff with full jitter.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn backing_off_doubles_up_to_its_cap() {
+    fn backoff_doubles_up_to_its_cap() {
         assert_eq!(backoff(1, 1.0), BASE);
         assert_eq!(backoff(3, 1.0), BASE * 4);
         assert_eq!(backoff(60, 1.0), CAP);

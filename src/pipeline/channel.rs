@@ -1,6 +1,6 @@
-//! The two joints of the pipeline: pages on their way from `fetch` to `store`, and outcomes on
-//! their way from `store` to `report`. Each is bounded, so that a slow stage slows the ones before
-//! it instead of filling the memory, and each ends with the fault that ended it.
+//! The two channels of the pipeline: pages from `fetch` to `store`, and outcomes from `store` to
+//! `report`. Both are bounded, so a slow stage applies backpressure to the previous ones, and both
+//! end with the fault that ended them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,21 +10,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::token::{Outcome, Page, Token};
 
-/// What a fetch task sends: pages, and at the end perhaps the fault that ended it.
+/// An item of a page stream: a page, or the fault that ended the stream.
 pub type PageResult<E> = Result<Page, E>;
 
 type StartFetch<E> = Box<dyn FnOnce(CancellationToken) -> mpsc::Receiver<PageResult<E>> + Send>;
 
 enum PageFeed<E> {
-    /// Nothing will come.
+    /// No further pages.
     Closed,
-    /// Begins when the first page is asked for.
+    /// Starts when the first page is requested.
     Lazy(StartFetch<E>),
-    /// Under way.
+    /// Started.
     Open(mpsc::Receiver<PageResult<E>>),
 }
 
-/// Pages of tokens, in order, single pass. Nothing is fetched before the first [`PageStream::next`].
+/// A single-pass stream of pages, in order. Fetching starts at the first [`PageStream::next`].
 pub struct PageStream<E> {
     ready: VecDeque<Page>,
     incoming: PageFeed<E>,
@@ -32,7 +32,7 @@ pub struct PageStream<E> {
 }
 
 impl<E> PageStream<E> {
-    /// A stream of pages that are already here.
+    /// Creates a stream of pages that exist already.
     pub fn ready(pages: impl IntoIterator<Item = Page>) -> Self {
         Self {
             ready: pages.into_iter().collect(),
@@ -41,9 +41,10 @@ impl<E> PageStream<E> {
         }
     }
 
-    /// A stream that calls `start` when its first page is asked for. The task behind the receiver
-    /// must begin nothing new once the token that `start` gets is cancelled, but must still send
-    /// what it then receives.
+    /// Creates a stream that calls `start` when its first page is requested.
+    ///
+    /// When the token that `start` gets is cancelled, the task behind the receiver must not send new
+    /// requests, but must still deliver what it receives.
     pub fn lazy(
         start: impl FnOnce(CancellationToken) -> mpsc::Receiver<PageResult<E>> + Send + 'static,
     ) -> Self {
@@ -54,7 +55,7 @@ impl<E> PageStream<E> {
         }
     }
 
-    /// The next page that holds a token, or the fault that ended the stream. Cancel safe.
+    /// Returns the next page with tokens, or the fault that ended the stream. Cancel safe.
     pub async fn next(&mut self) -> Option<PageResult<E>> {
         while let Some(page) = self.ready.pop_front() {
             if !page.is_empty() {
@@ -81,7 +82,7 @@ impl<E> PageStream<E> {
         }
     }
 
-    /// How many tokens are left, where all of them are here already.
+    /// Returns the number of tokens left, if all of them exist already.
     pub fn known_len(&self) -> Option<usize> {
         match self.incoming {
             PageFeed::Closed => Some(self.ready.iter().map(Page::len).sum()),
@@ -89,12 +90,12 @@ impl<E> PageStream<E> {
         }
     }
 
-    /// Gives back the rest of a page; it comes first again.
+    /// Puts the rest of a page back to the front of the stream.
     pub fn put_back(&mut self, page: Page) {
         self.ready.push_front(page);
     }
 
-    /// Begins nothing new; what is under way still comes through [`PageStream::next`].
+    /// Stops fetching. Pages in flight still arrive through [`PageStream::next`].
     pub fn stop(&mut self) {
         self.stop.cancel();
         if matches!(self.incoming, PageFeed::Lazy(_)) {
@@ -103,7 +104,7 @@ impl<E> PageStream<E> {
     }
 }
 
-/// The writing end of an [`OutcomeStream`]; the stream ends when the last clone is dropped.
+/// The sender of an [`OutcomeStream`]; the stream ends when the last clone is dropped.
 pub struct OutcomeSender<E> {
     batches: mpsc::UnboundedSender<Vec<Outcome>>,
     credit: Arc<Semaphore>,
@@ -121,31 +122,32 @@ impl<E> Clone for OutcomeSender<E> {
 }
 
 impl<E> OutcomeSender<E> {
-    /// Waits until `count` more outcomes fit, and books them. Never blocks where the stream's
-    /// reader has gone. Book before a token is sent to the database, so that sending its outcome
-    /// needs no waiting: a store whose outcomes nobody reads then never holds up another one.
-    pub async fn book(&self, count: usize) {
+    /// Reserves capacity for `count` outcomes, and waits until there is enough.
+    ///
+    /// It returns at once if the receiver is dropped. Reserve before a token is sent to the database:
+    /// sending its outcome then never blocks, and an unread store does not block another one.
+    pub async fn reserve(&self, count: usize) {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         if let Ok(permit) = self.credit.acquire_many(count).await {
             permit.forget();
         }
     }
 
-    /// Hands over outcomes, in the order in which they became known.
+    /// Sends outcomes, in the order in which they became known.
     pub fn send(&self, outcomes: Vec<Outcome>) {
         if !outcomes.is_empty() {
             let _ = self.batches.send(outcomes);
         }
     }
 
-    /// Sets the fault with which the stream ends after its last outcome; the first one counts.
+    /// Sets the fault with which the stream ends after its last outcome; only the first one counts.
     pub fn fail(&self, fault: E) {
         let mut slot = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         slot.get_or_insert(fault);
     }
 }
 
-/// Outcomes in batches, single pass.
+/// A single-pass stream of batches of outcomes.
 pub struct OutcomeStream<E> {
     batches: mpsc::UnboundedReceiver<Vec<Outcome>>,
     credit: Arc<Semaphore>,
@@ -153,8 +155,10 @@ pub struct OutcomeStream<E> {
     stop: CancellationToken,
 }
 
-/// The two ends of a stream of outcomes of which at most `capacity` are booked at a time, and the
-/// token that is cancelled when its reader wants no more tokens to be sent.
+/// Creates an outcome stream with its sender and a cancellation token.
+///
+/// At most `capacity` outcomes are reserved at a time. The token is cancelled when the receiver
+/// stops the stream.
 pub fn outcomes<E>(capacity: usize) -> (OutcomeSender<E>, OutcomeStream<E>, CancellationToken) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let credit = Arc::new(Semaphore::new(capacity));
@@ -176,12 +180,12 @@ pub fn outcomes<E>(capacity: usize) -> (OutcomeSender<E>, OutcomeStream<E>, Canc
     )
 }
 
-/// The outcomes of tokens that are judged here and not sent; must be called within a runtime.
-pub fn judged<E: Send + 'static>(
+/// Maps each token to an outcome, without a database; must be called within a runtime.
+pub fn map_to_outcomes<E: Send + 'static>(
     mut pages: PageStream<E>,
-    judge: impl Fn(Token) -> Outcome + Send + 'static,
+    outcome_of: impl Fn(Token) -> Outcome + Send + 'static,
 ) -> OutcomeStream<E> {
-    /// So many outcomes are handed over at a time.
+    /// Number of outcomes that are sent together.
     const BATCH: usize = 256;
     let (sender, stream, stop) = outcomes(16 * BATCH);
     tokio::spawn(async move {
@@ -200,8 +204,8 @@ pub fn judged<E: Send + 'static>(
                 Some(Ok(mut page)) => {
                     while !page.is_empty() {
                         let tokens = page.take(BATCH);
-                        sender.book(tokens.len()).await;
-                        sender.send(tokens.into_iter().map(&judge).collect());
+                        sender.reserve(tokens.len()).await;
+                        sender.send(tokens.into_iter().map(&outcome_of).collect());
                     }
                 }
             }
@@ -211,7 +215,7 @@ pub fn judged<E: Send + 'static>(
 }
 
 impl<E> OutcomeStream<E> {
-    /// The next outcomes, or, after the last of them, the fault that ended the stream. Cancel safe.
+    /// Returns the next outcomes, or after the last ones the stream's fault. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Vec<Outcome>, E>> {
         match self.batches.recv().await {
             Some(batch) => Some(Ok(self.release(batch))),
@@ -219,19 +223,18 @@ impl<E> OutcomeStream<E> {
         }
     }
 
-    /// Outcomes that are here already.
+    /// Returns outcomes that have arrived, without waiting.
     pub fn try_next(&mut self) -> Option<Vec<Outcome>> {
         let batch = self.batches.try_recv().ok()?;
         Some(self.release(batch))
     }
 
-    /// True where nothing more will come.
+    /// Returns true if the stream has ended.
     pub fn is_done(&self) -> bool {
         self.batches.is_closed() && self.batches.is_empty()
     }
 
-    /// Sends no further token; outcomes of what is under way, and of what will now not be sent,
-    /// still come.
+    /// Stops sending tokens. The outcomes of all received tokens still arrive.
     pub fn stop(&self) {
         self.stop.cancel();
     }
@@ -241,7 +244,7 @@ impl<E> OutcomeStream<E> {
         batch
     }
 
-    /// The fault that ended the stream, once.
+    /// Takes the fault that ended the stream.
     pub fn take_fault(&self) -> Option<E> {
         self.fault
             .lock()
@@ -251,7 +254,7 @@ impl<E> OutcomeStream<E> {
 }
 
 impl<E> Drop for OutcomeStream<E> {
-    /// Nobody reads any more: nobody waits for room either.
+    /// Closes the semaphore, so that senders do not wait for capacity.
     fn drop(&mut self) {
         self.credit.close();
     }

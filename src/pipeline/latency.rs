@@ -1,4 +1,4 @@
-//! Latencies of commits, counted in constant memory.
+//! Histogram of commit latencies, in constant memory.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,9 +6,9 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Percentiles in milliseconds; zero where nothing was sent.
+/// Percentiles in milliseconds; zero if nothing was sent.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-#[allow(missing_docs, reason = "their names say it")]
+#[allow(missing_docs, reason = "the names are self-explanatory")]
 pub struct LatencyPercentiles {
     pub p50: f64,
     pub p95: f64,
@@ -17,7 +17,7 @@ pub struct LatencyPercentiles {
 }
 
 impl LatencyPercentiles {
-    /// Each with its name.
+    /// Returns each value with its name.
     pub fn named(&self) -> [(&'static str, f64); 4] {
         [
             ("p50", self.p50),
@@ -28,14 +28,14 @@ impl LatencyPercentiles {
     }
 }
 
-/// Collects latencies in constant memory, within one per cent.
+/// A histogram of latencies in constant memory, accurate to one per cent.
 #[derive(Clone)]
 pub struct LatencyHistogram(Option<Histogram<u64>>);
 
 impl Default for LatencyHistogram {
     fn default() -> Self {
-        // Microseconds up to an hour with two significant digits; these bounds are valid, so the
-        // histogram is always there.
+        // Microseconds up to an hour with two significant digits. These bounds are valid, so it is
+        // never `None`.
         Self(Histogram::new_with_bounds(1, 3_600_000_000, 2).ok())
     }
 }
@@ -47,7 +47,7 @@ impl fmt::Debug for LatencyHistogram {
 }
 
 impl LatencyHistogram {
-    /// Counts one sending.
+    /// Records one latency.
     pub fn record(&mut self, elapsed: Duration) {
         if let Some(histogram) = &mut self.0 {
             let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
@@ -55,19 +55,19 @@ impl LatencyHistogram {
         }
     }
 
-    /// How many were counted.
+    /// Returns the number of recorded latencies.
     pub fn count(&self) -> u64 {
         self.0.as_ref().map_or(0, Histogram::len)
     }
 
-    /// All of them together, as exactly as each was kept.
+    /// Returns the sum of all latencies, at the histogram's precision.
     pub fn sum(&self) -> Duration {
         let all = self.recorded();
         all.map(|(latency, count)| latency.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX)))
             .fold(Duration::ZERO, Duration::saturating_add)
     }
 
-    /// The latency that this share of them did not exceed.
+    /// Returns the latency at quantile `share` (0.0 to 1.0).
     pub fn quantile(&self, share: f64) -> Duration {
         let micros = self.0.as_ref().map(|all| match share {
             1.0.. => all.max(),
@@ -76,12 +76,12 @@ impl LatencyHistogram {
         Duration::from_micros(micros.unwrap_or_default())
     }
 
-    /// True where nothing was counted.
+    /// Returns true if nothing was recorded.
     pub fn is_empty(&self) -> bool {
         self.count() == 0
     }
 
-    /// What was counted: latencies in ascending order, each with how many were like it.
+    /// Iterates over the recorded latencies in ascending order, with their counts.
     pub fn recorded(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
         let recorded = self.0.iter().flat_map(Histogram::iter_recorded);
         recorded.map(|value| {
@@ -90,7 +90,7 @@ impl LatencyHistogram {
         })
     }
 
-    /// The percentiles so far.
+    /// Returns the percentiles so far.
     pub fn percentiles(&self) -> LatencyPercentiles {
         if self.is_empty() {
             return LatencyPercentiles::default();
@@ -105,7 +105,7 @@ impl LatencyHistogram {
     }
 }
 
-/// Milliseconds with three decimals: more would be noise.
+/// Converts to milliseconds with three decimals.
 pub fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latencies_come_in_milliseconds() {
+    fn percentiles_are_in_milliseconds() {
         let mut latencies = LatencyHistogram::default();
         for millis in 1..=100 {
             latencies.record(Duration::from_millis(millis));

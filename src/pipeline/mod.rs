@@ -1,4 +1,4 @@
-//! What flows between the stages: tokens, pages, outcomes, and the channels that carry them.
+//! The data that flows between the stages: tokens, pages, outcomes, and their channels.
 
 pub mod backoff;
 pub mod channel;

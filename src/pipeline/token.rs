@@ -1,26 +1,26 @@
-//! What travels through the house: tokens in pages, and what became of each.
+//! Tokens, pages of tokens, and the outcome of each token.
 //!
-//! Pure values without I/O. A token is a slice of the page it arrived in, so that a page of ten
-//! thousand tokens is one buffer and not ten thousand strings.
+//! Plain values without I/O. A token is a slice of the page in which it arrived, so a page of ten
+//! thousand tokens is one buffer instead of ten thousand strings.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Why a line of the source cannot be a token, whatever the database would say.
+/// Why a line of the source is not a valid token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenDefect {
     /// The line was not valid UTF-8; its text is kept with U+FFFD in place of the bad bytes.
     InvalidUtf8,
-    /// The line holds a control character (NUL, TAB, ESC, …).
+    /// The line contains a control character (NUL, TAB, ESC, …).
     ControlCharacter,
     /// The line is longer than `max_token`; its text is kept up to that length.
     TooLong,
 }
 
 impl TokenDefect {
-    /// The words that stand as `reason` in a report.
+    /// Returns the `reason` for reports.
     pub fn reason(self) -> &'static str {
         match self {
             Self::InvalidUtf8 => "invalid UTF-8",
@@ -29,7 +29,7 @@ impl TokenDefect {
         }
     }
 
-    /// Judges the form of a token that is valid UTF-8; `max_token` is in bytes.
+    /// Checks the form of a token that is valid UTF-8; `max_token` is in bytes.
     pub fn of(text: &str, max_token: usize) -> Option<Self> {
         if text.len() > max_token {
             Some(Self::TooLong)
@@ -41,36 +41,36 @@ impl TokenDefect {
     }
 }
 
-/// One token: a slice of its page's text, and how often it was sent to the database so far.
+/// A token: a slice of its page's text, and the number of attempts to store it.
 #[derive(Clone)]
 pub struct Token {
     text: Arc<str>,
     start: u32,
     len: u32,
-    flaw: Option<TokenDefect>,
-    /// How many times an INSERT of it was sent.
+    defect: Option<TokenDefect>,
+    /// How often its INSERT was sent.
     pub attempts: u16,
 }
 
 impl Token {
-    /// A token on its own, as a script makes them.
-    pub fn new(text: &str, flaw: Option<TokenDefect>) -> Self {
-        Page::from_texts([(text, flaw)]).token(0)
+    /// Creates a single token, as a script does.
+    pub fn new(text: &str, defect: Option<TokenDefect>) -> Self {
+        Page::from_texts([(text, defect)]).token(0)
     }
 
-    /// The token itself. A secret: it belongs in reports, never in logs or errors.
+    /// Returns the token's text. It is a secret: write it to reports, never to logs or errors.
     pub fn as_str(&self) -> &str {
         &self.text[self.start as usize..(self.start + self.len) as usize]
     }
 
-    /// Which page it is of, as long as that page or any token of it is there.
+    /// Returns the id of its page, unique while the page or a token of it exists.
     pub fn page_id(&self) -> usize {
         id(&self.text)
     }
 
-    /// Why it cannot be stored whatever the database says, if so.
-    pub fn flaw(&self) -> Option<TokenDefect> {
-        self.flaw
+    /// Returns why it is not a valid token, if so.
+    pub fn defect(&self) -> Option<TokenDefect> {
+        self.defect
     }
 }
 
@@ -85,69 +85,69 @@ impl fmt::Debug for Token {
 struct TokenRange {
     start: u32,
     len: u32,
-    flaw: Option<TokenDefect>,
+    defect: Option<TokenDefect>,
     attempts: u16,
 }
 
-/// The tokens of one answer of the source, in its order. Cloning shares the buffer.
+/// The tokens of one answer, in its order. Clones share the buffer.
 #[derive(Clone)]
 pub struct Page {
     text: Arc<str>,
-    spans: Arc<[TokenRange]>,
+    ranges: Arc<[TokenRange]>,
     from: usize,
     to: usize,
 }
 
 impl Page {
-    /// A page of texts; they are copied into one buffer.
+    /// Creates a page; the texts are copied into one buffer.
     pub fn from_texts<'a>(texts: impl IntoIterator<Item = (&'a str, Option<TokenDefect>)>) -> Self {
         let mut builder = PageBuilder::default();
-        for (text, flaw) in texts {
-            builder.push(text, flaw);
+        for (text, defect) in texts {
+            builder.push(text, defect);
         }
         builder.build()
     }
 
-    /// A page of tokens that were seen before, each with its attempts.
+    /// Creates a page of existing tokens, with their attempts.
     pub fn from_tokens(tokens: &[Token]) -> Self {
         let mut builder = PageBuilder::default();
         for token in tokens {
-            builder.push(token.as_str(), token.flaw);
-            if let Some(last) = builder.spans.last_mut() {
+            builder.push(token.as_str(), token.defect);
+            if let Some(last) = builder.ranges.last_mut() {
                 last.attempts = token.attempts;
             }
         }
         builder.build()
     }
 
-    /// Which page it is, as long as it or any token of it is there.
+    /// Returns the page's id, unique while it or a token of it exists.
     pub fn id(&self) -> usize {
         id(&self.text)
     }
 
-    /// How many tokens are left in it.
+    /// Returns the number of tokens left.
     pub fn len(&self) -> usize {
         self.to - self.from
     }
 
-    /// True where no token is left in it.
+    /// Returns true if no token is left.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The token at `index`, counted from the first one left.
+    /// Returns the token at `index`, counted from the first one left.
     ///
     /// # Panics
-    /// Where `index` is not below [`Page::len`].
+    /// If `index` is not below [`Page::len`].
     pub fn token(&self, index: usize) -> Token {
         assert!(index < self.len(), "token index out of the page");
-        let span = self.spans[self.from + index];
+        let range = self.ranges[self.from + index];
         Token {
             text: Arc::clone(&self.text),
-            start: span.start,
-            len: span.len,
-            flaw: span.flaw,
-            attempts: span.attempts,
+            start: range.start,
+            len: range.len,
+            defect: range.defect,
+            attempts: range.attempts,
         }
     }
 
@@ -164,7 +164,7 @@ impl Page {
         self.to = self.to.min(self.from + count);
     }
 
-    /// The tokens left in it.
+    /// Iterates over the tokens left.
     pub fn iter(&self) -> impl Iterator<Item = Token> + '_ {
         (0..self.len()).map(|index| self.token(index))
     }
@@ -177,16 +177,17 @@ impl fmt::Debug for Page {
     }
 }
 
-/// A page is known by where its text lies.
+/// Returns a page's id: the address of its text.
 fn id(text: &Arc<str>) -> usize {
     Arc::as_ptr(text).cast::<u8>().addr()
 }
 
-/// The bytes of the largest page so far.
+/// Size of the largest page so far, in bytes.
 static LARGEST_PAGE: AtomicUsize = AtomicUsize::new(0);
 
-/// The bytes of the largest page that the process has held: what is under way between source and
-/// database is a few times that.
+/// Returns the size of the process's largest page so far, in bytes.
+///
+/// The pipeline holds a few times that between source and database.
 pub fn largest_page() -> usize {
     LARGEST_PAGE.load(Ordering::Relaxed)
 }
@@ -195,60 +196,60 @@ pub fn largest_page() -> usize {
 #[derive(Default)]
 pub struct PageBuilder {
     text: String,
-    spans: Vec<TokenRange>,
+    ranges: Vec<TokenRange>,
 }
 
 impl PageBuilder {
-    /// Adds a token. A page holds at most 4 GiB; `max_body` keeps it far below.
-    pub fn push(&mut self, text: &str, flaw: Option<TokenDefect>) {
+    /// Adds a token. The limit is 4 GiB per page; `max_body` is far below.
+    pub fn push(&mut self, text: &str, defect: Option<TokenDefect>) {
         let (Ok(start), Ok(len)) = (u32::try_from(self.text.len()), u32::try_from(text.len()))
         else {
             return;
         };
         self.text.push_str(text);
-        self.spans.push(TokenRange {
+        self.ranges.push(TokenRange {
             start,
             len,
-            flaw,
+            defect,
             attempts: 0,
         });
     }
 
-    /// How many tokens it holds.
+    /// Returns the number of tokens.
     pub fn len(&self) -> usize {
-        self.spans.len()
+        self.ranges.len()
     }
 
-    /// The page.
+    /// Builds the page.
     pub fn build(self) -> Page {
-        let size = self.text.len() + self.spans.len() * size_of::<TokenRange>();
+        let size = self.text.len() + self.ranges.len() * size_of::<TokenRange>();
         LARGEST_PAGE.fetch_max(size, Ordering::Relaxed);
         Page {
-            to: self.spans.len(),
+            to: self.ranges.len(),
             from: 0,
             text: self.text.into(),
-            spans: self.spans.into(),
+            ranges: self.ranges.into(),
         }
     }
 }
 
-/// What became of a token; the contract's five outcomes.
+/// The status of a token at the end of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Status {
     /// The server confirmed the commit.
     Stored,
-    /// Refused by the database, the token's own form or the script: it never will be stored as it is.
+    /// Refused by the database, by the check of its form or by the script; a retry would fail again.
     Rejected,
-    /// Certainly not stored; the infrastructure's fault. Safe to send again.
+    /// Certainly not stored, because of the infrastructure. Safe to send again.
     Failed,
-    /// The connection died around the commit and it could not be found out.
+    /// The connection was lost around the commit, and the result could not be determined.
     Unknown,
     /// Received but never sent. Safe to send.
     NotAttempted,
 }
 
 impl Status {
-    /// All of them, in the order in which they are reported.
+    /// All statuses, in the order of reports.
     pub const ALL: [Self; 5] = [
         Self::Stored,
         Self::Rejected,
@@ -257,7 +258,7 @@ impl Status {
         Self::NotAttempted,
     ];
 
-    /// The name that reports and scripts use.
+    /// Returns the name in reports and scripts.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stored => "stored",
@@ -268,12 +269,12 @@ impl Status {
         }
     }
 
-    /// True where sending the token again cannot store it twice.
+    /// Returns true if sending the token again cannot store it twice.
     pub fn is_safe_to_send(self) -> bool {
         matches!(self, Self::Failed | Self::NotAttempted)
     }
 
-    /// True where nothing that this run does can change it any more.
+    /// Returns true if this run cannot change it.
     pub fn is_final(self) -> bool {
         !self.is_safe_to_send()
     }
@@ -285,21 +286,21 @@ impl fmt::Display for Status {
     }
 }
 
-/// Why a token was not stored. Shared, because thousands of tokens fail for the same reason.
+/// Why a token was not stored. Shared, because many tokens fail for the same reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Detail {
-    /// The five characters of the database's verdict, such as `23514`.
+    /// The SQLSTATE of the database's error, such as `23514`.
     pub sqlstate: Option<String>,
     /// The constraint that refused the token.
     pub constraint: Option<String>,
-    /// What the host or the script says of it.
+    /// The reason that the host or the script gives.
     pub reason: Option<String>,
-    /// The server's primary message, never its DETAIL: that prints the row.
+    /// The server's primary message, never its DETAIL, which prints the row.
     pub message: Option<String>,
 }
 
 impl Detail {
-    /// A detail with a `reason` alone.
+    /// Creates a detail with only a `reason`.
     pub fn reason(reason: impl Into<String>) -> Arc<Self> {
         Arc::new(Self {
             reason: Some(reason.into()),
@@ -308,22 +309,23 @@ impl Detail {
     }
 }
 
-/// A token and what became of it.
+/// A token and its status.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// The token; `token.attempts` says how often it was sent.
+    /// The token; `token.attempts` is how often it was sent.
     pub token: Token,
-    /// What became of it.
+    /// Its status.
     pub status: Status,
-    /// From the (last) sending to the answer; zero where it was never sent.
+    /// Time from the last attempt to the answer; zero if it was never sent.
     pub elapsed: Duration,
-    /// Why it was not stored; `None` where it was.
+    /// Why it was not stored; `None` if it was.
     pub detail: Option<Arc<Detail>>,
 }
 
 impl Outcome {
-    /// The outcome of a token that is not sent (any more). One that was sent before and certainly not
-    /// stored is `failed` where this says `not_attempted`, which means never sent.
+    /// Creates the outcome of a token that is not sent again.
+    ///
+    /// `not_attempted` means never sent: a token that was sent before becomes `failed`.
     pub fn unsent(token: Token, status: Status, detail: Option<Arc<Detail>>) -> Self {
         let was_sent = token.attempts > 0;
         Self {
@@ -337,7 +339,7 @@ impl Outcome {
         }
     }
 
-    /// The detail, empty where there is none.
+    /// Returns the detail, or an empty one.
     pub fn detail(&self) -> &Detail {
         static NONE: Detail = Detail {
             sqlstate: None,
@@ -349,7 +351,7 @@ impl Outcome {
     }
 }
 
-/// How many tokens ended in each state.
+/// Number of tokens by status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally([u64; 5]);
 
@@ -359,17 +361,17 @@ impl Tally {
         self.0[status as usize] += 1;
     }
 
-    /// How many ended in `status`.
+    /// Returns the number of tokens with `status`.
     pub fn get(&self, status: Status) -> u64 {
         self.0[status as usize]
     }
 
-    /// How many tokens were counted.
+    /// Returns the number of all tokens.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// How many are neither stored nor rejected.
+    /// Returns the number of tokens that are neither stored nor rejected.
     pub fn unsettled(&self) -> u64 {
         self.total() - self.get(Status::Stored) - self.get(Status::Rejected)
     }
@@ -380,7 +382,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_gives_its_tokens_in_order_and_keeps_the_rest() {
+    fn page_returns_tokens_in_order_and_keeps_the_rest() {
         let mut page = Page::from_texts([
             ("aa", None),
             ("b", Some(TokenDefect::TooLong)),
@@ -388,7 +390,7 @@ mod tests {
         ]);
         let taken = page.take(2);
         assert_eq!(taken[0].as_str(), "aa");
-        assert_eq!(taken[1].flaw(), Some(TokenDefect::TooLong));
+        assert_eq!(taken[1].defect(), Some(TokenDefect::TooLong));
         assert_eq!(page.len(), 1);
         assert_eq!(page.token(0).as_str(), "cc");
         page.truncate(0);
@@ -396,14 +398,14 @@ mod tests {
     }
 
     #[test]
-    fn attempts_survive_a_second_page() {
+    fn attempts_are_kept_when_tokens_form_a_new_page() {
         let mut token = Token::new("aa", None);
         token.attempts = 3;
         assert_eq!(Page::from_tokens(&[token]).token(0).attempts, 3);
     }
 
     #[test]
-    fn the_form_of_a_token_is_judged() {
+    fn token_defects_are_detected() {
         assert_eq!(TokenDefect::of("UNFvwishxzYsXUUchI4NBw", 22), None);
         assert_eq!(
             TokenDefect::of("UNFvwishxzYsXUUchI4NBw", 21),
@@ -420,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_before_is_never_called_not_attempted() {
+    fn unsent_outcome_is_failed_when_token_was_sent_before() {
         let mut token = Token::new("aa", None);
         let unsent =
             |token: &Token| Outcome::unsent(token.clone(), Status::NotAttempted, None).status;
@@ -430,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_output_never_shows_a_token() {
+    fn debug_output_hides_tokens() {
         let outcome = Outcome::unsent(Token::new("s3cret", None), Status::Failed, None);
         assert!(!format!("{outcome:?}").contains("s3cret"));
         let page = Page::from_texts([("s3cret", None)]);

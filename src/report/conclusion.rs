@@ -1,5 +1,4 @@
-//! The end of a run: the books are closed, the exit code is drawn from them, and what needs saying is
-//! said.
+//! The end of a run: ends the reports, and derives the exit status, the summary and the final problem.
 
 use std::time::Duration;
 
@@ -18,11 +17,11 @@ use crate::runtime::shutdown::Shutdown;
 /// How a run ended.
 #[derive(Debug)]
 pub struct Conclusion {
-    /// The process's exit code.
+    /// The exit status of the process.
     pub exit: Exit,
-    /// The run in numbers; `None` where nothing was asked of the source.
+    /// The summary; `None` if the run sent no request and received no token.
     pub summary: Option<Summary>,
-    /// What is to be shown beneath it.
+    /// The problem to show after the summary.
     pub problem: Option<Problem>,
 }
 
@@ -36,33 +35,33 @@ impl From<Problem> for Conclusion {
     }
 }
 
-/// What was asked of the source.
+/// The requests to the source and their results.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RequestCounts {
     /// Requests sent.
     pub requests: u64,
-    /// Tokens beyond what was asked for.
+    /// Tokens received in excess of the request.
     pub surplus: u64,
-    /// The most tokens that may have been issued unseen.
+    /// Upper bound of the tokens issued in responses that were not received.
     pub unseen: u64,
-    /// Of the requests, those for what an earlier answer had left out.
+    /// Requests for tokens that an earlier response did not deliver.
     pub top_ups: u64,
-    /// Of the requests, those that were sent again.
+    /// Requests that repeat a failed one.
     pub repeated: u64,
 }
 
-/// Which run it was, and when.
+/// The identity and the times of a run.
 #[derive(Clone, Debug)]
 pub struct RunRecord {
-    /// Its UUID.
+    /// The UUID of the run.
     pub run_id: String,
-    /// The run whose report or journal it replays.
+    /// The run that this one replays.
     pub replay_of: Option<String>,
-    /// When it began.
+    /// The start time.
     pub started_at: Timestamp,
-    /// How long it took.
-    pub took: Duration,
-    /// True where it is several runs in one.
+    /// The duration.
+    pub duration: Duration,
+    /// True for the merged report of several runs.
     pub is_merged: bool,
 }
 
@@ -72,24 +71,24 @@ impl From<&RunContext> for RunRecord {
             run_id: run_context.run_id.to_string(),
             replay_of: None,
             started_at: run_context.timestamp,
-            took: run_context.elapsed(),
+            duration: run_context.elapsed(),
             is_merged: false,
         }
     }
 }
 
-/// Draws the verdict and ends the reports. A run that completed fails where one of `fail_on` holds.
+/// Ends the reports and concludes the run. A completed run fails if one of `fail_on` holds.
 pub fn close(
     ledger: &mut Ledger,
     totals: &RunTotals,
-    asked: RequestCounts,
+    requests: RequestCounts,
     record: RunRecord,
     problem: Option<Problem>,
     fail_on: &[Condition],
 ) -> Conclusion {
-    let balanced = !totals.is_out_of_balance();
-    let mut exit = if balanced {
-        totals.verdict()
+    let is_balanced = !totals.is_out_of_balance();
+    let mut exit = if is_balanced {
+        totals.exit()
     } else {
         Exit::Database
     };
@@ -97,36 +96,36 @@ pub fn close(
         version: VERSION,
         run_id: record.run_id,
         started_at: record.started_at.to_string(),
-        duration_ms: u64::try_from(record.took.as_millis()).unwrap_or(u64::MAX),
+        duration_ms: u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX),
         requested: totals.size,
         received: totals.received,
-        requests: asked.requests,
-        surplus: asked.surplus,
+        requests: requests.requests,
+        surplus: requests.surplus,
         counts: ledger.tally().into(),
         aborted_by: totals.cause.map(Cause::as_str),
         exit_code: exit.code(),
         latency_ms: ledger.latencies().percentiles(),
-        issued_unseen: asked.unseen,
+        issued_unseen: requests.unseen,
         replay_of: record.replay_of,
         dry_run: ledger.is_dry_run(),
         is_merged: record.is_merged,
-        top_ups: asked.top_ups,
-        repeated: asked.repeated,
+        top_ups: requests.top_ups,
+        repeated: requests.repeated,
         rejections: ledger.rejections().clone(),
         latencies: ledger.latencies().clone(),
     };
     let failure = fail_on.iter().find(|condition| condition.holds(&summary));
     let failure = failure.filter(|_| exit == Exit::Completed && problem.is_none());
-    let failure = failure.map(|condition| failed(condition, &summary));
+    let failure = failure.map(|condition| condition_problem(condition, &summary));
     if let Some(failure) = &failure {
         summary.exit_code = failure.exit.code();
     }
     let closed = ledger.end(&summary);
     let mut problem = problem
         .or_else(|| closed.err().map(Problem::from))
-        .or_else(|| explain(totals, exit))
+        .or_else(|| problem_of_exit(totals, exit))
         .or(failure);
-    if !balanced {
+    if !is_balanced {
         problem = Some(out_of_balance(totals));
     } else if exit.code() == 0
         && let Some(problem) = &problem
@@ -134,67 +133,65 @@ pub fn close(
         exit = problem.exit;
     }
     summary.exit_code = exit.code();
-    let worked = totals.received > 0 || asked.requests > 0 || totals.size == 0;
+    let has_summary = totals.received > 0 || requests.requests > 0 || totals.size == 0;
     Conclusion {
         exit,
-        summary: worked.then_some(summary),
+        summary: has_summary.then_some(summary),
         problem,
     }
 }
 
-/// The problem of a run that completed and yet is no success.
-fn failed(condition: &Condition, summary: &Summary) -> Problem {
+/// Returns the problem of a completed run for which a condition of `--fail-on` holds.
+fn condition_problem(condition: &Condition, summary: &Summary) -> Problem {
     Problem::new(
         Exit::Condition,
         format!("the condition `{condition}` of --fail-on holds"),
     )
     .cause(condition.values(summary))
     .hint(if summary.received < summary.requested {
-        "the report holds every token that was received; ask for the rest in a new run"
+        "the report has every received token; start a new run for the rest"
     } else {
-        "the run is complete, and its report whole"
+        "the run and its report are complete"
     })
 }
 
-/// What to say of a code that no error explains.
-fn explain(totals: &RunTotals, exit: Exit) -> Option<Problem> {
-    let again = "`failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first";
+/// Returns the problem for an exit status that no error explains.
+fn problem_of_exit(totals: &RunTotals, exit: Exit) -> Option<Problem> {
+    let resend = "`failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first";
     match totals.cause {
         Some(Cause::Deadline) => {
             return Some(
                 Problem::new(exit, "the deadline passed before the run was complete")
-                    .hint("`--deadline` sets it; the report holds every token that was received"),
+                    .hint("raise `--deadline` if needed; the report has every received token"),
             );
         }
         Some(signal) => {
-            let what = format!("stopped by {} before the run was complete", signal.as_str());
-            return Some(
-                Problem::new(exit, what).hint("the report holds every token that was received"),
-            );
+            let message = format!("stopped by {} before the run was complete", signal.as_str());
+            return Some(Problem::new(exit, message).hint("the report has every received token"));
         }
         None => {}
     }
     match exit {
         Exit::Database => {
-            let what = match totals.unsettled {
+            let message = match totals.unsettled {
                 1 => String::from("1 received token is neither stored nor rejected"),
                 count => format!(
                     "{} received tokens are neither stored nor rejected",
                     grouped(count)
                 ),
             };
-            Some(Problem::new(exit, what).hint(again))
+            Some(Problem::new(exit, message).hint(resend))
         }
         Exit::Source => {
             let (received, size) = (grouped(totals.received), grouped(totals.size));
-            let what = format!("the token source delivered {received} of {size} tokens");
-            Some(Problem::new(exit, what).hint("ask again for the rest"))
+            let message = format!("the token source delivered {received} of {size} tokens");
+            Some(Problem::new(exit, message).hint("start a new run for the rest"))
         }
         _ => None,
     }
 }
 
-/// The problem of a run that was stopped before it could begin.
+/// Returns the problem of a run that was stopped before it connected.
 pub fn stopped_early(shutdown: &Shutdown) -> Problem {
     let exit = match shutdown.cause() {
         Some(signal @ (Cause::Interrupt | Cause::Terminate)) => Exit::Signal(signal),
@@ -211,16 +208,16 @@ pub fn stopped_early(shutdown: &Shutdown) -> Problem {
 fn out_of_balance(totals: &RunTotals) -> Problem {
     Problem::new(
         Exit::Database,
-        "the books do not balance; this is a bug of token_service",
+        "received and reported tokens differ in number; this is a bug in token_service",
     )
     .cause(format!(
-        "{} tokens were received and {} are accounted for",
+        "{} tokens were received and {} are in the report",
         totals.received, totals.counted
     ))
     .hint("do not trust this report; compare it with the table")
 }
 
-/// A report that cannot be opened is a mistake in the configuration.
+/// Turns the fault of an unwritable output into an error of the configuration.
 pub fn unwritable(fault: Fault) -> Problem {
     debug_assert!(matches!(fault.kind, ErrorKind::InvalidArgument { .. }));
     let problem = Problem::new(Exit::Usage, fault.message);

@@ -1,5 +1,5 @@
-//! `csv`: a header with the token object's keys, then a line a token, for spreadsheets. What a
-//! spreadsheet would take for a formula gets an apostrophe before it, as in `lib/cells`.
+//! The `csv` report: a header, then one line per token. Cells that a spreadsheet would take for a
+//! formula begin with an apostrophe, as in `lib/cells`.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use crate::report::ReportSink;
 use crate::report::record::TokenRecord;
 use crate::report::summary::Summary;
 
-/// The token object's keys.
+/// The keys of the token object.
 const HEADER: [&str; 8] = [
     "token",
     "status",
@@ -23,16 +23,16 @@ const HEADER: [&str; 8] = [
     "message",
 ];
 
-/// The CSV report. The summary has no place in it.
+/// The CSV report, which has no summary.
 #[derive(Default)]
 pub struct CsvReport {
-    begun: bool,
+    has_begun: bool,
     line: Vec<u8>,
 }
 
 impl CsvReport {
     fn begin(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        if std::mem::replace(&mut self.begun, true) {
+        if std::mem::replace(&mut self.has_begun, true) {
             return Ok(());
         }
         self.write(out, HEADER)
@@ -43,7 +43,7 @@ impl CsvReport {
         out: &mut dyn Write,
         cells: impl IntoIterator<Item = &'a str>,
     ) -> io::Result<()> {
-        // Not straight to `out`: the crate's writer would flush it at each line.
+        // Written to a buffer first: the crate's writer would flush `out` at each line.
         self.line.clear();
         let mut writer = WriterBuilder::new()
             .buffer_capacity(512)
@@ -59,22 +59,22 @@ impl ReportSink for CsvReport {
     fn outcome(
         &mut self,
         out: &mut dyn Write,
-        row: &TokenRecord,
+        record: &TokenRecord,
         _: Option<&str>,
     ) -> io::Result<()> {
         self.begin(out)?;
         let texts = [
-            cell(Some(&row.token)),
-            cell(row.sqlstate.as_deref()),
-            cell(row.constraint.as_deref()),
-            cell(row.reason.as_deref()),
-            cell(row.message.as_deref()),
+            cell(Some(&record.token)),
+            cell(record.sqlstate.as_deref()),
+            cell(record.constraint.as_deref()),
+            cell(record.reason.as_deref()),
+            cell(record.message.as_deref()),
         ];
         let [token, sqlstate, constraint, reason, message] = &texts;
-        let (attempts, ms) = (row.attempts.to_string(), row.ms.to_string());
+        let (attempts, ms) = (record.attempts.to_string(), record.ms.to_string());
         let cells = [
             token,
-            row.status.as_str(),
+            record.status.as_str(),
             &attempts,
             &ms,
             sqlstate,
@@ -90,7 +90,7 @@ impl ReportSink for CsvReport {
     }
 }
 
-/// A text that a spreadsheet shows and does not compute.
+/// Returns the text so that a spreadsheet does not take it for a formula.
 fn cell(text: Option<&str>) -> Cow<'_, str> {
     let text = escape(text.unwrap_or_default());
     if text.starts_with(['=', '+', '-', '@']) {

@@ -1,5 +1,4 @@
-//! Where a report is written: the standard output, a file beside its name until it is whole, a journal;
-//! and what to do where that cannot be.
+//! The destination of a report: standard output, a file or a journal, and the faults of writing it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -9,29 +8,29 @@ use std::path::{Path, PathBuf};
 use crate::error::{ErrorKind, Fault};
 use crate::journal::Journal;
 
-/// Where a report is written.
+/// The destination of a report.
 pub(super) enum Destination {
     Stdout,
     Writer(Box<dyn Write + Send>),
     Journal(Journal),
     File {
         writer: BufWriter<File>,
-        /// What it is written as until it is whole; the path itself where there is nothing to replace.
+        /// The path until the report is complete; equals `path` for a pipe or device.
         partial: PathBuf,
         path: PathBuf,
     },
 }
 
 impl Destination {
-    /// Opens the file at `given`, which must be none of `others`.
+    /// Opens the file at `given`; it must differ from `others`.
     pub fn open<'a>(
         given: &Path,
         mut others: impl Iterator<Item = &'a Self>,
     ) -> Result<Self, Fault> {
-        // What stands there are open files of this process or devices, whatever they lead to.
+        // These paths are devices, or open files of this process.
         let is_open = (given.starts_with("/dev") && !given.starts_with("/dev/shm"))
             || given.starts_with("/proc");
-        // A link is followed to what it names, so that the file is replaced and not the link.
+        // A symbolic link is resolved, so that the rename replaces its target and not the link.
         let path = match given.canonicalize() {
             Ok(target) if !is_open => target,
             _ => given.to_owned(),
@@ -39,12 +38,12 @@ impl Destination {
         if path.is_dir() {
             return Err(unwritable(given, "it is a folder"));
         }
-        // It holds secrets: nobody else may read it.
+        // The report has secrets, so only this user may read it.
         let mut options = OpenOptions::new();
         options.write(true).mode(0o600);
         let is_device = is_open || path.exists() && !path.is_file();
         let partial = if is_device {
-            // A pipe or a device is written to as it is; there is nothing to replace.
+            // A pipe or device is written in place.
             options.append(true);
             path.clone()
         } else {
@@ -70,15 +69,15 @@ impl Destination {
         })
     }
 
-    /// True where this is, or will be, written to `wanted`.
-    fn is_at(&self, wanted: &Path) -> bool {
+    /// Returns true if this destination writes to `other` or renames a file to it.
+    fn is_at(&self, other: &Path) -> bool {
         match self {
-            Self::File { partial, path, .. } => partial == wanted || path == wanted,
+            Self::File { partial, path, .. } => partial == other || path == other,
             Self::Stdout | Self::Writer(_) | Self::Journal(_) => false,
         }
     }
 
-    /// Gives what is whole its name.
+    /// Renames a complete file to its path.
     pub fn finish(&mut self) -> io::Result<()> {
         match self {
             Self::Stdout | Self::Writer(_) => Ok(()),
@@ -98,33 +97,35 @@ impl Destination {
         }
     }
 
-    /// It cannot be written any more.
+    /// Returns the fault of a failed write.
     pub fn fault(&self, error: &io::Error) -> Fault {
-        let (what, hint) = match self {
+        let (name, hint) = match self {
             Self::Stdout => (String::from("standard output"), None),
             Self::Writer(_) => (String::from("the report"), None),
             Self::Journal(journal) => (
                 format!("the journal {}", journal.path().display()),
                 Some(String::from(
-                    "the summary above counts every token; make room, and `token_service replay` settles what the journal leaves open",
+                    "the summary above counts every token; free disk space and run `token_service replay` on the journal",
                 )),
             ),
             Self::File { partial, path, .. } => (
                 format!("the report {}", path.display()),
                 (partial != path).then(|| {
                     format!(
-                        "make room: {} holds what was written until then; of a run that keeps a `--journal`, `token_service replay` writes the whole report",
+                        "free disk space; {} has the report up to the error, and `token_service replay` writes the complete report from a `--journal`",
                         partial.display()
                     )
                 }),
             ),
         };
         let hint = hint.unwrap_or_else(|| {
-            String::from("the summary above counts every token; a `--report` on a path keeps them")
+            String::from(
+                "the summary above counts every token; use `--report` with a path to keep a report",
+            )
         });
         Fault::new(
             ErrorKind::OutputClosed,
-            format!("{what} cannot be written any more"),
+            format!("{name} cannot be written any more"),
         )
         .cause(error.to_string())
         .hint(hint)
@@ -135,10 +136,10 @@ fn unwritable(path: &Path, why: &str) -> Fault {
     Fault::new(
         ErrorKind::InvalidArgument {
             argument: "report".to_owned(),
-            expected: "a path that can be written, of its own".to_owned(),
+            expected: "a writable path that no other output uses".to_owned(),
         },
         format!("the report {} cannot be written", path.display()),
     )
     .cause(why)
-    .hint("check that its folder exists and may be written to; no token was asked for")
+    .hint("check that its folder exists and is writable; no token was asked for")
 }

@@ -1,8 +1,8 @@
-//! The conditions of `--fail-on`, under which a run that completed ends with 1 all the same:
-//! `rejected>0`, `stored<requested`, `stored<0.9*requested`.
+//! The conditions of `--fail-on`, under which a completed run exits with 1, such as `rejected>0` or
+//! `stored<0.9*requested`.
 //!
-//! Each compares two numbers of the summary, or one with a plain number; a number of the summary may
-//! have a factor. They are compared exactly: no rounding decides how a job ends.
+//! A condition compares two numbers of the summary, or one with a constant. A number of the summary may
+//! have a factor. The comparison is exact, without rounding.
 
 use crate::error::suggest::nearest_option;
 use std::cmp::Ordering;
@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use crate::report::summary::Summary;
 
-/// The numbers of the summary that a condition may name.
+/// The numbers of the summary that a condition can name.
 const NAMES: [&str; 9] = [
     "requested",
     "received",
@@ -23,8 +23,8 @@ const NAMES: [&str; 9] = [
     "unknown",
     "not_attempted",
 ];
-/// What may stand between them; of two that begin alike, the longer first.
-const SIGNS: [(&str, Operator); 6] = [
+/// The operators; of two with a common prefix, the longer comes first.
+const OPERATORS: [(&str, Operator); 6] = [
     ("<=", Operator::AtMost),
     (">=", Operator::AtLeast),
     ("==", Operator::Equal),
@@ -32,15 +32,15 @@ const SIGNS: [(&str, Operator); 6] = [
     ("<", Operator::Less),
     (">", Operator::Greater),
 ];
-/// A number has at most so many digits, so that nothing overflows.
-const DIGITS: usize = 9;
+/// Maximum number of digits of a number; prevents overflow.
+const MAX_DIGITS: usize = 9;
 
-/// A condition that is well-formed.
+/// A parsed condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     text: String,
     left: Operand,
-    sign: Operator,
+    operator: Operator,
     right: Operand,
 }
 
@@ -67,7 +67,7 @@ impl Operator {
     }
 }
 
-/// A number, of the summary where it has a name: `digits` / 10^`decimals` times it.
+/// `digits` / 10^`decimals`, times the number of the summary called `name`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Operand {
     digits: u128,
@@ -76,8 +76,8 @@ struct Operand {
 }
 
 impl Operand {
-    /// Its value, as a numerator over 10^`decimals`.
-    fn of(self, summary: &Summary) -> u128 {
+    /// Returns the value times 10^`decimals`.
+    fn numerator(self, summary: &Summary) -> u128 {
         let value = self.name.map_or(1, |name| value_of(name, summary));
         self.digits * u128::from(value)
     }
@@ -98,15 +98,16 @@ fn value_of(name: &str, summary: &Summary) -> u64 {
 }
 
 impl Condition {
-    /// True where it holds at the end of a run.
+    /// Returns true if the condition holds for a summary.
     pub fn holds(&self, summary: &Summary) -> bool {
-        let scaled = |term: Operand, other: Operand| term.of(summary) * 10_u128.pow(other.decimals);
+        let scaled =
+            |one: Operand, other: Operand| one.numerator(summary) * 10_u128.pow(other.decimals);
         let (left, right) = (self.left, self.right);
         let order = scaled(left, right).cmp(&scaled(right, left));
-        self.sign.holds(order)
+        self.operator.holds(order)
     }
 
-    /// The numbers that it names, with what they came to: `stored is 7, requested is 10`.
+    /// Returns the named numbers with their values: `stored is 7, requested is 10`.
     pub fn values(&self, summary: &Summary) -> String {
         let names = [self.left.name, self.right.name];
         let values = names.into_iter().flatten();
@@ -125,39 +126,39 @@ impl FromStr for Condition {
     type Err = String;
 
     /// # Errors
-    /// What is wrong, as the end of a sentence that began with what was read.
+    /// A rule that continues a sentence about the condition.
     fn from_str(text: &str) -> Result<Self, String> {
         let form = || {
             String::from(
                 "must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested",
             )
         };
-        let sign = SIGNS
+        let found = OPERATORS
             .iter()
-            .filter_map(|(sign, meaning)| Some((text.find(sign)?, *sign, *meaning)))
+            .filter_map(|(sign, operator)| Some((text.find(sign)?, *sign, *operator)))
             .min_by_key(|(at, sign, _)| (*at, usize::MAX - sign.len()));
-        let (at, sign, meaning) = sign.ok_or_else(form)?;
+        let (at, sign, operator) = found.ok_or_else(form)?;
         let (left, right) = (&text[..at], &text[at + sign.len()..]);
         if left.trim().is_empty() || right.trim().is_empty() {
             return Err(form());
         }
-        let (left, right) = (term(left)?, term(right)?);
+        let (left, right) = (operand(left)?, operand(right)?);
         if left.name.is_none() && right.name.is_none() {
             return Err(form());
         }
         Ok(Self {
             text: text.chars().filter(|c| !c.is_whitespace()).collect(),
             left,
-            sign: meaning,
+            operator,
             right,
         })
     }
 }
 
-/// `NUMBER`, `NAME`, `NUMBER*NAME` or `NAME*NUMBER`.
-fn term(text: &str) -> Result<Operand, String> {
+/// Parses `NUMBER`, `NAME`, `NUMBER*NAME` or `NAME*NUMBER`.
+fn operand(text: &str) -> Result<Operand, String> {
     let text = text.trim();
-    let alone = |name| Operand {
+    let without_factor = |name| Operand {
         digits: 1,
         decimals: 0,
         name: Some(name),
@@ -176,7 +177,7 @@ fn term(text: &str) -> Result<Operand, String> {
             })
         }
         None if is_number(text) => number(text),
-        None => name(text).map(alone),
+        None => name(text).map(without_factor),
     }
 }
 
@@ -188,9 +189,9 @@ fn number(text: &str) -> Result<Operand, String> {
     let (whole, part) = text.split_once('.').unwrap_or((text, ""));
     let digits = [whole, part].concat();
     let is_plain = !whole.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    if !is_plain || text.ends_with('.') || digits.len() > DIGITS {
+    if !is_plain || text.ends_with('.') || digits.len() > MAX_DIGITS {
         return Err(format!(
-            "must have plain numbers of at most {DIGITS} digits, such as 0 or 0.9"
+            "must have plain numbers of at most {MAX_DIGITS} digits, such as 0 or 0.9"
         ));
     }
     Ok(Operand {
@@ -208,9 +209,9 @@ fn name(text: &str) -> Result<&'static str, String> {
         let known = NAMES.join(", ");
         match nearest_option(text, &NAMES) {
             Some(nearest) => {
-                format!("must name one of {known}; `{text}` is none (did you mean `{nearest}`?)")
+                format!("must name one of {known}, not `{text}` (did you mean `{nearest}`?)")
             }
-            None => format!("must name one of {known}; `{text}` is none"),
+            None => format!("must name one of {known}, not `{text}`"),
         }
     })
 }
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_overflows() {
+    fn large_numbers_do_not_overflow() {
         let mut summary = summary();
         summary.requested = u64::MAX;
         let condition: Condition = "999999999*requested>0.99999999*stored".parse().unwrap();
@@ -290,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_condition_is_explained() {
+    fn invalid_conditions_are_explained() {
         let error = |text: &str| text.parse::<Condition>().unwrap_err();
         let all = [
             "",
@@ -316,16 +317,16 @@ mod tests {
         "rejected>" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
         ">0" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
         "1>0" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
-        "rejected=>0" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `rejected=` is none (did you mean `rejected`?)
+        "rejected=>0" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `rejected=` (did you mean `rejected`?)
         "rejected=0" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
-        "stord<1" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `stord` is none (did you mean `stored`?)
+        "stord<1" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `stord` (did you mean `stored`?)
         "stored<-1" must have plain numbers of at most 9 digits, such as 0 or 0.9
         "stored<1e3" must have plain numbers of at most 9 digits, such as 0 or 0.9
         "stored<.9*requested" must have plain numbers of at most 9 digits, such as 0 or 0.9
         "stored<90%" must have plain numbers of at most 9 digits, such as 0 or 0.9
-        "stored<1*2" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `2` is none
+        "stored<1*2" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `2`
         "stored<9999999999" must have plain numbers of at most 9 digits, such as 0 or 0.9
-        "stored<rejected<1" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `rejected<1` is none (did you mean `rejected`?)
+        "stored<rejected<1" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `rejected<1` (did you mean `rejected`?)
         "#);
     }
 }

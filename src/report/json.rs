@@ -1,4 +1,4 @@
-//! `json`: one document, `{version, tokens: […], summary: {…}}`, written as outcomes arrive.
+//! The `json` report: one document, `{version, tokens: […], summary: {…}}`, written as outcomes arrive.
 
 use std::io::{self, Write};
 
@@ -10,13 +10,13 @@ use crate::report::summary::{Summary, VERSION};
 /// The JSON report.
 #[derive(Default)]
 pub struct JsonReport {
-    begun: bool,
+    has_begun: bool,
 }
 
 impl JsonReport {
-    /// What stands before the next token: the document's beginning, or a comma.
-    fn lead(&mut self) -> String {
-        if std::mem::replace(&mut self.begun, true) {
+    /// Returns the text before the next token: the start of the document, or a comma.
+    fn separator(&mut self) -> String {
+        if std::mem::replace(&mut self.has_begun, true) {
             ",\n".to_owned()
         } else {
             format!("{{\"version\": {VERSION}, \"tokens\": [\n")
@@ -28,16 +28,16 @@ impl ReportSink for JsonReport {
     fn outcome(
         &mut self,
         out: &mut dyn Write,
-        row: &TokenRecord,
+        record: &TokenRecord,
         _: Option<&str>,
     ) -> io::Result<()> {
-        out.write_all(self.lead().as_bytes())?;
-        write_json(out, row)
+        out.write_all(self.separator().as_bytes())?;
+        write_json(out, record)
     }
 
     fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
-        if !self.begun {
-            out.write_all(self.lead().as_bytes())?;
+        if !self.has_begun {
+            out.write_all(self.separator().as_bytes())?;
         }
         out.write_all(b"\n], \"summary\": ")?;
         write_json(&mut *out, summary)?;

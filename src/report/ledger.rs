@@ -1,10 +1,10 @@
-//! The books of a run: every received token is either under way in a stream, open here, or written
-//! to the reports, and never two of these.
+//! The ledger of a run. Every received token is in exactly one place: in a stream, in an open entry of
+//! the ledger, or in the reports.
 //!
-//! `stored`, `rejected` and `unknown` are written as soon as they are known. `failed` and
-//! `not_attempted` stay open, because the script may still send the token again: then the entry is
-//! taken out and the token's next outcome takes its place. What is open at the end is written then.
-//! So each token stands in the report once, with its last state, and memory stays flat.
+//! `stored`, `rejected` and `unknown` are written at once. `failed` and `not_attempted` stay open,
+//! because the script may send the token again; that removes the entry until the next outcome. Open
+//! entries are written at the end. So each token is reported once, with its last status, and memory use
+//! is bounded.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::report::Reports;
 use crate::report::rejections::Rejections;
 use crate::report::summary::Summary;
 
-/// The name of an open entry.
+/// The identifier of an open entry.
 pub type EntryId = u64;
 
-/// So many tokens that were written last are remembered, for what a script may say of them.
-const REMEMBERED: usize = 64;
+/// The number of recently written tokens to remove from a script's messages.
+const RECENT: usize = 64;
 
-/// Where every token's last state is kept until it is written.
+/// The status of every token until it is written to the reports.
 pub struct Ledger {
     reports: Reports,
     written: Tally,
@@ -32,13 +32,13 @@ pub struct Ledger {
     by_text: HashMap<Box<str>, Vec<EntryId>>,
     recent: VecDeque<Token>,
     next: EntryId,
-    made: u64,
+    created: u64,
     not_stored: Arc<Detail>,
     fault: Option<Fault>,
 }
 
 impl Ledger {
-    /// Empty books that are written to `reports`.
+    /// Creates an empty ledger that writes to `reports`.
     pub fn new(reports: Reports) -> Self {
         Self {
             reports,
@@ -49,19 +49,20 @@ impl Ledger {
             by_text: HashMap::new(),
             recent: VecDeque::new(),
             next: 0,
-            made: 0,
+            created: 0,
             not_stored: Detail::reason("the script did not store it"),
             fault: None,
         }
     }
 
-    /// The reports, for what the script emits.
+    /// Returns the reports, for the script's own output.
     pub fn reports(&mut self) -> &mut Reports {
         &mut self.reports
     }
 
-    /// Books an outcome: writes it, or keeps it open and gives its name. `line` makes the script's
-    /// own wording, and is asked only for what is written.
+    /// Writes an outcome, or keeps it open and returns its identifier.
+    ///
+    /// `line` is the script's line for the text report; it is used only for a written outcome.
     pub fn record(
         &mut self,
         outcome: Outcome,
@@ -70,28 +71,29 @@ impl Ledger {
         if outcome.status.is_final() {
             self.write(&outcome, line).map(|()| None)
         } else {
-            Ok(Some(self.keep(outcome)))
+            Ok(Some(self.keep_open(outcome)))
         }
     }
 
-    /// Books a token that the script now holds as a string and may store, reject or forget.
-    pub fn hand_out(&mut self, token: Token) {
+    /// Adds an open entry for a token that the script got as a string.
+    pub fn add_script_token(&mut self, token: Token) {
         let detail = Some(Arc::clone(&self.not_stored));
-        self.keep(Outcome::unsent(token, Status::NotAttempted, detail));
+        self.keep_open(Outcome::unsent(token, Status::NotAttempted, detail));
     }
 
-    /// Takes the open token that reads `text` out of the books, for it is about to be sent; one
-    /// that is not open is the script's own and counts as received.
+    /// Removes the open entry of `text` and returns its token, which is about to be sent.
+    ///
+    /// If there is no such entry, the script created the token; it counts as received.
     pub fn claim(&mut self, text: &str, max_token: usize) -> Token {
         let id = self.by_text.get(text).and_then(|ids| ids.first().copied());
         if let Some(token) = id.and_then(|id| self.claim_entry(id)) {
             return token;
         }
-        self.made += 1;
+        self.created += 1;
         Token::new(text, TokenDefect::of(text, max_token))
     }
 
-    /// Takes an open entry out of the books, if it is still open.
+    /// Removes an entry that is still open and returns its token.
     pub fn claim_entry(&mut self, id: EntryId) -> Option<Token> {
         let token = self.open.remove(&id)?.token;
         if let Some(ids) = self.by_text.get_mut(token.as_str()) {
@@ -103,17 +105,17 @@ impl Ledger {
         Some(token)
     }
 
-    /// The text of an open entry, if it is still open.
+    /// Returns the token of an entry that is still open.
     pub fn open_text(&self, id: EntryId) -> Option<&str> {
         self.open.get(&id).map(|outcome| outcome.token.as_str())
     }
 
-    /// The text without any token that is still open or was written a moment ago.
+    /// Returns `text` without any token that is open or was written recently.
     pub fn without_tokens(&self, text: &str) -> String {
         let mut clean = text.to_owned();
         let open = self.by_text.keys().map(AsRef::as_ref);
         for token in open.chain(self.recent.iter().map(Token::as_str)) {
-            // Shorter ones are parts of common words, and no secret.
+            // Shorter tokens are parts of common words, and not secret.
             if token.len() >= 8 && clean.contains(token) {
                 clean = clean.replace(token, "[token]");
             }
@@ -121,7 +123,7 @@ impl Ledger {
         clean
     }
 
-    /// Takes out the oldest open entry; [`Ledger::settle`] writes it.
+    /// Removes and returns the oldest open entry; [`Ledger::settle`] writes it.
     pub fn take_open(&mut self) -> Option<Outcome> {
         let outcome = self.open.pop_first().map(|(_, outcome)| outcome);
         if self.open.is_empty() {
@@ -130,12 +132,12 @@ impl Ledger {
         outcome
     }
 
-    /// Writes an outcome that no script can change any more.
+    /// Writes an outcome that is final for this run.
     pub fn settle(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Fault> {
         self.write(outcome, line)
     }
 
-    /// How many tokens are in each state, the open ones included.
+    /// Returns the number of tokens in each status, including open ones.
     pub fn tally(&self) -> Tally {
         let mut tally = self.written;
         for outcome in self.open.values() {
@@ -144,32 +146,32 @@ impl Ledger {
         tally
     }
 
-    /// How many tokens the script made itself.
-    pub fn made(&self) -> u64 {
-        self.made
+    /// Returns the number of tokens that the script created.
+    pub fn created(&self) -> u64 {
+        self.created
     }
 
-    /// From sending to verdict, over all tokens that were sent.
+    /// Returns the latencies from sending to outcome, of all tokens sent.
     pub fn latencies(&self) -> &LatencyHistogram {
         &self.latencies
     }
 
-    /// What refused the tokens that were rejected.
+    /// Returns the rejections by kind.
     pub fn rejections(&self) -> &Rejections {
         &self.rejections
     }
 
-    /// The first fault that a report met.
+    /// Returns the first fault of a report.
     pub fn fault(&self) -> Option<&Fault> {
         self.fault.as_ref()
     }
 
-    /// True where whatever is inserted is rolled back.
+    /// Returns true for a dry run.
     pub fn is_dry_run(&self) -> bool {
         self.reports.is_dry_run()
     }
 
-    /// Gives the reports back, of books that are not closed.
+    /// Returns the reports without ending them.
     pub fn into_reports(self) -> Reports {
         self.reports
     }
@@ -181,11 +183,11 @@ impl Ledger {
 
     fn write(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Fault> {
         self.written.add(outcome.status);
-        if self.recent.len() == REMEMBERED {
+        if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
         self.recent.push_back(outcome.token.clone());
-        // What was sent in an earlier run, or is not sent again, took no time here.
+        // Tokens that this run did not send have no latency.
         if !outcome.elapsed.is_zero() {
             self.latencies.record(outcome.elapsed);
         }
@@ -199,7 +201,7 @@ impl Ledger {
         written
     }
 
-    fn keep(&mut self, outcome: Outcome) -> EntryId {
+    fn keep_open(&mut self, outcome: Outcome) -> EntryId {
         let id = self.next;
         self.next += 1;
         let text: Box<str> = outcome.token.as_str().into();
@@ -215,7 +217,7 @@ mod tests {
     use super::*;
 
     fn ledger() -> Ledger {
-        Ledger::new(Reports::on(Box::new(std::io::sink())))
+        Ledger::new(Reports::with_stdout(Box::new(std::io::sink())))
     }
 
     fn failed(text: &str) -> Outcome {
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_sent_again_counts_once_with_its_last_state() {
+    fn resent_token_counts_once_with_its_last_status() {
         let mut ledger = ledger();
         let id = ledger.record(failed("aa"), None).unwrap().unwrap();
         assert_eq!(ledger.tally().get(Status::Failed), 1);
@@ -239,26 +241,32 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_the_script_holds_is_claimed_by_its_text_and_by_number() {
+    fn equal_script_tokens_are_claimed_one_by_one() {
         let mut ledger = ledger();
         for _ in 0..2 {
-            ledger.hand_out(Token::new("aa", Some(TokenDefect::InvalidUtf8)));
+            ledger.add_script_token(Token::new("aa", Some(TokenDefect::InvalidUtf8)));
         }
-        assert_eq!(ledger.claim("aa", 9).flaw(), Some(TokenDefect::InvalidUtf8));
-        assert_eq!(ledger.claim("aa", 9).flaw(), Some(TokenDefect::InvalidUtf8));
-        assert_eq!(ledger.made(), 0);
         assert_eq!(
-            ledger.claim("aa", 9).flaw(),
-            None,
-            "the third is the script's own"
+            ledger.claim("aa", 9).defect(),
+            Some(TokenDefect::InvalidUtf8)
         );
-        assert_eq!(ledger.made(), 1);
+        assert_eq!(
+            ledger.claim("aa", 9).defect(),
+            Some(TokenDefect::InvalidUtf8)
+        );
+        assert_eq!(ledger.created(), 0);
+        assert_eq!(
+            ledger.claim("aa", 9).defect(),
+            None,
+            "the script created the third one"
+        );
+        assert_eq!(ledger.created(), 1);
     }
 
     #[test]
-    fn what_is_open_at_the_end_is_written_once() {
+    fn open_entries_are_written_once_at_the_end() {
         let mut ledger = ledger();
-        ledger.hand_out(Token::new("aa", None));
+        ledger.add_script_token(Token::new("aa", None));
         ledger.record(failed("bb"), None).unwrap();
         let mut lines = Vec::new();
         while let Some(outcome) = ledger.take_open() {

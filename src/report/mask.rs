@@ -1,32 +1,30 @@
-//! What a report shows instead of a token, for readers who may know what became of each and must
-//! not have it.
+//! Masks tokens in reports, for readers who may see the outcomes but not the tokens.
 
 use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
-/// How much of a token a report shows. What is stored and what the journal keeps is always whole.
+/// How reports show tokens. The database and the journal always get the whole token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mask {
-    /// All of it.
+    /// The whole token.
     #[default]
     None,
-    /// The first four characters, of a short token at most half.
+    /// The first four characters, but at most half of the token.
     Prefix,
-    /// A digest, by which equal tokens are seen to be equal, and a token can be looked for by whoever
-    /// has it.
+    /// A digest: it shows which tokens are equal, and can be searched for with the token.
     Sha256,
 }
 
 impl Mask {
-    /// All of them, by the names that users write.
+    /// All masks with their names on the command line.
     pub const ALL: [(&str, Self); 3] = [
         ("none", Self::None),
         ("prefix", Self::Prefix),
         ("sha256", Self::Sha256),
     ];
 
-    /// What is shown instead of `token`; `None` where it is shown as it is.
+    /// Returns the mask of `token`, or `None` if it is not masked.
     pub fn of(self, token: &str) -> Option<String> {
         match self {
             Self::None => None,
@@ -55,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_is_never_more_than_half_of_a_token() {
+    fn prefix_is_at_most_half_of_the_token() {
         let shown = |token| Mask::Prefix.of(token).unwrap();
         assert_eq!(shown("UNFvwishxzYsXUUchI4NBw"), "UNFv…");
         assert_eq!(shown("日本日本日本日本"), "日本日本…");
@@ -65,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_is_that_of_the_standard() {
+    fn digest_matches_the_standard() {
         // FIPS 180-2, appendix B.1.
         assert_eq!(
             Mask::Sha256.of("abc").unwrap(),

@@ -6,19 +6,22 @@ use jiff::Timestamp;
 
 use crate::error::exit::Exit;
 use crate::observe::metrics::{Metric, MetricValue, Point};
-use crate::observe::otel::outcome;
+use crate::observe::otel::status_attribute;
 use crate::pipeline::token::Status;
 use crate::report::summary::Summary;
 
-/// The metrics of a run that took `took` and ended with `exit` at `ended`. One that ended without a
-/// summary, such as one whose database was down, has no counts: zeros would be a guess.
+/// Returns the metrics of a run that took `duration` and ended with `exit` at `ended`.
+///
+/// Without a summary there are no counts: zeros would be wrong.
 pub fn metrics(
     exit: Exit,
     summary: Option<&Summary>,
-    took: Duration,
+    duration: Duration,
     ended: Timestamp,
 ) -> Vec<Metric> {
-    let took = summary.map_or(took, |summary| Duration::from_millis(summary.duration_ms));
+    let duration = summary.map_or(duration, |summary| {
+        Duration::from_millis(summary.duration_ms)
+    });
     let gauge = |name, unit, help, value| Metric {
         name,
         unit,
@@ -29,19 +32,19 @@ pub fn metrics(
         gauge(
             "token_service.exit_code",
             "1",
-            "The exit code of the run",
+            "Exit code of the run",
             f64::from(exit.code()),
         ),
         gauge(
             "token_service.run.duration",
             "s",
-            "How long the run took",
-            took.as_secs_f64(),
+            "Duration of the run",
+            duration.as_secs_f64(),
         ),
         gauge(
             "token_service.last_run.timestamp",
             "s",
-            "When the run ended, since the Unix epoch",
+            "Time at which the run ended, in seconds since the Unix epoch",
             Duration::try_from(ended.duration_since(Timestamp::UNIX_EPOCH))
                 .unwrap_or_default()
                 .as_secs_f64(),
@@ -51,14 +54,14 @@ pub fn metrics(
         metrics.push(gauge(
             "token_service.dry_run",
             "1",
-            "1 where whatever was inserted was rolled back, else 0",
+            "1 if all inserts were rolled back, else 0",
             f64::from(u8::from(summary.dry_run)),
         ));
         metrics.extend(counts(summary));
         metrics.push(Metric {
             name: "token_service.commit.latency",
             unit: "s",
-            help: "From sending a token to the server's verdict on it",
+            help: "Time from sending a token to its outcome",
             value: MetricValue::Latency(Box::new(summary.latencies.clone())),
         });
     }
@@ -87,37 +90,37 @@ fn counts(summary: &Summary) -> impl Iterator<Item = Metric> {
         (
             "token_service.tokens",
             "{token}",
-            "Received tokens by what became of them",
+            "Received tokens by status",
             Vec::from(by_status),
         ),
         (
             "token_service.rejected",
             "{token}",
-            "Rejected tokens by what refused them; both labels are empty where it was no constraint of the database",
+            "Rejected tokens by constraint and SQLSTATE; both labels are empty if the database did not reject them",
             rejected.collect(),
         ),
         (
             "token_service.tokens.requested",
             "{token}",
-            "Tokens that the run was to get",
+            "Tokens requested by SIZE",
             one(summary.requested),
         ),
         (
             "token_service.tokens.received",
             "{token}",
-            "Tokens that were received",
+            "Tokens received",
             one(summary.received),
         ),
         (
             "token_service.tokens.surplus",
             "{token}",
-            "Tokens beyond what was asked for, which were dropped",
+            "Tokens received in excess of a request, and dropped",
             one(summary.surplus),
         ),
         (
             "token_service.tokens.issued_unseen",
             "{token}",
-            "The most tokens that the source may have issued in answers that never arrived",
+            "Upper bound of the tokens issued in responses that were not received",
             one(summary.issued_unseen),
         ),
         (
@@ -129,13 +132,13 @@ fn counts(summary: &Summary) -> impl Iterator<Item = Metric> {
         (
             "token_service.requests.top_ups",
             "{request}",
-            "Requests for what an earlier answer had left out",
+            "Requests for tokens that an earlier response did not deliver",
             one(summary.top_ups),
         ),
         (
             "token_service.requests.repeated",
             "{request}",
-            "Requests that were sent again after they had failed",
+            "Requests that repeat a failed one",
             one(summary.repeated),
         ),
     ];
@@ -147,13 +150,15 @@ fn counts(summary: &Summary) -> impl Iterator<Item = Metric> {
     })
 }
 
-/// The attributes of a run's span: names and counts.
+/// Returns the attributes of a run's span.
 pub fn span_attributes(exit: Exit, summary: Option<&Summary>) -> Vec<(&'static str, u64)> {
     let mut all = vec![("process.exit.code", u64::from(exit.code()))];
     if let Some(summary) = summary {
         all.push(("token_service.tokens.requested", summary.requested));
         all.push(("token_service.tokens.received", summary.received));
-        all.extend(Status::ALL.map(|status| (outcome(status), summary.counts.get(status))));
+        all.extend(
+            Status::ALL.map(|status| (status_attribute(status), summary.counts.get(status))),
+        );
     }
     all
 }

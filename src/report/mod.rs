@@ -1,5 +1,5 @@
-//! Reporting: every token with what became of it, in the formats that were asked for. A report
-//! streams; one on a path is written beside it (`PATH.partial`) and renamed when it is complete.
+//! Writes the reports: every token with its outcome. Reports stream; a report on a path is written to
+//! `PATH.partial` and renamed when it is complete.
 
 pub mod conclusion;
 pub mod csv;
@@ -32,11 +32,11 @@ use crate::report::summary::Summary;
 /// The formats of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReportFormat {
-    /// A line a token for people and shell pipelines.
+    /// One line per token, for people and shell pipelines.
     Text,
     /// One JSON document.
     Json,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Ndjson,
     /// A table for spreadsheets.
     Csv,
@@ -47,7 +47,7 @@ pub enum ReportFormat {
 }
 
 impl ReportFormat {
-    /// All of them, by the names that users write.
+    /// All formats with their names on the command line.
     pub const ALL: [(&str, Self); 6] = [
         ("text", Self::Text),
         ("ndjson", Self::Ndjson),
@@ -58,26 +58,26 @@ impl ReportFormat {
     ];
 }
 
-/// A report that was asked for.
+/// A report to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReportSpec {
-    /// Its format.
+    /// The format.
     pub format: ReportFormat,
-    /// Where it goes; `None` is standard output.
+    /// The path; `None` is standard output.
     pub path: Option<PathBuf>,
 }
 
-/// How one format is written. An implementation holds no outcome back.
+/// Writes one format. An implementation buffers no outcome.
 pub trait ReportSink: Send {
-    /// Writes an outcome; `line` is the script's own wording, which only `text` uses.
+    /// Writes a token's record; `line` is the script's line for `text`.
     fn outcome(
         &mut self,
         out: &mut dyn Write,
-        row: &TokenRecord,
+        record: &TokenRecord,
         line: Option<&str>,
     ) -> io::Result<()>;
 
-    /// Writes what comes after the last outcome.
+    /// Writes the end of the report.
     fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()>;
 }
 
@@ -94,43 +94,44 @@ fn sink(format: ReportFormat, color: bool) -> Box<dyn ReportSink> {
 
 struct OpenReport {
     sink: Box<dyn ReportSink>,
-    place: Destination,
-    broken: bool,
+    destination: Destination,
+    has_failed: bool,
 }
 
-/// What is known of a terminal.
+/// Standard output if it is a terminal.
 #[derive(Clone, Copy)]
 struct Terminal {
     color: bool,
 }
 
-/// All reports of a run, and the standard output that they share with what the script emits.
+/// All reports of a run, and the standard output that they share with the script.
 pub struct Reports {
     stdout: BufWriter<Box<dyn Write + Send>>,
     terminal: Option<Terminal>,
     mask: Mask,
-    are_masked: bool,
+    already_masked: bool,
     dry_run: bool,
     open: Vec<OpenReport>,
 }
 
 impl Reports {
-    /// Opens the files at once: a path that cannot be written must fail before a token is fetched,
-    /// and then leaves nothing behind. With `color` a terminal is given colours.
+    /// Opens all reports, so that an unwritable path fails before a token is fetched.
+    ///
+    /// An error leaves no files behind. A terminal gets colors if `color`.
     pub fn open(specs: &[ReportSpec], color: bool) -> Result<Self, Fault> {
-        let mut reports = Self::on(Box::new(io::stdout()));
+        let mut reports = Self::with_stdout(Box::new(io::stdout()));
         if io::stdout().is_terminal() {
             reports.terminal = Some(Terminal { color });
         }
         for spec in specs {
-            let place = match &spec.path {
+            let destination = match &spec.path {
                 None => Ok(Destination::Stdout),
                 Some(path) => {
-                    Destination::open(path, reports.open.iter().map(|report| &report.place))
+                    Destination::open(path, reports.open.iter().map(|report| &report.destination))
                 }
             };
-            match place {
-                Ok(place) => reports.add(spec.format, place),
+            match destination {
+                Ok(destination) => reports.add(spec.format, destination),
                 Err(fault) => {
                     reports.discard();
                     return Err(fault);
@@ -140,10 +141,10 @@ impl Reports {
         Ok(reports)
     }
 
-    /// Removes the files of a run that could not begin.
+    /// Removes the files; called if the run cannot start.
     pub fn discard(self) {
         for report in self.open {
-            if let Destination::File { partial, path, .. } = report.place
+            if let Destination::File { partial, path, .. } = report.destination
                 && partial != path
             {
                 let _ = fs::remove_file(partial);
@@ -151,80 +152,79 @@ impl Reports {
         }
     }
 
-    /// No report yet, and this as the standard output.
-    pub fn on(stdout: Box<dyn Write + Send>) -> Self {
+    /// Creates an empty set of reports with this standard output.
+    pub fn with_stdout(stdout: Box<dyn Write + Send>) -> Self {
         Self {
             stdout: BufWriter::with_capacity(64 * 1024, stdout),
             terminal: None,
             mask: Mask::None,
-            are_masked: false,
+            already_masked: false,
             dry_run: false,
             open: Vec::new(),
         }
     }
 
-    /// Writes a report on the standard output.
-    pub fn write_on_stdout(&mut self, format: ReportFormat) {
+    /// Adds a report on standard output.
+    pub fn add_stdout(&mut self, format: ReportFormat) {
         self.add(format, Destination::Stdout);
     }
 
-    /// Writes a report to `writer`, each line as it comes.
-    pub fn write_to(&mut self, format: ReportFormat, writer: Box<dyn Write + Send>) {
+    /// Adds a report on `writer`.
+    pub fn add_writer(&mut self, format: ReportFormat, writer: Box<dyn Write + Send>) {
         self.add(format, Destination::Writer(writer));
     }
 
-    /// Shows this much of each token, in every report and not in the journal.
-    pub fn mask(&mut self, mask: Mask) {
+    /// Sets the mask of all reports; the journal keeps the tokens.
+    pub fn set_mask(&mut self, mask: Mask) {
         self.mask = mask;
     }
 
-    /// Says of each token that it is a mask already, and no token.
-    pub fn are_masked(&mut self) {
-        self.are_masked = true;
+    /// Marks all tokens as masked already.
+    pub fn set_already_masked(&mut self) {
+        self.already_masked = true;
     }
 
-    /// Says of each token that whatever was inserted was rolled back.
-    pub fn dry_run(&mut self, dry_run: bool) {
+    /// Sets whether the reports are those of a dry run.
+    pub fn set_dry_run(&mut self, dry_run: bool) {
         self.dry_run = dry_run;
     }
 
-    /// True where whatever is inserted is rolled back.
+    /// Returns true for a dry run.
     pub fn is_dry_run(&self) -> bool {
         self.dry_run
     }
 
-    /// Writes each outcome to the journal too.
-    pub fn keep_journal(&mut self, journal: Journal) {
+    /// Also writes each outcome to the journal.
+    pub fn add_journal(&mut self, journal: Journal) {
         self.add(ReportFormat::Ndjson, Destination::Journal(journal));
     }
 
-    fn add(&mut self, format: ReportFormat, place: Destination) {
-        let on_stdout = matches!(place, Destination::Stdout);
+    fn add(&mut self, format: ReportFormat, destination: Destination) {
+        let on_stdout = matches!(destination, Destination::Stdout);
         let color = on_stdout && self.terminal.is_some_and(|terminal| terminal.color);
         self.open.push(OpenReport {
             sink: sink(format, color),
-            place,
-            broken: false,
+            destination,
+            has_failed: false,
         });
     }
 
-    /// Writes one outcome to every report. A report that cannot be written is left out from then
-    /// on; the others go on.
+    /// Writes an outcome to every report. A report that fails once is skipped from then on.
     fn outcome(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Fault> {
         let mut plain = TokenRecord::new(outcome);
         if self.dry_run {
-            plain = plain.of_dry_run();
+            plain = plain.with_dry_run();
         }
-        plain.masked = self.are_masked;
+        plain.masked = self.already_masked;
         let masked = plain.masked(self.mask);
         let shown = masked.as_ref().unwrap_or(&plain);
-        self.each(|sink, out, is_journal| {
-            // A journal keeps the token itself: it is there to be replayed.
+        self.for_each(|sink, out, is_journal| {
+            // The journal keeps the token itself, for a replay.
             sink.outcome(out, if is_journal { &plain } else { shown }, line)
         })
     }
 
-    /// Writes a line of the script's to standard output.
+    /// Writes a line of the script to standard output.
     pub fn emit(&mut self, text: &str) -> Result<(), Fault> {
         writeln!(self.stdout, "{text}").map_err(|error| Destination::Stdout.fault(&error))?;
         if self.terminal.is_some() {
@@ -233,42 +233,42 @@ impl Reports {
         Ok(())
     }
 
-    /// Hands everything to the operating system; called when nothing else is there to write.
+    /// Flushes all buffers; called when no more outcomes are ready.
     pub fn flush(&mut self) -> Result<(), Fault> {
         let flushed = self.stdout.flush();
         let mut flushed = flushed.map_err(|error| Destination::Stdout.fault(&error));
-        for report in self.open.iter_mut().filter(|report| !report.broken) {
-            if let Destination::File { writer, .. } = &mut report.place {
+        for report in self.open.iter_mut().filter(|report| !report.has_failed) {
+            if let Destination::File { writer, .. } = &mut report.destination {
                 let written = writer.flush();
-                flushed = flushed.and(written.map_err(|error| report.place.fault(&error)));
+                flushed = flushed.and(written.map_err(|error| report.destination.fault(&error)));
             }
         }
         flushed
     }
 
-    /// Ends every report and gives the finished files their names.
+    /// Ends every report and renames the complete files.
     pub fn end(&mut self, summary: &Summary) -> Result<(), Fault> {
-        let written = self.each(|sink, out, _| sink.end(out, summary));
+        let written = self.for_each(|sink, out, _| sink.end(out, summary));
         let flushed = self.flush();
-        let mut named = Ok(());
-        for report in self.open.iter_mut().filter(|report| !report.broken) {
-            let done = report.place.finish();
-            named = named.and(done.map_err(|error| report.place.fault(&error)));
+        let mut renamed = Ok(());
+        for report in self.open.iter_mut().filter(|report| !report.has_failed) {
+            let finished = report.destination.finish();
+            renamed = renamed.and(finished.map_err(|error| report.destination.fault(&error)));
         }
-        written.and(flushed).and(named)
+        written.and(flushed).and(renamed)
     }
 
-    fn each(
+    fn for_each(
         &mut self,
         mut write: impl FnMut(&mut dyn ReportSink, &mut dyn Write, bool) -> io::Result<()>,
     ) -> Result<(), Fault> {
         let mut result = Ok(());
         for report in &mut self.open {
-            if report.broken {
+            if report.has_failed {
                 continue;
             }
             let sink = report.sink.as_mut();
-            let written = match &mut report.place {
+            let written = match &mut report.destination {
                 Destination::Stdout => write(sink, &mut self.stdout, false),
                 Destination::Writer(writer) => write(sink, writer, false),
                 Destination::Journal(journal) => {
@@ -277,8 +277,8 @@ impl Reports {
                 }
                 Destination::File { writer, .. } => write(sink, writer, false),
             };
-            let written = written.map_err(|error| report.place.fault(&error));
-            report.broken = written.is_err();
+            let written = written.map_err(|error| report.destination.fault(&error));
+            report.has_failed = written.is_err();
             result = result.and(written);
         }
         result

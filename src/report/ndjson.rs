@@ -1,4 +1,4 @@
-//! `ndjson`: a JSON object a token, then one with the summary.
+//! The `ndjson` report: one JSON object per token, then one with the summary.
 
 use std::io::{self, Write};
 
@@ -16,10 +16,10 @@ impl ReportSink for NdjsonReport {
     fn outcome(
         &mut self,
         out: &mut dyn Write,
-        row: &TokenRecord,
+        record: &TokenRecord,
         _: Option<&str>,
     ) -> io::Result<()> {
-        write_json(&mut *out, row)?;
+        write_json(&mut *out, record)?;
         out.write_all(b"\n")
     }
 

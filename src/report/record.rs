@@ -1,5 +1,5 @@
-//! A token and what became of it, as every report shows it; its fields and their order are the
-//! contract's token object.
+//! The record of a token and its outcome that every report shows. Names and order of the fields are
+//! those of the token object in docs/report.schema.json.
 
 use crate::pipeline::latency::milliseconds;
 use std::borrow::Cow;
@@ -10,7 +10,7 @@ use crate::error::escape::replace_secret;
 use crate::pipeline::token::{Outcome, Status};
 use crate::report::mask::Mask;
 
-/// What is said of a token that would have been stored.
+/// The reason of a token that a dry run would have stored.
 const ROLLED_BACK: &str = "dry run: rolled back";
 
 /// The token object.
@@ -30,16 +30,16 @@ pub struct TokenRecord<'a> {
     pub reason: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<Cow<'a, str>>,
-    /// True where nothing was stored, whatever `status` says of what would have been.
+    /// True for a dry run: `status` is what it would have been, and nothing was stored.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
-    /// True where `token` is not the token itself, so that nothing takes it for one.
+    /// True if `token` is a mask and not the token itself.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub masked: bool,
 }
 
 impl<'a> TokenRecord<'a> {
-    /// The fields of an outcome.
+    /// Creates the record of an outcome.
     pub fn new(outcome: &'a Outcome) -> Self {
         let detail = outcome.detail();
         let field = |text: &'a Option<String>| text.as_deref().map(Cow::Borrowed);
@@ -57,9 +57,9 @@ impl<'a> TokenRecord<'a> {
         }
     }
 
-    /// The same as a run says it that rolls back whatever it inserts.
+    /// Marks the record as that of a dry run.
     #[must_use]
-    pub fn of_dry_run(mut self) -> Self {
+    pub fn with_dry_run(mut self) -> Self {
         self.dry_run = true;
         if self.status == Status::Stored {
             self.reason = Some(ROLLED_BACK.into());
@@ -67,20 +67,21 @@ impl<'a> TokenRecord<'a> {
         self
     }
 
-    /// The same without the token, also where a trigger or a script put it into its words; `None`
-    /// where nothing is masked.
+    /// Returns the masked record, or `None` without a mask.
+    ///
+    /// Also masks the token in texts of triggers and scripts.
     pub fn masked(&self, mask: Mask) -> Option<TokenRecord<'static>> {
-        let shown = mask.of(&self.token)?;
-        let without = |text: &Option<Cow<'a, str>>| {
+        let masked = mask.of(&self.token)?;
+        let mask_in = |text: &Option<Cow<'a, str>>| {
             let text = text.as_deref()?;
-            Some(replace_secret(text, &self.token, &shown).into())
+            Some(replace_secret(text, &self.token, &masked).into())
         };
         Some(TokenRecord {
-            sqlstate: without(&self.sqlstate),
-            constraint: without(&self.constraint),
-            reason: without(&self.reason),
-            message: without(&self.message),
-            token: shown.into(),
+            sqlstate: mask_in(&self.sqlstate),
+            constraint: mask_in(&self.constraint),
+            reason: mask_in(&self.reason),
+            message: mask_in(&self.message),
+            token: masked.into(),
             status: self.status,
             attempts: self.attempts,
             ms: self.ms,
@@ -90,7 +91,10 @@ impl<'a> TokenRecord<'a> {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde requires a reference"
+)]
 fn name<S: Serializer>(status: &Status, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(status.as_str())
 }

@@ -1,24 +1,24 @@
-//! What refused tokens, counted: by the constraint and the SQLSTATE that the database named.
+//! Counts rejected tokens by constraint and SQLSTATE.
 
 use crate::pipeline::token::Outcome;
 
-/// So many kinds are told apart; a trigger may make up a constraint for each token.
-const MOST: usize = 64;
-/// What the others are counted as.
+/// Maximum number of kinds; a trigger may invent a constraint for each token.
+const MAX_KINDS: usize = 64;
+/// The constraint of all other rejections.
 const OTHER: &str = "other";
 
-/// Tokens that were rejected for the same reason.
+/// The number of rejections of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// The constraint; empty where the database named none.
+    /// The constraint; empty if the database named none.
     pub constraint: Box<str>,
-    /// The SQLSTATE; empty where it was not the database that refused them.
+    /// The SQLSTATE; empty if the database did not reject the tokens.
     pub sqlstate: Box<str>,
-    /// How many they are.
+    /// The number of tokens.
     pub count: u64,
 }
 
-/// Rejections by kind, in the order in which they first came. No token is among the names.
+/// Rejections by kind, in order of first occurrence. The names contain no token.
 #[derive(Clone, Debug, Default)]
 pub struct Rejections(Vec<Rejection>);
 
@@ -30,7 +30,7 @@ impl Rejections {
         let sqlstate = detail.and_then(|detail| detail.sqlstate.as_deref());
         let (constraint, sqlstate) = (constraint.unwrap_or_default(), sqlstate.unwrap_or_default());
         let token = outcome.token.as_str();
-        // Shorter tokens are parts of common words, and no secret.
+        // Shorter tokens are parts of common words, and not secret.
         let names_token = token.len() >= 8 && constraint.contains(token);
         if names_token {
             self.count(OTHER, sqlstate);
@@ -40,11 +40,11 @@ impl Rejections {
     }
 
     fn count(&mut self, constraint: &str, sqlstate: &str) {
-        let is_it =
+        let is_same =
             |one: &&mut Rejection| *one.constraint == *constraint && *one.sqlstate == *sqlstate;
-        if let Some(one) = self.0.iter_mut().find(is_it) {
+        if let Some(one) = self.0.iter_mut().find(is_same) {
             one.count += 1;
-        } else if self.0.len() < MOST || (constraint, sqlstate) == (OTHER, "") {
+        } else if self.0.len() < MAX_KINDS || (constraint, sqlstate) == (OTHER, "") {
             self.0.push(Rejection {
                 constraint: constraint.into(),
                 sqlstate: sqlstate.into(),
@@ -55,7 +55,7 @@ impl Rejections {
         }
     }
 
-    /// All of them.
+    /// Returns all kinds.
     pub fn all(&self) -> &[Rejection] {
         &self.0
     }
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn alike_ones_are_counted_together() {
+    fn rejections_of_one_kind_are_counted_together() {
         let all = counted([
             rejected("aa", "c", "23514"),
             rejected("bb", "", ""),
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_constraint_that_a_trigger_made_of_the_token_is_not_shown() {
+    fn constraint_that_contains_the_token_is_not_shown() {
         let all = counted([
             rejected("s3cret-token", "not s3cret-token", "P0001"),
             rejected("s3cret-tokem", "not s3cret-tokem", "P0001"),
@@ -124,9 +124,9 @@ mod tests {
     }
 
     #[test]
-    fn there_are_only_so_many_kinds() {
+    fn number_of_kinds_is_limited() {
         let all = counted((0..1000).map(|n| rejected("aa", &format!("c{n}"), "P0001")));
-        assert_eq!(all.len(), MOST + 1);
+        assert_eq!(all.len(), MAX_KINDS + 1);
         assert_eq!(
             all.last().map(|(name, _, count)| (name.as_str(), *count)),
             Some(("other", 936))

@@ -1,5 +1,4 @@
-//! The end of a run in numbers: the line for people on standard error, and the object of the JSON
-//! forms.
+//! The summary of a run: the line on standard error, and the object in the reports.
 
 use crate::observe::number::grouped;
 use crate::pipeline::latency::{LatencyHistogram, LatencyPercentiles};
@@ -12,86 +11,89 @@ use crate::error::escape::escape;
 use crate::pipeline::token::{Status, Tally};
 use crate::report::rejections::Rejections;
 
-/// The version of the report's form.
+/// The version of the report format.
 pub const VERSION: u32 = 1;
 
-/// What a run came to; fields and names are the contract's.
+/// The summary of a run. Names and order of the fields are those of docs/report.schema.json.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
-    /// The version of this form.
+    /// The version of the report format.
     pub version: u32,
-    /// A UUID (version 7) of this run.
+    /// The UUID (version 7) of the run.
     pub run_id: String,
-    /// The run whose report or journal this one replays.
+    /// The run that this one replays.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replay_of: Option<String>,
-    /// When the run began, RFC 3339 in UTC.
+    /// The start time, RFC 3339 in UTC.
     pub started_at: String,
-    /// How long it took.
+    /// The duration in milliseconds.
     pub duration_ms: u64,
-    /// SIZE, whatever the script asked for on the way.
+    /// SIZE, whatever the script requested.
     pub requested: u64,
     /// Tokens received.
     pub received: u64,
     /// Requests sent to the source.
     pub requests: u64,
-    /// Tokens that came beyond what was asked for, and were dropped.
+    /// Tokens received in excess of a request, and dropped.
     pub surplus: u64,
-    /// Tokens in each state.
+    /// Tokens by status.
     #[serde(flatten)]
     pub counts: Counts,
     /// The signal or deadline that stopped the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aborted_by: Option<&'static str>,
-    /// The process's exit code.
+    /// The exit code of the process.
     pub exit_code: u8,
-    /// From sending a token to its verdict, in milliseconds.
+    /// Percentiles of the time from sending a token to its outcome, in milliseconds.
     pub latency_ms: LatencyPercentiles,
-    /// The most tokens that the source may have issued in answers that never arrived.
+    /// Upper bound of the tokens issued in responses that were not received.
     #[serde(skip_serializing_if = "is_zero")]
     pub issued_unseen: u64,
-    /// True where whatever was inserted was rolled back.
+    /// True if all inserts were rolled back.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
-    /// True where the report is that of several runs.
+    /// True for the merged report of several runs.
     #[serde(skip)]
     pub is_merged: bool,
-    /// Of the requests, those for what an earlier answer had left out; for people.
+    /// Requests for tokens that an earlier response did not deliver; not in reports.
     #[serde(skip)]
     pub top_ups: u64,
-    /// Of the requests, those that were sent again; for people.
+    /// Requests that repeat a failed one; not in reports.
     #[serde(skip)]
     pub repeated: u64,
-    /// What refused tokens; for metrics.
+    /// Rejections by kind, for metrics.
     #[serde(skip)]
     pub rejections: Rejections,
-    /// All of `latency_ms`; for metrics.
+    /// All latencies, for metrics.
     #[serde(skip)]
     pub latencies: LatencyHistogram,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde requires a reference"
+)]
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// Tokens in each state; they add up to `received`.
+/// Tokens by status; they add up to `received`.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Counts {
-    /// The server confirmed the commit.
+    /// The database confirmed the commit.
     pub stored: u64,
-    /// Refused for good.
+    /// Refused permanently.
     pub rejected: u64,
-    /// Certainly not stored.
+    /// Not stored.
     pub failed: u64,
-    /// Nobody could find out.
+    /// In doubt.
     pub unknown: u64,
     /// Never sent.
     pub not_attempted: u64,
 }
 
 impl Counts {
-    /// How many ended in `status`.
+    /// Returns the number of tokens with `status`.
     pub fn get(&self, status: Status) -> u64 {
         match status {
             Status::Stored => self.stored,
@@ -116,21 +118,21 @@ impl From<Tally> for Counts {
 }
 
 impl Summary {
-    /// The one line for people.
+    /// Returns the summary line.
     pub fn line(&self) -> String {
-        // Tokens that come from a file are not asked for.
+        // Tokens from a file need no requests.
         let requests = match self.requests {
             0 => String::new(),
             1 => String::from(" in 1 request"),
             many => format!(" in {} requests", grouped(many)),
         };
-        let dry = if self.dry_run {
+        let prefix = if self.dry_run {
             "dry run, nothing was stored: "
         } else {
             ""
         };
         let mut line = format!(
-            "{dry}{} requested, {} received{requests}: {} stored, {} rejected",
+            "{prefix}{} requested, {} received{requests}: {} stored, {} rejected",
             grouped(self.requested),
             grouped(self.received),
             grouped(self.counts.stored),
@@ -159,23 +161,26 @@ impl Summary {
 }
 
 impl Summary {
-    /// By what tokens were rejected, for people: the most first, in aligned columns, a line each.
+    /// Returns the lines with the rejections by kind, the most frequent first, in aligned columns.
     pub fn breakdown(&self) -> Vec<String> {
         let mut kinds: Vec<(String, u64)> = self
             .rejections
             .all()
             .iter()
-            .map(|one| (named(&one.constraint, &one.sqlstate), one.count))
+            .map(|one| (kind_name(&one.constraint, &one.sqlstate), one.count))
             .collect();
         kinds.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        let more = kinds.len().saturating_sub(KINDS);
-        kinds.truncate(KINDS);
-        let name = kinds.iter().map(|(name, _)| name.chars().count()).max();
-        let count = kinds.first().map(|(_, count)| grouped(*count).len());
-        let (name, count) = (name.unwrap_or(0), count.unwrap_or(0));
+        let more = kinds.len().saturating_sub(SHOWN_KINDS);
+        kinds.truncate(SHOWN_KINDS);
+        let name_width = kinds.iter().map(|(name, _)| name.chars().count()).max();
+        let count_width = kinds.first().map(|(_, count)| grouped(*count).len());
+        let (name_width, count_width) = (name_width.unwrap_or(0), count_width.unwrap_or(0));
         let mut lines: Vec<String> = kinds
             .iter()
-            .map(|(kind, many)| format!("  rejected by {kind:name$}  {:>count$}", grouped(*many)))
+            .map(|(name, count)| {
+                let count = grouped(*count);
+                format!("  rejected by {name:name_width$}  {count:>count_width$}")
+            })
             .collect();
         if more > 0 {
             lines.push(format!("  and by {more} more"));
@@ -184,12 +189,12 @@ impl Summary {
     }
 }
 
-/// So many kinds of rejection are listed for people.
-const KINDS: usize = 10;
+/// Maximum number of kinds in the breakdown.
+const SHOWN_KINDS: usize = 10;
 
-fn named(constraint: &str, sqlstate: &str) -> String {
+fn kind_name(constraint: &str, sqlstate: &str) -> String {
     match (constraint, sqlstate) {
-        ("", "") => String::from("its own form or the script"),
+        ("", "") => String::from("invalid form or the script"),
         ("", sqlstate) => sqlstate.to_owned(),
         (constraint, "") => escape(constraint).into_owned(),
         (constraint, sqlstate) => format!("{} ({sqlstate})", escape(constraint)),

@@ -1,4 +1,4 @@
-//! `text`: a line a token, the status first, for people and shell pipelines.
+//! The `text` report: one line per token, status first.
 
 use std::io::{self, Write};
 
@@ -8,9 +8,9 @@ use crate::report::ReportSink;
 use crate::report::record::TokenRecord;
 use crate::report::summary::Summary;
 
-/// The text report. Its summary goes to standard error, not here.
+/// The text report. The summary goes to standard error instead.
 pub struct TextReport {
-    /// True to colour what became of a token; a script's own line is the script's.
+    /// True to color the status; a script's own lines are never colored.
     pub color: bool,
 }
 
@@ -18,12 +18,12 @@ impl ReportSink for TextReport {
     fn outcome(
         &mut self,
         out: &mut dyn Write,
-        row: &TokenRecord,
+        record: &TokenRecord,
         line: Option<&str>,
     ) -> io::Result<()> {
         match line {
             Some(line) => writeln!(out, "{line}"),
-            None => write_line(out, row, self.color),
+            None => write_line(out, record, self.color),
         }
     }
 
@@ -32,33 +32,32 @@ impl ReportSink for TextReport {
     }
 }
 
-fn write_line(out: &mut dyn Write, row: &TokenRecord, color: bool) -> io::Result<()> {
-    let status = row.status.as_str();
-    // Columns stand two spaces apart even where a status is longer than its column.
+fn write_line(out: &mut dyn Write, record: &TokenRecord, color: bool) -> io::Result<()> {
+    let status = record.status.as_str();
+    // At least two spaces separate the columns, even if a status is longer than its column.
     let width = 10.max(status.len() + 2);
     if color {
-        let word = Color(true).status(row.status, &format!("{status:width$}"));
-        write!(out, "{word}{}", escape(&row.token))?;
+        let status = Color(true).status(record.status, &format!("{status:width$}"));
+        write!(out, "{status}{}", escape(&record.token))?;
     } else {
-        // Nothing is set up for each of a million tokens that are piped.
-        write!(out, "{status:width$}{}", escape(&row.token))?;
+        // Avoids an allocation per token.
+        write!(out, "{status:width$}{}", escape(&record.token))?;
     }
-    match words(row) {
+    match details(record) {
         None => writeln!(out),
-        Some(words) => writeln!(out, "  {}", escape(&words)),
+        Some(details) => writeln!(out, "  {}", escape(&details)),
     }
 }
 
-/// What stands last on the line: the database's code with the constraint or else its message, or
-/// the reason of whoever refused.
-pub fn words(row: &TokenRecord) -> Option<String> {
-    let words = row
+/// Returns the last column: the SQLSTATE and the constraint, the reason or the message.
+pub fn details(record: &TokenRecord) -> Option<String> {
+    let text = record
         .constraint
         .as_deref()
-        .or(row.reason.as_deref())
-        .or(row.message.as_deref());
-    match (row.sqlstate.as_deref(), words) {
-        (Some(sqlstate), Some(words)) => Some(format!("{sqlstate} {words}")),
-        (words, None) | (None, words) => words.map(str::to_owned),
+        .or(record.reason.as_deref())
+        .or(record.message.as_deref());
+    match (record.sqlstate.as_deref(), text) {
+        (Some(sqlstate), Some(text)) => Some(format!("{sqlstate} {text}")),
+        (text, None) | (None, text) => text.map(str::to_owned),
     }
 }

@@ -1,5 +1,5 @@
-//! `yaml`: one document of the same shape as `json`, written as outcomes arrive. Every text stands in
-//! double quotes, so that no parser takes a token for a number, a date or a switch.
+//! The `yaml` report: one document of the same structure as `json`, written as outcomes arrive. Strings
+//! are double-quoted, so that no parser takes a token for a number, a date or a boolean.
 
 use std::io::{self, Write};
 
@@ -15,25 +15,25 @@ use crate::report::summary::{Summary, VERSION};
 /// The YAML report.
 #[derive(Default)]
 pub struct YamlReport {
-    begun: bool,
+    has_begun: bool,
 }
 
 impl ReportSink for YamlReport {
     fn outcome(
         &mut self,
         out: &mut dyn Write,
-        row: &TokenRecord,
+        record: &TokenRecord,
         _: Option<&str>,
     ) -> io::Result<()> {
-        if !std::mem::replace(&mut self.begun, true) {
+        if !std::mem::replace(&mut self.has_begun, true) {
             writeln!(out, "version: {VERSION}\ntokens:")?;
         }
         out.write_all(b"- ")?;
-        write_block(out, row)
+        write_block(out, record)
     }
 
     fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
-        if !self.begun {
+        if !self.has_begun {
             writeln!(out, "version: {VERSION}\ntokens: []")?;
         }
         out.write_all(b"summary:\n  ")?;
@@ -49,8 +49,8 @@ fn write_block(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-/// A mapping in block form, indented by two, with those inside it in flow form. Texts are JSON's:
-/// YAML reads all of its escapes.
+/// Formats a mapping in block style, indented by two, and nested ones in flow style. Strings are JSON's:
+/// YAML accepts all of its escapes.
 #[derive(Default)]
 struct YamlBlock {
     depth: usize,
@@ -58,7 +58,7 @@ struct YamlBlock {
 }
 
 impl YamlBlock {
-    fn is_inside(&self) -> bool {
+    fn is_nested(&self) -> bool {
         self.depth > 1
     }
 }
@@ -66,18 +66,18 @@ impl YamlBlock {
 impl Formatter for YamlBlock {
     fn begin_object<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
         self.depth += 1;
-        out.write_all(if self.is_inside() { b"{" } else { b"" })
+        out.write_all(if self.is_nested() { b"{" } else { b"" })
     }
 
     fn end_object<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(if self.is_inside() { b"}" } else { b"" })?;
+        out.write_all(if self.is_nested() { b"}" } else { b"" })?;
         self.depth -= 1;
         Ok(())
     }
 
     fn begin_object_key<W: Write + ?Sized>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
         self.in_key = true;
-        out.write_all(match (first, self.is_inside()) {
+        out.write_all(match (first, self.is_nested()) {
             (true, _) => b"",
             (false, true) => b", ",
             (false, false) => b"\n  ",

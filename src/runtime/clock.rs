@@ -1,5 +1,5 @@
-//! How time passes for a run: for whoever waits, asks what time it is, or draws how long to wait.
-//! A run has the machine's clock; a pipeline test has one of its own, on which waits take no time.
+//! The clock of a run: current time, waits and jitter. A run uses the system clock; a pipeline test
+//! uses a virtual one, on which waits take no time.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,41 +7,42 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
-/// A wait under way.
+/// The future of a wait.
 pub type SleepFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Held by a thread beside the runtime's as long as it works for the run.
+/// Held by a thread outside the runtime while it works for the run.
 pub trait BusyGuard: Send {
-    /// Called by the thread before it does anything.
+    /// Called by the thread before it starts to work.
     fn begin(&self) {}
 }
 
 impl BusyGuard for () {}
 
-/// What makes time pass.
+/// A source of time.
 pub trait Clock: Send + Sync {
-    /// What time it is.
+    /// Returns the current time.
     fn now(&self) -> Instant;
 
-    /// Waits because somebody wants time to pass.
+    /// Waits for `time`; a virtual clock adds it to the time slept.
     fn sleep(&self, time: Duration) -> SleepFuture;
 
-    /// Resolves at `instant`; nobody holds anything up for it.
-    fn at(&self, instant: Instant) -> SleepFuture;
+    /// Waits until `instant`; a virtual clock does not add it to the time slept.
+    fn sleep_until(&self, instant: Instant) -> SleepFuture;
 
-    /// A number from 0.0 to 1.0 that says how much of its longest a wait by chance takes.
+    /// Returns a random factor from 0.0 to 1.0 for a wait with full jitter.
     fn jitter(&self) -> f64;
 
-    /// Says that a thread beside the runtime's is about to work, until it drops the value. What it
-    /// waits for, it waits for by [`Clock::block_on`].
+    /// Registers work of a thread outside the runtime, until the guard is dropped.
+    ///
+    /// That thread must wait only by [`Clock::block_on`].
     fn busy(&self) -> Box<dyn BusyGuard>;
 
-    /// Blocks the calling thread, which is not the runtime's, until `future` is done or the clock
-    /// has given up on the whole run.
+    /// Blocks the calling thread, outside the runtime, until `future` is done or the clock has
+    /// cancelled the run.
     fn block_on(&self, runtime: &Handle, future: Pin<&mut dyn Future<Output = ()>>);
 }
 
-/// The machine's clock.
+/// The system clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -54,7 +55,7 @@ impl Clock for SystemClock {
         Box::pin(tokio::time::sleep(time))
     }
 
-    fn at(&self, instant: Instant) -> SleepFuture {
+    fn sleep_until(&self, instant: Instant) -> SleepFuture {
         Box::pin(tokio::time::sleep_until(instant.into()))
     }
 

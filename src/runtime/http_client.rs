@@ -1,11 +1,10 @@
-//! What every HTTP client of the program has in common: whose certificates it trusts, which proxy it
-//! takes, and that it follows nobody elsewhere.
+//! Common configuration of the program's HTTP clients: trusted certificates, proxy, and no redirects.
 
 use reqwest::{Client, ClientBuilder, Url, redirect};
 
-/// A client for `url`. With `proxy` it honours `HTTP_PROXY` and its kin, as curl does.
+/// Configures a client for `url`. With `proxy` it honours `HTTP_PROXY` and related variables.
 pub(crate) fn builder(url: &Url, proxy: bool) -> ClientBuilder {
-    // reqwest asks the process for its cryptography; a second client finds it installed.
+    // reqwest uses the process-wide crypto provider; for a second client it is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = Client::builder()
         .user_agent(concat!("token_service/", env!("CARGO_PKG_VERSION")))
@@ -13,16 +12,15 @@ pub(crate) fn builder(url: &Url, proxy: bool) -> ClientBuilder {
     if !proxy {
         builder = builder.no_proxy();
         if url.scheme() == "http" {
-            // Reading the machine's certificates takes longer than all the rest of a start, and
-            // nobody is asked for one.
+            // Loading the system's certificates dominates startup time, and plain HTTP needs none.
             builder = builder.tls_certs_only([]);
         }
     }
     builder
 }
 
-/// The address without its query and credentials, which may be secret.
-pub(crate) fn plain(url: &Url) -> String {
+/// Returns the URL without query and credentials, which may be secret.
+pub(crate) fn display_url(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.set_fragment(None);

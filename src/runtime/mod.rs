@@ -1,4 +1,4 @@
-//! What every command needs from the process: clock, shutdown, secrets, hardening.
+//! Process services that every command uses: clock, shutdown, secrets, hardening.
 
 pub mod clock;
 pub mod hardening;

@@ -1,4 +1,4 @@
-//! Secrets, and files of secrets that may be replaced while the program runs.
+//! Secrets, fixed or in files that may be replaced while the program runs.
 
 use std::fmt;
 use std::fs;
@@ -26,7 +26,7 @@ struct SecretFile {
 }
 
 impl Secret {
-    /// A secret that never changes.
+    /// Creates a secret that never changes.
     pub fn fixed(value: impl Into<SecretString>) -> Self {
         Self {
             initial: value.into(),
@@ -34,10 +34,10 @@ impl Secret {
         }
     }
 
-    /// The content of the file at `path`, less a line break at its end. `setting` names the file.
+    /// Reads the file at `path`, without a final line break. `setting` names the file.
     ///
     /// # Errors
-    /// The file cannot be read, is not text, or is empty.
+    /// If the file cannot be read, is not text, or is empty.
     pub fn from_file(setting: &str, path: &str) -> Result<Self, SecretFileError> {
         let file = SecretFile {
             path: PathBuf::from(path),
@@ -52,15 +52,15 @@ impl Secret {
         })
     }
 
-    /// The value when the configuration was read.
+    /// Returns the value when the configuration was read.
     pub fn initial(&self) -> &SecretString {
         &self.initial
     }
 
-    /// The value now: a file is read again.
+    /// Returns the current value: a file is read again.
     ///
     /// # Errors
-    /// The file cannot be read, is not text, or is empty at this moment.
+    /// If the file cannot be read, is not text, or is empty.
     pub fn read(&self) -> Result<SecretString, SecretFileError> {
         match &self.file {
             Some(file) => file.read(),
@@ -68,7 +68,7 @@ impl Secret {
         }
     }
 
-    /// The file and the setting that names it, for messages; `None` if the secret is fixed.
+    /// Returns the file and its setting, for messages; `None` if the secret is fixed.
     pub fn file(&self) -> Option<String> {
         self.file.as_ref().map(ToString::to_string)
     }
@@ -98,19 +98,19 @@ impl fmt::Display for SecretFile {
     }
 }
 
-/// A file of a secret cannot be read.
+/// The error of a secret's file that cannot be read.
 #[derive(Debug)]
 pub struct SecretFileError {
     /// The file.
     pub path: PathBuf,
     /// The setting that names the file.
     pub setting: String,
-    /// What is wrong with the file.
+    /// Why it cannot be read.
     pub cause: String,
 }
 
 impl SecretFileError {
-    /// What to do about it.
+    /// The hint for messages.
     pub const HINT: &str = "the file must exist, be text, and be readable by this user";
 }
 

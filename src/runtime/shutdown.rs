@@ -1,5 +1,5 @@
-//! How a run is stopped: first `stop` (begin nothing new, finish what is under way), later `abort`
-//! (wait for nothing more). Signals, the deadline and the end of the script all use this one way.
+//! Stops a run in two steps: `stop` (start nothing new, finish what is in flight) and `abort` (stop
+//! waiting). Signals, the deadline and the end of the script all use it.
 
 use crate::error::exit::Cause;
 use std::sync::{Arc, OnceLock};
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Fault;
 
-/// The run's stop switch. Clones share it.
+/// A handle that stops the run. Clones share its state.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     stop: CancellationToken,
@@ -18,7 +18,7 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// A switch that nobody has pressed.
+    /// Creates a handle that has not been triggered.
     pub fn new() -> Self {
         Self::default()
     }
@@ -29,34 +29,34 @@ impl Shutdown {
         self.stop.cancel();
     }
 
-    /// Stops the run because it cannot go on truthfully; only the first fault counts.
+    /// Stops the run because of `fault`; only the first fault counts.
     pub fn stop_because(&self, fault: Fault) {
         let _ = self.fault.set(fault);
         self.stop.cancel();
     }
 
-    /// Waits for nothing more: what is in flight becomes `unknown`.
+    /// Aborts the run without waiting: tokens in flight become `unknown`.
     pub fn abort(&self) {
         self.stop.cancel();
         self.abort.cancel();
     }
 
-    /// Why the run was stopped from outside, if it was.
+    /// Returns why the run was stopped from outside, if it was.
     pub fn cause(&self) -> Option<Cause> {
         self.cause.get().copied()
     }
 
-    /// Why the run could not go on, if it could not.
+    /// Returns the fault that stopped the run, if any.
     pub fn fault(&self) -> Option<&Fault> {
         self.fault.get()
     }
 
-    /// Cancelled when nothing new may begin.
+    /// Returns the token that is cancelled when nothing new may start.
     pub fn stopping(&self) -> &CancellationToken {
         &self.stop
     }
 
-    /// Cancelled when nothing may be waited for.
+    /// Returns the token that is cancelled when the run is aborted.
     pub fn aborting(&self) -> &CancellationToken {
         &self.abort
     }

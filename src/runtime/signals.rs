@@ -1,4 +1,4 @@
-//! The signals that end a process gracefully.
+//! Handles the signals that shut the process down gracefully.
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -6,23 +6,23 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Cause;
 
-/// The signals that end a process in good order.
+/// Handlers of SIGINT and SIGTERM.
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    /// From now on they do not kill, but are heard.
+    /// Installs the handlers; from now on the signals do not kill the process.
     pub(crate) fn listen() -> Result<Self, Problem> {
-        let listen = |kind| signal(kind).context("signals cannot be heard");
+        let listen = |kind| signal(kind).context("cannot install the signal handlers");
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
         })
     }
 
-    /// The next one.
+    /// Waits for the next signal.
     pub(crate) async fn next(&mut self) -> Cause {
         tokio::select! {
             _ = self.interrupt.recv() => Cause::Interrupt,

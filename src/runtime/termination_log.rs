@@ -1,24 +1,24 @@
-//! The termination message: what became of the process, in one line, where Kubernetes looks for it.
-//! `kubectl describe pod` and a job's controller show it when the logs are gone or are not theirs to read.
+//! Writes the Kubernetes termination message (best effort). `kubectl describe pod` and job controllers
+//! show it, even without access to the logs.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
 
-/// Where Kubernetes mounts a file for it into each container, unless told otherwise.
+/// Default path at which Kubernetes mounts the file into each container.
 pub const FILE: &str = "/dev/termination-log";
 
-/// Kubernetes cuts what is longer, in bytes.
-const LONGEST: usize = 4096;
+/// Kubernetes truncates longer messages.
+const MAX_BYTES: usize = 4096;
 
 /// Writes the termination message, best effort: the exit status and standard error tell too.
 pub fn write(line: &str) {
     let _ = write_to(Path::new(FILE), line);
 }
 
-/// Replaces what the file says by this line, cut where it would be too long. Where there is no such file,
-/// nothing is waiting for a message, and none is made; nor is one written to what is no plain file, which
-/// might block.
+/// Replaces the file's content with `line`, truncated to the limit.
+///
+/// It does nothing if the file does not exist, or is not a regular file: writing could block.
 fn write_to(file: &Path, line: &str) -> io::Result<()> {
     match fs::symlink_metadata(file) {
         Ok(found) if found.is_file() => {}
@@ -26,7 +26,7 @@ fn write_to(file: &Path, line: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     }
-    let message = &line[..line.floor_char_boundary(LONGEST)];
+    let message = &line[..line.floor_char_boundary(MAX_BYTES)];
     let mut file = OpenOptions::new().write(true).truncate(true).open(file)?;
     file.write_all(message.as_bytes())
 }
@@ -36,19 +36,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_says_the_last_line_only_and_no_more_than_is_read() {
+    fn file_is_replaced_and_truncated_to_the_limit() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("termination-log");
-        fs::write(&file, "what an earlier container said, which was longer").unwrap();
+        fs::write(&file, "the longer message of an earlier container").unwrap();
         write_to(&file, "5 requested").unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "5 requested");
-        // Three bytes a character, so that the limit falls into one.
+        // Three bytes per character, so the limit falls inside one.
         write_to(&file, &"…".repeat(2000)).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "…".repeat(1365));
     }
 
     #[test]
-    fn no_file_is_made_and_what_is_none_is_left_alone() {
+    fn message_is_not_written_when_file_is_missing_or_not_regular() {
         let dir = tempfile::tempdir().unwrap();
         write_to(&dir.path().join("absent"), "lost").unwrap();
         assert!(!dir.path().join("absent").exists());

@@ -1,5 +1,4 @@
-//! The end of a script: whatever way it ended, every stream that it left is drained, every token
-//! that is still open is written, and the run's verdict is drawn from what is then known.
+//! Runs a script to its end: drains its remaining streams and writes every open token.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,40 +12,41 @@ use crate::script::Script;
 use crate::script::api::formatter::LineFormatter;
 use crate::script::host::{AbandonedStream, ScriptHost};
 
-/// How a script ended.
+/// The result of a script.
 #[derive(Debug)]
 pub struct ScriptEnd {
-    /// What ended it, or what nobody heard of on the way; `None` where all went well or where the
-    /// run was stopped from outside.
+    /// The error that ended the script, or the first fault that it did not see.
+    ///
+    /// `None` if there was no error, or if a signal or the deadline stopped the run.
     pub problem: Option<Problem>,
-    /// The code that it set with `exit(N)`.
-    pub chosen: Option<u8>,
+    /// The code that the script set with `exit(N)`.
+    pub exit_code: Option<u8>,
 }
 
-/// Runs the script and drains all that it leaves. Afterwards the books are complete.
-pub fn run_to_the_end(script: &mut Script, host: &Arc<ScriptHost>) -> ScriptEnd {
+/// Runs the script and drains its remaining streams. Afterwards the ledger is complete.
+pub fn run_and_drain(script: &mut Script, host: &Arc<ScriptHost>) -> ScriptEnd {
     let result =
-        catch_unwind(AssertUnwindSafe(|| script.run(host))).unwrap_or_else(|_| Err(crashed()));
-    let went_well = result.is_ok();
+        catch_unwind(AssertUnwindSafe(|| script.run(host))).unwrap_or_else(|_| Err(panicked()));
+    let succeeded = result.is_ok();
     tracing::debug!("the script has ended");
-    host.end();
-    script.unwatch(host.shutdown());
+    host.set_ended();
+    script.watch_line_closure(host.shutdown());
     host.abandon_all();
-    let mut drained = Drain {
+    let mut drain = Drain {
         engine: &script.engine,
         host,
         formatter: host.take_formatter(),
-        detail: Detail::reason(why_not(host, went_well)),
+        detail: Detail::reason(not_attempted_reason(host, succeeded)),
     };
-    drained.drain(went_well);
-    drained.settle();
-    let output = host.emitter().end().err();
+    drain.drain(succeeded);
+    drain.settle_open();
+    let output = host.emitter().flush().err();
     let flush = host.ledger().reports().flush().err();
     let stopped = host.shutdown().stopping().is_cancelled();
     let problem = match (host.shutdown().fault(), result) {
-        // Whatever else happened, happened because the run could not go on.
+        // This fault stopped the run, so it is the cause of any other error.
         (Some(fault), _) => Some(fault.clone().into()),
-        // A script that was stopped did nothing wrong.
+        // The error of a stopped script is the stop itself, not a mistake.
         (None, Err(problem)) if !stopped || problem.kind.is_some() => Some(problem),
         (None, _) => host
             .take_unreported()
@@ -57,18 +57,18 @@ pub fn run_to_the_end(script: &mut Script, host: &Arc<ScriptHost>) -> ScriptEnd 
     };
     ScriptEnd {
         problem,
-        chosen: host.chosen_exit(),
+        exit_code: host.exit_code(),
     }
 }
 
-/// Why tokens that are left now were not sent.
-fn why_not(host: &ScriptHost, went_well: bool) -> &'static str {
+/// Returns why the remaining tokens were not sent.
+fn not_attempted_reason(host: &ScriptHost, succeeded: bool) -> &'static str {
     match host.shutdown().cause() {
-        Some(Cause::Deadline) => "the deadline had passed",
+        Some(Cause::Deadline) => "the deadline passed",
         Some(_) => "the run was stopped",
-        None if host.shutdown().fault().is_some() => "the run could not go on",
-        None if went_well => "the script did not store it",
-        None => "the script failed before",
+        None if host.shutdown().fault().is_some() => "the run failed",
+        None if succeeded => "the script did not store it",
+        None => "the script failed",
     }
 }
 
@@ -80,9 +80,10 @@ struct Drain<'a> {
 }
 
 impl Drain<'_> {
-    /// Takes every stream to its end. A script that ended well has what it began to store stored;
-    /// one that failed sends nothing more.
-    fn drain(&mut self, went_well: bool) {
+    /// Reads every abandoned stream to its end.
+    ///
+    /// If the script failed, its streams stop sending tokens.
+    fn drain(&mut self, succeeded: bool) {
         while let Some(stream) = self.host.next_abandoned() {
             match stream {
                 AbandonedStream::Outcomes(ready, stream) => {
@@ -90,20 +91,20 @@ impl Drain<'_> {
                         self.record(outcome);
                     }
                     let Some(mut stream) = stream else { continue };
-                    if !went_well {
+                    if !succeeded {
                         stream.stop();
                     }
-                    while let Some(next) = self.host.wait_to_the_end(stream.next()) {
+                    while let Some(next) = self.host.wait_despite_stop(stream.next()) {
                         match next {
                             Ok(batch) => batch.into_iter().for_each(|outcome| self.record(outcome)),
-                            Err(fault) => self.host.unreported(fault),
+                            Err(fault) => self.host.record_unreported(fault),
                         }
                     }
                 }
                 AbandonedStream::Pages(mut pages) => {
                     pages.stop();
-                    while let Some(next) = self.host.wait_to_the_end(pages.next()) {
-                        // Nobody asked for these pages any more, nor for what ended them.
+                    while let Some(next) = self.host.wait_despite_stop(pages.next()) {
+                        // The script did not read these pages, so their error does not count.
                         let Ok(page) = next else { continue };
                         for token in page.iter() {
                             let detail = Some(Arc::clone(&self.detail));
@@ -117,20 +118,20 @@ impl Drain<'_> {
 
     fn record(&self, outcome: Outcome) {
         let line = outcome.status.is_final().then(|| self.line(&outcome));
-        // A report that cannot be written is remembered by the books.
+        // The ledger keeps the fault of a report that cannot be written.
         let _ = self
             .host
             .ledger()
             .record(outcome, line.flatten().as_deref());
     }
 
-    /// The script's own line for an outcome, if it has one.
+    /// Returns the line of the script's closure for an outcome.
     fn line(&self, outcome: &Outcome) -> Option<String> {
-        self.formatter.as_ref()?.text(self.engine, outcome)
+        self.formatter.as_ref()?.format(self.engine, outcome)
     }
 
-    /// Writes what is still open.
-    fn settle(&self) {
+    /// Writes the tokens that are still open.
+    fn settle_open(&self) {
         while let Some(outcome) = { self.host.ledger().take_open() } {
             let line = self.line(&outcome);
             let _ = self.host.ledger().settle(&outcome, line.as_deref());
@@ -138,10 +139,10 @@ impl Drain<'_> {
     }
 }
 
-fn crashed() -> Problem {
+fn panicked() -> Problem {
     Problem::new(
         Exit::Script,
-        "the script host crashed; this is a bug of token_service",
+        "the script host panicked: this is a bug in token_service",
     )
-    .hint("every token is accounted for in the report; please file the script that did it")
+    .hint("the report accounts for every token; please report the bug and attach the script")
 }

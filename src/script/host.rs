@@ -1,8 +1,9 @@
-//! The host behind a script's primitives: what they work on, how they wait, and where a stream goes
-//! that the script let go of. Nothing that was received can get lost here: a stream that is dropped
-//! before its end comes back as abandoned, and the end of the run drains it.
+//! The state behind a script's primitives: source, database, ledger, output and waits.
+//!
+//! No received token is lost: a stream that is dropped before its end is abandoned to the host, and
+//! the end of the run drains it.
 
-use crate::script::native::{Native, lock};
+use crate::script::native::{NativeResult, lock};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::pin;
@@ -25,24 +26,24 @@ use crate::script::api::formatter::LineFormatter;
 use crate::script::sandbox::{MemoryMeter, StopReason};
 use crate::store::Store;
 
-/// So many streams that the script let go of may wait to be booked.
-const MOST_ABANDONED: usize = 1000;
+/// The number of abandoned outcome streams above which the script waits for the oldest one.
+const MAX_ABANDONED: usize = 1000;
 
-/// A stream that the script let go of.
+/// A stream that the script dropped before its end.
 pub enum AbandonedStream {
     /// Tokens that were not stored.
     Pages(PageStream<Fault>),
-    /// Outcomes that were not reported; the first ones are here already.
+    /// Outcomes that were not reported: those that have arrived, and the rest of the stream.
     Outcomes(VecDeque<Outcome>, Option<OutcomeStream<Fault>>),
 }
 
 /// A stream that a script may still hold when it ends.
 pub trait HeldStream: Send + Sync {
-    /// Gives the rest of the stream back to the host.
+    /// Returns the rest of the stream to the host.
     fn abandon(&self);
 }
 
-/// What a run's script works with.
+/// The host of one run's script.
 pub struct ScriptHost {
     runtime: Handle,
     clock: Arc<dyn Clock>,
@@ -55,29 +56,30 @@ pub struct ScriptHost {
     emitter: Mutex<Emitter>,
     environment: BTreeMap<String, String>,
     abandoned: Mutex<VecDeque<AbandonedStream>>,
-    live: Mutex<HeldStreams>,
+    held: Mutex<HeldStreams>,
     unreported: Mutex<Option<Fault>>,
-    chosen_exit: Mutex<Option<u8>>,
+    exit_code: Mutex<Option<u8>>,
     formatter: Mutex<Option<LineFormatter>>,
     ended: AtomicBool,
     memory: OnceLock<Arc<MemoryMeter>>,
 }
 
-/// The streams that the script may still hold. Values that hold each other are never dropped, so
-/// the end of the run must be able to find them.
+/// The streams that the script may still hold.
+///
+/// Values in a cycle are never dropped, so the end of the run finds their streams here.
 #[derive(Default)]
 struct HeldStreams {
     tokens: Vec<Weak<dyn HeldStream>>,
     outcomes: Vec<Weak<dyn HeldStream>>,
 }
 
-/// What a [`ScriptHost`] is made of.
+/// The parts of a [`ScriptHost`].
 pub struct HostParts {
-    /// The runtime on which fetching and storing go on; another thread must be driving it.
+    /// The runtime that fetches and stores; another thread must drive it.
     pub runtime: Handle,
     /// The run's clock.
     pub clock: Arc<dyn Clock>,
-    /// The run's stop switch.
+    /// Stops the run.
     pub shutdown: Shutdown,
     /// SIZE.
     pub size: u64,
@@ -85,9 +87,9 @@ pub struct HostParts {
     pub fetcher: Arc<Fetcher>,
     /// The database.
     pub store: Arc<Store>,
-    /// The books.
+    /// The outcomes of the run.
     pub ledger: Ledger,
-    /// Under which a run that completed fails all the same.
+    /// The `--fail-on` conditions.
     pub fail_on: Vec<Condition>,
     /// The files of `emit`.
     pub emitter: Emitter,
@@ -96,7 +98,7 @@ pub struct HostParts {
 }
 
 impl ScriptHost {
-    /// A host for one run.
+    /// Creates the host of one run.
     pub fn new(parts: HostParts) -> Arc<Self> {
         Arc::new(Self {
             runtime: parts.runtime,
@@ -110,74 +112,75 @@ impl ScriptHost {
             emitter: Mutex::new(parts.emitter),
             environment: parts.environment,
             abandoned: Mutex::default(),
-            live: Mutex::default(),
+            held: Mutex::default(),
             unreported: Mutex::default(),
-            chosen_exit: Mutex::default(),
+            exit_code: Mutex::default(),
             formatter: Mutex::default(),
             ended: AtomicBool::new(false),
             memory: OnceLock::new(),
         })
     }
 
-    /// The host of the script that calls. A closure that words the last lines after the script has
-    /// ended can begin nothing: nobody would account for it.
-    pub fn of(context: &NativeCallContext) -> Native<Arc<Self>> {
-        let host = Self::of_line(context)?;
+    /// Returns the host of the calling script, which must not have ended.
+    ///
+    /// After the script has ended, its line closure cannot start a stream: nothing would drain it.
+    pub fn of_running(context: &NativeCallContext) -> NativeResult<Arc<Self>> {
+        let host = Self::of(context)?;
         if host.ended.load(Ordering::Relaxed) {
-            return Err("the script has ended: a line's wording can begin nothing".into());
+            return Err("the script has ended: its line closure cannot call this function".into());
         }
         Ok(host)
     }
 
-    /// The same for what a line's wording may do.
-    pub fn of_line(context: &NativeCallContext) -> Native<Arc<Self>> {
+    /// Returns the host of the calling script, also after the script has ended.
+    pub fn of(context: &NativeCallContext) -> NativeResult<Arc<Self>> {
         context
             .tag()
             .and_then(|tag| tag.clone().try_cast::<Arc<Self>>())
             .ok_or_else(|| "the primitives work only inside a run".into())
     }
 
-    /// Lets the script begin nothing more.
-    pub fn end(&self) {
+    /// Marks the script as ended; see [`ScriptHost::of_running`].
+    pub fn set_ended(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }
 
-    /// The run's clock.
+    /// Returns the run's clock.
     pub fn clock(&self) -> &dyn Clock {
         &*self.clock
     }
 
-    /// Lets what a native piles up count, too.
-    pub fn measure(&self, memory: Arc<MemoryMeter>) {
+    /// Sets the meter that [`ScriptHost::check_memory`] reads.
+    pub fn set_memory_meter(&self, memory: Arc<MemoryMeter>) {
         let _ = self.memory.set(memory);
     }
 
-    /// Ends a native that piles up more than the memory allows.
-    pub fn check_memory(&self) -> Native<()> {
-        let is_over = self.memory.get().is_some_and(|memory| memory.is_over());
-        if is_over {
+    /// Returns an error if the process uses more memory than the script may.
+    pub fn check_memory(&self) -> NativeResult<()> {
+        let is_exceeded = self.memory.get().is_some_and(|memory| memory.is_exceeded());
+        if is_exceeded {
             Err(StopReason::Memory.error())
         } else {
             Ok(())
         }
     }
 
-    /// The run's stop switch.
+    /// Returns the handle that stops the run.
     pub fn shutdown(&self) -> &Shutdown {
         &self.shutdown
     }
 
-    /// Under which a run that completed fails all the same.
+    /// Returns the `--fail-on` conditions.
     pub fn fail_on(&self) -> &[Condition] {
         &self.fail_on
     }
 
-    /// SIZE.
+    /// Returns SIZE.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// What the summary calls `requested`: SIZE, or what was `received` where SIZE is all of a pipe.
+    /// Returns the summary's `requested`: SIZE, or `received` if SIZE is all of a pipe.
     pub fn requested(&self, received: u64) -> u64 {
         if self.fetcher.is_open_ended() {
             received
@@ -186,49 +189,53 @@ impl ScriptHost {
         }
     }
 
-    /// The source.
+    /// Returns the source.
     pub fn fetcher(&self) -> &Arc<Fetcher> {
         &self.fetcher
     }
 
-    /// The tokens in each state, unless somebody is at the books: it may wait for a reader of the report.
+    /// Returns the counts by status; `None` while another thread has the ledger locked.
+    ///
+    /// Does not block: the holder of the lock may wait for the reader of a report.
     pub fn try_tally(&self) -> Option<Tally> {
         self.ledger.try_lock().ok().map(|ledger| ledger.tally())
     }
 
-    /// The books.
+    /// Locks the ledger.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         lock(&self.ledger)
     }
 
-    /// The files of `emit`.
+    /// Locks the emitter of `emit`.
     pub fn emitter(&self) -> MutexGuard<'_, Emitter> {
         lock(&self.emitter)
     }
 
-    /// The environment variables that scripts may read.
+    /// Returns the environment variables that scripts may read.
     pub fn environment(&self) -> &BTreeMap<String, String> {
         &self.environment
     }
 
-    /// Starts storing.
+    /// Starts to store the tokens of `pages`.
     pub fn store(&self, pages: PageStream<Fault>) -> OutcomeStream<Fault> {
         let _guard = self.runtime.enter();
         self.store.store(pages)
     }
 
-    /// Turns every token of `pages` into an outcome by `judge`, without sending one.
-    pub fn judge(
+    /// Maps every token of `pages` to an outcome without sending it to the database.
+    pub fn map_to_outcomes(
         &self,
         pages: PageStream<Fault>,
-        judge: impl Fn(crate::pipeline::token::Token) -> Outcome + Send + 'static,
+        outcome: impl Fn(crate::pipeline::token::Token) -> Outcome + Send + 'static,
     ) -> OutcomeStream<Fault> {
         let _guard = self.runtime.enter();
-        crate::pipeline::channel::judged(pages, judge)
+        crate::pipeline::channel::map_to_outcomes(pages, outcome)
     }
 
-    /// Waits for `future`; a stopped run ends the wait at once, and the script with it.
-    pub fn wait<T>(&self, future: impl Future<Output = T>) -> Native<T> {
+    /// Waits for `future`.
+    ///
+    /// If the run is being stopped, returns the error that ends the script.
+    pub fn wait<T>(&self, future: impl Future<Output = T>) -> NativeResult<T> {
         self.block_on(async {
             tokio::select! {
                 biased;
@@ -240,13 +247,14 @@ impl ScriptHost {
         .ok_or_else(terminated)
     }
 
-    /// Waits for `future` although the run is being stopped; whoever it waits for must heed
-    /// [`Shutdown::aborting`].
-    pub fn wait_to_the_end<T>(&self, future: impl Future<Output = Option<T>>) -> Option<T> {
+    /// Waits for `future`, also while the run is being stopped.
+    ///
+    /// The future must end on [`Shutdown::aborting`].
+    pub fn wait_despite_stop<T>(&self, future: impl Future<Output = Option<T>>) -> Option<T> {
         self.block_on(future).flatten()
     }
 
-    /// `None` where the clock gave up.
+    /// Returns `None` if a test's clock ended the wait.
     fn block_on<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         let mut value = None;
         {
@@ -256,125 +264,126 @@ impl ScriptHost {
         value
     }
 
-    /// Takes back a stream that the script let go of. Outcomes that wait already are booked now, so
-    /// that a script which never looks at what it stores does not pile them up; one that lets go of
-    /// more than the store keeps up with waits for the oldest.
+    /// Takes an abandoned stream and records the outcomes that have arrived.
+    ///
+    /// Outcomes are recorded early so that a script that never reads them does not accumulate them.
+    /// If there are more than [`MAX_ABANDONED`] outcome streams, waits for the oldest one.
     pub fn abandon(&self, stream: AbandonedStream) {
         let mut abandoned = lock(&self.abandoned);
         let outcomes = |stream: &AbandonedStream| matches!(stream, AbandonedStream::Outcomes(..));
         match stream {
             AbandonedStream::Pages(_) => abandoned.push_back(stream),
-            // Before the pages, which are looked at only in the end.
+            // Before the pages, which are drained only at the end of the run.
             AbandonedStream::Outcomes(..) => {
                 let at = abandoned.partition_point(outcomes);
                 abandoned.insert(at, stream);
             }
         }
         while let Some(AbandonedStream::Outcomes(ready, stream)) = abandoned.front_mut() {
-            self.book(ready.drain(..));
+            self.record_all(ready.drain(..));
             let Some(open) = stream else {
                 abandoned.pop_front();
                 continue;
             };
             while let Some(batch) = open.try_next() {
-                self.book(batch);
+                self.record_all(batch);
             }
             if open.is_done() {
                 if let Some(fault) = open.take_fault() {
-                    self.unreported(fault);
+                    self.record_unreported(fault);
                 }
                 abandoned.pop_front();
                 continue;
             }
-            if abandoned.partition_point(outcomes) <= MOST_ABANDONED {
+            if abandoned.partition_point(outcomes) <= MAX_ABANDONED {
                 break;
             }
             let Some(AbandonedStream::Outcomes(_, Some(open))) = abandoned.front_mut() else {
                 break;
             };
             match self.wait(open.next()) {
-                Ok(Some(Ok(batch))) => self.book(batch),
-                Ok(Some(Err(fault))) => self.unreported(fault),
+                Ok(Some(Ok(batch))) => self.record_all(batch),
+                Ok(Some(Err(fault))) => self.record_unreported(fault),
                 Ok(None) => {}
                 Err(_) => break,
             }
         }
     }
 
-    /// Books what nobody words. A report that cannot be written is remembered by the ledger.
-    fn book(&self, outcomes: impl IntoIterator<Item = Outcome>) {
+    /// Records outcomes without a line of the script. The ledger keeps the fault of a report.
+    fn record_all(&self, outcomes: impl IntoIterator<Item = Outcome>) {
         let mut ledger = self.ledger();
         for outcome in outcomes {
             let _ = ledger.record(outcome, None);
         }
     }
 
-    /// The next stream that the script let go of.
+    /// Removes and returns the next abandoned stream.
     pub fn next_abandoned(&self) -> Option<AbandonedStream> {
         lock(&self.abandoned).pop_front()
     }
 
-    /// Remembers a stream that a script holds.
-    pub fn watch_tokens(&self, cell: Weak<dyn HeldStream>) {
-        watch(&mut lock(&self.live).tokens, cell);
+    /// Tracks a token stream that the script holds.
+    pub fn track_tokens(&self, stream: Weak<dyn HeldStream>) {
+        track(&mut lock(&self.held).tokens, stream);
     }
 
-    /// Remembers a stream that a script holds.
-    pub fn watch_outcomes(&self, cell: Weak<dyn HeldStream>) {
-        watch(&mut lock(&self.live).outcomes, cell);
+    /// Tracks an outcome stream that the script holds.
+    pub fn track_outcomes(&self, stream: Weak<dyn HeldStream>) {
+        track(&mut lock(&self.held).outcomes, stream);
     }
 
-    /// Takes back every stream that is still held somewhere.
+    /// Abandons every stream that the script still holds.
     pub fn abandon_all(&self) {
-        let HeldStreams { tokens, outcomes } = std::mem::take(&mut *lock(&self.live));
-        for cell in outcomes.iter().filter_map(Weak::upgrade) {
-            cell.abandon();
+        let HeldStreams { tokens, outcomes } = std::mem::take(&mut *lock(&self.held));
+        for stream in outcomes.iter().filter_map(Weak::upgrade) {
+            stream.abandon();
         }
-        for cell in tokens.iter().filter_map(Weak::upgrade) {
-            cell.abandon();
+        for stream in tokens.iter().filter_map(Weak::upgrade) {
+            stream.abandon();
         }
     }
 
-    /// Remembers a fault that no script statement heard of; the run fails with the first one.
-    pub fn unreported(&self, fault: Fault) {
+    /// Records a fault that the script did not see; the run fails with the first one.
+    pub fn record_unreported(&self, fault: Fault) {
         lock(&self.unreported).get_or_insert(fault);
     }
 
-    /// The first fault that no script statement heard of.
+    /// Removes and returns the first fault that the script did not see.
     pub fn take_unreported(&self) -> Option<Fault> {
         lock(&self.unreported).take()
     }
 
-    /// Sets the exit code that the script chose.
-    pub fn choose_exit(&self, code: u8) {
-        *lock(&self.chosen_exit) = Some(code);
+    /// Sets the exit code of the run.
+    pub fn set_exit_code(&self, code: u8) {
+        *lock(&self.exit_code) = Some(code);
     }
 
-    /// The exit code that the script chose.
-    pub fn chosen_exit(&self) -> Option<u8> {
-        *lock(&self.chosen_exit)
+    /// Returns the exit code that the script set.
+    pub fn exit_code(&self) -> Option<u8> {
+        *lock(&self.exit_code)
     }
 
-    /// Remembers the script's wording of a line, for what is written after it ended.
+    /// Sets the formatter of lines that are written after the script has ended.
     pub fn set_formatter(&self, formatter: LineFormatter) {
         *lock(&self.formatter) = Some(formatter);
     }
 
-    /// The script's wording of a line. It holds the host, which must not hold it to the end.
+    /// Removes and returns the line formatter. It refers to the host, so keeping it makes a cycle.
     pub fn take_formatter(&self) -> Option<LineFormatter> {
         lock(&self.formatter).take()
     }
 }
 
-/// Adds a cell and, now and then, forgets those that are gone.
-fn watch(cells: &mut Vec<Weak<dyn HeldStream>>, cell: Weak<dyn HeldStream>) {
-    if cells.len() == cells.capacity() {
-        cells.retain(|cell| cell.strong_count() > 0);
+/// Adds a stream; removes dropped streams when the vector is full.
+fn track(streams: &mut Vec<Weak<dyn HeldStream>>, stream: Weak<dyn HeldStream>) {
+    if streams.len() == streams.capacity() {
+        streams.retain(|stream| stream.strong_count() > 0);
     }
-    cells.push(cell);
+    streams.push(stream);
 }
 
-/// The error that ends a script whose run is being stopped; `try` cannot catch it.
+/// Returns the error that ends the script of a stopped run; `try` cannot catch it.
 pub fn terminated() -> Box<EvalAltResult> {
-    StopReason::Asked.error()
+    StopReason::Stopped.error()
 }

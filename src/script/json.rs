@@ -1,24 +1,25 @@
-//! Values of scripts in words and as JSON, however deep, long or entangled they are: a closure may
-//! hold itself, so that whoever follows it never arrives.
+//! Converts values of scripts to text and JSON.
+//!
+//! Depth and length are limited, because values can contain themselves.
 
 use rhai::{Dynamic, FnPtr, Map};
 use serde_json::Value;
 
 use crate::error::escape::json_of;
 
-/// What lies deeper in other values is left out.
-const DEPTH: usize = 64;
+/// The maximum nesting depth of JSON output; deeper values are left out.
+const MAX_DEPTH: usize = 64;
 
-/// So many characters of a value are shown to a person.
-const SHOWN: usize = 1000;
+/// The maximum number of characters of a description.
+const MAX_CHARS: usize = 1000;
 
-/// The map as a JSON object on one line.
+/// Converts a map to a JSON object on one line.
 pub fn to_json(map: &Map) -> String {
-    json_of(&object(map, DEPTH))
+    json_of(&object(map, MAX_DEPTH))
 }
 
-/// What a person sees of a value that was thrown.
-pub fn words(value: &Dynamic) -> String {
+/// Describes a thrown value for an error message.
+pub fn describe(value: &Dynamic) -> String {
     let text = if let Ok(text) = value.as_immutable_string_ref() {
         text.to_string()
     } else if value.is_array() || value.is_map() {
@@ -28,10 +29,10 @@ pub fn words(value: &Dynamic) -> String {
     } else {
         value.to_string()
     };
-    if text.chars().nth(SHOWN).is_none() {
+    if text.chars().nth(MAX_CHARS).is_none() {
         return text;
     }
-    text.chars().take(SHOWN).chain("…".chars()).collect()
+    text.chars().take(MAX_CHARS).chain("…".chars()).collect()
 }
 
 fn object(map: &Map, depth: usize) -> Value {
@@ -49,8 +50,8 @@ fn json(value: &Dynamic, depth: usize) -> Value {
     };
     if value.is_unit() {
         Value::Null
-    } else if let Ok(truth) = value.as_bool() {
-        truth.into()
+    } else if let Ok(boolean) = value.as_bool() {
+        boolean.into()
     } else if let Ok(number) = value.as_int() {
         number.into()
     } else if let Ok(number) = value.as_float() {
@@ -75,13 +76,13 @@ fn json(value: &Dynamic, depth: usize) -> Value {
 mod tests {
     use super::*;
 
-    fn made_by(script: &str) -> Dynamic {
+    fn eval(script: &str) -> Dynamic {
         rhai::Engine::new().eval(script).unwrap()
     }
 
     #[test]
-    fn a_map_is_json() {
-        let map: Map = made_by(
+    fn map_becomes_one_line_of_json() {
+        let map: Map = eval(
             "#{text: \"q\\\"\\u001b\", none: (), list: [1, 2.5, true, 'c'], deep: #{a: #{}}, blob: blob(2, 7)}",
         )
         .cast();
@@ -92,21 +93,21 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_itself_or_is_deep_ends() {
+    fn output_is_limited_when_values_are_cyclic_or_deep() {
         let map: Map =
-            made_by("let f = (); f = || f; let d = 1; for i in 0..200 { d = [d]; } #{f: f, d: d}")
+            eval("let f = (); f = || f; let d = 1; for i in 0..200 { d = [d]; } #{f: f, d: d}")
                 .cast();
         assert!(to_json(&map).len() < 500);
-        assert!(words(&made_by("let f = (); f = || f; [f]")).len() < 100);
+        assert!(describe(&eval("let f = (); f = || f; [f]")).len() < 100);
     }
 
     #[test]
-    fn words_are_short() {
-        assert_eq!(words(&made_by("\"as it is\"")), "as it is");
-        assert_eq!(words(&made_by("[1, #{a: \"b\"}]")), r#"[1,{"a":"b"}]"#);
-        assert_eq!(words(&made_by("|x| x")), "a closure");
+    fn descriptions_are_short() {
+        assert_eq!(describe(&eval("\"as it is\"")), "as it is");
+        assert_eq!(describe(&eval("[1, #{a: \"b\"}]")), r#"[1,{"a":"b"}]"#);
+        assert_eq!(describe(&eval("|x| x")), "a closure");
         assert_eq!(
-            words(&made_by("let t = \"x\"; t.pad(2000, 'x'); t"))
+            describe(&eval("let t = \"x\"; t.pad(2000, 'x'); t"))
                 .chars()
                 .count(),
             1001

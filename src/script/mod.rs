@@ -1,5 +1,4 @@
-//! The script host: an engine with the primitives, limits that hold, and a run of one script on a
-//! thread of its own whose end accounts for everything that was received.
+//! Compiles, checks and runs scripts: the Rhai engine with the script API and its limits.
 
 pub mod api;
 pub mod error;
@@ -10,8 +9,8 @@ pub mod lint;
 pub mod native;
 pub mod reference;
 pub mod sandbox;
-pub mod sources;
 pub mod stdlib;
+pub mod texts;
 pub mod type_names;
 
 use std::path::{Path, PathBuf};
@@ -30,32 +29,33 @@ use crate::script::host::ScriptHost;
 use crate::script::lint::modules::FileLinter;
 use crate::script::sandbox::MemoryMeter;
 use crate::script::sandbox::resolver::ScopedResolver;
-use crate::script::sources::Sources;
+use crate::script::texts::ScriptTexts;
 
-/// The script that runs where none is configured.
+/// The script that runs if none is configured.
 pub const DEFAULT: &str = include_str!("../../scripts/default.rhai");
 
-/// The name under which errors show the built-in script.
+/// The name of the built-in script in errors.
 pub const DEFAULT_NAME: &str = "scripts/default.rhai";
 
-/// The script thread's stack in bytes. 64 call levels of the deepest expressions fit into it, in
-/// builds without optimisation too.
-pub const STACK: usize = 256 * 1024 * 1024;
+/// The stack size of the script thread in bytes.
+///
+/// 64 call levels of the deepest expressions fit into it, also without optimisation.
+pub const STACK_SIZE: usize = 256 * 1024 * 1024;
 
-/// What a script knows of its run.
+/// The values and limits that a script gets from its run.
 #[derive(Clone, Debug)]
 pub struct ScriptSettings {
     /// SIZE.
     pub size: u64,
     /// `config::VARS`.
     pub vars: serde_json::Map<String, serde_json::Value>,
-    /// The most operations; 0 for no limit.
+    /// The maximum number of operations; 0 for no limit.
     pub max_operations: u64,
-    /// By how many bytes the process may grow while the script runs.
+    /// The number of bytes by which the process may grow while the script runs.
     pub max_memory: u64,
 }
 
-/// A script that compiled.
+/// A compiled script.
 pub struct Script {
     engine: Engine,
     ast: AST,
@@ -64,26 +64,26 @@ pub struct Script {
     config: Shared<Module>,
     scope: Scope<'static>,
     name: String,
-    sources: Sources,
-    names: Symbols,
+    texts: ScriptTexts,
+    symbols: Symbols,
     max_memory: u64,
-    /// What the memory is measured by, once it runs.
+    /// Measures the memory once the script runs.
     memory: Option<Arc<MemoryMeter>>,
 }
 
 impl Script {
-    /// Compiles the script in `path`, or the built-in one.
+    /// Compiles the script in the file `path`, or the built-in script.
     pub fn load(path: Option<&Path>, settings: &ScriptSettings) -> Result<Self, Problem> {
         let Some(path) = path else {
             return Self::compile(DEFAULT_NAME, DEFAULT, None, settings);
         };
         let name = path.display().to_string();
-        let text = sources::read(path).map_err(|error| unreadable(&name, &error))?;
+        let text = texts::read(path).map_err(|error| unreadable(&name, &error))?;
         Self::compile(&name, &text, Some(path), settings)
     }
 
-    /// Compiles a text that errors call `name` and that may import nothing.
-    pub fn of_text(name: &str, text: &str, settings: &ScriptSettings) -> Result<Self, Problem> {
+    /// Compiles `text`, which can import only library modules. Errors show it as `name`.
+    pub fn from_text(name: &str, text: &str, settings: &ScriptSettings) -> Result<Self, Problem> {
         Self::compile(name, text, None, settings)
     }
 
@@ -93,11 +93,11 @@ impl Script {
         path: Option<&Path>,
         settings: &ScriptSettings,
     ) -> Result<Self, Problem> {
-        let sources = Sources::default();
-        sources.add(name, text);
+        let texts = ScriptTexts::default();
+        texts.add(name, text);
         let mut engine = engine();
         engine.set_max_operations(settings.max_operations);
-        engine.set_module_resolver(ScopedResolver::new(path, sources.clone()));
+        engine.set_module_resolver(ScopedResolver::new(path, texts.clone()));
         let mut config = Module::new();
         let size = Dynamic::from(native::integer(settings.size));
         config.set_var("SIZE", size.clone());
@@ -111,104 +111,105 @@ impl Script {
         scope.push_constant_dynamic("SIZE", size);
         let mut ast = engine
             .compile_with_scope(&scope, text)
-            .map_err(|error| error::of_parse(&error, name, &sources))?;
+            .map_err(|error| error::of_parse(&error, name, &texts))?;
         ast.set_source(name);
-        sources.add_closures(name, &ast);
+        texts.add_closures(name, &ast);
         Ok(Self {
-            names: Symbols::of(&engine),
+            symbols: Symbols::of(&engine),
             engine,
             ast,
             path: path.map(Path::to_owned),
             config,
             scope,
             name: name.to_owned(),
-            sources,
+            texts,
             max_memory: settings.max_memory,
             memory: None,
         })
     }
 
-    /// The name under which errors show it.
+    /// Returns the name of the script in errors.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What a run of it would be refused for: calls of what does not exist.
+    /// Returns the problems that prevent a run: calls of functions that do not exist.
     pub fn check(&self) -> Vec<Problem> {
-        lint::calls(&self.ast, &self.name, &self.names, &self.sources)
+        lint::unknown_calls(&self.ast, &self.name, &self.symbols, &self.texts)
     }
 
-    /// What a run of it without a folder for its files would be refused for.
-    pub fn file_written(&self) -> Option<Problem> {
-        lint::file_written(&self.ast, &self.name, &self.names, &self.sources)
+    /// Returns the problem that prevents a run without `--out-dir`: a call that writes a file.
+    pub fn first_file_write(&self) -> Option<Problem> {
+        lint::first_file_write(&self.ast, &self.name, &self.symbols, &self.texts)
     }
 
-    /// The mistakes that can be seen in it and in what it imports, without running it.
+    /// Returns the mistakes in the script and its imports that are visible without running it.
     pub fn lint(&self) -> Vec<Problem> {
         let path = self.path.as_deref();
-        let resolver = ScopedResolver::new(path, self.sources.clone());
+        let resolver = ScopedResolver::new(path, self.texts.clone());
         let mut engine = engine();
         engine.register_static_module("config", Shared::clone(&self.config));
-        let files = FileLinter::new(engine, &resolver, &self.names, &self.sources);
+        let linter = FileLinter::new(engine, &resolver, &self.symbols, &self.texts);
         let key = path
             .and_then(crate::script::sandbox::resolver::key_of)
             .unwrap_or_default();
-        files.main(&self.scope, &self.name, &key)
+        linter.lint_script(&self.scope, &self.name, &key)
     }
 
-    /// Runs it to its end, with `host` behind its primitives. Blocks; to be called on a thread of
-    /// its own with a stack of [`STACK`] bytes.
+    /// Runs the script with the primitives of `host`.
+    ///
+    /// Blocks. Call it on a dedicated thread with a stack of [`STACK_SIZE`] bytes.
     fn run(&mut self, host: &Arc<ScriptHost>) -> Result<(), Problem> {
         self.engine.set_default_tag(Dynamic::from(Arc::clone(host)));
-        let printed = Arc::clone(host);
+        let print_host = Arc::clone(host);
         self.engine.on_print(move |text| {
-            // A standard output that cannot be written is remembered by the reports' own writing.
+            // If standard output is closed, the reports record the fault.
             let text = crate::error::escape::escape_line(text);
-            let _ = printed.ledger().reports().emit(&text);
+            let _ = print_host.ledger().reports().emit(&text);
         });
-        let memory = Arc::new(MemoryMeter::begin(self.max_memory));
+        let memory = Arc::new(MemoryMeter::start(self.max_memory));
         self.memory = Some(Arc::clone(&memory));
-        host.measure(Arc::clone(&memory));
+        host.set_memory_meter(Arc::clone(&memory));
         sandbox::watch(&mut self.engine, host.shutdown().clone(), memory);
         let mut scope = self.scope.clone();
         self.engine
             .run_ast_with_scope(&mut scope, &self.ast)
             .map_err(|error| {
-                // The engine quotes values in its errors, and scripts throw them: a token has no
-                // business there.
-                let problem = error::of_error(&error, &self.name, &self.sources, &self.names);
+                // Errors quote values, which may contain tokens.
+                let problem = error::of_error(&error, &self.name, &self.texts, &self.symbols);
                 let ledger = host.ledger();
-                problem.reworded(|text| ledger.without_tokens(text))
+                problem.map_texts(|text| ledger.without_tokens(text))
             })
     }
 
-    /// Lets the wording of a line run although the run is being stopped, within bounds: all lines
-    /// together may take [`LAST_WORDS`] then, and what is left is written in the host's own words.
-    fn unwatch(&mut self, shutdown: &Shutdown) {
+    /// Limits the line closure, which formats lines after the script has ended.
+    ///
+    /// If the run is being stopped, all lines together may take [`LINE_CLOSURE_TIME`]. The remaining
+    /// outcomes are written with the default line.
+    fn watch_line_closure(&mut self, shutdown: &Shutdown) {
         let shutdown = shutdown.clone();
-        let until: OnceLock<Instant> = OnceLock::new();
-        let is_late = move || {
+        let end: OnceLock<Instant> = OnceLock::new();
+        let has_timed_out = move || {
             shutdown.stopping().is_cancelled()
-                && Instant::now() > *until.get_or_init(|| Instant::now() + LAST_WORDS)
+                && Instant::now() > *end.get_or_init(|| Instant::now() + LINE_CLOSURE_TIME)
         };
         if let Some(memory) = self.memory.clone() {
-            sandbox::watch_last_words(&mut self.engine, memory, is_late);
+            sandbox::watch_line_closure(&mut self.engine, memory, has_timed_out);
         }
     }
 }
 
-/// So long may the wording of all last lines take in a run that is being stopped.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The time limit of the line closure, over all lines, in a run that is being stopped.
+const LINE_CLOSURE_TIME: Duration = Duration::from_secs(1);
 
-/// An engine with all that a script may call; without a host, so that what it knows can be checked.
+/// Returns an engine with every function that scripts can call, but without a host.
 fn engine() -> Engine {
     let mut engine = documented_engine();
     crate::script::sandbox::overrides::register(&mut engine);
     engine
 }
 
-/// An engine with the primitives and the limits, which knows the script API and nothing else beyond
-/// the language itself.
+/// Returns an engine with the documented script API and its limits, without the overrides.
 pub fn documented_engine() -> Engine {
     let mut engine = Engine::new();
     sandbox::apply(&mut engine);
@@ -239,7 +240,7 @@ fn to_dynamic(value: &serde_json::Value) -> Dynamic {
         Value::Bool(value) => (*value).into(),
         Value::String(text) => text.into(),
         Value::Number(number) => match number.as_i64() {
-            Some(whole) => whole.into(),
+            Some(integer) => integer.into(),
             None => number.as_f64().unwrap_or(f64::NAN).into(),
         },
         Value::Array(values) => Dynamic::from_array(values.iter().map(to_dynamic).collect()),

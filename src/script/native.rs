@@ -1,5 +1,4 @@
-//! What every native function of a script needs: its result type, the errors that it throws as maps,
-//! and locks.
+//! Helpers of native functions: their result type, errors as maps, and locks.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,29 +7,29 @@ use rhai::{Dynamic, EvalAltResult, INT, Map, Position};
 
 use crate::error::{ErrorKind, Fault};
 
-/// What a native gives: a value, or an error that the engine understands.
-pub type Native<T> = Result<T, Box<EvalAltResult>>;
+/// The result of a native function: a value or an error of the engine.
+pub type NativeResult<T> = Result<T, Box<EvalAltResult>>;
 
-/// A lock whose holder cannot have left it half-changed: no holder panics between two writes.
+/// Locks a mutex, also after a panic: no holder panics in the middle of a change.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The fault as an error that scripts catch as a map; the engine fills in the position.
+/// Converts a fault to an error that scripts catch as a map; the engine adds the position.
 pub fn thrown(fault: Fault) -> Box<EvalAltResult> {
     EvalAltResult::ErrorRuntime(to_map(fault).into(), Position::NONE).into()
 }
 
-/// The error of a stream that is used a second time.
-pub fn consumed(what: &str) -> Box<EvalAltResult> {
-    thrown(used_already(what))
+/// Returns the error of a stream that is read a second time.
+pub fn consumed_error(what: &str) -> Box<EvalAltResult> {
+    thrown(consumed_fault(what))
 }
 
-/// The fault of a stream that is used a second time.
-pub fn used_already(what: &str) -> Fault {
+/// Returns the fault of a stream that is read a second time.
+pub fn consumed_fault(what: &str) -> Fault {
     Fault::new(
         ErrorKind::StreamConsumed,
-        format!("these {what} were used already: a stream can be read once"),
+        format!("these {what} were already read: a stream can be read once"),
     )
     .hint("keep what you need on the first pass, or fetch again")
 }
@@ -57,7 +56,7 @@ fn to_map(fault: Fault) -> Map {
         } => {
             set("status", INT::from(status).into());
             if let Some(wait) = retry_after {
-                set("retry_after_ms", millis(wait).into());
+                set("retry_after_ms", milliseconds(wait).into());
             }
         }
         ErrorKind::ShortSupply {
@@ -77,11 +76,11 @@ fn to_map(fault: Fault) -> Map {
     map
 }
 
-/// A count as scripts have it.
+/// Converts a count to the integer type of scripts.
 pub fn integer(number: u64) -> INT {
     INT::try_from(number).unwrap_or(INT::MAX)
 }
 
-fn millis(wait: Duration) -> INT {
+fn milliseconds(wait: Duration) -> INT {
     INT::try_from(wait.as_millis()).unwrap_or(INT::MAX)
 }

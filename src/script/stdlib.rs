@@ -1,7 +1,8 @@
-//! The standard library: modules in Rhai that every script can import as `lib/NAME`, whether its
-//! folder holds them or not. A file of the same name in the script's folder comes first.
+//! The standard library: Rhai modules that every script can import as `lib/NAME`.
+//!
+//! A file of the same name in the script's folder takes precedence.
 
-/// The modules, by name.
+/// The name and the text of each module.
 const MODULES: [(&str, &str); 5] = [
     ("backoff", include_str!("../../scripts/lib/backoff.rhai")),
     ("batches", include_str!("../../scripts/lib/batches.rhai")),
@@ -10,7 +11,7 @@ const MODULES: [(&str, &str); 5] = [
     ("stats", include_str!("../../scripts/lib/stats.rhai")),
 ];
 
-/// The text of the module that an import names, if it is one of the library's.
+/// Returns the text of the library module at an import path.
 pub fn text(path: &str) -> Option<&'static str> {
     let name = path.strip_prefix("lib/")?;
     let name = name.strip_suffix(".rhai").unwrap_or(name);
@@ -18,7 +19,7 @@ pub fn text(path: &str) -> Option<&'static str> {
     Some(module.1)
 }
 
-/// What errors call the module that an import names.
+/// Returns the name of a library module in errors.
 pub fn name(path: &str) -> String {
     format!(
         "scripts/{}.rhai",
@@ -26,7 +27,7 @@ pub fn name(path: &str) -> String {
     )
 }
 
-/// All modules: name and text.
+/// Returns the name and the text of every module.
 pub fn modules() -> impl Iterator<Item = (&'static str, &'static str)> {
     MODULES.into_iter()
 }

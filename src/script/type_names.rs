@@ -1,6 +1,6 @@
-//! The names of types as scripts know them.
+//! The names of types in scripts.
 
-/// A Rust type's name as scripts know it.
+/// Returns the script's name of a Rust type.
 pub fn script_type(name: &str) -> &str {
     match name.trim_start_matches("&mut ") {
         "ImmutableString" | "String" | "str" | "&str" => "string",

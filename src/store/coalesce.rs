@@ -1,5 +1,4 @@
-//! Outcomes on their way out of the store: each wake-up of their reader costs as much as a token, so
-//! they travel in state.
+//! Outcomes are batched: waking the reader costs as much as a token.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,59 +7,61 @@ use tokio::time::Instant;
 
 use crate::pipeline::token::Outcome;
 
-/// How long outcomes wait for state. The first after a pause goes at once.
+/// How long outcomes wait for others. The first ones after a pause are sent at once.
 const COALESCE_FOR: Duration = Duration::from_millis(1);
 
-/// What all connections gather for one reader.
+/// Batches the outcomes of all connections for one reader.
 #[derive(Default)]
 pub(super) struct Coalescer(Mutex<CoalescerState>);
 
 #[derive(Default)]
 struct CoalescerState {
     outcomes: Vec<Outcome>,
-    /// When the last ones left.
-    left: Option<Instant>,
-    /// True where somebody will come for them.
-    is_awaited: bool,
+    /// When the last batch was sent.
+    last_sent: Option<Instant>,
+    /// True if a flush is scheduled.
+    is_flush_scheduled: bool,
 }
 
-/// What is to be done with outcomes that were added.
+/// What the caller must do after adding outcomes.
 pub(super) enum Coalesced {
-    /// These are to be sent now.
-    Now(Vec<Outcome>),
-    /// What was gathered is to be taken then.
-    At(Instant),
-    /// It will be.
-    Pending,
+    /// Send these outcomes now.
+    SendNow(Vec<Outcome>),
+    /// Call [`Coalescer::take`] at this instant.
+    FlushAt(Instant),
+    /// Nothing: a flush is scheduled.
+    Scheduled,
 }
 
 impl Coalescer {
-    /// Adds outcomes.
+    /// Adds outcomes, and returns what to do with the batch.
     pub(super) fn add(&self, outcomes: Vec<Outcome>, now: Instant) -> Coalesced {
         let mut state = self.lock();
-        let due = state.left.map_or(now, |left| left + COALESCE_FOR);
+        let due = state
+            .last_sent
+            .map_or(now, |last_sent| last_sent + COALESCE_FOR);
         if now < due {
             state.outcomes.extend(outcomes);
-            return if std::mem::replace(&mut state.is_awaited, true) {
-                Coalesced::Pending
+            return if std::mem::replace(&mut state.is_flush_scheduled, true) {
+                Coalesced::Scheduled
             } else {
-                Coalesced::At(due)
+                Coalesced::FlushAt(due)
             };
         }
-        state.left = Some(now);
+        state.last_sent = Some(now);
         if state.outcomes.is_empty() {
-            return Coalesced::Now(outcomes);
+            return Coalesced::SendNow(outcomes);
         }
         state.outcomes.extend(outcomes);
-        Coalesced::Now(std::mem::take(&mut state.outcomes))
+        Coalesced::SendNow(std::mem::take(&mut state.outcomes))
     }
 
-    /// What there is.
+    /// Takes the batch.
     pub(super) fn take(&self, now: Instant) -> Vec<Outcome> {
         let mut state = self.lock();
-        state.is_awaited = false;
+        state.is_flush_scheduled = false;
         if !state.outcomes.is_empty() {
-            state.left = Some(now);
+            state.last_sent = Some(now);
         }
         std::mem::take(&mut state.outcomes)
     }
@@ -86,21 +87,21 @@ mod tests {
     }
 
     #[test]
-    fn the_first_goes_at_once_and_the_next_wait_for_company() {
+    fn first_outcome_is_sent_at_once_and_later_ones_are_batched() {
         let (coalescer, start) = (Coalescer::default(), Instant::now());
         let at = |micros| start + Duration::from_micros(micros);
         let first = coalescer.add(outcome("aa"), at(0));
-        assert!(matches!(first, Coalesced::Now(all) if texts(&all) == ["aa"]));
+        assert!(matches!(first, Coalesced::SendNow(all) if texts(&all) == ["aa"]));
         let second = coalescer.add(outcome("bb"), at(100));
-        assert!(matches!(second, Coalesced::At(due) if due == start + COALESCE_FOR));
+        assert!(matches!(second, Coalesced::FlushAt(due) if due == start + COALESCE_FOR));
         let third = coalescer.add(outcome("cc"), at(200));
-        assert!(matches!(third, Coalesced::Pending));
-        // Whoever comes when the moment is over takes all along, and leaves nothing to be taken.
+        assert!(matches!(third, Coalesced::Scheduled));
+        // Outcomes that are added after the interval take the whole batch.
         let fourth = coalescer.add(outcome("dd"), at(1000));
-        assert!(matches!(fourth, Coalesced::Now(all) if texts(&all) == ["bb", "cc", "dd"]));
+        assert!(matches!(fourth, Coalesced::SendNow(all) if texts(&all) == ["bb", "cc", "dd"]));
         assert!(coalescer.take(at(1100)).is_empty());
         let fifth = coalescer.add(outcome("ee"), at(1200));
-        assert!(matches!(fifth, Coalesced::At(due) if due == at(1000) + COALESCE_FOR));
+        assert!(matches!(fifth, Coalesced::FlushAt(due) if due == at(1000) + COALESCE_FOR));
         assert_eq!(texts(&coalescer.take(at(2000))), ["ee"]);
     }
 }

@@ -1,7 +1,7 @@
-//! The database of a pipeline test: what it says of each token is written down beforehand. What then
-//! becomes of the token is decided as for a real one, by the same classes, tries and pauses.
+//! The fake database of pipeline tests, with predefined replies. Replies are classified and retried
+//! like those of a real database.
 //!
-//! It works through the queue one token after the other, so that a test comes out the same each time.
+//! It sends one token after the other, so that tests are deterministic.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,21 +16,20 @@ use crate::store::outcome_batch::OutcomeBatch;
 use crate::store::postgres::catalog::Catalog;
 use crate::store::postgres::classify::{ErrorClass, ServerError, classify};
 use crate::store::postgres::in_doubt::UNCONFIRMED;
-use crate::store::postgres::{MOST_LOSSES, every_insert_denied, gone};
+use crate::store::postgres::{MAX_LOSSES, end_after_outage, every_insert_denied};
 use crate::store::queue::{Chunk, ConsumerGuard, Queue, StoreEnd, StoreJob};
-use crate::store::sqlstate::{TRIES, pause, scrub};
+use crate::store::sqlstate::{MAX_TRIES, retry_delay, scrub};
 use crate::store::{BackendFuture, StoreBackend, StoreOptions};
 
-/// Why a token is not stored whose connection went.
+/// The reason of a token whose connection was lost.
 const LOST: &str = "the connection was lost before the token was stored";
 
-/// What the database says of each token.
+/// The replies of the fake database.
 #[derive(Clone, Debug, Default)]
 pub struct FakeReplies {
-    /// By the token: what it says to the first try, the second, and so on; the last one holds for
-    /// all that follow.
+    /// Replies by token, one per attempt; the last one also applies to further attempts.
     pub replies: HashMap<String, Vec<FakeReply>>,
-    /// The same for every other token; where there is none, it is stored.
+    /// Replies for all other tokens; if empty, they are stored.
     pub others: Vec<FakeReply>,
 }
 
@@ -43,88 +42,88 @@ impl FakeReplies {
     }
 }
 
-/// What it says to one INSERT.
+/// A reply to one INSERT.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FakeReply {
-    /// How long that takes.
+    /// Delay before the reply.
     pub delay: Duration,
-    /// What it is.
-    pub says: ReplyKind,
+    /// The kind of reply.
+    pub kind: ReplyKind,
 }
 
-/// What a database can say to an INSERT.
+/// The kinds of reply to an INSERT.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ReplyKind {
-    /// It is committed.
+    /// The INSERT is committed.
     #[default]
     Stored,
-    /// It is refused with a code; who is at fault decides what that means.
+    /// The INSERT fails with an SQLSTATE, which is classified.
     Code(Box<FakeError>),
-    /// It is refused without a code.
+    /// The token is rejected without an SQLSTATE.
     Refused(String),
-    /// The connection is lost; the token is then found not to be in the table.
+    /// The connection is lost; a lookup shows that the token is not stored.
     Lost,
-    /// The connection is lost; the token is then found in the table.
+    /// The connection is lost; a lookup shows that the token is stored.
     Found,
-    /// The connection is lost, and it cannot be found out.
+    /// The connection is lost, and a lookup is not possible.
     Unknown,
-    /// The connection is lost, and there is no other until patience ends.
+    /// The connection is lost, and reconnecting fails until patience expires.
     Down,
 }
 
-/// The fields of an error.
+/// The fields of an error reply.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FakeError {
-    /// The five characters.
+    /// The SQLSTATE.
     pub sqlstate: String,
-    /// `ERROR` if it is not given; anything else concerns the connection.
+    /// The severity, `ERROR` by default; others concern the connection.
     pub severity: Option<String>,
-    /// The server's function that raised it.
+    /// The server function that raised it.
     pub routine: Option<String>,
-    /// The table that it names.
+    /// The table name.
     pub table: Option<String>,
-    /// The column that it names.
+    /// The column name.
     pub column: Option<String>,
-    /// The constraint that refused the token.
+    /// The constraint name.
     pub constraint: Option<String>,
     /// The primary message.
     pub message: Option<String>,
 }
 
-/// A token that was sent.
+/// A token in flight.
 struct FakeInFlight {
     token: Token,
     job: Arc<StoreJob>,
     sent: Instant,
-    /// How often this store sent it.
+    /// How often this store has sent it.
     tries: u32,
 }
 
-/// One that is certainly not stored and will be sent again.
+/// A token that is certainly not stored and waits for a retry.
 struct FakeRetry {
     due: Instant,
     in_flight: FakeInFlight,
     detail: Arc<Detail>,
 }
 
-/// The task that takes chunks.
+/// The task of the fake database.
 pub(super) struct FakeWorker(JoinHandle<()>);
 
 impl FakeWorker {
     pub(super) fn start(
-        script: FakeReplies,
+        replies: FakeReplies,
         options: &StoreOptions,
         queue: &Arc<Queue>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let writer = FakeWriter {
-            script,
+            replies,
             patience: options.patience,
             catalog: Catalog::assumed(&options.table, &options.column),
             dry_run: options.dry_run,
             queue: Arc::clone(queue),
             clock,
-            waiting: Vec::new(),
+            retries: Vec::new(),
             batch: OutcomeBatch::default(),
         };
         Self(tokio::spawn(writer.work()))
@@ -148,25 +147,25 @@ impl StoreBackend for FakeWorker {
 }
 
 struct FakeWriter {
-    script: FakeReplies,
+    replies: FakeReplies,
     patience: Duration,
     catalog: Catalog,
     dry_run: bool,
     queue: Arc<Queue>,
     clock: Arc<dyn Clock>,
-    waiting: Vec<FakeRetry>,
+    retries: Vec<FakeRetry>,
     batch: OutcomeBatch,
 }
 
 impl FakeWriter {
     async fn work(mut self) {
         let queue = Arc::clone(&self.queue);
-        let _taker = ConsumerGuard(Arc::clone(&queue));
+        let _guard = ConsumerGuard(Arc::clone(&queue));
         let mut closed = false;
         while !queue.shutdown.aborting().is_cancelled() {
             if let Some(FakeRetry {
                 in_flight, detail, ..
-            }) = self.due()
+            }) = self.take_due()
             {
                 if in_flight.job.is_stopping() {
                     self.settle(in_flight, Status::Failed, Some(detail));
@@ -176,34 +175,33 @@ impl FakeWriter {
                 continue;
             }
             self.batch.flush();
-            if closed && self.waiting.is_empty() {
+            if closed && self.retries.is_empty() {
                 return;
             }
-            let due = self.waiting.iter().map(|waiting| waiting.due).min();
+            let due = self.retries.iter().map(|retry| retry.due).min();
             tokio::select! {
                 biased;
                 () = queue.shutdown.aborting().cancelled() => {}
-                // What waits for its time waits no longer where nothing may be sent.
-                () = queue.shutdown.stopping().cancelled(), if due.is_some() => self.fail_waiting(),
-                chunk = queue.inbox.recv(), if !closed => match chunk {
+                // After a stop nothing may be sent, so no retry waits.
+                () = queue.shutdown.stopping().cancelled(), if due.is_some() => self.fail_retries(),
+                chunk = queue.chunks.recv(), if !closed => match chunk {
                     Ok(chunk) => {
-                        queue.taken(&chunk);
+                        queue.mark_taken(&chunk);
                         self.store(chunk).await;
                     }
                     Err(_) => closed = true,
                 },
-                () = self.clock.at(due.unwrap_or(self.clock.now())), if due.is_some() => {}
+                () = self.clock.sleep_until(due.unwrap_or(self.clock.now())), if due.is_some() => {}
             }
         }
-        self.fail_waiting();
+        self.fail_retries();
     }
 
-    fn due(&mut self) -> Option<FakeRetry> {
+    fn take_due(&mut self) -> Option<FakeRetry> {
         let now = self.clock.now();
-        let is_due =
-            |waiting: &FakeRetry| waiting.due <= now || waiting.in_flight.job.is_stopping();
-        let index = self.waiting.iter().position(is_due)?;
-        Some(self.waiting.remove(index))
+        let is_due = |retry: &FakeRetry| retry.due <= now || retry.in_flight.job.is_stopping();
+        let index = self.retries.iter().position(is_due)?;
+        Some(self.retries.remove(index))
     }
 
     async fn store(&mut self, mut chunk: Chunk) {
@@ -219,7 +217,7 @@ impl FakeWriter {
             };
             self.send(in_flight).await;
         }
-        // The chunk reports what is left of it; what was settled must come first.
+        // Dropping the chunk reports its remaining tokens; settled ones must be sent first.
         self.batch.flush();
     }
 
@@ -227,110 +225,110 @@ impl FakeWriter {
         in_flight.tries += 1;
         in_flight.token.attempts = in_flight.token.attempts.saturating_add(1);
         in_flight.sent = self.clock.now();
-        let FakeReply { delay, says } = self.script.reply(&in_flight.token);
+        let FakeReply { delay, kind } = self.replies.reply(&in_flight.token);
         if !delay.is_zero() {
             self.batch.flush();
             let answered = tokio::select! {
                 biased;
                 () = self.queue.shutdown.aborting().cancelled() => false,
-                () = self.clock.at(in_flight.sent + delay) => true,
+                () = self.clock.sleep_until(in_flight.sent + delay) => true,
             };
             if !answered {
-                let why = "the run was aborted before the answer came";
+                let why = "the run was aborted before the database answered";
                 return self.settle(in_flight, Status::Unknown, Some(Detail::reason(why)));
             }
         }
-        match says {
-            // What would have been taken back is in no doubt.
+        match kind {
+            // A dry run rolls back, so there is no doubt.
             ReplyKind::Found | ReplyKind::Unknown if self.dry_run => self.lost(in_flight),
             ReplyKind::Lost => self.lost(in_flight),
             ReplyKind::Stored | ReplyKind::Found => self.settle(in_flight, Status::Stored, None),
             ReplyKind::Refused(why) => {
                 self.settle(in_flight, Status::Rejected, Some(Detail::reason(why)));
             }
-            ReplyKind::Code(refusal) => self.judged(in_flight, *refusal),
+            ReplyKind::Code(error_reply) => self.settle_error(in_flight, *error_reply),
             ReplyKind::Unknown => {
                 let why =
                     "the connection was lost, and without SELECT right it cannot be looked up";
                 self.settle(in_flight, Status::Unknown, Some(Detail::reason(why)));
             }
-            ReplyKind::Down => self.down(in_flight).await,
+            ReplyKind::Down => self.outage(in_flight).await,
         }
     }
 
-    /// The connection went, and the token is not in the table.
+    /// Retries a token whose connection was lost before it was stored.
     fn lost(&mut self, in_flight: FakeInFlight) {
-        self.again(in_flight, MOST_LOSSES, Duration::ZERO, Detail::reason(LOST));
+        self.retry(in_flight, MAX_LOSSES, Duration::ZERO, Detail::reason(LOST));
     }
 
-    /// Books the server's verdict on a token.
-    fn judged(&mut self, in_flight: FakeInFlight, refusal: FakeError) {
+    /// Classifies the server's error and settles or retries the token.
+    fn settle_error(&mut self, in_flight: FakeInFlight, error_reply: FakeError) {
         let error = ServerError {
-            code: &refusal.sqlstate,
-            is_error: refusal
+            code: &error_reply.sqlstate,
+            is_error: error_reply
                 .severity
                 .as_deref()
                 .is_none_or(|severity| severity == "ERROR"),
             schema: None,
-            table: refusal.table.as_deref(),
-            column: refusal.column.as_deref(),
+            table: error_reply.table.as_deref(),
+            column: error_reply.column.as_deref(),
             datatype: None,
-            constraint: refusal.constraint.as_deref(),
-            routine: refusal.routine.as_deref(),
+            constraint: error_reply.constraint.as_deref(),
+            routine: error_reply.routine.as_deref(),
             context: None,
         };
         let class = classify(&error, &self.catalog, &in_flight.token);
         let names = [
-            refusal.constraint.as_deref(),
-            refusal.table.as_deref(),
-            refusal.column.as_deref(),
+            error_reply.constraint.as_deref(),
+            error_reply.table.as_deref(),
+            error_reply.column.as_deref(),
             None,
         ];
-        let message = refusal.message.as_ref();
+        let message = error_reply.message.as_ref();
         let message = message.map(|message| scrub(message, in_flight.token.as_str(), &names));
         let detail = Arc::new(Detail {
-            sqlstate: Some(refusal.sqlstate),
-            constraint: refusal.constraint,
+            sqlstate: Some(error_reply.sqlstate),
+            constraint: error_reply.constraint,
             reason: None,
             message,
         });
         match class {
             ErrorClass::Rejected => self.settle(in_flight, Status::Rejected, Some(detail)),
             ErrorClass::Retry | ErrorClass::Reroute | ErrorClass::KeyTaken => {
-                let wait = pause(in_flight.tries, self.clock.jitter());
-                self.again(in_flight, TRIES, wait, detail);
+                let wait = retry_delay(in_flight.tries, self.clock.jitter());
+                self.retry(in_flight, MAX_TRIES, wait, detail);
             }
             // Another connection, or an unprepared statement.
             ErrorClass::ReadOnly | ErrorClass::Unprepared => {
-                self.again(in_flight, TRIES, Duration::ZERO, detail);
+                self.retry(in_flight, MAX_TRIES, Duration::ZERO, detail);
             }
             ErrorClass::Failed | ErrorClass::Denied { all: false } => {
                 self.settle(in_flight, Status::Failed, Some(detail));
             }
             ErrorClass::Denied { all: true } => {
                 let code = detail.sqlstate.as_deref().unwrap_or_default();
-                let message = detail.message.as_deref().unwrap_or("it gave no reason");
-                let verdict = StoreEnd {
+                let message = detail.message.as_deref().unwrap_or("no message");
+                let end = StoreEnd {
                     status: Status::NotAttempted,
                     fault: every_insert_denied(code, message),
                     detail: Arc::clone(&detail),
                 };
-                in_flight.job.tell(&verdict.fault);
-                self.queue.fail_all(verdict);
+                in_flight.job.set_fault(&end.fault);
+                self.queue.fail_all(end);
                 self.settle(in_flight, Status::Failed, Some(detail));
             }
             ErrorClass::Unconfirmed => self.unknown(in_flight, UNCONFIRMED, &detail),
-            ErrorClass::Doubt | ErrorClass::Unreadable => {
+            ErrorClass::InDoubt | ErrorClass::Unreadable => {
                 self.unknown(
                     in_flight,
-                    "the database does not know whether it was stored",
+                    "the database cannot tell whether the token was stored",
                     &detail,
                 );
             }
         }
     }
 
-    /// Reports a token whose fate the database leaves open.
+    /// Settles a token as `unknown`.
     fn unknown(&mut self, in_flight: FakeInFlight, reason: &str, detail: &Detail) {
         let detail = Detail {
             reason: Some(reason.to_owned()),
@@ -339,45 +337,45 @@ impl FakeWriter {
         self.settle(in_flight, Status::Unknown, Some(Arc::new(detail)));
     }
 
-    /// Sends it again after `wait`, unless that was done often enough.
-    fn again(&mut self, in_flight: FakeInFlight, tries: u32, wait: Duration, detail: Arc<Detail>) {
+    /// Schedules a retry after `wait`, unless the limit is reached.
+    fn retry(&mut self, in_flight: FakeInFlight, tries: u32, wait: Duration, detail: Arc<Detail>) {
         if in_flight.tries >= tries || in_flight.job.is_stopping() {
             return self.settle(in_flight, Status::Failed, Some(detail));
         }
-        self.waiting.push(FakeRetry {
+        self.retries.push(FakeRetry {
             due: self.clock.now() + wait,
             in_flight,
             detail,
         });
     }
 
-    /// The database is gone, and with it what is known of the token that was sent last.
-    async fn down(&mut self, in_flight: FakeInFlight) {
+    /// Simulates an outage: waits for patience to expire, then fails all tokens.
+    async fn outage(&mut self, in_flight: FakeInFlight) {
         self.batch.flush();
         tokio::select! {
             biased;
             () = self.queue.shutdown.aborting().cancelled() => {}
-            () = self.clock.at(self.clock.now() + self.patience) => {}
+            () = self.clock.sleep_until(self.clock.now() + self.patience) => {}
         }
         let fault = Fault::new(ErrorKind::DbConnect, "the database cannot be reached");
-        let verdict = gone(fault.cause("the test case has it down"), self.patience);
-        let waiting = self.waiting.iter().map(|waiting| &waiting.in_flight.job);
-        for job in waiting.chain([&in_flight.job]) {
-            job.tell(&verdict.fault);
+        let end = end_after_outage(fault.cause("the test case declares it down"), self.patience);
+        let jobs = self.retries.iter().map(|retry| &retry.in_flight.job);
+        for job in jobs.chain([&in_flight.job]) {
+            job.set_fault(&end.fault);
         }
-        self.queue.fail_all(verdict);
+        self.queue.fail_all(end);
         if self.dry_run {
             self.settle(in_flight, Status::Failed, Some(Detail::reason(LOST)));
         } else {
-            let why = "the connection was lost, and there was no other to look it up";
+            let why = "the connection was lost, and no other could be made to look it up";
             self.settle(in_flight, Status::Unknown, Some(Detail::reason(why)));
         }
-        self.fail_waiting();
+        self.fail_retries();
     }
 
-    fn fail_waiting(&mut self) {
-        for waiting in std::mem::take(&mut self.waiting) {
-            self.settle(waiting.in_flight, Status::Failed, Some(waiting.detail));
+    fn fail_retries(&mut self) {
+        for retry in std::mem::take(&mut self.retries) {
+            self.settle(retry.in_flight, Status::Failed, Some(retry.detail));
         }
         self.batch.flush();
     }

@@ -1,22 +1,21 @@
-//! The names of tables and columns: parsed from the configuration, quoted for SQL.
+//! Parses configured names of tables and columns, and quotes them for SQL.
 //!
-//! Nothing that a user configures reaches SQL unquoted; a name keeps its case, as a quoted
-//! identifier does.
+//! Configured names never reach SQL unquoted, so they keep their case.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// A table's name, with its schema where one is given.
+/// A table's name, with an optional schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableName {
-    /// The schema, if the name says one.
+    /// The schema, if given.
     pub schema: Option<String>,
-    /// The table itself.
+    /// The table.
     pub table: String,
 }
 
 impl TableName {
-    /// A table that is looked for in the search path.
+    /// Creates the name of a table in the search path.
     pub fn plain(table: impl Into<String>) -> Self {
         Self {
             schema: None,
@@ -27,16 +26,16 @@ impl TableName {
     /// Parses `table`, `schema.table`, `"a table"` or `"a.schema"."a ""quoted"" table"`.
     ///
     /// # Errors
-    /// The rest of a sentence that begins with whose name it is: what it must be, and what is wrong.
+    /// The predicate of a sentence whose subject is the setting: what it must be, and what is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
-        Self::of_parts(text).map_err(|why| format!("must be a table or schema.table: {why}"))
+        Self::from_parts(text).map_err(|why| format!("must be a table or schema.table: {why}"))
     }
 
-    fn of_parts(text: &str) -> Result<Self, &'static str> {
+    fn from_parts(text: &str) -> Result<Self, &'static str> {
         let mut parts = Vec::new();
         let mut rest = text;
         loop {
-            let (part, after) = part(rest)?;
+            let (part, after) = split_part(rest)?;
             parts.push(part);
             match after.strip_prefix('.') {
                 Some(after) => rest = after,
@@ -48,18 +47,18 @@ impl TableName {
             return Err("a part of it is empty");
         }
         if text.contains('\0') {
-            return Err("it holds a NUL");
+            return Err("it contains a NUL character");
         }
         let table = parts.pop().unwrap_or_default();
         let schema = parts.pop();
         if parts.is_empty() {
             Ok(Self { schema, table })
         } else {
-            Err("it has more than two parts; one that holds a dot belongs in double quotes")
+            Err("it has more than two parts; put a part that contains a dot in double quotes")
         }
     }
 
-    /// The name as SQL, every part quoted.
+    /// Returns the name as SQL, with every part quoted.
     pub fn to_sql(&self) -> String {
         match &self.schema {
             Some(schema) => format!(
@@ -73,16 +72,16 @@ impl TableName {
 }
 
 impl fmt::Display for TableName {
-    /// As it may stand in the configuration, in quotes only where it must.
+    /// Writes the name as in the configuration, with quotes only if necessary.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(schema) = &self.schema {
-            write!(f, "{}.", configured(schema))?;
+            write!(f, "{}.", quote_if_needed(schema))?;
         }
-        f.write_str(&configured(&self.table))
+        f.write_str(&quote_if_needed(&self.table))
     }
 }
 
-fn configured(part: &str) -> Cow<'_, str> {
+fn quote_if_needed(part: &str) -> Cow<'_, str> {
     if part.contains(['.', '"']) {
         quote_identifier(part).into()
     } else {
@@ -90,13 +89,13 @@ fn configured(part: &str) -> Cow<'_, str> {
     }
 }
 
-/// One part of a name and what follows it.
-fn part(text: &str) -> Result<(String, &str), &'static str> {
+/// Splits off the first part of a name.
+fn split_part(text: &str) -> Result<(String, &str), &'static str> {
     let Some(mut rest) = text.strip_prefix('"') else {
         let end = text.find('.').unwrap_or(text.len());
         let (part, after) = text.split_at(end);
         return if part.contains('"') {
-            Err("a part that holds a double quote belongs in double quotes, with that one doubled")
+            Err("put a part that contains a double quote in double quotes, and double that quote")
         } else {
             Ok((part.to_owned(), after))
         };
@@ -118,7 +117,7 @@ fn part(text: &str) -> Result<(String, &str), &'static str> {
     }
 }
 
-/// A name as a quoted identifier: in double quotes, those inside it doubled.
+/// Quotes a name as an identifier: in double quotes, with inner ones doubled.
 pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
@@ -132,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_quoted_with_their_case() {
+    fn names_are_quoted_and_keep_their_case() {
         assert_eq!(sql("secret_tokens"), r#""secret_tokens""#);
         assert_eq!(sql("Vault.Secret"), r#""Vault"."Secret""#);
         assert_eq!(sql(r#""a.b"."c""#), r#""a.b"."c""#);
@@ -141,12 +140,12 @@ mod tests {
     }
 
     #[test]
-    fn a_quote_in_an_identifier_is_doubled() {
+    fn double_quote_in_identifier_is_doubled() {
         assert_eq!(quote_identifier(r#"a"b"#), r#""a""b""#);
     }
 
     #[test]
-    fn a_name_is_shown_as_it_may_be_configured() {
+    fn displayed_name_parses_back() {
         for text in [
             "secret_tokens",
             "Vault.a b",
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_names_are_refused() {
+    fn invalid_names_are_rejected() {
         for text in [
             "", "a.", ".a", "a.b.c", "\"a", "\"a\"b", "a\"b", "\"\"", "a\0",
         ] {

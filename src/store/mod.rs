@@ -1,15 +1,15 @@
-//! Storing: the writer's face. One transaction a token, many of them in flight.
+//! Stores tokens: one transaction per token, many of them in flight.
 //!
-//! Pages go in, outcomes come out. Between them a pump cuts pages into chunks, and connections
-//! (or the one thread of an SQLite file) take chunks from a shared queue.
+//! A pump splits pages into chunks. Connections, or the thread of an SQLite file, take chunks from a
+//! shared queue and send outcomes.
 
 #![allow(
     clippy::doc_markdown,
-    reason = "PostgreSQL and SQLite are names of products, not of code"
+    reason = "PostgreSQL and SQLite are product names"
 )]
 #![allow(
     clippy::result_large_err,
-    reason = "a fault is made once a run, never once a token"
+    reason = "a fault is created once per run, not per token"
 )]
 
 mod coalesce;
@@ -38,7 +38,7 @@ use crate::runtime::shutdown::Shutdown;
 use crate::store::identifier::TableName;
 use crate::store::page_spans::PageSpans;
 
-/// Where the tokens go and how; validated.
+/// The options of a store; validated.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
     /// The database.
@@ -47,23 +47,21 @@ pub struct StoreOptions {
     pub table: TableName,
     /// The column, quoted as an identifier in SQL.
     pub column: String,
-    /// The most connections of a run, at least 1.
+    /// Maximum number of connections, at least 1.
     pub connections: usize,
-    /// The most requests in flight on each connection, at least 1; `None` for what its round trip
-    /// needs.
+    /// Maximum number of inserts in flight per connection; `None` to adapt it to the round trip.
     pub pipeline: Option<usize>,
-    /// How many tokens are likely to come: connections for them are made ahead.
+    /// Expected number of tokens; connections for them are opened in advance.
     pub expected: u64,
-    /// True where each INSERT is tried and rolled back.
+    /// True to roll each INSERT back.
     pub dry_run: bool,
     /// The server's `statement_timeout` for each INSERT; zero for none.
     pub statement_timeout: Duration,
-    /// How long an outage in the middle of a run is waited out before the run gives up.
+    /// How long the run waits for an outage to end before it gives up.
     pub patience: Duration,
-    /// The run's name at the server (its connections' `application_name`), by which a later replay
-    /// finds what is left of it.
+    /// The connections' `application_name`, by which a replay finds leftover connections.
     pub session: String,
-    /// Begins the spans of connections and pages.
+    /// Starts the spans of connections and pages.
     pub tracer: Tracer,
 }
 
@@ -74,11 +72,11 @@ pub enum DatabaseTarget {
     Postgres(Box<postgres::Address>),
     /// An SQLite file.
     Sqlite(PathBuf),
-    /// The demo's own table in memory, gone with the process.
+    /// The demo's table in memory.
     Demo,
 }
 
-/// An open database that stores tokens. It belongs to the runtime in which it was opened.
+/// An open database that stores tokens. It must be used in the runtime in which it was opened.
 pub struct Store {
     producer: queue::ProducerGuard,
     backend: Box<dyn StoreBackend>,
@@ -86,40 +84,39 @@ pub struct Store {
     table: Arc<str>,
 }
 
-/// What a backend gives in its own time.
+/// The future of a backend's operation.
 type BackendFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What takes the chunks out of the queue and accounts for every token in them.
+/// A database that takes chunks from the queue and sends an outcome for every token.
 trait StoreBackend: Send + Sync {
-    /// The number below which no transaction of this run lies, where there is such a number.
+    /// Returns the transaction id horizon: no transaction of this run has a lower id.
     fn horizon(&self) -> Option<i64> {
         None
     }
 
-    /// What the database waits for, if it does not get on.
+    /// Returns what the database waits for, if it makes no progress.
     fn waits_for(&self) -> Option<&'static str> {
         None
     }
 
-    /// How many rows there are of each of `values`, none older than `horizon`.
+    /// Counts the rows of each of `values`, without rows older than `horizon`.
     fn recheck<'a>(
         &'a self,
         values: &'a [String],
         horizon: Option<i64>,
     ) -> BackendFuture<'a, Result<HashMap<String, u64>, Fault>>;
 
-    /// Waits until everything that was taken is accounted for; the queue must be closed.
+    /// Waits until every taken token has an outcome; the queue must be closed.
     fn join(self: Box<Self>) -> BackendFuture<'static, ()>;
 }
 
 impl Store {
-    /// Connects once and looks at the table, its column and the right to insert into it, so that a
-    /// dead or refusing database costs no token.
+    /// Connects once and checks the table, its column and the INSERT privilege, so that an unusable
+    /// database costs no token.
     ///
     /// # Errors
-    /// [`ErrorKind::DbConnect`] where the database cannot be reached, or
-    /// [`ErrorKind::DbDenied`] where it refuses; `retryable` where waiting
-    /// may help.
+    /// [`ErrorKind::DbConnect`] if the database cannot be reached, or [`ErrorKind::DbDenied`] if it
+    /// refuses; `retryable` if waiting may help.
     pub async fn open(
         options: StoreOptions,
         shutdown: Shutdown,
@@ -140,7 +137,7 @@ impl Store {
                 .map(|worker| Box::new(worker) as _),
         };
         match backend {
-            Ok(backend) => Ok(Self::on(queue, backend, &options)),
+            Ok(backend) => Ok(Self::with_backend(queue, backend, &options)),
             Err(mut fault) => {
                 fault.hint = Some(match fault.hint.take() {
                     Some(hint) => format!("{hint}; no token was asked for"),
@@ -151,22 +148,22 @@ impl Store {
         }
     }
 
-    /// A database that says what `script` has it say, on the current tokio runtime.
+    /// Creates a fake database that replies as `replies` defines, on the current tokio runtime.
     ///
     /// # Panics
-    /// Outside of a tokio runtime.
-    pub fn scripted(
-        script: fake::FakeReplies,
+    /// If called outside a tokio runtime.
+    pub fn with_fake_replies(
+        replies: fake::FakeReplies,
         options: &StoreOptions,
         shutdown: Shutdown,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let queue = queue::Queue::new(options.connections.max(1), shutdown, Arc::clone(&clock));
-        let worker = fake::FakeWorker::start(script, options, &queue, clock);
-        Self::on(queue, Box::new(worker), options)
+        let worker = fake::FakeWorker::start(replies, options, &queue, clock);
+        Self::with_backend(queue, Box::new(worker), options)
     }
 
-    fn on(
+    fn with_backend(
         queue: Arc<queue::Queue>,
         backend: Box<dyn StoreBackend>,
         options: &StoreOptions,
@@ -179,12 +176,13 @@ impl Store {
         }
     }
 
-    /// Starts storing at once, on the current tokio runtime, and returns immediately. Every token
-    /// that `pages` gives comes out as one outcome, whatever happens; the fault that ended the
-    /// pages or the store comes after the last of them.
+    /// Starts storing on the current tokio runtime, and returns immediately.
+    ///
+    /// Every token of `pages` gets exactly one outcome. The fault that ended the pages or the store
+    /// follows the last outcome.
     ///
     /// # Panics
-    /// Outside of a tokio runtime.
+    /// If called outside a tokio runtime.
     pub fn store(&self, pages: PageStream<Fault>) -> OutcomeStream<Fault> {
         let (sender, outcomes, stop) = channel::outcomes(queue::CREDIT);
         let queue = Arc::clone(&self.producer.0);
@@ -193,24 +191,23 @@ impl Store {
         outcomes
     }
 
-    /// The number below which no transaction of this run lies; `None` where the database has none.
+    /// Returns the transaction id horizon of this run; `None` if the database has none.
     pub fn horizon(&self) -> Option<i64> {
         self.backend.horizon()
     }
 
-    /// What the database waits for, if it does not get on: a clause for people who watch the run.
+    /// Returns what the database waits for, if it makes no progress; a clause for the progress display.
     pub fn waits_for(&self) -> Option<&'static str> {
         self.backend.waits_for()
     }
 
-    /// Looks how many rows there are of each of `values`, none of them older than `horizon`, after
-    /// having ended whatever connections of the same session are left from before. `controls` are
-    /// values that are known to have been stored and that nobody asks for otherwise: where one of
-    /// them is not seen, a value that is not seen proves nothing.
+    /// Counts the rows of each of `values`, without rows older than `horizon`.
+    ///
+    /// It first terminates leftover connections of the same session. `controls` are values that are
+    /// known to be stored: if one of them is missing, a missing value proves nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::DbDenied`] where the role may not look, or where the
-    /// table does not show what was stored.
+    /// [`ErrorKind::DbDenied`] if the role may not read the table, or if stored rows are not visible.
     pub async fn recheck(
         &self,
         values: &[String],
@@ -220,27 +217,26 @@ impl Store {
         if values.is_empty() {
             return Ok(HashMap::new());
         }
-        let asked = [controls, values].concat();
-        let found = self.backend.recheck(&asked, horizon).await?;
+        let all = [controls, values].concat();
+        let found = self.backend.recheck(&all, horizon).await?;
         if controls
             .iter()
             .all(|value| found.get(value).is_some_and(|&count| count > 0))
         {
             Ok(found)
         } else {
-            Err(cannot_look(NOT_SHOWN))
+            Err(recheck_denied(ROWS_NOT_VISIBLE))
         }
     }
 
-    /// Ends the connections cleanly, after all stores have ended; what is queued is still sent.
+    /// Sends what is queued, and closes the connections gracefully.
     pub async fn close(self) {
         drop(self.producer);
         self.backend.join().await;
     }
 }
 
-/// Whether the database could be used, its table, what its commits are worth and how many connections it
-/// has: each a line. Nothing is written.
+/// Probes the connection, the table, the durability of commits and the free connections, read-only.
 pub async fn inspect(options: &StoreOptions) -> Vec<ProbeResult> {
     match &options.target {
         DatabaseTarget::Postgres(address) => postgres::inspect(address, options).await,
@@ -249,13 +245,13 @@ pub async fn inspect(options: &StoreOptions) -> Vec<ProbeResult> {
     }
 }
 
-/// Triggers and row level security may hide or change what is inserted, and somebody may have taken
-/// rows away since.
-const NOT_SHOWN: &str = "the table does not show what the run stored: its rows were taken away, or are hidden or changed";
+/// Triggers, row-level security or later deletes can make inserted rows invisible.
+const ROWS_NOT_VISIBLE: &str =
+    "the table does not show rows that the run stored: they were deleted, hidden or changed";
 
-/// Why a replay cannot see what was stored.
-fn cannot_look(why: &str) -> Fault {
+/// Returns the fault of a re-check that is not possible.
+fn recheck_denied(why: &str) -> Fault {
     let sqlstate = "42501".to_owned();
-    let what = "it cannot be looked up what was stored before";
+    let what = "cannot look up what was stored before";
     Fault::new(ErrorKind::DbDenied { sqlstate }, what).cause(why)
 }

@@ -1,11 +1,11 @@
-//! Outcomes of one job that a connection hands over together.
+//! Batches the outcomes of one job on one connection.
 
 use std::sync::Arc;
 
 use crate::pipeline::token::Outcome;
 use crate::store::queue::StoreJob;
 
-/// Outcomes on their way out, gathered for a wake-up and sent together.
+/// Outcomes of one job that are sent together.
 #[derive(Default)]
 pub(super) struct OutcomeBatch {
     job: Option<Arc<StoreJob>>,
@@ -15,24 +15,28 @@ pub(super) struct OutcomeBatch {
 impl OutcomeBatch {
     /// Adds an outcome of `job`.
     pub(super) fn push(&mut self, job: &Arc<StoreJob>, outcome: Outcome) {
-        if !self.job.as_ref().is_some_and(|own| Arc::ptr_eq(own, job)) {
+        if !self
+            .job
+            .as_ref()
+            .is_some_and(|batched| Arc::ptr_eq(batched, job))
+        {
             self.flush();
             self.job = Some(Arc::clone(job));
         }
         self.outcomes.push(outcome);
     }
 
-    /// Sends what was gathered at once, and lets go of the job so that its stream can end.
+    /// Sends the batch at once, and drops the job so that its stream can end.
     pub(super) fn flush(&mut self) {
         if let Some(job) = self.job.take() {
             job.send(std::mem::take(&mut self.outcomes));
         }
     }
 
-    /// The same within a moment, together with what other connections gather meanwhile.
-    pub(super) fn flush_soon(&mut self) {
+    /// Sends the batch soon, together with outcomes of other connections.
+    pub(super) fn flush_coalesced(&mut self) {
         if let Some(job) = self.job.take() {
-            job.send_soon(std::mem::take(&mut self.outcomes));
+            job.send_coalesced(std::mem::take(&mut self.outcomes));
         }
     }
 }

@@ -1,33 +1,33 @@
-//! A span for each page that is stored: from when its first token may be sent until the last of its
-//! outcomes is known. Kept only where an OpenTelemetry collector wants to hear of it.
+//! Records an OpenTelemetry span per stored page, from the start of its first token to its last
+//! outcome.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use opentelemetry::KeyValue;
 
-use crate::observe::otel::{Tracer, outcome};
+use crate::observe::otel::{Tracer, status_attribute};
 use crate::pipeline::token::{Outcome, Page, Status, Tally};
 
-/// The pages of one `store` that are not settled yet.
+/// The spans of the unsettled pages of one `store` call.
 pub(super) struct PageSpans {
     tracer: Tracer,
-    /// The table, as the configuration names it.
+    /// The table as configured.
     table: Arc<str>,
     open: Mutex<Vec<OpenPage>>,
 }
 
-/// A page with tokens on their way.
+/// A page with unsettled tokens.
 struct OpenPage {
-    /// Which page it is.
+    /// The page's id.
     id: usize,
-    since: SystemTime,
+    started: SystemTime,
     tokens: usize,
     outcomes: Tally,
 }
 
 impl PageSpans {
-    /// No pages; `None` where nobody wants to hear of them.
+    /// Creates an empty set; `None` if traces are off.
     pub(super) fn new(tracer: &Tracer, table: &Arc<str>) -> Option<Self> {
         tracer.is_on().then(|| Self {
             tracer: tracer.clone(),
@@ -36,47 +36,46 @@ impl PageSpans {
         })
     }
 
-    /// A page is about to be stored. One that comes again, for some of it was given back, is only
-    /// counted on.
+    /// Starts the span of a page. A page that was put back has a span already.
     pub(super) fn begin(&self, page: &Page) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.iter().all(|known| known.id != page.id()) {
+        if open.iter().all(|other| other.id != page.id()) {
             open.push(OpenPage {
                 id: page.id(),
-                since: SystemTime::now(),
+                started: SystemTime::now(),
                 tokens: page.len(),
                 outcomes: Tally::default(),
             });
         }
     }
 
-    /// These outcomes are known.
+    /// Counts outcomes, and ends the spans of settled pages.
     pub(super) fn settle(&self, outcomes: &[Outcome]) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         for outcome in outcomes {
             let id = outcome.token.page_id();
-            let Some(at) = open.iter().position(|page| page.id == id) else {
+            let Some(index) = open.iter().position(|page| page.id == id) else {
                 continue;
             };
-            open[at].outcomes.add(outcome.status);
-            if open[at].outcomes.total() == open[at].tokens as u64 {
-                self.tell(&open.swap_remove(at));
+            open[index].outcomes.add(outcome.status);
+            if open[index].outcomes.total() == open[index].tokens as u64 {
+                self.record(&open.swap_remove(index));
             }
         }
     }
 
-    fn tell(&self, page: &OpenPage) {
+    fn record(&self, page: &OpenPage) {
         let name = format!("INSERT {}", self.table);
-        let span = self.tracer.begin_at(name, page.since, || {
-            let mut known = vec![
+        let span = self.tracer.client_span_at(name, page.started, || {
+            let mut attributes = vec![
                 KeyValue::new("db.operation.name", "INSERT"),
                 KeyValue::new("db.collection.name", self.table.to_string()),
             ];
             for status in Status::ALL {
                 let count = i64::try_from(page.outcomes.get(status)).unwrap_or(i64::MAX);
-                known.push(KeyValue::new(outcome(status), count));
+                attributes.push(KeyValue::new(status_attribute(status), count));
             }
-            known
+            attributes
         });
         span.end(None);
     }

@@ -1,7 +1,7 @@
-//! What an SQLSTATE means for a token, and which words of a server's message may be shown.
+//! Interprets SQLSTATEs and removes data from server messages.
 //!
-//! Pure: no I/O, so that every rule is a line in a table-driven test. The classes are PostgreSQL's
-//! (its manual, appendix "Error Codes"); SQLite's failures are translated to them.
+//! Without I/O, so that every rule is a line in a table-driven test. The classes are PostgreSQL's
+//! (manual, appendix "Error Codes"); SQLite's errors are mapped to them.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,22 +10,24 @@ use std::time::Duration;
 use crate::error::escape::replace_secret;
 use crate::pipeline::token::Detail;
 
-/// How often a token is sent before it is `failed`.
-pub const TRIES: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(25);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How often a token is sent before it becomes `failed`.
+pub const MAX_TRIES: u32 = 5;
+const BASE_DELAY: Duration = Duration::from_millis(25);
+const MAX_DELAY: Duration = Duration::from_secs(2);
 
-/// How long a token waits that was sent `tries` times; `random` draws from 0.0 to 1.0 (full jitter):
-/// tokens that got into each other's way must not meet again.
-pub fn pause(tries: u32, random: f64) -> Duration {
-    let most = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(tries));
-    most.min(LONGEST_PAUSE).mul_f64(random)
+/// Returns the delay before a token is sent again that was sent `tries` times.
+///
+/// `random` is between 0.0 and 1.0 (full jitter), so that conflicting tokens do not collide again.
+pub fn retry_delay(tries: u32, random: f64) -> Duration {
+    let limit = BASE_DELAY.saturating_mul(2_u32.saturating_pow(tries));
+    limit.min(MAX_DELAY).mul_f64(random)
 }
 
-/// The code of a refusal while connecting. PgBouncer has one code for all it says by itself: its
-/// words tell which of PostgreSQL's is meant.
-pub fn code_of<'a>(code: &'a str, message: &str) -> &'a str {
-    const MEANT: [(&str, &str); 5] = [
+/// Returns the SQLSTATE of a refused connection.
+///
+/// PgBouncer sends one code for all of its errors; the message shows which of PostgreSQL's applies.
+pub fn connect_sqlstate<'a>(code: &'a str, message: &str) -> &'a str {
+    const POOLER_ERRORS: [(&str, &str); 5] = [
         ("authentication failed", "28P01"),
         ("no such user", "28P01"),
         ("SSL required", "28000"),
@@ -35,11 +37,13 @@ pub fn code_of<'a>(code: &'a str, message: &str) -> &'a str {
     if code != "08P01" {
         return code;
     }
-    let meant = MEANT.iter().find(|(words, _)| message.contains(words));
-    meant.map_or(code, |(_, code)| code)
+    let known = POOLER_ERRORS
+        .iter()
+        .find(|(part, _)| message.contains(part));
+    known.map_or(code, |(_, code)| code)
 }
 
-/// What has no connection left where a server answers `53300`.
+/// The connection limit that an error `53300` refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionLimit {
     /// The server: `max_connections`.
@@ -50,9 +54,10 @@ pub enum ConnectionLimit {
     Database,
 }
 
-/// Tells what is full by `routine`, the server's function that raised the error: its message may be in
-/// any language.
-pub fn full(routine: Option<&str>) -> ConnectionLimit {
+/// Returns which limit is exhausted, by the server function that raised the error.
+///
+/// The message may be in any language.
+pub fn exhausted_limit(routine: Option<&str>) -> ConnectionLimit {
     match routine {
         Some("InitializeSessionUserId") => ConnectionLimit::Role,
         Some("CheckMyDatabase") => ConnectionLimit::Database,
@@ -60,95 +65,98 @@ pub fn full(routine: Option<&str>) -> ConnectionLimit {
     }
 }
 
-/// True where a pooler ends a connection because it had no server for what was asked last, and so has
-/// not passed it on: in its own words, or in the code with which a server refused a connection.
-pub fn is_unsent(code: &str, message: &str) -> bool {
-    const IN_VAIN: [&str; 2] = ["server login has been failing", "query_wait_timeout"];
+/// Returns true if a pooler closed a connection because it had no server for the last statement.
+///
+/// The statement was not forwarded then. The pooler sends its own message, or the SQLSTATE with which
+/// a server refused its connection.
+pub fn is_not_forwarded(code: &str, message: &str) -> bool {
+    const MESSAGES: [&str; 2] = ["server login has been failing", "query_wait_timeout"];
     match code {
-        "08P01" => IN_VAIN.iter().any(|words| message.starts_with(words)),
+        "08P01" => MESSAGES.iter().any(|start| message.starts_with(start)),
         "53300" | "57P03" | "28000" | "28P01" | "3D000" => true,
         _ => false,
     }
 }
 
-/// What a refusal while connecting means.
+/// The meaning of a refused connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectRefusal {
-    /// Too many connections, starting up, shutting down: may pass.
+    /// Temporary: too many connections, starting up, shutting down.
     Busy,
-    /// A wrong password, no such database, no right: will not pass.
+    /// Permanent: wrong password, unknown database, missing privilege.
     Denied,
 }
 
 /// Classifies an error that the server sent before the connection was ready.
-pub fn at_connect(code: &str) -> ConnectRefusal {
+pub fn classify_connect_error(code: &str) -> ConnectRefusal {
     match code.get(..2).unwrap_or_default() {
         "28" | "3D" | "3F" | "42" | "22" | "0A" => ConnectRefusal::Denied,
         _ => ConnectRefusal::Busy,
     }
 }
 
-/// What a server says of a token, as far as this program listens.
+/// The fields of a server error that reports use.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ServerDetail<'a> {
-    /// The five characters.
+    /// The SQLSTATE.
     pub code: &'a str,
     /// The constraint's name.
     pub constraint: Option<&'a str>,
     /// The primary message.
     pub message: &'a str,
-    /// Names that may stand in the message: the constraint, the table, the column.
+    /// Names that the message may contain: constraint, table, column.
     pub names: [Option<&'a str>; 4],
 }
 
-/// The details that were already given, so that thousands of equal verdicts share one.
+/// Caches details, so that thousands of equal errors share one.
 #[derive(Debug, Default)]
 pub struct DetailCache(Vec<Arc<Detail>>);
 
 impl DetailCache {
-    const MOST: usize = 64;
+    const CAPACITY: usize = 64;
 
-    /// The detail of a verdict on `token`, its message scrubbed.
-    pub fn of(&mut self, said: &ServerDetail<'_>, token: &str) -> Arc<Detail> {
-        // What was found clean before needs no second scrubbing.
-        if let Some(known) = self.find(said, said.message) {
+    /// Returns the detail of an error about `token`, with a scrubbed message.
+    pub fn get(&mut self, error: &ServerDetail<'_>, token: &str) -> Arc<Detail> {
+        // A message that was clean before needs no scrubbing.
+        if let Some(known) = self.find(error, error.message) {
             return known;
         }
-        let message = scrub(said.message, token, &said.names);
-        if let Some(known) = self.find(said, &message) {
+        let message = scrub(error.message, token, &error.names);
+        if let Some(known) = self.find(error, &message) {
             return known;
         }
         let detail = Arc::new(Detail {
-            sqlstate: Some(said.code.to_owned()),
-            constraint: said.constraint.map(ToOwned::to_owned),
+            sqlstate: Some(error.code.to_owned()),
+            constraint: error.constraint.map(ToOwned::to_owned),
             reason: None,
             message: Some(message),
         });
-        if self.0.len() < Self::MOST {
+        if self.0.len() < Self::CAPACITY {
             self.0.push(Arc::clone(&detail));
         }
         detail
     }
 
-    fn find(&self, said: &ServerDetail<'_>, message: &str) -> Option<Arc<Detail>> {
+    fn find(&self, error: &ServerDetail<'_>, message: &str) -> Option<Arc<Detail>> {
         self.0
             .iter()
             .find(|known| {
                 known.message.as_deref() == Some(message)
-                    && known.sqlstate.as_deref() == Some(said.code)
-                    && known.constraint.as_deref() == said.constraint
+                    && known.sqlstate.as_deref() == Some(error.code)
+                    && known.constraint.as_deref() == error.constraint
             })
             .cloned()
     }
 }
 
-const LONGEST_MESSAGE: usize = 300;
+const MAX_MESSAGE: usize = 300;
 
-/// A server's primary message without any data: `token` itself, whatever is quoted and is none of
-/// `names`, and byte sequences are replaced, control characters too.
+/// Removes data from a server's primary message.
+///
+/// It replaces `token`, quoted text other than `names`, byte sequences and control characters.
 pub fn scrub(message: &str, token: &str, names: &[Option<&str>]) -> String {
     let message = replace_secret(message, token, "…");
-    let message = without_cut_secret(&message, token);
+    let message = strip_truncated_token(&message, token);
     let mut clean = String::with_capacity(message.len());
     let mut rest = message.as_ref();
     while let Some(start) = rest.find(['"', '«', '„']) {
@@ -174,20 +182,19 @@ pub fn scrub(message: &str, token: &str, names: &[Option<&str>]) -> String {
         rest = inner[end..].strip_prefix(closing).unwrap_or_default();
     }
     clean.push_str(rest);
-    let mut clean: String = without_bytes(&clean)
+    let mut clean: String = replace_bytes(&clean)
         .chars()
         .map(|char| if char.is_control() { ' ' } else { char })
         .collect();
-    if let Some((end, _)) = clean.char_indices().nth(LONGEST_MESSAGE) {
+    if let Some((end, _)) = clean.char_indices().nth(MAX_MESSAGE) {
         clean.truncate(end);
         clean.push('…');
     }
     clean
 }
 
-/// The message without the beginning of `token` that stands before the `…` of a message that was cut
-/// on arrival.
-fn without_cut_secret<'a>(message: &'a str, token: &str) -> Cow<'a, str> {
+/// Removes a prefix of `token` at the end of a message that was truncated on arrival with `…`.
+fn strip_truncated_token<'a>(message: &'a str, token: &str) -> Cow<'a, str> {
     let Some(text) = message.strip_suffix('…') else {
         return Cow::Borrowed(message);
     };
@@ -199,7 +206,7 @@ fn without_cut_secret<'a>(message: &'a str, token: &str) -> Cow<'a, str> {
 }
 
 /// Replaces the bytes that encoding errors print (`0xe2 0x82`).
-fn without_bytes(message: &str) -> String {
+fn replace_bytes(message: &str) -> String {
     if !message.contains("0x") {
         return message.to_owned();
     }
@@ -215,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pooler_means_more_than_its_one_code_says() {
+    fn sqlstate_is_derived_from_message_when_a_pooler_refuses() {
         for (message, code) in [
             ("SASL authentication failed", "28P01"),
             ("password authentication failed", "28P01"),
@@ -225,13 +232,13 @@ mod tests {
             ("no more connections allowed (max_client_conn)", "53300"),
             ("server conn crashed?", "08P01"),
         ] {
-            assert_eq!(code_of("08P01", message), code, "{message}");
+            assert_eq!(connect_sqlstate("08P01", message), code, "{message}");
         }
-        assert_eq!(code_of("57P03", "no such database: x"), "57P03");
+        assert_eq!(connect_sqlstate("57P03", "no such database: x"), "57P03");
     }
 
     #[test]
-    fn message_that_was_cut_in_the_middle_of_the_token_shows_none_of_it() {
+    fn scrubbed_message_hides_token_when_it_was_truncated() {
         let token = "canary".repeat(500);
         for cut in [1, 6, 250] {
             let message = format!("refused: {}…", &token[..cut]);
@@ -241,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_waited_for_a_server_in_vain_is_certainly_unsent() {
+    fn statement_is_not_forwarded_when_pooler_had_no_server() {
         for (code, message) in [
             ("08P01", "query_wait_timeout"),
             (
@@ -255,7 +262,7 @@ mod tests {
             ("53300", "sorry, too many clients already"),
             ("57P03", "the database system is starting up"),
         ] {
-            assert!(is_unsent(code, message), "{message}");
+            assert!(is_not_forwarded(code, message), "{message}");
         }
         for (code, message) in [
             ("08P01", "server conn crashed?"),
@@ -265,22 +272,26 @@ mod tests {
                 "terminating connection due to administrator command",
             ),
         ] {
-            assert!(!is_unsent(code, message), "{message}");
+            assert!(!is_not_forwarded(code, message), "{message}");
         }
     }
 
     #[test]
-    fn refusals_at_connect_pass_or_do_not() {
+    fn connect_errors_are_classified_as_busy_or_denied() {
         for code in ["28P01", "28000", "3D000", "42501"] {
-            assert_eq!(at_connect(code), ConnectRefusal::Denied, "{code}");
+            assert_eq!(
+                classify_connect_error(code),
+                ConnectRefusal::Denied,
+                "{code}"
+            );
         }
         for code in ["53300", "57P03", "57P01", "08006"] {
-            assert_eq!(at_connect(code), ConnectRefusal::Busy, "{code}");
+            assert_eq!(classify_connect_error(code), ConnectRefusal::Busy, "{code}");
         }
     }
 
     #[test]
-    fn a_message_keeps_names_and_loses_data() {
+    fn scrubbed_message_keeps_names_and_hides_data() {
         let names = [Some("secret_tokens"), Some("c_check"), None, None];
         for (message, clean) in [
             (
@@ -306,27 +317,27 @@ mod tests {
     }
 
     #[test]
-    fn equal_verdicts_share_a_detail() {
+    fn equal_errors_share_a_detail() {
         let mut details = DetailCache::default();
-        let said = ServerDetail {
+        let error = ServerDetail {
             code: "23514",
             constraint: Some("c"),
             message: r#"violates "c""#,
             names: [Some("c"), None, None, None],
         };
-        let first = details.of(&said, "aa");
-        let second = details.of(&said, "bb");
+        let first = details.get(&error, "aa");
+        let second = details.get(&error, "bb");
         assert!(Arc::ptr_eq(&first, &second));
         let raised = |message| ServerDetail {
             code: "P0001",
             message,
             ..ServerDetail::default()
         };
-        let third = details.of(&raised("token aaaaaaaa is bad"), "aaaaaaaa");
-        let fourth = details.of(&raised("token bbbbbbbb is bad"), "bbbbbbbb");
+        let third = details.get(&raised("token aaaaaaaa is bad"), "aaaaaaaa");
+        let fourth = details.get(&raised("token bbbbbbbb is bad"), "bbbbbbbb");
         assert!(Arc::ptr_eq(&third, &fourth));
         assert_eq!(third.message.as_deref(), Some("token … is bad"));
-        let other = details.of(&raised("no more today"), "bbbbbbbb");
+        let other = details.get(&raised("no more today"), "bbbbbbbb");
         assert_eq!(other.message.as_deref(), Some("no more today"));
     }
 }

@@ -1,6 +1,7 @@
-//! `token_service replay FILE`: what an earlier run left is settled. Whatever is not known to be
-//! stored or rejected is looked up in the table first, so that a replay can be repeated; what is not
-//! there is stored; everything is reported anew.
+//! `token_service replay FILE`: settles the open tokens of an earlier run and reports all tokens again.
+//!
+//! Tokens not known to be stored or rejected are looked up in the table, and stored if missing. So a
+//! replay is idempotent.
 
 mod state;
 
@@ -8,8 +9,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use crate::command::replay::state::ReplayState;
-use crate::command::run::open;
-use crate::command::supervisor::drive;
+use crate::command::run::open_store;
+use crate::command::supervisor::run_supervised;
 use crate::config::RunSettings;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::RunTotals;
@@ -26,13 +27,13 @@ use crate::report::ledger::Ledger;
 use crate::runtime::shutdown::Shutdown;
 use crate::store::Store;
 
-/// Replays `file` to its end, whatever way that comes.
+/// Replays a journal or report and returns its conclusion.
 pub fn replay(settings: &RunSettings, file: &Path, display: &ProgressDisplay) -> Conclusion {
     match ReplayState::read(file) {
         Err(fault) => unwritable(fault).into(),
-        Ok(state) => match state.is_of(settings) {
+        Ok(state) => match state.check_table(settings) {
             Err(problem) => problem.into(),
-            Ok(()) => drive("replay", settings, |shutdown, run_context| {
+            Ok(()) => run_supervised("replay", settings, |shutdown, run_context| {
                 settle(
                     settings.clone(),
                     state,
@@ -45,8 +46,8 @@ pub fn replay(settings: &RunSettings, file: &Path, display: &ProgressDisplay) ->
     }
 }
 
-/// Reads `bytes` as a replay reads a file, and stores nothing.
-pub fn understand(bytes: Vec<u8>) -> Result<(), Fault> {
+/// Parses the content of a journal or report, as a replay does.
+pub fn parse(bytes: Vec<u8>) -> Result<(), Fault> {
     let from = Box::new(std::io::Cursor::new(bytes));
     ReplayState::of(JournalReader::of(
         from,
@@ -67,32 +68,32 @@ async fn settle(
     display: ProgressDisplay,
 ) -> Result<Conclusion, Problem> {
     let mut options = settings.store;
-    // Under the name of the run that is replayed: a replay that is killed can be replayed too.
+    // The session has the id of the replayed run, so that a killed replay can be replayed.
     options.session = state
         .run_id
         .clone()
         .unwrap_or_else(|| run_context.run_id.to_string());
     let fail_on = settings.fail_on;
-    let store = open(options, &shutdown, &run_context, settings.wait).await?;
+    let store = open_store(options, &shutdown, &run_context, settings.wait).await?;
     let values = state.open();
-    let found = look(&store, &state, &values, &shutdown).await?;
+    let found = recheck(&store, &state, &values, &shutdown).await?;
     let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
-    reports.mask(settings.mask);
+    reports.set_mask(settings.mask);
     let mut ledger = Ledger::new(reports);
     for outcome in state.settled.iter().flat_map(ParsedRecord::outcome) {
         let _ = ledger.settle(&outcome, None);
     }
-    // From here on, for what the file says already is not to be said twice in it.
-    if let Some(journal) = state.go_on(&run_context.run_id.to_string()) {
-        ledger.reports().keep_journal(journal);
+    // Only now, because the journal already has the outcomes above.
+    if let Some(journal) = state.continue_journal(&run_context.run_id.to_string()) {
+        ledger.reports().add_journal(journal);
     }
-    let sent = book(&state, &values, found.as_ref(), &mut ledger);
-    let total = ledger.tally().total() + sent.len() as u64;
+    let missing = settle_found(&state, &values, found.as_ref(), &mut ledger);
+    let total = ledger.tally().total() + missing.len() as u64;
     let tally = |ledger: &Ledger| Some(ledger.tally());
     let glance = |ledger: &Ledger| {
-        display.glance(Some(total), || tally(ledger), || store.waits_for());
+        display.update(Some(total), || tally(ledger), || store.waits_for());
     };
-    let fault = send(&store, sent, &mut ledger, glance).await;
+    let fault = store_tokens(&store, missing, &mut ledger, glance).await;
     store.close().await;
     Ok(conclude(
         &state,
@@ -104,18 +105,19 @@ async fn settle(
     ))
 }
 
-/// How many rows of each value are in the table; `None` where that cannot be seen, or where the
-/// replay was stopped before it was.
-async fn look(
+/// Counts the rows of each value in the table.
+///
+/// Returns `None` if this user has no right to read them, or if the replay is stopped.
+async fn recheck(
     store: &Store,
     state: &ReplayState,
     values: &[String],
     shutdown: &Shutdown,
 ) -> Result<Option<HashMap<String, u64>>, Fault> {
     let controls = state.controls();
-    // What its own form refuses was never sent, and the server cannot even be asked for it.
-    let is_sound = |value: &&String| TokenDefect::of(value, usize::MAX).is_none();
-    let values: Vec<String> = values.iter().filter(is_sound).cloned().collect();
+    // Tokens with a defect were never sent, and cannot be part of a query.
+    let is_valid = |value: &&String| TokenDefect::of(value, usize::MAX).is_none();
+    let values: Vec<String> = values.iter().filter(is_valid).cloned().collect();
     let found = tokio::select! {
         biased;
         found = store.recheck(&values, &controls, state.horizon) => found,
@@ -123,7 +125,7 @@ async fn look(
     };
     match found {
         Ok(found) => Ok(Some(found)),
-        // Without the right to look, what the report calls unsent is still safe to send.
+        // Without this right, unsent tokens are still safe to send.
         Err(fault) if matches!(fault.kind, ErrorKind::DbDenied { .. }) => {
             let (cause, hint) = (fault.causes.first(), fault.hint);
             tracing::warn!(cause, hint, "{}", fault.message);
@@ -133,22 +135,22 @@ async fn look(
     }
 }
 
-/// Books what was found, and gives what is to be sent.
-fn book(
+/// Settles the tokens that were found, and returns those to store.
+fn settle_found(
     state: &ReplayState,
     values: &[String],
     found: Option<&HashMap<String, u64>>,
     ledger: &mut Ledger,
 ) -> Vec<Token> {
-    let mut to_send = Vec::new();
+    let mut missing = Vec::new();
     for value in values {
         let count = state.counts.get(value).copied().unwrap_or_default();
         let open = count.open();
-        let (there, again, unknown) = match found {
+        let (stored, unsent, unknown) = match found {
             Some(found) => {
                 let rows = found.get(value).copied().unwrap_or(0);
-                let there = rows.saturating_sub(count.stored).min(open);
-                (there, open - there, 0)
+                let stored = rows.saturating_sub(count.stored).min(open);
+                (stored, open - stored, 0)
             }
             None => (0, count.unsent.min(open), open - count.unsent.min(open)),
         };
@@ -157,22 +159,22 @@ fn book(
             token.attempts = attempts;
             token
         };
-        for _ in 0..there {
+        for _ in 0..stored {
             let stored = Outcome::unsent(token(1), Status::Stored, None);
             let _ = ledger.settle(&stored, None);
         }
         for _ in 0..unknown {
-            let detail = Detail::reason("it could not be looked up whether it was stored");
+            let detail = Detail::reason("the table could not be read to look it up");
             let unknown = Outcome::unsent(token(1), Status::Unknown, Some(detail));
             let _ = ledger.settle(&unknown, None);
         }
-        to_send.extend((0..again).map(|_| token(0)));
+        missing.extend((0..unsent).map(|_| token(0)));
     }
-    to_send
+    missing
 }
 
-/// Stores tokens and books what becomes of them.
-async fn send(
+/// Stores tokens and settles their outcomes.
+async fn store_tokens(
     store: &Store,
     tokens: Vec<Token>,
     ledger: &mut Ledger,
@@ -214,7 +216,7 @@ fn conclude(
         fell_short: false,
         open_ended: false,
         cause: shutdown.cause(),
-        chosen: None,
+        script_exit: None,
         problem: problem.as_ref().map(|problem| problem.exit),
     };
     let record = RunRecord {

@@ -1,4 +1,4 @@
-//! What a journal or a report says of its run, and of the replays that went on with the journal.
+//! The state of a run as its journal or report records it, including earlier replays.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,58 +11,59 @@ use crate::journal::{Journal, JournalLine, JournalReader, ParsedRecord, ReadPurp
 use crate::pipeline::token::Status;
 use crate::store::identifier::TableName;
 
-/// So many stored values are looked for beside those that are in doubt.
+/// The number of stored values to look up as a control of the lookup itself.
 const CONTROLS: usize = 16;
 
-/// What a value's tokens came to, counted: equal values are interchangeable.
+/// The tokens of one value by state; tokens with equal values are interchangeable.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ValueCount {
     pub received: u64,
     pub stored: u64,
     rejected: u64,
-    /// Known not to be stored when the report was written.
+    /// Not stored when the record was written.
     pub unsent: u64,
     unknown: u64,
 }
 
 impl ValueCount {
-    fn told(self) -> u64 {
+    /// Returns the number of tokens with an outcome.
+    fn recorded(self) -> u64 {
         self.stored + self.rejected + self.unsent + self.unknown
     }
 
-    /// How many are neither stored nor rejected as far as the file says.
+    /// Returns the number of tokens that are neither stored nor rejected.
     pub fn open(self) -> u64 {
         self.total() - self.stored - self.rejected
     }
 
-    /// How many there are.
+    /// Returns the number of tokens.
     fn total(self) -> u64 {
-        self.received.max(self.told())
+        self.received.max(self.recorded())
     }
 
-    /// A replay has begun. It took up whatever was open, so that what was said of that is past.
-    fn is_taken_up(&mut self) {
+    /// Applies the start of a replay: the outcomes of open tokens no longer count.
+    fn begin_replay(&mut self) {
         self.received = self.total();
         (self.unsent, self.unknown) = (0, 0);
     }
 }
 
-/// What a journal or a report says of its run.
+/// The state of a run, read from its journal or report.
 pub(crate) struct ReplayState {
-    reading: Option<JournalReader>,
+    reader: Option<JournalReader>,
     pub run_id: Option<String>,
-    /// The run that this file, or the one that it is a replay of, reports on.
+    /// The original run, of which this file's run may be a replay.
     pub origin: Option<String>,
     pub horizon: Option<i64>,
-    /// Table and column.
-    place: Option<(String, String)>,
-    /// SIZE, where the file says it.
+    /// The table and column; `None` in a report.
+    table: Option<(String, String)>,
+    /// SIZE, if the file has it.
     pub requested: Option<u64>,
-    /// What is stored or rejected.
+    /// The records of stored and rejected tokens.
     pub settled: Vec<ParsedRecord>,
-    /// By value.
+    /// The tokens by value.
     pub counts: HashMap<String, ValueCount>,
-    /// True where the file ends with the summary of a run or replay that left nothing open.
+    /// True if the file ends with a summary without open tokens.
     is_closed: bool,
 }
 
@@ -71,37 +72,37 @@ impl ReplayState {
         Self::of(JournalReader::open(file, ReadPurpose::Replay)?)
     }
 
-    pub fn of(mut reading: JournalReader) -> Result<Self, Fault> {
+    pub fn of(mut reader: JournalReader) -> Result<Self, Fault> {
         let mut state = Self {
-            reading: None,
+            reader: None,
             run_id: None,
             origin: None,
             horizon: None,
-            place: None,
+            table: None,
             requested: None,
             settled: Vec::new(),
             counts: HashMap::new(),
             is_closed: false,
         };
-        while let Some(line) = reading.next() {
+        while let Some(line) = reader.next() {
             let line = line?;
-            if let JournalLine::Outcome(told) = &line {
-                let why = unfit(told);
-                if let Some((why, hint)) = why {
-                    return Err(reading.fault(why).hint(hint));
+            if let JournalLine::Outcome(record) = &line {
+                let unusable = why_unusable(record);
+                if let Some((why, hint)) = unusable {
+                    return Err(reader.fault(why).hint(hint));
                 }
             }
-            state.add(line).map_err(|why| reading.fault(why))?;
+            state.add(line).map_err(|why| reader.fault(why))?;
         }
-        if reading.is_torn() {
+        if reader.is_torn() {
             state.is_closed = false;
-            tracing::warn!("the last line is torn: a crash cut it, and it is left out");
+            tracing::warn!("the last line is incomplete after a crash and is ignored");
         }
         if state.counts.is_empty() {
-            tracing::warn!("the file holds no token: there is nothing to replay");
+            tracing::warn!("nothing to replay: the file has no tokens");
         }
-        // Kept open, and with it the lock: nobody else replays the same file meanwhile.
-        state.reading = Some(reading);
+        // Kept open to hold the lock, so that no other replay uses the file.
+        state.reader = Some(reader);
         Ok(state)
     }
 
@@ -109,13 +110,13 @@ impl ReplayState {
         self.is_closed = matches!(&line, JournalLine::Summary { summary } if summary.is_settled());
         match line {
             JournalLine::Replay { .. } => {
-                self.counts.values_mut().for_each(ValueCount::is_taken_up);
+                self.counts.values_mut().for_each(ValueCount::begin_replay);
             }
             JournalLine::Journal { journal } => {
                 self.origin = Some(journal.run_id.clone());
                 self.run_id = Some(journal.run_id);
                 self.horizon = journal.horizon;
-                self.place = Some((journal.table, journal.column));
+                self.table = Some((journal.table, journal.column));
                 self.requested = journal.requested;
             }
             JournalLine::Summary { summary } => {
@@ -129,83 +130,88 @@ impl ReplayState {
                     self.counts.entry(token).or_default().received += 1;
                 }
             }
-            JournalLine::Outcome(told) => {
-                let count = self.counts.entry(told.token.clone()).or_default();
-                match told.status()? {
+            JournalLine::Outcome(record) => {
+                let count = self.counts.entry(record.token.clone()).or_default();
+                match record.status()? {
                     Status::Stored => count.stored += 1,
                     Status::Rejected => count.rejected += 1,
                     Status::Failed | Status::NotAttempted => count.unsent += 1,
                     Status::Unknown => count.unknown += 1,
                 }
-                if matches!(told.status()?, Status::Stored | Status::Rejected) {
-                    self.settled.push(told);
+                if matches!(record.status()?, Status::Stored | Status::Rejected) {
+                    self.settled.push(record);
                 }
             }
         }
         Ok(())
     }
 
-    /// A replay into another table would find nothing there and store everything once more.
-    pub fn is_of(&self, settings: &RunSettings) -> Result<(), Problem> {
+    /// Returns an error if another table is configured: a replay would store all tokens again.
+    pub fn check_table(&self, settings: &RunSettings) -> Result<(), Problem> {
         let (table, column) = (&settings.store.table, &settings.store.column);
-        let Some((in_table, in_column)) = &self.place else {
+        let Some((run_table, run_column)) = &self.table else {
             return Ok(());
         };
-        if TableName::parse(in_table).as_ref() == Ok(table) && in_column == column {
+        if TableName::parse(run_table).as_ref() == Ok(table) && run_column == column {
             return Ok(());
         }
         let problem = Problem::new(
             Exit::Usage,
-            "the journal belongs to another table than the one configured",
+            "the journal belongs to a different table than the configured one",
         );
         Err(problem
-            .cause(format!("its run stored in {in_table}, column {in_column}"))
-            .cause(format!("configured is {table}, column {column}"))
-            .hint("set `database.table` and `database.column` to what the run had"))
+            .cause(format!(
+                "the run used table {run_table}, column {run_column}"
+            ))
+            .cause(format!(
+                "the configuration has table {table}, column {column}"
+            ))
+            .hint("set `database.table` and `database.column` to those of the run"))
     }
 
-    /// The journal, for what the replay settles; `None` where the file is none, or has nothing left to
-    /// be said. One that cannot be written is replayed all the same.
-    pub fn go_on(&mut self, run_id: &str) -> Option<Journal> {
-        if self.place.is_none() || self.is_closed {
+    /// Opens the journal to append the outcomes of this replay.
+    ///
+    /// Returns `None` if the file is not a journal or has no open tokens. If the journal cannot be
+    /// written, logs a warning and returns `None`.
+    pub fn continue_journal(&mut self, run_id: &str) -> Option<Journal> {
+        if self.table.is_none() || self.is_closed {
             return None;
         }
-        let error = match self.reading.as_mut()?.go_on(run_id) {
+        let error = match self.reader.as_mut()?.resume(run_id) {
             Ok(journal) => return Some(journal),
             Err(error) => error,
         };
-        let hint =
-            "tokens are settled all the same; let the next run keep its journal in another file";
+        let hint = "the replay continues; use another file for the journal of the next run";
         let cause = error.to_string();
         tracing::warn!(
             cause,
             hint,
-            "the journal cannot be written and stays unsettled"
+            "the journal cannot be written; it will not record this replay"
         );
         None
     }
 
-    /// How many tokens there are.
+    /// Returns the number of tokens.
     pub fn received(&self) -> u64 {
         self.counts.values().map(|count| count.total()).sum()
     }
 
-    /// The values that were stored last, of those that nothing else is to be found out about.
+    /// Returns the last stored values that have no open tokens, as controls of the lookup.
     pub fn controls(&self) -> Vec<String> {
-        let stored = self.settled.iter().rev().filter(|told| {
-            told.status == "stored"
+        let stored = self.settled.iter().rev().filter(|record| {
+            record.status == "stored"
                 && self
                     .counts
-                    .get(&told.token)
+                    .get(&record.token)
                     .is_some_and(|count| count.open() == 0)
         });
         stored
             .take(CONTROLS)
-            .map(|told| told.token.clone())
+            .map(|record| record.token.clone())
             .collect()
     }
 
-    /// The values with tokens that are not settled.
+    /// Returns the values with open tokens, sorted.
     pub fn open(&self) -> Vec<String> {
         let open = self.counts.iter().filter(|(_, count)| count.open() > 0);
         let mut values: Vec<String> = open.map(|(value, _)| value.clone()).collect();
@@ -214,17 +220,18 @@ impl ReplayState {
     }
 }
 
-/// Why what a report says of a token is nothing to go by, and what to do: a mask would be stored as
-/// if it were a token, and a dry run has stored nothing of what it calls stored.
-fn unfit(told: &ParsedRecord) -> Option<(&'static str, &'static str)> {
-    if told.masked {
+/// Returns why a record cannot be replayed, and a hint.
+///
+/// A mask would be stored in place of the token. `stored` in a dry run does not mean stored.
+fn why_unusable(record: &ParsedRecord) -> Option<(&'static str, &'static str)> {
+    if record.masked {
         return Some((
-            "the report was written with --mask, and does not hold the token itself",
-            "replay the journal of that run (--journal), which holds tokens as they are",
+            "the report was written with --mask and does not contain the tokens",
+            "replay the journal of that run (--journal), which contains the tokens",
         ));
     }
-    told.dry_run.then_some((
-        "the report is that of a dry run, which stored nothing",
-        "there is nothing to bring back; to store tokens, run without --dry-run",
+    record.dry_run.then_some((
+        "the report is from a dry run, which stored nothing",
+        "run again without --dry-run to store tokens",
     ))
 }

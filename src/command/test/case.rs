@@ -1,5 +1,4 @@
-//! Test files: found, read, and made into cases. A mistake in one is shown with its place, as one in
-//! the configuration is.
+//! Reads test files and builds their cases. Errors in a file are shown with their location.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -19,67 +18,67 @@ use crate::error::exit::{Cause, Exit};
 use crate::report::ReportFormat;
 use crate::store::fake::FakeReplies;
 
-/// How the name of a test file ends.
-pub(crate) const ENDING: &str = ".test.yaml";
+/// The suffix of test files.
+pub(crate) const SUFFIX: &str = ".test.yaml";
 
-/// A file of cases.
+/// A test file.
 pub(crate) struct TestFile {
-    /// What its cases are called by in the output.
+    /// The name of the file in the output.
     pub label: String,
-    /// Its path as it was given or found.
+    /// The path as given or found.
     pub path: PathBuf,
-    /// Its text.
+    /// The text.
     pub text: String,
-    /// Where in it what stands.
+    /// The positions of keys and values in the text.
     pub spans: YamlSpans,
-    /// Its cases.
+    /// The cases.
     pub cases: Vec<TestCase>,
 }
 
-/// One case.
+/// A test case.
 pub(crate) struct TestCase {
-    /// Which one of its file, from 0.
+    /// The index in its file, from 0.
     pub index: usize,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Why it is not run, if it is not.
+    /// The reason to skip the case.
     pub skip: Option<String>,
     /// The run's settings.
     pub settings: RunSettings,
-    /// What the source answers.
+    /// The responses of the source, in order.
     pub entries: Vec<FakeAnswer>,
-    /// What the database says.
+    /// The replies of the database.
     pub store: FakeReplies,
-    /// What arrives from outside.
+    /// The signals to send.
     pub signals: Vec<CaseSignal>,
-    /// What the run must come to.
+    /// The expected results.
     pub expect: Expected,
 }
 
-/// A signal that arrives in the course of a case.
+/// A signal during a case.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CaseSignal {
     pub cause: Cause,
     pub when: SignalTime,
 }
 
-/// When it arrives.
+/// The time of a signal.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum SignalTime {
-    /// As this request is answered, from 1.
+    /// When the source responds to this request, from 1.
     Answered(usize),
-    /// So long after the run began.
+    /// This long after the start of the run.
     At(Duration),
 }
 
-/// What a run must come to; what is `None` is not looked at.
+/// The expected results of a run; `None` is not compared.
 #[derive(Default)]
 pub(crate) struct Expected {
     pub exit: u8,
     /// In the order of [`Status::ALL`](crate::pipeline::token::Status::ALL).
     pub counts: Option<[u64; 5]>,
     pub report: Option<String>,
-    /// Reports by their formats.
+    /// Reports by format.
     pub reports: Vec<(ReportFormat, String)>,
     pub stdout: Option<String>,
     pub stderr: Option<ExpectedStderr>,
@@ -89,32 +88,35 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// True where a report of this format is looked at.
-    pub(crate) fn looks_at(&self, format: ReportFormat) -> bool {
+    /// Returns true if the report of this format is compared.
+    pub(crate) fn compares(&self, format: ReportFormat) -> bool {
         let is_text = format == ReportFormat::Text && self.report.is_some();
         is_text || self.reports.iter().any(|(known, _)| *known == format)
     }
 }
 
 impl TestFile {
-    /// Reads the file at `path`, whose cases are called by `label`.
+    /// Reads the test file at `path`, named `label` in the output.
     pub(crate) fn read(path: &Path, label: String) -> Result<Self, Problem> {
-        let shown = path.display().to_string();
+        let file_name = path.display().to_string();
         let text = fs::read_to_string(path).map_err(|error| {
-            Problem::new(Exit::Usage, format!("the test file {shown} cannot be read"))
-                .cause(error.to_string())
+            Problem::new(
+                Exit::Usage,
+                format!("the test file {file_name} cannot be read"),
+            )
+            .cause(error.to_string())
         })?;
         Self::parse(path, label, text)
     }
 
-    /// Reads `text`, the contents of the file at `path`.
+    /// Parses `text`, the content of the file at `path`.
     pub(crate) fn parse(path: &Path, label: String, text: String) -> Result<Self, Problem> {
-        let shown = path.display().to_string();
-        let keys: Option<Vec<CaseKeys>> = test_case::read("the test file", &shown, &text)?;
+        let file_name = path.display().to_string();
+        let keys: Option<Vec<CaseKeys>> = test_case::parse("the test file", &file_name, &text)?;
         let spans = YamlSpans::of(&text);
         let reader = CaseReader {
             path,
-            shown: &shown,
+            file_name: &file_name,
             text: &text,
             spans: &spans,
         };
@@ -123,9 +125,9 @@ impl TestFile {
             .map(|(index, keys)| reader.case(index, keys))
             .collect::<Result<Vec<TestCase>, Problem>>()?;
         if cases.is_empty() {
-            return Err(reader.problem(&[], "the test file has no case").hint(
-                "a test file is a list of cases, each with a `name`; docs/testing.md shows them",
-            ));
+            return Err(reader
+                .problem(&[], "the test file has no cases")
+                .hint("write a list of cases, each with a `name`; see docs/testing.md"));
         }
         Ok(Self {
             label,
@@ -136,26 +138,26 @@ impl TestFile {
         })
     }
 
-    /// `file:line:column` of what `path` leads to.
-    pub(crate) fn place(&self, path: &[PathStep]) -> String {
-        let mark = self.spans.key(path);
-        let (line, column) = mark.map_or((1, 1), |mark| (mark.line, mark.column));
+    /// Returns `file:line:column` of the key at `path`.
+    pub(crate) fn location(&self, path: &[PathStep]) -> String {
+        let span = self.spans.key(path);
+        let (line, column) = span.map_or((1, 1), |span| (span.line, span.column));
         format!("{}:{line}:{column}", self.path.display())
     }
 }
 
 pub(crate) struct CaseReader<'a> {
     path: &'a Path,
-    shown: &'a str,
+    file_name: &'a str,
     text: &'a str,
     spans: &'a YamlSpans,
 }
 
 impl CaseReader<'_> {
-    /// A mistake at what `path` leads to.
+    /// Returns a problem at the key of `path`.
     pub(crate) fn problem(&self, path: &[PathStep], message: impl Into<String>) -> Problem {
-        let place = self.spans.place(self.shown, self.text, path, "");
-        Problem::new(Exit::Usage, message).place(place)
+        let location = self.spans.location(self.file_name, self.text, path, "");
+        Problem::new(Exit::Usage, message).location(location)
     }
 
     fn case(&self, index: usize, keys: CaseKeys) -> Result<TestCase, Problem> {
@@ -173,24 +175,24 @@ impl CaseReader<'_> {
             .map(|(name, QuotedText(value))| (name, value));
         let case = test_case::CaseSettings {
             size: keys.size,
-            script: keys.script.map(|script| self.beside(&script)),
+            script: keys.script.map(|script| self.script_path(&script)),
             vars: keys.vars,
             env: env.collect(),
         };
-        let settings = test_case::settle(case, keys.options.unwrap_or_default());
+        let settings = test_case::resolve(case, keys.options.unwrap_or_default());
         let mut settings = settings.map_err(|problem| {
-            let place = self.spans.place(self.shown, self.text, &[here], "");
-            problem.place(place)
+            let location = self.spans.location(self.file_name, self.text, &[here], "");
+            problem.location(location)
         })?;
         settings.log.level = LevelFilter::INFO;
-        let mut made = 0;
+        let mut generated = 0;
         let entries = keys.source.unwrap_or_default().into_iter().enumerate();
         let entries = entries
             .map(|(at, entry)| {
                 self.entry(
                     [here, PathStep::Key("source"), PathStep::Item(at)],
                     &entry,
-                    &mut made,
+                    &mut generated,
                 )
             })
             .collect::<Result<Vec<FakeAnswer>, Problem>>()?;
@@ -215,11 +217,11 @@ impl CaseReader<'_> {
         })
     }
 
-    /// The script's path, which counts from the test file's folder.
-    fn beside(&self, script: &Path) -> PathBuf {
+    /// Returns the path of a script, which is relative to the folder of the test file.
+    fn script_path(&self, script: &Path) -> PathBuf {
         let joined = self.path.parent().unwrap_or(Path::new("")).join(script);
-        let plain = without_detours(&joined);
-        // A link on the way may lead elsewhere.
+        let plain = normalize(&joined);
+        // With a symbolic link before `..`, the normalized path may be a different file.
         match (plain.canonicalize(), joined.canonicalize()) {
             (Ok(one), Ok(other)) if one == other => plain,
             _ => joined,
@@ -247,8 +249,8 @@ impl CaseReader<'_> {
     }
 }
 
-/// The path without `.` and `x/..`.
-fn without_detours(path: &Path) -> PathBuf {
+/// Returns the path without `.` and `x/..`.
+fn normalize(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {
         match part {

@@ -1,5 +1,4 @@
-//! What a case expected against what it came to: the differences, each with the key that it belongs
-//! to. Says nothing of how they look.
+//! Compares the results of a case with the expected ones, and returns the differences with their keys.
 
 use std::time::Duration;
 
@@ -12,78 +11,78 @@ use crate::config::yaml_spans::PathStep;
 use crate::pipeline::token::Status;
 use crate::report::ReportFormat;
 
-/// Something that is not as it was expected.
+/// A difference between an expected and an actual result.
 pub(crate) struct Difference<'a> {
-    /// The keys that lead to what was expected.
+    /// The path to the expected value.
     pub path: Vec<PathStep<'a>>,
-    /// What is not as it should be, such as `counts.stored`.
-    pub what: String,
-    /// How it differs.
-    pub how: DifferenceKind,
+    /// The name of the value, such as `counts.stored`.
+    pub name: String,
+    /// The kind.
+    pub kind: DifferenceKind,
 }
 
-/// How something differs.
+/// The kind of a difference.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum DifferenceKind {
-    /// Two texts of several lines.
+    /// Two multi-line texts.
     Text { expected: String, got: String },
     /// Two values.
     Value { expected: String, got: String },
-    /// A text that a part is missing from.
-    Lacks { part: String, text: String },
-    /// A sentence.
-    Says(String),
+    /// A text without an expected part.
+    Missing { part: String, text: String },
+    /// A message.
+    Message(String),
 }
 
-/// The differences; none where the case passes.
-pub(crate) fn judge<'a>(
+/// Returns the differences; an empty list means that the case passes.
+pub(crate) fn compare<'a>(
     case: &'a TestCase,
-    played: &CaseRun,
+    run: &CaseRun,
     limit: Duration,
 ) -> Vec<Difference<'a>> {
-    let mut judge = Comparison {
+    let mut comparison = Comparison {
         case: PathStep::Item(case.index),
         found: Vec::new(),
     };
-    // What ends a case from outside makes everything else come out wrong.
-    if let Some(why) = ended(case, played, limit) {
-        judge.says(&[], "", why);
-        return judge.found;
+    // If the case did not end normally, other differences only follow from that.
+    if let Some(why) = abnormal_end(case, run, limit) {
+        comparison.message(&[], "", why);
+        return comparison.found;
     }
-    judge.texts(&case.expect, played);
-    judge.values(&case.expect, played);
-    judge.messages(&case.expect, played);
-    let (scripted, asked) = (case.entries.len(), played.requests.len());
-    if asked < scripted && case.expect.requests.is_none() {
-        let what = format!(
-            "the case has {}, the run asked for {asked}; `requests: {asked}` says that this is meant",
+    comparison.texts(&case.expect, run);
+    comparison.values(&case.expect, run);
+    comparison.stderr(&case.expect, run);
+    let (scripted, requests) = (case.entries.len(), run.requests.len());
+    if requests < scripted && case.expect.requests.is_none() {
+        let message = format!(
+            "the case has {}, but the run sent only {requests}; set `requests: {requests}` if this is expected",
             counted(scripted, "answer")
         );
-        judge.says(
-            &[PathStep::Key("source"), PathStep::Item(asked)],
+        comparison.message(
+            &[PathStep::Key("source"), PathStep::Item(requests)],
             "source",
-            what,
+            message,
         );
     }
-    judge.found
+    comparison.found
 }
 
-/// Why the case came to no end of its own.
-fn ended(case: &TestCase, played: &CaseRun, limit: Duration) -> Option<String> {
+/// Returns why the case did not end normally.
+fn abnormal_end(case: &TestCase, run: &CaseRun, limit: Duration) -> Option<String> {
     let scripted = case.entries.len();
-    match played.overrun {
-        Some(Overrun::Time) => Some(format!(
-            "the case did not end within {} of real time (`--timeout` sets the limit); is there a loop without an end?",
+    match run.overrun {
+        Some(Overrun::RealTime) => Some(format!(
+            "the case did not end within {} of real time, perhaps because of an infinite loop; `--timeout` sets the limit",
             humantime::format_duration(limit)
         )),
-        Some(Overrun::Stuck) => Some(
-            "the run waits for something that never comes; this is a bug of token_service"
+        Some(Overrun::Deadlock) => Some(
+            "the run waits for an event that never occurs; this is a bug in token_service"
                 .to_owned(),
         ),
-        None if played.requests.len() > scripted => {
-            let (number, size) = (scripted + 1, played.requests[scripted]);
+        None if run.requests.len() > scripted => {
+            let (number, size) = (scripted + 1, run.requests[scripted]);
             Some(format!(
-                "the run sent a request number {number}, for {}, and the case has {}",
+                "the run sent request {number}, for {}, but the case has only {}",
                 counted(usize::try_from(size).unwrap_or(usize::MAX), "token"),
                 counted(scripted, "answer")
             ))
@@ -92,10 +91,10 @@ fn ended(case: &TestCase, played: &CaseRun, limit: Duration) -> Option<String> {
     }
 }
 
-/// `1 answer`, `2 answers`.
-pub(crate) fn counted(number: usize, what: &str) -> String {
+/// Returns a number with its noun: `1 answer`, `2 answers`.
+pub(crate) fn counted(number: usize, noun: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {what}{plural}")
+    format!("{number} {noun}{plural}")
 }
 
 struct Comparison<'a> {
@@ -104,18 +103,18 @@ struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    fn add(&mut self, below: &[PathStep<'a>], what: &str, how: DifferenceKind) {
+    fn add(&mut self, below: &[PathStep<'a>], name: &str, kind: DifferenceKind) {
         let mut path = vec![self.case];
         path.extend(below);
         self.found.push(Difference {
             path,
-            what: what.to_owned(),
-            how,
+            name: name.to_owned(),
+            kind,
         });
     }
 
-    fn says(&mut self, below: &[PathStep<'a>], what: &str, sentence: String) {
-        self.add(below, what, DifferenceKind::Says(sentence));
+    fn message(&mut self, below: &[PathStep<'a>], name: &str, message: String) {
+        self.add(below, name, DifferenceKind::Message(message));
     }
 
     fn value(&mut self, keys: &[&'a str], expected: String, got: String) {
@@ -124,13 +123,13 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    fn differs(&mut self, keys: &[&'a str], how: DifferenceKind) {
+    fn differs(&mut self, keys: &[&'a str], kind: DifferenceKind) {
         let path = [&["expect"], keys].concat();
         let steps: Vec<PathStep> = path.into_iter().map(PathStep::Key).collect();
-        self.add(&steps, &keys.join("."), how);
+        self.add(&steps, &keys.join("."), kind);
     }
 
-    /// Whether a text ends with a line break is not looked at: a block in YAML may or may not.
+    /// Compares two texts without regard to a trailing line break, which a YAML block may lack.
     fn text(&mut self, keys: &[&'a str], expected: &str, got: &str) {
         let plain = |text: &str| text.strip_suffix('\n').unwrap_or(text).to_owned();
         let (expected, got) = (plain(expected), plain(got));
@@ -139,10 +138,10 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    fn texts(&mut self, expect: &'a Expected, played: &CaseRun) {
+    fn texts(&mut self, expect: &'a Expected, run: &CaseRun) {
         for (key, expected, got) in [
-            ("report", &expect.report, played.report(ReportFormat::Text)),
-            ("stdout", &expect.stdout, &played.stdout),
+            ("report", &expect.report, run.report(ReportFormat::Text)),
+            ("stdout", &expect.stdout, &run.stdout),
         ] {
             if let Some(expected) = expected {
                 self.text(&[key], expected, got);
@@ -150,11 +149,11 @@ impl<'a> Comparison<'a> {
         }
         for (format, expected) in &expect.reports {
             let keys = ["reports", report_name(*format)];
-            self.text(&keys, expected, played.report(*format));
+            self.text(&keys, expected, run.report(*format));
         }
         let Some(files) = &expect.files else { return };
         for (name, expected) in files {
-            if let Some((_, got)) = played.files.iter().find(|(known, _)| known == name) {
+            if let Some((_, got)) = run.files.iter().find(|(known, _)| known == name) {
                 self.text(&["files", name], expected, got);
             } else {
                 let steps = [
@@ -162,70 +161,72 @@ impl<'a> Comparison<'a> {
                     PathStep::Key("files"),
                     PathStep::Key(name),
                 ];
-                let what = format!("files.{name}");
-                self.says(&steps, &what, "the script did not write it".to_owned());
+                let name = format!("files.{name}");
+                self.message(
+                    &steps,
+                    &name,
+                    "the script did not write this file".to_owned(),
+                );
             }
         }
-        for (name, _) in &played.files {
+        for (name, _) in &run.files {
             if files.iter().all(|(known, _)| known != name) {
                 let steps = [PathStep::Key("expect"), PathStep::Key("files")];
-                self.says(&steps, "files", format!("the script wrote `{name}` too"));
+                self.message(&steps, "files", format!("the script also wrote `{name}`"));
             }
         }
     }
 
-    fn values(&mut self, expect: &'a Expected, played: &CaseRun) {
-        self.value(&["exit"], expect.exit.to_string(), played.exit.to_string());
+    fn values(&mut self, expect: &'a Expected, run: &CaseRun) {
+        self.value(&["exit"], expect.exit.to_string(), run.exit.to_string());
         if let Some(counts) = &expect.counts {
-            for (status, (expected, got)) in
-                Status::ALL.iter().zip(counts.iter().zip(played.counts))
-            {
+            for (status, (expected, got)) in Status::ALL.iter().zip(counts.iter().zip(run.counts)) {
                 let keys = ["counts", status.as_str()];
                 self.value(&keys, expected.to_string(), got.to_string());
             }
         }
         if let Some(slept) = expect.slept {
-            let words = |time| humantime::format_duration(time).to_string();
-            self.value(&["slept"], words(slept), words(played.slept));
+            let text = |time| humantime::format_duration(time).to_string();
+            self.value(&["slept"], text(slept), text(run.slept));
         }
         match &expect.requests {
             None => {}
             Some(ExpectedRequests::Number(number)) => {
-                let got = played.requests.len().to_string();
+                let got = run.requests.len().to_string();
                 self.value(&["requests"], number.to_string(), got);
             }
             Some(ExpectedRequests::Sizes(sizes)) => {
-                let got = format!("{:?}", played.requests);
+                let got = format!("{:?}", run.requests);
                 self.value(&["requests"], format!("{sizes:?}"), got);
             }
         }
     }
 
-    fn messages(&mut self, expect: &'a Expected, played: &CaseRun) {
+    fn stderr(&mut self, expect: &'a Expected, run: &CaseRun) {
         match &expect.stderr {
             None => {}
-            Some(ExpectedStderr::Whole(text)) => self.text(&["stderr"], text, &played.stderr),
+            Some(ExpectedStderr::Whole(text)) => self.text(&["stderr"], text, &run.stderr),
             Some(ExpectedStderr::Parts(parts)) => {
                 for (index, part) in parts.iter().enumerate() {
-                    if !played.stderr.contains(part) {
+                    if !run.stderr.contains(part) {
                         let steps = [
                             PathStep::Key("expect"),
                             PathStep::Key("stderr"),
                             PathStep::Item(index),
                         ];
-                        let how = DifferenceKind::Lacks {
+                        let kind = DifferenceKind::Missing {
                             part: part.clone(),
-                            text: played.stderr.clone(),
+                            text: run.stderr.clone(),
                         };
-                        return self.add(&steps, "stderr", how);
+                        return self.add(&steps, "stderr", kind);
                     }
                 }
             }
         }
-        // Why a run ended otherwise than expected stands there.
-        if expect.exit != played.exit && expect.stderr.is_none() {
-            let said = format!("the run said\n{}", played.stderr.trim_end());
-            self.says(&[PathStep::Key("expect"), PathStep::Key("exit")], "", said);
+        // Standard error explains an unexpected exit code.
+        if expect.exit != run.exit && expect.stderr.is_none() {
+            let text = format!("standard error was\n{}", run.stderr.trim_end());
+            self.message(&[PathStep::Key("expect"), PathStep::Key("exit")], "", text);
         }
     }
 }

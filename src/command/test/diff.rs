@@ -1,5 +1,4 @@
-//! How the outcome of cases looks: a line a case, and beneath one that failed what differs, so that a
-//! person sees at a glance which line of which file to look at.
+//! Formats the differences of a failed case, with their location in the test file.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,21 +10,21 @@ use crate::command::test::compare::{Difference, DifferenceKind};
 use crate::error::color::Color;
 use crate::error::escape::escape_line;
 
-/// So many equal lines stand before and after different ones.
-const AROUND: usize = 3;
+/// The number of equal lines to show around differences.
+const CONTEXT_LINES: usize = 3;
 
-/// So many lines of a text are shown.
-const MOST_LINES: usize = 60;
+/// Maximum number of lines of a text to show.
+const MAX_LINES: usize = 60;
 
-/// What stands before everything beneath a case.
+/// The indentation below a case.
 const INDENT: &str = "      ";
 
-/// What stands beneath a case that failed.
+/// Returns the lines below a failed case.
 pub(crate) fn differences(file: &TestFile, found: &[Difference], color: Color) -> String {
     let mut text = String::new();
     if let Some(first) = found.first() {
         // Writing into a string cannot fail.
-        let _ = writeln!(text, "{INDENT}{}", file.place(&first.path));
+        let _ = writeln!(text, "{INDENT}{}", file.location(&first.path));
     }
     for difference in found {
         write_one(&mut text, difference, color);
@@ -34,32 +33,32 @@ pub(crate) fn differences(file: &TestFile, found: &[Difference], color: Color) -
 }
 
 fn write_one(text: &mut String, difference: &Difference, color: Color) {
-    let what = escape_line(&difference.what);
-    let lead = if what.is_empty() {
+    let name = escape_line(&difference.name);
+    let prefix = if name.is_empty() {
         String::new()
     } else {
-        format!("{what}: ")
+        format!("{name}: ")
     };
-    let _ = match &difference.how {
+    let _ = match &difference.kind {
         DifferenceKind::Value { expected, got } => {
-            writeln!(text, "{INDENT}{lead}expected {expected}, got {got}")
+            writeln!(text, "{INDENT}{prefix}expected {expected}, got {got}")
         }
-        DifferenceKind::Says(sentence) => {
-            let mut lines = sentence.lines();
+        DifferenceKind::Message(message) => {
+            let mut lines = message.lines();
             let first = lines.next().unwrap_or_default();
-            let _ = writeln!(text, "{INDENT}{lead}{}", escape_line(first));
+            let _ = writeln!(text, "{INDENT}{prefix}{}", escape_line(first));
             write_lines(text, lines);
             Ok(())
         }
-        DifferenceKind::Lacks { part, text: whole } => {
-            let _ = writeln!(text, "{INDENT}{lead}expected `{}` in", escape_line(part));
+        DifferenceKind::Missing { part, text: whole } => {
+            let _ = writeln!(text, "{INDENT}{prefix}expected `{}` in", escape_line(part));
             write_lines(text, whole.lines());
             Ok(())
         }
         DifferenceKind::Text { expected, got } => {
             let removed = color.red("- expected");
             let added = color.green("+ got");
-            let _ = writeln!(text, "{INDENT}{lead}{removed}, {added}");
+            let _ = writeln!(text, "{INDENT}{prefix}{removed}, {added}");
             write_diff(text, expected, got, color);
             Ok(())
         }
@@ -72,7 +71,7 @@ fn write_lines<'a>(text: &mut String, lines: impl Iterator<Item = &'a str>) {
         return;
     }
     for (number, line) in lines.enumerate() {
-        if number == MOST_LINES {
+        if number == MAX_LINES {
             let _ = writeln!(text, "{INDENT}  …");
             return;
         }
@@ -80,19 +79,19 @@ fn write_lines<'a>(text: &mut String, lines: impl Iterator<Item = &'a str>) {
     }
 }
 
-/// The lines of two texts, those that are only expected and those that only came marked.
+/// Writes a line diff of two texts.
 fn write_diff(text: &mut String, expected: &str, got: &str, color: Color) {
     let diff = TextDiff::configure()
         .timeout(Duration::from_secs(1))
         .diff_lines(expected, got);
     let mut written = 0;
-    for (number, group) in diff.grouped_ops(AROUND).iter().enumerate() {
+    for (number, group) in diff.grouped_ops(CONTEXT_LINES).iter().enumerate() {
         let gap = group.first().is_some_and(|op| op.old_range().start > 0);
         if number > 0 || gap {
             let _ = writeln!(text, "{INDENT}  …");
         }
         for change in group.iter().flat_map(|op| diff.iter_changes(op)) {
-            if written == MOST_LINES {
+            if written == MAX_LINES {
                 let _ = writeln!(text, "{INDENT}  …");
                 return;
             }
@@ -109,7 +108,7 @@ fn write_diff(text: &mut String, expected: &str, got: &str, color: Color) {
     }
 }
 
-/// The line with blanks at its end as dots: nobody sees them otherwise.
+/// Returns the line with trailing blanks as dots, so that they are visible.
 fn with_visible_end(line: &str) -> String {
     let plain = line.trim_end_matches([' ', '\t']);
     let blanks = line[plain.len()..].chars().count();

@@ -1,5 +1,5 @@
-//! The token source of a pipeline test: answers that are written down beforehand, one for each
-//! request in order. They are cut into tokens, and told as failures, as those of a real source are.
+//! The fake source of a pipeline test: one scripted response per request, in order. Bodies are parsed
+//! and faults are created as for a real source.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,22 +15,22 @@ use crate::fetch::{AnswerFuture, SourceAnswer, TokenSource, error};
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
 
-/// What messages call the source.
+/// The address of the source in messages.
 pub const ADDRESS: &str = "http://source.test/tokens";
 
-/// One answer of the case.
+/// One scripted response with its delay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FakeAnswer {
-    /// How long it takes.
+    /// The delay of the response.
     pub delay: Duration,
-    /// What it is.
+    /// The response.
     pub answer: FakeResponse,
 }
 
-/// What a source can answer.
+/// A scripted response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FakeResponse {
-    /// 200 with this body, as far as it comes.
+    /// 200 with this body, which may end early.
     Body(String, BodyEnd),
     /// Another status.
     Status(StatusCode, Option<Duration>),
@@ -41,43 +41,43 @@ pub enum FakeResponse {
 /// How a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyEnd {
-    /// As it should.
-    Whole,
-    /// The connection breaks.
+    /// Complete.
+    Complete,
+    /// The connection closes early.
     Cut,
-    /// Nothing more comes until the time is up.
-    Silence,
+    /// The body stalls until the timeout.
+    Stalled,
 }
 
-/// A signal that arrives as a request is answered.
+/// A signal that arrives with a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interruption {
-    /// Which request, from 1.
+    /// The number of the request, from 1.
     pub after: usize,
-    /// Which signal.
+    /// The signal.
     pub cause: Cause,
 }
 
-/// The sizes that were asked for, in order.
+/// The requested sizes, in order.
 pub type RequestedSizes = Arc<Mutex<Vec<u64>>>;
 
-/// The source.
+/// The fake source.
 pub struct FakeSource {
-    /// What it answers.
+    /// The responses.
     pub entries: Vec<FakeAnswer>,
-    /// The signals that arrive meanwhile.
+    /// The signals to send.
     pub interruptions: Vec<Interruption>,
-    /// Where they go.
+    /// The channel of the signals.
     pub signals: UnboundedSender<Cause>,
-    /// What is kept of the requests.
-    pub asked: RequestedSizes,
+    /// The sizes requested so far.
+    pub requested: RequestedSizes,
     /// `source.timeout`.
     pub timeout: Duration,
     /// `source.max_token`.
     pub max_token: usize,
-    /// The test's clock.
+    /// The virtual clock.
     pub clock: VirtualClock,
-    /// The run's switch.
+    /// The shutdown handle of the run.
     pub shutdown: Shutdown,
 }
 
@@ -85,15 +85,18 @@ impl TokenSource for FakeSource {
     fn request(&self, count: u64) -> AnswerFuture<'_> {
         Box::pin(async move {
             let number = {
-                let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-                asked.push(count);
-                asked.len()
+                let mut requested = self
+                    .requested
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                requested.push(count);
+                requested.len()
             };
             let answer = self.answer(number, count).await;
             for one in self.interruptions.iter().filter(|one| one.after == number) {
                 let _ = self.signals.send(one.cause);
-                // It is heard before the answer is.
-                self.clock.quiet().await;
+                // The run handles the signal before the response.
+                self.clock.when_idle().await;
             }
             answer
         })
@@ -107,33 +110,33 @@ impl FakeSource {
                 ErrorKind::HttpConnect,
                 "the test case has no answer for this request",
             );
-            // Whatever the script would make of it, the case cannot go on.
+            // Stops the run even if the script would catch the fault.
             self.shutdown.stop_because(fault.clone());
             return SourceAnswer::failed(fault);
         };
-        let too_late = entry.delay >= self.timeout;
-        let is_silent = matches!(entry.answer, FakeResponse::Body(_, BodyEnd::Silence));
-        let takes = if too_late || is_silent {
+        let is_late = entry.delay >= self.timeout;
+        let is_stalled = matches!(entry.answer, FakeResponse::Body(_, BodyEnd::Stalled));
+        let duration = if is_late || is_stalled {
             self.timeout
         } else {
             entry.delay
         };
-        self.clock.at(self.clock.now() + takes).await;
+        self.clock.sleep_until(self.clock.now() + duration).await;
         match &entry.answer {
-            _ if too_late => SourceAnswer::failed(error::timed_out(ADDRESS, self.timeout)),
+            _ if is_late => SourceAnswer::failed(error::timed_out(ADDRESS, self.timeout)),
             FakeResponse::Refused => SourceAnswer::failed(error::unreachable(ADDRESS)),
             FakeResponse::Status(status, retry_after) => {
                 SourceAnswer::failed(error::status(ADDRESS, *status, *retry_after))
             }
             FakeResponse::Body(body, ending) => {
-                let mut parser = LineParser::new(count, self.max_token).watching_for_json();
+                let mut parser = LineParser::new(count, self.max_token).detecting_json();
                 parser.feed(body.as_bytes());
                 let fault = match ending {
-                    BodyEnd::Whole => None,
-                    BodyEnd::Cut => Some(error::broke_off(ADDRESS)),
-                    BodyEnd::Silence => Some(error::timed_out(ADDRESS, self.timeout)),
+                    BodyEnd::Complete => None,
+                    BodyEnd::Cut => Some(error::truncated(ADDRESS)),
+                    BodyEnd::Stalled => Some(error::timed_out(ADDRESS, self.timeout)),
                 };
-                SourceAnswer::of(parser, fault, ADDRESS)
+                SourceAnswer::from_lines(parser, fault, ADDRESS)
             }
         }
     }

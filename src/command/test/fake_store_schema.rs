@@ -1,5 +1,4 @@
-//! What a case writes down of the source's answers and the database's replies: which keys go with
-//! which, and what they mean.
+//! Converts the keys of a case's responses and replies, and checks their combinations.
 
 use std::fmt::Write as _;
 
@@ -12,16 +11,16 @@ use crate::config::yaml_spans::PathStep;
 use crate::error::diagnostic::Problem;
 use crate::store::fake::{FakeError, FakeReplies, FakeReply, ReplyKind};
 
-/// The key of the reply that every other token gets.
-const OTHERS: &str = "*";
+/// The key of the reply to all other tokens.
+const OTHER_TOKENS: &str = "*";
 
 impl CaseReader<'_> {
-    /// An answer of the source; `made` counts the tokens that were made up.
+    /// Converts a response of the source; `generated` counts the tokens of `count`.
     pub(crate) fn entry(
         &self,
         at: [PathStep; 3],
         keys: &EntryKeys,
-        made: &mut u64,
+        generated: &mut u64,
     ) -> Result<FakeAnswer, Problem> {
         let under = |key| [at[0], at[1], at[2], PathStep::Key(key)];
         let given = [
@@ -39,28 +38,28 @@ impl CaseReader<'_> {
             let message = format!("an answer cannot have both `{first}` and `{second}`");
             return Err(self.problem(&under(second), message));
         }
-        let broken = [("cut", keys.cut), ("timeout", keys.timeout)];
-        let broken: Vec<&str> = broken
+        let early_ends = [("cut", keys.cut), ("timeout", keys.timeout)];
+        let early_ends: Vec<&str> = early_ends
             .iter()
             .filter_map(|(key, on)| (*on == Some(true)).then_some(*key))
             .collect();
-        let ending = match broken[..] {
-            [] => BodyEnd::Whole,
+        let ending = match early_ends[..] {
+            [] => BodyEnd::Complete,
             ["cut"] => BodyEnd::Cut,
-            ["timeout"] => BodyEnd::Silence,
+            ["timeout"] => BodyEnd::Stalled,
             _ => {
-                let message = "an answer cannot be both `cut` and a `timeout`";
+                let message = "an answer cannot have both `cut` and `timeout`";
                 return Err(self.problem(&under("timeout"), message));
             }
         };
-        if let (Some(broken), Some(other @ ("status" | "connect"))) =
-            (broken.first(), given.first().copied())
+        if let (Some(early_end), Some(other @ ("status" | "connect"))) =
+            (early_ends.first(), given.first().copied())
         {
-            let message = format!("an answer cannot have both `{other}` and `{broken}`");
-            return Err(self.problem(&under(broken), message));
+            let message = format!("an answer cannot have both `{other}` and `{early_end}`");
+            return Err(self.problem(&under(early_end), message));
         }
         if keys.retry_after.is_some() && keys.status.is_none() {
-            let message = "`retry_after` goes with a `status`, such as 503";
+            let message = "`retry_after` requires a `status`, such as 503";
             return Err(self.problem(&under("retry_after"), message));
         }
         let answer = if let Some(status) = keys.status {
@@ -75,11 +74,11 @@ impl CaseReader<'_> {
             FakeResponse::Status(status, keys.retry_after)
         } else if keys.connect.is_some() {
             FakeResponse::Refused
-        } else if given.is_empty() && ending == BodyEnd::Whole {
+        } else if given.is_empty() && ending == BodyEnd::Complete {
             let message = "an answer needs `tokens`, `count`, `body`, `status`, `timeout`, `cut` or `connect`";
             return Err(self.problem(&at, message));
         } else {
-            FakeResponse::Body(body(keys, made), ending)
+            FakeResponse::Body(body(keys, generated), ending)
         };
         Ok(FakeAnswer {
             delay: keys.delay.unwrap_or_default(),
@@ -87,7 +86,7 @@ impl CaseReader<'_> {
         })
     }
 
-    /// What the database says.
+    /// Converts the replies of the database.
     pub(crate) fn store(
         &self,
         here: PathStep,
@@ -99,13 +98,13 @@ impl CaseReader<'_> {
         {
             let at = [here, PathStep::Key("store"), PathStep::Key(&token)];
             if replies.is_empty() {
-                return Err(self.problem(&at, "the list needs a reply for the first try"));
+                return Err(self.problem(&at, "the list needs at least one reply"));
             }
             let replies = replies
                 .into_iter()
-                .map(|reply| says(reply).map_err(|message| self.problem(&at, message)))
+                .map(|keys| reply(keys).map_err(|message| self.problem(&at, message)))
                 .collect::<Result<Vec<FakeReply>, Problem>>()?;
-            if token == OTHERS {
+            if token == OTHER_TOKENS {
                 script.others = replies;
             } else {
                 script.replies.insert(token, replies);
@@ -115,8 +114,8 @@ impl CaseReader<'_> {
     }
 }
 
-/// The body of an answer: what is given, or tokens `t1`, `t2` and so on, new ones each time.
-fn body(keys: &EntryKeys, made: &mut u64) -> String {
+/// Returns the body of a response: the given one, or generated tokens `t1`, `t2` and so on.
+fn body(keys: &EntryKeys, generated: &mut u64) -> String {
     if let Some(body) = &keys.body {
         return body.clone();
     }
@@ -126,14 +125,14 @@ fn body(keys: &EntryKeys, made: &mut u64) -> String {
         body.push('\n');
     }
     for _ in 0..keys.count.unwrap_or_default() {
-        *made += 1;
+        *generated += 1;
         // Writing into a string cannot fail.
-        let _ = writeln!(body, "t{made}");
+        let _ = writeln!(body, "t{generated}");
     }
     body
 }
 
-fn says(keys: ReplyKeys) -> Result<FakeReply, String> {
+fn reply(keys: ReplyKeys) -> Result<FakeReply, String> {
     let delay = keys.delay.unwrap_or_default();
     let fields = [
         &keys.routine,
@@ -143,7 +142,7 @@ fn says(keys: ReplyKeys) -> Result<FakeReply, String> {
         &keys.message,
     ]
     .map(Option::is_some);
-    let says = match (keys.sqlstate, keys.reject, keys.word) {
+    let kind = match (keys.sqlstate, keys.reject, keys.shorthand) {
         (Some(_), Some(_), _) => {
             return Err("a reply cannot have both `sqlstate` and `reject`".to_owned());
         }
@@ -158,7 +157,7 @@ fn says(keys: ReplyKeys) -> Result<FakeReply, String> {
         })),
         _ if keys.severity.is_some() || fields.contains(&true) => {
             return Err(
-                "`severity`, `routine`, `table`, `column`, `constraint` and `message` go with a \
+                "`severity`, `routine`, `table`, `column`, `constraint` and `message` require a \
                  `sqlstate`"
                     .to_owned(),
             );
@@ -170,5 +169,5 @@ fn says(keys: ReplyKeys) -> Result<FakeReply, String> {
         (None, None, Some("down")) => ReplyKind::Down,
         (None, None, _) => ReplyKind::Stored,
     };
-    Ok(FakeReply { delay, says })
+    Ok(FakeReply { delay, kind })
 }

@@ -1,5 +1,4 @@
-//! The outcome of cases as JUnit XML, which is what continuous integration reads: a suite a file, a
-//! case a case.
+//! Writes the results as JUnit XML for continuous integration, with one test suite per file.
 
 use std::fs;
 use std::io;
@@ -11,23 +10,23 @@ use quick_xml::events::{BytesDecl, BytesText, Event};
 use crate::command::test::{CaseResult, CaseStatus};
 use crate::error::escape::is_hostile;
 
-/// Writes the file at `path`.
-pub(crate) fn write(path: &Path, told: &[CaseResult]) -> io::Result<()> {
-    fs::write(path, document(told)?)
+/// Writes the results to `path`.
+pub(crate) fn write(path: &Path, results: &[CaseResult]) -> io::Result<()> {
+    fs::write(path, document(results)?)
 }
 
-fn document(told: &[CaseResult]) -> io::Result<Vec<u8>> {
+fn document(results: &[CaseResult]) -> io::Result<Vec<u8>> {
     let mut suites: Vec<(&str, Vec<&CaseResult>)> = Vec::new();
-    for one in told {
-        let file = one.file.as_str();
+    for result in results {
+        let file = result.file.as_str();
         match suites.last_mut() {
-            Some((known, cases)) if *known == file => cases.push(one),
-            _ => suites.push((file, vec![one])),
+            Some((known, cases)) if *known == file => cases.push(result),
+            _ => suites.push((file, vec![result])),
         }
     }
     let mut writer = Writer::new_with_indent(Vec::new(), b' ', 2);
     writer.write_event(Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)))?;
-    let all: Vec<&CaseResult> = told.iter().collect();
+    let all: Vec<&CaseResult> = results.iter().collect();
     writer
         .create_element("testsuites")
         .with_attributes(numbers(&all).iter().map(pair))
@@ -48,11 +47,11 @@ fn suite(writer: &mut Writer<Vec<u8>>, file: &str, cases: &[&CaseResult]) -> io:
     writer
         .create_element("testsuite")
         .with_attributes(attributes.iter().map(pair))
-        .write_inner_content(|writer| cases.iter().try_for_each(|case| one(writer, case)))?;
+        .write_inner_content(|writer| cases.iter().try_for_each(|case| test_case(writer, case)))?;
     Ok(())
 }
 
-fn one(writer: &mut Writer<Vec<u8>>, case: &CaseResult) -> io::Result<()> {
+fn test_case(writer: &mut Writer<Vec<u8>>, case: &CaseResult) -> io::Result<()> {
     let attributes = [
         ("name", clean(&case.name)),
         ("classname", clean(&case.label)),
@@ -119,11 +118,11 @@ fn pair<'a>((name, value): &'a (&'static str, String)) -> (&'a str, &'a str) {
     (name, value.as_str())
 }
 
-/// Without what XML cannot hold at all.
+/// Replaces characters that XML cannot contain.
 fn clean(text: &str) -> String {
-    let shown =
+    let is_allowed =
         |char: char| char == '\n' || !is_hostile(char) && !matches!(char, '\u{fffe}' | '\u{ffff}');
     text.chars()
-        .map(|char| if shown(char) { char } else { '\u{fffd}' })
+        .map(|char| if is_allowed(char) { char } else { '\u{fffd}' })
         .collect()
 }

@@ -1,8 +1,8 @@
-//! `token_service test`: runs pipelines on a source, a database and a clock of their own, and compares
-//! what comes of it with what was expected. All that lies between is what a real run has.
+//! `token_service test`: runs pipelines with a fake source, a fake database and a virtual clock, and
+//! compares the results with the expected ones. Everything else is the code of a real run.
 //!
-//! `find` looks for files, `keys`, `scripted` and `file` read them, `play` runs a case on the fakes of `source`,
-//! `store::scripted` and `clock`, `judge` compares, `show` and `junit` tell, `update` writes back.
+//! `discover` finds the files, `schema`, `fake_store_schema` and `case` parse them, `runner` runs a
+//! case, `compare` finds differences, `diff` and `junit` show them, `update` writes reports back.
 
 mod case;
 mod compare;
@@ -33,27 +33,27 @@ use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
 use crate::report::ReportFormat;
 
-/// What is to be tested, and how.
+/// The settings of `test`.
 #[derive(Clone, Debug)]
 pub struct TestSettings {
-    /// Files and folders; the current one where there is none.
+    /// Files and folders; the current folder if empty.
     pub paths: Vec<PathBuf>,
-    /// Only cases with this in their name, or in their file's.
+    /// Selects the cases with this text in `FILE: NAME`.
     pub filter: Option<String>,
-    /// True to write reports that differ into the test files.
+    /// True to write actual reports into the test files.
     pub update: bool,
-    /// The file for JUnit XML.
+    /// The JUnit XML file to write.
     pub junit: Option<PathBuf>,
-    /// How many cases are run at a time; as many as there are processors where nothing is said.
+    /// The number of cases to run at a time; by default one per processor.
     pub jobs: Option<usize>,
-    /// How long a case may take in real time.
+    /// The real time that a case may take.
     pub timeout: Duration,
-    /// True for colours.
+    /// True for colors.
     pub color: bool,
 }
 
 impl TestSettings {
-    /// Takes them from the command line.
+    /// Creates the settings from the command line.
     pub fn of(args: &TestArgs, color: bool) -> Self {
         Self {
             paths: args.paths.clone(),
@@ -67,12 +67,12 @@ impl TestSettings {
     }
 }
 
-/// What became of a case.
+/// The result of a case.
 struct CaseResult {
     file: String,
     label: String,
     name: String,
-    /// The line of the file where it begins, or where it differs.
+    /// The line of the first difference, else of the case.
     line: usize,
     took: Duration,
     outcome: CaseStatus,
@@ -80,55 +80,58 @@ struct CaseResult {
 
 enum CaseStatus {
     Passed,
-    /// Its report was written into the file.
+    /// Its actual report was written into the file.
     Updated,
     Skipped(String),
-    /// What differs, as it is shown.
+    /// The differences, formatted.
     Failed(String),
 }
 
-/// Runs the tests, a line a case to `out`, and gives the exit code: 0 where all pass, 1 where one
-/// does not.
+/// Runs the tests, prints one line per case to `out`, and returns exit status 0 or 1.
 ///
 /// # Errors
-/// Every mistake in the test files, before any case is run; exit code 2.
+/// All errors in the test files, before any case runs; exit code 2.
 pub fn test(settings: &TestSettings, out: &mut dyn Write) -> Result<Exit, Vec<Problem>> {
-    let began = Instant::now();
+    let started = Instant::now();
     let files = read(settings)?;
-    let chosen = choose(settings, &files)?;
+    let selected = select(settings, &files)?;
     let color = Color(settings.color);
-    let mut told = Vec::new();
+    let mut results = Vec::new();
     let mut changes: Vec<Vec<update::ReportChange>> = files.iter().map(|_| Vec::new()).collect();
-    run_all(settings, &chosen, |number, played| {
-        let (at, file, case) = chosen[number];
-        let (one, change) = tell(settings, file, case, played.as_ref(), color);
-        // Whoever closed the pipe has read enough; the exit code still tells.
-        let _ = out.write_all(line(&one, color).as_bytes());
+    run_all(settings, &selected, |number, run| {
+        let (at, file, case) = selected[number];
+        let (result, change) = evaluate(settings, file, case, run.as_ref(), color);
+        // A closed pipe is not an error; the exit code is still right.
+        let _ = out.write_all(line(&result, color).as_bytes());
         let _ = out.flush();
         changes[at].extend(change);
-        told.push(one);
+        results.push(result);
     });
     let mut problems = write_changes(&files, &changes);
-    let _ = out.write_all(closing(&told, began.elapsed()).as_bytes());
+    let _ = out.write_all(summary_line(&results, started.elapsed()).as_bytes());
     let _ = out.flush();
     if let Some(path) = &settings.junit {
-        let written = junit::write(path, &told);
+        let written = junit::write(path, &results);
         problems.extend(written.err().map(|error| unwritable(path, &error)));
     }
     if !problems.is_empty() {
         return Err(problems);
     }
-    let failed = told
+    let has_failed = results
         .iter()
-        .any(|one| matches!(one.outcome, CaseStatus::Failed(_)));
-    Ok(if failed { Exit::Tests } else { Exit::Completed })
+        .any(|result| matches!(result.outcome, CaseStatus::Failed(_)));
+    Ok(if has_failed {
+        Exit::Tests
+    } else {
+        Exit::Completed
+    })
 }
 
 fn read(settings: &TestSettings) -> Result<Vec<TestFile>, Vec<Problem>> {
     let found = discover::find(&settings.paths).map_err(|problem| vec![problem])?;
     let (mut files, mut problems) = (Vec::new(), Vec::new());
-    for one in found {
-        match TestFile::read(&one.path, one.label) {
+    for discovered in found {
+        match TestFile::read(&discovered.path, discovered.label) {
             Ok(file) => files.push(file),
             Err(problem) => problems.push(problem),
         }
@@ -142,7 +145,7 @@ fn read(settings: &TestSettings) -> Result<Vec<TestFile>, Vec<Problem>> {
 
 type SelectedCases<'a> = (usize, &'a TestFile, &'a TestCase);
 
-fn choose<'a>(
+fn select<'a>(
     settings: &TestSettings,
     files: &'a [TestFile],
 ) -> Result<Vec<SelectedCases<'a>>, Vec<Problem>> {
@@ -151,26 +154,25 @@ fn choose<'a>(
         let cases = file.cases.iter();
         cases.map(move |case| (at, file, case))
     });
-    let chosen: Vec<SelectedCases> = cases
+    let selected: Vec<SelectedCases> = cases
         .filter(|(_, file, case)| format!("{}: {}", file.label, case.name).contains(filter))
         .collect();
-    if chosen.is_empty() {
-        let what = format!("no case has `{filter}` in its name");
+    if selected.is_empty() {
+        let message = format!("no case has `{filter}` in its name");
         let all: usize = files.iter().map(|file| file.cases.len()).sum();
         let hint = format!(
-            "`--filter` chooses among {}, FILE: NAME",
+            "`--filter` selects from {} by `FILE: NAME`",
             counted(all, "case")
         );
-        return Err(vec![Problem::new(Exit::Usage, what).hint(hint)]);
+        return Err(vec![Problem::new(Exit::Usage, message).hint(hint)]);
     }
-    Ok(chosen)
+    Ok(selected)
 }
 
-/// Runs the cases, some at a time, and hands over what each came to in their order; `None` for one
-/// that is skipped.
+/// Runs the cases concurrently and calls `done` for each in order, with `None` for a skipped one.
 fn run_all(
     settings: &TestSettings,
-    chosen: &[SelectedCases],
+    selected: &[SelectedCases],
     mut done: impl FnMut(usize, Option<CaseRun>),
 ) {
     let jobs = settings.jobs.unwrap_or_else(|| {
@@ -178,61 +180,62 @@ fn run_all(
         processors.map_or(1, std::num::NonZero::get)
     });
     let next = AtomicUsize::new(0);
-    let (tell, played) = mpsc::channel();
+    let (sender, runs) = mpsc::channel();
     thread::scope(|scope| {
-        for _ in 0..jobs.min(chosen.len()) {
-            let (tell, next) = (tell.clone(), &next);
+        for _ in 0..jobs.min(selected.len()) {
+            let (sender, next) = (sender.clone(), &next);
             scope.spawn(move || {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((.., case)) = chosen.get(number) else {
+                    let Some((.., case)) = selected.get(number) else {
                         return;
                     };
                     let is_run = case.skip.is_none();
-                    let played = is_run.then(|| runner::play(case, settings.timeout));
-                    let _ = tell.send((number, played));
+                    let run = is_run.then(|| runner::run_case(case, settings.timeout));
+                    let _ = sender.send((number, run));
                 }
             });
         }
-        drop(tell);
-        let mut early = std::collections::BTreeMap::new();
-        let mut turn = 0;
-        for (number, one) in played {
-            early.insert(number, one);
-            while let Some(one) = early.remove(&turn) {
-                done(turn, one);
-                turn += 1;
+        drop(sender);
+        let mut waiting = std::collections::BTreeMap::new();
+        let mut next_number = 0;
+        for (number, run) in runs {
+            waiting.insert(number, run);
+            while let Some(run) = waiting.remove(&next_number) {
+                done(next_number, run);
+                next_number += 1;
             }
         }
     });
 }
 
-fn tell(
+fn evaluate(
     settings: &TestSettings,
     file: &TestFile,
     case: &TestCase,
-    played: Option<&CaseRun>,
+    run: Option<&CaseRun>,
     color: Color,
 ) -> (CaseResult, Option<update::ReportChange>) {
     let here = [crate::config::yaml_spans::PathStep::Item(case.index)];
-    let mut line = file.spans.key(&here).map_or(1, |mark| mark.line);
+    let mut line = file.spans.key(&here).map_or(1, |span| span.line);
     let mut change = None;
-    let outcome = match played {
+    let outcome = match run {
         None => CaseStatus::Skipped(case.skip.clone().unwrap_or_default()),
-        Some(played) => {
-            let mut found = compare::judge(case, played, settings.timeout);
-            let is_report = |one: &compare::Difference| {
-                one.what == "report" && matches!(one.how, DifferenceKind::Text { .. })
+        Some(run) => {
+            let mut found = compare::compare(case, run, settings.timeout);
+            let is_report = |difference: &compare::Difference| {
+                difference.name == "report"
+                    && matches!(difference.kind, DifferenceKind::Text { .. })
             };
             if settings.update && found.iter().any(is_report) {
-                found.retain(|one| !is_report(one));
+                found.retain(|difference| !is_report(difference));
                 change = Some(update::ReportChange {
                     index: case.index,
-                    report: played.report(ReportFormat::Text).to_owned(),
+                    report: run.report(ReportFormat::Text).to_owned(),
                 });
             }
             if let Some(first) = found.first() {
-                line = file.spans.key(&first.path).map_or(line, |mark| mark.line);
+                line = file.spans.key(&first.path).map_or(line, |span| span.line);
                 CaseStatus::Failed(diff::differences(file, &found, color))
             } else if change.is_some() {
                 CaseStatus::Updated
@@ -241,36 +244,37 @@ fn tell(
             }
         }
     };
-    let told = CaseResult {
+    let result = CaseResult {
         file: file.path.display().to_string(),
         label: file.label.clone(),
         name: case.name.clone(),
         line,
-        took: played.map(|played| played.took).unwrap_or_default(),
+        took: run.map(|run| run.took).unwrap_or_default(),
         outcome,
     };
-    (told, change)
+    (result, change)
 }
 
-fn line(told: &CaseResult, color: Color) -> String {
-    let name = format!("{}: {}", told.label, told.name);
+fn line(result: &CaseResult, color: Color) -> String {
+    let name = format!("{}: {}", result.label, result.name);
     let name = crate::error::escape::escape(&name);
-    match &told.outcome {
-        CaseStatus::Passed => format!("{}{name}\n", color.word("ok    ")),
-        CaseStatus::Updated => format!("{}{name} (report updated)\n", color.word("ok    ")),
+    match &result.outcome {
+        CaseStatus::Passed => format!("{}{name}\n", color.result("ok    ")),
+        CaseStatus::Updated => format!("{}{name} (report updated)\n", color.result("ok    ")),
         CaseStatus::Skipped(why) => {
             let why = crate::error::escape::escape(why);
-            format!("{}{name} ({why})\n", color.word("skip  "))
+            format!("{}{name} ({why})\n", color.result("skip  "))
         }
-        CaseStatus::Failed(text) => format!("{}{name}\n{text}", color.word("FAIL  ")),
+        CaseStatus::Failed(text) => format!("{}{name}\n{text}", color.result("FAIL  ")),
     }
 }
 
-fn closing(told: &[CaseResult], took: Duration) -> String {
-    let count = |is: fn(&CaseStatus) -> bool| told.iter().filter(|one| is(&one.outcome)).count();
+fn summary_line(results: &[CaseResult], took: Duration) -> String {
+    let count =
+        |is: fn(&CaseStatus) -> bool| results.iter().filter(|case| is(&case.outcome)).count();
     let skipped = count(|outcome| matches!(outcome, CaseStatus::Skipped(_)));
     let failed = count(|outcome| matches!(outcome, CaseStatus::Failed(_)));
-    let passed = told.len() - skipped - failed;
+    let passed = results.len() - skipped - failed;
     let skipped = match skipped {
         0 => String::new(),
         skipped => format!(", {skipped} skipped"),
@@ -289,14 +293,14 @@ fn write_changes(files: &[TestFile], changes: &[Vec<update::ReportChange>]) -> V
         let written = update::update(file, changes)
             .and_then(|text| fs::write(&file.path, text).map_err(|error| error.to_string()));
         if let Err(why) = written {
-            let what = format!("the reports of {} cannot be updated", file.path.display());
-            problems.push(Problem::new(Exit::Usage, what).cause(why));
+            let message = format!("the reports of {} cannot be updated", file.path.display());
+            problems.push(Problem::new(Exit::Usage, message).cause(why));
         }
     }
     problems
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Problem {
-    let what = format!("the JUnit file {} cannot be written", path.display());
-    Problem::new(Exit::Usage, what).cause(error.to_string())
+    let message = format!("the JUnit file {} cannot be written", path.display());
+    Problem::new(Exit::Usage, message).cause(error.to_string())
 }

@@ -1,5 +1,5 @@
-//! One case played: the run that it describes, from the script's check to the exit code, on fakes for
-//! the source, the database and the clock. Everything between them is what a real run has.
+//! Runs one case, from the check of the script to the exit code, with a fake source, a fake database
+//! and a virtual clock.
 
 use std::fs;
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use tracing::dispatcher;
 use uuid::Uuid;
 
 use crate::command::run;
-use crate::command::supervisor::{TimeLimits, watch_over};
+use crate::command::supervisor::{TimeLimits, supervise};
 use crate::command::test::case::{SignalTime, TestCase};
 use crate::command::test::fake_source::{self, Interruption, RequestedSizes};
 use crate::command::test::virtual_clock::{Overrun, VirtualClock};
@@ -35,82 +35,85 @@ use crate::script::api::emit_files::Emitter;
 use crate::script::host::HostParts;
 use crate::store::Store;
 
-/// So much of each output is kept.
-const MOST_OUTPUT: usize = 16 << 20;
+/// Maximum size of each captured output.
+const MAX_OUTPUT: usize = 16 << 20;
 
-/// What a case came to.
+/// The results of a case.
 pub(crate) struct CaseRun {
     pub exit: u8,
     /// In the order of [`Status::ALL`](crate::pipeline::token::Status::ALL).
     pub counts: [u64; 5],
     pub stdout: String,
-    /// Those that are looked at.
+    /// The reports to compare.
     reports: Vec<(ReportFormat, String)>,
     pub stderr: String,
     pub slept: Duration,
-    /// The sizes that were asked for.
+    /// The requested sizes.
     pub requests: Vec<u64>,
     /// The files that the script wrote, by name.
     pub files: Vec<(String, String)>,
-    /// Why it did not end by itself.
+    /// Why the run did not end by itself.
     pub overrun: Option<Overrun>,
-    /// How long it took in real time.
+    /// The real time that the case took.
     pub took: Duration,
 }
 
 impl CaseRun {
-    /// A report that is looked at; empty where none was written.
+    /// Returns the report of a format; empty if it was not written.
     pub fn report(&self, format: ReportFormat) -> &str {
         let found = self.reports.iter().find(|(known, _)| *known == format);
         found.map_or("", |(_, text)| text)
     }
 }
 
-/// Plays a case, for `limit` of real time at the most.
-pub(crate) fn play(case: &TestCase, limit: Duration) -> CaseRun {
-    let began = Instant::now();
+/// Runs a case, for at most `limit` of real time.
+pub(crate) fn run_case(case: &TestCase, limit: Duration) -> CaseRun {
+    let started = Instant::now();
     let formats = ReportFormat::ALL.into_iter().map(|(_, format)| format);
-    let kept = formats.filter(|format| case.expect.looks_at(*format));
-    let kept = kept.map(|format| (format, CapturedOutput::default()));
-    let stage = CaseEnvironment {
+    let compared = formats.filter(|format| case.expect.compares(*format));
+    let reports = compared.map(|format| (format, CapturedOutput::default()));
+    let environment = CaseEnvironment {
         clock: VirtualClock::new(limit),
-        asked: RequestedSizes::default(),
+        requested: RequestedSizes::default(),
         stdout: CapturedOutput::default(),
-        reports: kept.collect(),
-        // Without one, a script that wants to write files hears so.
+        reports: reports.collect(),
+        // Without a folder, a script that writes files gets an error.
         folder: tempfile::tempdir().ok(),
     };
     let stderr = CapturedOutput::default();
-    let heard = stderr.clone();
-    let log = logging::lines(case.settings.log, false, move || heard.clone());
-    let finished = dispatcher::with_default(&log, || stage.run(case));
-    let mut said = stderr.text();
+    let log_output = stderr.clone();
+    let log = logging::lines(case.settings.log, false, move || log_output.clone());
+    let finished = dispatcher::with_default(&log, || environment.run(case));
+    let mut stderr = stderr.text();
     let counts = match &finished.summary {
         Some(summary) => {
-            said += &summary.line();
-            said.push('\n');
+            stderr += &summary.line();
+            stderr.push('\n');
             in_order(&summary.counts)
         }
         None => [0; 5],
     };
     if let Some(problem) = &finished.problem {
-        said += &problem.render(false);
-        said.push('\n');
+        stderr += &problem.render(false);
+        stderr.push('\n');
     }
-    let reports = stage.reports.iter();
+    let reports = environment.reports.iter();
     let reports = reports.map(|(format, output)| (*format, output.text()));
-    let asked = stage.asked.lock().unwrap_or_else(PoisonError::into_inner);
+    let requested = environment
+        .requested
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     CaseRun {
         exit: finished.exit.code(),
         counts,
-        stdout: stage.stdout.text(),
+        stdout: environment.stdout.text(),
         reports: reports.collect(),
-        stderr: said,
-        slept: stage.clock.slept(),
-        requests: asked.clone(),
-        files: files(stage.folder.as_ref().map(tempfile::TempDir::path)),
-        overrun: stage.clock.overrun(),
-        took: began.elapsed(),
+        stderr,
+        slept: environment.clock.slept(),
+        requests: requested.clone(),
+        files: files(environment.folder.as_ref().map(tempfile::TempDir::path)),
+        overrun: environment.clock.overrun(),
+        took: started.elapsed(),
     }
 }
 
@@ -124,10 +127,10 @@ fn in_order(counts: &Counts) -> [u64; 5] {
     ]
 }
 
-/// What a case is played on.
+/// The fakes and outputs of a case.
 struct CaseEnvironment {
     clock: VirtualClock,
-    asked: RequestedSizes,
+    requested: RequestedSizes,
     stdout: CapturedOutput,
     reports: Vec<(ReportFormat, CapturedOutput)>,
     folder: Option<tempfile::TempDir>,
@@ -135,9 +138,9 @@ struct CaseEnvironment {
 
 impl CaseEnvironment {
     fn run(&self, case: &TestCase) -> Conclusion {
-        let played = run::load(&case.settings).and_then(|script| {
+        let finished = run::load(&case.settings).and_then(|script| {
             let clock = self.clock.clone();
-            // Nothing but this program's clock can be waited for: the runtime has no timers.
+            // The runtime has no timers; the run waits only on the virtual clock.
             let runtime = Builder::new_current_thread()
                 .on_thread_park(move || clock.idle())
                 .build()
@@ -145,7 +148,7 @@ impl CaseEnvironment {
             let ended = runtime.block_on(self.clock.drive(self.supervised(case, script)));
             Ok(ended.context("the run did not end although it was stopped")?)
         });
-        played.unwrap_or_else(Conclusion::from)
+        finished.unwrap_or_else(Conclusion::from)
     }
 
     async fn supervised(&self, case: &TestCase, script: Script) -> Conclusion {
@@ -160,7 +163,7 @@ impl CaseEnvironment {
         for signal in &case.signals {
             if let SignalTime::At(moment) = signal.when {
                 let (sender, name) = (signals.clone(), signal.cause);
-                let moment = self.clock.at(run_context.instant + moment);
+                let moment = self.clock.sleep_until(run_context.instant + moment);
                 tokio::spawn(async move {
                     moment.await;
                     let _ = sender.send(name);
@@ -168,15 +171,20 @@ impl CaseEnvironment {
             }
         }
         let limits = TimeLimits::of(&case.settings);
-        let stops = async || next(&mut arriving).await;
-        watch_over(run_context, limits, stops, |shutdown, run_context| async {
-            let parts = self.parts(case, signals, shutdown, &run_context);
-            run::carry_out(script, parts, run_context, &ProgressDisplay::blank()).await
-        })
+        let next_signal = async || next(&mut arriving).await;
+        supervise(
+            run_context,
+            limits,
+            next_signal,
+            |shutdown, run_context| async {
+                let parts = self.parts(case, signals, shutdown, &run_context);
+                run::run_script(script, parts, run_context, &ProgressDisplay::blank()).await
+            },
+        )
         .await
     }
 
-    /// Both ends, and what stands between them.
+    /// Builds the parts of the script host.
     fn parts(
         &self,
         case: &TestCase,
@@ -191,7 +199,7 @@ impl CaseEnvironment {
             entries: case.entries.clone(),
             interruptions: interruptions(case),
             signals,
-            asked: Arc::clone(&self.asked),
+            requested: Arc::clone(&self.requested),
             timeout: limits.timeout,
             max_token: limits.max_token,
             clock: self.clock.clone(),
@@ -209,7 +217,8 @@ impl CaseEnvironment {
             deadline,
         );
         let script = case.store.clone();
-        let store = Store::scripted(script, &settings.store, shutdown.clone(), Arc::clone(clock));
+        let store =
+            Store::with_fake_replies(script, &settings.store, shutdown.clone(), Arc::clone(clock));
         let folder = self.folder.as_ref().map(|folder| folder.path().to_owned());
         HostParts {
             runtime: Handle::current(),
@@ -226,12 +235,12 @@ impl CaseEnvironment {
     }
 
     fn reports(&self, case: &TestCase) -> Reports {
-        let mut reports = Reports::on(Box::new(self.stdout.clone()));
-        reports.write_on_stdout(ReportFormat::Text);
-        reports.mask(case.settings.mask);
-        reports.dry_run(case.settings.store.dry_run);
+        let mut reports = Reports::with_stdout(Box::new(self.stdout.clone()));
+        reports.add_stdout(ReportFormat::Text);
+        reports.set_mask(case.settings.mask);
+        reports.set_dry_run(case.settings.store.dry_run);
         for (format, output) in &self.reports {
-            reports.write_to(*format, Box::new(output.clone()));
+            reports.add_writer(*format, Box::new(output.clone()));
         }
         reports
     }
@@ -255,7 +264,7 @@ fn interruptions(case: &TestCase) -> Vec<Interruption> {
     answered.collect()
 }
 
-/// An output that is kept. Clones share it.
+/// A captured output. Clones share the buffer.
 #[derive(Clone, Default)]
 struct CapturedOutput(Arc<Mutex<Vec<u8>>>);
 
@@ -268,13 +277,11 @@ impl CapturedOutput {
 
 impl Write for CapturedOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() + bytes.len() > MOST_OUTPUT {
-            return Err(io::Error::other(
-                "a test case may write no more than 16 MiB",
-            ));
+        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffer.len() + bytes.len() > MAX_OUTPUT {
+            return Err(io::Error::other("a test case may write at most 16 MiB"));
         }
-        kept.extend_from_slice(bytes);
+        buffer.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -283,7 +290,7 @@ impl Write for CapturedOutput {
     }
 }
 
-/// The files below `folder` by name, in the order of their names.
+/// Returns the files below `folder`, sorted by name.
 fn files(folder: Option<&Path>) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut folders: Vec<_> = folder.map(Path::to_owned).into_iter().collect();

@@ -1,4 +1,4 @@
-//! The keys of a test file, as they are written; `file` makes cases of them.
+//! The keys of a test file; `case` builds cases from them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::cli::value::{self, ParseResult};
 use crate::config::test_case::CaseOptions;
 use crate::config::yaml_values::{elements, number, readers, vars};
 
-/// A case.
+/// The keys of a case.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct CaseKeys {
@@ -32,7 +32,7 @@ pub(crate) struct CaseKeys {
     pub expect: Option<ExpectKeys>,
 }
 
-/// An answer of the source.
+/// The keys of a response of the source.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct EntryKeys {
@@ -51,10 +51,10 @@ pub(crate) struct EntryKeys {
     pub delay: Option<Duration>,
 }
 
-/// What the database says to one token, in the order of the tries.
+/// The replies of the database to one token, one per attempt.
 pub(crate) struct TokenReplies(pub Vec<ReplyKeys>);
 
-/// What it says to one try.
+/// The keys of a reply.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ReplyKeys {
@@ -68,12 +68,12 @@ pub(crate) struct ReplyKeys {
     pub message: Option<String>,
     pub reject: Option<String>,
     #[serde(skip)]
-    pub word: Option<&'static str>,
+    pub shorthand: Option<&'static str>,
     #[serde(deserialize_with = "duration")]
     pub delay: Option<Duration>,
 }
 
-/// How severe an error is.
+/// The severity of an error.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub(crate) enum SeverityKey {
@@ -84,7 +84,7 @@ pub(crate) enum SeverityKey {
 }
 
 impl SeverityKey {
-    /// As the server spells it.
+    /// Returns the severity as the server spells it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Error => "ERROR",
@@ -95,7 +95,7 @@ impl SeverityKey {
     }
 }
 
-/// A signal.
+/// The keys of a signal.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct SignalKeys {
@@ -106,7 +106,7 @@ pub(crate) struct SignalKeys {
     pub at: Option<Duration>,
 }
 
-/// What the run must come to.
+/// The keys of `expect`.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ExpectKeys {
@@ -123,7 +123,7 @@ pub(crate) struct ExpectKeys {
     pub files: Option<OrderedMap<QuotedText>>,
 }
 
-/// `expect.counts`.
+/// The keys of `expect.counts`.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct CountKeys {
@@ -139,7 +139,7 @@ pub(crate) struct CountKeys {
     pub not_attempted: Option<u64>,
 }
 
-/// `expect.reports`.
+/// The keys of `expect.reports`.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ReportKeys {
@@ -154,25 +154,25 @@ readers! {
     size: u64 = value::size;
     positive: u64 = value::positive;
     duration: Duration = value::duration;
-    sqlstate: String = five_characters;
+    sqlstate: String = parse_sqlstate;
 }
 
-fn five_characters(text: &str) -> ParseResult<String> {
+fn parse_sqlstate(text: &str) -> ParseResult<String> {
     let plain = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_uppercase();
     if text.len() == 5 && text.bytes().all(plain) {
         Ok(text.to_owned())
     } else {
-        Err("must be the five characters of a code, in quotes, such as \"23514\"".to_owned())
+        Err("must be a five-character SQLSTATE in quotes, such as \"23514\"".to_owned())
     }
 }
 
 elements! {
-    /// How connecting fails.
+    /// A connection failure.
     Connect(()) = |text| match text {
         "refused" => Ok(()),
-        _ => Err("must be refused, or be left out".to_owned()),
+        _ => Err("must be refused".to_owned()),
     };
-    /// A signal's name.
+    /// The name of a signal.
     Signal(crate::error::exit::Cause) = |text| match text {
         "TERM" | "SIGTERM" => Ok(crate::error::exit::Cause::Terminate),
         "INT" | "SIGINT" => Ok(crate::error::exit::Cause::Interrupt),
@@ -180,8 +180,7 @@ elements! {
     };
 }
 
-/// Text as it is written. What YAML takes for something else must stand in quotes: of `1.50` it would
-/// keep the number alone.
+/// Text that must be quoted if YAML takes it for another type: YAML would read `1.50` as 1.5.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct QuotedText(pub String);
 
@@ -193,13 +192,13 @@ impl<'de> Deserialize<'de> for QuotedText {
 
 struct TextVisitor;
 
-const QUOTES: &str = "must be text: put it in quotes";
+const QUOTE_RULE: &str = "must be text: put it in quotes";
 
 impl Visitor<'_> for TextVisitor {
     type Value = String;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(QUOTES)
+        f.write_str(QUOTE_RULE)
     }
 
     fn visit_str<E>(self, text: &str) -> Result<String, E> {
@@ -207,7 +206,7 @@ impl Visitor<'_> for TextVisitor {
     }
 }
 
-/// A mapping with keys of the user's own choice, in the order in which they stand.
+/// A mapping with arbitrary keys, in the order of the file.
 pub(crate) struct OrderedMap<T>(pub Vec<(String, T)>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for OrderedMap<T> {
@@ -237,8 +236,8 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for OrderedMapVisitor<T> {
     }
 }
 
-/// The words for what needs no more to be said.
-const WORDS: [&str; 5] = ["stored", "lost", "found", "unknown", "down"];
+/// The replies that are a single word.
+const SHORTHANDS: [&str; 5] = ["stored", "lost", "found", "unknown", "down"];
 
 impl<'de> Deserialize<'de> for TokenReplies {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -254,13 +253,13 @@ impl<'de> Visitor<'de> for RepliesVisitor {
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "must be one of {}, a mapping such as {{sqlstate: \"23514\"}}, or a list of these, one a try",
-            WORDS.join(", ")
+            "must be one of {}, a mapping such as {{sqlstate: \"23514\"}}, or a list of these, one per attempt",
+            SHORTHANDS.join(", ")
         )
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<TokenReplies, E> {
-        reply_of_word(text).map(|reply| TokenReplies(vec![reply]))
+        reply_of_shorthand(text).map(|reply| TokenReplies(vec![reply]))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, from: A) -> Result<TokenReplies, A::Error> {
@@ -276,11 +275,11 @@ impl<'de> Visitor<'de> for RepliesVisitor {
     }
 }
 
-fn reply_of_word<E: serde::de::Error>(text: &str) -> Result<ReplyKeys, E> {
-    let word = WORDS.into_iter().find(|word| *word == text);
-    match word {
-        Some(word) => Ok(ReplyKeys {
-            word: Some(word),
+fn reply_of_shorthand<E: serde::de::Error>(text: &str) -> Result<ReplyKeys, E> {
+    let shorthand = SHORTHANDS.into_iter().find(|known| *known == text);
+    match shorthand {
+        Some(shorthand) => Ok(ReplyKeys {
+            shorthand: Some(shorthand),
             ..ReplyKeys::default()
         }),
         None => Err(E::invalid_value(
@@ -309,7 +308,7 @@ impl<'de> Visitor<'de> for OneReplyVisitor {
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ReplyKeys, E> {
-        reply_of_word(text)
+        reply_of_shorthand(text)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, from: A) -> Result<ReplyKeys, A::Error> {
@@ -317,11 +316,11 @@ impl<'de> Visitor<'de> for OneReplyVisitor {
     }
 }
 
-/// `expect.stderr`.
+/// The value of `expect.stderr`.
 pub(crate) enum ExpectedStderr {
-    /// All of it.
+    /// The whole text.
     Whole(String),
-    /// Parts of it.
+    /// Parts of the text.
     Parts(Vec<String>),
 }
 
@@ -337,7 +336,7 @@ impl<'de> Visitor<'de> for StderrVisitor {
     type Value = ExpectedStderr;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("must be text (all of it) or a list of texts (each somewhere in it)")
+        f.write_str("must be text (the whole output) or a list of texts (parts of the output)")
     }
 
     fn visit_str<E>(self, text: &str) -> Result<ExpectedStderr, E> {
@@ -352,11 +351,11 @@ impl<'de> Visitor<'de> for StderrVisitor {
     }
 }
 
-/// `expect.requests`.
+/// The value of `expect.requests`.
 pub(crate) enum ExpectedRequests {
-    /// How many.
+    /// The number of requests.
     Number(u64),
-    /// For how many tokens each.
+    /// The size of each request.
     Sizes(Vec<u64>),
 }
 
@@ -372,7 +371,7 @@ impl<'de> Visitor<'de> for RequestsVisitor {
     type Value = ExpectedRequests;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("must be a whole number, or a list of the sizes that are asked for")
+        f.write_str("must be a whole number or a list of the requested sizes")
     }
 
     fn visit_u64<E>(self, number: u64) -> Result<ExpectedRequests, E> {

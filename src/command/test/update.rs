@@ -1,5 +1,5 @@
-//! `--update`: puts what a run reported where the test file expected something else. Everything else
-//! in the file, comments and blank lines included, stays as it is byte for byte.
+//! `--update`: replaces expected reports by actual ones. The rest of the file stays byte for byte the
+//! same, including comments and blank lines.
 
 use std::ops::Range;
 
@@ -8,40 +8,40 @@ use crate::config::test_case;
 use crate::config::yaml_spans::{PathStep, TextSpan, ValueStyle, YamlSpans};
 use crate::error::escape::json_of;
 
-/// What a case's report came to.
+/// The actual report of a case.
 pub(crate) struct ReportChange {
-    /// The case, from 0.
+    /// The index of the case, from 0.
     pub index: usize,
-    /// Its report.
+    /// The report.
     pub report: String,
 }
 
-/// The file's text with these reports.
+/// Returns the text of the file with these reports.
 ///
 /// # Errors
-/// Where the text cannot be changed without changing its meaning elsewhere.
+/// A report is missing, or cannot be replaced without a change elsewhere.
 pub(crate) fn update(file: &TestFile, changes: &[ReportChange]) -> Result<String, String> {
     let mut splices: Vec<(Range<usize>, String)> = changes
         .iter()
         .map(|change| splice(&file.text, &file.spans, change))
         .collect::<Option<_>>()
-        .ok_or("the report's place in the file was not found")?;
+        .ok_or("the report was not found in the file")?;
     splices.sort_by_key(|(range, _)| range.start);
     let mut text = file.text.clone();
     for (range, new) in splices.into_iter().rev() {
         text.replace_range(range, &new);
     }
-    if means_the_same(&file.text, &text, changes) {
+    if differs_only_in_reports(&file.text, &text, changes) {
         Ok(text)
     } else {
-        Err("the report is written in a form that cannot be replaced by itself".to_owned())
+        Err("the report cannot be replaced without a change to other values".to_owned())
     }
 }
 
-/// True where nothing but the reports differs.
-fn means_the_same(old: &str, new: &str, changes: &[ReportChange]) -> bool {
+/// Returns true if the texts have the same values except for the reports.
+fn differs_only_in_reports(old: &str, new: &str, changes: &[ReportChange]) -> bool {
     type YamlTree = serde_json::Value;
-    let read = |text| test_case::read::<YamlTree>("the test file", "", text).ok();
+    let read = |text| test_case::parse::<YamlTree>("the test file", "", text).ok();
     let (Some(mut old), Some(new)) = (read(old), read(new)) else {
         return false;
     };
@@ -57,7 +57,7 @@ fn means_the_same(old: &str, new: &str, changes: &[ReportChange]) -> bool {
     old == new
 }
 
-/// Which bytes are replaced by what.
+/// Returns the bytes to replace and their replacement.
 fn splice(text: &str, spans: &YamlSpans, change: &ReportChange) -> Option<(Range<usize>, String)> {
     let path = [
         PathStep::Item(change.index),
@@ -65,7 +65,7 @@ fn splice(text: &str, spans: &YamlSpans, change: &ReportChange) -> Option<(Range
         PathStep::Key("report"),
     ];
     let (key, value) = (spans.key(&path)?, spans.value(&path)?);
-    match value.form {
+    match value.style {
         ValueStyle::Literal | ValueStyle::Folded => Some(block(text, key, &change.report)),
         ValueStyle::Inline => {
             let before = text[..value.bytes.start].rsplit('\n').next()?;
@@ -74,8 +74,9 @@ fn splice(text: &str, spans: &YamlSpans, change: &ReportChange) -> Option<(Range
             let after = text[bytes.end..].split('\n').next()?;
             let is_alone = !is_in_flow && after.trim().is_empty();
             let new = if is_alone && !text[bytes.clone()].contains('\n') {
-                let own = key.column - 1;
-                let (header, body) = literal(&change.report, own, own + 2, line_break(text));
+                let key_indent = key.column - 1;
+                let (header, body) =
+                    literal(&change.report, key_indent, key_indent + 2, line_break(text));
                 let body = body.strip_suffix(line_break(text)).unwrap_or(&body);
                 let gap = if body.is_empty() {
                     ""
@@ -92,8 +93,7 @@ fn splice(text: &str, spans: &YamlSpans, change: &ReportChange) -> Option<(Range
     }
 }
 
-/// The bytes of a value that begins at `start` and stands on the line of its key. The parser's mark may
-/// reach further, over a comment.
+/// Returns the bytes of a value on the line of its key; the parser's span may include a comment.
 fn inline(text: &str, start: usize, is_in_flow: bool) -> Range<usize> {
     let rest = &text[start..];
     let length = if let Some(quote @ ('"' | '\'')) = rest.chars().next() {
@@ -107,7 +107,7 @@ fn inline(text: &str, start: usize, is_in_flow: bool) -> Range<usize> {
     start..start + length
 }
 
-/// How many bytes the text in quotes has that `rest` begins with.
+/// Returns the length in bytes of the quoted text at the start of `rest`.
 fn quoted(rest: &str, quote: char) -> usize {
     let mut chars = rest.char_indices().skip(1).peekable();
     while let Some((at, char)) = chars.next() {
@@ -121,7 +121,7 @@ fn quoted(rest: &str, quote: char) -> usize {
     rest.len()
 }
 
-/// The same for lines beneath their key, whose header keeps its comment.
+/// Returns the bytes of a block value and their replacement, which keeps the comment of the header.
 fn block(text: &str, key: &TextSpan, report: &str) -> (Range<usize>, String) {
     let line_end = |from: usize| {
         text[from..]
@@ -131,18 +131,18 @@ fn block(text: &str, key: &TextSpan, report: &str) -> (Range<usize>, String) {
     let start = key.bytes.end;
     let header = &text[start..line_end(start)];
     let comment = header.find(" #");
-    let own = key.column - 1;
+    let key_indent = key.column - 1;
     let mut end = line_end(start);
     let mut last_filled = end;
-    // The header may say it, else the first line that is not empty does.
-    let mut said = header[..comment.unwrap_or(header.len())].chars();
-    let said = said.find_map(|char| char.to_digit(10));
-    let mut indent = said.and_then(|said| Some(own + usize::try_from(said).ok()?));
+    // The header may set the indentation, else the first line that is not empty does.
+    let mut indicator = header[..comment.unwrap_or(header.len())].chars();
+    let indicator = indicator.find_map(|char| char.to_digit(10));
+    let mut indent = indicator.and_then(|size| Some(key_indent + usize::try_from(size).ok()?));
     while end < text.len() {
         let line = &text[end..line_end(end)];
         let filled = !line.trim().is_empty();
         let blanks = line.len() - line.trim_start_matches(' ').len();
-        if filled && blanks <= own {
+        if filled && blanks <= key_indent {
             break;
         }
         end = line_end(end);
@@ -152,7 +152,8 @@ fn block(text: &str, key: &TextSpan, report: &str) -> (Range<usize>, String) {
         }
     }
     let line_break = line_break(text);
-    let (mark, body) = literal(report, own, indent.unwrap_or(own + 2), line_break);
+    let indent = indent.unwrap_or(key_indent + 2);
+    let (mark, body) = literal(report, key_indent, indent, line_break);
     let comment = comment.map_or("", |at| &header[header[..at].trim_end().len()..]);
     let comment = comment.trim_end();
     let new = format!(": {mark}{comment}{line_break}{body}");
@@ -160,17 +161,16 @@ fn block(text: &str, key: &TextSpan, report: &str) -> (Range<usize>, String) {
     (start..last_filled, new)
 }
 
-/// The header of a literal block, and its lines; the key stands `own` blanks from the margin, the
-/// lines `indent`.
-fn literal(text: &str, own: usize, indent: usize, line_break: &str) -> (String, String) {
+/// Returns the header and the lines of a literal block, for the indentations of key and lines.
+fn literal(text: &str, key_indent: usize, indent: usize, line_break: &str) -> (String, String) {
     let plain = text.strip_suffix('\n').unwrap_or(text);
     if plain.is_empty() {
         return ("\"\"".to_owned(), String::new());
     }
-    // A reader would take blanks at the beginning for the indentation.
+    // YAML would take leading blanks for indentation.
     let first = plain.lines().find(|line| !line.is_empty());
     let size = match first {
-        Some(line) if line.starts_with(' ') => (indent - own).to_string(),
+        Some(line) if line.starts_with(' ') => (indent - key_indent).to_string(),
         _ => String::new(),
     };
     let keep = if plain.ends_with('\n') { "+" } else { "" };
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_reports_change() {
+    fn only_reports_change() {
         let report = "stored    a\n\nrejected  b  why: #1\n";
         let all: Vec<(usize, &str)> = (0..8).map(|index| (index, report)).collect();
         insta::assert_snapshot!(updated(FILE, &all), @r#"
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_right_stays_as_it_is() {
+    fn second_update_changes_nothing() {
         let once = updated(FILE, &[(0, "  indented\nx\n"), (2, "one\n"), (7, "")]);
         let twice = updated(&once, &[(0, "  indented\nx\n"), (2, "one\n"), (7, "")]);
         assert_eq!(once, twice);
@@ -305,14 +305,14 @@ mod tests {
     }
 
     #[test]
-    fn lines_end_as_they_do_in_the_file() {
+    fn line_endings_of_the_file_are_kept() {
         let text = "- name: a\r\n  expect:\r\n    report: |\r\n      x\r\n    exit: 0\r\n";
         let new = updated(text, &[(0, "y\nz\n")]);
         assert_eq!(new, text.replace("      x\r\n", "      y\r\n      z\r\n"));
     }
 
     #[test]
-    fn what_cannot_be_replaced_by_itself_is_left() {
+    fn report_behind_alias_is_an_error() {
         let text = "- &one\n  name: a\n  expect: &e {report: x}\n- name: b\n  expect: *e\n";
         let path = Path::new("x.test.yaml");
         let file = TestFile::parse(path, "x".to_owned(), text.to_owned())

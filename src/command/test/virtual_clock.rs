@@ -1,9 +1,8 @@
-//! The clock of a pipeline test: time passes only where nobody has anything left to do, and then at
-//! once as far as the next wait that ends. So a wait of an hour takes no time, waits that go on
-//! together end in the right order, and a deadline comes exactly when it is due.
+//! The virtual clock of a pipeline test. When everything waits, time advances to the next alarm. So an
+//! hour takes no real time, concurrent waits end in order, and deadlines are exact.
 //!
-//! The runtime's thread and the script's take turns: the one goes on until it waits, then the other.
-//! That leaves nothing to chance, and a test comes out the same each time.
+//! The runtime's thread and the script's thread take turns: each runs until it waits. So the results of
+//! a test are deterministic.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -18,60 +17,60 @@ use crate::error::{ErrorKind, Fault};
 use crate::runtime::clock::{BusyGuard, Clock, SleepFuture};
 use crate::runtime::shutdown::Shutdown;
 
-/// So long a run that was stopped for taking too much real time may take to end.
-const LAST: Duration = Duration::from_secs(5);
+/// The real time to end a run that was stopped for exceeding its limit.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-/// The longest wait that is told from one without end: a clock cannot add up more.
-const FOREVER: Duration = Duration::from_hours(24 * 365 * 30);
+/// Maximum duration of a sleep; prevents overflow.
+const MAX_SLEEP: Duration = Duration::from_hours(24 * 365 * 30);
 
-/// Why a run was ended from outside the case.
+/// The reason to end a run that does not end by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overrun {
-    /// It took too much real time.
-    Time,
-    /// Everybody waited for somebody else.
-    Stuck,
+    /// It exceeded the limit of real time.
+    RealTime,
+    /// Everything waits, and no alarm is set.
+    Deadlock,
 }
 
-/// What the script's thread is doing.
+/// The state of the script's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ThreadState {
-    /// It has not begun, or has ended.
+    /// It has not started, or has ended.
     Absent,
-    /// It is its turn.
-    Works,
-    /// It waits.
-    Waits,
-    /// What it waited for has come, and it waits for its turn.
+    /// It runs.
+    Running,
+    /// It waits for an event.
+    Waiting,
+    /// Its event has occurred, and it waits for its turn.
     Woken,
 }
 
 struct ClockState {
     now: Instant,
     slept: Duration,
-    /// By when they ring and the order in which they were set.
+    /// Wakers by time and order of creation.
     alarms: BTreeMap<(Instant, u64), Waker>,
     next: u64,
     script: ThreadState,
-    /// True where the script's waker was called during its turn.
-    is_called: bool,
+    /// True if the script was woken during its turn.
+    is_script_woken: bool,
     /// Wakes the runtime's thread.
     runtime: Option<Waker>,
     shutdown: Option<Shutdown>,
-    /// When the real time is up.
+    /// The end of the real time limit.
     limit: Instant,
     overrun: Option<Overrun>,
-    /// True once nothing is waited for any more.
-    has_given_up: bool,
+    /// True once the run is abandoned.
+    is_abandoned: bool,
 }
 
-/// A test's clock. Clones share it.
+/// A virtual clock. Clones share the state.
 #[derive(Clone)]
 pub struct VirtualClock(Arc<ClockShared>);
 
 struct ClockShared {
     state: Mutex<ClockState>,
-    turned: Condvar,
+    turn_changed: Condvar,
 }
 
 impl ClockShared {
@@ -79,14 +78,13 @@ impl ClockShared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the runtime go on until it is the script's turn; false where nothing is waited for any
-    /// more.
+    /// Blocks the script's thread until its turn; returns false if the run is abandoned.
     fn wait_for_turn(&self, state: MutexGuard<'_, ClockState>) -> bool {
-        self.turned.notify_all();
+        self.turn_changed.notify_all();
         let waits =
-            |state: &mut ClockState| state.script != ThreadState::Works && !state.has_given_up;
-        let turned = self.turned.wait_while(state, waits);
-        !turned.unwrap_or_else(PoisonError::into_inner).has_given_up
+            |state: &mut ClockState| state.script != ThreadState::Running && !state.is_abandoned;
+        let turned = self.turn_changed.wait_while(state, waits);
+        !turned.unwrap_or_else(PoisonError::into_inner).is_abandoned
     }
 
     fn wake_runtime(&self) {
@@ -98,7 +96,7 @@ impl ClockShared {
 }
 
 impl VirtualClock {
-    /// A clock that ends its run after `limit` of real time.
+    /// Creates a clock that ends its run after `limit` of real time.
     pub fn new(limit: Duration) -> Self {
         let now = Instant::now();
         Self(Arc::new(ClockShared {
@@ -108,39 +106,39 @@ impl VirtualClock {
                 alarms: BTreeMap::new(),
                 next: 0,
                 script: ThreadState::Absent,
-                is_called: false,
+                is_script_woken: false,
                 runtime: None,
                 shutdown: None,
                 limit: now + limit,
                 overrun: None,
-                has_given_up: false,
+                is_abandoned: false,
             }),
-            turned: Condvar::new(),
+            turn_changed: Condvar::new(),
         }))
     }
 
-    /// Ends the run by this switch where it takes too long.
+    /// Sets the handle that stops a run after an overrun.
     pub fn stop_with(&self, shutdown: Shutdown) {
         self.0.state().shutdown = Some(shutdown);
     }
 
-    /// How long was slept, over all who did.
+    /// Returns the sum of all sleeps.
     pub fn slept(&self) -> Duration {
         self.0.state().slept
     }
 
-    /// Why the run was ended from outside the case, if it was.
+    /// Returns why the run did not end by itself.
     pub fn overrun(&self) -> Option<Overrun> {
         self.0.state().overrun
     }
 
-    /// Drives a run on the runtime's thread; `None` where it had to be given up.
+    /// Polls a run on the runtime's thread; returns `None` if it is abandoned.
     pub async fn drive<T>(&self, run: impl Future<Output = T>) -> Option<T> {
         let mut run = std::pin::pin!(run);
         std::future::poll_fn(|context| {
             let mut state = self.0.state();
             state.runtime = Some(context.waker().clone());
-            if state.has_given_up {
+            if state.is_abandoned {
                 return Poll::Ready(None);
             }
             drop(state);
@@ -149,70 +147,72 @@ impl VirtualClock {
         .await
     }
 
-    /// Resolves once nobody has anything else to do.
-    pub fn quiet(&self) -> SleepFuture {
+    /// Resolves when everything else waits.
+    pub fn when_idle(&self) -> SleepFuture {
         let mut alarm = self.alarm(self.now(), None);
         alarm.is_eager = false;
         Box::pin(alarm)
     }
 
-    /// To be called by the runtime's thread when it has nothing to do: gives the script its turn, or
-    /// lets time pass.
+    /// Gives the script its turn, or advances time. The runtime's thread calls it when idle.
     pub fn idle(&self) {
         loop {
             let mut state = self.0.state();
-            if state.has_given_up {
+            if state.is_abandoned {
                 return;
             }
             if Instant::now() >= state.limit {
-                let works = state.script == ThreadState::Works;
+                let is_running = state.script == ThreadState::Running;
                 drop(state);
-                self.end(Overrun::Time);
-                if works {
+                self.end(Overrun::RealTime);
+                if is_running {
                     continue;
                 }
                 return;
             }
             match state.script {
-                ThreadState::Works | ThreadState::Woken => {
-                    state.script = ThreadState::Works;
-                    self.0.turned.notify_all();
+                ThreadState::Running | ThreadState::Woken => {
+                    state.script = ThreadState::Running;
+                    self.0.turn_changed.notify_all();
                     if self.wait_for_script(state) {
-                        // What it left to do is looked for.
+                        // The runtime polls the tasks that the script woke.
                         return self.0.wake_runtime();
                     }
                 }
-                ThreadState::Waits | ThreadState::Absent => {
-                    if ring(state) {
+                ThreadState::Waiting | ThreadState::Absent => {
+                    if advance(state) {
                         return self.0.wake_runtime();
                     }
-                    return self.end(Overrun::Stuck);
+                    return self.end(Overrun::Deadlock);
                 }
             }
         }
     }
 
-    /// False where the real time is up before the script waits.
+    /// Blocks until the script waits; returns false if the real time limit expires first.
     fn wait_for_script(&self, state: MutexGuard<'_, ClockState>) -> bool {
         let left = state.limit.saturating_duration_since(Instant::now());
-        let works = |state: &mut ClockState| state.script == ThreadState::Works;
-        let waited = self.0.turned.wait_timeout_while(state, left, works);
+        let is_running = |state: &mut ClockState| state.script == ThreadState::Running;
+        let waited = self
+            .0
+            .turn_changed
+            .wait_timeout_while(state, left, is_running);
         let (state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
         drop(state);
         !waited.timed_out()
     }
 
-    /// Stops the run; where that has not ended it in time, gives it up.
+    /// Stops the run at the first call, and abandons it at the second.
     fn end(&self, why: Overrun) {
         let mut state = self.0.state();
         if state.overrun.is_some() {
-            state.has_given_up = true;
+            state.is_abandoned = true;
             drop(state);
-            self.0.turned.notify_all();
+            self.0.turn_changed.notify_all();
             return self.0.wake_runtime();
         }
         state.overrun = Some(why);
-        state.limit = Instant::now() + LAST;
+        state.limit = Instant::now() + STOP_LIMIT;
         let shutdown = state.shutdown.clone();
         drop(state);
         if let Some(shutdown) = shutdown {
@@ -230,14 +230,14 @@ impl VirtualClock {
             clock: Arc::clone(&self.0),
             at,
             since,
-            set: None,
+            key: None,
             is_eager: true,
         }
     }
 }
 
-/// Lets time pass as far as the next alarm; false where none is set.
-fn ring(mut state: MutexGuard<'_, ClockState>) -> bool {
+/// Advances time to the next alarm; returns false if there is none.
+fn advance(mut state: MutexGuard<'_, ClockState>) -> bool {
     let Some((&(at, _), _)) = state.alarms.first_key_value() else {
         return false;
     };
@@ -256,14 +256,14 @@ impl Clock for VirtualClock {
 
     fn sleep(&self, time: Duration) -> SleepFuture {
         let now = self.now();
-        Box::pin(self.alarm(now + time.min(FOREVER), Some(now)))
+        Box::pin(self.alarm(now + time.min(MAX_SLEEP), Some(now)))
     }
 
-    fn at(&self, instant: Instant) -> SleepFuture {
+    fn sleep_until(&self, instant: Instant) -> SleepFuture {
         Box::pin(self.alarm(instant, None))
     }
 
-    /// Waits by chance take their longest, so that a test knows them.
+    /// Returns the maximum, so that random waits are deterministic.
     fn jitter(&self) -> f64 {
         1.0
     }
@@ -278,15 +278,15 @@ impl Clock for VirtualClock {
         let waker = Waker::from(Arc::new(ScriptWaker(Arc::clone(&self.0))));
         let mut context = Context::from_waker(&waker);
         loop {
-            self.0.state().is_called = false;
+            self.0.state().is_script_woken = false;
             if future.as_mut().poll(&mut context).is_ready() {
                 return;
             }
             let mut state = self.0.state();
-            state.script = if state.is_called {
+            state.script = if state.is_script_woken {
                 ThreadState::Woken
             } else {
-                ThreadState::Waits
+                ThreadState::Waiting
             };
             if !self.0.wait_for_turn(state) {
                 return;
@@ -295,7 +295,7 @@ impl Clock for VirtualClock {
     }
 }
 
-/// Held by the script's thread until it ends.
+/// Held by the script's thread while it exists.
 struct TurnGuard(Arc<ClockShared>);
 
 impl BusyGuard for TurnGuard {
@@ -307,32 +307,32 @@ impl BusyGuard for TurnGuard {
 impl Drop for TurnGuard {
     fn drop(&mut self) {
         self.0.state().script = ThreadState::Absent;
-        self.0.turned.notify_all();
+        self.0.turn_changed.notify_all();
     }
 }
 
-/// Wakes the script.
+/// Wakes the script's thread.
 struct ScriptWaker(Arc<ClockShared>);
 
 impl Wake for ScriptWaker {
     fn wake(self: Arc<Self>) {
         let mut state = self.0.state();
-        state.is_called = true;
-        if state.script == ThreadState::Waits {
+        state.is_script_woken = true;
+        if state.script == ThreadState::Waiting {
             state.script = ThreadState::Woken;
         }
     }
 }
 
-/// A wait on a test's clock.
+/// A wait on a virtual clock.
 struct VirtualSleep {
     clock: Arc<ClockShared>,
     at: Instant,
-    /// Since when somebody sleeps; `None` where it only waits for a moment.
+    /// The start of a sleep; `None` for a wait that does not count as sleep.
     since: Option<Instant>,
-    /// Its key among the alarms.
-    set: Option<(Instant, u64)>,
-    /// True where it is over as soon as its time has come.
+    /// The key of its alarm.
+    key: Option<(Instant, u64)>,
+    /// True to resolve at once when the time is reached, even if tasks are ready.
     is_eager: bool,
 }
 
@@ -342,17 +342,17 @@ impl Future for VirtualSleep {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let clock = Arc::clone(&self.clock);
         let mut state = clock.state();
-        let rang = self.set.is_some_and(|key| !state.alarms.contains_key(&key));
-        if rang || self.is_eager && state.now >= self.at {
+        let is_due = self.key.is_some_and(|key| !state.alarms.contains_key(&key));
+        if is_due || self.is_eager && state.now >= self.at {
             return Poll::Ready(());
         }
-        let key = self.set.unwrap_or((self.at.max(state.now), state.next));
+        let key = self.key.unwrap_or((self.at.max(state.now), state.next));
         state.next = state.next.max(key.1 + 1);
-        let before = state.alarms.insert(key, context.waker().clone());
+        let replaced = state.alarms.insert(key, context.waker().clone());
         drop(state);
-        // A waker may be the last to hold what waits, which may hold other alarms.
-        drop(before);
-        self.set = Some(key);
+        // Dropped without the lock: a waker may own the last reference to a task with other alarms.
+        drop(replaced);
+        self.key = Some(key);
         Poll::Pending
     }
 }
@@ -364,7 +364,7 @@ impl Drop for VirtualSleep {
             let slept = state.now.min(self.at).saturating_duration_since(since);
             state.slept += slept;
         }
-        let waker = self.set.and_then(|key| state.alarms.remove(&key));
+        let waker = self.key.and_then(|key| state.alarms.remove(&key));
         drop(state);
         drop(waker);
     }
@@ -378,7 +378,7 @@ mod tests {
 
     const HOUR: Duration = Duration::from_hours(1);
 
-    /// Drives `run` on a runtime that tells the clock when it has nothing to do.
+    /// Drives `run` on a runtime that calls [`VirtualClock::idle`].
     fn driven<T>(clock: &VirtualClock, run: impl Future<Output = T>) -> Option<T> {
         let idle = clock.clone();
         let runtime = Builder::new_current_thread()
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_end_in_order_and_take_no_time() {
+    fn waits_end_in_order_without_real_time() {
         let clock = VirtualClock::new(Duration::from_mins(1));
         let began = clock.now();
         let order = Arc::new(Mutex::new(Vec::new()));
@@ -406,29 +406,29 @@ mod tests {
         });
         assert_eq!(ended, Some(()));
         assert_eq!(*order.lock().unwrap(), [1, 2, 3]);
-        assert_eq!(clock.now() - began, HOUR * 3, "they go on together");
+        assert_eq!(clock.now() - began, HOUR * 3, "the waits are concurrent");
         assert_eq!(clock.slept(), HOUR * 6);
     }
 
     #[test]
-    fn a_sleep_that_is_cut_short_counts_as_far_as_it_went() {
+    fn cancelled_sleep_counts_until_cancellation() {
         let clock = VirtualClock::new(Duration::from_mins(1));
         let deadline = clock.now() + HOUR;
         driven(&clock, async {
             tokio::select! {
                 () = clock.sleep(Duration::MAX) => {}
-                () = clock.at(deadline) => {}
+                () = clock.sleep_until(deadline) => {}
             }
         });
         assert_eq!((clock.now(), clock.slept()), (deadline, HOUR));
     }
 
     #[test]
-    fn time_stands_still_while_the_script_works() {
+    fn time_does_not_advance_while_script_runs() {
         let clock = VirtualClock::new(Duration::from_mins(1));
-        let (tell, told) = tokio::sync::oneshot::channel();
+        let (sender, receiver) = tokio::sync::oneshot::channel();
         let seen = driven(&clock, async {
-            let alarm = clock.at(clock.now() + HOUR);
+            let alarm = clock.sleep_until(clock.now() + HOUR);
             let (script, runtime) = (clock.clone(), Handle::current());
             let busy = clock.busy();
             std::thread::spawn(move || {
@@ -437,22 +437,25 @@ mod tests {
                 let two = script.sleep(HOUR * 2);
                 let worked = script.now() - before;
                 script.block_on(&runtime, std::pin::pin!(two));
-                let _ = tell.send((worked, script.now() - before));
+                let _ = sender.send((worked, script.now() - before));
                 drop(busy);
             });
             alarm.await;
-            told.await.unwrap()
+            receiver.await.unwrap()
         });
         assert_eq!(seen, Some((Duration::ZERO, HOUR * 2)));
     }
 
     #[test]
-    fn what_waits_for_nobody_is_given_up() {
+    fn run_is_abandoned_when_nothing_can_wake_it() {
         let clock = VirtualClock::new(Duration::from_mins(1));
         let shutdown = Shutdown::new();
         clock.stop_with(shutdown.clone());
         let stopped = driven(&clock, shutdown.stopping().cancelled());
-        assert_eq!((stopped, clock.overrun()), (Some(()), Some(Overrun::Stuck)));
+        assert_eq!(
+            (stopped, clock.overrun()),
+            (Some(()), Some(Overrun::Deadlock))
+        );
         let ended = driven(&clock, std::future::pending::<()>());
         assert_eq!(ended, None);
     }

@@ -1,9 +1,9 @@
-//! One request to the token source: `POST url?size=N`, its answer read in chunks under a cap.
-//! The only place of fetching that knows reqwest.
+//! Sends one request to the token source, `POST url?size=N`, and reads its answer in chunks up to a
+//! limit. The only module of `fetch` that uses reqwest.
 
 pub mod probe;
 
-use crate::fetch::source::no_list;
+use crate::fetch::source::not_a_token_list;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -18,32 +18,32 @@ use crate::error::{ErrorKind, Fault, chain};
 use crate::fetch::lines::LineParser;
 use crate::fetch::{AnswerFuture, FetchLimits, SourceAnswer, TokenSource, error};
 use crate::observe::otel::Tracer;
-use crate::runtime::http_client::{self, plain};
+use crate::runtime::http_client::{self, display_url};
 use crate::runtime::secret::{Secret, SecretFileError};
 
-/// Where an HTTP source is, and what it is sent; validated.
+/// The address of an HTTP source and the headers of its requests; validated.
 #[derive(Clone)]
 pub struct HttpEndpoint {
-    /// Its address, `http` or `https`; its query is kept and `size=N` added to it.
+    /// Its URL, `http` or `https`; `size=N` is added to its query.
     pub url: Url,
-    /// Headers of each request, names in lower case. A value in a file is read for each request.
+    /// Headers of each request, names in lower case. Values in files are read for each request.
     pub headers: Vec<(String, Secret)>,
-    /// True to honour `HTTP_PROXY` and its kin, as curl does.
+    /// True to honour `HTTP_PROXY` and related variables, as curl does.
     pub proxy: bool,
 }
 
 impl fmt::Debug for HttpEndpoint {
-    /// Leaves out the address's query, which may hold a key.
+    /// Omits the query of the URL, which may contain a key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
-            .field("url", &plain(&self.url))
+            .field("url", &display_url(&self.url))
             .field("headers", &self.headers)
             .field("proxy", &self.proxy)
             .finish()
     }
 }
 
-/// The source as an HTTP client sees it.
+/// A client of an HTTP token source.
 pub struct HttpSource {
     client: Client,
     url: Url,
@@ -56,19 +56,19 @@ pub struct HttpSource {
 }
 
 impl HttpSource {
-    /// A client for the source; nothing is connected yet.
+    /// Creates a client for the source, without connecting.
     pub fn new(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<Self, Fault> {
-        Self::of(builder(endpoint, limits)?, endpoint, limits)
+        Self::with_client(builder(endpoint, limits)?, endpoint, limits)
     }
 
-    fn of(
+    fn with_client(
         builder: ClientBuilder,
         endpoint: &HttpEndpoint,
         limits: &FetchLimits,
     ) -> Result<Self, Fault> {
         let client = builder.build().map_err(|error| {
             chain(&error).into_iter().fold(
-                Fault::new(ErrorKind::HttpConnect, "the HTTP client cannot be set up"),
+                Fault::new(ErrorKind::HttpConnect, "cannot create the HTTP client"),
                 Fault::cause,
             )
         })?;
@@ -78,52 +78,54 @@ impl HttpSource {
             timeout: limits.timeout,
             max_body: limits.max_body,
             max_token: limits.max_token,
-            file_headers: in_files(&endpoint.headers).cloned().collect(),
+            file_headers: headers_in_files(&endpoint.headers).cloned().collect(),
             tracer: Tracer::default(),
         })
     }
 
-    /// Each request gets a span of `tracer`'s, which it carries to the source.
-    pub fn trace(&mut self, tracer: Tracer) {
+    /// Sets the tracer: each request gets a span, whose context is sent to the source.
+    pub fn set_tracer(&mut self, tracer: Tracer) {
         self.tracer = tracer;
     }
 
-    /// The source's address without its query and credentials.
+    /// Returns the source's address without query and credentials.
     pub fn address(&self) -> String {
-        plain(&self.url)
+        display_url(&self.url)
     }
 
-    async fn ask(&self, count: u64) -> SourceAnswer {
+    async fn post(&self, count: u64) -> SourceAnswer {
         let file_headers = match self.read_file_headers() {
             Ok(headers) => headers,
             Err(fault) => return SourceAnswer::failed(fault),
         };
-        let mut span = self.tracer.ask("POST", || self.known(count));
-        let request = self.client.post(self.sized(count)).body("{}");
+        let mut span = self
+            .tracer
+            .client_span("POST", || self.span_attributes(count));
+        let request = self.client.post(self.url_with_size(count)).body("{}");
         let mut request = request.headers(file_headers);
         for (name, value) in span.headers() {
             request = request.header(name, value);
         }
         let answer = match request.send().await {
             Ok(response) => {
-                span.note(
+                span.set(
                     "http.response.status_code",
                     i64::from(response.status().as_u16()),
                 );
                 match response.status() {
                     StatusCode::OK => self.read(response, count).await,
-                    _ => SourceAnswer::failed(self.refusal(&response)),
+                    _ => SourceAnswer::failed(self.status_fault(&response)),
                 }
             }
-            Err(error) => SourceAnswer::failed(self.failure(error)),
+            Err(error) => SourceAnswer::failed(self.transport_fault(error)),
         };
-        let came = i64::try_from(answer.page.len()).unwrap_or(i64::MAX);
-        span.note("token_service.tokens.received", came);
+        let received = i64::try_from(answer.page.len()).unwrap_or(i64::MAX);
+        span.set("token_service.tokens.received", received);
         span.end(answer.fault.as_ref());
         answer
     }
 
-    /// The headers that are in files, as the files are now.
+    /// Reads the headers whose values are in files.
     fn read_file_headers(&self) -> Result<HeaderMap, Fault> {
         let mut headers = HeaderMap::new();
         for (name, secret) in &self.file_headers {
@@ -134,8 +136,8 @@ impl HttpSource {
         Ok(headers)
     }
 
-    /// What is known of a request before it is sent, by OpenTelemetry's names for HTTP clients.
-    fn known(&self, count: u64) -> Vec<KeyValue> {
+    /// Returns a request's span attributes, by OpenTelemetry's conventions for HTTP clients.
+    fn span_attributes(&self, count: u64) -> Vec<KeyValue> {
         let port = self.url.port_or_known_default().unwrap_or_default();
         let host = self.url.host_str().unwrap_or_default();
         vec![
@@ -150,7 +152,7 @@ impl HttpSource {
         ]
     }
 
-    fn sized(&self, count: u64) -> Url {
+    fn url_with_size(&self, count: u64) -> Url {
         let mut url = self.url.clone();
         url.query_pairs_mut()
             .append_pair("size", &count.to_string());
@@ -158,47 +160,49 @@ impl HttpSource {
     }
 
     async fn read(&self, mut response: Response, count: u64) -> SourceAnswer {
-        if let Some(kind) = foreign_content(response.headers()) {
+        if let Some(kind) = unexpected_content_type(response.headers()) {
             let fault = self.protocol(&format!("it sent {kind} instead of text/plain"));
             return SourceAnswer::failed(fault);
         }
-        if let Some(encoding) = encoded(response.headers()) {
-            let fault = self.protocol(&format!("it sent a body in {encoding}, unasked"));
+        if let Some(encoding) = content_encoding(response.headers()) {
+            let fault = self.protocol(&format!(
+                "it sent content encoding {encoding}, which was not requested"
+            ));
             return SourceAnswer::failed(fault);
         }
-        let mut parser = LineParser::new(count, self.max_token).watching_for_json();
+        let mut parser = LineParser::new(count, self.max_token).detecting_json();
         let mut read = 0_u64;
         let fault = loop {
             match response.chunk().await {
                 Ok(Some(chunk)) => {
                     read += chunk.len() as u64;
                     if read > self.max_body {
-                        let cap = bytesize::ByteSize(self.max_body).display().iec();
-                        break Some(self.protocol(&format!("its body is larger than {cap}")).hint(
-                            "`source.max_body` sets the cap; `--page-size` asks for less at a time",
+                        let limit = bytesize::ByteSize(self.max_body).display().iec();
+                        break Some(self.protocol(&format!("its body is larger than {limit}")).hint(
+                            "`source.max_body` sets the limit; a smaller `--page-size` makes answers smaller",
                         ));
                     }
                     parser.feed(&chunk);
                 }
                 Ok(None) => break None,
-                Err(error) => break Some(self.failure(error)),
+                Err(error) => break Some(self.transport_fault(error)),
             }
         };
-        SourceAnswer::of(parser, fault, &self.address())
+        SourceAnswer::from_lines(parser, fault, &self.address())
     }
 
-    /// The fault of an answer that is not 200.
-    fn refusal(&self, response: &Response) -> Fault {
+    /// Returns the fault of an answer whose status is not 200.
+    fn status_fault(&self, response: &Response) -> Fault {
         let retry_after = retry_after(response.headers(), SystemTime::now());
         error::status(&self.address(), response.status(), retry_after)
     }
 
     fn protocol(&self, what: &str) -> Fault {
-        no_list(&self.address(), what)
+        not_a_token_list(&self.address(), what)
     }
 
-    /// The fault of a request that brought no answer, or only a part of one.
-    fn failure(&self, error: reqwest::Error) -> Fault {
+    /// Returns the fault of a request without a complete answer.
+    fn transport_fault(&self, error: reqwest::Error) -> Fault {
         let error = error.without_url();
         let address = self.address();
         let causes = chain(&error);
@@ -208,28 +212,27 @@ impl HttpSource {
                 ErrorKind::HttpConnect,
                 "the token source's certificate is not trusted",
             )
-            .hint("install the certificate of its authority, or name it in SSL_CERT_FILE")
+            .hint("install the certificate of its authority, or set SSL_CERT_FILE to it")
             .cause(format!("POST {address}"))
-        } else if error.is_connect() && causes.iter().any(|cause| is_no_tls(cause)) {
+        } else if error.is_connect() && causes.iter().any(|cause| is_not_tls(cause)) {
             error::no_tls(&address)
         } else if error.is_connect() {
             error::unreachable(&address)
         } else if error.is_timeout() {
             return error::timed_out(&address, self.timeout);
         } else {
-            error::broke_off(&address)
+            error::truncated(&address)
         };
         causes.into_iter().fold(fault, Fault::cause)
     }
 }
 
-/// True for rustls' words for an answer that is none of TLS, such as that of a server that speaks HTTP
-/// in the clear.
-fn is_no_tls(cause: &str) -> bool {
+/// Returns true for rustls' error about an answer that is not TLS, such as plain HTTP.
+fn is_not_tls(cause: &str) -> bool {
     cause.contains("InvalidContentType")
 }
 
-/// How connections to the source are made, and what is sent with each request.
+/// Configures the HTTP client: connections to the source and fixed headers.
 fn builder(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<ClientBuilder, Fault> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -248,15 +251,15 @@ fn builder(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<ClientBuilde
         .timeout(limits.timeout))
 }
 
-fn in_files(headers: &[(String, Secret)]) -> impl Iterator<Item = &(String, Secret)> {
+fn headers_in_files(headers: &[(String, Secret)]) -> impl Iterator<Item = &(String, Secret)> {
     headers.iter().filter(|(_, secret)| secret.file().is_some())
 }
 
-/// The fault of a request that was not sent because a header's file cannot be read.
+/// Returns the fault of a request that was not sent because a header's file is unreadable.
 fn unreadable(name: &str, error: &SecretFileError) -> Fault {
     Fault::new(
         ErrorKind::HttpConnect,
-        format!("the value of the `{name}` header is unknown"),
+        format!("cannot read the value of the `{name}` header"),
     )
     .cause(format!("{error}: {}", error.cause))
     .hint(SecretFileError::HINT)
@@ -265,7 +268,7 @@ fn unreadable(name: &str, error: &SecretFileError) -> Fault {
 
 impl TokenSource for HttpSource {
     fn request(&self, count: u64) -> AnswerFuture<'_> {
-        Box::pin(self.ask(count))
+        Box::pin(self.post(count))
     }
 }
 
@@ -276,7 +279,9 @@ fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Fault> {
                 argument: format!("source.headers.{name}"),
                 expected: "an HTTP header".to_owned(),
             },
-            format!("the {what} of the header `{name}` holds characters that HTTP does not allow"),
+            format!(
+                "the {what} of the header `{name}` contains characters that HTTP does not allow"
+            ),
         )
     };
     let parsed_name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("name"))?;
@@ -285,25 +290,25 @@ fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Fault> {
     Ok((parsed_name, parsed))
 }
 
-/// The content type where it is something other than plain text.
-fn foreign_content(headers: &HeaderMap) -> Option<String> {
+/// Returns the content type if it is not plain text.
+fn unexpected_content_type(headers: &HeaderMap) -> Option<String> {
     let kind = headers.get(CONTENT_TYPE)?.to_str().ok()?;
     let essence = kind.split(';').next()?.trim().to_ascii_lowercase();
     let plain =
         essence.is_empty() || essence == "text/plain" || essence == "application/octet-stream";
-    // As much as a kind may need; the source could send a megabyte.
+    // Truncated for the message: the source could send a megabyte.
     (!plain).then(|| essence.escape_default().take(80).collect())
 }
 
-/// The content coding where there is one: nothing is decompressed, for a small body may become a
-/// huge one.
-fn encoded(headers: &HeaderMap) -> Option<String> {
+/// Returns the content coding, if any. Nothing is decompressed: a small body could expand to a huge
+/// one.
+fn content_encoding(headers: &HeaderMap) -> Option<String> {
     let coding = headers.get(CONTENT_ENCODING)?.to_str().ok()?.trim();
     let plain = coding.is_empty() || coding.eq_ignore_ascii_case("identity");
     (!plain).then(|| coding.escape_default().to_string())
 }
 
-/// `Retry-After` in seconds or as an HTTP date (RFC 9110, section 10.2.3).
+/// Parses `Retry-After`, in seconds or as an HTTP date (RFC 9110, section 10.2.3).
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse() {
@@ -324,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_comes_in_seconds_or_as_a_date() {
+    fn retry_after_is_parsed_from_seconds_and_dates() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777 - 90);
         let seconds = headers(RETRY_AFTER, "2");
         assert_eq!(retry_after(&seconds, now), Some(Duration::from_secs(2)));
@@ -336,11 +341,11 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_text_is_taken_for_tokens() {
-        assert_eq!(foreign_content(&HeaderMap::new()), None);
+    fn content_type_is_unexpected_when_not_plain_text() {
+        assert_eq!(unexpected_content_type(&HeaderMap::new()), None);
         let plain = headers(CONTENT_TYPE, "text/plain; charset=utf-8");
-        assert_eq!(foreign_content(&plain), None);
+        assert_eq!(unexpected_content_type(&plain), None);
         let html = headers(CONTENT_TYPE, "Text/HTML; charset=utf-8");
-        assert_eq!(foreign_content(&html).as_deref(), Some("text/html"));
+        assert_eq!(unexpected_content_type(&html).as_deref(), Some("text/html"));
     }
 }

@@ -1,6 +1,5 @@
-//! Can the source be reached? A connection is made as a run makes it, through the same proxies and with
-//! the same certificates trusted, and given up before anything is asked over it: any request might cost
-//! a token.
+//! Probes whether the source can be reached. It connects like a run, with the same proxies and
+//! trusted certificates, and closes the connection without a request, which could cost tokens.
 
 use std::fmt;
 use std::future::Future;
@@ -16,54 +15,54 @@ use crate::error::Fault;
 use crate::error::probe::ProbeResult;
 use crate::fetch::FetchLimits;
 use crate::fetch::http::{HttpEndpoint, HttpSource, builder};
-use crate::runtime::http_client::plain;
+use crate::runtime::http_client::display_url;
 
-const WHAT: &str = "source";
+const LABEL: &str = "source";
 
-/// How much longer than connecting the whole may take: connecting gives up first, in better words.
-const SLACK: Duration = Duration::from_secs(5);
+/// Added to the total timeout, so that the connect timeout expires first and names the cause.
+const EXTRA_TIME: Duration = Duration::from_secs(5);
 
-/// Connects to the source and asks it for nothing.
+/// Connects to the source without sending a request.
 pub async fn reach(endpoint: &HttpEndpoint, limits: &FetchLimits) -> ProbeResult {
-    let address = plain(&endpoint.url);
-    match attempt(endpoint, limits).await {
-        Err(fault) => ProbeResult::fault(WHAT, &address, fault),
+    let address = display_url(&endpoint.url);
+    match connect(endpoint, limits).await {
+        Err(fault) => ProbeResult::fault(LABEL, &address, fault),
         Ok(took) => {
             let tls = match endpoint.url.scheme() {
                 "https" => "TLS with a trusted certificate",
                 _ => "no TLS",
             };
             let proxy = if endpoint.proxy {
-                ", through a proxy where the environment says so"
+                ", through a proxy if the environment sets one"
             } else {
                 ""
             };
             let took = took.as_millis();
-            let words =
+            let text =
                 format!("{address}  {tls}, connected in {took} ms{proxy} (no token asked for)");
-            ProbeResult::fine(WHAT, words)
+            ProbeResult::ok(LABEL, text)
         }
     }
 }
 
-/// How long connecting took.
-async fn attempt(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<Duration, Fault> {
+/// Connects, and returns how long it took.
+async fn connect(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<Duration, Fault> {
     let connected = Arc::new(OnceLock::new());
     let builder = builder(endpoint, limits)?
-        .timeout(limits.connect_timeout.saturating_add(SLACK))
+        .timeout(limits.connect_timeout.saturating_add(EXTRA_TIME))
         .connector_layer(ProbeLayer(Arc::clone(&connected)));
-    let http = HttpSource::of(builder, endpoint, limits)?;
-    let begun = Instant::now();
+    let http = HttpSource::with_client(builder, endpoint, limits)?;
+    let started = Instant::now();
     let sent = http.client.head(http.url.clone()).send().await;
     match (connected.get(), sent) {
-        (Some(at), _) => Ok(at.saturating_duration_since(begun)),
-        (None, Ok(_)) => Ok(begun.elapsed()),
-        (None, Err(error)) => Err(unposted(http.failure(error))),
+        (Some(at), _) => Ok(at.saturating_duration_since(started)),
+        (None, Ok(_)) => Ok(started.elapsed()),
+        (None, Err(error)) => Err(without_method(http.transport_fault(error))),
     }
 }
 
-/// The fault of a request that never was one.
-fn unposted(mut fault: Fault) -> Fault {
+/// Removes the method from a fault's causes: no request was sent.
+fn without_method(mut fault: Fault) -> Fault {
     for cause in &mut fault.causes {
         if let Some(address) = cause.strip_prefix("POST ") {
             *cause = address.to_owned();
@@ -72,7 +71,7 @@ fn unposted(mut fault: Fault) -> Fault {
     fault
 }
 
-/// Notes when a connection was made, and gives it up.
+/// Records when a connection is established, and closes it.
 #[derive(Clone)]
 struct ProbeLayer(Arc<OnceLock<Instant>>);
 
@@ -117,13 +116,13 @@ where
     }
 }
 
-/// Keeps the request from being sent.
+/// The error that keeps the request from being sent.
 #[derive(Debug)]
 struct ProbeStopped;
 
 impl fmt::Display for ProbeStopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the connection was only tried")
+        f.write_str("the probe ended after connecting")
     }
 }
 

@@ -1,5 +1,5 @@
-//! What an event says beside its message. A script's fields come as one JSON object, for the names
-//! of an event are fixed when the program is compiled; here they become fields again.
+//! Collects the fields of a log event. A script's fields arrive as one JSON object, because field
+//! names are fixed at compile time; here they become single fields.
 
 use std::fmt;
 
@@ -9,37 +9,37 @@ use tracing::field::{Field, Visit};
 
 use crate::observe::logging::SCRIPT;
 
-/// The field in which a script's own come.
-const OWN: &str = "fields";
+/// The field that contains a script's fields.
+const SCRIPT_FIELDS: &str = "fields";
 
-/// What a field of this program's holds.
+/// The value of a field.
 pub(crate) enum FieldValue {
-    /// A number, a truth or a text.
+    /// A number, boolean or string.
     Value(Value),
-    /// Something else in words of its own, such as a duration.
-    Words(String),
+    /// The debug output of another type, such as a duration.
+    Debug(String),
 }
 
 /// A message and its fields.
 #[derive(Default)]
 pub(crate) struct EventFields {
-    /// The message, as it was worded: nothing is escaped yet.
+    /// The message, not escaped.
     pub(crate) message: String,
-    /// This program's fields, in the order in which they were written.
+    /// The program's fields, in source order.
     pub(crate) fields: Vec<(&'static str, FieldValue)>,
     /// A script's fields.
-    pub(crate) of_script: Map<String, Value>,
+    pub(crate) script_fields: Map<String, Value>,
     is_script: bool,
 }
 
 impl EventFields {
-    pub(crate) fn by(event: &Event<'_>) -> Self {
-        let mut said = Self {
+    pub(crate) fn from_event(event: &Event<'_>) -> Self {
+        let mut event_fields = Self {
             is_script: event.metadata().target() == SCRIPT,
             ..Self::default()
         };
-        event.record(&mut said);
-        said
+        event.record(&mut event_fields);
+        event_fields
     }
 
     fn add(&mut self, field: &Field, value: impl Into<Value>) {
@@ -67,21 +67,21 @@ impl Visit for EventFields {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         if self.is_script
-            && field.name() == OWN
+            && field.name() == SCRIPT_FIELDS
             && let Ok(fields) = serde_json::from_str(value)
         {
-            self.of_script = fields;
+            self.script_fields = fields;
         } else {
             self.add(field, value);
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let words = format!("{value:?}");
+        let text = format!("{value:?}");
         if field.name() == "message" {
-            self.message = words;
+            self.message = text;
         } else {
-            self.fields.push((field.name(), FieldValue::Words(words)));
+            self.fields.push((field.name(), FieldValue::Debug(text)));
         }
     }
 }

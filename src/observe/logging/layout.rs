@@ -1,5 +1,5 @@
-//! How a log line looks: for people, and as the JSON object that Cloud Logging reads from a
-//! container's standard error (<https://cloud.google.com/logging/docs/structured-logging>).
+//! Formats log lines as text, or as the JSON objects that Cloud Logging reads from a container's
+//! standard error (<https://cloud.google.com/logging/docs/structured-logging>).
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::error::escape::{escape, json_of};
 use crate::observe::logging::fields::{EventFields, FieldValue};
 
-/// `INFO message name="value"`, with what is hostile escaped.
+/// Formats `INFO message name="value"`, with control characters escaped.
 pub(crate) struct TextLayout;
 
 impl<S, N> FormatEvent<S, N> for TextLayout
@@ -27,29 +27,33 @@ where
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let said = EventFields::by(event);
+        let fields = EventFields::from_event(event);
         let level = *event.metadata().level();
         let (style, dim) = if out.has_ansi_escapes() {
             (style(level), Style::new().dimmed())
         } else {
             (Style::new(), Style::new())
         };
-        write!(out, "{style}{level:>5}{style:#} {}", escape(&said.message))?;
-        let of_script = said.of_script.iter();
-        let of_script = of_script.map(|(name, value)| (name.as_str(), json_of(value)));
-        let own = said.fields.iter().map(|(name, shown)| match shown {
+        write!(
+            out,
+            "{style}{level:>5}{style:#} {}",
+            escape(&fields.message)
+        )?;
+        let script_fields = fields.script_fields.iter();
+        let script_fields = script_fields.map(|(name, value)| (name.as_str(), json_of(value)));
+        let program_fields = fields.fields.iter().map(|(name, shown)| match shown {
             FieldValue::Value(value) => (*name, json_of(value)),
-            FieldValue::Words(words) => (*name, escape(words).into_owned()),
+            FieldValue::Debug(text) => (*name, escape(text).into_owned()),
         });
-        for (name, value) in own.chain(of_script) {
-            write!(out, " {dim}{}={dim:#}{value}", plain(name))?;
+        for (name, value) in program_fields.chain(script_fields) {
+            write!(out, " {dim}{}={dim:#}{value}", quoted_name(name))?;
         }
         writeln!(out)
     }
 }
 
-/// The name of a field as it is, or in quotes where it could be taken for something else.
-fn plain(name: &str) -> String {
+/// Returns a field's name, quoted if it contains special characters.
+fn quoted_name(name: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
     if !name.is_empty() && name.bytes().all(is_plain) {
         name.to_owned()
@@ -69,7 +73,7 @@ fn style(level: Level) -> Style {
     Style::new().fg_color(Some(color.into()))
 }
 
-/// A JSON object a line.
+/// Formats one JSON object per line.
 pub(crate) struct JsonLayout;
 
 impl<S, N> FormatEvent<S, N> for JsonLayout
@@ -87,7 +91,7 @@ where
             time: jiff::Timestamp::now(),
             level: *event.metadata().level(),
             target: event.metadata().target(),
-            said: EventFields::by(event),
+            fields: EventFields::from_event(event),
         };
         writeln!(out, "{}", json_of(&line))
     }
@@ -97,32 +101,32 @@ struct LogObject<'a> {
     time: jiff::Timestamp,
     level: Level,
     target: &'a str,
-    said: EventFields,
+    fields: EventFields,
 }
 
 impl Serialize for LogObject<'_> {
-    /// A script's fields lie in an object of their own: whatever they are called, they cannot pass
-    /// for a severity, a time or a message.
+    /// Writes a script's fields in a separate object, so that they cannot replace the severity, time
+    /// or message.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut object = serializer.serialize_map(None)?;
         object.serialize_entry("time", &format_args!("{:.6}", self.time))?;
         object.serialize_entry("severity", severity(self.level))?;
-        object.serialize_entry("message", &self.said.message)?;
+        object.serialize_entry("message", &self.fields.message)?;
         object.serialize_entry("target", self.target)?;
-        for (name, shown) in &self.said.fields {
+        for (name, shown) in &self.fields.fields {
             match shown {
                 FieldValue::Value(value) => object.serialize_entry(name, value)?,
-                FieldValue::Words(words) => object.serialize_entry(name, words)?,
+                FieldValue::Debug(text) => object.serialize_entry(name, text)?,
             }
         }
-        if !self.said.of_script.is_empty() {
-            object.serialize_entry("fields", &self.said.of_script)?;
+        if !self.fields.script_fields.is_empty() {
+            object.serialize_entry("fields", &self.fields.script_fields)?;
         }
         object.end()
     }
 }
 
-/// The name of a level in Cloud Logging, which knows nothing below DEBUG.
+/// Returns the level's name in Cloud Logging, whose lowest level is DEBUG.
 fn severity(level: Level) -> &'static str {
     match level {
         Level::ERROR => "ERROR",
@@ -158,17 +162,17 @@ mod tests {
         }
     }
 
-    fn heard(format: LineFormat, color: bool, say: impl FnOnce()) -> String {
-        let heard = CapturedLog::default();
-        let writer = heard.clone();
+    fn captured(format: LineFormat, color: bool, log_events: impl FnOnce()) -> String {
+        let captured = CapturedLog::default();
+        let writer = captured.clone();
         let level = LevelFilter::TRACE;
         let log = lines(LogSettings { level, format }, color, move || writer.clone());
-        dispatcher::with_default(&log, say);
-        let bytes = heard.0.lock().unwrap().clone();
+        dispatcher::with_default(&log, log_events);
+        let bytes = captured.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
 
-    fn say() {
+    fn log_events() {
         let wait = std::time::Duration::from_millis(1500);
         tracing::trace!("a\u{1b}[31m\nb");
         tracing::debug!(number = 1, truth = true, share = 0.5, "c");
@@ -185,28 +189,28 @@ mod tests {
     }
 
     #[test]
-    fn text_is_for_people() {
-        insta::assert_snapshot!(heard(LineFormat::Text, false, say), @r#"
+    fn text_layout_formats_levels_and_fields() {
+        insta::assert_snapshot!(captured(LineFormat::Text, false, log_events), @r#"
         TRACE a\u{1b}[31m\nb
         DEBUG c number=1 truth=true share=0.5
          INFO f cause="d \"e\"\u202e" wait=1.5s
          WARN h "a b"={"c":[1]} severity="g" size=5
         ERROR i fields="{\"severity\":\"g\",\"a b\":{\"c\":[1]},\"size\":5}"
         "#);
-        let coloured = heard(LineFormat::Text, true, || tracing::warn!(n = 1, "w"));
+        let coloured = captured(LineFormat::Text, true, || tracing::warn!(n = 1, "w"));
         insta::assert_snapshot!(coloured.replace('\u{1b}', "␛"), @"␛[33m WARN␛[0m w ␛[2mn=␛[0m1");
     }
 
     #[test]
-    fn json_is_for_cloud_logging() {
-        let heard = heard(LineFormat::Json, false, say);
+    fn json_layout_uses_cloud_logging_keys() {
+        let captured = captured(LineFormat::Json, false, log_events);
         let time = |line: &str| {
             let line: Value = serde_json::from_str(line).unwrap();
             let time = line["time"].as_str().unwrap().to_owned();
             let _: jiff::Timestamp = time.parse().unwrap();
             time
         };
-        let timeless = heard
+        let timeless = captured
             .lines()
             .map(|line| line.replace(&time(line), "[time]"));
         insta::assert_snapshot!(timeless.collect::<Vec<_>>().join("\n"), @r#"

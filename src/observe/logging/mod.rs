@@ -1,5 +1,5 @@
-//! Log lines on standard error. Only this program's own and the script's are written: the
-//! libraries beneath would log parameters, and those are tokens.
+//! Writes log lines to standard error, only those of the program and of the script: libraries could
+//! log statement parameters, which are tokens.
 
 mod fields;
 mod layout;
@@ -13,34 +13,34 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::observe::progress::ProgressDisplay;
 use tracing::level_filters::LevelFilter;
 
-/// How log lines or errors are laid out.
+/// The format of log lines and errors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LineFormat {
-    /// For people.
+    /// Plain text.
     #[default]
     Text,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// What is logged on standard error, and how.
+/// The level and format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSettings {
-    /// The least important level that is written.
+    /// The lowest level that is written.
     pub level: LevelFilter,
-    /// Its form.
+    /// The format.
     pub format: LineFormat,
 }
 
-/// The target of what a script logs.
+/// The target of a script's log events.
 pub const SCRIPT: &str = "script";
 
-/// Starts logging on standard error, beside what `display` draws there; called once.
+/// Starts logging through `display`, which draws on standard error; called once.
 pub fn start(log: LogSettings, color: bool, display: ProgressDisplay) {
     lines(log, color, display).init();
 }
 
-/// What writes log lines to `writer`.
+/// Builds the subscriber that writes log lines to `writer`.
 pub fn lines<W>(log: LogSettings, color: bool, writer: W) -> Dispatch
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,

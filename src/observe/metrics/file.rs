@@ -1,5 +1,5 @@
-//! The file of `--metrics`, as `node_exporter`'s textfile collector reads it: written beside its name and
-//! renamed, so that nobody ever reads a half of it. It holds no secret, and others must read it.
+//! Writes the file of `--metrics` for `node_exporter`'s textfile collector. It is written as `.partial`
+//! and renamed, so it is never read half-written. It contains no secrets and is world-readable.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,21 +10,21 @@ use crate::error::exit::Exit;
 use crate::observe::metrics::Metric;
 use crate::observe::metrics::text::text;
 
-/// The file, opened before a token is asked for.
+/// The metrics file, opened before the first request.
 pub struct MetricsFile {
     file: File,
-    /// What it is written as until it is whole; the path itself where there is nothing to replace.
+    /// Path until the file is complete; `path` itself for a pipe or device.
     partial: PathBuf,
     path: PathBuf,
 }
 
 impl MetricsFile {
-    /// Opens `PATH.partial`, or a pipe or device as it is.
+    /// Opens `PATH.partial`, or a pipe or device directly.
     ///
     /// # Errors
-    /// One that ends the process with 2, where it cannot be written.
+    /// If it cannot be written, with exit code 2.
     pub fn open(given: &Path) -> Result<Self, Problem> {
-        // A link is followed to what it names, so that the file is replaced and not the link.
+        // Resolves symbolic links, so that the file is replaced and not the link.
         let path = given.canonicalize().unwrap_or_else(|_| given.to_owned());
         let mut options = OpenOptions::new();
         let partial = if path.exists() && !path.is_file() {
@@ -46,22 +46,21 @@ impl MetricsFile {
         }
     }
 
-    /// Writes the metrics and gives the file its name. What became of the run is not changed by a file
-    /// that cannot be written any more; that is only logged.
+    /// Writes the metrics and renames the file. A failure is only logged: the run is already complete.
     pub fn finish(mut self, metrics: &[Metric]) {
         let written = text(metrics).map_err(io::Error::other);
         let written = written.and_then(|text| self.file.write_all(text.as_bytes()));
-        let named = written.and_then(|()| {
+        let renamed = written.and_then(|()| {
             if self.partial == self.path {
                 Ok(())
             } else {
                 fs::rename(&self.partial, &self.path)
             }
         });
-        if let Err(error) = named {
+        if let Err(error) = renamed {
             let path = self.path.display().to_string();
             let cause = error.to_string();
-            tracing::warn!(path, cause, "the metrics cannot be written any more");
+            tracing::warn!(path, cause, "cannot write the metrics file");
         }
     }
 }
@@ -70,5 +69,5 @@ fn unwritable(path: &Path, error: &io::Error) -> Problem {
     let what = format!("the metrics file {} cannot be written", path.display());
     Problem::new(Exit::Usage, what)
         .cause(error.to_string())
-        .hint("check that its folder exists and may be written to; no token was asked for")
+        .hint("check that its folder exists and is writable; no token was asked for")
 }

@@ -1,5 +1,5 @@
-//! The Prometheus text exposition format, version 0.0.4. All of it are gauges and a summary: the file
-//! holds what the last run came to, and the next run's numbers replace it instead of adding to it.
+//! Writes the Prometheus text format, version 0.0.4. All metrics are gauges or a summary, because the
+//! next run's values replace them instead of adding to them.
 
 use prometheus::proto::{
     Gauge, LabelPair, Metric as Sample, MetricFamily, MetricType, Quantile, Summary,
@@ -9,10 +9,10 @@ use prometheus::{Error, TextEncoder};
 use crate::observe::metrics::{Metric, MetricValue};
 use crate::pipeline::latency::LatencyHistogram;
 
-/// The percentiles of the report, and the longest.
+/// The percentiles of the report, and the maximum.
 const QUANTILES: [f64; 4] = [0.5, 0.95, 0.99, 1.0];
 
-/// The whole file.
+/// Formats the metrics as the content of the file.
 pub(crate) fn text(metrics: &[Metric]) -> Result<String, Error> {
     let build = sample(
         &[("version", env!("CARGO_PKG_VERSION").to_owned())],
@@ -24,7 +24,7 @@ pub(crate) fn text(metrics: &[Metric]) -> Result<String, Error> {
         MetricType::GAUGE,
         vec![build],
     );
-    // One of which there is nothing to say, such as what refused tokens where none were, is left out.
+    // Metrics without samples are omitted, such as rejections by constraint if there are none.
     let families = metrics.iter().map(of).chain([build]);
     let families: Vec<_> = families
         .filter(|one| !one.get_metric().is_empty())
@@ -54,7 +54,7 @@ fn of(metric: &Metric) -> MetricFamily {
     family(name(metric), metric.help, kind, samples)
 }
 
-/// `token_service_run_duration_seconds` for `token_service.run.duration` in `s`.
+/// Returns `token_service_run_duration_seconds` for `token_service.run.duration` in `s`.
 fn name(metric: &Metric) -> String {
     let name = metric.name.replace('.', "_");
     match metric.unit {
@@ -100,7 +100,7 @@ fn summary(latencies: &LatencyHistogram) -> Summary {
         quantile.set_value(latencies.quantile(at).as_secs_f64());
         quantile
     });
-    // Of nothing there are no percentiles.
+    // Without values there are no percentiles.
     if latencies.count() > 0 {
         summary.set_quantile(quantiles.into());
     }

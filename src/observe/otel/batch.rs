@@ -1,5 +1,5 @@
-//! Spans on their way to the collector: gathered while the run goes on, delivered together now and then,
-//! dropped where there are too many. Nothing here holds up the run.
+//! Exports spans to the collector in batches. Spans are queued while the run goes on, and dropped if
+//! the queue is full, so that the run never waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,30 +18,30 @@ use tokio_util::sync::CancellationToken;
 use crate::observe::otel::OtlpEndpoint;
 use crate::observe::otel::otlp_client::Collector;
 
-// These three are the defaults of OpenTelemetry's own batch processor.
-/// The most spans that wait.
-const MOST_WAITING: usize = 2048;
-/// So many are delivered at a time.
+// These three are the defaults of OpenTelemetry's batch span processor.
+/// Capacity of the queue.
+const QUEUE_CAPACITY: usize = 2048;
+/// Largest number of spans per export.
 const BATCH: usize = 512;
-/// The longest that a span waits for company.
-const PAUSE: Duration = Duration::from_secs(5);
+/// Time after which an incomplete batch is exported.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The beginning of the way: takes a span that has ended.
+/// The sender of the queue: takes spans that have ended.
 #[derive(Debug)]
 pub(crate) struct SpanQueue {
     spans: mpsc::Sender<SpanData>,
     dropped: Arc<AtomicU64>,
 }
 
-/// The rest of the way.
+/// The receiver of the queue: exports spans in batches.
 pub(crate) struct SpanExporter {
     spans: mpsc::Receiver<SpanData>,
     dropped: Arc<AtomicU64>,
 }
 
-/// Both.
-pub(crate) fn way() -> (SpanQueue, SpanExporter) {
-    let (sender, spans) = mpsc::channel(MOST_WAITING);
+/// Creates a span queue and its exporter.
+pub(crate) fn span_channel() -> (SpanQueue, SpanExporter) {
+    let (sender, spans) = mpsc::channel(QUEUE_CAPACITY);
     let dropped = Arc::new(AtomicU64::new(0));
     let span_queue = SpanQueue {
         spans: sender,
@@ -69,49 +69,49 @@ impl SpanProcessor for SpanQueue {
 }
 
 impl SpanExporter {
-    /// Delivers what comes until `ending`, and then what is there.
+    /// Exports batches until `ending` is cancelled, then the rest.
     pub(crate) async fn run(
         mut self,
         collector: Arc<Collector>,
-        target: OtlpEndpoint,
+        endpoint: OtlpEndpoint,
         resource: Arc<ResourceAttributesWithSchema>,
         ending: CancellationToken,
     ) {
-        let mut due = tokio::time::interval_at(Instant::now() + PAUSE, PAUSE);
+        let mut due = tokio::time::interval_at(Instant::now() + FLUSH_INTERVAL, FLUSH_INTERVAL);
         let mut batch = Vec::new();
         loop {
-            let room = BATCH - batch.len();
-            let is_last = tokio::select! {
-                _ = self.spans.recv_many(&mut batch, room) => false,
+            let capacity = BATCH - batch.len();
+            let is_flush_due = tokio::select! {
+                _ = self.spans.recv_many(&mut batch, capacity) => false,
                 _ = due.tick() => true,
                 () = ending.cancelled() => break,
             };
-            if batch.len() == BATCH || (is_last && !batch.is_empty()) {
-                deliver(&collector, &target, &resource, std::mem::take(&mut batch)).await;
+            if batch.len() == BATCH || (is_flush_due && !batch.is_empty()) {
+                export(&collector, &endpoint, &resource, std::mem::take(&mut batch)).await;
             }
         }
         while let Ok(span) = self.spans.try_recv() {
             batch.push(span);
         }
         if !batch.is_empty() {
-            deliver(&collector, &target, &resource, batch).await;
+            export(&collector, &endpoint, &resource, batch).await;
         }
         let dropped = self.dropped.load(Ordering::Relaxed);
         if dropped > 0 {
-            collector.dropped(dropped);
+            collector.warn_dropped(dropped);
         }
     }
 }
 
-async fn deliver(
+async fn export(
     collector: &Collector,
-    target: &OtlpEndpoint,
+    endpoint: &OtlpEndpoint,
     resource: &ResourceAttributesWithSchema,
     spans: Vec<SpanData>,
 ) {
     let resource_spans = group_spans_by_resource_and_scope(spans, resource);
     let message = ExportTraceServiceRequest { resource_spans };
-    collector.take(target, &message).await;
+    collector.export(endpoint, &message).await;
 }
 
 #[cfg(test)]
@@ -122,20 +122,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_nobody_fetches_is_dropped_and_counted() {
-        let (span_queue, mut delivery) = way();
+    fn spans_are_dropped_and_counted_when_the_queue_is_full() {
+        let (span_queue, mut exporter) = span_channel();
         let provider = SdkTracerProvider::builder()
             .with_span_processor(span_queue)
             .build();
         let tracer = provider.tracer("test");
-        for _ in 0..MOST_WAITING + 3 {
+        for _ in 0..QUEUE_CAPACITY + 3 {
             tracer.start("x").end();
         }
-        assert_eq!(delivery.dropped.load(Ordering::Relaxed), 3);
+        assert_eq!(exporter.dropped.load(Ordering::Relaxed), 3);
         let mut waiting = 0;
-        while delivery.spans.try_recv().is_ok() {
+        while exporter.spans.try_recv().is_ok() {
             waiting += 1;
         }
-        assert_eq!(waiting, MOST_WAITING);
+        assert_eq!(waiting, QUEUE_CAPACITY);
     }
 }

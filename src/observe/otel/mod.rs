@@ -1,5 +1,5 @@
-//! What a run tells an OpenTelemetry collector: its spans while it goes on, its numbers when it ends.
-//! Off where the environment names no collector. docs/observability.md names everything that is told.
+//! Exports a run to an OpenTelemetry collector: spans during the run, metrics at its end. Off if the
+//! environment names no collector. docs/observability.md lists everything that is exported.
 
 mod batch;
 mod otlp_client;
@@ -27,54 +27,53 @@ use crate::observe::otel::otlp_client::Collector;
 use crate::observe::otel::otlp_metrics::Period;
 pub use crate::observe::trace::Tracer;
 use crate::pipeline::token::Status;
-use crate::runtime::http_client::plain;
+use crate::runtime::http_client::display_url;
 
-/// Under which name spans and metrics are told.
+/// Name of the instrumentation scope.
 const SCOPE: &str = "token_service";
 
-/// What the environment says of a collector; validated.
+/// The OpenTelemetry settings of the environment; validated.
 #[derive(Clone, Debug, Default)]
 pub struct OtelSettings {
-    /// Where spans go, if anywhere.
+    /// Endpoint for spans, if any.
     pub traces: Option<OtlpEndpoint>,
-    /// Where metrics go, if anywhere.
+    /// Endpoint for metrics, if any.
     pub metrics: Option<OtlpEndpoint>,
-    /// What `service.name` is; `None` where `OTEL_RESOURCE_ATTRIBUTES` says so.
+    /// The `service.name`; `None` if `OTEL_RESOURCE_ATTRIBUTES` sets it.
     pub service: Option<String>,
-    /// True where each run's numbers stand for themselves (delta temporality).
+    /// True for delta temporality, false for cumulative.
     pub is_delta: bool,
-    /// The headers `traceparent` and `tracestate` of whoever started the run.
+    /// The headers `traceparent` and `tracestate` of the process that started the run.
     pub parent: HashMap<String, String>,
-    /// True to honour `HTTP_PROXY` and its kin.
+    /// True to honour `HTTP_PROXY` and related variables.
     pub proxy: bool,
-    /// What of the environment makes no sense, and what follows from it. It is said once the run
-    /// begins: a collector is never worth a run.
+    /// Problems of these settings, logged when the run starts: they never fail a run.
     pub warnings: Vec<String>,
 }
 
-/// Where one kind of telemetry goes.
+/// The endpoint of one kind of telemetry.
 #[derive(Clone)]
 pub struct OtlpEndpoint {
-    /// Its address, `http` or `https`, with the path.
+    /// Its URL, `http` or `https`, with the path.
     pub url: Url,
     /// Headers of each request; values may be secret.
     pub headers: Vec<(String, SecretString)>,
-    /// The longest that a delivery may take, repeats included.
+    /// Timeout of an export, retries included.
     pub timeout: Duration,
 }
 
 impl fmt::Debug for OtlpEndpoint {
-    /// Leaves out the address's query, which may hold a key.
+    /// Omits the query of the URL, which may contain a key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Target")
-            .field("url", &plain(&self.url))
+        f.debug_struct("OtlpEndpoint")
+            .field("url", &display_url(&self.url))
             .field("headers", &self.headers)
             .field("timeout", &self.timeout)
             .finish()
     }
 }
 
-/// What a run tells a collector, while it lasts.
+/// Exports the telemetry of a run.
 #[derive(Default)]
 pub struct Telemetry(Option<ActiveTelemetry>);
 
@@ -82,16 +81,16 @@ struct ActiveTelemetry {
     collector: Arc<Collector>,
     settings: OtelSettings,
     resource: Arc<ResourceAttributesWithSchema>,
-    began: SystemTime,
+    started: SystemTime,
     tracer: Tracer,
-    /// The task that delivers spans, where there are any.
-    delivery: Option<JoinHandle<()>>,
+    /// The task that exports spans, if traces are on.
+    exporter: Option<JoinHandle<()>>,
     ending: CancellationToken,
 }
 
 impl Telemetry {
-    /// Begins to tell of a run, `what` it is; must be called within a runtime.
-    pub fn begin(settings: Option<&OtelSettings>, what: &'static str, run_id: &str) -> Self {
+    /// Starts the export of a run, with the name of its root span; must be called within a runtime.
+    pub fn begin(settings: Option<&OtelSettings>, name: &'static str, run_id: &str) -> Self {
         let Some(settings) = settings else {
             return Self::default();
         };
@@ -103,11 +102,11 @@ impl Telemetry {
         };
         let collector = Arc::new(collector);
         let resource = resource(settings, run_id);
-        let told = Arc::new(ResourceAttributesWithSchema::from(&resource));
+        let attributes = Arc::new(ResourceAttributesWithSchema::from(&resource));
         let ending = CancellationToken::new();
         let mut tracer = Tracer::default();
-        let delivery = settings.traces.clone().map(|target| {
-            let (span_queue, delivery) = batch::way();
+        let exporter = settings.traces.clone().map(|endpoint| {
+            let (span_queue, exporter) = batch::span_channel();
             let provider = SdkTracerProvider::builder()
                 .with_resource(resource)
                 .with_span_processor(span_queue)
@@ -115,28 +114,28 @@ impl Telemetry {
             let scope = InstrumentationScope::builder(SCOPE)
                 .with_version(env!("CARGO_PKG_VERSION"))
                 .build();
-            tracer = Tracer::begin(provider.tracer_with_scope(scope), what, &settings.parent);
-            let (collector, told) = (Arc::clone(&collector), Arc::clone(&told));
-            tokio::spawn(delivery.run(collector, target, told, ending.clone()))
+            tracer = Tracer::begin(provider.tracer_with_scope(scope), name, &settings.parent);
+            let (collector, attributes) = (Arc::clone(&collector), Arc::clone(&attributes));
+            tokio::spawn(exporter.run(collector, endpoint, attributes, ending.clone()))
         });
         Self(Some(ActiveTelemetry {
             collector,
             settings: settings.clone(),
-            resource: told,
-            began: SystemTime::now(),
+            resource: attributes,
+            started: SystemTime::now(),
             tracer,
-            delivery,
+            exporter,
             ending,
         }))
     }
 
-    /// What begins the run's spans.
+    /// Returns the tracer of the run's spans.
     pub fn tracer(&self) -> Tracer {
         let active = self.0.as_ref();
         active.map_or_else(Tracer::default, |active| active.tracer.clone())
     }
 
-    /// Tells how the run ended, and waits until all of it is delivered, or `within` has passed.
+    /// Exports the end of the run, and waits at most `within` for the export.
     pub async fn finish(self, ending: RunEnd, within: Duration) {
         let Some(active) = self.0 else {
             return;
@@ -145,7 +144,7 @@ impl Telemetry {
         let attributes = ending.attributes.into_iter().map(number).collect();
         active.tracer.end(attributes, ending.exit.code());
         let collector = Arc::clone(&active.collector);
-        if tokio::time::timeout(within, active.deliver(&ending.metrics))
+        if tokio::time::timeout(within, active.export(&ending.metrics))
             .await
             .is_err()
         {
@@ -160,22 +159,22 @@ pub struct RunEnd {
     pub exit: Exit,
     /// Its metrics.
     pub metrics: Vec<Metric>,
-    /// The attributes of the run's own span: names and counts.
+    /// The attributes of the root span: names and counts.
     pub attributes: Vec<(&'static str, u64)>,
 }
 
 impl ActiveTelemetry {
-    async fn deliver(self, metrics: &[Metric]) {
+    async fn export(self, metrics: &[Metric]) {
         self.ending.cancel();
         let spans = async {
-            if let Some(delivery) = self.delivery {
-                let _ = delivery.await;
+            if let Some(exporter) = self.exporter {
+                let _ = exporter.await;
             }
         };
         let numbers = async {
-            if let Some(target) = &self.settings.metrics {
+            if let Some(endpoint) = &self.settings.metrics {
                 let period = Period {
-                    from: self.began,
+                    from: self.started,
                     to: SystemTime::now(),
                     temporality: if self.settings.is_delta {
                         AggregationTemporality::Delta
@@ -184,14 +183,14 @@ impl ActiveTelemetry {
                     },
                 };
                 let message = otlp_metrics::message(&self.resource, metrics, period);
-                self.collector.take(target, &message).await;
+                self.collector.export(endpoint, &message).await;
             }
         };
         tokio::join!(spans, numbers);
     }
 }
 
-/// What the process is, as `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` name it.
+/// Builds the resource from `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`.
 fn resource(settings: &OtelSettings, run_id: &str) -> Resource {
     let mut builder = Resource::builder().with_attributes([
         KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
@@ -203,8 +202,8 @@ fn resource(settings: &OtelSettings, run_id: &str) -> Resource {
     builder.build()
 }
 
-/// The attribute that counts tokens with that outcome.
-pub fn outcome(status: Status) -> &'static str {
+/// Returns the attribute that counts tokens with `status`.
+pub fn status_attribute(status: Status) -> &'static str {
     match status {
         Status::Stored => "token_service.tokens.stored",
         Status::Rejected => "token_service.tokens.rejected",

@@ -1,5 +1,4 @@
-//! The way to the collector: OTLP over HTTP, as protobuf. A collector that cannot be reached costs a run
-//! nothing but one warning.
+//! Client of the collector: OTLP over HTTP with protobuf. A failed export only logs one warning.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -19,23 +18,23 @@ use secrecy::ExposeSecret as _;
 use crate::error::chain;
 use crate::observe::otel::{OtelSettings, OtlpEndpoint};
 use crate::pipeline::backoff::backoff;
-use crate::runtime::http_client::{self, plain};
+use crate::runtime::http_client::{self, display_url};
 
-/// The most of an answer that is read, in bytes: it says how much was refused, and why.
-const LARGEST_ANSWER: usize = 64 << 10;
+/// Limit of an answer, in bytes. It contains how much was rejected, and why.
+const MAX_ANSWER: usize = 64 << 10;
 
-/// Something that a collector takes.
+/// A kind of telemetry that a collector accepts.
 pub(crate) trait OtlpSignal: Message {
-    /// Its name, for people.
+    /// Its name, for messages.
     const NAME: &'static str;
-    /// What an answer refuses of it, with the collector's words.
-    fn refused(answer: &[u8]) -> Option<(i64, String)>;
+    /// Returns how many items the answer rejects, with the collector's message.
+    fn rejected(answer: &[u8]) -> Option<(i64, String)>;
 }
 
 impl OtlpSignal for ExportTraceServiceRequest {
     const NAME: &'static str = "spans";
 
-    fn refused(answer: &[u8]) -> Option<(i64, String)> {
+    fn rejected(answer: &[u8]) -> Option<(i64, String)> {
         let partial = ExportTraceServiceResponse::decode(answer).ok()?;
         let partial = partial.partial_success?;
         Some((partial.rejected_spans, partial.error_message))
@@ -45,180 +44,182 @@ impl OtlpSignal for ExportTraceServiceRequest {
 impl OtlpSignal for ExportMetricsServiceRequest {
     const NAME: &'static str = "metrics";
 
-    fn refused(answer: &[u8]) -> Option<(i64, String)> {
+    fn rejected(answer: &[u8]) -> Option<(i64, String)> {
         let partial = ExportMetricsServiceResponse::decode(answer).ok()?;
         let partial = partial.partial_success?;
         Some((partial.rejected_data_points, partial.error_message))
     }
 }
 
-/// A collector, as an HTTP client sees it.
+/// A client of a collector.
 pub(crate) struct Collector {
     client: Client,
-    /// True once it was said that something is not delivered.
+    /// True once a warning was logged.
     has_warned: AtomicBool,
-    /// What was in the way last.
-    hindrance: Mutex<Option<String>>,
+    /// The error of the last attempt.
+    last_error: Mutex<Option<String>>,
 }
 
-/// Why something was not taken.
+/// Why an export failed.
 struct ExportError {
     cause: String,
-    /// True where sending it again may help.
-    is_passing: bool,
-    /// How long the collector asks to be left alone.
-    wait: Option<Duration>,
+    /// True if a retry may succeed.
+    is_transient: bool,
+    /// The collector's `Retry-After`.
+    retry_after: Option<Duration>,
 }
 
 impl ExportError {
-    fn lasting(cause: String) -> Self {
+    fn permanent(cause: String) -> Self {
         Self {
             cause,
-            is_passing: false,
-            wait: None,
+            is_transient: false,
+            retry_after: None,
         }
     }
 }
 
 impl Collector {
-    /// A client; nothing is connected yet. Where none can be made, that is said.
+    /// Creates a client, without connecting. Logs a warning if it cannot be created.
     pub(crate) fn new(settings: &OtelSettings) -> Option<Self> {
-        let target = settings.traces.as_ref().or(settings.metrics.as_ref())?;
-        // One client for both, which trusts the machine's certificates where either wants some.
-        let targets = [&settings.traces, &settings.metrics];
-        let mut targets = targets.into_iter().flatten();
-        let strictest = targets.find(|target| target.url.scheme() == "https");
-        let strictest = strictest.unwrap_or(target);
+        let endpoint = settings.traces.as_ref().or(settings.metrics.as_ref())?;
+        // One client for both endpoints; it loads certificates if either uses https.
+        let endpoints = [&settings.traces, &settings.metrics];
+        let mut endpoints = endpoints.into_iter().flatten();
+        let strictest = endpoints.find(|endpoint| endpoint.url.scheme() == "https");
+        let strictest = strictest.unwrap_or(endpoint);
         match http_client::builder(&strictest.url, settings.proxy).build() {
             Ok(client) => Some(Self {
                 client,
                 has_warned: AtomicBool::new(false),
-                hindrance: Mutex::default(),
+                last_error: Mutex::default(),
             }),
             Err(error) => {
                 let cause = chain(&error).join(": ");
-                tracing::warn!(cause, "no OpenTelemetry collector can be reached");
+                tracing::warn!(cause, "cannot create the OpenTelemetry client");
                 None
             }
         }
     }
 
-    /// Delivers a message, again where that may help, for as long as `target` allows.
-    pub(crate) async fn take<S: OtlpSignal>(&self, target: &OtlpEndpoint, message: &S) {
+    /// Exports a message, with retries, within the endpoint's timeout.
+    pub(crate) async fn export<S: OtlpSignal>(&self, endpoint: &OtlpEndpoint, message: &S) {
         let body = bytes::Bytes::from(message.encode_to_vec());
         let attempts = async {
             let mut failures = 0;
-            while let Err(export_error) = self.post::<S>(target, body.clone()).await {
-                self.hindered(Some(format!(
+            while let Err(export_error) = self.post::<S>(endpoint, body.clone()).await {
+                self.set_last_error(Some(format!(
                     "{}: {}",
-                    plain(&target.url),
+                    display_url(&endpoint.url),
                     export_error.cause
                 )));
-                if !export_error.is_passing {
+                if !export_error.is_transient {
                     return false;
                 }
                 failures += 1;
-                let pause = backoff(failures, fastrand::f64());
-                tokio::time::sleep(pause.max(export_error.wait.unwrap_or_default())).await;
+                let wait = backoff(failures, fastrand::f64());
+                tokio::time::sleep(wait.max(export_error.retry_after.unwrap_or_default())).await;
             }
-            self.hindered(None);
+            self.set_last_error(None);
             true
         };
-        let within = tokio::time::timeout(target.timeout, attempts).await;
+        let within = tokio::time::timeout(endpoint.timeout, attempts).await;
         if !within.unwrap_or_default() {
-            self.warn(S::NAME, target.timeout);
+            self.warn(S::NAME, endpoint.timeout);
         }
     }
 
-    fn hindered(&self, by: Option<String>) {
-        let mut hindrance = self
-            .hindrance
+    fn set_last_error(&self, error: Option<String>) {
+        let mut last_error = self
+            .last_error
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        *hindrance = by;
+        *last_error = error;
     }
 
     async fn post<S: OtlpSignal>(
         &self,
-        target: &OtlpEndpoint,
+        endpoint: &OtlpEndpoint,
         body: bytes::Bytes,
     ) -> Result<(), ExportError> {
         let mut request = self
             .client
-            .post(target.url.clone())
+            .post(endpoint.url.clone())
             .header(CONTENT_TYPE, "application/x-protobuf");
-        for (name, value) in &target.headers {
+        for (name, value) in &endpoint.headers {
             let mut value =
                 reqwest::header::HeaderValue::from_str(value.expose_secret()).map_err(|_| {
-                    ExportError::lasting("a header holds what HTTP does not allow".to_owned())
+                    ExportError::permanent(
+                        "a header contains characters that HTTP does not allow".to_owned(),
+                    )
                 })?;
             value.set_sensitive(true);
             request = request.header(name, value);
         }
         let unreachable = |error: reqwest::Error| ExportError {
             cause: chain(&error.without_url()).join(": "),
-            is_passing: true,
-            wait: None,
+            is_transient: true,
+            retry_after: None,
         };
         let mut response = request.body(body).send().await.map_err(unreachable)?;
         let status = response.status();
         if !status.is_success() {
-            let wait = response.headers().get(RETRY_AFTER);
-            let wait = wait.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+            let retry_after = response.headers().get(RETRY_AFTER);
+            let retry_after =
+                retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
             return Err(ExportError {
                 cause: format!("it answered {status}"),
-                // OTLP names these as the ones to send again for.
-                is_passing: matches!(
+                // The statuses that OTLP declares retryable.
+                is_transient: matches!(
                     status,
                     StatusCode::TOO_MANY_REQUESTS
                         | StatusCode::BAD_GATEWAY
                         | StatusCode::SERVICE_UNAVAILABLE
                         | StatusCode::GATEWAY_TIMEOUT
                 ),
-                wait: wait.map(Duration::from_secs),
+                retry_after: retry_after.map(Duration::from_secs),
             });
         }
         let mut answer = Vec::new();
-        while answer.len() < LARGEST_ANSWER
+        while answer.len() < MAX_ANSWER
             && let Ok(Some(chunk)) = response.chunk().await
         {
             answer.extend_from_slice(&chunk);
         }
-        match S::refused(&answer) {
-            Some((count, why)) if count > 0 => Err(ExportError::lasting(format!(
-                "it refused {count} of them: {why}"
+        match S::rejected(&answer) {
+            Some((count, why)) if count > 0 => Err(ExportError::permanent(format!(
+                "it rejected {count} of them: {why}"
             ))),
             _ => Ok(()),
         }
     }
 
-    /// Says once in a run that not all of `what` could be delivered `within` that time, and what was in
-    /// the way.
+    /// Logs, once per run, that `what` could not be exported `within` that time, with the last error.
     pub(crate) fn warn(&self, what: &'static str, within: Duration) {
         if !self.has_warned.swap(true, Ordering::Relaxed) {
-            let hindrance = self
-                .hindrance
+            let last_error = self
+                .last_error
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             let late = || match within {
                 Duration::ZERO => "the run was stopped, and no time was left".to_owned(),
                 _ => format!("there was no answer within {within:?}"),
             };
-            let cause = hindrance.clone().unwrap_or_else(late);
+            let cause = last_error.clone().unwrap_or_else(late);
             tracing::warn!(
                 cause,
-                hint = "the run and its report are whole; check OTEL_EXPORTER_OTLP_ENDPOINT",
-                "the OpenTelemetry collector has not got all {what}"
+                hint = "the run and its report are complete; check OTEL_EXPORTER_OTLP_ENDPOINT",
+                "the OpenTelemetry collector did not receive all {what}"
             );
         }
     }
 
-    /// Says the same of spans that came faster than they could be delivered.
-    pub(crate) fn dropped(&self, spans: u64) {
+    /// Logs, once per run, that spans were dropped because the queue was full.
+    pub(crate) fn warn_dropped(&self, spans: u64) {
         if !self.has_warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 spans,
-                "spans were dropped: they came faster than the OpenTelemetry collector took them"
+                "spans were dropped: the OpenTelemetry collector accepts them too slowly"
             );
         }
     }

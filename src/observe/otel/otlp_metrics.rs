@@ -1,4 +1,4 @@
-//! The metrics of a run as OTLP carries them.
+//! Converts the metrics of a run to OTLP.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,14 +18,13 @@ use crate::observe::metrics::{self, MetricValue, Point};
 use crate::observe::otel::SCOPE;
 use crate::pipeline::latency::LatencyHistogram;
 
-/// The upper bounds of the histogram's buckets, in seconds: a commit may take a tenth of a millisecond
-/// or a minute.
+/// Upper bounds of the histogram's buckets, in seconds: a commit takes between 0.1 ms and a minute.
 const BOUNDS: [f64; 18] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0, 30.0, 60.0,
 ];
 
-/// The time in which numbers came together, and how they count against those of other runs.
+/// The time range of the metrics, and their temporality.
 #[derive(Clone, Copy)]
 pub(crate) struct Period {
     pub(crate) from: SystemTime,
@@ -33,7 +32,7 @@ pub(crate) struct Period {
     pub(crate) temporality: AggregationTemporality,
 }
 
-/// The message for the collector.
+/// Builds the export request.
 pub(crate) fn message(
     resource: &ResourceAttributesWithSchema,
     metrics: &[metrics::Metric],
@@ -137,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_latency_lies_in_the_bucket_whose_bound_it_does_not_exceed() {
+    fn latency_counts_in_the_first_bucket_whose_bound_it_does_not_exceed() {
         let mut latencies = LatencyHistogram::default();
         // One below all bounds, one between two, and one above all.
         for micros in [50, 700, 90_000_000] {

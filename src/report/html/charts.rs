@@ -1,9 +1,9 @@
-//! The page's charts, as SVG that takes its colours from the page's style, be it light or dark.
+//! The charts of the page, as SVG. Their colors come from the style sheet, light or dark.
 #![expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a drawing is no more exact than its pixels, and its numbers are small and positive"
+    reason = "the numbers are small and positive, and pixels limit the precision"
 )]
 
 use std::error::Error;
@@ -19,10 +19,10 @@ use crate::pipeline::token::Status;
 use crate::report::html::totals::Timeline;
 
 const SIZE: (u32, u32) = (520, 250);
-/// Their height; the crate draws them a fifth smaller.
-const LETTERS: i32 = 16;
+/// The font size; the crate draws it a fifth smaller.
+const FONT_SIZE: i32 = 16;
 
-// Not colours: each stands for a class of the style, which `classes` puts in its place.
+// Placeholders, which `classes` replaces by CSS classes.
 const TEXT: RGBColor = RGBColor(1, 0, 0);
 const AXIS: RGBColor = RGBColor(2, 0, 0);
 const GRID: RGBColor = RGBColor(3, 0, 0);
@@ -37,16 +37,16 @@ const STATUS: [RGBColor; 5] = [
     RGBColor(20, 0, 0),
 ];
 
-type Drawn = Result<String, Box<dyn Error + Send + Sync>>;
+type ChartResult = Result<String, Box<dyn Error + Send + Sync>>;
 
-/// Outcomes over time: a column for each span, its height the tokens a second.
-pub(super) fn timeline(timeline: &Timeline) -> Drawn {
+/// Draws the outcomes over time, as columns of tokens per second.
+pub(super) fn timeline(timeline: &Timeline) -> ChartResult {
     let width = timeline.width.as_secs_f64();
     let rate = |count: u64| count as f64 / width;
     let totals = timeline.columns.iter().map(|column| column.iter().sum());
     let top = rate(totals.max().unwrap_or(0)).max(1.0) * 1.08;
     let end = width * timeline.columns.len().max(1) as f64;
-    draw("Tokens a second, over the time of the run", |area| {
+    draw("Tokens per second over time", |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(6)
             .margin_right(14)
@@ -59,10 +59,10 @@ pub(super) fn timeline(timeline: &Timeline) -> Drawn {
             .bold_line_style(GRID)
             .light_line_style(TRANSPARENT)
             .axis_style(AXIS)
-            .label_style(("sans-serif", LETTERS).into_font().color(&TEXT))
+            .label_style(("sans-serif", FONT_SIZE).into_font().color(&TEXT))
             .x_labels(6)
             .y_labels(5)
-            .x_label_formatter(&|seconds| span(seconds * 1000.0))
+            .x_label_formatter(&|seconds| duration(seconds * 1000.0))
             .y_label_formatter(&|rate| grouped(rate.round() as u64))
             .draw()?;
         for (index, column) in timeline.columns.iter().enumerate() {
@@ -85,16 +85,16 @@ pub(super) fn timeline(timeline: &Timeline) -> Drawn {
     })
 }
 
-/// How many bars the histogram has.
+/// The number of bars of the histogram.
 const BINS: usize = 36;
 
-/// Latencies as a histogram whose bars are equally wide on a logarithmic scale.
-pub(super) fn latencies(latencies: &LatencyHistogram, marks: &LatencyPercentiles) -> Drawn {
+/// Draws the latencies as a histogram with a logarithmic scale.
+pub(super) fn latencies(latencies: &LatencyHistogram, marks: &LatencyPercentiles) -> ChartResult {
     let log = |latency: Duration| (latency.as_secs_f64() * 1000.0).max(0.001).log10();
     let seen: Vec<(f64, u64)> = latencies.recorded().map(|(at, n)| (log(at), n)).collect();
     let least = seen.iter().map(|one| one.0).fold(f64::MAX, f64::min);
     let most = seen.iter().map(|one| one.0).fold(f64::MIN, f64::max);
-    // Less than a decade would look like more than it is.
+    // At least a decade, so that small differences do not look large.
     let middle = f64::midpoint(least, most);
     let half = ((most - least) / 2.0).max(0.5) * 1.04;
     let (from, to) = (middle - half, middle + half);
@@ -120,9 +120,9 @@ pub(super) fn latencies(latencies: &LatencyHistogram, marks: &LatencyPercentiles
             .bold_line_style(GRID)
             .light_line_style(TRANSPARENT)
             .axis_style(AXIS)
-            .label_style(("sans-serif", LETTERS).into_font().color(&TEXT))
+            .label_style(("sans-serif", FONT_SIZE).into_font().color(&TEXT))
             .y_labels(5)
-            .x_label_formatter(&|latency| span(*latency))
+            .x_label_formatter(&|latency| duration(*latency))
             .y_label_formatter(&|count| grouped(count.round() as u64))
             .draw()?;
         chart.draw_series(counts.iter().enumerate().filter(|bar| *bar.1 > 0).map(
@@ -136,13 +136,13 @@ pub(super) fn latencies(latencies: &LatencyHistogram, marks: &LatencyPercentiles
         for (row, (name, value)) in names.into_iter().enumerate() {
             let x = value.max(0.001);
             let y = top * (0.96 - 0.08 * row as f64);
-            // Its words stand on the side where there is room.
+            // The label is on the side with more room.
             let (side, pad) = if x > at(middle) {
                 (HPos::Right, -5)
             } else {
                 (HPos::Left, 5)
             };
-            let style = ("sans-serif", LETTERS)
+            let style = ("sans-serif", FONT_SIZE)
                 .into_font()
                 .color(&MARK_TEXT)
                 .pos(Pos::new(side, VPos::Center));
@@ -154,7 +154,7 @@ pub(super) fn latencies(latencies: &LatencyHistogram, marks: &LatencyPercentiles
     })
 }
 
-/// The numbers between two logarithms that begin with 1, 2 or 5, or with 1 alone where they are many.
+/// Returns the ticks between two logarithms: powers of ten, and with room also their 2- and 5-fold.
 fn ticks(from: f64, to: f64) -> Vec<f64> {
     let steps: &[f64] = if to - from > 2.5 {
         &[1.0]
@@ -175,7 +175,10 @@ fn ticks(from: f64, to: f64) -> Vec<f64> {
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-fn draw(name: &str, plot: impl FnOnce(&Area) -> Result<(), Box<dyn Error + Send + Sync>>) -> Drawn {
+fn draw(
+    name: &str,
+    plot: impl FnOnce(&Area) -> Result<(), Box<dyn Error + Send + Sync>>,
+) -> ChartResult {
     let mut svg = String::new();
     let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
     plot(&area)?;
@@ -190,7 +193,7 @@ fn draw(name: &str, plot: impl FnOnce(&Area) -> Result<(), Box<dyn Error + Send 
 }
 
 fn classes(svg: &str) -> String {
-    let own = [
+    let placeholders = [
         (TEXT, "c-text"),
         (AXIS, "c-axis"),
         (GRID, "c-grid"),
@@ -200,17 +203,17 @@ fn classes(svg: &str) -> String {
     ];
     let statuses = Status::ALL.map(|status| (STATUS[status as usize], status.as_str()));
     let mut svg = svg.to_owned();
-    for (RGBColor(red, green, blue), class) in own.into_iter().chain(statuses) {
+    for (RGBColor(red, green, blue), class) in placeholders.into_iter().chain(statuses) {
         for attribute in ["fill", "stroke"] {
-            let colour = format!("{attribute}=\"#{red:02X}{green:02X}{blue:02X}\"");
-            svg = svg.replace(&colour, &format!("class=\"{class}\""));
+            let color = format!("{attribute}=\"#{red:02X}{green:02X}{blue:02X}\"");
+            svg = svg.replace(&color, &format!("class=\"{class}\""));
         }
     }
     svg
 }
 
-/// A span of time in the unit that suits it; from milliseconds.
-pub(super) fn span(milliseconds: f64) -> String {
+/// Formats milliseconds with a suitable unit.
+pub(super) fn duration(milliseconds: f64) -> String {
     let (value, unit) = match milliseconds {
         ms if ms >= 120_000.0 => (ms / 60_000.0, "min"),
         ms if ms >= 1000.0 => (ms / 1000.0, "s"),
@@ -232,20 +235,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_have_the_unit_that_suits_them() {
+    fn durations_have_suitable_units() {
         let shown = [
             0.0, 0.05, 0.25, 1.0, 12.345, 999.6, 1500.0, 90_000.0, 180_000.0,
         ]
-        .map(span);
+        .map(duration);
         insta::assert_snapshot!(shown.join(", "), @"0 ms, 50 µs, 0.25 ms, 1 ms, 12.35 ms, 1000 ms, 1.5 s, 90 s, 3 min");
     }
 
     #[test]
-    fn a_scale_has_a_few_round_ticks() {
+    fn scale_has_few_round_ticks() {
         let shown = |from: f64, to: f64| -> String {
-            let spans = ticks(from.log10(), to.log10()).into_iter();
-            let spans: Vec<String> = spans.map(span).collect();
-            spans.join(", ")
+            let labels = ticks(from.log10(), to.log10()).into_iter();
+            let labels: Vec<String> = labels.map(duration).collect();
+            labels.join(", ")
         };
         insta::assert_snapshot!(shown(0.3, 30.0), @"0.5 ms, 1 ms, 2 ms, 5 ms, 10 ms, 20 ms");
         insta::assert_snapshot!(shown(0.1, 10_000.0), @"0.1 ms, 1 ms, 10 ms, 100 ms, 1 s, 10 s");

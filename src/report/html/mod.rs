@@ -1,6 +1,7 @@
-//! `html`: one page that needs nothing but a browser. Rows are written as outcomes arrive, up to a
-//! bound for each status, so that what matters is never crowded out by what is stored; verdict and
-//! charts, which need numbers only, come behind them. So memory stays flat whatever SIZE is.
+//! The `html` report: one self-contained page.
+//!
+//! Rows are written as outcomes arrive, up to a maximum for each status. The conclusion and the charts,
+//! which need only totals, follow them. So memory use does not depend on SIZE.
 
 mod charts;
 mod page;
@@ -18,30 +19,30 @@ use crate::report::ReportSink;
 use crate::report::html::totals::HtmlTotals;
 use crate::report::record::TokenRecord;
 use crate::report::summary::Summary;
-use crate::report::text::words;
+use crate::report::text::details;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// So many tokens of a status the table holds: what a browser still searches at once.
-const MOST: u64 = 100_000;
+/// Maximum number of rows of `stored` tokens, which a browser can search without delay.
+const MAX_ROWS: u64 = 100_000;
 
 /// The HTML report.
 pub struct HtmlReport {
-    begun: bool,
+    has_begun: bool,
     totals: HtmlTotals,
-    /// How many tokens of each status stand in the table.
-    held: [u64; 5],
+    /// The number of rows by status.
+    rows: [u64; 5],
     line: Vec<u8>,
 }
 
 impl Default for HtmlReport {
-    /// An empty page; what comes later is drawn against the time that has passed since.
+    /// Creates an empty page; the timeline starts now.
     fn default() -> Self {
         Self {
-            begun: false,
+            has_begun: false,
             totals: HtmlTotals::new(),
-            held: [0; 5],
+            rows: [0; 5],
             line: Vec::new(),
         }
     }
@@ -49,23 +50,23 @@ impl Default for HtmlReport {
 
 impl HtmlReport {
     fn begin(&mut self, out: &mut dyn Write) -> io::Result<bool> {
-        let first = !std::mem::replace(&mut self.begun, true);
+        let first = !std::mem::replace(&mut self.has_begun, true);
         if first {
             out.write_all(head().as_bytes())?;
         }
         Ok(first)
     }
 
-    /// True where the table still has room for a token of this status.
-    fn holds(&mut self, status: Status) -> bool {
-        let most = match status {
-            Status::Stored => MOST,
-            _ => MOST / 2,
+    /// Counts a row and returns true if the table has room for it.
+    fn reserve_row(&mut self, status: Status) -> bool {
+        let max = match status {
+            Status::Stored => MAX_ROWS,
+            _ => MAX_ROWS / 2,
         };
-        let held = &mut self.held[status as usize];
-        let room = *held < most;
-        *held += u64::from(room);
-        room
+        let rows = &mut self.rows[status as usize];
+        let has_room = *rows < max;
+        *rows += u64::from(has_room);
+        has_room
     }
 }
 
@@ -73,26 +74,26 @@ impl ReportSink for HtmlReport {
     fn outcome(
         &mut self,
         out: &mut dyn Write,
-        row: &TokenRecord,
+        record: &TokenRecord,
         _: Option<&str>,
     ) -> io::Result<()> {
         let first = self.begin(out)?;
-        let words = words(row);
-        self.totals.add(row, words.as_deref());
-        if !self.holds(row.status) {
+        let details = details(record);
+        self.totals.add(record, details.as_deref());
+        if !self.reserve_row(record.status) {
             return Ok(());
         }
         self.line.clear();
         let cells = (
-            row.status as u8,
-            escape(&row.token),
-            row.attempts,
-            row.ms,
-            escape(words.as_deref().unwrap_or_default()),
+            record.status as u8,
+            escape(&record.token),
+            record.attempts,
+            record.ms,
+            escape(details.as_deref().unwrap_or_default()),
         );
         write_json(&mut self.line, &cells)?;
         out.write_all(if first { b"\n" } else { b",\n" })?;
-        // In a script's text nothing else can end it, or begin a comment that hides its end.
+        // Only `<` can end the text of a script element or begin a comment in it.
         for part in self.line.split_inclusive(|byte| *byte == b'<') {
             match part.strip_suffix(b"<") {
                 Some(part) => {
@@ -107,7 +108,7 @@ impl ReportSink for HtmlReport {
 
     fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
         self.begin(out)?;
-        let page = page::page(&self.totals, summary, &self.held).map_err(io::Error::other)?;
+        let page = page::page(&self.totals, summary, &self.rows).map_err(io::Error::other)?;
         let page = page.into_string();
         write!(
             out,
@@ -116,8 +117,9 @@ impl ReportSink for HtmlReport {
     }
 }
 
-/// What stands before the first row. The policy lets the page's own style and script run, and nothing
-/// else: no token could become a script, and nothing is loaded or sent.
+/// Returns the page up to the first row.
+///
+/// The content security policy allows only the page's own style and script, and no requests.
 fn head() -> String {
     let hash = |text: &str| BASE64_STANDARD.encode(Sha256::digest(text));
     let (style, script) = (hash(STYLE), hash(SCRIPT));

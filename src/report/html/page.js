@@ -1,9 +1,8 @@
 "use strict";
-// The table of tokens: as many rows stand in the document as are seen, whatever their number is.
-// Every text is set as text, never as markup.
+// The table of tokens. Only the visible rows are in the document. Text is never set as markup.
 (() => {
   const STATUSES = ["stored", "rejected", "failed", "unknown", "not_attempted"];
-  // What needs somebody's attention comes first.
+  // Sort order of the statuses: those that need attention come first.
   const RANK = [4, 3, 1, 0, 2];
   const HEIGHT = 32, MARGIN = 12, PRINTED = 1000;
   const byId = (id) => document.getElementById(id);
@@ -108,7 +107,7 @@
   for (const head of heads) {
     head.querySelector("button").addEventListener("click", () => {
       const { key } = head.dataset;
-      // The largest number first, the first letter first.
+      // By default numbers descend and texts ascend.
       sorted = { key, down: sorted.key === key ? !sorted.down : key === "2" || key === "3" };
       sort();
     });

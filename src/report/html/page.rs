@@ -1,4 +1,4 @@
-//! What the page says beside its rows: verdict, numbers, charts, and the frame of the table.
+//! The page without its rows: conclusion, totals, charts, and the frame of the table.
 #![expect(
     clippy::cast_precision_loss,
     reason = "shares are shown with one decimal"
@@ -11,19 +11,19 @@ use maud::{Markup, PreEscaped, html};
 use crate::error::escape::escape;
 use crate::observe::number::grouped;
 use crate::pipeline::token::Status;
-use crate::report::html::charts::{self, span};
+use crate::report::html::charts::{self, duration};
 use crate::report::html::totals::HtmlTotals;
 use crate::report::summary::{Counts, Summary};
 
-type Made<T> = Result<T, Box<dyn Error + Send + Sync>>;
+type PageResult<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// The causes that are shown by name.
+/// Maximum number of causes to show.
 const SHOWN_CAUSES: usize = 12;
 
-/// The rest of the head and the body, without its script and end.
-pub(super) fn page(totals: &HtmlTotals, summary: &Summary, held: &[u64; 5]) -> Made<Markup> {
+/// Returns the rest of the head and the body, without the script.
+pub(super) fn page(totals: &HtmlTotals, summary: &Summary, rows: &[u64; 5]) -> PageResult<Markup> {
     let outcome = outcome(&summary.counts);
-    let (is_good, verdict) = verdict(summary);
+    let (is_good, conclusion) = conclusion(summary);
     Ok(html! {
         title { "token_service: " (outcome) }
         (PreEscaped("</head>\n<body>"))
@@ -31,16 +31,16 @@ pub(super) fn page(totals: &HtmlTotals, summary: &Summary, held: &[u64; 5]) -> M
             p.name { "token_service" }
             h1 { (outcome) }
             p {
-                span.verdict.good[is_good] { (verdict) }
-                span.soft { " exit code " (summary.exit_code) ", began " (moment(&summary.started_at)) }
+                span.verdict.good[is_good] { (conclusion) }
+                span.soft { " exit code " (summary.exit_code) ", started " (utc_time(&summary.started_at)) }
             }
             @if summary.dry_run {
-                p.note { "A dry run: each insert was tried and rolled back, and nothing was stored." }
+                p.note { "Dry run: each insert was rolled back; nothing was stored." }
             }
         }
         main {
             section.card { (shares(&summary.counts)) }
-            section.card aria-label="What was asked" { (numbers(summary)) }
+            section.card aria-label="Totals" { (numbers(summary)) }
             div.two {
                 @if !summary.is_merged { section.card {
                     h2 { "Outcomes over time, tokens/s" }
@@ -58,7 +58,7 @@ pub(super) fn page(totals: &HtmlTotals, summary: &Summary, held: &[u64; 5]) -> M
                         (PreEscaped(charts::latencies(&totals.latencies, &summary.latency_ms)?))
                         div.figures {
                             @for (name, value) in summary.latency_ms.named() {
-                                span { span.soft { (name) } " " b { (span(value)) } }
+                                span { span.soft { (name) } " " b { (duration(value)) } }
                             }
                         }
                     }
@@ -67,7 +67,7 @@ pub(super) fn page(totals: &HtmlTotals, summary: &Summary, held: &[u64; 5]) -> M
             @if summary.counts.rejected > 0 {
                 section.card { (causes(totals, summary.counts.rejected)) }
             }
-            section.card.tokens { (table(totals, &summary.counts, held)) }
+            section.card.tokens { (table(totals, &summary.counts, rows)) }
         }
         footer { "Run " code { (summary.run_id) } ", token_service " (env!("CARGO_PKG_VERSION")) }
     })
@@ -88,28 +88,28 @@ fn outcome(counts: &Counts) -> String {
     }
 }
 
-/// A moment to the second, for people.
-fn moment(rfc3339: &str) -> String {
+/// Returns a time to the second.
+fn utc_time(rfc3339: &str) -> String {
     let seconds = rfc3339.get(..19).unwrap_or(rfc3339);
     format!("{} UTC", seconds.replace('T', " "))
 }
 
-/// What the exit code means, and whether that is well.
-fn verdict(summary: &Summary) -> (bool, String) {
-    let words = match (summary.exit_code, summary.aborted_by) {
+/// Returns whether the run succeeded, and a description of its exit code.
+fn conclusion(summary: &Summary) -> (bool, String) {
+    let text = match (summary.exit_code, summary.aborted_by) {
         (0, _) => "completed",
         (_, Some("deadline")) => "stopped by the deadline",
         (130 | 143, Some(signal)) => return (false, format!("stopped by {signal}")),
-        (1, _) => "completed, and a condition of --fail-on holds",
+        (1, _) => "completed, but a --fail-on condition holds",
         (3, _) => "the script ended with an error",
-        (4, _) => "the source fell short",
+        (4, _) => "the source did not supply all tokens",
         (5, _) => "some tokens are not settled",
         _ => "ended by the script",
     };
-    (summary.exit_code == 0, words.to_owned())
+    (summary.exit_code == 0, text.to_owned())
 }
 
-/// A bar of all tokens, and what its colours mean.
+/// Returns a bar with the share of each status, and its legend.
 fn shares(counts: &Counts) -> Markup {
     let total: u64 = Status::ALL.iter().map(|status| counts.get(*status)).sum();
     let share = |count: u64| count as f64 * 100.0 / total.max(1) as f64;
@@ -139,13 +139,13 @@ fn shares(counts: &Counts) -> Markup {
     }
 }
 
-/// What was asked of the source, and how long it took.
+/// Returns the numbers of requests and tokens, the duration and the rate.
 fn numbers(summary: &Summary) -> Markup {
     let settled = summary.counts.stored + summary.counts.rejected;
     let rate = settled.saturating_mul(1000) / summary.duration_ms.max(1);
     let mut requests = Vec::new();
     for (count, name) in [
-        (summary.top_ups, "topping up"),
+        (summary.top_ups, "to top up"),
         (summary.repeated, "repeated"),
     ] {
         if count > 0 {
@@ -166,13 +166,13 @@ fn numbers(summary: &Summary) -> Markup {
             div { dt { "requested" } dd { (grouped(summary.requested)) } }
             div { dt { "received" } dd { (grouped(summary.received)) small { (received.join(", ")) } } }
             div { dt { "requests" } dd { (grouped(summary.requests)) small { (requests.join(", ")) } } }
-            div { dt { "duration" } dd { (span(summary.duration_ms as f64)) } }
-            div { dt { "settled a second" } dd { (grouped(rate)) } }
+            div { dt { "duration" } dd { (duration(summary.duration_ms as f64)) } }
+            div { dt { "settled per second" } dd { (grouped(rate)) } }
         }
     }
 }
 
-/// Rejected tokens by what refused them, the most first.
+/// Returns the rejections by cause, the most frequent first.
 fn causes(totals: &HtmlTotals, rejected: u64) -> Markup {
     let mut causes: Vec<(&str, u64)> = totals
         .causes
@@ -203,15 +203,15 @@ fn causes(totals: &HtmlTotals, rejected: u64) -> Markup {
     }
 }
 
-/// The table's frame; the script fills it.
-fn table(totals: &HtmlTotals, counts: &Counts, held: &[u64; 5]) -> Markup {
+/// Returns the frame of the table; the script fills it.
+fn table(totals: &HtmlTotals, counts: &Counts, rows: &[u64; 5]) -> Markup {
     let missing: Vec<String> = Status::ALL
         .iter()
-        .map(|status| (*status, held[*status as usize], counts.get(*status)))
-        .filter(|(_, held, all)| held < all)
-        .map(|(status, held, all)| {
+        .map(|status| (*status, rows[*status as usize], counts.get(*status)))
+        .filter(|(_, rows, all)| rows < all)
+        .map(|(status, rows, all)| {
             let name = status.as_str().replace('_', " ");
-            format!("the first {} of {} {name}", grouped(held), grouped(all))
+            format!("the first {} of {} {name}", grouped(rows), grouped(all))
         })
         .collect();
     html! {
@@ -231,11 +231,11 @@ fn table(totals: &HtmlTotals, counts: &Counts, held: &[u64; 5]) -> Markup {
         @if totals.masked { p.note { "Tokens are masked in this report." } }
         @if !missing.is_empty() {
             p.note #part {
-                "The table shows a part: " (missing.join(", "))
-                ". Every other token is in it; an ndjson report holds all."
+                "The table is incomplete; it has " (missing.join(", "))
+                ". An ndjson report has all tokens."
             }
         }
-        noscript { p.note { "The table needs JavaScript; the numbers above do not." } }
+        noscript { p.note { "The table requires JavaScript." } }
         div #view tabindex="0" role="region" aria-label="Tokens" {
             table {
                 thead {
@@ -248,6 +248,6 @@ fn table(totals: &HtmlTotals, counts: &Counts, held: &[u64; 5]) -> Markup {
                 tbody #body {}
             }
         }
-        p.note #cut hidden { "Printed are the first 1,000 rows." }
+        p.note #cut hidden { "Only the first 1,000 rows are printed." }
     }
 }

@@ -1,4 +1,4 @@
-//! What the page shows of all tokens together: counts, and nothing that grows with their number.
+//! The totals that the page shows. Their size does not depend on the number of tokens.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,20 +7,21 @@ use crate::pipeline::latency::LatencyHistogram;
 use crate::pipeline::token::Status;
 use crate::report::record::TokenRecord;
 
-/// The most columns of the timeline; twice as many are drawn together.
-const COLUMNS: usize = 80;
-/// The most causes that are told apart, and the longest that one is shown.
-const CAUSES: usize = 100;
-const CAUSE: usize = 160;
+/// Maximum number of columns of the timeline; above it, pairs of columns are merged.
+const MAX_COLUMNS: usize = 80;
+/// Maximum number of distinct causes.
+const MAX_CAUSES: usize = 100;
+/// Maximum number of characters of a cause.
+const MAX_CAUSE_LENGTH: usize = 160;
 
-/// The numbers so far.
+/// The totals of the tokens reported so far.
 pub(super) struct HtmlTotals {
-    since: Instant,
+    started: Instant,
     pub(super) timeline: Timeline,
     pub(super) latencies: LatencyHistogram,
-    /// Rejected tokens by what refused them.
+    /// Rejected tokens by cause.
     pub(super) causes: BTreeMap<String, u64>,
-    /// Rejected tokens whose cause found no place.
+    /// Rejected tokens beyond the maximum number of causes.
     pub(super) other_causes: u64,
     pub(super) masked: bool,
 }
@@ -28,7 +29,7 @@ pub(super) struct HtmlTotals {
 impl HtmlTotals {
     pub(super) fn new() -> Self {
         Self {
-            since: Instant::now(),
+            started: Instant::now(),
             timeline: Timeline::default(),
             latencies: LatencyHistogram::default(),
             causes: BTreeMap::new(),
@@ -37,28 +38,28 @@ impl HtmlTotals {
         }
     }
 
-    /// Counts a token; `words` say why it was not stored.
-    pub(super) fn add(&mut self, row: &TokenRecord, words: Option<&str>) {
-        self.timeline.add(self.since.elapsed(), row.status);
-        self.masked |= row.masked;
-        if row.ms > 0.0 {
+    /// Counts a token; `details` are the cause of a rejection.
+    pub(super) fn add(&mut self, record: &TokenRecord, details: Option<&str>) {
+        self.timeline.add(self.started.elapsed(), record.status);
+        self.masked |= record.masked;
+        if record.ms > 0.0 {
             self.latencies
-                .record(Duration::from_secs_f64(row.ms / 1000.0));
+                .record(Duration::from_secs_f64(record.ms / 1000.0));
         }
-        if row.status == Status::Rejected {
-            self.count_cause(words.unwrap_or("no reason given"));
+        if record.status == Status::Rejected {
+            self.count_cause(details.unwrap_or("no reason given"));
         }
     }
 
-    fn count_cause(&mut self, words: &str) {
-        let end = words
+    fn count_cause(&mut self, details: &str) {
+        let end = details
             .char_indices()
-            .nth(CAUSE)
-            .map_or(words.len(), |(at, _)| at);
-        let cause = &words[..end];
+            .nth(MAX_CAUSE_LENGTH)
+            .map_or(details.len(), |(at, _)| at);
+        let cause = &details[..end];
         if let Some(count) = self.causes.get_mut(cause) {
             *count += 1;
-        } else if self.causes.len() < CAUSES {
+        } else if self.causes.len() < MAX_CAUSES {
             self.causes.insert(cause.to_owned(), 1);
         } else {
             self.other_causes += 1;
@@ -66,11 +67,11 @@ impl HtmlTotals {
     }
 }
 
-/// Outcomes by the time of their report, in columns that grow wider as the run grows longer.
+/// Outcomes by the time of their report, in columns that widen with the duration of the run.
 pub(super) struct Timeline {
-    /// How long a column is.
+    /// The duration of a column.
     pub(super) width: Duration,
-    /// Tokens in each state, by column.
+    /// Tokens by status, for each column.
     pub(super) columns: Vec<[u64; 5]>,
 }
 
@@ -86,7 +87,7 @@ impl Default for Timeline {
 impl Timeline {
     fn add(&mut self, at: Duration, status: Status) {
         let mut column = self.column(at);
-        while column >= COLUMNS {
+        while column >= MAX_COLUMNS {
             self.columns = self.columns.chunks(2).map(sum).collect();
             self.width *= 2;
             column = self.column(at);
@@ -118,19 +119,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_run_has_as_many_columns_as_a_short_one_and_loses_no_token() {
+    fn timeline_of_long_run_keeps_all_tokens_in_few_columns() {
         let mut timeline = Timeline::default();
         for second in 0..10_000 {
             let status = Status::ALL[second % 5];
             timeline.add(Duration::from_secs(second as u64), status);
         }
         assert!(
-            timeline.columns.len() <= COLUMNS,
+            timeline.columns.len() <= MAX_COLUMNS,
             "{}",
             timeline.columns.len()
         );
         assert!(
-            timeline.columns.len() > COLUMNS / 2,
+            timeline.columns.len() > MAX_COLUMNS / 2,
             "{}",
             timeline.columns.len()
         );

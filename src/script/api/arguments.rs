@@ -1,4 +1,4 @@
-//! What arguments may be, and the error of those that are something else.
+//! Checks the arguments of native functions and builds their errors.
 
 use crate::error::suggest::nearest_name;
 use rhai::{Dynamic, EvalAltResult, INT};
@@ -7,15 +7,15 @@ use crate::error::{ErrorKind, Fault};
 use crate::script::api::RhaiResultOf;
 use crate::script::native::thrown;
 
-/// A whole number of at least 1.
-pub(super) fn whole(name: &str, value: &Dynamic) -> RhaiResultOf<u64> {
+/// Returns a whole number of at least 1.
+pub(super) fn whole_number(name: &str, value: &Dynamic) -> RhaiResultOf<u64> {
     match value.as_int() {
         Ok(number) => positive(name, number),
         Err(_) => Err(invalid(name, "a whole number ≥ 1")),
     }
 }
 
-/// A whole number of at least 1.
+/// Returns a number of at least 1.
 pub(super) fn positive(name: &str, number: INT) -> RhaiResultOf<u64> {
     u64::try_from(number)
         .ok()
@@ -23,7 +23,7 @@ pub(super) fn positive(name: &str, number: INT) -> RhaiResultOf<u64> {
         .ok_or_else(|| invalid(name, "a whole number ≥ 1"))
 }
 
-/// The error of an argument that is not what was `expected`.
+/// Returns the error of an argument that is not what was `expected`.
 pub(super) fn invalid(argument: &str, expected: &str) -> Box<EvalAltResult> {
     thrown(Fault::new(
         ErrorKind::InvalidArgument {
@@ -34,8 +34,8 @@ pub(super) fn invalid(argument: &str, expected: &str) -> Box<EvalAltResult> {
     ))
 }
 
-/// The error of an option that does not exist.
-pub(super) fn unknown(name: &str, known: &[&str]) -> Box<EvalAltResult> {
+/// Returns the error of an option that does not exist.
+pub(super) fn unknown_option(name: &str, known: &[&str]) -> Box<EvalAltResult> {
     let near = nearest_name(name, known.iter().copied());
     let expected = match near {
         Some(near) => format!("did you mean `{near}`?"),

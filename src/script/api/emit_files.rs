@@ -1,4 +1,4 @@
-//! The files that a script's `emit(text, "file")` writes, all of them inside `--out-dir`.
+//! Writes the files of a script's `emit(text, "file")`. All of them are inside `--out-dir`.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::error::{ErrorKind, Fault};
 
-/// Opens each file at its first line and keeps it open.
+/// Writes the files of `emit`; opens each file at its first line and keeps it open.
 #[derive(Default)]
 pub struct Emitter {
     folder: Option<PathBuf>,
@@ -16,7 +16,7 @@ pub struct Emitter {
 }
 
 impl Emitter {
-    /// An emitter into `folder`; without one, every file is refused.
+    /// Creates an emitter into `folder`; without a folder, every file is refused.
     pub fn new(folder: Option<PathBuf>) -> Self {
         Self {
             folder,
@@ -24,7 +24,7 @@ impl Emitter {
         }
     }
 
-    /// Writes a line into the file `name`, which is emptied at its first line.
+    /// Writes a line to the file `name`. The first line of a run truncates the file.
     pub fn emit(&mut self, text: &str, name: &str) -> Result<(), Fault> {
         if !self.files.contains_key(name) {
             let file = self.open(name)?;
@@ -36,8 +36,8 @@ impl Emitter {
         }
     }
 
-    /// Hands everything to the operating system.
-    pub fn end(&mut self) -> Result<(), Fault> {
+    /// Flushes every file.
+    pub fn flush(&mut self) -> Result<(), Fault> {
         let mut result = Ok(());
         for (name, file) in &mut self.files {
             let flushed = file.flush().map_err(|error| unwritable(name, &error));
@@ -58,24 +58,24 @@ impl Emitter {
             .cause(why)
         };
         let Some(folder) = &self.folder else {
-            return Err(refuse("no folder for it was given")
+            return Err(refuse("no output folder is configured")
                 .hint("`--out-dir DIR` names the folder that scripts may write to"));
         };
-        let plain = |part| matches!(part, Component::Normal(_));
-        if name.is_empty() || !Path::new(name).components().all(plain) {
-            return Err(refuse("it must lie inside --out-dir, without `..`"));
+        let is_normal = |part| matches!(part, Component::Normal(_));
+        if name.is_empty() || !Path::new(name).components().all(is_normal) {
+            return Err(refuse("the path must be inside --out-dir, without `..`"));
         }
         let path = folder.join(name);
         let parent = path.parent().unwrap_or(folder);
         std::fs::create_dir_all(parent).map_err(|error| refuse(&error.to_string()))?;
-        // A link inside the folder may lead out of it.
+        // A symbolic link inside the folder may point outside.
         let inside = |path: &Path| Ok(path.canonicalize()?.starts_with(folder.canonicalize()?));
         if !inside(parent).map_err(|error: io::Error| refuse(&error.to_string()))?
             || path.is_symlink()
         {
             return Err(refuse("a symbolic link leads out of --out-dir"));
         }
-        // It may hold tokens: nobody else may read it.
+        // The file may contain tokens, so only its owner may read it.
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         options
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_stay_inside_the_folder() {
+    fn emitter_refuses_files_outside_its_folder() {
         let folder = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(outside.path(), folder.path().join("link")).unwrap();
@@ -110,7 +110,7 @@ mod tests {
         }
         emitter.emit("one", "sub/file.csv").unwrap();
         emitter.emit("two", "sub/file.csv").unwrap();
-        emitter.end().unwrap();
+        emitter.flush().unwrap();
         let text = std::fs::read_to_string(folder.path().join("sub/file.csv")).unwrap();
         assert_eq!(text, "one\ntwo\n");
         let mode = std::fs::metadata(folder.path().join("sub/file.csv"))
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_folder_the_error_names_the_option() {
+    fn error_names_the_option_when_no_folder_is_configured() {
         let fault = Emitter::new(None).emit("text", "file").unwrap_err();
         assert!(fault.hint.unwrap().contains("--out-dir"));
     }

@@ -1,10 +1,10 @@
-//! `env::get`: the environment, as far as scripts may read it.
+//! `env::get`: reads the environment variables that scripts may read.
 #![allow(
     clippy::unwrap_used,
     clippy::wildcard_imports,
     clippy::needless_pass_by_value,
     clippy::unnecessary_wraps,
-    reason = "what the engine's macro makes of natives, and the forms that it asks of them"
+    reason = "code that the engine's macro generates, and signatures that it requires"
 )]
 
 use rhai::plugin::*;
@@ -12,10 +12,13 @@ use rhai::plugin::*;
 use crate::script::api::RhaiResultOf;
 use crate::script::host::ScriptHost;
 
-/// The environment.
+/// Functions of the module `env`.
 #[export_module]
 pub mod functions {
-    /// The value of an environment variable whose name begins with the allowed prefix, or `()`.
+    /// Returns the value of an environment variable as a string, or `()` if it is not set.
+    ///
+    /// Only variables whose names begin with `script.env_prefix` are visible (default `TOKEN_`).
+    /// All others count as not set.
     ///
     /// # Example
     ///
@@ -24,17 +27,19 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile, return_raw)]
     pub fn get(context: NativeCallContext, name: &str) -> RhaiResultOf<Dynamic> {
-        let host = ScriptHost::of_line(&context)?;
+        let host = ScriptHost::of(&context)?;
         let value = host.environment().get(name);
         Ok(value.map_or(Dynamic::UNIT, |value| value.clone().into()))
     }
 
-    /// The same with a value for where it is not set.
+    /// Returns the value of an environment variable as a string, or `fallback` if it is not set.
+    ///
+    /// Only variables whose names begin with `script.env_prefix` are visible (default `TOKEN_`).
     ///
     /// # Example
     ///
     /// ```rhai
-    /// let region = env::get("TOKEN_REGION", "nowhere");
+    /// let region = env::get("TOKEN_REGION", "unknown");
     /// ```
     #[rhai_fn(name = "get", volatile, return_raw)]
     pub fn get_or(
@@ -42,7 +47,7 @@ pub mod functions {
         name: &str,
         fallback: Dynamic,
     ) -> RhaiResultOf<Dynamic> {
-        let host = ScriptHost::of_line(&context)?;
+        let host = ScriptHost::of(&context)?;
         let value = host.environment().get(name);
         Ok(value.map_or(fallback, |value| value.clone().into()))
     }

@@ -1,10 +1,10 @@
-//! `fetch` and `fetch_once`: where tokens come from.
+//! `fetch` and `fetch_once`: request tokens from the source.
 #![allow(
     clippy::unwrap_used,
     clippy::wildcard_imports,
     clippy::needless_pass_by_value,
     clippy::unnecessary_wraps,
-    reason = "what the engine's macro makes of natives, and the forms that it asks of them"
+    reason = "code that the engine's macro generates, and signatures that it requires"
 )]
 
 use std::sync::Arc;
@@ -14,16 +14,23 @@ use rhai::{INT, Map};
 
 use crate::fetch::FetchPlan;
 use crate::script::api::RhaiResultOf;
-use crate::script::api::arguments::{invalid, positive, unknown, whole};
+use crate::script::api::arguments::{invalid, positive, unknown_option, whole_number};
 use crate::script::api::tokens::Tokens;
 use crate::script::host::{AbandonedStream, ScriptHost};
 use crate::script::native::thrown;
 
-/// Fetching.
+/// Functions that fetch tokens.
 #[export_module]
 pub mod functions {
-    /// Fetches `size` tokens: lazy, single pass, topping up short deliveries, at most two pages
-    /// ahead of whoever takes them.
+    /// Returns a stream of `size` tokens from the source.
+    ///
+    /// The first request is sent when the stream is first read. After that, pages are fetched ahead:
+    /// at most two, or as many as there are concurrent requests. If a response has fewer tokens than
+    /// requested, the missing ones are requested again. The stream can be read once.
+    ///
+    /// Throws `invalid_argument` if `size` is below 1. Reading the stream throws `http_connect`,
+    /// `http_timeout`, `http_status` or `http_protocol` if a request fails, and `short_supply` if the
+    /// source delivers no more tokens.
     ///
     /// # Example
     ///
@@ -32,14 +39,20 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile, return_raw)]
     pub fn fetch(context: NativeCallContext, size: INT) -> RhaiResultOf<Tokens> {
-        let host = ScriptHost::of(&context)?;
+        let host = ScriptHost::of_running(&context)?;
         let plan = host.fetcher().plan();
         start_fetch(&host, size, plan)
     }
 
-    /// Fetches `size` tokens with `options`: `page_size` (the most tokens a request),
-    /// `retries` (how often a request that was certainly not served is sent again) and
-    /// `top_up` (whether to ask again for what a short delivery left out).
+    /// Returns a stream of `size` tokens from the source, fetched with `options`.
+    ///
+    /// Each option replaces the configured value for this fetch:
+    ///
+    /// - `page_size`: the most tokens per request, at least 1.
+    /// - `retries`: how often a request is repeated that the source certainly did not serve.
+    /// - `top_up`: whether to request the missing tokens of a short response again.
+    ///
+    /// Throws `invalid_argument` if an option does not exist or has an invalid value.
     ///
     /// # Example
     ///
@@ -48,13 +61,17 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "fetch", volatile, return_raw)]
     pub fn fetch_with(context: NativeCallContext, size: INT, options: Map) -> RhaiResultOf<Tokens> {
-        let host = ScriptHost::of(&context)?;
+        let host = ScriptHost::of_running(&context)?;
         let plan = plan_of(host.fetcher().plan(), &options)?;
         start_fetch(&host, size, plan)
     }
 
-    /// Sends one request for `size` tokens and waits for the answer, which may be short. Throws
-    /// where it brought nothing but an error.
+    /// Sends one request for `size` tokens and waits for the response, which may have fewer.
+    ///
+    /// The request is repeated only if the source certainly did not serve it. Throws
+    /// `invalid_argument` if `size` is below 1, and `http_connect`, `http_timeout`, `http_status` or
+    /// `http_protocol` if the request fails without a token. If it fails after some tokens, they are
+    /// returned, and reading past them throws the error.
     ///
     /// # Example
     ///
@@ -65,7 +82,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile, return_raw)]
     pub fn fetch_once(context: NativeCallContext, size: INT) -> RhaiResultOf<Tokens> {
-        let host = ScriptHost::of(&context)?;
+        let host = ScriptHost::of_running(&context)?;
         let size = positive("size", size)?;
         let retries = host.fetcher().plan().retries;
         let mut pages = host.fetcher().once(size, retries);
@@ -78,16 +95,16 @@ pub mod functions {
                 len
             }
             Err(stopped) => {
-                // The answer may still come, with tokens in it.
+                // The response may still arrive, with tokens in it.
                 host.abandon(AbandonedStream::Pages(pages));
                 return Err(stopped);
             }
         };
-        Ok(Tokens::of_one_page(&host, pages, size, len))
+        Ok(Tokens::from_one_page(&host, pages, size, len))
     }
 }
 
-/// What the options of `fetch` are called.
+/// The names of the options of `fetch`.
 pub const OPTIONS: [&str; 3] = ["page_size", "retries", "top_up"];
 
 fn start_fetch(host: &Arc<ScriptHost>, size: INT, plan: FetchPlan) -> RhaiResultOf<Tokens> {
@@ -99,7 +116,7 @@ fn start_fetch(host: &Arc<ScriptHost>, size: INT, plan: FetchPlan) -> RhaiResult
 fn plan_of(mut plan: FetchPlan, options: &Map) -> RhaiResultOf<FetchPlan> {
     for (name, value) in options {
         match name.as_str() {
-            "page_size" => plan.page_size = whole("page_size", value)?,
+            "page_size" => plan.page_size = whole_number("page_size", value)?,
             "retries" => {
                 plan.retries = value
                     .as_int()
@@ -112,7 +129,7 @@ fn plan_of(mut plan: FetchPlan, options: &Map) -> RhaiResultOf<FetchPlan> {
                     .as_bool()
                     .map_err(|_| invalid("top_up", "true or false"))?;
             }
-            other => return Err(unknown(other, &OPTIONS)),
+            other => return Err(unknown_option(other, &OPTIONS)),
         }
     }
     Ok(plan)

@@ -1,10 +1,10 @@
-//! `retry`, `sleep` and `exit`: when things happen.
+//! `retry`, `sleep` and `exit`: control the flow of a script.
 #![allow(
     clippy::unwrap_used,
     clippy::wildcard_imports,
     clippy::needless_pass_by_value,
     clippy::unnecessary_wraps,
-    reason = "what the engine's macro makes of natives, and the forms that it asks of them"
+    reason = "code that the engine's macro generates, and signatures that it requires"
 )]
 
 use std::time::Duration;
@@ -14,15 +14,22 @@ use rhai::{FLOAT, FnPtr, INT, Map};
 
 use crate::pipeline::backoff::backoff;
 use crate::script::api::RhaiResultOf;
-use crate::script::api::arguments::{invalid, positive, unknown, whole};
+use crate::script::api::arguments::{invalid, positive, unknown_option, whole_number};
 use crate::script::host::ScriptHost;
 
-/// The flow of a script.
+/// Functions that control the flow of a script.
 #[export_module]
 pub mod functions {
-    /// Calls `action` up to `attempts` times until it does not throw, and gives its value. Waits
-    /// in between, longer each time and by chance (full jitter), or as long as the source asks.
-    /// Errors that say they are not `retryable` are thrown on at once.
+    /// Calls `action` until it does not throw, at most `attempts` times, and returns its value.
+    ///
+    /// Between attempts it backs off with full jitter, from 100 ms, doubling to 5 s. If the error has
+    /// `retry_after_ms`, it waits that long instead. If that is longer than the time until the
+    /// deadline (5 minutes without a deadline), the error is thrown at once.
+    ///
+    /// Errors with `retryable: false` are thrown at once, and so are errors of the language itself,
+    /// such as an unknown variable. If the last attempt fails, its error is thrown.
+    ///
+    /// Throws `invalid_argument` if `attempts` is below 1.
     ///
     /// # Example
     ///
@@ -36,18 +43,26 @@ pub mod functions {
         attempts: INT,
         action: FnPtr,
     ) -> RhaiResultOf<Dynamic> {
-        let rules = RetryOptions {
+        let policy = RetryOptions {
             attempts: positive("attempts", attempts)?,
             ..RetryOptions::default()
         };
-        run_retry(&context, &rules, &action)
+        run_retry(&context, &policy, &action)
     }
 
-    /// The same with options: `attempts`, `base_ms` and `max_ms` of the waits, and `on`, the kinds of error
-    /// that are tried again, in place of those errors that say they are `retryable`. That may repeat
-    /// a request which the source has served, such as one that ended in a time-out or a 500: tokens that
-    /// it may have issued unseen are counted in the summary. What a script throws itself is of the kind
-    /// `thrown` where it names none.
+    /// Calls `action` until it does not throw, with `options`, and returns its value.
+    ///
+    /// - `attempts`: the most calls (default 3).
+    /// - `base_ms`, `max_ms`: the first and the longest step of the backoff in milliseconds (default
+    ///   100 and 5000).
+    /// - `on`: the kinds of error to retry, as an array. It replaces the rule that errors with
+    ///   `retryable: false` are not retried. A value that the script throws without a `kind` has the
+    ///   kind `thrown`.
+    ///
+    /// With `on`, a request may be repeated that the source has served, such as one that ended in a
+    /// timeout or a 500. The summary counts the tokens that may be lost.
+    ///
+    /// Throws `invalid_argument` if an option does not exist or has an invalid value.
     ///
     /// # Example
     ///
@@ -61,10 +76,13 @@ pub mod functions {
         options: Map,
         action: FnPtr,
     ) -> RhaiResultOf<Dynamic> {
-        run_retry(&context, &rules_of(&options)?, &action)
+        run_retry(&context, &parse_options(&options)?, &action)
     }
 
-    /// Waits for a time with its unit, such as `"500ms"` or `"2s"`.
+    /// Waits for a duration with a unit, such as `"500ms"` or `"2s"`.
+    ///
+    /// A signal or the deadline ends the wait, and the script with it. Throws `invalid_argument` if
+    /// `time` has no unit.
     ///
     /// # Example
     ///
@@ -74,11 +92,13 @@ pub mod functions {
     #[rhai_fn(volatile, return_raw)]
     pub fn sleep(context: NativeCallContext, time: &str) -> RhaiResultOf<()> {
         let time = humantime::parse_duration(time)
-            .map_err(|_| invalid("time", "a time with its unit, such as \"2s\""))?;
+            .map_err(|_| invalid("time", "a duration with a unit, such as \"2s\""))?;
         wait(&context, time)
     }
 
-    /// Waits for so many seconds.
+    /// Waits for a number of seconds.
+    ///
+    /// Throws `invalid_argument` if `seconds` is negative.
     ///
     /// # Example
     ///
@@ -92,7 +112,9 @@ pub mod functions {
         wait(&context, Duration::from_secs(seconds))
     }
 
-    /// Waits for so many seconds, which may be a fraction.
+    /// Waits for a number of seconds, which may have a fraction.
+    ///
+    /// Throws `invalid_argument` if `seconds` is negative or not a number.
     ///
     /// # Example
     ///
@@ -106,7 +128,9 @@ pub mod functions {
         wait(&context, time)
     }
 
-    /// Ends the script; the process ends with `code` after the report.
+    /// Ends the script. The process exits with `code` after the report.
+    ///
+    /// Throws `invalid_argument` if `code` is not between 0 and 255.
     ///
     /// # Example
     ///
@@ -115,21 +139,21 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile, return_raw)]
     pub fn exit(context: NativeCallContext, code: INT) -> RhaiResultOf<Dynamic> {
-        let host = ScriptHost::of(&context)?;
+        let host = ScriptHost::of_running(&context)?;
         let code =
             u8::try_from(code).map_err(|_| invalid("code", "a whole number from 0 to 255"))?;
-        host.choose_exit(code);
+        host.set_exit_code(code);
         Err(EvalAltResult::Exit(Dynamic::UNIT, Position::NONE).into())
     }
 }
 
 fn wait(context: &NativeCallContext, time: Duration) -> RhaiResultOf<()> {
-    let host = ScriptHost::of(context)?;
-    // Starts the sleep inside, where the runtime is at hand.
+    let host = ScriptHost::of_running(context)?;
+    // The clock needs the runtime, so the sleep starts inside the future.
     host.wait(async { host.clock().sleep(time).await })
 }
 
-/// When `retry` tries again.
+/// The options of `retry`.
 struct RetryOptions {
     attempts: u64,
     base: Duration,
@@ -150,7 +174,7 @@ impl Default for RetryOptions {
 
 fn run_retry(
     context: &NativeCallContext,
-    rules: &RetryOptions,
+    policy: &RetryOptions,
     action: &FnPtr,
 ) -> RhaiResultOf<Dynamic> {
     let mut attempt = 1;
@@ -159,28 +183,28 @@ fn run_retry(
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        let worth = error.is_catchable() && is_worth_a_retry(&error, rules);
-        if !worth || u64::from(attempt) >= rules.attempts {
+        let should_retry = error.is_catchable() && is_retryable(&error, policy);
+        if !should_retry || u64::from(attempt) >= policy.attempts {
             return Err(error);
         }
-        let asked = asked_wait(&error);
-        let host = ScriptHost::of(context)?;
-        if asked > Some(host.fetcher().longest_wait()) {
-            // It would end after the run: stop now and say so.
+        let retry_after = retry_after(&error);
+        let host = ScriptHost::of_running(context)?;
+        if retry_after > Some(host.fetcher().max_wait()) {
+            // The run would end during the wait.
             return Err(error);
         }
-        let wait_for = asked.unwrap_or_else(|| {
-            let scale = rules.base.as_secs_f64() / 0.1;
+        let wait_for = retry_after.unwrap_or_else(|| {
+            let scale = policy.base.as_secs_f64() / 0.1;
             backoff(attempt, host.clock().jitter())
                 .mul_f64(scale)
-                .min(rules.max)
+                .min(policy.max)
         });
         wait(context, wait_for)?;
         attempt += 1;
     }
 }
 
-/// What was thrown, if it was thrown and not the engine's own complaint about the script.
+/// Returns the thrown value; `None` if the engine itself raised the error.
 fn thrown_value(error: &EvalAltResult) -> Option<&Dynamic> {
     match error.unwrap_inner() {
         EvalAltResult::ErrorRuntime(value, _) => Some(value),
@@ -188,43 +212,44 @@ fn thrown_value(error: &EvalAltResult) -> Option<&Dynamic> {
     }
 }
 
-fn is_worth_a_retry(error: &EvalAltResult, rules: &RetryOptions) -> bool {
+fn is_retryable(error: &EvalAltResult, policy: &RetryOptions) -> bool {
     let Some(value) = thrown_value(error) else {
         return false;
     };
     let map = value.as_map_ref().ok();
     let field = |name: &str| map.as_ref().and_then(|map| map.get(name).cloned());
-    if let Some(kinds) = &rules.on {
+    if let Some(kinds) = &policy.on {
         let kind = field("kind").map_or_else(|| "thrown".to_owned(), |kind| kind.to_string());
         return kinds.contains(&kind);
     }
     field("retryable").is_none_or(|retryable| retryable.as_bool() == Ok(true))
 }
 
-fn asked_wait(error: &EvalAltResult) -> Option<Duration> {
+/// Returns the wait that the error asks for.
+fn retry_after(error: &EvalAltResult) -> Option<Duration> {
     let map = thrown_value(error)?.as_map_ref().ok()?;
     let millis = map.get("retry_after_ms")?.as_int().ok()?;
     Some(Duration::from_millis(u64::try_from(millis).ok()?))
 }
 
-/// What the options of `retry` are called.
+/// The names of the options of `retry`.
 pub const OPTIONS: [&str; 4] = ["attempts", "base_ms", "max_ms", "on"];
 
-fn rules_of(options: &Map) -> RhaiResultOf<RetryOptions> {
-    let mut rules = RetryOptions::default();
+fn parse_options(options: &Map) -> RhaiResultOf<RetryOptions> {
+    let mut policy = RetryOptions::default();
     for (name, value) in options {
         match name.as_str() {
-            "attempts" => rules.attempts = whole("attempts", value)?,
-            "base_ms" => rules.base = Duration::from_millis(whole("base_ms", value)?),
-            "max_ms" => rules.max = Duration::from_millis(whole("max_ms", value)?),
+            "attempts" => policy.attempts = whole_number("attempts", value)?,
+            "base_ms" => policy.base = Duration::from_millis(whole_number("base_ms", value)?),
+            "max_ms" => policy.max = Duration::from_millis(whole_number("max_ms", value)?),
             "on" => {
                 let kinds = value
                     .as_array_ref()
                     .map_err(|_| invalid("on", "an array of kinds"))?;
-                rules.on = Some(kinds.iter().map(Dynamic::to_string).collect());
+                policy.on = Some(kinds.iter().map(Dynamic::to_string).collect());
             }
-            other => return Err(unknown(other, &OPTIONS)),
+            other => return Err(unknown_option(other, &OPTIONS)),
         }
     }
-    Ok(rules)
+    Ok(policy)
 }

@@ -1,33 +1,32 @@
-//! The script's own wording of the `text` report's lines, kept for the tokens that are written after
-//! the script has ended.
+//! Keeps the script's closure for `text` lines: some outcomes are written after the script has ended.
 
 use rhai::{Dynamic, Engine, FnPtr, GlobalRuntimeState, NativeCallContext, Position};
 
 use crate::error::escape::escape_line;
 use crate::pipeline::token::Outcome;
 
-/// A closure, and what it could see where it was handed to `report`: functions, imports, constants.
+/// A line closure with the engine state at its `report` call: functions, imports, constants.
 pub struct LineFormatter {
     line: FnPtr,
-    seen: GlobalRuntimeState,
+    state: GlobalRuntimeState,
 }
 
 impl LineFormatter {
-    /// The wording of `line` in the call that `context` is of.
+    /// Captures the closure `line` with the state of the calling script.
     pub fn of(context: &NativeCallContext, line: FnPtr) -> Self {
-        let mut seen = context.global_runtime_state().clone();
-        // Each line has the limits to itself, however deep in calls the script was.
-        (seen.num_operations, seen.level) = (0, 0);
-        Self { line, seen }
+        let mut state = context.global_runtime_state().clone();
+        // The limits apply to each line, not to the script and the line together.
+        (state.num_operations, state.level) = (0, 0);
+        Self { line, state }
     }
 
-    /// The line of an outcome; `None` where the closure fails.
-    pub fn text(&self, engine: &Engine, outcome: &Outcome) -> Option<String> {
+    /// Returns the line of an outcome; `None` if the closure fails.
+    pub fn format(&self, engine: &Engine, outcome: &Outcome) -> Option<String> {
         let context = NativeCallContext::new_with_all_fields(
             engine,
             "report",
             None,
-            &self.seen,
+            &self.state,
             Position::NONE,
         );
         let text = self

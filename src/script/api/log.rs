@@ -1,10 +1,10 @@
-//! `log_debug` to `log_error`: lines on standard error.
+//! `log_debug` to `log_error`: write log lines to standard error.
 #![allow(
     clippy::unwrap_used,
     clippy::wildcard_imports,
     clippy::needless_pass_by_value,
     clippy::unnecessary_wraps,
-    reason = "what the engine's macro makes of natives, and the forms that it asks of them"
+    reason = "code that the engine's macro generates, and signatures that it requires"
 )]
 
 use rhai::Map;
@@ -12,10 +12,10 @@ use rhai::plugin::*;
 
 use crate::observe::logging::SCRIPT;
 
-/// Logging.
+/// Functions that log.
 #[export_module]
 pub mod functions {
-    /// Logs on standard error, for developers.
+    /// Writes a log line with the level `debug` to standard error. `--log-level debug` shows it.
     ///
     /// # Example
     ///
@@ -27,7 +27,7 @@ pub mod functions {
         tracing::debug!(target: SCRIPT, "{message}");
     }
 
-    /// The same with fields.
+    /// Writes a log line with the level `debug` and with `fields`, a map of named values.
     ///
     /// # Example
     ///
@@ -39,7 +39,7 @@ pub mod functions {
         tracing::debug!(target: SCRIPT, fields = json(&fields), "{message}");
     }
 
-    /// Logs on standard error.
+    /// Writes a log line with the level `info` to standard error.
     ///
     /// # Example
     ///
@@ -51,7 +51,7 @@ pub mod functions {
         tracing::info!(target: SCRIPT, "{message}");
     }
 
-    /// The same with fields.
+    /// Writes a log line with the level `info` and with `fields`, a map of named values.
     ///
     /// # Example
     ///
@@ -63,7 +63,7 @@ pub mod functions {
         tracing::info!(target: SCRIPT, fields = json(&fields), "{message}");
     }
 
-    /// Logs a warning on standard error.
+    /// Writes a log line with the level `warn` to standard error.
     ///
     /// # Example
     ///
@@ -75,7 +75,7 @@ pub mod functions {
         tracing::warn!(target: SCRIPT, "{message}");
     }
 
-    /// The same with fields.
+    /// Writes a log line with the level `warn` and with `fields`, a map of named values.
     ///
     /// # Example
     ///
@@ -87,7 +87,7 @@ pub mod functions {
         tracing::warn!(target: SCRIPT, fields = json(&fields), "{message}");
     }
 
-    /// Logs an error on standard error.
+    /// Writes a log line with the level `error` to standard error. The run continues.
     ///
     /// # Example
     ///
@@ -99,7 +99,7 @@ pub mod functions {
         tracing::error!(target: SCRIPT, "{message}");
     }
 
-    /// The same with fields.
+    /// Writes a log line with the level `error` and with `fields`, a map of named values.
     ///
     /// # Example
     ///

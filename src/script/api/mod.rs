@@ -1,5 +1,5 @@
-//! The primitives that scripts call, a file a theme. Their doc comments are the script API
-//! reference: `token_service api` prints them.
+//! The primitives that scripts call, one file per topic. `token_service api` prints their doc
+//! comments as the script API reference.
 
 mod arguments;
 pub mod emit_files;
@@ -17,15 +17,16 @@ pub mod types;
 use rhai::{Engine, Map, Module, Shared};
 
 use crate::script::native::integer;
-// The engine's metadata knows this name and leaves it out of what it prints for scripts.
+// The engine's metadata recognises the name `RhaiResultOf` and prints its inner type.
 use crate::pipeline::token::{Status, Tally};
-use crate::script::native::Native as RhaiResultOf;
+use crate::script::native::NativeResult as RhaiResultOf;
 
 pub use crate::script::api::fetch::OPTIONS as FETCH_OPTIONS;
 pub use crate::script::api::flow::OPTIONS as RETRY_OPTIONS;
 
-/// Makes the primitives known under their plain names and under `host::`, so that a script which
-/// defines one of them anew can still call the real one.
+/// Registers the primitives by their names and below `host::`.
+///
+/// A script that redefines a primitive can still call the original below `host::`.
 pub fn register(engine: &mut Engine) {
     let mut primitives = Module::new();
     for part in [
@@ -46,7 +47,7 @@ pub fn register(engine: &mut Engine) {
     engine.register_global_module(rhai::exported_module!(types::functions).into());
 }
 
-/// The counts as a script has them.
+/// Returns the counts as a map for scripts.
 pub fn counts_of(tally: &Tally) -> Map {
     Status::ALL
         .iter()

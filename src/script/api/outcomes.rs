@@ -1,5 +1,6 @@
-//! `Outcomes` as scripts hold them: lazy, single pass, shared by their clones. What a script has not
-//! taken when it lets go of one goes back to the host.
+//! `Outcomes`: the stream of outcomes that scripts hold. It is lazy and can be read once.
+//!
+//! Clones share it. When the last one is dropped, unread outcomes go back to the host.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -12,97 +13,102 @@ use crate::pipeline::token::{Outcome, Tally};
 use crate::report::ledger::EntryId;
 use crate::script::api::tokens::Tokens;
 use crate::script::host::{AbandonedStream, HeldStream, ScriptHost};
-use crate::script::native::{Native, consumed, lock, thrown, used_already};
+use crate::script::native::{NativeResult, consumed_error, consumed_fault, lock, thrown};
 
-/// A script's outcomes on their way to the report.
+/// The stream of outcomes that `store` and `reject` return to scripts.
 #[derive(Clone)]
 pub struct Outcomes(Arc<OutcomesCell>);
 
-/// What the clones of one [`Outcomes`] share.
+/// The state that the clones of one [`Outcomes`] share.
 pub struct OutcomesCell {
     host: Arc<ScriptHost>,
-    book: Mutex<OutcomesState>,
+    state: Mutex<OutcomesState>,
 }
 
 #[derive(Default)]
 struct OutcomesState {
     stream: Option<OutcomeStream<Fault>>,
-    /// Outcomes that came while the failures were looked for.
+    /// Settled outcomes that `failures` read and `report` has not written yet.
     ready: VecDeque<Outcome>,
     fault: Option<Fault>,
-    taken: bool,
+    is_consumed: bool,
     counts: Tally,
-    /// Entries that this stream left open in the books.
+    /// Ledger entries of this stream that are still open.
     open: Vec<EntryId>,
 }
 
 impl Outcomes {
-    /// The outcomes of `stream`.
+    /// Wraps `stream` for a script.
     pub fn new(host: &Arc<ScriptHost>, stream: OutcomeStream<Fault>) -> Self {
         let cell = Arc::new(OutcomesCell {
             host: Arc::clone(host),
-            book: Mutex::new(OutcomesState {
+            state: Mutex::new(OutcomesState {
                 stream: Some(stream),
                 ..OutcomesState::default()
             }),
         });
-        let held = Arc::downgrade(&cell);
-        host.watch_outcomes(held);
+        let stream = Arc::downgrade(&cell);
+        host.track_outcomes(stream);
         Self(cell)
     }
 
-    /// The host that it belongs to.
+    /// Returns the host of the run.
     pub fn host(&self) -> &Arc<ScriptHost> {
         &self.0.host
     }
 
-    /// How many outcomes of each kind were seen so far.
+    /// Returns the number of outcomes of each status that were read so far.
     pub fn counts(&self) -> Tally {
-        lock(&self.0.book).counts
+        lock(&self.0.state).counts
     }
 
-    /// Begins to read, once.
-    pub fn read(&self) -> Native<OutcomeReader> {
-        let mut book = lock(&self.0.book);
-        if std::mem::replace(&mut book.taken, true) {
-            return Err(consumed("Outcomes"));
+    /// Returns the reader of the stream.
+    ///
+    /// # Errors
+    ///
+    /// `stream_consumed` on the second call.
+    pub fn read(&self) -> NativeResult<OutcomeReader> {
+        let mut state = lock(&self.0.state);
+        if std::mem::replace(&mut state.is_consumed, true) {
+            return Err(consumed_error("Outcomes"));
         }
         Ok(OutcomeReader {
             owner: self.clone(),
-            ready: std::mem::take(&mut book.ready),
-            stream: book.stream.take(),
-            fault: book.fault.take(),
+            ready: std::mem::take(&mut state.ready),
+            stream: state.stream.take(),
+            fault: state.fault.take(),
         })
     }
 
-    /// The tokens that are safe to send again. Reads to the end first, keeping what is settled for
-    /// a later report.
-    pub fn failures(&self) -> Native<Tokens> {
-        let stream = lock(&self.0.book).stream.take();
+    /// Returns the tokens that are safe to send again.
+    ///
+    /// Reads to the end first and keeps settled outcomes for a later report.
+    pub fn failures(&self) -> NativeResult<Tokens> {
+        let stream = lock(&self.0.state).stream.take();
         if let Some(mut stream) = stream {
             loop {
-                // What is settled piles up here, so that it must count.
+                // Settled outcomes accumulate in `ready`, so check the memory limit.
                 let host = &self.0.host;
                 match host.check_memory().and_then(|()| host.wait(stream.next())) {
                     Err(stopped) => {
-                        lock(&self.0.book).stream = Some(stream);
+                        lock(&self.0.state).stream = Some(stream);
                         return Err(stopped);
                     }
                     Ok(None) => break,
-                    Ok(Some(Err(fault))) => lock(&self.0.book).fault = Some(fault),
-                    Ok(Some(Ok(batch))) => self.sort(batch)?,
+                    Ok(Some(Err(fault))) => lock(&self.0.state).fault = Some(fault),
+                    Ok(Some(Ok(batch))) => self.queue_settled(batch)?,
                 }
             }
         }
-        let entries = std::mem::take(&mut lock(&self.0.book).open);
-        Ok(Tokens::open(&self.0.host, entries))
+        let entries = std::mem::take(&mut lock(&self.0.state).open);
+        Ok(Tokens::from_open_entries(&self.0.host, entries))
     }
 
-    /// Keeps the settled outcomes for later and opens the others in the books.
-    fn sort(&self, batch: Vec<Outcome>) -> Native<()> {
+    /// Queues settled outcomes for a later report and records the others as open.
+    fn queue_settled(&self, batch: Vec<Outcome>) -> NativeResult<()> {
         for outcome in batch {
             if outcome.status.is_final() {
-                lock(&self.0.book).ready.push_back(outcome);
+                lock(&self.0.state).ready.push_back(outcome);
             } else {
                 self.record(outcome, None)?;
             }
@@ -110,27 +116,27 @@ impl Outcomes {
         Ok(())
     }
 
-    /// Books an outcome of this stream.
-    pub fn record(&self, outcome: Outcome, line: Option<&str>) -> Native<()> {
+    /// Records an outcome of this stream in the ledger.
+    pub fn record(&self, outcome: Outcome, line: Option<&str>) -> NativeResult<()> {
         let status = outcome.status;
         let recorded = self.0.host.ledger().record(outcome, line);
-        let mut book = lock(&self.0.book);
-        book.counts.add(status);
-        book.open.extend(recorded.map_err(thrown)?);
+        let mut state = lock(&self.0.state);
+        state.counts.add(status);
+        state.open.extend(recorded.map_err(thrown)?);
         Ok(())
     }
 }
 
 impl HeldStream for OutcomesCell {
     fn abandon(&self) {
-        let mut book = lock(&self.book);
-        let (ready, stream) = (std::mem::take(&mut book.ready), book.stream.take());
-        let fault = book.fault.take();
-        drop(book);
+        let mut state = lock(&self.state);
+        let (ready, stream) = (std::mem::take(&mut state.ready), state.stream.take());
+        let fault = state.fault.take();
+        drop(state);
         if let Some(fault) = fault {
-            self.host.unreported(fault);
+            self.host.record_unreported(fault);
         }
-        give_back(&self.host, ready, stream, false);
+        return_to_host(&self.host, ready, stream, false);
     }
 }
 
@@ -140,7 +146,7 @@ impl Drop for OutcomesCell {
     }
 }
 
-fn give_back(
+fn return_to_host(
     host: &ScriptHost,
     ready: VecDeque<Outcome>,
     stream: Option<OutcomeStream<Fault>>,
@@ -154,8 +160,7 @@ fn give_back(
     }
 }
 
-/// Reads the outcomes of one stream. Dropped before the end, it sends no further token: who breaks
-/// off a loop wants no more.
+/// Reads the outcomes of one stream. Dropped before the end, it stops sending tokens.
 pub struct OutcomeReader {
     owner: Outcomes,
     ready: VecDeque<Outcome>,
@@ -164,11 +169,11 @@ pub struct OutcomeReader {
 }
 
 impl OutcomeReader {
-    /// The next outcome; before it waits, `idle` is called.
+    /// Returns the next outcome; calls `idle` before it waits.
     pub fn next(
         &mut self,
-        idle: impl FnOnce(&ScriptHost) -> Native<()>,
-    ) -> Native<Option<Result<Outcome, Fault>>> {
+        idle: impl FnOnce(&ScriptHost) -> NativeResult<()>,
+    ) -> NativeResult<Option<Result<Outcome, Fault>>> {
         if let Some(outcome) = self.ready.pop_front() {
             return Ok(Some(Ok(outcome)));
         }
@@ -196,7 +201,7 @@ impl OutcomeReader {
         }
     }
 
-    /// The stream that is read.
+    /// Returns the stream that is read.
     pub fn owner(&self) -> &Outcomes {
         &self.owner
     }
@@ -205,45 +210,48 @@ impl OutcomeReader {
 impl Drop for OutcomeReader {
     fn drop(&mut self) {
         let ready = std::mem::take(&mut self.ready);
-        give_back(self.owner.host(), ready, self.stream.take(), true);
+        return_to_host(self.owner.host(), ready, self.stream.take(), true);
     }
 }
 
 impl IntoIterator for Outcomes {
-    type Item = Native<Outcome>;
+    type Item = NativeResult<Outcome>;
     type IntoIter = OutcomeIter;
 
     fn into_iter(self) -> OutcomeIter {
         let host = Arc::clone(self.host());
-        let (reader, begin) = match self.read() {
+        let (reader, start_error) = match self.read() {
             Ok(reader) => (Some(reader), None),
             Err(error) => (None, Some(error)),
         };
         OutcomeIter {
-            unreported: begin.is_some().then(|| (host, used_already("Outcomes"))),
+            unreported: start_error
+                .is_some()
+                .then(|| (host, consumed_fault("Outcomes"))),
             reader,
-            begin,
+            start_error,
         }
     }
 }
 
-/// Hands a script one outcome after the other. Each is booked as it is handed out, so that none is
-/// missing from the report whatever the script does with it.
+/// Iterates outcomes for a script.
+///
+/// Each outcome is recorded before the script gets it, so none is missing from the report.
 pub struct OutcomeIter {
     reader: Option<OutcomeReader>,
-    begin: Option<Box<EvalAltResult>>,
+    start_error: Option<Box<EvalAltResult>>,
     unreported: Option<(Arc<ScriptHost>, Fault)>,
 }
 
 impl Iterator for OutcomeIter {
-    type Item = Native<Outcome>;
+    type Item = NativeResult<Outcome>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(error) = self.begin.take() {
+        if let Some(error) = self.start_error.take() {
             return Some(Err(error));
         }
         if let Some((host, fault)) = self.unreported.take() {
-            host.unreported(fault);
+            host.record_unreported(fault);
             return None;
         }
         let reader = self.reader.as_mut()?;

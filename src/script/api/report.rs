@@ -1,10 +1,10 @@
-//! `report` and `emit`: what the script writes.
+//! `report` and `emit`: write reports and lines.
 #![allow(
     clippy::unwrap_used,
     clippy::wildcard_imports,
     clippy::needless_pass_by_value,
     clippy::unnecessary_wraps,
-    reason = "what the engine's macro makes of natives, and the forms that it asks of them"
+    reason = "code that the engine's macro generates, and signatures that it requires"
 )]
 
 use crate::script::api::counts_of;
@@ -19,10 +19,17 @@ use crate::script::api::outcomes::Outcomes;
 use crate::script::host::ScriptHost;
 use crate::script::native::thrown;
 
-/// Reporting.
+/// Functions that write output.
 #[export_module]
 pub mod functions {
-    /// Writes outcomes to every configured report as they arrive, and gives the summary so far.
+    /// Writes outcomes to every configured report as they arrive, and returns the summary so far.
+    ///
+    /// The summary is a map with the counts `requested`, `received`, `requests`, `surplus`, `stored`,
+    /// `rejected`, `failed`, `unknown` and `not_attempted`. They cover the whole run so far.
+    ///
+    /// `failed` and `not_attempted` tokens are written at the end of the run, because a script may
+    /// store them again. Throws `stream_consumed` if the outcomes were already read, `output_closed`
+    /// if a report cannot be written, and the error that ended the fetch or the store.
     ///
     /// # Example
     ///
@@ -35,9 +42,15 @@ pub mod functions {
         write_report(&context, &outcomes, None)
     }
 
-    /// The same, with the script's own line for the `text` report. Tabs and line breaks in it are
-    /// written as they are, a token's own included; other control characters are escaped, as they are
-    /// in tokens. `"\t"` is a tab; between backticks, where nothing is escaped, `\t` is two characters.
+    /// Writes outcomes to every configured report, with lines of the script in the `text` report.
+    ///
+    /// `line` is a closure that returns the line of one outcome. If it throws, the outcome is written
+    /// with the default line, and `report` throws the error. Lines that are written after the script
+    /// has ended come from the same closure, which can then call `emit`, `env::get` and the `log_`
+    /// functions, but not fetch, store or wait.
+    ///
+    /// Tabs and line breaks in the line are written unchanged, also those of a token. Other control
+    /// characters are escaped. `"\t"` is a tab; between backticks, `\t` is two characters.
     ///
     /// # Example
     ///
@@ -53,8 +66,10 @@ pub mod functions {
         write_report(&context, &outcomes, Some(&line))
     }
 
-    /// Writes a line to standard output, in order with the report there. What is escaped is the same
-    /// as in a line of `report`.
+    /// Writes a line to standard output, in order with the report there.
+    ///
+    /// Tabs and line breaks are written unchanged; other control characters are escaped. Throws
+    /// `output_closed` if standard output cannot be written.
     ///
     /// # Example
     ///
@@ -63,14 +78,19 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile, return_raw)]
     pub fn emit(context: NativeCallContext, text: &str) -> RhaiResultOf<()> {
-        let host = ScriptHost::of_line(&context)?;
+        let host = ScriptHost::of(&context)?;
         let text = escape_line(text);
         host.ledger().reports().emit(&text).map_err(thrown)
     }
 
-    /// Writes a line to a file inside `--out-dir`, which the first line of a run empties. A new file
-    /// can be read by its owner alone. Without `--out-dir` a run is refused before it begins, except
-    /// where the call stands in a `try`.
+    /// Writes a line to a file inside `--out-dir`.
+    ///
+    /// `file` is a relative path without `..`; missing folders are created. The first line of a run
+    /// truncates the file. A new file has the mode 0600. Characters are escaped as in `emit(text)`.
+    ///
+    /// Throws `invalid_argument` if the path is not inside `--out-dir` or the file cannot be opened,
+    /// and `output_closed` if it cannot be written. Without `--out-dir`, a run with such a call does
+    /// not start, unless the call is in a `try`.
     ///
     /// # Example
     ///
@@ -79,7 +99,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "emit", volatile, return_raw)]
     pub fn emit_file(context: NativeCallContext, text: &str, file: &str) -> RhaiResultOf<()> {
-        let host = ScriptHost::of_line(&context)?;
+        let host = ScriptHost::of(&context)?;
         host.emitter()
             .emit(&escape_line(text), file)
             .map_err(thrown)
@@ -98,9 +118,9 @@ fn write_report(
     }
     while let Some(next) = reader.next(|host| host.ledger().reports().flush().map_err(thrown))? {
         let outcome = next.map_err(thrown)?;
-        let formatter = match line.filter(|_| outcome.status.is_final()) {
+        let text = match line.filter(|_| outcome.status.is_final()) {
             None => None,
-            // The outcome must be booked even where its wording throws.
+            // The outcome must be recorded even if the closure throws.
             Some(line) => match line.call_within_context::<Dynamic>(context, (outcome.clone(),)) {
                 Ok(text) => Some(escape_line(&text.to_string()).into_owned()),
                 Err(error) => {
@@ -109,19 +129,19 @@ fn write_report(
                 }
             },
         };
-        outcomes.record(outcome, formatter.as_deref())?;
+        outcomes.record(outcome, text.as_deref())?;
     }
-    // Where the stream ended without a wait, nothing was flushed behind its last outcome: an output that
-    // is closed must be told of here, where the script can catch it.
+    // If the stream ended without a wait, its last outcomes are not flushed yet. A closed output must
+    // fail here, where the script can catch the error.
     host.ledger().reports().flush().map_err(thrown)?;
     Ok(summary_so_far(host))
 }
 
-/// The summary so far, as a script has it.
+/// Returns the summary so far as a map for scripts.
 fn summary_so_far(host: &ScriptHost) -> Map {
     let stats = host.fetcher().stats();
     let ledger = host.ledger();
-    let received = stats.received() + ledger.made();
+    let received = stats.received() + ledger.created();
     let mut map = counts_of(&ledger.tally());
     for (name, count) in [
         ("requested", host.requested(received)),

@@ -1,10 +1,10 @@
-//! `tokens`, `store` and `reject`: where tokens go.
+//! `tokens`, `store` and `reject`: store or reject tokens.
 #![allow(
     clippy::unwrap_used,
     clippy::wildcard_imports,
     clippy::needless_pass_by_value,
     clippy::unnecessary_wraps,
-    reason = "what the engine's macro makes of natives, and the forms that it asks of them"
+    reason = "code that the engine's macro generates, and signatures that it requires"
 )]
 
 use crate::error::Fault;
@@ -21,13 +21,16 @@ use crate::script::api::outcomes::Outcomes;
 use crate::script::api::tokens::Tokens;
 use crate::script::host::ScriptHost;
 
-/// So many strings of a script make a page.
-const PAGE: usize = 10_000;
+/// The number of tokens per page when a script passes an array.
+const PAGE_SIZE: usize = 10_000;
 
-/// Storing.
+/// Functions that store or reject tokens.
 #[export_module]
 pub mod functions {
-    /// Makes tokens of the strings in `array`.
+    /// Returns a stream of tokens from an array of strings.
+    ///
+    /// A string that the source delivered is that token. Any other string is a new token and counts
+    /// as received. Throws `invalid_argument` if a value is not a string or is empty.
     ///
     /// # Example
     ///
@@ -36,12 +39,18 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile, return_raw)]
     pub fn tokens(context: NativeCallContext, array: Array) -> RhaiResultOf<Tokens> {
-        let host = ScriptHost::of(&context)?;
+        let host = ScriptHost::of_running(&context)?;
         let len = array.len() as u64;
-        Ok(Tokens::new(&host, claim(&host, array)?, Some(len)))
+        Ok(Tokens::new(&host, claim_tokens(&host, array)?, Some(len)))
     }
 
-    /// Stores tokens, each in its own transaction, many of them in flight. Starts at once.
+    /// Stores tokens, one transaction per token, with many transactions in flight.
+    ///
+    /// Starts at once and does not wait: the returned outcomes arrive as transactions end. Errors are
+    /// thrown when the outcomes are read: `db_connect` if the database stays unreachable, `db_denied`
+    /// if it refuses every insert, and the errors of `fetch`.
+    ///
+    /// Throws `stream_consumed` if the tokens were already read.
     ///
     /// # Example
     ///
@@ -51,11 +60,13 @@ pub mod functions {
     /// ```
     #[rhai_fn(volatile, return_raw)]
     pub fn store(context: NativeCallContext, tokens: Tokens) -> RhaiResultOf<Outcomes> {
-        let host = ScriptHost::of(&context)?;
+        let host = ScriptHost::of_running(&context)?;
         start_store(&host, tokens.take_pages()?)
     }
 
-    /// Stores the strings in an array.
+    /// Stores the strings of an array as tokens.
+    ///
+    /// Throws `invalid_argument` if a value is not a string or is empty.
     ///
     /// # Example
     ///
@@ -64,11 +75,14 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "store", volatile, return_raw)]
     pub fn store_array(context: NativeCallContext, array: Array) -> RhaiResultOf<Outcomes> {
-        let host = ScriptHost::of(&context)?;
-        start_store(&host, claim(&host, array)?)
+        let host = ScriptHost::of_running(&context)?;
+        start_store(&host, claim_tokens(&host, array)?)
     }
 
-    /// Stores one string.
+    /// Stores one string as a token.
+    ///
+    /// In a loop that reports each outcome, every token waits for the one before it. To store many
+    /// tokens, pass `Tokens` or an array. Throws `invalid_argument` if the string is empty.
     ///
     /// # Example
     ///
@@ -82,17 +96,19 @@ pub mod functions {
         context: NativeCallContext,
         token: ImmutableString,
     ) -> RhaiResultOf<Outcomes> {
-        let host = ScriptHost::of(&context)?;
-        start_store(&host, claim(&host, vec![token.into()])?)
+        let host = ScriptHost::of_running(&context)?;
+        start_store(&host, claim_tokens(&host, vec![token.into()])?)
     }
 
-    /// Rejects tokens that the script itself refuses: their outcomes have the status `rejected` and
-    /// this `reason`; nothing is sent to the database.
+    /// Rejects tokens without sending them to the database.
+    ///
+    /// Their outcomes have the status `rejected` and this `reason`. Throws `stream_consumed` if the
+    /// tokens were already read.
     ///
     /// # Example
     ///
     /// ```rhai
-    /// report(reject(fetch(SIZE), "not today"));
+    /// report(reject(fetch(SIZE), "not needed"));
     /// ```
     #[rhai_fn(volatile, return_raw)]
     pub fn reject(
@@ -100,16 +116,18 @@ pub mod functions {
         tokens: Tokens,
         reason: &str,
     ) -> RhaiResultOf<Outcomes> {
-        let host = ScriptHost::of(&context)?;
+        let host = ScriptHost::of_running(&context)?;
         Ok(start_reject(&host, tokens.take_pages()?, reason))
     }
 
-    /// Rejects the strings in an array.
+    /// Rejects the strings of an array without sending them to the database.
+    ///
+    /// Throws `invalid_argument` if a value is not a string or is empty.
     ///
     /// # Example
     ///
     /// ```rhai
-    /// report(reject(["one", "two"], "too plain"));
+    /// report(reject(["one", "two"], "too short"));
     /// ```
     #[rhai_fn(name = "reject", volatile, return_raw)]
     pub fn reject_array(
@@ -117,11 +135,13 @@ pub mod functions {
         array: Array,
         reason: &str,
     ) -> RhaiResultOf<Outcomes> {
-        let host = ScriptHost::of(&context)?;
-        Ok(start_reject(&host, claim(&host, array)?, reason))
+        let host = ScriptHost::of_running(&context)?;
+        Ok(start_reject(&host, claim_tokens(&host, array)?, reason))
     }
 
-    /// Rejects one string.
+    /// Rejects one string without sending it to the database.
+    ///
+    /// Throws `invalid_argument` if the string is empty.
     ///
     /// # Example
     ///
@@ -140,10 +160,10 @@ pub mod functions {
         token: ImmutableString,
         reason: &str,
     ) -> RhaiResultOf<Outcomes> {
-        let host = ScriptHost::of(&context)?;
+        let host = ScriptHost::of_running(&context)?;
         Ok(start_reject(
             &host,
-            claim(&host, vec![token.into()])?,
+            claim_tokens(&host, vec![token.into()])?,
             reason,
         ))
     }
@@ -155,14 +175,14 @@ fn start_store(host: &Arc<ScriptHost>, pages: PageStream<Fault>) -> RhaiResultOf
 
 fn start_reject(host: &Arc<ScriptHost>, pages: PageStream<Fault>, reason: &str) -> Outcomes {
     let detail = Detail::reason(reason);
-    let stream = host.judge(pages, move |token| {
+    let stream = host.map_to_outcomes(pages, move |token| {
         Outcome::unsent(token, Status::Rejected, Some(detail.clone()))
     });
     Outcomes::new(host, stream)
 }
 
-/// The tokens that the script's strings stand for.
-pub(super) fn claim(host: &ScriptHost, array: Array) -> RhaiResultOf<PageStream<Fault>> {
+/// Returns the tokens of a script's strings.
+fn claim_tokens(host: &ScriptHost, array: Array) -> RhaiResultOf<PageStream<Fault>> {
     let mut texts = Vec::with_capacity(array.len());
     for value in array {
         let text = value
@@ -178,6 +198,6 @@ pub(super) fn claim(host: &ScriptHost, array: Array) -> RhaiResultOf<PageStream<
         .iter()
         .map(|text| ledger.claim(text, max_token))
         .collect();
-    let pages = tokens.chunks(PAGE).map(Page::from_tokens);
+    let pages = tokens.chunks(PAGE_SIZE).map(Page::from_tokens);
     Ok(PageStream::ready(pages))
 }

@@ -1,5 +1,6 @@
-//! `Tokens` as scripts hold them: lazy, single pass, shared by their clones. What a script has not
-//! taken when it lets go of one goes back to the host.
+//! `Tokens`: the stream of tokens that scripts hold. It is lazy and can be read once.
+//!
+//! Clones share it. When the last one is dropped, unread tokens go back to the host.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -11,53 +12,53 @@ use crate::pipeline::channel::PageStream;
 use crate::pipeline::token::{Page, Token};
 use crate::report::ledger::EntryId;
 use crate::script::host::{AbandonedStream, HeldStream, ScriptHost};
-use crate::script::native::{Native, consumed, lock, thrown, used_already};
+use crate::script::native::{NativeResult, consumed_error, consumed_fault, lock, thrown};
 
-/// A script's tokens on their way to the store.
+/// The stream of tokens that `fetch` and `tokens` return to scripts.
 #[derive(Clone)]
 pub struct Tokens(Arc<TokensCell>);
 
-/// What the clones of one [`Tokens`] share.
+/// The state that the clones of one [`Tokens`] share.
 pub struct TokensCell {
     host: Arc<ScriptHost>,
     requested: Option<u64>,
     len: Mutex<Option<u64>>,
-    stats: Mutex<TokensState>,
+    state: Mutex<TokensState>,
 }
 
 enum TokensState {
     Stream(PageStream<Fault>),
-    /// Tokens that failed before and stand open in the books.
+    /// Ledger entries of tokens that failed before and are still open.
     Open(Vec<EntryId>),
     Taken,
 }
 
 impl Tokens {
-    /// The tokens of `pages`.
+    /// Wraps `pages` for a script.
     pub fn new(host: &Arc<ScriptHost>, pages: PageStream<Fault>, requested: Option<u64>) -> Self {
         let len = pages.known_len().map(|len| len as u64);
-        Self::with(host, TokensState::Stream(pages), requested, len)
+        Self::build(host, TokensState::Stream(pages), requested, len)
     }
 
-    /// The tokens of one request for `requested`, of which `len` came.
-    pub fn of_one_page(
+    /// Wraps the response to one request for `requested` tokens, which has `len` tokens.
+    pub fn from_one_page(
         host: &Arc<ScriptHost>,
         pages: PageStream<Fault>,
         requested: u64,
         len: u64,
     ) -> Self {
-        Self::with(host, TokensState::Stream(pages), Some(requested), Some(len))
+        Self::build(host, TokensState::Stream(pages), Some(requested), Some(len))
     }
 
-    /// Tokens that stand open in the books.
-    pub fn open(host: &Arc<ScriptHost>, entries: Vec<EntryId>) -> Self {
+    /// Wraps tokens whose ledger entries are still open.
+    pub fn from_open_entries(host: &Arc<ScriptHost>, entries: Vec<EntryId>) -> Self {
         let len = entries.len() as u64;
-        Self::with(host, TokensState::Open(entries), Some(len), Some(len))
+        Self::build(host, TokensState::Open(entries), Some(len), Some(len))
     }
 
-    fn with(
+    fn build(
         host: &Arc<ScriptHost>,
-        stats: TokensState,
+        state: TokensState,
         requested: Option<u64>,
         len: Option<u64>,
     ) -> Self {
@@ -65,30 +66,30 @@ impl Tokens {
             host: Arc::clone(host),
             requested,
             len: Mutex::new(len),
-            stats: Mutex::new(stats),
+            state: Mutex::new(state),
         });
-        let held = Arc::downgrade(&cell);
-        host.watch_tokens(held);
+        let stream = Arc::downgrade(&cell);
+        host.track_tokens(stream);
         Self(cell)
     }
 
-    /// How many tokens were asked for.
+    /// Returns the number of tokens that were requested.
     pub fn requested(&self) -> Option<u64> {
         self.0.requested
     }
 
-    /// How many tokens it holds or held, once that is known.
+    /// Returns the number of tokens in the stream, once it is known.
     pub fn count(&self) -> Option<u64> {
         *lock(&self.0.len)
     }
 
-    /// The host that it belongs to.
+    /// Returns the host of the run.
     pub fn host(&self) -> &Arc<ScriptHost> {
         &self.0.host
     }
 
-    /// Takes the tokens out, for the store.
-    pub fn take_pages(&self) -> Native<PageStream<Fault>> {
+    /// Takes the tokens out of the stream, for the store.
+    pub fn take_pages(&self) -> NativeResult<PageStream<Fault>> {
         match self.0.take()? {
             TokensState::Stream(pages) => Ok(pages),
             TokensState::Open(entries) => {
@@ -99,22 +100,22 @@ impl Tokens {
                     .collect();
                 Ok(PageStream::ready([Page::from_tokens(&tokens)]))
             }
-            TokensState::Taken => Err(consumed("Tokens")),
+            TokensState::Taken => Err(consumed_error("Tokens")),
         }
     }
 
-    /// The tokens page by page.
-    pub fn pages(&self) -> Native<Pages> {
+    /// Returns the stream page by page.
+    pub fn pages(&self) -> NativeResult<Pages> {
         let pages = self.take_pages()?;
         Ok(Pages(Self::new(self.host(), pages, self.requested())))
     }
 }
 
 impl TokensCell {
-    fn take(&self) -> Native<TokensState> {
-        match std::mem::replace(&mut *lock(&self.stats), TokensState::Taken) {
-            TokensState::Taken => Err(consumed("Tokens")),
-            stats => Ok(stats),
+    fn take(&self) -> NativeResult<TokensState> {
+        match std::mem::replace(&mut *lock(&self.state), TokensState::Taken) {
+            TokensState::Taken => Err(consumed_error("Tokens")),
+            state => Ok(state),
         }
     }
 }
@@ -134,20 +135,20 @@ impl Drop for TokensCell {
 }
 
 impl IntoIterator for Tokens {
-    type Item = Native<ImmutableString>;
+    type Item = NativeResult<ImmutableString>;
     type IntoIter = TokenIter;
 
     fn into_iter(self) -> TokenIter {
-        let (source, begin) = match self.0.take() {
+        let (source, start_error) = match self.0.take() {
             Ok(TokensState::Stream(pages)) => (IterSource::Pages(pages), Ok(())),
             Ok(TokensState::Open(entries)) => (IterSource::Open(entries.into()), Ok(())),
-            Ok(TokensState::Taken) => (IterSource::End, Err(consumed("Tokens"))),
+            Ok(TokensState::Taken) => (IterSource::End, Err(consumed_error("Tokens"))),
             Err(error) => (IterSource::End, Err(error)),
         };
         TokenIter {
             source,
             page: Page::from_texts([]),
-            begin: begin.err(),
+            start_error: start_error.err(),
             unreported: None,
             count: 0,
             owner: self,
@@ -161,29 +162,30 @@ enum IterSource {
     End,
 }
 
-/// Hands a script one token after the other, as strings that stand open in the books until the
-/// script stores them.
+/// Iterates tokens for a script, as strings.
+///
+/// Each token has an open ledger entry until the script stores or rejects the string.
 pub struct TokenIter {
     owner: Tokens,
     source: IterSource,
     page: Page,
-    begin: Option<Box<EvalAltResult>>,
+    start_error: Option<Box<EvalAltResult>>,
     unreported: Option<Fault>,
     count: u64,
 }
 
 impl Iterator for TokenIter {
-    type Item = Native<ImmutableString>;
+    type Item = NativeResult<ImmutableString>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(error) = self.begin.take() {
-            self.unreported = Some(used_already("Tokens"));
+        if let Some(error) = self.start_error.take() {
+            self.unreported = Some(consumed_fault("Tokens"));
             return Some(Err(error));
         }
         let host = Arc::clone(self.owner.host());
         if let Some(fault) = self.unreported.take() {
-            // Only a loop with an empty body asks on after an error: nobody heard of it.
-            host.unreported(fault);
+            // Only a loop with an empty body continues after an error, so the script did not see it.
+            host.record_unreported(fault);
             return None;
         }
         if let IterSource::Open(entries) = &mut self.source {
@@ -215,7 +217,7 @@ impl Iterator for TokenIter {
         };
         self.count += 1;
         let text = token.as_str().into();
-        host.ledger().hand_out(token);
+        host.ledger().add_script_token(token);
         Some(Ok(text))
     }
 }
@@ -231,48 +233,49 @@ impl Drop for TokenIter {
     }
 }
 
-/// The pages of a `Tokens`, each a `Tokens` of its own. What it holds is watched like any `Tokens`,
-/// so that it is found at the end even where values hold each other.
+/// The pages of a `Tokens`, each of which is a `Tokens`.
+///
+/// It wraps a tracked `Tokens`, so the end of the run finds it even in a cycle of values.
 #[derive(Clone)]
 pub struct Pages(Tokens);
 
 impl IntoIterator for Pages {
-    type Item = Native<Tokens>;
+    type Item = NativeResult<Tokens>;
     type IntoIter = PageIter;
 
     fn into_iter(self) -> PageIter {
-        let (pages, begin) = match self.0.take_pages() {
+        let (pages, start_error) = match self.0.take_pages() {
             Ok(pages) => (Some(pages), None),
             Err(error) => (None, Some(error)),
         };
         PageIter {
             pages,
-            begin,
+            start_error,
             unreported: None,
             owner: self.0,
         }
     }
 }
 
-/// Hands a script one page after the other.
+/// Iterates pages for a script.
 pub struct PageIter {
     pages: Option<PageStream<Fault>>,
-    begin: Option<Box<EvalAltResult>>,
+    start_error: Option<Box<EvalAltResult>>,
     unreported: Option<Fault>,
     owner: Tokens,
 }
 
 impl Iterator for PageIter {
-    type Item = Native<Tokens>;
+    type Item = NativeResult<Tokens>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(error) = self.begin.take() {
-            self.unreported = Some(used_already("Tokens"));
+        if let Some(error) = self.start_error.take() {
+            self.unreported = Some(consumed_fault("Tokens"));
             return Some(Err(error));
         }
         let host = self.owner.host();
         if let Some(fault) = self.unreported.take() {
-            host.unreported(fault);
+            host.record_unreported(fault);
             return None;
         }
         match host.wait(self.pages.as_mut()?.next()) {

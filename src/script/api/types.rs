@@ -1,10 +1,10 @@
-//! What `Tokens`, `Outcomes` and `Outcome` can do.
+//! Methods and properties of `Tokens`, `Outcomes`, `Outcome` and thrown strings.
 #![allow(
     clippy::unwrap_used,
     clippy::wildcard_imports,
     clippy::needless_pass_by_value,
     clippy::unnecessary_wraps,
-    reason = "what the engine's macro makes of natives, and the forms that it asks of them"
+    reason = "code that the engine's macro generates, and signatures that it requires"
 )]
 
 use rhai::plugin::*;
@@ -22,7 +22,10 @@ use crate::script::native::integer;
 /// Methods and properties.
 #[export_module]
 pub mod functions {
-    /// The pages as they come from the source, each a `Tokens` of its own.
+    /// Returns the stream page by page; each page is a `Tokens`.
+    ///
+    /// A page holds the tokens of one response, at most `page_size`. Throws `stream_consumed` if the
+    /// tokens were already read. The loop throws the errors of `fetch`.
     ///
     /// # Example
     ///
@@ -36,22 +39,23 @@ pub mod functions {
         tokens.pages()
     }
 
-    /// How many tokens it holds or held: known for one page, and once it was read to the end;
-    /// `()` before.
+    /// The number of tokens, or `()` if it is not known yet.
+    ///
+    /// It is known for one page, for an array, and after a loop has read the stream to its end.
     ///
     /// # Example
     ///
     /// ```rhai
     /// let page = fetch_once(3);
-    /// log_info(`${page.len} tokens came`);
+    /// log_info(`${page.len} tokens received`);
     /// report(store(page));
     /// ```
     #[rhai_fn(get = "len", pure)]
     pub fn tokens_len(tokens: &mut Tokens) -> Dynamic {
-        known(tokens.count())
+        count_or_unit(tokens.count())
     }
 
-    /// How many tokens it holds or held, or `()` where that is not known yet.
+    /// Returns the number of tokens, or `()` if it is not known yet; the same as `.len`.
     ///
     /// # Example
     ///
@@ -62,10 +66,12 @@ pub mod functions {
     /// ```
     #[rhai_fn(name = "len", pure)]
     pub fn tokens_len_method(tokens: &mut Tokens) -> Dynamic {
-        known(tokens.count())
+        count_or_unit(tokens.count())
     }
 
-    /// True where it is known to hold no token.
+    /// Returns true if the stream is known to have no tokens.
+    ///
+    /// It is false if the number is not known yet, such as for `fetch(SIZE)` before it is read.
     ///
     /// # Example
     ///
@@ -78,7 +84,9 @@ pub mod functions {
         tokens.count() == Some(0)
     }
 
-    /// How many tokens were asked for.
+    /// The number of tokens that were requested.
+    ///
+    /// For `tokens`, `failures()` and one page of `pages()` it is the number of tokens.
     ///
     /// # Example
     ///
@@ -89,10 +97,10 @@ pub mod functions {
     /// ```
     #[rhai_fn(get = "requested", pure)]
     pub fn tokens_requested(tokens: &mut Tokens) -> Dynamic {
-        known(tokens.requested())
+        count_or_unit(tokens.requested())
     }
 
-    /// The stream in words, without its tokens.
+    /// Returns a description of the stream, without its tokens.
     ///
     /// # Example
     ///
@@ -109,7 +117,7 @@ pub mod functions {
         }
     }
 
-    /// The stream in words, without its tokens.
+    /// Returns the description that `debug` prints, without tokens.
     ///
     /// # Example
     ///
@@ -123,8 +131,11 @@ pub mod functions {
         tokens_to_string(tokens)
     }
 
-    /// The tokens that are safe to send again (`failed` and `not_attempted`). Stored again, each
-    /// counts once, with its last status.
+    /// Returns the tokens that are safe to send again: `failed` and `not_attempted`.
+    ///
+    /// Waits until all outcomes have arrived. Those that were not reported yet stay readable. A token
+    /// that is stored again counts once, with its last status. `unknown` tokens are not returned,
+    /// because they may be stored.
     ///
     /// # Example
     ///
@@ -138,7 +149,10 @@ pub mod functions {
         outcomes.failures()
     }
 
-    /// How many outcomes of each status were seen so far, as a map.
+    /// The number of outcomes of each status that were read so far, as a map.
+    ///
+    /// Its keys are `stored`, `rejected`, `failed`, `unknown` and `not_attempted`. All
+    /// counts are 0 until `report`, a loop or `failures()` reads the outcomes.
     ///
     /// # Example
     ///
@@ -152,7 +166,7 @@ pub mod functions {
         counts_of(&outcomes.counts())
     }
 
-    /// The stream in words, without its tokens.
+    /// Returns a description of the stream, without its tokens.
     ///
     /// # Example
     ///
@@ -166,7 +180,7 @@ pub mod functions {
         format!("Outcomes({} seen)", outcomes.counts().total())
     }
 
-    /// The stream in words, without its tokens.
+    /// Returns the description that `debug` prints, without tokens.
     ///
     /// # Example
     ///
@@ -180,7 +194,7 @@ pub mod functions {
         outcomes_to_string(outcomes)
     }
 
-    /// The token itself.
+    /// The token, as a string.
     ///
     /// # Example
     ///
@@ -192,7 +206,7 @@ pub mod functions {
         outcome.token.as_str().into()
     }
 
-    /// `stored`, `rejected`, `failed`, `unknown` or `not_attempted`.
+    /// The status: `stored`, `rejected`, `failed`, `unknown` or `not_attempted`.
     ///
     /// # Example
     ///
@@ -210,7 +224,7 @@ pub mod functions {
         outcome.status.as_str().into()
     }
 
-    /// True where the status is `stored`.
+    /// True if the status is `stored`.
     ///
     /// # Example
     ///
@@ -222,7 +236,7 @@ pub mod functions {
         outcome.status == Status::Stored
     }
 
-    /// How often it was sent to the database.
+    /// The number of times that the token was sent to the database.
     ///
     /// # Example
     ///
@@ -234,7 +248,7 @@ pub mod functions {
         outcome.token.attempts.into()
     }
 
-    /// Milliseconds from sending it to the verdict.
+    /// The time from sending the token to its outcome, in milliseconds.
     ///
     /// # Example
     ///
@@ -246,21 +260,23 @@ pub mod functions {
         milliseconds(outcome.elapsed)
     }
 
-    /// The database's five-character code, or `()`.
+    /// The SQLSTATE of the database's error, or `()`.
+    ///
+    /// It has five characters, such as `23505` for a unique violation.
     ///
     /// # Example
     ///
     /// ```rhai
     /// for outcome in store(fetch(SIZE)) {
-    ///     if outcome.sqlstate == "23505" { log_info("it was there already"); }
+    ///     if outcome.sqlstate == "23505" { log_info("already stored"); }
     /// }
     /// ```
     #[rhai_fn(get = "sqlstate", pure)]
     pub fn sqlstate(outcome: &mut Outcome) -> Dynamic {
-        text_of(outcome.detail().sqlstate.as_deref())
+        text_or_unit(outcome.detail().sqlstate.as_deref())
     }
 
-    /// The constraint that refused it, or `()`.
+    /// The name of the constraint that the token violates, or `()`.
     ///
     /// # Example
     ///
@@ -269,22 +285,22 @@ pub mod functions {
     /// ```
     #[rhai_fn(get = "constraint", pure)]
     pub fn constraint(outcome: &mut Outcome) -> Dynamic {
-        text_of(outcome.detail().constraint.as_deref())
+        text_or_unit(outcome.detail().constraint.as_deref())
     }
 
-    /// Why the host or the script refused it, or `()`.
+    /// The reason that the host or the script gives for the status, or `()`.
     ///
     /// # Example
     ///
     /// ```rhai
-    /// report(reject(fetch(SIZE), "not today"), |outcome| outcome.reason);
+    /// report(reject(fetch(SIZE), "not needed"), |outcome| outcome.reason);
     /// ```
     #[rhai_fn(get = "reason", pure)]
     pub fn reason(outcome: &mut Outcome) -> Dynamic {
-        text_of(outcome.detail().reason.as_deref())
+        text_or_unit(outcome.detail().reason.as_deref())
     }
 
-    /// The database's message, or `()`.
+    /// The message of the database's error, or `()`.
     ///
     /// # Example
     ///
@@ -293,10 +309,10 @@ pub mod functions {
     /// ```
     #[rhai_fn(get = "message", pure)]
     pub fn message(outcome: &mut Outcome) -> Dynamic {
-        text_of(outcome.detail().message.as_deref())
+        text_or_unit(outcome.detail().message.as_deref())
     }
 
-    /// The outcome as the object of the `ndjson` report.
+    /// Returns the outcome as JSON, in the form of a line of the `ndjson` report.
     ///
     /// # Example
     ///
@@ -308,7 +324,7 @@ pub mod functions {
         json_of(&TokenRecord::new(outcome))
     }
 
-    /// The status and the token.
+    /// Returns the status and the token, separated by a space.
     ///
     /// # Example
     ///
@@ -320,7 +336,7 @@ pub mod functions {
         format!("{} {}", outcome.status, outcome.token.as_str())
     }
 
-    /// The status alone.
+    /// Returns the description that `debug` prints: the status, without the token.
     ///
     /// # Example
     ///
@@ -332,7 +348,9 @@ pub mod functions {
         format!("Outcome({})", outcome.status)
     }
 
-    /// A text that was thrown has the kind `thrown`, so that a `catch` may ask every error.
+    /// The kind of a thrown string, which is always `thrown`.
+    ///
+    /// It exists so that a `catch` can read `error.kind` of every error.
     ///
     /// # Example
     ///
@@ -345,7 +363,7 @@ pub mod functions {
         "thrown".into()
     }
 
-    /// A text that was thrown is its own message.
+    /// The message of a thrown string, which is the string itself.
     ///
     /// # Example
     ///
@@ -358,10 +376,10 @@ pub mod functions {
     }
 }
 
-fn known(number: Option<u64>) -> Dynamic {
+fn count_or_unit(number: Option<u64>) -> Dynamic {
     number.map_or(Dynamic::UNIT, |number| integer(number).into())
 }
 
-fn text_of(text: Option<&str>) -> Dynamic {
+fn text_or_unit(text: Option<&str>) -> Dynamic {
     text.map_or(Dynamic::UNIT, Into::into)
 }

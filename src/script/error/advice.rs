@@ -1,8 +1,7 @@
-//! The words with which a mistake in a script is explained: names that were probably meant, types
-//! as scripts know them, and which file a closure comes from.
+//! Explains mistakes in a script: suggests names and translates types for messages.
 
 use crate::error::suggest::nearest_name;
-use crate::script::error::text::{Advice, lower_first};
+use crate::script::error::message::{Advice, lower_first};
 use std::collections::BTreeSet;
 
 use rhai::{EvalAltResult, ParseErrorType};
@@ -10,7 +9,7 @@ use rhai::{EvalAltResult, ParseErrorType};
 use crate::script::error::limit;
 use crate::script::type_names::script_type;
 
-/// What the parser complains about; `text` is the whole script.
+/// Returns the message of a parse error; `text` is the whole script.
 pub fn of_parse(kind: &ParseErrorType, text: &str) -> Advice {
     if let Some(advice) = limit::of_parse(kind) {
         return advice;
@@ -25,27 +24,27 @@ pub fn of_parse(kind: &ParseErrorType, text: &str) -> Advice {
     }
 }
 
-/// A variable that is not there.
+/// Returns the message of an unknown variable.
 pub fn unknown_variable(name: &str, text: &str) -> Advice {
-    let declared = declared(text);
+    let declared = declared_names(text);
     let near = nearest_name(
         name,
         declared.iter().copied().filter(|other| *other != name),
     );
-    let elsewhere = declared.contains(name).then(|| {
-        format!("a function sees only its own variables: hand `{name}` over as an argument")
-    });
+    let hint = declared
+        .contains(name)
+        .then(|| format!("a function sees only its own variables: pass `{name}` as an argument"));
     Advice {
         message: format!("unknown variable `{name}`"),
         label: match near {
-            Some(near) if elsewhere.is_none() => format!("did you mean `{near}`?"),
+            Some(near) if hint.is_none() => format!("did you mean `{near}`?"),
             _ => String::new(),
         },
-        hint: elsewhere,
+        hint,
     }
 }
 
-/// A module that is neither there nor imported.
+/// Returns the message of a module that is not imported.
 fn unknown_module(name: &str, text: &str) -> Advice {
     let imported = text.split(" as ").skip(1).filter_map(|rest| {
         let end = rest.find(|char: char| !char.is_alphanumeric() && char != '_')?;
@@ -66,8 +65,8 @@ fn unknown_module(name: &str, text: &str) -> Advice {
     }
 }
 
-/// The names that a script declares somewhere, and those that are always there.
-fn declared(text: &str) -> BTreeSet<&str> {
+/// Returns the names that a script declares anywhere, and the global constants.
+fn declared_names(text: &str) -> BTreeSet<&str> {
     let mut names = BTreeSet::from(["SIZE"]);
     let is_word = |char: char| char.is_alphanumeric() || char == '_';
     let mut words = text
@@ -78,7 +77,7 @@ fn declared(text: &str) -> BTreeSet<&str> {
             names.extend(words.next());
         }
     }
-    // Parameters stand between bars or in the parentheses of a function.
+    // Parameters are between bars or in the parentheses of a function.
     let between = text.split('|').skip(1).step_by(2);
     let of_functions = text.split("fn ").skip(1).filter_map(|rest| {
         let (_, params) = rest.split_once('(')?;
@@ -100,25 +99,27 @@ fn declared(text: &str) -> BTreeSet<&str> {
     names
 }
 
-/// A property that a value does not have: its name and the value's type, as the engine says it.
+/// Returns the name of an unknown property and the type of the value, from the engine's error.
 pub fn unknown_property(error: &EvalAltResult) -> Option<(&str, &str)> {
-    let EvalAltResult::ErrorDotExpr(words, _) = error else {
+    let EvalAltResult::ErrorDotExpr(message, _) = error else {
         return None;
     };
-    let (name, rest) = words.strip_prefix("Unknown property '")?.split_once('\'')?;
+    let (name, rest) = message
+        .strip_prefix("Unknown property '")?
+        .split_once('\'')?;
     let kind = rest.rsplit('\'').nth(1)?;
     Some((name, script_type(kind)))
 }
 
-/// The name and the argument types of ``name (types)``, in the words of scripts.
-pub fn call(signature: &str) -> (&str, Vec<&str>) {
+/// Parses ``name (types)`` into the name and the script's names of the argument types.
+pub fn parse_signature(signature: &str) -> (&str, Vec<&str>) {
     let (name, types) = signature.split_once(" (").unwrap_or((signature, ""));
     let types = types.strip_suffix(')').unwrap_or(types);
     let types = types.split(", ").filter(|name| !name.is_empty());
-    (name, types.map(type_in_words).collect())
+    (name, types.map(argument_type).collect())
 }
 
-fn type_in_words(name: &str) -> &str {
+fn argument_type(name: &str) -> &str {
     match name {
         "&str | ImmutableString | String" => "string",
         "Fn" => "closure",
@@ -127,7 +128,7 @@ fn type_in_words(name: &str) -> &str {
     }
 }
 
-/// True for `+` and its like.
+/// Returns true for an operator such as `+`.
 pub fn is_operator(name: &str) -> bool {
     !name.contains(|char: char| char.is_alphanumeric())
 }
@@ -137,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_variable_that_was_meant_is_found_among_the_declared_ones() {
+    fn unknown_variable_suggests_the_nearest_declared_name() {
         let text = "let total = 1; for (token, at) in x {} fn f(first, second) {} |outcome| 1";
         for (typed, meant) in [
             ("totl", "total"),
@@ -159,13 +160,13 @@ mod tests {
     }
 
     #[test]
-    fn a_call_is_told_in_the_types_of_scripts() {
+    fn signature_uses_type_names_of_scripts() {
         let signature = "store (&str | ImmutableString | String, i64, (), Fn)";
-        let (name, types) = call(signature);
+        let (name, types) = parse_signature(signature);
         assert_eq!(
             (name, types),
             ("store", vec!["string", "int", "nothing", "closure"])
         );
-        assert_eq!(call("f ()"), ("f", vec![]));
+        assert_eq!(parse_signature("f ()"), ("f", vec![]));
     }
 }

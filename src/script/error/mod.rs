@@ -1,21 +1,20 @@
-//! Failures on both sides of the script: a [`Fault`] as a script catches it, and whatever ended a
-//! script as a person reads it, with the place, the calls that led there and a hint.
+//! Converts the error that ended a script to a [`Problem`]: message, location, call frames and hint.
 
 pub mod advice;
 pub(crate) mod limit;
+pub mod message;
 pub mod symbols;
-pub mod text;
 
 use rhai::{Dynamic, EvalAltResult, ParseError, ParseErrorType, Position};
 
 use crate::error::diagnostic::{CallFrame, Location, Problem};
 use crate::error::exit::Exit;
+use crate::script::error::message::{Advice, lower_first};
 use crate::script::error::symbols::Symbols;
-use crate::script::error::text::{Advice, lower_first};
-use crate::script::json::words;
-use crate::script::sources::{Sources, is_closure};
+use crate::script::json::describe;
+use crate::script::texts::{ScriptTexts, is_closure};
 
-/// What became of a thrown map or value.
+/// The parts of a thrown map or value.
 struct Thrown {
     kind: Option<String>,
     message: String,
@@ -37,11 +36,11 @@ impl Thrown {
             thrown.message = if value.is_unit() {
                 "the script threw without a value".to_owned()
             } else {
-                format!("the script threw: {}", words(value))
+                format!("the script threw: {}", describe(value))
             };
             return thrown;
         };
-        let text = |name: &str| map.get(name).filter(|value| !value.is_unit()).map(words);
+        let text = |name: &str| map.get(name).filter(|value| !value.is_unit()).map(describe);
         thrown.kind = text("kind");
         thrown.message = text("message").unwrap_or_else(|| {
             let names: Vec<&str> = map.keys().map(AsRef::as_ref).collect();
@@ -52,7 +51,7 @@ impl Thrown {
             .get("causes")
             .and_then(|causes| causes.as_array_ref().ok())
         {
-            thrown.causes = causes.iter().map(words).collect();
+            thrown.causes = causes.iter().map(describe).collect();
         }
         let mut facts = Vec::new();
         if map
@@ -62,7 +61,7 @@ impl Thrown {
             facts.push("retryable (trying again may help, and is safe)".to_owned());
         }
         for name in ["retry_after_ms", "argument", "expected"] {
-            // What the message says already is not said twice.
+            // The message may contain the value already.
             let value = text(name).filter(|value| !thrown.message.contains(value));
             facts.extend(value.map(|value| format!("{name} {value}")));
         }
@@ -81,28 +80,29 @@ impl Thrown {
     }
 }
 
-/// The problem of a script that does not compile.
-pub fn of_parse(error: &ParseError, file: &str, sources: &Sources) -> Problem {
+/// Returns the problem of a script that does not compile.
+pub fn of_parse(error: &ParseError, file: &str, texts: &ScriptTexts) -> Problem {
     let ParseError(kind, position) = error;
-    parse_problem(kind, *position, file, sources)
+    parse_problem(kind, *position, file, texts)
 }
 
 fn parse_problem(
     kind: &ParseErrorType,
     position: Position,
     file: &str,
-    sources: &Sources,
+    texts: &ScriptTexts,
 ) -> Problem {
-    let text = sources.get(file);
+    let text = texts.get(file);
     let advice = advice::of_parse(kind, &text);
-    let position = end_of(&text, position).unwrap_or(position);
-    advised(advice, file, position, sources)
+    let position = end_of_code(&text, position).unwrap_or(position);
+    with_advice(advice, file, position, texts)
 }
 
-/// Where the last code before `place` ends, if there is none after it: what is missing at the end of a
-/// text is missing there, not on the blank line that the engine names.
-fn end_of(text: &str, place: Position) -> Option<Position> {
-    let (line, column) = (place.line()?, place.position()?);
+/// Returns the end of the last code before `reported`, if no code follows.
+///
+/// If something is missing at the end of a text, the engine names a blank line after the code.
+fn end_of_code(text: &str, reported: Position) -> Option<Position> {
+    let (line, column) = (reported.line()?, reported.position()?);
     let last = text.lines().nth(line - 1).unwrap_or_default();
     let is_blank = last.chars().skip(column - 1).all(char::is_whitespace);
     if !is_blank || text.lines().skip(line).any(|line| !line.trim().is_empty()) {
@@ -114,17 +114,22 @@ fn end_of(text: &str, place: Position) -> Option<Position> {
     Some(position(index + 1, code.trim_end().chars().count() + 1))
 }
 
-fn advised(advice: Advice, file: &str, position: Position, sources: &Sources) -> Problem {
+fn with_advice(advice: Advice, file: &str, position: Position, texts: &ScriptTexts) -> Problem {
     let problem = Problem::new(Exit::Script, advice.message);
-    let problem = at(problem, file, position, sources, &advice.label);
+    let problem = mark(problem, file, position, texts, &advice.label);
     match advice.hint {
         Some(hint) => problem.hint(hint),
         None => problem,
     }
 }
 
-/// The problem of a script that ended with `error`.
-pub fn of_error(error: &EvalAltResult, main: &str, sources: &Sources, names: &Symbols) -> Problem {
+/// Returns the problem of a script that ended with `error`.
+pub fn of_error(
+    error: &EvalAltResult,
+    main: &str,
+    texts: &ScriptTexts,
+    symbols: &Symbols,
+) -> Problem {
     let mut frames = Vec::new();
     let mut file = main.to_owned();
     let mut error = error;
@@ -144,21 +149,21 @@ pub fn of_error(error: &EvalAltResult, main: &str, sources: &Sources, names: &Sy
             line: position.line().unwrap_or(0),
             column: position.position().unwrap_or(0),
         });
-        if let Some(of_closure) = sources.file_of_closure(name) {
-            file = of_closure;
+        if let Some(closure_file) = texts.file_of_closure(name) {
+            file = closure_file;
         } else if !inner_file.is_empty() {
             inner_file.clone_into(&mut file);
         }
         error = inner;
     }
-    let mut problem = leaf(error, &file, sources, names);
-    // Where the engine does not tell the place itself, the call that led there is the nearest one.
-    if problem.place.is_none()
+    let mut problem = innermost(error, &file, texts, symbols);
+    // If the engine does not give a position, use that of the innermost call.
+    if problem.location.is_none()
         && let Some(CallFrame {
             file, line, column, ..
         }) = frames.pop_if(|frame| frame.line > 0)
     {
-        problem = at(problem, &file, position(line, column), sources, "");
+        problem = mark(problem, &file, position(line, column), texts, "");
     }
     frames
         .into_iter()
@@ -172,7 +177,7 @@ fn position(line: usize, column: usize) -> Position {
     Position::new(number(line).max(1), number(column))
 }
 
-/// Closures have names that only the engine knows.
+/// Returns the name of a frame; closures have internal names.
 fn frame_name(name: &str) -> String {
     if is_closure(name) {
         "a closure".to_owned()
@@ -181,13 +186,13 @@ fn frame_name(name: &str) -> String {
     }
 }
 
-fn leaf(error: &EvalAltResult, file: &str, sources: &Sources, names: &Symbols) -> Problem {
+fn innermost(error: &EvalAltResult, file: &str, texts: &ScriptTexts, symbols: &Symbols) -> Problem {
     let position = error.position();
     if let Some((name, kind)) = advice::unknown_property(error) {
-        return advised(names.property_advice(name, kind), file, position, sources);
+        return with_advice(symbols.property_advice(name, kind), file, position, texts);
     }
     if let Some(advice) = limit::of_eval(error) {
-        return advised(advice, file, position, sources);
+        return with_advice(advice, file, position, texts);
     }
     match error {
         EvalAltResult::ErrorRuntime(value, _) => {
@@ -201,64 +206,64 @@ fn leaf(error: &EvalAltResult, file: &str, sources: &Sources, names: &Symbols) -
             if let Some(hint) = thrown.hint {
                 problem = problem.hint(hint);
             }
-            at(problem, file, position, sources, "")
+            mark(problem, file, position, texts, "")
         }
         EvalAltResult::ErrorFunctionNotFound(signature, _) => {
-            advised(names.advice(signature, file), file, position, sources)
+            with_advice(symbols.advice(signature, file), file, position, texts)
         }
         EvalAltResult::ErrorVariableNotFound(name, _) => {
-            let advice = advice::unknown_variable(name, &sources.get(file));
-            advised(advice, file, position, sources)
+            let advice = advice::unknown_variable(name, &texts.get(file));
+            with_advice(advice, file, position, texts)
         }
-        EvalAltResult::ErrorDataRace(..) => advised(
+        EvalAltResult::ErrorDataRace(..) => with_advice(
             Advice {
                 message: "a value is used while it is being called or changed".to_owned(),
                 label: String::new(),
                 hint: Some(
-                    "a closure cannot call itself by the variable that holds it; write a function, `fn name(…) { … }`, which can"
+                    "a closure cannot call itself through its variable; write a function instead: `fn name(…) { … }`"
                         .to_owned(),
                 ),
             },
             file,
             position,
-            sources,
+            texts,
         ),
-        EvalAltResult::ErrorParsing(kind, _) => parse_problem(kind, position, file, sources),
-        _ => at(
-            Problem::new(Exit::Script, bare(error)),
+        EvalAltResult::ErrorParsing(kind, _) => parse_problem(kind, position, file, texts),
+        _ => mark(
+            Problem::new(Exit::Script, engine_message(error)),
             file,
             position,
-            sources,
+            texts,
             "",
         ),
     }
 }
 
-/// The engine's own words without the position that it adds.
-fn bare(error: &EvalAltResult) -> String {
-    let mut words = error.to_string();
-    if let Some(cut) = words.rfind(" (line ") {
-        words.truncate(cut);
+/// Returns the engine's message without its position.
+fn engine_message(error: &EvalAltResult) -> String {
+    let mut message = error.to_string();
+    if let Some(cut) = message.rfind(" (line ") {
+        message.truncate(cut);
     }
-    lower_first(&words)
+    lower_first(&message)
 }
 
-/// Marks the place, as long as the word or call that stands there.
-pub fn at(
+/// Adds the location at `position` to a problem and marks the word there.
+pub fn mark(
     problem: Problem,
     file: &str,
     position: Position,
-    sources: &Sources,
+    texts: &ScriptTexts,
     label: &str,
 ) -> Problem {
     let (Some(line), Some(column)) = (position.line(), position.position()) else {
         return problem;
     };
-    let source = sources.get(file);
+    let source = texts.get(file);
     let text = source.lines().nth(line - 1).unwrap_or("");
     let rest: String = text.chars().skip(column.saturating_sub(1)).collect();
-    let length = mark(&rest);
-    problem.place(Location {
+    let length = marked_length(&rest);
+    problem.location(Location {
         file: file.to_owned(),
         source,
         line,
@@ -268,15 +273,15 @@ pub fn at(
     })
 }
 
-/// How many characters are marked: a text in quotes, a word, or a single character.
-fn mark(rest: &str) -> usize {
+/// Returns the number of characters to mark: a quoted string, a word, or one character.
+fn marked_length(rest: &str) -> usize {
     let quoted = rest
         .strip_prefix('"')
         .and_then(|text| text.split_once('"'))
         .map(|(text, _)| text.chars().count() + 2);
     let word = || {
-        let in_word = |char: &char| char.is_alphanumeric() || *char == '_';
-        rest.chars().take_while(in_word).count().max(1)
+        let is_word_char = |char: &char| char.is_alphanumeric() || *char == '_';
+        rest.chars().take_while(is_word_char).count().max(1)
     };
     quoted.unwrap_or_else(word)
 }

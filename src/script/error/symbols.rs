@@ -1,5 +1,4 @@
-//! What there is to call: every function that the engine knows, the forms in which each can be
-//! called, and which name was probably meant by one that is not among them.
+//! The functions that scripts can call, their overloads, and suggestions for unknown names.
 
 use crate::error::suggest::nearest_name;
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,17 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use rhai::Engine;
 
 use crate::script::error::advice;
-use crate::script::error::text::Advice;
-use crate::script::sources::is_closure;
+use crate::script::error::message::Advice;
+use crate::script::texts::is_closure;
 
-/// The functions that scripts can call: by name, the forms in which each can be called.
+/// The functions that scripts can call: overloads by name.
 #[derive(Clone, Default)]
 pub struct Symbols {
-    pub(crate) plain: BTreeMap<String, Vec<Signature>>,
-    /// By namespace (`host`, `env`).
-    pub(crate) spaces: BTreeMap<String, BTreeMap<String, Vec<Signature>>>,
-    /// The product's own functions, whose forms are worth showing.
-    pub(crate) own: BTreeSet<String>,
+    /// Functions without a namespace, and properties as `get$NAME`.
+    pub(crate) functions: BTreeMap<String, Vec<Signature>>,
+    /// Functions by namespace (`host`, `env`).
+    pub(crate) namespaces: BTreeMap<String, BTreeMap<String, Vec<Signature>>>,
+    /// The names of the primitives, whose overloads are shown in messages.
+    pub(crate) primitives: BTreeSet<String>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -27,9 +27,9 @@ pub(crate) struct Signature {
 }
 
 impl Symbols {
-    /// What `engine` knows; `spaces` are its static modules.
+    /// Collects the functions of `engine`.
     pub fn of(engine: &Engine) -> Self {
-        let mut names = Self::default();
+        let mut symbols = Self::default();
         let functions = engine.collect_fn_metadata(
             None,
             |info| {
@@ -37,7 +37,7 @@ impl Symbols {
                 let types = metadata
                     .params_info
                     .iter()
-                    .map(|name| short(name))
+                    .map(|name| parameter_type(name))
                     .collect();
                 let form = Signature {
                     params: metadata.num_params,
@@ -47,57 +47,57 @@ impl Symbols {
             },
             true,
         );
-        for (space, name, form) in functions {
-            if space == "host" {
-                names.own.insert(name.clone());
+        for (namespace, name, form) in functions {
+            if namespace == "host" {
+                symbols.primitives.insert(name.clone());
             }
-            let table = if space.is_empty() {
-                &mut names.plain
+            let table = if namespace.is_empty() {
+                &mut symbols.functions
             } else {
-                names.spaces.entry(space).or_default()
+                symbols.namespaces.entry(namespace).or_default()
             };
             let forms = table.entry(name).or_default();
             if !forms.contains(&form) {
                 forms.push(form);
             }
         }
-        names
+        symbols
     }
 
-    /// What to say of a call that the engine could not resolve: `signature` is ``name (types)``.
+    /// Explains a call that the engine could not resolve; `signature` is ``name (types)``.
     pub fn advice(&self, signature: &str, file: &str) -> Advice {
-        let (name, types) = advice::call(signature);
-        let plain = Advice::default;
+        let (name, types) = advice::parse_signature(signature);
+        let empty = Advice::default;
         if advice::is_operator(name) {
             let operands = types.join(" and ");
             return Advice {
                 message: format!("`{name}` cannot be applied to {operands}"),
-                ..plain()
+                ..empty()
             };
         }
         if is_closure(name) {
             return Advice {
                 message: "a closure of another file cannot be called here".to_owned(),
                 hint: Some(
-                    "make it a function of that file, and call it as `module::name(…)`".to_owned(),
+                    "write a function in that file, and call it as `module::name(…)`".to_owned(),
                 ),
-                ..plain()
+                ..empty()
             };
         }
         let types = types.join(", ");
-        if let Some(forms) = self.plain.get(name) {
+        if let Some(forms) = self.functions.get(name) {
             return Advice {
                 message: format!("`{name}` cannot be called with ({types})"),
-                label: takes(name, forms),
-                ..plain()
+                label: call_forms(name, forms),
+                ..empty()
             };
         }
         let message = format!("unknown function `{name}` ({types})");
-        // What a module holds is seen only when it is imported.
+        // The functions of a module are known only after its import.
         if name.contains("::") {
-            return Advice { message, ..plain() };
+            return Advice { message, ..empty() };
         }
-        let near = nearest_name(name, self.plain.keys().map(String::as_str));
+        let near = nearest_name(name, self.functions.keys().map(String::as_str));
         Advice {
             message,
             label: near.map_or(String::new(), |near| format!("did you mean `{near}`?")),
@@ -107,19 +107,19 @@ impl Symbols {
         }
     }
 
-    /// True where values of this type have such a property.
+    /// Returns true if values of the type have the property.
     pub fn has_property(&self, property: &str, kind: &str) -> bool {
-        let forms = self.plain.get(&format!("get${property}"));
+        let forms = self.functions.get(&format!("get${property}"));
         forms.is_some_and(|forms| {
             let of_kind = |form: &Signature| form.types.first().is_some_and(|first| first == kind);
             forms.iter().any(of_kind)
         })
     }
 
-    /// What to say of a property that values of this type do not have.
+    /// Explains a property that values of the type do not have.
     pub fn property_advice(&self, property: &str, kind: &str) -> Advice {
         let has: Vec<&str> = self
-            .plain
+            .functions
             .iter()
             .filter_map(|(name, forms)| Some((name.strip_prefix("get$")?, forms)))
             .filter(|(_, forms)| {
@@ -143,9 +143,9 @@ impl Symbols {
     }
 }
 
-/// ``it is called as `store(Tokens)`, `store(array)` ``: how a function can be called.
-pub(crate) fn takes(name: &str, forms: &[Signature]) -> String {
-    // The engine keeps them in no order.
+/// Lists how a function can be called: ``it is called as `store(Tokens)`, `store(array)` ``.
+pub(crate) fn call_forms(name: &str, forms: &[Signature]) -> String {
+    // The engine keeps overloads in random order.
     let mut forms: Vec<&Vec<String>> = forms.iter().map(|form| &form.types).collect();
     forms.sort_by_key(|types| (types.len(), types.join(", ").to_lowercase()));
     let more = if forms.len() > 4 { ", …" } else { "" };
@@ -157,8 +157,8 @@ pub(crate) fn takes(name: &str, forms: &[Signature]) -> String {
     format!("it is called as {}{more}", shown.join(", "))
 }
 
-/// The type in ``name: type``, as scripts know it.
-fn short(param: &str) -> String {
+/// Returns the script's name of the type in ``name: type``.
+fn parameter_type(param: &str) -> String {
     let kind = param.split_once(": ").map_or(param, |(_, kind)| kind);
     crate::script::type_names::script_type(kind).to_owned()
 }

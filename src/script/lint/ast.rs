@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use rhai::{AST, ASTNode, Expr, FnAccess, FnCallExpr, Position, Stmt};
 
-/// By name, how many parameters each function of a script has.
+/// The parameter counts of a script's functions, by name.
 pub type Functions = BTreeMap<String, Vec<usize>>;
 
-/// The functions that a script defines; those that others can call where `public`.
+/// Returns the functions of a script; only public ones if `public` is true.
 pub fn functions_of(ast: &AST, public: bool) -> Functions {
     let mut functions = Functions::new();
     for function in ast.iter_functions() {
@@ -19,7 +19,7 @@ pub fn functions_of(ast: &AST, public: bool) -> Functions {
     functions
 }
 
-/// The call that a node is, with its place, and whether it is written `value.name()`.
+/// Returns the call at a node, its position, and whether it is written `value.name()`.
 pub fn call_of<'a>(node: Option<&'a ASTNode>) -> Option<(&'a FnCallExpr, Position, bool)> {
     match node? {
         ASTNode::Expr(Expr::FnCall(call, position))

@@ -1,5 +1,5 @@
-//! What a script calls against what there is to call: unknown functions, wrong numbers of arguments,
-//! arguments that no form takes, options that do not exist, and functions that hide primitives.
+//! Checks calls: unknown functions, wrong numbers or types of arguments, unknown options, and
+//! functions that hide primitives.
 
 use crate::error::suggest::nearest_name;
 use crate::script::lint::ast::{Functions, call_of, functions_of};
@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use rhai::{AST, ASTNode, Dynamic, Expr, FnCallExpr, Position, Stmt};
 
 use crate::script::api::{FETCH_OPTIONS, RETRY_OPTIONS};
-use crate::script::error::symbols::{Signature, Symbols, takes};
+use crate::script::error::symbols::{Signature, Symbols, call_forms};
 use crate::script::lint::types::VariableKinds;
 use crate::script::lint::{LintFinding, Modules};
-use crate::script::sources::is_closure;
+use crate::script::texts::is_closure;
 
-/// Functions that the engine knows by their names alone.
+/// Functions that the engine handles without registration.
 const BUILT_IN: [&str; 12] = [
     "Fn",
     "call",
@@ -29,111 +29,114 @@ const BUILT_IN: [&str; 12] = [
     "exit",
 ];
 
-/// What is known of a file's calls.
+/// Checks the calls of one file.
 pub struct Calls<'a> {
-    names: &'a Symbols,
-    own: Functions,
+    symbols: &'a Symbols,
+    functions: Functions,
     modules: &'a Modules,
-    /// Names under which a map may hold a closure: `map.name()` calls it. `None` where a module
-    /// may make maps that cannot be seen from here.
-    members: Option<BTreeSet<String>>,
+    /// Names of map entries, which may be closures: `map.name()` calls them.
+    ///
+    /// `None` if an imported module may create maps with unknown entries.
+    map_keys: Option<BTreeSet<String>>,
 }
 
-/// The properties that the script gives to maps.
-fn members(ast: &AST) -> Option<BTreeSet<String>> {
-    let mut members = BTreeSet::new();
-    let mut sees_all = true;
+/// Returns the names of the map entries that a script creates.
+fn map_keys(ast: &AST) -> Option<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    let mut is_complete = true;
     ast.walk(&mut |path: &[ASTNode]| {
         match path.last() {
             Some(ASTNode::Expr(Expr::Map(map, _))) => {
-                members.extend(map.0.iter().map(|(name, _)| name.name.to_string()));
+                names.extend(map.0.iter().map(|(name, _)| name.name.to_string()));
             }
             Some(ASTNode::Expr(Expr::Property(property, _))) => {
-                members.insert(property.2.to_string());
+                names.insert(property.2.to_string());
             }
-            // A map can also be filled by `map["name"]`.
+            // `map["name"] = …` also creates an entry.
             Some(ASTNode::Expr(Expr::StringConstant(text, _))) => {
-                members.insert(text.to_string());
+                names.insert(text.to_string());
             }
-            // What consists of constants was put together by the compiler.
-            Some(ASTNode::Expr(Expr::DynamicConstant(value, _))) => keys(value, &mut members),
-            Some(ASTNode::Stmt(Stmt::Import(..))) => sees_all = false,
+            // The compiler folds maps of constants into one value.
+            Some(ASTNode::Expr(Expr::DynamicConstant(value, _))) => {
+                constant_keys(value, &mut names);
+            }
+            Some(ASTNode::Stmt(Stmt::Import(..))) => is_complete = false,
             _ => {}
         }
         true
     });
-    sees_all.then_some(members)
+    is_complete.then_some(names)
 }
 
-fn keys(value: &Dynamic, into: &mut BTreeSet<String>) {
+fn constant_keys(value: &Dynamic, into: &mut BTreeSet<String>) {
     if let Ok(map) = value.as_map_ref() {
         for (name, value) in map.iter() {
             into.insert(name.to_string());
-            keys(value, into);
+            constant_keys(value, into);
         }
     } else if let Ok(values) = value.as_array_ref() {
-        values.iter().for_each(|value| keys(value, into));
+        values.iter().for_each(|value| constant_keys(value, into));
     }
 }
 
 impl<'a> Calls<'a> {
-    /// Looks at what `ast` defines and imports.
-    pub fn of(ast: &AST, names: &'a Symbols, modules: &'a Modules) -> Self {
+    /// Collects what `ast` defines.
+    pub fn of(ast: &AST, symbols: &'a Symbols, modules: &'a Modules) -> Self {
         Self {
-            names,
-            own: functions_of(ast, false),
+            symbols,
+            functions: functions_of(ast, false),
             modules,
-            members: members(ast),
+            map_keys: map_keys(ast),
         }
     }
 
-    /// True where the script has a function of its own by this name.
+    /// Returns true if the script defines the function.
     pub fn defines(&self, name: &str, params: usize) -> bool {
-        self.own
+        self.functions
             .get(name)
             .is_some_and(|forms| forms.contains(&params))
     }
 
-    /// A function that does not exist, or not with so many arguments.
-    pub fn unknown(
+    /// Finds a call of a function that does not exist, or not with this number of arguments.
+    pub fn unknown_call(
         &self,
         call: &FnCallExpr,
         position: Position,
         is_method: bool,
     ) -> Option<LintFinding> {
-        let (message, label) = self.mistake(call, is_method)?;
+        let (message, label) = self.find_mistake(call, is_method)?;
         Some(LintFinding::error(position, message).label(label))
     }
 
-    /// The mistake in a call, with what stands beside its mark.
-    fn mistake(&self, call: &FnCallExpr, is_method: bool) -> Option<(String, String)> {
+    /// Returns the message and the label of the mistake in a call.
+    fn find_mistake(&self, call: &FnCallExpr, is_method: bool) -> Option<(String, String)> {
         let name = call.name.as_str();
         if call.is_operator_call() || BUILT_IN.contains(&name) {
             return None;
         }
-        let may_be_member = |members: &BTreeSet<String>| members.contains(name);
-        if is_method && self.members.as_ref().is_none_or(may_be_member) {
+        let is_map_key = |keys: &BTreeSet<String>| keys.contains(name);
+        if is_method && self.map_keys.as_ref().is_none_or(is_map_key) {
             return None;
         }
         let count = call.args.len() + usize::from(is_method);
         if !call.namespace.is_empty() {
-            let space = call.namespace.to_string();
-            if let Some(functions) = self.modules.get(&space) {
-                return of_module(&space, name, count, functions);
+            let namespace = call.namespace.to_string();
+            if let Some(functions) = self.modules.get(&namespace) {
+                return check_module_call(&namespace, name, count, functions);
             }
-            return judge(name, count, self.names.spaces.get(&space)?);
+            return check_call(name, count, self.symbols.namespaces.get(&namespace)?);
         }
-        if let Some(forms) = self.own.get(name) {
-            // A function of the script's may also be called on a value, its `this`.
+        if let Some(forms) = self.functions.get(name) {
+            // A script function may also be called on a value, its `this`.
             let fits = forms.contains(&count) || is_method && forms.contains(&(count - 1));
-            let others = self.names.plain.get(name).into_iter().flatten();
+            let others = self.symbols.functions.get(name).into_iter().flatten();
             let mut all = forms.clone();
             all.extend(others.map(|form| form.params));
             return (!fits && !all.contains(&count)).then(|| wrong_number(name, count, all));
         }
-        judge(name, count, &self.names.plain).map(|(message, label)| {
+        check_call(name, count, &self.symbols.functions).map(|(message, label)| {
             if label.is_empty() {
-                let near = nearest_name(name, self.own.keys().map(String::as_str));
+                let near = nearest_name(name, self.functions.keys().map(String::as_str));
                 (
                     message,
                     near.map_or(label, |near| format!("did you mean `{near}`?")),
@@ -145,8 +148,8 @@ impl<'a> Calls<'a> {
     }
 }
 
-/// A call of an imported function.
-fn of_module(
+/// Checks a call of an imported function.
+fn check_module_call(
     module: &str,
     name: &str,
     count: usize,
@@ -160,7 +163,8 @@ fn of_module(
     (!forms.contains(&count)).then(|| wrong_number(name, count, forms.clone()))
 }
 
-fn judge(
+/// Checks a call against the functions in `known`.
+fn check_call(
     name: &str,
     count: usize,
     known: &BTreeMap<String, Vec<Signature>>,
@@ -174,7 +178,7 @@ fn judge(
         return None;
     }
     let (message, _) = wrong_number(name, count, forms.iter().map(|form| form.params).collect());
-    Some((message, takes(name, forms)))
+    Some((message, call_forms(name, forms)))
 }
 
 fn wrong_number(name: &str, count: usize, mut known: Vec<usize>) -> (String, String) {
@@ -190,8 +194,8 @@ fn wrong_number(name: &str, count: usize, mut known: Vec<usize>) -> (String, Str
 }
 
 impl Calls<'_> {
-    /// Arguments that no form of a primitive takes, as far as they are known.
-    pub fn arguments(
+    /// Finds arguments whose known types fit no overload of a primitive.
+    pub fn wrong_arguments(
         &self,
         call: &FnCallExpr,
         position: Position,
@@ -217,33 +221,33 @@ impl Calls<'_> {
         }
         let given: Vec<&str> = given.iter().map(|kind| kind.unwrap_or("?")).collect();
         let message = format!("`{name}` cannot be called with ({})", given.join(", "));
-        let all = self.names.plain.get(name)?;
-        Some(LintFinding::error(position, message).label(takes(name, all)))
+        let all = self.symbols.functions.get(name)?;
+        Some(LintFinding::error(position, message).label(call_forms(name, all)))
     }
 
-    /// The forms of a primitive that take as many arguments as this call has.
+    /// Returns the overloads of a primitive with the number of arguments of this call.
     fn forms(&self, call: &FnCallExpr) -> Option<Vec<Signature>> {
         let name = call.name.as_str();
         let count = call.args.len();
-        let is_own = call.namespace.is_empty() && self.defines(name, count);
-        let is_plain = call.namespace.is_empty() || call.namespace.to_string() == "host";
-        if is_own || !is_plain || !self.names.own.contains(name) {
+        let is_redefined = call.namespace.is_empty() && self.defines(name, count);
+        let is_builtin = call.namespace.is_empty() || call.namespace.to_string() == "host";
+        if is_redefined || !is_builtin || !self.symbols.primitives.contains(name) {
             return None;
         }
-        let forms = self.names.plain.get(name)?.iter();
+        let forms = self.symbols.functions.get(name)?.iter();
         let forms: Vec<Signature> = forms.filter(|form| form.params == count).cloned().collect();
         (!forms.is_empty()).then_some(forms)
     }
 
-    /// True where a call is `emit(text, "file")`, which writes a file.
+    /// Returns true if a call is `emit(text, "file")`, which writes a file.
     pub fn writes_file(&self, call: &FnCallExpr, is_method: bool) -> bool {
-        let is_plain = call.namespace.is_empty() && !self.defines("emit", 2);
+        let is_builtin = call.namespace.is_empty() && !self.defines("emit", 2);
         let count = call.args.len() + usize::from(is_method);
-        call.name == "emit" && count == 2 && (is_plain || call.namespace.to_string() == "host")
+        call.name == "emit" && count == 2 && (is_builtin || call.namespace.to_string() == "host")
     }
 
-    /// Options that do not exist, in a map that is written where a primitive takes it.
-    pub fn options(&self, call: &FnCallExpr, found: &mut Vec<LintFinding>) {
+    /// Finds options that do not exist in a map literal that is an argument of a primitive.
+    pub fn unknown_options(&self, call: &FnCallExpr, findings: &mut Vec<LintFinding>) {
         let (options, known): (_, &[&str]) = match (call.name.as_str(), call.args.len()) {
             ("fetch", 2) => (&call.args[1], &FETCH_OPTIONS),
             ("retry", 2) => (&call.args[0], &RETRY_OPTIONS),
@@ -260,13 +264,13 @@ impl Calls<'_> {
                     None => format!("it takes {}", known.join(", ")),
                 };
                 let message = format!("`{}` has no option `{}`", call.name, key.name);
-                found.push(LintFinding::error(key.pos, message).label(label));
+                findings.push(LintFinding::error(key.pos, message).label(label));
             }
         }
     }
 
-    /// Functions that hide a primitive from a script which never calls the real one.
-    pub fn hidden(&self, ast: &AST, text: &str, found: &mut Vec<LintFinding>) {
+    /// Finds functions that hide a primitive and do not call it.
+    pub fn hidden_primitives(&self, ast: &AST, text: &str, findings: &mut Vec<LintFinding>) {
         let mut wrapped = BTreeSet::new();
         ast.walk(&mut |path: &[ASTNode]| {
             if let Some((call, ..)) = call_of(path.last())
@@ -276,28 +280,29 @@ impl Calls<'_> {
             }
             true
         });
-        for (name, forms) in &self.own {
-            let Some(known) = self.names.plain.get(name) else {
+        for (name, forms) in &self.functions {
+            let Some(known) = self.symbols.functions.get(name) else {
                 continue;
             };
             let hides = known.iter().any(|form| forms.contains(&form.params));
             if !hides
                 || is_closure(name)
                 || wrapped.contains(name)
-                || !self.names.own.contains(name)
+                || !self.symbols.primitives.contains(name)
             {
                 continue;
             }
             let message = format!("this function hides the primitive `{name}`");
             let hint =
                 format!("give it another name, or call the primitive in it as `host::{name}(…)`");
-            found.push(LintFinding::warning(defined_at(text, name), message).hint(hint));
+            findings
+                .push(LintFinding::warning(definition_position(text, name), message).hint(hint));
         }
     }
 }
 
-/// Where a text defines a function; the engine does not tell.
-fn defined_at(text: &str, name: &str) -> Position {
+/// Returns the position of a function's definition, which the engine does not record.
+fn definition_position(text: &str, name: &str) -> Position {
     for (number, line) in text.lines().enumerate() {
         let code = line.split("//").next().unwrap_or_default();
         for (at, _) in code.match_indices("fn ") {

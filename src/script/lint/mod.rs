@@ -1,6 +1,7 @@
-//! The mistakes in scripts that can be seen without running them, each at its place. An error is
-//! what fails when it is reached, or can never do what it says; a warning is what runs, but hardly
-//! as it was meant.
+//! Finds mistakes in scripts without running them.
+//!
+//! An error is code that would fail when run. A warning is code that runs, but probably not as
+//! intended.
 
 mod ast;
 mod calls;
@@ -15,17 +16,17 @@ use rhai::{AST, ASTNode, Position, Stmt};
 
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
-use crate::script::error::at;
+use crate::script::error::mark;
 use crate::script::error::symbols::Symbols;
 use crate::script::lint::ast::{Functions, call_of};
 use crate::script::lint::calls::Calls;
 use crate::script::lint::types::VariableKinds;
-use crate::script::sources::Sources;
+use crate::script::texts::ScriptTexts;
 
-/// By the name under which it is imported, the functions of each module.
+/// The functions of each imported module, by its alias.
 pub type Modules = BTreeMap<String, Functions>;
 
-/// A mistake at a place.
+/// A mistake and its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LintFinding {
     position: Position,
@@ -66,82 +67,92 @@ impl LintFinding {
     }
 }
 
-/// What a run refuses before it begins: calls of functions that do not exist, or not with so many
-/// arguments.
-pub fn calls(ast: &AST, file: &str, names: &Symbols, sources: &Sources) -> Vec<Problem> {
+/// Returns the calls that prevent a run: unknown functions and wrong numbers of arguments.
+pub fn unknown_calls(
+    ast: &AST,
+    file: &str,
+    symbols: &Symbols,
+    texts: &ScriptTexts,
+) -> Vec<Problem> {
     let modules = Modules::new();
-    let calls = Calls::of(ast, names, &modules);
-    let mut found = Vec::new();
+    let calls = Calls::of(ast, symbols, &modules);
+    let mut findings = Vec::new();
     ast.walk(&mut |path: &[ASTNode]| {
         if let Some((call, position, is_method)) = call_of(path.last()) {
-            found.extend(calls.unknown(call, position, is_method));
+            findings.extend(calls.unknown_call(call, position, is_method));
         }
         true
     });
-    problems(found, file, sources)
+    problems(findings, file, texts)
 }
 
-/// The first call that writes a file, which a run without a folder for it refuses before it begins.
-/// Whoever tries to write knows that it may fail.
-pub fn file_written(ast: &AST, file: &str, names: &Symbols, sources: &Sources) -> Option<Problem> {
+/// Returns the first call that writes a file, which prevents a run without `--out-dir`.
+///
+/// Calls inside `try` do not count, because the script handles the error.
+pub fn first_file_write(
+    ast: &AST,
+    file: &str,
+    symbols: &Symbols,
+    texts: &ScriptTexts,
+) -> Option<Problem> {
     let modules = Modules::new();
-    let calls = Calls::of(ast, names, &modules);
-    let mut found = Vec::new();
+    let calls = Calls::of(ast, symbols, &modules);
+    let mut findings = Vec::new();
     ast.walk(&mut |path: &[ASTNode]| {
         let is_try = |node: &ASTNode| matches!(node, ASTNode::Stmt(Stmt::TryCatch(..)));
         if let Some((call, position, is_method)) = call_of(path.last())
             && calls.writes_file(call, is_method)
             && !path.iter().any(is_try)
         {
-            let message = "`emit` is to write a file, and no folder for it is named".to_owned();
+            let message = "`emit` writes a file, but no output folder is configured".to_owned();
             let hint = "`--out-dir DIR` names the folder that scripts may write to; no token was asked for";
-            found.push(LintFinding::error(position, message).hint(hint.to_owned()));
+            findings.push(LintFinding::error(position, message).hint(hint.to_owned()));
         }
         true
     });
-    let first = problems(found, file, sources).into_iter().next()?;
-    Some(first.ending(Exit::Usage))
+    let first = problems(findings, file, texts).into_iter().next()?;
+    Some(first.with_exit(Exit::Usage))
 }
 
-/// Everything that can be seen in one file; `modules` are those that it imports.
+/// Returns all findings in one file; `modules` are its imports.
 fn lint(
     ast: &AST,
     text: &str,
-    names: &Symbols,
+    symbols: &Symbols,
     modules: &Modules,
     is_main: bool,
 ) -> Vec<LintFinding> {
-    let calls = Calls::of(ast, names, modules);
+    let calls = Calls::of(ast, symbols, modules);
     let kinds = VariableKinds::of_script(ast);
-    let mut found = Vec::new();
+    let mut findings = Vec::new();
     ast.walk(&mut |path: &[ASTNode]| {
         if let Some((call, position, is_method)) = call_of(path.last()) {
-            if let Some(unknown) = calls.unknown(call, position, is_method) {
-                found.push(unknown);
+            if let Some(unknown) = calls.unknown_call(call, position, is_method) {
+                findings.push(unknown);
             } else if !is_method {
-                found.extend(calls.arguments(call, position, &kinds));
-                calls.options(call, &mut found);
+                findings.extend(calls.wrong_arguments(call, position, &kinds));
+                calls.unknown_options(call, &mut findings);
             }
         }
-        properties::look(path, text, names, &kinds, &mut found);
+        properties::check_node(path, text, symbols, &kinds, &mut findings);
         true
     });
     if is_main {
-        calls.hidden(ast, text, &mut found);
+        calls.hidden_primitives(ast, text, &mut findings);
     }
-    found
+    findings
 }
 
-/// The findings in one file as problems, in the order of their places.
-fn problems(mut found: Vec<LintFinding>, file: &str, sources: &Sources) -> Vec<Problem> {
-    found.sort_by(|one, other| {
+/// Converts the findings in one file to problems, sorted by position.
+fn problems(mut findings: Vec<LintFinding>, file: &str, texts: &ScriptTexts) -> Vec<Problem> {
+    findings.sort_by(|one, other| {
         let key = |finding: &LintFinding| (finding.position, finding.message.clone());
         key(one).cmp(&key(other))
     });
-    found.dedup();
-    let problems = found.into_iter().map(|finding| {
+    findings.dedup();
+    let problems = findings.into_iter().map(|finding| {
         let problem = Problem::new(Exit::Script, finding.message);
-        let problem = at(problem, file, finding.position, sources, &finding.label);
+        let problem = mark(problem, file, finding.position, texts, &finding.label);
         let problem = match finding.hint {
             Some(hint) => problem.hint(hint),
             None => problem,

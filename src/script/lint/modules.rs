@@ -1,4 +1,4 @@
-//! A script with all that it imports: each file is looked at once, however often it is imported.
+//! Checks a script and everything that it imports. Each file is checked once.
 
 use std::collections::BTreeSet;
 
@@ -10,84 +10,83 @@ use crate::script::error::symbols::Symbols;
 use crate::script::lint::ast::functions_of;
 use crate::script::lint::{LintFinding, Modules, lint, problems};
 use crate::script::sandbox::resolver::{ModuleText, ScopedResolver};
-use crate::script::sources::Sources;
+use crate::script::texts::ScriptTexts;
 
-/// Looks at one script and at what it imports.
+/// Checks one script and its imports.
 pub struct FileLinter<'a> {
     engine: Engine,
     resolver: &'a ScopedResolver,
-    names: &'a Symbols,
-    sources: &'a Sources,
-    /// What was looked at, by its real place.
+    symbols: &'a Symbols,
+    texts: &'a ScriptTexts,
+    /// The keys of the modules that were checked.
     seen: BTreeSet<String>,
-    /// What is being looked at, outermost first.
-    under_way: Vec<String>,
+    /// The keys of the files that are being checked, outermost first.
+    in_progress: Vec<String>,
     problems: Vec<Problem>,
-    /// What does not compile, among the imports of the file that is being looked at.
-    broken: Vec<Problem>,
+    /// Compile errors in the imports of the current file.
+    compile_errors: Vec<Problem>,
 }
 
 impl<'a> FileLinter<'a> {
-    /// `engine` compiles what is imported.
+    /// Creates a linter; `engine` compiles the imports.
     pub fn new(
         mut engine: Engine,
         resolver: &'a ScopedResolver,
-        names: &'a Symbols,
-        sources: &'a Sources,
+        symbols: &'a Symbols,
+        texts: &'a ScriptTexts,
     ) -> Self {
-        // A mistake in code that never runs is one, too, and what is optimised loses its place.
+        // The optimiser removes code that never runs, and positions.
         engine.set_optimization_level(OptimizationLevel::None);
         Self {
             engine,
             resolver,
-            names,
-            sources,
+            symbols,
+            texts,
             seen: BTreeSet::new(),
-            under_way: Vec::new(),
+            in_progress: Vec::new(),
             problems: Vec::new(),
-            broken: Vec::new(),
+            compile_errors: Vec::new(),
         }
     }
 
-    /// Looks at the script itself, which is the file `key` and finds the constants of `scope`, and
-    /// then at the others.
-    pub fn main(mut self, scope: &Scope, file: &str, key: &str) -> Vec<Problem> {
-        self.under_way.push(key.to_owned());
-        let text = self.sources.get(file);
+    /// Checks the script in the file `key`, which has the constants of `scope`, and its imports.
+    pub fn lint_script(mut self, scope: &Scope, file: &str, key: &str) -> Vec<Problem> {
+        self.in_progress.push(key.to_owned());
+        let text = self.texts.get(file);
         match self.engine.compile_with_scope(scope, text) {
-            Ok(ast) => self.look(&ast, file, true),
-            Err(error) => self.problems.push(of_parse(&error, file, self.sources)),
+            Ok(ast) => self.lint_file(&ast, file, true),
+            Err(error) => self.problems.push(of_parse(&error, file, self.texts)),
         }
         self.problems
     }
 
-    fn look(&mut self, ast: &AST, file: &str, is_main: bool) {
+    fn lint_file(&mut self, ast: &AST, file: &str, is_main: bool) {
         let mut modules = Modules::new();
         let mut found = Vec::new();
-        let mut after = Vec::new();
+        let mut imported = Vec::new();
         for import in imports_of(ast) {
             match self.resolve(&import) {
-                Ok(Some((module, below))) => {
+                Ok(Some((module, text))) => {
                     modules.insert(import.alias, functions_of(&module, true));
-                    after.extend(below.map(|below| (module, below)));
+                    imported.extend(text.map(|text| (module, text)));
                 }
-                // Whoever tries to import knows that it may fail.
+                // If the import is inside `try`, the script handles the error.
                 Err(finding) if !import.is_tried => found.push(finding),
                 Ok(None) | Err(_) => {}
             }
         }
-        let text = self.sources.get(file);
-        found.extend(lint(ast, &text, self.names, &modules, is_main));
-        self.problems.extend(problems(found, file, self.sources));
-        self.problems.append(&mut self.broken);
-        for (module, ModuleText { name, key, .. }) in after {
-            self.under_way.push(key);
-            self.look(&module, &name, false);
-            self.under_way.pop();
+        let text = self.texts.get(file);
+        found.extend(lint(ast, &text, self.symbols, &modules, is_main));
+        self.problems.extend(problems(found, file, self.texts));
+        self.problems.append(&mut self.compile_errors);
+        for (module, ModuleText { name, key, .. }) in imported {
+            self.in_progress.push(key);
+            self.lint_file(&module, &name, false);
+            self.in_progress.pop();
         }
     }
 
-    /// The module that is imported, and where it stands if it is to be looked at.
+    /// Returns the imported module, and its text if it is not checked yet.
     fn resolve(
         &mut self,
         import: &Import,
@@ -99,25 +98,25 @@ impl<'a> FileLinter<'a> {
                 None => finding,
             }
         })?;
-        if self.under_way.contains(&found.key) {
+        if self.in_progress.contains(&found.key) {
             let message = format!("cannot import `{}`: circular import", import.path);
-            let hint = "put what both need into a file of its own that imports neither";
+            let hint = "move what both need into a third file that imports neither";
             return Err(LintFinding::error(import.position, message).hint(hint.to_owned()));
         }
-        self.sources.add(&found.name, &found.text);
+        self.texts.add(&found.name, &found.text);
         let is_new = self.seen.insert(found.key.clone());
         match self.engine.compile(found.text.as_ref()) {
             Ok(module) => Ok(Some((module, is_new.then_some(found)))),
             Err(error) => {
-                let broken = || of_parse(&error, &found.name, self.sources);
-                self.broken.extend(is_new.then(broken));
+                let problem = || of_parse(&error, &found.name, self.texts);
+                self.compile_errors.extend(is_new.then(problem));
                 Ok(None)
             }
         }
     }
 }
 
-/// A module that a script imports by a name that is written down.
+/// An import whose path is a string literal.
 struct Import {
     path: String,
     alias: String,

@@ -1,5 +1,4 @@
-//! Values and properties that do not exist: a status that no token ever has, a property that an
-//! outcome lacks, a count by a name that is none; and loops that read a stream for nothing.
+//! Checks properties and values: unknown statuses, properties and counts, and empty loops.
 
 use rhai::{ASTNode, Expr, Position, Stmt};
 
@@ -11,34 +10,34 @@ use crate::script::lint::ast::call_of;
 use crate::script::lint::types::{ValueKind, VariableKinds, flatten};
 use crate::script::lint::{LintFinding, switch};
 
-/// What `report` returns beside the counts of each status.
+/// The keys of `report`'s summary besides the statuses.
 const SUMMARY: [&str; 4] = ["requested", "received", "requests", "surplus"];
 
-/// Looks at one node of a script.
-pub fn look(
+/// Checks one node of a script.
+pub fn check_node(
     path: &[ASTNode],
     text: &str,
-    names: &Symbols,
+    symbols: &Symbols,
     kinds: &VariableKinds,
-    found: &mut Vec<LintFinding>,
+    findings: &mut Vec<LintFinding>,
 ) {
     match path.last() {
         Some(ASTNode::Stmt(Stmt::Switch(switch, position))) => {
-            for constant in switch::texts(text, *position) {
-                compared(&switch.0, &constant, kinds, found);
+            for constant in switch::string_cases(text, *position) {
+                check_comparison(&switch.0, &constant, kinds, findings);
             }
         }
         Some(ASTNode::Expr(expr @ Expr::Dot(..))) => {
-            // What stands within a longer chain is looked at with it.
-            let within = path.iter().rev().nth(1);
-            if !matches!(within, Some(ASTNode::Expr(Expr::Dot(..)))) {
-                properties(expr, names, kinds, found);
+            // Part of a longer chain, which is checked as a whole.
+            let parent = path.iter().rev().nth(1);
+            if !matches!(parent, Some(ASTNode::Expr(Expr::Dot(..)))) {
+                check_properties(expr, symbols, kinds, findings);
             }
         }
         Some(ASTNode::Stmt(Stmt::For(each, position))) => {
             let kind = kinds.of(&each.2.expr).filter(|kind| kind.is_stream());
             if let Some(kind) = kind.filter(|_| each.2.body.is_empty()) {
-                found.push(empty_loop(kind, *position));
+                findings.push(empty_loop(kind, *position));
             }
         }
         node => {
@@ -46,18 +45,18 @@ pub fn look(
                 let args = call.args.as_slice();
                 match (call.name.as_str(), args) {
                     ("==" | "!=", [left, right]) => {
-                        compared(left, right, kinds, found);
-                        compared(right, left, kinds, found);
+                        check_comparison(left, right, kinds, findings);
+                        check_comparison(right, left, kinds, findings);
                     }
                     ("contains", [list, value]) => {
                         for constant in elements(list) {
-                            compared(value, constant, kinds, found);
+                            check_comparison(value, constant, kinds, findings);
                         }
                     }
                     ("retry", [Expr::Map(map, _), _]) => {
                         let on = map.0.iter().filter(|(key, _)| key.name == "on");
                         for kind in on.flat_map(|(_, kinds)| elements(kinds)) {
-                            found.extend(unlikely_kind(kind));
+                            findings.extend(unknown_kind(kind));
                         }
                     }
                     _ => {}
@@ -67,17 +66,22 @@ pub fn look(
     }
 }
 
-/// Properties that what they are asked of cannot have.
-fn properties(expr: &Expr, names: &Symbols, kinds: &VariableKinds, found: &mut Vec<LintFinding>) {
-    kinds.along(expr, |kind, link| {
+/// Finds properties that their values cannot have.
+fn check_properties(
+    expr: &Expr,
+    symbols: &Symbols,
+    kinds: &VariableKinds,
+    findings: &mut Vec<LintFinding>,
+) {
+    kinds.walk_chain(expr, |kind, link| {
         let Expr::Property(property, position) = link else {
             return;
         };
         let name = property.2.as_str();
         if kind.is_closed() {
-            if !names.has_property(name, kind.name()) {
-                let advice = names.property_advice(name, kind.name());
-                found.push(LintFinding::error(*position, advice.message).label(advice.label));
+            if !symbols.has_property(name, kind.name()) {
+                let advice = symbols.property_advice(name, kind.name());
+                findings.push(LintFinding::error(*position, advice.message).label(advice.label));
             }
             return;
         }
@@ -94,16 +98,21 @@ fn properties(expr: &Expr, names: &Symbols, kinds: &VariableKinds, found: &mut V
             } else {
                 "a summary"
             };
-            let label = did_you_mean(name, &known);
+            let label = suggestion(name, &known);
             let message = format!("{what} have no `{name}`: it is always `()`");
             let message = message.replace("a summary have", "a summary has");
-            found.push(LintFinding::warning(*position, message).label(label));
+            findings.push(LintFinding::warning(*position, message).label(label));
         }
     });
 }
 
-/// What a status or a kind of error is compared with.
-fn compared(value: &Expr, constant: &Expr, kinds: &VariableKinds, found: &mut Vec<LintFinding>) {
+/// Checks the constant that a status or an error kind is compared with.
+fn check_comparison(
+    value: &Expr,
+    constant: &Expr,
+    kinds: &VariableKinds,
+    findings: &mut Vec<LintFinding>,
+) {
     let Expr::StringConstant(text, position) = constant else {
         return;
     };
@@ -115,27 +124,27 @@ fn compared(value: &Expr, constant: &Expr, kinds: &VariableKinds, found: &mut Ve
     match property.2.as_str() {
         "status" if !statuses().any(|status| status == text.as_str()) => {
             let mut of_outcome = false;
-            kinds.along(value, |kind, link| {
+            kinds.walk_chain(value, |kind, link| {
                 let is_status = matches!(link, Expr::Property(link, _) if link.2 == "status");
                 of_outcome |= kind == ValueKind::Outcome && is_status;
             });
             let known: Vec<&str> = statuses().collect();
             let near = nearest_name(text, known.iter().copied());
             let message = format!("no token ever has the status `{text}`");
-            let label = did_you_mean(text, &known);
+            let label = suggestion(text, &known);
             if of_outcome {
-                found.push(LintFinding::error(*position, message).label(label));
+                findings.push(LintFinding::error(*position, message).label(label));
             } else if near.is_some() {
-                found.push(LintFinding::warning(*position, message).label(label));
+                findings.push(LintFinding::warning(*position, message).label(label));
             }
         }
-        "kind" => found.extend(unlikely_kind(constant)),
+        "kind" => findings.extend(unknown_kind(constant)),
         _ => {}
     }
 }
 
-/// A kind of error that is none, but nearly one. A script may throw kinds of its own.
-fn unlikely_kind(constant: &Expr) -> Option<LintFinding> {
+/// Finds an unknown error kind that resembles a known one. Scripts may throw other kinds.
+fn unknown_kind(constant: &Expr) -> Option<LintFinding> {
     let Expr::StringConstant(text, position) = constant else {
         return None;
     };
@@ -158,7 +167,7 @@ fn empty_loop(kind: ValueKind, position: Position) -> LintFinding {
         format!("this loop reads {what} and does nothing with them"),
     )
     .hint(format!(
-        "in a loop without statements an error is not thrown where it happens; {instead} reads them, too"
+        "an empty loop does not throw an error where it occurs; {instead} reads them too"
     ))
 }
 
@@ -173,9 +182,9 @@ fn statuses() -> impl Iterator<Item = &'static str> {
     Status::ALL.iter().map(|status| status.as_str())
 }
 
-fn did_you_mean(name: &str, known: &[&str]) -> String {
+fn suggestion(name: &str, known: &[&str]) -> String {
     match nearest_name(name, known.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("there is {}", known.join(", ")),
+        None => format!("one of {}", known.join(", ")),
     }
 }

@@ -1,10 +1,9 @@
-//! The texts that a `switch` tells apart. The engine keeps nothing but their hashes, so that they are
-//! read from the script itself.
+//! Reads the string cases of a `switch` from the source text: the engine keeps only their hashes.
 
 use rhai::{Expr, Position};
 
-/// The strings before `=>` in the `switch` that stands at `position` in `text`.
-pub fn texts(text: &str, position: Position) -> Vec<Expr> {
+/// Returns the strings before `=>` in the `switch` at `position` in `text`.
+pub fn string_cases(text: &str, position: Position) -> Vec<Expr> {
     let (Some(line), Some(column)) = (position.line(), position.position()) else {
         return Vec::new();
     };
@@ -16,7 +15,7 @@ pub fn texts(text: &str, position: Position) -> Vec<Expr> {
     };
     for (at, code) in rest.iter().enumerate() {
         let skipped = if at == 0 { column - 1 } else { 0 };
-        if reader.line(code, skipped, line + at) {
+        if reader.read_line(code, skipped, line + at) {
             break;
         }
     }
@@ -24,7 +23,7 @@ pub fn texts(text: &str, position: Position) -> Vec<Expr> {
 }
 
 struct SwitchReader {
-    /// How many brackets are open.
+    /// The number of open brackets.
     depth: usize,
     /// True between a comma, or the opening bracket, and `=>`.
     is_pattern: bool,
@@ -32,8 +31,8 @@ struct SwitchReader {
 }
 
 impl SwitchReader {
-    /// Reads a line from a column on; true after the last bracket has closed.
-    fn line(&mut self, code: &str, skipped: usize, number: usize) -> bool {
+    /// Reads a line, without its first `skipped` characters. Returns true after the last bracket.
+    fn read_line(&mut self, code: &str, skipped: usize, number: usize) -> bool {
         let chars: Vec<char> = code.chars().collect();
         let mut at = skipped;
         while let Some(&char) = chars.get(at) {
@@ -41,7 +40,7 @@ impl SwitchReader {
             match char {
                 '/' if next == Some('/') => return false,
                 '"' | '\'' | '`' => {
-                    let end = end_of_text(&chars, at);
+                    let end = end_of_string(&chars, at);
                     if char == '"' && self.is_pattern && self.depth == 1 {
                         let text: String = chars[at + 1..end.min(chars.len())].iter().collect();
                         self.found.extend(constant(&text, number, at + 1));
@@ -70,8 +69,8 @@ impl SwitchReader {
     }
 }
 
-/// Where the text ends that begins at `start`; past the line where it does not.
-fn end_of_text(chars: &[char], start: usize) -> usize {
+/// Returns the end of the string that begins at `start`, or a position past the line.
+fn end_of_string(chars: &[char], start: usize) -> usize {
     let mut at = start + 1;
     while at < chars.len() && chars[at] != chars[start] {
         at += if chars[at] == '\\' { 2 } else { 1 };
@@ -89,19 +88,19 @@ mod tests {
     use super::*;
 
     fn found(text: &str, line: u16, column: u16) -> Vec<(String, usize, usize)> {
-        let texts = texts(text, Position::new(line, column));
-        let place = |expr: &Expr| match expr {
+        let cases = string_cases(text, Position::new(line, column));
+        let position = |expr: &Expr| match expr {
             Expr::StringConstant(text, at) => {
                 let (line, column) = (at.line()?, at.position()?);
                 Some((text.to_string(), line, column))
             }
             _ => None,
         };
-        texts.iter().filter_map(place).collect()
+        cases.iter().filter_map(position).collect()
     }
 
     #[test]
-    fn what_is_told_apart_is_found_and_nothing_else() {
+    fn only_string_cases_are_found() {
         let text = "print(1); switch o.status { \"a\" => 1, // \"no\"
             \"b\" | \"c\" if x == f(\"no\") => { print(\"no\"); }
             \"d\" => switch x { \"no\" => 2 },
@@ -115,13 +114,13 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_over_a_call_begins_after_it() {
+    fn cases_begin_after_the_switch_expression() {
         let text = "switch f(#{a: 1}) { \"x\" => 1 }";
         assert_eq!(found(text, 1, 1), [("x".to_owned(), 1, 21)]);
     }
 
     #[test]
-    fn text_that_is_no_switch_gives_nothing() {
+    fn incomplete_switch_does_not_panic() {
         for text in ["", "switch", "switch x { \"a", "\"", "switch x { '\\"] {
             assert!(found(text, 1, 1).len() <= 1, "{text}");
         }

@@ -1,15 +1,15 @@
-//! Which kind of value an expression has, where that is certain: what the primitives give, and the
-//! variables that hold nothing else. A variable's name stands for one kind in a whole file, or for
-//! none.
+//! Infers the type of an expression from the primitives, if it is certain.
+//!
+//! A variable name has one type in a whole file, or no known type.
 
 use std::collections::HashMap;
 
 use rhai::{AST, ASTNode, Dynamic, Expr, FnCallExpr, FnPtr, Stmt};
 
 use crate::script::lint::ast::{Functions, call_of, functions_of};
-use crate::script::sources::is_closure;
+use crate::script::texts::is_closure;
 
-/// What an expression is known to be.
+/// The known type of an expression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueKind {
     /// A stream of tokens.
@@ -18,11 +18,11 @@ pub enum ValueKind {
     Pages,
     /// A stream of outcomes.
     Outcomes,
-    /// What became of a token.
+    /// The outcome of a token.
     Outcome,
-    /// The map that `report` gives.
+    /// The map that `report` returns.
     Summary,
-    /// The map that `.counts` is.
+    /// The map `.counts`.
     Counts,
     /// Text.
     Text,
@@ -34,16 +34,16 @@ pub enum ValueKind {
     Bool,
     /// An array.
     Array,
-    /// A map that the script writes.
+    /// A map literal of the script.
     Map,
     /// A closure.
     Closure,
-    /// Nothing.
+    /// The empty value `()`.
     Unit,
 }
 
 impl ValueKind {
-    /// Its name among the types of parameters.
+    /// Returns the name in the types of parameters.
     pub fn name(self) -> &'static str {
         match self {
             Self::Tokens => "Tokens",
@@ -61,18 +61,18 @@ impl ValueKind {
         }
     }
 
-    /// True for what a loop reads once, and which may fail on the way.
+    /// Returns true for a stream, which can be read once and may fail.
     pub fn is_stream(self) -> bool {
         matches!(self, Self::Tokens | Self::Pages | Self::Outcomes)
     }
 
-    /// True where the properties that it has are all that it can ever have.
+    /// Returns true if the set of properties is fixed.
     pub fn is_closed(self) -> bool {
         self.is_stream() || matches!(self, Self::Outcome | Self::Text)
     }
 
-    /// What a loop over it gives.
-    fn each(self) -> Option<Self> {
+    /// Returns the type of the items in a loop.
+    fn item(self) -> Option<Self> {
         match self {
             Self::Tokens => Some(Self::Text),
             Self::Pages => Some(Self::Tokens),
@@ -93,23 +93,23 @@ impl ValueKind {
     }
 }
 
-/// The kinds of a file's variables.
+/// The types of a file's variables.
 #[derive(Default)]
 pub struct VariableKinds {
-    own: Functions,
+    functions: Functions,
     variables: HashMap<String, Option<ValueKind>>,
 }
 
 impl VariableKinds {
-    /// Looks at every place of `ast` where a variable gets a value.
+    /// Infers the types from every assignment in `ast`.
     pub fn of_script(ast: &AST) -> Self {
         let mut kinds = Self {
-            own: functions_of(ast, false),
+            functions: functions_of(ast, false),
             variables: HashMap::new(),
         };
-        // What one variable holds may depend on what another one does.
+        // The type of one variable may depend on another variable.
         for _ in 0..8 {
-            let variables = kinds.look(ast);
+            let variables = kinds.infer(ast);
             if variables == kinds.variables {
                 break;
             }
@@ -118,7 +118,7 @@ impl VariableKinds {
         kinds
     }
 
-    /// The kind of `expr`, where it is certain.
+    /// Returns the type of `expr`, if it is certain.
     pub fn of(&self, expr: &Expr) -> Option<ValueKind> {
         match expr {
             Expr::IntegerConstant(..) => Some(ValueKind::Int),
@@ -133,24 +133,29 @@ impl VariableKinds {
                 self.variables.get(variable.1.as_str()).copied().flatten()
             }
             Expr::FnCall(call, _) => self.of_call(call),
-            Expr::Dot(..) => self.along(expr, |_, _| ()),
+            Expr::Dot(..) => self.walk_chain(expr, |_, _| ()),
             _ => None,
         }
     }
 
-    /// The kind at the end of `a.b.c()`; `each` is shown every link with the kind of what it is
-    /// asked of.
-    pub fn along(&self, expr: &Expr, mut each: impl FnMut(ValueKind, &Expr)) -> Option<ValueKind> {
+    /// Returns the type of a chain such as `a.b.c()`.
+    ///
+    /// Calls `visit` with each link and the type of its receiver.
+    pub fn walk_chain(
+        &self,
+        expr: &Expr,
+        mut visit: impl FnMut(ValueKind, &Expr),
+    ) -> Option<ValueKind> {
         let mut links = Vec::new();
         flatten(expr, &mut links);
         let (first, links) = links.split_first()?;
         let mut kind = self.of(first);
         for link in links {
-            let asked = kind?;
-            each(asked, link);
+            let receiver = kind?;
+            visit(receiver, link);
             kind = match link {
-                Expr::Property(property, _) => asked.property(&property.2),
-                Expr::MethodCall(call, _) => self.method(asked, call),
+                Expr::Property(property, _) => receiver.property(&property.2),
+                Expr::MethodCall(call, _) => self.method(receiver, call),
                 _ => None,
             };
         }
@@ -164,14 +169,14 @@ impl VariableKinds {
         {
             return Some(ValueKind::Closure);
         }
-        let is_own = self
-            .own
+        let is_redefined = self
+            .functions
             .get(name)
             .is_some_and(|forms| forms.contains(&count));
-        let space = call.namespace.to_string();
+        let namespace = call.namespace.to_string();
         if call.is_operator_call()
-            || is_own && space.is_empty()
-            || !matches!(space.as_str(), "" | "host")
+            || is_redefined && namespace.is_empty()
+            || !matches!(namespace.as_str(), "" | "host")
         {
             return None;
         }
@@ -180,8 +185,8 @@ impl VariableKinds {
 
     fn method(&self, of: ValueKind, call: &FnCallExpr) -> Option<ValueKind> {
         let (name, count) = (call.name.as_str(), call.args.len());
-        let own = self.own.get(name);
-        if own.is_some_and(|forms| forms.contains(&count) || forms.contains(&(count + 1))) {
+        let redefined = self.functions.get(name);
+        if redefined.is_some_and(|forms| forms.contains(&count) || forms.contains(&(count + 1))) {
             return None;
         }
         match (of, name) {
@@ -192,25 +197,25 @@ impl VariableKinds {
         }
     }
 
-    /// One pass over all places where variables get values.
-    fn look(&self, ast: &AST) -> HashMap<String, Option<ValueKind>> {
+    /// Runs one pass over all assignments.
+    fn infer(&self, ast: &AST) -> HashMap<String, Option<ValueKind>> {
         let mut pass = TypePass {
             variables: HashMap::new(),
             captured: HashMap::new(),
-            of_outcomes: Vec::new(),
+            line_closures: Vec::new(),
         };
         ast.walk(&mut |path: &[ASTNode]| {
             self.bind(path.last(), &mut pass);
             true
         });
         for function in ast.iter_functions() {
-            // What a closure captures keeps its name and comes before its own parameters.
+            // Captured variables come before a closure's parameters and keep their names.
             let captured = pass.captured.get(function.name).copied().unwrap_or(0);
-            let own = function.params.iter().skip(captured);
-            let words_outcomes = pass.of_outcomes.iter().any(|name| name == function.name);
-            for param in own {
-                let kind = words_outcomes.then_some(ValueKind::Outcome);
-                agree(&mut pass.variables, param, kind);
+            let params = function.params.iter().skip(captured);
+            let is_line_closure = pass.line_closures.iter().any(|name| name == function.name);
+            for param in params {
+                let kind = is_line_closure.then_some(ValueKind::Outcome);
+                unify(&mut pass.variables, param, kind);
             }
         }
         pass.variables
@@ -219,32 +224,32 @@ impl VariableKinds {
     fn bind(&self, node: Option<&ASTNode>, pass: &mut TypePass) {
         match node {
             Some(ASTNode::Stmt(Stmt::Var(var, ..))) => {
-                agree(&mut pass.variables, &var.0.name, self.of(&var.1));
+                unify(&mut pass.variables, &var.0.name, self.of(&var.1));
             }
             Some(ASTNode::Stmt(Stmt::Assignment(assignment))) => {
                 if let Expr::Variable(variable, ..) = &assignment.1.lhs {
                     let is_plain = !assignment.0.is_op_assignment();
                     let kind = is_plain.then(|| self.of(&assignment.1.rhs)).flatten();
-                    agree(&mut pass.variables, &variable.1, kind);
+                    unify(&mut pass.variables, &variable.1, kind);
                 }
             }
             Some(ASTNode::Stmt(Stmt::For(each, _))) => {
-                let kind = self.of(&each.2.expr).and_then(ValueKind::each);
-                agree(&mut pass.variables, &each.0.name, kind);
+                let kind = self.of(&each.2.expr).and_then(ValueKind::item);
+                unify(&mut pass.variables, &each.0.name, kind);
                 if let Some(counter) = &each.1 {
-                    agree(&mut pass.variables, &counter.name, Some(ValueKind::Int));
+                    unify(&mut pass.variables, &counter.name, Some(ValueKind::Int));
                 }
             }
             Some(ASTNode::Stmt(Stmt::TryCatch(flow, _))) => {
                 if let Expr::Variable(variable, ..) = &flow.expr {
-                    agree(&mut pass.variables, &variable.1, None);
+                    unify(&mut pass.variables, &variable.1, None);
                 }
             }
             node => self.closures(node, pass),
         }
     }
 
-    /// Notes what closures capture, and which of them word the lines of a report.
+    /// Records what closures capture, and which of them are line closures of `report`.
     fn closures(&self, node: Option<&ASTNode>, pass: &mut TypePass) {
         let Some((call, _, is_method)) = call_of(node) else {
             return;
@@ -255,22 +260,23 @@ impl VariableKinds {
             pass.captured.insert(name, call.args.len() - 1);
         }
         if call.name == "report" && call.args.len() + usize::from(is_method) == 2 {
-            let is_real = is_method || self.of_call(call).is_some();
+            let is_primitive = is_method || self.of_call(call).is_some();
             let line = call.args.last().and_then(closure_name);
-            pass.of_outcomes.extend(line.filter(|_| is_real));
+            pass.line_closures.extend(line.filter(|_| is_primitive));
         }
     }
 }
 
 struct TypePass {
     variables: HashMap<String, Option<ValueKind>>,
-    /// How many variables each closure captures.
+    /// The number of variables that each closure captures.
     captured: HashMap<String, usize>,
-    /// Closures that are called with an outcome.
-    of_outcomes: Vec<String>,
+    /// The line closures of `report`, which get an outcome.
+    line_closures: Vec<String>,
 }
 
-fn agree(variables: &mut HashMap<String, Option<ValueKind>>, name: &str, kind: Option<ValueKind>) {
+/// Sets the type of a variable; a different type makes it unknown.
+fn unify(variables: &mut HashMap<String, Option<ValueKind>>, name: &str, kind: Option<ValueKind>) {
     variables
         .entry(name.to_owned())
         .and_modify(|known| {
@@ -302,7 +308,7 @@ fn constant(value: &Dynamic) -> Option<ValueKind> {
     }
 }
 
-/// The name of the closure that is written here, with or without what it captures.
+/// Returns the name of a closure literal, with or without captures.
 fn closure_name(expr: &Expr) -> Option<String> {
     match expr {
         Expr::DynamicConstant(value, _) => {
@@ -311,7 +317,7 @@ fn closure_name(expr: &Expr) -> Option<String> {
             is_closure(&name).then_some(name)
         }
         Expr::FnCall(call, _) if call.name == "curry" => closure_name(call.args.first()?),
-        // Sharing what is captured makes it a block.
+        // A closure with captures is a block that shares them first.
         Expr::Stmt(block) => match block.statements().last()? {
             Stmt::Expr(expr) => closure_name(expr),
             Stmt::FnCall(call, _) if call.name == "curry" => closure_name(call.args.first()?),
@@ -321,7 +327,7 @@ fn closure_name(expr: &Expr) -> Option<String> {
     }
 }
 
-/// The parts of `a.b.c`, whichever way the engine nests them.
+/// Collects the parts of `a.b.c`, which the engine nests left or right.
 pub fn flatten<'a>(expr: &'a Expr, into: &mut Vec<&'a Expr>) {
     match expr {
         Expr::Dot(pair, ..) => {

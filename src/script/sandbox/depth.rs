@@ -1,15 +1,16 @@
-//! How deeply values lie in each other. What the engine does to a value it does to those within it,
-//! one stack frame deeper each time; a chain of a million would overflow the stack.
+//! Measures how deeply values are nested.
+//!
+//! The engine recurses into nested values, so a chain of a million would overflow the stack.
 
 use std::collections::HashMap;
 
 use rhai::{Dynamic, FnPtr};
 
-/// Counts the values, if none lies deeper than `most` in others.
-pub fn measure<'a>(values: impl IntoIterator<Item = &'a Dynamic>, most: usize) -> Option<u32> {
+/// Counts the values; returns `None` if one is nested more than `max_depth` levels deep.
+pub fn measure<'a>(values: impl IntoIterator<Item = &'a Dynamic>, max_depth: usize) -> Option<u32> {
     let mut measure = DepthMeter {
         shared: HashMap::new(),
-        most,
+        max_depth,
         count: 0,
     };
     for value in values {
@@ -19,18 +20,19 @@ pub fn measure<'a>(values: impl IntoIterator<Item = &'a Dynamic>, most: usize) -
 }
 
 struct DepthMeter {
-    /// The depth of each value that closures share, by its address; 0 while it is being measured,
-    /// for it may hold itself.
+    /// The depth of each shared value by its address.
+    ///
+    /// It is 0 while the value is being measured, because a value can contain itself.
     shared: HashMap<*const Dynamic, usize>,
-    most: usize,
+    max_depth: usize,
     count: u32,
 }
 
 impl DepthMeter {
-    /// How deep the values within `value` go, which lies `above` others itself.
+    /// Returns the depth of `value`, which is nested `above` levels deep.
     fn depth(&mut self, value: &Dynamic, above: usize) -> Option<usize> {
         self.count = self.count.saturating_add(1);
-        if above > self.most {
+        if above > self.max_depth {
             return None;
         }
         if value.is_shared() {
@@ -62,13 +64,13 @@ impl DepthMeter {
     }
 
     fn shared_depth(&mut self, value: &Dynamic, above: usize) -> Option<usize> {
-        // What is being changed right now is measured next time.
+        // A value that is being changed is measured the next time.
         let Some(inner) = value.read_lock::<Dynamic>() else {
             return Some(0);
         };
         let address = std::ptr::from_ref(&*inner);
         if let Some(&depth) = self.shared.get(&address) {
-            return (above + depth <= self.most).then_some(depth);
+            return (above + depth <= self.max_depth).then_some(depth);
         }
         self.shared.insert(address, 0);
         let depth = self.depth(&inner, above)?;
@@ -82,27 +84,27 @@ impl DepthMeter {
 mod tests {
     use super::*;
 
-    fn made_by(script: &str) -> Dynamic {
+    fn eval(script: &str) -> Dynamic {
         rhai::Engine::new().eval(script).unwrap()
     }
 
     #[test]
-    fn the_deepest_value_counts() {
+    fn measure_fails_when_one_value_is_too_deep() {
         for script in [
             "let a = 1; for i in 0..10 { a = [a]; } a",
             "let a = 1; for i in 0..10 { a = #{x: 0, a: a}; } a",
             "let f = || 1; for i in 0..10 { let g = f; f = || g.call(); } f",
             "let f = Fn(\"x\"); for i in 0..10 { f = f.curry(f); } f",
         ] {
-            let value = made_by(script);
+            let value = eval(script);
             assert!(measure([&value], 11).is_some(), "{script}");
             assert!(measure([&value], 9).is_none(), "{script}");
         }
     }
 
     #[test]
-    fn a_chain_is_measured_whole_though_its_links_are_at_hand_too() {
-        let chain = made_by(
+    fn shared_chain_is_measured_to_its_full_depth() {
+        let chain = eval(
             "let all = []; let f = || 1; for i in 0..50 { let g = f; f = || g.call(); all.push(f); } all",
         );
         assert!(measure([&chain], 60).is_some());
@@ -110,14 +112,14 @@ mod tests {
     }
 
     #[test]
-    fn a_closure_that_holds_itself_ends() {
-        let value = made_by("let f = (); f = |n| if n > 0 { f.call(n - 1) }; [f, f]");
+    fn measure_ends_when_closure_contains_itself() {
+        let value = eval("let f = (); f = |n| if n > 0 { f.call(n - 1) }; [f, f]");
         assert!(measure([&value], 10).is_some());
     }
 
     #[test]
-    fn what_two_closures_share_is_measured_once() {
-        let value = made_by(
+    fn shared_values_are_measured_once() {
+        let value = eval(
             "let f = || 1; for i in 0..40 { let g = f; let h = f; f = || g.call() + h.call(); } f",
         );
         assert!(measure([&value], 100).unwrap() < 1000);

@@ -1,7 +1,7 @@
-//! The limits of a script, and the watch that ends one which passes them or whose run is being
-//! stopped. No script can catch that, and none can bring the process down: memory is measured as
-//! the kernel counts it, and values cannot lie in each other so deeply that dropping them
-//! overflows the stack.
+//! The limits of a script. A script that exceeds a limit, or whose run is stopped, is terminated.
+//!
+//! No script can catch the termination or crash the process: the kernel's count limits memory, and a
+//! nesting limit keeps recursion into values within the stack.
 
 pub(crate) mod depth;
 pub(crate) mod overrides;
@@ -17,69 +17,72 @@ use rhai::{Dynamic, Engine, EvalAltResult, Position};
 use crate::pipeline::token::largest_page;
 use crate::runtime::shutdown::Shutdown;
 
-/// How deeply functions may call each other.
-pub const CALL_LEVELS: usize = 64;
-/// How deeply expressions may be nested: in the script, and in a function of it.
-pub const EXPRESSION_DEPTHS: (usize, usize) = (64, 32);
-/// The bytes of a string, and of all strings in one value together.
-pub const STRING: usize = 1024 * 1024;
-/// The values in an array, those of arrays within it included; the bytes of a blob. The engine
-/// counts them anew at each call, so that larger ones would be too slow to be of use.
-pub const ARRAY: usize = 100_000;
-/// The entries of a map, those of maps within it included.
-pub const MAP: usize = 100_000;
-/// The functions of a script or module, closures included.
-pub const FUNCTIONS: usize = 256;
-/// The modules of a run.
-pub const MODULES: usize = 32;
-/// The variables at a time.
-pub const VARIABLES: usize = 1000;
-/// How deeply values may lie in each other.
-pub const NESTING: usize = 1000;
+/// The maximum depth of nested function calls.
+pub const MAX_CALL_LEVELS: usize = 64;
+/// The maximum depth of expressions: in the script, and in a function.
+pub const MAX_EXPRESSION_DEPTHS: (usize, usize) = (64, 32);
+/// The maximum size of a string in bytes, and of all strings in one value together.
+pub const MAX_STRING_SIZE: usize = 1024 * 1024;
+/// The maximum number of values in an array with its nested arrays, and of bytes in a blob.
+///
+/// The engine counts them at each call, so larger arrays would be too slow.
+pub const MAX_ARRAY_SIZE: usize = 100_000;
+/// The maximum number of entries in a map with its nested maps.
+pub const MAX_MAP_SIZE: usize = 100_000;
+/// The maximum number of functions in a script or module, closures included.
+pub const MAX_FUNCTIONS: usize = 256;
+/// The maximum number of imports in a run.
+pub const MAX_MODULES: usize = 32;
+/// The maximum number of variables in scope.
+pub const MAX_VARIABLES: usize = 1000;
+/// The maximum depth of nested values.
+pub const MAX_NESTING: usize = 1000;
 
-/// So many pages like the largest one may be under way between source, script and database.
-const PAGES_UNDER_WAY: u64 = 8;
+/// The number of pages, each as large as the largest, that do not count as script memory.
+///
+/// They are in transit between source, script and database.
+const PAGES_IN_TRANSIT: u64 = 8;
 
-/// After so many looks at a variable all of them are measured; after at most so many where they are
-/// large.
-const MEASURE_AFTER: (u32, u32) = (1024, 16 * 1024);
+/// The number of variable lookups between two measurements: the minimum, and the maximum for large
+/// values.
+const LOOKUPS_BETWEEN_MEASUREMENTS: (u32, u32) = (1024, 16 * 1024);
 
-/// So many operations may wording one line take after the script ended.
-const LAST_OPERATIONS: u64 = 1_000_000;
+/// The operation limit of the line closure per line, after the script has ended.
+const LINE_CLOSURE_OPERATIONS: u64 = 1_000_000;
 
-/// Sets what the engine itself watches over.
+/// Sets the limits that the engine enforces.
 pub fn apply(engine: &mut Engine) {
     engine
-        .set_max_call_levels(CALL_LEVELS)
-        .set_max_expr_depths(EXPRESSION_DEPTHS.0, EXPRESSION_DEPTHS.1)
-        .set_max_string_size(STRING)
-        .set_max_array_size(ARRAY)
-        .set_max_map_size(MAP)
-        .set_max_functions(FUNCTIONS)
-        .set_max_modules(MODULES)
-        .set_max_variables(VARIABLES);
+        .set_max_call_levels(MAX_CALL_LEVELS)
+        .set_max_expr_depths(MAX_EXPRESSION_DEPTHS.0, MAX_EXPRESSION_DEPTHS.1)
+        .set_max_string_size(MAX_STRING_SIZE)
+        .set_max_array_size(MAX_ARRAY_SIZE)
+        .set_max_map_size(MAX_MAP_SIZE)
+        .set_max_functions(MAX_FUNCTIONS)
+        .set_max_modules(MAX_MODULES)
+        .set_max_variables(MAX_VARIABLES);
 }
 
-/// Why a script was ended from within.
+/// Why a script was terminated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
     /// The run is being stopped.
-    Asked,
+    Stopped,
     /// The process has grown too much.
     Memory,
-    /// Values lie in each other too deeply.
+    /// Values are nested too deeply.
     Nesting,
-    /// Wording a line took too long after the script had ended.
-    LastWords,
+    /// The line closure exceeded its limits after the script had ended.
+    LineClosure,
 }
 
 impl StopReason {
-    /// The error that ends the script.
+    /// Returns the error that terminates the script.
     pub fn error(self) -> Box<EvalAltResult> {
         EvalAltResult::ErrorTerminated(Dynamic::from(self), Position::NONE).into()
     }
 
-    /// Why the script was ended, if it was.
+    /// Returns the reason if the error terminated the script.
     pub fn of(error: &EvalAltResult) -> Option<Self> {
         match error {
             EvalAltResult::ErrorTerminated(token, _) => token.clone().try_cast(),
@@ -88,58 +91,57 @@ impl StopReason {
     }
 }
 
-/// Measures how much the process has grown since the script began.
+/// Measures how much the process has grown since the script started.
 #[derive(Debug)]
 pub struct MemoryMeter {
     /// The kernel's count; `None` if it cannot be read.
     process: Option<ResidentMemory>,
     at_start: u64,
-    most: u64,
+    max_growth: u64,
 }
 
 impl MemoryMeter {
-    /// Begins to measure; `most` bytes of growth are allowed, beyond the pages under way.
-    pub fn begin(most: u64) -> Self {
+    /// Starts to measure. `max_growth` bytes are allowed, besides the pages in transit.
+    pub fn start(max_growth: u64) -> Self {
         let mut memory = Self {
             process: ResidentMemory::open(),
             at_start: 0,
-            most,
+            max_growth,
         };
         memory.at_start = memory.resident().unwrap_or_default();
         if memory.at_start == 0 {
-            tracing::warn!("without /proc the memory that a script takes is not limited");
+            tracing::warn!("cannot read /proc/self/statm: the memory of the script is not limited");
         }
         memory
     }
 
-    /// True where the process has grown too much.
-    pub fn is_over(&self) -> bool {
-        let under_way = PAGES_UNDER_WAY * largest_page() as u64;
-        let allowed = self.at_start + self.most + under_way;
+    /// Returns true if the process has grown too much.
+    pub fn is_exceeded(&self) -> bool {
+        let in_transit = PAGES_IN_TRANSIT * largest_page() as u64;
+        let allowed = self.at_start + self.max_growth + in_transit;
         self.resident().is_some_and(|resident| resident > allowed)
     }
 
-    /// What the process holds now, in bytes.
+    /// Returns the resident memory of the process in bytes.
     fn resident(&self) -> Option<u64> {
         self.process.as_ref()?.bytes()
     }
 }
 
-/// Ends the script when the run is being stopped or the memory is used up.
+/// Terminates the script when the run is stopped or the script exceeds a limit.
 pub fn watch(engine: &mut Engine, shutdown: Shutdown, memory: Arc<MemoryMeter>) {
     let ticks = CoarseClock::default();
-    // Once stopped, every operation is refused at once: some functions of the engine keep errors to
-    // themselves and go on.
+    // Once terminated, every further operation fails: some functions of the engine discard errors.
     let stopped: Arc<OnceLock<StopReason>> = Arc::default();
     measure_nesting(engine, Arc::clone(&stopped));
     engine.on_progress(move |_| {
         let stop = if let Some(stop) = stopped.get() {
             *stop
-        } else if !ticks.has_passed() {
+        } else if !ticks.has_ticked() {
             return None;
         } else if shutdown.stopping().is_cancelled() {
-            StopReason::Asked
-        } else if memory.is_over() {
+            StopReason::Stopped
+        } else if memory.is_exceeded() {
             StopReason::Memory
         } else {
             return None;
@@ -148,59 +150,64 @@ pub fn watch(engine: &mut Engine, shutdown: Shutdown, memory: Arc<MemoryMeter>) 
     });
 }
 
-/// Ends the wording of a line that is written after the script ended, when it takes too many
-/// operations, too much memory, or when `is_late` says so.
-pub fn watch_last_words(
+/// Limits the line closure after the script has ended: operations, memory and `has_timed_out`.
+pub fn watch_line_closure(
     engine: &mut Engine,
     memory: Arc<MemoryMeter>,
-    is_late: impl Fn() -> bool + Send + Sync + 'static,
+    has_timed_out: impl Fn() -> bool + Send + Sync + 'static,
 ) {
     let ticks = CoarseClock::default();
     engine.on_progress(move |count| {
-        let is_over =
-            count > LAST_OPERATIONS || ticks.has_passed() && (is_late() || memory.is_over());
-        is_over.then(|| Dynamic::from(StopReason::LastWords))
+        let is_exceeded = count > LINE_CLOSURE_OPERATIONS
+            || ticks.has_ticked() && (has_timed_out() || memory.is_exceeded());
+        is_exceeded.then(|| Dynamic::from(StopReason::LineClosure))
     });
 }
 
-/// A clock that is all but free to read and moves on every few milliseconds, so that what costs
-/// more is looked at that often, and between two looks a script cannot do much.
+/// A coarse clock that is cheap to read and ticks every few milliseconds.
+///
+/// Expensive checks run once per tick.
 #[derive(Default)]
 struct CoarseClock(AtomicI64);
 
 impl CoarseClock {
-    fn has_passed(&self) -> bool {
+    /// Returns true if the clock has ticked since the last call.
+    fn has_ticked(&self) -> bool {
         let now = coarse_nanos();
         // A script has one thread.
-        let passed = now != self.0.load(Ordering::Relaxed);
-        if passed {
+        let ticked = now != self.0.load(Ordering::Relaxed);
+        if ticked {
             self.0.store(now, Ordering::Relaxed);
         }
-        passed
+        ticked
     }
 }
 
-/// Measures now and then how deeply the variables' values lie in each other. A script cannot nest
-/// values much deeper in between, for each step takes a look at a variable.
+/// Measures the nesting of all variables after a number of variable lookups.
+///
+/// Each nesting step needs a lookup, so values cannot become much deeper in between.
 fn measure_nesting(engine: &mut Engine, stopped: Arc<OnceLock<StopReason>>) {
-    let left = AtomicU32::new(MEASURE_AFTER.0);
+    let left = AtomicU32::new(LOOKUPS_BETWEEN_MEASUREMENTS.0);
     #[allow(
         deprecated,
-        reason = "the engine marks this call as one that may change, not as one that will go"
+        reason = "the engine marks this function as unstable, not as obsolete"
     )]
     engine.on_var(move |_, _, context| {
-        let looks = left.load(Ordering::Relaxed);
-        if looks > 0 {
-            left.store(looks - 1, Ordering::Relaxed);
+        let lookups = left.load(Ordering::Relaxed);
+        if lookups > 0 {
+            left.store(lookups - 1, Ordering::Relaxed);
             return Ok(None);
         }
         let values = context.scope().iter_raw().map(|(_, _, value)| value);
-        let measured = depth::measure(values.chain(context.this_ptr()), NESTING);
+        let measured = depth::measure(values.chain(context.this_ptr()), MAX_NESTING);
         let Some(count) = measured else {
             return Err(stopped.get_or_init(|| StopReason::Nesting).error());
         };
         left.store(
-            count.clamp(MEASURE_AFTER.0, MEASURE_AFTER.1),
+            count.clamp(
+                LOOKUPS_BETWEEN_MEASUREMENTS.0,
+                LOOKUPS_BETWEEN_MEASUREMENTS.1,
+            ),
             Ordering::Relaxed,
         );
         Ok(None)
@@ -213,17 +220,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_over_when_the_process_has_grown() {
-        let memory = MemoryMeter::begin(8 * 1024 * 1024);
-        assert!(!memory.is_over());
+    fn memory_is_exceeded_when_process_has_grown() {
+        let memory = MemoryMeter::start(8 * 1024 * 1024);
+        assert!(!memory.is_exceeded());
         let grown = vec![1_u8; 64 * 1024 * 1024];
-        assert!(memory.is_over());
+        assert!(memory.is_exceeded());
         assert_eq!(grown[grown.len() / 2], 1);
     }
 
     #[test]
-    fn a_stop_is_found_in_the_error_that_it_makes() {
-        for stop in [StopReason::Asked, StopReason::Memory, StopReason::Nesting] {
+    fn stop_reason_is_found_in_its_error() {
+        for stop in [StopReason::Stopped, StopReason::Memory, StopReason::Nesting] {
             assert_eq!(StopReason::of(&stop.error()), Some(stop));
         }
         assert_eq!(StopReason::of(&"other".into()), None);

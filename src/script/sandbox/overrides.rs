@@ -1,21 +1,22 @@
-//! Stand-ins for functions of the engine that know no bounds: that take more memory in one stroke
-//! than the limits allow, that may never end, or that keep to themselves what a closure threw.
-//! They do what the engine's own do otherwise, and are no part of the script API reference.
+//! Overrides of engine functions that ignore the limits: in one call they can exceed the memory
+//! limit, never end, or discard the error of a closure.
+//!
+//! Otherwise they behave like the engine's functions. The script API reference does not list them.
 #![allow(
     clippy::unwrap_used,
     clippy::wildcard_imports,
     clippy::needless_pass_by_value,
-    reason = "what the engine's macro makes of natives, and the forms that it asks of them"
+    reason = "code that the engine's macro generates, and signatures that it requires"
 )]
 
 use rhai::plugin::*;
 use rhai::{Array, Engine, FnPtr, INT, ImmutableString, Map};
 
 use crate::script::json;
-use crate::script::native::Native as RhaiResultOf;
-use crate::script::sandbox::{ARRAY, STRING, sort};
+use crate::script::native::NativeResult as RhaiResultOf;
+use crate::script::sandbox::{MAX_ARRAY_SIZE, MAX_STRING_SIZE, sort};
 
-/// Puts the stand-ins before the engine's own functions.
+/// Registers the overrides, which take precedence over the engine's functions.
 pub fn register(engine: &mut Engine) {
     engine.register_global_module(rhai::exported_module!(functions).into());
 }
@@ -57,7 +58,7 @@ mod functions {
             return Ok(());
         }
         // A character takes at least one byte.
-        if missing.saturating_add(text.len()) > STRING {
+        if missing.saturating_add(text.len()) > MAX_STRING_SIZE {
             return Err(too_large("Length of string"));
         }
         text.make_mut().extend(with.chars().cycle().take(missing));
@@ -67,8 +68,9 @@ mod functions {
     #[rhai_fn(name = "pad", return_raw)]
     pub fn pad_array(array: &mut Array, len: INT, item: Dynamic) -> RhaiResultOf<()> {
         let missing = missing(len, array.len());
-        let each = 1 + weight(&item);
-        if missing.saturating_mul(each).saturating_add(array.len()) > ARRAY && missing > 0 {
+        let each = 1 + nested_values(&item);
+        if missing.saturating_mul(each).saturating_add(array.len()) > MAX_ARRAY_SIZE && missing > 0
+        {
             return Err(too_large("Size of array/BLOB"));
         }
         array.resize(array.len() + missing, item);
@@ -112,7 +114,7 @@ fn replace_all(text: &mut ImmutableString, find: &str, with: &str) -> RhaiResult
     let growth = with.len().saturating_sub(find.len());
     if growth > 0 {
         let found = text.matches(find).count();
-        if found.saturating_mul(growth).saturating_add(text.len()) > STRING {
+        if found.saturating_mul(growth).saturating_add(text.len()) > MAX_STRING_SIZE {
             return Err(too_large("Length of string"));
         }
     }
@@ -120,17 +122,17 @@ fn replace_all(text: &mut ImmutableString, find: &str, with: &str) -> RhaiResult
     Ok(())
 }
 
-/// How many more it takes to reach `len`.
+/// Returns how many are missing to reach `len`.
 fn missing(len: INT, present: usize) -> usize {
     usize::try_from(len).unwrap_or(0).saturating_sub(present)
 }
 
-/// How many values a copy of this one makes, besides itself.
-fn weight(value: &Dynamic) -> usize {
+/// Returns the number of values inside a value.
+fn nested_values(value: &Dynamic) -> usize {
     if let Ok(array) = value.as_array_ref() {
-        array.iter().map(|value| 1 + weight(value)).sum()
+        array.iter().map(|value| 1 + nested_values(value)).sum()
     } else if let Ok(map) = value.as_map_ref() {
-        map.values().map(|value| 1 + weight(value)).sum()
+        map.values().map(|value| 1 + nested_values(value)).sum()
     } else if let Some(closure) = value.read_lock::<FnPtr>() {
         closure.curry().len()
     } else if let Ok(blob) = value.as_blob_ref() {
@@ -140,7 +142,7 @@ fn weight(value: &Dynamic) -> usize {
     }
 }
 
-/// The engine's own error for it.
+/// Returns the engine's error for a value that is too large.
 fn too_large(what: &str) -> Box<EvalAltResult> {
     EvalAltResult::ErrorDataTooLarge(what.to_owned(), Position::NONE).into()
 }

@@ -1,6 +1,7 @@
-//! `import` within the script's own folder and from the built-in library, and from nowhere else. The
-//! engine's resolver takes absolute paths and `..`, and an import that leads back to itself overflows
-//! its stack; this one refuses both.
+//! Resolves `import` from the script's folder and the standard library only.
+//!
+//! The engine's resolver accepts absolute paths and `..`, and a circular import overflows its stack.
+//! This resolver refuses both.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,63 +12,63 @@ use rhai::{Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, Share
 
 use crate::error::{ErrorKind, Fault};
 use crate::script::native::{lock, thrown};
-use crate::script::sources::{self, Sources};
 use crate::script::stdlib;
+use crate::script::texts::{self, ScriptTexts};
 
-/// A module's text, and what it is called.
+/// The name and the text of a module.
 pub struct ModuleText {
-    /// As errors show it.
+    /// The name in errors.
     pub name: String,
-    /// Where it really is: equal only for the same module.
+    /// The canonical path; equal only for the same module.
     pub key: String,
-    /// What stands in it.
+    /// The source text.
     pub text: Cow<'static, str>,
 }
 
-/// Resolves imports below one folder, and of the library where that folder has none of its own.
+/// Resolves imports from one folder and, if it has no such file, from the library.
 pub struct ScopedResolver {
-    /// The script's folder; `None` for the built-in script, which has none.
+    /// The script's folder; `None` for the built-in script.
     root: Option<PathBuf>,
-    sources: Sources,
+    texts: ScriptTexts,
     cache: Mutex<HashMap<String, Shared<Module>>>,
-    /// What is being resolved right now, outermost first.
-    under_way: Mutex<Vec<String>>,
+    /// The keys of the modules that are being resolved, outermost first.
+    resolving: Mutex<Vec<String>>,
 }
 
 impl ScopedResolver {
-    /// A resolver for the script in the file `main`, or for the built-in one.
-    pub fn new(main: Option<&Path>, sources: Sources) -> Self {
+    /// Creates a resolver for the script in the file `main`, or for the built-in script.
+    pub fn new(main: Option<&Path>, texts: ScriptTexts) -> Self {
         let root = main.map(|main| main.parent().unwrap_or(Path::new("")).to_owned());
         Self {
             root,
-            sources,
+            texts,
             cache: Mutex::default(),
-            // The script itself is being run as long as anything is imported.
-            under_way: Mutex::new(main.and_then(key_of).into_iter().collect()),
+            // The script itself counts, so that a module cannot import it.
+            resolving: Mutex::new(main.and_then(key_of).into_iter().collect()),
         }
     }
 
-    /// The module that an import names.
+    /// Returns the module at an import path.
     pub fn find(&self, path: &str) -> Result<ModuleText, Fault> {
         let located = match (&self.root, stdlib::text(path)) {
             (None, None) => {
-                return Err(denied(path, "the built-in script has no folder of its own"));
+                return Err(denied(path, "the built-in script has no folder"));
             }
             (None, Some(_)) => None,
-            (Some(root), own) => match locate(root, path)? {
-                // The library is there for every script, unless its folder has a file of that name.
-                Err(_) if own.is_some() => None,
+            (Some(root), library) => match locate(root, path)? {
+                // A file in the script's folder takes precedence over the library.
+                Err(_) if library.is_some() => None,
                 Err(error) => return Err(denied(path, &error)),
                 Ok(located) => Some(located),
             },
         };
         match (located, stdlib::text(path)) {
-            (Some((shown, real)), _) => {
+            (Some((shown, canonical)), _) => {
                 let text =
-                    sources::read(&real).map_err(|error| denied(path, &error.to_string()))?;
+                    texts::read(&canonical).map_err(|error| denied(path, &error.to_string()))?;
                 Ok(ModuleText {
                     name: shown.display().to_string(),
-                    key: real.display().to_string(),
+                    key: canonical.display().to_string(),
                     text: text.into(),
                 })
             }
@@ -92,49 +93,50 @@ impl ScopedResolver {
         if let Some(module) = lock(&self.cache).get(&found.key) {
             return Ok(Arc::clone(module));
         }
-        if lock(&self.under_way).contains(&found.key) {
+        if lock(&self.resolving).contains(&found.key) {
             let circular = denied(path, "circular import");
             return Err(thrown(circular.hint(
-                "put what both need into a file of its own that imports neither",
+                "move what both need into a third file that imports neither",
             )));
         }
-        lock(&self.under_way).push(found.key.clone());
-        let made = self.make(engine, &found, position);
-        lock(&self.under_way).pop();
-        let module = made?;
+        lock(&self.resolving).push(found.key.clone());
+        let module = self.evaluate(engine, &found, position);
+        lock(&self.resolving).pop();
+        let module = module?;
         lock(&self.cache).insert(found.key, Arc::clone(&module));
         Ok(module)
     }
 
-    fn make(
+    fn evaluate(
         &self,
         engine: &Engine,
         found: &ModuleText,
         position: Position,
     ) -> Result<Shared<Module>, Box<EvalAltResult>> {
         let ModuleText { name, text, .. } = found;
-        self.sources.add(name, text);
-        let within = |error: Box<EvalAltResult>| {
+        self.texts.add(name, text);
+        let in_module = |error: Box<EvalAltResult>| {
             Box::new(EvalAltResult::ErrorInModule(name.clone(), error, position))
         };
-        let mut ast = engine.compile(text).map_err(|error| within(error.into()))?;
+        let mut ast = engine
+            .compile(text)
+            .map_err(|error| in_module(error.into()))?;
         ast.set_source(name.as_str());
-        self.sources.add_closures(name, &ast);
-        let module = Module::eval_ast_as_new(Scope::new(), &ast, engine).map_err(within)?;
+        self.texts.add_closures(name, &ast);
+        let module = Module::eval_ast_as_new(Scope::new(), &ast, engine).map_err(in_module)?;
         Ok(Arc::new(module))
     }
 }
 
-/// Where a file really is: what tells it from every other one.
+/// Returns the canonical path of a file, which identifies it.
 pub fn key_of(file: &Path) -> Option<String> {
     Some(file.canonicalize().ok()?.display().to_string())
 }
 
-/// The file below `root` that an import names, as it is shown and as it really is, or why there is
-/// none.
+/// Returns the shown and the canonical path of an import below `root`, or why no file is found.
 fn locate(root: &Path, path: &str) -> Result<Result<(PathBuf, PathBuf), String>, Fault> {
-    let normal = |part| matches!(part, Component::Normal(_));
-    if path.is_empty() || !Path::new(path).components().all(normal) {
+    let is_normal = |part| matches!(part, Component::Normal(_));
+    if path.is_empty() || !Path::new(path).components().all(is_normal) {
         return Err(denied(
             path,
             "it must lie in the script's folder, without `..`",
@@ -144,8 +146,8 @@ fn locate(root: &Path, path: &str) -> Result<Result<(PathBuf, PathBuf), String>,
     if shown.extension().is_none() {
         shown.set_extension("rhai");
     }
-    let real = match shown.canonicalize() {
-        Ok(real) => real,
+    let canonical = match shown.canonicalize() {
+        Ok(canonical) => canonical,
         Err(error) => return Ok(Err(format!("{}: {error}", shown.display()))),
     };
     let root = if root.as_os_str().is_empty() {
@@ -153,14 +155,16 @@ fn locate(root: &Path, path: &str) -> Result<Result<(PathBuf, PathBuf), String>,
     } else {
         root
     };
-    let inside = root.canonicalize().is_ok_and(|root| real.starts_with(root));
-    if !inside {
+    let is_inside = root
+        .canonicalize()
+        .is_ok_and(|root| canonical.starts_with(root));
+    if !is_inside {
         return Err(denied(
             path,
             "a symbolic link leads out of the script's folder",
         ));
     }
-    Ok(Ok((shown, real)))
+    Ok(Ok((shown, canonical)))
 }
 
 impl ModuleResolver for ScopedResolver {
@@ -196,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn imports_stay_in_the_script_s_folder() {
+    fn resolver_refuses_files_outside_the_script_folder() {
         let root = tempfile::tempdir().unwrap();
         let main = root.path().join("main.rhai");
         let outside = tempfile::tempdir().unwrap();
@@ -204,7 +208,7 @@ mod tests {
         std::os::unix::fs::symlink(outside.path(), root.path().join("link")).unwrap();
         std::fs::create_dir(root.path().join("lib")).unwrap();
         std::fs::write(root.path().join("lib/x.rhai"), "").unwrap();
-        let resolver = ScopedResolver::new(Some(&main), Sources::default());
+        let resolver = ScopedResolver::new(Some(&main), ScriptTexts::default());
         assert!(resolver.find("lib/x").is_ok());
         assert!(resolver.find("lib/x.rhai").is_ok());
         let absolute = outside.path().join("x").display().to_string();

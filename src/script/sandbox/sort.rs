@@ -1,38 +1,44 @@
-//! Sorting by a script's own comparison, which may throw, be stopped, or contradict itself: the
-//! first error ends it, and an order that makes no sense sorts somehow.
+//! Sorts with a script's comparison, which may throw, be stopped or be inconsistent.
+//!
+//! The first error ends the sort. An inconsistent comparison gives an unspecified order.
 
 use rhai::{Array, Dynamic, FnPtr, NativeCallContext};
 
 use crate::error::{ErrorKind, Fault};
-use crate::script::native::{Native, thrown};
+use crate::script::native::{NativeResult, thrown};
 
-/// The values in the order that `comparer` gives them; equal ones keep theirs. Below 0 or `true`
-/// means that the first argument comes first.
-pub fn sorted(context: &NativeCallContext, values: &Array, comparer: &FnPtr) -> Native<Array> {
+/// Returns the values in the order of `comparer`; the sort is stable.
+///
+/// A negative number or `true` means that the first argument comes first.
+pub fn sorted(
+    context: &NativeCallContext,
+    values: &Array,
+    comparer: &FnPtr,
+) -> NativeResult<Array> {
     let mut comes_first = |first: &Dynamic, second: &Dynamic| {
-        let verdict = call(context, comparer, first, second)?;
-        if let Ok(is_first) = verdict.as_bool() {
+        let result = call(context, comparer, first, second)?;
+        if let Ok(is_first) = result.as_bool() {
             return Ok(is_first);
         }
-        let order = verdict.as_int().map_err(|_| not_a_verdict())?;
+        let order = result.as_int().map_err(|_| invalid_comparer())?;
         Ok(order <= 0)
     };
     merge_sort(values.clone(), &mut comes_first)
 }
 
-/// The values without those that `comparer` calls equal to the one before.
+/// Returns the values without those that `comparer` finds equal to the one before.
 pub fn deduplicated(
     context: &NativeCallContext,
     values: &Array,
     comparer: &FnPtr,
-) -> Native<Array> {
+) -> NativeResult<Array> {
     let mut kept = Array::new();
     for value in values {
         let is_equal = match kept.last() {
             Some(last) => call(context, comparer, last, value)?.as_bool(),
             None => Ok(false),
         };
-        if !is_equal.map_err(|_| not_a_verdict())? {
+        if !is_equal.map_err(|_| invalid_comparer())? {
             kept.push(value.clone());
         }
     }
@@ -44,12 +50,12 @@ fn call(
     comparer: &FnPtr,
     first: &Dynamic,
     second: &Dynamic,
-) -> Native<Dynamic> {
+) -> NativeResult<Dynamic> {
     comparer.call_within_context(context, (first.clone(), second.clone()))
 }
 
-fn not_a_verdict() -> Box<rhai::EvalAltResult> {
-    let expected = "a closure that gives a whole number or a bool";
+fn invalid_comparer() -> Box<rhai::EvalAltResult> {
+    let expected = "a closure that returns a whole number or a bool";
     let kind = ErrorKind::InvalidArgument {
         argument: "comparer".to_owned(),
         expected: expected.to_owned(),
@@ -57,12 +63,13 @@ fn not_a_verdict() -> Box<rhai::EvalAltResult> {
     thrown(Fault::new(kind, format!("`comparer` must be {expected}")))
 }
 
-/// The standard library's sort must not be left by an error, and may panic where the order
-/// contradicts itself.
+/// Sorts by merging.
+///
+/// The sort of Rust's standard library cannot return an error and may panic on an inconsistent order.
 fn merge_sort(
     mut values: Array,
-    comes_first: &mut impl FnMut(&Dynamic, &Dynamic) -> Native<bool>,
-) -> Native<Array> {
+    comes_first: &mut impl FnMut(&Dynamic, &Dynamic) -> NativeResult<bool>,
+) -> NativeResult<Array> {
     if values.len() < 2 {
         return Ok(values);
     }
@@ -98,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_sorted_and_equal_ones_keep_their_order() {
+    fn sort_is_stable() {
         assert_eq!(sort([], 1), [0_i64; 0]);
         assert_eq!(sort([3, 1, 2, 5, 4], 1), [1, 2, 3, 4, 5]);
         assert_eq!(sort([25, 13, 21, 11, 29, 12], 10), [13, 11, 12, 25, 21, 29]);
@@ -108,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_error_ends_it() {
+    fn sort_ends_at_the_first_error() {
         let mut calls = 0;
         let mut comes_first = |_: &Dynamic, _: &Dynamic| {
             calls += 1;

@@ -1,67 +1,67 @@
-//! Whose fault is an error? A SQLSTATE's class does not say: a token is `rejected` only if the error's
-//! fields and the catalog show that this very token is at fault. If in doubt, it is `failed`.
+//! Classifies the error of an INSERT.
 //!
-//! Pure: no I/O, so that every rule is a row of a table-driven test. The codes are PostgreSQL's (its
-//! manual, appendix "Error Codes"), the routines are those of PostgreSQL 13 to 18.
+//! A SQLSTATE class does not show whose fault an error is. A token is `rejected` only if the
+//! error's fields and the catalog show that this token is at fault. In doubt it is `failed`. The
+//! code is free of I/O, so every rule is a row of a table-driven test. The SQLSTATEs are from
+//! PostgreSQL's appendix "Error Codes", the routines from PostgreSQL 13 to 18.
 
 use tokio_postgres::error::{DbError, Severity};
 
 use crate::pipeline::token::Token;
 use crate::store::postgres::catalog::{Catalog, Owner, Scope, is_frame};
 
-/// What the answer to an INSERT means for its token.
+/// What an error means for the token of the INSERT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum ErrorClass {
-    /// The token is refused and never will be stored as it is.
+    /// The token is refused and would be refused again.
     Rejected,
-    /// Not stored because of what goes on beside it: worth sending again.
+    /// Not stored because of other transactions or the server's state: worth a retry.
     Retry,
-    /// Not stored because of what the partitions were at that moment: worth sending again, and refused
-    /// if that does not help.
+    /// Not stored because the partitions changed: worth a retry, then refused.
     Reroute,
-    /// Not stored because a sequence is behind the rows that are there: worth sending again at once, as
-    /// often as it takes.
+    /// Not stored because a sequence produced a key that is taken: worth a retry at once, as often
+    /// as it takes.
     KeyTaken,
-    /// Not stored, and sending it again at once would not help.
+    /// Not stored, and a retry would not help now.
     Failed,
-    /// Not stored, because the server takes no writes: another one may.
+    /// Not stored, because the server is read-only: another host may accept it.
     ReadOnly,
-    /// The prepared statement is not there: a pooler sits between. Send it unprepared.
+    /// The prepared statement does not exist, because of a pooler: send it unprepared.
     Unprepared,
-    /// Not stored for want of a right or of something in the database. `all`: every INSERT would meet
-    /// the same.
+    /// Not stored because a right or an object is missing.
     Denied {
-        /// True if the statement itself is refused, before any of the table's own code runs.
+        /// True if the statement itself is refused, so every INSERT would be.
         all: bool,
     },
-    /// Committed on the primary, but its synchronous standby did not confirm it.
+    /// Committed on the primary, but not confirmed by its synchronous standby.
     Unconfirmed,
-    /// The server's answer cannot be read.
+    /// The server's reply cannot be read.
     Unreadable,
-    /// It cannot be told whether the token was stored.
-    Doubt,
+    /// Unknown whether the token was stored.
+    InDoubt,
 }
 
-/// What a server says about a failed INSERT.
+/// The error fields of a failed INSERT.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::store) struct ServerError<'a> {
-    /// The five characters.
+    /// The SQLSTATE.
     pub(in crate::store) code: &'a str,
-    /// True for severity ERROR: it concerns the statement. FATAL and PANIC concern the connection.
+    /// True for severity ERROR, which concerns the statement. FATAL and PANIC concern the
+    /// connection.
     pub(in crate::store) is_error: bool,
     pub(in crate::store) schema: Option<&'a str>,
     pub(in crate::store) table: Option<&'a str>,
     pub(in crate::store) column: Option<&'a str>,
     pub(in crate::store) datatype: Option<&'a str>,
     pub(in crate::store) constraint: Option<&'a str>,
-    /// The server's function that raised it; a pooler's own errors have none.
+    /// The server function that raised it; a pooler's errors have none.
     pub(in crate::store) routine: Option<&'a str>,
-    /// Its CONTEXT, the innermost frame first.
+    /// The CONTEXT, innermost frame first.
     pub(in crate::store) context: Option<&'a str>,
 }
 
 impl<'a> ServerError<'a> {
-    /// The fields of an answer.
+    /// Reads the fields of an error.
     pub(super) fn of(db: &'a DbError) -> Self {
         Self {
             code: db.code().code(),
@@ -77,7 +77,7 @@ impl<'a> ServerError<'a> {
     }
 }
 
-/// True if the error concerns the statement and not the connection.
+/// Returns true if the error concerns the statement and not the connection.
 pub(in crate::store) fn is_error(db: &DbError) -> bool {
     db.parsed_severity().map_or_else(
         || db.severity() == "ERROR",
@@ -85,47 +85,48 @@ pub(in crate::store) fn is_error(db: &DbError) -> bool {
     )
 }
 
-/// What the error means for `token`, which was to be inserted into the table of `catalog`.
+/// Classifies an error about `token`, which was to be inserted into the table of `catalog`.
 pub(in crate::store) fn classify(
     error: &ServerError<'_>,
     catalog: &Catalog,
     token: &Token,
 ) -> ErrorClass {
-    /// Waits for a synchronous standby end with a warning of this routine.
+    /// The routine of the warning that ends a wait for a synchronous standby.
     const UNCONFIRMED: &str = "SyncRepWaitForLSN";
-    /// What the program's own watcher of the connection makes of a tag that it cannot read.
+    /// The routine that `wire` sets for an unreadable command tag.
     const UNREADABLE: &str = "unreadable_command_tag";
     if !error.is_error {
         return match error.routine {
             Some(UNCONFIRMED) => ErrorClass::Unconfirmed,
             Some(UNREADABLE) => ErrorClass::Unreadable,
-            _ => ErrorClass::Doubt,
+            _ => ErrorClass::InDoubt,
         };
     }
     let routine = match error.routine {
         Some(routine) => routine,
         None if catalog.is_assumed() && is_about_data(error.code) => "",
-        None => return of_pooler(error.code),
+        None => return classify_pooler_error(error.code),
     };
     Attribution {
         error,
         routine,
-        frame: error.context.and_then(|text| outermost(text, catalog)),
+        frame: error.context.and_then(|text| entry_frame(text, catalog)),
         catalog,
         token,
     }
     .class()
 }
 
-/// The function that the statement called first, by the CONTEXT of an error.
+/// The outermost function of the statement, by the error's CONTEXT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EntryFrame {
     Of(Owner),
     Unknown,
 }
 
-/// The last line of a CONTEXT is the outermost; a portal's parameters may follow it.
-fn outermost(context: &str, catalog: &Catalog) -> Option<EntryFrame> {
+/// Returns the outermost function frame, the last of a CONTEXT; a portal's parameters may follow
+/// it.
+fn entry_frame(context: &str, catalog: &Catalog) -> Option<EntryFrame> {
     context
         .lines()
         .rev()
@@ -135,14 +136,14 @@ fn outermost(context: &str, catalog: &Catalog) -> Option<EntryFrame> {
         })
 }
 
-/// What an error without a routine means: no server raised it, but a pooler before it.
-fn of_pooler(code: &str) -> ErrorClass {
+/// Classifies an error without a routine, which a pooler raised.
+fn classify_pooler_error(code: &str) -> ErrorClass {
     match code {
         "26000" | "42P05" => ErrorClass::Unprepared,
         "25006" => ErrorClass::ReadOnly,
-        "40003" | "57P01" | "57P02" | "57P05" => ErrorClass::Doubt,
+        "40003" | "57P01" | "57P02" | "57P05" => ErrorClass::InDoubt,
         _ => match class_of(code) {
-            "08" => ErrorClass::Doubt,
+            "08" => ErrorClass::InDoubt,
             "40" | "53" | "55" | "57" | "25" | "58" | "XX" => ErrorClass::Retry,
             "28" | "3D" | "3F" | "42" => ErrorClass::Denied { all: true },
             _ => ErrorClass::Failed,
@@ -154,14 +155,15 @@ fn class_of(code: &str) -> &str {
     code.get(..2).unwrap_or_default()
 }
 
-/// True for the classes of data, constraints and triggers.
+/// Returns true for the classes of data, constraints and triggers.
 fn is_about_data(code: &str) -> bool {
-    matches!(class_of(code), "22" | "23" | "44" | "54") || is_of_trigger(class_of(code))
+    matches!(class_of(code), "22" | "23" | "44" | "54") || is_trigger_class(class_of(code))
 }
 
-/// True for the classes of PL/pgSQL, of triggered actions, and those that are not PostgreSQL's own:
-/// its own begin with 0 to 4 (SQL standard), 5, F, H or X.
-fn is_of_trigger(class: &str) -> bool {
+/// Returns true for the classes of PL/pgSQL, triggered actions and users.
+///
+/// PostgreSQL's own classes begin with 0 to 4 (SQL standard), 5, F, H or X.
+fn is_trigger_class(class: &str) -> bool {
     let first = class.bytes().next();
     matches!(class, "P0" | "09" | "27")
         || first.is_some_and(|first| !matches!(first, b'0'..=b'5' | b'F' | b'H' | b'X'))
@@ -179,10 +181,10 @@ impl Attribution<'_> {
     fn class(&self) -> ErrorClass {
         let code = self.error.code;
         if self.is_raised() {
-            return self.raised();
+            return self.classify_raised();
         }
         if self.is_foreign() {
-            return self.foreign();
+            return self.classify_foreign();
         }
         match code {
             "26000" | "42P05" if self.frame.is_none() => return ErrorClass::Unprepared,
@@ -191,16 +193,16 @@ impl Attribution<'_> {
                 return self.rejected_if(self.catalog.is_policy_about_token());
             }
             "44000" => return self.rejected_if(self.catalog.is_view_about_token()),
-            "23514" if self.is_routing() => return self.routing(),
-            "23502" => return self.not_null(),
-            "54000" => return self.limit(),
+            "23514" if self.is_routing() => return self.classify_routing(),
+            "23502" => return self.classify_not_null(),
+            "54000" => return self.classify_limit(),
             _ => {}
         }
         match class_of(code) {
-            // Whatever they say of a connection: at severity ERROR the server has rolled back.
+            // At severity ERROR the server has rolled back, even for a connection error.
             "08" | "40" | "53" | "55" | "57" | "25" | "58" | "XX" => ErrorClass::Retry,
-            "22" => self.data(),
-            "23" => self.constraint(),
+            "22" => self.classify_data(),
+            "23" => self.classify_constraint(),
             "28" | "3D" | "3F" | "42" => ErrorClass::Denied {
                 all: self.frame.is_none(),
             },
@@ -208,7 +210,7 @@ impl Attribution<'_> {
         }
     }
 
-    /// True for what the code of a function raises on purpose, in any procedural language or in C.
+    /// Returns true for errors raised on purpose in a procedural language or in C.
     fn is_raised(&self) -> bool {
         const EXACT: [&str; 5] = [
             "exec_stmt_raise",
@@ -223,24 +225,24 @@ impl Attribution<'_> {
                 .iter()
                 .any(|prefix| self.routine.starts_with(prefix))
             || self.catalog.is_trigger_symbol(self.routine)
-            || (self.routine.is_empty() && is_of_trigger(class_of(self.error.code)))
+            || (self.routine.is_empty() && is_trigger_class(class_of(self.error.code)))
     }
 
-    fn raised(&self) -> ErrorClass {
-        let refused = match self.frame {
+    fn classify_raised(&self) -> ErrorClass {
+        let is_refused = match self.frame {
             Some(EntryFrame::Of(Owner::Trigger | Owner::Token)) => true,
             // A trigger in C has no frame.
             None => self.catalog.is_assumed() || self.catalog.is_trigger_symbol(self.routine),
             Some(EntryFrame::Of(Owner::Other) | EntryFrame::Unknown) => false,
         };
         match (self.error.code, class_of(self.error.code)) {
-            ("40003", _) => rejected_if(refused),
+            ("40003", _) => rejected_if(is_refused),
             (_, "40" | "53" | "55" | "57") => ErrorClass::Retry,
-            _ => rejected_if(refused),
+            _ => rejected_if(is_refused),
         }
     }
 
-    /// True for what another server says, or what is said of the connection to it.
+    /// Returns true for errors of a foreign server or of the connection to it.
     fn is_foreign(&self) -> bool {
         self.catalog.has_foreign()
             && (self.routine.starts_with("pgfdw")
@@ -249,16 +251,16 @@ impl Attribution<'_> {
                 || self.error.code == "40003")
     }
 
-    /// Another server commits for itself: what is said of its commit leaves a doubt.
-    fn foreign(&self) -> ErrorClass {
+    /// A foreign server commits separately, so an error about its commit leaves the token in doubt.
+    fn classify_foreign(&self) -> ErrorClass {
         const NEVER_CONNECTED: &str = "08001";
         let context = self.error.context.unwrap_or_default();
         match self.error.code {
             NEVER_CONNECTED => ErrorClass::Retry,
-            _ if context.contains("COMMIT") => ErrorClass::Doubt,
-            "40003" | "57P01" | "57P02" => ErrorClass::Doubt,
+            _ if context.contains("COMMIT") => ErrorClass::InDoubt,
+            "40003" | "57P01" | "57P02" => ErrorClass::InDoubt,
             code => match class_of(code) {
-                "08" => ErrorClass::Doubt,
+                "08" => ErrorClass::InDoubt,
                 "40" | "53" | "55" | "57" => ErrorClass::Retry,
                 _ => ErrorClass::Failed,
             },
@@ -270,12 +272,12 @@ impl Attribution<'_> {
         ROUTING.contains(&self.routine)
     }
 
-    /// No partition takes the row, or another one should: one may be attached meanwhile.
-    fn routing(&self) -> ErrorClass {
+    /// Classifies a row without a matching partition; one may be attached later.
+    fn classify_routing(&self) -> ErrorClass {
         let named = self.error.table;
         let Some(relation) = named.and_then(|table| self.catalog.named(self.error.schema, table))
         else {
-            // A partition that was attached since.
+            // The partition was attached after the catalog was read.
             return ErrorClass::Retry;
         };
         if !self.catalog.is_routed_by_token(relation) {
@@ -290,9 +292,9 @@ impl Attribution<'_> {
         }
     }
 
-    fn not_null(&self) -> ErrorClass {
+    fn classify_not_null(&self) -> ErrorClass {
         let Some(column) = self.error.column else {
-            return self.domain();
+            return self.classify_domain();
         };
         let relation = match self.error.table {
             Some(_) => self.relation(),
@@ -301,26 +303,26 @@ impl Attribution<'_> {
         rejected_if(relation.is_some_and(|it| self.catalog.depends_on_token(it, column)))
     }
 
-    /// As [`rejected_if`]; in a pipeline test nothing speaks against the token.
+    /// As [`rejected_if`], but always rejected in a pipeline test.
     fn rejected_if(&self, is_at_fault: bool) -> ErrorClass {
         rejected_if(is_at_fault || self.catalog.is_assumed())
     }
 
-    /// The relation that the error names, if an INSERT can write to it.
+    /// Returns the relation that the error names, if an INSERT can write to it.
     fn relation(&self) -> Option<&crate::store::postgres::catalog::Relation> {
         self.catalog.named(self.error.schema, self.error.table?)
     }
 
-    fn domain(&self) -> ErrorClass {
+    fn classify_domain(&self) -> ErrorClass {
         let Some(domain) = self.error.datatype else {
             return self.rejected_if(false);
         };
         rejected_if(self.frame.is_none() && self.catalog.is_only_token_domain(domain))
     }
 
-    fn constraint(&self) -> ErrorClass {
+    fn classify_constraint(&self) -> ErrorClass {
         if self.error.table.is_none() {
-            return self.domain();
+            return self.classify_domain();
         }
         let Some(relation) = self.relation() else {
             return ErrorClass::Failed;
@@ -335,15 +337,15 @@ impl Attribution<'_> {
         match self.catalog.scope(relation, name) {
             Scope::Token => ErrorClass::Rejected,
             Scope::Sequence if is_unique => ErrorClass::KeyTaken,
-            // Clocks and random numbers collide, and pass.
+            // Clocks and random numbers collide only now and then.
             Scope::Other if is_unique => ErrorClass::Retry,
             Scope::Unknown => self.rejected_if(false),
             Scope::Sequence | Scope::Other => ErrorClass::Failed,
         }
     }
 
-    /// A limit of the program: of an index, of a type, or of the transaction numbers.
-    fn limit(&self) -> ErrorClass {
+    /// Classifies a program limit: of an index, a type or the transaction numbers.
+    fn classify_limit(&self) -> ErrorClass {
         const NUMBERS: [&str; 2] = ["GetNewTransactionId", "GetNewMultiXactId"];
         if NUMBERS.contains(&self.routine) || self.frame.is_some() {
             return ErrorClass::Failed;
@@ -358,8 +360,8 @@ impl Attribution<'_> {
         }
     }
 
-    /// A value that a type, a cast or an expression refuses.
-    fn data(&self) -> ErrorClass {
+    /// Classifies a value that a type, a cast or an expression refuses.
+    fn classify_data(&self) -> ErrorClass {
         const ENCODING: [&str; 2] = ["22021", "22P05"];
         let code = self.error.code;
         match self.frame {
@@ -390,14 +392,15 @@ fn rejected_if(is_at_fault: bool) -> ErrorClass {
 mod tests {
     use super::*;
 
-    /// The seed's table, with one more of everything that can refuse a row. The token is `data`.
+    /// The default table with one more of each kind of object that can refuse a row; the token is
+    /// `data`.
     const CATALOG: &str = include_str!("classify/catalog.json");
 
     fn catalog() -> Catalog {
         Catalog::parse(CATALOG, "data").unwrap()
     }
 
-    /// `code table column datatype constraint routine | context`, `-` for a field that is not there.
+    /// Parses `code table column datatype constraint routine | context`; `-` is a missing field.
     fn class(fields: &str) -> ErrorClass {
         class_on(&catalog(), fields)
     }
@@ -429,7 +432,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn each(expected: ErrorClass, cases: &[&str]) {
+    fn assert_each(expected: ErrorClass, cases: &[&str]) {
         for case in cases {
             assert_eq!(class(case), expected, "{case}");
         }
@@ -437,7 +440,7 @@ mod tests {
 
     #[test]
     fn token_is_rejected_when_a_constraint_on_its_column_refuses_it() {
-        each(
+        assert_each(
             ErrorClass::Rejected,
             &[
                 "23514 secret_tokens - - data_check ExecConstraints",
@@ -456,7 +459,7 @@ mod tests {
 
     #[test]
     fn token_fails_when_a_constraint_on_other_columns_refuses_the_row() {
-        each(
+        assert_each(
             ErrorClass::Failed,
             &[
                 "23514 secret_tokens - - tenant_check ExecConstraints",
@@ -468,7 +471,7 @@ mod tests {
                 "2200H - - - - nextval_internal",
                 "22003 - - - - int84",
                 "54000 - - - - GetNewTransactionId",
-                // The audit table of a trigger, even under the same name in another schema.
+                // The audit table of a trigger, also one of the same name in another schema.
                 "23514 audit - - audit_check ExecConstraints",
                 "23514 audit.secret_tokens - - data_check ExecConstraints",
                 "23502 audit data - - ExecConstraints",
@@ -477,12 +480,12 @@ mod tests {
     }
 
     #[test]
-    fn token_is_sent_again_when_a_key_of_other_columns_is_taken() {
-        each(
+    fn token_is_retried_when_key_of_other_columns_is_taken() {
+        assert_each(
             ErrorClass::KeyTaken,
             &["23505 secret_tokens - - secret_tokens_pkey _bt_check_unique"],
         );
-        each(
+        assert_each(
             ErrorClass::Retry,
             &[
                 "23505 secret_tokens - - tenant_key _bt_check_unique",
@@ -492,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn token_is_rejected_when_a_function_that_sees_it_raises() {
+    fn token_is_rejected_when_function_that_depends_on_it_raises() {
         let raised = "| PL/pgSQL function refuse() line 3 at RAISE";
         for code in [
             "P0001", "42501", "50001", "38000", "21000", "0A000", "08000", "08006", "40003",
@@ -501,7 +504,7 @@ mod tests {
             let case = format!("{code} - - - - exec_stmt_raise {raised}");
             assert_eq!(class(&case), ErrorClass::Rejected, "{case}");
         }
-        each(
+        assert_each(
             ErrorClass::Rejected,
             &[
                 "P0004 - - - - exec_stmt_assert | PL/pgSQL function refuse() line 3 at ASSERT",
@@ -511,7 +514,7 @@ mod tests {
                 // A function that the trigger calls, and the trigger of an audit table.
                 "P0001 - - - - exec_stmt_raise | PL/pgSQL function inner(text) line 1 at RAISE < \
                  SQL statement \"SELECT inner(NEW.data)\" < PL/pgSQL function refuse() line 1 at PERFORM",
-                // A field that the author of the trigger made up.
+                // Fields that the trigger's author set with RAISE.
                 "23505 elsewhere id d made_up exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE",
                 "P0001 - - - - exec_stmt_raise | PL/pgSQL function valid(text) line 1 at RAISE",
                 "22P02 - - - - pg_strtoint32 | SQL function \"valid\" statement 1",
@@ -523,8 +526,8 @@ mod tests {
     }
 
     #[test]
-    fn token_fails_when_a_function_raises_that_does_not_see_it() {
-        each(
+    fn token_fails_when_function_independent_of_it_raises() {
+        assert_each(
             ErrorClass::Failed,
             &[
                 "P0001 - - - - exec_stmt_raise | PL/pgSQL function region_of() line 1 at RAISE",
@@ -540,8 +543,8 @@ mod tests {
     }
 
     #[test]
-    fn token_is_sent_again_when_the_error_may_pass() {
-        each(
+    fn token_is_retried_when_error_is_transient() {
+        assert_each(
             ErrorClass::Retry,
             &[
                 "40001 - - - - CheckTargetForConflictsOut",
@@ -551,7 +554,7 @@ mod tests {
                 "53100 - - - - mdextend",
                 "58030 - - - - mdread",
                 "XX000 - - - - errfinish",
-                // At severity ERROR the server has rolled back, whatever the code says.
+                // At severity ERROR the server has rolled back, whatever the code.
                 "08006 - - - - dblink_get_conn | PL/pgSQL function refuse() line 1 at PERFORM",
                 "57P01 - - - - ProcessInterrupts",
                 "40001 - - - - exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE",
@@ -559,7 +562,7 @@ mod tests {
                 "53300 - - - - exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE",
                 "55P03 - - - - exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE",
                 "57P03 - - - - exec_stmt_raise | PL/pgSQL function refuse() line 1 at RAISE",
-                // A pooler's own.
+                // Raised by a pooler.
                 "53300 - - - - -",
                 "57014 - - - - -",
             ],
@@ -567,8 +570,8 @@ mod tests {
     }
 
     #[test]
-    fn denials_of_the_statement_concern_every_token() {
-        each(
+    fn denied_statement_concerns_every_token() {
+        assert_each(
             ErrorClass::Denied { all: true },
             &[
                 "42501 - - - - aclcheck_error",
@@ -576,23 +579,23 @@ mod tests {
                 "3D000 - - - - -",
             ],
         );
-        each(
+        assert_each(
             ErrorClass::Denied { all: false },
             &["42501 - - - - aclcheck_error | PL/pgSQL function refuse() line 1 at SQL statement"],
         );
     }
 
     #[test]
-    fn answers_about_the_connection_keep_their_meaning() {
-        each(
+    fn connection_errors_keep_their_class() {
+        assert_each(
             ErrorClass::Unprepared,
             &["26000 - - - - FetchPreparedStatement", "42P05 - - - - -"],
         );
-        each(
+        assert_each(
             ErrorClass::ReadOnly,
             &["25006 - - - - PreventCommandIfReadOnly"],
         );
-        each(ErrorClass::Doubt, &["08P01 - - - - -", "57P01 - - - - -"]);
+        assert_each(ErrorClass::InDoubt, &["08P01 - - - - -", "57P01 - - - - -"]);
         let fatal = |routine| ServerError {
             code: "01000",
             routine: Some(routine),
@@ -601,20 +604,20 @@ mod tests {
         let class = |routine| classify(&fatal(routine), &catalog(), &Token::new("t", None));
         assert_eq!(class("SyncRepWaitForLSN"), ErrorClass::Unconfirmed);
         assert_eq!(class("unreadable_command_tag"), ErrorClass::Unreadable);
-        assert_eq!(class("ProcessInterrupts"), ErrorClass::Doubt);
+        assert_eq!(class("ProcessInterrupts"), ErrorClass::InDoubt);
     }
 
     #[test]
-    fn value_is_the_tokens_only_when_no_default_can_raise_the_same() {
+    fn data_error_rejects_token_only_when_no_default_can_raise_it() {
         // One default of the table is a function that may raise anything.
-        each(
+        assert_each(
             ErrorClass::Failed,
             &[
                 "22P02 - - - - pg_strtoint32",
                 "54000 - - - - index_form_tuple_context",
             ],
         );
-        each(
+        assert_each(
             ErrorClass::Rejected,
             &["22021 - - - - report_invalid_encoding | unnamed portal parameter $1"],
         );
@@ -632,7 +635,7 @@ mod tests {
     }
 
     #[test]
-    fn pipeline_tests_blame_the_token_unless_a_field_says_otherwise() {
+    fn assumed_catalog_rejects_token_unless_field_names_other_cause() {
         let assumed = Catalog::assumed(
             &crate::store::identifier::TableName::plain("secret_tokens"),
             "data",
@@ -654,7 +657,7 @@ mod tests {
             ("40001 - - - - exec_stmt_raise", ErrorClass::Retry),
             ("40001 - - - - -", ErrorClass::Retry),
             ("42501 - - - - -", ErrorClass::Denied { all: true }),
-            ("08006 - - - - -", ErrorClass::Doubt),
+            ("08006 - - - - -", ErrorClass::InDoubt),
             ("0A000 - - - - -", ErrorClass::Failed),
         ] {
             assert_eq!(class_on(&assumed, case), expected, "{case}");

@@ -1,10 +1,10 @@
-//! Makes a connection ready for use, and says clearly why it cannot be.
+//! Makes connections and sets up their sessions.
 //!
-//! One timeout covers TCP, TLS, authentication and the set-up of the session with one address.
+//! One timeout covers TCP, TLS, authentication and the set-up of the session for each address.
 
 use crate::store::postgres::connector::refuses_options;
 use crate::store::postgres::connector::{
-    ConnectError, ConnectPurpose, Connector, Lookup, SessionFacts, lookup_sql, silence,
+    ConnectError, ConnectPurpose, Connector, Lookup, SessionFacts, lookup_sql, reply_timeout,
 };
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -27,111 +27,119 @@ use crate::store::postgres::wire::{
 use crate::store::postgres::{Host, SslMode, SslNegotiation};
 
 impl Connector {
-    /// A new connection, set up and with the INSERT prepared. It leads to a server that takes
-    /// writes: a standby may not yet show what its primary has.
-    pub(super) async fn connection(&self) -> Result<Connection, Fault> {
-        self.reach(ConnectPurpose::Insert)
+    /// Makes a connection with the session set up and the INSERT prepared.
+    ///
+    /// The server accepts writes: a standby may not yet show what its primary committed.
+    pub(super) async fn connect(&self) -> Result<Connection, Fault> {
+        self.connect_to_any_host(ConnectPurpose::Insert)
             .await
             .map(|(connection, _)| connection)
     }
 
-    /// The first connection; looks too whether the server takes writes, whether the role may insert,
-    /// and how the table can be asked for what was stored.
-    pub(super) async fn first_connection(&self) -> Result<(Connection, Lookup, Catalog), Fault> {
-        let (connection, session) = self.reach(ConnectPurpose::Look).await?;
+    /// Makes the first connection, and checks the table, the role's rights and how stored tokens
+    /// can be looked up.
+    pub(super) async fn connect_first(&self) -> Result<(Connection, Lookup, Catalog), Fault> {
+        let (connection, session) = self
+            .connect_to_any_host(ConnectPurpose::InsertAndCheck)
+            .await?;
         let catalog = session.catalog.unwrap_or_default();
         let lookup = Lookup {
-            sql: catalog.base().map_or_else(
+            sql: catalog.base_sql().map_or_else(
                 || self.lookup.clone(),
                 |(table, column)| lookup_sql(&table, &quote_identifier(&column)),
             ),
-            may_look: catalog.may_look(),
-            obscured_by: catalog.obscured_by(),
+            may_look_up: catalog.may_look_up(),
+            obstacle: catalog.lookup_obstacle(),
             has_standbys: catalog.has_standbys,
-            confirms_within: self.patience,
-            answers_within: self.address.connect_timeout,
-            looks_within: silence(self.statement_timeout),
+            confirm_timeout: self.patience,
+            control_timeout: self.address.connect_timeout,
+            query_timeout: reply_timeout(self.statement_timeout),
         };
         Ok((connection, lookup, catalog))
     }
 
-    /// Connects to one address of a host within the time that one address may take.
-    pub(super) async fn reach_endpoint(
+    /// Connects to one address of a host within `connect_timeout`.
+    pub(super) async fn connect_to_endpoint(
         &self,
         host: &Host,
         endpoint: &HostAddress,
         purpose: ConnectPurpose,
     ) -> Result<NewConnection, Fault> {
         let limit = self.address.connect_timeout;
-        // What an earlier attempt left of it says nothing of this one.
-        self.is_at_table.store(false, Ordering::Relaxed);
-        match tokio::time::timeout(limit, self.connect(host, endpoint, purpose)).await {
-            Ok(reached) => {
-                reached.map_err(|connect_error| self.connect_error(host, &connect_error))
-            }
-            Err(_) => Err(self.timed_out(host)),
+        // An earlier attempt may have left it set.
+        self.is_checking_table.store(false, Ordering::Relaxed);
+        match tokio::time::timeout(limit, self.connect_with_fallback(host, endpoint, purpose)).await
+        {
+            Ok(result) => result.map_err(|connect_error| self.connect_error(host, &connect_error)),
+            Err(_) => Err(self.connect_timed_out(host)),
         }
     }
 
-    async fn connect(
+    async fn connect_with_fallback(
         &self,
         host: &Host,
         endpoint: &HostAddress,
         purpose: ConnectPurpose,
     ) -> Result<NewConnection, ConnectError> {
-        let first = match self.address.sslmode {
+        let first_mode = match self.address.sslmode {
             _ if host.is_socket() => Tls::Disable,
             SslMode::Disable | SslMode::Allow => Tls::Disable,
             SslMode::Prefer => Tls::Prefer,
             SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => Tls::Require,
         };
-        // libpq's second attempt: where `allow` is refused without TLS, and `prefer` with it.
-        let second = match self.address.sslmode {
+        // As libpq: `allow` falls back to TLS, and `prefer` to no TLS.
+        let second_mode = match self.address.sslmode {
             _ if host.is_socket() => None,
             SslMode::Allow => Some(Tls::Require),
             SslMode::Prefer => Some(Tls::Disable),
             _ => None,
         };
-        match (self.try_with(host, endpoint, first, purpose).await, second) {
-            (Err(connect_error), Some(second)) if connect_error.is_about_tls() => {
-                // The first refusal says more than that of a fallback.
-                let second = self.try_with(host, endpoint, second, purpose).await;
-                second.map_err(|_| connect_error)
+        match (
+            self.connect_with(host, endpoint, first_mode, purpose).await,
+            second_mode,
+        ) {
+            (Err(connect_error), Some(second_mode)) if connect_error.may_depend_on_tls() => {
+                // The first error is more helpful than that of the fallback.
+                let fallback = self
+                    .connect_with(host, endpoint, second_mode, purpose)
+                    .await;
+                fallback.map_err(|_| connect_error)
             }
             (result, _) => result,
         }
     }
 
-    /// Connects and sets the session up. If the startup options are refused, connects once more
-    /// without the client's own one.
-    async fn try_with(
+    /// Connects and sets up the session.
+    ///
+    /// If the startup options are refused, connects once more without the one that the client adds.
+    async fn connect_with(
         &self,
         host: &Host,
         endpoint: &HostAddress,
         mode: Tls,
         purpose: ConnectPurpose,
     ) -> Result<NewConnection, ConnectError> {
-        // A setting that travels with the connection: a backend that knows it is at its other end.
-        // A pooler drops it or refuses it, and hides which backend does what.
-        let mark = uuid::Uuid::now_v7().simple().to_string();
+        // A custom setting in the startup packet: a backend that knows it is connected directly. A
+        // pooler drops or refuses it.
+        let marker = uuid::Uuid::now_v7().simple().to_string();
         let mut opened = self
-            .open(host, endpoint, mode, self.sends_mark().then_some(&mark))
+            .open(host, endpoint, mode, self.sends_marker().then_some(&marker))
             .await;
-        if self.sends_mark() && opened.as_ref().is_err_and(ConnectError::refuses_options) {
+        if self.sends_marker() && opened.as_ref().is_err_and(ConnectError::refuses_options) {
             opened = self.open(host, endpoint, mode, None).await;
             let refused = opened.as_ref().is_err_and(ConnectError::refuses_options);
-            self.takes_no_mark.store(!refused, Ordering::Relaxed);
+            self.refuses_marker.store(!refused, Ordering::Relaxed);
         }
         let mut connection = opened.map_err(|connect_error| match connect_error {
             ConnectError::Error(error)
                 if self.address.startup_options.is_some() && refuses_options(&error) =>
             {
-                ConnectError::Options(error)
+                ConnectError::StartupOptions(error)
             }
             connect_error => connect_error,
         })?;
-        match self.set_up(&mut connection, &mark, purpose).await {
-            Ok(seen) => Ok((connection, seen)),
+        match self.set_up(&mut connection, &marker, purpose).await {
+            Ok(session) => Ok((connection, session)),
             Err(connect_error) => Err(match connection.monitor.violation() {
                 Some(violation) => ConnectError::Violation(violation.clone()),
                 None => connect_error,
@@ -139,31 +147,31 @@ impl Connector {
         }
     }
 
-    fn sends_mark(&self) -> bool {
-        !self.takes_no_mark.load(Ordering::Relaxed)
+    fn sends_marker(&self) -> bool {
+        !self.refuses_marker.load(Ordering::Relaxed)
     }
 
-    /// Makes a connection, with `mark` as a setting of it.
+    /// Connects with `marker` as a startup option.
     async fn open(
         &self,
         host: &Host,
         endpoint: &HostAddress,
         mode: Tls,
-        mark: Option<&String>,
+        marker: Option<&String>,
     ) -> Result<Connection, ConnectError> {
         let address = &self.address;
         let mut config = Config::new();
         config
             .user(&address.user)
             .dbname(&address.name)
-            .application_name(&self.application)
+            .application_name(&self.application_name)
             .ssl_mode(mode)
             .channel_binding(address.channel_binding);
         if address.sslnegotiation == SslNegotiation::Direct {
             config.ssl_negotiation(tokio_postgres::config::SslNegotiation::Direct);
         }
-        let mark = mark.map(|mark| format!("-c token_service.connection={mark}"));
-        let options: Vec<&str> = [address.startup_options.as_deref(), mark.as_deref()]
+        let marker = marker.map(|marker| format!("-c token_service.connection={marker}"));
+        let options: Vec<&str> = [address.startup_options.as_deref(), marker.as_deref()]
             .into_iter()
             .flatten()
             .collect();
@@ -202,12 +210,12 @@ impl Connector {
             round_trip: Duration::MAX,
             insert: self.durable_insert.clone(),
             unprepared: AtomicBool::new(false),
-            unreported: AtomicBool::new(false),
+            awaits_reply: AtomicBool::new(false),
             closed,
             driver: DriverTask(driver),
         })
     }
 }
 
-/// A connection, and what its server said when it was made.
+/// A connection and the facts that its set-up found.
 pub(super) type NewConnection = (Connection, SessionFacts);

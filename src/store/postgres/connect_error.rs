@@ -1,7 +1,7 @@
-//! Why the database cannot be used, in words that say what to do next.
+//! Errors that explain why the database cannot be used and what to do.
 //!
-//! Each of the usual mistakes (wrong password, no TLS, no table, no right, a standby) gets a
-//! message, its cause in the server's own words, and a hint that names the setting to look at.
+//! Each common mistake (wrong password, no TLS, no table, a missing right, a standby) has its own
+//! message. Its cause is the server's text, and its hint names the setting to check.
 
 use std::sync::atomic::Ordering;
 
@@ -13,29 +13,31 @@ use crate::store::postgres::catalog::{Catalog, Obstacle};
 use crate::store::postgres::connector::{ConnectError, Connector};
 use crate::store::postgres::wire::ProtocolViolation;
 use crate::store::postgres::{Address, AddressOrigin, Host};
-use crate::store::sqlstate::{ConnectRefusal, ConnectionLimit, at_connect, code_of, full};
+use crate::store::sqlstate::{
+    ConnectRefusal, ConnectionLimit, classify_connect_error, connect_sqlstate, exhausted_limit,
+};
 
 impl Connector {
-    /// Why there is no connection where nobody said anything in time.
-    pub(super) fn timed_out(&self, host: &Host) -> Fault {
-        if self.is_at_table.load(Ordering::Relaxed) {
-            return self.late();
+    /// Returns the error for a connection that timed out.
+    pub(super) fn connect_timed_out(&self, host: &Host) -> Fault {
+        if self.is_checking_table.load(Ordering::Relaxed) {
+            return self.reply_timed_out();
         }
         Fault::new(ErrorKind::DbConnect, "the database cannot be reached")
             .cause(format!(
                 "{} did not answer within {}",
-                host.place(),
+                host.location(),
                 humantime::format_duration(self.address.connect_timeout)
             ))
             .hint(format!(
                 "check {} and that no firewall drops the packets, or raise connect_timeout",
-                self.address.place_set_by()
+                self.address.host_and_port_setting()
             ))
             .retryable()
     }
 
-    /// Why a server that is there does not answer.
-    pub(super) fn late(&self) -> Fault {
+    /// Returns the error for a connected server that does not reply in time.
+    pub(super) fn reply_timed_out(&self) -> Fault {
         let limit = humantime::format_duration(self.address.connect_timeout);
         Fault::new(ErrorKind::DbConnect, "the database did not answer in time")
             .cause(format!("no answer within {limit}"))
@@ -43,32 +45,32 @@ impl Connector {
             .retryable()
     }
 
-    /// The SQL that gives the role this right on the table.
+    /// Returns the SQL that grants the role this right on the table.
     pub(super) fn grant(&self, right: &str) -> String {
         let role = quote_identifier(&self.address.user);
         format!("GRANT {right} ON {} TO {role}", self.table)
     }
 
-    /// Refuses a table into which no INSERT can succeed, or none can be relied upon.
-    pub(super) fn judge(&self, catalog: &Catalog) -> Result<(), Fault> {
+    /// Refuses a table into which no INSERT can succeed, or none is reliable.
+    pub(super) fn check_catalog(&self, catalog: &Catalog) -> Result<(), Fault> {
         catalog
             .obstacle()
-            .map_or(Ok(()), |obstacle| Err(self.obstructed(obstacle)))
+            .map_or(Ok(()), |obstacle| Err(self.obstacle_fault(obstacle)))
     }
 
-    fn obstructed(&self, obstacle: Obstacle) -> Fault {
+    fn obstacle_fault(&self, obstacle: Obstacle) -> Fault {
         const NO_INSERTS: &str = "the database refuses inserts";
         let user = quote_identifier(&self.address.user);
         let (table, column) = (&self.table, quote_identifier(&self.column));
         match obstacle {
-            Obstacle::Unwritable(partition, what) => denied("42809", "the table takes no inserts")
+            Obstacle::Unwritable(partition, kind) => denied("42809", "the table takes no inserts")
                 .cause(match partition {
                     Some(partition) => {
-                        format!("{} of {table} is {what}", quote_identifier(&partition))
+                        format!("{} of {table} is {kind}", quote_identifier(&partition))
                     }
-                    None => format!("{table} is {what}"),
+                    None => format!("{table} is {kind}"),
                 })
-                .hint("set `database.table` to a table, or to a view that passes inserts on to one"),
+                .hint("set `database.table` to a table, or to a view that forwards inserts to one"),
             Obstacle::NoColumn => denied("42703", "the column does not exist")
                 .cause(format!("{table} has no column {column}"))
                 .hint(format!("set `database.column` to a column of {table}")),
@@ -94,8 +96,8 @@ impl Connector {
                     "ALTER TABLE {} SET LOGGED: a token that is reported as stored must stay stored",
                     quote_identifier(&relation)
                 )),
-            Obstacle::Lossy(kind) => denied("42804", "the column does not keep whole tokens")
-                .cause(format!("column {column} of {table} is of type {kind}"))
+            Obstacle::Lossy(type_name) => denied("42804", "the column does not keep whole tokens")
+                .cause(format!("column {column} of {table} is of type {type_name}"))
                 .hint(format!(
                     "ALTER TABLE {table} ALTER COLUMN {column} TYPE text, or set `database.column` \
                      to a column of type text or varchar"
@@ -128,7 +130,7 @@ impl Connector {
                 )),
             Obstacle::NoPolicy(relation) => denied("42501", NO_INSERTS)
                 .cause(format!(
-                    "row security is enabled for {}, and no policy lets role {user} insert",
+                    "row security is enabled for {}, and no policy allows role {user} to insert",
                     quote_identifier(&relation)
                 ))
                 .hint(format!(
@@ -144,96 +146,96 @@ impl Connector {
         }
     }
 
-    /// The server is no PostgreSQL that is supported.
-    fn foreign(&self, host: &Host, why: &str) -> Fault {
-        let place = host.place();
+    /// Returns the error for a server that is not a supported PostgreSQL.
+    fn unsupported_server(&self, host: &Host, why: &str) -> Fault {
+        let location = host.location();
         denied("0A000", "the server is not a supported PostgreSQL")
-            .cause(format!("{place}: {why}"))
+            .cause(format!("{location}: {why}"))
             .hint(format!(
                 "{} must name a server of PostgreSQL 13 or later",
-                self.address.place_set_by()
+                self.address.host_and_port_setting()
             ))
     }
 
-    /// Why the host will not do, and what to do about it.
+    /// Explains why connecting to the host failed.
     pub(super) fn connect_error(&self, host: &Host, connect_error: &ConnectError) -> Fault {
         match connect_error {
             ConnectError::Error(error) => self.refusal(host, error),
-            ConnectError::Options(error) => self.options_refused(host, error),
+            ConnectError::StartupOptions(error) => self.startup_options_refused(host, error),
             ConnectError::Io(error) => self.unreachable(host, vec![error.to_string()]),
-            ConnectError::Violation(violation) => self.violation(host, violation),
-            ConnectError::Foreign(why) => self.foreign(host, why),
+            ConnectError::Violation(violation) => self.violation_fault(host, violation),
+            ConnectError::Unsupported(why) => self.unsupported_server(host, why),
             ConnectError::Password(fault) | ConnectError::Table(fault) => fault.clone(),
             ConnectError::ReadOnly => denied("25006", "the database takes no writes")
-                .cause(format!("{} is a standby or read-only", host.place()))
+                .cause(format!("{} is a standby or read-only", host.location()))
                 .hint(format!(
                     "{} must name the primary, and the role must not be set to read only",
-                    self.address.host_set_by()
+                    self.address.host_setting()
                 ))
                 .retryable(),
         }
     }
 
-    /// Why there is no connection, and what to do about it.
+    /// Explains an error of the server or the driver at connect.
     pub(super) fn refusal(&self, host: &Host, error: &Error) -> Fault {
-        let place = host.place();
+        let location = host.location();
         let Some(db) = error.as_db_error() else {
             return self.unreachable(host, chain(error));
         };
-        let said = db.code().code();
-        let cause = format!("{} ({said})", db.message());
-        let code = code_of(said, db.message());
+        let reported_code = db.code().code();
+        let cause = format!("{} ({reported_code})", db.message());
+        let code = connect_sqlstate(reported_code, db.message());
         let user = &self.address.user;
         let (message, hint) = match code {
-            // So it says too where the client's certificate is for another role.
+            // The server gives the same code if the client certificate is for another role.
             "28P01" if self.address.sslcert.is_some() => (
-                "the database refused to connect",
+                "the database refused the connection",
                 format!(
-                    "{} must match a role of {place}, and sslcert be for that role",
-                    self.address.login_set_by()
+                    "{} must match a role of {location}, and sslcert must be for that role",
+                    self.address.login_setting()
                 ),
             ),
             "28P01" => (
-                "the database refused to connect",
+                "the database refused the connection",
                 format!(
-                    "{} must match a role of {place}",
-                    self.address.login_set_by()
+                    "{} must match a role of {location}",
+                    self.address.login_setting()
                 ),
             ),
             "28000" if db.message().contains("client certificate") => (
-                "the database refused to connect",
+                "the database refused the connection",
                 format!(
                     "set sslcert and sslkey to a certificate for \"{user}\", of an authority \
-                     that {place} knows"
+                     that {location} trusts"
                 ),
             ),
             "28000" => (
-                "the database refused to connect",
+                "the database refused the connection",
                 format!(
-                    "the role may not exist, or pg_hba.conf of {place} lets \"{user}\" in from \
-                     elsewhere or with another {} only (now {})",
-                    self.address.sslmode_set_by(),
+                    "the role may not exist, or pg_hba.conf of {location} allows \"{user}\" only from \
+                     other addresses or with another {} (now {})",
+                    self.address.sslmode_setting(),
                     self.address.sslmode.as_str()
                 ),
             ),
             "3D000" => (
-                "the database refused to connect",
+                "the database refused the connection",
                 format!(
-                    "{} must name a database of {place}",
-                    self.address.set_by("DB_NAME", "the path")
+                    "{} must name a database of {location}",
+                    self.address.setting("DB_NAME", "the path")
                 ),
             ),
             "53300" => (
-                "the database refused to connect",
-                if said == code {
-                    self.full(host, full(db.routine()))
+                "the database refused the connection",
+                if reported_code == code {
+                    self.connection_limit_hint(host, exhausted_limit(db.routine()))
                 } else {
-                    format!("{place} has no connection left: wait, or raise max_client_conn")
+                    format!("{location} has no connection left: wait, or raise max_client_conn")
                 },
             ),
             "57P03" => (
-                "the database refused to connect",
-                format!("{place} is starting up or shutting down: try again in a moment"),
+                "the database refused the connection",
+                format!("{location} is starting up or shutting down: try again in a moment"),
             ),
             "57014" | "55P03" => (
                 "the database did not answer in time",
@@ -242,8 +244,8 @@ impl Connector {
             "42P01" | "3F000" => (
                 "the table does not exist",
                 format!(
-                    "`database.table` must name a table of \"{}\" at {place}, with its schema \
-                     where that is not in the search path",
+                    "`database.table` must name a table of \"{}\" at {location}, with its schema \
+                     if that is not in the search path",
                     self.address.name
                 ),
             ),
@@ -263,11 +265,11 @@ impl Connector {
                 format!("\"{user}\" needs CONNECT, USAGE on the schema and INSERT on the table"),
             ),
             _ => (
-                "the database refused to connect",
-                format!("the server's log at {place} says more"),
+                "the database refused the connection",
+                format!("see the server's log at {location}"),
             ),
         };
-        match at_connect(code) {
+        match classify_connect_error(code) {
             ConnectRefusal::Denied => denied(code, message),
             ConnectRefusal::Busy => Fault::new(ErrorKind::DbConnect, message).retryable(),
         }
@@ -275,41 +277,41 @@ impl Connector {
         .hint(hint)
     }
 
-    /// Whose connections are all taken, and how to give it more.
-    fn full(&self, host: &Host, full: ConnectionLimit) -> String {
-        let place = host.place();
+    /// Names the connection limit that was reached and how to raise it.
+    fn connection_limit_hint(&self, host: &Host, limit: ConnectionLimit) -> String {
+        let location = host.location();
         let Address { user, name, .. } = &self.address;
-        match full {
+        match limit {
             ConnectionLimit::Server => {
-                format!("{place} has no connection left: wait, or raise max_connections")
+                format!("{location} has no connection left: wait, or raise max_connections")
             }
             ConnectionLimit::Role => format!(
-                "role \"{user}\" has no connection left at {place}: wait, or raise its limit \
+                "role \"{user}\" has no connection left at {location}: wait, or raise its limit \
                  with ALTER ROLE {} CONNECTION LIMIT n",
                 quote_identifier(user)
             ),
             ConnectionLimit::Database => format!(
-                "database \"{name}\" has no connection left at {place}: wait, or raise its limit \
+                "database \"{name}\" has no connection left at {location}: wait, or raise its limit \
                  with ALTER DATABASE {} CONNECTION LIMIT n",
                 quote_identifier(name)
             ),
         }
     }
 
-    /// What to say if the server refuses the startup options of the address.
-    fn options_refused(&self, host: &Host, error: &Error) -> Fault {
+    /// Explains that the server refuses the address's startup options.
+    fn startup_options_refused(&self, host: &Host, error: &Error) -> Fault {
         let mut fault = self.refusal(host, error);
         "the database refuses the startup options".clone_into(&mut fault.message);
         fault.hint(format!(
             "remove or correct {}; a pooler may accept none",
-            self.address.set_by("the startup options", "`options`")
+            self.address.setting("the startup options", "`options`")
         ))
     }
 
-    /// What to say if the server broke a rule of the protocol or exceeded a limit.
-    fn violation(&self, host: &Host, violation: &ProtocolViolation) -> Fault {
-        let place = host.place();
-        let cause = format!("{place}: {violation}");
+    /// Explains why the client ended the connection.
+    fn violation_fault(&self, host: &Host, violation: &ProtocolViolation) -> Fault {
+        let location = host.location();
+        let cause = format!("{location}: {violation}");
         match violation {
             ProtocolViolation::AuthMethod { .. } => denied(
                 "28000",
@@ -317,8 +319,8 @@ impl Connector {
             )
             .cause(cause)
             .hint(format!(
-                "no password was sent; change {}, or pg_hba.conf of {place}",
-                self.address.set_by("require_auth", "require_auth")
+                "no password was sent; change {}, or pg_hba.conf of {location}",
+                self.address.setting("require_auth", "require_auth")
             )),
             ProtocolViolation::OpenTransaction => Fault::new(
                 ErrorKind::DbConnect,
@@ -326,29 +328,29 @@ impl Connector {
             )
             .cause(cause)
             .hint(format!(
-                "a pooler at {place} must end a transaction before it hands over its connection"
+                "a pooler at {location} must end a transaction before it reuses the connection"
             ))
             .retryable(),
             _ => Fault::new(ErrorKind::DbConnect, "the database's answer cannot be read")
                 .cause(cause)
                 .hint(format!(
                     "check that {} name a PostgreSQL server",
-                    self.address.place_set_by()
+                    self.address.host_and_port_setting()
                 ))
                 .retryable(),
         }
     }
 
     fn unreachable(&self, host: &Host, causes: Vec<String>) -> Fault {
-        let place = host.place();
+        let location = host.location();
         let text = causes.join(": ");
-        let names = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        let contains_any = |words: &[&str]| words.iter().any(|word| text.contains(word));
         let (message, hint, retryable) = if text.contains("password missing") {
-            return denied("28P01", "the database refused to connect")
+            return denied("28P01", "the database refused the connection")
                 .cause(format!(
-                    "{place} asks for a password and none is configured"
+                    "{location} asks for a password and none is configured"
                 ))
-                .hint(match &self.address.given {
+                .hint(match &self.address.origin {
                     AddressOrigin::Parts => "set DB_PASS or DB_PASS_FILE".to_owned(),
                     AddressOrigin::Url(name) => format!("put the password into {name}"),
                 });
@@ -362,12 +364,12 @@ impl Connector {
             (
                 "the database offers no TLS",
                 format!(
-                    "turn TLS on at {place}; or, if the network is trusted, set {}",
-                    self.address.set_by("DB_SSLMODE=prefer", "sslmode=prefer")
+                    "turn TLS on at {location}; or, if the network is trusted, set {}",
+                    self.address.setting("DB_SSLMODE=prefer", "sslmode=prefer")
                 ),
                 false,
             )
-        } else if names(&["UnknownIssuer", "CaUsedAsEndEntity", "BadSignature"]) {
+        } else if contains_any(&["UnknownIssuer", "CaUsedAsEndEntity", "BadSignature"]) {
             (
                 "the database's certificate is not trusted",
                 "set sslrootcert to the certificate of the authority that issued it".to_owned(),
@@ -377,12 +379,12 @@ impl Connector {
             (
                 "the database's certificate is for another host",
                 format!(
-                    "{} must be a name in the certificate; verify-ca does not look at the name",
-                    self.address.host_set_by()
+                    "{} must be a name in the certificate; verify-ca does not check the name",
+                    self.address.host_setting()
                 ),
                 false,
             )
-        } else if names(&["(ALPN)", "NoApplicationProtocol"]) {
+        } else if contains_any(&["(ALPN)", "NoApplicationProtocol"]) {
             (
                 "the database cannot be reached over TLS",
                 "sslnegotiation=direct needs PostgreSQL 17 or newer; `postgres` works with all"
@@ -393,16 +395,16 @@ impl Connector {
             (
                 "the database refused the TLS connection",
                 format!(
-                    "sslcert may be of an authority that {place} does not know; its log says more"
+                    "sslcert may be of an authority that {location} does not trust; see its log"
                 ),
                 false,
             )
-        } else if names(&["TLS", "certificate", "alert"]) {
+        } else if contains_any(&["TLS", "certificate", "alert"]) {
             (
                 "the database cannot be reached over TLS",
                 format!(
                     "{} is {}; see also sslrootcert, sslcert and sslkey",
-                    self.address.sslmode_set_by(),
+                    self.address.sslmode_setting(),
                     self.address.sslmode.as_str()
                 ),
                 false,
@@ -412,7 +414,7 @@ impl Connector {
                 "the database cannot be reached",
                 format!(
                     "{} must be the folder of the server's socket, and the server must run",
-                    self.address.host_set_by()
+                    self.address.host_setting()
                 ),
                 true,
             )
@@ -421,21 +423,21 @@ impl Connector {
                 "the database cannot be reached",
                 format!(
                     "check {} and that the server runs",
-                    self.address.place_set_by()
+                    self.address.host_and_port_setting()
                 ),
                 true,
             )
         };
         let mut fault = Fault::new(ErrorKind::DbConnect, message).hint(hint);
         fault.retryable = retryable;
-        // The outermost one says "error connecting to server", which everybody knows by now.
+        // The outermost cause is always "error connecting to server".
         let causes: Vec<_> = if causes.len() > 1 {
             causes.into_iter().skip(1).collect()
         } else {
             causes
         };
         let mut causes = causes.into_iter();
-        fault = fault.cause(format!("{place}: {}", causes.next().unwrap_or_default()));
+        fault = fault.cause(format!("{location}: {}", causes.next().unwrap_or_default()));
         causes.fold(fault, Fault::cause)
     }
 }
@@ -449,19 +451,19 @@ fn denied(sqlstate: &str, message: &str) -> Fault {
     )
 }
 
-/// True where waiting would not help.
+/// Returns true if a retry would not help.
 pub(super) fn is_denied(fault: &Fault) -> bool {
     matches!(fault.kind, ErrorKind::DbDenied { .. }) && !fault.retryable
 }
 
-/// True if the server refused the role's password.
+/// Returns true if the server refused the role's password.
 pub(super) fn is_wrong_password(fault: &Fault) -> bool {
     matches!(&fault.kind, ErrorKind::DbDenied { sqlstate } if sqlstate == "28P01")
 }
 
-/// The fault that ends the run where every token would meet the same verdict.
+/// Returns the error that ends the run if the server would deny every INSERT.
 pub(in crate::store) fn every_insert_denied(code: &str, message: &str) -> Fault {
     denied(code, "the database refuses every insert")
         .cause(format!("{message} ({code})"))
-        .hint("look at the table's definition and the role's rights; nothing more was sent")
+        .hint("check the table's definition and the role's rights; nothing more was sent")
 }

@@ -1,4 +1,4 @@
-//! A connection that is ready for use: INSERTs, and the questions that a doubt raises.
+//! A connection with its session set up: INSERTs, and the queries that resolve in-doubt tokens.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -16,85 +16,87 @@ use tokio_util::sync::CancellationToken;
 use crate::store::postgres::Host;
 use crate::store::postgres::wire::ConnectionMonitor;
 
-/// How long a connection may take to say goodbye.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// The time limit for a graceful close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The number that the next transaction will have at the least.
-const HORIZON: &str = "SELECT txid_snapshot_xmax(txid_current_snapshot())";
+/// Reads the lowest transaction number (XID) that a later transaction can get.
+const HORIZON_SQL: &str = "SELECT txid_snapshot_xmax(txid_current_snapshot())";
 
-/// Ends the other connections of a run that are left; a row for each, true if it waits for a synchronous
-/// standby. Such a wait is not cut short: that would make a row visible that no standby has. A pooler
-/// may have put the client's address behind the name.
-const END_OTHERS: &str = "SELECT waits, CASE WHEN NOT waits THEN pg_terminate_backend(pid) END FROM \
+/// Terminates the run's other connections; one row for each, true if it waits for a synchronous
+/// standby.
+///
+/// Such a wait is not interrupted: that would make a row visible that no standby has.
+/// `starts_with`, because a pooler may append the client's address to the name.
+const END_OTHERS_SQL: &str = "SELECT waits, CASE WHEN NOT waits THEN pg_terminate_backend(pid) END FROM \
      (SELECT pid, wait_event IS NOT DISTINCT FROM 'SyncRep' AS waits FROM pg_stat_activity \
      WHERE starts_with(application_name, $1) AND usename = session_user \
      AND pid NOT IN (pg_backend_pid(), $2)) AS others";
 
-/// The same for one backend, if it is still the same one; no row if it is gone.
-const END_BACKEND: &str = "SELECT waits, CASE WHEN NOT waits THEN pg_terminate_backend(pid) END FROM \
+/// Terminates one backend if it is still the same process; no row if it is gone.
+const END_BACKEND_SQL: &str = "SELECT waits, CASE WHEN NOT waits THEN pg_terminate_backend(pid) END FROM \
      (SELECT pid, wait_event IS NOT DISTINCT FROM 'SyncRep' AS waits FROM pg_stat_activity \
      WHERE pid = $1 AND extract(epoch FROM backend_start)::text = $2) AS old";
 
-/// Writes to the log and nowhere else: its commit waits for the standbys as any other, and for all that
-/// was committed before it.
-const CONFIRM: &str = "SELECT pg_logical_emit_message(true, 'token_service', '')";
+/// Writes a WAL record only. Its commit waits for the standbys, and so for every earlier commit.
+const CONFIRM_SQL: &str = "SELECT pg_logical_emit_message(true, 'token_service', '')";
 
-/// What became of backends that were to end.
+/// What happened to the backends that were to be terminated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum FenceResult {
-    /// They are gone.
+    /// No such backend exists.
     Gone,
-    /// They were told to end.
+    /// They were sent the termination signal.
     Ending,
-    /// One of them has committed and waits for a synchronous standby.
-    Waiting,
+    /// At least one has committed and waits for a synchronous standby.
+    AwaitingStandby,
 }
 
 impl FenceResult {
-    fn of(rows: &[Row]) -> Result<Self, Error> {
+    fn from_rows(rows: &[Row]) -> Result<Self, Error> {
         let waits = rows.iter().map(|row| row.try_get::<_, bool>(0));
         let waits = waits.collect::<Result<Vec<bool>, Error>>()?;
         Ok(match waits[..] {
             [] => Self::Gone,
-            _ if waits.contains(&true) => Self::Waiting,
+            _ if waits.contains(&true) => Self::AwaitingStandby,
             _ => Self::Ending,
         })
     }
 }
 
-/// One backend of one server, for certain: process numbers are used again.
+/// Identifies one backend of one server beyond its PID, which the system reuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Backend {
     pub(super) pid: i32,
     started: String,
     server_started: String,
     cluster: Cluster,
-    /// True if the session has assumed another role than its own (`ALTER ROLE … SET role`), which may
-    /// not end the session's backends.
+    /// True if the session runs under another role than its login role (`ALTER ROLE … SET role`),
+    /// which may not terminate the session's backends.
     assumed_role: bool,
 }
 
-/// The cluster of servers, primary and standbys, that a backend belongs to.
+/// The cluster, primary and standbys, that a backend belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cluster {
-    /// There is one host: nothing else could be meant.
-    Only,
-    /// The number that its servers share.
+    /// The address has one host, so the cluster is always the same.
+    SingleHost,
+    /// The cluster's system identifier.
     Known(i64),
-    /// It does not say.
-    Hidden,
+    /// The role may not read the system identifier.
+    Unknown,
 }
 
-/// The backend that the answer to the set-up names, which was `started` then if the session has assumed
-/// another role.
-pub(super) fn backend_of(
+/// Reads the backend from the reply to the session set-up.
+///
+/// `started` replaces the start time that another assumed role may not read.
+pub(super) fn backend_from_row(
     row: &Row,
     cluster: Cluster,
     started: Option<String>,
     assumed_role: bool,
 ) -> Result<Option<Backend>, Error> {
-    let seen: Option<String> = row.try_get(4)?;
-    Ok(match seen.or(started) {
+    let visible_start: Option<String> = row.try_get(4)?;
+    Ok(match visible_start.or(started) {
         Some(started) => Some(Backend {
             pid: row.try_get(3)?,
             started,
@@ -106,29 +108,29 @@ pub(super) fn backend_of(
     })
 }
 
-/// A connection that is ready to insert.
+/// A connection whose session is set up for INSERTs.
 pub(in crate::store) struct Connection {
     pub(super) host: Host,
     pub(super) client: Client,
-    /// What the filter of its stream saw.
+    /// What the filter of the connection's stream observed.
     pub(super) monitor: Arc<ConnectionMonitor>,
-    /// Its own TCP port.
+    /// The client's TCP port.
     pub(super) local_port: Option<u16>,
     pub(super) statement: Option<Statement>,
     pub(super) backend: Option<Backend>,
     pub(super) horizon: i64,
-    /// How long an answer was on its way, as far as the set-up showed: rather too long than too short.
+    /// The network round trip as measured during the set-up; an upper bound.
     pub(super) round_trip: Duration,
-    /// Sent where nothing is prepared.
+    /// The INSERT for a connection without a prepared statement.
     pub(super) insert: String,
     pub(super) unprepared: AtomicBool,
-    /// True from the sending of such an INSERT until its answer has been heard to the end.
-    pub(super) unreported: AtomicBool,
+    /// True from an unprepared INSERT until its reply has arrived completely.
+    pub(super) awaits_reply: AtomicBool,
     pub(super) closed: CancellationToken,
     pub(super) driver: DriverTask,
 }
 
-/// The task that moves bytes; it ends with its link.
+/// The task that drives the connection's I/O; aborted on drop.
 pub(super) struct DriverTask(pub(super) JoinHandle<()>);
 
 impl Drop for DriverTask {
@@ -138,61 +140,68 @@ impl Drop for DriverTask {
 }
 
 impl Connection {
-    /// True if the server handed over a transaction that was not this connection's. What was not
-    /// answered may still be committed, by another client.
+    /// Returns true if the server was inside another client's transaction.
+    ///
+    /// That client may still commit what has no reply.
     pub(in crate::store) fn had_open_transaction(&self) -> bool {
         self.monitor.had_open_transaction()
     }
 
-    /// Sends an INSERT of `text` when first polled; resolves, after the transaction's end, to the
-    /// number of rows.
+    /// Sends an INSERT of `text` when first polled.
+    ///
+    /// Resolves to the number of rows after the transaction has ended.
     pub(super) async fn insert(&self, text: &str) -> Result<u64, Error> {
         match &self.statement {
             Some(statement) if !self.unprepared.load(Ordering::Relaxed) => {
                 self.client.execute_raw(statement, [text]).await
             }
-            _ => self.insert_alone(text).await,
+            _ => self.insert_unprepared(text).await,
         }
     }
 
-    /// The same without a prepared statement. An error comes before the server is ready for more, and
-    /// a pooler may split between two servers what is sent meanwhile: this waits for both.
-    async fn insert_alone(&self, text: &str) -> Result<u64, Error> {
-        self.unreported.store(true, Ordering::Relaxed);
+    /// Inserts without a prepared statement.
+    ///
+    /// An error arrives before the server is ready for the next statement. A pooler may send
+    /// statements of the meantime to another server, so this waits for the whole reply.
+    async fn insert_unprepared(&self, text: &str) -> Result<u64, Error> {
+        self.awaits_reply.store(true, Ordering::Relaxed);
         let token = [(text, Type::TEXT)];
-        // Its own error is one from before the execution, and ends the hearing.
+        // An error here precedes the execution, and no more rows follow.
         let rows = self.client.query_typed_raw(&self.insert, token).await?;
         let mut rows = pin!(rows);
-        let mut verdict = Ok(());
+        let mut result = Ok(());
         while let Some(row) = rows.next().await {
             match row {
                 Ok(_) => {}
-                Err(error) if verdict.is_ok() && error.as_db_error().is_some() => {
-                    verdict = Err(error);
+                Err(error) if result.is_ok() && error.as_db_error().is_some() => {
+                    result = Err(error);
                 }
-                Err(error) => return Err(verdict.err().unwrap_or(error)),
+                Err(error) => return Err(result.err().unwrap_or(error)),
             }
         }
-        self.unreported.store(false, Ordering::Relaxed);
-        verdict.map(|()| rows.rows_affected().unwrap_or_default())
+        self.awaits_reply.store(false, Ordering::Relaxed);
+        result.map(|()| rows.rows_affected().unwrap_or_default())
     }
 
-    /// True where what the server says next may belong to what was asked before; to be called while
-    /// nothing is in flight.
-    pub(super) fn is_unheard(&self) -> bool {
-        self.unreported.load(Ordering::Relaxed)
+    /// Returns true if the next reply may belong to an earlier request.
+    ///
+    /// Only meaningful while nothing is in flight.
+    pub(super) fn awaits_reply(&self) -> bool {
+        self.awaits_reply.load(Ordering::Relaxed)
     }
 
-    /// Why the client ended the connection, if it did.
+    /// Returns why the client ended the connection, if it did.
     pub(super) fn violation(&self) -> Option<String> {
         self.monitor.violation().map(ToString::to_string)
     }
 
-    /// Tells, as [`Connection::insert`] does, what an INSERT of `text` would come to, and takes it back.
-    /// Constraints that wait for the commit are asked at once. All travels together, and in this order.
-    pub(super) async fn try_out(&self, text: &str) -> Result<u64, Error> {
+    /// Inserts `text` and rolls back, with the result of [`Connection::insert`].
+    ///
+    /// Deferred constraints are checked before the rollback. All four statements are pipelined in
+    /// this order.
+    pub(super) async fn insert_and_roll_back(&self, text: &str) -> Result<u64, Error> {
         self.monitor.begin_transaction();
-        let (begun, inserted, checked, taken_back) = tokio::join!(
+        let (begin, insert, check, rollback) = tokio::join!(
             biased;
             self.client.batch_execute("BEGIN"),
             self.insert(text),
@@ -200,80 +209,86 @@ impl Connection {
             self.client.batch_execute("ROLLBACK"),
         );
         self.monitor.end_transaction();
-        begun?;
-        let rows = inserted?;
-        checked?;
-        taken_back?;
+        begin?;
+        let rows = insert?;
+        check?;
+        rollback?;
         Ok(rows)
     }
 
-    /// The backend at the other end; `None` where a pooler hides it.
+    /// Returns the backend; `None` if a pooler hides it.
     pub(in crate::store) fn backend(&self) -> Option<&Backend> {
         self.backend.as_ref()
     }
 
-    /// The horizon at the time of connecting.
+    /// Returns the XID horizon of when the connection was made.
     pub(super) fn horizon(&self) -> i64 {
         self.horizon
     }
 
-    /// Asks for the horizon when first polled: no transaction that is sent afterwards has an older
-    /// number.
-    pub(super) async fn ask_horizon(&self) -> Result<i64, Error> {
-        let rows = self.client.query_typed(HORIZON, &[]).await?;
+    /// Queries the XID horizon when first polled.
+    ///
+    /// No transaction that is sent afterwards has a lower number.
+    pub(super) async fn query_horizon(&self) -> Result<i64, Error> {
+        let rows = self.client.query_typed(HORIZON_SQL, &[]).await?;
         match rows.first() {
             Some(row) => row.try_get(0),
             None => Ok(self.horizon),
         }
     }
 
-    /// True where this is another database than that of `old`, so that nothing it shows proves what
-    /// `old` did. A standby that was promoted is the same database: what `old` committed is there,
-    /// or was lost with its server and never will be.
-    pub(in crate::store) fn is_elsewhere(&self, old: &Backend) -> bool {
-        self.backend().is_none_or(|own| {
-            own.server_started != old.server_started
-                && (own.cluster != old.cluster || own.cluster == Cluster::Hidden)
+    /// Returns true if this server is not in the cluster of `old`, so that it proves nothing about
+    /// `old`.
+    ///
+    /// A promoted standby is in the same cluster: it has what `old` committed, or that was lost
+    /// with the primary for good.
+    pub(in crate::store) fn is_other_database(&self, old: &Backend) -> bool {
+        self.backend().is_none_or(|current| {
+            current.server_started != old.server_started
+                && (current.cluster != old.cluster || current.cluster == Cluster::Unknown)
         })
     }
 
-    /// Tells `old` to end.
+    /// Terminates the backend `old`.
     pub(in crate::store) async fn end_backend(&self, old: &Backend) -> Result<FenceResult, Error> {
         let same_server = self
             .backend()
-            .is_some_and(|own| own.server_started == old.server_started);
+            .is_some_and(|current| current.server_started == old.server_started);
         if !same_server {
             return Ok(FenceResult::Gone);
         }
         let params = [(&old.pid as _, Type::INT4), (&old.started as _, Type::TEXT)];
-        FenceResult::of(&self.of_sessions(END_BACKEND, &params).await?)
+        FenceResult::from_rows(&self.query_sessions(END_BACKEND_SQL, &params).await?)
     }
 
-    /// Tells every other connection of `application` to end, except `own`.
+    /// Terminates every other connection of `application_name`, except `current`.
     pub(super) async fn end_others(
         &self,
-        application: &str,
-        own: i32,
+        application_name: &str,
+        current: i32,
     ) -> Result<FenceResult, Error> {
-        let params = [(&application as _, Type::TEXT), (&own as _, Type::INT4)];
-        FenceResult::of(&self.of_sessions(END_OTHERS, &params).await?)
+        let params = [
+            (&application_name as _, Type::TEXT),
+            (&current as _, Type::INT4),
+        ];
+        FenceResult::from_rows(&self.query_sessions(END_OTHERS_SQL, &params).await?)
     }
 
-    /// Asks about sessions, under the role that they logged in with.
-    pub(super) async fn of_sessions(
+    /// Runs a query about sessions under the login role.
+    pub(super) async fn query_sessions(
         &self,
         sql: &str,
         params: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<Vec<Row>, Error> {
-        if self.backend().is_some_and(|own| own.assumed_role) {
-            self.as_session_user(sql, params).await
+        if self.backend().is_some_and(|current| current.assumed_role) {
+            self.query_as_session_user(sql, params).await
         } else {
             self.client.query_typed(sql, params).await
         }
     }
 
-    /// Asks under the role that the session logged in with, and assumes the other one again.
-    pub(super) async fn as_session_user(
+    /// Runs a query under the login role, then restores the assumed role.
+    pub(super) async fn query_as_session_user(
         &self,
         sql: &str,
         params: &[(&(dyn ToSql + Sync), Type)],
@@ -289,18 +304,19 @@ impl Connection {
         rows
     }
 
-    /// Waits until the standbys that commits wait for have what was committed so far; false if the
-    /// server gave up waiting.
-    pub(in crate::store) async fn confirm(&self) -> Result<bool, Error> {
-        match self.client.query_typed(CONFIRM, &[]).await {
+    /// Waits until the synchronous standbys have every earlier commit.
+    ///
+    /// Returns false if the server cancelled the wait.
+    pub(in crate::store) async fn confirm_commits(&self) -> Result<bool, Error> {
+        match self.client.query_typed(CONFIRM_SQL, &[]).await {
             Ok(_) => Ok(true),
             Err(error) if error.as_db_error().is_some_and(|db| !is_fatal(db)) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// How many rows there are of each of `values` that are not older than `horizon`.
-    pub(in crate::store) async fn count(
+    /// Counts the rows of each of `values` that are not older than `horizon`.
+    pub(in crate::store) async fn count_rows(
         &self,
         sql: &str,
         values: &[&str],
@@ -310,40 +326,40 @@ impl Connection {
             (&values as _, Type::TEXT_ARRAY),
             (&horizon as _, Type::INT8),
         ];
-        // Each value at most once, maybe padded, with its number and the header of a row.
+        // Each value comes once at most, perhaps padded, with its count and the row header.
         let length: usize = values.iter().map(|value| 2 * value.len() + 64).sum();
-        let _long = self.monitor.allow_long_answers(length as u64);
+        let _long = self.monitor.allow_long_replies(length as u64);
         let rows = self.client.query_typed(sql, &params).await?;
         rows.iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
             .collect()
     }
 
-    /// From now on does without the prepared statement.
+    /// Stops using the prepared statement.
     pub(super) fn unprepare(&self) {
         self.unprepared.store(true, Ordering::Relaxed);
     }
 
-    /// True where nothing can be sent any more.
+    /// Returns true if nothing can be sent any more.
     pub(super) fn is_closed(&self) -> bool {
         self.client.is_closed()
     }
 
-    /// Resolves when the connection has ended.
+    /// Waits until the connection is closed.
     pub(super) async fn ended(&self) {
         self.closed.cancelled().await;
     }
 
-    /// Takes leave of the server. A link that is dropped instead just hangs up.
+    /// Closes the connection gracefully; dropping it closes the socket without a message.
     pub(super) async fn close(self) {
         drop(self.statement);
         drop(self.client);
         let mut driver = self.driver;
-        let _ = tokio::time::timeout(GOODBYE, &mut driver.0).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, &mut driver.0).await;
     }
 }
 
-/// True if the error ends the connection.
+/// Returns true if the error ends the connection.
 fn is_fatal(db: &DbError) -> bool {
     matches!(
         db.parsed_severity(),

@@ -1,4 +1,4 @@
-//! What connections to one database are made from, and why one cannot be made.
+//! The settings of the connections to one database, and the reasons why connecting fails.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,27 +17,27 @@ use crate::store::postgres::Address;
 use crate::store::postgres::catalog::Catalog;
 use crate::store::postgres::tls;
 use crate::store::postgres::wire::ProtocolViolation;
-use crate::store::sqlstate::code_of;
+use crate::store::sqlstate::connect_sqlstate;
 
-/// How much longer than the statement's own timeout an answer is waited for.
-const SLACK: Duration = Duration::from_secs(10);
-/// As good as for ever, where the statement has no timeout.
+/// The extra time for a reply beyond the statement timeout.
+const REPLY_SLACK: Duration = Duration::from_secs(10);
+/// Practically no limit, if there is no statement timeout.
 const NO_LIMIT: Duration = Duration::from_hours(365 * 24);
-/// Raises `synchronous_commit` to `on` where it is lower, never lowers it, until the end of the
-/// transaction.
-const RAISED_LOCALLY: &str = "set_config('synchronous_commit', CASE \
+/// Raises `synchronous_commit` to `on` for the transaction; never lowers it.
+const RAISE_SYNCHRONOUS_COMMIT: &str = "set_config('synchronous_commit', CASE \
      current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \
      true)";
-/// Raises `client_min_messages` to `warning` in the same way: a commit that no standby confirmed is
-/// told by a warning.
-const WARNS_LOCALLY: &str = "set_config('client_min_messages', CASE \
+/// Raises `client_min_messages` to `warning` for the transaction: a warning reports a commit that
+/// no standby confirmed.
+const RAISE_CLIENT_MIN_MESSAGES: &str = "set_config('client_min_messages', CASE \
      current_setting('client_min_messages') WHEN 'error' THEN 'warning' ELSE \
      current_setting('client_min_messages') END, true)";
 
-/// Counts the rows of each value that are not older than the horizon. A row's transaction number has
-/// 32 bits and wraps around; what lies up to half the circle ahead of the horizon is newer. Frozen
-/// rows keep their number.
-/// Without a horizon every row counts. Values are compared byte for byte, whatever the collation says.
+/// Returns the SQL that counts the rows of each value not older than the horizon.
+///
+/// A row's XID has 32 bits and wraps around: up to half the range ahead of the horizon is newer.
+/// Frozen rows keep their XID. Without a horizon every row counts. Values are compared byte for
+/// byte, whatever the collation.
 pub(super) fn lookup_sql(table: &str, column: &str) -> String {
     format!(
         "SELECT {column}::text COLLATE \"C\", count(*) FROM {table} WHERE {column} = ANY($1) AND ($2 IS NULL \
@@ -46,30 +46,30 @@ pub(super) fn lookup_sql(table: &str, column: &str) -> String {
     )
 }
 
-/// How, and whether, the table can be asked for what was stored.
+/// How to look up stored tokens in the table, and whether that proves anything.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct Lookup {
-    /// The query; its parameters are the values and the horizon.
+    /// The query; its parameters are the values and the XID horizon.
     pub(in crate::store) sql: String,
     /// True if the role may read the column and `xmin`.
-    pub(in crate::store) may_look: bool,
-    /// Why a look-up by value proves nothing, as a clause; `None` if it does.
-    pub(in crate::store) obscured_by: Option<&'static str>,
-    /// True if commits wait for standbys: what is seen is not confirmed yet.
+    pub(in crate::store) may_look_up: bool,
+    /// Why a look-up by value proves nothing, as a clause; `None` if it is reliable.
+    pub(in crate::store) obstacle: Option<&'static str>,
+    /// True if commits wait for standbys: a visible row may be unconfirmed.
     pub(in crate::store) has_standbys: bool,
-    /// The longest that a standby's confirmation is waited for.
-    pub(in crate::store) confirms_within: Duration,
-    /// The longest that the answer to a short question is waited for.
-    pub(in crate::store) answers_within: Duration,
-    /// The longest that the query is waited for; the server gives up sooner.
-    pub(in crate::store) looks_within: Duration,
+    /// The longest wait for a standby's confirmation.
+    pub(in crate::store) confirm_timeout: Duration,
+    /// The longest wait for the reply to a short query.
+    pub(in crate::store) control_timeout: Duration,
+    /// The longest wait for the look-up; the server times out earlier.
+    pub(in crate::store) query_timeout: Duration,
 }
 
 impl Lookup {
-    /// Why no look-up by value can tell what a connection did that is gone.
-    pub(in crate::store) fn obstacle(&self) -> Option<String> {
-        let why = if self.may_look {
-            self.obscured_by?
+    /// Returns why a look-up cannot resolve the tokens of a lost connection.
+    pub(in crate::store) fn unavailable_reason(&self) -> Option<String> {
+        let why = if self.may_look_up {
+            self.obstacle?
         } else {
             "without SELECT right on the column and xmin it cannot be looked up"
         };
@@ -82,47 +82,48 @@ pub(super) struct Connector {
     pub(super) address: Address,
     /// The table as SQL.
     pub(super) table: String,
-    /// The column's name, not quoted.
+    /// The column's name, unquoted.
     pub(super) column: String,
     pub(super) tls: Arc<ClientConfig>,
-    /// The INSERT of a session that was set up.
+    /// The INSERT for a session that is set up.
     pub(super) insert: String,
-    /// The INSERT of any other: durable by itself.
+    /// The INSERT for a session behind a pooler: it raises its own durability settings.
     pub(super) durable_insert: String,
     pub(super) lookup: String,
-    /// How the server shows the connections of this run.
-    pub(super) application: String,
+    /// The `application_name` of this run's connections.
+    pub(super) application_name: String,
     pub(super) statement_timeout: Duration,
-    /// How long an outage is waited out.
+    /// How long reconnecting may take during an outage.
     pub(super) patience: Duration,
-    /// True while the server is asked about the table: only a lock on it keeps the answer back.
-    pub(super) is_at_table: AtomicBool,
-    /// True once a pooler was met that refuses the client's own startup option.
-    pub(super) takes_no_mark: AtomicBool,
-    /// Whether a Pgpool-II is at a place, as far as it was asked.
-    pub(super) pgpools: Mutex<HashMap<String, bool>>,
+    /// True while the table is being checked: a reply that does not arrive then means a lock.
+    pub(super) is_checking_table: AtomicBool,
+    /// True once a pooler refused the startup option that the client adds.
+    pub(super) refuses_marker: AtomicBool,
+    /// Whether a host is a Pgpool-II, for each host that was probed.
+    pub(super) pgpool_hosts: Mutex<HashMap<String, bool>>,
     pub(super) tracer: Tracer,
 }
 
 impl Connector {
-    /// Reads certificates and names; connects to nothing.
+    /// Reads the certificates; makes no connection.
     pub(super) fn new(address: &Address, options: &StoreOptions) -> Result<Self, Fault> {
         let (table, column) = (options.table.to_sql(), quote_identifier(&options.column));
         Ok(Self {
             tls: Arc::new(tls::client_config(address)?),
             insert: format!("INSERT INTO {table} ({column}) VALUES ($1)"),
             durable_insert: format!(
-                "INSERT INTO {table} ({column}) SELECT $1 FROM (SELECT {RAISED_LOCALLY} AS level, \
-                 {WARNS_LOCALLY} AS least) AS durable WHERE level IS NOT NULL AND least IS NOT NULL"
+                "INSERT INTO {table} ({column}) SELECT $1 FROM (SELECT {RAISE_SYNCHRONOUS_COMMIT} \
+                 AS level, {RAISE_CLIENT_MIN_MESSAGES} AS least) AS durable \
+                 WHERE level IS NOT NULL AND least IS NOT NULL"
             ),
             lookup: lookup_sql(&table, &column),
-            application: format!("token_service {}", options.session)
+            application_name: format!("token_service {}", options.session)
                 .trim()
                 .to_owned(),
-            takes_no_mark: AtomicBool::new(false),
-            pgpools: Mutex::default(),
+            refuses_marker: AtomicBool::new(false),
+            pgpool_hosts: Mutex::default(),
             patience: options.patience,
-            is_at_table: AtomicBool::new(false),
+            is_checking_table: AtomicBool::new(false),
             address: address.clone(),
             table,
             column: options.column.clone(),
@@ -132,49 +133,49 @@ impl Connector {
     }
 }
 
-/// What a server said when a connection to it was set up.
+/// The facts that the set-up of a session found.
 pub(super) struct SessionFacts {
-    /// True if others share the backend.
+    /// True if a pooler shares the backend with other clients.
     pub(super) is_shared: bool,
-    /// What the first connection looks at.
+    /// The catalog, loaded by the first connection only.
     pub(super) catalog: Option<Catalog>,
 }
 
-/// How long an answer is waited for that may take the server this long.
-pub(super) fn silence(statement_timeout: Duration) -> Duration {
+/// Returns the longest wait for the reply to a statement with this timeout.
+pub(super) fn reply_timeout(statement_timeout: Duration) -> Duration {
     if statement_timeout.is_zero() {
         NO_LIMIT
     } else {
-        statement_timeout.saturating_add(SLACK)
+        statement_timeout.saturating_add(REPLY_SLACK)
     }
 }
 
 /// What a connection is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConnectPurpose {
-    /// To insert.
+    /// INSERTs.
     Insert,
-    /// To insert, and to look first whether the table can be used.
-    Look,
-    /// To look around only: nothing is prepared.
+    /// INSERTs, after a check of the table.
+    InsertAndCheck,
+    /// Inspection only: nothing is prepared.
     Inspect,
 }
 
-/// Why a host will not do.
+/// Why a connection to a host fails.
 pub(super) enum ConnectError {
-    /// No connection, or none that can insert.
+    /// The server refused the connection, or its set-up failed.
     Error(Error),
-    /// The server refuses the startup options that the address gives.
-    Options(Error),
-    /// No name resolution, or no connection below TLS.
+    /// The server refuses the startup options of the address.
+    StartupOptions(Error),
+    /// Name resolution or the connection below TLS failed.
     Io(io::Error),
     /// The server broke a rule of the protocol, or exceeded a limit.
     Violation(ProtocolViolation),
-    /// It takes no writes.
+    /// The server accepts no writes.
     ReadOnly,
-    /// It is no PostgreSQL that is supported; why.
-    Foreign(String),
-    /// The table is of no use.
+    /// The server is not a supported PostgreSQL, with the reason.
+    Unsupported(String),
+    /// The table cannot be used.
     Table(Fault),
     /// The password cannot be read.
     Password(Fault),
@@ -187,13 +188,13 @@ impl From<Error> for ConnectError {
 }
 
 impl ConnectError {
-    /// True where the other kind of connection, with or without TLS, may be let in.
-    pub(super) fn is_about_tls(&self) -> bool {
+    /// Returns true if the same server may accept the connection with, or without, TLS.
+    pub(super) fn may_depend_on_tls(&self) -> bool {
         let Self::Error(error) = self else {
             return false;
         };
         match error.as_db_error() {
-            Some(db) => code_of(db.code().code(), db.message()).starts_with("28"),
+            Some(db) => connect_sqlstate(db.code().code(), db.message()).starts_with("28"),
             None => chain(error).iter().any(|cause| cause.contains("TLS")),
         }
     }
@@ -203,24 +204,25 @@ impl ConnectError {
     }
 }
 
-/// True if a server or a pooler ended the start of a session because of the startup options.
+/// Returns true if the startup options made a server or pooler refuse the session.
 pub(super) fn refuses_options(error: &Error) -> bool {
     error
         .as_db_error()
-        .is_some_and(|db| names_options(db.code().code(), db.message()))
+        .is_some_and(|db| is_about_options(db.code().code(), db.message()))
 }
 
-/// True if a refusal at connect is about options. Each pooler has its own code and words:
-/// `PgBouncer` "unsupported startup parameter" (08P01), RDS Proxy "doesn't support command-line
-/// options" (0A000).
-fn names_options(code: &str, message: &str) -> bool {
+/// Returns true if a refusal at connect is about startup options.
+///
+/// Each pooler has its own code and text: `PgBouncer` "unsupported startup parameter" (08P01), RDS
+/// Proxy "doesn't support command-line options" (0A000).
+fn is_about_options(code: &str, message: &str) -> bool {
     const WORDS: [&str; 3] = ["option", "parameter", "command-line"];
-    // The names of roles and databases stand in these.
-    let is_other = ["28", "3D", "53"]
+    // These messages contain names of roles and databases.
+    let is_about_names = ["28", "3D", "53"]
         .iter()
-        .any(|class| code_of(code, message).starts_with(class));
+        .any(|class| connect_sqlstate(code, message).starts_with(class));
     let message = message.to_lowercase();
-    !is_other && WORDS.iter().any(|word| message.contains(word))
+    !is_about_names && WORDS.iter().any(|word| message.contains(word))
 }
 
 #[cfg(test)]
@@ -228,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_of_startup_options_are_recognized_in_the_words_of_each_pooler() {
+    fn startup_option_refusals_of_each_pooler_are_recognized() {
         for (code, message) in [
             ("08P01", "unsupported startup parameter: options"),
             (
@@ -242,7 +244,7 @@ mod tests {
             ("42704", "unrecognized configuration parameter \"a.b\""),
             ("58000", "startup options are not supported"),
         ] {
-            assert!(names_options(code, message), "{message}");
+            assert!(is_about_options(code, message), "{message}");
         }
         for (code, message) in [
             (
@@ -253,7 +255,7 @@ mod tests {
             ("08P01", "SASL authentication failed"),
             ("57P03", "the database system is starting up"),
         ] {
-            assert!(!names_options(code, message), "{message}");
+            assert!(!is_about_options(code, message), "{message}");
         }
     }
 }

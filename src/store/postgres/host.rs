@@ -1,28 +1,29 @@
-//! One server of a database, and which kind of session with it will do.
+//! A server's address, and which servers are acceptable.
 
 use std::str::FromStr;
 
-/// One server.
+/// The address of one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// Host name, address, or the folder of a Unix socket (starts with `/`).
+    /// Host name, IP address, or the folder of a Unix socket (starts with `/`).
     pub name: String,
     /// TCP port, or the number in the socket's name.
     pub port: u16,
 }
 
-/// Which server will do (`target_session_attrs`). Tokens are written, so one that takes no writes is
-/// of no use.
+/// Which server is acceptable (`target_session_attrs`).
+///
+/// Tokens are written, so a read-only server never is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetSession {
-    /// The first that answers; where it takes no writes that is an error.
+    /// The first server that responds; it is an error if it is read-only.
     Any,
-    /// The first that takes writes.
+    /// The first server that accepts writes.
     ReadWrite,
 }
 
 impl TargetSession {
-    /// What is meant where nothing is said.
+    /// The default.
     pub const DEFAULT: Self = Self::ReadWrite;
 }
 
@@ -32,7 +33,7 @@ impl FromStr for TargetSession {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "any" => Ok(Self::Any),
-            // A primary that is read-only cannot store tokens, so the two are one.
+            // A read-only primary cannot store tokens, so both mean the same.
             "read-write" | "primary" => Ok(Self::ReadWrite),
             "read-only" | "standby" | "prefer-standby" => Err(
                 "must be any, read-write or primary: a server that takes no writes cannot store \
@@ -45,13 +46,13 @@ impl FromStr for TargetSession {
 }
 
 impl Host {
-    /// The port where none is named.
+    /// The default port.
     pub const PORT: u16 = 5432;
 
-    /// Reads `a,b,c`; of `ports` there may be none, one for all, or one for each.
+    /// Parses `a,b,c`; `ports` has no port, one for all hosts, or one for each.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with them.
+    /// A sentence that says what is wrong.
     pub fn list(names: &str, ports: &[u16]) -> Result<Vec<Self>, String> {
         let names: Vec<&str> = names.split(',').map(str::trim).collect();
         if names.iter().any(|name| name.is_empty()) {
@@ -76,8 +77,8 @@ impl Host {
         Ok(hosts.collect())
     }
 
-    /// `host:port`, or the socket's path: how errors name the server.
-    pub fn place(&self) -> String {
+    /// Returns `host:port` or the socket's path, as errors name the server.
+    pub fn location(&self) -> String {
         let Self { name, port } = self;
         if self.is_socket() {
             format!("{name}/.s.PGSQL.{port}")
@@ -88,12 +89,12 @@ impl Host {
         }
     }
 
-    /// True where the server is reached over a Unix socket; TLS does not apply to it.
+    /// Returns true if the server is reached over a Unix socket, which has no TLS.
     pub fn is_socket(&self) -> bool {
         self.name.starts_with('/')
     }
 
-    /// True where nobody can listen in.
+    /// Returns true if the connection stays on this machine.
     pub(super) fn is_local(&self) -> bool {
         let loopback = self
             .name
@@ -108,15 +109,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_and_ports_are_paired_as_libpq_does() {
-        let places = |names: &str, ports: &[u16]| {
+    fn hosts_and_ports_are_paired_as_in_libpq() {
+        let locations = |names: &str, ports: &[u16]| {
             let hosts = Host::list(names, ports)?;
-            Ok::<_, String>(hosts.iter().map(Host::place).collect::<Vec<_>>())
+            Ok::<_, String>(hosts.iter().map(Host::location).collect::<Vec<_>>())
         };
-        assert_eq!(places("a,b", &[]).unwrap(), ["a:5432", "b:5432"]);
-        assert_eq!(places("a, b", &[1]).unwrap(), ["a:1", "b:1"]);
+        assert_eq!(locations("a,b", &[]).unwrap(), ["a:5432", "b:5432"]);
+        assert_eq!(locations("a, b", &[1]).unwrap(), ["a:1", "b:1"]);
         assert_eq!(
-            places("::1,/run/pg", &[1, 2]).unwrap(),
+            locations("::1,/run/pg", &[1, 2]).unwrap(),
             ["[::1]:1", "/run/pg/.s.PGSQL.2"]
         );
         for (names, ports) in [
@@ -125,7 +126,7 @@ mod tests {
             ("a,,b", &[]),
             ("", &[]),
         ] {
-            assert!(places(names, ports).is_err(), "{names} {ports:?}");
+            assert!(locations(names, ports).is_err(), "{names} {ports:?}");
         }
     }
 }

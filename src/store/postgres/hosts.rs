@@ -1,9 +1,9 @@
-//! Several servers of one database: which of them is tried when, and which will do.
+//! Chooses among several servers of one database.
 //!
-//! As in libpq, they are tried in order, or in random order if `load_balance_hosts` says so. Each
-//! address of a name has the whole `connect_timeout`, and so has its resolution. The first server that
-//! answers and fits is taken. A refusal that any of them would give (a wrong password, no such table)
-//! ends the search.
+//! As in libpq, servers are tried in order, or in random order with `load_balance_hosts`. Each
+//! address of a name, and the name's resolution, has the whole `connect_timeout`. The first
+//! acceptable server is used. An error that every server would give (a wrong password, no such
+//! table) ends the search.
 
 use crate::store::postgres::host::Host;
 use crate::store::postgres::host::TargetSession;
@@ -16,38 +16,41 @@ use crate::store::postgres::connect::NewConnection;
 use crate::store::postgres::connector::{ConnectError, ConnectPurpose, Connector};
 use crate::store::postgres::wire::HostAddress;
 
-/// The addresses of one name that are tried: each may take the whole `connect_timeout`.
-const MOST_ADDRESSES: usize = 16;
+/// The most addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 16;
 
 impl Connector {
-    /// A connection to the first server that answers and fits.
-    pub(super) async fn reach(&self, purpose: ConnectPurpose) -> Result<NewConnection, Fault> {
+    /// Connects to the first acceptable server.
+    pub(super) async fn connect_to_any_host(
+        &self,
+        purpose: ConnectPurpose,
+    ) -> Result<NewConnection, Fault> {
         let mut faults = Vec::new();
         let mut hosts: Vec<&Host> = self.address.hosts.iter().collect();
         if self.address.load_balance_hosts {
             fastrand::shuffle(&mut hosts);
         }
         for host in hosts {
-            match self.reach_host(host, purpose).await {
-                Ok(reached) => return Ok(reached),
-                Err(fault) if self.ends_the_search(&fault) => return Err(fault),
+            match self.connect_to_host(host, purpose).await {
+                Ok(connected) => return Ok(connected),
+                Err(fault) if self.stops_search(&fault) => return Err(fault),
                 Err(fault) => {
                     if self.has_several_hosts() {
-                        tracing::debug!(cause = fault.causes.first(), "tries the next host");
+                        tracing::debug!(cause = fault.causes.first(), "trying the next host");
                     }
-                    faults.push((host.place(), fault));
+                    faults.push((host.location(), fault));
                 }
             }
         }
-        Err(none_will_do(faults, &self.address))
+        Err(all_hosts_failed(faults, &self.address))
     }
 
-    async fn reach_host(
+    async fn connect_to_host(
         &self,
         host: &Host,
         purpose: ConnectPurpose,
     ) -> Result<NewConnection, Fault> {
-        let span = self.tracer.ask("connect", || {
+        let span = self.tracer.client_span("connect", || {
             vec![
                 KeyValue::new("db.system.name", "postgresql"),
                 KeyValue::new("db.namespace", self.address.name.clone()),
@@ -55,12 +58,12 @@ impl Connector {
                 KeyValue::new("server.port", i64::from(host.port)),
             ]
         });
-        let reached = self.reach_any_address(host, purpose).await;
-        span.end(reached.as_ref().err());
-        reached
+        let connected = self.connect_to_any_address(host, purpose).await;
+        span.end(connected.as_ref().err());
+        connected
     }
 
-    async fn reach_any_address(
+    async fn connect_to_any_address(
         &self,
         host: &Host,
         purpose: ConnectPurpose,
@@ -69,17 +72,17 @@ impl Connector {
         let mut endpoints = match resolving.await {
             Ok(Ok(endpoints)) => endpoints,
             Ok(Err(error)) => return Err(self.connect_error(host, &ConnectError::Io(error))),
-            Err(_) => return Err(self.timed_out(host)),
+            Err(_) => return Err(self.connect_timed_out(host)),
         };
         if self.address.load_balance_hosts {
             fastrand::shuffle(&mut endpoints);
         }
-        endpoints.truncate(MOST_ADDRESSES);
-        self.reach_first(host, endpoints, purpose).await
+        endpoints.truncate(MAX_ADDRESSES);
+        self.connect_to_first(host, endpoints, purpose).await
     }
 
-    /// Connects to the first of these addresses of a host that answers and fits.
-    async fn reach_first(
+    /// Connects to the first of these addresses that is acceptable.
+    async fn connect_to_first(
         &self,
         host: &Host,
         endpoints: Vec<HostAddress>,
@@ -88,27 +91,27 @@ impl Connector {
         let only = endpoints.len() == 1;
         let mut faults = Vec::new();
         for endpoint in endpoints {
-            match self.reach_endpoint(host, &endpoint, purpose).await {
-                Ok(reached) => return Ok(reached),
-                Err(fault) if only || self.ends_the_search(&fault) => return Err(fault),
+            match self.connect_to_endpoint(host, &endpoint, purpose).await {
+                Ok(connected) => return Ok(connected),
+                Err(fault) if only || self.stops_search(&fault) => return Err(fault),
                 Err(fault) => {
-                    tracing::debug!(cause = fault.causes.first(), "tries the next address");
+                    tracing::debug!(cause = fault.causes.first(), "trying the next address");
                     faults.push((endpoint, fault));
                 }
             }
         }
-        Err(no_address_will_do(faults, host))
+        Err(all_addresses_failed(faults, host))
     }
 
-    /// True where a lost connection's successor may lead to another server.
+    /// Returns true if reconnecting may lead to another server.
     pub(super) fn has_several_hosts(&self) -> bool {
         self.address.hosts.len() > 1
     }
 
-    fn ends_the_search(&self, fault: &Fault) -> bool {
+    fn stops_search(&self, fault: &Fault) -> bool {
         match &fault.kind {
             ErrorKind::DbDenied { sqlstate } if sqlstate == "25006" => {
-                self.address.session == TargetSession::Any
+                self.address.target_session == TargetSession::Any
             }
             ErrorKind::DbDenied { .. } => !fault.retryable,
             _ => false,
@@ -116,17 +119,17 @@ impl Connector {
     }
 }
 
-/// One error for all addresses of a host, in the words of the last one.
-fn no_address_will_do(faults: Vec<(HostAddress, Fault)>, host: &Host) -> Fault {
-    let place = host.place();
+/// Combines the errors of a host's addresses, with the message of the last.
+fn all_addresses_failed(faults: Vec<(HostAddress, Fault)>, host: &Host) -> Fault {
+    let location = host.location();
     let mut causes = Vec::new();
     for (endpoint, fault) in &faults {
-        let why = fault.causes.join(": ");
-        let why = why.strip_prefix(&place).unwrap_or(&why);
-        let why = why.trim_start_matches([':', ' ']);
+        let reason = fault.causes.join(": ");
+        let reason = reason.strip_prefix(&location).unwrap_or(&reason);
+        let reason = reason.trim_start_matches([':', ' ']);
         causes.push(match endpoint {
-            HostAddress::Tcp(address) => format!("{place} ({}): {why}", address.ip()),
-            HostAddress::Unix(_) => format!("{place}: {why}"),
+            HostAddress::Tcp(address) => format!("{location} ({}): {reason}", address.ip()),
+            HostAddress::Unix(_) => format!("{location}: {reason}"),
         });
     }
     let retryable = faults.iter().any(|(_, fault)| fault.retryable);
@@ -138,8 +141,8 @@ fn no_address_will_do(faults: Vec<(HostAddress, Fault)>, host: &Host) -> Fault {
     fault
 }
 
-/// One error for all hosts; that of a single host as it is.
-fn none_will_do(mut faults: Vec<(String, Fault)>, address: &Address) -> Fault {
+/// Combines the errors of the hosts; a single host's error stays unchanged.
+fn all_hosts_failed(mut faults: Vec<(String, Fault)>, address: &Address) -> Fault {
     if faults.len() == 1
         && let Some((_, fault)) = faults.pop()
     {
@@ -150,11 +153,11 @@ fn none_will_do(mut faults: Vec<(String, Fault)>, address: &Address) -> Fault {
     let hint = match read_only.count() {
         0 => format!(
             "one of {} must be reachable and take writes",
-            address.set_by("DB_HOST, with its DB_PORT,", "the hosts and ports")
+            address.setting("DB_HOST, with its DB_PORT,", "the hosts and ports")
         ),
         _ => format!(
             "one of {} must be the primary, and reachable",
-            address.set_by("DB_HOST", "the hosts")
+            address.setting("DB_HOST", "the hosts")
         ),
     };
     let all = Fault::new(
@@ -163,12 +166,12 @@ fn none_will_do(mut faults: Vec<(String, Fault)>, address: &Address) -> Fault {
     );
     let mut all = all.hint(hint);
     all.retryable = faults.iter().any(|(_, fault)| fault.retryable);
-    faults.into_iter().fold(all, |all, (place, fault)| {
-        let why = fault.causes.join(": ");
-        all.cause(if why.starts_with(&place) {
-            why
+    faults.into_iter().fold(all, |all, (location, fault)| {
+        let reason = fault.causes.join(": ");
+        all.cause(if reason.starts_with(&location) {
+            reason
         } else {
-            format!("{place}: {why}")
+            format!("{location}: {reason}")
         })
     })
 }
@@ -177,17 +180,17 @@ fn none_will_do(mut faults: Vec<(String, Fault)>, address: &Address) -> Fault {
 mod tests {
     use super::*;
 
-    /// The silent one takes its own time and no other's.
+    /// An unresponsive address does not use up the time of the next.
     #[tokio::test]
-    async fn each_address_of_a_host_has_the_whole_time() {
+    async fn each_address_has_whole_connect_timeout() {
         use tokio::io::AsyncWriteExt as _;
 
-        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let unresponsive = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let busy = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
-        let endpoints = [&silent, &busy].map(|it| HostAddress::Tcp(it.local_addr().unwrap()));
+        let endpoints = [&unresponsive, &busy].map(|it| HostAddress::Tcp(it.local_addr().unwrap()));
         let serving = tokio::spawn(async move {
             let (mut stream, _) = busy.accept().await.unwrap();
-            // Longer than what the silent one would leave of a common limit.
+            // Longer than the rest of a common limit would be.
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             let refusal = b"E\0\0\0\x20SFATAL\0C57P03\0Mstarting up\0\0";
             stream.write_all(refusal).await.unwrap();
@@ -211,20 +214,20 @@ mod tests {
             tracer: crate::observe::otel::Tracer::default(),
         };
         let connector = Connector::new(&address, &options).unwrap();
-        let reached = connector
-            .reach_first(
+        let connected = connector
+            .connect_to_first(
                 &address.hosts[0],
                 endpoints.to_vec(),
                 ConnectPurpose::Insert,
             )
             .await;
-        let fault = reached.err().unwrap();
+        let fault = connected.err().unwrap();
         insta::assert_snapshot!(fault.causes.join("\n"), @"
         db.test:5432 (127.0.0.1): did not answer within 200ms
         db.test:5432 (127.0.0.2): starting up (57P03)
         ");
         assert!(fault.retryable);
         drop(serving.await.unwrap());
-        drop(silent);
+        drop(unresponsive);
     }
 }

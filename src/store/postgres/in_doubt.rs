@@ -1,10 +1,9 @@
-//! Tokens in doubt: sent, but the connection died before the answer.
+//! Resolves in-doubt tokens: sent, but the connection was lost before the reply.
 //!
-//! Each of them may have been committed or not, so none may be called stored or failed, or be sent
-//! again, on a guess. First the fence: the old backend is ended and seen to be gone, so that nothing
-//! can be committed late. Then one look-up of the rows that only this run can have written; it proves
-//! something only on tables where nothing can change, hide or remove a row. What cannot be proved stays
-//! `unknown`.
+//! Each may have been committed or not, so it must not be reported or sent again on a guess. First
+//! a fence: the old backend is terminated and seen to be gone, so it cannot commit later. Then one
+//! look-up of the rows that only this run can have written. It proves something only on tables on
+//! which nothing changes, hides or removes rows. What cannot be proved stays `unknown`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,41 +20,41 @@ use crate::store::postgres::inflight::{InFlightLog, SnapshotInterval};
 use crate::store::postgres::xid_horizon::XidHorizon;
 use crate::store::queue::StoreJob;
 
-/// How long the end of the old backend is waited for.
-pub(in crate::store) const FENCE: Duration = Duration::from_secs(10);
-/// How often it is looked for.
-pub(in crate::store) const GLANCE: Duration = Duration::from_millis(20);
+/// The longest wait for the old backend's end.
+pub(in crate::store) const FENCE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The interval of the checks for its end.
+pub(in crate::store) const FENCE_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A token that was sent and not yet answered for.
+/// A token that was sent and has no reply yet.
 pub(in crate::store) struct InFlight {
     /// The token.
     pub(in crate::store) token: Token,
-    /// Whose it is.
+    /// The job that the token belongs to.
     pub(in crate::store) job: Arc<StoreJob>,
-    /// When it was (last) sent.
-    pub(in crate::store) sent: Instant,
-    /// The same, as `InFlightLog` has it.
-    pub(in crate::store) moment: u64,
+    /// When it was last sent.
+    pub(in crate::store) sent_at: Instant,
+    /// The same as a tick of [`InFlightLog`].
+    pub(in crate::store) sent_tick: u64,
     /// How often this store sent it.
     pub(in crate::store) tries: u32,
-    /// When its key was first found to be taken, because a sequence is behind the rows.
-    pub(in crate::store) taken_since: Option<Instant>,
+    /// When a sequence first produced a key that is taken.
+    pub(in crate::store) key_taken_since: Option<Instant>,
 }
 
 impl InFlight {
-    /// Tells `sent` that its fate is known, or will never be.
-    pub(in crate::store) fn settled(&self, sent: &InFlightLog, stored: bool) {
-        sent.settled(self.token.as_str(), self.moment, stored);
+    /// Records in `log` that the token is resolved, or stays unknown.
+    pub(in crate::store) fn mark_settled(&self, log: &InFlightLog, stored: bool) {
+        log.record_settled(self.token.as_str(), self.sent_tick, stored);
     }
 
-    /// Its outcome, and whose it is.
-    pub(in crate::store) fn settle(
+    /// Returns the token's outcome and its job.
+    pub(in crate::store) fn into_outcome(
         self,
         status: Status,
         detail: Option<Arc<Detail>>,
     ) -> (Arc<StoreJob>, Outcome) {
         let outcome = Outcome {
-            elapsed: self.sent.elapsed(),
+            elapsed: self.sent_at.elapsed(),
             token: self.token,
             status,
             detail,
@@ -64,23 +63,23 @@ impl InFlight {
     }
 }
 
-/// What a lost connection leaves in doubt, and what is needed to find out.
+/// The in-doubt tokens of a lost connection, and what resolving them needs.
 pub(in crate::store) struct InDoubtSet {
     /// The tokens, in the order in which they were sent.
-    pub(in crate::store) in_flights: Vec<InFlight>,
-    /// What the lost connection knew of itself.
+    pub(in crate::store) tokens: Vec<InFlight>,
+    /// The lost connection's horizon.
     pub(in crate::store) horizon: XidHorizon,
-    /// True if the server handed over a transaction that was not this connection's: its end is not
-    /// known, and another client may commit it.
+    /// True if the server was inside another client's transaction, which that client may still
+    /// commit.
     pub(in crate::store) had_open_transaction: bool,
-    /// Why the connection was lost, for those that stay unknown.
+    /// Why the connection was lost, for tokens that stay unknown.
     pub(in crate::store) close_reason: Option<String>,
 }
 
-/// Calls every one of them `unknown`, for `reason`.
+/// Reports every token as `unknown` for `reason`.
 pub(in crate::store) fn give_up(
-    in_flights: impl IntoIterator<Item = InFlight>,
-    sent: &InFlightLog,
+    tokens: impl IntoIterator<Item = InFlight>,
+    log: &InFlightLog,
     reason: &str,
     message: Option<String>,
 ) {
@@ -90,48 +89,49 @@ pub(in crate::store) fn give_up(
         ..Detail::default()
     });
     let mut batch = OutcomeBatch::default();
-    for in_flight in in_flights {
-        in_flight.settled(sent, false);
-        let (job, outcome) = in_flight.settle(Status::Unknown, Some(Arc::clone(&detail)));
+    for in_flight in tokens {
+        in_flight.mark_settled(log, false);
+        let (job, outcome) = in_flight.into_outcome(Status::Unknown, Some(Arc::clone(&detail)));
         batch.push(&job, outcome);
     }
 }
 
-/// What was found out about tokens in doubt.
+/// The result of a look-up for in-doubt tokens.
 pub(in crate::store) enum Resolution {
     /// How many tokens of each value the lost connection stored.
     Rows(HashMap<String, FoundRows>),
-    /// It cannot be found out.
+    /// The look-up proves nothing, for this reason.
     Unprovable(String),
 }
 
-/// How many tokens of one value the lost connection stored. Where other connections store the same
-/// value, it cannot always be told apart who wrote a row.
+/// How many tokens of one value the lost connection stored.
+///
+/// If other connections store the same value, the writer of a row is not always certain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct FoundRows {
-    /// So many at least.
+    /// The number that is certainly stored.
     stored: u32,
-    /// Neither proved nor disproved.
-    open: u32,
+    /// The number that may be stored.
+    uncertain: u32,
 }
 
 impl FoundRows {
-    /// Of `own` tokens in doubt, where `seen` rows are in the table and between `least` and `most`
-    /// of them are those of others.
-    fn of(own: u32, seen: u32, (least, most): (u32, u32)) -> Self {
-        let stored = seen.saturating_sub(most).min(own);
+    /// Compares `in_doubt` tokens with `seen` rows, of which between `least` and `most` belong to
+    /// other connections.
+    fn new(in_doubt: u32, seen: u32, (least, most): (u32, u32)) -> Self {
+        let stored = seen.saturating_sub(most).min(in_doubt);
         let possible = match seen.checked_sub(least) {
-            Some(possible) => possible.min(own),
-            // Rows were taken away: nothing is proved by one that is missing.
-            None => own,
+            Some(possible) => possible.min(in_doubt),
+            // Rows were removed: a missing one proves nothing.
+            None => in_doubt,
         };
         Self {
             stored,
-            open: possible - stored,
+            uncertain: possible - stored,
         }
     }
 
-    fn has_any(self) -> bool {
+    fn is_any_stored(self) -> bool {
         self.stored > 0
     }
 }
@@ -140,7 +140,7 @@ impl FoundRows {
 pub(in crate::store) struct ConnectionLost;
 
 /// Something removed, hid or changed rows that were stored.
-const NOT_SHOWN: &str = "the connection was lost, and the table no longer shows what was stored";
+const ROWS_MISSING: &str = "the connection was lost, and the table no longer shows what was stored";
 /// The commit waits, or waited, for a standby.
 pub(in crate::store) const UNCONFIRMED: &str =
     "committed on the primary, not confirmed by its synchronous standby";
@@ -154,81 +154,76 @@ enum LookupObstacle {
     Unprovable(String),
 }
 
-/// Finds out, over a new connection, what became of the tokens. Cancel safe where the link is not
-/// used afterwards: what it tries is taken back.
+/// Looks up, over a new connection, which of the tokens were stored.
+///
+/// Cancel safe if the connection is not used afterwards.
 ///
 /// # Errors
-/// Where the new connection was lost on the way.
-pub(in crate::store) async fn examine(
-    doubt: &InDoubtSet,
+/// If the new connection was lost.
+pub(in crate::store) async fn look_up(
+    set: &InDoubtSet,
     connection: &Connection,
     lookup: &Lookup,
-    sent: &InFlightLog,
+    log: &InFlightLog,
 ) -> Result<Resolution, ConnectionLost> {
-    match look(doubt, connection, lookup, sent).await {
+    match look_up_rows(set, connection, lookup, log).await {
         Ok(rows) => Ok(Resolution::Rows(rows)),
         Err(LookupObstacle::Unprovable(reason)) => Ok(Resolution::Unprovable(reason)),
         Err(LookupObstacle::Lost) => Err(ConnectionLost),
     }
 }
 
-async fn look(
-    doubt: &InDoubtSet,
+async fn look_up_rows(
+    set: &InDoubtSet,
     connection: &Connection,
     lookup: &Lookup,
-    sent: &InFlightLog,
+    log: &InFlightLog,
 ) -> Result<HashMap<String, FoundRows>, LookupObstacle> {
-    let (Some(old), Some(_)) = (&doubt.horizon.backend, connection.backend()) else {
+    let (Some(old), Some(_)) = (&set.horizon.backend, connection.backend()) else {
         return Err(unprovable(
-            "the connection was lost, and behind a pooler it cannot be found out what it did",
+            "the connection was lost, and behind a pooler it cannot be looked up what it stored",
         ));
     };
-    if connection.is_elsewhere(old) {
+    if connection.is_other_database(old) {
         return Err(unprovable(
-            "the connection was lost, and the host that answers now is of another database",
+            "the connection was lost, and the current host belongs to another database",
         ));
     }
-    match fence(old, connection, lookup.answers_within).await? {
+    match fence(old, connection, lookup.control_timeout).await? {
         FenceResult::Gone => {}
         FenceResult::Ending => {
             return Err(unprovable(
-                "the connection was lost, and its backend could not be ended",
+                "the connection was lost, and its backend could not be terminated",
             ));
         }
-        FenceResult::Waiting => return Err(unprovable(UNCONFIRMED)),
+        FenceResult::AwaitingStandby => return Err(unprovable(UNCONFIRMED)),
     }
-    // Only now: what stays unknown must at least not be committed after the report.
-    if doubt.had_open_transaction {
+    // Only after the fence: an unknown token must not be committed after the report.
+    if set.had_open_transaction {
         return Err(unprovable(
-            "the server was inside a transaction that is not this run's, and its end is not known",
+            "the server was inside another client's transaction, whose outcome is not known",
         ));
     }
-    if let Some(reason) = lookup.obstacle() {
+    if let Some(reason) = lookup.unavailable_reason() {
         return Err(LookupObstacle::Unprovable(reason));
     }
     let mut controls: HashMap<&str, i64> = HashMap::new();
-    for token in &doubt.horizon.acknowledged {
+    for token in &set.horizon.acknowledged {
         *controls.entry(token.as_str()).or_default() += 1;
     }
-    let mut values: Vec<&str> = doubt.in_flights.iter().map(|f| f.token.as_str()).collect();
+    let mut values: Vec<&str> = set.tokens.iter().map(|f| f.token.as_str()).collect();
     values.extend(controls.keys());
-    let looked = sent.mark();
-    let horizon = Some(doubt.horizon.number);
-    let counts = answer(connection.count(&lookup.sql, &values, horizon), lookup).await?;
-    // Rows that are taken away as soon as they are there prove nothing when they are missing.
+    let lookup_tick = log.tick();
+    let horizon = Some(set.horizon.xid);
+    let counts = lookup_reply(connection.count_rows(&lookup.sql, &values, horizon), lookup).await?;
+    // If rows are removed at once, a missing row proves nothing.
     let is_shown = |(value, least): (&&str, &i64)| counts.get(*value) >= Some(least);
-    if !controls.iter().all(is_shown) || !shows_recent(connection, lookup, sent).await? {
-        return Err(unprovable(NOT_SHOWN));
+    if !controls.iter().all(is_shown) || !shows_recent(connection, lookup, log).await? {
+        return Err(unprovable(ROWS_MISSING));
     }
-    let rows = ours(
-        &doubt.in_flights,
-        doubt.horizon.asked,
-        &counts,
-        sent,
-        looked,
-    )?;
+    let rows = subtract_other_rows(&set.tokens, set.horizon.snapshot, &counts, log, lookup_tick)?;
     if lookup.has_standbys
-        && rows.values().any(|rows| rows.has_any())
+        && rows.values().any(|rows| rows.is_any_stored())
         && !confirmed(connection, lookup).await?
     {
         return Err(unprovable(UNCONFIRMED));
@@ -236,37 +231,37 @@ async fn look(
     Ok(rows)
 }
 
-/// True if the table shows what all connections of the run stored last.
+/// Returns true if the table shows the tokens that were stored last.
 async fn shows_recent(
     connection: &Connection,
     lookup: &Lookup,
-    sent: &InFlightLog,
+    log: &InFlightLog,
 ) -> Result<bool, LookupObstacle> {
-    let recent = sent.recent();
+    let recent = log.recent();
     let values: Vec<&str> = recent.iter().map(Token::as_str).collect();
     if values.is_empty() {
         return Ok(true);
     }
-    let counts = answer(connection.count(&lookup.sql, &values, None), lookup).await?;
+    let counts = lookup_reply(connection.count_rows(&lookup.sql, &values, None), lookup).await?;
     Ok(values.iter().all(|value| counts.contains_key(*value)))
 }
 
-/// Waits until standbys have what a look-up saw.
+/// Waits until the standbys have the rows that a look-up saw.
 async fn confirmed(connection: &Connection, lookup: &Lookup) -> Result<bool, LookupObstacle> {
-    match tokio::time::timeout(lookup.confirms_within, connection.confirm()).await {
+    match tokio::time::timeout(lookup.confirm_timeout, connection.confirm_commits()).await {
         Ok(Ok(is_confirmed)) => Ok(is_confirmed),
         Ok(Err(_)) => Err(LookupObstacle::Lost),
         Err(_) => Ok(false),
     }
 }
 
-/// Waits for the answer to a question about the table.
-async fn answer<T>(
-    question: impl Future<Output = Result<T, tokio_postgres::Error>>,
+/// Waits for the reply to a query of the table.
+async fn lookup_reply<T>(
+    query: impl Future<Output = Result<T, tokio_postgres::Error>>,
     lookup: &Lookup,
 ) -> Result<T, LookupObstacle> {
-    match tokio::time::timeout(lookup.looks_within, question).await {
-        Ok(Ok(answer)) => Ok(answer),
+    match tokio::time::timeout(lookup.query_timeout, query).await {
+        Ok(Ok(reply)) => Ok(reply),
         Ok(Err(error)) if error.as_db_error().is_some_and(is_error) => {
             let code = error.code().map(tokio_postgres::error::SqlState::code);
             tracing::debug!(code, "look-up failed");
@@ -278,19 +273,20 @@ async fn answer<T>(
     }
 }
 
-/// Ends the old backend, and waits until it is gone. A server that was restarted has no backends
-/// of before.
+/// Terminates the old backend and waits until it is gone.
+///
+/// A restarted server has no earlier backends.
 async fn fence(
     old: &Backend,
     connection: &Connection,
-    answers_within: Duration,
+    control_timeout: Duration,
 ) -> Result<FenceResult, LookupObstacle> {
-    let give_up_at = Instant::now() + FENCE;
+    let give_up_at = Instant::now() + FENCE_TIMEOUT;
     loop {
-        match tokio::time::timeout(answers_within, connection.end_backend(old)).await {
+        match tokio::time::timeout(control_timeout, connection.end_backend(old)).await {
             Ok(Ok(FenceResult::Gone)) => return Ok(FenceResult::Gone),
             Ok(Ok(state)) if Instant::now() >= give_up_at => return Ok(state),
-            Ok(Ok(_)) => tokio::time::sleep(GLANCE).await,
+            Ok(Ok(_)) => tokio::time::sleep(FENCE_POLL_INTERVAL).await,
             Ok(Err(error)) if error.as_db_error().is_some_and(is_error) => {
                 return Ok(FenceResult::Ending);
             }
@@ -299,144 +295,162 @@ async fn fence(
     }
 }
 
-/// Takes off what other connections wrote or may have written.
-fn ours(
-    in_flights: &[InFlight],
+/// Subtracts the rows that other connections wrote or may have written.
+fn subtract_other_rows(
+    tokens: &[InFlight],
     horizon: SnapshotInterval,
     counts: &HashMap<String, i64>,
-    sent: &InFlightLog,
-    looked: u64,
+    log: &InFlightLog,
+    lookup_tick: u64,
 ) -> Result<HashMap<String, FoundRows>, LookupObstacle> {
-    let mut own: HashMap<&str, u32> = HashMap::new();
-    for in_flight in in_flights {
-        *own.entry(in_flight.token.as_str()).or_default() += 1;
+    let mut in_doubt: HashMap<&str, u32> = HashMap::new();
+    for in_flight in tokens {
+        *in_doubt.entry(in_flight.token.as_str()).or_default() += 1;
     }
-    own.into_iter()
-        .map(|(value, own)| {
-            let Some((least, most)) = sent.stored_since(value, horizon, looked) else {
+    in_doubt.into_iter()
+        .map(|(value, in_doubt)| {
+            let Some((least, most)) = log.stored_since(value, horizon, lookup_tick) else {
                 return Err(unprovable(
-                    "the connection was lost, and too much was stored since to tell its rows apart",
+                    "the connection was lost, and too many tokens were stored since to identify its \
+                     rows",
                 ));
             };
             let seen = counts.get(value).copied().unwrap_or(0);
             let seen = u32::try_from(seen).unwrap_or(u32::MAX);
-            let elsewhere = sent.in_flight(value).saturating_sub(own);
+            let others_in_flight = log.count_in_flight(value).saturating_sub(in_doubt);
             Ok((
                 value.to_owned(),
-                FoundRows::of(own, seen, (least, most + elsewhere)),
+                FoundRows::new(in_doubt, seen, (least, most + others_in_flight)),
             ))
         })
         .collect()
 }
 
-/// Tokens whose INSERT was committed without a row under the table's name: a trigger or a rule skipped
-/// it, or stored it elsewhere.
+/// Tokens whose INSERT committed with a row count of 0: a trigger or rule skipped or redirected the
+/// row.
 pub(in crate::store) struct RowlessCommits {
-    pub(in crate::store) in_flights: Vec<InFlight>,
-    /// No transaction of theirs has an older number.
-    pub(in crate::store) number: i64,
-    /// When that number was asked for and when the answer came.
-    pub(in crate::store) asked: SnapshotInterval,
-    /// When the look-up was sent.
-    pub(in crate::store) looked: u64,
+    pub(in crate::store) tokens: Vec<InFlight>,
+    /// No transaction of these tokens has a lower XID.
+    pub(in crate::store) xid: i64,
+    /// When that XID was queried.
+    pub(in crate::store) snapshot: SnapshotInterval,
+    /// The tick at which the look-up was sent.
+    pub(in crate::store) lookup_tick: u64,
 }
 
-/// Reports what a look-up saw of tokens without a row: those that are visible and new are `stored`, the
-/// others `rejected`.
+/// Reports tokens without a row after a look-up: `stored` if a new row is visible, else `rejected`.
 pub(in crate::store) fn settle_rowless(
     rowless: RowlessCommits,
     counts: &HashMap<String, i64>,
-    sent: &InFlightLog,
-    not_visible: &Arc<Detail>,
+    log: &InFlightLog,
+    no_row_detail: &Arc<Detail>,
 ) {
     let RowlessCommits {
-        in_flights,
-        asked,
-        looked,
+        tokens,
+        snapshot,
+        lookup_tick,
         ..
     } = rowless;
-    let rows = ours(&in_flights, asked, counts, sent, looked);
+    let rows = subtract_other_rows(&tokens, snapshot, counts, log, lookup_tick);
     let mut rows = rows.unwrap_or_default();
     let mut batch = OutcomeBatch::default();
-    let mut open = Vec::new();
-    for in_flight in in_flights {
+    let mut uncertain = Vec::new();
+    for in_flight in tokens {
         let (status, detail) = match rows.get_mut(in_flight.token.as_str()) {
             Some(rows) if rows.stored > 0 => {
                 rows.stored -= 1;
                 (Status::Stored, None)
             }
-            Some(rows) if rows.open == 0 => (Status::Rejected, Some(Arc::clone(not_visible))),
+            Some(rows) if rows.uncertain == 0 => {
+                (Status::Rejected, Some(Arc::clone(no_row_detail)))
+            }
             Some(rows) => {
-                rows.open -= 1;
-                open.push(in_flight);
+                rows.uncertain -= 1;
+                uncertain.push(in_flight);
                 continue;
             }
             None => {
-                open.push(in_flight);
+                uncertain.push(in_flight);
                 continue;
             }
         };
-        in_flight.settled(sent, status == Status::Stored);
-        let (job, outcome) = in_flight.settle(status, detail);
+        in_flight.mark_settled(log, status == Status::Stored);
+        let (job, outcome) = in_flight.into_outcome(status, detail);
         batch.push(&job, outcome);
     }
     drop(batch);
-    give_up(open, sent, "an equal row cannot be told apart", None);
+    give_up(
+        uncertain,
+        log,
+        "another connection stored an equal row",
+        None,
+    );
 }
 
-/// Says in numbers what came of a doubt.
-pub(in crate::store) fn tell(in_doubt: usize, stored: usize, absent: usize) {
+/// Logs how in-doubt tokens were resolved.
+pub(in crate::store) fn log_resolution(in_doubt: usize, stored: usize, absent: usize) {
     let unknown = in_doubt - stored - absent;
-    tracing::debug!(in_doubt, stored, absent, unknown, "a doubt has ended");
+    tracing::debug!(
+        in_doubt,
+        stored,
+        absent,
+        unknown,
+        "in-doubt tokens processed"
+    );
 }
 
-/// Reports what is in the table as stored and what cannot be told as unknown, and gives the rest
-/// back, which is certainly not stored; equal values are interchangeable.
+/// Reports found tokens as `stored` and uncertain ones as `unknown`.
+///
+/// Returns the rest, which is certainly not stored. Equal values are interchangeable.
 pub(in crate::store) fn settle(
-    doubt: InDoubtSet,
+    set: InDoubtSet,
     found: Resolution,
-    sent: &InFlightLog,
+    log: &InFlightLog,
 ) -> Vec<InFlight> {
-    let in_doubt = doubt.in_flights.len();
+    let in_doubt = set.tokens.len();
     let mut rows = match found {
         Resolution::Rows(rows) => rows,
         Resolution::Unprovable(reason) => {
-            tracing::warn!(tokens = in_doubt, reason, "the doubt remains");
-            tell(in_doubt, 0, 0);
-            give_up(doubt.in_flights, sent, &reason, doubt.close_reason);
+            tracing::warn!(
+                tokens = in_doubt,
+                reason,
+                "in-doubt tokens cannot be resolved"
+            );
+            log_resolution(in_doubt, 0, 0);
+            give_up(set.tokens, log, &reason, set.close_reason);
             return Vec::new();
         }
     };
     let mut batch = OutcomeBatch::default();
     let mut absent = Vec::new();
-    let mut open = Vec::new();
-    for in_flight in doubt.in_flights {
+    let mut uncertain = Vec::new();
+    for in_flight in set.tokens {
         match rows.get_mut(in_flight.token.as_str()) {
             Some(rows) if rows.stored > 0 => {
                 rows.stored -= 1;
-                in_flight.settled(sent, true);
-                let (job, outcome) = in_flight.settle(Status::Stored, None);
+                in_flight.mark_settled(log, true);
+                let (job, outcome) = in_flight.into_outcome(Status::Stored, None);
                 batch.push(&job, outcome);
             }
-            Some(rows) if rows.open == 0 => {
-                in_flight.settled(sent, false);
+            Some(rows) if rows.uncertain == 0 => {
+                in_flight.mark_settled(log, false);
                 absent.push(in_flight);
             }
             Some(rows) => {
-                rows.open -= 1;
-                open.push(in_flight);
+                rows.uncertain -= 1;
+                uncertain.push(in_flight);
             }
-            None => open.push(in_flight),
+            None => uncertain.push(in_flight),
         }
     }
     drop(batch);
-    let known = in_doubt - open.len();
-    tell(in_doubt, known - absent.len(), absent.len());
+    let known = in_doubt - uncertain.len();
+    log_resolution(in_doubt, known - absent.len(), absent.len());
     give_up(
-        open,
-        sent,
-        "the connection was lost, and another one stores the same value",
-        doubt.close_reason,
+        uncertain,
+        log,
+        "the connection was lost, and another one stored the same value",
+        set.close_reason,
     );
     absent
 }
@@ -446,18 +460,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_of_others_are_taken_off_as_far_as_they_are_known() {
-        let rows = |stored, open| FoundRows { stored, open };
-        // Alone with its value.
-        assert_eq!(FoundRows::of(1, 0, (0, 0)), rows(0, 0));
-        assert_eq!(FoundRows::of(1, 1, (0, 0)), rows(1, 0));
-        // Others stored it too, for certain.
-        assert_eq!(FoundRows::of(2, 3, (2, 2)), rows(1, 0));
-        // Perhaps: one row may be anybody's, but no row is nobody's and two are one of each.
-        assert_eq!(FoundRows::of(1, 1, (0, 1)), rows(0, 1));
-        assert_eq!(FoundRows::of(1, 0, (0, 1)), rows(0, 0));
-        assert_eq!(FoundRows::of(1, 2, (0, 1)), rows(1, 0));
-        // Fewer than others stored: rows were taken away.
-        assert_eq!(FoundRows::of(1, 0, (1, 1)), rows(0, 1));
+    fn rows_of_other_connections_are_subtracted() {
+        let rows = |stored, uncertain| FoundRows { stored, uncertain };
+        // No other connection stored this value.
+        assert_eq!(FoundRows::new(1, 0, (0, 0)), rows(0, 0));
+        assert_eq!(FoundRows::new(1, 1, (0, 0)), rows(1, 0));
+        // Others certainly stored it too.
+        assert_eq!(FoundRows::new(2, 3, (2, 2)), rows(1, 0));
+        // Another may have: one row is uncertain; none and two are certain.
+        assert_eq!(FoundRows::new(1, 1, (0, 1)), rows(0, 1));
+        assert_eq!(FoundRows::new(1, 0, (0, 1)), rows(0, 0));
+        assert_eq!(FoundRows::new(1, 2, (0, 1)), rows(1, 0));
+        // Fewer than others stored: rows were removed.
+        assert_eq!(FoundRows::new(1, 0, (1, 1)), rows(0, 1));
     }
 }

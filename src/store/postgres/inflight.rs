@@ -1,8 +1,8 @@
-//! What this run has in flight and what was stored lately, by value: whoever finds a row in the
-//! table must know whether another connection of this run wrote it.
+//! Records which tokens are in flight and which were stored recently, across all connections.
 //!
-//! Values are kept as hashes, and what was stored only for a while, so that memory stays flat. A
-//! clock that ticks at each event tells what came before what.
+//! A look-up needs this to know whether another connection of the run wrote a row. Values are kept
+//! as hashes and stored tokens for a limited time, which bounds memory. A logical clock orders the
+//! events.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -10,23 +10,24 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::pipeline::token::Token;
 
-/// So many stored tokens are remembered for each connection: a connection whose horizon is older than
-/// all of them cannot resolve its doubts. Each moves its horizon several times as often.
-const MOST_EACH: usize = 2048;
-/// And so many together, whatever is configured: 24 MiB.
-const MOST: usize = 1 << 20;
+/// The number of stored tokens remembered per connection.
+///
+/// A connection whose horizon is older than all of them cannot resolve its tokens. Each connection
+/// advances its horizon several times as often.
+const MAX_PER_CONNECTION: usize = 2048;
+/// The limit for all connections together: 24 MiB.
+const MAX_TOTAL: usize = 1 << 20;
 
-/// So many tokens that were stored last are looked for whenever something is looked up.
-const MOST_RECENT: usize = 256;
+/// The number of recently stored tokens that every look-up checks.
+const MAX_RECENT: usize = 256;
 
 /// Shared by the connections of a store.
 pub(crate) struct InFlightLog {
     hasher: RandomState,
-    book: Mutex<InFlightState>,
-    /// How many stored tokens are remembered.
-    most: usize,
-    /// The tokens that were stored last, over all connections: while one of them is missing in the table,
-    /// rows are being taken away.
+    state: Mutex<InFlightState>,
+    /// The number of stored tokens that are remembered.
+    capacity: usize,
+    /// The tokens stored last over all connections: if the table lacks one, rows are being removed.
     recent: Mutex<VecDeque<Token>>,
 }
 
@@ -35,118 +36,126 @@ struct InFlightState {
     clock: u64,
     in_flight: HashMap<u64, u32>,
     stored: VecDeque<RecentlyStored>,
-    /// When the last one that is no longer remembered was stored.
-    forgotten: u64,
+    /// When the newest forgotten token was settled.
+    forgotten_until: u64,
 }
 
 struct RecentlyStored {
     hash: u64,
-    sent: u64,
-    known: u64,
+    sent_tick: u64,
+    settled_tick: u64,
 }
 
-/// Between these two moments the server looked at its clock.
+/// The ticks between which the server took a snapshot.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SnapshotInterval {
-    /// Nothing of before is newer.
+    /// A transaction that ended before this tick is older.
     pub(crate) from: u64,
-    /// Whatever was sent after is newer.
+    /// A transaction sent after this tick is newer.
     pub(crate) to: u64,
 }
 
 impl InFlightLog {
-    /// Of a store with so many connections at most.
-    pub(crate) fn of(connections: usize) -> Self {
+    /// Creates the log of a store with at most this many connections.
+    pub(crate) fn new(connections: usize) -> Self {
         Self {
             hasher: RandomState::default(),
-            book: Mutex::default(),
+            state: Mutex::default(),
             recent: Mutex::default(),
-            most: connections.saturating_mul(MOST_EACH).clamp(MOST_EACH, MOST),
+            capacity: connections
+                .saturating_mul(MAX_PER_CONNECTION)
+                .clamp(MAX_PER_CONNECTION, MAX_TOTAL),
         }
     }
 
-    /// A token is being sent; gives the moment.
-    pub(crate) fn sending(&self, value: &str) -> u64 {
+    /// Records that a token is sent; returns the tick.
+    pub(crate) fn record_sent(&self, value: &str) -> u64 {
         let hash = self.hash(value);
-        let mut book = self.book();
-        *book.in_flight.entry(hash).or_default() += 1;
-        book.tick()
+        let mut state = self.state();
+        *state.in_flight.entry(hash).or_default() += 1;
+        state.tick()
     }
 
-    /// The fate of a token that was sent at that moment is known, or will never be.
-    pub(crate) fn settled(&self, value: &str, sent: u64, stored: bool) {
+    /// Records the result of the token sent at this tick; `stored` is false if it stays unknown.
+    pub(crate) fn record_settled(&self, value: &str, sent_tick: u64, stored: bool) {
         let hash = self.hash(value);
-        let mut book = self.book();
-        if let Some(count) = book.in_flight.get_mut(&hash) {
+        let mut state = self.state();
+        if let Some(count) = state.in_flight.get_mut(&hash) {
             *count -= 1;
             if *count == 0 {
-                book.in_flight.remove(&hash);
+                state.in_flight.remove(&hash);
             }
         }
-        let known = book.tick();
+        let settled_tick = state.tick();
         if stored {
-            if book.stored.len() == self.most
-                && let Some(first) = book.stored.pop_front()
+            if state.stored.len() == self.capacity
+                && let Some(first) = state.stored.pop_front()
             {
-                book.forgotten = first.known;
+                state.forgotten_until = first.settled_tick;
             }
-            book.stored.push_back(RecentlyStored { hash, sent, known });
+            state.stored.push_back(RecentlyStored {
+                hash,
+                sent_tick,
+                settled_tick,
+            });
         }
     }
 
-    /// How many tokens of this value are in flight.
-    pub(crate) fn in_flight(&self, value: &str) -> u32 {
+    /// Returns how many tokens of this value are in flight.
+    pub(crate) fn count_in_flight(&self, value: &str) -> u32 {
         let hash = self.hash(value);
-        self.book().in_flight.get(&hash).copied().unwrap_or(0)
+        self.state().in_flight.get(&hash).copied().unwrap_or(0)
     }
 
-    /// A token was acknowledged.
-    pub(crate) fn acknowledged(&self, token: &Token) {
+    /// Records a token that the server acknowledged.
+    pub(crate) fn record_acknowledged(&self, token: &Token) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.len() == MOST_RECENT {
+        if recent.len() == MAX_RECENT {
             recent.pop_front();
         }
         recent.push_back(token.clone());
     }
 
-    /// The tokens that were acknowledged last.
+    /// Returns the tokens that were acknowledged last.
     pub(crate) fn recent(&self) -> Vec<Token> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         recent.iter().cloned().collect()
     }
 
-    /// True if nothing is in flight.
+    /// Returns true if nothing is in flight.
     pub(crate) fn is_idle(&self) -> bool {
-        self.book().in_flight.is_empty()
+        self.state().in_flight.is_empty()
     }
 
-    /// This moment.
-    pub(crate) fn mark(&self) -> u64 {
-        self.book().tick()
+    /// Advances the clock; returns the new tick.
+    pub(crate) fn tick(&self) -> u64 {
+        self.state().tick()
     }
 
-    /// How many rows of this value, of tokens whose fate is known, a look-up that began at `looked`
-    /// can have seen that are newer than `horizon`: at least and at most. `None` where that is too
-    /// long ago.
+    /// Returns how many rows newer than `horizon` settled tokens of this value can have added to a
+    /// look-up that began at `lookup_tick`: minimum and maximum.
+    ///
+    /// Returns `None` if the log no longer reaches back to `horizon`.
     pub(crate) fn stored_since(
         &self,
         value: &str,
         horizon: SnapshotInterval,
-        looked: u64,
+        lookup_tick: u64,
     ) -> Option<(u32, u32)> {
         let hash = self.hash(value);
-        let book = self.book();
-        if book.forgotten > horizon.from {
+        let state = self.state();
+        if state.forgotten_until > horizon.from {
             return None;
         }
         let (mut least, mut most) = (0, 0);
-        let mut newest_first = book.stored.iter().rev();
+        let mut newest_first = state.stored.iter().rev();
         while let Some(stored) = newest_first.next()
-            && stored.known > horizon.from
+            && stored.settled_tick > horizon.from
         {
             if stored.hash == hash {
                 most += 1;
-                least += u32::from(stored.sent > horizon.to && stored.known < looked);
+                least +=
+                    u32::from(stored.sent_tick > horizon.to && stored.settled_tick < lookup_tick);
             }
         }
         Some((least, most))
@@ -156,8 +165,8 @@ impl InFlightLog {
         self.hasher.hash_one(value)
     }
 
-    fn book(&self) -> MutexGuard<'_, InFlightState> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, InFlightState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -172,54 +181,54 @@ impl InFlightState {
 mod tests {
     use super::*;
 
-    fn span(sent: &InFlightLog) -> SnapshotInterval {
-        let from = sent.mark();
-        let to = sent.mark();
+    fn interval(log: &InFlightLog) -> SnapshotInterval {
+        let from = log.tick();
+        let to = log.tick();
         SnapshotInterval { from, to }
     }
 
     #[test]
-    fn equal_values_are_counted_since_a_horizon() {
-        let sent = InFlightLog::of(1);
-        let first = span(&sent);
-        let moments = [0; 3].map(|_| sent.sending("aa"));
-        sent.settled("aa", moments[0], true);
-        let second = span(&sent);
-        sent.settled("aa", moments[1], true);
-        let looked = sent.mark();
-        assert_eq!(sent.in_flight("aa"), 1);
-        assert_eq!(sent.stored_since("aa", first, looked), Some((2, 2)));
+    fn equal_values_are_counted_since_horizon() {
+        let log = InFlightLog::new(1);
+        let first = interval(&log);
+        let ticks = [0; 3].map(|_| log.record_sent("aa"));
+        log.record_settled("aa", ticks[0], true);
+        let second = interval(&log);
+        log.record_settled("aa", ticks[1], true);
+        let lookup_tick = log.tick();
+        assert_eq!(log.count_in_flight("aa"), 1);
+        assert_eq!(log.stored_since("aa", first, lookup_tick), Some((2, 2)));
         // Sent before the second horizon: the row may be older or newer.
-        assert_eq!(sent.stored_since("aa", second, looked), Some((0, 1)));
-        sent.settled("aa", moments[2], false);
-        assert_eq!(sent.in_flight("aa"), 0);
-        assert_eq!(sent.stored_since("aa", second, looked), Some((0, 1)));
+        assert_eq!(log.stored_since("aa", second, lookup_tick), Some((0, 1)));
+        log.record_settled("aa", ticks[2], false);
+        assert_eq!(log.count_in_flight("aa"), 0);
+        assert_eq!(log.stored_since("aa", second, lookup_tick), Some((0, 1)));
     }
 
     #[test]
-    fn what_became_known_during_the_look_up_may_be_seen_or_not() {
-        let sent = InFlightLog::of(1);
-        let horizon = span(&sent);
-        let moment = sent.sending("aa");
-        let looked = sent.mark();
-        sent.settled("aa", moment, true);
-        assert_eq!(sent.stored_since("aa", horizon, looked), Some((0, 1)));
-        assert_eq!(sent.stored_since("bb", horizon, looked), Some((0, 0)));
+    fn token_settled_during_look_up_may_be_visible_or_not() {
+        let log = InFlightLog::new(1);
+        let horizon = interval(&log);
+        let tick = log.record_sent("aa");
+        let lookup_tick = log.tick();
+        log.record_settled("aa", tick, true);
+        assert_eq!(log.stored_since("aa", horizon, lookup_tick), Some((0, 1)));
+        assert_eq!(log.stored_since("bb", horizon, lookup_tick), Some((0, 0)));
     }
 
     #[test]
-    fn what_is_too_long_ago_is_not_guessed() {
-        let sent = InFlightLog::of(1);
-        let horizon = span(&sent);
-        for _ in 0..=MOST_EACH {
-            let moment = sent.sending("aa");
-            sent.settled("aa", moment, true);
+    fn count_is_refused_when_horizon_is_older_than_log() {
+        let log = InFlightLog::new(1);
+        let horizon = interval(&log);
+        for _ in 0..=MAX_PER_CONNECTION {
+            let tick = log.record_sent("aa");
+            log.record_settled("aa", tick, true);
         }
-        let looked = sent.mark();
-        assert_eq!(sent.stored_since("aa", horizon, looked), None);
-        assert_eq!(sent.book().stored.len(), MOST_EACH);
-        // More connections take longer to come round.
-        assert_eq!(InFlightLog::of(100).most, 100 * MOST_EACH);
-        assert_eq!(InFlightLog::of(10_000).most, MOST);
+        let lookup_tick = log.tick();
+        assert_eq!(log.stored_since("aa", horizon, lookup_tick), None);
+        assert_eq!(log.state().stored.len(), MAX_PER_CONNECTION);
+        // More connections need a longer log.
+        assert_eq!(InFlightLog::new(100).capacity, 100 * MAX_PER_CONNECTION);
+        assert_eq!(InFlightLog::new(10_000).capacity, MAX_TOTAL);
     }
 }

@@ -1,6 +1,8 @@
-//! What `check --connect` finds out about a server: whether a run could use it, and what its operator
-//! should know. A run's own way to connect, and its own look at the table; nothing is inserted, no
-//! sequence advances, and the INSERT is planned and not executed.
+//! Probes a server for `check --connect`: whether a run can use it, and what its operator should
+//! know.
+//!
+//! Connects and checks the table as a run does. Nothing is inserted, no sequence advances, and the
+//! INSERT is planned, not executed.
 
 use std::fmt::Write as _;
 
@@ -17,9 +19,10 @@ use crate::store::postgres::connection::Connection;
 use crate::store::postgres::connector::{ConnectPurpose, Connector};
 use crate::store::postgres::{Address, Host};
 
-/// Asks what the server is, how the connection came to it, and what it makes of a commit. What a
-/// session resets a setting to is what it was before this one was set up.
-const SERVER: &str = "SELECT current_setting('server_version'), \
+/// Queries the version, TLS, durability settings and logging.
+///
+/// `reset_val` is the setting from before this session's set-up.
+const SERVER_SQL: &str = "SELECT current_setting('server_version'), \
      (SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl), \
      (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit'), \
      current_setting('fsync') = 'on', \
@@ -32,9 +35,11 @@ const SERVER: &str = "SELECT current_setting('server_version'), \
      OR current_setting('log_transaction_sample_rate') <> '0') \
      OR current_setting('log_parameter_max_length_on_error') <> '0'";
 
-/// Asks how many connections are left: the server's, the role's and the database's, the last two where
-/// there is a limit. This one is among those that are taken, and will be free.
-const LEFT: &str = "SELECT \
+/// Queries the free connections of the server, the role and the database, the last two if they have
+/// a limit.
+///
+/// This connection counts as free.
+const FREE_CONNECTIONS_SQL: &str = "SELECT \
      current_setting('max_connections')::int8 + 1 - CASE WHEN rolsuper THEN 0 ELSE \
      current_setting('superuser_reserved_connections')::int8 \
      + coalesce(current_setting('reserved_connections', true)::int8, 0) END \
@@ -45,57 +50,59 @@ const LEFT: &str = "SELECT \
      - (SELECT count(*) FROM pg_stat_activity WHERE datid = d.oid) END \
      FROM pg_roles r, pg_database d WHERE rolname = current_user AND datname = current_database()";
 
-/// Asks which constraints refuse a token, those that are checked of each row first.
-const CONSTRAINTS: &str = "SELECT CASE contype WHEN 'c' THEN 'check ' ELSE 'unique ' END || conname \
+/// Queries the constraints that can refuse a token; CHECK constraints first, since they are checked
+/// per row.
+const CONSTRAINTS_SQL: &str = "SELECT CASE contype WHEN 'c' THEN 'check ' ELSE 'unique ' END || conname \
      FROM pg_constraint JOIN pg_attribute ON attrelid = conrelid AND attnum = ANY(conkey) \
      WHERE conrelid = $1::text::regclass AND attname = $2 AND contype IN ('c', 'p', 'u') \
      ORDER BY contype, conname";
 
-/// So many constraints are named.
-const NAMED: usize = 3;
+/// The number of constraints that are named.
+const MAX_NAMED_CONSTRAINTS: usize = 3;
 
-/// Connects to the server and looks around: the database, the table, its commits, its connections. What
-/// cannot be looked at is left out.
+/// Connects to the server and checks the database, the table, its commits and its connections.
+///
+/// What cannot be checked is left out.
 pub(in crate::store) async fn inspect(
     address: &Address,
     options: &StoreOptions,
 ) -> Vec<ProbeResult> {
-    let reached = match Connector::new(address, options) {
+    let connected = match Connector::new(address, options) {
         Ok(connector) => connector
-            .reach(ConnectPurpose::Inspect)
+            .connect_to_any_host(ConnectPurpose::Inspect)
             .await
             .map(|it| (connector, it)),
         Err(fault) => Err(fault),
     };
-    let (connector, (connection, session)) = match reached {
-        Ok(reached) => reached,
+    let (connector, (connection, session)) = match connected {
+        Ok(connected) => connected,
         Err(fault) => {
-            let place = place(address, &address.hosts);
-            return vec![ProbeResult::fault("database", &place, fault)];
+            let location = location(address, &address.hosts);
+            return vec![ProbeResult::fault("database", &location, fault)];
         }
     };
     let inspection = Inspection {
-        pooled: session.is_shared,
-        place: place(address, std::slice::from_ref(&connection.host)),
+        is_pooled: session.is_shared,
+        location: location(address, std::slice::from_ref(&connection.host)),
         connector: &connector,
         connection: &connection,
         options,
     };
-    let findings = inspection.run().await;
+    let results = inspection.run().await;
     connection.close().await;
-    findings
+    results
 }
 
-/// How a server is named, or all that are tried, and as whom it is connected to.
-fn place(address: &Address, hosts: &[Host]) -> String {
-    let hosts: Vec<String> = hosts.iter().map(Host::place).collect();
+/// Returns the hosts, the database and the role, as a report names them.
+fn location(address: &Address, hosts: &[Host]) -> String {
+    let hosts: Vec<String> = hosts.iter().map(Host::location).collect();
     let Address { name, user, .. } = address;
     format!("{}/{name} as {user}", hosts.join(","))
 }
 
 struct Inspection<'a> {
-    pooled: bool,
-    place: String,
+    is_pooled: bool,
+    location: String,
     connector: &'a Connector,
     connection: &'a Connection,
     options: &'a StoreOptions,
@@ -103,118 +110,125 @@ struct Inspection<'a> {
 
 impl Inspection<'_> {
     async fn run(&self) -> Vec<ProbeResult> {
-        let server = self.in_time(async {
-            let rows = self.connection.client.query_typed(SERVER, &[]).await?;
-            let left = self.connection.client.query_typed(LEFT, &[]).await;
-            Ok((rows.into_iter().next(), left.ok()))
+        let server = self.with_timeout(async {
+            let rows = self.connection.client.query_typed(SERVER_SQL, &[]).await?;
+            let free = self
+                .connection
+                .client
+                .query_typed(FREE_CONNECTIONS_SQL, &[])
+                .await;
+            Ok((rows.into_iter().next(), free.ok()))
         });
-        let (server, left) = match server.await {
-            Ok((Some(server), left)) => (server, left),
+        let (server, free) = match server.await {
+            Ok((Some(server), free)) => (server, free),
             Ok((None, _)) => return Vec::new(),
-            Err(fault) => return vec![ProbeResult::fault("database", &self.place, fault)],
+            Err(fault) => return vec![ProbeResult::fault("database", &self.location, fault)],
         };
-        // Last, for it may wait for a lock, and whatever is asked later would wait too.
+        // Last, because it may wait for a lock, which would delay every later query.
         let table = self.table().await;
-        let left = left.and_then(|rows| rows.into_iter().next());
+        let free = free.and_then(|rows| rows.into_iter().next());
         let database = self.database(&server);
         let commit = commit(&server);
-        let mut findings = vec![database];
-        findings.extend(table);
-        findings.extend([commit, self.limit(left.as_ref())]);
-        findings.extend(log(&server));
-        findings
+        let mut results = vec![database];
+        results.extend(table);
+        results.extend([commit, self.limit(free.as_ref())]);
+        results.extend(log(&server));
+        results
     }
 
-    /// What an answer came to within the time that connecting may take.
-    async fn in_time<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Fault> {
+    /// Awaits a reply within `connect_timeout`.
+    async fn with_timeout<T>(
+        &self,
+        reply: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Fault> {
         let address = &self.connector.address;
-        match timeout(address.connect_timeout, answer).await {
-            Ok(answer) => {
-                answer.map_err(|error| self.connector.refusal(&self.connection.host, &error))
+        match timeout(address.connect_timeout, reply).await {
+            Ok(reply) => {
+                reply.map_err(|error| self.connector.refusal(&self.connection.host, &error))
             }
-            Err(_) => Err(self.connector.late()),
+            Err(_) => Err(self.connector.reply_timed_out()),
         }
     }
 
     fn database(&self, server: &Row) -> ProbeResult {
         let version: String = server.try_get(0).unwrap_or_default();
-        // Distributions put their own behind it.
+        // Distributions append their own version.
         let version = version.split(' ').next().unwrap_or_default();
         let mode = self.connector.address.sslmode.as_str();
         let tls: Option<String> = server.try_get(1).unwrap_or_default();
-        let how = match tls {
+        let transport = match tls {
             _ if self.connection.host.is_socket() => String::from("over a Unix socket"),
-            // It would be the pooler's own way to the server.
-            _ if self.pooled => format!("through a pooler, sslmode {mode}"),
+            // It would describe the pooler's connection to the server.
+            _ if self.is_pooled => format!("through a pooler, sslmode {mode}"),
             Some(version) => format!("{} {mode}", version.replace("TLSv", "TLS ")),
             None => String::from("no TLS"),
         };
-        let place = &self.place;
-        ProbeResult::fine(
+        let location = &self.location;
+        ProbeResult::ok(
             "database",
-            format!("{place}  PostgreSQL {version}, {how}, primary"),
+            format!("{location}  PostgreSQL {version}, {transport}, primary"),
         )
     }
 
     async fn table(&self) -> Vec<ProbeResult> {
-        const WHAT: &str = "table";
+        const LABEL: &str = "table";
         let StoreOptions { table, column, .. } = self.options;
-        let place = format!("{table}.{column}");
-        match self.look().await {
-            Err(fault) => vec![ProbeResult::fault(WHAT, &place, fault)],
+        let table_column = format!("{table}.{column}");
+        match self.check_table().await {
+            Err(fault) => vec![ProbeResult::fault(LABEL, &table_column, fault)],
             Ok((catalog, constraints)) => {
-                let mut findings = vec![self.rights(&place, &catalog, &constraints)];
+                let mut results = vec![self.rights(&table_column, &catalog, &constraints)];
                 let warnings = catalog.durability_warning();
-                findings.extend(warnings.map(|words| ProbeResult::warning(WHAT, words)));
-                findings
+                results.extend(warnings.map(|text| ProbeResult::warning(LABEL, text)));
+                results
             }
         }
     }
 
-    /// What the role may do, and what a lost connection would leave.
-    fn rights(&self, place: &str, catalog: &Catalog, constraints: &str) -> ProbeResult {
-        const WHAT: &str = "table";
+    /// Reports the role's rights, and what a lost connection would mean.
+    fn rights(&self, table_column: &str, catalog: &Catalog, constraints: &str) -> ProbeResult {
+        const LABEL: &str = "table";
         let column = quote_identifier(&self.options.column);
-        if !catalog.may_look() {
+        if !catalog.may_look_up() {
             let grant = self.connector.grant(&format!("SELECT ({column}, xmin)"));
             return ProbeResult::warning(
-                WHAT,
+                LABEL,
                 format!(
-                    "{place}  INSERT yes, SELECT no{constraints}: tokens that a lost connection \
+                    "{table_column}  INSERT yes, SELECT no{constraints}: tokens that a lost connection \
                      leaves in doubt stay unknown; {grant}"
                 ),
             );
         }
-        match catalog.obscured_by() {
-            None => ProbeResult::fine(
-                WHAT,
-                format!("{place}  INSERT yes, SELECT yes{constraints}"),
+        match catalog.lookup_obstacle() {
+            None => ProbeResult::ok(
+                LABEL,
+                format!("{table_column}  INSERT yes, SELECT yes{constraints}"),
             ),
-            Some(why) => ProbeResult::warning(
-                WHAT,
+            Some(reason) => ProbeResult::warning(
+                LABEL,
                 format!(
-                    "{place}  INSERT yes, SELECT yes{constraints}: {why}, so tokens that a lost \
+                    "{table_column}  INSERT yes, SELECT yes{constraints}: {reason}, so tokens that a lost \
                      connection leaves in doubt stay unknown"
                 ),
             ),
         }
     }
 
-    /// What a run would see of the table, and the constraints in words.
-    async fn look(&self) -> Result<(Catalog, String), Fault> {
+    /// Checks the table as a run does; returns the catalog and the constraints as text.
+    async fn check_table(&self) -> Result<(Catalog, String), Fault> {
         let Connector { address, table, .. } = self.connector;
-        let looked = timeout(
+        let checked = timeout(
             address.connect_timeout,
-            self.connector.dry_look(self.connection),
+            self.connector.check_table_unprepared(self.connection),
         );
-        let catalog = match looked.await {
-            Ok(seen) => seen.map_err(|connect_error| {
+        let catalog = match checked.await {
+            Ok(catalog) => catalog.map_err(|connect_error| {
                 self.connector
                     .connect_error(&self.connection.host, &connect_error)
             })?,
-            Err(_) => return Err(self.connector.late()),
+            Err(_) => return Err(self.connector.reply_timed_out()),
         };
-        let constraints = self.in_time(async {
+        let constraints = self.with_timeout(async {
             let params = [
                 (table as _, Type::TEXT),
                 (&self.options.column as _, Type::TEXT),
@@ -222,30 +236,30 @@ impl Inspection<'_> {
             let rows = self
                 .connection
                 .client
-                .query_typed(CONSTRAINTS, &params)
+                .query_typed(CONSTRAINTS_SQL, &params)
                 .await?;
             let names = rows.iter().map(|row| row.try_get(0));
             names.collect::<Result<Vec<String>, _>>()
         });
         let names = constraints.await?;
-        let mut words: String = names
+        let mut text: String = names
             .iter()
-            .take(NAMED)
-            .fold(String::new(), |words, name| words + ", " + name.as_str());
-        if names.len() > NAMED {
+            .take(MAX_NAMED_CONSTRAINTS)
+            .fold(String::new(), |text, name| text + ", " + name.as_str());
+        if names.len() > MAX_NAMED_CONSTRAINTS {
             // Writing into a string cannot fail.
-            let _ = write!(words, " and {} more", names.len() - NAMED);
+            let _ = write!(text, " and {} more", names.len() - MAX_NAMED_CONSTRAINTS);
         }
-        Ok((catalog, words))
+        Ok((catalog, text))
     }
 
-    fn limit(&self, left: Option<&Row>) -> ProbeResult {
-        const WHAT: &str = "limit";
-        if self.pooled {
-            let words = "connections are the pooler's to give: its max_client_conn counts";
-            return ProbeResult::fine(WHAT, words);
+    fn limit(&self, free: Option<&Row>) -> ProbeResult {
+        const LABEL: &str = "limit";
+        if self.is_pooled {
+            let text = "the pooler limits the connections: see its max_client_conn";
+            return ProbeResult::ok(LABEL, text);
         }
-        let get = |at| left.and_then(|row| row.try_get::<_, Option<i64>>(at).ok().flatten());
+        let get = |at| free.and_then(|row| row.try_get::<_, Option<i64>>(at).ok().flatten());
         let Address { user, name, .. } = &self.connector.address;
         let limits = [
             (get(0), String::from("max_connections")),
@@ -254,60 +268,57 @@ impl Inspection<'_> {
         ];
         let limits = limits
             .into_iter()
-            .filter_map(|(left, name)| Some((left?, name)));
-        let Some((left, name)) = limits.min_by_key(|(left, _)| *left) else {
-            return ProbeResult::warning(
-                WHAT,
-                "the server does not say how many connections are free",
-            );
+            .filter_map(|(free, name)| Some((free?, name)));
+        let Some((free, name)) = limits.min_by_key(|(free, _)| *free) else {
+            return ProbeResult::warning(LABEL, "the number of free connections cannot be read");
         };
         let wanted = self.options.connections;
-        if usize::try_from(left).is_ok_and(|left| left >= wanted) {
+        if usize::try_from(free).is_ok_and(|free| free >= wanted) {
             let connections = if wanted == 1 {
                 "connection"
             } else {
                 "connections"
             };
-            return ProbeResult::fine(WHAT, format!("{wanted} {connections} of {left} free"));
+            return ProbeResult::ok(LABEL, format!("{wanted} {connections} of {free} free"));
         }
         ProbeResult::warning(
-            WHAT,
+            LABEL,
             format!(
-                "{left} free, and a run takes up to {wanted}: it would make do with fewer; raise \
+                "{free} free, and a run takes up to {wanted}: it would use fewer; raise \
                  {name}, or set --connections {}",
-                left.max(1)
+                free.max(1)
             ),
         )
     }
 }
 
-/// What the server's log shows of tokens.
+/// Warns if the server's log contains tokens.
 fn log(server: &Row) -> Option<ProbeResult> {
     let logs_parameters = server.try_get(5).unwrap_or(false);
     logs_parameters.then(|| {
-        let words = "the server logs the parameters of statements: tokens are in its log; set \
+        let text = "the server logs the parameters of statements: tokens are in its log; set \
                      log_parameter_max_length and log_parameter_max_length_on_error to 0";
-        ProbeResult::warning("log", words)
+        ProbeResult::warning("log", text)
     })
 }
 
 fn commit(server: &Row) -> ProbeResult {
-    const WHAT: &str = "commit";
+    const LABEL: &str = "commit";
     if server.try_get(4).unwrap_or(false) {
-        let words = "synchronous_standby_names is set and no synchronous standby is connected: every \
-                     commit would wait, and a run end after --patience";
-        return ProbeResult::warning(WHAT, words);
+        let text = "synchronous_standby_names is set and no synchronous standby is connected: every \
+                     commit would wait, and a run would end after --patience";
+        return ProbeResult::warning(LABEL, text);
     }
     let level: Option<String> = server.try_get(2).unwrap_or_default();
     let level = level.unwrap_or_default();
     if !server.try_get(3).unwrap_or(true) {
-        let words = "fsync is off on the server: a power cut may take what was stored; turn it on";
-        return ProbeResult::warning(WHAT, words);
+        let text = "fsync is off on the server: a power cut may lose stored tokens; turn it on";
+        return ProbeResult::warning(LABEL, text);
     }
     match level.as_str() {
-        "on" | "remote_apply" => ProbeResult::fine(WHAT, format!("synchronous_commit is {level}")),
+        "on" | "remote_apply" => ProbeResult::ok(LABEL, format!("synchronous_commit is {level}")),
         _ => ProbeResult::warning(
-            WHAT,
+            LABEL,
             format!(
                 "synchronous_commit is {level} on the server: a run uses on for its own inserts"
             ),

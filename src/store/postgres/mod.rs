@@ -1,13 +1,14 @@
-//! PostgreSQL: connections with many requests in flight.
+//! Stores tokens in PostgreSQL over connections with many INSERTs in flight.
 //!
-//! `url` reads addresses and `parameters` libpq's lists and words in them; `password` and `passfile`
-//! find the password of a connection. `hosts` finds the server that takes writes, `connect` makes a `connection`,
-//! `wire` watches what its server sends, and `setup` makes it ready for use (or `refusal` says why not).
-//! `catalog` holds what the server's catalogs say about the table, and `attribution` decides by it whose
-//! fault an error is. A `writer` sends over a link and waits for its `answers`; `pool` decides how many lanes
-//! there are and what becomes of the `handover` of a lost one; `progress` ends a run whose commits are never
-//! confirmed. `horizon` and `sent` know what is needed to find out what a lost connection did, `recheck`
-//! finds out what a process did that is gone. `inspect` looks at a server for `check --connect`.
+//! `url`, `parameters`, `host`, `password` and `passfile` hold an address. `hosts` finds the server
+//! that accepts writes, `connect` makes a `connection`, `wire` filters what its server sends, and
+//! `setup` prepares the session; `connect_error` explains why that fails. `catalog` reads the table
+//! from the server's catalogs, and `classify` decides by it what an error means for a token. `pool`
+//! supervises the writers. Each `writer` sends INSERTs over one connection and receives `replies`;
+//! `retry_set` keeps the tokens of a lost connection. `xid_horizon` and `inflight` record what
+//! `in_doubt` needs to find out what a lost connection committed, and `recheck` does the same for
+//! an earlier process. `stall_monitor` ends a run whose commits are never confirmed, by the times
+//! in `progress`. `inspect` probes a server for `check --connect`.
 
 pub(super) mod catalog;
 pub(super) mod classify;
@@ -46,8 +47,8 @@ pub use crate::store::postgres::host::{Host, TargetSession};
 pub(super) use crate::store::postgres::inspect::inspect;
 pub use crate::store::postgres::parameters::{AuthMethod, RequireAuth, SslNegotiation, TlsVersion};
 pub use crate::store::postgres::password::Password;
-pub(super) use crate::store::postgres::pool::{Pool, gone};
-pub(super) use crate::store::postgres::retry_set::MOST_LOSSES;
+pub(super) use crate::store::postgres::pool::{Pool, end_after_outage};
+pub(super) use crate::store::postgres::retry_set::MAX_LOSSES;
 pub use crate::store::postgres::url::UrlError;
 pub use tokio_postgres::config::ChannelBinding;
 
@@ -56,21 +57,21 @@ pub use tokio_postgres::config::ChannelBinding;
 pub enum SslMode {
     /// No TLS.
     Disable,
-    /// Without TLS first, with it where the server demands it.
+    /// Without TLS first, with TLS if the server refuses that.
     Allow,
-    /// With TLS first, without it where the server has none.
+    /// With TLS first, without TLS if the server does not support it.
     #[default]
     Prefer,
-    /// TLS or nothing; the certificate is not verified unless a root certificate is given.
+    /// Only with TLS; the certificate is verified only if a root certificate is given.
     Require,
-    /// TLS with a certificate of a known authority.
+    /// TLS, and a trusted authority issued the certificate.
     VerifyCa,
-    /// TLS with a certificate of a known authority for this host name.
+    /// TLS, and a trusted authority issued the certificate for this host name.
     VerifyFull,
 }
 
 impl SslMode {
-    /// All of them, the weakest first.
+    /// Every mode, the weakest first.
     pub const ALL: [Self; 6] = [
         Self::Disable,
         Self::Allow,
@@ -80,7 +81,7 @@ impl SslMode {
         Self::VerifyFull,
     ];
 
-    /// libpq's spelling.
+    /// Returns libpq's spelling.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Disable => "disable",
@@ -92,15 +93,15 @@ impl SslMode {
         }
     }
 
-    /// The mode that another client's or database's word means.
-    fn meant_by(text: &str) -> Option<Self> {
+    /// Returns the mode that another client's or database's spelling means.
+    fn from_foreign_spelling(text: &str) -> Option<Self> {
         let letters = text.chars().filter(char::is_ascii_alphanumeric);
         let word: String = letters.collect::<String>().to_ascii_lowercase();
         match word.as_str() {
             "disable" | "disabled" | "none" | "false" | "off" | "no" | "0" => Some(Self::Disable),
             "allow" | "allowed" => Some(Self::Allow),
             "prefer" | "prefered" | "preferred" => Some(Self::Prefer),
-            // node-postgres's `no-verify` is TLS without verification.
+            // node-postgres's `no-verify` means TLS without verification.
             "require" | "required" | "noverify" | "enable" | "enabled" | "true" | "on" | "yes"
             | "1" => Some(Self::Require),
             "verifyca" => Some(Self::VerifyCa),
@@ -109,8 +110,8 @@ impl SslMode {
         }
     }
 
-    /// The mode where none is configured: `require`, but `prefer` where nobody can listen, because
-    /// every host is loopback or a Unix socket.
+    /// Returns the mode if none is configured: `prefer` if every host is loopback or a Unix socket,
+    /// which cannot be intercepted, else `require`.
     pub fn default_for(hosts: &[Host]) -> Self {
         if hosts.iter().all(Host::is_local) {
             Self::Prefer
@@ -119,8 +120,10 @@ impl SslMode {
         }
     }
 
-    /// The mode if none is configured beside `sslrootcert`. As with libpq, `system` verifies the
-    /// name too: anyone can get a certificate of a public authority.
+    /// Returns the mode if only `sslrootcert` is configured.
+    ///
+    /// As with libpq, `system` also verifies the host name, since anyone can get a certificate from
+    /// a public authority.
     pub fn default_with(hosts: &[Host], sslrootcert: Option<&Path>) -> Self {
         match sslrootcert {
             Some(word) if word.as_os_str() == "system" => Self::VerifyFull,
@@ -136,7 +139,7 @@ impl FromStr for SslMode {
         let mut modes = Self::ALL.into_iter();
         modes.find(|mode| mode.as_str() == text).ok_or_else(|| {
             let known = Self::ALL.map(Self::as_str).join(", ");
-            match Self::meant_by(text) {
+            match Self::from_foreign_spelling(text) {
                 Some(mode) => format!("must be one of {known} (did you mean `{}`?)", mode.as_str()),
                 None => format!("must be one of {known}"),
             }
@@ -144,32 +147,32 @@ impl FromStr for SslMode {
     }
 }
 
-/// How an address was given, for hints that name what to change.
+/// How an address was configured, for hints that name the setting to change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AddressOrigin {
-    /// By its parts.
+    /// By separate settings, such as `DB_HOST`.
     #[default]
     Parts,
-    /// As a URL, in the variable or key of this name.
+    /// By a URL in the variable or key of this name.
     Url(String),
 }
 
-/// Where a PostgreSQL server is and who connects to it; validated.
+/// A validated address: the servers, the login and the TLS settings.
 #[derive(Clone, Debug)]
 pub struct Address {
-    /// The servers, in the order in which they are tried; at least one.
+    /// The servers in the order of connection attempts; at least one.
     pub hosts: Vec<Host>,
-    /// Which of them will do.
-    pub session: TargetSession,
+    /// Which of the servers is acceptable.
+    pub target_session: TargetSession,
     /// The role.
     pub user: String,
-    /// Its password.
+    /// The role's password.
     pub password: Option<Password>,
-    /// libpq's password file, for a role without a password.
+    /// libpq's password file, used if no password is set.
     pub passfile: Option<PathBuf>,
     /// The database.
     pub name: String,
-    /// How the connection is secured.
+    /// Whether and how TLS is used.
     pub sslmode: SslMode,
     /// The file of root certificates (PEM), or the word `system`.
     pub sslrootcert: Option<PathBuf>,
@@ -177,36 +180,36 @@ pub struct Address {
     pub sslcert: Option<PathBuf>,
     /// The client certificate's key (PEM).
     pub sslkey: Option<PathBuf>,
-    /// Whether a password's proof must be bound to the TLS connection.
+    /// Whether SCRAM must be bound to the TLS connection.
     pub channel_binding: ChannelBinding,
-    /// The authentication methods that are accepted; `None` accepts every method.
+    /// The accepted authentication methods; `None` accepts every method.
     pub require_auth: Option<RequireAuth>,
     /// How a TLS connection starts.
     pub sslnegotiation: SslNegotiation,
-    /// The lowest version of TLS that is accepted.
+    /// The lowest accepted version of TLS.
     pub ssl_min_protocol_version: TlsVersion,
-    /// The highest version of TLS that is accepted; at least the lowest.
+    /// The highest accepted version of TLS; not below the lowest.
     pub ssl_max_protocol_version: TlsVersion,
-    /// True if the hosts are tried in random order.
+    /// True if the hosts and their addresses are tried in random order.
     pub load_balance_hosts: bool,
     /// Command-line options for the server (libpq's `options`), such as `-csearch_path=app`.
     pub startup_options: Option<String>,
-    /// The longest that connecting to one host may take, TLS and authentication included.
+    /// The time limit for a connection to one address, including TLS and authentication.
     pub connect_timeout: Duration,
-    /// How it was given.
-    pub given: AddressOrigin,
+    /// How the address was configured.
+    pub origin: AddressOrigin,
 }
 
 impl Address {
-    /// The longest that connecting may take where nothing else is configured.
+    /// The default of `connect_timeout`.
     pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// An address without a password, with the default of every parameter.
+    /// Creates an address without a password and with default parameters.
     pub fn new(hosts: Vec<Host>, user: String, name: String) -> Self {
         Self {
             sslmode: SslMode::default_for(&hosts),
             hosts,
-            session: TargetSession::DEFAULT,
+            target_session: TargetSession::DEFAULT,
             user,
             password: None,
             passfile: None,
@@ -222,39 +225,39 @@ impl Address {
             load_balance_hosts: false,
             startup_options: None,
             connect_timeout: Self::CONNECT_TIMEOUT,
-            given: AddressOrigin::Parts,
+            origin: AddressOrigin::Parts,
         }
     }
 
-    /// Reads a `postgres://` or `postgresql://` URL with libpq's parameters.
+    /// Parses a `postgres://` or `postgresql://` URL with libpq's parameters.
     ///
     /// # Errors
-    /// What is wrong with it, and what to write instead; never a part of the password.
+    /// What is wrong with the URL and what to write instead, without any part of the password.
     pub fn from_url(text: &str) -> Result<Self, UrlError> {
         url::parse(text)
     }
 
-    /// What sets a part of it: `variable`, or `part` in the URL.
-    fn set_by(&self, variable: &str, part: &str) -> String {
-        match &self.given {
+    /// Names the setting of a part: `variable`, or `part` in the URL.
+    fn setting(&self, variable: &str, part: &str) -> String {
+        match &self.origin {
             AddressOrigin::Parts => variable.to_owned(),
             AddressOrigin::Url(name) => format!("{part} in {name}"),
         }
     }
 
-    /// What sets the hosts.
-    fn host_set_by(&self) -> String {
-        self.set_by("DB_HOST", "the host")
+    /// Names the setting of the hosts.
+    fn host_setting(&self) -> String {
+        self.setting("DB_HOST", "the host")
     }
 
-    /// What sets the hosts and their ports.
-    fn place_set_by(&self) -> String {
-        self.set_by("DB_HOST and DB_PORT", "host and port")
+    /// Names the settings of the hosts and their ports.
+    fn host_and_port_setting(&self) -> String {
+        self.setting("DB_HOST and DB_PORT", "host and port")
     }
 
-    /// What sets how the connection is secured.
-    fn sslmode_set_by(&self) -> String {
-        self.set_by("DB_SSLMODE", "sslmode")
+    /// Names the setting of `sslmode`.
+    fn sslmode_setting(&self) -> String {
+        self.setting("DB_SSLMODE", "sslmode")
     }
 }
 
@@ -263,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sslmodes_are_spelt_as_libpq_does() {
+    fn sslmodes_are_spelled_as_in_libpq() {
         for mode in SslMode::ALL {
             assert_eq!(mode.as_str().parse(), Ok(mode));
         }
@@ -271,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_sslmode_asks_whether_anybody_could_listen() {
+    fn default_sslmode_is_prefer_only_when_every_host_is_local() {
         let default_for = |list: &str| SslMode::default_for(&Host::list(list, &[]).unwrap());
         for host in [
             "localhost",

@@ -1,24 +1,23 @@
-//! libpq's connection parameters whose values are lists or words: how they are spelled, and what
-//! each combination means.
+//! libpq's connection parameters with a fixed set of values: their spelling and meaning.
 
 use std::str::FromStr;
 
 use crate::store::postgres::SslMode;
 
-/// A way in which a server authenticates a client, in the words of `require_auth`.
+/// An authentication method, as `require_auth` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthMethod {
     /// The password in clear text.
     Password,
     /// The password as an MD5 digest.
     Md5,
-    /// Kerberos by GSSAPI; this program does not speak it.
+    /// Kerberos by GSSAPI; not supported.
     Gss,
-    /// SSPI of Windows; this program does not speak it.
+    /// Windows SSPI; not supported.
     Sspi,
     /// SCRAM-SHA-256, with or without channel binding.
     ScramSha256,
-    /// OAuth; this program does not speak it.
+    /// OAuth; not supported.
     OAuth,
     /// No authentication exchange: `trust`, `peer` or a client certificate.
     None,
@@ -36,7 +35,7 @@ impl AuthMethod {
         Self::None,
     ];
 
-    /// libpq's spelling.
+    /// Returns libpq's spelling.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Password => "password",
@@ -70,12 +69,12 @@ pub struct RequireAuth {
 }
 
 impl RequireAuth {
-    /// True if the client may authenticate by this method.
+    /// Returns true if the client may authenticate by this method.
     pub fn allows(&self, method: AuthMethod) -> bool {
         self.allowed & method.bit() != 0
     }
 
-    /// The list as it was given, for messages.
+    /// Returns the list as written, for messages.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -84,7 +83,7 @@ impl RequireAuth {
 impl FromStr for RequireAuth {
     type Err = String;
 
-    /// Reads `scram-sha-256,none` or, if every method is negated, `!password,!md5`.
+    /// Parses `scram-sha-256,none` or, if every method is negated, `!password,!md5`.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut listed = 0;
         let mut is_negated = None;
@@ -126,7 +125,7 @@ impl FromStr for RequireAuth {
 /// How a TLS connection starts (`sslnegotiation`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SslNegotiation {
-    /// The client asks for TLS by PostgreSQL's own request.
+    /// The client first sends PostgreSQL's `SSLRequest`.
     #[default]
     Postgres,
     /// The client starts the TLS handshake at once (PostgreSQL 17 and newer).
@@ -134,7 +133,7 @@ pub enum SslNegotiation {
 }
 
 impl SslNegotiation {
-    /// libpq's spelling.
+    /// Returns libpq's spelling.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
@@ -142,10 +141,10 @@ impl SslNegotiation {
         }
     }
 
-    /// Checks that TLS is compulsory if it starts at once.
+    /// Checks that TLS is compulsory for a direct start.
     ///
     /// # Errors
-    /// A sentence that names the modes that may be used instead.
+    /// Names the modes that are allowed.
     pub fn check(self, sslmode: SslMode) -> Result<(), String> {
         let is_weak = matches!(sslmode, SslMode::Disable | SslMode::Allow | SslMode::Prefer);
         if self == Self::Direct && is_weak {
@@ -170,7 +169,7 @@ impl FromStr for SslNegotiation {
     }
 }
 
-/// A version of TLS that this program speaks.
+/// A supported version of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsVersion {
     /// TLS 1.2.
@@ -180,7 +179,7 @@ pub enum TlsVersion {
 }
 
 impl TlsVersion {
-    /// libpq's spelling.
+    /// Returns libpq's spelling.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::V12 => "TLSv1.2",
@@ -188,8 +187,7 @@ impl TlsVersion {
         }
     }
 
-    /// Reads `ssl_min_protocol_version`. The older versions mean 1.2, the lowest that this program
-    /// speaks.
+    /// Parses `ssl_min_protocol_version`; older versions mean 1.2, the lowest supported one.
     ///
     /// # Errors
     /// A rule that completes "ssl_min_protocol_version …".
@@ -201,7 +199,7 @@ impl TlsVersion {
         }
     }
 
-    /// Reads `ssl_max_protocol_version`.
+    /// Parses `ssl_max_protocol_version`.
     ///
     /// # Errors
     /// A rule that completes "ssl_max_protocol_version …".
@@ -244,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_require_auth_says_why() {
+    fn invalid_require_auth_explains_its_rule() {
         let errors: Vec<String> = ["", "scram", "md5,!none", "!md5,none", "md5,md5", "a,"]
             .map(|text| text.parse::<RequireAuth>().unwrap_err())
             .into();

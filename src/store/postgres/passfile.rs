@@ -11,19 +11,20 @@ use secrecy::SecretString;
 use crate::error::escape::escape;
 use crate::store::postgres::Host;
 
-/// The folders in which servers put their Unix socket by default. A line for `localhost` matches them.
+/// The default folders of server sockets. A line for `localhost` matches them.
 const SOCKET_FOLDERS: [&str; 3] = ["/tmp", "/run/postgresql", "/var/run/postgresql"];
 
-/// The password of the first line that matches. As with libpq, a file that does not exist holds none,
-/// and a file that others may read is ignored.
+/// Returns the password of the first matching line.
+///
+/// As with libpq, a missing file holds none, and a file that others may read is ignored.
 pub(super) fn find(file: &Path, host: &Host, database: &str, user: &str) -> Option<SecretString> {
     let metadata = fs::metadata(file).ok()?;
-    if let Some(why) = unusable(&metadata) {
+    if let Some(reason) = ignore_reason(&metadata) {
         static WARNED: Once = Once::new();
         WARNED.call_once(|| {
             tracing::warn!(
                 file = %escape(&file.to_string_lossy()),
-                "the password file is ignored: {why}"
+                "the password file is ignored: {reason}"
             );
         });
         return None;
@@ -32,13 +33,13 @@ pub(super) fn find(file: &Path, host: &Host, database: &str, user: &str) -> Opti
     let lines = content.split(|byte| *byte == b'\n');
     lines
         .filter_map(|line| std::str::from_utf8(line).ok())
-        .find_map(|line| password(line.trim_end_matches('\r'), host, database, user))
+        .find_map(|line| password_in_line(line.trim_end_matches('\r'), host, database, user))
         .filter(|password| !password.is_empty())
         .map(SecretString::from)
 }
 
-/// Why a file is ignored.
-fn unusable(metadata: &fs::Metadata) -> Option<&'static str> {
+/// Returns why a file is ignored.
+fn ignore_reason(metadata: &fs::Metadata) -> Option<&'static str> {
     use std::os::unix::fs::PermissionsExt as _;
     if !metadata.is_file() {
         return Some("it is not a plain file");
@@ -47,8 +48,8 @@ fn unusable(metadata: &fs::Metadata) -> Option<&'static str> {
     is_shared.then_some("other users may access it; allow only its owner to: chmod 0600")
 }
 
-/// The line's password if the line is for this login.
-fn password(line: &str, host: &Host, database: &str, user: &str) -> Option<String> {
+/// Returns the line's password if the line matches this login.
+fn password_in_line(line: &str, host: &Host, database: &str, user: &str) -> Option<String> {
     if line.starts_with('#') {
         return None;
     }
@@ -59,7 +60,7 @@ fn password(line: &str, host: &Host, database: &str, user: &str) -> Option<Strin
     let port = host.port.to_string();
     let rest = [name, port.as_str(), database, user]
         .into_iter()
-        .try_fold(line, field)?;
+        .try_fold(line, skip_field)?;
     let mut password = String::new();
     let mut rest = rest.chars();
     while let Some(letter) = rest.next() {
@@ -72,8 +73,8 @@ fn password(line: &str, host: &Host, database: &str, user: &str) -> Option<Strin
     Some(password)
 }
 
-/// What follows the first field if that is `*` or, without its escapes, equals `value`.
-fn field<'a>(line: &'a str, value: &str) -> Option<&'a str> {
+/// Returns what follows the first field if that is `*` or, unescaped, equals `value`.
+fn skip_field<'a>(line: &'a str, value: &str) -> Option<&'a str> {
     if let Some(rest) = line.strip_prefix("*:") {
         return Some(rest);
     }
@@ -84,7 +85,7 @@ fn field<'a>(line: &'a str, value: &str) -> Option<&'a str> {
             (':', None) => return Some(rest.as_str()),
             (_, None) => return None,
             ('\\', Some(wanted)) => (rest.next()?, wanted),
-            // Also a colon that is not escaped, such as those of an IPv6 address.
+            // Also an unescaped colon, such as those of an IPv6 address.
             (given, Some(wanted)) => (given, wanted),
         };
         if given != wanted {
@@ -106,8 +107,8 @@ mod tests {
         }
     }
 
-    fn of(line: &str) -> Option<String> {
-        password(line, &host("db.internal"), "app", "tokens")
+    fn password_for_login(line: &str) -> Option<String> {
+        password_in_line(line, &host("db.internal"), "app", "tokens")
     }
 
     #[test]
@@ -120,7 +121,7 @@ mod tests {
             r"db\.internal:5432:a\pp:tokens:pw",
             r"*:*:*:*:p\w",
         ] {
-            assert_eq!(of(line).as_deref(), Some("pw"), "{line}");
+            assert_eq!(password_for_login(line).as_deref(), Some("pw"), "{line}");
         }
         for line in [
             "",
@@ -133,29 +134,33 @@ mod tests {
             r"\*:*:*:*:pw",
             "*:*:*",
         ] {
-            assert_eq!(of(line), None, "{line}");
+            assert_eq!(password_for_login(line), None, "{line}");
         }
-        assert_eq!(of(r"*:*:*:*:a\:b\\c\").as_deref(), Some(r"a:b\c\"));
-        assert_eq!(of("*:*:*:*:").as_deref(), Some(""));
+        assert_eq!(
+            password_for_login(r"*:*:*:*:a\:b\\c\").as_deref(),
+            Some(r"a:b\c\")
+        );
+        assert_eq!(password_for_login("*:*:*:*:").as_deref(), Some(""));
     }
 
     #[test]
     fn ipv6_address_matches_with_and_without_escapes() {
         for line in [r"\:\:1:5432:app:tokens:pw", "::1:5432:app:tokens:pw"] {
-            let found = password(line, &host("::1"), "app", "tokens");
+            let found = password_in_line(line, &host("::1"), "app", "tokens");
             assert_eq!(found.as_deref(), Some("pw"), "{line}");
         }
     }
 
     #[test]
     fn localhost_matches_the_default_socket_folder() {
-        let socket = |folder| password("localhost:*:*:*:pw", &host(folder), "app", "tokens");
+        let socket =
+            |folder| password_in_line("localhost:*:*:*:pw", &host(folder), "app", "tokens");
         assert!(socket("/run/postgresql").is_some());
         assert!(socket("/srv/sockets").is_none());
     }
 
     #[test]
-    fn first_matching_line_of_a_private_file_counts() {
+    fn first_matching_line_of_private_file_is_used() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(".pgpass");
         let find = || {

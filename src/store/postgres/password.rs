@@ -1,5 +1,7 @@
-//! The password of a new connection: fixed, in a file that is read for each connection, inside a URL
-//! in such a file, or in libpq's password file.
+//! The password of a new connection: a fixed value, a file, a URL in a file, or libpq's password
+//! file.
+//!
+//! Files are read again for each connection.
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -8,39 +10,39 @@ use crate::error::{ErrorKind, Fault};
 use crate::runtime::secret::{Secret, SecretFileError};
 use crate::store::postgres::{Address, AddressOrigin, Host, passfile};
 
-/// Where the password comes from.
+/// The source of the password.
 #[derive(Clone, Debug)]
 pub enum Password {
     /// A secret that is the password.
-    Whole(Secret),
+    Plain(Secret),
     /// A secret that is a URL with the password in it.
     InUrl {
         /// The URL.
         url: Secret,
-        /// The password when the configuration was read.
+        /// The password at the time of configuration.
         initial: SecretString,
     },
 }
 
 impl Password {
-    /// The password when the configuration was read.
+    /// The password at the time of configuration.
     pub fn initial(&self) -> &SecretString {
         match self {
-            Self::Whole(secret) => secret.initial(),
+            Self::Plain(secret) => secret.initial(),
             Self::InUrl { initial, .. } => initial,
         }
     }
 
-    /// The file that is read for each connection, for messages.
+    /// Returns the file that is read for each connection, for messages.
     fn file(&self) -> Option<String> {
         match self {
-            Self::Whole(secret) => secret.file(),
+            Self::Plain(secret) => secret.file(),
             Self::InUrl { url, .. } => url.file(),
         }
     }
 }
 
-/// What each host's password is at one moment.
+/// Each host's password at one time, for comparison.
 #[derive(Default)]
 pub(super) struct PasswordVersion(Vec<Option<SecretString>>);
 
@@ -57,27 +59,30 @@ impl PartialEq for PasswordVersion {
 }
 
 impl Address {
-    /// The password for a connection to `host` that is made now.
+    /// Returns the current password for a connection to `host`.
     ///
     /// # Errors
-    /// The file that holds it cannot be read at this moment.
+    /// If the file that holds it cannot be read.
     pub(super) fn password_for(&self, host: &Host) -> Result<Option<SecretString>, Fault> {
         match &self.password {
-            Some(Password::Whole(secret)) => {
+            Some(Password::Plain(secret)) => {
                 secret.read().map(Some).map_err(|error| unreadable(&error))
             }
             Some(Password::InUrl { url, initial }) => {
                 let text = url.read().map_err(|error| unreadable(&error))?;
-                let now = Self::from_url(text.expose_secret()).map_err(|why| {
+                let current = Self::from_url(text.expose_secret()).map_err(|why| {
                     let file = url.file().unwrap_or_default();
-                    Fault::new(ErrorKind::DbConnect, "the database's password is unknown")
-                        .cause(format!("{file} does not hold a valid URL: {why}"))
-                        .hint(why.hint)
-                        .retryable()
+                    Fault::new(
+                        ErrorKind::DbConnect,
+                        "the database's password cannot be read",
+                    )
+                    .cause(format!("{file} does not hold a valid URL: {why}"))
+                    .hint(why.hint)
+                    .retryable()
                 })?;
-                // The password of another role is of no use to this run.
-                Ok(Some(match now.password {
-                    Some(password) if now.user == self.user => password.initial().clone(),
+                // The password of another role is useless here.
+                Ok(Some(match current.password {
+                    Some(password) if current.user == self.user => password.initial().clone(),
                     _ => initial.clone(),
                 }))
             }
@@ -88,7 +93,7 @@ impl Address {
         }
     }
 
-    /// The passwords as they are now, to see later whether they changed; `None` if they cannot.
+    /// Returns the current passwords, to detect a change; `None` if they are fixed.
     pub(super) fn password_version(&self) -> Option<PasswordVersion> {
         let may_change = match &self.password {
             Some(password) => password.file().is_some(),
@@ -101,17 +106,17 @@ impl Address {
         })
     }
 
-    /// What sets the role and its password.
-    pub(super) fn login_set_by(&self) -> String {
+    /// Names the settings of the role and its password.
+    pub(super) fn login_setting(&self) -> String {
         let file = match &self.password {
-            Some(Password::Whole(secret)) => secret.file(),
+            Some(Password::Plain(secret)) => secret.file(),
             Some(Password::InUrl { .. }) => None,
             None => self
                 .passfile
                 .as_ref()
                 .map(|file| format!("`{}`", escape(&file.to_string_lossy()))),
         };
-        match (&self.given, file) {
+        match (&self.origin, file) {
             (AddressOrigin::Parts, Some(file)) => format!("DB_USER and the password in {file}"),
             (AddressOrigin::Parts, None) => "DB_USER and DB_PASS (or DB_PASS_FILE)".to_owned(),
             (AddressOrigin::Url(name), Some(file)) => {
@@ -123,10 +128,13 @@ impl Address {
 }
 
 fn unreadable(error: &SecretFileError) -> Fault {
-    Fault::new(ErrorKind::DbConnect, "the database's password is unknown")
-        .cause(format!("{error}: {}", error.cause))
-        .hint(SecretFileError::HINT)
-        .retryable()
+    Fault::new(
+        ErrorKind::DbConnect,
+        "the database's password cannot be read",
+    )
+    .cause(format!("{error}: {}", error.cause))
+    .hint(SecretFileError::HINT)
+    .retryable()
 }
 
 #[cfg(test)]
@@ -150,7 +158,7 @@ mod tests {
         Secret::from_file("DB_PASS_FILE", path.to_str().unwrap()).unwrap()
     }
 
-    fn now(address: &Address) -> Option<String> {
+    fn current(address: &Address) -> Option<String> {
         let password = address.password_for(&address.hosts[0]).unwrap();
         password.map(|password| password.expose_secret().to_owned())
     }
@@ -158,17 +166,17 @@ mod tests {
     #[test]
     fn password_file_is_read_for_each_connection() {
         let folder = tempfile::tempdir().unwrap();
-        let address = address(Some(Password::Whole(secret(folder.path(), "old"))));
+        let address = address(Some(Password::Plain(secret(folder.path(), "old"))));
         let version = address.password_version();
         assert!(version.is_some() && address.password_version() == version);
         fs::write(folder.path().join("secret"), "new").unwrap();
-        assert_eq!(now(&address).as_deref(), Some("new"));
+        assert_eq!(current(&address).as_deref(), Some("new"));
         assert!(address.password_version() != version);
     }
 
     #[test]
     fn fixed_password_has_no_version() {
-        let fixed = address(Some(Password::Whole(Secret::fixed("pw"))));
+        let fixed = address(Some(Password::Plain(Secret::fixed("pw"))));
         assert!(fixed.password_version().is_none());
         assert!(address(None).password_version().is_none());
     }
@@ -183,9 +191,9 @@ mod tests {
         }));
         let write = |text: &str| fs::write(folder.path().join("secret"), text).unwrap();
         write("postgres://tokens:n%2Fw@db.internal/app\n");
-        assert_eq!(now(&address).as_deref(), Some("n/w"));
+        assert_eq!(current(&address).as_deref(), Some("n/w"));
         write("postgres://other:theirs@db.internal/app");
-        assert_eq!(now(&address).as_deref(), Some("old"));
+        assert_eq!(current(&address).as_deref(), Some("old"));
     }
 
     #[test]
@@ -193,7 +201,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         let url = secret(folder.path(), "postgres://tokens:hunter2@db.internal/app");
-        let whole = address(Some(Password::Whole(url.clone())));
+        let plain = address(Some(Password::Plain(url.clone())));
         let in_url = address(Some(Password::InUrl {
             url,
             initial: SecretString::from("hunter2"),
@@ -208,13 +216,13 @@ mod tests {
         fs::write(&path, "postgres://tokens:hunter2@db.internal:x/app").unwrap();
         let invalid = error(&in_url);
         fs::write(&path, "").unwrap();
-        let empty = error(&whole);
+        let empty = error(&plain);
         fs::remove_file(&path).unwrap();
-        let missing = error(&whole);
+        let missing = error(&plain);
         insta::assert_snapshot!([invalid, empty, missing].join("\n"), @"
-        the database's password is unknown: `[file]` (DB_PASS_FILE) does not hold a valid URL: the port is not a number from 1 to 65535; write the port as a number, and `/`, `?` and `@` in a password as %2F, %3F and %40
-        the database's password is unknown: cannot read `[file]`, the file that DB_PASS_FILE names: it is empty; the file must exist, be text, and be readable by this user
-        the database's password is unknown: cannot read `[file]`, the file that DB_PASS_FILE names: No such file or directory (os error 2); the file must exist, be text, and be readable by this user
+        the database's password cannot be read: `[file]` (DB_PASS_FILE) does not hold a valid URL: the port is not a number from 1 to 65535; write the port as a number, and `/`, `?` and `@` in a password as %2F, %3F and %40
+        the database's password cannot be read: cannot read `[file]`, the file that DB_PASS_FILE names: it is empty; the file must exist, be text, and be readable by this user
+        the database's password cannot be read: cannot read `[file]`, the file that DB_PASS_FILE names: No such file or directory (os error 2); the file must exist, be text, and be readable by this user
         ");
     }
 }

@@ -1,8 +1,8 @@
-//! How many connections there are, and what happens when one is lost.
+//! Supervises a run's writers and their connections.
 //!
-//! A foreman owns the lanes. It adds some while there is a backlog and makes do with fewer where
-//! the server has no more. A lane that is lost just ends while others work; only when none is left
-//! does the foreman reconnect, so that a restarting server meets one knocking client and not many.
+//! One supervisor task adds writers while there is a backlog, and continues with fewer if the
+//! server has no free connection. A writer that loses its connection ends while others work. Only
+//! the supervisor reconnects, so a restarting server sees one client.
 
 use crate::store::postgres::shared::PoolShared;
 use std::collections::HashMap;
@@ -27,16 +27,16 @@ use crate::store::postgres::{Address, writer};
 use crate::store::queue::{ConsumerGuard, Queue, StoreEnd};
 use crate::store::{BackendFuture, StoreOptions};
 
-/// How many waiting tokens are worth one more connection.
-const BACKLOG_PER_LANE: usize = 32;
-/// How long a server without a free connection is left alone.
-const FULL: Duration = Duration::from_secs(5);
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How long an outage lasts before it is told of again.
-const SAID_AGAIN: Duration = Duration::from_secs(10);
+/// The number of queued tokens that justify one more connection.
+const BACKLOG_PER_WRITER: usize = 32;
+/// The pause before another connection is tried on a server that had none free.
+const FULL_SERVER_PAUSE: Duration = Duration::from_secs(5);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// The interval at which an outage is logged again.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The connections of a store.
+/// The connections of a store, run by a supervisor task.
 pub(crate) struct Pool {
     supervisor: JoinHandle<()>,
     shared: Arc<PoolShared>,
@@ -46,7 +46,7 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Makes the first connection and looks around.
+    /// Makes the first connection, checks the table and starts the supervisor.
     pub(crate) async fn open(
         address: &Address,
         options: &StoreOptions,
@@ -59,30 +59,30 @@ impl Pool {
                 ErrorKind::DbConnect,
                 "the run was stopped before the database answered",
             )),
-            first = connector.first_connection() => first,
+            first = connector.connect_first() => first,
         }?;
         let shared = Arc::new(PoolShared {
             connector,
             queue: Arc::clone(queue),
-            sent: InFlightLog::of(options.connections),
+            in_flight_log: InFlightLog::new(options.connections),
             dry_run: options.dry_run,
-            pipeline: options.pipeline.map(|most| most.max(1)),
+            pipeline: options.pipeline.map(|depth| depth.max(1)),
             statement_timeout: options.statement_timeout,
             lookup,
             length_limit: catalog.length_limit(),
             catalog,
             progress: ServerProgress::new(),
-            unconfirmed: OnceLock::new(),
-            gives_up: CancellationToken::new(),
+            unconfirmed_fault: OnceLock::new(),
+            giving_up: CancellationToken::new(),
             connections: options.connections.max(1),
             patience: options.patience,
         });
-        for words in shared.catalog.warnings() {
-            tracing::warn!("{words}");
+        for warning in shared.catalog.warnings() {
+            tracing::warn!("{warning}");
         }
         let start = WriterStart {
             connection,
-            since: 0,
+            snapshot_from: 0,
             chunk: None,
             waiting: Vec::new(),
         };
@@ -101,7 +101,7 @@ impl crate::store::StoreBackend for Pool {
     }
 
     fn waits_for(&self) -> Option<&'static str> {
-        self.shared.progress.waits_for()
+        self.shared.progress.wait_clause()
     }
 
     fn recheck<'a>(
@@ -109,8 +109,8 @@ impl crate::store::StoreBackend for Pool {
         values: &'a [String],
         horizon: Option<i64>,
     ) -> BackendFuture<'a, Result<HashMap<String, u64>, Fault>> {
-        let own = self.backend.as_ref();
-        Box::pin(recheck(&self.shared, own, values, horizon))
+        let first_backend = self.backend.as_ref();
+        Box::pin(recheck(&self.shared, first_backend, values, horizon))
     }
 
     fn join(self: Box<Self>) -> BackendFuture<'static, ()> {
@@ -122,13 +122,13 @@ impl crate::store::StoreBackend for Pool {
 
 async fn supervisor(shared: Arc<PoolShared>, first: WriterStart, expected: u64) {
     let queue = &shared.queue;
-    let _taker = ConsumerGuard(Arc::clone(queue));
-    let _watch = DriverTask(tokio::spawn(watch(Arc::clone(&shared))));
+    let _consumer = ConsumerGuard(Arc::clone(queue));
+    let _stall_monitor = DriverTask(tokio::spawn(watch(Arc::clone(&shared))));
     let mut writers = JoinSet::new();
-    let mut full_until = None;
-    let mut left = SharedOrphans::default();
+    let mut server_full_until = None;
+    let mut all_orphans = SharedOrphans::default();
     writers.spawn(writer::run(Arc::clone(&shared), Some(first)));
-    // To a far server they take as long as the first answer of the source.
+    // Connects ahead: to a distant server that takes as long as the source's first reply.
     grow(
         &shared,
         &mut writers,
@@ -136,41 +136,43 @@ async fn supervisor(shared: Arc<PoolShared>, first: WriterStart, expected: u64) 
     );
     loop {
         tokio::select! {
-            () = queue.more() => {
-                if full_until.is_some_and(|until| Instant::now() < until) {
+            () = queue.page_arrived() => {
+                if server_full_until.is_some_and(|until| Instant::now() < until) {
                     continue;
                 }
                 grow(&shared, &mut writers, queue.pending());
             }
             Some(end) = writers.join_next() => {
                 match end {
-                    Ok(CloseReason::Lost(orphans)) => left.add(*orphans),
-                    // A lane that panicked has reported its tokens while it unwound.
+                    Ok(CloseReason::Lost(orphans)) => all_orphans.add(*orphans),
+                    // A writer that panicked reported its tokens on unwinding.
                     Err(_) => {}
-                    Ok(CloseReason::Unconnected) => full_until = Some(Instant::now() + FULL),
+                    Ok(CloseReason::Unconnected) => {
+                        server_full_until = Some(Instant::now() + FULL_SERVER_PAUSE);
+                    }
                     Ok(CloseReason::Finished) => {
                         while let Some(end) = writers.join_next().await {
                             if let Ok(CloseReason::Lost(orphans)) = end {
-                                left.add(*orphans);
+                                all_orphans.add(*orphans);
                             }
                         }
-                        if left.is_empty() {
+                        if all_orphans.is_empty() {
                             return;
                         }
                     }
                 }
-                left.gather(&mut writers);
+                all_orphans.collect_finished(&mut writers);
                 let mut outage = Instant::now();
-                while writers.is_empty() || !left.is_empty() {
-                    match recover(&shared, &mut left, writers.is_empty(), &mut outage).await {
-                        RecoveryOutcome::Link(start) => {
-                            full_until = None;
+                while writers.is_empty() || !all_orphans.is_empty() {
+                    match recover(&shared, &mut all_orphans, writers.is_empty(), &mut outage).await {
+                        RecoveryOutcome::Connected(start) => {
+                            server_full_until = None;
                             writers.spawn(writer::run(Arc::clone(&shared), Some(*start)));
                             grow(&shared, &mut writers, queue.pending());
                         }
                         RecoveryOutcome::GaveUp if writers.is_empty() => return,
-                        // What was lost meanwhile is part of the same outage.
-                        RecoveryOutcome::GaveUp => left.gather(&mut writers),
+                        // Connections lost meanwhile belong to the same outage.
+                        RecoveryOutcome::GaveUp => all_orphans.collect_finished(&mut writers),
                     }
                 }
             }
@@ -178,73 +180,74 @@ async fn supervisor(shared: Arc<PoolShared>, first: WriterStart, expected: u64) 
     }
 }
 
-/// Adds lanes where so many tokens are worth it.
+/// Starts writers until their number fits the backlog.
 fn grow(shared: &Arc<PoolShared>, writers: &mut JoinSet<CloseReason>, backlog: usize) {
-    let wanted = (backlog / BACKLOG_PER_LANE).clamp(1, shared.connections);
+    let wanted = (backlog / BACKLOG_PER_WRITER).clamp(1, shared.connections);
     while writers.len() < wanted {
         writers.spawn(writer::run(Arc::clone(shared), None));
     }
 }
 
 enum RecoveryOutcome {
-    /// A connection that begins with what was left.
-    Link(Box<WriterStart>),
-    /// There is none to be had; what was left is accounted for.
+    /// A new connection, which takes over the orphaned tokens.
+    Connected(Box<WriterStart>),
+    /// No connection; every orphaned token was reported.
     GaveUp,
 }
 
-/// Reconnects, and resolves what lost lanes left. Where they left nothing and no other lane works it
-/// waits until there is something to send. Where the store has come to its end, everything in the
-/// queue is reported. Patience counts from `outage` on.
+/// Reconnects, and resolves the tokens that lost connections left behind.
+///
+/// Without such tokens and without another writer, waits for new work first. If the store ends,
+/// reports every queued token. `patience` counts from `outage`.
 async fn recover(
     shared: &PoolShared,
-    left: &mut SharedOrphans,
+    all_orphans: &mut SharedOrphans,
     is_last: bool,
     outage: &mut Instant,
 ) -> RecoveryOutcome {
     let queue = &shared.queue;
     let mut chunk = None;
-    if left.is_empty() {
-        chunk = queue.inbox.try_recv().ok();
+    if all_orphans.is_empty() {
+        chunk = queue.chunks.try_recv().ok();
         if chunk.is_none() {
-            chunk = queue.inbox.recv().await.ok();
+            chunk = queue.chunks.recv().await.ok();
             *outage = Instant::now();
         }
         match &chunk {
-            Some(next) => queue.taken(next),
+            Some(next) => queue.mark_taken(next),
             None => return RecoveryOutcome::GaveUp,
         }
     }
-    match reconnect(shared, left, *outage).await {
-        Ok((connection, since)) => RecoveryOutcome::Link(Box::new(WriterStart {
+    match reconnect(shared, all_orphans, *outage).await {
+        Ok((connection, snapshot_from)) => RecoveryOutcome::Connected(Box::new(WriterStart {
             connection,
-            since,
+            snapshot_from,
             chunk,
-            waiting: std::mem::take(&mut left.waiting),
+            waiting: std::mem::take(&mut all_orphans.waiting),
         })),
         Err(fault) => {
-            let why = match &fault {
-                Some(_) => "the connection was lost, and there was no other to look it up",
-                None => "the run was aborted before it could be looked up",
+            let reason = match &fault {
+                Some(_) => "the connection was lost, and no other could be made to look it up",
+                None => "the run was aborted before the token could be looked up",
             };
             if let Some(fault) = fault {
-                let verdict = gone(fault, shared.patience);
-                // Those whose tokens are all sent hear of it too, and also where another lane goes on:
-                // it may have nothing left to send, and nobody else would say why tokens failed.
-                let mut jobs = left.jobs();
+                let end = end_after_outage(fault, shared.patience);
+                // Every affected job must report why tokens failed, even if another writer
+                // continues.
+                let mut jobs = all_orphans.jobs();
                 jobs.extend(chunk.as_ref().map(|chunk| Arc::clone(&chunk.job)));
                 for job in jobs {
-                    job.tell(&verdict.fault);
+                    job.set_fault(&end.fault);
                 }
                 if is_last {
-                    queue.fail_all(verdict);
+                    queue.fail_all(end);
                 }
             }
-            left.give_up(shared, why);
+            all_orphans.give_up(shared, reason);
             if is_last {
                 drop(chunk);
-                while let Ok(chunk) = queue.inbox.recv().await {
-                    queue.taken(&chunk);
+                while let Ok(chunk) = queue.chunks.recv().await {
+                    queue.mark_taken(&chunk);
                 }
             }
             RecoveryOutcome::GaveUp
@@ -252,64 +255,68 @@ async fn recover(
     }
 }
 
-/// Knocks until the server lets it in and every doubt is resolved, for as long as patience lasts.
-/// `Err(None)` where the run is being stopped.
+/// Reconnects with backoff until `patience` expires, and resolves in-doubt tokens.
+///
+/// Returns `Err(None)` if the run is being stopped.
 async fn reconnect(
     shared: &PoolShared,
-    left: &mut SharedOrphans,
+    all_orphans: &mut SharedOrphans,
     outage: Instant,
 ) -> Result<(Connection, u64), Option<Fault>> {
     let shutdown = &shared.queue.shutdown;
-    let mut pause = FIRST_PAUSE;
-    let mut said: Option<Instant> = None;
+    let mut backoff = INITIAL_BACKOFF;
+    let mut logged_at: Option<Instant> = None;
     loop {
         let stopped = async {
-            // A doubt is worth the drain; new work is not.
-            if left.doubts.is_empty() {
+            // Resolving in-doubt tokens may use the grace period; new work may not.
+            if all_orphans.in_doubt.is_empty() {
                 shutdown.stopping().cancelled().await;
             } else {
                 shutdown.aborting().cancelled().await;
             }
         };
         let password = shared.connector.address.password_version();
-        let mut since = shared.sent.mark();
+        let mut snapshot_from = shared.in_flight_log.tick();
         let attempt = tokio::select! {
             biased;
             () = stopped => return Err(None),
-            attempt = shared.connector.connection() => attempt,
+            attempt = shared.connector.connect() => attempt,
         };
         let fault = match attempt {
             Ok(mut connection) => {
-                let had_doubts = !left.doubts.is_empty();
+                let had_in_doubt = !all_orphans.in_doubt.is_empty();
                 let resolved = tokio::select! {
                     biased;
                     () = shutdown.aborting().cancelled() => return Err(None),
-                    resolved = left.resolve(shared, &connection) => resolved,
+                    resolved = all_orphans.resolve(shared, &connection) => resolved,
                 };
-                if resolved && !had_doubts {
-                    return Ok((connection, since));
+                if resolved && !had_in_doubt {
+                    return Ok((connection, snapshot_from));
                 }
-                // What was just found in the table is older than what this connection will send.
+                // The new horizon must lie after the rows that were just found.
                 if resolved {
-                    since = shared.sent.mark();
-                    let asked = tokio::select! {
+                    snapshot_from = shared.in_flight_log.tick();
+                    let queried = tokio::select! {
                         biased;
                         () = shutdown.aborting().cancelled() => return Err(None),
-                        asked = timeout(shared.lookup.answers_within, connection.ask_horizon()) => asked,
+                        queried = timeout(
+                            shared.lookup.control_timeout,
+                            connection.query_horizon(),
+                        ) => queried,
                     };
-                    if let Ok(Ok(number)) = asked {
-                        connection.horizon = number;
-                        return Ok((connection, since));
+                    if let Ok(Ok(xid)) = queried {
+                        connection.horizon = xid;
+                        return Ok((connection, snapshot_from));
                     }
                 }
                 Fault::new(ErrorKind::DbConnect, "the connection was lost again")
             }
             Err(fault) => fault,
         };
-        // A password in a file may be about to be replaced: the refusal is not final.
+        // A password in a file may be replaced soon: the refusal is not final.
         let may_be_rotated = password.is_some() && is_wrong_password(&fault);
         if may_be_rotated && shared.connector.address.password_version() != password {
-            tracing::info!("the password has changed; connecting again");
+            tracing::info!("the password changed; reconnecting");
             continue;
         }
         let denied = is_denied(&fault) && !may_be_rotated;
@@ -317,30 +324,30 @@ async fn reconnect(
         if denied || patience.is_zero() {
             return Err(Some(fault));
         }
-        if said.is_none_or(|at| at.elapsed() >= SAID_AGAIN) {
-            said = Some(Instant::now());
+        if logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+            logged_at = Some(Instant::now());
             tracing::warn!(
                 cause = fault.causes.first(),
-                "the database cannot be reached; trying again"
+                "the database cannot be reached; retrying"
             );
         }
-        // Full jitter, but never less than a tenth: a refused connection costs the server too.
+        // Full jitter, but at least a tenth: each attempt costs the server.
         let share = 0.1 + 0.9 * fastrand::f64();
         tokio::select! {
             biased;
             () = shutdown.aborting().cancelled() => return Err(None),
-            () = tokio::time::sleep(pause.mul_f64(share).min(patience)) => {}
+            () = tokio::time::sleep(backoff.mul_f64(share).min(patience)) => {}
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        backoff = (backoff * 2).min(MAX_BACKOFF);
     }
 }
 
-/// What is left becomes this where no connection was to be had within `patience`.
-pub(in super::super) fn gone(fault: Fault, patience: Duration) -> StoreEnd {
+/// Returns how the remaining tokens end if no connection could be made within `patience`.
+pub(in super::super) fn end_after_outage(fault: Fault, patience: Duration) -> StoreEnd {
     if is_denied(&fault) {
         StoreEnd {
             status: Status::NotAttempted,
-            detail: Detail::reason("the database refused the run"),
+            detail: Detail::reason("the database denied access"),
             fault,
         }
     } else {
@@ -350,24 +357,24 @@ pub(in super::super) fn gone(fault: Fault, patience: Duration) -> StoreEnd {
                 ErrorKind::DbDenied { .. } => "the database takes no writes",
                 _ => "the database could not be reached",
             }),
-            fault: lost(fault, patience),
+            fault: outage_fault(fault, patience),
         }
     }
 }
 
-fn lost(fault: Fault, patience: Duration) -> Fault {
+fn outage_fault(fault: Fault, patience: Duration) -> Fault {
     let patience = humantime::format_duration(patience);
-    let mut lost = Fault::new(
+    let mut outage = Fault::new(
         ErrorKind::DbConnect,
         match fault.kind {
             ErrorKind::DbDenied { .. } => {
-                format!("the database takes no writes any more, and did not within {patience}")
+                format!("the database stopped taking writes and did not resume within {patience}")
             }
             _ => format!(
                 "the connection to the database was lost and did not come back within {patience}"
             ),
         },
     );
-    lost.causes = fault.causes;
-    lost.hint("tokens that are `failed` are safe to store again; --patience waits longer")
+    outage.causes = fault.causes;
+    outage.hint("tokens that are `failed` are safe to store again; --patience waits longer")
 }

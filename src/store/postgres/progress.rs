@@ -1,5 +1,4 @@
-//! Whether the server gets on: when it last answered, when it last confirmed a commit, and what the
-//! INSERTs wait for if it does not. A run whose commits are never confirmed ends after `patience`.
+//! Tracks the server's progress: its last reply, its last commit, and what INSERTs wait for.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -7,14 +6,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many INSERTs may be denied one after the other before the rest of the run is not attempted.
-const DENIALS: u32 = 100;
+/// The number of consecutive denied INSERTs that ends the run.
+const MAX_DENIALS: u32 = 100;
 
-/// How a server gets on with a run. Times are milliseconds since its start; 0 means never.
+/// A server's progress in a run. Times are milliseconds since the start; 0 means never.
 pub(super) struct ServerProgress {
     pub(super) start: Instant,
-    pub(super) answered: AtomicU64,
-    pub(super) stored: AtomicU64,
+    pub(super) last_reply: AtomicU64,
+    pub(super) last_commit: AtomicU64,
     pub(super) unconfirmed_since: AtomicU64,
     pub(super) denials: AtomicU32,
     pub(super) wait: Mutex<Option<WaitReason>>,
@@ -24,17 +23,17 @@ impl ServerProgress {
     pub(super) fn new() -> Self {
         Self {
             start: Instant::now(),
-            answered: AtomicU64::new(1),
-            stored: AtomicU64::new(0),
+            last_reply: AtomicU64::new(1),
+            last_commit: AtomicU64::new(0),
             unconfirmed_since: AtomicU64::new(0),
             denials: AtomicU32::new(0),
             wait: Mutex::new(None),
         }
     }
 
-    /// What INSERTs wait for, as a clause; `None` while the server answers.
-    pub(super) fn waits_for(&self) -> Option<&'static str> {
-        self.wait().map(WaitReason::words)
+    /// Returns what INSERTs wait for, as a clause; `None` if the server responds.
+    pub(super) fn wait_clause(&self) -> Option<&'static str> {
+        self.wait().map(WaitReason::as_str)
     }
 
     pub(super) fn wait(&self) -> Option<WaitReason> {
@@ -45,21 +44,21 @@ impl ServerProgress {
         *self.wait.lock().unwrap_or_else(PoisonError::into_inner) = wait;
     }
 
-    /// The server answered an INSERT, or owes no answer.
-    pub(super) fn answered(&self) {
-        self.answered.store(self.now(), Ordering::Relaxed);
+    /// Records a reply to an INSERT, or that nothing is in flight.
+    pub(super) fn record_reply(&self) {
+        self.last_reply.store(self.now_ms(), Ordering::Relaxed);
     }
 
-    /// The server confirmed a commit.
-    pub(super) fn stored(&self) {
-        self.stored.store(self.now(), Ordering::Relaxed);
+    /// Records a confirmed commit.
+    pub(super) fn record_commit(&self) {
+        self.last_commit.store(self.now_ms(), Ordering::Relaxed);
         self.unconfirmed_since.store(0, Ordering::Relaxed);
         self.denials.store(0, Ordering::Relaxed);
     }
 
-    /// A commit that was sent at `sent` was not confirmed by a standby.
-    pub(super) fn unconfirmed(&self, sent: Instant) {
-        let sent = self.at(sent);
+    /// Records a commit, sent at `sent`, that no standby confirmed.
+    pub(super) fn record_unconfirmed(&self, sent: Instant) {
+        let sent = self.to_ms(sent);
         let since = &self.unconfirmed_since;
         let first = since.compare_exchange(0, sent, Ordering::Relaxed, Ordering::Relaxed);
         if first.is_ok() {
@@ -67,33 +66,35 @@ impl ServerProgress {
         }
     }
 
-    /// Commits wait for a standby, since the last answer at the latest.
-    pub(super) fn waits_for_standby(&self) {
-        let answered = self.answered.load(Ordering::Relaxed);
+    /// Records that commits have waited for a standby since the last reply.
+    pub(super) fn record_standby_wait(&self) {
+        let last_reply = self.last_reply.load(Ordering::Relaxed);
         let since = &self.unconfirmed_since;
-        let _ = since.compare_exchange(0, answered, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = since.compare_exchange(0, last_reply, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// An INSERT was denied; true if the run ends here: `all` others would be too, or too many were, one
-    /// after the other.
-    pub(super) fn denied(&self, all: bool) -> bool {
+    /// Records a denied INSERT.
+    ///
+    /// Returns true if the run must end: `all` further INSERTs would be denied, or too many were in
+    /// a row.
+    pub(super) fn record_denial(&self, all: bool) -> bool {
         let in_a_row = self.denials.fetch_add(1, Ordering::Relaxed) + 1;
-        all || in_a_row >= DENIALS
+        all || in_a_row >= MAX_DENIALS
     }
 
-    pub(super) fn now(&self) -> u64 {
-        self.at(Instant::now())
+    pub(super) fn now_ms(&self) -> u64 {
+        self.to_ms(Instant::now())
     }
 
-    pub(super) fn at(&self, moment: Instant) -> u64 {
+    pub(super) fn to_ms(&self, moment: Instant) -> u64 {
         let since = moment.saturating_duration_since(self.start).as_millis();
         u64::try_from(since).unwrap_or(u64::MAX).max(1)
     }
 
-    pub(super) fn since(&self, moment: &AtomicU64) -> Option<Duration> {
+    pub(super) fn elapsed_since(&self, moment: &AtomicU64) -> Option<Duration> {
         match moment.load(Ordering::Relaxed) {
             0 => None,
-            moment => Some(Duration::from_millis(self.now().saturating_sub(moment))),
+            moment => Some(Duration::from_millis(self.now_ms().saturating_sub(moment))),
         }
     }
 }
@@ -106,7 +107,7 @@ pub(super) enum WaitReason {
 }
 
 impl WaitReason {
-    pub(super) fn words(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Standby => "commits wait for a synchronous standby",
             Self::Lock => "inserts wait for a lock that another session holds",
@@ -119,22 +120,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn run_ends_at_a_denial_of_all_or_at_many_in_a_row() {
-        assert!(ServerProgress::new().denied(true));
+    fn run_ends_when_all_or_many_inserts_in_a_row_are_denied() {
+        assert!(ServerProgress::new().record_denial(true));
         let progress = ServerProgress::new();
-        assert!((1..DENIALS).all(|_| !progress.denied(false)));
-        progress.stored();
-        assert!((1..DENIALS).all(|_| !progress.denied(false)));
-        assert!(progress.denied(false));
+        assert!((1..MAX_DENIALS).all(|_| !progress.record_denial(false)));
+        progress.record_commit();
+        assert!((1..MAX_DENIALS).all(|_| !progress.record_denial(false)));
+        assert!(progress.record_denial(false));
     }
 
     #[test]
-    fn confirmation_ends_the_wait_for_a_standby() {
+    fn confirmed_commit_ends_wait_for_standby() {
         let progress = ServerProgress::new();
-        assert_eq!(progress.since(&progress.unconfirmed_since), None);
-        progress.unconfirmed(Instant::now());
-        assert!(progress.since(&progress.unconfirmed_since).is_some());
-        progress.stored();
-        assert_eq!(progress.since(&progress.unconfirmed_since), None);
+        assert_eq!(progress.elapsed_since(&progress.unconfirmed_since), None);
+        progress.record_unconfirmed(Instant::now());
+        assert!(
+            progress
+                .elapsed_since(&progress.unconfirmed_since)
+                .is_some()
+        );
+        progress.record_commit();
+        assert_eq!(progress.elapsed_since(&progress.unconfirmed_since), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The look-up of a replay: what did a process that is gone store before it ended?
+//! Looks up, for a replay, which tokens an earlier process stored.
 
 use std::collections::HashMap;
 
@@ -6,64 +6,69 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::Error;
 
 use crate::error::{ErrorKind, Fault};
-use crate::store::cannot_look;
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::classify::is_error;
 use crate::store::postgres::connection::{Backend, Connection, FenceResult};
-use crate::store::postgres::in_doubt::{FENCE, GLANCE, UNCONFIRMED};
+use crate::store::postgres::in_doubt::{FENCE_POLL_INTERVAL, FENCE_TIMEOUT, UNCONFIRMED};
 use crate::store::postgres::shared::PoolShared;
+use crate::store::recheck_denied;
 
-/// So many values are looked up at a time.
-const AT_A_TIME: usize = 5_000;
+/// The number of values in one query.
+const VALUES_PER_QUERY: usize = 5_000;
 
-/// Ends whatever connections of the run are left but `own`, then counts the rows of each value.
-/// Refuses on a table where a look-up proves nothing.
+/// Terminates the run's other connections, then counts the rows of each value.
+///
+/// Refuses a table on which a look-up proves nothing.
 pub(super) async fn recheck(
     shared: &PoolShared,
-    own: Option<&Backend>,
+    first_backend: Option<&Backend>,
     values: &[String],
     horizon: Option<i64>,
 ) -> Result<HashMap<String, u64>, Fault> {
     let mut counts = HashMap::new();
     let lookup = &shared.lookup;
-    if !lookup.may_look {
+    if !lookup.may_look_up {
         let column = quote_identifier(&shared.connector.column);
-        return Err(cannot_look("the role may not read the column and xmin")
+        return Err(recheck_denied("the role may not read the column and xmin")
             .hint(shared.connector.grant(&format!("SELECT ({column}, xmin)"))));
     }
-    if let Some(reason) = lookup.obscured_by {
-        return Err(cannot_look(reason));
+    if let Some(reason) = lookup.obstacle {
+        return Err(recheck_denied(reason));
     }
-    let connection = shared.connector.connection().await?;
-    let (Some(own), Some(_)) = (own, connection.backend()) else {
-        return Err(cannot_look(
-            "behind a pooler it cannot be seen which connections are left of the run",
+    let connection = shared.connector.connect().await?;
+    let (Some(first_backend), Some(_)) = (first_backend, connection.backend()) else {
+        return Err(recheck_denied(
+            "behind a pooler, remaining connections of the run cannot be found",
         )
         .hint("replay over a direct connection"));
     };
     let refused = |error: Error| match error.as_db_error().filter(|db| is_error(db)) {
         Some(db) => {
             let code = db.code().code();
-            cannot_look(&format!("the database refuses to tell ({code})"))
+            recheck_denied(&format!("the database refuses the look-up ({code})"))
         }
         None => shared.connector.refusal(&connection.host, &error),
     };
-    let ended = fence(&connection, &shared.connector.application, own);
-    // The fence is given up by itself; only a server that stopped responding keeps it longer.
-    let ended = timeout(FENCE + lookup.answers_within, ended).await;
-    match ended.map_err(|_| stopped_responding())?.map_err(refused)? {
+    let fenced = fence(
+        &connection,
+        &shared.connector.application_name,
+        first_backend,
+    );
+    // The fence has its own limit; only an unresponsive server exceeds this one.
+    let fenced = timeout(FENCE_TIMEOUT + lookup.control_timeout, fenced).await;
+    match fenced.map_err(|_| stopped_responding())?.map_err(refused)? {
         FenceResult::Gone => {}
         FenceResult::Ending => {
-            return Err(cannot_look(
-                "a connection of the run is left and cannot be ended",
+            return Err(recheck_denied(
+                "a connection of the run is still open and cannot be terminated",
             ));
         }
-        FenceResult::Waiting => return Err(cannot_look(UNCONFIRMED)),
+        FenceResult::AwaitingStandby => return Err(recheck_denied(UNCONFIRMED)),
     }
-    for part in values.chunks(AT_A_TIME) {
-        let part: Vec<&str> = part.iter().map(String::as_str).collect();
-        let found = connection.count(&lookup.sql, &part, horizon);
-        let found = timeout(lookup.looks_within, found).await;
+    for batch in values.chunks(VALUES_PER_QUERY) {
+        let batch: Vec<&str> = batch.iter().map(String::as_str).collect();
+        let found = connection.count_rows(&lookup.sql, &batch, horizon);
+        let found = timeout(lookup.query_timeout, found).await;
         let found = found.map_err(|_| stopped_responding())?.map_err(refused)?;
         counts.extend(
             found
@@ -72,9 +77,9 @@ pub(super) async fn recheck(
         );
     }
     if lookup.has_standbys && !counts.is_empty() {
-        let confirmed = timeout(lookup.confirms_within, connection.confirm()).await;
+        let confirmed = timeout(lookup.confirm_timeout, connection.confirm_commits()).await;
         if !matches!(confirmed, Ok(Ok(true))) {
-            return Err(cannot_look(UNCONFIRMED));
+            return Err(recheck_denied(UNCONFIRMED));
         }
     }
     connection.close().await;
@@ -83,15 +88,18 @@ pub(super) async fn recheck(
 
 async fn fence(
     connection: &Connection,
-    application: &str,
-    own: &Backend,
+    application_name: &str,
+    first_backend: &Backend,
 ) -> Result<FenceResult, Error> {
-    let give_up_at = Instant::now() + FENCE;
+    let give_up_at = Instant::now() + FENCE_TIMEOUT;
     loop {
-        match connection.end_others(application, own.pid).await? {
+        match connection
+            .end_others(application_name, first_backend.pid)
+            .await?
+        {
             FenceResult::Gone => return Ok(FenceResult::Gone),
             state if Instant::now() >= give_up_at => return Ok(state),
-            _ => tokio::time::sleep(GLANCE).await,
+            _ => tokio::time::sleep(FENCE_POLL_INTERVAL).await,
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The answers that a connection owes, in the order of the questions.
+//! The outstanding replies of a connection, in the order of the requests.
 //!
-//! A server answers in the order in which it was asked, so only the foremost answer is ever waited
-//! for: one wake-up finds it and all that came with it.
+//! A server replies in order, so only the first reply is awaited: one wake-up finds it and every
+//! reply that arrived with it.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn, ready};
@@ -10,77 +10,73 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio_postgres::Error;
 
-/// What the server answers.
+/// A reply of the server.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ServerReply {
-    /// So many rows were inserted.
+    /// The number of inserted rows.
     Rows(u64),
-    /// No later transaction has an older number.
+    /// The XID below which no later transaction lies.
     Horizon(i64),
-    /// So many rows of each value are visible.
+    /// The number of visible rows of each value.
     Counts(HashMap<String, i64>),
 }
 
-/// An answer, or why there is none.
+/// A reply, or the error in its place.
 pub(super) type ReplyResult = Result<ServerReply, Error>;
 
-/// What is still to be answered.
+/// A queue of outstanding replies.
 pub(super) struct PendingReplies<'a>(
     VecDeque<Pin<Box<dyn Future<Output = ReplyResult> + Send + 'a>>>,
 );
 
 impl<'a> PendingReplies<'a> {
-    /// Room for `count` without growing.
+    /// Creates a queue with room for `count` replies.
     pub(super) fn with_capacity(count: usize) -> Self {
         Self(VecDeque::with_capacity(count))
     }
 
-    /// How many are owed.
+    /// Returns the number of outstanding replies.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// True where none is owed.
+    /// Returns true if no reply is outstanding.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Asks, which the first poll of `question` does, and queues for the answer.
-    pub(super) fn ask(&mut self, question: impl Future<Output = ReplyResult> + Send + 'a) {
-        let mut question = Box::pin(question);
-        // Nobody needs to be woken for an answer before it is the foremost.
-        let first = question
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()));
+    /// Sends a request by the first poll of `reply`, and queues the reply.
+    pub(super) fn push(&mut self, reply: impl Future<Output = ReplyResult> + Send + 'a) {
+        let mut reply = Box::pin(reply);
+        // Only the first reply needs a waker.
+        let first = reply.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         match first {
-            Poll::Pending => self.0.push_back(question),
-            Poll::Ready(answer) => self.0.push_back(Box::pin(ready(answer))),
+            Poll::Pending => self.0.push_back(reply),
+            Poll::Ready(result) => self.0.push_back(Box::pin(ready(result))),
         }
     }
 
-    /// Waits for the foremost answer; for ever where none is owed. Cancel safe.
-    pub(super) async fn foremost(&mut self) -> ReplyResult {
+    /// Waits for the first reply; for ever if none is outstanding. Cancel safe.
+    pub(super) async fn next(&mut self) -> ReplyResult {
         poll_fn(|cx| match self.0.front_mut() {
-            Some(question) => {
-                let answer = ready!(question.as_mut().poll(cx));
+            Some(reply) => {
+                let result = ready!(reply.as_mut().poll(cx));
                 self.0.pop_front();
-                Poll::Ready(answer)
+                Poll::Ready(result)
             }
             None => Poll::Pending,
         })
         .await
     }
 
-    /// The foremost answer, if it is here already.
-    pub(super) fn arrived(&mut self) -> Option<ReplyResult> {
-        let question = self.0.front_mut()?;
-        let polled = question
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()));
+    /// Returns the first reply if it has arrived.
+    pub(super) fn try_next(&mut self) -> Option<ReplyResult> {
+        let reply = self.0.front_mut()?;
+        let polled = reply.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         match polled {
-            Poll::Ready(answer) => {
+            Poll::Ready(result) => {
                 self.0.pop_front();
-                Some(answer)
+                Some(result)
             }
             Poll::Pending => None,
         }
@@ -93,17 +89,17 @@ mod tests {
     use tokio::sync::oneshot;
 
     #[tokio::test]
-    async fn answers_come_in_the_order_of_the_questions() {
-        let mut answers = PendingReplies::with_capacity(2);
-        let (first, question) = oneshot::channel();
-        answers.ask(async { Ok(ServerReply::Rows(question.await.unwrap_or(0))) });
-        answers.ask(ready(Ok(ServerReply::Rows(2))));
-        assert_eq!(answers.len(), 2);
-        // The second is here, but its turn has not come.
-        assert!(answers.arrived().is_none());
+    async fn replies_arrive_in_request_order() {
+        let mut replies = PendingReplies::with_capacity(2);
+        let (first, reply) = oneshot::channel();
+        replies.push(async { Ok(ServerReply::Rows(reply.await.unwrap_or(0))) });
+        replies.push(ready(Ok(ServerReply::Rows(2))));
+        assert_eq!(replies.len(), 2);
+        // The second has arrived, but it is not first.
+        assert!(replies.try_next().is_none());
         first.send(1).unwrap();
-        assert_eq!(answers.foremost().await.unwrap(), ServerReply::Rows(1));
-        assert_eq!(answers.arrived().unwrap().unwrap(), ServerReply::Rows(2));
-        assert!(answers.is_empty());
+        assert_eq!(replies.next().await.unwrap(), ServerReply::Rows(1));
+        assert_eq!(replies.try_next().unwrap().unwrap(), ServerReply::Rows(2));
+        assert!(replies.is_empty());
     }
 }

@@ -1,5 +1,5 @@
-//! What one connection hands over to the next: tokens in doubt, tokens that wait to be sent again,
-//! and what a connection begins with.
+//! The tokens that a lost connection passes to its successor: in doubt, or waiting to be sent
+//! again.
 
 use std::sync::Arc;
 
@@ -13,31 +13,31 @@ use crate::store::postgres::in_doubt::{self, InDoubtSet, InFlight};
 use crate::store::postgres::shared::PoolShared;
 use crate::store::queue::{Chunk, StoreJob};
 
-/// So often a token is sent whose connection is then lost: it may be the one that ends it.
-pub(in crate::store) const MOST_LOSSES: u32 = 8;
+/// The most lost connections for one token: the token itself may end them.
+pub(in crate::store) const MAX_LOSSES: u32 = 8;
 
-/// How a lane ended.
+/// How a writer ended.
 pub(super) enum CloseReason {
-    /// The queue is closed and empty, or nothing may be waited for. All tokens are accounted for.
+    /// The queue is closed and empty, or the run is aborted. Every token was reported.
     Finished,
-    /// The connection was lost; what it leaves has to be dealt with.
+    /// The connection was lost; its tokens must be resolved.
     Lost(Box<Orphans>),
-    /// It never had one.
+    /// No connection could be made.
     Unconnected,
 }
 
-/// What a lost lane leaves to others.
+/// The unsettled tokens of a lost connection.
 #[derive(Default)]
 pub(super) struct Orphans {
-    /// Tokens that were sent and not answered for.
-    pub(super) doubt: Option<InDoubtSet>,
+    /// Tokens that were sent without a reply.
+    pub(super) in_doubt: Option<InDoubtSet>,
     /// Tokens that are certainly not stored and wait to be sent again.
     pub(super) waiting: Vec<RetryToken>,
 }
 
 /// A token that is certainly not stored and waits to be sent again.
 pub(super) struct RetryToken {
-    /// When.
+    /// When it may be sent.
     pub(super) due: Instant,
     /// The token.
     pub(super) in_flight: InFlight,
@@ -46,8 +46,8 @@ pub(super) struct RetryToken {
 }
 
 impl RetryToken {
-    /// One that waits for nothing but a connection.
-    pub(super) fn now(in_flight: InFlight, detail: Arc<Detail>) -> Self {
+    /// Creates an entry that is due at once.
+    pub(super) fn immediately(in_flight: InFlight, detail: Arc<Detail>) -> Self {
         Self {
             due: Instant::now(),
             in_flight,
@@ -55,94 +55,97 @@ impl RetryToken {
         }
     }
 
-    /// Its end where it will not be sent again.
+    /// Reports the token as `failed`.
     pub(super) fn fail(self) {
         let mut batch = OutcomeBatch::default();
-        let (job, outcome) = self.in_flight.settle(Status::Failed, Some(self.detail));
+        let (job, outcome) = self
+            .in_flight
+            .into_outcome(Status::Failed, Some(self.detail));
         batch.push(&job, outcome);
     }
 }
 
-/// What waits to be sent again of tokens that are certainly not stored, because their connection was
-/// lost; those that were lost too often have come to their end.
-pub(super) fn again(lost: Vec<InFlight>) -> Vec<RetryToken> {
+/// Returns entries for tokens that are certainly not stored because their connection was lost.
+///
+/// Reports tokens that lost too many connections as `failed`.
+pub(super) fn retry_lost(lost: Vec<InFlight>) -> Vec<RetryToken> {
     let detail = Detail::reason("the connection was lost before the token was stored");
     let mut waiting = Vec::with_capacity(lost.len());
     for in_flight in lost {
-        let one = RetryToken::now(in_flight, Arc::clone(&detail));
-        if one.in_flight.tries < MOST_LOSSES {
-            waiting.push(one);
+        let retry = RetryToken::immediately(in_flight, Arc::clone(&detail));
+        if retry.in_flight.tries < MAX_LOSSES {
+            waiting.push(retry);
         } else {
-            one.fail();
+            retry.fail();
         }
     }
     waiting
 }
 
-/// Waits for the time when something is due; for ever where nothing is.
-pub(super) async fn until(due: Option<Instant>) {
+/// Waits until `due`; for ever if nothing is due.
+pub(super) async fn sleep_until_due(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
 }
 
-/// A connection that begins to work, with what was left over from others.
+/// A connection that starts work, with the tokens that it takes over.
 pub(super) struct WriterStart {
     /// The connection.
     pub(super) connection: Connection,
-    /// The moment before its horizon was asked for.
-    pub(super) since: u64,
-    /// What it begins with.
+    /// The log's tick before its horizon was queried.
+    pub(super) snapshot_from: u64,
+    /// The chunk to start with.
     pub(super) chunk: Option<Chunk>,
-    /// What waits to be sent again.
+    /// Tokens that wait to be sent again.
     pub(super) waiting: Vec<RetryToken>,
 }
 
 impl WriterStart {
-    /// One more connection, where the server has one and it is still wanted.
-    pub(super) async fn extra(shared: &PoolShared) -> Option<Self> {
-        let since = shared.sent.mark();
+    /// Makes an additional connection, if the server allows it and work is left.
+    pub(super) async fn connect_extra(shared: &PoolShared) -> Option<Self> {
+        let snapshot_from = shared.in_flight_log.tick();
         let attempt = tokio::select! {
             biased;
             () = shared.queue.shutdown.stopping().cancelled() => return None,
             () = shared.queue.closed().cancelled() => return None,
-            attempt = shared.connector.connection() => attempt,
+            attempt = shared.connector.connect() => attempt,
         };
         attempt
             .inspect_err(|fault| {
                 tracing::debug!(
                     cause = fault.causes.first(),
-                    "makes do with fewer connections"
+                    "continuing with fewer connections"
                 );
             })
             .ok()
             .map(|connection| Self {
                 connection,
-                since,
+                snapshot_from,
                 chunk: None,
                 waiting: Vec::new(),
             })
     }
 }
 
-/// What lost lanes left.
+/// The unsettled tokens of every lost connection.
 #[derive(Default)]
 pub(super) struct SharedOrphans {
-    /// Tokens in doubt, a connection's together.
-    pub(super) doubts: Vec<InDoubtSet>,
+    /// The in-doubt tokens, one set per connection.
+    pub(super) in_doubt: Vec<InDoubtSet>,
     /// Tokens that wait to be sent again.
     pub(super) waiting: Vec<RetryToken>,
 }
 
 impl SharedOrphans {
     pub(super) fn add(&mut self, orphans: Orphans) {
-        self.doubts.extend(orphans.doubt);
+        self.in_doubt.extend(orphans.in_doubt);
         self.waiting.extend(orphans.waiting);
     }
 
-    /// Takes what those left that are lost by now.
-    pub(super) fn gather(&mut self, writers: &mut JoinSet<CloseReason>) {
+    /// Takes the tokens of the writers that have ended by now.
+    pub(super) fn collect_finished(&mut self, writers: &mut JoinSet<CloseReason>) {
         while let Some(end) = writers.try_join_next() {
             if let Ok(CloseReason::Lost(orphans)) = end {
                 self.add(*orphans);
@@ -151,48 +154,46 @@ impl SharedOrphans {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.doubts.is_empty() && self.waiting.is_empty()
+        self.in_doubt.is_empty() && self.waiting.is_empty()
     }
 
-    /// Whose tokens they are, with repeats.
+    /// Returns the jobs of the tokens, with repeats.
     pub(super) fn jobs(&self) -> Vec<Arc<StoreJob>> {
-        let in_doubt = self.doubts.iter().flat_map(|doubt| &doubt.in_flights);
+        let in_doubt = self.in_doubt.iter().flat_map(|set| &set.tokens);
         let waiting = self.waiting.iter().map(|waiting| &waiting.in_flight);
-        let in_flights = in_doubt.chain(waiting);
-        in_flights
-            .map(|in_flight| Arc::clone(&in_flight.job))
-            .collect()
+        let tokens = in_doubt.chain(waiting);
+        tokens.map(|in_flight| Arc::clone(&in_flight.job)).collect()
     }
 
-    /// Accounts for everything without having found out more.
+    /// Reports every token without resolving it.
     pub(super) fn give_up(&mut self, shared: &PoolShared, reason: &str) {
-        for doubt in self.doubts.drain(..) {
-            in_doubt::tell(doubt.in_flights.len(), 0, 0);
-            in_doubt::give_up(doubt.in_flights, &shared.sent, reason, doubt.close_reason);
+        for set in self.in_doubt.drain(..) {
+            in_doubt::log_resolution(set.tokens.len(), 0, 0);
+            in_doubt::give_up(set.tokens, &shared.in_flight_log, reason, set.close_reason);
         }
         for waiting in self.waiting.drain(..) {
             waiting.fail();
         }
     }
 
-    /// Resolves every doubt over `connection`; false where that was lost too.
+    /// Resolves every set over `connection`; returns false if that was lost too.
     pub(super) async fn resolve(&mut self, shared: &PoolShared, connection: &Connection) -> bool {
-        // Whoever stops waiting for this leaves every doubt where it is.
-        while let Some(doubt) = self.doubts.last() {
+        // Cancel safe: a set stays until it is resolved.
+        while let Some(set) = self.in_doubt.last() {
             let Ok(found) =
-                in_doubt::examine(doubt, connection, &shared.lookup, &shared.sent).await
+                in_doubt::look_up(set, connection, &shared.lookup, &shared.in_flight_log).await
             else {
                 return false;
             };
-            let Some(doubt) = self.doubts.pop() else {
+            let Some(set) = self.in_doubt.pop() else {
                 return true;
             };
-            let mut absent = in_doubt::settle(doubt, found, &shared.sent);
-            // The first that is missing may be what ended the connection: the others go before it.
+            let mut absent = in_doubt::settle(set, found, &shared.in_flight_log);
+            // The first missing token may have ended the connection, so it goes last.
             if !absent.is_empty() {
                 absent.rotate_left(1);
             }
-            self.waiting.extend(again(absent));
+            self.waiting.extend(retry_lost(absent));
         }
         true
     }

@@ -1,8 +1,8 @@
-//! What a new connection is asked before a token is sent over it: who is at its other end, whether it
-//! takes writes, and, the first time, whether the table can be used.
+//! Sets up the session of a new connection: identifies the backend, checks that it accepts writes
+//! and, the first time, that the table can be used.
 //!
-//! A backend that the connection has to itself is set up for good. Behind a pooler the next client
-//! gets it as soon as an answer has come: nothing may be left on it, and nothing asked ahead.
+//! A direct session is set up for good. A pooler assigns the backend to the next client after each
+//! reply, so nothing may stay set or prepared on it.
 
 use crate::store::postgres::connector::SessionFacts;
 use std::collections::HashMap;
@@ -15,15 +15,16 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Row, SimpleQueryMessage};
 
 use crate::store::postgres::catalog::{self, Catalog};
-use crate::store::postgres::connection::{Cluster, Connection, backend_of};
+use crate::store::postgres::connection::{Cluster, Connection, backend_from_row};
 use crate::store::postgres::connector::{ConnectError, ConnectPurpose, Connector};
 
-/// Asks whether the backend is the connection's own; it then has the mark of its start. Raises
-/// `synchronous_commit` to `on` and `client_min_messages` to `warning` if they are lower, never lowers
-/// them, sets the time limit, and switches off the compilation of plans, which takes seconds: until the
-/// end of the transaction only if others share the backend. Asks who the backend is, whether it takes
-/// writes and what it runs. Pgpool-II sends what begins with that comment to the primary.
-const SET_UP: &str = "/*NO LOAD BALANCE*/ SELECT set_config('synchronous_commit', CASE \
+/// Sets up the session and identifies the server.
+///
+/// Only a direct connection's backend has the marker of its start. Raises `synchronous_commit` to
+/// `on` and `client_min_messages` to `warning`, never lowers them. Sets the statement timeout and
+/// switches JIT off, which can take seconds. If others share the backend, all of this ends with the
+/// transaction. Pgpool-II sends a statement with this comment to the primary.
+const SET_UP_SQL: &str = "/*NO LOAD BALANCE*/ SELECT set_config('synchronous_commit', CASE \
      current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \
      shared), set_config('statement_timeout', $1, shared), shared, pg_backend_pid(), \
      (SELECT extract(epoch FROM backend_start)::text FROM pg_stat_get_activity(pg_backend_pid())), \
@@ -37,31 +38,32 @@ const SET_UP: &str = "/*NO LOAD BALANCE*/ SELECT set_config('synchronous_commit'
      FROM (SELECT current_setting('token_service.connection', true) IS DISTINCT FROM $2) \
      AS backend (shared)";
 
-/// The oldest PostgreSQL that is supported, as the server numbers it, and as people do.
+/// The oldest supported PostgreSQL: `server_version_num` and its usual name.
 const OLDEST: (i32, &str) = (130_000, "13");
 
-/// Which cluster a server belongs to; asked apart, since it may not be allowed.
-const CLUSTER: &str = "SELECT system_identifier FROM pg_control_system()";
+/// Reads the cluster's system identifier; a separate query, since the role may not be allowed.
+const CLUSTER_SQL: &str = "SELECT system_identifier FROM pg_control_system()";
 
-/// When the backend of a session that has assumed another role was started: that role may not ask.
-const STARTED: &str = "SELECT extract(epoch FROM backend_start)::text \
+/// Reads the start time of a backend whose assumed role may not read it.
+const BACKEND_START_SQL: &str = "SELECT extract(epoch FROM backend_start)::text \
      FROM pg_stat_get_activity(pg_backend_pid())";
 
 impl Connector {
-    /// Makes the connection that began with `mark` ready to insert. One for `ConnectPurpose::Inspect` gets the
-    /// settings of every session and nothing more.
+    /// Sets up the session of the connection that started with `marker`.
+    ///
+    /// `ConnectPurpose::Inspect` only applies the settings.
     pub(super) async fn set_up(
         &self,
         connection: &mut Connection,
-        mark: &str,
+        marker: &str,
         purpose: ConnectPurpose,
     ) -> Result<SessionFacts, ConnectError> {
         let timeout = milliseconds(self.statement_timeout).to_string();
-        let params = [(&timeout as _, Type::TEXT), (&mark as _, Type::TEXT)];
-        let asked = Instant::now();
-        let rows = connection.client.query_typed(SET_UP, &params).await;
-        connection.round_trip = asked.elapsed();
-        let row = understood(connection, rows)?;
+        let params = [(&timeout as _, Type::TEXT), (&marker as _, Type::TEXT)];
+        let sent_at = Instant::now();
+        let rows = connection.client.query_typed(SET_UP_SQL, &params).await;
+        connection.round_trip = sent_at.elapsed();
+        let row = session_row(connection, rows)?;
         if row.try_get(7)? {
             return Err(ConnectError::ReadOnly);
         }
@@ -76,69 +78,75 @@ impl Connector {
             return Ok(session);
         }
         connection.horizon = row.try_get(6)?;
-        self.is_at_table.store(true, Ordering::Relaxed);
+        self.is_checking_table.store(true, Ordering::Relaxed);
         if session.is_shared {
-            if purpose == ConnectPurpose::Look {
-                session.catalog = Some(self.dry_look(connection).await?);
+            if purpose == ConnectPurpose::InsertAndCheck {
+                session.catalog = Some(self.check_table_unprepared(connection).await?);
             }
-            self.is_at_table.store(false, Ordering::Relaxed);
+            self.is_checking_table.store(false, Ordering::Relaxed);
             return Ok(session);
         }
-        // All travel together: one round trip.
-        let asked = Instant::now();
+        // All are pipelined: one round trip.
+        let sent_at = Instant::now();
         let assumed_role: bool = row.try_get(10)?;
-        let (started, prepared, looked, cluster, is_pgpool) = tokio::join!(
+        let (backend_start, prepared, loaded, cluster, is_pgpool) = tokio::join!(
             biased;
-            started(connection, assumed_role),
+            backend_start(connection, assumed_role),
             connection.client.prepare_typed(&self.insert, &[Type::TEXT]),
-            self.look(connection, purpose == ConnectPurpose::Look),
+            self.load_catalog(connection, purpose == ConnectPurpose::InsertAndCheck),
             self.cluster(connection),
             async { !is_direct && self.is_pgpool(connection).await },
         );
-        connection.round_trip = connection.round_trip.min(asked.elapsed());
-        // What is going to be refused for what was seen is refused in those words.
-        session.catalog = looked?;
+        connection.round_trip = connection.round_trip.min(sent_at.elapsed());
+        // The catalog explains a refusal better than the failed PREPARE.
+        session.catalog = loaded?;
         if let Some(catalog) = &session.catalog {
-            self.judge(catalog).map_err(ConnectError::Table)?;
+            self.check_catalog(catalog).map_err(ConnectError::Table)?;
         }
         match prepared {
             Ok(statement) if !is_pgpool => {
                 connection.statement = Some(statement);
-                connection.backend = backend_of(&row, cluster, started?, assumed_role)?;
+                connection.backend = backend_from_row(&row, cluster, backend_start?, assumed_role)?;
             }
-            Err(error) if !is_unprepared(&error) => return Err(error.into()),
-            // A pooler that passes the mark on.
+            Err(error) if !is_prepare_failure(&error) => return Err(error.into()),
+            // A pooler that forwards the marker.
             _ => {}
         }
-        self.is_at_table.store(false, Ordering::Relaxed);
+        self.is_checking_table.store(false, Ordering::Relaxed);
         Ok(session)
     }
 
-    /// Looks at the table without preparing anything.
-    pub(super) async fn dry_look(&self, connection: &Connection) -> Result<Catalog, ConnectError> {
-        let catalog = self.look(connection, true).await?.unwrap_or_default();
-        self.judge(&catalog).map_err(ConnectError::Table)?;
-        // Says what preparing would have said, executes nothing and leaves nothing.
+    /// Checks the table without preparing a statement.
+    pub(super) async fn check_table_unprepared(
+        &self,
+        connection: &Connection,
+    ) -> Result<Catalog, ConnectError> {
+        let catalog = self
+            .load_catalog(connection, true)
+            .await?
+            .unwrap_or_default();
+        self.check_catalog(&catalog).map_err(ConnectError::Table)?;
+        // EXPLAIN gives the errors of PREPARE, executes nothing and leaves nothing.
         let explain = format!("EXPLAIN {}", connection.insert);
         let token = (&"" as _, Type::TEXT);
         connection.client.query_typed(&explain, &[token]).await?;
         Ok(catalog)
     }
 
-    async fn look(
+    async fn load_catalog(
         &self,
         connection: &Connection,
-        look: bool,
+        is_needed: bool,
     ) -> Result<Option<Catalog>, ConnectError> {
-        if !look {
+        if !is_needed {
             return Ok(None);
         }
         let params = [
             (&self.table as _, Type::TEXT),
             (&self.column as _, Type::TEXT),
         ];
-        // Of a table with many partitions it is long.
-        let _long = connection.monitor.allow_long_answers(0);
+        // The reply for a table with many partitions is long.
+        let _long = connection.monitor.allow_long_replies(0);
         let sql = catalog::plain_table_sql();
         let mut rows = connection.client.query_typed(&sql, &params).await?;
         if rows.is_empty() {
@@ -150,20 +158,21 @@ impl Connector {
             Ok(catalog) => Ok(Some(catalog)),
             Err(error) => {
                 tracing::debug!(cause = %error, "the catalog cannot be read");
-                let why = "its catalogs are not those of PostgreSQL";
-                Err(ConnectError::Foreign(why.to_owned()))
+                let reason = "its catalogs are not those of PostgreSQL";
+                Err(ConnectError::Unsupported(reason.to_owned()))
             }
         }
     }
 
-    /// True if Pgpool-II is at the other end: it passes the mark on, and a backend that dies, or a
-    /// failover, is not the connection's own. It answers this statement itself; a server logs an error.
-    /// So a server is asked only if it sees the connection come from another port, that is through an
-    /// address translation or a proxy, and once.
+    /// Returns true if the host is a Pgpool-II.
+    ///
+    /// Pgpool-II forwards the marker, but the backend can change by a failover. It replies to this
+    /// statement itself, while a server logs an error. So each host is probed once, and only if its
+    /// server sees another client port, through NAT or a proxy.
     async fn is_pgpool(&self, connection: &Connection) -> bool {
-        let place = connection.host.place();
-        let known = |map: &HashMap<String, bool>| map.get(&place).copied();
-        if let Some(known) = self.pgpools.lock().ok().and_then(|map| known(&map)) {
+        let location = connection.host.location();
+        let known = |map: &HashMap<String, bool>| map.get(&location).copied();
+        if let Some(known) = self.pgpool_hosts.lock().ok().and_then(|map| known(&map)) {
             return known;
         }
         let answer = connection.client.simple_query("SHOW pool_version").await;
@@ -174,70 +183,80 @@ impl Connector {
             Err(error) if error.as_db_error().is_some() => false,
             Err(_) => return false,
         };
-        if let Ok(mut map) = self.pgpools.lock() {
-            map.insert(place, found);
+        if let Ok(mut map) = self.pgpool_hosts.lock() {
+            map.insert(location, found);
         }
         found
     }
 
     async fn cluster(&self, connection: &Connection) -> Cluster {
         if !self.has_several_hosts() {
-            return Cluster::Only;
+            return Cluster::SingleHost;
         }
-        let rows = connection.client.query_typed(CLUSTER, &[]).await;
+        let rows = connection.client.query_typed(CLUSTER_SQL, &[]).await;
         let number = rows.ok().and_then(|rows| rows.first()?.try_get(0).ok());
-        number.map_or(Cluster::Hidden, Cluster::Known)
+        number.map_or(Cluster::Unknown, Cluster::Known)
     }
 }
 
-/// The answer to [`SET_UP`], if it is that of a PostgreSQL that is supported.
-fn understood(connection: &Connection, rows: Result<Vec<Row>, Error>) -> Result<Row, ConnectError> {
-    /// What a server says that lacks a function, a setting, a type or a piece of syntax.
-    const LACKS: [&str; 3] = ["42", "0A", "XX"];
-    let foreign = |why: String| {
-        ConnectError::Foreign(match connection.monitor.server_version() {
-            Some(version) => format!("{why}; it says that its version is {version}"),
-            None => why,
+/// Returns the reply to [`SET_UP_SQL`] if a supported PostgreSQL sent it.
+fn session_row(
+    connection: &Connection,
+    rows: Result<Vec<Row>, Error>,
+) -> Result<Row, ConnectError> {
+    /// The classes for a missing function, setting, type or syntax.
+    const MISSING_FEATURE: [&str; 3] = ["42", "0A", "XX"];
+    let unsupported = |reason: String| {
+        ConnectError::Unsupported(match connection.monitor.server_version() {
+            Some(version) => format!("{reason}; it reports version {version}"),
+            None => reason,
         })
     };
-    let odd = || foreign("its answers are not those of PostgreSQL".to_owned());
+    let unexpected_reply = || unsupported("its replies are not those of PostgreSQL".to_owned());
     let rows = match rows {
         Ok(rows) => rows,
         Err(error) => {
             let code = error.code().map_or("", SqlState::code);
-            let lacks = LACKS.contains(&code.get(..2).unwrap_or_default());
+            let is_missing = MISSING_FEATURE.contains(&code.get(..2).unwrap_or_default());
             return Err(match error.as_db_error() {
-                Some(db) if lacks => foreign(format!("{} ({code})", db.message())),
+                Some(db) if is_missing => unsupported(format!("{} ({code})", db.message())),
                 _ => ConnectError::Error(error),
             });
         }
     };
-    let row = rows.into_iter().next().ok_or_else(odd)?;
-    let version: String = row.try_get(8).map_err(|_| odd())?;
-    let number: i32 = row.try_get(9).map_err(|_| odd())?;
+    let row = rows.into_iter().next().ok_or_else(unexpected_reply)?;
+    let version: String = row.try_get(8).map_err(|_| unexpected_reply())?;
+    let number: i32 = row.try_get(9).map_err(|_| unexpected_reply())?;
     let name = version.split(" on ").next().unwrap_or_default();
     let name = name.split(" (").next().unwrap_or_default();
     if !version.starts_with("PostgreSQL ") {
-        return Err(ConnectError::Foreign(format!("it says that it is {name}")));
+        return Err(ConnectError::Unsupported(format!(
+            "it reports itself as {name}"
+        )));
     }
-    let (oldest, words) = OLDEST;
+    let (oldest, oldest_name) = OLDEST;
     if number < oldest {
-        let why = format!("it is {name}, and {words} is the oldest that is supported");
-        return Err(ConnectError::Foreign(why));
+        let reason = format!("it is {name}, and the oldest supported version is {oldest_name}");
+        return Err(ConnectError::Unsupported(reason));
     }
     Ok(row)
 }
 
-/// When the backend was started, if the role that the session has assumed may not see it.
-async fn started(connection: &Connection, assumed_role: bool) -> Result<Option<String>, Error> {
+/// Returns the backend's start time if an assumed role may not see it.
+async fn backend_start(
+    connection: &Connection,
+    assumed_role: bool,
+) -> Result<Option<String>, Error> {
     if !assumed_role {
         return Ok(None);
     }
-    let rows = connection.as_session_user(STARTED, &[]).await?;
+    let rows = connection
+        .query_as_session_user(BACKEND_START_SQL, &[])
+        .await?;
     rows.first().map_or(Ok(None), |row| row.try_get(0))
 }
 
-/// A timeout as the server's settings have it: zero is none, and so nothing else may become zero.
+/// Returns a timeout for the server's settings: 0 means none, so no other value may round to 0.
 fn milliseconds(timeout: Duration) -> i32 {
     if timeout.is_zero() {
         return 0;
@@ -245,7 +264,7 @@ fn milliseconds(timeout: Duration) -> i32 {
     i32::try_from(timeout.as_millis()).map_or(i32::MAX, |most| most.max(1))
 }
 
-fn is_unprepared(error: &Error) -> bool {
+fn is_prepare_failure(error: &Error) -> bool {
     let code = error.code().map(SqlState::code);
     matches!(code, Some("26000" | "42P05"))
 }
@@ -255,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timeout_never_becomes_none_by_rounding() {
+    fn timeout_never_rounds_to_zero() {
         assert_eq!(milliseconds(Duration::ZERO), 0);
         assert_eq!(milliseconds(Duration::from_micros(1)), 1);
         assert_eq!(milliseconds(Duration::from_secs(30)), 30_000);

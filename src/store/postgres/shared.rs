@@ -1,4 +1,4 @@
-//! What the writers of one store share.
+//! The state that a store's supervisor and writers share.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,23 +12,23 @@ use crate::store::postgres::inflight::InFlightLog;
 use crate::store::postgres::progress::ServerProgress;
 use crate::store::queue::Queue;
 
-/// What the lanes of a store share.
+/// The state that a store's supervisor and writers share.
 pub(super) struct PoolShared {
     pub(super) connector: Connector,
     pub(super) queue: Arc<Queue>,
-    pub(super) sent: InFlightLog,
+    pub(super) in_flight_log: InFlightLog,
     pub(super) pipeline: Option<usize>,
     pub(super) dry_run: bool,
     pub(super) statement_timeout: Duration,
     pub(super) lookup: Lookup,
     pub(super) catalog: Catalog,
-    /// How long a token the column keeps.
+    /// The column's length limit.
     pub(super) length_limit: LengthLimit,
     pub(super) progress: ServerProgress,
-    /// Why the run was given up, if no commit was confirmed.
-    pub(super) unconfirmed: OnceLock<Fault>,
-    /// Cancelled then.
-    pub(super) gives_up: CancellationToken,
+    /// The error that ended the run if no commit was confirmed.
+    pub(super) unconfirmed_fault: OnceLock<Fault>,
+    /// Cancelled when `unconfirmed_fault` is set.
+    pub(super) giving_up: CancellationToken,
     pub(super) patience: Duration,
     pub(super) connections: usize,
 }

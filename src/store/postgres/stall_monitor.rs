@@ -1,5 +1,5 @@
-//! Watches whether the server still answers, asks what its INSERTs wait for, and ends a run whose
-//! commits are never confirmed after `patience`.
+//! Detects a stalled server, queries what its INSERTs wait for, and ends a run whose commits are
+//! not confirmed within `patience`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,69 +15,72 @@ use crate::store::postgres::progress::WaitReason;
 use crate::store::postgres::shared::PoolShared;
 use crate::store::queue::StoreEnd;
 
-/// How often the server's progress is looked at.
-const TICK: Duration = Duration::from_secs(1);
-/// After so long without an answer the server is asked what the INSERTs wait for.
-const SILENCE: Duration = Duration::from_secs(5);
-/// The shortest of such silences, however short `patience` is.
-const LEAST: Duration = Duration::from_millis(500);
-/// How often a wait that lasts is logged again.
-const LOGGED_AGAIN: Duration = Duration::from_secs(10);
+/// The interval of the checks.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The time without a reply after which the server is stalled.
+const STALL_AFTER: Duration = Duration::from_secs(5);
+/// The lower bound of that time if `patience` is short.
+const MIN_STALL: Duration = Duration::from_millis(500);
+/// The interval at which a lasting wait is logged again.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What most connections of the run wait for.
-const WAITS: &str = "SELECT wait_event_type, wait_event FROM pg_stat_activity \
+/// Reads the wait event of most of the run's connections.
+const WAITS_SQL: &str = "SELECT wait_event_type, wait_event FROM pg_stat_activity \
      WHERE starts_with(application_name, $1) AND usename = session_user \
      AND pid <> pg_backend_pid() AND wait_event_type IS NOT NULL AND state = 'active' \
      GROUP BY 1, 2 ORDER BY count(*) DESC LIMIT 1";
 
-/// Watches the server until the run ends: says what is waited for, and gives the run up if no commit is
-/// confirmed for as long as `patience` lasts.
+/// Monitors the server until the run ends.
 pub(super) async fn watch(shared: Arc<PoolShared>) {
     let progress = &shared.progress;
-    let tick = TICK.min(shared.patience / 4).max(LEAST / 5);
-    let silence = SILENCE.min(shared.patience / 2).max(LEAST);
-    let mut asked: Option<Instant> = None;
-    let mut logged: Option<Instant> = None;
+    let interval = CHECK_INTERVAL.min(shared.patience / 4).max(MIN_STALL / 5);
+    let stall_after = STALL_AFTER.min(shared.patience / 2).max(MIN_STALL);
+    let mut queried_at: Option<Instant> = None;
+    let mut logged_at: Option<Instant> = None;
     loop {
-        tokio::time::sleep(tick).await;
-        if shared.sent.is_idle() {
-            progress.answered();
+        tokio::time::sleep(interval).await;
+        if shared.in_flight_log.is_idle() {
+            progress.record_reply();
         }
-        let is_silent = progress
-            .since(&progress.answered)
-            .is_some_and(|silent| silent >= silence);
-        if !is_silent {
+        let is_stalled = progress
+            .elapsed_since(&progress.last_reply)
+            .is_some_and(|elapsed| elapsed >= stall_after);
+        if !is_stalled {
             progress.set_wait(None);
         }
-        if is_silent && asked.is_none_or(|at| at.elapsed() >= silence) {
-            asked = Some(Instant::now());
-            let wait = ask(&shared).await;
+        if is_stalled && queried_at.is_none_or(|at| at.elapsed() >= stall_after) {
+            queried_at = Some(Instant::now());
+            let wait = query_wait_reason(&shared).await;
             if wait == Some(WaitReason::Standby) {
-                progress.waits_for_standby();
+                progress.record_standby_wait();
             }
             progress.set_wait(wait);
             if let Some(wait) = wait
-                && logged.is_none_or(|at| at.elapsed() >= LOGGED_AGAIN)
+                && logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL)
             {
-                logged = Some(Instant::now());
-                tracing::warn!("{}", wait.words());
+                logged_at = Some(Instant::now());
+                tracing::warn!("{}", wait.as_str());
             }
         }
-        let unconfirmed = progress.since(&progress.unconfirmed_since);
+        let unconfirmed = progress.elapsed_since(&progress.unconfirmed_since);
         if unconfirmed.is_some_and(|unconfirmed| unconfirmed >= shared.patience) {
             return give_up(&shared);
         }
     }
 }
 
-/// Asks over a connection of its own what the run's INSERTs wait for.
-async fn ask(shared: &PoolShared) -> Option<WaitReason> {
-    let (connection, _) = shared.connector.reach(ConnectPurpose::Inspect).await.ok()?;
-    let application = &shared.connector.application;
-    let params = [(application as _, Type::TEXT)];
+/// Queries over a separate connection what the run's INSERTs wait for.
+async fn query_wait_reason(shared: &PoolShared) -> Option<WaitReason> {
+    let (connection, _) = shared
+        .connector
+        .connect_to_any_host(ConnectPurpose::Inspect)
+        .await
+        .ok()?;
+    let application_name = &shared.connector.application_name;
+    let params = [(application_name as _, Type::TEXT)];
     let rows = timeout(
-        shared.lookup.answers_within,
-        connection.of_sessions(WAITS, &params),
+        shared.lookup.control_timeout,
+        connection.query_sessions(WAITS_SQL, &params),
     );
     let found = match rows.await {
         Ok(Ok(rows)) => rows.first().map(|row| {
@@ -94,7 +97,7 @@ async fn ask(shared: &PoolShared) -> Option<WaitReason> {
     }
 }
 
-/// Ends the store: no standby confirms its commits.
+/// Ends the store because no standby confirms its commits.
 fn give_up(shared: &PoolShared) {
     let patience = humantime::format_duration(shared.patience);
     let fault = Fault::new(
@@ -106,13 +109,13 @@ fn give_up(shared: &PoolShared) {
     )
     .hint(
         "start a standby that synchronous_standby_names names, or change that setting; tokens that \
-         are `unknown` may be committed on the primary: replay looks at them again",
+         are `unknown` may be committed on the primary: replay checks them again",
     );
-    let _ = shared.unconfirmed.set(fault.clone());
+    let _ = shared.unconfirmed_fault.set(fault.clone());
     shared.queue.fail_all(StoreEnd {
         status: Status::NotAttempted,
         detail: Detail::reason("commits wait for a synchronous standby"),
         fault,
     });
-    shared.gives_up.cancel();
+    shared.giving_up.cancel();
 }

@@ -1,8 +1,8 @@
-//! TLS for PostgreSQL, with libpq's meaning of `sslmode`, `sslrootcert`, `sslcert` and `sslkey`.
+//! TLS with libpq's meaning of `sslmode`, `sslrootcert`, `sslcert` and `sslkey`.
 //!
-//! rustls verifies everything or nothing by itself; the verifier here adds the two steps between,
-//! trusts a self-signed server certificate that was given as its own root, as OpenSSL does, and looks
-//! at the common name of a certificate without `subjectAltName`, as libpq does.
+//! rustls verifies everything or nothing. This verifier adds what libpq and OpenSSL do: modes in
+//! between, a self-signed server certificate as its own root, and the common name of a certificate
+//! without `subjectAltName`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,17 +26,17 @@ use x509_cert::ext::pkix::name::GeneralName;
 use crate::error::{ErrorKind, Fault};
 use crate::store::postgres::{Address, Host, SslMode, SslNegotiation, TlsVersion};
 
-/// The name of PostgreSQL's protocol for ALPN.
+/// PostgreSQL's ALPN protocol name.
 const ALPN: &[u8] = b"postgresql";
 
-/// How TLS connections for `address` are made.
+/// Builds the TLS configuration of `address`.
 ///
 /// # Errors
-/// A fault that names the file that cannot be used.
+/// Names the file that cannot be used.
 pub(crate) fn client_config(address: &Address) -> Result<ClientConfig, Fault> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(Verifier {
-        trust: trust(address, &provider)?,
+        trust: trust_anchor(address, &provider)?,
         provider: Arc::clone(&provider),
     });
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -49,7 +49,7 @@ pub(crate) fn client_config(address: &Address) -> Result<ClientConfig, Fault> {
     let mut config = match (&address.sslcert, &address.sslkey) {
         (None, None) => builder.with_no_client_auth(),
         (Some(cert), Some(key)) => {
-            builder.with_client_cert_resolver(Arc::new(client(cert, key, &provider)?))
+            builder.with_client_cert_resolver(Arc::new(client_certificate(cert, key, &provider)?))
         }
         (cert, _) => {
             let (given, missing) = match cert {
@@ -63,14 +63,14 @@ pub(crate) fn client_config(address: &Address) -> Result<ClientConfig, Fault> {
             .hint("a client certificate needs both sslcert and sslkey"));
         }
     };
-    // A server demands it where no request of PostgreSQL's own came before.
+    // Servers require ALPN for a direct TLS start.
     if address.sslnegotiation == SslNegotiation::Direct {
         config.alpn_protocols = vec![ALPN.to_vec()];
     }
     Ok(config)
 }
 
-/// The versions of TLS that the address accepts; at least one.
+/// Returns the accepted TLS versions; at least one.
 fn versions(address: &Address) -> Vec<&'static SupportedProtocolVersion> {
     let accepted = address.ssl_min_protocol_version..=address.ssl_max_protocol_version;
     let versions = [
@@ -84,10 +84,16 @@ fn versions(address: &Address) -> Vec<&'static SupportedProtocolVersion> {
         .collect()
 }
 
-/// The client's own certificate. What it says is for the server to judge: only that the key
-/// belongs to it is looked at here, and not even that where it is of an old version.
-fn client(cert: &Path, key: &Path, provider: &CryptoProvider) -> Result<SingleCertAndKey, Fault> {
-    let chain = certificates(cert, "sslcert")?;
+/// Loads the client certificate.
+///
+/// Checks only that the key belongs to it, and not even that for an X.509 version 1 certificate:
+/// the rest is the server's decision.
+fn client_certificate(
+    cert: &Path,
+    key: &Path,
+    provider: &CryptoProvider,
+) -> Result<SingleCertAndKey, Fault> {
+    let chain = read_certificates(cert, "sslcert")?;
     let key = PrivateKeyDer::from_pem_file(key)
         .map_err(|error| error.to_string())
         .and_then(|der| {
@@ -95,22 +101,22 @@ fn client(cert: &Path, key: &Path, provider: &CryptoProvider) -> Result<SingleCe
             key.map_err(|error| error.to_string())
         })
         .map_err(|error| unusable(key, "sslkey", &error))?;
-    let own = CertifiedKey::new(chain, key);
-    match own.keys_match() {
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
         Err(error @ Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
             Err(unusable(cert, "sslcert", &error))
         }
-        _ => Ok(SingleCertAndKey::from(own)),
+        _ => Ok(SingleCertAndKey::from(certified)),
     }
 }
 
-fn trust(address: &Address, provider: &Arc<CryptoProvider>) -> Result<TrustAnchor, Fault> {
+fn trust_anchor(address: &Address, provider: &Arc<CryptoProvider>) -> Result<TrustAnchor, Fault> {
     if address.hosts.iter().all(Host::is_socket) || address.sslmode == SslMode::Disable {
-        return Ok(TrustAnchor::Anybody);
+        return Ok(TrustAnchor::Any);
     }
     let verifies = matches!(address.sslmode, SslMode::VerifyCa | SslMode::VerifyFull);
     let given = address.sslrootcert.clone().or_else(default_roots);
-    let (roots, own) = match given {
+    let (roots, given_roots) = match given {
         Some(word) if word.as_os_str() == "system" => {
             if address.sslmode != SslMode::VerifyFull {
                 return Err(Fault::new(
@@ -127,17 +133,17 @@ fn trust(address: &Address, provider: &Arc<CryptoProvider>) -> Result<TrustAncho
             (system_roots()?, Vec::new())
         }
         Some(file) => {
-            let own = certificates(&file, "sslrootcert")?;
+            let given_roots = read_certificates(&file, "sslrootcert")?;
             let mut roots = RootCertStore::empty();
-            for certificate in &own {
+            for certificate in &given_roots {
                 roots
                     .add(certificate.clone())
                     .map_err(|error| unusable(&file, "sslrootcert", &error))?;
             }
-            (roots, own)
+            (roots, given_roots)
         }
         None if verifies => (system_roots()?, Vec::new()),
-        None => return Ok(TrustAnchor::Anybody),
+        None => return Ok(TrustAnchor::Any),
     };
     let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
         .build()
@@ -147,12 +153,12 @@ fn trust(address: &Address, provider: &Arc<CryptoProvider>) -> Result<TrustAncho
         })?;
     Ok(TrustAnchor::Authorities {
         chain,
-        own,
+        given_roots,
         name: address.sslmode == SslMode::VerifyFull,
     })
 }
 
-/// Where libpq looks when nothing is configured.
+/// Returns libpq's default file of root certificates, if it exists.
 fn default_roots() -> Option<PathBuf> {
     let file = std::env::home_dir()?.join(".postgresql/root.crt");
     file.is_file().then_some(file)
@@ -173,7 +179,7 @@ fn system_roots() -> Result<RootCertStore, Fault> {
     Ok(roots)
 }
 
-fn certificates(file: &Path, what: &str) -> Result<Vec<CertificateDer<'static>>, Fault> {
+fn read_certificates(file: &Path, what: &str) -> Result<Vec<CertificateDer<'static>>, Fault> {
     let certificates = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| unusable(file, what, &error))?;
@@ -192,17 +198,17 @@ fn unusable(file: &Path, what: &str, error: &dyn std::fmt::Display) -> Fault {
     .hint(format!("{what} must name a readable PEM file"))
 }
 
-/// Whom to trust.
+/// Which server certificates are trusted.
 #[derive(Debug)]
 enum TrustAnchor {
-    /// Encryption only.
-    Anybody,
-    /// Who shows a certificate of these authorities.
+    /// Any certificate: encryption only.
+    Any,
+    /// Certificates that these authorities issued.
     Authorities {
         chain: Arc<WebPkiServerVerifier>,
-        /// The certificates as given, to recognise a self-signed one.
-        own: Vec<CertificateDer<'static>>,
-        /// True where it must also be for the host that was meant.
+        /// The root certificates, to recognise a self-signed one.
+        given_roots: Vec<CertificateDer<'static>>,
+        /// True if the certificate must also name the host.
         name: bool,
     },
 }
@@ -216,8 +222,9 @@ fn is_wrong_name(error: &Error) -> bool {
     )
 }
 
-/// Looks at the common name of a certificate without a name of its own kind, as libpq does: rustls
-/// looks at the `subjectAltName` extension only. `verified` is what rustls says.
+/// Accepts the common name of a certificate without host names, as libpq does.
+///
+/// rustls checks only the `subjectAltName` extension; `verified` is its result.
 fn accept_common_name(
     verified: Result<(), Error>,
     certificate: &CertificateDer<'_>,
@@ -243,7 +250,7 @@ fn accept_common_name(
     ))
 }
 
-/// The first common name of a certificate whose `subjectAltName` has no host and no address.
+/// Returns the first common name if `subjectAltName` has no host name and no address.
 fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
     let certificate = x509_cert::Certificate::from_der(certificate).ok()?;
@@ -260,16 +267,16 @@ fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let mut attributes = subject.iter().flat_map(|attributes| attributes.0.iter());
     let name = attributes.find(|attribute| attribute.oid == COMMON_NAME)?;
     let name = std::str::from_utf8(name.value.value()).ok()?;
-    // A NUL has been used to end a name early.
+    // Attackers have used a NUL to end a name early.
     (!name.is_empty() && !name.contains('\0')).then(|| name.to_owned())
 }
 
-/// True if a name in a certificate is that of the host; a `*` before the first dot stands for one label.
+/// Returns true if a certificate's name matches the host; a leading `*.` matches one label.
 fn name_matches(name: &str, host: &str) -> bool {
     if name.eq_ignore_ascii_case(host) {
         return true;
     }
-    // Of an address nothing can be left open.
+    // Wildcards do not apply to IP addresses.
     if host.parse::<std::net::IpAddr>().is_ok() {
         return false;
     }
@@ -288,10 +295,11 @@ struct Verifier {
 }
 
 impl Verifier {
-    /// True for a certificate of X.509 version 1, as old recipes make them: good enough where
-    /// nobody is verified. Any other one must prove its key, or channel binding would prove nothing.
-    fn cannot_read(&self, cert: &CertificateDer<'_>) -> bool {
-        matches!(self.trust, TrustAnchor::Anybody) && ParsedCertificate::try_from(cert).is_err()
+    /// Returns true for an X.509 version 1 certificate if no certificate is verified.
+    ///
+    /// Any other certificate must prove its key, or channel binding would prove nothing.
+    fn skips_signature(&self, cert: &CertificateDer<'_>) -> bool {
+        matches!(self.trust, TrustAnchor::Any) && ParsedCertificate::try_from(cert).is_err()
     }
 }
 
@@ -304,10 +312,18 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let TrustAnchor::Authorities { chain, own, name } = &self.trust else {
+        let TrustAnchor::Authorities {
+            chain,
+            given_roots,
+            name,
+        } = &self.trust
+        else {
             return Ok(ServerCertVerified::assertion());
         };
-        if own.iter().any(|certificate| certificate == end_entity) {
+        if given_roots
+            .iter()
+            .any(|certificate| certificate == end_entity)
+        {
             if *name {
                 let parsed = ParsedCertificate::try_from(end_entity)?;
                 let verified = rustls::client::verify_server_name(&parsed, server_name);
@@ -318,7 +334,7 @@ impl ServerCertVerifier for Verifier {
         let verified =
             chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match verified.map(|_| ()) {
-            // The chain is verified before the name, so a wrong name means a good chain.
+            // The chain is verified before the name, so a wrong name implies a valid chain.
             Err(error) if is_wrong_name(&error) && !name => Ok(()),
             verified => accept_common_name(verified, end_entity, server_name),
         }
@@ -331,7 +347,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if self.cannot_read(cert) {
+        if self.skips_signature(cert) {
             return Ok(HandshakeSignatureValid::assertion());
         }
         let algorithms = &self.provider.signature_verification_algorithms;
@@ -344,7 +360,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if self.cannot_read(cert) {
+        if self.skips_signature(cert) {
             return Ok(HandshakeSignatureValid::assertion());
         }
         let algorithms = &self.provider.signature_verification_algorithms;
@@ -365,11 +381,11 @@ mod tests {
         BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
     };
 
-    /// An authority, a certificate of it for `db.test`, and one that vouches for itself.
+    /// An authority's certificate for `db.test`, and a self-signed one.
     struct Certificates {
         folder: tempfile::TempDir,
         server: CertificateDer<'static>,
-        own: CertificateDer<'static>,
+        self_signed: CertificateDer<'static>,
     }
 
     fn certificates() -> Certificates {
@@ -385,14 +401,14 @@ mod tests {
         let server_key = KeyPair::generate().unwrap();
         let server = params.signed_by(&server_key, &issuer).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let own = params.self_signed(&server_key).unwrap();
-        write("own.pem", own.pem());
+        let self_signed = params.self_signed(&server_key).unwrap();
+        write("own.pem", self_signed.pem());
         write("own.key", server_key.serialize_pem());
         write("other.key", KeyPair::generate().unwrap().serialize_pem());
         write("empty.pem", String::new());
         Certificates {
             server: server.der().clone(),
-            own: own.der().clone(),
+            self_signed: self_signed.der().clone(),
             folder,
         }
     }
@@ -407,37 +423,53 @@ mod tests {
     }
 
     #[test]
-    fn each_mode_verifies_what_libpq_says() {
+    fn each_sslmode_verifies_what_libpq_does() {
         let certificates = certificates();
         let file = |name: &str| Some(certificates.folder.path().join(name));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let (server, own) = (&certificates.server, &certificates.own);
+        let (server, self_signed) = (&certificates.server, &certificates.self_signed);
         for (mode, root, shown, name, good) in [
             (SslMode::Require, "ca.pem", server, "db.test", true),
             (SslMode::Require, "ca.pem", server, "other.test", true),
-            (SslMode::Require, "ca.pem", own, "db.test", false),
+            (SslMode::Require, "ca.pem", self_signed, "db.test", false),
             (SslMode::VerifyCa, "ca.pem", server, "other.test", true),
-            (SslMode::VerifyCa, "ca.pem", own, "db.test", false),
+            (SslMode::VerifyCa, "ca.pem", self_signed, "db.test", false),
             (SslMode::VerifyFull, "ca.pem", server, "db.test", true),
             (SslMode::VerifyFull, "ca.pem", server, "other.test", false),
-            (SslMode::VerifyFull, "ca.pem", own, "db.test", false),
-            (SslMode::VerifyFull, "own.pem", own, "db.test", true),
-            (SslMode::VerifyFull, "own.pem", own, "other.test", false),
-            (SslMode::VerifyCa, "own.pem", own, "other.test", true),
+            (SslMode::VerifyFull, "ca.pem", self_signed, "db.test", false),
+            (SslMode::VerifyFull, "own.pem", self_signed, "db.test", true),
+            (
+                SslMode::VerifyFull,
+                "own.pem",
+                self_signed,
+                "other.test",
+                false,
+            ),
+            (
+                SslMode::VerifyCa,
+                "own.pem",
+                self_signed,
+                "other.test",
+                true,
+            ),
             (SslMode::Disable, "own.pem", server, "other.test", true),
         ] {
             let verifier = Verifier {
-                trust: trust(&address(mode, file(root)), &provider).unwrap(),
+                trust: trust_anchor(&address(mode, file(root)), &provider).unwrap(),
                 provider: Arc::clone(&provider),
             };
             let name = ServerName::try_from(name).unwrap();
-            let verdict = verifier.verify_server_cert(shown, &[], &name, &[], UnixTime::now());
-            assert_eq!(verdict.is_ok(), good, "{mode:?} {root} {name:?}");
+            let result = verifier.verify_server_cert(shown, &[], &name, &[], UnixTime::now());
+            assert_eq!(result.is_ok(), good, "{mode:?} {root} {name:?}");
         }
     }
 
-    /// A certificate of that common name and these alternative names, and one of its own.
-    fn named(folder: &Path, common: &[&str], alternative: &[&str]) -> [CertificateDer<'static>; 2] {
+    /// Creates a certificate with these names that the authority signed, and a self-signed one.
+    fn named_certificates(
+        folder: &Path,
+        common: &[&str],
+        alternative: &[&str],
+    ) -> [CertificateDer<'static>; 2] {
         let mut authority = CertificateParams::new(Vec::new()).unwrap();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -453,13 +485,13 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         let server = params.signed_by(&key, &issuer).unwrap().der().clone();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let own = params.self_signed(&key).unwrap();
-        std::fs::write(folder.join("own.pem"), own.pem()).unwrap();
-        [server, own.der().clone()]
+        let self_signed = params.self_signed(&key).unwrap();
+        std::fs::write(folder.join("own.pem"), self_signed.pem()).unwrap();
+        [server, self_signed.der().clone()]
     }
 
     #[test]
-    fn common_name_counts_if_no_alternative_name_is_given() {
+    fn common_name_is_used_when_no_alternative_name_is_given() {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let folder = tempfile::tempdir().unwrap();
         for (common, alternative, host, good) in [
@@ -478,36 +510,36 @@ mod tests {
             ("*.0.0.1", &[], "10.0.0.1", false),
             ("db.test\0.evil", &[], "db.test", false),
         ] {
-            let [server, own] = named(folder.path(), &[common], alternative);
-            for (shown, root) in [(&server, "ca.pem"), (&own, "own.pem")] {
+            let [server, self_signed] = named_certificates(folder.path(), &[common], alternative);
+            for (shown, root) in [(&server, "ca.pem"), (&self_signed, "own.pem")] {
                 let root = Some(folder.path().join(root));
                 let verifier = Verifier {
-                    trust: trust(&address(SslMode::VerifyFull, root), &provider).unwrap(),
+                    trust: trust_anchor(&address(SslMode::VerifyFull, root), &provider).unwrap(),
                     provider: Arc::clone(&provider),
                 };
                 let name = ServerName::try_from(host).unwrap();
-                let verdict = verifier.verify_server_cert(shown, &[], &name, &[], UnixTime::now());
-                assert_eq!(verdict.is_ok(), good, "{common:?} {alternative:?} {host}");
-                if let Err(error) = verdict {
+                let result = verifier.verify_server_cert(shown, &[], &name, &[], UnixTime::now());
+                assert_eq!(result.is_ok(), good, "{common:?} {alternative:?} {host}");
+                if let Err(error) = result {
                     assert!(is_wrong_name(&error), "{error}");
                 }
             }
         }
-        // Of an unknown authority no name is good.
-        let [server, _] = named(folder.path(), &["db.test"], &[]);
-        let [_, _] = named(folder.path(), &["db.test"], &[]);
+        // A certificate of an unknown authority fails for another reason than the name.
+        let [server, _] = named_certificates(folder.path(), &["db.test"], &[]);
+        let [_, _] = named_certificates(folder.path(), &["db.test"], &[]);
         let root = Some(folder.path().join("ca.pem"));
         let verifier = Verifier {
-            trust: trust(&address(SslMode::VerifyFull, root), &provider).unwrap(),
+            trust: trust_anchor(&address(SslMode::VerifyFull, root), &provider).unwrap(),
             provider: Arc::clone(&provider),
         };
         let name = ServerName::try_from("db.test").unwrap();
-        let verdict = verifier.verify_server_cert(&server, &[], &name, &[], UnixTime::now());
-        assert!(!is_wrong_name(&verdict.unwrap_err()));
+        let result = verifier.verify_server_cert(&server, &[], &name, &[], UnixTime::now());
+        assert!(!is_wrong_name(&result.unwrap_err()));
     }
 
     #[test]
-    fn accepted_tls_versions_are_those_between_minimum_and_maximum() {
+    fn tls_versions_between_minimum_and_maximum_are_accepted() {
         let mut address = address(SslMode::Require, None);
         let count = |address: &Address| versions(address).len();
         assert_eq!(count(&address), 2);
@@ -519,21 +551,21 @@ mod tests {
     }
 
     #[test]
-    fn files_that_cannot_be_used_are_named() {
+    fn unusable_file_is_named() {
         let certificates = certificates();
         let file = |name: &str| Some(certificates.folder.path().join(name));
-        let refusal = |address: &Address| client_config(address).err().unwrap().message;
+        let message_of = |address: &Address| client_config(address).err().unwrap().message;
         for root in ["missing.pem", "empty.pem"] {
-            let message = refusal(&address(SslMode::VerifyCa, file(root)));
+            let message = message_of(&address(SslMode::VerifyCa, file(root)));
             assert!(message.contains(root), "{message}");
         }
         let weak = address(SslMode::Require, Some("system".into()));
-        assert!(refusal(&weak).contains("too weak"));
+        assert!(message_of(&weak).contains("too weak"));
         let mut client = address(SslMode::Disable, None);
         client.sslcert = file("own.pem");
-        assert_eq!(refusal(&client), "sslcert is set without sslkey");
+        assert_eq!(message_of(&client), "sslcert is set without sslkey");
         client.sslkey = file("other.key");
-        assert!(refusal(&client).contains("own.pem"));
+        assert!(message_of(&client).contains("own.pem"));
         client.sslkey = file("own.key");
         assert!(client_config(&client).is_ok());
     }

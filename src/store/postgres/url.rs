@@ -1,8 +1,8 @@
-//! Reads `postgres://user:password@host:port,host:port/name?sslmode=…` as libpq does.
+//! Parses `postgres://user:password@host:port,host:port/name?sslmode=…` as libpq does.
 //!
-//! A password with an unescaped delimiter splits the URL in the wrong place, so any part of the URL
-//! may be a piece of the password. An error therefore repeats nothing of the URL except the name of
-//! a parameter, and that only if the `@` before the hosts shows that the split is right.
+//! A password with an unescaped delimiter splits the URL in the wrong place, so any part may be a
+//! piece of the password. An error therefore shows nothing of the URL except the name of a
+//! parameter, and that only if the `@` before the hosts proves the split.
 
 mod foreign;
 #[cfg(test)]
@@ -19,7 +19,7 @@ use crate::store::postgres::{
 };
 
 /// The parameters that have an effect.
-const USED: [&str; 19] = [
+const SUPPORTED: [&str; 19] = [
     "host",
     "port",
     "user",
@@ -41,7 +41,7 @@ const USED: [&str; 19] = [
     "passfile",
 ];
 
-/// The parameters that are accepted without effect: the program has its own setting for each.
+/// The parameters that are accepted and ignored: the program has its own setting for each.
 const IGNORED: [&str; 11] = [
     "application_name",
     "fallback_application_name",
@@ -52,18 +52,18 @@ const IGNORED: [&str; 11] = [
     "keepalives_interval",
     "keepalives_count",
     "tcp_user_timeout",
-    // Of node-postgres: `sslmode` has libpq's meaning here anyway.
+    // From node-postgres: `sslmode` has libpq's meaning here anyway.
     "uselibpqcompat",
     "max_protocol_version",
 ];
 
 /// The form of a URL, for hints.
-const FORM: &str = "write postgres://user:password@host:5432/name?sslmode=verify-full";
+const URL_FORM: &str = "write postgres://user:password@host:5432/name?sslmode=verify-full";
 
-/// Why a text is not the URL of a PostgreSQL server. It shows nothing of a password.
+/// Why a text is not a PostgreSQL URL; it shows nothing of a password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UrlError {
-    /// What is wrong with it.
+    /// What is wrong.
     pub cause: String,
     /// What to write instead.
     pub hint: String,
@@ -77,9 +77,9 @@ impl UrlError {
         }
     }
 
-    /// An error whose cause says enough.
-    fn of(cause: impl Into<String>) -> Self {
-        Self::new(cause, FORM)
+    /// Creates an error whose hint is the form of a URL.
+    fn with_form_hint(cause: impl Into<String>) -> Self {
+        Self::new(cause, URL_FORM)
     }
 }
 
@@ -104,13 +104,13 @@ pub(super) fn parse(text: &str) -> Result<Address, UrlError> {
             "write `#` as %23, in a password too",
         ));
     }
-    let split = SplitUrl::of(rest)?;
-    let mut parts = UrlParts::of(&split)?;
+    let split = SplitUrl::new(rest)?;
+    let mut parts = UrlParts::from_split(&split)?;
     parts.set_all(&split)?;
     parts.build()
 }
 
-/// What follows `postgres://` or `postgresql://`.
+/// Returns what follows `postgres://` or `postgresql://`.
 fn after_scheme(text: &str) -> Result<&str, UrlError> {
     if text.starts_with(['"', '\'', '`', '“', '‘']) {
         return Err(UrlError::new(
@@ -143,7 +143,9 @@ fn after_scheme(text: &str) -> Result<&str, UrlError> {
         .iter()
         .any(|keyword| lower.contains(keyword));
         if is_keywords {
-            UrlError::of("the text is a list of keywords and values, which is not supported")
+            UrlError::with_form_hint(
+                "the text is a list of keywords and values, which is not supported",
+            )
         } else {
             scheme_error()
         }
@@ -170,7 +172,7 @@ fn scheme_error() -> UrlError {
     )
 }
 
-/// The parts of a URL, still percent-encoded.
+/// The parts of a URL, percent-encoded.
 struct SplitUrl<'a> {
     /// `user:password`; `None` without an `@` before the hosts.
     login: Option<&'a str>,
@@ -180,7 +182,7 @@ struct SplitUrl<'a> {
 }
 
 impl<'a> SplitUrl<'a> {
-    fn of(rest: &'a str) -> Result<Self, UrlError> {
+    fn new(rest: &'a str) -> Result<Self, UrlError> {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, name) = rest.split_once('/').unwrap_or((rest, ""));
         if name.contains('@') {
@@ -207,18 +209,18 @@ impl<'a> SplitUrl<'a> {
         })
     }
 
-    /// True if the query may be the end of a password with a `?` in it.
-    fn is_query_doubtful(&self) -> bool {
+    /// Returns true if the query may be the end of a password that contains a `?`.
+    fn may_query_belong_to_password(&self) -> bool {
         self.query.contains('@')
     }
 }
 
-/// The names, separated by commas, and the ports of `a:1,[::2]:3`.
+/// Splits `a:1,[::2]:3` into its names, separated by commas, and its ports.
 fn split_hosts(text: &str) -> Result<(String, Vec<u16>), UrlError> {
     if text.is_empty() {
         return Ok((String::new(), Vec::new()));
     }
-    let invalid = || UrlError::of("a host in the URL is not valid");
+    let invalid = || UrlError::with_form_hint("a host in the URL is not valid");
     let (mut names, mut ports) = (Vec::new(), Vec::new());
     for host in text.split(',') {
         let (name, port) = if let Some(rest) = host.strip_prefix('[') {
@@ -238,16 +240,16 @@ fn split_hosts(text: &str) -> Result<(String, Vec<u16>), UrlError> {
                  and `@` in a password as %2F, %3F and %40",
             ));
         }
-        expanded(name, "host")?;
+        check_expanded(name, "host")?;
         let name = decode(name, "host")?;
-        let is_odd = |letter: char| letter.is_whitespace() || "[]\"'`\\@".contains(letter);
-        if name.contains(is_odd) {
+        let is_invalid = |letter: char| letter.is_whitespace() || "[]\"'`\\@".contains(letter);
+        if name.contains(is_invalid) {
             return Err(invalid());
         }
         names.push(name);
         ports.push(match port {
             "" => None,
-            port => Some(port_of(port)?),
+            port => Some(parse_port(port)?),
         });
     }
     let ports = if ports.iter().all(Option::is_none) {
@@ -259,7 +261,7 @@ fn split_hosts(text: &str) -> Result<(String, Vec<u16>), UrlError> {
     Ok((names.join(","), ports))
 }
 
-fn port_of(text: &str) -> Result<u16, UrlError> {
+fn parse_port(text: &str) -> Result<u16, UrlError> {
     text.parse().ok().filter(|port| *port > 0).ok_or_else(|| {
         UrlError::new(
             "the port is not a number from 1 to 65535",
@@ -269,15 +271,15 @@ fn port_of(text: &str) -> Result<u16, UrlError> {
 }
 
 /// Refuses `$DB_HOST`, `${HOST}`, `{{ host }}` and `<host>`.
-fn expanded(text: &str, what: &str) -> Result<(), UrlError> {
+fn check_expanded(text: &str, what: &str) -> Result<(), UrlError> {
     if text.contains(['$', '{', '}', '<', '>']) {
-        return Err(placeholder(what));
+        return Err(placeholder_error(what));
     }
     Ok(())
 }
 
-/// Refuses a password that is nothing but a variable or a placeholder.
-fn expanded_password(text: &str) -> Result<(), UrlError> {
+/// Refuses a password that is only a variable or a placeholder.
+fn check_password_expanded(text: &str) -> Result<(), UrlError> {
     let is_between = |start: &str, end: &str| text.starts_with(start) && text.ends_with(end);
     let is_name = |name: &str| {
         let is_upper = |byte: u8| byte.is_ascii_uppercase() || byte == b'_';
@@ -293,12 +295,12 @@ fn expanded_password(text: &str) -> Result<(), UrlError> {
         || is_between("[YOUR", "]")
         || text.strip_prefix('$').is_some_and(is_name);
     if is_placeholder {
-        return Err(placeholder("password"));
+        return Err(placeholder_error("password"));
     }
     Ok(())
 }
 
-fn placeholder(what: &str) -> UrlError {
+fn placeholder_error(what: &str) -> UrlError {
     UrlError::new(
         format!("the {what} in the URL is a placeholder or a variable that was not expanded"),
         "replace the placeholder by its value; variables are not expanded here (write a literal \
@@ -310,7 +312,7 @@ fn placeholder(what: &str) -> UrlError {
 struct UrlParts {
     hosts: String,
     ports: Vec<u16>,
-    session: Option<TargetSession>,
+    target_session: Option<TargetSession>,
     channel_binding: Option<ChannelBinding>,
     user: String,
     password: Option<String>,
@@ -330,17 +332,17 @@ struct UrlParts {
 }
 
 impl UrlParts {
-    /// What precedes the parameters.
-    fn of(split: &SplitUrl<'_>) -> Result<Self, UrlError> {
+    /// Decodes the parts before the parameters.
+    fn from_split(split: &SplitUrl<'_>) -> Result<Self, UrlError> {
         let (hosts, ports) = split_hosts(split.hosts)?;
         let login = split.login.unwrap_or_default();
         let (user, password) = match login.split_once(':') {
             Some((user, password)) => (user, Some(password)),
             None => (login, None),
         };
-        expanded(user, "user")?;
-        expanded(split.name, "database name")?;
-        expanded_password(password.unwrap_or_default())?;
+        check_expanded(user, "user")?;
+        check_expanded(split.name, "database name")?;
+        check_password_expanded(password.unwrap_or_default())?;
         Ok(Self {
             hosts,
             ports,
@@ -359,7 +361,7 @@ impl UrlParts {
                 continue;
             }
             self.set_pair(pair, split).map_err(|error| {
-                if split.is_query_doubtful() {
+                if split.may_query_belong_to_password() {
                     UrlError::new(
                         "an `@` follows the first `?`, so user or password seem to contain a `?`",
                         "write `?` as %3F in user and password, and `@` as %40 in parameters",
@@ -375,16 +377,16 @@ impl UrlParts {
     fn set_pair(&mut self, pair: &str, split: &SplitUrl<'_>) -> Result<(), UrlError> {
         let (key, value) = pair
             .split_once('=')
-            .ok_or_else(|| UrlError::of("a parameter of the URL has no `=`"))?;
+            .ok_or_else(|| UrlError::with_form_hint("a parameter of the URL has no `=`"))?;
         let key = decode(key, "name of a parameter")?;
-        if let Some(error) = foreign::parameter(&key, value) {
+        if let Some(error) = foreign::unsupported_parameter(&key, value) {
             return Err(error);
         }
-        if !USED.contains(&key.as_str()) && !IGNORED.contains(&key.as_str()) {
+        if !SUPPORTED.contains(&key.as_str()) && !IGNORED.contains(&key.as_str()) {
             return if foreign::has_no_effect(&key, value) {
                 Ok(())
             } else {
-                Err(unknown(&key, split.login.is_some()))
+                Err(unknown_parameter(&key, split.login.is_some()))
             };
         }
         self.set(&key, decode(value, &key)?)
@@ -393,57 +395,59 @@ impl UrlParts {
     fn set(&mut self, key: &str, value: String) -> Result<(), UrlError> {
         match key {
             "host" => {
-                expanded(&value, "host")?;
+                check_expanded(&value, "host")?;
                 self.hosts = value;
             }
-            "port" => self.ports = value.split(',').map(port_of).collect::<Result<_, _>>()?,
+            "port" => self.ports = value.split(',').map(parse_port).collect::<Result<_, _>>()?,
             "user" => {
-                expanded(&value, "user")?;
+                check_expanded(&value, "user")?;
                 self.user = value;
             }
             "password" => {
-                expanded_password(&value)?;
+                check_password_expanded(&value)?;
                 self.password = Some(value);
             }
             "passfile" => self.passfile = Some(value.into()),
             "dbname" => {
-                expanded(&value, "database name")?;
+                check_expanded(&value, "database name")?;
                 self.name = value;
             }
-            "sslmode" => self.sslmode = Some(parsed(key, value.parse())?),
+            "sslmode" => self.sslmode = Some(check_value(key, value.parse())?),
             "sslrootcert" => self.sslrootcert = Some(value.into()),
             "sslcert" => self.sslcert = Some(value.into()),
             "sslkey" => self.sslkey = Some(value.into()),
             "connect_timeout" => {
                 let rule = "must be a whole number of seconds";
-                let seconds: u64 = parsed(key, value.parse().map_err(|_| rule.to_owned()))?;
-                // libpq's 0 means no limit; here there is always one.
+                let seconds: u64 = check_value(key, value.parse().map_err(|_| rule.to_owned()))?;
+                // libpq's 0 means no limit; here the default applies.
                 self.connect_timeout = (seconds > 0).then(|| Duration::from_secs(seconds));
             }
-            "target_session_attrs" => self.session = Some(parsed(key, value.parse())?),
+            "target_session_attrs" => self.target_session = Some(check_value(key, value.parse())?),
             "channel_binding" => {
                 self.channel_binding = Some(match value.as_str() {
                     "disable" => ChannelBinding::Disable,
                     "prefer" => ChannelBinding::Prefer,
                     "require" => ChannelBinding::Require,
-                    _ => return rule(key, "must be disable, prefer or require"),
+                    _ => return invalid_value(key, "must be disable, prefer or require"),
                 });
             }
-            // As libpq: an empty list accepts every method.
+            // As in libpq, an empty list accepts every method.
             "require_auth" if value.is_empty() => self.require_auth = None,
-            "require_auth" => self.require_auth = Some(parsed(key, value.parse())?),
-            "sslnegotiation" => self.sslnegotiation = parsed(key, value.parse())?,
+            "require_auth" => self.require_auth = Some(check_value(key, value.parse())?),
+            "sslnegotiation" => self.sslnegotiation = check_value(key, value.parse())?,
             "ssl_min_protocol_version" => {
-                self.ssl_min_protocol_version = Some(parsed(key, TlsVersion::minimum(&value))?);
+                self.ssl_min_protocol_version =
+                    Some(check_value(key, TlsVersion::minimum(&value))?);
             }
             "ssl_max_protocol_version" => {
-                self.ssl_max_protocol_version = Some(parsed(key, TlsVersion::maximum(&value))?);
+                self.ssl_max_protocol_version =
+                    Some(check_value(key, TlsVersion::maximum(&value))?);
             }
             "load_balance_hosts" => {
                 self.load_balance_hosts = match value.as_str() {
                     "disable" => false,
                     "random" => true,
-                    _ => return rule(key, "must be disable or random"),
+                    _ => return invalid_value(key, "must be disable or random"),
                 };
             }
             "options" => self.startup_options = Some(value).filter(|value| !value.is_empty()),
@@ -457,7 +461,7 @@ impl UrlParts {
             "" => "localhost",
             hosts => hosts,
         };
-        let hosts = Host::list(hosts, &self.ports).map_err(UrlError::of)?;
+        let hosts = Host::list(hosts, &self.ports).map_err(UrlError::with_form_hint)?;
         if self.user.is_empty() {
             return Err(UrlError::new(
                 "the URL names no user",
@@ -476,16 +480,20 @@ impl UrlParts {
             .chain(&self.startup_options)
             .any(|part| part.contains('\0'))
         {
-            return Err(UrlError::of("the URL contains a NUL character (%00)"));
+            return Err(UrlError::with_form_hint(
+                "the URL contains a NUL character (%00)",
+            ));
         }
         let sslmode = self
             .sslmode
             .unwrap_or_else(|| SslMode::default_with(&hosts, self.sslrootcert.as_deref()));
-        self.sslnegotiation.check(sslmode).map_err(UrlError::of)?;
+        self.sslnegotiation
+            .check(sslmode)
+            .map_err(UrlError::with_form_hint)?;
         let ssl_min_protocol_version = self.ssl_min_protocol_version.unwrap_or(TlsVersion::V12);
         let ssl_max_protocol_version = self.ssl_max_protocol_version.unwrap_or(TlsVersion::V13);
         if ssl_min_protocol_version > ssl_max_protocol_version {
-            return Err(UrlError::of(format!(
+            return Err(UrlError::with_form_hint(format!(
                 "ssl_min_protocol_version {} is above ssl_max_protocol_version {}",
                 ssl_min_protocol_version.as_str(),
                 ssl_max_protocol_version.as_str()
@@ -493,11 +501,11 @@ impl UrlParts {
         }
         Ok(Address {
             hosts,
-            session: self.session.unwrap_or(TargetSession::DEFAULT),
+            target_session: self.target_session.unwrap_or(TargetSession::DEFAULT),
             user: self.user,
             password: self
                 .password
-                .map(|password| Password::Whole(Secret::fixed(password))),
+                .map(|password| Password::Plain(Secret::fixed(password))),
             passfile: self.passfile,
             name,
             sslmode,
@@ -512,13 +520,13 @@ impl UrlParts {
             load_balance_hosts: self.load_balance_hosts,
             startup_options: self.startup_options,
             connect_timeout: self.connect_timeout.unwrap_or(Address::CONNECT_TIMEOUT),
-            given: AddressOrigin::Url("the URL".to_owned()),
+            origin: AddressOrigin::Url("the URL".to_owned()),
         })
     }
 }
 
-/// Names the parameter whose value breaks a rule.
-fn parsed<T>(key: &str, value: Result<T, String>) -> Result<T, UrlError> {
+/// Adds the parameter's name to the rule that its value breaks.
+fn check_value<T>(key: &str, value: Result<T, String>) -> Result<T, UrlError> {
     value.map_err(|rule| {
         UrlError::new(
             format!("{key} {rule}"),
@@ -527,12 +535,12 @@ fn parsed<T>(key: &str, value: Result<T, String>) -> Result<T, UrlError> {
     })
 }
 
-fn rule<T>(key: &str, rule: &str) -> Result<T, UrlError> {
-    parsed(key, Err(rule.to_owned()))
+fn invalid_value<T>(key: &str, rule: &str) -> Result<T, UrlError> {
+    check_value(key, Err(rule.to_owned()))
 }
 
-/// The error about an unknown parameter, which may be shown if the split of the URL is certain.
-fn unknown(key: &str, is_certain: bool) -> UrlError {
+/// Returns the error for an unknown parameter, with its name only if the URL's split is certain.
+fn unknown_parameter(key: &str, is_certain: bool) -> UrlError {
     let is_plain = key
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
@@ -541,7 +549,7 @@ fn unknown(key: &str, is_certain: bool) -> UrlError {
         return UrlError::new("the URL has an unknown parameter", escapes);
     }
     let cause = format!("unknown parameter `{key}`");
-    let near = USED.iter().chain(&IGNORED).map(|known| {
+    let near = SUPPORTED.iter().chain(&IGNORED).map(|known| {
         let distance = strsim::damerau_levenshtein(known, &key.to_ascii_lowercase());
         (distance, *known)
     });
@@ -556,7 +564,7 @@ fn unknown(key: &str, is_certain: bool) -> UrlError {
     }
 }
 
-/// Undoes percent-encoding; `+` stays a plus, as in libpq.
+/// Decodes percent-encoding; `+` stays a plus, as in libpq.
 fn decode(text: &str, what: &str) -> Result<String, UrlError> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -576,6 +584,7 @@ fn decode(text: &str, what: &str) -> Result<String, UrlError> {
             }
         }
     }
-    String::from_utf8(bytes)
-        .map_err(|_| UrlError::of(format!("the {what} is not valid UTF-8 when decoded")))
+    String::from_utf8(bytes).map_err(|_| {
+        UrlError::with_form_hint(format!("the {what} is not valid UTF-8 when decoded"))
+    })
 }

@@ -1,63 +1,68 @@
-//! How far back a look-up would have to go if a connection were lost now.
+//! The lowest transaction number (XID) that a look-up must consider.
 //!
-//! A row proves something about a token only where no older transaction can have written it. So each
-//! connection asks, now and then, for the number that the next transaction will have: its horizon.
+//! A row proves something about a token only if no older transaction can have written it. So each
+//! connection regularly queries the next XID: its horizon.
 
 use crate::pipeline::token::Token;
 use crate::store::postgres::connection::{Backend, Connection};
 use crate::store::postgres::inflight::SnapshotInterval;
 
-/// So many tokens are sent before the horizon moves on.
-const EVERY: u32 = 512;
-/// So many are enough where the connection has to wait anyway.
-const EVERY_WHEN_IDLE: u32 = 64;
+/// The number of tokens between two queries of the horizon.
+const REFRESH_INTERVAL: u32 = 512;
+/// The same if nothing is in flight, since the connection waits anyway.
+const IDLE_REFRESH_INTERVAL: u32 = 64;
 
-/// What a look-up will need to know of a connection.
+/// What a look-up needs to know about a lost connection.
 #[derive(Clone)]
 pub(in crate::store) struct XidHorizon {
-    /// The backend; `None` where a pooler hides it.
+    /// The backend; `None` if a pooler hides it.
     pub(in crate::store) backend: Option<Backend>,
-    /// No transaction of what is in flight has an older number.
-    pub(in crate::store) number: i64,
-    /// When the number was asked for and when the answer came.
-    pub(in crate::store) asked: SnapshotInterval,
-    /// The tokens that were acknowledged since: a look-up that misses one of them proves nothing.
+    /// No transaction in flight has a lower XID.
+    pub(in crate::store) xid: i64,
+    /// When the XID was queried.
+    pub(in crate::store) snapshot: SnapshotInterval,
+    /// The tokens acknowledged since: a look-up that misses one of them proves nothing.
     pub(in crate::store) acknowledged: Vec<Token>,
-    sent: u32,
+    sent_since: u32,
 }
 
 impl XidHorizon {
-    /// The horizon of a new connection.
-    pub(super) fn new(connection: &Connection, asked: SnapshotInterval) -> Self {
+    /// Creates the horizon of a new connection.
+    pub(super) fn new(connection: &Connection, snapshot: SnapshotInterval) -> Self {
         Self {
             backend: connection.backend().cloned(),
-            number: connection.horizon(),
-            asked,
+            xid: connection.horizon(),
+            snapshot,
             acknowledged: Vec::new(),
-            sent: 0,
+            sent_since: 0,
         }
     }
 
-    /// To be called before each token; true where the horizon is worth asking for first.
+    /// Counts a token that is about to be sent; returns true if the horizon should be queried
+    /// first.
     pub(super) fn is_due(&mut self, idle: bool) -> bool {
-        let often = if idle { EVERY_WHEN_IDLE } else { EVERY };
-        let due = self.backend.is_some() && self.sent >= often;
-        self.sent = if due { 1 } else { self.sent + 1 };
+        let interval = if idle {
+            IDLE_REFRESH_INTERVAL
+        } else {
+            REFRESH_INTERVAL
+        };
+        let due = self.backend.is_some() && self.sent_since >= interval;
+        self.sent_since = if due { 1 } else { self.sent_since + 1 };
         due
     }
 
-    /// A token of this connection was acknowledged.
+    /// Records a token that the server acknowledged.
     pub(super) fn acknowledge(&mut self, token: &Token) {
-        // Behind a pooler nothing is looked up.
+        // Behind a pooler there are no look-ups.
         if self.backend.is_some() {
             self.acknowledged.push(token.clone());
         }
     }
 
-    /// Moves on; what is answered from now on was sent after the number was asked for.
-    pub(super) fn move_to(&mut self, number: i64, asked: SnapshotInterval) {
-        self.number = number;
-        self.asked = asked;
+    /// Advances to a newer XID; every later reply belongs to a request sent after its query.
+    pub(super) fn advance(&mut self, xid: i64, snapshot: SnapshotInterval) {
+        self.xid = xid;
+        self.snapshot = snapshot;
         self.acknowledged.clear();
     }
 }

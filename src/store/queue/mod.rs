@@ -1,8 +1,7 @@
-//! A store under way: the queue from which connections take chunks of pages, and what becomes of a
-//! chunk. The pump fills it.
+//! The queue from which connections take chunks of pages; the pump fills it.
 //!
-//! A chunk answers for its tokens: dropped with some left, it reports them as never sent. So no
-//! way out of this room, a panic included, can lose a token.
+//! A chunk that is dropped reports its remaining tokens as not sent. So no exit path, not even a
+//! panic, loses a token.
 
 mod pump;
 
@@ -22,35 +21,35 @@ use crate::store::coalesce::{Coalesced, Coalescer};
 use crate::store::page_spans::PageSpans;
 pub(super) use crate::store::queue::pump::pump;
 
-/// How many outcomes of one job may be booked at a time; bounds what is queued and unread.
+/// Maximum number of reserved outcomes per job; bounds queued and unread tokens.
 pub(super) const CREDIT: usize = 4096;
 
-/// Why the whole store has ended before its time; what is left gets this status.
+/// Why the store ended early, and the status of the remaining tokens.
 pub(super) struct StoreEnd {
-    /// What the tokens that are left become.
+    /// The status of the remaining tokens.
     pub(super) status: Status,
-    /// Why, for each of them.
+    /// The detail of each of them.
     pub(super) detail: Arc<Detail>,
-    /// Why, for the run.
+    /// The fault of the run.
     pub(super) fault: Fault,
 }
 
-/// What one call of `store` shares with its chunks.
+/// One call of `store`, shared with its chunks.
 pub(super) struct StoreJob {
     sender: OutcomeSender<Fault>,
-    /// Set by the pump when nothing more of this job may be sent.
+    /// Set by the pump when no further tokens of this job may be sent.
     stopping: AtomicBool,
-    verdict: Arc<OnceLock<StoreEnd>>,
-    /// Cancelled when the last chunk and the last token in flight have let go of the job.
+    end: Arc<OnceLock<StoreEnd>>,
+    /// Cancelled when the last chunk and the last token in flight have dropped the job.
     done: CancellationToken,
     _done: DropGuard,
     coalescer: Coalescer,
-    /// Where somebody wants to hear of them.
+    /// The page spans, if traces are on.
     pages: Option<PageSpans>,
 }
 
 impl Drop for StoreJob {
-    /// Where nobody came to send them, because the runtime is gone.
+    /// Sends batched outcomes if their flush never ran, because the runtime is gone.
     fn drop(&mut self) {
         self.send(self.coalescer.take(Instant::now()));
     }
@@ -61,17 +60,17 @@ impl StoreJob {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// True where none of its tokens may be sent any more.
+    /// Returns true if no further tokens of this job may be sent.
     pub(super) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed) || self.verdict.get().is_some()
+        self.stopping.load(Ordering::Relaxed) || self.end.get().is_some()
     }
 
-    /// Says why its stream ends before its time; the first reason counts.
-    pub(super) fn tell(&self, fault: &Fault) {
+    /// Sets the fault that ends its stream; only the first one counts.
+    pub(super) fn set_fault(&self, fault: &Fault) {
         self.sender.fail(fault.clone());
     }
 
-    /// Hands over outcomes at once.
+    /// Sends outcomes at once.
     pub(super) fn send(&self, outcomes: Vec<Outcome>) {
         if let Some(pages) = &self.pages {
             pages.settle(&outcomes);
@@ -79,27 +78,27 @@ impl StoreJob {
         self.sender.send(outcomes);
     }
 
-    /// Hands over outcomes together with those that come right after them.
-    pub(super) fn send_soon(self: &Arc<Self>, outcomes: Vec<Outcome>) {
+    /// Sends outcomes batched with those that follow shortly.
+    pub(super) fn send_coalesced(self: &Arc<Self>, outcomes: Vec<Outcome>) {
         match self.coalescer.add(outcomes, Instant::now()) {
-            Coalesced::Now(all) => self.send(all),
-            Coalesced::At(due) => {
+            Coalesced::SendNow(all) => self.send(all),
+            Coalesced::FlushAt(due) => {
                 let job = Arc::clone(self);
                 tokio::spawn(async move {
                     tokio::time::sleep_until(due).await;
                     job.send(job.coalescer.take(Instant::now()));
                 });
             }
-            Coalesced::Pending => {}
+            Coalesced::Scheduled => {}
         }
     }
 
     /// Reports tokens that will not be sent.
-    fn refuse(&self, tokens: impl Iterator<Item = Token>) {
-        let (status, detail) = match self.verdict.get() {
-            Some(verdict) => {
-                self.sender.fail(verdict.fault.clone());
-                (verdict.status, Arc::clone(&verdict.detail))
+    fn report_unsent(&self, tokens: impl Iterator<Item = Token>) {
+        let (status, detail) = match self.end.get() {
+            Some(end) => {
+                self.sender.fail(end.fault.clone());
+                (end.status, Arc::clone(&end.detail))
             }
             None => (Status::NotAttempted, Detail::reason("the run was stopped")),
         };
@@ -111,20 +110,20 @@ impl StoreJob {
     }
 }
 
-/// Some tokens of a job, to be sent by whoever takes it.
+/// Some tokens of a job, sent by one connection.
 pub(super) struct Chunk {
-    /// Whose tokens they are.
+    /// The job of the tokens.
     pub(super) job: Arc<StoreJob>,
     tokens: std::vec::IntoIter<Token>,
 }
 
 impl Chunk {
-    /// The next token; from now on the taker answers for it.
+    /// Takes the next token; the caller must report its outcome.
     pub(super) fn take(&mut self) -> Option<Token> {
         self.tokens.next()
     }
 
-    /// How many are left.
+    /// Returns the number of tokens left.
     pub(super) fn len(&self) -> usize {
         self.tokens.len()
     }
@@ -134,48 +133,48 @@ impl Drop for Chunk {
     fn drop(&mut self) {
         if self.tokens.len() > 0 {
             let tokens = std::mem::take(&mut self.tokens);
-            self.job.refuse(tokens);
+            self.job.report_unsent(tokens);
         }
     }
 }
 
-/// The one way from the pumps to the connections.
+/// The queue of chunks from the pumps to the connections.
 pub(super) struct Queue {
-    feed: async_channel::Sender<Chunk>,
-    /// Where chunks are taken from.
-    pub(super) inbox: async_channel::Receiver<Chunk>,
-    /// The run's switch.
+    sender: async_channel::Sender<Chunk>,
+    /// The receiver of chunks.
+    pub(super) chunks: async_channel::Receiver<Chunk>,
+    /// The run's shutdown handle.
     pub(super) shutdown: Shutdown,
     clock: Arc<dyn Clock>,
-    /// Cancelled together with the setting of the verdict.
-    over: CancellationToken,
+    /// Cancelled when `end` is set.
+    failed: CancellationToken,
     closed: CancellationToken,
-    verdict: Arc<OnceLock<StoreEnd>>,
-    /// Tokens that came and were not yet taken by a connection.
+    end: Arc<OnceLock<StoreEnd>>,
+    /// Number of tokens that no connection has taken yet.
     pending: AtomicUsize,
-    more: Notify,
+    page_arrived: Notify,
     connections: usize,
 }
 
 impl Queue {
-    /// An empty queue before `connections` takers.
+    /// Creates an empty queue for `connections` consumers.
     pub(super) fn new(connections: usize, shutdown: Shutdown, clock: Arc<dyn Clock>) -> Arc<Self> {
-        let (feed, inbox) = async_channel::bounded((connections * 2).max(4));
+        let (sender, chunks) = async_channel::bounded((connections * 2).max(4));
         Arc::new(Self {
-            feed,
-            inbox,
+            sender,
+            chunks,
             shutdown,
             clock,
-            over: CancellationToken::new(),
+            failed: CancellationToken::new(),
             closed: CancellationToken::new(),
-            verdict: Arc::new(OnceLock::new()),
+            end: Arc::new(OnceLock::new()),
             pending: AtomicUsize::new(0),
-            more: Notify::new(),
+            page_arrived: Notify::new(),
             connections,
         })
     }
 
-    /// A job whose outcomes go to `sender`, and are counted in `pages`.
+    /// Creates a job that sends its outcomes to `sender` and counts them in `pages`.
     pub(super) fn job(
         &self,
         sender: OutcomeSender<Fault>,
@@ -185,7 +184,7 @@ impl Queue {
         Arc::new(StoreJob {
             sender,
             stopping: AtomicBool::new(false),
-            verdict: Arc::clone(&self.verdict),
+            end: Arc::clone(&self.end),
             _done: done.clone().drop_guard(),
             done,
             coalescer: Coalescer::default(),
@@ -193,47 +192,48 @@ impl Queue {
         })
     }
 
-    /// Ends the store for every job; the first verdict counts. Whoever met it tells its own job,
-    /// whose tokens may all be sent already.
-    pub(super) fn fail_all(&self, verdict: StoreEnd) {
-        let _ = self.verdict.set(verdict);
-        self.over.cancel();
+    /// Ends the store for every job; only the first end counts.
+    ///
+    /// The caller must also set the fault of its own job, whose tokens may all be sent already.
+    pub(super) fn fail_all(&self, end: StoreEnd) {
+        let _ = self.end.set(end);
+        self.failed.cancel();
         self.close();
     }
 
-    /// Cancelled once no more chunks are taken, at the end or before its time.
+    /// Returns the token that is cancelled when the queue is closed.
     pub(super) fn closed(&self) -> &CancellationToken {
         &self.closed
     }
 
-    /// Takes no more chunks; those inside can still be taken.
+    /// Closes the queue; queued chunks can still be taken.
     pub(super) fn close(&self) {
-        self.feed.close();
+        self.sender.close();
         self.closed.cancel();
     }
 
-    /// Drops what is queued, which reports it.
+    /// Drops queued chunks, which report their tokens.
     pub(super) fn clear(&self) {
-        while let Ok(chunk) = self.inbox.try_recv() {
-            self.taken(&chunk);
+        while let Ok(chunk) = self.chunks.try_recv() {
+            self.mark_taken(&chunk);
         }
     }
 
-    fn clear_if_halted(&self) {
-        if self.shutdown.stopping().is_cancelled() || self.over.is_cancelled() {
+    fn clear_if_stopped(&self) {
+        if self.shutdown.stopping().is_cancelled() || self.failed.is_cancelled() {
             self.clear();
         }
     }
 
-    /// Gives back a chunk that could not be sent.
-    pub(super) fn give_back(&self, chunk: Chunk) {
+    /// Puts a chunk back that could not be sent.
+    pub(super) fn requeue(&self, chunk: Chunk) {
         self.pending.fetch_add(chunk.len(), Ordering::Relaxed);
-        let feed = self.feed.clone();
-        tokio::spawn(async move { feed.send(chunk).await });
+        let sender = self.sender.clone();
+        tokio::spawn(async move { sender.send(chunk).await });
     }
 
-    /// To be called by who took a chunk out of the inbox.
-    pub(super) fn taken(&self, chunk: &Chunk) {
+    /// Subtracts a chunk from the pending tokens; call it after taking a chunk.
+    pub(super) fn mark_taken(&self, chunk: &Chunk) {
         let _ = self
             .pending
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |pending| {
@@ -241,27 +241,27 @@ impl Queue {
             });
     }
 
-    /// How many tokens wait to be taken.
+    /// Returns the number of tokens that no connection has taken.
     pub(super) fn pending(&self) -> usize {
         self.pending.load(Ordering::Relaxed)
     }
 
-    /// Resolves when a page has come since the last call.
-    pub(super) async fn more(&self) {
-        self.more.notified().await;
+    /// Waits until a page has arrived since the last call.
+    pub(super) async fn page_arrived(&self) {
+        self.page_arrived.notified().await;
     }
 
-    /// Waits until nothing new may be sent, by whatever reason.
+    /// Waits until nothing new may be sent: stream stopped, run stopped or store ended.
     async fn interrupted(&self, stop: &CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.shutdown.stopping().cancelled() => {}
-            () = self.over.cancelled() => {}
+            () = self.failed.cancelled() => {}
         }
     }
 }
 
-/// Held by who takes chunks; when it is gone, even by a panic, nobody waits for it any more.
+/// Closes and clears the queue when its consumer ends, even by a panic.
 pub(super) struct ConsumerGuard(pub(super) Arc<Queue>);
 
 impl Drop for ConsumerGuard {
@@ -271,7 +271,7 @@ impl Drop for ConsumerGuard {
     }
 }
 
-/// Held by who feeds the queue; when it is gone, the takers end once the queue is empty.
+/// Closes the queue when its producer ends; consumers then end once it is empty.
 pub(super) struct ProducerGuard(pub(super) Arc<Queue>);
 
 impl Drop for ProducerGuard {
@@ -308,18 +308,18 @@ mod tests {
         while let Some(next) = stream.next().await {
             match next {
                 Ok(batch) => all.extend(batch),
-                Err(end) => fault = Some(end),
+                Err(error) => fault = Some(error),
             }
         }
         (all, fault)
     }
 
     #[tokio::test]
-    async fn a_page_is_cut_for_all_connections_and_flawed_tokens_stay_out() {
+    async fn page_is_split_into_chunks_and_invalid_tokens_are_rejected() {
         let queue = Queue::new(2, Shutdown::new(), Arc::new(SystemClock));
         let page = Page::from_texts([("aa", None), ("b\tb", Some(TokenDefect::ControlCharacter))]);
         let stream = start(&queue, PageStream::ready([page]));
-        let mut chunk = queue.inbox.recv().await.unwrap();
+        let mut chunk = queue.chunks.recv().await.unwrap();
         assert_eq!(chunk.take().unwrap().as_str(), "aa");
         assert_eq!(chunk.len(), 0);
         drop(chunk);
@@ -329,23 +329,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_chunk_that_nobody_sends_reports_itself() {
+    async fn chunk_reports_its_tokens_when_dropped() {
         let queue = Queue::new(1, Shutdown::new(), Arc::new(SystemClock));
         let stream = start(&queue, PageStream::ready([page(40)]));
-        let mut chunk = queue.inbox.recv().await.unwrap();
-        let _taken = chunk.take();
+        let mut chunk = queue.chunks.recv().await.unwrap();
+        let _token = chunk.take();
         drop(chunk);
-        queue.inbox.recv().await.unwrap();
+        queue.chunks.recv().await.unwrap();
         let (all, _) = collect(stream).await;
         assert_eq!(all.len(), 39);
         assert!(all.iter().all(|o| o.status == Status::NotAttempted));
     }
 
     #[tokio::test]
-    async fn a_verdict_reaches_what_is_queued_and_what_still_comes() {
+    async fn queued_and_later_tokens_fail_when_the_store_ends() {
         let queue = Queue::new(1, Shutdown::new(), Arc::new(SystemClock));
         let stream = start(&queue, PageStream::ready([page(1000), page(1000)]));
-        let chunk = queue.inbox.recv().await.unwrap();
+        let chunk = queue.chunks.recv().await.unwrap();
         queue.fail_all(StoreEnd {
             status: Status::Failed,
             detail: Detail::reason("gone"),
@@ -362,11 +362,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stop_after_the_last_page_still_reaches_the_queue() {
+    async fn queued_tokens_are_not_sent_when_run_stops_after_last_page() {
         let shutdown = Shutdown::new();
         let queue = Queue::new(1, shutdown.clone(), Arc::new(SystemClock));
         let stream = start(&queue, PageStream::ready([page(64)]));
-        while queue.inbox.len() < 2 {
+        while queue.chunks.len() < 2 {
             tokio::task::yield_now().await;
         }
         shutdown.stop_for(crate::error::exit::Cause::Deadline);
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn coalesced_outcomes_arrive_when_the_job_is_dropped() {
+    async fn coalesced_outcomes_arrive_when_job_is_dropped() {
         let queue = Queue::new(
             1,
             Shutdown::new(),
@@ -387,7 +387,7 @@ mod tests {
         for text in ["aa", "bb"] {
             let page = Page::from_texts([(text, None)]);
             let outcome = |token| Outcome::unsent(token, Status::Rejected, None);
-            job.send_soon(page.iter().map(outcome).collect());
+            job.send_coalesced(page.iter().map(outcome).collect());
         }
         drop(job);
         let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! The pump of a store under way: it cuts pages into chunks and queues them.
+//! The pump of a store: splits pages into chunks and queues them.
 
 use crate::error::Fault;
 use std::pin::pin;
@@ -12,21 +12,22 @@ use crate::pipeline::channel::PageStream;
 use crate::pipeline::token::{Detail, Outcome, Page, Status, Token};
 use crate::store::queue::{Chunk, Queue, StoreJob};
 
-/// The most tokens in a chunk.
-const LARGEST_CHUNK: usize = 32;
-/// How long pages are waited for once nothing may be waited for.
-const LAST_PAGES: Duration = Duration::from_secs(1);
+/// Maximum number of tokens per chunk.
+const MAX_CHUNK: usize = 32;
+/// How long the pump still waits for pages after an abort.
+const ABORT_GRACE: Duration = Duration::from_secs(1);
 
-/// Cuts the pages of `pages` into chunks and queues them, until the pages end or nothing more may
-/// be sent; then reports what still comes as not sent.
+/// Splits pages into chunks and queues them until the pages end or nothing more may be sent.
+///
+/// Tokens that arrive after that are reported as not sent.
 pub(in crate::store) async fn pump(
     queue: Arc<Queue>,
     job: Arc<StoreJob>,
     stop: CancellationToken,
     mut pages: PageStream<Fault>,
 ) {
-    if feed(&queue, &job, &stop, &mut pages).await.is_some() {
-        // All is queued. What is not sent yet can still be stopped, without keeping the job alive.
+    if queue_pages(&queue, &job, &stop, &mut pages).await.is_some() {
+        // All pages are queued. A weak reference can still stop the job without keeping it alive.
         let done = job.done.clone();
         let weak = Arc::downgrade(&job);
         drop(job);
@@ -37,38 +38,41 @@ pub(in crate::store) async fn pump(
                 if let Some(job) = weak.upgrade() {
                     job.stop();
                 }
-                queue.clear_if_halted();
+                queue.clear_if_stopped();
             }
         }
         return;
     }
     job.stop();
-    if let Some(verdict) = queue.verdict.get() {
-        job.sender.fail(verdict.fault.clone());
+    if let Some(end) = queue.end.get() {
+        job.sender.fail(end.fault.clone());
     }
-    queue.clear_if_halted();
+    queue.clear_if_stopped();
     pages.stop();
     let rest = async {
         while let Some(result) = pages.next().await {
             match result {
-                Ok(page) => job.refuse(page.iter()),
+                Ok(page) => job.report_unsent(page.iter()),
                 Err(fault) => job.sender.fail(fault),
             }
         }
     };
-    let patience = async {
+    let abort_grace = async {
         queue.shutdown.aborting().cancelled().await;
-        queue.clock.at(queue.clock.now() + LAST_PAGES).await;
+        queue
+            .clock
+            .sleep_until(queue.clock.now() + ABORT_GRACE)
+            .await;
     };
     tokio::select! {
         biased;
         () = rest => {}
-        () = patience => {}
+        () = abort_grace => {}
     }
 }
 
-/// `None` where it was interrupted before the pages ended.
-async fn feed(
+/// Queues the pages; returns `None` if it was interrupted before they ended.
+async fn queue_pages(
     queue: &Queue,
     job: &Arc<StoreJob>,
     stop: &CancellationToken,
@@ -93,8 +97,8 @@ async fn feed(
             pages.begin(&page);
         }
         queue.pending.fetch_add(page.len(), Ordering::Relaxed);
-        queue.more.notify_one();
-        let size = (page.len() / (queue.connections * 2)).clamp(1, LARGEST_CHUNK);
+        queue.page_arrived.notify_one();
+        let size = (page.len() / (queue.connections * 2)).clamp(1, MAX_CHUNK);
         while !page.is_empty() {
             let size = size.min(page.len());
             tokio::select! {
@@ -103,9 +107,9 @@ async fn feed(
                     pages.put_back(page);
                     return None;
                 }
-                () = job.sender.book(size) => {}
+                () = job.sender.reserve(size) => {}
             }
-            let Some(chunk) = cut(queue, job, &mut page, size) else {
+            let Some(chunk) = next_chunk(queue, job, &mut page, size) else {
                 continue;
             };
             // A chunk that is not sent reports its tokens when it is dropped.
@@ -115,26 +119,29 @@ async fn feed(
                     pages.put_back(page);
                     return None;
                 }
-                _ = queue.feed.send(chunk) => {}
+                _ = queue.sender.send(chunk) => {}
             }
         }
     }
 }
 
-/// Takes `size` tokens off the page; those that no database needs to judge are rejected here.
-fn cut(queue: &Queue, job: &Arc<StoreJob>, page: &mut Page, size: usize) -> Option<Chunk> {
+/// Takes `size` tokens from the page as a chunk; invalid tokens are rejected here.
+fn next_chunk(queue: &Queue, job: &Arc<StoreJob>, page: &mut Page, size: usize) -> Option<Chunk> {
     let tokens = page.take(size);
-    let (flawed, tokens): (Vec<Token>, Vec<Token>) = if tokens.iter().any(|t| t.flaw().is_some()) {
-        tokens.into_iter().partition(|token| token.flaw().is_some())
+    let (invalid, tokens): (Vec<Token>, Vec<Token>) = if tokens.iter().any(|t| t.defect().is_some())
+    {
+        tokens
+            .into_iter()
+            .partition(|token| token.defect().is_some())
     } else {
         (Vec::new(), tokens)
     };
-    queue.pending.fetch_sub(flawed.len(), Ordering::Relaxed);
+    queue.pending.fetch_sub(invalid.len(), Ordering::Relaxed);
     job.send(
-        flawed
+        invalid
             .into_iter()
             .map(|token| {
-                let detail = token.flaw().map(|flaw| Detail::reason(flaw.reason()));
+                let detail = token.defect().map(|defect| Detail::reason(defect.reason()));
                 Outcome::unsent(token, Status::Rejected, detail)
             })
             .collect(),

@@ -1,49 +1,48 @@
-//! What `check --connect` finds out about an SQLite file: it is opened and looked at as a run does it, and
-//! not changed.
+//! Probes an SQLite file for `check --connect`: opens and checks it like a run, without changing it.
 
 use std::path::Path;
 
 use crate::error::Fault;
 use crate::error::probe::ProbeResult;
 use crate::store::StoreOptions;
-use crate::store::sqlite::open::{existing, look, unusable};
-use crate::store::sqlite::{TableName, insert};
+use crate::store::sqlite::open::{check_table, open_file, unusable};
+use crate::store::sqlite::{TableName, insert_sql};
 
-/// Looks at the file and the table.
+/// Probes the file and the table.
 pub(in crate::store) fn inspect(path: &Path, options: &StoreOptions) -> Vec<ProbeResult> {
-    let shown = format!("sqlite:{}", path.display());
-    let connection = match existing(path).and_then(|connection| {
-        // The first thing that is read of it: anything may be called a database.
+    let url = format!("sqlite:{}", path.display());
+    let connection = match open_file(path).and_then(|connection| {
+        // The first read shows whether the file is a database.
         let read = connection.pragma_query_value(None, "schema_version", |_| Ok(()));
         read.map_err(|error| unusable(Some(path), &error))?;
         Ok(connection)
     }) {
         Ok(connection) => connection,
-        Err(fault) => return vec![ProbeResult::fault("database", &shown, fault)],
+        Err(fault) => return vec![ProbeResult::fault("database", &url, fault)],
     };
     let StoreOptions { table, column, .. } = options;
-    let place = format!("{table}.{column}");
-    let looked = may_insert(&connection, path, table, column);
-    let database = format!("{shown}  SQLite {}", rusqlite::version());
+    let target = format!("{table}.{column}");
+    let access = check_insert(&connection, path, table, column);
+    let database = format!("{url}  SQLite {}", rusqlite::version());
     vec![
-        ProbeResult::fine("database", database),
-        match looked {
-            Err(fault) => ProbeResult::fault("table", &place, fault),
-            Ok(()) => ProbeResult::fine("table", format!("{place}  INSERT yes, SELECT yes")),
+        ProbeResult::ok("database", database),
+        match access {
+            Err(fault) => ProbeResult::fault("table", &target, fault),
+            Ok(()) => ProbeResult::ok("table", format!("{target}  INSERT yes, SELECT yes")),
         },
-        ProbeResult::fine("commit", "a run uses synchronous = full"),
+        ProbeResult::ok("commit", "a run uses synchronous = full"),
     ]
 }
 
-/// The INSERT is prepared, and not executed.
-fn may_insert(
+/// Checks the table and prepares the INSERT, without executing it.
+fn check_insert(
     connection: &rusqlite::Connection,
     path: &Path,
     table: &TableName,
     column: &str,
 ) -> Result<(), Fault> {
-    look(connection, path, table, column)?;
-    match connection.prepare(&insert(table, column)) {
+    check_table(connection, path, table, column)?;
+    match connection.prepare(&insert_sql(table, column)) {
         Ok(_) => Ok(()),
         Err(error) => Err(unusable(Some(path), &error)),
     }

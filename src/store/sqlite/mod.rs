@@ -1,7 +1,7 @@
-//! SQLite: one thread, one transaction a token, from the same queue as PostgreSQL's connections.
+//! The SQLite backend: one thread, one transaction per token, with the same queue as PostgreSQL.
 //!
-//! A file is used as it is: its schema is never changed. The demo's table lives in memory. What
-//! SQLite says is translated to PostgreSQL's codes, so that a script needs to know one language.
+//! The schema of a file is never changed. The demo's table is in memory. SQLite's errors are mapped
+//! to PostgreSQL's SQLSTATEs, so that a script handles one kind of code.
 
 mod inspect;
 mod open;
@@ -25,22 +25,22 @@ use crate::store::{BackendFuture, StoreBackend, StoreOptions};
 
 pub(super) use crate::store::sqlite::inspect::inspect;
 
-/// How long SQLite itself waits for a lock; short, so that an abort is heard in between.
-const BUSY: Duration = Duration::from_millis(200);
-/// How often a locked database is tried again.
-const TRIES: u32 = 25;
-/// Outcomes are handed over at least this often.
-const HANDOVER: Duration = Duration::from_millis(20);
+/// How long SQLite waits for a lock; short, so that an abort is noticed in between.
+const BUSY_TIMEOUT: Duration = Duration::from_millis(200);
+/// How often an INSERT is tried while the database is locked.
+const MAX_TRIES: u32 = 25;
+/// Outcomes are sent at least this often.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The thread that writes.
+/// The thread that writes to the database.
 pub(super) struct SqliteWorker {
     done: oneshot::Receiver<()>,
     path: Option<PathBuf>,
-    count: String,
+    count_sql: String,
 }
 
 impl SqliteWorker {
-    /// Opens the file at `path`, or a demo table in memory, in a thread of its own.
+    /// Starts the thread, which opens the file at `path` or a demo table in memory.
     pub(super) async fn open(
         path: Option<&Path>,
         options: &StoreOptions,
@@ -50,9 +50,9 @@ impl SqliteWorker {
         let (finish, done) = oneshot::channel();
         let path = path.map(Path::to_owned);
         let (table, column) = (options.table.clone(), options.column.clone());
-        let dry_run = options.dry_run;
-        let count = count(&table, &column);
-        let kept = path.clone();
+        let is_dry_run = options.dry_run;
+        let count_sql = count_sql(&table, &column);
+        let opened_path = path.clone();
         let queue = Arc::clone(queue);
         std::thread::Builder::new()
             .name("sqlite".to_owned())
@@ -61,15 +61,15 @@ impl SqliteWorker {
                     Err(fault) => {
                         let _ = ready.send(Err(fault));
                     }
-                    Ok(connection) => match connection.prepare(&insert(&table, &column)) {
+                    Ok(connection) => match connection.prepare(&insert_sql(&table, &column)) {
                         Err(error) => {
                             let _ = ready.send(Err(unusable(path.as_deref(), &error)));
                         }
                         Ok(statement) => {
-                            let _taker = ConsumerGuard(Arc::clone(&queue));
+                            let _guard = ConsumerGuard(Arc::clone(&queue));
                             drop(ready.send(Ok(())));
                             let mut writer = SqliteWriter::new(statement, &queue, &table, &column);
-                            writer.trial = dry_run.then_some(&connection);
+                            writer.dry_run = is_dry_run.then_some(&connection);
                             writer.run();
                         }
                     },
@@ -77,31 +77,33 @@ impl SqliteWorker {
                 let _ = finish.send(());
             })
             .map_err(|error| {
-                Fault::new(ErrorKind::DbConnect, "no thread for SQLite").cause(error.to_string())
+                Fault::new(ErrorKind::DbConnect, "cannot start the SQLite thread")
+                    .cause(error.to_string())
             })?;
         opened.await.unwrap_or_else(|_| {
             Err(Fault::new(
                 ErrorKind::DbConnect,
-                "the thread for SQLite has died",
+                "the SQLite thread has ended unexpectedly",
             ))
         })?;
         Ok(Self {
             done,
-            path: kept,
-            count,
+            path: opened_path,
+            count_sql,
         })
     }
 
-    /// Nobody else can be writing late: a transaction of a process that died is rolled back.
-    fn look_up(&self, values: &[String]) -> Result<HashMap<String, u64>, Fault> {
+    /// Counts the rows of each value. No late write is possible: SQLite rolls back the transaction of a
+    /// process that died.
+    fn count_rows(&self, values: &[String]) -> Result<HashMap<String, u64>, Fault> {
         let path = self.path.as_deref();
         let Some(file) = path else {
             return Ok(HashMap::new());
         };
-        let look = || {
+        let count_all = || {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags(file, flags)?;
-            let mut statement = connection.prepare(&self.count)?;
+            let mut statement = connection.prepare(&self.count_sql)?;
             let mut counts = HashMap::new();
             for value in values {
                 let count = statement.query_row([value], |row| row.get::<_, i64>(0))?;
@@ -109,7 +111,7 @@ impl SqliteWorker {
             }
             Ok(counts)
         };
-        look().map_err(|error| unusable(path, &error))
+        count_all().map_err(|error| unusable(path, &error))
     }
 }
 
@@ -119,7 +121,7 @@ impl StoreBackend for SqliteWorker {
         values: &'a [String],
         _: Option<i64>,
     ) -> BackendFuture<'a, Result<HashMap<String, u64>, Fault>> {
-        Box::pin(async { self.look_up(values) })
+        Box::pin(async { self.count_rows(values) })
     }
 
     fn join(self: Box<Self>) -> BackendFuture<'static, ()> {
@@ -129,7 +131,7 @@ impl StoreBackend for SqliteWorker {
     }
 }
 
-fn count(table: &TableName, column: &str) -> String {
+fn count_sql(table: &TableName, column: &str) -> String {
     format!(
         "SELECT count(*) FROM {} WHERE {} = ?1",
         table.to_sql(),
@@ -137,7 +139,7 @@ fn count(table: &TableName, column: &str) -> String {
     )
 }
 
-fn insert(table: &TableName, column: &str) -> String {
+fn insert_sql(table: &TableName, column: &str) -> String {
     format!(
         "INSERT INTO {} ({}) VALUES (?1)",
         table.to_sql(),
@@ -145,7 +147,7 @@ fn insert(table: &TableName, column: &str) -> String {
     )
 }
 
-/// What became of an INSERT, in PostgreSQL's words.
+/// The result of an INSERT, with PostgreSQL's SQLSTATE.
 enum InsertResult {
     Settled(Status, Option<Arc<Detail>>),
     Busy(Arc<Detail>),
@@ -160,9 +162,9 @@ struct SqliteWriter<'a> {
     details: DetailCache,
     no_row: Arc<Detail>,
     batch: OutcomeBatch,
-    handed_over: Instant,
-    /// Where each INSERT is tried and rolled back.
-    trial: Option<&'a Connection>,
+    last_flush: Instant,
+    /// The connection, if each INSERT is rolled back.
+    dry_run: Option<&'a Connection>,
 }
 
 impl<'a> SqliteWriter<'a> {
@@ -180,16 +182,16 @@ impl<'a> SqliteWriter<'a> {
             details: DetailCache::default(),
             no_row: Detail::reason("the database stored no row: a trigger skipped it"),
             batch: OutcomeBatch::default(),
-            handed_over: Instant::now(),
-            trial: None,
+            last_flush: Instant::now(),
+            dry_run: None,
         }
     }
 
     fn run(&mut self) {
-        while let Ok(chunk) = self.queue.inbox.recv_blocking() {
-            self.queue.taken(&chunk);
+        while let Ok(chunk) = self.queue.chunks.recv_blocking() {
+            self.queue.mark_taken(&chunk);
             self.store(chunk);
-            if self.queue.inbox.is_empty() {
+            if self.queue.chunks.is_empty() {
                 self.batch.flush();
             }
         }
@@ -210,12 +212,12 @@ impl<'a> SqliteWriter<'a> {
                 detail,
             };
             self.batch.push(&chunk.job, outcome);
-            if self.handed_over.elapsed() >= HANDOVER {
+            if self.last_flush.elapsed() >= FLUSH_INTERVAL {
                 self.batch.flush();
-                self.handed_over = Instant::now();
+                self.last_flush = Instant::now();
             }
         }
-        // The chunk reports what is left of it; what was stored must come first.
+        // Dropping the chunk reports its remaining tokens; stored ones must be sent first.
         self.batch.flush();
     }
 
@@ -223,7 +225,7 @@ impl<'a> SqliteWriter<'a> {
         job.is_stopping() || self.queue.shutdown.stopping().is_cancelled()
     }
 
-    /// Stores a token, waiting for locks.
+    /// Stores a token, and waits for locks.
     fn settle(&mut self, job: &StoreJob, token: &mut Token) -> (Status, Option<Arc<Detail>>) {
         let mut tries = 0;
         loop {
@@ -231,13 +233,13 @@ impl<'a> SqliteWriter<'a> {
             token.attempts = token.attempts.saturating_add(1);
             match self.insert(token) {
                 InsertResult::Settled(status, detail) => return (status, detail),
-                InsertResult::Busy(_) if tries < TRIES && !self.must_stop(job) => {}
+                InsertResult::Busy(_) if tries < MAX_TRIES && !self.must_stop(job) => {}
                 InsertResult::Busy(detail) => return (Status::Failed, Some(detail)),
                 InsertResult::Denied(detail) => {
                     let code = detail.sqlstate.clone().unwrap_or_default();
                     let fault = denied(&code, "the database refuses every insert")
                         .cause(detail.message.clone().unwrap_or_default());
-                    job.tell(&fault);
+                    job.set_fault(&fault);
                     self.queue.fail_all(StoreEnd {
                         status: Status::NotAttempted,
                         detail: Arc::clone(&detail),
@@ -250,9 +252,9 @@ impl<'a> SqliteWriter<'a> {
     }
 
     fn insert(&mut self, token: &Token) -> InsertResult {
-        // Dropped without a commit, it takes back what was done since.
-        let trial = self.trial.map(Connection::unchecked_transaction);
-        let inserted = match trial {
+        // Dropping the transaction rolls the INSERT back.
+        let transaction = self.dry_run.map(Connection::unchecked_transaction);
+        let inserted = match transaction {
             Some(Err(error)) => Err(error),
             Some(Ok(_)) | None => self.statement.execute([token.as_str()]),
         };
@@ -264,25 +266,25 @@ impl<'a> SqliteWriter<'a> {
             Err(error) => error,
         };
         let (kind, code) = match &error {
-            rusqlite::Error::SqliteFailure(failure, _) => class_of(*failure),
+            rusqlite::Error::SqliteFailure(failure, _) => classify(*failure),
             _ => (ErrorMeaning::Denied, "XX000"),
         };
-        let said = match &error {
-            rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
+        let message = match &error {
+            rusqlite::Error::SqliteFailure(_, Some(text)) => text.clone(),
             error => error.to_string(),
         };
         let kind = match code {
-            "23502" | "23505" if !names_token(&said, self.table, self.column) => {
+            "23502" | "23505" if !names_column(&message, self.table, self.column) => {
                 ErrorMeaning::Settled(Status::Failed)
             }
             _ => kind,
         };
-        let constraint = (code == "23514").then(|| constraint(&said)).flatten();
-        let detail = self.details.of(
+        let constraint = (code == "23514").then(|| constraint(&message)).flatten();
+        let detail = self.details.get(
             &ServerDetail {
                 code,
                 constraint,
-                message: &said,
+                message: &message,
                 names: [constraint, Some(self.table), Some(self.column), None],
             },
             token.as_str(),
@@ -302,8 +304,8 @@ enum ErrorMeaning {
     Denied,
 }
 
-/// The verdict on a failed INSERT and PostgreSQL's code for it.
-fn class_of(failure: ffi::Error) -> (ErrorMeaning, &'static str) {
+/// Classifies a failed INSERT and returns PostgreSQL's SQLSTATE for it.
+fn classify(failure: ffi::Error) -> (ErrorMeaning, &'static str) {
     let rejected = ErrorMeaning::Settled(Status::Rejected);
     match failure.code {
         ErrorCode::ConstraintViolation => (
@@ -325,7 +327,7 @@ fn class_of(failure: ffi::Error) -> (ErrorMeaning, &'static str) {
         ErrorCode::OutOfMemory => (ErrorMeaning::Settled(Status::Failed), "53200"),
         ErrorCode::ReadOnly => (ErrorMeaning::Settled(Status::Failed), "25006"),
         ErrorCode::OperationInterrupted => (ErrorMeaning::Settled(Status::Failed), "57014"),
-        // The write or its sync failed: whether the commit will be found there, nobody knows.
+        // The write or its sync failed: it is not known whether the commit is durable.
         ErrorCode::SystemIoFailure => (ErrorMeaning::Settled(Status::Unknown), "58030"),
         ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => (ErrorMeaning::Denied, "XX001"),
         ErrorCode::Unknown => (ErrorMeaning::Denied, "42000"),
@@ -333,10 +335,11 @@ fn class_of(failure: ffi::Error) -> (ErrorMeaning, &'static str) {
     }
 }
 
-/// True if the message of a NOT NULL or UNIQUE constraint names the token's column, as `table.column`
-/// after a colon. An index on an expression is named instead of its columns: then nothing speaks against
-/// the token being at fault.
-fn names_token(message: &str, table: &str, column: &str) -> bool {
+/// Returns true if the message of a NOT NULL or UNIQUE constraint names the token's column.
+///
+/// The message has `table.column` after a colon. For an index on an expression it has the index name
+/// instead; then the token counts as the cause.
+fn names_column(message: &str, table: &str, column: &str) -> bool {
     let Some((_, columns)) = message.split_once(": ") else {
         return false;
     };
@@ -347,8 +350,9 @@ fn names_token(message: &str, table: &str, column: &str) -> bool {
             .any(|column| column.eq_ignore_ascii_case(&token))
 }
 
-/// The name of a CHECK constraint, which SQLite gives after a colon; an unnamed one stands there
-/// with its expression instead.
+/// Returns the name of a CHECK constraint, which follows a colon.
+///
+/// For an unnamed constraint SQLite gives the expression instead.
 fn constraint(message: &str) -> Option<&str> {
     let (_, name) = message.split_once(": ")?;
     let is_name = name
@@ -365,7 +369,7 @@ mod tests {
 
     #[test]
     fn token_is_at_fault_only_when_sqlite_names_its_column() {
-        let names = |message| names_token(message, "secret_tokens", "data");
+        let names = |message| names_column(message, "secret_tokens", "data");
         assert!(names("UNIQUE constraint failed: secret_tokens.data"));
         assert!(names(
             "UNIQUE constraint failed: secret_tokens.tenant, secret_tokens.data"
@@ -452,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn the_demo_stores_and_rejects() {
+    fn demo_stores_and_rejects_tokens() {
         block(async {
             let page = Page::from_texts([
                 ("aa", None),
@@ -464,22 +468,25 @@ mod tests {
             assert_eq!(fault, None);
             assert_eq!(outcomes.len(), 3);
             assert_eq!(find(&outcomes, "aa").status, Status::Stored);
-            let refused = find(&outcomes, "b-b");
-            assert_eq!(refused.status, Status::Rejected);
-            assert_eq!(refused.token.attempts, 1);
-            assert_eq!(refused.detail().sqlstate.as_deref(), Some("23514"));
+            let rejected = find(&outcomes, "b-b");
+            assert_eq!(rejected.status, Status::Rejected);
+            assert_eq!(rejected.token.attempts, 1);
+            assert_eq!(rejected.detail().sqlstate.as_deref(), Some("23514"));
             assert_eq!(
-                refused.detail().constraint.as_deref(),
+                rejected.detail().constraint.as_deref(),
                 Some("secret_tokens_data_check")
             );
-            let flawed = find(&outcomes, "c\0c");
-            assert_eq!(flawed.token.attempts, 0);
-            assert_eq!(flawed.detail().reason.as_deref(), Some("control character"));
+            let invalid = find(&outcomes, "c\0c");
+            assert_eq!(invalid.token.attempts, 0);
+            assert_eq!(
+                invalid.detail().reason.as_deref(),
+                Some("control character")
+            );
         });
     }
 
     #[test]
-    fn a_files_constraints_and_triggers_judge_each_token() {
+    fn constraints_and_triggers_of_a_file_decide_each_token() {
         let (_folder, path) = file(
             "CREATE TABLE secret_tokens (data TEXT UNIQUE CHECK (data <> 'no'), n);
              CREATE TRIGGER skip BEFORE INSERT ON secret_tokens WHEN new.data = 'skip'
@@ -511,8 +518,8 @@ mod tests {
                 ]
             );
             assert_eq!(find(&outcomes, "no").detail().constraint, None);
-            let said = find(&outcomes, "stop").detail().message.as_deref();
-            assert_eq!(said, Some("not this one"));
+            let message = find(&outcomes, "stop").detail().message.as_deref();
+            assert_eq!(message, Some("not this one"));
         });
         let count: i64 = Connection::open(path)
             .unwrap()
@@ -522,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_one_clear_fault() {
+    fn unusable_file_or_table_is_one_fault() {
         let (folder, path) = file("CREATE TABLE other (x)");
         let missing = folder.path().join("missing.db");
         let wrong = folder.path().join("wrong.db");
@@ -558,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_vanishes_ends_the_run() {
+    fn run_ends_when_the_table_is_dropped() {
         let (_folder, path) = file("CREATE TABLE secret_tokens (data TEXT)");
         block(async {
             let options = options(DatabaseTarget::Sqlite(path.clone()));
@@ -570,12 +577,12 @@ mod tests {
                 .execute_batch("DROP TABLE secret_tokens")
                 .unwrap();
             let mut stream = store.store(PageStream::ready([page(&["aa"; 100])]));
-            let (mut failed, mut never_sent) = (0, 0);
+            let (mut failed, mut not_attempted) = (0, 0);
             loop {
                 match stream.next().await.unwrap() {
                     Ok(batch) => {
                         failed += count_of(&batch, Status::Failed);
-                        never_sent += count_of(&batch, Status::NotAttempted);
+                        not_attempted += count_of(&batch, Status::NotAttempted);
                     }
                     Err(fault) => {
                         assert!(
@@ -587,7 +594,7 @@ mod tests {
                 }
             }
             assert_eq!(
-                (failed, never_sent),
+                (failed, not_attempted),
                 (1, 99),
                 "the first was sent, and refused"
             );
@@ -596,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_run_reports_every_token() {
+    fn every_token_is_reported_when_run_is_stopped() {
         block(async {
             let shutdown = Shutdown::new();
             shutdown.stop_for(crate::error::exit::Cause::Terminate);
@@ -608,7 +615,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_stopped_reports_every_token() {
+    fn every_token_is_reported_when_stream_is_stopped() {
         block(async {
             let store = Store::open(
                 options(DatabaseTarget::Demo),

@@ -1,5 +1,4 @@
-//! Opens an SQLite file and looks at its table, or makes the demo's table in memory; says clearly why
-//! one cannot be used.
+//! Opens an SQLite file and checks its table, or creates the demo's table in memory.
 
 use std::path::Path;
 
@@ -7,7 +6,7 @@ use rusqlite::{Connection, MAIN_DB, OpenFlags};
 
 use crate::error::{ErrorKind, Fault};
 use crate::store::identifier::{TableName, quote_identifier};
-use crate::store::sqlite::BUSY;
+use crate::store::sqlite::BUSY_TIMEOUT;
 
 pub(super) fn open(
     path: Option<&Path>,
@@ -15,16 +14,16 @@ pub(super) fn open(
     column: &str,
 ) -> Result<Connection, Fault> {
     let Some(path) = path else {
-        return demo(table, column).map_err(|error| unusable(None, &error));
+        return open_demo(table, column).map_err(|error| unusable(None, &error));
     };
-    let connection = existing(path)?;
-    look(&connection, path, table, column)?;
+    let connection = open_file(path)?;
+    check_table(&connection, path, table, column)?;
     set_up(&connection).map_err(|error| unusable(Some(path), &error))?;
     Ok(connection)
 }
 
-/// Opens the file at `path`, which must be there, and changes nothing in it.
-pub(super) fn existing(path: &Path) -> Result<Connection, Fault> {
+/// Opens the existing file at `path`, without changing it.
+pub(super) fn open_file(path: &Path) -> Result<Connection, Fault> {
     if !path.is_file() {
         return Err(
             Fault::new(ErrorKind::DbConnect, "the database file does not exist")
@@ -34,11 +33,11 @@ pub(super) fn existing(path: &Path) -> Result<Connection, Fault> {
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     Connection::open_with_flags(path, flags)
-        .and_then(|connection| connection.busy_timeout(BUSY).map(|()| connection))
+        .and_then(|connection| connection.busy_timeout(BUSY_TIMEOUT).map(|()| connection))
         .map_err(|error| unusable(Some(path), &error))
 }
 
-fn demo(table: &TableName, column: &str) -> rusqlite::Result<Connection> {
+fn open_demo(table: &TableName, column: &str) -> rusqlite::Result<Connection> {
     let connection = Connection::open_in_memory()?;
     let column = quote_identifier(column);
     connection.execute_batch(&format!(
@@ -50,8 +49,8 @@ fn demo(table: &TableName, column: &str) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Looks at the table, its column and the right to write.
-pub(super) fn look(
+/// Checks the table, its column and that the file is writable.
+pub(super) fn check_table(
     connection: &Connection,
     path: &Path,
     table: &TableName,
@@ -69,12 +68,12 @@ pub(super) fn look(
     if columns.is_empty() {
         return Err(denied("42P01", "the table does not exist")
             .cause(format!("no table {} in {}", table.to_sql(), path.display()))
-            .hint("create it first: the schema of an existing database is never changed"));
+            .hint("create it first: token_service never changes the schema of a database"));
     }
     if !columns.iter().any(|name| name.eq_ignore_ascii_case(column)) {
         return Err(denied("42703", "the column does not exist")
             .cause(format!("no column \"{column}\" in {}", table.to_sql()))
-            .hint(format!("the table has {}", columns.join(", "))));
+            .hint(format!("the table has the columns {}", columns.join(", "))));
     }
     if connection.is_readonly(MAIN_DB).map_err(unusable)? {
         return Err(denied("25006", "the database takes no writes")
@@ -84,12 +83,12 @@ pub(super) fn look(
     Ok(())
 }
 
-/// What a run wants of its connection.
+/// Sets the pragmas of a run's connection.
 fn set_up(connection: &Connection) -> rusqlite::Result<()> {
-    // Not every file system can do WAL; what it then uses is as safe, only slower.
+    // Not every file system supports WAL; the fallback is as safe, but slower.
     let _ = connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()));
     connection.pragma_update(None, "synchronous", "full")?;
-    // Rows are only ever added: half a MiB of the file is enough to have at hand.
+    // Rows are only inserted: half a MiB of cache is enough.
     connection.pragma_update(None, "cache_size", -512)?;
     connection.pragma_update(None, "foreign_keys", "on")
 }

@@ -1,9 +1,9 @@
--- Answers as plain_table.sql does, for any relation.
+-- Returns what plain_table.sql returns, for any relation.
 WITH RECURSIVE
 target AS MATERIALIZED (
   SELECT $1::text::regclass::oid AS oid
 ),
--- The relations that an INSERT may write to: views lead to their tables, tables to their partitions.
+-- The relations that an INSERT may write to, through views and partitions.
 reached(oid) AS (
   SELECT oid FROM target
   UNION
@@ -18,11 +18,11 @@ reached(oid) AS (
   ) next
 ),
 relation AS MATERIALIZED (
-  -- An array, for its length is guessed low: a plan that looks costly would be compiled first (jit).
+  -- An array, because its length is estimated low: JIT would compile a plan that looks costly.
   SELECT c.*, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE c.oid = ANY (ARRAY(SELECT oid FROM reached))
 ),
--- The token's column: its type, and below a domain the type that it is of.
+-- The type of the token's column, below any domains.
 kind(oid, typmod, depth) AS (
   SELECT a.atttypid, a.atttypmod, 0 FROM pg_attribute a, target
   WHERE a.attrelid = target.oid AND a.attname = $2 AND NOT a.attisdropped

@@ -1,18 +1,18 @@
-//! Reads expressions as PostgreSQL prints them, as far as the catalog asks: what they mention, what they
-//! may raise, and which column a view shows.
+//! Parses expressions as PostgreSQL prints them: what they mention, what they may raise, and which
+//! column a view shows.
 
-/// What can go wrong with the values of the other columns.
+/// What the values of the other columns may raise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Risk {
-    /// Constants and clocks: nothing.
+    /// Nothing: constants and clocks.
     None,
-    /// A sequence: its end, or a number too large for the column.
+    /// The errors of a sequence: exhausted, or too large for the column.
     Sequence,
-    /// An expression that may raise anything.
+    /// Any error.
     Anything,
 }
 
-/// What a default may raise, by its text.
+/// Returns what a default may raise, by its text.
 pub(super) fn risk_of(value: &str) -> Risk {
     const CLOCKS: [&str; 14] = [
         "now()",
@@ -43,19 +43,19 @@ pub(super) fn risk_of(value: &str) -> Risk {
     }
     let of_sequence = value.strip_prefix("nextval(");
     let of_sequence = of_sequence.and_then(|rest| rest.strip_suffix(')'));
-    if of_sequence.and_then(literal) == Some("regclass") {
+    if of_sequence.and_then(literal_type) == Some("regclass") {
         return Risk::Sequence;
     }
-    match literal(value) {
-        // The length of a literal is looked at when it is inserted.
+    match literal_type(value) {
+        // The length of such a literal is checked on INSERT.
         Some(kind) if kind.starts_with("character") || kind.starts_with("bit") => Risk::Anything,
         Some(_) => Risk::None,
         None => Risk::Anything,
     }
 }
 
-/// The type of a value that is a single literal with its type.
-fn literal(value: &str) -> Option<&str> {
+/// Returns the type of a value that is a single typed literal.
+fn literal_type(value: &str) -> Option<&str> {
     let rest = value.strip_prefix('\'')?;
     let mut end = 0;
     let bytes = rest.as_bytes();
@@ -73,9 +73,9 @@ fn literal(value: &str) -> Option<&str> {
     kind.chars().all(is_name).then_some(kind)
 }
 
-/// True if a line of a CONTEXT names the function: `f()` as PL/pgSQL writes it, `"f"` as other
-/// languages do, whatever language the server speaks.
-pub(super) fn names(line: &str, function: &str) -> bool {
+/// Returns true if a line of a CONTEXT names the function: `f()` in PL/pgSQL, `"f"` in other
+/// languages, in any locale.
+pub(super) fn names_function(line: &str, function: &str) -> bool {
     const QUOTES: [(char, char); 4] = [('"', '"'), ('«', '»'), ('„', '“'), ('“', '”')];
     let is_name = |char: char| char.is_alphanumeric() || char == '_' || char == '.';
     let mut signatures = line.match_indices(function);
@@ -92,12 +92,12 @@ pub(super) fn names(line: &str, function: &str) -> bool {
     is_frame(line) && quotes.any(|(open, close)| line.contains(&format!("{open}{name}{close}")))
 }
 
-/// True if the line of a CONTEXT is that of a function, and not of a statement or a portal.
+/// Returns true if a CONTEXT line is a function's, not a statement's or a portal's.
 pub(in super::super) fn is_frame(line: &str) -> bool {
     line.contains("PL/") || line.starts_with("SQL function")
 }
 
-/// True if an identifier of the expression, outside of its literals, is one that `is` knows.
+/// Returns true if `is` accepts an identifier of the expression outside its literals.
 pub(super) fn mentions(expression: &str, is: impl Fn(&str) -> bool) -> bool {
     let mut rest = expression;
     while let Some(first) = rest.chars().next() {
@@ -110,8 +110,8 @@ pub(super) fn mentions(expression: &str, is: impl Fn(&str) -> bool) -> bool {
                 rest = after;
             }
             _ if first.is_alphabetic() || first == '_' => {
-                let (word, after) = word(rest);
-                // Neither a function of that name nor the table before a column's.
+                let (word, after) = identifier(rest);
+                // Neither a function's name nor a table qualifier.
                 if !after.starts_with(['(', '.']) && is(word) {
                     return true;
                 }
@@ -123,13 +123,13 @@ pub(super) fn mentions(expression: &str, is: impl Fn(&str) -> bool) -> bool {
     false
 }
 
-/// The identifier that the text begins with, and what follows it.
-fn word(text: &str) -> (&str, &str) {
+/// Splits the text after its leading identifier.
+fn identifier(text: &str) -> (&str, &str) {
     let is_part = |char: char| char.is_alphanumeric() || char == '_' || char == '$';
     text.split_at(text.find(|char| !is_part(char)).unwrap_or(text.len()))
 }
 
-/// The text up to the closing quote, with doubled ones undone, and what follows it.
+/// Returns the text up to the closing quote, with doubled quotes undone, and the rest.
 fn quoted(text: &str, quote: char) -> (String, &str) {
     let mut inner = String::new();
     let mut rest = text;
@@ -147,7 +147,7 @@ fn quoted(text: &str, quote: char) -> (String, &str) {
     }
 }
 
-/// The column of its table that a view shows as `column`; `None` if it shows an expression.
+/// Returns the table's column that a view shows as `column`; `None` for an expression.
 pub(super) fn view_column(definition: &str, column: &str) -> Option<String> {
     let list = definition.trim_start().strip_prefix("SELECT ")?;
     let list = &list[..list.find("\n   FROM ")?];
@@ -165,14 +165,14 @@ pub(super) fn view_column(definition: &str, column: &str) -> Option<String> {
     })
 }
 
-/// The last part of `a.b."c"`, unquoted, and what follows the path.
+/// Returns the last part of `a.b."c"`, unquoted, and the rest.
 fn path_end(text: &str) -> Option<(String, &str)> {
     let mut rest = text;
     loop {
         let (part, after) = if let Some(inner) = rest.strip_prefix('"') {
             quoted(inner, '"')
         } else {
-            let (word, after) = word(rest);
+            let (word, after) = identifier(rest);
             (word.to_owned(), after)
         };
         if part.is_empty() {
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn identifiers_are_found_outside_of_literals_functions_and_qualifiers() {
+    fn identifiers_are_found_only_outside_literals_functions_and_qualifiers() {
         let mentions = |text: &str| mentions(text, |name| name == "data");
         for text in [
             "data",
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_of_views_are_followed_to_their_tables() {
+    fn view_columns_are_traced_to_table_columns() {
         for (definition, column, expected) in [
             (
                 " SELECT base.id,\n    base.tok AS data\n   FROM base;",
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_harmless_only_if_they_cannot_raise() {
+    fn default_is_risk_free_only_when_it_cannot_raise() {
         for value in [
             "1",
             "(-1)",
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_recognized_in_every_language_of_the_server() {
+    fn function_frames_are_recognized_in_every_server_language() {
         for line in [
             "PL/pgSQL function refuse() line 3 at RAISE",
             "PL/pgSQL-Funktion refuse() Zeile 3 bei RAISE",
@@ -283,7 +283,7 @@ mod tests {
             "PL/Python function \"refuse\"",
             "PL/Perl-Funktion „refuse“",
         ] {
-            assert!(names(line, "refuse()"), "{line}");
+            assert!(names_function(line, "refuse()"), "{line}");
         }
         for line in [
             "PL/pgSQL function inner_refuse() line 3 at RAISE",
@@ -291,7 +291,7 @@ mod tests {
             "SQL statement \"INSERT INTO refuse\"",
             "unnamed portal with parameters: $1 = 'refuse'",
         ] {
-            assert!(!names(line, "refuse()"), "{line}");
+            assert!(!names_function(line, "refuse()"), "{line}");
         }
     }
 }

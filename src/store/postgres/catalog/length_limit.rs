@@ -1,18 +1,18 @@
-//! What a column of a limited length does to a token.
+//! The effect of a column's length limit on tokens.
 
-/// The limit of the column's length.
+/// The length limit of the column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum LengthLimit {
-    /// Any text is kept as it is.
+    /// No limit.
     Any,
-    /// `varchar(n)`: blanks beyond `n` characters are cut.
+    /// `varchar(n)`: blanks beyond `n` characters are cut off.
     Varchar(usize),
-    /// `char(n)` or `bpchar` (no limit): trailing blanks carry no meaning.
+    /// `char(n)` or `bpchar` (no limit): trailing blanks are not significant.
     Char(Option<usize>),
 }
 
 impl LengthLimit {
-    /// Why a token would not be kept whole although the server accepts it.
+    /// Returns why an accepted token would not be stored completely.
     pub(in crate::store) fn loss(self, token: &str) -> Option<&'static str> {
         match self {
             Self::Any => None,
@@ -28,7 +28,7 @@ impl LengthLimit {
         }
     }
 
-    /// True if the column's type refuses the token for its length.
+    /// Returns true if the column's type refuses the token for its length.
     pub(in super::super) fn is_exceeded(self, token: &str) -> bool {
         match self {
             Self::Any | Self::Char(None) => false,
@@ -42,13 +42,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn token_is_lost_in_part_only_when_blanks_at_its_end_are_cut() {
+    fn loss_is_reported_only_when_trailing_blanks_are_cut() {
         for (length_limit, token, is_lost) in [
             (LengthLimit::Any, "abc  ", false),
             (LengthLimit::Varchar(3), "abc", false),
             (LengthLimit::Varchar(3), "abc ", true),
             (LengthLimit::Varchar(3), "ab ", false),
-            // The server itself refuses these.
+            // The server refuses these itself.
             (LengthLimit::Varchar(3), "abcd", false),
             (LengthLimit::Varchar(3), "abc d", false),
             (LengthLimit::Varchar(3), "äöü ", true),

@@ -1,5 +1,6 @@
-//! What PostgreSQL's catalogs say about the table, read once when a run starts: enough to tell whose
-//! fault a failed INSERT is, whether one can succeed, and what a look-up proves.
+//! Facts from PostgreSQL's catalogs about the table, read once per run.
+//!
+//! They decide whose fault a failed INSERT is, whether one can succeed, and what a look-up proves.
 
 mod expression;
 mod length_limit;
@@ -18,13 +19,13 @@ pub(in crate::store) use crate::store::postgres::catalog::length_limit::LengthLi
 pub(super) use crate::store::postgres::catalog::obstacle::Obstacle;
 pub(super) use crate::store::postgres::catalog::scope::{Owner, Scope};
 
-/// Asks for all of it in one round trip; `$1` is the relation as SQL, `$2` the column's name. The answer
-/// has no row unless the relation is a plain table.
+/// Returns the query for a plain table; `$1` is the relation as SQL, `$2` the column's name. For any other
+/// relation its reply has no row.
 pub(super) fn plain_table_sql() -> String {
     with_shared_parts(include_str!("plain_table.sql"))
 }
 
-/// The same for any relation, which takes a new backend twice the time.
+/// Returns the query for any relation, which takes a new backend twice the time.
 pub(super) fn any_relation_sql() -> String {
     with_shared_parts(include_str!("any_relation.sql"))
 }
@@ -34,7 +35,7 @@ fn with_shared_parts(sql: &str) -> String {
         .replace("{relation}", include_str!("relation.sql").trim_end())
 }
 
-/// The table that tokens are inserted into, and every relation that such an INSERT can write to.
+/// The target table, and every relation that an INSERT into it can write to.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[allow(
     clippy::struct_excessive_bools,
@@ -45,7 +46,7 @@ pub(in crate::store) struct Catalog {
     pub(super) may_insert: Option<bool>,
     may_select: Option<bool>,
     may_select_xmin: Option<bool>,
-    /// True if the cluster assigns no transaction numbers any more.
+    /// True if the cluster assigns no more transaction numbers.
     is_stopped: bool,
     /// True if `synchronous_standby_names` is set.
     pub(super) has_standbys: bool,
@@ -53,10 +54,10 @@ pub(in crate::store) struct Catalog {
     target: i64,
     /// The column's type, below any domains.
     kind: Option<BaseType>,
-    /// True if equal values of the column are equal byte for byte, as far as its collation says.
+    /// True if the column's collation treats only identical bytes as equal.
     is_exact: bool,
     domains: Vec<Domain>,
-    /// The keys by which the tables are partitioned that the target is a partition of.
+    /// The partition keys of the target's ancestors.
     ancestors: Vec<PartitionKey>,
     relations: Vec<Relation>,
     #[serde(skip)]
@@ -70,7 +71,7 @@ pub(in crate::store) struct Catalog {
 #[derive(Clone, Debug, Deserialize)]
 struct BaseType {
     name: String,
-    /// As SQL writes it.
+    /// The name as SQL.
     title: String,
     is_builtin: bool,
     typmod: i32,
@@ -102,11 +103,11 @@ pub(super) struct Relation {
     takes_inserts: bool,
     may_select: bool,
     has_row_security: bool,
-    /// The events of its rules, SELECT excepted.
+    /// The events of its rules, except SELECT.
     rules: Vec<String>,
     view: Option<View>,
     key: Option<PartitionKey>,
-    /// Empty for partitions that are not the target: an INSERT uses the defaults of their root.
+    /// Empty for partitions other than the target: an INSERT uses their root's defaults.
     columns: Vec<Column>,
     constraints: Vec<Constraint>,
     indexes: Vec<Index>,
@@ -132,7 +133,7 @@ struct Column {
     is_required: bool,
     identity: Option<String>,
     is_generated: bool,
-    /// Its default, or the expression that generates it.
+    /// The default, or the expression of a generated column.
     value: Option<String>,
     #[serde(rename = "type")]
     kind: String,
@@ -148,7 +149,7 @@ struct Sequence {
     is_exhausted: Option<bool>,
 }
 
-/// A CHECK or a foreign key.
+/// A CHECK or foreign key constraint.
 #[derive(Clone, Debug, Deserialize)]
 struct Constraint {
     name: String,
@@ -159,9 +160,9 @@ struct Constraint {
 #[derive(Clone, Debug, Deserialize)]
 struct Index {
     name: String,
-    /// What its uniqueness is about.
+    /// The key columns.
     keys: Vec<String>,
-    /// The same and the columns that it includes.
+    /// The key columns and the included ones.
     columns: Vec<String>,
     expression: Option<String>,
     predicate: Option<String>,
@@ -178,26 +179,28 @@ struct Trigger {
     is_before: bool,
     is_instead: bool,
     is_row: bool,
-    /// With its arguments, as a CONTEXT shows it.
+    /// The function with its argument types, as a CONTEXT shows it.
     function: String,
-    /// The C function, for a trigger that is written in C.
+    /// The C symbol, for a trigger in C.
     symbol: Option<String>,
     sets_durability: bool,
 }
 
 impl Catalog {
-    /// Reads the answer about `column`.
+    /// Parses the reply to one of the queries about `column`.
     ///
     /// # Errors
-    /// If the answer is not what PostgreSQL gives.
+    /// If the reply is not what PostgreSQL gives.
     pub(super) fn parse(json: &str, column: &str) -> Result<Self, serde_json::Error> {
         let mut catalog: Self = serde_json::from_str(json)?;
-        catalog.name_token_columns(column);
+        catalog.find_token_columns(column);
         Ok(catalog)
     }
 
-    /// The catalog of a pipeline test: nothing is known of its table but the names, so that an error of
-    /// class 22 or 23 with nothing else is the token's fault.
+    /// Creates the catalog of a pipeline test.
+    ///
+    /// Only the names are known, so an error of class 22 or 23 without further fields is the
+    /// token's fault.
     pub(in crate::store) fn assumed(table: &TableName, column: &str) -> Self {
         let mut catalog = Self {
             is_assumed: true,
@@ -209,20 +212,20 @@ impl Catalog {
             }],
             ..Self::default()
         };
-        catalog.name_token_columns(column);
+        catalog.find_token_columns(column);
         catalog
     }
 
-    /// True if it is that of a pipeline test.
+    /// Returns true for the catalog of a pipeline test.
     pub(super) fn is_assumed(&self) -> bool {
         self.is_assumed
     }
 
-    /// Follows the column through views to their tables, and to the partitions.
-    fn name_token_columns(&mut self, column: &str) {
+    /// Follows the column through views to their tables and partitions.
+    fn find_token_columns(&mut self, column: &str) {
         let mut columns = HashMap::from([(self.target, column.to_owned())]);
-        let mut open = vec![self.target];
-        while let Some(oid) = open.pop() {
+        let mut pending = vec![self.target];
+        while let Some(oid) = pending.pop() {
             let Some(name) = columns.get(&oid).cloned() else {
                 continue;
             };
@@ -236,7 +239,7 @@ impl Catalog {
             found.extend(partitions.map(|it| (it.oid, name.clone())));
             for (oid, name) in found {
                 columns.entry(oid).or_insert_with(|| {
-                    open.push(oid);
+                    pending.push(oid);
                     name
                 });
             }
@@ -252,7 +255,7 @@ impl Catalog {
         self.relation(self.target)
     }
 
-    /// The relation that an error names.
+    /// Returns the relation that an error names.
     pub(super) fn named(&self, schema: Option<&str>, table: &str) -> Option<&Relation> {
         self.relations
             .iter()
@@ -267,7 +270,7 @@ impl Catalog {
         self.token_column(relation) == Some(column)
     }
 
-    /// True if the expression mentions the token's column, or the whole row.
+    /// Returns true if the expression mentions the token's column, or the whole row.
     fn mentions_token(&self, relation: &Relation, expression: &str) -> bool {
         let column = self.token_column(relation);
         mentions(expression, |name| {
@@ -275,7 +278,7 @@ impl Catalog {
         })
     }
 
-    /// True if the column holds the token or is generated from it.
+    /// Returns true if the column holds the token or is generated from it.
     pub(super) fn depends_on_token(&self, relation: &Relation, column: &str) -> bool {
         let generated = || {
             // Partitions list no columns; their generated columns are those of their root.
@@ -295,7 +298,7 @@ impl Catalog {
             .any(|column| self.depends_on_token(relation, column))
     }
 
-    /// The columns that do not receive the token.
+    /// Returns the columns that do not receive the token.
     fn other_columns(&self) -> impl Iterator<Item = (&Relation, &Column)> {
         self.relations.iter().flat_map(move |relation| {
             let columns = relation.columns.iter();
@@ -304,12 +307,12 @@ impl Catalog {
         })
     }
 
-    /// True if a row can go to another server.
+    /// Returns true if a row can go to a foreign server.
     pub(super) fn has_foreign(&self) -> bool {
         self.relations.iter().any(|relation| relation.kind == "f")
     }
 
-    /// How long a token the column keeps.
+    /// Returns the column's length limit.
     pub(in crate::store) fn length_limit(&self) -> LengthLimit {
         const HEADER: i32 = 4;
         let Some(kind) = &self.kind else {
@@ -323,18 +326,19 @@ impl Catalog {
         }
     }
 
-    /// True if the role may ask which rows hold a value and which transaction wrote them.
-    pub(in crate::store) fn may_look(&self) -> bool {
-        match self.shown_through() {
+    /// Returns true if the role may read the column and `xmin`.
+    pub(in crate::store) fn may_look_up(&self) -> bool {
+        match self.base_column() {
             Some((base, _)) => base.may_select,
             None => self.may_select == Some(true) && self.may_select_xmin == Some(true),
         }
     }
 
-    /// The table as SQL, and the column's name, in which the rows of a view can be looked for: a view
-    /// does not show which transaction wrote them.
-    pub(super) fn base(&self) -> Option<(String, String)> {
-        let (base, column) = self.shown_through()?;
+    /// Returns the table as SQL, and the column's name, in which a view's rows can be looked up.
+    ///
+    /// A view does not show which transaction wrote a row.
+    pub(super) fn base_sql(&self) -> Option<(String, String)> {
+        let (base, column) = self.base_column()?;
         let table = TableName {
             schema: Some(base.schema.clone()),
             table: base.name.clone(),
@@ -342,22 +346,23 @@ impl Catalog {
         Some((table.to_sql(), column.to_owned()))
     }
 
-    fn shown_through(&self) -> Option<(&Relation, &str)> {
+    fn base_column(&self) -> Option<(&Relation, &str)> {
         if self.target()?.kind != "v" {
             return None;
         }
         let is_table = |it: &&Relation| matches!(it.kind.as_str(), "r" | "p") && !it.is_partition;
         let mut tables = self.relations.iter().filter(is_table);
         let table = tables.next()?;
-        // Of several it is not known which one holds the token.
+        // With several tables it is unknown which one holds the token.
         match tables.next() {
             None => Some((table, self.token_column(table)?)),
             Some(_) => None,
         }
     }
 
-    /// True if a look-up that misses a value proves that no row was stored: nothing may change, hide,
-    /// move or remove a row, and equality is exact.
+    /// Returns true if a missing value proves that no row was stored.
+    ///
+    /// Nothing may change, hide, move or remove a row, and equality must be exact.
     pub(in crate::store) fn proves_absence(&self) -> bool {
         let is_plain = |relation: &Relation| {
             matches!(relation.kind.as_str(), "r" | "p")
@@ -375,8 +380,8 @@ impl Catalog {
             && self.relations.iter().all(is_plain)
     }
 
-    /// Why a look-up by value proves nothing, as a clause; `None` on a table on which it does.
-    pub(in crate::store) fn obscured_by(&self) -> Option<&'static str> {
+    /// Returns why a look-up by value proves nothing, as a clause; `None` if it is reliable.
+    pub(in crate::store) fn lookup_obstacle(&self) -> Option<&'static str> {
         let any = |is: &dyn Fn(&Relation) -> bool| self.relations.iter().any(is);
         if any(&|it| it.kind == "f") {
             Some("rows of a foreign table do not show who wrote them")
@@ -397,7 +402,7 @@ impl Catalog {
         }
     }
 
-    /// What an operator of a run should know of the table.
+    /// Returns warnings about the table for the operator.
     pub(super) fn warnings(&self) -> Vec<String> {
         let changes = |it: &Relation| {
             !it.rules.is_empty() || it.triggers.iter().any(|trigger| trigger.is_row)
@@ -413,7 +418,7 @@ impl Catalog {
             .collect()
     }
 
-    /// Why a commit may be worth less than the session asks for.
+    /// Returns why a commit may be less durable than the session requests.
     pub(super) fn durability_warning(&self) -> Option<String> {
         let triggers = self.durability_triggers();
         (!triggers.is_empty()).then(|| {
@@ -425,7 +430,7 @@ impl Catalog {
         })
     }
 
-    /// The triggers whose functions set `synchronous_commit`.
+    /// Returns the triggers whose functions mention `synchronous_commit`.
     fn durability_triggers(&self) -> Vec<&str> {
         let triggers = self.relations.iter().flat_map(|known| &known.triggers);
         let mut names: Vec<&str> = triggers

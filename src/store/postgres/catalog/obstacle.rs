@@ -1,14 +1,14 @@
-//! Why no INSERT into the table can succeed, or none can be relied upon: told before a token is requested.
+//! Detects, before a token is requested, that no INSERT can succeed or be reliable.
 
 use crate::store::postgres::catalog::expression::view_column;
 use crate::store::postgres::catalog::{BaseType, Catalog, Column, Relation};
 
-/// Why no INSERT into the table can succeed, or none can be relied upon.
+/// Why no INSERT into the table can succeed, or none is reliable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) enum Obstacle {
-    /// The relation, or this partition of it, takes no inserts; what it is.
+    /// The relation, or this partition, takes no inserts; its kind.
     Unwritable(Option<String>, &'static str),
-    /// There is no such column.
+    /// The column does not exist.
     NoColumn,
     /// The column is generated, or a system column.
     Generated,
@@ -16,24 +16,24 @@ pub(in super::super) enum Obstacle {
     MayNotInsert,
     /// The role may not use this sequence.
     MayNotUse(String),
-    /// This relation does not survive a crash.
+    /// This relation is UNLOGGED.
     Unlogged(String),
-    /// The column's type does not keep tokens whole.
+    /// The column's type does not keep tokens unchanged.
     Lossy(String),
-    /// This column of this relation needs a value and has no default.
+    /// This column of this relation is NOT NULL without a default.
     Required(String, String),
-    /// A partitioned table has no partition.
+    /// This partitioned table has no partition.
     NoPartition(String),
-    /// This sequence has no number left.
+    /// This sequence is exhausted.
     Exhausted(String),
-    /// Row security is enabled for this relation, and no policy lets the role insert.
+    /// Row security is enabled for this relation, and no policy allows the role to insert.
     NoPolicy(String),
-    /// The cluster accepts no more transactions until it is vacuumed.
+    /// The cluster assigns no more transaction numbers until it is vacuumed.
     Wraparound,
 }
 
 impl Catalog {
-    /// Why no INSERT can succeed, or none can be relied upon.
+    /// Returns why no INSERT can succeed, or none is reliable.
     pub(in super::super) fn obstacle(&self) -> Option<Obstacle> {
         let target = self.target()?;
         let what = match target.kind.as_str() {
@@ -58,8 +58,8 @@ impl Catalog {
             Some(false) => return Some(Obstacle::MayNotInsert),
             Some(true) => {}
         }
-        let own = |column: &&Column| self.is_token(target, &column.name);
-        match target.columns.iter().find(own) {
+        let receives_token = |column: &&Column| self.is_token(target, &column.name);
+        match target.columns.iter().find(receives_token) {
             None => return Some(Obstacle::Generated),
             Some(column) if column.is_generated || column.identity.as_deref() == Some("a") => {
                 return Some(Obstacle::Generated);
@@ -101,14 +101,14 @@ impl Catalog {
                     .any(|it| it.is_row && (it.is_before || it.is_instead))
         });
         if is_rerouted {
-            // What it does with the row cannot be foreseen.
+            // Its effect on the row is unknown.
             return None;
         }
         if let Some(sequence) = sequences().find(|it| it.is_exhausted == Some(true)) {
             return Some(Obstacle::Exhausted(sequence.name.clone()));
         }
         let required = self.other_columns().find(|(relation, column)| {
-            // The columns of a view are those of its table.
+            // A view's columns are those of its table.
             relation.kind != "v"
                 && column.is_required
                 && column.value.is_none()
@@ -131,7 +131,7 @@ impl Catalog {
         None
     }
 
-    /// True if a view gives the column of its table a default.
+    /// Returns true if a view gives the table's column a default.
     fn has_view_default(&self, column: &str) -> bool {
         self.relations.iter().any(|relation| {
             relation.view.as_ref().is_some_and(|view| {
@@ -143,7 +143,7 @@ impl Catalog {
         })
     }
 
-    /// A foreign partition that takes no inserts, if all partitions are of that kind.
+    /// Returns a read-only foreign partition, if every partition is one.
     fn unwritable_partition(&self) -> Option<&Relation> {
         let is_leaf = |relation: &&Relation| relation.is_partition && relation.kind != "p";
         let mut leaves = self.relations.iter().filter(is_leaf);
@@ -156,7 +156,7 @@ impl Catalog {
         view.takes_inserts
             && view.view.as_ref().is_none_or(|it| {
                 let bases = it.reads.iter().filter_map(|oid| self.relation(*oid));
-                // A view that passes its rows on needs a base that takes them.
+                // A view that forwards its rows needs a base that takes them.
                 view.rules.iter().any(|event| event == "insert")
                     || view.triggers.iter().any(|trigger| trigger.is_instead)
                     || bases.into_iter().any(|base| base.takes_inserts)
@@ -165,7 +165,7 @@ impl Catalog {
 }
 
 impl BaseType {
-    /// True if the type keeps whole the text that it accepts, or the loss can be told before.
+    /// Returns true if the type keeps accepted text unchanged, or the loss is predictable.
     fn keeps_tokens(&self) -> bool {
         const EXTENSION: &str = "citext";
         if self.is_builtin {

@@ -1,36 +1,35 @@
-//! Whose an error is, by the catalog: what a constraint, an index, a partition key or a function that an
-//! error names has to do with the token.
+//! Relates what an error names (a constraint, an index, a partition key, a function) to the token.
 
 use crate::store::postgres::catalog::expression::Risk;
-use crate::store::postgres::catalog::expression::{names, risk_of};
+use crate::store::postgres::catalog::expression::{names_function, risk_of};
 use crate::store::postgres::catalog::{Catalog, PartitionKey, Relation};
 
-/// What a function that an error's CONTEXT names belongs to.
+/// What owns a function that an error's CONTEXT names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Owner {
     /// A trigger of the table.
     Trigger,
-    /// Something that depends on the token: a constraint, an index, a generated column, a domain.
+    /// An object that depends on the token: a constraint, an index, a generated column, a domain.
     Token,
-    /// A default, or something else that does not depend on the token.
+    /// A default, or another object that does not depend on the token.
     Other,
 }
 
 /// What a constraint or an index depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Scope {
-    /// The token's column, perhaps among others.
+    /// The token's column, perhaps with others.
     Token,
-    /// Other columns, one of which a sequence fills.
+    /// Other columns, one filled by a sequence.
     Sequence,
     /// Other columns.
     Other,
-    /// The catalog knows none of that name.
+    /// The catalog has no object of that name.
     Unknown,
 }
 
 impl Catalog {
-    /// What the CHECK, foreign key, unique or exclusion constraint or unique index of that name is about.
+    /// Returns what a named constraint or unique index depends on.
     pub(in super::super) fn scope(&self, relation: &Relation, name: &str) -> Scope {
         if let Some(index) = relation.indexes.iter().find(|known| known.name == name) {
             let keys = &index.keys;
@@ -51,7 +50,7 @@ impl Catalog {
         }
     }
 
-    /// True if an index that refuses the length of its entry holds the token.
+    /// Returns true if an index that refuses the length of its entry holds the token.
     pub(in super::super) fn is_indexed(&self, relation: &Relation, name: &str) -> bool {
         relation.indexes.iter().any(|known| {
             known.name == name
@@ -67,8 +66,7 @@ impl Catalog {
             .any(|known| known.sequence.is_some())
     }
 
-    /// True if the key by which `relation` is partitioned, or by which its parents are, includes the
-    /// token.
+    /// Returns true if the partition key of `relation` or of an ancestor includes the token.
     pub(in super::super) fn is_routed_by_token(&self, relation: &Relation) -> bool {
         let has_token = |relation: &Relation, key: &PartitionKey| {
             let expression = key.expression.as_deref().unwrap_or_default();
@@ -90,25 +88,26 @@ impl Catalog {
         false
     }
 
-    /// True if a stale route led to this relation: it is a partition below the target.
+    /// Returns true for a partition below the target, which a stale route can reach.
     pub(in super::super) fn is_below_target(&self, relation: &Relation) -> bool {
         relation.is_partition && relation.oid != self.target
     }
 
-    /// True if the domain is the token column's, and no other column could have violated it.
+    /// Returns true if the domain is the token column's and no other column could violate it.
     pub(in super::super) fn is_only_token_domain(&self, name: &str) -> bool {
-        let own = self.domains.iter().any(|domain| domain.name == name);
+        let is_token_domain = self.domains.iter().any(|domain| domain.name == name);
         let mut others = self.other_columns();
-        own && !others.any(|(relation, column)| {
-            column.is_domain
-                && column.kind == name
-                && column.value.as_deref().is_some_and(|value| {
-                    !(column.is_generated && self.mentions_token(relation, value))
-                })
-        })
+        is_token_domain
+            && !others.any(|(relation, column)| {
+                column.is_domain
+                    && column.kind == name
+                    && column.value.as_deref().is_some_and(|value| {
+                        !(column.is_generated && self.mentions_token(relation, value))
+                    })
+            })
     }
 
-    /// What the values of the other columns may raise; those generated from the token are its own.
+    /// Returns what the other columns' values may raise, except those generated from the token.
     fn risk(&self) -> Risk {
         let risks = self.other_columns().map(|(relation, column)| {
             let Some(value) = column.value.as_deref() else {
@@ -126,8 +125,7 @@ impl Catalog {
         risks.max().unwrap_or(Risk::None)
     }
 
-    /// True if an error of class 22 without a CONTEXT can only come from the token: no other value of
-    /// the row raises one.
+    /// Returns true if only the token can raise a class 22 error without a CONTEXT.
     pub(in super::super) fn is_only_token_raising(&self, code: &str, routine: &str) -> bool {
         const TOO_LARGE_FOR_COLUMN: [&str; 2] = ["int84", "int82"];
         match self.risk() {
@@ -137,18 +135,24 @@ impl Catalog {
         }
     }
 
-    /// What the function that a line of a CONTEXT names belongs to; `None` if the line names none that
-    /// the catalog knows.
+    /// Returns the owner of the function that a CONTEXT line names; `None` if the catalog has none.
     pub(in super::super) fn owner(&self, line: &str) -> Option<Owner> {
         let triggers = self.relations.iter().flat_map(|known| &known.triggers);
-        if triggers.into_iter().any(|it| names(line, &it.function)) {
+        if triggers
+            .into_iter()
+            .any(|it| names_function(line, &it.function))
+        {
             return Some(Owner::Trigger);
         }
-        let any = |functions: &[String]| functions.iter().any(|function| names(line, function));
+        let any = |functions: &[String]| {
+            functions
+                .iter()
+                .any(|function| names_function(line, function))
+        };
         let mut owner = None;
         let mut add = |functions: &[String], is_token: bool| {
             if any(functions) {
-                // One function in two places: in doubt it is not the token.
+                // If several objects use the function, the token is not at fault.
                 owner = match owner {
                     _ if !is_token => Some(Owner::Other),
                     None => Some(Owner::Token),
@@ -177,13 +181,13 @@ impl Catalog {
         owner
     }
 
-    /// True if the C function is a trigger's of the table.
+    /// Returns true if the C function is a trigger's of the table.
     pub(in super::super) fn is_trigger_symbol(&self, routine: &str) -> bool {
         let mut triggers = self.relations.iter().flat_map(|known| &known.triggers);
         triggers.any(|it| it.symbol.as_deref() == Some(routine))
     }
 
-    /// True if a policy of row level security looks at the token.
+    /// Returns true if a row security policy mentions the token.
     pub(in super::super) fn is_policy_about_token(&self) -> bool {
         self.relations.iter().any(|relation| {
             let mut policies = relation.policies.iter().flatten();
@@ -191,7 +195,7 @@ impl Catalog {
         })
     }
 
-    /// True if the condition of a view, which its CHECK OPTION holds, looks at the token.
+    /// Returns true if a view's condition, which its CHECK OPTION enforces, mentions the token.
     pub(in super::super) fn is_view_about_token(&self) -> bool {
         let bases: Vec<&Relation> = self.relations.iter().collect();
         self.relations.iter().any(|relation| {

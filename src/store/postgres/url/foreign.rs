@@ -1,5 +1,4 @@
-//! Parameters that this program does not support, and parameters of other clients: what to write
-//! instead of each.
+//! Hints for unsupported parameters and for parameters of other clients.
 
 use crate::store::postgres::url::UrlError;
 
@@ -19,9 +18,9 @@ const CONNECT_TIMEOUT: &str = "write connect_timeout=SECONDS instead";
 const SETTING: &str = "write options=-cNAME%3DVALUE with the setting's name instead";
 const CLIENT: &str = "remove it; it is a parameter of another client";
 
-/// Names of parameters in lower case, and what to do instead.
-const INSTEAD: [(&[&str], &str); 29] = [
-    // libpq's own.
+/// Parameter names in lower case, and what to write instead.
+const ALTERNATIVES: [(&[&str], &str); 29] = [
+    // libpq's parameters.
     (
         &["hostaddr"],
         "write the address as the host; verify-full then needs the address in the certificate",
@@ -52,7 +51,7 @@ const INSTEAD: [(&[&str], &str); 29] = [
         ],
         OAUTH,
     ),
-    // Those of other clients.
+    // Parameters of other clients.
     (
         &["currentschema", "schema", "search_path", "searchpath"],
         SCHEMA,
@@ -172,8 +171,8 @@ const INSTEAD: [(&[&str], &str); 29] = [
     (&["server"], "write host=NAME instead"),
 ];
 
-/// The error about a parameter that is not supported, if it is one.
-pub(super) fn parameter(key: &str, value: &str) -> Option<UrlError> {
+/// Returns the error for an unsupported parameter that this file knows.
+pub(super) fn unsupported_parameter(key: &str, value: &str) -> Option<UrlError> {
     let lower = key.to_ascii_lowercase();
     let hint = match (lower.as_str(), value) {
         (amp, _) if amp.starts_with("amp;") => {
@@ -206,8 +205,8 @@ pub(super) fn parameter(key: &str, value: &str) -> Option<UrlError> {
             "remove it; tokens are stored over ordinary connections"
         }
         (lower, _) => {
-            let mut instead = INSTEAD.iter();
-            let (_, hint) = instead.find(|(names, _)| names.contains(&lower))?;
+            let mut alternatives = ALTERNATIVES.iter();
+            let (_, hint) = alternatives.find(|(names, _)| names.contains(&lower))?;
             hint
         }
     };
@@ -218,7 +217,7 @@ pub(super) fn parameter(key: &str, value: &str) -> Option<UrlError> {
     ))
 }
 
-/// True for a parameter of libpq that is not supported, but whose value asks for nothing.
+/// Returns true for an unsupported libpq parameter whose value requests nothing.
 pub(super) fn has_no_effect(key: &str, value: &str) -> bool {
     is_default(key, value)
 }

@@ -1,4 +1,4 @@
-//! What a database's URL may say, and that no error repeats it.
+//! Tests of database URLs: what is accepted, and that no error shows a secret.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use crate::store::postgres::url::*;
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
-/// Each text with the error about it.
+/// Lists each text with its error.
 fn errors<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
     texts.into_iter().fold(String::new(), |mut all, text| {
         let error = parse(text).expect_err(text);
@@ -16,7 +16,7 @@ fn errors<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
     })
 }
 
-/// Each query with the error about it, but for the cause's usual form.
+/// Lists each query with its error, without the usual form of the cause.
 fn errors_of_parameters<'a>(queries: impl IntoIterator<Item = &'a str>) -> String {
     queries.into_iter().fold(String::new(), |mut all, query| {
         let error = parse(&format!("postgres://u:s3cret@h/x?{query}")).expect_err(query);
@@ -29,19 +29,19 @@ fn errors_of_parameters<'a>(queries: impl IntoIterator<Item = &'a str>) -> Strin
     })
 }
 
-fn places(address: &Address) -> Vec<String> {
-    address.hosts.iter().map(Host::place).collect()
+fn locations(address: &Address) -> Vec<String> {
+    address.hosts.iter().map(Host::location).collect()
 }
 
 #[test]
-fn a_full_url() {
+fn url_with_every_part_is_parsed() {
     let address = parse(
         "postgres://to%40kens:p%3A%2Fw@db.internal:6432/my%20db?sslmode=verify-full\
          &sslrootcert=/ca.pem&sslcert=c.pem&sslkey=k.pem&connect_timeout=3\
          &application_name=x",
     )
     .unwrap();
-    assert_eq!(places(&address), ["db.internal:6432"]);
+    assert_eq!(locations(&address), ["db.internal:6432"]);
     assert_eq!(address.user, "to@kens");
     assert_eq!(address.password.unwrap().initial().expose_secret(), "p:/w");
     assert_eq!(address.name, "my db");
@@ -53,11 +53,11 @@ fn a_full_url() {
 }
 
 #[test]
-fn defaults_are_libpqs_but_for_tls() {
+fn defaults_are_those_of_libpq_except_for_tls() {
     let address = parse("postgresql://tokens@db").unwrap();
-    assert_eq!(places(&address), ["db:5432"]);
+    assert_eq!(locations(&address), ["db:5432"]);
     assert_eq!(address.name, "tokens");
-    assert_eq!(address.session, TargetSession::ReadWrite);
+    assert_eq!(address.target_session, TargetSession::ReadWrite);
     assert_eq!(address.channel_binding, ChannelBinding::Prefer);
     assert_eq!(address.sslmode, SslMode::Require);
     let local = parse("postgres://tokens@127.0.0.1/x").unwrap();
@@ -67,7 +67,7 @@ fn defaults_are_libpqs_but_for_tls() {
 }
 
 #[test]
-fn sockets_and_ipv6() {
+fn sockets_and_ipv6_addresses_are_parsed() {
     for text in [
         "postgres:///x?host=/run/postgresql&user=tokens",
         "postgres://tokens@%2Frun%2Fpostgresql/x",
@@ -75,23 +75,23 @@ fn sockets_and_ipv6() {
     ] {
         let address = parse(text).unwrap();
         assert_eq!(
-            places(&address),
+            locations(&address),
             ["/run/postgresql/.s.PGSQL.5432"],
             "{text}"
         );
         assert_eq!(address.sslmode, SslMode::Prefer);
     }
     let address = parse("postgres://tokens@[::1]:7/x").unwrap();
-    assert_eq!(places(&address), ["[::1]:7"]);
+    assert_eq!(locations(&address), ["[::1]:7"]);
     let cloud = parse("postgres://u:p@/x?host=/cloudsql/project:region:instance").unwrap();
     assert_eq!(
-        places(&cloud),
+        locations(&cloud),
         ["/cloudsql/project:region:instance/.s.PGSQL.5432"]
     );
 }
 
 #[test]
-fn several_hosts_have_a_port_each_or_one_for_all() {
+fn several_hosts_share_one_port_or_have_one_each() {
     for (text, expected) in [
         ("postgres://u@a:1,b:2/x", ["a:1", "b:2"]),
         ("postgres://u:p%2C@a,b:2/x", ["a:5432", "b:2"]),
@@ -107,7 +107,7 @@ fn several_hosts_have_a_port_each_or_one_for_all() {
         ),
     ] {
         let address = parse(text).unwrap();
-        assert_eq!(places(&address), expected, "{text}");
+        assert_eq!(locations(&address), expected, "{text}");
         assert_eq!(address.sslmode, SslMode::Require, "{text}");
     }
     assert_eq!(
@@ -118,14 +118,14 @@ fn several_hosts_have_a_port_each_or_one_for_all() {
 }
 
 #[test]
-fn a_server_that_takes_no_writes_cannot_be_asked_for() {
+fn read_only_target_session_is_refused() {
     let with = |attrs: &str| parse(&format!("postgres://u@a,b/x?target_session_attrs={attrs}"));
     for (attrs, session) in [
         ("any", TargetSession::Any),
         ("read-write", TargetSession::ReadWrite),
         ("primary", TargetSession::ReadWrite),
     ] {
-        assert_eq!(with(attrs).unwrap().session, session, "{attrs}");
+        assert_eq!(with(attrs).unwrap().target_session, session, "{attrs}");
     }
     assert_eq!(
         with("prefer-standby").unwrap_err().cause,
@@ -138,7 +138,7 @@ fn a_server_that_takes_no_writes_cannot_be_asked_for() {
 }
 
 #[test]
-fn libpq_parameters_are_read() {
+fn libpq_parameters_are_parsed() {
     let address = parse(
         "postgres://u@h/x?require_auth=scram-sha-256,none&sslnegotiation=direct\
          &ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.3\
@@ -157,7 +157,7 @@ fn libpq_parameters_are_read() {
 }
 
 #[test]
-fn libpq_parameters_default_to_libpqs_defaults() {
+fn libpq_parameters_default_as_in_libpq() {
     for text in [
         "postgres://u@h/x",
         "postgres://u@h/x?require_auth=&options=&load_balance_hosts=disable\
@@ -174,7 +174,7 @@ fn libpq_parameters_default_to_libpqs_defaults() {
 }
 
 #[test]
-fn invalid_libpq_parameters_say_why() {
+fn invalid_libpq_parameter_explains_its_rule() {
     let error = |query: &str| {
         parse(&format!("postgres://u@h/x?{query}"))
             .unwrap_err()
@@ -202,15 +202,15 @@ fn invalid_libpq_parameters_say_why() {
 }
 
 #[test]
-fn book_lists_every_parameter() {
+fn documentation_lists_every_parameter() {
     let page = include_str!("../../../../docs/configuration.md");
-    for name in USED {
+    for name in SUPPORTED {
         assert!(page.contains(&format!("`{name}`")), "{name}");
     }
 }
 
 #[test]
-fn unknown_parameter_names_the_nearest() {
+fn unknown_parameter_names_nearest_parameter() {
     let queries = [
         "sslmod=require",
         "SslMode=require",
@@ -234,7 +234,7 @@ fn unknown_parameter_names_the_nearest() {
 }
 
 #[test]
-fn unsupported_parameters_of_libpq_name_an_alternative() {
+fn unsupported_libpq_parameter_names_alternative() {
     let queries = [
         "hostaddr=10.0.0.1",
         "service=app",
@@ -288,7 +288,7 @@ fn unsupported_parameters_of_libpq_name_an_alternative() {
 }
 
 #[test]
-fn parameters_of_other_clients_name_libpqs() {
+fn parameter_of_another_client_names_libpq_parameter() {
     let queries = [
         "ssl=true",
         "ssl=false",
@@ -368,7 +368,7 @@ fn parameters_of_other_clients_name_libpqs() {
 }
 
 #[test]
-fn pasted_text_that_is_no_url_says_what_to_write() {
+fn text_that_is_no_url_names_correction() {
     let texts = [
         "\"postgres://u@h/x\"",
         "'postgres://u@h/x'",
@@ -450,12 +450,12 @@ fn pasted_text_that_is_no_url_says_what_to_write() {
         " postgres://u@h/x\r\n",
         "Postgres://u@h/x",
     ] {
-        assert_eq!(places(&parse(text).unwrap()), ["h:5432"], "{text}");
+        assert_eq!(locations(&parse(text).unwrap()), ["h:5432"], "{text}");
     }
 }
 
 #[test]
-fn malformed_url_says_what_to_write() {
+fn malformed_url_names_correction() {
     let texts = [
         "postgres://h/x",
         "postgres:///x",
@@ -623,10 +623,10 @@ fn at_sign_in_a_valid_parameter_is_accepted() {
     );
 }
 
-/// Letters that stand in no message, digits, and everything that delimits parts of a URL.
+/// Letters that occur in no message, digits, and every delimiter of a URL.
 const ALPHABET: &str = "[QXZJKqxzjk0-9\u{e9}\u{6f22} /?#@:\\[\\]%&=+,.;'\"\\\\$!{}<>-]{1,24}";
 
-/// Raw passwords: any characters, or words with one delimiter close to the next.
+/// Generates raw passwords: any characters, or pieces with delimiters.
 fn raw_password() -> impl Strategy<Value = String> {
     let pieces = prop::sample::select(vec![
         "QXZ", "JKq", "12", "@QXZ", "/JKq", "?JKq=", "@", "/", "?", "#", ":", "%", "&", "=",
@@ -635,11 +635,12 @@ fn raw_password() -> impl Strategy<Value = String> {
     prop_oneof![1 => ALPHABET, 3 => words]
 }
 
-/// The pieces that give a password away: three characters with a letter, or three digits. The messages
-/// have no such letters; digits beside punctuation stand in them by chance.
+/// Returns the pieces that reveal a password: three characters with a letter, or three digits.
+///
+/// The messages have no such letters; digits next to punctuation occur in them by chance.
 fn pieces(password: &str) -> Vec<String> {
     let characters: Vec<char> = password.chars().collect();
-    let tells = |window: &&[char]| {
+    let reveals = |window: &&[char]| {
         let count = window
             .iter()
             .filter(|character| character.is_alphanumeric())
@@ -649,7 +650,7 @@ fn pieces(password: &str) -> Vec<String> {
     };
     let windows = characters.windows(3);
     windows
-        .filter(tells)
+        .filter(reveals)
         .map(|window| window.iter().collect())
         .collect()
 }
@@ -664,16 +665,16 @@ proptest! {
             "@h/d", "@h:5432/d", "@h", "@h?user=u", "@a:1,b/d?sslmode=require", "@[::1]/d", "@h/d?user=u", "",
         ]),
     ) {
-        // Without an `@` of its own, such a URL has a host where the password's `@` is.
+        // Without an `@`, such a URL has its host where the password's `@` is.
         let password = if end.is_empty() { password.replace('@', "") } else { password };
-        // What the messages show of themselves is public too.
+        // What the messages always show is public too.
         let public = format!("postgres://usr{end} 5432 65535");
         let text = format!("postgres://usr:{password}{end}");
         let shown = match parse(&text) {
             Err(error) => format!("{}\n{}\n{error:?}", error.cause, error.hint),
             Ok(address) => {
                 let Address { user, name, .. } = &address;
-                format!("{}\n{user}\n{name}\n{address:?}", places(&address).join("\n"))
+                format!("{}\n{user}\n{name}\n{address:?}", locations(&address).join("\n"))
             }
         };
         for piece in pieces(&password) {

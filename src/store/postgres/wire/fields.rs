@@ -1,23 +1,23 @@
-//! The fields of an error or a notice, bounded while they are read: a trigger may raise a message of
+//! Parses the fields of an error or notice with bounded memory: a trigger may raise a message of
 //! many megabytes.
 
-/// The bytes of the primary message that are kept.
+/// The bytes kept of the primary message.
 const MESSAGE: usize = 2048;
-/// The first and the last bytes of the context that are kept: its last line is the outermost frame.
+/// The bytes kept of the context's start and of its end: the last line is the outermost frame.
 const CONTEXT: usize = 2048;
-/// The bytes of any other field that are kept.
+/// The bytes kept of any other field.
 const OTHER: usize = 256;
-/// The fields that are kept; PostgreSQL has 18.
-const MOST: usize = 24;
-/// Stands where text was cut.
-const CUT: &str = "…";
+/// The most fields that are kept; PostgreSQL has 18.
+const MAX_FIELDS: usize = 24;
+/// Marks truncated text.
+const ELLIPSIS: &str = "…";
 
-/// The severities that tokio-postgres knows.
+/// The severities that tokio-postgres accepts.
 const SEVERITIES: [&[u8]; 8] = [
     b"PANIC", b"FATAL", b"ERROR", b"WARNING", b"NOTICE", b"DEBUG", b"INFO", b"LOG",
 ];
 
-/// Collects fields from the body of an `ErrorResponse` or `NoticeResponse`.
+/// Collects the fields of an `ErrorResponse` or `NoticeResponse`.
 #[derive(Debug, Default)]
 pub(super) struct ErrorFields {
     complete: Vec<Field>,
@@ -29,10 +29,10 @@ pub(super) struct ErrorFields {
 struct Field {
     kind: u8,
     head: Vec<u8>,
-    /// The last bytes behind `head`, and at times some more.
+    /// The last bytes after `head`, and sometimes more.
     tail: Vec<u8>,
-    /// The bytes behind `head`, kept or not.
-    behind: u64,
+    /// The number of bytes after `head`, kept or not.
+    tail_len: u64,
 }
 
 impl ErrorFields {
@@ -61,7 +61,7 @@ impl ErrorFields {
     fn finish_field(&mut self) {
         if let Some(field) = self.current.take()
             && field.is_kept()
-            && self.complete.len() < MOST
+            && self.complete.len() < MAX_FIELDS
             && self.get(field.kind).is_none()
         {
             self.complete.push(field);
@@ -72,14 +72,14 @@ impl ErrorFields {
         self.complete.iter().find(|field| field.kind == kind)
     }
 
-    /// The server's function that raised it.
+    /// Returns the server function that raised it.
     pub(super) fn routine(&self) -> Option<&[u8]> {
         self.get(b'R').map(|field| field.head.as_slice())
     }
 
-    /// Appends an `ErrorResponse` of these fields that tokio-postgres can read.
+    /// Appends an `ErrorResponse` of these fields that tokio-postgres can parse.
     pub(super) fn encode(mut self, out: &mut Vec<u8>) {
-        // The body may end in the middle of a field.
+        // The body may end within a field.
         self.finish_field();
         let fields: Vec<(u8, Vec<u8>)> = self
             .complete
@@ -115,7 +115,7 @@ pub(super) fn encode_error<'a>(fields: impl Iterator<Item = (u8, &'a [u8])>, out
     out[start + 1..start + 5].copy_from_slice(&length.to_be_bytes());
 }
 
-/// tokio-postgres gives up a message with a number or a severity that it cannot read.
+/// Returns true if tokio-postgres can parse the field; it fails on an unknown number or severity.
 fn is_readable(kind: u8, text: &[u8]) -> bool {
     match kind {
         b'P' | b'L' => std::str::from_utf8(text).is_ok_and(|text| text.parse::<u32>().is_ok()),
@@ -130,16 +130,16 @@ impl Field {
             kind,
             head: Vec::new(),
             tail: Vec::new(),
-            behind: 0,
+            tail_len: 0,
         }
     }
 
-    /// Detail and internal query hold rows and statements, and are not read.
+    /// Detail and internal query contain rows and statements, so they are dropped.
     fn is_kept(&self) -> bool {
         !matches!(self.kind, b'D' | b'q' | b'p')
     }
 
-    fn most(&self) -> usize {
+    fn head_limit(&self) -> usize {
         match self.kind {
             _ if !self.is_kept() => 0,
             b'M' => MESSAGE,
@@ -149,10 +149,10 @@ impl Field {
     }
 
     fn push(&mut self, bytes: &[u8]) {
-        let length_limit = self.most() - self.head.len();
-        let (head, rest) = bytes.split_at(length_limit.min(bytes.len()));
+        let free = self.head_limit() - self.head.len();
+        let (head, rest) = bytes.split_at(free.min(bytes.len()));
         self.head.extend_from_slice(head);
-        self.behind += rest.len() as u64;
+        self.tail_len += rest.len() as u64;
         if self.kind == b'W' {
             self.tail
                 .extend_from_slice(&rest[rest.len().saturating_sub(CONTEXT)..]);
@@ -164,23 +164,23 @@ impl Field {
 
     fn text(&self) -> Vec<u8> {
         let mut text = self.head.clone();
-        if self.behind <= self.tail.len() as u64 {
+        if self.tail_len <= self.tail.len() as u64 {
             text.extend_from_slice(&self.tail);
             return text;
         }
-        text.truncate(without_cut_end(&text));
+        text.truncate(complete_len(&text));
         match self.kind {
-            b'M' => text.extend_from_slice(CUT.as_bytes()),
+            b'M' => text.extend_from_slice(ELLIPSIS.as_bytes()),
             b'W' => {
                 let tail = &self.tail[self.tail.len().saturating_sub(CONTEXT)..];
-                // Half a frame may read like another.
+                // A truncated frame may look like another one.
                 let line = tail.iter().position(|byte| *byte == b'\n');
                 let start = match line {
                     Some(at) if at + 1 < tail.len() => at + 1,
                     _ => tail.iter().take_while(|byte| *byte & 0xC0 == 0x80).count(),
                 };
                 text.push(b'\n');
-                text.extend_from_slice(CUT.as_bytes());
+                text.extend_from_slice(ELLIPSIS.as_bytes());
                 text.push(b'\n');
                 text.extend_from_slice(&tail[start..]);
             }
@@ -190,8 +190,8 @@ impl Field {
     }
 }
 
-/// The length without a last character that was cut in the middle.
-fn without_cut_end(text: &[u8]) -> usize {
+/// Returns the length without a last, truncated character.
+fn complete_len(text: &[u8]) -> usize {
     for back in 1..=text.len().min(3) {
         let at = text.len() - back;
         let length = match text[at] {
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn short_fields_are_forwarded_whole() {
+    fn short_fields_are_forwarded_unchanged() {
         let fields: [(u8, &[u8]); 5] = [
             (b'S', b"ERROR"),
             (b'V', b"ERROR"),
@@ -268,8 +268,8 @@ mod tests {
     }
 
     #[test]
-    fn long_message_and_context_are_cut_between_characters() {
-        // Three bytes each, so that 2048 is no boundary.
+    fn long_message_and_context_are_truncated_between_characters() {
+        // Three bytes each, so that 2048 is not a boundary.
         let message = "€".repeat(3000);
         let context = format!(
             "first\n{}\noutermost frame",
@@ -318,6 +318,6 @@ mod tests {
                 read.push(&[kind, b'a', 0]);
             }
         }
-        assert_eq!(read.complete.len(), MOST);
+        assert_eq!(read.complete.len(), MAX_FIELDS);
     }
 }

@@ -1,5 +1,4 @@
-//! Reads a server's messages one by one, however they are cut into pieces, and decides of each
-//! whether it is forwarded, changed or dropped.
+//! Parses a server's messages, in pieces of any size, and forwards, changes or drops each.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,25 +8,24 @@ use crate::store::postgres::AuthMethod;
 use crate::store::postgres::wire::fields::{ErrorFields, encode_error};
 use crate::store::postgres::wire::{ConnectionMonitor, MESSAGE_LIMIT, ProtocolViolation};
 
-/// The type and the length of a message.
+/// The length of a message's type and length fields.
 const HEADER: usize = 5;
-/// The longest error or notice: PostgreSQL allocates less than this. It is never held.
+/// The longest error or notice: PostgreSQL allocates less. It is not buffered.
 const ERROR_LIMIT: u64 = 1 << 30;
-/// The longest authentication request, and key for cancel requests.
+/// The longest authentication request and `BackendKeyData`.
 const AUTH_LIMIT: u64 = 64 << 10;
-/// The longest command tag, and more: PostgreSQL's have up to 64 bytes.
+/// The longest command tag; PostgreSQL's have at most 64 bytes.
 const TAG_LIMIT: u64 = 256;
-/// The longest parameter that is read, its name included.
+/// The longest `ParameterStatus` that is read.
 const PARAMETER_LIMIT: u64 = 256;
-/// The messages before the session is ready; PostgreSQL sends about 20.
+/// The most messages before the session is ready; PostgreSQL sends about 20.
 const STARTUP_MESSAGES: u32 = 256;
-/// The whole answer to an INSERT of one row, which nearly every answer is: bind complete, command
-/// complete, ready for query.
-const INSERTED: &[u8] = b"2\0\0\0\x04C\0\0\0\x0fINSERT 0 1\0Z\0\0\0\x05I";
-/// Raises the warning that a commit was not confirmed by its standby.
+/// The usual reply to an INSERT of one row: `BindComplete`, `CommandComplete`, `ReadyForQuery`.
+const INSERT_REPLY: &[u8] = b"2\0\0\0\x04C\0\0\0\x0fINSERT 0 1\0Z\0\0\0\x05I";
+/// The routine of the warning that no standby confirmed a commit.
 const SYNC_REP: &[u8] = b"SyncRepWaitForLSN";
 
-/// What becomes of a server's messages.
+/// Filters the messages of one connection.
 pub(super) struct MessageFilter {
     monitor: Arc<ConnectionMonitor>,
     state: FilterState,
@@ -35,25 +33,25 @@ pub(super) struct MessageFilter {
     is_ready: bool,
     has_auth_begun: bool,
     startup_messages: u32,
-    /// The bytes of this answer that were forwarded.
-    answer: u64,
+    /// The forwarded bytes of the current reply.
+    reply_len: u64,
 }
 
-/// Where in a message the next byte stands.
+/// The position of the next byte within a message.
 enum FilterState {
-    /// In the type and the length; so many bytes of them have arrived.
+    /// In the type and length; the number of bytes that have arrived.
     Header([u8; HEADER], usize),
-    /// In a body that is forwarded; so many bytes are left.
+    /// In a forwarded body; the number of remaining bytes.
     Forward(u64),
-    /// In a body that is dropped.
+    /// In a dropped body.
     Skip(u64),
-    /// In a body that is judged when it is complete.
+    /// In a body that is buffered until complete.
     Collect(u8, Vec<u8>, u64),
     /// In an error (true) or a notice.
     Fields(bool, ErrorFields, u64),
 }
 
-/// Where forwarded bytes go: those that begin `bytes` stay there, the others are appended to `out`.
+/// The forwarded bytes: a prefix of `bytes` stays in place, the rest is appended to `out`.
 struct FilterOutput<'a> {
     bytes: &'a [u8],
     kept: usize,
@@ -71,7 +69,7 @@ impl FilterOutput<'_> {
     }
 }
 
-/// What becomes of a message that was read whole.
+/// What to do with a complete message.
 enum MessageAction {
     Forward,
     Replace(Vec<u8>),
@@ -85,12 +83,14 @@ impl MessageFilter {
             is_ready: false,
             has_auth_begun: false,
             startup_messages: 0,
-            answer: 0,
+            reply_len: 0,
         }
     }
 
-    /// Reads `bytes`. The first so many of them are forwarded as they are, and `out`, which must be
-    /// empty, after them. On an error nothing of the offending message is forwarded but its beginning.
+    /// Filters `bytes`.
+    ///
+    /// Returns how many of the first bytes are forwarded in place; `out`, which must be empty,
+    /// follows them. On an error at most the beginning of the offending message is forwarded.
     pub(super) fn filter(
         &mut self,
         bytes: &[u8],
@@ -105,11 +105,11 @@ impl MessageFilter {
         while at < bytes.len() {
             if matches!(self.state, FilterState::Header(_, 0))
                 && self.is_ready
-                && bytes[at..].starts_with(INSERTED)
+                && bytes[at..].starts_with(INSERT_REPLY)
             {
-                output.forward(at..at + INSERTED.len());
-                at += INSERTED.len();
-                self.answer = 0;
+                output.forward(at..at + INSERT_REPLY.len());
+                at += INSERT_REPLY.len();
+                self.reply_len = 0;
                 continue;
             }
             match self.step(at, &mut output) {
@@ -120,32 +120,32 @@ impl MessageFilter {
         (output.kept, Ok(()))
     }
 
-    /// Reads a part of one message from `at` on; gives where it ended.
+    /// Reads a part of one message from `at`; returns where it ended.
     fn step(
         &mut self,
         at: usize,
         output: &mut FilterOutput<'_>,
     ) -> Result<usize, ProtocolViolation> {
         let bytes = output.bytes;
-        // How much of a body is here.
-        let here =
+        // How much of a body has arrived.
+        let available =
             |left: u64| usize::try_from(left).map_or(bytes.len(), |n| n.min(bytes.len() - at));
         match &mut self.state {
             FilterState::Header(_, 0) if bytes.len() - at >= HEADER => {
                 self.start_in_place(at, output)
             }
-            FilterState::Header(header, held) => {
-                let count = (HEADER - *held).min(bytes.len() - at);
-                header[*held..*held + count].copy_from_slice(&bytes[at..at + count]);
-                *held += count;
-                if *held == HEADER {
+            FilterState::Header(header, header_len) => {
+                let count = (HEADER - *header_len).min(bytes.len() - at);
+                header[*header_len..*header_len + count].copy_from_slice(&bytes[at..at + count]);
+                *header_len += count;
+                if *header_len == HEADER {
                     let header = *header;
-                    self.start(header, output)?;
+                    self.start_message(header, output)?;
                 }
                 Ok(at + count)
             }
             FilterState::Forward(left) => {
-                let count = here(*left);
+                let count = available(*left);
                 output.forward(at..at + count);
                 *left -= count as u64;
                 if *left == 0 {
@@ -154,7 +154,7 @@ impl MessageFilter {
                 Ok(at + count)
             }
             FilterState::Skip(left) => {
-                let count = here(*left);
+                let count = available(*left);
                 *left -= count as u64;
                 if *left == 0 {
                     self.state = FilterState::Header([0; HEADER], 0);
@@ -162,28 +162,29 @@ impl MessageFilter {
                 Ok(at + count)
             }
             FilterState::Collect(_, body, left) => {
-                let count = here(*left);
+                let count = available(*left);
                 body.extend_from_slice(&bytes[at..at + count]);
                 *left -= count as u64;
                 if *left == 0 {
-                    self.finish(output)?;
+                    self.finish_message(output)?;
                 }
                 Ok(at + count)
             }
             FilterState::Fields(_, fields, left) => {
-                let count = here(*left);
+                let count = available(*left);
                 fields.push(&bytes[at..at + count]);
                 *left -= count as u64;
                 if *left == 0 {
-                    self.finish(output)?;
+                    self.finish_message(output)?;
                 }
                 Ok(at + count)
             }
         }
     }
 
-    /// Begins a message whose header is in `output.bytes`. What is usual and complete is neither copied
-    /// nor collected.
+    /// Starts a message whose header is in `output.bytes`.
+    ///
+    /// Usual, complete messages are neither copied nor buffered.
     fn start_in_place(
         &mut self,
         at: usize,
@@ -198,12 +199,12 @@ impl MessageFilter {
             bytes[at + 3],
             bytes[at + 4],
         ];
-        let (tag, left) = self.classify(header)?;
+        let (tag, left) = self.check_header(header)?;
         let end = usize::try_from(left)
             .ok()
             .and_then(|left| body.checked_add(left))
             .filter(|end| *end <= bytes.len());
-        match (handling(tag, left), end) {
+        match (read_mode(tag, left), end) {
             (ReadMode::Forward, Some(end)) => {
                 self.count(HEADER + (end - body))?;
                 output.forward(at..end);
@@ -212,7 +213,7 @@ impl MessageFilter {
             (ReadMode::Collect, Some(end)) => {
                 match self.decide(tag, &bytes[body..end])? {
                     MessageAction::Forward => {
-                        self.forwarded(tag, HEADER + (end - body))?;
+                        self.count_forwarded(tag, HEADER + (end - body))?;
                         output.forward(at..end);
                     }
                     MessageAction::Replace(message) => {
@@ -229,34 +230,34 @@ impl MessageFilter {
                 Ok(body)
             }
             _ => {
-                self.enter(tag, left, output)?;
+                self.enter_body(tag, left, output)?;
                 Ok(body)
             }
         }
     }
 
-    /// Begins a message whose header came in pieces.
-    fn start(
+    /// Starts a message whose header arrived in pieces.
+    fn start_message(
         &mut self,
         header: [u8; HEADER],
         output: &mut FilterOutput<'_>,
     ) -> Result<(), ProtocolViolation> {
-        let (tag, left) = self.classify(header)?;
-        if matches!(handling(tag, left), ReadMode::Forward) {
+        let (tag, left) = self.check_header(header)?;
+        if matches!(read_mode(tag, left), ReadMode::Forward) {
             self.count(HEADER + usize::try_from(left).unwrap_or(usize::MAX))?;
             output.out.extend_from_slice(&header);
         }
-        self.enter(tag, left, output)
+        self.enter_body(tag, left, output)
     }
 
-    /// Goes on with the body of a message.
-    fn enter(
+    /// Enters the body of a message.
+    fn enter_body(
         &mut self,
         tag: u8,
         left: u64,
         output: &mut FilterOutput<'_>,
     ) -> Result<(), ProtocolViolation> {
-        self.state = match handling(tag, left) {
+        self.state = match read_mode(tag, left) {
             ReadMode::Forward => FilterState::Forward(left),
             ReadMode::Skip => FilterState::Skip(left),
             ReadMode::Collect => FilterState::Collect(tag, Vec::new(), left),
@@ -269,13 +270,13 @@ impl MessageFilter {
             }
         };
         if left == 0 {
-            self.finish(output)?;
+            self.finish_message(output)?;
         }
         Ok(())
     }
 
-    /// Checks the header of a message; gives its type and the length of its body.
-    fn classify(&mut self, header: [u8; HEADER]) -> Result<(u8, u64), ProtocolViolation> {
+    /// Checks the header of a message; returns its type and the length of its body.
+    fn check_header(&mut self, header: [u8; HEADER]) -> Result<(u8, u64), ProtocolViolation> {
         let [tag, length @ ..] = header;
         let length = u32::from_be_bytes(length);
         if length < 4 || length > i32::MAX.unsigned_abs() || (tag == b'Z' && length != 5) {
@@ -284,8 +285,8 @@ impl MessageFilter {
         let limit = match tag {
             b'E' | b'N' => ERROR_LIMIT,
             b'R' | b'K' => AUTH_LIMIT,
-            // A row is as long as the answer may be.
-            b'D' => self.monitor.answer_limit.load(Ordering::Relaxed),
+            // A row may be as long as the reply.
+            b'D' => self.monitor.reply_limit.load(Ordering::Relaxed),
             _ => MESSAGE_LIMIT,
         };
         let length = u64::from(length);
@@ -303,32 +304,32 @@ impl MessageFilter {
         Ok((tag, length - 4))
     }
 
-    /// Counts what is forwarded against the limit of an answer.
+    /// Counts forwarded bytes against the reply limit.
     fn count(&mut self, length: usize) -> Result<(), ProtocolViolation> {
-        self.answer += length as u64;
-        let limit = self.monitor.answer_limit.load(Ordering::Relaxed);
-        if self.answer > limit {
-            return Err(ProtocolViolation::AnswerTooLong { limit });
+        self.reply_len += length as u64;
+        let limit = self.monitor.reply_limit.load(Ordering::Relaxed);
+        if self.reply_len > limit {
+            return Err(ProtocolViolation::ReplyTooLong { limit });
         }
         Ok(())
     }
 
-    fn forwarded(&mut self, tag: u8, length: usize) -> Result<(), ProtocolViolation> {
+    fn count_forwarded(&mut self, tag: u8, length: usize) -> Result<(), ProtocolViolation> {
         if tag == b'Z' {
-            self.answer = 0;
+            self.reply_len = 0;
             self.is_ready = true;
             return Ok(());
         }
         self.count(length)
     }
 
-    /// Ends a message that came in pieces.
-    fn finish(&mut self, output: &mut FilterOutput<'_>) -> Result<(), ProtocolViolation> {
+    /// Completes a message that arrived in pieces.
+    fn finish_message(&mut self, output: &mut FilterOutput<'_>) -> Result<(), ProtocolViolation> {
         let state = std::mem::replace(&mut self.state, FilterState::Header([0; HEADER], 0));
         match state {
             FilterState::Collect(tag, body, _) => match self.decide(tag, &body)? {
                 MessageAction::Forward => {
-                    self.forwarded(tag, HEADER + body.len())?;
+                    self.count_forwarded(tag, HEADER + body.len())?;
                     output.out.push(tag);
                     let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
                     output.out.extend_from_slice(&length.to_be_bytes());
@@ -351,7 +352,7 @@ impl MessageFilter {
         Ok(())
     }
 
-    /// Judges a message that is complete.
+    /// Decides about a complete message.
     fn decide(&mut self, tag: u8, body: &[u8]) -> Result<MessageAction, ProtocolViolation> {
         match tag {
             b'Z' => match body {
@@ -364,10 +365,10 @@ impl MessageFilter {
             },
             b'C' if is_readable_tag(body) => Ok(MessageAction::Forward),
             b'C' => Ok(MessageAction::Replace(unreadable_tag())),
-            // Those that follow continue what the first began.
+            // Later requests continue the first exchange.
             b'R' if !self.has_auth_begun => {
                 self.has_auth_begun = true;
-                self.monitor.allows(auth_method(body))?;
+                self.monitor.check_auth_method(auth_method(body))?;
                 Ok(MessageAction::Forward)
             }
             b'S' => {
@@ -378,13 +379,13 @@ impl MessageFilter {
         }
     }
 
-    /// Keeps the version; no other parameter is of interest.
+    /// Stores the server version; other parameters are ignored.
     fn read_parameter(&self, body: &[u8]) {
         let mut parts = body.split(|byte| *byte == 0);
         if let (Some(b"server_version"), Some(version)) = (parts.next(), parts.next())
             && let Ok(version) = std::str::from_utf8(version)
         {
-            // The first one is that of the session's start.
+            // The first value is that of the session start.
             let _ = self.monitor.server_version.set(version.to_owned());
         }
     }
@@ -396,24 +397,24 @@ enum ReadMode {
     Skip,
     Collect,
     Fields,
-    /// A command tag of absurd length.
+    /// A command tag that is too long.
     Unreadable,
 }
 
-fn handling(tag: u8, left: u64) -> ReadMode {
+fn read_mode(tag: u8, left: u64) -> ReadMode {
     match tag {
         b'Z' | b'R' => ReadMode::Collect,
         b'C' if left <= TAG_LIMIT => ReadMode::Collect,
         b'C' => ReadMode::Unreadable,
         b'E' | b'N' => ReadMode::Fields,
         b'S' if left <= PARAMETER_LIMIT => ReadMode::Collect,
-        // Notifications, and parameters that are too long to be the version, are not read.
+        // Notifications and long parameters are ignored.
         b'S' | b'A' => ReadMode::Skip,
         _ => ReadMode::Forward,
     }
 }
 
-/// True if the tag says what the command did. That of an INSERT must give the number of its rows.
+/// Returns true if the command tag is valid; an INSERT's must contain the row count.
 fn is_readable_tag(body: &[u8]) -> bool {
     let Some((0, tag)) = body.split_last() else {
         return false;
@@ -433,7 +434,7 @@ fn is_readable_tag(body: &[u8]) -> bool {
     })
 }
 
-/// The error that stands for a command tag that says nothing.
+/// Returns the error that replaces an unreadable command tag.
 fn unreadable_tag() -> Vec<u8> {
     let fields: [(u8, &[u8]); 5] = [
         (b'S', b"WARNING"),
@@ -447,7 +448,7 @@ fn unreadable_tag() -> Vec<u8> {
     message
 }
 
-/// The method that the first authentication request asks for; `None` if it is none of libpq's.
+/// Returns the method of the first authentication request; `None` if libpq has none such.
 fn auth_method(body: &[u8]) -> Option<AuthMethod> {
     let code = body.first_chunk().copied().map(u32::from_be_bytes)?;
     Some(match code {
@@ -456,7 +457,7 @@ fn auth_method(body: &[u8]) -> Option<AuthMethod> {
         5 => AuthMethod::Md5,
         7 => AuthMethod::Gss,
         9 => AuthMethod::Sspi,
-        // tokio-postgres takes SCRAM if it is among the mechanisms, and nothing else.
+        // tokio-postgres uses SCRAM if offered, and no other SASL mechanism.
         10 => AuthMethod::ScramSha256,
         _ => return None,
     })

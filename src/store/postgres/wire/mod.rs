@@ -1,10 +1,10 @@
-//! Watches what a server sends before tokio-postgres reads it.
+//! Filters what a server sends before tokio-postgres reads it.
 //!
-//! tokio-postgres hides the transaction status of `ReadyForQuery`, keeps notices of any number and
+//! tokio-postgres hides the transaction status of `ReadyForQuery`, keeps any number of notices and
 //! messages of any size, and reads an unreadable command tag as zero rows. So each connection reads
-//! through a `MonitoredStream`, above TLS if there is TLS. A `MessageFilter` parses the type and the
-//! length of each message and forwards, shortens, replaces or drops it. A `ConnectionMonitor` is what the
-//! connection and its stream share.
+//! through a `MonitoredStream`, inside TLS if there is TLS. A `MessageFilter` parses the type and
+//! length of each message and forwards, shortens, replaces or drops it. The connection and its
+//! stream share a `ConnectionMonitor`.
 
 mod fields;
 mod filter;
@@ -24,15 +24,15 @@ pub(super) use crate::store::postgres::wire::socket::{HostAddress, Socket};
 pub(super) use crate::store::postgres::wire::stream::MonitoredStream;
 pub(super) use crate::store::postgres::wire::tls::MonitoredTls;
 
-/// The longest message, and the longest answer, if no look-up is under way.
+/// The limit of a message and of a reply, except during a look-up.
 const MESSAGE_LIMIT: u64 = 1 << 20;
-/// The longest answer to a look-up, if what it asks for is not longer.
+/// The limit of a look-up's reply, unless a longer one is expected.
 const LOOKUP_LIMIT: u64 = 32 << 20;
 
-/// Why the client ended a connection: the server broke a rule of the protocol or exceeded a limit.
+/// Why the client ended a connection: the server violated the protocol or exceeded a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) enum ProtocolViolation {
-    /// A transaction was open that this connection had not begun.
+    /// A transaction was open that this connection did not begin.
     OpenTransaction,
     /// A message was too long.
     MessageTooLong {
@@ -41,8 +41,8 @@ pub(in crate::store) enum ProtocolViolation {
         /// The limit in bytes.
         limit: u64,
     },
-    /// The messages of one answer were too long together.
-    AnswerTooLong {
+    /// The messages of one reply were too long in total.
+    ReplyTooLong {
         /// The limit in bytes.
         limit: u64,
     },
@@ -51,14 +51,14 @@ pub(in crate::store) enum ProtocolViolation {
         /// The limit.
         limit: u32,
     },
-    /// The length of a message cannot be right.
+    /// The length of a message is invalid.
     Unreadable,
-    /// The answer to the request for TLS is neither yes nor no.
-    TlsAnswer,
-    /// The server asks for an authentication method that `require_auth` excludes.
+    /// The reply to `SSLRequest` is invalid.
+    TlsReply,
+    /// The server requests an authentication method that `require_auth` excludes.
     AuthMethod {
         /// The method, as `require_auth` spells it.
-        asked: &'static str,
+        requested: &'static str,
         /// The value of `require_auth`.
         required: String,
     },
@@ -67,13 +67,15 @@ pub(in crate::store) enum ProtocolViolation {
 impl fmt::Display for ProtocolViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OpenTransaction => f.write_str("the server handed over an open transaction"),
+            Self::OpenTransaction => {
+                f.write_str("the server was inside an open transaction of another client")
+            }
             Self::MessageTooLong { length, limit } => write!(
                 f,
                 "the server sent a message of {length} bytes, more than the limit of {}",
                 ByteCount(*limit)
             ),
-            Self::AnswerTooLong { limit } => write!(
+            Self::ReplyTooLong { limit } => write!(
                 f,
                 "the server sent an answer of more than the limit of {}",
                 ByteCount(*limit)
@@ -85,19 +87,22 @@ impl fmt::Display for ProtocolViolation {
             Self::Unreadable => {
                 f.write_str("the server sent a message that PostgreSQL's protocol does not have")
             }
-            Self::TlsAnswer => {
+            Self::TlsReply => {
                 f.write_str("the server answered the request for TLS with neither yes nor no")
             }
             Self::AuthMethod {
-                asked: "none",
+                requested: "none",
                 required,
             } => write!(
                 f,
                 "the server did not ask for authentication, and require_auth is {required}"
             ),
-            Self::AuthMethod { asked, required } => write!(
+            Self::AuthMethod {
+                requested,
+                required,
+            } => write!(
                 f,
-                "the server asks for {asked} authentication, and require_auth is {required}"
+                "the server asks for {requested} authentication, and require_auth is {required}"
             ),
         }
     }
@@ -105,7 +110,7 @@ impl fmt::Display for ProtocolViolation {
 
 impl std::error::Error for ProtocolViolation {}
 
-/// A number of bytes in words.
+/// A number of bytes, shown with its unit.
 struct ByteCount(u64);
 
 impl fmt::Display for ByteCount {
@@ -118,54 +123,53 @@ impl fmt::Display for ByteCount {
     }
 }
 
-/// What a connection and the filter of its stream share.
+/// The state that a connection and its stream's filter share.
 pub(in crate::store) struct ConnectionMonitor {
     violation: OnceLock<ProtocolViolation>,
-    /// How many transactions this client has begun and not seen end.
+    /// The transactions that this client began and that have not ended.
     transactions: AtomicU32,
-    answer_limit: AtomicU64,
-    /// How many look-ups raise that limit.
-    long_answers: AtomicU32,
-    /// What the server says of its version when the session begins.
+    reply_limit: AtomicU64,
+    /// The number of look-ups that raise the limit.
+    long_replies: AtomicU32,
+    /// The server's version, as reported at session start.
     server_version: OnceLock<String>,
     require_auth: Option<RequireAuth>,
 }
 
 impl ConnectionMonitor {
-    /// The monitor of a connection that accepts these authentication methods.
+    /// Creates the monitor of a connection with these authentication methods.
     pub(super) fn new(require_auth: Option<RequireAuth>) -> Self {
         Self {
             violation: OnceLock::new(),
             transactions: AtomicU32::new(0),
-            answer_limit: AtomicU64::new(MESSAGE_LIMIT),
-            long_answers: AtomicU32::new(0),
+            reply_limit: AtomicU64::new(MESSAGE_LIMIT),
+            long_replies: AtomicU32::new(0),
             server_version: OnceLock::new(),
             require_auth,
         }
     }
 
-    /// Why the client ended the connection, if it did.
+    /// Returns why the client ended the connection, if it did.
     pub(super) fn violation(&self) -> Option<&ProtocolViolation> {
         self.violation.get()
     }
 
-    /// The version as the server says it, such as `15.18 (Debian 15.18-0+deb12u1)`.
+    /// Returns the server's version, such as `15.18 (Debian 15.18-0+deb12u1)`.
     pub(super) fn server_version(&self) -> Option<&str> {
         self.server_version.get().map(String::as_str)
     }
 
-    /// True if the server handed over a transaction that this connection had not begun.
+    /// Returns true if the server was inside a transaction that this connection did not begin.
     pub(super) fn had_open_transaction(&self) -> bool {
         self.violation() == Some(&ProtocolViolation::OpenTransaction)
     }
 
-    /// Begins a transaction of this client; to be called before `BEGIN` is sent.
+    /// Records that this client begins a transaction; call it before sending `BEGIN`.
     pub(super) fn begin_transaction(&self) {
         self.transactions.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Ends what [`ConnectionMonitor::begin_transaction`] began; to be called after the answer to `ROLLBACK` or
-    /// `COMMIT`.
+    /// Records the end of a transaction; call it after the reply to `ROLLBACK` or `COMMIT`.
     pub(super) fn end_transaction(&self) {
         let _ = self
             .transactions
@@ -174,21 +178,21 @@ impl ConnectionMonitor {
             });
     }
 
-    /// Raises the limit of an answer to that of a look-up, and at least to `length` bytes, until the
-    /// guard is dropped.
-    pub(super) fn allow_long_answers(&self, length: u64) -> LongAnswers<'_> {
-        self.long_answers.fetch_add(1, Ordering::Relaxed);
+    /// Raises the reply limit to that of a look-up, and at least to `length` bytes, until the guard
+    /// is dropped.
+    pub(super) fn allow_long_replies(&self, length: u64) -> LongReplies<'_> {
+        self.long_replies.fetch_add(1, Ordering::Relaxed);
         let limit = LOOKUP_LIMIT.max(length);
-        self.answer_limit.fetch_max(limit, Ordering::Relaxed);
-        LongAnswers(self)
+        self.reply_limit.fetch_max(limit, Ordering::Relaxed);
+        LongReplies(self)
     }
 
     /// Checks an authentication method against `require_auth`; `None` is a method without a name.
-    fn allows(&self, method: Option<AuthMethod>) -> Result<(), ProtocolViolation> {
+    fn check_auth_method(&self, method: Option<AuthMethod>) -> Result<(), ProtocolViolation> {
         match &self.require_auth {
             Some(required) if !method.is_some_and(|method| required.allows(method)) => {
                 Err(ProtocolViolation::AuthMethod {
-                    asked: method.map_or("another", AuthMethod::as_str),
+                    requested: method.map_or("another", AuthMethod::as_str),
                     required: required.as_str().to_owned(),
                 })
             }
@@ -196,19 +200,19 @@ impl ConnectionMonitor {
         }
     }
 
-    fn stop(&self, violation: ProtocolViolation) {
-        // The first one counts.
+    fn record_violation(&self, violation: ProtocolViolation) {
+        // The first violation is kept.
         let _ = self.violation.set(violation);
     }
 }
 
-/// Restores the limit of an answer if no other look-up is under way.
-pub(super) struct LongAnswers<'a>(&'a ConnectionMonitor);
+/// Restores the reply limit if no other look-up is in progress.
+pub(super) struct LongReplies<'a>(&'a ConnectionMonitor);
 
-impl Drop for LongAnswers<'_> {
+impl Drop for LongReplies<'_> {
     fn drop(&mut self) {
-        if self.0.long_answers.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.answer_limit.store(MESSAGE_LIMIT, Ordering::Relaxed);
+        if self.0.long_replies.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.reply_limit.store(MESSAGE_LIMIT, Ordering::Relaxed);
         }
     }
 }

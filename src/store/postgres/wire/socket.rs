@@ -1,4 +1,4 @@
-//! The way to a server below TLS: TCP or a Unix socket.
+//! The transport below TLS: TCP or a Unix socket.
 
 use crate::runtime::platform::set_unacknowledged_timeout;
 use std::io;
@@ -14,10 +14,10 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 
 use crate::store::postgres::Host;
 
-/// How long a silent peer is believed to be there.
-const SILENT_PEER: Duration = Duration::from_secs(15);
-/// The unanswered probes after which a connection is lost.
-const PROBES: u32 = 3;
+/// The time after which an unresponsive peer counts as lost.
+const PEER_TIMEOUT: Duration = Duration::from_secs(15);
+/// The unanswered keepalive probes after which a connection is lost.
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// One address of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,10 +27,10 @@ pub(in crate::store::postgres) enum HostAddress {
 }
 
 impl HostAddress {
-    /// Every address of a host, in the order of the resolver; at least one.
+    /// Resolves a host to its addresses, in the resolver's order; at least one.
     pub(in crate::store::postgres) async fn resolve(host: &Host) -> io::Result<Vec<Self>> {
         if host.is_socket() {
-            return Ok(vec![Self::Unix(host.place().into())]);
+            return Ok(vec![Self::Unix(host.location().into())]);
         }
         let mut found: Vec<Self> = Vec::new();
         for address in lookup_host((host.name.as_str(), host.port)).await? {
@@ -46,24 +46,24 @@ impl HostAddress {
     }
 }
 
-/// A connection to an endpoint.
+/// A connected socket.
 pub(in crate::store::postgres) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 impl Socket {
-    /// Connects; a TCP connection sends small packets at once and notices a silent peer.
+    /// Connects; a TCP connection sends small packets at once and detects an unresponsive peer.
     pub(in crate::store::postgres) async fn connect(endpoint: &HostAddress) -> io::Result<Self> {
         match endpoint {
             HostAddress::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
                 sockopt::set_socket_keepalive(&stream, true)?;
-                sockopt::set_tcp_keepidle(&stream, SILENT_PEER / 2)?;
-                sockopt::set_tcp_keepintvl(&stream, SILENT_PEER / 5)?;
-                sockopt::set_tcp_keepcnt(&stream, PROBES)?;
-                set_unacknowledged_timeout(&stream, SILENT_PEER)?;
+                sockopt::set_tcp_keepidle(&stream, PEER_TIMEOUT / 2)?;
+                sockopt::set_tcp_keepintvl(&stream, PEER_TIMEOUT / 5)?;
+                sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_PROBES)?;
+                set_unacknowledged_timeout(&stream, PEER_TIMEOUT)?;
                 Ok(Self::Tcp(stream))
             }
             HostAddress::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
@@ -72,7 +72,7 @@ impl Socket {
 }
 
 impl Socket {
-    /// The port of this side of a TCP connection.
+    /// Returns the client's port of a TCP connection.
     pub(in crate::store::postgres) fn local_port(&self) -> Option<u16> {
         match self {
             Self::Tcp(stream) => stream.local_addr().ok().map(|address| address.port()),

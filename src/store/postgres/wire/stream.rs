@@ -1,4 +1,4 @@
-//! The stream that tokio-postgres reads, with a filter in it.
+//! The stream that tokio-postgres reads, with the message filter inside.
 
 use std::io;
 use std::pin::Pin;
@@ -11,25 +11,25 @@ use tokio_postgres::tls::{ChannelBinding, TlsStream};
 use crate::store::postgres::wire::filter::MessageFilter;
 use crate::store::postgres::wire::{ConnectionMonitor, ProtocolViolation};
 
-/// The reads without anything to forward after which other tasks get their turn.
-const DRY_READS: u32 = 16;
+/// The reads with nothing to forward after which the task yields.
+const MAX_EMPTY_READS: u32 = 16;
 
-/// A stream from and to a server, whose messages are filtered as they are read.
+/// A stream to a server, whose messages are filtered on reading.
 pub(in crate::store::postgres) struct MonitoredStream<S> {
     inner: S,
     monitor: Arc<ConnectionMonitor>,
     pub(super) filter: MessageFilter,
-    /// True until the server has answered the request for TLS, with one byte and no message.
-    awaits_tls_answer: bool,
-    /// What is forwarded and did not stand in the reader's own buffer.
+    /// True until the server has replied to `SSLRequest`, with one byte and no message.
+    awaits_tls_reply: bool,
+    /// Forwarded bytes that are not in the reader's buffer.
     out: Vec<u8>,
-    /// How much of it was read.
+    /// How much of `out` was read.
     read: usize,
     violation: Option<ProtocolViolation>,
 }
 
 impl<S> MonitoredStream<S> {
-    /// Filters messages; if the client asks for TLS first, from the answer to that on.
+    /// Wraps a stream; if the client requests TLS first, filtering starts after the reply to that.
     pub(in crate::store::postgres) fn new(
         inner: S,
         monitor: &Arc<ConnectionMonitor>,
@@ -39,27 +39,27 @@ impl<S> MonitoredStream<S> {
             inner,
             monitor: Arc::clone(monitor),
             filter: MessageFilter::new(Arc::clone(monitor)),
-            awaits_tls_answer: asks_for_tls,
+            awaits_tls_reply: asks_for_tls,
             out: Vec::new(),
             read: 0,
             violation: None,
         }
     }
 
-    /// The stream itself; nothing of it was read ahead.
+    /// Returns the inner stream; nothing was read ahead.
     pub(super) fn into_inner(self) -> S {
         self.inner
     }
 
-    fn stop(&mut self, violation: ProtocolViolation) {
-        self.monitor.stop(violation.clone());
+    fn end_with(&mut self, violation: ProtocolViolation) {
+        self.monitor.record_violation(violation.clone());
         self.violation = Some(violation);
     }
 }
 
 impl<S: AsyncRead + Unpin> MonitoredStream<S> {
-    /// Hands over what is left of `out`; false if nothing is.
-    fn hand_over(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+    /// Copies the rest of `out`; returns false if there is none.
+    fn copy_pending(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         let left = &self.out[self.read..];
         if left.is_empty() {
             return false;
@@ -74,8 +74,8 @@ impl<S: AsyncRead + Unpin> MonitoredStream<S> {
         true
     }
 
-    /// Reads the byte that answers the request for TLS, and no byte more: TLS begins behind it.
-    fn poll_tls_answer(
+    /// Reads the one-byte reply to `SSLRequest` and no more, since TLS follows.
+    fn poll_tls_reply(
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
@@ -86,12 +86,12 @@ impl<S: AsyncRead + Unpin> MonitoredStream<S> {
         match one.filled() {
             [] => {}
             [b'S' | b'N'] => {
-                self.awaits_tls_answer = false;
+                self.awaits_tls_reply = false;
                 buf.put_slice(one.filled());
             }
             _ => {
-                self.stop(ProtocolViolation::TlsAnswer);
-                return Poll::Ready(Err(io::Error::other(ProtocolViolation::TlsAnswer)));
+                self.end_with(ProtocolViolation::TlsReply);
+                return Poll::Ready(Err(io::Error::other(ProtocolViolation::TlsReply)));
             }
         }
         Poll::Ready(Ok(()))
@@ -108,15 +108,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        for _ in 0..DRY_READS {
-            if this.hand_over(buf) {
+        for _ in 0..MAX_EMPTY_READS {
+            if this.copy_pending(buf) {
                 return Poll::Ready(Ok(()));
             }
             if let Some(violation) = &this.violation {
                 return Poll::Ready(Err(io::Error::other(violation.clone())));
             }
-            if this.awaits_tls_answer {
-                return this.poll_tls_answer(cx, buf);
+            if this.awaits_tls_reply {
+                return this.poll_tls_reply(cx, buf);
             }
             let start = buf.filled().len();
             ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
@@ -127,16 +127,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
             let (kept, result) = this.filter.filter(bytes, &mut this.out);
             buf.set_filled(start + kept);
             if let Err(violation) = result {
-                this.stop(violation);
+                this.end_with(violation);
             }
             if kept > 0 {
                 return Poll::Ready(Ok(()));
             }
         }
-        if this.hand_over(buf) {
+        if this.copy_pending(buf) {
             return Poll::Ready(Ok(()));
         }
-        // A server that sends without end what is dropped must not keep deadlines from passing.
+        // An endless stream of dropped messages must not delay timers.
         cx.waker().wake_by_ref();
         Poll::Pending
     }

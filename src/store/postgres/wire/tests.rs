@@ -1,4 +1,4 @@
-//! Streams of a server, cut into pieces at every place, and what tokio-postgres makes of them.
+//! Tests of server streams split at every position, and of what tokio-postgres reads.
 
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ fn sync_rep() -> Vec<u8> {
     )
 }
 
-/// What is forwarded of `pieces`, and why it ended.
+/// Returns what is forwarded of `pieces`, and the violation.
 fn filtered<'a>(
     monitor: &Arc<ConnectionMonitor>,
     pieces: impl IntoIterator<Item = &'a [u8]>,
@@ -76,7 +76,7 @@ fn monitor() -> Arc<ConnectionMonitor> {
     Arc::new(ConnectionMonitor::new(None))
 }
 
-/// Filters `stream` whole, in two pieces at every place, and byte by byte; each must give the same.
+/// Filters `stream` whole, in two pieces at every position, and by bytes; all must agree.
 #[track_caller]
 fn filter_at_every_split(stream: &[u8]) -> (Vec<u8>, Option<ProtocolViolation>) {
     let whole = filtered(&monitor(), [stream]);
@@ -101,7 +101,7 @@ fn assert_becomes(stream: &[&[u8]], expected: &[&[u8]]) {
 }
 
 #[test]
-fn usual_answers_are_forwarded_as_they_are() {
+fn usual_replies_are_forwarded_unchanged() {
     let answer = [
         message(b'1', b""),
         message(b'2', b""),
@@ -201,7 +201,7 @@ fn open_transaction_of_another_client_ends_the_stream() {
 }
 
 #[test]
-fn own_transactions_are_allowed_until_they_end() {
+fn transactions_of_this_client_are_allowed_until_they_end() {
     let monitor = monitor();
     monitor.begin_transaction();
     let stream = [ready(b'T'), ready(b'E')].concat();
@@ -213,7 +213,7 @@ fn own_transactions_are_allowed_until_they_end() {
 }
 
 #[test]
-fn errors_are_bounded_and_their_neighbours_are_not_touched() {
+fn long_errors_are_bounded_and_adjacent_messages_unchanged() {
     let long = "x".repeat(100_000);
     let error = fields(
         b'E',
@@ -238,7 +238,7 @@ fn errors_are_bounded_and_their_neighbours_are_not_touched() {
 }
 
 #[test]
-fn long_messages_and_answers_end_the_stream() {
+fn too_long_messages_and_replies_end_the_stream() {
     let header = |tag: u8, length: u32| {
         let mut header = vec![tag];
         header.extend_from_slice(&length.to_be_bytes());
@@ -259,17 +259,17 @@ fn long_messages_and_answers_end_the_stream() {
     let (_, violation) = filtered(&monitor(), [many.as_slice()]);
     assert_eq!(
         violation,
-        Some(ProtocolViolation::AnswerTooLong { limit: 1 << 20 })
+        Some(ProtocolViolation::ReplyTooLong { limit: 1 << 20 })
     );
-    // The answer to a look-up may be longer, and the next answer begins anew.
+    // The reply to a look-up may be longer, and each reply counts separately.
     let monitor = monitor();
-    let long = monitor.allow_long_answers(0);
+    let long = monitor.allow_long_replies(0);
     assert_eq!(filtered(&monitor, [many.as_slice()]).1, None);
-    drop(monitor.allow_long_answers(0));
+    drop(monitor.allow_long_replies(0));
     let one = message(b'D', &vec![0; 2_000_000]);
     assert_eq!(filtered(&monitor, [one.as_slice()]).1, None);
     drop(long);
-    let longer = monitor.allow_long_answers(40 << 20);
+    let longer = monitor.allow_long_replies(40 << 20);
     let many_rows = one.repeat(20);
     assert_eq!(filtered(&monitor, [many_rows.as_slice()]).1, None);
     drop(longer);
@@ -293,9 +293,9 @@ fn messages_before_the_session_is_ready_are_limited() {
 }
 
 #[test]
-fn violations_read_as_sentences() {
-    let auth = |asked| ProtocolViolation::AuthMethod {
-        asked,
+fn violations_are_displayed_as_sentences() {
+    let auth = |requested| ProtocolViolation::AuthMethod {
+        requested,
         required: "scram-sha-256".to_owned(),
     };
     let all = [
@@ -304,15 +304,15 @@ fn violations_read_as_sentences() {
             length: 2_147_483_647,
             limit: 1 << 30,
         },
-        ProtocolViolation::AnswerTooLong { limit: 1 << 20 },
+        ProtocolViolation::ReplyTooLong { limit: 1 << 20 },
         ProtocolViolation::TooManyMessages { limit: 256 },
         ProtocolViolation::Unreadable,
-        ProtocolViolation::TlsAnswer,
+        ProtocolViolation::TlsReply,
         auth("md5"),
         auth("none"),
     ];
     insta::assert_snapshot!(all.map(|violation| violation.to_string()).join("\n"), @"
-    the server handed over an open transaction
+    the server was inside an open transaction of another client
     the server sent a message of 2147483647 bytes, more than the limit of 1 GiB
     the server sent an answer of more than the limit of 1 MiB
     the server sent more than 256 messages before the session was ready
@@ -326,7 +326,7 @@ fn violations_read_as_sentences() {
 #[test]
 fn only_required_authentication_methods_are_forwarded() {
     let request = |code: u32| message(b'R', &code.to_be_bytes());
-    for (required, code, asked) in [
+    for (required, code, requested) in [
         ("scram-sha-256", 10, None),
         ("scram-sha-256", 3, Some("password")),
         ("scram-sha-256", 5, Some("md5")),
@@ -341,13 +341,13 @@ fn only_required_authentication_methods_are_forwarded() {
         let stream = request(code);
         let (forwarded, violation) = filtered(&monitor, stream.chunks(1));
         let found = match &violation {
-            Some(ProtocolViolation::AuthMethod { asked, .. }) => Some(*asked),
+            Some(ProtocolViolation::AuthMethod { requested, .. }) => Some(*requested),
             _ => None,
         };
-        assert_eq!(found, asked, "{required} {code}");
-        assert_eq!(forwarded.is_empty(), asked.is_some());
+        assert_eq!(found, requested, "{required} {code}");
+        assert_eq!(forwarded.is_empty(), requested.is_some());
     }
-    // What ends an exchange is no method of its own.
+    // The message that ends an exchange is not a method.
     let monitor = Arc::new(ConnectionMonitor::new(Some("md5".parse().unwrap())));
     let stream = [request(5), request(0)].concat();
     assert_eq!(filtered(&monitor, [stream.as_slice()]).1, None);
@@ -373,7 +373,7 @@ fn any_message() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn how_a_stream_is_cut_changes_nothing(
+    fn result_does_not_depend_on_how_stream_is_split(
         messages in prop::collection::vec(any_message(), 0..12),
         cuts in prop::collection::vec(1_usize..60, 1..30),
     ) {
@@ -393,11 +393,11 @@ proptest! {
     }
 }
 
-/// A connection to a server that plays its part by hand.
+/// Connects to a server that the test scripts.
 async fn connected(buffer: usize) -> (Client, DuplexStream, Arc<ConnectionMonitor>) {
-    let (ours, mut server) = tokio::io::duplex(buffer);
+    let (client, mut server) = tokio::io::duplex(buffer);
     let monitor = monitor();
-    let stream = MonitoredStream::new(ours, &monitor, false);
+    let stream = MonitoredStream::new(client, &monitor, false);
     let serving = tokio::spawn(async move {
         let length = server.read_u32().await.unwrap();
         let mut start = vec![0; length as usize - 4];
@@ -418,7 +418,7 @@ async fn connected(buffer: usize) -> (Client, DuplexStream, Arc<ConnectionMonito
     (client, serving.await.unwrap(), monitor)
 }
 
-/// Reads so many requests, to the Sync at the end of each.
+/// Reads this many requests, each up to its Sync.
 async fn requests(server: &mut DuplexStream, count: usize) {
     let mut syncs = 0;
     while syncs < count {
@@ -433,7 +433,7 @@ async fn requests(server: &mut DuplexStream, count: usize) {
 const INSERT: &str = "INSERT INTO t VALUES ($1)";
 
 #[tokio::test]
-async fn pipelined_answers_stay_aligned_behind_replaced_messages() {
+async fn pipelined_replies_stay_aligned_after_replaced_messages() {
     for buffer in [1, 13, 64 * 1024] {
         let (client, mut server, _monitor) = connected(buffer).await;
         let begun = [message(b'1', b""), message(b'2', b""), message(b'n', b"")].concat();
@@ -477,7 +477,7 @@ async fn pipelined_answers_stay_aligned_behind_replaced_messages() {
 }
 
 #[tokio::test]
-async fn withheld_readiness_leaves_its_statement_unanswered() {
+async fn statement_gets_no_reply_when_readiness_is_withheld() {
     let (client, mut server, monitor) = connected(4096).await;
     let serving = tokio::spawn(async move {
         requests(&mut server, 2).await;
@@ -506,9 +506,9 @@ async fn withheld_readiness_leaves_its_statement_unanswered() {
     drop(serving.await.unwrap());
 }
 
-/// Nothing arrives, and still the task lets others run.
+/// The task yields although nothing is forwarded.
 #[tokio::test]
-async fn endless_notices_do_not_keep_a_timeout_from_passing() {
+async fn timeout_expires_during_endless_notices() {
     struct Endless(Vec<u8>);
     impl tokio::io::AsyncRead for Endless {
         fn poll_read(
@@ -523,7 +523,7 @@ async fn endless_notices_do_not_keep_a_timeout_from_passing() {
     }
     let notice = fields(b'N', &[(b'S', "NOTICE"), (b'C', "00000"), (b'M', "hello")]);
     let mut stream = MonitoredStream::new(Endless(notice.clone()), &monitor(), false);
-    // The session is ready: notices are not counted any more.
+    // The session is ready: notices are no longer counted.
     let mut out = Vec::new();
     let _ = stream.filter.filter(&ready(b'I'), &mut out);
     let mut buffer = vec![0; notice.len()];

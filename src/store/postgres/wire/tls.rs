@@ -1,4 +1,4 @@
-//! TLS with a server, whose decrypted stream is filtered.
+//! TLS whose decrypted stream is filtered.
 
 use std::future::Future;
 use std::io;
@@ -18,7 +18,7 @@ use x509_cert::der::oid::db::rfc5912;
 
 use crate::store::postgres::wire::{ConnectionMonitor, MonitoredStream};
 
-/// Makes a TLS connection to one host.
+/// Makes TLS connections to one host.
 pub(in crate::store::postgres) struct MonitoredTls {
     config: Arc<ClientConfig>,
     host: String,
@@ -26,7 +26,8 @@ pub(in crate::store::postgres) struct MonitoredTls {
 }
 
 impl MonitoredTls {
-    /// Connects to `host`; if `config` names a protocol (ALPN), the server must agree on it.
+    /// Creates the connector for `host`; if `config` names a protocol (ALPN), the server must agree
+    /// on it.
     pub(in crate::store::postgres) fn new(
         config: &Arc<ClientConfig>,
         host: &str,
@@ -55,7 +56,7 @@ where
             let protocol = self.config.alpn_protocols.first().cloned();
             let connector = TlsConnector::from(self.config);
             let stream = connector.connect(host, stream.into_inner()).await?;
-            // Another service of the same host would not.
+            // Another service on the same host would not agree.
             if stream.get_ref().1.alpn_protocol() != protocol.as_deref() {
                 return Err(io::Error::other(
                     "the server did not agree on PostgreSQL's protocol (ALPN)",
@@ -67,7 +68,7 @@ where
     }
 }
 
-/// A stream inside TLS.
+/// A decrypted TLS stream.
 pub(in crate::store::postgres) struct DecryptedStream<S>(client::TlsStream<S>);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for DecryptedStream<S> {
@@ -79,8 +80,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for DecryptedStream<S> {
     }
 }
 
-/// The certificate's digest that binds a proof of the password to the connection (`tls-server-end-point`,
-/// RFC 5929): by the hash of its signature, but SHA-256 if that is SHA-1; `None` if it has none.
+/// Returns the certificate's digest for channel binding (`tls-server-end-point`, RFC 5929).
+///
+/// The hash is that of its signature, but SHA-256 instead of SHA-1; `None` for other signatures.
 fn end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     const SHA_256: [ObjectIdentifier; 3] = [
         rfc5912::SHA_1_WITH_RSA_ENCRYPTION,

@@ -1,8 +1,7 @@
-//! One connection at work: it takes chunks, keeps up to `pipeline` INSERTs in flight, and reports
-//! each answer.
+//! Sends INSERTs over one connection: takes chunks, keeps up to `pipeline` INSERTs in flight, and
+//! reports each reply.
 //!
-//! A server answers in the order in which it was asked. So the ledger of what is in flight is a
-//! queue, and only the foremost answer is ever waited for.
+//! A server replies in order, so the requests form a queue.
 
 mod settle;
 
@@ -17,97 +16,98 @@ use crate::error::Fault;
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
 use crate::store::outcome_batch::OutcomeBatch;
 use crate::store::postgres::connection::Connection;
-use crate::store::postgres::connector::silence;
+use crate::store::postgres::connector::reply_timeout;
 use crate::store::postgres::in_doubt::{self, InDoubtSet, InFlight, RowlessCommits, UNCONFIRMED};
 use crate::store::postgres::inflight::SnapshotInterval;
 use crate::store::postgres::replies::{PendingReplies, ServerReply};
 use crate::store::postgres::retry_set::{
-    CloseReason, Orphans, RetryToken, WriterStart, again, until,
+    CloseReason, Orphans, RetryToken, WriterStart, retry_lost, sleep_until_due,
 };
 use crate::store::postgres::shared::PoolShared;
 use crate::store::postgres::xid_horizon::XidHorizon;
 use crate::store::queue::{Chunk, StoreJob};
 use crate::store::sqlstate::{DetailCache, scrub};
 
-/// What is asked of the server, in the order in which it answers.
+/// A request to the server, in the order of the replies.
 enum PendingRequest {
     /// An INSERT.
     Insert(InFlight),
-    /// The horizon; at that moment.
+    /// A query of the XID horizon, sent at this tick.
     Horizon(u64),
-    /// Where the rows of these tokens went.
+    /// A look-up of tokens that were committed without a row.
     Rowless(RowlessCommits),
 }
 
-/// A token that is to be sent.
+/// The next token to send.
 struct NextToken {
     token: Token,
     job: Arc<StoreJob>,
     /// How often it was sent.
     tries: u32,
-    /// When its key was first found to be taken.
-    taken_since: Option<Instant>,
+    /// When a sequence first produced a key that is taken.
+    key_taken_since: Option<Instant>,
 }
 
-/// So many tokens without a row are looked for together.
-const ROWLESS: usize = 256;
+/// The number of tokens without a row in one look-up.
+const ROWLESS_BATCH: usize = 256;
 
-/// The lane's books: what was sent, and what is to be sent.
+/// A writer's state: the requests in flight and the tokens to send.
 struct Writer {
     shared: Arc<PoolShared>,
     chunk: Option<Chunk>,
-    ledger: VecDeque<PendingRequest>,
+    requests: VecDeque<PendingRequest>,
     waiting: Vec<RetryToken>,
-    /// Tokens that were committed without a row, to be looked for.
+    /// Tokens that were committed without a row, to be looked up.
     rowless: Option<RowlessCommits>,
     horizon: XidHorizon,
-    /// How many may be in flight on a connection of one's own.
+    /// The most INSERTs in flight on a direct connection.
     pipeline: usize,
     batch: OutcomeBatch,
     details: DetailCache,
-    no_row: Arc<Detail>,
-    /// True once the server was found to take no writes, or an answer broke off: nothing more is sent
-    /// to it, and the connection is given up when it has answered what was.
-    leaving: bool,
+    no_row_detail: Arc<Detail>,
+    /// True once the server was found read-only or a reply was incomplete: nothing more is sent,
+    /// and the connection ends after the outstanding replies.
+    is_draining: bool,
     /// Why the connection was lost.
     close_reason: Option<String>,
 }
 
-/// Works until the queue is closed and empty, or the connection is lost. Without a `start` it makes
-/// a connection of its own.
+/// Runs until the queue is closed and empty, or the connection is lost.
+///
+/// Without a `start` it makes an additional connection.
 pub(super) async fn run(shared: Arc<PoolShared>, start: Option<WriterStart>) -> CloseReason {
     let Some(start) = (match start {
         Some(start) => Some(start),
-        None => WriterStart::extra(&shared).await,
+        None => WriterStart::connect_extra(&shared).await,
     }) else {
         return CloseReason::Unconnected;
     };
     let connection = start.connection;
-    let asked = SnapshotInterval {
-        from: start.since,
-        to: shared.sent.mark(),
+    let snapshot = SnapshotInterval {
+        from: start.snapshot_from,
+        to: shared.in_flight_log.tick(),
     };
-    let horizon = XidHorizon::new(&connection, asked);
+    let horizon = XidHorizon::new(&connection, snapshot);
     let mut writer = Writer {
         pipeline: shared
             .pipeline
-            .unwrap_or_else(|| fitting(connection.round_trip)),
+            .unwrap_or_else(|| pipeline_for(connection.round_trip)),
         shared,
         chunk: start.chunk,
-        ledger: VecDeque::new(),
+        requests: VecDeque::new(),
         waiting: start.waiting,
         rowless: None,
         horizon,
         batch: OutcomeBatch::default(),
         details: DetailCache::default(),
-        no_row: Detail::reason(
+        no_row_detail: Detail::reason(
             "the database stored no row: a trigger or rule skipped or redirected it",
         ),
-        leaving: false,
+        is_draining: false,
         close_reason: None,
     };
     let lost = writer.work(&connection).await;
-    if let Some(fault) = writer.shared.unconfirmed.get().cloned() {
+    if let Some(fault) = writer.shared.unconfirmed_fault.get().cloned() {
         writer.give_up(&fault);
         return CloseReason::Finished;
     }
@@ -123,84 +123,84 @@ pub(super) async fn run(shared: Arc<PoolShared>, start: Option<WriterStart>) -> 
     CloseReason::Finished
 }
 
-/// How many requests in flight keep a connection busy whose answers take this long on their way.
-/// More than that only makes more tokens wait, and more of them are in doubt when it is lost.
-fn fitting(round_trip: Duration) -> usize {
-    // Near a server that is all the same: it is busy with 16. Far away a round trip must hold what the
-    // server gets done meanwhile.
-    const LEAST: usize = 16;
-    const MOST: usize = 128;
+/// Returns how many requests in flight keep a connection with this round trip busy.
+///
+/// More would only delay each token and put more of them in doubt on a loss.
+fn pipeline_for(round_trip: Duration) -> usize {
+    // 16 keep a nearby server busy. A distant one needs enough for a whole round trip.
+    const MIN: usize = 16;
+    const MAX: usize = 128;
     const PER_MILLISECOND: usize = 16;
-    let milliseconds = usize::try_from(round_trip.as_millis()).unwrap_or(MOST);
-    milliseconds
-        .saturating_mul(PER_MILLISECOND)
-        .clamp(LEAST, MOST)
+    let milliseconds = usize::try_from(round_trip.as_millis()).unwrap_or(MAX);
+    milliseconds.saturating_mul(PER_MILLISECOND).clamp(MIN, MAX)
 }
 
 impl Writer {
-    /// True where it ends because the connection was lost.
+    /// Returns true if the connection was lost.
     async fn work(&mut self, connection: &Connection) -> bool {
         let shared = Arc::clone(&self.shared);
         let queue = &shared.queue;
-        let silence = silence(shared.statement_timeout);
+        let reply_timeout = reply_timeout(shared.statement_timeout);
         let mut aborting = pin!(queue.shutdown.aborting().cancelled());
-        let mut giving_up = pin!(shared.gives_up.cancelled());
-        let mut timer = pin!(tokio::time::sleep(silence));
-        let mut heard = Instant::now();
-        let mut answers = PendingReplies::with_capacity(self.pipeline);
+        let mut giving_up = pin!(shared.giving_up.cancelled());
+        let mut timer = pin!(tokio::time::sleep(reply_timeout));
+        let mut last_reply = Instant::now();
+        let mut replies = PendingReplies::with_capacity(self.pipeline);
         let mut closed = false;
         loop {
-            if answers.is_empty() {
-                heard = Instant::now();
+            if replies.is_empty() {
+                last_reply = Instant::now();
             }
-            self.fill(connection, &mut answers);
-            let idle = answers.is_empty();
-            if self.leaving && idle {
+            self.send_tokens(connection, &mut replies);
+            let idle = replies.is_empty();
+            if self.is_draining && idle {
                 return true;
             }
-            if closed && idle && self.chunk.is_none() && !self.owes() {
+            if closed && idle && self.chunk.is_none() && !self.has_unsettled() {
                 return false;
             }
             let due = self.waiting.iter().map(|waiting| waiting.due).min();
-            let length_limit = self.has_room(answers.len());
+            let has_room = self.has_room(replies.len());
             tokio::select! {
                 biased;
                 () = &mut aborting => return false,
                 () = &mut giving_up => return false,
-                answer = answers.foremost(), if !idle => {
-                    heard = Instant::now();
-                    let mut next = Some(answer);
-                    while let Some(answer) = next {
-                        if !self.answered(connection, answer) {
+                reply = replies.next(), if !idle => {
+                    last_reply = Instant::now();
+                    let mut next = Some(reply);
+                    while let Some(reply) = next {
+                        if !self.handle_reply(connection, reply) {
                             return true;
                         }
-                        next = answers.arrived();
+                        next = replies.try_next();
                     }
-                    self.batch.flush_soon();
+                    self.batch.flush_coalesced();
                 }
-                chunk = queue.inbox.recv(), if length_limit && !closed && self.chunk.is_none() => match chunk {
+                chunk = queue.chunks.recv(), if has_room && !closed && self.chunk.is_none() => match chunk {
                     Ok(chunk) => {
-                        queue.taken(&chunk);
+                        queue.mark_taken(&chunk);
                         self.chunk = Some(chunk);
                     }
                     Err(_) => closed = true,
                 },
-                // Before what is due: on a connection that has ended it would stay due for ever.
+                // Before due tokens: on a closed connection they would stay due for ever.
                 () = connection.ended(), if idle => return true,
-                () = until(due), if length_limit && due.is_some() => {}
+                () = sleep_until_due(due), if has_room && due.is_some() => {}
                 () = &mut timer, if !idle => {
-                    if heard.elapsed() >= silence {
-                        self.close_reason = Some("the server fell silent".to_owned());
+                    if last_reply.elapsed() >= reply_timeout {
+                        self.close_reason = Some("the server stopped responding".to_owned());
                         return true;
                     }
-                    timer.as_mut().reset(heard + silence);
+                    timer.as_mut().reset(last_reply + reply_timeout);
                 }
             }
         }
     }
 
-    /// How many may be in flight. Behind a pooler it is one: PgBouncer before 1.21 may hand a server
-    /// to the next client while it still owes answers to the last, which are then taken for others.
+    /// Returns how many INSERTs may be in flight: 1 behind a pooler.
+    ///
+    /// PgBouncer before 1.21 may assign a server to the next client while replies to the last one
+    /// are outstanding.
     fn pipeline(&self) -> usize {
         match self.horizon.backend {
             Some(_) => self.pipeline,
@@ -208,67 +208,69 @@ impl Writer {
         }
     }
 
-    /// True where it pays to send: a quarter of the pipeline in one write costs both sides far
-    /// fewer calls than a write for each answer, and the rest keeps the server busy meanwhile.
+    /// Returns true if enough of the pipeline is free.
+    ///
+    /// One write for a quarter of the pipeline costs far fewer system calls than a write per reply,
+    /// and the rest keeps the server busy.
     fn has_room(&self, in_flight: usize) -> bool {
         let pipeline = self.pipeline();
-        !self.leaving && in_flight + (pipeline / 4).max(1) <= pipeline
+        !self.is_draining && in_flight + (pipeline / 4).max(1) <= pipeline
     }
 
-    /// Sends as many tokens as there is room for.
-    fn fill<'a>(&mut self, connection: &'a Connection, answers: &mut PendingReplies<'a>) {
-        self.leaving |= answers.is_empty() && connection.is_unheard();
-        self.look_for_rowless(connection, answers);
-        if !self.has_room(answers.len()) {
+    /// Sends tokens until the pipeline is full.
+    fn send_tokens<'a>(&mut self, connection: &'a Connection, replies: &mut PendingReplies<'a>) {
+        self.is_draining |= replies.is_empty() && connection.awaits_reply();
+        self.look_up_rowless(connection, replies);
+        if !self.has_room(replies.len()) {
             return;
         }
-        while answers.len() < self.pipeline() && !connection.is_closed() {
+        while replies.len() < self.pipeline() && !connection.is_closed() {
             let Some(NextToken {
                 mut token,
                 job,
                 tries,
-                taken_since,
+                key_taken_since,
             }) = self.next_token()
             else {
                 break;
             };
-            if self.horizon.is_due(answers.is_empty()) {
-                self.ledger
-                    .push_back(PendingRequest::Horizon(self.shared.sent.mark()));
-                answers.ask(async { connection.ask_horizon().await.map(ServerReply::Horizon) });
+            if self.horizon.is_due(replies.is_empty()) {
+                self.requests
+                    .push_back(PendingRequest::Horizon(self.shared.in_flight_log.tick()));
+                replies.push(async { connection.query_horizon().await.map(ServerReply::Horizon) });
             }
             token.attempts = token.attempts.saturating_add(1);
-            let moment = self.shared.sent.sending(token.as_str());
+            let sent_tick = self.shared.in_flight_log.record_sent(token.as_str());
             let text = token.clone();
             let dry_run = self.shared.dry_run;
-            answers.ask(async move {
+            replies.push(async move {
                 let rows = if dry_run {
-                    connection.try_out(text.as_str()).await
+                    connection.insert_and_roll_back(text.as_str()).await
                 } else {
                     connection.insert(text.as_str()).await
                 };
                 rows.map(ServerReply::Rows)
             });
-            self.ledger.push_back(PendingRequest::Insert(InFlight {
+            self.requests.push_back(PendingRequest::Insert(InFlight {
                 token,
                 job,
-                sent: Instant::now(),
-                moment,
+                sent_at: Instant::now(),
+                sent_tick,
                 tries: tries + 1,
-                taken_since,
+                key_taken_since,
             }));
         }
-        self.batch.flush_soon();
+        self.batch.flush_coalesced();
     }
 
-    /// Looks for tokens without a row once there are enough of them, or nothing else to wait for.
-    fn look_for_rowless<'a>(
+    /// Looks up tokens without a row if there are enough, or nothing else is in flight.
+    fn look_up_rowless<'a>(
         &mut self,
         connection: &'a Connection,
-        answers: &mut PendingReplies<'a>,
+        replies: &mut PendingReplies<'a>,
     ) {
         let is_due = |rowless: &mut RowlessCommits| {
-            rowless.in_flights.len() >= ROWLESS || answers.is_empty()
+            rowless.tokens.len() >= ROWLESS_BATCH || replies.is_empty()
         };
         let Some(mut rowless) = self.rowless.take_if(is_due) else {
             return;
@@ -277,34 +279,30 @@ impl Writer {
             self.rowless = Some(rowless);
             return;
         }
-        rowless.looked = self.shared.sent.mark();
-        let values: Vec<Token> = rowless
-            .in_flights
-            .iter()
-            .map(|it| it.token.clone())
-            .collect();
-        let (sql, number) = (self.shared.lookup.sql.clone(), rowless.number);
-        answers.ask(async move {
+        rowless.lookup_tick = self.shared.in_flight_log.tick();
+        let values: Vec<Token> = rowless.tokens.iter().map(|it| it.token.clone()).collect();
+        let (sql, xid) = (self.shared.lookup.sql.clone(), rowless.xid);
+        replies.push(async move {
             let values: Vec<&str> = values.iter().map(Token::as_str).collect();
             connection
-                .count(&sql, &values, Some(number))
+                .count_rows(&sql, &values, Some(xid))
                 .await
                 .map(ServerReply::Counts)
         });
-        self.ledger.push_back(PendingRequest::Rowless(rowless));
+        self.requests.push_back(PendingRequest::Rowless(rowless));
     }
 
-    /// True if tokens of this lane are neither in flight nor settled.
-    fn owes(&self) -> bool {
+    /// Returns true if this writer holds tokens that are neither in flight nor settled.
+    fn has_unsettled(&self) -> bool {
         !self.waiting.is_empty() || self.rowless.is_some()
     }
 
-    /// The next token to send, whose it is, and how often it was sent.
+    /// Returns the next token to send.
     fn next_token(&mut self) -> Option<NextToken> {
         loop {
             if let Some(RetryToken {
                 in_flight, detail, ..
-            }) = self.due()
+            }) = self.take_due()
             {
                 if in_flight.job.is_stopping() {
                     self.settle(in_flight, Status::Failed, Some(detail));
@@ -314,7 +312,7 @@ impl Writer {
                     token: in_flight.token,
                     job: in_flight.job,
                     tries: in_flight.tries,
-                    taken_since: in_flight.taken_since,
+                    key_taken_since: in_flight.key_taken_since,
                 });
             }
             if let Some(chunk) = &mut self.chunk
@@ -332,19 +330,19 @@ impl Writer {
                     token,
                     job,
                     tries: 0,
-                    taken_since: None,
+                    key_taken_since: None,
                 });
             }
-            // A chunk that may not be sent any more reports itself when it is dropped.
+            // A chunk that may not be sent any more reports its tokens on drop.
             self.chunk = None;
-            let chunk = self.shared.queue.inbox.try_recv().ok()?;
-            self.shared.queue.taken(&chunk);
+            let chunk = self.shared.queue.chunks.try_recv().ok()?;
+            self.shared.queue.mark_taken(&chunk);
             self.chunk = Some(chunk);
         }
     }
 
-    /// A waiting token whose time has come, or whose job waits for nothing.
-    fn due(&mut self) -> Option<RetryToken> {
+    /// Takes a waiting token that is due or whose job is stopping.
+    fn take_due(&mut self) -> Option<RetryToken> {
         if self.waiting.is_empty() {
             return None;
         }
@@ -356,83 +354,84 @@ impl Writer {
         Some(self.waiting.remove(index))
     }
 
-    /// Reports what became of a token whose answer has come.
+    /// Reports the outcome of a token.
     fn settle(&mut self, in_flight: InFlight, status: Status, detail: Option<Arc<Detail>>) {
-        let (job, outcome) = in_flight.settle(status, detail);
+        let (job, outcome) = in_flight.into_outcome(status, detail);
         self.batch.push(&job, outcome);
     }
 
-    /// What the lane leaves to others after its connection was lost.
+    /// Returns the unsettled tokens after the connection was lost.
     fn orphans(mut self, had_open_transaction: bool) -> Orphans {
         if let Some(chunk) = self.chunk.take() {
-            self.shared.queue.give_back(chunk);
+            self.shared.queue.requeue(chunk);
         }
-        let (mut in_flights, close_reason) = (self.take_flights(), self.take_farewell());
+        let (mut tokens, close_reason) = (self.take_in_flight(), self.take_close_reason());
         let mut waiting = std::mem::take(&mut self.waiting);
         if self.shared.dry_run {
-            // What would have been taken back is in no doubt.
-            for in_flight in &in_flights {
-                in_flight.settled(&self.shared.sent, false);
+            // A dry run commits nothing, so nothing is in doubt.
+            for in_flight in &tokens {
+                in_flight.mark_settled(&self.shared.in_flight_log, false);
             }
-            waiting.extend(again(std::mem::take(&mut in_flights)));
+            waiting.extend(retry_lost(std::mem::take(&mut tokens)));
         }
-        let doubt = (!in_flights.is_empty()).then_some(InDoubtSet {
-            in_flights,
+        let in_doubt = (!tokens.is_empty()).then_some(InDoubtSet {
+            tokens,
             horizon: self.horizon.clone(),
             had_open_transaction,
             close_reason,
         });
-        Orphans { doubt, waiting }
+        Orphans { in_doubt, waiting }
     }
 
-    /// Accounts for everything at once, for nothing may be waited for.
+    /// Reports every token at once, without waiting.
     fn abort(&mut self) {
-        self.drop_flights("the run was aborted before the answer came");
+        self.abandon_in_flight("the run was aborted before the database answered");
         self.chunk = None;
         self.shared.queue.close();
         self.shared.queue.clear();
     }
 
-    /// Accounts for everything because no standby confirms what is committed. The server goes on with
-    /// what it was sent, and its waits are not cut short.
+    /// Reports every token because no standby confirms commits.
+    ///
+    /// The server continues with what it received; its waits are not interrupted.
     fn give_up(&mut self, fault: &Fault) {
         self.batch.flush();
-        let in_flights = self.take_flights();
-        for in_flight in &in_flights {
-            in_flight.job.tell(fault);
+        let tokens = self.take_in_flight();
+        for in_flight in &tokens {
+            in_flight.job.set_fault(fault);
         }
-        in_doubt::give_up(in_flights, &self.shared.sent, UNCONFIRMED, None);
+        in_doubt::give_up(tokens, &self.shared.in_flight_log, UNCONFIRMED, None);
         self.waiting.drain(..).for_each(RetryToken::fail);
         self.chunk = None;
     }
 
-    fn take_flights(&mut self) -> Vec<InFlight> {
-        let in_flights = self.ledger.drain(..).flat_map(|asked| match asked {
+    fn take_in_flight(&mut self) -> Vec<InFlight> {
+        let tokens = self.requests.drain(..).flat_map(|request| match request {
             PendingRequest::Insert(in_flight) => vec![in_flight],
             PendingRequest::Horizon(_) => Vec::new(),
-            PendingRequest::Rowless(rowless) => rowless.in_flights,
+            PendingRequest::Rowless(rowless) => rowless.tokens,
         });
-        in_flights
-            .chain(self.rowless.take().into_iter().flat_map(|it| it.in_flights))
+        tokens
+            .chain(self.rowless.take().into_iter().flat_map(|it| it.tokens))
             .collect()
     }
 
-    fn take_farewell(&mut self) -> Option<String> {
+    fn take_close_reason(&mut self) -> Option<String> {
         self.close_reason.take().map(|why| scrub(&why, "", &[]))
     }
 
-    fn drop_flights(&mut self, reason: &str) {
+    fn abandon_in_flight(&mut self, reason: &str) {
         self.batch.flush();
-        let (in_flights, message) = (self.take_flights(), self.take_farewell());
-        in_doubt::give_up(in_flights, &self.shared.sent, reason, message);
+        let (tokens, message) = (self.take_in_flight(), self.take_close_reason());
+        in_doubt::give_up(tokens, &self.shared.in_flight_log, reason, message);
         self.waiting.drain(..).for_each(RetryToken::fail);
     }
 }
 
 impl Drop for Writer {
-    /// Even a lane that panics or is dropped in mid-flight accounts for what it holds.
+    /// Reports the tokens in flight, also if the writer panics or is dropped.
     fn drop(&mut self) {
-        self.drop_flights("the connection was lost before the answer came");
+        self.abandon_in_flight("the connection was lost before the database answered");
     }
 }
 
@@ -441,9 +440,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_farther_the_server_the_more_is_in_flight() {
-        let after = |milliseconds| fitting(Duration::from_millis(milliseconds));
+    fn pipeline_grows_with_round_trip() {
+        let after = |milliseconds| pipeline_for(Duration::from_millis(milliseconds));
         assert_eq!([0, 1, 2, 5, 20, 400].map(after), [16, 16, 32, 80, 128, 128]);
-        assert_eq!(fitting(Duration::MAX), 128);
+        assert_eq!(pipeline_for(Duration::MAX), 128);
     }
 }

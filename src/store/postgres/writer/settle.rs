@@ -1,4 +1,4 @@
-//! What an answer means for the token that was asked about, and for the connection.
+//! Applies the server's replies to tokens and to the connection.
 
 use std::sync::Arc;
 
@@ -15,31 +15,34 @@ use crate::store::postgres::replies::{ReplyResult, ServerReply};
 use crate::store::postgres::retry_set::RetryToken;
 use crate::store::postgres::writer::{PendingRequest, Writer};
 use crate::store::queue::StoreEnd;
-use crate::store::sqlstate::{ServerDetail, TRIES, is_unsent, pause};
+use crate::store::sqlstate::{MAX_TRIES, ServerDetail, is_not_forwarded, retry_delay};
 
 impl Writer {
-    /// Books the answer to what was asked foremost; false where it says that the connection is
-    /// lost.
-    pub(crate) fn answered(&mut self, connection: &Connection, answer: ReplyResult) -> bool {
-        let in_flight = match self.ledger.pop_front() {
+    /// Handles the reply to the first request; returns false if the connection is lost.
+    pub(crate) fn handle_reply(&mut self, connection: &Connection, reply: ReplyResult) -> bool {
+        let in_flight = match self.requests.pop_front() {
             None => return false,
-            Some(PendingRequest::Horizon(since)) => return self.horizon_moved(since, answer),
-            Some(PendingRequest::Rowless(rowless)) => return self.rowless_seen(rowless, answer),
+            Some(PendingRequest::Horizon(snapshot_from)) => {
+                return self.handle_horizon(snapshot_from, reply);
+            }
+            Some(PendingRequest::Rowless(rowless)) => return self.handle_rowless(rowless, reply),
             Some(PendingRequest::Insert(in_flight)) => in_flight,
         };
-        self.shared.progress.answered();
-        let error = match answer {
+        self.shared.progress.record_reply();
+        let error = match reply {
             Ok(ServerReply::Rows(0)) => {
-                self.no_row(in_flight);
+                self.handle_no_row(in_flight);
                 return true;
             }
             Ok(_) => {
-                let is_there = !self.shared.dry_run;
-                in_flight.settled(&self.shared.sent, is_there);
-                if is_there {
+                let is_stored = !self.shared.dry_run;
+                in_flight.mark_settled(&self.shared.in_flight_log, is_stored);
+                if is_stored {
                     self.horizon.acknowledge(&in_flight.token);
-                    self.shared.sent.acknowledged(&in_flight.token);
-                    self.shared.progress.stored();
+                    self.shared
+                        .in_flight_log
+                        .record_acknowledged(&in_flight.token);
+                    self.shared.progress.record_commit();
                 }
                 self.settle(in_flight, Status::Stored, None);
                 return true;
@@ -50,77 +53,93 @@ impl Writer {
             self.close_reason = connection
                 .violation()
                 .or_else(|| crate::error::chain(&error).pop());
-            self.ledger.push_front(PendingRequest::Insert(in_flight));
+            self.requests.push_front(PendingRequest::Insert(in_flight));
             return false;
         };
-        self.judged(connection, in_flight, db)
+        self.handle_error(connection, in_flight, db)
     }
 
-    fn horizon_moved(&mut self, since: u64, answer: ReplyResult) -> bool {
-        match answer {
-            Ok(ServerReply::Horizon(number)) => {
-                let to = self.shared.sent.mark();
-                self.horizon
-                    .move_to(number, SnapshotInterval { from: since, to });
+    fn handle_horizon(&mut self, snapshot_from: u64, reply: ReplyResult) -> bool {
+        match reply {
+            Ok(ServerReply::Horizon(xid)) => {
+                let to = self.shared.in_flight_log.tick();
+                self.horizon.advance(
+                    xid,
+                    SnapshotInterval {
+                        from: snapshot_from,
+                        to,
+                    },
+                );
             }
             Ok(_) => {}
-            // The older horizon still holds.
+            // The older horizon stays valid.
             Err(error) => return error.as_db_error().is_some_and(is_error),
         }
         true
     }
 
-    /// The INSERT was committed, and stored no row under the table's name. Whether it stored one
-    /// elsewhere shows by looking.
-    fn no_row(&mut self, in_flight: InFlight) {
+    /// Handles an INSERT that committed without a row in the table.
+    ///
+    /// A look-up shows whether the row was stored elsewhere.
+    fn handle_no_row(&mut self, in_flight: InFlight) {
         if self.shared.dry_run {
-            in_flight.settled(&self.shared.sent, false);
-            let detail = Arc::clone(&self.no_row);
+            in_flight.mark_settled(&self.shared.in_flight_log, false);
+            let detail = Arc::clone(&self.no_row_detail);
             return self.settle(in_flight, Status::Rejected, Some(detail));
         }
-        if !self.shared.lookup.may_look {
-            let reason = "the database stored no row under the table's name, and without SELECT right \
-                          on the column and xmin it cannot be looked up where it went";
+        if !self.shared.lookup.may_look_up {
+            let reason = "the INSERT added no row to the table, and without SELECT right on the column \
+                          and xmin it cannot be looked up where the row is";
             self.batch.flush();
-            return in_doubt::give_up([in_flight], &self.shared.sent, reason, None);
+            return in_doubt::give_up([in_flight], &self.shared.in_flight_log, reason, None);
         }
         match &mut self.rowless {
-            Some(rowless) => rowless.in_flights.push(in_flight),
+            Some(rowless) => rowless.tokens.push(in_flight),
             None => {
                 self.rowless = Some(RowlessCommits {
-                    in_flights: vec![in_flight],
-                    // Older than the transactions of all that are answered from now on.
-                    number: self.horizon.number,
-                    asked: self.horizon.asked,
-                    looked: 0,
+                    tokens: vec![in_flight],
+                    // Older than the transaction of every later reply.
+                    xid: self.horizon.xid,
+                    snapshot: self.horizon.snapshot,
+                    lookup_tick: 0,
                 });
             }
         }
     }
 
-    /// Books what a look-up saw of tokens without a row; false where the connection is lost.
-    fn rowless_seen(&mut self, rowless: RowlessCommits, answer: ReplyResult) -> bool {
+    /// Handles the look-up of tokens without a row; returns false if the connection is lost.
+    fn handle_rowless(&mut self, rowless: RowlessCommits, reply: ReplyResult) -> bool {
         self.batch.flush();
-        match answer {
+        match reply {
             Ok(ServerReply::Counts(counts)) => {
-                in_doubt::settle_rowless(rowless, &counts, &self.shared.sent, &self.no_row);
+                in_doubt::settle_rowless(
+                    rowless,
+                    &counts,
+                    &self.shared.in_flight_log,
+                    &self.no_row_detail,
+                );
                 true
             }
             Ok(_) => false,
             Err(error) => {
-                let reason = "the database stored no row under the table's name, and it could not be \
-                              looked up where it went";
+                let reason =
+                    "the INSERT added no row to the table, and the look-up of the row failed";
                 let is_alive = error.as_db_error().is_some_and(is_error);
-                in_doubt::give_up(rowless.in_flights, &self.shared.sent, reason, None);
+                in_doubt::give_up(rowless.tokens, &self.shared.in_flight_log, reason, None);
                 is_alive
             }
         }
     }
 
-    /// Books the server's verdict on a token; false where it concerns the connection.
-    fn judged(&mut self, connection: &Connection, mut in_flight: InFlight, db: &DbError) -> bool {
+    /// Handles the server's error about a token; returns false if it concerns the connection.
+    fn handle_error(
+        &mut self,
+        connection: &Connection,
+        mut in_flight: InFlight,
+        db: &DbError,
+    ) -> bool {
         let code = db.code().code();
-        let detail = self.details.of(
+        let detail = self.details.get(
             &ServerDetail {
                 code,
                 constraint: db.constraint(),
@@ -130,53 +149,55 @@ impl Writer {
             in_flight.token.as_str(),
         );
         let class = classify(&ServerError::of(db), &self.shared.catalog, &in_flight.token);
-        if class != ErrorClass::Doubt {
-            in_flight.settled(&self.shared.sent, false);
+        if class != ErrorClass::InDoubt {
+            in_flight.mark_settled(&self.shared.in_flight_log, false);
         }
-        let may_retry = in_flight.tries < TRIES && !in_flight.job.is_stopping();
+        let may_retry = in_flight.tries < MAX_TRIES && !in_flight.job.is_stopping();
         match class {
             ErrorClass::Rejected => self.settle(in_flight, Status::Rejected, Some(detail)),
             ErrorClass::Retry | ErrorClass::Reroute if may_retry => {
                 self.waiting.push(RetryToken {
-                    due: Instant::now() + pause(in_flight.tries, fastrand::f64()),
+                    due: Instant::now() + retry_delay(in_flight.tries, fastrand::f64()),
                     in_flight,
                     detail,
                 });
             }
-            ErrorClass::Reroute if in_flight.tries >= TRIES => {
+            ErrorClass::Reroute if in_flight.tries >= MAX_TRIES => {
                 self.settle(in_flight, Status::Rejected, Some(detail));
             }
-            // The sequence advances with each try: that it is behind is no fault of the token, and the
-            // tries do not count.
+            // The sequence advances with each try, so tries do not count against the token.
             ErrorClass::KeyTaken
                 if in_flight
-                    .taken_since
-                    .get_or_insert(in_flight.sent)
+                    .key_taken_since
+                    .get_or_insert(in_flight.sent_at)
                     .elapsed()
                     < self.shared.patience
                     && !in_flight.job.is_stopping() =>
             {
                 in_flight.tries -= 1;
-                self.waiting.push(RetryToken::now(in_flight, detail));
+                self.waiting
+                    .push(RetryToken::immediately(in_flight, detail));
             }
-            ErrorClass::Unprepared if in_flight.tries < TRIES => {
-                // Somebody shares the backend after all.
+            ErrorClass::Unprepared if in_flight.tries < MAX_TRIES => {
+                // A pooler shares the backend after all.
                 connection.unprepare();
                 self.horizon.backend = None;
-                self.waiting.push(RetryToken::now(in_flight, detail));
+                self.waiting
+                    .push(RetryToken::immediately(in_flight, detail));
             }
             ErrorClass::ReadOnly if may_retry => {
-                self.leaving = true;
-                self.waiting.push(RetryToken::now(in_flight, detail));
+                self.is_draining = true;
+                self.waiting
+                    .push(RetryToken::immediately(in_flight, detail));
             }
-            ErrorClass::Denied { all } if self.shared.progress.denied(all) => {
-                let verdict = StoreEnd {
+            ErrorClass::Denied { all } if self.shared.progress.record_denial(all) => {
+                let end = StoreEnd {
                     status: Status::NotAttempted,
                     fault: every_insert_denied(code, detail.message.as_deref().unwrap_or_default()),
                     detail: Arc::clone(&detail),
                 };
-                in_flight.job.tell(&verdict.fault);
-                self.shared.queue.fail_all(verdict);
+                in_flight.job.set_fault(&end.fault);
+                self.shared.queue.fail_all(end);
                 self.settle(in_flight, Status::Failed, Some(detail));
             }
             ErrorClass::Failed
@@ -187,40 +208,41 @@ impl Writer {
             | ErrorClass::Denied { .. }
             | ErrorClass::Unprepared => self.settle(in_flight, Status::Failed, Some(detail)),
             ErrorClass::Unconfirmed => {
-                self.shared.progress.unconfirmed(in_flight.sent);
-                self.unknown(in_flight, UNCONFIRMED, &detail);
+                self.shared.progress.record_unconfirmed(in_flight.sent_at);
+                self.settle_unknown(in_flight, UNCONFIRMED, &detail);
             }
             ErrorClass::Unreadable => {
-                self.unknown(in_flight, "the server's answer cannot be read", &detail);
+                self.settle_unknown(in_flight, "the server's answer cannot be read", &detail);
             }
-            ErrorClass::Doubt if is_error(db) => {
-                in_flight.settled(&self.shared.sent, false);
-                let reason = "the database does not know whether it was stored";
-                self.unknown(in_flight, reason, &detail);
+            ErrorClass::InDoubt if is_error(db) => {
+                in_flight.mark_settled(&self.shared.in_flight_log, false);
+                let reason = "the database cannot tell whether the token was stored";
+                self.settle_unknown(in_flight, reason, &detail);
             }
-            ErrorClass::Doubt
+            ErrorClass::InDoubt
                 if self.horizon.backend.is_none()
-                    && is_unsent(code, db.message())
-                    && in_flight.tries < TRIES =>
+                    && is_not_forwarded(code, db.message())
+                    && in_flight.tries < MAX_TRIES =>
             {
-                in_flight.settled(&self.shared.sent, false);
-                self.waiting.push(RetryToken::now(in_flight, detail));
+                in_flight.mark_settled(&self.shared.in_flight_log, false);
+                self.waiting
+                    .push(RetryToken::immediately(in_flight, detail));
                 return false;
             }
-            ErrorClass::Doubt => {
+            ErrorClass::InDoubt => {
                 self.close_reason = Some(format!("{} ({code})", db.message()));
-                self.ledger.push_front(PendingRequest::Insert(in_flight));
+                self.requests.push_front(PendingRequest::Insert(in_flight));
                 return false;
             }
         }
         true
     }
 
-    /// Reports a token whose fate the server's answer leaves open.
-    fn unknown(&mut self, in_flight: InFlight, reason: &str, said: &Detail) {
+    /// Reports a token as `unknown` because the server's reply leaves it open.
+    fn settle_unknown(&mut self, in_flight: InFlight, reason: &str, error_detail: &Detail) {
         let detail = Detail {
             reason: Some(reason.to_owned()),
-            message: said.message.clone(),
+            message: error_detail.message.clone(),
             ..Detail::default()
         };
         self.settle(in_flight, Status::Unknown, Some(Arc::new(detail)));

@@ -1,4 +1,4 @@
-//! The texts of the scripts of a run, by the names that errors show.
+//! The source texts of a run's scripts, by the names that errors show.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,32 +10,34 @@ use rhai::AST;
 
 use crate::script::native::lock;
 
-/// The bytes of a script's or module's text: compiled, it takes more than a hundred times as much, and
-/// the compiler takes its time over a text that was made to be slow.
-pub const TEXT: u64 = 128 * 1024;
+/// The maximum size of a script or module in bytes.
+///
+/// Compiled, a text takes more than a hundred times its size, and some texts compile slowly.
+pub const MAX_TEXT_SIZE: u64 = 128 * 1024;
 
-/// What the engine's names of closures begin with.
-const CLOSURE: &str = "anon$";
+/// The prefix of the engine's names for closures.
+const CLOSURE_PREFIX: &str = "anon$";
 
-/// Remembers every script that was compiled. Clones share it.
+/// The texts and closures of every compiled script. Clones share them.
 #[derive(Clone, Default)]
-pub struct Sources(Arc<Mutex<KnownScripts>>);
+pub struct ScriptTexts(Arc<Mutex<KnownScripts>>);
 
 #[derive(Default)]
 struct KnownScripts {
     texts: HashMap<String, String>,
-    /// The file of each closure; `None` where several files have the same one.
+    /// The file of each closure; `None` if several files have the same one.
     closures: HashMap<String, Option<String>>,
 }
 
-impl Sources {
-    /// Remembers a script.
+impl ScriptTexts {
+    /// Adds the text of a script.
     pub fn add(&self, file: &str, text: &str) {
         lock(&self.0).texts.insert(file.to_owned(), text.to_owned());
     }
 
-    /// Remembers where the script's closures stand: the engine itself takes one that is called by
-    /// another file for a part of that file.
+    /// Adds the closures of a script.
+    ///
+    /// The engine attributes a closure to the file that calls it, so errors look up the file here.
     pub fn add_closures(&self, file: &str, ast: &AST) {
         let mut known = lock(&self.0);
         for function in ast
@@ -50,24 +52,24 @@ impl Sources {
         }
     }
 
-    /// The script's text; empty where it is not known.
+    /// Returns the text of a script, or an empty string if it is unknown.
     pub fn get(&self, file: &str) -> String {
         lock(&self.0).texts.get(file).cloned().unwrap_or_default()
     }
 
-    /// The file that a closure stands in, if that is certain.
+    /// Returns the file of a closure, if exactly one file has it.
     pub fn file_of_closure(&self, name: &str) -> Option<String> {
         lock(&self.0).closures.get(name).cloned().flatten()
     }
 }
 
-/// Reads a script's or module's text; what is larger than any script is left alone.
+/// Reads the text of a script or module, at most [`MAX_TEXT_SIZE`] bytes.
 pub fn read(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     let file = File::open(path)?;
-    // Not by the file's length: a device or a pipe has none.
-    let length = file.take(TEXT + 1).read_to_end(&mut bytes)?;
-    if length as u64 > TEXT {
+    // A device or a pipe has no length, so count the bytes that are read.
+    let length = file.take(MAX_TEXT_SIZE + 1).read_to_end(&mut bytes)?;
+    if length as u64 > MAX_TEXT_SIZE {
         return Err(io::Error::other(
             "it is larger than 128 KiB, the limit of a script",
         ));
@@ -75,7 +77,7 @@ pub fn read(path: &Path) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))
 }
 
-/// True for the name that the engine gives to a closure.
+/// Returns true if the engine gave this name to a closure.
 pub fn is_closure(name: &str) -> bool {
-    name.starts_with(CLOSURE)
+    name.starts_with(CLOSURE_PREFIX)
 }

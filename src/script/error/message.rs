@@ -1,17 +1,17 @@
 //! The parts of an error message about a script.
 
-/// A mistake in words: what is wrong, what stands beside the mark, and what to do.
+/// Explains a mistake: a message, a label and a hint.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Advice {
-    /// One sentence.
+    /// What is wrong, as one sentence.
     pub message: String,
-    /// Beside the mark; may be empty.
+    /// The text beside the marked code; may be empty.
     pub label: String,
     /// What to do next.
     pub hint: Option<String>,
 }
 
-/// Sentences begin small: they stand behind `error:`.
+/// Converts the first letter to lower case, because messages follow `error:`.
 pub fn lower_first(text: &str) -> String {
     let mut chars = text.chars();
     match chars.next() {
