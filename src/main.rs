@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(report_panic));
     let hardened = hardening::harden();
     let args: Vec<OsString> = std::env::args_os().collect();
-    let env = Env::of_process();
+    let env = Env::from_process();
     let mut outcome = run(&args, &env);
     if let Err(error) = hardened {
         outcome.warn(format!("core dumps cannot be switched off: {error}"));

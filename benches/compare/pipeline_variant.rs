@@ -94,27 +94,29 @@ async fn run_pipeline(variant: PipelineVariant, size: u64, url: &str) -> Result<
     let ledger = Ledger::new(Reports::open(&[stdout], false).map_err(fault_error)?);
     let runtime = Handle::current();
     let (sender, receiver) = oneshot::channel();
-    thread::Builder::new().stack_size(STACK_SIZE).spawn(move || {
-        let total = match variant {
-            PipelineVariant::Rust => run_calls(&runtime, &fetcher, &store, ledger, size),
-            PipelineVariant::DefaultScript | PipelineVariant::LoopScript => {
-                let host = ScriptHost::new(HostParts {
-                    runtime,
-                    clock,
-                    shutdown,
-                    size,
-                    fetcher,
-                    store: Arc::new(store),
-                    ledger,
-                    fail_on: Vec::new(),
-                    emitter: Emitter::new(None),
-                    environment: BTreeMap::new(),
-                });
-                run_script(variant, &host)
-            }
-        };
-        let _ = sender.send(total);
-    })?;
+    thread::Builder::new()
+        .stack_size(STACK_SIZE)
+        .spawn(move || {
+            let total = match variant {
+                PipelineVariant::Rust => run_calls(&runtime, &fetcher, &store, ledger, size),
+                PipelineVariant::DefaultScript | PipelineVariant::LoopScript => {
+                    let host = ScriptHost::new(HostParts {
+                        runtime,
+                        clock,
+                        shutdown,
+                        size,
+                        fetcher,
+                        store: Arc::new(store),
+                        ledger,
+                        fail_on: Vec::new(),
+                        emitter: Emitter::new(None),
+                        environment: BTreeMap::new(),
+                    });
+                    run_script(variant, &host)
+                }
+            };
+            let _ = sender.send(total);
+        })?;
     let total = receiver.await??;
     ensure!(
         total == size,
@@ -161,7 +163,7 @@ fn run_script(variant: PipelineVariant, host: &Arc<ScriptHost>) -> Result<u64> {
         max_memory: ScriptLimits::default().max_memory,
     };
     let script = if variant == PipelineVariant::LoopScript {
-        Script::of_text("loop.rhai", LOOP_SCRIPT, &settings)
+        Script::from_text("loop.rhai", LOOP_SCRIPT, &settings)
     } else {
         Script::load(None, &settings)
     };
