@@ -1,28 +1,28 @@
-//! What stands beneath the options in the help, and in the man page in sections of its own: examples,
-//! the environment, the exit codes.
+//! The text below the options in the help, which the man page shows as sections: examples, the
+//! environment, the exit codes.
 
 use std::fmt::Write as _;
 
-/// A line: what is typed or set, and what it does.
+/// A line: a command, variable or code, and its meaning.
 pub(crate) type HelpLine = (&'static str, &'static str);
 
 /// A title and its lines.
 pub(crate) struct HelpSection {
-    /// In the help.
+    /// The title in the help.
     pub title: &'static str,
-    /// In the man page.
+    /// The heading in the man page.
     pub heading: &'static str,
-    /// What it lists.
+    /// The lines.
     pub lines: &'static [HelpLine],
 }
 
-/// Of the program as a whole.
+/// The sections of the program.
 pub(crate) const RUN: [HelpSection; 3] = [
     HelpSection {
         title: "Examples",
         heading: "EXAMPLES",
         lines: &[
-            ("token_service demo 10", "try it, nothing has to be set up"),
+            ("token_service demo 10", "try it with nothing to set up"),
             ("token_service 1000", "fetch, store and report 1,000 tokens"),
             (
                 "token_service 1000 --report ndjson=run.ndjson",
@@ -30,28 +30,28 @@ pub(crate) const RUN: [HelpSection; 3] = [
             ),
             (
                 "token_service --script mine.rhai 1000",
-                "run a pipeline of your own",
+                "run another script",
             ),
             (
                 "token_service --input tokens.txt",
-                "take the tokens from a file",
+                "read the tokens from a file",
             ),
             (
                 "token_service check mine.rhai",
-                "look for mistakes without a run",
+                "check a script without running it",
             ),
             (
                 "token_service check --connect",
-                "see whether source and database can be used",
+                "check whether source and database can be used",
             ),
             (
                 "token_service test",
-                "run the pipeline tests below this folder",
+                "run the pipeline tests of this folder",
             ),
         ],
     },
     HelpSection {
-        title: "Where the tokens come from and go to is set by the environment or by --config",
+        title: "Source and database, set by the environment or by the file of --config",
         heading: "ENVIRONMENT",
         lines: &[
             (
@@ -60,7 +60,7 @@ pub(crate) const RUN: [HelpSection; 3] = [
             ),
             (
                 "DATABASE_URL",
-                "postgres://user@host/name or sqlite:PATH; or else",
+                "postgres://user@host/name or sqlite:PATH; or instead",
             ),
             (
                 "DB_HOST DB_PORT DB_USER DB_NAME",
@@ -89,96 +89,102 @@ pub(crate) const RUN: [HelpSection; 3] = [
             ("2", "usage or configuration"),
             (
                 "3",
-                "the script: does not compile, threw, or ran past a limit",
+                "the script does not compile, threw an error, or exceeded a limit",
             ),
             (
                 "4",
-                "the source: unreachable, refused, or could not supply SIZE tokens",
+                "the source is unreachable, refused, or did not deliver SIZE tokens",
             ),
             (
                 "5",
-                "the database: unreachable, or some token is failed, unknown or not_attempted",
+                "the database is unreachable, or a token is failed, unknown or not_attempted",
             ),
             ("130, 143", "stopped by SIGINT, SIGTERM, after the report"),
             (
                 "5, 4 or 3",
                 "--deadline passed: a token is unsettled, else SIZE not reached, else neither",
             ),
-            ("others", "what the script chose by exit(N)"),
+            ("others", "set by the script with exit(N)"),
         ],
     },
 ];
 
 const CODES: &str = "The exit codes are those of a run; `token_service --help` lists them.";
 
-/// What stands beneath the options of a command that has no sections.
+/// Returns the text below the options of a command.
 pub(crate) fn of_command(name: &str) -> Option<String> {
     let (lines, more): (&[HelpLine], &str) = match name {
         "replay" => (
             &[
                 (
                     "token_service replay run.journal",
-                    "settle what a killed run left",
+                    "settle the tokens of a killed run",
                 ),
                 (
                     "token_service replay run.ndjson --report ndjson=now.ndjson",
-                    "store what failed, look up what is unknown",
+                    "store failed tokens, look up unknown ones",
                 ),
             ],
-            "0 says that every token in FILE is stored or rejected, not that its run had received SIZE tokens: \
-             --fail-on 'received<requested' ends with 1 where it had not. The other exit codes are those of a \
-             run; `token_service --help` lists them.",
+            "Exit code 0 means that every token in FILE is stored or rejected, not that its run received SIZE tokens: \
+             with --fail-on 'received<requested' an incomplete run ends with 1. The other exit codes are those of \
+             a run; `token_service --help` lists them.",
         ),
         "merge" => (
             &[
                 (
                     "token_service merge 0.ndjson 1.ndjson --report json=all.json",
-                    "one report of two shards",
+                    "write one report of two shards",
                 ),
                 (
                     "token_service merge run.ndjson --report html=run.html",
-                    "a report in another format",
+                    "write a report in another format",
                 ),
             ],
-            "It ends as the worst of the runs did, and with 4 where one that is there by its replay had not received its \
-             SIZE; with 2 where the reports do not add up.",
+            "The exit code is the worst of the runs, 4 if a replayed run did not receive its SIZE, and 2 if the reports \
+             do not add up.",
         ),
         "check" => (
             &[
-                ("token_service check", "the configuration and its script"),
-                ("token_service check scripts", "the scripts below a folder"),
+                (
+                    "token_service check",
+                    "check the configuration and its script",
+                ),
+                (
+                    "token_service check scripts",
+                    "check the scripts of a folder",
+                ),
                 (
                     "token_service check --connect",
-                    "can source and database be used?",
+                    "check whether source and database can be used",
                 ),
             ],
-            "Exit codes: 0 nothing is wrong, 2 the configuration, 3 a script, 4 the source, 5 the database.",
+            "Exit codes: 0 no errors, 2 the configuration, 3 a script, 4 the source, 5 the database.",
         ),
         "test" => (
             &[
-                ("token_service test examples", "all tests in a folder"),
+                ("token_service test examples", "run all tests of a folder"),
                 (
                     "token_service test --junit junit.xml",
                     "for continuous integration",
                 ),
             ],
-            "Exit codes: 0 every case passed, 1 one failed, 2 a test file cannot be understood.",
+            "Exit codes: 0 every case passed, 1 a case failed, 2 a test file is invalid.",
         ),
         "demo" => (
             &[(
                 "token_service demo 1000 --report html=run.html",
-                "a page to look at",
+                "write an HTML report",
             )],
             CODES,
         ),
         "completions" => (
             &[(
                 "source <(token_service completions bash)",
-                "in ~/.bashrc, say",
+                "for example in ~/.bashrc",
             )],
             "",
         ),
-        "man" => (&[("token_service man | man -l -", "read it at once")], ""),
+        "man" => (&[("token_service man | man -l -", "show the page")], ""),
         _ => return None,
     };
     let mut text = String::from("Examples:\n");

@@ -1,5 +1,5 @@
-//! What was typed: the commands, their options and their help. Nothing here looks at a file or at
-//! the environment; `config` puts those together with what stands here.
+//! The command line: commands, options and help. It reads no file; `config` merges it with the
+//! environment and the file.
 
 mod args;
 pub(crate) mod env;
@@ -18,7 +18,7 @@ use crate::config::Env;
 use crate::error::diagnostic::Problem;
 use crate::observe::logging::LineFormat;
 
-/// The names of the commands, which a SIZE may have been meant to be.
+/// The names of the commands, for suggestions.
 pub(crate) const COMMANDS: [&str; 9] = [
     "demo",
     "replay",
@@ -101,20 +101,20 @@ pub enum Command {
     Man(ManArgs),
 }
 
-/// Why there is nothing to run.
+/// Why there is no command to run.
 #[derive(Clone, Debug)]
 pub enum ParseError {
-    /// `--help` or `--version`: the text for standard output, with a line break at its end; the
-    /// process ends with 0.
+    /// `--help` or `--version`: the text for standard output, with a line break at its end. The exit
+    /// status is 0.
     Answer(String),
-    /// What was typed makes no sense.
+    /// The command line is invalid.
     Problem(Problem),
 }
 
-/// Reads a command line, the program's name first. With `color` the help is styled.
+/// Parses a command line, the program's name first. With `color` the help is styled.
 pub fn parse(args: &[OsString], color: bool) -> Result<Cli, ParseError> {
     let asks = args.get(1).is_some_and(|word| word == "help");
-    // `help demo` is `demo --help`, as it is for other programs with commands.
+    // `help demo` is `demo --help`, as in other programs with commands.
     let help = [
         &args[..1.min(args.len())],
         &args[2.min(args.len())..],
@@ -137,7 +137,7 @@ pub fn parse(args: &[OsString], color: bool) -> Result<Cli, ParseError> {
         })
 }
 
-/// How errors are to be shown, found even where the command line as a whole makes no sense.
+/// Returns the format of errors, even if the command line as a whole is invalid.
 pub fn error_format(args: &[OsString], env: &Env) -> LineFormat {
     let mut typed = None;
     let mut args = args
@@ -160,12 +160,12 @@ pub fn error_format(args: &[OsString], env: &Env) -> LineFormat {
         .unwrap_or_default()
 }
 
-/// The variable that stands for an option: `TOKEN_SERVICE_PAGE_SIZE` for `page-size`.
+/// Returns the variable of an option: `TOKEN_SERVICE_PAGE_SIZE` for `page-size`.
 pub fn variable(option: &str) -> String {
     format!("TOKEN_SERVICE_{}", option.replace('-', "_").to_uppercase())
 }
 
-/// The options that have a variable, SIZE among them, those of a run first.
+/// Returns the options that have a variable, including SIZE, those of a run first.
 pub fn options() -> Vec<String> {
     let command = Cli::command();
     let others = command.get_subcommands().filter(|sub| has_variables(sub));
@@ -184,7 +184,7 @@ pub fn options() -> Vec<String> {
     names
 }
 
-/// The name of the option that an argument is, where it has a variable.
+/// Returns the name of an option, if it has a variable.
 pub(crate) fn option_of(arg: &clap::Arg) -> Option<&str> {
     match arg.get_long() {
         Some("help" | "version") => None,
@@ -193,7 +193,7 @@ pub(crate) fn option_of(arg: &clap::Arg) -> Option<&str> {
     }
 }
 
-/// False for commands whose options have no variables.
+/// Returns false for commands whose options have no variables.
 pub(crate) fn has_variables(command: &clap::Command) -> bool {
     !matches!(command.get_name(), "api" | "test" | "completions" | "man")
 }
@@ -228,8 +228,8 @@ fn with_short_help(command: clap::Command) -> clap::Command {
     })
 }
 
-/// Names each option's variable in its help. clap's own `env` is not used, because it would take an
-/// empty variable for a value and would blame the option for what the variable holds.
+/// Names each option's variable in its help. clap's `env` is not used: it takes an empty variable for a
+/// value, and blames the option for an invalid variable.
 fn with_variables(command: clap::Command) -> clap::Command {
     let describe = |arg: clap::Arg| {
         let Some(name) = option_of(&arg).map(variable) else {

@@ -236,112 +236,144 @@ fn help_names_options_variables_and_exit_codes() {
         other => panic!("{other:?}"),
     };
     let mut command = command().term_width(100);
-    insta::assert_snapshot!(command.render_help(), @"
-    Fetches secret tokens over HTTP, stores each in a PostgreSQL transaction of its own, and reports
-    what became of every one.
+    insta::assert_snapshot!(command.render_long_help(), @"
+    Fetches secret tokens over HTTP, stores each one in its own PostgreSQL transaction, and reports
+    every token with its outcome.
 
     Usage: token_service [OPTIONS] [SIZE]
            token_service <COMMAND>
 
     Commands:
-      demo         The same run against a built-in source and an embedded database, which leaves nothing
-                   behind
-      replay       Take a journal or an ndjson report, store what is safe to store again, look up what
-                   is in doubt, and report anew
-      merge        Join the ndjson reports of several runs or shards into one report, in any format
-      check        Compile and lint scripts and the configuration without running anything; with
-                   --connect look at source and database too
-      test         Run pipeline tests (*.test.yaml) on a source, a database and a clock of their own
-      api          Print the script API, generated from the engine
-      demo-source  Serve the demo's token source on its own until it is told to stop
-      completions  Print what makes a shell complete command lines
-      man          Print the man page
+      demo         Run with a built-in source and an embedded database
+      replay       Settle what an earlier run left in a journal or an ndjson report
+      merge        Join the ndjson reports of several runs or shards into one report
+      check        Check scripts and the configuration without running them
+      test         Run pipeline tests (*.test.yaml) with a fake source, database and clock
+      api          Print the script API
+      demo-source  Serve the token source of the demo
+      completions  Print completions for a shell
+      man          Print the man page of the program or of one command
 
     Arguments:
-      [SIZE]  Number of tokens, at least 1 [default: 5] [env: TOKEN_SERVICE_SIZE]
+      [SIZE]
+              Number of tokens, at least 1 [default: 5] [env: TOKEN_SERVICE_SIZE]
 
     Options:
-      -h, --help     Print help
-      -V, --version  Print version
+      -h, --help
+              Print help (see a summary with '-h')
+
+      -V, --version
+              Print version
 
     Run:
-          --script <FILE>        The pipeline script [default: the built-in one] [env:
-                                 TOKEN_SERVICE_SCRIPT]
-          --journal <FILE>       Write each received page to FILE and sync it before storing; `replay`
-                                 reads it after a crash [env: TOKEN_SERVICE_JOURNAL]
-          --shard <I/N>          Process shard I of N, with I from 0; /N takes I from Cloud Run or
-                                 Kubernetes [default: from the platform, else 0/1] [env:
-                                 TOKEN_SERVICE_SHARD]
-          --dry-run              Roll back each insert; the report shows what would have been stored
-                                 [env: TOKEN_SERVICE_DRY_RUN]
-          --deadline <DURATION>  Stop the run after DURATION, such as 10m; inserts in flight still
-                                 settle [env: TOKEN_SERVICE_DEADLINE]
-          --grace <DURATION>     How long a stopped run may take to settle and report [default: 8s]
-                                 [env: TOKEN_SERVICE_GRACE]
-          --patience <DURATION>  How long to wait out an outage during a run [default: 30s] [env:
-                                 TOKEN_SERVICE_PATIENCE]
-          --wait <DURATION>      How long to wait at startup for source and database [default: 0s] [env:
-                                 TOKEN_SERVICE_WAIT]
-          --config <FILE>        The configuration file (YAML) [env: TOKEN_SERVICE_CONFIG]
+          --script <FILE>
+              The pipeline script [default: the built-in one] [env: TOKEN_SERVICE_SCRIPT]
+
+          --journal <FILE>
+              Write each received page to FILE and sync it before storing; `replay` reads it after a
+              crash [env: TOKEN_SERVICE_JOURNAL]
+
+          --shard <I/N>
+              Process shard I of N, with I from 0; /N takes I from Cloud Run or Kubernetes [default:
+              from the platform, else 0/1] [env: TOKEN_SERVICE_SHARD]
+
+          --dry-run
+              Roll back each insert; the report shows what would have been stored [env:
+              TOKEN_SERVICE_DRY_RUN]
+
+          --deadline <DURATION>
+              Stop the run after DURATION, such as 10m; inserts in flight still settle [env:
+              TOKEN_SERVICE_DEADLINE]
+
+          --grace <DURATION>
+              How long a stopped run may take to settle and report [default: 8s] [env:
+              TOKEN_SERVICE_GRACE]
+
+          --patience <DURATION>
+              How long to wait out an outage during a run [default: 30s] [env: TOKEN_SERVICE_PATIENCE]
+
+          --wait <DURATION>
+              How long to wait at startup for source and database [default: 0s] [env:
+              TOKEN_SERVICE_WAIT]
+
+          --config <FILE>
+              The configuration file (YAML) [env: TOKEN_SERVICE_CONFIG]
 
     Source:
-          --input <FILE>                 Read tokens from FILE, one per line, or from standard input if
-                                         FILE is -, instead of the source; SIZE then defaults to all of
-                                         them [env: TOKEN_SERVICE_INPUT]
-          --page-size <N>                Maximum number of tokens per request [default: 10000] [env:
-                                         TOKEN_SERVICE_PAGE_SIZE]
-          --max-requests <N>             Maximum number of requests [default: no limit] [env:
-                                         TOKEN_SERVICE_MAX_REQUESTS]
-          --no-top-up                    Do not request the missing tokens after a short delivery [env:
-                                         TOKEN_SERVICE_NO_TOP_UP]
-          --dangerously-repeat-requests  Repeat requests that the source may have served (after a
-                                         timeout, a 500 or an incomplete response); tokens may be issued
-                                         twice, and the first ones are lost [env:
-                                         TOKEN_SERVICE_DANGEROUSLY_REPEAT_REQUESTS]
+          --input <FILE>
+              Read tokens from FILE, one per line, or from standard input if FILE is -, instead of the
+              source; SIZE then defaults to all of them [env: TOKEN_SERVICE_INPUT]
+
+          --page-size <N>
+              Maximum number of tokens per request [default: 10000] [env: TOKEN_SERVICE_PAGE_SIZE]
+
+          --max-requests <N>
+              Maximum number of requests [default: no limit] [env: TOKEN_SERVICE_MAX_REQUESTS]
+
+          --no-top-up
+              Do not request the missing tokens after a short delivery [env: TOKEN_SERVICE_NO_TOP_UP]
+
+          --dangerously-repeat-requests
+              Repeat requests that the source may have served (after a timeout, a 500 or an incomplete
+              response); tokens may be issued twice, and the first ones are lost [env:
+              TOKEN_SERVICE_DANGEROUSLY_REPEAT_REQUESTS]
 
     Database:
-          --connections <N>  Maximum number of database connections [default: 16] [env:
-                             TOKEN_SERVICE_CONNECTIONS]
-          --pipeline <N>     Inserts in flight per connection; always 1 behind a pooler [default: from
-                             the round-trip time, 16 to 128] [env: TOKEN_SERVICE_PIPELINE]
+          --connections <N>
+              Maximum number of database connections [default: 16] [env: TOKEN_SERVICE_CONNECTIONS]
+
+          --pipeline <N>
+              Inserts in flight per connection; always 1 behind a pooler [default: from the round-trip
+              time, 16 to 128] [env: TOKEN_SERVICE_PIPELINE]
 
     Output:
-          --report <FORMAT[=PATH]>  text, ndjson, json, csv, yaml or html, on standard output or to
-                                    PATH; repeatable [default: text] [env: TOKEN_SERVICE_REPORT]
-          --mask <MASK>             How reports show tokens: none in full, prefix the first characters,
-                                    sha256 a digest [default: none] [env: TOKEN_SERVICE_MASK]
-          --fail-on <CONDITION>     Exit with 1 if CONDITION holds at the end, such as rejected>0,
-                                    stored<requested or stored<0.9*requested; repeatable [env:
-                                    TOKEN_SERVICE_FAIL_ON]
-          --progress <WHEN>         When to show progress on standard error: auto if it is a terminal
-                                    and standard output is not, always (as lines if no bar can be
-                                    drawn), or never [default: auto] [env: TOKEN_SERVICE_PROGRESS]
-          --metrics <FILE>          Write the metrics of the run to FILE when it ends, in the Prometheus
-                                    text format [env: TOKEN_SERVICE_METRICS]
-          --out-dir <DIR>           The folder in which a script's `emit` may write files [env:
-                                    TOKEN_SERVICE_OUT_DIR]
+          --report <FORMAT[=PATH]>
+              text, ndjson, json, csv, yaml or html, on standard output or to PATH; repeatable [default:
+              text] [env: TOKEN_SERVICE_REPORT]
+
+          --mask <MASK>
+              How reports show tokens: none in full, prefix the first characters, sha256 a digest
+              [default: none] [env: TOKEN_SERVICE_MASK]
+
+          --fail-on <CONDITION>
+              Exit with 1 if CONDITION holds at the end, such as rejected>0, stored<requested or
+              stored<0.9*requested; repeatable [env: TOKEN_SERVICE_FAIL_ON]
+
+          --progress <WHEN>
+              When to show progress on standard error: auto if it is a terminal and standard output is
+              not, always (as lines if no bar can be drawn), or never [default: auto] [env:
+              TOKEN_SERVICE_PROGRESS]
+
+          --metrics <FILE>
+              Write the metrics of the run to FILE when it ends, in the Prometheus text format [env:
+              TOKEN_SERVICE_METRICS]
+
+          --out-dir <DIR>
+              The folder in which a script's `emit` may write files [env: TOKEN_SERVICE_OUT_DIR]
 
     Messages:
-          --log-level <LEVEL>      off, error, warn, info, debug or trace [default: info] [env:
-                                   TOKEN_SERVICE_LOG_LEVEL]
-          --log-format <LAYOUT>    text or json, on standard error [default: text] [env:
-                                   TOKEN_SERVICE_LOG_FORMAT]
-          --error-format <LAYOUT>  text or json, on standard error [default: text] [env:
-                                   TOKEN_SERVICE_ERROR_FORMAT]
+          --log-level <LEVEL>
+              off, error, warn, info, debug or trace [default: info] [env: TOKEN_SERVICE_LOG_LEVEL]
+
+          --log-format <LAYOUT>
+              text or json, on standard error [default: text] [env: TOKEN_SERVICE_LOG_FORMAT]
+
+          --error-format <LAYOUT>
+              text or json, on standard error [default: text] [env: TOKEN_SERVICE_ERROR_FORMAT]
 
     Examples:
-      token_service demo 10                          try it, nothing has to be set up
+      token_service demo 10                          try it with nothing to set up
       token_service 1000                             fetch, store and report 1,000 tokens
       token_service 1000 --report ndjson=run.ndjson  report to a file
-      token_service --script mine.rhai 1000          run a pipeline of your own
-      token_service --input tokens.txt               take the tokens from a file
-      token_service check mine.rhai                  look for mistakes without a run
-      token_service check --connect                  see whether source and database can be used
-      token_service test                             run the pipeline tests below this folder
+      token_service --script mine.rhai 1000          run another script
+      token_service --input tokens.txt               read the tokens from a file
+      token_service check mine.rhai                  check a script without running it
+      token_service check --connect                  check whether source and database can be used
+      token_service test                             run the pipeline tests of this folder
 
-    Where the tokens come from and go to is set by the environment or by --config:
+    Source and database, set by the environment or by the file of --config:
       TOKEN_HOST                       the token source's URL; https:// if it names no scheme
-      DATABASE_URL                     postgres://user@host/name or sqlite:PATH; or else
+      DATABASE_URL                     postgres://user@host/name or sqlite:PATH; or instead
       DB_HOST DB_PORT DB_USER DB_NAME  the parts of a PostgreSQL address, with DB_SSLMODE
       DB_PASS, DB_PASS_FILE            the password, or the file that holds it
       MAX_TOKENS                       the largest SIZE that is accepted
@@ -351,12 +383,58 @@ fn help_names_options_variables_and_exit_codes() {
       0          the run completed: SIZE tokens received, each stored or rejected
       1          it completed, but a --fail-on condition holds
       2          usage or configuration
-      3          the script: does not compile, threw, or ran past a limit
-      4          the source: unreachable, refused, or could not supply SIZE tokens
-      5          the database: unreachable, or some token is failed, unknown or not_attempted
+      3          the script does not compile, threw an error, or exceeded a limit
+      4          the source is unreachable, refused, or did not deliver SIZE tokens
+      5          the database is unreachable, or a token is failed, unknown or not_attempted
       130, 143   stopped by SIGINT, SIGTERM, after the report
       5, 4 or 3  --deadline passed: a token is unsettled, else SIZE not reached, else neither
-      others     what the script chose by exit(N)
+      others     set by the script with exit(N)
+    ");
+    insta::assert_snapshot!(command.render_help(), @"
+    Fetches secret tokens over HTTP, stores each one in its own PostgreSQL transaction, and reports
+    every token with its outcome.
+
+    Usage: token_service [OPTIONS] [SIZE]
+           token_service <COMMAND>
+
+    Commands:
+      demo         Run with a built-in source and an embedded database
+      replay       Settle what an earlier run left in a journal or an ndjson report
+      merge        Join the ndjson reports of several runs or shards into one report
+      check        Check scripts and the configuration without running them
+      test         Run pipeline tests (*.test.yaml) with a fake source, database and clock
+      api          Print the script API
+      demo-source  Serve the token source of the demo
+      completions  Print completions for a shell
+      man          Print the man page of the program or of one command
+
+    Arguments:
+      [SIZE]  Number of tokens, at least 1
+
+    Options:
+      -h, --help     Print help (see more with '--help')
+      -V, --version  Print version
+
+    Run:
+          --script <FILE>        The pipeline script
+          --journal <FILE>       Write each received page to FILE and sync it before storing
+          --dry-run              Roll back each insert
+          --deadline <DURATION>  Stop the run after DURATION
+          --config <FILE>        The configuration file (YAML)
+
+    Source:
+          --input <FILE>  Read tokens from FILE, one per line, or from standard input if FILE is -,
+                          instead of the source
+
+    Output:
+          --report <FORMAT[=PATH]>  text, ndjson, json, csv, yaml or html, on standard output or to PATH
+          --fail-on <CONDITION>     Exit with 1 if CONDITION holds at the end
+
+    Messages:
+          --log-level <LEVEL>  off, error, warn, info, debug or trace
+
+    Try it: `token_service demo 10`. Configure it: TOKEN_HOST and DATABASE_URL, or --config FILE.
+    `token_service --help` has every option, its variable, examples and exit codes.
     ");
     assert!(help("token_service demo --help").contains("TOKEN_SERVICE_PAGE_SIZE"));
     assert!(help("token_service --version").starts_with("token_service "));

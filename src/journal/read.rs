@@ -183,7 +183,7 @@ impl ParsedRecord {
 /// The purpose of reading a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadPurpose {
-    /// To settle its tokens; the file is locked meanwhile.
+    /// To settle its tokens; the file stays locked.
     Replay,
     /// To merge it with other reports.
     Merge,
@@ -211,7 +211,7 @@ impl JournalReader {
     /// Opens the file.
     pub fn open(path: &Path, purpose: ReadPurpose) -> Result<Self, Fault> {
         if purpose == ReadPurpose::Replay && is_stream(path) {
-            return Err(unreadable(path, purpose, "it is no regular file"));
+            return Err(unreadable(path, purpose, "it is not a regular file"));
         }
         let open_fault = |error: io::Error| unreadable(path, purpose, &error.to_string());
         if purpose == ReadPurpose::Merge {

@@ -223,7 +223,7 @@ fn every_key_of_the_configuration_file_is_described() {
         let config = format!("{section}: {{xyzzy: 1}}");
         let run = Command::new().arg("check").config(&config).run();
         let run = run.expect_code(2);
-        let (_, keys) = run.stderr.split_once("the keys known here: ").unwrap();
+        let (_, keys) = run.stderr.split_once("known keys: ").unwrap();
         let (_, table) = page.split_once(&format!("### `{section}`")).expect(section);
         let table = table.split("\n### ").next().unwrap();
         for key in keys.trim().split(", ") {

@@ -50,7 +50,7 @@ fn check_reports_the_errors_of_several_files_in_one_pass() {
       ╰╴        ━
     error: the script none.rhai cannot be read
       caused by: No such file or directory (os error 2)
-    hint: name scripts, or folders with files that are called NAME.rhai
+    hint: pass scripts, or folders that contain *.rhai files
     ");
 }
 
@@ -78,10 +78,10 @@ fn check_finds_the_scripts_below_a_folder() {
     let all: String = all.map(|run| run.stderr).concat();
     shows!(all, @"
     error: no script in b
-    hint: name scripts, or folders with files that are called NAME.rhai
+    hint: pass scripts, or folders that contain *.rhai files
     error: the script c.rhai cannot be read
       caused by: No such file or directory (os error 2)
-    hint: name scripts, or folders with files that are called NAME.rhai
+    hint: pass scripts, or folders that contain *.rhai files
     ");
 }
 

@@ -159,7 +159,7 @@ fn source_over_tls_fails_when_its_certificate_is_not_trusted() {
       caused by: error sending request
       caused by: client error (Connect)
       caused by: invalid peer certificate: UnknownIssuer
-    hint: install the certificate of its authority, or name it in SSL_CERT_FILE
+    hint: install the certificate of its authority, or set SSL_CERT_FILE to it
     ");
     assert!(source.requests().is_empty(), "a token was requested");
 }
@@ -223,7 +223,7 @@ fn missing_rights_and_missing_objects_are_reported() {
     table     FAIL  secret_tokens.data  the table does not exist
     error: the table does not exist
       caused by: relation "secret_tokens" does not exist (42P01)
-    hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema where that is not in the search path
+    hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema if that is not in the search path
     "#);
     let other = Database::from_ddl("CREATE TABLE secret_tokens (id int, token text)");
     shows!(check_database(&other, 5), @r#"
@@ -244,8 +244,8 @@ fn missing_rights_and_missing_objects_are_reported() {
     let mut wrong = Database::standard();
     wrong.set_password("canary-9");
     shows!(check_database(&wrong, 5), @r#"
-    database  FAIL  127.0.0.1:[port]/[database] as [database]_owner  the database refused to connect
-    error: the database refused to connect
+    database  FAIL  127.0.0.1:[port]/[database] as [database]_owner  the database refused the connection
+    error: the database refused the connection
       caused by: password authentication failed for user "[database]_owner" (28P01)
     hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]
     "#);
@@ -305,7 +305,7 @@ fn synchronous_commit_off_and_fsync_off_cause_warnings() {
     shows!(check_database(&database, 0), @"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
-    commit    warn  fsync is off on the server: a power cut may take what was stored; turn it on
+    commit    warn  fsync is off on the server: a power cut may lose stored tokens; turn it on
     ");
 }
 
@@ -318,13 +318,13 @@ fn connection_limits_are_reported() {
         check.run().expect_code(0)
     };
     let limit = |run: Run| run.stdout.lines().last().unwrap().to_owned();
-    shows!(limit(check("TOKEN_SERVICE_CONNECTIONS", "500")), @"limit     warn  [count] free, and a run takes up to 500: it would make do with fewer; raise max_connections, or set --connections [count]");
+    shows!(limit(check("TOKEN_SERVICE_CONNECTIONS", "500")), @"limit     warn  [count] free, and a run takes up to 500: it would use fewer; raise max_connections, or set --connections [count]");
     let owner = &database.user;
     let few = format!("ALTER ROLE {owner} CONNECTION LIMIT 5");
     database.admin().batch_execute(&few).unwrap();
     // The count is exact, because no other session has this role.
     assert!(limit(check("TOKEN_SERVICE_CONNECTIONS", "5")).ends_with("5 connections of 5 free"));
-    shows!(limit(check("TOKEN_SERVICE_CONNECTIONS", "6")), @"limit     warn  5 free, and a run takes up to 6: it would make do with fewer; raise the CONNECTION LIMIT of role [database]_owner, or set --connections 5");
+    shows!(limit(check("TOKEN_SERVICE_CONNECTIONS", "6")), @"limit     warn  5 free, and a run takes up to 6: it would use fewer; raise the CONNECTION LIMIT of role [database]_owner, or set --connections 5");
     let _one = database.client();
     let few = format!(
         "ALTER ROLE {owner} CONNECTION LIMIT -1; ALTER DATABASE {} CONNECTION LIMIT 1",
@@ -332,8 +332,8 @@ fn connection_limits_are_reported() {
     );
     database.superuser().client().batch_execute(&few).unwrap();
     shows!(check_database(&database, 5), @r#"
-    database  FAIL  127.0.0.1:[port]/[database] as [database]_owner  the database refused to connect
-    error: the database refused to connect
+    database  FAIL  127.0.0.1:[port]/[database] as [database]_owner  the database refused the connection
+    error: the database refused the connection
       caused by: too many connections for database "[database]" (53300)
     hint: database "[database]" has no connection left at 127.0.0.1:[port]: wait, or raise its limit with ALTER DATABASE "[database]" CONNECTION LIMIT n
     "#);
@@ -368,10 +368,10 @@ fn database_over_tls_is_reported_with_its_mode() {
     error: the database's certificate is not trusted
       caused by: localhost:[port]: invalid peer certificate: UnknownIssuer
     hint: set sslrootcert to the certificate of the authority that issued it
-    database  FAIL  localhost:[port]/certificates as tokens  the database refused to connect
-    error: the database refused to connect
+    database  FAIL  localhost:[port]/certificates as tokens  the database refused the connection
+    error: the database refused the connection
       caused by: connection requires a valid client certificate (28000)
-    hint: set sslcert and sslkey to a certificate for "tokens", of an authority that localhost:[port] knows
+    hint: set sslcert and sslkey to a certificate for "tokens", of an authority that localhost:[port] trusts
     "#);
 }
 
@@ -415,17 +415,17 @@ fn pooler_is_reported() {
     shows!(check_database(&pooler.login, 0), @"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], through a pooler, sslmode prefer, primary
     table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
-    limit     ok    connections are the pooler's to give: its max_client_conn counts
+    limit     ok    the pooler limits the connections: see its max_client_conn
     ");
     let missing = Database::new();
     let pooler = Pooler::start(&missing, &PoolerSetup::default());
     shows!(check_database(&pooler.login, 5), @r#"
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], through a pooler, sslmode prefer, primary
     table     FAIL  secret_tokens.data  the table does not exist
-    limit     ok    connections are the pooler's to give: its max_client_conn counts
+    limit     ok    the pooler limits the connections: see its max_client_conn
     error: the table does not exist
       caused by: relation "secret_tokens" does not exist (42P01)
-    hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema where that is not in the search path
+    hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema if that is not in the search path
     "#);
     assert!(database.rows().is_empty());
 }
@@ -471,7 +471,7 @@ fn sqlite_file_is_checked_without_changes() {
     commit    ok    a run uses synchronous = full
     error: the table does not exist
       caused by: no table "secret_tokens" in tokens.db
-    hint: create it first: the schema of an existing database is never changed
+    hint: create it first: token_service never changes the schema of a database
     "#);
     let (view, _) = create("CREATE VIEW secret_tokens AS SELECT 1 AS data");
     shows!(notable_lines(&view.run().expect_code(5)), @"
@@ -493,9 +493,9 @@ fn nothing_is_connected_when_the_configuration_is_incomplete_or_invalid() {
     ok    scripts/default.rhai
     --- stderr
     error: no token source is configured
-    hint: set TOKEN_HOST to its URL, or `source.url` in the file that --config names; `token_service demo` needs neither
+    hint: set TOKEN_HOST to its URL, or `source.url` in the --config file; `token_service demo` needs no source
     error: no database is configured
-    hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the file that --config names; `token_service demo` needs none
+    hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the --config file; `token_service demo` needs no database
     ");
     let source = source();
     let no_database = check(&source).run().expect_code(2);
@@ -505,7 +505,7 @@ fn nothing_is_connected_when_the_configuration_is_incomplete_or_invalid() {
     ok    scripts/default.rhai
     --- stderr
     error: no database is configured
-    hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the file that --config names; `token_service demo` needs none
+    hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the --config file; `token_service demo` needs no database
     ");
     let invalid = check(&source).config("source: {tiemout: 3s}").run();
     shows!(invalid.expect_code(2).transcript(), @"
@@ -525,7 +525,7 @@ fn nothing_is_connected_when_the_configuration_is_incomplete_or_invalid() {
         .args(["check", "--connect"])
         .run()
         .expect_code(0);
-    shows!(input.stdout.lines().nth(1).unwrap(), @"source    ok    an input takes its place");
+    shows!(input.stdout.lines().nth(1).unwrap(), @"source    ok    not used: tokens come from --input");
 }
 
 #[test]

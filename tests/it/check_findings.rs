@@ -141,10 +141,10 @@ fn findings_have_hints() {
     hints.dedup();
     insta::assert_snapshot!(hints.join("\n"), @r#"
     give it another name, or call the primitive in it as `host::store(…)`
-    in a loop without statements an error is not thrown where it happens; `report(store(tokens))` reads them, too
-    in a loop without statements an error is not thrown where it happens; `report(outcomes)` reads them, too
+    an empty loop does not throw an error where it occurs; `report(store(tokens))` reads them too
+    an empty loop does not throw an error where it occurs; `report(outcomes)` reads them too
     an import names a file below the script's folder (import "lib/mine" as mine;) or a module of the library (import "lib/stats" as stats;)
-    put what both need into a file of its own that imports neither
+    move what both need into a third file that imports neither
     "#);
 }
 
@@ -171,7 +171,7 @@ fn check_exits_with_0_when_only_warnings_are_found() {
       │
     2 │ for token in fetch(SIZE) { }
       ╰╴━━━
-    hint: in a loop without statements an error is not thrown where it happens; `report(store(tokens))` reads them, too
+    hint: an empty loop does not throw an error where it occurs; `report(store(tokens))` reads them too
     ");
 }
 

@@ -50,18 +50,18 @@ fn demo_source_is_refused_when_its_address_is_taken_or_invalid() {
     shows!(error, @"
     error: cannot listen on [address]
       caused by: Address already in use (os error 98)
-    hint: --listen names an address of this machine and a free port, such as 127.0.0.1:0 for any
+    hint: set --listen to an address of this host and a free port; port 0 picks one
     ");
     let run = Command::new()
         .args(["demo-source", "--listen", "8080"])
         .run();
     shows!(run.expect_code(2).stderr, @"
     error: --listen must be an address and a port, such as 127.0.0.1:[port] or 0.0.0.0:8080, not `8080`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     ");
     let run = Command::new().arg("demo-sorce").run();
     shows!(run.expect_code(2).stderr, @"
-    error: no command is called `demo-sorce`
+    error: unknown command `demo-sorce`
     hint: did you mean `token_service demo-source`?
     ");
 }

@@ -136,8 +136,8 @@ fn dry_run_refuses_a_journal_and_its_report_cannot_be_replayed() {
     };
     let run = command().args(["--journal", "run.journal"]).run();
     shows!(run.expect_code(2).stderr, @"
-    error: --dry-run and --journal exclude each other
-    hint: a dry run stores nothing that a replay of its journal could bring back
+    error: --dry-run and --journal cannot be combined
+    hint: leave out one of them: a dry run stores nothing, so its journal has nothing to replay
     ");
     assert!(source.requests().is_empty());
 
@@ -146,8 +146,8 @@ fn dry_run_refuses_a_journal_and_its_report_cannot_be_replayed() {
     let refused = replay(&run.path("run.ndjson"), &database).run();
     shows!(refused.expect_code(2).stderr, @"
     error: [dir]/run.ndjson cannot be replayed
-      caused by: [dir]/run.ndjson:1:1: the report is that of a dry run, which stored nothing
-    hint: there is nothing to bring back; to store tokens, run without --dry-run
+      caused by: [dir]/run.ndjson:1:1: the report is from a dry run, which stored nothing
+    hint: run again without --dry-run to store tokens
     ");
     assert!(database.rows().is_empty());
 }
@@ -164,7 +164,7 @@ fn replay_is_refused_when_dry_run_is_set() {
     let run = command().env("TOKEN_SERVICE_DRY_RUN", "true").run();
     shows!(run.expect_code(2).stderr, @"
     error: a replay cannot be a dry run
-    hint: leave out TOKEN_SERVICE_DRY_RUN and run.dry_run: nothing was stored
+    hint: unset TOKEN_SERVICE_DRY_RUN and run.dry_run
     ");
     command()
         .config("run: {dry_run: true}")
@@ -182,6 +182,6 @@ fn check_finds_options_that_exclude_each_other() {
     let run = both.run().expect_code(2);
     assert!(
         run.stderr
-            .contains("--dry-run and --journal exclude each other")
+            .contains("--dry-run and --journal cannot be combined")
     );
 }

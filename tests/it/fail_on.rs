@@ -31,7 +31,7 @@ fn run_exits_with_1_when_a_condition_holds() {
     3 requested, 3 received in 1 request: 2 stored, 1 rejected in [seconds] s ([rate] tokens/s)
     error: the condition `stored<0.9*requested` of --fail-on holds
       caused by: stored is 2, requested is 3
-    hint: the run is complete, and its report whole
+    hint: the run and its report are complete
     ");
     let report = Report::of_run(&run);
     assert_eq!(report.summary["exit_code"], 1);
@@ -78,8 +78,8 @@ fn variable_and_file_set_conditions() {
 fn invalid_condition_is_refused_before_the_run() {
     let run = Command::new().args(["demo", "--fail-on", "stord<1"]).run();
     shows!(run.expect_code(2).stderr, @"
-    error: --fail-on must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `stord` is none (did you mean `stored`?)
-    hint: `token_service --help` shows what can be typed
+    error: --fail-on must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `stord` (did you mean `stored`?)
+    hint: see `token_service --help`
     ");
     let file = "run:\n  fail_on: [rejected>0, 'stored<90%']\n";
     let run = Command::new().arg("demo").config(file).run();

@@ -165,5 +165,8 @@ fn complete_lines_are_kept_when_an_http2_stream_is_reset() {
     let report = Report::of_run(&run);
     assert_eq!(report.with_status("stored"), ["aa", "bb"]);
     assert_eq!(report.count("issued_unseen"), 3);
-    assert!(run.error().contains("the token source's answer broke off"));
+    assert!(
+        run.error()
+            .contains("the token source's answer ended early")
+    );
 }

@@ -142,7 +142,7 @@ fn page_counts_top_ups_and_retries_separately() {
     let command = Command::new().source(&source).database(&database);
     let page = Page::of(&with_reports(command).arg("3").run().expect_code(0));
     let requests = page.between("<dt>requests</dt><dd>", "</dd>");
-    assert_eq!(requests, "3<small>1 topping up, 1 repeated</small>");
+    assert_eq!(requests, "3<small>1 to top up, 1 repeated</small>");
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn page_is_complete_without_tokens() {
     for words in [
         "No token was received",
         "No token was sent",
-        "the source fell short",
+        "the source did not supply all tokens",
         "5 perhaps issued unseen",
     ] {
         assert!(run.stdout.contains(words), "{words}");
@@ -221,7 +221,7 @@ fn table_and_memory_are_limited_in_a_long_run() {
     let (_, lines) = measured("text=run.txt");
     let (run, page) = measured("html=run.html");
     let text = fs::read_to_string(run.path("run.html")).unwrap();
-    assert!(text.contains("The table shows a part: the first 100,000 of "));
+    assert!(text.contains("The table is incomplete; it has the first 100,000 of "));
     let rejected = text.matches("\n[1,").count();
     assert_eq!(rejected, 50_000, "as many as the table holds");
     let more = page.saturating_sub(lines);

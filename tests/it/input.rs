@@ -157,8 +157,8 @@ fn size_limits_the_input_and_a_shorter_input_exits_with_4() {
               │
             3 │ report(store(fetch(SIZE)));
               ╰╴━━━━━━
-              caused by: 3 of 5 tokens came
-            hint: without a SIZE all of it is taken
+              caused by: received 3 of 5 tokens
+            hint: omit SIZE to read all of it
             ");
         }
     }
@@ -229,7 +229,7 @@ fn empty_input_completes_the_run() {
             (0, 0)
         );
         if input == "none" {
-            let message = "there is nothing to do: the input holds no token";
+            let message = "nothing to do: the input has no tokens";
             assert!(run.stderr.contains(message), "{}", run.stderr);
         }
     }
@@ -280,32 +280,32 @@ fn invalid_input_is_one_error() {
     shows!(all.join("\n"), @"
     error: the input `missing` cannot be read
       caused by: No such file or directory (os error 2)
-    hint: --input names a file with one token a line, or - for standard input; nothing was stored
+    hint: --input names a file with one token per line, or - for standard input; nothing was stored
 
     error: the input `.` cannot be read
       caused by: is a directory
-    hint: --input names a file with one token a line, or - for standard input; nothing was stored
+    hint: --input names a file with one token per line, or - for standard input; nothing was stored
 
-    error: http_protocol: the input is no list of tokens: `page`
+    error: http_protocol: the input is not a list of tokens: `page`
       ╭▸ scripts/default.rhai:3:1
       │
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
-      caused by: it begins as an HTML or XML document does
-    hint: --input takes one token a line
+      caused by: it starts like an HTML or XML document
+    hint: --input expects one token per line
 
-    error: the input `tokens` holds 2 tokens, and MAX_TOKENS is 1
-    hint: say SIZE, at most 1, or raise MAX_TOKENS
+    error: the input `tokens` has 2 tokens, which exceeds MAX_TOKENS, 1
+    hint: set SIZE to at most 1, or raise MAX_TOKENS
 
-    error: how many tokens standard input holds is not known before its end
-      caused by: MAX_TOKENS bounds that number
-    hint: say SIZE beside --input, or give a regular file
+    error: the number of tokens in standard input is not known before its end
+      caused by: MAX_TOKENS limits this number
+    hint: set SIZE, or pass a regular file to --input
 
-    error: how many tokens standard input holds is not known before its end
-      caused by: a shard takes its part of a known number
-    hint: say SIZE beside --input, or give a regular file
+    error: the number of tokens in standard input is not known before its end
+      caused by: a shard needs this number to compute its part
+    hint: set SIZE, or pass a regular file to --input
 
     error: the argument '--input <FILE>' cannot be used with '--no-top-up'
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     ");
 }

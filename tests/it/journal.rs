@@ -224,7 +224,7 @@ fn replay_stores_nothing_when_stored_rows_are_not_visible() {
     let deleted = "DELETE FROM secret_tokens";
     for (change, why) in [
         (hidden, "row security may hide rows"),
-        (deleted, "does not show what the run stored"),
+        (deleted, "does not show rows that the run stored"),
     ] {
         let database = Database::standard();
         let role = database.role_with("INSERT, SELECT");
@@ -256,8 +256,8 @@ fn journal_is_not_overwritten_when_it_holds_unsettled_tokens() {
     assert!(source.requests().is_empty(), "no token was requested");
     shows!(run.expect_code(2).stderr, @"
     error: the journal [dir]/journal cannot be used
-      caused by: it holds tokens of a run that did not settle all of them
-    hint: `token_service replay [dir]/journal` settles them, and then it can be used again
+      caused by: it contains unsettled tokens of an earlier run
+    hint: settle them with `token_service replay [dir]/journal`, then the file can be used again
     ");
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
@@ -319,10 +319,10 @@ fn replay_is_refused_when_the_table_differs() {
     database.client().batch_execute(ddl).unwrap();
     let command = replay(&path, &database).config("database: {table: other}");
     shows!(command.run().expect_code(2).stderr, @"
-    error: the journal belongs to another table than the one configured
-      caused by: its run stored in secret_tokens, column data
-      caused by: configured is other, column data
-    hint: set `database.table` and `database.column` to what the run had
+    error: the journal belongs to a different table than the configured one
+      caused by: the run used table secret_tokens, column data
+      caused by: the configuration has table other, column data
+    hint: set `database.table` and `database.column` to those of the run
     ");
     // Unnecessary quotes do not make it another table.
     let command = replay(&path, &database).config("database: {table: '\"secret_tokens\"'}");
@@ -353,7 +353,7 @@ fn in_doubt_token_stays_unknown_when_the_role_lacks_select() {
         "dd is reported as stored and is not sent"
     );
     shows!(run.stderr, @r#"
-     WARN it cannot be looked up what was stored before cause="the role may not read the column and xmin" hint="GRANT SELECT (\"data\", xmin) ON \"secret_tokens\" TO \"[database]_role\""
+     WARN cannot look up what was stored before cause="the role may not read the column and xmin" hint="GRANT SELECT (\"data\", xmin) ON \"secret_tokens\" TO \"[database]_role\""
     4 requested, 4 received: 3 stored, 0 rejected, 1 unknown in [seconds] s ([rate] tokens/s)
     error: 1 received token is neither stored nor rejected
     hint: `failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first

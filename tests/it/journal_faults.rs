@@ -47,7 +47,7 @@ fn replay_ignores_a_torn_last_line() {
         let (_folder, path) = file(&format!("{HEADER}\n{received}\n{torn}"));
         let (run, report) = run_replay(&path, &database, 0);
         assert_eq!(report.with_status("stored"), ["aa", "bb"]);
-        assert!(run.stderr.contains("the last line is torn"));
+        assert!(run.stderr.contains("the last line is incomplete"));
     }
     assert_eq!(database.rows(), ["aa", "bb"]);
 }
@@ -67,7 +67,7 @@ fn replay_fails_with_a_position_when_a_status_does_not_exist() {
     let line = "{\"token\":\"aa\",\"status\":\"s3cret\"}\n";
     shows!(replay_error(line), @"
     error: [dir]/run.ndjson cannot be replayed
-      caused by: [dir]/run.ndjson:1:1: the token has a status that does not exist
+      caused by: [dir]/run.ndjson:1:1: the token has an unknown status
     hint: replay takes a journal, an ndjson report, or the .partial of one
     ");
 }
@@ -207,7 +207,7 @@ fn tokens_are_not_stored_when_the_journal_cannot_hold_them() {
     assert_eq!(last["status"], "not_attempted");
     let stderr = text(&run.stderr);
     assert_eq!(stderr.matches("error:").count(), 1, "{stderr}");
-    assert!(stderr.contains("nothing is stored that is not in the journal"));
+    assert!(stderr.contains("tokens are stored only after they are in the journal"));
     // The journal can be replayed, so no line in its middle is torn.
     let (_, again) = run_replay(&command.dir().join("journal"), &database, 0);
     assert_eq!(again.count("rejected"), 0);
@@ -229,7 +229,7 @@ fn error_names_the_partial_report_when_the_disk_is_full() {
     let stderr = text(&run.stderr);
     assert!(stderr.contains("the report run.ndjson cannot be written any more"));
     let hint = stderr.lines().last().unwrap();
-    shows!(hint, @"hint: make room: run.ndjson.partial holds what was written until then; of a run that keeps a `--journal`, `token_service replay` writes the whole report");
+    shows!(hint, @"hint: free disk space; run.ndjson.partial has the report up to the error, and `token_service replay` writes the complete report from a `--journal`");
     let partial = fs::read_to_string(command.dir().join("run.ndjson.partial")).unwrap();
     assert!(partial.lines().count() > 10);
     assert!(!command.dir().join("run.ndjson").exists());
@@ -247,7 +247,7 @@ fn no_token_is_requested_when_the_journal_cannot_be_created() {
             .run()
             .expect_code(2);
         assert!(run.error().contains(why), "{}", run.stderr);
-        let hint = "hint: name a file in a folder that may be written to; no token was asked for";
+        let hint = "hint: name a file in a writable folder; no token was asked for";
         assert!(run.stderr.contains(hint), "{}", run.stderr);
     }
     if Path::new("/dev/full").exists() {
@@ -256,9 +256,14 @@ fn no_token_is_requested_when_the_journal_cannot_be_created() {
         std::os::unix::fs::symlink("/dev/full", command.dir().join("journal")).unwrap();
         let run = command.args(["3", "--journal", "journal"]).run();
         let run = run.expect_code(2);
-        assert!(run.error().contains("no regular file"), "{}", run.stderr);
+        assert!(run.error().contains("not a regular file"), "{}", run.stderr);
         let replayed = replay(Path::new("/dev/full"), &database).run();
-        assert!(replayed.expect_code(2).error().contains("no regular file"));
+        assert!(
+            replayed
+                .expect_code(2)
+                .error()
+                .contains("not a regular file")
+        );
     }
 }
 

@@ -45,7 +45,11 @@ fn assert_reusable(path: &Path, database: &Login) {
 fn assert_refused(path: &Path, database: &Login) {
     let before = fs::read(path).unwrap();
     let run = next_run(path, database).expect_code(2);
-    assert!(run.stderr.contains("did not settle all"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("contains unsettled tokens"),
+        "{}",
+        run.stderr
+    );
     assert_eq!(fs::read(path).unwrap(), before);
 }
 
@@ -198,8 +202,7 @@ fn read_only_journal_is_replayed_and_stays_unsettled() {
         let done = unprivileged(&replay(&path, &database));
         let stderr = String::from_utf8(done.stderr).unwrap();
         assert_eq!(done.status.code(), Some(0), "{stderr}");
-        let cause =
-            "WARN the journal cannot be written and stays unsettled cause=\"Permission denied";
+        let cause = "WARN the journal cannot be written; it will not record this replay cause=\"Permission denied";
         assert_eq!(stderr.matches(cause).count(), 1, "{stderr}");
         let report = Report::parse(&String::from_utf8(done.stdout).unwrap());
         assert_eq!(report.with_status("stored"), ["aa"]);
@@ -230,8 +233,8 @@ fn file_is_refused_and_unchanged_when_it_is_not_a_journal() {
     let run = next_run(&path, &database).expect_code(2);
     shows!(run.stderr, @"
     error: the journal [dir]/journal cannot be used
-      caused by: it is no journal of token_service
-    hint: it was left as it is: name another file
+      caused by: it is not a token_service journal
+    hint: the file was not changed: name another file
     ");
     for lines in [
         &["stored    aa", "stored    bb"][..],
@@ -243,7 +246,11 @@ fn file_is_refused_and_unchanged_when_it_is_not_a_journal() {
         let (_folder, path) = journal_of(lines);
         let before = fs::read(&path).unwrap();
         let run = next_run(&path, &database).expect_code(2);
-        assert!(run.stderr.contains("it is no journal"), "{}", run.stderr);
+        assert!(
+            run.stderr.contains("it is not a token_service journal"),
+            "{}",
+            run.stderr
+        );
         assert_eq!(fs::read(&path).unwrap(), before);
     }
     assert!(database.rows().is_empty());
@@ -255,7 +262,7 @@ fn replay_warns_when_the_file_holds_no_token() {
     let (run, report) = run_replay(&path, &Database::standard(), 0);
     assert_eq!(report.count("received"), 0);
     shows!(run.stderr, @"
-     WARN the file holds no token: there is nothing to replay
+     WARN nothing to replay: the file has no tokens
     0 requested, 0 received: 0 stored, 0 rejected in [seconds] s
     ");
 }
@@ -283,7 +290,7 @@ fn replay_reports_size_when_the_killed_run_received_less() {
     5 requested, 2 received: 2 stored, 0 rejected in [seconds] s ([rate] tokens/s)
     error: the condition `received<requested` of --fail-on holds
       caused by: received is 2, requested is 5
-    hint: the report holds every token that was received; ask for the rest in a new run
+    hint: the report has every received token; start a new run for the rest
     ");
     assert_eq!(Report::of_run(&run).count("requested"), 5);
     // The journal holds SIZE, and so does the summary that the replay appended.
@@ -294,7 +301,7 @@ fn replay_reports_size_when_the_killed_run_received_less() {
     shows!(merged.stderr, @"
     5 requested, 2 received: 2 stored, 0 rejected in [seconds] s ([rate] tokens/s)
     error: the token source delivered 2 of 5 tokens
-    hint: ask again for the rest
+    hint: start a new run for the rest
     ");
     assert_eq!(rows_with_ids(&database).len(), 2);
 }

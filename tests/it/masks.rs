@@ -217,8 +217,8 @@ fn replay_refuses_a_masked_report() {
         insta::allow_duplicates! {
             insta::assert_snapshot!(error, @"
             error: FILE cannot be replayed
-              caused by: FILE:1:1: the report was written with --mask, and does not hold the token itself
-            hint: replay the journal of that run (--journal), which holds tokens as they are
+              caused by: FILE:1:1: the report was written with --mask and does not contain the tokens
+            hint: replay the journal of that run (--journal), which contains the tokens
             ");
         }
     }

@@ -240,43 +240,43 @@ fn inconsistent_reports_are_refused_without_output() {
     shows!(all.join("\n"), @"
     error: missing cannot be merged
       caused by: No such file or directory (os error 2)
-    hint: merge takes whole ndjson reports, each of another run
+    hint: merge takes complete ndjson reports, each of a different run
 
     error: cut cannot be merged
-      caused by: it has no summary: its run did not end, or is not over
-    hint: `token_service replay` settles what such a run left, and writes a whole report
+      caused by: it has no summary: its run was interrupted or is still running
+    hint: `token_service replay` settles the tokens of an interrupted run and writes a complete report
 
     error: torn cannot be merged
-      caused by: it has no summary: its run did not end, or is not over
-    hint: `token_service replay` settles what such a run left, and writes a whole report
+      caused by: it has no summary: its run was interrupted or is still running
+    hint: `token_service replay` settles the tokens of an interrupted run and writes a complete report
 
     error: lost cannot be merged
-      caused by: its summary says 2 stored, and its lines are 1
-    hint: merge takes whole ndjson reports, each of another run
+      caused by: its summary has 2 stored tokens, but its lines have 1
+    hint: merge takes complete ndjson reports, each of a different run
 
     error: twice cannot be merged
-      caused by: twice:5:1: a line stands behind the summary
-    hint: merge takes whole ndjson reports, each of another run
+      caused by: twice:5:1: a line follows the summary
+    hint: merge takes complete ndjson reports, each of a different run
 
     error: other cannot be merged
       caused by: other:1:1: the line is neither a token, a page, a run nor a summary
-    hint: merge takes whole ndjson reports, each of another run
+    hint: merge takes complete ndjson reports, each of a different run
 
     error: journal cannot be merged
-      caused by: journal:1:1: it is a journal, and no report
-    hint: `token_service replay` settles it and writes a report
+      caused by: journal:1:1: it is a journal, not a report
+    hint: `token_service replay` settles its tokens and writes a report
 
     error: good cannot be merged
-      caused by: the run, or a replay of it, is in good already
-    hint: merge takes whole ndjson reports, each of another run
+      caused by: good already contains this run or a replay of it
+    hint: merge takes complete ndjson reports, each of a different run
 
     error: masked cannot be merged
-      caused by: masked:1:1: it is masked, or not, other than those before it
-    hint: merge takes whole ndjson reports, each of another run
+      caused by: masked:1:1: masked and unmasked tokens cannot be merged
+    hint: merge takes complete ndjson reports, each of a different run
 
     error: dry cannot be merged
-      caused by: dry:1:1: it is that of a dry run, or not, other than those before it
-    hint: merge takes whole ndjson reports, each of another run
+      caused by: dry:1:1: tokens of a dry run and of a real run cannot be merged
+    hint: merge takes complete ndjson reports, each of a different run
     ");
 }
 
@@ -308,7 +308,8 @@ fn merge_refuses_a_run_together_with_its_replay() {
     for pair in [[&run, &first], [&run, &second], [&second, &first]] {
         let run = merge(&pair.map(Clone::clone)).run().expect_code(2);
         assert!(
-            run.stderr.contains("or a replay of it, is in"),
+            run.stderr
+                .contains("already contains this run or a replay of it"),
             "{}",
             run.stderr
         );

@@ -158,7 +158,7 @@ fn no_token_is_requested_when_the_metrics_file_cannot_be_written() {
     --- stderr
     error: the metrics file no/such/run.prom cannot be written
       caused by: No such file or directory (os error 2)
-    hint: check that its folder exists and may be written to; no token was asked for
+    hint: check that its folder exists and is writable; no token was asked for
     ");
     assert!(source.requests().is_empty());
 
@@ -169,7 +169,7 @@ fn no_token_is_requested_when_the_metrics_file_cannot_be_written() {
     exit: 2
     --- stdout
     --- stderr
-    error: the metrics file `run.prom` would be written over the report
+    error: the metrics file `run.prom` would overwrite the report
     hint: give the metrics file a path of its own
     ");
     assert!(source.requests().is_empty());

@@ -119,7 +119,7 @@ fn first_writable_host_is_used() {
     // After a wrong password no further host is tried.
     let wrong = command(&ports, "wrong", "").source(&source);
     shows!(wrong.arg("1").run().expect_code(5).error(), @r#"
-    error: the database refused to connect
+    error: the database refused the connection
       caused by: password authentication failed for user "postgres" (28P01)
     hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
     "#);
@@ -222,7 +222,7 @@ fn unsent_tokens_fail_when_the_only_host_stays_read_only() {
     assert_eq!(report.with_status("stored"), ["aa"]);
     assert_eq!(report.with_status("failed"), tokens);
     shows!(run.error(), @"
-    error: db_connect: the database takes no writes any more, and did not within 300ms
+    error: db_connect: the database stopped taking writes and did not resume within 300ms
       ╭▸ scripts/default.rhai:3:1
       │
     3 │ report(store(fetch(SIZE)));
@@ -256,7 +256,7 @@ fn failed_tokens_are_explained_when_another_connection_is_idle() {
     let run = running.wait().expect_code(5);
     assert_eq!(Report::of_run(&run).with_status("failed"), ["zz"]);
     shows!(run.error(), @"
-    error: db_connect: the database takes no writes any more, and did not within 300ms
+    error: db_connect: the database stopped taking writes and did not resume within 300ms
       ╭▸ scripts/default.rhai:3:1
       │
     3 │ report(store(fetch(SIZE)));
@@ -324,7 +324,7 @@ fn in_doubt_tokens_stay_unknown_when_the_next_host_is_another_database() {
     assert_eq!(report.with_status("unknown"), ["aa"]);
     assert_eq!(
         report.token("aa")["reason"],
-        "the connection was lost, and the host that answers now is of another database"
+        "the connection was lost, and the current host belongs to another database"
     );
     assert!(rows(&second).is_empty());
 }

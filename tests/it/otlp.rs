@@ -377,7 +377,7 @@ fn run_warns_when_the_collector_refuses_data() {
     let lines = warnings(&run);
     assert_eq!(lines.len(), 1, "{}", run.stderr);
     assert!(
-        lines[0].contains("refused 2 of them: no\\u001broom"),
+        lines[0].contains("rejected 2 of them: no\\u001broom"),
         "{lines:?}"
     );
 }

@@ -139,7 +139,7 @@ fn run_ends_with_one_error_when_insert_is_revoked_during_the_run() {
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
       caused by: permission denied for table secret_tokens (42501)
-    hint: look at the table's definition and the role's rights; nothing more was sent
+    hint: check the table's definition and the role's rights; nothing more was sent
     ");
 }
 
@@ -223,7 +223,7 @@ fn unsent_tokens_fail_when_the_database_stays_down() {
     assert!(report.count("failed") > 0, "{}", run.stderr);
     assert_eq!(report.count("stored"), 0);
     assert_report_matches_table(&report, &database);
-    let warnings = run.stderr.matches("trying again").count();
+    let warnings = run.stderr.matches("; retrying").count();
     assert_eq!(warnings, 1, "one warning for all attempts: {}", run.stderr);
     shows!(run.error(), @r#"
         error: db_connect: the connection to the database was lost and did not come back within 500ms

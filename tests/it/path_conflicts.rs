@@ -72,29 +72,29 @@ fn report_is_refused_when_it_would_overwrite_a_file_of_the_run() {
         "demo 1 --input in.txt --report ndjson=in.txt",
     ];
     shows!(all.map(refused).concat(), @"
-    error: the report `j` would be written over the journal
+    error: the report `j` would overwrite the journal
     hint: give the report a path of its own
-    error: the report `j` would be written over the journal
-      caused by: that and `./j` come to `[dir]/j`
+    error: the report `j` would overwrite the journal
+      caused by: both `j` and `./j` resolve to `[dir]/j`
     hint: give the report a path of its own
-    error: the report `new` would be written over the journal
-      caused by: that and `new.partial` come to `[dir]/new.partial`
+    error: the report `new` would overwrite the journal
+      caused by: both `new` and `new.partial` resolve to `[dir]/new.partial`
     hint: give the report a path of its own
-    error: the report `c.yaml` would be written over the configuration
+    error: the report `c.yaml` would overwrite the configuration
     hint: give the report a path of its own
-    error: the report `link` would be written over the configuration
-      caused by: that and `c.yaml` come to `[dir]/c.yaml`
+    error: the report `link` would overwrite the configuration
+      caused by: both `link` and `c.yaml` resolve to `[dir]/c.yaml`
     hint: give the report a path of its own
-    error: the report `c.yaml` would be written over the configuration
-      caused by: that and `link` come to `[dir]/c.yaml`
+    error: the report `c.yaml` would overwrite the configuration
+      caused by: both `c.yaml` and `link` resolve to `[dir]/c.yaml`
     hint: give the report a path of its own
-    error: the report `in.txt` would be written over the input
+    error: the report `in.txt` would overwrite the input
     hint: give the report a path of its own
-    error: the report `s.rhai` would be written over the script
+    error: the report `s.rhai` would overwrite the script
     hint: give the report a path of its own
-    error: the report `tokens.db` would be written over the database
+    error: the report `tokens.db` would overwrite the database
     hint: give the report a path of its own
-    error: the report `in.txt` would be written over the input
+    error: the report `in.txt` would overwrite the input
     hint: give the report a path of its own
     ");
 }
@@ -108,14 +108,14 @@ fn output_is_refused_when_it_would_overwrite_the_replayed_or_merged_file() {
         "merge run.ndjson.partial old.ndjson --report json=old.ndjson",
     ];
     shows!(all.map(refused).concat(), @"
-    error: the report `old.ndjson` would be written over the file that is read
+    error: the report `old.ndjson` would overwrite the file that is read
     hint: give the report a path of its own
-    error: the report `run.ndjson` would be written over the file that is read
-      caused by: that and `run.ndjson.partial` come to `[dir]/run.ndjson.partial`
+    error: the report `run.ndjson` would overwrite the file that is read
+      caused by: both `run.ndjson` and `run.ndjson.partial` resolve to `[dir]/run.ndjson.partial`
     hint: give the report a path of its own
-    error: the metrics file `old.ndjson` would be written over the file that is read
+    error: the metrics file `old.ndjson` would overwrite the file that is read
     hint: give the metrics file a path of its own
-    error: the report `old.ndjson` would be written over the file that is read
+    error: the report `old.ndjson` would overwrite the file that is read
     hint: give the report a path of its own
     ");
 }
@@ -137,10 +137,10 @@ fn report_is_refused_when_it_would_overwrite_a_key_or_secret() {
         run.stderr
     };
     shows!(["text=./pass", "text=key.pem"].map(refused).concat(), @"
-    error: the report `./pass` would be written over the file of a secret
-      caused by: that and `pass` come to `[dir]/pass`
+    error: the report `./pass` would overwrite the file of a secret
+      caused by: both `./pass` and `pass` resolve to `[dir]/pass`
     hint: give the report a path of its own
-    error: the report `key.pem` would be written over the certificate or key
+    error: the report `key.pem` would overwrite the certificate or key
     hint: give the report a path of its own
     ");
 }
@@ -157,18 +157,18 @@ fn outputs_are_refused_when_two_share_a_path() {
     ];
     shows!(all.map(refused).concat(), @"
     error: two reports would be written to `./a`
-      caused by: that and `a` come to `[dir]/a`
+      caused by: both `./a` and `a` resolve to `[dir]/a`
     hint: give each report a path of its own
     error: two reports would be written to `a`
-      caused by: that and `a.partial` come to `[dir]/a.partial`
+      caused by: both `a` and `a.partial` resolve to `[dir]/a.partial`
     hint: give each report a path of its own
-    error: the metrics file `mm` would be written over the report
+    error: the metrics file `mm` would overwrite the report
     hint: give the metrics file a path of its own
-    error: the metrics file `mm` would be written over the journal
+    error: the metrics file `mm` would overwrite the journal
     hint: give the metrics file a path of its own
-    error: the journal `c.yaml` would be written over the configuration
+    error: the journal `c.yaml` would overwrite the configuration
     hint: give the journal a path of its own
-    error: the metrics file `in.txt` would be written over the input
+    error: the metrics file `in.txt` would overwrite the input
     hint: give the metrics file a path of its own
     ");
 }
@@ -201,7 +201,7 @@ fn configured_journal_is_replayed_but_not_overwritten() {
         "json=old.ndjson",
     ];
     let refused = run(other).expect_code(2);
-    assert!(refused.stderr.contains("written over the journal"));
+    assert!(refused.stderr.contains("overwrite the journal"));
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn check_finds_a_report_that_would_overwrite_the_journal() {
     let command = command.config("run: {journal: j}\nreports: [ndjson=j]\n");
     let run = command.run().expect_code(2);
     assert!(
-        run.stderr.contains("written over the journal"),
+        run.stderr.contains("overwrite the journal"),
         "{}",
         run.stderr
     );

@@ -51,7 +51,7 @@ fn invalid_key_or_value_names_its_position() {
       │
     3 │     cuonts: {stored: 2}
       ╰╴    ━━━━━━ did you mean `counts`?
-    error: `source[0].connect` must be refused, or be left out
+    error: `source[0].connect` must be refused
       ╭▸ 02.test.yaml:3:17
       │
     3 │     - {connect: refsued}
@@ -61,21 +61,21 @@ fn invalid_key_or_value_names_its_position() {
       │
     2 │   source: [tokens: [1.50]]
       ╰╴                    ━━━━
-    error: `store.a[1]` must be one of stored, lost, found, unknown, down, a mapping such as {sqlstate: "23514"}, or a list of these, one a try
+    error: `store.a[1]` must be one of stored, lost, found, unknown, down, a mapping such as {sqlstate: "23514"}, or a list of these, one per attempt
       ╭▸ 04.test.yaml:3:17
       │
     3 │     a: [stored, losst]
       ╰╴                ━━━━━
-    error: `store.a.sqlstate` must be the five characters of a code, in quotes, such as "23514"
+    error: `store.a.sqlstate` must be a five-character SQLSTATE in quotes, such as "23514"
       ╭▸ 05.test.yaml:3:19
       │
     3 │     a: {sqlstate: 235}
       ╰╴                  ━━━
-    error: key `a` stands twice in `store`
+    error: duplicate key `a` in `store`
       ╭▸ 06.test.yaml:4:5
       │
     4 │     a: lost
-      ╰╴    ━ it stands above already
+      ╰╴    ━ already set above
     error: `signals[0].name` must be TERM or INT
       ╭▸ 07.test.yaml:3:14
       │
@@ -86,7 +86,7 @@ fn invalid_key_or_value_names_its_position() {
       │
     3 │     slept: 2
       ╰╴           ━
-    error: `options.fail_on[0]` must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted; `sotred` is none (did you mean `stored`?)
+    error: `options.fail_on[0]` must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `sotred` (did you mean `stored`?)
       ╭▸ 09.test.yaml:3:15
       │
     3 │     fail_on: [sotred<1]
@@ -96,7 +96,7 @@ fn invalid_key_or_value_names_its_position() {
       │
     2 │   options: {dry_run: perhaps}
       ╰╴                     ━━━━━━━
-    error: `expect.requests` must be a whole number, or a list of the sizes that are asked for, not text
+    error: `expect.requests` must be a whole number or a list of the requested sizes, not text
       ╭▸ 11.test.yaml:3:15
       │
     3 │     requests: many
@@ -111,10 +111,10 @@ fn invalid_key_or_value_names_its_position() {
       │
     2 │     size: 3
       ╰╴━━━━ found a tab character that violates indentation, while scanning a plain scalar at line 1 column 9
-    hint: YAML is indented with blanks, not with tabs
-    error: the test file has no case
+    hint: indent YAML with spaces, not tabs
+    error: the test file has no cases
      ─▸ 14.test.yaml:1:1
-    hint: a test file is a list of cases, each with a `name`; docs/testing.md shows them
+    hint: write a list of cases, each with a `name`; see docs/testing.md
     "#);
 }
 
@@ -156,12 +156,12 @@ fn conflicting_keys_name_their_position() {
       │
     3 │     - {delay: 1s}
       ╰╴      ━
-    error: `retry_after` goes with a `status`, such as 503
+    error: `retry_after` requires a `status`, such as 503
       ╭▸ 04.test.yaml:3:8
       │
     3 │     - {retry_after: 1s, tokens: [a]}
       ╰╴       ━━━━━━━━━━━
-    error: an answer cannot be both `cut` and a `timeout`
+    error: an answer cannot have both `cut` and `timeout`
       ╭▸ 05.test.yaml:3:19
       │
     3 │     - {cut: true, timeout: true}
@@ -171,7 +171,7 @@ fn conflicting_keys_name_their_position() {
       │
     3 │     - {cut: true, connect: refused}
       ╰╴       ━━━
-    error: `severity`, `routine`, `table`, `column`, `constraint` and `message` go with a `sqlstate`
+    error: `severity`, `routine`, `table`, `column`, `constraint` and `message` require a `sqlstate`
       ╭▸ 07.test.yaml:3:5
       │
     3 │     a: {constraint: x}
@@ -181,7 +181,7 @@ fn conflicting_keys_name_their_position() {
       │
     3 │     a: {reject: x, sqlstate: "23514"}
       ╰╴    ━
-    error: the list needs a reply for the first try
+    error: the list needs at least one reply
       ╭▸ 09.test.yaml:3:5
       │
     3 │     a: []
@@ -218,12 +218,12 @@ fn errors_are_json_when_error_format_is_json() {
 fn test_command_fails_when_no_case_is_selected() {
     let run = test().run().expect_code(2);
     shows!(run.stderr, @"
-    error: no pipeline test in .
-    hint: a folder is searched for files that are called NAME.test.yaml
+    error: no pipeline tests in .
+    hint: pass test files, or folders that contain *.test.yaml files
     ");
     let run = test().arg("none").run().expect_code(2);
     shows!(run.stderr, @"
-    error: cannot look for pipeline tests in none
+    error: cannot search none for pipeline tests
       caused by: No such file or directory (os error 2)
     ");
     let run = test()
@@ -233,7 +233,7 @@ fn test_command_fails_when_no_case_is_selected() {
         .expect_code(2);
     shows!(run.stderr, @"
     error: no case has `b: ` in its name
-    hint: `--filter` chooses among 1 case, FILE: NAME
+    hint: `--filter` selects from 1 case by `FILE: NAME`
     ");
 }
 

@@ -86,14 +86,14 @@ fn every_failed_expectation_is_shown() {
           stdout: - expected, + got
           + stored    aa
           + stored    bb
-          files.a.txt: the script did not write it
+          files.a.txt: the script did not write this file
           exit: expected 4, got 0
           counts.stored: expected 1, got 2
           counts.rejected: expected 1, got 0
           slept: expected 1s, got 0s
           stderr: expected `a needle` in
             2 requested, 2 received in 1 request: 2 stored, 0 rejected in [seconds] s ([rate] tokens/s)
-          source: the case has 2 answers, the run asked for 1; `requests: 1` says that this is meant
+          source: the case has 2 answers, but the run sent only 1; set `requests: 1` if this is expected
     ");
 }
 
@@ -148,13 +148,13 @@ fn case_fails_when_a_request_has_no_answer() {
     shows!(shown, @"
     FAIL  a: one too many
           a.test.yaml:1:3
-          the run sent a request number 3, for 1 token, and the case has 2 answers
+          the run sent request 3, for 1 token, but the case has only 2 answers
     FAIL  a: caught by the script
           a.test.yaml:6:3
-          the run sent a request number 1, for 1 token, and the case has 0 answers
+          the run sent request 1, for 1 token, but the case has only 0 answers
     FAIL  a: one too few
           a.test.yaml:12:7
-          source: the case has 2 answers, the run asked for 1; `requests: 1` says that this is meant
+          source: the case has 2 answers, but the run sent only 1; set `requests: 1` if this is expected
     ok    a: one too few, which is meant
     ");
 }
@@ -182,10 +182,10 @@ fn case_fails_when_an_endless_script_exceeds_the_timeout() {
     shows!(run.stdout, @"
     FAIL  a: computes for ever
           a.test.yaml:1:3
-          the case did not end within 300ms of real time (`--timeout` sets the limit); is there a loop without an end?
+          the case did not end within 300ms of real time, perhaps because of an infinite loop; `--timeout` sets the limit
     FAIL  a: computes for ever while it words its lines
           a.test.yaml:4:3
-          the case did not end within 300ms of real time (`--timeout` sets the limit); is there a loop without an end?
+          the case did not end within 300ms of real time, perhaps because of an infinite loop; `--timeout` sets the limit
     0 passed, 2 failed in [seconds] s
     ");
 }
@@ -310,7 +310,7 @@ fn update_rewrites_only_the_reports() {
     FAIL  a: wrong in more than that
           a.test.yaml:15:12
           exit: expected 4, got 0
-          the run said
+          standard error was
             1 requested, 1 received in 1 request: 1 stored, 0 rejected in [seconds] s ([rate] tokens/s)
     ok    a: right
     2 passed, 1 failed in [seconds] s
@@ -329,7 +329,7 @@ fn update_rewrites_only_the_reports() {
     FAIL  a: wrong in more than that
           a.test.yaml:16:12
           exit: expected 4, got 0
-          the run said
+          standard error was
             1 requested, 1 received in 1 request: 1 stored, 0 rejected in [seconds] s ([rate] tokens/s)
     ok    a: right
     2 passed, 1 failed in [seconds] s

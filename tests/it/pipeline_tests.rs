@@ -253,10 +253,7 @@ fn every_key_is_documented_in_the_guide() {
     ] {
         let yaml = format!("- name: a\n  {unknown}\n");
         let run = test().file("a.test.yaml", yaml).run().expect_code(2);
-        let (_, known) = run
-            .stderr
-            .split_once("the keys known here: ")
-            .expect(unknown);
+        let (_, known) = run.stderr.split_once("known keys: ").expect(unknown);
         for key in known.trim().split(", ") {
             let forms = [
                 format!("`{key}`"),

@@ -22,7 +22,7 @@ use crate::support::verify::{Verified, verify};
 
 /// The reason of a token that was in flight when its connection was lost.
 const LOST_CONNECTION: &str =
-    "the connection was lost, and behind a pooler it cannot be found out what it did";
+    "the connection was lost, and behind a pooler it cannot be looked up what it stored";
 
 /// Sets `synchronous_commit = off` for the database, and records the setting of each commit.
 fn with_asynchronous_commit(database: Database) -> Database {
@@ -206,7 +206,7 @@ fn tokens_are_settled_when_the_pooler_allows_fewer_client_connections() {
     let command = run_command(&source, &pooler.login, issued.len());
     let run = command.args(["--connections", "8"]).run().expect_code(0);
     verify(&run, &issued, &[], &database);
-    assert!(run.stderr.contains("makes do with fewer connections"));
+    assert!(run.stderr.contains("continuing with fewer connections"));
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn error_names_the_limit_when_the_pooler_has_no_connection_left() {
     let pooler = pooler(&database, "transaction", 20, "max_client_conn = 2");
     let _other = pooler.login.client();
     shows!(error_through(&pooler.login), @"
-    error: the database refused to connect
+    error: the database refused the connection
       caused by: no more connections allowed (max_client_conn) (08P01)
     hint: 127.0.0.1:[port] has no connection left: wait, or raise max_client_conn; no token was asked for
     ");
@@ -230,7 +230,7 @@ fn error_names_the_cause_when_the_pooler_refuses_the_login() {
         ..pooler.login.clone()
     };
     shows!(error_through(&wrong_password), @"
-    error: the database refused to connect
+    error: the database refused the connection
       caused by: SASL authentication failed (08P01)
     hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
     ");
@@ -239,7 +239,7 @@ fn error_names_the_cause_when_the_pooler_refuses_the_login() {
         ..pooler.login.clone()
     };
     shows!(error_through(&no_such_user), @"
-    error: the database refused to connect
+    error: the database refused the connection
       caused by: SASL authentication failed (08P01)
     hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
     ");
@@ -248,7 +248,7 @@ fn error_names_the_cause_when_the_pooler_refuses_the_login() {
         ..pooler.login.clone()
     };
     shows!(error_through(&no_such_database), @"
-    error: the database refused to connect
+    error: the database refused the connection
       caused by: no such database: elsewhere (08P01)
     hint: the path in DATABASE_URL must name a database of 127.0.0.1:[port]; no token was asked for
     ");
@@ -437,7 +437,7 @@ fn tokens_are_sent_again_when_the_pooler_did_not_forward_them() {
     let mut taken = other.transaction().unwrap();
     taken.batch_execute("SELECT 1").unwrap();
     gate.open();
-    running.wait_for_stderr(|text| text.contains("trying again"));
+    running.wait_for_stderr(|text| text.contains("; retrying"));
     taken.commit().unwrap();
     let run = running.wait().expect_code(0);
     assert!(run.stderr.contains("query_wait_timeout (08P01)"));
@@ -467,7 +467,7 @@ fn replay_needs_a_direct_connection_when_the_run_used_a_pooler() {
     assert_eq!(running.wait().signal, Some(9));
     let refused = replay(&journal, &pooler.login).run().expect_code(5);
     shows!(refused.stderr, @r#"
-     WARN it cannot be looked up what was stored before cause="behind a pooler it cannot be seen which connections are left of the run" hint="replay over a direct connection"
+     WARN cannot look up what was stored before cause="behind a pooler, remaining connections of the run cannot be found" hint="replay over a direct connection"
     3 requested, 3 received: 0 stored, 0 rejected, 3 unknown in [seconds] s
     error: 3 received tokens are neither stored nor rejected
     hint: `failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first

@@ -184,10 +184,10 @@ fn no_token_is_requested_when_the_report_cannot_be_written() {
     insta::assert_snapshot!(errors.join("\n"), @"
     error: the report missing/run.ndjson cannot be written
       caused by: No such file or directory (os error 2)
-    hint: check that its folder exists and may be written to; no token was asked for
+    hint: check that its folder exists and is writable; no token was asked for
     error: the report folder cannot be written
       caused by: it is a folder
-    hint: check that its folder exists and may be written to; no token was asked for
+    hint: check that its folder exists and is writable; no token was asked for
     ");
 }
 
@@ -238,16 +238,16 @@ fn run_ends_with_a_complete_summary_when_the_pipe_closes() {
     stderr_pipe.read_to_string(&mut stderr).unwrap();
     let code = child.wait().unwrap().code();
     shows!(format!("exit: {code:?}\n{stderr}"), @"
-        exit: Some(3)
-        2 requested, 2 received in 2 requests: 2 stored, 0 rejected in [seconds] s ([rate] tokens/s)
-        error: output_closed: standard output cannot be written any more
-          ╭▸ scripts/default.rhai:3:1
-          │
-        3 │ report(store(fetch(SIZE)));
-          ╰╴━━━━━━
-          caused by: Broken pipe (os error 32)
-        hint: the summary above counts every token; a `--report` on a path keeps them
-        ");
+    exit: Some(3)
+    2 requested, 2 received in 2 requests: 2 stored, 0 rejected in [seconds] s ([rate] tokens/s)
+    error: output_closed: standard output cannot be written any more
+      ╭▸ scripts/default.rhai:3:1
+      │
+    3 │ report(store(fetch(SIZE)));
+      ╰╴━━━━━━
+      caused by: Broken pipe (os error 32)
+    hint: the summary above counts every token; use `--report` with a path to keep a report
+    ");
     assert_eq!(database.rows(), ["aa", "bb"]);
 }
 
@@ -275,7 +275,7 @@ fn run_ends_with_a_complete_summary_when_the_disk_is_full() {
         3 │ report(store(fetch(SIZE)));
           ╰╴━━━━━━
           caused by: No space left on device (os error 28)
-        hint: the summary above counts every token; a `--report` on a path keeps them
+        hint: the summary above counts every token; use `--report` with a path to keep a report
         ");
     });
     assert_eq!(database.rows(), ["aa"]);

@@ -75,7 +75,7 @@ fn run_repeats_no_more_requests_than_its_budget() {
     assert_eq!(report.count("received"), 10);
     let error = run.error();
     assert!(
-        error.contains("the run has repeated 10 requests, as many as it may"),
+        error.contains("the run has used its retry budget of 10 requests"),
         "{error}"
     );
 }

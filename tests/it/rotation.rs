@@ -158,7 +158,7 @@ fn run_fails_when_password_file_stays_wrong() {
     let run = rotation.running.wait().expect_code(5);
     assert_eq!(Report::of_run(&run).with_status("stored"), ["aa"]);
     shows!(run.error(), @r#"
-    error: db_denied: the database refused to connect
+    error: db_denied: the database refused the connection
       ╭▸ scripts/default.rhai:3:1
       │
     3 │ report(store(fetch(SIZE)));
@@ -185,7 +185,7 @@ fn run_fails_at_once_when_password_file_is_wrong_at_start() {
         .expect_code(5);
     assert!(started.elapsed() < Duration::from_secs(20), "not retried");
     shows!(run.error(), @r#"
-    error: the database refused to connect
+    error: the database refused the connection
       caused by: password authentication failed for user "[database]_owner" (28P01)
     hint: DB_USER and the password in `secret` (DB_PASS_FILE) must match a role of 127.0.0.1:[port]; no token was asked for
     "#);
@@ -235,7 +235,7 @@ fn error_names_a_missing_authorization_file() {
     let run = running.wait().expect_code(4);
     assert_eq!(source.requests().len(), 1);
     shows!(run.error(), @"
-    error: http_connect: the value of the `authorization` header is unknown
+    error: http_connect: cannot read the value of the `authorization` header
       ╭▸ scripts/default.rhai:3:1
       │
     3 │ report(store(fetch(SIZE)));
@@ -283,7 +283,7 @@ fn pgpass_file_is_used_only_when_it_is_private() {
     let warning = warning.replace(run.path("").to_str().unwrap(), "[home]/");
     shows!(format!("{warning}\n{error}"), @"
      the password file is ignored: other users may access it; allow only its owner to: chmod 0600 file=[home]/.pgpass
-    error: the database refused to connect
+    error: the database refused the connection
       caused by: 127.0.0.1:[port] asks for a password and none is configured
     hint: put the password into DATABASE_URL; no token was asked for
     ");
@@ -294,7 +294,7 @@ fn pgpass_file_is_used_only_when_it_is_private() {
     let permissions = fs::Permissions::from_mode(0o600);
     fs::set_permissions(command.dir().join("logins"), permissions).unwrap();
     shows!(command.arg("1").run().expect_code(5).error(), @r#"
-    error: the database refused to connect
+    error: the database refused the connection
       caused by: password authentication failed for user "[database]_owner" (28P01)
     hint: the user in DATABASE_URL and the password in `logins` must match a role of 127.0.0.1:[port]; no token was asked for
     "#);

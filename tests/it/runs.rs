@@ -174,7 +174,7 @@ fn run_fails_when_the_source_certificate_is_not_trusted() {
       caused by: error sending request
       caused by: client error (Connect)
       caused by: invalid peer certificate: UnknownIssuer
-    hint: install the certificate of its authority, or name it in SSL_CERT_FILE
+    hint: install the certificate of its authority, or set SSL_CERT_FILE to it
     ");
 }
 
@@ -191,8 +191,8 @@ fn size_is_refused_when_it_exceeds_max_tokens() {
     exit: 2
     --- stdout
     --- stderr
-    error: SIZE 11 is above MAX_TOKENS, which is 10
-    hint: ask for at most 10, or raise MAX_TOKENS
+    error: SIZE 11 exceeds MAX_TOKENS, which is 10
+    hint: set SIZE to at most 10, or raise MAX_TOKENS
     ");
     assert!(source.requests().is_empty(), "no token was requested");
     assert_eq!(limited("10").expect_code(0).stdout.lines().count(), 10);

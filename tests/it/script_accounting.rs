@@ -139,7 +139,7 @@ fn stream_can_be_read_only_once() {
         ),
     ] {
         let run = demo_command(10, script).run();
-        let expected = format!("these {stream} were used already: a stream can be read once");
+        let expected = format!("these {stream} were already read: a stream can be read once");
         assert!(run.stderr.contains(&expected), "{script}: {}", run.stderr);
         // A script that fails sends no more tokens.
         let ledger = Ledger::of(&run).without_duplicates();

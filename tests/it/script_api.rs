@@ -101,7 +101,7 @@ fn invalid_arguments_are_caught_by_kind() {
         ("retry(#{on: 1}, || 1)", "`on` must be an array of kinds"),
         (
             "sleep(\"soon\")",
-            "`time` must be a time with its unit, such as \"2s\"",
+            "`time` must be a duration with a unit, such as \"2s\"",
         ),
         (
             "sleep(-1)",
@@ -186,7 +186,7 @@ fn script_that_writes_files_is_refused_when_out_dir_is_not_set() {
     let run = run.expect_code(2);
     assert!(source.sizes().is_empty());
     shows!(run.stderr, @r#"
-    error: `emit` is to write a file, and no folder for it is named
+    error: `emit` writes a file, but no output folder is configured
       ╭▸ mine.rhai:1:16
       │
     1 │ fn put(text) { emit(text, "x"); }
@@ -195,7 +195,10 @@ fn script_that_writes_files_is_refused_when_out_dir_is_not_set() {
     "#);
     for call in ["\"a\".emit(\"x\")", "host::emit(\"a\", \"x\")"] {
         let run = demo_command(1, &format!("{call};")).run().expect_code(2);
-        assert!(run.stderr.contains("no folder for it is named"), "{call}");
+        assert!(
+            run.stderr.contains("no output folder is configured"),
+            "{call}"
+        );
     }
     for script in [
         "fn emit(one, other) { print(`${one}${other}`); } emit(\"a\", \"b\");",

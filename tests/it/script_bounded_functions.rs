@@ -44,7 +44,7 @@ fn error_in_a_comparison_closure_is_reported() {
         ("[2, 1].dedup(|x, y| throw \"no order\")", "no order"),
         (
             "[2, 1].sort(|x, y| \"later\")",
-            "`comparer` must be a closure that gives a whole number or a bool",
+            "`comparer` must be a closure that returns a whole number or a bool",
         ),
     ] {
         let run = demo_command(1, &format!("let a = 1;\n{call};"))

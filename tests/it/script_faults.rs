@@ -43,7 +43,7 @@ fn import_error_names_its_reason() {
       ╰╴       ━━━
       called from a.rhai:1:8
       called from mine.rhai:1:8
-    hint: put what both need into a file of its own that imports neither
+    hint: move what both need into a third file that imports neither
     "#);
     let command = demo_command(3, "import \"lib/bad\" as bad;")
         .file("lib/bad.rhai", "fn f() {\n    let = 1;\n}");
@@ -79,18 +79,18 @@ fn uncaught_source_or_database_error_shows_position_and_hint() {
           ╰╴           ━━━━━━━━━━
           caused by: POST http://127.0.0.1:[port]/tokens
           = retryable (trying again may help, and is safe), retry_after_ms 2000
-        hint: it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`
+        hint: it is overloaded: try later, or use `retry(5, || fetch_once(SIZE))` in the script
         ");
         let dry = [Response::tokens([""; 0]).always()];
         let run = run_with_answers("report(store(fetch(SIZE)));", dry);
         insta::assert_snapshot!(error_text(&run.expect_code(4)), @"
-        error: short_supply: the token source ran dry: 0 of 3 tokens came
+        error: short_supply: the token source has no more tokens: received 0 of 3
           ╭▸ mine.rhai:1:1
           │
         1 │ report(store(fetch(SIZE)));
           ╰╴━━━━━━
-          caused by: 3 requests in a row brought nothing
-        hint: ask for fewer, or try again when the source has more
+          caused by: 3 requests in a row returned no tokens
+        hint: request fewer tokens, or try again when the source has more
         ");
         // The table is dropped after the run has checked it.
         let (gate, database) = (Gate::new(), Database::standard());
@@ -110,7 +110,7 @@ fn uncaught_source_or_database_error_shows_position_and_hint() {
         2 │ report(store(page));
           ╰╴━━━━━━
           caused by: relation "…" does not exist (42P01)
-        hint: look at the table's definition and the role's rights; nothing more was sent
+        hint: check the table's definition and the role's rights; nothing more was sent
         "#);
     });
 }
@@ -129,7 +129,7 @@ fn errors_are_json_objects_when_error_format_is_json() {
     );
     insta::assert_snapshot!(json(command), @r#"{"severity":"error","message":"x","kind":"mine","file":"lib/a.rhai","line":2,"column":5,"end_column":10,"frames":[{"name":"f","file":"mine.rhai","line":2,"column":4}],"notes":["retryable (trying again may help, and is safe)"],"hint":"y","exit_code":3}"#);
     insta::assert_snapshot!(json(demo_command(3, "fetch(SIZE, #{retry: 1});")), @r#"{"severity":"error","message":"unknown option `retry`: one of page_size, retries, top_up","kind":"invalid_argument","file":"mine.rhai","line":1,"column":1,"end_column":6,"exit_code":3}"#);
-    insta::assert_snapshot!(json(demo_command(3, "let über = 1; prnt(über);")), @r#"{"severity":"error","message":"unexpected 'ü'","file":"mine.rhai","line":1,"column":5,"end_column":9,"hint":"no token was asked for; `token_service check mine.rhai` shows every such mistake","exit_code":3}"#);
+    insta::assert_snapshot!(json(demo_command(3, "let über = 1; prnt(über);")), @r#"{"severity":"error","message":"unexpected 'ü'","file":"mine.rhai","line":1,"column":5,"end_column":9,"hint":"no token was asked for; `token_service check mine.rhai` lists all errors","exit_code":3}"#);
     insta::assert_snapshot!(json(demo_command(3, "fn f(n) { f(n + 1) }\nf(1);")), @r#"{"severity":"error","message":"the script ran past a limit: functions call each other more than 64 levels deep","file":"mine.rhai","line":2,"column":1,"end_column":2,"hint":"look for a recursion that does not end; a loop has no such limit","exit_code":3}"#);
 }
 
@@ -142,7 +142,7 @@ fn error_explains_a_closure_that_calls_itself() {
       │
     3 │ f.call(2);
       ╰╴  ━━━━
-    hint: a closure cannot call itself by the variable that holds it; write a function, `fn name(…) { … }`, which can
+    hint: a closure cannot call itself through its variable; write a function instead: `fn name(…) { … }`
     ");
 }
 

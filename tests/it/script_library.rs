@@ -158,12 +158,12 @@ fn breaker_opens_when_consecutive_pages_fail() {
             let outcomes = store(page);
             report(outcomes);
             state = breaker::after(state, outcomes.counts);
-            if breaker::is_open(state) { throw \"three pages in a row brought nothing\"; }
+            if breaker::is_open(state) { throw \"three pages in a row returned no tokens\"; }
         }";
     let run = database_command(1000, script, &source, &Database::standard())
         .run()
         .expect_code(5);
-    assert!(error_text(&run).contains("three pages in a row brought nothing"));
+    assert!(error_text(&run).contains("three pages in a row returned no tokens"));
     let ledger = Ledger::of(&run);
     assert_eq!(ledger.count("rejected"), 6);
     assert!(ledger.count("received") <= 12, "{}", ledger.summary);

@@ -81,12 +81,12 @@ fn runtime_limit_error_names_its_limit() {
     hint: work page by page, `for page in fetch(SIZE).pages() { … }`, and keep sums instead of values
     ");
     shows!(error_of("let a = 1;\nloop { a = [a]; }", 3), @"
-    error: the script ran past a limit: values lie in each other more than 1,000 deep
+    error: the script ran past a limit: values are nested more than 1,000 levels deep
       ╭▸ mine.rhai:2:8
       │
     2 │ loop { a = [a]; }
       ╰╴       ━
-    hint: look for an array, map or closure that is put into a new one again and again
+    hint: look for a loop that puts an array, map or closure into a new one
     ");
     // The position is random: the limit is noticed a few milliseconds later.
     let allocating = error_of(
@@ -96,7 +96,7 @@ fn runtime_limit_error_names_its_limit() {
     let ends = [allocating.lines().next(), allocating.lines().last()];
     shows!(ends.map(Option::unwrap_or_default).join("\n"), @"
     error: the script ran past a limit: the process grew by more than `script.max_memory` allows
-    hint: let go of what is done: store and report page by page; a token that was neither stored nor rejected is held until the end
+    hint: store and report page by page; a token that is neither stored nor rejected stays in memory until the end
     ");
     let many = (0..=1000).map(|n| format!("let v{n} = {n};\n"));
     shows!(error_of(&many.collect::<String>(), 3), @"
@@ -142,13 +142,13 @@ fn compile_limit_error_names_its_limit() {
     shows!(first_lines(&nested), @"
     error: the script ran past a limit: an expression is nested more than 64 levels deep, or 32 in a function
       ╭▸ mine.rhai:1:29
-    hint: take it apart with `let`
+    hint: split it with `let`
     ");
     let many = (0..=256).map(|n| format!("fn f{n}() {{ {n} }}\n"));
     shows!(first_lines(&many.collect::<String>()), @"
     error: the script ran past a limit: a file defines more than 256 functions, closures included
         ╭▸ mine.rhai:257:1
-    hint: move some of them into a file of their own, and `import` it
+    hint: move some of them into another file, and `import` it
     ");
     let start = "fn f() { } let x = 1;\n";
     let most = 128 * 1024 - start.len();
@@ -179,7 +179,10 @@ fn limit_error_cannot_be_caught() {
             "let a = [1, 2]; loop { a += a; }",
             "more than 100,000 values",
         ),
-        ("let a = 1; loop { a = [a]; }", "more than 1,000 deep"),
+        (
+            "let a = 1; loop { a = [a]; }",
+            "more than 1,000 levels deep",
+        ),
         (
             "let m = #{}; let n = 0; loop { m[`${n}`] = blob(99_000, 1); n += 1; }",
             "`script.max_memory`",
@@ -244,7 +247,7 @@ fn deeply_nested_values_do_not_crash_the_process() {
         "[1].map(|x| { let f = || 1; loop { let g = [#{f: f}]; f = || g.len(); } });",
         "let a = []; a.pad(30_000, 1); a.reduce(|sum, n| [sum]);",
     ] {
-        expect_limit(demo_command(1, script), "more than 1,000 deep").expect_code(3);
+        expect_limit(demo_command(1, script), "more than 1,000 levels deep").expect_code(3);
     }
 }
 

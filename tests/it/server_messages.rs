@@ -145,8 +145,8 @@ fn error_names_the_limit_when_a_server_exceeds_it() {
     let run = expect_bounded_failure("open transaction", port, "", &[]);
     shows!(run.error(), @"
     error: the connection is in use by another client
-      caused by: 127.0.0.1:[port]: the server handed over an open transaction
-    hint: a pooler at 127.0.0.1:[port] must end a transaction before it hands over its connection; no token was asked for
+      caused by: 127.0.0.1:[port]: the server was inside an open transaction of another client
+    hint: a pooler at 127.0.0.1:[port] must end a transaction before it reuses the connection; no token was asked for
     ");
 }
 
@@ -307,7 +307,7 @@ fn token_is_unknown_when_a_pooler_opens_a_transaction() {
     );
     assert_eq!(
         verified.report.token(&unknown[0])["reason"],
-        "the server was inside a transaction that is not this run's, and its end is not known"
+        "the server was inside another client's transaction, whose outcome is not known"
     );
 }
 

@@ -64,7 +64,7 @@ fn shard_sends_no_request_when_its_part_is_empty() {
         .run()
         .expect_code(0);
     shows!(run.stderr, @"
-     INFO there is nothing to do: this run's part of SIZE is 0
+     INFO nothing to do: this shard's part of SIZE is 0
     0 requested, 0 received: 0 stored, 0 rejected in [seconds] s
     ");
     assert_eq!(Report::of_run(&run).count("requested"), 0);
@@ -112,21 +112,21 @@ fn error_explains_an_invalid_or_incomplete_shard() {
     shows!(all.join("\n"), @"
     error: TOKEN_SERVICE_SHARD must be I/N with I from 0 to N - 1, such as 0/4, or /N, not `4/4`
 
-    error: the shard /4 does not say which one this is
-    hint: write I/4, or set CLOUD_RUN_TASK_INDEX or JOB_COMPLETION_INDEX as a platform does
+    error: the shard /4 has no index
+    hint: write I/4, or set CLOUD_RUN_TASK_INDEX or JOB_COMPLETION_INDEX to the index
 
-    error: JOB_COMPLETION_INDEX is set, but not how many completions share SIZE
-    hint: set TOKEN_SERVICE_SHARD=/N to the Job's `completions`, or 0/1 where each is to have a SIZE of its own
+    error: JOB_COMPLETION_INDEX is set, but the number of completions that share SIZE is not
+    hint: set TOKEN_SERVICE_SHARD=/N to the Job's `completions`, or 0/1 if each pod is to fetch SIZE tokens
 
-    error: there is no shard 4 of 4; they count from 0
-    hint: the number of shards must be that of the platform's tasks
+    error: shard 4 of 4 does not exist; shards count from 0
+    hint: set the number of shards to the platform's number of tasks
 
     error: JOB_COMPLETION_INDEX must be a whole number of at least 0, not `one`
 
-    error: of CLOUD_RUN_TASK_INDEX and CLOUD_RUN_TASK_COUNT only one is set
-    hint: Cloud Run sets both; --shard I/N beats them
+    error: only one of CLOUD_RUN_TASK_INDEX and CLOUD_RUN_TASK_COUNT is set
+    hint: Cloud Run sets both; --shard I/N overrides them
 
-    error: there is no shard 4 of 4; they count from 0
-    hint: the number of shards must be that of the platform's tasks
+    error: shard 4 of 4 does not exist; shards count from 0
+    hint: set the number of shards to the platform's number of tasks
     ");
 }

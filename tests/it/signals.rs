@@ -48,7 +48,7 @@ fn report_is_complete_when_a_signal_arrives_during_a_request() {
              INFO stopping cause="SIGNAME"
             6 requested, 4 received in 2 requests: 2 stored, 0 rejected, 2 not attempted in [seconds] s ([rate] tokens/s)
             error: stopped by SIGNAME before the run was complete
-            hint: the report holds every token that was received
+            hint: the report has every received token
             "#) }
         });
     }
@@ -130,7 +130,7 @@ fn exit_code_is_5_when_the_deadline_leaves_tokens_unsettled() {
      INFO stopping cause="deadline"
     3 requested, 3 received in 1 request: 0 stored, 0 rejected, 3 unknown in [seconds] s
     error: the deadline passed before the run was complete
-    hint: `--deadline` sets it; the report holds every token that was received
+    hint: raise `--deadline` if needed; the report has every received token
     "#);
 }
 
@@ -163,7 +163,7 @@ fn exit_code_is_3_when_the_deadline_stops_an_endless_script() {
     --- stderr
      INFO stopping cause="deadline"
     error: the deadline passed before the run was complete
-    hint: `--deadline` sets it; the report holds every token that was received
+    hint: raise `--deadline` if needed; the report has every received token
     "#);
 }
 

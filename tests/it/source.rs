@@ -45,7 +45,7 @@ fn run_fails_when_nothing_listens_at_the_source() {
     exit: 4
     --- stdout
     --- stderr
-     INFO asking again wait=[wait] kind="http_connect"
+     INFO retrying the request wait=[wait] kind="http_connect"
     5 requested, 0 received in 2 requests: 0 stored, 0 rejected in [seconds] s
     error: http_connect: the token source cannot be reached
       ╭▸ scripts/default.rhai:3:1
@@ -72,7 +72,7 @@ fn request_is_not_repeated_when_the_status_is_500() {
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
-    hint: the request may have been served half-way, so `fetch` does not repeat it without --dangerously-repeat-requests; ask the source's operator
+    hint: the request may have been served in part, so `fetch` does not repeat it without --dangerously-repeat-requests; ask the source's operator
     ");
 }
 
@@ -116,7 +116,7 @@ fn redirect_is_not_followed() {
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
-    hint: redirects are not followed, for a token must not come from elsewhere: set the final address
+    hint: redirects are not followed: set the final address in TOKEN_HOST or source.url
     ");
 }
 
@@ -149,7 +149,7 @@ fn request_fails_when_its_retries_are_used_up() {
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
       = retryable (trying again may help, and is safe)
-    hint: it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`
+    hint: it is overloaded: try later, or use `retry(5, || fetch_once(SIZE))` in the script
     ");
 }
 
@@ -164,9 +164,9 @@ fn run_fails_at_once_when_retry_after_exceeds_the_deadline() {
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
-      caused by: it asks to come back after 1h, longer than this run may take
+      caused by: the next request is due in 1h, longer than the run may wait
       = retryable (trying again may help, and is safe), retry_after_ms 3600000
-    hint: it asks for patience: try later, or let the script `retry(5, || fetch_once(SIZE))`
+    hint: it is overloaded: try later, or use `retry(5, || fetch_once(SIZE))` in the script
     ");
 }
 
@@ -178,7 +178,7 @@ fn request_is_not_repeated_when_the_source_has_no_tls() {
     let (run, report) = run_expecting_stored(run, &[]);
     assert_eq!(report.count("requests"), 1);
     shows!(run.expect_code(4).error(), @"
-    error: http_connect: the token source speaks no TLS
+    error: http_connect: the token source does not use TLS
       ╭▸ scripts/default.rhai:3:1
       │
     3 │ report(store(fetch(SIZE)));
@@ -187,7 +187,7 @@ fn request_is_not_repeated_when_the_source_has_no_tls() {
       caused by: error sending request
       caused by: client error (Connect)
       caused by: received corrupt message of type InvalidContentType
-    hint: write http:// in TOKEN_HOST or source.url if that is meant; an address without a scheme is https
+    hint: to connect without TLS, write http:// in TOKEN_HOST or source.url; the default scheme is https
     ");
 }
 
@@ -256,13 +256,13 @@ fn received_tokens_are_stored_when_the_source_has_no_more() {
     assert_eq!(source.sizes(), [5, 3, 3, 3]);
     shows!(run.expect_code(4).stderr, @"
     5 requested, 2 received in 4 requests: 2 stored, 0 rejected in [seconds] s ([rate] tokens/s)
-    error: short_supply: the token source ran dry: 2 of 5 tokens came
+    error: short_supply: the token source has no more tokens: received 2 of 5
       ╭▸ scripts/default.rhai:3:1
       │
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
-      caused by: 3 requests in a row brought nothing
-    hint: ask for fewer, or try again when the source has more
+      caused by: 3 requests in a row returned no tokens
+    hint: request fewer tokens, or try again when the source has more
     ");
 }
 
@@ -270,13 +270,13 @@ fn received_tokens_are_stored_when_the_source_has_no_more() {
 fn run_fails_with_short_supply_when_the_source_is_empty() {
     let error = error_of_run([Response::raw("text/plain", "").always()]);
     shows!(error, @"
-    error: short_supply: the token source ran dry: 0 of 5 tokens came
+    error: short_supply: the token source has no more tokens: received 0 of 5
       ╭▸ scripts/default.rhai:3:1
       │
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
-      caused by: 3 requests in a row brought nothing
-    hint: ask for fewer, or try again when the source has more
+      caused by: 3 requests in a row returned no tokens
+    hint: request fewer tokens, or try again when the source has more
     ");
 }
 
@@ -287,7 +287,7 @@ fn complete_lines_are_stored_and_the_rest_is_counted_when_a_body_is_cut() {
     assert_eq!(report.count("issued_unseen"), 3);
     shows!(run.expect_code(4).stderr, @"
     5 requested, 2 received in 1 request: 2 stored, 0 rejected, 3 perhaps issued unseen in [seconds] s ([rate] tokens/s)
-    error: http_protocol: the token source's answer broke off
+    error: http_protocol: the token source's answer ended early
       ╭▸ scripts/default.rhai:3:1
       │
     3 │ report(store(fetch(SIZE)));
@@ -297,7 +297,7 @@ fn complete_lines_are_stored_and_the_rest_is_counted_when_a_body_is_cut() {
       caused by: request or response body error
       caused by: error reading a body from connection
       caused by: end of file before message length reached
-    hint: whole lines that came were kept; `fetch` does not repeat the request without --dangerously-repeat-requests
+    hint: complete lines were kept; `fetch` does not repeat the request without --dangerously-repeat-requests
     ");
 }
 
@@ -336,7 +336,7 @@ fn endless_body_is_read_only_up_to_the_limit() {
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
       caused by: http://127.0.0.1:[port]/tokens: its body is larger than 64.0 KiB
-    hint: `source.max_body` sets the cap; `--page-size` asks for less at a time
+    hint: `source.max_body` sets the limit; a smaller `--page-size` makes answers smaller
     ");
 }
 
@@ -365,7 +365,7 @@ fn run_ends_after_a_short_page_when_top_up_is_off() {
     shows!(run.expect_code(4).stderr, @"
     5 requested, 3 received in 1 request: 3 stored, 0 rejected in [seconds] s ([rate] tokens/s)
     error: the token source delivered 3 of 5 tokens
-    hint: ask again for the rest
+    hint: start a new run for the rest
     ");
 }
 
@@ -388,12 +388,12 @@ fn run_sends_no_more_requests_than_max_requests() {
     assert_eq!(report.count("requests"), 2);
     shows!(run.expect_code(4).stderr, @"
     5 requested, 3 received in 2 requests: 3 stored, 0 rejected in [seconds] s ([rate] tokens/s)
-    error: short_supply: the run may send no more than 2 requests to the token source
+    error: short_supply: the run may send at most 2 requests to the token source
       ╭▸ scripts/default.rhai:3:1
       │
     3 │ report(store(fetch(SIZE)));
       ╰╴━━━━━━
-    hint: `--max-requests` sets the limit; `--page-size` asks for more at a time
+    hint: `--max-requests` sets the limit; with a larger `--page-size` fewer requests are needed
     ");
 }
 

@@ -66,7 +66,7 @@ fn wrong_password_is_reported() {
         ..(*database).clone()
     };
     shows!(error_for(&login), @r#"
-    error: the database refused to connect
+    error: the database refused the connection
       caused by: password authentication failed for user "[database]_owner" (28P01)
     hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
     "#);
@@ -80,7 +80,7 @@ fn missing_password_is_reported() {
         "owner-",
     );
     shows!(error, @"
-    error: the database refused to connect
+    error: the database refused the connection
       caused by: 127.0.0.1:[port] asks for a password and none is configured
     hint: set DB_PASS or DB_PASS_FILE; no token was asked for
     ");
@@ -94,7 +94,7 @@ fn unknown_role_is_reported() {
         ..(*database).clone()
     };
     shows!(error_for(&login), @r#"
-    error: the database refused to connect
+    error: the database refused the connection
       caused by: password authentication failed for user "nobody" (28P01)
     hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
     "#);
@@ -108,7 +108,7 @@ fn unknown_database_is_reported() {
         ..(*database).clone()
     };
     shows!(error_for(&login), @r#"
-    error: the database refused to connect
+    error: the database refused the connection
       caused by: database "elsewhere" does not exist (3D000)
     hint: the path in DATABASE_URL must name a database of 127.0.0.1:[port]; no token was asked for
     "#);
@@ -120,7 +120,7 @@ fn missing_table_is_reported() {
     shows!(error_for(&database), @r#"
     error: the table does not exist
       caused by: relation "secret_tokens" does not exist (42P01)
-    hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema where that is not in the search path; no token was asked for
+    hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema if that is not in the search path; no token was asked for
     "#);
 }
 
@@ -132,7 +132,7 @@ fn connection_limit_of_role_is_reported() {
     database.admin().batch_execute(&few).unwrap();
     let _only = role.client();
     shows!(error_for(&role), @r#"
-    error: the database refused to connect
+    error: the database refused the connection
       caused by: too many connections for role "[database]_role" (53300)
     hint: role "[database]_role" has no connection left at 127.0.0.1:[port]: wait, or raise its limit with ALTER ROLE "[database]_role" CONNECTION LIMIT n; no token was asked for
     "#);
@@ -145,7 +145,7 @@ fn connection_limit_of_database_is_reported() {
     let few = format!("ALTER DATABASE {} CONNECTION LIMIT 1", database.name);
     database.admin().batch_execute(&few).unwrap();
     shows!(error_for(&database), @r#"
-    error: the database refused to connect
+    error: the database refused the connection
       caused by: too many connections for database "[database]" (53300)
     hint: database "[database]" has no connection left at 127.0.0.1:[port]: wait, or raise its limit with ALTER DATABASE "[database]" CONNECTION LIMIT n; no token was asked for
     "#);
@@ -164,7 +164,7 @@ fn connection_limit_of_server_is_reported() {
         all.extend(database.try_client());
     }
     shows!(error_for(&database), @"
-    error: the database refused to connect
+    error: the database refused the connection
       caused by: sorry, too many clients already (53300)
     hint: 127.0.0.1:[port] has no connection left: wait, or raise max_connections; no token was asked for
     ");
@@ -178,7 +178,7 @@ fn missing_schema_is_reported() {
     shows!(error, @r#"
     error: the table does not exist
       caused by: schema "vault" does not exist (3F000)
-    hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema where that is not in the search path; no token was asked for
+    hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema if that is not in the search path; no token was asked for
     "#);
 }
 
@@ -331,7 +331,7 @@ fn missing_table_in_sqlite_file_is_reported() {
     shows!(startup_error(command, "canary"), @r#"
     error: the table does not exist
       caused by: no table "secret_tokens" in tokens.db
-    hint: create it first: the schema of an existing database is never changed; no token was asked for
+    hint: create it first: token_service never changes the schema of a database; no token was asked for
     "#);
     assert_eq!(texts(&file, "SELECT name FROM sqlite_schema"), ["other"]);
 }
@@ -344,7 +344,7 @@ fn missing_column_in_sqlite_file_is_reported() {
     shows!(error, @r#"
     error: the column does not exist
       caused by: no column "dta" in "secret_tokens"
-    hint: the table has id, data; no token was asked for
+    hint: the table has the columns id, data; no token was asked for
     "#);
 }
 

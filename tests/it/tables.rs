@@ -58,7 +58,7 @@ fn invalid_table_name_is_refused_before_connecting() {
             .stderr
     });
     insta::assert_snapshot!(shown[0], @"
-    error: `database.table` must be a table or schema.table: it has more than two parts; one that holds a dot belongs in double quotes
+    error: `database.table` must be a table or schema.table: it has more than two parts; put a part that contains a dot in double quotes
       ╭▸ token_service.yaml:2:10
       │
     2 │   table: app.secret.tokens # where?

@@ -146,7 +146,7 @@ fn connection_fails_in_verify_full_when_the_certificate_is_for_another_host() {
     prefer, require, verify-ca: over TLS
     verify-full: error: the database's certificate is for another host
       caused by: 127.0.0.1:[port]: invalid peer certificate: certificate not valid for name "127.0.0.1"; certificate is only valid for DnsName("localhost")
-    hint: the host in DATABASE_URL must be a name in the certificate; verify-ca does not look at the name; no token was asked for
+    hint: the host in DATABASE_URL must be a name in the certificate; verify-ca does not check the name; no token was asked for
     "#);
 }
 
@@ -176,9 +176,9 @@ fn connection_fails_in_strict_modes_when_the_server_has_no_tls() {
 #[test]
 fn connection_fails_in_mode_disable_when_the_server_requires_tls() {
     shows!(outcomes_by_mode("localhost", TLS_ONLY, "&sslrootcert=ca.pem"), @r#"
-    disable: error: the database refused to connect
+    disable: error: the database refused the connection
       caused by: no pg_hba.conf entry for host "127.0.0.1", user "tokens", database "tls_only", no encryption (28000)
-    hint: the role may not exist, or pg_hba.conf of localhost:[port] lets "tokens" in from elsewhere or with another sslmode in DATABASE_URL only (now [mode]); no token was asked for
+    hint: the role may not exist, or pg_hba.conf of localhost:[port] allows "tokens" only from other addresses or with another sslmode in DATABASE_URL (now [mode]); no token was asked for
     allow, prefer, require, verify-ca, verify-full: over TLS
     "#);
 }
@@ -187,9 +187,9 @@ fn connection_fails_in_mode_disable_when_the_server_requires_tls() {
 fn connection_fails_in_strict_modes_when_the_server_refuses_tls() {
     shows!(outcomes_by_mode("localhost", NO_TLS, "&sslrootcert=ca.pem"), @r#"
     disable, allow, prefer: without TLS
-    require, verify-ca, verify-full: error: the database refused to connect
+    require, verify-ca, verify-full: error: the database refused the connection
       caused by: no pg_hba.conf entry for host "127.0.0.1", user "tokens", database "no_tls", SSL encryption (28000)
-    hint: the role may not exist, or pg_hba.conf of localhost:[port] lets "tokens" in from elsewhere or with another sslmode in DATABASE_URL only (now [mode]); no token was asked for
+    hint: the role may not exist, or pg_hba.conf of localhost:[port] allows "tokens" only from other addresses or with another sslmode in DATABASE_URL (now [mode]); no token was asked for
     "#);
 }
 
@@ -197,9 +197,9 @@ fn connection_fails_in_strict_modes_when_the_server_refuses_tls() {
 fn client_certificate_is_sent_when_the_server_requires_it() {
     let certificate = "&sslrootcert=ca.pem&sslcert=me.pem&sslkey=me.key";
     shows!(outcomes_by_mode("localhost", CERTIFICATES, certificate), @r#"
-    disable: error: the database refused to connect
+    disable: error: the database refused the connection
       caused by: no pg_hba.conf entry for host "127.0.0.1", user "tokens", database "certificates", no encryption (28000)
-    hint: the role may not exist, or pg_hba.conf of localhost:[port] lets "tokens" in from elsewhere or with another sslmode in DATABASE_URL only (now [mode]); no token was asked for
+    hint: the role may not exist, or pg_hba.conf of localhost:[port] allows "tokens" only from other addresses or with another sslmode in DATABASE_URL (now [mode]); no token was asked for
     allow, prefer, require, verify-ca, verify-full: over TLS
     "#);
 }
@@ -207,12 +207,12 @@ fn client_certificate_is_sent_when_the_server_requires_it() {
 #[test]
 fn connection_fails_when_the_client_certificate_is_missing() {
     shows!(outcomes_by_mode("localhost", CERTIFICATES, "&sslrootcert=ca.pem"), @r#"
-    disable, allow: error: the database refused to connect
+    disable, allow: error: the database refused the connection
       caused by: no pg_hba.conf entry for host "127.0.0.1", user "tokens", database "certificates", no encryption (28000)
-    hint: the role may not exist, or pg_hba.conf of localhost:[port] lets "tokens" in from elsewhere or with another sslmode in DATABASE_URL only (now [mode]); no token was asked for
-    prefer, require, verify-ca, verify-full: error: the database refused to connect
+    hint: the role may not exist, or pg_hba.conf of localhost:[port] allows "tokens" only from other addresses or with another sslmode in DATABASE_URL (now [mode]); no token was asked for
+    prefer, require, verify-ca, verify-full: error: the database refused the connection
       caused by: connection requires a valid client certificate (28000)
-    hint: set sslcert and sslkey to a certificate for "tokens", of an authority that localhost:[port] knows; no token was asked for
+    hint: set sslcert and sslkey to a certificate for "tokens", of an authority that localhost:[port] trusts; no token was asked for
     "#);
 }
 
@@ -221,9 +221,9 @@ fn connection_fails_when_the_client_certificate_is_for_another_role() {
     let url = tls_server().url("localhost", CERTIFICATES);
     let url = format!("{url}?sslmode=require&sslcert=other_role.pem&sslkey=other_role.key");
     shows!(outcome(command(), &url, CERTIFICATES), @r#"
-    error: the database refused to connect
+    error: the database refused the connection
       caused by: password authentication failed for user "tokens" (28P01)
-    hint: user and password in DATABASE_URL must match a role of localhost:[port], and sslcert be for that role; no token was asked for
+    hint: user and password in DATABASE_URL must match a role of localhost:[port], and sslcert must be for that role; no token was asked for
     "#);
 }
 
@@ -260,7 +260,7 @@ fn system_authorities_verify_the_host_name() {
     shows!(outcome(trusting(), &system("127.0.0.1"), OPEN), @r#"
     error: the database's certificate is for another host
       caused by: 127.0.0.1:[port]: invalid peer certificate: certificate not valid for name "127.0.0.1"; certificate is only valid for DnsName("localhost")
-    hint: the host in DATABASE_URL must be a name in the certificate; verify-ca does not look at the name; no token was asked for
+    hint: the host in DATABASE_URL must be a name in the certificate; verify-ca does not check the name; no token was asked for
     "#);
 }
 
@@ -288,7 +288,7 @@ fn separate_settings_have_the_effect_of_the_url() {
     shows!(refused.error(), @r#"
     error: the database's certificate is for another host
       caused by: 127.0.0.1:[port]: invalid peer certificate: certificate not valid for name "127.0.0.1"; certificate is only valid for DnsName("localhost")
-    hint: DB_HOST must be a name in the certificate; verify-ca does not look at the name; no token was asked for
+    hint: DB_HOST must be a name in the certificate; verify-ca does not check the name; no token was asked for
     "#);
 }
 
@@ -375,6 +375,6 @@ fn common_name_is_verified_when_the_certificate_has_no_alternative_name() {
     shows!(refused.error(), @r#"
     error: the database's certificate is for another host
       caused by: localhost:[port]: invalid peer certificate: certificate not valid for name "localhost"; certificate is only valid for CommonName("db.internal")
-    hint: the host in DATABASE_URL must be a name in the certificate; verify-ca does not look at the name; no token was asked for
+    hint: the host in DATABASE_URL must be a name in the certificate; verify-ca does not check the name; no token was asked for
     "#);
 }

@@ -27,7 +27,7 @@ fn size_is_refused_when_it_is_not_a_positive_whole_number() {
         insta::allow_duplicates! {
             insta::assert_snapshot!(error.replace(&format!("`{size}`"), "VALUE"), @"
             error: SIZE must be a whole number of at least 1, such as 10, not VALUE
-            hint: `token_service --help` shows what can be typed
+            hint: see `token_service --help`
             ");
         }
     }
@@ -37,7 +37,7 @@ fn size_is_refused_when_it_is_not_a_positive_whole_number() {
 fn size_is_refused_when_it_is_too_large() {
     shows!(usage_error(configured().arg("18446744073709551616")), @"
     error: SIZE must be at most 9223372036854775807, not `18446744073709551616`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     ");
 }
 
@@ -63,7 +63,7 @@ fn unknown_key_names_its_line_and_the_nearest_key() {
 
 #[test]
 fn misspelt_variable_causes_a_warning_and_foreign_variables_do_not() {
-    let misspelt = "TOKEN_SERVICE_PAGESIZE means nothing: did you mean TOKEN_SERVICE_PAGE_SIZE?";
+    let misspelt = "unknown variable TOKEN_SERVICE_PAGESIZE: did you mean TOKEN_SERVICE_PAGE_SIZE?";
     let command = |word| {
         Command::new()
             .arg(word)
@@ -99,7 +99,7 @@ fn secret_is_refused_when_both_forms_are_set() {
 fn database_url_is_refused_together_with_its_parts() {
     shows!(usage_error(configured().env("DB_HOST", "127.0.0.1")), @"
     error: DATABASE_URL and DB_HOST are set together
-    hint: a URL names the whole database: unset it, or unset the DB_* variables
+    hint: unset the URL or the DB_* variables: the URL replaces all of them
     ");
 }
 
@@ -108,7 +108,7 @@ fn missing_source_names_the_variable_and_the_demo() {
     let command = Command::new().env("DATABASE_URL", "sqlite:tokens.db");
     shows!(usage_error(command), @"
     error: no token source is configured
-    hint: set TOKEN_HOST to its URL, or `source.url` in the file that --config names; `token_service demo` needs neither
+    hint: set TOKEN_HOST to its URL, or `source.url` in the --config file; `token_service demo` needs no source
     ");
 }
 
@@ -117,7 +117,7 @@ fn missing_database_names_the_variables_and_the_demo() {
     let command = Command::new().env("TOKEN_HOST", "http://127.0.0.1:9/tokens");
     shows!(usage_error(command), @"
     error: no database is configured
-    hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the file that --config names; `token_service demo` needs none
+    hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the --config file; `token_service demo` needs no database
     ");
 }
 
@@ -126,7 +126,7 @@ fn source_url_is_refused_when_it_contains_credentials() {
     let command = configured().env("TOKEN_HOST", "http://someone:canary@127.0.0.1:9/");
     let error = usage_error(command);
     assert!(!error.contains("canary"), "{error}");
-    insta::assert_snapshot!(error, @"error: TOKEN_HOST must not hold credentials: give them as TOKEN_SERVICE_SOURCE_AUTHORIZATION or in the file that TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE names");
+    insta::assert_snapshot!(error, @"error: TOKEN_HOST must not contain credentials: set TOKEN_SERVICE_SOURCE_AUTHORIZATION or TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE instead");
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn missing_configuration_file_is_reported() {
     shows!(usage_error(configured().args(["--config", "missing.yaml"])), @"
     error: cannot read the configuration file `missing.yaml`
       caused by: No such file or directory (os error 2)
-    hint: --config and TOKEN_SERVICE_CONFIG name a YAML file that this user can read
+    hint: set --config or TOKEN_SERVICE_CONFIG to a YAML file that this user can read
     ");
 }
 
@@ -142,7 +142,7 @@ fn missing_configuration_file_is_reported() {
 fn unknown_report_format_is_refused() {
     shows!(usage_error(configured().args(["--report", "xml"])), @"
     error: --report must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file, not `xml`
-    hint: `token_service --help` shows what can be typed
+    hint: see `token_service --help`
     ");
 }
 

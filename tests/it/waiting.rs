@@ -68,7 +68,7 @@ fn run_waits_until_the_source_starts() {
         .config("source: {retries: 0}")
         .args(["2", "--wait", "50s", "--report", "ndjson"])
         .spawn();
-    running.wait_for_stderr(|text| text.matches("asking again").count() >= 2);
+    running.wait_for_stderr(|text| text.matches("retrying the request").count() >= 2);
     let source = Source::responding([Response::tokens(["aa", "bb"])]);
     start_forwarding(port, source.port());
     let run = running.wait().expect_code(0);

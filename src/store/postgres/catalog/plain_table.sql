@@ -1,10 +1,10 @@
--- What decides whose fault a failed INSERT is, whether one can succeed, and what a look-up proves: one
--- JSON document, in one round trip. $1 is the relation as SQL, $2 the column's name. It reads
--- PostgreSQL's catalogs only (13 to 18), takes no lock on the relation and needs no right on it.
--- Returns no row unless the relation is a plain table: no partition, no rules, row security or triggers,
--- and a column without a domain or a collation of its own. What is left out is empty or false then.
--- any_relation.sql answers for every relation. A new backend needs twice the time to plan it.
--- server.sql and relation.sql take the places of their names in braces.
+-- Facts about a plain table as one JSON document, in one round trip: whose fault a failed INSERT is,
+-- whether one can succeed, and what a look-up proves. $1 is the relation as SQL, $2 the column's name.
+-- Reads only PostgreSQL's catalogs (13 to 18), takes no lock on the relation and needs no right on it.
+-- Returns no row if the relation is a partition, has rules, row security or triggers, or if the column
+-- has a domain or a collation. Omitted facts are empty or false. any_relation.sql covers every relation,
+-- but a new backend needs twice the time to plan it.
+-- server.sql and relation.sql replace their names in braces.
 SELECT json_build_object(
   'may_insert', has_column_privilege(c.oid, c.attnum, 'INSERT'),
   'may_select', has_column_privilege(c.oid, c.attnum, 'SELECT'),
