@@ -1,6 +1,5 @@
 //! Turns clap's errors into problems, so that all errors have one form.
 
-use crate::error::suggest::nearest_option;
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -9,6 +8,7 @@ use crate::cli::COMMANDS;
 use crate::cli::value;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
+use crate::error::suggest::nearest_option;
 
 /// Turns clap's error into a problem, with clap's suggestion as the hint.
 ///
@@ -55,7 +55,10 @@ pub(super) fn explain(error: &clap::Error, first: Option<&OsString>) -> Problem 
         .filter(|tip| !tip.starts_with("to pass '"))
         .collect();
     let hint = if tips.is_empty() {
-        String::from("see `token_service --help`")
+        match COMMANDS.iter().find(|command| **command == first) {
+            Some(command) => format!("see `token_service {command} --help`"),
+            None => String::from("see `token_service --help`"),
+        }
     } else {
         tips.join("; ")
     };

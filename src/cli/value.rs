@@ -4,7 +4,6 @@
 //! A parser's error states a rule, such as "must be a whole number". It never repeats the value,
 //! which may be a secret.
 
-use crate::error::suggest::nearest_option;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -14,6 +13,7 @@ use bytesize::ByteSize;
 use tracing::level_filters::LevelFilter;
 use url::Url;
 
+use crate::error::suggest::nearest_option;
 use crate::observe::logging::LineFormat;
 use crate::observe::progress::ProgressMode;
 use crate::report::fail_on::Condition;

@@ -1,8 +1,6 @@
 //! Generates the man page, the shell completions and the table of options from the definition of the
 //! command line.
 
-use crate::error::diagnostic::{Problem, usage};
-use crate::error::suggest::nearest_option;
 use std::fmt::Write as _;
 use std::io;
 
@@ -15,6 +13,8 @@ use roff::{Roff, bold, roman};
 use crate::cli::help::RUN;
 use crate::cli::{COMMANDS, Cli, command, has_variables, option_of, variable};
 use crate::config::options::config_key;
+use crate::error::diagnostic::{Problem, usage};
+use crate::error::suggest::nearest_option;
 use crate::report::ReportFormat;
 
 /// The manual that the pages belong to.

@@ -2,7 +2,6 @@
 //!
 //! The script has its own thread. The current thread runs fetching and storing.
 
-use crate::pipeline::backoff::backoff;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{future, thread};
@@ -24,6 +23,7 @@ use crate::journal::{Journal, JournalHeader};
 use crate::observe::otel::Tracer;
 use crate::observe::progress::ProgressDisplay;
 use crate::observe::run_context::RunContext;
+use crate::pipeline::backoff::backoff;
 use crate::report::Reports;
 use crate::report::conclusion::{
     self, Conclusion, RequestCounts, RunRecord, stopped_early, unwritable,

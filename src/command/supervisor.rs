@@ -1,8 +1,5 @@
 //! Supervises a run: signals, deadline and grace period. The run uses the runtime of the same thread.
 
-use crate::observe::run_context::RunContext;
-use crate::report::metrics::{metrics, span_attributes};
-use crate::runtime::signals::Signals;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,9 +11,12 @@ use crate::config::RunSettings;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::{Cause, Exit};
 use crate::observe::otel::{RunEnd, Telemetry};
+use crate::observe::run_context::RunContext;
 use crate::report::conclusion::Conclusion;
+use crate::report::metrics::{metrics, span_attributes};
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
+use crate::runtime::signals::Signals;
 
 /// Maximum time for inserts in flight to settle after a stop.
 const MAX_DRAIN: Duration = Duration::from_secs(5);

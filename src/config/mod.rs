@@ -22,7 +22,6 @@ mod yaml_error;
 pub(crate) mod yaml_spans;
 pub(crate) mod yaml_values;
 
-use crate::error::diagnostic::usage;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,6 +41,7 @@ pub use crate::config::settings::{
 };
 use crate::config::size::RunSize;
 use crate::error::diagnostic::Problem;
+use crate::error::diagnostic::usage;
 pub use crate::observe::logging::{LineFormat, LogSettings};
 use crate::observe::otel::Tracer;
 use crate::runtime::secret::Secret;

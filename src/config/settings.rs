@@ -1,6 +1,5 @@
 //! The validated settings of the commands, whatever layer of the configuration set them.
 
-use crate::observe::logging::LogSettings;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use crate::error::diagnostic::Problem;
 use crate::fetch::FetchLimits;
 use crate::fetch::http::HttpEndpoint;
 use crate::fetch::input::Input;
+use crate::observe::logging::LogSettings;
 use crate::observe::otel;
 use crate::observe::progress::ProgressMode;
 use crate::report::ReportSpec;

@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::too_many_lines)]
 
-use crate::error::exit::Exit;
 use std::io::Write as _;
 
 use secrecy::ExposeSecret;
 
 use crate::cli::CheckArgs;
 use crate::config::*;
+use crate::error::exit::Exit;
 use crate::fetch::http::HttpEndpoint;
 use crate::report::{ReportFormat, ReportSpec};
 use crate::store::postgres::{Address, Host, SslMode, SslNegotiation, TargetSession};

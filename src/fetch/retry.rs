@@ -4,10 +4,10 @@
 //! connecting failed, or the source answered 429 or 503. Three limits apply: retries per request,
 //! ten times as many per run, and the run's deadline.
 
-use crate::pipeline::backoff::backoff;
 use std::time::Duration;
 
 use crate::error::{ErrorKind, Fault};
+use crate::pipeline::backoff::backoff;
 
 /// The longest wait before a retry in a run without a deadline.
 pub const MAX_WAIT: Duration = Duration::from_mins(5);

@@ -1,9 +1,9 @@
 //! The interface between paging and the token sources: a request and its answer.
 
-use crate::error::ErrorKind;
 use std::future::Future;
 use std::pin::Pin;
 
+use crate::error::ErrorKind;
 use crate::error::Fault;
 use crate::fetch::lines::{DocumentKind, LineParser};
 use crate::pipeline::token::Page;

@@ -4,12 +4,11 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use csv::WriterBuilder;
-
 use crate::error::escape::escape;
 use crate::report::ReportSink;
 use crate::report::record::TokenRecord;
 use crate::report::summary::Summary;
+use csv::WriterBuilder;
 
 /// The keys of the token object.
 const HEADER: [&str; 8] = [

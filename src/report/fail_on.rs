@@ -4,11 +4,11 @@
 //! A condition compares two numbers of the summary, or one with a constant. A number of the summary may
 //! have a factor. The comparison is exact, without rounding.
 
-use crate::error::suggest::nearest_option;
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::error::suggest::nearest_option;
 use crate::report::summary::Summary;
 
 /// The numbers of the summary that a condition can name.

@@ -1,12 +1,12 @@
 //! The record of a token and its outcome that every report shows. Names and order of the fields are
 //! those of the token object in docs/report.schema.json.
 
-use crate::pipeline::latency::milliseconds;
 use std::borrow::Cow;
 
 use serde::{Serialize, Serializer};
 
 use crate::error::escape::replace_secret;
+use crate::pipeline::latency::milliseconds;
 use crate::pipeline::token::{Outcome, Status};
 use crate::report::mask::Mask;
 

@@ -1,13 +1,13 @@
 //! The summary of a run: the line on standard error, and the object in the reports.
 
-use crate::observe::number::grouped;
-use crate::pipeline::latency::{LatencyHistogram, LatencyPercentiles};
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::error::escape::escape;
+use crate::observe::number::grouped;
+use crate::pipeline::latency::{LatencyHistogram, LatencyPercentiles};
 use crate::pipeline::token::{Status, Tally};
 use crate::report::rejections::Rejections;
 

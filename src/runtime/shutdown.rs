@@ -1,12 +1,12 @@
 //! Stops a run in two steps: `stop` (start nothing new, finish what is in flight) and `abort` (stop
 //! waiting). Signals, the deadline and the end of the script all use it.
 
-use crate::error::exit::Cause;
 use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Fault;
+use crate::error::exit::Cause;
 
 /// A handle that stops the run. Clones share its state.
 #[derive(Clone, Debug, Default)]

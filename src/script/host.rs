@@ -3,7 +3,6 @@
 //! No received token is lost: a stream that is dropped before its end is abandoned to the host, and
 //! the end of the run drains it.
 
-use crate::script::native::{NativeResult, lock};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::pin;
@@ -23,6 +22,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
 use crate::script::api::emit_files::Emitter;
 use crate::script::api::formatter::LineFormatter;
+use crate::script::native::{NativeResult, lock};
 use crate::script::sandbox::{MemoryMeter, StopReason};
 use crate::store::Store;
 

@@ -1,6 +1,5 @@
 //! `token_service api`: prints the script API reference, generated from the engine's metadata.
 
-use crate::script::type_names::script_type;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -12,6 +11,7 @@ use crate::cli::ApiFormat;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
 use crate::script::texts::is_closure;
+use crate::script::type_names::script_type;
 use crate::script::{documented_engine, sandbox, stdlib};
 
 #[derive(Deserialize)]

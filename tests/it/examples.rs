@@ -6,13 +6,12 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use super::script_accounting::database_refusing_bb;
 use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::ledger::Ledger;
 use crate::support::root;
 use crate::support::source::{Request, Response, Source};
-
-use super::script_accounting::database_refusing_bb;
 
 fn example(name: &str) -> PathBuf {
     root().join("examples").join(name)

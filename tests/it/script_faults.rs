@@ -1,13 +1,12 @@
 //! Tests of errors from outside a script: imports, and errors of the source and the database that the
 //! script does not catch. Also tests errors as JSON.
 
+use super::script_errors::{error_of, error_of_command};
 use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::ledger::{database_command, demo_command, error_text};
 use crate::support::snapshot::settings;
 use crate::support::source::{Gate, Response, Source};
-
-use super::script_errors::{error_of, error_of_command};
 
 fn run_with_answers(script: &str, answers: impl IntoIterator<Item = Response>) -> Run {
     let source = Source::responding(answers);

@@ -4,13 +4,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use super::script_accounting::database_refusing_bb;
 use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::ledger::{Ledger, database_command, demo_command, error_text};
 use crate::support::root;
 use crate::support::source::{Response, Source};
-
-use super::script_accounting::database_refusing_bb;
 
 /// Returns what a script prints that imports all modules.
 #[track_caller]

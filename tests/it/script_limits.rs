@@ -1,13 +1,12 @@
 //! Tests of script limits. Each error names its limit and a remedy, and no script can catch it. The
 //! process does not crash, and stays below 256 MiB.
 
+use super::script_errors::{error_of, error_of_command};
 use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::ledger::{Ledger, database_command, demo_command, error_text};
 use crate::support::snapshot::shows;
 use crate::support::source::{Response, Source};
-
-use super::script_errors::{error_of, error_of_command};
 
 /// The limit for the peak memory of the process, in bytes.
 const MAX_MEMORY: u64 = 256 * 1024 * 1024;

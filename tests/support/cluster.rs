@@ -8,10 +8,9 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postgres::Client;
-
 use super::database::Login;
 use super::postgres::{Server, ServerSetup, run_program};
+use postgres::Client;
 
 /// Turns fsync off: these tests crash processes, not the machine, and recovery stays fast.
 const FAST_CONF: &str = "fsync = off\n";

@@ -5,9 +5,8 @@
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use postgres::{Client, Config, NoTls};
-
 use super::postgres::{SUPERUSER, Server, server};
+use postgres::{Client, Config, NoTls};
 
 /// The standard table: a serial key, and a CHECK that rejects some tokens.
 pub const STANDARD_TABLE: &str = "CREATE TABLE secret_tokens (

@@ -14,10 +14,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use postgres::{Client, SimpleQueryMessage};
-
 use super::database::{Database, Login};
 use super::postgres::{Account, SUPERUSER, advice, free_port};
+use postgres::{Client, SimpleQueryMessage};
 
 /// The script of the supervising shell: it runs one command per line, and cleans up at the end.
 const SUPERVISOR: &str = r#"

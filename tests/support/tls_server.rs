@@ -5,11 +5,10 @@
 
 use std::sync::LazyLock;
 
-use postgres::Client;
-
 use super::certificates::Certificates;
 use super::database::Login;
 use super::postgres::{SUPERUSER, Server, ServerSetup};
+use postgres::Client;
 
 /// The role that owns the tables.
 pub const ROLE: &str = "tokens";

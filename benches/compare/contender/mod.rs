@@ -15,7 +15,6 @@ use crate::sql::{INSERT_GENERATED_TOKEN, call_store_procedure};
 use crate::statistics::Sample;
 use crate::test_support::database::Login;
 use crate::token_source::TokenKind;
-
 use psycopg::Psycopg;
 use token_service::TokenService;
 

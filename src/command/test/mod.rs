@@ -16,7 +16,6 @@ mod schema;
 mod update;
 mod virtual_clock;
 
-use crate::cli::TestArgs;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -25,6 +24,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::cli::TestArgs;
 use crate::command::test::case::{TestCase, TestFile};
 use crate::command::test::compare::{DifferenceKind, counted};
 use crate::command::test::runner::CaseRun;

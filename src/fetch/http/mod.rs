@@ -3,7 +3,6 @@
 
 pub mod probe;
 
-use crate::fetch::source::not_a_token_list;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +15,7 @@ use secrecy::ExposeSecret;
 
 use crate::error::{ErrorKind, Fault, chain};
 use crate::fetch::lines::LineParser;
+use crate::fetch::source::not_a_token_list;
 use crate::fetch::{AnswerFuture, FetchLimits, SourceAnswer, TokenSource, error};
 use crate::observe::otel::Tracer;
 use crate::runtime::http_client::{self, display_url};

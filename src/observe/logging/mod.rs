@@ -5,13 +5,13 @@ mod fields;
 mod layout;
 
 use tracing::Dispatch;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::observe::progress::ProgressDisplay;
-use tracing::level_filters::LevelFilter;
 
 /// The format of log lines and errors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! Checks the arguments of native functions and builds their errors.
 
-use crate::error::suggest::nearest_name;
 use rhai::{Dynamic, EvalAltResult, INT};
 
+use crate::error::suggest::nearest_name;
 use crate::error::{ErrorKind, Fault};
 use crate::script::api::RhaiResultOf;
 use crate::script::native::thrown;

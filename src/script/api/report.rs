@@ -7,16 +7,16 @@
     reason = "code that the engine's macro generates, and signatures that it requires"
 )]
 
-use crate::script::api::counts_of;
-use crate::script::native::integer;
 use rhai::plugin::*;
 use rhai::{FnPtr, Map};
 
 use crate::error::escape::escape_line;
 use crate::script::api::RhaiResultOf;
+use crate::script::api::counts_of;
 use crate::script::api::formatter::LineFormatter;
 use crate::script::api::outcomes::Outcomes;
 use crate::script::host::ScriptHost;
+use crate::script::native::integer;
 use crate::script::native::thrown;
 
 /// Functions that write output.

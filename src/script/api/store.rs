@@ -7,12 +7,12 @@
     reason = "code that the engine's macro generates, and signatures that it requires"
 )]
 
-use crate::error::Fault;
 use std::sync::Arc;
 
 use rhai::plugin::*;
 use rhai::{Array, ImmutableString};
 
+use crate::error::Fault;
 use crate::pipeline::channel::PageStream;
 use crate::pipeline::token::{Detail, Outcome, Page, Status, Token};
 use crate::script::api::RhaiResultOf;

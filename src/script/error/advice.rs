@@ -1,12 +1,12 @@
 //! Explains mistakes in a script: suggests names and translates types for messages.
 
-use crate::error::suggest::nearest_name;
-use crate::script::error::message::{Advice, lower_first};
 use std::collections::BTreeSet;
 
 use rhai::{EvalAltResult, ParseErrorType};
 
+use crate::error::suggest::nearest_name;
 use crate::script::error::limit;
+use crate::script::error::message::{Advice, lower_first};
 use crate::script::type_names::script_type;
 
 /// Returns the message of a parse error; `text` is the whole script.

@@ -1,10 +1,10 @@
 //! The functions that scripts can call, their overloads, and suggestions for unknown names.
 
-use crate::error::suggest::nearest_name;
 use std::collections::{BTreeMap, BTreeSet};
 
 use rhai::Engine;
 
+use crate::error::suggest::nearest_name;
 use crate::script::error::advice;
 use crate::script::error::message::Advice;
 use crate::script::texts::is_closure;

@@ -1,14 +1,14 @@
 //! Checks calls: unknown functions, wrong numbers or types of arguments, unknown options, and
 //! functions that hide primitives.
 
-use crate::error::suggest::nearest_name;
-use crate::script::lint::ast::{Functions, call_of, functions_of};
 use std::collections::{BTreeMap, BTreeSet};
 
 use rhai::{AST, ASTNode, Dynamic, Expr, FnCallExpr, Position, Stmt};
 
+use crate::error::suggest::nearest_name;
 use crate::script::api::{FETCH_OPTIONS, RETRY_OPTIONS};
 use crate::script::error::symbols::{Signature, Symbols, call_forms};
+use crate::script::lint::ast::{Functions, call_of, functions_of};
 use crate::script::lint::types::VariableKinds;
 use crate::script::lint::{LintFinding, Modules};
 use crate::script::texts::is_closure;

@@ -8,13 +8,13 @@ pub(crate) mod overrides;
 pub mod resolver;
 pub(crate) mod sort;
 
-use crate::runtime::platform::{ResidentMemory, coarse_nanos};
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rhai::{Dynamic, Engine, EvalAltResult, Position};
 
 use crate::pipeline::token::largest_page;
+use crate::runtime::platform::{ResidentMemory, coarse_nanos};
 use crate::runtime::shutdown::Shutdown;
 
 /// The maximum depth of nested function calls.

@@ -2,10 +2,6 @@
 //!
 //! One timeout covers TCP, TLS, authentication and the set-up of the session for each address.
 
-use crate::store::postgres::connector::refuses_options;
-use crate::store::postgres::connector::{
-    ConnectError, ConnectPurpose, Connector, Lookup, SessionFacts, lookup_sql, reply_timeout,
-};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +16,10 @@ use crate::error::Fault;
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::catalog::Catalog;
 use crate::store::postgres::connection::{Connection, DriverTask};
-
+use crate::store::postgres::connector::refuses_options;
+use crate::store::postgres::connector::{
+    ConnectError, ConnectPurpose, Connector, Lookup, SessionFacts, lookup_sql, reply_timeout,
+};
 use crate::store::postgres::wire::{
     ConnectionMonitor, HostAddress, MonitoredStream, MonitoredTls, Socket,
 };

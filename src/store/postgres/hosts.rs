@@ -5,8 +5,6 @@
 //! acceptable server is used. An error that every server would give (a wrong password, no such
 //! table) ends the search.
 
-use crate::store::postgres::host::Host;
-use crate::store::postgres::host::TargetSession;
 use opentelemetry::KeyValue;
 use tokio::time::timeout;
 
@@ -14,6 +12,8 @@ use crate::error::{ErrorKind, Fault};
 use crate::store::postgres::Address;
 use crate::store::postgres::connect::NewConnection;
 use crate::store::postgres::connector::{ConnectError, ConnectPurpose, Connector};
+use crate::store::postgres::host::Host;
+use crate::store::postgres::host::TargetSession;
 use crate::store::postgres::wire::HostAddress;
 
 /// The most addresses of one name that are tried.

@@ -42,6 +42,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use tokio_postgres::config::ChannelBinding;
+
 pub(super) use crate::store::postgres::connect_error::every_insert_denied;
 pub use crate::store::postgres::host::{Host, TargetSession};
 pub(super) use crate::store::postgres::inspect::inspect;
@@ -50,7 +52,6 @@ pub use crate::store::postgres::password::Password;
 pub(super) use crate::store::postgres::pool::{Pool, end_after_outage};
 pub(super) use crate::store::postgres::retry_set::MAX_LOSSES;
 pub use crate::store::postgres::url::UrlError;
-pub use tokio_postgres::config::ChannelBinding;
 
 /// How the connection is secured, with libpq's meaning of each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,6 @@
 //! server has no free connection. A writer that loses its connection ends while others work. Only
 //! the supervisor reconnects, so a restarting server sees one client.
 
-use crate::store::postgres::shared::PoolShared;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -22,6 +21,7 @@ use crate::store::postgres::inflight::InFlightLog;
 use crate::store::postgres::progress::ServerProgress;
 use crate::store::postgres::recheck::recheck;
 use crate::store::postgres::retry_set::{CloseReason, SharedOrphans, WriterStart};
+use crate::store::postgres::shared::PoolShared;
 use crate::store::postgres::stall_monitor::watch;
 use crate::store::postgres::{Address, writer};
 use crate::store::queue::{ConsumerGuard, Queue, StoreEnd};

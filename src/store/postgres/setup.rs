@@ -4,7 +4,6 @@
 //! A direct session is set up for good. A pooler assigns the backend to the next client after each
 //! reply, so nothing may stay set or prepared on it.
 
-use crate::store::postgres::connector::SessionFacts;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use tokio_postgres::{Error, Row, SimpleQueryMessage};
 
 use crate::store::postgres::catalog::{self, Catalog};
 use crate::store::postgres::connection::{Cluster, Connection, backend_from_row};
+use crate::store::postgres::connector::SessionFacts;
 use crate::store::postgres::connector::{ConnectError, ConnectPurpose, Connector};
 
 /// Sets up the session and identifies the server.

@@ -1,6 +1,5 @@
 //! The pump of a store: splits pages into chunks and queues them.
 
-use crate::error::Fault;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,6 +7,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::error::Fault;
 use crate::pipeline::channel::PageStream;
 use crate::pipeline::token::{Detail, Outcome, Page, Status, Token};
 use crate::store::queue::{Chunk, Queue, StoreJob};

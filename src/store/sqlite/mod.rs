@@ -19,11 +19,10 @@ use crate::pipeline::token::{Detail, Outcome, Status, Token};
 use crate::store::identifier::{TableName, quote_identifier};
 use crate::store::outcome_batch::OutcomeBatch;
 use crate::store::queue::{Chunk, ConsumerGuard, Queue, StoreEnd, StoreJob};
+pub(super) use crate::store::sqlite::inspect::inspect;
 use crate::store::sqlite::open::{denied, open, unusable};
 use crate::store::sqlstate::{DetailCache, ServerDetail};
 use crate::store::{BackendFuture, StoreBackend, StoreOptions};
-
-pub(super) use crate::store::sqlite::inspect::inspect;
 
 /// How long SQLite waits for a lock; short, so that an abort is noticed in between.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(200);

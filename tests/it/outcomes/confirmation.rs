@@ -1,11 +1,10 @@
 //! Tests that `stored` needs a confirmation of the server, which must cover the whole token.
 
+use super::faulty_pooler::{FaultyPooler, PoolerFault};
 use super::{ExpectedStatus, TableCase, case, check, create_schema, mismatches, run_of, values};
 use crate::support::database::STANDARD_TABLE;
 use crate::support::report::Report;
 use crate::support::verify::verify;
-
-use super::faulty_pooler::{FaultyPooler, PoolerFault};
 
 fn texts(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("a{number:03}")).collect()

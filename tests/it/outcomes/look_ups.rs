@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::{create_schema, values};
 use crate::faults::{run_command, through};
 use crate::journal::{replay, run_with_journal};
 use crate::support::cluster::wait;
@@ -11,8 +12,6 @@ use crate::support::database::{Database, Login};
 use crate::support::proxy::{Fault, Point, Proxy, Scope};
 use crate::support::report::Report;
 use crate::support::source::{Response, Source, token};
-
-use super::{create_schema, values};
 
 /// Returns distinct tokens; every second one ends with `suffix`.
 fn random_token_source(count: usize, suffix: &str) -> Vec<String> {

@@ -1,12 +1,13 @@
 //! Tests of triggers that raise exceptions. An exception is evidence against the token, unless its code
 //! means a transient conflict. An error of another table is no evidence.
 
+use std::fmt::Write as _;
+
 use super::{
     ABSENT, BAD_ABSENT, BAD_FAILED, BAD_REJECTED, ExpectedStatus, TableCase, case, check,
     mismatches, run_of,
 };
 use crate::support::report::Report;
-use std::fmt::Write as _;
 
 /// A trigger that raises the SQLSTATE that the token names.
 const RAISING: &str = "CREATE TABLE secret_tokens (id serial PRIMARY KEY, data text NOT NULL);

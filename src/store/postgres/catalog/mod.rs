@@ -12,9 +12,8 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use crate::store::identifier::TableName;
-use crate::store::postgres::catalog::expression::{mentions, view_column};
-
 pub(super) use crate::store::postgres::catalog::expression::is_frame;
+use crate::store::postgres::catalog::expression::{mentions, view_column};
 pub(in crate::store) use crate::store::postgres::catalog::length_limit::LengthLimit;
 pub(super) use crate::store::postgres::catalog::obstacle::Obstacle;
 pub(super) use crate::store::postgres::catalog::scope::{Owner, Scope};

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::store::postgres::url::*;
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
+
+use crate::store::postgres::url::*;
 
 /// Lists each text with its error.
 fn errors<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {

@@ -18,11 +18,10 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::store::postgres::{AuthMethod, RequireAuth};
-
 pub(super) use crate::store::postgres::wire::socket::{HostAddress, Socket};
 pub(super) use crate::store::postgres::wire::stream::MonitoredStream;
 pub(super) use crate::store::postgres::wire::tls::MonitoredTls;
+use crate::store::postgres::{AuthMethod, RequireAuth};
 
 /// The limit of a message and of a reply, except during a look-up.
 const MESSAGE_LIMIT: u64 = 1 << 20;

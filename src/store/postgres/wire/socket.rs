@@ -1,6 +1,5 @@
 //! The transport below TLS: TCP or a Unix socket.
 
-use crate::runtime::platform::set_unacknowledged_timeout;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,6 +11,7 @@ use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 
+use crate::runtime::platform::set_unacknowledged_timeout;
 use crate::store::postgres::Host;
 
 /// The time after which an unresponsive peer counts as lost.
