@@ -267,7 +267,7 @@ impl ScriptHost {
     /// Takes an abandoned stream and records the outcomes that have arrived.
     ///
     /// Outcomes are recorded early so that a script that never reads them does not accumulate them.
-    /// If there are more than [`MAX_ABANDONED`] outcome streams, waits for the oldest one.
+    /// If there are more than `MAX_ABANDONED` outcome streams, waits for the oldest one.
     pub fn abandon(&self, stream: AbandonedStream) {
         let mut abandoned = lock(&self.abandoned);
         let outcomes = |stream: &AbandonedStream| matches!(stream, AbandonedStream::Outcomes(..));

@@ -115,7 +115,7 @@ impl Store {
     /// database costs no token.
     ///
     /// # Errors
-    /// [`ErrorKind::DbConnect`] if the database cannot be reached, or [`ErrorKind::DbDenied`] if it
+    /// `ErrorKind::DbConnect` if the database cannot be reached, or `ErrorKind::DbDenied` if it
     /// refuses; `retryable` if waiting may help.
     pub async fn open(
         options: StoreOptions,
@@ -207,7 +207,7 @@ impl Store {
     /// known to be stored: if one of them is missing, a missing value proves nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::DbDenied`] if the role may not read the table, or if stored rows are not visible.
+    /// `ErrorKind::DbDenied` if the role may not read the table, or if stored rows are not visible.
     pub async fn recheck(
         &self,
         values: &[String],
