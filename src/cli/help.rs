@@ -101,8 +101,8 @@ pub(crate) const RUN: [HelpSection; 3] = [
             ),
             ("130, 143", "stopped by SIGINT, SIGTERM, after the report"),
             (
-                "5, 4 or 3",
-                "--deadline passed: a token is unsettled, else SIZE not reached, else neither",
+                "with --deadline",
+                "5 if a token is unsettled, else 4 if SIZE was not reached, else 3",
             ),
             ("others", "set by the script with exit(N)"),
         ],

@@ -40,7 +40,7 @@ pub(crate) fn man(name: Option<&str>) -> Result<Vec<u8>, Problem> {
 }
 
 fn unknown_command(name: &str) -> Problem {
-    let problem = usage(format!("there is no command `{name}`"));
+    let problem = usage(format!("unknown command `{name}`"));
     match nearest_option(name, &COMMANDS) {
         Some(near) => problem.hint(format!("did you mean `token_service man {near}`?")),
         None => problem.hint("`token_service -h` lists the commands"),

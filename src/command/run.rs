@@ -117,7 +117,7 @@ fn with_check_hint(problem: Problem) -> Problem {
         Some(location) if problem.hint.is_none() => {
             let file = location.file.clone();
             problem.hint(format!(
-                "no token was asked for; `token_service check {file}` lists all errors"
+                "no token was requested; `token_service check {file}` lists all errors"
             ))
         }
         _ => problem,

@@ -329,7 +329,7 @@ fn unusable(path: &Path, why: &str) -> Fault {
         format!("the journal {} cannot be used", path.display()),
     )
     .cause(why)
-    .hint("name a file in a writable folder; no token was asked for")
+    .hint("name a file in a writable folder; no token was requested")
 }
 
 #[cfg(test)]

@@ -202,7 +202,7 @@ pub fn stopped_early(shutdown: &Shutdown) -> Problem {
         exit,
         format!("stopped by {cause} while connecting to the database"),
     )
-    .hint("no token was asked for")
+    .hint("no token was requested")
 }
 
 fn out_of_balance(totals: &RunTotals) -> Problem {

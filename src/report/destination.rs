@@ -141,5 +141,5 @@ fn unwritable(path: &Path, why: &str) -> Fault {
         format!("the report {} cannot be written", path.display()),
     )
     .cause(why)
-    .hint("check that its folder exists and is writable; no token was asked for")
+    .hint("check that its folder exists and is writable; no token was requested")
 }

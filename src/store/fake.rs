@@ -367,7 +367,7 @@ impl FakeWriter {
         if self.dry_run {
             self.settle(in_flight, Status::Failed, Some(Detail::reason(LOST)));
         } else {
-            let why = "the connection was lost, and no other could be made to look it up";
+            let why = "the connection was lost, and no new one could be made to look the token up";
             self.settle(in_flight, Status::Unknown, Some(Detail::reason(why)));
         }
         self.fail_retries();

@@ -140,8 +140,8 @@ impl Store {
             Ok(backend) => Ok(Self::with_backend(queue, backend, &options)),
             Err(mut fault) => {
                 fault.hint = Some(match fault.hint.take() {
-                    Some(hint) => format!("{hint}; no token was asked for"),
-                    None => "no token was asked for".to_owned(),
+                    Some(hint) => format!("{hint}; no token was requested"),
+                    None => "no token was requested".to_owned(),
                 });
                 Err(fault)
             }

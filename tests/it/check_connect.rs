@@ -61,7 +61,7 @@ fn check_changes_nothing_when_source_and_database_are_usable() {
     exit: 0
     --- stdout
     ok    scripts/default.rhai
-    source    ok    http://127.0.0.1:[port]/tokens  no TLS, connected in [ms] ms (no token asked for)
+    source    ok    http://127.0.0.1:[port]/tokens  no TLS, connected in [ms] ms (no token requested)
     database  ok    127.0.0.1:[port]/[database] as [database]_owner  PostgreSQL [version], no TLS, primary
     table     ok    secret_tokens.data  INSERT yes, SELECT yes, check secret_tokens_data_check
     commit    ok    synchronous_commit is on
@@ -149,7 +149,7 @@ fn source_over_tls_fails_when_its_certificate_is_not_trusted() {
     let database = Database::standard();
     let source = Source::generating_over_tls(|size| size);
     let trusted = check(&source).database(&database).run().expect_code(0);
-    shows!(trusted.stdout.lines().nth(1).unwrap(), @"source    ok    https://localhost:[port]/tokens  TLS with a trusted certificate, connected in [ms] ms (no token asked for)");
+    shows!(trusted.stdout.lines().nth(1).unwrap(), @"source    ok    https://localhost:[port]/tokens  TLS with a trusted certificate, connected in [ms] ms (no token requested)");
     let run = check_at(source.url()).database(&database).run();
     let run = run.expect_code(4);
     shows!(run.stdout.lines().nth(1).unwrap(), @"source    FAIL  https://localhost:[port]/tokens  the token source's certificate is not trusted");

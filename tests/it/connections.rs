@@ -73,7 +73,7 @@ fn missing_unix_socket_is_reported() {
     shows!(command.arg("1").run().expect_code(5).error(), @"
     error: the database cannot be reached
       caused by: /nowhere/at:all/.s.PGSQL.5432: No such file or directory (os error 2)
-    hint: the host in DATABASE_URL must be the folder of the server's socket, and the server must run; no token was asked for
+    hint: the host in DATABASE_URL must be the folder of the server's socket, and the server must run; no token was requested
     ");
 }
 
@@ -117,7 +117,7 @@ fn connection_times_out_when_server_stops_responding_during_startup() {
     shows!(before_tls, @"
     error: the database cannot be reached
       caused by: 127.0.0.1:[port] did not answer within 1s
-    hint: check host and port in DATABASE_URL and that no firewall drops the packets, or raise connect_timeout; no token was asked for
+    hint: check host and port in DATABASE_URL and that no firewall drops the packets, or raise connect_timeout; no token was requested
     ");
     let accepts_tls = silent_server(|stream| {
         read_startup_packet(stream);
@@ -312,7 +312,7 @@ fn own_startup_options_are_left_out_when_a_proxy_refuses_them() {
     shows!(command.arg("1").run().expect_code(5).error(), @"
     error: the database refuses the startup options
       caused by: Feature not supported: RDS Proxy currently doesn’t support command-line options. (0A000)
-    hint: remove or correct `options` in DATABASE_URL; a pooler may accept none; no token was asked for
+    hint: remove or correct `options` in DATABASE_URL; a pooler may accept none; no token was requested
     ");
 }
 
@@ -338,7 +338,7 @@ fn startup_options_of_the_user_reach_the_server() {
     shows!(command.arg("1").run().expect_code(5).error(), @r#"
     error: the database refuses the startup options
       caused by: unrecognized configuration parameter "serch_path" (42704)
-    hint: remove or correct `options` in DATABASE_URL; a pooler may accept none; no token was asked for
+    hint: remove or correct `options` in DATABASE_URL; a pooler may accept none; no token was requested
     "#);
 }
 

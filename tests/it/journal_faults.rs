@@ -247,7 +247,7 @@ fn no_token_is_requested_when_the_journal_cannot_be_created() {
             .run()
             .expect_code(2);
         assert!(run.error().contains(why), "{}", run.stderr);
-        let hint = "hint: name a file in a writable folder; no token was asked for";
+        let hint = "hint: name a file in a writable folder; no token was requested";
         assert!(run.stderr.contains(hint), "{}", run.stderr);
     }
     if Path::new("/dev/full").exists() {

@@ -158,7 +158,7 @@ fn no_token_is_requested_when_the_metrics_file_cannot_be_written() {
     --- stderr
     error: the metrics file no/such/run.prom cannot be written
       caused by: No such file or directory (os error 2)
-    hint: check that its folder exists and is writable; no token was asked for
+    hint: check that its folder exists and is writable; no token was requested
     ");
     assert!(source.requests().is_empty());
 

@@ -114,14 +114,14 @@ fn first_writable_host_is_used() {
     shows!(any.arg("1").run().expect_code(5).error(), @"
     error: the database takes no writes
       caused by: 127.0.0.1:[port] is a standby or read-only
-    hint: the host in DATABASE_URL must name the primary, and the role must not be set to read only; no token was asked for
+    hint: the host in DATABASE_URL must name the primary, and the role must not be set to read only; no token was requested
     ");
     // After a wrong password no further host is tried.
     let wrong = command(&ports, "wrong", "").source(&source);
     shows!(wrong.arg("1").run().expect_code(5).error(), @r#"
     error: the database refused the connection
       caused by: password authentication failed for user "postgres" (28P01)
-    hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
+    hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was requested
     "#);
     // No host accepts writes.
     let none = command(&ports[..2], PASSWORD, "").source(&source);
@@ -129,7 +129,7 @@ fn first_writable_host_is_used() {
     error: none of the 2 hosts can be used
       caused by: 127.0.0.1:[port]: Connection refused (os error 111)
       caused by: 127.0.0.1:[port] is a standby or read-only
-    hint: one of the hosts in DATABASE_URL must be the primary, and reachable; no token was asked for
+    hint: one of the hosts in DATABASE_URL must be the primary, and reachable; no token was requested
     ");
     assert!(source.requests().is_empty(), "a token was requested");
 }
@@ -143,7 +143,7 @@ fn every_host_is_reported_when_none_responds() {
     error: none of the 2 hosts can be used
       caused by: 127.0.0.1:[port]: Connection refused (os error 111)
       caused by: 127.0.0.1:[port]: Connection refused (os error 111)
-    hint: one of the hosts and ports in DATABASE_URL must be reachable and take writes; no token was asked for
+    hint: one of the hosts and ports in DATABASE_URL must be reachable and take writes; no token was requested
     ");
 }
 

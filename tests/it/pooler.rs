@@ -22,7 +22,7 @@ use crate::support::verify::{Verified, verify};
 
 /// The reason of a token that was in flight when its connection was lost.
 const LOST_CONNECTION: &str =
-    "the connection was lost, and behind a pooler it cannot be looked up what it stored";
+    "the connection was lost, and tokens cannot be looked up behind a pooler";
 
 /// Sets `synchronous_commit = off` for the database, and records the setting of each commit.
 fn with_asynchronous_commit(database: Database) -> Database {
@@ -217,7 +217,7 @@ fn error_names_the_limit_when_the_pooler_has_no_connection_left() {
     shows!(error_through(&pooler.login), @"
     error: the database refused the connection
       caused by: no more connections allowed (max_client_conn) (08P01)
-    hint: 127.0.0.1:[port] has no connection left: wait, or raise max_client_conn; no token was asked for
+    hint: 127.0.0.1:[port] has no connection left: wait, or raise max_client_conn; no token was requested
     ");
 }
 
@@ -232,7 +232,7 @@ fn error_names_the_cause_when_the_pooler_refuses_the_login() {
     shows!(error_through(&wrong_password), @"
     error: the database refused the connection
       caused by: SASL authentication failed (08P01)
-    hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
+    hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was requested
     ");
     let no_such_user = Login {
         user: "missing_role".to_owned(),
@@ -241,7 +241,7 @@ fn error_names_the_cause_when_the_pooler_refuses_the_login() {
     shows!(error_through(&no_such_user), @"
     error: the database refused the connection
       caused by: SASL authentication failed (08P01)
-    hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
+    hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was requested
     ");
     let no_such_database = Login {
         name: "elsewhere".to_owned(),
@@ -250,7 +250,7 @@ fn error_names_the_cause_when_the_pooler_refuses_the_login() {
     shows!(error_through(&no_such_database), @"
     error: the database refused the connection
       caused by: no such database: elsewhere (08P01)
-    hint: the path in DATABASE_URL must name a database of 127.0.0.1:[port]; no token was asked for
+    hint: the path in DATABASE_URL must name a database of 127.0.0.1:[port]; no token was requested
     ");
 }
 

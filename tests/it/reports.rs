@@ -184,10 +184,10 @@ fn no_token_is_requested_when_the_report_cannot_be_written() {
     insta::assert_snapshot!(errors.join("\n"), @"
     error: the report missing/run.ndjson cannot be written
       caused by: No such file or directory (os error 2)
-    hint: check that its folder exists and is writable; no token was asked for
+    hint: check that its folder exists and is writable; no token was requested
     error: the report folder cannot be written
       caused by: it is a folder
-    hint: check that its folder exists and is writable; no token was asked for
+    hint: check that its folder exists and is writable; no token was requested
     ");
 }
 

@@ -187,7 +187,7 @@ fn run_fails_at_once_when_password_file_is_wrong_at_start() {
     shows!(run.error(), @r#"
     error: the database refused the connection
       caused by: password authentication failed for user "[database]_owner" (28P01)
-    hint: DB_USER and the password in `secret` (DB_PASS_FILE) must match a role of 127.0.0.1:[port]; no token was asked for
+    hint: DB_USER and the password in `secret` (DB_PASS_FILE) must match a role of 127.0.0.1:[port]; no token was requested
     "#);
 }
 
@@ -285,7 +285,7 @@ fn pgpass_file_is_used_only_when_it_is_private() {
      the password file is ignored: other users may access it; allow only its owner to: chmod 0600 file=[home]/.pgpass
     error: the database refused the connection
       caused by: 127.0.0.1:[port] asks for a password and none is configured
-    hint: put the password into DATABASE_URL; no token was asked for
+    hint: put the password into DATABASE_URL; no token was requested
     ");
 
     let wrong = line.replace(&database.password, "wrong");
@@ -296,6 +296,6 @@ fn pgpass_file_is_used_only_when_it_is_private() {
     shows!(command.arg("1").run().expect_code(5).error(), @r#"
     error: the database refused the connection
       caused by: password authentication failed for user "[database]_owner" (28P01)
-    hint: the user in DATABASE_URL and the password in `logins` must match a role of 127.0.0.1:[port]; no token was asked for
+    hint: the user in DATABASE_URL and the password in `logins` must match a role of 127.0.0.1:[port]; no token was requested
     "#);
 }

@@ -191,7 +191,7 @@ fn script_that_writes_files_is_refused_when_out_dir_is_not_set() {
       │
     1 │ fn put(text) { emit(text, "x"); }
       ╰╴               ━━━━
-    hint: `--out-dir DIR` names the folder that scripts may write to; no token was asked for
+    hint: `--out-dir DIR` names the folder that scripts may write to; no token was requested
     "#);
     for call in ["\"a\".emit(\"x\")", "host::emit(\"a\", \"x\")"] {
         let run = demo_command(1, &format!("{call};")).run().expect_code(2);

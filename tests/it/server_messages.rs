@@ -130,7 +130,7 @@ fn error_names_the_limit_when_a_server_exceeds_it() {
     shows!(run.error(), @"
     error: the database's answer cannot be read
       caused by: 127.0.0.1:[port]: the server sent more than 256 messages before the session was ready
-    hint: check that host and port in DATABASE_URL name a PostgreSQL server; no token was asked for
+    hint: check that host and port in DATABASE_URL name a PostgreSQL server; no token was requested
     ");
     // This server sends HTTP at once.
     let port = flooding_server(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), b"x".to_vec());
@@ -138,7 +138,7 @@ fn error_names_the_limit_when_a_server_exceeds_it() {
     shows!(run.error(), @"
     error: the database's answer cannot be read
       caused by: 127.0.0.1:[port]: the server sent a message of 1414811695 bytes, more than the limit of 1 MiB
-    hint: check that host and port in DATABASE_URL name a PostgreSQL server; no token was asked for
+    hint: check that host and port in DATABASE_URL name a PostgreSQL server; no token was requested
     ");
     let open = [message(b'R', &[0; 4]), message(b'Z', b"T")].concat();
     let port = flooding_server(open, notice());
@@ -146,7 +146,7 @@ fn error_names_the_limit_when_a_server_exceeds_it() {
     shows!(run.error(), @"
     error: the connection is in use by another client
       caused by: 127.0.0.1:[port]: the server was inside an open transaction of another client
-    hint: a pooler at 127.0.0.1:[port] must end a transaction before it reuses the connection; no token was asked for
+    hint: a pooler at 127.0.0.1:[port] must end a transaction before it reuses the connection; no token was requested
     ");
 }
 
@@ -167,7 +167,7 @@ fn error_explains_an_invalid_answer_to_the_tls_request() {
     shows!(command.arg("1").run().expect_code(5).error(), @"
     error: the database's answer cannot be read
       caused by: 127.0.0.1:[port]: the server answered the request for TLS with neither yes nor no
-    hint: check that host and port in DATABASE_URL name a PostgreSQL server; no token was asked for
+    hint: check that host and port in DATABASE_URL name a PostgreSQL server; no token was requested
     ");
 }
 
@@ -383,12 +383,12 @@ fn password_is_not_sent_when_require_auth_excludes_the_method() {
             "password" => shows!(run.error(), @"
             error: require_auth excludes the database's authentication method
               caused by: 127.0.0.1:[port]: the server asks for password authentication, and require_auth is scram-sha-256
-            hint: no password was sent; change require_auth in DATABASE_URL, or pg_hba.conf of 127.0.0.1:[port]; no token was asked for
+            hint: no password was sent; change require_auth in DATABASE_URL, or pg_hba.conf of 127.0.0.1:[port]; no token was requested
             "),
             "none" => shows!(run.error(), @"
             error: require_auth excludes the database's authentication method
               caused by: 127.0.0.1:[port]: the server did not ask for authentication, and require_auth is scram-sha-256
-            hint: no password was sent; change require_auth in DATABASE_URL, or pg_hba.conf of 127.0.0.1:[port]; no token was asked for
+            hint: no password was sent; change require_auth in DATABASE_URL, or pg_hba.conf of 127.0.0.1:[port]; no token was requested
             "),
             _ => assert!(run.error().contains("md5"), "{}", run.stderr),
         }

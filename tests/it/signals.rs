@@ -110,7 +110,7 @@ fn no_token_is_requested_when_a_signal_arrives_while_connecting() {
     assert!(source.requests().is_empty());
     insta::assert_snapshot!(run.error(), @"
     error: stopped by SIGTERM while connecting to the database
-    hint: no token was asked for
+    hint: no token was requested
     ");
 }
 

@@ -40,7 +40,7 @@ fn stopped_server_is_reported() {
     shows!(error_for(&login), @"
     error: the database cannot be reached
       caused by: 127.0.0.1:[port]: Connection refused (os error 111)
-    hint: check host and port in DATABASE_URL and that the server runs; no token was asked for
+    hint: check host and port in DATABASE_URL and that the server runs; no token was requested
     ");
 }
 
@@ -68,7 +68,7 @@ fn wrong_password_is_reported() {
     shows!(error_for(&login), @r#"
     error: the database refused the connection
       caused by: password authentication failed for user "[database]_owner" (28P01)
-    hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
+    hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was requested
     "#);
 }
 
@@ -82,7 +82,7 @@ fn missing_password_is_reported() {
     shows!(error, @"
     error: the database refused the connection
       caused by: 127.0.0.1:[port] asks for a password and none is configured
-    hint: set DB_PASS or DB_PASS_FILE; no token was asked for
+    hint: set DB_PASS or DB_PASS_FILE; no token was requested
     ");
 }
 
@@ -96,7 +96,7 @@ fn unknown_role_is_reported() {
     shows!(error_for(&login), @r#"
     error: the database refused the connection
       caused by: password authentication failed for user "nobody" (28P01)
-    hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was asked for
+    hint: user and password in DATABASE_URL must match a role of 127.0.0.1:[port]; no token was requested
     "#);
 }
 
@@ -110,7 +110,7 @@ fn unknown_database_is_reported() {
     shows!(error_for(&login), @r#"
     error: the database refused the connection
       caused by: database "elsewhere" does not exist (3D000)
-    hint: the path in DATABASE_URL must name a database of 127.0.0.1:[port]; no token was asked for
+    hint: the path in DATABASE_URL must name a database of 127.0.0.1:[port]; no token was requested
     "#);
 }
 
@@ -120,7 +120,7 @@ fn missing_table_is_reported() {
     shows!(error_for(&database), @r#"
     error: the table does not exist
       caused by: relation "secret_tokens" does not exist (42P01)
-    hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema if that is not in the search path; no token was asked for
+    hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema if that is not in the search path; no token was requested
     "#);
 }
 
@@ -134,7 +134,7 @@ fn connection_limit_of_role_is_reported() {
     shows!(error_for(&role), @r#"
     error: the database refused the connection
       caused by: too many connections for role "[database]_role" (53300)
-    hint: role "[database]_role" has no connection left at 127.0.0.1:[port]: wait, or raise its limit with ALTER ROLE "[database]_role" CONNECTION LIMIT n; no token was asked for
+    hint: role "[database]_role" has no connection left at 127.0.0.1:[port]: wait, or raise its limit with ALTER ROLE "[database]_role" CONNECTION LIMIT n; no token was requested
     "#);
 }
 
@@ -147,7 +147,7 @@ fn connection_limit_of_database_is_reported() {
     shows!(error_for(&database), @r#"
     error: the database refused the connection
       caused by: too many connections for database "[database]" (53300)
-    hint: database "[database]" has no connection left at 127.0.0.1:[port]: wait, or raise its limit with ALTER DATABASE "[database]" CONNECTION LIMIT n; no token was asked for
+    hint: database "[database]" has no connection left at 127.0.0.1:[port]: wait, or raise its limit with ALTER DATABASE "[database]" CONNECTION LIMIT n; no token was requested
     "#);
 }
 
@@ -166,7 +166,7 @@ fn connection_limit_of_server_is_reported() {
     shows!(error_for(&database), @"
     error: the database refused the connection
       caused by: sorry, too many clients already (53300)
-    hint: 127.0.0.1:[port] has no connection left: wait, or raise max_connections; no token was asked for
+    hint: 127.0.0.1:[port] has no connection left: wait, or raise max_connections; no token was requested
     ");
 }
 
@@ -178,7 +178,7 @@ fn missing_schema_is_reported() {
     shows!(error, @r#"
     error: the table does not exist
       caused by: schema "vault" does not exist (3F000)
-    hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema if that is not in the search path; no token was asked for
+    hint: `database.table` must name a table of "[database]" at 127.0.0.1:[port], with its schema if that is not in the search path; no token was requested
     "#);
 }
 
@@ -190,7 +190,7 @@ fn missing_column_is_reported() {
     shows!(error, @r#"
     error: the column does not exist
       caused by: "secret_tokens" has no column "dta"
-    hint: set `database.column` to a column of "secret_tokens"; no token was asked for
+    hint: set `database.column` to a column of "secret_tokens"; no token was requested
     "#);
 }
 
@@ -200,7 +200,7 @@ fn column_of_a_wrong_type_is_reported() {
     shows!(error_for(&database), @r#"
     error: the column does not keep whole tokens
       caused by: column "data" of "secret_tokens" is of type integer
-    hint: ALTER TABLE "secret_tokens" ALTER COLUMN "data" TYPE text, or set `database.column` to a column of type text or varchar; no token was asked for
+    hint: ALTER TABLE "secret_tokens" ALTER COLUMN "data" TYPE text, or set `database.column` to a column of type text or varchar; no token was requested
     "#);
 }
 
@@ -210,7 +210,7 @@ fn missing_insert_right_is_reported() {
     shows!(error_for(&database.role_with("SELECT")), @r#"
     error: the database refuses inserts
       caused by: role "[database]_role" has no INSERT right on "secret_tokens", column "data"
-    hint: GRANT INSERT ON "secret_tokens" TO "[database]_role"; no token was asked for
+    hint: GRANT INSERT ON "secret_tokens" TO "[database]_role"; no token was requested
     "#);
 }
 
@@ -226,7 +226,7 @@ fn missing_sequence_right_is_reported() {
     shows!(error_for(&role), @r#"
     error: the database refuses inserts
       caused by: role "[database]_role" has no USAGE right on sequence secret_tokens_id_seq
-    hint: GRANT USAGE ON SEQUENCE secret_tokens_id_seq TO "[database]_role"; no token was asked for
+    hint: GRANT USAGE ON SEQUENCE secret_tokens_id_seq TO "[database]_role"; no token was requested
     "#);
 }
 
@@ -254,7 +254,7 @@ fn read_only_server_is_reported() {
     shows!(error_for(&role), @"
     error: the database takes no writes
       caused by: 127.0.0.1:[port] is a standby or read-only
-    hint: the host in DATABASE_URL must name the primary, and the role must not be set to read only; no token was asked for
+    hint: the host in DATABASE_URL must name the primary, and the role must not be set to read only; no token was requested
     ");
 }
 
@@ -266,7 +266,7 @@ fn server_without_tls_is_reported_when_tls_is_required() {
     shows!(error, @"
     error: the database offers no TLS
       caused by: 127.0.0.1:[port]: server does not support TLS
-    hint: turn TLS on at 127.0.0.1:[port]; or, if the network is trusted, set sslmode=prefer in DATABASE_URL; no token was asked for
+    hint: turn TLS on at 127.0.0.1:[port]; or, if the network is trusted, set sslmode=prefer in DATABASE_URL; no token was requested
     ");
     let parts = Command::new().database_by_parts(&database);
     let by_parts = startup_error(parts.env("DB_SSLMODE", "require"), &database.password);
@@ -318,7 +318,7 @@ fn missing_sqlite_file_is_not_created() {
     shows!(startup_error(command, "canary"), @"
     error: the database file does not exist
       caused by: no file tokens.db
-    hint: sqlite:PATH must name an existing SQLite file with the table in it; no token was asked for
+    hint: sqlite:PATH must name an existing SQLite file with the table in it; no token was requested
     ");
     assert!(!path.exists());
 }
@@ -331,7 +331,7 @@ fn missing_table_in_sqlite_file_is_reported() {
     shows!(startup_error(command, "canary"), @r#"
     error: the table does not exist
       caused by: no table "secret_tokens" in tokens.db
-    hint: create it first: token_service never changes the schema of a database; no token was asked for
+    hint: create it first: token_service never changes the schema of a database; no token was requested
     "#);
     assert_eq!(texts(&file, "SELECT name FROM sqlite_schema"), ["other"]);
 }
@@ -344,7 +344,7 @@ fn missing_column_in_sqlite_file_is_reported() {
     shows!(error, @r#"
     error: the column does not exist
       caused by: no column "dta" in "secret_tokens"
-    hint: the table has the columns id, data; no token was asked for
+    hint: the table has the columns id, data; no token was requested
     "#);
 }
 
@@ -359,6 +359,6 @@ fn file_that_is_not_a_database_is_reported() {
     shows!(startup_error(command, "canary"), @"
     error: the database file cannot be used
       caused by: tokens.db: file is not a database
-    hint: sqlite:PATH must name an SQLite file that this user may read and write; no token was asked for
+    hint: sqlite:PATH must name an SQLite file that this user may read and write; no token was requested
     ");
 }

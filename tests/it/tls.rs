@@ -110,7 +110,7 @@ fn connection_fails_in_verifying_modes_when_the_authority_is_unknown() {
     disable, allow, prefer: without TLS
     require, verify-ca, verify-full: error: the database's certificate is not trusted
       caused by: localhost:[port]: invalid peer certificate: UnknownIssuer
-    hint: set sslrootcert to the certificate of the authority that issued it; no token was asked for
+    hint: set sslrootcert to the certificate of the authority that issued it; no token was requested
     ");
 }
 
@@ -124,7 +124,7 @@ fn connection_fails_when_the_authority_has_only_the_same_name() {
     shows!(outcome(command, &url, OPEN), @"
     error: the database's certificate is not trusted
       caused by: localhost:[port]: invalid peer certificate: BadSignature
-    hint: set sslrootcert to the certificate of the authority that issued it; no token was asked for
+    hint: set sslrootcert to the certificate of the authority that issued it; no token was requested
     ");
 }
 
@@ -135,7 +135,7 @@ fn connection_fails_in_verify_modes_when_no_authority_is_given() {
     prefer, require: over TLS
     verify-ca, verify-full: error: the database's certificate is not trusted
       caused by: localhost:[port]: invalid peer certificate: UnknownIssuer
-    hint: set sslrootcert to the certificate of the authority that issued it; no token was asked for
+    hint: set sslrootcert to the certificate of the authority that issued it; no token was requested
     ");
 }
 
@@ -146,7 +146,7 @@ fn connection_fails_in_verify_full_when_the_certificate_is_for_another_host() {
     prefer, require, verify-ca: over TLS
     verify-full: error: the database's certificate is for another host
       caused by: 127.0.0.1:[port]: invalid peer certificate: certificate not valid for name "127.0.0.1"; certificate is only valid for DnsName("localhost")
-    hint: the host in DATABASE_URL must be a name in the certificate; verify-ca does not check the name; no token was asked for
+    hint: the host in DATABASE_URL must be a name in the certificate; verify-ca does not check the name; no token was requested
     "#);
 }
 
@@ -169,7 +169,7 @@ fn connection_fails_in_strict_modes_when_the_server_has_no_tls() {
     disable, allow, prefer: without TLS
     require, verify-ca, verify-full: error: the database offers no TLS
       caused by: 127.0.0.1:[port]: server does not support TLS
-    hint: turn TLS on at 127.0.0.1:[port]; or, if the network is trusted, set sslmode=prefer in DATABASE_URL; no token was asked for
+    hint: turn TLS on at 127.0.0.1:[port]; or, if the network is trusted, set sslmode=prefer in DATABASE_URL; no token was requested
     ");
 }
 
@@ -178,7 +178,7 @@ fn connection_fails_in_mode_disable_when_the_server_requires_tls() {
     shows!(outcomes_by_mode("localhost", TLS_ONLY, "&sslrootcert=ca.pem"), @r#"
     disable: error: the database refused the connection
       caused by: no pg_hba.conf entry for host "127.0.0.1", user "tokens", database "tls_only", no encryption (28000)
-    hint: the role may not exist, or pg_hba.conf of localhost:[port] allows "tokens" only from other addresses or with another sslmode in DATABASE_URL (now [mode]); no token was asked for
+    hint: the role may not exist, or pg_hba.conf of localhost:[port] allows "tokens" only from other addresses or with another sslmode in DATABASE_URL (now [mode]); no token was requested
     allow, prefer, require, verify-ca, verify-full: over TLS
     "#);
 }
@@ -189,7 +189,7 @@ fn connection_fails_in_strict_modes_when_the_server_refuses_tls() {
     disable, allow, prefer: without TLS
     require, verify-ca, verify-full: error: the database refused the connection
       caused by: no pg_hba.conf entry for host "127.0.0.1", user "tokens", database "no_tls", SSL encryption (28000)
-    hint: the role may not exist, or pg_hba.conf of localhost:[port] allows "tokens" only from other addresses or with another sslmode in DATABASE_URL (now [mode]); no token was asked for
+    hint: the role may not exist, or pg_hba.conf of localhost:[port] allows "tokens" only from other addresses or with another sslmode in DATABASE_URL (now [mode]); no token was requested
     "#);
 }
 
@@ -199,7 +199,7 @@ fn client_certificate_is_sent_when_the_server_requires_it() {
     shows!(outcomes_by_mode("localhost", CERTIFICATES, certificate), @r#"
     disable: error: the database refused the connection
       caused by: no pg_hba.conf entry for host "127.0.0.1", user "tokens", database "certificates", no encryption (28000)
-    hint: the role may not exist, or pg_hba.conf of localhost:[port] allows "tokens" only from other addresses or with another sslmode in DATABASE_URL (now [mode]); no token was asked for
+    hint: the role may not exist, or pg_hba.conf of localhost:[port] allows "tokens" only from other addresses or with another sslmode in DATABASE_URL (now [mode]); no token was requested
     allow, prefer, require, verify-ca, verify-full: over TLS
     "#);
 }
@@ -209,10 +209,10 @@ fn connection_fails_when_the_client_certificate_is_missing() {
     shows!(outcomes_by_mode("localhost", CERTIFICATES, "&sslrootcert=ca.pem"), @r#"
     disable, allow: error: the database refused the connection
       caused by: no pg_hba.conf entry for host "127.0.0.1", user "tokens", database "certificates", no encryption (28000)
-    hint: the role may not exist, or pg_hba.conf of localhost:[port] allows "tokens" only from other addresses or with another sslmode in DATABASE_URL (now [mode]); no token was asked for
+    hint: the role may not exist, or pg_hba.conf of localhost:[port] allows "tokens" only from other addresses or with another sslmode in DATABASE_URL (now [mode]); no token was requested
     prefer, require, verify-ca, verify-full: error: the database refused the connection
       caused by: connection requires a valid client certificate (28000)
-    hint: set sslcert and sslkey to a certificate for "tokens", of an authority that localhost:[port] trusts; no token was asked for
+    hint: set sslcert and sslkey to a certificate for "tokens", of an authority that localhost:[port] trusts; no token was requested
     "#);
 }
 
@@ -223,7 +223,7 @@ fn connection_fails_when_the_client_certificate_is_for_another_role() {
     shows!(outcome(command(), &url, CERTIFICATES), @r#"
     error: the database refused the connection
       caused by: password authentication failed for user "tokens" (28P01)
-    hint: user and password in DATABASE_URL must match a role of localhost:[port], and sslcert must be for that role; no token was asked for
+    hint: user and password in DATABASE_URL must match a role of localhost:[port], and sslcert must be for that role; no token was requested
     "#);
 }
 
@@ -248,7 +248,7 @@ fn require_verifies_when_the_home_folder_has_a_root_certificate() {
     shows!(outcome(wrong, &url, OPEN), @"
     error: the database's certificate is not trusted
       caused by: localhost:[port]: invalid peer certificate: UnknownIssuer
-    hint: set sslrootcert to the certificate of the authority that issued it; no token was asked for
+    hint: set sslrootcert to the certificate of the authority that issued it; no token was requested
     ");
 }
 
@@ -260,7 +260,7 @@ fn system_authorities_verify_the_host_name() {
     shows!(outcome(trusting(), &system("127.0.0.1"), OPEN), @r#"
     error: the database's certificate is for another host
       caused by: 127.0.0.1:[port]: invalid peer certificate: certificate not valid for name "127.0.0.1"; certificate is only valid for DnsName("localhost")
-    hint: the host in DATABASE_URL must be a name in the certificate; verify-ca does not check the name; no token was asked for
+    hint: the host in DATABASE_URL must be a name in the certificate; verify-ca does not check the name; no token was requested
     "#);
 }
 
@@ -288,7 +288,7 @@ fn separate_settings_have_the_effect_of_the_url() {
     shows!(refused.error(), @r#"
     error: the database's certificate is for another host
       caused by: 127.0.0.1:[port]: invalid peer certificate: certificate not valid for name "127.0.0.1"; certificate is only valid for DnsName("localhost")
-    hint: DB_HOST must be a name in the certificate; verify-ca does not check the name; no token was asked for
+    hint: DB_HOST must be a name in the certificate; verify-ca does not check the name; no token was requested
     "#);
 }
 
@@ -310,10 +310,10 @@ fn channel_binding_is_used_and_can_be_required() {
     shows!(refusals.join("\n"), @"
     error: the database does not prove that it knows the password
       caused by: localhost:[port]: server did not use channel binding
-    hint: channel_binding=require needs TLS and a role with a SCRAM password; no token was asked for
+    hint: channel_binding=require needs TLS and a role with a SCRAM password; no token was requested
     error: the database does not prove that it knows the password
       caused by: localhost:[port]: server did not use channel binding
-    hint: channel_binding=require needs TLS and a role with a SCRAM password; no token was asked for
+    hint: channel_binding=require needs TLS and a role with a SCRAM password; no token was requested
     ");
     let lax = with(CLEARTEXT, "sslmode=require&channel_binding=prefer");
     assert_eq!(lax, "over TLS");
@@ -348,7 +348,7 @@ fn direct_tls_requires_the_alpn_protocol_of_postgresql() {
     shows!(refused.error(), @"
     error: the database cannot be reached over TLS
       caused by: localhost:[port]: the server did not agree on PostgreSQL's protocol (ALPN)
-    hint: sslnegotiation=direct needs PostgreSQL 17 or newer; `postgres` works with all; no token was asked for
+    hint: sslnegotiation=direct needs PostgreSQL 17 or newer; `postgres` works with all; no token was requested
     ");
 }
 
@@ -375,6 +375,6 @@ fn common_name_is_verified_when_the_certificate_has_no_alternative_name() {
     shows!(refused.error(), @r#"
     error: the database's certificate is for another host
       caused by: localhost:[port]: invalid peer certificate: certificate not valid for name "localhost"; certificate is only valid for CommonName("db.internal")
-    hint: the host in DATABASE_URL must be a name in the certificate; verify-ca does not check the name; no token was asked for
+    hint: the host in DATABASE_URL must be a name in the certificate; verify-ca does not check the name; no token was requested
     "#);
 }

@@ -91,7 +91,7 @@ fn run_fails_when_the_database_is_down_longer_than_wait() {
     shows!(run.expect_code(5).stderr, @"
     error: the database cannot be reached
       caused by: 127.0.0.1:[port]: Connection refused (os error 111)
-    hint: check host and port in DATABASE_URL and that the server runs; no token was asked for
+    hint: check host and port in DATABASE_URL and that the server runs; no token was requested
     ");
 }
 

@@ -39,7 +39,7 @@ pub async fn reach(endpoint: &HttpEndpoint, limits: &FetchLimits) -> ProbeResult
             };
             let took = took.as_millis();
             let text =
-                format!("{address}  {tls}, connected in {took} ms{proxy} (no token asked for)");
+                format!("{address}  {tls}, connected in {took} ms{proxy} (no token requested)");
             ProbeResult::ok(LABEL, text)
         }
     }

@@ -69,5 +69,5 @@ fn unwritable(path: &Path, error: &io::Error) -> Problem {
     let what = format!("the metrics file {} cannot be written", path.display());
     Problem::new(Exit::Usage, what)
         .cause(error.to_string())
-        .hint("check that its folder exists and is writable; no token was asked for")
+        .hint("check that its folder exists and is writable; no token was requested")
 }

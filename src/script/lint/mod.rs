@@ -105,7 +105,7 @@ pub fn first_file_write(
             && !path.iter().any(is_try)
         {
             let message = "`emit` writes a file, but no output folder is configured".to_owned();
-            let hint = "`--out-dir DIR` names the folder that scripts may write to; no token was asked for";
+            let hint = "`--out-dir DIR` names the folder that scripts may write to; no token was requested";
             findings.push(LintFinding::error(position, message).hint(hint.to_owned()));
         }
         true

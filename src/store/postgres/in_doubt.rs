@@ -181,7 +181,7 @@ async fn look_up_rows(
 ) -> Result<HashMap<String, FoundRows>, LookupObstacle> {
     let (Some(old), Some(_)) = (&set.horizon.backend, connection.backend()) else {
         return Err(unprovable(
-            "the connection was lost, and behind a pooler it cannot be looked up what it stored",
+            "the connection was lost, and tokens cannot be looked up behind a pooler",
         ));
     };
     if connection.is_other_database(old) {

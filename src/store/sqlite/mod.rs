@@ -557,7 +557,7 @@ mod tests {
                     .unwrap();
                 assert_eq!(fault.message, message);
                 assert!(fault.kind.is_database());
-                assert!(fault.hint.unwrap().ends_with("no token was asked for"));
+                assert!(fault.hint.unwrap().ends_with("no token was requested"));
             }
             assert!(!missing.exists());
         });
