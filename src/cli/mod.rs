@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use crate::cli::args::*;
-use crate::config::Env;
+use crate::cli::env::Env;
 use crate::error::diagnostic::Problem;
 use crate::observe::logging::LineFormat;
 

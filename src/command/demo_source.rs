@@ -8,8 +8,8 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
+use crate::cli::env::Env;
 use crate::cli::{self, DemoSourceArgs, value};
-use crate::config::Env;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
 use crate::fetch::demo;

@@ -18,9 +18,10 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
+use crate::cli::env::Env;
 use crate::cli::{self, Cli, Command, ParseError};
 pub use crate::command::outcome::CommandOutcome;
-use crate::config::{self, Env, Purpose, RunSettings};
+use crate::config::{Purpose, RunSettings};
 use crate::error::color::Color;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
@@ -29,7 +30,7 @@ use crate::observe::metrics::file::MetricsFile;
 use crate::observe::progress::{ProgressDisplay, ProgressMode, StreamKinds};
 use crate::report::conclusion::Conclusion;
 use crate::report::metrics::metrics;
-use crate::script;
+use crate::{config, script};
 
 /// Parses a command line, the program's name first, and runs its command.
 pub fn run(args: &[OsString], env: &Env) -> CommandOutcome {

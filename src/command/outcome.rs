@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use crate::config::Env;
+use crate::cli::env::Env;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
 use crate::observe::logging::LineFormat;

@@ -1,11 +1,12 @@
 //! The settings of `check`: all problems of the configuration, and defaults in place of invalid
 //! settings, so that the scripts are still checked.
 
+use crate::cli::env::Env;
 use crate::cli::{CheckArgs, RunArgs};
 use crate::config::file::ConfigFile;
 use crate::config::settings::{CheckSettings, ProbeTargets, ScriptSource};
 use crate::config::source::no_source;
-use crate::config::{DEFAULT_SIZE, Env, Layers, database, no_database, options};
+use crate::config::{DEFAULT_SIZE, Layers, database, no_database, options};
 use crate::error::diagnostic::{Problem, usage};
 use crate::fetch::http::HttpEndpoint;
 use crate::store::DatabaseTarget;

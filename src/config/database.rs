@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use secrecy::ExposeSecret as _;
 
+use crate::cli::env::Env;
 use crate::cli::value;
 use crate::config::file::{ConfigFile, DatabaseKeys};
-use crate::config::{Env, yaml_error};
+use crate::config::yaml_error;
 use crate::error::diagnostic::{Problem, usage};
 use crate::runtime::secret::Secret;
 use crate::store::DatabaseTarget;

@@ -2,8 +2,9 @@
 
 use std::slice;
 
+use crate::cli::env::Env;
 use crate::cli::{MergeArgs, ReplayArgs, RunArgs};
-use crate::config::{Env, Layers, MergeSettings, Purpose, RunSettings};
+use crate::config::{Layers, MergeSettings, Purpose, RunSettings};
 use crate::error::diagnostic::Problem;
 
 /// Returns the settings of a replay, or the first problem.

@@ -29,7 +29,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
 
-pub use crate::cli::env::Env;
+use crate::cli::env::Env;
 use crate::cli::value::ParseResult;
 use crate::cli::{CommonArgs, RunArgs, variable};
 pub use crate::config::check::load_for_check;

@@ -1,8 +1,9 @@
 //! The names of the options: the key of the file that also sets each, and suggestions for unknown
 //! names.
 
+use crate::cli::env::Env;
 use crate::cli::{self, variable};
-use crate::config::{AUTHORIZATION, Env};
+use crate::config::AUTHORIZATION;
 use crate::error::suggest::nearest_option;
 
 /// The prefix of the program's variables.

@@ -10,8 +10,8 @@ use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 use url::Url;
 
+use crate::cli::env::Env;
 use crate::cli::value;
-use crate::config::Env;
 use crate::observe::otel::{OtelSettings, OtlpEndpoint};
 
 /// The default of `OTEL_EXPORTER_OTLP_TIMEOUT`.

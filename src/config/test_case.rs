@@ -8,11 +8,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::cli::RunArgs;
-use crate::cli::value;
+use crate::cli::env::Env;
+use crate::cli::{RunArgs, value};
 use crate::config::file::{ConditionKey, ConfigFile, RunKeys, ScriptKeys, SourceKeys};
 use crate::config::yaml_values::{number, readers};
-use crate::config::{Env, Layers, Purpose, RunSettings, yaml_error};
+use crate::config::{Layers, Purpose, RunSettings, yaml_error};
 use crate::error::diagnostic::{Location, Problem};
 
 /// The keys of a case's `options:`, named as the options and keys of a run.

@@ -15,13 +15,17 @@ use crate::report::html::charts::{self, duration};
 use crate::report::html::totals::HtmlTotals;
 use crate::report::summary::{Counts, Summary};
 
-type PageResult<T> = Result<T, Box<dyn Error + Send + Sync>>;
+type MarkupResult<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Maximum number of causes to show.
 const SHOWN_CAUSES: usize = 12;
 
 /// Returns the rest of the head and the body, without the script.
-pub(super) fn page(totals: &HtmlTotals, summary: &Summary, rows: &[u64; 5]) -> PageResult<Markup> {
+pub(super) fn page(
+    totals: &HtmlTotals,
+    summary: &Summary,
+    rows: &[u64; 5],
+) -> MarkupResult<Markup> {
     let outcome = outcome(&summary.counts);
     let (is_good, conclusion) = conclusion(summary);
     Ok(html! {

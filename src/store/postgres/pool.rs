@@ -227,7 +227,9 @@ async fn recover(
         })),
         Err(fault) => {
             let reason = match &fault {
-                Some(_) => "the connection was lost, and no new one could be made to look the token up",
+                Some(_) => {
+                    "the connection was lost, and no new one could be made to look the token up"
+                }
                 None => "the run was aborted before the token could be looked up",
             };
             if let Some(fault) = fault {
