@@ -146,7 +146,7 @@ fn invalid_option_is_one_clear_error() {
     error: the argument '--page-size <N>' cannot be used multiple times
     hint: see `token_service --help`
     error: invalid value 'rst' for '--format <FORMAT>' [possible values: md, json, d.rhai]
-    hint: see `token_service --help`
+    hint: see `token_service api --help`
     ");
 }
 

@@ -381,7 +381,7 @@ fn no_token_is_stored_when_the_standby_never_confirms_behind_a_pooler() {
     let require_standby = "ALTER SYSTEM SET synchronous_standby_names = 'missing_standby'";
     change_setting(&mut admin, require_standby);
     let run = run_command(&source, &pooler.login, issued.len())
-        .args(["--deadline", "1500ms", "--grace", "800ms"])
+        .args(["--deadline", "1500ms", "--grace", "4s"])
         .spawn();
     backend_waiting_for_standby(&mut admin);
     let run = run.wait();

@@ -177,11 +177,11 @@ fn deadline_ends_the_run_during_a_flood() {
     let ok = message(b'R', &[0; 4]);
     let ready = [ok, message(b'K', &[1; 8]), message(b'Z', b"I")].concat();
     let port = flooding_server(ready, notice());
-    let args = ["--deadline", "1s", "--grace", "500ms"];
+    let args = ["--deadline", "1s", "--grace", "4s"];
     let started = Instant::now();
     expect_bounded_failure("deadline", port, "&connect_timeout=60", &args);
     assert!(
-        started.elapsed() < Duration::from_secs(4),
+        started.elapsed() < Duration::from_secs(20),
         "{:?}",
         started.elapsed()
     );
@@ -219,7 +219,7 @@ fn deadline_and_grace_apply_when_a_flood_starts_during_the_run() {
     let (issued, source) = random_token_source(200);
     let started = Instant::now();
     let running = run_command(&source, &through(&database, proxy.port), issued.len())
-        .args(["--connections", "1", "--deadline", "2s", "--grace", "3s"])
+        .args(["--connections", "1", "--deadline", "2s", "--grace", "4s"])
         .spawn();
     let (run, peak) = running.wait_with_peak_memory();
     assert!(peak <= MAX_MEMORY, "{} KiB", peak / 1024);
