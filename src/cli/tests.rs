@@ -132,7 +132,7 @@ fn invalid_option_is_one_clear_error() {
     error: the command `demo` must come first
     hint: SIZE and options go after it: `token_service demo …`
     error: unexpected argument '6' found
-    hint: see `token_service --help`
+    hint: see `token_service demo --help`
     error: unknown command `dmeo`
     hint: did you mean `token_service demo`?
     error: unknown command `rpelay`
@@ -380,15 +380,15 @@ fn help_names_options_variables_and_exit_codes() {
       TOKEN_SERVICE_<NAME>             an option, such as TOKEN_SERVICE_PAGE_SIZE
 
     Exit codes:
-      0          the run completed: SIZE tokens received, each stored or rejected
-      1          it completed, but a --fail-on condition holds
-      2          usage or configuration
-      3          the script does not compile, threw an error, or exceeded a limit
-      4          the source is unreachable, refused, or did not deliver SIZE tokens
-      5          the database is unreachable, or a token is failed, unknown or not_attempted
-      130, 143   stopped by SIGINT, SIGTERM, after the report
-      5, 4 or 3  --deadline passed: a token is unsettled, else SIZE not reached, else neither
-      others     set by the script with exit(N)
+      0                the run completed: SIZE tokens received, each stored or rejected
+      1                it completed, but a --fail-on condition holds
+      2                usage or configuration
+      3                the script does not compile, threw an error, or exceeded a limit
+      4                the source is unreachable, refused, or did not deliver SIZE tokens
+      5                the database is unreachable, or a token is failed, unknown or not_attempted
+      130, 143         stopped by SIGINT, SIGTERM, after the report
+      with --deadline  5 if a token is unsettled, else 4 if SIZE was not reached, else 3
+      others           set by the script with exit(N)
     ");
     insta::assert_snapshot!(command.render_help(), @"
     Fetches secret tokens over HTTP, stores each one in its own PostgreSQL transaction, and reports
