@@ -261,8 +261,13 @@ fn longest_run(message: &str) -> Vec<&str> {
             .is_some_and(|c| c.is_lowercase() || word.len() == 1)
             && letters.all(|c| c.is_lowercase() || "-'".contains(c))
     };
-    let words: Vec<&str> = message.split_whitespace().collect();
-    let runs = words.split(|word| !is_plain(word));
+    let clauses = message
+        .split("; ")
+        .map(|clause| clause.split_whitespace().collect());
+    let clauses: Vec<Vec<&str>> = clauses.collect();
+    let runs = clauses
+        .iter()
+        .flat_map(|words| words.split(|word| !is_plain(word)));
     runs.max_by_key(|run| run.len()).unwrap_or(&[]).to_vec()
 }
 

@@ -57,7 +57,7 @@ fn demo_source_is_refused_when_its_address_is_taken_or_invalid() {
         .run();
     shows!(run.expect_code(2).stderr, @"
     error: --listen must be an address and a port, such as 127.0.0.1:[port] or 0.0.0.0:8080, not `8080`
-    hint: see `token_service --help`
+    hint: see `token_service demo-source --help`
     ");
     let run = Command::new().arg("demo-sorce").run();
     shows!(run.expect_code(2).stderr, @"

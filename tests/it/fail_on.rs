@@ -79,7 +79,7 @@ fn invalid_condition_is_refused_before_the_run() {
     let run = Command::new().args(["demo", "--fail-on", "stord<1"]).run();
     shows!(run.expect_code(2).stderr, @"
     error: --fail-on must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `stord` (did you mean `stored`?)
-    hint: see `token_service --help`
+    hint: see `token_service demo --help`
     ");
     let file = "run:\n  fail_on: [rejected>0, 'stored<90%']\n";
     let run = Command::new().arg("demo").config(file).run();
