@@ -1,4 +1,5 @@
-//! The structure of `src`: imports point down the layers, and no two files import each other in a circle.
+//! The structure of the sources: imports of `src` point down the layers, and no files import each other in a
+//! circle, neither in `src` nor in `benches`.
 //!
 //! Reads `use` items and `crate::…` paths as text, follows re-exports, and leaves out test code. A folder's
 //! `mod.rs` and its children count as one: imports between them are no circle.
@@ -32,7 +33,7 @@ const WITHIN_A_LAYER: [(&str, &str); 4] = [
 /// One module: a file of `src`.
 #[derive(Default)]
 struct Module {
-    /// The file below `src`.
+    /// The file, from the root of the repository.
     file: String,
     /// What it imports: line and path, resolved to the crate's root.
     imports: Vec<(usize, Vec<String>)>,
@@ -165,17 +166,17 @@ fn read_modules(folder: &Path, path: &[String], modules: &mut Modules) {
                 "main" | "tests" => continue,
                 name => inner(name),
             };
-            let file = entry.strip_prefix(root().join("src")).unwrap();
+            let file = entry.strip_prefix(root()).unwrap();
             let module = modules.entry(module).or_default();
             module.file = file.to_string_lossy().into_owned();
         }
     }
 }
 
-/// Reads every module of `src` with its imports.
-fn modules() -> Modules {
+/// Reads every module below `folder`, such as `src`, with its imports.
+fn modules(folder: &str) -> Modules {
     let mut modules = Modules::new();
-    read_modules(&root().join("src"), &[], &mut modules);
+    read_modules(&root().join(folder), &[], &mut modules);
     let paths: BTreeSet<Vec<String>> = modules.keys().cloned().collect();
     for (path, module) in &mut modules {
         let depth = path.len();
@@ -184,7 +185,7 @@ fn modules() -> Modules {
             .filter(|other| other.len() == depth + 1 && other.starts_with(path))
             .map(|other| other[depth].clone())
             .collect();
-        let source = fs::read_to_string(root().join("src").join(&module.file)).unwrap();
+        let source = fs::read_to_string(root().join(&module.file)).unwrap();
         read_imports(&without_tests_and_text(&source), path, &children, module);
     }
     modules
@@ -335,15 +336,12 @@ fn circle<Node: Ord + Clone>(edges: &BTreeMap<Node, BTreeSet<Node>>) -> Vec<(Nod
 }
 
 fn shown(modules: &Modules, from: &[String], to: &[String], line: usize) -> String {
-    format!(
-        "src/{}:{line} imports src/{}",
-        modules[from].file, modules[to].file
-    )
+    format!("{}:{line} imports {}", modules[from].file, modules[to].file)
 }
 
 #[test]
 fn imports_point_down_the_layers() {
-    let modules = modules();
+    let modules = modules("src");
     let layer = |folder: &str| LAYERS.iter().position(|layer| layer.contains(&folder));
     let mut wrong = String::new();
     let imports = imports(&modules);
@@ -368,8 +366,18 @@ fn imports_point_down_the_layers() {
 
 #[test]
 fn files_do_not_import_each_other_in_a_circle() {
-    let modules = modules();
-    let imports = imports(&modules);
+    for folder in ["src", "benches/compare"] {
+        assert_no_circle_of_files(&modules(folder));
+    }
+}
+
+fn assert_no_circle_of_files(modules: &Modules) {
+    let imports = imports(modules);
+    assert!(
+        imports.len() > 30,
+        "only {} imports were read",
+        imports.len()
+    );
     let mut edges: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
     for (from, to) in imports.keys().filter(|(from, to)| !is_family(from, to)) {
         edges.entry(from.clone()).or_default().insert(to.clone());
@@ -377,7 +385,7 @@ fn files_do_not_import_each_other_in_a_circle() {
     let circle = circle(&edges);
     let lines = circle.into_iter().map(|(from, to)| {
         let line = imports[&(from.clone(), to.clone())];
-        shown(&modules, &from, &to, line)
+        shown(modules, &from, &to, line)
     });
     let lines: Vec<String> = lines.collect();
     assert!(
@@ -389,7 +397,7 @@ fn files_do_not_import_each_other_in_a_circle() {
 
 #[test]
 fn folders_do_not_import_each_other_in_a_circle() {
-    let modules = modules();
+    let modules = modules("src");
     let imports = imports(&modules);
     let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut examples = BTreeMap::new();
