@@ -25,7 +25,7 @@ const PARTS: [&str; 7] = [
     "DB_SSLMODE",
 ];
 
-/// Returns the configured database, or `None` if there is none.
+/// Returns the configured database, or `None` if no database is configured.
 pub(super) fn target(env: &Env, file: &ConfigFile) -> Result<Option<DatabaseTarget>, Problem> {
     let keys = &file.database;
     let url = env.secret("DATABASE_URL")?;

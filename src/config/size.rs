@@ -12,7 +12,7 @@ use crate::fetch::input::Input;
 
 /// The variables of Cloud Run for the index of this task and the number of tasks.
 const CLOUD_RUN: (&str, &str) = ("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT");
-/// The variable of Kubernetes for the index of this pod; there is none for the number of pods.
+/// The variable of Kubernetes for the index of this pod; Kubernetes does not set the number of pods.
 const KUBERNETES: &str = "JOB_COMPLETION_INDEX";
 
 /// The number of tokens of a run, and the input.

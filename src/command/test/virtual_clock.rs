@@ -236,7 +236,7 @@ impl VirtualClock {
     }
 }
 
-/// Advances time to the next alarm; returns false if there is none.
+/// Advances time to the next alarm; returns false if no alarm is left.
 fn advance(mut state: MutexGuard<'_, ClockState>) -> bool {
     let Some((&(at, _), _)) = state.alarms.first_key_value() else {
         return false;

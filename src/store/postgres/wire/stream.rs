@@ -58,7 +58,7 @@ impl<S> MonitoredStream<S> {
 }
 
 impl<S: AsyncRead + Unpin> MonitoredStream<S> {
-    /// Copies the rest of `out`; returns false if there is none.
+    /// Copies the rest of `out`; returns false if nothing is left.
     fn copy_pending(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         let left = &self.out[self.read..];
         if left.is_empty() {
