@@ -131,9 +131,9 @@ async fn run_on_demo(mut script: Script) -> Result<(), String> {
         size: SIZE,
         fetcher: Arc::new(fetcher),
         store: Arc::new(store.map_err(rendered)?),
-        ledger: Ledger::new(Reports::with_stdout(Box::new(std::io::sink()))),
+        ledger: Ledger::new(Reports::with_stdout(Box::new(std::io::sink()))).into(),
         fail_on: Vec::new(),
-        emitter: Emitter::new(None),
+        emitter: Emitter::new(None).into(),
         environment: std::collections::BTreeMap::new(),
     });
     let (sender, mut done) = oneshot::channel();

@@ -23,6 +23,7 @@ pub use cli::env::Env;
 pub use command::generate::options_table;
 pub use command::{CommandOutcome, run};
 pub use runtime::{hardening, termination_log};
+pub use script::reference::primitives_table;
 
 /// The parts of a pipeline, from which the benchmarks build runs with and without a script.
 pub mod parts {

@@ -107,9 +107,9 @@ async fn run_pipeline(variant: PipelineVariant, size: u64, url: &str) -> Result<
                         size,
                         fetcher,
                         store: Arc::new(store),
-                        ledger,
+                        ledger: ledger.into(),
                         fail_on: Vec::new(),
-                        emitter: Emitter::new(None),
+                        emitter: Emitter::new(None).into(),
                         environment: BTreeMap::new(),
                     });
                     run_script(variant, &host)

@@ -172,9 +172,9 @@ async fn pipeline(
         size: settings.size,
         fetcher: Arc::new(fetcher),
         store: Arc::new(store),
-        ledger: Ledger::new(reports),
+        ledger: Ledger::new(reports).into(),
         fail_on: settings.fail_on,
-        emitter: Emitter::new(settings.out_dir),
+        emitter: Emitter::new(settings.out_dir).into(),
         environment: settings.env,
     };
     run_script(script, parts, run_context, &display).await

@@ -25,3 +25,15 @@ pub fn nearest_name<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) ->
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, known)| known)
 }
+
+/// Suggests the known name that is nearest to `name`; otherwise lists them after `list`.
+///
+/// The suggestion is empty if no name is near and `list` is empty, or if no name is known.
+pub fn suggestion<'a>(name: &str, known: impl IntoIterator<Item = &'a str>, list: &str) -> String {
+    let known: Vec<&str> = known.into_iter().collect();
+    match nearest_name(name, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if list.is_empty() || known.is_empty() => String::new(),
+        None => format!("{list} {}", known.join(", ")),
+    }
+}

@@ -45,16 +45,7 @@ pub trait HeldStream: Send + Sync {
 
 /// The host of one run's script.
 pub struct ScriptHost {
-    runtime: Handle,
-    clock: Arc<dyn Clock>,
-    shutdown: Shutdown,
-    size: u64,
-    fetcher: Arc<Fetcher>,
-    store: Arc<Store>,
-    ledger: Mutex<Ledger>,
-    fail_on: Vec<Condition>,
-    emitter: Mutex<Emitter>,
-    environment: BTreeMap<String, String>,
+    parts: HostParts,
     abandoned: Mutex<VecDeque<AbandonedStream>>,
     held: Mutex<HeldStreams>,
     unreported: Mutex<Option<Fault>>,
@@ -88,11 +79,11 @@ pub struct HostParts {
     /// The database.
     pub store: Arc<Store>,
     /// The outcomes of the run.
-    pub ledger: Ledger,
+    pub ledger: Mutex<Ledger>,
     /// The `--fail-on` conditions.
     pub fail_on: Vec<Condition>,
     /// The files of `emit`.
-    pub emitter: Emitter,
+    pub emitter: Mutex<Emitter>,
     /// The environment variables that scripts may read.
     pub environment: BTreeMap<String, String>,
 }
@@ -101,16 +92,7 @@ impl ScriptHost {
     /// Creates the host of one run.
     pub fn new(parts: HostParts) -> Arc<Self> {
         Arc::new(Self {
-            runtime: parts.runtime,
-            clock: parts.clock,
-            shutdown: parts.shutdown,
-            size: parts.size,
-            fetcher: parts.fetcher,
-            store: parts.store,
-            ledger: Mutex::new(parts.ledger),
-            fail_on: parts.fail_on,
-            emitter: Mutex::new(parts.emitter),
-            environment: parts.environment,
+            parts,
             abandoned: Mutex::default(),
             held: Mutex::default(),
             unreported: Mutex::default(),
@@ -147,7 +129,7 @@ impl ScriptHost {
 
     /// Returns the run's clock.
     pub fn clock(&self) -> &dyn Clock {
-        &*self.clock
+        &*self.parts.clock
     }
 
     /// Sets the meter that [`ScriptHost::check_memory`] reads.
@@ -167,59 +149,63 @@ impl ScriptHost {
 
     /// Returns the handle that stops the run.
     pub fn shutdown(&self) -> &Shutdown {
-        &self.shutdown
+        &self.parts.shutdown
     }
 
     /// Returns the `--fail-on` conditions.
     pub fn fail_on(&self) -> &[Condition] {
-        &self.fail_on
+        &self.parts.fail_on
     }
 
     /// Returns SIZE.
     pub fn size(&self) -> u64 {
-        self.size
+        self.parts.size
     }
 
     /// Returns the summary's `requested`: SIZE, or `received` if SIZE is all of a pipe.
     pub fn requested(&self, received: u64) -> u64 {
-        if self.fetcher.is_open_ended() {
+        if self.parts.fetcher.is_open_ended() {
             received
         } else {
-            self.size
+            self.parts.size
         }
     }
 
     /// Returns the source.
     pub fn fetcher(&self) -> &Arc<Fetcher> {
-        &self.fetcher
+        &self.parts.fetcher
     }
 
     /// Returns the counts by status; `None` while another thread has the ledger locked.
     ///
     /// Does not block: the holder of the lock may wait for the reader of a report.
     pub fn try_tally(&self) -> Option<Tally> {
-        self.ledger.try_lock().ok().map(|ledger| ledger.tally())
+        self.parts
+            .ledger
+            .try_lock()
+            .ok()
+            .map(|ledger| ledger.tally())
     }
 
     /// Locks the ledger.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        lock(&self.ledger)
+        lock(&self.parts.ledger)
     }
 
     /// Locks the emitter of `emit`.
     pub fn emitter(&self) -> MutexGuard<'_, Emitter> {
-        lock(&self.emitter)
+        lock(&self.parts.emitter)
     }
 
     /// Returns the environment variables that scripts may read.
     pub fn environment(&self) -> &BTreeMap<String, String> {
-        &self.environment
+        &self.parts.environment
     }
 
     /// Starts to store the tokens of `pages`.
     pub fn store(&self, pages: PageStream<Fault>) -> OutcomeStream<Fault> {
-        let _guard = self.runtime.enter();
-        self.store.store(pages)
+        let _guard = self.parts.runtime.enter();
+        self.parts.store.store(pages)
     }
 
     /// Maps every token of `pages` to an outcome without sending it to the database.
@@ -228,7 +214,7 @@ impl ScriptHost {
         pages: PageStream<Fault>,
         outcome: impl Fn(crate::pipeline::token::Token) -> Outcome + Send + 'static,
     ) -> OutcomeStream<Fault> {
-        let _guard = self.runtime.enter();
+        let _guard = self.parts.runtime.enter();
         crate::pipeline::channel::map_to_outcomes(pages, outcome)
     }
 
@@ -239,7 +225,7 @@ impl ScriptHost {
         self.block_on(async {
             tokio::select! {
                 biased;
-                () = self.shutdown.stopping().cancelled() => None,
+                () = self.parts.shutdown.stopping().cancelled() => None,
                 value = future => Some(value),
             }
         })
@@ -259,7 +245,7 @@ impl ScriptHost {
         let mut value = None;
         {
             let done = pin!(async { value = Some(future.await) });
-            self.clock.block_on(&self.runtime, done);
+            self.parts.clock.block_on(&self.parts.runtime, done);
         }
         value
     }

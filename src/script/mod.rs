@@ -3,6 +3,7 @@
 pub mod api;
 pub mod error;
 pub mod finish;
+mod functions;
 pub mod host;
 mod json;
 pub mod lint;
@@ -11,7 +12,8 @@ pub mod reference;
 pub mod sandbox;
 pub mod stdlib;
 pub mod texts;
-pub mod type_names;
+mod tokens;
+mod type_names;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -101,10 +103,9 @@ impl Script {
         let mut config = Module::new();
         let size = Dynamic::from(native::integer(settings.size));
         config.set_var("SIZE", size.clone());
-        config.set_var(
-            "VARS",
-            to_dynamic(&serde_json::Value::Object(settings.vars.clone())),
-        );
+        // Every JSON value has a value in scripts.
+        let vars = rhai::serde::to_dynamic(&settings.vars).unwrap_or_default();
+        config.set_var("VARS", vars);
         let config = Shared::new(config);
         engine.register_static_module("config", Shared::clone(&config));
         let mut scope = Scope::new();
@@ -221,36 +222,8 @@ pub fn documented_engine() -> Engine {
     engine.on_debug(
         |text, _, position| tracing::debug!(target: crate::observe::logging::SCRIPT, ?position, "{text}"),
     );
-    engine
-        .register_type_with_name::<crate::script::api::tokens::Tokens>("Tokens")
-        .register_type_with_name::<crate::script::api::tokens::Pages>("Pages")
-        .register_type_with_name::<crate::script::api::outcomes::Outcomes>("Outcomes")
-        .register_type_with_name::<crate::pipeline::token::Outcome>("Outcome")
-        .register_iterator_result::<crate::script::api::tokens::Tokens, rhai::ImmutableString>()
-        .register_iterator_result::<crate::script::api::tokens::Pages, crate::script::api::tokens::Tokens>()
-        .register_iterator_result::<crate::script::api::outcomes::Outcomes, crate::pipeline::token::Outcome>();
     api::register(&mut engine);
     engine
-}
-
-fn to_dynamic(value: &serde_json::Value) -> Dynamic {
-    use serde_json::Value;
-    match value {
-        Value::Null => Dynamic::UNIT,
-        Value::Bool(value) => (*value).into(),
-        Value::String(text) => text.into(),
-        Value::Number(number) => match number.as_i64() {
-            Some(integer) => integer.into(),
-            None => number.as_f64().unwrap_or(f64::NAN).into(),
-        },
-        Value::Array(values) => Dynamic::from_array(values.iter().map(to_dynamic).collect()),
-        Value::Object(fields) => Dynamic::from_map(
-            fields
-                .iter()
-                .map(|(name, value)| (name.as_str().into(), to_dynamic(value)))
-                .collect(),
-        ),
-    }
 }
 
 fn unreadable(name: &str, error: &std::io::Error) -> Problem {

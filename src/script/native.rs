@@ -20,11 +20,6 @@ pub fn thrown(fault: Fault) -> Box<EvalAltResult> {
     EvalAltResult::ErrorRuntime(to_map(fault).into(), Position::NONE).into()
 }
 
-/// Returns the error of a stream that is read a second time.
-pub fn consumed_error(what: &str) -> Box<EvalAltResult> {
-    thrown(consumed_fault(what))
-}
-
 /// Returns the fault of a stream that is read a second time.
 pub fn consumed_fault(what: &str) -> Fault {
     Fault::new(

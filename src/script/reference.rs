@@ -1,49 +1,18 @@
 //! `token_service api`: prints the script API reference, generated from the engine's metadata.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use rhai::{FnAccess, Map, Module, Scope, ScriptFnMetadata};
-use serde::{Deserialize, Serialize};
+use rhai::{Map, Module, Scope};
 use serde_json::{Value, json};
 
 use crate::cli::ApiFormat;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
-use crate::script::texts::is_closure;
+use crate::script::api::streams;
+use crate::script::functions::{Function, Param};
 use crate::script::type_names::script_type;
 use crate::script::{documented_engine, sandbox, stdlib};
-
-#[derive(Deserialize)]
-struct Metadata {
-    functions: Vec<Function>,
-    modules: BTreeMap<String, Submodule>,
-}
-
-#[derive(Deserialize)]
-struct Submodule {
-    #[serde(default)]
-    functions: Vec<Function>,
-}
-
-#[derive(Clone, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Function {
-    name: String,
-    #[serde(default)]
-    params: Vec<Param>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    return_type: Option<String>,
-    #[serde(default)]
-    doc_comments: Vec<String>,
-}
-
-#[derive(Clone, Deserialize, Serialize)]
-struct Param {
-    name: Option<String>,
-    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    kind: Option<String>,
-}
 
 const HEAD: &str = "\
 # Script API
@@ -65,42 +34,74 @@ file is imported instead.
 
 /// Returns the reference in a format.
 pub fn print(format: ApiFormat) -> Result<String, Problem> {
-    let text = match format {
-        ApiFormat::Md => markdown(),
-        ApiFormat::Json => metadata(),
+    match format {
+        ApiFormat::Md => Ok(markdown()),
+        ApiFormat::Json => metadata().map_err(|error| {
+            Problem::new(Exit::Script, "the engine's metadata cannot be read")
+                .cause(error.to_string())
+        }),
         ApiFormat::Definitions => Ok(definitions()),
-    };
-    text.map_err(|error| {
-        Problem::new(Exit::Script, "the engine's metadata cannot be read").cause(error.to_string())
-    })
+    }
+}
+
+/// Returns the documented functions that are not written in Rhai, in the order of the reference.
+fn native_functions() -> Vec<Function> {
+    let mut functions = Function::all(&documented_engine(), false);
+    functions.sort_by(Function::order);
+    functions
+}
+
+/// Returns the table of primitives that README and the guide show.
+pub fn primitives_table() -> String {
+    let mut table = "| call | what it does |\n|---|---|\n".to_owned();
+    let functions = native_functions();
+    let primitives: Vec<_> = functions.iter().filter(|f| f.namespace == "host").collect();
+    for overloads in primitives.chunk_by(|one, other| one.name == other.name) {
+        let call = |function: &&Function| {
+            let names = function.params.iter().map(|param| param.name.as_str());
+            format!(
+                "`{}({})`",
+                function.name,
+                names.collect::<Vec<_>>().join(", ")
+            )
+        };
+        let mut calls: Vec<String> = overloads.iter().map(call).collect();
+        calls.dedup();
+        let doc = overloads[0].doc_text();
+        let what = doc
+            .split("\n\n")
+            .next()
+            .unwrap_or_default()
+            .replace('\n', " ");
+        // Writing to a string cannot fail.
+        let _ = writeln!(table, "| {} | {what} |", calls.join(", "));
+    }
+    table
 }
 
 /// Returns the reference in Markdown.
-fn markdown() -> serde_json::Result<String> {
-    let metadata: Metadata = serde_json::from_str(&metadata()?)?;
+fn markdown() -> String {
     let mut text = HEAD.to_owned();
-    let (methods, primitives): (Vec<_>, Vec<_>) = metadata
-        .functions
-        .iter()
-        .partition(|function| function.receiver().is_some());
-    section(
-        &mut text,
-        "Primitives",
-        primitives.iter().map(|f| (f.signature(""), *f)),
-    );
-    if let Some(environment) = metadata.modules.get("env") {
-        let calls = environment
-            .functions
-            .iter()
-            .map(|f| (f.signature("env::"), f));
-        section(&mut text, "Environment", calls);
+    let functions = native_functions();
+    for (title, namespace, prefix) in [("Primitives", "host", ""), ("Environment", "env", "env::")]
+    {
+        let found = functions.iter().filter(|f| f.namespace == namespace);
+        section(&mut text, title, found.map(|f| (f.signature(prefix), f)));
     }
-    for name in ["Tokens", "Outcomes", "Outcome", "ImmutableString"] {
-        let of_type = methods
+    let methods = functions.iter().filter_map(|f| Some((f.receiver()?, f)));
+    let methods: Vec<_> = methods.collect();
+    // Streams come before the other types.
+    let place = |name: &str| streams().iter().position(|stream| stream.name == name);
+    let types: BTreeSet<_> = methods
+        .iter()
+        .map(|(name, _)| (place(name).unwrap_or(usize::MAX), script_type(name)))
+        .collect();
+    for (_, name) in types {
+        let found = methods
             .iter()
-            .filter(|function| function.receiver().as_deref() == Some(name))
-            .map(|f| (f.member_signature(), *f));
-        section(&mut text, &format!("`{}`", script_type(name)), of_type);
+            .filter(|(receiver, _)| script_type(receiver) == name);
+        let members = found.map(|(_, f)| (f.member_signature(), *f));
+        section(&mut text, &format!("`{name}`"), members);
     }
     // Writing to a string cannot fail.
     let _ = write!(text, "\n## Library\n{LIBRARY}");
@@ -112,7 +113,7 @@ fn markdown() -> serde_json::Result<String> {
         }
     }
     let _ = write!(text, "\n## Limits\n\n{}", limits_table());
-    Ok(text)
+    text
 }
 
 /// A module of the standard library.
@@ -128,11 +129,7 @@ fn modules() -> Vec<LibraryModule> {
     let modules = stdlib::modules().filter_map(|(name, text)| {
         // Library modules always compile: a test runs their examples.
         let ast = engine.compile(text).ok()?;
-        let public = ast
-            .iter_functions()
-            .filter(|function| function.access == FnAccess::Public && !is_closure(function.name));
-        let mut functions: Vec<Function> = public.map(|function| Function::of(&function)).collect();
-        functions.sort_by(|one, other| one.name.cmp(&other.name));
+        let functions = Function::of_script(&ast, true).into_values().flatten();
         let doc = ast
             .doc()
             .lines()
@@ -141,7 +138,7 @@ fn modules() -> Vec<LibraryModule> {
         Some(LibraryModule {
             name,
             doc: doc.join("\n").trim().to_owned(),
-            functions,
+            functions: functions.collect(),
         })
     });
     modules.collect()
@@ -198,15 +195,18 @@ that are neither stored nor rejected count as memory.
 }
 
 /// Returns the engine's metadata as JSON.
-///
-/// The engine lists overloads in random order. They are sorted, so that versions can be compared.
 fn metadata() -> serde_json::Result<String> {
-    let mut metadata = serde_json::from_str(&documented_engine().gen_fn_metadata_to_json(false)?)?;
-    sort_functions(&mut metadata);
+    let text = documented_engine().gen_fn_metadata_to_json(false)?;
+    let text = without_aliases(&text, "FnPtr");
+    let mut metadata = serde_json::from_str(&text)?;
+    make_stable(&mut metadata);
     if let Value::Object(fields) = &mut metadata {
         let library = modules().into_iter().map(|module| {
-            let functions = json!({ "functions": module.functions });
-            (format!("lib/{}", module.name), functions)
+            let functions: Vec<Value> = module.functions.iter().map(Function::to_json).collect();
+            (
+                format!("lib/{}", module.name),
+                json!({ "functions": functions }),
+            )
         });
         fields.insert("library".to_owned(), Value::Object(library.collect()));
     }
@@ -215,31 +215,23 @@ fn metadata() -> serde_json::Result<String> {
     Ok(text)
 }
 
-fn sort_functions(value: &mut Value) {
+/// Sorts functions and removes hashes, which the engine randomises, so that versions compare.
+fn make_stable(value: &mut Value) {
     let Value::Object(fields) = value else { return };
     if let Some(Value::Array(functions)) = fields.get_mut("functions") {
         for function in functions.iter_mut().filter_map(Value::as_object_mut) {
-            // The hashes differ from process to process.
             function.retain(|name, _| !matches!(name.as_str(), "baseHash" | "fullHash"));
         }
-        functions.sort_by_key(|function| {
-            let params = function["params"].as_array();
-            let types = params
-                .into_iter()
-                .flatten()
-                .map(|param| param["type"].to_string());
-            let types: Vec<String> = types.collect();
-            // Overloads that take a stream come first.
-            let takes_no_stream = !types.first().is_some_and(|first| first.contains("Tokens"));
-            (
-                function["name"].to_string(),
-                types.len(),
-                takes_no_stream,
-                types,
-            )
-        });
+        functions.sort_by_key(|function| function["signature"].to_string());
     }
-    fields.values_mut().for_each(sort_functions);
+    fields.values_mut().for_each(make_stable);
+}
+
+/// Replaces the aliases that only the linter needs.
+fn without_aliases(text: &str, closure: &str) -> String {
+    text.replace("SummaryMap", "Map")
+        .replace("CountsMap", "Map")
+        .replace("OutcomeClosure", closure)
 }
 
 /// Returns definitions for language servers.
@@ -256,7 +248,8 @@ fn definitions() -> String {
         .include_standard_packages(false)
         .single_file();
     // Language servers use the type names of scripts.
-    text.replace("-> String;", "-> string;")
+    without_aliases(&text, "Fn")
+        .replace("-> String;", "-> string;")
         .replace("-> Map;", "-> map;")
 }
 
@@ -273,27 +266,6 @@ fn section<'a>(
 }
 
 impl Function {
-    /// Describes a function that is written in Rhai.
-    fn of(function: &ScriptFnMetadata) -> Self {
-        let params = function.params.iter().map(|name| Param {
-            name: Some((*name).to_owned()),
-            kind: None,
-        });
-        Self {
-            name: function.name.to_owned(),
-            params: params.collect(),
-            return_type: None,
-            doc_comments: function.comments.iter().map(ToString::to_string).collect(),
-        }
-    }
-
-    /// Returns the type of the receiver if the function is a method.
-    fn receiver(&self) -> Option<String> {
-        let kind = self.params.first()?.kind.as_deref()?;
-        let kind = kind.strip_prefix("&mut ")?;
-        Some(kind.to_owned())
-    }
-
     /// Returns the call with its types, below the namespace `namespace`.
     fn signature(&self, namespace: &str) -> String {
         format!(
@@ -319,20 +291,25 @@ impl Function {
     }
 
     fn return_suffix(&self) -> String {
-        let kind = self.return_type.as_deref().unwrap_or("()");
-        let kind = match kind.strip_prefix("Result<") {
-            Some(result) => result.split(", Box<").next().unwrap_or(result),
-            None => kind,
-        };
-        match script_type(kind.trim()) {
-            "()" => String::new(),
-            kind => format!(" -> {kind}"),
+        match self.returns.as_str() {
+            "" | "()" => String::new(),
+            kind => format!(" -> {}", script_type(kind)),
         }
+    }
+
+    /// Returns the metadata of a function that is written in Rhai.
+    fn to_json(&self) -> Value {
+        let params = self
+            .params
+            .iter()
+            .map(|param| json!({ "name": param.name }));
+        let params: Vec<Value> = params.collect();
+        json!({ "name": self.name, "params": params, "docComments": self.comments })
     }
 
     /// Returns the doc comment without comment marks and without the heading of the example.
     fn doc_text(&self) -> String {
-        let lines = self.doc_comments.iter().flat_map(|comment| comment.lines());
+        let lines = self.comments.iter().flat_map(|comment| comment.lines());
         let text: Vec<&str> = lines
             .map(|line| line.trim_start().trim_start_matches("///"))
             .map(|line| line.strip_prefix(' ').unwrap_or(line))
@@ -345,15 +322,11 @@ impl Function {
 }
 
 fn parameters(params: &[Param]) -> String {
-    let shown: Vec<String> = params
+    let shown = params
         .iter()
-        .map(|param| {
-            let name = param.name.as_deref().unwrap_or("_");
-            match &param.kind {
-                Some(kind) => format!("{name}: {}", script_type(kind)),
-                None => name.to_owned(),
-            }
-        })
-        .collect();
-    shown.join(", ")
+        .map(|Param { name, kind }| match kind.as_str() {
+            "" => name.clone(),
+            kind => format!("{name}: {}", script_type(kind)),
+        });
+    shown.collect::<Vec<_>>().join(", ")
 }

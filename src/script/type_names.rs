@@ -1,15 +1,20 @@
 //! The names of types in scripts.
 
-/// Returns the script's name of a Rust type.
+/// Returns the script's name of a type that the engine or Rust names.
 pub fn script_type(name: &str) -> &str {
     match name.trim_start_matches("&mut ") {
-        "ImmutableString" | "String" | "str" | "&str" => "string",
+        "ImmutableString" | "String" | "str" | "&str" | "&str | ImmutableString | String" => {
+            "string"
+        }
         "i64" | "INT" => "int",
         "f64" | "FLOAT" => "float",
         "Array" => "array",
-        "Map" => "map",
-        "FnPtr" => "closure",
-        "Dynamic" => "?",
+        "FnPtr" | "Fn" => "closure",
+        "Dynamic" | "RhaiResult" | "" => "?",
+        "()" => "nothing",
+        // Aliases tell the linter the keys of a map, and the argument of a closure.
+        other if other.ends_with("Map") => "map",
+        other if other.ends_with("Closure") => "closure",
         other => other,
     }
 }

@@ -191,6 +191,27 @@ fn reference_in_the_repository_is_up_to_date() {
     );
 }
 
+#[test]
+fn tables_of_primitives_are_up_to_date() {
+    const HEAD: &str = "| call | what it does |\n";
+    for name in ["README.md", "docs/scripting.md"] {
+        let path = root().join(name);
+        let page = std::fs::read_to_string(&path).unwrap();
+        let (before, rest) = page.split_once(HEAD).unwrap();
+        let (_, after) = rest.split_once("\n\n").unwrap();
+        let table = token_service::primitives_table();
+        let expected = format!("{before}{table}\n{after}");
+        if std::env::var_os("TOKEN_SERVICE_UPDATE").is_some() {
+            std::fs::write(path, expected).unwrap();
+        } else {
+            assert!(
+                page == expected,
+                "TOKEN_SERVICE_UPDATE=1 cargo test --test it tables_of_primitives updates {name}"
+            );
+        }
+    }
+}
+
 /// Every function of the reference, with its module and its doc comment.
 fn functions() -> Vec<(String, String)> {
     let json: Value = serde_json::from_str(&api("json")).unwrap();

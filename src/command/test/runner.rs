@@ -227,9 +227,9 @@ impl CaseEnvironment {
             size: settings.size,
             fetcher: Arc::new(fetcher),
             store: Arc::new(store),
-            ledger: Ledger::new(self.reports(case)),
+            ledger: Ledger::new(self.reports(case)).into(),
             fail_on: settings.fail_on.clone(),
-            emitter: Emitter::new(folder),
+            emitter: Emitter::new(folder).into(),
             environment: settings.env.clone(),
         }
     }

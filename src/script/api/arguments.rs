@@ -1,14 +1,14 @@
 //! Checks the arguments of native functions and builds their errors.
 
-use rhai::{Dynamic, EvalAltResult, INT};
+use rhai::{Dynamic, EvalAltResult, INT, Map};
 
-use crate::error::suggest::nearest_name;
+use crate::error::suggest::suggestion;
 use crate::error::{ErrorKind, Fault};
-use crate::script::api::RhaiResultOf;
+use crate::script::api::{RhaiResultOf, names};
 use crate::script::native::thrown;
 
 /// Returns a whole number of at least 1.
-pub(super) fn whole_number(name: &str, value: &Dynamic) -> RhaiResultOf<u64> {
+pub fn whole_number(name: &str, value: &Dynamic) -> RhaiResultOf<u64> {
     match value.as_int() {
         Ok(number) => positive(name, number),
         Err(_) => Err(invalid(name, "a whole number ≥ 1")),
@@ -16,7 +16,7 @@ pub(super) fn whole_number(name: &str, value: &Dynamic) -> RhaiResultOf<u64> {
 }
 
 /// Returns a number of at least 1.
-pub(super) fn positive(name: &str, number: INT) -> RhaiResultOf<u64> {
+pub fn positive(name: &str, number: INT) -> RhaiResultOf<u64> {
     u64::try_from(number)
         .ok()
         .filter(|number| *number >= 1)
@@ -24,7 +24,7 @@ pub(super) fn positive(name: &str, number: INT) -> RhaiResultOf<u64> {
 }
 
 /// Returns the error of an argument that is not what was `expected`.
-pub(super) fn invalid(argument: &str, expected: &str) -> Box<EvalAltResult> {
+pub fn invalid(argument: &str, expected: &str) -> Box<EvalAltResult> {
     thrown(Fault::new(
         ErrorKind::InvalidArgument {
             argument: argument.to_owned(),
@@ -34,13 +34,27 @@ pub(super) fn invalid(argument: &str, expected: &str) -> Box<EvalAltResult> {
     ))
 }
 
+/// The options of a primitive: each name, and what sets a value with that name in a `T`.
+pub type Options<T, const N: usize> =
+    [(&'static str, fn(&mut T, &str, &Dynamic) -> RhaiResultOf<()>); N];
+
+/// Sets the options of the map `given` in `target`.
+pub fn set_options<T, const N: usize>(
+    target: &mut T,
+    given: &Map,
+    options: &Options<T, N>,
+) -> RhaiResultOf<()> {
+    for (name, value) in given {
+        let option = options.iter().find(|(known, _)| *known == name.as_str());
+        let (_, set) = option.ok_or_else(|| unknown_option(name, &names(options)))?;
+        set(target, name, value)?;
+    }
+    Ok(())
+}
+
 /// Returns the error of an option that does not exist.
-pub(super) fn unknown_option(name: &str, known: &[&str]) -> Box<EvalAltResult> {
-    let near = nearest_name(name, known.iter().copied());
-    let expected = match near {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("one of {}", known.join(", ")),
-    };
+fn unknown_option(name: &str, known: &[&str]) -> Box<EvalAltResult> {
+    let expected = suggestion(name, known.iter().copied(), "one of");
     thrown(Fault::new(
         ErrorKind::InvalidArgument {
             argument: name.to_owned(),

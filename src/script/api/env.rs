@@ -1,13 +1,6 @@
 //! `env::get`: reads the environment variables that scripts may read.
-#![allow(
-    clippy::unwrap_used,
-    clippy::wildcard_imports,
-    clippy::needless_pass_by_value,
-    clippy::unnecessary_wraps,
-    reason = "code that the engine's macro generates, and signatures that it requires"
-)]
 
-use rhai::plugin::*;
+use rhai::{Dynamic, NativeCallContext, export_module};
 
 use crate::script::api::RhaiResultOf;
 use crate::script::host::ScriptHost;

@@ -1,21 +1,13 @@
 //! `fetch` and `fetch_once`: request tokens from the source.
-#![allow(
-    clippy::unwrap_used,
-    clippy::wildcard_imports,
-    clippy::needless_pass_by_value,
-    clippy::unnecessary_wraps,
-    reason = "code that the engine's macro generates, and signatures that it requires"
-)]
 
 use std::sync::Arc;
 
-use rhai::plugin::*;
-use rhai::{INT, Map};
+use rhai::{INT, Map, NativeCallContext, export_module};
 
 use crate::fetch::FetchPlan;
 use crate::script::api::RhaiResultOf;
-use crate::script::api::arguments::{invalid, positive, unknown_option, whole_number};
-use crate::script::api::tokens::Tokens;
+use crate::script::api::arguments::{Options, invalid, positive, set_options, whole_number};
+use crate::script::api::tokens::{TokenSource, Tokens};
 use crate::script::host::{AbandonedStream, ScriptHost};
 use crate::script::native::thrown;
 
@@ -62,7 +54,8 @@ pub mod functions {
     #[rhai_fn(name = "fetch", volatile, return_raw)]
     pub fn fetch_with(context: NativeCallContext, size: INT, options: Map) -> RhaiResultOf<Tokens> {
         let host = ScriptHost::of_running(&context)?;
-        let plan = plan_of(host.fetcher().plan(), &options)?;
+        let mut plan = host.fetcher().plan();
+        set_options(&mut plan, &options, &OPTIONS)?;
         start_fetch(&host, size, plan)
     }
 
@@ -100,37 +93,32 @@ pub mod functions {
                 return Err(stopped);
             }
         };
-        Ok(Tokens::from_one_page(&host, pages, size, len))
+        let source = TokenSource::Pages(pages);
+        Ok(Tokens::of(&host, source, Some(size), Some(len)))
     }
 }
 
-/// The names of the options of `fetch`.
-pub const OPTIONS: [&str; 3] = ["page_size", "retries", "top_up"];
+/// The options of `fetch`.
+pub const OPTIONS: Options<FetchPlan, 3> = [
+    ("page_size", |plan, name, value| {
+        whole_number(name, value).map(|size| plan.page_size = size)
+    }),
+    ("retries", |plan, name, value| {
+        let retries = value
+            .as_int()
+            .ok()
+            .and_then(|number| number.try_into().ok());
+        let retries = retries.ok_or_else(|| invalid(name, "a whole number ≥ 0"));
+        retries.map(|retries| plan.retries = retries)
+    }),
+    ("top_up", |plan, name, value| {
+        let top_up = value.as_bool().map_err(|_| invalid(name, "true or false"));
+        top_up.map(|top_up| plan.top_up = top_up)
+    }),
+];
 
 fn start_fetch(host: &Arc<ScriptHost>, size: INT, plan: FetchPlan) -> RhaiResultOf<Tokens> {
     let size = positive("size", size)?;
     let pages = host.fetcher().stream(size, plan);
     Ok(Tokens::new(host, pages, Some(size)))
-}
-
-fn plan_of(mut plan: FetchPlan, options: &Map) -> RhaiResultOf<FetchPlan> {
-    for (name, value) in options {
-        match name.as_str() {
-            "page_size" => plan.page_size = whole_number("page_size", value)?,
-            "retries" => {
-                plan.retries = value
-                    .as_int()
-                    .ok()
-                    .and_then(|number| u32::try_from(number).ok())
-                    .ok_or_else(|| invalid("retries", "a whole number ≥ 0"))?;
-            }
-            "top_up" => {
-                plan.top_up = value
-                    .as_bool()
-                    .map_err(|_| invalid("top_up", "true or false"))?;
-            }
-            other => return Err(unknown_option(other, &OPTIONS)),
-        }
-    }
-    Ok(plan)
 }

@@ -1,20 +1,14 @@
 //! `retry`, `sleep` and `exit`: control the flow of a script.
-#![allow(
-    clippy::unwrap_used,
-    clippy::wildcard_imports,
-    clippy::needless_pass_by_value,
-    clippy::unnecessary_wraps,
-    reason = "code that the engine's macro generates, and signatures that it requires"
-)]
 
 use std::time::Duration;
 
-use rhai::plugin::*;
-use rhai::{FLOAT, FnPtr, INT, Map};
+use rhai::{
+    Dynamic, EvalAltResult, FLOAT, FnPtr, INT, Map, NativeCallContext, Position, export_module,
+};
 
 use crate::pipeline::backoff::backoff;
 use crate::script::api::RhaiResultOf;
-use crate::script::api::arguments::{invalid, positive, unknown_option, whole_number};
+use crate::script::api::arguments::{Options, invalid, positive, set_options, whole_number};
 use crate::script::host::ScriptHost;
 
 /// Functions that control the flow of a script.
@@ -76,7 +70,9 @@ pub mod functions {
         options: Map,
         action: FnPtr,
     ) -> RhaiResultOf<Dynamic> {
-        run_retry(&context, &parse_options(&options)?, &action)
+        let mut policy = RetryOptions::default();
+        set_options(&mut policy, &options, &OPTIONS)?;
+        run_retry(&context, &policy, &action)
     }
 
     /// Waits for a duration with a unit, such as `"500ms"` or `"2s"`.
@@ -153,8 +149,8 @@ fn wait(context: &NativeCallContext, time: Duration) -> RhaiResultOf<()> {
     host.wait(async { host.clock().sleep(time).await })
 }
 
-/// The options of `retry`.
-struct RetryOptions {
+/// The values of the options of `retry`.
+pub struct RetryOptions {
     attempts: u64,
     base: Duration,
     max: Duration,
@@ -232,24 +228,21 @@ fn retry_after(error: &EvalAltResult) -> Option<Duration> {
     Some(Duration::from_millis(u64::try_from(millis).ok()?))
 }
 
-/// The names of the options of `retry`.
-pub const OPTIONS: [&str; 4] = ["attempts", "base_ms", "max_ms", "on"];
-
-fn parse_options(options: &Map) -> RhaiResultOf<RetryOptions> {
-    let mut policy = RetryOptions::default();
-    for (name, value) in options {
-        match name.as_str() {
-            "attempts" => policy.attempts = whole_number("attempts", value)?,
-            "base_ms" => policy.base = Duration::from_millis(whole_number("base_ms", value)?),
-            "max_ms" => policy.max = Duration::from_millis(whole_number("max_ms", value)?),
-            "on" => {
-                let kinds = value
-                    .as_array_ref()
-                    .map_err(|_| invalid("on", "an array of kinds"))?;
-                policy.on = Some(kinds.iter().map(Dynamic::to_string).collect());
-            }
-            other => return Err(unknown_option(other, &OPTIONS)),
-        }
-    }
-    Ok(policy)
-}
+/// The options of `retry`.
+pub const OPTIONS: Options<RetryOptions, 4> = [
+    ("attempts", |policy, name, value| {
+        whole_number(name, value).map(|attempts| policy.attempts = attempts)
+    }),
+    ("base_ms", |policy, name, value| {
+        whole_number(name, value).map(|step| policy.base = Duration::from_millis(step))
+    }),
+    ("max_ms", |policy, name, value| {
+        whole_number(name, value).map(|step| policy.max = Duration::from_millis(step))
+    }),
+    ("on", |policy, name, value| {
+        let kinds = value.as_array_ref();
+        let kinds = kinds.map_err(|_| invalid(name, "an array of kinds"))?;
+        policy.on = Some(kinds.iter().map(Dynamic::to_string).collect());
+        Ok(())
+    }),
+];

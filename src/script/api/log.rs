@@ -1,14 +1,6 @@
 //! `log_debug` to `log_error`: write log lines to standard error.
-#![allow(
-    clippy::unwrap_used,
-    clippy::wildcard_imports,
-    clippy::needless_pass_by_value,
-    clippy::unnecessary_wraps,
-    reason = "code that the engine's macro generates, and signatures that it requires"
-)]
 
-use rhai::Map;
-use rhai::plugin::*;
+use rhai::{Map, export_module};
 
 use crate::observe::logging::SCRIPT;
 

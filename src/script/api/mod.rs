@@ -1,7 +1,7 @@
 //! The primitives that scripts call, one file per topic. `token_service api` prints their doc
 //! comments as the script API reference.
 
-mod arguments;
+pub mod arguments;
 pub mod emit_files;
 pub mod env;
 pub mod fetch;
@@ -11,23 +11,70 @@ pub mod log;
 pub mod outcomes;
 pub mod report;
 pub mod store;
+pub mod stream_iter;
 pub mod tokens;
 pub mod types;
 
-use rhai::{Engine, Map, Module, Shared};
+use rhai::{Engine, FnPtr, ImmutableString, Map, Module, Shared, Variant};
 
-use crate::script::native::integer;
 // The engine's metadata recognises the name `RhaiResultOf` and prints its inner type.
-use crate::pipeline::token::{Status, Tally};
+use crate::pipeline::token::{Outcome, Status, Tally};
+use crate::script::api::outcomes::Outcomes;
+use crate::script::api::tokens::{Pages, Tokens};
 use crate::script::native::NativeResult as RhaiResultOf;
+use crate::script::native::integer;
+use crate::script::type_names::script_type;
 
-pub use crate::script::api::fetch::OPTIONS as FETCH_OPTIONS;
-pub use crate::script::api::flow::OPTIONS as RETRY_OPTIONS;
+/// A type of stream, which scripts can loop over.
+#[derive(Clone)]
+pub struct Stream {
+    /// Its name.
+    pub name: &'static str,
+    /// The type of its items, as scripts name it.
+    pub item: &'static str,
+    register: fn(&mut Engine),
+}
+
+impl Stream {
+    fn of<S, I>() -> Self
+    where
+        S: Variant + Clone + IntoIterator<Item = RhaiResultOf<I>>,
+        I: Variant + Clone,
+    {
+        Self {
+            name: type_name::<S>(),
+            item: script_type(type_name::<I>()),
+            register: |engine| {
+                engine.register_type_with_name::<S>(type_name::<S>());
+                engine.register_iterator_result::<S, I>();
+            },
+        }
+    }
+}
+
+/// Returns the types of streams.
+pub fn streams() -> [Stream; 3] {
+    [
+        Stream::of::<Tokens, ImmutableString>(),
+        Stream::of::<Pages, Tokens>(),
+        Stream::of::<Outcomes, Outcome>(),
+    ]
+}
+
+/// Returns the name of a type without its path.
+fn type_name<T>() -> &'static str {
+    let path = std::any::type_name::<T>();
+    path.rsplit("::").next().unwrap_or(path)
+}
 
 /// Registers the primitives by their names and below `host::`.
 ///
 /// A script that redefines a primitive can still call the original below `host::`.
 pub fn register(engine: &mut Engine) {
+    for stream in streams() {
+        (stream.register)(engine);
+    }
+    engine.register_type_with_name::<Outcome>(type_name::<Outcome>());
     let mut primitives = Module::new();
     for part in [
         rhai::exported_module!(fetch::functions),
@@ -47,8 +94,40 @@ pub fn register(engine: &mut Engine) {
     engine.register_global_module(rhai::exported_module!(types::functions).into());
 }
 
+/// Returns the names of the options that a primitive takes as a map.
+pub fn options_of(primitive: &str) -> Vec<&'static str> {
+    match primitive {
+        "fetch" => names(&fetch::OPTIONS),
+        "retry" => names(&flow::OPTIONS),
+        _ => Vec::new(),
+    }
+}
+
+fn names<T>(table: &[(&'static str, T)]) -> Vec<&'static str> {
+    table.iter().map(|(name, _)| *name).collect()
+}
+
+/// The map that `report` returns; the linter knows it by this name.
+pub type SummaryMap = Map;
+
+/// The map of counts by status; the linter knows it by this name.
+pub type CountsMap = Map;
+
+/// A closure that gets an outcome; the linter knows it by this name.
+pub type OutcomeClosure = FnPtr;
+
+/// Returns the keys of a map that the host makes, by the name of its type.
+pub fn keys_of(kind: &str) -> Option<Vec<&'static str>> {
+    let statuses = Status::ALL.iter().map(|status| status.as_str());
+    match kind {
+        "SummaryMap" => Some(statuses.chain(names(&report::TOTALS)).collect()),
+        "CountsMap" => Some(statuses.collect()),
+        _ => None,
+    }
+}
+
 /// Returns the counts as a map for scripts.
-pub fn counts_of(tally: &Tally) -> Map {
+pub fn counts_of(tally: &Tally) -> CountsMap {
     Status::ALL
         .iter()
         .map(|status| (status.as_str().into(), integer(tally.get(*status)).into()))

@@ -5,15 +5,14 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use rhai::EvalAltResult;
-
 use crate::error::Fault;
 use crate::pipeline::channel::OutcomeStream;
 use crate::pipeline::token::{Outcome, Tally};
 use crate::report::ledger::EntryId;
-use crate::script::api::tokens::Tokens;
+use crate::script::api::stream_iter::{StreamIter, StreamReader};
+use crate::script::api::tokens::{TokenSource, Tokens};
 use crate::script::host::{AbandonedStream, HeldStream, ScriptHost};
-use crate::script::native::{NativeResult, consumed_error, consumed_fault, lock, thrown};
+use crate::script::native::{NativeResult, consumed_fault, lock, thrown};
 
 /// The stream of outcomes that `store` and `reject` return to scripts.
 #[derive(Clone)]
@@ -67,10 +66,10 @@ impl Outcomes {
     /// # Errors
     ///
     /// `stream_consumed` on the second call.
-    pub fn read(&self) -> NativeResult<OutcomeReader> {
+    pub fn reader(&self) -> Result<OutcomeReader, Fault> {
         let mut state = lock(&self.0.state);
         if std::mem::replace(&mut state.is_consumed, true) {
-            return Err(consumed_error("Outcomes"));
+            return Err(consumed_fault("Outcomes"));
         }
         Ok(OutcomeReader {
             owner: self.clone(),
@@ -101,7 +100,9 @@ impl Outcomes {
             }
         }
         let entries = std::mem::take(&mut lock(&self.0.state).open);
-        Ok(Tokens::from_open_entries(&self.0.host, entries))
+        let len = Some(entries.len() as u64);
+        let source = TokenSource::Open(entries.into());
+        Ok(Tokens::of(&self.0.host, source, len, len))
     }
 
     /// Queues settled outcomes for a later report and records the others as open.
@@ -186,24 +187,14 @@ impl OutcomeReader {
             next = self.owner.host().wait(stream.next())?;
         }
         match next {
-            Some(Ok(batch)) => {
-                self.ready = batch.into();
-                Ok(self.ready.pop_front().map(Ok))
-            }
+            Some(Ok(batch)) => self.ready = batch.into(),
             Some(Err(fault)) => {
                 self.stream = None;
-                Ok(Some(Err(fault)))
+                return Ok(Some(Err(fault)));
             }
-            None => {
-                self.stream = None;
-                Ok(None)
-            }
+            None => self.stream = None,
         }
-    }
-
-    /// Returns the stream that is read.
-    pub fn owner(&self) -> &Outcomes {
-        &self.owner
+        Ok(self.ready.pop_front().map(Ok))
     }
 }
 
@@ -216,60 +207,22 @@ impl Drop for OutcomeReader {
 
 impl IntoIterator for Outcomes {
     type Item = NativeResult<Outcome>;
-    type IntoIter = OutcomeIter;
+    type IntoIter = StreamIter<OutcomeReader>;
 
-    fn into_iter(self) -> OutcomeIter {
-        let host = Arc::clone(self.host());
-        let (reader, start_error) = match self.read() {
-            Ok(reader) => (Some(reader), None),
-            Err(error) => (None, Some(error)),
-        };
-        OutcomeIter {
-            unreported: start_error
-                .is_some()
-                .then(|| (host, consumed_fault("Outcomes"))),
-            reader,
-            start_error,
-        }
+    fn into_iter(self) -> Self::IntoIter {
+        StreamIter::new(self.host(), self.reader())
     }
 }
 
-/// Iterates outcomes for a script.
-///
-/// Each outcome is recorded before the script gets it, so none is missing from the report.
-pub struct OutcomeIter {
-    reader: Option<OutcomeReader>,
-    start_error: Option<Box<EvalAltResult>>,
-    unreported: Option<(Arc<ScriptHost>, Fault)>,
-}
+impl StreamReader for OutcomeReader {
+    type Item = Outcome;
 
-impl Iterator for OutcomeIter {
-    type Item = NativeResult<Outcome>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Some(error) = self.start_error.take() {
-            return Some(Err(error));
+    /// Records each outcome before the script gets it, so none is missing from the report.
+    fn read(&mut self) -> NativeResult<Option<Result<Outcome, Fault>>> {
+        let next = self.next(|host| host.ledger().reports().flush().map_err(thrown))?;
+        if let Some(Ok(outcome)) = &next {
+            self.owner.record(outcome.clone(), None)?;
         }
-        if let Some((host, fault)) = self.unreported.take() {
-            host.record_unreported(fault);
-            return None;
-        }
-        let reader = self.reader.as_mut()?;
-        match reader.next(|host| host.ledger().reports().flush().map_err(thrown)) {
-            Err(error) => Some(Err(error)),
-            Ok(Some(Ok(outcome))) => {
-                let recorded = reader.owner().record(outcome.clone(), None);
-                Some(recorded.map(|()| outcome))
-            }
-            Ok(Some(Err(fault))) => {
-                self.unreported = Some((Arc::clone(reader.owner().host()), fault.clone()));
-                self.reader = None;
-                Some(Err(thrown(fault)))
-            }
-            Ok(None) => {
-                self.reader = None;
-                None
-            }
-        }
+        Ok(next)
     }
 }

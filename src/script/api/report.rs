@@ -1,20 +1,11 @@
 //! `report` and `emit`: write reports and lines.
-#![allow(
-    clippy::unwrap_used,
-    clippy::wildcard_imports,
-    clippy::needless_pass_by_value,
-    clippy::unnecessary_wraps,
-    reason = "code that the engine's macro generates, and signatures that it requires"
-)]
 
-use rhai::plugin::*;
-use rhai::{FnPtr, Map};
+use rhai::{Dynamic, FnPtr, NativeCallContext, export_module};
 
 use crate::error::escape::escape_line;
-use crate::script::api::RhaiResultOf;
-use crate::script::api::counts_of;
 use crate::script::api::formatter::LineFormatter;
 use crate::script::api::outcomes::Outcomes;
+use crate::script::api::{OutcomeClosure, RhaiResultOf, SummaryMap, counts_of};
 use crate::script::host::ScriptHost;
 use crate::script::native::integer;
 use crate::script::native::thrown;
@@ -38,7 +29,7 @@ pub mod functions {
     /// log_info(`${summary.stored} stored`);
     /// ```
     #[rhai_fn(volatile, return_raw)]
-    pub fn report(context: NativeCallContext, outcomes: Outcomes) -> RhaiResultOf<Map> {
+    pub fn report(context: NativeCallContext, outcomes: Outcomes) -> RhaiResultOf<SummaryMap> {
         write_report(&context, &outcomes, None)
     }
 
@@ -61,8 +52,8 @@ pub mod functions {
     pub fn report_lines(
         context: NativeCallContext,
         outcomes: Outcomes,
-        line: FnPtr,
-    ) -> RhaiResultOf<Map> {
+        line: OutcomeClosure,
+    ) -> RhaiResultOf<SummaryMap> {
         write_report(&context, &outcomes, Some(&line))
     }
 
@@ -110,9 +101,9 @@ fn write_report(
     context: &NativeCallContext,
     outcomes: &Outcomes,
     line: Option<&FnPtr>,
-) -> RhaiResultOf<Map> {
+) -> RhaiResultOf<SummaryMap> {
     let host = outcomes.host();
-    let mut reader = outcomes.read()?;
+    let mut reader = outcomes.reader().map_err(thrown)?;
     if let Some(line) = line {
         host.set_formatter(LineFormatter::of(context, line.clone()));
     }
@@ -137,19 +128,27 @@ fn write_report(
     Ok(summary_so_far(host))
 }
 
+/// Returns a number of the summary from the host and the number of received tokens.
+type Total = fn(&ScriptHost, u64) -> u64;
+
+/// The numbers of the summary besides the counts of the statuses.
+pub const TOTALS: [(&str, Total); 4] = [
+    ("requested", ScriptHost::requested),
+    ("received", |_, received| received),
+    ("requests", |host, _| host.fetcher().stats().requests()),
+    ("surplus", |host, _| host.fetcher().stats().surplus()),
+];
+
 /// Returns the summary so far as a map for scripts.
-fn summary_so_far(host: &ScriptHost) -> Map {
-    let stats = host.fetcher().stats();
-    let ledger = host.ledger();
-    let received = stats.received() + ledger.created();
-    let mut map = counts_of(&ledger.tally());
-    for (name, count) in [
-        ("requested", host.requested(received)),
-        ("received", received),
-        ("requests", stats.requests()),
-        ("surplus", stats.surplus()),
-    ] {
-        map.insert(name.into(), integer(count).into());
+fn summary_so_far(host: &ScriptHost) -> SummaryMap {
+    let (tally, created) = {
+        let ledger = host.ledger();
+        (ledger.tally(), ledger.created())
+    };
+    let received = host.fetcher().stats().received() + created;
+    let mut map = counts_of(&tally);
+    for (name, count) in TOTALS {
+        map.insert(name.into(), integer(count(host, received)).into());
     }
     map
 }

@@ -1,16 +1,8 @@
 //! `tokens`, `store` and `reject`: store or reject tokens.
-#![allow(
-    clippy::unwrap_used,
-    clippy::wildcard_imports,
-    clippy::needless_pass_by_value,
-    clippy::unnecessary_wraps,
-    reason = "code that the engine's macro generates, and signatures that it requires"
-)]
 
 use std::sync::Arc;
 
-use rhai::plugin::*;
-use rhai::{Array, ImmutableString};
+use rhai::{Array, ImmutableString, NativeCallContext, export_module};
 
 use crate::error::Fault;
 use crate::pipeline::channel::PageStream;
@@ -61,7 +53,7 @@ pub mod functions {
     #[rhai_fn(volatile, return_raw)]
     pub fn store(context: NativeCallContext, tokens: Tokens) -> RhaiResultOf<Outcomes> {
         let host = ScriptHost::of_running(&context)?;
-        start_store(&host, tokens.take_pages()?)
+        Ok(start_store(&host, tokens.take_pages()?))
     }
 
     /// Stores the strings of an array as tokens.
@@ -76,7 +68,7 @@ pub mod functions {
     #[rhai_fn(name = "store", volatile, return_raw)]
     pub fn store_array(context: NativeCallContext, array: Array) -> RhaiResultOf<Outcomes> {
         let host = ScriptHost::of_running(&context)?;
-        start_store(&host, claim_tokens(&host, array)?)
+        Ok(start_store(&host, claim_tokens(&host, array)?))
     }
 
     /// Stores one string as a token.
@@ -97,7 +89,8 @@ pub mod functions {
         token: ImmutableString,
     ) -> RhaiResultOf<Outcomes> {
         let host = ScriptHost::of_running(&context)?;
-        start_store(&host, claim_tokens(&host, vec![token.into()])?)
+        let pages = claim_tokens(&host, vec![token.into()])?;
+        Ok(start_store(&host, pages))
     }
 
     /// Rejects tokens without sending them to the database.
@@ -169,8 +162,8 @@ pub mod functions {
     }
 }
 
-fn start_store(host: &Arc<ScriptHost>, pages: PageStream<Fault>) -> RhaiResultOf<Outcomes> {
-    Ok(Outcomes::new(host, host.store(pages)))
+fn start_store(host: &Arc<ScriptHost>, pages: PageStream<Fault>) -> Outcomes {
+    Outcomes::new(host, host.store(pages))
 }
 
 fn start_reject(host: &Arc<ScriptHost>, pages: PageStream<Fault>, reason: &str) -> Outcomes {

@@ -5,14 +5,15 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use rhai::{EvalAltResult, ImmutableString};
+use rhai::ImmutableString;
 
 use crate::error::Fault;
 use crate::pipeline::channel::PageStream;
 use crate::pipeline::token::{Page, Token};
 use crate::report::ledger::EntryId;
+use crate::script::api::stream_iter::{StreamIter, StreamReader};
 use crate::script::host::{AbandonedStream, HeldStream, ScriptHost};
-use crate::script::native::{NativeResult, consumed_error, consumed_fault, lock, thrown};
+use crate::script::native::{NativeResult, consumed_fault, lock, thrown};
 
 /// The stream of tokens that `fetch` and `tokens` return to scripts.
 #[derive(Clone)]
@@ -23,42 +24,29 @@ pub struct TokensCell {
     host: Arc<ScriptHost>,
     requested: Option<u64>,
     len: Mutex<Option<u64>>,
-    state: Mutex<TokensState>,
+    /// `None` once the tokens were read.
+    source: Mutex<Option<TokenSource>>,
 }
 
-enum TokensState {
-    Stream(PageStream<Fault>),
+/// Where tokens come from.
+pub enum TokenSource {
+    /// A stream of pages.
+    Pages(PageStream<Fault>),
     /// Ledger entries of tokens that failed before and are still open.
-    Open(Vec<EntryId>),
-    Taken,
+    Open(VecDeque<EntryId>),
 }
 
 impl Tokens {
     /// Wraps `pages` for a script.
     pub fn new(host: &Arc<ScriptHost>, pages: PageStream<Fault>, requested: Option<u64>) -> Self {
         let len = pages.known_len().map(|len| len as u64);
-        Self::build(host, TokensState::Stream(pages), requested, len)
+        Self::of(host, TokenSource::Pages(pages), requested, len)
     }
 
-    /// Wraps the response to one request for `requested` tokens, which has `len` tokens.
-    pub fn from_one_page(
+    /// Wraps tokens of which `requested` were requested and `len` are there, if that is known.
+    pub fn of(
         host: &Arc<ScriptHost>,
-        pages: PageStream<Fault>,
-        requested: u64,
-        len: u64,
-    ) -> Self {
-        Self::build(host, TokensState::Stream(pages), Some(requested), Some(len))
-    }
-
-    /// Wraps tokens whose ledger entries are still open.
-    pub fn from_open_entries(host: &Arc<ScriptHost>, entries: Vec<EntryId>) -> Self {
-        let len = entries.len() as u64;
-        Self::build(host, TokensState::Open(entries), Some(len), Some(len))
-    }
-
-    fn build(
-        host: &Arc<ScriptHost>,
-        state: TokensState,
+        source: TokenSource,
         requested: Option<u64>,
         len: Option<u64>,
     ) -> Self {
@@ -66,7 +54,7 @@ impl Tokens {
             host: Arc::clone(host),
             requested,
             len: Mutex::new(len),
-            state: Mutex::new(state),
+            source: Mutex::new(Some(source)),
         });
         let stream = Arc::downgrade(&cell);
         host.track_tokens(stream);
@@ -90,9 +78,13 @@ impl Tokens {
 
     /// Takes the tokens out of the stream, for the store.
     pub fn take_pages(&self) -> NativeResult<PageStream<Fault>> {
+        self.pages_to_read().map_err(thrown)
+    }
+
+    fn pages_to_read(&self) -> Result<PageStream<Fault>, Fault> {
         match self.0.take()? {
-            TokensState::Stream(pages) => Ok(pages),
-            TokensState::Open(entries) => {
+            TokenSource::Pages(pages) => Ok(pages),
+            TokenSource::Open(entries) => {
                 let mut ledger = self.0.host.ledger();
                 let tokens: Vec<Token> = entries
                     .into_iter()
@@ -100,7 +92,6 @@ impl Tokens {
                     .collect();
                 Ok(PageStream::ready([Page::from_tokens(&tokens)]))
             }
-            TokensState::Taken => Err(consumed_error("Tokens")),
         }
     }
 
@@ -112,17 +103,15 @@ impl Tokens {
 }
 
 impl TokensCell {
-    fn take(&self) -> NativeResult<TokensState> {
-        match std::mem::replace(&mut *lock(&self.state), TokensState::Taken) {
-            TokensState::Taken => Err(consumed_error("Tokens")),
-            state => Ok(state),
-        }
+    fn take(&self) -> Result<TokenSource, Fault> {
+        let source = lock(&self.source).take();
+        source.ok_or_else(|| consumed_fault("Tokens"))
     }
 }
 
 impl HeldStream for TokensCell {
     fn abandon(&self) {
-        if let Ok(TokensState::Stream(pages)) = self.take() {
+        if let Ok(TokenSource::Pages(pages)) = self.take() {
             self.host.abandon(AbandonedStream::Pages(pages));
         }
     }
@@ -136,97 +125,75 @@ impl Drop for TokensCell {
 
 impl IntoIterator for Tokens {
     type Item = NativeResult<ImmutableString>;
-    type IntoIter = TokenIter;
+    type IntoIter = StreamIter<TokenReader>;
 
-    fn into_iter(self) -> TokenIter {
-        let (source, start_error) = match self.0.take() {
-            Ok(TokensState::Stream(pages)) => (IterSource::Pages(pages), Ok(())),
-            Ok(TokensState::Open(entries)) => (IterSource::Open(entries.into()), Ok(())),
-            Ok(TokensState::Taken) => (IterSource::End, Err(consumed_error("Tokens"))),
-            Err(error) => (IterSource::End, Err(error)),
-        };
-        TokenIter {
+    fn into_iter(self) -> Self::IntoIter {
+        let host = Arc::clone(self.host());
+        let reader = self.0.take().map(|source| TokenReader {
             source,
             page: Page::from_texts([]),
-            start_error: start_error.err(),
-            unreported: None,
             count: 0,
             owner: self,
-        }
+        });
+        StreamIter::new(&host, reader)
     }
 }
 
-enum IterSource {
-    Pages(PageStream<Fault>),
-    Open(VecDeque<EntryId>),
-    End,
-}
-
-/// Iterates tokens for a script, as strings.
+/// Reads tokens as strings.
 ///
 /// Each token has an open ledger entry until the script stores or rejects the string.
-pub struct TokenIter {
+pub struct TokenReader {
     owner: Tokens,
-    source: IterSource,
+    source: TokenSource,
     page: Page,
-    start_error: Option<Box<EvalAltResult>>,
-    unreported: Option<Fault>,
     count: u64,
 }
 
-impl Iterator for TokenIter {
-    type Item = NativeResult<ImmutableString>;
+impl StreamReader for TokenReader {
+    type Item = ImmutableString;
 
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Some(error) = self.start_error.take() {
-            self.unreported = Some(consumed_fault("Tokens"));
-            return Some(Err(error));
-        }
-        let host = Arc::clone(self.owner.host());
-        if let Some(fault) = self.unreported.take() {
-            // Only a loop with an empty body continues after an error, so the script did not see it.
-            host.record_unreported(fault);
-            return None;
-        }
-        if let IterSource::Open(entries) = &mut self.source {
-            let ledger = host.ledger();
-            while let Some(entry) = entries.pop_front() {
-                if let Some(text) = ledger.open_text(entry) {
-                    self.count += 1;
-                    return Some(Ok(text.into()));
-                }
+    fn read(&mut self) -> NativeResult<Option<Result<ImmutableString, Fault>>> {
+        let host = self.owner.host();
+        let text = match &mut self.source {
+            TokenSource::Open(entries) => {
+                let ledger = host.ledger();
+                std::iter::from_fn(|| entries.pop_front())
+                    .find_map(|entry| ledger.open_text(entry))
+                    .map(Into::into)
             }
-        }
-        if self.page.is_empty()
-            && let IterSource::Pages(pages) = &mut self.source
-        {
-            match host.wait(pages.next()) {
-                Err(stopped) => return Some(Err(stopped)),
-                Ok(Some(Ok(page))) => self.page = page,
-                Ok(Some(Err(fault))) => {
-                    self.source = IterSource::End;
-                    self.unreported = Some(fault.clone());
-                    return Some(Err(thrown(fault)));
+            TokenSource::Pages(pages) => {
+                if self.page.is_empty() {
+                    match host.wait(pages.next())? {
+                        Some(Ok(page)) => self.page = page,
+                        end => {
+                            self.source = TokenSource::Open(VecDeque::new());
+                            if let Some(Err(fault)) = end {
+                                return Ok(Some(Err(fault)));
+                            }
+                        }
+                    }
                 }
-                Ok(None) => self.source = IterSource::End,
+                self.page.take(1).pop().map(|token| {
+                    let text = token.as_str().into();
+                    host.ledger().add_script_token(token);
+                    text
+                })
             }
-        }
-        let Some(token) = self.page.take(1).pop() else {
-            *lock(&self.owner.0.len) = Some(self.count);
-            return None;
         };
-        self.count += 1;
-        let text = token.as_str().into();
-        host.ledger().add_script_token(token);
-        Some(Ok(text))
+        if text.is_some() {
+            self.count += 1;
+        } else {
+            *lock(&self.owner.0.len) = Some(self.count);
+        }
+        Ok(text.map(Ok))
     }
 }
 
-impl Drop for TokenIter {
+impl Drop for TokenReader {
     fn drop(&mut self) {
-        let page = std::mem::replace(&mut self.page, Page::from_texts([]));
-        if let IterSource::Pages(mut pages) = std::mem::replace(&mut self.source, IterSource::End) {
-            pages.put_back(page);
+        let source = std::mem::replace(&mut self.source, TokenSource::Open(VecDeque::new()));
+        if let TokenSource::Pages(mut pages) = source {
+            pages.put_back(std::mem::replace(&mut self.page, Page::from_texts([])));
             pages.stop();
             self.owner.host().abandon(AbandonedStream::Pages(pages));
         }
@@ -241,63 +208,46 @@ pub struct Pages(Tokens);
 
 impl IntoIterator for Pages {
     type Item = NativeResult<Tokens>;
-    type IntoIter = PageIter;
+    type IntoIter = StreamIter<PageReader>;
 
-    fn into_iter(self) -> PageIter {
-        let (pages, start_error) = match self.0.take_pages() {
-            Ok(pages) => (Some(pages), None),
-            Err(error) => (None, Some(error)),
-        };
-        PageIter {
-            pages,
-            start_error,
-            unreported: None,
+    fn into_iter(self) -> Self::IntoIter {
+        let host = Arc::clone(self.0.host());
+        let reader = self.0.pages_to_read().map(|pages| PageReader {
+            pages: Some(pages),
             owner: self.0,
-        }
+        });
+        StreamIter::new(&host, reader)
     }
 }
 
-/// Iterates pages for a script.
-pub struct PageIter {
+/// Reads pages.
+pub struct PageReader {
+    /// `None` after the end.
     pages: Option<PageStream<Fault>>,
-    start_error: Option<Box<EvalAltResult>>,
-    unreported: Option<Fault>,
     owner: Tokens,
 }
 
-impl Iterator for PageIter {
-    type Item = NativeResult<Tokens>;
+impl StreamReader for PageReader {
+    type Item = Tokens;
 
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Some(error) = self.start_error.take() {
-            self.unreported = Some(consumed_fault("Tokens"));
-            return Some(Err(error));
-        }
+    fn read(&mut self) -> NativeResult<Option<Result<Tokens, Fault>>> {
         let host = self.owner.host();
-        if let Some(fault) = self.unreported.take() {
-            host.record_unreported(fault);
-            return None;
+        let Some(pages) = &mut self.pages else {
+            return Ok(None);
+        };
+        let page = host.wait(pages.next())?;
+        if !matches!(page, Some(Ok(_))) {
+            self.pages = None;
         }
-        match host.wait(self.pages.as_mut()?.next()) {
-            Err(stopped) => Some(Err(stopped)),
-            Ok(Some(Ok(page))) => {
-                let requested = Some(page.len() as u64);
-                Some(Ok(Tokens::new(host, PageStream::ready([page]), requested)))
-            }
-            Ok(Some(Err(fault))) => {
-                self.pages = None;
-                self.unreported = Some(fault.clone());
-                Some(Err(thrown(fault)))
-            }
-            Ok(None) => {
-                self.pages = None;
-                None
-            }
-        }
+        let tokens = |page: Page| {
+            let requested = Some(page.len() as u64);
+            Tokens::new(host, PageStream::ready([page]), requested)
+        };
+        Ok(page.map(|page| page.map(tokens)))
     }
 }
 
-impl Drop for PageIter {
+impl Drop for PageReader {
     fn drop(&mut self) {
         if let Some(mut pages) = self.pages.take() {
             pages.stop();

@@ -1,14 +1,7 @@
 //! Methods and properties of `Tokens`, `Outcomes`, `Outcome` and thrown strings.
-#![allow(
-    clippy::unwrap_used,
-    clippy::wildcard_imports,
-    clippy::needless_pass_by_value,
-    clippy::unnecessary_wraps,
-    reason = "code that the engine's macro generates, and signatures that it requires"
-)]
+#![allow(clippy::unwrap_used, reason = "code that the engine's macro generates")]
 
-use rhai::plugin::*;
-use rhai::{FLOAT, INT, ImmutableString, Map};
+use rhai::{Dynamic, FLOAT, INT, ImmutableString, export_module};
 
 use crate::error::escape::json_of;
 use crate::pipeline::latency::milliseconds;
@@ -16,7 +9,7 @@ use crate::pipeline::token::{Outcome, Status};
 use crate::report::record::TokenRecord;
 use crate::script::api::outcomes::Outcomes;
 use crate::script::api::tokens::{Pages, Tokens};
-use crate::script::api::{RhaiResultOf, counts_of};
+use crate::script::api::{CountsMap, RhaiResultOf, counts_of};
 use crate::script::native::integer;
 
 /// Methods and properties.
@@ -50,22 +43,8 @@ pub mod functions {
     /// log_info(`${page.len} tokens received`);
     /// report(store(page));
     /// ```
-    #[rhai_fn(get = "len", pure)]
+    #[rhai_fn(get = "len", name = "len", pure)]
     pub fn tokens_len(tokens: &mut Tokens) -> Dynamic {
-        count_or_unit(tokens.count())
-    }
-
-    /// Returns the number of tokens, or `()` if it is not known yet; the same as `.len`.
-    ///
-    /// # Example
-    ///
-    /// ```rhai
-    /// let page = tokens(["one", "two"]);
-    /// print(page.len()); // 2
-    /// report(store(page));
-    /// ```
-    #[rhai_fn(name = "len", pure)]
-    pub fn tokens_len_method(tokens: &mut Tokens) -> Dynamic {
         count_or_unit(tokens.count())
     }
 
@@ -109,26 +88,12 @@ pub mod functions {
     /// print(page.to_string()); // Tokens(3 requested)
     /// report(store(page));
     /// ```
-    #[rhai_fn(name = "to_string", pure)]
+    #[rhai_fn(name = "to_string", name = "to_debug", pure)]
     pub fn tokens_to_string(tokens: &mut Tokens) -> String {
         match tokens.requested() {
             Some(count) => format!("Tokens({count} requested)"),
             None => "Tokens".to_owned(),
         }
-    }
-
-    /// Returns the description that `debug` prints, without tokens.
-    ///
-    /// # Example
-    ///
-    /// ```rhai
-    /// let page = fetch(3);
-    /// debug(page);
-    /// report(store(page));
-    /// ```
-    #[rhai_fn(name = "to_debug", pure)]
-    pub fn tokens_to_debug(tokens: &mut Tokens) -> String {
-        tokens_to_string(tokens)
     }
 
     /// Returns the tokens that are safe to send again: `failed` and `not_attempted`.
@@ -162,7 +127,7 @@ pub mod functions {
     /// log_info(`${outcomes.counts.stored} stored`);
     /// ```
     #[rhai_fn(get = "counts", pure)]
-    pub fn counts(outcomes: &mut Outcomes) -> Map {
+    pub fn counts(outcomes: &mut Outcomes) -> CountsMap {
         counts_of(&outcomes.counts())
     }
 
@@ -175,23 +140,9 @@ pub mod functions {
     /// report(outcomes);
     /// print(outcomes.to_string()); // Outcomes(1 seen)
     /// ```
-    #[rhai_fn(name = "to_string", pure)]
+    #[rhai_fn(name = "to_string", name = "to_debug", pure)]
     pub fn outcomes_to_string(outcomes: &mut Outcomes) -> String {
         format!("Outcomes({} seen)", outcomes.counts().total())
-    }
-
-    /// Returns the description that `debug` prints, without tokens.
-    ///
-    /// # Example
-    ///
-    /// ```rhai
-    /// let outcomes = store(["one"]);
-    /// debug(outcomes);
-    /// report(outcomes);
-    /// ```
-    #[rhai_fn(name = "to_debug", pure)]
-    pub fn outcomes_to_debug(outcomes: &mut Outcomes) -> String {
-        outcomes_to_string(outcomes)
     }
 
     /// The token, as a string.

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use rhai::{EvalAltResult, ParseErrorType};
 
-use crate::error::suggest::nearest_name;
+use crate::error::suggest::suggestion;
 use crate::script::error::limit;
 use crate::script::error::message::{Advice, lower_first};
+use crate::script::tokens::{Token, tokens_of};
 use crate::script::type_names::script_type;
 
 /// Returns the message of a parse error; `text` is the whole script.
@@ -17,84 +18,65 @@ pub fn of_parse(kind: &ParseErrorType, text: &str) -> Advice {
     match kind {
         ParseErrorType::VariableUndefined(name) => unknown_variable(name, text),
         ParseErrorType::ModuleUndefined(name) => unknown_module(name, text),
-        _ => Advice {
-            message: lower_first(&kind.to_string().replace("  ", " ")),
-            ..Advice::default()
-        },
+        _ => Advice::new(lower_first(&kind.to_string().replace("  ", " "))),
     }
 }
 
 /// Returns the message of an unknown variable.
 pub fn unknown_variable(name: &str, text: &str) -> Advice {
     let declared = declared_names(text);
-    let near = nearest_name(
-        name,
-        declared.iter().copied().filter(|other| *other != name),
-    );
-    let hint = declared
-        .contains(name)
-        .then(|| format!("a function sees only its own variables: pass `{name}` as an argument"));
-    Advice {
-        message: format!("unknown variable `{name}`"),
-        label: match near {
-            Some(near) if hint.is_none() => format!("did you mean `{near}`?"),
-            _ => String::new(),
-        },
-        hint,
+    let advice = Advice::new(format!("unknown variable `{name}`"));
+    if declared.contains(name) {
+        return advice.hint(format!(
+            "a function sees only its own variables: pass `{name}` as an argument"
+        ));
     }
+    advice.label(suggestion(name, declared.iter().map(String::as_str), ""))
 }
 
 /// Returns the message of a module that is not imported.
 fn unknown_module(name: &str, text: &str) -> Advice {
-    let imported = text.split(" as ").skip(1).filter_map(|rest| {
-        let end = rest.find(|char: char| !char.is_alphanumeric() && char != '_')?;
-        Some(&rest[..end])
-    });
-    let near = nearest_name(
-        name,
-        ["host", "env", "config", "global"]
-            .into_iter()
-            .chain(imported),
-    );
-    Advice {
-        message: format!("unknown module `{name}`"),
-        label: near.map_or(String::new(), |near| format!("did you mean `{near}`?")),
-        hint: near
-            .is_none()
-            .then(|| format!("import it first, such as: import \"lib/{name}\" as {name};")),
+    let mut known = declared_names(text);
+    known.extend(["host", "env", "config", "global"].map(str::to_owned));
+    let label = suggestion(name, known.iter().map(String::as_str), "");
+    let advice = Advice::new(format!("unknown module `{name}`"));
+    if label.is_empty() {
+        advice.hint(format!(
+            "import it first, such as: import \"lib/{name}\" as {name};"
+        ))
+    } else {
+        advice.label(label)
     }
 }
 
 /// Returns the names that a script declares anywhere, and the global constants.
-fn declared_names(text: &str) -> BTreeSet<&str> {
-    let mut names = BTreeSet::from(["SIZE"]);
-    let is_word = |char: char| char.is_alphanumeric() || char == '_';
-    let mut words = text
-        .split(|char| !is_word(char))
-        .filter(|word| !word.is_empty());
-    while let Some(word) = words.next() {
-        if matches!(word, "let" | "const" | "for" | "as") {
-            names.extend(words.next());
+fn declared_names(text: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::from(["SIZE".to_owned()]);
+    let tokens = tokens_of(text);
+    let tokens: Vec<&Token> = tokens.iter().map(|(token, _)| token).collect();
+    for (at, keyword) in tokens.iter().enumerate() {
+        let first = match keyword {
+            // The parameters of a function are behind its name.
+            Token::Fn => at + 2,
+            Token::Let | Token::Const | Token::For | Token::As | Token::Catch | Token::Pipe => {
+                at + 1
+            }
+            _ => continue,
+        };
+        let mut rest = tokens
+            .iter()
+            .skip(first)
+            .skip_while(|token| ***token == Token::LeftParen);
+        let is_list = |token: &&&Token| matches!(token, Token::Identifier(_) | Token::Comma);
+        let list: Vec<_> = rest.clone().take_while(is_list).collect();
+        // A bar that no other bar closes is an operator.
+        if **keyword == Token::Pipe && rest.nth(list.len()) != Some(&&Token::Pipe) {
+            continue;
         }
-    }
-    // Parameters are between bars or in the parentheses of a function.
-    let between = text.split('|').skip(1).step_by(2);
-    let of_functions = text.split("fn ").skip(1).filter_map(|rest| {
-        let (_, params) = rest.split_once('(')?;
-        params.split(')').next()
-    });
-    for params in between.chain(of_functions) {
-        if params
-            .chars()
-            .all(|char| is_word(char) || matches!(char, ',' | ' '))
-        {
-            names.extend(
-                params
-                    .split(',')
-                    .map(str::trim)
-                    .filter(|name| !name.is_empty()),
-            );
-        }
+        names.extend(list.into_iter().filter_map(|token| match token {
+            Token::Identifier(name) => Some(name.to_string()),
+            _ => None,
+        }));
     }
     names
 }
@@ -116,16 +98,7 @@ pub fn parse_signature(signature: &str) -> (&str, Vec<&str>) {
     let (name, types) = signature.split_once(" (").unwrap_or((signature, ""));
     let types = types.strip_suffix(')').unwrap_or(types);
     let types = types.split(", ").filter(|name| !name.is_empty());
-    (name, types.map(argument_type).collect())
-}
-
-fn argument_type(name: &str) -> &str {
-    match name {
-        "&str | ImmutableString | String" => "string",
-        "Fn" => "closure",
-        "()" => "nothing",
-        other => script_type(other),
-    }
+    (name, types.map(script_type).collect())
 }
 
 /// Returns true for an operator such as `+`.

@@ -114,7 +114,8 @@ fn end_of_code(text: &str, reported: Position) -> Option<Position> {
     Some(position(index + 1, code.trim_end().chars().count() + 1))
 }
 
-fn with_advice(advice: Advice, file: &str, position: Position, texts: &ScriptTexts) -> Problem {
+/// Returns the problem that `advice` explains, with the location at `position`.
+pub fn with_advice(advice: Advice, file: &str, position: Position, texts: &ScriptTexts) -> Problem {
     let problem = Problem::new(Exit::Script, advice.message);
     let problem = mark(problem, file, position, texts, &advice.label);
     match advice.hint {
@@ -215,27 +216,14 @@ fn innermost(error: &EvalAltResult, file: &str, texts: &ScriptTexts, symbols: &S
             let advice = advice::unknown_variable(name, &texts.get(file));
             with_advice(advice, file, position, texts)
         }
-        EvalAltResult::ErrorDataRace(..) => with_advice(
-            Advice {
-                message: "a value is used while it is being called or changed".to_owned(),
-                label: String::new(),
-                hint: Some(
-                    "a closure cannot call itself through its variable; write a function instead: `fn name(…) { … }`"
-                        .to_owned(),
-                ),
-            },
-            file,
-            position,
-            texts,
-        ),
+        EvalAltResult::ErrorDataRace(..) => {
+            let advice = Advice::new("a value is used while it is being called or changed").hint(
+                "a closure cannot call itself through its variable; write a function instead: `fn name(…) { … }`",
+            );
+            with_advice(advice, file, position, texts)
+        }
         EvalAltResult::ErrorParsing(kind, _) => parse_problem(kind, position, file, texts),
-        _ => mark(
-            Problem::new(Exit::Script, engine_message(error)),
-            file,
-            position,
-            texts,
-            "",
-        ),
+        _ => with_advice(Advice::new(engine_message(error)), file, position, texts),
     }
 }
 
@@ -249,7 +237,7 @@ fn engine_message(error: &EvalAltResult) -> String {
 }
 
 /// Adds the location at `position` to a problem and marks the word there.
-pub fn mark(
+fn mark(
     problem: Problem,
     file: &str,
     position: Position,

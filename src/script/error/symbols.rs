@@ -1,164 +1,160 @@
-//! The functions that scripts can call, their overloads, and suggestions for unknown names.
+//! Looks up the functions that scripts can call, and suggests names.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rhai::Engine;
 
-use crate::error::suggest::nearest_name;
+use crate::error::suggest::suggestion;
+use crate::script::api::{Stream, keys_of, streams};
 use crate::script::error::advice;
 use crate::script::error::message::Advice;
+use crate::script::functions::{Function, Overloads};
 use crate::script::texts::is_closure;
+use crate::script::type_names::script_type;
 
-/// The functions that scripts can call: overloads by name.
-#[derive(Clone, Default)]
+/// The functions and types of scripts.
+#[derive(Clone)]
 pub struct Symbols {
-    /// Functions without a namespace, and properties as `get$NAME`.
-    pub(crate) functions: BTreeMap<String, Vec<Signature>>,
-    /// Functions by namespace (`host`, `env`).
-    pub(crate) namespaces: BTreeMap<String, BTreeMap<String, Vec<Signature>>>,
-    /// The names of the primitives, whose overloads are shown in messages.
-    pub(crate) primitives: BTreeSet<String>,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Signature {
-    pub(crate) params: usize,
-    pub(crate) types: Vec<String>,
+    /// Functions by namespace. Global functions, methods and properties have none.
+    namespaces: BTreeMap<String, Overloads>,
+    streams: Vec<Stream>,
+    /// The types that the script API adds properties or methods to, as scripts name them.
+    documented: BTreeSet<String>,
 }
 
 impl Symbols {
     /// Collects the functions of `engine`.
     pub fn of(engine: &Engine) -> Self {
-        let mut symbols = Self::default();
-        let functions = engine.collect_fn_metadata(
-            None,
-            |info| {
-                let metadata = info.metadata;
-                let types = metadata
-                    .params_info
-                    .iter()
-                    .map(|name| parameter_type(name))
-                    .collect();
-                let form = Signature {
-                    params: metadata.num_params,
-                    types,
-                };
-                Some((info.namespace.to_string(), metadata.name.to_string(), form))
-            },
-            true,
-        );
-        for (namespace, name, form) in functions {
-            if namespace == "host" {
-                symbols.primitives.insert(name.clone());
-            }
-            let table = if namespace.is_empty() {
-                &mut symbols.functions
-            } else {
-                symbols.namespaces.entry(namespace).or_default()
-            };
-            let forms = table.entry(name).or_default();
-            if !forms.contains(&form) {
-                forms.push(form);
+        let mut namespaces = BTreeMap::<String, Overloads>::new();
+        for function in Function::all(engine, true) {
+            let table = namespaces.entry(function.namespace.clone()).or_default();
+            let overloads = table.entry(function.name.clone()).or_default();
+            // An override has the types of the function that it overrides.
+            if overloads
+                .iter()
+                .all(|other| other.types() != function.types())
+            {
+                overloads.push(function);
             }
         }
-        symbols
+        let mut api = Function::all(engine, false);
+        // Overrides of engine functions have no comments.
+        api.retain(|function| !function.comments.is_empty());
+        let documented = api.iter().filter_map(Function::receiver);
+        Self {
+            namespaces,
+            streams: streams().into(),
+            documented: documented
+                .map(|kind| script_type(kind).to_owned())
+                .collect(),
+        }
+    }
+
+    /// Returns the functions of a namespace; `None` if it does not exist.
+    pub fn namespace(&self, name: &str) -> Option<&Overloads> {
+        self.namespaces.get(name)
+    }
+
+    /// Returns the names and overloads of the global functions.
+    pub fn global(&self) -> impl Iterator<Item = (&str, &[Function])> {
+        let all = self.namespace("").into_iter().flatten();
+        all.map(|(name, overloads)| (name.as_str(), overloads.as_slice()))
+    }
+
+    /// Returns the overloads of a global function.
+    pub fn overloads(&self, name: &str) -> &[Function] {
+        let overloads = self.namespace("").and_then(|table| table.get(name));
+        overloads.map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns true for a primitive, which also exists below `host::`.
+    pub fn is_primitive(&self, name: &str) -> bool {
+        let primitives = self.namespace("host");
+        primitives.is_some_and(|table| table.contains_key(name))
+    }
+
+    /// Returns the type of the items if `kind` is a stream.
+    pub fn item(&self, kind: &str) -> Option<&'static str> {
+        let stream = self.streams.iter().find(|stream| stream.name == kind)?;
+        Some(stream.item)
+    }
+
+    /// Returns true if the properties of the type are known.
+    pub fn is_closed(&self, kind: &str) -> bool {
+        self.item(kind).is_some() || self.documented.contains(kind)
+    }
+
+    /// Returns the type that a call returns, if it is the same for all overloads that fit.
+    ///
+    /// A map with known keys has the name of its alias.
+    pub fn returned(&self, name: &str, args: &[Option<&str>]) -> Option<&str> {
+        let overloads = self.overloads(name).iter();
+        let fitting = overloads.filter(|function| function.accepts(args));
+        let mut types = fitting.map(|function| match function.returns.as_str() {
+            alias if keys_of(alias).is_some() => alias,
+            name => script_type(name),
+        });
+        let first = types.next().filter(|name| *name != "?")?;
+        types.all(|other| other == first).then_some(first)
     }
 
     /// Explains a call that the engine could not resolve; `signature` is ``name (types)``.
     pub fn advice(&self, signature: &str, file: &str) -> Advice {
         let (name, types) = advice::parse_signature(signature);
-        let empty = Advice::default;
         if advice::is_operator(name) {
             let operands = types.join(" and ");
-            return Advice {
-                message: format!("`{name}` cannot be applied to {operands}"),
-                ..empty()
-            };
+            return Advice::new(format!("`{name}` cannot be applied to {operands}"));
         }
         if is_closure(name) {
-            return Advice {
-                message: "a closure of another file cannot be called here".to_owned(),
-                hint: Some(
-                    "write a function in that file, and call it as `module::name(…)`".to_owned(),
-                ),
-                ..empty()
-            };
+            return Advice::new("a closure of another file cannot be called here")
+                .hint("write a function in that file, and call it as `module::name(…)`");
         }
         let types = types.join(", ");
-        if let Some(forms) = self.functions.get(name) {
-            return Advice {
-                message: format!("`{name}` cannot be called with ({types})"),
-                label: call_forms(name, forms),
-                ..empty()
-            };
+        let overloads = self.overloads(name);
+        if !overloads.is_empty() {
+            return Advice::new(format!("`{name}` cannot be called with ({types})"))
+                .label(call_forms(name, overloads));
         }
-        let message = format!("unknown function `{name}` ({types})");
+        let unknown = Advice::new(format!("unknown function `{name}` ({types})"));
         // The functions of a module are known only after its import.
         if name.contains("::") {
-            return Advice { message, ..empty() };
+            return unknown;
         }
-        let near = nearest_name(name, self.functions.keys().map(String::as_str));
-        Advice {
-            message,
-            label: near.map_or(String::new(), |near| format!("did you mean `{near}`?")),
-            hint: Some(format!(
+        unknown
+            .label(suggestion(name, self.global().map(|(known, _)| known), ""))
+            .hint(format!(
                 "`token_service check {file}` finds such mistakes before a run"
-            )),
-        }
+            ))
     }
 
-    /// Returns true if values of the type have the property.
-    pub fn has_property(&self, property: &str, kind: &str) -> bool {
-        let forms = self.functions.get(&format!("get${property}"));
-        forms.is_some_and(|forms| {
-            let of_kind = |form: &Signature| form.types.first().is_some_and(|first| first == kind);
-            forms.iter().any(of_kind)
-        })
+    /// Returns the properties of a type.
+    pub fn properties(&self, kind: &str) -> Vec<&str> {
+        let properties = self.global().filter_map(|(name, overloads)| {
+            let is_of_kind = overloads.iter().any(|form| form.types() == [kind]);
+            name.strip_prefix("get$").filter(|_| is_of_kind)
+        });
+        properties.collect()
     }
 
     /// Explains a property that values of the type do not have.
     pub fn property_advice(&self, property: &str, kind: &str) -> Advice {
-        let has: Vec<&str> = self
-            .functions
-            .iter()
-            .filter_map(|(name, forms)| Some((name.strip_prefix("get$")?, forms)))
-            .filter(|(_, forms)| {
-                let of_kind =
-                    |form: &Signature| form.types.first().is_some_and(|first| first == kind);
-                forms.iter().any(of_kind)
-            })
-            .map(|(name, _)| name)
-            .collect();
-        let label = match nearest_name(property, has.iter().copied()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None if has.is_empty() => String::new(),
-            None => format!("it has {}", has.join(", ")),
-        };
-        let kind = if kind == "()" { "nothing" } else { kind };
-        Advice {
-            message: format!("{kind} has no property `{property}`"),
-            label,
-            hint: None,
-        }
+        let label = suggestion(property, self.properties(kind), "it has");
+        Advice::new(format!("{kind} has no property `{property}`")).label(label)
     }
 }
 
 /// Lists how a function can be called: ``it is called as `store(Tokens)`, `store(array)` ``.
-pub(crate) fn call_forms(name: &str, forms: &[Signature]) -> String {
+pub(crate) fn call_forms(name: &str, overloads: &[Function]) -> String {
     // The engine keeps overloads in random order.
-    let mut forms: Vec<&Vec<String>> = forms.iter().map(|form| &form.types).collect();
+    let mut forms: Vec<Vec<&str>> = overloads.iter().map(Function::types).collect();
     forms.sort_by_key(|types| (types.len(), types.join(", ").to_lowercase()));
     let more = if forms.len() > 4 { ", …" } else { "" };
-    let shown: Vec<String> = forms
+    let shown = forms
         .iter()
         .take(4)
-        .map(|types| format!("`{name}({})`", types.join(", ")))
-        .collect();
-    format!("it is called as {}{more}", shown.join(", "))
-}
-
-/// Returns the script's name of the type in ``name: type``.
-fn parameter_type(param: &str) -> String {
-    let kind = param.split_once(": ").map_or(param, |(_, kind)| kind);
-    crate::script::type_names::script_type(kind).to_owned()
+        .map(|types| format!("`{name}({})`", types.join(", ")));
+    format!(
+        "it is called as {}{more}",
+        shown.collect::<Vec<_>>().join(", ")
+    )
 }

@@ -1,17 +1,20 @@
 //! Checks calls: unknown functions, wrong numbers or types of arguments, unknown options, and
 //! functions that hide primitives.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use rhai::{AST, ASTNode, Dynamic, Expr, FnCallExpr, Position, Stmt};
 
-use crate::error::suggest::nearest_name;
-use crate::script::api::{FETCH_OPTIONS, RETRY_OPTIONS};
-use crate::script::error::symbols::{Signature, Symbols, call_forms};
-use crate::script::lint::ast::{Functions, call_of, functions_of};
+use crate::error::suggest::suggestion;
+use crate::script::api::options_of;
+use crate::script::error::message::Advice;
+use crate::script::error::symbols::{Symbols, call_forms};
+use crate::script::functions::{Function, Overloads};
+use crate::script::lint::ast::call_of;
 use crate::script::lint::types::VariableKinds;
 use crate::script::lint::{LintFinding, Modules};
-use crate::script::texts::is_closure;
+use crate::script::tokens::Token;
+use crate::script::type_names::script_type;
 
 /// Functions that the engine handles without registration.
 const BUILT_IN: [&str; 12] = [
@@ -32,7 +35,7 @@ const BUILT_IN: [&str; 12] = [
 /// Checks the calls of one file.
 pub struct Calls<'a> {
     symbols: &'a Symbols,
-    functions: Functions,
+    functions: Overloads,
     modules: &'a Modules,
     /// Names of map entries, which may be closures: `map.name()` calls them.
     ///
@@ -84,17 +87,16 @@ impl<'a> Calls<'a> {
     pub fn of(ast: &AST, symbols: &'a Symbols, modules: &'a Modules) -> Self {
         Self {
             symbols,
-            functions: functions_of(ast, false),
+            functions: Function::of_script(ast, false),
             modules,
             map_keys: map_keys(ast),
         }
     }
 
     /// Returns true if the script defines the function.
-    pub fn defines(&self, name: &str, params: usize) -> bool {
-        self.functions
-            .get(name)
-            .is_some_and(|forms| forms.contains(&params))
+    fn defines(&self, name: &str, params: usize) -> bool {
+        let own = self.functions.get(name);
+        own.is_some_and(|own| takes(own, params))
     }
 
     /// Finds a call of a function that does not exist, or not with this number of arguments.
@@ -104,12 +106,12 @@ impl<'a> Calls<'a> {
         position: Position,
         is_method: bool,
     ) -> Option<LintFinding> {
-        let (message, label) = self.find_mistake(call, is_method)?;
-        Some(LintFinding::error(position, message).label(label))
+        let advice = self.find_mistake(call, is_method)?;
+        Some(LintFinding::error(position, advice))
     }
 
-    /// Returns the message and the label of the mistake in a call.
-    fn find_mistake(&self, call: &FnCallExpr, is_method: bool) -> Option<(String, String)> {
+    /// Explains the mistake in a call.
+    fn find_mistake(&self, call: &FnCallExpr, is_method: bool) -> Option<Advice> {
         let name = call.name.as_str();
         if call.is_operator_call() || BUILT_IN.contains(&name) {
             return None;
@@ -119,81 +121,52 @@ impl<'a> Calls<'a> {
             return None;
         }
         let count = call.args.len() + usize::from(is_method);
-        if !call.namespace.is_empty() {
-            let namespace = call.namespace.to_string();
-            if let Some(functions) = self.modules.get(&namespace) {
-                return check_module_call(&namespace, name, count, functions);
-            }
-            return check_call(name, count, self.symbols.namespaces.get(&namespace)?);
-        }
-        if let Some(forms) = self.functions.get(name) {
-            // A script function may also be called on a value, its `this`.
-            let fits = forms.contains(&count) || is_method && forms.contains(&(count - 1));
-            let others = self.symbols.functions.get(name).into_iter().flatten();
-            let mut all = forms.clone();
-            all.extend(others.map(|form| form.params));
-            return (!fits && !all.contains(&count)).then(|| wrong_number(name, count, all));
-        }
-        check_call(name, count, &self.symbols.functions).map(|(message, label)| {
-            if label.is_empty() {
-                let near = nearest_name(name, self.functions.keys().map(String::as_str));
-                (
-                    message,
-                    near.map_or(label, |near| format!("did you mean `{near}`?")),
-                )
+        let namespace = call.namespace.to_string();
+        let no_overloads = Overloads::new();
+        let (own, known, unknown) = if let Some(module) = self.modules.get(&namespace) {
+            let unknown = format!("`{namespace}` has no function `{name}`");
+            (module, &no_overloads, unknown)
+        } else {
+            let is_global = call.namespace.is_empty();
+            let own = if is_global {
+                &self.functions
             } else {
-                (message, label)
-            }
-        })
+                &no_overloads
+            };
+            let unknown = format!("unknown function `{name}`");
+            (own, self.symbols.namespace(&namespace)?, unknown)
+        };
+        let overloads = |table: &'_ Overloads| table.get(name).cloned().unwrap_or_default();
+        let (own_overloads, overloads) = (overloads(own), overloads(known));
+        if own_overloads.is_empty() && overloads.is_empty() {
+            let names = known.keys().chain(own.keys()).map(String::as_str);
+            return Some(Advice::new(unknown).label(suggestion(name, names, "")));
+        }
+        // A script's function may also be called on a value, its `this`.
+        let fits = takes(&own_overloads, count)
+            || takes(&overloads, count)
+            || is_method && takes(&own_overloads, count - 1);
+        if fits {
+            return None;
+        }
+        let label = if own_overloads.is_empty() {
+            call_forms(name, &overloads)
+        } else {
+            String::new()
+        };
+        let all = own_overloads.iter().chain(&overloads);
+        let counts: BTreeSet<usize> = all.map(|function| function.params.len()).collect();
+        let plural = if counts == BTreeSet::from([1]) {
+            ""
+        } else {
+            "s"
+        };
+        let counts: Vec<String> = counts.iter().map(ToString::to_string).collect();
+        let counts = counts.join(" or ");
+        let message = format!("`{name}` takes {counts} argument{plural}, not {count}");
+        Some(Advice::new(message).label(label))
     }
-}
 
-/// Checks a call of an imported function.
-fn check_module_call(
-    module: &str,
-    name: &str,
-    count: usize,
-    functions: &Functions,
-) -> Option<(String, String)> {
-    let Some(forms) = functions.get(name) else {
-        let label = nearest_name(name, functions.keys().map(String::as_str))
-            .map_or(String::new(), |near| format!("did you mean `{near}`?"));
-        return Some((format!("`{module}` has no function `{name}`"), label));
-    };
-    (!forms.contains(&count)).then(|| wrong_number(name, count, forms.clone()))
-}
-
-/// Checks a call against the functions in `known`.
-fn check_call(
-    name: &str,
-    count: usize,
-    known: &BTreeMap<String, Vec<Signature>>,
-) -> Option<(String, String)> {
-    let Some(forms) = known.get(name) else {
-        let label = nearest_name(name, known.keys().map(String::as_str))
-            .map_or(String::new(), |near| format!("did you mean `{near}`?"));
-        return Some((format!("unknown function `{name}`"), label));
-    };
-    if forms.iter().any(|form| form.params == count) {
-        return None;
-    }
-    let (message, _) = wrong_number(name, count, forms.iter().map(|form| form.params).collect());
-    Some((message, call_forms(name, forms)))
-}
-
-fn wrong_number(name: &str, count: usize, mut known: Vec<usize>) -> (String, String) {
-    known.sort_unstable();
-    known.dedup();
-    let plural = if known == [1] { "" } else { "s" };
-    let known: Vec<String> = known.iter().map(ToString::to_string).collect();
-    let known = known.join(" or ");
-    (
-        format!("`{name}` takes {known} argument{plural}, not {count}"),
-        String::new(),
-    )
-}
-
-impl Calls<'_> {
     /// Finds arguments whose known types fit no overload of a primitive.
     pub fn wrong_arguments(
         &self,
@@ -202,75 +175,77 @@ impl Calls<'_> {
         kinds: &VariableKinds,
     ) -> Option<LintFinding> {
         let name = call.name.as_str();
-        let forms = self.forms(call)?;
-        let given: Vec<Option<&str>> = call
-            .args
-            .iter()
-            .map(|arg| {
-                kinds
-                    .of(arg)
-                    .map(crate::script::lint::types::ValueKind::name)
-            })
-            .collect();
-        let fits = |form: &Signature| {
-            let mut pairs = form.types.iter().zip(&given);
-            pairs.all(|(kind, given)| given.is_none_or(|given| kind == given || kind == "?"))
-        };
-        if forms.iter().any(fits) {
+        let given = kinds.of_all(&call.args);
+        let overloads = self.overloads(call, false)?;
+        if overloads.iter().any(|function| function.accepts(&given)) {
             return None;
         }
-        let given: Vec<&str> = given.iter().map(|kind| kind.unwrap_or("?")).collect();
+        let given = given.iter().map(|kind| script_type(kind.unwrap_or("?")));
+        let given: Vec<&str> = given.collect();
         let message = format!("`{name}` cannot be called with ({})", given.join(", "));
-        let all = self.symbols.functions.get(name)?;
-        Some(LintFinding::error(position, message).label(call_forms(name, all)))
+        let label = call_forms(name, self.symbols.overloads(name));
+        Some(LintFinding::error(
+            position,
+            Advice::new(message).label(label),
+        ))
     }
 
     /// Returns the overloads of a primitive with the number of arguments of this call.
-    fn forms(&self, call: &FnCallExpr) -> Option<Vec<Signature>> {
+    fn overloads(&self, call: &FnCallExpr, is_method: bool) -> Option<Vec<&Function>> {
         let name = call.name.as_str();
-        let count = call.args.len();
+        let count = call.args.len() + usize::from(is_method);
         let is_redefined = call.namespace.is_empty() && self.defines(name, count);
         let is_builtin = call.namespace.is_empty() || call.namespace.to_string() == "host";
-        if is_redefined || !is_builtin || !self.symbols.primitives.contains(name) {
+        if is_redefined || !is_builtin || !self.symbols.is_primitive(name) {
             return None;
         }
-        let forms = self.symbols.functions.get(name)?.iter();
-        let forms: Vec<Signature> = forms.filter(|form| form.params == count).cloned().collect();
-        (!forms.is_empty()).then_some(forms)
+        let overloads = self.symbols.overloads(name).iter();
+        let overloads: Vec<&Function> = overloads
+            .filter(|function| function.params.len() == count)
+            .collect();
+        (!overloads.is_empty()).then_some(overloads)
     }
 
     /// Returns true if a call is `emit(text, "file")`, which writes a file.
     pub fn writes_file(&self, call: &FnCallExpr, is_method: bool) -> bool {
-        let is_builtin = call.namespace.is_empty() && !self.defines("emit", 2);
-        let count = call.args.len() + usize::from(is_method);
-        call.name == "emit" && count == 2 && (is_builtin || call.namespace.to_string() == "host")
+        let overloads = self.overloads(call, is_method).unwrap_or_default();
+        let mut params = overloads.iter().flat_map(|function| &function.params);
+        params.any(|param| param.name == "file")
     }
 
     /// Finds options that do not exist in a map literal that is an argument of a primitive.
     pub fn unknown_options(&self, call: &FnCallExpr, findings: &mut Vec<LintFinding>) {
-        let (options, known): (_, &[&str]) = match (call.name.as_str(), call.args.len()) {
-            ("fetch", 2) => (&call.args[1], &FETCH_OPTIONS),
-            ("retry", 2) => (&call.args[0], &RETRY_OPTIONS),
-            _ => return,
-        };
-        let Expr::Map(map, _) = options else { return };
-        if self.forms(call).is_none() {
-            return;
-        }
-        for (key, _) in &map.0 {
-            if !known.contains(&key.name.as_str()) {
-                let label = match nearest_name(&key.name, known.iter().copied()) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("it takes {}", known.join(", ")),
-                };
+        let known = options_of(&call.name);
+        let overloads = self.overloads(call, false).unwrap_or_default();
+        let params = overloads
+            .iter()
+            .flat_map(|function| function.params.iter().enumerate());
+        let options = params.filter(|(_, param)| param.name == "options");
+        for (at, _) in options {
+            let Some(Expr::Map(map, _)) = call.args.get(at) else {
+                continue;
+            };
+            for (key, _) in &map.0 {
+                if known.contains(&key.name.as_str()) {
+                    continue;
+                }
+                let label = suggestion(&key.name, known.iter().copied(), "it takes");
                 let message = format!("`{}` has no option `{}`", call.name, key.name);
-                findings.push(LintFinding::error(key.pos, message).label(label));
+                findings.push(LintFinding::error(
+                    key.pos,
+                    Advice::new(message).label(label),
+                ));
             }
         }
     }
 
     /// Finds functions that hide a primitive and do not call it.
-    pub fn hidden_primitives(&self, ast: &AST, text: &str, findings: &mut Vec<LintFinding>) {
+    pub fn hidden_primitives(
+        &self,
+        ast: &AST,
+        tokens: &[(Token, Position)],
+        findings: &mut Vec<LintFinding>,
+    ) {
         let mut wrapped = BTreeSet::new();
         ast.walk(&mut |path: &[ASTNode]| {
             if let Some((call, ..)) = call_of(path.last())
@@ -280,44 +255,37 @@ impl Calls<'_> {
             }
             true
         });
-        for (name, forms) in &self.functions {
-            let Some(known) = self.symbols.functions.get(name) else {
-                continue;
-            };
-            let hides = known.iter().any(|form| forms.contains(&form.params));
-            if !hides
-                || is_closure(name)
-                || wrapped.contains(name)
-                || !self.symbols.primitives.contains(name)
-            {
+        for (name, own) in &self.functions {
+            let known = self.symbols.overloads(name);
+            let hides = known
+                .iter()
+                .any(|function| takes(own, function.params.len()));
+            if !hides || wrapped.contains(name) || !self.symbols.is_primitive(name) {
                 continue;
             }
             let message = format!("this function hides the primitive `{name}`");
-            let hint =
-                format!("give it another name, or call the primitive in it as `host::{name}(…)`");
-            findings
-                .push(LintFinding::warning(definition_position(text, name), message).hint(hint));
+            let advice = Advice::new(message).hint(format!(
+                "give it another name, or call the primitive in it as `host::{name}(…)`"
+            ));
+            findings.push(LintFinding::warning(
+                definition_position(tokens, name),
+                advice,
+            ));
         }
     }
 }
 
+/// Returns true if one of the functions takes this number of arguments.
+fn takes(functions: &[Function], count: usize) -> bool {
+    functions
+        .iter()
+        .any(|function| function.params.len() == count)
+}
+
 /// Returns the position of a function's definition, which the engine does not record.
-fn definition_position(text: &str, name: &str) -> Position {
-    for (number, line) in text.lines().enumerate() {
-        let code = line.split("//").next().unwrap_or_default();
-        for (at, _) in code.match_indices("fn ") {
-            let rest = &code[at + 3..];
-            let start = at + 3 + (rest.len() - rest.trim_start().len());
-            let defines = code[start..].strip_prefix(name);
-            if defines.is_some_and(|rest| rest.trim_start().starts_with('(')) {
-                let column = code[..start].chars().count() + 1;
-                let (Ok(line), Ok(column)) = (u16::try_from(number + 1), u16::try_from(column))
-                else {
-                    return Position::NONE;
-                };
-                return Position::new(line, column);
-            }
-        }
-    }
-    Position::NONE
+fn definition_position(tokens: &[(Token, Position)], name: &str) -> Position {
+    let is_name = |token: &Token| matches!(token, Token::Identifier(text) if **text == name);
+    let mut pairs = tokens.windows(2);
+    let found = pairs.find(|pair| pair[0].0 == Token::Fn && is_name(&pair[1].0));
+    found.map_or(Position::NONE, |pair| pair[1].1)
 }

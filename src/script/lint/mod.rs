@@ -7,7 +7,6 @@ mod ast;
 mod calls;
 pub mod modules;
 mod properties;
-mod switch;
 mod types;
 
 use std::collections::BTreeMap;
@@ -16,53 +15,40 @@ use rhai::{AST, ASTNode, Position, Stmt};
 
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
-use crate::script::error::mark;
+use crate::script::error::message::Advice;
 use crate::script::error::symbols::Symbols;
-use crate::script::lint::ast::{Functions, call_of};
+use crate::script::error::with_advice;
+use crate::script::functions::Overloads;
+use crate::script::lint::ast::call_of;
 use crate::script::lint::calls::Calls;
 use crate::script::lint::types::VariableKinds;
 use crate::script::texts::ScriptTexts;
+use crate::script::tokens::tokens_of;
 
 /// The functions of each imported module, by its alias.
-pub type Modules = BTreeMap<String, Functions>;
+pub type Modules = BTreeMap<String, Overloads>;
 
 /// A mistake and its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LintFinding {
     position: Position,
-    message: String,
-    label: String,
-    hint: Option<String>,
+    advice: Advice,
     is_warning: bool,
 }
 
 impl LintFinding {
-    fn error(position: Position, message: String) -> Self {
+    fn error(position: Position, advice: Advice) -> Self {
         Self {
             position,
-            message,
-            label: String::new(),
-            hint: None,
+            advice,
             is_warning: false,
         }
     }
 
-    fn warning(position: Position, message: String) -> Self {
-        let is_warning = true;
+    fn warning(position: Position, advice: Advice) -> Self {
         Self {
-            is_warning,
-            ..Self::error(position, message)
-        }
-    }
-
-    fn label(self, label: String) -> Self {
-        Self { label, ..self }
-    }
-
-    fn hint(self, hint: String) -> Self {
-        Self {
-            hint: Some(hint),
-            ..self
+            is_warning: true,
+            ..Self::error(position, advice)
         }
     }
 }
@@ -104,9 +90,11 @@ pub fn first_file_write(
             && calls.writes_file(call, is_method)
             && !path.iter().any(is_try)
         {
-            let message = "`emit` writes a file, but no output folder is configured".to_owned();
-            let hint = "`--out-dir DIR` names the folder that scripts may write to; no token was requested";
-            findings.push(LintFinding::error(position, message).hint(hint.to_owned()));
+            let message = format!("`{}` writes a file, but no output folder is configured", call.name);
+            let advice = Advice::new(message).hint(
+                "`--out-dir DIR` names the folder that scripts may write to; no token was requested",
+            );
+            findings.push(LintFinding::error(position, advice));
         }
         true
     });
@@ -123,7 +111,8 @@ fn lint(
     is_main: bool,
 ) -> Vec<LintFinding> {
     let calls = Calls::of(ast, symbols, modules);
-    let kinds = VariableKinds::of_script(ast);
+    let kinds = VariableKinds::of_script(ast, symbols);
+    let tokens = tokens_of(text);
     let mut findings = Vec::new();
     ast.walk(&mut |path: &[ASTNode]| {
         if let Some((call, position, is_method)) = call_of(path.last()) {
@@ -134,11 +123,11 @@ fn lint(
                 calls.unknown_options(call, &mut findings);
             }
         }
-        properties::check_node(path, text, symbols, &kinds, &mut findings);
+        properties::check_node(path, &tokens, symbols, &kinds, &mut findings);
         true
     });
     if is_main {
-        calls.hidden_primitives(ast, text, &mut findings);
+        calls.hidden_primitives(ast, &tokens, &mut findings);
     }
     findings
 }
@@ -146,17 +135,12 @@ fn lint(
 /// Converts the findings in one file to problems, sorted by position.
 fn problems(mut findings: Vec<LintFinding>, file: &str, texts: &ScriptTexts) -> Vec<Problem> {
     findings.sort_by(|one, other| {
-        let key = |finding: &LintFinding| (finding.position, finding.message.clone());
+        let key = |finding: &LintFinding| (finding.position, finding.advice.message.clone());
         key(one).cmp(&key(other))
     });
     findings.dedup();
     let problems = findings.into_iter().map(|finding| {
-        let problem = Problem::new(Exit::Script, finding.message);
-        let problem = mark(problem, file, finding.position, texts, &finding.label);
-        let problem = match finding.hint {
-            Some(hint) => problem.hint(hint),
-            None => problem,
-        };
+        let problem = with_advice(finding.advice, file, finding.position, texts);
         if finding.is_warning {
             problem.warning()
         } else {

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use rhai::{AST, ASTNode, Engine, Expr, OptimizationLevel, Position, Scope, Stmt};
 
 use crate::error::diagnostic::Problem;
+use crate::script::error::message::Advice;
 use crate::script::error::of_parse;
 use crate::script::error::symbols::Symbols;
-use crate::script::lint::ast::functions_of;
+use crate::script::functions::Function;
 use crate::script::lint::{LintFinding, Modules, lint, problems};
 use crate::script::sandbox::resolver::{ModuleText, ScopedResolver};
 use crate::script::texts::ScriptTexts;
@@ -67,7 +68,7 @@ impl<'a> FileLinter<'a> {
         for import in imports_of(ast) {
             match self.resolve(&import) {
                 Ok(Some((module, text))) => {
-                    modules.insert(import.alias, functions_of(&module, true));
+                    modules.insert(import.alias, Function::of_script(&module, true));
                     imported.extend(text.map(|text| (module, text)));
                 }
                 // If the import is inside `try`, the script handles the error.
@@ -92,16 +93,14 @@ impl<'a> FileLinter<'a> {
         import: &Import,
     ) -> Result<Option<(AST, Option<ModuleText>)>, LintFinding> {
         let found = self.resolver.find(&import.path).map_err(|fault| {
-            let finding = LintFinding::error(import.position, fault.message);
-            match fault.hint {
-                Some(hint) => finding.hint(hint),
-                None => finding,
-            }
+            let mut advice = Advice::new(fault.message);
+            advice.hint = fault.hint;
+            LintFinding::error(import.position, advice)
         })?;
         if self.in_progress.contains(&found.key) {
-            let message = format!("cannot import `{}`: circular import", import.path);
-            let hint = "move what both need into a third file that imports neither";
-            return Err(LintFinding::error(import.position, message).hint(hint.to_owned()));
+            let advice = Advice::new(format!("cannot import `{}`: circular import", import.path))
+                .hint("move what both need into a third file that imports neither");
+            return Err(LintFinding::error(import.position, advice));
         }
         self.texts.add(&found.name, &found.text);
         let is_new = self.seen.insert(found.key.clone());

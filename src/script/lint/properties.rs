@@ -3,27 +3,28 @@
 use rhai::{ASTNode, Expr, Position, Stmt};
 
 use crate::error::ErrorKind as FaultKind;
-use crate::error::suggest::nearest_name;
+use crate::error::suggest::suggestion;
 use crate::pipeline::token::Status;
+use crate::script::api::keys_of;
+use crate::script::error::message::Advice;
 use crate::script::error::symbols::Symbols;
+use crate::script::lint::LintFinding;
 use crate::script::lint::ast::call_of;
-use crate::script::lint::types::{ValueKind, VariableKinds, flatten};
-use crate::script::lint::{LintFinding, switch};
-
-/// The keys of `report`'s summary besides the statuses.
-const SUMMARY: [&str; 4] = ["requested", "received", "requests", "surplus"];
+use crate::script::lint::types::{VariableKinds, flatten};
+use crate::script::tokens::{Token, string_cases};
+use crate::script::type_names::script_type;
 
 /// Checks one node of a script.
 pub fn check_node(
     path: &[ASTNode],
-    text: &str,
+    tokens: &[(Token, Position)],
     symbols: &Symbols,
     kinds: &VariableKinds,
     findings: &mut Vec<LintFinding>,
 ) {
     match path.last() {
         Some(ASTNode::Stmt(Stmt::Switch(switch, position))) => {
-            for constant in switch::string_cases(text, *position) {
+            for constant in string_cases(tokens, *position) {
                 check_comparison(&switch.0, &constant, kinds, findings);
             }
         }
@@ -35,9 +36,9 @@ pub fn check_node(
             }
         }
         Some(ASTNode::Stmt(Stmt::For(each, position))) => {
-            let kind = kinds.of(&each.2.expr).filter(|kind| kind.is_stream());
-            if let Some(kind) = kind.filter(|_| each.2.body.is_empty()) {
-                findings.push(empty_loop(kind, *position));
+            let item = kinds.of(&each.2.expr).and_then(|kind| symbols.item(kind));
+            if let Some(item) = item.filter(|_| each.2.body.is_empty()) {
+                findings.push(empty_loop(item, *position));
             }
         }
         node => {
@@ -78,30 +79,20 @@ fn check_properties(
             return;
         };
         let name = property.2.as_str();
-        if kind.is_closed() {
-            if !symbols.has_property(name, kind.name()) {
-                let advice = symbols.property_advice(name, kind.name());
-                findings.push(LintFinding::error(*position, advice.message).label(advice.label));
-            }
-            return;
+        let type_name = script_type(kind);
+        if symbols.is_closed(type_name) && !symbols.properties(type_name).contains(&name) {
+            let advice = symbols.property_advice(name, type_name);
+            findings.push(LintFinding::error(*position, advice));
         }
-        let others: &[&str] = match kind {
-            ValueKind::Summary => &SUMMARY,
-            ValueKind::Counts => &[],
-            _ => return,
-        };
-        let known = statuses().chain(others.iter().copied());
-        let known: Vec<&str> = known.collect();
-        if !known.contains(&name) {
-            let what = if kind == ValueKind::Counts {
-                "counts"
-            } else {
-                "a summary"
+        let known = keys_of(kind).unwrap_or_default();
+        if !known.is_empty() && !known.contains(&name) {
+            let has = match kind {
+                "CountsMap" => "counts have",
+                _ => "a summary has",
             };
-            let label = suggestion(name, &known);
-            let message = format!("{what} have no `{name}`: it is always `()`");
-            let message = message.replace("a summary have", "a summary has");
-            findings.push(LintFinding::warning(*position, message).label(label));
+            let advice = Advice::new(format!("{has} no `{name}`: it is always `()`"));
+            let label = suggestion(name, known, "one of");
+            findings.push(LintFinding::warning(*position, advice.label(label)));
         }
     });
 }
@@ -126,16 +117,15 @@ fn check_comparison(
             let mut of_outcome = false;
             kinds.walk_chain(value, |kind, link| {
                 let is_status = matches!(link, Expr::Property(link, _) if link.2 == "status");
-                of_outcome |= kind == ValueKind::Outcome && is_status;
+                of_outcome |= kind == "Outcome" && is_status;
             });
-            let known: Vec<&str> = statuses().collect();
-            let near = nearest_name(text, known.iter().copied());
-            let message = format!("no token ever has the status `{text}`");
-            let label = suggestion(text, &known);
+            let is_near = !suggestion(text, statuses(), "").is_empty();
+            let advice = Advice::new(format!("no token ever has the status `{text}`"))
+                .label(suggestion(text, statuses(), "one of"));
             if of_outcome {
-                findings.push(LintFinding::error(*position, message).label(label));
-            } else if near.is_some() {
-                findings.push(LintFinding::warning(*position, message).label(label));
+                findings.push(LintFinding::error(*position, advice));
+            } else if is_near {
+                findings.push(LintFinding::warning(*position, advice));
             }
         }
         "kind" => findings.extend(unknown_kind(constant)),
@@ -149,26 +139,24 @@ fn unknown_kind(constant: &Expr) -> Option<LintFinding> {
         return None;
     };
     let known = FaultKind::NAMES;
-    if known.contains(&text.as_str()) {
+    let label = suggestion(text, known, "");
+    if known.contains(&text.as_str()) || label.is_empty() {
         return None;
     }
-    let near = nearest_name(text, known)?;
-    let message = format!("no error of the host has the kind `{text}`");
-    Some(LintFinding::warning(*position, message).label(format!("did you mean `{near}`?")))
+    let advice = Advice::new(format!("no error of the host has the kind `{text}`"));
+    Some(LintFinding::warning(*position, advice.label(label)))
 }
 
-fn empty_loop(kind: ValueKind, position: Position) -> LintFinding {
-    let (what, instead) = match kind {
-        ValueKind::Outcomes => ("outcomes", "`report(outcomes)`"),
+fn empty_loop(item: &str, position: Position) -> LintFinding {
+    let (what, instead) = match item {
+        "Outcome" => ("outcomes", "`report(outcomes)`"),
         _ => ("tokens", "`report(store(tokens))`"),
     };
-    LintFinding::warning(
-        position,
-        format!("this loop reads {what} and does nothing with them"),
-    )
-    .hint(format!(
+    let message = format!("this loop reads {what} and does nothing with them");
+    let advice = Advice::new(message).hint(format!(
         "an empty loop does not throw an error where it occurs; {instead} reads them too"
-    ))
+    ));
+    LintFinding::warning(position, advice)
 }
 
 fn elements(list: &Expr) -> &[Expr] {
@@ -180,11 +168,4 @@ fn elements(list: &Expr) -> &[Expr] {
 
 fn statuses() -> impl Iterator<Item = &'static str> {
     Status::ALL.iter().map(|status| status.as_str())
-}
-
-fn suggestion(name: &str, known: &[&str]) -> String {
-    match nearest_name(name, known.iter().copied()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("one of {}", known.join(", ")),
-    }
 }

@@ -1,110 +1,33 @@
-//! Infers the type of an expression from the primitives, if it is certain.
+//! Infers the type of an expression from the functions' types, if it is certain.
 //!
 //! A variable name has one type in a whole file, or no known type.
 
 use std::collections::HashMap;
 
-use rhai::{AST, ASTNode, Dynamic, Expr, FnCallExpr, FnPtr, Stmt};
+use rhai::{AST, ASTNode, Expr, FnCallExpr, FnPtr, Stmt};
 
-use crate::script::lint::ast::{Functions, call_of, functions_of};
+use crate::script::error::symbols::Symbols;
+use crate::script::functions::{Function, Overloads};
+use crate::script::lint::ast::call_of;
 use crate::script::texts::is_closure;
+use crate::script::type_names::script_type;
 
-/// The known type of an expression.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ValueKind {
-    /// A stream of tokens.
-    Tokens,
-    /// A stream of pages.
-    Pages,
-    /// A stream of outcomes.
-    Outcomes,
-    /// The outcome of a token.
-    Outcome,
-    /// The map that `report` returns.
-    Summary,
-    /// The map `.counts`.
-    Counts,
-    /// Text.
-    Text,
-    /// A whole number.
-    Int,
-    /// A number that may be a fraction.
-    Float,
-    /// True or false.
-    Bool,
-    /// An array.
-    Array,
-    /// A map literal of the script.
-    Map,
-    /// A closure.
-    Closure,
-    /// The empty value `()`.
-    Unit,
+/// The types of variables by name; `None` if a variable has no known type.
+type Kinds<'a> = HashMap<String, Option<&'a str>>;
+
+/// The types of a file's variables, by their names in Rust or in scripts.
+pub struct VariableKinds<'a> {
+    symbols: &'a Symbols,
+    functions: Overloads,
+    variables: Kinds<'a>,
 }
 
-impl ValueKind {
-    /// Returns the name in the types of parameters.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Tokens => "Tokens",
-            Self::Pages => "Pages",
-            Self::Outcomes => "Outcomes",
-            Self::Outcome => "Outcome",
-            Self::Text => "string",
-            Self::Int => "int",
-            Self::Float => "float",
-            Self::Bool => "bool",
-            Self::Array => "array",
-            Self::Summary | Self::Counts | Self::Map => "map",
-            Self::Closure => "closure",
-            Self::Unit => "nothing",
-        }
-    }
-
-    /// Returns true for a stream, which can be read once and may fail.
-    pub fn is_stream(self) -> bool {
-        matches!(self, Self::Tokens | Self::Pages | Self::Outcomes)
-    }
-
-    /// Returns true if the set of properties is fixed.
-    pub fn is_closed(self) -> bool {
-        self.is_stream() || matches!(self, Self::Outcome | Self::Text)
-    }
-
-    /// Returns the type of the items in a loop.
-    fn item(self) -> Option<Self> {
-        match self {
-            Self::Tokens => Some(Self::Text),
-            Self::Pages => Some(Self::Tokens),
-            Self::Outcomes => Some(Self::Outcome),
-            _ => None,
-        }
-    }
-
-    fn property(self, name: &str) -> Option<Self> {
-        match (self, name) {
-            (Self::Outcomes, "counts") => Some(Self::Counts),
-            (Self::Outcome, "token" | "status") => Some(Self::Text),
-            (Self::Outcome, "attempts") => Some(Self::Int),
-            (Self::Outcome, "ms") => Some(Self::Float),
-            (Self::Outcome, "stored") => Some(Self::Bool),
-            _ => None,
-        }
-    }
-}
-
-/// The types of a file's variables.
-#[derive(Default)]
-pub struct VariableKinds {
-    functions: Functions,
-    variables: HashMap<String, Option<ValueKind>>,
-}
-
-impl VariableKinds {
+impl<'a> VariableKinds<'a> {
     /// Infers the types from every assignment in `ast`.
-    pub fn of_script(ast: &AST) -> Self {
+    pub fn of_script(ast: &AST, symbols: &'a Symbols) -> Self {
         let mut kinds = Self {
-            functions: functions_of(ast, false),
+            symbols,
+            functions: Function::of_script(ast, false),
             variables: HashMap::new(),
         };
         // The type of one variable may depend on another variable.
@@ -118,22 +41,26 @@ impl VariableKinds {
         kinds
     }
 
+    /// Returns the types of expressions, if they are certain.
+    pub fn of_all(&self, exprs: &[Expr]) -> Vec<Option<&'a str>> {
+        exprs.iter().map(|expr| self.of(expr)).collect()
+    }
+
     /// Returns the type of `expr`, if it is certain.
-    pub fn of(&self, expr: &Expr) -> Option<ValueKind> {
+    pub fn of(&self, expr: &Expr) -> Option<&'a str> {
         match expr {
-            Expr::IntegerConstant(..) => Some(ValueKind::Int),
-            Expr::FloatConstant(..) => Some(ValueKind::Float),
-            Expr::BoolConstant(..) => Some(ValueKind::Bool),
-            Expr::StringConstant(..) | Expr::InterpolatedString(..) => Some(ValueKind::Text),
-            Expr::Array(..) => Some(ValueKind::Array),
-            Expr::Map(..) => Some(ValueKind::Map),
-            Expr::Unit(_) => Some(ValueKind::Unit),
-            Expr::DynamicConstant(value, _) => constant(value),
+            Expr::InterpolatedString(..) => Some("string"),
+            Expr::Array(..) => Some("array"),
+            Expr::Map(..) => Some("map"),
             Expr::Variable(variable, ..) if variable.2.is_empty() => {
                 self.variables.get(variable.1.as_str()).copied().flatten()
             }
             Expr::FnCall(call, _) => self.of_call(call),
             Expr::Dot(..) => self.walk_chain(expr, |_, _| ()),
+            other if other.is_constant() => {
+                let value = other.get_literal_value(None)?;
+                Some(script_type(value.type_name()))
+            }
             _ => None,
         }
     }
@@ -144,8 +71,8 @@ impl VariableKinds {
     pub fn walk_chain(
         &self,
         expr: &Expr,
-        mut visit: impl FnMut(ValueKind, &Expr),
-    ) -> Option<ValueKind> {
+        mut visit: impl FnMut(&'a str, &Expr),
+    ) -> Option<&'a str> {
         let mut links = Vec::new();
         flatten(expr, &mut links);
         let (first, links) = links.split_first()?;
@@ -154,7 +81,10 @@ impl VariableKinds {
             let receiver = kind?;
             visit(receiver, link);
             kind = match link {
-                Expr::Property(property, _) => receiver.property(&property.2),
+                Expr::Property(property, _) => {
+                    let getter = format!("get${}", property.2);
+                    self.symbols.returned(&getter, &[Some(receiver)])
+                }
                 Expr::MethodCall(call, _) => self.method(receiver, call),
                 _ => None,
             };
@@ -162,48 +92,41 @@ impl VariableKinds {
         kind
     }
 
-    fn of_call(&self, call: &FnCallExpr) -> Option<ValueKind> {
-        let (name, count) = (call.name.as_str(), call.args.len());
-        if name == "curry"
-            && call.args.first().and_then(|arg| self.of(arg)) == Some(ValueKind::Closure)
-        {
-            return Some(ValueKind::Closure);
-        }
-        let is_redefined = self
-            .functions
-            .get(name)
-            .is_some_and(|forms| forms.contains(&count));
-        let namespace = call.namespace.to_string();
-        if call.is_operator_call()
-            || is_redefined && namespace.is_empty()
-            || !matches!(namespace.as_str(), "" | "host")
-        {
+    fn of_call(&self, call: &FnCallExpr) -> Option<&'a str> {
+        if call.is_operator_call() {
             return None;
         }
-        primitive(name)
+        let (name, args) = (call.name.as_str(), self.of_all(&call.args));
+        if name == "curry" && args.first() == Some(&Some("closure")) {
+            return Some("closure");
+        }
+        let namespace = call.namespace.to_string();
+        let is_redefined = namespace.is_empty() && self.defines(name, &[args.len()]);
+        let is_known = !is_redefined && matches!(namespace.as_str(), "" | "host");
+        is_known.then(|| self.symbols.returned(name, &args))?
     }
 
-    fn method(&self, of: ValueKind, call: &FnCallExpr) -> Option<ValueKind> {
-        let (name, count) = (call.name.as_str(), call.args.len());
-        let redefined = self.functions.get(name);
-        if redefined.is_some_and(|forms| forms.contains(&count) || forms.contains(&(count + 1))) {
+    fn method(&self, receiver: &'a str, call: &FnCallExpr) -> Option<&'a str> {
+        let count = call.args.len();
+        // An entry of a map may be a closure of this name.
+        if self.defines(&call.name, &[count, count + 1]) || script_type(receiver) == "map" {
             return None;
         }
-        match (of, name) {
-            (ValueKind::Tokens, "pages") => Some(ValueKind::Pages),
-            (ValueKind::Outcomes, "failures") => Some(ValueKind::Tokens),
-            (_, "to_json" | "to_string" | "to_debug") => Some(ValueKind::Text),
-            _ => primitive(name),
-        }
+        let mut args = vec![Some(receiver)];
+        args.extend(self.of_all(&call.args));
+        self.symbols.returned(&call.name, &args)
+    }
+
+    /// Returns true if the script defines the function with one of these numbers of parameters.
+    fn defines(&self, name: &str, counts: &[usize]) -> bool {
+        let own = self.functions.get(name).into_iter().flatten();
+        own.into_iter()
+            .any(|function| counts.contains(&function.params.len()))
     }
 
     /// Runs one pass over all assignments.
-    fn infer(&self, ast: &AST) -> HashMap<String, Option<ValueKind>> {
-        let mut pass = TypePass {
-            variables: HashMap::new(),
-            captured: HashMap::new(),
-            line_closures: Vec::new(),
-        };
+    fn infer(&self, ast: &AST) -> Kinds<'a> {
+        let mut pass = TypePass::default();
         ast.walk(&mut |path: &[ASTNode]| {
             self.bind(path.last(), &mut pass);
             true
@@ -212,16 +135,15 @@ impl VariableKinds {
             // Captured variables come before a closure's parameters and keep their names.
             let captured = pass.captured.get(function.name).copied().unwrap_or(0);
             let params = function.params.iter().skip(captured);
-            let is_line_closure = pass.line_closures.iter().any(|name| name == function.name);
+            let kind = pass.arguments.get(function.name).copied();
             for param in params {
-                let kind = is_line_closure.then_some(ValueKind::Outcome);
                 unify(&mut pass.variables, param, kind);
             }
         }
         pass.variables
     }
 
-    fn bind(&self, node: Option<&ASTNode>, pass: &mut TypePass) {
+    fn bind(&self, node: Option<&ASTNode>, pass: &mut TypePass<'a>) {
         match node {
             Some(ASTNode::Stmt(Stmt::Var(var, ..))) => {
                 unify(&mut pass.variables, &var.0.name, self.of(&var.1));
@@ -234,10 +156,11 @@ impl VariableKinds {
                 }
             }
             Some(ASTNode::Stmt(Stmt::For(each, _))) => {
-                let kind = self.of(&each.2.expr).and_then(ValueKind::item);
+                let kind = self.of(&each.2.expr);
+                let kind = kind.and_then(|kind| self.symbols.item(kind));
                 unify(&mut pass.variables, &each.0.name, kind);
                 if let Some(counter) = &each.1 {
-                    unify(&mut pass.variables, &counter.name, Some(ValueKind::Int));
+                    unify(&mut pass.variables, &counter.name, Some("int"));
                 }
             }
             Some(ASTNode::Stmt(Stmt::TryCatch(flow, _))) => {
@@ -249,34 +172,48 @@ impl VariableKinds {
         }
     }
 
-    /// Records what closures capture, and which of them are line closures of `report`.
-    fn closures(&self, node: Option<&ASTNode>, pass: &mut TypePass) {
+    /// Records what closures capture, and the types of their arguments.
+    fn closures(&self, node: Option<&ASTNode>, pass: &mut TypePass<'a>) {
         let Some((call, _, is_method)) = call_of(node) else {
             return;
         };
-        if call.name == "curry"
-            && let Some(name) = call.args.first().and_then(closure_name)
+        let name = call.name.as_str();
+        if name == "curry"
+            && let Some(closure) = call.args.first().and_then(closure_name)
         {
-            pass.captured.insert(name, call.args.len() - 1);
+            pass.captured.insert(closure, call.args.len() - 1);
         }
-        if call.name == "report" && call.args.len() + usize::from(is_method) == 2 {
-            let is_primitive = is_method || self.of_call(call).is_some();
-            let line = call.args.last().and_then(closure_name);
-            pass.line_closures.extend(line.filter(|_| is_primitive));
+        let count = call.args.len() + usize::from(is_method);
+        if self.defines(name, &[count]) && call.namespace.is_empty() {
+            return;
+        }
+        for overload in self.symbols.overloads(name) {
+            if overload.params.len() != count {
+                continue;
+            }
+            let params = overload.params.iter().skip(usize::from(is_method));
+            for (param, arg) in params.zip(&call.args) {
+                if let (Some(kind), Some(closure)) =
+                    (param.kind.strip_suffix("Closure"), closure_name(arg))
+                {
+                    pass.arguments.insert(closure, kind);
+                }
+            }
         }
     }
 }
 
-struct TypePass {
-    variables: HashMap<String, Option<ValueKind>>,
+#[derive(Default)]
+struct TypePass<'a> {
+    variables: Kinds<'a>,
     /// The number of variables that each closure captures.
     captured: HashMap<String, usize>,
-    /// The line closures of `report`, which get an outcome.
-    line_closures: Vec<String>,
+    /// The type of the arguments of closures that primitives call.
+    arguments: HashMap<String, &'a str>,
 }
 
 /// Sets the type of a variable; a different type makes it unknown.
-fn unify(variables: &mut HashMap<String, Option<ValueKind>>, name: &str, kind: Option<ValueKind>) {
+fn unify<'a>(variables: &mut Kinds<'a>, name: &str, kind: Option<&'a str>) {
     variables
         .entry(name.to_owned())
         .and_modify(|known| {
@@ -285,27 +222,6 @@ fn unify(variables: &mut HashMap<String, Option<ValueKind>>, name: &str, kind: O
             }
         })
         .or_insert(kind);
-}
-
-fn primitive(name: &str) -> Option<ValueKind> {
-    match name {
-        "fetch" | "fetch_once" | "tokens" => Some(ValueKind::Tokens),
-        "store" | "reject" => Some(ValueKind::Outcomes),
-        "report" => Some(ValueKind::Summary),
-        _ => None,
-    }
-}
-
-fn constant(value: &Dynamic) -> Option<ValueKind> {
-    if value.is_fnptr() {
-        Some(ValueKind::Closure)
-    } else if value.is_array() {
-        Some(ValueKind::Array)
-    } else if value.is_map() {
-        Some(ValueKind::Map)
-    } else {
-        None
-    }
 }
 
 /// Returns the name of a closure literal, with or without captures.
