@@ -2,16 +2,14 @@
 //! limit, never end, or discard the error of a closure.
 //!
 //! Otherwise they behave like the engine's functions. The script API reference does not list them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::wildcard_imports,
-    clippy::needless_pass_by_value,
-    reason = "code that the engine's macro generates, and signatures that it requires"
-)]
+#![allow(clippy::unwrap_used, reason = "code that the engine's macro generates")]
 
-use rhai::plugin::*;
-use rhai::{Array, Engine, FnPtr, INT, ImmutableString, Map};
+use rhai::{
+    Array, Dynamic, Engine, EvalAltResult, FnPtr, INT, ImmutableString, Map, NativeCallContext,
+    Position, export_module,
+};
 
+use crate::script::api::arguments::invalid;
 use crate::script::json;
 use crate::script::native::NativeResult as RhaiResultOf;
 use crate::script::sandbox::{MAX_ARRAY_SIZE, MAX_STRING_SIZE, sort};
@@ -33,24 +31,11 @@ mod functions {
     }
 
     #[rhai_fn(name = "replace", return_raw)]
-    pub fn replace_by_char(text: &mut ImmutableString, find: &str, with: char) -> RhaiResultOf<()> {
-        replace_all(text, find, &with.to_string())
-    }
-
-    #[rhai_fn(name = "replace", return_raw)]
     pub fn replace_char(text: &mut ImmutableString, find: char, with: &str) -> RhaiResultOf<()> {
         replace_all(text, &find.to_string(), with)
     }
 
-    #[rhai_fn(name = "replace", return_raw)]
-    pub fn replace_char_by_char(
-        text: &mut ImmutableString,
-        find: char,
-        with: char,
-    ) -> RhaiResultOf<()> {
-        replace_all(text, &find.to_string(), &with.to_string())
-    }
-
+    /// The engine's function does not end if `with` is empty.
     #[rhai_fn(name = "pad", return_raw)]
     pub fn pad_text(text: &mut ImmutableString, len: INT, with: &str) -> RhaiResultOf<()> {
         let missing = missing(len, text.chars().count());
@@ -83,7 +68,7 @@ mod functions {
         array: &mut Array,
         comparer: FnPtr,
     ) -> RhaiResultOf<()> {
-        *array = sort::sorted(&context, array, &comparer)?;
+        *array = order_by(context, array, comparer)?;
         Ok(())
     }
 
@@ -93,7 +78,13 @@ mod functions {
         array: &mut Array,
         comparer: FnPtr,
     ) -> RhaiResultOf<Array> {
-        sort::sorted(&context, array, &comparer)
+        let mut comes_first = |first: &Dynamic, second: &Dynamic| {
+            let result = compare(&context, &comparer, first, second)?;
+            let is_first = result.as_bool().ok();
+            let order = || result.as_int().ok().map(|order| order <= 0);
+            is_first.or_else(order).ok_or_else(invalid_comparer)
+        };
+        sort::merge_sort(array.clone(), &mut comes_first)
     }
 
     #[rhai_fn(name = "dedup", return_raw)]
@@ -102,9 +93,35 @@ mod functions {
         array: &mut Array,
         comparer: FnPtr,
     ) -> RhaiResultOf<()> {
-        *array = sort::deduplicated(&context, array, &comparer)?;
+        let mut kept = Array::new();
+        for value in array.iter() {
+            let is_equal = match kept.last() {
+                Some(last) => compare(&context, &comparer, last, value)?.as_bool(),
+                None => Ok(false),
+            };
+            if !is_equal.map_err(|_| invalid_comparer())? {
+                kept.push(value.clone());
+            }
+        }
+        *array = kept;
         Ok(())
     }
+}
+
+fn compare(
+    context: &NativeCallContext,
+    comparer: &FnPtr,
+    first: &Dynamic,
+    second: &Dynamic,
+) -> RhaiResultOf<Dynamic> {
+    comparer.call_within_context(context, (first.clone(), second.clone()))
+}
+
+fn invalid_comparer() -> Box<EvalAltResult> {
+    invalid(
+        "comparer",
+        "a closure that returns a whole number or a bool",
+    )
 }
 
 fn replace_all(text: &mut ImmutableString, find: &str, with: &str) -> RhaiResultOf<()> {

@@ -50,36 +50,30 @@ impl ScopedResolver {
 
     /// Returns the module at an import path.
     pub fn find(&self, path: &str) -> Result<ModuleText, Fault> {
-        let located = match (&self.root, stdlib::text(path)) {
-            (None, None) => {
-                return Err(denied(path, "the built-in script has no folder"));
-            }
-            (None, Some(_)) => None,
-            (Some(root), library) => match locate(root, path)? {
-                // A file in the script's folder takes precedence over the library.
-                Err(_) if library.is_some() => None,
-                Err(error) => return Err(denied(path, &error)),
-                Ok(located) => Some(located),
-            },
+        let located = match &self.root {
+            Some(root) => locate(root, path)?,
+            None => Err("the built-in script has no folder".to_owned()),
         };
+        // A file in the script's folder takes precedence over the library.
         match (located, stdlib::text(path)) {
-            (Some((shown, canonical)), _) => {
-                let text =
-                    texts::read(&canonical).map_err(|error| denied(path, &error.to_string()))?;
+            (Ok((shown, canonical)), _) => {
+                let text = texts::read(&canonical);
+                let text = text.map_err(|error| denied(path, &error.to_string()))?;
                 Ok(ModuleText {
                     name: shown.display().to_string(),
                     key: canonical.display().to_string(),
                     text: text.into(),
                 })
             }
-            (None, text) => {
+            (Err(_), Some(text)) => {
                 let name = stdlib::name(path);
                 Ok(ModuleText {
                     key: format!("built-in {name}"),
                     name,
-                    text: text.unwrap_or_default().into(),
+                    text: text.into(),
                 })
             }
+            (Err(error), None) => Err(denied(path, &error)),
         }
     }
 

@@ -1,72 +1,14 @@
-//! Sorts with a script's comparison, which may throw, be stopped or be inconsistent.
-//!
-//! The first error ends the sort. An inconsistent comparison gives an unspecified order.
+//! Sorts with a comparison that may throw or be inconsistent.
 
-use rhai::{Array, Dynamic, FnPtr, NativeCallContext};
+use rhai::{Array, Dynamic};
 
-use crate::error::{ErrorKind, Fault};
-use crate::script::native::{NativeResult, thrown};
+use crate::script::native::NativeResult;
 
-/// Returns the values in the order of `comparer`; the sort is stable.
+/// Sorts by merging. The sort is stable and ends at the first error.
 ///
-/// A negative number or `true` means that the first argument comes first.
-pub fn sorted(
-    context: &NativeCallContext,
-    values: &Array,
-    comparer: &FnPtr,
-) -> NativeResult<Array> {
-    let mut comes_first = |first: &Dynamic, second: &Dynamic| {
-        let result = call(context, comparer, first, second)?;
-        if let Ok(is_first) = result.as_bool() {
-            return Ok(is_first);
-        }
-        let order = result.as_int().map_err(|_| invalid_comparer())?;
-        Ok(order <= 0)
-    };
-    merge_sort(values.clone(), &mut comes_first)
-}
-
-/// Returns the values without those that `comparer` finds equal to the one before.
-pub fn deduplicated(
-    context: &NativeCallContext,
-    values: &Array,
-    comparer: &FnPtr,
-) -> NativeResult<Array> {
-    let mut kept = Array::new();
-    for value in values {
-        let is_equal = match kept.last() {
-            Some(last) => call(context, comparer, last, value)?.as_bool(),
-            None => Ok(false),
-        };
-        if !is_equal.map_err(|_| invalid_comparer())? {
-            kept.push(value.clone());
-        }
-    }
-    Ok(kept)
-}
-
-fn call(
-    context: &NativeCallContext,
-    comparer: &FnPtr,
-    first: &Dynamic,
-    second: &Dynamic,
-) -> NativeResult<Dynamic> {
-    comparer.call_within_context(context, (first.clone(), second.clone()))
-}
-
-fn invalid_comparer() -> Box<rhai::EvalAltResult> {
-    let expected = "a closure that returns a whole number or a bool";
-    let kind = ErrorKind::InvalidArgument {
-        argument: "comparer".to_owned(),
-        expected: expected.to_owned(),
-    };
-    thrown(Fault::new(kind, format!("`comparer` must be {expected}")))
-}
-
-/// Sorts by merging.
-///
-/// The sort of Rust's standard library cannot return an error and may panic on an inconsistent order.
-fn merge_sort(
+/// The sort of Rust's standard library cannot return an error, and may panic on an inconsistent order,
+/// which here gives an unspecified order.
+pub fn merge_sort(
     mut values: Array,
     comes_first: &mut impl FnMut(&Dynamic, &Dynamic) -> NativeResult<bool>,
 ) -> NativeResult<Array> {
