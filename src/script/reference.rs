@@ -7,7 +7,7 @@ use rhai::{Map, Module, Scope};
 use serde_json::{Value, json};
 
 use crate::cli::ApiFormat;
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::Exit;
 use crate::script::api::streams;
 use crate::script::functions::{Function, Param};
@@ -33,11 +33,11 @@ file is imported instead.
 ";
 
 /// Returns the reference in a format.
-pub fn print(format: ApiFormat) -> Result<String, Problem> {
+pub fn print(format: ApiFormat) -> Result<String, Error> {
     match format {
         ApiFormat::Md => Ok(markdown()),
         ApiFormat::Json => metadata().map_err(|error| {
-            Problem::new(Exit::Script, "the engine's metadata cannot be read")
+            Error::new(Exit::Script, "the engine's metadata cannot be read")
                 .cause(error.to_string())
         }),
         ApiFormat::Definitions => Ok(definitions()),

@@ -3,7 +3,7 @@
 use rhai::{Dynamic, EvalAltResult, INT, Map};
 
 use crate::error::suggest::suggestion;
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::script::api::{RhaiResultOf, names};
 use crate::script::native::thrown;
 
@@ -25,7 +25,7 @@ pub fn positive(name: &str, number: INT) -> RhaiResultOf<u64> {
 
 /// Returns the error of an argument that is not what was `expected`.
 pub fn invalid(argument: &str, expected: &str) -> Box<EvalAltResult> {
-    thrown(Fault::new(
+    thrown(Error::of(
         ErrorKind::InvalidArgument {
             argument: argument.to_owned(),
             expected: expected.to_owned(),
@@ -55,7 +55,7 @@ pub fn set_options<T, const N: usize>(
 /// Returns the error of an option that does not exist.
 fn unknown_option(name: &str, known: &[&str]) -> Box<EvalAltResult> {
     let expected = suggestion(name, known.iter().copied(), "one of");
-    thrown(Fault::new(
+    thrown(Error::of(
         ErrorKind::InvalidArgument {
             argument: name.to_owned(),
             expected: known.join(", "),

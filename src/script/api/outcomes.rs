@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::pipeline::channel::OutcomeStream;
 use crate::pipeline::token::{Outcome, Tally};
 use crate::report::ledger::EntryId;
@@ -26,10 +26,10 @@ pub struct OutcomesCell {
 
 #[derive(Default)]
 struct OutcomesState {
-    stream: Option<OutcomeStream<Fault>>,
+    stream: Option<OutcomeStream<Error>>,
     /// Settled outcomes that `failures` read and `report` has not written yet.
     ready: VecDeque<Outcome>,
-    fault: Option<Fault>,
+    fault: Option<Error>,
     is_consumed: bool,
     counts: Tally,
     /// Ledger entries of this stream that are still open.
@@ -38,7 +38,7 @@ struct OutcomesState {
 
 impl Outcomes {
     /// Wraps `stream` for a script.
-    pub fn new(host: &Arc<ScriptHost>, stream: OutcomeStream<Fault>) -> Self {
+    pub fn new(host: &Arc<ScriptHost>, stream: OutcomeStream<Error>) -> Self {
         let cell = Arc::new(OutcomesCell {
             host: Arc::clone(host),
             state: Mutex::new(OutcomesState {
@@ -66,7 +66,7 @@ impl Outcomes {
     /// # Errors
     ///
     /// `stream_consumed` on the second call.
-    pub fn reader(&self) -> Result<OutcomeReader, Fault> {
+    pub fn reader(&self) -> Result<OutcomeReader, Error> {
         let mut state = lock(&self.0.state);
         if std::mem::replace(&mut state.is_consumed, true) {
             return Err(consumed_fault("Outcomes"));
@@ -150,7 +150,7 @@ impl Drop for OutcomesCell {
 fn return_to_host(
     host: &ScriptHost,
     ready: VecDeque<Outcome>,
-    stream: Option<OutcomeStream<Fault>>,
+    stream: Option<OutcomeStream<Error>>,
     stop: bool,
 ) {
     if let Some(stream) = stream.as_ref().filter(|_| stop) {
@@ -165,8 +165,8 @@ fn return_to_host(
 pub struct OutcomeReader {
     owner: Outcomes,
     ready: VecDeque<Outcome>,
-    stream: Option<OutcomeStream<Fault>>,
-    fault: Option<Fault>,
+    stream: Option<OutcomeStream<Error>>,
+    fault: Option<Error>,
 }
 
 impl OutcomeReader {
@@ -174,7 +174,7 @@ impl OutcomeReader {
     pub fn next(
         &mut self,
         idle: impl FnOnce(&ScriptHost) -> NativeResult<()>,
-    ) -> NativeResult<Option<Result<Outcome, Fault>>> {
+    ) -> NativeResult<Option<Result<Outcome, Error>>> {
         if let Some(outcome) = self.ready.pop_front() {
             return Ok(Some(Ok(outcome)));
         }
@@ -218,7 +218,7 @@ impl StreamReader for OutcomeReader {
     type Item = Outcome;
 
     /// Records each outcome before the script gets it, so none is missing from the report.
-    fn read(&mut self) -> NativeResult<Option<Result<Outcome, Fault>>> {
+    fn read(&mut self) -> NativeResult<Option<Result<Outcome, Error>>> {
         let next = self.next(|host| host.ledger().reports().flush().map_err(thrown))?;
         if let Some(Ok(outcome)) = &next {
             self.owner.record(outcome.clone(), None)?;

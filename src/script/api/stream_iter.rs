@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::script::host::ScriptHost;
 use crate::script::native::{NativeResult, thrown};
 
@@ -16,7 +16,7 @@ pub trait StreamReader {
     /// # Errors
     ///
     /// If the run is being stopped.
-    fn read(&mut self) -> NativeResult<Option<Result<Self::Item, Fault>>>;
+    fn read(&mut self) -> NativeResult<Option<Result<Self::Item, Error>>>;
 }
 
 /// The iterator of a stream.
@@ -28,14 +28,14 @@ pub struct StreamIter<R> {
 enum IterState<R> {
     Reading(R),
     /// The loop does not have the fault yet.
-    Failed(Fault),
-    Thrown(Fault),
+    Failed(Error),
+    Thrown(Error),
     End,
 }
 
 impl<R> StreamIter<R> {
     /// Creates an iterator. If the stream was already read, it throws the fault of that.
-    pub fn new(host: &Arc<ScriptHost>, reader: Result<R, Fault>) -> Self {
+    pub fn new(host: &Arc<ScriptHost>, reader: Result<R, Error>) -> Self {
         Self {
             host: Arc::clone(host),
             state: reader.map_or_else(IterState::Failed, IterState::Reading),

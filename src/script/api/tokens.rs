@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use rhai::ImmutableString;
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::pipeline::channel::PageStream;
 use crate::pipeline::token::{Page, Token};
 use crate::report::ledger::EntryId;
@@ -31,14 +31,14 @@ pub struct TokensCell {
 /// Where tokens come from.
 pub enum TokenSource {
     /// A stream of pages.
-    Pages(PageStream<Fault>),
+    Pages(PageStream<Error>),
     /// Ledger entries of tokens that failed before and are still open.
     Open(VecDeque<EntryId>),
 }
 
 impl Tokens {
     /// Wraps `pages` for a script.
-    pub fn new(host: &Arc<ScriptHost>, pages: PageStream<Fault>, requested: Option<u64>) -> Self {
+    pub fn new(host: &Arc<ScriptHost>, pages: PageStream<Error>, requested: Option<u64>) -> Self {
         let len = pages.known_len().map(|len| len as u64);
         Self::of(host, TokenSource::Pages(pages), requested, len)
     }
@@ -77,11 +77,11 @@ impl Tokens {
     }
 
     /// Takes the tokens out of the stream, for the store.
-    pub fn take_pages(&self) -> NativeResult<PageStream<Fault>> {
+    pub fn take_pages(&self) -> NativeResult<PageStream<Error>> {
         self.pages_to_read().map_err(thrown)
     }
 
-    fn pages_to_read(&self) -> Result<PageStream<Fault>, Fault> {
+    fn pages_to_read(&self) -> Result<PageStream<Error>, Error> {
         match self.0.take()? {
             TokenSource::Pages(pages) => Ok(pages),
             TokenSource::Open(entries) => {
@@ -103,7 +103,7 @@ impl Tokens {
 }
 
 impl TokensCell {
-    fn take(&self) -> Result<TokenSource, Fault> {
+    fn take(&self) -> Result<TokenSource, Error> {
         let source = lock(&self.source).take();
         source.ok_or_else(|| consumed_fault("Tokens"))
     }
@@ -152,7 +152,7 @@ pub struct TokenReader {
 impl StreamReader for TokenReader {
     type Item = ImmutableString;
 
-    fn read(&mut self) -> NativeResult<Option<Result<ImmutableString, Fault>>> {
+    fn read(&mut self) -> NativeResult<Option<Result<ImmutableString, Error>>> {
         let host = self.owner.host();
         let text = match &mut self.source {
             TokenSource::Open(entries) => {
@@ -223,14 +223,14 @@ impl IntoIterator for Pages {
 /// Reads pages.
 pub struct PageReader {
     /// `None` after the end.
-    pages: Option<PageStream<Fault>>,
+    pages: Option<PageStream<Error>>,
     owner: Tokens,
 }
 
 impl StreamReader for PageReader {
     type Item = Tokens;
 
-    fn read(&mut self) -> NativeResult<Option<Result<Tokens, Fault>>> {
+    fn read(&mut self) -> NativeResult<Option<Result<Tokens, Error>>> {
         let host = self.owner.host();
         let Some(pages) = &mut self.pages else {
             return Ok(None);

@@ -2,7 +2,7 @@
 
 use rhai::{ASTNode, Expr, Position, Stmt};
 
-use crate::error::ErrorKind as FaultKind;
+use crate::error::ErrorKind;
 use crate::error::suggest::suggestion;
 use crate::pipeline::token::Status;
 use crate::script::api::keys_of;
@@ -138,7 +138,7 @@ fn unknown_kind(constant: &Expr) -> Option<LintFinding> {
     let Expr::StringConstant(text, position) = constant else {
         return None;
     };
-    let known = FaultKind::NAMES;
+    let known = ErrorKind::NAMES;
     let label = suggestion(text, known, "");
     if known.contains(&text.as_str()) || label.is_empty() {
         return None;
