@@ -396,3 +396,17 @@ fn shadowed_function_is_callable_through_host() {
         "fn store(tokens) { print(\"mine\"); host::store(tokens) } report(store([\"a\"]));";
     assert_eq!(output_of(script, 0), "mine\nstored    a\n");
 }
+
+#[test]
+fn join_makes_one_text_of_values() {
+    let script = "print(join([\"a\", 2, 1.5, true, 'c', ()], \";\")); print(join([], \";\"));
+        let outcomes = [];
+        for outcome in store([\"aa\", \"bb\"]) { outcomes.push(outcome); }
+        print(host::join(outcomes, \"\\n\"));";
+    let expected = "a;2;1.5;true;c;\n\nstored    aa\nstored    bb\naa\nbb\n";
+    assert_eq!(output_of(script, 0), expected);
+    assert_eq!(
+        caught_error("join([#{a: 1}], \";\")"),
+        "invalid_argument: `array` must be strings, numbers, bools, outcomes or `()`"
+    );
+}

@@ -314,6 +314,10 @@ fn single_allocation_is_refused_when_it_exceeds_a_limit() {
             "100,000",
         ),
         (format!("{a} let x = []; x.pad(99_000, a);"), "1 MiB"),
+        (
+            format!("{a} let x = []; x.pad(99_000, 1); join(x, a);"),
+            "1 MiB",
+        ),
     ] {
         let (_, peak) = expect_limit_with_peak(demo_command(1, &script), message);
         assert!(peak < MAX_MEMORY / 4, "{peak} bytes: {script}");
