@@ -9,6 +9,8 @@ pub struct Advice {
     pub label: String,
     /// What to do next.
     pub hint: Option<String>,
+    /// True for code that runs, but probably not as intended.
+    pub is_warning: bool,
 }
 
 impl Advice {
@@ -18,6 +20,12 @@ impl Advice {
             message: message.into(),
             ..Self::default()
         }
+    }
+
+    /// Turns the mistake into a warning.
+    pub fn warning(self) -> Self {
+        let is_warning = true;
+        Self { is_warning, ..self }
     }
 
     /// Sets the text beside the marked code.

@@ -110,9 +110,14 @@ fn end_of_code(text: &str, reported: Position) -> Option<Position> {
 pub fn with_advice(advice: Advice, file: &str, position: Position, texts: &ScriptTexts) -> Error {
     let problem = Error::new(Exit::Script, advice.message);
     let problem = mark(problem, file, position, texts, &advice.label);
-    match advice.hint {
+    let problem = match advice.hint {
         Some(hint) => problem.hint(hint),
         None => problem,
+    };
+    if advice.is_warning {
+        problem.warning()
+    } else {
+        problem
     }
 }
 

@@ -12,7 +12,7 @@ use crate::script::error::symbols::{Symbols, call_forms};
 use crate::script::functions::{Function, Overloads};
 use crate::script::lint::ast::call_of;
 use crate::script::lint::types::VariableKinds;
-use crate::script::lint::{LintFinding, Modules};
+use crate::script::lint::{Findings, Modules};
 use crate::script::tokens::Token;
 use crate::script::type_names::script_type;
 
@@ -99,19 +99,8 @@ impl<'a> Calls<'a> {
         own.is_some_and(|own| takes(own, params))
     }
 
-    /// Finds a call of a function that does not exist, or not with this number of arguments.
-    pub fn unknown_call(
-        &self,
-        call: &FnCallExpr,
-        position: Position,
-        is_method: bool,
-    ) -> Option<LintFinding> {
-        let advice = self.find_mistake(call, is_method)?;
-        Some(LintFinding::error(position, advice))
-    }
-
-    /// Explains the mistake in a call.
-    fn find_mistake(&self, call: &FnCallExpr, is_method: bool) -> Option<Advice> {
+    /// Explains a call of a function that does not exist, or not with this number of arguments.
+    pub fn unknown_call(&self, call: &FnCallExpr, is_method: bool) -> Option<Advice> {
         let name = call.name.as_str();
         if call.is_operator_call() || BUILT_IN.contains(&name) {
             return None;
@@ -167,13 +156,8 @@ impl<'a> Calls<'a> {
         Some(Advice::new(message).label(label))
     }
 
-    /// Finds arguments whose known types fit no overload of a primitive.
-    pub fn wrong_arguments(
-        &self,
-        call: &FnCallExpr,
-        position: Position,
-        kinds: &VariableKinds,
-    ) -> Option<LintFinding> {
+    /// Explains arguments whose known types fit no overload of a primitive.
+    pub fn wrong_arguments(&self, call: &FnCallExpr, kinds: &VariableKinds) -> Option<Advice> {
         let name = call.name.as_str();
         let given = kinds.of_all(&call.args);
         let overloads = self.overloads(call, false)?;
@@ -184,10 +168,7 @@ impl<'a> Calls<'a> {
         let given: Vec<&str> = given.collect();
         let message = format!("`{name}` cannot be called with ({})", given.join(", "));
         let label = call_forms(name, self.symbols.overloads(name));
-        Some(LintFinding::error(
-            position,
-            Advice::new(message).label(label),
-        ))
+        Some(Advice::new(message).label(label))
     }
 
     /// Returns the overloads of a primitive with the number of arguments of this call.
@@ -214,7 +195,7 @@ impl<'a> Calls<'a> {
     }
 
     /// Finds options that do not exist in a map literal that is an argument of a primitive.
-    pub fn unknown_options(&self, call: &FnCallExpr, findings: &mut Vec<LintFinding>) {
+    pub fn unknown_options(&self, call: &FnCallExpr, findings: &mut Findings) {
         let known = options_of(&call.name);
         let overloads = self.overloads(call, false).unwrap_or_default();
         let params = overloads
@@ -231,10 +212,7 @@ impl<'a> Calls<'a> {
                 }
                 let label = suggestion(&key.name, known.iter().copied(), "it takes");
                 let message = format!("`{}` has no option `{}`", call.name, key.name);
-                findings.push(LintFinding::error(
-                    key.pos,
-                    Advice::new(message).label(label),
-                ));
+                findings.push((key.pos, Advice::new(message).label(label)));
             }
         }
     }
@@ -244,7 +222,7 @@ impl<'a> Calls<'a> {
         &self,
         ast: &AST,
         tokens: &[(Token, Position)],
-        findings: &mut Vec<LintFinding>,
+        findings: &mut Findings,
     ) {
         let mut wrapped = BTreeSet::new();
         ast.walk(&mut |path: &[ASTNode]| {
@@ -267,10 +245,7 @@ impl<'a> Calls<'a> {
             let advice = Advice::new(message).hint(format!(
                 "give it another name, or call the primitive in it as `host::{name}(…)`"
             ));
-            findings.push(LintFinding::warning(
-                definition_position(tokens, name),
-                advice,
-            ));
+            findings.push((definition_position(tokens, name), advice.warning()));
         }
     }
 }

@@ -28,30 +28,11 @@ use crate::script::tokens::tokens_of;
 /// The functions of each imported module, by its alias.
 pub type Modules = BTreeMap<String, Overloads>;
 
-/// A mistake and its position.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LintFinding {
-    position: Position,
-    advice: Advice,
-    is_warning: bool,
-}
+/// The position of a mistake, and its explanation.
+type Finding = (Position, Advice);
 
-impl LintFinding {
-    fn error(position: Position, advice: Advice) -> Self {
-        Self {
-            position,
-            advice,
-            is_warning: false,
-        }
-    }
-
-    fn warning(position: Position, advice: Advice) -> Self {
-        Self {
-            is_warning: true,
-            ..Self::error(position, advice)
-        }
-    }
-}
+/// The mistakes in a file.
+type Findings = Vec<Finding>;
 
 /// Returns the calls that prevent a run: unknown functions and wrong numbers of arguments.
 pub fn unknown_calls(ast: &AST, file: &str, symbols: &Symbols, texts: &ScriptTexts) -> Vec<Error> {
@@ -60,7 +41,8 @@ pub fn unknown_calls(ast: &AST, file: &str, symbols: &Symbols, texts: &ScriptTex
     let mut findings = Vec::new();
     ast.walk(&mut |path: &[ASTNode]| {
         if let Some((call, position, is_method)) = call_of(path.last()) {
-            findings.extend(calls.unknown_call(call, position, is_method));
+            let unknown = calls.unknown_call(call, is_method);
+            findings.extend(unknown.map(|advice| (position, advice)));
         }
         true
     });
@@ -89,7 +71,7 @@ pub fn first_file_write(
             let advice = Advice::new(message).hint(
                 "`--out-dir DIR` names the folder that scripts may write to; no token was requested",
             );
-            findings.push(LintFinding::error(position, advice));
+            findings.push((position, advice));
         }
         true
     });
@@ -98,23 +80,18 @@ pub fn first_file_write(
 }
 
 /// Returns all findings in one file; `modules` are its imports.
-fn lint(
-    ast: &AST,
-    text: &str,
-    symbols: &Symbols,
-    modules: &Modules,
-    is_main: bool,
-) -> Vec<LintFinding> {
+fn lint(ast: &AST, text: &str, symbols: &Symbols, modules: &Modules, is_main: bool) -> Findings {
     let calls = Calls::of(ast, symbols, modules);
     let kinds = VariableKinds::of_script(ast, symbols);
     let tokens = tokens_of(text);
     let mut findings = Vec::new();
     ast.walk(&mut |path: &[ASTNode]| {
         if let Some((call, position, is_method)) = call_of(path.last()) {
-            if let Some(unknown) = calls.unknown_call(call, position, is_method) {
-                findings.push(unknown);
+            if let Some(unknown) = calls.unknown_call(call, is_method) {
+                findings.push((position, unknown));
             } else if !is_method {
-                findings.extend(calls.wrong_arguments(call, position, &kinds));
+                let wrong = calls.wrong_arguments(call, &kinds);
+                findings.extend(wrong.map(|advice| (position, advice)));
                 calls.unknown_options(call, &mut findings);
             }
         }
@@ -128,19 +105,9 @@ fn lint(
 }
 
 /// Converts the findings in one file to problems, sorted by position.
-fn problems(mut findings: Vec<LintFinding>, file: &str, texts: &ScriptTexts) -> Vec<Error> {
-    findings.sort_by(|one, other| {
-        let key = |finding: &LintFinding| (finding.position, finding.advice.message.clone());
-        key(one).cmp(&key(other))
-    });
+fn problems(mut findings: Findings, file: &str, texts: &ScriptTexts) -> Vec<Error> {
+    findings.sort_by_key(|(position, advice)| (*position, advice.message.clone()));
     findings.dedup();
-    let problems = findings.into_iter().map(|finding| {
-        let problem = with_advice(finding.advice, file, finding.position, texts);
-        if finding.is_warning {
-            problem.warning()
-        } else {
-            problem
-        }
-    });
-    problems.collect()
+    let problem = |(position, advice)| with_advice(advice, file, position, texts);
+    findings.into_iter().map(problem).collect()
 }

@@ -9,7 +9,7 @@ use crate::script::error::message::Advice;
 use crate::script::error::of_parse;
 use crate::script::error::symbols::Symbols;
 use crate::script::functions::Function;
-use crate::script::lint::{LintFinding, Modules, lint, problems};
+use crate::script::lint::{Finding, Modules, lint, problems};
 use crate::script::sandbox::resolver::{ModuleText, ScopedResolver};
 use crate::script::texts::ScriptTexts;
 
@@ -88,20 +88,17 @@ impl<'a> FileLinter<'a> {
     }
 
     /// Returns the imported module, and its text if it is not checked yet.
-    fn resolve(
-        &mut self,
-        import: &Import,
-    ) -> Result<Option<(AST, Option<ModuleText>)>, LintFinding> {
+    fn resolve(&mut self, import: &Import) -> Result<Option<(AST, Option<ModuleText>)>, Finding> {
         let found = self.resolver.find(&import.path).map_err(|fault| {
             let fault = fault.into_parts();
             let mut advice = Advice::new(fault.message);
             advice.hint = fault.hint;
-            LintFinding::error(import.position, advice)
+            (import.position, advice)
         })?;
         if self.in_progress.contains(&found.key) {
             let advice = Advice::new(format!("cannot import `{}`: circular import", import.path))
                 .hint("move what both need into a third file that imports neither");
-            return Err(LintFinding::error(import.position, advice));
+            return Err((import.position, advice));
         }
         self.texts.add(&found.name, &found.text);
         let is_new = self.seen.insert(found.key.clone());

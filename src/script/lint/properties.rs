@@ -8,9 +8,9 @@ use crate::pipeline::token::Status;
 use crate::script::api::keys_of;
 use crate::script::error::message::Advice;
 use crate::script::error::symbols::Symbols;
-use crate::script::lint::LintFinding;
 use crate::script::lint::ast::call_of;
 use crate::script::lint::types::{VariableKinds, flatten};
+use crate::script::lint::{Finding, Findings};
 use crate::script::tokens::{Token, string_cases};
 use crate::script::type_names::script_type;
 
@@ -20,7 +20,7 @@ pub fn check_node(
     tokens: &[(Token, Position)],
     symbols: &Symbols,
     kinds: &VariableKinds,
-    findings: &mut Vec<LintFinding>,
+    findings: &mut Findings,
 ) {
     match path.last() {
         Some(ASTNode::Stmt(Stmt::Switch(switch, position))) => {
@@ -72,7 +72,7 @@ fn check_properties(
     expr: &Expr,
     symbols: &Symbols,
     kinds: &VariableKinds,
-    findings: &mut Vec<LintFinding>,
+    findings: &mut Findings,
 ) {
     kinds.walk_chain(expr, |kind, link| {
         let Expr::Property(property, position) = link else {
@@ -82,7 +82,7 @@ fn check_properties(
         let type_name = script_type(kind);
         if symbols.is_closed(type_name) && !symbols.properties(type_name).contains(&name) {
             let advice = symbols.property_advice(name, type_name);
-            findings.push(LintFinding::error(*position, advice));
+            findings.push((*position, advice));
         }
         let known = keys_of(kind).unwrap_or_default();
         if !known.is_empty() && !known.contains(&name) {
@@ -92,18 +92,13 @@ fn check_properties(
             };
             let advice = Advice::new(format!("{has} no `{name}`: it is always `()`"));
             let label = suggestion(name, known, "one of");
-            findings.push(LintFinding::warning(*position, advice.label(label)));
+            findings.push((*position, advice.label(label).warning()));
         }
     });
 }
 
 /// Checks the constant that a status or an error kind is compared with.
-fn check_comparison(
-    value: &Expr,
-    constant: &Expr,
-    kinds: &VariableKinds,
-    findings: &mut Vec<LintFinding>,
-) {
+fn check_comparison(value: &Expr, constant: &Expr, kinds: &VariableKinds, findings: &mut Findings) {
     let Expr::StringConstant(text, position) = constant else {
         return;
     };
@@ -123,9 +118,9 @@ fn check_comparison(
             let advice = Advice::new(format!("no token ever has the status `{text}`"))
                 .label(suggestion(text, statuses(), "one of"));
             if of_outcome {
-                findings.push(LintFinding::error(*position, advice));
+                findings.push((*position, advice));
             } else if is_near {
-                findings.push(LintFinding::warning(*position, advice));
+                findings.push((*position, advice.warning()));
             }
         }
         "kind" => findings.extend(unknown_kind(constant)),
@@ -134,7 +129,7 @@ fn check_comparison(
 }
 
 /// Finds an unknown error kind that resembles a known one. Scripts may throw other kinds.
-fn unknown_kind(constant: &Expr) -> Option<LintFinding> {
+fn unknown_kind(constant: &Expr) -> Option<Finding> {
     let Expr::StringConstant(text, position) = constant else {
         return None;
     };
@@ -144,10 +139,10 @@ fn unknown_kind(constant: &Expr) -> Option<LintFinding> {
         return None;
     }
     let advice = Advice::new(format!("no error of the host has the kind `{text}`"));
-    Some(LintFinding::warning(*position, advice.label(label)))
+    Some((*position, advice.label(label).warning()))
 }
 
-fn empty_loop(item: &str, position: Position) -> LintFinding {
+fn empty_loop(item: &str, position: Position) -> Finding {
     let (what, instead) = match item {
         "Outcome" => ("outcomes", "`report(outcomes)`"),
         _ => ("tokens", "`report(store(tokens))`"),
@@ -156,7 +151,7 @@ fn empty_loop(item: &str, position: Position) -> LintFinding {
     let advice = Advice::new(message).hint(format!(
         "an empty loop does not throw an error where it occurs; {instead} reads them too"
     ));
-    LintFinding::warning(position, advice)
+    (position, advice.warning())
 }
 
 fn elements(list: &Expr) -> &[Expr] {
