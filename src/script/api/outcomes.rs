@@ -119,12 +119,26 @@ impl Outcomes {
 
     /// Records an outcome of this stream in the ledger.
     pub fn record(&self, outcome: Outcome, line: Option<&str>) -> NativeResult<()> {
-        let status = outcome.status;
-        let recorded = self.0.host.ledger().record(outcome, line);
+        self.record_all([outcome], line)
+    }
+
+    /// Records outcomes under one lock of the ledger; all of them, even if one cannot be written.
+    pub fn record_all(
+        &self,
+        outcomes: impl IntoIterator<Item = Outcome>,
+        line: Option<&str>,
+    ) -> NativeResult<()> {
         let mut state = lock(&self.0.state);
-        state.counts.add(status);
-        state.open.extend(recorded.map_err(thrown)?);
-        Ok(())
+        let mut ledger = self.0.host.ledger();
+        let mut failed = Ok(());
+        for outcome in outcomes {
+            state.counts.add(outcome.status);
+            match ledger.record(outcome, line) {
+                Ok(entry) => state.open.extend(entry),
+                Err(error) => failed = failed.and(Err(error)),
+            }
+        }
+        failed.map_err(thrown)
     }
 }
 
@@ -170,31 +184,43 @@ pub struct OutcomeReader {
 }
 
 impl OutcomeReader {
-    /// Returns the next outcome; calls `idle` before it waits.
-    pub fn next(
-        &mut self,
-        idle: impl FnOnce(&ScriptHost) -> NativeResult<()>,
-    ) -> NativeResult<Option<Result<Outcome, Error>>> {
-        if let Some(outcome) = self.ready.pop_front() {
-            return Ok(Some(Ok(outcome)));
+    /// Returns the next outcome; flushes the reports before it waits.
+    pub fn next(&mut self) -> NativeResult<Option<Result<Outcome, Error>>> {
+        if self.ready.is_empty() {
+            match self.next_batch()? {
+                Some(Ok(batch)) => self.ready = batch,
+                Some(Err(fault)) => return Ok(Some(Err(fault))),
+                None => return Ok(None),
+            }
+        }
+        Ok(self.ready.pop_front().map(Ok))
+    }
+
+    /// Returns the next outcomes; flushes the reports before it waits.
+    pub fn next_batch(&mut self) -> NativeResult<Option<Result<VecDeque<Outcome>, Error>>> {
+        if !self.ready.is_empty() {
+            return Ok(Some(Ok(std::mem::take(&mut self.ready))));
         }
         let Some(stream) = &mut self.stream else {
             return Ok(self.fault.take().map(Err));
         };
         let mut next = stream.try_next().map(Ok);
         if next.is_none() {
-            idle(self.owner.host())?;
-            next = self.owner.host().wait(stream.next())?;
+            let host = self.owner.host();
+            host.ledger().reports().flush().map_err(thrown)?;
+            next = host.wait(stream.next())?;
         }
         match next {
-            Some(Ok(batch)) => self.ready = batch.into(),
+            Some(Ok(batch)) => Ok(Some(Ok(batch.into()))),
             Some(Err(fault)) => {
                 self.stream = None;
-                return Ok(Some(Err(fault)));
+                Ok(Some(Err(fault)))
             }
-            None => self.stream = None,
+            None => {
+                self.stream = None;
+                Ok(None)
+            }
         }
-        Ok(self.ready.pop_front().map(Ok))
     }
 }
 
@@ -219,7 +245,7 @@ impl StreamReader for OutcomeReader {
 
     /// Records each outcome before the script gets it, so none is missing from the report.
     fn read(&mut self) -> NativeResult<Option<Result<Outcome, Error>>> {
-        let next = self.next(|host| host.ledger().reports().flush().map_err(thrown))?;
+        let next = self.next()?;
         if let Some(Ok(outcome)) = &next {
             self.owner.record(outcome.clone(), None)?;
         }

@@ -173,7 +173,7 @@ impl StreamReader for TokenReader {
                         }
                     }
                 }
-                self.page.take(1).pop().map(|token| {
+                self.page.take_first().map(|token| {
                     let text = token.as_str().into();
                     host.ledger().add_script_token(token);
                     text
