@@ -296,6 +296,15 @@ pub fn header_name(text: &str) -> ParseResult<String> {
     Ok(text.to_ascii_lowercase())
 }
 
+/// Parses the value of a header, which may be a secret.
+pub fn header_value(text: &str) -> ParseResult<String> {
+    if is_header_value(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(String::from("must not contain control characters"))
+    }
+}
+
 /// Returns true if the text can be sent as the value of a header.
 pub fn is_header_value(text: &str) -> bool {
     text.bytes()
