@@ -117,6 +117,9 @@ options! {
             values: &["text", "ndjson", "json", "csv", "yaml", "html"], on: REPORTS,
             ..flag("report", "FORMAT[=PATH]")
         };
+    /// Refuse to replace an existing report
+    NO_CLOBBER: bool = value::switch,
+        Row { group: "Output", is_rare: true, on: REPORTS, ..switch("no-clobber") };
     /// How reports show tokens: none in full, prefix the first characters, sha256 a digest
     MASK: Mask = value::mask,
         Row {

@@ -192,7 +192,7 @@ fn invalid_option_is_one_clear_error() {
 #[test]
 fn every_option_sets_its_field() {
     let cli = parsed(
-        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --max-requests 5 --no-top-up --dangerously-repeat-requests --shard 0/2 --progress never --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
+        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --max-requests 5 --no-top-up --dangerously-repeat-requests --no-clobber --shard 0/2 --progress never --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
     );
     assert!(cli.command.is_none());
     assert_eq!(values(&cli, &SIZE), [10]);
@@ -363,6 +363,9 @@ fn help_names_options_variables_and_exit_codes() {
           --report <FORMAT[=PATH]>
               text, ndjson, json, csv, yaml or html, on standard output or to PATH; repeatable [default:
               text] [env: TOKEN_SERVICE_REPORT]
+
+          --no-clobber
+              Refuse to replace an existing report [env: TOKEN_SERVICE_NO_CLOBBER]
 
           --mask <MASK>
               How reports show tokens: none in full, prefix the first characters, sha256 a digest

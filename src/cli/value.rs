@@ -174,6 +174,7 @@ pub fn report(text: &str) -> ParseResult<ReportSpec> {
         path: path
             .filter(|path| !matches!(*path, "-" | "/dev/stdout"))
             .map(PathBuf::from),
+        no_clobber: false,
     })
 }
 

@@ -1,19 +1,27 @@
 //! Resolves the output settings that need a rule of their own: reports, journal, and the conditions under
 //! which a completed run fails.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::cli::options::{DRY_RUN, FAIL_ON, JOURNAL, REPORT};
+use crate::cli::options::{DRY_RUN, FAIL_ON, JOURNAL, NO_CLOBBER, REPORT};
 use crate::cli::value;
 use crate::config::layers::Layers;
-use crate::error::diagnostic::usage;
+use crate::error::diagnostic::{Problem, usage};
 use crate::report::ReportSpec;
 use crate::report::fail_on::Condition;
 
 impl Layers<'_> {
     pub(super) fn reports(&self) -> Vec<ReportSpec> {
         let reports = self.list(&REPORT);
-        let reports = reports.unwrap_or_else(|| vec![REPORT.default()]);
+        let mut reports = reports.unwrap_or_else(|| vec![REPORT.default()]);
+        if self.value(&NO_CLOBBER) {
+            for report in &mut reports {
+                report.no_clobber = true;
+                if let Some(problem) = report.path.as_deref().and_then(existing) {
+                    self.fail(problem);
+                }
+            }
+        }
         let mut on_stdout = reports.iter().filter(|report| report.path.is_none());
         if let Some(second) = on_stdout.nth(1) {
             let name = value::report_name(second.format);
@@ -38,4 +46,15 @@ impl Layers<'_> {
     pub(super) fn fail_on(&self) -> Vec<Condition> {
         self.list(&FAIL_ON).unwrap_or_default()
     }
+}
+
+/// Returns the problem of a report that would replace the file at `path`; a pipe or device is not
+/// replaced.
+fn existing(path: &Path) -> Option<Problem> {
+    let is_file = path.metadata().is_ok_and(|found| found.is_file());
+    let is_broken_link = !path.exists() && path.is_symlink();
+    (is_file || is_broken_link).then(|| {
+        usage(format!("the report {} exists already", path.display()))
+            .hint("give another path, move the file away, or leave out --no-clobber")
+    })
 }

@@ -122,7 +122,8 @@ fn defaults_match_the_documentation() {
         settings.reports,
         [ReportSpec {
             format: ReportFormat::Text,
-            path: None
+            path: None,
+            no_clobber: false,
         }]
     );
     let source = http(&settings);
