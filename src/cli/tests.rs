@@ -24,9 +24,9 @@ fn parsed(line: &str) -> Cli {
     }
 }
 
-fn problem(line: &str) -> Problem {
+fn problem(line: &str) -> Error {
     match parse(&args(line), false) {
-        Err(ParseError::Problem(problem)) => problem,
+        Err(ParseError::Invalid(problem)) => problem,
         Err(ParseError::Answer(text)) => panic!("{text}"),
         Ok(cli) => invalid_value(&cli).unwrap(),
     }
@@ -43,7 +43,7 @@ fn given(cli: &Cli) -> &Given {
 }
 
 /// Returns the problem of the first flag that its parser refuses.
-fn invalid_value(cli: &Cli) -> Option<Problem> {
+fn invalid_value(cli: &Cli) -> Option<Error> {
     let given = given(cli);
     ROWS.iter().find_map(|row| {
         let mut values = given.values(row).iter();

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::Exit;
 use crate::fetch::demo;
 use crate::runtime::signals::Signals;
@@ -17,7 +17,7 @@ use crate::runtime::signals::Signals;
 ///
 /// # Errors
 /// The address cannot be used, or `out` cannot be written.
-pub fn run(address: SocketAddr, out: &mut impl Write) -> Result<(), Problem> {
+pub fn run(address: SocketAddr, out: &mut impl Write) -> Result<(), Error> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
@@ -35,7 +35,7 @@ pub fn run(address: SocketAddr, out: &mut impl Write) -> Result<(), Problem> {
         match written {
             // A closed pipe is not an error.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                let problem = Problem::new(Exit::Script, "standard output cannot be written");
+                let problem = Error::new(Exit::Script, "standard output cannot be written");
                 return Err(problem.cause(error.to_string()));
             }
             _ => {}
@@ -48,8 +48,8 @@ pub fn run(address: SocketAddr, out: &mut impl Write) -> Result<(), Problem> {
     })
 }
 
-fn cannot_listen(address: SocketAddr, error: &io::Error) -> Problem {
-    Problem::new(Exit::Usage, format!("cannot listen on {address}"))
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> Error {
+    Error::new(Exit::Usage, format!("cannot listen on {address}"))
         .cause(error.to_string())
         .hint("set --listen to an address of this host and a free port; port 0 picks one")
 }

@@ -9,7 +9,7 @@ use crate::config::layers::Layers;
 use crate::config::settings::{CheckSettings, ProbeTargets, ScriptSource};
 use crate::config::source::no_source;
 use crate::config::{no_database, suggestions};
-use crate::error::diagnostic::usage;
+use crate::error::usage;
 use crate::store::DatabaseTarget;
 
 /// Returns the settings of `check` and all problems; an invalid setting has its default.

@@ -12,7 +12,7 @@ use crate::config::keys::{
     SSLMODE, SSLNEGOTIATION, SSLROOTCERT, TARGET_SESSION_ATTRS, USER,
 };
 use crate::config::layers::Layers;
-use crate::error::diagnostic::{Problem, usage};
+use crate::error::{Error, usage};
 use crate::runtime::secret::Secret;
 use crate::store::DatabaseTarget;
 use crate::store::postgres::{Address, AddressOrigin, Host, Password, SslMode};
@@ -110,7 +110,7 @@ impl Layers<'_> {
         part
     }
 
-    fn address_of_parts(&self) -> Result<Option<Address>, Problem> {
+    fn address_of_parts(&self) -> Result<Option<Address>, Error> {
         let hosts = self.part(&HOST);
         let ports = self.get(&PORT).unwrap_or_default();
         let (user, name) = (self.part(&USER), self.part(&NAME));
@@ -151,7 +151,7 @@ impl Layers<'_> {
     }
 
     /// Parses a URL. Messages show `name`, the variable or key, and never the URL.
-    fn address_of_url(&self, name: &str, secret: &Secret) -> Result<DatabaseTarget, Problem> {
+    fn address_of_url(&self, name: &str, secret: &Secret) -> Result<DatabaseTarget, Error> {
         let url = secret.initial().expose_secret().trim();
         if let Some(path) = url.strip_prefix("sqlite:") {
             // Other tools write `sqlite:///var/lib/tokens.db` for an absolute path.
@@ -185,7 +185,7 @@ impl Layers<'_> {
 /// Returns the list of hosts, with IPv6 addresses without brackets.
 ///
 /// Rejects values pasted by mistake. The message does not show them: they may contain a password.
-fn plain_hosts(text: &str) -> Result<String, Problem> {
+fn plain_hosts(text: &str) -> Result<String, Error> {
     let refused = |why: &str, hint: &str| {
         Err(usage(format!("the database's hosts cannot be used: {why}")).hint(hint))
     };
@@ -232,7 +232,7 @@ fn plain_hosts(text: &str) -> Result<String, Problem> {
 }
 
 /// Returns the path of libpq's password file: `PGPASSFILE`, or `.pgpass` in the home folder.
-fn passfile(env: &Env) -> Result<Option<PathBuf>, Problem> {
+fn passfile(env: &Env) -> Result<Option<PathBuf>, Error> {
     if let Some(file) = env.get("PGPASSFILE")? {
         return Ok(Some(PathBuf::from(file)));
     }

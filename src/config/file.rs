@@ -12,9 +12,9 @@ use crate::cli::value;
 use crate::config::keys::{all_rows, sections};
 use crate::config::suggestions::setting_named;
 use crate::config::yaml::{Field, Mapping, Secrecy, TextSpan, YamlContent, YamlNode, YamlText};
-use crate::error::diagnostic::{Location, Problem, usage};
 use crate::error::escape::escape;
 use crate::error::suggest::nearest_option;
+use crate::error::{Error, Location, usage};
 
 /// The settings of the file, by the `id` of their row. They are valid.
 #[derive(Default)]
@@ -51,7 +51,7 @@ impl ConfigFile {
     }
 
     /// Adds the location of a row's key, if the file has it.
-    pub(super) fn at_key(&self, problem: Problem, row: &Row) -> Problem {
+    pub(super) fn at_key(&self, problem: Error, row: &Row) -> Error {
         let found = self.values.get(row.id);
         match found.and_then(|value| value.location.clone()) {
             Some(location) => problem.location(location),
@@ -127,7 +127,7 @@ pub(super) fn tree(field: &Field) -> Map<String, Value> {
 }
 
 /// Reads the file at `path`.
-pub(super) fn read(path: &Path) -> (ConfigFile, Vec<Problem>) {
+pub(super) fn read(path: &Path) -> (ConfigFile, Vec<Error>) {
     let name = path.display().to_string();
     match std::fs::read_to_string(path) {
         Ok(text) => parse(&name, &text),
@@ -144,7 +144,7 @@ pub(super) fn read(path: &Path) -> (ConfigFile, Vec<Problem>) {
 }
 
 /// Parses `text`; messages call it `path`. Returns the valid settings, and all mistakes.
-pub(super) fn parse(path: &str, text: &str) -> (ConfigFile, Vec<Problem>) {
+pub(super) fn parse(path: &str, text: &str) -> (ConfigFile, Vec<Error>) {
     let mut yaml = YamlText::new("the configuration file", path, text);
     yaml.secrecy = Secrecy::Hidden(hidden_while_broken(text));
     let root = yaml.parse();

@@ -12,8 +12,8 @@ use crate::cli::options::{CONFIG, ROWS};
 use crate::cli::table::{Opt, Row, Shape};
 use crate::cli::value::{ParseResult, invalid_value};
 use crate::config::file::{self, ConfigFile};
-use crate::error::diagnostic::{Problem, usage};
 use crate::error::escape::escape;
+use crate::error::{Error, usage};
 
 /// Flags, environment and file, from which settings are resolved, and the problems found so far.
 pub(super) struct Layers<'a> {
@@ -23,7 +23,7 @@ pub(super) struct Layers<'a> {
     pub config: Option<PathBuf>,
     pub file: ConfigFile,
     /// Behind a cell, because every look-up may find one.
-    problems: RefCell<Vec<Problem>>,
+    problems: RefCell<Vec<Error>>,
 }
 
 impl<'a> Layers<'a> {
@@ -45,7 +45,7 @@ impl<'a> Layers<'a> {
         given: &'a Given,
         env: &'a Env,
         file: ConfigFile,
-        problems: Vec<Problem>,
+        problems: Vec<Error>,
     ) -> Self {
         Self {
             given,
@@ -115,7 +115,7 @@ impl<'a> Layers<'a> {
         &self,
         texts: &[S],
         parse: fn(&OsStr) -> ParseResult<T>,
-        invalid: impl Fn(&str, &str) -> Problem,
+        invalid: impl Fn(&str, &str) -> Error,
     ) -> Option<Vec<T>> {
         let (mut values, mut is_valid) = (Vec::new(), true);
         for text in texts.iter().map(AsRef::as_ref) {
@@ -131,7 +131,7 @@ impl<'a> Layers<'a> {
     }
 
     /// Reports a problem, unless it is known: settings that depend on each other are looked up twice.
-    pub(super) fn fail(&self, problem: Problem) {
+    pub(super) fn fail(&self, problem: Error) {
         let mut problems = self.problems.borrow_mut();
         if !problems.contains(&problem) {
             problems.push(problem);
@@ -139,7 +139,7 @@ impl<'a> Layers<'a> {
     }
 
     /// Returns the value, or reports the problem and returns the default.
-    pub(super) fn collect<T: Default>(&self, result: Result<T, Problem>) -> T {
+    pub(super) fn collect<T: Default>(&self, result: Result<T, Error>) -> T {
         result.unwrap_or_else(|problem| {
             self.fail(problem);
             T::default()
@@ -152,7 +152,7 @@ impl<'a> Layers<'a> {
     }
 
     /// Returns the value, or all problems if there are any.
-    pub(super) fn finish<T>(self, value: T) -> Result<T, Vec<Problem>> {
+    pub(super) fn finish<T>(self, value: T) -> Result<T, Vec<Error>> {
         match self.problems.into_inner() {
             problems if problems.is_empty() => Ok(value),
             problems => Err(problems),

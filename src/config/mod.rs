@@ -47,7 +47,7 @@ use crate::config::keys::{
 use crate::config::layers::Layers;
 use crate::config::size::RunSize;
 use crate::config::source::no_source;
-use crate::error::diagnostic::{Problem, usage};
+use crate::error::{Error, usage};
 use crate::fetch::http::HttpEndpoint;
 use crate::observe::logging::LogSettings;
 use crate::observe::otel::Tracer;
@@ -69,19 +69,19 @@ pub enum Purpose {
 }
 
 /// Returns the settings of a run, or all problems of the configuration, which have exit code 2.
-pub fn load(purpose: Purpose, given: &Given, env: &Env) -> Result<RunSettings, Vec<Problem>> {
+pub fn load(purpose: Purpose, given: &Given, env: &Env) -> Result<RunSettings, Vec<Error>> {
     Layers::of(given, env).resolve(purpose, &[])
 }
 
 /// Returns the settings from the text of a configuration file alone; messages call it `name`.
-pub fn load_text(purpose: Purpose, name: &str, text: &str) -> Result<RunSettings, Vec<Problem>> {
+pub fn load_text(purpose: Purpose, name: &str, text: &str) -> Result<RunSettings, Vec<Error>> {
     let (given, env) = (Given::default(), Env::default());
     let (file, problems) = file::parse(name, text);
     Layers::new(&given, &env, file, problems).resolve(purpose, &[])
 }
 
 /// Returns the address of `demo-source`.
-pub fn load_address(given: &Given, env: &Env) -> Result<SocketAddr, Vec<Problem>> {
+pub fn load_address(given: &Given, env: &Env) -> Result<SocketAddr, Vec<Error>> {
     let layers = Layers::new(given, env, ConfigFile::default(), Vec::new());
     let address = layers.value(&LISTEN);
     layers.finish(address)
@@ -90,7 +90,7 @@ pub fn load_address(given: &Given, env: &Env) -> Result<SocketAddr, Vec<Problem>
 impl Layers<'_> {
     /// Resolves all settings; `replayed` are the files that a replay reads. A setting with a problem has
     /// its default until all problems are known.
-    fn resolve(self, purpose: Purpose, replayed: &[PathBuf]) -> Result<RunSettings, Vec<Problem>> {
+    fn resolve(self, purpose: Purpose, replayed: &[PathBuf]) -> Result<RunSettings, Vec<Error>> {
         let limits = self.limits();
         let size = match purpose {
             // A replay covers all tokens of its file.
@@ -223,7 +223,7 @@ impl Layers<'_> {
     }
 }
 
-fn no_database() -> Problem {
+fn no_database() -> Error {
     usage("no database is configured").hint(
         "set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the --config file; `token_service demo` needs no database",
     )

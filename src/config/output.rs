@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::options::{DRY_RUN, FAIL_ON, JOURNAL, NO_CLOBBER, REPORT};
 use crate::cli::value;
 use crate::config::layers::Layers;
-use crate::error::diagnostic::{Problem, usage};
+use crate::error::{Error, usage};
 use crate::report::ReportSpec;
 use crate::report::fail_on::Condition;
 
@@ -50,7 +50,7 @@ impl Layers<'_> {
 
 /// Returns the problem of a report that would replace the file at `path`; a pipe or device is not
 /// replaced.
-fn existing(path: &Path) -> Option<Problem> {
+fn existing(path: &Path) -> Option<Error> {
     let is_file = path.metadata().is_ok_and(|found| found.is_file());
     let is_broken_link = !path.exists() && path.is_symlink();
     (is_file || is_broken_link).then(|| {

@@ -6,7 +6,7 @@ use crate::cli::value::{self, MAX_SIZE, ShardArg};
 use crate::config::keys::MAX_TOKENS;
 use crate::config::layers::Layers;
 use crate::config::shard::Shard;
-use crate::error::diagnostic::{Problem, usage};
+use crate::error::{Error, usage};
 use crate::fetch::input::Input;
 
 /// The variables of Cloud Run for the index of this task and the number of tasks.
@@ -25,7 +25,7 @@ pub(super) struct RunSize {
 
 impl Layers<'_> {
     /// Resolves the size, and opens the input; its tokens are at most `max_token` bytes long.
-    pub(super) fn run_size(&self, max_token: usize) -> Result<RunSize, Problem> {
+    pub(super) fn run_size(&self, max_token: usize) -> Result<RunSize, Error> {
         let shard = self.collect(self.shard());
         let Some(path) = self.get(&INPUT) else {
             let size = shard.part(self.size()?);
@@ -45,7 +45,7 @@ impl Layers<'_> {
     }
 
     /// Returns SIZE if it is set, and its maximum.
-    fn requested_size(&self) -> Result<(Option<u64>, Option<u64>), Problem> {
+    fn requested_size(&self) -> Result<(Option<u64>, Option<u64>), Error> {
         match (self.get(&SIZE), self.get(&MAX_TOKENS)) {
             (Some(size), Some(max)) if size > max => Err(usage(format!(
                 "SIZE {size} exceeds MAX_TOKENS, which is {max}"
@@ -56,14 +56,14 @@ impl Layers<'_> {
     }
 
     /// Returns SIZE without regard to an input.
-    pub(super) fn size(&self) -> Result<u64, Problem> {
+    pub(super) fn size(&self) -> Result<u64, Error> {
         let (requested, max) = self.requested_size()?;
         // The user did not set the default, so the maximum lowers it without an error.
         let default = SIZE.default().min(max.unwrap_or(u64::MAX));
         Ok(requested.unwrap_or(default))
     }
 
-    pub(super) fn shard(&self) -> Result<Shard, Problem> {
+    pub(super) fn shard(&self) -> Result<Shard, Error> {
         let (index, count) = match self.get(&SHARD) {
             Some(ShardArg {
                 index: Some(index),
@@ -87,13 +87,13 @@ impl Layers<'_> {
     }
 
     /// Returns the platform's index of this task.
-    fn task_index(&self) -> Result<Option<u64>, Problem> {
+    fn task_index(&self) -> Result<Option<u64>, Error> {
         let cloud_run = self.number(CLOUD_RUN.0)?;
         Ok(cloud_run.or(self.number(KUBERNETES)?))
     }
 
     /// Returns the platform's index of this task and number of tasks.
-    fn task_index_and_count(&self) -> Result<Option<(u64, u64)>, Problem> {
+    fn task_index_and_count(&self) -> Result<Option<(u64, u64)>, Error> {
         let (index, count) = CLOUD_RUN;
         match (self.number(index)?, self.number(count)?) {
             (Some(task), Some(tasks)) => Ok(Some((task, tasks))),
@@ -104,13 +104,13 @@ impl Layers<'_> {
         }
     }
 
-    fn number(&self, variable: &str) -> Result<Option<u64>, Problem> {
+    fn number(&self, variable: &str) -> Result<Option<u64>, Error> {
         self.env.parse(variable, value::number)
     }
 }
 
 /// Returns the number of tokens of a file, or an error if it exceeds `MAX_TOKENS`.
-fn size_of_file(count: u64, max: Option<u64>, input: &Input) -> Result<u64, Problem> {
+fn size_of_file(count: u64, max: Option<u64>, input: &Input) -> Result<u64, Error> {
     match max {
         Some(max) if count > max => Err(usage(format!(
             "the input {} has {count} tokens, which exceeds MAX_TOKENS, {max}",
@@ -122,7 +122,7 @@ fn size_of_file(count: u64, max: Option<u64>, input: &Input) -> Result<u64, Prob
 }
 
 /// Returns the unlimited size of a pipe, or an error if a shard or `MAX_TOKENS` needs the number.
-fn size_of_pipe(input: Input, shard: Shard, max: Option<u64>) -> Result<RunSize, Problem> {
+fn size_of_pipe(input: Input, shard: Shard, max: Option<u64>) -> Result<RunSize, Error> {
     let unknown = |cause| {
         let name = input.name();
         usage(format!(
@@ -143,7 +143,7 @@ fn size_of_pipe(input: Input, shard: Shard, max: Option<u64>) -> Result<RunSize,
     })
 }
 
-fn missing_index(count: u64) -> Problem {
+fn missing_index(count: u64) -> Error {
     let (index, _) = CLOUD_RUN;
     usage(format!("the shard /{count} has no index")).hint(format!(
         "write I/{count}, or set {index} or {KUBERNETES} to the index"
@@ -151,7 +151,7 @@ fn missing_index(count: u64) -> Problem {
 }
 
 /// Returns an error, because each pod would otherwise fetch the whole SIZE.
-fn missing_count() -> Problem {
+fn missing_count() -> Error {
     usage(format!(
         "{KUBERNETES} is set, but the number of completions that share SIZE is not"
     ))

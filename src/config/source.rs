@@ -9,7 +9,7 @@ use crate::config::keys::{
     MAX_BODY, MAX_TOKEN, RETRIES, SOURCE_CONNECT_TIMEOUT, SOURCE_URL, TIMEOUT,
 };
 use crate::config::layers::Layers;
-use crate::error::diagnostic::{Problem, usage};
+use crate::error::{Error, usage};
 use crate::fetch::FetchLimits;
 use crate::fetch::http::HttpEndpoint;
 use crate::runtime::secret::Secret;
@@ -39,7 +39,7 @@ impl Layers<'_> {
         })
     }
 
-    fn headers(&self) -> Result<Vec<(String, Secret)>, Problem> {
+    fn headers(&self) -> Result<Vec<(String, Secret)>, Error> {
         let in_file = self.file.headers.iter();
         let mut headers: Vec<(String, Secret)> = in_file
             .map(|(name, value)| (name.clone(), Secret::fixed(value.as_str())))
@@ -60,7 +60,7 @@ impl Layers<'_> {
     }
 }
 
-pub(super) fn no_source() -> Problem {
+pub(super) fn no_source() -> Error {
     usage("no token source is configured").hint(
         "set TOKEN_HOST to its URL, or `source.url` in the --config file; `token_service demo` needs no source",
     )

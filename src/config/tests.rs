@@ -50,14 +50,14 @@ fn check_args(line: &str) -> CheckArgs {
 }
 
 /// Loads the settings with the text of a configuration file.
-fn with_file(yaml: &str, env: &Env) -> Result<RunSettings, Vec<Problem>> {
+fn with_file(yaml: &str, env: &Env) -> Result<RunSettings, Vec<Error>> {
     let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
     file.write_all(yaml.as_bytes()).unwrap();
     let flag = format!("--config {}", file.path().display());
     load(Purpose::Run, &given(&flag), env)
 }
 
-fn load_env(variables: &Env) -> Result<RunSettings, Vec<Problem>> {
+fn load_env(variables: &Env) -> Result<RunSettings, Vec<Error>> {
     load(Purpose::Run, &given(""), variables)
 }
 
@@ -88,11 +88,11 @@ fn file_error(yaml: &str) -> String {
     shown(&problems)
 }
 
-fn message(result: Result<RunSettings, Vec<Problem>>) -> String {
+fn message(result: Result<RunSettings, Vec<Error>>) -> String {
     shown(&result.err().unwrap())
 }
 
-fn shown(problems: &[Problem]) -> String {
+fn shown(problems: &[Error]) -> String {
     assert!(problems.iter().all(|problem| problem.exit == Exit::Usage));
     let texts: Vec<String> = problems
         .iter()

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::command::test::case::TestCase;
 use crate::command::test::schema;
 use crate::config::yaml::{PathStep, TextSpan, YamlNode, YamlText};
-use crate::error::diagnostic::{Location, Problem, usage};
+use crate::error::{Error, Location, usage};
 
 /// The suffix of test files.
 pub(crate) const SUFFIX: &str = ".test.yaml";
@@ -27,7 +27,7 @@ pub(crate) struct TestFile {
 
 impl TestFile {
     /// Reads the test file at `path`, named `label` in the output.
-    pub(crate) fn read(path: &Path, label: String) -> Result<Self, Vec<Problem>> {
+    pub(crate) fn read(path: &Path, label: String) -> Result<Self, Vec<Error>> {
         let file_name = path.display().to_string();
         let text = fs::read_to_string(path).map_err(|error| {
             let problem = usage(format!("the test file {file_name} cannot be read"));
@@ -37,7 +37,7 @@ impl TestFile {
     }
 
     /// Parses `text`, the content of the file at `path`.
-    pub(crate) fn parse(path: &Path, label: String, text: String) -> Result<Self, Vec<Problem>> {
+    pub(crate) fn parse(path: &Path, label: String, text: String) -> Result<Self, Vec<Error>> {
         let file_name = path.display().to_string();
         let yaml = YamlText::new("the test file", &file_name, &text);
         let root = yaml.parse();
@@ -77,7 +77,7 @@ impl TestFile {
     }
 }
 
-fn no_cases(file: String) -> Problem {
+fn no_cases(file: String) -> Error {
     usage("the test file has no cases")
         .location(Location {
             file,

@@ -5,8 +5,8 @@ use serde_yaml::Spanned;
 
 use crate::cli::value::ParseResult;
 use crate::config::yaml::{TextSpan, YamlContent, YamlNode, YamlText};
-use crate::error::diagnostic::{Location, usage};
 use crate::error::suggest::nearest_option;
+use crate::error::{Location, usage};
 
 /// A value of a text, with its path for messages.
 #[derive(Clone)]

@@ -12,7 +12,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_yaml::{DuplicateKeyPolicy, MergeKeyPolicy, NonFiniteFloatPolicy, Spanned};
 
 pub(crate) use crate::config::yaml::field::{Field, Mapping};
-use crate::error::diagnostic::{Location, Problem, usage};
+use crate::error::{Error, Location, usage};
 
 /// A step of the path to a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,7 +160,7 @@ pub(crate) struct YamlText<'a> {
     pub text: &'a str,
     pub secrecy: Secrecy,
     /// Behind a cell, so that several cursors record mistakes.
-    problems: RefCell<Vec<Problem>>,
+    problems: RefCell<Vec<Error>>,
 }
 
 impl<'a> YamlText<'a> {
@@ -196,7 +196,7 @@ impl<'a> YamlText<'a> {
         }
     }
 
-    fn syntax_problem(&self, error: &serde_yaml::Error) -> Problem {
+    fn syntax_problem(&self, error: &serde_yaml::Error) -> Error {
         let problem = usage(format!("{} is not valid YAML", self.what));
         let Some(at) = error.location() else {
             return problem.cause(error.to_string());
@@ -236,12 +236,12 @@ impl<'a> YamlText<'a> {
     }
 
     /// Records a mistake.
-    pub(crate) fn report(&self, problem: Problem) {
+    pub(crate) fn report(&self, problem: Error) {
         self.problems.borrow_mut().push(problem);
     }
 
     /// Returns the mistakes in the order of their places.
-    pub(crate) fn into_problems(self) -> Vec<Problem> {
+    pub(crate) fn into_problems(self) -> Vec<Error> {
         let mut problems = self.problems.into_inner();
         problems.sort_by_key(|problem| {
             let place = problem.location.as_ref();
