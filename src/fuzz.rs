@@ -64,7 +64,7 @@ pub fn lines(bytes: &[u8], chunk: usize, wanted: u64, whole: bool) -> (Vec<Strin
 /// Loads a configuration file; an error has both the text and the JSON form.
 pub fn configuration(text: &str) -> Result<(), String> {
     for purpose in [Purpose::Run, Purpose::Replay, Purpose::Demo] {
-        config::load_text(purpose, "fuzz.yaml", text).map_err(|problem| shown(&problem))?;
+        config::load_text(purpose, "fuzz.yaml", text).map_err(|problems| all_shown(&problems))?;
     }
     Ok(())
 }
@@ -101,11 +101,15 @@ fn shown(problem: &Error) -> String {
     format!("{plain}\n{}\n{}", problem.render(true), problem.to_json())
 }
 
+fn all_shown(problems: &[Error]) -> String {
+    problems.iter().map(shown).collect()
+}
+
 async fn run_on_demo(mut script: Script) -> Result<(), String> {
     let rendered = |fault: Error| shown(&fault);
     let endpoint = fetch::demo::start().await.map_err(rendered)?;
     let settings = config::load_text(Purpose::Demo, "fuzz.yaml", "");
-    let settings = settings.map_err(|problem| shown(&problem))?;
+    let settings = settings.map_err(|problems| all_shown(&problems))?;
     let limits = settings.limits;
     let shutdown = Shutdown::new();
     let deadline = Instant::now() + TIME_LIMIT;

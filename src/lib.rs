@@ -20,7 +20,7 @@ mod script;
 mod store;
 
 pub use cli::env::Env;
-pub use command::generate::options_table;
+pub use command::generate::{keys_table, options_table};
 pub use command::{CommandOutcome, run};
 pub use runtime::{hardening, termination_log};
 pub use script::reference::primitives_table;

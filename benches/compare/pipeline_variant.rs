@@ -88,6 +88,7 @@ async fn run_pipeline(variant: PipelineVariant, size: u64, url: &str) -> Result<
     let store = Store::open(demo_store(), shutdown.clone(), Arc::clone(&clock));
     let store = store.await.map_err(fault_error)?;
     let stdout = ReportSpec {
+        no_clobber: false,
         format: ReportFormat::Text,
         path: None,
     };

@@ -1,130 +1,87 @@
-//! The arguments of each command. Arguments that several commands share are groups.
+//! The arguments of each command. The options of the table come from `options`; arguments that belong to
+//! one command only are written here.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
-use tracing::level_filters::LevelFilter;
+use clap::{ArgMatches, Args, FromArgMatches, ValueEnum};
 
+use crate::cli::options::{INPUT, MAX_REQUESTS, NO_TOP_UP, REPEAT_REQUESTS, ROWS};
+use crate::cli::table::{Row, Shape, on};
 use crate::cli::value;
-use crate::cli::value::ShardArg;
 use crate::observe::logging::LineFormat;
-use crate::observe::progress::ProgressMode;
-use crate::report::ReportSpec;
-use crate::report::fail_on::Condition;
-use crate::report::mask::Mask;
 
-/// The arguments of a run; an argument that was not given is `None` or empty.
-#[derive(Clone, Debug, Default, Args)]
-pub struct RunArgs {
-    /// Number of tokens, at least 1 [default: 5]
-    #[arg(allow_negative_numbers = true, value_parser = value::size)]
-    pub size: Option<u64>,
-    /// The pipeline script [default: the built-in one]
-    #[arg(long, value_name = "FILE", help_heading = "Run")]
-    pub script: Option<PathBuf>,
-    /// Write each received page to FILE and sync it before storing; `replay` reads it after a crash
-    #[arg(long, value_name = "FILE", help_heading = "Run")]
-    pub journal: Option<PathBuf>,
-    /// Process shard I of N, with I from 0; /N takes I from Cloud Run or Kubernetes [default: from the
-    /// platform, else 0/1]
-    #[arg(long, value_name = "I/N", value_parser = value::shard, help_heading = "Run")]
-    pub shard: Option<ShardArg>,
-    /// Roll back each insert; the report shows what would have been stored
-    #[arg(long, help_heading = "Run")]
-    pub dry_run: bool,
-    /// The time limits.
-    #[command(flatten)]
-    pub times: TimeArgs,
-    /// Read tokens from FILE, one per line, or from standard input if FILE is -, instead of the source;
-    /// SIZE then defaults to all of them
-    #[arg(long, value_name = "FILE", help_heading = "Source")]
-    #[arg(conflicts_with_all = ["max_requests", "no_top_up", "dangerously_repeat_requests"])]
-    pub input: Option<PathBuf>,
-    /// Maximum number of tokens per request [default: 10000]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value::positive)]
-    #[arg(help_heading = "Source")]
-    pub page_size: Option<u64>,
-    /// Maximum number of requests [default: no limit]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value::positive)]
-    #[arg(help_heading = "Source")]
-    pub max_requests: Option<u64>,
-    /// Do not request the missing tokens after a short delivery
-    #[arg(long, help_heading = "Source")]
-    pub no_top_up: bool,
-    /// Repeat requests that the source may have served (after a timeout, a 500 or an incomplete
-    /// response); tokens may be issued twice, and the first ones are lost
-    #[arg(long, help_heading = "Source")]
-    pub dangerously_repeat_requests: bool,
-    /// The database options.
-    #[command(flatten)]
-    pub database: DatabaseArgs,
-    /// The output options.
-    #[command(flatten)]
-    pub output: OutputArgs,
-    /// The folder in which a script's `emit` may write files
-    #[arg(long, value_name = "DIR", help_heading = "Output")]
-    pub out_dir: Option<PathBuf>,
-    /// The options of every command.
-    #[command(flatten)]
-    pub common: CommonArgs,
+/// The options of a command, one of [`on`], as clap takes them: those of the table that apply to it.
+#[derive(Clone, Debug)]
+pub struct OptionArgs<const COMMAND: u8>(pub Given);
+
+/// The arguments of a run.
+pub type RunArgs = OptionArgs<{ on::RUN }>;
+/// The arguments of `demo`.
+pub type DemoArgs = OptionArgs<{ on::DEMO }>;
+/// The arguments of `demo-source`.
+pub type DemoSourceArgs = OptionArgs<{ on::DEMO_SOURCE }>;
+
+/// The options that a command line gives, with their values as typed.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    /// The command, one of [`on`].
+    pub command: u8,
+    /// The values by the `id` of their row; a switch has `true`.
+    values: BTreeMap<&'static str, Vec<OsString>>,
 }
 
-/// The time limits of a run or a replay.
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Run")]
-pub struct TimeArgs {
-    /// Stop the run after DURATION, such as 10m; inserts in flight still settle
-    #[arg(long, value_name = "DURATION", value_parser = value::positive_duration)]
-    pub deadline: Option<Duration>,
-    /// How long a stopped run may take to settle and report [default: 8s]
-    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
-    pub grace: Option<Duration>,
-    /// How long to wait out an outage during a run [default: 30s]
-    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
-    pub patience: Option<Duration>,
-    /// How long to wait at startup for source and database [default: 0s]
-    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
-    pub wait: Option<Duration>,
+impl Given {
+    /// Returns the values of an option; empty if it was not given.
+    pub fn values(&self, row: &Row) -> &[OsString] {
+        self.values.get(row.id).map_or(&[], Vec::as_slice)
+    }
 }
 
-/// The database options.
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Database")]
-pub struct DatabaseArgs {
-    /// Maximum number of database connections [default: 16]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value::count)]
-    pub connections: Option<usize>,
-    /// Inserts in flight per connection; always 1 behind a pooler [default: from the round-trip time, 16
-    /// to 128]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value::count)]
-    pub pipeline: Option<usize>,
+fn rows_of(command: u8) -> impl Iterator<Item = &'static Row> {
+    ROWS.iter().filter(move |row| row.on & command != 0)
 }
 
-/// The output options, and the conditions under which a completed run fails.
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Output")]
-pub struct OutputArgs {
-    /// text, ndjson, json, csv, yaml or html, on standard output or to PATH; repeatable [default:
-    /// text]
-    #[arg(long = "report", value_name = "FORMAT[=PATH]", value_parser = value::report)]
-    pub reports: Vec<ReportSpec>,
-    /// How reports show tokens: none in full, prefix the first characters, sha256 a digest [default:
-    /// none]
-    #[arg(long, value_name = "MASK", value_parser = value::mask)]
-    pub mask: Option<Mask>,
-    /// Exit with 1 if CONDITION holds at the end, such as rejected>0, stored<requested or
-    /// stored<0.9*requested; repeatable
-    #[arg(long, value_name = "CONDITION", value_parser = value::condition)]
-    pub fail_on: Vec<Condition>,
-    /// When to show progress on standard error: auto if it is a terminal and standard output is not,
-    /// always (as lines if no bar can be drawn), or never [default: auto]
-    #[arg(long, value_name = "WHEN", value_parser = value::progress)]
-    pub progress: Option<ProgressMode>,
-    /// Write the metrics of the run to FILE when it ends, in the Prometheus text format
-    #[arg(long, value_name = "FILE")]
-    pub metrics: Option<PathBuf>,
+impl<const COMMAND: u8> Args for OptionArgs<COMMAND> {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let of_source = [&MAX_REQUESTS.row, &NO_TOP_UP.row, &REPEAT_REQUESTS.row];
+        command.args(rows_of(COMMAND).map(|row| match row.id {
+            id if id == INPUT.row.id => {
+                row.to_arg().conflicts_with_all(of_source.map(|row| row.id))
+            }
+            _ => row.to_arg(),
+        }))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<const COMMAND: u8> FromArgMatches for OptionArgs<COMMAND> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let values_of = |row: &Row| match row.shape {
+            Shape::Switch if matches.get_flag(row.id) => vec![OsString::from("true")],
+            Shape::Switch => Vec::new(),
+            _ => {
+                let raw = matches.get_raw(row.id).into_iter().flatten();
+                raw.map(ToOwned::to_owned).collect()
+            }
+        };
+        Ok(Self(Given {
+            command: COMMAND,
+            values: rows_of(COMMAND)
+                .map(|row| (row.id, values_of(row)))
+                .collect(),
+        }))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 /// The arguments of `replay`.
@@ -133,31 +90,9 @@ pub struct ReplayArgs {
     /// A journal, an ndjson report or its .partial
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// The time limits.
+    /// The options.
     #[command(flatten)]
-    pub times: TimeArgs,
-    /// The database options.
-    #[command(flatten)]
-    pub database: DatabaseArgs,
-    /// The output options.
-    #[command(flatten)]
-    pub output: OutputArgs,
-    /// The options of every command.
-    #[command(flatten)]
-    pub common: CommonArgs,
-}
-
-impl ReplayArgs {
-    /// Returns the equivalent arguments of a run.
-    pub fn as_run(&self) -> RunArgs {
-        RunArgs {
-            times: self.times.clone(),
-            database: self.database.clone(),
-            output: self.output.clone(),
-            common: self.common.clone(),
-            ..RunArgs::default()
-        }
-    }
+    pub options: OptionArgs<{ on::REPLAY }>,
 }
 
 /// The arguments of `merge`.
@@ -166,52 +101,20 @@ pub struct MergeArgs {
     /// Complete ndjson reports, each of a different run
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// The output options; tokens that are masked in the files stay masked.
+    /// The options; tokens that are masked in the files stay masked.
     #[command(flatten)]
-    pub output: OutputArgs,
-    /// The options of every command.
-    #[command(flatten)]
-    pub common: CommonArgs,
-}
-
-/// The arguments of `demo-source`.
-#[derive(Clone, Debug, Args)]
-pub struct DemoSourceArgs {
-    /// The address and port to listen on; port 0 picks a free one [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR", value_parser = value::address)]
-    pub listen: Option<SocketAddr>,
-}
-
-/// The options of every command that reads the configuration.
-#[derive(Clone, Debug, Default, Args)]
-pub struct CommonArgs {
-    /// The configuration file (YAML)
-    #[arg(long, value_name = "FILE", help_heading = "Run")]
-    pub config: Option<PathBuf>,
-    /// off, error, warn, info, debug or trace [default: info]
-    #[arg(long, value_name = "LEVEL", value_parser = value::level, help_heading = "Messages")]
-    pub log_level: Option<LevelFilter>,
-    /// text or json, on standard error [default: text]
-    #[arg(long, value_name = "LAYOUT", value_parser = value::line_format, help_heading = "Messages")]
-    pub log_format: Option<LineFormat>,
-    /// text or json, on standard error [default: text]
-    #[arg(long, value_name = "LAYOUT", value_parser = value::line_format, help_heading = "Messages")]
-    pub error_format: Option<LineFormat>,
+    pub options: OptionArgs<{ on::MERGE }>,
 }
 
 /// The arguments of `check`.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
     /// Scripts, and folders to search for *.rhai [default: the configured script]
     #[arg(value_name = "SCRIPT")]
     pub scripts: Vec<PathBuf>,
-    /// Also connect to source and database and report whether a run could use them; requests no token
-    /// and writes no row
-    #[arg(long)]
-    pub connect: bool,
-    /// The options of every command.
+    /// The options.
     #[command(flatten)]
-    pub common: CommonArgs,
+    pub options: OptionArgs<{ on::CHECK }>,
 }
 
 /// The arguments of `test`.

@@ -4,8 +4,9 @@ use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::cli::COMMANDS;
-use crate::cli::value;
+use crate::cli::options::SIZE;
+use crate::cli::table::{Row, command_name};
+use crate::cli::{COMMANDS, Given, value};
 use crate::error::Error;
 use crate::error::exit::Exit;
 use crate::error::suggest::nearest_option;
@@ -15,10 +16,6 @@ use crate::error::suggest::nearest_option;
 /// `first` is the first argument.
 pub(super) fn explain(error: &clap::Error, first: Option<&OsString>) -> Error {
     let first = first.and_then(|word| word.to_str()).unwrap_or_default();
-    // After a misspelt command, clap reports a later argument instead.
-    if let Some(problem) = misspelt_command(first) {
-        return problem;
-    }
     let text = error.render().to_string();
     let paragraph = text.split("\n\n").next().unwrap_or_default();
     let invalid = error.get(ContextKind::InvalidArg);
@@ -33,12 +30,6 @@ pub(super) fn explain(error: &clap::Error, first: Option<&OsString>) -> Error {
         let rule = std::error::Error::source(error).map(ToString::to_string);
         let name = arg.split([' ', '=']).next().unwrap_or(arg);
         let name = name.trim_matches(['[', ']', '<', '>']);
-        if name == "SIZE" && COMMANDS.contains(&value) {
-            return misplaced_word(value);
-        }
-        if let ("SIZE", Some(problem)) = (name, misspelt_command(value)) {
-            return problem;
-        }
         value::invalid_value(name, &rule.unwrap_or_default(), value)
     } else {
         let lines: Vec<&str> = paragraph.lines().map(str::trim).collect();
@@ -55,18 +46,37 @@ pub(super) fn explain(error: &clap::Error, first: Option<&OsString>) -> Error {
         .filter(|tip| !tip.starts_with("to pass '"))
         .collect();
     let hint = if tips.is_empty() {
-        match COMMANDS.iter().find(|command| **command == first) {
-            Some(command) => format!("see `token_service {command} --help`"),
-            None => String::from("see `token_service --help`"),
-        }
+        see_help(COMMANDS.into_iter().find(|command| *command == first))
     } else {
         tips.join("; ")
     };
     Error::new(Exit::Usage, message).hint(hint)
 }
 
+/// Returns the problem of a flag whose parser refused `value`.
+pub(crate) fn invalid_flag(given: &Given, row: &Row, rule: &str, value: &str) -> Error {
+    if row.id == SIZE.row.id {
+        if COMMANDS.contains(&value) {
+            return misplaced_word(value);
+        }
+        if let Some(problem) = misspelt_command(value) {
+            return problem;
+        }
+    }
+    let message = value::invalid_value(&row.flag_name(), rule, value);
+    let command = command_name(given.command);
+    Error::new(Exit::Usage, message).hint(see_help(command))
+}
+
+fn see_help(command: Option<&str>) -> String {
+    match command {
+        Some(command) => format!("see `token_service {command} --help`"),
+        None => String::from("see `token_service --help`"),
+    }
+}
+
 /// Returns the problem of a misspelt command, if a known command is near.
-fn misspelt_command(word: &str) -> Option<Error> {
+pub(super) fn misspelt_command(word: &str) -> Option<Error> {
     let command = nearest_option(word, &COMMANDS).filter(|command| *command != word)?;
     let problem = Error::new(Exit::Usage, format!("unknown command `{word}`"));
     Some(problem.hint(format!("did you mean `token_service {command}`?")))

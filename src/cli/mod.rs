@@ -3,8 +3,10 @@
 
 mod args;
 pub(crate) mod env;
-mod error;
+pub(crate) mod error;
 pub(crate) mod help;
+pub mod options;
+pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod value;
@@ -34,26 +36,6 @@ pub(crate) const COMMANDS: [&str; 9] = [
 const ABOUT: &str = "Fetches secret tokens over HTTP, stores each one in its own PostgreSQL transaction, \
 and reports every token with its outcome.";
 
-/// The options that `-h` leaves to `--help`.
-const RARE: [&str; 16] = [
-    "shard",
-    "grace",
-    "patience",
-    "wait",
-    "page-size",
-    "max-requests",
-    "no-top-up",
-    "dangerously-repeat-requests",
-    "connections",
-    "pipeline",
-    "mask",
-    "progress",
-    "metrics",
-    "out-dir",
-    "log-format",
-    "error-format",
-];
-
 /// The command line.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "token_service", version, about = ABOUT, after_help = help::short(), after_long_help = help::of_run())]
@@ -74,7 +56,7 @@ pub enum Command {
     ///
     /// The same run with nothing to set up: a built-in token source that delivers short, and an SQLite
     /// database with the same table. It leaves nothing behind.
-    Demo(RunArgs),
+    Demo(DemoArgs),
     /// Settle what an earlier run left in a journal or an ndjson report
     ///
     /// Stores the tokens that are safe to store again, looks up those in doubt, and reports every token
@@ -121,6 +103,11 @@ pub fn parse(args: &[OsString], color: bool) -> Result<Cli, ParseError> {
         &["--help".into()],
     ]
     .concat();
+    // After a misspelt command, clap reports a later argument instead.
+    let first = args.get(1).and_then(|word| word.to_str());
+    if let Some(problem) = first.and_then(error::misspelt_command) {
+        return Err(ParseError::Invalid(problem));
+    }
     command()
         .try_get_matches_from(if asks { &help } else { args })
         .and_then(|matches| Cli::from_arg_matches(&matches))
@@ -153,49 +140,12 @@ pub fn error_format(args: &[OsString], env: &Env) -> LineFormat {
             None => {}
         }
     }
-    let set = env.get("TOKEN_SERVICE_ERROR_FORMAT").ok().flatten();
+    let variable = options::ERROR_FORMAT.row.variable_name();
+    let set = variable.and_then(|name| env.get(&name).ok().flatten());
     typed
         .and_then(|text| value::line_format(text).ok())
         .or_else(|| set.and_then(|text| value::line_format(text).ok()))
         .unwrap_or_default()
-}
-
-/// Returns the variable of an option: `TOKEN_SERVICE_PAGE_SIZE` for `page-size`.
-pub fn variable(option: &str) -> String {
-    format!("TOKEN_SERVICE_{}", option.replace('-', "_").to_uppercase())
-}
-
-/// Returns the options that have a variable, including SIZE, those of a run first.
-pub fn options() -> Vec<String> {
-    let command = Cli::command();
-    let others = command.get_subcommands().filter(|sub| has_variables(sub));
-    let mut names: Vec<String> = Vec::new();
-    for arg in [&command]
-        .into_iter()
-        .chain(others)
-        .flat_map(clap::Command::get_arguments)
-    {
-        if let Some(name) = option_of(arg)
-            && !names.iter().any(|known| known == name)
-        {
-            names.push(name.to_owned());
-        }
-    }
-    names
-}
-
-/// Returns the name of an option, if it has a variable.
-pub(crate) fn option_of(arg: &clap::Arg) -> Option<&str> {
-    match arg.get_long() {
-        Some("help" | "version") => None,
-        None if arg.get_id() == "size" => Some("size"),
-        name => name,
-    }
-}
-
-/// Returns false for commands whose options have no variables.
-pub(crate) fn has_variables(command: &clap::Command) -> bool {
-    !matches!(command.get_name(), "api" | "test" | "completions" | "man")
 }
 
 /// Returns the command line as help, man pages and completions show it.
@@ -210,7 +160,7 @@ pub(crate) fn command() -> clap::Command {
         }
         None => sub,
     };
-    let program = with_short_help(with_variables(Cli::command()));
+    let program = with_short_help(Cli::command());
     program.mut_subcommands(|sub| described(with_short_help(sub)))
 }
 
@@ -223,26 +173,8 @@ fn with_short_help(command: clap::Command) -> clap::Command {
         let first = help.split([';', '[', ':']).next().unwrap_or_default();
         let first = first.split(", such as").next().unwrap_or_default();
         let short = first.trim_end().to_owned();
-        let is_rare = arg.get_long().is_some_and(|name| RARE.contains(&name));
+        let row = arg.get_long().and_then(options::row_of_flag);
+        let is_rare = row.is_some_and(|row| row.is_rare);
         arg.help(short).long_help(help).hide_short_help(is_rare)
-    })
-}
-
-/// Names each option's variable in its help. clap's `env` is not used: it takes an empty variable for a
-/// value, and blames the option for an invalid variable.
-fn with_variables(command: clap::Command) -> clap::Command {
-    let describe = |arg: clap::Arg| {
-        let Some(name) = option_of(&arg).map(variable) else {
-            return arg;
-        };
-        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-        arg.help(format!("{help} [env: {name}]"))
-    };
-    command.mut_args(describe).mut_subcommands(move |sub| {
-        if has_variables(&sub) {
-            sub.mut_args(describe)
-        } else {
-            sub
-        }
     })
 }

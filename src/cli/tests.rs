@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::too_many_lines)]
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
+use crate::cli::options::*;
+use crate::cli::table::{Opt, on};
 use crate::cli::*;
 use crate::error::exit::Exit;
 use crate::report::mask::Mask;
@@ -24,8 +27,44 @@ fn parsed(line: &str) -> Cli {
 fn problem(line: &str) -> Error {
     match parse(&args(line), false) {
         Err(ParseError::Invalid(problem)) => problem,
+        Err(ParseError::Answer(text)) => panic!("{text}"),
+        Ok(cli) => invalid_value(&cli).unwrap(),
+    }
+}
+
+fn given(cli: &Cli) -> &Given {
+    match &cli.command {
+        None => &cli.run.0,
+        Some(Command::Demo(args)) => &args.0,
+        Some(Command::Replay(args)) => &args.options.0,
+        Some(Command::Check(args)) => &args.options.0,
         other => panic!("{other:?}"),
     }
+}
+
+/// Returns the problem of the first flag that its parser refuses.
+fn invalid_value(cli: &Cli) -> Option<Error> {
+    let given = given(cli);
+    ROWS.iter().find_map(|row| {
+        let mut values = given.values(row).iter();
+        values.find_map(|value| {
+            let rule = (row.check)(value).err()?;
+            Some(error::invalid_flag(
+                given,
+                row,
+                &rule,
+                value.to_str().unwrap(),
+            ))
+        })
+    })
+}
+
+/// Returns the values of an option on a command line.
+fn values<T>(cli: &Cli, option: &Opt<T>) -> Vec<T> {
+    let values = given(cli).values(&option.row).iter();
+    values
+        .map(|value| (option.parse)(value).ok().unwrap())
+        .collect()
 }
 
 #[test]
@@ -153,39 +192,33 @@ fn invalid_option_is_one_clear_error() {
 #[test]
 fn every_option_sets_its_field() {
     let cli = parsed(
-        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --max-requests 5 --no-top-up --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
+        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --max-requests 5 --no-top-up --dangerously-repeat-requests --no-clobber --shard 0/2 --progress never --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
     );
-    let run = cli.run;
     assert!(cli.command.is_none());
-    assert_eq!(run.size, Some(10));
-    assert_eq!(run.common.config, Some("c.yaml".into()));
-    assert_eq!(run.script, Some("s.rhai".into()));
-    assert_eq!(run.output.reports.len(), 2);
-    assert_eq!(run.output.mask, Some(Mask::Sha256));
-    assert_eq!(run.output.fail_on, ["rejected>0".parse().unwrap()]);
-    assert_eq!(run.output.metrics, Some("m.prom".into()));
-    assert!(run.dry_run);
-    assert_eq!(run.journal, Some("j".into()));
-    assert_eq!(run.times.wait, Some(Duration::from_secs(1)));
-    assert_eq!(
-        (run.database.connections, run.database.pipeline),
-        (Some(2), Some(3))
-    );
-    assert_eq!((run.page_size, run.max_requests), (Some(4), Some(5)));
-    assert!(run.no_top_up);
-    assert_eq!(run.times.deadline, Some(Duration::from_mins(10)));
-    assert_eq!(run.times.grace, Some(Duration::ZERO));
-    assert_eq!(run.times.patience, Some(Duration::from_mins(1)));
-    assert_eq!(run.out_dir, Some("out".into()));
-    assert_eq!(run.common.log_level, Some(LevelFilter::DEBUG));
-    assert_eq!(run.common.log_format, Some(LineFormat::Json));
-    assert_eq!(run.common.error_format, Some(LineFormat::Json));
+    assert_eq!(values(&cli, &SIZE), [10]);
+    assert_eq!(values(&cli, &CONFIG), [PathBuf::from("c.yaml")]);
+    assert_eq!(values(&cli, &SCRIPT), [PathBuf::from("s.rhai")]);
+    assert_eq!(values(&cli, &REPORT).len(), 2);
+    assert_eq!(values(&cli, &MASK), [Mask::Sha256]);
+    assert_eq!(values(&cli, &FAIL_ON), ["rejected>0".parse().unwrap()]);
+    assert_eq!(values(&cli, &DRY_RUN), [true]);
+    assert_eq!(values(&cli, &WAIT), [Duration::from_secs(1)]);
+    assert_eq!(values(&cli, &CONNECTIONS), [2]);
+    assert_eq!(values(&cli, &LOG_LEVEL), [LevelFilter::DEBUG]);
+    // Every option of a run is on the command line above.
+    let given = given(&cli);
+    for row in ROWS.iter().filter(|row| row.on & on::RUN != 0) {
+        // `--input` excludes the options of the source.
+        let is_given = row.id != "INPUT";
+        assert!(given.values(row).is_empty() != is_given, "{}", row.id);
+    }
 }
 
 #[test]
 fn commands_parse_their_arguments() {
     let demo = parsed("token_service demo 10 --report json").command;
-    assert!(matches!(demo, Some(Command::Demo(run)) if run.size == Some(10)));
+    assert!(matches!(demo, Some(Command::Demo(_))));
+    assert_eq!(values(&parsed("token_service demo 10"), &SIZE), [10]);
     let check = parsed("token_service check a.rhai b.rhai --config c.yaml").command;
     assert!(matches!(check, Some(Command::Check(check)) if check.scripts.len() == 2));
     let api = parsed("token_service api --format d.rhai").command;
@@ -330,6 +363,9 @@ fn help_names_options_variables_and_exit_codes() {
           --report <FORMAT[=PATH]>
               text, ndjson, json, csv, yaml or html, on standard output or to PATH; repeatable [default:
               text] [env: TOKEN_SERVICE_REPORT]
+
+          --no-clobber
+              Refuse to replace an existing report [env: TOKEN_SERVICE_NO_CLOBBER]
 
           --mask <MASK>
               How reports show tokens: none in full, prefix the first characters, sha256 a digest

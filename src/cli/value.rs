@@ -174,6 +174,7 @@ pub fn report(text: &str) -> ParseResult<ReportSpec> {
         path: path
             .filter(|path| !matches!(*path, "-" | "/dev/stdout"))
             .map(PathBuf::from),
+        no_clobber: false,
     })
 }
 
@@ -294,6 +295,15 @@ pub fn header_name(text: &str) -> ParseResult<String> {
         ));
     }
     Ok(text.to_ascii_lowercase())
+}
+
+/// Parses the value of a header, which may be a secret.
+pub fn header_value(text: &str) -> ParseResult<String> {
+    if is_header_value(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(String::from("must not contain control characters"))
+    }
 }
 
 /// Returns true if the text can be sent as the value of a header.

@@ -2,29 +2,22 @@
 //! files and trials.
 
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
-use crate::cli::env::Env;
-use crate::cli::{self, DemoSourceArgs, value};
 use crate::error::Error;
 use crate::error::exit::Exit;
 use crate::fetch::demo;
 use crate::runtime::signals::Signals;
 
-/// The default address, reachable only from this host.
-const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
-
-/// Serves on the address of `args` or the environment, and prints the URL on `out` once it listens.
+/// Serves on `address`, and prints the URL on `out` once it listens.
 ///
 /// # Errors
 /// The address cannot be used, or `out` cannot be written.
-pub fn run(args: &DemoSourceArgs, env: &Env, out: &mut impl Write) -> Result<(), Error> {
-    let variable = env.parse(&cli::variable("listen"), value::address)?;
-    let address = args.listen.or(variable).unwrap_or(DEFAULT_ADDRESS);
+pub fn run(address: SocketAddr, out: &mut impl Write) -> Result<(), Error> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()

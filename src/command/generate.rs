@@ -4,18 +4,18 @@
 use std::fmt::Write as _;
 use std::io;
 
-use clap::CommandFactory as _;
 use clap::builder::PossibleValuesParser;
 use clap_complete::Shell;
 use clap_mangen::Man;
 use roff::{Roff, bold, roman};
 
 use crate::cli::help::RUN;
-use crate::cli::{COMMANDS, Cli, command, has_variables, option_of, variable};
-use crate::config::options::config_key;
+use crate::cli::options::{ROWS, row_of_flag};
+use crate::cli::table::{Row, Shape, Unset, command_name};
+use crate::cli::{COMMANDS, command};
+use crate::config::keys::all_rows;
 use crate::error::suggest::nearest_option;
 use crate::error::{Error, usage};
-use crate::report::ReportFormat;
 
 /// The manual that the pages belong to.
 const MANUAL: &str = "User Commands";
@@ -94,43 +94,60 @@ fn command_page(command: clap::Command) -> io::Result<Vec<u8>> {
 
 /// Returns the table of options in docs/configuration.md.
 pub fn options_table() -> String {
-    let command = Cli::command();
     let mut text = String::from(
         "| option | variable | key of the file | default | what it is |\n|---|---|---|---|---|\n",
     );
-    let mut seen = Vec::new();
-    let others = command.get_subcommands().filter(|sub| has_variables(sub));
-    for owner in [&command].into_iter().chain(others) {
-        for arg in owner.get_arguments() {
-            let Some(name) = option_of(arg).filter(|name| !seen.contains(name)) else {
-                continue;
-            };
-            seen.push(name);
-            let usage = match arg.get_long() {
-                None => "SIZE".to_owned(),
-                Some(_) if !arg.get_action().takes_values() => format!("--{name}"),
-                Some(_) => {
-                    let values = arg.get_value_names().unwrap_or_default();
-                    format!("--{name} {}", values.join(" "))
-                }
-            };
-            let command = match owner.get_name() {
-                "token_service" => String::new(),
-                name => format!(" of `{name}`"),
-            };
-            let key = config_key(name).map_or(String::new(), |key| format!("`{key}`"));
-            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-            let (help, default) = help.rsplit_once(" [default: ").unwrap_or((&help, ""));
-            let default = default.trim_end_matches(']');
-            let variable = variable(name);
-            // Writing into a string cannot fail.
-            let _ = writeln!(
-                text,
-                "| `{usage}`{command} | `{variable}` | {key} | {default} | {help} |"
-            );
-        }
+    for row in ROWS {
+        let usage = row.usage();
+        let of_command = command_name(row.on).map(|name| format!(" of `{name}`"));
+        let of_command = of_command.unwrap_or_default();
+        let variable = row.variable_name().unwrap_or_default();
+        let key = match row.key {
+            "" => String::new(),
+            key => format!("`{key}`"),
+        };
+        let (default, help) = (row.default_text().unwrap_or_default(), row.help);
+        // Writing into a string cannot fail.
+        let _ = writeln!(
+            text,
+            "| `{usage}`{of_command} | `{variable}` | {key} | {default} | {help} |"
+        );
     }
     text
+}
+
+/// Returns the table of the keys in a section of the configuration file, for docs/configuration.md.
+pub fn keys_table(section: &str) -> String {
+    let mut text = String::from("| key | type | default | meaning |\n|---|---|---|---|\n");
+    for row in all_rows().filter(|row| row.section_and_key().0 == section && !row.key.is_empty()) {
+        let (_, key) = row.section_and_key();
+        let default = match row.unset {
+            Unset::Nothing => String::new(),
+            Unset::Value(value) => format!("`{value}`"),
+            Unset::Described(words) => words.to_owned(),
+        };
+        let (kind, help) = (kind_of(row), row.help);
+        let _ = writeln!(text, "| `{key}` | {kind} | {default} | {help} |");
+    }
+    text
+}
+
+/// Returns the type of a key's value.
+fn kind_of(row: &Row) -> String {
+    if !row.values.is_empty() {
+        let values = row.values.iter().map(|value| format!("`{value}`"));
+        return values.collect::<Vec<_>>().join(", ");
+    }
+    match (row.metavar, row.shape) {
+        (_, Shape::Switch) => "true or false".to_owned(),
+        ("N", _) => "number".to_owned(),
+        ("FILE" | "DIR", _) => "path".to_owned(),
+        ("URL", _) => "URL".to_owned(),
+        ("I/N", _) => "`I/N` or `/N`".to_owned(),
+        (name, Shape::List) => format!("list of {}s", name.to_lowercase()),
+        (name, _) if name.chars().all(char::is_uppercase) => name.to_lowercase(),
+        (name, _) => name.to_owned(),
+    }
 }
 
 /// Returns the completion script of a shell.
@@ -144,16 +161,11 @@ pub fn completions(shell: Shell) -> Vec<u8> {
 
 /// Adds the possible values of options; clap's own value parsers have less helpful errors.
 fn with_values(command: clap::Command) -> clap::Command {
-    let name = |arg: clap::Arg| {
-        let values: Vec<&'static str> = match arg.get_long() {
-            Some("mask") => vec!["none", "prefix", "sha256"],
-            Some("log-level") => vec!["off", "error", "warn", "info", "debug", "trace"],
-            Some("log-format" | "error-format") => vec!["text", "json"],
-            Some("progress") => vec!["auto", "always", "never"],
-            Some("report") => ReportFormat::ALL.map(|(name, _)| name).to_vec(),
-            _ => return arg,
-        };
-        arg.value_parser(PossibleValuesParser::new(values))
+    let name = |arg: clap::Arg| match arg.get_long().and_then(row_of_flag) {
+        Some(row) if !row.values.is_empty() => {
+            arg.value_parser(PossibleValuesParser::new(row.values))
+        }
+        _ => arg,
     };
     let command = command.mut_args(name);
     command.mut_subcommands(move |sub| sub.mut_args(name))

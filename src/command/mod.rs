@@ -70,27 +70,28 @@ fn dispatch(cli: &Cli, env: &Env) -> Result<CommandOutcome, Vec<Error>> {
             Ok(CommandOutcome::new(exit, Vec::new()))
         }
         Some(Command::DemoSource(args)) => {
-            demo_source::run(args, env, &mut io::stdout()).map_err(alone)?;
+            let address = config::load_address(&args.0, env)?;
+            demo_source::run(address, &mut io::stdout()).map_err(alone)?;
             Ok(CommandOutcome::new(Exit::Completed, Vec::new()))
         }
         Some(Command::Demo(args)) => {
-            let settings = config::load(Purpose::Demo, args, env).map_err(alone)?;
+            let settings = config::load(Purpose::Demo, &args.0, env)?;
             start(&settings, env, |display| run::run(&settings, display)).map_err(alone)
         }
         Some(Command::Merge(args)) => {
-            let settings = config::load_for_merge(args, env).map_err(alone)?;
+            let settings = config::load_for_merge(args, env)?;
             logging::start(settings.log, stderr_color(env), ProgressDisplay::blank());
             warn_of_misspelt_variables(env);
             let merge = || merge::merge(&settings);
             measured(settings.metrics.as_deref(), settings.progress, merge).map_err(alone)
         }
         Some(Command::Replay(args)) => {
-            let settings = config::load_for_replay(args, env).map_err(alone)?;
+            let settings = config::load_for_replay(args, env)?;
             let replay = |display: &ProgressDisplay| replay::replay(&settings, &args.file, display);
             start(&settings, env, replay).map_err(alone)
         }
         None => {
-            let settings = config::load(Purpose::Run, &cli.run, env).map_err(alone)?;
+            let settings = config::load(Purpose::Run, &cli.run.0, env)?;
             start(&settings, env, |display| run::run(&settings, display)).map_err(alone)
         }
     }
@@ -119,7 +120,7 @@ fn start(
 
 /// Warns of misspelt variables, whose options would silently keep their defaults.
 fn warn_of_misspelt_variables(env: &Env) {
-    for sentence in config::options::unknown_variables(env) {
+    for sentence in config::suggestions::unknown_variables(env) {
         tracing::warn!("{sentence}");
     }
 }

@@ -1,95 +1,64 @@
 //! The settings of `check`: all problems of the configuration, and defaults in place of invalid
 //! settings, so that the scripts are still checked.
 
+use crate::cli::CheckArgs;
 use crate::cli::env::Env;
-use crate::cli::{CheckArgs, RunArgs};
-use crate::config::file::ConfigFile;
+use crate::cli::options::{CONNECT, INPUT, SIZE};
+use crate::cli::table::on;
+use crate::config::layers::Layers;
 use crate::config::settings::{CheckSettings, ProbeTargets, ScriptSource};
 use crate::config::source::no_source;
-use crate::config::{DEFAULT_SIZE, Layers, database, no_database, options};
-use crate::error::{Error, usage};
-use crate::fetch::http::HttpEndpoint;
+use crate::config::{no_database, suggestions};
+use crate::error::usage;
 use crate::store::DatabaseTarget;
 
 /// Returns the settings of `check` and all problems; an invalid setting has its default.
 pub fn load_for_check(args: &CheckArgs, env: &Env) -> CheckSettings {
-    let mut problems = Problems(Vec::new());
-    let layers = problems.collect(Layers::of(&args.common, env));
-    let layers = layers.unwrap_or_else(|| Layers {
-        env,
-        config: None,
-        file: ConfigFile::default(),
-    });
-    let run = RunArgs::default();
-    let connect = problems.collect(layers.switch(args.connect, "connect", None)) == Some(true);
+    let layers = Layers::of(&args.options.0, env);
+    let connect = layers.value(&CONNECT);
+    let input = layers.get(&INPUT);
+    let endpoint = layers.endpoint();
+    let target = layers.database();
     // An invalid setting may have named source or database.
-    let is_required = connect && problems.0.is_empty();
-    let input = problems.collect(layers.input(&run)).flatten();
-    let url = problems.collect(layers.source_url());
-    if is_required && input.is_none() && matches!(url, Some(None)) {
-        problems.0.push(no_source());
+    if connect && layers.count_problems() == 0 {
+        if input.is_none() && endpoint.is_none() {
+            layers.fail(no_source());
+        }
+        if target.is_none() {
+            layers.fail(no_database());
+        }
     }
-    let headers = problems.collect(layers.headers()).unwrap_or_default();
-    let target = problems.collect(database::target(env, &layers.file));
-    if is_required && matches!(target, Some(None)) {
-        problems.0.push(no_database());
-    }
-    let target = target.flatten().unwrap_or(DatabaseTarget::Demo);
-    let limits = problems.collect(layers.limits(&run));
-    let store = problems.collect(layers.store(&run, target));
-    problems.collect(layers.reports(&run));
-    problems.collect(layers.mask(&run));
-    problems.collect(layers.metrics(&run));
-    problems.collect(layers.progress(&run));
-    problems.collect(layers.journal(&run));
-    let target = store.as_ref().map(|store| &store.target);
-    problems.collect(layers.check_path_conflicts(&run, &[], target));
-    problems.collect(layers.fail_on(&run));
-    problems.collect(layers.check_error_format(&args.common));
-    problems.collect(layers.log(&args.common));
-    problems.collect(layers.shard(&run));
-    let size = problems.collect(layers.size(&run));
+    let limits = layers.limits();
+    let store = layers.store(target.unwrap_or(DatabaseTarget::Demo));
+    layers.reports();
+    layers.journal();
+    layers.check_path_conflicts(&[], Some(&store.target));
+    layers.check_options(on::RUN | on::CHECK);
+    layers.collect(layers.shard());
+    let size = layers.collect(layers.size());
     let scripts = if args.scripts.is_empty() {
-        let script = problems.collect(layers.script(None));
-        vec![script.unwrap_or(ScriptSource::Default)]
+        vec![layers.script()]
     } else {
-        args.scripts
-            .iter()
-            .cloned()
-            .map(ScriptSource::File)
-            .collect()
+        let named = args.scripts.iter().cloned();
+        named.map(ScriptSource::File).collect()
     };
-    let targets = limits.zip(store).map(|(limits, store)| ProbeTargets {
-        source: url
-            .flatten()
-            .filter(|_| input.is_none())
-            .map(|url| HttpEndpoint {
-                url,
-                headers,
-                proxy: env.has_proxy(),
-            }),
+    // With a problem, the targets may not be those that the user meant.
+    let is_connected = connect && layers.count_problems() == 0;
+    let targets = ProbeTargets {
+        source: endpoint.filter(|_| input.is_none()),
         limits,
         store,
-    });
-    let warnings = options::unknown_variables(env).into_iter();
+    };
+    let warnings = suggestions::unknown_variables(env).into_iter();
     let warnings = warnings.map(|message| usage(message).warning());
+    let (script_limits, vars) = (layers.script_limits(), layers.file.vars.clone());
+    let problems = layers.finish(()).err().unwrap_or_default();
     CheckSettings {
-        // With a problem, the targets may not be those that the user meant.
-        targets: targets.filter(|_| connect && problems.0.is_empty()),
+        targets: is_connected.then_some(targets),
         scripts,
-        size: size.unwrap_or(DEFAULT_SIZE),
-        script_limits: layers.script_limits(),
-        vars: layers.vars(),
-        problems: problems.0.into_iter().chain(warnings).collect(),
-    }
-}
-
-/// The problems found so far.
-struct Problems(Vec<Error>);
-
-impl Problems {
-    /// Returns the value, or records the problem.
-    fn collect<T>(&mut self, result: Result<T, Error>) -> Option<T> {
-        result.map_err(|problem| self.0.push(problem)).ok()
+        size: if size == 0 { SIZE.default() } else { size },
+        script_limits,
+        vars,
+        problems: problems.into_iter().chain(warnings).collect(),
     }
 }

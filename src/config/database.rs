@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 use secrecy::ExposeSecret as _;
 
 use crate::cli::env::Env;
-use crate::cli::value;
-use crate::config::file::{ConfigFile, DatabaseKeys};
-use crate::config::yaml_error;
+use crate::cli::table::{Opt, Row};
+use crate::config::keys::{
+    CONNECT_TIMEOUT, DATABASE_URL, HOST, NAME, PASSWORD, PORT, REQUIRE_AUTH, SSLCERT, SSLKEY,
+    SSLMODE, SSLNEGOTIATION, SSLROOTCERT, TARGET_SESSION_ATTRS, USER,
+};
+use crate::config::layers::Layers;
 use crate::error::{Error, usage};
 use crate::runtime::secret::Secret;
 use crate::store::DatabaseTarget;
-use crate::store::postgres::{Address, AddressOrigin, Host, Password, SslMode, TargetSession};
+use crate::store::postgres::{Address, AddressOrigin, Host, Password, SslMode};
 
 /// The variables that are parts of an address, in the order of messages.
 const PARTS: [&str; 7] = [
@@ -25,131 +28,158 @@ const PARTS: [&str; 7] = [
     "DB_SSLMODE",
 ];
 
-/// Returns the configured database, or `None` if no database is configured.
-pub(super) fn target(env: &Env, file: &ConfigFile) -> Result<Option<DatabaseTarget>, Error> {
-    let keys = &file.database;
-    let url = env.secret("DATABASE_URL")?;
-    let parts: Vec<&str> = PARTS.into_iter().filter(|name| env.has(name)).collect();
-    let in_file = parts_of(keys);
-    if let Some(url) = url {
-        let name = env.secret_name("DATABASE_URL").unwrap_or_default();
-        if !parts.is_empty() {
-            return Err(
-                usage(format!("{name} and {} are set together", parts.join(", ")))
-                    .hint("unset the URL or the DB_* variables: the URL replaces all of them"),
-            );
-        }
-        return from_url(&name, &url, env, keys).map(Some);
-    }
-    if let Some(url) = &keys.url {
-        if !parts.is_empty() {
-            let problem = usage(format!(
-                "{} cannot be combined with `database.url` of the file",
-                parts.join(", ")
-            ));
-            return Err(at_key(problem, file, "url").hint(
-                "set DATABASE_URL to replace the file's database, or replace `url` by its parts",
-            ));
-        }
-        if !in_file.is_empty() {
-            let others: Vec<String> = in_file.iter().map(|key| format!("`{key}`")).collect();
-            let problem = usage(format!(
-                "`database` has both `url` and {}",
-                others.join(", ")
-            ));
-            return Err(at_key(problem, file, "url")
-                .hint("keep the URL or the parts: the URL replaces all of them"));
-        }
-        let url = Secret::fixed(url.as_str());
-        return from_url("database.url", &url, env, keys).map(Some);
-    }
-    if parts.is_empty() && in_file.is_empty() {
-        return Ok(None);
-    }
-    from_parts(env, file).map(|address| Some(DatabaseTarget::Postgres(Box::new(address))))
-}
+/// The keys that are parts of an address.
+const PART_KEYS: [Row; 12] = [
+    HOST.row,
+    PORT.row,
+    USER.row,
+    PASSWORD.row,
+    NAME.row,
+    SSLMODE.row,
+    SSLROOTCERT.row,
+    SSLCERT.row,
+    SSLKEY.row,
+    SSLNEGOTIATION.row,
+    REQUIRE_AUTH.row,
+    TARGET_SESSION_ATTRS.row,
+];
 
-fn from_parts(env: &Env, file: &ConfigFile) -> Result<Address, Error> {
-    let keys = &file.database;
-    let text = |name: &str, key: &str, in_file: &Option<String>| {
-        let given = env.get(name)?.map(str::to_string);
-        let in_file = in_file.clone().filter(|text| !text.is_empty());
-        given.or(in_file).ok_or_else(|| {
-            usage(format!("the database's {key} is missing"))
-                .hint(format!("set {name}, or `database.{key}` in the file"))
-        })
-    };
-    let hosts = text("DB_HOST", "host", &keys.host)?;
-    let hosts = plain_hosts(&hosts)?;
-    let ports = env.parse("DB_PORT", value::ports)?;
-    let ports = ports.or_else(|| keys.port.clone()).unwrap_or_default();
-    let hosts = Host::list(&hosts, &ports).map_err(|why| {
-        usage(format!("the database's hosts cannot be used: {why}"))
-            .hint("set, for example, DB_HOST=a,b with DB_PORT=5432 or DB_PORT=5432,5433")
-    })?;
-    let user = text("DB_USER", "user", &keys.user)?;
-    let name = text("DB_NAME", "name", &keys.name)?;
-    let password = env.secret("DB_PASS")?;
-    let in_file = keys.password.as_deref().filter(|text| !text.is_empty());
-    let password = password.or_else(|| in_file.map(Secret::fixed));
-    let sslmode = env.parse("DB_SSLMODE", str::parse)?.or(keys.sslmode);
-    let sslrootcert = keys.sslrootcert.as_deref();
-    let sslmode = sslmode.unwrap_or_else(|| SslMode::default_with(&hosts, sslrootcert));
-    let sslnegotiation = keys.sslnegotiation.unwrap_or_default();
-    sslnegotiation.check(sslmode).map_err(|why| {
-        at_key(usage(why), file, "sslnegotiation")
-            .hint("set DB_SSLMODE, or `database.sslmode` in the file")
-    })?;
-    let address = Address::new(hosts, user, name);
-    Ok(Address {
-        sslmode,
-        sslnegotiation,
-        require_auth: keys.require_auth.clone(),
-        target_session: keys.target_session_attrs.unwrap_or(TargetSession::DEFAULT),
-        password: password.map(Password::Plain),
-        passfile: passfile(env)?,
-        sslrootcert: keys.sslrootcert.clone(),
-        sslcert: keys.sslcert.clone(),
-        sslkey: keys.sslkey.clone(),
-        connect_timeout: keys.connect_timeout.unwrap_or(Address::CONNECT_TIMEOUT),
-        ..address
-    })
-}
-
-/// Parses a URL. Messages show `name`, the variable or key, and never the URL.
-fn from_url(
-    name: &str,
-    secret: &Secret,
-    env: &Env,
-    keys: &DatabaseKeys,
-) -> Result<DatabaseTarget, Error> {
-    let url = secret.initial().expose_secret().trim();
-    if let Some(path) = url.strip_prefix("sqlite:") {
-        // Other tools write `sqlite:///var/lib/tokens.db` for an absolute path.
-        let path = path.strip_prefix("//").unwrap_or(path);
-        if path.is_empty() {
-            return Err(usage(format!("{name} names no file"))
-                .hint("write sqlite:PATH, such as sqlite:tokens.db"));
+impl Layers<'_> {
+    /// Returns the database, or `None` if none is configured or the configuration has a problem.
+    pub(super) fn database(&self) -> Option<DatabaseTarget> {
+        let url = self.collect(self.env.secret("DATABASE_URL"));
+        let parts: Vec<&str> = PARTS
+            .into_iter()
+            .filter(|name| self.env.has(name))
+            .collect();
+        let in_file = PART_KEYS.iter().filter(|row| self.file.has(row));
+        let in_file: Vec<String> = in_file
+            .map(|row| format!("`{}`", row.section_and_key().1))
+            .collect();
+        if let Some(url) = url {
+            let name = self.env.secret_name("DATABASE_URL").unwrap_or_default();
+            if !parts.is_empty() {
+                let problem = usage(format!("{name} and {} are set together", parts.join(", ")));
+                self.fail(
+                    problem
+                        .hint("unset the URL or the DB_* variables: the URL replaces all of them"),
+                );
+                return None;
+            }
+            return self.collect(self.address_of_url(&name, &url).map(Some));
         }
-        return Ok(DatabaseTarget::Sqlite(PathBuf::from(path)));
+        if let Some(url) = self.file.text(&DATABASE_URL.row) {
+            if !parts.is_empty() {
+                let message = format!(
+                    "{} cannot be combined with `database.url` of the file",
+                    parts.join(", ")
+                );
+                self.fail(self.file.at_key(usage(message), &DATABASE_URL.row).hint(
+                    "set DATABASE_URL to replace the file's database, or replace `url` by its parts",
+                ));
+                return None;
+            }
+            if !in_file.is_empty() {
+                let message = format!("`database` has both `url` and {}", in_file.join(", "));
+                self.fail(
+                    self.file
+                        .at_key(usage(message), &DATABASE_URL.row)
+                        .hint("keep the URL or the parts: the URL replaces all of them"),
+                );
+                return None;
+            }
+            let url = Secret::fixed(url);
+            return self.collect(self.address_of_url("database.url", &url).map(Some));
+        }
+        if parts.is_empty() && in_file.is_empty() {
+            return None;
+        }
+        let address = self.collect(self.address_of_parts())?;
+        Some(DatabaseTarget::Postgres(Box::new(address)))
     }
-    let mut address = Address::from_url(url).map_err(|error| {
-        usage(format!("{name} is not a valid database URL"))
-            .cause(error.cause)
-            .hint(error.hint)
-    })?;
-    address.origin = AddressOrigin::Url(name.to_owned());
-    address.password = address.password.map(|password| Password::InUrl {
-        url: secret.clone(),
-        initial: password.initial().clone(),
-    });
-    if address.passfile.is_none() {
-        address.passfile = passfile(env)?;
+
+    /// Returns a required part of the address; reports it if it is missing.
+    fn part(&self, option: &Opt<String>) -> Option<String> {
+        let part = self.get(option).filter(|text| !text.is_empty());
+        if part.is_none() {
+            let (_, key) = option.row.section_and_key();
+            let name = option.row.variable_name().unwrap_or_default();
+            let problem = usage(format!("the database's {key} is missing"));
+            self.fail(problem.hint(format!("set {name}, or `database.{key}` in the file")));
+        }
+        part
     }
-    if let Some(timeout) = keys.connect_timeout {
-        address.connect_timeout = timeout;
+
+    fn address_of_parts(&self) -> Result<Option<Address>, Error> {
+        let hosts = self.part(&HOST);
+        let ports = self.get(&PORT).unwrap_or_default();
+        let (user, name) = (self.part(&USER), self.part(&NAME));
+        let password = self.env.secret("DB_PASS")?;
+        let in_file = self.file.text(&PASSWORD.row);
+        let password = password.or_else(|| in_file.map(Secret::fixed));
+        let sslmode = self.get(&SSLMODE);
+        let hosts = hosts.map(|hosts| plain_hosts(&hosts)).transpose()?;
+        let (Some(hosts), Some(user), Some(name)) = (hosts, user, name) else {
+            return Ok(None);
+        };
+        let hosts = Host::list(&hosts, &ports).map_err(|why| {
+            usage(format!("the database's hosts cannot be used: {why}"))
+                .hint("set, for example, DB_HOST=a,b with DB_PORT=5432 or DB_PORT=5432,5433")
+        })?;
+        let sslrootcert = self.get(&SSLROOTCERT);
+        let sslmode =
+            sslmode.unwrap_or_else(|| SslMode::default_with(&hosts, sslrootcert.as_deref()));
+        let sslnegotiation = self.value(&SSLNEGOTIATION);
+        sslnegotiation.check(sslmode).map_err(|why| {
+            self.file
+                .at_key(usage(why), &SSLNEGOTIATION.row)
+                .hint("set DB_SSLMODE, or `database.sslmode` in the file")
+        })?;
+        Ok(Some(Address {
+            sslmode,
+            sslnegotiation,
+            require_auth: self.get(&REQUIRE_AUTH),
+            target_session: self.value(&TARGET_SESSION_ATTRS),
+            password: password.map(Password::Plain),
+            passfile: passfile(self.env)?,
+            sslrootcert,
+            sslcert: self.get(&SSLCERT),
+            sslkey: self.get(&SSLKEY),
+            connect_timeout: self.value(&CONNECT_TIMEOUT),
+            ..Address::new(hosts, user, name)
+        }))
     }
-    Ok(DatabaseTarget::Postgres(Box::new(address)))
+
+    /// Parses a URL. Messages show `name`, the variable or key, and never the URL.
+    fn address_of_url(&self, name: &str, secret: &Secret) -> Result<DatabaseTarget, Error> {
+        let url = secret.initial().expose_secret().trim();
+        if let Some(path) = url.strip_prefix("sqlite:") {
+            // Other tools write `sqlite:///var/lib/tokens.db` for an absolute path.
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if path.is_empty() {
+                return Err(usage(format!("{name} names no file"))
+                    .hint("write sqlite:PATH, such as sqlite:tokens.db"));
+            }
+            return Ok(DatabaseTarget::Sqlite(PathBuf::from(path)));
+        }
+        let mut address = Address::from_url(url).map_err(|error| {
+            usage(format!("{name} is not a valid database URL"))
+                .cause(error.cause)
+                .hint(error.hint)
+        })?;
+        address.origin = AddressOrigin::Url(name.to_owned());
+        address.password = address.password.map(|password| Password::InUrl {
+            url: secret.clone(),
+            initial: password.initial().clone(),
+        });
+        if address.passfile.is_none() {
+            address.passfile = passfile(self.env)?;
+        }
+        if let Some(timeout) = self.get(&CONNECT_TIMEOUT) {
+            address.connect_timeout = timeout;
+        }
+        Ok(DatabaseTarget::Postgres(Box::new(address)))
+    }
 }
 
 /// Returns the list of hosts, with IPv6 addresses without brackets.
@@ -208,33 +238,4 @@ fn passfile(env: &Env) -> Result<Option<PathBuf>, Error> {
     }
     let home = env.get("HOME")?;
     Ok(home.map(|home| Path::new(home).join(".pgpass")))
-}
-
-/// Returns the keys of the file that are parts of an address and are set.
-fn parts_of(keys: &DatabaseKeys) -> Vec<&'static str> {
-    [
-        ("host", keys.host.is_some()),
-        ("port", keys.port.is_some()),
-        ("user", keys.user.is_some()),
-        ("password", keys.password.is_some()),
-        ("name", keys.name.is_some()),
-        ("sslmode", keys.sslmode.is_some()),
-        ("sslrootcert", keys.sslrootcert.is_some()),
-        ("sslcert", keys.sslcert.is_some()),
-        ("sslkey", keys.sslkey.is_some()),
-        ("sslnegotiation", keys.sslnegotiation.is_some()),
-        ("require_auth", keys.require_auth.is_some()),
-        ("target_session_attrs", keys.target_session_attrs.is_some()),
-    ]
-    .into_iter()
-    .filter_map(|(key, is_set)| is_set.then_some(key))
-    .collect()
-}
-
-/// Adds the location of a key of `database`.
-fn at_key(problem: Error, file: &ConfigFile, key: &str) -> Error {
-    match yaml_error::locate_key(&file.path, &file.text, &["database", key], String::new()) {
-        Some(location) => problem.location(location),
-        None => problem,
-    }
 }

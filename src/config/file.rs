@@ -1,230 +1,265 @@
-//! The configuration file: its keys and the parser of each value.
+//! The configuration file: reads the keys that the option tables name, and hides what may be a secret in
+//! messages.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
-use url::Url;
 
-use crate::cli::value::{self, ParseResult, ShardArg};
-use crate::config::yaml_error;
-use crate::config::yaml_values::{elements, number, readers, vars};
+use crate::cli::table::{Row, Shape};
+use crate::cli::value;
+use crate::config::keys::{all_rows, sections};
+use crate::config::suggestions::setting_named;
+use crate::config::yaml::{Field, Mapping, Secrecy, TextSpan, YamlContent, YamlNode, YamlText};
 use crate::error::escape::escape;
-use crate::error::{Error, usage};
-use crate::observe::progress::ProgressMode;
-use crate::report::ReportSpec;
-use crate::report::fail_on::Condition;
-use crate::report::mask::Mask;
-use crate::store::identifier::TableName;
-use crate::store::postgres::{RequireAuth, SslMode, SslNegotiation, TargetSession};
+use crate::error::suggest::nearest_option;
+use crate::error::{Error, Location, usage};
 
-/// The top-level keys; a key that is absent or empty is `None`.
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct FileKeys {
-    source: Option<SourceKeys>,
-    database: Option<DatabaseKeys>,
-    run: Option<RunKeys>,
-    reports: Option<Vec<SpecKey>>,
-    script: Option<ScriptKeys>,
-}
-
-/// The parsed file.
+/// The settings of the file, by the `id` of their row. They are valid.
 #[derive(Default)]
 pub(super) struct ConfigFile {
-    pub source: SourceKeys,
-    pub database: DatabaseKeys,
-    pub run: RunKeys,
-    pub reports: Vec<ReportSpec>,
-    pub script: ScriptKeys,
-    /// The path and the text of the file, for locations in messages.
-    pub path: String,
-    pub text: String,
+    values: BTreeMap<&'static str, FileValue>,
+    /// `source.headers`: names in lower case, and values.
+    pub headers: Vec<(String, String)>,
+    /// `script.vars`.
+    pub vars: Map<String, Value>,
 }
 
-/// The keys of `source:`; docs/configuration.md describes them.
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct SourceKeys {
-    #[serde(deserialize_with = "source_url")]
-    pub url: Option<Url>,
-    pub headers: Option<BTreeMap<HeaderName, HeaderValue>>,
-    #[serde(deserialize_with = "positive_duration")]
-    pub timeout: Option<Duration>,
-    #[serde(deserialize_with = "positive_duration")]
-    pub connect_timeout: Option<Duration>,
-    #[serde(deserialize_with = "positive")]
-    pub page_size: Option<u64>,
-    #[serde(deserialize_with = "number")]
-    pub retries: Option<u32>,
-    #[serde(deserialize_with = "bytes")]
-    pub max_body: Option<u64>,
-    #[serde(deserialize_with = "bytes")]
-    pub max_token: Option<u64>,
+/// The values of one key, as text.
+struct FileValue {
+    texts: Vec<OsString>,
+    location: Option<Location>,
 }
 
-/// The keys of `database:`; docs/configuration.md describes them.
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct DatabaseKeys {
-    pub url: Option<String>,
-    pub host: Option<String>,
-    #[serde(deserialize_with = "ports")]
-    pub port: Option<Vec<u16>>,
-    pub user: Option<String>,
-    pub password: Option<String>,
-    pub name: Option<String>,
-    #[serde(deserialize_with = "sslmode")]
-    pub sslmode: Option<SslMode>,
-    pub sslrootcert: Option<PathBuf>,
-    pub sslcert: Option<PathBuf>,
-    pub sslkey: Option<PathBuf>,
-    #[serde(deserialize_with = "sslnegotiation")]
-    pub sslnegotiation: Option<SslNegotiation>,
-    #[serde(deserialize_with = "require_auth")]
-    pub require_auth: Option<RequireAuth>,
-    #[serde(deserialize_with = "session")]
-    pub target_session_attrs: Option<TargetSession>,
-    #[serde(deserialize_with = "table")]
-    pub table: Option<TableName>,
-    #[serde(deserialize_with = "identifier")]
-    pub column: Option<String>,
-    #[serde(deserialize_with = "count")]
-    pub connections: Option<usize>,
-    #[serde(deserialize_with = "count")]
-    pub pipeline: Option<usize>,
-    #[serde(deserialize_with = "positive_duration")]
-    pub statement_timeout: Option<Duration>,
-    #[serde(deserialize_with = "positive_duration")]
-    pub connect_timeout: Option<Duration>,
-}
+impl ConfigFile {
+    /// Returns the values of a row; empty if it is not set.
+    pub(super) fn values(&self, row: &Row) -> &[OsString] {
+        let found = self.values.get(row.id);
+        found.map_or(&[], |value| value.texts.as_slice())
+    }
 
-/// The keys of `run:`; docs/configuration.md describes them.
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct RunKeys {
-    pub script: Option<PathBuf>,
-    #[serde(deserialize_with = "size")]
-    pub size: Option<u64>,
-    #[serde(deserialize_with = "positive_duration")]
-    pub deadline: Option<Duration>,
-    #[serde(deserialize_with = "duration")]
-    pub grace: Option<Duration>,
-    #[serde(deserialize_with = "duration")]
-    pub patience: Option<Duration>,
-    #[serde(deserialize_with = "duration")]
-    pub wait: Option<Duration>,
-    pub journal: Option<PathBuf>,
-    #[serde(deserialize_with = "shard")]
-    pub shard: Option<ShardArg>,
-    pub fail_on: Option<Vec<ConditionKey>>,
-    pub dry_run: Option<bool>,
-    #[serde(deserialize_with = "mask")]
-    pub mask: Option<Mask>,
-    #[serde(deserialize_with = "progress")]
-    pub progress: Option<ProgressMode>,
-    pub metrics: Option<PathBuf>,
-}
+    /// Returns the text of a row; `None` if it is not set or empty.
+    pub(super) fn text(&self, row: &Row) -> Option<&str> {
+        let text = self.values(row).first()?.to_str();
+        text.filter(|text| !text.is_empty())
+    }
 
-impl RunKeys {
-    /// Returns the conditions of `fail_on`.
-    pub(super) fn conditions(&self) -> Option<Vec<Condition>> {
-        let given = self.fail_on.as_ref().filter(|given| !given.is_empty())?;
-        let conditions = given
-            .iter()
-            .map(|ConditionKey(condition)| condition.clone());
-        Some(conditions.collect())
+    /// Returns true if the file sets a row.
+    pub(super) fn has(&self, row: &Row) -> bool {
+        !self.values(row).is_empty()
+    }
+
+    /// Adds the location of a row's key, if the file has it.
+    pub(super) fn at_key(&self, problem: Error, row: &Row) -> Error {
+        let found = self.values.get(row.id);
+        match found.and_then(|value| value.location.clone()) {
+            Some(location) => problem.location(location),
+            None => problem,
+        }
+    }
+
+    /// Sets a row without regard to its key.
+    pub(super) fn set(&mut self, row: &Row, text: impl Into<OsString>) {
+        let value = FileValue {
+            texts: vec![text.into()],
+            location: None,
+        };
+        self.values.insert(row.id, value);
+    }
+
+    /// Takes over the value of a row's key, or records what is wrong with it.
+    pub(super) fn read_row(&mut self, row: &Row, key: &str, from: &mut Mapping) {
+        let Some(field) = from.get(key) else { return };
+        let texts: Vec<String> = match row.shape {
+            Shape::Texts => return self.headers = headers(&field),
+            Shape::Tree => return self.vars = tree(&field),
+            Shape::List => {
+                let items = field.items();
+                items
+                    .iter()
+                    .filter_map(|item| item.value(checked(row)))
+                    .collect()
+            }
+            Shape::Value => Vec::from_iter(field.value(checked(row))),
+            Shape::Text => Vec::from_iter(field.text("must be text")),
+            Shape::Switch => Vec::from_iter(field.switch().map(|truth| truth.to_string())),
+        };
+        let location = Some(from.location_of(key));
+        let texts = texts.into_iter().map(OsString::from).collect();
+        self.values.insert(row.id, FileValue { texts, location });
     }
 }
 
-/// The keys of `script:`; docs/configuration.md describes them.
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct ScriptKeys {
-    #[serde(deserialize_with = "vars")]
-    pub vars: Option<Map<String, Value>>,
-    #[serde(deserialize_with = "number")]
-    pub max_operations: Option<u64>,
-    #[serde(deserialize_with = "bytes")]
-    pub max_memory: Option<u64>,
-    #[serde(deserialize_with = "prefix")]
-    pub env_prefix: Option<String>,
+/// Returns a parser that keeps the text of a valid value.
+fn checked(row: &Row) -> impl Fn(&str) -> value::ParseResult<String> {
+    let check = row.check;
+    move |text| check(OsStr::new(text)).map(|()| text.to_owned())
+}
+
+fn headers(field: &Field) -> Vec<(String, String)> {
+    let mapping = field.mapping();
+    let entries = mapping.iter().flat_map(Mapping::entries);
+    let headers: BTreeMap<String, String> = entries
+        .filter_map(|(key, value)| {
+            let name = value::header_name(&key.value);
+            let name = name.map_err(|rule| {
+                let location = field.yaml.locate(&TextSpan::of(key.referenced), "");
+                let problem = usage(format!("`{}` {rule}", field.path));
+                field.yaml.report(problem.location(location));
+            });
+            let value = value.value(value::header_value)?;
+            Some((name.ok()?, value))
+        })
+        .collect();
+    headers.into_iter().collect()
+}
+
+pub(super) fn tree(field: &Field) -> Map<String, Value> {
+    let is_map = matches!(field.node.content, YamlContent::Map(_));
+    match field.tree() {
+        Value::Object(map) if is_map => map,
+        _ => {
+            field.has_wrong_type("must be a mapping of plain values, lists and mappings");
+            Map::new()
+        }
+    }
 }
 
 /// Reads the file at `path`.
-pub(super) fn read(path: &Path) -> Result<ConfigFile, Error> {
+pub(super) fn read(path: &Path) -> (ConfigFile, Vec<Error>) {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        usage(format!(
-            "cannot read the configuration file `{}`",
-            escape(&name)
-        ))
-        .cause(error.to_string())
-        .hint("set --config or TOKEN_SERVICE_CONFIG to a YAML file that this user can read")
-    })?;
-    parse(name, text)
-}
-
-/// Parses `text`; messages call it `path`.
-pub(super) fn parse(path: String, text: String) -> Result<ConfigFile, Error> {
-    let keys: Option<FileKeys> = serde_yaml::from_str(&text)
-        .map_err(|error| yaml_error::explain(yaml_error::CONFIGURATION, &path, &text, &error))?;
-    let keys = keys.unwrap_or_default();
-    let reports = keys.reports.unwrap_or_default();
-    Ok(ConfigFile {
-        source: keys.source.unwrap_or_default(),
-        database: keys.database.unwrap_or_default(),
-        run: keys.run.unwrap_or_default(),
-        reports: reports.into_iter().map(|SpecKey(spec)| spec).collect(),
-        script: keys.script.unwrap_or_default(),
-        path,
-        text,
-    })
-}
-
-readers! {
-    source_url: Url = value::source_url;
-    positive_duration: Duration = value::positive_duration;
-    duration: Duration = value::duration;
-    mask: Mask = value::mask;
-    progress: ProgressMode = value::progress;
-    shard: ShardArg = value::shard;
-    size: u64 = value::size;
-    positive: u64 = value::positive;
-    bytes: u64 = value::bytes;
-    ports: Vec<u16> = value::ports;
-    count: usize = value::count;
-    sslmode: SslMode = str::parse;
-    sslnegotiation: SslNegotiation = str::parse;
-    require_auth: RequireAuth = str::parse;
-    session: TargetSession = str::parse;
-    table: TableName = TableName::parse;
-    identifier: String = not_empty;
-    prefix: String = not_empty;
-}
-
-fn not_empty(text: &str) -> ParseResult<String> {
-    if text.is_empty() || text.contains('\0') {
-        Err(String::from("must not be empty"))
-    } else {
-        Ok(text.to_string())
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(&name, &text),
+        Err(error) => {
+            let problem = usage(format!(
+                "cannot read the configuration file `{}`",
+                escape(&name)
+            ))
+            .cause(error.to_string())
+            .hint("set --config or TOKEN_SERVICE_CONFIG to a YAML file that this user can read");
+            (ConfigFile::default(), vec![problem])
+        }
     }
 }
 
-elements! {
-    /// A report.
-    SpecKey(ReportSpec) = value::report;
-    /// A condition of `fail_on`.
-    ConditionKey(Condition) = value::condition;
-    /// The name of a header, in lower case.
-    #[derive(PartialEq, Eq, PartialOrd, Ord)]
-    HeaderName(String) = value::header_name;
-    /// The value of a header, which may be a secret.
-    HeaderValue(String) = |text| if value::is_header_value(text) {
-        Ok(text.to_string())
-    } else {
-        Err(String::from("must not contain control characters"))
+/// Parses `text`; messages call it `path`. Returns the valid settings, and all mistakes.
+pub(super) fn parse(path: &str, text: &str) -> (ConfigFile, Vec<Error>) {
+    let mut yaml = YamlText::new("the configuration file", path, text);
+    yaml.secrecy = Secrecy::Hidden(hidden_while_broken(text));
+    let root = yaml.parse();
+    let mut file = ConfigFile::default();
+    if let Some(root) = &root {
+        yaml.secrecy = Secrecy::Hidden(hidden_parts(root));
+        file.read_root(&yaml.root(root, "the file"));
+    }
+    (file, yaml.into_problems())
+}
+
+impl ConfigFile {
+    fn read_root(&mut self, root: &Field) {
+        let Some(mut root) = root.mapping() else {
+            return;
+        };
+        for section in sections() {
+            let mut rows = all_rows()
+                .filter(|row| row.section_and_key().0 == section)
+                .peekable();
+            if rows.peek().is_none() {
+                // A key at the top.
+                for row in all_rows().filter(|row| row.key == section) {
+                    self.read_row(row, section, &mut root);
+                }
+                continue;
+            }
+            let field = root.get(section);
+            if let Some(mut keys) = field.and_then(|field| field.mapping()) {
+                for row in rows {
+                    self.read_row(row, row.section_and_key().1, &mut keys);
+                }
+                keys.report_unknown(setting_named);
+            }
+        }
+        root.report_unknown(setting_named);
+    }
+}
+
+/// Returns which bytes of a valid file may be secrets: the values of secret and of unknown keys, which may
+/// be misspelt, and values in place of a section with secrets.
+fn hidden_parts(root: &YamlNode) -> BTreeMap<usize, bool> {
+    let mut hidden = BTreeMap::new();
+    let is_map = |node: &YamlNode| matches!(node.content, YamlContent::Map(_));
+    hidden.insert(root.span.bytes.start, !is_map(root));
+    for (section, keys) in entries(root) {
+        hidden.insert(section.start, false);
+        let rows = all_rows().filter(|row| row.section_and_key().0 == section.name);
+        let rows: Vec<&Row> = rows.collect();
+        let may_be_shown = is_map(keys) || rows.iter().all(|row| !row.is_secret);
+        let is_shown = is_harmless(section.name) || !rows.is_empty() && may_be_shown;
+        hidden.insert(keys.span.bytes.start, !is_shown);
+        for (key, value) in entries(keys).filter(|_| !rows.is_empty()) {
+            hidden.insert(key.start, false);
+            let known: Vec<&str> = rows.iter().map(|row| row.section_and_key().1).collect();
+            let near = nearest_option(key.name, &known).unwrap_or(key.name);
+            let is_url = matches!(&value.content, YamlContent::Text(text) if text.contains("//"));
+            let is_shown = is_harmless(&format!("{}.{near}", section.name));
+            hidden.insert(value.span.bytes.start, !is_shown || is_url);
+        }
+    }
+    hidden
+}
+
+struct KeyStart<'a> {
+    name: &'a str,
+    start: usize,
+}
+
+fn entries(node: &YamlNode) -> impl Iterator<Item = (KeyStart<'_>, &YamlNode)> {
+    let entries = match &node.content {
+        YamlContent::Map(entries) => entries.as_slice(),
+        _ => &[],
     };
+    entries.iter().map(|(key, value)| {
+        let start = TextSpan::of(key.referenced).bytes.start;
+        let name = key.value.as_str();
+        (KeyStart { name, start }, value)
+    })
+}
+
+/// Returns true for the path of a known key whose value is no secret.
+fn is_harmless(path: &str) -> bool {
+    all_rows().any(|row| row.key == path && !row.is_secret)
+}
+
+/// Returns which bytes of a file that is not valid YAML may be secrets: all but the first key of a line,
+/// unless this key and the keys of the lines around it are known and harmless.
+fn hidden_while_broken(text: &str) -> BTreeMap<usize, bool> {
+    let mut hidden = BTreeMap::new();
+    // The keys of the enclosing lines with their indentation.
+    let mut outer: Vec<(usize, &str)> = Vec::new();
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let content = line.trim_start();
+        let indent = line.len() - content.len();
+        let key = content
+            .split_once(':')
+            .map_or("", |(key, _)| key.trim_end());
+        let is_key = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if !content.is_empty() {
+            outer.retain(|(outer, _)| *outer < indent);
+            outer.push((indent, if is_key { key } else { "?" }));
+        }
+        let path: Vec<&str> = outer.iter().map(|(_, key)| *key).collect();
+        let value = if is_key {
+            &content[key.len()..]
+        } else {
+            content
+        };
+        let has_more_keys = value.matches(':').count() > 1 || value.contains('{');
+        hidden.insert(start, !is_key);
+        let value_start = start + line.len() - value.trim_start_matches([' ', ':']).len();
+        hidden.insert(value_start, !is_harmless(&path.join(".")) || has_more_keys);
+        start += line.len();
+    }
+    hidden
 }

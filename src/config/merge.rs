@@ -3,32 +3,31 @@
 use std::slice;
 
 use crate::cli::env::Env;
-use crate::cli::{MergeArgs, ReplayArgs, RunArgs};
-use crate::config::{Layers, MergeSettings, Purpose, RunSettings};
+use crate::cli::options::{MASK, METRICS, PROGRESS};
+use crate::cli::{MergeArgs, ReplayArgs};
+use crate::config::layers::Layers;
+use crate::config::{MergeSettings, Purpose, RunSettings};
 use crate::error::Error;
 
-/// Returns the settings of a replay, or the first problem.
-pub fn load_for_replay(args: &ReplayArgs, env: &Env) -> Result<RunSettings, Error> {
-    let run = args.as_run();
-    Layers::of(&run.common, env)?.resolve(Purpose::Replay, &run, slice::from_ref(&args.file))
+/// Returns the settings of a replay, or all problems of the configuration.
+pub fn load_for_replay(args: &ReplayArgs, env: &Env) -> Result<RunSettings, Vec<Error>> {
+    let layers = Layers::of(&args.options.0, env);
+    layers.resolve(Purpose::Replay, slice::from_ref(&args.file))
 }
 
-/// Returns the settings of `merge`, or the first problem.
-pub fn load_for_merge(args: &MergeArgs, env: &Env) -> Result<MergeSettings, Error> {
-    let layers = Layers::of(&args.common, env)?;
-    let run = RunArgs {
-        output: args.output.clone(),
-        ..RunArgs::default()
-    };
-    layers.check_path_conflicts(&run, &args.files, None)?;
-    Ok(MergeSettings {
+/// Returns the settings of `merge`, or all problems of the configuration.
+pub fn load_for_merge(args: &MergeArgs, env: &Env) -> Result<MergeSettings, Vec<Error>> {
+    let layers = Layers::of(&args.options.0, env);
+    layers.check_path_conflicts(&args.files, None);
+    let settings = MergeSettings {
         files: args.files.clone(),
-        reports: layers.reports(&run)?,
-        fail_on: layers.fail_on(&run)?,
-        mask: layers.mask(&run)?,
-        metrics: layers.metrics(&run)?,
-        progress: layers.progress(&run)?,
+        reports: layers.reports(),
+        fail_on: layers.fail_on(),
+        mask: layers.value(&MASK),
+        metrics: layers.get(&METRICS),
+        progress: layers.value(&PROGRESS),
         color: env.allows_color(),
-        log: layers.log(&args.common)?,
-    })
+        log: layers.log(),
+    };
+    layers.finish(settings)
 }

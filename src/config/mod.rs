@@ -6,8 +6,9 @@
 mod check;
 mod database;
 mod file;
+pub(crate) mod keys;
+mod layers;
 mod merge;
-pub mod options;
 mod otel;
 mod output;
 mod path_conflicts;
@@ -15,40 +16,44 @@ mod settings;
 pub mod shard;
 mod size;
 mod source;
+pub mod suggestions;
 pub(crate) mod test_case;
 #[cfg(test)]
 mod tests;
-mod yaml_error;
-pub(crate) mod yaml_spans;
-pub(crate) mod yaml_values;
+pub(crate) mod yaml;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use secrecy::SecretString;
-use tracing::level_filters::LevelFilter;
-
-use crate::cli::env::Env;
-use crate::cli::value::ParseResult;
-use crate::cli::{CommonArgs, RunArgs, variable};
 pub use crate::config::check::load_for_check;
-use crate::config::file::ConfigFile;
 pub use crate::config::merge::{load_for_merge, load_for_replay};
 pub use crate::config::settings::{
     CheckSettings, MergeSettings, ProbeTargets, RunSettings, ScriptLimits, ScriptSource,
     SourceSettings,
 };
+
+use secrecy::SecretString;
+
+use crate::cli::Given;
+use crate::cli::env::Env;
+use crate::cli::options::{
+    CONNECTIONS, DEADLINE, DRY_RUN, ERROR_FORMAT, GRACE, LISTEN, LOG_FORMAT, LOG_LEVEL, MASK,
+    METRICS, OUT_DIR, PATIENCE, PIPELINE, PROGRESS, SCRIPT, WAIT,
+};
+use crate::config::file::ConfigFile;
+use crate::config::keys::{
+    COLUMN, DATABASE_URL, ENV_PREFIX, MAX_MEMORY, MAX_OPERATIONS, STATEMENT_TIMEOUT, TABLE,
+};
+use crate::config::layers::Layers;
 use crate::config::size::RunSize;
+use crate::config::source::no_source;
 use crate::error::{Error, usage};
-pub use crate::observe::logging::{LineFormat, LogSettings};
+use crate::fetch::http::HttpEndpoint;
+use crate::observe::logging::LogSettings;
 use crate::observe::otel::Tracer;
 use crate::runtime::secret::Secret;
-use crate::store::identifier::TableName;
 use crate::store::{self, DatabaseTarget};
 
-/// The default SIZE.
-const DEFAULT_SIZE: u64 = 5;
 /// The variable that sets the source's `Authorization` header.
 const AUTHORIZATION: &str = "TOKEN_SERVICE_SOURCE_AUTHORIZATION";
 
@@ -63,222 +68,134 @@ pub enum Purpose {
     Demo,
 }
 
-/// Returns the settings of a run, or the first problem, which has exit code 2.
-pub fn load(purpose: Purpose, args: &RunArgs, env: &Env) -> Result<RunSettings, Error> {
-    Layers::of(&args.common, env)?.resolve(purpose, args, &[])
+/// Returns the settings of a run, or all problems of the configuration, which have exit code 2.
+pub fn load(purpose: Purpose, given: &Given, env: &Env) -> Result<RunSettings, Vec<Error>> {
+    Layers::of(given, env).resolve(purpose, &[])
 }
 
 /// Returns the settings from the text of a configuration file alone; messages call it `name`.
-pub fn load_text(purpose: Purpose, name: &str, text: &str) -> Result<RunSettings, Error> {
-    let env = Env::default();
-    let file = file::parse(name.to_owned(), text.to_owned())?;
-    let layers = Layers {
-        env: &env,
-        config: None,
-        file,
-    };
-    layers.resolve(purpose, &RunArgs::default(), &[])
+pub fn load_text(purpose: Purpose, name: &str, text: &str) -> Result<RunSettings, Vec<Error>> {
+    let (given, env) = (Given::default(), Env::default());
+    let (file, problems) = file::parse(name, text);
+    Layers::new(&given, &env, file, problems).resolve(purpose, &[])
 }
 
-/// The environment and the file, from which settings are resolved.
-struct Layers<'a> {
-    env: &'a Env,
-    /// The path of the configuration file.
-    config: Option<PathBuf>,
-    file: ConfigFile,
+/// Returns the address of `demo-source`.
+pub fn load_address(given: &Given, env: &Env) -> Result<SocketAddr, Vec<Error>> {
+    let layers = Layers::new(given, env, ConfigFile::default(), Vec::new());
+    let address = layers.value(&LISTEN);
+    layers.finish(address)
 }
 
-impl<'a> Layers<'a> {
-    fn of(common: &CommonArgs, env: &'a Env) -> Result<Self, Error> {
-        let named = match &common.config {
-            Some(path) => Some(path.as_path()),
-            None => env.get(&variable("config"))?.map(Path::new),
-        };
-        // No default path: a file found in the working folder could send the tokens elsewhere.
-        let file = named.map(file::read).transpose()?.unwrap_or_default();
-        Ok(Self {
-            env,
-            config: named.map(Path::to_owned),
-            file,
-        })
-    }
-
-    /// Resolves all settings; `replayed` are the files that a replay reads.
-    fn resolve(
-        &self,
-        purpose: Purpose,
-        args: &RunArgs,
-        replayed: &[PathBuf],
-    ) -> Result<RunSettings, Error> {
-        let limits = self.limits(args)?;
-        let RunSize { size, input } = match purpose {
+impl Layers<'_> {
+    /// Resolves all settings; `replayed` are the files that a replay reads. A setting with a problem has
+    /// its default until all problems are known.
+    fn resolve(self, purpose: Purpose, replayed: &[PathBuf]) -> Result<RunSettings, Vec<Error>> {
+        let limits = self.limits();
+        let size = match purpose {
             // A replay covers all tokens of its file.
             Purpose::Replay => RunSize::default(),
-            Purpose::Run | Purpose::Demo => self.run_size(args, limits.max_token)?,
+            Purpose::Run | Purpose::Demo => self.collect(self.run_size(limits.max_token)),
         };
-        let source = match (purpose, input) {
+        let source = match (purpose, size.input) {
             (Purpose::Replay, _) => SourceSettings::Nothing,
             (_, Some(input)) => SourceSettings::Input(input),
             (Purpose::Demo, None) => SourceSettings::BuiltIn,
-            (Purpose::Run, None) => SourceSettings::Http(self.endpoint()?),
-        };
-        let target = match purpose {
-            Purpose::Demo => DatabaseTarget::Demo,
-            Purpose::Run | Purpose::Replay => {
-                database::target(self.env, &self.file)?.ok_or_else(no_database)?
+            (Purpose::Run, None) => {
+                let endpoint = self.endpoint();
+                endpoint.map_or(SourceSettings::Nothing, SourceSettings::Http)
             }
         };
+        let target = match purpose {
+            Purpose::Demo => Some(DatabaseTarget::Demo),
+            Purpose::Run | Purpose::Replay => self.database(),
+        };
+        // With another problem, source or database may be missing because of it.
+        if self.count_problems() == 0 {
+            if matches!(source, SourceSettings::Nothing) && purpose != Purpose::Replay {
+                self.fail(no_source());
+            }
+            if target.is_none() {
+                self.fail(no_database());
+            }
+        }
+        let target = target.unwrap_or(DatabaseTarget::Demo);
         let headers = match &source {
-            SourceSettings::Http(endpoint) => endpoint.headers.as_slice(),
+            SourceSettings::Http(HttpEndpoint { headers, .. }) => headers.as_slice(),
             _ => &[],
         };
         let secrets = self.secrets(headers, &target);
-        let run = &self.file.run;
-        let mut store = self.store(args, target)?;
-        store.expected = size;
+        let mut store = self.store(target);
+        store.expected = size.size;
         if store.dry_run && purpose == Purpose::Replay {
-            return Err(usage("a replay cannot be a dry run")
-                .hint("unset TOKEN_SERVICE_DRY_RUN and run.dry_run"));
+            let problem = usage("a replay cannot be a dry run");
+            self.fail(problem.hint("unset TOKEN_SERVICE_DRY_RUN and run.dry_run"));
         }
-        self.check_path_conflicts(args, replayed, Some(&store.target))?;
-        Ok(RunSettings {
-            size,
+        self.check_path_conflicts(replayed, Some(&store.target));
+        let settings = RunSettings {
+            size: size.size,
             source,
             limits,
             store,
-            reports: self.reports(args)?,
-            fail_on: self.fail_on(args)?,
-            mask: self.mask(args)?,
-            metrics: self.metrics(args)?,
+            reports: self.reports(),
+            fail_on: self.fail_on(),
+            mask: self.value(&MASK),
+            metrics: self.get(&METRICS),
             telemetry: otel::settings(self.env),
-            progress: self.progress(args)?,
+            progress: self.value(&PROGRESS),
             color: self.env.allows_color(),
-            script: self.script(args.script.as_ref())?,
+            script: self.script(),
             script_limits: self.script_limits(),
-            vars: self.vars(),
-            env: self.visible_to_scripts(&secrets),
-            deadline: self.pick(
-                args.times.deadline,
-                "deadline",
-                crate::cli::value::positive_duration,
-                run.deadline,
-            )?,
-            grace: self
-                .pick(
-                    args.times.grace,
-                    "grace",
-                    crate::cli::value::duration,
-                    run.grace,
-                )?
-                .unwrap_or(Duration::from_secs(8)),
-            wait: self
-                .pick(
-                    args.times.wait,
-                    "wait",
-                    crate::cli::value::duration,
-                    run.wait,
-                )?
-                .unwrap_or_default(),
-            journal: self.journal(args)?,
-            out_dir: self.pick(args.out_dir.clone(), "out-dir", path, None)?,
-            log: {
-                self.check_error_format(&args.common)?;
-                self.log(&args.common)?
-            },
-        })
+            vars: self.file.vars.clone(),
+            env: self
+                .env
+                .visible_to_scripts(&self.value(&ENV_PREFIX), &secrets),
+            deadline: self.get(&DEADLINE),
+            grace: self.value(&GRACE),
+            wait: self.value(&WAIT),
+            journal: self.journal(),
+            out_dir: self.get(&OUT_DIR),
+            log: self.log(),
+        };
+        self.finish(settings)
     }
 
-    /// Returns the flag, else the variable, else the value of the file.
-    fn pick<T>(
-        &self,
-        flag: Option<T>,
-        option: &str,
-        parse: impl FnOnce(&str) -> ParseResult<T>,
-        in_file: Option<T>,
-    ) -> Result<Option<T>, Error> {
-        match flag {
-            Some(value) => Ok(Some(value)),
-            None => Ok(self.env.parse(&variable(option), parse)?.or(in_file)),
-        }
-    }
-
-    /// Returns a boolean flag, else the variable, else the value of the file.
-    fn switch(&self, flag: bool, option: &str, in_file: Option<bool>) -> Result<bool, Error> {
-        let given = self.pick(
-            flag.then_some(true),
-            option,
-            crate::cli::value::switch,
-            in_file,
-        )?;
-        Ok(given.unwrap_or_default())
-    }
-
-    fn store(&self, args: &RunArgs, target: DatabaseTarget) -> Result<store::StoreOptions, Error> {
-        let keys = &self.file.database;
+    fn store(&self, target: DatabaseTarget) -> store::StoreOptions {
         // The demo's database has fixed names.
-        let is_configured = !matches!(target, DatabaseTarget::Demo);
-        let table = keys.table.clone().filter(|_| is_configured);
-        let column = keys.column.clone().filter(|_| is_configured);
-        Ok(store::StoreOptions {
-            table: table.unwrap_or_else(|| TableName::plain("secret_tokens")),
-            column: column.unwrap_or_else(|| String::from("data")),
+        let is_demo = matches!(target, DatabaseTarget::Demo);
+        store::StoreOptions {
+            table: if is_demo {
+                TABLE.default()
+            } else {
+                self.value(&TABLE)
+            },
+            column: if is_demo {
+                COLUMN.default()
+            } else {
+                self.value(&COLUMN)
+            },
             target,
-            connections: self
-                .pick(
-                    args.database.connections,
-                    "connections",
-                    crate::cli::value::count,
-                    keys.connections,
-                )?
-                .unwrap_or(16),
-            pipeline: self.pick(
-                args.database.pipeline,
-                "pipeline",
-                crate::cli::value::count,
-                keys.pipeline,
-            )?,
-            dry_run: self.dry_run(args)?,
-            statement_timeout: keys.statement_timeout.unwrap_or(Duration::from_secs(30)),
-            patience: self.patience(args)?,
+            connections: self.value(&CONNECTIONS),
+            pipeline: self.get(&PIPELINE),
+            dry_run: self.value(&DRY_RUN),
+            statement_timeout: self.value(&STATEMENT_TIMEOUT),
+            patience: self.value(&PATIENCE),
             session: String::new(),
             tracer: Tracer::default(),
             expected: 0,
-        })
-    }
-
-    fn patience(&self, args: &RunArgs) -> Result<Duration, Error> {
-        let in_file = self.file.run.patience;
-        let patience = self.pick(
-            args.times.patience,
-            "patience",
-            crate::cli::value::duration,
-            in_file,
-        )?;
-        Ok(patience.unwrap_or(Duration::from_secs(30)))
-    }
-
-    fn script(&self, flag: Option<&PathBuf>) -> Result<ScriptSource, Error> {
-        let in_file = self.file.run.script.clone();
-        let named = self.pick(flag.cloned(), "script", path, in_file)?;
-        Ok(named.map_or(ScriptSource::Default, ScriptSource::File))
-    }
-
-    fn script_limits(&self) -> ScriptLimits {
-        let default = ScriptLimits::default();
-        let keys = &self.file.script;
-        ScriptLimits {
-            max_operations: keys.max_operations.unwrap_or(default.max_operations),
-            max_memory: keys.max_memory.unwrap_or(default.max_memory),
         }
     }
 
-    fn vars(&self) -> serde_json::Map<String, serde_json::Value> {
-        self.file.script.vars.clone().unwrap_or_default()
+    fn script(&self) -> ScriptSource {
+        self.get(&SCRIPT)
+            .map_or(ScriptSource::Default, ScriptSource::File)
     }
 
-    fn visible_to_scripts(&self, secrets: &[SecretString]) -> BTreeMap<String, String> {
-        let prefix = self.file.script.env_prefix.as_deref().unwrap_or("TOKEN_");
-        self.env.visible_to_scripts(prefix, secrets)
+    fn script_limits(&self) -> ScriptLimits {
+        ScriptLimits {
+            max_operations: self.value(&MAX_OPERATIONS),
+            max_memory: self.value(&MAX_MEMORY),
+        }
     }
 
     /// Returns the secrets that no variable visible to a script may repeat.
@@ -292,34 +209,17 @@ impl<'a> Layers<'a> {
             let password = address.password.as_ref();
             secrets.extend(password.map(|password| password.initial().clone()));
         }
-        secrets.extend(self.file.database.url.as_deref().map(SecretString::from));
+        secrets.extend(self.file.text(&DATABASE_URL.row).map(SecretString::from));
         secrets
     }
 
-    fn log(&self, args: &CommonArgs) -> Result<LogSettings, Error> {
-        let level = self.pick(args.log_level, "log-level", crate::cli::value::level, None)?;
-        let format = self.pick(
-            args.log_format,
-            "log-format",
-            crate::cli::value::line_format,
-            None,
-        )?;
-        Ok(LogSettings {
-            level: level.unwrap_or(LevelFilter::INFO),
-            format: format.unwrap_or_default(),
-        })
-    }
-
-    /// Checks `--error-format`, which the program reads before it reads settings.
-    fn check_error_format(&self, args: &CommonArgs) -> Result<(), Error> {
-        let format = self.pick(
-            args.error_format,
-            "error-format",
-            crate::cli::value::line_format,
-            None,
-        )?;
-        let _: Option<LineFormat> = format;
-        Ok(())
+    fn log(&self) -> LogSettings {
+        // The program reads this option before it reads settings; here an invalid value is reported.
+        self.get(&ERROR_FORMAT);
+        LogSettings {
+            level: self.value(&LOG_LEVEL),
+            format: self.value(&LOG_FORMAT),
+        }
     }
 }
 
@@ -327,9 +227,4 @@ fn no_database() -> Error {
     usage("no database is configured").hint(
         "set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the --config file; `token_service demo` needs no database",
     )
-}
-
-#[allow(clippy::unnecessary_wraps, reason = "has the signature of a parser")]
-fn path(text: &str) -> ParseResult<PathBuf> {
-    Ok(PathBuf::from(text))
 }

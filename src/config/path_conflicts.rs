@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf, absolute};
 
-use crate::cli::RunArgs;
-use crate::config::{Layers, ScriptSource};
+use crate::cli::options::{INPUT, JOURNAL, METRICS, SCRIPT};
+use crate::config::layers::Layers;
 use crate::error::{Error, usage};
 use crate::store::DatabaseTarget;
 use crate::store::postgres::Address;
@@ -107,30 +107,24 @@ fn resolve(path: &Path) -> Option<PathBuf> {
 }
 
 impl Layers<'_> {
-    /// Returns an error if an output would overwrite another file of the run; `files` are the files
+    /// Reports outputs that would overwrite another file of the run; `files` are the files
     /// that it replays or merges.
     pub(super) fn check_path_conflicts(
         &self,
-        args: &RunArgs,
         files: &[PathBuf],
         database: Option<&DatabaseTarget>,
-    ) -> Result<(), Error> {
-        // An invalid setting is reported where it is resolved.
+    ) {
         let config = self.config.as_deref();
-        let script = self.script(args.script.as_ref()).ok();
-        let input = self.input(args).ok().flatten();
-        let journal = self.journal(args).ok().flatten();
-        let reports = self.reports(args).unwrap_or_default();
-        let metrics = self.metrics(args).ok().flatten();
+        let script = self.get(&SCRIPT);
+        let input = self.get(&INPUT);
+        let journal = self.get(&JOURNAL);
+        let reports = self.reports();
+        let metrics = self.get(&METRICS);
         // A replay or a merge writes no journal; the configured one belongs to a run.
         let journal_use = if files.is_empty() {
             FileUse::InPlace
         } else {
             FileUse::Read
-        };
-        let script = match &script {
-            Some(ScriptSource::File(path)) => Some(path.as_path()),
-            _ => None,
         };
         let input = input.as_deref().map(|input| match input.to_str() {
             Some("-") => Path::new("/dev/stdin"),
@@ -162,7 +156,7 @@ impl Layers<'_> {
             .map(|file| ("file that is read", file.as_path()));
         let read = [
             ("configuration", config),
-            ("script", script),
+            ("script", script.as_deref()),
             ("input", input),
             ("password file", passfile),
         ];
@@ -189,9 +183,8 @@ impl Layers<'_> {
             let mut earlier = used.iter().take(index);
             let conflict = earlier.find_map(|other| Some((other, file.overwrites(other)?)));
             if let Some((other, resolved)) = conflict.filter(|_| file.usage != FileUse::Read) {
-                return Err(file.conflict(other, &resolved));
+                self.fail(file.conflict(other, &resolved));
             }
         }
-        Ok(())
     }
 }

@@ -1,12 +1,11 @@
 //! Resolves the number of tokens of a run: SIZE, or all tokens of an input, and this shard's part of
 //! it.
 
-use std::path::PathBuf;
-
-use crate::cli::RunArgs;
+use crate::cli::options::{INPUT, SHARD, SIZE};
 use crate::cli::value::{self, MAX_SIZE, ShardArg};
+use crate::config::keys::MAX_TOKENS;
+use crate::config::layers::Layers;
 use crate::config::shard::Shard;
-use crate::config::{DEFAULT_SIZE, Layers, path};
 use crate::error::{Error, usage};
 use crate::fetch::input::Input;
 
@@ -26,13 +25,13 @@ pub(super) struct RunSize {
 
 impl Layers<'_> {
     /// Resolves the size, and opens the input; its tokens are at most `max_token` bytes long.
-    pub(super) fn run_size(&self, args: &RunArgs, max_token: usize) -> Result<RunSize, Error> {
-        let shard = self.shard(args)?;
-        let Some(path) = self.input(args)? else {
-            let size = shard.part(self.size(args)?);
+    pub(super) fn run_size(&self, max_token: usize) -> Result<RunSize, Error> {
+        let shard = self.collect(self.shard());
+        let Some(path) = self.get(&INPUT) else {
+            let size = shard.part(self.size()?);
             return Ok(RunSize { size, input: None });
         };
-        let (requested, max) = self.requested_size(args)?;
+        let (requested, max) = self.requested_size()?;
         let input = Input::open(&path, max_token)?;
         let size = match (requested, input.count()) {
             (Some(size), _) => size,
@@ -46,10 +45,8 @@ impl Layers<'_> {
     }
 
     /// Returns SIZE if it is set, and its maximum.
-    fn requested_size(&self, args: &RunArgs) -> Result<(Option<u64>, Option<u64>), Error> {
-        let requested = self.pick(args.size, "size", value::size, self.file.run.size)?;
-        let max = self.env.parse("MAX_TOKENS", value::positive)?;
-        match (requested, max) {
+    fn requested_size(&self) -> Result<(Option<u64>, Option<u64>), Error> {
+        match (self.get(&SIZE), self.get(&MAX_TOKENS)) {
             (Some(size), Some(max)) if size > max => Err(usage(format!(
                 "SIZE {size} exceeds MAX_TOKENS, which is {max}"
             ))
@@ -59,20 +56,15 @@ impl Layers<'_> {
     }
 
     /// Returns SIZE without regard to an input.
-    pub(super) fn size(&self, args: &RunArgs) -> Result<u64, Error> {
-        let (requested, max) = self.requested_size(args)?;
+    pub(super) fn size(&self) -> Result<u64, Error> {
+        let (requested, max) = self.requested_size()?;
         // The user did not set the default, so the maximum lowers it without an error.
-        let default = max.map_or(DEFAULT_SIZE, |max| max.min(DEFAULT_SIZE));
+        let default = SIZE.default().min(max.unwrap_or(u64::MAX));
         Ok(requested.unwrap_or(default))
     }
 
-    pub(super) fn input(&self, args: &RunArgs) -> Result<Option<PathBuf>, Error> {
-        self.pick(args.input.clone(), "input", path, None)
-    }
-
-    pub(super) fn shard(&self, args: &RunArgs) -> Result<Shard, Error> {
-        let given = self.pick(args.shard, "shard", value::shard, self.file.run.shard)?;
-        let (index, count) = match given {
+    pub(super) fn shard(&self) -> Result<Shard, Error> {
+        let (index, count) = match self.get(&SHARD) {
             Some(ShardArg {
                 index: Some(index),
                 count,

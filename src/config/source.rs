@@ -1,60 +1,48 @@
 //! Resolves the settings of the token source: URL, headers, and limits of its requests.
 
-use std::time::Duration;
-
 use secrecy::ExposeSecret as _;
-use url::Url;
 
-use crate::cli::{RunArgs, value};
-use crate::config::{AUTHORIZATION, Layers};
+use crate::cli::options::{MAX_REQUESTS, NO_TOP_UP, PAGE_SIZE, REPEAT_REQUESTS};
+use crate::cli::value;
+use crate::config::AUTHORIZATION;
+use crate::config::keys::{
+    MAX_BODY, MAX_TOKEN, RETRIES, SOURCE_CONNECT_TIMEOUT, SOURCE_URL, TIMEOUT,
+};
+use crate::config::layers::Layers;
 use crate::error::{Error, usage};
 use crate::fetch::FetchLimits;
 use crate::fetch::http::HttpEndpoint;
 use crate::runtime::secret::Secret;
 
 impl Layers<'_> {
-    pub(super) fn limits(&self, args: &RunArgs) -> Result<FetchLimits, Error> {
-        let keys = &self.file.source;
-        let max_token = keys.max_token.unwrap_or(1 << 10);
-        let no_top_up = self.switch(args.no_top_up, "no-top-up", None)?;
-        let repeat_served = args.dangerously_repeat_requests;
-        Ok(FetchLimits {
-            timeout: keys.timeout.unwrap_or(Duration::from_secs(10)),
-            connect_timeout: keys.connect_timeout.unwrap_or(Duration::from_secs(5)),
-            page_size: self
-                .pick(args.page_size, "page-size", value::positive, keys.page_size)?
-                .unwrap_or(10_000),
-            retries: keys.retries.unwrap_or(3),
-            max_body: keys.max_body.unwrap_or(32 << 20),
-            max_token: usize::try_from(max_token).unwrap_or(usize::MAX),
-            max_requests: self.pick(args.max_requests, "max-requests", value::positive, None)?,
-            top_up: !no_top_up,
-            repeat_served: self.switch(repeat_served, "dangerously-repeat-requests", None)?,
-        })
+    pub(super) fn limits(&self) -> FetchLimits {
+        FetchLimits {
+            timeout: self.value(&TIMEOUT),
+            connect_timeout: self.value(&SOURCE_CONNECT_TIMEOUT),
+            page_size: self.value(&PAGE_SIZE),
+            retries: self.value(&RETRIES),
+            max_body: self.value(&MAX_BODY),
+            max_token: usize::try_from(self.value(&MAX_TOKEN)).unwrap_or(usize::MAX),
+            max_requests: self.get(&MAX_REQUESTS),
+            top_up: !self.value(&NO_TOP_UP),
+            repeat_served: self.value(&REPEAT_REQUESTS),
+        }
     }
 
-    /// Returns the endpoint of the source.
-    pub(super) fn endpoint(&self) -> Result<HttpEndpoint, Error> {
-        Ok(HttpEndpoint {
-            url: self.source_url()?.ok_or_else(no_source)?,
-            headers: self.headers()?,
+    /// Returns the endpoint of the source, if one is configured.
+    pub(super) fn endpoint(&self) -> Option<HttpEndpoint> {
+        let headers = self.collect(self.headers());
+        Some(HttpEndpoint {
+            url: self.get(&SOURCE_URL)?,
+            headers,
             proxy: self.env.has_proxy(),
         })
     }
 
-    pub(super) fn source_url(&self) -> Result<Option<Url>, Error> {
-        // The message leaves out the URL, which may have a key in its query.
-        let given = self.env.get("TOKEN_HOST")?.map(value::source_url);
-        let given = given
-            .transpose()
-            .map_err(|rule| usage(format!("TOKEN_HOST {rule}")))?;
-        Ok(given.or_else(|| self.file.source.url.clone()))
-    }
-
-    pub(super) fn headers(&self) -> Result<Vec<(String, Secret)>, Error> {
-        let in_file = self.file.source.headers.iter().flatten();
+    fn headers(&self) -> Result<Vec<(String, Secret)>, Error> {
+        let in_file = self.file.headers.iter();
         let mut headers: Vec<(String, Secret)> = in_file
-            .map(|(name, value)| (name.0.clone(), Secret::fixed(value.0.as_str())))
+            .map(|(name, value)| (name.clone(), Secret::fixed(value.as_str())))
             .collect();
         if let Some(value) = self.env.secret(AUTHORIZATION)? {
             if !value::is_header_value(value.initial().expose_secret()) {

@@ -1,122 +1,65 @@
 //! The settings of a pipeline test's case. They have the defaults and rules of a run's settings, but
 //! never depend on the environment of this process.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
-
+use crate::cli::Given;
 use crate::cli::env::Env;
-use crate::cli::{RunArgs, value};
-use crate::config::file::{ConditionKey, ConfigFile, RunKeys, ScriptKeys, SourceKeys};
-use crate::config::yaml_values::{number, readers};
-use crate::config::{Layers, Purpose, RunSettings, yaml_error};
-use crate::error::{Error, Location};
+use crate::cli::options::{SCRIPT, SIZE};
+use crate::cli::table::on::CASE;
+use crate::config::file::ConfigFile;
+use crate::config::keys::{VARS, all_rows};
+use crate::config::layers::Layers;
+use crate::config::yaml::Mapping;
+use crate::config::{Purpose, RunSettings};
 
-/// The keys of a case's `options:`, named as the options and keys of a run.
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct CaseOptions {
-    #[serde(deserialize_with = "positive")]
-    page_size: Option<u64>,
-    #[serde(deserialize_with = "positive")]
-    max_requests: Option<u64>,
-    top_up: Option<bool>,
-    dangerously_repeat_requests: Option<bool>,
-    #[serde(deserialize_with = "number")]
-    retries: Option<u32>,
-    #[serde(deserialize_with = "positive_duration")]
-    timeout: Option<Duration>,
-    #[serde(deserialize_with = "bytes")]
-    max_token: Option<u64>,
-    #[serde(deserialize_with = "positive_duration")]
-    deadline: Option<Duration>,
-    #[serde(deserialize_with = "duration")]
-    grace: Option<Duration>,
-    #[serde(deserialize_with = "duration")]
-    patience: Option<Duration>,
-    fail_on: Option<Vec<ConditionKey>>,
-    dry_run: Option<bool>,
-    #[serde(deserialize_with = "number")]
-    max_operations: Option<u64>,
-    env_prefix: Option<String>,
-}
+/// The rule for texts that YAML may take for another type: it would read `1.50` as 1.5.
+pub(crate) const QUOTED: &str = "must be text: put it in quotes";
 
-readers! {
-    positive: u64 = value::positive;
-    positive_duration: Duration = value::positive_duration;
-    duration: Duration = value::duration;
-    bytes: u64 = value::bytes;
-}
-
-/// The other settings of a case.
-#[derive(Clone, Default)]
-pub(crate) struct CaseSettings {
-    /// SIZE.
-    pub size: Option<u64>,
-    /// The script; `None` for the built-in one.
-    pub script: Option<PathBuf>,
-    /// `config::VARS`.
-    pub vars: Option<Map<String, Value>>,
-    /// The environment.
-    pub env: Env,
-}
-
-/// Resolves the settings of a case's run.
-pub(crate) fn resolve(case: CaseSettings, options: CaseOptions) -> Result<RunSettings, Error> {
-    let file = ConfigFile {
-        source: SourceKeys {
-            retries: options.retries,
-            timeout: options.timeout,
-            max_token: options.max_token,
-            ..SourceKeys::default()
-        },
-        run: RunKeys {
-            script: case.script,
-            size: case.size,
-            deadline: options.deadline,
-            grace: options.grace,
-            patience: options.patience,
-            fail_on: options.fail_on,
-            dry_run: options.dry_run,
-            ..RunKeys::default()
-        },
-        script: ScriptKeys {
-            vars: case.vars,
-            max_operations: options.max_operations,
-            max_memory: None,
-            env_prefix: options.env_prefix,
-        },
-        ..ConfigFile::default()
+/// Reads the settings of a case's run: its keys `script`, `size`, `vars`, `env` and `options`.
+///
+/// Records mistakes, and then returns `None`. `script_path` resolves the path of the script.
+pub(crate) fn read(
+    case: &mut Mapping,
+    script_path: impl Fn(&Path) -> PathBuf,
+) -> Option<RunSettings> {
+    let mut file = ConfigFile::default();
+    let script = case.get("script");
+    if let Some(script) = script.and_then(|script| script.text("must be text")) {
+        file.set(&SCRIPT.row, script_path(Path::new(&script)));
+    }
+    file.read_row(&SIZE.row, "size", case);
+    file.read_row(&VARS.row, "vars", case);
+    let variables = case.get("env").and_then(|env| env.mapping());
+    let variables = variables.iter().flat_map(Mapping::entries);
+    let env: Env = variables
+        .filter_map(|(name, value)| Some((name.value.clone(), value.text(QUOTED)?)))
+        .collect();
+    read_options(case, &mut file);
+    let given = Given::default();
+    let layers = Layers::new(&given, &env, file, Vec::new());
+    let problems = match layers.resolve(Purpose::Demo, &[]) {
+        Ok(settings) => return Some(settings),
+        Err(problems) => problems,
     };
-    let args = RunArgs {
-        page_size: options.page_size,
-        max_requests: options.max_requests,
-        no_top_up: options.top_up == Some(false),
-        dangerously_repeat_requests: options.dangerously_repeat_requests == Some(true),
-        ..RunArgs::default()
-    };
-    let env = &case.env;
-    let layers = Layers {
-        env,
-        config: None,
-        file,
-    };
-    layers.resolve(Purpose::Demo, &args, &[])
+    let yaml = case.field.yaml;
+    for problem in problems {
+        yaml.report(problem.location(yaml.locate(&case.field.node.span, "")));
+    }
+    None
 }
 
-/// Parses the YAML text of a file without secrets; messages call it `what` and `file`.
-pub(crate) fn parse<T: DeserializeOwned>(what: &str, file: &str, text: &str) -> Result<T, Error> {
-    serde_yaml::from_str(text).map_err(|error| {
-        let problem = yaml_error::explain(what, file, text, &error);
-        match problem.location.clone() {
-            Some(location) => problem.location(Location {
-                source: text.to_owned(),
-                ..location
-            }),
-            None => problem,
+/// Reads `options`, whose keys are those of the options and settings that apply to a case.
+fn read_options(case: &mut Mapping, file: &mut ConfigFile) {
+    let options = case.get("options").and_then(|options| options.mapping());
+    let Some(mut options) = options else { return };
+    for row in all_rows().filter(|row| row.on & CASE != 0) {
+        let (key, is_negated) = row.case_key();
+        if !is_negated {
+            file.read_row(row, &key, &mut options);
+        } else if let Some(truth) = options.get(&key).and_then(|field| field.switch()) {
+            file.set(row, (!truth).to_string());
         }
-    })
+    }
+    options.report_unknown(|_| None);
 }

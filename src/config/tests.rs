@@ -3,13 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::too_many_lines)]
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use secrecy::ExposeSecret;
+use tracing::level_filters::LevelFilter;
 
-use crate::cli::CheckArgs;
+use crate::cli::{self, CheckArgs, Command};
 use crate::config::*;
 use crate::error::exit::Exit;
 use crate::fetch::http::HttpEndpoint;
+use crate::observe::logging::LineFormat;
 use crate::report::{ReportFormat, ReportSpec};
 use crate::store::postgres::{Address, Host, SslMode, SslNegotiation, TargetSession};
 
@@ -29,17 +32,33 @@ fn bare(variables: &[(&str, &str)]) -> Env {
     variables.iter().copied().collect()
 }
 
-/// Loads the settings with the text of a configuration file.
-fn with_file(yaml: &str, env: &Env) -> Result<RunSettings, Error> {
-    let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
-    file.write_all(yaml.as_bytes()).unwrap();
-    let mut args = RunArgs::default();
-    args.common.config = Some(file.path().to_path_buf());
-    load(Purpose::Run, &args, env)
+/// Returns the options of a command line.
+fn given(line: &str) -> Given {
+    let words = format!("token_service {line}");
+    let words: Vec<_> = words.split_whitespace().map(Into::into).collect();
+    cli::parse(&words, false).unwrap().run.0
 }
 
-fn load_env(variables: &Env) -> Result<RunSettings, Error> {
-    load(Purpose::Run, &RunArgs::default(), variables)
+/// Returns the arguments of `check`.
+fn check_args(line: &str) -> CheckArgs {
+    let words = format!("token_service check {line}");
+    let words: Vec<_> = words.split_whitespace().map(Into::into).collect();
+    match cli::parse(&words, false).unwrap().command {
+        Some(Command::Check(args)) => args,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Loads the settings with the text of a configuration file.
+fn with_file(yaml: &str, env: &Env) -> Result<RunSettings, Vec<Error>> {
+    let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+    file.write_all(yaml.as_bytes()).unwrap();
+    let flag = format!("--config {}", file.path().display());
+    load(Purpose::Run, &given(&flag), env)
+}
+
+fn load_env(variables: &Env) -> Result<RunSettings, Vec<Error>> {
+    load(Purpose::Run, &given(""), variables)
 }
 
 fn address(settings: &RunSettings) -> &Address {
@@ -62,21 +81,24 @@ fn http(settings: &RunSettings) -> &HttpEndpoint {
     }
 }
 
-/// Returns the message about an error in a configuration file.
+/// Returns the messages about the errors in a configuration file.
 fn file_error(yaml: &str) -> String {
-    match file::parse("token_service.yaml".into(), yaml.into()) {
-        Ok(_) => panic!("{yaml:?} was accepted"),
-        Err(problem) => {
-            assert_eq!(problem.exit, Exit::Usage);
-            problem.render(false)
-        }
-    }
+    let (_, problems) = file::parse("token_service.yaml", yaml);
+    assert!(!problems.is_empty(), "{yaml:?} was accepted");
+    shown(&problems)
 }
 
-fn message(result: Result<RunSettings, Error>) -> String {
-    let problem = result.err().unwrap();
-    assert_eq!(problem.exit, Exit::Usage);
-    problem.render(false)
+fn message(result: Result<RunSettings, Vec<Error>>) -> String {
+    shown(&result.err().unwrap())
+}
+
+fn shown(problems: &[Error]) -> String {
+    assert!(problems.iter().all(|problem| problem.exit == Exit::Usage));
+    let texts: Vec<String> = problems
+        .iter()
+        .map(|problem| problem.render(false))
+        .collect();
+    texts.join("\n")
 }
 
 #[test]
@@ -100,7 +122,8 @@ fn defaults_match_the_documentation() {
         settings.reports,
         [ReportSpec {
             format: ReportFormat::Text,
-            path: None
+            path: None,
+            no_clobber: false,
         }]
     );
     let source = http(&settings);
@@ -140,12 +163,7 @@ fn flag_overrides_environment_which_overrides_file() {
     assert_eq!(settings.store.patience, Duration::from_secs(2));
     assert_eq!(settings.grace, Duration::from_secs(8));
 
-    let args = RunArgs {
-        size: Some(13),
-        page_size: Some(3),
-        ..RunArgs::default()
-    };
-    let settings = load(Purpose::Run, &args, &variables).unwrap();
+    let settings = load(Purpose::Run, &given("13 --page-size 3"), &variables).unwrap();
     assert_eq!(settings.size, 13);
     assert_eq!(settings.limits.page_size, 3);
 }
@@ -288,7 +306,7 @@ fn demo_ignores_source_and_database_settings() {
         ("DB_PASS_FILE", "/nowhere"),
         ("TOKEN_SERVICE_PAGE_SIZE", "3"),
     ]);
-    let settings = load(Purpose::Demo, &RunArgs::default(), &wrong).unwrap();
+    let settings = load(Purpose::Demo, &given(""), &wrong).unwrap();
     assert!(matches!(settings.store.target, DatabaseTarget::Demo));
     assert!(matches!(settings.source, SourceSettings::BuiltIn));
     assert_eq!(settings.limits.page_size, 3);
@@ -337,10 +355,16 @@ fn missing_setting_is_named() {
     hint: set TOKEN_HOST to its URL, or `source.url` in the --config file; `token_service demo` needs no source
     error: no database is configured
     hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the --config file; `token_service demo` needs no database
+    error: no database is configured
+    hint: set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the --config file; `token_service demo` needs no database
     error: the database's host is missing
     hint: set DB_HOST, or `database.host` in the file
+    error: the database's name is missing
+    hint: set DB_NAME, or `database.name` in the file
     error: the database's user is missing
     hint: set DB_USER, or `database.user` in the file
+    error: the database's name is missing
+    hint: set DB_NAME, or `database.name` in the file
     error: the database's name is missing
     hint: set DB_NAME, or `database.name` in the file
     ");
@@ -795,13 +819,10 @@ fn variable_that_is_not_utf8_is_named() {
 
 #[test]
 fn check_needs_no_source_or_database() {
-    let checked = load_for_check(&CheckArgs::default(), &bare(&[]));
+    let checked = load_for_check(&check_args(""), &bare(&[]));
     assert!(checked.problems.is_empty());
     assert_eq!(checked.scripts, [ScriptSource::Default]);
-    let args = CheckArgs {
-        scripts: vec!["a.rhai".into()],
-        ..CheckArgs::default()
-    };
+    let args = check_args("a.rhai");
     let checked = load_for_check(&args, &env(&[("TOKEN_SERVICE_SCRIPT", "b.rhai")]));
     assert_eq!(checked.scripts, [ScriptSource::File("a.rhai".into())]);
     let checked = load_for_check(&args, &bare(&[("DB_HOST", "h"), ("MAX_TOKENS", "x")]));
@@ -810,10 +831,11 @@ fn check_needs_no_source_or_database() {
         .iter()
         .map(|problem| problem.message.as_str())
         .collect();
-    assert_eq!(messages.len(), 2, "{messages:?}");
+    assert_eq!(messages.len(), 3, "{messages:?}");
     assert_eq!(messages[0], "the database's user is missing");
+    assert_eq!(messages[1], "the database's name is missing");
     assert!(
-        messages[1].starts_with("MAX_TOKENS must be"),
+        messages[2].starts_with("MAX_TOKENS must be"),
         "{messages:?}"
     );
 }
@@ -857,7 +879,7 @@ fn unknown_keys_are_marked() {
     error: unknown key `tabel` in `database`
       ╭▸ token_service.yaml:1:21
       │
-    1 │ database: {port: 5, tabel: **
+    1 │ database: {port: 5, tabel: x}
       ╰╴                    ━━━━━ did you mean `table`?
 
     error: unknown key `tiemout` in `source`
@@ -887,7 +909,7 @@ fn unknown_keys_are_marked() {
     error: duplicate key `b` in `script.vars.a`
       ╭▸ token_service.yaml:1:27
       │
-    1 │ script: {vars: {a: {b: 1, b: ****
+    1 │ script: {vars: {a: {b: 1, b: 2}}}
       ╰╴                          ━ already set above
 
     error: unknown key `out_dir` in `run`
@@ -931,6 +953,9 @@ fn invalid_values_are_marked() {
         file_error("source:\n  page_size: [1]\n"),
         file_error("source:\n\turl: x\n"),
         file_error("source: {}\n---\nrun: {}\n"),
+        file_error("a: ["),
+        file_error("run:\n  fail_on: [rejected>0\n  size: 5\n"),
+        file_error("run: {size: 5\nsource:\n"),
     ];
     insta::assert_snapshot!(all.join("\n\n"), @"
     error: `source.timeout` must have a unit, such as 500ms, 20s or 10m
@@ -1003,7 +1028,7 @@ fn invalid_values_are_marked() {
       ╭▸ token_service.yaml:1:16
       │
     1 │ script: {vars: [1]}
-      ╰╴               ━━
+      ╰╴               ━━━
 
     error: `script.vars.a` must be a finite number
       ╭▸ token_service.yaml:3:8
@@ -1030,15 +1055,84 @@ fn invalid_values_are_marked() {
       ╰╴             ━━━
 
     error: the configuration file is not valid YAML
-      ╭▸ token_service.yaml:2:1
+      ╭▸ token_service.yaml:2:2
       │
     2 │     url: *
-      ╰╴━━━━ found character that cannot start any token, while scanning for the next token
+      ╰╴    ━ tabs disallowed within this context (block indentation)
     hint: indent YAML with spaces, not tabs
 
-    error: the configuration file `token_service.yaml` cannot be read as YAML
-      caused by: deserializing from YAML containing more than one document is not supported
+    error: the configuration file is not valid YAML
+      ╭▸ token_service.yaml:3:1
+      │
+    3 │ run: **
+      ╰╴━ the file has more than one document
+
+    error: the configuration file is not valid YAML
+      ╭▸ token_service.yaml:1:4
+      │
+    1 │ a: *
+      ╰╴   ━ unclosed bracket '['
+
+    error: the configuration file is not valid YAML
+      ╭▸ token_service.yaml:3:7
+      │
+    3 │   size: 5
+      ╰╴      ━ illegal placement of ':' indicator
+
+    error: the configuration file is not valid YAML
+      ╭▸ token_service.yaml:2:7
+      │
+    2 │ source:
+      ╰╴      ━ while parsing a flow mapping, did not find expected ',' or '}'
     ");
+}
+
+#[test]
+fn all_mistakes_are_reported_with_their_places() {
+    let file = "run:\n  szie: 5\n  grace: soon\nsource: {timeout: 10, tiemout: 3s}\nreports: [txt, jsn]\nmask: none\n";
+    let variables = env(&[("TOKEN_SERVICE_PATIENCE", "1"), ("DB_PORT", "x")]);
+    let filters = vec![(r"/\S*/\.tmp\w+\.yaml", "[FILE]")];
+    insta::with_settings!({filters => filters}, {
+        insta::assert_snapshot!(message(with_file(file, &variables)), @"
+        error: unknown key `szie` in `run`
+          ╭▸ [FILE]:2:3
+          │
+        2 │   szie: 5
+          ╰╴  ━━━━ did you mean `size`?
+        error: `run.grace` must be a duration, such as 500ms, 20s or 10m
+          ╭▸ [FILE]:3:10
+          │
+        3 │   grace: soon
+          ╰╴         ━━━━
+        error: `source.timeout` must have a unit, such as 500ms, 20s or 10m
+          ╭▸ [FILE]:4:19
+          │
+        4 │ source: {timeout: 10, tiemout: 3s}
+          ╰╴                  ━━
+        error: unknown key `tiemout` in `source`
+          ╭▸ [FILE]:4:23
+          │
+        4 │ source: {timeout: 10, tiemout: 3s}
+          ╰╴                      ━━━━━━━ did you mean `timeout`?
+        error: `reports[0]` must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `text`?)
+          ╭▸ [FILE]:5:11
+          │
+        5 │ reports: [txt, jsn]
+          ╰╴          ━━━
+        error: `reports[1]` must be one of text, ndjson, json, csv, yaml, html, each with =PATH for a file (did you mean `json`?)
+          ╭▸ [FILE]:5:16
+          │
+        5 │ reports: [txt, jsn]
+          ╰╴               ━━━
+        error: unknown key `mask`
+          ╭▸ [FILE]:6:1
+          │
+        6 │ mask: ****
+          ╰╴━━━━ this is `run.mask`
+        error: DB_PORT must be a port from 1 to 65535, not `x`
+        error: TOKEN_SERVICE_PATIENCE must have a unit, such as 500ms, 20s or 10m, not `1`
+        ");
+    });
 }
 
 #[test]
@@ -1069,25 +1163,25 @@ fn shown_line_redacts_secrets() {
     error: unknown key `tabel` in `database`
       ╭▸ token_service.yaml:1:31
       │
-    1 │ database: {password: ******** tabel* **
+    1 │ database: {password: ******** tabel: x}
       ╰╴                              ━━━━━ did you mean `table`?
 
     error: unknown key `tabel` in `database`
       ╭▸ token_service.yaml:1:12
       │
-    1 │ database: {tabel: ** **** ***************************
+    1 │ database: {tabel: x, url: ***************************
       ╰╴           ━━━━━ did you mean `table`?
 
     error: `source.headers.authorization` must be a single value, not a list
       ╭▸ token_service.yaml:1:35
       │
     1 │ source: {headers: *************** ***********
-      ╰╴                                  ━━━━━━━━
+      ╰╴                                  ━━━━━━━━━
 
     error: `source.headers.authorization` must be a single value, not a mapping
       ╭▸ token_service.yaml:3:20
       │
-    3 │     authorization: ******** ********
+    3 │     ************** ******** ********
       ╰╴                   ━━━━━━━━━━━━━━━━━
 
     error: `source.headers` must be a mapping of keys, not text
@@ -1100,7 +1194,7 @@ fn shown_line_redacts_secrets() {
       ╭▸ token_service.yaml:3:5
       │
     3 │     * ** *******
-      ╰╴    ━━━━━━━━━━━━
+      ╰╴    ━━━
 
     error: `source.url` must not contain credentials: set TOKEN_SERVICE_SOURCE_AUTHORIZATION or TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE instead
       ╭▸ token_service.yaml:2:8
@@ -1112,11 +1206,13 @@ fn shown_line_redacts_secrets() {
       ╭▸ token_service.yaml:4:4
       │
     4 │    x: *
-      ╰╴   ━ did not find expected key, while parsing a block mapping at line 2 column 3
+      ╰╴   ━ while parsing a block mapping, did not find expected key
 
     error: the configuration file is not valid YAML
-     ─▸ token_service.yaml:4:1
-      = found unexpected end of stream, while scanning a quoted scalar at line 2 column 13
+      ╭▸ token_service.yaml:2:13
+      │
+    2 │   password: ***** *******
+      ╰╴            ━ unclosed quote
 
     error: `database.password` must be text, not a list
       ╭▸ token_service.yaml:2:13

@@ -5,6 +5,9 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+
 use crate::error::{Error, ErrorKind};
 use crate::journal::Journal;
 
@@ -18,6 +21,8 @@ pub(super) enum Destination {
         /// The path until the report is complete; equals `path` for a pipe or device.
         partial: PathBuf,
         path: PathBuf,
+        /// True if the rename must not replace a file.
+        no_clobber: bool,
     },
 }
 
@@ -25,6 +30,7 @@ impl Destination {
     /// Opens the file at `given`; it must differ from `others`.
     pub fn open<'a>(
         given: &Path,
+        no_clobber: bool,
         mut others: impl Iterator<Item = &'a Self>,
     ) -> Result<Self, Error> {
         // These paths are devices, or open files of this process.
@@ -66,6 +72,7 @@ impl Destination {
             writer: BufWriter::with_capacity(64 * 1024, file),
             partial,
             path,
+            no_clobber,
         })
     }
 
@@ -86,10 +93,13 @@ impl Destination {
                 writer,
                 partial,
                 path,
+                no_clobber,
             } => {
                 writer.flush()?;
                 if partial == path {
                     Ok(())
+                } else if *no_clobber {
+                    rename_without_replacing(partial, path)
                 } else {
                     fs::rename(partial, path)
                 }
@@ -106,6 +116,13 @@ impl Destination {
                 format!("the journal {}", journal.path().display()),
                 Some(String::from(
                     "the summary above counts every token; free disk space and run `token_service replay` on the journal",
+                )),
+            ),
+            Self::File { partial, path, .. } if error.kind() == io::ErrorKind::AlreadyExists => (
+                format!("the report {}", path.display()),
+                Some(format!(
+                    "the file appeared during the run; {} is the complete report, so move it to another path",
+                    partial.display()
                 )),
             ),
             Self::File { partial, path, .. } => (
@@ -129,6 +146,18 @@ impl Destination {
         )
         .cause(error.to_string())
         .hint(hint)
+    }
+}
+
+/// Renames a file, and fails if another one has the new name.
+fn rename_without_replacing(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // The filesystem cannot do it in one step; a link does not replace a file either.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            fs::hard_link(from, to)?;
+            fs::remove_file(from)
+        }
+        renamed => Ok(renamed?),
     }
 }
 

@@ -65,6 +65,8 @@ pub struct ReportSpec {
     pub format: ReportFormat,
     /// The path; `None` is standard output.
     pub path: Option<PathBuf>,
+    /// True if the report must not replace a file.
+    pub no_clobber: bool,
 }
 
 /// Writes one format. An implementation buffers no outcome.
@@ -127,7 +129,8 @@ impl Reports {
             let destination = match &spec.path {
                 None => Ok(Destination::Stdout),
                 Some(path) => {
-                    Destination::open(path, reports.open.iter().map(|report| &report.destination))
+                    let others = reports.open.iter().map(|report| &report.destination);
+                    Destination::open(path, spec.no_clobber, others)
                 }
             };
             match destination {

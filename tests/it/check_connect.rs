@@ -516,7 +516,7 @@ fn nothing_is_connected_when_the_configuration_is_incomplete_or_invalid() {
     error: unknown key `tiemout` in `source`
       ╭▸ token_service.yaml:1:10
       │
-    1 │ source: {tiemout: ***
+    1 │ source: {tiemout: 3s}
       ╰╴         ━━━━━━━ did you mean `timeout`?
     ");
     let input = Command::new()

@@ -193,6 +193,8 @@ fn errors_of_configuration_and_scripts_are_reported_together() {
       ╰╴  ━━━━━━━ did you mean `timeout`?
     error: the database's user is missing
     hint: set DB_USER, or `database.user` in the file
+    error: the database's name is missing
+    hint: set DB_NAME, or `database.name` in the file
     error: MAX_TOKENS must be a whole number of at least 1, not `few`
     error: unknown function `stroe`
       ╭▸ mine.rhai:1:8

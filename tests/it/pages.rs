@@ -92,18 +92,30 @@ fn each_command_has_a_man_page() {
     );
 }
 
+/// Replaces what follows `begin` in `page`, up to `end`.
+fn replaced(page: &str, begin: &str, end: &str, new: &str) -> String {
+    let (before, rest) = page.split_once(begin).expect(begin);
+    let after = rest.find(end).expect(end);
+    format!("{before}{begin}{new}{}", &rest[after..])
+}
+
 #[test]
-fn the_table_of_options_is_that_of_the_command_line() {
+fn the_tables_of_options_and_keys_are_those_of_the_program() {
     let path = root().join("docs/configuration.md");
     let page = fs::read_to_string(&path).unwrap();
     let (before, _) = page.split_once(OPTIONS).unwrap();
-    let expected = format!("{before}{OPTIONS}{}", token_service::options_table());
+    let mut expected = format!("{before}{OPTIONS}{}", token_service::options_table());
+    for section in ["source", "database", "run", "script"] {
+        let begin = format!("<!-- generated: keys of {section} -->\n\n");
+        let table = token_service::keys_table(section);
+        expected = replaced(&expected, &begin, "\n#", &table);
+    }
     if std::env::var_os("TOKEN_SERVICE_UPDATE").is_some() {
         fs::write(path, expected).unwrap();
     } else {
         assert!(
             page == expected,
-            "TOKEN_SERVICE_UPDATE=1 cargo test --test it the_table_of_options updates docs/configuration.md"
+            "TOKEN_SERVICE_UPDATE=1 cargo test --test it the_tables_of_options updates docs/configuration.md"
         );
     }
 }

@@ -107,10 +107,10 @@ fn invalid_key_or_value_names_its_position() {
     1 │ name: a
       ╰╴━━━━━━━
     error: the test file is not valid YAML
-      ╭▸ 13.test.yaml:2:1
+      ╭▸ 13.test.yaml:1:9
       │
-    2 │     size: 3
-      ╰╴━━━━ found a tab character that violates indentation, while scanning a plain scalar at line 1 column 9
+    1 │ - name: a
+      ╰╴        ━ while scanning a plain scalar, found a tab
     hint: indent YAML with spaces, not tabs
     error: the test file has no cases
      ─▸ 14.test.yaml:1:1
@@ -172,15 +172,15 @@ fn conflicting_keys_name_their_position() {
     3 │     - {cut: true, connect: refused}
       ╰╴       ━━━
     error: `severity`, `routine`, `table`, `column`, `constraint` and `message` require a `sqlstate`
-      ╭▸ 07.test.yaml:3:5
+      ╭▸ 07.test.yaml:3:8
       │
     3 │     a: {constraint: x}
-      ╰╴    ━
+      ╰╴       ━
     error: a reply cannot have both `sqlstate` and `reject`
-      ╭▸ 08.test.yaml:3:5
+      ╭▸ 08.test.yaml:3:8
       │
     3 │     a: {reject: x, sqlstate: "23514"}
-      ╰╴    ━
+      ╰╴       ━
     error: the list needs at least one reply
       ╭▸ 09.test.yaml:3:5
       │

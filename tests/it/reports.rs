@@ -336,3 +336,38 @@ fn report_file_is_readable_only_by_its_owner() {
         .mode();
     assert_eq!(mode & 0o777, 0o600);
 }
+
+#[test]
+fn existing_report_is_kept_with_no_clobber() {
+    let run = Command::new()
+        .file("run.ndjson", "kept")
+        .args(["demo", "3", "--no-clobber", "--report", "ndjson=run.ndjson"])
+        .run()
+        .expect_code(2);
+    shows!(run.stderr, @"
+    error: the report run.ndjson exists already
+    hint: give another path, move the file away, or leave out --no-clobber
+    ");
+    assert_eq!(run.stdout, "");
+}
+
+#[test]
+fn report_that_appears_during_the_run_is_kept_with_no_clobber() {
+    let script = "report(store(fetch(SIZE))); emit(\"theirs\", \"run.ndjson\");";
+    let run = Command::new()
+        .file("mine.rhai", script)
+        .args(["demo", "3", "--script", "mine.rhai", "--out-dir", "."])
+        .args(["--report", "ndjson=run.ndjson"])
+        .env("TOKEN_SERVICE_NO_CLOBBER", "true")
+        .run();
+    assert_ne!(run.code, Some(0), "{}", run.stderr);
+    let read = |name| fs::read_to_string(run.path(name)).unwrap();
+    assert_eq!(read("run.ndjson"), "theirs\n");
+    assert!(read("run.ndjson.partial").contains("\"summary\""));
+    let (_, error) = run.stderr.split_once("error:").unwrap();
+    shows!(error, @"
+     the report run.ndjson cannot be written any more
+      caused by: File exists (os error 17)
+    hint: the file appeared during the run; run.ndjson.partial is the complete report, so move it to another path
+    ");
+}

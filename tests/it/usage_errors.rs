@@ -153,3 +153,46 @@ fn errors_are_json_when_error_format_is_json() {
     assert_eq!(error["exit_code"], 2);
     assert!(error["message"].is_string());
 }
+
+#[test]
+fn all_mistakes_of_a_configuration_are_reported_at_once() {
+    let yaml = "run:\n  szie: 5\n  grace: soon\nsorce: {}\n";
+    let command = || {
+        configured()
+            .config(yaml)
+            .args(["--page-size", "0", "ten"])
+            .env("TOKEN_SERVICE_WAIT", "1")
+    };
+    shows!(command().run().expect_code(2).stderr, @"
+    error: unknown key `szie` in `run`
+      ╭▸ token_service.yaml:2:3
+      │
+    2 │   szie: 5
+      ╰╴  ━━━━ did you mean `size`?
+    error: `run.grace` must be a duration, such as 500ms, 20s or 10m
+      ╭▸ token_service.yaml:3:10
+      │
+    3 │   grace: soon
+      ╰╴         ━━━━
+    error: unknown key `sorce`
+      ╭▸ token_service.yaml:4:1
+      │
+    4 │ sorce: **
+      ╰╴━━━━━ did you mean `source`?
+    error: --page-size must be a whole number of at least 1, not `0`
+    hint: see `token_service --help`
+    error: SIZE must be a whole number of at least 1, such as 10, not `ten`
+    hint: see `token_service --help`
+    error: TOKEN_SERVICE_WAIT must have a unit, such as 500ms, 20s or 10m, not `1`
+    ");
+    let run = command().args(["--error-format", "json"]).run();
+    let lines = run.expect_code(2).stderr;
+    let errors = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let places: Vec<_> = errors
+        .map(|error| (error["line"].clone(), error["exit_code"].clone()))
+        .collect();
+    assert_eq!(places.len(), 6, "{lines}");
+    assert_eq!(places[0], (2.into(), 2.into()));
+}

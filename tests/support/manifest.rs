@@ -5,7 +5,6 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::command::Command;
@@ -31,13 +30,9 @@ pub fn all() -> Vec<Manifest> {
 /// The objects of one file.
 pub fn read(file: &'static str) -> Vec<Manifest> {
     let text = fs::read_to_string(super::root().join(file)).expect("the manifest");
-    let documents = serde_yaml::Deserializer::from_str(&text);
-    let object = |document| Value::deserialize(document).expect("YAML that maps to JSON");
-    let manifest = |document| Manifest {
-        file,
-        object: object(document),
-    };
-    documents.map(manifest).collect()
+    let documents: Vec<Value> = serde_yaml::from_multiple(&text).expect("YAML that maps to JSON");
+    let manifest = |object| Manifest { file, object };
+    documents.into_iter().map(manifest).collect()
 }
 
 impl Manifest {

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use crate::cli::value::report_name;
-use crate::command::test::case::{Expected, TestCase};
+use crate::command::test::case::{Expected, ExpectedRequests, ExpectedStderr, TestCase};
 use crate::command::test::runner::CaseRun;
-use crate::command::test::schema::{ExpectedRequests, ExpectedStderr};
 use crate::command::test::virtual_clock::Overrun;
-use crate::config::yaml_spans::PathStep;
+use crate::config::yaml::PathStep;
 use crate::pipeline::token::Status;
 use crate::report::ReportFormat;
 

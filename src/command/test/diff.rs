@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use similar::{ChangeTag, TextDiff};
 
-use crate::command::test::case::TestFile;
 use crate::command::test::compare::{Difference, DifferenceKind};
+use crate::command::test::test_file::TestFile;
 use crate::error::color::Color;
 use crate::error::escape::escape_line;
 

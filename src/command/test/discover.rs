@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::command::find_files;
-use crate::command::test::case::SUFFIX;
+use crate::command::test::test_file::SUFFIX;
 use crate::error::Error;
 use crate::error::exit::Exit;
 

@@ -1,7 +1,7 @@
 //! `token_service test`: runs pipelines with a fake source, a fake database and a virtual clock, and
 //! compares the results with the expected ones. Everything else is the code of a real run.
 //!
-//! `discover` finds the files, `schema`, `fake_store_schema` and `case` parse them, `runner` runs a
+//! `discover` finds the files, `test_file` and `schema` parse them into `case`s, `runner` runs a
 //! case, `compare` finds differences, `diff` and `junit` show them, `update` writes reports back.
 
 mod case;
@@ -9,10 +9,10 @@ mod compare;
 mod diff;
 mod discover;
 mod fake_source;
-mod fake_store_schema;
 mod junit;
 mod runner;
 mod schema;
+mod test_file;
 mod update;
 mod virtual_clock;
 
@@ -25,9 +25,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cli::TestArgs;
-use crate::command::test::case::{TestCase, TestFile};
+use crate::command::test::case::TestCase;
 use crate::command::test::compare::{DifferenceKind, counted};
 use crate::command::test::runner::CaseRun;
+use crate::command::test::test_file::TestFile;
+use crate::config::yaml::PathStep;
 use crate::error::Error;
 use crate::error::color::Color;
 use crate::error::exit::Exit;
@@ -133,7 +135,7 @@ fn read(settings: &TestSettings) -> Result<Vec<TestFile>, Vec<Error>> {
     for discovered in found {
         match TestFile::read(&discovered.path, discovered.label) {
             Ok(file) => files.push(file),
-            Err(problem) => problems.push(problem),
+            Err(found) => problems.extend(found),
         }
     }
     if problems.is_empty() {
@@ -216,8 +218,7 @@ fn evaluate(
     run: Option<&CaseRun>,
     color: Color,
 ) -> (CaseResult, Option<update::ReportChange>) {
-    let here = [crate::config::yaml_spans::PathStep::Item(case.index)];
-    let mut line = file.spans.key(&here).map_or(1, |span| span.line);
+    let mut line = file.root.key(&[PathStep::Item(case.index)]).line;
     let mut change = None;
     let outcome = match run {
         None => CaseStatus::Skipped(case.skip.clone().unwrap_or_default()),
@@ -235,7 +236,7 @@ fn evaluate(
                 });
             }
             if let Some(first) = found.first() {
-                line = file.spans.key(&first.path).map_or(line, |span| span.line);
+                line = file.root.key(&first.path).line;
                 CaseStatus::Failed(diff::differences(file, &found, color))
             } else if change.is_some() {
                 CaseStatus::Updated

@@ -1,160 +1,271 @@
-//! The keys of a test file; `case` builds cases from them.
+//! Reads the keys of a case: the answers of the source, the replies of the database, the signals and the
+//! expected results. Each mistake is recorded with its place.
 
-use std::fmt;
-use std::path::PathBuf;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{Error as _, MapAccess, SeqAccess, Unexpected, Visitor};
-use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
+use hyper::StatusCode;
+use tracing::level_filters::LevelFilter;
 
 use crate::cli::value::{self, ParseResult};
-use crate::config::test_case::CaseOptions;
-use crate::config::yaml_values::{elements, number, readers, vars};
+use crate::command::test::case::{
+    CaseSignal, Expected, ExpectedRequests, ExpectedStderr, SignalTime, TestCase,
+};
+use crate::command::test::fake_source::{BodyEnd, FakeAnswer, FakeResponse};
+use crate::config::test_case::{self, QUOTED};
+use crate::config::yaml::{Field, Mapping, YamlContent};
+use crate::error::exit::Cause;
+use crate::report::ReportFormat;
+use crate::store::fake::{FakeError, FakeReplies, FakeReply, ReplyKind};
 
-/// The keys of a case.
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct CaseKeys {
-    pub name: Option<String>,
-    pub skip: Option<String>,
-    pub script: Option<PathBuf>,
-    #[serde(deserialize_with = "size")]
-    pub size: Option<u64>,
-    #[serde(deserialize_with = "vars")]
-    pub vars: Option<Map<String, Value>>,
-    pub env: Option<OrderedMap<QuotedText>>,
-    pub options: Option<CaseOptions>,
-    pub source: Option<Vec<EntryKeys>>,
-    pub store: Option<OrderedMap<TokenReplies>>,
-    pub signals: Option<Vec<SignalKeys>>,
-    pub expect: Option<ExpectKeys>,
+/// The key of the reply to all other tokens.
+const OTHER_TOKENS: &str = "*";
+/// The replies that are a single word.
+const SHORTHANDS: [(&str, ReplyKind); 5] = [
+    ("stored", ReplyKind::Stored),
+    ("lost", ReplyKind::Lost),
+    ("found", ReplyKind::Found),
+    ("unknown", ReplyKind::Unknown),
+    ("down", ReplyKind::Down),
+];
+const REPLY_RULE: &str = "must be one of stored, lost, found, unknown, down, a mapping such as {sqlstate: \"23514\"}, or a list of these, one per attempt";
+
+/// Reads the case at `index` of its file, whose script is relative to the folder of the file.
+pub(crate) fn case(
+    index: usize,
+    field: &Field,
+    script_path: impl Fn(&Path) -> PathBuf,
+) -> Option<TestCase> {
+    if field.is_null() {
+        field.has_wrong_type("must be a mapping of keys");
+    }
+    let mut keys = field.mapping()?;
+    let name = keys.get("name").map(|name| text(&name));
+    let skip = keys.get("skip").and_then(|skip| text(&skip));
+    let settings = test_case::read(&mut keys, script_path);
+    let mut generated = 0;
+    let entries = items(keys.get("source"));
+    let entries = entries
+        .iter()
+        .filter_map(|entry| answer(entry, &mut generated))
+        .collect();
+    let store = keys.get("store").and_then(|store| store.mapping());
+    let store = store.as_ref().map(replies).unwrap_or_default();
+    let signals = items(keys.get("signals"));
+    let signals = signals.iter().filter_map(signal).collect();
+    let expect = keys.get("expect").and_then(|expect| expect.mapping());
+    let expect = expect.map(expected).unwrap_or_default();
+    keys.report_unknown(|_| None);
+    let name = name.unwrap_or_else(|| Some(String::new()))?;
+    if name.trim().is_empty() {
+        field.fail("the case has no `name`");
+    }
+    let mut settings = settings?;
+    settings.log.level = LevelFilter::INFO;
+    Some(TestCase {
+        index,
+        name,
+        skip,
+        settings,
+        entries,
+        store,
+        signals,
+        expect,
+    })
 }
 
-/// The keys of a response of the source.
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct EntryKeys {
-    pub tokens: Option<Vec<QuotedText>>,
-    #[serde(deserialize_with = "number")]
-    pub count: Option<u64>,
-    pub body: Option<String>,
-    #[serde(deserialize_with = "number")]
-    pub status: Option<u16>,
-    #[serde(deserialize_with = "duration")]
-    pub retry_after: Option<Duration>,
-    pub timeout: Option<bool>,
-    pub cut: Option<bool>,
-    pub connect: Option<Connect>,
-    #[serde(deserialize_with = "duration")]
-    pub delay: Option<Duration>,
+fn text(field: &Field) -> Option<String> {
+    field.text("must be text")
 }
 
-/// The replies of the database to one token, one per attempt.
-pub(crate) struct TokenReplies(pub Vec<ReplyKeys>);
-
-/// The keys of a reply.
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct ReplyKeys {
-    #[serde(deserialize_with = "sqlstate")]
-    pub sqlstate: Option<String>,
-    pub severity: Option<SeverityKey>,
-    pub routine: Option<String>,
-    pub table: Option<String>,
-    pub column: Option<String>,
-    pub constraint: Option<String>,
-    pub message: Option<String>,
-    pub reject: Option<String>,
-    #[serde(skip)]
-    pub shorthand: Option<&'static str>,
-    #[serde(deserialize_with = "duration")]
-    pub delay: Option<Duration>,
+fn items(field: Option<Field>) -> Vec<Field> {
+    field.map(|field| field.items()).unwrap_or_default()
 }
 
-/// The severity of an error.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub(crate) enum SeverityKey {
-    Error,
-    Fatal,
-    Panic,
-    Warning,
+/// Returns the value of a key that a parser reads.
+fn parsed<T>(keys: &mut Mapping, key: &str, parse: impl Fn(&str) -> ParseResult<T>) -> Option<T> {
+    keys.get(key)?.value(parse)
 }
 
-impl SeverityKey {
-    /// Returns the severity as the server spells it.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "ERROR",
-            Self::Fatal => "FATAL",
-            Self::Panic => "PANIC",
-            Self::Warning => "WARNING",
+fn duration(keys: &mut Mapping, key: &str) -> Option<Duration> {
+    parsed(keys, key, value::duration)
+}
+
+/// Reads an answer of the source; `generated` counts the tokens of `count`.
+fn answer(field: &Field, generated: &mut u64) -> Option<FakeAnswer> {
+    let mut keys = field.mapping()?;
+    let tokens = keys.get("tokens");
+    let count = keys.get("count");
+    let body = keys.get("body");
+    let status = keys.get("status");
+    let retry_after = duration(&mut keys, "retry_after");
+    let is_stalled = keys.get("timeout").and_then(|timeout| timeout.switch());
+    let is_cut = keys.get("cut").and_then(|cut| cut.switch());
+    let connect = keys.get("connect");
+    let delay = duration(&mut keys, "delay").unwrap_or_default();
+    if keys.report_unknown(|_| None) {
+        return None;
+    }
+    let given = [
+        ("tokens", tokens.is_some()),
+        ("count", count.is_some()),
+        ("body", body.is_some()),
+        ("status", status.is_some()),
+        ("connect", connect.is_some()),
+    ];
+    let given = given
+        .iter()
+        .filter_map(|(key, given)| given.then_some(*key));
+    let early_ends = [("cut", is_cut), ("timeout", is_stalled)];
+    let early_ends = early_ends.iter().filter(|(_, on)| *on == Some(true));
+    let early_ends: Vec<&str> = early_ends.map(|(key, _)| *key).collect();
+    let given: Vec<&str> = given.collect();
+    let conflict = match (&given[..], &early_ends[..]) {
+        ([first, second, ..], _)
+        | (_, [first, second])
+        | ([first @ ("status" | "connect")], [second]) => Some((first, second)),
+        _ => None,
+    };
+    if let Some((first, second)) = conflict {
+        let message = format!("an answer cannot have both `{first}` and `{second}`");
+        keys.fail_at(second, message);
+        return None;
+    }
+    if retry_after.is_some() && status.is_none() {
+        keys.fail_at(
+            "retry_after",
+            "`retry_after` requires a `status`, such as 503",
+        );
+    }
+    let answer = if let Some(status) = status {
+        let status = StatusCode::from_u16(status.value(value::number)?);
+        let Some(status) = status.ok().filter(|status| *status != StatusCode::OK) else {
+            let message = "`status` must be an HTTP status other than 200; `tokens` answers 200";
+            keys.fail_at("status", message);
+            return None;
+        };
+        FakeResponse::Status(status, retry_after)
+    } else if let Some(connect) = connect {
+        connect.value(|text| match text {
+            "refused" => Ok(FakeResponse::Refused),
+            _ => Err("must be refused".to_owned()),
+        })?
+    } else if given.is_empty() && early_ends.is_empty() {
+        field.fail(
+            "an answer needs `tokens`, `count`, `body`, `status`, `timeout`, `cut` or `connect`",
+        );
+        return None;
+    } else {
+        let body = match (body, count) {
+            (Some(body), _) => text(&body)?,
+            (_, Some(count)) => generate(count.value(value::number)?, generated),
+            _ => {
+                let tokens = items(tokens);
+                let tokens = tokens.iter().filter_map(|token| token.text(QUOTED));
+                tokens.map(|token| token + "\n").collect()
+            }
+        };
+        let ending = match early_ends.first() {
+            Some(&"cut") => BodyEnd::Cut,
+            Some(_) => BodyEnd::Stalled,
+            None => BodyEnd::Complete,
+        };
+        FakeResponse::Body(body, ending)
+    };
+    Some(FakeAnswer { delay, answer })
+}
+
+/// Returns `count` tokens: `t1`, `t2` and so on.
+fn generate(count: u64, generated: &mut u64) -> String {
+    let mut body = String::new();
+    for _ in 0..count {
+        *generated += 1;
+        // Writing into a string cannot fail.
+        let _ = writeln!(body, "t{generated}");
+    }
+    body
+}
+
+/// Reads the replies of the database to each token, one per attempt.
+fn replies(store: &Mapping) -> FakeReplies {
+    let mut script = FakeReplies::default();
+    for (token, field) in store.entries() {
+        let replies = if field.is_list() {
+            let items = field.items();
+            if items.is_empty() {
+                store.fail_at(&token.value, "the list needs at least one reply");
+            }
+            items.iter().filter_map(reply).collect()
+        } else {
+            Vec::from_iter(reply(&field))
+        };
+        if token.value == OTHER_TOKENS {
+            script.others = replies;
+        } else {
+            script.replies.insert(token.value.clone(), replies);
         }
     }
+    script
 }
 
-/// The keys of a signal.
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct SignalKeys {
-    pub name: Option<Signal>,
-    #[serde(deserialize_with = "positive")]
-    pub after_requests: Option<u64>,
-    #[serde(deserialize_with = "duration")]
-    pub at: Option<Duration>,
+fn reply(field: &Field) -> Option<FakeReply> {
+    let keys = match &field.node.content {
+        YamlContent::Map(_) => field.mapping()?,
+        YamlContent::Text(word) => {
+            let found = SHORTHANDS.into_iter().find(|(known, _)| known == word);
+            if found.is_none() {
+                field.breaks(REPLY_RULE);
+            }
+            let delay = Duration::ZERO;
+            return found.map(|(_, kind)| FakeReply { delay, kind });
+        }
+        _ => {
+            field.has_wrong_type(REPLY_RULE);
+            return None;
+        }
+    };
+    reply_of_keys(field, keys)
 }
 
-/// The keys of `expect`.
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct ExpectKeys {
-    #[serde(deserialize_with = "number")]
-    pub exit: Option<u8>,
-    pub counts: Option<CountKeys>,
-    pub report: Option<String>,
-    pub reports: Option<ReportKeys>,
-    pub stdout: Option<String>,
-    pub stderr: Option<ExpectedStderr>,
-    #[serde(deserialize_with = "duration")]
-    pub slept: Option<Duration>,
-    pub requests: Option<ExpectedRequests>,
-    pub files: Option<OrderedMap<QuotedText>>,
-}
-
-/// The keys of `expect.counts`.
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct CountKeys {
-    #[serde(deserialize_with = "number")]
-    pub stored: Option<u64>,
-    #[serde(deserialize_with = "number")]
-    pub rejected: Option<u64>,
-    #[serde(deserialize_with = "number")]
-    pub failed: Option<u64>,
-    #[serde(deserialize_with = "number")]
-    pub unknown: Option<u64>,
-    #[serde(deserialize_with = "number")]
-    pub not_attempted: Option<u64>,
-}
-
-/// The keys of `expect.reports`.
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct ReportKeys {
-    pub text: Option<String>,
-    pub ndjson: Option<String>,
-    pub json: Option<String>,
-    pub csv: Option<String>,
-    pub yaml: Option<String>,
-}
-
-readers! {
-    size: u64 = value::size;
-    positive: u64 = value::positive;
-    duration: Duration = value::duration;
-    sqlstate: String = parse_sqlstate;
+fn reply_of_keys(field: &Field, mut keys: Mapping) -> Option<FakeReply> {
+    let sqlstate = keys.get("sqlstate");
+    let severity = parsed(&mut keys, "severity", |text| match text {
+        "ERROR" | "FATAL" | "PANIC" | "WARNING" => Ok(text.to_owned()),
+        _ => Err("must be one of ERROR, FATAL, PANIC, WARNING".to_owned()),
+    });
+    let [routine, table, column, constraint, message] =
+        ["routine", "table", "column", "constraint", "message"]
+            .map(|key| keys.get(key).and_then(|field| text(&field)));
+    let reject = keys.get("reject").and_then(|reject| text(&reject));
+    let delay = duration(&mut keys, "delay").unwrap_or_default();
+    if keys.report_unknown(|_| None) {
+        return None;
+    }
+    let details = [&severity, &routine, &table, &column, &constraint, &message];
+    let has_details = details.into_iter().any(Option::is_some);
+    let kind = match (sqlstate, reject) {
+        (Some(_), Some(_)) => {
+            field.fail("a reply cannot have both `sqlstate` and `reject`");
+            return None;
+        }
+        (Some(sqlstate), None) => ReplyKind::Code(Box::new(FakeError {
+            sqlstate: sqlstate.value(parse_sqlstate)?,
+            severity,
+            routine,
+            table,
+            column,
+            constraint,
+            message,
+        })),
+        (None, _) if has_details => {
+            field.fail("`severity`, `routine`, `table`, `column`, `constraint` and `message` require a `sqlstate`");
+            return None;
+        }
+        (None, Some(reason)) => ReplyKind::Refused(reason),
+        (None, None) => ReplyKind::Stored,
+    };
+    Some(FakeReply { delay, kind })
 }
 
 fn parse_sqlstate(text: &str) -> ParseResult<String> {
@@ -166,220 +277,104 @@ fn parse_sqlstate(text: &str) -> ParseResult<String> {
     }
 }
 
-elements! {
-    /// A connection failure.
-    Connect(()) = |text| match text {
-        "refused" => Ok(()),
-        _ => Err("must be refused".to_owned()),
-    };
-    /// The name of a signal.
-    Signal(crate::error::exit::Cause) = |text| match text {
-        "TERM" | "SIGTERM" => Ok(crate::error::exit::Cause::Terminate),
-        "INT" | "SIGINT" => Ok(crate::error::exit::Cause::Interrupt),
-        _ => Err("must be TERM or INT".to_owned()),
-    };
-}
-
-/// Text that must be quoted if YAML takes it for another type: YAML would read `1.50` as 1.5.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct QuotedText(pub String);
-
-impl<'de> Deserialize<'de> for QuotedText {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(TextVisitor).map(QuotedText)
+fn signal(field: &Field) -> Option<CaseSignal> {
+    let mut keys = field.mapping()?;
+    let name = keys.get("name");
+    let after_requests = keys.get("after_requests");
+    let at = keys.get("at");
+    if keys.report_unknown(|_| None) {
+        return None;
     }
-}
-
-struct TextVisitor;
-
-const QUOTE_RULE: &str = "must be text: put it in quotes";
-
-impl Visitor<'_> for TextVisitor {
-    type Value = String;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(QUOTE_RULE)
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<String, E> {
-        Ok(text.to_owned())
-    }
-}
-
-/// A mapping with arbitrary keys, in the order of the file.
-pub(crate) struct OrderedMap<T>(pub Vec<(String, T)>);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for OrderedMap<T> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_map(OrderedMapVisitor(std::marker::PhantomData))
-    }
-}
-
-struct OrderedMapVisitor<T>(std::marker::PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for OrderedMapVisitor<T> {
-    type Value = OrderedMap<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("must be a mapping of keys")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<OrderedMap<T>, A::Error> {
-        let mut entries: Vec<(String, T)> = Vec::new();
-        while let Some(QuotedText(key)) = from.next_key()? {
-            if entries.iter().any(|(known, _)| *known == key) {
-                return Err(A::Error::custom(format_args!("duplicate field `{key}`")));
-            }
-            entries.push((key, from.next_value()?));
+    let when = match (after_requests, at) {
+        (Some(number), None) => {
+            let number = number.value(value::positive)?;
+            SignalTime::Answered(usize::try_from(number).unwrap_or(usize::MAX))
         }
-        Ok(OrderedMap(entries))
-    }
+        (None, Some(moment)) => SignalTime::At(moment.value(value::duration)?),
+        _ => {
+            field.fail("a signal needs either `after_requests` or `at`");
+            return None;
+        }
+    };
+    let Some(name) = name else {
+        field.fail("a signal needs a `name`, TERM or INT");
+        return None;
+    };
+    let cause = name.value(|text| match text {
+        "TERM" | "SIGTERM" => Ok(Cause::Terminate),
+        "INT" | "SIGINT" => Ok(Cause::Interrupt),
+        _ => Err("must be TERM or INT".to_owned()),
+    })?;
+    Some(CaseSignal { cause, when })
 }
 
-/// The replies that are a single word.
-const SHORTHANDS: [&str; 5] = ["stored", "lost", "found", "unknown", "down"];
-
-impl<'de> Deserialize<'de> for TokenReplies {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(RepliesVisitor)
-    }
+fn expected(mut keys: Mapping) -> Expected {
+    let exit = parsed(&mut keys, "exit", value::number);
+    let counts = keys.get("counts").and_then(|counts| counts.mapping());
+    let report = keys.get("report").and_then(|report| text(&report));
+    let reports = keys.get("reports").and_then(|reports| reports.mapping());
+    let expected = Expected {
+        exit: exit.unwrap_or_default(),
+        counts: counts.map(expected_counts),
+        report,
+        reports: reports.map(expected_reports).unwrap_or_default(),
+        stdout: keys.get("stdout").and_then(|stdout| text(&stdout)),
+        stderr: keys
+            .get("stderr")
+            .and_then(|stderr| expected_stderr(&stderr)),
+        slept: duration(&mut keys, "slept"),
+        requests: keys
+            .get("requests")
+            .and_then(|field| expected_requests(&field)),
+        files: keys.get("files").and_then(|files| expected_files(&files)),
+    };
+    keys.report_unknown(|_| None);
+    expected
 }
 
-struct RepliesVisitor;
-
-impl<'de> Visitor<'de> for RepliesVisitor {
-    type Value = TokenReplies;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "must be one of {}, a mapping such as {{sqlstate: \"23514\"}}, or a list of these, one per attempt",
-            SHORTHANDS.join(", ")
-        )
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<TokenReplies, E> {
-        reply_of_shorthand(text).map(|reply| TokenReplies(vec![reply]))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, from: A) -> Result<TokenReplies, A::Error> {
-        let reply = ReplyKeys::deserialize(MapAccessDeserializer::new(from))?;
-        Ok(TokenReplies(vec![reply]))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, from: A) -> Result<TokenReplies, A::Error> {
-        let list = Vec::<OneReply>::deserialize(SeqAccessDeserializer::new(from))?;
-        Ok(TokenReplies(
-            list.into_iter().map(|OneReply(reply)| reply).collect(),
-        ))
-    }
+fn expected_counts(mut keys: Mapping) -> [u64; 5] {
+    let names = ["stored", "rejected", "failed", "unknown", "not_attempted"];
+    let counts = names.map(|name| parsed(&mut keys, name, value::number).unwrap_or_default());
+    keys.report_unknown(|_| None);
+    counts
 }
 
-fn reply_of_shorthand<E: serde::de::Error>(text: &str) -> Result<ReplyKeys, E> {
-    let shorthand = SHORTHANDS.into_iter().find(|known| *known == text);
-    match shorthand {
-        Some(shorthand) => Ok(ReplyKeys {
-            shorthand: Some(shorthand),
-            ..ReplyKeys::default()
-        }),
-        None => Err(E::invalid_value(
-            Unexpected::Other("value"),
-            &RepliesVisitor,
-        )),
-    }
+fn expected_reports(mut keys: Mapping) -> Vec<(ReportFormat, String)> {
+    // A page is not compared.
+    let formats = ReportFormat::ALL.into_iter();
+    let formats = formats.filter(|(_, format)| *format != ReportFormat::Html);
+    let reports = formats.filter_map(|(name, format)| Some((format, text(&keys.get(name)?)?)));
+    let reports = reports.collect();
+    keys.report_unknown(|_| None);
+    reports
 }
 
-/// A reply in a list.
-struct OneReply(ReplyKeys);
-
-impl<'de> Deserialize<'de> for OneReply {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(OneReplyVisitor).map(OneReply)
+fn expected_stderr(field: &Field) -> Option<ExpectedStderr> {
+    if field.is_list() {
+        let parts = field.items();
+        let parts = parts.iter().filter_map(|part| part.text(QUOTED));
+        return Some(ExpectedStderr::Parts(parts.collect()));
     }
+    let whole = "must be text (the whole output) or a list of texts (parts of the output)";
+    field.text(whole).map(ExpectedStderr::Whole)
 }
 
-struct OneReplyVisitor;
-
-impl<'de> Visitor<'de> for OneReplyVisitor {
-    type Value = ReplyKeys;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        RepliesVisitor.expecting(f)
+fn expected_requests(field: &Field) -> Option<ExpectedRequests> {
+    if field.is_list() {
+        let sizes = field.items();
+        let sizes = sizes.iter().filter_map(|size| size.value(value::number));
+        return Some(ExpectedRequests::Sizes(sizes.collect()));
     }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ReplyKeys, E> {
-        reply_of_shorthand(text)
+    if matches!(field.node.content, YamlContent::Integer(_)) {
+        return field.value(value::number).map(ExpectedRequests::Number);
     }
-
-    fn visit_map<A: MapAccess<'de>>(self, from: A) -> Result<ReplyKeys, A::Error> {
-        ReplyKeys::deserialize(MapAccessDeserializer::new(from))
-    }
+    field.has_wrong_type("must be a whole number or a list of the requested sizes");
+    None
 }
 
-/// The value of `expect.stderr`.
-pub(crate) enum ExpectedStderr {
-    /// The whole text.
-    Whole(String),
-    /// Parts of the text.
-    Parts(Vec<String>),
-}
-
-impl<'de> Deserialize<'de> for ExpectedStderr {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(StderrVisitor)
-    }
-}
-
-struct StderrVisitor;
-
-impl<'de> Visitor<'de> for StderrVisitor {
-    type Value = ExpectedStderr;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("must be text (the whole output) or a list of texts (parts of the output)")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<ExpectedStderr, E> {
-        Ok(ExpectedStderr::Whole(text.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, from: A) -> Result<ExpectedStderr, A::Error> {
-        let parts = Vec::<QuotedText>::deserialize(SeqAccessDeserializer::new(from))?;
-        Ok(ExpectedStderr::Parts(
-            parts.into_iter().map(|QuotedText(text)| text).collect(),
-        ))
-    }
-}
-
-/// The value of `expect.requests`.
-pub(crate) enum ExpectedRequests {
-    /// The number of requests.
-    Number(u64),
-    /// The size of each request.
-    Sizes(Vec<u64>),
-}
-
-impl<'de> Deserialize<'de> for ExpectedRequests {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(RequestsVisitor)
-    }
-}
-
-struct RequestsVisitor;
-
-impl<'de> Visitor<'de> for RequestsVisitor {
-    type Value = ExpectedRequests;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("must be a whole number or a list of the requested sizes")
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<ExpectedRequests, E> {
-        Ok(ExpectedRequests::Number(number))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, from: A) -> Result<ExpectedRequests, A::Error> {
-        let sizes = Vec::deserialize(SeqAccessDeserializer::new(from))?;
-        Ok(ExpectedRequests::Sizes(sizes))
-    }
+fn expected_files(field: &Field) -> Option<Vec<(String, String)>> {
+    let files = field.mapping()?;
+    let files = files.entries();
+    let files = files.filter_map(|(name, text)| Some((name.value.clone(), text.text(QUOTED)?)));
+    Some(files.collect())
 }

@@ -3,9 +3,8 @@
 
 use std::ops::Range;
 
-use crate::command::test::case::TestFile;
-use crate::config::test_case;
-use crate::config::yaml_spans::{PathStep, TextSpan, ValueStyle, YamlSpans};
+use crate::command::test::test_file::TestFile;
+use crate::config::yaml::{PathStep, TextSpan, YamlContent, YamlNode, YamlText};
 use crate::error::escape::json_of;
 
 /// The actual report of a case.
@@ -23,7 +22,7 @@ pub(crate) struct ReportChange {
 pub(crate) fn update(file: &TestFile, changes: &[ReportChange]) -> Result<String, String> {
     let mut splices: Vec<(Range<usize>, String)> = changes
         .iter()
-        .map(|change| splice(&file.text, &file.spans, change))
+        .map(|change| splice(&file.text, &file.root, change))
         .collect::<Option<_>>()
         .ok_or("the report was not found in the file")?;
     splices.sort_by_key(|(range, _)| range.start);
@@ -40,8 +39,11 @@ pub(crate) fn update(file: &TestFile, changes: &[ReportChange]) -> Result<String
 
 /// Returns true if the texts have the same values except for the reports.
 fn differs_only_in_reports(old: &str, new: &str, changes: &[ReportChange]) -> bool {
-    type YamlTree = serde_json::Value;
-    let read = |text| test_case::parse::<YamlTree>("the test file", "", text).ok();
+    let read = |text| {
+        let yaml = YamlText::new("the test file", "", text);
+        let tree = yaml.parse().map(|root| yaml.root(&root, "the file").tree());
+        tree.filter(|_| yaml.into_problems().is_empty())
+    };
     let (Some(mut old), Some(new)) = (read(old), read(new)) else {
         return false;
     };
@@ -58,19 +60,25 @@ fn differs_only_in_reports(old: &str, new: &str, changes: &[ReportChange]) -> bo
 }
 
 /// Returns the bytes to replace and their replacement.
-fn splice(text: &str, spans: &YamlSpans, change: &ReportChange) -> Option<(Range<usize>, String)> {
+fn splice(text: &str, root: &YamlNode, change: &ReportChange) -> Option<(Range<usize>, String)> {
     let path = [
         PathStep::Item(change.index),
         PathStep::Key("expect"),
         PathStep::Key("report"),
     ];
-    let (key, value) = (spans.key(&path)?, spans.value(&path)?);
-    match value.style {
-        ValueStyle::Literal | ValueStyle::Folded => Some(block(text, key, &change.report)),
-        ValueStyle::Inline => {
-            let before = text[..value.bytes.start].rsplit('\n').next()?;
+    let (value, key) = root.find(&path)?;
+    let (key, start) = (key?, value.span.bytes.start);
+    let header = text
+        .get(key.bytes.end..start)?
+        .trim_start_matches([':', ' ']);
+    match value.content {
+        YamlContent::Text(_) if header.starts_with(['|', '>']) => {
+            Some(block(text, &key, &change.report))
+        }
+        YamlContent::Text(_) if !text[start..].starts_with('*') => {
+            let before = text[..start].rsplit('\n').next()?;
             let is_in_flow = before.contains(['{', '[']);
-            let bytes = inline(text, value.bytes.start, is_in_flow);
+            let bytes = inline(text, start, is_in_flow);
             let after = text[bytes.end..].split('\n').next()?;
             let is_alone = !is_in_flow && after.trim().is_empty();
             let new = if is_alone && !text[bytes.clone()].contains('\n') {
@@ -89,7 +97,7 @@ fn splice(text: &str, spans: &YamlSpans, change: &ReportChange) -> Option<(Range
             };
             Some((bytes, new))
         }
-        ValueStyle::Other => None,
+        _ => None,
     }
 }
 
@@ -232,7 +240,7 @@ mod tests {
     fn updated(text: &str, changes: &[(usize, &str)]) -> String {
         let path = Path::new("x.test.yaml");
         let file = TestFile::parse(path, "x".to_owned(), text.to_owned());
-        let file = file.unwrap_or_else(|problem| panic!("{}", problem.render(false)));
+        let file = file.unwrap_or_else(|problems| panic!("{}", problems[0].render(false)));
         let changes: Vec<ReportChange> = changes
             .iter()
             .map(|(index, report)| ReportChange {

@@ -1,0 +1,122 @@
+//! Reads test files. Errors in a file are shown with their places.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use crate::command::test::case::TestCase;
+use crate::command::test::schema;
+use crate::config::yaml::{PathStep, TextSpan, YamlNode, YamlText};
+use crate::error::{Error, Location, usage};
+
+/// The suffix of test files.
+pub(crate) const SUFFIX: &str = ".test.yaml";
+
+/// A test file.
+pub(crate) struct TestFile {
+    /// The name of the file in the output.
+    pub label: String,
+    /// The path as given or found.
+    pub path: PathBuf,
+    /// The text.
+    pub text: String,
+    /// The keys and values of the text, with their places.
+    pub root: YamlNode,
+    /// The cases.
+    pub cases: Vec<TestCase>,
+}
+
+impl TestFile {
+    /// Reads the test file at `path`, named `label` in the output.
+    pub(crate) fn read(path: &Path, label: String) -> Result<Self, Vec<Error>> {
+        let file_name = path.display().to_string();
+        let text = fs::read_to_string(path).map_err(|error| {
+            let problem = usage(format!("the test file {file_name} cannot be read"));
+            vec![problem.cause(error.to_string())]
+        })?;
+        Self::parse(path, label, text)
+    }
+
+    /// Parses `text`, the content of the file at `path`.
+    pub(crate) fn parse(path: &Path, label: String, text: String) -> Result<Self, Vec<Error>> {
+        let file_name = path.display().to_string();
+        let yaml = YamlText::new("the test file", &file_name, &text);
+        let root = yaml.parse();
+        let mut cases = Vec::new();
+        if let Some(root) = &root {
+            let items = yaml.root(root, "the file").items().into_iter();
+            let script_path = |script: &Path| script_path(path, script);
+            let read = items.enumerate().filter_map(|(index, item)| {
+                // The location shows which item of the file it is.
+                schema::case(index, &item.as_root("each item"), script_path)
+            });
+            cases.extend(read);
+        }
+        let mut problems = yaml.into_problems();
+        let root = match root {
+            Some(root) if problems.is_empty() && !cases.is_empty() => root,
+            _ => {
+                if problems.is_empty() {
+                    problems.push(no_cases(file_name));
+                }
+                return Err(problems);
+            }
+        };
+        Ok(Self {
+            label,
+            path: path.to_owned(),
+            text,
+            root,
+            cases,
+        })
+    }
+
+    /// Returns `file:line:column` of the key at `path`.
+    pub(crate) fn location(&self, path: &[PathStep]) -> String {
+        let TextSpan { line, column, .. } = self.root.key(path);
+        format!("{}:{line}:{column}", self.path.display())
+    }
+}
+
+fn no_cases(file: String) -> Error {
+    usage("the test file has no cases")
+        .location(Location {
+            file,
+            source: String::new(),
+            line: 1,
+            column: 1,
+            length: 1,
+            label: String::new(),
+        })
+        .hint("write a list of cases, each with a `name`; see docs/testing.md")
+}
+
+/// Returns the path of a script, which is relative to the folder of the test file.
+fn script_path(test_file: &Path, script: &Path) -> PathBuf {
+    let joined = test_file.parent().unwrap_or(Path::new("")).join(script);
+    let plain = normalize(&joined);
+    // With a symbolic link before `..`, the normalized path may be a different file.
+    match (plain.canonicalize(), joined.canonicalize()) {
+        (Ok(one), Ok(other)) if one == other => plain,
+        _ => joined,
+    }
+}
+
+/// Returns the path without `.` and `x/..`.
+fn normalize(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir
+                if plain
+                    .components()
+                    .next_back()
+                    .is_some_and(|last| matches!(last, Component::Normal(_))) =>
+            {
+                plain.pop();
+            }
+            other => plain.push(other),
+        }
+    }
+    plain
+}
