@@ -106,9 +106,9 @@ pub struct DatabaseArgs {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
-    /// text, ndjson, json, csv, yaml or html, on standard output or to PATH; repeatable [default:
-    /// text]
     #[arg(long = "report", value_name = "FORMAT[=PATH]", value_parser = value::report)]
+    #[arg(help = value::report_help())]
+    #[allow(missing_docs, reason = "the help describes it")]
     pub reports: Vec<ReportSpec>,
     /// How reports show tokens: none in full, prefix the first characters, sha256 a digest [default:
     /// none]

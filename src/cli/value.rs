@@ -18,7 +18,7 @@ use crate::observe::logging::LineFormat;
 use crate::observe::progress::ProgressMode;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
-use crate::report::{ReportFormat, ReportSpec};
+use crate::report::{FORMATS, ReportSpec};
 
 /// The result of a parser; the error continues a sentence that begins with the value's name.
 pub type ParseResult<T> = Result<T, String>;
@@ -153,8 +153,8 @@ pub fn report(text: &str) -> ParseResult<ReportSpec> {
         Some((name, path)) => (name, Some(path)),
         None => (text, None),
     };
-    let Some((_, format)) = ReportFormat::ALL.iter().find(|(known, _)| *known == name) else {
-        let known = ReportFormat::ALL.map(|(name, _)| name);
+    let Some(format) = FORMATS.iter().find(|format| format.name == name) else {
+        let known = FORMATS.map(|format| format.name);
         let nearest = nearest_option(name, &known);
         let known = known.join(", ");
         return Err(match nearest {
@@ -170,19 +170,18 @@ pub fn report(text: &str) -> ParseResult<ReportSpec> {
         ));
     }
     Ok(ReportSpec {
-        format: *format,
+        format,
         path: path
             .filter(|path| !matches!(*path, "-" | "/dev/stdout"))
             .map(PathBuf::from),
     })
 }
 
-/// Returns the name of a format on the command line.
-pub fn report_name(format: ReportFormat) -> &'static str {
-    ReportFormat::ALL
-        .iter()
-        .find(|(_, known)| *known == format)
-        .map_or("report", |(name, _)| name)
+/// Returns the help of `--report`, which lists the formats.
+pub fn report_help() -> String {
+    let names = FORMATS.map(|format| format.name).join(", ");
+    let (others, last) = names.rsplit_once(", ").unwrap_or_default();
+    format!("{others} or {last}, on standard output or to PATH; repeatable [default: text]")
 }
 
 /// Parses the mode of the progress display.

@@ -15,7 +15,7 @@ use crate::cli::{COMMANDS, Cli, command, has_variables, option_of, variable};
 use crate::config::options::config_key;
 use crate::error::diagnostic::{Problem, usage};
 use crate::error::suggest::nearest_option;
-use crate::report::ReportFormat;
+use crate::report::FORMATS;
 
 /// The manual that the pages belong to.
 const MANUAL: &str = "User Commands";
@@ -150,7 +150,7 @@ fn with_values(command: clap::Command) -> clap::Command {
             Some("log-level") => vec!["off", "error", "warn", "info", "debug", "trace"],
             Some("log-format" | "error-format") => vec!["text", "json"],
             Some("progress") => vec!["auto", "always", "never"],
-            Some("report") => ReportFormat::ALL.map(|(name, _)| name).to_vec(),
+            Some("report") => FORMATS.map(|format| format.name).to_vec(),
             _ => return arg,
         };
         arg.value_parser(PossibleValuesParser::new(values))

@@ -18,11 +18,13 @@ use crate::error::exit::{Cause, Exit, RunTotals};
 use crate::journal::{
     JournalLine, JournalReader, ParsedRecord, ReadPurpose, SummaryRecord, is_stream,
 };
-use crate::pipeline::token::{Status, Tally};
+use crate::pipeline::numbers::Numbers;
+use crate::pipeline::token::Status;
 use crate::report::Reports;
-use crate::report::conclusion::{self, Conclusion, RequestCounts, RunRecord, unwritable};
+use crate::report::conclusion::{self, Conclusion, unwritable};
 use crate::report::ledger::Ledger;
 use crate::report::mask::Mask;
+use crate::report::summary::RunRecord;
 
 /// Merges the reports in the order of the arguments.
 pub fn merge(settings: &MergeSettings) -> Conclusion {
@@ -56,8 +58,8 @@ struct MergedTotals {
     runs: HashMap<String, PathBuf>,
     /// The style of the tokens; `None` before the first one.
     style: Option<TokenStyle>,
-    requests: RequestCounts,
-    requested: u64,
+    /// The numbers that the lines do not show.
+    numbers: Numbers,
     start: Option<Timestamp>,
     end: Option<Timestamp>,
     cause: Option<Cause>,
@@ -81,8 +83,7 @@ impl MergedTotals {
             mask: settings.mask,
             runs: HashMap::new(),
             style: None,
-            requests: RequestCounts::default(),
-            requested: 0,
+            numbers: Numbers::default(),
             start: None,
             end: None,
             cause: None,
@@ -94,14 +95,14 @@ impl MergedTotals {
 
     fn add(&mut self, file: &Path) -> Result<(), Fault> {
         let mut reader = JournalReader::open(file, ReadPurpose::Merge)?;
-        let mut tally = Tally::default();
+        let mut lines = Numbers::default();
         let mut end = None;
         while let Some(line) = reader.next() {
             match line? {
                 _ if end.is_some() => return Err(reader.fault("a line follows the summary")),
                 JournalLine::Outcome(record) => {
-                    let status = self.add_record(&record);
-                    tally.add(status.map_err(|why| reader.fault(why))?);
+                    let added = self.add_record(&record, &mut lines);
+                    added.map_err(|why| reader.fault(why))?;
                 }
                 JournalLine::Summary { summary } => end = Some(summary),
                 JournalLine::Journal { .. }
@@ -118,11 +119,15 @@ impl MergedTotals {
                 .file_fault("it has no summary: its run was interrupted or is still running")
                 .hint("`token_service replay` settles the tokens of an interrupted run and writes a complete report"));
         };
-        self.add_summary(file, &end, tally)
+        self.add_summary(file, &end, &lines)
             .map_err(|why| reader.file_fault(&why))
     }
 
-    fn add_record(&mut self, record: &ParsedRecord) -> Result<Status, &'static str> {
+    fn add_record(
+        &mut self,
+        record: &ParsedRecord,
+        lines: &mut Numbers,
+    ) -> Result<(), &'static str> {
         let outcome = record.outcome()?;
         let style = TokenStyle {
             masked: record.masked,
@@ -138,18 +143,19 @@ impl MergedTotals {
         }
         // The ledger keeps the fault of a report; it is shown after all files were read.
         let _ = self.ledger.settle(&outcome, None);
-        Ok(outcome.status)
+        lines.count(&outcome);
+        Ok(())
     }
 
     fn set_style(&mut self, style: TokenStyle) {
         self.style = Some(style);
         let reports = self.ledger.reports();
-        reports.set_dry_run(style.dry_run);
+        reports.dry_run = style.dry_run;
         if style.masked {
             // The mask of a mask would not match that of the token.
-            reports.set_already_masked();
+            reports.already_masked = true;
         } else {
-            reports.set_mask(self.mask);
+            reports.mask = self.mask;
         }
     }
 
@@ -157,23 +163,16 @@ impl MergedTotals {
         &mut self,
         file: &Path,
         end: &SummaryRecord,
-        tally: Tally,
+        lines: &Numbers,
     ) -> Result<(), String> {
-        let statuses = Status::ALL.iter().zip(end.counts());
-        let differs = statuses
-            .clone()
-            .find(|(status, count)| tally.get(**status) != *count);
-        if let Some((status, count)) = differs {
-            let (lines, name) = (tally.get(*status), status.as_str());
-            return Err(format!(
-                "its summary has {count} {name} tokens, but its lines have {lines}"
-            ));
-        }
-        if end.received != tally.total() {
-            let (received, lines) = (end.received, tally.total());
-            return Err(format!(
-                "its summary has {received} received tokens, but its lines have {lines}"
-            ));
+        let statuses = Status::ALL.map(|status| (status.as_str(), lines.of(status)));
+        for (name, lines) in statuses.into_iter().chain([("received", lines.total())]) {
+            let count = end.numbers.named(name);
+            if count != lines {
+                return Err(format!(
+                    "its summary has {count} {name} tokens, but its lines have {lines}"
+                ));
+            }
         }
         // A replay reports every token of its run again.
         let run = end.replay_of.as_ref().unwrap_or(&end.run_id);
@@ -186,13 +185,10 @@ impl MergedTotals {
         let (run_start, run_end) = end.span().ok_or("its summary has no valid start time")?;
         self.start = Some(self.start.map_or(run_start, |first| first.min(run_start)));
         self.end = Some(self.end.map_or(run_end, |last| last.max(run_end)));
-        self.requested = self.requested.saturating_add(end.requested);
-        self.requests.requests += end.requests;
-        self.requests.surplus += end.surplus;
-        self.requests.unseen += end.issued_unseen;
+        self.numbers = self.numbers.merged(&end.numbers);
         self.cause = worse_cause(self.cause, end.cause());
         // The exit code of a replay does not show this, because it uses no source.
-        self.fell_short |= end.replay_of.is_some() && end.received < end.requested;
+        self.fell_short |= end.replay_of.is_some() && end.numbers.received < end.numbers.requested;
         match end.exit() {
             Exit::Completed | Exit::Condition | Exit::Signal(_) => {}
             Exit::Chosen(code) => self.script_exit = self.script_exit.or(Some(code)),
@@ -207,12 +203,12 @@ impl MergedTotals {
     }
 
     fn close(mut self, settings: &MergeSettings) -> Conclusion {
-        let tally = self.ledger.tally();
+        let numbers = self.ledger.numbers().merged(&self.numbers);
         let totals = RunTotals {
-            size: self.requested,
-            received: tally.total(),
-            counted: tally.total(),
-            unsettled: tally.unsettled(),
+            numbers: Numbers {
+                received: numbers.total(),
+                ..numbers
+            },
             fell_short: self.fell_short || self.worst == Some(Exit::Source),
             open_ended: false,
             cause: self.cause,
@@ -221,14 +217,12 @@ impl MergedTotals {
         };
         let problem = self.ledger.fault().cloned().map(Problem::from);
         let record = self.record();
-        let fail_on = &settings.fail_on;
         conclusion::close(
             &mut self.ledger,
             &totals,
-            self.requests,
             record,
             problem,
-            fail_on,
+            &settings.fail_on,
         )
     }
 

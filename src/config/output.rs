@@ -9,7 +9,7 @@ use crate::error::diagnostic::{Problem, usage};
 use crate::observe::progress::ProgressMode;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
-use crate::report::{ReportFormat, ReportSpec};
+use crate::report::{ReportSpec, text};
 
 impl Layers<'_> {
     pub(super) fn reports(&self, args: &RunArgs) -> Result<Vec<ReportSpec>, Problem> {
@@ -19,13 +19,13 @@ impl Layers<'_> {
         let reports = self.pick(given, "report", list, in_file)?;
         let reports = reports.unwrap_or_else(|| {
             vec![ReportSpec {
-                format: ReportFormat::Text,
+                format: &text::FORMAT,
                 path: None,
             }]
         });
         let mut on_stdout = reports.iter().filter(|report| report.path.is_none());
         if let Some(second) = on_stdout.nth(1) {
-            let name = value::report_name(second.format);
+            let name = second.format.name;
             return Err(
                 usage("two reports would be written to standard output").hint(format!(
                     "give one of them a path, such as --report {name}=run.{name}"

@@ -10,7 +10,7 @@ use crate::cli::CheckArgs;
 use crate::config::*;
 use crate::error::exit::Exit;
 use crate::fetch::http::HttpEndpoint;
-use crate::report::{ReportFormat, ReportSpec};
+use crate::report::{ReportSpec, text};
 use crate::store::postgres::{Address, Host, SslMode, SslNegotiation, TargetSession};
 
 /// The minimal environment of a run.
@@ -99,7 +99,7 @@ fn defaults_match_the_documentation() {
     assert_eq!(
         settings.reports,
         [ReportSpec {
-            format: ReportFormat::Text,
+            format: &text::FORMAT,
             path: None
         }]
     );

@@ -15,7 +15,8 @@ use tokio::runtime::Handle;
 use crate::error::Fault;
 use crate::fetch::Fetcher;
 use crate::pipeline::channel::{OutcomeStream, PageStream};
-use crate::pipeline::token::{Outcome, Tally};
+use crate::pipeline::numbers::Numbers;
+use crate::pipeline::token::Outcome;
 use crate::report::fail_on::Condition;
 use crate::report::ledger::Ledger;
 use crate::runtime::clock::Clock;
@@ -180,12 +181,18 @@ impl ScriptHost {
         self.size
     }
 
-    /// Returns the summary's `requested`: SIZE, or `received` if SIZE is all of a pipe.
-    pub fn requested(&self, received: u64) -> u64 {
-        if self.fetcher.is_open_ended() {
-            received
-        } else {
-            self.size
+    /// Returns the numbers of the run so far. `requested` is SIZE, or `received` if SIZE is all of a pipe.
+    pub fn numbers(&self) -> Numbers {
+        let (ledger, fetched) = (self.ledger(), self.fetcher.numbers());
+        let received = fetched.received + ledger.created();
+        Numbers {
+            requested: if self.fetcher.is_open_ended() {
+                received
+            } else {
+                self.size
+            },
+            received,
+            ..ledger.numbers().merged(&fetched)
         }
     }
 
@@ -194,11 +201,11 @@ impl ScriptHost {
         &self.fetcher
     }
 
-    /// Returns the counts by status; `None` while another thread has the ledger locked.
+    /// Returns the numbers of the ledger; `None` while another thread has it locked.
     ///
     /// Does not block: the holder of the lock may wait for the reader of a report.
-    pub fn try_tally(&self) -> Option<Tally> {
-        self.ledger.try_lock().ok().map(|ledger| ledger.tally())
+    pub fn try_numbers(&self) -> Option<Numbers> {
+        self.ledger.try_lock().ok().map(|ledger| ledger.numbers())
     }
 
     /// Locks the ledger.

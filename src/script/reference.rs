@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::cli::ApiFormat;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
+use crate::pipeline::numbers::NUMBERS;
 use crate::script::texts::is_closure;
 use crate::script::type_names::script_type;
 use crate::script::{documented_engine, sandbox, stdlib};
@@ -70,9 +71,14 @@ pub fn print(format: ApiFormat) -> Result<String, Problem> {
         ApiFormat::Json => metadata(),
         ApiFormat::Definitions => Ok(definitions()),
     };
-    text.map_err(|error| {
-        Problem::new(Exit::Script, "the engine's metadata cannot be read").cause(error.to_string())
-    })
+    let named = NUMBERS.iter().filter(|row| row.is_named);
+    let named: Vec<_> = named.map(|row| format!("`{}`", row.name)).collect();
+    let numbers = named.join(", ");
+    text.map(|text| text.replace("{numbers}", &numbers))
+        .map_err(|error| {
+            Problem::new(Exit::Script, "the engine's metadata cannot be read")
+                .cause(error.to_string())
+        })
 }
 
 /// Returns the reference in Markdown.

@@ -15,7 +15,8 @@ use crate::config::yaml_spans::{PathStep, YamlSpans};
 use crate::config::{RunSettings, test_case};
 use crate::error::diagnostic::Problem;
 use crate::error::exit::{Cause, Exit};
-use crate::report::ReportFormat;
+use crate::pipeline::numbers::Numbers;
+use crate::report::{ReportFormat, text};
 use crate::store::fake::FakeReplies;
 
 /// The suffix of test files.
@@ -75,11 +76,11 @@ pub(crate) enum SignalTime {
 #[derive(Default)]
 pub(crate) struct Expected {
     pub exit: u8,
-    /// In the order of [`Status::ALL`](crate::pipeline::token::Status::ALL).
-    pub counts: Option<[u64; 5]>,
+    /// Only the statuses are compared.
+    pub counts: Option<Numbers>,
     pub report: Option<String>,
     /// Reports by format.
-    pub reports: Vec<(ReportFormat, String)>,
+    pub reports: Vec<(&'static ReportFormat, String)>,
     pub stdout: Option<String>,
     pub stderr: Option<ExpectedStderr>,
     pub slept: Option<Duration>,
@@ -89,8 +90,8 @@ pub(crate) struct Expected {
 
 impl Expected {
     /// Returns true if the report of this format is compared.
-    pub(crate) fn compares(&self, format: ReportFormat) -> bool {
-        let is_text = format == ReportFormat::Text && self.report.is_some();
+    pub(crate) fn compares(&self, format: &ReportFormat) -> bool {
+        let is_text = format == &text::FORMAT && self.report.is_some();
         is_text || self.reports.iter().any(|(known, _)| *known == format)
     }
 }
@@ -270,25 +271,13 @@ fn normalize(path: &Path) -> PathBuf {
 }
 
 fn expected(keys: ExpectKeys) -> Expected {
-    let reports = keys.reports.unwrap_or_default();
-    let reports = [
-        (ReportFormat::Text, reports.text),
-        (ReportFormat::Ndjson, reports.ndjson),
-        (ReportFormat::Json, reports.json),
-        (ReportFormat::Csv, reports.csv),
-        (ReportFormat::Yaml, reports.yaml),
-    ];
-    let reports = reports.into_iter();
-    let reports = reports.filter_map(|(format, text)| Some((format, text?)));
-    let counts = |keys: CountKeys| {
-        [
-            keys.stored,
-            keys.rejected,
-            keys.failed,
-            keys.unknown,
-            keys.not_attempted,
-        ]
-        .map(Option::unwrap_or_default)
+    let counts = |keys: CountKeys| Numbers {
+        stored: keys.stored.unwrap_or_default(),
+        rejected: keys.rejected.unwrap_or_default(),
+        failed: keys.failed.unwrap_or_default(),
+        unknown: keys.unknown.unwrap_or_default(),
+        not_attempted: keys.not_attempted.unwrap_or_default(),
+        ..Numbers::default()
     };
     let files = |OrderedMap(files): OrderedMap<QuotedText>| {
         let texts = files
@@ -300,7 +289,7 @@ fn expected(keys: ExpectKeys) -> Expected {
         exit: keys.exit.unwrap_or_default(),
         counts: keys.counts.map(counts),
         report: keys.report,
-        reports: reports.collect(),
+        reports: keys.reports.map(|keys| keys.0).unwrap_or_default(),
         stdout: keys.stdout,
         stderr: keys.stderr,
         slept: keys.slept,

@@ -1,6 +1,7 @@
 //! The keys of a test file; `case` builds cases from them.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use serde_json::{Map, Value};
 use crate::cli::value::{self, ParseResult};
 use crate::config::test_case::CaseOptions;
 use crate::config::yaml_values::{elements, number, readers, vars};
+use crate::report::{FORMATS, ReportFormat};
 
 /// The keys of a case.
 #[derive(Default, Deserialize)]
@@ -139,15 +141,23 @@ pub(crate) struct CountKeys {
     pub not_attempted: Option<u64>,
 }
 
-/// The keys of `expect.reports`.
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct ReportKeys {
-    pub text: Option<String>,
-    pub ndjson: Option<String>,
-    pub json: Option<String>,
-    pub csv: Option<String>,
-    pub yaml: Option<String>,
+/// The texts of `expect.reports`, in the order of [`FORMATS`].
+pub(crate) struct ReportKeys(pub Vec<(&'static ReportFormat, String)>);
+
+impl<'de> Deserialize<'de> for ReportKeys {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let formats = FORMATS.iter().filter(|format| format.is_reproducible);
+        let known = formats.clone().map(|format| format.name).collect();
+        let OrderedMap(mut texts) = from.deserialize_map(OrderedMapVisitor {
+            known,
+            value: PhantomData,
+        })?;
+        let text = |format: &'static ReportFormat| {
+            let index = texts.iter().position(|(name, _)| name == format.name)?;
+            Some((format, texts.swap_remove(index).1))
+        };
+        Ok(Self(formats.copied().filter_map(text).collect()))
+    }
 }
 
 readers! {
@@ -211,11 +221,18 @@ pub(crate) struct OrderedMap<T>(pub Vec<(String, T)>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for OrderedMap<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_map(OrderedMapVisitor(std::marker::PhantomData))
+        from.deserialize_map(OrderedMapVisitor {
+            known: Vec::new(),
+            value: PhantomData,
+        })
     }
 }
 
-struct OrderedMapVisitor<T>(std::marker::PhantomData<T>);
+struct OrderedMapVisitor<T> {
+    /// The allowed keys; empty if all are.
+    known: Vec<&'static str>,
+    value: PhantomData<T>,
+}
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for OrderedMapVisitor<T> {
     type Value = OrderedMap<T>;
@@ -229,6 +246,12 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for OrderedMapVisitor<T> {
         while let Some(QuotedText(key)) = from.next_key()? {
             if entries.iter().any(|(known, _)| *known == key) {
                 return Err(A::Error::custom(format_args!("duplicate field `{key}`")));
+            }
+            if !self.known.is_empty() && !self.known.contains(&key.as_str()) {
+                let known = self.known.join("`, `");
+                return Err(A::Error::custom(format_args!(
+                    "unknown field `{key}`, expected one of `{known}`"
+                )));
             }
             entries.push((key, from.next_value()?));
         }

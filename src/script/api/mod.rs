@@ -18,7 +18,8 @@ use rhai::{Engine, Map, Module, Shared};
 
 use crate::script::native::integer;
 // The engine's metadata recognises the name `RhaiResultOf` and prints its inner type.
-use crate::pipeline::token::{Status, Tally};
+use crate::pipeline::numbers::Numbers;
+use crate::pipeline::token::Status;
 use crate::script::native::NativeResult as RhaiResultOf;
 
 pub use crate::script::api::fetch::OPTIONS as FETCH_OPTIONS;
@@ -48,9 +49,8 @@ pub fn register(engine: &mut Engine) {
 }
 
 /// Returns the counts as a map for scripts.
-pub fn counts_of(tally: &Tally) -> Map {
+pub fn counts_of(numbers: Numbers) -> Map {
     Status::ALL
-        .iter()
-        .map(|status| (status.as_str().into(), integer(tally.get(*status)).into()))
-        .collect()
+        .map(|status| (status.as_str().into(), integer(numbers.of(status)).into()))
+        .into()
 }

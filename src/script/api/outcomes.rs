@@ -9,7 +9,8 @@ use rhai::EvalAltResult;
 
 use crate::error::Fault;
 use crate::pipeline::channel::OutcomeStream;
-use crate::pipeline::token::{Outcome, Tally};
+use crate::pipeline::numbers::Numbers;
+use crate::pipeline::token::Outcome;
 use crate::report::ledger::EntryId;
 use crate::script::api::tokens::Tokens;
 use crate::script::host::{AbandonedStream, HeldStream, ScriptHost};
@@ -32,7 +33,7 @@ struct OutcomesState {
     ready: VecDeque<Outcome>,
     fault: Option<Fault>,
     is_consumed: bool,
-    counts: Tally,
+    counts: Numbers,
     /// Ledger entries of this stream that are still open.
     open: Vec<EntryId>,
 }
@@ -58,7 +59,7 @@ impl Outcomes {
     }
 
     /// Returns the number of outcomes of each status that were read so far.
-    pub fn counts(&self) -> Tally {
+    pub fn counts(&self) -> Numbers {
         lock(&self.0.state).counts
     }
 
@@ -118,11 +119,9 @@ impl Outcomes {
 
     /// Records an outcome of this stream in the ledger.
     pub fn record(&self, outcome: Outcome, line: Option<&str>) -> NativeResult<()> {
-        let status = outcome.status;
+        lock(&self.0.state).counts.count(&outcome);
         let recorded = self.0.host.ledger().record(outcome, line);
-        let mut state = lock(&self.0.state);
-        state.counts.add(status);
-        state.open.extend(recorded.map_err(thrown)?);
+        lock(&self.0.state).open.extend(recorded.map_err(thrown)?);
         Ok(())
     }
 }

@@ -11,8 +11,8 @@ use rhai::plugin::*;
 use rhai::{FnPtr, Map};
 
 use crate::error::escape::escape_line;
+use crate::pipeline::numbers::NUMBERS;
 use crate::script::api::RhaiResultOf;
-use crate::script::api::counts_of;
 use crate::script::api::formatter::LineFormatter;
 use crate::script::api::outcomes::Outcomes;
 use crate::script::host::ScriptHost;
@@ -24,8 +24,8 @@ use crate::script::native::thrown;
 pub mod functions {
     /// Writes outcomes to every configured report as they arrive, and returns the summary so far.
     ///
-    /// The summary is a map with the counts `requested`, `received`, `requests`, `surplus`, `stored`,
-    /// `rejected`, `failed`, `unknown` and `not_attempted`. They cover the whole run so far.
+    /// The summary is a map with the counts {numbers}.
+    /// They cover the whole run so far.
     ///
     /// `failed` and `not_attempted` tokens are written at the end of the run, because a script may
     /// store them again. Throws `stream_consumed` if the outcomes were already read, `output_closed`
@@ -134,22 +134,9 @@ fn write_report(
     // If the stream ended without a wait, its last outcomes are not flushed yet. A closed output must
     // fail here, where the script can catch the error.
     host.ledger().reports().flush().map_err(thrown)?;
-    Ok(summary_so_far(host))
-}
-
-/// Returns the summary so far as a map for scripts.
-fn summary_so_far(host: &ScriptHost) -> Map {
-    let stats = host.fetcher().stats();
-    let ledger = host.ledger();
-    let received = stats.received() + ledger.created();
-    let mut map = counts_of(&ledger.tally());
-    for (name, count) in [
-        ("requested", host.requested(received)),
-        ("received", received),
-        ("requests", stats.requests()),
-        ("surplus", stats.surplus()),
-    ] {
-        map.insert(name.into(), integer(count).into());
-    }
-    map
+    let numbers = host.numbers();
+    let named = NUMBERS.iter().filter(|row| row.is_named);
+    Ok(named
+        .map(|row| (row.name.into(), integer(row.of(&numbers)).into()))
+        .collect())
 }

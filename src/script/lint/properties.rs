@@ -4,14 +4,12 @@ use rhai::{ASTNode, Expr, Position, Stmt};
 
 use crate::error::ErrorKind as FaultKind;
 use crate::error::suggest::nearest_name;
+use crate::pipeline::numbers::NUMBERS;
 use crate::pipeline::token::Status;
 use crate::script::error::symbols::Symbols;
 use crate::script::lint::ast::call_of;
 use crate::script::lint::types::{ValueKind, VariableKinds, flatten};
 use crate::script::lint::{LintFinding, switch};
-
-/// The keys of `report`'s summary besides the statuses.
-const SUMMARY: [&str; 4] = ["requested", "received", "requests", "surplus"];
 
 /// Checks one node of a script.
 pub fn check_node(
@@ -85,13 +83,14 @@ fn check_properties(
             }
             return;
         }
-        let others: &[&str] = match kind {
-            ValueKind::Summary => &SUMMARY,
-            ValueKind::Counts => &[],
+        let known: Vec<&str> = match kind {
+            ValueKind::Summary => {
+                let named = NUMBERS.iter().filter(|row| row.is_named);
+                named.map(|row| row.name).collect()
+            }
+            ValueKind::Counts => statuses().collect(),
             _ => return,
         };
-        let known = statuses().chain(others.iter().copied());
-        let known: Vec<&str> = known.collect();
         if !known.contains(&name) {
             let what = if kind == ValueKind::Counts {
                 "counts"
