@@ -163,6 +163,15 @@ numbers! {
         ..DEFAULT
     }
     #[serde(default)]
+    retries: "INSERTs beyond the first of each token" {
+        unit: "{insert}",
+        metric: Some("token_service.retries"),
+        in_object: InObject::IfNotZero,
+        on_page: OnPage::Figure,
+        merge: RECOUNT,
+        ..DEFAULT
+    }
+    #[serde(default)]
     top_ups: "Requests for tokens that an earlier response did not deliver" {
         unit: "{request}",
         metric: Some("token_service.requests.top_ups"),
@@ -188,6 +197,7 @@ impl Numbers {
     /// Counts a token with its outcome.
     pub fn count(&mut self, outcome: &Outcome) {
         *self.status_mut(outcome.status) += 1;
+        self.retries += u64::from(outcome.token.attempts.saturating_sub(1));
     }
 
     /// Returns the number of tokens with `status`.

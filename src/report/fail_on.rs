@@ -269,16 +269,16 @@ mod tests {
         "rejected>" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
         ">0" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
         "1>0" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
-        "rejected=>0" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `rejected=` (did you mean `rejected`?)
+        "rejected=>0" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, retries, not `rejected=` (did you mean `rejected`?)
         "rejected=0" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
-        "stord<1" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `stord` (did you mean `stored`?)
+        "stord<1" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, retries, not `stord` (did you mean `stored`?)
         "stored<-1" must have plain numbers of at most 9 digits, such as 0 or 0.9
         "stored<1e3" must have plain numbers of at most 9 digits, such as 0 or 0.9
         "stored<.9*requested" must have plain numbers of at most 9 digits, such as 0 or 0.9
         "stored<90%" must have plain numbers of at most 9 digits, such as 0 or 0.9
-        "stored<1*2" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `2`
+        "stored<1*2" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, retries, not `2`
         "stored<9999999999" must have plain numbers of at most 9 digits, such as 0 or 0.9
-        "stored<rejected<1" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `rejected<1` (did you mean `rejected`?)
+        "stored<rejected<1" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, retries, not `rejected<1` (did you mean `rejected`?)
         "#);
     }
 }
