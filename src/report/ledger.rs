@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::pipeline::latency::LatencyHistogram;
 use crate::pipeline::numbers::Numbers;
 use crate::pipeline::token::{Detail, Outcome, Status, Token, TokenDefect};
@@ -34,7 +34,7 @@ pub struct Ledger {
     next: EntryId,
     created: u64,
     not_stored: Arc<Detail>,
-    fault: Option<Fault>,
+    fault: Option<Error>,
 }
 
 impl Ledger {
@@ -67,7 +67,7 @@ impl Ledger {
         &mut self,
         outcome: Outcome,
         line: Option<&str>,
-    ) -> Result<Option<EntryId>, Fault> {
+    ) -> Result<Option<EntryId>, Error> {
         if outcome.status.is_final() {
             self.settle(&outcome, line).map(|()| None)
         } else {
@@ -157,7 +157,7 @@ impl Ledger {
     }
 
     /// Returns the first fault of a report.
-    pub fn fault(&self) -> Option<&Fault> {
+    pub fn fault(&self) -> Option<&Error> {
         self.fault.as_ref()
     }
 
@@ -167,7 +167,7 @@ impl Ledger {
     }
 
     /// Writes an outcome that is final for this run.
-    pub fn settle(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Fault> {
+    pub fn settle(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Error> {
         self.written.count(outcome);
         if self.recent.len() == RECENT {
             self.recent.pop_front();

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::cli::ApiFormat;
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::Exit;
 use crate::pipeline::numbers::NUMBERS;
 use crate::script::texts::is_closure;
@@ -65,7 +65,7 @@ file is imported instead.
 ";
 
 /// Returns the reference in a format.
-pub fn print(format: ApiFormat) -> Result<String, Problem> {
+pub fn print(format: ApiFormat) -> Result<String, Error> {
     let text = match format {
         ApiFormat::Md => markdown(),
         ApiFormat::Json => metadata(),
@@ -76,7 +76,7 @@ pub fn print(format: ApiFormat) -> Result<String, Problem> {
     let numbers = named.join(", ");
     text.map(|text| text.replace("{numbers}", &numbers))
         .map_err(|error| {
-            Problem::new(Exit::Script, "the engine's metadata cannot be read")
+            Error::new(Exit::Script, "the engine's metadata cannot be read")
                 .cause(error.to_string())
         })
 }

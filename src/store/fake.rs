@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
 use crate::runtime::clock::Clock;
 use crate::store::outcome_batch::OutcomeBatch;
@@ -135,7 +135,7 @@ impl StoreBackend for FakeWorker {
         &'a self,
         _: &'a [String],
         _: Option<i64>,
-    ) -> BackendFuture<'a, Result<HashMap<String, u64>, Fault>> {
+    ) -> BackendFuture<'a, Result<HashMap<String, u64>, Error>> {
         Box::pin(async { Ok(HashMap::new()) })
     }
 
@@ -357,7 +357,7 @@ impl FakeWriter {
             () = self.queue.shutdown.aborting().cancelled() => {}
             () = self.clock.sleep_until(self.clock.now() + self.patience) => {}
         }
-        let fault = Fault::new(ErrorKind::DbConnect, "the database cannot be reached");
+        let fault = Error::of(ErrorKind::DbConnect, "the database cannot be reached");
         let end = end_after_outage(fault.cause("the test case declares it down"), self.patience);
         let jobs = self.retries.iter().map(|retry| &retry.in_flight.job);
         for job in jobs.chain([&in_flight.job]) {

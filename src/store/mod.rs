@@ -7,10 +7,6 @@
     clippy::doc_markdown,
     reason = "PostgreSQL and SQLite are product names"
 )]
-#![allow(
-    clippy::result_large_err,
-    reason = "a fault is created once per run, not per token"
-)]
 
 mod coalesce;
 pub mod fake;
@@ -30,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::probe::ProbeResult;
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::observe::otel::Tracer;
 use crate::pipeline::channel::{self, OutcomeStream, PageStream};
 use crate::runtime::clock::Clock;
@@ -104,7 +100,7 @@ trait StoreBackend: Send + Sync {
         &'a self,
         values: &'a [String],
         horizon: Option<i64>,
-    ) -> BackendFuture<'a, Result<HashMap<String, u64>, Fault>>;
+    ) -> BackendFuture<'a, Result<HashMap<String, u64>, Error>>;
 
     /// Waits until every taken token has an outcome; the queue must be closed.
     fn join(self: Box<Self>) -> BackendFuture<'static, ()>;
@@ -121,9 +117,9 @@ impl Store {
         options: StoreOptions,
         shutdown: Shutdown,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, Error> {
         let queue = queue::Queue::new(options.connections.max(1), shutdown, clock);
-        let backend: Result<Box<dyn StoreBackend>, Fault> = match &options.target {
+        let backend: Result<Box<dyn StoreBackend>, Error> = match &options.target {
             DatabaseTarget::Postgres(address) => postgres::Pool::open(address, &options, &queue)
                 .await
                 .map(|pool| Box::new(pool) as _),
@@ -183,7 +179,7 @@ impl Store {
     ///
     /// # Panics
     /// If called outside a tokio runtime.
-    pub fn store(&self, pages: PageStream<Fault>) -> OutcomeStream<Fault> {
+    pub fn store(&self, pages: PageStream<Error>) -> OutcomeStream<Error> {
         let (sender, outcomes, stop) = channel::outcomes(queue::CREDIT);
         let queue = Arc::clone(&self.producer.0);
         let job = queue.job(sender, PageSpans::new(&self.tracer, &self.table));
@@ -213,7 +209,7 @@ impl Store {
         values: &[String],
         controls: &[String],
         horizon: Option<i64>,
-    ) -> Result<HashMap<String, u64>, Fault> {
+    ) -> Result<HashMap<String, u64>, Error> {
         if values.is_empty() {
             return Ok(HashMap::new());
         }
@@ -250,8 +246,8 @@ const ROWS_NOT_VISIBLE: &str =
     "the table does not show rows that the run stored: they were deleted, hidden or changed";
 
 /// Returns the fault of a re-check that is not possible.
-fn recheck_denied(why: &str) -> Fault {
+fn recheck_denied(why: &str) -> Error {
     let sqlstate = "42501".to_owned();
     let what = "cannot look up what was stored before";
-    Fault::new(ErrorKind::DbDenied { sqlstate }, what).cause(why)
+    Error::of(ErrorKind::DbDenied { sqlstate }, what).cause(why)
 }

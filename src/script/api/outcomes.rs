@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use rhai::EvalAltResult;
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::pipeline::channel::OutcomeStream;
 use crate::pipeline::numbers::Numbers;
 use crate::pipeline::token::Outcome;
@@ -28,10 +28,10 @@ pub struct OutcomesCell {
 
 #[derive(Default)]
 struct OutcomesState {
-    stream: Option<OutcomeStream<Fault>>,
+    stream: Option<OutcomeStream<Error>>,
     /// Settled outcomes that `failures` read and `report` has not written yet.
     ready: VecDeque<Outcome>,
-    fault: Option<Fault>,
+    fault: Option<Error>,
     is_consumed: bool,
     counts: Numbers,
     /// Ledger entries of this stream that are still open.
@@ -40,7 +40,7 @@ struct OutcomesState {
 
 impl Outcomes {
     /// Wraps `stream` for a script.
-    pub fn new(host: &Arc<ScriptHost>, stream: OutcomeStream<Fault>) -> Self {
+    pub fn new(host: &Arc<ScriptHost>, stream: OutcomeStream<Error>) -> Self {
         let cell = Arc::new(OutcomesCell {
             host: Arc::clone(host),
             state: Mutex::new(OutcomesState {
@@ -148,7 +148,7 @@ impl Drop for OutcomesCell {
 fn return_to_host(
     host: &ScriptHost,
     ready: VecDeque<Outcome>,
-    stream: Option<OutcomeStream<Fault>>,
+    stream: Option<OutcomeStream<Error>>,
     stop: bool,
 ) {
     if let Some(stream) = stream.as_ref().filter(|_| stop) {
@@ -163,8 +163,8 @@ fn return_to_host(
 pub struct OutcomeReader {
     owner: Outcomes,
     ready: VecDeque<Outcome>,
-    stream: Option<OutcomeStream<Fault>>,
-    fault: Option<Fault>,
+    stream: Option<OutcomeStream<Error>>,
+    fault: Option<Error>,
 }
 
 impl OutcomeReader {
@@ -172,7 +172,7 @@ impl OutcomeReader {
     pub fn next(
         &mut self,
         idle: impl FnOnce(&ScriptHost) -> NativeResult<()>,
-    ) -> NativeResult<Option<Result<Outcome, Fault>>> {
+    ) -> NativeResult<Option<Result<Outcome, Error>>> {
         if let Some(outcome) = self.ready.pop_front() {
             return Ok(Some(Ok(outcome)));
         }
@@ -239,7 +239,7 @@ impl IntoIterator for Outcomes {
 pub struct OutcomeIter {
     reader: Option<OutcomeReader>,
     start_error: Option<Box<EvalAltResult>>,
-    unreported: Option<(Arc<ScriptHost>, Fault)>,
+    unreported: Option<(Arc<ScriptHost>, Error)>,
 }
 
 impl Iterator for OutcomeIter {

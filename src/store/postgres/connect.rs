@@ -12,7 +12,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::SslMode as Tls;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::catalog::Catalog;
 use crate::store::postgres::connection::{Connection, DriverTask};
@@ -29,7 +29,7 @@ impl Connector {
     /// Makes a connection with the session set up and the INSERT prepared.
     ///
     /// The server accepts writes: a standby may not yet show what its primary committed.
-    pub(super) async fn connect(&self) -> Result<Connection, Fault> {
+    pub(super) async fn connect(&self) -> Result<Connection, Error> {
         self.connect_to_any_host(ConnectPurpose::Insert)
             .await
             .map(|(connection, _)| connection)
@@ -37,7 +37,7 @@ impl Connector {
 
     /// Makes the first connection, and checks the table, the role's rights and how stored tokens
     /// can be looked up.
-    pub(super) async fn connect_first(&self) -> Result<(Connection, Lookup, Catalog), Fault> {
+    pub(super) async fn connect_first(&self) -> Result<(Connection, Lookup, Catalog), Error> {
         let (connection, session) = self
             .connect_to_any_host(ConnectPurpose::InsertAndCheck)
             .await?;
@@ -63,7 +63,7 @@ impl Connector {
         host: &Host,
         endpoint: &HostAddress,
         purpose: ConnectPurpose,
-    ) -> Result<NewConnection, Fault> {
+    ) -> Result<NewConnection, Error> {
         let limit = self.address.connect_timeout;
         // An earlier attempt may have left it set.
         self.is_checking_table.store(false, Ordering::Relaxed);
@@ -130,7 +130,7 @@ impl Connector {
             self.refuses_marker.store(!refused, Ordering::Relaxed);
         }
         let mut connection = opened.map_err(|connect_error| match connect_error {
-            ConnectError::Error(error)
+            ConnectError::Server(error)
                 if self.address.startup_options.is_some() && refuses_options(&error) =>
             {
                 ConnectError::StartupOptions(error)
@@ -190,7 +190,7 @@ impl Connector {
         let connected = config.connect_raw(stream, tls).await;
         let (client, mut connection) = connected.map_err(|error| match monitor.violation() {
             Some(violation) => ConnectError::Violation(violation.clone()),
-            None => ConnectError::Error(error),
+            None => ConnectError::Server(error),
         })?;
         let closed = CancellationToken::new();
         let guard = closed.clone().drop_guard();

@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::pipeline::token::{Detail, Status};
 use crate::store::postgres::connect_error::{is_denied, is_wrong_password};
 use crate::store::postgres::connection::{Backend, Connection, DriverTask};
@@ -51,11 +51,11 @@ impl Pool {
         address: &Address,
         options: &StoreOptions,
         queue: &Arc<Queue>,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, Error> {
         let connector = Connector::new(address, options)?;
         let (connection, lookup, catalog) = tokio::select! {
             biased;
-            () = queue.shutdown.stopping().cancelled() => Err(Fault::new(
+            () = queue.shutdown.stopping().cancelled() => Err(Error::of(
                 ErrorKind::DbConnect,
                 "the run was stopped before the database answered",
             )),
@@ -108,7 +108,7 @@ impl crate::store::StoreBackend for Pool {
         &'a self,
         values: &'a [String],
         horizon: Option<i64>,
-    ) -> BackendFuture<'a, Result<HashMap<String, u64>, Fault>> {
+    ) -> BackendFuture<'a, Result<HashMap<String, u64>, Error>> {
         let first_backend = self.backend.as_ref();
         Box::pin(recheck(&self.shared, first_backend, values, horizon))
     }
@@ -264,7 +264,7 @@ async fn reconnect(
     shared: &PoolShared,
     all_orphans: &mut SharedOrphans,
     outage: Instant,
-) -> Result<(Connection, u64), Option<Fault>> {
+) -> Result<(Connection, u64), Option<Error>> {
     let shutdown = &shared.queue.shutdown;
     let mut backoff = INITIAL_BACKOFF;
     let mut logged_at: Option<Instant> = None;
@@ -311,7 +311,7 @@ async fn reconnect(
                         return Ok((connection, snapshot_from));
                     }
                 }
-                Fault::new(ErrorKind::DbConnect, "the connection was lost again")
+                Error::of(ErrorKind::DbConnect, "the connection was lost again")
             }
             Err(fault) => fault,
         };
@@ -345,7 +345,7 @@ async fn reconnect(
 }
 
 /// Returns how the remaining tokens end if no connection could be made within `patience`.
-pub(in super::super) fn end_after_outage(fault: Fault, patience: Duration) -> StoreEnd {
+pub(in super::super) fn end_after_outage(fault: Error, patience: Duration) -> StoreEnd {
     if is_denied(&fault) {
         StoreEnd {
             status: Status::NotAttempted,
@@ -356,20 +356,20 @@ pub(in super::super) fn end_after_outage(fault: Fault, patience: Duration) -> St
         StoreEnd {
             status: Status::Failed,
             detail: Detail::reason(match fault.kind {
-                ErrorKind::DbDenied { .. } => "the database takes no writes",
+                Some(ErrorKind::DbDenied { .. }) => "the database takes no writes",
                 _ => "the database could not be reached",
             }),
-            fault: outage_fault(fault, patience),
+            fault: outage_fault(&fault, patience),
         }
     }
 }
 
-fn outage_fault(fault: Fault, patience: Duration) -> Fault {
+fn outage_fault(fault: &Error, patience: Duration) -> Error {
     let patience = humantime::format_duration(patience);
-    let mut outage = Fault::new(
+    let mut outage = Error::of(
         ErrorKind::DbConnect,
         match fault.kind {
-            ErrorKind::DbDenied { .. } => {
+            Some(ErrorKind::DbDenied { .. }) => {
                 format!("the database stopped taking writes and did not resume within {patience}")
             }
             _ => format!(
@@ -377,6 +377,6 @@ fn outage_fault(fault: Fault, patience: Duration) -> Fault {
             ),
         },
     );
-    outage.causes = fault.causes;
+    outage.causes.clone_from(&fault.causes);
     outage.hint("tokens that are `failed` are safe to store again; --patience waits longer")
 }

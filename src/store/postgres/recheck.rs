@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use tokio::time::{Instant, timeout};
-use tokio_postgres::Error;
+use tokio_postgres::Error as PostgresError;
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::classify::is_error;
 use crate::store::postgres::connection::{Backend, Connection, FenceResult};
@@ -24,7 +24,7 @@ pub(super) async fn recheck(
     first_backend: Option<&Backend>,
     values: &[String],
     horizon: Option<i64>,
-) -> Result<HashMap<String, u64>, Fault> {
+) -> Result<HashMap<String, u64>, Error> {
     let mut counts = HashMap::new();
     let lookup = &shared.lookup;
     if !lookup.may_look_up {
@@ -42,7 +42,7 @@ pub(super) async fn recheck(
         )
         .hint("replay over a direct connection"));
     };
-    let refused = |error: Error| match error.as_db_error().filter(|db| is_error(db)) {
+    let refused = |error: PostgresError| match error.as_db_error().filter(|db| is_error(db)) {
         Some(db) => {
             let code = db.code().code();
             recheck_denied(&format!("the database refuses the look-up ({code})"))
@@ -90,7 +90,7 @@ async fn fence(
     connection: &Connection,
     application_name: &str,
     first_backend: &Backend,
-) -> Result<FenceResult, Error> {
+) -> Result<FenceResult, PostgresError> {
     let give_up_at = Instant::now() + FENCE_TIMEOUT;
     loop {
         match connection
@@ -104,8 +104,8 @@ async fn fence(
     }
 }
 
-fn stopped_responding() -> Fault {
-    Fault::new(
+fn stopped_responding() -> Error {
+    Error::of(
         ErrorKind::DbConnect,
         "the database stopped responding while the replay looked up what was stored before",
     )

@@ -220,7 +220,7 @@ fn session_row(
             let is_missing = MISSING_FEATURE.contains(&code.get(..2).unwrap_or_default());
             return Err(match error.as_db_error() {
                 Some(db) if is_missing => unsupported(format!("{} ({code})", db.message())),
-                _ => ConnectError::Error(error),
+                _ => ConnectError::Server(error),
             });
         }
     };

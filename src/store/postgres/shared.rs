@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::store::postgres::catalog::{Catalog, LengthLimit};
 use crate::store::postgres::connector::{Connector, Lookup};
 use crate::store::postgres::inflight::InFlightLog;
@@ -26,7 +26,7 @@ pub(super) struct PoolShared {
     pub(super) length_limit: LengthLimit,
     pub(super) progress: ServerProgress,
     /// The error that ended the run if no commit was confirmed.
-    pub(super) unconfirmed_fault: OnceLock<Fault>,
+    pub(super) unconfirmed_fault: OnceLock<Error>,
     /// Cancelled when `unconfirmed_fault` is set.
     pub(super) giving_up: CancellationToken,
     pub(super) patience: Duration,

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use tokio_postgres::Error;
+use tokio_postgres::Error as PostgresError;
 use tokio_postgres::types::Type;
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::pipeline::token::{Detail, Status};
 use crate::store::postgres::connector::ConnectPurpose;
 use crate::store::postgres::progress::WaitReason;
@@ -85,7 +85,7 @@ async fn query_wait_reason(shared: &PoolShared) -> Option<WaitReason> {
     let found = match rows.await {
         Ok(Ok(rows)) => rows.first().map(|row| {
             let text = |at| row.try_get::<_, Option<String>>(at);
-            Ok::<_, Error>((text(0)?.unwrap_or_default(), text(1)?.unwrap_or_default()))
+            Ok::<_, PostgresError>((text(0)?.unwrap_or_default(), text(1)?.unwrap_or_default()))
         }),
         Ok(Err(_)) | Err(_) => None,
     };
@@ -100,7 +100,7 @@ async fn query_wait_reason(shared: &PoolShared) -> Option<WaitReason> {
 /// Ends the store because no standby confirms its commits.
 fn give_up(shared: &PoolShared) {
     let patience = humantime::format_duration(shared.patience);
-    let fault = Fault::new(
+    let fault = Error::of(
         ErrorKind::DbConnect,
         format!("no commit was confirmed within {patience}"),
     )

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::pipeline::channel::OutcomeSender;
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
 use crate::runtime::clock::Clock;
@@ -31,12 +31,12 @@ pub(super) struct StoreEnd {
     /// The detail of each of them.
     pub(super) detail: Arc<Detail>,
     /// The fault of the run.
-    pub(super) fault: Fault,
+    pub(super) fault: Error,
 }
 
 /// One call of `store`, shared with its chunks.
 pub(super) struct StoreJob {
-    sender: OutcomeSender<Fault>,
+    sender: OutcomeSender<Error>,
     /// Set by the pump when no further tokens of this job may be sent.
     stopping: AtomicBool,
     end: Arc<OnceLock<StoreEnd>>,
@@ -66,7 +66,7 @@ impl StoreJob {
     }
 
     /// Sets the fault that ends its stream; only the first one counts.
-    pub(super) fn set_fault(&self, fault: &Fault) {
+    pub(super) fn set_fault(&self, fault: &Error) {
         self.sender.fail(fault.clone());
     }
 
@@ -177,7 +177,7 @@ impl Queue {
     /// Creates a job that sends its outcomes to `sender` and counts them in `pages`.
     pub(super) fn job(
         &self,
-        sender: OutcomeSender<Fault>,
+        sender: OutcomeSender<Error>,
         pages: Option<PageSpans>,
     ) -> Arc<StoreJob> {
         let done = CancellationToken::new();
@@ -288,7 +288,7 @@ mod tests {
     use crate::pipeline::token::{Page, TokenDefect};
     use crate::runtime::clock::SystemClock;
 
-    fn start(queue: &Arc<Queue>, pages: PageStream<Fault>) -> OutcomeStream<Fault> {
+    fn start(queue: &Arc<Queue>, pages: PageStream<Error>) -> OutcomeStream<Error> {
         let (sender, stream, stop) = outcomes(CREDIT);
         tokio::spawn(pump(
             Arc::clone(queue),
@@ -303,7 +303,7 @@ mod tests {
         Page::from_texts((0..count).map(|_| ("aa", None)))
     }
 
-    async fn collect(mut stream: OutcomeStream<Fault>) -> (Vec<Outcome>, Option<Fault>) {
+    async fn collect(mut stream: OutcomeStream<Error>) -> (Vec<Outcome>, Option<Error>) {
         let (mut all, mut fault) = (Vec::new(), None);
         while let Some(next) = stream.next().await {
             match next {
@@ -349,7 +349,7 @@ mod tests {
         queue.fail_all(StoreEnd {
             status: Status::Failed,
             detail: Detail::reason("gone"),
-            fault: Fault::new(ErrorKind::DbConnect, "gone"),
+            fault: Error::of(ErrorKind::DbConnect, "gone"),
         });
         drop(chunk);
         let (all, fault) = collect(stream).await;
@@ -382,7 +382,7 @@ mod tests {
             Shutdown::new(),
             Arc::new(crate::runtime::clock::SystemClock),
         );
-        let (sender, mut stream, _stop) = outcomes::<Fault>(CREDIT);
+        let (sender, mut stream, _stop) = outcomes::<Error>(CREDIT);
         let job = queue.job(sender, None);
         for text in ["aa", "bb"] {
             let page = Page::from_texts([(text, None)]);

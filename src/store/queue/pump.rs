@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::pipeline::channel::PageStream;
 use crate::pipeline::token::{Detail, Outcome, Page, Status, Token};
 use crate::store::queue::{Chunk, Queue, StoreJob};
@@ -24,7 +24,7 @@ pub(in crate::store) async fn pump(
     queue: Arc<Queue>,
     job: Arc<StoreJob>,
     stop: CancellationToken,
-    mut pages: PageStream<Fault>,
+    mut pages: PageStream<Error>,
 ) {
     if queue_pages(&queue, &job, &stop, &mut pages).await.is_some() {
         // All pages are queued. A weak reference can still stop the job without keeping it alive.
@@ -76,7 +76,7 @@ async fn queue_pages(
     queue: &Queue,
     job: &Arc<StoreJob>,
     stop: &CancellationToken,
-    pages: &mut PageStream<Fault>,
+    pages: &mut PageStream<Error>,
 ) -> Option<()> {
     let mut interrupted = pin!(queue.interrupted(stop));
     loop {

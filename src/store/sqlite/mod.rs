@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, ffi};
 use tokio::sync::oneshot;
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
 use crate::store::identifier::{TableName, quote_identifier};
 use crate::store::outcome_batch::OutcomeBatch;
@@ -44,7 +44,7 @@ impl SqliteWorker {
         path: Option<&Path>,
         options: &StoreOptions,
         queue: &Arc<Queue>,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, Error> {
         let (ready, opened) = oneshot::channel();
         let (finish, done) = oneshot::channel();
         let path = path.map(Path::to_owned);
@@ -76,11 +76,11 @@ impl SqliteWorker {
                 let _ = finish.send(());
             })
             .map_err(|error| {
-                Fault::new(ErrorKind::DbConnect, "cannot start the SQLite thread")
+                Error::of(ErrorKind::DbConnect, "cannot start the SQLite thread")
                     .cause(error.to_string())
             })?;
         opened.await.unwrap_or_else(|_| {
-            Err(Fault::new(
+            Err(Error::of(
                 ErrorKind::DbConnect,
                 "the SQLite thread has ended unexpectedly",
             ))
@@ -94,7 +94,7 @@ impl SqliteWorker {
 
     /// Counts the rows of each value. No late write is possible: SQLite rolls back the transaction of a
     /// process that died.
-    fn count_rows(&self, values: &[String]) -> Result<HashMap<String, u64>, Fault> {
+    fn count_rows(&self, values: &[String]) -> Result<HashMap<String, u64>, Error> {
         let path = self.path.as_deref();
         let Some(file) = path else {
             return Ok(HashMap::new());
@@ -119,7 +119,7 @@ impl StoreBackend for SqliteWorker {
         &'a self,
         values: &'a [String],
         _: Option<i64>,
-    ) -> BackendFuture<'a, Result<HashMap<String, u64>, Fault>> {
+    ) -> BackendFuture<'a, Result<HashMap<String, u64>, Error>> {
         Box::pin(async { self.count_rows(values) })
     }
 
@@ -426,7 +426,7 @@ mod tests {
         options: StoreOptions,
         page: Page,
         shutdown: Shutdown,
-    ) -> (Vec<Outcome>, Option<Fault>) {
+    ) -> (Vec<Outcome>, Option<Error>) {
         let store = Store::open(options, shutdown, Arc::new(SystemClock))
             .await
             .unwrap();
@@ -556,8 +556,14 @@ mod tests {
                     .err()
                     .unwrap();
                 assert_eq!(fault.message, message);
-                assert!(fault.kind.is_database());
-                assert!(fault.hint.unwrap().ends_with("no token was requested"));
+                assert!(fault.exit == crate::error::exit::Exit::Database);
+                assert!(
+                    fault
+                        .hint
+                        .as_deref()
+                        .unwrap()
+                        .ends_with("no token was requested")
+                );
             }
             assert!(!missing.exists());
         });
@@ -585,7 +591,7 @@ mod tests {
                     }
                     Err(fault) => {
                         assert!(
-                            matches!(fault.kind, ErrorKind::DbDenied { .. }),
+                            matches!(fault.kind, Some(ErrorKind::DbDenied { .. })),
                             "{fault:?}"
                         );
                         break;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
 use crate::store::outcome_batch::OutcomeBatch;
 use crate::store::postgres::connection::Connection;
@@ -394,7 +394,7 @@ impl Writer {
     /// Reports every token because no standby confirms commits.
     ///
     /// The server continues with what it received; its waits are not interrupted.
-    fn give_up(&mut self, fault: &Fault) {
+    fn give_up(&mut self, fault: &Error) {
         self.batch.flush();
         let tokens = self.take_in_flight();
         for in_flight in &tokens {
