@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -57,15 +56,10 @@ struct MergedTotals {
     runs: HashMap<String, PathBuf>,
     /// The style of the tokens; `None` before the first one.
     style: Option<TokenStyle>,
-    /// The numbers that the lines do not show.
-    numbers: Numbers,
-    start: Option<Timestamp>,
-    end: Option<Timestamp>,
-    cause: Option<Cause>,
-    worst: Option<Exit>,
-    /// True if a replayed run had not received SIZE tokens.
-    fell_short: bool,
-    script_exit: Option<u8>,
+    /// The totals, without the numbers that the lines show.
+    totals: RunTotals,
+    /// The first start and the last end.
+    span: Option<(Timestamp, Timestamp)>,
 }
 
 /// Properties that all tokens of a report share.
@@ -82,13 +76,8 @@ impl MergedTotals {
             mask: settings.mask,
             runs: HashMap::new(),
             style: None,
-            numbers: Numbers::default(),
-            start: None,
-            end: None,
-            cause: None,
-            worst: None,
-            fell_short: false,
-            script_exit: None,
+            totals: RunTotals::default(),
+            span: None,
         }
     }
 
@@ -181,60 +170,48 @@ impl MergedTotals {
                 "{other} already contains this run or a replay of it"
             ));
         }
-        let (run_start, run_end) = end.span().ok_or("its summary has no valid start time")?;
-        self.start = Some(self.start.map_or(run_start, |first| first.min(run_start)));
-        self.end = Some(self.end.map_or(run_end, |last| last.max(run_end)));
-        self.numbers = self.numbers.merged(&end.numbers);
-        self.cause = worse_cause(self.cause, end.cause());
+        let span = end.span().ok_or("its summary has no valid start time")?;
+        let (first, last) = self.span.unwrap_or(span);
+        self.span = Some((first.min(span.0), last.max(span.1)));
+        let totals = &mut self.totals;
+        totals.numbers = totals.numbers.merged(&end.numbers);
+        totals.cause = worse_cause(totals.cause, end.cause());
         // The exit code of a replay does not show this, because it uses no source.
-        self.fell_short |= end.replay_of.is_some() && end.numbers.received < end.numbers.requested;
+        totals.fell_short |=
+            end.replay_of.is_some() && end.numbers.received < end.numbers.requested;
         match end.exit() {
             Exit::Completed | Exit::Condition | Exit::Signal(_) => {}
-            Exit::Chosen(code) => self.script_exit = self.script_exit.or(Some(code)),
-            exit => {
-                let worst = self.worst.map_or(exit.code(), Exit::code);
-                if exit.code() >= worst {
-                    self.worst = Some(exit);
-                }
+            Exit::Chosen(code) => totals.script_exit = totals.script_exit.or(Some(code)),
+            exit if exit.code() >= totals.problem.map_or(0, Exit::code) => {
+                totals.problem = Some(exit);
             }
+            _ => {}
         }
         Ok(())
     }
 
     fn close(mut self, settings: &MergeSettings) -> Conclusion {
-        let numbers = self.ledger.numbers().merged(&self.numbers);
+        let numbers = self.ledger.numbers().merged(&self.totals.numbers);
+        let received = numbers.total();
         let totals = RunTotals {
             numbers: Numbers {
-                received: numbers.total(),
+                received,
                 ..numbers
             },
-            fell_short: self.fell_short || self.worst == Some(Exit::Source),
-            open_ended: false,
-            cause: self.cause,
-            script_exit: self.script_exit,
-            problem: self.worst,
+            fell_short: self.totals.fell_short || self.totals.problem == Some(Exit::Source),
+            ..self.totals
         };
-        let problem = self.ledger.fault().cloned();
-        let record = self.record();
-        conclusion::close(
-            &mut self.ledger,
-            &totals,
-            record,
-            problem,
-            &settings.fail_on,
-        )
-    }
-
-    fn record(&self) -> RunRecord {
-        let start = self.start.unwrap_or_else(Timestamp::now);
-        let duration = self.end.map(|end| end.duration_since(start).try_into());
-        RunRecord {
+        let now = Timestamp::now();
+        let (start, end) = self.span.unwrap_or((now, now));
+        let run = RunRecord {
             run_id: Uuid::now_v7().to_string(),
             replay_of: None,
             started_at: start,
-            duration: duration.and_then(Result::ok).unwrap_or(Duration::ZERO),
+            duration: end.duration_since(start).try_into().unwrap_or_default(),
             is_merged: true,
-        }
+        };
+        let problem = self.ledger.fault().cloned();
+        conclusion::close(&mut self.ledger, &totals, run, problem, &settings.fail_on)
     }
 }
 

@@ -90,16 +90,11 @@ struct OpenReport {
     has_failed: bool,
 }
 
-/// Standard output if it is a terminal.
-#[derive(Clone, Copy)]
-struct Terminal {
-    color: bool,
-}
-
 /// All reports of a run, and the standard output that they share with the script.
 pub struct Reports {
     stdout: BufWriter<Box<dyn Write + Send>>,
-    terminal: Option<Terminal>,
+    /// Whether standard output has colors; `None` if it is not a terminal.
+    terminal: Option<bool>,
     /// The mask of all reports; the journal keeps the tokens.
     pub mask: Mask,
     /// True if all tokens are masks already.
@@ -116,7 +111,7 @@ impl Reports {
     pub fn open(specs: &[ReportSpec], color: bool) -> Result<Self, Error> {
         let mut reports = Self::with_stdout(Box::new(io::stdout()));
         if io::stdout().is_terminal() {
-            reports.terminal = Some(Terminal { color });
+            reports.terminal = Some(color);
         }
         for spec in specs {
             let destination = match &spec.path {
@@ -176,7 +171,7 @@ impl Reports {
 
     fn add(&mut self, format: &ReportFormat, destination: Destination) {
         let on_stdout = matches!(destination, Destination::Stdout);
-        let color = on_stdout && self.terminal.is_some_and(|terminal| terminal.color);
+        let color = on_stdout && self.terminal == Some(true);
         self.open.push(OpenReport {
             sink: (format.sink)(color),
             destination,
