@@ -119,10 +119,26 @@ impl Outcomes {
 
     /// Records an outcome of this stream in the ledger.
     pub fn record(&self, outcome: Outcome, line: Option<&str>) -> NativeResult<()> {
-        lock(&self.0.state).counts.count(&outcome);
-        let recorded = self.0.host.ledger().record(outcome, line);
-        lock(&self.0.state).open.extend(recorded.map_err(thrown)?);
-        Ok(())
+        self.record_all([outcome], line)
+    }
+
+    /// Records outcomes under one lock of the ledger; all of them, even if one cannot be written.
+    pub fn record_all(
+        &self,
+        outcomes: impl IntoIterator<Item = Outcome>,
+        line: Option<&str>,
+    ) -> NativeResult<()> {
+        let mut state = lock(&self.0.state);
+        let mut ledger = self.0.host.ledger();
+        let mut failed = Ok(());
+        for outcome in outcomes {
+            state.counts.count(&outcome);
+            match ledger.record(outcome, line) {
+                Ok(entry) => state.open.extend(entry),
+                Err(error) => failed = failed.and(Err(error)),
+            }
+        }
+        failed.map_err(thrown)
     }
 }
 
@@ -168,27 +184,34 @@ pub struct OutcomeReader {
 }
 
 impl OutcomeReader {
-    /// Returns the next outcome; calls `idle` before it waits.
-    pub fn next(
-        &mut self,
-        idle: impl FnOnce(&ScriptHost) -> NativeResult<()>,
-    ) -> NativeResult<Option<Result<Outcome, Error>>> {
-        if let Some(outcome) = self.ready.pop_front() {
-            return Ok(Some(Ok(outcome)));
+    /// Returns the next outcome; flushes the reports before it waits.
+    pub fn next(&mut self) -> NativeResult<Option<Result<Outcome, Error>>> {
+        if self.ready.is_empty() {
+            match self.next_batch()? {
+                Some(Ok(batch)) => self.ready = batch,
+                Some(Err(fault)) => return Ok(Some(Err(fault))),
+                None => return Ok(None),
+            }
+        }
+        Ok(self.ready.pop_front().map(Ok))
+    }
+
+    /// Returns the next outcomes; flushes the reports before it waits.
+    pub fn next_batch(&mut self) -> NativeResult<Option<Result<VecDeque<Outcome>, Error>>> {
+        if !self.ready.is_empty() {
+            return Ok(Some(Ok(std::mem::take(&mut self.ready))));
         }
         let Some(stream) = &mut self.stream else {
             return Ok(self.fault.take().map(Err));
         };
         let mut next = stream.try_next().map(Ok);
         if next.is_none() {
-            idle(self.owner.host())?;
-            next = self.owner.host().wait(stream.next())?;
+            let host = self.owner.host();
+            host.ledger().reports().flush().map_err(thrown)?;
+            next = host.wait(stream.next())?;
         }
         match next {
-            Some(Ok(batch)) => {
-                self.ready = batch.into();
-                Ok(self.ready.pop_front().map(Ok))
-            }
+            Some(Ok(batch)) => Ok(Some(Ok(batch.into()))),
             Some(Err(fault)) => {
                 self.stream = None;
                 Ok(Some(Err(fault)))
@@ -254,7 +277,7 @@ impl Iterator for OutcomeIter {
             return None;
         }
         let reader = self.reader.as_mut()?;
-        match reader.next(|host| host.ledger().reports().flush().map_err(thrown)) {
+        match reader.next() {
             Err(error) => Some(Err(error)),
             Ok(Some(Ok(outcome))) => {
                 let recorded = reader.owner().record(outcome.clone(), None);

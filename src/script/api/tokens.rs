@@ -211,7 +211,7 @@ impl Iterator for TokenIter {
                 Ok(None) => self.source = IterSource::End,
             }
         }
-        let Some(token) = self.page.take(1).pop() else {
+        let Some(token) = self.page.take_first() else {
             *lock(&self.owner.0.len) = Some(self.count);
             return None;
         };

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use tokio_postgres::Error as PostgresError;
 
 use crate::error::{Error, ErrorKind, chain};
+use crate::store::connection::denied;
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::catalog::{Catalog, Obstacle};
 use crate::store::postgres::connector::{ConnectError, Connector};
@@ -440,30 +441,4 @@ impl Connector {
         fault = fault.cause(format!("{location}: {}", causes.next().unwrap_or_default()));
         causes.fold(fault, Error::cause)
     }
-}
-
-fn denied(sqlstate: &str, message: &str) -> Error {
-    Error::of(
-        ErrorKind::DbDenied {
-            sqlstate: sqlstate.to_owned(),
-        },
-        message,
-    )
-}
-
-/// Returns true if a retry would not help.
-pub(super) fn is_denied(fault: &Error) -> bool {
-    matches!(fault.kind, Some(ErrorKind::DbDenied { .. })) && !fault.retryable
-}
-
-/// Returns true if the server refused the role's password.
-pub(super) fn is_wrong_password(fault: &Error) -> bool {
-    matches!(&fault.kind, Some(ErrorKind::DbDenied { sqlstate }) if sqlstate == "28P01")
-}
-
-/// Returns the error that ends the run if the server would deny every INSERT.
-pub(in crate::store) fn every_insert_denied(code: &str, message: &str) -> Error {
-    denied(code, "the database refuses every insert")
-        .cause(format!("{message} ({code})"))
-        .hint("check the table's definition and the role's rights; nothing more was sent")
 }

@@ -15,8 +15,8 @@ use crate::error::probe::ProbeResult;
 use crate::store::StoreOptions;
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::catalog::Catalog;
-use crate::store::postgres::connection::Connection;
 use crate::store::postgres::connector::{ConnectPurpose, Connector};
+use crate::store::postgres::raw_connection::RawConnection;
 use crate::store::postgres::{Address, Host};
 
 /// Queries the version, TLS, durability settings and logging.
@@ -104,7 +104,7 @@ struct Inspection<'a> {
     is_pooled: bool,
     location: String,
     connector: &'a Connector,
-    connection: &'a Connection,
+    connection: &'a RawConnection,
     options: &'a StoreOptions,
 }
 

@@ -6,11 +6,12 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::Error as PostgresError;
 
 use crate::error::{Error, ErrorKind};
+use crate::store::connection::UNCONFIRMED;
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::classify::is_error;
-use crate::store::postgres::connection::{Backend, Connection, FenceResult};
-use crate::store::postgres::in_doubt::{FENCE_POLL_INTERVAL, FENCE_TIMEOUT, UNCONFIRMED};
-use crate::store::postgres::shared::PoolShared;
+use crate::store::postgres::look_up::{FENCE_POLL_INTERVAL, FENCE_TIMEOUT};
+use crate::store::postgres::raw_connection::{Backend, FenceResult, RawConnection};
+use crate::store::postgres::shared::PostgresShared;
 use crate::store::recheck_denied;
 
 /// The number of values in one query.
@@ -20,7 +21,7 @@ const VALUES_PER_QUERY: usize = 5_000;
 ///
 /// Refuses a table on which a look-up proves nothing.
 pub(super) async fn recheck(
-    shared: &PoolShared,
+    shared: &PostgresShared,
     first_backend: Option<&Backend>,
     values: &[String],
     horizon: Option<i64>,
@@ -87,7 +88,7 @@ pub(super) async fn recheck(
 }
 
 async fn fence(
-    connection: &Connection,
+    connection: &RawConnection,
     application_name: &str,
     first_backend: &Backend,
 ) -> Result<FenceResult, PostgresError> {

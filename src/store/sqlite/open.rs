@@ -5,10 +5,11 @@ use std::path::Path;
 use rusqlite::{Connection, MAIN_DB, OpenFlags};
 
 use crate::error::{Error, ErrorKind};
+use crate::store::connection::denied;
 use crate::store::identifier::{TableName, quote_identifier};
 use crate::store::sqlite::BUSY_TIMEOUT;
 
-pub(super) fn open(
+pub(super) fn open_table(
     path: Option<&Path>,
     table: &TableName,
     column: &str,
@@ -91,15 +92,6 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     // Rows are only inserted: half a MiB of cache is enough.
     connection.pragma_update(None, "cache_size", -512)?;
     connection.pragma_update(None, "foreign_keys", "on")
-}
-
-pub(super) fn denied(sqlstate: &str, message: &str) -> Error {
-    Error::of(
-        ErrorKind::DbDenied {
-            sqlstate: sqlstate.to_owned(),
-        },
-        message,
-    )
 }
 
 pub(super) fn unusable(path: Option<&Path>, error: &rusqlite::Error) -> Error {
