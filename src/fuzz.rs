@@ -144,13 +144,12 @@ async fn run_on_demo(mut script: Script) -> Result<(), String> {
         .stack_size(STACK_SIZE)
         .spawn(move || {
             let ended = run_and_drain(&mut script, &host);
-            let received = host.fetcher().stats().received() + host.ledger().created();
-            let counted = host.ledger().tally().total();
+            let numbers = host.numbers();
             drop((script, host));
-            let _ = sender.send((ended, received, counted));
+            let _ = sender.send((ended, numbers));
         })
         .map_err(|error| error.to_string())?;
-    let (ended, received, counted) = tokio::select! {
+    let (ended, numbers) = tokio::select! {
         result = &mut done => result,
         () = tokio::time::sleep_until(deadline.into()) => {
             shutdown.stop_for(Cause::Deadline);
@@ -159,7 +158,11 @@ async fn run_on_demo(mut script: Script) -> Result<(), String> {
         }
     }
     .map_err(|error| error.to_string())?;
-    assert_eq!(received, counted, "received and reported tokens differ");
+    let counted = numbers.total();
+    assert_eq!(
+        numbers.received, counted,
+        "received and reported tokens differ"
+    );
     if let Some(problem) = ended.problem {
         let text = shown(&problem);
         assert!(!text.contains("this is a bug"), "{text}");

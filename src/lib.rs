@@ -33,7 +33,7 @@ pub mod parts {
     pub use crate::fetch::{FetchLimits, Fetcher};
     pub use crate::observe::otel::Tracer;
     pub use crate::report::ledger::Ledger;
-    pub use crate::report::{ReportFormat, ReportSpec, Reports};
+    pub use crate::report::{ReportFormat, ReportSpec, Reports, text};
     pub use crate::runtime::clock::{Clock, SystemClock};
     pub use crate::runtime::shutdown::Shutdown;
     pub use crate::script::api::emit_files::Emitter;

@@ -13,9 +13,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use token_service::parts::{
     Clock, DatabaseTarget, Emitter, Error, FetchLimits, Fetcher, HostParts, HttpEndpoint,
-    HttpSource, Ledger, ReportFormat, ReportSpec, Reports, STACK_SIZE, Script, ScriptHost,
-    ScriptLimits, ScriptSettings, Shutdown, Store, StoreOptions, SystemClock, TableName, Tracer,
-    run_and_drain,
+    HttpSource, Ledger, ReportSpec, Reports, STACK_SIZE, Script, ScriptHost, ScriptLimits,
+    ScriptSettings, Shutdown, Store, StoreOptions, SystemClock, TableName, Tracer, run_and_drain,
+    text,
 };
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
@@ -89,7 +89,7 @@ async fn run_pipeline(variant: PipelineVariant, size: u64, url: &str) -> Result<
     let store = store.await.map_err(fault_error)?;
     let stdout = ReportSpec {
         no_clobber: false,
-        format: ReportFormat::Text,
+        format: &text::FORMAT,
         path: None,
     };
     let ledger = Ledger::new(Reports::open(&[stdout], false).map_err(fault_error)?);
@@ -153,7 +153,7 @@ fn run_calls(
         }
     }
     ledger.reports().flush().map_err(fault_error)?;
-    Ok(ledger.tally().total())
+    Ok(ledger.numbers().total())
 }
 
 fn run_script(variant: PipelineVariant, host: &Arc<ScriptHost>) -> Result<u64> {
@@ -174,7 +174,7 @@ fn run_script(variant: PipelineVariant, host: &Arc<ScriptHost>) -> Result<u64> {
     }
     match run_and_drain(&mut script, host).problem {
         Some(problem) => Err(problem_error(&problem)),
-        None => Ok(host.ledger().tally().total()),
+        None => Ok(host.ledger().numbers().total()),
     }
 }
 

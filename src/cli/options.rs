@@ -18,9 +18,9 @@ use crate::cli::table::{Row, flag, options, switch};
 use crate::cli::value::{self, ParseResult, ShardArg};
 use crate::observe::logging::LineFormat;
 use crate::observe::progress::ProgressMode;
-use crate::report::ReportSpec;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
+use crate::report::{FORMAT_NAMES, ReportSpec};
 
 options! {
     /// Number of tokens, at least 1
@@ -110,11 +110,11 @@ options! {
             unset: Described("from the round-trip time, 16 to 128"), is_rare: true, on: SETTLES,
             ..flag("pipeline", "N")
         };
-    /// text, ndjson, json, csv, yaml or html, on standard output or to PATH; repeatable
+    /// {values}, on standard output or to PATH; repeatable
     REPORT: ReportSpec = value::report,
         Row {
             key: "reports", shape: List, group: "Output", unset: Value("text"),
-            values: &["text", "ndjson", "json", "csv", "yaml", "html"], on: REPORTS,
+            values: &FORMAT_NAMES, on: REPORTS,
             ..flag("report", "FORMAT[=PATH]")
         };
     /// Refuse to replace an existing report

@@ -233,6 +233,14 @@ impl Row {
         arg.value_parser(clap::value_parser!(std::ffi::OsString))
     }
 
+    /// Returns the help; `{values}` in it stands for the possible values.
+    pub fn help_text(&self) -> String {
+        let values = self.values.join(", ");
+        let (others, last) = values.rsplit_once(", ").unwrap_or(("", &values));
+        self.help
+            .replace("{values}", &format!("{others} or {last}"))
+    }
+
     /// Returns the help with the default and the variable. clap's `env` is not used: it takes an empty
     /// variable for a value, and blames the option for an invalid variable.
     fn full_help(&self) -> String {
@@ -241,7 +249,7 @@ impl Row {
         let variable = self.variable_name();
         let variable = variable.map(|name| format!(" [env: {name}]"));
         let (default, variable) = (default.unwrap_or_default(), variable.unwrap_or_default());
-        format!("{}{default}{variable}", self.help)
+        format!("{}{default}{variable}", self.help_text())
     }
 }
 

@@ -176,7 +176,7 @@ fn invalid_option_is_one_clear_error() {
     hint: did you mean `token_service demo`?
     error: unknown command `rpelay`
     hint: did you mean `token_service replay`?
-    error: --fail-on must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `rejcted` (did you mean `rejected`?)
+    error: --fail-on must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, retries, not `rejcted` (did you mean `rejected`?)
     hint: see `token_service --help`
     error: unexpected argument '--password' found
     hint: see `token_service --help`

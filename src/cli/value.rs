@@ -18,7 +18,7 @@ use crate::observe::logging::LineFormat;
 use crate::observe::progress::ProgressMode;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
-use crate::report::{ReportFormat, ReportSpec};
+use crate::report::{FORMAT_NAMES, FORMATS, ReportSpec};
 
 /// The result of a parser; the error continues a sentence that begins with the value's name.
 pub type ParseResult<T> = Result<T, String>;
@@ -153,10 +153,9 @@ pub fn report(text: &str) -> ParseResult<ReportSpec> {
         Some((name, path)) => (name, Some(path)),
         None => (text, None),
     };
-    let Some((_, format)) = ReportFormat::ALL.iter().find(|(known, _)| *known == name) else {
-        let known = ReportFormat::ALL.map(|(name, _)| name);
-        let nearest = nearest_option(name, &known);
-        let known = known.join(", ");
+    let Some(format) = FORMATS.iter().find(|format| format.name == name) else {
+        let nearest = nearest_option(name, &FORMAT_NAMES);
+        let known = FORMAT_NAMES.join(", ");
         return Err(match nearest {
             Some(nearest) => format!(
                 "must be one of {known}, each with =PATH for a file (did you mean `{nearest}`?)"
@@ -170,20 +169,12 @@ pub fn report(text: &str) -> ParseResult<ReportSpec> {
         ));
     }
     Ok(ReportSpec {
-        format: *format,
+        format,
         path: path
             .filter(|path| !matches!(*path, "-" | "/dev/stdout"))
             .map(PathBuf::from),
         no_clobber: false,
     })
-}
-
-/// Returns the name of a format on the command line.
-pub fn report_name(format: ReportFormat) -> &'static str {
-    ReportFormat::ALL
-        .iter()
-        .find(|(_, known)| *known == format)
-        .map_or("report", |(name, _)| name)
 }
 
 /// Parses the mode of the progress display.

@@ -106,7 +106,7 @@ pub fn options_table() -> String {
             "" => String::new(),
             key => format!("`{key}`"),
         };
-        let (default, help) = (row.default_text().unwrap_or_default(), row.help);
+        let (default, help) = (row.default_text().unwrap_or_default(), row.help_text());
         // Writing into a string cannot fail.
         let _ = writeln!(
             text,
@@ -126,7 +126,7 @@ pub fn keys_table(section: &str) -> String {
             Unset::Value(value) => format!("`{value}`"),
             Unset::Described(words) => words.to_owned(),
         };
-        let (kind, help) = (kind_of(row), row.help);
+        let (kind, help) = (kind_of(row), row.help_text());
         let _ = writeln!(text, "| `{key}` | {kind} | {default} | {help} |");
     }
     text

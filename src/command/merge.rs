@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -17,11 +16,13 @@ use crate::error::exit::{Cause, Exit, RunTotals};
 use crate::journal::{
     JournalLine, JournalReader, ParsedRecord, ReadPurpose, SummaryRecord, is_stream,
 };
-use crate::pipeline::token::{Status, Tally};
+use crate::pipeline::numbers::Numbers;
+use crate::pipeline::token::Status;
 use crate::report::Reports;
-use crate::report::conclusion::{self, Conclusion, RequestCounts, RunRecord, unwritable};
+use crate::report::conclusion::{self, Conclusion, unwritable};
 use crate::report::ledger::Ledger;
 use crate::report::mask::Mask;
+use crate::report::summary::RunRecord;
 
 /// Merges the reports in the order of the arguments.
 pub fn merge(settings: &MergeSettings) -> Conclusion {
@@ -55,15 +56,10 @@ struct MergedTotals {
     runs: HashMap<String, PathBuf>,
     /// The style of the tokens; `None` before the first one.
     style: Option<TokenStyle>,
-    requests: RequestCounts,
-    requested: u64,
-    start: Option<Timestamp>,
-    end: Option<Timestamp>,
-    cause: Option<Cause>,
-    worst: Option<Exit>,
-    /// True if a replayed run had not received SIZE tokens.
-    fell_short: bool,
-    script_exit: Option<u8>,
+    /// The totals, without the numbers that the lines show.
+    totals: RunTotals,
+    /// The first start and the last end.
+    span: Option<(Timestamp, Timestamp)>,
 }
 
 /// Properties that all tokens of a report share.
@@ -80,27 +76,21 @@ impl MergedTotals {
             mask: settings.mask,
             runs: HashMap::new(),
             style: None,
-            requests: RequestCounts::default(),
-            requested: 0,
-            start: None,
-            end: None,
-            cause: None,
-            worst: None,
-            fell_short: false,
-            script_exit: None,
+            totals: RunTotals::default(),
+            span: None,
         }
     }
 
     fn add(&mut self, file: &Path) -> Result<(), Error> {
         let mut reader = JournalReader::open(file, ReadPurpose::Merge)?;
-        let mut tally = Tally::default();
+        let mut lines = Numbers::default();
         let mut end = None;
         while let Some(line) = reader.next() {
             match line? {
                 _ if end.is_some() => return Err(reader.fault("a line follows the summary")),
                 JournalLine::Outcome(record) => {
-                    let status = self.add_record(&record);
-                    tally.add(status.map_err(|why| reader.fault(why))?);
+                    let added = self.add_record(&record, &mut lines);
+                    added.map_err(|why| reader.fault(why))?;
                 }
                 JournalLine::Summary { summary } => end = Some(summary),
                 JournalLine::Journal { .. }
@@ -117,11 +107,15 @@ impl MergedTotals {
                 .file_fault("it has no summary: its run was interrupted or is still running")
                 .hint("`token_service replay` settles the tokens of an interrupted run and writes a complete report"));
         };
-        self.add_summary(file, &end, tally)
+        self.add_summary(file, &end, &lines)
             .map_err(|why| reader.file_fault(&why))
     }
 
-    fn add_record(&mut self, record: &ParsedRecord) -> Result<Status, &'static str> {
+    fn add_record(
+        &mut self,
+        record: &ParsedRecord,
+        lines: &mut Numbers,
+    ) -> Result<(), &'static str> {
         let outcome = record.outcome()?;
         let style = TokenStyle {
             masked: record.masked,
@@ -137,18 +131,19 @@ impl MergedTotals {
         }
         // The ledger keeps the fault of a report; it is shown after all files were read.
         let _ = self.ledger.settle(&outcome, None);
-        Ok(outcome.status)
+        lines.count(&outcome);
+        Ok(())
     }
 
     fn set_style(&mut self, style: TokenStyle) {
         self.style = Some(style);
         let reports = self.ledger.reports();
-        reports.set_dry_run(style.dry_run);
+        reports.dry_run = style.dry_run;
         if style.masked {
             // The mask of a mask would not match that of the token.
-            reports.set_already_masked();
+            reports.already_masked = true;
         } else {
-            reports.set_mask(self.mask);
+            reports.mask = self.mask;
         }
     }
 
@@ -156,23 +151,16 @@ impl MergedTotals {
         &mut self,
         file: &Path,
         end: &SummaryRecord,
-        tally: Tally,
+        lines: &Numbers,
     ) -> Result<(), String> {
-        let statuses = Status::ALL.iter().zip(end.counts());
-        let differs = statuses
-            .clone()
-            .find(|(status, count)| tally.get(**status) != *count);
-        if let Some((status, count)) = differs {
-            let (lines, name) = (tally.get(*status), status.as_str());
-            return Err(format!(
-                "its summary has {count} {name} tokens, but its lines have {lines}"
-            ));
-        }
-        if end.received != tally.total() {
-            let (received, lines) = (end.received, tally.total());
-            return Err(format!(
-                "its summary has {received} received tokens, but its lines have {lines}"
-            ));
+        let statuses = Status::ALL.map(|status| (status.as_str(), lines.of(status)));
+        for (name, lines) in statuses.into_iter().chain([("received", lines.total())]) {
+            let count = end.numbers.named(name);
+            if count != lines {
+                return Err(format!(
+                    "its summary has {count} {name} tokens, but its lines have {lines}"
+                ));
+            }
         }
         // A replay reports every token of its run again.
         let run = end.replay_of.as_ref().unwrap_or(&end.run_id);
@@ -182,65 +170,48 @@ impl MergedTotals {
                 "{other} already contains this run or a replay of it"
             ));
         }
-        let (run_start, run_end) = end.span().ok_or("its summary has no valid start time")?;
-        self.start = Some(self.start.map_or(run_start, |first| first.min(run_start)));
-        self.end = Some(self.end.map_or(run_end, |last| last.max(run_end)));
-        self.requested = self.requested.saturating_add(end.requested);
-        self.requests.requests += end.requests;
-        self.requests.surplus += end.surplus;
-        self.requests.unseen += end.issued_unseen;
-        self.cause = worse_cause(self.cause, end.cause());
+        let span = end.span().ok_or("its summary has no valid start time")?;
+        let (first, last) = self.span.unwrap_or(span);
+        self.span = Some((first.min(span.0), last.max(span.1)));
+        let totals = &mut self.totals;
+        totals.numbers = totals.numbers.merged(&end.numbers);
+        totals.cause = worse_cause(totals.cause, end.cause());
         // The exit code of a replay does not show this, because it uses no source.
-        self.fell_short |= end.replay_of.is_some() && end.received < end.requested;
+        totals.fell_short |=
+            end.replay_of.is_some() && end.numbers.received < end.numbers.requested;
         match end.exit() {
             Exit::Completed | Exit::Condition | Exit::Signal(_) => {}
-            Exit::Chosen(code) => self.script_exit = self.script_exit.or(Some(code)),
-            exit => {
-                let worst = self.worst.map_or(exit.code(), Exit::code);
-                if exit.code() >= worst {
-                    self.worst = Some(exit);
-                }
+            Exit::Chosen(code) => totals.script_exit = totals.script_exit.or(Some(code)),
+            exit if exit.code() >= totals.problem.map_or(0, Exit::code) => {
+                totals.problem = Some(exit);
             }
+            _ => {}
         }
         Ok(())
     }
 
     fn close(mut self, settings: &MergeSettings) -> Conclusion {
-        let tally = self.ledger.tally();
+        let numbers = self.ledger.numbers().merged(&self.totals.numbers);
+        let received = numbers.total();
         let totals = RunTotals {
-            size: self.requested,
-            received: tally.total(),
-            counted: tally.total(),
-            unsettled: tally.unsettled(),
-            fell_short: self.fell_short || self.worst == Some(Exit::Source),
-            open_ended: false,
-            cause: self.cause,
-            script_exit: self.script_exit,
-            problem: self.worst,
+            numbers: Numbers {
+                received,
+                ..numbers
+            },
+            fell_short: self.totals.fell_short || self.totals.problem == Some(Exit::Source),
+            ..self.totals
         };
-        let problem = self.ledger.fault().cloned();
-        let record = self.record();
-        let fail_on = &settings.fail_on;
-        conclusion::close(
-            &mut self.ledger,
-            &totals,
-            self.requests,
-            record,
-            problem,
-            fail_on,
-        )
-    }
-
-    fn record(&self) -> RunRecord {
-        let start = self.start.unwrap_or_else(Timestamp::now);
-        let duration = self.end.map(|end| end.duration_since(start).try_into());
-        RunRecord {
+        let now = Timestamp::now();
+        let (start, end) = self.span.unwrap_or((now, now));
+        let run = RunRecord {
             run_id: Uuid::now_v7().to_string(),
             replay_of: None,
             started_at: start,
-            duration: duration.and_then(Result::ok).unwrap_or(Duration::ZERO),
+            duration: end.duration_since(start).try_into().unwrap_or_default(),
             is_merged: true,
-        }
+        };
+        let problem = self.ledger.fault().cloned();
+        conclusion::close(&mut self.ledger, &totals, run, problem, &settings.fail_on)
     }
 }
 

@@ -24,10 +24,9 @@ use crate::observe::progress::ProgressDisplay;
 use crate::observe::run_context::RunContext;
 use crate::pipeline::backoff::backoff;
 use crate::report::Reports;
-use crate::report::conclusion::{
-    self, Conclusion, RequestCounts, RunRecord, stopped_early, unwritable,
-};
+use crate::report::conclusion::{self, Conclusion, stopped_early, unwritable};
 use crate::report::ledger::Ledger;
+use crate::report::summary::RunRecord;
 use crate::runtime::shutdown::Shutdown;
 use crate::script::api::emit_files::Emitter;
 use crate::script::finish::{ScriptEnd, run_and_drain};
@@ -74,14 +73,12 @@ fn empty_run(settings: &RunSettings, run_context: &RunContext) -> Result<Conclus
         tracing::info!("nothing to do: this shard's part of SIZE is 0");
     }
     let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
-    reports.set_dry_run(settings.store.dry_run);
+    reports.dry_run = settings.store.dry_run;
     let (mut ledger, totals) = (Ledger::new(reports), RunTotals::default());
-    let (requests, record) = (RequestCounts::default(), RunRecord::from(run_context));
-    let fail_on = &settings.fail_on;
+    let (record, fail_on) = (RunRecord::from(run_context), &settings.fail_on);
     Ok(conclusion::close(
         &mut ledger,
         &totals,
-        requests,
         record,
         None,
         fail_on,
@@ -146,8 +143,8 @@ async fn pipeline(
     let store = open_store(options, &shutdown, &run_context, settings.wait).await?;
     // Opened last, so that a run that cannot start leaves no empty reports.
     let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
-    reports.set_mask(settings.mask);
-    reports.set_dry_run(dry_run);
+    reports.mask = settings.mask;
+    reports.dry_run = dry_run;
     if let Some(path) = &settings.journal {
         let run_id = run_context.run_id.to_string();
         let size = (!fetcher.is_open_ended()).then_some(settings.size);
@@ -191,12 +188,12 @@ pub(crate) async fn run_script(
     let total = (!host.fetcher().is_open_ended()).then(|| host.size());
     // A weak reference, so that the host is dropped with its script.
     let weak_host = Arc::downgrade(&host);
-    let tally = || weak_host.upgrade().and_then(|host| host.try_tally());
+    let numbers = || weak_host.upgrade().and_then(|host| host.try_numbers());
     let waits = || store.waits_for();
     let finished = tokio::select! {
         biased;
         finished = on_script_thread(script, host, run_context) => finished,
-        () = display.follow(total, tally, waits) => future::pending().await,
+        () = display.follow(total, numbers, waits) => future::pending().await,
     };
     let finished = finished?;
     if let Some(store) = Arc::into_inner(store) {
@@ -289,40 +286,14 @@ async fn on_script_thread(
 
 /// Computes the totals and concludes the run.
 fn conclude(host: &ScriptHost, ended: ScriptEnd, run_context: &RunContext) -> Conclusion {
-    let totals = totals_of(host, &ended);
-    let stats = host.fetcher().stats();
-    let requests = RequestCounts {
-        requests: stats.requests(),
-        surplus: stats.surplus(),
-        unseen: stats.unseen(),
-        top_ups: stats.top_ups(),
-        repeated: stats.repeated(),
-    };
-    let fail_on = host.fail_on();
-    conclusion::close(
-        &mut host.ledger(),
-        &totals,
-        requests,
-        RunRecord::from(run_context),
-        ended.problem,
-        fail_on,
-    )
-}
-
-fn totals_of(host: &ScriptHost, ended: &ScriptEnd) -> RunTotals {
-    let stats = host.fetcher().stats();
-    let ledger = host.ledger();
-    let tally = ledger.tally();
-    let received = stats.received() + ledger.created();
-    RunTotals {
-        size: host.requested(received),
-        received,
+    let totals = RunTotals {
+        numbers: host.numbers(),
         open_ended: host.fetcher().is_open_ended(),
-        counted: tally.total(),
-        unsettled: tally.unsettled(),
-        fell_short: stats.fell_short(),
+        fell_short: host.fetcher().fell_short(),
         cause: host.shutdown().cause(),
         script_exit: ended.exit_code,
         problem: ended.problem.as_ref().map(|problem| problem.exit),
-    }
+    };
+    let (mut ledger, record) = (host.ledger(), RunRecord::from(run_context));
+    conclusion::close(&mut ledger, &totals, record, ended.problem, host.fail_on())
 }

@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::options::{DRY_RUN, FAIL_ON, JOURNAL, NO_CLOBBER, REPORT};
-use crate::cli::value;
 use crate::config::layers::Layers;
 use crate::error::{Error, usage};
 use crate::report::ReportSpec;
@@ -24,7 +23,7 @@ impl Layers<'_> {
         }
         let mut on_stdout = reports.iter().filter(|report| report.path.is_none());
         if let Some(second) = on_stdout.nth(1) {
-            let name = value::report_name(second.format);
+            let name = second.format.name;
             self.fail(
                 usage("two reports would be written to standard output").hint(format!(
                     "give one of them a path, such as --report {name}=run.{name}"

@@ -13,7 +13,7 @@ use crate::config::*;
 use crate::error::exit::Exit;
 use crate::fetch::http::HttpEndpoint;
 use crate::observe::logging::LineFormat;
-use crate::report::{ReportFormat, ReportSpec};
+use crate::report::{ReportSpec, text};
 use crate::store::postgres::{Address, Host, SslMode, SslNegotiation, TargetSession};
 
 /// The minimal environment of a run.
@@ -121,7 +121,7 @@ fn defaults_match_the_documentation() {
     assert_eq!(
         settings.reports,
         [ReportSpec {
-            format: ReportFormat::Text,
+            format: &text::FORMAT,
             path: None,
             no_clobber: false,
         }]

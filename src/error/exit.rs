@@ -1,5 +1,7 @@
 //! The exit status of the process and the rules that choose it. `--help` and the README list it.
 
+use crate::pipeline::numbers::Numbers;
+
 /// The reason to stop a run before its script ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -65,17 +67,11 @@ impl Exit {
 /// The totals of a run, from which its exit status follows.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RunTotals {
-    /// SIZE.
-    pub size: u64,
-    /// Tokens received.
-    pub received: u64,
-    /// Tokens in the ledger.
-    pub counted: u64,
-    /// Tokens that are neither stored nor rejected.
-    pub unsettled: u64,
+    /// The numbers; `requested` equals `received` if SIZE is unlimited.
+    pub numbers: Numbers,
     /// True if a fetch returned fewer tokens than requested.
     pub fell_short: bool,
-    /// True if SIZE is unlimited; `size` then equals `received`.
+    /// True if SIZE is unlimited.
     pub open_ended: bool,
     /// The signal or deadline that stopped the run.
     pub cause: Option<Cause>,
@@ -90,11 +86,14 @@ impl RunTotals {
     ///
     /// If several apply, the first of signal, `exit(N)`, 5, 4 and 3 wins.
     pub fn exit(&self) -> Exit {
-        let short = self.fell_short && (self.open_ended || self.received < self.size);
+        let short =
+            self.fell_short && (self.open_ended || self.numbers.received < self.numbers.requested);
         match (self.cause, self.script_exit) {
             (Some(signal @ (Cause::Interrupt | Cause::Terminate)), _) => Exit::Signal(signal),
             (_, Some(code)) => Exit::Chosen(code),
-            _ if self.unsettled > 0 || self.problem == Some(Exit::Database) => Exit::Database,
+            _ if self.numbers.unsettled() > 0 || self.problem == Some(Exit::Database) => {
+                Exit::Database
+            }
             _ if short || self.problem == Some(Exit::Source) => Exit::Source,
             (Some(Cause::Deadline), _) => Exit::Script,
             _ => self.problem.unwrap_or(Exit::Completed),
@@ -103,7 +102,7 @@ impl RunTotals {
 
     /// Returns true if a token is missing from the ledger or counted twice.
     pub fn is_out_of_balance(&self) -> bool {
-        self.received != self.counted
+        self.numbers.received != self.numbers.total()
     }
 }
 
@@ -118,10 +117,13 @@ mod tests {
     #[test]
     fn exit_prefers_signal_script_exit_database_source_script() {
         let mut totals = RunTotals {
-            size: 10,
-            received: 9,
-            counted: 9,
-            unsettled: 1,
+            numbers: Numbers {
+                requested: 10,
+                received: 9,
+                stored: 8,
+                failed: 1,
+                ..Numbers::default()
+            },
             fell_short: true,
             open_ended: false,
             cause: Some(Cause::Terminate),
@@ -135,9 +137,9 @@ mod tests {
         assert_eq!(code(totals), 7);
         totals.script_exit = None;
         assert_eq!(code(totals), 5);
-        totals.unsettled = 0;
+        totals.numbers.failed = 0;
         assert_eq!(code(totals), 4);
-        totals.received = 10;
+        totals.numbers.received = 10;
         assert_eq!(code(totals), 3);
         totals.problem = None;
         assert_eq!(code(totals), 0);
@@ -146,9 +148,12 @@ mod tests {
     #[test]
     fn exit_is_zero_when_script_requests_fewer_than_size() {
         let totals = RunTotals {
-            size: 10,
-            received: 3,
-            counted: 3,
+            numbers: Numbers {
+                requested: 10,
+                received: 3,
+                stored: 3,
+                ..Numbers::default()
+            },
             ..RunTotals::default()
         };
         assert_eq!(code(totals), 0);
@@ -157,14 +162,17 @@ mod tests {
     #[test]
     fn deadline_exit_depends_on_what_is_unsettled() {
         let mut totals = RunTotals {
-            size: 10,
+            numbers: Numbers {
+                requested: 10,
+                ..Numbers::default()
+            },
             cause: Some(Cause::Deadline),
             ..RunTotals::default()
         };
         assert_eq!(code(totals), 3, "no fetch fell short");
         totals.fell_short = true;
         assert_eq!(code(totals), 4);
-        totals.unsettled = 2;
+        totals.numbers.unknown = 2;
         assert_eq!(code(totals), 5);
     }
 }

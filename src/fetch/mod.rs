@@ -9,10 +9,9 @@ mod json;
 pub mod lines;
 pub mod retry;
 mod source;
-mod source_stats;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -24,9 +23,9 @@ use crate::fetch::error::{
 };
 use crate::fetch::retry::RetryDecision;
 pub use crate::fetch::source::{AnswerFuture, SourceAnswer, SourceKind, TokenSource};
-pub use crate::fetch::source_stats::SourceStats;
 use crate::journal::Journal;
 use crate::pipeline::channel::{PageResult, PageStream};
+use crate::pipeline::numbers::Numbers;
 use crate::pipeline::token::{Page, Token};
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
@@ -80,7 +79,8 @@ pub struct Fetcher {
     journal: Option<Journal>,
     /// True once the source has answered.
     reached: AtomicBool,
-    stats: SourceStats,
+    numbers: Mutex<Numbers>,
+    fell_short: AtomicBool,
 }
 
 impl Fetcher {
@@ -101,7 +101,8 @@ impl Fetcher {
             wait_until: None,
             journal: None,
             reached: AtomicBool::new(false),
-            stats: SourceStats::default(),
+            numbers: Mutex::default(),
+            fell_short: AtomicBool::new(false),
         }
     }
 
@@ -149,9 +150,18 @@ impl Fetcher {
             .map(|deadline| deadline.saturating_duration_since(self.clock.now()))
     }
 
-    /// Returns the counters of requests and tokens.
-    pub fn stats(&self) -> &SourceStats {
-        &self.stats
+    /// Returns the numbers of requests and of received tokens.
+    pub fn numbers(&self) -> Numbers {
+        *self.lock_numbers()
+    }
+
+    fn lock_numbers(&self) -> MutexGuard<'_, Numbers> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns true if a fetch ended with fewer tokens than requested.
+    pub fn fell_short(&self) -> bool {
+        self.fell_short.load(Ordering::Relaxed)
     }
 
     /// Returns `size` tokens in pages.
@@ -181,7 +191,7 @@ impl Fetcher {
                     answer.fault = None;
                 }
                 if (answer.page.len() as u64) < size && !fetcher.is_open_ended() {
-                    fetcher.stats.fell_short.store(true, Ordering::Relaxed);
+                    fetcher.fell_short.store(true, Ordering::Relaxed);
                 }
                 let _ = sender.send(Ok(answer.page)).await;
                 if let Some(fault) = answer.fault {
@@ -215,7 +225,7 @@ impl Fetcher {
             let count = open.min(plan.page_size);
             // All tokens were requested before: this request is a top-up.
             if requested >= size && self.is_remote() {
-                self.stats.top_ups.fetch_add(1, Ordering::Relaxed);
+                self.lock_numbers().top_ups += 1;
             }
             let answer = self.request(count, plan.retries, stop).await;
             let page_len = answer.page.len() as u64;
@@ -235,7 +245,7 @@ impl Fetcher {
             }
             if let Some(fault) = fault {
                 if !has_all {
-                    self.stats.fell_short.store(true, Ordering::Relaxed);
+                    self.fell_short.store(true, Ordering::Relaxed);
                 }
                 let _ = pages.send(Err(fault)).await;
                 return;
@@ -248,7 +258,7 @@ impl Fetcher {
         // If the script stopped the stream, the source did not fall short.
         let stopped_by_script = stop.is_cancelled() && !self.shutdown.stopping().is_cancelled();
         if received < size && !stopped_by_script {
-            self.stats.fell_short.store(true, Ordering::Relaxed);
+            self.fell_short.store(true, Ordering::Relaxed);
         }
     }
 
@@ -283,13 +293,13 @@ impl Fetcher {
             let limits = retry::RetryLimits {
                 // Unlimited while the run waits for the source to start.
                 retries: if waits { u32::MAX } else { retries },
-                spent: self.stats.repeated(),
+                spent: self.numbers().repeated,
                 time_left: self.time_left(),
             };
             match retry::decide(fault, failures, &limits, self.clock.jitter()) {
                 RetryDecision::After(wait) => {
                     if !waits {
-                        self.stats.repeated.fetch_add(1, Ordering::Relaxed);
+                        self.lock_numbers().repeated += 1;
                     }
                     tracing::info!(?wait, kind = fault.kind_name(), "retrying the request");
                     tokio::select! {
@@ -332,10 +342,13 @@ impl Fetcher {
             };
             return self.record(answer).await;
         }
-        let sent = self.stats.requests.fetch_add(1, Ordering::Relaxed);
-        if self.limits.max_requests.is_some_and(|most| sent >= most) {
-            self.stats.requests.fetch_sub(1, Ordering::Relaxed);
-            return SourceAnswer::failed(out_of_requests(sent, count));
+        {
+            let mut numbers = self.lock_numbers();
+            let sent = numbers.requests;
+            if self.limits.max_requests.is_some_and(|most| sent >= most) {
+                return SourceAnswer::failed(out_of_requests(sent, count));
+            }
+            numbers.requests += 1;
         }
         let mut answer = tokio::select! {
             biased;
@@ -353,7 +366,7 @@ impl Fetcher {
             && retry::may_have_been_served(fault)
         {
             let unseen = count.saturating_sub(page_len);
-            self.stats.unseen.fetch_add(unseen, Ordering::Relaxed);
+            self.lock_numbers().issued_unseen += unseen;
             // So that `retry` in a script repeats it too.
             fault.retryable |= self.limits.repeat_served;
         }
@@ -363,15 +376,13 @@ impl Fetcher {
     /// Counts the answer's tokens and writes them to the journal before they are used.
     async fn record(&self, answer: SourceAnswer) -> SourceAnswer {
         let page_len = answer.page.len() as u64;
-        self.stats.received.fetch_add(page_len, Ordering::Relaxed);
+        self.lock_numbers().received += page_len;
         if let Some(journal) = &self.journal
             && let Err(fault) = journal.received(answer.page.clone()).await
         {
             self.shutdown.stop_because(fault);
         }
-        self.stats
-            .surplus
-            .fetch_add(answer.surplus, Ordering::Relaxed);
+        self.lock_numbers().surplus += answer.surplus;
         answer
     }
 }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::error::exit::{Cause, Exit};
 use crate::error::{Error, ErrorKind};
 use crate::journal::{Journal, JournalHeader, ReplayLine, VERSION, is_stream, lock};
+use crate::pipeline::numbers::Numbers;
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
 
 /// A line of a journal or of an `ndjson` report.
@@ -48,22 +49,8 @@ pub enum JournalLine {
 #[allow(missing_docs, reason = "each is described in report::summary::Summary")]
 pub struct SummaryRecord {
     pub run_id: String,
-    pub requested: u64,
-    pub failed: u64,
-    pub unknown: u64,
-    pub not_attempted: u64,
-    #[serde(default)]
-    pub stored: u64,
-    #[serde(default)]
-    pub rejected: u64,
-    #[serde(default)]
-    pub received: u64,
-    #[serde(default)]
-    pub requests: u64,
-    #[serde(default)]
-    pub surplus: u64,
-    #[serde(default)]
-    pub issued_unseen: u64,
+    #[serde(flatten)]
+    pub numbers: Numbers,
     #[serde(default)]
     pub duration_ms: u64,
     #[serde(default)]
@@ -76,18 +63,7 @@ pub struct SummaryRecord {
 impl SummaryRecord {
     /// Returns true if every token was stored or rejected.
     pub fn is_settled(&self) -> bool {
-        self.failed == 0 && self.unknown == 0 && self.not_attempted == 0
-    }
-
-    /// Returns the number of tokens by status, in the order of [`Status::ALL`].
-    pub fn counts(&self) -> [u64; 5] {
-        [
-            self.stored,
-            self.rejected,
-            self.failed,
-            self.unknown,
-            self.not_attempted,
-        ]
+        self.numbers.unsettled() == 0
     }
 
     /// Returns when the run began and ended, if known.

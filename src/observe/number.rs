@@ -1,7 +1,9 @@
 //! Formats numbers for people.
 
-/// Formats a number with commas between thousands.
-pub fn grouped(number: u64) -> String {
+use std::fmt::Display;
+
+/// Formats a whole number with commas between thousands.
+pub fn grouped(number: impl Display) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {

@@ -11,7 +11,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::observe::number::grouped;
-use crate::pipeline::token::{Status, Tally};
+use crate::pipeline::numbers::Numbers;
+use crate::pipeline::token::Status;
 
 /// When progress is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,7 +103,7 @@ impl ProgressDisplay {
     pub async fn follow(
         &self,
         total: Option<u64>,
-        tally: impl Fn() -> Option<Tally>,
+        numbers: impl Fn() -> Option<Numbers>,
         waits: impl Fn() -> Option<&'static str>,
     ) {
         if matches!(self.mode, DisplayMode::Nothing) {
@@ -110,15 +111,15 @@ impl ProgressDisplay {
         }
         loop {
             tokio::time::sleep(REDRAW_INTERVAL).await;
-            self.update(total, &tally, &waits);
+            self.update(total, &numbers, &waits);
         }
     }
 
-    /// Shows the progress if the interval has passed; only then calls `tally`.
+    /// Shows the progress if the interval has passed; only then calls `numbers`.
     pub fn update(
         &self,
         total: Option<u64>,
-        tally: impl FnOnce() -> Option<Tally>,
+        numbers: impl FnOnce() -> Option<Numbers>,
         waits: impl FnOnce() -> Option<&'static str>,
     ) {
         let every = match self.mode {
@@ -132,8 +133,8 @@ impl ProgressDisplay {
             return;
         }
         *next = now + every;
-        let Some(tally) = tally() else { return };
-        let mut text = progress_text(total, &tally, now - self.started);
+        let Some(numbers) = numbers() else { return };
+        let mut text = progress_text(total, &numbers, now - self.started);
         if let Some(waits) = waits() {
             let _ = write!(text, "  {waits}");
         }
@@ -144,7 +145,7 @@ impl ProgressDisplay {
                     Some(total) => bar.set_length(total),
                     None => bar.set_style(counter()),
                 }
-                bar.set_position(settled(&tally));
+                bar.set_position(numbers.settled());
                 bar.set_message(text);
                 bar.tick();
             }
@@ -177,19 +178,15 @@ fn counter() -> ProgressStyle {
     ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-fn settled(tally: &Tally) -> u64 {
-    tally.get(Status::Stored) + tally.get(Status::Rejected)
-}
-
 /// Formats the progress, such as `65,000/100,000  46,512 stored  18,488 rejected  13,204/s  2.6 s left`.
-fn progress_text(total: Option<u64>, tally: &Tally, elapsed: Duration) -> String {
-    let settled = settled(tally);
+fn progress_text(total: Option<u64>, numbers: &Numbers, elapsed: Duration) -> String {
+    let settled = numbers.settled();
     let mut text = grouped(settled);
     if let Some(total) = total {
         let _ = write!(text, "/{}", grouped(total));
     }
     for status in Status::ALL {
-        let count = tally.get(status);
+        let count = numbers.of(status);
         let always = matches!(status, Status::Stored | Status::Rejected);
         // Tokens that are not sent yet are not shown.
         if status != Status::NotAttempted && (always || count > 0) {
@@ -241,31 +238,28 @@ impl MakeWriter<'_> for ProgressDisplay {
 mod tests {
     use super::*;
 
-    fn tally(stored: u64, rejected: u64, failed: u64) -> Tally {
-        let mut tally = Tally::default();
-        for (status, count) in [
-            (Status::Stored, stored),
-            (Status::Rejected, rejected),
-            (Status::Failed, failed),
-        ] {
-            (0..count).for_each(|_| tally.add(status));
+    fn numbers(stored: u64, rejected: u64, failed: u64) -> Numbers {
+        Numbers {
+            stored,
+            rejected,
+            failed,
+            ..Numbers::default()
         }
-        tally
     }
 
     #[test]
     fn progress_text_shows_counts_rate_and_time_left() {
         let second = Duration::from_secs(2);
         insta::assert_snapshot!(
-            progress_text(Some(10_000), &tally(3_000, 1_000, 2), second),
+            progress_text(Some(10_000), &numbers(3_000, 1_000, 2), second),
             @"4,000/10,000  3,000 stored  1,000 rejected  2 failed  2,000/s  3.0 s left"
         );
         insta::assert_snapshot!(
-            progress_text(None, &tally(5, 0, 0), second),
+            progress_text(None, &numbers(5, 0, 0), second),
             @"5  5 stored  0 rejected  2/s"
         );
         insta::assert_snapshot!(
-            progress_text(Some(5), &tally(0, 0, 0), second),
+            progress_text(Some(5), &numbers(0, 0, 0), second),
             @"0/5  0 stored  0 rejected  0/s"
         );
     }

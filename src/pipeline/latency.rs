@@ -4,29 +4,10 @@ use std::fmt;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::ser::{Serialize, Serializer};
 
-/// Percentiles in milliseconds; zero if nothing was sent.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-#[allow(missing_docs, reason = "the names are self-explanatory")]
-pub struct LatencyPercentiles {
-    pub p50: f64,
-    pub p95: f64,
-    pub p99: f64,
-    pub max: f64,
-}
-
-impl LatencyPercentiles {
-    /// Returns each value with its name.
-    pub fn named(&self) -> [(&'static str, f64); 4] {
-        [
-            ("p50", self.p50),
-            ("p95", self.p95),
-            ("p99", self.p99),
-            ("max", self.max),
-        ]
-    }
-}
+/// The percentiles of reports and metrics.
+pub const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1.0)];
 
 /// A histogram of latencies in constant memory, accurate to one per cent.
 #[derive(Clone)]
@@ -90,18 +71,16 @@ impl LatencyHistogram {
         })
     }
 
-    /// Returns the percentiles so far.
-    pub fn percentiles(&self) -> LatencyPercentiles {
-        if self.is_empty() {
-            return LatencyPercentiles::default();
-        }
-        let at = |share| milliseconds(self.quantile(share));
-        LatencyPercentiles {
-            p50: at(0.50),
-            p95: at(0.95),
-            p99: at(0.99),
-            max: at(1.0),
-        }
+    /// Returns the percentiles so far, in milliseconds; zero if nothing was recorded.
+    pub fn percentiles(&self) -> [(&'static str, f64); 4] {
+        QUANTILES.map(|(name, share)| (name, milliseconds(self.quantile(share))))
+    }
+}
+
+impl Serialize for LatencyHistogram {
+    /// Writes the percentiles.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.percentiles())
     }
 }
 
@@ -120,8 +99,8 @@ mod tests {
         for millis in 1..=100 {
             latencies.record(Duration::from_millis(millis));
         }
-        let latency = latencies.percentiles();
-        assert!((49.0..52.0).contains(&latency.p50), "{latency:?}");
-        assert!((99.0..102.0).contains(&latency.max), "{latency:?}");
+        let [(_, median), .., (_, max)] = latencies.percentiles();
+        assert!((49.0..52.0).contains(&median), "{latencies:?}");
+        assert!((99.0..102.0).contains(&max), "{latencies:?}");
     }
 }

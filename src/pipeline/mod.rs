@@ -3,4 +3,5 @@
 pub mod backoff;
 pub mod channel;
 pub mod latency;
+pub mod numbers;
 pub mod token;

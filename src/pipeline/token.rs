@@ -359,32 +359,6 @@ impl Outcome {
     }
 }
 
-/// Number of tokens by status.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally([u64; 5]);
-
-impl Tally {
-    /// Counts one token.
-    pub fn add(&mut self, status: Status) {
-        self.0[status as usize] += 1;
-    }
-
-    /// Returns the number of tokens with `status`.
-    pub fn get(&self, status: Status) -> u64 {
-        self.0[status as usize]
-    }
-
-    /// Returns the number of all tokens.
-    pub fn total(&self) -> u64 {
-        self.0.iter().sum()
-    }
-
-    /// Returns the number of tokens that are neither stored nor rejected.
-    pub fn unsettled(&self) -> u64 {
-        self.total() - self.get(Status::Stored) - self.get(Status::Rejected)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,9 +5,8 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 
 use crate::error::escape::escape;
-use crate::report::ReportSink;
 use crate::report::record::TokenRecord;
-use crate::report::summary::Summary;
+use crate::report::{ReportFormat, ReportSink};
 use csv::WriterBuilder;
 
 /// The keys of the token object.
@@ -22,21 +21,20 @@ const HEADER: [&str; 8] = [
     "message",
 ];
 
+/// The row of `csv`.
+pub static FORMAT: ReportFormat = ReportFormat {
+    name: "csv",
+    is_reproducible: true,
+    sink: |_| Box::new(CsvReport::default()),
+};
+
 /// The CSV report, which has no summary.
 #[derive(Default)]
-pub struct CsvReport {
-    has_begun: bool,
+struct CsvReport {
     line: Vec<u8>,
 }
 
 impl CsvReport {
-    fn begin(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        if std::mem::replace(&mut self.has_begun, true) {
-            return Ok(());
-        }
-        self.write(out, HEADER)
-    }
-
     fn write<'a>(
         &mut self,
         out: &mut dyn Write,
@@ -55,13 +53,11 @@ impl CsvReport {
 }
 
 impl ReportSink for CsvReport {
-    fn outcome(
-        &mut self,
-        out: &mut dyn Write,
-        record: &TokenRecord,
-        _: Option<&str>,
-    ) -> io::Result<()> {
-        self.begin(out)?;
+    fn begin(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        self.write(out, HEADER)
+    }
+
+    fn outcome(&mut self, out: &mut dyn Write, record: &TokenRecord) -> io::Result<()> {
         let texts = [
             cell(Some(&record.token)),
             cell(record.sqlstate.as_deref()),
@@ -82,10 +78,6 @@ impl ReportSink for CsvReport {
             message,
         ];
         self.write(out, cells)
-    }
-
-    fn end(&mut self, out: &mut dyn Write, _: &Summary) -> io::Result<()> {
-        self.begin(out)
     }
 }
 

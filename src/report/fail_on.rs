@@ -9,20 +9,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::suggest::nearest_option;
-use crate::report::summary::Summary;
+use crate::pipeline::numbers::{NUMBERS, Numbers};
 
-/// The numbers of the summary that a condition can name.
-const NAMES: [&str; 9] = [
-    "requested",
-    "received",
-    "requests",
-    "surplus",
-    "stored",
-    "rejected",
-    "failed",
-    "unknown",
-    "not_attempted",
-];
 /// The operators; of two with a common prefix, the longer comes first.
 const OPERATORS: [(&str, Operator); 6] = [
     ("<=", Operator::AtMost),
@@ -77,41 +65,27 @@ struct Operand {
 
 impl Operand {
     /// Returns the value times 10^`decimals`.
-    fn numerator(self, summary: &Summary) -> u128 {
-        let value = self.name.map_or(1, |name| value_of(name, summary));
+    fn numerator(self, numbers: &Numbers) -> u128 {
+        let value = self.name.map_or(1, |name| numbers.named(name));
         self.digits * u128::from(value)
     }
 }
 
-fn value_of(name: &str, summary: &Summary) -> u64 {
-    match name {
-        "requested" => summary.requested,
-        "received" => summary.received,
-        "requests" => summary.requests,
-        "surplus" => summary.surplus,
-        "stored" => summary.counts.stored,
-        "rejected" => summary.counts.rejected,
-        "failed" => summary.counts.failed,
-        "unknown" => summary.counts.unknown,
-        _ => summary.counts.not_attempted,
-    }
-}
-
 impl Condition {
-    /// Returns true if the condition holds for a summary.
-    pub fn holds(&self, summary: &Summary) -> bool {
+    /// Returns true if the condition holds.
+    pub fn holds(&self, numbers: &Numbers) -> bool {
         let scaled =
-            |one: Operand, other: Operand| one.numerator(summary) * 10_u128.pow(other.decimals);
+            |one: Operand, other: Operand| one.numerator(numbers) * 10_u128.pow(other.decimals);
         let (left, right) = (self.left, self.right);
         let order = scaled(left, right).cmp(&scaled(right, left));
         self.operator.holds(order)
     }
 
     /// Returns the named numbers with their values: `stored is 7, requested is 10`.
-    pub fn values(&self, summary: &Summary) -> String {
+    pub fn values(&self, numbers: &Numbers) -> String {
         let names = [self.left.name, self.right.name];
         let values = names.into_iter().flatten();
-        let shown = values.map(|name| format!("{name} is {}", value_of(name, summary)));
+        let shown = values.map(|name| format!("{name} is {}", numbers.named(name)));
         shown.collect::<Vec<_>>().join(", ")
     }
 }
@@ -204,10 +178,12 @@ fn number(text: &str) -> Result<Operand, String> {
 }
 
 fn name(text: &str) -> Result<&'static str, String> {
-    let known = NAMES.into_iter().find(|name| *name == text);
-    known.ok_or_else(|| {
-        let known = NAMES.join(", ");
-        match nearest_option(text, &NAMES) {
+    let names = NUMBERS.iter().filter(|row| row.is_named);
+    let names: Vec<_> = names.map(|row| row.name).collect();
+    let known = names.iter().find(|name| **name == text);
+    known.copied().ok_or_else(|| {
+        let known = names.join(", ");
+        match nearest_option(text, &names) {
             Some(nearest) => {
                 format!("must name one of {known}, not `{text}` (did you mean `{nearest}`?)")
             }
@@ -219,44 +195,20 @@ fn name(text: &str) -> Result<&'static str, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::latency::{LatencyHistogram, LatencyPercentiles};
-    use crate::report::rejections::Rejections;
-    use crate::report::summary::{Counts, VERSION};
-
-    fn summary() -> Summary {
-        Summary {
-            version: VERSION,
-            run_id: String::new(),
-            replay_of: None,
-            started_at: String::new(),
-            duration_ms: 1,
+    fn numbers() -> Numbers {
+        Numbers {
             requested: 100,
             received: 99,
             requests: 3,
-            surplus: 0,
-            counts: Counts {
-                stored: 57,
-                rejected: 42,
-                failed: 0,
-                unknown: 0,
-                not_attempted: 0,
-            },
-            aborted_by: None,
-            exit_code: 0,
-            latency_ms: LatencyPercentiles::default(),
-            issued_unseen: 0,
-            dry_run: false,
-            is_merged: false,
-            top_ups: 0,
-            repeated: 0,
-            rejections: Rejections::default(),
-            latencies: LatencyHistogram::default(),
+            stored: 57,
+            rejected: 42,
+            ..Numbers::default()
         }
     }
 
     #[test]
     fn conditions_are_compared_exactly() {
-        let holds = |text: &str| text.parse::<Condition>().unwrap().holds(&summary());
+        let holds = |text: &str| text.parse::<Condition>().unwrap().holds(&numbers());
         for text in [
             "rejected>0",
             "stored<requested",
@@ -284,10 +236,10 @@ mod tests {
 
     #[test]
     fn large_numbers_do_not_overflow() {
-        let mut summary = summary();
-        summary.requested = u64::MAX;
+        let mut numbers = numbers();
+        numbers.requested = u64::MAX;
         let condition: Condition = "999999999*requested>0.99999999*stored".parse().unwrap();
-        assert!(condition.holds(&summary));
+        assert!(condition.holds(&numbers));
     }
 
     #[test]
@@ -317,16 +269,16 @@ mod tests {
         "rejected>" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
         ">0" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
         "1>0" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
-        "rejected=>0" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `rejected=` (did you mean `rejected`?)
+        "rejected=>0" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, retries, not `rejected=` (did you mean `rejected`?)
         "rejected=0" must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested
-        "stord<1" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `stord` (did you mean `stored`?)
+        "stord<1" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, retries, not `stord` (did you mean `stored`?)
         "stored<-1" must have plain numbers of at most 9 digits, such as 0 or 0.9
         "stored<1e3" must have plain numbers of at most 9 digits, such as 0 or 0.9
         "stored<.9*requested" must have plain numbers of at most 9 digits, such as 0 or 0.9
         "stored<90%" must have plain numbers of at most 9 digits, such as 0 or 0.9
-        "stored<1*2" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `2`
+        "stored<1*2" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, retries, not `2`
         "stored<9999999999" must have plain numbers of at most 9 digits, such as 0 or 0.9
-        "stored<rejected<1" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `rejected<1` (did you mean `rejected`?)
+        "stored<rejected<1" must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, retries, not `rejected<1` (did you mean `rejected`?)
         "#);
     }
 }

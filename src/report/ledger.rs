@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::pipeline::latency::LatencyHistogram;
-use crate::pipeline::token::{Detail, Outcome, Status, Tally, Token, TokenDefect};
+use crate::pipeline::numbers::Numbers;
+use crate::pipeline::token::{Detail, Outcome, Status, Token, TokenDefect};
 use crate::report::Reports;
 use crate::report::rejections::Rejections;
-use crate::report::summary::Summary;
 
 /// The identifier of an open entry.
 pub type EntryId = u64;
@@ -25,7 +25,7 @@ const RECENT: usize = 64;
 /// The status of every token until it is written to the reports.
 pub struct Ledger {
     reports: Reports,
-    written: Tally,
+    written: Numbers,
     latencies: LatencyHistogram,
     rejections: Rejections,
     open: BTreeMap<EntryId, Outcome>,
@@ -42,7 +42,7 @@ impl Ledger {
     pub fn new(reports: Reports) -> Self {
         Self {
             reports,
-            written: Tally::default(),
+            written: Numbers::default(),
             latencies: LatencyHistogram::default(),
             rejections: Rejections::default(),
             open: BTreeMap::new(),
@@ -69,7 +69,7 @@ impl Ledger {
         line: Option<&str>,
     ) -> Result<Option<EntryId>, Error> {
         if outcome.status.is_final() {
-            self.write(&outcome, line).map(|()| None)
+            self.settle(&outcome, line).map(|()| None)
         } else {
             Ok(Some(self.keep_open(outcome)))
         }
@@ -132,18 +132,13 @@ impl Ledger {
         outcome
     }
 
-    /// Writes an outcome that is final for this run.
-    pub fn settle(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Error> {
-        self.write(outcome, line)
-    }
-
-    /// Returns the number of tokens in each status, including open ones.
-    pub fn tally(&self) -> Tally {
-        let mut tally = self.written;
+    /// Returns the numbers that follow from the outcomes, including open ones.
+    pub fn numbers(&self) -> Numbers {
+        let mut numbers = self.written;
         for outcome in self.open.values() {
-            tally.add(outcome.status);
+            numbers.count(outcome);
         }
-        tally
+        numbers
     }
 
     /// Returns the number of tokens that the script created.
@@ -166,23 +161,14 @@ impl Ledger {
         self.fault.as_ref()
     }
 
-    /// Returns true for a dry run.
-    pub fn is_dry_run(&self) -> bool {
-        self.reports.is_dry_run()
-    }
-
     /// Returns the reports without ending them.
     pub fn into_reports(self) -> Reports {
         self.reports
     }
 
-    /// Ends the reports.
-    pub fn end(&mut self, summary: &Summary) -> Result<(), Error> {
-        self.reports.end(summary)
-    }
-
-    fn write(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Error> {
-        self.written.add(outcome.status);
+    /// Writes an outcome that is final for this run.
+    pub fn settle(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Error> {
+        self.written.count(outcome);
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
@@ -230,14 +216,14 @@ mod tests {
     fn resent_token_counts_once_with_its_last_status() {
         let mut ledger = ledger();
         let id = ledger.record(failed("aa"), None).unwrap().unwrap();
-        assert_eq!(ledger.tally().get(Status::Failed), 1);
+        assert_eq!(ledger.numbers().of(Status::Failed), 1);
         let token = ledger.claim_entry(id).unwrap();
         assert_eq!(token.attempts, 2, "attempts are remembered");
-        assert_eq!(ledger.tally().total(), 0);
+        assert_eq!(ledger.numbers().total(), 0);
         let stored = Outcome::unsent(token, Status::Stored, None);
         assert_eq!(ledger.record(stored, None).unwrap(), None);
-        assert_eq!(ledger.tally().get(Status::Stored), 1);
-        assert_eq!(ledger.tally().total(), 1);
+        assert_eq!(ledger.numbers().of(Status::Stored), 1);
+        assert_eq!(ledger.numbers().total(), 1);
     }
 
     #[test]
@@ -274,7 +260,7 @@ mod tests {
             ledger.settle(&outcome, None).unwrap();
         }
         assert_eq!(lines, ["aa", "bb"]);
-        assert_eq!(ledger.tally().get(Status::NotAttempted), 1);
-        assert_eq!(ledger.tally().get(Status::Failed), 1);
+        assert_eq!(ledger.numbers().of(Status::NotAttempted), 1);
+        assert_eq!(ledger.numbers().of(Status::Failed), 1);
     }
 }

@@ -1,12 +1,14 @@
 //! The metrics and span attributes of a finished run.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::error::exit::Exit;
 use crate::observe::metrics::{Metric, MetricValue, Point};
-use crate::observe::otel::status_attribute;
+use crate::observe::otel::token_attribute;
+use crate::pipeline::numbers::{NUMBERS, Number};
 use crate::pipeline::token::Status;
 use crate::report::summary::Summary;
 
@@ -20,59 +22,52 @@ pub fn metrics(
     ended: Timestamp,
 ) -> Vec<Metric> {
     let duration = summary.map_or(duration, |summary| {
-        Duration::from_millis(summary.duration_ms)
+        Duration::from_millis(summary.duration_ms())
     });
-    let gauge = |name, unit, help, value| Metric {
-        name,
-        unit,
-        help,
-        value: MetricValue::Gauge(value),
-    };
-    let mut metrics = vec![
-        gauge(
-            "token_service.exit_code",
-            "1",
-            "Exit code of the run",
-            f64::from(exit.code()),
-        ),
-        gauge(
-            "token_service.run.duration",
-            "s",
-            "Duration of the run",
-            duration.as_secs_f64(),
-        ),
-        gauge(
-            "token_service.last_run.timestamp",
-            "s",
-            "Time at which the run ended, in seconds since the Unix epoch",
-            Duration::try_from(ended.duration_since(Timestamp::UNIX_EPOCH))
-                .unwrap_or_default()
-                .as_secs_f64(),
-        ),
-    ];
-    if let Some(summary) = summary {
-        metrics.push(gauge(
-            "token_service.dry_run",
-            "1",
-            "1 if all inserts were rolled back, else 0",
-            f64::from(u8::from(summary.dry_run)),
-        ));
-        metrics.extend(counts(summary));
+    let ended = Duration::try_from(ended.duration_since(Timestamp::UNIX_EPOCH));
+    let ended = ended.unwrap_or_default().as_secs_f64();
+    let mut metrics = Vec::new();
+    let mut add = |name, unit, help, value| {
         metrics.push(Metric {
-            name: "token_service.commit.latency",
-            unit: "s",
-            help: "Time from sending a token to its outcome",
-            value: MetricValue::Latency(Box::new(summary.latencies.clone())),
+            name,
+            unit,
+            help,
+            value,
         });
-    }
-    metrics
-}
-
-fn counts(summary: &Summary) -> impl Iterator<Item = Metric> {
+    };
+    let code = MetricValue::Gauge(exit.code().into());
+    add("token_service.exit_code", "1", "Exit code of the run", code);
+    let duration = MetricValue::Gauge(duration.as_secs_f64());
+    add(
+        "token_service.run.duration",
+        "s",
+        "Duration of the run",
+        duration,
+    );
+    let help = "Time at which the run ended, in seconds since the Unix epoch";
+    add(
+        "token_service.last_run.timestamp",
+        "s",
+        help,
+        MetricValue::Gauge(ended),
+    );
+    let Some(summary) = summary else {
+        return metrics;
+    };
+    let dry_run = MetricValue::Gauge(u8::from(summary.dry_run).into());
+    let help = "1 if all inserts were rolled back, else 0";
+    add("token_service.dry_run", "1", help, dry_run);
     let by_status = Status::ALL.map(|status| Point {
         attributes: vec![("status", status.as_str().to_owned())],
-        value: summary.counts.get(status),
+        value: summary.numbers.of(status),
     });
+    let help = "Received tokens by status";
+    add(
+        "token_service.tokens",
+        "{token}",
+        help,
+        MetricValue::Count(by_status.into()),
+    );
     let rejected = summary.rejections.all().iter().map(|rejection| Point {
         attributes: vec![
             ("constraint", rejection.constraint.to_string()),
@@ -80,85 +75,37 @@ fn counts(summary: &Summary) -> impl Iterator<Item = Metric> {
         ],
         value: rejection.count,
     });
-    let one = |value| {
-        vec![Point {
-            attributes: Vec::new(),
-            value,
-        }]
-    };
-    let all = [
-        (
-            "token_service.tokens",
-            "{token}",
-            "Received tokens by status",
-            Vec::from(by_status),
-        ),
-        (
-            "token_service.rejected",
-            "{token}",
-            "Rejected tokens by constraint and SQLSTATE; both labels are empty if the database did not reject them",
-            rejected.collect(),
-        ),
-        (
-            "token_service.tokens.requested",
-            "{token}",
-            "Tokens requested by SIZE",
-            one(summary.requested),
-        ),
-        (
-            "token_service.tokens.received",
-            "{token}",
-            "Tokens received",
-            one(summary.received),
-        ),
-        (
-            "token_service.tokens.surplus",
-            "{token}",
-            "Tokens received in excess of a request, and dropped",
-            one(summary.surplus),
-        ),
-        (
-            "token_service.tokens.issued_unseen",
-            "{token}",
-            "Upper bound of the tokens issued in responses that were not received",
-            one(summary.issued_unseen),
-        ),
-        (
-            "token_service.requests",
-            "{request}",
-            "Requests sent to the token source",
-            one(summary.requests),
-        ),
-        (
-            "token_service.requests.top_ups",
-            "{request}",
-            "Requests for tokens that an earlier response did not deliver",
-            one(summary.top_ups),
-        ),
-        (
-            "token_service.requests.repeated",
-            "{request}",
-            "Requests that repeat a failed one",
-            one(summary.repeated),
-        ),
-    ];
-    all.into_iter().map(|(name, unit, help, points)| Metric {
-        name,
-        unit,
+    let help = "Rejected tokens by constraint and SQLSTATE; both labels are empty if the database did not reject them";
+    add(
+        "token_service.rejected",
+        "{token}",
         help,
-        value: MetricValue::Count(points),
-    })
+        MetricValue::Count(rejected.collect()),
+    );
+    let mut rows: Vec<_> = NUMBERS.iter().collect();
+    // Tokens come before requests.
+    rows.sort_by_key(|row| Reverse(row.unit));
+    for row in rows {
+        if let Some(name) = row.metric {
+            let value = row.of(&summary.numbers);
+            let attributes = Vec::new();
+            let point = MetricValue::Count(vec![Point { attributes, value }]);
+            add(name, row.unit, row.help, point);
+        }
+    }
+    let help = "Time from sending a token to its outcome";
+    let latencies = MetricValue::Latency(Box::new(summary.latencies.clone()));
+    add("token_service.commit.latency", "s", help, latencies);
+    metrics
 }
 
 /// Returns the attributes of a run's span.
-pub fn span_attributes(exit: Exit, summary: Option<&Summary>) -> Vec<(&'static str, u64)> {
-    let mut all = vec![("process.exit.code", u64::from(exit.code()))];
-    if let Some(summary) = summary {
-        all.push(("token_service.tokens.requested", summary.requested));
-        all.push(("token_service.tokens.received", summary.received));
-        all.extend(
-            Status::ALL.map(|status| (status_attribute(status), summary.counts.get(status))),
-        );
-    }
-    all
+pub fn span_attributes(exit: Exit, summary: Option<&Summary>) -> Vec<(String, u64)> {
+    let code = ("process.exit.code".to_owned(), exit.code().into());
+    let rows = NUMBERS.iter().filter(|row| row.in_span);
+    let numbers = summary.into_iter().flat_map(|summary| {
+        let number = |row: &Number| (token_attribute(row.name), row.of(&summary.numbers));
+        rows.clone().map(number)
+    });
+    [code].into_iter().chain(numbers).collect()
 }

@@ -29,40 +29,51 @@ use crate::report::mask::Mask;
 use crate::report::record::TokenRecord;
 use crate::report::summary::Summary;
 
-/// The formats of a report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReportFormat {
-    /// One line per token, for people and shell pipelines.
-    Text,
-    /// One JSON document.
-    Json,
-    /// One JSON object per line.
-    Ndjson,
-    /// A table for spreadsheets.
-    Csv,
-    /// One YAML document.
-    Yaml,
-    /// A page for a browser.
-    Html,
+/// A format of reports. Its file defines it; [`FORMATS`] lists it.
+#[derive(Debug)]
+pub struct ReportFormat {
+    /// The name on the command line, which is also the extension of files in hints.
+    pub name: &'static str,
+    /// True if pipeline tests can compare it, because equal runs have equal reports.
+    pub is_reproducible: bool,
+    /// Creates the sink of a report, with colors if the argument is true.
+    sink: fn(bool) -> Box<dyn ReportSink>,
 }
 
-impl ReportFormat {
-    /// All formats with their names on the command line.
-    pub const ALL: [(&str, Self); 6] = [
-        ("text", Self::Text),
-        ("ndjson", Self::Ndjson),
-        ("json", Self::Json),
-        ("csv", Self::Csv),
-        ("yaml", Self::Yaml),
-        ("html", Self::Html),
-    ];
+/// All formats, in the order of the help.
+pub static FORMATS: [&ReportFormat; 6] = [
+    &text::FORMAT,
+    &ndjson::FORMAT,
+    &json::FORMAT,
+    &csv::FORMAT,
+    &yaml::FORMAT,
+    &html::FORMAT,
+];
+
+/// The names of all formats.
+pub const FORMAT_NAMES: [&str; FORMATS.len()] = {
+    let mut names = [""; FORMATS.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = FORMATS[index].name;
+        index += 1;
+    }
+    names
+};
+
+impl PartialEq for ReportFormat {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
 }
+
+impl Eq for ReportFormat {}
 
 /// A report to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReportSpec {
     /// The format.
-    pub format: ReportFormat,
+    pub format: &'static ReportFormat,
     /// The path; `None` is standard output.
     pub path: Option<PathBuf>,
     /// True if the report must not replace a file.
@@ -71,48 +82,38 @@ pub struct ReportSpec {
 
 /// Writes one format. An implementation buffers no outcome.
 pub trait ReportSink: Send {
-    /// Writes a token's record; `line` is the script's line for `text`.
-    fn outcome(
-        &mut self,
-        out: &mut dyn Write,
-        record: &TokenRecord,
-        line: Option<&str>,
-    ) -> io::Result<()>;
+    /// Writes the start of the report, before the first token or the end.
+    fn begin(&mut self, _out: &mut dyn Write) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Writes a token's record.
+    fn outcome(&mut self, out: &mut dyn Write, record: &TokenRecord) -> io::Result<()>;
 
     /// Writes the end of the report.
-    fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()>;
-}
-
-fn sink(format: ReportFormat, color: bool) -> Box<dyn ReportSink> {
-    match format {
-        ReportFormat::Text => Box::new(text::TextReport { color }),
-        ReportFormat::Json => Box::new(json::JsonReport::default()),
-        ReportFormat::Ndjson => Box::new(ndjson::NdjsonReport),
-        ReportFormat::Csv => Box::new(csv::CsvReport::default()),
-        ReportFormat::Yaml => Box::new(yaml::YamlReport::default()),
-        ReportFormat::Html => Box::new(html::HtmlReport::default()),
+    fn end(&mut self, _out: &mut dyn Write, _summary: &Summary) -> io::Result<()> {
+        Ok(())
     }
 }
 
 struct OpenReport {
     sink: Box<dyn ReportSink>,
     destination: Destination,
+    has_begun: bool,
     has_failed: bool,
-}
-
-/// Standard output if it is a terminal.
-#[derive(Clone, Copy)]
-struct Terminal {
-    color: bool,
 }
 
 /// All reports of a run, and the standard output that they share with the script.
 pub struct Reports {
     stdout: BufWriter<Box<dyn Write + Send>>,
-    terminal: Option<Terminal>,
-    mask: Mask,
-    already_masked: bool,
-    dry_run: bool,
+    /// Whether standard output has colors; `None` if it is not a terminal.
+    terminal: Option<bool>,
+    /// The mask of all reports; the journal keeps the tokens.
+    pub mask: Mask,
+    /// True if all tokens are masks already.
+    pub already_masked: bool,
+    /// True for the reports of a dry run.
+    pub dry_run: bool,
     open: Vec<OpenReport>,
 }
 
@@ -123,7 +124,7 @@ impl Reports {
     pub fn open(specs: &[ReportSpec], color: bool) -> Result<Self, Error> {
         let mut reports = Self::with_stdout(Box::new(io::stdout()));
         if io::stdout().is_terminal() {
-            reports.terminal = Some(Terminal { color });
+            reports.terminal = Some(color);
         }
         for spec in specs {
             let destination = match &spec.path {
@@ -168,46 +169,27 @@ impl Reports {
     }
 
     /// Adds a report on standard output.
-    pub fn add_stdout(&mut self, format: ReportFormat) {
+    pub fn add_stdout(&mut self, format: &ReportFormat) {
         self.add(format, Destination::Stdout);
     }
 
     /// Adds a report on `writer`.
-    pub fn add_writer(&mut self, format: ReportFormat, writer: Box<dyn Write + Send>) {
+    pub fn add_writer(&mut self, format: &ReportFormat, writer: Box<dyn Write + Send>) {
         self.add(format, Destination::Writer(writer));
-    }
-
-    /// Sets the mask of all reports; the journal keeps the tokens.
-    pub fn set_mask(&mut self, mask: Mask) {
-        self.mask = mask;
-    }
-
-    /// Marks all tokens as masked already.
-    pub fn set_already_masked(&mut self) {
-        self.already_masked = true;
-    }
-
-    /// Sets whether the reports are those of a dry run.
-    pub fn set_dry_run(&mut self, dry_run: bool) {
-        self.dry_run = dry_run;
-    }
-
-    /// Returns true for a dry run.
-    pub fn is_dry_run(&self) -> bool {
-        self.dry_run
     }
 
     /// Also writes each outcome to the journal.
     pub fn add_journal(&mut self, journal: Journal) {
-        self.add(ReportFormat::Ndjson, Destination::Journal(journal));
+        self.add(&ndjson::FORMAT, Destination::Journal(journal));
     }
 
-    fn add(&mut self, format: ReportFormat, destination: Destination) {
+    fn add(&mut self, format: &ReportFormat, destination: Destination) {
         let on_stdout = matches!(destination, Destination::Stdout);
-        let color = on_stdout && self.terminal.is_some_and(|terminal| terminal.color);
+        let color = on_stdout && self.terminal == Some(true);
         self.open.push(OpenReport {
-            sink: sink(format, color),
+            sink: (format.sink)(color),
             destination,
+            has_begun: false,
             has_failed: false,
         });
     }
@@ -215,6 +197,7 @@ impl Reports {
     /// Writes an outcome to every report. A report that fails once is skipped from then on.
     fn outcome(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Error> {
         let mut plain = TokenRecord::new(outcome);
+        plain.line = line;
         if self.dry_run {
             plain = plain.with_dry_run();
         }
@@ -223,7 +206,7 @@ impl Reports {
         let shown = masked.as_ref().unwrap_or(&plain);
         self.for_each(|sink, out, is_journal| {
             // The journal keeps the token itself, for a replay.
-            sink.outcome(out, if is_journal { &plain } else { shown }, line)
+            sink.outcome(out, if is_journal { &plain } else { shown })
         })
     }
 
@@ -271,14 +254,21 @@ impl Reports {
                 continue;
             }
             let sink = report.sink.as_mut();
+            let is_first = !std::mem::replace(&mut report.has_begun, true);
+            let mut write = |out: &mut dyn Write, is_journal| {
+                if is_first {
+                    sink.begin(out)?;
+                }
+                write(sink, out, is_journal)
+            };
             let written = match &mut report.destination {
-                Destination::Stdout => write(sink, &mut self.stdout, false),
-                Destination::Writer(writer) => write(sink, writer, false),
+                Destination::Stdout => write(&mut self.stdout, false),
+                Destination::Writer(writer) => write(writer, false),
                 Destination::Journal(journal) => {
                     let mut line = Vec::new();
-                    write(sink, &mut line, true).and_then(|()| journal.append(&line))
+                    write(&mut line, true).and_then(|()| journal.append(&line))
                 }
-                Destination::File { writer, .. } => write(sink, writer, false),
+                Destination::File { writer, .. } => write(writer, false),
             };
             let written = written.map_err(|error| report.destination.fault(&error));
             report.has_failed = written.is_err();

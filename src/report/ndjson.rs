@@ -5,20 +5,22 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::error::escape::write_json;
-use crate::report::ReportSink;
 use crate::report::record::TokenRecord;
 use crate::report::summary::Summary;
+use crate::report::{ReportFormat, ReportSink};
+
+/// The row of `ndjson`.
+pub static FORMAT: ReportFormat = ReportFormat {
+    name: "ndjson",
+    is_reproducible: true,
+    sink: |_| Box::new(NdjsonReport),
+};
 
 /// The newline-delimited JSON report.
-pub struct NdjsonReport;
+struct NdjsonReport;
 
 impl ReportSink for NdjsonReport {
-    fn outcome(
-        &mut self,
-        out: &mut dyn Write,
-        record: &TokenRecord,
-        _: Option<&str>,
-    ) -> io::Result<()> {
+    fn outcome(&mut self, out: &mut dyn Write, record: &TokenRecord) -> io::Result<()> {
         write_json(&mut *out, record)?;
         out.write_all(b"\n")
     }

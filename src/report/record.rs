@@ -36,6 +36,9 @@ pub struct TokenRecord<'a> {
     /// True if `token` is a mask and not the token itself.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub masked: bool,
+    /// The script's line for `text`.
+    #[serde(skip)]
+    pub line: Option<&'a str>,
 }
 
 impl<'a> TokenRecord<'a> {
@@ -54,6 +57,7 @@ impl<'a> TokenRecord<'a> {
             message: field(&detail.message),
             dry_run: false,
             masked: false,
+            line: None,
         }
     }
 
@@ -70,7 +74,7 @@ impl<'a> TokenRecord<'a> {
     /// Returns the masked record, or `None` without a mask.
     ///
     /// Also masks the token in texts of triggers and scripts.
-    pub fn masked(&self, mask: Mask) -> Option<TokenRecord<'static>> {
+    pub fn masked(&self, mask: Mask) -> Option<Self> {
         let masked = mask.of(&self.token)?;
         let mask_in = |text: &Option<Cow<'a, str>>| {
             let text = text.as_deref()?;
@@ -87,6 +91,7 @@ impl<'a> TokenRecord<'a> {
             ms: self.ms,
             dry_run: self.dry_run,
             masked: true,
+            line: self.line,
         })
     }
 }

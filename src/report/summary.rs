@@ -3,125 +3,119 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde::Serialize;
+use jiff::Timestamp;
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use crate::error::escape::escape;
+use crate::error::exit::Cause;
 use crate::observe::number::grouped;
-use crate::pipeline::latency::{LatencyHistogram, LatencyPercentiles};
-use crate::pipeline::token::{Status, Tally};
+use crate::observe::run_context::RunContext;
+use crate::pipeline::latency::LatencyHistogram;
+use crate::pipeline::numbers::{InObject, NUMBERS, Numbers};
 use crate::report::rejections::Rejections;
 
 /// The version of the report format.
 pub const VERSION: u32 = 1;
 
-/// The summary of a run. Names and order of the fields are those of docs/report.schema.json.
-#[derive(Clone, Debug, Serialize)]
-pub struct Summary {
-    /// The version of the report format.
-    pub version: u32,
+/// The identity and the times of a run.
+#[derive(Clone, Debug)]
+pub struct RunRecord {
     /// The UUID (version 7) of the run.
     pub run_id: String,
     /// The run that this one replays.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub replay_of: Option<String>,
-    /// The start time, RFC 3339 in UTC.
-    pub started_at: String,
-    /// The duration in milliseconds.
-    pub duration_ms: u64,
-    /// SIZE, whatever the script requested.
-    pub requested: u64,
-    /// Tokens received.
-    pub received: u64,
-    /// Requests sent to the source.
-    pub requests: u64,
-    /// Tokens received in excess of a request, and dropped.
-    pub surplus: u64,
-    /// Tokens by status.
-    #[serde(flatten)]
-    pub counts: Counts,
-    /// The signal or deadline that stopped the run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub aborted_by: Option<&'static str>,
-    /// The exit code of the process.
-    pub exit_code: u8,
-    /// Percentiles of the time from sending a token to its outcome, in milliseconds.
-    pub latency_ms: LatencyPercentiles,
-    /// Upper bound of the tokens issued in responses that were not received.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub issued_unseen: u64,
-    /// True if all inserts were rolled back.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub dry_run: bool,
+    /// The start time.
+    pub started_at: Timestamp,
+    /// The duration.
+    pub duration: Duration,
     /// True for the merged report of several runs.
-    #[serde(skip)]
     pub is_merged: bool,
-    /// Requests for tokens that an earlier response did not deliver; not in reports.
-    #[serde(skip)]
-    pub top_ups: u64,
-    /// Requests that repeat a failed one; not in reports.
-    #[serde(skip)]
-    pub repeated: u64,
-    /// Rejections by kind, for metrics.
-    #[serde(skip)]
-    pub rejections: Rejections,
-    /// All latencies, for metrics.
-    #[serde(skip)]
-    pub latencies: LatencyHistogram,
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde requires a reference"
-)]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-/// Tokens by status; they add up to `received`.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Counts {
-    /// The database confirmed the commit.
-    pub stored: u64,
-    /// Refused permanently.
-    pub rejected: u64,
-    /// Not stored.
-    pub failed: u64,
-    /// In doubt.
-    pub unknown: u64,
-    /// Never sent.
-    pub not_attempted: u64,
-}
-
-impl Counts {
-    /// Returns the number of tokens with `status`.
-    pub fn get(&self, status: Status) -> u64 {
-        match status {
-            Status::Stored => self.stored,
-            Status::Rejected => self.rejected,
-            Status::Failed => self.failed,
-            Status::Unknown => self.unknown,
-            Status::NotAttempted => self.not_attempted,
+impl From<&RunContext> for RunRecord {
+    fn from(run_context: &RunContext) -> Self {
+        Self {
+            run_id: run_context.run_id.to_string(),
+            replay_of: None,
+            started_at: run_context.timestamp,
+            duration: run_context.elapsed(),
+            is_merged: false,
         }
     }
 }
 
-impl From<Tally> for Counts {
-    fn from(tally: Tally) -> Self {
-        Self {
-            stored: tally.get(Status::Stored),
-            rejected: tally.get(Status::Rejected),
-            failed: tally.get(Status::Failed),
-            unknown: tally.get(Status::Unknown),
-            not_attempted: tally.get(Status::NotAttempted),
+/// The summary of a run.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// The run.
+    pub run: RunRecord,
+    /// Its numbers.
+    pub numbers: Numbers,
+    /// The signal or deadline that stopped the run.
+    pub aborted_by: Option<Cause>,
+    /// The exit code of the process.
+    pub exit_code: u8,
+    /// True if all inserts were rolled back.
+    pub dry_run: bool,
+    /// Rejections by kind.
+    pub rejections: Rejections,
+    /// The times from sending a token to its outcome.
+    pub latencies: LatencyHistogram,
+}
+
+impl Serialize for Summary {
+    /// Writes names and order of docs/report.schema.json.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("version", &VERSION)?;
+        map.serialize_entry("run_id", &self.run.run_id)?;
+        if let Some(run) = &self.run.replay_of {
+            map.serialize_entry("replay_of", run)?;
         }
+        map.serialize_entry("started_at", &self.run.started_at.to_string())?;
+        map.serialize_entry("duration_ms", &self.duration_ms())?;
+        for row in NUMBERS
+            .iter()
+            .filter(|row| row.in_object == InObject::Always)
+        {
+            map.serialize_entry(row.name, &row.of(&self.numbers))?;
+        }
+        if let Some(cause) = self.aborted_by {
+            map.serialize_entry("aborted_by", cause.as_str())?;
+        }
+        map.serialize_entry("exit_code", &self.exit_code)?;
+        map.serialize_entry("latency_ms", &self.latencies)?;
+        for row in NUMBERS
+            .iter()
+            .filter(|row| row.in_object == InObject::IfNotZero)
+        {
+            if let number @ 1.. = row.of(&self.numbers) {
+                map.serialize_entry(row.name, &number)?;
+            }
+        }
+        if self.dry_run {
+            map.serialize_entry("dry_run", &true)?;
+        }
+        map.end()
     }
 }
 
 impl Summary {
+    /// Returns the duration in whole milliseconds.
+    pub fn duration_ms(&self) -> u64 {
+        u64::try_from(self.run.duration.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Returns the number of settled tokens per second.
+    pub fn rate(&self) -> u64 {
+        self.numbers.settled().saturating_mul(1000) / self.duration_ms().max(1)
+    }
+
     /// Returns the summary line.
     pub fn line(&self) -> String {
+        let numbers = &self.numbers;
         // Tokens from a file need no requests.
-        let requests = match self.requests {
+        let requests = match numbers.requests {
             0 => String::new(),
             1 => String::from(" in 1 request"),
             many => format!(" in {} requests", grouped(many)),
@@ -133,34 +127,27 @@ impl Summary {
         };
         let mut line = format!(
             "{prefix}{} requested, {} received{requests}: {} stored, {} rejected",
-            grouped(self.requested),
-            grouped(self.received),
-            grouped(self.counts.stored),
-            grouped(self.counts.rejected),
+            grouped(numbers.requested),
+            grouped(numbers.received),
+            grouped(numbers.stored),
+            grouped(numbers.rejected),
         );
-        for (count, name) in [
-            (self.counts.failed, "failed"),
-            (self.counts.unknown, "unknown"),
-            (self.counts.not_attempted, "not attempted"),
-            (self.surplus, "surplus dropped"),
-            (self.issued_unseen, "perhaps issued unseen"),
-        ] {
-            if count > 0 {
-                let _ = write!(line, ", {} {name}", grouped(count));
+        // The statuses come first; only they have no metric of their own.
+        let mut rows: Vec<_> = NUMBERS.iter().filter(|row| row.in_line).collect();
+        rows.sort_by_key(|row| row.metric.is_some());
+        for row in rows {
+            if let number @ 1.. = row.of(numbers) {
+                let _ = write!(line, ", {} {}", grouped(number), row.words);
             }
         }
-        let seconds = Duration::from_millis(self.duration_ms).as_secs_f64();
-        let settled = self.counts.stored + self.counts.rejected;
+        let seconds = Duration::from_millis(self.duration_ms()).as_secs_f64();
         let _ = write!(line, " in {seconds:.2} s");
-        if settled > 0 {
-            let rate = rate(settled, self.duration_ms);
-            let _ = write!(line, " ({} tokens/s)", grouped(rate));
+        if numbers.settled() > 0 {
+            let _ = write!(line, " ({} tokens/s)", grouped(self.rate()));
         }
         line
     }
-}
 
-impl Summary {
     /// Returns the lines with the rejections by kind, the most frequent first, in aligned columns.
     pub fn breakdown(&self) -> Vec<String> {
         let mut kinds: Vec<(String, u64)> = self
@@ -199,8 +186,4 @@ fn kind_name(constraint: &str, sqlstate: &str) -> String {
         (constraint, "") => escape(constraint).into_owned(),
         (constraint, sqlstate) => format!("{} ({sqlstate})", escape(constraint)),
     }
-}
-
-fn rate(count: u64, millis: u64) -> u64 {
-    count.saturating_mul(1000) / millis.max(1)
 }

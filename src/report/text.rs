@@ -4,31 +4,28 @@ use std::io::{self, Write};
 
 use crate::error::color::Color;
 use crate::error::escape::escape;
-use crate::report::ReportSink;
 use crate::report::record::TokenRecord;
-use crate::report::summary::Summary;
+use crate::report::{ReportFormat, ReportSink};
+
+/// The row of `text`.
+pub static FORMAT: ReportFormat = ReportFormat {
+    name: "text",
+    is_reproducible: true,
+    sink: |color| Box::new(TextReport { color }),
+};
 
 /// The text report. The summary goes to standard error instead.
-pub struct TextReport {
+struct TextReport {
     /// True to color the status; a script's own lines are never colored.
-    pub color: bool,
+    color: bool,
 }
 
 impl ReportSink for TextReport {
-    fn outcome(
-        &mut self,
-        out: &mut dyn Write,
-        record: &TokenRecord,
-        line: Option<&str>,
-    ) -> io::Result<()> {
-        match line {
+    fn outcome(&mut self, out: &mut dyn Write, record: &TokenRecord) -> io::Result<()> {
+        match record.line {
             Some(line) => writeln!(out, "{line}"),
             None => write_line(out, record, self.color),
         }
-    }
-
-    fn end(&mut self, _: &mut dyn Write, _: &Summary) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -8,33 +8,39 @@ use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
 use crate::error::escape::write_fragment;
-use crate::report::ReportSink;
 use crate::report::record::TokenRecord;
 use crate::report::summary::{Summary, VERSION};
+use crate::report::{ReportFormat, ReportSink};
+
+/// The row of `yaml`.
+pub static FORMAT: ReportFormat = ReportFormat {
+    name: "yaml",
+    is_reproducible: true,
+    sink: |_| Box::new(YamlReport::default()),
+};
 
 /// The YAML report.
 #[derive(Default)]
-pub struct YamlReport {
-    has_begun: bool,
+struct YamlReport {
+    has_tokens: bool,
 }
 
 impl ReportSink for YamlReport {
-    fn outcome(
-        &mut self,
-        out: &mut dyn Write,
-        record: &TokenRecord,
-        _: Option<&str>,
-    ) -> io::Result<()> {
-        if !std::mem::replace(&mut self.has_begun, true) {
-            writeln!(out, "version: {VERSION}\ntokens:")?;
+    fn begin(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        write!(out, "version: {VERSION}\ntokens:")
+    }
+
+    fn outcome(&mut self, out: &mut dyn Write, record: &TokenRecord) -> io::Result<()> {
+        if !std::mem::replace(&mut self.has_tokens, true) {
+            out.write_all(b"\n")?;
         }
         out.write_all(b"- ")?;
         write_block(out, record)
     }
 
     fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
-        if !self.has_begun {
-            writeln!(out, "version: {VERSION}\ntokens: []")?;
+        if !self.has_tokens {
+            out.write_all(b" []\n")?;
         }
         out.write_all(b"summary:\n  ")?;
         write_block(out, summary)

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use rhai::{AST, Engine, FnAccess, FuncInfo, ScriptFnMetadata};
 
+use crate::pipeline::numbers::NUMBERS;
 use crate::script::api::streams;
 use crate::script::texts::is_closure;
 use crate::script::type_names::script_type;
@@ -38,6 +39,13 @@ pub struct Param {
     pub kind: String,
 }
 
+/// Returns a doc comment with the names of the summary's numbers for `{numbers}`.
+fn with_numbers(comment: &str) -> String {
+    let named = NUMBERS.iter().filter(|row| row.is_named);
+    let named: Vec<_> = named.map(|row| format!("`{}`", row.name)).collect();
+    comment.replace("{numbers}", &named.join(", "))
+}
+
 impl Function {
     /// Returns the functions of `engine` in random order, if asked with those of the language.
     pub fn all(engine: &Engine, with_language: bool) -> Vec<Self> {
@@ -60,7 +68,11 @@ impl Function {
             name: metadata.name.to_string(),
             params: (0..metadata.num_params).map(param).collect(),
             returns: value.unwrap_or(&returns).to_owned(),
-            comments: metadata.comments.iter().map(ToString::to_string).collect(),
+            comments: metadata
+                .comments
+                .iter()
+                .map(|text| with_numbers(text))
+                .collect(),
         }
     }
 

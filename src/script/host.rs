@@ -15,7 +15,8 @@ use tokio::runtime::Handle;
 use crate::error::Error;
 use crate::fetch::Fetcher;
 use crate::pipeline::channel::{OutcomeStream, PageStream};
-use crate::pipeline::token::{Outcome, Tally};
+use crate::pipeline::numbers::Numbers;
+use crate::pipeline::token::Outcome;
 use crate::report::fail_on::Condition;
 use crate::report::ledger::Ledger;
 use crate::runtime::clock::Clock;
@@ -162,12 +163,18 @@ impl ScriptHost {
         self.parts.size
     }
 
-    /// Returns the summary's `requested`: SIZE, or `received` if SIZE is all of a pipe.
-    pub fn requested(&self, received: u64) -> u64 {
-        if self.parts.fetcher.is_open_ended() {
-            received
-        } else {
-            self.parts.size
+    /// Returns the numbers of the run so far. `requested` is SIZE, or `received` if SIZE is all of a pipe.
+    pub fn numbers(&self) -> Numbers {
+        let (ledger, fetched) = (self.ledger(), self.parts.fetcher.numbers());
+        let received = fetched.received + ledger.created();
+        Numbers {
+            requested: if self.parts.fetcher.is_open_ended() {
+                received
+            } else {
+                self.parts.size
+            },
+            received,
+            ..ledger.numbers().merged(&fetched)
         }
     }
 
@@ -176,15 +183,15 @@ impl ScriptHost {
         &self.parts.fetcher
     }
 
-    /// Returns the counts by status; `None` while another thread has the ledger locked.
+    /// Returns the numbers of the ledger; `None` while another thread has it locked.
     ///
     /// Does not block: the holder of the lock may wait for the reader of a report.
-    pub fn try_tally(&self) -> Option<Tally> {
+    pub fn try_numbers(&self) -> Option<Numbers> {
         self.parts
             .ledger
             .try_lock()
             .ok()
-            .map(|ledger| ledger.tally())
+            .map(|ledger| ledger.numbers())
     }
 
     /// Locks the ledger.

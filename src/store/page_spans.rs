@@ -6,8 +6,9 @@ use std::time::SystemTime;
 
 use opentelemetry::KeyValue;
 
-use crate::observe::otel::{Tracer, status_attribute};
-use crate::pipeline::token::{Outcome, Page, Status, Tally};
+use crate::observe::otel::{Tracer, token_attribute};
+use crate::pipeline::numbers::Numbers;
+use crate::pipeline::token::{Outcome, Page, Status};
 
 /// The spans of the unsettled pages of one `store` call.
 pub(super) struct PageSpans {
@@ -23,7 +24,7 @@ struct OpenPage {
     id: usize,
     started: SystemTime,
     tokens: usize,
-    outcomes: Tally,
+    outcomes: Numbers,
 }
 
 impl PageSpans {
@@ -44,7 +45,7 @@ impl PageSpans {
                 id: page.id(),
                 started: SystemTime::now(),
                 tokens: page.len(),
-                outcomes: Tally::default(),
+                outcomes: Numbers::default(),
             });
         }
     }
@@ -56,7 +57,7 @@ impl PageSpans {
         let Some(index) = open.iter().position(|page| page.id == id) else {
             return;
         };
-        open[index].outcomes.add(outcome.status);
+        open[index].outcomes.count(outcome);
         if open[index].outcomes.total() == open[index].tokens as u64 {
             self.record(&open.swap_remove(index));
         }
@@ -70,8 +71,8 @@ impl PageSpans {
                 KeyValue::new("db.collection.name", self.table.to_string()),
             ];
             for status in Status::ALL {
-                let count = i64::try_from(page.outcomes.get(status)).unwrap_or(i64::MAX);
-                attributes.push(KeyValue::new(status_attribute(status), count));
+                let count = i64::try_from(page.outcomes.of(status)).unwrap_or(i64::MAX);
+                attributes.push(KeyValue::new(token_attribute(status), count));
             }
             attributes
         });

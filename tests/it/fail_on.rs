@@ -45,6 +45,27 @@ fn run_exits_with_0_when_no_condition_holds() {
 }
 
 #[test]
+fn retries_are_counted_in_conditions_and_in_the_map_of_a_script() {
+    let yaml = "- name: a
+  script: a.rhai
+  size: 3
+  options: {fail_on: ['retries==3']}
+  source: [tokens: [aa, bb, cc]]
+  store: {aa: [{sqlstate: '40001'}, {sqlstate: '40001'}, stored], bb: [{sqlstate: '40001'}, stored]}
+  expect: {exit: 1, stdout: \"\\n\\n\\n3\"}
+";
+    let run = Command::new()
+        .args(["test", "a.test.yaml"])
+        .file("a.test.yaml", yaml)
+        .file(
+            "a.rhai",
+            "emit(`${report(store(fetch(SIZE)), |o| \"\").retries}`);",
+        )
+        .run();
+    assert_eq!(run.code, Some(0), "{}{}", run.stdout, run.stderr);
+}
+
+#[test]
 fn other_exit_codes_win_over_fail_on() {
     let source = Source::responding([Response::tokens(["aa"]), Response::tokens([""; 0]).always()]);
     let command = Command::new()
@@ -78,7 +99,7 @@ fn variable_and_file_set_conditions() {
 fn invalid_condition_is_refused_before_the_run() {
     let run = Command::new().args(["demo", "--fail-on", "stord<1"]).run();
     shows!(run.expect_code(2).stderr, @"
-    error: --fail-on must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `stord` (did you mean `stored`?)
+    error: --fail-on must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, retries, not `stord` (did you mean `stored`?)
     hint: see `token_service demo --help`
     ");
     let file = "run:\n  fail_on: [rejected>0, 'stored<90%']\n";

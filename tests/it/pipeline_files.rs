@@ -86,7 +86,7 @@ fn invalid_key_or_value_names_its_position() {
       │
     3 │     slept: 2
       ╰╴           ━
-    error: `options.fail_on[0]` must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, not `sotred` (did you mean `stored`?)
+    error: `options.fail_on[0]` must name one of requested, received, requests, surplus, stored, rejected, failed, unknown, not_attempted, retries, not `sotred` (did you mean `stored`?)
       ╭▸ 09.test.yaml:3:15
       │
     3 │     fail_on: [sotred<1]

@@ -18,11 +18,13 @@ use crate::journal::{JournalReader, ParsedRecord, ReadPurpose};
 use crate::observe::progress::ProgressDisplay;
 use crate::observe::run_context::RunContext;
 use crate::pipeline::channel::PageStream;
+use crate::pipeline::numbers::Numbers;
 use crate::pipeline::token::{Detail, Outcome, Page, Status, Token, TokenDefect};
 use crate::report::Reports;
-use crate::report::conclusion::{self, Conclusion, RequestCounts, RunRecord, unwritable};
+use crate::report::conclusion::{self, Conclusion, unwritable};
 use crate::report::fail_on::Condition;
 use crate::report::ledger::Ledger;
+use crate::report::summary::RunRecord;
 use crate::runtime::shutdown::Shutdown;
 use crate::store::Store;
 
@@ -77,7 +79,7 @@ async fn settle(
     let values = state.open();
     let found = recheck(&store, &state, &values, &shutdown).await?;
     let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
-    reports.set_mask(settings.mask);
+    reports.mask = settings.mask;
     let mut ledger = Ledger::new(reports);
     for outcome in state.settled.iter().flat_map(ParsedRecord::outcome) {
         let _ = ledger.settle(&outcome, None);
@@ -87,10 +89,9 @@ async fn settle(
         ledger.reports().add_journal(journal);
     }
     let missing = settle_found(&state, &values, found.as_ref(), &mut ledger);
-    let total = ledger.tally().total() + missing.len() as u64;
-    let tally = |ledger: &Ledger| Some(ledger.tally());
+    let total = ledger.numbers().total() + missing.len() as u64;
     let glance = |ledger: &Ledger| {
-        display.update(Some(total), || tally(ledger), || store.waits_for());
+        display.update(Some(total), || Some(ledger.numbers()), || store.waits_for());
     };
     let fault = store_tokens(&store, missing, &mut ledger, glance).await;
     store.close().await;
@@ -206,28 +207,19 @@ fn conclude(
 ) -> Conclusion {
     let received = state.received();
     let problem = fault.or_else(|| ledger.fault().cloned());
-    let tally = ledger.tally();
     let totals = RunTotals {
-        size: state.requested.unwrap_or(received),
-        received,
-        counted: tally.total(),
-        unsettled: tally.unsettled(),
-        fell_short: false,
-        open_ended: false,
+        numbers: Numbers {
+            requested: state.requested.unwrap_or(received),
+            received,
+            ..ledger.numbers()
+        },
         cause: shutdown.cause(),
-        script_exit: None,
         problem: problem.as_ref().map(|problem| problem.exit),
+        ..RunTotals::default()
     };
     let record = RunRecord {
         replay_of: state.origin.clone(),
         ..RunRecord::from(run_context)
     };
-    conclusion::close(
-        ledger,
-        &totals,
-        RequestCounts::default(),
-        record,
-        problem,
-        fail_on,
-    )
+    conclusion::close(ledger, &totals, record, problem, fail_on)
 }

@@ -122,7 +122,7 @@ impl ReplayState {
                 let run_id = self.run_id.get_or_insert(summary.run_id);
                 let origin = summary.replay_of.unwrap_or_else(|| run_id.clone());
                 self.origin.get_or_insert(origin);
-                self.requested = Some(summary.requested);
+                self.requested = Some(summary.numbers.requested);
             }
             JournalLine::Received { received } => {
                 for token in received {

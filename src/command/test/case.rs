@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::command::test::fake_source::FakeAnswer;
 use crate::config::RunSettings;
 use crate::error::exit::Cause;
-use crate::report::ReportFormat;
+use crate::pipeline::numbers::Numbers;
+use crate::report::{ReportFormat, text};
 use crate::store::fake::FakeReplies;
 
 /// A test case.
@@ -49,11 +50,11 @@ pub(crate) enum SignalTime {
 #[derive(Default)]
 pub(crate) struct Expected {
     pub exit: u8,
-    /// In the order of [`Status::ALL`](crate::pipeline::token::Status::ALL).
-    pub counts: Option<[u64; 5]>,
+    /// Only the statuses are compared.
+    pub counts: Option<Numbers>,
     pub report: Option<String>,
     /// Reports by format.
-    pub reports: Vec<(ReportFormat, String)>,
+    pub reports: Vec<(&'static ReportFormat, String)>,
     pub stdout: Option<String>,
     pub stderr: Option<ExpectedStderr>,
     pub slept: Option<Duration>,
@@ -79,8 +80,8 @@ pub(crate) enum ExpectedRequests {
 
 impl Expected {
     /// Returns true if the report of this format is compared.
-    pub(crate) fn compares(&self, format: ReportFormat) -> bool {
-        let is_text = format == ReportFormat::Text && self.report.is_some();
+    pub(crate) fn compares(&self, format: &ReportFormat) -> bool {
+        let is_text = format == &text::FORMAT && self.report.is_some();
         is_text || self.reports.iter().any(|(known, _)| *known == format)
     }
 }

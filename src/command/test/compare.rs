@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use crate::cli::value::report_name;
 use crate::command::test::case::{Expected, ExpectedRequests, ExpectedStderr, TestCase};
 use crate::command::test::runner::CaseRun;
 use crate::command::test::virtual_clock::Overrun;
 use crate::config::yaml::PathStep;
 use crate::pipeline::token::Status;
-use crate::report::ReportFormat;
+use crate::report::text;
 
 /// A difference between an expected and an actual result.
 pub(crate) struct Difference<'a> {
@@ -139,7 +138,7 @@ impl<'a> Comparison<'a> {
 
     fn texts(&mut self, expect: &'a Expected, run: &CaseRun) {
         for (key, expected, got) in [
-            ("report", &expect.report, run.report(ReportFormat::Text)),
+            ("report", &expect.report, run.report(&text::FORMAT)),
             ("stdout", &expect.stdout, &run.stdout),
         ] {
             if let Some(expected) = expected {
@@ -147,8 +146,8 @@ impl<'a> Comparison<'a> {
             }
         }
         for (format, expected) in &expect.reports {
-            let keys = ["reports", report_name(*format)];
-            self.text(&keys, expected, run.report(*format));
+            let keys = ["reports", format.name];
+            self.text(&keys, expected, run.report(format));
         }
         let Some(files) = &expect.files else { return };
         for (name, expected) in files {
@@ -179,8 +178,9 @@ impl<'a> Comparison<'a> {
     fn values(&mut self, expect: &'a Expected, run: &CaseRun) {
         self.value(&["exit"], expect.exit.to_string(), run.exit.to_string());
         if let Some(counts) = &expect.counts {
-            for (status, (expected, got)) in Status::ALL.iter().zip(counts.iter().zip(run.counts)) {
+            for status in Status::ALL {
                 let keys = ["counts", status.as_str()];
+                let (expected, got) = (counts.of(status), run.numbers.of(status));
                 self.value(&keys, expected.to_string(), got.to_string());
             }
         }

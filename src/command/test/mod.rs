@@ -33,7 +33,7 @@ use crate::config::yaml::PathStep;
 use crate::error::Error;
 use crate::error::color::Color;
 use crate::error::exit::Exit;
-use crate::report::ReportFormat;
+use crate::report::text;
 
 /// The settings of `test`.
 #[derive(Clone, Debug)]
@@ -232,7 +232,7 @@ fn evaluate(
                 found.retain(|difference| !is_report(difference));
                 change = Some(update::ReportChange {
                     index: case.index,
-                    report: run.report(ReportFormat::Text).to_owned(),
+                    report: run.report(&text::FORMAT).to_owned(),
                 });
             }
             if let Some(first) = found.first() {

@@ -24,10 +24,10 @@ use crate::observe::logging;
 use crate::observe::otel::Tracer;
 use crate::observe::progress::ProgressDisplay;
 use crate::observe::run_context::RunContext;
+use crate::pipeline::numbers::Numbers;
 use crate::report::conclusion::Conclusion;
 use crate::report::ledger::Ledger;
-use crate::report::summary::Counts;
-use crate::report::{ReportFormat, Reports};
+use crate::report::{FORMATS, ReportFormat, Reports, text};
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
 use crate::script::Script;
@@ -41,11 +41,10 @@ const MAX_OUTPUT: usize = 16 << 20;
 /// The results of a case.
 pub(crate) struct CaseRun {
     pub exit: u8,
-    /// In the order of [`Status::ALL`](crate::pipeline::token::Status::ALL).
-    pub counts: [u64; 5],
+    pub numbers: Numbers,
     pub stdout: String,
     /// The reports to compare.
-    reports: Vec<(ReportFormat, String)>,
+    reports: Vec<(&'static ReportFormat, String)>,
     pub stderr: String,
     pub slept: Duration,
     /// The requested sizes.
@@ -60,7 +59,7 @@ pub(crate) struct CaseRun {
 
 impl CaseRun {
     /// Returns the report of a format; empty if it was not written.
-    pub fn report(&self, format: ReportFormat) -> &str {
+    pub fn report(&self, format: &ReportFormat) -> &str {
         let found = self.reports.iter().find(|(known, _)| *known == format);
         found.map_or("", |(_, text)| text)
     }
@@ -69,8 +68,9 @@ impl CaseRun {
 /// Runs a case, for at most `limit` of real time.
 pub(crate) fn run_case(case: &TestCase, limit: Duration) -> CaseRun {
     let started = Instant::now();
-    let formats = ReportFormat::ALL.into_iter().map(|(_, format)| format);
-    let compared = formats.filter(|format| case.expect.compares(*format));
+    let compared = FORMATS
+        .into_iter()
+        .filter(|format| case.expect.compares(format));
     let reports = compared.map(|format| (format, CapturedOutput::default()));
     let environment = CaseEnvironment {
         clock: VirtualClock::new(limit),
@@ -85,14 +85,12 @@ pub(crate) fn run_case(case: &TestCase, limit: Duration) -> CaseRun {
     let log = logging::lines(case.settings.log, false, move || log_output.clone());
     let finished = dispatcher::with_default(&log, || environment.run(case));
     let mut stderr = stderr.text();
-    let counts = match &finished.summary {
-        Some(summary) => {
-            stderr += &summary.line();
-            stderr.push('\n');
-            in_order(&summary.counts)
-        }
-        None => [0; 5],
-    };
+    let mut numbers = Numbers::default();
+    if let Some(summary) = &finished.summary {
+        stderr += &summary.line();
+        stderr.push('\n');
+        numbers = summary.numbers;
+    }
     if let Some(problem) = &finished.problem {
         stderr += &problem.render(false);
         stderr.push('\n');
@@ -105,7 +103,7 @@ pub(crate) fn run_case(case: &TestCase, limit: Duration) -> CaseRun {
         .unwrap_or_else(PoisonError::into_inner);
     CaseRun {
         exit: finished.exit.code(),
-        counts,
+        numbers,
         stdout: environment.stdout.text(),
         reports: reports.collect(),
         stderr,
@@ -117,22 +115,12 @@ pub(crate) fn run_case(case: &TestCase, limit: Duration) -> CaseRun {
     }
 }
 
-fn in_order(counts: &Counts) -> [u64; 5] {
-    [
-        counts.stored,
-        counts.rejected,
-        counts.failed,
-        counts.unknown,
-        counts.not_attempted,
-    ]
-}
-
 /// The fakes and outputs of a case.
 struct CaseEnvironment {
     clock: VirtualClock,
     requested: RequestedSizes,
     stdout: CapturedOutput,
-    reports: Vec<(ReportFormat, CapturedOutput)>,
+    reports: Vec<(&'static ReportFormat, CapturedOutput)>,
     folder: Option<tempfile::TempDir>,
 }
 
@@ -236,11 +224,11 @@ impl CaseEnvironment {
 
     fn reports(&self, case: &TestCase) -> Reports {
         let mut reports = Reports::with_stdout(Box::new(self.stdout.clone()));
-        reports.add_stdout(ReportFormat::Text);
-        reports.set_mask(case.settings.mask);
-        reports.set_dry_run(case.settings.store.dry_run);
+        reports.add_stdout(&text::FORMAT);
+        reports.mask = case.settings.mask;
+        reports.dry_run = case.settings.store.dry_run;
         for (format, output) in &self.reports {
-            reports.add_writer(*format, Box::new(output.clone()));
+            reports.add_writer(format, Box::new(output.clone()));
         }
         reports
     }

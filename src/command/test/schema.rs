@@ -16,7 +16,9 @@ use crate::command::test::fake_source::{BodyEnd, FakeAnswer, FakeResponse};
 use crate::config::test_case::{self, QUOTED};
 use crate::config::yaml::{Field, Mapping, YamlContent};
 use crate::error::exit::Cause;
-use crate::report::ReportFormat;
+use crate::pipeline::numbers::Numbers;
+use crate::pipeline::token::Status;
+use crate::report::{FORMATS, ReportFormat};
 use crate::store::fake::{FakeError, FakeReplies, FakeReply, ReplyKind};
 
 /// The key of the reply to all other tokens.
@@ -332,18 +334,26 @@ fn expected(mut keys: Mapping) -> Expected {
     expected
 }
 
-fn expected_counts(mut keys: Mapping) -> [u64; 5] {
-    let names = ["stored", "rejected", "failed", "unknown", "not_attempted"];
-    let counts = names.map(|name| parsed(&mut keys, name, value::number).unwrap_or_default());
+fn expected_counts(mut keys: Mapping) -> Numbers {
+    let mut count = |status: Status| {
+        let given = parsed(&mut keys, status.as_str(), value::number);
+        given.unwrap_or_default()
+    };
+    let counts = Numbers {
+        stored: count(Status::Stored),
+        rejected: count(Status::Rejected),
+        failed: count(Status::Failed),
+        unknown: count(Status::Unknown),
+        not_attempted: count(Status::NotAttempted),
+        ..Numbers::default()
+    };
     keys.report_unknown(|_| None);
     counts
 }
 
-fn expected_reports(mut keys: Mapping) -> Vec<(ReportFormat, String)> {
-    // A page is not compared.
-    let formats = ReportFormat::ALL.into_iter();
-    let formats = formats.filter(|(_, format)| *format != ReportFormat::Html);
-    let reports = formats.filter_map(|(name, format)| Some((format, text(&keys.get(name)?)?)));
+fn expected_reports(mut keys: Mapping) -> Vec<(&'static ReportFormat, String)> {
+    let formats = FORMATS.into_iter().filter(|format| format.is_reproducible);
+    let reports = formats.filter_map(|format| Some((format, text(&keys.get(format.name)?)?)));
     let reports = reports.collect();
     keys.report_unknown(|_| None);
     reports

@@ -48,8 +48,7 @@ impl MetricsFile {
 
     /// Writes the metrics and renames the file. A failure is only logged: the run is already complete.
     pub fn finish(mut self, metrics: &[Metric]) {
-        let written = text(metrics).map_err(io::Error::other);
-        let written = written.and_then(|text| self.file.write_all(text.as_bytes()));
+        let written = self.file.write_all(text(metrics).as_bytes());
         let renamed = written.and_then(|()| {
             if self.partial == self.path {
                 Ok(())

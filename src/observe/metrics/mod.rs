@@ -22,18 +22,18 @@ pub struct Metric {
 #[derive(Clone, Debug)]
 pub enum MetricValue {
     /// Monotonic counters, one for each set of attributes.
-    Count(Vec<Point<u64>>),
+    Count(Vec<Point>),
     /// A single number.
     Gauge(f64),
     /// A distribution of latencies.
     Latency(Box<LatencyHistogram>),
 }
 
-/// A value with its attributes.
+/// A number with its attributes.
 #[derive(Clone, Debug)]
-pub struct Point<T> {
+pub struct Point {
     /// Names and values.
     pub attributes: Vec<(&'static str, String)>,
     /// The value.
-    pub value: T,
+    pub value: u64,
 }

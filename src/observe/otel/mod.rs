@@ -26,7 +26,6 @@ use crate::observe::metrics::Metric;
 use crate::observe::otel::otlp_client::Collector;
 use crate::observe::otel::otlp_metrics::Period;
 pub use crate::observe::trace::Tracer;
-use crate::pipeline::token::Status;
 use crate::runtime::http_client::display_url;
 
 /// Name of the instrumentation scope.
@@ -160,7 +159,7 @@ pub struct RunEnd {
     /// Its metrics.
     pub metrics: Vec<Metric>,
     /// The attributes of the root span: names and counts.
-    pub attributes: Vec<(&'static str, u64)>,
+    pub attributes: Vec<(String, u64)>,
 }
 
 impl ActiveTelemetry {
@@ -202,13 +201,7 @@ fn resource(settings: &OtelSettings, run_id: &str) -> Resource {
     builder.build()
 }
 
-/// Returns the attribute that counts tokens with `status`.
-pub fn status_attribute(status: Status) -> &'static str {
-    match status {
-        Status::Stored => "token_service.tokens.stored",
-        Status::Rejected => "token_service.tokens.rejected",
-        Status::Failed => "token_service.tokens.failed",
-        Status::Unknown => "token_service.tokens.unknown",
-        Status::NotAttempted => "token_service.tokens.not_attempted",
-    }
+/// Returns the span attribute that counts tokens, such as `token_service.tokens.stored`.
+pub fn token_attribute(name: impl fmt::Display) -> String {
+    format!("token_service.tokens.{name}")
 }

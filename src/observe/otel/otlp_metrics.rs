@@ -67,27 +67,12 @@ pub(crate) fn message(
 }
 
 fn data(value: &MetricValue, period: Period) -> Data {
-    match value {
-        MetricValue::Count(points) => Data::Sum(Sum {
-            data_points: points.iter().map(|point| count(point, period)).collect(),
-            aggregation_temporality: period.temporality.into(),
-            is_monotonic: true,
-        }),
-        MetricValue::Gauge(value) => Data::Gauge(Gauge {
-            data_points: vec![NumberDataPoint {
-                time_unix_nano: nanos(period.to),
-                value: Some(Number::AsDouble(*value)),
-                ..NumberDataPoint::default()
-            }],
-        }),
-        MetricValue::Latency(latencies) => Data::Histogram(Histogram {
-            data_points: vec![histogram(latencies, period)],
-            aggregation_temporality: period.temporality.into(),
-        }),
-    }
-}
-
-fn count(point: &Point<u64>, period: Period) -> NumberDataPoint {
+    let aggregation_temporality = period.temporality.into();
+    let point = |value| NumberDataPoint {
+        time_unix_nano: nanos(period.to),
+        value: Some(value),
+        ..NumberDataPoint::default()
+    };
     let attribute = |(key, value): &(&str, String)| KeyValue {
         key: (*key).to_owned(),
         value: Some(AnyValue {
@@ -95,14 +80,24 @@ fn count(point: &Point<u64>, period: Period) -> NumberDataPoint {
         }),
         ..KeyValue::default()
     };
-    NumberDataPoint {
-        attributes: point.attributes.iter().map(attribute).collect(),
+    let count = |count: &Point| NumberDataPoint {
+        attributes: count.attributes.iter().map(attribute).collect(),
         start_time_unix_nano: nanos(period.from),
-        time_unix_nano: nanos(period.to),
-        value: Some(Number::AsInt(
-            i64::try_from(point.value).unwrap_or(i64::MAX),
-        )),
-        ..NumberDataPoint::default()
+        ..point(Number::AsInt(count.value.try_into().unwrap_or(i64::MAX)))
+    };
+    match value {
+        MetricValue::Count(points) => Data::Sum(Sum {
+            data_points: points.iter().map(count).collect(),
+            aggregation_temporality,
+            is_monotonic: true,
+        }),
+        MetricValue::Gauge(value) => Data::Gauge(Gauge {
+            data_points: vec![point(Number::AsDouble(*value))],
+        }),
+        MetricValue::Latency(latencies) => Data::Histogram(Histogram {
+            data_points: vec![histogram(latencies, period)],
+            aggregation_temporality,
+        }),
     }
 }
 

@@ -6,210 +6,157 @@
     reason = "the numbers are small and positive, and pixels limit the precision"
 )]
 
-use std::error::Error;
-use std::time::Duration;
-
-use plotters::coord::combinators::{BindKeyPoints as _, IntoLogRange as _};
-use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use maud::{Markup, html};
 
 use crate::observe::number::grouped;
-use crate::pipeline::latency::{LatencyHistogram, LatencyPercentiles};
+use crate::pipeline::latency::LatencyHistogram;
 use crate::pipeline::token::Status;
 use crate::report::html::totals::Timeline;
 
-const SIZE: (u32, u32) = (520, 250);
-/// The font size; the crate draws it a fifth smaller.
-const FONT_SIZE: i32 = 16;
-
-// Placeholders, which `classes` replaces by CSS classes.
-const TEXT: RGBColor = RGBColor(1, 0, 0);
-const AXIS: RGBColor = RGBColor(2, 0, 0);
-const GRID: RGBColor = RGBColor(3, 0, 0);
-const MARK: RGBColor = RGBColor(4, 0, 0);
-const MARK_TEXT: RGBColor = RGBColor(5, 0, 0);
-const BAR: RGBColor = RGBColor(6, 0, 0);
-const STATUS: [RGBColor; 5] = [
-    RGBColor(16, 0, 0),
-    RGBColor(17, 0, 0),
-    RGBColor(18, 0, 0),
-    RGBColor(19, 0, 0),
-    RGBColor(20, 0, 0),
-];
-
-type ChartResult = Result<String, Box<dyn Error + Send + Sync>>;
+// The edges of the plotted area in a picture of 520 by 250 pixels.
+const LEFT: f64 = 62.0;
+const RIGHT: f64 = 506.0;
+const TOP: f64 = 6.0;
+const BOTTOM: f64 = 218.0;
+/// A bar of a chart: its class, and its left, right, lower and upper edge as shares of the plotted area.
+type Bar = (&'static str, [f64; 4]);
+/// The part of a column's width that its bar fills.
+const FILLED: f64 = 0.92;
 
 /// Draws the outcomes over time, as columns of tokens per second.
-pub(super) fn timeline(timeline: &Timeline) -> ChartResult {
+pub(super) fn timeline(timeline: &Timeline) -> Markup {
     let width = timeline.width.as_secs_f64();
-    let rate = |count: u64| count as f64 / width;
+    let columns = timeline.columns.len().max(1) as f64;
     let totals = timeline.columns.iter().map(|column| column.iter().sum());
+    let rate = |count: u64| count as f64 / width;
     let top = rate(totals.max().unwrap_or(0)).max(1.0) * 1.08;
-    let end = width * timeline.columns.len().max(1) as f64;
-    draw("Tokens per second over time", |area| {
-        let mut chart = ChartBuilder::on(area)
-            .margin(6)
-            .margin_right(14)
-            .x_label_area_size(26)
-            .y_label_area_size(56)
-            .build_cartesian_2d(0.0..end, 0.0..top)?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .bold_line_style(GRID)
-            .light_line_style(TRANSPARENT)
-            .axis_style(AXIS)
-            .label_style(("sans-serif", FONT_SIZE).into_font().color(&TEXT))
-            .x_labels(6)
-            .y_labels(5)
-            .x_label_formatter(&|seconds| duration(seconds * 1000.0))
-            .y_label_formatter(&|rate| grouped(rate.round() as u64))
-            .draw()?;
-        for (index, column) in timeline.columns.iter().enumerate() {
-            let from = index as f64 * width;
-            let mut below = 0;
-            for status in Status::ALL {
-                let count = column[status as usize];
-                if count > 0 {
-                    let corners = [
-                        (from, rate(below)),
-                        (from + width * 0.92, rate(below + count)),
-                    ];
-                    let style = STATUS[status as usize].filled();
-                    chart.draw_series([Rectangle::new(corners, style)])?;
-                    below += count;
-                }
-            }
+    let mut bars = Vec::new();
+    for (index, column) in timeline.columns.iter().enumerate() {
+        let (left, mut below) = (index as f64, 0);
+        for status in Status::ALL {
+            let low = below;
+            below += column[status as usize];
+            let (low, high) = (rate(low) / top, rate(below) / top);
+            let edges = [left / columns, (left + FILLED) / columns, low, high];
+            bars.push((status.as_str(), edges));
         }
-        Ok(())
-    })
+    }
+    let end = width * columns;
+    let ticks = round_ticks(end, 6.0).map(|at| (at / end, at * 1000.0));
+    let name = "Tokens per second over time";
+    chart(name, ticks, top, &bars, &html! {})
 }
 
 /// The number of bars of the histogram.
 const BINS: usize = 36;
 
 /// Draws the latencies as a histogram with a logarithmic scale.
-pub(super) fn latencies(latencies: &LatencyHistogram, marks: &LatencyPercentiles) -> ChartResult {
-    let log = |latency: Duration| (latency.as_secs_f64() * 1000.0).max(0.001).log10();
-    let seen: Vec<(f64, u64)> = latencies.recorded().map(|(at, n)| (log(at), n)).collect();
+pub(super) fn latencies(latencies: &LatencyHistogram) -> Markup {
+    let log = |milliseconds: f64| milliseconds.max(0.001).log10();
+    let seen = latencies.recorded();
+    let seen: Vec<(f64, u64)> = seen
+        .map(|(latency, count)| (log(latency.as_secs_f64() * 1000.0), count))
+        .collect();
     let least = seen.iter().map(|one| one.0).fold(f64::MAX, f64::min);
     let most = seen.iter().map(|one| one.0).fold(f64::MIN, f64::max);
     // At least a decade, so that small differences do not look large.
-    let middle = f64::midpoint(least, most);
     let half = ((most - least) / 2.0).max(0.5) * 1.04;
-    let (from, to) = (middle - half, middle + half);
-    let bin = (to - from) / BINS as f64;
+    let from = f64::midpoint(least, most) - half;
+    let share = |log: f64| (log - from) / (2.0 * half);
     let mut counts = [0_u64; BINS];
     for (at, count) in &seen {
-        counts[(((at - from) / bin) as usize).min(BINS - 1)] += count;
+        counts[((share(*at) * BINS as f64) as usize).min(BINS - 1)] += count;
     }
     let top = counts.iter().copied().max().unwrap_or(0).max(4) as f64 * 1.3;
-    let at = |log: f64| 10_f64.powf(log);
-    let scale = (at(from)..at(to)).log_scale();
-    let scale = scale.with_key_points(ticks(from, to));
-    draw("Tokens by commit latency, logarithmic", |area| {
-        let mut chart = ChartBuilder::on(area)
-            .margin(6)
-            .margin_right(14)
-            .x_label_area_size(26)
-            .y_label_area_size(56)
-            .build_cartesian_2d(scale, 0.0..top)?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .bold_line_style(GRID)
-            .light_line_style(TRANSPARENT)
-            .axis_style(AXIS)
-            .label_style(("sans-serif", FONT_SIZE).into_font().color(&TEXT))
-            .y_labels(5)
-            .x_label_formatter(&|latency| duration(*latency))
-            .y_label_formatter(&|count| grouped(count.round() as u64))
-            .draw()?;
-        chart.draw_series(counts.iter().enumerate().filter(|bar| *bar.1 > 0).map(
-            |(index, count)| {
-                let left = from + index as f64 * bin;
-                let corners = [(at(left), 0.0), (at(left + bin * 0.92), *count as f64)];
-                Rectangle::new(corners, BAR.filled())
-            },
-        ))?;
-        let names = [("p50", marks.p50), ("p95", marks.p95), ("p99", marks.p99)];
-        for (row, (name, value)) in names.into_iter().enumerate() {
-            let x = value.max(0.001);
-            let y = top * (0.96 - 0.08 * row as f64);
+    let bin = |index: f64| index / BINS as f64;
+    let bars = counts.iter().enumerate().map(|(index, count)| {
+        let (left, right) = (bin(index as f64), bin(index as f64 + FILLED));
+        ("c-bar", [left, right, 0.0, *count as f64 / top])
+    });
+    let ticks = decade_ticks(from, from + 2.0 * half).into_iter();
+    let ticks = ticks.map(|at| (share(at.log10()), at));
+    let marks = latencies.percentiles().into_iter().take(3).enumerate();
+    let marks = html! {
+        @for (row, (name, latency)) in marks {
+            @let (at, end) = (share(log(latency)), y(0.96 - 0.08 * row as f64));
             // The label is on the side with more room.
-            let (side, pad) = if x > at(middle) {
-                (HPos::Right, -5)
-            } else {
-                (HPos::Left, 5)
-            };
-            let style = ("sans-serif", FONT_SIZE)
-                .into_font()
-                .color(&MARK_TEXT)
-                .pos(Pos::new(side, VPos::Center));
-            chart.draw_series([PathElement::new([(x, 0.0), (x, y)], MARK)])?;
-            let text = Text::new(name, (pad, 0), style);
-            chart.draw_series([EmptyElement::at((x, y)) + text])?;
+            @let (anchor, pad) = if at > 0.5 { ("end", -5.0) } else { ("start", 5.0) };
+            line.c-mark x1=(px(x(at))) x2=(px(x(at))) y1=(px(BOTTOM)) y2=(px(end)) {}
+            text.c-marktext x=(px(x(at) + pad)) y=(px(end + 4.0)) text-anchor=(anchor) { (name) }
         }
-        Ok(())
-    })
+    };
+    let name = "Tokens by commit latency, logarithmic";
+    chart(name, ticks, top, &bars.collect::<Vec<_>>(), &marks)
+}
+
+/// Draws a chart: the scales with their labels, the bars, and `marks` above them.
+///
+/// The ticks of the horizontal scale are shares of it, with durations in milliseconds. The vertical
+/// scale begins at 0 and ends at `top`.
+fn chart(
+    name: &str,
+    ticks: impl Iterator<Item = (f64, f64)>,
+    top: f64,
+    bars: &[Bar],
+    marks: &Markup,
+) -> Markup {
+    html! {
+        svg.chart viewBox="0 0 520 250" role="img" aria-label=(name) {
+            @for count in round_ticks(top, 5.0).filter(|count| count.fract() == 0.0) {
+                @let at = y(count / top);
+                line.c-grid x1=(LEFT) x2=(RIGHT) y1=(px(at)) y2=(px(at)) {}
+                text.c-text x=(LEFT - 8.0) y=(px(at + 4.0)) text-anchor="end" { (grouped(count)) }
+            }
+            @for (at, milliseconds) in ticks {
+                line.c-axis x1=(px(x(at))) x2=(px(x(at))) y1=(BOTTOM) y2=(BOTTOM + 5.0) {}
+                text.c-text x=(px(x(at))) y=(BOTTOM + 19.0) text-anchor="middle" { (duration(milliseconds)) }
+            }
+            path.c-axis d={ "M" (LEFT) " " (TOP) "V" (BOTTOM) "H" (RIGHT) } {}
+            @for (class, [left, right, low, high]) in bars {
+                @if high > low {
+                    rect class=(class) x=(px(x(*left))) width=(px(x(*right) - x(*left)))
+                        y=(px(y(*high))) height=(px(y(*low) - y(*high))) {}
+                }
+            }
+            (marks)
+        }
+    }
+}
+
+fn x(share: f64) -> f64 {
+    LEFT + (RIGHT - LEFT) * share
+}
+
+fn y(share: f64) -> f64 {
+    BOTTOM - (BOTTOM - TOP) * share
+}
+
+/// Rounds pixels to hundredths.
+fn px(pixels: f64) -> f64 {
+    (pixels * 100.0).round() / 100.0
+}
+
+/// Returns 0 and at most `most` multiples of a round step up to `end`.
+fn round_ticks(end: f64, most: f64) -> impl Iterator<Item = f64> {
+    let decade = 10_f64.powi((end / most).log10().floor() as i32);
+    let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * decade);
+    let step = steps.into_iter().find(|step| end / step <= most);
+    let step = step.unwrap_or(end);
+    (0..=(end / step) as u32).map(move |index| f64::from(index) * step)
 }
 
 /// Returns the ticks between two logarithms: powers of ten, and with room also their 2- and 5-fold.
-fn ticks(from: f64, to: f64) -> Vec<f64> {
+fn decade_ticks(from: f64, to: f64) -> Vec<f64> {
     let steps: &[f64] = if to - from > 2.5 {
         &[1.0]
     } else {
         &[1.0, 2.0, 5.0]
     };
     let decades = from.floor() as i32..=to.ceil() as i32;
-    decades
-        .flat_map(|decade| {
-            steps
-                .iter()
-                .map(move |step| f64::from(decade) + step.log10())
-        })
-        .filter(|tick| (from..=to).contains(tick))
-        .map(|tick| 10_f64.powf(tick))
+    let ticks = decades.flat_map(|decade| steps.iter().map(move |step| step * 10_f64.powi(decade)));
+    ticks
+        .filter(|tick| (from..=to).contains(&tick.log10()))
         .collect()
-}
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-
-fn draw(
-    name: &str,
-    plot: impl FnOnce(&Area) -> Result<(), Box<dyn Error + Send + Sync>>,
-) -> ChartResult {
-    let mut svg = String::new();
-    let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-    plot(&area)?;
-    area.present()?;
-    drop(area);
-    let body = svg.split_once('>').map_or("", |(_, body)| body);
-    let (width, height) = SIZE;
-    Ok(format!(
-        "<svg class=\"chart\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{name}\">{}",
-        classes(body)
-    ))
-}
-
-fn classes(svg: &str) -> String {
-    let placeholders = [
-        (TEXT, "c-text"),
-        (AXIS, "c-axis"),
-        (GRID, "c-grid"),
-        (MARK, "c-mark"),
-        (MARK_TEXT, "c-marktext"),
-        (BAR, "c-bar"),
-    ];
-    let statuses = Status::ALL.map(|status| (STATUS[status as usize], status.as_str()));
-    let mut svg = svg.to_owned();
-    for (RGBColor(red, green, blue), class) in placeholders.into_iter().chain(statuses) {
-        for attribute in ["fill", "stroke"] {
-            let color = format!("{attribute}=\"#{red:02X}{green:02X}{blue:02X}\"");
-            svg = svg.replace(&color, &format!("class=\"{class}\""));
-        }
-    }
-    svg
 }
 
 /// Formats milliseconds with a suitable unit.
@@ -246,7 +193,7 @@ mod tests {
     #[test]
     fn scale_has_few_round_ticks() {
         let shown = |from: f64, to: f64| -> String {
-            let labels = ticks(from.log10(), to.log10()).into_iter();
+            let labels = decade_ticks(from.log10(), to.log10()).into_iter();
             let labels: Vec<String> = labels.map(duration).collect();
             labels.join(", ")
         };

@@ -15,11 +15,11 @@ use sha2::{Digest, Sha256};
 
 use crate::error::escape::{escape, write_json};
 use crate::pipeline::token::Status;
-use crate::report::ReportSink;
 use crate::report::html::totals::HtmlTotals;
 use crate::report::record::TokenRecord;
 use crate::report::summary::Summary;
 use crate::report::text::details;
+use crate::report::{ReportFormat, ReportSink};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -27,9 +27,15 @@ const SCRIPT: &str = include_str!("page.js");
 /// Maximum number of rows of `stored` tokens, which a browser can search without delay.
 const MAX_ROWS: u64 = 100_000;
 
+/// The row of `html`.
+pub static FORMAT: ReportFormat = ReportFormat {
+    name: "html",
+    is_reproducible: false,
+    sink: |_| Box::new(HtmlReport::default()),
+};
+
 /// The HTML report.
-pub struct HtmlReport {
-    has_begun: bool,
+struct HtmlReport {
     totals: HtmlTotals,
     /// The number of rows by status.
     rows: [u64; 5],
@@ -40,7 +46,6 @@ impl Default for HtmlReport {
     /// Creates an empty page; the timeline starts now.
     fn default() -> Self {
         Self {
-            has_begun: false,
             totals: HtmlTotals::new(),
             rows: [0; 5],
             line: Vec::new(),
@@ -49,14 +54,6 @@ impl Default for HtmlReport {
 }
 
 impl HtmlReport {
-    fn begin(&mut self, out: &mut dyn Write) -> io::Result<bool> {
-        let first = !std::mem::replace(&mut self.has_begun, true);
-        if first {
-            out.write_all(head().as_bytes())?;
-        }
-        Ok(first)
-    }
-
     /// Counts a row and returns true if the table has room for it.
     fn reserve_row(&mut self, status: Status) -> bool {
         let max = match status {
@@ -71,13 +68,12 @@ impl HtmlReport {
 }
 
 impl ReportSink for HtmlReport {
-    fn outcome(
-        &mut self,
-        out: &mut dyn Write,
-        record: &TokenRecord,
-        _: Option<&str>,
-    ) -> io::Result<()> {
-        let first = self.begin(out)?;
+    fn begin(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(head().as_bytes())
+    }
+
+    fn outcome(&mut self, out: &mut dyn Write, record: &TokenRecord) -> io::Result<()> {
+        let first = self.rows == [0; 5];
         let details = details(record);
         self.totals.add(record, details.as_deref());
         if !self.reserve_row(record.status) {
@@ -107,9 +103,7 @@ impl ReportSink for HtmlReport {
     }
 
     fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
-        self.begin(out)?;
-        let page = page::page(&self.totals, summary, &self.rows).map_err(io::Error::other)?;
-        let page = page.into_string();
+        let page = page::page(&self.totals, summary, &self.rows).into_string();
         write!(
             out,
             "\n]</script>\n{page}<script>{SCRIPT}</script>\n</body>\n</html>\n"

@@ -4,31 +4,26 @@
     reason = "shares are shown with one decimal"
 )]
 
-use std::error::Error;
-
 use maud::{Markup, PreEscaped, html};
 
 use crate::error::escape::escape;
+use crate::error::exit::Cause;
 use crate::observe::number::grouped;
+use crate::pipeline::numbers::{NUMBERS, Numbers, OnPage};
 use crate::pipeline::token::Status;
 use crate::report::html::charts::{self, duration};
 use crate::report::html::totals::HtmlTotals;
-use crate::report::summary::{Counts, Summary};
-
-type MarkupResult<T> = Result<T, Box<dyn Error + Send + Sync>>;
+use crate::report::summary::Summary;
 
 /// Maximum number of causes to show.
 const SHOWN_CAUSES: usize = 12;
 
 /// Returns the rest of the head and the body, without the script.
-pub(super) fn page(
-    totals: &HtmlTotals,
-    summary: &Summary,
-    rows: &[u64; 5],
-) -> MarkupResult<Markup> {
-    let outcome = outcome(&summary.counts);
+pub(super) fn page(totals: &HtmlTotals, summary: &Summary, rows: &[u64; 5]) -> Markup {
+    let numbers = &summary.numbers;
+    let outcome = outcome(numbers);
     let (is_good, conclusion) = conclusion(summary);
-    Ok(html! {
+    html! {
         title { "token_service: " (outcome) }
         (PreEscaped("</head>\n<body>"))
         header {
@@ -36,56 +31,55 @@ pub(super) fn page(
             h1 { (outcome) }
             p {
                 span.verdict.good[is_good] { (conclusion) }
-                span.soft { " exit code " (summary.exit_code) ", started " (utc_time(&summary.started_at)) }
+                span.soft { " exit code " (summary.exit_code) ", started " (utc_time(&summary.run.started_at.to_string())) }
             }
             @if summary.dry_run {
                 p.note { "Dry run: each insert was rolled back; nothing was stored." }
             }
         }
         main {
-            section.card { (shares(&summary.counts)) }
-            section.card aria-label="Totals" { (numbers(summary)) }
+            section.card { (shares(numbers)) }
+            section.card aria-label="Totals" { (figures(summary)) }
             div.two {
-                @if !summary.is_merged { section.card {
+                @if !summary.run.is_merged { section.card {
                     h2 { "Outcomes over time, tokens/s" }
                     @if totals.timeline.columns.is_empty() {
                         p.soft { "No token was received." }
                     } @else {
-                        (PreEscaped(charts::timeline(&totals.timeline)?))
+                        (charts::timeline(&totals.timeline))
                     }
                 } }
                 section.card {
                     h2 { "Commit latency, tokens" }
-                    @if totals.latencies.is_empty() {
+                    @if summary.latencies.is_empty() {
                         p.soft { "No token was sent." }
                     } @else {
-                        (PreEscaped(charts::latencies(&totals.latencies, &summary.latency_ms)?))
+                        (charts::latencies(&summary.latencies))
                         div.figures {
-                            @for (name, value) in summary.latency_ms.named() {
+                            @for (name, value) in summary.latencies.percentiles() {
                                 span { span.soft { (name) } " " b { (duration(value)) } }
                             }
                         }
                     }
                 }
             }
-            @if summary.counts.rejected > 0 {
-                section.card { (causes(totals, summary.counts.rejected)) }
+            @if numbers.rejected > 0 {
+                section.card { (causes(totals, numbers.rejected)) }
             }
-            section.card.tokens { (table(totals, &summary.counts, rows)) }
+            section.card.tokens { (table(totals, numbers, rows)) }
         }
-        footer { "Run " code { (summary.run_id) } ", token_service " (env!("CARGO_PKG_VERSION")) }
-    })
+        footer { "Run " code { (summary.run.run_id) } ", token_service " (env!("CARGO_PKG_VERSION")) }
+    }
 }
 
-fn outcome(counts: &Counts) -> String {
-    let named = Status::ALL.map(|status| (counts.get(status), status.as_str()));
-    let total: u64 = named.iter().map(|(count, _)| count).sum();
+fn outcome(numbers: &Numbers) -> String {
+    let named = Status::ALL.map(|status| (numbers.of(status), status.as_str()));
     let parts: Vec<String> = named
         .iter()
         .filter(|(count, _)| *count > 0)
         .map(|(count, name)| format!("{} {}", grouped(*count), name.replace('_', " ")))
         .collect();
-    match total {
+    match numbers.total() {
         0 => "No token was received".to_owned(),
         1 => format!("1 token: {}", parts.join(", ")),
         total => format!("{} tokens: {}", grouped(total), parts.join(", ")),
@@ -102,8 +96,8 @@ fn utc_time(rfc3339: &str) -> String {
 fn conclusion(summary: &Summary) -> (bool, String) {
     let text = match (summary.exit_code, summary.aborted_by) {
         (0, _) => "completed",
-        (_, Some("deadline")) => "stopped by the deadline",
-        (130 | 143, Some(signal)) => return (false, format!("stopped by {signal}")),
+        (_, Some(Cause::Deadline)) => "stopped by the deadline",
+        (130 | 143, Some(signal)) => return (false, format!("stopped by {}", signal.as_str())),
         (1, _) => "completed, but a --fail-on condition holds",
         (3, _) => "the script ended with an error",
         (4, _) => "the source did not supply all tokens",
@@ -114,12 +108,11 @@ fn conclusion(summary: &Summary) -> (bool, String) {
 }
 
 /// Returns a bar with the share of each status, and its legend.
-fn shares(counts: &Counts) -> Markup {
-    let total: u64 = Status::ALL.iter().map(|status| counts.get(*status)).sum();
-    let share = |count: u64| count as f64 * 100.0 / total.max(1) as f64;
+fn shares(numbers: &Numbers) -> Markup {
+    let share = |count: u64| count as f64 * 100.0 / numbers.total().max(1) as f64;
     let mut left = 0.0;
     let segments = Status::ALL.map(|status| {
-        let (from, width) = (left, share(counts.get(status)));
+        let (from, width) = (left, share(numbers.of(status)));
         left += width;
         (status, format!("{from:.3}"), format!("{width:.3}"))
     });
@@ -132,7 +125,7 @@ fn shares(counts: &Counts) -> Markup {
         }
         ul.legend {
             @for status in Status::ALL {
-                @let count = counts.get(status);
+                @let count = numbers.of(status);
                 li.none[count == 0] {
                     span.dot.(status) {} (status.as_str().replace('_', " "))
                     b data-count=(status) { (grouped(count)) }
@@ -144,34 +137,28 @@ fn shares(counts: &Counts) -> Markup {
 }
 
 /// Returns the numbers of requests and tokens, the duration and the rate.
-fn numbers(summary: &Summary) -> Markup {
-    let settled = summary.counts.stored + summary.counts.rejected;
-    let rate = settled.saturating_mul(1000) / summary.duration_ms.max(1);
-    let mut requests = Vec::new();
-    for (count, name) in [
-        (summary.top_ups, "to top up"),
-        (summary.repeated, "repeated"),
-    ] {
-        if count > 0 {
-            requests.push(format!("{} {name}", grouped(count)));
-        }
-    }
-    let mut received = Vec::new();
-    for (count, name) in [
-        (summary.surplus, "surplus dropped"),
-        (summary.issued_unseen, "perhaps issued unseen"),
-    ] {
-        if count > 0 {
-            received.push(format!("{} {name}", grouped(count)));
-        }
-    }
+fn figures(summary: &Summary) -> Markup {
+    let numbers = &summary.numbers;
+    let rows = |place| NUMBERS.iter().filter(move |row| row.on_page == place);
+    let below = |name| {
+        let notes = rows(OnPage::Below(name)).filter(|row| row.of(numbers) > 0);
+        let notes = notes.map(|row| format!("{} {}", grouped(row.of(numbers)), row.words));
+        notes.collect::<Vec<_>>().join(", ")
+    };
+    let has_notes = |name| rows(OnPage::Below(name)).next().is_some();
     html! {
         dl {
-            div { dt { "requested" } dd { (grouped(summary.requested)) } }
-            div { dt { "received" } dd { (grouped(summary.received)) small { (received.join(", ")) } } }
-            div { dt { "requests" } dd { (grouped(summary.requests)) small { (requests.join(", ")) } } }
-            div { dt { "duration" } dd { (duration(summary.duration_ms as f64)) } }
-            div { dt { "settled per second" } dd { (grouped(rate)) } }
+            @for row in rows(OnPage::Figure) {
+                div {
+                    dt { (row.name) }
+                    dd {
+                        (grouped(row.of(numbers)))
+                        @if has_notes(row.name) { small { (below(row.name)) } }
+                    }
+                }
+            }
+            div { dt { "duration" } dd { (duration(summary.duration_ms() as f64)) } }
+            div { dt { "settled per second" } dd { (grouped(summary.rate())) } }
         }
     }
 }
@@ -208,10 +195,10 @@ fn causes(totals: &HtmlTotals, rejected: u64) -> Markup {
 }
 
 /// Returns the frame of the table; the script fills it.
-fn table(totals: &HtmlTotals, counts: &Counts, rows: &[u64; 5]) -> Markup {
+fn table(totals: &HtmlTotals, numbers: &Numbers, rows: &[u64; 5]) -> Markup {
     let missing: Vec<String> = Status::ALL
         .iter()
-        .map(|status| (*status, rows[*status as usize], counts.get(*status)))
+        .map(|status| (*status, rows[*status as usize], numbers.of(*status)))
         .filter(|(_, rows, all)| rows < all)
         .map(|(status, rows, all)| {
             let name = status.as_str().replace('_', " ");
@@ -224,7 +211,7 @@ fn table(totals: &HtmlTotals, counts: &Counts, rows: &[u64; 5]) -> Markup {
             input #search type="search" placeholder="Search tokens and reasons" aria-label="Search tokens and reasons"
                 autocomplete="off" spellcheck="false";
             @for status in Status::ALL {
-                @if counts.get(status) > 0 {
+                @if numbers.of(status) > 0 {
                     button type="button" data-status=(status) aria-pressed="true" {
                         span.dot.(status) {} (status.as_str().replace('_', " "))
                     }

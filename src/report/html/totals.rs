@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::pipeline::latency::LatencyHistogram;
 use crate::pipeline::token::Status;
 use crate::report::record::TokenRecord;
 
@@ -18,7 +17,6 @@ const MAX_CAUSE_LENGTH: usize = 160;
 pub(super) struct HtmlTotals {
     started: Instant,
     pub(super) timeline: Timeline,
-    pub(super) latencies: LatencyHistogram,
     /// Rejected tokens by cause.
     pub(super) causes: BTreeMap<String, u64>,
     /// Rejected tokens beyond the maximum number of causes.
@@ -31,7 +29,6 @@ impl HtmlTotals {
         Self {
             started: Instant::now(),
             timeline: Timeline::default(),
-            latencies: LatencyHistogram::default(),
             causes: BTreeMap::new(),
             other_causes: 0,
             masked: false,
@@ -42,10 +39,6 @@ impl HtmlTotals {
     pub(super) fn add(&mut self, record: &TokenRecord, details: Option<&str>) {
         self.timeline.add(self.started.elapsed(), record.status);
         self.masked |= record.masked;
-        if record.ms > 0.0 {
-            self.latencies
-                .record(Duration::from_secs_f64(record.ms / 1000.0));
-        }
         if record.status == Status::Rejected {
             self.count_cause(details.unwrap_or("no reason given"));
         }

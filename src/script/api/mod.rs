@@ -18,7 +18,8 @@ pub mod types;
 use rhai::{Engine, FnPtr, ImmutableString, Map, Module, Shared, Variant};
 
 // The engine's metadata recognises the name `RhaiResultOf` and prints its inner type.
-use crate::pipeline::token::{Outcome, Status, Tally};
+use crate::pipeline::numbers::{NUMBERS, Numbers};
+use crate::pipeline::token::{Outcome, Status};
 use crate::script::api::outcomes::Outcomes;
 use crate::script::api::tokens::{Pages, Tokens};
 use crate::script::native::NativeResult as RhaiResultOf;
@@ -120,16 +121,18 @@ pub type OutcomeClosure = FnPtr;
 pub fn keys_of(kind: &str) -> Option<Vec<&'static str>> {
     let statuses = Status::ALL.iter().map(|status| status.as_str());
     match kind {
-        "SummaryMap" => Some(statuses.chain(names(&report::TOTALS)).collect()),
+        "SummaryMap" => {
+            let named = NUMBERS.iter().filter(|row| row.is_named);
+            Some(named.map(|row| row.name).collect())
+        }
         "CountsMap" => Some(statuses.collect()),
         _ => None,
     }
 }
 
 /// Returns the counts as a map for scripts.
-pub fn counts_of(tally: &Tally) -> CountsMap {
+pub fn counts_of(numbers: Numbers) -> CountsMap {
     Status::ALL
-        .iter()
-        .map(|status| (status.as_str().into(), integer(tally.get(*status)).into()))
-        .collect()
+        .map(|status| (status.as_str().into(), integer(numbers.of(status)).into()))
+        .into()
 }

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use crate::error::Error;
 use crate::pipeline::channel::OutcomeStream;
-use crate::pipeline::token::{Outcome, Tally};
+use crate::pipeline::numbers::Numbers;
+use crate::pipeline::token::Outcome;
 use crate::report::ledger::EntryId;
 use crate::script::api::stream_iter::{StreamIter, StreamReader};
 use crate::script::api::tokens::{TokenSource, Tokens};
@@ -31,7 +32,7 @@ struct OutcomesState {
     ready: VecDeque<Outcome>,
     fault: Option<Error>,
     is_consumed: bool,
-    counts: Tally,
+    counts: Numbers,
     /// Ledger entries of this stream that are still open.
     open: Vec<EntryId>,
 }
@@ -57,7 +58,7 @@ impl Outcomes {
     }
 
     /// Returns the number of outcomes of each status that were read so far.
-    pub fn counts(&self) -> Tally {
+    pub fn counts(&self) -> Numbers {
         lock(&self.0.state).counts
     }
 
@@ -132,7 +133,7 @@ impl Outcomes {
         let mut ledger = self.0.host.ledger();
         let mut failed = Ok(());
         for outcome in outcomes {
-            state.counts.add(outcome.status);
+            state.counts.count(&outcome);
             match ledger.record(outcome, line) {
                 Ok(entry) => state.open.extend(entry),
                 Err(error) => failed = failed.and(Err(error)),

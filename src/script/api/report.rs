@@ -6,11 +6,12 @@ use rhai::{
 };
 
 use crate::error::escape::escape_line;
+use crate::pipeline::numbers::NUMBERS;
 use crate::pipeline::token::Outcome;
 use crate::script::api::arguments::invalid;
 use crate::script::api::formatter::LineFormatter;
 use crate::script::api::outcomes::Outcomes;
-use crate::script::api::{OutcomeClosure, RhaiResultOf, SummaryMap, counts_of};
+use crate::script::api::{OutcomeClosure, RhaiResultOf, SummaryMap};
 use crate::script::host::ScriptHost;
 use crate::script::native::integer;
 use crate::script::native::thrown;
@@ -20,8 +21,8 @@ use crate::script::native::thrown;
 pub mod functions {
     /// Writes outcomes to every configured report as they arrive, and returns the summary so far.
     ///
-    /// The summary is a map with the counts `requested`, `received`, `requests`, `surplus`, `stored`,
-    /// `rejected`, `failed`, `unknown` and `not_attempted`. They cover the whole run so far.
+    /// The summary is a map with the counts {numbers}.
+    /// They cover the whole run so far.
     ///
     /// `failed` and `not_attempted` tokens are written at the end of the run, because a script may
     /// store them again. Throws `stream_consumed` if the outcomes were already read, `output_closed`
@@ -181,30 +182,9 @@ fn finish_report(host: &ScriptHost) -> RhaiResultOf<SummaryMap> {
     // If the stream ended without a wait, its last outcomes are not flushed yet. A closed output must
     // fail here, where the script can catch the error.
     host.ledger().reports().flush().map_err(thrown)?;
-    Ok(summary_so_far(host))
-}
-
-/// Returns a number of the summary from the host and the number of received tokens.
-type Total = fn(&ScriptHost, u64) -> u64;
-
-/// The numbers of the summary besides the counts of the statuses.
-pub const TOTALS: [(&str, Total); 4] = [
-    ("requested", ScriptHost::requested),
-    ("received", |_, received| received),
-    ("requests", |host, _| host.fetcher().stats().requests()),
-    ("surplus", |host, _| host.fetcher().stats().surplus()),
-];
-
-/// Returns the summary so far as a map for scripts.
-fn summary_so_far(host: &ScriptHost) -> SummaryMap {
-    let (tally, created) = {
-        let ledger = host.ledger();
-        (ledger.tally(), ledger.created())
-    };
-    let received = host.fetcher().stats().received() + created;
-    let mut map = counts_of(&tally);
-    for (name, count) in TOTALS {
-        map.insert(name.into(), integer(count(host, received)).into());
-    }
-    map
+    let numbers = host.numbers();
+    let named = NUMBERS.iter().filter(|row| row.is_named);
+    Ok(named
+        .map(|row| (row.name.into(), integer(row.of(&numbers)).into()))
+        .collect())
 }

@@ -128,7 +128,7 @@ pub mod functions {
     /// ```
     #[rhai_fn(get = "counts", pure)]
     pub fn counts(outcomes: &mut Outcomes) -> CountsMap {
-        counts_of(&outcomes.counts())
+        counts_of(outcomes.counts())
     }
 
     /// Returns a description of the stream, without its tokens.

@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use rhai::{EvalAltResult, ParseErrorType};
 
+use crate::observe::number::grouped;
 use crate::script::error::message::Advice;
 use crate::script::sandbox::{
     MAX_CALL_LEVELS, MAX_EXPRESSION_DEPTHS, MAX_FUNCTIONS, MAX_MODULES, MAX_NESTING, MAX_VARIABLES,
@@ -22,7 +23,7 @@ pub fn of_eval(error: &EvalAltResult) -> Option<Advice> {
             "look for a recursion that does not end; a loop has no such limit",
         ),
         EvalAltResult::ErrorTooManyVariables(_) => exceeded(
-            format!("more than {} variables at a time", thousands(MAX_VARIABLES)),
+            format!("more than {} variables at a time", grouped(MAX_VARIABLES)),
             "keep values that belong together in an array or a map",
         ),
         EvalAltResult::ErrorTooManyModules(_) => exceeded(
@@ -39,7 +40,7 @@ pub fn of_eval(error: &EvalAltResult) -> Option<Advice> {
             StopReason::Nesting => exceeded(
                 format!(
                     "values are nested more than {} levels deep",
-                    thousands(MAX_NESTING)
+                    grouped(MAX_NESTING)
                 ),
                 "look for a loop that puts an array, map or closure into a new one",
             ),
@@ -87,11 +88,4 @@ fn too_large(what: &str) -> Advice {
 
 fn exceeded(limit: impl Display, hint: &str) -> Advice {
     Advice::new(format!("the script ran past a limit: {limit}")).hint(hint)
-}
-
-fn thousands(number: usize) -> String {
-    match (number / 1000, number % 1000) {
-        (0, rest) => rest.to_string(),
-        (thousands, rest) => format!("{thousands},{rest:03}"),
-    }
 }
