@@ -17,7 +17,7 @@ use secrecy::ExposeSecret as _;
 
 use crate::error::chain;
 use crate::observe::otel::{OtelSettings, OtlpEndpoint};
-use crate::pipeline::backoff::backoff;
+use crate::pipeline::backoff::Backoff;
 use crate::runtime::http_client::{self, display_url};
 
 /// Limit of an answer, in bytes. It contains how much was rejected, and why.
@@ -117,7 +117,7 @@ impl Collector {
                     return false;
                 }
                 failures += 1;
-                let wait = backoff(failures, fastrand::f64());
+                let wait = Backoff::default().wait(failures, fastrand::f64());
                 tokio::time::sleep(wait.max(export_error.retry_after.unwrap_or_default())).await;
             }
             self.set_last_error(None);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rhai::plugin::*;
 use rhai::{FLOAT, FnPtr, INT, Map};
 
-use crate::pipeline::backoff::backoff;
+use crate::pipeline::backoff::Backoff;
 use crate::script::api::RhaiResultOf;
 use crate::script::api::arguments::{invalid, positive, unknown_option, whole_number};
 use crate::script::host::ScriptHost;
@@ -156,8 +156,7 @@ fn wait(context: &NativeCallContext, time: Duration) -> RhaiResultOf<()> {
 /// The options of `retry`.
 struct RetryOptions {
     attempts: u64,
-    base: Duration,
-    max: Duration,
+    backoff: Backoff,
     on: Option<Vec<String>>,
 }
 
@@ -165,8 +164,7 @@ impl Default for RetryOptions {
     fn default() -> Self {
         Self {
             attempts: 3,
-            base: Duration::from_millis(100),
-            max: Duration::from_secs(5),
+            backoff: Backoff::default(),
             on: None,
         }
     }
@@ -193,13 +191,8 @@ fn run_retry(
             // The run would end during the wait.
             return Err(error);
         }
-        let wait_for = retry_after.unwrap_or_else(|| {
-            let scale = policy.base.as_secs_f64() / 0.1;
-            backoff(attempt, host.clock().jitter())
-                .mul_f64(scale)
-                .min(policy.max)
-        });
-        wait(context, wait_for)?;
+        let backoff = || policy.backoff.wait(attempt, host.clock().jitter());
+        wait(context, retry_after.unwrap_or_else(backoff))?;
         attempt += 1;
     }
 }
@@ -240,8 +233,10 @@ fn parse_options(options: &Map) -> RhaiResultOf<RetryOptions> {
     for (name, value) in options {
         match name.as_str() {
             "attempts" => policy.attempts = whole_number("attempts", value)?,
-            "base_ms" => policy.base = Duration::from_millis(whole_number("base_ms", value)?),
-            "max_ms" => policy.max = Duration::from_millis(whole_number("max_ms", value)?),
+            "base_ms" => {
+                policy.backoff.base = Duration::from_millis(whole_number("base_ms", value)?);
+            }
+            "max_ms" => policy.backoff.max = Duration::from_millis(whole_number("max_ms", value)?),
             "on" => {
                 let kinds = value
                     .as_array_ref()
