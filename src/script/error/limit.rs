@@ -2,6 +2,7 @@
 
 use rhai::{EvalAltResult, ParseErrorType};
 
+use crate::observe::number::grouped;
 use crate::script::error::message::Advice;
 use crate::script::sandbox::{
     MAX_CALL_LEVELS, MAX_EXPRESSION_DEPTHS, MAX_FUNCTIONS, MAX_MODULES, MAX_NESTING, MAX_VARIABLES,
@@ -73,7 +74,10 @@ impl ScriptLimit {
                 "import each file once, at the top of the script, and not in a loop",
             ),
             Self::Variables => (
-                format!("more than {} variables at a time", thousands(MAX_VARIABLES)),
+                format!(
+                    "more than {} variables at a time",
+                    grouped(MAX_VARIABLES as u64)
+                ),
                 "keep values that belong together in an array or a map",
             ),
             Self::Memory => (
@@ -83,7 +87,7 @@ impl ScriptLimit {
             Self::Nesting => (
                 format!(
                     "values are nested more than {} levels deep",
-                    thousands(MAX_NESTING)
+                    grouped(MAX_NESTING as u64)
                 ),
                 "look for a loop that puts an array, map or closure into a new one",
             ),
@@ -130,12 +134,5 @@ fn size_limit(what: &str) -> ScriptLimit {
         ScriptLimit::Maps
     } else {
         ScriptLimit::Arrays
-    }
-}
-
-fn thousands(number: usize) -> String {
-    match (number / 1000, number % 1000) {
-        (0, rest) => rest.to_string(),
-        (thousands, rest) => format!("{thousands},{rest:03}"),
     }
 }
