@@ -8,7 +8,7 @@ use crate::cli::COMMANDS;
 use crate::cli::value;
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
-use crate::error::suggest::nearest_option;
+use crate::error::suggest::nearest;
 
 /// Turns clap's error into a problem, with clap's suggestion as the hint.
 ///
@@ -67,7 +67,7 @@ pub(super) fn explain(error: &clap::Error, first: Option<&OsString>) -> Problem 
 
 /// Returns the problem of a misspelt command, if a known command is near.
 fn misspelt_command(word: &str) -> Option<Problem> {
-    let command = nearest_option(word, &COMMANDS).filter(|command| *command != word)?;
+    let command = nearest(word, &COMMANDS).filter(|command| *command != word)?;
     let problem = Problem::new(Exit::Usage, format!("unknown command `{word}`"));
     Some(problem.hint(format!("did you mean `token_service {command}`?")))
 }

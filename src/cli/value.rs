@@ -13,7 +13,7 @@ use bytesize::ByteSize;
 use tracing::level_filters::LevelFilter;
 use url::Url;
 
-use crate::error::suggest::nearest_option;
+use crate::error::suggest::nearest;
 use crate::observe::logging::LineFormat;
 use crate::observe::progress::ProgressMode;
 use crate::report::fail_on::Condition;
@@ -155,7 +155,7 @@ pub fn report(text: &str) -> ParseResult<ReportSpec> {
     };
     let Some((_, format)) = ReportFormat::ALL.iter().find(|(known, _)| *known == name) else {
         let known = ReportFormat::ALL.map(|(name, _)| name);
-        let nearest = nearest_option(name, &known);
+        let nearest = nearest(name, &known);
         let known = known.join(", ");
         return Err(match nearest {
             Some(nearest) => format!(

@@ -14,7 +14,7 @@ use crate::cli::help::RUN;
 use crate::cli::{COMMANDS, Cli, command, has_variables, option_of, variable};
 use crate::config::options::config_key;
 use crate::error::diagnostic::{Problem, usage};
-use crate::error::suggest::nearest_option;
+use crate::error::suggest::nearest;
 use crate::report::ReportFormat;
 
 /// The manual that the pages belong to.
@@ -41,7 +41,7 @@ pub(crate) fn man(name: Option<&str>) -> Result<Vec<u8>, Problem> {
 
 fn unknown_command(name: &str) -> Problem {
     let problem = usage(format!("unknown command `{name}`"));
-    match nearest_option(name, &COMMANDS) {
+    match nearest(name, &COMMANDS) {
         Some(near) => problem.hint(format!("did you mean `token_service man {near}`?")),
         None => problem.hint("`token_service -h` lists the commands"),
     }

@@ -7,7 +7,7 @@
 use crate::config::options;
 use crate::error::diagnostic::usage;
 use crate::error::diagnostic::{Location, Problem};
-use crate::error::suggest::nearest_option;
+use crate::error::suggest::nearest;
 
 /// The keys whose values are redacted.
 const SECRET_KEYS: [&str; 3] = ["password", "url", "headers"];
@@ -63,7 +63,7 @@ pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::
             let found = key_at(source, index, key);
             // Other files have no keys that are options.
             let option = options::option_named(key).filter(|_| what == CONFIGURATION);
-            let (label, hint) = match (option, nearest_option(key, &known)) {
+            let (label, hint) = match (option, nearest(key, &known)) {
                 (Some(option), _) => (option, None),
                 (None, Some(near)) => (format!("did you mean `{near}`?"), None),
                 (None, None) => (
@@ -72,7 +72,7 @@ pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::
                 ),
             };
             let location = location_of_key(file, source, found, key, label);
-            let location = match nearest_option(key, &known) {
+            let location = match nearest(key, &known) {
                 Some(near) if is_harmless(near) => location.redact_other_keys(source),
                 // A misspelt key may be that of a secret.
                 _ => location.redact_rest(source),

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::suggest::nearest_option;
+use crate::error::suggest::nearest;
 use crate::report::summary::Summary;
 
 /// The numbers of the summary that a condition can name.
@@ -207,7 +207,7 @@ fn name(text: &str) -> Result<&'static str, String> {
     let known = NAMES.into_iter().find(|name| *name == text);
     known.ok_or_else(|| {
         let known = NAMES.join(", ");
-        match nearest_option(text, &NAMES) {
+        match nearest(text, &NAMES) {
             Some(nearest) => {
                 format!("must name one of {known}, not `{text}` (did you mean `{nearest}`?)")
             }

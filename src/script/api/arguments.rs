@@ -2,7 +2,7 @@
 
 use rhai::{Dynamic, EvalAltResult, INT};
 
-use crate::error::suggest::nearest_name;
+use crate::error::suggest::nearest;
 use crate::error::{ErrorKind, Fault};
 use crate::script::api::RhaiResultOf;
 use crate::script::native::thrown;
@@ -36,7 +36,7 @@ pub(super) fn invalid(argument: &str, expected: &str) -> Box<EvalAltResult> {
 
 /// Returns the error of an option that does not exist.
 pub(super) fn unknown_option(name: &str, known: &[&str]) -> Box<EvalAltResult> {
-    let near = nearest_name(name, known.iter().copied());
+    let near = nearest(name, known.iter().copied());
     let expected = match near {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("one of {}", known.join(", ")),

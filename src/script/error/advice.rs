@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rhai::{EvalAltResult, ParseErrorType};
 
-use crate::error::suggest::nearest_name;
+use crate::error::suggest::nearest;
 use crate::script::error::limit;
 use crate::script::error::message::{Advice, lower_first};
 use crate::script::type_names::script_type;
@@ -27,7 +27,7 @@ pub fn of_parse(kind: &ParseErrorType, text: &str) -> Advice {
 /// Returns the message of an unknown variable.
 pub fn unknown_variable(name: &str, text: &str) -> Advice {
     let declared = declared_names(text);
-    let near = nearest_name(
+    let near = nearest(
         name,
         declared.iter().copied().filter(|other| *other != name),
     );
@@ -50,7 +50,7 @@ fn unknown_module(name: &str, text: &str) -> Advice {
         let end = rest.find(|char: char| !char.is_alphanumeric() && char != '_')?;
         Some(&rest[..end])
     });
-    let near = nearest_name(
+    let near = nearest(
         name,
         ["host", "env", "config", "global"]
             .into_iter()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rhai::Engine;
 
-use crate::error::suggest::nearest_name;
+use crate::error::suggest::nearest;
 use crate::script::error::advice;
 use crate::script::error::message::Advice;
 use crate::script::texts::is_closure;
@@ -97,7 +97,7 @@ impl Symbols {
         if name.contains("::") {
             return Advice { message, ..empty() };
         }
-        let near = nearest_name(name, self.functions.keys().map(String::as_str));
+        let near = nearest(name, self.functions.keys().map(String::as_str));
         Advice {
             message,
             label: near.map_or(String::new(), |near| format!("did you mean `{near}`?")),
@@ -129,7 +129,7 @@ impl Symbols {
             })
             .map(|(name, _)| name)
             .collect();
-        let label = match nearest_name(property, has.iter().copied()) {
+        let label = match nearest(property, has.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None if has.is_empty() => String::new(),
             None => format!("it has {}", has.join(", ")),

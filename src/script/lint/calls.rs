@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rhai::{AST, ASTNode, Dynamic, Expr, FnCallExpr, Position, Stmt};
 
-use crate::error::suggest::nearest_name;
+use crate::error::suggest::nearest;
 use crate::script::api::{FETCH_OPTIONS, RETRY_OPTIONS};
 use crate::script::error::symbols::{Signature, Symbols, call_forms};
 use crate::script::lint::ast::{Functions, call_of, functions_of};
@@ -136,7 +136,7 @@ impl<'a> Calls<'a> {
         }
         check_call(name, count, &self.symbols.functions).map(|(message, label)| {
             if label.is_empty() {
-                let near = nearest_name(name, self.functions.keys().map(String::as_str));
+                let near = nearest(name, self.functions.keys().map(String::as_str));
                 (
                     message,
                     near.map_or(label, |near| format!("did you mean `{near}`?")),
@@ -156,7 +156,7 @@ fn check_module_call(
     functions: &Functions,
 ) -> Option<(String, String)> {
     let Some(forms) = functions.get(name) else {
-        let label = nearest_name(name, functions.keys().map(String::as_str))
+        let label = nearest(name, functions.keys().map(String::as_str))
             .map_or(String::new(), |near| format!("did you mean `{near}`?"));
         return Some((format!("`{module}` has no function `{name}`"), label));
     };
@@ -170,7 +170,7 @@ fn check_call(
     known: &BTreeMap<String, Vec<Signature>>,
 ) -> Option<(String, String)> {
     let Some(forms) = known.get(name) else {
-        let label = nearest_name(name, known.keys().map(String::as_str))
+        let label = nearest(name, known.keys().map(String::as_str))
             .map_or(String::new(), |near| format!("did you mean `{near}`?"));
         return Some((format!("unknown function `{name}`"), label));
     };
@@ -259,7 +259,7 @@ impl Calls<'_> {
         }
         for (key, _) in &map.0 {
             if !known.contains(&key.name.as_str()) {
-                let label = match nearest_name(&key.name, known.iter().copied()) {
+                let label = match nearest(&key.name, known.iter().copied()) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("it takes {}", known.join(", ")),
                 };

@@ -3,7 +3,7 @@
 use rhai::{ASTNode, Expr, Position, Stmt};
 
 use crate::error::ErrorKind as FaultKind;
-use crate::error::suggest::nearest_name;
+use crate::error::suggest::nearest;
 use crate::pipeline::token::Status;
 use crate::script::error::symbols::Symbols;
 use crate::script::lint::ast::call_of;
@@ -129,7 +129,7 @@ fn check_comparison(
                 of_outcome |= kind == ValueKind::Outcome && is_status;
             });
             let known: Vec<&str> = statuses().collect();
-            let near = nearest_name(text, known.iter().copied());
+            let near = nearest(text, known.iter().copied());
             let message = format!("no token ever has the status `{text}`");
             let label = suggestion(text, &known);
             if of_outcome {
@@ -152,7 +152,7 @@ fn unknown_kind(constant: &Expr) -> Option<LintFinding> {
     if known.contains(&text.as_str()) {
         return None;
     }
-    let near = nearest_name(text, known)?;
+    let near = nearest(text, known)?;
     let message = format!("no error of the host has the kind `{text}`");
     Some(LintFinding::warning(*position, message).label(format!("did you mean `{near}`?")))
 }
@@ -183,7 +183,7 @@ fn statuses() -> impl Iterator<Item = &'static str> {
 }
 
 fn suggestion(name: &str, known: &[&str]) -> String {
-    match nearest_name(name, known.iter().copied()) {
+    match nearest(name, known.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("one of {}", known.join(", ")),
     }
