@@ -1,4 +1,4 @@
-//! Tracks the server's progress: its last reply, its last commit, and what INSERTs wait for.
+//! Tracks the server's progress: its last reply, and what INSERTs wait for.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +13,6 @@ const MAX_DENIALS: u32 = 100;
 pub(super) struct ServerProgress {
     pub(super) start: Instant,
     pub(super) last_reply: AtomicU64,
-    pub(super) last_commit: AtomicU64,
     pub(super) unconfirmed_since: AtomicU64,
     pub(super) denials: AtomicU32,
     pub(super) wait: Mutex<Option<WaitReason>>,
@@ -24,7 +23,6 @@ impl ServerProgress {
         Self {
             start: Instant::now(),
             last_reply: AtomicU64::new(1),
-            last_commit: AtomicU64::new(0),
             unconfirmed_since: AtomicU64::new(0),
             denials: AtomicU32::new(0),
             wait: Mutex::new(None),
@@ -51,7 +49,6 @@ impl ServerProgress {
 
     /// Records a confirmed commit.
     pub(super) fn record_commit(&self) {
-        self.last_commit.store(self.now_ms(), Ordering::Relaxed);
         self.unconfirmed_since.store(0, Ordering::Relaxed);
         self.denials.store(0, Ordering::Relaxed);
     }
