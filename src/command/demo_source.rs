@@ -4,16 +4,14 @@
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use anyhow::Context as _;
 use tokio::net::TcpListener;
-use tokio::runtime::Builder;
 
 use crate::cli::env::Env;
 use crate::cli::{self, DemoSourceArgs, value};
 use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
 use crate::fetch::demo;
-use crate::runtime::signals::Signals;
+use crate::runtime::{self, signals::Signals};
 
 /// The default address, reachable only from this host.
 const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -25,11 +23,7 @@ const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHO
 pub fn run(args: &DemoSourceArgs, env: &Env, out: &mut impl Write) -> Result<(), Problem> {
     let variable = env.parse(&cli::variable("listen"), value::address)?;
     let address = args.listen.or(variable).unwrap_or(DEFAULT_ADDRESS);
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("the runtime cannot be started")?;
-    runtime.block_on(async {
+    runtime::current_thread()?.block_on(async {
         let mut signals = Signals::listen()?;
         let listener = TcpListener::bind(address)
             .await

@@ -22,7 +22,7 @@ pub struct Metric {
 #[derive(Clone, Debug)]
 pub enum MetricValue {
     /// Monotonic counters, one for each set of attributes.
-    Count(Vec<Point<u64>>),
+    Count(Vec<Point>),
     /// A single number.
     Gauge(f64),
     /// A distribution of latencies.
@@ -31,9 +31,9 @@ pub enum MetricValue {
 
 /// A value with its attributes.
 #[derive(Clone, Debug)]
-pub struct Point<T> {
+pub struct Point {
     /// Names and values.
     pub attributes: Vec<(&'static str, String)>,
     /// The value.
-    pub value: T,
+    pub value: u64,
 }

@@ -87,7 +87,7 @@ fn data(value: &MetricValue, period: Period) -> Data {
     }
 }
 
-fn count(point: &Point<u64>, period: Period) -> NumberDataPoint {
+fn count(point: &Point, period: Period) -> NumberDataPoint {
     let attribute = |(key, value): &(&str, String)| KeyValue {
         key: (*key).to_owned(),
         value: Some(AnyValue {
