@@ -10,8 +10,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 use crate::config::{self, Purpose};
-use crate::error::Fault;
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::Cause;
 use crate::fetch::http::HttpSource;
 use crate::fetch::lines::LineParser;
@@ -93,17 +92,17 @@ pub fn script(text: &str, run: bool) -> Result<(), String> {
 
 /// Parses a journal or a report as `replay` does.
 pub fn journal(bytes: &[u8]) -> Result<(), String> {
-    crate::command::replay::parse(bytes.to_vec()).map_err(|fault| shown(&fault.into()))
+    crate::command::replay::parse(bytes.to_vec()).map_err(|fault| shown(&fault))
 }
 
 /// Returns all forms of an error.
-fn shown(problem: &Problem) -> String {
+fn shown(problem: &Error) -> String {
     let plain = problem.render(false);
     format!("{plain}\n{}\n{}", problem.render(true), problem.to_json())
 }
 
 async fn run_on_demo(mut script: Script) -> Result<(), String> {
-    let rendered = |fault: Fault| shown(&fault.into());
+    let rendered = |fault: Error| shown(&fault);
     let endpoint = fetch::demo::start().await.map_err(rendered)?;
     let settings = config::load_text(Purpose::Demo, "fuzz.yaml", "");
     let settings = settings.map_err(|problem| shown(&problem))?;

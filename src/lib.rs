@@ -27,8 +27,7 @@ pub use runtime::{hardening, termination_log};
 /// The parts of a pipeline, from which the benchmarks build runs with and without a script.
 pub mod parts {
     pub use crate::config::ScriptLimits;
-    pub use crate::error::Fault;
-    pub use crate::error::diagnostic::Problem;
+    pub use crate::error::Error;
     pub use crate::fetch::http::{HttpEndpoint, HttpSource};
     pub use crate::fetch::{FetchLimits, Fetcher};
     pub use crate::observe::number::grouped;

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use token_service::parts::{
-    Clock, DatabaseTarget, Emitter, Fault, FetchLimits, Fetcher, HostParts, HttpEndpoint,
-    HttpSource, Ledger, Problem, ReportFormat, ReportSpec, Reports, STACK_SIZE, Script, ScriptHost,
+    Clock, DatabaseTarget, Emitter, Error, FetchLimits, Fetcher, HostParts, HttpEndpoint,
+    HttpSource, Ledger, ReportFormat, ReportSpec, Reports, STACK_SIZE, Script, ScriptHost,
     ScriptLimits, ScriptSettings, Shutdown, Store, StoreOptions, SystemClock, TableName, Tracer,
     run_and_drain,
 };
@@ -208,11 +208,11 @@ fn demo_store() -> StoreOptions {
     }
 }
 
-fn fault_error(fault: Fault) -> anyhow::Error {
+fn fault_error(fault: Error) -> anyhow::Error {
     let causes = fault.causes.join(": ");
     anyhow!(fault).context(causes)
 }
 
-fn problem_error(problem: &Problem) -> anyhow::Error {
+fn problem_error(problem: &Error) -> anyhow::Error {
     anyhow!(problem.render(false))
 }

@@ -8,9 +8,8 @@ use std::path::Path;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::cli::value::{ParseResult, invalid_value};
-use crate::error::diagnostic::Problem;
-use crate::error::diagnostic::usage;
 use crate::error::escape::escape;
+use crate::error::{Error, usage};
 use crate::runtime::secret::{Secret, SecretFileError};
 
 /// The variables that hold a secret; the first three also exist with the suffix `_FILE`.
@@ -38,7 +37,7 @@ impl Env {
     }
 
     /// Returns the value of a variable that is set.
-    pub fn get(&self, name: &str) -> Result<Option<&str>, Problem> {
+    pub fn get(&self, name: &str) -> Result<Option<&str>, Error> {
         match self.variables.get(name) {
             None => Ok(None),
             Some(value) => match value.to_str() {
@@ -53,7 +52,7 @@ impl Env {
         &self,
         name: &str,
         parse: impl FnOnce(&str) -> ParseResult<T>,
-    ) -> Result<Option<T>, Problem> {
+    ) -> Result<Option<T>, Error> {
         let Some(value) = self.get(name)? else {
             return Ok(None);
         };
@@ -96,7 +95,7 @@ impl Env {
     }
 
     /// Returns a secret from the variable `name`, or from the file that `name_FILE` names.
-    pub fn secret(&self, name: &str) -> Result<Option<Secret>, Problem> {
+    pub fn secret(&self, name: &str) -> Result<Option<Secret>, Error> {
         let from_file = format!("{name}_FILE");
         let path = self.get(&from_file)?;
         match (self.get(name)?, path) {

@@ -6,14 +6,14 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::cli::COMMANDS;
 use crate::cli::value;
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::Exit;
 use crate::error::suggest::nearest;
 
 /// Turns clap's error into a problem, with clap's suggestion as the hint.
 ///
 /// `first` is the first argument.
-pub(super) fn explain(error: &clap::Error, first: Option<&OsString>) -> Problem {
+pub(super) fn explain(error: &clap::Error, first: Option<&OsString>) -> Error {
     let first = first.and_then(|word| word.to_str()).unwrap_or_default();
     // After a misspelt command, clap reports a later argument instead.
     if let Some(problem) = misspelt_command(first) {
@@ -62,24 +62,24 @@ pub(super) fn explain(error: &clap::Error, first: Option<&OsString>) -> Problem 
     } else {
         tips.join("; ")
     };
-    Problem::new(Exit::Usage, message).hint(hint)
+    Error::new(Exit::Usage, message).hint(hint)
 }
 
 /// Returns the problem of a misspelt command, if a known command is near.
-fn misspelt_command(word: &str) -> Option<Problem> {
+fn misspelt_command(word: &str) -> Option<Error> {
     let command = nearest(word, &COMMANDS).filter(|command| *command != word)?;
-    let problem = Problem::new(Exit::Usage, format!("unknown command `{word}`"));
+    let problem = Error::new(Exit::Usage, format!("unknown command `{word}`"));
     Some(problem.hint(format!("did you mean `token_service {command}`?")))
 }
 
 /// Returns the problem of a word after SIZE or an option, which clap takes for a subcommand.
-fn misplaced_word(word: &str) -> Problem {
+fn misplaced_word(word: &str) -> Error {
     if COMMANDS.contains(&word) {
-        Problem::new(Exit::Usage, format!("the command `{word}` must come first")).hint(format!(
+        Error::new(Exit::Usage, format!("the command `{word}` must come first")).hint(format!(
             "SIZE and options go after it: `token_service {word} …`"
         ))
     } else {
-        Problem::new(Exit::Usage, format!("unexpected argument '{word}' found"))
+        Error::new(Exit::Usage, format!("unexpected argument '{word}' found"))
             .hint("see `token_service --help`")
     }
 }

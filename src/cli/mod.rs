@@ -15,7 +15,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use crate::cli::args::*;
 use crate::cli::env::Env;
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::observe::logging::LineFormat;
 
 /// The names of the commands, for suggestions.
@@ -108,7 +108,7 @@ pub enum ParseError {
     /// status is 0.
     Answer(String),
     /// The command line is invalid.
-    Problem(Problem),
+    Invalid(Error),
 }
 
 /// Parses a command line, the program's name first. With `color` the help is styled.
@@ -126,7 +126,7 @@ pub fn parse(args: &[OsString], color: bool) -> Result<Cli, ParseError> {
         .and_then(|matches| Cli::from_arg_matches(&matches))
         .map_err(|error| {
             if error.use_stderr() {
-                return ParseError::Problem(error::explain(&error, args.get(1)));
+                return ParseError::Invalid(error::explain(&error, args.get(1)));
             }
             let text = error.render();
             ParseError::Answer(if color {

@@ -21,9 +21,9 @@ fn parsed(line: &str) -> Cli {
     }
 }
 
-fn problem(line: &str) -> Problem {
+fn problem(line: &str) -> Error {
     match parse(&args(line), false) {
-        Err(ParseError::Problem(problem)) => problem,
+        Err(ParseError::Invalid(problem)) => problem,
         other => panic!("{other:?}"),
     }
 }

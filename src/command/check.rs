@@ -8,10 +8,9 @@ use std::path::PathBuf;
 use crate::command::find_files;
 use crate::config::{CheckSettings, ProbeTargets, ScriptSource as ScriptPath};
 use crate::error::color::Color;
-use crate::error::diagnostic::{Problem, Severity};
 use crate::error::exit::Exit;
 use crate::error::probe::ProbeResult;
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind, Severity};
 use crate::fetch::http::probe::reach;
 use crate::runtime;
 use crate::script::{self, Script};
@@ -22,7 +21,7 @@ pub struct CheckReport {
     /// One line for each script without an error and for each probe.
     pub lines: String,
     /// The distinct problems.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<Error>,
 }
 
 impl CheckReport {
@@ -76,7 +75,7 @@ pub fn check(checked: CheckSettings, color: Color) -> CheckReport {
 }
 
 /// Returns the path of a script, or of all scripts below a folder; `None` is the built-in script.
-fn scripts_of(script: &ScriptPath) -> Vec<Result<Option<PathBuf>, Problem>> {
+fn scripts_of(script: &ScriptPath) -> Vec<Result<Option<PathBuf>, Error>> {
     let ScriptPath::File(path) = script else {
         return vec![Ok(None)];
     };
@@ -84,11 +83,11 @@ fn scripts_of(script: &ScriptPath) -> Vec<Result<Option<PathBuf>, Problem>> {
     let hint = "pass scripts, or folders that contain *.rhai files";
     match find_files::files(path, ".rhai") {
         Err(error) => {
-            let problem = Problem::new(Exit::Script, format!("the script {shown} cannot be read"));
+            let problem = Error::new(Exit::Script, format!("the script {shown} cannot be read"));
             vec![Err(problem.cause(error.to_string()).hint(hint))]
         }
         Ok(files) if files.is_empty() => {
-            let problem = Problem::new(Exit::Usage, format!("no script in {shown}"));
+            let problem = Error::new(Exit::Usage, format!("no script in {shown}"));
             vec![Err(problem.hint(hint))]
         }
         Ok(files) => files.into_iter().map(|file| Ok(Some(file))).collect(),
@@ -122,16 +121,12 @@ async fn probe(targets: &ProbeTargets) -> Vec<ProbeResult> {
     [source].into_iter().chain(database).collect()
 }
 
-fn problem(fault: &Fault) -> Problem {
-    let is_usage = matches!(fault.kind, ErrorKind::InvalidArgument { .. });
-    let problem = Problem::from(fault.clone());
-    if is_usage {
-        problem.with_exit(Exit::Usage)
-    } else {
-        problem
-    }
+fn problem(fault: &Error) -> Error {
+    let is_usage = matches!(fault.kind, Some(ErrorKind::InvalidArgument { .. }));
+    let exit = if is_usage { Exit::Usage } else { fault.exit };
+    fault.clone().with_exit(exit)
 }
 
-fn is_error(problem: &Problem) -> bool {
+fn is_error(problem: &Error) -> bool {
     problem.severity == Severity::Error
 }

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use crate::cli::env::Env;
 use crate::cli::{self, DemoSourceArgs, value};
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::Exit;
 use crate::fetch::demo;
 use crate::runtime::{self, signals::Signals};
@@ -20,7 +20,7 @@ const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHO
 ///
 /// # Errors
 /// The address cannot be used, or `out` cannot be written.
-pub fn run(args: &DemoSourceArgs, env: &Env, out: &mut impl Write) -> Result<(), Problem> {
+pub fn run(args: &DemoSourceArgs, env: &Env, out: &mut impl Write) -> Result<(), Error> {
     let variable = env.parse(&cli::variable("listen"), value::address)?;
     let address = args.listen.or(variable).unwrap_or(DEFAULT_ADDRESS);
     runtime::current_thread()?.block_on(async {
@@ -36,7 +36,7 @@ pub fn run(args: &DemoSourceArgs, env: &Env, out: &mut impl Write) -> Result<(),
         match written {
             // A closed pipe is not an error.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                let problem = Problem::new(Exit::Script, "standard output cannot be written");
+                let problem = Error::new(Exit::Script, "standard output cannot be written");
                 return Err(problem.cause(error.to_string()));
             }
             _ => {}
@@ -49,8 +49,8 @@ pub fn run(args: &DemoSourceArgs, env: &Env, out: &mut impl Write) -> Result<(),
     })
 }
 
-fn cannot_listen(address: SocketAddr, error: &io::Error) -> Problem {
-    Problem::new(Exit::Usage, format!("cannot listen on {address}"))
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> Error {
+    Error::new(Exit::Usage, format!("cannot listen on {address}"))
         .cause(error.to_string())
         .hint("set --listen to an address of this host and a free port; port 0 picks one")
 }

@@ -13,8 +13,8 @@ use roff::{Roff, bold, roman};
 use crate::cli::help::RUN;
 use crate::cli::{COMMANDS, Cli, command, has_variables, option_of, variable};
 use crate::config::options::config_key;
-use crate::error::diagnostic::{Problem, usage};
 use crate::error::suggest::nearest;
+use crate::error::{Error, usage};
 use crate::report::ReportFormat;
 
 /// The manual that the pages belong to.
@@ -24,7 +24,7 @@ const MANUAL: &str = "User Commands";
 ///
 /// # Errors
 /// If there is no such command.
-pub(crate) fn man(name: Option<&str>) -> Result<Vec<u8>, Problem> {
+pub(crate) fn man(name: Option<&str>) -> Result<Vec<u8>, Error> {
     let page = match name {
         None => program_page(command()),
         Some(name) => {
@@ -36,10 +36,10 @@ pub(crate) fn man(name: Option<&str>) -> Result<Vec<u8>, Problem> {
             command_page(sub)
         }
     };
-    page.map_err(|error| Problem::from(anyhow::Error::from(error)))
+    page.map_err(|error| Error::from(anyhow::Error::from(error)))
 }
 
-fn unknown_command(name: &str) -> Problem {
+fn unknown_command(name: &str) -> Error {
     let problem = usage(format!("unknown command `{name}`"));
     match nearest(name, &COMMANDS) {
         Some(near) => problem.hint(format!("did you mean `token_service man {near}`?")),

@@ -12,8 +12,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::config::MergeSettings;
-use crate::error::Fault;
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::{Cause, Exit, RunTotals};
 use crate::journal::{
     JournalLine, JournalReader, ParsedRecord, ReadPurpose, SummaryRecord, is_stream,
@@ -92,7 +91,7 @@ impl MergedTotals {
         }
     }
 
-    fn add(&mut self, file: &Path) -> Result<(), Fault> {
+    fn add(&mut self, file: &Path) -> Result<(), Error> {
         let mut reader = JournalReader::open(file, ReadPurpose::Merge)?;
         let mut tally = Tally::default();
         let mut end = None;
@@ -219,7 +218,7 @@ impl MergedTotals {
             script_exit: self.script_exit,
             problem: self.worst,
         };
-        let problem = self.ledger.fault().cloned().map(Problem::from);
+        let problem = self.ledger.fault().cloned();
         let record = self.record();
         let fail_on = &settings.fail_on;
         conclusion::close(

@@ -22,8 +22,8 @@ use crate::cli::env::Env;
 use crate::cli::{self, Cli, Command, ParseError};
 pub use crate::command::outcome::CommandOutcome;
 use crate::config::{Purpose, RunSettings};
+use crate::error::Error;
 use crate::error::color::Color;
-use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
 use crate::observe::logging;
 use crate::observe::metrics::file::MetricsFile;
@@ -37,14 +37,14 @@ pub fn run(args: &[OsString], env: &Env) -> CommandOutcome {
     let outcome = match cli::parse(args, stdout_color(env)) {
         Ok(cli) => dispatch(&cli, env),
         Err(ParseError::Answer(text)) => Ok(print(&text)),
-        Err(ParseError::Problem(problem)) => Err(vec![problem]),
+        Err(ParseError::Invalid(problem)) => Err(vec![problem]),
     };
     let mut outcome = outcome.unwrap_or_else(CommandOutcome::from);
     outcome.error_format = cli::error_format(args, env);
     outcome
 }
 
-fn dispatch(cli: &Cli, env: &Env) -> Result<CommandOutcome, Vec<Problem>> {
+fn dispatch(cli: &Cli, env: &Env) -> Result<CommandOutcome, Vec<Error>> {
     let alone = |problem| vec![problem];
     match &cli.command {
         Some(Command::Api(args)) => {
@@ -101,7 +101,7 @@ fn start(
     settings: &RunSettings,
     env: &Env,
     work: impl FnOnce(&ProgressDisplay) -> Conclusion,
-) -> Result<CommandOutcome, Problem> {
+) -> Result<CommandOutcome, Error> {
     let streams = StreamKinds {
         stderr_draws: io::stderr().is_terminal() && env.allows_drawing(),
         stdout_is_terminal: io::stdout().is_terminal(),
@@ -137,7 +137,7 @@ fn measured(
     path: Option<&Path>,
     progress: ProgressMode,
     work: impl FnOnce() -> Conclusion,
-) -> Result<CommandOutcome, Problem> {
+) -> Result<CommandOutcome, Error> {
     let file = path.map(MetricsFile::open).transpose()?;
     let started = Instant::now();
     let conclusion = work();
@@ -174,7 +174,7 @@ fn print(text: impl AsRef<[u8]>) -> CommandOutcome {
             CommandOutcome::new(Exit::Completed, Vec::new())
         }
         Err(error) => {
-            let problem = Problem::new(Exit::Script, "cannot write to standard output");
+            let problem = Error::new(Exit::Script, "cannot write to standard output");
             CommandOutcome::from(vec![problem.cause(error.to_string())])
         }
     }

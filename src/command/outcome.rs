@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use crate::cli::env::Env;
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::Exit;
 use crate::observe::logging::LineFormat;
 
@@ -17,14 +17,14 @@ pub struct CommandOutcome {
     pub(crate) details: Vec<String>,
     /// Warnings about the process itself.
     pub(crate) warnings: Vec<String>,
-    pub(crate) problems: Vec<Problem>,
+    pub(crate) problems: Vec<Error>,
     /// The layout of errors.
     pub(crate) error_format: LineFormat,
 }
 
 impl CommandOutcome {
     /// Returns the outcome of a command without a summary.
-    pub(crate) fn new(exit: Exit, problems: Vec<Problem>) -> Self {
+    pub(crate) fn new(exit: Exit, problems: Vec<Error>) -> Self {
         Self {
             exit,
             summary: None,
@@ -63,7 +63,7 @@ impl CommandOutcome {
     /// Returns the one line that describes the outcome best, if there is anything to say.
     pub fn headline(&self) -> Option<String> {
         let summary = self.summary.clone();
-        summary.or_else(|| self.problems.first().map(Problem::headline))
+        summary.or_else(|| self.problems.first().map(Error::headline))
     }
 
     /// Returns the exit status of the process.
@@ -72,8 +72,8 @@ impl CommandOutcome {
     }
 }
 
-impl From<Vec<Problem>> for CommandOutcome {
-    fn from(problems: Vec<Problem>) -> Self {
+impl From<Vec<Error>> for CommandOutcome {
+    fn from(problems: Vec<Error>) -> Self {
         let exit = problems.first().map_or(Exit::Completed, |first| first.exit);
         Self::new(exit, problems)
     }

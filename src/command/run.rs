@@ -13,8 +13,7 @@ use tracing::{Dispatch, dispatcher};
 
 use crate::command::supervisor::run_supervised;
 use crate::config::{RunSettings, ScriptSource as ScriptPath, SourceSettings};
-use crate::error::Fault;
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::{Exit, RunTotals};
 use crate::fetch;
 use crate::fetch::http::HttpSource;
@@ -66,7 +65,7 @@ pub fn run(settings: &RunSettings, display: &ProgressDisplay) -> Conclusion {
 /// Concludes a run without tokens, because its shard or its input is empty.
 ///
 /// The script does not run: no script expects a SIZE of 0.
-fn empty_run(settings: &RunSettings, run_context: &RunContext) -> Result<Conclusion, Problem> {
+fn empty_run(settings: &RunSettings, run_context: &RunContext) -> Result<Conclusion, Error> {
     let is_empty =
         matches!(&settings.source, SourceSettings::Input(input) if input.count() == Some(0));
     if is_empty {
@@ -90,7 +89,7 @@ fn empty_run(settings: &RunSettings, run_context: &RunContext) -> Result<Conclus
 }
 
 /// Compiles and checks the script, so that a misspelt name costs no token.
-pub(crate) fn load(settings: &RunSettings) -> Result<Script, Problem> {
+pub(crate) fn load(settings: &RunSettings) -> Result<Script, Error> {
     let path = match &settings.script {
         ScriptPath::Default => None,
         ScriptPath::File(path) => Some(path.as_path()),
@@ -112,7 +111,7 @@ pub(crate) fn load(settings: &RunSettings) -> Result<Script, Problem> {
 }
 
 /// Adds a hint to a problem that was found before the run.
-fn with_check_hint(problem: Problem) -> Problem {
+fn with_check_hint(problem: Error) -> Error {
     match &problem.location {
         Some(location) if problem.hint.is_none() => {
             let file = location.file.clone();
@@ -131,7 +130,7 @@ async fn pipeline(
     shutdown: Shutdown,
     run_context: RunContext,
     display: ProgressDisplay,
-) -> Result<Conclusion, Problem> {
+) -> Result<Conclusion, Error> {
     let deadline = settings
         .deadline
         .map(|deadline| run_context.instant + deadline);
@@ -186,7 +185,7 @@ pub(crate) async fn run_script(
     parts: HostParts,
     run_context: RunContext,
     display: &ProgressDisplay,
-) -> Result<Conclusion, Problem> {
+) -> Result<Conclusion, Error> {
     let store = Arc::clone(&parts.store);
     let host = ScriptHost::new(parts);
     let total = (!host.fetcher().is_open_ended()).then(|| host.size());
@@ -212,11 +211,11 @@ pub(crate) async fn open_store(
     shutdown: &Shutdown,
     run_context: &RunContext,
     wait: Duration,
-) -> Result<Store, Problem> {
+) -> Result<Store, Error> {
     let clock = &run_context.clock;
     let mut failures = 0;
     loop {
-        let fault: Fault = tokio::select! {
+        let fault: Error = tokio::select! {
             // First: the store also stops on shutdown, but its fault does not name the signal.
             biased;
             () = shutdown.stopping().cancelled() => return Err(stopped_early(shutdown)),
@@ -228,7 +227,7 @@ pub(crate) async fn open_store(
         failures += 1;
         let pause = Backoff::default().wait(failures, clock.jitter());
         if !fault.retryable || clock.now() + pause >= run_context.instant + wait {
-            return Err(fault.into());
+            return Err(fault);
         }
         tracing::info!(cause = fault.causes.first(), "waiting for the database");
         tokio::select! {
@@ -242,7 +241,7 @@ async fn open_source(
     source: SourceSettings,
     limits: &FetchLimits,
     tracer: &Tracer,
-) -> Result<Box<dyn fetch::TokenSource>, Problem> {
+) -> Result<Box<dyn fetch::TokenSource>, Error> {
     let endpoint = match source {
         SourceSettings::Http(endpoint) => endpoint,
         SourceSettings::BuiltIn => fetch::demo::start().await?,
@@ -251,7 +250,7 @@ async fn open_source(
             return Ok(Box::new(reader.context("the input cannot be read")?));
         }
         SourceSettings::Nothing => {
-            return Err(Problem::new(Exit::Usage, "no token source is configured"));
+            return Err(Error::new(Exit::Usage, "no token source is configured"));
         }
     };
     let mut http = HttpSource::new(&endpoint, limits)?;
@@ -263,7 +262,7 @@ async fn on_script_thread(
     mut script: Script,
     host: Arc<ScriptHost>,
     run_context: RunContext,
-) -> Result<Conclusion, Problem> {
+) -> Result<Conclusion, Error> {
     let (sender, receiver) = oneshot::channel();
     let busy = run_context.clock.busy();
     // The thread logs to the dispatcher of its run.
@@ -285,7 +284,7 @@ async fn on_script_thread(
     receiver
         .await
         .context("the script's thread ended without a result")
-        .map_err(Problem::from)
+        .map_err(Error::from)
 }
 
 /// Computes the totals and concludes the run.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::RunSettings;
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::{Cause, Exit};
 use crate::observe::otel::{RunEnd, Telemetry};
 use crate::observe::run_context::RunContext;
@@ -52,11 +52,11 @@ pub fn run_supervised<Work>(
     work: impl FnOnce(Shutdown, RunContext) -> Work,
 ) -> Conclusion
 where
-    Work: Future<Output = Result<Conclusion, Problem>>,
+    Work: Future<Output = Result<Conclusion, Error>>,
 {
     let runtime = match runtime::current_thread() {
         Ok(runtime) => runtime,
-        Err(error) => return Problem::from(error).into(),
+        Err(error) => return Error::from(error).into(),
     };
     let finished = runtime.block_on(async {
         let mut signals = Signals::listen()?;
@@ -92,7 +92,7 @@ where
         }
         Ok(finished)
     });
-    finished.unwrap_or_else(|problem: Problem| problem.into())
+    finished.unwrap_or_else(|problem: Error| problem.into())
 }
 
 /// Returns the time to flush telemetry: the rest of the grace period, or 0 after a second signal.
@@ -117,7 +117,7 @@ pub async fn supervise<Work>(
     work: impl FnOnce(Shutdown, RunContext) -> Work,
 ) -> Conclusion
 where
-    Work: Future<Output = Result<Conclusion, Problem>>,
+    Work: Future<Output = Result<Conclusion, Error>>,
 {
     let shutdown = Shutdown::new();
     tokio::select! {
@@ -178,7 +178,7 @@ fn overdue(cause: Cause) -> Conclusion {
         Cause::Deadline => Exit::Database,
         signal => Exit::Signal(signal),
     };
-    Problem::new(exit, "the report could not be completed in time")
+    Error::new(exit, "the report could not be completed in time")
         .hint("raise `--grace` if needed; a report on a path remains as PATH.partial")
         .into()
 }

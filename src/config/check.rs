@@ -7,7 +7,7 @@ use crate::config::file::ConfigFile;
 use crate::config::settings::{CheckSettings, ProbeTargets, ScriptSource};
 use crate::config::source::no_source;
 use crate::config::{DEFAULT_SIZE, Layers, database, no_database, options};
-use crate::error::diagnostic::{Problem, usage};
+use crate::error::{Error, usage};
 use crate::fetch::http::HttpEndpoint;
 use crate::store::DatabaseTarget;
 
@@ -85,11 +85,11 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> CheckSettings {
 }
 
 /// The problems found so far.
-struct Problems(Vec<Problem>);
+struct Problems(Vec<Error>);
 
 impl Problems {
     /// Returns the value, or records the problem.
-    fn collect<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
+    fn collect<T>(&mut self, result: Result<T, Error>) -> Option<T> {
         result.map_err(|problem| self.0.push(problem)).ok()
     }
 }

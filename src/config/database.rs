@@ -9,7 +9,7 @@ use crate::cli::env::Env;
 use crate::cli::value;
 use crate::config::file::{ConfigFile, DatabaseKeys};
 use crate::config::yaml_error;
-use crate::error::diagnostic::{Problem, usage};
+use crate::error::{Error, usage};
 use crate::runtime::secret::Secret;
 use crate::store::DatabaseTarget;
 use crate::store::postgres::{Address, AddressOrigin, Host, Password, SslMode, TargetSession};
@@ -26,7 +26,7 @@ const PARTS: [&str; 7] = [
 ];
 
 /// Returns the configured database, or `None` if no database is configured.
-pub(super) fn target(env: &Env, file: &ConfigFile) -> Result<Option<DatabaseTarget>, Problem> {
+pub(super) fn target(env: &Env, file: &ConfigFile) -> Result<Option<DatabaseTarget>, Error> {
     let keys = &file.database;
     let url = env.secret("DATABASE_URL")?;
     let parts: Vec<&str> = PARTS.into_iter().filter(|name| env.has(name)).collect();
@@ -69,7 +69,7 @@ pub(super) fn target(env: &Env, file: &ConfigFile) -> Result<Option<DatabaseTarg
     from_parts(env, file).map(|address| Some(DatabaseTarget::Postgres(Box::new(address))))
 }
 
-fn from_parts(env: &Env, file: &ConfigFile) -> Result<Address, Problem> {
+fn from_parts(env: &Env, file: &ConfigFile) -> Result<Address, Error> {
     let keys = &file.database;
     let text = |name: &str, key: &str, in_file: &Option<String>| {
         let given = env.get(name)?.map(str::to_string);
@@ -122,7 +122,7 @@ fn from_url(
     secret: &Secret,
     env: &Env,
     keys: &DatabaseKeys,
-) -> Result<DatabaseTarget, Problem> {
+) -> Result<DatabaseTarget, Error> {
     let url = secret.initial().expose_secret().trim();
     if let Some(path) = url.strip_prefix("sqlite:") {
         // Other tools write `sqlite:///var/lib/tokens.db` for an absolute path.
@@ -155,7 +155,7 @@ fn from_url(
 /// Returns the list of hosts, with IPv6 addresses without brackets.
 ///
 /// Rejects values pasted by mistake. The message does not show them: they may contain a password.
-fn plain_hosts(text: &str) -> Result<String, Problem> {
+fn plain_hosts(text: &str) -> Result<String, Error> {
     let refused = |why: &str, hint: &str| {
         Err(usage(format!("the database's hosts cannot be used: {why}")).hint(hint))
     };
@@ -202,7 +202,7 @@ fn plain_hosts(text: &str) -> Result<String, Problem> {
 }
 
 /// Returns the path of libpq's password file: `PGPASSFILE`, or `.pgpass` in the home folder.
-fn passfile(env: &Env) -> Result<Option<PathBuf>, Problem> {
+fn passfile(env: &Env) -> Result<Option<PathBuf>, Error> {
     if let Some(file) = env.get("PGPASSFILE")? {
         return Ok(Some(PathBuf::from(file)));
     }
@@ -232,7 +232,7 @@ fn parts_of(keys: &DatabaseKeys) -> Vec<&'static str> {
 }
 
 /// Adds the location of a key of `database`.
-fn at_key(problem: Problem, file: &ConfigFile, key: &str) -> Problem {
+fn at_key(problem: Error, file: &ConfigFile, key: &str) -> Error {
     match yaml_error::locate_key(&file.path, &file.text, &["database", key], String::new()) {
         Some(location) => problem.location(location),
         None => problem,

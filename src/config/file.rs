@@ -11,8 +11,8 @@ use url::Url;
 use crate::cli::value::{self, ParseResult, ShardArg};
 use crate::config::yaml_error;
 use crate::config::yaml_values::{elements, number, readers, vars};
-use crate::error::diagnostic::{Problem, usage};
 use crate::error::escape::escape;
+use crate::error::{Error, usage};
 use crate::observe::progress::ProgressMode;
 use crate::report::ReportSpec;
 use crate::report::fail_on::Condition;
@@ -154,7 +154,7 @@ pub(super) struct ScriptKeys {
 }
 
 /// Reads the file at `path`.
-pub(super) fn read(path: &Path) -> Result<ConfigFile, Problem> {
+pub(super) fn read(path: &Path) -> Result<ConfigFile, Error> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
         usage(format!(
@@ -168,7 +168,7 @@ pub(super) fn read(path: &Path) -> Result<ConfigFile, Problem> {
 }
 
 /// Parses `text`; messages call it `path`.
-pub(super) fn parse(path: String, text: String) -> Result<ConfigFile, Problem> {
+pub(super) fn parse(path: String, text: String) -> Result<ConfigFile, Error> {
     let keys: Option<FileKeys> = serde_yaml::from_str(&text)
         .map_err(|error| yaml_error::explain(yaml_error::CONFIGURATION, &path, &text, &error))?;
     let keys = keys.unwrap_or_default();

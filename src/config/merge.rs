@@ -5,16 +5,16 @@ use std::slice;
 use crate::cli::env::Env;
 use crate::cli::{MergeArgs, ReplayArgs, RunArgs};
 use crate::config::{Layers, MergeSettings, Purpose, RunSettings};
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 
 /// Returns the settings of a replay, or the first problem.
-pub fn load_for_replay(args: &ReplayArgs, env: &Env) -> Result<RunSettings, Problem> {
+pub fn load_for_replay(args: &ReplayArgs, env: &Env) -> Result<RunSettings, Error> {
     let run = args.as_run();
     Layers::of(&run.common, env)?.resolve(Purpose::Replay, &run, slice::from_ref(&args.file))
 }
 
 /// Returns the settings of `merge`, or the first problem.
-pub fn load_for_merge(args: &MergeArgs, env: &Env) -> Result<MergeSettings, Problem> {
+pub fn load_for_merge(args: &MergeArgs, env: &Env) -> Result<MergeSettings, Error> {
     let layers = Layers::of(&args.common, env)?;
     let run = RunArgs {
         output: args.output.clone(),

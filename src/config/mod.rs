@@ -40,8 +40,7 @@ pub use crate::config::settings::{
     SourceSettings,
 };
 use crate::config::size::RunSize;
-use crate::error::diagnostic::Problem;
-use crate::error::diagnostic::usage;
+use crate::error::{Error, usage};
 pub use crate::observe::logging::{LineFormat, LogSettings};
 use crate::observe::otel::Tracer;
 use crate::runtime::secret::Secret;
@@ -65,12 +64,12 @@ pub enum Purpose {
 }
 
 /// Returns the settings of a run, or the first problem, which has exit code 2.
-pub fn load(purpose: Purpose, args: &RunArgs, env: &Env) -> Result<RunSettings, Problem> {
+pub fn load(purpose: Purpose, args: &RunArgs, env: &Env) -> Result<RunSettings, Error> {
     Layers::of(&args.common, env)?.resolve(purpose, args, &[])
 }
 
 /// Returns the settings from the text of a configuration file alone; messages call it `name`.
-pub fn load_text(purpose: Purpose, name: &str, text: &str) -> Result<RunSettings, Problem> {
+pub fn load_text(purpose: Purpose, name: &str, text: &str) -> Result<RunSettings, Error> {
     let env = Env::default();
     let file = file::parse(name.to_owned(), text.to_owned())?;
     let layers = Layers {
@@ -90,7 +89,7 @@ struct Layers<'a> {
 }
 
 impl<'a> Layers<'a> {
-    fn of(common: &CommonArgs, env: &'a Env) -> Result<Self, Problem> {
+    fn of(common: &CommonArgs, env: &'a Env) -> Result<Self, Error> {
         let named = match &common.config {
             Some(path) => Some(path.as_path()),
             None => env.get(&variable("config"))?.map(Path::new),
@@ -110,7 +109,7 @@ impl<'a> Layers<'a> {
         purpose: Purpose,
         args: &RunArgs,
         replayed: &[PathBuf],
-    ) -> Result<RunSettings, Problem> {
+    ) -> Result<RunSettings, Error> {
         let limits = self.limits(args)?;
         let RunSize { size, input } = match purpose {
             // A replay covers all tokens of its file.
@@ -196,7 +195,7 @@ impl<'a> Layers<'a> {
         option: &str,
         parse: impl FnOnce(&str) -> ParseResult<T>,
         in_file: Option<T>,
-    ) -> Result<Option<T>, Problem> {
+    ) -> Result<Option<T>, Error> {
         match flag {
             Some(value) => Ok(Some(value)),
             None => Ok(self.env.parse(&variable(option), parse)?.or(in_file)),
@@ -204,7 +203,7 @@ impl<'a> Layers<'a> {
     }
 
     /// Returns a boolean flag, else the variable, else the value of the file.
-    fn switch(&self, flag: bool, option: &str, in_file: Option<bool>) -> Result<bool, Problem> {
+    fn switch(&self, flag: bool, option: &str, in_file: Option<bool>) -> Result<bool, Error> {
         let given = self.pick(
             flag.then_some(true),
             option,
@@ -214,11 +213,7 @@ impl<'a> Layers<'a> {
         Ok(given.unwrap_or_default())
     }
 
-    fn store(
-        &self,
-        args: &RunArgs,
-        target: DatabaseTarget,
-    ) -> Result<store::StoreOptions, Problem> {
+    fn store(&self, args: &RunArgs, target: DatabaseTarget) -> Result<store::StoreOptions, Error> {
         let keys = &self.file.database;
         // The demo's database has fixed names.
         let is_configured = !matches!(target, DatabaseTarget::Demo);
@@ -251,7 +246,7 @@ impl<'a> Layers<'a> {
         })
     }
 
-    fn patience(&self, args: &RunArgs) -> Result<Duration, Problem> {
+    fn patience(&self, args: &RunArgs) -> Result<Duration, Error> {
         let in_file = self.file.run.patience;
         let patience = self.pick(
             args.times.patience,
@@ -262,7 +257,7 @@ impl<'a> Layers<'a> {
         Ok(patience.unwrap_or(Duration::from_secs(30)))
     }
 
-    fn script(&self, flag: Option<&PathBuf>) -> Result<ScriptSource, Problem> {
+    fn script(&self, flag: Option<&PathBuf>) -> Result<ScriptSource, Error> {
         let in_file = self.file.run.script.clone();
         let named = self.pick(flag.cloned(), "script", path, in_file)?;
         Ok(named.map_or(ScriptSource::Default, ScriptSource::File))
@@ -301,7 +296,7 @@ impl<'a> Layers<'a> {
         secrets
     }
 
-    fn log(&self, args: &CommonArgs) -> Result<LogSettings, Problem> {
+    fn log(&self, args: &CommonArgs) -> Result<LogSettings, Error> {
         let level = self.pick(args.log_level, "log-level", crate::cli::value::level, None)?;
         let format = self.pick(
             args.log_format,
@@ -316,7 +311,7 @@ impl<'a> Layers<'a> {
     }
 
     /// Checks `--error-format`, which the program reads before it reads settings.
-    fn check_error_format(&self, args: &CommonArgs) -> Result<(), Problem> {
+    fn check_error_format(&self, args: &CommonArgs) -> Result<(), Error> {
         let format = self.pick(
             args.error_format,
             "error-format",
@@ -328,7 +323,7 @@ impl<'a> Layers<'a> {
     }
 }
 
-fn no_database() -> Problem {
+fn no_database() -> Error {
     usage("no database is configured").hint(
         "set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the --config file; `token_service demo` needs no database",
     )

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use crate::cli::RunArgs;
 use crate::config::{Layers, ScriptSource};
-use crate::error::diagnostic::{Problem, usage};
+use crate::error::{Error, usage};
 use crate::store::DatabaseTarget;
 use crate::store::postgres::Address;
 
@@ -62,7 +62,7 @@ impl UsedFile {
         }
     }
 
-    fn conflict(&self, other: &Self, resolved: &Path) -> Problem {
+    fn conflict(&self, other: &Self, resolved: &Path) -> Error {
         let path = self.path.display();
         let problem = if self.name == other.name {
             usage(format!("two {}s would be written to `{path}`", self.name))
@@ -114,7 +114,7 @@ impl Layers<'_> {
         args: &RunArgs,
         files: &[PathBuf],
         database: Option<&DatabaseTarget>,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Error> {
         // An invalid setting is reported where it is resolved.
         let config = self.config.as_deref();
         let script = self.script(args.script.as_ref()).ok();

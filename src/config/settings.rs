@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::fetch::FetchLimits;
 use crate::fetch::http::HttpEndpoint;
 use crate::fetch::input::Input;
@@ -152,5 +152,5 @@ pub struct CheckSettings {
     /// What to connect to; `None` without `--connect`, or if the configuration has a problem.
     pub targets: Option<ProbeTargets>,
     /// The problems of the configuration.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<Error>,
 }

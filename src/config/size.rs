@@ -7,7 +7,7 @@ use crate::cli::RunArgs;
 use crate::cli::value::{self, MAX_SIZE, ShardArg};
 use crate::config::shard::Shard;
 use crate::config::{DEFAULT_SIZE, Layers, path};
-use crate::error::diagnostic::{Problem, usage};
+use crate::error::{Error, usage};
 use crate::fetch::input::Input;
 
 /// The variables of Cloud Run for the index of this task and the number of tasks.
@@ -26,7 +26,7 @@ pub(super) struct RunSize {
 
 impl Layers<'_> {
     /// Resolves the size, and opens the input; its tokens are at most `max_token` bytes long.
-    pub(super) fn run_size(&self, args: &RunArgs, max_token: usize) -> Result<RunSize, Problem> {
+    pub(super) fn run_size(&self, args: &RunArgs, max_token: usize) -> Result<RunSize, Error> {
         let shard = self.shard(args)?;
         let Some(path) = self.input(args)? else {
             let size = shard.part(self.size(args)?);
@@ -46,7 +46,7 @@ impl Layers<'_> {
     }
 
     /// Returns SIZE if it is set, and its maximum.
-    fn requested_size(&self, args: &RunArgs) -> Result<(Option<u64>, Option<u64>), Problem> {
+    fn requested_size(&self, args: &RunArgs) -> Result<(Option<u64>, Option<u64>), Error> {
         let requested = self.pick(args.size, "size", value::size, self.file.run.size)?;
         let max = self.env.parse("MAX_TOKENS", value::positive)?;
         match (requested, max) {
@@ -59,18 +59,18 @@ impl Layers<'_> {
     }
 
     /// Returns SIZE without regard to an input.
-    pub(super) fn size(&self, args: &RunArgs) -> Result<u64, Problem> {
+    pub(super) fn size(&self, args: &RunArgs) -> Result<u64, Error> {
         let (requested, max) = self.requested_size(args)?;
         // The user did not set the default, so the maximum lowers it without an error.
         let default = max.map_or(DEFAULT_SIZE, |max| max.min(DEFAULT_SIZE));
         Ok(requested.unwrap_or(default))
     }
 
-    pub(super) fn input(&self, args: &RunArgs) -> Result<Option<PathBuf>, Problem> {
+    pub(super) fn input(&self, args: &RunArgs) -> Result<Option<PathBuf>, Error> {
         self.pick(args.input.clone(), "input", path, None)
     }
 
-    pub(super) fn shard(&self, args: &RunArgs) -> Result<Shard, Problem> {
+    pub(super) fn shard(&self, args: &RunArgs) -> Result<Shard, Error> {
         let given = self.pick(args.shard, "shard", value::shard, self.file.run.shard)?;
         let (index, count) = match given {
             Some(ShardArg {
@@ -95,13 +95,13 @@ impl Layers<'_> {
     }
 
     /// Returns the platform's index of this task.
-    fn task_index(&self) -> Result<Option<u64>, Problem> {
+    fn task_index(&self) -> Result<Option<u64>, Error> {
         let cloud_run = self.number(CLOUD_RUN.0)?;
         Ok(cloud_run.or(self.number(KUBERNETES)?))
     }
 
     /// Returns the platform's index of this task and number of tasks.
-    fn task_index_and_count(&self) -> Result<Option<(u64, u64)>, Problem> {
+    fn task_index_and_count(&self) -> Result<Option<(u64, u64)>, Error> {
         let (index, count) = CLOUD_RUN;
         match (self.number(index)?, self.number(count)?) {
             (Some(task), Some(tasks)) => Ok(Some((task, tasks))),
@@ -112,13 +112,13 @@ impl Layers<'_> {
         }
     }
 
-    fn number(&self, variable: &str) -> Result<Option<u64>, Problem> {
+    fn number(&self, variable: &str) -> Result<Option<u64>, Error> {
         self.env.parse(variable, value::number)
     }
 }
 
 /// Returns the number of tokens of a file, or an error if it exceeds `MAX_TOKENS`.
-fn size_of_file(count: u64, max: Option<u64>, input: &Input) -> Result<u64, Problem> {
+fn size_of_file(count: u64, max: Option<u64>, input: &Input) -> Result<u64, Error> {
     match max {
         Some(max) if count > max => Err(usage(format!(
             "the input {} has {count} tokens, which exceeds MAX_TOKENS, {max}",
@@ -130,7 +130,7 @@ fn size_of_file(count: u64, max: Option<u64>, input: &Input) -> Result<u64, Prob
 }
 
 /// Returns the unlimited size of a pipe, or an error if a shard or `MAX_TOKENS` needs the number.
-fn size_of_pipe(input: Input, shard: Shard, max: Option<u64>) -> Result<RunSize, Problem> {
+fn size_of_pipe(input: Input, shard: Shard, max: Option<u64>) -> Result<RunSize, Error> {
     let unknown = |cause| {
         let name = input.name();
         usage(format!(
@@ -151,7 +151,7 @@ fn size_of_pipe(input: Input, shard: Shard, max: Option<u64>) -> Result<RunSize,
     })
 }
 
-fn missing_index(count: u64) -> Problem {
+fn missing_index(count: u64) -> Error {
     let (index, _) = CLOUD_RUN;
     usage(format!("the shard /{count} has no index")).hint(format!(
         "write I/{count}, or set {index} or {KUBERNETES} to the index"
@@ -159,7 +159,7 @@ fn missing_index(count: u64) -> Problem {
 }
 
 /// Returns an error, because each pod would otherwise fetch the whole SIZE.
-fn missing_count() -> Problem {
+fn missing_count() -> Error {
     usage(format!(
         "{KUBERNETES} is set, but the number of completions that share SIZE is not"
     ))

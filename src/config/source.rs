@@ -7,13 +7,13 @@ use url::Url;
 
 use crate::cli::{RunArgs, value};
 use crate::config::{AUTHORIZATION, Layers};
-use crate::error::diagnostic::{Problem, usage};
+use crate::error::{Error, usage};
 use crate::fetch::FetchLimits;
 use crate::fetch::http::HttpEndpoint;
 use crate::runtime::secret::Secret;
 
 impl Layers<'_> {
-    pub(super) fn limits(&self, args: &RunArgs) -> Result<FetchLimits, Problem> {
+    pub(super) fn limits(&self, args: &RunArgs) -> Result<FetchLimits, Error> {
         let keys = &self.file.source;
         let max_token = keys.max_token.unwrap_or(1 << 10);
         let no_top_up = self.switch(args.no_top_up, "no-top-up", None)?;
@@ -34,7 +34,7 @@ impl Layers<'_> {
     }
 
     /// Returns the endpoint of the source.
-    pub(super) fn endpoint(&self) -> Result<HttpEndpoint, Problem> {
+    pub(super) fn endpoint(&self) -> Result<HttpEndpoint, Error> {
         Ok(HttpEndpoint {
             url: self.source_url()?.ok_or_else(no_source)?,
             headers: self.headers()?,
@@ -42,7 +42,7 @@ impl Layers<'_> {
         })
     }
 
-    pub(super) fn source_url(&self) -> Result<Option<Url>, Problem> {
+    pub(super) fn source_url(&self) -> Result<Option<Url>, Error> {
         // The message leaves out the URL, which may have a key in its query.
         let given = self.env.get("TOKEN_HOST")?.map(value::source_url);
         let given = given
@@ -51,7 +51,7 @@ impl Layers<'_> {
         Ok(given.or_else(|| self.file.source.url.clone()))
     }
 
-    pub(super) fn headers(&self) -> Result<Vec<(String, Secret)>, Problem> {
+    pub(super) fn headers(&self) -> Result<Vec<(String, Secret)>, Error> {
         let in_file = self.file.source.headers.iter().flatten();
         let mut headers: Vec<(String, Secret)> = in_file
             .map(|(name, value)| (name.0.clone(), Secret::fixed(value.0.as_str())))
@@ -72,7 +72,7 @@ impl Layers<'_> {
     }
 }
 
-pub(super) fn no_source() -> Problem {
+pub(super) fn no_source() -> Error {
     usage("no token source is configured").hint(
         "set TOKEN_HOST to its URL, or `source.url` in the --config file; `token_service demo` needs no source",
     )

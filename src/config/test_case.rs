@@ -13,7 +13,7 @@ use crate::cli::{RunArgs, value};
 use crate::config::file::{ConditionKey, ConfigFile, RunKeys, ScriptKeys, SourceKeys};
 use crate::config::yaml_values::{number, readers};
 use crate::config::{Layers, Purpose, RunSettings, yaml_error};
-use crate::error::diagnostic::{Location, Problem};
+use crate::error::{Error, Location};
 
 /// The keys of a case's `options:`, named as the options and keys of a run.
 #[derive(Default, Deserialize)]
@@ -65,7 +65,7 @@ pub(crate) struct CaseSettings {
 }
 
 /// Resolves the settings of a case's run.
-pub(crate) fn resolve(case: CaseSettings, options: CaseOptions) -> Result<RunSettings, Problem> {
+pub(crate) fn resolve(case: CaseSettings, options: CaseOptions) -> Result<RunSettings, Error> {
     let file = ConfigFile {
         source: SourceKeys {
             retries: options.retries,
@@ -108,7 +108,7 @@ pub(crate) fn resolve(case: CaseSettings, options: CaseOptions) -> Result<RunSet
 }
 
 /// Parses the YAML text of a file without secrets; messages call it `what` and `file`.
-pub(crate) fn parse<T: DeserializeOwned>(what: &str, file: &str, text: &str) -> Result<T, Problem> {
+pub(crate) fn parse<T: DeserializeOwned>(what: &str, file: &str, text: &str) -> Result<T, Error> {
     serde_yaml::from_str(text).map_err(|error| {
         let problem = yaml_error::explain(what, file, text, &error);
         match problem.location.clone() {

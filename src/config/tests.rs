@@ -30,7 +30,7 @@ fn bare(variables: &[(&str, &str)]) -> Env {
 }
 
 /// Loads the settings with the text of a configuration file.
-fn with_file(yaml: &str, env: &Env) -> Result<RunSettings, Problem> {
+fn with_file(yaml: &str, env: &Env) -> Result<RunSettings, Error> {
     let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
     file.write_all(yaml.as_bytes()).unwrap();
     let mut args = RunArgs::default();
@@ -38,7 +38,7 @@ fn with_file(yaml: &str, env: &Env) -> Result<RunSettings, Problem> {
     load(Purpose::Run, &args, env)
 }
 
-fn load_env(variables: &Env) -> Result<RunSettings, Problem> {
+fn load_env(variables: &Env) -> Result<RunSettings, Error> {
     load(Purpose::Run, &RunArgs::default(), variables)
 }
 
@@ -73,7 +73,7 @@ fn file_error(yaml: &str) -> String {
     }
 }
 
-fn message(result: Result<RunSettings, Problem>) -> String {
+fn message(result: Result<RunSettings, Error>) -> String {
     let problem = result.err().unwrap();
     assert_eq!(problem.exit, Exit::Usage);
     problem.render(false)

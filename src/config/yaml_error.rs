@@ -5,9 +5,8 @@
 //! columns stay the same.
 
 use crate::config::options;
-use crate::error::diagnostic::usage;
-use crate::error::diagnostic::{Location, Problem};
 use crate::error::suggest::nearest;
+use crate::error::{Error, Location, usage};
 
 /// The keys whose values are redacted.
 const SECRET_KEYS: [&str; 3] = ["password", "url", "headers"];
@@ -18,7 +17,7 @@ pub(super) const CONFIGURATION: &str = "the configuration file";
 /// Turns the YAML crate's error about `source`, the text of `file`, into a problem.
 ///
 /// Messages call the file `what`.
-pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::Error) -> Problem {
+pub(super) fn explain(what: &str, file: &str, source: &str, error: &serde_yaml::Error) -> Error {
     let index = error.location().map(|location| location.index());
     let text = error.to_string();
     let text = match error.location() {

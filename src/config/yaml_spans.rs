@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
-use crate::error::diagnostic::Location;
+use crate::error::Location;
 
 /// A step of the path to a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,5 @@
 //! The exit status of the process and the rules that choose it. `--help` and the README list it.
 
-use crate::error::ErrorKind;
-
 /// The reason to stop a run before its script ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -60,17 +58,6 @@ impl Exit {
             Self::Signal(Cause::Interrupt) => 130,
             Self::Signal(Cause::Terminate) => 143,
             Self::Chosen(code) => code,
-        }
-    }
-
-    /// Returns the exit status of an uncaught fault.
-    pub fn of_fault(kind: &ErrorKind) -> Self {
-        if kind.is_database() {
-            Self::Database
-        } else if kind.is_source() {
-            Self::Source
-        } else {
-            Self::Script
         }
     }
 }

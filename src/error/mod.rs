@@ -1,145 +1,172 @@
-//! The error type that all modules share: what failed, its causes and a hint.
+//! The error type that all modules share: what failed, where, why, what to do, and the exit status.
 //!
-//! A script that catches a fault sees its kind as `kind`; the kind of an uncaught fault sets the exit
-//! code. A fault never holds a token or a secret.
+//! `render` writes it as text and as JSON; only `main` prints it. An error never holds a token or a
+//! secret.
 
 pub mod color;
-pub mod diagnostic;
 pub mod escape;
 pub mod exit;
+pub mod kind;
 pub mod probe;
+mod render;
 pub mod suggest;
 
 use std::fmt;
-use std::time::Duration;
+use std::ops::{Deref, DerefMut};
 
-/// The kind of a failure, with the values that a script can act on.
+use serde::Serialize;
+
+use crate::error::escape::escape;
+use crate::error::exit::Exit;
+pub use crate::error::kind::ErrorKind;
+
+/// A position in a user's file, with a label for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The source responded with a status other than 200.
-    HttpStatus {
-        /// The HTTP status code.
-        status: u16,
-        /// The `Retry-After` of the response.
-        retry_after: Option<Duration>,
-    },
-    /// The source did not respond in time.
-    HttpTimeout,
-    /// The source could not be reached; it did not serve the request.
-    HttpConnect,
-    /// The response is not a list of tokens.
-    HttpProtocol,
-    /// The source stopped delivering before SIZE tokens were received.
-    ShortSupply {
-        /// The number of tokens requested.
-        requested: u64,
-        /// The number of tokens received.
-        received: u64,
-    },
-    /// The database could not be reached, or its connection was lost and not restored.
-    DbConnect,
-    /// The database refused an operation that every token needs.
-    DbDenied {
-        /// The SQLSTATE, such as `42501`.
-        sqlstate: String,
-    },
-    /// A call received an invalid value.
-    InvalidArgument {
-        /// The name of the argument.
-        argument: String,
-        /// The valid values.
-        expected: String,
-    },
-    /// A stream was consumed a second time.
-    StreamConsumed,
-    /// A report or the standard output cannot be written.
-    OutputClosed,
-    /// An import is outside the script's folder, or does not exist.
-    ImportDenied,
+pub struct Location {
+    /// The file's path as the user knows it.
+    pub file: String,
+    /// The text of the file; if empty, only the position is shown.
+    pub source: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// The column in characters, from 1.
+    pub column: usize,
+    /// How many characters are marked, at least 1; never beyond the line's end.
+    pub length: usize,
+    /// The text beside the mark, such as ``did you mean `store`?``; may be empty.
+    pub label: String,
 }
 
-impl ErrorKind {
-    /// The names of all kinds, as scripts see them in `kind`.
-    pub const NAMES: [&str; 11] = [
-        "http_status",
-        "http_timeout",
-        "http_connect",
-        "http_protocol",
-        "short_supply",
-        "db_connect",
-        "db_denied",
-        "invalid_argument",
-        "stream_consumed",
-        "output_closed",
-        "import_denied",
-    ];
-
-    /// Returns the name that scripts see as `kind`.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::HttpStatus { .. } => "http_status",
-            Self::HttpTimeout => "http_timeout",
-            Self::HttpConnect => "http_connect",
-            Self::HttpProtocol => "http_protocol",
-            Self::ShortSupply { .. } => "short_supply",
-            Self::DbConnect => "db_connect",
-            Self::DbDenied { .. } => "db_denied",
-            Self::InvalidArgument { .. } => "invalid_argument",
-            Self::StreamConsumed => "stream_consumed",
-            Self::OutputClosed => "output_closed",
-            Self::ImportDenied => "import_denied",
-        }
-    }
-
-    /// Returns true for failures of the token source.
-    pub fn is_source(&self) -> bool {
-        matches!(
-            self,
-            Self::HttpStatus { .. }
-                | Self::HttpTimeout
-                | Self::HttpConnect
-                | Self::HttpProtocol
-                | Self::ShortSupply { .. }
-        )
-    }
-
-    /// Returns true for failures of the database.
-    pub fn is_database(&self) -> bool {
-        matches!(self, Self::DbConnect | Self::DbDenied { .. })
-    }
+/// One call of the stack at the error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CallFrame {
+    /// The called function; empty for the top level of a script.
+    pub name: String,
+    /// The file that contains the call.
+    pub file: String,
+    /// The call's line, from 1.
+    pub line: usize,
+    /// The call's column in characters, from 1.
+    pub column: usize,
 }
 
-/// A failure: a message, its causes and a hint.
+/// The severity of an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The command fails.
+    #[default]
+    Error,
+    /// The command can go on, but the input looks wrong.
+    Warning,
+}
+
+/// The parts of an [`Error`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// The kind.
-    pub kind: ErrorKind,
+pub struct ErrorParts {
+    /// The severity.
+    pub severity: Severity,
     /// One sentence without a full stop: what failed.
     pub message: String,
+    /// The kind, if a script can catch the error.
+    pub kind: Option<ErrorKind>,
     /// The causes, outermost first.
     pub causes: Vec<String>,
+    /// The position in a script or configuration file.
+    pub location: Option<Location>,
+    /// The call stack, innermost call first.
+    pub frames: Vec<CallFrame>,
+    /// Additional facts, one line each.
+    pub notes: Vec<String>,
     /// The next step for the user.
     pub hint: Option<String>,
     /// True if a retry is safe and may succeed.
     pub retryable: bool,
+    /// The exit status of the process.
+    pub exit: Exit,
 }
 
-impl Fault {
-    /// Creates a fault that is not retryable.
-    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
+/// An error or warning. Its parts are accessible through `Deref`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error(Box<ErrorParts>);
+
+impl Error {
+    /// Creates an error that no script can catch; `message` is one sentence without a full stop.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self(Box::new(ErrorParts {
+            severity: Severity::Error,
             message: message.into(),
+            kind: None,
             causes: Vec::new(),
+            location: None,
+            frames: Vec::new(),
+            notes: Vec::new(),
             hint: None,
             retryable: false,
+            exit,
+        }))
+    }
+
+    /// Creates an error of `kind`, with the exit status of that kind. It is not retryable.
+    pub fn of(kind: ErrorKind, message: impl Into<String>) -> Self {
+        let mut error = Self::new(kind.exit(), message);
+        if let ErrorKind::HttpStatus {
+            retry_after: Some(wait),
+            ..
+        } = kind
+        {
+            error = error.note(format!("retry_after_ms {}", wait.as_millis()));
         }
+        error.kind = Some(kind);
+        error
+    }
+
+    /// Turns the error into a warning.
+    #[must_use]
+    pub fn warning(mut self) -> Self {
+        self.severity = Severity::Warning;
+        self
+    }
+
+    /// Replaces the exit status.
+    #[must_use]
+    pub fn with_exit(mut self, exit: Exit) -> Self {
+        self.exit = exit;
+        self
+    }
+
+    /// Marks the error as retryable.
+    #[must_use]
+    pub fn retryable(mut self) -> Self {
+        self.retryable = true;
+        self
     }
 
     /// Appends a cause.
     #[must_use]
     pub fn cause(mut self, cause: impl Into<String>) -> Self {
         self.causes.push(cause.into());
+        self
+    }
+
+    /// Sets the location.
+    #[must_use]
+    pub fn location(mut self, location: Location) -> Self {
+        self.location = Some(location);
+        self
+    }
+
+    /// Appends the next outer call.
+    #[must_use]
+    pub fn frame(mut self, frame: CallFrame) -> Self {
+        self.frames.push(frame);
+        self
+    }
+
+    /// Appends a fact.
+    #[must_use]
+    pub fn note(mut self, note: impl Into<String>) -> Self {
+        self.notes.push(note.into());
         self
     }
 
@@ -150,21 +177,72 @@ impl Fault {
         self
     }
 
-    /// Marks the fault as retryable.
+    /// Applies `map` to the message, the causes, the notes, the hint and the label.
     #[must_use]
-    pub fn retryable(mut self) -> Self {
-        self.retryable = true;
+    pub fn map_texts(mut self, map: impl Fn(&str) -> String) -> Self {
+        let parts = &mut *self.0;
+        let lines = parts.causes.iter_mut().chain(&mut parts.notes);
+        for text in lines.chain(&mut parts.hint).chain([&mut parts.message]) {
+            *text = map(text);
+        }
+        if let Some(location) = &mut parts.location {
+            location.label = map(&location.label);
+        }
         self
     }
-}
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+    /// Returns true if the error has a kind for which `test` holds.
+    pub fn is_kind(&self, test: impl FnOnce(&ErrorKind) -> bool) -> bool {
+        self.kind.as_ref().is_some_and(test)
+    }
+
+    /// Returns the parts by value.
+    pub fn into_parts(self) -> ErrorParts {
+        *self.0
+    }
+
+    /// Returns the name of the kind; empty if there is none.
+    pub fn kind_name(&self) -> &str {
+        self.kind.as_ref().map_or("", ErrorKind::as_str)
     }
 }
 
-impl std::error::Error for Fault {}
+impl Deref for Error {
+    type Target = ErrorParts;
+
+    fn deref(&self) -> &ErrorParts {
+        &self.0
+    }
+}
+
+impl DerefMut for Error {
+    fn deref_mut(&mut self) -> &mut ErrorParts {
+        &mut self.0
+    }
+}
+
+impl fmt::Display for Error {
+    /// Writes the escaped message.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&escape(&self.message))
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<anyhow::Error> for Error {
+    /// Converts an unexpected failure: the outermost context is the message, the rest are the causes.
+    fn from(error: anyhow::Error) -> Self {
+        let mut messages = error.chain().map(ToString::to_string);
+        let message = messages.next().unwrap_or_default();
+        messages.fold(Self::new(Exit::Script, message), Self::cause)
+    }
+}
+
+/// Creates an error of usage or configuration.
+pub fn usage(message: impl Into<String>) -> Error {
+    Error::new(Exit::Usage, message)
+}
 
 /// Returns the messages of an error and its sources, outermost first, without repetitions.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {

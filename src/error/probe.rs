@@ -1,6 +1,6 @@
 //! The results of `check --connect`: one for each thing that a run needs. They never hold a secret.
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::error::color::Color;
 use crate::error::escape::escape;
 
@@ -11,7 +11,7 @@ enum ProbeState {
     /// A run is possible, with a limitation.
     Warning,
     /// A run is not possible.
-    Fault(Box<Fault>),
+    Failed(Error),
 }
 
 /// The result of one probe.
@@ -42,18 +42,18 @@ impl ProbeResult {
     }
 
     /// Creates a result that prevents a run; `address` is the address that was probed.
-    pub fn fault(subject: &'static str, address: &str, fault: Fault) -> Self {
+    pub fn fault(subject: &'static str, address: &str, fault: Error) -> Self {
         let details = format!("{address}  {}", fault.message);
         Self {
-            state: ProbeState::Fault(Box::new(fault)),
+            state: ProbeState::Failed(fault),
             ..Self::ok(subject, details)
         }
     }
 
     /// Returns the fault that prevents a run.
-    pub fn blocking_fault(&self) -> Option<&Fault> {
+    pub fn blocking_fault(&self) -> Option<&Error> {
         match &self.state {
-            ProbeState::Fault(fault) => Some(fault),
+            ProbeState::Failed(fault) => Some(fault),
             ProbeState::Ok | ProbeState::Warning => None,
         }
     }
@@ -63,7 +63,7 @@ impl ProbeResult {
         let result = match self.state {
             ProbeState::Ok => "ok  ",
             ProbeState::Warning => "warn",
-            ProbeState::Fault(_) => "FAIL",
+            ProbeState::Failed(_) => "FAIL",
         };
         let (subject, details) = (self.subject, escape(&self.details));
         format!("{subject:<10}{}  {details}", color.result(result))
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn lines_are_aligned_and_escaped() {
-        let fault = Fault::new(ErrorKind::DbConnect, "the database cannot be reached");
+        let fault = Error::of(ErrorKind::DbConnect, "the database cannot be reached");
         let lines = [
             ProbeResult::ok("source", "http://127.0.0.1/"),
             ProbeResult::warning("commit", "a\u{1b}[2Jb"),

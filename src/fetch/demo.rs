@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::fetch::http::HttpEndpoint;
 
 /// Largest number of tokens in one answer; the same as at the real source.
@@ -29,9 +29,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Starts the source on a free loopback port and returns its endpoint.
 ///
 /// It runs until the current runtime ends.
-pub async fn start() -> Result<HttpEndpoint, Fault> {
+pub async fn start() -> Result<HttpEndpoint, Error> {
     let cannot = |error: io::Error| {
-        Fault::new(
+        Error::of(
             ErrorKind::HttpConnect,
             "the demo's token source cannot listen on loopback",
         )

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::fetch::{MAX_EMPTY_REQUESTS, SourceAnswer, retry};
 
 /// Returns the fault of an answer whose status is not 200.
-pub fn status(address: &str, status: StatusCode, retry_after: Option<Duration>) -> Fault {
-    let fault = Fault::new(
+pub fn status(address: &str, status: StatusCode, retry_after: Option<Duration>) -> Error {
+    let fault = Error::of(
         ErrorKind::HttpStatus {
             status: status.as_u16(),
             retry_after,
@@ -36,16 +36,16 @@ pub fn status(address: &str, status: StatusCode, retry_after: Option<Duration>) 
 }
 
 /// Returns the fault of a source that cannot be connected to.
-pub fn unreachable(address: &str) -> Fault {
-    Fault::new(ErrorKind::HttpConnect, "the token source cannot be reached")
+pub fn unreachable(address: &str) -> Error {
+    Error::of(ErrorKind::HttpConnect, "the token source cannot be reached")
         .retryable()
         .hint("check TOKEN_HOST or source.url, and that the source is up")
         .cause(format!("POST {address}"))
 }
 
 /// Returns the fault of a source that answers without TLS; a retry would not help.
-pub fn no_tls(address: &str) -> Fault {
-    Fault::new(ErrorKind::HttpConnect, "the token source does not use TLS")
+pub fn no_tls(address: &str) -> Error {
+    Error::of(ErrorKind::HttpConnect, "the token source does not use TLS")
         .hint(
             "to connect without TLS, write http:// in TOKEN_HOST or source.url; the default scheme is https",
         )
@@ -53,9 +53,9 @@ pub fn no_tls(address: &str) -> Fault {
 }
 
 /// Returns the fault of an answer that was not complete after `limit`.
-pub fn timed_out(address: &str, limit: Duration) -> Fault {
+pub fn timed_out(address: &str, limit: Duration) -> Error {
     let limit = humantime::format_duration(limit);
-    Fault::new(
+    Error::of(
         ErrorKind::HttpTimeout,
         format!("the token source did not answer within {limit}"),
     )
@@ -67,8 +67,8 @@ pub fn timed_out(address: &str, limit: Duration) -> Fault {
 }
 
 /// Returns the fault of an answer that ended before it was complete.
-pub fn truncated(address: &str) -> Fault {
-    Fault::new(
+pub fn truncated(address: &str) -> Error {
+    Error::of(
         ErrorKind::HttpProtocol,
         "the token source's answer ended early",
     )
@@ -79,8 +79,8 @@ pub fn truncated(address: &str) -> Fault {
     .cause(format!("POST {address}"))
 }
 
-pub(super) fn short_supply(requested: u64, received: u64) -> Fault {
-    Fault::new(
+pub(super) fn short_supply(requested: u64, received: u64) -> Error {
+    Error::of(
         ErrorKind::ShortSupply {
             requested,
             received,
@@ -95,16 +95,16 @@ pub(super) fn short_supply(requested: u64, received: u64) -> Fault {
 
 /// Sets the numbers of the whole fetch in a short supply; an input knows only its last request.
 pub(super) fn with_totals(
-    mut fault: Fault,
+    mut fault: Error,
     requested: u64,
     received: u64,
     is_remote: bool,
-) -> Fault {
-    if matches!(fault.kind, ErrorKind::ShortSupply { .. }) {
-        fault.kind = ErrorKind::ShortSupply {
+) -> Error {
+    if matches!(fault.kind, Some(ErrorKind::ShortSupply { .. })) {
+        fault.kind = Some(ErrorKind::ShortSupply {
             requested,
             received,
-        };
+        });
         if !is_remote {
             return fault.cause(format!("received {received} of {requested} tokens"));
         }
@@ -112,8 +112,8 @@ pub(super) fn with_totals(
     fault
 }
 
-pub(super) fn out_of_requests(most: u64, requested: u64) -> Fault {
-    Fault::new(
+pub(super) fn out_of_requests(most: u64, requested: u64) -> Error {
+    Error::of(
         ErrorKind::ShortSupply {
             requested,
             received: 0,

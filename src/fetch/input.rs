@@ -10,10 +10,9 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-use crate::error::diagnostic::Problem;
 use crate::error::escape::escape;
 use crate::error::exit::Exit;
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::fetch::lines::LineParser;
 use crate::fetch::{AnswerFuture, SourceAnswer, SourceKind, TokenSource};
 use crate::pipeline::token::Page;
@@ -41,7 +40,7 @@ impl Input {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn open(path: &Path, max_token: usize) -> Result<Self, Problem> {
+    pub fn open(path: &Path, max_token: usize) -> Result<Self, Error> {
         let is_stdin = path == Path::new("-");
         let name = if is_stdin {
             String::from("standard input")
@@ -49,7 +48,7 @@ impl Input {
             format!("`{}`", escape(&path.display().to_string()))
         };
         let unreadable = |error: io::Error| {
-            Problem::new(Exit::Usage, format!("the input {name} cannot be read"))
+            Error::new(Exit::Usage, format!("the input {name} cannot be read"))
                 .cause(error.to_string())
                 .hint(
                     "--input names a file with one token per line, or - for standard input; \
@@ -167,7 +166,7 @@ impl TokenSource for InputSource {
         Box::pin(async move {
             match (sent, answer.await) {
                 (Ok(()), Ok(answer)) => answer,
-                _ => SourceAnswer::failed(Fault::new(
+                _ => SourceAnswer::failed(Error::of(
                     ErrorKind::HttpProtocol,
                     "the input can no longer be read",
                 )),
@@ -233,7 +232,7 @@ impl InputReader {
 
     /// Takes at most `count` tokens. For a pipe it waits for one complete token and returns what is
     /// buffered, so that no token waits for the next.
-    fn take(&mut self, count: u64) -> (Page, Option<Fault>) {
+    fn take(&mut self, count: u64) -> (Page, Option<Error>) {
         let mut parser = LineParser::new(count, self.max_token);
         if self.state != ReadState::Beginning {
             parser.resume();
@@ -270,17 +269,17 @@ impl InputReader {
         (lines.page, fault)
     }
 
-    fn end_fault(&self) -> Fault {
+    fn end_fault(&self) -> Error {
         let kind = ErrorKind::ShortSupply {
             requested: 0,
             received: 0,
         };
-        Fault::new(kind, format!("the input ended: {}", self.name))
+        Error::of(kind, format!("the input ended: {}", self.name))
             .hint("omit SIZE to read all of it")
     }
 
-    fn unreadable(&self, error: &io::Error) -> Fault {
-        Fault::new(
+    fn unreadable(&self, error: &io::Error) -> Error {
+        Error::of(
             ErrorKind::HttpProtocol,
             format!("the input can no longer be read: {}", self.name),
         )
@@ -288,8 +287,8 @@ impl InputReader {
         .hint("the tokens read before the failure are in the report")
     }
 
-    fn markup(&self) -> Fault {
-        Fault::new(
+    fn markup(&self) -> Error {
+        Error::of(
             ErrorKind::HttpProtocol,
             format!("the input is not a list of tokens: {}", self.name),
         )

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::fetch::error::{
     out_of_requests, out_of_retries, short_supply, wait_too_long, with_totals,
 };
@@ -158,7 +158,7 @@ impl Fetcher {
     ///
     /// The first request is sent when the first page is requested. Then pages are fetched ahead, at
     /// most two.
-    pub fn stream(self: &Arc<Self>, size: u64, plan: FetchPlan) -> PageStream<Fault> {
+    pub fn stream(self: &Arc<Self>, size: u64, plan: FetchPlan) -> PageStream<Error> {
         let fetcher = Arc::clone(self);
         PageStream::lazy(move |stop| {
             let (sender, receiver) = mpsc::channel(1);
@@ -170,7 +170,7 @@ impl Fetcher {
     /// Returns the tokens of one request, possibly fewer than `size`.
     ///
     /// The request is sent when the page is requested.
-    pub fn once(self: &Arc<Self>, size: u64, retries: u32) -> PageStream<Fault> {
+    pub fn once(self: &Arc<Self>, size: u64, retries: u32) -> PageStream<Error> {
         let fetcher = Arc::clone(self);
         PageStream::lazy(move |stop| {
             let (sender, receiver) = mpsc::channel(2);
@@ -197,7 +197,7 @@ impl Fetcher {
         size: u64,
         plan: FetchPlan,
         stop: &CancellationToken,
-        pages: &mpsc::Sender<PageResult<Fault>>,
+        pages: &mpsc::Sender<PageResult<Error>>,
     ) {
         let mut received = 0;
         let mut requested = 0;
@@ -278,7 +278,7 @@ impl Fetcher {
                 return answer;
             };
             failures += 1;
-            tracing::debug!(kind = fault.kind.as_str(), failures, "request failed");
+            tracing::debug!(kind = fault.kind_name(), failures, "request failed");
             let waits = self.waits_for_startup(fault);
             let limits = retry::RetryLimits {
                 // Unlimited while the run waits for the source to start.
@@ -291,7 +291,7 @@ impl Fetcher {
                     if !waits {
                         self.stats.repeated.fetch_add(1, Ordering::Relaxed);
                     }
-                    tracing::info!(?wait, kind = fault.kind.as_str(), "retrying the request");
+                    tracing::info!(?wait, kind = fault.kind_name(), "retrying the request");
                     tokio::select! {
                         biased;
                         () = stop.cancelled() => return answer,
@@ -313,12 +313,12 @@ impl Fetcher {
     }
 
     /// Returns true while the run waits for a source that has not been reached yet.
-    fn waits_for_startup(&self, fault: &Fault) -> bool {
+    fn waits_for_startup(&self, fault: &Error) -> bool {
         let waiting = self
             .wait_until
             .is_some_and(|until| self.clock.now() < until);
         let first = !self.reached.load(Ordering::Relaxed);
-        waiting && first && fault.kind == ErrorKind::HttpConnect
+        waiting && first && fault.kind == Some(ErrorKind::HttpConnect)
     }
 
     /// Sends one request. A remote one is counted and awaited after a stop, because its tokens may be
@@ -340,12 +340,12 @@ impl Fetcher {
         let mut answer = tokio::select! {
             biased;
             answer = self.source.request(count) => answer,
-            () = self.shutdown.aborting().cancelled() => SourceAnswer::failed(Fault::new(
+            () = self.shutdown.aborting().cancelled() => SourceAnswer::failed(Error::of(
                 ErrorKind::HttpTimeout,
                 "the run was stopped before the token source answered",
             )),
         };
-        if !matches!(&answer.fault, Some(fault) if fault.kind == ErrorKind::HttpConnect) {
+        if !matches!(&answer.fault, Some(fault) if fault.kind == Some(ErrorKind::HttpConnect)) {
             self.reached.store(true, Ordering::Relaxed);
         }
         let page_len = answer.page.len() as u64;

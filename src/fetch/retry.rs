@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::pipeline::backoff::Backoff;
 
 /// The longest wait before a retry in a run without a deadline.
@@ -44,7 +44,7 @@ pub struct RetryLimits {
 /// Decides after failure number `failures` (from 1) of one request.
 ///
 /// `random` is between 0.0 and 1.0 (full jitter).
-pub fn decide(fault: &Fault, failures: u32, limits: &RetryLimits, random: f64) -> RetryDecision {
+pub fn decide(fault: &Error, failures: u32, limits: &RetryLimits, random: f64) -> RetryDecision {
     let time_left = limits.time_left;
     if !fault.retryable || failures > limits.retries {
         return RetryDecision::GiveUp;
@@ -53,10 +53,10 @@ pub fn decide(fault: &Fault, failures: u32, limits: &RetryLimits, random: f64) -
         return RetryDecision::Spent;
     }
     let wait = match fault.kind {
-        ErrorKind::HttpStatus {
+        Some(ErrorKind::HttpStatus {
             retry_after: Some(wait),
             ..
-        } => wait,
+        }) => wait,
         _ => Backoff::default().wait(failures, random),
     };
     if wait > time_left.unwrap_or(MAX_WAIT) {
@@ -72,10 +72,10 @@ pub fn budget(retries: u32) -> u64 {
 }
 
 /// Returns true if the source may have issued tokens that did not arrive.
-pub fn may_have_been_served(fault: &Fault) -> bool {
+pub fn may_have_been_served(fault: &Error) -> bool {
     match fault.kind {
-        ErrorKind::HttpTimeout | ErrorKind::HttpProtocol => true,
-        ErrorKind::HttpStatus { status, .. } => status >= 500 && status != 503,
+        Some(ErrorKind::HttpTimeout | ErrorKind::HttpProtocol) => true,
+        Some(ErrorKind::HttpStatus { status, .. }) => status >= 500 && status != 503,
         _ => false,
     }
 }
@@ -84,9 +84,9 @@ pub fn may_have_been_served(fault: &Fault) -> bool {
 mod tests {
     use super::*;
 
-    fn status(status: u16, retry_after: Option<u64>) -> Fault {
+    fn status(status: u16, retry_after: Option<u64>) -> Error {
         let retry_after = retry_after.map(Duration::from_secs);
-        Fault::new(
+        Error::of(
             ErrorKind::HttpStatus {
                 status,
                 retry_after,
@@ -97,7 +97,7 @@ mod tests {
     }
 
     fn decide(
-        fault: &Fault,
+        fault: &Error,
         failures: u32,
         retries: u32,
         time_left: Option<Duration>,
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn request_is_not_retried_when_it_may_have_been_served() {
-        let fault = Fault::new(ErrorKind::HttpTimeout, "");
+        let fault = Error::of(ErrorKind::HttpTimeout, "");
         assert_eq!(decide(&fault, 1, 3, None, 0.5), RetryDecision::GiveUp);
     }
 

@@ -3,8 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use crate::error::ErrorKind;
-use crate::error::Fault;
+use crate::error::{Error, ErrorKind};
 use crate::fetch::lines::{DocumentKind, LineParser};
 use crate::pipeline::token::Page;
 
@@ -41,14 +40,14 @@ pub struct SourceAnswer {
     /// Number of tokens beyond the requested ones; they are dropped.
     pub surplus: u64,
     /// Why the request failed, if it did.
-    pub fault: Option<Fault>,
+    pub fault: Option<Error>,
     /// True if the source has no more tokens.
     pub ended: bool,
 }
 
 impl SourceAnswer {
     /// Returns an answer without tokens that failed with `fault`.
-    pub fn failed(fault: Fault) -> Self {
+    pub fn failed(fault: Error) -> Self {
         Self {
             page: Page::from_texts([]),
             surplus: 0,
@@ -68,7 +67,7 @@ impl SourceAnswer {
     }
 
     /// Builds the answer of the source at `address` from what `parser` was fed before `fault`.
-    pub fn from_lines(parser: LineParser, fault: Option<Fault>, address: &str) -> Self {
+    pub fn from_lines(parser: LineParser, fault: Option<Error>, address: &str) -> Self {
         let lines = parser.finish(fault.is_none());
         if let Some(document) = lines.document {
             let what = match document {
@@ -87,8 +86,8 @@ impl SourceAnswer {
 }
 
 /// Returns the fault of a source at `address` that answered something other than tokens.
-pub fn not_a_token_list(address: &str, what: &str) -> Fault {
-    Fault::new(
+pub fn not_a_token_list(address: &str, what: &str) -> Error {
+    Error::of(
         ErrorKind::HttpProtocol,
         "the token source did not answer with a list of tokens",
     )

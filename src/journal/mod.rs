@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 pub use crate::journal::read::{
     JournalLine, JournalReader, ParsedRecord, ReadPurpose, SummaryRecord,
 };
@@ -113,7 +113,7 @@ impl Journal {
     /// Creates a journal.
     ///
     /// It never overwrites a journal with unsettled tokens, nor one that another process uses.
-    pub fn begin(path: &Path, header: &JournalHeader) -> Result<Self, Fault> {
+    pub fn begin(path: &Path, header: &JournalHeader) -> Result<Self, Error> {
         if is_stream(path) {
             return Err(unusable(path, "it is not a regular file"));
         }
@@ -201,7 +201,7 @@ impl Journal {
     }
 
     /// Writes a page and waits until it is synced. Invalid tokens are omitted: they are never sent.
-    pub async fn received(&self, page: Page) -> Result<(), Fault> {
+    pub async fn received(&self, page: Page) -> Result<(), Error> {
         if page.is_empty() {
             return Ok(());
         }
@@ -251,8 +251,8 @@ impl Journal {
         &self.path
     }
 
-    fn write_fault(&self, why: &str) -> Fault {
-        Fault::new(
+    fn write_fault(&self, why: &str) -> Error {
+        Error::of(
             ErrorKind::OutputClosed,
             format!(
                 "the journal {} cannot be written any more",
@@ -270,7 +270,7 @@ fn line(value: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-fn lock(file: &File, path: &Path) -> Result<(), Fault> {
+fn lock(file: &File, path: &Path) -> Result<(), Error> {
     file.try_lock().map_err(|error| match error {
         TryLockError::WouldBlock => unusable(path, "another process is using it")
             .hint("wait until that run has ended, or name another file"),
@@ -320,8 +320,8 @@ fn is_torn_header(line: &[u8]) -> bool {
         && (begin.starts_with(line) || line.starts_with(begin))
 }
 
-fn unusable(path: &Path, why: &str) -> Fault {
-    Fault::new(
+fn unusable(path: &Path, why: &str) -> Error {
+    Error::of(
         ErrorKind::InvalidArgument {
             argument: "journal".to_owned(),
             expected: "a file that can be written".to_owned(),
@@ -364,7 +364,7 @@ mod tests {
         assert!(reader.is_torn());
         drop(reader);
         let refused = Journal::begin(&path, &header()).err().unwrap();
-        assert!(refused.hint.unwrap().contains("replay"));
+        assert!(refused.hint.as_deref().unwrap().contains("replay"));
     }
 
     #[test]

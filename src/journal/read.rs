@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::error::exit::{Cause, Exit};
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::journal::{Journal, JournalHeader, ReplayLine, VERSION, is_stream, lock};
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
 
@@ -209,7 +209,7 @@ pub struct JournalReader {
 
 impl JournalReader {
     /// Opens the file.
-    pub fn open(path: &Path, purpose: ReadPurpose) -> Result<Self, Fault> {
+    pub fn open(path: &Path, purpose: ReadPurpose) -> Result<Self, Error> {
         if purpose == ReadPurpose::Replay && is_stream(path) {
             return Err(unreadable(path, purpose, "it is not a regular file"));
         }
@@ -256,16 +256,16 @@ impl JournalReader {
     }
 
     /// Creates an error at the line that was read last.
-    pub fn fault(&self, why: &str) -> Fault {
+    pub fn fault(&self, why: &str) -> Error {
         self.fault_at(self.number, why)
     }
 
     /// Creates an error of the whole file.
-    pub fn file_fault(&self, why: &str) -> Fault {
+    pub fn file_fault(&self, why: &str) -> Error {
         unreadable(&self.path, self.purpose, why)
     }
 
-    fn fault_at(&self, number: usize, why: &str) -> Fault {
+    fn fault_at(&self, number: usize, why: &str) -> Error {
         let path = self.path.display();
         unreadable(
             &self.path,
@@ -279,7 +279,7 @@ impl JournalReader {
         self.torn.is_some()
     }
 
-    fn parse(&mut self, text: &str) -> Result<Option<JournalLine>, Fault> {
+    fn parse(&mut self, text: &str) -> Result<Option<JournalLine>, Error> {
         if let Some((number, why)) = self.torn.take() {
             return Err(self.fault_at(number, &why));
         }
@@ -306,7 +306,7 @@ impl JournalReader {
 }
 
 impl Iterator for JournalReader {
-    type Item = Result<JournalLine, Fault>;
+    type Item = Result<JournalLine, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -347,7 +347,7 @@ fn is_torn_first_line(text: &str) -> bool {
         .any(|prefix| text.starts_with(prefix) || prefix.starts_with(text))
 }
 
-fn unreadable(path: &Path, purpose: ReadPurpose, why: &str) -> Fault {
+fn unreadable(path: &Path, purpose: ReadPurpose, why: &str) -> Error {
     let (done, expected, hint) = match purpose {
         ReadPurpose::Replay => (
             "replayed",
@@ -360,7 +360,7 @@ fn unreadable(path: &Path, purpose: ReadPurpose, why: &str) -> Fault {
             "merge takes complete ndjson reports, each of a different run",
         ),
     };
-    Fault::new(
+    Error::of(
         ErrorKind::InvalidArgument {
             argument: "FILE".to_owned(),
             expected: expected.to_owned(),

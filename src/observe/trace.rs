@@ -14,7 +14,7 @@ use opentelemetry::{Context, KeyValue, Value};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, Span as Recording};
 
-use crate::error::Fault;
+use crate::error::Error;
 
 /// Starts the spans of a run; does nothing if traces are off. Clones share its state.
 #[derive(Clone, Default)]
@@ -108,10 +108,10 @@ impl Span {
     }
 
     /// Ends the span; `fault` is why the operation failed, if it did.
-    pub fn end(mut self, fault: Option<&Fault>) {
+    pub fn end(mut self, fault: Option<&Error>) {
         if let Some(mut span) = self.0.take() {
             if let Some(fault) = fault {
-                span.set_attribute(KeyValue::new("error.type", fault.kind.as_str()));
+                span.set_attribute(KeyValue::new("error.type", fault.kind_name().to_owned()));
                 span.set_status(Status::error(fault.message.clone()));
             }
             span.end();

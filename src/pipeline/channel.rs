@@ -3,9 +3,12 @@
 //! end with the fault that ended them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::token::{Outcome, Page, Token};
@@ -104,80 +107,179 @@ impl<E> PageStream<E> {
     }
 }
 
-/// The sender of an [`OutcomeStream`]; the stream ends when the last clone is dropped.
-pub struct OutcomeSender<E> {
-    batches: mpsc::UnboundedSender<Vec<Outcome>>,
-    credit: Arc<Semaphore>,
-    fault: Arc<Mutex<Option<E>>>,
+/// How long the reader of outcomes is not woken again: waking it costs as much as a token.
+pub const WAKE_INTERVAL: Duration = Duration::from_millis(1);
+
+/// The outcomes between the writers of a job and its reader, who takes all of them at once.
+struct OutcomeBuffer<E> {
+    state: Mutex<BufferState<E>>,
+    /// Notified when the reader should take outcomes.
+    arrived: Notify,
+    /// Notified when outcomes were taken, if a reservation failed before.
+    space: Arc<Notify>,
+    wake_interval: Duration,
 }
 
-impl<E> Clone for OutcomeSender<E> {
-    fn clone(&self) -> Self {
-        Self {
-            batches: self.batches.clone(),
-            credit: Arc::clone(&self.credit),
-            fault: Arc::clone(&self.fault),
+struct BufferState<E> {
+    outcomes: Vec<Outcome>,
+    /// Number of outcomes that are reserved or in the buffer.
+    reserved: usize,
+    capacity: usize,
+    /// True if a reservation failed since the last outcomes were taken.
+    is_starved: bool,
+    has_sender: bool,
+    has_reader: bool,
+    fault: Option<E>,
+    /// When the reader may be woken next.
+    next_wake: Instant,
+    wake_task: WakeTask,
+}
+
+/// Whether a task will wake the reader at `next_wake`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WakeTask {
+    None,
+    Scheduled,
+}
+
+impl<E> OutcomeBuffer<E> {
+    fn state(&self) -> MutexGuard<'_, BufferState<E>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, mut state: MutexGuard<'_, BufferState<E>>) {
+        state.next_wake = Instant::now() + self.wake_interval;
+        drop(state);
+        self.arrived.notify_waiters();
+    }
+
+    /// Takes all outcomes and frees their capacity.
+    fn take(&self, mut state: MutexGuard<'_, BufferState<E>>) -> Vec<Outcome> {
+        let outcomes = std::mem::take(&mut state.outcomes);
+        state.reserved = state.reserved.saturating_sub(outcomes.len());
+        let is_starved = std::mem::take(&mut state.is_starved);
+        drop(state);
+        if is_starved {
+            self.space.notify_waiters();
         }
+        outcomes
     }
 }
 
-impl<E> OutcomeSender<E> {
-    /// Reserves capacity for `count` outcomes, and waits until there is enough.
+/// The sender of an [`OutcomeStream`]; the stream ends when it is dropped.
+pub struct OutcomeSender<E: Send + 'static>(Arc<OutcomeBuffer<E>>);
+
+impl<E: Send + 'static> OutcomeSender<E> {
+    /// Reserves capacity for up to `count` outcomes and returns for how many; all if the reader is
+    /// gone.
     ///
-    /// It returns at once if the receiver is dropped. Reserve before a token is sent to the database:
-    /// sending its outcome then never blocks, and an unread store does not block another one.
-    pub async fn reserve(&self, count: usize) {
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        if let Ok(permit) = self.credit.acquire_many(count).await {
-            permit.forget();
+    /// Reserve before a token is sent to the database: sending its outcome then never blocks, and an
+    /// unread store does not block another one.
+    pub fn try_reserve(&self, count: usize) -> usize {
+        let mut state = self.0.state();
+        if !state.has_reader {
+            return count;
         }
+        let reserved = count.min(state.capacity.saturating_sub(state.reserved));
+        state.reserved += reserved;
+        state.is_starved |= reserved < count;
+        reserved
     }
 
-    /// Sends outcomes, in the order in which they became known.
-    pub fn send(&self, outcomes: Vec<Outcome>) {
-        if !outcomes.is_empty() {
-            let _ = self.batches.send(outcomes);
+    /// Waits until at least one outcome can be reserved, up to `count`.
+    async fn reserve(&self, count: usize) -> usize {
+        wait_until(&self.0.space, || match self.try_reserve(count) {
+            0 => None,
+            reserved => Some(reserved),
+        })
+        .await
+    }
+
+    /// Frees reserved capacity that is not needed.
+    pub fn release(&self, count: usize) {
+        let mut state = self.0.state();
+        state.reserved = state.reserved.saturating_sub(count);
+    }
+
+    /// Sends outcomes, in the order in which they became known. Never blocks.
+    pub fn send(&self, outcomes: impl IntoIterator<Item = Outcome>) {
+        let mut state = self.0.state();
+        state.outcomes.extend(outcomes);
+        let due = state.next_wake;
+        // A database that blocks its runtime also delays the task, so do not rely on it.
+        if Instant::now() >= due {
+            return self.0.wake(state);
         }
+        if state.wake_task == WakeTask::Scheduled {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            // The runtime is gone.
+            return self.0.wake(state);
+        };
+        state.wake_task = WakeTask::Scheduled;
+        drop(state);
+        let buffer = Arc::clone(&self.0);
+        runtime.spawn(async move {
+            tokio::time::sleep_until(due.into()).await;
+            let mut state = buffer.state();
+            state.wake_task = WakeTask::None;
+            buffer.wake(state);
+        });
     }
 
     /// Sets the fault with which the stream ends after its last outcome; only the first one counts.
     pub fn fail(&self, fault: E) {
-        let mut slot = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.get_or_insert(fault);
+        self.0.state().fault.get_or_insert(fault);
+    }
+}
+
+impl<E: Send + 'static> Drop for OutcomeSender<E> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.has_sender = false;
+        self.0.wake(state);
     }
 }
 
 /// A single-pass stream of batches of outcomes.
 pub struct OutcomeStream<E> {
-    batches: mpsc::UnboundedReceiver<Vec<Outcome>>,
-    credit: Arc<Semaphore>,
-    fault: Arc<Mutex<Option<E>>>,
+    buffer: Arc<OutcomeBuffer<E>>,
     stop: CancellationToken,
 }
 
 /// Creates an outcome stream with its sender and a cancellation token.
 ///
-/// At most `capacity` outcomes are reserved at a time. The token is cancelled when the receiver
-/// stops the stream.
-pub fn outcomes<E>(capacity: usize) -> (OutcomeSender<E>, OutcomeStream<E>, CancellationToken) {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let credit = Arc::new(Semaphore::new(capacity));
-    let fault = Arc::new(Mutex::new(None));
+/// At most `capacity` outcomes are reserved at a time; `space` is notified when more can be. The
+/// reader is woken at most once per `wake_interval`. The token is cancelled when the receiver stops
+/// the stream.
+pub fn outcomes<E: Send + 'static>(
+    capacity: usize,
+    wake_interval: Duration,
+    space: Arc<Notify>,
+) -> (OutcomeSender<E>, OutcomeStream<E>, CancellationToken) {
+    let buffer = Arc::new(OutcomeBuffer {
+        state: Mutex::new(BufferState {
+            outcomes: Vec::new(),
+            reserved: 0,
+            capacity,
+            is_starved: false,
+            has_sender: true,
+            has_reader: true,
+            fault: None,
+            next_wake: Instant::now(),
+            wake_task: WakeTask::None,
+        }),
+        arrived: Notify::new(),
+        space,
+        wake_interval,
+    });
     let stop = CancellationToken::new();
-    (
-        OutcomeSender {
-            batches: sender,
-            credit: Arc::clone(&credit),
-            fault: Arc::clone(&fault),
-        },
-        OutcomeStream {
-            batches: receiver,
-            credit,
-            fault,
-            stop: stop.clone(),
-        },
-        stop,
-    )
+    let stream = OutcomeStream {
+        buffer: Arc::clone(&buffer),
+        stop: stop.clone(),
+    };
+    (OutcomeSender(buffer), stream, stop)
 }
 
 /// Maps each token to an outcome, without a database; must be called within a runtime.
@@ -187,7 +289,7 @@ pub fn map_to_outcomes<E: Send + 'static>(
 ) -> OutcomeStream<E> {
     /// Number of outcomes that are sent together.
     const BATCH: usize = 256;
-    let (sender, stream, stop) = outcomes(16 * BATCH);
+    let (sender, stream, stop) = outcomes(16 * BATCH, Duration::ZERO, Arc::default());
     tokio::spawn(async move {
         loop {
             let page = tokio::select! {
@@ -203,9 +305,8 @@ pub fn map_to_outcomes<E: Send + 'static>(
                 Some(Err(fault)) => sender.fail(fault),
                 Some(Ok(mut page)) => {
                     while !page.is_empty() {
-                        let tokens = page.take(BATCH);
-                        sender.reserve(tokens.len()).await;
-                        sender.send(tokens.into_iter().map(&outcome_of).collect());
+                        let count = sender.reserve(BATCH.min(page.len())).await;
+                        sender.send(page.split_to(count).iter().map(&outcome_of));
                     }
                 }
             }
@@ -217,21 +318,26 @@ pub fn map_to_outcomes<E: Send + 'static>(
 impl<E> OutcomeStream<E> {
     /// Returns the next outcomes, or after the last ones the stream's fault. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Vec<Outcome>, E>> {
-        match self.batches.recv().await {
-            Some(batch) => Some(Ok(self.release(batch))),
-            None => self.take_fault().map(Err),
-        }
+        wait_until(&self.buffer.arrived, || {
+            let mut state = self.buffer.state();
+            if !state.outcomes.is_empty() {
+                return Some(Some(Ok(self.buffer.take(state))));
+            }
+            (!state.has_sender).then(|| state.fault.take().map(Err))
+        })
+        .await
     }
 
     /// Returns outcomes that have arrived, without waiting.
     pub fn try_next(&mut self) -> Option<Vec<Outcome>> {
-        let batch = self.batches.try_recv().ok()?;
-        Some(self.release(batch))
+        let state = self.buffer.state();
+        (!state.outcomes.is_empty()).then(|| self.buffer.take(state))
     }
 
     /// Returns true if the stream has ended.
     pub fn is_done(&self) -> bool {
-        self.batches.is_closed() && self.batches.is_empty()
+        let state = self.buffer.state();
+        !state.has_sender && state.outcomes.is_empty()
     }
 
     /// Stops sending tokens. The outcomes of all received tokens still arrive.
@@ -239,23 +345,107 @@ impl<E> OutcomeStream<E> {
         self.stop.cancel();
     }
 
-    fn release(&self, batch: Vec<Outcome>) -> Vec<Outcome> {
-        self.credit.add_permits(batch.len());
-        batch
-    }
-
     /// Takes the fault that ended the stream.
     pub fn take_fault(&self) -> Option<E> {
-        self.fault
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.buffer.state().fault.take()
     }
 }
 
 impl<E> Drop for OutcomeStream<E> {
-    /// Closes the semaphore, so that senders do not wait for capacity.
+    /// Frees all capacity, so that senders do not wait for a reader.
     fn drop(&mut self) {
-        self.credit.close();
+        self.buffer.state().has_reader = false;
+        self.buffer.space.notify_waiters();
+    }
+}
+
+/// Waits until `attempt` returns a value; it is called now and after each notification.
+pub async fn wait_until<T>(notify: &Notify, mut attempt: impl FnMut() -> Option<T>) -> T {
+    loop {
+        let mut notified = pin!(notify.notified());
+        // From here on no notification is missed.
+        notified.as_mut().enable();
+        if let Some(value) = attempt() {
+            return value;
+        }
+        notified.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::token::{Page, Status};
+
+    fn outcome(text: &str) -> Outcome {
+        Outcome::unsent(Token::new(text, None), Status::Rejected, None)
+    }
+
+    fn texts(outcomes: &[Outcome]) -> Vec<&str> {
+        outcomes.iter().map(|it| it.token.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn reader_gets_first_outcome_at_once_and_later_ones_together() {
+        let (sender, mut stream, _) = outcomes::<()>(16, Duration::from_hours(1), Arc::default());
+        let read = tokio::spawn(async move {
+            let first = stream.next().await.unwrap().unwrap();
+            let rest = stream.next().await.unwrap().unwrap();
+            (first, rest, stream.next().await.is_none())
+        });
+        tokio::task::yield_now().await;
+        sender.send([outcome("aa")]);
+        tokio::task::yield_now().await;
+        sender.send([outcome("bb")]);
+        sender.send([outcome("cc")]);
+        drop(sender);
+        let (first, rest, is_end) = read.await.unwrap();
+        assert_eq!(
+            (texts(&first), texts(&rest)),
+            (vec!["aa"], vec!["bb", "cc"])
+        );
+        assert!(is_end);
+    }
+
+    #[tokio::test]
+    async fn capacity_is_reserved_until_reader_takes_outcomes() {
+        let space = Arc::new(Notify::new());
+        let (sender, mut stream, _) = outcomes::<()>(3, Duration::ZERO, Arc::clone(&space));
+        assert_eq!((sender.try_reserve(2), sender.try_reserve(2)), (2, 1));
+        assert_eq!(sender.try_reserve(1), 0);
+        sender.send([outcome("aa"), outcome("bb")]);
+        assert_eq!(sender.try_reserve(1), 0, "unread outcomes occupy capacity");
+        let freed = space.notified();
+        assert_eq!(stream.try_next().unwrap().len(), 2);
+        freed.await;
+        assert_eq!(sender.try_reserve(9), 2);
+        drop(stream);
+        assert_eq!(sender.try_reserve(9), 9, "nothing is kept for a reader");
+    }
+
+    #[tokio::test]
+    async fn fault_follows_the_last_outcome() {
+        let (sender, mut stream, _) = outcomes(16, Duration::ZERO, Arc::default());
+        sender.fail("first");
+        sender.fail("second");
+        sender.send([outcome("aa")]);
+        assert!(!stream.is_done());
+        drop(sender);
+        assert_eq!(stream.next().await.unwrap().unwrap().len(), 1);
+        assert_eq!(stream.next().await.unwrap().unwrap_err(), "first");
+        assert!(stream.next().await.is_none() && stream.is_done());
+    }
+
+    #[tokio::test]
+    async fn mapped_tokens_arrive_although_reader_is_slow() {
+        let page = Page::from_texts((0..10_000).map(|_| ("aa", None)));
+        let mut stream = map_to_outcomes(PageStream::<()>::ready([page]), |token| {
+            Outcome::unsent(token, Status::Rejected, None)
+        });
+        let mut count = 0;
+        while let Some(batch) = stream.next().await {
+            count += batch.unwrap().len();
+        }
+        assert_eq!(count, 10_000);
     }
 }

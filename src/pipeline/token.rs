@@ -151,12 +151,20 @@ impl Page {
         }
     }
 
-    /// Takes up to `count` tokens off the front.
-    pub fn take(&mut self, count: usize) -> Vec<Token> {
-        let count = count.min(self.len());
-        let taken = (0..count).map(|index| self.token(index)).collect();
-        self.from += count;
-        taken
+    /// Takes the first token off.
+    pub fn take_first(&mut self) -> Option<Token> {
+        let token = (!self.is_empty()).then(|| self.token(0))?;
+        self.from += 1;
+        Some(token)
+    }
+
+    /// Splits up to `count` tokens off the front.
+    #[must_use]
+    pub fn split_to(&mut self, count: usize) -> Self {
+        let mut front = self.clone();
+        front.truncate(count);
+        self.from = front.to;
+        front
     }
 
     /// Drops all tokens after the first `count`.
@@ -388,9 +396,11 @@ mod tests {
             ("b", Some(TokenDefect::TooLong)),
             ("cc", None),
         ]);
-        let taken = page.take(2);
-        assert_eq!(taken[0].as_str(), "aa");
-        assert_eq!(taken[1].defect(), Some(TokenDefect::TooLong));
+        let mut front = page.split_to(2);
+        assert_eq!(front.take_first().unwrap().as_str(), "aa");
+        assert_eq!(front.token(0).defect(), Some(TokenDefect::TooLong));
+        assert_eq!(front.split_to(9).len(), 1);
+        assert!(front.take_first().is_none());
         assert_eq!(page.len(), 1);
         assert_eq!(page.token(0).as_str(), "cc");
         page.truncate(0);

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::{Cause, Exit, RunTotals};
-use crate::error::{ErrorKind, Fault};
 use crate::observe::number::grouped;
 use crate::observe::run_context::RunContext;
 use crate::report::fail_on::Condition;
@@ -22,11 +21,11 @@ pub struct Conclusion {
     /// The summary; `None` if the run sent no request and received no token.
     pub summary: Option<Summary>,
     /// The problem to show after the summary.
-    pub problem: Option<Problem>,
+    pub problem: Option<Error>,
 }
 
-impl From<Problem> for Conclusion {
-    fn from(problem: Problem) -> Self {
+impl From<Error> for Conclusion {
+    fn from(problem: Error) -> Self {
         Self {
             exit: problem.exit,
             summary: None,
@@ -83,7 +82,7 @@ pub fn close(
     totals: &RunTotals,
     requests: RequestCounts,
     record: RunRecord,
-    problem: Option<Problem>,
+    problem: Option<Error>,
     fail_on: &[Condition],
 ) -> Conclusion {
     let is_balanced = !totals.is_out_of_balance();
@@ -122,7 +121,7 @@ pub fn close(
     }
     let closed = ledger.end(&summary);
     let mut problem = problem
-        .or_else(|| closed.err().map(Problem::from))
+        .or_else(|| closed.err())
         .or_else(|| problem_of_exit(totals, exit))
         .or(failure);
     if !is_balanced {
@@ -142,8 +141,8 @@ pub fn close(
 }
 
 /// Returns the problem of a completed run for which a condition of `--fail-on` holds.
-fn condition_problem(condition: &Condition, summary: &Summary) -> Problem {
-    Problem::new(
+fn condition_problem(condition: &Condition, summary: &Summary) -> Error {
+    Error::new(
         Exit::Condition,
         format!("the condition `{condition}` of --fail-on holds"),
     )
@@ -156,18 +155,18 @@ fn condition_problem(condition: &Condition, summary: &Summary) -> Problem {
 }
 
 /// Returns the problem for an exit status that no error explains.
-fn problem_of_exit(totals: &RunTotals, exit: Exit) -> Option<Problem> {
+fn problem_of_exit(totals: &RunTotals, exit: Exit) -> Option<Error> {
     let resend = "`failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first";
     match totals.cause {
         Some(Cause::Deadline) => {
             return Some(
-                Problem::new(exit, "the deadline passed before the run was complete")
+                Error::new(exit, "the deadline passed before the run was complete")
                     .hint("raise `--deadline` if needed; the report has every received token"),
             );
         }
         Some(signal) => {
             let message = format!("stopped by {} before the run was complete", signal.as_str());
-            return Some(Problem::new(exit, message).hint("the report has every received token"));
+            return Some(Error::new(exit, message).hint("the report has every received token"));
         }
         None => {}
     }
@@ -180,33 +179,33 @@ fn problem_of_exit(totals: &RunTotals, exit: Exit) -> Option<Problem> {
                     grouped(count)
                 ),
             };
-            Some(Problem::new(exit, message).hint(resend))
+            Some(Error::new(exit, message).hint(resend))
         }
         Exit::Source => {
             let (received, size) = (grouped(totals.received), grouped(totals.size));
             let message = format!("the token source delivered {received} of {size} tokens");
-            Some(Problem::new(exit, message).hint("start a new run for the rest"))
+            Some(Error::new(exit, message).hint("start a new run for the rest"))
         }
         _ => None,
     }
 }
 
 /// Returns the problem of a run that was stopped before it connected.
-pub fn stopped_early(shutdown: &Shutdown) -> Problem {
+pub fn stopped_early(shutdown: &Shutdown) -> Error {
     let exit = match shutdown.cause() {
         Some(signal @ (Cause::Interrupt | Cause::Terminate)) => Exit::Signal(signal),
         _ => Exit::Database,
     };
     let cause = shutdown.cause().map_or("the end of the run", Cause::as_str);
-    Problem::new(
+    Error::new(
         exit,
         format!("stopped by {cause} while connecting to the database"),
     )
     .hint("no token was requested")
 }
 
-fn out_of_balance(totals: &RunTotals) -> Problem {
-    Problem::new(
+fn out_of_balance(totals: &RunTotals) -> Error {
+    Error::new(
         Exit::Database,
         "received and reported tokens differ in number; this is a bug in token_service",
     )
@@ -217,13 +216,8 @@ fn out_of_balance(totals: &RunTotals) -> Problem {
     .hint("do not trust this report; compare it with the table")
 }
 
-/// Turns the fault of an unwritable output into an error of the configuration.
-pub fn unwritable(fault: Fault) -> Problem {
-    debug_assert!(matches!(fault.kind, ErrorKind::InvalidArgument { .. }));
-    let problem = Problem::new(Exit::Usage, fault.message);
-    let problem = fault.causes.into_iter().fold(problem, Problem::cause);
-    match fault.hint {
-        Some(hint) => problem.hint(hint),
-        None => problem,
-    }
+/// Turns the error of an unwritable output into one of the configuration.
+pub fn unwritable(mut error: Error) -> Error {
+    error.kind = None;
+    error.with_exit(Exit::Usage)
 }

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::journal::Journal;
 
 /// The destination of a report.
@@ -26,7 +26,7 @@ impl Destination {
     pub fn open<'a>(
         given: &Path,
         mut others: impl Iterator<Item = &'a Self>,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, Error> {
         // These paths are devices, or open files of this process.
         let is_open = (given.starts_with("/dev") && !given.starts_with("/dev/shm"))
             || given.starts_with("/proc");
@@ -98,7 +98,7 @@ impl Destination {
     }
 
     /// Returns the fault of a failed write.
-    pub fn fault(&self, error: &io::Error) -> Fault {
+    pub fn fault(&self, error: &io::Error) -> Error {
         let (name, hint) = match self {
             Self::Stdout => (String::from("standard output"), None),
             Self::Writer(_) => (String::from("the report"), None),
@@ -123,7 +123,7 @@ impl Destination {
                 "the summary above counts every token; use `--report` with a path to keep a report",
             )
         });
-        Fault::new(
+        Error::of(
             ErrorKind::OutputClosed,
             format!("{name} cannot be written any more"),
         )
@@ -132,8 +132,8 @@ impl Destination {
     }
 }
 
-fn unwritable(path: &Path, why: &str) -> Fault {
-    Fault::new(
+fn unwritable(path: &Path, why: &str) -> Error {
+    Error::of(
         ErrorKind::InvalidArgument {
             argument: "report".to_owned(),
             expected: "a writable path that no other output uses".to_owned(),

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::pipeline::latency::LatencyHistogram;
 use crate::pipeline::token::{Detail, Outcome, Status, Tally, Token, TokenDefect};
 use crate::report::Reports;
@@ -34,7 +34,7 @@ pub struct Ledger {
     next: EntryId,
     created: u64,
     not_stored: Arc<Detail>,
-    fault: Option<Fault>,
+    fault: Option<Error>,
 }
 
 impl Ledger {
@@ -67,7 +67,7 @@ impl Ledger {
         &mut self,
         outcome: Outcome,
         line: Option<&str>,
-    ) -> Result<Option<EntryId>, Fault> {
+    ) -> Result<Option<EntryId>, Error> {
         if outcome.status.is_final() {
             self.write(&outcome, line).map(|()| None)
         } else {
@@ -133,7 +133,7 @@ impl Ledger {
     }
 
     /// Writes an outcome that is final for this run.
-    pub fn settle(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Fault> {
+    pub fn settle(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Error> {
         self.write(outcome, line)
     }
 
@@ -162,7 +162,7 @@ impl Ledger {
     }
 
     /// Returns the first fault of a report.
-    pub fn fault(&self) -> Option<&Fault> {
+    pub fn fault(&self) -> Option<&Error> {
         self.fault.as_ref()
     }
 
@@ -177,11 +177,11 @@ impl Ledger {
     }
 
     /// Ends the reports.
-    pub fn end(&mut self, summary: &Summary) -> Result<(), Fault> {
+    pub fn end(&mut self, summary: &Summary) -> Result<(), Error> {
         self.reports.end(summary)
     }
 
-    fn write(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Fault> {
+    fn write(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Error> {
         self.written.add(outcome.status);
         if self.recent.len() == RECENT {
             self.recent.pop_front();

@@ -21,7 +21,7 @@ use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::journal::Journal;
 use crate::pipeline::token::Outcome;
 use crate::report::destination::Destination;
@@ -118,7 +118,7 @@ impl Reports {
     /// Opens all reports, so that an unwritable path fails before a token is fetched.
     ///
     /// An error leaves no files behind. A terminal gets colors if `color`.
-    pub fn open(specs: &[ReportSpec], color: bool) -> Result<Self, Fault> {
+    pub fn open(specs: &[ReportSpec], color: bool) -> Result<Self, Error> {
         let mut reports = Self::with_stdout(Box::new(io::stdout()));
         if io::stdout().is_terminal() {
             reports.terminal = Some(Terminal { color });
@@ -210,7 +210,7 @@ impl Reports {
     }
 
     /// Writes an outcome to every report. A report that fails once is skipped from then on.
-    fn outcome(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Fault> {
+    fn outcome(&mut self, outcome: &Outcome, line: Option<&str>) -> Result<(), Error> {
         let mut plain = TokenRecord::new(outcome);
         if self.dry_run {
             plain = plain.with_dry_run();
@@ -225,7 +225,7 @@ impl Reports {
     }
 
     /// Writes a line of the script to standard output.
-    pub fn emit(&mut self, text: &str) -> Result<(), Fault> {
+    pub fn emit(&mut self, text: &str) -> Result<(), Error> {
         writeln!(self.stdout, "{text}").map_err(|error| Destination::Stdout.fault(&error))?;
         if self.terminal.is_some() {
             self.flush()?;
@@ -234,7 +234,7 @@ impl Reports {
     }
 
     /// Flushes all buffers; called when no more outcomes are ready.
-    pub fn flush(&mut self) -> Result<(), Fault> {
+    pub fn flush(&mut self) -> Result<(), Error> {
         let flushed = self.stdout.flush();
         let mut flushed = flushed.map_err(|error| Destination::Stdout.fault(&error));
         for report in self.open.iter_mut().filter(|report| !report.has_failed) {
@@ -247,7 +247,7 @@ impl Reports {
     }
 
     /// Ends every report and renames the complete files.
-    pub fn end(&mut self, summary: &Summary) -> Result<(), Fault> {
+    pub fn end(&mut self, summary: &Summary) -> Result<(), Error> {
         let written = self.for_each(|sink, out, _| sink.end(out, summary));
         let flushed = self.flush();
         let mut renamed = Ok(());
@@ -261,7 +261,7 @@ impl Reports {
     fn for_each(
         &mut self,
         mut write: impl FnMut(&mut dyn ReportSink, &mut dyn Write, bool) -> io::Result<()>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Error> {
         let mut result = Ok(());
         for report in &mut self.open {
             if report.has_failed {

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::error::exit::Cause;
 
 /// A handle that stops the run. Clones share its state.
@@ -14,7 +14,7 @@ pub struct Shutdown {
     stop: CancellationToken,
     abort: CancellationToken,
     cause: Arc<OnceLock<Cause>>,
-    fault: Arc<OnceLock<Fault>>,
+    fault: Arc<OnceLock<Error>>,
 }
 
 impl Shutdown {
@@ -30,7 +30,7 @@ impl Shutdown {
     }
 
     /// Stops the run because of `fault`; only the first fault counts.
-    pub fn stop_because(&self, fault: Fault) {
+    pub fn stop_because(&self, fault: Error) {
         let _ = self.fault.set(fault);
         self.stop.cancel();
     }
@@ -47,7 +47,7 @@ impl Shutdown {
     }
 
     /// Returns the fault that stopped the run, if any.
-    pub fn fault(&self) -> Option<&Fault> {
+    pub fn fault(&self) -> Option<&Error> {
         self.fault.get()
     }
 

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::Cause;
 
 /// Handlers of SIGINT and SIGTERM.
@@ -14,7 +14,7 @@ pub(crate) struct Signals {
 
 impl Signals {
     /// Installs the handlers; from now on the signals do not kill the process.
-    pub(crate) fn listen() -> Result<Self, Problem> {
+    pub(crate) fn listen() -> Result<Self, Error> {
         let listen = |kind| signal(kind).context("cannot install the signal handlers");
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,

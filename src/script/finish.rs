@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rhai::Engine;
 
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::{Cause, Exit};
 use crate::pipeline::token::{Detail, Outcome, Status};
 use crate::script::Script;
@@ -18,7 +18,7 @@ pub struct ScriptEnd {
     /// The error that ended the script, or the first fault that it did not see.
     ///
     /// `None` if there was no error, or if a signal or the deadline stopped the run.
-    pub problem: Option<Problem>,
+    pub problem: Option<Error>,
     /// The code that the script set with `exit(N)`.
     pub exit_code: Option<u8>,
 }
@@ -45,15 +45,14 @@ pub fn run_and_drain(script: &mut Script, host: &Arc<ScriptHost>) -> ScriptEnd {
     let stopped = host.shutdown().stopping().is_cancelled();
     let problem = match (host.shutdown().fault(), result) {
         // This fault stopped the run, so it is the cause of any other error.
-        (Some(fault), _) => Some(fault.clone().into()),
+        (Some(fault), _) => Some(fault.clone()),
         // The error of a stopped script is the stop itself, not a mistake.
         (None, Err(problem)) if !stopped || problem.kind.is_some() => Some(problem),
         (None, _) => host
             .take_unreported()
             .or_else(|| host.ledger().fault().cloned())
             .or(output)
-            .or(flush)
-            .map(Problem::from),
+            .or(flush),
     };
     ScriptEnd {
         problem,
@@ -139,8 +138,8 @@ impl Drain<'_> {
     }
 }
 
-fn panicked() -> Problem {
-    Problem::new(
+fn panicked() -> Error {
+    Error::new(
         Exit::Script,
         "the script host panicked: this is a bug in token_service",
     )

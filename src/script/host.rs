@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use rhai::{EvalAltResult, NativeCallContext};
 use tokio::runtime::Handle;
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::fetch::Fetcher;
 use crate::pipeline::channel::{OutcomeStream, PageStream};
 use crate::pipeline::token::{Outcome, Tally};
@@ -32,9 +32,9 @@ const MAX_ABANDONED: usize = 1000;
 /// A stream that the script dropped before its end.
 pub enum AbandonedStream {
     /// Tokens that were not stored.
-    Pages(PageStream<Fault>),
+    Pages(PageStream<Error>),
     /// Outcomes that were not reported: those that have arrived, and the rest of the stream.
-    Outcomes(VecDeque<Outcome>, Option<OutcomeStream<Fault>>),
+    Outcomes(VecDeque<Outcome>, Option<OutcomeStream<Error>>),
 }
 
 /// A stream that a script may still hold when it ends.
@@ -57,7 +57,7 @@ pub struct ScriptHost {
     environment: BTreeMap<String, String>,
     abandoned: Mutex<VecDeque<AbandonedStream>>,
     held: Mutex<HeldStreams>,
-    unreported: Mutex<Option<Fault>>,
+    unreported: Mutex<Option<Error>>,
     exit_code: Mutex<Option<u8>>,
     formatter: Mutex<Option<LineFormatter>>,
     ended: AtomicBool,
@@ -217,7 +217,7 @@ impl ScriptHost {
     }
 
     /// Starts to store the tokens of `pages`.
-    pub fn store(&self, pages: PageStream<Fault>) -> OutcomeStream<Fault> {
+    pub fn store(&self, pages: PageStream<Error>) -> OutcomeStream<Error> {
         let _guard = self.runtime.enter();
         self.store.store(pages)
     }
@@ -225,9 +225,9 @@ impl ScriptHost {
     /// Maps every token of `pages` to an outcome without sending it to the database.
     pub fn map_to_outcomes(
         &self,
-        pages: PageStream<Fault>,
+        pages: PageStream<Error>,
         outcome: impl Fn(crate::pipeline::token::Token) -> Outcome + Send + 'static,
-    ) -> OutcomeStream<Fault> {
+    ) -> OutcomeStream<Error> {
         let _guard = self.runtime.enter();
         crate::pipeline::channel::map_to_outcomes(pages, outcome)
     }
@@ -345,12 +345,12 @@ impl ScriptHost {
     }
 
     /// Records a fault that the script did not see; the run fails with the first one.
-    pub fn record_unreported(&self, fault: Fault) {
+    pub fn record_unreported(&self, fault: Error) {
         lock(&self.unreported).get_or_insert(fault);
     }
 
     /// Removes and returns the first fault that the script did not see.
-    pub fn take_unreported(&self) -> Option<Fault> {
+    pub fn take_unreported(&self) -> Option<Error> {
         lock(&self.unreported).take()
     }
 

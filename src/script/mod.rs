@@ -20,9 +20,8 @@ use std::time::{Duration, Instant};
 use rhai::module_resolvers::DummyModuleResolver;
 use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope, Shared};
 
-use crate::error::chain;
-use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
+use crate::error::{Error, chain};
 use crate::runtime::shutdown::Shutdown;
 use crate::script::error::symbols::Symbols;
 use crate::script::host::ScriptHost;
@@ -73,7 +72,7 @@ pub struct Script {
 
 impl Script {
     /// Compiles the script in the file `path`, or the built-in script.
-    pub fn load(path: Option<&Path>, settings: &ScriptSettings) -> Result<Self, Problem> {
+    pub fn load(path: Option<&Path>, settings: &ScriptSettings) -> Result<Self, Error> {
         let Some(path) = path else {
             return Self::compile(DEFAULT_NAME, DEFAULT, None, settings);
         };
@@ -83,7 +82,7 @@ impl Script {
     }
 
     /// Compiles `text`, which can import only library modules. Errors show it as `name`.
-    pub fn from_text(name: &str, text: &str, settings: &ScriptSettings) -> Result<Self, Problem> {
+    pub fn from_text(name: &str, text: &str, settings: &ScriptSettings) -> Result<Self, Error> {
         Self::compile(name, text, None, settings)
     }
 
@@ -92,7 +91,7 @@ impl Script {
         text: &str,
         path: Option<&Path>,
         settings: &ScriptSettings,
-    ) -> Result<Self, Problem> {
+    ) -> Result<Self, Error> {
         let texts = ScriptTexts::default();
         texts.add(name, text);
         let mut engine = engine();
@@ -134,17 +133,17 @@ impl Script {
     }
 
     /// Returns the problems that prevent a run: calls of functions that do not exist.
-    pub fn check(&self) -> Vec<Problem> {
+    pub fn check(&self) -> Vec<Error> {
         lint::unknown_calls(&self.ast, &self.name, &self.symbols, &self.texts)
     }
 
     /// Returns the problem that prevents a run without `--out-dir`: a call that writes a file.
-    pub fn first_file_write(&self) -> Option<Problem> {
+    pub fn first_file_write(&self) -> Option<Error> {
         lint::first_file_write(&self.ast, &self.name, &self.symbols, &self.texts)
     }
 
     /// Returns the mistakes in the script and its imports that are visible without running it.
-    pub fn lint(&self) -> Vec<Problem> {
+    pub fn lint(&self) -> Vec<Error> {
         let path = self.path.as_deref();
         let resolver = ScopedResolver::new(path, self.texts.clone());
         let mut engine = engine();
@@ -159,7 +158,7 @@ impl Script {
     /// Runs the script with the primitives of `host`.
     ///
     /// Blocks. Call it on a dedicated thread with a stack of [`STACK_SIZE`] bytes.
-    fn run(&mut self, host: &Arc<ScriptHost>) -> Result<(), Problem> {
+    fn run(&mut self, host: &Arc<ScriptHost>) -> Result<(), Error> {
         self.engine.set_default_tag(Dynamic::from(Arc::clone(host)));
         let print_host = Arc::clone(host);
         self.engine.on_print(move |text| {
@@ -253,12 +252,12 @@ fn to_dynamic(value: &serde_json::Value) -> Dynamic {
     }
 }
 
-fn unreadable(name: &str, error: &std::io::Error) -> Problem {
+fn unreadable(name: &str, error: &std::io::Error) -> Error {
     chain(error)
         .into_iter()
         .fold(
-            Problem::new(Exit::Script, format!("the script {name} cannot be read")),
-            Problem::cause,
+            Error::new(Exit::Script, format!("the script {name} cannot be read")),
+            Error::cause,
         )
         .hint("`--script FILE` names the script; without it the built-in one runs")
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rhai::{Dynamic, EvalAltResult, INT, Map, Position};
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 
 /// The result of a native function: a value or an error of the engine.
 pub type NativeResult<T> = Result<T, Box<EvalAltResult>>;
@@ -16,7 +16,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Converts a fault to an error that scripts catch as a map; the engine adds the position.
-pub fn thrown(fault: Fault) -> Box<EvalAltResult> {
+pub fn thrown(fault: Error) -> Box<EvalAltResult> {
     EvalAltResult::ErrorRuntime(to_map(fault).into(), Position::NONE).into()
 }
 
@@ -26,20 +26,24 @@ pub fn consumed_error(what: &str) -> Box<EvalAltResult> {
 }
 
 /// Returns the fault of a stream that is read a second time.
-pub fn consumed_fault(what: &str) -> Fault {
-    Fault::new(
+pub fn consumed_fault(what: &str) -> Error {
+    Error::of(
         ErrorKind::StreamConsumed,
         format!("these {what} were already read: a stream can be read once"),
     )
     .hint("keep what you need on the first pass, or fetch again")
 }
 
-fn to_map(fault: Fault) -> Map {
+fn to_map(error: Error) -> Map {
+    let fault = error.into_parts();
     let mut map = Map::new();
     let mut set = |name: &str, value: Dynamic| {
         map.insert(name.into(), value);
     };
-    set("kind", fault.kind.as_str().into());
+    set(
+        "kind",
+        fault.kind.as_ref().map_or("", ErrorKind::as_str).into(),
+    );
     set("message", fault.message.into());
     set("retryable", fault.retryable.into());
     if !fault.causes.is_empty() {
@@ -50,24 +54,24 @@ fn to_map(fault: Fault) -> Map {
         set("hint", hint.into());
     }
     match fault.kind {
-        ErrorKind::HttpStatus {
+        Some(ErrorKind::HttpStatus {
             status,
             retry_after,
-        } => {
+        }) => {
             set("status", INT::from(status).into());
             if let Some(wait) = retry_after {
                 set("retry_after_ms", milliseconds(wait).into());
             }
         }
-        ErrorKind::ShortSupply {
+        Some(ErrorKind::ShortSupply {
             requested,
             received,
-        } => {
+        }) => {
             set("requested", integer(requested).into());
             set("received", integer(received).into());
         }
-        ErrorKind::DbDenied { sqlstate } => set("sqlstate", sqlstate.into()),
-        ErrorKind::InvalidArgument { argument, expected } => {
+        Some(ErrorKind::DbDenied { sqlstate }) => set("sqlstate", sqlstate.into()),
+        Some(ErrorKind::InvalidArgument { argument, expected }) => {
             set("argument", argument.into());
             set("expected", expected.into());
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::cli::ApiFormat;
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::Exit;
 use crate::script::texts::is_closure;
 use crate::script::type_names::script_type;
@@ -64,14 +64,14 @@ file is imported instead.
 ";
 
 /// Returns the reference in a format.
-pub fn print(format: ApiFormat) -> Result<String, Problem> {
+pub fn print(format: ApiFormat) -> Result<String, Error> {
     let text = match format {
         ApiFormat::Md => markdown(),
         ApiFormat::Json => metadata(),
         ApiFormat::Definitions => Ok(definitions()),
     };
     text.map_err(|error| {
-        Problem::new(Exit::Script, "the engine's metadata cannot be read").cause(error.to_string())
+        Error::new(Exit::Script, "the engine's metadata cannot be read").cause(error.to_string())
     })
 }
 

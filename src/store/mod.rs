@@ -1,26 +1,30 @@
 //! Stores tokens: one transaction per token, many of them in flight.
 //!
-//! A pump splits pages into chunks. Connections, or the thread of an SQLite file, take chunks from a
-//! shared queue and send outcomes.
+//! `queue` holds the received pages. Each `writer` claims tokens from it and sends them over one
+//! connection; `pool` supervises the writers, and `orphans` resolves what a lost connection leaves.
+//! `connection` defines what a database offers to them: `postgres`, `sqlite`, and the `fake` of
+//! pipeline tests.
 
 #![allow(
     clippy::doc_markdown,
     reason = "PostgreSQL and SQLite are product names"
 )]
-#![allow(
-    clippy::result_large_err,
-    reason = "a fault is created once per run, not per token"
-)]
 
-mod coalesce;
+mod connection;
 pub mod fake;
 pub mod identifier;
-mod outcome_batch;
+mod in_flight;
+mod in_flight_log;
+mod orphans;
 mod page_spans;
+mod pool;
 pub mod postgres;
 mod queue;
+mod replies;
+mod shared;
 mod sqlite;
 pub mod sqlstate;
+mod writer;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -30,9 +34,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::probe::ProbeResult;
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::observe::otel::Tracer;
-use crate::pipeline::channel::{self, OutcomeStream, PageStream};
+use crate::pipeline::channel::{OutcomeStream, PageStream, WAKE_INTERVAL};
 use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
 use crate::store::identifier::TableName;
@@ -87,7 +91,7 @@ pub struct Store {
 /// The future of a backend's operation.
 type BackendFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A database that takes chunks from the queue and sends an outcome for every token.
+/// The writers of a database, which send an outcome for every token of the queue.
 trait StoreBackend: Send + Sync {
     /// Returns the transaction id horizon: no transaction of this run has a lower id.
     fn horizon(&self) -> Option<i64> {
@@ -104,7 +108,7 @@ trait StoreBackend: Send + Sync {
         &'a self,
         values: &'a [String],
         horizon: Option<i64>,
-    ) -> BackendFuture<'a, Result<HashMap<String, u64>, Fault>>;
+    ) -> BackendFuture<'a, Result<HashMap<String, u64>, Error>>;
 
     /// Waits until every taken token has an outcome; the queue must be closed.
     fn join(self: Box<Self>) -> BackendFuture<'static, ()>;
@@ -121,20 +125,18 @@ impl Store {
         options: StoreOptions,
         shutdown: Shutdown,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, Fault> {
-        let queue = queue::Queue::new(options.connections.max(1), shutdown, clock);
-        let backend: Result<Box<dyn StoreBackend>, Fault> = match &options.target {
-            DatabaseTarget::Postgres(address) => postgres::Pool::open(address, &options, &queue)
+    ) -> Result<Self, Error> {
+        let queue = queue::Queue::new(options.connections, WAKE_INTERVAL, shutdown, clock);
+        let backend: Result<Box<dyn StoreBackend>, Error> = match &options.target {
+            DatabaseTarget::Postgres(address) => postgres::open(address, &options, &queue)
                 .await
                 .map(|pool| Box::new(pool) as _),
-            DatabaseTarget::Sqlite(path) => {
-                sqlite::SqliteWorker::open(Some(path), &options, &queue)
-                    .await
-                    .map(|worker| Box::new(worker) as _)
-            }
-            DatabaseTarget::Demo => sqlite::SqliteWorker::open(None, &options, &queue)
+            DatabaseTarget::Sqlite(path) => sqlite::open(Some(path), &options, &queue)
                 .await
-                .map(|worker| Box::new(worker) as _),
+                .map(|pool| Box::new(pool) as _),
+            DatabaseTarget::Demo => sqlite::open(None, &options, &queue)
+                .await
+                .map(|pool| Box::new(pool) as _),
         };
         match backend {
             Ok(backend) => Ok(Self::with_backend(queue, backend, &options)),
@@ -158,9 +160,10 @@ impl Store {
         shutdown: Shutdown,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let queue = queue::Queue::new(options.connections.max(1), shutdown, Arc::clone(&clock));
-        let worker = fake::FakeWorker::start(replies, options, &queue, clock);
-        Self::with_backend(queue, Box::new(worker), options)
+        // A wait for more outcomes would take real time.
+        let queue = queue::Queue::new(options.connections, Duration::ZERO, shutdown, clock);
+        let pool = fake::open(replies, options, &queue);
+        Self::with_backend(queue, Box::new(pool), options)
     }
 
     fn with_backend(
@@ -183,12 +186,9 @@ impl Store {
     ///
     /// # Panics
     /// If called outside a tokio runtime.
-    pub fn store(&self, pages: PageStream<Fault>) -> OutcomeStream<Fault> {
-        let (sender, outcomes, stop) = channel::outcomes(queue::CREDIT);
-        let queue = Arc::clone(&self.producer.0);
-        let job = queue.job(sender, PageSpans::new(&self.tracer, &self.table));
-        tokio::spawn(queue::pump(queue, job, stop, pages));
-        outcomes
+    pub fn store(&self, pages: PageStream<Error>) -> OutcomeStream<Error> {
+        let spans = PageSpans::new(&self.tracer, &self.table);
+        self.producer.0.store(pages, spans)
     }
 
     /// Returns the transaction id horizon of this run; `None` if the database has none.
@@ -213,7 +213,7 @@ impl Store {
         values: &[String],
         controls: &[String],
         horizon: Option<i64>,
-    ) -> Result<HashMap<String, u64>, Fault> {
+    ) -> Result<HashMap<String, u64>, Error> {
         if values.is_empty() {
             return Ok(HashMap::new());
         }
@@ -250,8 +250,8 @@ const ROWS_NOT_VISIBLE: &str =
     "the table does not show rows that the run stored: they were deleted, hidden or changed";
 
 /// Returns the fault of a re-check that is not possible.
-fn recheck_denied(why: &str) -> Fault {
+fn recheck_denied(why: &str) -> Error {
     let sqlstate = "42501".to_owned();
     let what = "cannot look up what was stored before";
-    Fault::new(ErrorKind::DbDenied { sqlstate }, what).cause(why)
+    Error::of(ErrorKind::DbDenied { sqlstate }, what).cause(why)
 }

@@ -49,18 +49,16 @@ impl PageSpans {
         }
     }
 
-    /// Counts outcomes, and ends the spans of settled pages.
-    pub(super) fn settle(&self, outcomes: &[Outcome]) {
+    /// Counts an outcome, and ends the span of its page if that is settled.
+    pub(super) fn settle(&self, outcome: &Outcome) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        for outcome in outcomes {
-            let id = outcome.token.page_id();
-            let Some(index) = open.iter().position(|page| page.id == id) else {
-                continue;
-            };
-            open[index].outcomes.add(outcome.status);
-            if open[index].outcomes.total() == open[index].tokens as u64 {
-                self.record(&open.swap_remove(index));
-            }
+        let id = outcome.token.page_id();
+        let Some(index) = open.iter().position(|page| page.id == id) else {
+            return;
+        };
+        open[index].outcomes.add(outcome.status);
+        if open[index].outcomes.total() == open[index].tokens as u64 {
+            self.record(&open.swap_remove(index));
         }
     }
 

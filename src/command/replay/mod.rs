@@ -12,9 +12,8 @@ use crate::command::replay::state::ReplayState;
 use crate::command::run::open_store;
 use crate::command::supervisor::run_supervised;
 use crate::config::RunSettings;
-use crate::error::diagnostic::Problem;
 use crate::error::exit::RunTotals;
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::journal::{JournalReader, ParsedRecord, ReadPurpose};
 use crate::observe::progress::ProgressDisplay;
 use crate::observe::run_context::RunContext;
@@ -47,7 +46,7 @@ pub fn replay(settings: &RunSettings, file: &Path, display: &ProgressDisplay) ->
 }
 
 /// Parses the content of a journal or report, as a replay does.
-pub fn parse(bytes: Vec<u8>) -> Result<(), Fault> {
+pub fn parse(bytes: Vec<u8>) -> Result<(), Error> {
     let from = Box::new(std::io::Cursor::new(bytes));
     ReplayState::of(JournalReader::of(
         from,
@@ -66,7 +65,7 @@ async fn settle(
     shutdown: Shutdown,
     run_context: RunContext,
     display: ProgressDisplay,
-) -> Result<Conclusion, Problem> {
+) -> Result<Conclusion, Error> {
     let mut options = settings.store;
     // The session has the id of the replayed run, so that a killed replay can be replayed.
     options.session = state
@@ -113,7 +112,7 @@ async fn recheck(
     state: &ReplayState,
     values: &[String],
     shutdown: &Shutdown,
-) -> Result<Option<HashMap<String, u64>>, Fault> {
+) -> Result<Option<HashMap<String, u64>>, Error> {
     let controls = state.controls();
     // Tokens with a defect were never sent, and cannot be part of a query.
     let is_valid = |value: &&String| TokenDefect::of(value, usize::MAX).is_none();
@@ -126,8 +125,8 @@ async fn recheck(
     match found {
         Ok(found) => Ok(Some(found)),
         // Without this right, unsent tokens are still safe to send.
-        Err(fault) if matches!(fault.kind, ErrorKind::DbDenied { .. }) => {
-            let (cause, hint) = (fault.causes.first(), fault.hint);
+        Err(fault) if matches!(fault.kind, Some(ErrorKind::DbDenied { .. })) => {
+            let (cause, hint) = (fault.causes.first(), fault.hint.as_ref());
             tracing::warn!(cause, hint, "{}", fault.message);
             Ok(None)
         }
@@ -179,7 +178,7 @@ async fn store_tokens(
     tokens: Vec<Token>,
     ledger: &mut Ledger,
     glance: impl Fn(&Ledger),
-) -> Option<Fault> {
+) -> Option<Error> {
     let pages: Vec<Page> = tokens.chunks(10_000).map(Page::from_tokens).collect();
     let mut outcomes = store.store(PageStream::ready(pages));
     let mut fault = None;
@@ -202,11 +201,11 @@ fn conclude(
     shutdown: &Shutdown,
     run_context: &RunContext,
     ledger: &mut Ledger,
-    fault: Option<Fault>,
+    fault: Option<Error>,
     fail_on: &[Condition],
 ) -> Conclusion {
     let received = state.received();
-    let problem = fault.or_else(|| ledger.fault().cloned()).map(Problem::from);
+    let problem = fault.or_else(|| ledger.fault().cloned());
     let tally = ledger.tally();
     let totals = RunTotals {
         size: state.requested.unwrap_or(received),

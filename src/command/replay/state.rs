@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use crate::config::RunSettings;
-use crate::error::Fault;
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::Exit;
 use crate::journal::{Journal, JournalLine, JournalReader, ParsedRecord, ReadPurpose};
 use crate::pipeline::token::Status;
@@ -68,11 +67,11 @@ pub(crate) struct ReplayState {
 }
 
 impl ReplayState {
-    pub fn read(file: &Path) -> Result<Self, Fault> {
+    pub fn read(file: &Path) -> Result<Self, Error> {
         Self::of(JournalReader::open(file, ReadPurpose::Replay)?)
     }
 
-    pub fn of(mut reader: JournalReader) -> Result<Self, Fault> {
+    pub fn of(mut reader: JournalReader) -> Result<Self, Error> {
         let mut state = Self {
             reader: None,
             run_id: None,
@@ -147,7 +146,7 @@ impl ReplayState {
     }
 
     /// Returns an error if another table is configured: a replay would store all tokens again.
-    pub fn check_table(&self, settings: &RunSettings) -> Result<(), Problem> {
+    pub fn check_table(&self, settings: &RunSettings) -> Result<(), Error> {
         let (table, column) = (&settings.store.table, &settings.store.column);
         let Some((run_table, run_column)) = &self.table else {
             return Ok(());
@@ -155,7 +154,7 @@ impl ReplayState {
         if TableName::parse(run_table).as_ref() == Ok(table) && run_column == column {
             return Ok(());
         }
-        let problem = Problem::new(
+        let problem = Error::new(
             Exit::Usage,
             "the journal belongs to a different table than the configured one",
         );

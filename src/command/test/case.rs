@@ -13,7 +13,7 @@ use crate::command::test::schema::{
 };
 use crate::config::yaml_spans::{PathStep, YamlSpans};
 use crate::config::{RunSettings, test_case};
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::{Cause, Exit};
 use crate::report::ReportFormat;
 use crate::store::fake::FakeReplies;
@@ -97,10 +97,10 @@ impl Expected {
 
 impl TestFile {
     /// Reads the test file at `path`, named `label` in the output.
-    pub(crate) fn read(path: &Path, label: String) -> Result<Self, Problem> {
+    pub(crate) fn read(path: &Path, label: String) -> Result<Self, Error> {
         let file_name = path.display().to_string();
         let text = fs::read_to_string(path).map_err(|error| {
-            Problem::new(
+            Error::new(
                 Exit::Usage,
                 format!("the test file {file_name} cannot be read"),
             )
@@ -110,7 +110,7 @@ impl TestFile {
     }
 
     /// Parses `text`, the content of the file at `path`.
-    pub(crate) fn parse(path: &Path, label: String, text: String) -> Result<Self, Problem> {
+    pub(crate) fn parse(path: &Path, label: String, text: String) -> Result<Self, Error> {
         let file_name = path.display().to_string();
         let keys: Option<Vec<CaseKeys>> = test_case::parse("the test file", &file_name, &text)?;
         let spans = YamlSpans::of(&text);
@@ -123,7 +123,7 @@ impl TestFile {
         let cases = keys.unwrap_or_default().into_iter().enumerate();
         let cases = cases
             .map(|(index, keys)| reader.case(index, keys))
-            .collect::<Result<Vec<TestCase>, Problem>>()?;
+            .collect::<Result<Vec<TestCase>, Error>>()?;
         if cases.is_empty() {
             return Err(reader
                 .problem(&[], "the test file has no cases")
@@ -155,12 +155,12 @@ pub(crate) struct CaseReader<'a> {
 
 impl CaseReader<'_> {
     /// Returns a problem at the key of `path`.
-    pub(crate) fn problem(&self, path: &[PathStep], message: impl Into<String>) -> Problem {
+    pub(crate) fn problem(&self, path: &[PathStep], message: impl Into<String>) -> Error {
         let location = self.spans.location(self.file_name, self.text, path, "");
-        Problem::new(Exit::Usage, message).location(location)
+        Error::new(Exit::Usage, message).location(location)
     }
 
-    fn case(&self, index: usize, keys: CaseKeys) -> Result<TestCase, Problem> {
+    fn case(&self, index: usize, keys: CaseKeys) -> Result<TestCase, Error> {
         let here = PathStep::Item(index);
         let name = keys.name.filter(|name| !name.trim().is_empty());
         let Some(name) = name else {
@@ -195,7 +195,7 @@ impl CaseReader<'_> {
                     &mut generated,
                 )
             })
-            .collect::<Result<Vec<FakeAnswer>, Problem>>()?;
+            .collect::<Result<Vec<FakeAnswer>, Error>>()?;
         let signals = keys.signals.unwrap_or_default().into_iter().enumerate();
         let signals = signals
             .map(|(at, signal)| {
@@ -204,7 +204,7 @@ impl CaseReader<'_> {
                     &signal,
                 )
             })
-            .collect::<Result<Vec<CaseSignal>, Problem>>()?;
+            .collect::<Result<Vec<CaseSignal>, Error>>()?;
         Ok(TestCase {
             index,
             name,
@@ -228,7 +228,7 @@ impl CaseReader<'_> {
         }
     }
 
-    fn signal(&self, at: &[PathStep], keys: &SignalKeys) -> Result<CaseSignal, Problem> {
+    fn signal(&self, at: &[PathStep], keys: &SignalKeys) -> Result<CaseSignal, Error> {
         let when = match (keys.after_requests, keys.at) {
             (Some(number), None) => {
                 SignalTime::Answered(usize::try_from(number).unwrap_or(usize::MAX))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::command::find_files;
 use crate::command::test::case::SUFFIX;
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::Exit;
 
 /// A test file and its label: the path below the given folder, without the suffix.
@@ -15,7 +15,7 @@ pub(crate) struct DiscoveredFile {
 }
 
 /// Returns the distinct test files at and below `paths`, sorted; by default of the current folder.
-pub(crate) fn find(paths: &[PathBuf]) -> Result<Vec<DiscoveredFile>, Problem> {
+pub(crate) fn find(paths: &[PathBuf]) -> Result<Vec<DiscoveredFile>, Error> {
     let here = [PathBuf::from(".")];
     let paths = if paths.is_empty() { &here } else { paths };
     let mut found: Vec<DiscoveredFile> = Vec::new();
@@ -34,7 +34,7 @@ pub(crate) fn find(paths: &[PathBuf]) -> Result<Vec<DiscoveredFile>, Problem> {
             .iter()
             .map(|path| path.display().to_string())
             .collect();
-        return Err(Problem::new(
+        return Err(Error::new(
             Exit::Usage,
             format!("no pipeline tests in {}", names.join(", ")),
         )
@@ -51,7 +51,7 @@ fn label(file: &Path, given: &Path) -> String {
     name.strip_suffix(SUFFIX).unwrap_or(&name).to_owned()
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> Problem {
+fn unreadable(path: &Path, error: &io::Error) -> Error {
     let message = format!("cannot search {} for pipeline tests", path.display());
-    Problem::new(Exit::Usage, message).cause(error.to_string())
+    Error::new(Exit::Usage, message).cause(error.to_string())
 }

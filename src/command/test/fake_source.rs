@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::command::test::virtual_clock::VirtualClock;
 use crate::error::exit::Cause;
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::fetch::lines::LineParser;
 use crate::fetch::{AnswerFuture, SourceAnswer, TokenSource, error};
 use crate::runtime::clock::Clock;
@@ -106,7 +106,7 @@ impl TokenSource for FakeSource {
 impl FakeSource {
     async fn answer(&self, number: usize, count: u64) -> SourceAnswer {
         let Some(entry) = self.entries.get(number - 1) else {
-            let fault = Fault::new(
+            let fault = Error::of(
                 ErrorKind::HttpConnect,
                 "the test case has no answer for this request",
             );

@@ -8,7 +8,7 @@ use crate::command::test::case::CaseReader;
 use crate::command::test::fake_source::{BodyEnd, FakeAnswer, FakeResponse};
 use crate::command::test::schema::{EntryKeys, OrderedMap, QuotedText, ReplyKeys, TokenReplies};
 use crate::config::yaml_spans::PathStep;
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::store::fake::{FakeError, FakeReplies, FakeReply, ReplyKind};
 
 /// The key of the reply to all other tokens.
@@ -21,7 +21,7 @@ impl CaseReader<'_> {
         at: [PathStep; 3],
         keys: &EntryKeys,
         generated: &mut u64,
-    ) -> Result<FakeAnswer, Problem> {
+    ) -> Result<FakeAnswer, Error> {
         let under = |key| [at[0], at[1], at[2], PathStep::Key(key)];
         let given = [
             ("tokens", keys.tokens.is_some()),
@@ -91,7 +91,7 @@ impl CaseReader<'_> {
         &self,
         here: PathStep,
         keys: Option<OrderedMap<TokenReplies>>,
-    ) -> Result<FakeReplies, Problem> {
+    ) -> Result<FakeReplies, Error> {
         let mut script = FakeReplies::default();
         for (token, TokenReplies(replies)) in
             keys.map(|OrderedMap(entries)| entries).unwrap_or_default()
@@ -103,7 +103,7 @@ impl CaseReader<'_> {
             let replies = replies
                 .into_iter()
                 .map(|keys| reply(keys).map_err(|message| self.problem(&at, message)))
-                .collect::<Result<Vec<FakeReply>, Problem>>()?;
+                .collect::<Result<Vec<FakeReply>, Error>>()?;
             if token == OTHER_TOKENS {
                 script.others = replies;
             } else {

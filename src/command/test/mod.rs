@@ -28,8 +28,8 @@ use crate::cli::TestArgs;
 use crate::command::test::case::{TestCase, TestFile};
 use crate::command::test::compare::{DifferenceKind, counted};
 use crate::command::test::runner::CaseRun;
+use crate::error::Error;
 use crate::error::color::Color;
-use crate::error::diagnostic::Problem;
 use crate::error::exit::Exit;
 use crate::report::ReportFormat;
 
@@ -91,7 +91,7 @@ enum CaseStatus {
 ///
 /// # Errors
 /// All errors in the test files, before any case runs; exit code 2.
-pub fn test(settings: &TestSettings, out: &mut dyn Write) -> Result<Exit, Vec<Problem>> {
+pub fn test(settings: &TestSettings, out: &mut dyn Write) -> Result<Exit, Vec<Error>> {
     let started = Instant::now();
     let files = read(settings)?;
     let selected = select(settings, &files)?;
@@ -127,7 +127,7 @@ pub fn test(settings: &TestSettings, out: &mut dyn Write) -> Result<Exit, Vec<Pr
     })
 }
 
-fn read(settings: &TestSettings) -> Result<Vec<TestFile>, Vec<Problem>> {
+fn read(settings: &TestSettings) -> Result<Vec<TestFile>, Vec<Error>> {
     let found = discover::find(&settings.paths).map_err(|problem| vec![problem])?;
     let (mut files, mut problems) = (Vec::new(), Vec::new());
     for discovered in found {
@@ -148,7 +148,7 @@ type SelectedCases<'a> = (usize, &'a TestFile, &'a TestCase);
 fn select<'a>(
     settings: &TestSettings,
     files: &'a [TestFile],
-) -> Result<Vec<SelectedCases<'a>>, Vec<Problem>> {
+) -> Result<Vec<SelectedCases<'a>>, Vec<Error>> {
     let filter = settings.filter.as_deref().unwrap_or_default();
     let cases = files.iter().enumerate().flat_map(|(at, file)| {
         let cases = file.cases.iter();
@@ -164,7 +164,7 @@ fn select<'a>(
             "`--filter` selects from {} by `FILE: NAME`",
             counted(all, "case")
         );
-        return Err(vec![Problem::new(Exit::Usage, message).hint(hint)]);
+        return Err(vec![Error::new(Exit::Usage, message).hint(hint)]);
     }
     Ok(selected)
 }
@@ -283,7 +283,7 @@ fn summary_line(results: &[CaseResult], took: Duration) -> String {
     format!("{passed} passed, {failed} failed{skipped} in {seconds:.2} s\n")
 }
 
-fn write_changes(files: &[TestFile], changes: &[Vec<update::ReportChange>]) -> Vec<Problem> {
+fn write_changes(files: &[TestFile], changes: &[Vec<update::ReportChange>]) -> Vec<Error> {
     let mut problems = Vec::new();
     for (file, changes) in files
         .iter()
@@ -294,13 +294,13 @@ fn write_changes(files: &[TestFile], changes: &[Vec<update::ReportChange>]) -> V
             .and_then(|text| fs::write(&file.path, text).map_err(|error| error.to_string()));
         if let Err(why) = written {
             let message = format!("the reports of {} cannot be updated", file.path.display());
-            problems.push(Problem::new(Exit::Usage, message).cause(why));
+            problems.push(Error::new(Exit::Usage, message).cause(why));
         }
     }
     problems
 }
 
-fn unwritable(path: &Path, error: &io::Error) -> Problem {
+fn unwritable(path: &Path, error: &io::Error) -> Error {
     let message = format!("the JUnit file {} cannot be written", path.display());
-    Problem::new(Exit::Usage, message).cause(error.to_string())
+    Error::new(Exit::Usage, message).cause(error.to_string())
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::runtime::clock::{BusyGuard, Clock, SleepFuture};
 use crate::runtime::shutdown::Shutdown;
 
@@ -216,7 +216,7 @@ impl VirtualClock {
         let shutdown = state.shutdown.clone();
         drop(state);
         if let Some(shutdown) = shutdown {
-            shutdown.stop_because(Fault::new(
+            shutdown.stop_because(Error::of(
                 ErrorKind::HttpTimeout,
                 "the test case took too long",
             ));

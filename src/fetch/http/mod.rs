@@ -11,7 +11,7 @@ use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, Hea
 use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
 use secrecy::ExposeSecret;
 
-use crate::error::{ErrorKind, Fault, chain};
+use crate::error::{Error, ErrorKind, chain};
 use crate::fetch::lines::LineParser;
 use crate::fetch::source::not_a_token_list;
 use crate::fetch::{AnswerFuture, FetchLimits, SourceAnswer, TokenSource, error};
@@ -55,7 +55,7 @@ pub struct HttpSource {
 
 impl HttpSource {
     /// Creates a client for the source, without connecting.
-    pub fn new(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<Self, Fault> {
+    pub fn new(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<Self, Error> {
         Self::with_client(builder(endpoint, limits)?, endpoint, limits)
     }
 
@@ -63,11 +63,11 @@ impl HttpSource {
         builder: ClientBuilder,
         endpoint: &HttpEndpoint,
         limits: &FetchLimits,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, Error> {
         let client = builder.build().map_err(|error| {
             chain(&error).into_iter().fold(
-                Fault::new(ErrorKind::HttpConnect, "cannot create the HTTP client"),
-                Fault::cause,
+                Error::of(ErrorKind::HttpConnect, "cannot create the HTTP client"),
+                Error::cause,
             )
         })?;
         Ok(Self {
@@ -124,7 +124,7 @@ impl HttpSource {
     }
 
     /// Reads the headers whose values are in files.
-    fn read_file_headers(&self) -> Result<HeaderMap, Fault> {
+    fn read_file_headers(&self) -> Result<HeaderMap, Error> {
         let mut headers = HeaderMap::new();
         for (name, secret) in &self.file_headers {
             let value = secret.read().map_err(|error| unreadable(name, &error))?;
@@ -190,23 +190,23 @@ impl HttpSource {
     }
 
     /// Returns the fault of an answer whose status is not 200.
-    fn status_fault(&self, response: &Response) -> Fault {
+    fn status_fault(&self, response: &Response) -> Error {
         let retry_after = retry_after(response.headers(), SystemTime::now());
         error::status(&self.address(), response.status(), retry_after)
     }
 
-    fn protocol(&self, what: &str) -> Fault {
+    fn protocol(&self, what: &str) -> Error {
         not_a_token_list(&self.address(), what)
     }
 
     /// Returns the fault of a request without a complete answer.
-    fn transport_fault(&self, error: reqwest::Error) -> Fault {
+    fn transport_fault(&self, error: reqwest::Error) -> Error {
         let error = error.without_url();
         let address = self.address();
         let causes = chain(&error);
         let about_certificate = causes.iter().any(|cause| cause.contains("certificate"));
         let fault = if error.is_connect() && about_certificate {
-            Fault::new(
+            Error::of(
                 ErrorKind::HttpConnect,
                 "the token source's certificate is not trusted",
             )
@@ -221,7 +221,7 @@ impl HttpSource {
         } else {
             error::truncated(&address)
         };
-        causes.into_iter().fold(fault, Fault::cause)
+        causes.into_iter().fold(fault, Error::cause)
     }
 }
 
@@ -231,7 +231,7 @@ fn is_not_tls(cause: &str) -> bool {
 }
 
 /// Configures the HTTP client: connections to the source and fixed headers.
-fn builder(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<ClientBuilder, Fault> {
+fn builder(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<ClientBuilder, Error> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(
@@ -254,8 +254,8 @@ fn headers_in_files(headers: &[(String, Secret)]) -> impl Iterator<Item = &(Stri
 }
 
 /// Returns the fault of a request that was not sent because a header's file is unreadable.
-fn unreadable(name: &str, error: &SecretFileError) -> Fault {
-    Fault::new(
+fn unreadable(name: &str, error: &SecretFileError) -> Error {
+    Error::of(
         ErrorKind::HttpConnect,
         format!("cannot read the value of the `{name}` header"),
     )
@@ -270,9 +270,9 @@ impl TokenSource for HttpSource {
     }
 }
 
-fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Fault> {
+fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Error> {
     let bad = |what: &str| {
-        Fault::new(
+        Error::of(
             ErrorKind::InvalidArgument {
                 argument: format!("source.headers.{name}"),
                 expected: "an HTTP header".to_owned(),

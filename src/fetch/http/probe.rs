@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::error::probe::ProbeResult;
 use crate::fetch::FetchLimits;
 use crate::fetch::http::{HttpEndpoint, HttpSource, builder};
@@ -46,7 +46,7 @@ pub async fn reach(endpoint: &HttpEndpoint, limits: &FetchLimits) -> ProbeResult
 }
 
 /// Connects, and returns how long it took.
-async fn connect(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<Duration, Fault> {
+async fn connect(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<Duration, Error> {
     let connected = Arc::new(OnceLock::new());
     let builder = builder(endpoint, limits)?
         .timeout(limits.connect_timeout.saturating_add(EXTRA_TIME))
@@ -62,7 +62,7 @@ async fn connect(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<Durati
 }
 
 /// Removes the method from a fault's causes: no request was sent.
-fn without_method(mut fault: Fault) -> Fault {
+fn without_method(mut fault: Error) -> Error {
     for cause in &mut fault.causes {
         if let Some(address) = cause.strip_prefix("POST ") {
             *cause = address.to_owned();

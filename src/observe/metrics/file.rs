@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::Exit;
 use crate::observe::metrics::Metric;
 use crate::observe::metrics::text::text;
@@ -23,7 +23,7 @@ impl MetricsFile {
     ///
     /// # Errors
     /// If it cannot be written, with exit code 2.
-    pub fn open(given: &Path) -> Result<Self, Problem> {
+    pub fn open(given: &Path) -> Result<Self, Error> {
         // Resolves symbolic links, so that the file is replaced and not the link.
         let path = given.canonicalize().unwrap_or_else(|_| given.to_owned());
         let mut options = OpenOptions::new();
@@ -65,9 +65,9 @@ impl MetricsFile {
     }
 }
 
-fn unwritable(path: &Path, error: &io::Error) -> Problem {
+fn unwritable(path: &Path, error: &io::Error) -> Error {
     let what = format!("the metrics file {} cannot be written", path.display());
-    Problem::new(Exit::Usage, what)
+    Error::new(Exit::Usage, what)
         .cause(error.to_string())
         .hint("check that its folder exists and is writable; no token was requested")
 }

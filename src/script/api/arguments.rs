@@ -3,7 +3,7 @@
 use rhai::{Dynamic, EvalAltResult, INT};
 
 use crate::error::suggest::nearest;
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::script::api::RhaiResultOf;
 use crate::script::native::thrown;
 
@@ -25,7 +25,7 @@ pub(super) fn positive(name: &str, number: INT) -> RhaiResultOf<u64> {
 
 /// Returns the error of an argument that is not what was `expected`.
 pub(super) fn invalid(argument: &str, expected: &str) -> Box<EvalAltResult> {
-    thrown(Fault::new(
+    thrown(Error::of(
         ErrorKind::InvalidArgument {
             argument: argument.to_owned(),
             expected: expected.to_owned(),
@@ -41,7 +41,7 @@ pub(super) fn unknown_option(name: &str, known: &[&str]) -> Box<EvalAltResult> {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("one of {}", known.join(", ")),
     };
-    thrown(Fault::new(
+    thrown(Error::of(
         ErrorKind::InvalidArgument {
             argument: name.to_owned(),
             expected: known.join(", "),

@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 
 /// Writes the files of `emit`; opens each file at its first line and keeps it open.
 #[derive(Default)]
@@ -25,7 +25,7 @@ impl Emitter {
     }
 
     /// Writes a line to the file `name`. The first line of a run truncates the file.
-    pub fn emit(&mut self, text: &str, name: &str) -> Result<(), Fault> {
+    pub fn emit(&mut self, text: &str, name: &str) -> Result<(), Error> {
         if !self.files.contains_key(name) {
             let file = self.open(name)?;
             self.files.insert(name.to_owned(), BufWriter::new(file));
@@ -37,7 +37,7 @@ impl Emitter {
     }
 
     /// Flushes every file.
-    pub fn flush(&mut self) -> Result<(), Fault> {
+    pub fn flush(&mut self) -> Result<(), Error> {
         let mut result = Ok(());
         for (name, file) in &mut self.files {
             let flushed = file.flush().map_err(|error| unwritable(name, &error));
@@ -46,9 +46,9 @@ impl Emitter {
         result
     }
 
-    fn open(&self, name: &str) -> Result<File, Fault> {
+    fn open(&self, name: &str) -> Result<File, Error> {
         let refuse = |why: &str| {
-            Fault::new(
+            Error::of(
                 ErrorKind::InvalidArgument {
                     argument: "file".to_owned(),
                     expected: "a file name inside --out-dir".to_owned(),
@@ -84,8 +84,8 @@ impl Emitter {
     }
 }
 
-fn unwritable(name: &str, error: &io::Error) -> Fault {
-    Fault::new(
+fn unwritable(name: &str, error: &io::Error) -> Error {
+    Error::of(
         ErrorKind::OutputClosed,
         format!("the file `{name}` cannot be written any more"),
     )
@@ -124,6 +124,6 @@ mod tests {
     #[test]
     fn error_names_the_option_when_no_folder_is_configured() {
         let fault = Emitter::new(None).emit("text", "file").unwrap_err();
-        assert!(fault.hint.unwrap().contains("--out-dir"));
+        assert!(fault.hint.as_deref().unwrap().contains("--out-dir"));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use rhai::EvalAltResult;
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::pipeline::channel::OutcomeStream;
 use crate::pipeline::token::{Outcome, Tally};
 use crate::report::ledger::EntryId;
@@ -27,10 +27,10 @@ pub struct OutcomesCell {
 
 #[derive(Default)]
 struct OutcomesState {
-    stream: Option<OutcomeStream<Fault>>,
+    stream: Option<OutcomeStream<Error>>,
     /// Settled outcomes that `failures` read and `report` has not written yet.
     ready: VecDeque<Outcome>,
-    fault: Option<Fault>,
+    fault: Option<Error>,
     is_consumed: bool,
     counts: Tally,
     /// Ledger entries of this stream that are still open.
@@ -39,7 +39,7 @@ struct OutcomesState {
 
 impl Outcomes {
     /// Wraps `stream` for a script.
-    pub fn new(host: &Arc<ScriptHost>, stream: OutcomeStream<Fault>) -> Self {
+    pub fn new(host: &Arc<ScriptHost>, stream: OutcomeStream<Error>) -> Self {
         let cell = Arc::new(OutcomesCell {
             host: Arc::clone(host),
             state: Mutex::new(OutcomesState {
@@ -118,12 +118,26 @@ impl Outcomes {
 
     /// Records an outcome of this stream in the ledger.
     pub fn record(&self, outcome: Outcome, line: Option<&str>) -> NativeResult<()> {
-        let status = outcome.status;
-        let recorded = self.0.host.ledger().record(outcome, line);
+        self.record_all([outcome], line)
+    }
+
+    /// Records outcomes under one lock of the ledger; all of them, even if one cannot be written.
+    pub fn record_all(
+        &self,
+        outcomes: impl IntoIterator<Item = Outcome>,
+        line: Option<&str>,
+    ) -> NativeResult<()> {
         let mut state = lock(&self.0.state);
-        state.counts.add(status);
-        state.open.extend(recorded.map_err(thrown)?);
-        Ok(())
+        let mut ledger = self.0.host.ledger();
+        let mut failed = Ok(());
+        for outcome in outcomes {
+            state.counts.add(outcome.status);
+            match ledger.record(outcome, line) {
+                Ok(entry) => state.open.extend(entry),
+                Err(error) => failed = failed.and(Err(error)),
+            }
+        }
+        failed.map_err(thrown)
     }
 }
 
@@ -149,7 +163,7 @@ impl Drop for OutcomesCell {
 fn return_to_host(
     host: &ScriptHost,
     ready: VecDeque<Outcome>,
-    stream: Option<OutcomeStream<Fault>>,
+    stream: Option<OutcomeStream<Error>>,
     stop: bool,
 ) {
     if let Some(stream) = stream.as_ref().filter(|_| stop) {
@@ -164,32 +178,39 @@ fn return_to_host(
 pub struct OutcomeReader {
     owner: Outcomes,
     ready: VecDeque<Outcome>,
-    stream: Option<OutcomeStream<Fault>>,
-    fault: Option<Fault>,
+    stream: Option<OutcomeStream<Error>>,
+    fault: Option<Error>,
 }
 
 impl OutcomeReader {
-    /// Returns the next outcome; calls `idle` before it waits.
-    pub fn next(
-        &mut self,
-        idle: impl FnOnce(&ScriptHost) -> NativeResult<()>,
-    ) -> NativeResult<Option<Result<Outcome, Fault>>> {
-        if let Some(outcome) = self.ready.pop_front() {
-            return Ok(Some(Ok(outcome)));
+    /// Returns the next outcome; flushes the reports before it waits.
+    pub fn next(&mut self) -> NativeResult<Option<Result<Outcome, Error>>> {
+        if self.ready.is_empty() {
+            match self.next_batch()? {
+                Some(Ok(batch)) => self.ready = batch,
+                Some(Err(fault)) => return Ok(Some(Err(fault))),
+                None => return Ok(None),
+            }
+        }
+        Ok(self.ready.pop_front().map(Ok))
+    }
+
+    /// Returns the next outcomes; flushes the reports before it waits.
+    pub fn next_batch(&mut self) -> NativeResult<Option<Result<VecDeque<Outcome>, Error>>> {
+        if !self.ready.is_empty() {
+            return Ok(Some(Ok(std::mem::take(&mut self.ready))));
         }
         let Some(stream) = &mut self.stream else {
             return Ok(self.fault.take().map(Err));
         };
         let mut next = stream.try_next().map(Ok);
         if next.is_none() {
-            idle(self.owner.host())?;
-            next = self.owner.host().wait(stream.next())?;
+            let host = self.owner.host();
+            host.ledger().reports().flush().map_err(thrown)?;
+            next = host.wait(stream.next())?;
         }
         match next {
-            Some(Ok(batch)) => {
-                self.ready = batch.into();
-                Ok(self.ready.pop_front().map(Ok))
-            }
+            Some(Ok(batch)) => Ok(Some(Ok(batch.into()))),
             Some(Err(fault)) => {
                 self.stream = None;
                 Ok(Some(Err(fault)))
@@ -240,7 +261,7 @@ impl IntoIterator for Outcomes {
 pub struct OutcomeIter {
     reader: Option<OutcomeReader>,
     start_error: Option<Box<EvalAltResult>>,
-    unreported: Option<(Arc<ScriptHost>, Fault)>,
+    unreported: Option<(Arc<ScriptHost>, Error)>,
 }
 
 impl Iterator for OutcomeIter {
@@ -255,7 +276,7 @@ impl Iterator for OutcomeIter {
             return None;
         }
         let reader = self.reader.as_mut()?;
-        match reader.next(|host| host.ledger().reports().flush().map_err(thrown)) {
+        match reader.next() {
             Err(error) => Some(Err(error)),
             Ok(Some(Ok(outcome))) => {
                 let recorded = reader.owner().record(outcome.clone(), None);

@@ -113,24 +113,33 @@ fn write_report(
 ) -> RhaiResultOf<Map> {
     let host = outcomes.host();
     let mut reader = outcomes.read()?;
-    if let Some(line) = line {
-        host.set_formatter(LineFormatter::of(context, line.clone()));
-    }
-    while let Some(next) = reader.next(|host| host.ledger().reports().flush().map_err(thrown))? {
+    let Some(line) = line else {
+        while let Some(batch) = reader.next_batch()? {
+            outcomes.record_all(batch.map_err(thrown)?, None)?;
+        }
+        return finish_report(host);
+    };
+    host.set_formatter(LineFormatter::of(context, line.clone()));
+    while let Some(next) = reader.next()? {
         let outcome = next.map_err(thrown)?;
-        let text = match line.filter(|_| outcome.status.is_final()) {
-            None => None,
-            // The outcome must be recorded even if the closure throws.
-            Some(line) => match line.call_within_context::<Dynamic>(context, (outcome.clone(),)) {
-                Ok(text) => Some(escape_line(&text.to_string()).into_owned()),
-                Err(error) => {
-                    outcomes.record(outcome, None)?;
-                    return Err(error);
-                }
-            },
-        };
-        outcomes.record(outcome, text.as_deref())?;
+        if !outcome.status.is_final() {
+            outcomes.record(outcome, None)?;
+            continue;
+        }
+        match line.call_within_context::<Dynamic>(context, (outcome.clone(),)) {
+            Ok(text) => outcomes.record(outcome, Some(&escape_line(&text.to_string())))?,
+            Err(error) => {
+                // The outcome must be recorded even if the closure throws.
+                outcomes.record(outcome, None)?;
+                return Err(error);
+            }
+        }
     }
+    finish_report(host)
+}
+
+/// Flushes the reports and returns the summary so far.
+fn finish_report(host: &ScriptHost) -> RhaiResultOf<Map> {
     // If the stream ended without a wait, its last outcomes are not flushed yet. A closed output must
     // fail here, where the script can catch the error.
     host.ledger().reports().flush().map_err(thrown)?;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rhai::plugin::*;
 use rhai::{Array, ImmutableString};
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::pipeline::channel::PageStream;
 use crate::pipeline::token::{Detail, Outcome, Page, Status, Token};
 use crate::script::api::RhaiResultOf;
@@ -169,11 +169,11 @@ pub mod functions {
     }
 }
 
-fn start_store(host: &Arc<ScriptHost>, pages: PageStream<Fault>) -> RhaiResultOf<Outcomes> {
+fn start_store(host: &Arc<ScriptHost>, pages: PageStream<Error>) -> RhaiResultOf<Outcomes> {
     Ok(Outcomes::new(host, host.store(pages)))
 }
 
-fn start_reject(host: &Arc<ScriptHost>, pages: PageStream<Fault>, reason: &str) -> Outcomes {
+fn start_reject(host: &Arc<ScriptHost>, pages: PageStream<Error>, reason: &str) -> Outcomes {
     let detail = Detail::reason(reason);
     let stream = host.map_to_outcomes(pages, move |token| {
         Outcome::unsent(token, Status::Rejected, Some(detail.clone()))
@@ -182,7 +182,7 @@ fn start_reject(host: &Arc<ScriptHost>, pages: PageStream<Fault>, reason: &str) 
 }
 
 /// Returns the tokens of a script's strings.
-fn claim_tokens(host: &ScriptHost, array: Array) -> RhaiResultOf<PageStream<Fault>> {
+fn claim_tokens(host: &ScriptHost, array: Array) -> RhaiResultOf<PageStream<Error>> {
     let mut texts = Vec::with_capacity(array.len());
     for value in array {
         let text = value

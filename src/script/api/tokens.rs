@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use rhai::{EvalAltResult, ImmutableString};
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::pipeline::channel::PageStream;
 use crate::pipeline::token::{Page, Token};
 use crate::report::ledger::EntryId;
@@ -27,7 +27,7 @@ pub struct TokensCell {
 }
 
 enum TokensState {
-    Stream(PageStream<Fault>),
+    Stream(PageStream<Error>),
     /// Ledger entries of tokens that failed before and are still open.
     Open(Vec<EntryId>),
     Taken,
@@ -35,7 +35,7 @@ enum TokensState {
 
 impl Tokens {
     /// Wraps `pages` for a script.
-    pub fn new(host: &Arc<ScriptHost>, pages: PageStream<Fault>, requested: Option<u64>) -> Self {
+    pub fn new(host: &Arc<ScriptHost>, pages: PageStream<Error>, requested: Option<u64>) -> Self {
         let len = pages.known_len().map(|len| len as u64);
         Self::build(host, TokensState::Stream(pages), requested, len)
     }
@@ -43,7 +43,7 @@ impl Tokens {
     /// Wraps the response to one request for `requested` tokens, which has `len` tokens.
     pub fn from_one_page(
         host: &Arc<ScriptHost>,
-        pages: PageStream<Fault>,
+        pages: PageStream<Error>,
         requested: u64,
         len: u64,
     ) -> Self {
@@ -89,7 +89,7 @@ impl Tokens {
     }
 
     /// Takes the tokens out of the stream, for the store.
-    pub fn take_pages(&self) -> NativeResult<PageStream<Fault>> {
+    pub fn take_pages(&self) -> NativeResult<PageStream<Error>> {
         match self.0.take()? {
             TokensState::Stream(pages) => Ok(pages),
             TokensState::Open(entries) => {
@@ -157,7 +157,7 @@ impl IntoIterator for Tokens {
 }
 
 enum IterSource {
-    Pages(PageStream<Fault>),
+    Pages(PageStream<Error>),
     Open(VecDeque<EntryId>),
     End,
 }
@@ -170,7 +170,7 @@ pub struct TokenIter {
     source: IterSource,
     page: Page,
     start_error: Option<Box<EvalAltResult>>,
-    unreported: Option<Fault>,
+    unreported: Option<Error>,
     count: u64,
 }
 
@@ -211,7 +211,7 @@ impl Iterator for TokenIter {
                 Ok(None) => self.source = IterSource::End,
             }
         }
-        let Some(token) = self.page.take(1).pop() else {
+        let Some(token) = self.page.take_first() else {
             *lock(&self.owner.0.len) = Some(self.count);
             return None;
         };
@@ -259,9 +259,9 @@ impl IntoIterator for Pages {
 
 /// Iterates pages for a script.
 pub struct PageIter {
-    pages: Option<PageStream<Fault>>,
+    pages: Option<PageStream<Error>>,
     start_error: Option<Box<EvalAltResult>>,
-    unreported: Option<Fault>,
+    unreported: Option<Error>,
     owner: Tokens,
 }
 

@@ -1,4 +1,4 @@
-//! Converts the error that ended a script to a [`Problem`]: message, location, call frames and hint.
+//! Converts the error that ended a script to a [`Error`]: message, location, call frames and hint.
 
 pub mod advice;
 pub(crate) mod limit;
@@ -7,8 +7,8 @@ pub mod symbols;
 
 use rhai::{Dynamic, EvalAltResult, ParseError, ParseErrorType, Position};
 
-use crate::error::diagnostic::{CallFrame, Location, Problem};
 use crate::error::exit::Exit;
+use crate::error::{CallFrame, Error, ErrorKind, Location};
 use crate::script::error::message::{Advice, lower_first};
 use crate::script::error::symbols::Symbols;
 use crate::script::json::describe;
@@ -70,18 +70,10 @@ impl Thrown {
         }
         thrown
     }
-
-    fn exit(&self) -> Exit {
-        match self.kind.as_deref() {
-            Some(kind) if kind.starts_with("http_") || kind == "short_supply" => Exit::Source,
-            Some("db_connect" | "db_denied") => Exit::Database,
-            _ => Exit::Script,
-        }
-    }
 }
 
 /// Returns the problem of a script that does not compile.
-pub fn of_parse(error: &ParseError, file: &str, texts: &ScriptTexts) -> Problem {
+pub fn of_parse(error: &ParseError, file: &str, texts: &ScriptTexts) -> Error {
     let ParseError(kind, position) = error;
     parse_problem(kind, *position, file, texts)
 }
@@ -91,7 +83,7 @@ fn parse_problem(
     position: Position,
     file: &str,
     texts: &ScriptTexts,
-) -> Problem {
+) -> Error {
     let text = texts.get(file);
     let advice = advice::of_parse(kind, &text);
     let position = end_of_code(&text, position).unwrap_or(position);
@@ -114,8 +106,8 @@ fn end_of_code(text: &str, reported: Position) -> Option<Position> {
     Some(position(index + 1, code.trim_end().chars().count() + 1))
 }
 
-fn with_advice(advice: Advice, file: &str, position: Position, texts: &ScriptTexts) -> Problem {
-    let problem = Problem::new(Exit::Script, advice.message);
+fn with_advice(advice: Advice, file: &str, position: Position, texts: &ScriptTexts) -> Error {
+    let problem = Error::new(Exit::Script, advice.message);
     let problem = mark(problem, file, position, texts, &advice.label);
     match advice.hint {
         Some(hint) => problem.hint(hint),
@@ -129,7 +121,7 @@ pub fn of_error(
     main: &str,
     texts: &ScriptTexts,
     symbols: &Symbols,
-) -> Problem {
+) -> Error {
     let mut frames = Vec::new();
     let mut file = main.to_owned();
     let mut error = error;
@@ -169,7 +161,7 @@ pub fn of_error(
         .into_iter()
         .rev()
         .filter(|frame| frame.line > 0)
-        .fold(problem, Problem::frame)
+        .fold(problem, Error::frame)
 }
 
 fn position(line: usize, column: usize) -> Position {
@@ -186,7 +178,7 @@ fn frame_name(name: &str) -> String {
     }
 }
 
-fn innermost(error: &EvalAltResult, file: &str, texts: &ScriptTexts, symbols: &Symbols) -> Problem {
+fn innermost(error: &EvalAltResult, file: &str, texts: &ScriptTexts, symbols: &Symbols) -> Error {
     let position = error.position();
     if let Some((name, kind)) = advice::unknown_property(error) {
         return with_advice(symbols.property_advice(name, kind), file, position, texts);
@@ -197,12 +189,12 @@ fn innermost(error: &EvalAltResult, file: &str, texts: &ScriptTexts, symbols: &S
     match error {
         EvalAltResult::ErrorRuntime(value, _) => {
             let thrown = Thrown::of(value);
-            let mut problem = Problem::new(thrown.exit(), thrown.message);
-            if let Some(kind) = thrown.kind {
-                problem = problem.kind(kind);
-            }
-            problem = thrown.causes.into_iter().fold(problem, Problem::cause);
-            problem = thrown.notes.into_iter().fold(problem, Problem::note);
+            let mut problem = match thrown.kind {
+                Some(kind) => Error::of(ErrorKind::Thrown(kind), thrown.message),
+                None => Error::new(Exit::Script, thrown.message),
+            };
+            problem = thrown.causes.into_iter().fold(problem, Error::cause);
+            problem = thrown.notes.into_iter().fold(problem, Error::note);
             if let Some(hint) = thrown.hint {
                 problem = problem.hint(hint);
             }
@@ -230,7 +222,7 @@ fn innermost(error: &EvalAltResult, file: &str, texts: &ScriptTexts, symbols: &S
         ),
         EvalAltResult::ErrorParsing(kind, _) => parse_problem(kind, position, file, texts),
         _ => mark(
-            Problem::new(Exit::Script, engine_message(error)),
+            Error::new(Exit::Script, engine_message(error)),
             file,
             position,
             texts,
@@ -250,12 +242,12 @@ fn engine_message(error: &EvalAltResult) -> String {
 
 /// Adds the location at `position` to a problem and marks the word there.
 pub fn mark(
-    problem: Problem,
+    problem: Error,
     file: &str,
     position: Position,
     texts: &ScriptTexts,
     label: &str,
-) -> Problem {
+) -> Error {
     let (Some(line), Some(column)) = (position.line(), position.position()) else {
         return problem;
     };

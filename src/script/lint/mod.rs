@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use rhai::{AST, ASTNode, Position, Stmt};
 
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::error::exit::Exit;
 use crate::script::error::mark;
 use crate::script::error::symbols::Symbols;
@@ -68,12 +68,7 @@ impl LintFinding {
 }
 
 /// Returns the calls that prevent a run: unknown functions and wrong numbers of arguments.
-pub fn unknown_calls(
-    ast: &AST,
-    file: &str,
-    symbols: &Symbols,
-    texts: &ScriptTexts,
-) -> Vec<Problem> {
+pub fn unknown_calls(ast: &AST, file: &str, symbols: &Symbols, texts: &ScriptTexts) -> Vec<Error> {
     let modules = Modules::new();
     let calls = Calls::of(ast, symbols, &modules);
     let mut findings = Vec::new();
@@ -94,7 +89,7 @@ pub fn first_file_write(
     file: &str,
     symbols: &Symbols,
     texts: &ScriptTexts,
-) -> Option<Problem> {
+) -> Option<Error> {
     let modules = Modules::new();
     let calls = Calls::of(ast, symbols, &modules);
     let mut findings = Vec::new();
@@ -144,14 +139,14 @@ fn lint(
 }
 
 /// Converts the findings in one file to problems, sorted by position.
-fn problems(mut findings: Vec<LintFinding>, file: &str, texts: &ScriptTexts) -> Vec<Problem> {
+fn problems(mut findings: Vec<LintFinding>, file: &str, texts: &ScriptTexts) -> Vec<Error> {
     findings.sort_by(|one, other| {
         let key = |finding: &LintFinding| (finding.position, finding.message.clone());
         key(one).cmp(&key(other))
     });
     findings.dedup();
     let problems = findings.into_iter().map(|finding| {
-        let problem = Problem::new(Exit::Script, finding.message);
+        let problem = Error::new(Exit::Script, finding.message);
         let problem = mark(problem, file, finding.position, texts, &finding.label);
         let problem = match finding.hint {
             Some(hint) => problem.hint(hint),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rhai::{AST, ASTNode, Engine, Expr, OptimizationLevel, Position, Scope, Stmt};
 
-use crate::error::diagnostic::Problem;
+use crate::error::Error;
 use crate::script::error::of_parse;
 use crate::script::error::symbols::Symbols;
 use crate::script::lint::ast::functions_of;
@@ -22,9 +22,9 @@ pub struct FileLinter<'a> {
     seen: BTreeSet<String>,
     /// The keys of the files that are being checked, outermost first.
     in_progress: Vec<String>,
-    problems: Vec<Problem>,
+    problems: Vec<Error>,
     /// Compile errors in the imports of the current file.
-    compile_errors: Vec<Problem>,
+    compile_errors: Vec<Error>,
 }
 
 impl<'a> FileLinter<'a> {
@@ -50,7 +50,7 @@ impl<'a> FileLinter<'a> {
     }
 
     /// Checks the script in the file `key`, which has the constants of `scope`, and its imports.
-    pub fn lint_script(mut self, scope: &Scope, file: &str, key: &str) -> Vec<Problem> {
+    pub fn lint_script(mut self, scope: &Scope, file: &str, key: &str) -> Vec<Error> {
         self.in_progress.push(key.to_owned());
         let text = self.texts.get(file);
         match self.engine.compile_with_scope(scope, text) {
@@ -92,6 +92,7 @@ impl<'a> FileLinter<'a> {
         import: &Import,
     ) -> Result<Option<(AST, Option<ModuleText>)>, LintFinding> {
         let found = self.resolver.find(&import.path).map_err(|fault| {
+            let fault = fault.into_parts();
             let finding = LintFinding::error(import.position, fault.message);
             match fault.hint {
                 Some(hint) => finding.hint(hint),

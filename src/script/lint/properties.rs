@@ -2,7 +2,7 @@
 
 use rhai::{ASTNode, Expr, Position, Stmt};
 
-use crate::error::ErrorKind as FaultKind;
+use crate::error::ErrorKind;
 use crate::error::suggest::nearest;
 use crate::pipeline::token::Status;
 use crate::script::error::symbols::Symbols;
@@ -148,7 +148,7 @@ fn unknown_kind(constant: &Expr) -> Option<LintFinding> {
     let Expr::StringConstant(text, position) = constant else {
         return None;
     };
-    let known = FaultKind::NAMES;
+    let known = ErrorKind::NAMES;
     if known.contains(&text.as_str()) {
         return None;
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use rhai::{Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, Shared};
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::script::native::{lock, thrown};
 use crate::script::stdlib;
 use crate::script::texts::{self, ScriptTexts};
@@ -49,7 +49,7 @@ impl ScopedResolver {
     }
 
     /// Returns the module at an import path.
-    pub fn find(&self, path: &str) -> Result<ModuleText, Fault> {
+    pub fn find(&self, path: &str) -> Result<ModuleText, Error> {
         let located = match (&self.root, stdlib::text(path)) {
             (None, None) => {
                 return Err(denied(path, "the built-in script has no folder"));
@@ -134,7 +134,7 @@ pub fn key_of(file: &Path) -> Option<String> {
 }
 
 /// Returns the shown and the canonical path of an import below `root`, or why no file is found.
-fn locate(root: &Path, path: &str) -> Result<Result<(PathBuf, PathBuf), String>, Fault> {
+fn locate(root: &Path, path: &str) -> Result<Result<(PathBuf, PathBuf), String>, Error> {
     let is_normal = |part| matches!(part, Component::Normal(_));
     if path.is_empty() || !Path::new(path).components().all(is_normal) {
         return Err(denied(
@@ -184,8 +184,8 @@ impl ModuleResolver for ScopedResolver {
     }
 }
 
-fn denied(path: &str, why: &str) -> Fault {
-    Fault::new(ErrorKind::ImportDenied, format!("cannot import `{path}`: {why}")).hint(
+fn denied(path: &str, why: &str) -> Error {
+    Error::of(ErrorKind::ImportDenied, format!("cannot import `{path}`: {why}")).hint(
         "an import names a file below the script's folder (import \"lib/mine\" as mine;) or a module of the library (import \"lib/stats\" as stats;)",
     )
 }
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     fn reason(resolver: &ScopedResolver, path: &str) -> String {
-        resolver.find(path).err().unwrap().message
+        resolver.find(path).err().unwrap().into_parts().message
     }
 
     #[test]

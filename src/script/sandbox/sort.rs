@@ -4,7 +4,7 @@
 
 use rhai::{Array, Dynamic, FnPtr, NativeCallContext};
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::script::native::{NativeResult, thrown};
 
 /// Returns the values in the order of `comparer`; the sort is stable.
@@ -60,7 +60,7 @@ fn invalid_comparer() -> Box<rhai::EvalAltResult> {
         argument: "comparer".to_owned(),
         expected: expected.to_owned(),
     };
-    thrown(Fault::new(kind, format!("`comparer` must be {expected}")))
+    thrown(Error::of(kind, format!("`comparer` must be {expected}")))
 }
 
 /// Sorts by merging.

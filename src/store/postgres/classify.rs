@@ -8,38 +8,8 @@
 use tokio_postgres::error::{DbError, Severity};
 
 use crate::pipeline::token::Token;
+use crate::store::connection::ErrorClass;
 use crate::store::postgres::catalog::{Catalog, Owner, Scope, is_frame};
-
-/// What an error means for the token of the INSERT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) enum ErrorClass {
-    /// The token is refused and would be refused again.
-    Rejected,
-    /// Not stored because of other transactions or the server's state: worth a retry.
-    Retry,
-    /// Not stored because the partitions changed: worth a retry, then refused.
-    Reroute,
-    /// Not stored because a sequence produced a key that is taken: worth a retry at once, as often
-    /// as it takes.
-    KeyTaken,
-    /// Not stored, and a retry would not help now.
-    Failed,
-    /// Not stored, because the server is read-only: another host may accept it.
-    ReadOnly,
-    /// The prepared statement does not exist, because of a pooler: send it unprepared.
-    Unprepared,
-    /// Not stored because a right or an object is missing.
-    Denied {
-        /// True if the statement itself is refused, so every INSERT would be.
-        all: bool,
-    },
-    /// Committed on the primary, but not confirmed by its synchronous standby.
-    Unconfirmed,
-    /// The server's reply cannot be read.
-    Unreadable,
-    /// Unknown whether the token was stored.
-    InDoubt,
-}
 
 /// The error fields of a failed INSERT.
 #[derive(Clone, Copy, Debug, Default)]

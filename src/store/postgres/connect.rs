@@ -12,14 +12,14 @@ use tokio_postgres::Config;
 use tokio_postgres::config::SslMode as Tls;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::catalog::Catalog;
-use crate::store::postgres::connection::{Connection, DriverTask};
 use crate::store::postgres::connector::refuses_options;
 use crate::store::postgres::connector::{
     ConnectError, ConnectPurpose, Connector, Lookup, SessionFacts, lookup_sql, reply_timeout,
 };
+use crate::store::postgres::raw_connection::{DriverTask, RawConnection};
 use crate::store::postgres::wire::{
     ConnectionMonitor, HostAddress, MonitoredStream, MonitoredTls, Socket,
 };
@@ -29,7 +29,7 @@ impl Connector {
     /// Makes a connection with the session set up and the INSERT prepared.
     ///
     /// The server accepts writes: a standby may not yet show what its primary committed.
-    pub(super) async fn connect(&self) -> Result<Connection, Fault> {
+    pub(super) async fn connect(&self) -> Result<RawConnection, Error> {
         self.connect_to_any_host(ConnectPurpose::Insert)
             .await
             .map(|(connection, _)| connection)
@@ -37,7 +37,7 @@ impl Connector {
 
     /// Makes the first connection, and checks the table, the role's rights and how stored tokens
     /// can be looked up.
-    pub(super) async fn connect_first(&self) -> Result<(Connection, Lookup, Catalog), Fault> {
+    pub(super) async fn connect_first(&self) -> Result<(RawConnection, Lookup, Catalog), Error> {
         let (connection, session) = self
             .connect_to_any_host(ConnectPurpose::InsertAndCheck)
             .await?;
@@ -63,7 +63,7 @@ impl Connector {
         host: &Host,
         endpoint: &HostAddress,
         purpose: ConnectPurpose,
-    ) -> Result<NewConnection, Fault> {
+    ) -> Result<NewConnection, Error> {
         let limit = self.address.connect_timeout;
         // An earlier attempt may have left it set.
         self.is_checking_table.store(false, Ordering::Relaxed);
@@ -130,7 +130,7 @@ impl Connector {
             self.refuses_marker.store(!refused, Ordering::Relaxed);
         }
         let mut connection = opened.map_err(|connect_error| match connect_error {
-            ConnectError::Error(error)
+            ConnectError::Server(error)
                 if self.address.startup_options.is_some() && refuses_options(&error) =>
             {
                 ConnectError::StartupOptions(error)
@@ -157,7 +157,7 @@ impl Connector {
         endpoint: &HostAddress,
         mode: Tls,
         marker: Option<&String>,
-    ) -> Result<Connection, ConnectError> {
+    ) -> Result<RawConnection, ConnectError> {
         let address = &self.address;
         let mut config = Config::new();
         config
@@ -190,7 +190,7 @@ impl Connector {
         let connected = config.connect_raw(stream, tls).await;
         let (client, mut connection) = connected.map_err(|error| match monitor.violation() {
             Some(violation) => ConnectError::Violation(violation.clone()),
-            None => ConnectError::Error(error),
+            None => ConnectError::Server(error),
         })?;
         let closed = CancellationToken::new();
         let guard = closed.clone().drop_guard();
@@ -198,7 +198,7 @@ impl Connector {
             let _closes = guard;
             while let Some(Ok(_)) = poll_fn(|cx| connection.poll_message(cx)).await {}
         });
-        Ok(Connection {
+        Ok(RawConnection {
             host: host.clone(),
             client,
             monitor,
@@ -217,4 +217,4 @@ impl Connector {
 }
 
 /// A connection and the facts that its set-up found.
-pub(super) type NewConnection = (Connection, SessionFacts);
+pub(super) type NewConnection = (RawConnection, SessionFacts);

@@ -5,9 +5,10 @@
 
 use std::sync::atomic::Ordering;
 
-use tokio_postgres::Error;
+use tokio_postgres::Error as PostgresError;
 
-use crate::error::{ErrorKind, Fault, chain};
+use crate::error::{Error, ErrorKind, chain};
+use crate::store::connection::denied;
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::catalog::{Catalog, Obstacle};
 use crate::store::postgres::connector::{ConnectError, Connector};
@@ -19,11 +20,11 @@ use crate::store::sqlstate::{
 
 impl Connector {
     /// Returns the error for a connection that timed out.
-    pub(super) fn connect_timed_out(&self, host: &Host) -> Fault {
+    pub(super) fn connect_timed_out(&self, host: &Host) -> Error {
         if self.is_checking_table.load(Ordering::Relaxed) {
             return self.reply_timed_out();
         }
-        Fault::new(ErrorKind::DbConnect, "the database cannot be reached")
+        Error::of(ErrorKind::DbConnect, "the database cannot be reached")
             .cause(format!(
                 "{} did not answer within {}",
                 host.location(),
@@ -37,9 +38,9 @@ impl Connector {
     }
 
     /// Returns the error for a connected server that does not reply in time.
-    pub(super) fn reply_timed_out(&self) -> Fault {
+    pub(super) fn reply_timed_out(&self) -> Error {
         let limit = humantime::format_duration(self.address.connect_timeout);
-        Fault::new(ErrorKind::DbConnect, "the database did not answer in time")
+        Error::of(ErrorKind::DbConnect, "the database did not answer in time")
             .cause(format!("no answer within {limit}"))
             .hint(format!("another session may hold a lock on {}", self.table))
             .retryable()
@@ -52,13 +53,13 @@ impl Connector {
     }
 
     /// Refuses a table into which no INSERT can succeed, or none is reliable.
-    pub(super) fn check_catalog(&self, catalog: &Catalog) -> Result<(), Fault> {
+    pub(super) fn check_catalog(&self, catalog: &Catalog) -> Result<(), Error> {
         catalog
             .obstacle()
             .map_or(Ok(()), |obstacle| Err(self.obstacle_fault(obstacle)))
     }
 
-    fn obstacle_fault(&self, obstacle: Obstacle) -> Fault {
+    fn obstacle_fault(&self, obstacle: Obstacle) -> Error {
         const NO_INSERTS: &str = "the database refuses inserts";
         let user = quote_identifier(&self.address.user);
         let (table, column) = (&self.table, quote_identifier(&self.column));
@@ -147,7 +148,7 @@ impl Connector {
     }
 
     /// Returns the error for a server that is not a supported PostgreSQL.
-    fn unsupported_server(&self, host: &Host, why: &str) -> Fault {
+    fn unsupported_server(&self, host: &Host, why: &str) -> Error {
         let location = host.location();
         denied("0A000", "the server is not a supported PostgreSQL")
             .cause(format!("{location}: {why}"))
@@ -158,9 +159,9 @@ impl Connector {
     }
 
     /// Explains why connecting to the host failed.
-    pub(super) fn connect_error(&self, host: &Host, connect_error: &ConnectError) -> Fault {
+    pub(super) fn connect_error(&self, host: &Host, connect_error: &ConnectError) -> Error {
         match connect_error {
-            ConnectError::Error(error) => self.refusal(host, error),
+            ConnectError::Server(error) => self.refusal(host, error),
             ConnectError::StartupOptions(error) => self.startup_options_refused(host, error),
             ConnectError::Io(error) => self.unreachable(host, vec![error.to_string()]),
             ConnectError::Violation(violation) => self.violation_fault(host, violation),
@@ -177,7 +178,7 @@ impl Connector {
     }
 
     /// Explains an error of the server or the driver at connect.
-    pub(super) fn refusal(&self, host: &Host, error: &Error) -> Fault {
+    pub(super) fn refusal(&self, host: &Host, error: &PostgresError) -> Error {
         let location = host.location();
         let Some(db) = error.as_db_error() else {
             return self.unreachable(host, chain(error));
@@ -271,7 +272,7 @@ impl Connector {
         };
         match classify_connect_error(code) {
             ConnectRefusal::Denied => denied(code, message),
-            ConnectRefusal::Busy => Fault::new(ErrorKind::DbConnect, message).retryable(),
+            ConnectRefusal::Busy => Error::of(ErrorKind::DbConnect, message).retryable(),
         }
         .cause(cause)
         .hint(hint)
@@ -299,7 +300,7 @@ impl Connector {
     }
 
     /// Explains that the server refuses the address's startup options.
-    fn startup_options_refused(&self, host: &Host, error: &Error) -> Fault {
+    fn startup_options_refused(&self, host: &Host, error: &PostgresError) -> Error {
         let mut fault = self.refusal(host, error);
         "the database refuses the startup options".clone_into(&mut fault.message);
         fault.hint(format!(
@@ -309,7 +310,7 @@ impl Connector {
     }
 
     /// Explains why the client ended the connection.
-    fn violation_fault(&self, host: &Host, violation: &ProtocolViolation) -> Fault {
+    fn violation_fault(&self, host: &Host, violation: &ProtocolViolation) -> Error {
         let location = host.location();
         let cause = format!("{location}: {violation}");
         match violation {
@@ -322,7 +323,7 @@ impl Connector {
                 "no password was sent; change {}, or pg_hba.conf of {location}",
                 self.address.setting("require_auth", "require_auth")
             )),
-            ProtocolViolation::OpenTransaction => Fault::new(
+            ProtocolViolation::OpenTransaction => Error::of(
                 ErrorKind::DbConnect,
                 "the connection is in use by another client",
             )
@@ -331,7 +332,7 @@ impl Connector {
                 "a pooler at {location} must end a transaction before it reuses the connection"
             ))
             .retryable(),
-            _ => Fault::new(ErrorKind::DbConnect, "the database's answer cannot be read")
+            _ => Error::of(ErrorKind::DbConnect, "the database's answer cannot be read")
                 .cause(cause)
                 .hint(format!(
                     "check that {} name a PostgreSQL server",
@@ -341,7 +342,7 @@ impl Connector {
         }
     }
 
-    fn unreachable(&self, host: &Host, causes: Vec<String>) -> Fault {
+    fn unreachable(&self, host: &Host, causes: Vec<String>) -> Error {
         let location = host.location();
         let text = causes.join(": ");
         let contains_any = |words: &[&str]| words.iter().any(|word| text.contains(word));
@@ -428,7 +429,7 @@ impl Connector {
                 true,
             )
         };
-        let mut fault = Fault::new(ErrorKind::DbConnect, message).hint(hint);
+        let mut fault = Error::of(ErrorKind::DbConnect, message).hint(hint);
         fault.retryable = retryable;
         // The outermost cause is always "error connecting to server".
         let causes: Vec<_> = if causes.len() > 1 {
@@ -438,32 +439,6 @@ impl Connector {
         };
         let mut causes = causes.into_iter();
         fault = fault.cause(format!("{location}: {}", causes.next().unwrap_or_default()));
-        causes.fold(fault, Fault::cause)
+        causes.fold(fault, Error::cause)
     }
-}
-
-fn denied(sqlstate: &str, message: &str) -> Fault {
-    Fault::new(
-        ErrorKind::DbDenied {
-            sqlstate: sqlstate.to_owned(),
-        },
-        message,
-    )
-}
-
-/// Returns true if a retry would not help.
-pub(super) fn is_denied(fault: &Fault) -> bool {
-    matches!(fault.kind, ErrorKind::DbDenied { .. }) && !fault.retryable
-}
-
-/// Returns true if the server refused the role's password.
-pub(super) fn is_wrong_password(fault: &Fault) -> bool {
-    matches!(&fault.kind, ErrorKind::DbDenied { sqlstate } if sqlstate == "28P01")
-}
-
-/// Returns the error that ends the run if the server would deny every INSERT.
-pub(in crate::store) fn every_insert_denied(code: &str, message: &str) -> Fault {
-    denied(code, "the database refuses every insert")
-        .cause(format!("{message} ({code})"))
-        .hint("check the table's definition and the role's rights; nothing more was sent")
 }

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use tokio_postgres::Error;
+use tokio_postgres::Error as PostgresError;
 
-use crate::error::{Fault, chain};
+use crate::error::{Error, chain};
 use crate::observe::otel::Tracer;
 use crate::store::StoreOptions;
 use crate::store::identifier::quote_identifier;
@@ -106,7 +106,7 @@ pub(super) struct Connector {
 
 impl Connector {
     /// Reads the certificates; makes no connection.
-    pub(super) fn new(address: &Address, options: &StoreOptions) -> Result<Self, Fault> {
+    pub(super) fn new(address: &Address, options: &StoreOptions) -> Result<Self, Error> {
         let (table, column) = (options.table.to_sql(), quote_identifier(&options.column));
         Ok(Self {
             tls: Arc::new(tls::client_config(address)?),
@@ -164,9 +164,9 @@ pub(super) enum ConnectPurpose {
 /// Why a connection to a host fails.
 pub(super) enum ConnectError {
     /// The server refused the connection, or its set-up failed.
-    Error(Error),
+    Server(PostgresError),
     /// The server refuses the startup options of the address.
-    StartupOptions(Error),
+    StartupOptions(PostgresError),
     /// Name resolution or the connection below TLS failed.
     Io(io::Error),
     /// The server broke a rule of the protocol, or exceeded a limit.
@@ -176,21 +176,21 @@ pub(super) enum ConnectError {
     /// The server is not a supported PostgreSQL, with the reason.
     Unsupported(String),
     /// The table cannot be used.
-    Table(Fault),
+    Table(Error),
     /// The password cannot be read.
-    Password(Fault),
+    Password(Error),
 }
 
-impl From<Error> for ConnectError {
-    fn from(error: Error) -> Self {
-        Self::Error(error)
+impl From<PostgresError> for ConnectError {
+    fn from(error: PostgresError) -> Self {
+        Self::Server(error)
     }
 }
 
 impl ConnectError {
     /// Returns true if the same server may accept the connection with, or without, TLS.
     pub(super) fn may_depend_on_tls(&self) -> bool {
-        let Self::Error(error) = self else {
+        let Self::Server(error) = self else {
             return false;
         };
         match error.as_db_error() {
@@ -200,12 +200,12 @@ impl ConnectError {
     }
 
     pub(super) fn refuses_options(&self) -> bool {
-        matches!(self, Self::Error(error) if refuses_options(error))
+        matches!(self, Self::Server(error) if refuses_options(error))
     }
 }
 
 /// Returns true if the startup options made a server or pooler refuse the session.
-pub(super) fn refuses_options(error: &Error) -> bool {
+pub(super) fn refuses_options(error: &PostgresError) -> bool {
     error
         .as_db_error()
         .is_some_and(|db| is_about_options(db.code().code(), db.message()))

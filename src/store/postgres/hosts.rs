@@ -8,7 +8,7 @@
 use opentelemetry::KeyValue;
 use tokio::time::timeout;
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::store::postgres::Address;
 use crate::store::postgres::connect::NewConnection;
 use crate::store::postgres::connector::{ConnectError, ConnectPurpose, Connector};
@@ -24,7 +24,7 @@ impl Connector {
     pub(super) async fn connect_to_any_host(
         &self,
         purpose: ConnectPurpose,
-    ) -> Result<NewConnection, Fault> {
+    ) -> Result<NewConnection, Error> {
         let mut faults = Vec::new();
         let mut hosts: Vec<&Host> = self.address.hosts.iter().collect();
         if self.address.load_balance_hosts {
@@ -49,7 +49,7 @@ impl Connector {
         &self,
         host: &Host,
         purpose: ConnectPurpose,
-    ) -> Result<NewConnection, Fault> {
+    ) -> Result<NewConnection, Error> {
         let span = self.tracer.client_span("connect", || {
             vec![
                 KeyValue::new("db.system.name", "postgresql"),
@@ -67,7 +67,7 @@ impl Connector {
         &self,
         host: &Host,
         purpose: ConnectPurpose,
-    ) -> Result<NewConnection, Fault> {
+    ) -> Result<NewConnection, Error> {
         let resolving = timeout(self.address.connect_timeout, HostAddress::resolve(host));
         let mut endpoints = match resolving.await {
             Ok(Ok(endpoints)) => endpoints,
@@ -87,7 +87,7 @@ impl Connector {
         host: &Host,
         endpoints: Vec<HostAddress>,
         purpose: ConnectPurpose,
-    ) -> Result<NewConnection, Fault> {
+    ) -> Result<NewConnection, Error> {
         let only = endpoints.len() == 1;
         let mut faults = Vec::new();
         for endpoint in endpoints {
@@ -108,19 +108,19 @@ impl Connector {
         self.address.hosts.len() > 1
     }
 
-    fn stops_search(&self, fault: &Fault) -> bool {
+    fn stops_search(&self, fault: &Error) -> bool {
         match &fault.kind {
-            ErrorKind::DbDenied { sqlstate } if sqlstate == "25006" => {
+            Some(ErrorKind::DbDenied { sqlstate }) if sqlstate == "25006" => {
                 self.address.target_session == TargetSession::Any
             }
-            ErrorKind::DbDenied { .. } => !fault.retryable,
+            Some(ErrorKind::DbDenied { .. }) => !fault.retryable,
             _ => false,
         }
     }
 }
 
 /// Combines the errors of a host's addresses, with the message of the last.
-fn all_addresses_failed(faults: Vec<(HostAddress, Fault)>, host: &Host) -> Fault {
+fn all_addresses_failed(faults: Vec<(HostAddress, Error)>, host: &Host) -> Error {
     let location = host.location();
     let mut causes = Vec::new();
     for (endpoint, fault) in &faults {
@@ -135,20 +135,20 @@ fn all_addresses_failed(faults: Vec<(HostAddress, Fault)>, host: &Host) -> Fault
     let retryable = faults.iter().any(|(_, fault)| fault.retryable);
     let last = faults.into_iter().next_back().map(|(_, fault)| fault);
     let mut fault =
-        last.unwrap_or_else(|| Fault::new(ErrorKind::DbConnect, "the host has no address"));
+        last.unwrap_or_else(|| Error::of(ErrorKind::DbConnect, "the host has no address"));
     fault.causes = causes;
     fault.retryable = retryable;
     fault
 }
 
 /// Combines the errors of the hosts; a single host's error stays unchanged.
-fn all_hosts_failed(mut faults: Vec<(String, Fault)>, address: &Address) -> Fault {
+fn all_hosts_failed(mut faults: Vec<(String, Error)>, address: &Address) -> Error {
     if faults.len() == 1
         && let Some((_, fault)) = faults.pop()
     {
         return fault;
     }
-    let is_read_only = |fault: &Fault| matches!(fault.kind, ErrorKind::DbDenied { .. });
+    let is_read_only = |fault: &Error| matches!(fault.kind, Some(ErrorKind::DbDenied { .. }));
     let read_only = faults.iter().filter(|(_, fault)| is_read_only(fault));
     let hint = match read_only.count() {
         0 => format!(
@@ -160,7 +160,7 @@ fn all_hosts_failed(mut faults: Vec<(String, Fault)>, address: &Address) -> Faul
             address.setting("DB_HOST", "the hosts")
         ),
     };
-    let all = Fault::new(
+    let all = Error::of(
         ErrorKind::DbConnect,
         format!("none of the {} hosts can be used", faults.len()),
     );

@@ -8,15 +8,15 @@ use std::fmt::Write as _;
 
 use tokio::time::timeout;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Error, Row};
+use tokio_postgres::{Error as PostgresError, Row};
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::error::probe::ProbeResult;
 use crate::store::StoreOptions;
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::catalog::Catalog;
-use crate::store::postgres::connection::Connection;
 use crate::store::postgres::connector::{ConnectPurpose, Connector};
+use crate::store::postgres::raw_connection::RawConnection;
 use crate::store::postgres::{Address, Host};
 
 /// Queries the version, TLS, durability settings and logging.
@@ -104,7 +104,7 @@ struct Inspection<'a> {
     is_pooled: bool,
     location: String,
     connector: &'a Connector,
-    connection: &'a Connection,
+    connection: &'a RawConnection,
     options: &'a StoreOptions,
 }
 
@@ -139,8 +139,8 @@ impl Inspection<'_> {
     /// Awaits a reply within `connect_timeout`.
     async fn with_timeout<T>(
         &self,
-        reply: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Fault> {
+        reply: impl Future<Output = Result<T, PostgresError>>,
+    ) -> Result<T, Error> {
         let address = &self.connector.address;
         match timeout(address.connect_timeout, reply).await {
             Ok(reply) => {
@@ -215,7 +215,7 @@ impl Inspection<'_> {
     }
 
     /// Checks the table as a run does; returns the catalog and the constraints as text.
-    async fn check_table(&self) -> Result<(Catalog, String), Fault> {
+    async fn check_table(&self) -> Result<(Catalog, String), Error> {
         let Connector { address, table, .. } = self.connector;
         let checked = timeout(
             address.connect_timeout,

@@ -12,31 +12,28 @@
 
 pub(super) mod catalog;
 pub(super) mod classify;
-pub(super) mod connect;
+mod connect;
 mod connect_error;
-pub(super) mod connection;
-pub(super) mod connector;
+mod connector;
+pub(super) mod database;
 mod host;
 mod hosts;
-pub(crate) mod in_doubt;
-pub(super) mod inflight;
 mod inspect;
+mod look_up;
 mod parameters;
 mod passfile;
 mod password;
-mod pool;
 mod progress;
+mod raw_connection;
 mod recheck;
-mod replies;
-mod retry_set;
 mod setup;
 mod shared;
-pub(crate) mod stall_monitor;
+mod stall_monitor;
 mod tls;
 mod url;
 mod wire;
-mod writer;
-pub(super) mod xid_horizon;
+mod writer_connection;
+mod xid_horizon;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -44,13 +41,11 @@ use std::time::Duration;
 
 pub use tokio_postgres::config::ChannelBinding;
 
-pub(super) use crate::store::postgres::connect_error::every_insert_denied;
+pub(super) use crate::store::postgres::database::open;
 pub use crate::store::postgres::host::{Host, TargetSession};
 pub(super) use crate::store::postgres::inspect::inspect;
 pub use crate::store::postgres::parameters::{AuthMethod, RequireAuth, SslNegotiation, TlsVersion};
 pub use crate::store::postgres::password::Password;
-pub(super) use crate::store::postgres::pool::{Pool, end_after_outage};
-pub(super) use crate::store::postgres::retry_set::MAX_LOSSES;
 pub use crate::store::postgres::url::UrlError;
 
 /// How the connection is secured, with libpq's meaning of each.

@@ -6,7 +6,7 @@
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::error::escape::escape;
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::runtime::secret::{Secret, SecretFileError};
 use crate::store::postgres::{Address, AddressOrigin, Host, passfile};
 
@@ -63,7 +63,7 @@ impl Address {
     ///
     /// # Errors
     /// If the file that holds it cannot be read.
-    pub(super) fn password_for(&self, host: &Host) -> Result<Option<SecretString>, Fault> {
+    pub(super) fn password_for(&self, host: &Host) -> Result<Option<SecretString>, Error> {
         match &self.password {
             Some(Password::Plain(secret)) => {
                 secret.read().map(Some).map_err(|error| unreadable(&error))
@@ -72,7 +72,7 @@ impl Address {
                 let text = url.read().map_err(|error| unreadable(&error))?;
                 let current = Self::from_url(text.expose_secret()).map_err(|why| {
                     let file = url.file().unwrap_or_default();
-                    Fault::new(
+                    Error::of(
                         ErrorKind::DbConnect,
                         "the database's password cannot be read",
                     )
@@ -127,8 +127,8 @@ impl Address {
     }
 }
 
-fn unreadable(error: &SecretFileError) -> Fault {
-    Fault::new(
+fn unreadable(error: &SecretFileError) -> Error {
+    Error::of(
         ErrorKind::DbConnect,
         "the database's password cannot be read",
     )
@@ -209,7 +209,7 @@ mod tests {
         let error = |address: &Address| {
             let fault = address.password_for(&address.hosts[0]).unwrap_err();
             assert!(fault.retryable);
-            let hint = fault.hint.unwrap();
+            let hint = fault.hint.as_deref().unwrap();
             let text = format!("{}: {}; {hint}", fault.message, fault.causes.join(": "));
             text.replace(path.to_str().unwrap(), "[file]")
         };

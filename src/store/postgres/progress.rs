@@ -1,20 +1,14 @@
 //! Tracks the server's progress: its last reply, and what INSERTs wait for.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
-
-use tokio::time::Instant;
-
-/// The number of consecutive denied INSERTs that ends the run.
-const MAX_DENIALS: u32 = 100;
+use std::time::{Duration, Instant};
 
 /// A server's progress in a run. Times are milliseconds since the start; 0 means never.
 pub(super) struct ServerProgress {
     pub(super) start: Instant,
     pub(super) last_reply: AtomicU64,
     pub(super) unconfirmed_since: AtomicU64,
-    pub(super) denials: AtomicU32,
     pub(super) wait: Mutex<Option<WaitReason>>,
 }
 
@@ -24,7 +18,6 @@ impl ServerProgress {
             start: Instant::now(),
             last_reply: AtomicU64::new(1),
             unconfirmed_since: AtomicU64::new(0),
-            denials: AtomicU32::new(0),
             wait: Mutex::new(None),
         }
     }
@@ -50,7 +43,6 @@ impl ServerProgress {
     /// Records a confirmed commit.
     pub(super) fn record_commit(&self) {
         self.unconfirmed_since.store(0, Ordering::Relaxed);
-        self.denials.store(0, Ordering::Relaxed);
     }
 
     /// Records a commit, sent at `sent`, that no standby confirmed.
@@ -68,15 +60,6 @@ impl ServerProgress {
         let last_reply = self.last_reply.load(Ordering::Relaxed);
         let since = &self.unconfirmed_since;
         let _ = since.compare_exchange(0, last_reply, Ordering::Relaxed, Ordering::Relaxed);
-    }
-
-    /// Records a denied INSERT.
-    ///
-    /// Returns true if the run must end: `all` further INSERTs would be denied, or too many were in
-    /// a row.
-    pub(super) fn record_denial(&self, all: bool) -> bool {
-        let in_a_row = self.denials.fetch_add(1, Ordering::Relaxed) + 1;
-        all || in_a_row >= MAX_DENIALS
     }
 
     pub(super) fn now_ms(&self) -> u64 {
@@ -115,16 +98,6 @@ impl WaitReason {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn run_ends_when_all_or_many_inserts_in_a_row_are_denied() {
-        assert!(ServerProgress::new().record_denial(true));
-        let progress = ServerProgress::new();
-        assert!((1..MAX_DENIALS).all(|_| !progress.record_denial(false)));
-        progress.record_commit();
-        assert!((1..MAX_DENIALS).all(|_| !progress.record_denial(false)));
-        assert!(progress.record_denial(false));
-    }
 
     #[test]
     fn confirmed_commit_ends_wait_for_standby() {

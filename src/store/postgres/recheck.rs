@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 
 use tokio::time::{Instant, timeout};
-use tokio_postgres::Error;
+use tokio_postgres::Error as PostgresError;
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
+use crate::store::connection::UNCONFIRMED;
 use crate::store::identifier::quote_identifier;
 use crate::store::postgres::classify::is_error;
-use crate::store::postgres::connection::{Backend, Connection, FenceResult};
-use crate::store::postgres::in_doubt::{FENCE_POLL_INTERVAL, FENCE_TIMEOUT, UNCONFIRMED};
-use crate::store::postgres::shared::PoolShared;
+use crate::store::postgres::look_up::{FENCE_POLL_INTERVAL, FENCE_TIMEOUT};
+use crate::store::postgres::raw_connection::{Backend, FenceResult, RawConnection};
+use crate::store::postgres::shared::PostgresShared;
 use crate::store::recheck_denied;
 
 /// The number of values in one query.
@@ -20,11 +21,11 @@ const VALUES_PER_QUERY: usize = 5_000;
 ///
 /// Refuses a table on which a look-up proves nothing.
 pub(super) async fn recheck(
-    shared: &PoolShared,
+    shared: &PostgresShared,
     first_backend: Option<&Backend>,
     values: &[String],
     horizon: Option<i64>,
-) -> Result<HashMap<String, u64>, Fault> {
+) -> Result<HashMap<String, u64>, Error> {
     let mut counts = HashMap::new();
     let lookup = &shared.lookup;
     if !lookup.may_look_up {
@@ -42,7 +43,7 @@ pub(super) async fn recheck(
         )
         .hint("replay over a direct connection"));
     };
-    let refused = |error: Error| match error.as_db_error().filter(|db| is_error(db)) {
+    let refused = |error: PostgresError| match error.as_db_error().filter(|db| is_error(db)) {
         Some(db) => {
             let code = db.code().code();
             recheck_denied(&format!("the database refuses the look-up ({code})"))
@@ -87,10 +88,10 @@ pub(super) async fn recheck(
 }
 
 async fn fence(
-    connection: &Connection,
+    connection: &RawConnection,
     application_name: &str,
     first_backend: &Backend,
-) -> Result<FenceResult, Error> {
+) -> Result<FenceResult, PostgresError> {
     let give_up_at = Instant::now() + FENCE_TIMEOUT;
     loop {
         match connection
@@ -104,8 +105,8 @@ async fn fence(
     }
 }
 
-fn stopped_responding() -> Fault {
-    Fault::new(
+fn stopped_responding() -> Error {
+    Error::of(
         ErrorKind::DbConnect,
         "the database stopped responding while the replay looked up what was stored before",
     )

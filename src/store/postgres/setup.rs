@@ -14,9 +14,9 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Row, SimpleQueryMessage};
 
 use crate::store::postgres::catalog::{self, Catalog};
-use crate::store::postgres::connection::{Cluster, Connection, backend_from_row};
 use crate::store::postgres::connector::SessionFacts;
 use crate::store::postgres::connector::{ConnectError, ConnectPurpose, Connector};
+use crate::store::postgres::raw_connection::{Cluster, RawConnection, backend_from_row};
 
 /// Sets up the session and identifies the server.
 ///
@@ -54,7 +54,7 @@ impl Connector {
     /// `ConnectPurpose::Inspect` only applies the settings.
     pub(super) async fn set_up(
         &self,
-        connection: &mut Connection,
+        connection: &mut RawConnection,
         marker: &str,
         purpose: ConnectPurpose,
     ) -> Result<SessionFacts, ConnectError> {
@@ -119,7 +119,7 @@ impl Connector {
     /// Checks the table without preparing a statement.
     pub(super) async fn check_table_unprepared(
         &self,
-        connection: &Connection,
+        connection: &RawConnection,
     ) -> Result<Catalog, ConnectError> {
         let catalog = self
             .load_catalog(connection, true)
@@ -135,7 +135,7 @@ impl Connector {
 
     async fn load_catalog(
         &self,
-        connection: &Connection,
+        connection: &RawConnection,
         is_needed: bool,
     ) -> Result<Option<Catalog>, ConnectError> {
         if !is_needed {
@@ -169,7 +169,7 @@ impl Connector {
     /// Pgpool-II forwards the marker, but the backend can change by a failover. It replies to this
     /// statement itself, while a server logs an error. So each host is probed once, and only if its
     /// server sees another client port, through NAT or a proxy.
-    async fn is_pgpool(&self, connection: &Connection) -> bool {
+    async fn is_pgpool(&self, connection: &RawConnection) -> bool {
         let location = connection.host.location();
         let known = |map: &HashMap<String, bool>| map.get(&location).copied();
         if let Some(known) = self.pgpool_hosts.lock().ok().and_then(|map| known(&map)) {
@@ -189,7 +189,7 @@ impl Connector {
         found
     }
 
-    async fn cluster(&self, connection: &Connection) -> Cluster {
+    async fn cluster(&self, connection: &RawConnection) -> Cluster {
         if !self.has_several_hosts() {
             return Cluster::SingleHost;
         }
@@ -201,7 +201,7 @@ impl Connector {
 
 /// Returns the reply to [`SET_UP_SQL`] if a supported PostgreSQL sent it.
 fn session_row(
-    connection: &Connection,
+    connection: &RawConnection,
     rows: Result<Vec<Row>, Error>,
 ) -> Result<Row, ConnectError> {
     /// The classes for a missing function, setting, type or syntax.
@@ -220,7 +220,7 @@ fn session_row(
             let is_missing = MISSING_FEATURE.contains(&code.get(..2).unwrap_or_default());
             return Err(match error.as_db_error() {
                 Some(db) if is_missing => unsupported(format!("{} ({code})", db.message())),
-                _ => ConnectError::Error(error),
+                _ => ConnectError::Server(error),
             });
         }
     };
@@ -244,7 +244,7 @@ fn session_row(
 
 /// Returns the backend's start time if an assumed role may not see it.
 async fn backend_start(
-    connection: &Connection,
+    connection: &RawConnection,
     assumed_role: bool,
 ) -> Result<Option<String>, Error> {
     if !assumed_role {

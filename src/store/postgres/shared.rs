@@ -1,34 +1,26 @@
-//! The state that a store's supervisor and writers share.
+//! The state that the connections of a PostgreSQL store share.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
-use crate::error::Fault;
+use crate::store::in_flight_log::InFlightLog;
 use crate::store::postgres::catalog::{Catalog, LengthLimit};
 use crate::store::postgres::connector::{Connector, Lookup};
-use crate::store::postgres::inflight::InFlightLog;
 use crate::store::postgres::progress::ServerProgress;
 use crate::store::queue::Queue;
 
-/// The state that a store's supervisor and writers share.
-pub(super) struct PoolShared {
+/// The state that all connections of a store share.
+pub(super) struct PostgresShared {
     pub(super) connector: Connector,
     pub(super) queue: Arc<Queue>,
-    pub(super) in_flight_log: InFlightLog,
+    pub(super) log: Arc<InFlightLog>,
+    /// The configured number of INSERTs in flight per connection.
     pub(super) pipeline: Option<usize>,
-    pub(super) dry_run: bool,
-    pub(super) statement_timeout: Duration,
+    pub(super) is_dry_run: bool,
     pub(super) lookup: Lookup,
     pub(super) catalog: Catalog,
     /// The column's length limit.
     pub(super) length_limit: LengthLimit,
     pub(super) progress: ServerProgress,
-    /// The error that ended the run if no commit was confirmed.
-    pub(super) unconfirmed_fault: OnceLock<Fault>,
-    /// Cancelled when `unconfirmed_fault` is set.
-    pub(super) giving_up: CancellationToken,
     pub(super) patience: Duration,
-    pub(super) connections: usize,
 }

@@ -1,18 +1,18 @@
 //! Detects a stalled server, queries what its INSERTs wait for, and ends a run whose commits are
 //! not confirmed within `patience`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use tokio_postgres::Error;
+use tokio_postgres::Error as PostgresError;
 use tokio_postgres::types::Type;
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::pipeline::token::{Detail, Status};
+use crate::store::connection::UNCONFIRMED;
 use crate::store::postgres::connector::ConnectPurpose;
 use crate::store::postgres::progress::WaitReason;
-use crate::store::postgres::shared::PoolShared;
+use crate::store::postgres::shared::PostgresShared;
 use crate::store::queue::StoreEnd;
 
 /// The interval of the checks.
@@ -31,7 +31,7 @@ const WAITS_SQL: &str = "SELECT wait_event_type, wait_event FROM pg_stat_activit
      GROUP BY 1, 2 ORDER BY count(*) DESC LIMIT 1";
 
 /// Monitors the server until the run ends.
-pub(super) async fn watch(shared: Arc<PoolShared>) {
+pub(super) async fn watch(shared: &PostgresShared) {
     let progress = &shared.progress;
     let interval = CHECK_INTERVAL.min(shared.patience / 4).max(MIN_STALL / 5);
     let stall_after = STALL_AFTER.min(shared.patience / 2).max(MIN_STALL);
@@ -39,7 +39,7 @@ pub(super) async fn watch(shared: Arc<PoolShared>) {
     let mut logged_at: Option<Instant> = None;
     loop {
         tokio::time::sleep(interval).await;
-        if shared.in_flight_log.is_idle() {
+        if shared.log.is_idle() {
             progress.record_reply();
         }
         let is_stalled = progress
@@ -50,7 +50,7 @@ pub(super) async fn watch(shared: Arc<PoolShared>) {
         }
         if is_stalled && queried_at.is_none_or(|at| at.elapsed() >= stall_after) {
             queried_at = Some(Instant::now());
-            let wait = query_wait_reason(&shared).await;
+            let wait = query_wait_reason(shared).await;
             if wait == Some(WaitReason::Standby) {
                 progress.record_standby_wait();
             }
@@ -64,13 +64,13 @@ pub(super) async fn watch(shared: Arc<PoolShared>) {
         }
         let unconfirmed = progress.elapsed_since(&progress.unconfirmed_since);
         if unconfirmed.is_some_and(|unconfirmed| unconfirmed >= shared.patience) {
-            return give_up(&shared);
+            return give_up(shared);
         }
     }
 }
 
 /// Queries over a separate connection what the run's INSERTs wait for.
-async fn query_wait_reason(shared: &PoolShared) -> Option<WaitReason> {
+async fn query_wait_reason(shared: &PostgresShared) -> Option<WaitReason> {
     let (connection, _) = shared
         .connector
         .connect_to_any_host(ConnectPurpose::Inspect)
@@ -85,7 +85,7 @@ async fn query_wait_reason(shared: &PoolShared) -> Option<WaitReason> {
     let found = match rows.await {
         Ok(Ok(rows)) => rows.first().map(|row| {
             let text = |at| row.try_get::<_, Option<String>>(at);
-            Ok::<_, Error>((text(0)?.unwrap_or_default(), text(1)?.unwrap_or_default()))
+            Ok::<_, PostgresError>((text(0)?.unwrap_or_default(), text(1)?.unwrap_or_default()))
         }),
         Ok(Err(_)) | Err(_) => None,
     };
@@ -98,9 +98,9 @@ async fn query_wait_reason(shared: &PoolShared) -> Option<WaitReason> {
 }
 
 /// Ends the store because no standby confirms its commits.
-fn give_up(shared: &PoolShared) {
+fn give_up(shared: &PostgresShared) {
     let patience = humantime::format_duration(shared.patience);
-    let fault = Fault::new(
+    let fault = Error::of(
         ErrorKind::DbConnect,
         format!("no commit was confirmed within {patience}"),
     )
@@ -111,11 +111,10 @@ fn give_up(shared: &PoolShared) {
         "start a standby that synchronous_standby_names names, or change that setting; tokens that \
          are `unknown` may be committed on the primary: replay checks them again",
     );
-    let _ = shared.unconfirmed_fault.set(fault.clone());
-    shared.queue.fail_all(StoreEnd {
+    let end = StoreEnd {
         status: Status::NotAttempted,
         detail: Detail::reason("commits wait for a synchronous standby"),
         fault,
-    });
-    shared.giving_up.cancel();
+    };
+    shared.queue.give_up(end, UNCONFIRMED);
 }

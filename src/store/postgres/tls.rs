@@ -15,15 +15,15 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, InconsistentKeys, RootCertStore,
-    SignatureScheme, SupportedProtocolVersion,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, InconsistentKeys,
+    RootCertStore, SignatureScheme, SupportedProtocolVersion,
 };
 use x509_cert::der::Decode as _;
 use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
 use crate::store::postgres::{Address, Host, SslMode, SslNegotiation, TlsVersion};
 
 /// PostgreSQL's ALPN protocol name.
@@ -33,7 +33,7 @@ const ALPN: &[u8] = b"postgresql";
 ///
 /// # Errors
 /// Names the file that cannot be used.
-pub(crate) fn client_config(address: &Address) -> Result<ClientConfig, Fault> {
+pub(crate) fn client_config(address: &Address) -> Result<ClientConfig, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(Verifier {
         trust: trust_anchor(address, &provider)?,
@@ -42,7 +42,7 @@ pub(crate) fn client_config(address: &Address) -> Result<ClientConfig, Fault> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&versions(address))
         .map_err(|error| {
-            Fault::new(ErrorKind::DbConnect, "TLS cannot be used").cause(error.to_string())
+            Error::of(ErrorKind::DbConnect, "TLS cannot be used").cause(error.to_string())
         })?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
@@ -56,7 +56,7 @@ pub(crate) fn client_config(address: &Address) -> Result<ClientConfig, Fault> {
                 Some(_) => ("sslcert", "sslkey"),
                 None => ("sslkey", "sslcert"),
             };
-            return Err(Fault::new(
+            return Err(Error::of(
                 ErrorKind::DbConnect,
                 format!("{given} is set without {missing}"),
             )
@@ -92,7 +92,7 @@ fn client_certificate(
     cert: &Path,
     key: &Path,
     provider: &CryptoProvider,
-) -> Result<SingleCertAndKey, Fault> {
+) -> Result<SingleCertAndKey, Error> {
     let chain = read_certificates(cert, "sslcert")?;
     let key = PrivateKeyDer::from_pem_file(key)
         .map_err(|error| error.to_string())
@@ -103,14 +103,14 @@ fn client_certificate(
         .map_err(|error| unusable(key, "sslkey", &error))?;
     let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {
-        Err(error @ Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+        Err(error @ TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
             Err(unusable(cert, "sslcert", &error))
         }
         _ => Ok(SingleCertAndKey::from(certified)),
     }
 }
 
-fn trust_anchor(address: &Address, provider: &Arc<CryptoProvider>) -> Result<TrustAnchor, Fault> {
+fn trust_anchor(address: &Address, provider: &Arc<CryptoProvider>) -> Result<TrustAnchor, Error> {
     if address.hosts.iter().all(Host::is_socket) || address.sslmode == SslMode::Disable {
         return Ok(TrustAnchor::Any);
     }
@@ -119,7 +119,7 @@ fn trust_anchor(address: &Address, provider: &Arc<CryptoProvider>) -> Result<Tru
     let (roots, given_roots) = match given {
         Some(word) if word.as_os_str() == "system" => {
             if address.sslmode != SslMode::VerifyFull {
-                return Err(Fault::new(
+                return Err(Error::of(
                     ErrorKind::DbConnect,
                     format!(
                         "sslmode {} is too weak for sslrootcert=system",
@@ -148,7 +148,7 @@ fn trust_anchor(address: &Address, provider: &Arc<CryptoProvider>) -> Result<Tru
     let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
         .build()
         .map_err(|error| {
-            Fault::new(ErrorKind::DbConnect, "the root certificates cannot be used")
+            Error::of(ErrorKind::DbConnect, "the root certificates cannot be used")
                 .cause(error.to_string())
         })?;
     Ok(TrustAnchor::Authorities {
@@ -164,12 +164,12 @@ fn default_roots() -> Option<PathBuf> {
     file.is_file().then_some(file)
 }
 
-fn system_roots() -> Result<RootCertStore, Fault> {
+fn system_roots() -> Result<RootCertStore, Error> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        let mut fault = Fault::new(ErrorKind::DbConnect, "the system has no root certificates")
+        let mut fault = Error::of(ErrorKind::DbConnect, "the system has no root certificates")
             .hint("install ca-certificates, or set sslrootcert to the file of your authority");
         if let Some(error) = found.errors.first() {
             fault = fault.cause(error.to_string());
@@ -179,7 +179,7 @@ fn system_roots() -> Result<RootCertStore, Fault> {
     Ok(roots)
 }
 
-fn read_certificates(file: &Path, what: &str) -> Result<Vec<CertificateDer<'static>>, Fault> {
+fn read_certificates(file: &Path, what: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
     let certificates = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| unusable(file, what, &error))?;
@@ -189,8 +189,8 @@ fn read_certificates(file: &Path, what: &str) -> Result<Vec<CertificateDer<'stat
     Ok(certificates)
 }
 
-fn unusable(file: &Path, what: &str, error: &dyn std::fmt::Display) -> Fault {
-    Fault::new(
+fn unusable(file: &Path, what: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::of(
         ErrorKind::DbConnect,
         format!("{what} cannot be used: {}", file.display()),
     )
@@ -213,10 +213,10 @@ enum TrustAnchor {
     },
 }
 
-fn is_wrong_name(error: &Error) -> bool {
+fn is_wrong_name(error: &TlsError) -> bool {
     matches!(
         error,
-        Error::InvalidCertificate(
+        TlsError::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
         )
     )
@@ -226,10 +226,10 @@ fn is_wrong_name(error: &Error) -> bool {
 ///
 /// rustls checks only the `subjectAltName` extension; `verified` is its result.
 fn accept_common_name(
-    verified: Result<(), Error>,
+    verified: Result<(), TlsError>,
     certificate: &CertificateDer<'_>,
     host: &ServerName<'_>,
-) -> Result<(), Error> {
+) -> Result<(), TlsError> {
     let Err(error) = &verified else {
         return verified;
     };
@@ -242,7 +242,7 @@ fn accept_common_name(
     if name_matches(&name, &host.to_str()) {
         return Ok(());
     }
-    Err(Error::InvalidCertificate(
+    Err(TlsError::InvalidCertificate(
         CertificateError::NotValidForNameContext {
             expected: host.to_owned(),
             presented: vec![format!("CommonName({name:?})")],
@@ -311,7 +311,7 @@ impl ServerCertVerifier for Verifier {
         server_name: &ServerName<'_>,
         ocsp_response: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
+    ) -> Result<ServerCertVerified, TlsError> {
         let TrustAnchor::Authorities {
             chain,
             given_roots,
@@ -346,7 +346,7 @@ impl ServerCertVerifier for Verifier {
         message: &[u8],
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
+    ) -> Result<HandshakeSignatureValid, TlsError> {
         if self.skips_signature(cert) {
             return Ok(HandshakeSignatureValid::assertion());
         }
@@ -359,7 +359,7 @@ impl ServerCertVerifier for Verifier {
         message: &[u8],
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
+    ) -> Result<HandshakeSignatureValid, TlsError> {
         if self.skips_signature(cert) {
             return Ok(HandshakeSignatureValid::assertion());
         }
@@ -554,7 +554,8 @@ mod tests {
     fn unusable_file_is_named() {
         let certificates = certificates();
         let file = |name: &str| Some(certificates.folder.path().join(name));
-        let message_of = |address: &Address| client_config(address).err().unwrap().message;
+        let message_of =
+            |address: &Address| client_config(address).err().unwrap().into_parts().message;
         for root in ["missing.pem", "empty.pem"] {
             let message = message_of(&address(SslMode::VerifyCa, file(root)));
             assert!(message.contains(root), "{message}");

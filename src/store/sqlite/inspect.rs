@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::error::Fault;
+use crate::error::Error;
 use crate::error::probe::ProbeResult;
 use crate::store::StoreOptions;
 use crate::store::sqlite::open::{check_table, open_file, unusable};
@@ -40,7 +40,7 @@ fn check_insert(
     path: &Path,
     table: &TableName,
     column: &str,
-) -> Result<(), Fault> {
+) -> Result<(), Error> {
     check_table(connection, path, table, column)?;
     match connection.prepare(&insert_sql(table, column)) {
         Ok(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! The SQLite backend: one thread, one transaction per token, with the same queue as PostgreSQL.
+//! The SQLite backend: one connection on a thread of its own, one transaction per token.
 //!
 //! The schema of a file is never changed. The demo's table is in memory. SQLite's errors are mapped
 //! to PostgreSQL's SQLSTATEs, so that a script handles one kind of code.
@@ -8,101 +8,80 @@ mod open;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, ffi};
-use tokio::sync::oneshot;
+use rusqlite::{Connection as RusqliteConnection, ErrorCode, OpenFlags, ffi};
 
-use crate::error::{ErrorKind, Fault};
-use crate::pipeline::token::{Detail, Outcome, Status, Token};
+use crate::error::{Error, ErrorKind};
+use crate::pipeline::token::Token;
+use crate::store::StoreOptions;
+use crate::store::connection::{
+    Connection, ConnectionLost, Database, ErrorClass, Found, LookUpResult, Reply,
+};
 use crate::store::identifier::{TableName, quote_identifier};
-use crate::store::outcome_batch::OutcomeBatch;
-use crate::store::queue::{Chunk, ConsumerGuard, Queue, StoreEnd, StoreJob};
+use crate::store::in_flight::InDoubtSet;
+use crate::store::pool::Pool;
+use crate::store::queue::Queue;
 pub(super) use crate::store::sqlite::inspect::inspect;
-use crate::store::sqlite::open::{denied, open, unusable};
+use crate::store::sqlite::open::{open_table, unusable};
 use crate::store::sqlstate::{DetailCache, ServerDetail};
-use crate::store::{BackendFuture, StoreBackend, StoreOptions};
 
 /// How long SQLite waits for a lock; short, so that an abort is noticed in between.
-const BUSY_TIMEOUT: Duration = Duration::from_millis(200);
-/// How often an INSERT is tried while the database is locked.
-const MAX_TRIES: u32 = 25;
-/// Outcomes are sent at least this often.
-const FLUSH_INTERVAL: Duration = Duration::from_millis(20);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The thread that writes to the database.
-pub(super) struct SqliteWorker {
-    done: oneshot::Receiver<()>,
+/// An SQLite file, or the demo's table in memory.
+#[derive(Clone)]
+pub(super) struct SqliteDatabase {
     path: Option<PathBuf>,
-    count_sql: String,
+    table: TableName,
+    column: String,
+    is_dry_run: bool,
 }
 
-impl SqliteWorker {
-    /// Starts the thread, which opens the file at `path` or a demo table in memory.
-    pub(super) async fn open(
-        path: Option<&Path>,
-        options: &StoreOptions,
-        queue: &Arc<Queue>,
-    ) -> Result<Self, Fault> {
-        let (ready, opened) = oneshot::channel();
-        let (finish, done) = oneshot::channel();
-        let path = path.map(Path::to_owned);
-        let (table, column) = (options.table.clone(), options.column.clone());
-        let is_dry_run = options.dry_run;
-        let count_sql = count_sql(&table, &column);
-        let opened_path = path.clone();
-        let queue = Arc::clone(queue);
-        std::thread::Builder::new()
-            .name("sqlite".to_owned())
-            .spawn(move || {
-                match open(path.as_deref(), &table, &column) {
-                    Err(fault) => {
-                        let _ = ready.send(Err(fault));
-                    }
-                    Ok(connection) => match connection.prepare(&insert_sql(&table, &column)) {
-                        Err(error) => {
-                            let _ = ready.send(Err(unusable(path.as_deref(), &error)));
-                        }
-                        Ok(statement) => {
-                            let _guard = ConsumerGuard(Arc::clone(&queue));
-                            drop(ready.send(Ok(())));
-                            let mut writer = SqliteWriter::new(statement, &queue, &table, &column);
-                            writer.dry_run = is_dry_run.then_some(&connection);
-                            writer.run();
-                        }
-                    },
-                }
-                let _ = finish.send(());
-            })
-            .map_err(|error| {
-                Fault::new(ErrorKind::DbConnect, "cannot start the SQLite thread")
-                    .cause(error.to_string())
-            })?;
-        opened.await.unwrap_or_else(|_| {
-            Err(Fault::new(
-                ErrorKind::DbConnect,
-                "the SQLite thread has ended unexpectedly",
-            ))
-        })?;
-        Ok(Self {
-            done,
-            path: opened_path,
-            count_sql,
+/// Opens the file at `path` or a demo table in memory, and starts the writer.
+pub(super) async fn open(
+    path: Option<&Path>,
+    options: &StoreOptions,
+    queue: &Arc<Queue>,
+) -> Result<Pool<SqliteDatabase>, Error> {
+    let database = SqliteDatabase {
+        path: path.map(Path::to_owned),
+        table: options.table.clone(),
+        column: options.column.clone(),
+        is_dry_run: options.dry_run,
+    };
+    let first = database.connect().await?;
+    Pool::start_on_thread("sqlite", database, first, queue, options)
+}
+
+impl SqliteDatabase {
+    fn open_connection(&self) -> Result<SqliteConnection, Error> {
+        let connection = open_table(self.path.as_deref(), &self.table, &self.column)?;
+        let insert = insert_sql(&self.table, &self.column);
+        // Every INSERT takes it from the cache.
+        let prepared = connection.prepare_cached(&insert).map(drop);
+        prepared.map_err(|error| unusable(self.path.as_deref(), &error))?;
+        Ok(SqliteConnection {
+            table: self.table.table.clone(),
+            column: self.column.clone(),
+            insert,
+            is_dry_run: self.is_dry_run,
+            state: Mutex::new((connection, DetailCache::default())),
         })
     }
 
     /// Counts the rows of each value. No late write is possible: SQLite rolls back the transaction of a
     /// process that died.
-    fn count_rows(&self, values: &[String]) -> Result<HashMap<String, u64>, Fault> {
+    fn count_rows(&self, values: &[String]) -> Result<HashMap<String, u64>, Error> {
         let path = self.path.as_deref();
         let Some(file) = path else {
             return Ok(HashMap::new());
         };
         let count_all = || {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let connection = Connection::open_with_flags(file, flags)?;
-            let mut statement = connection.prepare(&self.count_sql)?;
+            let connection = RusqliteConnection::open_with_flags(file, flags)?;
+            let mut statement = connection.prepare(&count_sql(&self.table, &self.column))?;
             let mut counts = HashMap::new();
             for value in values {
                 let count = statement.query_row([value], |row| row.get::<_, i64>(0))?;
@@ -114,20 +93,88 @@ impl SqliteWorker {
     }
 }
 
-impl StoreBackend for SqliteWorker {
-    fn recheck<'a>(
-        &'a self,
-        values: &'a [String],
-        _: Option<i64>,
-    ) -> BackendFuture<'a, Result<HashMap<String, u64>, Fault>> {
-        Box::pin(async { self.count_rows(values) })
-    }
+impl Database for SqliteDatabase {
+    type Connection = SqliteConnection;
 
-    fn join(self: Box<Self>) -> BackendFuture<'static, ()> {
-        Box::pin(async {
-            let _ = self.done.await;
+    async fn connect(&self) -> Result<SqliteConnection, Error> {
+        let database = self.clone();
+        let opened = tokio::task::spawn_blocking(move || database.open_connection());
+        opened.await.unwrap_or_else(|_| {
+            let message = "the SQLite thread has ended unexpectedly";
+            Err(Error::of(ErrorKind::DbConnect, message))
         })
     }
+
+    async fn recheck(
+        &self,
+        values: &[String],
+        _: Option<i64>,
+    ) -> Result<HashMap<String, u64>, Error> {
+        self.count_rows(values)
+    }
+}
+
+/// A connection to an SQLite database. Its INSERTs block the thread.
+pub(super) struct SqliteConnection {
+    table: String,
+    column: String,
+    insert: String,
+    /// True if each INSERT is rolled back.
+    is_dry_run: bool,
+    state: Mutex<(RusqliteConnection, DetailCache)>,
+}
+
+impl Connection for SqliteConnection {
+    /// A connection to a file is never lost.
+    type Session = ();
+
+    async fn insert(&self, token: Token) -> Reply {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (connection, details) = &mut *state;
+        // Dropping the transaction rolls the INSERT back.
+        let transaction = self
+            .is_dry_run
+            .then(|| connection.unchecked_transaction())
+            .transpose();
+        let inserted = transaction.and_then(|_transaction| {
+            let mut statement = connection.prepare_cached(&self.insert)?;
+            statement.execute([token.as_str()])
+        });
+        let error = match inserted {
+            Ok(0) => return Reply::Rowless,
+            Ok(_) => return Reply::Stored,
+            Err(error) => error,
+        };
+        let (class, code) = match &error {
+            rusqlite::Error::SqliteFailure(failure, _) => classify(*failure),
+            _ => (ErrorClass::Denied { all: true }, "XX000"),
+        };
+        let message = match &error {
+            rusqlite::Error::SqliteFailure(_, Some(text)) => text.clone(),
+            error => error.to_string(),
+        };
+        let class = match code {
+            "23502" | "23505" if !names_column(&message, &self.table, &self.column) => {
+                ErrorClass::Failed
+            }
+            _ => class,
+        };
+        let constraint = (code == "23514").then(|| constraint(&message)).flatten();
+        let server_detail = ServerDetail {
+            code,
+            constraint,
+            message: &message,
+            names: [constraint, Some(&self.table), Some(&self.column), None],
+        };
+        Reply::Error(class, details.get(&server_detail, token.as_str()))
+    }
+
+    async fn look_up(&self, lost: &InDoubtSet<()>) -> Result<LookUpResult, ConnectionLost> {
+        let found = Found::Unknown("the database cannot tell whether the token was stored");
+        Ok(LookUpResult::Found(vec![found; lost.tokens.len()]))
+    }
+
+    fn into_session(self) {}
 }
 
 fn count_sql(table: &TableName, column: &str) -> String {
@@ -146,166 +193,9 @@ fn insert_sql(table: &TableName, column: &str) -> String {
     )
 }
 
-/// The result of an INSERT, with PostgreSQL's SQLSTATE.
-enum InsertResult {
-    Settled(Status, Option<Arc<Detail>>),
-    Busy(Arc<Detail>),
-    Denied(Arc<Detail>),
-}
-
-struct SqliteWriter<'a> {
-    statement: Statement<'a>,
-    queue: &'a Queue,
-    table: &'a str,
-    column: &'a str,
-    details: DetailCache,
-    no_row: Arc<Detail>,
-    batch: OutcomeBatch,
-    last_flush: Instant,
-    /// The connection, if each INSERT is rolled back.
-    dry_run: Option<&'a Connection>,
-}
-
-impl<'a> SqliteWriter<'a> {
-    fn new(
-        statement: Statement<'a>,
-        queue: &'a Queue,
-        table: &'a TableName,
-        column: &'a str,
-    ) -> Self {
-        Self {
-            statement,
-            queue,
-            table: &table.table,
-            column,
-            details: DetailCache::default(),
-            no_row: Detail::reason("the database stored no row: a trigger skipped it"),
-            batch: OutcomeBatch::default(),
-            last_flush: Instant::now(),
-            dry_run: None,
-        }
-    }
-
-    fn run(&mut self) {
-        while let Ok(chunk) = self.queue.chunks.recv_blocking() {
-            self.queue.mark_taken(&chunk);
-            self.store(chunk);
-            if self.queue.chunks.is_empty() {
-                self.batch.flush();
-            }
-        }
-        self.batch.flush();
-    }
-
-    fn store(&mut self, mut chunk: Chunk) {
-        while !self.must_stop(&chunk.job) {
-            let Some(mut token) = chunk.take() else {
-                return;
-            };
-            let started = Instant::now();
-            let (status, detail) = self.settle(&chunk.job, &mut token);
-            let outcome = Outcome {
-                token,
-                status,
-                elapsed: started.elapsed(),
-                detail,
-            };
-            self.batch.push(&chunk.job, outcome);
-            if self.last_flush.elapsed() >= FLUSH_INTERVAL {
-                self.batch.flush();
-                self.last_flush = Instant::now();
-            }
-        }
-        // Dropping the chunk reports its remaining tokens; stored ones must be sent first.
-        self.batch.flush();
-    }
-
-    fn must_stop(&self, job: &StoreJob) -> bool {
-        job.is_stopping() || self.queue.shutdown.stopping().is_cancelled()
-    }
-
-    /// Stores a token, and waits for locks.
-    fn settle(&mut self, job: &StoreJob, token: &mut Token) -> (Status, Option<Arc<Detail>>) {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            token.attempts = token.attempts.saturating_add(1);
-            match self.insert(token) {
-                InsertResult::Settled(status, detail) => return (status, detail),
-                InsertResult::Busy(_) if tries < MAX_TRIES && !self.must_stop(job) => {}
-                InsertResult::Busy(detail) => return (Status::Failed, Some(detail)),
-                InsertResult::Denied(detail) => {
-                    let code = detail.sqlstate.clone().unwrap_or_default();
-                    let fault = denied(&code, "the database refuses every insert")
-                        .cause(detail.message.clone().unwrap_or_default());
-                    job.set_fault(&fault);
-                    self.queue.fail_all(StoreEnd {
-                        status: Status::NotAttempted,
-                        detail: Arc::clone(&detail),
-                        fault,
-                    });
-                    return (Status::Failed, Some(detail));
-                }
-            }
-        }
-    }
-
-    fn insert(&mut self, token: &Token) -> InsertResult {
-        // Dropping the transaction rolls the INSERT back.
-        let transaction = self.dry_run.map(Connection::unchecked_transaction);
-        let inserted = match transaction {
-            Some(Err(error)) => Err(error),
-            Some(Ok(_)) | None => self.statement.execute([token.as_str()]),
-        };
-        let error = match inserted {
-            Ok(0) => {
-                return InsertResult::Settled(Status::Rejected, Some(Arc::clone(&self.no_row)));
-            }
-            Ok(_) => return InsertResult::Settled(Status::Stored, None),
-            Err(error) => error,
-        };
-        let (kind, code) = match &error {
-            rusqlite::Error::SqliteFailure(failure, _) => classify(*failure),
-            _ => (ErrorMeaning::Denied, "XX000"),
-        };
-        let message = match &error {
-            rusqlite::Error::SqliteFailure(_, Some(text)) => text.clone(),
-            error => error.to_string(),
-        };
-        let kind = match code {
-            "23502" | "23505" if !names_column(&message, self.table, self.column) => {
-                ErrorMeaning::Settled(Status::Failed)
-            }
-            _ => kind,
-        };
-        let constraint = (code == "23514").then(|| constraint(&message)).flatten();
-        let detail = self.details.get(
-            &ServerDetail {
-                code,
-                constraint,
-                message: &message,
-                names: [constraint, Some(self.table), Some(self.column), None],
-            },
-            token.as_str(),
-        );
-        match kind {
-            ErrorMeaning::Settled(status) => InsertResult::Settled(status, Some(detail)),
-            ErrorMeaning::Busy => InsertResult::Busy(detail),
-            ErrorMeaning::Denied => InsertResult::Denied(detail),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ErrorMeaning {
-    Settled(Status),
-    Busy,
-    Denied,
-}
-
 /// Classifies a failed INSERT and returns PostgreSQL's SQLSTATE for it.
-fn classify(failure: ffi::Error) -> (ErrorMeaning, &'static str) {
-    let rejected = ErrorMeaning::Settled(Status::Rejected);
+fn classify(failure: ffi::Error) -> (ErrorClass, &'static str) {
+    let rejected = ErrorClass::Rejected;
     match failure.code {
         ErrorCode::ConstraintViolation => (
             rejected,
@@ -321,16 +211,18 @@ fn classify(failure: ffi::Error) -> (ErrorMeaning, &'static str) {
         ),
         ErrorCode::TypeMismatch => (rejected, "22000"),
         ErrorCode::TooBig => (rejected, "54000"),
-        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => (ErrorMeaning::Busy, "55P03"),
-        ErrorCode::DiskFull => (ErrorMeaning::Settled(Status::Failed), "53100"),
-        ErrorCode::OutOfMemory => (ErrorMeaning::Settled(Status::Failed), "53200"),
-        ErrorCode::ReadOnly => (ErrorMeaning::Settled(Status::Failed), "25006"),
-        ErrorCode::OperationInterrupted => (ErrorMeaning::Settled(Status::Failed), "57014"),
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => (ErrorClass::Retry, "55P03"),
+        ErrorCode::DiskFull => (ErrorClass::Failed, "53100"),
+        ErrorCode::OutOfMemory => (ErrorClass::Failed, "53200"),
+        ErrorCode::ReadOnly => (ErrorClass::Failed, "25006"),
+        ErrorCode::OperationInterrupted => (ErrorClass::Failed, "57014"),
         // The write or its sync failed: it is not known whether the commit is durable.
-        ErrorCode::SystemIoFailure => (ErrorMeaning::Settled(Status::Unknown), "58030"),
-        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => (ErrorMeaning::Denied, "XX001"),
-        ErrorCode::Unknown => (ErrorMeaning::Denied, "42000"),
-        _ => (ErrorMeaning::Denied, "XX000"),
+        ErrorCode::SystemIoFailure => (ErrorClass::InDoubt, "58030"),
+        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
+            (ErrorClass::Denied { all: true }, "XX001")
+        }
+        ErrorCode::Unknown => (ErrorClass::Denied { all: true }, "42000"),
+        _ => (ErrorClass::Denied { all: true }, "XX000"),
     }
 }
 
@@ -363,6 +255,7 @@ fn constraint(message: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::token::{Outcome, Status};
     use crate::runtime::clock::SystemClock;
     use crate::store::{DatabaseTarget, Store};
 
@@ -403,7 +296,7 @@ mod tests {
     fn file(schema: &str) -> (tempfile::TempDir, std::path::PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens.db");
-        Connection::open(&path)
+        RusqliteConnection::open(&path)
             .unwrap()
             .execute_batch(schema)
             .unwrap();
@@ -426,7 +319,7 @@ mod tests {
         options: StoreOptions,
         page: Page,
         shutdown: Shutdown,
-    ) -> (Vec<Outcome>, Option<Fault>) {
+    ) -> (Vec<Outcome>, Option<Error>) {
         let store = Store::open(options, shutdown, Arc::new(SystemClock))
             .await
             .unwrap();
@@ -520,7 +413,7 @@ mod tests {
             let message = find(&outcomes, "stop").detail().message.as_deref();
             assert_eq!(message, Some("not this one"));
         });
-        let count: i64 = Connection::open(path)
+        let count: i64 = RusqliteConnection::open(path)
             .unwrap()
             .query_row("SELECT count(*) FROM secret_tokens", [], |row| row.get(0))
             .unwrap();
@@ -556,8 +449,14 @@ mod tests {
                     .err()
                     .unwrap();
                 assert_eq!(fault.message, message);
-                assert!(fault.kind.is_database());
-                assert!(fault.hint.unwrap().ends_with("no token was requested"));
+                assert!(fault.exit == crate::error::exit::Exit::Database);
+                assert!(
+                    fault
+                        .hint
+                        .as_deref()
+                        .unwrap()
+                        .ends_with("no token was requested")
+                );
             }
             assert!(!missing.exists());
         });
@@ -571,7 +470,7 @@ mod tests {
             let store = Store::open(options, Shutdown::new(), Arc::new(SystemClock))
                 .await
                 .unwrap();
-            Connection::open(&path)
+            RusqliteConnection::open(&path)
                 .unwrap()
                 .execute_batch("DROP TABLE secret_tokens")
                 .unwrap();
@@ -585,7 +484,7 @@ mod tests {
                     }
                     Err(fault) => {
                         assert!(
-                            matches!(fault.kind, ErrorKind::DbDenied { .. }),
+                            matches!(fault.kind, Some(ErrorKind::DbDenied { .. })),
                             "{fault:?}"
                         );
                         break;

@@ -4,15 +4,16 @@ use std::path::Path;
 
 use rusqlite::{Connection, MAIN_DB, OpenFlags};
 
-use crate::error::{ErrorKind, Fault};
+use crate::error::{Error, ErrorKind};
+use crate::store::connection::denied;
 use crate::store::identifier::{TableName, quote_identifier};
 use crate::store::sqlite::BUSY_TIMEOUT;
 
-pub(super) fn open(
+pub(super) fn open_table(
     path: Option<&Path>,
     table: &TableName,
     column: &str,
-) -> Result<Connection, Fault> {
+) -> Result<Connection, Error> {
     let Some(path) = path else {
         return open_demo(table, column).map_err(|error| unusable(None, &error));
     };
@@ -23,10 +24,10 @@ pub(super) fn open(
 }
 
 /// Opens the existing file at `path`, without changing it.
-pub(super) fn open_file(path: &Path) -> Result<Connection, Fault> {
+pub(super) fn open_file(path: &Path) -> Result<Connection, Error> {
     if !path.is_file() {
         return Err(
-            Fault::new(ErrorKind::DbConnect, "the database file does not exist")
+            Error::of(ErrorKind::DbConnect, "the database file does not exist")
                 .cause(format!("no file {}", path.display()))
                 .hint("sqlite:PATH must name an existing SQLite file with the table in it"),
         );
@@ -55,7 +56,7 @@ pub(super) fn check_table(
     path: &Path,
     table: &TableName,
     column: &str,
-) -> Result<(), Fault> {
+) -> Result<(), Error> {
     let unusable = |error| unusable(Some(path), &error);
     let columns = connection
         .prepare("SELECT name FROM pragma_table_xinfo(?1, ?2)")
@@ -93,17 +94,8 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "foreign_keys", "on")
 }
 
-pub(super) fn denied(sqlstate: &str, message: &str) -> Fault {
-    Fault::new(
-        ErrorKind::DbDenied {
-            sqlstate: sqlstate.to_owned(),
-        },
-        message,
-    )
-}
-
-pub(super) fn unusable(path: Option<&Path>, error: &rusqlite::Error) -> Fault {
-    let fault = Fault::new(ErrorKind::DbConnect, "the database file cannot be used");
+pub(super) fn unusable(path: Option<&Path>, error: &rusqlite::Error) -> Error {
+    let fault = Error::of(ErrorKind::DbConnect, "the database file cannot be used");
     match path {
         Some(path) => fault
             .cause(format!("{}: {error}", path.display()))

@@ -1,11 +1,8 @@
-//! The error that the program shows: its parts, its text form with the marked source line, and its
-//! JSON form.
+//! The text form of an error, with the marked source line, and its JSON form.
 //!
-//! All modules build a [`Problem`]; only `main` prints it. All text is escaped here, so that no
-//! source, script or token can control a terminal.
+//! All text is escaped here, so that no source, script or token can control a terminal.
 
 use std::fmt::{self, Write as _};
-use std::ops::Deref;
 
 use annotate_snippets::renderer::{
     DEFAULT_ERROR_STYLE, DEFAULT_HELP_STYLE, DEFAULT_NOTE_STYLE, DecorStyle, Style,
@@ -14,163 +11,9 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 use serde::Serialize;
 
 use crate::error::escape::{escape, json_of};
-use crate::error::exit::Exit;
-use crate::error::{ErrorKind, Fault};
+use crate::error::{CallFrame, Error, ErrorKind, Location, Severity};
 
-/// A position in a user's file, with a label for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Location {
-    /// The file's path as the user knows it.
-    pub file: String,
-    /// The text of the file; if empty, only the position is shown.
-    pub source: String,
-    /// The line, from 1.
-    pub line: usize,
-    /// The column in characters, from 1.
-    pub column: usize,
-    /// How many characters are marked, at least 1; never beyond the line's end.
-    pub length: usize,
-    /// The text beside the mark, such as ``did you mean `store`?``; may be empty.
-    pub label: String,
-}
-
-/// One call of the stack at the problem.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct CallFrame {
-    /// The called function; empty for the top level of a script.
-    pub name: String,
-    /// The file that contains the call.
-    pub file: String,
-    /// The call's line, from 1.
-    pub line: usize,
-    /// The call's column in characters, from 1.
-    pub column: usize,
-}
-
-/// The severity of a problem.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// The command fails.
-    #[default]
-    Error,
-    /// The command can go on, but the input looks wrong.
-    Warning,
-}
-
-/// The parts of a [`Problem`]: read through `Deref`, set by its builder methods.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProblemParts {
-    /// The severity.
-    pub severity: Severity,
-    /// One sentence without a full stop: what failed.
-    pub message: String,
-    /// The kind that a script could catch, such as `http_status`.
-    pub kind: Option<String>,
-    /// The causes, outermost first.
-    pub causes: Vec<String>,
-    /// The position in a script or configuration file.
-    pub location: Option<Location>,
-    /// The call stack, innermost call first.
-    pub frames: Vec<CallFrame>,
-    /// Additional facts, one line each.
-    pub notes: Vec<String>,
-    /// The next step for the user.
-    pub hint: Option<String>,
-    /// The exit status of the process.
-    pub exit: Exit,
-}
-
-/// An error or warning for the user. It never holds a secret or a token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem(Box<ProblemParts>);
-
-impl Problem {
-    /// Creates an error with exit status `exit`; `message` is one sentence without a full stop.
-    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self(Box::new(ProblemParts {
-            severity: Severity::Error,
-            message: message.into(),
-            kind: None,
-            causes: Vec::new(),
-            location: None,
-            frames: Vec::new(),
-            notes: Vec::new(),
-            hint: None,
-            exit,
-        }))
-    }
-
-    /// Sets the kind. If a location is set, the text form shows the kind before the message.
-    #[must_use]
-    pub fn kind(mut self, kind: impl Into<String>) -> Self {
-        self.0.kind = Some(kind.into());
-        self
-    }
-
-    /// Turns the error into a warning.
-    #[must_use]
-    pub fn warning(mut self) -> Self {
-        self.0.severity = Severity::Warning;
-        self
-    }
-
-    /// Replaces the exit status.
-    #[must_use]
-    pub fn with_exit(mut self, exit: Exit) -> Self {
-        self.0.exit = exit;
-        self
-    }
-
-    /// Appends a cause.
-    #[must_use]
-    pub fn cause(mut self, cause: impl Into<String>) -> Self {
-        self.0.causes.push(cause.into());
-        self
-    }
-
-    /// Sets the location.
-    #[must_use]
-    pub fn location(mut self, location: Location) -> Self {
-        self.0.location = Some(location);
-        self
-    }
-
-    /// Appends the next outer call.
-    #[must_use]
-    pub fn frame(mut self, frame: CallFrame) -> Self {
-        self.0.frames.push(frame);
-        self
-    }
-
-    /// Appends a fact.
-    #[must_use]
-    pub fn note(mut self, note: impl Into<String>) -> Self {
-        self.0.notes.push(note.into());
-        self
-    }
-
-    /// Sets the hint.
-    #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.0.hint = Some(hint.into());
-        self
-    }
-
-    /// Applies `map` to the message, the causes, the notes, the hint and the label.
-    #[must_use]
-    pub fn map_texts(mut self, map: impl Fn(&str) -> String) -> Self {
-        let parts = &mut *self.0;
-        let lines = parts.causes.iter_mut().chain(&mut parts.notes);
-        for text in lines.chain(&mut parts.hint).chain([&mut parts.message]) {
-            *text = map(text);
-        }
-        if let Some(location) = &mut parts.location {
-            location.label = map(&location.label);
-        }
-        self
-    }
-
+impl Error {
     /// Returns the first line of the text form.
     pub fn headline(&self) -> String {
         let level = match self.severity {
@@ -183,7 +26,7 @@ impl Problem {
     fn title(&self) -> String {
         let message = escape(&self.message);
         match (&self.kind, &self.location) {
-            (Some(kind), Some(_)) => format!("{}: {message}", escape(kind)),
+            (Some(kind), Some(_)) => format!("{}: {message}", escape(kind.as_str())),
             _ => message.into_owned(),
         }
     }
@@ -248,10 +91,10 @@ impl Problem {
     /// Returns the JSON form: one object on one line, without the keys that have no value.
     pub fn to_json(&self) -> String {
         let location = self.location.as_ref();
-        let object = ProblemJson {
+        let object = ErrorJson {
             severity: self.severity,
             message: &self.message,
-            kind: self.kind.as_deref(),
+            kind: self.kind.as_ref().map(ErrorKind::as_str),
             causes: &self.causes,
             file: location.map(|location| location.file.as_str()),
             line: location.map(|location| location.line),
@@ -271,7 +114,7 @@ impl Problem {
 
 /// The JSON form. The order of the fields is the order of the keys.
 #[derive(Serialize)]
-struct ProblemJson<'a> {
+struct ErrorJson<'a> {
     severity: Severity,
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -296,50 +139,6 @@ struct ProblemJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'a str>,
     exit_code: u8,
-}
-
-impl Deref for Problem {
-    type Target = ProblemParts;
-
-    fn deref(&self) -> &ProblemParts {
-        &self.0
-    }
-}
-
-impl fmt::Display for Problem {
-    /// Writes the escaped message.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&escape(&self.message))
-    }
-}
-
-impl std::error::Error for Problem {}
-
-impl From<anyhow::Error> for Problem {
-    /// Converts an unexpected failure: the outermost context is the message, the rest are the causes.
-    fn from(error: anyhow::Error) -> Self {
-        let mut messages = error.chain().map(ToString::to_string);
-        let message = messages.next().unwrap_or_default();
-        messages.fold(Self::new(Exit::Script, message), Self::cause)
-    }
-}
-
-impl From<Fault> for Problem {
-    /// Converts an uncaught fault; `retry_after_ms` becomes a note.
-    fn from(fault: Fault) -> Self {
-        let mut problem =
-            Self::new(Exit::of_fault(&fault.kind), fault.message).kind(fault.kind.as_str());
-        if let ErrorKind::HttpStatus {
-            retry_after: Some(wait),
-            ..
-        } = fault.kind
-        {
-            problem = problem.note(format!("retry_after_ms {}", wait.as_millis()));
-        }
-        problem.0.causes = fault.causes;
-        problem.0.hint = fault.hint;
-        problem
-    }
 }
 
 impl Location {
@@ -392,11 +191,6 @@ impl Location {
     }
 }
 
-/// Creates an error of usage or configuration.
-pub fn usage(message: impl Into<String>) -> Problem {
-    Problem::new(Exit::Usage, message)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -404,11 +198,12 @@ mod tests {
 
     use super::*;
     use crate::error::escape::is_hostile;
+    use crate::error::exit::Exit;
 
     const SCRIPT: &str = "fn drain() {\n    // über\n    report(stroe(page));\n}\ndrain();\n";
 
-    fn in_script() -> Problem {
-        Problem::new(Exit::Script, "unknown function `stroe` (Tokens)")
+    fn in_script() -> Error {
+        Error::new(Exit::Script, "unknown function `stroe` (Tokens)")
             .location(Location {
                 file: "scripts/mine.rhai".into(),
                 source: SCRIPT.into(),
@@ -457,7 +252,7 @@ mod tests {
 
     #[test]
     fn causes_and_hint_follow_message_without_location() {
-        let problem = Problem::new(Exit::Database, "the database refused the connection")
+        let problem = Error::new(Exit::Database, "the database refused the connection")
             .cause("password authentication failed for user \"tokens\" (28P01)")
             .hint("DB_USER and DB_PASS must match a role of db.internal:5432");
         insta::assert_snapshot!(problem.render(false), @r#"
@@ -474,10 +269,10 @@ mod tests {
             status: 503,
             retry_after: Some(Duration::from_secs(2)),
         };
-        let fault = Fault::new(kind, "the token source answered 503 Service Unavailable")
+        let fault = Error::of(kind, "the token source answered 503 Service Unavailable")
             .retryable()
             .hint("catch it and call `sleep`, or use `retry(5, || fetch_once(100))`");
-        let problem = Problem::from(fault).location(Location {
+        let problem = fault.location(Location {
             file: "mine.rhai".into(),
             source: "\tlet page = fetch_once(100);".into(),
             line: 1,
@@ -503,7 +298,7 @@ mod tests {
         for (line, column, source) in [(99, 1, SCRIPT), (0, 1, SCRIPT), (3, 99, SCRIPT), (3, 9, "")]
         {
             (location.line, location.column, location.source) = (line, column, source.into());
-            let text = Problem::new(Exit::Script, "broken")
+            let text = Error::new(Exit::Script, "broken")
                 .location(location.clone())
                 .render(false);
             assert!(
@@ -512,7 +307,7 @@ mod tests {
             );
         }
         (location.line, location.column, location.source) = (1, 4, "abc".into());
-        insta::assert_snapshot!(Problem::new(Exit::Script, "ends too early").location(location).render(false), @"
+        insta::assert_snapshot!(Error::new(Exit::Script, "ends too early").location(location).render(false), @"
         error: ends too early
           ╭▸ scripts/mine.rhai:1:4
           │
@@ -524,8 +319,7 @@ mod tests {
     #[test]
     fn terminal_controls_are_escaped_everywhere() {
         let evil = "\x1b]0;owned\x07 a\r\nb \u{202e}c\u{200b}\u{9b}31m";
-        let problem = Problem::new(Exit::Script, evil)
-            .kind(evil)
+        let problem = Error::of(ErrorKind::Thrown(evil.into()), evil)
             .cause(evil)
             .note(evil)
             .hint(evil)

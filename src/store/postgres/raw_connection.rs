@@ -42,7 +42,7 @@ const CONFIRM_SQL: &str = "SELECT pg_logical_emit_message(true, 'token_service',
 
 /// What happened to the backends that were to be terminated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) enum FenceResult {
+pub(super) enum FenceResult {
     /// No such backend exists.
     Gone,
     /// They were sent the termination signal.
@@ -65,7 +65,7 @@ impl FenceResult {
 
 /// Identifies one backend of one server beyond its PID, which the system reuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::store) struct Backend {
+pub(super) struct Backend {
     pub(super) pid: i32,
     started: String,
     server_started: String,
@@ -109,7 +109,7 @@ pub(super) fn backend_from_row(
 }
 
 /// A connection whose session is set up for INSERTs.
-pub(in crate::store) struct Connection {
+pub(super) struct RawConnection {
     pub(super) host: Host,
     pub(super) client: Client,
     /// What the filter of the connection's stream observed.
@@ -139,11 +139,11 @@ impl Drop for DriverTask {
     }
 }
 
-impl Connection {
+impl RawConnection {
     /// Returns true if the server was inside another client's transaction.
     ///
     /// That client may still commit what has no reply.
-    pub(in crate::store) fn had_open_transaction(&self) -> bool {
+    pub(super) fn had_open_transaction(&self) -> bool {
         self.monitor.had_open_transaction()
     }
 
@@ -152,7 +152,7 @@ impl Connection {
     /// Resolves to the number of rows after the transaction has ended.
     pub(super) async fn insert(&self, text: &str) -> Result<u64, Error> {
         match &self.statement {
-            Some(statement) if !self.unprepared.load(Ordering::Relaxed) => {
+            Some(statement) if !self.is_unprepared() => {
                 self.client.execute_raw(statement, [text]).await
             }
             _ => self.insert_unprepared(text).await,
@@ -195,7 +195,7 @@ impl Connection {
         self.monitor.violation().map(ToString::to_string)
     }
 
-    /// Inserts `text` and rolls back, with the result of [`Connection::insert`].
+    /// Inserts `text` and rolls back, with the result of [`RawConnection::insert`].
     ///
     /// Deferred constraints are checked before the rollback. All four statements are pipelined in
     /// this order.
@@ -217,13 +217,8 @@ impl Connection {
     }
 
     /// Returns the backend; `None` if a pooler hides it.
-    pub(in crate::store) fn backend(&self) -> Option<&Backend> {
+    pub(super) fn backend(&self) -> Option<&Backend> {
         self.backend.as_ref()
-    }
-
-    /// Returns the XID horizon of when the connection was made.
-    pub(super) fn horizon(&self) -> i64 {
-        self.horizon
     }
 
     /// Queries the XID horizon when first polled.
@@ -242,7 +237,7 @@ impl Connection {
     ///
     /// A promoted standby is in the same cluster: it has what `old` committed, or that was lost
     /// with the primary for good.
-    pub(in crate::store) fn is_other_database(&self, old: &Backend) -> bool {
+    pub(super) fn is_other_database(&self, old: &Backend) -> bool {
         self.backend().is_none_or(|current| {
             current.server_started != old.server_started
                 && (current.cluster != old.cluster || current.cluster == Cluster::Unknown)
@@ -250,7 +245,7 @@ impl Connection {
     }
 
     /// Terminates the backend `old`.
-    pub(in crate::store) async fn end_backend(&self, old: &Backend) -> Result<FenceResult, Error> {
+    pub(super) async fn end_backend(&self, old: &Backend) -> Result<FenceResult, Error> {
         let same_server = self
             .backend()
             .is_some_and(|current| current.server_started == old.server_started);
@@ -307,7 +302,7 @@ impl Connection {
     /// Waits until the synchronous standbys have every earlier commit.
     ///
     /// Returns false if the server cancelled the wait.
-    pub(in crate::store) async fn confirm_commits(&self) -> Result<bool, Error> {
+    pub(super) async fn confirm_commits(&self) -> Result<bool, Error> {
         match self.client.query_typed(CONFIRM_SQL, &[]).await {
             Ok(_) => Ok(true),
             Err(error) if error.as_db_error().is_some_and(|db| !is_fatal(db)) => Ok(false),
@@ -316,7 +311,7 @@ impl Connection {
     }
 
     /// Counts the rows of each of `values` that are not older than `horizon`.
-    pub(in crate::store) async fn count_rows(
+    pub(super) async fn count_rows(
         &self,
         sql: &str,
         values: &[&str],
@@ -335,6 +330,11 @@ impl Connection {
             .collect()
     }
 
+    /// Returns true if the prepared statement is not used any more.
+    pub(super) fn is_unprepared(&self) -> bool {
+        self.unprepared.load(Ordering::Relaxed)
+    }
+
     /// Stops using the prepared statement.
     pub(super) fn unprepare(&self) {
         self.unprepared.store(true, Ordering::Relaxed);
@@ -346,7 +346,7 @@ impl Connection {
     }
 
     /// Waits until the connection is closed.
-    pub(super) async fn ended(&self) {
+    pub(super) async fn closed(&self) {
         self.closed.cancelled().await;
     }
 

@@ -22,7 +22,7 @@ const MAX_TOTAL: usize = 1 << 20;
 const MAX_RECENT: usize = 256;
 
 /// Shared by the connections of a store.
-pub(crate) struct InFlightLog {
+pub(super) struct InFlightLog {
     hasher: RandomState,
     state: Mutex<InFlightState>,
     /// The number of stored tokens that are remembered.
@@ -48,16 +48,16 @@ struct RecentlyStored {
 
 /// The ticks between which the server took a snapshot.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SnapshotInterval {
+pub(super) struct SnapshotInterval {
     /// A transaction that ended before this tick is older.
-    pub(crate) from: u64,
+    pub(super) from: u64,
     /// A transaction sent after this tick is newer.
-    pub(crate) to: u64,
+    pub(super) to: u64,
 }
 
 impl InFlightLog {
     /// Creates the log of a store with at most this many connections.
-    pub(crate) fn new(connections: usize) -> Self {
+    pub(super) fn new(connections: usize) -> Self {
         Self {
             hasher: RandomState::default(),
             state: Mutex::default(),
@@ -69,7 +69,7 @@ impl InFlightLog {
     }
 
     /// Records that a token is sent; returns the tick.
-    pub(crate) fn record_sent(&self, value: &str) -> u64 {
+    pub(super) fn record_sent(&self, value: &str) -> u64 {
         let hash = self.hash(value);
         let mut state = self.state();
         *state.in_flight.entry(hash).or_default() += 1;
@@ -77,7 +77,7 @@ impl InFlightLog {
     }
 
     /// Records the result of the token sent at this tick; `stored` is false if it stays unknown.
-    pub(crate) fn record_settled(&self, value: &str, sent_tick: u64, stored: bool) {
+    pub(super) fn record_settled(&self, value: &str, sent_tick: u64, stored: bool) {
         let hash = self.hash(value);
         let mut state = self.state();
         if let Some(count) = state.in_flight.get_mut(&hash) {
@@ -102,13 +102,13 @@ impl InFlightLog {
     }
 
     /// Returns how many tokens of this value are in flight.
-    pub(crate) fn count_in_flight(&self, value: &str) -> u32 {
+    pub(super) fn count_in_flight(&self, value: &str) -> u32 {
         let hash = self.hash(value);
         self.state().in_flight.get(&hash).copied().unwrap_or(0)
     }
 
     /// Records a token that the server acknowledged.
-    pub(crate) fn record_acknowledged(&self, token: &Token) {
+    pub(super) fn record_acknowledged(&self, token: &Token) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() == MAX_RECENT {
             recent.pop_front();
@@ -117,18 +117,18 @@ impl InFlightLog {
     }
 
     /// Returns the tokens that were acknowledged last.
-    pub(crate) fn recent(&self) -> Vec<Token> {
+    pub(super) fn recent(&self) -> Vec<Token> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         recent.iter().cloned().collect()
     }
 
     /// Returns true if nothing is in flight.
-    pub(crate) fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.state().in_flight.is_empty()
     }
 
     /// Advances the clock; returns the new tick.
-    pub(crate) fn tick(&self) -> u64 {
+    pub(super) fn tick(&self) -> u64 {
         self.state().tick()
     }
 
@@ -136,7 +136,7 @@ impl InFlightLog {
     /// look-up that began at `lookup_tick`: minimum and maximum.
     ///
     /// Returns `None` if the log no longer reaches back to `horizon`.
-    pub(crate) fn stored_since(
+    pub(super) fn stored_since(
         &self,
         value: &str,
         horizon: SnapshotInterval,

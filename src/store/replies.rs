@@ -3,33 +3,15 @@
 //! A server replies in order, so only the first reply is awaited: one wake-up finds it and every
 //! reply that arrived with it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn, ready};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
-use tokio_postgres::Error;
-
-/// A reply of the server.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum ServerReply {
-    /// The number of inserted rows.
-    Rows(u64),
-    /// The XID below which no later transaction lies.
-    Horizon(i64),
-    /// The number of visible rows of each value.
-    Counts(HashMap<String, i64>),
-}
-
-/// A reply, or the error in its place.
-pub(super) type ReplyResult = Result<ServerReply, Error>;
-
 /// A queue of outstanding replies.
-pub(super) struct PendingReplies<'a>(
-    VecDeque<Pin<Box<dyn Future<Output = ReplyResult> + Send + 'a>>>,
-);
+pub(super) struct PendingReplies<'a, T>(VecDeque<Pin<Box<dyn Future<Output = T> + Send + 'a>>>);
 
-impl<'a> PendingReplies<'a> {
+impl<'a, T: Send + 'a> PendingReplies<'a, T> {
     /// Creates a queue with room for `count` replies.
     pub(super) fn with_capacity(count: usize) -> Self {
         Self(VecDeque::with_capacity(count))
@@ -46,7 +28,7 @@ impl<'a> PendingReplies<'a> {
     }
 
     /// Sends a request by the first poll of `reply`, and queues the reply.
-    pub(super) fn push(&mut self, reply: impl Future<Output = ReplyResult> + Send + 'a) {
+    pub(super) fn push(&mut self, reply: impl Future<Output = T> + Send + 'a) {
         let mut reply = Box::pin(reply);
         // Only the first reply needs a waker.
         let first = reply.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -57,7 +39,7 @@ impl<'a> PendingReplies<'a> {
     }
 
     /// Waits for the first reply; for ever if none is outstanding. Cancel safe.
-    pub(super) async fn next(&mut self) -> ReplyResult {
+    pub(super) async fn next(&mut self) -> T {
         poll_fn(|cx| match self.0.front_mut() {
             Some(reply) => {
                 let result = ready!(reply.as_mut().poll(cx));
@@ -70,7 +52,7 @@ impl<'a> PendingReplies<'a> {
     }
 
     /// Returns the first reply if it has arrived.
-    pub(super) fn try_next(&mut self) -> Option<ReplyResult> {
+    pub(super) fn try_next(&mut self) -> Option<T> {
         let reply = self.0.front_mut()?;
         let polled = reply.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         match polled {
@@ -92,14 +74,14 @@ mod tests {
     async fn replies_arrive_in_request_order() {
         let mut replies = PendingReplies::with_capacity(2);
         let (first, reply) = oneshot::channel();
-        replies.push(async { Ok(ServerReply::Rows(reply.await.unwrap_or(0))) });
-        replies.push(ready(Ok(ServerReply::Rows(2))));
+        replies.push(async { reply.await.unwrap_or(0) });
+        replies.push(ready(2));
         assert_eq!(replies.len(), 2);
         // The second has arrived, but it is not first.
         assert!(replies.try_next().is_none());
         first.send(1).unwrap();
-        assert_eq!(replies.next().await.unwrap(), ServerReply::Rows(1));
-        assert_eq!(replies.try_next().unwrap().unwrap(), ServerReply::Rows(2));
+        assert_eq!(replies.next().await, 1);
+        assert_eq!(replies.try_next(), Some(2));
         assert!(replies.is_empty());
     }
 }

@@ -1,0 +1,138 @@
+//! A PostgreSQL database for the writer: opens it, and makes its connections.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind};
+use crate::store::StoreOptions;
+use crate::store::connection::Database;
+use crate::store::in_flight_log::{InFlightLog, SnapshotInterval};
+use crate::store::pool::{Pool, is_wrong_password};
+use crate::store::postgres::Address;
+use crate::store::postgres::connector::{Connector, reply_timeout};
+use crate::store::postgres::progress::ServerProgress;
+use crate::store::postgres::raw_connection::Backend;
+use crate::store::postgres::recheck::recheck;
+use crate::store::postgres::shared::PostgresShared;
+use crate::store::postgres::stall_monitor::watch;
+use crate::store::postgres::writer_connection::PostgresConnection;
+use crate::store::queue::Queue;
+
+/// A PostgreSQL database whose table was checked.
+pub(in crate::store) struct PostgresDatabase {
+    shared: Arc<PostgresShared>,
+    max_connections: usize,
+    /// The horizon and the backend of the first connection.
+    horizon: i64,
+    first_backend: Option<Backend>,
+}
+
+/// Makes the first connection, checks the table and starts the writers.
+pub(in crate::store) async fn open(
+    address: &Address,
+    options: &StoreOptions,
+    queue: &Arc<Queue>,
+) -> Result<Pool<PostgresDatabase>, Error> {
+    let connector = Connector::new(address, options)?;
+    let (connection, lookup, catalog) = tokio::select! {
+        biased;
+        () = queue.shutdown.stopping().cancelled() => Err(Error::of(
+            ErrorKind::DbConnect,
+            "the run was stopped before the database answered",
+        )),
+        first = connector.connect_first() => first,
+    }?;
+    for warning in catalog.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let max_connections = options.connections.max(1);
+    let log = Arc::new(InFlightLog::new(max_connections));
+    let shared = Arc::new(PostgresShared {
+        connector,
+        queue: Arc::clone(queue),
+        log: Arc::clone(&log),
+        is_dry_run: options.dry_run,
+        pipeline: options.pipeline.map(|depth| depth.max(1)),
+        lookup,
+        length_limit: catalog.length_limit(),
+        catalog,
+        progress: ServerProgress::new(),
+        patience: options.patience,
+    });
+    let database = PostgresDatabase {
+        max_connections,
+        horizon: connection.horizon,
+        first_backend: connection.backend().cloned(),
+        shared: Arc::clone(&shared),
+    };
+    let snapshot = SnapshotInterval {
+        from: 0,
+        to: log.tick(),
+    };
+    let first = PostgresConnection::new(connection, shared, snapshot);
+    Ok(Pool::start(database, first, log, queue, options))
+}
+
+impl Database for PostgresDatabase {
+    type Connection = PostgresConnection;
+
+    async fn connect(&self) -> Result<PostgresConnection, Error> {
+        let shared = &self.shared;
+        let address = &shared.connector.address;
+        loop {
+            let password = address.password_version();
+            let from = shared.log.tick();
+            match shared.connector.connect().await {
+                Ok(connection) => {
+                    let to = shared.log.tick();
+                    return Ok(PostgresConnection::new(
+                        connection,
+                        Arc::clone(shared),
+                        SnapshotInterval { from, to },
+                    ));
+                }
+                // A password in a file may be replaced soon: the refusal is not final.
+                Err(error) if password.is_some() && is_wrong_password(&error) => {
+                    if address.password_version() == password {
+                        return Err(error.retryable());
+                    }
+                    tracing::info!("the password changed; reconnecting");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn max_connections(&self) -> usize {
+        self.max_connections
+    }
+
+    fn reply_timeout(&self) -> Option<Duration> {
+        Some(reply_timeout(self.shared.connector.statement_timeout))
+    }
+
+    fn loss(&self, token: &str) -> Option<&'static str> {
+        self.shared.length_limit.loss(token)
+    }
+
+    async fn watch(&self) {
+        watch(&self.shared).await;
+    }
+
+    fn horizon(&self) -> Option<i64> {
+        Some(self.horizon)
+    }
+
+    fn waits_for(&self) -> Option<&'static str> {
+        self.shared.progress.wait_clause()
+    }
+
+    async fn recheck(
+        &self,
+        values: &[String],
+        horizon: Option<i64>,
+    ) -> Result<HashMap<String, u64>, Error> {
+        recheck(&self.shared, self.first_backend.as_ref(), values, horizon).await
+    }
+}

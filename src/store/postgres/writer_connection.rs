@@ -1,0 +1,275 @@
+//! A PostgreSQL connection for the writer: sends INSERTs, classifies the replies, and keeps what a
+//! look-up needs if the connection is lost.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+use tokio_postgres::Error as PostgresError;
+use tokio_postgres::error::DbError;
+
+use crate::error::chain;
+use crate::pipeline::token::{Detail, Token};
+use crate::store::connection::{
+    Connection, ConnectionLost, ErrorClass, Found, LookUpResult, Reply, RowlessReply,
+};
+use crate::store::in_flight::InDoubtSet;
+use crate::store::in_flight_log::SnapshotInterval;
+use crate::store::postgres::classify::{ServerError, classify, is_error};
+use crate::store::postgres::look_up::{self, LostSession};
+use crate::store::postgres::raw_connection::RawConnection;
+use crate::store::postgres::shared::PostgresShared;
+use crate::store::postgres::xid_horizon::{LookUpScope, XidHorizon};
+use crate::store::sqlstate::{DetailCache, ServerDetail, is_not_forwarded};
+
+/// A connection that stores tokens.
+pub(in crate::store) struct PostgresConnection {
+    raw: RawConnection,
+    shared: Arc<PostgresShared>,
+    /// The most INSERTs in flight on a direct connection.
+    pipeline: usize,
+    state: Mutex<WriterState>,
+}
+
+/// What changes with each reply.
+struct WriterState {
+    horizon: XidHorizon,
+    details: DetailCache,
+    /// The horizon before the first token without a row that is not looked up yet.
+    rowless_since: Option<LookUpScope>,
+}
+
+impl PostgresConnection {
+    /// Wraps a connection whose horizon was queried during `snapshot`.
+    pub(super) fn new(
+        raw: RawConnection,
+        shared: Arc<PostgresShared>,
+        snapshot: SnapshotInterval,
+    ) -> Self {
+        let horizon = XidHorizon::new(raw.horizon, snapshot);
+        Self {
+            pipeline: shared
+                .pipeline
+                .unwrap_or_else(|| pipeline_for(raw.round_trip)),
+            raw,
+            shared,
+            state: Mutex::new(WriterState {
+                horizon,
+                details: DetailCache::default(),
+                rowless_since: None,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, WriterState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns true if the backend is known and serves only this connection.
+    fn is_direct(&self) -> bool {
+        self.raw.backend().is_some() && !self.raw.is_unprepared()
+    }
+
+    async fn send(&self, token: &Token) -> Result<u64, PostgresError> {
+        if self.shared.is_dry_run {
+            self.raw.insert_and_roll_back(token.as_str()).await
+        } else {
+            self.raw.insert(token.as_str()).await
+        }
+    }
+
+    /// Queries the horizon ahead of an INSERT.
+    ///
+    /// If that fails, the older horizon stays valid.
+    async fn advance_horizon(&self) -> Result<(), PostgresError> {
+        let from = self.shared.log.tick();
+        let xid = self.raw.query_horizon().await?;
+        let to = self.shared.log.tick();
+        self.state()
+            .horizon
+            .advance(xid, SnapshotInterval { from, to });
+        Ok(())
+    }
+
+    fn stored(&self, token: &Token) -> Reply {
+        if !self.shared.is_dry_run {
+            // Behind a pooler there are no look-ups.
+            if self.is_direct() {
+                self.state().horizon.acknowledge(token);
+            }
+            self.shared.log.record_acknowledged(token);
+            self.shared.progress.record_commit();
+        }
+        Reply::Stored
+    }
+
+    fn rowless(&self) -> Reply {
+        if self.shared.is_dry_run {
+            let reason = "the database stored no row: a trigger or rule skipped or redirected it";
+            return Reply::Error(ErrorClass::Rejected, Detail::reason(reason));
+        }
+        let mut state = self.state();
+        // Older than the transaction of every later reply.
+        let scope = state.horizon.scope();
+        state.rowless_since.get_or_insert(scope);
+        Reply::Rowless
+    }
+
+    /// Classifies the server's error about a token.
+    fn error(&self, token: &Token, db: &DbError, sent_at: Instant) -> Reply {
+        let code = db.code().code();
+        let server_detail = ServerDetail {
+            code,
+            constraint: db.constraint(),
+            message: db.message(),
+            names: [db.constraint(), db.table(), db.column(), db.datatype()],
+        };
+        let detail = self.state().details.get(&server_detail, token.as_str());
+        let class = classify(&ServerError::of(db), &self.shared.catalog, token);
+        match class {
+            ErrorClass::InDoubt if is_error(db) => {}
+            ErrorClass::InDoubt if !self.is_direct() && is_not_forwarded(code, db.message()) => {
+                return Reply::NotForwarded(detail);
+            }
+            ErrorClass::InDoubt => return Reply::Lost(Some(format!("{} ({code})", db.message()))),
+            // A pooler shares the backend after all.
+            ErrorClass::Unprepared => self.raw.unprepare(),
+            ErrorClass::Unconfirmed => self.shared.progress.record_unconfirmed(sent_at),
+            _ => {}
+        }
+        Reply::Error(class, detail)
+    }
+}
+
+impl Connection for PostgresConnection {
+    type Session = LostSession;
+
+    /// Returns 1 behind a pooler.
+    ///
+    /// PgBouncer before 1.21 may assign a server to the next client while replies to the last one
+    /// are outstanding.
+    fn pipeline(&self) -> usize {
+        if self.is_direct() { self.pipeline } else { 1 }
+    }
+
+    async fn insert(&self, token: Token) -> Reply {
+        let sent_at = Instant::now();
+        let is_horizon_due = self.is_direct() && self.state().horizon.begin_insert();
+        let rows = if is_horizon_due {
+            // Both are sent at once, in this order.
+            let (_, rows) = tokio::join!(biased; self.advance_horizon(), self.send(&token));
+            rows
+        } else {
+            self.send(&token).await
+        };
+        self.state().horizon.end_insert();
+        self.shared.progress.record_reply();
+        let error = match rows {
+            Ok(0) => return self.rowless(),
+            Ok(_) => return self.stored(&token),
+            Err(error) => error,
+        };
+        match error.as_db_error() {
+            Some(db) => self.error(&token, db, sent_at),
+            None => Reply::Lost(self.raw.violation().or_else(|| chain(&error).pop())),
+        }
+    }
+
+    async fn look_up_rowless(&self, tokens: Vec<Token>) -> RowlessReply {
+        let unknown = |reason, is_lost| RowlessReply {
+            found: vec![Found::Unknown(reason); tokens.len()],
+            is_lost,
+        };
+        let lookup = &self.shared.lookup;
+        let scope = self.state().rowless_since.take();
+        let Some(scope) = scope.filter(|_| lookup.may_look_up) else {
+            return unknown(
+                "the INSERT added no row to the table, and without SELECT right on the column and xmin \
+                 it cannot be looked up where the row is",
+                false,
+            );
+        };
+        match look_up::rowless(&tokens, scope, &self.raw, lookup, &self.shared.log).await {
+            Ok(found) => RowlessReply {
+                found,
+                is_lost: false,
+            },
+            Err(error) => {
+                let is_alive = error.as_db_error().is_some_and(is_error);
+                let reason =
+                    "the INSERT added no row to the table, and the look-up of the row failed";
+                unknown(reason, !is_alive)
+            }
+        }
+    }
+
+    async fn look_up(
+        &self,
+        lost: &InDoubtSet<LostSession>,
+    ) -> Result<LookUpResult, ConnectionLost> {
+        let lookup = &self.shared.lookup;
+        look_up::in_doubt(lost, &self.raw, lookup, &self.shared.log).await
+    }
+
+    async fn begin_after_look_up(&self) -> Result<(), ConnectionLost> {
+        let limit = self.shared.lookup.control_timeout;
+        match timeout(limit, self.advance_horizon()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(ConnectionLost),
+        }
+    }
+
+    fn into_session(self) -> LostSession {
+        let is_direct = self.is_direct();
+        let state = self
+            .state
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        LostSession {
+            had_open_transaction: self.raw.had_open_transaction(),
+            backend: self.raw.backend.filter(|_| is_direct),
+            horizon: state.horizon,
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.raw.is_closed()
+    }
+
+    /// Returns true if the next reply may belong to an earlier request.
+    fn is_used_up(&self) -> bool {
+        self.raw.awaits_reply()
+    }
+
+    async fn closed(&self) {
+        self.raw.closed().await;
+    }
+
+    async fn close(self) {
+        self.raw.close().await;
+    }
+}
+
+/// Returns how many requests in flight keep a connection with this round trip busy.
+///
+/// More would only delay each token and put more of them in doubt on a loss.
+fn pipeline_for(round_trip: Duration) -> usize {
+    // 16 keep a nearby server busy. A distant one needs enough for a whole round trip.
+    const MIN: usize = 16;
+    const MAX: usize = 128;
+    const PER_MILLISECOND: usize = 16;
+    let milliseconds = usize::try_from(round_trip.as_millis()).unwrap_or(MAX);
+    milliseconds.saturating_mul(PER_MILLISECOND).clamp(MIN, MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pipeline_grows_with_round_trip() {
+        let after = |milliseconds| pipeline_for(Duration::from_millis(milliseconds));
+        assert_eq!([0, 1, 2, 5, 20, 400].map(after), [16, 16, 32, 80, 128, 128]);
+        assert_eq!(pipeline_for(Duration::MAX), 128);
+    }
+}
