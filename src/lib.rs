@@ -31,6 +31,7 @@ pub mod parts {
     pub use crate::error::Error;
     pub use crate::fetch::http::{HttpEndpoint, HttpSource};
     pub use crate::fetch::{FetchLimits, Fetcher};
+    pub use crate::observe::number::grouped;
     pub use crate::observe::otel::Tracer;
     pub use crate::report::ledger::Ledger;
     pub use crate::report::{ReportFormat, ReportSpec, Reports, text};

@@ -1,5 +1,7 @@
 //! Formats numbers for tables and progress lines.
 
+use token_service::parts::grouped;
+
 /// Formats a number with a comma as thousands separator.
 pub fn format_number(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
@@ -8,14 +10,10 @@ pub fn format_number(value: f64, decimals: usize) -> String {
         Some(digits) => ("-", digits),
         None => ("", integer),
     };
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
+    match digits.parse::<u64>() {
+        Ok(whole) => format!("{sign}{}{fraction}", grouped(whole)),
+        Err(_) => text,
     }
-    format!("{sign}{grouped}{fraction}")
 }
 
 /// Formats a whole number with a comma as thousands separator.

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::Parser as _;
 
-use bench_report::{BenchReport, output_folder};
+use bench_report::BenchReport;
 use environment::BenchEnvironment;
 use machine::Machine;
 use options::BenchOptions;
@@ -44,7 +44,6 @@ mod sections;
 mod server_cpu;
 mod sql;
 mod statistics;
-mod sweep;
 mod table;
 #[allow(
     dead_code,
@@ -86,17 +85,11 @@ fn run_comparison(options: &BenchOptions) -> Result<()> {
         return Ok(());
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let in_docs = options.write || options.is_full();
     let mut env = BenchEnvironment::start(options.scale())?;
     let machine = Machine::describe(&env.server_version()?, env.server_folder())?;
     for (name, value) in &machine.facts {
         env.print_progress(&format!("{name}: {value}"));
     }
-    if options.sweep {
-        let path = output_folder(root, in_docs).join("sweep.md");
-        return sweep::run(&mut env, &machine, options.quick, &path);
-    }
-
     let mut results = BenchResults::default();
     let mut failed = Vec::new();
     for (section, measure) in sections::ALL {
@@ -120,7 +113,7 @@ fn run_comparison(options: &BenchOptions) -> Result<()> {
         caveat: options.caveat(),
     };
     print!("{}", report.to_text());
-    for path in report.write(root, in_docs && failed.is_empty())? {
+    for path in report.write(root, options.is_full() && failed.is_empty())? {
         println!("wrote {}", path.display());
     }
     ensure!(failed.is_empty(), "sections failed: {}", failed.join(", "));

@@ -14,7 +14,6 @@ const QUICK_ROUNDS: usize = 2;
 /// docs/throughput.svg and the generated regions of docs/performance.md. Other runs write these files
 /// below the target folder.
 #[derive(Clone, Debug, Parser)]
-#[allow(clippy::struct_excessive_bools, reason = "the flags are independent")]
 #[command(name = "cargo bench --locked --", bin_name = "cargo bench --locked --")]
 pub struct BenchOptions {
     /// Use small sizes and few rounds: takes a few minutes, the figures are inaccurate
@@ -26,13 +25,6 @@ pub struct BenchOptions {
     /// Rounds of each comparison [default: 5, with --quick 2]
     #[arg(long, value_name = "N", value_parser = parse_rounds)]
     pub rounds: Option<usize>,
-    /// Measure throughput for many numbers of connections, inserts in flight and page sizes instead,
-    /// to choose the defaults
-    #[arg(long, conflicts_with = "only")]
-    pub sweep: bool,
-    /// Write to docs/ even if the run is not a full run
-    #[arg(long)]
-    pub write: bool,
     /// Set by `cargo bench`.
     #[arg(long, hide = true)]
     pub bench: bool,

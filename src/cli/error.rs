@@ -9,7 +9,7 @@ use crate::cli::table::{Row, command_name};
 use crate::cli::{COMMANDS, Given, value};
 use crate::error::Error;
 use crate::error::exit::Exit;
-use crate::error::suggest::nearest_option;
+use crate::error::suggest::nearest;
 
 /// Turns clap's error into a problem, with clap's suggestion as the hint.
 ///
@@ -77,7 +77,7 @@ fn see_help(command: Option<&str>) -> String {
 
 /// Returns the problem of a misspelt command, if a known command is near.
 pub(super) fn misspelt_command(word: &str) -> Option<Error> {
-    let command = nearest_option(word, &COMMANDS).filter(|command| *command != word)?;
+    let command = nearest(word, &COMMANDS).filter(|command| *command != word)?;
     let problem = Error::new(Exit::Usage, format!("unknown command `{word}`"));
     Some(problem.hint(format!("did you mean `token_service {command}`?")))
 }

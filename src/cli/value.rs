@@ -13,7 +13,7 @@ use bytesize::ByteSize;
 use tracing::level_filters::LevelFilter;
 use url::Url;
 
-use crate::error::suggest::nearest_option;
+use crate::error::suggest::nearest;
 use crate::observe::logging::LineFormat;
 use crate::observe::progress::ProgressMode;
 use crate::report::fail_on::Condition;
@@ -154,7 +154,7 @@ pub fn report(text: &str) -> ParseResult<ReportSpec> {
         None => (text, None),
     };
     let Some(format) = FORMATS.iter().find(|format| format.name == name) else {
-        let nearest = nearest_option(name, &FORMAT_NAMES);
+        let nearest = nearest(name, &FORMAT_NAMES);
         let known = FORMAT_NAMES.join(", ");
         return Err(match nearest {
             Some(nearest) => format!(

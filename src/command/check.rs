@@ -5,9 +5,6 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
-use tokio::runtime::Builder;
-
 use crate::command::find_files;
 use crate::config::{CheckSettings, ProbeTargets, ScriptSource as ScriptPath};
 use crate::error::color::Color;
@@ -15,6 +12,7 @@ use crate::error::exit::Exit;
 use crate::error::probe::ProbeResult;
 use crate::error::{Error, ErrorKind, Severity};
 use crate::fetch::http::probe::reach;
+use crate::runtime;
 use crate::script::{self, Script};
 use crate::store;
 
@@ -99,11 +97,7 @@ fn scripts_of(script: &ScriptPath) -> Vec<Result<Option<PathBuf>, Error>> {
 impl CheckReport {
     /// Probes source and database.
     fn connect(&mut self, targets: &ProbeTargets, color: Color) {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("the runtime cannot be started");
-        let results = match runtime {
+        let results = match runtime::current_thread() {
             Ok(runtime) => runtime.block_on(probe(targets)),
             Err(error) => return self.problems.push(error.into()),
         };

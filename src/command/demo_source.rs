@@ -4,25 +4,19 @@
 use std::io::{self, Write};
 use std::net::SocketAddr;
 
-use anyhow::Context as _;
 use tokio::net::TcpListener;
-use tokio::runtime::Builder;
 
 use crate::error::Error;
 use crate::error::exit::Exit;
 use crate::fetch::demo;
-use crate::runtime::signals::Signals;
+use crate::runtime::{self, signals::Signals};
 
 /// Serves on `address`, and prints the URL on `out` once it listens.
 ///
 /// # Errors
 /// The address cannot be used, or `out` cannot be written.
 pub fn run(address: SocketAddr, out: &mut impl Write) -> Result<(), Error> {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("the runtime cannot be started")?;
-    runtime.block_on(async {
+    runtime::current_thread()?.block_on(async {
         let mut signals = Signals::listen()?;
         let listener = TcpListener::bind(address)
             .await

@@ -14,7 +14,7 @@ use crate::cli::options::{ROWS, row_of_flag};
 use crate::cli::table::{Row, Shape, Unset, command_name};
 use crate::cli::{COMMANDS, command};
 use crate::config::keys::all_rows;
-use crate::error::suggest::nearest_option;
+use crate::error::suggest::nearest;
 use crate::error::{Error, usage};
 
 /// The manual that the pages belong to.
@@ -41,7 +41,7 @@ pub(crate) fn man(name: Option<&str>) -> Result<Vec<u8>, Error> {
 
 fn unknown_command(name: &str) -> Error {
     let problem = usage(format!("unknown command `{name}`"));
-    match nearest_option(name, &COMMANDS) {
+    match nearest(name, &COMMANDS) {
         Some(near) => problem.hint(format!("did you mean `token_service man {near}`?")),
         None => problem.hint("`token_service -h` lists the commands"),
     }

@@ -22,7 +22,7 @@ use crate::journal::{Journal, JournalHeader};
 use crate::observe::otel::Tracer;
 use crate::observe::progress::ProgressDisplay;
 use crate::observe::run_context::RunContext;
-use crate::pipeline::backoff::backoff;
+use crate::pipeline::backoff::Backoff;
 use crate::report::Reports;
 use crate::report::conclusion::{self, Conclusion, stopped_early, unwritable};
 use crate::report::ledger::Ledger;
@@ -222,7 +222,7 @@ pub(crate) async fn open_store(
             },
         };
         failures += 1;
-        let pause = backoff(failures, clock.jitter());
+        let pause = Backoff::default().wait(failures, clock.jitter());
         if !fault.retryable || clock.now() + pause >= run_context.instant + wait {
             return Err(fault);
         }

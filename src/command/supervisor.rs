@@ -4,9 +4,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use tokio::runtime::Builder;
-
 use crate::config::RunSettings;
 use crate::error::Error;
 use crate::error::exit::{Cause, Exit};
@@ -14,9 +11,9 @@ use crate::observe::otel::{RunEnd, Telemetry};
 use crate::observe::run_context::RunContext;
 use crate::report::conclusion::Conclusion;
 use crate::report::metrics::{metrics, span_attributes};
-use crate::runtime::clock::Clock;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::signals::Signals;
+use crate::runtime::{self, clock::Clock};
 
 /// Maximum time for inserts in flight to settle after a stop.
 const MAX_DRAIN: Duration = Duration::from_secs(5);
@@ -57,11 +54,7 @@ pub fn run_supervised<Work>(
 where
     Work: Future<Output = Result<Conclusion, Error>>,
 {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("the runtime cannot be started");
-    let runtime = match runtime {
+    let runtime = match runtime::current_thread() {
         Ok(runtime) => runtime,
         Err(error) => return Error::from(error).into(),
     };

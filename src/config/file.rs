@@ -13,7 +13,7 @@ use crate::config::keys::{all_rows, sections};
 use crate::config::suggestions::setting_named;
 use crate::config::yaml::{Field, Mapping, Secrecy, TextSpan, YamlContent, YamlNode, YamlText};
 use crate::error::escape::escape;
-use crate::error::suggest::nearest_option;
+use crate::error::suggest::nearest;
 use crate::error::{Error, Location, usage};
 
 /// The settings of the file, by the `id` of their row. They are valid.
@@ -200,7 +200,7 @@ fn hidden_parts(root: &YamlNode) -> BTreeMap<usize, bool> {
         for (key, value) in entries(keys).filter(|_| !rows.is_empty()) {
             hidden.insert(key.start, false);
             let known: Vec<&str> = rows.iter().map(|row| row.section_and_key().1).collect();
-            let near = nearest_option(key.name, &known).unwrap_or(key.name);
+            let near = nearest(key.name, &known).unwrap_or(key.name);
             let is_url = matches!(&value.content, YamlContent::Text(text) if text.contains("//"));
             let is_shown = is_harmless(&format!("{}.{near}", section.name));
             hidden.insert(value.span.bytes.start, !is_shown || is_url);

@@ -4,7 +4,7 @@ use crate::cli::env::Env;
 use crate::cli::table::Row;
 use crate::config::AUTHORIZATION;
 use crate::config::keys::all_rows;
-use crate::error::suggest::nearest_option;
+use crate::error::suggest::nearest;
 
 /// The prefix of the program's variables.
 const PREFIX: &str = "TOKEN_SERVICE_";
@@ -39,7 +39,7 @@ pub fn unknown_variables(env: &Env) -> Vec<String> {
         .filter(|name| !KUBERNETES_VARIABLES.contains(name))
         .filter(|name| !known.iter().any(|known| known == name))
         .filter_map(|name| {
-            let near = nearest_option(name.strip_prefix(PREFIX)?, &ends)?;
+            let near = nearest(name.strip_prefix(PREFIX)?, &ends)?;
             Some(format!(
                 "unknown variable {name}: did you mean {PREFIX}{near}?"
             ))

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
-use crate::pipeline::backoff::backoff;
+use crate::pipeline::backoff::Backoff;
 
 /// The longest wait before a retry in a run without a deadline.
 pub const MAX_WAIT: Duration = Duration::from_mins(5);
@@ -57,7 +57,7 @@ pub fn decide(fault: &Error, failures: u32, limits: &RetryLimits, random: f64) -
             retry_after: Some(wait),
             ..
         }) => wait,
-        _ => backoff(failures, random),
+        _ => Backoff::default().wait(failures, random),
     };
     if wait > time_left.unwrap_or(MAX_WAIT) {
         RetryDecision::TooLong(wait)

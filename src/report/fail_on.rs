@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::suggest::nearest_option;
+use crate::error::suggest::nearest;
 use crate::pipeline::numbers::{NUMBERS, Numbers};
 
 /// The operators; of two with a common prefix, the longer comes first.
@@ -183,7 +183,7 @@ fn name(text: &str) -> Result<&'static str, String> {
     let known = names.iter().find(|name| **name == text);
     known.copied().ok_or_else(|| {
         let known = names.join(", ");
-        match nearest_option(text, &names) {
+        match nearest(text, &names) {
             Some(nearest) => {
                 format!("must name one of {known}, not `{text}` (did you mean `{nearest}`?)")
             }

@@ -5,7 +5,20 @@ pub mod hardening;
 pub(crate) mod http_client;
 pub(crate) mod platform;
 pub mod secret;
-
 pub mod shutdown;
 pub(crate) mod signals;
 pub mod termination_log;
+
+use anyhow::Context as _;
+use tokio::runtime::{Builder, Runtime};
+
+/// Starts a runtime on the current thread.
+///
+/// # Errors
+/// If the system denies its resources.
+pub(crate) fn current_thread() -> anyhow::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")
+}

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::error::{Error, ErrorKind};
+use crate::pipeline::backoff::Backoff;
 use crate::pipeline::token::{Detail, Status};
+use crate::runtime;
 use crate::store::connection::Database;
 use crate::store::in_flight_log::InFlightLog;
 use crate::store::orphans::SharedOrphans;
@@ -27,8 +28,11 @@ use crate::store::{BackendFuture, StoreBackend, StoreOptions};
 const BACKLOG_PER_WRITER: usize = 32;
 /// The pause before another connection is tried on a database that had none free.
 const FULL_SERVER_PAUSE: Duration = Duration::from_secs(5);
-const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
-const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// The wait before the next attempt to reconnect.
+const RECONNECT_BACKOFF: Backoff = Backoff {
+    base: Duration::from_millis(50),
+    max: Duration::from_secs(2),
+};
 /// The interval at which an outage is logged again.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -73,20 +77,16 @@ impl<D: Database> Pool<D> {
         queue: &Arc<Queue>,
         options: &StoreOptions,
     ) -> Result<Self, Error> {
-        let cannot_start = |error: std::io::Error| {
-            Error::of(ErrorKind::DbConnect, "cannot start the database's thread")
-                .cause(error.to_string())
-        };
         let log = Arc::new(InFlightLog::new(1));
         let (pool, supervisor) = Self::new(database, first, log, queue, options);
-        let runtime = Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .map_err(cannot_start)?;
+        let runtime = runtime::current_thread()?;
         std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || runtime.block_on(supervisor))
-            .map_err(cannot_start)?;
+            .map_err(|error| {
+                Error::of(ErrorKind::DbConnect, "cannot start the database's thread")
+                    .cause(error.to_string())
+            })?;
         Ok(pool)
     }
 
@@ -294,7 +294,7 @@ async fn reconnect<D: Database>(
 ) -> Result<D::Connection, Option<Error>> {
     let shutdown = &shared.queue.shutdown;
     let clock = &shared.queue.clock;
-    let mut backoff = INITIAL_BACKOFF;
+    let mut failures = 0;
     let mut logged_at: Option<Instant> = None;
     loop {
         let stopped = async {
@@ -340,12 +340,13 @@ async fn reconnect<D: Database>(
         }
         // Full jitter, but at least a tenth: each attempt costs the server.
         let share = 0.1 + 0.9 * clock.jitter();
+        failures += 1;
+        let wait = RECONNECT_BACKOFF.wait(failures, share).min(patience);
         tokio::select! {
             biased;
             () = shutdown.aborting().cancelled() => return Err(None),
-            () = clock.sleep_until(now + backoff.mul_f64(share).min(patience)) => {}
+            () = clock.sleep_until(now + wait) => {}
         }
-        backoff = (backoff * 2).min(MAX_BACKOFF);
     }
 }
 

@@ -8,20 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::escape::replace_secret;
+use crate::pipeline::backoff::Backoff;
 use crate::pipeline::token::Detail;
 
 /// How often a token is sent before it becomes `failed`.
 pub const MAX_TRIES: u32 = 5;
-const BASE_DELAY: Duration = Duration::from_millis(25);
-const MAX_DELAY: Duration = Duration::from_secs(2);
-
-/// Returns the delay before a token is sent again that was sent `tries` times.
-///
-/// `random` is between 0.0 and 1.0 (full jitter), so that conflicting tokens do not collide again.
-pub fn retry_delay(tries: u32, random: f64) -> Duration {
-    let limit = BASE_DELAY.saturating_mul(2_u32.saturating_pow(tries));
-    limit.min(MAX_DELAY).mul_f64(random)
-}
+/// The wait before a token is sent again, so that conflicting tokens do not collide again.
+pub const RETRY_BACKOFF: Backoff = Backoff {
+    base: Duration::from_millis(50),
+    max: Duration::from_secs(2),
+};
 
 /// Returns the SQLSTATE of a refused connection.
 ///

@@ -1,7 +1,6 @@
 //! Support for the tests: throwaway PostgreSQL servers, a scripted token source and the real binary.
 //!
 //! Nothing fakes the product: every part is a real socket, a real server or a real process.
-#![allow(dead_code, reason = "each test uses a part of this module")]
 
 pub mod certificates;
 pub mod cluster;

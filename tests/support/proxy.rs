@@ -25,16 +25,6 @@ pub enum Fault {
     Partition,
 }
 
-impl Fault {
-    /// Every fault.
-    pub const ALL: [Self; 4] = [
-        Self::Disconnect,
-        Self::DisconnectClient,
-        Self::DropReplies,
-        Self::Partition,
-    ];
-}
-
 /// The point at which a fault is injected.
 #[derive(Clone, Copy, Debug)]
 pub enum Point {
@@ -219,11 +209,6 @@ impl Proxy {
     /// Sets whether new connections are closed at once.
     pub fn refuse(&self, refusing: bool) {
         self.shared.lock().refusing = refusing;
-    }
-
-    /// Forwards new connections to another server.
-    pub fn retarget(&self, port: u16) {
-        self.shared.lock().target = port;
     }
 
     /// The number of commits that the server has confirmed.

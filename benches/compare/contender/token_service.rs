@@ -23,10 +23,6 @@ pub struct TokenService {
     pub some_rejected: bool,
     /// `--connections`.
     pub connections: Option<u32>,
-    /// `--pipeline`.
-    pub pipeline: Option<u32>,
-    /// `--page-size`.
-    pub page_size: Option<u64>,
     /// The format of a report to a file. `None` means `text` on standard output.
     pub report: Option<&'static str>,
     /// Discard standard output.
@@ -57,12 +53,6 @@ impl TokenService {
         if let Some(connections) = self.connections {
             let _ = write!(name, ", {connections} connections");
         }
-        if let Some(pipeline) = self.pipeline {
-            let _ = write!(name, " × {pipeline} in flight");
-        }
-        if let Some(size) = self.page_size {
-            let _ = write!(name, ", pages of {size}");
-        }
         name
     }
 
@@ -81,15 +71,8 @@ impl TokenService {
         if !self.discard_stdout {
             command = command.stdout(&env.scratch.on_disk("report"));
         }
-        let options = [
-            ("--connections", self.connections.map(u64::from)),
-            ("--pipeline", self.pipeline.map(u64::from)),
-            ("--page-size", self.page_size),
-        ];
-        for (name, value) in options {
-            if let Some(value) = value {
-                command = command.arg(name).arg(value.to_string());
-            }
+        if let Some(connections) = self.connections {
+            command = command.arg("--connections").arg(connections.to_string());
         }
         if let Some(format) = self.report {
             let path = env.scratch.on_disk("report-file");

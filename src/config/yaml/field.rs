@@ -5,7 +5,7 @@ use serde_yaml::Spanned;
 
 use crate::cli::value::ParseResult;
 use crate::config::yaml::{TextSpan, YamlContent, YamlNode, YamlText};
-use crate::error::suggest::nearest_option;
+use crate::error::suggest::nearest;
 use crate::error::{Location, usage};
 
 /// A value of a text, with its path for messages.
@@ -260,7 +260,7 @@ impl<'a> Mapping<'a> {
             .filter(|(key, _)| is_unknown(&key.value));
         for (key, _) in unknown.clone() {
             let label = label_of(&key.value);
-            let near = nearest_option(&key.value, &known);
+            let near = nearest(&key.value, &known);
             let label = label.or_else(|| near.map(|near| format!("did you mean `{near}`?")));
             let hint = format!("known keys: {}", known.join(", "));
             let hint = Some(hint).filter(|_| label.is_none());

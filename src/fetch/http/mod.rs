@@ -7,9 +7,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::KeyValue;
-use reqwest::header::{
-    CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
 use secrecy::ExposeSecret;
 
@@ -18,7 +16,7 @@ use crate::fetch::lines::LineParser;
 use crate::fetch::source::not_a_token_list;
 use crate::fetch::{AnswerFuture, FetchLimits, SourceAnswer, TokenSource, error};
 use crate::observe::otel::Tracer;
-use crate::runtime::http_client::{self, display_url};
+use crate::runtime::http_client::{self, display_url, retry_after};
 use crate::runtime::secret::{Secret, SecretFileError};
 
 /// The address of an HTTP source and the headers of its requests; validated.
@@ -308,36 +306,12 @@ fn content_encoding(headers: &HeaderMap) -> Option<String> {
     (!plain).then(|| coding.escape_default().to_string())
 }
 
-/// Parses `Retry-After`, in seconds or as an HTTP date (RFC 9110, section 10.2.3).
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
-    let now = jiff::Timestamp::try_from(now).ok()?;
-    let wait = date.duration_since(now);
-    Some(Duration::try_from(wait).unwrap_or(Duration::ZERO))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn headers(name: HeaderName, value: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
-    }
-
-    #[test]
-    fn retry_after_is_parsed_from_seconds_and_dates() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777 - 90);
-        let seconds = headers(RETRY_AFTER, "2");
-        assert_eq!(retry_after(&seconds, now), Some(Duration::from_secs(2)));
-        let date = headers(RETRY_AFTER, "Sun, 06 Nov 1994 08:49:37 GMT");
-        assert_eq!(retry_after(&date, now), Some(Duration::from_secs(90)));
-        let later = now + Duration::from_secs(1000);
-        assert_eq!(retry_after(&date, later), Some(Duration::ZERO));
-        assert_eq!(retry_after(&headers(RETRY_AFTER, "soon"), now), None);
     }
 
     #[test]

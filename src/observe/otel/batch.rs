@@ -111,7 +111,7 @@ async fn export(
 ) {
     let resource_spans = group_spans_by_resource_and_scope(spans, resource);
     let message = ExportTraceServiceRequest { resource_spans };
-    collector.export(endpoint, &message).await;
+    collector.export(endpoint, "spans", &message).await;
 }
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ impl ActiveTelemetry {
                     },
                 };
                 let message = otlp_metrics::message(&self.resource, metrics, period);
-                self.collector.export(endpoint, &message).await;
+                self.collector.export(endpoint, "metrics", &message).await;
             }
         };
         tokio::join!(spans, numbers);

@@ -2,54 +2,21 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use opentelemetry_proto::tonic::collector::metrics::v1::{
-    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
-};
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message;
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, StatusCode};
 use secrecy::ExposeSecret as _;
 
 use crate::error::chain;
 use crate::observe::otel::{OtelSettings, OtlpEndpoint};
-use crate::pipeline::backoff::backoff;
-use crate::runtime::http_client::{self, display_url};
+use crate::pipeline::backoff::Backoff;
+use crate::runtime::http_client::{self, display_url, retry_after};
 
 /// Limit of an answer, in bytes. It contains how much was rejected, and why.
 const MAX_ANSWER: usize = 64 << 10;
-
-/// A kind of telemetry that a collector accepts.
-pub(crate) trait OtlpSignal: Message {
-    /// Its name, for messages.
-    const NAME: &'static str;
-    /// Returns how many items the answer rejects, with the collector's message.
-    fn rejected(answer: &[u8]) -> Option<(i64, String)>;
-}
-
-impl OtlpSignal for ExportTraceServiceRequest {
-    const NAME: &'static str = "spans";
-
-    fn rejected(answer: &[u8]) -> Option<(i64, String)> {
-        let partial = ExportTraceServiceResponse::decode(answer).ok()?;
-        let partial = partial.partial_success?;
-        Some((partial.rejected_spans, partial.error_message))
-    }
-}
-
-impl OtlpSignal for ExportMetricsServiceRequest {
-    const NAME: &'static str = "metrics";
-
-    fn rejected(answer: &[u8]) -> Option<(i64, String)> {
-        let partial = ExportMetricsServiceResponse::decode(answer).ok()?;
-        let partial = partial.partial_success?;
-        Some((partial.rejected_data_points, partial.error_message))
-    }
-}
 
 /// A client of a collector.
 pub(crate) struct Collector {
@@ -67,16 +34,6 @@ struct ExportError {
     is_transient: bool,
     /// The collector's `Retry-After`.
     retry_after: Option<Duration>,
-}
-
-impl ExportError {
-    fn permanent(cause: String) -> Self {
-        Self {
-            cause,
-            is_transient: false,
-            retry_after: None,
-        }
-    }
 }
 
 impl Collector {
@@ -102,12 +59,17 @@ impl Collector {
         }
     }
 
-    /// Exports a message, with retries, within the endpoint's timeout.
-    pub(crate) async fn export<S: OtlpSignal>(&self, endpoint: &OtlpEndpoint, message: &S) {
+    /// Exports a message that contains `what`, with retries, within the endpoint's timeout.
+    pub(crate) async fn export(
+        &self,
+        endpoint: &OtlpEndpoint,
+        what: &'static str,
+        message: &impl Message,
+    ) {
         let body = bytes::Bytes::from(message.encode_to_vec());
         let attempts = async {
             let mut failures = 0;
-            while let Err(export_error) = self.post::<S>(endpoint, body.clone()).await {
+            while let Err(export_error) = self.post(endpoint, body.clone()).await {
                 self.set_last_error(Some(format!(
                     "{}: {}",
                     display_url(&endpoint.url),
@@ -117,7 +79,7 @@ impl Collector {
                     return false;
                 }
                 failures += 1;
-                let wait = backoff(failures, fastrand::f64());
+                let wait = Backoff::default().wait(failures, fastrand::f64());
                 tokio::time::sleep(wait.max(export_error.retry_after.unwrap_or_default())).await;
             }
             self.set_last_error(None);
@@ -125,7 +87,7 @@ impl Collector {
         };
         let within = tokio::time::timeout(endpoint.timeout, attempts).await;
         if !within.unwrap_or_default() {
-            self.warn(S::NAME, endpoint.timeout);
+            self.warn(what, endpoint.timeout);
         }
     }
 
@@ -137,24 +99,17 @@ impl Collector {
         *last_error = error;
     }
 
-    async fn post<S: OtlpSignal>(
-        &self,
-        endpoint: &OtlpEndpoint,
-        body: bytes::Bytes,
-    ) -> Result<(), ExportError> {
+    async fn post(&self, endpoint: &OtlpEndpoint, body: bytes::Bytes) -> Result<(), ExportError> {
         let mut request = self
             .client
             .post(endpoint.url.clone())
             .header(CONTENT_TYPE, "application/x-protobuf");
         for (name, value) in &endpoint.headers {
-            let mut value =
-                reqwest::header::HeaderValue::from_str(value.expose_secret()).map_err(|_| {
-                    ExportError::permanent(
-                        "a header contains characters that HTTP does not allow".to_owned(),
-                    )
-                })?;
-            value.set_sensitive(true);
-            request = request.header(name, value);
+            // The configuration accepts only values that HTTP allows.
+            if let Ok(mut value) = HeaderValue::from_str(value.expose_secret()) {
+                value.set_sensitive(true);
+                request = request.header(name, value);
+            }
         }
         let unreachable = |error: reqwest::Error| ExportError {
             cause: chain(&error.without_url()).join(": "),
@@ -164,9 +119,6 @@ impl Collector {
         let mut response = request.body(body).send().await.map_err(unreachable)?;
         let status = response.status();
         if !status.is_success() {
-            let retry_after = response.headers().get(RETRY_AFTER);
-            let retry_after =
-                retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
             return Err(ExportError {
                 cause: format!("it answered {status}"),
                 // The statuses that OTLP declares retryable.
@@ -177,7 +129,7 @@ impl Collector {
                         | StatusCode::SERVICE_UNAVAILABLE
                         | StatusCode::GATEWAY_TIMEOUT
                 ),
-                retry_after: retry_after.map(Duration::from_secs),
+                retry_after: retry_after(response.headers(), SystemTime::now()),
             });
         }
         let mut answer = Vec::new();
@@ -186,10 +138,17 @@ impl Collector {
         {
             answer.extend_from_slice(&chunk);
         }
-        match S::rejected(&answer) {
-            Some((count, why)) if count > 0 => Err(ExportError::permanent(format!(
-                "it rejected {count} of them: {why}"
-            ))),
+        // The answer to metrics has the same fields.
+        let answer = ExportTraceServiceResponse::decode(answer.as_slice());
+        match answer.ok().and_then(|answer| answer.partial_success) {
+            Some(partial) if partial.rejected_spans > 0 => Err(ExportError {
+                cause: format!(
+                    "it rejected {} of them: {}",
+                    partial.rejected_spans, partial.error_message
+                ),
+                is_transient: false,
+                retry_after: None,
+            }),
             _ => Ok(()),
         }
     }

@@ -6,7 +6,7 @@ use rhai::{
     Dynamic, EvalAltResult, FLOAT, FnPtr, INT, Map, NativeCallContext, Position, export_module,
 };
 
-use crate::pipeline::backoff::backoff;
+use crate::pipeline::backoff::Backoff;
 use crate::script::api::RhaiResultOf;
 use crate::script::api::arguments::{Options, invalid, positive, set_options, whole_number};
 use crate::script::host::ScriptHost;
@@ -152,8 +152,7 @@ fn wait(context: &NativeCallContext, time: Duration) -> RhaiResultOf<()> {
 /// The values of the options of `retry`.
 pub struct RetryOptions {
     attempts: u64,
-    base: Duration,
-    max: Duration,
+    backoff: Backoff,
     on: Option<Vec<String>>,
 }
 
@@ -161,8 +160,7 @@ impl Default for RetryOptions {
     fn default() -> Self {
         Self {
             attempts: 3,
-            base: Duration::from_millis(100),
-            max: Duration::from_secs(5),
+            backoff: Backoff::default(),
             on: None,
         }
     }
@@ -189,13 +187,8 @@ fn run_retry(
             // The run would end during the wait.
             return Err(error);
         }
-        let wait_for = retry_after.unwrap_or_else(|| {
-            let scale = policy.base.as_secs_f64() / 0.1;
-            backoff(attempt, host.clock().jitter())
-                .mul_f64(scale)
-                .min(policy.max)
-        });
-        wait(context, wait_for)?;
+        let backoff = || policy.backoff.wait(attempt, host.clock().jitter());
+        wait(context, retry_after.unwrap_or_else(backoff))?;
         attempt += 1;
     }
 }
@@ -234,10 +227,10 @@ pub const OPTIONS: Options<RetryOptions, 4> = [
         whole_number(name, value).map(|attempts| policy.attempts = attempts)
     }),
     ("base_ms", |policy, name, value| {
-        whole_number(name, value).map(|step| policy.base = Duration::from_millis(step))
+        whole_number(name, value).map(|step| policy.backoff.base = Duration::from_millis(step))
     }),
     ("max_ms", |policy, name, value| {
-        whole_number(name, value).map(|step| policy.max = Duration::from_millis(step))
+        whole_number(name, value).map(|step| policy.backoff.max = Duration::from_millis(step))
     }),
     ("on", |policy, name, value| {
         let kinds = value.as_array_ref();

@@ -1,4 +1,4 @@
-//! Tracks the server's progress: its last reply, its last commit, and what INSERTs wait for.
+//! Tracks the server's progress: its last reply, and what INSERTs wait for.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

@@ -8,10 +8,14 @@ mod foreign;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
+
+use crate::error::suggest::nearest;
 use crate::runtime::secret::Secret;
 use crate::store::postgres::{
     Address, AddressOrigin, ChannelBinding, Host, Password, RequireAuth, SslMode, SslNegotiation,
@@ -549,15 +553,9 @@ fn unknown_parameter(key: &str, is_certain: bool) -> UrlError {
         return UrlError::new("the URL has an unknown parameter", escapes);
     }
     let cause = format!("unknown parameter `{key}`");
-    let near = SUPPORTED.iter().chain(&IGNORED).map(|known| {
-        let distance = strsim::damerau_levenshtein(known, &key.to_ascii_lowercase());
-        (distance, *known)
-    });
-    match near.min() {
-        Some((distance, known)) if distance <= 3 => {
-            UrlError::new(cause, format!("did you mean `{known}`?"))
-        }
-        _ => UrlError::new(
+    match nearest(&key.to_ascii_lowercase(), SUPPORTED.iter().chain(&IGNORED)) {
+        Some(known) => UrlError::new(cause, format!("did you mean `{known}`?")),
+        None => UrlError::new(
             cause,
             format!("remove the parameter: only libpq's are known; {escapes}"),
         ),
@@ -566,25 +564,18 @@ fn unknown_parameter(key: &str, is_certain: bool) -> UrlError {
 
 /// Decodes percent-encoding; `+` stays a plus, as in libpq.
 fn decode(text: &str, what: &str) -> Result<String, UrlError> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-        match (digit(rest.next()), digit(rest.next())) {
-            (Some(high), Some(low)) => bytes.extend(u8::try_from(high * 16 + low)),
-            _ => {
-                return Err(UrlError::new(
-                    format!("a `%` in the {what} is not followed by two hexadecimal digits"),
-                    "write a percent sign as %25",
-                ));
-            }
-        }
+    let is_escape = |rest: &str| {
+        let digits = rest.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !text.split('%').skip(1).all(is_escape) {
+        return Err(UrlError::new(
+            format!("a `%` in the {what} is not followed by two hexadecimal digits"),
+            "write a percent sign as %25",
+        ));
     }
-    String::from_utf8(bytes).map_err(|_| {
+    let decoded = percent_decode_str(text).decode_utf8();
+    decoded.map(Cow::into_owned).map_err(|_| {
         UrlError::with_form_hint(format!("the {what} is not valid UTF-8 when decoded"))
     })
 }

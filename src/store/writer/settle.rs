@@ -10,7 +10,7 @@ use crate::store::connection::{
 };
 use crate::store::in_flight::{InFlight, RetryToken, report_unknown};
 use crate::store::queue::StoreEnd;
-use crate::store::sqlstate::{MAX_TRIES, retry_delay};
+use crate::store::sqlstate::{MAX_TRIES, RETRY_BACKOFF};
 use crate::store::writer::{PendingRequest, Writer, WriterReply};
 
 impl<D: Database> Writer<D> {
@@ -77,7 +77,7 @@ impl<D: Database> Writer<D> {
         let (status, detail) = match class {
             ErrorClass::Rejected => settle(Status::Rejected),
             ErrorClass::Retry | ErrorClass::Reroute if may_retry => {
-                let wait = retry_delay(in_flight.tries, self.shared.queue.clock.jitter());
+                let wait = RETRY_BACKOFF.wait(in_flight.tries, self.shared.queue.clock.jitter());
                 return self.retry_in(wait, in_flight, detail);
             }
             ErrorClass::Reroute if in_flight.tries >= MAX_TRIES => settle(Status::Rejected),
