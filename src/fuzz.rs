@@ -64,7 +64,7 @@ pub fn lines(bytes: &[u8], chunk: usize, wanted: u64, whole: bool) -> (Vec<Strin
 /// Loads a configuration file; an error has both the text and the JSON form.
 pub fn configuration(text: &str) -> Result<(), String> {
     for purpose in [Purpose::Run, Purpose::Replay, Purpose::Demo] {
-        config::load_text(purpose, "fuzz.yaml", text).map_err(|problems| all_shown(&problems))?;
+        config::load_text(purpose, "fuzz.yaml", text).map_err(|errors| all_shown(&errors))?;
     }
     Ok(())
 }
@@ -78,9 +78,9 @@ pub fn script(text: &str, run: bool) -> Result<(), String> {
         max_memory: config::ScriptLimits::default().max_memory,
     };
     let compiled = Script::from_text("fuzz.rhai", text, &settings);
-    let script = compiled.map_err(|problem| shown(&problem))?;
-    for problem in script.check() {
-        shown(&problem);
+    let script = compiled.map_err(|failure| shown(&failure))?;
+    for failure in script.check() {
+        shown(&failure);
     }
     if run {
         let runtime = Builder::new_current_thread().enable_all().build();
@@ -92,24 +92,24 @@ pub fn script(text: &str, run: bool) -> Result<(), String> {
 
 /// Parses a journal or a report as `replay` does.
 pub fn journal(bytes: &[u8]) -> Result<(), String> {
-    crate::command::replay::parse(bytes.to_vec()).map_err(|fault| shown(&fault))
+    crate::command::replay::parse(bytes.to_vec()).map_err(|error| shown(&error))
 }
 
 /// Returns all forms of an error.
-fn shown(problem: &Error) -> String {
-    let plain = problem.render(false);
-    format!("{plain}\n{}\n{}", problem.render(true), problem.to_json())
+fn shown(error: &Error) -> String {
+    let plain = error.render(false);
+    format!("{plain}\n{}\n{}", error.render(true), error.to_json())
 }
 
-fn all_shown(problems: &[Error]) -> String {
-    problems.iter().map(shown).collect()
+fn all_shown(errors: &[Error]) -> String {
+    errors.iter().map(shown).collect()
 }
 
 async fn run_on_demo(mut script: Script) -> Result<(), String> {
-    let rendered = |fault: Error| shown(&fault);
+    let rendered = |failure: Error| shown(&failure);
     let endpoint = fetch::demo::start().await.map_err(rendered)?;
     let settings = config::load_text(Purpose::Demo, "fuzz.yaml", "");
-    let settings = settings.map_err(|problems| all_shown(&problems))?;
+    let settings = settings.map_err(|failures| all_shown(&failures))?;
     let limits = settings.limits;
     let shutdown = Shutdown::new();
     let deadline = Instant::now() + TIME_LIMIT;
@@ -163,8 +163,8 @@ async fn run_on_demo(mut script: Script) -> Result<(), String> {
         numbers.received, counted,
         "received and reported tokens differ"
     );
-    if let Some(problem) = ended.problem {
-        let text = shown(&problem);
+    if let Some(failure) = ended.error {
+        let text = shown(&failure);
         assert!(!text.contains("this is a bug"), "{text}");
     }
     Ok(())

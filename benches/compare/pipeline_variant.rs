@@ -172,7 +172,7 @@ fn run_script(variant: PipelineVariant, host: &Arc<ScriptHost>) -> Result<u64> {
     if let Some(problem) = script.check().into_iter().next() {
         return Err(problem_error(&problem));
     }
-    match run_and_drain(&mut script, host).problem {
+    match run_and_drain(&mut script, host).error {
         Some(problem) => Err(problem_error(&problem)),
         None => Ok(host.ledger().numbers().total()),
     }

@@ -1,4 +1,4 @@
-//! Turns clap's errors into problems, so that all errors have one form.
+//! Turns clap's errors into the program's, so that all errors have one form.
 
 use std::ffi::OsString;
 
@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::error::exit::Exit;
 use crate::error::suggest::nearest;
 
-/// Turns clap's error into a problem, with clap's suggestion as the hint.
+/// Turns clap's error into the program's, with clap's suggestion as the hint.
 ///
 /// `first` is the first argument.
 pub(super) fn explain(error: &clap::Error, first: Option<&OsString>) -> Error {
@@ -53,14 +53,14 @@ pub(super) fn explain(error: &clap::Error, first: Option<&OsString>) -> Error {
     Error::new(Exit::Usage, message).hint(hint)
 }
 
-/// Returns the problem of a flag whose parser refused `value`.
+/// Returns the error of a flag whose parser refused `value`.
 pub(crate) fn invalid_flag(given: &Given, row: &Row, rule: &str, value: &str) -> Error {
     if row.id == SIZE.row.id {
         if COMMANDS.contains(&value) {
             return misplaced_word(value);
         }
-        if let Some(problem) = misspelt_command(value) {
-            return problem;
+        if let Some(error) = misspelt_command(value) {
+            return error;
         }
     }
     let message = value::invalid_value(&row.flag_name(), rule, value);
@@ -75,14 +75,14 @@ fn see_help(command: Option<&str>) -> String {
     }
 }
 
-/// Returns the problem of a misspelt command, if a known command is near.
+/// Returns the error of a misspelt command, if a known command is near.
 pub(super) fn misspelt_command(word: &str) -> Option<Error> {
     let command = nearest(word, &COMMANDS).filter(|command| *command != word)?;
-    let problem = Error::new(Exit::Usage, format!("unknown command `{word}`"));
-    Some(problem.hint(format!("did you mean `token_service {command}`?")))
+    let error = Error::new(Exit::Usage, format!("unknown command `{word}`"));
+    Some(error.hint(format!("did you mean `token_service {command}`?")))
 }
 
-/// Returns the problem of a word after SIZE or an option, which clap takes for a subcommand.
+/// Returns the error of a word after SIZE or an option, which clap takes for a subcommand.
 fn misplaced_word(word: &str) -> Error {
     if COMMANDS.contains(&word) {
         Error::new(Exit::Usage, format!("the command `{word}` must come first")).hint(format!(

@@ -105,8 +105,8 @@ pub fn parse(args: &[OsString], color: bool) -> Result<Cli, ParseError> {
     .concat();
     // After a misspelt command, clap reports a later argument instead.
     let first = args.get(1).and_then(|word| word.to_str());
-    if let Some(problem) = first.and_then(error::misspelt_command) {
-        return Err(ParseError::Invalid(problem));
+    if let Some(error) = first.and_then(error::misspelt_command) {
+        return Err(ParseError::Invalid(error));
     }
     command()
         .try_get_matches_from(if asks { &help } else { args })

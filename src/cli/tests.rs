@@ -24,9 +24,9 @@ fn parsed(line: &str) -> Cli {
     }
 }
 
-fn problem(line: &str) -> Error {
+fn error(line: &str) -> Error {
     match parse(&args(line), false) {
-        Err(ParseError::Invalid(problem)) => problem,
+        Err(ParseError::Invalid(error)) => error,
         Err(ParseError::Answer(text)) => panic!("{text}"),
         Ok(cli) => invalid_value(&cli).unwrap(),
     }
@@ -42,7 +42,7 @@ fn given(cli: &Cli) -> &Given {
     }
 }
 
-/// Returns the problem of the first flag that its parser refuses.
+/// Returns the error of the first flag that its parser refuses.
 fn invalid_value(cli: &Cli) -> Option<Error> {
     let given = given(cli);
     ROWS.iter().find_map(|row| {
@@ -84,13 +84,13 @@ fn invalid_size_is_one_clear_error() {
     ]
     .iter()
     .map(|size| {
-        let problem = problem(&format!("token_service {size}"));
-        assert_eq!(problem.exit, Exit::Usage);
+        let error = error(&format!("token_service {size}"));
+        assert_eq!(error.exit, Exit::Usage);
         assert_eq!(
-            self::problem(&format!("token_service demo {size}")).message,
-            problem.message
+            self::error(&format!("token_service demo {size}")).message,
+            error.message
         );
-        problem.render(false)
+        error.render(false)
     })
     .collect();
     insta::assert_snapshot!(all.join("\n"), @"
@@ -137,7 +137,7 @@ fn invalid_option_is_one_clear_error() {
         "api --format rst",
     ]
     .iter()
-    .map(|line| problem(&format!("token_service {line}")).render(false))
+    .map(|line| error(&format!("token_service {line}")).render(false))
     .collect();
     insta::assert_snapshot!(all.join("\n"), @"
     error: unexpected argument '--pagesize' found

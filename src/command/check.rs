@@ -20,16 +20,16 @@ use crate::store;
 pub struct CheckReport {
     /// One line for each script without an error and for each probe.
     pub lines: String,
-    /// The distinct problems.
-    pub problems: Vec<Error>,
+    /// The distinct errors.
+    pub errors: Vec<Error>,
 }
 
 impl CheckReport {
     /// Returns the exit status: 2 for the configuration, else 5 for the database, 4 for the source,
     /// 3 for a script. Warnings do not count.
     pub fn exit(&self) -> Exit {
-        let errors = self.problems.iter().filter(|problem| is_error(problem));
-        let exits = errors.map(|problem| problem.exit);
+        let errors = self.errors.iter().filter(|failure| is_error(failure));
+        let exits = errors.map(|failure| failure.exit);
         let worst = exits.max_by_key(|exit| (*exit == Exit::Usage, exit.code()));
         worst.unwrap_or(Exit::Completed)
     }
@@ -45,14 +45,14 @@ pub fn check(checked: CheckSettings, color: Color) -> CheckReport {
     };
     let mut report = CheckReport {
         lines: String::new(),
-        problems: checked.problems,
+        errors: checked.errors,
     };
     // A file may be given as an argument and also be imported by others.
     let mut seen = HashSet::new();
     let scripts: Vec<_> = checked.scripts.iter().flat_map(scripts_of).collect();
     for path in scripts {
         let found = match path.and_then(|path| Script::load(path.as_deref(), &settings)) {
-            Err(problem) => vec![problem],
+            Err(error) => vec![error],
             Ok(script) => {
                 let found = script.lint();
                 if !found.iter().any(is_error) {
@@ -65,8 +65,8 @@ pub fn check(checked: CheckSettings, color: Color) -> CheckReport {
         };
         let new = found
             .into_iter()
-            .filter(|problem| seen.insert(problem.to_json()));
-        report.problems.extend(new);
+            .filter(|error| seen.insert(error.to_json()));
+        report.errors.extend(new);
     }
     if let Some(targets) = &checked.targets {
         report.connect(targets, color);
@@ -83,12 +83,12 @@ fn scripts_of(script: &ScriptPath) -> Vec<Result<Option<PathBuf>, Error>> {
     let hint = "pass scripts, or folders that contain *.rhai files";
     match find_files::files(path, ".rhai") {
         Err(error) => {
-            let problem = Error::new(Exit::Script, format!("the script {shown} cannot be read"));
-            vec![Err(problem.cause(error.to_string()).hint(hint))]
+            let failure = Error::new(Exit::Script, format!("the script {shown} cannot be read"));
+            vec![Err(failure.cause(error.to_string()).hint(hint))]
         }
         Ok(files) if files.is_empty() => {
-            let problem = Error::new(Exit::Usage, format!("no script in {shown}"));
-            vec![Err(problem.hint(hint))]
+            let failure = Error::new(Exit::Usage, format!("no script in {shown}"));
+            vec![Err(failure.hint(hint))]
         }
         Ok(files) => files.into_iter().map(|file| Ok(Some(file))).collect(),
     }
@@ -99,12 +99,12 @@ impl CheckReport {
     fn connect(&mut self, targets: &ProbeTargets, color: Color) {
         let results = match runtime::current_thread() {
             Ok(runtime) => runtime.block_on(probe(targets)),
-            Err(error) => return self.problems.push(error.into()),
+            Err(error) => return self.errors.push(error.into()),
         };
         for result in results {
             // Writing into a string cannot fail.
             let _ = writeln!(self.lines, "{}", result.line(color));
-            self.problems.extend(result.blocking_fault().map(problem));
+            self.errors.extend(result.blocking_error().map(error));
         }
     }
 }
@@ -121,12 +121,12 @@ async fn probe(targets: &ProbeTargets) -> Vec<ProbeResult> {
     [source].into_iter().chain(database).collect()
 }
 
-fn problem(fault: &Error) -> Error {
-    let is_usage = matches!(fault.kind, Some(ErrorKind::InvalidArgument { .. }));
-    let exit = if is_usage { Exit::Usage } else { fault.exit };
-    fault.clone().with_exit(exit)
+fn error(error: &Error) -> Error {
+    let is_usage = matches!(error.kind, Some(ErrorKind::InvalidArgument { .. }));
+    let exit = if is_usage { Exit::Usage } else { error.exit };
+    error.clone().with_exit(exit)
 }
 
-fn is_error(problem: &Error) -> bool {
-    problem.severity == Severity::Error
+fn is_error(error: &Error) -> bool {
+    error.severity == Severity::Error
 }

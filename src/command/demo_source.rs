@@ -29,8 +29,8 @@ pub fn run(address: SocketAddr, out: &mut impl Write) -> Result<(), Error> {
         match written {
             // A closed pipe is not an error.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                let problem = Error::new(Exit::Script, "standard output cannot be written");
-                return Err(problem.cause(error.to_string()));
+                let failure = Error::new(Exit::Script, "standard output cannot be written");
+                return Err(failure.cause(error.to_string()));
             }
             _ => {}
         }

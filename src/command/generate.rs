@@ -40,10 +40,10 @@ pub(crate) fn man(name: Option<&str>) -> Result<Vec<u8>, Error> {
 }
 
 fn unknown_command(name: &str) -> Error {
-    let problem = usage(format!("unknown command `{name}`"));
+    let error = usage(format!("unknown command `{name}`"));
     match nearest(name, &COMMANDS) {
-        Some(near) => problem.hint(format!("did you mean `token_service man {near}`?")),
-        None => problem.hint("`token_service -h` lists the commands"),
+        Some(near) => error.hint(format!("did you mean `token_service man {near}`?")),
+        None => error.hint("`token_service -h` lists the commands"),
     }
 }
 

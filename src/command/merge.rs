@@ -30,20 +30,20 @@ pub fn merge(settings: &MergeSettings) -> Conclusion {
     // only once, so they are skipped here.
     let mut first_pass = MergedTotals::new(Reports::with_stdout(Box::new(io::sink())), settings);
     let mut files = settings.files.iter().filter(|file| !is_stream(file));
-    if let Err(fault) = files.try_for_each(|file| first_pass.add(file)) {
-        return unwritable(fault).into();
+    if let Err(error) = files.try_for_each(|file| first_pass.add(file)) {
+        return unwritable(error).into();
     }
     let reports = match Reports::open(&settings.reports, settings.color) {
         Ok(reports) => reports,
-        Err(fault) => return unwritable(fault).into(),
+        Err(error) => return unwritable(error).into(),
     };
     let mut merged = MergedTotals::new(reports, settings);
     let added = settings.files.iter().try_for_each(|file| merged.add(file));
     match added {
         Ok(()) => merged.close(settings),
-        Err(fault) => {
+        Err(error) => {
             merged.ledger.into_reports().discard();
-            unwritable(fault).into()
+            unwritable(error).into()
         }
     }
 }
@@ -87,28 +87,28 @@ impl MergedTotals {
         let mut end = None;
         while let Some(line) = reader.next() {
             match line? {
-                _ if end.is_some() => return Err(reader.fault("a line follows the summary")),
+                _ if end.is_some() => return Err(reader.error("a line follows the summary")),
                 JournalLine::Outcome(record) => {
                     let added = self.add_record(&record, &mut lines);
-                    added.map_err(|why| reader.fault(why))?;
+                    added.map_err(|why| reader.error(why))?;
                 }
                 JournalLine::Summary { summary } => end = Some(summary),
                 JournalLine::Journal { .. }
                 | JournalLine::Received { .. }
                 | JournalLine::Replay { .. } => {
                     return Err(reader
-                        .fault("it is a journal, not a report")
+                        .error("it is a journal, not a report")
                         .hint("`token_service replay` settles its tokens and writes a report"));
                 }
             }
         }
         let Some(end) = end else {
             return Err(reader
-                .file_fault("it has no summary: its run was interrupted or is still running")
+                .file_error("it has no summary: its run was interrupted or is still running")
                 .hint("`token_service replay` settles the tokens of an interrupted run and writes a complete report"));
         };
         self.add_summary(file, &end, &lines)
-            .map_err(|why| reader.file_fault(&why))
+            .map_err(|why| reader.file_error(&why))
     }
 
     fn add_record(
@@ -129,7 +129,7 @@ impl MergedTotals {
             }
             Some(_) => return Err("tokens of a dry run and of a real run cannot be merged"),
         }
-        // The ledger keeps the fault of a report; it is shown after all files were read.
+        // The ledger keeps the error of a report; it is shown after all files were read.
         let _ = self.ledger.settle(&outcome, None);
         lines.count(&outcome);
         Ok(())
@@ -182,8 +182,8 @@ impl MergedTotals {
         match end.exit() {
             Exit::Completed | Exit::Condition | Exit::Signal(_) => {}
             Exit::Chosen(code) => totals.script_exit = totals.script_exit.or(Some(code)),
-            exit if exit.code() >= totals.problem.map_or(0, Exit::code) => {
-                totals.problem = Some(exit);
+            exit if exit.code() >= totals.error.map_or(0, Exit::code) => {
+                totals.error = Some(exit);
             }
             _ => {}
         }
@@ -198,7 +198,7 @@ impl MergedTotals {
                 received,
                 ..numbers
             },
-            fell_short: self.totals.fell_short || self.totals.problem == Some(Exit::Source),
+            fell_short: self.totals.fell_short || self.totals.error == Some(Exit::Source),
             ..self.totals
         };
         let now = Timestamp::now();
@@ -210,8 +210,8 @@ impl MergedTotals {
             duration: end.duration_since(start).try_into().unwrap_or_default(),
             is_merged: true,
         };
-        let problem = self.ledger.fault().cloned();
-        conclusion::close(&mut self.ledger, &totals, run, problem, &settings.fail_on)
+        let error = self.ledger.error().cloned();
+        conclusion::close(&mut self.ledger, &totals, run, error, &settings.fail_on)
     }
 }
 

@@ -37,7 +37,7 @@ pub fn run(args: &[OsString], env: &Env) -> CommandOutcome {
     let outcome = match cli::parse(args, stdout_color(env)) {
         Ok(cli) => dispatch(&cli, env),
         Err(ParseError::Answer(text)) => Ok(print(&text)),
-        Err(ParseError::Invalid(problem)) => Err(vec![problem]),
+        Err(ParseError::Invalid(error)) => Err(vec![error]),
     };
     let mut outcome = outcome.unwrap_or_else(CommandOutcome::from);
     outcome.error_format = cli::error_format(args, env);
@@ -45,7 +45,7 @@ pub fn run(args: &[OsString], env: &Env) -> CommandOutcome {
 }
 
 fn dispatch(cli: &Cli, env: &Env) -> Result<CommandOutcome, Vec<Error>> {
-    let alone = |problem| vec![problem];
+    let alone = |error| vec![error];
     match &cli.command {
         Some(Command::Api(args)) => {
             let text = script::reference::print(args.format).map_err(alone)?;
@@ -60,9 +60,9 @@ fn dispatch(cli: &Cli, env: &Env) -> Result<CommandOutcome, Vec<Error>> {
             let color = Color(stdout_color(env));
             let report = check::check(config::load_for_check(args, env), color);
             let exit = report.exit();
-            let unwritten = print(&report.lines).problems;
-            let problems = report.problems.into_iter().chain(unwritten);
-            Ok(CommandOutcome::new(exit, problems.collect()))
+            let unwritten = print(&report.lines).errors;
+            let errors = report.errors.into_iter().chain(unwritten);
+            Ok(CommandOutcome::new(exit, errors.collect()))
         }
         Some(Command::Test(args)) => {
             let settings = test::TestSettings::of(args, stdout_color(env));
@@ -152,7 +152,7 @@ fn measured(
         ProgressMode::Auto => io::stderr().is_terminal(),
         ProgressMode::Never => false,
     };
-    let mut outcome = CommandOutcome::new(conclusion.exit, Vec::from_iter(conclusion.problem));
+    let mut outcome = CommandOutcome::new(conclusion.exit, Vec::from_iter(conclusion.error));
     if let Some(summary) = summary {
         outcome.summary = Some(summary.line());
         outcome.details = if is_watched {
@@ -175,8 +175,8 @@ fn print(text: impl AsRef<[u8]>) -> CommandOutcome {
             CommandOutcome::new(Exit::Completed, Vec::new())
         }
         Err(error) => {
-            let problem = Error::new(Exit::Script, "cannot write to standard output");
-            CommandOutcome::from(vec![problem.cause(error.to_string())])
+            let failure = Error::new(Exit::Script, "cannot write to standard output");
+            CommandOutcome::from(vec![failure.cause(error.to_string())])
         }
     }
 }

@@ -17,20 +17,20 @@ pub struct CommandOutcome {
     pub(crate) details: Vec<String>,
     /// Warnings about the process itself.
     pub(crate) warnings: Vec<String>,
-    pub(crate) problems: Vec<Error>,
+    pub(crate) errors: Vec<Error>,
     /// The layout of errors.
     pub(crate) error_format: LineFormat,
 }
 
 impl CommandOutcome {
     /// Returns the outcome of a command without a summary.
-    pub(crate) fn new(exit: Exit, problems: Vec<Error>) -> Self {
+    pub(crate) fn new(exit: Exit, errors: Vec<Error>) -> Self {
         Self {
             exit,
             summary: None,
             details: Vec::new(),
             warnings: Vec::new(),
-            problems,
+            errors,
             error_format: LineFormat::default(),
         }
     }
@@ -51,10 +51,10 @@ impl CommandOutcome {
         for warning in &self.warnings {
             let _ = writeln!(stderr, "warning: {warning}");
         }
-        for problem in &self.problems {
+        for error in &self.errors {
             let text = match self.error_format {
-                LineFormat::Text => problem.render(stderr.is_terminal() && env.allows_color()),
-                LineFormat::Json => problem.to_json(),
+                LineFormat::Text => error.render(stderr.is_terminal() && env.allows_color()),
+                LineFormat::Json => error.to_json(),
             };
             let _ = writeln!(stderr, "{text}");
         }
@@ -63,7 +63,7 @@ impl CommandOutcome {
     /// Returns the one line that describes the outcome best, if there is anything to say.
     pub fn headline(&self) -> Option<String> {
         let summary = self.summary.clone();
-        summary.or_else(|| self.problems.first().map(Error::headline))
+        summary.or_else(|| self.errors.first().map(Error::headline))
     }
 
     /// Returns the exit status of the process.
@@ -73,8 +73,8 @@ impl CommandOutcome {
 }
 
 impl From<Vec<Error>> for CommandOutcome {
-    fn from(problems: Vec<Error>) -> Self {
-        let exit = problems.first().map_or(Exit::Completed, |first| first.exit);
-        Self::new(exit, problems)
+    fn from(errors: Vec<Error>) -> Self {
+        let exit = errors.first().map_or(Exit::Completed, |first| first.exit);
+        Self::new(exit, errors)
     }
 }

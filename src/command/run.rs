@@ -45,7 +45,7 @@ pub fn run(settings: &RunSettings, display: &ProgressDisplay) -> Conclusion {
         "run",
         settings,
         async |shutdown, run_context| match script {
-            Err(problem) => Err(problem),
+            Err(error) => Err(error),
             Ok(_) if settings.size == 0 => empty_run(settings, &run_context),
             Ok(script) => {
                 pipeline(
@@ -102,21 +102,21 @@ pub(crate) fn load(settings: &RunSettings) -> Result<Script, Error> {
     )
     .map_err(with_check_hint)?;
     match script.check().into_iter().next() {
-        Some(problem) => Err(with_check_hint(problem)),
+        Some(error) => Err(with_check_hint(error)),
         None => Ok(script),
     }
 }
 
-/// Adds a hint to a problem that was found before the run.
-fn with_check_hint(problem: Error) -> Error {
-    match &problem.location {
-        Some(location) if problem.hint.is_none() => {
+/// Adds a hint to an error that was found before the run.
+fn with_check_hint(error: Error) -> Error {
+    match &error.location {
+        Some(location) if error.hint.is_none() => {
             let file = location.file.clone();
-            problem.hint(format!(
+            error.hint(format!(
                 "no token was requested; `token_service check {file}` lists all errors"
             ))
         }
-        _ => problem,
+        _ => error,
     }
 }
 
@@ -155,9 +155,9 @@ async fn pipeline(
                 reports.add_journal(journal.clone());
                 fetcher.set_journal(journal);
             }
-            Err(fault) => {
+            Err(error) => {
                 reports.discard();
-                return Err(unwritable(fault));
+                return Err(unwritable(error));
             }
         }
     }
@@ -212,21 +212,21 @@ pub(crate) async fn open_store(
     let clock = &run_context.clock;
     let mut failures = 0;
     loop {
-        let fault: Error = tokio::select! {
-            // First: the store also stops on shutdown, but its fault does not name the signal.
+        let error: Error = tokio::select! {
+            // First: the store also stops on shutdown, but its error does not name the signal.
             biased;
             () = shutdown.stopping().cancelled() => return Err(stopped_early(shutdown)),
             store = Store::open(options.clone(), shutdown.clone(), Arc::clone(clock)) => match store {
                 Ok(store) => return Ok(store),
-                Err(fault) => fault,
+                Err(error) => error,
             },
         };
         failures += 1;
         let pause = Backoff::default().wait(failures, clock.jitter());
-        if !fault.retryable || clock.now() + pause >= run_context.instant + wait {
-            return Err(fault);
+        if !error.retryable || clock.now() + pause >= run_context.instant + wait {
+            return Err(error);
         }
-        tracing::info!(cause = fault.causes.first(), "waiting for the database");
+        tracing::info!(cause = error.causes.first(), "waiting for the database");
         tokio::select! {
             () = shutdown.stopping().cancelled() => return Err(stopped_early(shutdown)),
             () = clock.sleep(pause) => {}
@@ -292,8 +292,8 @@ fn conclude(host: &ScriptHost, ended: ScriptEnd, run_context: &RunContext) -> Co
         fell_short: host.fetcher().fell_short(),
         cause: host.shutdown().cause(),
         script_exit: ended.exit_code,
-        problem: ended.problem.as_ref().map(|problem| problem.exit),
+        error: ended.error.as_ref().map(|error| error.exit),
     };
     let (mut ledger, record) = (host.ledger(), RunRecord::from(run_context));
-    conclusion::close(&mut ledger, &totals, record, ended.problem, host.fail_on())
+    conclusion::close(&mut ledger, &totals, record, ended.error, host.fail_on())
 }

@@ -92,7 +92,7 @@ where
         }
         Ok(finished)
     });
-    finished.unwrap_or_else(|problem: Error| problem.into())
+    finished.unwrap_or_else(|failure: Error| failure.into())
 }
 
 /// Returns the time to flush telemetry: the rest of the grace period, or 0 after a second signal.

@@ -1,4 +1,4 @@
-//! The settings of `check`: all problems of the configuration, and defaults in place of invalid
+//! The settings of `check`: all errors of the configuration, and defaults in place of invalid
 //! settings, so that the scripts are still checked.
 
 use crate::cli::CheckArgs;
@@ -12,7 +12,7 @@ use crate::config::{no_database, suggestions};
 use crate::error::usage;
 use crate::store::DatabaseTarget;
 
-/// Returns the settings of `check` and all problems; an invalid setting has its default.
+/// Returns the settings of `check` and all errors; an invalid setting has its default.
 pub fn load_for_check(args: &CheckArgs, env: &Env) -> CheckSettings {
     let layers = Layers::of(&args.options.0, env);
     let connect = layers.value(&CONNECT);
@@ -20,7 +20,7 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> CheckSettings {
     let endpoint = layers.endpoint();
     let target = layers.database();
     // An invalid setting may have named source or database.
-    if connect && layers.count_problems() == 0 {
+    if connect && layers.count_errors() == 0 {
         if input.is_none() && endpoint.is_none() {
             layers.fail(no_source());
         }
@@ -42,8 +42,8 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> CheckSettings {
         let named = args.scripts.iter().cloned();
         named.map(ScriptSource::File).collect()
     };
-    // With a problem, the targets may not be those that the user meant.
-    let is_connected = connect && layers.count_problems() == 0;
+    // With an error, the targets may not be those that the user meant.
+    let is_connected = connect && layers.count_errors() == 0;
     let targets = ProbeTargets {
         source: endpoint.filter(|_| input.is_none()),
         limits,
@@ -52,13 +52,13 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> CheckSettings {
     let warnings = suggestions::unknown_variables(env).into_iter();
     let warnings = warnings.map(|message| usage(message).warning());
     let (script_limits, vars) = (layers.script_limits(), layers.file.vars.clone());
-    let problems = layers.finish(()).err().unwrap_or_default();
+    let errors = layers.finish(()).err().unwrap_or_default();
     CheckSettings {
         targets: is_connected.then_some(targets),
         scripts,
         size: if size == 0 { SIZE.default() } else { size },
         script_limits,
         vars,
-        problems: problems.into_iter().chain(warnings).collect(),
+        errors: errors.into_iter().chain(warnings).collect(),
     }
 }

@@ -45,7 +45,7 @@ const PART_KEYS: [Row; 12] = [
 ];
 
 impl Layers<'_> {
-    /// Returns the database, or `None` if none is configured or the configuration has a problem.
+    /// Returns the database, or `None` if none is configured or the configuration has an error.
     pub(super) fn database(&self) -> Option<DatabaseTarget> {
         let url = self.collect(self.env.secret("DATABASE_URL"));
         let parts: Vec<&str> = PARTS
@@ -59,10 +59,9 @@ impl Layers<'_> {
         if let Some(url) = url {
             let name = self.env.secret_name("DATABASE_URL").unwrap_or_default();
             if !parts.is_empty() {
-                let problem = usage(format!("{name} and {} are set together", parts.join(", ")));
+                let error = usage(format!("{name} and {} are set together", parts.join(", ")));
                 self.fail(
-                    problem
-                        .hint("unset the URL or the DB_* variables: the URL replaces all of them"),
+                    error.hint("unset the URL or the DB_* variables: the URL replaces all of them"),
                 );
                 return None;
             }
@@ -104,8 +103,8 @@ impl Layers<'_> {
         if part.is_none() {
             let (_, key) = option.row.section_and_key();
             let name = option.row.variable_name().unwrap_or_default();
-            let problem = usage(format!("the database's {key} is missing"));
-            self.fail(problem.hint(format!("set {name}, or `database.{key}` in the file")));
+            let error = usage(format!("the database's {key} is missing"));
+            self.fail(error.hint(format!("set {name}, or `database.{key}` in the file")));
         }
         part
     }

@@ -51,11 +51,11 @@ impl ConfigFile {
     }
 
     /// Adds the location of a row's key, if the file has it.
-    pub(super) fn at_key(&self, problem: Error, row: &Row) -> Error {
+    pub(super) fn at_key(&self, error: Error, row: &Row) -> Error {
         let found = self.values.get(row.id);
         match found.and_then(|value| value.location.clone()) {
-            Some(location) => problem.location(location),
-            None => problem,
+            Some(location) => error.location(location),
+            None => error,
         }
     }
 
@@ -105,8 +105,8 @@ fn headers(field: &Field) -> Vec<(String, String)> {
             let name = value::header_name(&key.value);
             let name = name.map_err(|rule| {
                 let location = field.yaml.locate(&TextSpan::of(key.referenced), "");
-                let problem = usage(format!("`{}` {rule}", field.path));
-                field.yaml.report(problem.location(location));
+                let error = usage(format!("`{}` {rule}", field.path));
+                field.yaml.report(error.location(location));
             });
             let value = value.value(value::header_value)?;
             Some((name.ok()?, value))
@@ -132,13 +132,13 @@ pub(super) fn read(path: &Path) -> (ConfigFile, Vec<Error>) {
     match std::fs::read_to_string(path) {
         Ok(text) => parse(&name, &text),
         Err(error) => {
-            let problem = usage(format!(
+            let failure = usage(format!(
                 "cannot read the configuration file `{}`",
                 escape(&name)
             ))
             .cause(error.to_string())
             .hint("set --config or TOKEN_SERVICE_CONFIG to a YAML file that this user can read");
-            (ConfigFile::default(), vec![problem])
+            (ConfigFile::default(), vec![failure])
         }
     }
 }
@@ -153,7 +153,7 @@ pub(super) fn parse(path: &str, text: &str) -> (ConfigFile, Vec<Error>) {
         yaml.secrecy = Secrecy::Hidden(hidden_parts(root));
         file.read_root(&yaml.root(root, "the file"));
     }
-    (file, yaml.into_problems())
+    (file, yaml.into_errors())
 }
 
 impl ConfigFile {

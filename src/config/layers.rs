@@ -15,7 +15,7 @@ use crate::config::file::{self, ConfigFile};
 use crate::error::escape::escape;
 use crate::error::{Error, usage};
 
-/// Flags, environment and file, from which settings are resolved, and the problems found so far.
+/// Flags, environment and file, from which settings are resolved, and the errors found so far.
 pub(super) struct Layers<'a> {
     given: &'a Given,
     pub env: &'a Env,
@@ -23,7 +23,7 @@ pub(super) struct Layers<'a> {
     pub config: Option<PathBuf>,
     pub file: ConfigFile,
     /// Behind a cell, because every look-up may find one.
-    problems: RefCell<Vec<Error>>,
+    errors: RefCell<Vec<Error>>,
 }
 
 impl<'a> Layers<'a> {
@@ -34,9 +34,9 @@ impl<'a> Layers<'a> {
         let mut layers = Self::new(given, env, ConfigFile::default(), Vec::new());
         layers.config = layers.get(&CONFIG);
         if let Some(path) = &layers.config {
-            let (file, problems) = file::read(path);
+            let (file, errors) = file::read(path);
             layers.file = file;
-            layers.problems.get_mut().extend(problems);
+            layers.errors.get_mut().extend(errors);
         }
         layers
     }
@@ -45,14 +45,14 @@ impl<'a> Layers<'a> {
         given: &'a Given,
         env: &'a Env,
         file: ConfigFile,
-        problems: Vec<Error>,
+        errors: Vec<Error>,
     ) -> Self {
         Self {
             given,
             env,
             config: None,
             file,
-            problems: RefCell::new(problems),
+            errors: RefCell::new(errors),
         }
     }
 
@@ -130,32 +130,32 @@ impl<'a> Layers<'a> {
         is_valid.then_some(values)
     }
 
-    /// Reports a problem, unless it is known: settings that depend on each other are looked up twice.
-    pub(super) fn fail(&self, problem: Error) {
-        let mut problems = self.problems.borrow_mut();
-        if !problems.contains(&problem) {
-            problems.push(problem);
+    /// Reports an error, unless it is known: settings that depend on each other are looked up twice.
+    pub(super) fn fail(&self, error: Error) {
+        let mut errors = self.errors.borrow_mut();
+        if !errors.contains(&error) {
+            errors.push(error);
         }
     }
 
-    /// Returns the value, or reports the problem and returns the default.
+    /// Returns the value, or reports the error and returns the default.
     pub(super) fn collect<T: Default>(&self, result: Result<T, Error>) -> T {
-        result.unwrap_or_else(|problem| {
-            self.fail(problem);
+        result.unwrap_or_else(|error| {
+            self.fail(error);
             T::default()
         })
     }
 
-    /// Returns the number of problems found so far.
-    pub(super) fn count_problems(&self) -> usize {
-        self.problems.borrow().len()
+    /// Returns the number of errors found so far.
+    pub(super) fn count_errors(&self) -> usize {
+        self.errors.borrow().len()
     }
 
-    /// Returns the value, or all problems if there are any.
+    /// Returns the value, or all errors if there are any.
     pub(super) fn finish<T>(self, value: T) -> Result<T, Vec<Error>> {
-        match self.problems.into_inner() {
-            problems if problems.is_empty() => Ok(value),
-            problems => Err(problems),
+        match self.errors.into_inner() {
+            errors if errors.is_empty() => Ok(value),
+            errors => Err(errors),
         }
     }
 }

@@ -9,13 +9,13 @@ use crate::config::layers::Layers;
 use crate::config::{MergeSettings, Purpose, RunSettings};
 use crate::error::Error;
 
-/// Returns the settings of a replay, or all problems of the configuration.
+/// Returns the settings of a replay, or all errors of the configuration.
 pub fn load_for_replay(args: &ReplayArgs, env: &Env) -> Result<RunSettings, Vec<Error>> {
     let layers = Layers::of(&args.options.0, env);
     layers.resolve(Purpose::Replay, slice::from_ref(&args.file))
 }
 
-/// Returns the settings of `merge`, or all problems of the configuration.
+/// Returns the settings of `merge`, or all errors of the configuration.
 pub fn load_for_merge(args: &MergeArgs, env: &Env) -> Result<MergeSettings, Vec<Error>> {
     let layers = Layers::of(&args.options.0, env);
     layers.check_path_conflicts(&args.files, None);

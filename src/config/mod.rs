@@ -68,7 +68,7 @@ pub enum Purpose {
     Demo,
 }
 
-/// Returns the settings of a run, or all problems of the configuration, which have exit code 2.
+/// Returns the settings of a run, or all errors of the configuration, which have exit code 2.
 pub fn load(purpose: Purpose, given: &Given, env: &Env) -> Result<RunSettings, Vec<Error>> {
     Layers::of(given, env).resolve(purpose, &[])
 }
@@ -76,8 +76,8 @@ pub fn load(purpose: Purpose, given: &Given, env: &Env) -> Result<RunSettings, V
 /// Returns the settings from the text of a configuration file alone; messages call it `name`.
 pub fn load_text(purpose: Purpose, name: &str, text: &str) -> Result<RunSettings, Vec<Error>> {
     let (given, env) = (Given::default(), Env::default());
-    let (file, problems) = file::parse(name, text);
-    Layers::new(&given, &env, file, problems).resolve(purpose, &[])
+    let (file, errors) = file::parse(name, text);
+    Layers::new(&given, &env, file, errors).resolve(purpose, &[])
 }
 
 /// Returns the address of `demo-source`.
@@ -88,8 +88,8 @@ pub fn load_address(given: &Given, env: &Env) -> Result<SocketAddr, Vec<Error>> 
 }
 
 impl Layers<'_> {
-    /// Resolves all settings; `replayed` are the files that a replay reads. A setting with a problem has
-    /// its default until all problems are known.
+    /// Resolves all settings; `replayed` are the files that a replay reads. A setting with an error has
+    /// its default until all errors are known.
     fn resolve(self, purpose: Purpose, replayed: &[PathBuf]) -> Result<RunSettings, Vec<Error>> {
         let limits = self.limits();
         let size = match purpose {
@@ -110,8 +110,8 @@ impl Layers<'_> {
             Purpose::Demo => Some(DatabaseTarget::Demo),
             Purpose::Run | Purpose::Replay => self.database(),
         };
-        // With another problem, source or database may be missing because of it.
-        if self.count_problems() == 0 {
+        // With another error, source or database may be missing because of it.
+        if self.count_errors() == 0 {
             if matches!(source, SourceSettings::Nothing) && purpose != Purpose::Replay {
                 self.fail(no_source());
             }
@@ -128,8 +128,8 @@ impl Layers<'_> {
         let mut store = self.store(target);
         store.expected = size.size;
         if store.dry_run && purpose == Purpose::Replay {
-            let problem = usage("a replay cannot be a dry run");
-            self.fail(problem.hint("unset TOKEN_SERVICE_DRY_RUN and run.dry_run"));
+            let error = usage("a replay cannot be a dry run");
+            self.fail(error.hint("unset TOKEN_SERVICE_DRY_RUN and run.dry_run"));
         }
         self.check_path_conflicts(replayed, Some(&store.target));
         let settings = RunSettings {

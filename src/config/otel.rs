@@ -94,8 +94,8 @@ impl OtelReader<'_> {
     fn get(&mut self, name: &str) -> Option<String> {
         match self.env.get(name) {
             Ok(value) => value.map(str::to_owned),
-            Err(problem) => {
-                self.warn(problem.message.clone());
+            Err(error) => {
+                self.warn(error.message.clone());
                 None
             }
         }

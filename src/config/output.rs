@@ -16,8 +16,8 @@ impl Layers<'_> {
         if self.value(&NO_CLOBBER) {
             for report in &mut reports {
                 report.no_clobber = true;
-                if let Some(problem) = report.path.as_deref().and_then(existing) {
-                    self.fail(problem);
+                if let Some(error) = report.path.as_deref().and_then(existing) {
+                    self.fail(error);
                 }
             }
         }
@@ -47,7 +47,7 @@ impl Layers<'_> {
     }
 }
 
-/// Returns the problem of a report that would replace the file at `path`; a pipe or device is not
+/// Returns the error of a report that would replace the file at `path`; a pipe or device is not
 /// replaced.
 fn existing(path: &Path) -> Option<Error> {
     let is_file = path.metadata().is_ok_and(|found| found.is_file());

@@ -64,7 +64,7 @@ impl UsedFile {
 
     fn conflict(&self, other: &Self, resolved: &Path) -> Error {
         let path = self.path.display();
-        let problem = if self.name == other.name {
+        let error = if self.name == other.name {
             usage(format!("two {}s would be written to `{path}`", self.name))
                 .hint(format!("give each {} a path of its own", self.name))
         } else {
@@ -75,10 +75,10 @@ impl UsedFile {
             usage(message).hint(format!("give the {} a path of its own", self.name))
         };
         if self.path == other.path {
-            return problem;
+            return error;
         }
         let (other, resolved) = (other.path.display(), resolved.display());
-        problem.cause(format!(
+        error.cause(format!(
             "both `{path}` and `{other}` resolve to `{resolved}`"
         ))
     }

@@ -138,7 +138,7 @@ pub struct ProbeTargets {
     pub store: store::StoreOptions,
 }
 
-/// The settings of `check`. A missing source or database is a problem only with `--connect`.
+/// The settings of `check`. A missing source or database is an error only with `--connect`.
 #[derive(Clone, Debug)]
 pub struct CheckSettings {
     /// The scripts to check, at least one.
@@ -149,8 +149,8 @@ pub struct CheckSettings {
     pub script_limits: ScriptLimits,
     /// As in [`RunSettings`].
     pub vars: serde_json::Map<String, serde_json::Value>,
-    /// What to connect to; `None` without `--connect`, or if the configuration has a problem.
+    /// What to connect to; `None` without `--connect`, or if the configuration has an error.
     pub targets: Option<ProbeTargets>,
-    /// The problems of the configuration.
-    pub problems: Vec<Error>,
+    /// The errors of the configuration.
+    pub errors: Vec<Error>,
 }

@@ -38,13 +38,13 @@ pub(crate) fn read(
     read_options(case, &mut file);
     let given = Given::default();
     let layers = Layers::new(&given, &env, file, Vec::new());
-    let problems = match layers.resolve(Purpose::Demo, &[]) {
+    let errors = match layers.resolve(Purpose::Demo, &[]) {
         Ok(settings) => return Some(settings),
-        Err(problems) => problems,
+        Err(errors) => errors,
     };
     let yaml = case.field.yaml;
-    for problem in problems {
-        yaml.report(problem.location(yaml.locate(&case.field.node.span, "")));
+    for error in errors {
+        yaml.report(error.location(yaml.locate(&case.field.node.span, "")));
     }
     None
 }

@@ -83,21 +83,18 @@ fn http(settings: &RunSettings) -> &HttpEndpoint {
 
 /// Returns the messages about the errors in a configuration file.
 fn file_error(yaml: &str) -> String {
-    let (_, problems) = file::parse("token_service.yaml", yaml);
-    assert!(!problems.is_empty(), "{yaml:?} was accepted");
-    shown(&problems)
+    let (_, errors) = file::parse("token_service.yaml", yaml);
+    assert!(!errors.is_empty(), "{yaml:?} was accepted");
+    shown(&errors)
 }
 
 fn message(result: Result<RunSettings, Vec<Error>>) -> String {
     shown(&result.err().unwrap())
 }
 
-fn shown(problems: &[Error]) -> String {
-    assert!(problems.iter().all(|problem| problem.exit == Exit::Usage));
-    let texts: Vec<String> = problems
-        .iter()
-        .map(|problem| problem.render(false))
-        .collect();
+fn shown(errors: &[Error]) -> String {
+    assert!(errors.iter().all(|error| error.exit == Exit::Usage));
+    let texts: Vec<String> = errors.iter().map(|error| error.render(false)).collect();
     texts.join("\n")
 }
 
@@ -820,16 +817,16 @@ fn variable_that_is_not_utf8_is_named() {
 #[test]
 fn check_needs_no_source_or_database() {
     let checked = load_for_check(&check_args(""), &bare(&[]));
-    assert!(checked.problems.is_empty());
+    assert!(checked.errors.is_empty());
     assert_eq!(checked.scripts, [ScriptSource::Default]);
     let args = check_args("a.rhai");
     let checked = load_for_check(&args, &env(&[("TOKEN_SERVICE_SCRIPT", "b.rhai")]));
     assert_eq!(checked.scripts, [ScriptSource::File("a.rhai".into())]);
     let checked = load_for_check(&args, &bare(&[("DB_HOST", "h"), ("MAX_TOKENS", "x")]));
     let messages: Vec<&str> = checked
-        .problems
+        .errors
         .iter()
-        .map(|problem| problem.message.as_str())
+        .map(|error| error.message.as_str())
         .collect();
     assert_eq!(messages.len(), 3, "{messages:?}");
     assert_eq!(messages[0], "the database's user is missing");

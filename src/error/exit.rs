@@ -78,7 +78,7 @@ pub struct RunTotals {
     /// The script's own `exit(N)`.
     pub script_exit: Option<u8>,
     /// The exit status of the error that ended the script.
-    pub problem: Option<Exit>,
+    pub error: Option<Exit>,
 }
 
 impl RunTotals {
@@ -91,12 +91,12 @@ impl RunTotals {
         match (self.cause, self.script_exit) {
             (Some(signal @ (Cause::Interrupt | Cause::Terminate)), _) => Exit::Signal(signal),
             (_, Some(code)) => Exit::Chosen(code),
-            _ if self.numbers.unsettled() > 0 || self.problem == Some(Exit::Database) => {
+            _ if self.numbers.unsettled() > 0 || self.error == Some(Exit::Database) => {
                 Exit::Database
             }
-            _ if short || self.problem == Some(Exit::Source) => Exit::Source,
+            _ if short || self.error == Some(Exit::Source) => Exit::Source,
             (Some(Cause::Deadline), _) => Exit::Script,
-            _ => self.problem.unwrap_or(Exit::Completed),
+            _ => self.error.unwrap_or(Exit::Completed),
         }
     }
 
@@ -128,7 +128,7 @@ mod tests {
             open_ended: false,
             cause: Some(Cause::Terminate),
             script_exit: Some(7),
-            problem: Some(Exit::Script),
+            error: Some(Exit::Script),
         };
         assert_eq!(code(totals), 143);
         totals.cause = Some(Cause::Interrupt);
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(code(totals), 4);
         totals.numbers.received = 10;
         assert_eq!(code(totals), 3);
-        totals.problem = None;
+        totals.error = None;
         assert_eq!(code(totals), 0);
     }
 

@@ -24,7 +24,7 @@ pub struct ProbeResult {
 }
 
 impl ProbeResult {
-    /// Creates a result without a problem.
+    /// Creates a result without an error.
     pub fn ok(subject: &'static str, details: impl Into<String>) -> Self {
         Self {
             subject,
@@ -42,18 +42,18 @@ impl ProbeResult {
     }
 
     /// Creates a result that prevents a run; `address` is the address that was probed.
-    pub fn fault(subject: &'static str, address: &str, fault: Error) -> Self {
-        let details = format!("{address}  {}", fault.message);
+    pub fn error(subject: &'static str, address: &str, error: Error) -> Self {
+        let details = format!("{address}  {}", error.message);
         Self {
-            state: ProbeState::Failed(fault),
+            state: ProbeState::Failed(error),
             ..Self::ok(subject, details)
         }
     }
 
-    /// Returns the fault that prevents a run.
-    pub fn blocking_fault(&self) -> Option<&Error> {
+    /// Returns the error that prevents a run.
+    pub fn blocking_error(&self) -> Option<&Error> {
         match &self.state {
-            ProbeState::Failed(fault) => Some(fault),
+            ProbeState::Failed(error) => Some(error),
             ProbeState::Ok | ProbeState::Warning => None,
         }
     }
@@ -77,11 +77,11 @@ mod tests {
 
     #[test]
     fn lines_are_aligned_and_escaped() {
-        let fault = Error::of(ErrorKind::DbConnect, "the database cannot be reached");
+        let error = Error::of(ErrorKind::DbConnect, "the database cannot be reached");
         let lines = [
             ProbeResult::ok("source", "http://127.0.0.1/"),
             ProbeResult::warning("commit", "a\u{1b}[2Jb"),
-            ProbeResult::fault("database", "db:5432", fault),
+            ProbeResult::error("database", "db:5432", error),
         ];
         let lines = lines.map(|result| result.line(Color(false)));
         insta::assert_snapshot!(lines.join("\n"), @r"

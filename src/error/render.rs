@@ -252,27 +252,27 @@ mod tests {
 
     #[test]
     fn causes_and_hint_follow_message_without_location() {
-        let problem = Error::new(Exit::Database, "the database refused the connection")
+        let error = Error::new(Exit::Database, "the database refused the connection")
             .cause("password authentication failed for user \"tokens\" (28P01)")
             .hint("DB_USER and DB_PASS must match a role of db.internal:5432");
-        insta::assert_snapshot!(problem.render(false), @r#"
+        insta::assert_snapshot!(error.render(false), @r#"
         error: the database refused the connection
           caused by: password authentication failed for user "tokens" (28P01)
         hint: DB_USER and DB_PASS must match a role of db.internal:5432
         "#);
-        insta::assert_snapshot!(problem.to_json(), @r#"{"severity":"error","message":"the database refused the connection","causes":["password authentication failed for user \"tokens\" (28P01)"],"hint":"DB_USER and DB_PASS must match a role of db.internal:5432","exit_code":5}"#);
+        insta::assert_snapshot!(error.to_json(), @r#"{"severity":"error","message":"the database refused the connection","causes":["password authentication failed for user \"tokens\" (28P01)"],"hint":"DB_USER and DB_PASS must match a role of db.internal:5432","exit_code":5}"#);
     }
 
     #[test]
-    fn fault_keeps_kind_and_retry_delay() {
+    fn error_keeps_kind_and_retry_delay() {
         let kind = ErrorKind::HttpStatus {
             status: 503,
             retry_after: Some(Duration::from_secs(2)),
         };
-        let fault = Error::of(kind, "the token source answered 503 Service Unavailable")
+        let error = Error::of(kind, "the token source answered 503 Service Unavailable")
             .retryable()
             .hint("catch it and call `sleep`, or use `retry(5, || fetch_once(100))`");
-        let problem = fault.location(Location {
+        let error = error.location(Location {
             file: "mine.rhai".into(),
             source: "\tlet page = fetch_once(100);".into(),
             line: 1,
@@ -280,8 +280,8 @@ mod tests {
             length: 200,
             label: String::new(),
         });
-        assert_eq!(problem.exit, Exit::Source);
-        insta::assert_snapshot!(problem.render(false), @"
+        assert_eq!(error.exit, Exit::Source);
+        insta::assert_snapshot!(error.render(false), @"
         error: http_status: the token source answered 503 Service Unavailable
           ╭▸ mine.rhai:1:13
           │
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn terminal_controls_are_escaped_everywhere() {
         let evil = "\x1b]0;owned\x07 a\r\nb \u{202e}c\u{200b}\u{9b}31m";
-        let problem = Error::of(ErrorKind::Thrown(evil.into()), evil)
+        let error = Error::of(ErrorKind::Thrown(evil.into()), evil)
             .cause(evil)
             .note(evil)
             .hint(evil)
@@ -337,13 +337,13 @@ mod tests {
                 length: 1,
                 label: evil.into(),
             });
-        let text = problem.render(false);
+        let text = error.render(false);
         assert!(
             text.chars()
                 .all(|c| c == '\n' || (!c.is_control() && c != '\u{202e}')),
             "{text:?}"
         );
-        let json = problem.to_json();
+        let json = error.to_json();
         assert!(!json.contains(is_hostile), "{json:?}");
         let read: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(read["message"], evil);

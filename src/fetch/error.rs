@@ -7,9 +7,9 @@ use hyper::StatusCode;
 use crate::error::{Error, ErrorKind};
 use crate::fetch::{MAX_EMPTY_REQUESTS, SourceAnswer, retry};
 
-/// Returns the fault of an answer whose status is not 200.
+/// Returns the error of an answer whose status is not 200.
 pub fn status(address: &str, status: StatusCode, retry_after: Option<Duration>) -> Error {
-    let fault = Error::of(
+    let error = Error::of(
         ErrorKind::HttpStatus {
             status: status.as_u16(),
             retry_after,
@@ -18,24 +18,24 @@ pub fn status(address: &str, status: StatusCode, retry_after: Option<Duration>) 
     )
     .cause(format!("POST {address}"));
     match status.as_u16() {
-        429 | 503 => fault.retryable().hint(
+        429 | 503 => error.retryable().hint(
             "it is overloaded: try later, or use `retry(5, || fetch_once(SIZE))` in the script",
         ),
-        300..=399 => fault
+        300..=399 => error
             .hint("redirects are not followed: set the final address in TOKEN_HOST or source.url"),
-        401 | 403 => fault.hint(
+        401 | 403 => error.hint(
             "set TOKEN_SERVICE_SOURCE_AUTHORIZATION (or its _FILE form) to what the source accepts",
         ),
-        404 | 405 => fault.hint("check the path in TOKEN_HOST or source.url"),
-        500..=599 => fault.hint(
+        404 | 405 => error.hint("check the path in TOKEN_HOST or source.url"),
+        500..=599 => error.hint(
             "the request may have been served in part, so `fetch` does not repeat it without \
              --dangerously-repeat-requests; ask the source's operator",
         ),
-        _ => fault,
+        _ => error,
     }
 }
 
-/// Returns the fault of a source that cannot be connected to.
+/// Returns the error of a source that cannot be connected to.
 pub fn unreachable(address: &str) -> Error {
     Error::of(ErrorKind::HttpConnect, "the token source cannot be reached")
         .retryable()
@@ -43,7 +43,7 @@ pub fn unreachable(address: &str) -> Error {
         .cause(format!("POST {address}"))
 }
 
-/// Returns the fault of a source that answers without TLS; a retry would not help.
+/// Returns the error of a source that answers without TLS; a retry would not help.
 pub fn no_tls(address: &str) -> Error {
     Error::of(ErrorKind::HttpConnect, "the token source does not use TLS")
         .hint(
@@ -52,7 +52,7 @@ pub fn no_tls(address: &str) -> Error {
         .cause(format!("POST {address}"))
 }
 
-/// Returns the fault of an answer that was not complete after `limit`.
+/// Returns the error of an answer that was not complete after `limit`.
 pub fn timed_out(address: &str, limit: Duration) -> Error {
     let limit = humantime::format_duration(limit);
     Error::of(
@@ -66,7 +66,7 @@ pub fn timed_out(address: &str, limit: Duration) -> Error {
     )
 }
 
-/// Returns the fault of an answer that ended before it was complete.
+/// Returns the error of an answer that ended before it was complete.
 pub fn truncated(address: &str) -> Error {
     Error::of(
         ErrorKind::HttpProtocol,
@@ -95,21 +95,21 @@ pub(super) fn short_supply(requested: u64, received: u64) -> Error {
 
 /// Sets the numbers of the whole fetch in a short supply; an input knows only its last request.
 pub(super) fn with_totals(
-    mut fault: Error,
+    mut error: Error,
     requested: u64,
     received: u64,
     is_remote: bool,
 ) -> Error {
-    if matches!(fault.kind, Some(ErrorKind::ShortSupply { .. })) {
-        fault.kind = Some(ErrorKind::ShortSupply {
+    if matches!(error.kind, Some(ErrorKind::ShortSupply { .. })) {
+        error.kind = Some(ErrorKind::ShortSupply {
             requested,
             received,
         });
         if !is_remote {
-            return fault.cause(format!("received {received} of {requested} tokens"));
+            return error.cause(format!("received {received} of {requested} tokens"));
         }
     }
-    fault
+    error
 }
 
 pub(super) fn out_of_requests(most: u64, requested: u64) -> Error {
@@ -124,9 +124,9 @@ pub(super) fn out_of_requests(most: u64, requested: u64) -> Error {
 }
 
 pub(super) fn out_of_retries(mut answer: SourceAnswer, retries: u32) -> SourceAnswer {
-    answer.fault = answer.fault.map(|fault| {
+    answer.error = answer.error.map(|error| {
         let budget = retry::budget(retries);
-        fault.cause(format!(
+        error.cause(format!(
             "the run has used its retry budget of {budget} requests"
         ))
     });
@@ -134,9 +134,9 @@ pub(super) fn out_of_retries(mut answer: SourceAnswer, retries: u32) -> SourceAn
 }
 
 pub(super) fn wait_too_long(mut answer: SourceAnswer, wait: Duration) -> SourceAnswer {
-    answer.fault = answer.fault.map(|fault| {
+    answer.error = answer.error.map(|error| {
         let wait = humantime::format_duration(wait);
-        fault.cause(format!(
+        error.cause(format!(
             "the next request is due in {wait}, longer than the run may wait"
         ))
     });

@@ -209,23 +209,23 @@ enum ReadState {
 impl InputReader {
     fn answer(&mut self, count: u64) -> SourceAnswer {
         while self.skip > 0 && self.state != ReadState::End {
-            let (page, fault) = self.take(self.skip);
+            let (page, error) = self.take(self.skip);
             self.skip -= page.len() as u64;
-            if let Some(fault) = fault {
-                return SourceAnswer::failed(fault);
+            if let Some(error) = error {
+                return SourceAnswer::failed(error);
             }
         }
         let was_at_end = self.state == ReadState::End;
-        let (page, fault) = self.take(count);
-        // For an open-ended input, the end is a fault only if tokens are requested after it.
+        let (page, error) = self.take(count);
+        // For an open-ended input, the end is an error only if tokens are requested after it.
         let has_ended = self.state == ReadState::End;
         let short = has_ended && (was_at_end || !self.open_ended);
-        let fault =
-            fault.or_else(|| (short && (page.len() as u64) < count).then(|| self.end_fault()));
+        let error =
+            error.or_else(|| (short && (page.len() as u64) < count).then(|| self.end_error()));
         SourceAnswer {
             page,
             surplus: 0,
-            fault,
+            error,
             ended: has_ended,
         }
     }
@@ -238,7 +238,7 @@ impl InputReader {
             parser.resume();
         }
         self.state = ReadState::Middle;
-        let mut fault = None;
+        let mut failure = None;
         while parser.taken() < count {
             let waits = !self.is_file && self.reader.buffer().is_empty();
             if waits && parser.taken() > 0 && !parser.is_in_line() {
@@ -247,7 +247,7 @@ impl InputReader {
             let chunk = match self.reader.fill_buf() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    fault = Some(self.unreadable(&error));
+                    failure = Some(self.unreadable(&error));
                     self.state = ReadState::End;
                     break;
                 }
@@ -262,14 +262,14 @@ impl InputReader {
             parser.feed(&chunk[..length]);
             self.reader.consume(length);
         }
-        let lines = parser.finish(fault.is_none());
+        let lines = parser.finish(failure.is_none());
         if lines.document.is_some() {
             return (Page::from_texts([]), Some(self.markup()));
         }
-        (lines.page, fault)
+        (lines.page, failure)
     }
 
-    fn end_fault(&self) -> Error {
+    fn end_error(&self) -> Error {
         let kind = ErrorKind::ShortSupply {
             requested: 0,
             received: 0,

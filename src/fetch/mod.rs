@@ -186,16 +186,16 @@ impl Fetcher {
             let (sender, receiver) = mpsc::channel(2);
             tokio::spawn(async move {
                 let mut answer = fetcher.request(size, retries, &stop).await;
-                // The end of an input is not a fault if this answer holds its last tokens.
+                // The end of an input is not an error if this answer holds its last tokens.
                 if answer.ended && !answer.page.is_empty() {
-                    answer.fault = None;
+                    answer.error = None;
                 }
                 if (answer.page.len() as u64) < size && !fetcher.is_open_ended() {
                     fetcher.fell_short.store(true, Ordering::Relaxed);
                 }
                 let _ = sender.send(Ok(answer.page)).await;
-                if let Some(fault) = answer.fault {
-                    let _ = sender.send(Err(fault)).await;
+                if let Some(error) = answer.error {
+                    let _ = sender.send(Err(error)).await;
                 }
             });
             receiver
@@ -233,21 +233,21 @@ impl Fetcher {
             requested += count;
             empty_answers = if page_len == 0 { empty_answers + 1 } else { 0 };
             let has_all = answer.ended && self.is_open_ended();
-            let fault = answer
-                .fault
-                .map(|fault| with_totals(fault, size, received, self.is_remote()));
-            let fault = fault.or_else(|| {
+            let error = answer
+                .error
+                .map(|error| with_totals(error, size, received, self.is_remote()));
+            let error = error.or_else(|| {
                 (empty_answers == MAX_EMPTY_REQUESTS && top_up)
                     .then(|| short_supply(size, received))
             });
             if pages.send(Ok(answer.page)).await.is_err() {
                 break;
             }
-            if let Some(fault) = fault {
+            if let Some(error) = error {
                 if !has_all {
                     self.fell_short.store(true, Ordering::Relaxed);
                 }
-                let _ = pages.send(Err(fault)).await;
+                let _ = pages.send(Err(error)).await;
                 return;
             }
             if answer.ended {
@@ -284,24 +284,24 @@ impl Fetcher {
         let mut failures = 0;
         loop {
             let mut answer = self.send(count - kept.len() as u64).await;
-            let Some(fault) = &answer.fault else {
+            let Some(error) = &answer.error else {
                 return answer;
             };
             failures += 1;
-            tracing::debug!(kind = fault.kind_name(), failures, "request failed");
-            let waits = self.waits_for_startup(fault);
+            tracing::debug!(kind = error.kind_name(), failures, "request failed");
+            let waits = self.waits_for_startup(error);
             let limits = retry::RetryLimits {
                 // Unlimited while the run waits for the source to start.
                 retries: if waits { u32::MAX } else { retries },
                 spent: self.numbers().repeated,
                 time_left: self.time_left(),
             };
-            match retry::decide(fault, failures, &limits, self.clock.jitter()) {
+            match retry::decide(error, failures, &limits, self.clock.jitter()) {
                 RetryDecision::After(wait) => {
                     if !waits {
                         self.lock_numbers().repeated += 1;
                     }
-                    tracing::info!(?wait, kind = fault.kind_name(), "retrying the request");
+                    tracing::info!(?wait, kind = error.kind_name(), "retrying the request");
                     tokio::select! {
                         biased;
                         () = stop.cancelled() => return answer,
@@ -311,7 +311,7 @@ impl Fetcher {
                     kept.extend(answer.page.iter());
                     if kept.len() as u64 == count {
                         answer.page = Page::from_texts([]);
-                        answer.fault = None;
+                        answer.error = None;
                         return answer;
                     }
                 }
@@ -323,12 +323,12 @@ impl Fetcher {
     }
 
     /// Returns true while the run waits for a source that has not been reached yet.
-    fn waits_for_startup(&self, fault: &Error) -> bool {
+    fn waits_for_startup(&self, error: &Error) -> bool {
         let waiting = self
             .wait_until
             .is_some_and(|until| self.clock.now() < until);
         let first = !self.reached.load(Ordering::Relaxed);
-        waiting && first && fault.kind == Some(ErrorKind::HttpConnect)
+        waiting && first && error.kind == Some(ErrorKind::HttpConnect)
     }
 
     /// Sends one request. A remote one is counted and awaited after a stop, because its tokens may be
@@ -358,17 +358,17 @@ impl Fetcher {
                 "the run was stopped before the token source answered",
             )),
         };
-        if !matches!(&answer.fault, Some(fault) if fault.kind == Some(ErrorKind::HttpConnect)) {
+        if !matches!(&answer.error, Some(error) if error.kind == Some(ErrorKind::HttpConnect)) {
             self.reached.store(true, Ordering::Relaxed);
         }
         let page_len = answer.page.len() as u64;
-        if let Some(fault) = &mut answer.fault
-            && retry::may_have_been_served(fault)
+        if let Some(error) = &mut answer.error
+            && retry::may_have_been_served(error)
         {
             let unseen = count.saturating_sub(page_len);
             self.lock_numbers().issued_unseen += unseen;
             // So that `retry` in a script repeats it too.
-            fault.retryable |= self.limits.repeat_served;
+            error.retryable |= self.limits.repeat_served;
         }
         self.record(answer).await
     }
@@ -378,9 +378,9 @@ impl Fetcher {
         let page_len = answer.page.len() as u64;
         self.lock_numbers().received += page_len;
         if let Some(journal) = &self.journal
-            && let Err(fault) = journal.received(answer.page.clone()).await
+            && let Err(error) = journal.received(answer.page.clone()).await
         {
-            self.shutdown.stop_because(fault);
+            self.shutdown.stop_because(error);
         }
         self.lock_numbers().surplus += answer.surplus;
         answer

@@ -44,15 +44,15 @@ pub struct RetryLimits {
 /// Decides after failure number `failures` (from 1) of one request.
 ///
 /// `random` is between 0.0 and 1.0 (full jitter).
-pub fn decide(fault: &Error, failures: u32, limits: &RetryLimits, random: f64) -> RetryDecision {
+pub fn decide(error: &Error, failures: u32, limits: &RetryLimits, random: f64) -> RetryDecision {
     let time_left = limits.time_left;
-    if !fault.retryable || failures > limits.retries {
+    if !error.retryable || failures > limits.retries {
         return RetryDecision::GiveUp;
     }
     if limits.spent >= budget(limits.retries) {
         return RetryDecision::Spent;
     }
-    let wait = match fault.kind {
+    let wait = match error.kind {
         Some(ErrorKind::HttpStatus {
             retry_after: Some(wait),
             ..
@@ -72,8 +72,8 @@ pub fn budget(retries: u32) -> u64 {
 }
 
 /// Returns true if the source may have issued tokens that did not arrive.
-pub fn may_have_been_served(fault: &Error) -> bool {
-    match fault.kind {
+pub fn may_have_been_served(error: &Error) -> bool {
+    match error.kind {
         Some(ErrorKind::HttpTimeout | ErrorKind::HttpProtocol) => true,
         Some(ErrorKind::HttpStatus { status, .. }) => status >= 500 && status != 503,
         _ => false,
@@ -97,7 +97,7 @@ mod tests {
     }
 
     fn decide(
-        fault: &Error,
+        error: &Error,
         failures: u32,
         retries: u32,
         time_left: Option<Duration>,
@@ -108,24 +108,24 @@ mod tests {
             spent: 0,
             time_left,
         };
-        super::decide(fault, failures, &limits, random)
+        super::decide(error, failures, &limits, random)
     }
 
     #[test]
     fn request_is_not_retried_when_it_may_have_been_served() {
-        let fault = Error::of(ErrorKind::HttpTimeout, "");
-        assert_eq!(decide(&fault, 1, 3, None, 0.5), RetryDecision::GiveUp);
+        let error = Error::of(ErrorKind::HttpTimeout, "");
+        assert_eq!(decide(&error, 1, 3, None, 0.5), RetryDecision::GiveUp);
     }
 
     #[test]
     fn request_fails_when_its_retries_are_used_up() {
-        let fault = status(503, None);
+        let error = status(503, None);
         assert!(matches!(
-            decide(&fault, 3, 3, None, 0.5),
+            decide(&error, 3, 3, None, 0.5),
             RetryDecision::After(_)
         ));
-        assert_eq!(decide(&fault, 4, 3, None, 0.5), RetryDecision::GiveUp);
-        assert_eq!(decide(&fault, 1, 0, None, 0.5), RetryDecision::GiveUp);
+        assert_eq!(decide(&error, 4, 3, None, 0.5), RetryDecision::GiveUp);
+        assert_eq!(decide(&error, 1, 0, None, 0.5), RetryDecision::GiveUp);
     }
 
     #[test]
@@ -135,8 +135,8 @@ mod tests {
             spent: 29,
             time_left: None,
         };
-        let fault = status(503, None);
-        let decide = |limits: &RetryLimits| super::decide(&fault, 1, limits, 0.5);
+        let error = status(503, None);
+        let decide = |limits: &RetryLimits| super::decide(&error, 1, limits, 0.5);
         assert!(matches!(decide(&limits), RetryDecision::After(_)));
         limits.spent = 30;
         assert_eq!(decide(&limits), RetryDecision::Spent);
@@ -150,16 +150,16 @@ mod tests {
     #[test]
     fn retry_after_is_honoured_when_the_deadline_permits() {
         let wait = Duration::from_secs(7);
-        let fault = status(429, Some(7));
-        assert_eq!(decide(&fault, 1, 3, None, 0.0), RetryDecision::After(wait));
+        let error = status(429, Some(7));
+        assert_eq!(decide(&error, 1, 3, None, 0.0), RetryDecision::After(wait));
         let time_left = Some(Duration::from_secs(6));
         assert_eq!(
-            decide(&fault, 1, 3, time_left, 0.0),
+            decide(&error, 1, 3, time_left, 0.0),
             RetryDecision::TooLong(wait)
         );
-        let fault = status(429, Some(86_400));
+        let error = status(429, Some(86_400));
         assert!(matches!(
-            decide(&fault, 1, 3, None, 0.0),
+            decide(&error, 1, 3, None, 0.0),
             RetryDecision::TooLong(_)
         ));
     }

@@ -25,7 +25,7 @@ pub enum SourceKind {
     Remote,
     /// Requests read existing tokens: they are not counted, and can be cancelled.
     Local {
-        /// True if the run takes all of its tokens, so that its end is not a fault.
+        /// True if the run takes all of its tokens, so that its end is not an error.
         open_ended: bool,
     },
 }
@@ -40,35 +40,35 @@ pub struct SourceAnswer {
     /// Number of tokens beyond the requested ones; they are dropped.
     pub surplus: u64,
     /// Why the request failed, if it did.
-    pub fault: Option<Error>,
+    pub error: Option<Error>,
     /// True if the source has no more tokens.
     pub ended: bool,
 }
 
 impl SourceAnswer {
-    /// Returns an answer without tokens that failed with `fault`.
-    pub fn failed(fault: Error) -> Self {
+    /// Returns an answer without tokens that failed with `error`.
+    pub fn failed(error: Error) -> Self {
         Self {
             page: Page::from_texts([]),
             surplus: 0,
-            fault: Some(fault),
+            error: Some(error),
             ended: false,
         }
     }
 
-    /// Returns an answer without tokens or fault, for a stopped run.
+    /// Returns an answer without tokens or error, for a stopped run.
     pub fn empty() -> Self {
         Self {
             page: Page::from_texts([]),
             surplus: 0,
-            fault: None,
+            error: None,
             ended: false,
         }
     }
 
-    /// Builds the answer of the source at `address` from what `parser` was fed before `fault`.
-    pub fn from_lines(parser: LineParser, fault: Option<Error>, address: &str) -> Self {
-        let lines = parser.finish(fault.is_none());
+    /// Builds the answer of the source at `address` from what `parser` was fed before `error`.
+    pub fn from_lines(parser: LineParser, error: Option<Error>, address: &str) -> Self {
+        let lines = parser.finish(error.is_none());
         if let Some(document) = lines.document {
             let what = match document {
                 DocumentKind::Markup => "it sent an HTML or XML document",
@@ -79,13 +79,13 @@ impl SourceAnswer {
         Self {
             page: lines.page,
             surplus: lines.surplus,
-            fault,
+            error,
             ended: false,
         }
     }
 }
 
-/// Returns the fault of a source at `address` that answered something other than tokens.
+/// Returns the error of a source at `address` that answered something other than tokens.
 pub fn not_a_token_list(address: &str, what: &str) -> Error {
     Error::of(
         ErrorKind::HttpProtocol,

@@ -209,8 +209,8 @@ impl Journal {
         let written = tokio::task::spawn_blocking(move || journal.write_page(&page)).await;
         match written {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.write_fault(&error.to_string())),
-            Err(error) => Err(self.write_fault(&error.to_string())),
+            Ok(Err(error)) => Err(self.write_error(&error.to_string())),
+            Err(error) => Err(self.write_error(&error.to_string())),
         }
     }
 
@@ -251,7 +251,7 @@ impl Journal {
         &self.path
     }
 
-    fn write_fault(&self, why: &str) -> Error {
+    fn write_error(&self, why: &str) -> Error {
         Error::of(
             ErrorKind::OutputClosed,
             format!(
@@ -376,11 +376,11 @@ mod tests {
             "{\"token\":\"s3cret\n{\"token\":\"b\",\"status\":\"failed\"}\n",
         )
         .unwrap();
-        let fault = JournalReader::open(&path, ReadPurpose::Replay)
+        let error = JournalReader::open(&path, ReadPurpose::Replay)
             .unwrap()
             .find_map(Result::err)
             .unwrap();
-        assert!(!format!("{fault:?}").contains("s3cret"));
-        assert!(fault.causes[0].contains(":1:1:"), "{fault:?}");
+        assert!(!format!("{error:?}").contains("s3cret"));
+        assert!(error.causes[0].contains(":1:1:"), "{error:?}");
     }
 }

@@ -189,9 +189,9 @@ impl JournalReader {
         if purpose == ReadPurpose::Replay && is_stream(path) {
             return Err(unreadable(path, purpose, "it is not a regular file"));
         }
-        let open_fault = |error: io::Error| unreadable(path, purpose, &error.to_string());
+        let open_error = |error: io::Error| unreadable(path, purpose, &error.to_string());
         if purpose == ReadPurpose::Merge {
-            let file = File::open(path).map_err(open_fault)?;
+            let file = File::open(path).map_err(open_error)?;
             return Ok(Self::of(Box::new(BufReader::new(file)), path, purpose));
         }
         let (file, writer) = match OpenOptions::new().read(true).append(true).open(path) {
@@ -199,7 +199,7 @@ impl JournalReader {
                 let writer = file.try_clone();
                 (file, writer)
             }
-            Err(error) => (File::open(path).map_err(open_fault)?, Err(error)),
+            Err(error) => (File::open(path).map_err(open_error)?, Err(error)),
         };
         lock(&file, path)?;
         let mut reader = Self::of(Box::new(BufReader::new(file)), path, purpose);
@@ -232,16 +232,16 @@ impl JournalReader {
     }
 
     /// Creates an error at the line that was read last.
-    pub fn fault(&self, why: &str) -> Error {
-        self.fault_at(self.number, why)
+    pub fn error(&self, why: &str) -> Error {
+        self.error_at(self.number, why)
     }
 
     /// Creates an error of the whole file.
-    pub fn file_fault(&self, why: &str) -> Error {
+    pub fn file_error(&self, why: &str) -> Error {
         unreadable(&self.path, self.purpose, why)
     }
 
-    fn fault_at(&self, number: usize, why: &str) -> Error {
+    fn error_at(&self, number: usize, why: &str) -> Error {
         let path = self.path.display();
         unreadable(
             &self.path,
@@ -257,7 +257,7 @@ impl JournalReader {
 
     fn parse(&mut self, text: &str) -> Result<Option<JournalLine>, Error> {
         if let Some((number, why)) = self.torn.take() {
-            return Err(self.fault_at(number, &why));
+            return Err(self.error_at(number, &why));
         }
         // serde_json's message would show the line, which contains tokens.
         let line = serde_json::from_str(text).ok();
@@ -265,7 +265,7 @@ impl JournalReader {
             let why = "the line is neither a token, a page, a run nor a summary";
             // A file of another format may consist of one line, which is not torn.
             if self.complete_lines == 0 && !is_torn_first_line(text) {
-                return Err(self.fault(why));
+                return Err(self.error(why));
             }
             self.torn = Some((self.number, why.to_owned()));
         }
@@ -273,7 +273,7 @@ impl JournalReader {
             && journal.version != VERSION
         {
             return Err(
-                self.fault("the journal has a format version that this program does not support")
+                self.error("the journal has a format version that this program does not support")
             );
         }
         self.complete_lines += usize::from(line.is_some());

@@ -107,12 +107,12 @@ impl Span {
         }
     }
 
-    /// Ends the span; `fault` is why the operation failed, if it did.
-    pub fn end(mut self, fault: Option<&Error>) {
+    /// Ends the span; `error` is why the operation failed, if it did.
+    pub fn end(mut self, error: Option<&Error>) {
         if let Some(mut span) = self.0.take() {
-            if let Some(fault) = fault {
-                span.set_attribute(KeyValue::new("error.type", fault.kind_name().to_owned()));
-                span.set_status(Status::error(fault.message.clone()));
+            if let Some(error) = error {
+                span.set_attribute(KeyValue::new("error.type", error.kind_name().to_owned()));
+                span.set_status(Status::error(error.message.clone()));
             }
             span.end();
         }

@@ -1,6 +1,6 @@
 //! The two channels of the pipeline: pages from `fetch` to `store`, and outcomes from `store` to
 //! `report`. Both are bounded, so a slow stage applies backpressure to the previous ones, and both
-//! end with the fault that ended them.
+//! end with the error that ended them.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::token::{Outcome, Page, Token};
 
-/// An item of a page stream: a page, or the fault that ended the stream.
+/// An item of a page stream: a page, or the error that ended the stream.
 pub type PageResult<E> = Result<Page, E>;
 
 type StartFetch<E> = Box<dyn FnOnce(CancellationToken) -> mpsc::Receiver<PageResult<E>> + Send>;
@@ -58,7 +58,7 @@ impl<E> PageStream<E> {
         }
     }
 
-    /// Returns the next page with tokens, or the fault that ended the stream. Cancel safe.
+    /// Returns the next page with tokens, or the error that ended the stream. Cancel safe.
     pub async fn next(&mut self) -> Option<PageResult<E>> {
         while let Some(page) = self.ready.pop_front() {
             if !page.is_empty() {
@@ -129,7 +129,7 @@ struct BufferState<E> {
     is_starved: bool,
     has_sender: bool,
     has_reader: bool,
-    fault: Option<E>,
+    error: Option<E>,
     /// When the reader may be woken next.
     next_wake: Instant,
     wake_task: WakeTask,
@@ -228,9 +228,9 @@ impl<E: Send + 'static> OutcomeSender<E> {
         });
     }
 
-    /// Sets the fault with which the stream ends after its last outcome; only the first one counts.
-    pub fn fail(&self, fault: E) {
-        self.0.state().fault.get_or_insert(fault);
+    /// Sets the error with which the stream ends after its last outcome; only the first one counts.
+    pub fn fail(&self, error: E) {
+        self.0.state().error.get_or_insert(error);
     }
 }
 
@@ -266,7 +266,7 @@ pub fn outcomes<E: Send + 'static>(
             is_starved: false,
             has_sender: true,
             has_reader: true,
-            fault: None,
+            error: None,
             next_wake: Instant::now(),
             wake_task: WakeTask::None,
         }),
@@ -302,7 +302,7 @@ pub fn map_to_outcomes<E: Send + 'static>(
             };
             match page {
                 None => break,
-                Some(Err(fault)) => sender.fail(fault),
+                Some(Err(error)) => sender.fail(error),
                 Some(Ok(mut page)) => {
                     while !page.is_empty() {
                         let count = sender.reserve(BATCH.min(page.len())).await;
@@ -316,14 +316,14 @@ pub fn map_to_outcomes<E: Send + 'static>(
 }
 
 impl<E> OutcomeStream<E> {
-    /// Returns the next outcomes, or after the last ones the stream's fault. Cancel safe.
+    /// Returns the next outcomes, or after the last ones the stream's error. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Vec<Outcome>, E>> {
         wait_until(&self.buffer.arrived, || {
             let mut state = self.buffer.state();
             if !state.outcomes.is_empty() {
                 return Some(Some(Ok(self.buffer.take(state))));
             }
-            (!state.has_sender).then(|| state.fault.take().map(Err))
+            (!state.has_sender).then(|| state.error.take().map(Err))
         })
         .await
     }
@@ -345,9 +345,9 @@ impl<E> OutcomeStream<E> {
         self.stop.cancel();
     }
 
-    /// Takes the fault that ended the stream.
-    pub fn take_fault(&self) -> Option<E> {
-        self.buffer.state().fault.take()
+    /// Takes the error that ended the stream.
+    pub fn take_error(&self) -> Option<E> {
+        self.buffer.state().error.take()
     }
 }
 
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn fault_follows_the_last_outcome() {
+    async fn error_follows_the_last_outcome() {
         let (sender, mut stream, _) = outcomes(16, Duration::ZERO, Arc::default());
         sender.fail("first");
         sender.fail("second");

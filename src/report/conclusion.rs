@@ -1,4 +1,4 @@
-//! The end of a run: ends the reports, and derives the exit status, the summary and the final problem.
+//! The end of a run: ends the reports, and derives the exit status, the summary and the final error.
 
 use crate::error::Error;
 use crate::error::exit::{Cause, Exit, RunTotals};
@@ -16,16 +16,16 @@ pub struct Conclusion {
     pub exit: Exit,
     /// The summary; `None` if the run sent no request and received no token.
     pub summary: Option<Summary>,
-    /// The problem to show after the summary.
-    pub problem: Option<Error>,
+    /// The error to show after the summary.
+    pub error: Option<Error>,
 }
 
 impl From<Error> for Conclusion {
-    fn from(problem: Error) -> Self {
+    fn from(error: Error) -> Self {
         Self {
-            exit: problem.exit,
+            exit: error.exit,
             summary: None,
-            problem: Some(problem),
+            error: Some(error),
         }
     }
 }
@@ -35,7 +35,7 @@ pub fn close(
     ledger: &mut Ledger,
     totals: &RunTotals,
     run: RunRecord,
-    problem: Option<Error>,
+    error: Option<Error>,
     fail_on: &[Condition],
 ) -> Conclusion {
     let numbers = totals.numbers;
@@ -55,34 +55,34 @@ pub fn close(
         latencies: ledger.latencies().clone(),
     };
     let failure = fail_on.iter().find(|condition| condition.holds(&numbers));
-    let failure = failure.filter(|_| exit == Exit::Completed && problem.is_none());
-    let failure = failure.map(|condition| condition_problem(condition, &numbers));
+    let failure = failure.filter(|_| exit == Exit::Completed && error.is_none());
+    let failure = failure.map(|condition| condition_error(condition, &numbers));
     if let Some(failure) = &failure {
         summary.exit_code = failure.exit.code();
     }
     let closed = ledger.reports().end(&summary);
-    let mut problem = problem
+    let mut error = error
         .or_else(|| closed.err())
-        .or_else(|| problem_of_exit(totals, exit))
+        .or_else(|| error_of_exit(totals, exit))
         .or(failure);
     if !is_balanced {
-        problem = Some(out_of_balance(&numbers));
+        error = Some(out_of_balance(&numbers));
     } else if exit.code() == 0
-        && let Some(problem) = &problem
+        && let Some(error) = &error
     {
-        exit = problem.exit;
+        exit = error.exit;
     }
     summary.exit_code = exit.code();
     let has_summary = numbers.received > 0 || numbers.requests > 0 || numbers.requested == 0;
     Conclusion {
         exit,
         summary: has_summary.then_some(summary),
-        problem,
+        error,
     }
 }
 
-/// Returns the problem of a completed run for which a condition of `--fail-on` holds.
-fn condition_problem(condition: &Condition, numbers: &Numbers) -> Error {
+/// Returns the error of a completed run for which a condition of `--fail-on` holds.
+fn condition_error(condition: &Condition, numbers: &Numbers) -> Error {
     Error::new(
         Exit::Condition,
         format!("the condition `{condition}` of --fail-on holds"),
@@ -95,8 +95,8 @@ fn condition_problem(condition: &Condition, numbers: &Numbers) -> Error {
     })
 }
 
-/// Returns the problem for an exit status that no error explains.
-fn problem_of_exit(totals: &RunTotals, exit: Exit) -> Option<Error> {
+/// Returns the error for an exit status that no error explains.
+fn error_of_exit(totals: &RunTotals, exit: Exit) -> Option<Error> {
     let resend = "`failed` and `not_attempted` tokens are safe to send again; look for `unknown` ones in the table first";
     match totals.cause {
         Some(Cause::Deadline) => {
@@ -132,7 +132,7 @@ fn problem_of_exit(totals: &RunTotals, exit: Exit) -> Option<Error> {
     }
 }
 
-/// Returns the problem of a run that was stopped before it connected.
+/// Returns the error of a run that was stopped before it connected.
 pub fn stopped_early(shutdown: &Shutdown) -> Error {
     let exit = match shutdown.cause() {
         Some(signal @ (Cause::Interrupt | Cause::Terminate)) => Exit::Signal(signal),

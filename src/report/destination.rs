@@ -1,4 +1,4 @@
-//! The destination of a report: standard output, a file or a journal, and the faults of writing it.
+//! The destination of a report: standard output, a file or a journal, and the errors of writing it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -107,8 +107,8 @@ impl Destination {
         }
     }
 
-    /// Returns the fault of a failed write.
-    pub fn fault(&self, error: &io::Error) -> Error {
+    /// Returns the error of a failed write.
+    pub fn error(&self, error: &io::Error) -> Error {
         let (name, hint) = match self {
             Self::Stdout => (String::from("standard output"), None),
             Self::Writer(_) => (String::from("the report"), None),

@@ -34,7 +34,7 @@ pub struct Ledger {
     next: EntryId,
     created: u64,
     not_stored: Arc<Detail>,
-    fault: Option<Error>,
+    error: Option<Error>,
 }
 
 impl Ledger {
@@ -51,7 +51,7 @@ impl Ledger {
             next: 0,
             created: 0,
             not_stored: Detail::reason("the script did not store it"),
-            fault: None,
+            error: None,
         }
     }
 
@@ -156,9 +156,9 @@ impl Ledger {
         &self.rejections
     }
 
-    /// Returns the first fault of a report.
-    pub fn fault(&self) -> Option<&Error> {
-        self.fault.as_ref()
+    /// Returns the first error of a report.
+    pub fn error(&self) -> Option<&Error> {
+        self.error.as_ref()
     }
 
     /// Returns the reports without ending them.
@@ -181,8 +181,8 @@ impl Ledger {
             self.rejections.add(outcome);
         }
         let written = self.reports.outcome(outcome, line);
-        if let Err(fault) = &written {
-            self.fault.get_or_insert_with(|| fault.clone());
+        if let Err(error) = &written {
+            self.error.get_or_insert_with(|| error.clone());
         }
         written
     }

@@ -136,9 +136,9 @@ impl Reports {
             };
             match destination {
                 Ok(destination) => reports.add(spec.format, destination),
-                Err(fault) => {
+                Err(error) => {
                     reports.discard();
-                    return Err(fault);
+                    return Err(error);
                 }
             }
         }
@@ -212,7 +212,7 @@ impl Reports {
 
     /// Writes a line of the script to standard output.
     pub fn emit(&mut self, text: &str) -> Result<(), Error> {
-        writeln!(self.stdout, "{text}").map_err(|error| Destination::Stdout.fault(&error))?;
+        writeln!(self.stdout, "{text}").map_err(|error| Destination::Stdout.error(&error))?;
         if self.terminal.is_some() {
             self.flush()?;
         }
@@ -222,11 +222,11 @@ impl Reports {
     /// Flushes all buffers; called when no more outcomes are ready.
     pub fn flush(&mut self) -> Result<(), Error> {
         let flushed = self.stdout.flush();
-        let mut flushed = flushed.map_err(|error| Destination::Stdout.fault(&error));
+        let mut flushed = flushed.map_err(|error| Destination::Stdout.error(&error));
         for report in self.open.iter_mut().filter(|report| !report.has_failed) {
             if let Destination::File { writer, .. } = &mut report.destination {
                 let written = writer.flush();
-                flushed = flushed.and(written.map_err(|error| report.destination.fault(&error)));
+                flushed = flushed.and(written.map_err(|error| report.destination.error(&error)));
             }
         }
         flushed
@@ -239,7 +239,7 @@ impl Reports {
         let mut renamed = Ok(());
         for report in self.open.iter_mut().filter(|report| !report.has_failed) {
             let finished = report.destination.finish();
-            renamed = renamed.and(finished.map_err(|error| report.destination.fault(&error)));
+            renamed = renamed.and(finished.map_err(|error| report.destination.error(&error)));
         }
         written.and(flushed).and(renamed)
     }
@@ -270,7 +270,7 @@ impl Reports {
                 }
                 Destination::File { writer, .. } => write(writer, false),
             };
-            let written = written.map_err(|error| report.destination.fault(&error));
+            let written = written.map_err(|error| report.destination.error(&error));
             report.has_failed = written.is_err();
             result = result.and(written);
         }

@@ -14,7 +14,7 @@ pub struct Shutdown {
     stop: CancellationToken,
     abort: CancellationToken,
     cause: Arc<OnceLock<Cause>>,
-    fault: Arc<OnceLock<Error>>,
+    error: Arc<OnceLock<Error>>,
 }
 
 impl Shutdown {
@@ -29,9 +29,9 @@ impl Shutdown {
         self.stop.cancel();
     }
 
-    /// Stops the run because of `fault`; only the first fault counts.
-    pub fn stop_because(&self, fault: Error) {
-        let _ = self.fault.set(fault);
+    /// Stops the run because of `error`; only the first error counts.
+    pub fn stop_because(&self, error: Error) {
+        let _ = self.error.set(error);
         self.stop.cancel();
     }
 
@@ -46,9 +46,9 @@ impl Shutdown {
         self.cause.get().copied()
     }
 
-    /// Returns the fault that stopped the run, if any.
-    pub fn fault(&self) -> Option<&Error> {
-        self.fault.get()
+    /// Returns the error that stopped the run, if any.
+    pub fn error(&self) -> Option<&Error> {
+        self.error.get()
     }
 
     /// Returns the token that is cancelled when nothing new may start.

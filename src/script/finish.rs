@@ -15,10 +15,10 @@ use crate::script::host::{AbandonedStream, ScriptHost};
 /// The result of a script.
 #[derive(Debug)]
 pub struct ScriptEnd {
-    /// The error that ended the script, or the first fault that it did not see.
+    /// The error that ended the script, or the first error that it did not see.
     ///
     /// `None` if there was no error, or if a signal or the deadline stopped the run.
-    pub problem: Option<Error>,
+    pub error: Option<Error>,
     /// The code that the script set with `exit(N)`.
     pub exit_code: Option<u8>,
 }
@@ -43,19 +43,19 @@ pub fn run_and_drain(script: &mut Script, host: &Arc<ScriptHost>) -> ScriptEnd {
     let output = host.emitter().flush().err();
     let flush = host.ledger().reports().flush().err();
     let stopped = host.shutdown().stopping().is_cancelled();
-    let problem = match (host.shutdown().fault(), result) {
-        // This fault stopped the run, so it is the cause of any other error.
-        (Some(fault), _) => Some(fault.clone()),
+    let error = match (host.shutdown().error(), result) {
+        // This error stopped the run, so it is the cause of any other error.
+        (Some(error), _) => Some(error.clone()),
         // The error of a stopped script is the stop itself, not a mistake.
-        (None, Err(problem)) if !stopped || problem.kind.is_some() => Some(problem),
+        (None, Err(error)) if !stopped || error.kind.is_some() => Some(error),
         (None, _) => host
             .take_unreported()
-            .or_else(|| host.ledger().fault().cloned())
+            .or_else(|| host.ledger().error().cloned())
             .or(output)
             .or(flush),
     };
     ScriptEnd {
-        problem,
+        error,
         exit_code: host.exit_code(),
     }
 }
@@ -65,7 +65,7 @@ fn not_attempted_reason(host: &ScriptHost, succeeded: bool) -> &'static str {
     match host.shutdown().cause() {
         Some(Cause::Deadline) => "the deadline passed",
         Some(_) => "the run was stopped",
-        None if host.shutdown().fault().is_some() => "the run failed",
+        None if host.shutdown().error().is_some() => "the run failed",
         None if succeeded => "the script did not store it",
         None => "the script failed",
     }
@@ -96,7 +96,7 @@ impl Drain<'_> {
                     while let Some(next) = self.host.wait_despite_stop(stream.next()) {
                         match next {
                             Ok(batch) => batch.into_iter().for_each(|outcome| self.record(outcome)),
-                            Err(fault) => self.host.record_unreported(fault),
+                            Err(error) => self.host.record_unreported(error),
                         }
                     }
                 }
@@ -117,7 +117,7 @@ impl Drain<'_> {
 
     fn record(&self, outcome: Outcome) {
         let line = outcome.status.is_final().then(|| self.line(&outcome));
-        // The ledger keeps the fault of a report that cannot be written.
+        // The ledger keeps the error of a report that cannot be written.
         let _ = self
             .host
             .ledger()

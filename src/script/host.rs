@@ -282,8 +282,8 @@ impl ScriptHost {
                 self.record_all(batch);
             }
             if open.is_done() {
-                if let Some(fault) = open.take_fault() {
-                    self.record_unreported(fault);
+                if let Some(error) = open.take_error() {
+                    self.record_unreported(error);
                 }
                 abandoned.pop_front();
                 continue;
@@ -296,14 +296,14 @@ impl ScriptHost {
             };
             match self.wait(open.next()) {
                 Ok(Some(Ok(batch))) => self.record_all(batch),
-                Ok(Some(Err(fault))) => self.record_unreported(fault),
+                Ok(Some(Err(error))) => self.record_unreported(error),
                 Ok(None) => {}
                 Err(_) => break,
             }
         }
     }
 
-    /// Records outcomes without a line of the script. The ledger keeps the fault of a report.
+    /// Records outcomes without a line of the script. The ledger keeps the error of a report.
     fn record_all(&self, outcomes: impl IntoIterator<Item = Outcome>) {
         let mut ledger = self.ledger();
         for outcome in outcomes {
@@ -337,12 +337,12 @@ impl ScriptHost {
         }
     }
 
-    /// Records a fault that the script did not see; the run fails with the first one.
-    pub fn record_unreported(&self, fault: Error) {
-        lock(&self.unreported).get_or_insert(fault);
+    /// Records an error that the script did not see; the run fails with the first one.
+    pub fn record_unreported(&self, error: Error) {
+        lock(&self.unreported).get_or_insert(error);
     }
 
-    /// Removes and returns the first fault that the script did not see.
+    /// Removes and returns the first error that the script did not see.
     pub fn take_unreported(&self) -> Option<Error> {
         lock(&self.unreported).take()
     }

@@ -133,12 +133,12 @@ impl Script {
         &self.name
     }
 
-    /// Returns the problems that prevent a run: calls of functions that do not exist.
+    /// Returns the errors that prevent a run: calls of functions that do not exist.
     pub fn check(&self) -> Vec<Error> {
         lint::unknown_calls(&self.ast, &self.name, &self.symbols, &self.texts)
     }
 
-    /// Returns the problem that prevents a run without `--out-dir`: a call that writes a file.
+    /// Returns the error that prevents a run without `--out-dir`: a call that writes a file.
     pub fn first_file_write(&self) -> Option<Error> {
         lint::first_file_write(&self.ast, &self.name, &self.symbols, &self.texts)
     }
@@ -163,7 +163,7 @@ impl Script {
         self.engine.set_default_tag(Dynamic::from(Arc::clone(host)));
         let print_host = Arc::clone(host);
         self.engine.on_print(move |text| {
-            // If standard output is closed, the reports record the fault.
+            // If standard output is closed, the reports record the failure.
             let text = crate::error::escape::escape_line(text);
             let _ = print_host.ledger().reports().emit(&text);
         });
@@ -176,9 +176,9 @@ impl Script {
             .run_ast_with_scope(&mut scope, &self.ast)
             .map_err(|error| {
                 // Errors quote values, which may contain tokens.
-                let problem = error::of_error(&error, &self.name, &self.texts, &self.symbols);
+                let failure = error::of_error(&error, &self.name, &self.texts, &self.symbols);
                 let ledger = host.ledger();
-                problem.map_texts(|text| ledger.without_tokens(text))
+                failure.map_texts(|text| ledger.without_tokens(text))
             })
     }
 

@@ -15,13 +15,13 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Converts a fault to an error that scripts catch as a map; the engine adds the position.
-pub fn thrown(fault: Error) -> Box<EvalAltResult> {
-    EvalAltResult::ErrorRuntime(to_map(fault).into(), Position::NONE).into()
+/// Converts an error to the map that scripts catch; the engine adds the position.
+pub fn thrown(error: Error) -> Box<EvalAltResult> {
+    EvalAltResult::ErrorRuntime(to_map(error).into(), Position::NONE).into()
 }
 
-/// Returns the fault of a stream that is read a second time.
-pub fn consumed_fault(what: &str) -> Error {
+/// Returns the error of a stream that is read a second time.
+pub fn consumed_error(what: &str) -> Error {
     Error::of(
         ErrorKind::StreamConsumed,
         format!("these {what} were already read: a stream can be read once"),
@@ -30,25 +30,25 @@ pub fn consumed_fault(what: &str) -> Error {
 }
 
 fn to_map(error: Error) -> Map {
-    let fault = error.into_parts();
+    let failure = error.into_parts();
     let mut map = Map::new();
     let mut set = |name: &str, value: Dynamic| {
         map.insert(name.into(), value);
     };
     set(
         "kind",
-        fault.kind.as_ref().map_or("", ErrorKind::as_str).into(),
+        failure.kind.as_ref().map_or("", ErrorKind::as_str).into(),
     );
-    set("message", fault.message.into());
-    set("retryable", fault.retryable.into());
-    if !fault.causes.is_empty() {
-        let causes: Vec<Dynamic> = fault.causes.into_iter().map(Dynamic::from).collect();
+    set("message", failure.message.into());
+    set("retryable", failure.retryable.into());
+    if !failure.causes.is_empty() {
+        let causes: Vec<Dynamic> = failure.causes.into_iter().map(Dynamic::from).collect();
         set("causes", causes.into());
     }
-    if let Some(hint) = fault.hint {
+    if let Some(hint) = failure.hint {
         set("hint", hint.into());
     }
-    match fault.kind {
+    match failure.kind {
         Some(ErrorKind::HttpStatus {
             status,
             retry_after,

@@ -122,8 +122,8 @@ impl Database for FakeDatabase {
 
     async fn connect(&self) -> Result<FakeConnection, Error> {
         if self.0.is_down.load(Ordering::Relaxed) {
-            let fault = Error::of(ErrorKind::DbConnect, "the database cannot be reached");
-            return Err(fault.cause("the test case declares it down"));
+            let error = Error::of(ErrorKind::DbConnect, "the database cannot be reached");
+            return Err(error.cause("the test case declares it down"));
         }
         Ok(FakeConnection::new(&self.0))
     }

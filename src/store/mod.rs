@@ -140,12 +140,12 @@ impl Store {
         };
         match backend {
             Ok(backend) => Ok(Self::with_backend(queue, backend, &options)),
-            Err(mut fault) => {
-                fault.hint = Some(match fault.hint.take() {
+            Err(mut error) => {
+                error.hint = Some(match error.hint.take() {
                     Some(hint) => format!("{hint}; no token was requested"),
                     None => "no token was requested".to_owned(),
                 });
-                Err(fault)
+                Err(error)
             }
         }
     }
@@ -181,7 +181,7 @@ impl Store {
 
     /// Starts storing on the current tokio runtime, and returns immediately.
     ///
-    /// Every token of `pages` gets exactly one outcome. The fault that ended the pages or the store
+    /// Every token of `pages` gets exactly one outcome. The error that ended the pages or the store
     /// follows the last outcome.
     ///
     /// # Panics
@@ -249,7 +249,7 @@ pub async fn inspect(options: &StoreOptions) -> Vec<ProbeResult> {
 const ROWS_NOT_VISIBLE: &str =
     "the table does not show rows that the run stored: they were deleted, hidden or changed";
 
-/// Returns the fault of a re-check that is not possible.
+/// Returns the error of a re-check that is not possible.
 fn recheck_denied(why: &str) -> Error {
     let sqlstate = "42501".to_owned();
     let what = "cannot look up what was stored before";

@@ -251,7 +251,7 @@ async fn recover<D: Database>(
         }
         claim.as_ref()?;
     }
-    let fault = match reconnect(shared, orphans, *outage).await {
+    let error = match reconnect(shared, orphans, *outage).await {
         Ok(connection) => {
             return Some(Box::new(WriterStart {
                 connection,
@@ -259,18 +259,18 @@ async fn recover<D: Database>(
                 waiting: std::mem::take(&mut orphans.waiting),
             }));
         }
-        Err(fault) => fault,
+        Err(error) => error,
     };
-    let reason = match &fault {
+    let reason = match &error {
         Some(_) => "the connection was lost, and no new one could be made to look the token up",
         None => "the run was aborted before the token could be looked up",
     };
-    if let Some(fault) = fault {
-        let end = end_after_outage(fault, shared.patience);
+    if let Some(error) = error {
+        let end = end_after_outage(error, shared.patience);
         // Every affected job must report why tokens failed, even if another writer continues.
         let of_claim = claim.as_ref().map(|claim| &claim.job);
         for job in orphans.jobs().chain(of_claim) {
-            job.set_fault(&end.fault);
+            job.set_error(&end.error);
         }
         if is_last {
             queue.fail_all(end);
@@ -310,7 +310,7 @@ async fn reconnect<D: Database>(
             () = stopped => return Err(None),
             attempt = shared.database.connect() => attempt,
         };
-        let fault = match attempt {
+        let error = match attempt {
             Ok(connection) => {
                 let resolved = tokio::select! {
                     biased;
@@ -322,19 +322,19 @@ async fn reconnect<D: Database>(
                 }
                 Error::of(ErrorKind::DbConnect, "the connection was lost again")
             }
-            Err(fault) => fault,
+            Err(error) => error,
         };
         let now = clock.now();
         let patience = shared
             .patience
             .saturating_sub(now.saturating_duration_since(outage));
-        if is_denied(&fault) && !fault.retryable || patience.is_zero() {
-            return Err(Some(fault));
+        if is_denied(&error) && !error.retryable || patience.is_zero() {
+            return Err(Some(error));
         }
         if logged_at.is_none_or(|at| now.saturating_duration_since(at) >= LOG_INTERVAL) {
             logged_at = Some(now);
             tracing::warn!(
-                cause = fault.causes.first(),
+                cause = error.causes.first(),
                 "the database cannot be reached; retrying"
             );
         }
@@ -351,41 +351,41 @@ async fn reconnect<D: Database>(
 }
 
 /// Returns true if the database refused access or takes no writes.
-fn is_denied(fault: &Error) -> bool {
-    matches!(fault.kind, Some(ErrorKind::DbDenied { .. }))
+fn is_denied(error: &Error) -> bool {
+    matches!(error.kind, Some(ErrorKind::DbDenied { .. }))
 }
 
 /// Returns true if the server refused the role's password.
-pub(super) fn is_wrong_password(fault: &Error) -> bool {
-    matches!(&fault.kind, Some(ErrorKind::DbDenied { sqlstate }) if sqlstate == "28P01")
+pub(super) fn is_wrong_password(error: &Error) -> bool {
+    matches!(&error.kind, Some(ErrorKind::DbDenied { sqlstate }) if sqlstate == "28P01")
 }
 
 /// Returns how the remaining tokens end if no connection could be made within `patience`.
-fn end_after_outage(mut fault: Error, patience: Duration) -> StoreEnd {
-    let (status, reason) = match is_denied(&fault) {
-        true if !fault.retryable || is_wrong_password(&fault) => {
-            fault.retryable = false;
+fn end_after_outage(mut error: Error, patience: Duration) -> StoreEnd {
+    let (status, reason) = match is_denied(&error) {
+        true if !error.retryable || is_wrong_password(&error) => {
+            error.retryable = false;
             return StoreEnd {
                 status: Status::NotAttempted,
                 detail: Detail::reason("the database denied access"),
-                fault,
+                error,
             };
         }
         true => (Status::Failed, "the database takes no writes"),
         false => (Status::Failed, "the database could not be reached"),
     };
     let within = humantime::format_duration(patience);
-    let message = if is_denied(&fault) {
+    let message = if is_denied(&error) {
         format!("the database stopped taking writes and did not resume within {within}")
     } else {
         format!("the connection to the database was lost and did not come back within {within}")
     };
     let mut outage = Error::of(ErrorKind::DbConnect, message);
-    outage.causes = fault.into_parts().causes;
+    outage.causes = error.into_parts().causes;
     StoreEnd {
         status,
         detail: Detail::reason(reason),
-        fault: outage
+        error: outage
             .hint("tokens that are `failed` are safe to store again; --patience waits longer"),
     }
 }

@@ -32,8 +32,8 @@ pub(super) struct StoreEnd {
     pub(super) status: Status,
     /// The detail of each of them.
     pub(super) detail: Arc<Detail>,
-    /// The fault of the run.
-    pub(super) fault: Error,
+    /// The error of the run.
+    pub(super) error: Error,
 }
 
 /// One call of `store`, shared by its tokens.
@@ -55,9 +55,9 @@ impl StoreJob {
         self.stopping.load(Ordering::Relaxed) || self.end.get().is_some()
     }
 
-    /// Sets the fault that ends its stream; only the first one counts.
-    pub(super) fn set_fault(&self, fault: &Error) {
-        self.sender.fail(fault.clone());
+    /// Sets the error that ends its stream; only the first one counts.
+    pub(super) fn set_error(&self, error: &Error) {
+        self.sender.fail(error.clone());
     }
 
     /// Reports an outcome.
@@ -72,7 +72,7 @@ impl StoreJob {
     fn report_unsent(&self, page: &Page) {
         let (status, detail) = match self.end.get() {
             Some(end) => {
-                self.sender.fail(end.fault.clone());
+                self.sender.fail(end.error.clone());
                 (end.status, Arc::clone(&end.detail))
             }
             None => (Status::NotAttempted, Detail::reason("the run was stopped")),
@@ -268,7 +268,7 @@ impl Queue {
 
     /// Ends the store for every job; only the first end counts.
     ///
-    /// The caller must also set the fault of its own job, whose tokens may all be sent already.
+    /// The caller must also set the error of its own job, whose tokens may all be sent already.
     pub(super) fn fail_all(&self, end: StoreEnd) {
         let _ = self.end.set(end);
         self.failed.cancel();
@@ -289,10 +289,10 @@ impl Queue {
         &self.giving_up
     }
 
-    /// Returns the fault of a store that gave up, and why its tokens in flight stay unknown.
+    /// Returns the error of a store that gave up, and why its tokens in flight stay unknown.
     pub(super) fn given_up(&self) -> Option<(&Error, &'static str)> {
         let reason = self.unknown_because.get()?;
-        Some((&self.end.get()?.fault, reason))
+        Some((&self.end.get()?.error, reason))
     }
 
     /// Returns the token that is cancelled when the queue is closed.
@@ -366,14 +366,14 @@ async fn pump(
     }
     queue.stop(&job);
     if let Some(end) = queue.end.get() {
-        job.sender.fail(end.fault.clone());
+        job.sender.fail(end.error.clone());
     }
     pages.stop();
     let rest = async {
         while let Some(result) = pages.next().await {
             match result {
                 Ok(page) => job.report_unsent(&page),
-                Err(fault) => job.sender.fail(fault),
+                Err(error) => job.sender.fail(error),
             }
         }
     };
@@ -417,7 +417,7 @@ async fn queue_pages(
                 }
                 queue.push(job, page);
             }
-            Some(Err(fault)) => job.sender.fail(fault),
+            Some(Err(error)) => job.sender.fail(error),
         }
     }
 }
@@ -458,14 +458,14 @@ mod tests {
     }
 
     async fn collect(mut stream: OutcomeStream<Error>) -> (Vec<Outcome>, Option<Error>) {
-        let (mut all, mut fault) = (Vec::new(), None);
+        let (mut all, mut failure) = (Vec::new(), None);
         while let Some(next) = stream.next().await {
             match next {
                 Ok(batch) => all.extend(batch),
-                Err(error) => fault = Some(error),
+                Err(error) => failure = Some(error),
             }
         }
-        (all, fault)
+        (all, failure)
     }
 
     #[tokio::test]
@@ -483,8 +483,8 @@ mod tests {
         assert_eq!(texts, ["aa", "b\tb", "cc"]);
         queue.close();
         assert!(queue.claim().await.is_none());
-        let (all, fault) = collect(stream).await;
-        assert_eq!((all.len(), fault), (0, None), "the claims' owner reports");
+        let (all, error) = collect(stream).await;
+        assert_eq!((all.len(), error), (0, None), "the claims' owner reports");
     }
 
     #[tokio::test]
@@ -533,16 +533,16 @@ mod tests {
         queue.fail_all(StoreEnd {
             status: Status::Failed,
             detail: Detail::reason("gone"),
-            fault: Error::of(ErrorKind::DbConnect, "gone"),
+            error: Error::of(ErrorKind::DbConnect, "gone"),
         });
         drop(claim);
-        let (all, fault) = collect(stream).await;
+        let (all, error) = collect(stream).await;
         assert_eq!(all.len(), 2000);
         assert!(all.iter().all(|o| o.status == Status::Failed));
-        assert_eq!(fault.unwrap().message, "gone");
-        let (late, fault) = collect(queue.store(PageStream::ready([page(3)]), None)).await;
+        assert_eq!(error.unwrap().message, "gone");
+        let (late, error) = collect(queue.store(PageStream::ready([page(3)]), None)).await;
         assert_eq!((late.len(), late[0].status), (3, Status::Failed));
-        assert!(fault.is_some());
+        assert!(error.is_some());
     }
 
     #[tokio::test]

@@ -31,9 +31,9 @@ use crate::store::Store;
 /// Replays a journal or report and returns its conclusion.
 pub fn replay(settings: &RunSettings, file: &Path, display: &ProgressDisplay) -> Conclusion {
     match ReplayState::read(file) {
-        Err(fault) => unwritable(fault).into(),
+        Err(error) => unwritable(error).into(),
         Ok(state) => match state.check_table(settings) {
-            Err(problem) => problem.into(),
+            Err(error) => error.into(),
             Ok(()) => run_supervised("replay", settings, |shutdown, run_context| {
                 settle(
                     settings.clone(),
@@ -93,14 +93,14 @@ async fn settle(
     let glance = |ledger: &Ledger| {
         display.update(Some(total), || Some(ledger.numbers()), || store.waits_for());
     };
-    let fault = store_tokens(&store, missing, &mut ledger, glance).await;
+    let error = store_tokens(&store, missing, &mut ledger, glance).await;
     store.close().await;
     Ok(conclude(
         &state,
         &shutdown,
         &run_context,
         &mut ledger,
-        fault,
+        error,
         &fail_on,
     ))
 }
@@ -126,12 +126,12 @@ async fn recheck(
     match found {
         Ok(found) => Ok(Some(found)),
         // Without this right, unsent tokens are still safe to send.
-        Err(fault) if matches!(fault.kind, Some(ErrorKind::DbDenied { .. })) => {
-            let (cause, hint) = (fault.causes.first(), fault.hint.as_ref());
-            tracing::warn!(cause, hint, "{}", fault.message);
+        Err(error) if matches!(error.kind, Some(ErrorKind::DbDenied { .. })) => {
+            let (cause, hint) = (error.causes.first(), error.hint.as_ref());
+            tracing::warn!(cause, hint, "{}", error.message);
             Ok(None)
         }
-        Err(fault) => Err(fault),
+        Err(error) => Err(error),
     }
 }
 
@@ -182,7 +182,7 @@ async fn store_tokens(
 ) -> Option<Error> {
     let pages: Vec<Page> = tokens.chunks(10_000).map(Page::from_tokens).collect();
     let mut outcomes = store.store(PageStream::ready(pages));
-    let mut fault = None;
+    let mut error = None;
     while let Some(next) = outcomes.next().await {
         match next {
             Ok(batch) => {
@@ -191,10 +191,10 @@ async fn store_tokens(
                 }
                 glance(ledger);
             }
-            Err(end) => fault = Some(end),
+            Err(end) => error = Some(end),
         }
     }
-    fault
+    error
 }
 
 fn conclude(
@@ -202,11 +202,11 @@ fn conclude(
     shutdown: &Shutdown,
     run_context: &RunContext,
     ledger: &mut Ledger,
-    fault: Option<Error>,
+    error: Option<Error>,
     fail_on: &[Condition],
 ) -> Conclusion {
     let received = state.received();
-    let problem = fault.or_else(|| ledger.fault().cloned());
+    let error = error.or_else(|| ledger.error().cloned());
     let totals = RunTotals {
         numbers: Numbers {
             requested: state.requested.unwrap_or(received),
@@ -214,12 +214,12 @@ fn conclude(
             ..ledger.numbers()
         },
         cause: shutdown.cause(),
-        problem: problem.as_ref().map(|problem| problem.exit),
+        error: error.as_ref().map(|error| error.exit),
         ..RunTotals::default()
     };
     let record = RunRecord {
         replay_of: state.origin.clone(),
         ..RunRecord::from(run_context)
     };
-    conclusion::close(ledger, &totals, record, problem, fail_on)
+    conclusion::close(ledger, &totals, record, error, fail_on)
 }

@@ -88,10 +88,10 @@ impl ReplayState {
             if let JournalLine::Outcome(record) = &line {
                 let unusable = why_unusable(record);
                 if let Some((why, hint)) = unusable {
-                    return Err(reader.fault(why).hint(hint));
+                    return Err(reader.error(why).hint(hint));
                 }
             }
-            state.add(line).map_err(|why| reader.fault(why))?;
+            state.add(line).map_err(|why| reader.error(why))?;
         }
         if reader.is_torn() {
             state.is_closed = false;
@@ -154,11 +154,11 @@ impl ReplayState {
         if TableName::parse(run_table).as_ref() == Ok(table) && run_column == column {
             return Ok(());
         }
-        let problem = Error::new(
+        let error = Error::new(
             Exit::Usage,
             "the journal belongs to a different table than the configured one",
         );
-        Err(problem
+        Err(error
             .cause(format!(
                 "the run used table {run_table}, column {run_column}"
             ))

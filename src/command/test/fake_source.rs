@@ -1,5 +1,5 @@
 //! The fake source of a pipeline test: one scripted response per request, in order. Bodies are parsed
-//! and faults are created as for a real source.
+//! and errors are created as for a real source.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -106,13 +106,13 @@ impl TokenSource for FakeSource {
 impl FakeSource {
     async fn answer(&self, number: usize, count: u64) -> SourceAnswer {
         let Some(entry) = self.entries.get(number - 1) else {
-            let fault = Error::of(
+            let error = Error::of(
                 ErrorKind::HttpConnect,
                 "the test case has no answer for this request",
             );
-            // Stops the run even if the script would catch the fault.
-            self.shutdown.stop_because(fault.clone());
-            return SourceAnswer::failed(fault);
+            // Stops the run even if the script would catch the error.
+            self.shutdown.stop_because(error.clone());
+            return SourceAnswer::failed(error);
         };
         let is_late = entry.delay >= self.timeout;
         let is_stalled = matches!(entry.answer, FakeResponse::Body(_, BodyEnd::Stalled));
@@ -131,12 +131,12 @@ impl FakeSource {
             FakeResponse::Body(body, ending) => {
                 let mut parser = LineParser::new(count, self.max_token).detecting_json();
                 parser.feed(body.as_bytes());
-                let fault = match ending {
+                let error = match ending {
                     BodyEnd::Complete => None,
                     BodyEnd::Cut => Some(error::truncated(ADDRESS)),
                     BodyEnd::Stalled => Some(error::timed_out(ADDRESS, self.timeout)),
                 };
-                SourceAnswer::from_lines(parser, fault, ADDRESS)
+                SourceAnswer::from_lines(parser, error, ADDRESS)
             }
         }
     }

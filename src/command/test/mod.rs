@@ -109,15 +109,15 @@ pub fn test(settings: &TestSettings, out: &mut dyn Write) -> Result<Exit, Vec<Er
         changes[at].extend(change);
         results.push(result);
     });
-    let mut problems = write_changes(&files, &changes);
+    let mut failures = write_changes(&files, &changes);
     let _ = out.write_all(summary_line(&results, started.elapsed()).as_bytes());
     let _ = out.flush();
     if let Some(path) = &settings.junit {
         let written = junit::write(path, &results);
-        problems.extend(written.err().map(|error| unwritable(path, &error)));
+        failures.extend(written.err().map(|error| unwritable(path, &error)));
     }
-    if !problems.is_empty() {
-        return Err(problems);
+    if !failures.is_empty() {
+        return Err(failures);
     }
     let has_failed = results
         .iter()
@@ -130,18 +130,18 @@ pub fn test(settings: &TestSettings, out: &mut dyn Write) -> Result<Exit, Vec<Er
 }
 
 fn read(settings: &TestSettings) -> Result<Vec<TestFile>, Vec<Error>> {
-    let found = discover::find(&settings.paths).map_err(|problem| vec![problem])?;
-    let (mut files, mut problems) = (Vec::new(), Vec::new());
+    let found = discover::find(&settings.paths).map_err(|error| vec![error])?;
+    let (mut files, mut errors) = (Vec::new(), Vec::new());
     for discovered in found {
         match TestFile::read(&discovered.path, discovered.label) {
             Ok(file) => files.push(file),
-            Err(found) => problems.extend(found),
+            Err(found) => errors.extend(found),
         }
     }
-    if problems.is_empty() {
+    if errors.is_empty() {
         Ok(files)
     } else {
-        Err(problems)
+        Err(errors)
     }
 }
 
@@ -285,7 +285,7 @@ fn summary_line(results: &[CaseResult], took: Duration) -> String {
 }
 
 fn write_changes(files: &[TestFile], changes: &[Vec<update::ReportChange>]) -> Vec<Error> {
-    let mut problems = Vec::new();
+    let mut failures = Vec::new();
     for (file, changes) in files
         .iter()
         .zip(changes)
@@ -295,10 +295,10 @@ fn write_changes(files: &[TestFile], changes: &[Vec<update::ReportChange>]) -> V
             .and_then(|text| fs::write(&file.path, text).map_err(|error| error.to_string()));
         if let Err(why) = written {
             let message = format!("the reports of {} cannot be updated", file.path.display());
-            problems.push(Error::new(Exit::Usage, message).cause(why));
+            failures.push(Error::new(Exit::Usage, message).cause(why));
         }
     }
-    problems
+    failures
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Error {

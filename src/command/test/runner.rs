@@ -91,8 +91,8 @@ pub(crate) fn run_case(case: &TestCase, limit: Duration) -> CaseRun {
         stderr.push('\n');
         numbers = summary.numbers;
     }
-    if let Some(problem) = &finished.problem {
-        stderr += &problem.render(false);
+    if let Some(error) = &finished.error {
+        stderr += &error.render(false);
         stderr.push('\n');
     }
     let reports = environment.reports.iter();

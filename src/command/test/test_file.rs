@@ -30,8 +30,8 @@ impl TestFile {
     pub(crate) fn read(path: &Path, label: String) -> Result<Self, Vec<Error>> {
         let file_name = path.display().to_string();
         let text = fs::read_to_string(path).map_err(|error| {
-            let problem = usage(format!("the test file {file_name} cannot be read"));
-            vec![problem.cause(error.to_string())]
+            let failure = usage(format!("the test file {file_name} cannot be read"));
+            vec![failure.cause(error.to_string())]
         })?;
         Self::parse(path, label, text)
     }
@@ -51,14 +51,14 @@ impl TestFile {
             });
             cases.extend(read);
         }
-        let mut problems = yaml.into_problems();
+        let mut errors = yaml.into_errors();
         let root = match root {
-            Some(root) if problems.is_empty() && !cases.is_empty() => root,
+            Some(root) if errors.is_empty() && !cases.is_empty() => root,
             _ => {
-                if problems.is_empty() {
-                    problems.push(no_cases(file_name));
+                if errors.is_empty() {
+                    errors.push(no_cases(file_name));
                 }
-                return Err(problems);
+                return Err(errors);
             }
         };
         Ok(Self {

@@ -42,7 +42,7 @@ fn differs_only_in_reports(old: &str, new: &str, changes: &[ReportChange]) -> bo
     let read = |text| {
         let yaml = YamlText::new("the test file", "", text);
         let tree = yaml.parse().map(|root| yaml.root(&root, "the file").tree());
-        tree.filter(|_| yaml.into_problems().is_empty())
+        tree.filter(|_| yaml.into_errors().is_empty())
     };
     let (Some(mut old), Some(new)) = (read(old), read(new)) else {
         return false;
@@ -240,7 +240,7 @@ mod tests {
     fn updated(text: &str, changes: &[(usize, &str)]) -> String {
         let path = Path::new("x.test.yaml");
         let file = TestFile::parse(path, "x".to_owned(), text.to_owned());
-        let file = file.unwrap_or_else(|problems| panic!("{}", problems[0].render(false)));
+        let file = file.unwrap_or_else(|errors| panic!("{}", errors[0].render(false)));
         let changes: Vec<ReportChange> = changes
             .iter()
             .map(|(index, report)| ReportChange {

@@ -43,9 +43,9 @@ impl<'a> Field<'a> {
             "" => self.name.to_owned(),
             path => format!("`{path}`"),
         };
-        let problem = usage(format!("{subject} {rule}"));
+        let error = usage(format!("{subject} {rule}"));
         let location = self.yaml.location(span, length, "");
-        self.yaml.report(problem.location(location));
+        self.yaml.report(error.location(location));
     }
 
     /// Records that the value has the wrong type.
@@ -236,8 +236,8 @@ impl<'a> Mapping<'a> {
 
     /// Records a mistake at a key.
     pub(crate) fn fail_at(&self, key: &str, message: impl Into<String>) {
-        let problem = usage(message).location(self.location_of(key));
-        self.field.yaml.report(problem);
+        let error = usage(message).location(self.location_of(key));
+        self.field.yaml.report(error);
     }
 
     fn report_duplicates(&self) {
@@ -275,12 +275,12 @@ impl<'a> Mapping<'a> {
             "" => String::new(),
             path => format!(" in `{path}`"),
         };
-        let problem = usage(format!("{what} key `{}`{parent}", key.value));
+        let error = usage(format!("{what} key `{}`{parent}", key.value));
         let yaml = self.field.yaml;
-        let problem = problem.location(yaml.locate(&TextSpan::of(key.referenced), label));
+        let error = error.location(yaml.locate(&TextSpan::of(key.referenced), label));
         yaml.report(match hint {
-            Some(hint) => problem.hint(hint),
-            None => problem,
+            Some(hint) => error.hint(hint),
+            None => error,
         });
     }
 }

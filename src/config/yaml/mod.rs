@@ -160,7 +160,7 @@ pub(crate) struct YamlText<'a> {
     pub text: &'a str,
     pub secrecy: Secrecy,
     /// Behind a cell, so that several cursors record mistakes.
-    problems: RefCell<Vec<Error>>,
+    errors: RefCell<Vec<Error>>,
 }
 
 impl<'a> YamlText<'a> {
@@ -170,7 +170,7 @@ impl<'a> YamlText<'a> {
             path,
             text,
             secrecy: Secrecy::Open,
-            problems: RefCell::default(),
+            errors: RefCell::default(),
         }
     }
 
@@ -190,16 +190,16 @@ impl<'a> YamlText<'a> {
         match serde_yaml::from_str_with_options(self.text, options) {
             Ok(root) => root,
             Err(error) => {
-                self.report(self.syntax_problem(&error));
+                self.report(self.syntax_error(&error));
                 None
             }
         }
     }
 
-    fn syntax_problem(&self, error: &serde_yaml::Error) -> Error {
-        let problem = usage(format!("{} is not valid YAML", self.what));
+    fn syntax_error(&self, error: &serde_yaml::Error) -> Error {
+        let failure = usage(format!("{} is not valid YAML", self.what));
         let Some(at) = error.location() else {
-            return problem.cause(error.to_string());
+            return failure.cause(error.to_string());
         };
         let (line, column) = (at.line(), at.column());
         let label = match error {
@@ -217,12 +217,12 @@ impl<'a> YamlText<'a> {
             .skip(span.line - 1)
             .take(2)
             .any(|line| line.trim_start_matches(' ').starts_with('\t'));
-        let problem = if is_tabbed {
-            problem.hint("indent YAML with spaces, not tabs")
+        let failure = if is_tabbed {
+            failure.hint("indent YAML with spaces, not tabs")
         } else {
-            problem
+            failure
         };
-        problem.location(self.location(&span, 1, &label))
+        failure.location(self.location(&span, 1, &label))
     }
 
     /// Returns the root as a cursor; messages call a value without a path `name`.
@@ -236,18 +236,18 @@ impl<'a> YamlText<'a> {
     }
 
     /// Records a mistake.
-    pub(crate) fn report(&self, problem: Error) {
-        self.problems.borrow_mut().push(problem);
+    pub(crate) fn report(&self, error: Error) {
+        self.errors.borrow_mut().push(error);
     }
 
     /// Returns the mistakes in the order of their places.
-    pub(crate) fn into_problems(self) -> Vec<Error> {
-        let mut problems = self.problems.into_inner();
-        problems.sort_by_key(|problem| {
-            let place = problem.location.as_ref();
+    pub(crate) fn into_errors(self) -> Vec<Error> {
+        let mut errors = self.errors.into_inner();
+        errors.sort_by_key(|error| {
+            let place = error.location.as_ref();
             place.map(|place| (place.line, place.column))
         });
-        problems
+        errors
     }
 
     /// Returns the location of a key or value.

@@ -94,7 +94,7 @@ impl HttpSource {
     async fn post(&self, count: u64) -> SourceAnswer {
         let file_headers = match self.read_file_headers() {
             Ok(headers) => headers,
-            Err(fault) => return SourceAnswer::failed(fault),
+            Err(failure) => return SourceAnswer::failed(failure),
         };
         let mut span = self
             .tracer
@@ -112,14 +112,14 @@ impl HttpSource {
                 );
                 match response.status() {
                     StatusCode::OK => self.read(response, count).await,
-                    _ => SourceAnswer::failed(self.status_fault(&response)),
+                    _ => SourceAnswer::failed(self.status_error(&response)),
                 }
             }
-            Err(error) => SourceAnswer::failed(self.transport_fault(error)),
+            Err(error) => SourceAnswer::failed(self.transport_error(error)),
         };
         let received = i64::try_from(answer.page.len()).unwrap_or(i64::MAX);
         span.set("token_service.tokens.received", received);
-        span.end(answer.fault.as_ref());
+        span.end(answer.error.as_ref());
         answer
     }
 
@@ -159,18 +159,18 @@ impl HttpSource {
 
     async fn read(&self, mut response: Response, count: u64) -> SourceAnswer {
         if let Some(kind) = unexpected_content_type(response.headers()) {
-            let fault = self.protocol(&format!("it sent {kind} instead of text/plain"));
-            return SourceAnswer::failed(fault);
+            let failure = self.protocol(&format!("it sent {kind} instead of text/plain"));
+            return SourceAnswer::failed(failure);
         }
         if let Some(encoding) = content_encoding(response.headers()) {
-            let fault = self.protocol(&format!(
+            let failure = self.protocol(&format!(
                 "it sent content encoding {encoding}, which was not requested"
             ));
-            return SourceAnswer::failed(fault);
+            return SourceAnswer::failed(failure);
         }
         let mut parser = LineParser::new(count, self.max_token).detecting_json();
         let mut read = 0_u64;
-        let fault = loop {
+        let failure = loop {
             match response.chunk().await {
                 Ok(Some(chunk)) => {
                     read += chunk.len() as u64;
@@ -183,14 +183,14 @@ impl HttpSource {
                     parser.feed(&chunk);
                 }
                 Ok(None) => break None,
-                Err(error) => break Some(self.transport_fault(error)),
+                Err(error) => break Some(self.transport_error(error)),
             }
         };
-        SourceAnswer::from_lines(parser, fault, &self.address())
+        SourceAnswer::from_lines(parser, failure, &self.address())
     }
 
-    /// Returns the fault of an answer whose status is not 200.
-    fn status_fault(&self, response: &Response) -> Error {
+    /// Returns the error of an answer whose status is not 200.
+    fn status_error(&self, response: &Response) -> Error {
         let retry_after = retry_after(response.headers(), SystemTime::now());
         error::status(&self.address(), response.status(), retry_after)
     }
@@ -199,13 +199,13 @@ impl HttpSource {
         not_a_token_list(&self.address(), what)
     }
 
-    /// Returns the fault of a request without a complete answer.
-    fn transport_fault(&self, error: reqwest::Error) -> Error {
+    /// Returns the error of a request without a complete answer.
+    fn transport_error(&self, error: reqwest::Error) -> Error {
         let error = error.without_url();
         let address = self.address();
         let causes = chain(&error);
         let about_certificate = causes.iter().any(|cause| cause.contains("certificate"));
-        let fault = if error.is_connect() && about_certificate {
+        let failure = if error.is_connect() && about_certificate {
             Error::of(
                 ErrorKind::HttpConnect,
                 "the token source's certificate is not trusted",
@@ -221,7 +221,7 @@ impl HttpSource {
         } else {
             error::truncated(&address)
         };
-        causes.into_iter().fold(fault, Error::cause)
+        causes.into_iter().fold(failure, Error::cause)
     }
 }
 
@@ -253,7 +253,7 @@ fn headers_in_files(headers: &[(String, Secret)]) -> impl Iterator<Item = &(Stri
     headers.iter().filter(|(_, secret)| secret.file().is_some())
 }
 
-/// Returns the fault of a request that was not sent because a header's file is unreadable.
+/// Returns the error of a request that was not sent because a header's file is unreadable.
 fn unreadable(name: &str, error: &SecretFileError) -> Error {
     Error::of(
         ErrorKind::HttpConnect,

@@ -26,7 +26,7 @@ const EXTRA_TIME: Duration = Duration::from_secs(5);
 pub async fn reach(endpoint: &HttpEndpoint, limits: &FetchLimits) -> ProbeResult {
     let address = display_url(&endpoint.url);
     match connect(endpoint, limits).await {
-        Err(fault) => ProbeResult::fault(LABEL, &address, fault),
+        Err(error) => ProbeResult::error(LABEL, &address, error),
         Ok(took) => {
             let tls = match endpoint.url.scheme() {
                 "https" => "TLS with a trusted certificate",
@@ -57,18 +57,18 @@ async fn connect(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<Durati
     match (connected.get(), sent) {
         (Some(at), _) => Ok(at.saturating_duration_since(started)),
         (None, Ok(_)) => Ok(started.elapsed()),
-        (None, Err(error)) => Err(without_method(http.transport_fault(error))),
+        (None, Err(error)) => Err(without_method(http.transport_error(error))),
     }
 }
 
-/// Removes the method from a fault's causes: no request was sent.
-fn without_method(mut fault: Error) -> Error {
-    for cause in &mut fault.causes {
+/// Removes the method from an error's causes: no request was sent.
+fn without_method(mut error: Error) -> Error {
+    for cause in &mut error.causes {
         if let Some(address) = cause.strip_prefix("POST ") {
             *cause = address.to_owned();
         }
     }
-    fault
+    error
 }
 
 /// Records when a connection is established, and closes it.

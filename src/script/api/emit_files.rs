@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn error_names_the_option_when_no_folder_is_configured() {
-        let fault = Emitter::new(None).emit("text", "file").unwrap_err();
-        assert!(fault.hint.as_deref().unwrap().contains("--out-dir"));
+        let error = Emitter::new(None).emit("text", "file").unwrap_err();
+        assert!(error.hint.as_deref().unwrap().contains("--out-dir"));
     }
 }

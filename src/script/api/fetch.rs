@@ -81,7 +81,7 @@ pub mod functions {
         let mut pages = host.fetcher().once(size, retries);
         let len = match host.wait(pages.next()) {
             Ok(None) => 0,
-            Ok(Some(Err(fault))) => return Err(thrown(fault)),
+            Ok(Some(Err(error))) => return Err(thrown(error)),
             Ok(Some(Ok(page))) => {
                 let len = page.len() as u64;
                 pages.put_back(page);

@@ -13,7 +13,7 @@ use crate::report::ledger::EntryId;
 use crate::script::api::stream_iter::{StreamIter, StreamReader};
 use crate::script::api::tokens::{TokenSource, Tokens};
 use crate::script::host::{AbandonedStream, HeldStream, ScriptHost};
-use crate::script::native::{NativeResult, consumed_fault, lock, thrown};
+use crate::script::native::{NativeResult, consumed_error, lock, thrown};
 
 /// The stream of outcomes that `store` and `reject` return to scripts.
 #[derive(Clone)]
@@ -30,7 +30,7 @@ struct OutcomesState {
     stream: Option<OutcomeStream<Error>>,
     /// Settled outcomes that `failures` read and `report` has not written yet.
     ready: VecDeque<Outcome>,
-    fault: Option<Error>,
+    error: Option<Error>,
     is_consumed: bool,
     counts: Numbers,
     /// Ledger entries of this stream that are still open.
@@ -70,13 +70,13 @@ impl Outcomes {
     pub fn reader(&self) -> Result<OutcomeReader, Error> {
         let mut state = lock(&self.0.state);
         if std::mem::replace(&mut state.is_consumed, true) {
-            return Err(consumed_fault("Outcomes"));
+            return Err(consumed_error("Outcomes"));
         }
         Ok(OutcomeReader {
             owner: self.clone(),
             ready: std::mem::take(&mut state.ready),
             stream: state.stream.take(),
-            fault: state.fault.take(),
+            error: state.error.take(),
         })
     }
 
@@ -95,7 +95,7 @@ impl Outcomes {
                         return Err(stopped);
                     }
                     Ok(None) => break,
-                    Ok(Some(Err(fault))) => lock(&self.0.state).fault = Some(fault),
+                    Ok(Some(Err(error))) => lock(&self.0.state).error = Some(error),
                     Ok(Some(Ok(batch))) => self.queue_settled(batch)?,
                 }
             }
@@ -147,10 +147,10 @@ impl HeldStream for OutcomesCell {
     fn abandon(&self) {
         let mut state = lock(&self.state);
         let (ready, stream) = (std::mem::take(&mut state.ready), state.stream.take());
-        let fault = state.fault.take();
+        let error = state.error.take();
         drop(state);
-        if let Some(fault) = fault {
-            self.host.record_unreported(fault);
+        if let Some(error) = error {
+            self.host.record_unreported(error);
         }
         return_to_host(&self.host, ready, stream, false);
     }
@@ -181,7 +181,7 @@ pub struct OutcomeReader {
     owner: Outcomes,
     ready: VecDeque<Outcome>,
     stream: Option<OutcomeStream<Error>>,
-    fault: Option<Error>,
+    error: Option<Error>,
 }
 
 impl OutcomeReader {
@@ -190,7 +190,7 @@ impl OutcomeReader {
         if self.ready.is_empty() {
             match self.next_batch()? {
                 Some(Ok(batch)) => self.ready = batch,
-                Some(Err(fault)) => return Ok(Some(Err(fault))),
+                Some(Err(error)) => return Ok(Some(Err(error))),
                 None => return Ok(None),
             }
         }
@@ -203,7 +203,7 @@ impl OutcomeReader {
             return Ok(Some(Ok(std::mem::take(&mut self.ready))));
         }
         let Some(stream) = &mut self.stream else {
-            return Ok(self.fault.take().map(Err));
+            return Ok(self.error.take().map(Err));
         };
         let mut next = stream.try_next().map(Ok);
         if next.is_none() {
@@ -213,9 +213,9 @@ impl OutcomeReader {
         }
         match next {
             Some(Ok(batch)) => Ok(Some(Ok(batch.into()))),
-            Some(Err(fault)) => {
+            Some(Err(error)) => {
                 self.stream = None;
-                Ok(Some(Err(fault)))
+                Ok(Some(Err(error)))
             }
             None => {
                 self.stream = None;

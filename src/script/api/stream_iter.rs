@@ -11,7 +11,7 @@ pub trait StreamReader {
     /// What the loop gets.
     type Item;
 
-    /// Returns the next item or the fault that ended the stream.
+    /// Returns the next item or the error that ended the stream.
     ///
     /// # Errors
     ///
@@ -27,14 +27,14 @@ pub struct StreamIter<R> {
 
 enum IterState<R> {
     Reading(R),
-    /// The loop does not have the fault yet.
+    /// The loop does not have the error yet.
     Failed(Error),
     Thrown(Error),
     End,
 }
 
 impl<R> StreamIter<R> {
-    /// Creates an iterator. If the stream was already read, it throws the fault of that.
+    /// Creates an iterator. If the stream was already read, it throws the error of that.
     pub fn new(host: &Arc<ScriptHost>, reader: Result<R, Error>) -> Self {
         Self {
             host: Arc::clone(host),
@@ -51,18 +51,18 @@ impl<R: StreamReader> Iterator for StreamIter<R> {
             match reader.read() {
                 Err(stopped) => return Some(Err(stopped)),
                 Ok(Some(Ok(item))) => return Some(Ok(item)),
-                Ok(Some(Err(fault))) => self.state = IterState::Failed(fault),
+                Ok(Some(Err(error))) => self.state = IterState::Failed(error),
                 Ok(None) => self.state = IterState::End,
             }
         }
         match std::mem::replace(&mut self.state, IterState::End) {
-            IterState::Failed(fault) => {
-                self.state = IterState::Thrown(fault.clone());
-                Some(Err(thrown(fault)))
+            IterState::Failed(error) => {
+                self.state = IterState::Thrown(error.clone());
+                Some(Err(thrown(error)))
             }
             // Only a loop with an empty body goes on after an error, so the script did not see it.
-            IterState::Thrown(fault) => {
-                self.host.record_unreported(fault);
+            IterState::Thrown(error) => {
+                self.host.record_unreported(error);
                 None
             }
             IterState::Reading(_) | IterState::End => None,

@@ -13,7 +13,7 @@ use crate::pipeline::token::{Page, Token};
 use crate::report::ledger::EntryId;
 use crate::script::api::stream_iter::{StreamIter, StreamReader};
 use crate::script::host::{AbandonedStream, HeldStream, ScriptHost};
-use crate::script::native::{NativeResult, consumed_fault, lock, thrown};
+use crate::script::native::{NativeResult, consumed_error, lock, thrown};
 
 /// The stream of tokens that `fetch` and `tokens` return to scripts.
 #[derive(Clone)]
@@ -105,7 +105,7 @@ impl Tokens {
 impl TokensCell {
     fn take(&self) -> Result<TokenSource, Error> {
         let source = lock(&self.source).take();
-        source.ok_or_else(|| consumed_fault("Tokens"))
+        source.ok_or_else(|| consumed_error("Tokens"))
     }
 }
 
@@ -167,8 +167,8 @@ impl StreamReader for TokenReader {
                         Some(Ok(page)) => self.page = page,
                         end => {
                             self.source = TokenSource::Open(VecDeque::new());
-                            if let Some(Err(fault)) = end {
-                                return Ok(Some(Err(fault)));
+                            if let Some(Err(error)) = end {
+                                return Ok(Some(Err(error)));
                             }
                         }
                     }

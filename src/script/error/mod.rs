@@ -72,13 +72,13 @@ impl Thrown {
     }
 }
 
-/// Returns the problem of a script that does not compile.
+/// Returns the error of a script that does not compile.
 pub fn of_parse(error: &ParseError, file: &str, texts: &ScriptTexts) -> Error {
     let ParseError(kind, position) = error;
-    parse_problem(kind, *position, file, texts)
+    parse_error(kind, *position, file, texts)
 }
 
-fn parse_problem(
+fn parse_error(
     kind: &ParseErrorType,
     position: Position,
     file: &str,
@@ -106,22 +106,22 @@ fn end_of_code(text: &str, reported: Position) -> Option<Position> {
     Some(position(index + 1, code.trim_end().chars().count() + 1))
 }
 
-/// Returns the problem that `advice` explains, with the location at `position`.
+/// Returns the error that `advice` explains, with the location at `position`.
 pub fn with_advice(advice: Advice, file: &str, position: Position, texts: &ScriptTexts) -> Error {
-    let problem = Error::new(Exit::Script, advice.message);
-    let problem = mark(problem, file, position, texts, &advice.label);
-    let problem = match advice.hint {
-        Some(hint) => problem.hint(hint),
-        None => problem,
+    let error = Error::new(Exit::Script, advice.message);
+    let error = mark(error, file, position, texts, &advice.label);
+    let error = match advice.hint {
+        Some(hint) => error.hint(hint),
+        None => error,
     };
     if advice.is_warning {
-        problem.warning()
+        error.warning()
     } else {
-        problem
+        error
     }
 }
 
-/// Returns the problem of a script that ended with `error`.
+/// Returns the error of a script that ended with `error`.
 pub fn of_error(
     error: &EvalAltResult,
     main: &str,
@@ -154,20 +154,20 @@ pub fn of_error(
         }
         error = inner;
     }
-    let mut problem = innermost(error, &file, texts, symbols);
+    let mut failure = innermost(error, &file, texts, symbols);
     // If the engine does not give a position, use that of the innermost call.
-    if problem.location.is_none()
+    if failure.location.is_none()
         && let Some(CallFrame {
             file, line, column, ..
         }) = frames.pop_if(|frame| frame.line > 0)
     {
-        problem = mark(problem, &file, position(line, column), texts, "");
+        failure = mark(failure, &file, position(line, column), texts, "");
     }
     frames
         .into_iter()
         .rev()
         .filter(|frame| frame.line > 0)
-        .fold(problem, Error::frame)
+        .fold(failure, Error::frame)
 }
 
 fn position(line: usize, column: usize) -> Position {
@@ -195,16 +195,16 @@ fn innermost(error: &EvalAltResult, file: &str, texts: &ScriptTexts, symbols: &S
     match error {
         EvalAltResult::ErrorRuntime(value, _) => {
             let thrown = Thrown::of(value);
-            let mut problem = match thrown.kind {
+            let mut failure = match thrown.kind {
                 Some(kind) => Error::of(ErrorKind::Thrown(kind), thrown.message),
                 None => Error::new(Exit::Script, thrown.message),
             };
-            problem = thrown.causes.into_iter().fold(problem, Error::cause);
-            problem = thrown.notes.into_iter().fold(problem, Error::note);
+            failure = thrown.causes.into_iter().fold(failure, Error::cause);
+            failure = thrown.notes.into_iter().fold(failure, Error::note);
             if let Some(hint) = thrown.hint {
-                problem = problem.hint(hint);
+                failure = failure.hint(hint);
             }
-            mark(problem, file, position, texts, "")
+            mark(failure, file, position, texts, "")
         }
         EvalAltResult::ErrorFunctionNotFound(signature, _) => {
             with_advice(symbols.advice(signature, file), file, position, texts)
@@ -219,7 +219,7 @@ fn innermost(error: &EvalAltResult, file: &str, texts: &ScriptTexts, symbols: &S
             );
             with_advice(advice, file, position, texts)
         }
-        EvalAltResult::ErrorParsing(kind, _) => parse_problem(kind, position, file, texts),
+        EvalAltResult::ErrorParsing(kind, _) => parse_error(kind, position, file, texts),
         _ => with_advice(Advice::new(engine_message(error)), file, position, texts),
     }
 }
@@ -233,16 +233,16 @@ fn engine_message(error: &EvalAltResult) -> String {
     lower_first(&message)
 }
 
-/// Adds the location at `position` to a problem and marks the word there.
-fn mark(problem: Error, file: &str, position: Position, texts: &ScriptTexts, label: &str) -> Error {
+/// Adds the location at `position` to an error and marks the word there.
+fn mark(error: Error, file: &str, position: Position, texts: &ScriptTexts, label: &str) -> Error {
     let (Some(line), Some(column)) = (position.line(), position.position()) else {
-        return problem;
+        return error;
     };
     let source = texts.get(file);
     let text = source.lines().nth(line - 1).unwrap_or("");
     let rest: String = text.chars().skip(column.saturating_sub(1)).collect();
     let length = marked_length(&rest);
-    problem.location(Location {
+    error.location(Location {
         file: file.to_owned(),
         source,
         line,

@@ -46,7 +46,7 @@ pub fn unknown_calls(ast: &AST, file: &str, symbols: &Symbols, texts: &ScriptTex
         }
         true
     });
-    problems(findings, file, texts)
+    errors(findings, file, texts)
 }
 
 /// Returns the first call that writes a file, which prevents a run without `--out-dir`.
@@ -75,7 +75,7 @@ pub fn first_file_write(
         }
         true
     });
-    let first = problems(findings, file, texts).into_iter().next()?;
+    let first = errors(findings, file, texts).into_iter().next()?;
     Some(first.with_exit(Exit::Usage))
 }
 
@@ -104,10 +104,10 @@ fn lint(ast: &AST, text: &str, symbols: &Symbols, modules: &Modules, is_main: bo
     findings
 }
 
-/// Converts the findings in one file to problems, sorted by position.
-fn problems(mut findings: Findings, file: &str, texts: &ScriptTexts) -> Vec<Error> {
+/// Converts the findings in one file to errors, sorted by position.
+fn errors(mut findings: Findings, file: &str, texts: &ScriptTexts) -> Vec<Error> {
     findings.sort_by_key(|(position, advice)| (*position, advice.message.clone()));
     findings.dedup();
-    let problem = |(position, advice)| with_advice(advice, file, position, texts);
-    findings.into_iter().map(problem).collect()
+    let error = |(position, advice)| with_advice(advice, file, position, texts);
+    findings.into_iter().map(error).collect()
 }

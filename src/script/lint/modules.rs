@@ -9,7 +9,7 @@ use crate::script::error::message::Advice;
 use crate::script::error::of_parse;
 use crate::script::error::symbols::Symbols;
 use crate::script::functions::Function;
-use crate::script::lint::{Finding, Modules, lint, problems};
+use crate::script::lint::{Finding, Modules, errors, lint};
 use crate::script::sandbox::resolver::{ModuleText, ScopedResolver};
 use crate::script::texts::ScriptTexts;
 
@@ -23,7 +23,7 @@ pub struct FileLinter<'a> {
     seen: BTreeSet<String>,
     /// The keys of the files that are being checked, outermost first.
     in_progress: Vec<String>,
-    problems: Vec<Error>,
+    errors: Vec<Error>,
     /// Compile errors in the imports of the current file.
     compile_errors: Vec<Error>,
 }
@@ -45,7 +45,7 @@ impl<'a> FileLinter<'a> {
             texts,
             seen: BTreeSet::new(),
             in_progress: Vec::new(),
-            problems: Vec::new(),
+            errors: Vec::new(),
             compile_errors: Vec::new(),
         }
     }
@@ -56,9 +56,9 @@ impl<'a> FileLinter<'a> {
         let text = self.texts.get(file);
         match self.engine.compile_with_scope(scope, text) {
             Ok(ast) => self.lint_file(&ast, file, true),
-            Err(error) => self.problems.push(of_parse(&error, file, self.texts)),
+            Err(error) => self.errors.push(of_parse(&error, file, self.texts)),
         }
-        self.problems
+        self.errors
     }
 
     fn lint_file(&mut self, ast: &AST, file: &str, is_main: bool) {
@@ -78,8 +78,8 @@ impl<'a> FileLinter<'a> {
         }
         let text = self.texts.get(file);
         found.extend(lint(ast, &text, self.symbols, &modules, is_main));
-        self.problems.extend(problems(found, file, self.texts));
-        self.problems.append(&mut self.compile_errors);
+        self.errors.extend(errors(found, file, self.texts));
+        self.errors.append(&mut self.compile_errors);
         for (module, ModuleText { name, key, .. }) in imported {
             self.in_progress.push(key);
             self.lint_file(&module, &name, false);
@@ -89,10 +89,10 @@ impl<'a> FileLinter<'a> {
 
     /// Returns the imported module, and its text if it is not checked yet.
     fn resolve(&mut self, import: &Import) -> Result<Option<(AST, Option<ModuleText>)>, Finding> {
-        let found = self.resolver.find(&import.path).map_err(|fault| {
-            let fault = fault.into_parts();
-            let mut advice = Advice::new(fault.message);
-            advice.hint = fault.hint;
+        let found = self.resolver.find(&import.path).map_err(|failure| {
+            let failure = failure.into_parts();
+            let mut advice = Advice::new(failure.message);
+            advice.hint = failure.hint;
             (import.position, advice)
         })?;
         if self.in_progress.contains(&found.key) {
@@ -105,8 +105,8 @@ impl<'a> FileLinter<'a> {
         match self.engine.compile(found.text.as_ref()) {
             Ok(module) => Ok(Some((module, is_new.then_some(found)))),
             Err(error) => {
-                let problem = || of_parse(&error, &found.name, self.texts);
-                self.compile_errors.extend(is_new.then(problem));
+                let failure = || of_parse(&error, &found.name, self.texts);
+                self.compile_errors.extend(is_new.then(failure));
                 Ok(None)
             }
         }

@@ -56,10 +56,10 @@ impl Connector {
     pub(super) fn check_catalog(&self, catalog: &Catalog) -> Result<(), Error> {
         catalog
             .obstacle()
-            .map_or(Ok(()), |obstacle| Err(self.obstacle_fault(obstacle)))
+            .map_or(Ok(()), |obstacle| Err(self.obstacle_error(obstacle)))
     }
 
-    fn obstacle_fault(&self, obstacle: Obstacle) -> Error {
+    fn obstacle_error(&self, obstacle: Obstacle) -> Error {
         const NO_INSERTS: &str = "the database refuses inserts";
         let user = quote_identifier(&self.address.user);
         let (table, column) = (&self.table, quote_identifier(&self.column));
@@ -164,9 +164,9 @@ impl Connector {
             ConnectError::Server(error) => self.refusal(host, error),
             ConnectError::StartupOptions(error) => self.startup_options_refused(host, error),
             ConnectError::Io(error) => self.unreachable(host, vec![error.to_string()]),
-            ConnectError::Violation(violation) => self.violation_fault(host, violation),
+            ConnectError::Violation(violation) => self.violation_error(host, violation),
             ConnectError::Unsupported(why) => self.unsupported_server(host, why),
-            ConnectError::Password(fault) | ConnectError::Table(fault) => fault.clone(),
+            ConnectError::Password(error) | ConnectError::Table(error) => error.clone(),
             ConnectError::ReadOnly => denied("25006", "the database takes no writes")
                 .cause(format!("{} is a standby or read-only", host.location()))
                 .hint(format!(
@@ -301,16 +301,16 @@ impl Connector {
 
     /// Explains that the server refuses the address's startup options.
     fn startup_options_refused(&self, host: &Host, error: &PostgresError) -> Error {
-        let mut fault = self.refusal(host, error);
-        "the database refuses the startup options".clone_into(&mut fault.message);
-        fault.hint(format!(
+        let mut error = self.refusal(host, error);
+        "the database refuses the startup options".clone_into(&mut error.message);
+        error.hint(format!(
             "remove or correct {}; a pooler may accept none",
             self.address.setting("the startup options", "`options`")
         ))
     }
 
     /// Explains why the client ended the connection.
-    fn violation_fault(&self, host: &Host, violation: &ProtocolViolation) -> Error {
+    fn violation_error(&self, host: &Host, violation: &ProtocolViolation) -> Error {
         let location = host.location();
         let cause = format!("{location}: {violation}");
         match violation {
@@ -429,8 +429,8 @@ impl Connector {
                 true,
             )
         };
-        let mut fault = Error::of(ErrorKind::DbConnect, message).hint(hint);
-        fault.retryable = retryable;
+        let mut error = Error::of(ErrorKind::DbConnect, message).hint(hint);
+        error.retryable = retryable;
         // The outermost cause is always "error connecting to server".
         let causes: Vec<_> = if causes.len() > 1 {
             causes.into_iter().skip(1).collect()
@@ -438,7 +438,7 @@ impl Connector {
             causes
         };
         let mut causes = causes.into_iter();
-        fault = fault.cause(format!("{location}: {}", causes.next().unwrap_or_default()));
-        causes.fold(fault, Error::cause)
+        error = error.cause(format!("{location}: {}", causes.next().unwrap_or_default()));
+        causes.fold(error, Error::cause)
     }
 }

@@ -25,7 +25,7 @@ impl Connector {
         &self,
         purpose: ConnectPurpose,
     ) -> Result<NewConnection, Error> {
-        let mut faults = Vec::new();
+        let mut errors = Vec::new();
         let mut hosts: Vec<&Host> = self.address.hosts.iter().collect();
         if self.address.load_balance_hosts {
             fastrand::shuffle(&mut hosts);
@@ -33,16 +33,16 @@ impl Connector {
         for host in hosts {
             match self.connect_to_host(host, purpose).await {
                 Ok(connected) => return Ok(connected),
-                Err(fault) if self.stops_search(&fault) => return Err(fault),
-                Err(fault) => {
+                Err(error) if self.stops_search(&error) => return Err(error),
+                Err(error) => {
                     if self.has_several_hosts() {
-                        tracing::debug!(cause = fault.causes.first(), "trying the next host");
+                        tracing::debug!(cause = error.causes.first(), "trying the next host");
                     }
-                    faults.push((host.location(), fault));
+                    errors.push((host.location(), error));
                 }
             }
         }
-        Err(all_hosts_failed(faults, &self.address))
+        Err(all_hosts_failed(errors, &self.address))
     }
 
     async fn connect_to_host(
@@ -89,18 +89,18 @@ impl Connector {
         purpose: ConnectPurpose,
     ) -> Result<NewConnection, Error> {
         let only = endpoints.len() == 1;
-        let mut faults = Vec::new();
+        let mut errors = Vec::new();
         for endpoint in endpoints {
             match self.connect_to_endpoint(host, &endpoint, purpose).await {
                 Ok(connected) => return Ok(connected),
-                Err(fault) if only || self.stops_search(&fault) => return Err(fault),
-                Err(fault) => {
-                    tracing::debug!(cause = fault.causes.first(), "trying the next address");
-                    faults.push((endpoint, fault));
+                Err(error) if only || self.stops_search(&error) => return Err(error),
+                Err(error) => {
+                    tracing::debug!(cause = error.causes.first(), "trying the next address");
+                    errors.push((endpoint, error));
                 }
             }
         }
-        Err(all_addresses_failed(faults, host))
+        Err(all_addresses_failed(errors, host))
     }
 
     /// Returns true if reconnecting may lead to another server.
@@ -108,23 +108,23 @@ impl Connector {
         self.address.hosts.len() > 1
     }
 
-    fn stops_search(&self, fault: &Error) -> bool {
-        match &fault.kind {
+    fn stops_search(&self, error: &Error) -> bool {
+        match &error.kind {
             Some(ErrorKind::DbDenied { sqlstate }) if sqlstate == "25006" => {
                 self.address.target_session == TargetSession::Any
             }
-            Some(ErrorKind::DbDenied { .. }) => !fault.retryable,
+            Some(ErrorKind::DbDenied { .. }) => !error.retryable,
             _ => false,
         }
     }
 }
 
 /// Combines the errors of a host's addresses, with the message of the last.
-fn all_addresses_failed(faults: Vec<(HostAddress, Error)>, host: &Host) -> Error {
+fn all_addresses_failed(errors: Vec<(HostAddress, Error)>, host: &Host) -> Error {
     let location = host.location();
     let mut causes = Vec::new();
-    for (endpoint, fault) in &faults {
-        let reason = fault.causes.join(": ");
+    for (endpoint, error) in &errors {
+        let reason = error.causes.join(": ");
         let reason = reason.strip_prefix(&location).unwrap_or(&reason);
         let reason = reason.trim_start_matches([':', ' ']);
         causes.push(match endpoint {
@@ -132,24 +132,24 @@ fn all_addresses_failed(faults: Vec<(HostAddress, Error)>, host: &Host) -> Error
             HostAddress::Unix(_) => format!("{location}: {reason}"),
         });
     }
-    let retryable = faults.iter().any(|(_, fault)| fault.retryable);
-    let last = faults.into_iter().next_back().map(|(_, fault)| fault);
-    let mut fault =
+    let retryable = errors.iter().any(|(_, error)| error.retryable);
+    let last = errors.into_iter().next_back().map(|(_, error)| error);
+    let mut error =
         last.unwrap_or_else(|| Error::of(ErrorKind::DbConnect, "the host has no address"));
-    fault.causes = causes;
-    fault.retryable = retryable;
-    fault
+    error.causes = causes;
+    error.retryable = retryable;
+    error
 }
 
 /// Combines the errors of the hosts; a single host's error stays unchanged.
-fn all_hosts_failed(mut faults: Vec<(String, Error)>, address: &Address) -> Error {
-    if faults.len() == 1
-        && let Some((_, fault)) = faults.pop()
+fn all_hosts_failed(mut errors: Vec<(String, Error)>, address: &Address) -> Error {
+    if errors.len() == 1
+        && let Some((_, error)) = errors.pop()
     {
-        return fault;
+        return error;
     }
-    let is_read_only = |fault: &Error| matches!(fault.kind, Some(ErrorKind::DbDenied { .. }));
-    let read_only = faults.iter().filter(|(_, fault)| is_read_only(fault));
+    let is_read_only = |error: &Error| matches!(error.kind, Some(ErrorKind::DbDenied { .. }));
+    let read_only = errors.iter().filter(|(_, error)| is_read_only(error));
     let hint = match read_only.count() {
         0 => format!(
             "one of {} must be reachable and take writes",
@@ -162,12 +162,12 @@ fn all_hosts_failed(mut faults: Vec<(String, Error)>, address: &Address) -> Erro
     };
     let all = Error::of(
         ErrorKind::DbConnect,
-        format!("none of the {} hosts can be used", faults.len()),
+        format!("none of the {} hosts can be used", errors.len()),
     );
     let mut all = all.hint(hint);
-    all.retryable = faults.iter().any(|(_, fault)| fault.retryable);
-    faults.into_iter().fold(all, |all, (location, fault)| {
-        let reason = fault.causes.join(": ");
+    all.retryable = errors.iter().any(|(_, error)| error.retryable);
+    errors.into_iter().fold(all, |all, (location, error)| {
+        let reason = error.causes.join(": ");
         all.cause(if reason.starts_with(&location) {
             reason
         } else {
@@ -221,12 +221,12 @@ mod tests {
                 ConnectPurpose::Insert,
             )
             .await;
-        let fault = connected.err().unwrap();
-        insta::assert_snapshot!(fault.causes.join("\n"), @"
+        let error = connected.err().unwrap();
+        insta::assert_snapshot!(error.causes.join("\n"), @"
         db.test:5432 (127.0.0.1): did not answer within 200ms
         db.test:5432 (127.0.0.2): starting up (57P03)
         ");
-        assert!(fault.retryable);
+        assert!(error.retryable);
         drop(serving.await.unwrap());
         drop(unresponsive);
     }

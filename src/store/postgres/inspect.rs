@@ -72,13 +72,13 @@ pub(in crate::store) async fn inspect(
             .connect_to_any_host(ConnectPurpose::Inspect)
             .await
             .map(|it| (connector, it)),
-        Err(fault) => Err(fault),
+        Err(error) => Err(error),
     };
     let (connector, (connection, session)) = match connected {
         Ok(connected) => connected,
-        Err(fault) => {
+        Err(error) => {
             let location = location(address, &address.hosts);
-            return vec![ProbeResult::fault("database", &location, fault)];
+            return vec![ProbeResult::error("database", &location, error)];
         }
     };
     let inspection = Inspection {
@@ -122,7 +122,7 @@ impl Inspection<'_> {
         let (server, free) = match server.await {
             Ok((Some(server), free)) => (server, free),
             Ok((None, _)) => return Vec::new(),
-            Err(fault) => return vec![ProbeResult::fault("database", &self.location, fault)],
+            Err(error) => return vec![ProbeResult::error("database", &self.location, error)],
         };
         // Last, because it may wait for a lock, which would delay every later query.
         let table = self.table().await;
@@ -175,7 +175,7 @@ impl Inspection<'_> {
         let StoreOptions { table, column, .. } = self.options;
         let table_column = format!("{table}.{column}");
         match self.check_table().await {
-            Err(fault) => vec![ProbeResult::fault(LABEL, &table_column, fault)],
+            Err(error) => vec![ProbeResult::error(LABEL, &table_column, error)],
             Ok((catalog, constraints)) => {
                 let mut results = vec![self.rights(&table_column, &catalog, &constraints)];
                 let warnings = catalog.durability_warning();

@@ -207,10 +207,10 @@ mod tests {
             initial: SecretString::from("hunter2"),
         }));
         let error = |address: &Address| {
-            let fault = address.password_for(&address.hosts[0]).unwrap_err();
-            assert!(fault.retryable);
-            let hint = fault.hint.as_deref().unwrap();
-            let text = format!("{}: {}; {hint}", fault.message, fault.causes.join(": "));
+            let failure = address.password_for(&address.hosts[0]).unwrap_err();
+            assert!(failure.retryable);
+            let hint = failure.hint.as_deref().unwrap();
+            let text = format!("{}: {}; {hint}", failure.message, failure.causes.join(": "));
             text.replace(path.to_str().unwrap(), "[file]")
         };
         fs::write(&path, "postgres://tokens:hunter2@db.internal:x/app").unwrap();

@@ -100,7 +100,7 @@ async fn query_wait_reason(shared: &PostgresShared) -> Option<WaitReason> {
 /// Ends the store because no standby confirms its commits.
 fn give_up(shared: &PostgresShared) {
     let patience = humantime::format_duration(shared.patience);
-    let fault = Error::of(
+    let error = Error::of(
         ErrorKind::DbConnect,
         format!("no commit was confirmed within {patience}"),
     )
@@ -114,7 +114,7 @@ fn give_up(shared: &PostgresShared) {
     let end = StoreEnd {
         status: Status::NotAttempted,
         detail: Detail::reason("commits wait for a synchronous standby"),
-        fault,
+        error,
     };
     shared.queue.give_up(end, UNCONFIRMED);
 }

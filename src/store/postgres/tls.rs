@@ -169,12 +169,12 @@ fn system_roots() -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        let mut fault = Error::of(ErrorKind::DbConnect, "the system has no root certificates")
+        let mut failure = Error::of(ErrorKind::DbConnect, "the system has no root certificates")
             .hint("install ca-certificates, or set sslrootcert to the file of your authority");
         if let Some(error) = found.errors.first() {
-            fault = fault.cause(error.to_string());
+            failure = failure.cause(error.to_string());
         }
-        return Err(fault);
+        return Err(failure);
     }
     Ok(roots)
 }

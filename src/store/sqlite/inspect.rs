@@ -18,7 +18,7 @@ pub(in crate::store) fn inspect(path: &Path, options: &StoreOptions) -> Vec<Prob
         Ok(connection)
     }) {
         Ok(connection) => connection,
-        Err(fault) => return vec![ProbeResult::fault("database", &url, fault)],
+        Err(failure) => return vec![ProbeResult::error("database", &url, failure)],
     };
     let StoreOptions { table, column, .. } = options;
     let target = format!("{table}.{column}");
@@ -27,7 +27,7 @@ pub(in crate::store) fn inspect(path: &Path, options: &StoreOptions) -> Vec<Prob
     vec![
         ProbeResult::ok("database", database),
         match access {
-            Err(fault) => ProbeResult::fault("table", &target, fault),
+            Err(failure) => ProbeResult::error("table", &target, failure),
             Ok(()) => ProbeResult::ok("table", format!("{target}  INSERT yes, SELECT yes")),
         },
         ProbeResult::ok("commit", "a run uses synchronous = full"),

@@ -325,15 +325,15 @@ mod tests {
             .unwrap();
         let mut stream = store.store(PageStream::ready([page]));
         let mut outcomes = Vec::new();
-        let mut fault = None;
+        let mut error = None;
         while let Some(next) = stream.next().await {
             match next {
                 Ok(batch) => outcomes.extend(batch),
-                Err(end) => fault = Some(end),
+                Err(end) => error = Some(end),
             }
         }
         store.close().await;
-        (outcomes, fault)
+        (outcomes, error)
     }
 
     fn page(texts: &[&str]) -> Page {
@@ -355,9 +355,9 @@ mod tests {
                 ("b-b", None),
                 ("c\0c", Some(TokenDefect::ControlCharacter)),
             ]);
-            let (outcomes, fault) =
+            let (outcomes, error) =
                 store(options(DatabaseTarget::Demo), page, Shutdown::new()).await;
-            assert_eq!(fault, None);
+            assert_eq!(error, None);
             assert_eq!(outcomes.len(), 3);
             assert_eq!(find(&outcomes, "aa").status, Status::Stored);
             let rejected = find(&outcomes, "b-b");
@@ -389,8 +389,8 @@ mod tests {
         block(async {
             let texts = page(&["aa", "aa", "no", "skip", "stop", "bb"]);
             let target = DatabaseTarget::Sqlite(path.clone());
-            let (outcomes, fault) = store(options(target), texts, Shutdown::new()).await;
-            assert_eq!(fault, None);
+            let (outcomes, error) = store(options(target), texts, Shutdown::new()).await;
+            assert_eq!(error, None);
             let codes: Vec<_> = outcomes
                 .iter()
                 .map(|outcome| {
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn unusable_file_or_table_is_one_fault() {
+    fn unusable_file_or_table_is_one_error() {
         let (folder, path) = file("CREATE TABLE other (x)");
         let missing = folder.path().join("missing.db");
         let wrong = folder.path().join("wrong.db");
@@ -444,14 +444,14 @@ mod tests {
                     "the database file cannot be used",
                 ),
             ] {
-                let fault = Store::open(options, Shutdown::new(), Arc::new(SystemClock))
+                let error = Store::open(options, Shutdown::new(), Arc::new(SystemClock))
                     .await
                     .err()
                     .unwrap();
-                assert_eq!(fault.message, message);
-                assert!(fault.exit == crate::error::exit::Exit::Database);
+                assert_eq!(error.message, message);
+                assert!(error.exit == crate::error::exit::Exit::Database);
                 assert!(
-                    fault
+                    error
                         .hint
                         .as_deref()
                         .unwrap()
@@ -482,10 +482,10 @@ mod tests {
                         failed += count_of(&batch, Status::Failed);
                         not_attempted += count_of(&batch, Status::NotAttempted);
                     }
-                    Err(fault) => {
+                    Err(error) => {
                         assert!(
-                            matches!(fault.kind, Some(ErrorKind::DbDenied { .. })),
-                            "{fault:?}"
+                            matches!(error.kind, Some(ErrorKind::DbDenied { .. })),
+                            "{error:?}"
                         );
                         break;
                     }
@@ -506,8 +506,8 @@ mod tests {
             let shutdown = Shutdown::new();
             shutdown.stop_for(crate::error::exit::Cause::Terminate);
             let texts = page(&["aa"; 1000]);
-            let (outcomes, fault) = store(options(DatabaseTarget::Demo), texts, shutdown).await;
-            assert_eq!((outcomes.len(), fault), (1000, None));
+            let (outcomes, error) = store(options(DatabaseTarget::Demo), texts, shutdown).await;
+            assert_eq!((outcomes.len(), error), (1000, None));
             assert!(outcomes.iter().all(|o| o.status == Status::NotAttempted));
         });
     }

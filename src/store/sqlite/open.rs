@@ -95,11 +95,11 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 pub(super) fn unusable(path: Option<&Path>, error: &rusqlite::Error) -> Error {
-    let fault = Error::of(ErrorKind::DbConnect, "the database file cannot be used");
+    let failure = Error::of(ErrorKind::DbConnect, "the database file cannot be used");
     match path {
-        Some(path) => fault
+        Some(path) => failure
             .cause(format!("{}: {error}", path.display()))
             .hint("sqlite:PATH must name an SQLite file that this user may read and write"),
-        None => fault.cause(error.to_string()),
+        None => failure.cause(error.to_string()),
     }
 }

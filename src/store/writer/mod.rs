@@ -66,9 +66,9 @@ impl<C: Connection> WriterStart<C> {
             attempt = shared.database.connect() => attempt,
         };
         attempt
-            .inspect_err(|fault| {
+            .inspect_err(|error| {
                 tracing::debug!(
-                    cause = fault.causes.first(),
+                    cause = error.causes.first(),
                     "continuing with fewer connections"
                 );
             })
@@ -151,8 +151,8 @@ pub(super) async fn run<D: Database>(
     };
     let is_lost = writer.work(&connection).await;
     let queue = Arc::clone(&writer.shared.queue);
-    if let Some((fault, reason)) = queue.given_up() {
-        writer.give_up(fault, reason);
+    if let Some((error, reason)) = queue.given_up() {
+        writer.give_up(error, reason);
         return CloseReason::Finished;
     }
     if queue.shutdown.aborting().is_cancelled() {
@@ -375,10 +375,10 @@ impl<D: Database> Writer<D> {
     }
 
     /// Reports every token, since replies are not waited for any more.
-    fn give_up(&mut self, fault: &Error, reason: &str) {
+    fn give_up(&mut self, error: &Error, reason: &str) {
         let tokens = self.take_in_flight();
         for in_flight in &tokens {
-            in_flight.job.set_fault(fault);
+            in_flight.job.set_error(error);
         }
         let now = self.shared.queue.clock.now();
         report_unknown(tokens, &self.shared.log, reason, None, now);

@@ -95,7 +95,7 @@ impl<D: Database> Writer<D> {
             }
             ErrorClass::Denied { all } if self.shared.record_denial(all) => {
                 let end = store_end(&detail);
-                in_flight.job.set_fault(&end.fault);
+                in_flight.job.set_error(&end.error);
                 self.shared.queue.fail_all(end);
                 settle(Status::Failed)
             }
@@ -167,7 +167,7 @@ fn store_end(detail: &Arc<Detail>) -> StoreEnd {
     StoreEnd {
         status: Status::NotAttempted,
         detail: Arc::clone(detail),
-        fault: denied(code, "the database refuses every insert")
+        error: denied(code, "the database refuses every insert")
             .cause(format!("{message} ({code})"))
             .hint("check the table's definition and the role's rights; nothing more was sent"),
     }

@@ -199,7 +199,7 @@ impl Catalog {
     /// Creates the catalog of a pipeline test.
     ///
     /// Only the names are known, so an error of class 22 or 23 without further fields is the
-    /// token's fault.
+    /// token's error.
     pub(in crate::store) fn assumed(table: &TableName, column: &str) -> Self {
         let mut catalog = Self {
             is_assumed: true,
