@@ -28,14 +28,19 @@ impl<'a, T: Send + 'a> PendingReplies<'a, T> {
     }
 
     /// Sends a request by the first poll of `reply`, and queues the reply.
-    pub(super) fn push(&mut self, reply: impl Future<Output = T> + Send + 'a) {
+    ///
+    /// Returns the reply instead if it has arrived and is the first: a database that blocks has
+    /// replied by then.
+    pub(super) fn push(&mut self, reply: impl Future<Output = T> + Send + 'a) -> Option<T> {
         let mut reply = Box::pin(reply);
         // Only the first reply needs a waker.
         let first = reply.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         match first {
             Poll::Pending => self.0.push_back(reply),
+            Poll::Ready(result) if self.0.is_empty() => return Some(result),
             Poll::Ready(result) => self.0.push_back(Box::pin(ready(result))),
         }
+        None
     }
 
     /// Waits for the first reply; for ever if none is outstanding. Cancel safe.
@@ -74,8 +79,9 @@ mod tests {
     async fn replies_arrive_in_request_order() {
         let mut replies = PendingReplies::with_capacity(2);
         let (first, reply) = oneshot::channel();
-        replies.push(async { reply.await.unwrap_or(0) });
-        replies.push(ready(2));
+        assert_eq!(replies.push(ready(7)), Some(7));
+        assert_eq!(replies.push(async { reply.await.unwrap_or(0) }), None);
+        assert_eq!(replies.push(ready(2)), None);
         assert_eq!(replies.len(), 2);
         // The second has arrived, but it is not first.
         assert!(replies.try_next().is_none());

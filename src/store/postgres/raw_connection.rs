@@ -151,11 +151,9 @@ impl RawConnection {
     ///
     /// Resolves to the number of rows after the transaction has ended.
     pub(super) async fn insert(&self, text: &str) -> Result<u64, Error> {
-        match &self.statement {
-            Some(statement) if !self.is_unprepared() => {
-                self.client.execute_raw(statement, [text]).await
-            }
-            _ => self.insert_unprepared(text).await,
+        match self.prepared() {
+            Some(statement) => self.client.execute_raw(statement, [text]).await,
+            None => self.insert_unprepared(text).await,
         }
     }
 
@@ -328,6 +326,11 @@ impl RawConnection {
         rows.iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
             .collect()
+    }
+
+    /// Returns the prepared INSERT, unless a pooler lost it.
+    pub(super) fn prepared(&self) -> Option<&Statement> {
+        self.statement.as_ref().filter(|_| !self.is_unprepared())
     }
 
     /// Returns true if the prepared statement is not used any more.

@@ -70,11 +70,24 @@ impl PostgresConnection {
         self.raw.backend().is_some() && !self.raw.is_unprepared()
     }
 
-    async fn send(&self, token: &Token) -> Result<u64, PostgresError> {
-        if self.shared.is_dry_run {
-            self.raw.insert_and_roll_back(token.as_str()).await
+    /// Sends an INSERT that is not the prepared statement alone.
+    async fn send_unusual(
+        &self,
+        token: &Token,
+        is_horizon_due: bool,
+    ) -> Result<u64, PostgresError> {
+        let insert = async {
+            if self.shared.is_dry_run {
+                self.raw.insert_and_roll_back(token.as_str()).await
+            } else {
+                self.raw.insert(token.as_str()).await
+            }
+        };
+        if is_horizon_due {
+            // Both are sent at once, in this order.
+            tokio::join!(biased; self.advance_horizon(), insert).1
         } else {
-            self.raw.insert(token.as_str()).await
+            insert.await
         }
     }
 
@@ -155,12 +168,14 @@ impl Connection for PostgresConnection {
     async fn insert(&self, token: Token) -> Reply {
         let sent_at = Instant::now();
         let is_horizon_due = self.is_direct() && self.state().horizon.begin_insert();
-        let rows = if is_horizon_due {
-            // Both are sent at once, in this order.
-            let (_, rows) = tokio::join!(biased; self.advance_horizon(), self.send(&token));
-            rows
-        } else {
-            self.send(&token).await
+        let is_usual = !is_horizon_due && !self.shared.is_dry_run;
+        // Each INSERT in flight has a future: it stays small without the unusual cases.
+        let rows = match self.raw.prepared().filter(|_| is_usual) {
+            Some(statement) => {
+                let value = [token.as_str()];
+                self.raw.client.execute_raw(statement, value).await
+            }
+            None => Box::pin(self.send_unusual(&token, is_horizon_due)).await,
         };
         self.state().horizon.end_insert();
         self.shared.progress.record_reply();

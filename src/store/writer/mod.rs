@@ -186,7 +186,9 @@ impl<D: Database> Writer<D> {
             if replies.is_empty() {
                 last_reply = self.now;
             }
-            self.send_tokens(connection, &mut replies);
+            if !self.send_tokens(connection, &mut replies) {
+                return true;
+            }
             let idle = replies.is_empty();
             if self.is_draining && idle {
                 return true;
@@ -242,17 +244,22 @@ impl<D: Database> Writer<D> {
         !self.is_draining && in_flight + (pipeline / 4).max(1) <= pipeline
     }
 
-    /// Sends tokens until the pipeline is full.
+    /// Sends tokens until the pipeline is full; returns false if the connection is lost.
     fn send_tokens<'a>(
         &mut self,
         connection: &'a D::Connection,
         replies: &mut PendingReplies<'a, WriterReply>,
-    ) {
+    ) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let (shutdown, clock) = (&shared.queue.shutdown, &shared.queue.clock);
         self.is_draining |= replies.is_empty() && connection.is_used_up();
-        self.look_up_rowless(connection, replies);
-        if !self.has_room(connection, replies.len()) {
-            return;
+        if !self.look_up_rowless(connection, replies) {
+            return false;
         }
+        if !self.has_room(connection, replies.len()) {
+            return true;
+        }
+        self.is_stopping |= shutdown.stopping().is_cancelled();
         while replies.len() < connection.pipeline() && !connection.is_closed() {
             let Some(NextToken {
                 mut token,
@@ -265,34 +272,48 @@ impl<D: Database> Writer<D> {
             };
             token.attempts = token.attempts.saturating_add(1);
             let sent_tick = self.shared.log.record_sent(token.as_str());
-            let reply = connection.insert(token.clone());
+            let sent = token.clone();
             self.requests.push_back(PendingRequest::Insert(InFlight {
                 token,
                 job,
-                sent_at: self.shared.queue.clock.now(),
+                sent_at: clock.now(),
                 sent_tick,
                 tries: tries + 1,
                 key_taken_since,
             }));
-            replies.push(async { WriterReply::Insert(reply.await) });
+            // Created on the heap, where it is polled: the future is large.
+            let reply = async move { WriterReply::Insert(connection.insert(sent).await) };
+            if let Some(reply) = replies.push(reply) {
+                self.now = clock.now();
+                self.is_stopping |= shutdown.stopping().is_cancelled();
+                if !self.handle_reply(reply) || !self.look_up_rowless(connection, replies) {
+                    return false;
+                }
+                if self.is_draining || shutdown.aborting().is_cancelled() {
+                    return true;
+                }
+            }
         }
+        true
     }
 
-    /// Looks up tokens without a row if there are enough, or nothing else is in flight.
+    /// Looks up tokens without a row if there are enough, or nothing else is in flight; returns false
+    /// if the connection is lost.
     fn look_up_rowless<'a>(
         &mut self,
         connection: &'a D::Connection,
         replies: &mut PendingReplies<'a, WriterReply>,
-    ) {
+    ) -> bool {
         let is_due = self.rowless.len() >= ROWLESS_BATCH || replies.is_empty();
         if self.rowless.is_empty() || !is_due || connection.is_closed() {
-            return;
+            return true;
         }
         let rowless = std::mem::take(&mut self.rowless);
         let tokens = rowless.iter().map(|it| it.token.clone()).collect();
         let reply = connection.look_up_rowless(tokens);
         self.requests.push_back(PendingRequest::Rowless(rowless));
-        replies.push(async { WriterReply::Rowless(reply.await) });
+        let reply = replies.push(async { WriterReply::Rowless(reply.await) });
+        reply.is_none_or(|reply| self.handle_reply(reply))
     }
 
     /// Returns true if this writer holds tokens that are neither in flight nor settled.
@@ -302,7 +323,6 @@ impl<D: Database> Writer<D> {
 
     /// Returns the next token to send; reports those that may not be sent.
     fn next_token(&mut self) -> Option<NextToken> {
-        self.is_stopping |= self.shared.queue.shutdown.stopping().is_cancelled();
         loop {
             if let Some(retry) = self.take_due() {
                 if self.is_stopping || retry.in_flight.job.is_stopping() {
