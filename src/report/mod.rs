@@ -29,7 +29,7 @@ use crate::report::mask::Mask;
 use crate::report::record::TokenRecord;
 use crate::report::summary::Summary;
 
-/// A format of reports. Its file defines it; [`FORMATS`] lists it.
+/// A format of reports. Its file defines it; `FORMATS` lists it.
 #[derive(Debug)]
 pub struct ReportFormat {
     /// The name on the command line, which is also the extension of files in hints.
