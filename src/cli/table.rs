@@ -89,9 +89,9 @@ pub enum Unset {
 pub struct Row {
     /// The identifier in the table.
     pub id: &'static str,
-    /// The flag without dashes, or `SIZE`; empty if there is none.
+    /// The flag without dashes, or `SIZE`; empty for a setting without a flag.
     pub flag: &'static str,
-    /// The path of the key in the configuration file; empty if there is none.
+    /// The path of the key in the configuration file; empty for an option without a key.
     pub key: &'static str,
     /// The name of the value in the help, such as `N`; empty for a switch.
     pub metavar: &'static str,
@@ -233,7 +233,7 @@ impl Row {
         arg.value_parser(clap::value_parser!(std::ffi::OsString))
     }
 
-    /// Returns the help; `{values}` in it stands for the possible values.
+    /// Returns the help, with the possible values for `{values}`.
     pub fn help_text(&self) -> String {
         let values = self.values.join(", ");
         let (others, last) = values.rsplit_once(", ").unwrap_or(("", &values));

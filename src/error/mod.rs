@@ -201,7 +201,7 @@ impl Error {
         *self.0
     }
 
-    /// Returns the name of the kind; empty if there is none.
+    /// Returns the name of the kind; empty for an error without a kind.
     pub fn kind_name(&self) -> &str {
         self.kind.as_ref().map_or("", ErrorKind::as_str)
     }

@@ -215,7 +215,7 @@ impl Numbers {
         }
     }
 
-    /// Returns the number called `name`; 0 if there is none.
+    /// Returns the number called `name`, or 0.
     pub fn named(&self, name: &str) -> u64 {
         let row = NUMBERS.iter().find(|row| row.name == name);
         row.map_or(0, |row| row.of(self))

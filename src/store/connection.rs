@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::future::{Future, pending, ready};
+use std::iter::repeat;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -158,6 +159,16 @@ pub(super) enum Found {
     Unknown(&'static str),
 }
 
+impl Found {
+    /// Pairs tokens with the results of a look-up; a token without a result stays unknown.
+    pub(super) fn pair<T>(tokens: Vec<T>, results: Vec<Self>) -> impl Iterator<Item = (T, Self)> {
+        let missing = Self::Unknown("the look-up did not cover the token");
+        tokens
+            .into_iter()
+            .zip(results.into_iter().chain(repeat(missing)))
+    }
+}
+
 /// The result of a look-up for the tokens of a lost connection.
 pub(super) enum LookUpResult {
     /// The result for each token.
@@ -208,4 +219,16 @@ pub(super) const UNCONFIRMED: &str =
 pub(super) fn denied(sqlstate: &str, message: &str) -> Error {
     let sqlstate = sqlstate.to_owned();
     Error::of(ErrorKind::DbDenied { sqlstate }, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_stays_unknown_when_look_up_returns_too_few_results() {
+        let pairs: Vec<_> = Found::pair(vec!["aa", "bb"], vec![Found::Stored]).collect();
+        assert_eq!(pairs[0], ("aa", Found::Stored));
+        assert!(matches!(pairs[1], ("bb", Found::Unknown(_))));
+    }
 }

@@ -124,7 +124,7 @@ fn settle<S>(
     };
     let mut stored = 0;
     let mut absent = Vec::new();
-    for (in_flight, found) in set.tokens.into_iter().zip(found) {
+    for (in_flight, found) in Found::pair(set.tokens, found) {
         match found {
             Found::Stored => {
                 stored += 1;

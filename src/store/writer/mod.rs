@@ -447,7 +447,7 @@ async fn sleep_until(clock: &dyn Clock, due: Option<Instant>) {
     }
 }
 
-/// Waits for the timer; for ever if there is none.
+/// Waits for the timer; never ends without one.
 async fn wait_for(timer: &mut Option<crate::runtime::clock::SleepFuture>) {
     match timer {
         Some(timer) => timer.await,

@@ -134,7 +134,7 @@ impl<D: Database> Writer<D> {
     /// Settles tokens without a row; returns false if the connection is lost.
     fn handle_rowless(&mut self, tokens: Vec<InFlight>, reply: RowlessReply) -> bool {
         let log = &self.shared.log;
-        for (in_flight, found) in tokens.into_iter().zip(reply.found) {
+        for (in_flight, found) in Found::pair(tokens, reply.found) {
             let (status, detail) = match found {
                 Found::Stored => (Status::Stored, None),
                 Found::Absent => (Status::Rejected, Some(Arc::clone(&self.rowless_detail))),
