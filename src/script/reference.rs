@@ -46,7 +46,7 @@ pub fn print(format: ApiFormat) -> Result<String, Error> {
 
 /// Returns the documented functions that are not written in Rhai, in the order of the reference.
 fn native_functions() -> Vec<Function> {
-    let mut functions = Function::all(&documented_engine(), false);
+    let mut functions = Function::documented(&documented_engine());
     functions.sort_by(Function::order);
     functions
 }

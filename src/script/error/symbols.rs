@@ -26,7 +26,7 @@ impl Symbols {
     /// Collects the functions of `engine`.
     pub fn of(engine: &Engine) -> Self {
         let mut namespaces = BTreeMap::<String, Overloads>::new();
-        for function in Function::all(engine, true) {
+        for function in Function::all(engine) {
             let table = namespaces.entry(function.namespace.clone()).or_default();
             let overloads = table.entry(function.name.clone()).or_default();
             // An override has the types of the function that it overrides.
@@ -37,16 +37,10 @@ impl Symbols {
                 overloads.push(function);
             }
         }
-        let mut api = Function::all(engine, false);
-        // Overrides of engine functions have no comments.
-        api.retain(|function| !function.comments.is_empty());
-        let documented = api.iter().filter_map(Function::receiver);
         Self {
             namespaces,
             streams: streams().into(),
-            documented: documented
-                .map(|kind| script_type(kind).to_owned())
-                .collect(),
+            documented: Function::documented_types(engine),
         }
     }
 
