@@ -14,10 +14,17 @@ use crate::support::source::{Response, Source};
 /// Returns what a script prints that imports all modules.
 #[track_caller]
 fn output_of(script: &str) -> String {
-    let imports: String = ["backoff", "batches", "breaker", "cells", "stats"]
-        .map(|name| format!("import \"lib/{name}\" as {name};\n"))
-        .concat();
-    demo_command(3, &format!("{imports}{script}"))
+    let imports: String = [
+        "arguments",
+        "backoff",
+        "batches",
+        "breaker",
+        "cells",
+        "stats",
+    ]
+    .map(|name| format!("import \"lib/{name}\" as {name};\n"))
+    .concat();
+    demo_command(3, &format!("{imports}{script} exit(0);"))
         .run()
         .expect_code(0)
         .stdout
@@ -203,7 +210,7 @@ fn statistics_are_computed_correctly() {
 
 #[test]
 fn script_imports_the_library_unless_its_folder_has_the_module() {
-    let script = "import \"lib/stats\" as stats; print(stats::percent(1, 2));";
+    let script = "import \"lib/stats\" as stats; print(stats::percent(1, 2)); exit(0);";
     let in_folder = |command: Command| command.args(["demo", "1", "--script", "in/mine.rhai"]);
     // The folder has no library.
     let run = in_folder(Command::new().file("in/mine.rhai", script)).run();
@@ -234,7 +241,10 @@ fn script_imports_the_library_unless_its_folder_has_the_module() {
             "in/own.rhai",
             "import \"lib/stats.rhai\" as stats; fn half() { stats::percent(1, 2) }",
         )
-        .file("in/mine.rhai", "import \"own\" as own; print(own::half());");
+        .file(
+            "in/mine.rhai",
+            "import \"own\" as own; print(own::half()); exit(0);",
+        );
     assert_eq!(in_folder(command).run().expect_code(0).stdout, "50.0\n");
 }
 
@@ -260,9 +270,9 @@ fn error_in_the_library_shows_its_position_and_caller() {
     let run = demo_command(1, script).run().expect_code(3);
     insta::assert_snapshot!(error_text(&run), @"
     error: `*` cannot be applied to string and float
-       ╭▸ scripts/lib/stats.rhai:14:11
+       ╭▸ scripts/lib/stats.rhai:16:11
        │
-    14 │     (part * 1000.0 / whole).round() / 10.0
+    16 │     (part * 1000.0 / whole).round() / 10.0
        ╰╴          ━
       called from mine.rhai:2:8 in `percent`
     ");
@@ -291,7 +301,7 @@ fn config_map(command: Command, files: &[(&str, &str)]) -> Command {
 #[test]
 fn script_imports_modules_from_a_config_map() {
     let mine = "import \"lib/own\" as own; import \"flat\" as flat; import \"lib/stats\" as stats;
-        print(own::two() + flat::one()); print(stats::percent(1, 2));";
+        print(own::two() + flat::one()); print(stats::percent(1, 2)); exit(0);";
     let files = [
         ("flat.rhai", "fn one() { 1 }"),
         (

@@ -30,10 +30,10 @@ impl Symbols {
             let table = namespaces.entry(function.namespace.clone()).or_default();
             let overloads = table.entry(function.name.clone()).or_default();
             // An override has the types of the function that it overrides.
-            if overloads
-                .iter()
-                .all(|other| other.types() != function.types())
-            {
+            let is_known = overloads.iter().any(|other| {
+                other.params.len() == function.params.len() && other.types() == function.types()
+            });
+            if !is_known {
                 overloads.push(function);
             }
         }

@@ -10,6 +10,7 @@ use crate::script::error::of_parse;
 use crate::script::error::symbols::Symbols;
 use crate::script::functions::Function;
 use crate::script::lint::{Finding, Modules, errors, lint};
+use crate::script::sandbox::compile;
 use crate::script::sandbox::resolver::{ModuleText, ScopedResolver};
 use crate::script::texts::ScriptTexts;
 
@@ -54,7 +55,7 @@ impl<'a> FileLinter<'a> {
     pub fn lint_script(mut self, scope: &Scope, file: &str, key: &str) -> Vec<Error> {
         self.in_progress.push(key.to_owned());
         let text = self.texts.get(file);
-        match self.engine.compile_with_scope(scope, text) {
+        match compile(&self.engine, scope, &text) {
             Ok(ast) => self.lint_file(&ast, file, true),
             Err(error) => self.errors.push(of_parse(&error, file, self.texts)),
         }
@@ -102,7 +103,7 @@ impl<'a> FileLinter<'a> {
         }
         self.texts.add(&found.name, &found.text);
         let is_new = self.seen.insert(found.key.clone());
-        match self.engine.compile(found.text.as_ref()) {
+        match compile(&self.engine, &Scope::new(), &found.text) {
             Ok(module) => Ok(Some((module, is_new.then_some(found)))),
             Err(error) => {
                 let failure = || of_parse(&error, &found.name, self.texts);
