@@ -6,6 +6,7 @@ use rhai::{Dynamic, FnPtr, Map};
 use serde_json::Value;
 
 use crate::error::escape::json_of;
+use crate::script::texts::is_closure;
 
 /// The maximum nesting depth of JSON output; deeper values are left out.
 const MAX_DEPTH: usize = 64;
@@ -26,6 +27,8 @@ pub fn describe(value: &Dynamic) -> String {
         json_of(&json(value, 3))
     } else if value.is_fnptr() {
         "a closure".to_owned()
+    } else if let Some((_, name)) = value.type_name().rsplit_once("::") {
+        name.to_owned()
     } else {
         value.to_string()
     };
@@ -65,7 +68,11 @@ fn json(value: &Dynamic, depth: usize) -> Value {
     } else if let Ok(bytes) = value.as_blob_ref() {
         bytes.as_slice().into()
     } else if let Some(closure) = value.read_lock::<FnPtr>() {
-        closure.fn_name().into()
+        let name = closure.fn_name();
+        if is_closure(name) { "a closure" } else { name }.into()
+    } else if let Some((_, name)) = value.type_name().rsplit_once("::") {
+        // A type of the host, such as `Tokens`, has no other text here.
+        name.into()
     } else {
         value.to_string().into()
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use rhai::AST;
 
+use crate::script::caught::CatchNames;
 use crate::script::native::lock;
 
 /// The maximum size of a script or module in bytes.
@@ -20,7 +21,10 @@ const CLOSURE_PREFIX: &str = "anon$";
 
 /// The texts and closures of every compiled script. Clones share them.
 #[derive(Clone, Default)]
-pub struct ScriptTexts(Arc<Mutex<KnownScripts>>);
+pub struct ScriptTexts {
+    known: Arc<Mutex<KnownScripts>>,
+    catch_names: Arc<CatchNames>,
+}
 
 #[derive(Default)]
 struct KnownScripts {
@@ -32,14 +36,22 @@ struct KnownScripts {
 impl ScriptTexts {
     /// Adds the text of a script.
     pub fn add(&self, file: &str, text: &str) {
-        lock(&self.0).texts.insert(file.to_owned(), text.to_owned());
+        lock(&self.known)
+            .texts
+            .insert(file.to_owned(), text.to_owned());
     }
 
-    /// Adds the closures of a script.
+    /// Returns the names of the variables that catch errors.
+    pub fn catch_names(&self) -> Arc<CatchNames> {
+        Arc::clone(&self.catch_names)
+    }
+
+    /// Adds the closures of a script, and the names of its variables that catch errors.
     ///
     /// The engine attributes a closure to the file that calls it, so errors look up the file here.
     pub fn add_closures(&self, file: &str, ast: &AST) {
-        let mut known = lock(&self.0);
+        self.catch_names.add(ast);
+        let mut known = lock(&self.known);
         for function in ast
             .iter_functions()
             .filter(|function| is_closure(function.name))
@@ -54,12 +66,16 @@ impl ScriptTexts {
 
     /// Returns the text of a script, or an empty string if it is unknown.
     pub fn get(&self, file: &str) -> String {
-        lock(&self.0).texts.get(file).cloned().unwrap_or_default()
+        lock(&self.known)
+            .texts
+            .get(file)
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Returns the file of a closure, if exactly one file has it.
     pub fn file_of_closure(&self, name: &str) -> Option<String> {
-        lock(&self.0).closures.get(name).cloned().flatten()
+        lock(&self.known).closures.get(name).cloned().flatten()
     }
 }
 
@@ -74,7 +90,22 @@ pub fn read(path: &Path) -> io::Result<String> {
             "it is larger than 128 KiB, the limit of a script",
         ));
     }
-    String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))
+    let text = String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))?;
+    Ok(without_marks(text))
+}
+
+/// Removes a byte order mark, and makes a first line such as `#!/usr/bin/env …` a comment.
+///
+/// The positions in all other lines stay.
+fn without_marks(text: String) -> String {
+    let text = match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    };
+    match text.strip_prefix("#!") {
+        Some(rest) => format!("// {rest}"),
+        None => text,
+    }
 }
 
 /// Returns true if the engine gave this name to a closure.

@@ -16,6 +16,7 @@ use rhai::{Dynamic, Engine, EvalAltResult, Position};
 use crate::pipeline::token::largest_page;
 use crate::runtime::platform::{ResidentMemory, coarse_nanos};
 use crate::runtime::shutdown::Shutdown;
+use crate::script::caught::CatchNames;
 
 /// The maximum depth of nested function calls.
 pub const MAX_CALL_LEVELS: usize = 64;
@@ -129,11 +130,18 @@ impl MemoryMeter {
 }
 
 /// Terminates the script when the run is stopped or the script exceeds a limit.
-pub fn watch(engine: &mut Engine, shutdown: Shutdown, memory: Arc<MemoryMeter>) {
+///
+/// Errors in the variables `catch_names` get their `kind` when the script reads them.
+pub fn watch(
+    engine: &mut Engine,
+    shutdown: Shutdown,
+    memory: Arc<MemoryMeter>,
+    catch_names: Arc<CatchNames>,
+) {
     let ticks = CoarseClock::default();
     // Once terminated, every further operation fails: some functions of the engine discard errors.
     let stopped: Arc<OnceLock<StopReason>> = Arc::default();
-    measure_nesting(engine, Arc::clone(&stopped));
+    watch_variables(engine, Arc::clone(&stopped), catch_names);
     engine.on_progress(move |_| {
         let stop = if let Some(stop) = stopped.get() {
             *stop
@@ -183,16 +191,22 @@ impl CoarseClock {
     }
 }
 
-/// Measures the nesting of all variables after a number of variable lookups.
+/// Measures the nesting of all variables after a number of variable lookups, and completes the
+/// errors that a script reads.
 ///
 /// Each nesting step needs a lookup, so values cannot become much deeper in between.
-fn measure_nesting(engine: &mut Engine, stopped: Arc<OnceLock<StopReason>>) {
+fn watch_variables(
+    engine: &mut Engine,
+    stopped: Arc<OnceLock<StopReason>>,
+    catch_names: Arc<CatchNames>,
+) {
     let left = AtomicU32::new(LOOKUPS_BETWEEN_MEASUREMENTS.0);
     #[allow(
         deprecated,
         reason = "the engine marks this function as unstable, not as obsolete"
     )]
-    engine.on_var(move |_, _, context| {
+    engine.on_var(move |name, _, mut context| {
+        catch_names.complete(name, context.scope_mut());
         let lookups = left.load(Ordering::Relaxed);
         if lookups > 0 {
             left.store(lookups - 1, Ordering::Relaxed);
