@@ -1,14 +1,18 @@
 //! Checks arguments: closures with the wrong number of parameters, and constants out of range.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::{Component, Path};
 
 use rhai::{Dynamic, Expr, FnCallExpr, Position};
 
+use crate::error::suggest::suggestion;
 use crate::script::error::message::Advice;
 use crate::script::lint::Findings;
+use crate::script::lint::ast::{Link, links};
 use crate::script::lint::calls::Calls;
-use crate::script::lint::types::{VariableKinds, closure_of};
+use crate::script::lint::scopes::{Declared, FileScopes};
+use crate::script::lint::types::{VariableKinds, arities_of};
 use crate::script::type_names::script_type;
 
 /// How many parameters a closure may have that is an argument of these functions.
@@ -45,9 +49,11 @@ const CLOSURES: [(&str, RangeInclusive<usize>); 24] = [
 pub fn check_call(
     call: &FnCallExpr,
     calls: &Calls,
+    called: &CalledParams,
     kinds: &VariableKinds,
     findings: &mut Findings,
 ) {
+    check_called_params(call, called, kinds, findings);
     let Some(overloads) = calls.overloads(call, false) else {
         return;
     };
@@ -73,24 +79,92 @@ pub fn check_call(
     }
 }
 
-/// Checks the arguments of a method.
+/// Checks the arguments of a method; `root` is its value, if that is all that stands before it.
 pub fn check_method(
     call: &FnCallExpr,
     position: Position,
-    receiver: Option<&str>,
+    (root, receiver): (Option<&Expr>, Option<&str>),
     kinds: &VariableKinds,
     findings: &mut Findings,
 ) {
     let (name, count) = (call.name.as_str(), call.args.len());
-    if receiver.is_none() && kinds.modules.may_be_entry(name)
+    if name != "call" && receiver.is_none() && kinds.modules.may_be_entry(name)
         || kinds.defines(name, &[count, count + 1])
     {
         return;
     }
     if name == "call" {
-        return check_closure_call(call, position, receiver, findings);
+        check_closure_call(call, position, receiver, findings);
+        let arities = root.map(|root| arities_of(root, kinds.scopes));
+        let arities = arities.unwrap_or_default();
+        if !arities.is_empty() && !arities.contains(&count) {
+            let plural = if arities[0] == 1 { "" } else { "s" };
+            let message = format!(
+                "this closure takes {} argument{plural}, not {count}",
+                arities[0]
+            );
+            findings.push((position, Advice::new(message)));
+        }
+        return;
     }
     check_closures(call, 1, kinds, findings);
+}
+
+/// How many arguments functions pass to the closures that they get: by name and number of parameters,
+/// the index of the parameter and the number.
+pub type CalledParams = BTreeMap<(String, usize), Vec<(usize, usize)>>;
+
+/// Returns how many arguments the functions of a file pass to their closures, if it is certain.
+pub fn called_params(scopes: &FileScopes) -> CalledParams {
+    let mut counts: BTreeMap<(usize, usize), BTreeSet<usize>> = BTreeMap::new();
+    for chain in &scopes.chains {
+        let (root, chain) = links(chain);
+        if let (Some(id), Some(Link::Method(call, _))) = (scopes.variable_of(root), chain.first())
+            && call.name == "call"
+            && let Declared::Param(function, at) = scopes.variables[id].declared
+        {
+            let known = counts.entry((function, at)).or_default();
+            known.insert(call.args.len());
+        }
+    }
+    let mut called = CalledParams::new();
+    for (index, function) in scopes.tree.named_functions() {
+        let of_function = counts.iter().filter(|((of, _), _)| *of == index);
+        let certain = of_function.filter_map(|((_, at), counts)| match counts.first() {
+            Some(count) if counts.len() == 1 => Some((*at, *count)),
+            _ => None,
+        });
+        let key = (function.name.clone(), function.params.len());
+        called.insert(key, certain.collect());
+    }
+    called
+}
+
+/// Finds closures that a function of a script or module calls with another number of arguments.
+fn check_called_params(
+    call: &FnCallExpr,
+    own: &CalledParams,
+    kinds: &VariableKinds,
+    findings: &mut Findings,
+) {
+    let key = (call.name.to_string(), call.args.len());
+    let namespace = call.namespace.to_string();
+    let called = match kinds.modules.get(&namespace) {
+        Some(module) => module.called_params.get(&key),
+        None if namespace.is_empty() => own.get(&key),
+        None => None,
+    };
+    for (at, count) in called.into_iter().flatten() {
+        let arities = arities_of(&call.args[*at], kinds.scopes);
+        if !arities.is_empty() && !arities.contains(count) {
+            let plural = if *count == 1 { "" } else { "s" };
+            let message = format!(
+                "`{}` calls this closure with {count} argument{plural}, not {}",
+                call.name, arities[0]
+            );
+            findings.push((call.args[*at].start_position(), Advice::new(message)));
+        }
+    }
 }
 
 /// Finds closures with a number of parameters that the function never passes.
@@ -112,16 +186,16 @@ fn check_closures(
         (false, _) => call.args.first(),
     };
     let Some(arg) = arg else { return };
-    let Some((_, count)) = closure_of(arg, kinds.scopes) else {
-        return;
-    };
-    if allowed.contains(&count) {
+    let arities = arities_of(arg, kinds.scopes);
+    if arities.is_empty() || arities.iter().any(|count| allowed.contains(count)) {
         return;
     }
+    let count = arities[0];
     let wanted = match (*allowed.start(), *allowed.end()) {
         (0, 0) => "no parameter".to_owned(),
         (1, 1) => "1 parameter".to_owned(),
         (first, last) if first == last => format!("{first} parameters"),
+        (0, 1) => "at most 1 parameter".to_owned(),
         (0, last) => format!("at most {last} parameters"),
         (first, last) => format!("{first} to {last} parameters"),
     };
@@ -137,11 +211,23 @@ fn check_closures(
         }
         _ => "write `|item| …`: it is called with one item",
     });
-    findings.push((closure_position(arg), advice));
+    findings.push((arg.start_position(), advice));
 }
 
-fn closure_position(arg: &Expr) -> Position {
-    arg.start_position()
+/// Finds `Fn("name")` of a function that does not exist.
+pub fn check_pointer(call: &FnCallExpr, kinds: &VariableKinds, findings: &mut Findings) {
+    if call.name != "Fn" {
+        return;
+    }
+    if let Some(Expr::StringConstant(name, position)) = call.args.first()
+        && !kinds.functions.contains_key(name.as_str())
+        && kinds.symbols.overloads(name).is_empty()
+    {
+        let known = kinds.functions.keys().map(String::as_str);
+        let known = known.chain(kinds.symbols.global().map(|(name, _)| name));
+        let advice = Advice::new(format!("unknown function `{name}`"));
+        findings.push((*position, advice.label(suggestion(name, known, ""))));
+    }
 }
 
 /// Finds `closure.call(…)` on a value that is no closure.

@@ -199,7 +199,7 @@ impl<'a> Calls<'a> {
     ) -> Option<Advice> {
         let (name, count) = (call.name.as_str(), call.args.len());
         let kind = script_type(receiver);
-        if kind == "map" || BUILT_IN.contains(&name) || kinds.defines(name, &[count, count + 1]) {
+        if BUILT_IN.contains(&name) || kinds.defines(name, &[count, count + 1]) {
             return None;
         }
         if let Some(unknown) = self.unknown_function(call, true) {

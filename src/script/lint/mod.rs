@@ -24,9 +24,11 @@ use crate::script::error::message::Advice;
 use crate::script::error::symbols::Symbols;
 use crate::script::error::with_advice;
 use crate::script::functions::{Function, Overloads};
+use crate::script::lint::arguments::{CalledParams, called_params};
 use crate::script::lint::ast::call_of;
 use crate::script::lint::calls::Calls;
 use crate::script::lint::scopes::FileScopes;
+use crate::script::lint::streams::ReadParams;
 use crate::script::lint::types::VariableKinds;
 use crate::script::texts::ScriptTexts;
 use crate::script::tokens::tokens_of;
@@ -56,6 +58,10 @@ pub struct ModuleExports {
     private: BTreeSet<String>,
     /// The names of entries of its maps.
     entries: Option<BTreeSet<String>>,
+    /// The parameters that its functions read as streams.
+    read_params: ReadParams,
+    /// How many arguments its functions pass to their closures.
+    called_params: CalledParams,
 }
 
 impl Modules {
@@ -148,17 +154,29 @@ fn lint(file: LintedFile, scopes: &FileScopes, symbols: &Symbols, modules: &Modu
     let mut findings = Vec::new();
     let calls = Calls::of(file.functions.clone(), symbols, modules);
     let kinds = VariableKinds::of_file(scopes, symbols, modules, file.functions, !file.is_main);
+    let called = called_params(scopes);
     for (call, position) in &scopes.calls {
         if findings.len() > MAX_FINDINGS {
             break;
         }
+        arguments::check_pointer(call, &kinds, &mut findings);
         if let Some(unknown) = calls.unknown_call(call, false) {
+            let is_variable = call.namespace.is_empty()
+                && scopes.variables.iter().any(|one| one.name == call.name);
+            let unknown = if unknown.label.is_empty() && is_variable {
+                unknown.hint(format!(
+                    "it is a variable: if it holds a closure, write `{}.call(…)`",
+                    call.name
+                ))
+            } else {
+                unknown
+            };
             findings.push((*position, unknown));
         } else if let Some(wrong) = calls.wrong_arguments(call, &kinds) {
             findings.push((*position, wrong));
         } else {
             calls.unknown_options(call, &mut findings);
-            arguments::check_call(call, &calls, &kinds, &mut findings);
+            arguments::check_call(call, &calls, &called, &kinds, &mut findings);
         }
         properties::check_call(call, &kinds, &mut findings);
     }
@@ -184,7 +202,13 @@ fn lint(file: LintedFile, scopes: &FileScopes, symbols: &Symbols, modules: &Modu
 fn errors(mut findings: Findings, file: &str, texts: &ScriptTexts) -> Vec<Error> {
     findings.sort_by_key(|(position, advice)| (*position, advice.message.clone()));
     findings.dedup();
+    let are_all = findings.len() <= MAX_FINDINGS;
     findings.truncate(MAX_FINDINGS);
     let error = |(position, advice)| with_advice(advice, file, position, texts);
-    findings.into_iter().map(error).collect()
+    let mut errors: Vec<Error> = findings.into_iter().map(error).collect();
+    if !are_all {
+        let message = format!("{file} has more mistakes than these {MAX_FINDINGS}");
+        errors.push(Error::new(Exit::Script, message).warning());
+    }
+    errors
 }

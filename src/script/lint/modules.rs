@@ -13,9 +13,11 @@ use crate::script::error::message::Advice;
 use crate::script::error::symbols::Symbols;
 use crate::script::error::{advice, of_parse, with_advice};
 use crate::script::functions::Function;
+use crate::script::lint::arguments::called_params;
 use crate::script::lint::ast::{SourceTree, call_of};
 use crate::script::lint::calls::own_entries;
 use crate::script::lint::scopes::{FileScopes, QualifiedName};
+use crate::script::lint::streams::read_params;
 use crate::script::lint::types::VariableKinds;
 use crate::script::lint::{Finding, Findings, LintedFile, ModuleExports, Modules, errors, lint};
 use crate::script::sandbox::resolver::{ModuleText, ScopedResolver};
@@ -235,6 +237,8 @@ impl<'a> FileLinter<'a> {
         let mut exports = ModuleExports {
             functions,
             entries: imports_of(ast).is_empty().then(|| own_entries(ast)),
+            read_params: read_params(&kinds),
+            called_params: called_params(&scopes),
             ..ModuleExports::default()
         };
         for statement in &tree.statements {

@@ -54,6 +54,9 @@ const NOT_ITERABLE: [&str; 7] = [
     "int", "float", "bool", "char", "closure", "nothing", "Outcome",
 ];
 
+/// The types of the language whose properties are all known.
+const CLOSED: [&str; 6] = ["array", "bool", "char", "float", "int", "string"];
+
 /// The types that have no items, besides streams.
 const NOT_INDEXED: [&str; 5] = ["float", "bool", "char", "closure", "Outcome"];
 
@@ -83,41 +86,59 @@ pub fn check_call(call: &FnCallExpr, kinds: &VariableKinds, findings: &mut Findi
 pub fn check_chain(expr: &Expr, calls: &Calls, kinds: &VariableKinds, findings: &mut Findings) {
     let symbols = kinds.symbols;
     findings.extend(used_in_closure(expr, kinds));
-    kinds.walk_chain(expr, |kind, link| match (link, kind) {
-        (Link::Property(name, position), Some(kind)) => {
-            check_property(name, position, kind, symbols, findings);
-        }
-        (Link::Method(call, position), receiver) => {
-            let wrong = match receiver {
-                Some(receiver) if script_type(receiver) != "map" => {
-                    calls.wrong_receiver(call, receiver, kinds)
-                }
-                _ => calls.unknown_call(call, true),
-            };
-            let has_failed = wrong.is_some();
-            findings.extend(wrong.map(|advice| (position, advice)));
-            if !has_failed {
-                arguments::check_method(call, position, receiver, kinds, findings);
+    let (root, _) = links(expr);
+    let mut before = Some(root);
+    kinds.walk_chain(expr, |kind, link| {
+        // Only the first step has the root as its value.
+        let root = before.take();
+        match (link, kind) {
+            (Link::Property(name, position), Some(kind)) => {
+                check_property(name, position, kind, symbols, findings);
+                findings.extend(unknown_length(name, position, root));
             }
-        }
-        (Link::Index(_, position), Some(kind)) => {
-            let is_stream = symbols.item(kind).is_some();
-            let has_indexer = symbols
-                .overloads("index$get$")
-                .iter()
-                .any(|function| function.types().first() == Some(&kind));
-            if (is_stream || NOT_INDEXED.contains(&kind)) && !has_indexer {
-                let advice = Advice::new(format!("{kind} has no items: `[…]` cannot read it"));
-                let advice = if is_stream {
-                    advice.hint(stream_hint(kind))
-                } else {
-                    advice
+            (Link::Method(call, position), receiver) => {
+                let wrong = match receiver {
+                    Some("map") if kinds.modules.may_be_entry(&call.name) => None,
+                    Some(receiver) => calls.wrong_receiver(call, receiver, kinds),
+                    None => calls.unknown_call(call, true),
                 };
-                findings.push((position, advice));
+                let has_failed = wrong.is_some();
+                findings.extend(wrong.map(|advice| (position, advice)));
+                if !has_failed {
+                    let value = (root, receiver);
+                    arguments::check_method(call, position, value, kinds, findings);
+                    findings.extend(unknown_length(&call.name, position, root));
+                }
             }
+            (Link::Index(_, position), Some(kind)) => {
+                let is_stream = symbols.item(kind).is_some();
+                let has_indexer = symbols
+                    .overloads("index$get$")
+                    .iter()
+                    .any(|function| function.types().first() == Some(&kind));
+                if (is_stream || NOT_INDEXED.contains(&kind)) && !has_indexer {
+                    let advice = Advice::new(format!("{kind} has no items: `[…]` cannot read it"));
+                    let advice = if is_stream {
+                        advice.hint(stream_hint(kind))
+                    } else {
+                        advice
+                    };
+                    findings.push((position, advice));
+                }
+            }
+            (Link::Property(..) | Link::Index(..), None) => {}
         }
-        (Link::Property(..) | Link::Index(..), None) => {}
     });
+}
+
+/// Explains `fetch(…).len`, which is known only after a loop over the tokens.
+fn unknown_length(name: &str, position: Position, root: Option<&Expr>) -> Option<Finding> {
+    let is_fetch = matches!(root, Some(Expr::FnCall(call, _)) if call.name == "fetch");
+    (name == "len" && is_fetch).then(|| {
+        let advice = Advice::new("the number of these tokens is not known: `len` is `()`");
+        let hint = "`fetch` requests tokens when they are read; `fetch_once(SIZE).len` is known";
+        (position, advice.hint(hint).warning())
+    })
 }
 
 /// Explains a closure that uses the value whose function calls it.
@@ -147,7 +168,8 @@ fn check_property(
     findings: &mut Findings,
 ) {
     let type_name = script_type(kind);
-    if symbols.is_closed(type_name) && !symbols.properties(type_name).contains(&name) {
+    let is_closed = symbols.is_closed(type_name) || CLOSED.contains(&type_name);
+    if is_closed && !symbols.properties(type_name).contains(&name) {
         findings.push((position, symbols.property_advice(name, type_name)));
     }
     let known = keys_of(kind).unwrap_or_default();

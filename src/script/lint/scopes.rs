@@ -2,14 +2,14 @@
 //!
 //! It also collects the calls, chains and values of a file for the other checks.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use rhai::{ASTFlags, Expr, FnCallExpr, OpAssignment, Position, Stmt, Token};
 
 use crate::script::error::advice;
 use crate::script::error::message::Advice;
 use crate::script::lint::ast::{Link, SourceTree, captures, closure_literal, links};
-use crate::script::lint::{Finding, Findings};
+use crate::script::lint::{Finding, Findings, MAX_FINDINGS};
 
 /// The number of a variable in its file.
 pub type VariableId = usize;
@@ -141,7 +141,8 @@ impl<'a> FileScopes<'a> {
             mut findings,
             ..
         } = resolver;
-        let unknown = unknown.into_iter();
+        // To explain one takes a look at the whole text.
+        let unknown = unknown.into_iter().take(MAX_FINDINGS);
         findings.extend(unknown.map(|(position, name)| {
             let advice = advice::unknown_variable_at(&name, position, text);
             (position, advice)
@@ -152,6 +153,27 @@ impl<'a> FileScopes<'a> {
     /// Returns the variable at a position, if it is certain.
     pub fn variable_at(&self, position: Position) -> Option<VariableId> {
         self.uses.get(&position).copied().flatten()
+    }
+
+    /// Returns the variables of `let` and `const` that nothing reads, with their positions.
+    pub fn unused(&self) -> impl Iterator<Item = (Position, VariableId)> {
+        let used: HashSet<VariableId> = self.uses.values().copied().flatten().collect();
+        // The variable of a closure that is not certain may be any.
+        let is_certain = self.uses.values().all(Option::is_some) || self.uses.is_empty();
+        let declared = self
+            .declarations
+            .iter()
+            .map(|(position, id)| (*position, *id));
+        declared.filter(move |(_, id)| {
+            let is_own = matches!(
+                self.variables[*id].declared,
+                Declared::Let | Declared::Const
+            );
+            let value = self.variables[*id].value;
+            // A copy may stand for what another variable is used for.
+            let is_copy = matches!(value, Some(Expr::Variable(..)));
+            is_own && is_certain && !is_copy && !used.contains(id)
+        })
     }
 
     /// Returns the variable that is declared at a position.

@@ -8,20 +8,19 @@ use crate::script::error::message::Advice;
 use crate::script::lint::Findings;
 use crate::script::lint::ast::{Link, closure_literal, links};
 use crate::script::lint::scopes::{Declared, VariableId};
-use crate::script::lint::types::VariableKinds;
+use crate::script::lint::types::{VariableKinds, closure_of};
 
 /// The streams that were certainly read.
 type Read = BTreeMap<VariableId, Position>;
 
+/// The parameters that functions certainly read as streams, by the names of the functions and the
+/// numbers of their parameters.
+pub type ReadParams = BTreeMap<(String, usize), Vec<usize>>;
+
 /// Finds streams that a file certainly reads twice.
 pub fn check(kinds: &VariableKinds, findings: &mut Findings) {
-    let params = kinds.scopes.variables.iter().enumerate();
-    let params = params.filter(|(_, variable)| matches!(variable.declared, Declared::Param(..)));
-    let mut reader = StreamReader {
-        kinds,
-        declared: params.map(|(id, _)| id).collect(),
-        findings,
-    };
+    let read_params = read_params(kinds);
+    let mut reader = StreamReader::new(kinds, &read_params, findings);
     let tree = kinds.scopes.tree;
     reader.block(&tree.statements, &mut Read::new());
     for function in &tree.functions {
@@ -29,11 +28,63 @@ pub fn check(kinds: &VariableKinds, findings: &mut Findings) {
     }
 }
 
+/// Returns the parameters that the functions of a file certainly read, if they are streams.
+pub fn read_params(kinds: &VariableKinds) -> ReadParams {
+    let mut known = ReadParams::new();
+    // A function may pass a stream on to another one.
+    for _ in 0..3 {
+        let mut found = ReadParams::new();
+        for (index, function) in kinds.scopes.tree.named_functions() {
+            let (mut read, mut unwanted) = (Read::new(), Vec::new());
+            let mut reader = StreamReader::new(kinds, &known, &mut unwanted);
+            reader.are_params_streams = true;
+            reader.block(&function.body, &mut read);
+            if has_return(&function.body) {
+                continue;
+            }
+            let params = read
+                .keys()
+                .filter_map(|id| match kinds.scopes.variables[*id].declared {
+                    Declared::Param(of, at) if of == index => Some(at),
+                    _ => None,
+                });
+            let key = (function.name.clone(), function.params.len());
+            found.insert(key, params.collect());
+        }
+        known = found;
+    }
+    known
+}
+
 struct StreamReader<'a, 'k> {
     kinds: &'a VariableKinds<'k>,
+    read_params: &'a ReadParams,
+    /// True to count every parameter of unknown type as a stream.
+    are_params_streams: bool,
     /// The variables that were declared so far.
     declared: BTreeSet<VariableId>,
+    /// True in the second round of a loop, in which inner loops run once.
+    is_second_round: bool,
     findings: &'a mut Findings,
+}
+
+impl<'a, 'k> StreamReader<'a, 'k> {
+    fn new(
+        kinds: &'a VariableKinds<'k>,
+        read_params: &'a ReadParams,
+        findings: &'a mut Findings,
+    ) -> Self {
+        let params = kinds.scopes.variables.iter().enumerate();
+        let params = params.filter(|(_, one)| matches!(one.declared, Declared::Param(..)));
+        Self {
+            kinds,
+            read_params,
+            are_params_streams: false,
+            declared: params.map(|(id, _)| id).collect(),
+            is_second_round: false,
+            findings,
+        }
+    }
 }
 
 impl StreamReader<'_, '_> {
@@ -136,13 +187,15 @@ impl StreamReader<'_, '_> {
         let outside = self.declared.clone();
         self.declared.extend(item);
         let mut first = read.clone();
-        if self.block(body, &mut first) || has_exit(body) {
+        if self.block(body, &mut first) || self.is_second_round || has_exit(body) {
             return;
         }
         first.retain(|id, _| outside.contains(id));
         if first.len() > read.len() {
             // The second round meets what the first one read.
+            self.is_second_round = true;
             self.block(body, &mut first);
+            self.is_second_round = false;
         }
     }
 
@@ -214,20 +267,57 @@ impl StreamReader<'_, '_> {
         {
             self.consume(stream, position, read);
         }
+        if call.name == "retry" && (is_host || !is_own) {
+            self.check_retry(call, position, read);
+        }
+        let key = (call.name.to_string(), call.args.len());
+        let namespace = call.namespace.to_string();
+        let params = match self.kinds.modules.get(&namespace) {
+            Some(module) => module.read_params.get(&key),
+            None if is_own && namespace.is_empty() => self.read_params.get(&key),
+            None => None,
+        };
+        for at in params.cloned().unwrap_or_default() {
+            self.consume(&call.args[at], position, read);
+        }
+    }
+
+    /// Finds a closure of `retry` that reads a stream from outside: its second call would fail.
+    fn check_retry(&mut self, call: &FnCallExpr, position: Position, read: &Read) {
+        let closure = call.args.last();
+        let Some((index, _)) = closure.and_then(|one| closure_of(one, self.kinds.scopes)) else {
+            return;
+        };
+        let before = self.findings.len();
+        let outside = self.declared.clone();
+        let mut own = Read::new();
+        self.block(&self.kinds.scopes.tree.functions[index].body, &mut own);
+        // The body is checked by itself.
+        self.findings.truncate(before);
+        let is_outside = |id: &&VariableId| outside.contains(id) && !read.contains_key(id);
+        if let Some(id) = own.keys().find(is_outside) {
+            let name = self.kinds.scopes.variables[*id].name;
+            let message = format!("a second attempt of `retry` finds `{name}` already read");
+            let advice = Advice::new(message)
+                .hint("make the stream in the closure: `retry(3, || store(fetch_once(10)))`");
+            self.findings.push((position, advice.warning()));
+        }
     }
 
     /// Records that a stream is read at a position.
     fn consume(&mut self, stream: &Expr, position: Position, read: &mut Read) {
         let kind = self.kinds.of(stream);
-        if kind
-            .and_then(|kind| self.kinds.symbols.item(kind))
-            .is_none()
-        {
-            return;
-        }
         let Some(id) = self.original(stream) else {
             return;
         };
+        let declared = self.kinds.scopes.variables[id].declared;
+        let is_stream = match kind {
+            Some(kind) => self.kinds.symbols.item(kind).is_some(),
+            None => self.are_params_streams && matches!(declared, Declared::Param(..)),
+        };
+        if !is_stream {
+            return;
+        }
         let name = self.kinds.scopes.variables[id].name;
         if let Some(first) = read.get(&id) {
             let (what, hint) = match kind {
@@ -268,27 +358,63 @@ impl StreamReader<'_, '_> {
     }
 }
 
+/// Returns true if a function may end before its last statement.
+fn has_return(body: &[Stmt]) -> bool {
+    let is_return = |one: &Stmt| matches!(one, Stmt::Return(..)) || ends_script(one);
+    any_statement(body, &is_return)
+}
+
 /// Returns true if a loop's body may leave the loop.
 fn has_exit(body: &[Stmt]) -> bool {
-    body.iter().any(|statement| match statement {
+    let is_exit = |one: &Stmt| match one {
         Stmt::Return(..) => true,
         Stmt::BreakLoop(_, flags, _) => flags.contains(ASTFlags::BREAK),
-        Stmt::If(flow, _) | Stmt::TryCatch(flow, _) => {
-            has_exit(flow.body.statements()) || has_exit(flow.branch.statements())
-        }
-        Stmt::Block(block) => has_exit(block.statements()),
-        Stmt::While(flow, _) | Stmt::Do(flow, ..) => has_exit(flow.body.statements()),
-        Stmt::For(each, _) => has_exit(each.2.body.statements()),
-        Stmt::Switch(switch, _) => switch.1.expressions.iter().any(|case| match &case.rhs {
-            Expr::Stmt(block) => has_exit(block.statements()),
-            _ => false,
-        }),
-        Stmt::FnCall(call, _) => call.name == "exit",
+        other => ends_script(other),
+    };
+    any_statement(body, &is_exit)
+}
+
+/// Returns true for a call of `exit`.
+fn ends_script(statement: &Stmt) -> bool {
+    let call = match statement {
+        Stmt::FnCall(call, _) => Some(call),
         Stmt::Expr(expr) => match &**expr {
-            Expr::Stmt(block) => has_exit(block.statements()),
-            Expr::FnCall(call, _) => call.name == "exit",
-            _ => false,
+            Expr::FnCall(call, _) => Some(call),
+            _ => None,
         },
+        _ => None,
+    };
+    call.is_some_and(|call| call.name == "exit")
+}
+
+/// Returns true if a statement, also in a block, is one of those.
+fn any_statement(body: &[Stmt], is_one: &dyn Fn(&Stmt) -> bool) -> bool {
+    let in_expr = |expr: &Expr| match expr {
+        Expr::Stmt(block) if closure_literal(expr).is_none() => {
+            any_statement(block.statements(), is_one)
+        }
         _ => false,
+    };
+    body.iter().any(|statement| {
+        is_one(statement)
+            || match statement {
+                Stmt::If(flow, _) | Stmt::TryCatch(flow, _) => {
+                    any_statement(flow.body.statements(), is_one)
+                        || any_statement(flow.branch.statements(), is_one)
+                }
+                Stmt::While(flow, _) | Stmt::Do(flow, ..) => {
+                    any_statement(flow.body.statements(), is_one)
+                }
+                Stmt::For(each, _) => any_statement(each.2.body.statements(), is_one),
+                Stmt::Block(block) => any_statement(block.statements(), is_one),
+                Stmt::Switch(switch, _) => {
+                    let mut cases = switch.1.expressions.iter();
+                    cases.any(|case| in_expr(&case.rhs))
+                }
+                Stmt::Expr(expr) => in_expr(expr),
+                Stmt::Var(var, ..) => in_expr(&var.1),
+                Stmt::Assignment(assignment) => in_expr(&assignment.1.rhs),
+                _ => false,
+            }
     })
 }

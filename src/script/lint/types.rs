@@ -9,7 +9,6 @@ use crate::script::functions::{Function, Overloads};
 use crate::script::lint::Modules;
 use crate::script::lint::ast::{FunctionCode, Link, closure_literal, links};
 use crate::script::lint::scopes::{Declared, FileScopes, VariableId};
-use crate::script::texts::is_closure;
 use crate::script::type_names::script_type;
 
 /// The most passes over a file. Types that still change after them are not certain.
@@ -82,6 +81,11 @@ impl<'a> VariableKinds<'a> {
         self.returns.get(function).copied().flatten()
     }
 
+    /// Returns the type of a variable, if it is certain.
+    pub fn of_variable(&self, id: VariableId) -> Option<&'a str> {
+        self.variables[id]
+    }
+
     /// Returns the types of expressions, if they are certain.
     pub fn of_all(&self, exprs: &[Expr]) -> Vec<Option<&'a str>> {
         exprs.iter().map(|expr| self.of(expr)).collect()
@@ -95,8 +99,11 @@ impl<'a> VariableKinds<'a> {
             Expr::Map(..) => Some("map"),
             Expr::And(..) | Expr::Or(..) => Some("bool"),
             Expr::Coalesce(parts, _) => {
-                let first = self.of(parts.first()?).filter(|kind| *kind != "nothing");
-                first.filter(|_| !may_be_nothing(&parts[0]))
+                let parts = parts.iter().map(|part| Returned::Kind(self.of(part)));
+                match join(parts) {
+                    Returned::Kind(kind) => kind,
+                    Returned::Never => None,
+                }
             }
             Expr::Variable(variable, ..) if variable.2.is_empty() => {
                 match self.scopes.variable_of(expr) {
@@ -206,10 +213,7 @@ impl<'a> VariableKinds<'a> {
     fn method(&self, receiver: Option<&'a str>, call: &FnCallExpr) -> Option<&'a str> {
         let (name, count) = (call.name.as_str(), call.args.len());
         // An entry of a map may be a closure of this name.
-        let is_entry = match receiver {
-            Some(kind) => script_type(kind) == "map",
-            None => self.modules.may_be_entry(name),
-        };
+        let is_entry = receiver.is_none_or(|kind| kind == "map") && self.modules.may_be_entry(name);
         if is_entry || self.defines(name, &[count, count + 1]) {
             return None;
         }
@@ -261,8 +265,16 @@ impl<'a> VariableKinds<'a> {
                 Declared::Param(function, at) => arguments[function].get(at).copied().flatten(),
                 declared => self.first(declared, variable.value),
             };
+            // A variable that begins as `()` has the type of what it gets, whenever it has a value.
+            let begins_empty = matches!(variable.value, Some(Expr::Unit(_)));
             for (operator, value) in &variable.assigned {
+                if begins_empty && matches!(value, Expr::Unit(_)) {
+                    continue;
+                }
                 let given = self.of(value);
+                if begins_empty && kind == Some("nothing") && operator.is_none() {
+                    kind = given;
+                }
                 let given = match operator {
                     Some(operator) => operation(operator, kind, given),
                     None => given,
@@ -510,18 +522,6 @@ fn join<'a>(kinds: impl IntoIterator<Item = Returned<'a>>) -> Returned<'a> {
     joined
 }
 
-/// Returns true if `?.` or `?[` may make the value of a chain `()`.
-fn may_be_nothing(expr: &Expr) -> bool {
-    match expr {
-        Expr::Dot(pair, flags, _) | Expr::Index(pair, flags, _) => {
-            flags.contains(rhai::ASTFlags::NEGATED)
-                || may_be_nothing(&pair.lhs)
-                || may_be_nothing(&pair.rhs)
-        }
-        _ => false,
-    }
-}
-
 /// Returns what a script's function with this number of parameters returns.
 fn returned_by_script(overloads: &[Function], count: usize) -> Option<&str> {
     let mut fitting = overloads.iter().filter(|one| one.params.len() == count);
@@ -552,11 +552,32 @@ fn operation(operator: &Token, left: Option<&str>, right: Option<&str>) -> Optio
     }
 }
 
-/// Returns the closure of an expression: its name, and the number of its own parameters.
+/// Returns the index of the closure that an expression is, and the number of its own parameters.
 pub fn closure_of(expr: &Expr, scopes: &FileScopes) -> Option<(usize, usize)> {
     let value = scopes.value_of(expr);
     let (name, captured) = closure_literal(value)?;
-    debug_assert!(is_closure(&name), "{name}");
     let index = scopes.tree.closure(&name)?;
     Some((index, scopes.tree.functions[index].params.len() - captured))
+}
+
+/// Returns how many arguments a closure, or a function that is named as a value, can take.
+pub fn arities_of(expr: &Expr, scopes: &FileScopes) -> Vec<usize> {
+    if let Some((_, count)) = closure_of(expr, scopes) {
+        return vec![count];
+    }
+    let name = match scopes.value_of(expr) {
+        Expr::Variable(variable, ..)
+            if variable.2.is_empty() && scopes.variable_of(expr).is_none() =>
+        {
+            variable.1.as_str()
+        }
+        Expr::FnCall(call, _) if call.name == "Fn" => match call.args.first() {
+            Some(Expr::StringConstant(name, _)) => name.as_str(),
+            _ => return Vec::new(),
+        },
+        _ => return Vec::new(),
+    };
+    let functions = scopes.tree.named_functions();
+    let named = functions.filter(|(_, function)| function.name == name);
+    named.map(|(_, function)| function.params.len()).collect()
 }

@@ -33,6 +33,13 @@ pub fn check(kinds: &VariableKinds, findings: &mut Findings) {
             check_division(expr, kinds, findings);
         }
     }
+    for (position, id) in kinds.scopes.unused() {
+        let name = kinds.scopes.variables[id].name;
+        let found = kinds
+            .of_variable(id)
+            .and_then(|kind| dropped_kind(kind, name, position, kinds));
+        findings.extend(found);
+    }
     for (call, _) in &kinds.scopes.calls {
         check_closure(call, None, kinds, findings);
     }
@@ -118,7 +125,13 @@ fn check_closure(
             _ => None,
         };
         if let Some((name, position, is_in_place)) = found {
-            findings.push(used_nothing(&name, position, is_in_place));
+            let (position, advice) = used_nothing(&name, position, is_in_place);
+            let advice = if is_in_place {
+                advice
+            } else {
+                advice.warning()
+            };
+            findings.push((position, advice));
         }
     }
 }
@@ -226,6 +239,15 @@ fn whole_division(expr: &Expr, kinds: &VariableKinds) -> Option<Position> {
         // A percentage is the same mistake: `100 * a / b` is not, `a / b * 100` is.
         Expr::FnCall(call, _) if call.op_token == Some(Token::Multiply) => {
             call.args.iter().find_map(|arg| whole_division(arg, kinds))
+        }
+        Expr::Variable(..) => {
+            let id = kinds.scopes.variable_of(expr)?;
+            let variable = &kinds.scopes.variables[id];
+            let is_fixed = matches!(variable.declared, Declared::Let | Declared::Const)
+                && variable.assigned.is_empty();
+            let value = variable.value.filter(|_| is_fixed)?;
+            let is_division = matches!(value, Expr::FnCall(call, _) if call.op_token.is_some());
+            is_division.then(|| whole_division(value, kinds)).flatten()
         }
         _ => None,
     }
