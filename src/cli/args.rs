@@ -126,7 +126,7 @@ pub struct TestArgs {
     /// Run only the cases with TEXT in `FILE: NAME`
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
-    /// Write the actual reports of failed cases into their files
+    /// Write the actual values of failed cases into their files
     #[arg(long)]
     pub update: bool,
     /// Also write the results to FILE, as JUnit XML

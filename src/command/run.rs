@@ -113,7 +113,7 @@ fn with_check_hint(error: Error) -> Error {
         Some(location) if error.hint.is_none() => {
             let file = location.file.clone();
             error.hint(format!(
-                "no token was requested; `token_service check {file}` lists all errors"
+                "no token was requested; `token_service check {file}` may find more mistakes"
             ))
         }
         _ => error,

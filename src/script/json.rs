@@ -13,6 +13,7 @@ use crate::report::record::TokenRecord;
 use crate::script::api::time::Time;
 use crate::script::native::MAX_STRING_SIZE;
 use crate::script::sandbox::MAX_NESTING;
+use crate::script::texts::is_closure;
 
 /// The maximum nesting depth of JSON output; deeper values are left out.
 const MAX_DEPTH: usize = 64;
@@ -45,6 +46,8 @@ pub fn describe(value: &Dynamic) -> String {
         json_of(&JsonWriter::new(MAX_CHARS).value(value, 3))
     } else if value.is_fnptr() {
         "a closure".to_owned()
+    } else if let Some((_, name)) = value.type_name().rsplit_once("::") {
+        name.to_owned()
     } else {
         value.to_string()
     };
@@ -140,7 +143,8 @@ impl JsonWriter {
         } else if let Some(time) = value.read_lock::<Time>() {
             time.to_string().into()
         } else if let Some(closure) = value.read_lock::<FnPtr>() {
-            closure.fn_name().into()
+            let name = closure.fn_name();
+            if is_closure(name) { "a closure" } else { name }.into()
         } else if value.is_char() {
             value.to_string().into()
         } else {

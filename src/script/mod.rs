@@ -1,6 +1,7 @@
 //! Compiles, checks and runs scripts: the Rhai engine with the script API and its limits.
 
 pub mod api;
+mod caught;
 pub mod error;
 pub mod finish;
 mod functions;
@@ -15,7 +16,7 @@ pub mod texts;
 mod tokens;
 mod type_names;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -27,10 +28,10 @@ use crate::error::{Error, chain};
 use crate::runtime::shutdown::Shutdown;
 use crate::script::error::symbols::Symbols;
 use crate::script::host::ScriptHost;
-use crate::script::lint::modules::FileLinter;
+use crate::script::lint::modules::{FileLinter, LintResult};
 use crate::script::native::integer;
-use crate::script::sandbox::resolver::ScopedResolver;
-use crate::script::sandbox::{MemoryMeter, SIZE};
+use crate::script::sandbox::MemoryMeter;
+use crate::script::sandbox::resolver::{ScopedResolver, key_of};
 use crate::script::texts::ScriptTexts;
 
 /// The script that runs if none is configured.
@@ -61,9 +62,6 @@ pub struct ScriptSettings {
 pub struct Script {
     engine: Engine,
     ast: AST,
-    path: Option<PathBuf>,
-    /// `config::SIZE` and `config::VARS`.
-    config: Shared<Module>,
     scope: Scope<'static>,
     name: String,
     texts: ScriptTexts,
@@ -89,6 +87,32 @@ impl Script {
         Self::compile(name, text, None, settings)
     }
 
+    /// Returns the name of the script in the file `path`, or of the built-in script, and the mistakes
+    /// in it and its imports that are visible without running it.
+    pub fn lint(
+        path: Option<&Path>,
+        settings: &ScriptSettings,
+    ) -> Result<(String, LintResult), Error> {
+        let (name, text) = match path {
+            None => (DEFAULT_NAME.to_owned(), DEFAULT.to_owned()),
+            Some(path) => {
+                let name = path.display().to_string();
+                let text = texts::read(path).map_err(|error| unreadable(&name, &error))?;
+                (name, text)
+            }
+        };
+        let texts = ScriptTexts::default();
+        texts.add(&name, &text);
+        let resolver = ScopedResolver::new(path, texts.clone());
+        let mut engine = engine();
+        engine.register_static_module("config", config_module(settings));
+        let symbols = Symbols::of(&engine);
+        let linter = FileLinter::new(engine, &resolver, &symbols, &texts);
+        let key = path.and_then(key_of).unwrap_or_default();
+        let found = linter.lint_script(&scope(settings), &name, &key);
+        Ok((name, found))
+    }
+
     fn compile(
         name: &str,
         text: &str,
@@ -100,16 +124,8 @@ impl Script {
         let mut engine = engine();
         engine.set_max_operations(settings.max_operations);
         engine.set_module_resolver(ScopedResolver::new(path, texts.clone()));
-        let mut config = Module::new();
-        let size = Dynamic::from(integer(settings.size));
-        config.set_var(SIZE, size.clone());
-        // Every JSON value has a value in scripts.
-        let vars = rhai::serde::to_dynamic(&settings.vars).unwrap_or_default();
-        config.set_var("VARS", vars);
-        let config = Shared::new(config);
-        engine.register_static_module("config", Shared::clone(&config));
-        let mut scope = Scope::new();
-        scope.push_constant_dynamic(SIZE, size);
+        engine.register_static_module("config", config_module(settings));
+        let scope = scope(settings);
         let mut ast = sandbox::compile(&engine, &scope, text)
             .map_err(|error| error::of_parse(&error, name, &texts))?;
         ast.set_source(name);
@@ -118,8 +134,6 @@ impl Script {
             symbols: Symbols::of(&engine),
             engine,
             ast,
-            path: path.map(Path::to_owned),
-            config,
             scope,
             name: name.to_owned(),
             texts,
@@ -141,19 +155,6 @@ impl Script {
     /// Returns the error that prevents a run without `--out-dir`: a call that writes a file.
     pub fn first_file_write(&self) -> Option<Error> {
         lint::first_file_write(&self.ast, &self.name, &self.symbols, &self.texts)
-    }
-
-    /// Returns the mistakes in the script and its imports that are visible without running it.
-    pub fn lint(&self) -> Vec<Error> {
-        let path = self.path.as_deref();
-        let resolver = ScopedResolver::new(path, self.texts.clone());
-        let mut engine = engine();
-        engine.register_static_module("config", Shared::clone(&self.config));
-        let linter = FileLinter::new(engine, &resolver, &self.symbols, &self.texts);
-        let key = path
-            .and_then(crate::script::sandbox::resolver::key_of)
-            .unwrap_or_default();
-        linter.lint_script(&self.scope, &self.name, &key)
     }
 
     /// Runs the script with the primitives of `host`.
@@ -216,6 +217,23 @@ impl Script {
 
 /// The time limit of the line closure, over all lines, in a run that is being stopped.
 const LINE_CLOSURE_TIME: Duration = Duration::from_secs(1);
+
+/// Returns the module `config`.
+fn config_module(settings: &ScriptSettings) -> Shared<Module> {
+    let mut config = Module::new();
+    config.set_var("SIZE", native::integer(settings.size));
+    // Every JSON value has a value in scripts.
+    let vars = rhai::serde::to_dynamic(&settings.vars).unwrap_or_default();
+    config.set_var("VARS", vars);
+    Shared::new(config)
+}
+
+/// Returns the scope of a script, with the constant `SIZE`.
+fn scope(settings: &ScriptSettings) -> Scope<'static> {
+    let mut scope = Scope::new();
+    scope.push_constant("SIZE", native::integer(settings.size));
+    scope
+}
 
 /// Returns an engine with every function that scripts can call, but without a host.
 fn engine() -> Engine {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use rhai::{AST, ASTNode, Expr};
 use rustix::fs::OFlags;
 
+use crate::script::caught::CatchNames;
 use crate::script::native::lock;
 
 /// The maximum size of a script or module in bytes.
@@ -22,7 +23,10 @@ const CLOSURE_PREFIX: &str = "anon$";
 
 /// The texts and closures of every compiled script. Clones share them.
 #[derive(Clone, Default)]
-pub struct ScriptTexts(Arc<Mutex<KnownScripts>>);
+pub struct ScriptTexts {
+    known: Arc<Mutex<KnownScripts>>,
+    catch_names: Arc<CatchNames>,
+}
 
 #[derive(Default)]
 struct KnownScripts {
@@ -38,14 +42,22 @@ struct KnownScripts {
 impl ScriptTexts {
     /// Adds the text of a script.
     pub fn add(&self, file: &str, text: &str) {
-        lock(&self.0).texts.insert(file.to_owned(), text.to_owned());
+        lock(&self.known)
+            .texts
+            .insert(file.to_owned(), text.to_owned());
+    }
+
+    /// Returns the names of the variables that catch errors.
+    pub fn catch_names(&self) -> Arc<CatchNames> {
+        Arc::clone(&self.catch_names)
     }
 
     /// Adds what the code of a script defines.
     ///
     /// The engine attributes a closure to the file that calls it, so errors look up the file here.
     pub fn add_code(&self, file: &str, ast: &AST) {
-        let mut known = lock(&self.0);
+        self.catch_names.add(ast);
+        let mut known = lock(&self.known);
         ast.walk(&mut |path: &[ASTNode]| {
             let is_this = matches!(path.last(), Some(ASTNode::Expr(Expr::ThisPtr(..))));
             known.nest_this |= is_this && path.iter().any(may_nest);
@@ -65,27 +77,31 @@ impl ScriptTexts {
 
     /// Adds the file of a module that a script imported.
     pub fn add_file(&self, path: PathBuf) {
-        lock(&self.0).files.push(path);
+        lock(&self.known).files.push(path);
     }
 
     /// Returns true if a script imported the file.
     pub fn has_file(&self, path: &Path) -> bool {
-        lock(&self.0).files.iter().any(|file| file == path)
+        lock(&self.known).files.iter().any(|file| file == path)
     }
 
     /// Returns true if a script may put `this` into another value.
     pub fn nest_this(&self) -> bool {
-        lock(&self.0).nest_this
+        lock(&self.known).nest_this
     }
 
     /// Returns the text of a script, or an empty string if it is unknown.
     pub fn get(&self, file: &str) -> String {
-        lock(&self.0).texts.get(file).cloned().unwrap_or_default()
+        lock(&self.known)
+            .texts
+            .get(file)
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Returns the file of a closure, if exactly one file has it.
     pub fn file_of_closure(&self, name: &str) -> Option<String> {
-        lock(&self.0).closures.get(name).cloned().flatten()
+        lock(&self.known).closures.get(name).cloned().flatten()
     }
 }
 
@@ -137,7 +153,22 @@ fn read_from(file: File) -> io::Result<String> {
             "it is larger than 128 KiB, the limit of a script",
         ));
     }
-    String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))
+    let text = String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))?;
+    Ok(without_marks(text))
+}
+
+/// Removes a byte order mark, and makes a first line such as `#!/usr/bin/env …` a comment.
+///
+/// The positions in all other lines stay.
+fn without_marks(text: String) -> String {
+    let text = match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    };
+    match text.strip_prefix("#!") {
+        Some(rest) => format!("// {rest}"),
+        None => text,
+    }
 }
 
 /// Returns true if the engine gave this name to a closure.

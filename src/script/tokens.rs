@@ -79,9 +79,157 @@ pub fn string_cases(tokens: &[(Token, Position)], start: Position) -> Vec<Expr> 
     cases
 }
 
+/// Returns the texts between backticks with their positions, without the code in them.
+///
+/// The lexer removes line breaks and joins doubled backticks, so this reads the characters.
+pub fn backtick_texts(script: &str) -> Vec<(String, Position)> {
+    let mut scanner = Scanner {
+        rest: script.chars().peekable(),
+        line: 1,
+        column: 0,
+        texts: Vec::new(),
+    };
+    scanner.code(false);
+    scanner.texts
+}
+
+struct Scanner<'a> {
+    rest: std::iter::Peekable<std::str::Chars<'a>>,
+    line: usize,
+    column: usize,
+    texts: Vec<(String, Position)>,
+}
+
+impl Scanner<'_> {
+    fn next(&mut self) -> Option<char> {
+        let char = self.rest.next()?;
+        if char == '\n' {
+            (self.line, self.column) = (self.line + 1, 0);
+        } else {
+            self.column += 1;
+        }
+        Some(char)
+    }
+
+    /// Returns the position of the next character.
+    fn position(&self) -> Position {
+        let number = |number| u16::try_from(number).unwrap_or(u16::MAX);
+        Position::new(number(self.line), number(self.column + 1))
+    }
+
+    /// Reads code to the end, or to the brace that closes it inside a text.
+    fn code(&mut self, is_in_text: bool) {
+        let mut open = 0;
+        while let Some(char) = self.next() {
+            match (char, self.rest.peek()) {
+                ('/', Some('/')) => while self.next().is_some_and(|char| char != '\n') {},
+                ('/', Some('*')) => self.comment(),
+                ('#', Some('"' | '#')) => self.raw_text(),
+                ('"' | '\'', _) => self.quoted(char),
+                ('`', _) => self.backticks(),
+                ('{', _) => open += 1,
+                ('}', _) if open == 0 && is_in_text => return,
+                ('}', _) => open -= 1,
+                _ => {}
+            }
+        }
+    }
+
+    /// Reads a comment, which may contain others.
+    fn comment(&mut self) {
+        let mut depth = 1;
+        self.next();
+        while let Some(char) = self.next() {
+            match (char, self.rest.peek()) {
+                ('/', Some('*')) => depth += 1,
+                ('*', Some('/')) => depth -= 1,
+                _ => continue,
+            }
+            self.next();
+            if depth == 0 {
+                return;
+            }
+        }
+    }
+
+    fn quoted(&mut self, quote: char) {
+        while let Some(char) = self.next() {
+            if char == '\\' {
+                self.next();
+            } else if char == quote || quote == '\'' && char == '\n' {
+                return;
+            }
+        }
+    }
+
+    /// Reads a text such as `#"…"#`; a map also begins with `#`.
+    fn raw_text(&mut self) {
+        let mut marks = 1;
+        while self.rest.peek() == Some(&'#') {
+            self.next();
+            marks += 1;
+        }
+        if self.rest.peek() != Some(&'"') {
+            return;
+        }
+        self.next();
+        let mut found = None;
+        while let Some(char) = self.next() {
+            found = match (char, found) {
+                ('"', _) => Some(0),
+                ('#', Some(count)) => Some(count + 1),
+                _ => None,
+            };
+            if found == Some(marks) {
+                return;
+            }
+        }
+    }
+
+    fn backticks(&mut self) {
+        let mut text = String::new();
+        let mut position = self.position();
+        while let Some(char) = self.next() {
+            match (char, self.rest.peek()) {
+                ('`', Some('`')) => {
+                    self.next();
+                    text.push_str("``");
+                }
+                ('`', _) => break,
+                ('$', Some('{')) => {
+                    self.next();
+                    self.texts.push((std::mem::take(&mut text), position));
+                    self.code(true);
+                    position = self.position();
+                }
+                _ => text.push(char),
+            }
+        }
+        self.texts.push((text, position));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_texts_between_backticks_are_found() {
+        let script = "let a = \"`no`\"; // `no`\n/* `no` /* */ */ '`' #\"`no`\"# \
+            `a${\"`no`\" + #{b: `c`}.b}d\n``e`";
+        let texts = backtick_texts(script);
+        let texts: Vec<_> = texts.iter().map(|(text, _)| text.as_str()).collect();
+        assert_eq!(texts, ["a", "c", "d\n``e"]);
+        let (_, position) = &backtick_texts("1;\n  `é\\t`")[0];
+        assert_eq!((position.line(), position.position()), (Some(2), Some(4)));
+    }
+
+    #[test]
+    fn incomplete_texts_do_not_panic() {
+        for script in ["`", "`${", "`${`", "#\"", "/*", "'", "\"\\", "`${}}", "}}"] {
+            assert!(backtick_texts(script).len() <= 4, "{script}");
+        }
+    }
 
     fn cases(text: &str, line: u16, column: u16) -> Vec<(String, usize, usize)> {
         let cases = string_cases(&tokens_of(text), Position::new(line, column));

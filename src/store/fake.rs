@@ -3,7 +3,7 @@
 //!
 //! It has one connection with one INSERT in flight, so that tests are deterministic.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,10 +30,23 @@ pub struct FakeReplies {
     pub replies: HashMap<String, Vec<FakeReply>>,
     /// Replies for all other tokens; if empty, they are stored.
     pub others: Vec<FakeReply>,
+    /// The tokens with replies of their own that were sent. Clones share them.
+    sent: Arc<Mutex<HashSet<String>>>,
 }
 
 impl FakeReplies {
+    /// Returns the tokens with replies of their own that were sent.
+    pub fn sent(&self) -> HashSet<String> {
+        let sent = self.sent.lock();
+        sent.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn reply(&self, token: &Token) -> FakeReply {
+        if self.replies.contains_key(token.as_str()) {
+            let sent = self.sent.lock();
+            let mut sent = sent.unwrap_or_else(PoisonError::into_inner);
+            sent.insert(token.as_str().to_owned());
+        }
         let replies = self.replies.get(token.as_str()).unwrap_or(&self.others);
         let number = usize::from(token.attempts.saturating_sub(1));
         let reply = replies.get(number).or(replies.last());

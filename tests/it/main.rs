@@ -72,6 +72,7 @@ mod script_errors;
 mod script_faults;
 mod script_library;
 mod script_limits;
+mod script_slips;
 mod secrets_stay_hidden;
 mod server_messages;
 mod shards;

@@ -205,6 +205,76 @@ fn conflicting_keys_name_their_position() {
 }
 
 #[test]
+fn key_without_a_value_and_second_name_are_errors() {
+    let errors = errors_of(&[
+        "- name: a\n  expect:\n",
+        "- name: a\n  expect:\n    report:\n    counts: {stored: }\n",
+        "- name: a\n  expect: {reports: {csv: }, stderr: []}\n",
+        "- name: a\n  size:\n  source:\n    - {tokens: [a], delay: }\n",
+        "- name: a\n  store:\n    a: {sqlstate: \"23514\", constraint: }\n",
+        "- name: a\n- name: b\n- name: a\n",
+    ]);
+    shows!(errors, @r#"
+    error: `expect` has no value: give it one, or remove the key
+      ╭▸ 00.test.yaml:2:3
+      │
+    2 │   expect:
+      ╰╴  ━━━━━━
+    error: `expect.report` has no value: give it one, or remove the key
+      ╭▸ 01.test.yaml:3:5
+      │
+    3 │     report:
+      ╰╴    ━━━━━━
+    error: `expect.counts.stored` has no value: give it one, or remove the key
+      ╭▸ 01.test.yaml:4:14
+      │
+    4 │     counts: {stored: }
+      ╰╴             ━━━━━━
+    error: `expect.reports.csv` has no value: give it one, or remove the key
+      ╭▸ 02.test.yaml:2:22
+      │
+    2 │   expect: {reports: {csv: }, stderr: []}
+      ╰╴                     ━━━
+    error: `expect.stderr` needs at least one part
+      ╭▸ 02.test.yaml:2:38
+      │
+    2 │   expect: {reports: {csv: }, stderr: []}
+      ╰╴                                     ━━
+    error: `size` has no value: give it one, or remove the key
+      ╭▸ 03.test.yaml:2:3
+      │
+    2 │   size:
+      ╰╴  ━━━━
+    error: `source[0].delay` has no value: give it one, or remove the key
+      ╭▸ 03.test.yaml:4:21
+      │
+    4 │     - {tokens: [a], delay: }
+      ╰╴                    ━━━━━
+    error: `store.a.constraint` has no value: give it one, or remove the key
+      ╭▸ 04.test.yaml:3:28
+      │
+    3 │     a: {sqlstate: "23514", constraint: }
+      ╰╴                           ━━━━━━━━━━
+    error: two cases have the name `a`
+      ╭▸ 05.test.yaml:3:3
+      │
+    3 │ - name: a
+      ╰╴  ━━━━ the case in line 1 has it
+    "#);
+}
+
+#[test]
+fn byte_order_mark_of_a_test_file_is_skipped() {
+    let run = test()
+        .file(
+            "a.test.yaml",
+            "\u{feff}- name: a\n  size: 1\n  source: [count: 1]\n",
+        )
+        .run();
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+}
+
+#[test]
 fn errors_are_json_when_error_format_is_json() {
     let run = test()
         .file("a.test.yaml", "- name: a\n  expct: {}\n")

@@ -23,7 +23,7 @@ fn syntax_error_shows_its_position() {
       │
     2 │   let x = ;
       ╰╴          ━
-    hint: no token was requested; `token_service check mine.rhai` lists all errors
+    hint: no token was requested; `token_service check mine.rhai` may find more mistakes
     ");
     insta::assert_snapshot!(error_of("if SIZE > 3 {\n    print(1);\n", 3), @"
     error: expecting '}' to terminate this block
@@ -31,7 +31,7 @@ fn syntax_error_shows_its_position() {
       │
     2 │     print(1);
       ╰╴             ━
-    hint: no token was requested; `token_service check mine.rhai` lists all errors
+    hint: no token was requested; `token_service check mine.rhai` may find more mistakes
     ");
     insta::assert_snapshot!(error_of("report(store(fetch(SIZE))\n\n// The end.\n", 3), @"
     error: expecting ')' to close the arguments list of this function call 'report'
@@ -39,7 +39,7 @@ fn syntax_error_shows_its_position() {
       │
     1 │ report(store(fetch(SIZE))
       ╰╴                         ━
-    hint: no token was requested; `token_service check mine.rhai` lists all errors
+    hint: no token was requested; `token_service check mine.rhai` may find more mistakes
     ");
     insta::assert_snapshot!(error_of("eval(\"1\");", 3), @r#"
     error: reserved keyword 'eval' is disabled
@@ -47,7 +47,7 @@ fn syntax_error_shows_its_position() {
       │
     1 │ eval("1");
       ╰╴━━━━
-    hint: no token was requested; `token_service check mine.rhai` lists all errors
+    hint: no token was requested; `token_service check mine.rhai` may find more mistakes
     "#);
 }
 
@@ -59,7 +59,7 @@ fn unknown_name_suggests_the_nearest_one() {
       │
     2 │     report(stroe(page));
       ╰╴           ━━━━━ did you mean `store`?
-    hint: no token was requested; `token_service check mine.rhai` lists all errors
+    hint: no token was requested; `token_service check mine.rhai` may find more mistakes
     ");
     insta::assert_snapshot!(error_of("let total = 1;\nprint(totl);", 3), @"
     error: unknown variable `totl`
@@ -67,7 +67,7 @@ fn unknown_name_suggests_the_nearest_one() {
       │
     2 │ print(totl);
       ╰╴      ━━━━ did you mean `total`?
-    hint: no token was requested; `token_service check mine.rhai` lists all errors
+    hint: no token was requested; `token_service check mine.rhai` may find more mistakes
     ");
     insta::assert_snapshot!(error_of("fn twice() { total * 2 }\nlet total = 1;\nprint(twice());", 3), @"
     error: unknown variable `total`
@@ -101,7 +101,7 @@ fn wrong_argument_shows_the_accepted_ones() {
       │
     1 │ report(store(fetch(SIZE), 1, 2));
       ╰╴       ━━━━━ it is called as `store(array)`, `store(string)`, `store(Tokens)`
-    hint: no token was requested; `token_service check mine.rhai` lists all errors
+    hint: no token was requested; `token_service check mine.rhai` may find more mistakes
     ");
     insta::assert_snapshot!(error_of("fn keep(token) { token }\nkeep(1, 2);", 3), @"
     error: `keep` takes 1 argument, not 2
@@ -109,7 +109,7 @@ fn wrong_argument_shows_the_accepted_ones() {
       │
     2 │ keep(1, 2);
       ╰╴━━━━
-    hint: no token was requested; `token_service check mine.rhai` lists all errors
+    hint: no token was requested; `token_service check mine.rhai` may find more mistakes
     ");
     insta::assert_snapshot!(error_of("report(store(5));", 3), @"
     error: `store` cannot be called with (int)

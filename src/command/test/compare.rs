@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::command::test::case::{Expected, ExpectedRequests, ExpectedStderr, TestCase};
+use crate::command::test::fake_source::FakeAnswer;
 use crate::command::test::runner::CaseRun;
+use crate::command::test::update::{ActualValue, Change};
 use crate::command::test::virtual_clock::Overrun;
 use crate::config::yaml::PathStep;
 use crate::pipeline::token::Status;
@@ -17,6 +19,8 @@ pub(crate) struct Difference<'a> {
     pub name: String,
     /// The kind.
     pub kind: DifferenceKind,
+    /// The change to the file that makes the case pass; `None` if there is none.
+    pub change: Option<Change>,
 }
 
 /// The kind of a difference.
@@ -62,6 +66,7 @@ pub(crate) fn compare<'a>(
             message,
         );
     }
+    comparison.absent_tokens(case, run);
     comparison.found
 }
 
@@ -108,7 +113,16 @@ impl<'a> Comparison<'a> {
             path,
             name: name.to_owned(),
             kind,
+            change: None,
         });
+    }
+
+    /// Sets the change for the last difference.
+    fn change(&mut self, keys: &[&str], value: ActualValue) {
+        if let Some(last) = self.found.last_mut() {
+            let keys = keys.iter().map(ToString::to_string).collect();
+            last.change = Some(Change { keys, value });
+        }
     }
 
     fn message(&mut self, below: &[PathStep<'a>], name: &str, message: String) {
@@ -117,7 +131,9 @@ impl<'a> Comparison<'a> {
 
     fn value(&mut self, keys: &[&'a str], expected: String, got: String) {
         if expected != got {
+            let new = ActualValue::Plain(got.clone());
             self.differs(keys, DifferenceKind::Value { expected, got });
+            self.change(keys, new);
         }
     }
 
@@ -132,7 +148,9 @@ impl<'a> Comparison<'a> {
         let plain = |text: &str| text.strip_suffix('\n').unwrap_or(text).to_owned();
         let (expected, got) = (plain(expected), plain(got));
         if expected != got {
+            let new = ActualValue::Text(got.clone());
             self.differs(keys, DifferenceKind::Text { expected, got });
+            self.change(keys, new);
         }
     }
 
@@ -167,10 +185,12 @@ impl<'a> Comparison<'a> {
                 );
             }
         }
-        for (name, _) in &run.files {
+        for (name, text) in &run.files {
             if files.iter().all(|(known, _)| known != name) {
                 let steps = [PathStep::Key("expect"), PathStep::Key("files")];
-                self.message(&steps, "files", format!("the script also wrote `{name}`"));
+                let message = "the script also wrote this file".to_owned();
+                self.message(&steps, &format!("files.{name}"), message);
+                self.change(&["files", name], ActualValue::Text(text.clone()));
             }
         }
     }
@@ -198,6 +218,29 @@ impl<'a> Comparison<'a> {
                 let got = format!("{:?}", run.requests);
                 self.value(&["requests"], format!("{sizes:?}"), got);
             }
+        }
+    }
+
+    /// Finds tokens in `store` that the run never had.
+    fn absent_tokens(&mut self, case: &'a TestCase, run: &CaseRun) {
+        let answered = case.entries.iter().take(run.requests.len());
+        let bodies: Vec<&str> = answered.filter_map(FakeAnswer::body).collect();
+        let sent = case.store.sent();
+        let mut absent: Vec<&String> = case.store.replies.keys().collect();
+        absent.retain(|token| {
+            let is_in = |body: &&str| {
+                body.lines().any(|line| line == token.as_str())
+                    || body.contains(&format!("\"{token}\""))
+            };
+            !sent.contains(*token) && !bodies.iter().any(is_in)
+        });
+        absent.sort();
+        for token in absent {
+            self.message(
+                &[PathStep::Key("store"), PathStep::Key(token)],
+                "store",
+                format!("the run never had the token `{token}`"),
+            );
         }
     }
 

@@ -26,8 +26,28 @@ pub(crate) fn differences(file: &TestFile, found: &[Difference], color: Color) -
         // Writing into a string cannot fail.
         let _ = writeln!(text, "{INDENT}{}", file.location(&first.path));
     }
-    for difference in found {
+    for (at, difference) in found.iter().enumerate() {
+        // A token's place is needed to find it.
+        if at > 0 && difference.name == "store" {
+            let _ = writeln!(text, "{INDENT}{}", file.location(&difference.path));
+        }
         write_one(&mut text, difference, color);
+    }
+    text
+}
+
+/// Returns the lines below a case that `--update` changed only in part.
+pub(crate) fn updates(changed: &[String], kept: &[(String, String)]) -> String {
+    let mut text = String::new();
+    if !changed.is_empty() {
+        let _ = writeln!(
+            text,
+            "{INDENT}updated: {}",
+            escape_line(&changed.join(", "))
+        );
+    }
+    for (name, why) in kept {
+        let _ = writeln!(text, "{INDENT}not updated: {}: {why}", escape_line(name));
     }
     text
 }
@@ -81,9 +101,15 @@ fn write_lines<'a>(text: &mut String, lines: impl Iterator<Item = &'a str>) {
 
 /// Writes a line diff of two texts.
 fn write_diff(text: &mut String, expected: &str, got: &str, color: Color) {
+    // Every line ends with a break, or the last line of the shorter text would differ.
+    let ended = |text: &str| {
+        let end = if text.is_empty() { "" } else { "\n" };
+        format!("{text}{end}")
+    };
+    let (expected, got) = (ended(expected), ended(got));
     let diff = TextDiff::configure()
         .timeout(Duration::from_secs(1))
-        .diff_lines(expected, got);
+        .diff_lines(&expected, &got);
     let mut written = 0;
     for (number, group) in diff.grouped_ops(CONTEXT_LINES).iter().enumerate() {
         let gap = group.first().is_some_and(|op| op.old_range().start > 0);

@@ -27,6 +27,16 @@ pub struct FakeAnswer {
     pub answer: FakeResponse,
 }
 
+impl FakeAnswer {
+    /// Returns the body, if the response has one.
+    pub fn body(&self) -> Option<&str> {
+        match &self.answer {
+            FakeResponse::Body(body, _) => Some(body),
+            FakeResponse::Status(..) | FakeResponse::Refused => None,
+        }
+    }
+}
+
 /// A scripted response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FakeResponse {

@@ -19,8 +19,12 @@ pub(crate) fn write(path: &Path, results: &[CaseResult]) -> io::Result<()> {
         suite.add_test_cases(cases.iter().map(test_case));
         report.add_test_suite(suite);
     }
-    fs::write(path, report.to_string().map_err(io::Error::other)?)
+    let xml = report.to_string().map_err(io::Error::other)?;
+    fs::write(path, xml.replace(TAB, "&#9;"))
 }
+
+/// Stands for a tab, which the crate would drop. XML cannot contain it, so no text has it.
+const TAB: char = '\u{fffe}';
 
 fn total(cases: &[CaseResult]) -> Duration {
     cases.iter().map(|case| case.took).sum()
@@ -28,7 +32,7 @@ fn total(cases: &[CaseResult]) -> Duration {
 
 fn test_case(case: &CaseResult) -> TestCase {
     let status = match &case.outcome {
-        CaseStatus::Passed | CaseStatus::Updated => TestCaseStatus::success(),
+        CaseStatus::Passed | CaseStatus::Updated(_) => TestCaseStatus::success(),
         CaseStatus::Skipped(why) => {
             let mut status = TestCaseStatus::skipped();
             status.set_message(clean(why));
@@ -59,5 +63,7 @@ fn test_case(case: &CaseResult) -> TestCase {
 
 /// Replaces characters that XML cannot contain. The crate would drop them, and noncharacters stay.
 fn clean(text: &str) -> String {
-    text.replace(|char| char != '\n' && is_hostile(char), "\u{fffd}")
+    let is_unfit = |char| !matches!(char, '\n' | '\t') && is_hostile(char);
+    let text = text.replace(is_unfit, "\u{fffd}");
+    text.replace('\t', &TAB.to_string())
 }

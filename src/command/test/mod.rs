@@ -2,7 +2,8 @@
 //! compares the results with the expected ones. Everything else is the code of a real run.
 //!
 //! `discover` finds the files, `test_file` and `schema` parse them into `case`s, `runner` runs a
-//! case, `compare` finds differences, `diff` and `junit` show them, `update` writes reports back.
+//! case, `compare` finds differences, `diff` and `junit` show them, `update` writes
+//! actual values back.
 
 mod case;
 mod compare;
@@ -16,7 +17,6 @@ mod test_file;
 mod update;
 mod virtual_clock;
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,14 +26,13 @@ use std::time::{Duration, Instant};
 
 use crate::cli::TestArgs;
 use crate::command::test::case::TestCase;
-use crate::command::test::compare::{DifferenceKind, counted};
+use crate::command::test::compare::{Difference, counted};
 use crate::command::test::runner::CaseRun;
 use crate::command::test::test_file::TestFile;
 use crate::config::yaml::PathStep;
 use crate::error::Error;
 use crate::error::color::Color;
 use crate::error::exit::Exit;
-use crate::report::text;
 
 /// The settings of `test`.
 #[derive(Clone, Debug)]
@@ -42,7 +41,7 @@ pub struct TestSettings {
     pub paths: Vec<PathBuf>,
     /// Selects the cases with this text in `FILE: NAME`.
     pub filter: Option<String>,
-    /// True to write actual reports into the test files.
+    /// True to write actual values into the test files.
     pub update: bool,
     /// The JUnit XML file to write.
     pub junit: Option<PathBuf>,
@@ -82,8 +81,8 @@ struct CaseResult {
 
 enum CaseStatus {
     Passed,
-    /// Its actual report was written into the file.
-    Updated,
+    /// These actual values were written into the file.
+    Updated(Vec<String>),
     Skipped(String),
     /// The differences, formatted.
     Failed(String),
@@ -99,17 +98,16 @@ pub fn test(settings: &TestSettings, out: &mut dyn Write) -> Result<Exit, Vec<Er
     let selected = select(settings, &files)?;
     let color = Color(settings.color);
     let mut results = Vec::new();
-    let mut changes: Vec<Vec<update::ReportChange>> = files.iter().map(|_| Vec::new()).collect();
+    let mut texts: Vec<String> = files.iter().map(|file| file.text.clone()).collect();
     run_all(settings, &selected, |number, run| {
         let (at, file, case) = selected[number];
-        let (result, change) = evaluate(settings, file, case, run.as_ref(), color);
+        let result = evaluate(settings, file, case, run.as_ref(), &mut texts[at], color);
         // A closed pipe is not an error; the exit code is still right.
         let _ = out.write_all(line(&result, color).as_bytes());
         let _ = out.flush();
-        changes[at].extend(change);
         results.push(result);
     });
-    let mut failures = write_changes(&files, &changes);
+    let mut failures = Vec::new();
     let _ = out.write_all(summary_line(&results, started.elapsed()).as_bytes());
     let _ = out.flush();
     if let Some(path) = &settings.junit {
@@ -145,6 +143,7 @@ fn read(settings: &TestSettings) -> Result<Vec<TestFile>, Vec<Error>> {
     }
 }
 
+/// The index of a file, the file and a case of it.
 type SelectedCases<'a> = (usize, &'a TestFile, &'a TestCase);
 
 fn select<'a>(
@@ -211,49 +210,90 @@ fn run_all(
     });
 }
 
+/// Compares a case, and with `--update` changes its expected values in `text` and in the file.
 fn evaluate(
     settings: &TestSettings,
     file: &TestFile,
     case: &TestCase,
     run: Option<&CaseRun>,
+    text: &mut String,
     color: Color,
-) -> (CaseResult, Option<update::ReportChange>) {
+) -> CaseResult {
     let mut line = file.root.key(&[PathStep::Item(case.index)]).line;
-    let mut change = None;
     let outcome = match run {
         None => CaseStatus::Skipped(case.skip.clone().unwrap_or_default()),
         Some(run) => {
             let mut found = compare::compare(case, run, settings.timeout);
-            let is_report = |difference: &compare::Difference| {
-                difference.name == "report"
-                    && matches!(difference.kind, DifferenceKind::Text { .. })
-            };
-            if settings.update && found.iter().any(is_report) {
-                found.retain(|difference| !is_report(difference));
-                change = Some(update::ReportChange {
-                    index: case.index,
-                    report: run.report(&text::FORMAT).to_owned(),
-                });
+            let (mut changed, mut kept) = (Vec::new(), Vec::new());
+            if settings.update {
+                let before = text.clone();
+                found = update_all(found, case.index, text, &mut changed, &mut kept);
+                if let Err(error) = file.write(&before, text) {
+                    // Nothing was updated, so the case fails as it would without `--update`.
+                    found = compare::compare(case, run, settings.timeout);
+                    let why = format!("the file cannot be written: {error}");
+                    kept = changed.drain(..).map(|name| (name, why.clone())).collect();
+                    *text = before;
+                }
             }
             if let Some(first) = found.first() {
                 line = file.root.key(&first.path).line;
-                CaseStatus::Failed(diff::differences(file, &found, color))
-            } else if change.is_some() {
-                CaseStatus::Updated
-            } else {
+                let shown = diff::differences(file, &found, color);
+                CaseStatus::Failed(format!("{shown}{}", diff::updates(&changed, &kept)))
+            } else if changed.is_empty() {
                 CaseStatus::Passed
+            } else {
+                CaseStatus::Updated(changed)
             }
         }
     };
-    let result = CaseResult {
+    CaseResult {
         file: file.path.display().to_string(),
         label: file.label.clone(),
         name: case.name.clone(),
         line,
         took: run.map(|run| run.took).unwrap_or_default(),
         outcome,
-    };
-    (result, change)
+    }
+}
+
+/// Changes what it can in `text`, and returns the differences that remain.
+///
+/// `changed` gets the names of the changes, and `kept` the other names with the reasons.
+fn update_all<'a>(
+    found: Vec<Difference<'a>>,
+    index: usize,
+    text: &mut String,
+    changed: &mut Vec<String>,
+    kept: &mut Vec<(String, String)>,
+) -> Vec<Difference<'a>> {
+    let mut remaining = Vec::new();
+    for difference in found {
+        let updated = match &difference.change {
+            Some(change) => update::update(text, index, change),
+            // Explains another difference.
+            None if difference.name.is_empty() => {
+                remaining.push(difference);
+                continue;
+            }
+            None => Err("change it by hand".to_owned()),
+        };
+        match updated {
+            Ok(new) => {
+                *text = new;
+                changed.push(difference.name);
+            }
+            Err(why) => {
+                kept.push((difference.name.clone(), why));
+                remaining.push(difference);
+            }
+        }
+    }
+    // What only explains the exit code goes with it.
+    if changed.iter().any(|name| name == "exit") {
+        remaining.retain(|difference| !difference.name.is_empty());
+    }
+    remaining
 }
 
 fn line(result: &CaseResult, color: Color) -> String {
@@ -261,7 +301,10 @@ fn line(result: &CaseResult, color: Color) -> String {
     let name = crate::error::escape::escape(&name);
     match &result.outcome {
         CaseStatus::Passed => format!("{}{name}\n", color.result("ok    ")),
-        CaseStatus::Updated => format!("{}{name} (report updated)\n", color.result("ok    ")),
+        CaseStatus::Updated(changed) => {
+            let changed = crate::error::escape::escape(&changed.join(", ")).into_owned();
+            format!("{}{name} ({changed} updated)\n", color.result("ok    "))
+        }
         CaseStatus::Skipped(why) => {
             let why = crate::error::escape::escape(why);
             format!("{}{name} ({why})\n", color.result("skip  "))
@@ -282,23 +325,6 @@ fn summary_line(results: &[CaseResult], took: Duration) -> String {
     };
     let seconds = took.as_secs_f64();
     format!("{passed} passed, {failed} failed{skipped} in {seconds:.2} s\n")
-}
-
-fn write_changes(files: &[TestFile], changes: &[Vec<update::ReportChange>]) -> Vec<Error> {
-    let mut failures = Vec::new();
-    for (file, changes) in files
-        .iter()
-        .zip(changes)
-        .filter(|(_, changes)| !changes.is_empty())
-    {
-        let written = update::update(file, changes)
-            .and_then(|text| fs::write(&file.path, text).map_err(|error| error.to_string()));
-        if let Err(why) = written {
-            let message = format!("the reports of {} cannot be updated", file.path.display());
-            failures.push(Error::new(Exit::Usage, message).cause(why));
-        }
-    }
-    failures
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Error {

@@ -43,6 +43,7 @@ pub(crate) fn case(
         field.has_wrong_type("must be a mapping of keys");
     }
     let mut keys = field.mapping()?;
+    report_empty(&keys);
     let name = keys.get("name").map(|name| text(&name));
     let skip = keys.get("skip").and_then(|skip| text(&skip));
     let settings = test_case::read(&mut keys, script_path);
@@ -77,6 +78,17 @@ pub(crate) fn case(
     })
 }
 
+/// Records keys without a value: a key that compares or sets nothing is a mistake.
+fn report_empty(keys: &Mapping) {
+    for (key, field) in keys.entries().filter(|(_, field)| field.is_null()) {
+        let message = format!(
+            "`{}` has no value: give it one, or remove the key",
+            field.path
+        );
+        keys.fail_at(&key.value, message);
+    }
+}
+
 fn text(field: &Field) -> Option<String> {
     field.text("must be text")
 }
@@ -97,6 +109,7 @@ fn duration(keys: &mut Mapping, key: &str) -> Option<Duration> {
 /// Reads an answer of the source; `generated` counts the tokens of `count`.
 fn answer(field: &Field, generated: &mut u64) -> Option<FakeAnswer> {
     let mut keys = field.mapping()?;
+    report_empty(&keys);
     let tokens = keys.get("tokens");
     let count = keys.get("count");
     let body = keys.get("body");
@@ -231,6 +244,7 @@ fn reply(field: &Field) -> Option<FakeReply> {
 }
 
 fn reply_of_keys(field: &Field, mut keys: Mapping) -> Option<FakeReply> {
+    report_empty(&keys);
     let sqlstate = keys.get("sqlstate");
     let severity = parsed(&mut keys, "severity", |text| match text {
         "ERROR" | "FATAL" | "PANIC" | "WARNING" => Ok(text.to_owned()),
@@ -281,6 +295,7 @@ fn parse_sqlstate(text: &str) -> ParseResult<String> {
 
 fn signal(field: &Field) -> Option<CaseSignal> {
     let mut keys = field.mapping()?;
+    report_empty(&keys);
     let name = keys.get("name");
     let after_requests = keys.get("after_requests");
     let at = keys.get("at");
@@ -313,6 +328,7 @@ fn signal(field: &Field) -> Option<CaseSignal> {
 }
 
 fn expected(mut keys: Mapping) -> Expected {
+    report_empty(&keys);
     let exit = parsed(&mut keys, "exit", value::number);
     let counts = keys.get("counts").and_then(|counts| counts.mapping());
     let report = keys.get("report").and_then(|report| text(&report));
@@ -337,6 +353,7 @@ fn expected(mut keys: Mapping) -> Expected {
 }
 
 fn expected_counts(mut keys: Mapping) -> Numbers {
+    report_empty(&keys);
     let mut count = |status: Status| {
         let given = parsed(&mut keys, status.as_str(), value::number);
         given.unwrap_or_default()
@@ -354,6 +371,7 @@ fn expected_counts(mut keys: Mapping) -> Numbers {
 }
 
 fn expected_reports(mut keys: Mapping) -> Vec<(&'static ReportFormat, String)> {
+    report_empty(&keys);
     let formats = FORMATS.into_iter().filter(|format| format.is_reproducible);
     let reports = formats.filter_map(|format| Some((format, text(&keys.get(format.name)?)?)));
     let reports = reports.collect();
@@ -364,6 +382,9 @@ fn expected_reports(mut keys: Mapping) -> Vec<(&'static ReportFormat, String)> {
 fn expected_stderr(field: &Field) -> Option<ExpectedStderr> {
     if field.is_list() {
         let parts = field.items();
+        if parts.is_empty() {
+            field.breaks("needs at least one part");
+        }
         let parts = parts.iter().filter_map(|part| part.text(QUOTED));
         return Some(ExpectedStderr::Parts(parts.collect()));
     }

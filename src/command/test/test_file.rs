@@ -1,7 +1,8 @@
 //! Reads test files. Errors in a file are shown with their places.
 
-use std::fs;
+use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
+use std::{fs, io};
 
 use crate::command::test::case::TestCase;
 use crate::command::test::schema;
@@ -11,14 +12,19 @@ use crate::error::{Error, Location, usage};
 /// The suffix of test files.
 pub(crate) const SUFFIX: &str = ".test.yaml";
 
+/// The mark that some editors write at the start of a text.
+const BYTE_ORDER_MARK: &str = "\u{feff}";
+
 /// A test file.
 pub(crate) struct TestFile {
     /// The name of the file in the output.
     pub label: String,
     /// The path as given or found.
     pub path: PathBuf,
-    /// The text.
+    /// The text, without a byte order mark.
     pub text: String,
+    /// The byte order mark at its start, or nothing.
+    mark: &'static str,
     /// The keys and values of the text, with their places.
     pub root: YamlNode,
     /// The cases.
@@ -33,7 +39,20 @@ impl TestFile {
             let failure = usage(format!("the test file {file_name} cannot be read"));
             vec![failure.cause(error.to_string())]
         })?;
-        Self::parse(path, label, text)
+        let (mark, text) = match text.strip_prefix(BYTE_ORDER_MARK) {
+            Some(rest) => (BYTE_ORDER_MARK, rest.to_owned()),
+            None => ("", text),
+        };
+        let file = Self::parse(path, label, text)?;
+        Ok(Self { mark, ..file })
+    }
+
+    /// Writes `text` to the file, if it differs from `before`.
+    pub(crate) fn write(&self, before: &str, text: &str) -> io::Result<()> {
+        if before == text {
+            return Ok(());
+        }
+        fs::write(&self.path, format!("{}{text}", self.mark))
     }
 
     /// Parses `text`, the content of the file at `path`.
@@ -50,6 +69,7 @@ impl TestFile {
                 schema::case(index, &item.as_root("each item"), script_path)
             });
             cases.extend(read);
+            report_same_names(&yaml, root, &cases);
         }
         let mut errors = yaml.into_errors();
         let root = match root {
@@ -65,6 +85,7 @@ impl TestFile {
             label,
             path: path.to_owned(),
             text,
+            mark: "",
             root,
             cases,
         })
@@ -74,6 +95,20 @@ impl TestFile {
     pub(crate) fn location(&self, path: &[PathStep]) -> String {
         let TextSpan { line, column, .. } = self.root.key(path);
         format!("{}:{line}:{column}", self.path.display())
+    }
+}
+
+/// Records cases that have the name of an earlier one: `--filter` and reports could not tell them apart.
+fn report_same_names(yaml: &YamlText, root: &YamlNode, cases: &[TestCase]) {
+    let mut lines = HashMap::new();
+    for case in cases {
+        let path = [PathStep::Item(case.index), PathStep::Key("name")];
+        let span = root.key(&path);
+        if let Some(line) = lines.insert(case.name.as_str(), span.line) {
+            let label = format!("the case in line {line} has it");
+            let error = usage(format!("two cases have the name `{}`", case.name));
+            yaml.report(error.location(yaml.locate(&span, &label)));
+        }
     }
 }
 

@@ -1,104 +1,182 @@
-//! `--update`: replaces expected reports by actual ones. The rest of the file stays byte for byte the
+//! `--update`: replaces expected values by actual ones. The rest of the file stays byte for byte the
 //! same, including comments and blank lines.
 
 use std::ops::Range;
 
-use crate::command::test::test_file::TestFile;
+use serde_json::Value;
+
 use crate::config::yaml::{PathStep, TextSpan, YamlContent, YamlNode, YamlText};
 use crate::error::escape::json_of;
 
-/// The actual report of a case.
-pub(crate) struct ReportChange {
-    /// The index of the case, from 0.
-    pub index: usize,
-    /// The report.
-    pub report: String,
+/// An actual value that replaces the expected one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// The keys below `expect`.
+    pub keys: Vec<String>,
+    /// The value.
+    pub value: ActualValue,
 }
 
-/// Returns the text of the file with these reports.
+/// An actual value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ActualValue {
+    /// A text, which may have several lines.
+    Text(String),
+    /// A number, a duration or a list of numbers, as YAML.
+    Plain(String),
+}
+
+/// Returns the text of a test file with the change in the case at `index`.
 ///
 /// # Errors
-/// A report is missing, or cannot be replaced without a change elsewhere.
-pub(crate) fn update(file: &TestFile, changes: &[ReportChange]) -> Result<String, String> {
-    let mut splices: Vec<(Range<usize>, String)> = changes
-        .iter()
-        .map(|change| splice(&file.text, &file.root, change))
-        .collect::<Option<_>>()
-        .ok_or("the report was not found in the file")?;
-    splices.sort_by_key(|(range, _)| range.start);
-    let mut text = file.text.clone();
-    for (range, new) in splices.into_iter().rev() {
-        text.replace_range(range, &new);
+/// The value cannot be replaced without a change elsewhere.
+pub(crate) fn update(text: &str, index: usize, change: &Change) -> Result<String, String> {
+    let yaml = YamlText::new("the test file", "", text);
+    let root = yaml.parse().ok_or("the file cannot be read")?;
+    let case = [PathStep::Item(index), PathStep::Key("expect")];
+    if root.find(&case).is_none() {
+        return Err("the case has no `expect`".to_owned());
     }
-    if differs_only_in_reports(&file.text, &text, changes) {
-        Ok(text)
+    let keys = change.keys.iter().map(|key| PathStep::Key(key));
+    let path: Vec<PathStep> = case.into_iter().chain(keys).collect();
+    let place = match root.find(&path) {
+        Some((value, Some(key))) => splice(text, value, &key, &change.value),
+        _ => insertion(text, &root, &path, &change.value),
+    };
+    let (bytes, new) =
+        place.ok_or("it is behind an alias, or in a form that cannot be rewritten")?;
+    let mut updated = text.to_owned();
+    updated.replace_range(bytes, &new);
+    if differs_only_in(text, &updated, index, change) {
+        Ok(updated)
     } else {
-        Err("the report cannot be replaced without a change to other values".to_owned())
+        Err("an anchor or alias shares it with other values".to_owned())
     }
 }
 
-/// Returns true if the texts have the same values except for the reports.
-fn differs_only_in_reports(old: &str, new: &str, changes: &[ReportChange]) -> bool {
-    let read = |text| {
-        let yaml = YamlText::new("the test file", "", text);
-        let tree = yaml.parse().map(|root| yaml.root(&root, "the file").tree());
-        tree.filter(|_| yaml.into_errors().is_empty())
-    };
-    let (Some(mut old), Some(new)) = (read(old), read(new)) else {
+/// Returns true if the texts have the same values except for the change.
+fn differs_only_in(old: &str, new: &str, index: usize, change: &Change) -> bool {
+    let (Some(mut old), Some(mut new)) = (tree(old), tree(new)) else {
         return false;
     };
-    for change in changes {
-        let report = &mut old[change.index]["expect"]["report"];
-        let got = new[change.index]["expect"]["report"].as_str();
-        let plain = |text: &str| text.strip_suffix('\n').unwrap_or(text).to_owned();
-        if got.map(plain) != Some(plain(&change.report)) {
-            return false;
-        }
-        *report = new[change.index]["expect"]["report"].clone();
-    }
-    old == new
+    let value = match &change.value {
+        ActualValue::Text(text) => Some(Value::String(plain(text).to_owned())),
+        ActualValue::Plain(text) => tree(text),
+    };
+    let got = match remove(&mut new[index]["expect"], &change.keys) {
+        Some(Value::String(text)) => Some(Value::String(plain(&text).to_owned())),
+        got => got,
+    };
+    remove(&mut old[index]["expect"], &change.keys);
+    got.is_some() && got == value && old == new
 }
 
-/// Returns the bytes to replace and their replacement.
-fn splice(text: &str, root: &YamlNode, change: &ReportChange) -> Option<(Range<usize>, String)> {
-    let path = [
-        PathStep::Item(change.index),
-        PathStep::Key("expect"),
-        PathStep::Key("report"),
-    ];
-    let (value, key) = root.find(&path)?;
-    let (key, start) = (key?, value.span.bytes.start);
+fn tree(text: &str) -> Option<Value> {
+    let yaml = YamlText::new("the test file", "", text);
+    let tree = yaml.parse().map(|root| yaml.root(&root, "the file").tree());
+    tree.filter(|_| yaml.into_errors().is_empty())
+}
+
+/// Removes and returns the value at `keys`.
+fn remove(tree: &mut Value, keys: &[String]) -> Option<Value> {
+    let (last, parents) = keys.split_last()?;
+    let mut parent = tree;
+    for key in parents {
+        parent = parent.get_mut(key)?;
+    }
+    parent.as_object_mut()?.remove(last)
+}
+
+/// Returns a text without the line break at its end, which does not count.
+fn plain(text: &str) -> &str {
+    text.strip_suffix('\n').unwrap_or(text)
+}
+
+/// Returns the bytes of a value to replace, and their replacement.
+fn splice(
+    text: &str,
+    value: &YamlNode,
+    key: &TextSpan,
+    new: &ActualValue,
+) -> Option<(Range<usize>, String)> {
+    let start = value.span.bytes.start;
     let header = text
         .get(key.bytes.end..start)?
         .trim_start_matches([':', ' ']);
-    match value.content {
-        YamlContent::Text(_) if header.starts_with(['|', '>']) => {
-            Some(block(text, &key, &change.report))
+    let is_block = header.starts_with(['|', '>']);
+    let is_alias = text[start..].starts_with('*');
+    match (&value.content, new) {
+        (YamlContent::Text(_), ActualValue::Text(new)) if is_block => Some(block(text, key, new)),
+        (YamlContent::List(_), ActualValue::Plain(new)) if text[start..].starts_with('[') => {
+            let end = start + text[start..].find(']')? + 1;
+            Some((start..end, new.clone()))
         }
-        YamlContent::Text(_) if !text[start..].starts_with('*') => {
+        (YamlContent::Null | YamlContent::List(_) | YamlContent::Map(_), _) => None,
+        _ if is_block || is_alias => None,
+        (_, new) => {
             let before = text[..start].rsplit('\n').next()?;
             let is_in_flow = before.contains(['{', '[']);
             let bytes = inline(text, start, is_in_flow);
-            let after = text[bytes.end..].split('\n').next()?;
-            let is_alone = !is_in_flow && after.trim().is_empty();
-            let new = if is_alone && !text[bytes.clone()].contains('\n') {
-                let key_indent = key.column - 1;
-                let (header, body) =
-                    literal(&change.report, key_indent, key_indent + 2, line_break(text));
-                let body = body.strip_suffix(line_break(text)).unwrap_or(&body);
-                let gap = if body.is_empty() {
-                    ""
-                } else {
-                    line_break(text)
-                };
-                format!("{header}{gap}{body}")
-            } else {
-                json_of(&change.report)
+            let new = match new {
+                ActualValue::Plain(new) => new.clone(),
+                ActualValue::Text(new) => {
+                    let after = text[bytes.end..].split('\n').next()?;
+                    let is_alone = !is_in_flow && after.trim().is_empty();
+                    if is_alone && !text[bytes.clone()].contains('\n') {
+                        literal_value(new, key.column - 1, line_break(text))
+                    } else {
+                        json_of(new)
+                    }
+                }
             };
             Some((bytes, new))
         }
-        _ => None,
     }
+}
+
+/// Returns where a missing key is inserted, and its text: at the start of its mapping.
+fn insertion(
+    text: &str,
+    root: &YamlNode,
+    path: &[PathStep],
+    new: &ActualValue,
+) -> Option<(Range<usize>, String)> {
+    let (PathStep::Key(key), parents) = path.split_last()? else {
+        return None;
+    };
+    let (parent, _) = root.find(parents)?;
+    let YamlContent::Map(entries) = &parent.content else {
+        return None;
+    };
+    let first = TextSpan::of(entries.first()?.0.referenced);
+    let is_plain = |char: char| char.is_ascii_alphanumeric() || "._-/".contains(char);
+    let key = if key.chars().all(is_plain) {
+        (*key).to_owned()
+    } else {
+        json_of(key)
+    };
+    let at = first.bytes.start;
+    let line = text[..at].rsplit('\n').next()?;
+    let is_in_flow = line.contains(['{', '[']);
+    let value = match new {
+        ActualValue::Plain(new) => new.clone(),
+        ActualValue::Text(new) if is_in_flow => json_of(new),
+        ActualValue::Text(new) => literal_value(new, first.column - 1, line_break(text)),
+    };
+    let gap = if is_in_flow {
+        ", ".to_owned()
+    } else {
+        format!("{}{}", line_break(text), " ".repeat(first.column - 1))
+    };
+    Some((at..at, format!("{key}: {value}{gap}")))
+}
+
+/// Returns a text as a literal block, for a key with this indentation.
+fn literal_value(text: &str, key_indent: usize, line_break: &str) -> String {
+    let (header, body) = literal(text, key_indent, key_indent + 2, line_break);
+    let body = body.strip_suffix(line_break).unwrap_or(&body);
+    let gap = if body.is_empty() { "" } else { line_break };
+    format!("{header}{gap}{body}")
 }
 
 /// Returns the bytes of a value on the line of its key; the parser's span may include a comment.
@@ -199,8 +277,6 @@ fn line_break(text: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     const FILE: &str = "\
@@ -238,17 +314,24 @@ mod tests {
       x";
 
     fn updated(text: &str, changes: &[(usize, &str)]) -> String {
-        let path = Path::new("x.test.yaml");
-        let file = TestFile::parse(path, "x".to_owned(), text.to_owned());
-        let file = file.unwrap_or_else(|errors| panic!("{}", errors[0].render(false)));
-        let changes: Vec<ReportChange> = changes
-            .iter()
-            .map(|(index, report)| ReportChange {
-                index: *index,
-                report: (*report).to_owned(),
-            })
-            .collect();
-        update(&file, &changes).unwrap()
+        let mut text = text.to_owned();
+        for (index, report) in changes {
+            let change = Change {
+                keys: vec!["report".to_owned()],
+                value: ActualValue::Text((*report).to_owned()),
+            };
+            text = update(&text, *index, &change).unwrap();
+        }
+        text
+    }
+
+    /// Changes the value at `keys` of the first case.
+    fn changed(text: &str, keys: &str, value: &str) -> Result<String, String> {
+        let change = Change {
+            keys: keys.split('/').map(str::to_owned).collect(),
+            value: ActualValue::Plain(value.to_owned()),
+        };
+        update(text, 0, &change)
     }
 
     #[test]
@@ -320,13 +403,28 @@ mod tests {
     }
 
     #[test]
-    fn report_behind_alias_is_an_error() {
-        let text = "- &one\n  name: a\n  expect: &e {report: x}\n- name: b\n  expect: *e\n";
-        let path = Path::new("x.test.yaml");
-        let file = TestFile::parse(path, "x".to_owned(), text.to_owned())
-            .ok()
-            .unwrap();
-        let report = "y\n".to_owned();
-        assert!(update(&file, &[ReportChange { index: 0, report }]).is_err());
+    fn numbers_lists_and_durations_change_in_place() {
+        let text = "- name: a\n  expect:\n    counts: {stored: 1, failed: 2}  # why\n    slept: 2s  # so\n    requests: [1, 2]\n";
+        let text = changed(text, "counts/failed", "0").unwrap();
+        let text = changed(&text, "slept", "1m 2s").unwrap();
+        let text = changed(&text, "requests", "[3]").unwrap();
+        // Keys that are missing come first.
+        let text = changed(&text, "exit", "4").unwrap();
+        let text = changed(&text, "counts/unknown", "7").unwrap();
+        assert_eq!(
+            text,
+            "- name: a\n  expect:\n    exit: 4\n    counts: {unknown: 7, stored: 1, failed: 0}  # why\n    slept: 1m 2s  # so\n    requests: [3]\n"
+        );
+    }
+
+    #[test]
+    fn value_behind_anchor_or_alias_is_not_changed() {
+        let text = "- &one\n  name: a\n  expect: &e {exit: 1}\n- name: b\n  expect: *e\n";
+        assert!(changed(text, "exit", "2").unwrap_err().contains("anchor"));
+        let text = "- name: a\n  expect: {exit: &n 1, slept: *n}\n";
+        assert!(changed(text, "exit", "2").is_err());
+        let text = "- name: a\n  expect:\n    requests:\n      - 1\n";
+        assert!(changed(text, "requests", "[2]").is_err());
+        assert!(changed("- name: a\n", "exit", "2").is_err());
     }
 }

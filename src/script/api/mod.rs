@@ -17,8 +17,9 @@ pub mod time;
 pub mod tokens;
 pub mod types;
 
-use rhai::{Engine, FnPtr, ImmutableString, Map, Module, Shared, Variant};
+use rhai::{Dynamic, Engine, EvalAltResult, FnPtr, ImmutableString, Map, Module, Shared, Variant};
 
+use crate::fetch::FetchPlan;
 // The engine's metadata recognises the name `RhaiResultOf` and prints its inner type.
 use crate::pipeline::numbers::{NUMBERS, Numbers};
 use crate::pipeline::token::{Outcome, Status};
@@ -110,6 +111,29 @@ pub fn options_of(primitive: &str) -> Vec<&'static str> {
         "retry" => names(&flow::OPTIONS),
         _ => Vec::new(),
     }
+}
+
+/// Returns why a primitive does not take this value of an option, as the primitive itself says it.
+pub fn wrong_option(primitive: &str, option: &str, value: &Dynamic) -> Option<String> {
+    let mut map = Map::new();
+    map.insert(option.into(), value.clone());
+    let result = match primitive {
+        "fetch" => {
+            let mut plan = FetchPlan {
+                page_size: 1,
+                retries: 0,
+                top_up: false,
+            };
+            arguments::set_options(&mut plan, &map, &fetch::OPTIONS)
+        }
+        "retry" => arguments::set_options(&mut flow::RetryOptions::default(), &map, &flow::OPTIONS),
+        _ => return None,
+    };
+    let EvalAltResult::ErrorRuntime(thrown, _) = *result.err()? else {
+        return None;
+    };
+    let message = thrown.as_map_ref().ok()?.get("message")?.clone();
+    message.into_string().ok()
 }
 
 fn names<T>(table: &[(&'static str, T)]) -> Vec<&'static str> {

@@ -1,6 +1,7 @@
 //! Converts the error that ended a script to a [`Error`]: message, location, call frames and hint.
 
 pub mod advice;
+pub(crate) mod foreign;
 pub(crate) mod limit;
 pub mod message;
 pub mod symbols;
@@ -13,6 +14,7 @@ use crate::script::error::message::{Advice, lower_first};
 use crate::script::error::symbols::Symbols;
 use crate::script::json::describe;
 use crate::script::texts::{ScriptTexts, is_closure};
+use crate::script::tokens::{Token, tokens_of};
 
 /// The parts of a thrown map or value.
 struct Thrown {
@@ -85,8 +87,8 @@ fn parse_error(
     texts: &ScriptTexts,
 ) -> Error {
     let text = texts.get(file);
-    let advice = advice::of_parse(kind, &text);
     let position = end_of_code(&text, position).unwrap_or(position);
+    let advice = advice::of_parse(kind, position, &text);
     with_advice(advice, file, position, texts)
 }
 
@@ -154,7 +156,7 @@ pub fn of_error(
         }
         error = inner;
     }
-    let mut failure = innermost(error, &file, texts, symbols);
+    let mut failure = innermost(error, main, &file, texts, symbols);
     // If the engine does not give a position, use that of the innermost call.
     if failure.location.is_none()
         && let Some(CallFrame {
@@ -184,12 +186,22 @@ fn frame_name(name: &str) -> String {
     }
 }
 
-fn innermost(error: &EvalAltResult, file: &str, texts: &ScriptTexts, symbols: &Symbols) -> Error {
+/// Returns the error without its frames; it arose in `file` of the script `main`.
+fn innermost(
+    error: &EvalAltResult,
+    main: &str,
+    file: &str,
+    texts: &ScriptTexts,
+    symbols: &Symbols,
+) -> Error {
     let position = error.position();
     if let Some((name, kind)) = advice::unknown_property(error) {
         return with_advice(symbols.property_advice(name, kind), file, position, texts);
     }
     if let Some(advice) = limit::of_eval(error) {
+        return with_advice(advice, file, position, texts);
+    }
+    if let Some(advice) = advice::of_eval(error, &rest_of(&texts.get(file), position)) {
         return with_advice(advice, file, position, texts);
     }
     match error {
@@ -206,11 +218,25 @@ fn innermost(error: &EvalAltResult, file: &str, texts: &ScriptTexts, symbols: &S
             }
             mark(failure, file, position, texts, "")
         }
+        EvalAltResult::ErrorFunctionNotFound(signature, _)
+            if texts
+                .file_of_closure(advice::parse_signature(signature).0)
+                .is_some_and(|closure| closure == main || closure == file) =>
+        {
+            let advice = advice::wrong_closure_call(signature);
+            with_advice(advice, file, position, texts)
+        }
         EvalAltResult::ErrorFunctionNotFound(signature, _) => {
             with_advice(symbols.advice(signature, file), file, position, texts)
         }
         EvalAltResult::ErrorVariableNotFound(name, _) => {
-            let advice = advice::unknown_variable(name, &texts.get(file));
+            let advice = advice::unknown_variable_at(name, position, &texts.get(file));
+            with_advice(advice, file, position, texts)
+        }
+        EvalAltResult::ErrorDataRace(name, _)
+            if let Some((method, position)) = used_in_closure(name, &texts.get(file)) =>
+        {
+            let advice = advice::closure_uses_value(name, &method);
             with_advice(advice, file, position, texts)
         }
         EvalAltResult::ErrorDataRace(..) => {
@@ -222,6 +248,49 @@ fn innermost(error: &EvalAltResult, file: &str, texts: &ScriptTexts, symbols: &S
         EvalAltResult::ErrorParsing(kind, _) => parse_error(kind, position, file, texts),
         _ => with_advice(Advice::new(engine_message(error)), file, position, texts),
     }
+}
+
+/// Returns the text from a position on.
+fn rest_of(text: &str, position: Position) -> String {
+    let (Some(line), Some(column)) = (position.line(), position.position()) else {
+        return String::new();
+    };
+    let line = text.lines().nth(line - 1).unwrap_or_default();
+    line.chars().skip(column.saturating_sub(1)).collect()
+}
+
+/// Returns the method, and its position, that gets a closure which uses the value of the method.
+///
+/// The engine does not say where that is.
+fn used_in_closure(name: &str, text: &str) -> Option<(String, Position)> {
+    let tokens = tokens_of(text);
+    let is_name = |token: &Token| matches!(token, Token::Identifier(word) if **word == *name);
+    tokens.windows(4).enumerate().find_map(|(at, window)| {
+        let [
+            (value, _),
+            (Token::Period, _),
+            (Token::Identifier(method), position),
+            (Token::LeftParen, _),
+        ] = window
+        else {
+            return None;
+        };
+        let mut depth = 1_u32;
+        let arguments = tokens[at + 4..].iter().map(|(token, _)| token);
+        let mut arguments = arguments.take_while(|token| {
+            match token {
+                Token::LeftParen => depth += 1,
+                Token::RightParen => depth -= 1,
+                _ => {}
+            }
+            depth > 0
+        });
+        let has_closure = arguments
+            .by_ref()
+            .any(|token| matches!(token, Token::Pipe | Token::Or));
+        let is_used = has_closure && is_name(value) && arguments.any(is_name);
+        is_used.then(|| (method.to_string(), *position))
+    })
 }
 
 /// Returns the engine's message without its position.

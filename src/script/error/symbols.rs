@@ -6,8 +6,8 @@ use rhai::Engine;
 
 use crate::error::suggest::suggestion;
 use crate::script::api::{Stream, keys_of, streams};
-use crate::script::error::advice;
 use crate::script::error::message::Advice;
+use crate::script::error::{advice, foreign};
 use crate::script::functions::{Function, Overloads};
 use crate::script::texts::is_closure;
 use crate::script::type_names::script_type;
@@ -63,8 +63,13 @@ impl Symbols {
 
     /// Returns true for a primitive, which also exists below `host::`.
     pub fn is_primitive(&self, name: &str) -> bool {
-        let primitives = self.namespace("host");
-        primitives.is_some_and(|table| table.contains_key(name))
+        self.primitive(name).is_some()
+    }
+
+    /// Returns the overloads of a primitive, without those of the language.
+    pub fn primitive(&self, name: &str) -> Option<&[Function]> {
+        let overloads = self.namespace("host")?.get(name)?;
+        Some(overloads.as_slice())
     }
 
     /// Returns the type of the items if `kind` is a stream.
@@ -82,14 +87,7 @@ impl Symbols {
     ///
     /// A map with known keys has the name of its alias.
     pub fn returned(&self, name: &str, args: &[Option<&str>]) -> Option<&str> {
-        let overloads = self.overloads(name).iter();
-        let fitting = overloads.filter(|function| function.accepts(args));
-        let mut types = fitting.map(|function| match function.returns.as_str() {
-            alias if keys_of(alias).is_some() => alias,
-            name => script_type(name),
-        });
-        let first = types.next().filter(|name| *name != "?")?;
-        types.all(|other| other == first).then_some(first)
+        returned_in(self.namespace("")?, name, args)
     }
 
     /// Explains a call that the engine could not resolve; `signature` is ``name (types)``.
@@ -114,11 +112,14 @@ impl Symbols {
         if name.contains("::") {
             return unknown;
         }
-        unknown
-            .label(suggestion(name, self.global().map(|(known, _)| known), ""))
-            .hint(format!(
-                "`token_service check {file}` finds such mistakes before a run"
-            ))
+        let known = self.global().map(|(known, _)| known);
+        let advice = foreign::function(name, unknown, known);
+        if advice.hint.is_some() {
+            return advice;
+        }
+        advice.hint(format!(
+            "`token_service check {file}` finds many mistakes before a run"
+        ))
     }
 
     /// Returns the properties of a type.
@@ -135,6 +136,18 @@ impl Symbols {
         let label = suggestion(property, self.properties(kind), "it has");
         Advice::new(format!("{kind} has no property `{property}`")).label(label)
     }
+}
+
+/// Returns the type that a call of a function of `table` returns.
+pub fn returned_in<'t>(table: &'t Overloads, name: &str, args: &[Option<&str>]) -> Option<&'t str> {
+    let overloads = table.get(name)?.iter();
+    let fitting = overloads.filter(|function| function.accepts(args));
+    let mut types = fitting.map(|function| match function.returns.as_str() {
+        alias if keys_of(alias).is_some() => alias,
+        name => script_type(name),
+    });
+    let first = types.next().filter(|name| *name != "?")?;
+    types.all(|other| other == first).then_some(first)
 }
 
 /// Lists how a function can be called: ``it is called as `store(Tokens)`, `store(array)` ``.

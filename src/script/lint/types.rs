@@ -1,44 +1,89 @@
-//! Infers the type of an expression from the functions' types, if it is certain.
-//!
-//! A variable name has one type in a whole file, or no known type.
+//! Infers the types of variables and expressions, if they are certain.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
-use rhai::{AST, ASTNode, Expr, FnCallExpr, FnPtr, Stmt};
+use rhai::{Expr, FnCallExpr, FnPtr, Stmt, Token};
 
-use crate::script::error::symbols::Symbols;
+use crate::script::error::symbols::{Symbols, returned_in};
 use crate::script::functions::{Function, Overloads};
-use crate::script::lint::ast::call_of;
-use crate::script::texts::is_closure;
+use crate::script::lint::Modules;
+use crate::script::lint::ast::{FunctionCode, Link, closure_literal, links};
+use crate::script::lint::scopes::{Declared, FileScopes, VariableId};
 use crate::script::type_names::script_type;
 
-/// The types of variables by name; `None` if a variable has no known type.
-type Kinds<'a> = HashMap<String, Option<&'a str>>;
+/// The most passes over a file. Types that still change after them are not certain.
+const MAX_PASSES: usize = 20;
+
+/// The types that the engine itself knows.
+const LANGUAGE_TYPES: [&str; 9] = [
+    "array", "bool", "char", "closure", "float", "int", "map", "nothing", "string",
+];
 
 /// The types of a file's variables, by their names in Rust or in scripts.
 pub struct VariableKinds<'a> {
-    symbols: &'a Symbols,
-    functions: Overloads,
-    variables: Kinds<'a>,
+    pub symbols: &'a Symbols,
+    pub scopes: &'a FileScopes<'a>,
+    pub modules: &'a Modules,
+    /// The functions of the file.
+    pub functions: Overloads,
+    /// True if other files or the engine can call the functions with any value.
+    is_module: bool,
+    variables: Vec<Option<&'a str>>,
+    /// What each function returns.
+    returns: Vec<Option<&'a str>>,
+}
+
+/// The type of a value that may not exist, because the code ends first.
+enum Returned<'a> {
+    Never,
+    Kind(Option<&'a str>),
 }
 
 impl<'a> VariableKinds<'a> {
-    /// Infers the types from every assignment in `ast`.
-    pub fn of_script(ast: &AST, symbols: &'a Symbols) -> Self {
+    /// Infers the types in a file. In a module, the arguments of its functions are not known.
+    pub fn of_file(
+        scopes: &'a FileScopes<'a>,
+        symbols: &'a Symbols,
+        modules: &'a Modules,
+        functions: Overloads,
+        is_module: bool,
+    ) -> Self {
         let mut kinds = Self {
             symbols,
-            functions: Function::of_script(ast, false),
-            variables: HashMap::new(),
+            scopes,
+            modules,
+            functions,
+            is_module,
+            variables: vec![None; scopes.variables.len()],
+            returns: vec![None; scopes.tree.functions.len()],
         };
-        // The type of one variable may depend on another variable.
-        for _ in 0..8 {
-            let variables = kinds.infer(ast);
-            if variables == kinds.variables {
+        // The type of one variable may depend on another. A first value is the first guess.
+        for (id, variable) in scopes.variables.iter().enumerate() {
+            kinds.variables[id] = kinds.first(variable.declared, variable.value);
+        }
+        for pass in 0.. {
+            let (variables, returns) = kinds.infer();
+            if variables == kinds.variables && returns == kinds.returns {
                 break;
             }
-            kinds.variables = variables;
+            if pass > MAX_PASSES {
+                kinds.variables.fill(None);
+                kinds.returns.fill(None);
+                break;
+            }
+            (kinds.variables, kinds.returns) = (variables, returns);
         }
         kinds
+    }
+
+    /// Returns what the function at this index returns, if it is certain.
+    pub fn returned_by(&self, function: usize) -> Option<&'a str> {
+        self.returns.get(function).copied().flatten()
+    }
+
+    /// Returns the type of a variable, if it is certain.
+    pub fn of_variable(&self, id: VariableId) -> Option<&'a str> {
+        self.variables[id]
     }
 
     /// Returns the types of expressions, if they are certain.
@@ -48,208 +93,491 @@ impl<'a> VariableKinds<'a> {
 
     /// Returns the type of `expr`, if it is certain.
     pub fn of(&self, expr: &Expr) -> Option<&'a str> {
-        match expr {
+        let kind = match expr {
             Expr::InterpolatedString(..) => Some("string"),
             Expr::Array(..) => Some("array"),
             Expr::Map(..) => Some("map"),
+            Expr::And(..) | Expr::Or(..) => Some("bool"),
+            Expr::Coalesce(parts, _) => {
+                let parts = parts.iter().map(|part| Returned::Kind(self.of(part)));
+                match join(parts) {
+                    Returned::Kind(kind) => kind,
+                    Returned::Never => None,
+                }
+            }
             Expr::Variable(variable, ..) if variable.2.is_empty() => {
-                self.variables.get(variable.1.as_str()).copied().flatten()
+                match self.scopes.variable_of(expr) {
+                    Some(id) => self.variables[id],
+                    None => None,
+                }
+            }
+            Expr::Variable(variable, ..) => {
+                self.modules.constant(&variable.2.to_string(), &variable.1)
             }
             Expr::FnCall(call, _) => self.of_call(call),
-            Expr::Dot(..) => self.walk_chain(expr, |_, _| ()),
+            Expr::Dot(..) | Expr::Index(..) => self.walk_chain(expr, |_, _| ()),
+            Expr::Stmt(_) if closure_literal(expr).is_some() => Some("closure"),
+            Expr::Stmt(block) => match self.of_block(block.statements()) {
+                Returned::Kind(kind) => kind,
+                Returned::Never => None,
+            },
+            Expr::DynamicConstant(value, _) if value.read_lock::<FnPtr>().is_some() => {
+                Some("closure")
+            }
             other if other.is_constant() => {
                 let value = other.get_literal_value(None)?;
                 Some(script_type(value.type_name()))
             }
             _ => None,
-        }
+        };
+        kind.filter(|kind| self.is_known_type(kind))
     }
 
-    /// Returns the type of a chain such as `a.b.c()`.
+    /// Returns true for types whose values and functions are known.
+    fn is_known_type(&self, kind: &str) -> bool {
+        LANGUAGE_TYPES.contains(&script_type(kind)) || self.symbols.is_closed(kind)
+    }
+
+    /// Returns the type of a chain such as `a.b[0].c()`.
     ///
     /// Calls `visit` with each link and the type of its receiver.
     pub fn walk_chain(
         &self,
         expr: &Expr,
-        mut visit: impl FnMut(&'a str, &Expr),
+        mut visit: impl FnMut(Option<&'a str>, Link),
     ) -> Option<&'a str> {
-        let mut links = Vec::new();
-        flatten(expr, &mut links);
-        let (first, links) = links.split_first()?;
-        let mut kind = self.of(first);
-        for link in links {
-            let receiver = kind?;
-            visit(receiver, link);
-            kind = match link {
-                Expr::Property(property, _) => {
-                    let getter = format!("get${}", property.2);
-                    self.symbols.returned(&getter, &[Some(receiver)])
-                }
-                Expr::MethodCall(call, _) => self.method(receiver, call),
+        let (root, chain) = links(expr);
+        let mut kind = self.of(root);
+        for link in chain {
+            visit(kind, link);
+            kind = match (link, kind) {
+                (Link::Property(name, _), Some(receiver)) => self.property(receiver, name),
+                (Link::Method(call, _), receiver) => self.method(receiver, call),
+                (Link::Index(index, _), Some("string")) => match self.of(index) {
+                    Some("int") => Some("char"),
+                    _ => None,
+                },
                 _ => None,
             };
+            kind = kind.filter(|kind| self.is_known_type(kind));
         }
         kind
     }
 
-    fn of_call(&self, call: &FnCallExpr) -> Option<&'a str> {
-        if call.is_operator_call() {
-            return None;
+    fn property(&self, receiver: &'a str, name: &str) -> Option<&'a str> {
+        let keys = crate::script::api::keys_of(receiver).unwrap_or_default();
+        if keys.contains(&name) {
+            return Some("int");
         }
-        let (name, args) = (call.name.as_str(), self.of_all(&call.args));
-        if name == "curry" && args.first() == Some(&Some("closure")) {
+        self.symbols
+            .returned(&format!("get${name}"), &[Some(receiver)])
+    }
+
+    fn of_call(&self, call: &FnCallExpr) -> Option<&'a str> {
+        let name = call.name.as_str();
+        if let Some(operator) = &call.op_token {
+            return match call.args.as_slice() {
+                [left, right] => operation(operator, self.of(left), self.of(right)),
+                [one] if *operator == Token::Bang => {
+                    Some("bool").filter(|_| self.of(one).is_some())
+                }
+                [one] => self.of(one).filter(|kind| matches!(*kind, "int" | "float")),
+                _ => None,
+            };
+        }
+        let args = self.of_all(&call.args);
+        if name == "curry" && args.first() == Some(&Some("closure")) || name == "Fn" {
             return Some("closure");
         }
         let namespace = call.namespace.to_string();
-        let is_redefined = namespace.is_empty() && self.defines(name, &[args.len()]);
-        let is_known = !is_redefined && matches!(namespace.as_str(), "" | "host");
-        is_known.then(|| self.symbols.returned(name, &args))?
+        if let Some(module) = self.modules.get(&namespace) {
+            let overloads = module.functions.get(name)?;
+            return returned_by_script(overloads, args.len());
+        }
+        if namespace.is_empty() && self.defines(name, &[args.len()]) {
+            return self.own(name, args.len());
+        }
+        let table = self.symbols.namespace(&namespace)?;
+        returned_in(table, name, &args)
     }
 
-    fn method(&self, receiver: &'a str, call: &FnCallExpr) -> Option<&'a str> {
-        let count = call.args.len();
+    /// Returns what a function of the file returns.
+    fn own(&self, name: &str, count: usize) -> Option<&'a str> {
+        let mut functions = self.scopes.tree.named_functions();
+        let is_this =
+            |function: &FunctionCode| function.name == name && function.params.len() == count;
+        let (index, _) = functions.find(|(_, function)| is_this(function))?;
+        self.returned_by(index)
+    }
+
+    fn method(&self, receiver: Option<&'a str>, call: &FnCallExpr) -> Option<&'a str> {
+        let (name, count) = (call.name.as_str(), call.args.len());
         // An entry of a map may be a closure of this name.
-        if self.defines(&call.name, &[count, count + 1]) || script_type(receiver) == "map" {
+        let is_entry = receiver.is_none_or(|kind| kind == "map") && self.modules.may_be_entry(name);
+        if is_entry || self.defines(name, &[count, count + 1]) {
             return None;
         }
-        let mut args = vec![Some(receiver)];
+        let mut args = vec![receiver];
         args.extend(self.of_all(&call.args));
-        self.symbols.returned(&call.name, &args)
+        self.symbols.returned(name, &args)
     }
 
     /// Returns true if the script defines the function with one of these numbers of parameters.
-    fn defines(&self, name: &str, counts: &[usize]) -> bool {
+    pub fn defines(&self, name: &str, counts: &[usize]) -> bool {
         let own = self.functions.get(name).into_iter().flatten();
         own.into_iter()
             .any(|function| counts.contains(&function.params.len()))
     }
 
-    /// Runs one pass over all assignments.
-    fn infer(&self, ast: &AST) -> Kinds<'a> {
-        let mut pass = TypePass::default();
-        ast.walk(&mut |path: &[ASTNode]| {
-            self.bind(path.last(), &mut pass);
-            true
-        });
-        for function in ast.iter_functions() {
-            // Captured variables come before a closure's parameters and keep their names.
-            let captured = pass.captured.get(function.name).copied().unwrap_or(0);
-            let params = function.params.iter().skip(captured);
-            let kind = pass.arguments.get(function.name).copied();
-            for param in params {
-                unify(&mut pass.variables, param, kind);
-            }
-        }
-        pass.variables
-    }
-
-    fn bind(&self, node: Option<&ASTNode>, pass: &mut TypePass<'a>) {
-        match node {
-            Some(ASTNode::Stmt(Stmt::Var(var, ..))) => {
-                unify(&mut pass.variables, &var.0.name, self.of(&var.1));
-            }
-            Some(ASTNode::Stmt(Stmt::Assignment(assignment))) => {
-                if let Expr::Variable(variable, ..) = &assignment.1.lhs {
-                    let is_plain = !assignment.0.is_op_assignment();
-                    let kind = is_plain.then(|| self.of(&assignment.1.rhs)).flatten();
-                    unify(&mut pass.variables, &variable.1, kind);
-                }
-            }
-            Some(ASTNode::Stmt(Stmt::For(each, _))) => {
-                let kind = self.of(&each.2.expr);
-                let kind = kind.and_then(|kind| self.symbols.item(kind));
-                unify(&mut pass.variables, &each.0.name, kind);
-                if let Some(counter) = &each.1 {
-                    unify(&mut pass.variables, &counter.name, Some("int"));
-                }
-            }
-            Some(ASTNode::Stmt(Stmt::TryCatch(flow, _))) => {
-                if let Expr::Variable(variable, ..) = &flow.expr {
-                    unify(&mut pass.variables, &variable.1, None);
-                }
-            }
-            node => self.closures(node, pass),
+    /// Returns the type of a variable's first value.
+    fn first(&self, declared: Declared, value: Option<&'a Expr>) -> Option<&'a str> {
+        match declared {
+            Declared::Host | Declared::Counter => Some("int"),
+            Declared::Let | Declared::Const => self.of(value?),
+            Declared::For => self.item(value?),
+            Declared::Catch | Declared::Param(..) => None,
         }
     }
 
-    /// Records what closures capture, and the types of their arguments.
-    fn closures(&self, node: Option<&ASTNode>, pass: &mut TypePass<'a>) {
-        let Some((call, _, is_method)) = call_of(node) else {
-            return;
-        };
-        let name = call.name.as_str();
-        if name == "curry"
-            && let Some(closure) = call.args.first().and_then(closure_name)
+    /// Returns the type that a loop over the value reads.
+    fn item(&self, value: &Expr) -> Option<&'a str> {
+        if let Expr::FnCall(call, _) = value
+            && matches!(
+                call.op_token,
+                Some(Token::ExclusiveRange | Token::InclusiveRange)
+            )
         {
-            pass.captured.insert(closure, call.args.len() - 1);
+            return Some("int");
         }
-        let count = call.args.len() + usize::from(is_method);
-        if self.defines(name, &[count]) && call.namespace.is_empty() {
+        match self.of(value)? {
+            "string" => Some("char"),
+            kind => self.symbols.item(kind),
+        }
+    }
+
+    /// Runs one pass: returns the types of the variables, and those that functions return.
+    fn infer(&self) -> (Vec<Option<&'a str>>, Vec<Option<&'a str>>) {
+        let arguments = self.arguments();
+        let uncertain = self.changed_by_calls();
+        let mut variables = Vec::new();
+        for (id, variable) in self.scopes.variables.iter().enumerate() {
+            let mut kind = match variable.declared {
+                Declared::Param(function, at) => arguments[function].get(at).copied().flatten(),
+                declared => self.first(declared, variable.value),
+            };
+            // A variable that begins as `()` has the type of what it gets, whenever it has a value.
+            let begins_empty = matches!(variable.value, Some(Expr::Unit(_)));
+            for (operator, value) in &variable.assigned {
+                if begins_empty && matches!(value, Expr::Unit(_)) {
+                    continue;
+                }
+                let given = self.of(value);
+                if begins_empty && kind == Some("nothing") && operator.is_none() {
+                    kind = given;
+                }
+                let given = match operator {
+                    Some(operator) => operation(operator, kind, given),
+                    None => given,
+                };
+                if given != kind {
+                    kind = None;
+                }
+            }
+            variables.push(kind.filter(|_| !uncertain.contains(&id)));
+        }
+        let functions = self.scopes.tree.functions.iter();
+        let returns = functions.map(|function| self.returned(&function.body));
+        (variables, returns.collect())
+    }
+
+    /// Returns the types of the arguments of each function, if they are certain.
+    fn arguments(&self) -> Vec<Vec<Option<&'a str>>> {
+        let functions = &self.scopes.tree.functions;
+        let unknown = functions.iter().map(|one| vec![None; one.params.len()]);
+        let mut arguments: Vec<Vec<Option<&str>>> = unknown.collect();
+        let mut is_called = vec![false; functions.len()];
+        for (call, _) in &self.scopes.calls {
+            self.closure_arguments(call, false, &mut arguments);
+            let is_own = call.op_token.is_none() && call.namespace.is_empty();
+            let mut named = self.scopes.tree.named_functions();
+            let found = named.find(|(_, function)| {
+                function.name == call.name.as_str() && function.params.len() == call.args.len()
+            });
+            let Some((index, _)) = found.filter(|_| is_own && !self.is_module) else {
+                continue;
+            };
+            let given = self.of_all(&call.args);
+            if std::mem::replace(&mut is_called[index], true) {
+                for (known, given) in arguments[index].iter_mut().zip(given) {
+                    if *known != given {
+                        *known = None;
+                    }
+                }
+            } else {
+                arguments[index] = given;
+            }
+        }
+        for chain in &self.scopes.chains {
+            let (_, chain) = links(chain);
+            for link in chain {
+                if let Link::Method(call, _) = link {
+                    self.closure_arguments(call, true, &mut arguments);
+                }
+            }
+        }
+        // A function may also be called through a pointer, or as a method.
+        for (index, function) in self.scopes.tree.named_functions() {
+            if self.may_be_called_otherwise(&function.name) {
+                arguments[index].fill(None);
+            }
+        }
+        arguments
+    }
+
+    /// Returns true if a function may be called by more than calls with its name.
+    fn may_be_called_otherwise(&self, name: &str) -> bool {
+        let scopes = self.scopes;
+        let is_pointer = |call: &FnCallExpr| {
+            call.name == "Fn"
+                && !matches!(call.args.first(), Some(Expr::StringConstant(text, _)) if text != name)
+        };
+        let is_method = |chain: &&Expr| {
+            let (_, chain) = links(chain);
+            let mut chain = chain.into_iter();
+            chain.any(|link| matches!(link, Link::Method(call, _) if call.name == name))
+        };
+        let is_variable =
+            |value: &&Expr| matches!(value, Expr::Variable(variable, ..) if variable.1 == name);
+        scopes.calls.iter().any(|(call, _)| is_pointer(call))
+            || scopes.chains.iter().any(is_method)
+            || scopes.values.iter().any(is_variable)
+    }
+
+    /// Sets the types of the arguments of closures that functions of the host call.
+    fn closure_arguments(
+        &self,
+        call: &FnCallExpr,
+        is_method: bool,
+        arguments: &mut [Vec<Option<&'a str>>],
+    ) {
+        let receivers = usize::from(is_method);
+        let count = call.args.len() + receivers;
+        if self.defines(&call.name, &[count]) && call.namespace.is_empty() {
             return;
         }
-        for overload in self.symbols.overloads(name) {
+        for overload in self.symbols.overloads(&call.name) {
             if overload.params.len() != count {
                 continue;
             }
-            let params = overload.params.iter().skip(usize::from(is_method));
+            let params = overload.params.iter().skip(receivers);
             for (param, arg) in params.zip(&call.args) {
-                if let (Some(kind), Some(closure)) =
-                    (param.kind.strip_suffix("Closure"), closure_name(arg))
+                if let (Some(kind), Some((closure, captured))) =
+                    (param.kind.strip_suffix("Closure"), closure_literal(arg))
+                    && let Some(index) = self.scopes.tree.closure(&closure)
                 {
-                    pass.arguments.insert(closure, kind);
+                    let mut params = arguments[index].iter_mut().skip(captured);
+                    params.by_ref().for_each(|known| *known = Some(kind));
                 }
             }
         }
     }
-}
 
-#[derive(Default)]
-struct TypePass<'a> {
-    variables: Kinds<'a>,
-    /// The number of variables that each closure captures.
-    captured: HashMap<String, usize>,
-    /// The type of the arguments of closures that primitives call.
-    arguments: HashMap<String, &'a str>,
-}
-
-/// Sets the type of a variable; a different type makes it unknown.
-fn unify<'a>(variables: &mut Kinds<'a>, name: &str, kind: Option<&'a str>) {
-    variables
-        .entry(name.to_owned())
-        .and_modify(|known| {
-            if *known != kind {
-                *known = None;
+    /// Returns the variables whose type a call may change.
+    fn changed_by_calls(&self) -> HashSet<VariableId> {
+        let mut changed = HashSet::new();
+        for chain in &self.scopes.chains {
+            let (root, chain) = links(chain);
+            if let (Some(id), Some(Link::Method(call, _))) =
+                (self.scopes.variable_of(root), chain.first())
+                && (call.name == "take" || self.defines(&call.name, &[call.args.len()]))
+            {
+                changed.insert(id);
             }
-        })
-        .or_insert(kind);
+        }
+        for (call, _) in &self.scopes.calls {
+            if call.name == "take"
+                && let Some(id) = call
+                    .args
+                    .first()
+                    .and_then(|arg| self.scopes.variable_of(arg))
+            {
+                changed.insert(id);
+            }
+        }
+        changed
+    }
+
+    /// Returns the type that a function with this body returns.
+    fn returned(&self, body: &'a [Stmt]) -> Option<&'a str> {
+        let mut kinds = vec![self.of_block(body)];
+        self.add_returns(body, &mut kinds);
+        match join(kinds) {
+            Returned::Kind(kind) => kind,
+            Returned::Never => None,
+        }
+    }
+
+    /// Adds what the `return` statements in a body return; those in expressions are not certain.
+    fn add_returns(&self, statements: &'a [Stmt], kinds: &mut Vec<Returned<'a>>) {
+        for statement in statements {
+            match statement {
+                Stmt::Return(Some(value), flags, _) if !is_throw(*flags) => {
+                    kinds.push(Returned::Kind(self.of(value)));
+                }
+                Stmt::Return(None, flags, _) if !is_throw(*flags) => {
+                    kinds.push(Returned::Kind(Some("nothing")));
+                }
+                Stmt::If(flow, _) | Stmt::TryCatch(flow, _) => {
+                    self.add_returns(flow.body.statements(), kinds);
+                    self.add_returns(flow.branch.statements(), kinds);
+                }
+                Stmt::While(flow, _) | Stmt::Do(flow, ..) => {
+                    self.add_returns(flow.body.statements(), kinds);
+                }
+                Stmt::For(each, _) => self.add_returns(each.2.body.statements(), kinds),
+                Stmt::Block(block) => self.add_returns(block.statements(), kinds),
+                Stmt::Switch(switch, _) => {
+                    for case in &switch.1.expressions {
+                        self.add_returns_in(&case.rhs, kinds);
+                    }
+                }
+                Stmt::Var(var, ..) => self.add_returns_in(&var.1, kinds),
+                Stmt::Assignment(assignment) => self.add_returns_in(&assignment.1.rhs, kinds),
+                Stmt::Expr(expr) => self.add_returns_in(expr, kinds),
+                _ => {}
+            }
+        }
+    }
+
+    fn add_returns_in(&self, expr: &'a Expr, kinds: &mut Vec<Returned<'a>>) {
+        match expr {
+            Expr::Stmt(block) if closure_literal(expr).is_none() => {
+                self.add_returns(block.statements(), kinds);
+            }
+            Expr::Coalesce(parts, _) | Expr::And(parts, _) | Expr::Or(parts, _) => {
+                for part in &**parts {
+                    self.add_returns_in(part, kinds);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn of_block(&self, statements: &[Stmt]) -> Returned<'a> {
+        let is_end = |statement: &Stmt| matches!(statement, Stmt::Return(..) | Stmt::BreakLoop(..));
+        if statements.iter().any(is_end) {
+            return Returned::Never;
+        }
+        let Some(last) = statements.last() else {
+            return Returned::Kind(Some("nothing"));
+        };
+        match last {
+            Stmt::Expr(expr) => match &**expr {
+                Expr::Stmt(block) if closure_literal(expr).is_none() => {
+                    self.of_block(block.statements())
+                }
+                expr => Returned::Kind(self.of(expr)),
+            },
+            Stmt::FnCall(call, _) => {
+                Returned::Kind(self.of_call(call).filter(|kind| self.is_known_type(kind)))
+            }
+            Stmt::Block(block) => self.of_block(block.statements()),
+            Stmt::If(flow, _) => join([
+                self.of_block(flow.body.statements()),
+                self.of_block(flow.branch.statements()),
+            ]),
+            Stmt::Switch(switch, _) if switch.1.def_case.is_some() => {
+                let cases = switch.1.expressions.iter();
+                join(cases.map(|case| match &case.rhs {
+                    Expr::Stmt(block) if closure_literal(&case.rhs).is_none() => {
+                        self.of_block(block.statements())
+                    }
+                    value => Returned::Kind(self.of(value)),
+                }))
+            }
+            Stmt::Var(..) | Stmt::Assignment(..) | Stmt::Import(..) => {
+                Returned::Kind(Some("nothing"))
+            }
+            _ => Returned::Kind(None),
+        }
+    }
 }
 
-/// Returns the name of a closure literal, with or without captures.
-fn closure_name(expr: &Expr) -> Option<String> {
-    match expr {
-        Expr::DynamicConstant(value, _) => {
-            let closure = value.read_lock::<FnPtr>()?;
-            let name = closure.fn_name().to_owned();
-            is_closure(&name).then_some(name)
+fn is_throw(flags: rhai::ASTFlags) -> bool {
+    flags.contains(rhai::ASTFlags::BREAK)
+}
+
+/// Returns the type of a value that comes from one of several places.
+fn join<'a>(kinds: impl IntoIterator<Item = Returned<'a>>) -> Returned<'a> {
+    let mut joined = Returned::Never;
+    for kind in kinds {
+        joined = match (joined, kind) {
+            (Returned::Never, kind) => kind,
+            (joined, Returned::Never) => joined,
+            (Returned::Kind(one), Returned::Kind(other)) => {
+                Returned::Kind(one.filter(|_| one == other))
+            }
+        };
+    }
+    joined
+}
+
+/// Returns what a script's function with this number of parameters returns.
+fn returned_by_script(overloads: &[Function], count: usize) -> Option<&str> {
+    let mut fitting = overloads.iter().filter(|one| one.params.len() == count);
+    let returned = fitting.next()?.returns.as_str();
+    (!returned.is_empty()).then_some(returned)
+}
+
+/// Returns the type of an operation.
+fn operation(operator: &Token, left: Option<&str>, right: Option<&str>) -> Option<&'static str> {
+    match operator {
+        Token::EqualsTo
+        | Token::NotEqualsTo
+        | Token::LessThan
+        | Token::LessThanEqualsTo
+        | Token::GreaterThan
+        | Token::GreaterThanEqualsTo
+        | Token::In
+        | Token::NotIn => Some("bool"),
+        Token::Plus if left == Some("string") && right.is_some() => Some("string"),
+        Token::Plus | Token::Minus | Token::Multiply | Token::Divide | Token::Modulo => {
+            match (left?, right?) {
+                ("int", "int") => Some("int"),
+                ("float" | "int", "float" | "int") => Some("float"),
+                _ => None,
+            }
         }
-        Expr::FnCall(call, _) if call.name == "curry" => closure_name(call.args.first()?),
-        // A closure with captures is a block that shares them first.
-        Expr::Stmt(block) => match block.statements().last()? {
-            Stmt::Expr(expr) => closure_name(expr),
-            Stmt::FnCall(call, _) if call.name == "curry" => closure_name(call.args.first()?),
-            _ => None,
-        },
         _ => None,
     }
 }
 
-/// Collects the parts of `a.b.c`, which the engine nests left or right.
-pub fn flatten<'a>(expr: &'a Expr, into: &mut Vec<&'a Expr>) {
-    match expr {
-        Expr::Dot(pair, ..) => {
-            flatten(&pair.lhs, into);
-            flatten(&pair.rhs, into);
-        }
-        other => into.push(other),
+/// Returns the index of the closure that an expression is, and the number of its own parameters.
+pub fn closure_of(expr: &Expr, scopes: &FileScopes) -> Option<(usize, usize)> {
+    let value = scopes.value_of(expr);
+    let (name, captured) = closure_literal(value)?;
+    let index = scopes.tree.closure(&name)?;
+    Some((index, scopes.tree.functions[index].params.len() - captured))
+}
+
+/// Returns how many arguments a closure, or a function that is named as a value, can take.
+pub fn arities_of(expr: &Expr, scopes: &FileScopes) -> Vec<usize> {
+    if let Some((_, count)) = closure_of(expr, scopes) {
+        return vec![count];
     }
+    let name = match scopes.value_of(expr) {
+        Expr::Variable(variable, ..)
+            if variable.2.is_empty() && scopes.variable_of(expr).is_none() =>
+        {
+            variable.1.as_str()
+        }
+        Expr::FnCall(call, _) if call.name == "Fn" => match call.args.first() {
+            Some(Expr::StringConstant(name, _)) => name.as_str(),
+            _ => return Vec::new(),
+        },
+        _ => return Vec::new(),
+    };
+    let functions = scopes.tree.named_functions();
+    let named = functions.filter(|(_, function)| function.name == name);
+    named.map(|(_, function)| function.params.len()).collect()
 }

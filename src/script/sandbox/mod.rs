@@ -24,7 +24,8 @@ use crate::script::native::check_length;
 use crate::script::texts::ScriptTexts;
 
 /// The constant of scripts that holds SIZE.
-pub const SIZE: &str = "SIZE";
+const SIZE: &str = "SIZE";
+use crate::script::caught::CatchNames;
 
 /// The maximum depth of nested function calls.
 pub const MAX_CALL_LEVELS: usize = 64;
@@ -191,7 +192,8 @@ impl MemoryMeter {
 
 /// Terminates the script when the run is stopped or the script exceeds a limit.
 ///
-/// `size` is the value of SIZE inside functions. `stopped` is why the script was terminated.
+/// `size` is the value of SIZE inside functions. `stopped` is why the script was terminated. Errors in
+/// the variables that catch them get their `kind` when the script reads them.
 pub fn watch(
     engine: &mut Engine,
     shutdown: Shutdown,
@@ -201,12 +203,19 @@ pub fn watch(
     size: Dynamic,
 ) {
     limit_compiling(engine, Some(shutdown.clone()));
+    let catch_names = texts.catch_names();
     let nesting = Arc::new(NestingMeter {
         operations: AtomicU64::new(0),
         due: AtomicU64::new(0),
         texts,
     });
-    watch_variables(engine, Arc::clone(&nesting), Arc::clone(&stopped), size);
+    watch_variables(
+        engine,
+        Arc::clone(&nesting),
+        Arc::clone(&stopped),
+        catch_names,
+        size,
+    );
     let ticks = CoarseClock::default();
     engine.on_progress(move |_| {
         // Once terminated, every further operation fails: some functions of the engine discard errors.
@@ -307,18 +316,20 @@ fn text_length(value: &Dynamic) -> usize {
     }
 }
 
-/// Limits each variable that is read, and resolves SIZE inside functions.
+/// Limits each variable that is read, completes caught errors, and resolves SIZE inside functions.
 fn watch_variables(
     engine: &mut Engine,
     nesting: Arc<NestingMeter>,
     stopped: Arc<OnceLock<StopReason>>,
+    catch_names: Arc<CatchNames>,
     size: Dynamic,
 ) {
     #[allow(
         deprecated,
         reason = "the engine marks this function as unstable, not as obsolete"
     )]
-    engine.on_var(move |name, index, context| {
+    engine.on_var(move |name, index, mut context| {
+        catch_names.complete(name, context.scope_mut());
         if !nesting.check(&context) {
             return Err(stopped.get_or_init(|| StopReason::Nesting).error());
         }

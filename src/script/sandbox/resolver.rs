@@ -130,6 +130,10 @@ pub fn key_of(file: &Path) -> Option<String> {
 
 /// Returns the shown and the canonical path of an import below `root`, or why no file is found.
 fn locate(root: &Path, path: &str) -> Result<Result<(PathBuf, PathBuf), String>, Error> {
+    if let Some(plain) = path.strip_prefix("./") {
+        let why = format!("write it without `./`: import \"{plain}\"");
+        return Err(denied(path, &why));
+    }
     let is_normal = |part| matches!(part, Component::Normal(_));
     if path.is_empty() || !Path::new(path).components().all(is_normal) {
         return Err(denied(

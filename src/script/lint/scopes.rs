@@ -1,0 +1,510 @@
+//! Finds the declaration of each variable, and variables and modules that do not exist.
+//!
+//! It also collects the calls, chains and values of a file for the other checks.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use rhai::{ASTFlags, Expr, FnCallExpr, OpAssignment, Position, Stmt, Token};
+
+use crate::script::error::advice;
+use crate::script::error::message::Advice;
+use crate::script::lint::ast::{Link, SourceTree, captures, closure_literal, links};
+use crate::script::lint::{Finding, Findings, MAX_FINDINGS};
+
+/// The number of a variable in its file.
+pub type VariableId = usize;
+
+/// How a variable is declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Declared {
+    /// A constant of the host, such as `SIZE`.
+    Host,
+    /// `let`
+    Let,
+    /// `const`
+    Const,
+    /// `for`
+    For,
+    /// The counter of `for (item, counter) in …`.
+    Counter,
+    /// `catch`
+    Catch,
+    /// A parameter of a function or a closure: the indexes of both.
+    Param(usize, usize),
+}
+
+/// A variable of a file.
+pub struct Variable<'a> {
+    /// The name.
+    pub name: &'a str,
+    /// How it is declared.
+    pub declared: Declared,
+    /// The first value; of a `for` variable the value that the loop reads.
+    pub value: Option<&'a Expr>,
+    /// Every later value, with the operator of an assignment such as `+=`.
+    pub assigned: Vec<(Option<Token>, &'a Expr)>,
+}
+
+/// A name in a module, such as `config::SIZE`.
+pub struct QualifiedName<'a> {
+    /// The module.
+    pub module: String,
+    /// The position of the module's name.
+    pub module_position: Position,
+    /// The name of a constant; `None` for a call.
+    pub constant: Option<(&'a str, Position)>,
+}
+
+/// A value that nothing uses.
+#[derive(Clone, Copy)]
+pub enum Dropped<'a> {
+    /// Of an expression.
+    Expr(&'a Expr),
+    /// Of a call.
+    Call(&'a FnCallExpr, Position),
+}
+
+/// What a file consists of.
+pub struct FileScopes<'a> {
+    /// The code.
+    pub tree: &'a SourceTree,
+    /// The variables.
+    pub variables: Vec<Variable<'a>>,
+    /// The variable at each position; `None` if it is not certain.
+    uses: HashMap<Position, Option<VariableId>>,
+    /// Variables by the position of their declaration: equal closures share one body.
+    declarations: HashMap<Position, VariableId>,
+    /// Every statement.
+    pub statements: Vec<&'a Stmt>,
+    /// Every call that is not `value.name()`.
+    pub calls: Vec<(&'a FnCallExpr, Position)>,
+    /// Every whole chain, such as `a.b.c()`.
+    pub chains: Vec<&'a Expr>,
+    /// Expressions whose value is used.
+    pub values: Vec<&'a Expr>,
+    /// Values that nothing uses.
+    pub dropped: Vec<Dropped<'a>>,
+    /// Names in modules.
+    pub qualified: Vec<QualifiedName<'a>>,
+    /// The aliases of the imports.
+    pub imports: BTreeSet<&'a str>,
+    /// The constants at the top level, which functions see as `global::NAME`.
+    pub constants: BTreeSet<&'a str>,
+}
+
+impl<'a> FileScopes<'a> {
+    /// Reads the code of a file; returns unknown variables, hidden constants and assignments to
+    /// constants too.
+    ///
+    /// `host` names the constants that the host defines, and `text` is the source text.
+    pub fn of(tree: &'a SourceTree, host: &[&'a str], text: &str) -> (Self, Findings) {
+        let mut resolver = Resolver {
+            file: Self {
+                tree,
+                variables: Vec::new(),
+                uses: HashMap::new(),
+                declarations: HashMap::new(),
+                statements: Vec::new(),
+                calls: Vec::new(),
+                chains: Vec::new(),
+                values: Vec::new(),
+                dropped: Vec::new(),
+                qualified: Vec::new(),
+                imports: BTreeSet::new(),
+                constants: BTreeSet::new(),
+            },
+            visible: Vec::new(),
+            params: HashMap::new(),
+            unknown: BTreeSet::new(),
+            findings: Vec::new(),
+        };
+        for name in host {
+            let id = resolver.add(name, Declared::Host, None);
+            resolver.visible.push(id);
+        }
+        let host = resolver.visible.clone();
+        for statement in &tree.statements {
+            if let Stmt::Var(var, flags, _) = statement
+                && flags.contains(ASTFlags::CONSTANT)
+            {
+                resolver.file.constants.insert(&var.0.name);
+            }
+        }
+        resolver.block(&tree.statements, false);
+        for (index, _) in tree.named_functions() {
+            resolver.visible.clone_from(&host);
+            resolver.function(index, 0);
+        }
+        let Resolver {
+            file,
+            unknown,
+            mut findings,
+            ..
+        } = resolver;
+        // To explain one takes a look at the whole text.
+        let unknown = unknown.into_iter().take(MAX_FINDINGS);
+        findings.extend(unknown.map(|(position, name)| {
+            let advice = advice::unknown_variable_at(&name, position, text);
+            (position, advice)
+        }));
+        (file, findings)
+    }
+
+    /// Returns the variable at a position, if it is certain.
+    pub fn variable_at(&self, position: Position) -> Option<VariableId> {
+        self.uses.get(&position).copied().flatten()
+    }
+
+    /// Returns the variables of `let` and `const` that nothing reads, with their positions.
+    pub fn unused(&self) -> impl Iterator<Item = (Position, VariableId)> {
+        let used: HashSet<VariableId> = self.uses.values().copied().flatten().collect();
+        // The variable of a closure that is not certain may be any.
+        let is_certain = self.uses.values().all(Option::is_some) || self.uses.is_empty();
+        let declared = self
+            .declarations
+            .iter()
+            .map(|(position, id)| (*position, *id));
+        declared.filter(move |(_, id)| {
+            let is_own = matches!(
+                self.variables[*id].declared,
+                Declared::Let | Declared::Const
+            );
+            let value = self.variables[*id].value;
+            // A copy may stand for what another variable is used for.
+            let is_copy = matches!(value, Some(Expr::Variable(..)));
+            is_own && is_certain && !is_copy && !used.contains(id)
+        })
+    }
+
+    /// Returns the variable that is declared at a position.
+    pub fn declared_at(&self, position: Position) -> Option<VariableId> {
+        self.declarations.get(&position).copied()
+    }
+
+    /// Returns the variable that an expression names.
+    pub fn variable_of(&self, expr: &Expr) -> Option<VariableId> {
+        match expr {
+            Expr::Variable(variable, _, position) if variable.2.is_empty() => {
+                self.variable_at(*position)
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the one value of an expression: of a variable that is never assigned, its first.
+    pub fn value_of<'e>(&'e self, expr: &'e Expr) -> &'e Expr {
+        let value = self.variable_of(expr).and_then(|id| {
+            let variable = &self.variables[id];
+            let has_one = matches!(variable.declared, Declared::Let | Declared::Const)
+                && variable.assigned.is_empty();
+            variable.value.filter(|_| has_one)
+        });
+        match value {
+            Some(value) if value.is_constant() || closure_literal(value).is_some() => value,
+            _ => expr,
+        }
+    }
+
+    /// Returns true if the file defines a function of this name.
+    pub fn has_function(&self, name: &str) -> bool {
+        self.tree
+            .named_functions()
+            .any(|(_, function)| function.name == name)
+    }
+}
+
+struct Resolver<'a> {
+    file: FileScopes<'a>,
+    /// The variables in scope, innermost last.
+    visible: Vec<VariableId>,
+    /// The parameters by the indexes of function and parameter.
+    params: HashMap<(usize, usize), VariableId>,
+    unknown: BTreeSet<(Position, String)>,
+    findings: Findings,
+}
+
+impl<'a> Resolver<'a> {
+    fn add(&mut self, name: &'a str, declared: Declared, value: Option<&'a Expr>) -> VariableId {
+        self.file.variables.push(Variable {
+            name,
+            declared,
+            value,
+            assigned: Vec::new(),
+        });
+        self.file.variables.len() - 1
+    }
+
+    fn declare(
+        &mut self,
+        name: &'a str,
+        position: Position,
+        declared: Declared,
+        value: Option<&'a Expr>,
+    ) {
+        if matches!(
+            declared,
+            Declared::For | Declared::Counter | Declared::Catch
+        ) && let Some(hidden) = self.find(name)
+            && matches!(
+                self.file.variables[hidden].declared,
+                Declared::Const | Declared::Host
+            )
+        {
+            self.findings.push(hidden_constant(name, position));
+        }
+        let known = self.file.declarations.get(&position).copied();
+        let id = known.unwrap_or_else(|| self.add(name, declared, value));
+        self.file.declarations.insert(position, id);
+        self.visible.push(id);
+    }
+
+    fn find(&self, name: &str) -> Option<VariableId> {
+        let mut visible = self.visible.iter().rev();
+        visible
+            .find(|id| self.file.variables[**id].name == name)
+            .copied()
+    }
+
+    fn read(&mut self, name: &'a str, position: Position) {
+        let found = self.find(name);
+        if found.is_none() && !self.file.has_function(name) {
+            self.unknown.insert((position, name.to_owned()));
+        }
+        self.file
+            .uses
+            .entry(position)
+            .and_modify(|known| {
+                if *known != found {
+                    *known = None;
+                }
+            })
+            .or_insert(found);
+    }
+
+    /// Walks a function or closure, whose first parameters are `captured` variables.
+    fn function(&mut self, index: usize, captured: usize) {
+        let tree = self.file.tree;
+        let function = &tree.functions[index];
+        let outer = self.visible.len();
+        for (at, name) in function.params.iter().enumerate().skip(captured) {
+            let known = self.params.get(&(index, at)).copied();
+            let id = known.unwrap_or_else(|| self.add(name, Declared::Param(index, at), None));
+            self.params.insert((index, at), id);
+            self.visible.push(id);
+        }
+        self.block(&function.body, true);
+        self.visible.truncate(outer);
+    }
+
+    fn closure(&mut self, name: &str, captured: usize) {
+        if let Some(index) = self.file.tree.closure(name) {
+            self.function(index, captured);
+        }
+    }
+
+    /// Walks statements; the value of the last one is that of the block.
+    fn block(&mut self, statements: &'a [Stmt], is_used: bool) {
+        let outer = self.visible.len();
+        for (at, statement) in statements.iter().enumerate() {
+            let is_last = at + 1 == statements.len();
+            self.statement(statement, is_used && is_last);
+        }
+        self.visible.truncate(outer);
+    }
+
+    fn statement(&mut self, statement: &'a Stmt, is_used: bool) {
+        self.file.statements.push(statement);
+        match statement {
+            Stmt::Expr(expr) => {
+                if !is_used {
+                    self.file.dropped.push(Dropped::Expr(expr));
+                }
+                self.expr(expr, is_used);
+            }
+            Stmt::FnCall(call, position) => {
+                if !is_used {
+                    self.file.dropped.push(Dropped::Call(call, *position));
+                }
+                self.call(call, *position);
+            }
+            Stmt::Block(block) => self.block(block.statements(), is_used),
+            Stmt::If(flow, _) => {
+                self.value(&flow.expr);
+                self.block(flow.body.statements(), is_used);
+                self.block(flow.branch.statements(), is_used);
+            }
+            Stmt::Switch(switch, _) => {
+                self.value(&switch.0);
+                for case in &switch.1.expressions {
+                    self.expr(&case.lhs, true);
+                    self.expr(&case.rhs, is_used);
+                }
+            }
+            Stmt::While(flow, _) => {
+                self.value(&flow.expr);
+                self.block(flow.body.statements(), false);
+            }
+            Stmt::Do(flow, ..) => {
+                self.block(flow.body.statements(), false);
+                self.value(&flow.expr);
+            }
+            Stmt::For(each, _) => {
+                let (item, counter, flow) = &**each;
+                self.value(&flow.expr);
+                let outer = self.visible.len();
+                if let Some(counter) = counter {
+                    self.declare(&counter.name, counter.pos, Declared::Counter, None);
+                }
+                self.declare(&item.name, item.pos, Declared::For, Some(&flow.expr));
+                self.block(flow.body.statements(), false);
+                self.visible.truncate(outer);
+            }
+            Stmt::Var(var, flags, _) => {
+                self.value(&var.1);
+                let declared = if flags.contains(ASTFlags::CONSTANT) {
+                    Declared::Const
+                } else {
+                    Declared::Let
+                };
+                self.declare(&var.0.name, var.0.pos, declared, Some(&var.1));
+            }
+            Stmt::Assignment(assignment) => {
+                let (operator, pair) = &**assignment;
+                self.expr(&pair.lhs, true);
+                self.value(&pair.rhs);
+                self.assign(operator, &pair.lhs, &pair.rhs);
+            }
+            Stmt::TryCatch(flow, _) => {
+                self.block(flow.body.statements(), is_used);
+                let outer = self.visible.len();
+                if let Expr::Variable(variable, _, position) = &flow.expr {
+                    self.declare(&variable.1, *position, Declared::Catch, None);
+                }
+                self.block(flow.branch.statements(), false);
+                self.visible.truncate(outer);
+            }
+            Stmt::Return(Some(expr), ..) | Stmt::BreakLoop(Some(expr), ..) => {
+                self.expr(expr, true);
+            }
+            Stmt::Import(import, _) => {
+                let known = self.unknown.len();
+                self.expr(&import.0, true);
+                // A path without quotation marks is one mistake.
+                while self.unknown.len() > known + 1 {
+                    self.unknown.pop_last();
+                }
+                if !import.1.name.is_empty() {
+                    self.file.imports.insert(&import.1.name);
+                }
+            }
+            Stmt::Export(export, _) => self.read(&export.0.name, export.0.pos),
+            _ => {}
+        }
+    }
+
+    fn assign(&mut self, operator: &OpAssignment, target: &'a Expr, value: &'a Expr) {
+        let (root, chain) = links(target);
+        let Expr::Variable(name, _, position) = root else {
+            return;
+        };
+        if !name.2.is_empty() {
+            let name = format!("{}::{}", name.2.path[0].name, name.1);
+            self.findings.push(changed_constant(&name, *position));
+            return;
+        }
+        let Some(id) = self.file.variable_at(*position) else {
+            return;
+        };
+        let variable = &mut self.file.variables[id];
+        if matches!(variable.declared, Declared::Const | Declared::Host) {
+            self.findings.push(changed_constant(&name.1, *position));
+        } else if chain.is_empty() {
+            let operator = operator.get_op_assignment_info();
+            let operator = operator.map(|(.., operator, _)| operator.clone());
+            variable.assigned.push((operator, value));
+        }
+    }
+
+    /// Walks an expression whose value is used.
+    fn value(&mut self, expr: &'a Expr) {
+        self.file.values.push(expr);
+        self.expr(expr, true);
+    }
+
+    fn expr(&mut self, expr: &'a Expr, is_used: bool) {
+        match expr {
+            Expr::Stmt(block) => match closure_literal(expr) {
+                Some((name, captured)) => {
+                    for arg in captures(expr) {
+                        self.expr(arg, true);
+                    }
+                    self.closure(&name, captured);
+                }
+                None => self.block(block.statements(), is_used),
+            },
+            Expr::DynamicConstant(..) => {
+                if let Some((name, captured)) = closure_literal(expr) {
+                    self.closure(&name, captured);
+                }
+            }
+            Expr::FnCall(call, position) => self.call(call, *position),
+            Expr::Dot(..) | Expr::Index(..) => {
+                self.file.chains.push(expr);
+                let (root, chain) = links(expr);
+                self.expr(root, true);
+                for link in chain {
+                    match link {
+                        Link::Property(..) => {}
+                        Link::Method(call, _) => call.args.iter().for_each(|arg| self.value(arg)),
+                        Link::Index(index, _) => self.value(index),
+                    }
+                }
+            }
+            Expr::Array(items, _) => items.iter().for_each(|item| self.value(item)),
+            Expr::InterpolatedString(parts, _) => parts.iter().for_each(|part| self.value(part)),
+            Expr::Map(map, _) => map.0.iter().for_each(|(_, value)| self.value(value)),
+            Expr::And(parts, _) | Expr::Or(parts, _) => {
+                parts.iter().for_each(|part| self.value(part));
+            }
+            Expr::Coalesce(parts, _) => parts.iter().for_each(|part| self.expr(part, true)),
+            Expr::Variable(variable, _, position) => {
+                if let Some(module) = variable.2.path.first() {
+                    self.file.qualified.push(QualifiedName {
+                        module: variable.2.to_string(),
+                        module_position: module.pos,
+                        constant: Some((&variable.1, *position)),
+                    });
+                } else {
+                    self.read(&variable.1, *position);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn call(&mut self, call: &'a FnCallExpr, position: Position) {
+        self.file.calls.push((call, position));
+        if let Some(module) = call.namespace.path.first() {
+            self.file.qualified.push(QualifiedName {
+                module: call.namespace.to_string(),
+                module_position: module.pos,
+                constant: None,
+            });
+        }
+        call.args.iter().for_each(|arg| self.value(arg));
+    }
+}
+
+fn hidden_constant(name: &str, position: Position) -> Finding {
+    let advice = Advice::new(format!("this variable hides the constant `{name}`"))
+        .hint("give it another name, so that each name means one value");
+    (position, advice.warning())
+}
+
+/// Explains an attempt to change a constant.
+pub fn changed_constant(name: &str, position: Position) -> Finding {
+    let plain = name.rsplit("::").next().unwrap_or(name).to_lowercase();
+    let advice = Advice::new(format!("cannot change the constant `{name}`"))
+        .hint(format!("copy it first: `let {plain} = {name};`"));
+    (position, advice)
+}
