@@ -1,12 +1,12 @@
 //! Writes the files of a script's `emit(text, "file")`. All of them are inside `--out-dir`.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, ErrorKind};
+use crate::runtime::output_file::open_private;
 
 /// Writes the files of `emit`; opens each file at its first line and keeps it open.
 #[derive(Default)]
@@ -75,12 +75,15 @@ impl Emitter {
         {
             return Err(refuse("a symbolic link leads out of --out-dir"));
         }
-        // The file may contain tokens, so only its owner may read it.
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        options
-            .open(path)
-            .map_err(|error| refuse(&error.to_string()))
+        let open = || {
+            let file = open_private(&path, false)?;
+            // A pipe or device has no length.
+            if file.metadata()?.is_file() {
+                file.set_len(0)?;
+            }
+            Ok(file)
+        };
+        open().map_err(|error: io::Error| refuse(&error.to_string()))
     }
 }
 
@@ -108,6 +111,11 @@ mod tests {
         for name in ["", "/tmp/x", "../x", "a/../../x", "link/x"] {
             assert!(emitter.emit("text", name).is_err(), "{name:?}");
         }
+        // A file that others can read becomes private before it is written.
+        std::fs::create_dir(folder.path().join("sub")).unwrap();
+        let old = folder.path().join("sub/file.csv");
+        std::fs::write(&old, "old and longer than the new text").unwrap();
+        std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o644)).unwrap();
         emitter.emit("one", "sub/file.csv").unwrap();
         emitter.emit("two", "sub/file.csv").unwrap();
         emitter.flush().unwrap();
