@@ -213,6 +213,18 @@ fn read_only_journal_is_replayed_and_stays_unsettled() {
     assert_refused(&path, &database);
 }
 
+/// The summary of the second run says nothing about the tokens of the first one.
+#[test]
+fn journal_of_two_runs_is_not_overwritten() {
+    let received = r#"{"received":["aa"]}"#;
+    let settled = r#"{"summary":{"run_id":"018f0000-0000-7000-8000-000000000000","requested":1,"received":1,"requests":1,"surplus":0,"stored":1,"rejected":0,"failed":0,"unknown":0,"not_attempted":0}}"#;
+    let database = Database::standard();
+    let (_folder, path) = journal_of(&[HEADER, received, HEADER, settled]);
+    assert_refused(&path, &database);
+    let (_folder, path) = journal_of(&[HEADER, received, settled]);
+    assert_reusable(&path, &database);
+}
+
 /// Nothing is received before the first page is in the journal.
 #[test]
 fn journal_is_reusable_when_it_holds_no_token() {
