@@ -237,11 +237,9 @@ impl Journal {
     ///
     /// They are synced with the next page or at the end: a lost outcome costs only a re-check.
     pub fn append(&self, lines: &[u8]) -> io::Result<()> {
-        let lines: Vec<u8> = lines
-            .split_inclusive(|byte| *byte == b'\n')
-            .flat_map(checksum::add)
-            .collect();
-        self.file().write(&lines)
+        let lines = lines.split_inclusive(|byte| *byte == b'\n');
+        let lines: Vec<_> = lines.map(checksum::add).collect();
+        self.file().write(&lines.concat())
     }
 
     /// Waits until everything is synced to disk.

@@ -466,6 +466,24 @@ fn echoed_password_is_redacted_in_reports() {
 }
 
 #[test]
+fn echoed_authorization_is_redacted() {
+    let database = Database::standard();
+    let echo = Response::raw("text/s3cretkey-html", "");
+    let encoded = Response::raw("text/plain", "").header("content-encoding", "s3cretkey");
+    for response in [echo, encoded] {
+        let source = Source::responding([response]);
+        let command = Command::new().source(&source).database(&database);
+        let run = command
+            .env("TOKEN_SERVICE_SOURCE_AUTHORIZATION", "Bearer s3cretkey")
+            .args(["1", "--log-level", "trace"])
+            .run()
+            .expect_code(4);
+        assert!(run.error().contains('…'), "{}", run.stderr);
+        assert!(!run.stderr.contains("s3cret"), "{}", run.stderr);
+    }
+}
+
+#[test]
 fn long_message_is_cut_everywhere() {
     for text in refusals(&"€".repeat(1 << 20), "pw") {
         assert!(text.contains("€€€…"), "{text}");

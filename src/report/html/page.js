@@ -5,9 +5,9 @@
   // Sort order of the statuses: those that need attention come first.
   const RANK = [4, 3, 1, 0, 2];
   const MARGIN = 12, PRINTED = 1000;
-  // The height of a row as in page.css: on a phone the reason is under the token.
-  const phone = matchMedia("(max-width: 640px)");
-  const height = () => phone.matches ? 80 : 32;
+  // The height of a row as in page.css: on a narrow screen the reason is under the token.
+  const narrow = matchMedia("screen and (max-width: 900px)");
+  const height = () => narrow.matches ? 80 : 32;
   const byId = (id) => document.getElementById(id);
   const rows = JSON.parse(byId("rows").textContent);
   for (const row of rows) row.push((row[1] + "\n" + row[4]).toLowerCase());
@@ -100,7 +100,7 @@
 
   view.addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
   addEventListener("resize", draw);
-  phone.addEventListener("change", () => { shown = ""; draw(); });
+  narrow.addEventListener("change", () => { shown = ""; draw(); });
   addEventListener("beforeprint", () => {
     printing = true;
     put(0, Math.min(found.length, PRINTED));
