@@ -92,7 +92,9 @@ async fn run_pipeline(variant: PipelineVariant, size: u64, url: &str) -> Result<
         format: &text::FORMAT,
         path: None,
     };
-    let ledger = Ledger::new(Reports::open(&[stdout], false).map_err(fault_error)?);
+    let ledger = Ledger::new(
+        Reports::open(&[stdout], false, Box::new(std::io::stdout())).map_err(fault_error)?,
+    );
     let runtime = Handle::current();
     let (sender, receiver) = oneshot::channel();
     thread::Builder::new()

@@ -192,7 +192,7 @@ fn invalid_option_is_one_clear_error() {
 #[test]
 fn every_option_sets_its_field() {
     let cli = parsed(
-        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --max-requests 5 --no-top-up --dangerously-repeat-requests --no-clobber --shard 0/2 --progress never --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
+        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --metrics-label job=a --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --max-requests 5 --no-top-up --dangerously-repeat-requests --no-clobber --shard 0/2 --progress never --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
     );
     assert!(cli.command.is_none());
     assert_eq!(values(&cli, &SIZE), [10]);
@@ -376,13 +376,17 @@ fn help_names_options_variables_and_exit_codes() {
               stored<0.9*requested; repeatable [env: TOKEN_SERVICE_FAIL_ON]
 
           --progress <WHEN>
-              When to show progress on standard error: auto if it is a terminal and standard output is
-              not, always (as lines if no bar can be drawn), or never [default: auto] [env:
+              When to show progress on standard error: auto if it is a terminal and no report scrolls on
+              it, always (as lines if no bar can be drawn), or never [default: auto] [env:
               TOKEN_SERVICE_PROGRESS]
 
           --metrics <FILE>
               Write the metrics of the run to FILE when it ends, in the Prometheus text format [env:
               TOKEN_SERVICE_METRICS]
+
+          --metrics-label <NAME=VALUE>
+              Add a label to all metrics of the file, such as job=nightly, so that the files of several
+              jobs do not collide; repeatable [env: TOKEN_SERVICE_METRICS_LABEL]
 
           --out-dir <DIR>
               The folder in which a script's `emit` may write files [env: TOKEN_SERVICE_OUT_DIR]

@@ -15,6 +15,7 @@ use url::Url;
 
 use crate::error::suggest::nearest;
 use crate::observe::logging::LineFormat;
+use crate::observe::metrics::{MetricLabel, OWN_LABELS};
 use crate::observe::progress::ProgressMode;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
@@ -174,6 +175,43 @@ pub fn report(text: &str) -> ParseResult<ReportSpec> {
             .filter(|path| !matches!(*path, "-" | "/dev/stdout"))
             .map(PathBuf::from),
         no_clobber: false,
+    })
+}
+
+/// Parses a label of the metrics file, `NAME=VALUE`, by the rules of Prometheus.
+pub fn metric_label(text: &str) -> ParseResult<MetricLabel> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| String::from("must be NAME=VALUE, such as job=nightly"))?;
+    let is_letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+    let is_name = name.bytes().next().is_some_and(is_letter)
+        && name
+            .bytes()
+            .all(|byte| is_letter(byte) || byte.is_ascii_digit());
+    if !is_name {
+        return Err(String::from(
+            "must have a name of ASCII letters, digits and `_` that begins with no digit",
+        ));
+    }
+    if name.starts_with("__") {
+        return Err(String::from(
+            "must have a name that does not begin with `__`, which Prometheus reserves",
+        ));
+    }
+    if value.is_empty() {
+        return Err(String::from(
+            "must have a value: an empty label is the same as none",
+        ));
+    }
+    if OWN_LABELS.contains(&name) || name == "le" {
+        return Err(format!(
+            "must have another name than those of the metrics' own labels: {}, le",
+            OWN_LABELS.join(", ")
+        ));
+    }
+    Ok(MetricLabel {
+        name: name.to_owned(),
+        value: value.to_owned(),
     })
 }
 

@@ -28,8 +28,8 @@ use std::path::PathBuf;
 pub use crate::config::check::load_for_check;
 pub use crate::config::merge::{load_for_merge, load_for_replay};
 pub use crate::config::settings::{
-    CheckSettings, MergeSettings, ProbeTargets, RunSettings, ScriptLimits, ScriptSource,
-    SourceSettings,
+    CheckSettings, MergeSettings, MetricsSettings, ProbeTargets, RunSettings, ScriptLimits,
+    ScriptSource, SourceSettings,
 };
 
 use secrecy::SecretString;
@@ -38,7 +38,7 @@ use crate::cli::Given;
 use crate::cli::env::Env;
 use crate::cli::options::{
     CONNECTIONS, DEADLINE, DRY_RUN, ERROR_FORMAT, GRACE, LISTEN, LOG_FORMAT, LOG_LEVEL, MASK,
-    METRICS, OUT_DIR, PATIENCE, PIPELINE, PROGRESS, SCRIPT, WAIT,
+    OUT_DIR, PATIENCE, PIPELINE, PROGRESS, SCRIPT, WAIT,
 };
 use crate::config::file::ConfigFile;
 use crate::config::keys::{
@@ -140,7 +140,7 @@ impl Layers<'_> {
             reports: self.reports(),
             fail_on: self.fail_on(),
             mask: self.value(&MASK),
-            metrics: self.get(&METRICS),
+            metrics: self.metrics(),
             telemetry: otel::settings(self.env),
             progress: self.value(&PROGRESS),
             color: self.env.allows_color(),

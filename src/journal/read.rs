@@ -11,7 +11,10 @@ use serde::Deserialize;
 
 use crate::error::exit::{Cause, Exit};
 use crate::error::{Error, ErrorKind};
-use crate::journal::{Journal, JournalHeader, ReplayLine, VERSION, is_stream, lock};
+use crate::journal::checksum::{self, Checksum};
+use crate::journal::{
+    Journal, JournalHeader, ReplayLine, VERSION, is_start_of_header, is_stream, lock,
+};
 use crate::pipeline::numbers::Numbers;
 use crate::pipeline::token::{Detail, Outcome, Status, Token};
 
@@ -179,8 +182,60 @@ pub struct JournalReader {
     complete_lines: usize,
     /// Offset of the end of the last complete line, without its line feed.
     end: u64,
-    /// Number and error of an incomplete line; only the last line may be incomplete.
-    torn: Option<(usize, String)>,
+    /// True if the last line is incomplete, after a crash.
+    is_torn: bool,
+    /// True after the header of a journal.
+    is_journal: bool,
+    /// True if each line must have a checksum.
+    has_checksums: bool,
+    pages: PageCount,
+}
+
+/// The pages of a journal that were read whole.
+#[derive(Default)]
+struct PageCount {
+    /// Their line numbers.
+    lines: Vec<usize>,
+    tokens: usize,
+}
+
+/// A line of the file, without its line feed.
+struct RawLine {
+    bytes: Vec<u8>,
+    /// True if a line feed ends it, so that it was written whole.
+    is_ended: bool,
+}
+
+/// Why a line cannot be read. It does not show the line, which contains tokens.
+type LineError = &'static str;
+
+const UNREADABLE: LineError = "the line is neither a token, a page, a run nor a summary";
+const DAMAGED: LineError =
+    "the line does not match its checksum, so it was changed after it was written";
+const UNSUPPORTED: LineError =
+    "the journal has a format version that this program does not support";
+
+/// The largest number of lines that an error lists.
+const MAX_LISTED: usize = 10;
+
+/// Parses a line. With `has_checksums` it must have one; a checksum that it has must match.
+pub(super) fn parse_line(line: &[u8], has_checksums: bool) -> Result<JournalLine, LineError> {
+    let text = std::str::from_utf8(line).map_err(|_| UNREADABLE)?;
+    let checksum = checksum::check(text);
+    if checksum == Checksum::Differs {
+        return Err(DAMAGED);
+    }
+    let parsed = serde_json::from_str(text).map_err(|_| UNREADABLE)?;
+    if matches!(&parsed, JournalLine::Journal { journal } if !(1..=VERSION).contains(&journal.version))
+    {
+        return Err(UNSUPPORTED);
+    }
+    let must_match = has_checksums
+        || matches!(&parsed, JournalLine::Journal { journal } if journal.has_checksums());
+    if must_match && checksum == Checksum::Missing {
+        return Err("the line has no checksum, so the program did not write it");
+    }
+    Ok(parsed)
 }
 
 impl JournalReader {
@@ -218,7 +273,10 @@ impl JournalReader {
             read: 0,
             complete_lines: 0,
             end: 0,
-            torn: None,
+            is_torn: false,
+            is_journal: false,
+            has_checksums: false,
+            pages: PageCount::default(),
         }
     }
 
@@ -229,6 +287,11 @@ impl JournalReader {
         let file = self.file.take();
         let file = file.unwrap_or_else(|| Err(io::ErrorKind::Unsupported.into()))?;
         Journal::resume(file, &self.path, self.end, run_id)
+    }
+
+    /// Returns the path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Creates an error at the line that was read last.
@@ -252,75 +315,149 @@ impl JournalReader {
 
     /// Returns true if the last line is incomplete, after a crash.
     pub fn is_torn(&self) -> bool {
-        self.torn.is_some()
+        self.is_torn
     }
 
-    fn parse(&mut self, text: &str) -> Result<Option<JournalLine>, Error> {
-        if let Some((number, why)) = self.torn.take() {
-            return Err(self.error_at(number, &why));
-        }
-        // serde_json's message would show the line, which contains tokens.
-        let line = serde_json::from_str(text).ok();
-        if line.is_none() {
-            let why = "the line is neither a token, a page, a run nor a summary";
-            // A file of another format may consist of one line, which is not torn.
-            if self.complete_lines == 0 && !is_torn_first_line(text) {
-                return Err(self.error(why));
+    /// Reads the next line that is not blank.
+    fn read_line(&mut self) -> io::Result<Option<RawLine>> {
+        loop {
+            self.number += 1;
+            let mut bytes = Vec::new();
+            let length = self.source.read_until(b'\n', &mut bytes)?;
+            self.read += length as u64;
+            let is_ended = bytes.pop_if(|byte| *byte == b'\n').is_some();
+            if !bytes.trim_ascii().is_empty() {
+                return Ok(Some(RawLine { bytes, is_ended }));
             }
-            self.torn = Some((self.number, why.to_owned()));
+            if length == 0 {
+                return Ok(None);
+            }
         }
-        if let Some(JournalLine::Journal { journal }) = &line
-            && journal.version != VERSION
-        {
-            return Err(
-                self.error("the journal has a format version that this program does not support")
-            );
-        }
-        self.complete_lines += usize::from(line.is_some());
-        Ok(line)
     }
+
+    fn parse(&self, line: &[u8]) -> Result<JournalLine, LineError> {
+        parse_line(line, self.has_checksums)
+    }
+
+    /// Records what a line says about the file.
+    fn count(&mut self, line: &JournalLine) {
+        self.complete_lines += 1;
+        match line {
+            JournalLine::Journal { journal } => {
+                self.is_journal = true;
+                self.has_checksums |= journal.has_checksums();
+            }
+            JournalLine::Received { received } => {
+                self.pages.lines.push(self.number);
+                self.pages.tokens += received.len();
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns true if a crash may have left this line: it is the last one and has no line feed.
+    fn may_be_torn(&self, line: &RawLine) -> bool {
+        let Some((_, all_but_last)) = line.bytes.split_last() else {
+            return true;
+        };
+        if line.is_ended || self.parse(all_but_last).is_ok() {
+            // The line feed itself was changed.
+            return false;
+        }
+        // A file of another format may consist of one line, which is not torn.
+        self.complete_lines > 0 || is_start_of_file(&line.bytes)
+    }
+
+    /// Returns the error of a damaged line. In a journal it names the pages that are whole.
+    fn damaged(&mut self, why: LineError, line: &RawLine) -> Error {
+        let error = self.error(why);
+        let is_journal = self.is_journal || why == DAMAGED;
+        if !is_journal || why == UNSUPPORTED {
+            return error;
+        }
+        let mut damaged = vec![self.number];
+        let mut may_be_left_out = is_page_or_outcome(&line.bytes);
+        while let Ok(Some(line)) = self.read_line() {
+            match self.parse(&line.bytes) {
+                Ok(parsed) => self.count(&parsed),
+                Err(_) if self.may_be_torn(&line) => {}
+                Err(_) => {
+                    may_be_left_out &= is_page_or_outcome(&line.bytes);
+                    damaged.push(self.number);
+                }
+            }
+        }
+        let PageCount { lines, tokens } = &self.pages;
+        let tokens = match tokens {
+            1 => String::from("1 token"),
+            count => format!("{count} tokens"),
+        };
+        let error = error.cause(match lines.len() {
+            0 => String::from("no page is whole"),
+            1 => format!("1 page is whole, with {tokens}: {}", listed(lines)),
+            count => format!("{count} pages are whole, with {tokens}: {}", listed(lines)),
+        });
+        if !may_be_left_out || damaged.len() > MAX_LISTED {
+            return error.hint("nothing was changed: restore the file from a copy");
+        }
+        let path = self.path.display();
+        let deletions: Vec<String> = damaged.iter().map(|line| format!("{line}d")).collect();
+        error.hint(format!(
+            "nothing was changed: restore the file from a copy; without one, `sed '{}' {path} > rest.journal` \
+             leaves out {}, and a replay of rest.journal settles all other tokens",
+            deletions.join(";"),
+            listed(&damaged),
+        ))
+    }
+}
+
+/// Names lines by their numbers, at most the first few.
+fn listed(lines: &[usize]) -> String {
+    let numbers = lines.iter().take(MAX_LISTED).map(usize::to_string);
+    let numbers = numbers.collect::<Vec<_>>().join(", ");
+    match lines.len() {
+        1 => format!("line {numbers}"),
+        count if count > MAX_LISTED => format!("lines {numbers}, …"),
+        _ => format!("lines {numbers}"),
+    }
+}
+
+/// Returns true if a line looks like a page or an outcome, without which a replay is still right.
+fn is_page_or_outcome(line: &[u8]) -> bool {
+    let fields = checksum::without(line);
+    fields.starts_with(br#""received":"#) || fields.starts_with(br#""token":"#)
 }
 
 impl Iterator for JournalReader {
     type Item = Result<JournalLine, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            self.number += 1;
-            let mut line = Vec::new();
-            match self.source.read_until(b'\n', &mut line) {
-                Ok(0) => return None,
-                Ok(_) => {}
-                Err(error) => {
-                    let why = error.to_string();
-                    return Some(Err(unreadable(&self.path, self.purpose, &why)));
-                }
+        let line = match self.read_line() {
+            Ok(line) => line?,
+            Err(error) => {
+                let why = error.to_string();
+                return Some(Err(unreadable(&self.path, self.purpose, &why)));
             }
-            let begin = self.read;
-            self.read += line.len() as u64;
-            if line.last() == Some(&b'\n') {
-                line.pop();
+        };
+        match self.parse(&line.bytes) {
+            Ok(parsed) => {
+                self.count(&parsed);
+                self.end = self.read - u64::from(line.is_ended);
+                Some(Ok(parsed))
             }
-            let end = begin + line.len() as u64;
-            // Invalid UTF-8 is treated as an incomplete line.
-            let text = match String::from_utf8(line) {
-                Ok(text) if text.trim().is_empty() => continue,
-                Ok(text) => text,
-                Err(_) => String::new(),
-            };
-            if let Some(result) = self.parse(&text).transpose() {
-                self.end = end;
-                return Some(result);
+            Err(_) if self.may_be_torn(&line) => {
+                self.is_torn = true;
+                None
             }
+            Err(why) => Some(Err(self.damaged(why, &line))),
         }
     }
 }
 
-/// Returns true for a torn first line of a journal or of a report.
-fn is_torn_first_line(text: &str) -> bool {
-    [r#"{"journal":"#, r#"{"token":"#]
-        .iter()
-        .any(|prefix| text.starts_with(prefix) || prefix.starts_with(text))
+/// Returns true if a journal or a report may begin with these bytes.
+fn is_start_of_file(line: &[u8]) -> bool {
+    let token = br#"{"token":"#;
+    is_start_of_header(line) || token.starts_with(line) || line.starts_with(token)
 }
 
 fn unreadable(path: &Path, purpose: ReadPurpose, why: &str) -> Error {

@@ -1,12 +1,14 @@
-//! Process services that every command uses: clock, shutdown, secrets, hardening.
+//! Process services that every command uses: clock, shutdown, secrets, hardening, files to write.
 
 pub mod clock;
 pub mod hardening;
 pub(crate) mod http_client;
+pub mod output_file;
 pub(crate) mod platform;
 pub mod secret;
 pub mod shutdown;
 pub(crate) mod signals;
+pub mod stdout;
 pub mod termination_log;
 
 use anyhow::Context as _;

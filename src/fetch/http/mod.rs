@@ -11,6 +11,7 @@ use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, Hea
 use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
 use secrecy::ExposeSecret;
 
+use crate::error::escape::replace_secret;
 use crate::error::{Error, ErrorKind, chain};
 use crate::fetch::lines::LineParser;
 use crate::fetch::source::not_a_token_list;
@@ -50,6 +51,8 @@ pub struct HttpSource {
     max_token: usize,
     /// The headers whose values are read from a file for each request.
     file_headers: Vec<(String, Secret)>,
+    /// The `Authorization` header, to remove from messages.
+    authorization: Option<Secret>,
     tracer: Tracer,
 }
 
@@ -77,6 +80,7 @@ impl HttpSource {
             max_body: limits.max_body,
             max_token: limits.max_token,
             file_headers: headers_in_files(&endpoint.headers).cloned().collect(),
+            authorization: authorization(&endpoint.headers).cloned(),
             tracer: Tracer::default(),
         })
     }
@@ -104,7 +108,7 @@ impl HttpSource {
         for (name, value) in span.headers() {
             request = request.header(name, value);
         }
-        let answer = match request.send().await {
+        let mut answer = match request.send().await {
             Ok(response) => {
                 span.set(
                     "http.response.status_code",
@@ -117,10 +121,23 @@ impl HttpSource {
             }
             Err(error) => SourceAnswer::failed(self.transport_error(error)),
         };
+        answer.error = answer.error.map(|error| self.redact(error));
         let received = i64::try_from(answer.page.len()).unwrap_or(i64::MAX);
         span.set("token_service.tokens.received", received);
         span.end(answer.error.as_ref());
         answer
+    }
+
+    /// Removes the value of `Authorization` from an error: the source may repeat what it received.
+    fn redact(&self, error: Error) -> Error {
+        let secret = self.authorization.as_ref();
+        let Some(secret) = secret.and_then(|secret| secret.read().ok()) else {
+            return error;
+        };
+        let value = secret.expose_secret();
+        // Without the scheme, such as `Bearer`.
+        let key = value.rsplit(' ').next().unwrap_or(value);
+        error.map_texts(|text| replace_secret(text, key, "…"))
     }
 
     /// Reads the headers whose values are in files.
@@ -251,6 +268,11 @@ fn builder(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<ClientBuilde
 
 fn headers_in_files(headers: &[(String, Secret)]) -> impl Iterator<Item = &(String, Secret)> {
     headers.iter().filter(|(_, secret)| secret.file().is_some())
+}
+
+fn authorization(headers: &[(String, Secret)]) -> Option<&Secret> {
+    let found = headers.iter().find(|(name, _)| name == "authorization");
+    found.map(|(_, secret)| secret)
 }
 
 /// Returns the error of a request that was not sent because a header's file is unreadable.
