@@ -41,7 +41,7 @@ pub fn run(settings: &RunSettings, display: &ProgressDisplay) -> Conclusion {
         None => script.first_file_write().map_or(Ok(script), Err),
         Some(_) => Ok(script),
     });
-    run_supervised(
+    let mut conclusion = run_supervised(
         "run",
         settings,
         async |shutdown, run_context| match script {
@@ -58,7 +58,15 @@ pub fn run(settings: &RunSettings, display: &ProgressDisplay) -> Conclusion {
                 .await
             }
         },
-    )
+    );
+    if settings.script == ScriptPath::Default
+        && let Some(error) = &mut conclusion.error
+    {
+        // The user did not write the built-in script, so the place in it says nothing.
+        error.location = None;
+        error.frames.clear();
+    }
+    conclusion
 }
 
 /// Concludes a run without tokens, because its shard or its input is empty.

@@ -12,6 +12,7 @@ use crate::config::keys::{
     SSLMODE, SSLNEGOTIATION, SSLROOTCERT, TARGET_SESSION_ATTRS, USER,
 };
 use crate::config::layers::Layers;
+use crate::config::suggestions::hint_of_missing;
 use crate::error::{Error, usage};
 use crate::runtime::secret::Secret;
 use crate::store::DatabaseTarget;
@@ -104,7 +105,8 @@ impl Layers<'_> {
             let (_, key) = option.row.section_and_key();
             let name = option.row.variable_name().unwrap_or_default();
             let error = usage(format!("the database's {key} is missing"));
-            self.fail(error.hint(format!("set {name}, or `database.{key}` in the file")));
+            let hint = format!("set {name}, or `database.{key}` in the file");
+            self.fail(error.hint(hint_of_missing(self.env, &name, hint)));
         }
         part
     }

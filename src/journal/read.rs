@@ -1,7 +1,7 @@
 //! Reads the lines of a journal or of an `ndjson` report.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,6 +156,9 @@ impl ParsedRecord {
     }
 }
 
+/// Limit of a line of a report, in bytes; a device such as `/dev/zero` has one without end.
+const MAX_LINE: u64 = 64 << 20;
+
 /// The purpose of reading a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadPurpose {
@@ -288,8 +291,21 @@ impl Iterator for JournalReader {
         loop {
             self.number += 1;
             let mut line = Vec::new();
-            match self.source.read_until(b'\n', &mut line) {
+            // A page of a journal may be longer; there the file is regular, so it ends.
+            let limit = match self.purpose {
+                ReadPurpose::Merge => MAX_LINE,
+                ReadPurpose::Replay => u64::MAX,
+            };
+            match self
+                .source
+                .by_ref()
+                .take(limit)
+                .read_until(b'\n', &mut line)
+            {
                 Ok(0) => return None,
+                Ok(length) if length as u64 == limit => {
+                    return Some(Err(self.error("the line is longer than 64 MiB")));
+                }
                 Ok(_) => {}
                 Err(error) => {
                     let why = error.to_string();

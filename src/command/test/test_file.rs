@@ -1,15 +1,18 @@
 //! Reads test files. Errors in a file are shown with their places.
 
-use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use crate::command::test::case::TestCase;
 use crate::command::test::schema;
 use crate::config::yaml::{PathStep, TextSpan, YamlNode, YamlText};
 use crate::error::{Error, Location, usage};
+use crate::runtime::files;
 
 /// The suffix of test files.
 pub(crate) const SUFFIX: &str = ".test.yaml";
+
+/// Limit of a test file, in bytes.
+const MAX_FILE: u64 = 16 << 20;
 
 /// A test file.
 pub(crate) struct TestFile {
@@ -29,7 +32,7 @@ impl TestFile {
     /// Reads the test file at `path`, named `label` in the output.
     pub(crate) fn read(path: &Path, label: String) -> Result<Self, Vec<Error>> {
         let file_name = path.display().to_string();
-        let text = fs::read_to_string(path).map_err(|error| {
+        let text = files::read_text(path, MAX_FILE).map_err(|error| {
             let failure = usage(format!("the test file {file_name} cannot be read"));
             vec![failure.cause(error.to_string())]
         })?;
