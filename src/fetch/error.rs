@@ -231,6 +231,20 @@ pub(super) fn out_of_retries(mut answer: SourceAnswer, retries: Option<u32>) -> 
     answer
 }
 
+/// Explains that configured `retries` end the wait for a source that limits its requests.
+pub(super) fn out_of_patience(mut answer: SourceAnswer, retries: Option<u32>) -> SourceAnswer {
+    if let Some(error) = &mut answer.error
+        && retries.is_some()
+        && retry::is_overload(error)
+    {
+        error.hint = Some(
+            "`retries` limits the repetitions; if it is not set, such answers are waited out for `--patience`"
+                .to_owned(),
+        );
+    }
+    answer
+}
+
 pub(super) fn wait_too_long(mut answer: SourceAnswer, wait: Duration) -> SourceAnswer {
     answer.error = answer.error.map(|error| {
         let wait = humantime::format_duration(wait);

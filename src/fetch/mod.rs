@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind};
 use crate::fetch::error::{
-    out_of_requests, out_of_retries, short_supply, wait_too_long, with_totals,
+    out_of_patience, out_of_requests, out_of_retries, short_supply, wait_too_long, with_totals,
 };
 use crate::fetch::retry::{Pace, RetryDecision};
 pub use crate::fetch::source::{AnswerFuture, SourceAnswer, SourceKind, TokenSource};
@@ -349,7 +349,7 @@ impl Fetcher {
                         return answer;
                     }
                 }
-                RetryDecision::GiveUp => return answer,
+                RetryDecision::GiveUp => return out_of_patience(answer, limits.retries),
                 RetryDecision::Spent => return out_of_retries(answer, retries),
                 RetryDecision::TooLong(wait) => return wait_too_long(answer, wait),
             }

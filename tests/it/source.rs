@@ -121,7 +121,7 @@ fn request_fails_when_its_retries_are_used_up() {
     error: http_status: the token source answered 503 Service Unavailable
       caused by: POST http://127.0.0.1:[port]/tokens
       = retryable (trying again may help, and is safe)
-    hint: it limits its requests or is overloaded: raise `--patience`, which sets how long such answers are waited out, or try later
+    hint: `retries` limits the repetitions; if it is not set, such answers are waited out for `--patience`
     ");
 }
 

@@ -359,3 +359,21 @@ fn invalid_proxy_is_a_configuration_error() {
     hint: such as http://proxy.internal:3128; NO_PROXY lists hosts that need no proxy
     ");
 }
+
+#[test]
+fn check_names_the_proxy_through_which_it_would_connect() {
+    let proxy = RawServer::start(|_, mut stream| drop(read_request(&mut stream)));
+    let database = Database::standard();
+    let address = format!("http://user:canary@127.0.0.1:{}", proxy.port);
+    let run = Command::new()
+        .args(["check", "--connect"])
+        .env("TOKEN_HOST", "http://tokens.internal/issue")
+        .database(&database)
+        .env("HTTP_PROXY", address)
+        .run();
+    let run = run.expect_code(0);
+    let line = run.stdout.lines().find(|line| line.starts_with("source"));
+    shows!(line.unwrap(), @"
+    source    ok    http://tokens.internal/issue  no TLS, connected in [ms] ms, through the proxy http://127.0.0.1:[port] (HTTP_PROXY) (no token requested)
+    ");
+}
