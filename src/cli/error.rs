@@ -37,7 +37,7 @@ pub(super) fn explain(error: &clap::Error, first: Option<&OsString>) -> Error {
     };
     if let Some(rest) = message.strip_prefix("the subcommand '") {
         let name = rest.split('\'').next().unwrap_or_default();
-        return misplaced_word(name);
+        return misplaced_word(name, None);
     }
     let tips: Vec<&str> = text
         .lines()
@@ -57,7 +57,7 @@ pub(super) fn explain(error: &clap::Error, first: Option<&OsString>) -> Error {
 pub(crate) fn invalid_flag(given: &Given, row: &Row, rule: &str, value: &str) -> Error {
     if row.id == SIZE.row.id {
         if COMMANDS.contains(&value) {
-            return misplaced_word(value);
+            return misplaced_word(value, command_name(given.command));
         }
         if let Some(error) = misspelt_command(value) {
             return error;
@@ -83,13 +83,13 @@ pub(super) fn misspelt_command(word: &str) -> Option<Error> {
 }
 
 /// Returns the error of a word after SIZE or an option, which clap takes for a subcommand.
-fn misplaced_word(word: &str) -> Error {
+fn misplaced_word(word: &str, command: Option<&str>) -> Error {
     if COMMANDS.contains(&word) {
         Error::new(Exit::Usage, format!("the command `{word}` must come first")).hint(format!(
             "SIZE and options go after it: `token_service {word} …`"
         ))
     } else {
         Error::new(Exit::Usage, format!("unexpected argument '{word}' found"))
-            .hint("see `token_service --help`")
+            .hint(see_help(command))
     }
 }

@@ -60,7 +60,7 @@ options! {
             key: "run.grace", group: "Run", unset: Value("8s"), is_rare: true,
             on: SETTLES | CASE, ..flag("grace", "DURATION")
         };
-    /// How long to wait out an outage during a run
+    /// How long to wait out an outage of source or database during a run
     PATIENCE: Duration = value::duration,
         Row {
             key: "run.patience", group: "Run", unset: Value("30s"), is_rare: true,
@@ -81,6 +81,13 @@ options! {
         Row {
             key: "source.page_size", group: "Source", unset: Value("10000"), is_rare: true,
             on: RUNS | CASE, ..flag("page-size", "N")
+        };
+    /// How often a request is repeated that was certainly not served; ten times as many per run
+    RETRIES: u32 = value::number,
+        Row {
+            key: "source.retries", group: "Source",
+            unset: Described("3; an outage, a 429 or a 503 is waited out for --patience"),
+            is_rare: true, on: RUNS | CASE, ..flag("retries", "N")
         };
     /// Maximum number of requests
     MAX_REQUESTS: u64 = value::positive,

@@ -215,7 +215,12 @@ impl Row {
         let arg = Arg::new(self.id)
             .help(self.full_help())
             .help_heading(Some(self.group).filter(|group| !group.is_empty()))
-            .allow_negative_numbers(self.metavar == "N" || self.flag == "SIZE");
+            .allow_negative_numbers(self.flag == "SIZE")
+            // So that `--deadline -1s` is an error about the value. A path may be forgotten before the
+            // next flag, which would then be taken for it.
+            .allow_hyphen_values(
+                self.flag != "SIZE" && !matches!(self.metavar, "FILE" | "DIR" | ""),
+            );
         let arg = match self.flag {
             "SIZE" => arg.value_name("SIZE"),
             flag => arg.long(flag).value_name(self.metavar),

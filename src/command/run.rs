@@ -27,8 +27,8 @@ use crate::report::Reports;
 use crate::report::conclusion::{self, Conclusion, stopped_early, unwritable};
 use crate::report::ledger::Ledger;
 use crate::report::summary::RunRecord;
-use crate::runtime::http_client::display_url;
 use crate::runtime::shutdown::Shutdown;
+use crate::runtime::url::display_url;
 use crate::script::api::emit_files::Emitter;
 use crate::script::finish::{ScriptEnd, run_and_drain};
 use crate::script::host::{HostParts, ScriptHost};
@@ -42,7 +42,7 @@ pub fn run(settings: &RunSettings, display: &ProgressDisplay) -> Conclusion {
         None => script.first_file_write().map_or(Ok(script), Err),
         Some(_) => Ok(script),
     });
-    run_supervised(
+    let mut conclusion = run_supervised(
         "run",
         settings,
         async |shutdown, run_context| match script {
@@ -59,7 +59,15 @@ pub fn run(settings: &RunSettings, display: &ProgressDisplay) -> Conclusion {
                 .await
             }
         },
-    )
+    );
+    if settings.script == ScriptPath::Default
+        && let Some(error) = &mut conclusion.error
+    {
+        // The user did not write the built-in script, so the place in it says nothing.
+        error.location = None;
+        error.frames.clear();
+    }
+    conclusion
 }
 
 /// Concludes a run without tokens, because its shard or its input is empty.

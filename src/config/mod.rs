@@ -113,10 +113,10 @@ impl Layers<'_> {
         // With another error, source or database may be missing because of it.
         if self.count_errors() == 0 {
             if matches!(source, SourceSettings::Nothing) && purpose != Purpose::Replay {
-                self.fail(no_source());
+                self.fail(no_source(self.env));
             }
             if target.is_none() {
-                self.fail(no_database());
+                self.fail(no_database(self.env));
             }
         }
         let target = target.unwrap_or(DatabaseTarget::Demo);
@@ -224,8 +224,10 @@ impl Layers<'_> {
     }
 }
 
-fn no_database() -> Error {
-    usage("no database is configured").hint(
+fn no_database(env: &Env) -> Error {
+    usage("no database is configured").hint(suggestions::hint_of_missing(
+        env,
+        "DATABASE_URL",
         "set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the --config file; `token_service demo` needs no database",
-    )
+    ))
 }

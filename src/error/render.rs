@@ -27,7 +27,9 @@ impl Error {
     fn title(&self) -> String {
         let message = shown(&self.message);
         match (&self.kind, &self.location) {
-            (Some(kind), Some(_)) => format!("{}: {message}", escape(kind.as_str())),
+            (Some(kind @ ErrorKind::Thrown(_)), _) | (Some(kind), Some(_)) => {
+                format!("{}: {message}", escape(kind.as_str()))
+            }
             _ => message,
         }
     }

@@ -61,13 +61,9 @@ pub async fn start() -> Result<HttpEndpoint, Error> {
     let address = listener.local_addr().map_err(cannot)?;
     tokio::spawn(serve(listener));
     let url = format!("http://{address}{PATH}");
-    Ok(HttpEndpoint {
-        url: url
-            .parse()
-            .map_err(|error| cannot(io::Error::other(error)))?,
-        headers: Vec::new(),
-        proxy: false,
-    })
+    let url = url.parse();
+    let url = url.map_err(|error| cannot(io::Error::other(error)))?;
+    Ok(HttpEndpoint::new(url))
 }
 
 /// Serves requests on `listener`; never returns.

@@ -1,7 +1,7 @@
 //! Reads the lines of a journal or of an `ndjson` report.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -158,6 +158,9 @@ impl ParsedRecord {
         })
     }
 }
+
+/// Limit of a line of a report, in bytes; a device such as `/dev/zero` has one without end.
+const MAX_LINE: u64 = 64 << 20;
 
 /// The purpose of reading a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -323,7 +326,19 @@ impl JournalReader {
         loop {
             self.number += 1;
             let mut bytes = Vec::new();
-            let length = self.source.read_until(b'\n', &mut bytes)?;
+            // A page of a journal may be longer; there the file is regular, so it ends.
+            let limit = match self.purpose {
+                ReadPurpose::Merge => MAX_LINE,
+                ReadPurpose::Replay => u64::MAX,
+            };
+            let mut source = self.source.by_ref().take(limit);
+            let length = source.read_until(b'\n', &mut bytes)?;
+            if length as u64 == limit {
+                return Err(io::Error::other(format!(
+                    "line {} is longer than 64 MiB",
+                    self.number
+                )));
+            }
             self.read += length as u64;
             let is_ended = bytes.pop_if(|byte| *byte == b'\n').is_some();
             if !bytes.trim_ascii().is_empty() {
