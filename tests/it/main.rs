@@ -75,6 +75,7 @@ mod script_library;
 mod script_limits;
 mod secrets_stay_hidden;
 mod server_messages;
+mod server_texts;
 mod shards;
 mod signals;
 mod source;
