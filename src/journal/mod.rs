@@ -5,6 +5,7 @@
 //! summary. A replay appends its own header, outcomes and summary. Each line has a checksum.
 
 mod checksum;
+mod line;
 mod read;
 
 use std::fs::{File, TryLockError};
@@ -16,10 +17,9 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
-use crate::journal::read::parse_line;
-pub use crate::journal::read::{
-    JournalLine, JournalReader, ParsedRecord, ReadPurpose, SummaryRecord,
-};
+use crate::journal::line::parse_line;
+pub use crate::journal::line::{JournalLine, ParsedRecord, SummaryRecord};
+pub use crate::journal::read::{JournalReader, ReadPurpose};
 use crate::pipeline::token::{Page, Token};
 use crate::runtime::output_file::open_private;
 

@@ -77,6 +77,7 @@ mod script_limits;
 mod script_slips;
 mod secrets_stay_hidden;
 mod server_messages;
+mod server_texts;
 mod shards;
 mod signals;
 mod source;
