@@ -108,7 +108,7 @@ pub(crate) const RUN: [HelpSection; 3] = [
                 "the database is unreachable, or a token is failed, unknown or not_attempted",
             ),
             (
-                "129, 130, 131, 143",
+                "129-131, 143",
                 "stopped by SIGHUP, SIGINT, SIGQUIT, SIGTERM, after the report",
             ),
             (

@@ -434,7 +434,7 @@ fn help_names_options_variables_and_exit_codes() {
       3                the script does not compile, threw an error, or exceeded a limit
       4                the source is unreachable, refused, or did not deliver SIZE tokens
       5                the database is unreachable, or a token is failed, unknown or not_attempted
-      130, 143         stopped by SIGINT, SIGTERM, after the report
+      129-131, 143     stopped by SIGHUP, SIGINT, SIGQUIT, SIGTERM, after the report
       with --deadline  5 if a token is unsettled, else 4 if SIZE was not reached, else 3
       others           set by the script with exit(N)
     ");

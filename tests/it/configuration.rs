@@ -313,7 +313,7 @@ fn device_without_end_is_refused() {
     hint: the file must exist, be text, and be readable by this user
 
     error: /dev/zero cannot be merged
-      caused by: /dev/zero:1:1: the line is longer than 64 MiB
+      caused by: line 1 is longer than 64 MiB
     hint: merge takes complete ndjson reports, each of a different run
 
     error: the test file endless.test.yaml cannot be read

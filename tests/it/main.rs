@@ -33,6 +33,7 @@ mod dry_run;
 mod examples;
 mod fail_on;
 mod faults;
+mod hostile_scripts;
 mod hostile_source;
 mod html_report;
 mod input;
