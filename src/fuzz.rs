@@ -15,6 +15,7 @@ use crate::error::exit::Cause;
 use crate::fetch::http::HttpSource;
 use crate::fetch::lines::LineParser;
 use crate::fetch::{self, Fetcher};
+use crate::observe::run_context::RunContext;
 use crate::report::Reports;
 use crate::report::ledger::Ledger;
 use crate::runtime::clock::{Clock, SystemClock};
@@ -129,14 +130,17 @@ async fn run_on_demo(mut script: Script) -> Result<(), String> {
     let store = Store::open(options, shutdown.clone(), Arc::clone(&clock)).await;
     let host = ScriptHost::new(HostParts {
         runtime: Handle::current(),
-        clock,
+        run_context: RunContext {
+            clock,
+            ..RunContext::now()
+        },
         shutdown: shutdown.clone(),
         size: SIZE,
         fetcher: Arc::new(fetcher),
         store: Arc::new(store.map_err(rendered)?),
         ledger: Ledger::new(Reports::with_stdout(Box::new(std::io::sink()))).into(),
         fail_on: Vec::new(),
-        emitter: Emitter::new(None).into(),
+        emitter: Emitter::default().into(),
         environment: std::collections::BTreeMap::new(),
     });
     let (sender, mut done) = oneshot::channel();

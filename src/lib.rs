@@ -33,6 +33,7 @@ pub mod parts {
     pub use crate::fetch::{FetchLimits, Fetcher};
     pub use crate::observe::number::grouped;
     pub use crate::observe::otel::Tracer;
+    pub use crate::observe::run_context::RunContext;
     pub use crate::report::ledger::Ledger;
     pub use crate::report::{ReportFormat, ReportSpec, Reports, text};
     pub use crate::runtime::clock::{Clock, SystemClock};

@@ -13,9 +13,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use token_service::parts::{
     Clock, DatabaseTarget, Emitter, Error, FetchLimits, Fetcher, HostParts, HttpEndpoint,
-    HttpSource, Ledger, ReportSpec, Reports, STACK_SIZE, Script, ScriptHost, ScriptLimits,
-    ScriptSettings, Shutdown, Store, StoreOptions, SystemClock, TableName, Tracer, run_and_drain,
-    text,
+    HttpSource, Ledger, ReportSpec, Reports, RunContext, STACK_SIZE, Script, ScriptHost,
+    ScriptLimits, ScriptSettings, Shutdown, Store, StoreOptions, SystemClock, TableName, Tracer,
+    run_and_drain, text,
 };
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
@@ -103,14 +103,14 @@ async fn run_pipeline(variant: PipelineVariant, size: u64, url: &str) -> Result<
                 PipelineVariant::DefaultScript | PipelineVariant::LoopScript => {
                     let host = ScriptHost::new(HostParts {
                         runtime,
-                        clock,
+                        run_context: RunContext::now(),
                         shutdown,
                         size,
                         fetcher,
                         store: Arc::new(store),
                         ledger: ledger.into(),
                         fail_on: Vec::new(),
-                        emitter: Emitter::new(None).into(),
+                        emitter: Emitter::default().into(),
                         environment: BTreeMap::new(),
                     });
                     run_script(variant, &host)

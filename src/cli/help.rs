@@ -99,7 +99,10 @@ pub(crate) const RUN: [HelpSection; 3] = [
                 "5",
                 "the database is unreachable, or a token is failed, unknown or not_attempted",
             ),
-            ("130, 143", "stopped by SIGINT, SIGTERM, after the report"),
+            (
+                "129, 130, 131, 143",
+                "stopped by SIGHUP, SIGINT, SIGQUIT, SIGTERM, after the report",
+            ),
             (
                 "with --deadline",
                 "5 if a token is unsettled, else 4 if SIZE was not reached, else 3",

@@ -21,9 +21,9 @@ fn collect(folder: &Path, suffix: &str, into: &mut Vec<PathBuf>) -> io::Result<(
         let entry = entry?;
         let (name, path) = (entry.file_name(), entry.path());
         let name = name.to_string_lossy();
-        // Symbolic links are not followed: they may form a cycle.
+        // Links to folders are not followed: they may form a cycle. To read a pipe could block for ever.
         if !entry.file_type()?.is_dir() {
-            if name.ends_with(suffix) {
+            if name.ends_with(suffix) && fs::metadata(&path).is_ok_and(|file| file.is_file()) {
                 into.push(path);
             }
         // Build folders have many files and no scripts.

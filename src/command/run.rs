@@ -128,6 +128,8 @@ async fn pipeline(
     run_context: RunContext,
     display: ProgressDisplay,
 ) -> Result<Conclusion, Error> {
+    let emitter = Emitter::new(settings.out_dir, settings.used_files);
+    emitter.check_folder()?;
     let deadline = settings
         .deadline
         .map(|deadline| run_context.instant + deadline);
@@ -163,14 +165,14 @@ async fn pipeline(
     }
     let parts = HostParts {
         runtime: Handle::current(),
-        clock: Arc::clone(&run_context.clock),
+        run_context: run_context.clone(),
         shutdown,
         size: settings.size,
         fetcher: Arc::new(fetcher),
         store: Arc::new(store),
         ledger: Ledger::new(reports).into(),
         fail_on: settings.fail_on,
-        emitter: Emitter::new(settings.out_dir).into(),
+        emitter: emitter.into(),
         environment: settings.env,
     };
     run_script(script, parts, run_context, &display).await
@@ -286,9 +288,11 @@ async fn on_script_thread(
 
 /// Computes the totals and concludes the run.
 fn conclude(host: &ScriptHost, ended: ScriptEnd, run_context: &RunContext) -> Conclusion {
+    let numbers = host.numbers();
     let totals = RunTotals {
-        numbers: host.numbers(),
+        numbers,
         open_ended: host.fetcher().is_open_ended(),
+        did_nothing: numbers.received == 0 && !host.fetcher().was_asked(),
         fell_short: host.fetcher().fell_short(),
         cause: host.shutdown().cause(),
         script_exit: ended.exit_code,

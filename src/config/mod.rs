@@ -131,7 +131,7 @@ impl Layers<'_> {
             let error = usage("a replay cannot be a dry run");
             self.fail(error.hint("unset TOKEN_SERVICE_DRY_RUN and run.dry_run"));
         }
-        self.check_path_conflicts(replayed, Some(&store.target));
+        let used_files = self.check_path_conflicts(replayed, Some(&store.target));
         let settings = RunSettings {
             size: size.size,
             source,
@@ -155,6 +155,7 @@ impl Layers<'_> {
             wait: self.value(&WAIT),
             journal: self.journal(),
             out_dir: self.get(&OUT_DIR),
+            used_files,
             log: self.log(),
         };
         self.finish(settings)

@@ -51,6 +51,20 @@ impl UsedFile {
         })
     }
 
+    /// Returns its path, and those of the files that are written beside it.
+    fn paths(&self) -> Vec<PathBuf> {
+        let beside = |suffix: &&str| {
+            let mut path = self.resolved.clone().into_os_string();
+            path.push(suffix);
+            PathBuf::from(path)
+        };
+        // SQLite's journals, and the form of a report that is not complete.
+        ["", ".partial", "-journal", "-wal", "-shm"]
+            .iter()
+            .map(beside)
+            .collect()
+    }
+
     /// Returns the path at which `self` would overwrite `other`, or the `.partial` of `other` would
     /// overwrite `self`.
     fn overwrites(&self, other: &Self) -> Option<PathBuf> {
@@ -107,13 +121,13 @@ fn resolve(path: &Path) -> Option<PathBuf> {
 }
 
 impl Layers<'_> {
-    /// Reports outputs that would overwrite another file of the run; `files` are the files
-    /// that it replays or merges.
+    /// Reports outputs that would overwrite another file of the run, and returns every file that the
+    /// run uses; `files` are the files that it replays or merges.
     pub(super) fn check_path_conflicts(
         &self,
         files: &[PathBuf],
         database: Option<&DatabaseTarget>,
-    ) {
+    ) -> Vec<PathBuf> {
         let config = self.config.as_deref();
         let script = self.get(&SCRIPT);
         let input = self.get(&INPUT);
@@ -186,5 +200,6 @@ impl Layers<'_> {
                 self.fail(file.conflict(other, &resolved));
             }
         }
+        used.iter().flat_map(UsedFile::paths).collect()
     }
 }

@@ -98,6 +98,8 @@ pub struct RunSettings {
     pub journal: Option<PathBuf>,
     /// The folder in which a script may write files.
     pub out_dir: Option<PathBuf>,
+    /// The files that the run reads or writes, without symbolic links.
+    pub used_files: Vec<PathBuf>,
     /// When to show progress.
     pub progress: ProgressMode,
     /// True if terminals may get colors.

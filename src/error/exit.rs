@@ -5,8 +5,12 @@ use crate::pipeline::numbers::Numbers;
 /// The reason to stop a run before its script ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
+    /// SIGHUP: the terminal was closed.
+    Hangup,
     /// SIGINT (Ctrl-C).
     Interrupt,
+    /// SIGQUIT (Ctrl-\\).
+    Quit,
     /// SIGTERM.
     Terminate,
     /// The `--deadline` has passed.
@@ -14,10 +18,26 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All causes.
+    pub const ALL: [Self; 5] = [
+        Self::Hangup,
+        Self::Interrupt,
+        Self::Quit,
+        Self::Terminate,
+        Self::Deadline,
+    ];
+
+    /// Returns true for a signal.
+    pub fn is_signal(self) -> bool {
+        self != Self::Deadline
+    }
+
     /// Returns the value of `aborted_by` in a report.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Hangup => "SIGHUP",
             Self::Interrupt => "SIGINT",
+            Self::Quit => "SIGQUIT",
             Self::Terminate => "SIGTERM",
             Self::Deadline => "deadline",
         }
@@ -57,7 +77,9 @@ impl Exit {
             Self::Script | Self::Signal(Cause::Deadline) => 3,
             Self::Source => 4,
             Self::Database => 5,
+            Self::Signal(Cause::Hangup) => 129,
             Self::Signal(Cause::Interrupt) => 130,
+            Self::Signal(Cause::Quit) => 131,
             Self::Signal(Cause::Terminate) => 143,
             Self::Chosen(code) => code,
         }
@@ -73,6 +95,8 @@ pub struct RunTotals {
     pub fell_short: bool,
     /// True if SIZE is unlimited.
     pub open_ended: bool,
+    /// True if a script neither requested a token nor stored or rejected one of its own.
+    pub did_nothing: bool,
     /// The signal or deadline that stopped the run.
     pub cause: Option<Cause>,
     /// The script's own `exit(N)`.
@@ -89,13 +113,14 @@ impl RunTotals {
         let short =
             self.fell_short && (self.open_ended || self.numbers.received < self.numbers.requested);
         match (self.cause, self.script_exit) {
-            (Some(signal @ (Cause::Interrupt | Cause::Terminate)), _) => Exit::Signal(signal),
+            (Some(signal), _) if signal.is_signal() => Exit::Signal(signal),
             (_, Some(code)) => Exit::Chosen(code),
             _ if self.numbers.unsettled() > 0 || self.error == Some(Exit::Database) => {
                 Exit::Database
             }
             _ if short || self.error == Some(Exit::Source) => Exit::Source,
             (Some(Cause::Deadline), _) => Exit::Script,
+            _ if self.error.is_none() && self.did_nothing => Exit::Script,
             _ => self.error.unwrap_or(Exit::Completed),
         }
     }
@@ -126,6 +151,7 @@ mod tests {
             },
             fell_short: true,
             open_ended: false,
+            did_nothing: false,
             cause: Some(Cause::Terminate),
             script_exit: Some(7),
             error: Some(Exit::Script),

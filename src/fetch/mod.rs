@@ -79,6 +79,8 @@ pub struct Fetcher {
     journal: Option<Journal>,
     /// True once the source has answered.
     reached: AtomicBool,
+    /// True once tokens were asked for.
+    asked: AtomicBool,
     numbers: Mutex<Numbers>,
     fell_short: AtomicBool,
 }
@@ -101,6 +103,7 @@ impl Fetcher {
             wait_until: None,
             journal: None,
             reached: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
             numbers: Mutex::default(),
             fell_short: AtomicBool::new(false),
         }
@@ -148,6 +151,11 @@ impl Fetcher {
     fn time_left(&self) -> Option<Duration> {
         self.deadline
             .map(|deadline| deadline.saturating_duration_since(self.clock.now()))
+    }
+
+    /// Returns true once tokens were asked for.
+    pub fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
     }
 
     /// Returns the numbers of requests and of received tokens.
@@ -334,6 +342,7 @@ impl Fetcher {
     /// Sends one request. A remote one is counted and awaited after a stop, because its tokens may be
     /// issued already; only an abort cancels it.
     async fn send(&self, count: u64) -> SourceAnswer {
+        self.asked.store(true, Ordering::Relaxed);
         if !self.is_remote() {
             let answer = tokio::select! {
                 biased;

@@ -76,7 +76,7 @@ impl SummaryRecord {
     /// Returns what stopped the run, if anything.
     pub fn cause(&self) -> Option<Cause> {
         let name = self.aborted_by.as_deref()?;
-        let mut causes = [Cause::Interrupt, Cause::Terminate, Cause::Deadline].into_iter();
+        let mut causes = Cause::ALL.into_iter();
         causes.find(|cause| cause.as_str() == name)
     }
 

@@ -35,6 +35,19 @@ impl RunContext {
         }
     }
 
+    /// Returns the wall-clock time, which advances with the run's clock.
+    pub fn now_utc(&self) -> jiff::Timestamp {
+        let elapsed = jiff::SignedDuration::try_from(self.elapsed()).unwrap_or_default();
+        self.timestamp
+            .saturating_add(elapsed)
+            .unwrap_or(self.timestamp)
+    }
+
+    /// Returns the start as reports show it: RFC 3339, to the millisecond.
+    pub fn started_at(&self) -> String {
+        format!("{:.3}", self.timestamp)
+    }
+
     /// Returns the time since the start.
     pub fn elapsed(&self) -> Duration {
         self.clock.now().saturating_duration_since(self.instant)

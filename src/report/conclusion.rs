@@ -14,7 +14,7 @@ use crate::runtime::shutdown::Shutdown;
 pub struct Conclusion {
     /// The exit status of the process.
     pub exit: Exit,
-    /// The summary; `None` if the run sent no request and received no token.
+    /// The summary; `None` if the run could not start.
     pub summary: Option<Summary>,
     /// The error to show after the summary.
     pub error: Option<Error>,
@@ -73,10 +73,9 @@ pub fn close(
         exit = error.exit;
     }
     summary.exit_code = exit.code();
-    let has_summary = numbers.received > 0 || numbers.requests > 0 || numbers.requested == 0;
     Conclusion {
         exit,
-        summary: has_summary.then_some(summary),
+        summary: Some(summary),
         error,
     }
 }
@@ -122,6 +121,12 @@ fn error_of_exit(totals: &RunTotals, exit: Exit) -> Option<Error> {
             };
             Some(Error::new(exit, message).hint(resend))
         }
+        Exit::Script if totals.did_nothing => {
+            let message = "the script requested no token, and gave none to `store` or `reject`";
+            Some(Error::new(exit, message).hint(
+                "a stream from `fetch` sends its first request when it is stored or looped over: `report(store(fetch(SIZE)));`",
+            ))
+        }
         Exit::Source => {
             let numbers = &totals.numbers;
             let (received, size) = (grouped(numbers.received), grouped(numbers.requested));
@@ -135,7 +140,7 @@ fn error_of_exit(totals: &RunTotals, exit: Exit) -> Option<Error> {
 /// Returns the error of a run that was stopped before it connected.
 pub fn stopped_early(shutdown: &Shutdown) -> Error {
     let exit = match shutdown.cause() {
-        Some(signal @ (Cause::Interrupt | Cause::Terminate)) => Exit::Signal(signal),
+        Some(signal) if signal.is_signal() => Exit::Signal(signal),
         _ => Exit::Database,
     };
     let cause = shutdown.cause().map_or("the end of the run", Cause::as_str);

@@ -64,6 +64,17 @@ impl ResidentMemory {
     }
 }
 
+/// Returns the signals that the process ignores, as a set of bits; the lowest one is signal 1.
+///
+/// Elsewhere than on Linux it is unknown, and the set is empty.
+pub(crate) fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored
+        .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
+        .unwrap_or_default()
+}
+
 /// Returns a monotonic time in nanoseconds that advances every few milliseconds and is cheap to read.
 pub(crate) fn coarse_nanos() -> i64 {
     #[cfg(target_os = "linux")]

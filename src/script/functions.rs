@@ -3,7 +3,7 @@
 //! The API reference, the linter and the hints of errors take names, types and comments from here.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rhai::{AST, Engine, FnAccess, FuncInfo, ScriptFnMetadata};
 
@@ -47,16 +47,43 @@ fn with_numbers(comment: &str) -> String {
 }
 
 impl Function {
-    /// Returns the functions of `engine` in random order, if asked with those of the language.
-    pub fn all(engine: &Engine, with_language: bool) -> Vec<Self> {
-        engine.collect_fn_metadata(None, |info| Some(Self::of(&info)), with_language)
+    /// Returns every function of `engine`, in random order and without comments.
+    ///
+    /// Each run calls this.
+    pub fn all(engine: &Engine) -> Vec<Self> {
+        engine.collect_fn_metadata(None, |info| Some(Self::of(&info)), true)
+    }
+
+    /// Returns the functions of the script API with their comments, in random order.
+    pub fn documented(engine: &Engine) -> Vec<Self> {
+        let with_comments = |info: FuncInfo| {
+            let comments = info.metadata.comments.iter().map(|text| with_numbers(text));
+            Some(Self {
+                comments: comments.collect(),
+                ..Self::of(&info)
+            })
+        };
+        engine.collect_fn_metadata(None, with_comments, false)
+    }
+
+    /// Returns the types that the script API adds properties or methods to, as scripts name them.
+    pub fn documented_types(engine: &Engine) -> BTreeSet<String> {
+        let receiver = |info: FuncInfo| {
+            // Overrides of engine functions have no comments.
+            let is_documented = !info.metadata.comments.is_empty();
+            let kind = Self::of(&info).receiver().map(script_type)?.to_owned();
+            is_documented.then_some(kind)
+        };
+        let types: Vec<String> = engine.collect_fn_metadata(None, receiver, false);
+        types.into_iter().collect()
     }
 
     fn of(info: &FuncInfo) -> Self {
         let metadata = info.metadata;
         let param = |at| {
             let text = metadata.params_info.get(at).map_or("?", AsRef::as_ref);
-            let (name, kind) = text.split_once(": ").unwrap_or(("_", text));
+            let (name, kind) = text.split_once(':').unwrap_or(("_", text));
+            let kind = kind.trim_start();
             let (name, kind) = (name.to_owned(), kind.to_owned());
             Param { name, kind }
         };
@@ -68,11 +95,7 @@ impl Function {
             name: metadata.name.to_string(),
             params: (0..metadata.num_params).map(param).collect(),
             returns: value.unwrap_or(&returns).to_owned(),
-            comments: metadata
-                .comments
-                .iter()
-                .map(|text| with_numbers(text))
-                .collect(),
+            comments: Vec::new(),
         }
     }
 

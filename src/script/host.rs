@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 
 use crate::error::Error;
 use crate::fetch::Fetcher;
+use crate::observe::run_context::RunContext;
 use crate::pipeline::channel::{OutcomeStream, PageStream};
 use crate::pipeline::numbers::Numbers;
 use crate::pipeline::token::Outcome;
@@ -54,6 +55,7 @@ pub struct ScriptHost {
     formatter: Mutex<Option<LineFormatter>>,
     ended: AtomicBool,
     memory: OnceLock<Arc<MemoryMeter>>,
+    script_stop: Arc<OnceLock<StopReason>>,
 }
 
 /// The streams that the script may still hold.
@@ -69,8 +71,8 @@ struct HeldStreams {
 pub struct HostParts {
     /// The runtime that fetches and stores; another thread must drive it.
     pub runtime: Handle,
-    /// The run's clock.
-    pub clock: Arc<dyn Clock>,
+    /// The clock, start and id of the run.
+    pub run_context: RunContext,
     /// Stops the run.
     pub shutdown: Shutdown,
     /// SIZE.
@@ -101,6 +103,7 @@ impl ScriptHost {
             formatter: Mutex::default(),
             ended: AtomicBool::new(false),
             memory: OnceLock::new(),
+            script_stop: Arc::default(),
         })
     }
 
@@ -130,7 +133,12 @@ impl ScriptHost {
 
     /// Returns the run's clock.
     pub fn clock(&self) -> &dyn Clock {
-        &*self.parts.clock
+        &*self.parts.run_context.clock
+    }
+
+    /// Returns the clock, start and id of the run.
+    pub fn run_context(&self) -> &RunContext {
+        &self.parts.run_context
     }
 
     /// Sets the meter that [`ScriptHost::check_memory`] reads.
@@ -146,6 +154,11 @@ impl ScriptHost {
         } else {
             Ok(())
         }
+    }
+
+    /// Returns why the script was terminated; setting it terminates the script.
+    pub fn script_stop(&self) -> Arc<OnceLock<StopReason>> {
+        Arc::clone(&self.script_stop)
     }
 
     /// Returns the handle that stops the run.
@@ -252,7 +265,10 @@ impl ScriptHost {
         let mut value = None;
         {
             let done = pin!(async { value = Some(future.await) });
-            self.parts.clock.block_on(&self.parts.runtime, done);
+            self.parts
+                .run_context
+                .clock
+                .block_on(&self.parts.runtime, done);
         }
         value
     }

@@ -29,6 +29,7 @@ use crate::runtime::shutdown::Shutdown;
 use crate::script::error::symbols::Symbols;
 use crate::script::host::ScriptHost;
 use crate::script::lint::modules::{FileLinter, LintResult};
+use crate::script::native::integer;
 use crate::script::sandbox::MemoryMeter;
 use crate::script::sandbox::resolver::{ScopedResolver, key_of};
 use crate::script::texts::ScriptTexts;
@@ -125,11 +126,10 @@ impl Script {
         engine.set_module_resolver(ScopedResolver::new(path, texts.clone()));
         engine.register_static_module("config", config_module(settings));
         let scope = scope(settings);
-        let mut ast = engine
-            .compile_with_scope(&scope, text)
+        let mut ast = sandbox::compile(&engine, &scope, text)
             .map_err(|error| error::of_parse(&error, name, &texts))?;
         ast.set_source(name);
-        texts.add_closures(name, &ast);
+        texts.add_code(name, &ast);
         Ok(Self {
             symbols: Symbols::of(&engine),
             engine,
@@ -162,6 +162,11 @@ impl Script {
     /// Blocks. Call it on a dedicated thread with a stack of [`STACK_SIZE`] bytes.
     fn run(&mut self, host: &Arc<ScriptHost>) -> Result<(), Error> {
         self.engine.set_default_tag(Dynamic::from(Arc::clone(host)));
+        let run = host.run_context();
+        let is_dry_run = host.ledger().reports().dry_run;
+        let (id, started_at) = (run.run_id.to_string(), run.started_at());
+        register_run(&mut self.engine, &id, &started_at, is_dry_run);
+        host.emitter().protect_scripts(self.texts.clone());
         let print_host = Arc::clone(host);
         self.engine.on_print(move |text| {
             // If standard output is closed, the reports record the failure.
@@ -171,16 +176,20 @@ impl Script {
         let memory = Arc::new(MemoryMeter::start(self.max_memory));
         self.memory = Some(Arc::clone(&memory));
         host.set_memory_meter(Arc::clone(&memory));
-        let catch_names = self.texts.catch_names();
         sandbox::watch(
             &mut self.engine,
             host.shutdown().clone(),
             memory,
-            catch_names,
+            host.script_stop(),
+            self.texts.clone(),
+            integer(host.size()).into(),
         );
         let mut scope = self.scope.clone();
+        let stop = host.script_stop();
         self.engine
             .run_ast_with_scope(&mut scope, &self.ast)
+            // The engine notices a stop at the next operation, which the last call does not have.
+            .and_then(|()| stop.get().map_or(Ok(()), |stop| Err(stop.error())))
             .map_err(|error| {
                 // Errors quote values, which may contain tokens.
                 let failure = error::of_error(&error, &self.name, &self.texts, &self.symbols);
@@ -233,15 +242,26 @@ fn engine() -> Engine {
     engine
 }
 
+/// Registers the constants `run::ID`, `run::STARTED_AT` and `run::DRY_RUN`.
+fn register_run(engine: &mut Engine, id: &str, started_at: &str, is_dry_run: bool) {
+    let mut constants = Module::new();
+    constants.set_var("ID", id.to_owned());
+    constants.set_var("STARTED_AT", started_at.to_owned());
+    constants.set_var("DRY_RUN", is_dry_run);
+    engine.register_static_module("run", constants.into());
+}
+
 /// Returns an engine with the documented script API and its limits, without the overrides.
 pub fn documented_engine() -> Engine {
     let mut engine = Engine::new();
     sandbox::apply(&mut engine);
     engine
         .set_strict_variables(true)
-        .set_optimization_level(OptimizationLevel::Simple)
+        // The optimiser replaces variables of a loop or a `catch` by constants of the same name.
+        .set_optimization_level(OptimizationLevel::None)
         .disable_symbol("eval")
         .set_module_resolver(DummyModuleResolver::new());
+    register_run(&mut engine, "", "", false);
     engine.on_debug(
         |text, _, position| tracing::debug!(target: crate::observe::logging::SCRIPT, ?position, "{text}"),
     );

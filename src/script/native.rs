@@ -83,3 +83,19 @@ pub fn integer(number: u64) -> INT {
 fn milliseconds(wait: Duration) -> INT {
     INT::try_from(wait.as_millis()).unwrap_or(INT::MAX)
 }
+
+/// The maximum size of a string in bytes.
+pub const MAX_STRING_SIZE: usize = 1024 * 1024;
+
+/// Returns the engine's error for a string that is too long.
+pub fn too_long() -> Box<EvalAltResult> {
+    EvalAltResult::ErrorDataTooLarge("Length of string".to_owned(), Position::NONE).into()
+}
+
+/// Returns an error if a string of this many bytes is too long.
+pub fn check_length(bytes: usize) -> NativeResult<()> {
+    if bytes > MAX_STRING_SIZE {
+        return Err(too_long());
+    }
+    Ok(())
+}

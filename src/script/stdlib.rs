@@ -3,7 +3,11 @@
 //! A file of the same name in the script's folder takes precedence.
 
 /// The name and the text of each module.
-const MODULES: [(&str, &str); 5] = [
+const MODULES: [(&str, &str); 6] = [
+    (
+        "arguments",
+        include_str!("../../scripts/lib/arguments.rhai"),
+    ),
     ("backoff", include_str!("../../scripts/lib/backoff.rhai")),
     ("batches", include_str!("../../scripts/lib/batches.rhai")),
     ("breaker", include_str!("../../scripts/lib/breaker.rhai")),

@@ -1,12 +1,14 @@
 //! The source texts of a run's scripts, by the names that errors show.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use rhai::AST;
+use rhai::{AST, ASTNode, Expr};
+use rustix::fs::OFlags;
 
 use crate::script::caught::CatchNames;
 use crate::script::native::lock;
@@ -31,6 +33,10 @@ struct KnownScripts {
     texts: HashMap<String, String>,
     /// The file of each closure; `None` if several files have the same one.
     closures: HashMap<String, Option<String>>,
+    /// The canonical paths of the modules that were imported from files.
+    files: Vec<PathBuf>,
+    /// True if one of them may put `this` into another value.
+    nest_this: bool,
 }
 
 impl ScriptTexts {
@@ -46,12 +52,17 @@ impl ScriptTexts {
         Arc::clone(&self.catch_names)
     }
 
-    /// Adds the closures of a script, and the names of its variables that catch errors.
+    /// Adds what the code of a script defines.
     ///
     /// The engine attributes a closure to the file that calls it, so errors look up the file here.
-    pub fn add_closures(&self, file: &str, ast: &AST) {
+    pub fn add_code(&self, file: &str, ast: &AST) {
         self.catch_names.add(ast);
         let mut known = lock(&self.known);
+        ast.walk(&mut |path: &[ASTNode]| {
+            let is_this = matches!(path.last(), Some(ASTNode::Expr(Expr::ThisPtr(..))));
+            known.nest_this |= is_this && path.iter().any(may_nest);
+            !known.nest_this
+        });
         for function in ast
             .iter_functions()
             .filter(|function| is_closure(function.name))
@@ -62,6 +73,21 @@ impl ScriptTexts {
                 .and_modify(|other| *other = None)
                 .or_insert_with(|| Some(file.to_owned()));
         }
+    }
+
+    /// Adds the file of a module that a script imported.
+    pub fn add_file(&self, path: PathBuf) {
+        lock(&self.known).files.push(path);
+    }
+
+    /// Returns true if a script imported the file.
+    pub fn has_file(&self, path: &Path) -> bool {
+        lock(&self.known).files.iter().any(|file| file == path)
+    }
+
+    /// Returns true if a script may put `this` into another value.
+    pub fn nest_this(&self) -> bool {
+        lock(&self.known).nest_this
     }
 
     /// Returns the text of a script, or an empty string if it is unknown.
@@ -79,10 +105,47 @@ impl ScriptTexts {
     }
 }
 
-/// Reads the text of a script or module, at most [`MAX_TEXT_SIZE`] bytes.
+/// Returns true if the expression may put `this`, which it contains, into another value.
+///
+/// A function of a script reads its arguments as variables. A function of the engine changes its first
+/// argument only.
+fn may_nest(node: &ASTNode) -> bool {
+    match node {
+        ASTNode::Expr(Expr::Array(..) | Expr::Map(..)) => true,
+        ASTNode::Expr(Expr::MethodCall(call, _)) => !call.is_operator_call(),
+        ASTNode::Expr(Expr::FnCall(call, _)) if !call.is_operator_call() => {
+            call.args.len() > 1 && call.args.first().is_some_and(is_part_of_this)
+        }
+        _ => false,
+    }
+}
+
+fn is_part_of_this(expression: &Expr) -> bool {
+    match expression {
+        Expr::ThisPtr(..) => true,
+        Expr::Dot(parts, ..) | Expr::Index(parts, ..) => is_part_of_this(&parts.lhs),
+        _ => false,
+    }
+}
+
+/// Reads the text of a script, at most [`MAX_TEXT_SIZE`] bytes. It may come from a pipe.
 pub fn read(path: &Path) -> io::Result<String> {
+    read_from(File::open(path)?)
+}
+
+/// Reads the text of a module, which must be a regular file: to open or read a pipe could block.
+pub fn read_module(path: &Path) -> io::Result<String> {
+    let mut options = OpenOptions::new();
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let file = options.read(true).custom_flags(nonblocking).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    read_from(file)
+}
+
+fn read_from(file: File) -> io::Result<String> {
     let mut bytes = Vec::new();
-    let file = File::open(path)?;
     // A device or a pipe has no length, so count the bytes that are read.
     let length = file.take(MAX_TEXT_SIZE + 1).read_to_end(&mut bytes)?;
     if length as u64 > MAX_TEXT_SIZE {

@@ -2,7 +2,7 @@
 
 /// Returns the script's name of a type that the engine or Rust names.
 pub fn script_type(name: &str) -> &str {
-    match name.trim_start_matches("&mut ") {
+    match name.strip_prefix("&mut ").unwrap_or(name) {
         "ImmutableString" | "String" | "str" | "&str" | "&str | ImmutableString | String" => {
             "string"
         }

@@ -286,6 +286,7 @@ fn invalid_input_is_one_error() {
       caused by: is a directory
     hint: --input names a file with one token per line, or - for standard input; nothing was stored
 
+    2 requested, 0 received: 0 stored, 0 rejected in [seconds] s
     error: http_protocol: the input is not a list of tokens: `page`
       ╭▸ scripts/default.rhai:3:1
       │

@@ -106,7 +106,7 @@ fn emitted_keys() -> BTreeSet<String> {
     let source = Source::responding([busy, Response::tokens(["aa"])]);
     let command = Command::new().source(&source).database(&database).arg("1");
     let retried = command.args(log).run().expect_code(0);
-    let script = "log_info(\"i\", #{severity: \"EMERGENCY\"}); debug(1);";
+    let script = "log_info(\"i\", #{severity: \"EMERGENCY\"}); debug(1); exit(0);";
     let command = Command::new().file("mine.rhai", script);
     let scripted = command
         .args(["demo", "1", "--script", "mine.rhai"])

@@ -42,7 +42,7 @@ fn the_man_page_has_what_the_help_has() {
         seen += 1;
     }
     assert!(seen > 20, "{help}");
-    assert!(plain.contains("stopped by SIGINT, SIGTERM, after the report"));
+    assert!(plain.contains("stopped by SIGHUP, SIGINT, SIGQUIT, SIGTERM, after the report"));
 }
 
 #[test]

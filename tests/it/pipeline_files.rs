@@ -76,7 +76,7 @@ fn invalid_key_or_value_names_its_position() {
       │
     4 │     a: lost
       ╰╴    ━ already set above
-    error: `signals[0].name` must be TERM or INT
+    error: `signals[0].name` must be TERM, INT, HUP or QUIT
       ╭▸ 07.test.yaml:3:14
       │
     3 │     - {name: KILL, at: 1s}
@@ -191,7 +191,7 @@ fn conflicting_keys_name_their_position() {
       │
     3 │     - {name: TERM}
       ╰╴      ━
-    error: a signal needs a `name`, TERM or INT
+    error: a signal needs a `name`: TERM, INT, HUP or QUIT
       ╭▸ 11.test.yaml:3:7
       │
     3 │     - {at: 1s}

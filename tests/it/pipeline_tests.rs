@@ -313,6 +313,7 @@ fn case_does_not_see_the_process_environment() {
   script: a.rhai
   env: {TOKEN_B: own, OTHER: hidden}
   expect:
+    exit: 3
     stdout: |
       none own none
 - name: masked

@@ -10,7 +10,7 @@ use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::snapshot::{self, shows};
-use crate::support::source::{Gate, Response, Source};
+use crate::support::source::{Gate, Response, Source, token};
 
 /// Returns a source with a stored token, one that the database rejects, and a malformed one.
 fn three_tokens() -> Source {
@@ -353,11 +353,17 @@ fn existing_report_is_kept_with_no_clobber() {
 
 #[test]
 fn report_that_appears_during_the_run_is_kept_with_no_clobber() {
-    let script = "report(store(fetch(SIZE))); emit(\"theirs\", \"run.ndjson\");";
-    let run = Command::new()
-        .file("mine.rhai", script)
-        .args(["demo", "3", "--script", "mine.rhai", "--out-dir", "."])
-        .args(["--report", "ndjson=run.ndjson"])
+    let command = Command::new();
+    let theirs = command.dir().join("run.ndjson");
+    let source = Source::generating_with(move |count| {
+        fs::write(&theirs, "theirs\n").unwrap();
+        (0..count).map(|_| token()).collect()
+    });
+    let database = Database::standard();
+    let run = command
+        .source(&source)
+        .database(&database)
+        .args(["3", "--report", "ndjson=run.ndjson"])
         .env("TOKEN_SERVICE_NO_CLOBBER", "true")
         .run();
     assert_ne!(run.code, Some(0), "{}", run.stderr);

@@ -11,7 +11,12 @@ use crate::support::source::{Request, Response, Source};
 /// Returns what a script prints in a demo run, which must end with `code`.
 #[track_caller]
 fn output_of(script: &str, code: i32) -> String {
-    demo_command(3, script).run().expect_code(code).stdout
+    // Many of the scripts print only.
+    let script = match code {
+        0 => format!("{script} exit(0);"),
+        _ => script.to_owned(),
+    };
+    demo_command(3, &script).run().expect_code(code).stdout
 }
 
 /// Runs against these answers and a real table. Returns the run and the requested sizes.
@@ -165,7 +170,8 @@ fn emit_writes_files_only_inside_out_dir() {
     let script = "emit(\"a\", \"sub/x.txt\"); emit(\"b\", \"sub/x.txt\");
         for name in [\"../y\", \"/tmp/y\", \"sub/../../y\", \"\", \"out\"] {
             try { emit(\"c\", name); print(`wrote ${name}`); } catch (e) { print(e.kind); }
-        }";
+        }
+        exit(0);";
     let run = demo_command(1, script)
         .args(["--out-dir", "."])
         .run()
@@ -291,7 +297,7 @@ fn sleep_accepts_durations_and_seconds() {
 
 #[test]
 fn log_functions_write_fields_to_standard_error() {
-    let script = "log_debug(\"d\"); log_info(\"i\", #{to: \"a b\", n: 1}); log_warn(\"w\"); log_error(\"e\");";
+    let script = "log_debug(\"d\"); log_info(\"i\", #{to: \"a b\", n: 1}); log_warn(\"w\"); log_error(\"e\"); exit(0);";
     let run = demo_command(1, script).run().expect_code(0);
     assert_eq!(run.stdout, "");
     assert!(!run.stderr.contains("DEBUG d"), "{}", run.stderr);
@@ -367,7 +373,8 @@ fn constants_and_environment_are_visible_in_functions_and_closures() {
         print(env::get(\"TOKEN_REGION\"));
         print(env::get(\"TOKEN_NONE\", \"default\"));
         print(env::get(\"TOKEN_NONE\") == ());
-        print(env::get(\"HOME\") == ());";
+        print(env::get(\"HOME\") == ());
+        exit(0);";
     let run = demo_command(3, script)
         .file(
             "c.yaml",
@@ -380,7 +387,7 @@ fn constants_and_environment_are_visible_in_functions_and_closures() {
     assert_eq!(run.stdout, "3 3 y 3.5\n3 3\nnorth\ndefault\ntrue\ntrue\n");
     let run = demo_command(
         1,
-        "print(env::get(\"MY_X\")); print(env::get(\"TOKEN_X\") == ());",
+        "print(env::get(\"MY_X\")); print(env::get(\"TOKEN_X\") == ()); exit(0);",
     )
     .file("c.yaml", "script: {env_prefix: MY_}\n")
     .args(["--config", "c.yaml"])

@@ -13,7 +13,8 @@ fn bounded_functions_behave_like_the_functions_of_the_engine() {
         let n = [3, 1, 2]; n.sort(|x, y| x - y); print(n); n.sort(|x, y| x > y); print(n);
         print(n.order(|x, y| x - y)); print(n); n.sort(); print(n);
         let d = [1, 1, 2, 2, 1]; d.dedup(|x, y| x == y); print(d);
-        print(#{b: [1, ()], a: \"q\\\"\"}.to_json());";
+        print(#{b: [1, ()], a: \"q\\\"\"}.to_json());
+        exit(0);";
     let run = demo_command(1, script).run().expect_code(0);
     insta::assert_snapshot!(run.stdout, @r#"
     heLLo
@@ -54,7 +55,7 @@ fn error_in_a_comparison_closure_is_reported() {
         assert!(run.stderr.contains("mine.rhai:2:"), "{}", run.stderr);
     }
     // An inconsistent comparison gives some order and does not crash.
-    let script = "let a = []; for n in 0..500 { a.push(n * 7919 % 500); } a.sort(|x, y| (x * y) % 3 - 1); print(a.len);";
+    let script = "let a = []; for n in 0..500 { a.push(n * 7919 % 500); } a.sort(|x, y| (x * y) % 3 - 1); print(a.len); exit(0);";
     assert_eq!(demo_command(1, script).run().expect_code(0).stdout, "500\n");
 }
 

@@ -204,7 +204,7 @@ fn imports_stay_in_the_folder_of_the_script() {
     let run = command()
         .file(
             "in/mine.rhai",
-            "import \"lib/x\" as x; print(x::f()); import \"lib/x.rhai\" as z; print(z::f());",
+            "import \"lib/x\" as x; print(x::f()); import \"lib/x.rhai\" as z; print(z::f()); exit(0);",
         )
         .run()
         .expect_code(0);

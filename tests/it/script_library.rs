@@ -14,10 +14,17 @@ use crate::support::source::{Response, Source};
 /// Returns what a script prints that imports all modules.
 #[track_caller]
 fn output_of(script: &str) -> String {
-    let imports: String = ["backoff", "batches", "breaker", "cells", "stats"]
-        .map(|name| format!("import \"lib/{name}\" as {name};\n"))
-        .concat();
-    demo_command(3, &format!("{imports}{script}"))
+    let imports: String = [
+        "arguments",
+        "backoff",
+        "batches",
+        "breaker",
+        "cells",
+        "stats",
+    ]
+    .map(|name| format!("import \"lib/{name}\" as {name};\n"))
+    .concat();
+    demo_command(3, &format!("{imports}{script} exit(0);"))
         .run()
         .expect_code(0)
         .stdout
@@ -234,7 +241,10 @@ fn script_imports_the_library_unless_its_folder_has_the_module() {
             "in/own.rhai",
             "import \"lib/stats.rhai\" as stats; fn half() { stats::percent(1, 2) }",
         )
-        .file("in/mine.rhai", "import \"own\" as own; print(own::half());");
+        .file(
+            "in/mine.rhai",
+            "import \"own\" as own; print(own::half()); exit(0);",
+        );
     assert_eq!(in_folder(command).run().expect_code(0).stdout, "50.0\n");
 }
 
@@ -260,9 +270,9 @@ fn error_in_the_library_shows_its_position_and_caller() {
     let run = demo_command(1, script).run().expect_code(3);
     insta::assert_snapshot!(error_text(&run), @"
     error: `*` cannot be applied to string and float
-       ╭▸ scripts/lib/stats.rhai:14:11
+       ╭▸ scripts/lib/stats.rhai:16:11
        │
-    14 │     (part * 1000.0 / whole).round() / 10.0
+    16 │     (part * 1000.0 / whole).round() / 10.0
        ╰╴          ━
       called from mine.rhai:2:8 in `percent`
     ");

@@ -162,6 +162,7 @@ fn exit_code_is_3_when_the_deadline_stops_an_endless_script() {
     --- stdout
     --- stderr
      INFO stopping cause="deadline"
+    5 requested, 0 received: 0 stored, 0 rejected in [seconds] s
     error: the deadline passed before the run was complete
     hint: raise `--deadline` if needed; the report has every received token
     "#);

@@ -71,8 +71,10 @@ impl Block {
             ("rhai", Some(name)) => {
                 let check = format!("token_service check {name}");
                 let has_cases = next.is_some_and(|next| next.kind == "yaml");
+                // A module by itself requests nothing, which is an error.
+                let is_module = name.starts_with("lib/");
                 let demo = format!("{check}\ntoken_service demo 5 --script {name}");
-                Some(if has_cases { check } else { demo })
+                Some(if has_cases || is_module { check } else { demo })
             }
             ("yaml", Some(name)) => Some(format!("token_service test {name}")),
             _ => None,

@@ -210,14 +210,14 @@ impl CaseEnvironment {
         let folder = self.folder.as_ref().map(|folder| folder.path().to_owned());
         HostParts {
             runtime: Handle::current(),
-            clock: Arc::clone(clock),
+            run_context: run_context.clone(),
             shutdown,
             size: settings.size,
             fetcher: Arc::new(fetcher),
             store: Arc::new(store),
             ledger: Ledger::new(self.reports(case)).into(),
             fail_on: settings.fail_on.clone(),
-            emitter: Emitter::new(folder).into(),
+            emitter: Emitter::new(folder, Vec::new()).into(),
             environment: settings.env.clone(),
         }
     }

@@ -314,13 +314,15 @@ fn signal(field: &Field) -> Option<CaseSignal> {
         }
     };
     let Some(name) = name else {
-        field.fail("a signal needs a `name`, TERM or INT");
+        field.fail("a signal needs a `name`: TERM, INT, HUP or QUIT");
         return None;
     };
-    let cause = name.value(|text| match text {
-        "TERM" | "SIGTERM" => Ok(Cause::Terminate),
-        "INT" | "SIGINT" => Ok(Cause::Interrupt),
-        _ => Err("must be TERM or INT".to_owned()),
+    let cause = name.value(|text| {
+        let mut signals = Cause::ALL.into_iter().filter(|cause| cause.is_signal());
+        let named = signals.find(|cause| {
+            cause.as_str().trim_start_matches("SIG") == text.trim_start_matches("SIG")
+        });
+        named.ok_or_else(|| "must be TERM, INT, HUP or QUIT".to_owned())
     })?;
     Some(CaseSignal { cause, when })
 }

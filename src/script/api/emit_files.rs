@@ -3,25 +3,56 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
-use crate::error::{Error, ErrorKind};
+use rustix::fs::OFlags;
+
+use crate::error::{Error, ErrorKind, usage};
+use crate::script::texts::ScriptTexts;
 
 /// Writes the files of `emit`; opens each file at its first line and keeps it open.
 #[derive(Default)]
 pub struct Emitter {
     folder: Option<PathBuf>,
+    /// The files that the run reads or writes, by canonical path.
+    used: Vec<PathBuf>,
+    scripts: ScriptTexts,
     files: HashMap<String, BufWriter<File>>,
 }
 
 impl Emitter {
     /// Creates an emitter into `folder`; without a folder, every file is refused.
-    pub fn new(folder: Option<PathBuf>) -> Self {
+    ///
+    /// It writes no file of `used`: canonical paths of files that the run reads or writes.
+    pub fn new(folder: Option<PathBuf>, used: Vec<PathBuf>) -> Self {
         Self {
             folder,
-            files: HashMap::new(),
+            used,
+            ..Self::default()
         }
+    }
+
+    /// Returns an error if no file can be written in the folder, which need not exist yet.
+    pub fn check_folder(&self) -> Result<(), Error> {
+        let Some(folder) = &self.folder else {
+            return Ok(());
+        };
+        let exists = |folder: &&Path| folder.symlink_metadata().is_ok();
+        let folder_or_parent = folder.ancestors().find(exists).unwrap_or(Path::new("."));
+        // Leaves nothing behind.
+        let written = tempfile::tempfile_in(folder_or_parent);
+        written.map(|_| ()).map_err(|error| {
+            let message = format!("the output folder `{}` cannot be written", folder.display());
+            usage(message).cause(error.to_string()).hint(
+                "no token was requested; `--out-dir DIR` names a folder that the user may write to",
+            )
+        })
+    }
+
+    /// Protects the modules that the scripts import.
+    pub fn protect_scripts(&mut self, scripts: ScriptTexts) {
+        self.scripts = scripts;
     }
 
     /// Writes a line to the file `name`. The first line of a run truncates the file.
@@ -75,12 +106,28 @@ impl Emitter {
         {
             return Err(refuse("a symbolic link leads out of --out-dir"));
         }
-        // The file may contain tokens, so only its owner may read it.
+        let canonical = parent.canonicalize().ok().zip(path.file_name());
+        let canonical = canonical.map(|(parent, name)| parent.join(name));
+        let is_used = |path: &PathBuf| self.used.contains(path) || self.scripts.has_file(path);
+        if canonical.as_ref().is_some_and(is_used) {
+            return Err(refuse("the run itself reads or writes this file"));
+        }
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        options
-            .open(path)
-            .map_err(|error| refuse(&error.to_string()))
+        // The file may contain tokens, so only its owner may read it.
+        options.write(true).create(true).truncate(false).mode(0o600);
+        options.custom_flags(flags.bits().cast_signed());
+        let open = || {
+            let file = options.open(&path)?;
+            let found = file.metadata()?;
+            // A pipe could block for ever, and a second name may be that of a file outside.
+            if !found.is_file() || found.nlink() > 1 {
+                return Err(io::Error::other("it must be a regular file with one name"));
+            }
+            file.set_len(0)?;
+            Ok(file)
+        };
+        open().map_err(|error: io::Error| refuse(&error.to_string()))
     }
 }
 
@@ -104,7 +151,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(outside.path(), folder.path().join("link")).unwrap();
-        let mut emitter = Emitter::new(Some(folder.path().to_owned()));
+        let mut emitter = Emitter::new(Some(folder.path().to_owned()), Vec::new());
         for name in ["", "/tmp/x", "../x", "a/../../x", "link/x"] {
             assert!(emitter.emit("text", name).is_err(), "{name:?}");
         }
@@ -123,7 +170,9 @@ mod tests {
 
     #[test]
     fn error_names_the_option_when_no_folder_is_configured() {
-        let error = Emitter::new(None).emit("text", "file").unwrap_err();
+        let error = Emitter::new(None, Vec::new())
+            .emit("text", "file")
+            .unwrap_err();
         assert!(error.hint.as_deref().unwrap().contains("--out-dir"));
     }
 }

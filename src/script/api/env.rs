@@ -1,8 +1,9 @@
-//! `env::get`: reads the environment variables that scripts may read.
+//! `env::get` and `env::int`: read the environment variables that scripts may read.
 
-use rhai::{Dynamic, NativeCallContext, export_module};
+use rhai::{Dynamic, INT, NativeCallContext, export_module};
 
 use crate::script::api::RhaiResultOf;
+use crate::script::api::arguments::invalid;
 use crate::script::host::ScriptHost;
 
 /// Functions of the module `env`.
@@ -43,5 +44,42 @@ pub mod functions {
         let host = ScriptHost::of(&context)?;
         let value = host.environment().get(name);
         Ok(value.map_or(fallback, |value| value.clone().into()))
+    }
+
+    /// Returns the value of an environment variable as a whole number, or `()` if it is not set.
+    ///
+    /// Only variables whose names begin with `script.env_prefix` are visible (default `TOKEN_`).
+    /// Throws `invalid_argument` if the value is not a whole number.
+    ///
+    /// # Example
+    ///
+    /// ```rhai
+    /// let limit = env::int("TOKEN_LIMIT") ?? 3;
+    /// ```
+    #[rhai_fn(volatile, return_raw)]
+    pub fn int(context: NativeCallContext, name: &str) -> RhaiResultOf<Dynamic> {
+        let host = ScriptHost::of(&context)?;
+        let Some(value) = host.environment().get(name) else {
+            return Ok(Dynamic::UNIT);
+        };
+        let number = value.trim().parse::<INT>();
+        let number = number.map_err(|_| invalid(name, "a whole number in the environment"))?;
+        Ok(number.into())
+    }
+
+    /// Returns the value of an environment variable as a whole number, or `fallback` if it is not set.
+    ///
+    /// Only variables whose names begin with `script.env_prefix` are visible (default `TOKEN_`).
+    /// Throws `invalid_argument` if the value is not a whole number.
+    ///
+    /// # Example
+    ///
+    /// ```rhai
+    /// let limit = env::int("TOKEN_LIMIT", 3);
+    /// ```
+    #[rhai_fn(name = "int", volatile, return_raw)]
+    pub fn int_or(context: NativeCallContext, name: &str, fallback: INT) -> RhaiResultOf<INT> {
+        let value = int(context, name)?;
+        Ok(value.as_int().unwrap_or(fallback))
     }
 }

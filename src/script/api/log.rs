@@ -105,5 +105,5 @@ pub mod functions {
 }
 
 fn json(fields: &Map) -> String {
-    crate::script::json::to_json(fields)
+    crate::script::json::map_to_json(fields).unwrap_or_else(|| "…".to_owned())
 }

@@ -12,6 +12,8 @@ pub mod outcomes;
 pub mod report;
 pub mod store;
 pub mod stream_iter;
+pub mod text;
+pub mod time;
 pub mod tokens;
 pub mod types;
 
@@ -22,6 +24,7 @@ use crate::fetch::FetchPlan;
 use crate::pipeline::numbers::{NUMBERS, Numbers};
 use crate::pipeline::token::{Outcome, Status};
 use crate::script::api::outcomes::Outcomes;
+use crate::script::api::time::Time;
 use crate::script::api::tokens::{Pages, Tokens};
 use crate::script::native::NativeResult as RhaiResultOf;
 use crate::script::native::integer;
@@ -77,6 +80,7 @@ pub fn register(engine: &mut Engine) {
         (stream.register)(engine);
     }
     engine.register_type_with_name::<Outcome>(type_name::<Outcome>());
+    engine.register_type_with_name::<Time>(type_name::<Time>());
     let mut primitives = Module::new();
     for part in [
         rhai::exported_module!(fetch::functions),
@@ -84,6 +88,8 @@ pub fn register(engine: &mut Engine) {
         rhai::exported_module!(report::functions),
         rhai::exported_module!(flow::functions),
         rhai::exported_module!(log::functions),
+        rhai::exported_module!(text::functions),
+        rhai::exported_module!(time::functions),
     ] {
         primitives.combine_flatten(part);
     }
@@ -94,6 +100,8 @@ pub fn register(engine: &mut Engine) {
     let environment = rhai::exported_module!(env::functions);
     engine.register_static_module("env", environment.into());
     engine.register_global_module(rhai::exported_module!(types::functions).into());
+    engine.register_global_module(rhai::exported_module!(text::members).into());
+    engine.register_global_module(rhai::exported_module!(time::members).into());
 }
 
 /// Returns the names of the options that a primitive takes as a map.

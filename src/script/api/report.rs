@@ -1,14 +1,9 @@
-//! `report`, `emit` and `join`: write reports and lines.
+//! `report` and `emit`: write reports and lines.
 
-use rhai::{
-    Array, Dynamic, EvalAltResult, FnPtr, ImmutableString, NativeCallContext, Position,
-    export_module,
-};
+use rhai::{Dynamic, FnPtr, NativeCallContext, export_module};
 
 use crate::error::escape::escape_line;
 use crate::pipeline::numbers::NUMBERS;
-use crate::pipeline::token::Outcome;
-use crate::script::api::arguments::invalid;
 use crate::script::api::formatter::LineFormatter;
 use crate::script::api::outcomes::Outcomes;
 use crate::script::api::{OutcomeClosure, RhaiResultOf, SummaryMap};
@@ -100,48 +95,6 @@ pub mod functions {
         host.emitter()
             .emit(&escape_line(text), file)
             .map_err(thrown)
-    }
-
-    /// Returns the values of an array as one text, with `separator` between them.
-    ///
-    /// Strings, numbers, characters and `true` or `false` become what `print` writes, an outcome its
-    /// token, and `()` nothing. Throws `invalid_argument` if a value is of another type.
-    ///
-    /// # Example
-    ///
-    /// ```rhai
-    /// print(join(["one", 2, true], ", ")); // one, 2, true
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn join(
-        context: NativeCallContext,
-        array: Array,
-        separator: &str,
-    ) -> RhaiResultOf<ImmutableString> {
-        let mut text = String::new();
-        for (at, value) in array.iter().enumerate() {
-            if at > 0 {
-                text.push_str(separator);
-            }
-            if let Some(outcome) = value.read_lock::<Outcome>() {
-                text.push_str(outcome.token.as_str());
-            } else if let Ok(string) = value.as_immutable_string_ref() {
-                text.push_str(&string);
-            } else if value.is_int() || value.is_float() || value.is_bool() || value.is_char() {
-                text.push_str(&value.to_string());
-            } else if !value.is_unit() {
-                return Err(invalid(
-                    "array",
-                    "strings, numbers, bools, outcomes or `()`",
-                ));
-            }
-            // The engine checks only the result, and an array can repeat a long separator often.
-            if text.len() > context.engine().max_string_size() {
-                let what = "Length of string".to_owned();
-                return Err(EvalAltResult::ErrorDataTooLarge(what, Position::NONE).into());
-            }
-        }
-        Ok(text.into())
     }
 }
 

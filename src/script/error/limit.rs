@@ -44,6 +44,7 @@ pub fn of_eval(error: &EvalAltResult) -> Option<Advice> {
                 ),
                 "look for a loop that puts an array, map or closure into a new one",
             ),
+            StopReason::Text => too_large("string"),
             StopReason::Stopped | StopReason::LineClosure => return None,
         },
         _ => return None,
@@ -71,18 +72,16 @@ pub fn of_parse(kind: &ParseErrorType) -> Option<Advice> {
 
 /// Returns the message of a size limit; the engine names `what` was too large.
 fn too_large(what: &str) -> Advice {
-    let by_pages = "work page by page, `for page in fetch(SIZE).pages() { … }`, and keep sums instead of values";
     if what.contains("string") {
         exceeded(
-            "a string, or all strings in one value, took more than 1 MiB",
-            "hold fewer tokens at a time: `for page in fetch(SIZE).pages() { … }` holds one page",
+            "a string, or the text of an array or map, took more than 1 MiB",
+            "write it in parts, one `emit` for each line",
         )
-    } else if what.contains("map") {
-        let limit = "a map, or all maps in one value, held more than 100,000 entries";
-        exceeded(limit, by_pages)
     } else {
-        let limit = "an array or blob, or all of them in one value, held more than 100,000 values";
-        exceeded(limit, by_pages)
+        exceeded(
+            "one call added more than 1,000,000 values to an array or blob",
+            "work page by page, `for page in fetch(SIZE).pages() { … }`",
+        )
     }
 }
 

@@ -26,27 +26,21 @@ impl Symbols {
     /// Collects the functions of `engine`.
     pub fn of(engine: &Engine) -> Self {
         let mut namespaces = BTreeMap::<String, Overloads>::new();
-        for function in Function::all(engine, true) {
+        for function in Function::all(engine) {
             let table = namespaces.entry(function.namespace.clone()).or_default();
             let overloads = table.entry(function.name.clone()).or_default();
             // An override has the types of the function that it overrides.
-            if overloads
-                .iter()
-                .all(|other| other.types() != function.types())
-            {
+            let is_known = overloads.iter().any(|other| {
+                other.params.len() == function.params.len() && other.types() == function.types()
+            });
+            if !is_known {
                 overloads.push(function);
             }
         }
-        let mut api = Function::all(engine, false);
-        // Overrides of engine functions have no comments.
-        api.retain(|function| !function.comments.is_empty());
-        let documented = api.iter().filter_map(Function::receiver);
         Self {
             namespaces,
             streams: streams().into(),
-            documented: documented
-                .map(|kind| script_type(kind).to_owned())
-                .collect(),
+            documented: Function::documented_types(engine),
         }
     }
 

@@ -20,6 +20,7 @@ use crate::script::lint::scopes::{FileScopes, QualifiedName};
 use crate::script::lint::streams::read_params;
 use crate::script::lint::types::VariableKinds;
 use crate::script::lint::{Finding, Findings, LintedFile, ModuleExports, Modules, errors, lint};
+use crate::script::sandbox::compile;
 use crate::script::sandbox::resolver::{ModuleText, ScopedResolver};
 use crate::script::texts::ScriptTexts;
 use crate::script::type_names::script_type;
@@ -71,7 +72,7 @@ impl<'a> FileLinter<'a> {
         let text = self.texts.get(file);
         let host: Vec<&str> = scope.iter_raw().map(|(name, ..)| name).collect();
         let mut without_request = None;
-        match self.engine.compile_with_scope(scope, &text) {
+        match compile(&self.engine, scope, &text) {
             Ok(ast) => {
                 self.lint_file(&ast, file, &host, true);
                 without_request = self.requests.missing(&ast, file, self.texts);
@@ -94,7 +95,7 @@ impl<'a> FileLinter<'a> {
     /// In the line of the error, such as `elif x { … }`, the unknown variable is the one mistake.
     fn parse_errors(&mut self, scope: &Scope, text: &str, error: ParseError) -> Vec<ParseError> {
         self.engine.set_strict_variables(true);
-        let strict = self.engine.compile_with_scope(scope, text);
+        let strict = compile(&self.engine, scope, text);
         self.engine.set_strict_variables(false);
         match strict {
             Err(first) if first.1.line() == error.1.line() => vec![first],
@@ -280,7 +281,7 @@ impl<'a> FileLinter<'a> {
         }
         self.texts.add(&found.name, &found.text);
         let is_new = self.seen.insert(found.key.clone());
-        match self.engine.compile(found.text.as_ref()) {
+        match compile(&self.engine, &Scope::new(), &found.text) {
             Ok(module) => Ok(Some((module, is_new.then_some(found)))),
             Err(error) => {
                 if is_new {

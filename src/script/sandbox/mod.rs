@@ -8,28 +8,29 @@ pub(crate) mod overrides;
 pub mod resolver;
 pub(crate) mod sort;
 
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use rhai::{Dynamic, Engine, EvalAltResult, Position};
+use rhai::{
+    AST, Dynamic, Engine, EvalAltResult, EvalContext, LexError, ParseError, Position, Scope, Token,
+};
 
 use crate::pipeline::token::largest_page;
 use crate::runtime::platform::{ResidentMemory, coarse_nanos};
 use crate::runtime::shutdown::Shutdown;
+use crate::script::native::check_length;
+use crate::script::texts::ScriptTexts;
+
+/// The constant of scripts that holds SIZE.
+const SIZE: &str = "SIZE";
 use crate::script::caught::CatchNames;
 
 /// The maximum depth of nested function calls.
 pub const MAX_CALL_LEVELS: usize = 64;
 /// The maximum depth of expressions: in the script, and in a function.
 pub const MAX_EXPRESSION_DEPTHS: (usize, usize) = (64, 32);
-/// The maximum size of a string in bytes, and of all strings in one value together.
-pub const MAX_STRING_SIZE: usize = 1024 * 1024;
-/// The maximum number of values in an array with its nested arrays, and of bytes in a blob.
-///
-/// The engine counts them at each call, so larger arrays would be too slow.
-pub const MAX_ARRAY_SIZE: usize = 100_000;
-/// The maximum number of entries in a map with its nested maps.
-pub const MAX_MAP_SIZE: usize = 100_000;
 /// The maximum number of functions in a script or module, closures included.
 pub const MAX_FUNCTIONS: usize = 256;
 /// The maximum number of imports in a run.
@@ -39,29 +40,84 @@ pub const MAX_VARIABLES: usize = 1000;
 /// The maximum depth of nested values.
 pub const MAX_NESTING: usize = 1000;
 
+/// The maximum time to compile a script or module.
+const MAX_COMPILE_TIME: Duration = Duration::from_secs(5);
+/// The number of tokens of a text between two looks at the clock.
+const TOKENS_BETWEEN_CHECKS: u64 = 64;
+
 /// The number of pages, each as large as the largest, that do not count as script memory.
 ///
 /// They are in transit between source, script and database.
 const PAGES_IN_TRANSIT: u64 = 8;
 
-/// The number of variable lookups between two measurements: the minimum, and the maximum for large
-/// values.
-const LOOKUPS_BETWEEN_MEASUREMENTS: (u32, u32) = (1024, 16 * 1024);
+/// The most bytes of pages in transit that do not count as script memory.
+const MAX_IN_TRANSIT: u64 = 128 << 20;
+
+/// The number of operations between two measurements of nesting: the minimum, and the maximum for
+/// large values.
+const OPERATIONS_BETWEEN_MEASUREMENTS: (u64, u64) = (1024, 16 * 1024);
+
+/// The number of operations without a variable after which a script that nests `this` is terminated.
+///
+/// The engine shows `this` only when a variable is read, so its nesting cannot be measured until then.
+/// Each operation adds at most one level.
+const OPERATIONS_WITHOUT_VARIABLE: u64 = 20_000;
 
 /// The operation limit of the line closure per line, after the script has ended.
 const LINE_CLOSURE_OPERATIONS: u64 = 1_000_000;
 
 /// Sets the limits that the engine enforces.
+///
+/// The engine's limits of strings, arrays and maps stay off. It would sum all items of an array after
+/// each `push`. [`watch`] and the overrides limit strings and memory instead.
 pub fn apply(engine: &mut Engine) {
     engine
         .set_max_call_levels(MAX_CALL_LEVELS)
         .set_max_expr_depths(MAX_EXPRESSION_DEPTHS.0, MAX_EXPRESSION_DEPTHS.1)
-        .set_max_string_size(MAX_STRING_SIZE)
-        .set_max_array_size(MAX_ARRAY_SIZE)
-        .set_max_map_size(MAX_MAP_SIZE)
         .set_max_functions(MAX_FUNCTIONS)
         .set_max_modules(MAX_MODULES)
         .set_max_variables(MAX_VARIABLES);
+    limit_compiling(engine, None);
+}
+
+thread_local! {
+    /// When the thread began to compile a text.
+    static COMPILING_SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Compiles `text` within [`MAX_COMPILE_TIME`].
+pub fn compile(engine: &Engine, scope: &Scope, text: &str) -> Result<AST, ParseError> {
+    COMPILING_SINCE.set(Some(Instant::now()));
+    engine.compile_with_scope(scope, text)
+}
+
+/// Ends a compilation that takes too long, or whose run is being stopped.
+fn limit_compiling(engine: &mut Engine, shutdown: Option<Shutdown>) {
+    let tokens = AtomicU64::new(0);
+    #[allow(
+        deprecated,
+        reason = "the engine marks this function as unstable, not as obsolete"
+    )]
+    engine.on_parse_token(move |token, _, _| {
+        let count = tokens.fetch_add(1, Ordering::Relaxed);
+        if !count.is_multiple_of(TOKENS_BETWEEN_CHECKS) {
+            return token;
+        }
+        let has_timed_out = COMPILING_SINCE
+            .get()
+            .is_some_and(|since| since.elapsed() > MAX_COMPILE_TIME);
+        let is_stopping = shutdown
+            .as_ref()
+            .is_some_and(|it| it.stopping().is_cancelled());
+        if has_timed_out || is_stopping {
+            let message = format!(
+                "it takes longer than {} seconds to compile",
+                MAX_COMPILE_TIME.as_secs()
+            );
+            return Token::LexError(LexError::Runtime(message).into());
+        }
+        token
+    });
 }
 
 /// Why a script was terminated.
@@ -73,6 +129,8 @@ pub enum StopReason {
     Memory,
     /// Values are nested too deeply.
     Nesting,
+    /// The text of an array or map would be longer than a string may be.
+    Text,
     /// The line closure exceeded its limits after the script had ended.
     LineClosure,
 }
@@ -118,8 +176,11 @@ impl MemoryMeter {
 
     /// Returns true if the process has grown too much.
     pub fn is_exceeded(&self) -> bool {
-        let in_transit = PAGES_IN_TRANSIT * largest_page() as u64;
-        let allowed = self.at_start + self.max_growth + in_transit;
+        let in_transit = (PAGES_IN_TRANSIT * largest_page() as u64).min(MAX_IN_TRANSIT);
+        let allowed = self
+            .at_start
+            .saturating_add(self.max_growth)
+            .saturating_add(in_transit);
         self.resident().is_some_and(|resident| resident > allowed)
     }
 
@@ -131,20 +192,37 @@ impl MemoryMeter {
 
 /// Terminates the script when the run is stopped or the script exceeds a limit.
 ///
-/// Errors in the variables `catch_names` get their `kind` when the script reads them.
+/// `size` is the value of SIZE inside functions. `stopped` is why the script was terminated. Errors in
+/// the variables that catch them get their `kind` when the script reads them.
 pub fn watch(
     engine: &mut Engine,
     shutdown: Shutdown,
     memory: Arc<MemoryMeter>,
-    catch_names: Arc<CatchNames>,
+    stopped: Arc<OnceLock<StopReason>>,
+    texts: ScriptTexts,
+    size: Dynamic,
 ) {
+    limit_compiling(engine, Some(shutdown.clone()));
+    let catch_names = texts.catch_names();
+    let nesting = Arc::new(NestingMeter {
+        operations: AtomicU64::new(0),
+        due: AtomicU64::new(0),
+        texts,
+    });
+    watch_variables(
+        engine,
+        Arc::clone(&nesting),
+        Arc::clone(&stopped),
+        catch_names,
+        size,
+    );
     let ticks = CoarseClock::default();
-    // Once terminated, every further operation fails: some functions of the engine discard errors.
-    let stopped: Arc<OnceLock<StopReason>> = Arc::default();
-    watch_variables(engine, Arc::clone(&stopped), catch_names);
     engine.on_progress(move |_| {
+        // Once terminated, every further operation fails: some functions of the engine discard errors.
         let stop = if let Some(stop) = stopped.get() {
             *stop
+        } else if nesting.count_operation() {
+            StopReason::Nesting
         } else if !ticks.has_ticked() {
             return None;
         } else if shutdown.stopping().is_cancelled() {
@@ -191,39 +269,80 @@ impl CoarseClock {
     }
 }
 
-/// Measures the nesting of all variables after a number of variable lookups, and completes the
-/// errors that a script reads.
-///
-/// Each nesting step needs a lookup, so values cannot become much deeper in between.
+/// Counts operations between two measurements of nesting. A script has one thread.
+struct NestingMeter {
+    operations: AtomicU64,
+    /// The operation from which on the next variable starts a measurement.
+    due: AtomicU64,
+    texts: ScriptTexts,
+}
+
+impl NestingMeter {
+    /// Counts an operation; returns true if `this` may be nested too deeply by now.
+    fn count_operation(&self) -> bool {
+        let count = self.operations.load(Ordering::Relaxed) + 1;
+        self.operations.store(count, Ordering::Relaxed);
+        if count <= self.due.load(Ordering::Relaxed) + OPERATIONS_WITHOUT_VARIABLE {
+            return false;
+        }
+        self.due.store(count, Ordering::Relaxed);
+        self.texts.nest_this()
+    }
+
+    /// Measures all variables if it is due; returns false if one is nested too deeply.
+    fn check(&self, context: &EvalContext) -> bool {
+        let now = self.operations.load(Ordering::Relaxed);
+        if now < self.due.load(Ordering::Relaxed) {
+            return true;
+        }
+        let values = context.scope().iter_raw().map(|(_, _, value)| value);
+        let measured = depth::measure(values.chain(context.this_ptr()), MAX_NESTING);
+        let (least, most) = OPERATIONS_BETWEEN_MEASUREMENTS;
+        let count = measured.map_or(0, u64::from);
+        self.due
+            .store(now + count.clamp(least, most), Ordering::Relaxed);
+        measured.is_some()
+    }
+}
+
+/// Returns the length of a string, and 0 for another value or for one that is being changed.
+fn text_length(value: &Dynamic) -> usize {
+    let length = |value: &Dynamic| value.as_immutable_string_ref().map_or(0, |text| text.len());
+    if value.is_shared() {
+        let inner = value.read_lock::<Dynamic>();
+        inner.map_or(0, |inner| length(&inner))
+    } else {
+        length(value)
+    }
+}
+
+/// Limits each variable that is read, completes caught errors, and resolves SIZE inside functions.
 fn watch_variables(
     engine: &mut Engine,
+    nesting: Arc<NestingMeter>,
     stopped: Arc<OnceLock<StopReason>>,
     catch_names: Arc<CatchNames>,
+    size: Dynamic,
 ) {
-    let left = AtomicU32::new(LOOKUPS_BETWEEN_MEASUREMENTS.0);
     #[allow(
         deprecated,
         reason = "the engine marks this function as unstable, not as obsolete"
     )]
-    engine.on_var(move |name, _, mut context| {
+    engine.on_var(move |name, index, mut context| {
         catch_names.complete(name, context.scope_mut());
-        let lookups = left.load(Ordering::Relaxed);
-        if lookups > 0 {
-            left.store(lookups - 1, Ordering::Relaxed);
-            return Ok(None);
-        }
-        let values = context.scope().iter_raw().map(|(_, _, value)| value);
-        let measured = depth::measure(values.chain(context.this_ptr()), MAX_NESTING);
-        let Some(count) = measured else {
+        if !nesting.check(&context) {
             return Err(stopped.get_or_init(|| StopReason::Nesting).error());
+        }
+        // An index counts from the last variable; 0 is a variable that must be searched by name.
+        let mut variables = context.scope().iter_raw();
+        let value = match index.checked_sub(1) {
+            Some(at) => variables.nth(at),
+            None => variables.find(|(known, ..)| *known == name),
         };
-        left.store(
-            count.clamp(
-                LOOKUPS_BETWEEN_MEASUREMENTS.0,
-                LOOKUPS_BETWEEN_MEASUREMENTS.1,
-            ),
-            Ordering::Relaxed,
-        );
+        let Some((_, _, value)) = value else {
+            return Ok((name == SIZE).then(|| size.clone()));
+        };
+        check_length(text_length(value))?;
         Ok(None)
     });
 }
@@ -244,7 +363,7 @@ mod tests {
 
     #[test]
     fn stop_reason_is_found_in_its_error() {
-        for stop in [StopReason::Stopped, StopReason::Memory, StopReason::Nesting] {
+        for stop in [StopReason::Stopped, StopReason::Memory, StopReason::Text] {
             assert_eq!(StopReason::of(&stop.error()), Some(stop));
         }
         assert_eq!(StopReason::of(&"other".into()), None);

@@ -12,6 +12,7 @@ use rhai::{Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, Share
 
 use crate::error::{Error, ErrorKind};
 use crate::script::native::{lock, thrown};
+use crate::script::sandbox::compile;
 use crate::script::stdlib;
 use crate::script::texts::{self, ScriptTexts};
 
@@ -57,8 +58,9 @@ impl ScopedResolver {
         // A file in the script's folder takes precedence over the library.
         match (located, stdlib::text(path)) {
             (Ok((shown, canonical)), _) => {
-                let text = texts::read(&canonical);
+                let text = texts::read_module(&canonical);
                 let text = text.map_err(|error| denied(path, &error.to_string()))?;
+                self.texts.add_file(canonical.clone());
                 Ok(ModuleText {
                     name: shown.display().to_string(),
                     key: canonical.display().to_string(),
@@ -112,11 +114,10 @@ impl ScopedResolver {
         let in_module = |error: Box<EvalAltResult>| {
             Box::new(EvalAltResult::ErrorInModule(name.clone(), error, position))
         };
-        let mut ast = engine
-            .compile(text)
-            .map_err(|error| in_module(error.into()))?;
+        let mut ast =
+            compile(engine, &Scope::new(), text).map_err(|error| in_module(error.into()))?;
         ast.set_source(name.as_str());
-        self.texts.add_closures(name, &ast);
+        self.texts.add_code(name, &ast);
         let module = Module::eval_ast_as_new(Scope::new(), &ast, engine).map_err(in_module)?;
         Ok(Arc::new(module))
     }
