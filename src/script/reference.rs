@@ -35,7 +35,8 @@ A loop over a map gives arrays of two values: `for entry in map { print(entry[0]
 behind `in` into parentheses.
 
 `?` is a value of any type. `()` is the empty value. A call that fails throws a map with `kind`,
-`message` and `retryable`; the descriptions name the kinds.
+`message` and `retryable`; the descriptions name the kinds. An error of the language, such as an index
+out of bounds, has the kind `language`.
 ";
 
 const LIBRARY: &str = "

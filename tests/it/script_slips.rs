@@ -156,22 +156,6 @@ fn symbols_of_other_languages_get_a_hint() {
         "let x: int = 5;",
         "fn f(x: int) { x }",
         "fn f(x) -> int { x }",
-        "for (let i = 0; i < 5; i++) { print(i); }",
-        "for i = 0; i < 5 { print(i); }",
-        "if SIZE > 1:\n    print(1)",
-        "if (SIZE > 1) print(1);",
-        "let a = [1, 2, 3];\nprint(a[0:2]);",
-        "let (a, b) = (1, 2);",
-        "# a comment\nprint(1);",
-        "-- a comment\nprint(1);",
-        "print($SIZE);",
-        "let a = 1 + \\\n 2;",
-        "let x\u{a0}= 1;",
-        "let x = 1\nlet y = 2;",
-        "try { print(1); } catch e { print(e); }",
-        "export fn f() { 1 }",
-        "import lib/stats as stats;",
-        "const A = 1;\nA = 2;",
     ]), @r#"
     let a = [1].map(x => x + 1);
       1:17 `=>` does not make a closure (write `|item| item + 1`)
@@ -186,7 +170,7 @@ fn symbols_of_other_languages_get_a_hint() {
     if SIZE !== 1 { print(1); }
       1:9 `!==` is not an operator of Rhai (write `!=`, which also compares the types)
     if SIZE = 1 { print(1); }
-      1:9 `=` assigns a value, which is no condition (write `==` to compare)
+      1:9 `=` assigns a value, and is no value itself (write `==` to compare, or a statement for each assignment)
     let x = SIZE > 1 ? 1 : 2;
       1:18 `? :` is not an operator of Rhai (write `if condition { one } else { other }`)
     for i in 0...3 { print(i); }
@@ -213,6 +197,36 @@ fn symbols_of_other_languages_get_a_hint() {
       1:7 a parameter has no type (write its name alone: `fn name(first) { … }`)
     fn f(x) -> int { x }
       1:9 a function does not name the type that it returns (write `fn name(first) { … }`)
+    "#);
+}
+
+#[test]
+fn statements_of_other_languages_get_a_hint() {
+    insta::assert_snapshot!(checked(&[
+        "for (let i = 0; i < 5; i++) { print(i); }",
+        "for i = 0; i < 5 { print(i); }",
+        "if SIZE > 1:\n    print(1)",
+        "if (SIZE > 1) print(1);",
+        "let a = [1, 2, 3];\nprint(a[0:2]);",
+        "let (a, b) = (1, 2);",
+        "# a comment\nprint(1);",
+        "-- a comment\nprint(1);",
+        "print($SIZE);",
+        "let a = 1 + \\\n 2;",
+        "let x\u{a0}= 1;",
+        "let x = 1\nlet y = 2;",
+        "try { print(1); } catch e { print(e); }",
+        "export fn f() { 1 }",
+        "import lib/stats as stats;",
+        "const A = 1;\nA = 2;",
+        "print \"text\";",
+        "report(store(fetch(size = 5)));",
+        "let m = #{a = 1};",
+        "switch SIZE { 1: print(1) }",
+        "let x = y = 5;",
+        "let x = ~1;",
+        "@once\nprint(1);",
+    ]), @r#"
     for (let i = 0; i < 5; i++) { print(i); }
       1:6 `for` goes through values (write `for item in values { … }`, or `for number in 0..5 { … }` to count)
     for i = 0; i < 5 { print(i); }
@@ -245,6 +259,20 @@ fn symbols_of_other_languages_get_a_hint() {
       1:8 the path of an import is a text (write it in quotation marks: `import "lib/name" as name;`)
     const A = 1; ⏎ A = 2;
       2:1 cannot change the constant `A` (copy it first: `let a = A;`)
+    print "text";
+      1:1 a call has its arguments in parentheses (write `print(…);`)
+    report(store(fetch(size = 5)));
+      1:20 an argument has no name (write its value alone; options are a map, such as `#{page_size: 100}`)
+    let m = #{a = 1};
+      1:13 an entry of a map has a name and a value (write `#{name: value}`)
+    switch SIZE { 1: print(1) }
+      1:16 a case of `switch` has no colon (write `value => result,`)
+    let x = y = 5;
+      1:9 `=` assigns a value, and is no value itself (write `==` to compare, or a statement for each assignment)
+    let x = ~1;
+      1:9 `~` is not a symbol of Rhai (remove it, or put it into a text in quotation marks)
+    @once ⏎ print(1);
+      1:1 `@` is not a symbol of Rhai (remove it, or put it into a text in quotation marks)
     "#);
 }
 
@@ -296,7 +324,9 @@ fn byte_order_mark_and_first_line_with_interpreter_are_skipped() {
 
 /// Returns the error of a demo run with this script.
 fn failed(script: &str) -> String {
-    error_text(&demo_command(3, script).run().expect_code(3))
+    let lib = "fn each(action) { action.call(1) }";
+    let command = demo_command(3, script).file("lib/each.rhai", lib);
+    error_text(&command.run().expect_code(3))
 }
 
 #[test]
@@ -310,7 +340,7 @@ fn values_of_the_wrong_type_get_a_place_and_a_hint() {
         "if SIZE { print(1); }",
         "let f = |a, b| a;\nreport(store([\"a\"]), f);",
         "retry(1, |n| n);",
-        "import \"lib/stats\" as stats;\nstats::count_by(reject([\"a\"], \"no\"), || 1);",
+        "import \"lib/each\" as each;\neach::each(|| 1);",
         "import \"./lib/x\" as x;",
         "throw [fetch(1)];",
     ];
@@ -365,11 +395,11 @@ fn values_of_the_wrong_type_get_a_place_and_a_hint() {
       ╰╴━━━━━
     hint: `report` passes one outcome, `retry` nothing, and a function of an array one item
     error: this closure is called with 1 argument, but has another number of parameters
-       ╭▸ scripts/lib/stats.rhai:53:24
-       │
-    53 │         let name = key.call(outcome);
-       ╰╴                       ━━━━
-      called from mine.rhai:2:8 in `count_by`
+      ╭▸ lib/each.rhai:1:26
+      │
+    1 │ fn each(action) { action.call(1) }
+      ╰╴                         ━━━━
+      called from mine.rhai:2:7 in `each`
     hint: `report` passes one outcome, `retry` nothing, and a function of an array one item
     error: import_denied: cannot import `./lib/x`: write it without `./`: import "lib/x"
       ╭▸ mine.rhai:1:8

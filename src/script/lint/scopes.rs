@@ -80,6 +80,8 @@ pub struct FileScopes<'a> {
     pub calls: Vec<(&'a FnCallExpr, Position)>,
     /// Every whole chain, such as `a.b.c()`.
     pub chains: Vec<&'a Expr>,
+    /// Texts in quotation marks.
+    pub texts: Vec<(&'a str, Position)>,
     /// Expressions whose value is used.
     pub values: Vec<&'a Expr>,
     /// Values that nothing uses.
@@ -107,6 +109,7 @@ impl<'a> FileScopes<'a> {
                 statements: Vec::new(),
                 calls: Vec::new(),
                 chains: Vec::new(),
+                texts: Vec::new(),
                 values: Vec::new(),
                 dropped: Vec::new(),
                 qualified: Vec::new(),
@@ -460,6 +463,7 @@ impl<'a> Resolver<'a> {
                     }
                 }
             }
+            Expr::StringConstant(text, position) => self.file.texts.push((text, *position)),
             Expr::Array(items, _) => items.iter().for_each(|item| self.value(item)),
             Expr::InterpolatedString(parts, _) => parts.iter().for_each(|part| self.value(part)),
             Expr::Map(map, _) => map.0.iter().for_each(|(_, value)| self.value(value)),
