@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rhai::{AST, ASTNode, Dynamic, Expr, Map, Scope, Stmt};
 
@@ -17,8 +17,8 @@ pub const KIND: &str = "language";
 #[derive(Default)]
 pub struct CatchNames {
     names: Mutex<BTreeSet<String>>,
-    /// False while there is no name, so that other scripts pay nothing.
-    is_used: AtomicBool,
+    /// The bits of the names, so that other variables cost almost nothing.
+    bits: AtomicU64,
 }
 
 impl CatchNames {
@@ -33,12 +33,13 @@ impl CatchNames {
             }
             true
         });
-        self.is_used.store(!names.is_empty(), Ordering::Relaxed);
+        let bits = names.iter().fold(0, |bits, name| bits | bit(name));
+        self.bits.store(bits, Ordering::Relaxed);
     }
 
     /// Completes the error in the variable `name`, if it is one of the language.
     pub fn complete(&self, name: &str, scope: &mut Scope) {
-        if !self.is_used.load(Ordering::Relaxed) || !lock(&self.names).contains(name) {
+        if self.bits.load(Ordering::Relaxed) & bit(name) == 0 || !lock(&self.names).contains(name) {
             return;
         }
         if let Some(mut value) = scope.get_mut(name).and_then(Dynamic::write_lock::<Map>) {
@@ -51,4 +52,10 @@ impl CatchNames {
             }
         }
     }
+}
+
+/// Returns one of 64 bits for a name, which few other names share.
+fn bit(name: &str) -> u64 {
+    let first = name.bytes().next().unwrap_or_default();
+    1 << ((usize::from(first) + 7 * name.len()) % 64)
 }

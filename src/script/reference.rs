@@ -34,7 +34,8 @@ and in its functions; in a module, those with `::`:
 A loop over a map gives arrays of a key and its value: `for entry in map { print(entry[0]); }`.
 
 `?` is a value of any type. `()` is the empty value. A call that fails throws a map with `kind`,
-`message` and `retryable`; the descriptions name the kinds.
+`message` and `retryable`; the descriptions name the kinds. An error of the language, such as an index
+out of bounds, has the kind `language`.
 ";
 
 const LIBRARY: &str = "

@@ -213,6 +213,7 @@ fn key_without_a_value_and_second_name_are_errors() {
         "- name: a\n  size:\n  source:\n    - {tokens: [a], delay: }\n",
         "- name: a\n  store:\n    a: {sqlstate: \"23514\", constraint: }\n",
         "- name: a\n- name: b\n- name: a\n",
+        "- name: a\n  expect: {reports: {}}\n",
     ]);
     shows!(errors, @r#"
     error: `expect` has no value: give it one, or remove the key
@@ -230,6 +231,11 @@ fn key_without_a_value_and_second_name_are_errors() {
       │
     4 │     counts: {stored: }
       ╰╴             ━━━━━━
+    error: `expect.reports` needs at least one format
+      ╭▸ 02.test.yaml:2:21
+      │
+    2 │   expect: {reports: {csv: }, stderr: []}
+      ╰╴                    ━━━━━━━
     error: `expect.reports.csv` has no value: give it one, or remove the key
       ╭▸ 02.test.yaml:2:22
       │
@@ -260,6 +266,11 @@ fn key_without_a_value_and_second_name_are_errors() {
       │
     3 │ - name: a
       ╰╴  ━━━━ the case in line 1 has it
+    error: `expect.reports` needs at least one format
+      ╭▸ 06.test.yaml:2:21
+      │
+    2 │   expect: {reports: {}}
+      ╰╴                    ━━
     "#);
 }
 

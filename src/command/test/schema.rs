@@ -374,8 +374,11 @@ fn expected_reports(mut keys: Mapping) -> Vec<(&'static ReportFormat, String)> {
     report_empty(&keys);
     let formats = FORMATS.into_iter().filter(|format| format.is_reproducible);
     let reports = formats.filter_map(|format| Some((format, text(&keys.get(format.name)?)?)));
-    let reports = reports.collect();
-    keys.report_unknown(|_| None);
+    let reports: Vec<_> = reports.collect();
+    let is_unknown = keys.report_unknown(|_| None);
+    if reports.is_empty() && !is_unknown {
+        keys.field.breaks("needs at least one format");
+    }
     reports
 }
 

@@ -39,19 +39,27 @@ pub(crate) fn update(text: &str, index: usize, change: &Change) -> Result<String
     }
     let keys = change.keys.iter().map(|key| PathStep::Key(key));
     let path: Vec<PathStep> = case.into_iter().chain(keys).collect();
-    let place = match root.find(&path) {
-        Some((value, Some(key))) => splice(text, value, &key, &change.value),
-        _ => insertion(text, &root, &path, &change.value),
+    let found = root.find(&path);
+    // Not every text can be a block.
+    let quoted = match &change.value {
+        ActualValue::Text(text) => Some(ActualValue::Plain(json_of(text))),
+        ActualValue::Plain(_) => None,
     };
-    let (bytes, new) =
-        place.ok_or("it is behind an alias, or in a form that cannot be rewritten")?;
-    let mut updated = text.to_owned();
-    updated.replace_range(bytes, &new);
-    if differs_only_in(text, &updated, index, change) {
-        Ok(updated)
-    } else {
-        Err("an anchor or alias shares it with other values".to_owned())
+    let mut why = "it is behind an alias, or in a form that cannot be rewritten";
+    for value in [Some(&change.value), quoted.as_ref()].into_iter().flatten() {
+        let place = match &found {
+            Some((node, Some(key))) => splice(text, node, key, value),
+            _ => insertion(text, &root, &path, value),
+        };
+        let Some((bytes, new)) = place else { continue };
+        let mut updated = text.to_owned();
+        updated.replace_range(bytes, &new);
+        if differs_only_in(text, &updated, index, change) {
+            return Ok(updated);
+        }
+        why = "an anchor or alias shares it with other values";
     }
+    Err(why.to_owned())
 }
 
 /// Returns true if the texts have the same values except for the change.
@@ -107,6 +115,10 @@ fn splice(
     let is_alias = text[start..].starts_with('*');
     match (&value.content, new) {
         (YamlContent::Text(_), ActualValue::Text(new)) if is_block => Some(block(text, key, new)),
+        (YamlContent::Text(_), ActualValue::Plain(new)) if is_block => {
+            let (bytes, _) = block(text, key, "");
+            Some((bytes, format!(": {new}{}", line_break(text))))
+        }
         (YamlContent::List(_), ActualValue::Plain(new)) if text[start..].starts_with('[') => {
             let end = start + text[start..].find(']')? + 1;
             Some((start..end, new.clone()))
@@ -414,6 +426,17 @@ mod tests {
         assert_eq!(
             text,
             "- name: a\n  expect:\n    exit: 4\n    counts: {unknown: 7, stored: 1, failed: 0}  # why\n    slept: 1m 2s  # so\n    requests: [3]\n"
+        );
+    }
+
+    #[test]
+    fn text_that_no_block_can_hold_is_quoted() {
+        let text = "- name: a\n  expect:\n    report: |  # why\n      x\n    exit: 0\n";
+        let report = "   \n a\rb\n";
+        let updated = updated(text, &[(0, report)]);
+        assert_eq!(
+            updated,
+            "- name: a\n  expect:\n    report: \"   \\n a\\rb\\n\"\n    exit: 0\n"
         );
     }
 

@@ -109,6 +109,22 @@ const WORDS: [(&[&str], &str); 31] = [
     (&["delete", "del", "unset"], "`map.remove(\"name\");`"),
 ];
 
+/// Functions that are often written without parentheses.
+const CALLS: [&str; 12] = [
+    "print",
+    "debug",
+    "emit",
+    "exit",
+    "fetch",
+    "store",
+    "report",
+    "reject",
+    "sleep",
+    "log_info",
+    "log_warn",
+    "log_error",
+];
+
 /// Explains an unknown function: what to write instead, or the known name that is nearest.
 pub fn function<'a>(
     name: &str,
@@ -118,8 +134,6 @@ pub fn function<'a>(
     let foreign = FUNCTIONS.iter().find(|(foreign, _)| *foreign == name);
     match foreign {
         Some((_, instead)) => unknown.label(format!("in Rhai: `{instead}`")),
-        None if name == "repeat" => unknown
-            .hint("`pad` fills a text up to a length: `let line = \"\"; line.pad(20, \"-\");`"),
         None => unknown.label(suggestion(name, known, "")),
     }
 }
@@ -161,7 +175,10 @@ fn of_kind(kind: &ParseErrorType, before: &str, line: &str) -> Option<Advice> {
                 .hint(format!("copy it first: `let {copy} = {name};`"))
         }
         ParseErrorType::BadInput(LexError::ImproperSymbol(symbol, _)) if symbol == "=" => {
-            Advice::new("`=` assigns a value, which is no condition").hint("write `==` to compare")
+            inner_assignment(before)
+        }
+        ParseErrorType::MissingToken(token, _) if token == ":" => {
+            Advice::new("an entry of a map has a name and a value").hint("write `#{name: value}`")
         }
         ParseErrorType::VariableExpected if before.trim_end().ends_with("for (") => loops(),
         ParseErrorType::MissingToken(token, _) if token == "in" => loops(),
@@ -209,7 +226,20 @@ fn of_word(kind: &ParseErrorType, before: &str, word: &str, behind: &str) -> Opt
             );
         }
     }
+    if is_undefined || matches!(kind, ParseErrorType::Reserved(_)) {
+        let is_call = CALLS.contains(&word)
+            && next.starts_with(|char: char| char.is_alphanumeric() || "\"`'[#".contains(char));
+        if is_call {
+            return Some(
+                Advice::new("a call has its arguments in parentheses")
+                    .hint(format!("write `{word}(…);`")),
+            );
+        }
+    }
     if is_undefined {
+        if is_assignment(next) && !last.is_empty() {
+            return Some(inner_assignment(before));
+        }
         if next.starts_with(':') && !next.starts_with("::") && last.ends_with('{') {
             return Some(map());
         }
@@ -310,7 +340,14 @@ fn of_symbol(kind: &ParseErrorType, before: &str, line: &str) -> Option<Advice> 
         let message = format!("here is an invisible character, U+{:04X}", u32::from(first));
         return Some(Advice::new(message).hint("replace it by a space"));
     }
-    matches!(kind, ParseErrorType::MissingToken(token, _) if token == "{").then(block)
+    match kind {
+        ParseErrorType::MissingToken(token, _) if token == "{" => Some(block()),
+        ParseErrorType::Reserved(symbol) => {
+            let message = format!("`{symbol}` is not a symbol of Rhai");
+            Some(Advice::new(message).hint("remove it, or put it into a text in quotation marks"))
+        }
+        _ => None,
+    }
 }
 
 fn of_colon(kind: &ParseErrorType, last: &str) -> Option<Advice> {
@@ -319,6 +356,9 @@ fn of_colon(kind: &ParseErrorType, last: &str) -> Option<Advice> {
     };
     match token.as_str() {
         "{" => Some(block()),
+        "=>" => {
+            Some(Advice::new("a case of `switch` has no colon").hint("write `value => result,`"))
+        }
         "]" => Some(
             Advice::new("`[…]` takes one index")
                 .hint("write `array.extract(start, count)`, or `text.sub_string(start, count)`"),
@@ -332,6 +372,18 @@ fn of_colon(kind: &ParseErrorType, last: &str) -> Option<Advice> {
             Some(Advice::new("a variable has no type").hint("write `let name = …;`"))
         }
         _ => None,
+    }
+}
+
+/// Explains `=` inside an expression.
+fn inner_assignment(before: &str) -> Advice {
+    let is_condition = before.contains("if ") || before.contains("while ");
+    if is_condition || !before.contains('(') {
+        Advice::new("`=` assigns a value, and is no value itself")
+            .hint("write `==` to compare, or a statement for each assignment")
+    } else {
+        Advice::new("an argument has no name")
+            .hint("write its value alone; options are a map, such as `#{page_size: 100}`")
     }
 }
 

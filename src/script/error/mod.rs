@@ -233,13 +233,11 @@ fn innermost(
             let advice = advice::unknown_variable_at(name, position, &texts.get(file));
             with_advice(advice, file, position, texts)
         }
-        EvalAltResult::ErrorDataRace(name, _)
-            if let Some((method, position)) = used_in_closure(name, &texts.get(file)) =>
-        {
-            let advice = advice::closure_uses_value(name, &method);
-            with_advice(advice, file, position, texts)
-        }
         EvalAltResult::ErrorDataRace(..) => {
+            if let Some((name, method, position)) = used_in_closure(&texts.get(file)) {
+                let advice = advice::closure_uses_value(&name, &method);
+                return with_advice(advice, file, position, texts);
+            }
             let advice = Advice::new("a value is used while it is being called or changed").hint(
                 "a closure cannot call itself through its variable; write a function instead: `fn name(…) { … }`",
             );
@@ -259,15 +257,13 @@ fn rest_of(text: &str, position: Position) -> String {
     line.chars().skip(column.saturating_sub(1)).collect()
 }
 
-/// Returns the method, and its position, that gets a closure which uses the value of the method.
-///
-/// The engine does not say where that is.
-fn used_in_closure(name: &str, text: &str) -> Option<(String, Position)> {
+/// Returns the value and the method of the first call with a closure that uses the value, and the
+/// position of the method. The engine does not say where that is.
+fn used_in_closure(text: &str) -> Option<(String, String, Position)> {
     let tokens = tokens_of(text);
-    let is_name = |token: &Token| matches!(token, Token::Identifier(word) if **word == *name);
     tokens.windows(4).enumerate().find_map(|(at, window)| {
         let [
-            (value, _),
+            (Token::Identifier(value), _),
             (Token::Period, _),
             (Token::Identifier(method), position),
             (Token::LeftParen, _),
@@ -285,11 +281,12 @@ fn used_in_closure(name: &str, text: &str) -> Option<(String, Position)> {
             }
             depth > 0
         });
-        let has_closure = arguments
-            .by_ref()
-            .any(|token| matches!(token, Token::Pipe | Token::Or));
-        let is_used = has_closure && is_name(value) && arguments.any(is_name);
-        is_used.then(|| (method.to_string(), *position))
+        let is_closure = |token: &Token| matches!(token, Token::Pipe | Token::Or);
+        let is_value = |token: &Token| matches!(token, Token::Identifier(name) if name == value);
+        let is_used = arguments.by_ref().any(is_closure) && arguments.any(is_value);
+        // A closure that is called can use itself only as a function.
+        let is_called = method.as_str() == "call";
+        (is_used && !is_called).then(|| (value.to_string(), method.to_string(), *position))
     })
 }
 

@@ -113,11 +113,7 @@ impl Symbols {
             return unknown;
         }
         let known = self.global().map(|(known, _)| known);
-        let advice = foreign::function(name, unknown, known);
-        if advice.hint.is_some() {
-            return advice;
-        }
-        advice.hint(format!(
+        foreign::function(name, unknown, known).hint(format!(
             "`token_service check {file}` finds many mistakes before a run"
         ))
     }

@@ -8,6 +8,7 @@ mod ast;
 mod calls;
 pub mod modules;
 mod properties;
+mod requests;
 mod scopes;
 mod streams;
 mod text;

@@ -6,7 +6,7 @@ use rhai::{ASTFlags, Expr, FnCallExpr, Position, Stmt};
 
 use crate::script::error::message::Advice;
 use crate::script::lint::Findings;
-use crate::script::lint::ast::{Link, closure_literal, links};
+use crate::script::lint::ast::{Link, any_statement, closure_literal, links};
 use crate::script::lint::scopes::{Declared, VariableId};
 use crate::script::lint::types::{VariableKinds, closure_of};
 
@@ -385,36 +385,4 @@ fn ends_script(statement: &Stmt) -> bool {
         _ => None,
     };
     call.is_some_and(|call| call.name == "exit")
-}
-
-/// Returns true if a statement, also in a block, is one of those.
-fn any_statement(body: &[Stmt], is_one: &dyn Fn(&Stmt) -> bool) -> bool {
-    let in_expr = |expr: &Expr| match expr {
-        Expr::Stmt(block) if closure_literal(expr).is_none() => {
-            any_statement(block.statements(), is_one)
-        }
-        _ => false,
-    };
-    body.iter().any(|statement| {
-        is_one(statement)
-            || match statement {
-                Stmt::If(flow, _) | Stmt::TryCatch(flow, _) => {
-                    any_statement(flow.body.statements(), is_one)
-                        || any_statement(flow.branch.statements(), is_one)
-                }
-                Stmt::While(flow, _) | Stmt::Do(flow, ..) => {
-                    any_statement(flow.body.statements(), is_one)
-                }
-                Stmt::For(each, _) => any_statement(each.2.body.statements(), is_one),
-                Stmt::Block(block) => any_statement(block.statements(), is_one),
-                Stmt::Switch(switch, _) => {
-                    let mut cases = switch.1.expressions.iter();
-                    cases.any(|case| in_expr(&case.rhs))
-                }
-                Stmt::Expr(expr) => in_expr(expr),
-                Stmt::Var(var, ..) => in_expr(&var.1),
-                Stmt::Assignment(assignment) => in_expr(&assignment.1.rhs),
-                _ => false,
-            }
-    })
 }

@@ -33,6 +33,9 @@ pub fn check(kinds: &VariableKinds, findings: &mut Findings) {
             check_division(expr, kinds, findings);
         }
     }
+    for (text, position) in &kinds.scopes.texts {
+        findings.extend(value_in_quotes(text, *position, kinds));
+    }
     for (position, id) in kinds.scopes.unused() {
         let name = kinds.scopes.variables[id].name;
         let found = kinds
@@ -98,6 +101,23 @@ fn used_nothing(name: &str, position: Position, is_in_place: bool) -> Finding {
             .hint(format!("call it in a statement of its own: `{name}(…);`"))
     };
     (position, advice)
+}
+
+/// Explains `"${name}"`, which has the value of a variable only between backticks.
+fn value_in_quotes(text: &str, position: Position, kinds: &VariableKinds) -> Option<Finding> {
+    let mut parts = text.split("${").skip(1);
+    let name = parts.find_map(|part| {
+        let (code, _) = part.split_once('}')?;
+        let is_name = |char: char| char.is_alphanumeric() || char == '_';
+        let name = code.trim().split(|char| !is_name(char)).next()?;
+        let mut variables = kinds.scopes.variables.iter();
+        variables
+            .any(|variable| variable.name == name)
+            .then_some(name)
+    })?;
+    let message = format!("`${{{name}}}` is not replaced between quotation marks");
+    let hint = "write the text between backticks, which replace `${…}` by its value";
+    Some((position, Advice::new(message).hint(hint).warning()))
 }
 
 /// Finds a closure that returns nothing although its value is used.

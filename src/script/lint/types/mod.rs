@@ -1,14 +1,18 @@
 //! Infers the types of variables and expressions, if they are certain.
 
+mod arguments;
+mod returns;
+
 use std::collections::HashSet;
 
-use rhai::{Expr, FnCallExpr, FnPtr, Stmt, Token};
+use rhai::{Expr, FnCallExpr, FnPtr, Token};
 
 use crate::script::error::symbols::{Symbols, returned_in};
 use crate::script::functions::{Function, Overloads};
 use crate::script::lint::Modules;
 use crate::script::lint::ast::{FunctionCode, Link, closure_literal, links};
 use crate::script::lint::scopes::{Declared, FileScopes, VariableId};
+use crate::script::lint::types::returns::{Returned, join};
 use crate::script::type_names::script_type;
 
 /// The most passes over a file. Types that still change after them are not certain.
@@ -31,12 +35,6 @@ pub struct VariableKinds<'a> {
     variables: Vec<Option<&'a str>>,
     /// What each function returns.
     returns: Vec<Option<&'a str>>,
-}
-
-/// The type of a value that may not exist, because the code ends first.
-enum Returned<'a> {
-    Never,
-    Kind(Option<&'a str>),
 }
 
 impl<'a> VariableKinds<'a> {
@@ -290,98 +288,6 @@ impl<'a> VariableKinds<'a> {
         (variables, returns.collect())
     }
 
-    /// Returns the types of the arguments of each function, if they are certain.
-    fn arguments(&self) -> Vec<Vec<Option<&'a str>>> {
-        let functions = &self.scopes.tree.functions;
-        let unknown = functions.iter().map(|one| vec![None; one.params.len()]);
-        let mut arguments: Vec<Vec<Option<&str>>> = unknown.collect();
-        let mut is_called = vec![false; functions.len()];
-        for (call, _) in &self.scopes.calls {
-            self.closure_arguments(call, false, &mut arguments);
-            let is_own = call.op_token.is_none() && call.namespace.is_empty();
-            let mut named = self.scopes.tree.named_functions();
-            let found = named.find(|(_, function)| {
-                function.name == call.name.as_str() && function.params.len() == call.args.len()
-            });
-            let Some((index, _)) = found.filter(|_| is_own && !self.is_module) else {
-                continue;
-            };
-            let given = self.of_all(&call.args);
-            if std::mem::replace(&mut is_called[index], true) {
-                for (known, given) in arguments[index].iter_mut().zip(given) {
-                    if *known != given {
-                        *known = None;
-                    }
-                }
-            } else {
-                arguments[index] = given;
-            }
-        }
-        for chain in &self.scopes.chains {
-            let (_, chain) = links(chain);
-            for link in chain {
-                if let Link::Method(call, _) = link {
-                    self.closure_arguments(call, true, &mut arguments);
-                }
-            }
-        }
-        // A function may also be called through a pointer, or as a method.
-        for (index, function) in self.scopes.tree.named_functions() {
-            if self.may_be_called_otherwise(&function.name) {
-                arguments[index].fill(None);
-            }
-        }
-        arguments
-    }
-
-    /// Returns true if a function may be called by more than calls with its name.
-    fn may_be_called_otherwise(&self, name: &str) -> bool {
-        let scopes = self.scopes;
-        let is_pointer = |call: &FnCallExpr| {
-            call.name == "Fn"
-                && !matches!(call.args.first(), Some(Expr::StringConstant(text, _)) if text != name)
-        };
-        let is_method = |chain: &&Expr| {
-            let (_, chain) = links(chain);
-            let mut chain = chain.into_iter();
-            chain.any(|link| matches!(link, Link::Method(call, _) if call.name == name))
-        };
-        let is_variable =
-            |value: &&Expr| matches!(value, Expr::Variable(variable, ..) if variable.1 == name);
-        scopes.calls.iter().any(|(call, _)| is_pointer(call))
-            || scopes.chains.iter().any(is_method)
-            || scopes.values.iter().any(is_variable)
-    }
-
-    /// Sets the types of the arguments of closures that functions of the host call.
-    fn closure_arguments(
-        &self,
-        call: &FnCallExpr,
-        is_method: bool,
-        arguments: &mut [Vec<Option<&'a str>>],
-    ) {
-        let receivers = usize::from(is_method);
-        let count = call.args.len() + receivers;
-        if self.defines(&call.name, &[count]) && call.namespace.is_empty() {
-            return;
-        }
-        for overload in self.symbols.overloads(&call.name) {
-            if overload.params.len() != count {
-                continue;
-            }
-            let params = overload.params.iter().skip(receivers);
-            for (param, arg) in params.zip(&call.args) {
-                if let (Some(kind), Some((closure, captured))) =
-                    (param.kind.strip_suffix("Closure"), closure_literal(arg))
-                    && let Some(index) = self.scopes.tree.closure(&closure)
-                {
-                    let mut params = arguments[index].iter_mut().skip(captured);
-                    params.by_ref().for_each(|known| *known = Some(kind));
-                }
-            }
-        }
-    }
-
     /// Returns the variables whose type a call may change.
     fn changed_by_calls(&self) -> HashSet<VariableId> {
         let mut changed = HashSet::new();
@@ -406,120 +312,6 @@ impl<'a> VariableKinds<'a> {
         }
         changed
     }
-
-    /// Returns the type that a function with this body returns.
-    fn returned(&self, body: &'a [Stmt]) -> Option<&'a str> {
-        let mut kinds = vec![self.of_block(body)];
-        self.add_returns(body, &mut kinds);
-        match join(kinds) {
-            Returned::Kind(kind) => kind,
-            Returned::Never => None,
-        }
-    }
-
-    /// Adds what the `return` statements in a body return; those in expressions are not certain.
-    fn add_returns(&self, statements: &'a [Stmt], kinds: &mut Vec<Returned<'a>>) {
-        for statement in statements {
-            match statement {
-                Stmt::Return(Some(value), flags, _) if !is_throw(*flags) => {
-                    kinds.push(Returned::Kind(self.of(value)));
-                }
-                Stmt::Return(None, flags, _) if !is_throw(*flags) => {
-                    kinds.push(Returned::Kind(Some("nothing")));
-                }
-                Stmt::If(flow, _) | Stmt::TryCatch(flow, _) => {
-                    self.add_returns(flow.body.statements(), kinds);
-                    self.add_returns(flow.branch.statements(), kinds);
-                }
-                Stmt::While(flow, _) | Stmt::Do(flow, ..) => {
-                    self.add_returns(flow.body.statements(), kinds);
-                }
-                Stmt::For(each, _) => self.add_returns(each.2.body.statements(), kinds),
-                Stmt::Block(block) => self.add_returns(block.statements(), kinds),
-                Stmt::Switch(switch, _) => {
-                    for case in &switch.1.expressions {
-                        self.add_returns_in(&case.rhs, kinds);
-                    }
-                }
-                Stmt::Var(var, ..) => self.add_returns_in(&var.1, kinds),
-                Stmt::Assignment(assignment) => self.add_returns_in(&assignment.1.rhs, kinds),
-                Stmt::Expr(expr) => self.add_returns_in(expr, kinds),
-                _ => {}
-            }
-        }
-    }
-
-    fn add_returns_in(&self, expr: &'a Expr, kinds: &mut Vec<Returned<'a>>) {
-        match expr {
-            Expr::Stmt(block) if closure_literal(expr).is_none() => {
-                self.add_returns(block.statements(), kinds);
-            }
-            Expr::Coalesce(parts, _) | Expr::And(parts, _) | Expr::Or(parts, _) => {
-                for part in &**parts {
-                    self.add_returns_in(part, kinds);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn of_block(&self, statements: &[Stmt]) -> Returned<'a> {
-        let is_end = |statement: &Stmt| matches!(statement, Stmt::Return(..) | Stmt::BreakLoop(..));
-        if statements.iter().any(is_end) {
-            return Returned::Never;
-        }
-        let Some(last) = statements.last() else {
-            return Returned::Kind(Some("nothing"));
-        };
-        match last {
-            Stmt::Expr(expr) => match &**expr {
-                Expr::Stmt(block) if closure_literal(expr).is_none() => {
-                    self.of_block(block.statements())
-                }
-                expr => Returned::Kind(self.of(expr)),
-            },
-            Stmt::FnCall(call, _) => {
-                Returned::Kind(self.of_call(call).filter(|kind| self.is_known_type(kind)))
-            }
-            Stmt::Block(block) => self.of_block(block.statements()),
-            Stmt::If(flow, _) => join([
-                self.of_block(flow.body.statements()),
-                self.of_block(flow.branch.statements()),
-            ]),
-            Stmt::Switch(switch, _) if switch.1.def_case.is_some() => {
-                let cases = switch.1.expressions.iter();
-                join(cases.map(|case| match &case.rhs {
-                    Expr::Stmt(block) if closure_literal(&case.rhs).is_none() => {
-                        self.of_block(block.statements())
-                    }
-                    value => Returned::Kind(self.of(value)),
-                }))
-            }
-            Stmt::Var(..) | Stmt::Assignment(..) | Stmt::Import(..) => {
-                Returned::Kind(Some("nothing"))
-            }
-            _ => Returned::Kind(None),
-        }
-    }
-}
-
-fn is_throw(flags: rhai::ASTFlags) -> bool {
-    flags.contains(rhai::ASTFlags::BREAK)
-}
-
-/// Returns the type of a value that comes from one of several places.
-fn join<'a>(kinds: impl IntoIterator<Item = Returned<'a>>) -> Returned<'a> {
-    let mut joined = Returned::Never;
-    for kind in kinds {
-        joined = match (joined, kind) {
-            (Returned::Never, kind) => kind,
-            (joined, Returned::Never) => joined,
-            (Returned::Kind(one), Returned::Kind(other)) => {
-                Returned::Kind(one.filter(|_| one == other))
-            }
-        };
-    }
-    joined
 }
 
 /// Returns what a script's function with this number of parameters returns.
