@@ -81,7 +81,7 @@ fn whole<T: FromStr>(text: &str, min: u8) -> ParseResult<T> {
     let is_whole = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().map_err(|_| {
         if is_whole {
-            String::from("is too large")
+            String::from("must be a smaller number")
         } else {
             format!("must be a whole number of at least {min}")
         }

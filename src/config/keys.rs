@@ -104,7 +104,8 @@ options! {
             values: &["postgres", "direct"], unset: Value("postgres"),
             ..setting("database.sslnegotiation", "")
         };
-    /// Accepted authentication methods separated by commas, as in libpq
+    /// Accepted authentication methods, as in libpq: a list of `password`, `md5`, `scram-sha-256` and `none`,
+    /// or of excluded ones with `!`
     REQUIRE_AUTH: RequireAuth = str::parse,
         Row { ..setting("database.require_auth", "text") };
     /// Which host to use

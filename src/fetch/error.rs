@@ -106,6 +106,9 @@ pub fn certificate(address: &str, is_unusable: &str) -> Error {
         "is for another host name" => {
             "write the certificate's host name in TOKEN_HOST or source.url"
         }
+        "is self-signed and not trusted" => {
+            "set `source.tls.ca` or SSL_CERT_FILE to this certificate"
+        }
         "is not trusted" => {
             "set `source.tls.ca` or SSL_CERT_FILE to the certificate of its authority"
         }

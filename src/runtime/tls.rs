@@ -24,6 +24,7 @@ use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
+use crate::error::escape::escape;
 use crate::runtime::files::{self, MAX_PEM};
 
 /// Reads the certificates of a PEM file, at least one.
@@ -107,8 +108,16 @@ impl Authorities {
     /// Trusts the authorities of the system, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
     ///
     /// # Errors
-    /// If there are none.
+    /// If there are none, or the file cannot be read.
     pub(crate) fn of_system(provider: &Arc<CryptoProvider>) -> Result<Self, String> {
+        // The loader skips a file that it cannot read if there is a folder, and reads a device for ever.
+        if let Some(file) = std::env::var_os("SSL_CERT_FILE") {
+            let file = Path::new(&file);
+            files::read(file, MAX_PEM).map_err(|error| {
+                let file = escape(&file.to_string_lossy()).into_owned();
+                format!("SSL_CERT_FILE names `{file}`: {error}")
+            })?;
+        }
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(found.certs.iter().cloned());

@@ -124,6 +124,8 @@ fn value_that_begins_with_a_dash_is_an_error_about_the_value() {
         "test --timeout -1s",
         "test --jobs -1",
         "merge run.ndjson --fail-on -1",
+        "1 --journal -1",
+        "replay run.journal --metrics -x",
     ];
     let errors = lines.map(|line| {
         let run = configured().args(line.split(' ')).run();
@@ -174,6 +176,12 @@ fn value_that_begins_with_a_dash_is_an_error_about_the_value() {
 
     error: --fail-on must compare two numbers of the summary, such as rejected>0 or stored<0.9*requested, not `-1`
     hint: see `token_service merge --help`
+
+    error: --journal must be a path, not `-1`
+    hint: write ./-1 for a file of this name; see `token_service --help`
+
+    error: --metrics must be a path, not `-x`
+    hint: write ./-x for a file of this name; see `token_service replay --help`
     ");
 }
 
@@ -203,7 +211,7 @@ run:
       │
     3 │   max_body: 99999999999EiB
       ╰╴            ━━━━━━━━━━━━━━
-    error: `source.retries` is too large
+    error: `source.retries` must be a smaller number
       ╭▸ token_service.yaml:4:12
       │
     4 │   retries: 4294967296
@@ -213,7 +221,7 @@ run:
       │
     5 │   timeout: 99999999999999999999s
       ╰╴           ━━━━━━━━━━━━━━━━━━━━━
-    error: `source.page_size` is too large
+    error: `source.page_size` must be a smaller number
       ╭▸ token_service.yaml:6:14
       │
     6 │   page_size: 18446744073709551616
@@ -223,7 +231,7 @@ run:
       │
     8 │   max_memory: 18446744073709551615
       ╰╴              ━━━━━━━━━━━━━━━━━━━━
-    error: `script.max_operations` is too large
+    error: `script.max_operations` must be a smaller number
       ╭▸ token_service.yaml:9:19
       │
     9 │   max_operations: 99999999999999999999999

@@ -53,24 +53,24 @@ impl Certificates {
         Self::of(&ca, issuer, &server, &key, false)
     }
 
-    /// Like [`Self::new`], with a certificate that expired long ago.
-    pub fn expired() -> Self {
-        let (ca, issuer) = authority(&[]);
-        let mut params = params_of(&["localhost", "127.0.0.1"]);
-        params.not_before = date_time_ymd(2001, 1, 1);
-        params.not_after = date_time_ymd(2002, 1, 1);
-        let key = KeyPair::generate().expect("a key");
-        let server = params.signed_by(&key, &issuer).expect("a certificate");
-        Self::of(&ca, issuer, &server, &key, false)
-    }
-
     /// A certificate that signed itself, as `openssl req -x509` makes it: `ca_pem` is the same.
     pub fn self_signed(names: &[&str]) -> Self {
+        Self::of_own_key(params_of(names))
+    }
+
+    /// Like [`Self::self_signed`], with a certificate that expired long ago.
+    pub fn expired(names: &[&str]) -> Self {
         let mut params = params_of(names);
+        params.not_before = date_time_ymd(2001, 1, 1);
+        params.not_after = date_time_ymd(2002, 1, 1);
+        Self::of_own_key(params)
+    }
+
+    fn of_own_key(mut params: CertificateParams) -> Self {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         let server = params.self_signed(&key).expect("a certificate");
-        let (_, issuer) = authority(names);
+        let (_, issuer) = authority(&[]);
         Self::of(&server, issuer, &server, &key, false)
     }
 

@@ -97,6 +97,7 @@ impl HttpSource {
                         "is not valid yet"
                     }
                     CertificateError::Revoked => "is revoked",
+                    _ if has("CaUsedAsEndEntity") => "is self-signed and not trusted",
                     _ => "is not trusted",
                 };
                 error::certificate(&address, what)
