@@ -87,7 +87,7 @@ impl Drain<'_> {
             match stream {
                 AbandonedStream::Outcomes(ready, stream) => {
                     for outcome in ready {
-                        self.record(&outcome);
+                        self.record(outcome);
                     }
                     let Some(mut stream) = stream else { continue };
                     if !succeeded {
@@ -95,19 +95,21 @@ impl Drain<'_> {
                     }
                     while let Some(next) = self.host.wait_despite_stop(stream.next()) {
                         match next {
-                            Ok(batch) => batch.iter().for_each(|outcome| self.record(outcome)),
+                            Ok(batch) => batch.into_iter().for_each(|outcome| self.record(outcome)),
                             Err(error) => self.host.record_unreported(error),
                         }
                     }
                 }
                 AbandonedStream::Pages(mut pages) => {
+                    // No outcome follows, and pages may be too large to keep their tokens open.
+                    self.settle_open();
                     pages.stop();
                     while let Some(next) = self.host.wait_despite_stop(pages.next()) {
                         // The script did not read these pages, so their error does not count.
                         let Ok(page) = next else { continue };
                         for token in page.iter() {
                             let detail = Some(Arc::clone(&self.detail));
-                            self.record(&Outcome::unsent(token, Status::NotAttempted, detail));
+                            self.settle(&Outcome::unsent(token, Status::NotAttempted, detail));
                         }
                     }
                 }
@@ -115,8 +117,16 @@ impl Drain<'_> {
         }
     }
 
-    /// Writes an outcome. The script has ended, so no token is sent again.
-    fn record(&self, outcome: &Outcome) {
+    fn record(&self, outcome: Outcome) {
+        if outcome.status.is_final() {
+            self.settle(&outcome);
+        } else {
+            // The ledger writes it after all others. It keeps the error of a report.
+            let _ = self.host.ledger().record(outcome, None);
+        }
+    }
+
+    fn settle(&self, outcome: &Outcome) {
         let line = self.line(outcome);
         // The ledger keeps the error of a report that cannot be written.
         let _ = self.host.ledger().settle(outcome, line.as_deref());
@@ -130,7 +140,7 @@ impl Drain<'_> {
     /// Writes the tokens that are still open.
     fn settle_open(&self) {
         while let Some(outcome) = { self.host.ledger().take_open() } {
-            self.record(&outcome);
+            self.settle(&outcome);
         }
     }
 }

@@ -178,7 +178,7 @@ fn limits_table() -> String {
         ),
         (
             "values that one call adds to an array or blob",
-            "1,000,000".to_owned(),
+            "2,000,000".to_owned(),
         ),
         ("nesting levels of a value", "1,000".to_owned()),
         ("variables in scope", "1,000".to_owned()),

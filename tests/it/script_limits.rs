@@ -47,11 +47,11 @@ fn runtime_limit_error_names_its_limit() {
       ╰╴            ━
     hint: write it in parts, one `emit` for each line
     ");
-    shows!(error_of("let a = [];\na.pad(1_000_001, 1);", 3), @"
-    error: the script ran past a limit: one call added more than 1,000,000 values to an array or blob
+    shows!(error_of("let a = [];\na.pad(2_000_001, 1);", 3), @"
+    error: the script ran past a limit: one call added more than 2,000,000 values to an array or blob
       ╭▸ mine.rhai:2:3
       │
-    2 │ a.pad(1_000_001, 1);
+    2 │ a.pad(2_000_001, 1);
       ╰╴  ━━━
     hint: work page by page, `for page in fetch(SIZE).pages() { … }`
     ");
@@ -268,24 +268,24 @@ fn single_allocation_is_refused_when_it_exceeds_a_limit() {
         ),
         (
             "let x = []; x.pad(9_223_372_036_854_775_807, 1);".to_owned(),
-            "1,000,000",
+            "2,000,000",
         ),
         (
             "let i = []; i.pad(65_535, 1); let x = []; x.pad(281_474_976_710_656, i);".to_owned(),
-            "1,000,000",
+            "2,000,000",
         ),
         (
-            "let x = []; x.pad(99_999, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);".to_owned(),
-            "1,000,000",
+            "let x = []; x.pad(199_999, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);".to_owned(),
+            "2,000,000",
         ),
         (
-            "let f = |a, b, c| 1; f = f.curry([1, 2]); let x = []; x.pad(990_000, f);".to_owned(),
-            "1,000,000",
+            "let f = |a, b, c| 1; f = f.curry([1, 2]); let x = []; x.pad(1_990_000, f);".to_owned(),
+            "2,000,000",
         ),
-        ("blob(9_223_372_036_854_775_807);".to_owned(), "1,000,000"),
+        ("blob(9_223_372_036_854_775_807);".to_owned(), "2,000,000"),
         (
             "let b = blob(1); b.pad(9_223_372_036_854_775_807, 1);".to_owned(),
-            "1,000,000",
+            "2,000,000",
         ),
         (
             format!("{a} let x = []; x.pad(99_000, a); print(x);"),

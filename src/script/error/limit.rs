@@ -79,7 +79,7 @@ fn too_large(what: &str) -> Advice {
         )
     } else {
         exceeded(
-            "one call added more than 1,000,000 values to an array or blob",
+            "one call added more than 2,000,000 values to an array or blob",
             "work page by page, `for page in fetch(SIZE).pages() { … }`",
         )
     }

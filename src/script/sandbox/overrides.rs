@@ -20,7 +20,7 @@ use crate::script::native::{MAX_STRING_SIZE, check_length, too_long};
 use crate::script::sandbox::{StopReason, sort};
 
 /// The most values that one call may add to an array or a blob.
-const MAX_ADDED: usize = 1_000_000;
+const MAX_ADDED: usize = 2_000_000;
 
 /// Registers the overrides, which take precedence over the engine's functions.
 pub fn register(engine: &mut Engine) {
