@@ -20,6 +20,7 @@ RUN mkdir src \
  && cargo fetch --locked --target "$(rustc -vV | sed -n 's/^host: //p')"
 
 # Cargo compares time stamps, and those of the context may be older than the build of the empty crate.
+COPY build.rs ./
 COPY scripts scripts
 COPY src src
 RUN find src scripts -type f -exec touch {} + \

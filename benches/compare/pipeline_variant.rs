@@ -76,11 +76,7 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> Result<()> {
 async fn run_pipeline(variant: PipelineVariant, size: u64, url: &str) -> Result<()> {
     let shutdown = Shutdown::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let endpoint = HttpEndpoint {
-        url: url.parse()?,
-        headers: Vec::new(),
-        proxy: false,
-    };
+    let endpoint = HttpEndpoint::new(url.parse()?);
     let limits = default_limits();
     let http = Box::new(HttpSource::new(&endpoint, &limits).map_err(fault_error)?);
     let fetcher = Fetcher::new(http, limits, shutdown.clone(), Arc::clone(&clock), None);
@@ -92,7 +88,9 @@ async fn run_pipeline(variant: PipelineVariant, size: u64, url: &str) -> Result<
         format: &text::FORMAT,
         path: None,
     };
-    let ledger = Ledger::new(Reports::open(&[stdout], false).map_err(fault_error)?);
+    let ledger = Ledger::new(
+        Reports::open(&[stdout], false, Box::new(std::io::stdout())).map_err(fault_error)?,
+    );
     let runtime = Handle::current();
     let (sender, receiver) = oneshot::channel();
     thread::Builder::new()
@@ -184,7 +182,8 @@ fn default_limits() -> FetchLimits {
         timeout: Duration::from_secs(10),
         connect_timeout: Duration::from_secs(5),
         page_size: 10_000,
-        retries: 3,
+        retries: None,
+        patience: Duration::from_secs(30),
         max_body: 32 * 1024 * 1024,
         max_token: 1024,
         max_requests: None,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{ArgMatches, Args, FromArgMatches, ValueEnum};
 
-use crate::cli::options::{INPUT, MAX_REQUESTS, NO_TOP_UP, REPEAT_REQUESTS, ROWS};
+use crate::cli::options::{INPUT, MAX_REQUESTS, NO_TOP_UP, REPEAT_REQUESTS, RETRIES, ROWS};
 use crate::cli::table::{Row, Shape, on};
 use crate::cli::value;
 use crate::observe::logging::LineFormat;
@@ -46,7 +46,12 @@ fn rows_of(command: u8) -> impl Iterator<Item = &'static Row> {
 
 impl<const COMMAND: u8> Args for OptionArgs<COMMAND> {
     fn augment_args(command: clap::Command) -> clap::Command {
-        let of_source = [&MAX_REQUESTS.row, &NO_TOP_UP.row, &REPEAT_REQUESTS.row];
+        let of_source = [
+            &RETRIES.row,
+            &MAX_REQUESTS.row,
+            &NO_TOP_UP.row,
+            &REPEAT_REQUESTS.row,
+        ];
         command.args(rows_of(COMMAND).map(|row| match row.id {
             id if id == INPUT.row.id => {
                 row.to_arg().conflicts_with_all(of_source.map(|row| row.id))
@@ -133,13 +138,13 @@ pub struct TestArgs {
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
     /// How many cases run at a time [default: one per processor]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value::count)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = value::count)]
     pub jobs: Option<usize>,
     /// The real time that a case may take; its virtual clock does not count
-    #[arg(long, value_name = "DURATION", value_parser = value::positive_duration, default_value = "10s")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = value::positive_duration, default_value = "10s")]
     pub timeout: Duration,
     /// text or json, on standard error [default: text]
-    #[arg(long, value_name = "LAYOUT", value_parser = value::line_format)]
+    #[arg(long, value_name = "LAYOUT", allow_hyphen_values = true, value_parser = value::line_format)]
     pub error_format: Option<LineFormat>,
 }
 

@@ -10,7 +10,8 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::cli::value::{ParseResult, invalid_value};
 use crate::error::escape::escape;
 use crate::error::{Error, usage};
-use crate::runtime::secret::{Secret, SecretFileError};
+use crate::runtime::proxy::ProxyVariables;
+use crate::runtime::secret::{self, Secret, SecretFileError};
 
 /// The variables that hold a secret; the first three also exist with the suffix `_FILE`.
 const SECRETS: [&str; 6] = [
@@ -71,13 +72,9 @@ impl Env {
         self.variables.contains_key(name)
     }
 
-    /// Returns true if a proxy is configured, by the variables that curl reads.
-    pub fn has_proxy(&self) -> bool {
-        let names = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
-        let mut names = names
-            .iter()
-            .flat_map(|name| [(*name).to_owned(), name.to_lowercase()]);
-        names.any(|name| self.has(&name))
+    /// Returns the variables that name proxies; one that is not valid UTF-8 counts as unset.
+    pub fn proxies(&self) -> ProxyVariables {
+        ProxyVariables::of(|name| self.get(name).ok().flatten())
     }
 
     /// Returns false if `NO_COLOR` is set (see no-color.org) or the terminal has no colors.
@@ -104,7 +101,10 @@ impl Env {
                     "unset one of the two; {from_file} keeps the secret out of the environment"
                 ),
             )),
-            (Some(value), None) => Ok(Some(Secret::fixed(value))),
+            (Some(value), None) => {
+                let value = secret::without_line_break(value);
+                Ok((!value.is_empty()).then(|| Secret::fixed(value)))
+            }
             (None, None) => Ok(None),
             (None, Some(path)) => Secret::from_file(&from_file, path)
                 .map(Some)

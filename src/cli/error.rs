@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::cli::options::SIZE;
+use crate::cli::options::{SIZE, row_of_flag};
 use crate::cli::table::{Row, command_name};
 use crate::cli::{COMMANDS, Given, value};
 use crate::error::Error;
@@ -13,9 +13,11 @@ use crate::error::suggest::nearest;
 
 /// Turns clap's error into the program's, with clap's suggestion as the hint.
 ///
-/// `first` is the first argument.
-pub(super) fn explain(error: &clap::Error, first: Option<&OsString>) -> Error {
-    let first = first.and_then(|word| word.to_str()).unwrap_or_default();
+/// `args` is the command line, the program's name first.
+pub(super) fn explain(error: &clap::Error, args: &[OsString]) -> Error {
+    let words: Vec<&str> = args.iter().skip(1).filter_map(|arg| arg.to_str()).collect();
+    let first = words.first().copied().unwrap_or_default();
+    let command = COMMANDS.into_iter().find(|command| *command == first);
     let text = error.render().to_string();
     let paragraph = text.split("\n\n").next().unwrap_or_default();
     let invalid = error.get(ContextKind::InvalidArg);
@@ -35,9 +37,14 @@ pub(super) fn explain(error: &clap::Error, first: Option<&OsString>) -> Error {
         let lines: Vec<&str> = paragraph.lines().map(str::trim).collect();
         lines.join(" ").trim_start_matches("error: ").to_string()
     };
+    if let (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) = (error.kind(), invalid)
+        && let Some(error) = dash_for_path(word, &words, command)
+    {
+        return error;
+    }
     if let Some(rest) = message.strip_prefix("the subcommand '") {
         let name = rest.split('\'').next().unwrap_or_default();
-        return misplaced_word(name);
+        return misplaced_word(name, None);
     }
     let tips: Vec<&str> = text
         .lines()
@@ -46,18 +53,33 @@ pub(super) fn explain(error: &clap::Error, first: Option<&OsString>) -> Error {
         .filter(|tip| !tip.starts_with("to pass '"))
         .collect();
     let hint = if tips.is_empty() {
-        see_help(COMMANDS.into_iter().find(|command| *command == first))
+        see_help(command)
     } else {
         tips.join("; ")
     };
     Error::new(Exit::Usage, message).hint(hint)
 }
 
+/// Explains an unknown argument that begins with a dash and follows a flag with a path.
+fn dash_for_path(word: &str, words: &[&str], command: Option<&str>) -> Option<Error> {
+    let place = words.iter().position(|known| known.starts_with(word))?;
+    let flag = words[..place].last()?;
+    let row = flag.strip_prefix("--").and_then(row_of_flag)?;
+    row.takes_path().then(|| {
+        let message = format!("{flag} must be a path, not `{word}`");
+        let hint = format!(
+            "write ./{word} for a file of this name; {}",
+            see_help(command)
+        );
+        Error::new(Exit::Usage, message).hint(hint)
+    })
+}
+
 /// Returns the error of a flag whose parser refused `value`.
 pub(crate) fn invalid_flag(given: &Given, row: &Row, rule: &str, value: &str) -> Error {
     if row.id == SIZE.row.id {
         if COMMANDS.contains(&value) {
-            return misplaced_word(value);
+            return misplaced_word(value, command_name(given.command));
         }
         if let Some(error) = misspelt_command(value) {
             return error;
@@ -83,13 +105,13 @@ pub(super) fn misspelt_command(word: &str) -> Option<Error> {
 }
 
 /// Returns the error of a word after SIZE or an option, which clap takes for a subcommand.
-fn misplaced_word(word: &str) -> Error {
+fn misplaced_word(word: &str, command: Option<&str>) -> Error {
     if COMMANDS.contains(&word) {
         Error::new(Exit::Usage, format!("the command `{word}` must come first")).hint(format!(
             "SIZE and options go after it: `token_service {word} …`"
         ))
     } else {
         Error::new(Exit::Usage, format!("unexpected argument '{word}' found"))
-            .hint("see `token_service --help`")
+            .hint(see_help(command))
     }
 }

@@ -72,6 +72,14 @@ pub(crate) const RUN: [HelpSection; 3] = [
             ),
             ("MAX_TOKENS", "the largest SIZE that is accepted"),
             (
+                "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY",
+                "the proxy to the source, as for curl",
+            ),
+            (
+                "SSL_CERT_FILE",
+                "the authorities to trust instead of the system's",
+            ),
+            (
                 "TOKEN_SERVICE_<NAME>",
                 "an option, such as TOKEN_SERVICE_PAGE_SIZE",
             ),
@@ -100,7 +108,7 @@ pub(crate) const RUN: [HelpSection; 3] = [
                 "the database is unreachable, or a token is failed, unknown or not_attempted",
             ),
             (
-                "129, 130, 131, 143",
+                "129-131, 143",
                 "stopped by SIGHUP, SIGINT, SIGQUIT, SIGTERM, after the report",
             ),
             (

@@ -113,7 +113,7 @@ pub fn parse(args: &[OsString], color: bool) -> Result<Cli, ParseError> {
         .and_then(|matches| Cli::from_arg_matches(&matches))
         .map_err(|error| {
             if error.use_stderr() {
-                return ParseError::Invalid(error::explain(&error, args.get(1)));
+                return ParseError::Invalid(error::explain(&error, args));
             }
             let text = error.render();
             ParseError::Answer(if color {

@@ -17,6 +17,7 @@ use crate::cli::table::on::{CASE, CHECK, CONFIGURED, DEMO_SOURCE, REPORTS, RUNS,
 use crate::cli::table::{Row, flag, options, switch};
 use crate::cli::value::{self, ParseResult, ShardArg};
 use crate::observe::logging::LineFormat;
+use crate::observe::metrics::MetricLabel;
 use crate::observe::progress::ProgressMode;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
@@ -59,7 +60,7 @@ options! {
             key: "run.grace", group: "Run", unset: Value("8s"), is_rare: true,
             on: SETTLES | CASE, ..flag("grace", "DURATION")
         };
-    /// How long to wait out an outage during a run
+    /// How long to wait out an outage of source or database during a run
     PATIENCE: Duration = value::duration,
         Row {
             key: "run.patience", group: "Run", unset: Value("30s"), is_rare: true,
@@ -80,6 +81,13 @@ options! {
         Row {
             key: "source.page_size", group: "Source", unset: Value("10000"), is_rare: true,
             on: RUNS | CASE, ..flag("page-size", "N")
+        };
+    /// How often a request is repeated that was certainly not served; ten times as many per run
+    RETRIES: u32 = value::number,
+        Row {
+            key: "source.retries", group: "Source",
+            unset: Described("3; an outage, a 429 or a 503 is waited out for --patience"),
+            is_rare: true, on: RUNS | CASE, ..flag("retries", "N")
         };
     /// Maximum number of requests
     MAX_REQUESTS: u64 = value::positive,
@@ -134,7 +142,7 @@ options! {
             key: "run.fail_on", shape: List, group: "Output", on: REPORTS | CASE,
             ..flag("fail-on", "CONDITION")
         };
-    /// When to show progress on standard error: auto if it is a terminal and standard output is not,
+    /// When to show progress on standard error: auto if it is a terminal and no report scrolls on it,
     /// always (as lines if no bar can be drawn), or never
     PROGRESS: ProgressMode = value::progress,
         Row {
@@ -147,6 +155,13 @@ options! {
         Row {
             key: "run.metrics", shape: Text, group: "Output", is_rare: true, on: REPORTS,
             ..flag("metrics", "FILE")
+        };
+    /// Add a label to all metrics of the file, such as job=nightly, so that the files of several jobs
+    /// do not collide; repeatable
+    METRICS_LABEL: MetricLabel = value::metric_label,
+        Row {
+            key: "run.metrics_label", shape: List, group: "Output", is_rare: true, on: REPORTS,
+            ..flag("metrics-label", "NAME=VALUE")
         };
     /// The folder in which a script's `emit` may write files
     OUT_DIR: PathBuf = path,

@@ -202,6 +202,11 @@ impl Row {
         }
     }
 
+    /// Returns true if the value is a path.
+    pub fn takes_path(&self) -> bool {
+        matches!(self.metavar, "FILE" | "DIR")
+    }
+
     /// Returns the default in the help and the documentation.
     pub fn default_text(&self) -> Option<&'static str> {
         match self.unset {
@@ -215,7 +220,12 @@ impl Row {
         let arg = Arg::new(self.id)
             .help(self.full_help())
             .help_heading(Some(self.group).filter(|group| !group.is_empty()))
-            .allow_negative_numbers(self.metavar == "N" || self.flag == "SIZE");
+            .allow_negative_numbers(self.flag == "SIZE")
+            // So that `--deadline -1s` is an error about the value. A path may be forgotten before the
+            // next flag, which would then be taken for it.
+            .allow_hyphen_values(
+                self.flag != "SIZE" && self.shape != Shape::Switch && !self.takes_path(),
+            );
         let arg = match self.flag {
             "SIZE" => arg.value_name("SIZE"),
             flag => arg.long(flag).value_name(self.metavar),
@@ -225,9 +235,10 @@ impl Row {
             Shape::List => arg.action(ArgAction::Append),
             _ => arg.action(ArgAction::Set),
         };
-        let arg = match self.metavar {
-            "FILE" | "DIR" => arg.value_hint(ValueHint::AnyPath),
-            _ => arg,
+        let arg = if self.takes_path() {
+            arg.value_hint(ValueHint::AnyPath)
+        } else {
+            arg
         };
         // The value is parsed with those of the environment and the file, so that all mistakes show.
         arg.value_parser(clap::value_parser!(std::ffi::OsString))

@@ -192,7 +192,7 @@ fn invalid_option_is_one_clear_error() {
 #[test]
 fn every_option_sets_its_field() {
     let cli = parsed(
-        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --max-requests 5 --no-top-up --dangerously-repeat-requests --no-clobber --shard 0/2 --progress never --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
+        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --metrics-label job=a --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --retries 6 --max-requests 5 --no-top-up --dangerously-repeat-requests --no-clobber --shard 0/2 --progress never --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
     );
     assert!(cli.command.is_none());
     assert_eq!(values(&cli, &SIZE), [10]);
@@ -323,7 +323,8 @@ fn help_names_options_variables_and_exit_codes() {
               TOKEN_SERVICE_GRACE]
 
           --patience <DURATION>
-              How long to wait out an outage during a run [default: 30s] [env: TOKEN_SERVICE_PATIENCE]
+              How long to wait out an outage of source or database during a run [default: 30s] [env:
+              TOKEN_SERVICE_PATIENCE]
 
           --wait <DURATION>
               How long to wait at startup for source and database [default: 0s] [env:
@@ -339,6 +340,11 @@ fn help_names_options_variables_and_exit_codes() {
 
           --page-size <N>
               Maximum number of tokens per request [default: 10000] [env: TOKEN_SERVICE_PAGE_SIZE]
+
+          --retries <N>
+              How often a request is repeated that was certainly not served; ten times as many per run
+              [default: 3; an outage, a 429 or a 503 is waited out for --patience] [env:
+              TOKEN_SERVICE_RETRIES]
 
           --max-requests <N>
               Maximum number of requests [default: no limit] [env: TOKEN_SERVICE_MAX_REQUESTS]
@@ -376,13 +382,17 @@ fn help_names_options_variables_and_exit_codes() {
               stored<0.9*requested; repeatable [env: TOKEN_SERVICE_FAIL_ON]
 
           --progress <WHEN>
-              When to show progress on standard error: auto if it is a terminal and standard output is
-              not, always (as lines if no bar can be drawn), or never [default: auto] [env:
+              When to show progress on standard error: auto if it is a terminal and no report scrolls on
+              it, always (as lines if no bar can be drawn), or never [default: auto] [env:
               TOKEN_SERVICE_PROGRESS]
 
           --metrics <FILE>
               Write the metrics of the run to FILE when it ends, in the Prometheus text format [env:
               TOKEN_SERVICE_METRICS]
+
+          --metrics-label <NAME=VALUE>
+              Add a label to all metrics of the file, such as job=nightly, so that the files of several
+              jobs do not collide; repeatable [env: TOKEN_SERVICE_METRICS_LABEL]
 
           --out-dir <DIR>
               The folder in which a script's `emit` may write files [env: TOKEN_SERVICE_OUT_DIR]
@@ -408,12 +418,14 @@ fn help_names_options_variables_and_exit_codes() {
       token_service test                             run the pipeline tests of this folder
 
     Source and database, set by the environment or by the file of --config:
-      TOKEN_HOST                       the token source's URL; https:// if it names no scheme
-      DATABASE_URL                     postgres://user@host/name or sqlite:PATH; or instead
-      DB_HOST DB_PORT DB_USER DB_NAME  the parts of a PostgreSQL address, with DB_SSLMODE
-      DB_PASS, DB_PASS_FILE            the password, or the file that holds it
-      MAX_TOKENS                       the largest SIZE that is accepted
-      TOKEN_SERVICE_<NAME>             an option, such as TOKEN_SERVICE_PAGE_SIZE
+      TOKEN_HOST                                 the token source's URL; https:// if it names no scheme
+      DATABASE_URL                               postgres://user@host/name or sqlite:PATH; or instead
+      DB_HOST DB_PORT DB_USER DB_NAME            the parts of a PostgreSQL address, with DB_SSLMODE
+      DB_PASS, DB_PASS_FILE                      the password, or the file that holds it
+      MAX_TOKENS                                 the largest SIZE that is accepted
+      HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY  the proxy to the source, as for curl
+      SSL_CERT_FILE                              the authorities to trust instead of the system's
+      TOKEN_SERVICE_<NAME>                       an option, such as TOKEN_SERVICE_PAGE_SIZE
 
     Exit codes:
       0                the run completed: SIZE tokens received, each stored or rejected
@@ -422,7 +434,7 @@ fn help_names_options_variables_and_exit_codes() {
       3                the script does not compile, threw an error, or exceeded a limit
       4                the source is unreachable, refused, or did not deliver SIZE tokens
       5                the database is unreachable, or a token is failed, unknown or not_attempted
-      130, 143         stopped by SIGINT, SIGTERM, after the report
+      129-131, 143     stopped by SIGHUP, SIGINT, SIGQUIT, SIGTERM, after the report
       with --deadline  5 if a token is unsettled, else 4 if SIZE was not reached, else 3
       others           set by the script with exit(N)
     ");

@@ -15,6 +15,7 @@ use url::Url;
 
 use crate::error::suggest::nearest;
 use crate::observe::logging::LineFormat;
+use crate::observe::metrics::{MetricLabel, OWN_LABELS};
 use crate::observe::progress::ProgressMode;
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
@@ -55,9 +56,9 @@ pub fn size(text: &str) -> ParseResult<u64> {
 
 /// Parses a whole number of at least 1.
 pub fn positive(text: &str) -> ParseResult<u64> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err(String::from("must be a whole number of at least 1")),
-        Ok(number) => Ok(number),
+    match whole(text, 1)? {
+        0 => Err(String::from("must be a whole number of at least 1")),
+        number => Ok(number),
     }
 }
 
@@ -72,9 +73,19 @@ pub fn count(text: &str) -> ParseResult<usize> {
 }
 
 /// Parses a whole number of at least 0.
-pub fn number<T: std::str::FromStr>(text: &str) -> ParseResult<T> {
-    text.parse()
-        .map_err(|_| String::from("must be a whole number of at least 0"))
+pub fn number<T: FromStr>(text: &str) -> ParseResult<T> {
+    whole(text, 0)
+}
+
+fn whole<T: FromStr>(text: &str, min: u8) -> ParseResult<T> {
+    let is_whole = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().map_err(|_| {
+        if is_whole {
+            String::from("must be a smaller number")
+        } else {
+            format!("must be a whole number of at least {min}")
+        }
+    })
 }
 
 /// Parses a TCP port.
@@ -98,6 +109,7 @@ pub fn duration(text: &str) -> ParseResult<Duration> {
         humantime::DurationError::UnknownUnit { unit, .. } if unit.is_empty() => {
             String::from("must have a unit, such as 500ms, 20s or 10m")
         }
+        humantime::DurationError::NumberOverflow => String::from("must be at most a year"),
         _ => String::from("must be a duration, such as 500ms, 20s or 10m"),
     })?;
     if parsed > MAX {
@@ -114,10 +126,13 @@ pub fn positive_duration(text: &str) -> ParseResult<Duration> {
     }
 }
 
-/// Parses a size in bytes, with or without a unit; at least 1.
+/// Parses a size in bytes, with or without a unit; from 1 byte to 1 PiB.
 pub fn bytes(text: &str) -> ParseResult<u64> {
+    /// More than any machine has. Far larger sizes overflow when sums are compared.
+    const MAX: u64 = 1 << 50;
     match text.parse() {
-        Ok(ByteSize(bytes)) if bytes > 0 => Ok(bytes),
+        Ok(ByteSize(bytes @ 1..=MAX)) => Ok(bytes),
+        Ok(ByteSize(bytes)) if bytes > MAX => Err(String::from("must be at most 1PiB")),
         _ => Err(String::from(
             "must be a size of at least 1 byte, such as 1KiB or 16MiB",
         )),
@@ -128,6 +143,7 @@ pub fn bytes(text: &str) -> ParseResult<u64> {
 /// host.
 pub fn source_url(text: &str) -> ParseResult<Url> {
     let text = text.trim();
+    check_address(text)?;
     let url = if text.contains("://") {
         Url::parse(text)
     } else {
@@ -145,6 +161,30 @@ pub fn source_url(text: &str) -> ParseResult<Url> {
     }
     url.set_fragment(None);
     Ok(url)
+}
+
+/// Checks a URL for what would be taken for a host, or removed.
+fn check_address(text: &str) -> ParseResult<()> {
+    if text.contains(char::is_whitespace) {
+        return Err(String::from("must not contain blanks or line breaks"));
+    }
+    if text.contains(['"', '\'']) {
+        return Err(String::from(
+            "must not contain quotation marks; `docker run --env-file`, for example, keeps them",
+        ));
+    }
+    let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let host = authority.split(['/', '?', '#']).next().unwrap_or_default();
+    if host.contains(['$', '{', '<', '%']) {
+        return Err(String::from(
+            "must name a host; variables and placeholders are not expanded here",
+        ));
+    }
+    let scheme = text.split([':', '/']).next().unwrap_or_default();
+    if !text.contains("://") && matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https") {
+        return Err(String::from("must have `://` after the scheme"));
+    }
+    Ok(())
 }
 
 /// Parses a report, `FORMAT` or `FORMAT=PATH`; `-` and `/dev/stdout` mean standard output.
@@ -174,6 +214,43 @@ pub fn report(text: &str) -> ParseResult<ReportSpec> {
             .filter(|path| !matches!(*path, "-" | "/dev/stdout"))
             .map(PathBuf::from),
         no_clobber: false,
+    })
+}
+
+/// Parses a label of the metrics file, `NAME=VALUE`, by the rules of Prometheus.
+pub fn metric_label(text: &str) -> ParseResult<MetricLabel> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| String::from("must be NAME=VALUE, such as job=nightly"))?;
+    let is_letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+    let is_name = name.bytes().next().is_some_and(is_letter)
+        && name
+            .bytes()
+            .all(|byte| is_letter(byte) || byte.is_ascii_digit());
+    if !is_name {
+        return Err(String::from(
+            "must have a name of ASCII letters, digits and `_` that begins with no digit",
+        ));
+    }
+    if name.starts_with("__") {
+        return Err(String::from(
+            "must have a name that does not begin with `__`, which Prometheus reserves",
+        ));
+    }
+    if value.is_empty() {
+        return Err(String::from(
+            "must have a value: an empty label is the same as none",
+        ));
+    }
+    if OWN_LABELS.contains(&name) || name == "le" {
+        return Err(format!(
+            "must have another name than those of the metrics' own labels: {}, le",
+            OWN_LABELS.join(", ")
+        ));
+    }
+    Ok(MetricLabel {
+        name: name.to_owned(),
+        value: value.to_owned(),
     })
 }
 
@@ -268,9 +345,9 @@ pub fn line_format(text: &str) -> ParseResult<LineFormat> {
     }
 }
 
-/// Parses a boolean of the environment.
+/// Parses a boolean of the environment or the file, in upper or lower case.
 pub fn switch(text: &str) -> ParseResult<bool> {
-    match text {
+    match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
         _ => Err(String::from("must be true or false")),

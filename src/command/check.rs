@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::command::find_files;
 use crate::config::{CheckSettings, ProbeTargets, ScriptSource as ScriptPath};
 use crate::error::color::Color;
+use crate::error::escape::escape;
 use crate::error::exit::Exit;
 use crate::error::probe::ProbeResult;
 use crate::error::{Error, ErrorKind, Severity};
@@ -77,7 +78,7 @@ pub fn check(checked: CheckSettings, color: Color) -> CheckReport {
                 if !found.iter().any(is_error) {
                     let result = if found.is_empty() { "ok  " } else { "warn" };
                     // Writing into a string cannot fail.
-                    let _ = writeln!(report.lines, "{}  {}", color.result(result), name);
+                    let _ = writeln!(report.lines, "{}  {}", color.result(result), escape(&name));
                 }
                 found
             }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 
+use crate::command::unwritable_stdout;
 use crate::error::Error;
 use crate::error::exit::Exit;
 use crate::fetch::demo;
@@ -24,13 +25,20 @@ pub fn run(address: SocketAddr, out: &mut impl Write) -> Result<(), Error> {
         let address = listener
             .local_addr()
             .map_err(|error| cannot_listen(address, &error))?;
+        if !address.ip().is_loopback() {
+            // Logging is for runs. A closed standard error is ignored.
+            let _ = writeln!(
+                io::stderr(),
+                "warning: other hosts can reach {address}, and no client has to authenticate; \
+                 the tokens are random values for trials"
+            );
+        }
         let written =
             writeln!(out, "listening on http://{address}/tokens").and_then(|()| out.flush());
         match written {
             // A closed pipe is not an error.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                let failure = Error::new(Exit::Script, "standard output cannot be written");
-                return Err(failure.cause(error.to_string()));
+                return Err(unwritable_stdout(&error));
             }
             _ => {}
         }

@@ -23,6 +23,7 @@ use crate::report::conclusion::{self, Conclusion, unwritable};
 use crate::report::ledger::Ledger;
 use crate::report::mask::Mask;
 use crate::report::summary::RunRecord;
+use crate::runtime::stdout::Stdout;
 
 /// Merges the reports in the order of the arguments.
 pub fn merge(settings: &MergeSettings) -> Conclusion {
@@ -33,10 +34,14 @@ pub fn merge(settings: &MergeSettings) -> Conclusion {
     if let Err(error) = files.try_for_each(|file| first_pass.add(file)) {
         return unwritable(error).into();
     }
-    let reports = match Reports::open(&settings.reports, settings.color) {
+    let reports = Reports::open(&settings.reports, settings.color, Box::new(Stdout));
+    let mut reports = match reports {
         Ok(reports) => reports,
         Err(error) => return unwritable(error).into(),
     };
+    let files = settings.files.iter().map(|file| file.display().to_string());
+    let files = files.collect::<Vec<_>>().join(", ");
+    reports.inputs = vec![("merged files", files)];
     let mut merged = MergedTotals::new(reports, settings);
     let added = settings.files.iter().try_for_each(|file| merged.add(file));
     match added {

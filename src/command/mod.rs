@@ -13,7 +13,6 @@ pub(crate) mod test;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::Path;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -21,7 +20,7 @@ use jiff::Timestamp;
 use crate::cli::env::Env;
 use crate::cli::{self, Cli, Command, ParseError};
 pub use crate::command::outcome::CommandOutcome;
-use crate::config::{Purpose, RunSettings};
+use crate::config::{MetricsSettings, Purpose, RunSettings};
 use crate::error::Error;
 use crate::error::color::Color;
 use crate::error::exit::Exit;
@@ -30,6 +29,7 @@ use crate::observe::metrics::file::MetricsFile;
 use crate::observe::progress::{ProgressDisplay, ProgressMode, StreamKinds};
 use crate::report::conclusion::Conclusion;
 use crate::report::metrics::metrics;
+use crate::runtime::stdout::Stdout;
 use crate::{config, script};
 
 /// Parses a command line, the program's name first, and runs its command.
@@ -60,18 +60,22 @@ fn dispatch(cli: &Cli, env: &Env) -> Result<CommandOutcome, Vec<Error>> {
             let color = Color(stdout_color(env));
             let report = check::check(config::load_for_check(args, env), color);
             let exit = report.exit();
-            let unwritten = print(&report.lines).errors;
-            let errors = report.errors.into_iter().chain(unwritten);
+            let printed = print(&report.lines);
+            let exit = match exit {
+                Exit::Completed => printed.exit,
+                worse => worse,
+            };
+            let errors = report.errors.into_iter().chain(printed.errors);
             Ok(CommandOutcome::new(exit, errors.collect()))
         }
         Some(Command::Test(args)) => {
             let settings = test::TestSettings::of(args, stdout_color(env));
-            let exit = test::test(&settings, &mut io::stdout())?;
+            let exit = test::test(&settings, &mut Stdout)?;
             Ok(CommandOutcome::new(exit, Vec::new()))
         }
         Some(Command::DemoSource(args)) => {
             let address = config::load_address(&args.0, env)?;
-            demo_source::run(address, &mut io::stdout()).map_err(alone)?;
+            demo_source::run(address, &mut Stdout).map_err(alone)?;
             Ok(CommandOutcome::new(Exit::Completed, Vec::new()))
         }
         Some(Command::Demo(args)) => {
@@ -83,7 +87,7 @@ fn dispatch(cli: &Cli, env: &Env) -> Result<CommandOutcome, Vec<Error>> {
             logging::start(settings.log, stderr_color(env), ProgressDisplay::blank());
             warn_of_misspelt_variables(env);
             let merge = || merge::merge(&settings);
-            measured(settings.metrics.as_deref(), settings.progress, merge).map_err(alone)
+            measured(settings.metrics.as_ref(), settings.progress, merge).map_err(alone)
         }
         Some(Command::Replay(args)) => {
             let settings = config::load_for_replay(args, env)?;
@@ -105,13 +109,14 @@ fn start(
 ) -> Result<CommandOutcome, Error> {
     let streams = StreamKinds {
         stderr_draws: io::stderr().is_terminal() && env.allows_drawing(),
-        stdout_is_terminal: io::stdout().is_terminal(),
+        report_scrolls: io::stdout().is_terminal()
+            && settings.reports.iter().any(|report| report.path.is_none()),
         color: env.allows_color(),
     };
     let display = ProgressDisplay::of(settings.progress, streams);
     logging::start(settings.log, stderr_color(env), display.clone());
     warn_of_misspelt_variables(env);
-    measured(settings.metrics.as_deref(), settings.progress, || {
+    measured(settings.metrics.as_ref(), settings.progress, || {
         let conclusion = work(&display);
         display.clear();
         conclusion
@@ -133,19 +138,21 @@ fn stderr_color(env: &Env) -> bool {
     io::stderr().is_terminal() && env.allows_color()
 }
 
-/// Does the work of a run and writes its metrics to the file at `path`, however it ends.
+/// Does the work of a run and writes its metrics to a file, however it ends.
 fn measured(
-    path: Option<&Path>,
+    metrics_file: Option<&MetricsSettings>,
     progress: ProgressMode,
     work: impl FnOnce() -> Conclusion,
 ) -> Result<CommandOutcome, Error> {
-    let file = path.map(MetricsFile::open).transpose()?;
+    let file = metrics_file.map(|to| MetricsFile::open(&to.path));
+    let file = file.transpose()?;
     let started = Instant::now();
     let conclusion = work();
     let summary = conclusion.summary.as_ref();
-    if let Some(file) = file {
+    if let (Some(file), Some(to)) = (file, metrics_file) {
         let (took, ended) = (started.elapsed(), Timestamp::now());
-        file.finish(&metrics(conclusion.exit, summary, took, ended));
+        let metrics = metrics(conclusion.exit, summary, took, ended);
+        file.finish(&metrics, &to.labels);
     }
     let is_watched = match progress {
         ProgressMode::Always => true,
@@ -166,17 +173,19 @@ fn measured(
 
 /// Prints the text that a command produced to standard output.
 fn print(text: impl AsRef<[u8]>) -> CommandOutcome {
-    let mut stdout = io::stdout();
-    let written = stdout.write_all(text.as_ref());
-    match written.and_then(|()| stdout.flush()) {
+    match Stdout.write_all(text.as_ref()) {
         Ok(()) => CommandOutcome::new(Exit::Completed, Vec::new()),
         // A reader that closes the pipe has read enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
             CommandOutcome::new(Exit::Completed, Vec::new())
         }
-        Err(error) => {
-            let failure = Error::new(Exit::Script, "cannot write to standard output");
-            CommandOutcome::from(vec![failure.cause(error.to_string())])
-        }
+        Err(error) => CommandOutcome::from(vec![unwritable_stdout(&error)]),
     }
+}
+
+/// Returns the error of a command whose standard output is full or closed.
+pub(crate) fn unwritable_stdout(error: &io::Error) -> Error {
+    Error::new(Exit::Script, "cannot write to standard output")
+        .cause(error.to_string())
+        .hint("free disk space, or redirect standard output to where it can be written")
 }

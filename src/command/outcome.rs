@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use crate::cli::env::Env;
 use crate::error::Error;
+use crate::error::escape::escape;
 use crate::error::exit::Exit;
 use crate::observe::logging::LineFormat;
 
@@ -49,7 +50,7 @@ impl CommandOutcome {
             let _ = writeln!(stderr, "{line}");
         }
         for warning in &self.warnings {
-            let _ = writeln!(stderr, "warning: {warning}");
+            let _ = writeln!(stderr, "warning: {}", escape(warning));
         }
         for error in &self.errors {
             let text = match self.error_format {

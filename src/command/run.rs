@@ -28,6 +28,7 @@ use crate::report::conclusion::{self, Conclusion, stopped_early, unwritable};
 use crate::report::ledger::Ledger;
 use crate::report::summary::RunRecord;
 use crate::runtime::shutdown::Shutdown;
+use crate::runtime::url::display_url;
 use crate::script::api::emit_files::Emitter;
 use crate::script::finish::{ScriptEnd, run_and_drain};
 use crate::script::host::{HostParts, ScriptHost};
@@ -41,12 +42,12 @@ pub fn run(settings: &RunSettings, display: &ProgressDisplay) -> Conclusion {
         None => script.first_file_write().map_or(Ok(script), Err),
         Some(_) => Ok(script),
     });
-    run_supervised(
+    let mut conclusion = run_supervised(
         "run",
         settings,
         async |shutdown, run_context| match script {
             Err(error) => Err(error),
-            Ok(_) if settings.size == 0 => empty_run(settings, &run_context),
+            Ok(_) if settings.size == 0 => empty_run(settings, &run_context, display),
             Ok(script) => {
                 pipeline(
                     settings.clone(),
@@ -58,13 +59,25 @@ pub fn run(settings: &RunSettings, display: &ProgressDisplay) -> Conclusion {
                 .await
             }
         },
-    )
+    );
+    if settings.script == ScriptPath::Default
+        && let Some(error) = &mut conclusion.error
+    {
+        // The user did not write the built-in script, so the place in it says nothing.
+        error.location = None;
+        error.frames.clear();
+    }
+    conclusion
 }
 
 /// Concludes a run without tokens, because its shard or its input is empty.
 ///
 /// The script does not run: no script expects a SIZE of 0.
-fn empty_run(settings: &RunSettings, run_context: &RunContext) -> Result<Conclusion, Error> {
+fn empty_run(
+    settings: &RunSettings,
+    run_context: &RunContext,
+    display: &ProgressDisplay,
+) -> Result<Conclusion, Error> {
     let is_empty =
         matches!(&settings.source, SourceSettings::Input(input) if input.count() == Some(0));
     if is_empty {
@@ -72,8 +85,10 @@ fn empty_run(settings: &RunSettings, run_context: &RunContext) -> Result<Conclus
     } else {
         tracing::info!("nothing to do: this shard's part of SIZE is 0");
     }
-    let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
+    let reports = Reports::open(&settings.reports, settings.color, display.stdout());
+    let mut reports = reports.map_err(unwritable)?;
     reports.dry_run = settings.store.dry_run;
+    reports.inputs = inputs(settings);
     let (mut ledger, totals) = (Ledger::new(reports), RunTotals::default());
     let (record, fail_on) = (RunRecord::from(run_context), &settings.fail_on);
     Ok(conclusion::close(
@@ -83,6 +98,31 @@ fn empty_run(settings: &RunSettings, run_context: &RunContext) -> Result<Conclus
         None,
         fail_on,
     ))
+}
+
+/// Returns what a run uses, for its HTML page.
+fn inputs(settings: &RunSettings) -> Vec<(&'static str, String)> {
+    let source = match &settings.source {
+        SourceSettings::Http(endpoint) => display_url(&endpoint.url),
+        SourceSettings::BuiltIn => String::from("built-in"),
+        SourceSettings::Input(input) => input.name().trim_matches('`').to_owned(),
+        SourceSettings::Nothing => String::from("none"),
+    };
+    let script = match &settings.script {
+        ScriptPath::Default => String::from("built-in"),
+        ScriptPath::File(path) => path.display().to_string(),
+    };
+    let mut inputs = vec![("source", source)];
+    inputs.extend(database_inputs(settings));
+    inputs.push(("script", script));
+    inputs
+}
+
+/// Returns the database that a run or a replay uses, for its HTML page.
+pub(crate) fn database_inputs(settings: &RunSettings) -> [(&'static str, String); 2] {
+    let store = &settings.store;
+    let table = format!("{}, column {}", store.table, store.column);
+    [("database", store.target.location()), ("table", table)]
 }
 
 /// Compiles and checks the script, so that a misspelt name costs no token.
@@ -128,11 +168,12 @@ async fn pipeline(
     run_context: RunContext,
     display: ProgressDisplay,
 ) -> Result<Conclusion, Error> {
-    let emitter = Emitter::new(settings.out_dir, settings.used_files);
+    let emitter = Emitter::new(settings.out_dir.clone(), settings.used_files.clone());
     emitter.check_folder()?;
     let deadline = settings
         .deadline
         .map(|deadline| run_context.instant + deadline);
+    let inputs = inputs(&settings);
     let mut options = settings.store;
     options.session = run_context.run_id.to_string();
     options.tracer = run_context.tracer.clone();
@@ -144,9 +185,11 @@ async fn pipeline(
     fetcher.wait_until(run_context.instant + settings.wait);
     let store = open_store(options, &shutdown, &run_context, settings.wait).await?;
     // Opened last, so that a run that cannot start leaves no empty reports.
-    let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
+    let reports = Reports::open(&settings.reports, settings.color, display.stdout());
+    let mut reports = reports.map_err(unwritable)?;
     reports.mask = settings.mask;
     reports.dry_run = dry_run;
+    reports.inputs = inputs;
     if let Some(path) = &settings.journal {
         let run_id = run_context.run_id.to_string();
         let size = (!fetcher.is_open_ended()).then_some(settings.size);

@@ -22,10 +22,10 @@ pub fn load_for_check(args: &CheckArgs, env: &Env) -> CheckSettings {
     // An invalid setting may have named source or database.
     if connect && layers.count_errors() == 0 {
         if input.is_none() && endpoint.is_none() {
-            layers.fail(no_source());
+            layers.fail(no_source(env));
         }
         if target.is_none() {
-            layers.fail(no_database());
+            layers.fail(no_database(env));
         }
     }
     let limits = layers.limits();

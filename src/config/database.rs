@@ -12,8 +12,9 @@ use crate::config::keys::{
     SSLMODE, SSLNEGOTIATION, SSLROOTCERT, TARGET_SESSION_ATTRS, USER,
 };
 use crate::config::layers::Layers;
+use crate::config::suggestions::hint_of_missing;
 use crate::error::{Error, usage};
-use crate::runtime::secret::Secret;
+use crate::runtime::secret::{Secret, without_line_break};
 use crate::store::DatabaseTarget;
 use crate::store::postgres::{Address, AddressOrigin, Host, Password, SslMode};
 
@@ -104,7 +105,8 @@ impl Layers<'_> {
             let (_, key) = option.row.section_and_key();
             let name = option.row.variable_name().unwrap_or_default();
             let error = usage(format!("the database's {key} is missing"));
-            self.fail(error.hint(format!("set {name}, or `database.{key}` in the file")));
+            let hint = format!("set {name}, or `database.{key}` in the file");
+            self.fail(error.hint(hint_of_missing(self.env, &name, hint)));
         }
         part
     }
@@ -115,6 +117,8 @@ impl Layers<'_> {
         let (user, name) = (self.part(&USER), self.part(&NAME));
         let password = self.env.secret("DB_PASS")?;
         let in_file = self.file.text(&PASSWORD.row);
+        // A block of YAML ends with a line break.
+        let in_file = in_file.map(without_line_break);
         let password = password.or_else(|| in_file.map(Secret::fixed));
         let sslmode = self.get(&SSLMODE);
         let hosts = hosts.map(|hosts| plain_hosts(&hosts)).transpose()?;

@@ -9,12 +9,16 @@ use serde_json::{Map, Value};
 
 use crate::cli::table::{Row, Shape};
 use crate::cli::value;
-use crate::config::keys::{all_rows, sections};
+use crate::config::keys::all_rows;
 use crate::config::suggestions::setting_named;
 use crate::config::yaml::{Field, Mapping, Secrecy, TextSpan, YamlContent, YamlNode, YamlText};
 use crate::error::escape::escape;
 use crate::error::suggest::nearest;
 use crate::error::{Error, Location, usage};
+use crate::runtime::files;
+
+/// Limit of the file, in bytes.
+const MAX_FILE: u64 = 1 << 20;
 
 /// The settings of the file, by the `id` of their row. They are valid.
 #[derive(Default)]
@@ -129,7 +133,7 @@ pub(super) fn tree(field: &Field) -> Map<String, Value> {
 /// Reads the file at `path`.
 pub(super) fn read(path: &Path) -> (ConfigFile, Vec<Error>) {
     let name = path.display().to_string();
-    match std::fs::read_to_string(path) {
+    match files::read_text(path, MAX_FILE) {
         Ok(text) => parse(&name, &text),
         Err(error) => {
             let failure = usage(format!(
@@ -146,7 +150,7 @@ pub(super) fn read(path: &Path) -> (ConfigFile, Vec<Error>) {
 /// Parses `text`; messages call it `path`. Returns the valid settings, and all mistakes.
 pub(super) fn parse(path: &str, text: &str) -> (ConfigFile, Vec<Error>) {
     let mut yaml = YamlText::new("the configuration file", path, text);
-    yaml.secrecy = Secrecy::Hidden(hidden_while_broken(text));
+    yaml.secrecy = Secrecy::Hidden(hidden_while_broken(yaml.text));
     let root = yaml.parse();
     let mut file = ConfigFile::default();
     if let Some(root) = &root {
@@ -158,29 +162,34 @@ pub(super) fn parse(path: &str, text: &str) -> (ConfigFile, Vec<Error>) {
 
 impl ConfigFile {
     fn read_root(&mut self, root: &Field) {
-        let Some(mut root) = root.mapping() else {
-            return;
-        };
-        for section in sections() {
-            let mut rows = all_rows()
-                .filter(|row| row.section_and_key().0 == section)
-                .peekable();
-            if rows.peek().is_none() {
-                // A key at the top.
-                for row in all_rows().filter(|row| row.key == section) {
-                    self.read_row(row, section, &mut root);
-                }
+        let rows = all_rows().filter(|row| !row.key.is_empty());
+        let rows: Vec<_> = rows.map(|row| (row, row.key)).collect();
+        if let Some(mut root) = root.mapping() {
+            self.read_section(&rows, &mut root);
+        }
+    }
+
+    /// Reads the keys of one mapping; each row comes with the rest of its path.
+    fn read_section(&mut self, rows: &[(&'static Row, &'static str)], keys: &mut Mapping) {
+        for (index, (row, path)) in rows.iter().enumerate() {
+            let Some((section, _)) = path.split_once('.') else {
+                self.read_row(row, path, keys);
+                continue;
+            };
+            let inner = |(row, path): &(&'static Row, &'static str)| {
+                let rest = path.strip_prefix(section)?.strip_prefix('.')?;
+                Some((*row, rest))
+            };
+            if rows[..index].iter().any(|row| inner(row).is_some()) {
                 continue;
             }
-            let field = root.get(section);
+            let rows: Vec<_> = rows.iter().filter_map(inner).collect();
+            let field = keys.get(section);
             if let Some(mut keys) = field.and_then(|field| field.mapping()) {
-                for row in rows {
-                    self.read_row(row, row.section_and_key().1, &mut keys);
-                }
-                keys.report_unknown(setting_named);
+                self.read_section(&rows, &mut keys);
             }
         }
-        root.report_unknown(setting_named);
+        keys.report_unknown(setting_named);
     }
 }
 
@@ -188,25 +197,41 @@ impl ConfigFile {
 /// be misspelt, and values in place of a section with secrets.
 fn hidden_parts(root: &YamlNode) -> BTreeMap<usize, bool> {
     let mut hidden = BTreeMap::new();
-    let is_map = |node: &YamlNode| matches!(node.content, YamlContent::Map(_));
     hidden.insert(root.span.bytes.start, !is_map(root));
-    for (section, keys) in entries(root) {
-        hidden.insert(section.start, false);
-        let rows = all_rows().filter(|row| row.section_and_key().0 == section.name);
-        let rows: Vec<&Row> = rows.collect();
-        let may_be_shown = is_map(keys) || rows.iter().all(|row| !row.is_secret);
-        let is_shown = is_harmless(section.name) || !rows.is_empty() && may_be_shown;
-        hidden.insert(keys.span.bytes.start, !is_shown);
-        for (key, value) in entries(keys).filter(|_| !rows.is_empty()) {
-            hidden.insert(key.start, false);
-            let known: Vec<&str> = rows.iter().map(|row| row.section_and_key().1).collect();
-            let near = nearest(key.name, &known).unwrap_or(key.name);
+    hide_values(root, "", &mut hidden);
+    hidden
+}
+
+/// Adds what is hidden in the mapping at `path`.
+fn hide_values(mapping: &YamlNode, path: &str, hidden: &mut BTreeMap<usize, bool>) {
+    let below = |prefix: &str| {
+        let prefix = prefix.to_owned();
+        all_rows().filter_map(move |row| Some((row, row.key.strip_prefix(&prefix)?)))
+    };
+    let known: Vec<&str> = below(path)
+        .filter_map(|(_, rest)| rest.split('.').next())
+        .collect();
+    for (key, value) in entries(mapping) {
+        hidden.insert(key.start, false);
+        let section = format!("{path}{}.", key.name);
+        let mut inner = below(&section).peekable();
+        let is_shown = if inner.peek().is_some() {
+            is_map(value) || inner.all(|(row, _)| !row.is_secret)
+        } else {
+            // The section of a key that is nearly known is certain only if it is known itself.
+            let near = nearest(key.name, &known).filter(|_| !path.is_empty());
             let is_url = matches!(&value.content, YamlContent::Text(text) if text.contains("//"));
-            let is_shown = is_harmless(&format!("{}.{near}", section.name));
-            hidden.insert(value.span.bytes.start, !is_shown || is_url);
+            is_harmless(&format!("{path}{}", near.unwrap_or(key.name))) && !is_url
+        };
+        hidden.insert(value.span.bytes.start, !is_shown);
+        if below(&section).next().is_some() {
+            hide_values(value, &section, hidden);
         }
     }
-    hidden
+}
+
+fn is_map(node: &YamlNode) -> bool {
+    matches!(node.content, YamlContent::Map(_))
 }
 
 struct KeyStart<'a> {

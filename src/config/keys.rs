@@ -29,9 +29,22 @@ options! {
     /// Limit for connecting
     SOURCE_CONNECT_TIMEOUT: Duration = value::positive_duration,
         Row { unset: Value("5s"), ..setting("source.connect_timeout", "DURATION") };
-    /// Retries per request that was certainly not served; ten times as many per run
-    RETRIES: u32 = value::number,
-        Row { unset: Value("3"), on: CASE, ..setting("source.retries", "N") };
+    /// How long an idle connection is used again; with `0s` each request opens one, so that none is sent
+    /// on a connection that the source is closing
+    KEEP_ALIVE: Duration = value::duration,
+        Row { unset: Value("0s"), ..setting("source.keep_alive", "DURATION") };
+    /// Client certificate in PEM format
+    TLS_CERT: PathBuf = path,
+        Row { shape: Text, ..setting("source.tls.cert", "FILE") };
+    /// Its key in PEM format, without passphrase
+    TLS_KEY: PathBuf = path,
+        Row { shape: Text, ..setting("source.tls.key", "FILE") };
+    /// The certificates of the only authorities to trust, in PEM format
+    TLS_CA: PathBuf = path,
+        Row {
+            shape: Text, unset: Described("`SSL_CERT_FILE`, else the system's authorities"),
+            ..setting("source.tls.ca", "FILE")
+        };
     /// The largest answer
     MAX_BODY: u64 = value::bytes,
         Row { unset: Value("32MiB"), ..setting("source.max_body", "SIZE") };
@@ -91,7 +104,8 @@ options! {
             values: &["postgres", "direct"], unset: Value("postgres"),
             ..setting("database.sslnegotiation", "")
         };
-    /// Accepted authentication methods separated by commas, as in libpq
+    /// Accepted authentication methods, as in libpq: a list of `password`, `md5`, `scram-sha-256` and `none`,
+    /// or of excluded ones with `!`
     REQUIRE_AUTH: RequireAuth = str::parse,
         Row { ..setting("database.require_auth", "text") };
     /// Which host to use
@@ -137,19 +151,6 @@ options! {
 /// Returns the rows of both tables.
 pub(crate) fn all_rows() -> impl Iterator<Item = &'static Row> {
     ROWS.iter().chain(options::ROWS)
-}
-
-/// Returns the names of the sections of the file, in the order of its documentation.
-pub(crate) fn sections() -> Vec<&'static str> {
-    let mut sections = Vec::new();
-    for row in all_rows().filter(|row| !row.key.is_empty()) {
-        let (section, key) = row.section_and_key();
-        let name = if section.is_empty() { key } else { section };
-        if !sections.contains(&name) {
-            sections.push(name);
-        }
-    }
-    sections
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "has the signature of a parser")]

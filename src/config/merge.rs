@@ -3,7 +3,7 @@
 use std::slice;
 
 use crate::cli::env::Env;
-use crate::cli::options::{MASK, METRICS, PROGRESS};
+use crate::cli::options::{MASK, PROGRESS};
 use crate::cli::{MergeArgs, ReplayArgs};
 use crate::config::layers::Layers;
 use crate::config::{MergeSettings, Purpose, RunSettings};
@@ -24,7 +24,7 @@ pub fn load_for_merge(args: &MergeArgs, env: &Env) -> Result<MergeSettings, Vec<
         reports: layers.reports(),
         fail_on: layers.fail_on(),
         mask: layers.value(&MASK),
-        metrics: layers.get(&METRICS),
+        metrics: layers.metrics(),
         progress: layers.value(&PROGRESS),
         color: env.allows_color(),
         log: layers.log(),

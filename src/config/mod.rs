@@ -28,8 +28,8 @@ use std::path::PathBuf;
 pub use crate::config::check::load_for_check;
 pub use crate::config::merge::{load_for_merge, load_for_replay};
 pub use crate::config::settings::{
-    CheckSettings, MergeSettings, ProbeTargets, RunSettings, ScriptLimits, ScriptSource,
-    SourceSettings,
+    CheckSettings, MergeSettings, MetricsSettings, ProbeTargets, RunSettings, ScriptLimits,
+    ScriptSource, SourceSettings,
 };
 
 use secrecy::SecretString;
@@ -38,7 +38,7 @@ use crate::cli::Given;
 use crate::cli::env::Env;
 use crate::cli::options::{
     CONNECTIONS, DEADLINE, DRY_RUN, ERROR_FORMAT, GRACE, LISTEN, LOG_FORMAT, LOG_LEVEL, MASK,
-    METRICS, OUT_DIR, PATIENCE, PIPELINE, PROGRESS, SCRIPT, WAIT,
+    OUT_DIR, PATIENCE, PIPELINE, PROGRESS, SCRIPT, WAIT,
 };
 use crate::config::file::ConfigFile;
 use crate::config::keys::{
@@ -113,10 +113,10 @@ impl Layers<'_> {
         // With another error, source or database may be missing because of it.
         if self.count_errors() == 0 {
             if matches!(source, SourceSettings::Nothing) && purpose != Purpose::Replay {
-                self.fail(no_source());
+                self.fail(no_source(self.env));
             }
             if target.is_none() {
-                self.fail(no_database());
+                self.fail(no_database(self.env));
             }
         }
         let target = target.unwrap_or(DatabaseTarget::Demo);
@@ -140,7 +140,7 @@ impl Layers<'_> {
             reports: self.reports(),
             fail_on: self.fail_on(),
             mask: self.value(&MASK),
-            metrics: self.get(&METRICS),
+            metrics: self.metrics(),
             telemetry: otel::settings(self.env),
             progress: self.value(&PROGRESS),
             color: self.env.allows_color(),
@@ -224,8 +224,10 @@ impl Layers<'_> {
     }
 }
 
-fn no_database() -> Error {
-    usage("no database is configured").hint(
+fn no_database(env: &Env) -> Error {
+    usage("no database is configured").hint(suggestions::hint_of_missing(
+        env,
+        "DATABASE_URL",
         "set DATABASE_URL, or DB_HOST, DB_USER, DB_PASS and DB_NAME, or `database` in the --config file; `token_service demo` needs no database",
-    )
+    ))
 }

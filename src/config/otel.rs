@@ -61,6 +61,12 @@ pub(super) fn settings(env: &Env) -> Option<OtelSettings> {
         .into_iter()
         .filter_map(|(variable, header)| Some((header.to_owned(), reader.get(variable)?)))
         .collect();
+    let proxies = env.proxies();
+    for endpoint in [&traces, &metrics].into_iter().flatten() {
+        if let Err(rule) = proxies.proxy_of(&endpoint.url) {
+            reader.warn(rule);
+        }
+    }
     if traces.is_none() && metrics.is_none() && reader.warnings.is_empty() {
         return None;
     }
@@ -73,7 +79,7 @@ pub(super) fn settings(env: &Env) -> Option<OtelSettings> {
             value.eq_ignore_ascii_case("delta") || value.eq_ignore_ascii_case("lowmemory")
         }),
         parent,
-        proxy: env.has_proxy(),
+        proxies,
         warnings: reader.warnings,
     })
 }

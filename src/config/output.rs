@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::options::{DRY_RUN, FAIL_ON, JOURNAL, NO_CLOBBER, REPORT};
+use crate::cli::options::{DRY_RUN, FAIL_ON, JOURNAL, METRICS, METRICS_LABEL, NO_CLOBBER, REPORT};
+use crate::config::MetricsSettings;
 use crate::config::layers::Layers;
 use crate::error::{Error, usage};
 use crate::report::ReportSpec;
@@ -40,6 +41,21 @@ impl Layers<'_> {
                 .hint("leave out one of them: a dry run stores nothing, so its journal has nothing to replay"));
         }
         journal
+    }
+
+    pub(super) fn metrics(&self) -> Option<MetricsSettings> {
+        let labels = self.list(&METRICS_LABEL).unwrap_or_default();
+        for (at, label) in labels.iter().enumerate() {
+            if labels[..at].iter().any(|other| other.name == label.name) {
+                let name = &label.name;
+                self.fail(
+                    usage(format!("the metrics label `{name}` is given twice"))
+                        .hint("give each --metrics-label a name of its own"),
+                );
+            }
+        }
+        let path = self.get(&METRICS)?;
+        Some(MetricsSettings { path, labels })
     }
 
     pub(super) fn fail_on(&self) -> Vec<Condition> {

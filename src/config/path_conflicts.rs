@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf, absolute};
 
 use crate::cli::options::{INPUT, JOURNAL, METRICS, SCRIPT};
+use crate::config::keys::{TLS_CA, TLS_CERT, TLS_KEY};
 use crate::config::layers::Layers;
 use crate::error::{Error, usage};
 use crate::store::DatabaseTarget;
@@ -159,7 +160,9 @@ impl Layers<'_> {
             }
             Some(DatabaseTarget::Demo) | None => (None, [None; 3], None),
         };
+        let of_source = [&TLS_CERT, &TLS_KEY, &TLS_CA].map(|option| self.get(option));
         let keys = keys.into_iter().flatten();
+        let keys = keys.chain(of_source.iter().flatten().map(PathBuf::as_path));
         let keys = keys.map(|path| ("certificate or key", path));
         let secrets = self
             .env

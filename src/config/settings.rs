@@ -9,6 +9,7 @@ use crate::fetch::FetchLimits;
 use crate::fetch::http::HttpEndpoint;
 use crate::fetch::input::Input;
 use crate::observe::logging::LogSettings;
+use crate::observe::metrics::MetricLabel;
 use crate::observe::otel;
 use crate::observe::progress::ProgressMode;
 use crate::report::ReportSpec;
@@ -58,6 +59,15 @@ pub enum SourceSettings {
     Nothing,
 }
 
+/// The Prometheus text file of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsSettings {
+    /// Its path.
+    pub path: PathBuf,
+    /// The labels that every sample gets; each name is unique.
+    pub labels: Vec<MetricLabel>,
+}
+
 /// The validated settings of a run. Their Debug form shows no secret.
 #[derive(Clone, Debug)]
 pub struct RunSettings {
@@ -77,7 +87,7 @@ pub struct RunSettings {
     /// How reports show tokens.
     pub mask: Mask,
     /// The Prometheus text file to write at the end.
-    pub metrics: Option<PathBuf>,
+    pub metrics: Option<MetricsSettings>,
     /// The OpenTelemetry collector.
     pub telemetry: Option<otel::OtelSettings>,
     /// The script to run.
@@ -120,7 +130,7 @@ pub struct MergeSettings {
     /// As in [`RunSettings`].
     pub mask: Mask,
     /// As in [`RunSettings`].
-    pub metrics: Option<PathBuf>,
+    pub metrics: Option<MetricsSettings>,
     /// As in [`RunSettings`]; it decides only whether the breakdown of rejections is shown.
     pub progress: ProgressMode,
     /// As in [`RunSettings`].

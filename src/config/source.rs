@@ -1,18 +1,27 @@
 //! Resolves the settings of the token source: URL, headers, and limits of its requests.
 
-use secrecy::ExposeSecret as _;
+use std::sync::Arc;
 
-use crate::cli::options::{MAX_REQUESTS, NO_TOP_UP, PAGE_SIZE, REPEAT_REQUESTS};
+use rustls::crypto::ring;
+use secrecy::ExposeSecret as _;
+use url::Url;
+
+use crate::cli::env::Env;
+use crate::cli::options::{MAX_REQUESTS, NO_TOP_UP, PAGE_SIZE, PATIENCE, REPEAT_REQUESTS, RETRIES};
+use crate::cli::table::Row;
 use crate::cli::value;
 use crate::config::AUTHORIZATION;
 use crate::config::keys::{
-    MAX_BODY, MAX_TOKEN, RETRIES, SOURCE_CONNECT_TIMEOUT, SOURCE_URL, TIMEOUT,
+    KEEP_ALIVE, MAX_BODY, MAX_TOKEN, SOURCE_CONNECT_TIMEOUT, SOURCE_URL, TIMEOUT, TLS_CA, TLS_CERT,
+    TLS_KEY,
 };
 use crate::config::layers::Layers;
+use crate::config::suggestions::hint_of_missing;
 use crate::error::{Error, usage};
 use crate::fetch::FetchLimits;
-use crate::fetch::http::HttpEndpoint;
+use crate::fetch::http::{HttpEndpoint, SourceTls};
 use crate::runtime::secret::Secret;
+use crate::runtime::tls::{Authorities, IdentityError, read_certificates, read_identity};
 
 impl Layers<'_> {
     pub(super) fn limits(&self) -> FetchLimits {
@@ -20,7 +29,8 @@ impl Layers<'_> {
             timeout: self.value(&TIMEOUT),
             connect_timeout: self.value(&SOURCE_CONNECT_TIMEOUT),
             page_size: self.value(&PAGE_SIZE),
-            retries: self.value(&RETRIES),
+            retries: self.get(&RETRIES),
+            patience: self.value(&PATIENCE),
             max_body: self.value(&MAX_BODY),
             max_token: usize::try_from(self.value(&MAX_TOKEN)).unwrap_or(usize::MAX),
             max_requests: self.get(&MAX_REQUESTS),
@@ -32,11 +42,84 @@ impl Layers<'_> {
     /// Returns the endpoint of the source, if one is configured.
     pub(super) fn endpoint(&self) -> Option<HttpEndpoint> {
         let headers = self.collect(self.headers());
+        let url = self.get(&SOURCE_URL)?;
+        let proxies = self.env.proxies();
+        if let Err(rule) = proxies.proxy_of(&url) {
+            let hint =
+                "such as http://proxy.internal:3128; NO_PROXY lists hosts that need no proxy";
+            self.fail(usage(rule).hint(hint));
+        }
         Some(HttpEndpoint {
-            url: self.get(&SOURCE_URL)?,
+            tls: self.source_tls(&url),
+            url,
             headers,
-            proxy: self.env.has_proxy(),
+            proxies,
+            keep_alive: self.value(&KEEP_ALIVE),
         })
+    }
+
+    /// Reads the files of `source.tls`; reports those that cannot be used.
+    fn source_tls(&self, url: &Url) -> SourceTls {
+        let fail = |row: &Row, what: String, why: Option<String>| {
+            let error = why.into_iter().fold(usage(what), Error::cause);
+            self.fail(self.file.at_key(error, row));
+        };
+        let unusable = |row: &Row, why: String| {
+            let what = format!("the file of `{}` cannot be used", row.key);
+            fail(row, what, Some(why));
+        };
+        let (cert, key, ca) = (self.get(&TLS_CERT), self.get(&TLS_KEY), self.get(&TLS_CA));
+        let given = [
+            (&cert, &TLS_CERT.row),
+            (&key, &TLS_KEY.row),
+            (&ca, &TLS_CA.row),
+        ];
+        if url.scheme() != "https"
+            && let Some((_, row)) = given.iter().find(|(path, _)| path.is_some())
+        {
+            fail(
+                row,
+                format!(
+                    "`{}` needs a source whose URL begins with https://",
+                    row.key
+                ),
+                None,
+            );
+            return SourceTls::default();
+        }
+        let identity = match (&cert, &key) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => {
+                let read = read_identity(cert, key, &ring::default_provider());
+                let read = read.map_err(|error| match error {
+                    IdentityError::Certificate(why) => unusable(&TLS_CERT.row, why),
+                    IdentityError::Key(why) => unusable(&TLS_KEY.row, why),
+                });
+                read.ok().map(Arc::new)
+            }
+            (Some(_), None) => {
+                let what = "`source.tls.cert` is set without `source.tls.key`";
+                fail(&TLS_CERT.row, what.to_owned(), None);
+                None
+            }
+            (None, Some(_)) => {
+                let what = "`source.tls.key` is set without `source.tls.cert`";
+                fail(&TLS_KEY.row, what.to_owned(), None);
+                None
+            }
+        };
+        let authorities = ca.and_then(|ca| {
+            let provider = Arc::new(ring::default_provider());
+            let read = read_certificates(&ca).and_then(|certificates| {
+                Authorities::of(certificates.clone(), &provider)?;
+                Ok(certificates)
+            });
+            read.map_err(|why| unusable(&TLS_CA.row, why)).ok()
+        });
+        SourceTls {
+            identity,
+            authorities,
+        }
     }
 
     fn headers(&self) -> Result<Vec<(String, Secret)>, Error> {
@@ -60,8 +143,10 @@ impl Layers<'_> {
     }
 }
 
-pub(super) fn no_source() -> Error {
-    usage("no token source is configured").hint(
+pub(super) fn no_source(env: &Env) -> Error {
+    usage("no token source is configured").hint(hint_of_missing(
+        env,
+        "TOKEN_HOST",
         "set TOKEN_HOST to its URL, or `source.url` in the --config file; `token_service demo` needs no source",
-    )
+    ))
 }

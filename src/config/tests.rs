@@ -132,9 +132,10 @@ fn defaults_match_the_documentation() {
     );
     assert_eq!(
         (settings.limits.retries, settings.limits.max_requests),
-        (3, None)
+        (None, None)
     );
-    assert!(settings.limits.top_up && !source.proxy, "no proxy is named");
+    assert!(settings.limits.top_up);
+    assert_eq!(source.proxies.proxy_of(&source.url), Ok(None));
     let address = address(&settings);
     assert_eq!(host_addresses(address), ["db.internal:5432"]);
     assert_eq!(address.sslmode, SslMode::Require);
@@ -250,7 +251,7 @@ script:
     assert_eq!(settings.limits.connect_timeout, Duration::from_millis(500));
     assert_eq!(
         (settings.limits.page_size, settings.limits.retries),
-        (100, 0)
+        (100, Some(0))
     );
     assert_eq!(
         (settings.limits.max_body, settings.limits.max_token),
@@ -324,10 +325,22 @@ fn script_does_not_see_collector_headers() {
 
 #[test]
 fn proxy_is_used_when_environment_sets_one() {
-    for name in ["http_proxy", "HTTPS_PROXY", "all_proxy"] {
-        let settings = load_env(&env(&[(name, "http://proxy.internal:3128")])).unwrap();
-        assert!(http(&settings).proxy, "{name}");
+    let proxy = |name, value| {
+        let settings = load_env(&env(&[(name, value)])).unwrap();
+        let source = http(&settings);
+        source.proxies.proxy_of(&source.url).unwrap()
+    };
+    for name in ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+        let found = proxy(name, "http://proxy.internal:3128").unwrap();
+        assert_eq!(found.variable, name);
     }
+    // The source uses https.
+    assert_eq!(proxy("HTTP_PROXY", "ftp://s3cret"), None);
+    let invalid = load_env(&env(&[("HTTPS_PROXY", "ftp://s3cret")]));
+    insta::assert_snapshot!(message(invalid), @"
+    error: HTTPS_PROXY must be the URL of a proxy with the scheme http, https, socks4, socks4a, socks5 or socks5h
+    hint: such as http://proxy.internal:3128; NO_PROXY lists hosts that need no proxy
+    ");
 }
 
 #[test]
@@ -1126,8 +1139,8 @@ fn all_mistakes_are_reported_with_their_places() {
           │
         6 │ mask: ****
           ╰╴━━━━ this is `run.mask`
-        error: DB_PORT must be a port from 1 to 65535, not `x`
         error: TOKEN_SERVICE_PATIENCE must have a unit, such as 500ms, 20s or 10m, not `1`
+        error: DB_PORT must be a port from 1 to 65535, not `x`
         ");
     });
 }

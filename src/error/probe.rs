@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::error::color::Color;
-use crate::error::escape::escape;
+use crate::error::escape::{cut, escape};
 
 /// The outcome of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +58,13 @@ impl ProbeResult {
         }
     }
 
+    /// Applies `map` to the details.
+    #[must_use]
+    pub fn map_details(mut self, map: impl Fn(&str) -> String) -> Self {
+        self.details = map(&self.details);
+        self
+    }
+
     /// Returns the line to print, without a line break.
     pub fn line(&self, color: Color) -> String {
         let result = match self.state {
@@ -65,7 +72,7 @@ impl ProbeResult {
             ProbeState::Warning => "warn",
             ProbeState::Failed(_) => "FAIL",
         };
-        let (subject, details) = (self.subject, escape(&self.details));
+        let (subject, details) = (self.subject, escape(&cut(&self.details)).into_owned());
         format!("{subject:<10}{}  {details}", color.result(result))
     }
 }

@@ -1,30 +1,48 @@
-//! The demo's token source: an HTTP server on loopback that under-delivers like the real source.
-//! Its tokens are random values.
+//! The demo's token source: an HTTP server that under-delivers like the real source. Its tokens are
+//! random values. Each answer is made while it is read, so an unread answer takes little memory.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::Ipv4Addr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 use crate::error::{Error, ErrorKind};
 use crate::fetch::http::HttpEndpoint;
 
 /// Largest number of tokens in one answer; the same as at the real source.
 const MAX_TOKENS: u64 = 455_902;
+/// The path that issues tokens.
+pub const PATH: &str = "/tokens";
 
 /// Pause after a failed `accept`.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection may make no progress: no new request, and no part of an answer read.
+const IDLE_LIMIT: Duration = Duration::from_mins(1);
+/// Largest number of open connections; others wait.
+const MAX_CONNECTIONS: usize = 512;
+/// Largest number of requests at a time on an HTTP/2 connection.
+const MAX_STREAMS: u32 = 32;
+/// The bytes of a request's head, and of an answer that wait to be read.
+const BUFFER: usize = 16 * 1024;
+/// The number of tokens in one part of an answer.
+const TOKENS_PER_FRAME: u64 = 256;
+/// The length of a token's line: 16 bytes in Base64, and a line feed.
+const LINE: u64 = 23;
 
 /// Starts the source on a free loopback port and returns its endpoint.
 ///
@@ -42,50 +60,102 @@ pub async fn start() -> Result<HttpEndpoint, Error> {
         .map_err(cannot)?;
     let address = listener.local_addr().map_err(cannot)?;
     tokio::spawn(serve(listener));
-    let url = format!("http://{address}/tokens");
-    Ok(HttpEndpoint {
-        url: url
-            .parse()
-            .map_err(|error| cannot(io::Error::other(error)))?,
-        headers: Vec::new(),
-        proxy: false,
-    })
+    let url = format!("http://{address}{PATH}");
+    let url = url.parse();
+    let url = url.map_err(|error| cannot(io::Error::other(error)))?;
+    Ok(HttpEndpoint::new(url))
 }
 
 /// Serves requests on `listener`; never returns.
 pub async fn serve(listener: TcpListener) {
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
+            return;
+        };
         let Ok((socket, _)) = listener.accept().await else {
             // Out of descriptors, for example: open connections will close.
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
         tokio::spawn(async move {
-            let _ = auto::Builder::new(TokioExecutor::new())
-                .serve_connection(TokioIo::new(socket), service_fn(answer))
-                .await;
+            serve_connection(socket, IDLE_LIMIT).await;
+            drop(permit);
         });
     }
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let size = request.uri().query().and_then(requested_size);
-    let mut response = if let Some(size) = size {
-        Response::new(Full::from(tokens(delivered(size))))
-    } else {
-        let mut refusal = Response::new(Full::from("size=N is missing\n"));
-        *refusal.status_mut() = StatusCode::BAD_REQUEST;
-        refusal
+/// Serves one connection until it closes, or makes no progress for `idle_limit`.
+async fn serve_connection(socket: TcpStream, idle_limit: Duration) {
+    let progress = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&progress);
+    let service = service_fn(move |request| {
+        let answer = answer(&request, &counter);
+        async { Ok::<_, Infallible>(answer) }
+    });
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(idle_limit)
+        .max_buf_size(BUFFER);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buf_size(BUFFER);
+    let connection = server.serve_connection(TokioIo::new(socket), service);
+    let mut seen = 0;
+    let idle = async {
+        loop {
+            tokio::time::sleep(idle_limit).await;
+            let now = progress.load(Ordering::Relaxed);
+            if std::mem::replace(&mut seen, now) == now {
+                return;
+            }
+        }
     };
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, plain);
-    Ok(response)
+    tokio::select! {
+        _ = connection => {}
+        () = idle => {}
+    }
+}
+
+/// Answers a request; only a POST to [`PATH`] issues tokens.
+fn answer(request: &Request<Incoming>, progress: &Arc<AtomicU64>) -> Response<AnswerBody> {
+    progress.fetch_add(1, Ordering::Relaxed);
+    let size = request.uri().query().and_then(requested_size);
+    let refused = |status, text| (status, AnswerBody::text(text));
+    let (status, body) = match (request.uri().path(), request.method(), size) {
+        (PATH, &Method::POST, Some(size)) => {
+            let body = AnswerBody::tokens(delivered(size), Arc::clone(progress));
+            (StatusCode::OK, body)
+        }
+        (PATH, &Method::POST, None) => refused(
+            StatusCode::BAD_REQUEST,
+            "size=N is missing, or is no whole number of at least 1\n",
+        ),
+        (PATH, ..) => refused(StatusCode::METHOD_NOT_ALLOWED, "only POST issues tokens\n"),
+        _ => refused(StatusCode::NOT_FOUND, "tokens are at /tokens\n"),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(ALLOW, HeaderValue::from_static("POST"));
+    }
+    response
 }
 
 fn requested_size(query: &str) -> Option<u64> {
     url::form_urlencoded::parse(query.as_bytes())
         .find(|(name, _)| name == "size")
         .and_then(|(_, value)| value.parse().ok())
+        .filter(|size| *size > 0)
 }
 
 /// Returns how many tokens to send: half of the answers, at random, omit up to a fifth of `size`.
@@ -99,6 +169,67 @@ fn delivered(size: u64) -> u64 {
     size.saturating_sub(omitted).max(size.min(1))
 }
 
+/// The body of an answer; tokens are made when the connection has room for them.
+struct AnswerBody {
+    text: &'static str,
+    /// The number of tokens that are not made yet.
+    tokens: u64,
+    /// Counts the parts that were made.
+    progress: Option<Arc<AtomicU64>>,
+}
+
+impl AnswerBody {
+    fn text(text: &'static str) -> Self {
+        Self {
+            text,
+            tokens: 0,
+            progress: None,
+        }
+    }
+
+    fn tokens(tokens: u64, progress: Arc<AtomicU64>) -> Self {
+        Self {
+            text: "",
+            tokens,
+            progress: Some(progress),
+        }
+    }
+
+    fn next_frame(&mut self) -> Option<Bytes> {
+        if let Some(progress) = &self.progress {
+            progress.fetch_add(1, Ordering::Relaxed);
+        }
+        if !self.text.is_empty() {
+            return Some(Bytes::from_static(
+                std::mem::take(&mut self.text).as_bytes(),
+            ));
+        }
+        let count = self.tokens.min(TOKENS_PER_FRAME);
+        self.tokens -= count;
+        (count > 0).then(|| tokens(count).into())
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.next_frame().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.text.is_empty() && self.tokens == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.text.len() as u64 + self.tokens * LINE)
+    }
+}
+
 fn tokens(count: u64) -> String {
     let mut body = String::new();
     for _ in 0..count {
@@ -110,7 +241,10 @@ fn tokens(count: u64) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -122,5 +256,53 @@ mod tests {
             }
         }
         assert!(delivered(u64::MAX) <= MAX_TOKENS);
+    }
+
+    #[test]
+    fn body_has_the_announced_length() {
+        for count in [1, TOKENS_PER_FRAME, 1000] {
+            let mut body = AnswerBody::tokens(count, Arc::default());
+            let announced = body.size_hint().exact().unwrap();
+            let mut text = String::new();
+            while let Some(frame) = body.next_frame() {
+                text += std::str::from_utf8(&frame).unwrap();
+            }
+            assert_eq!(text.len() as u64, announced);
+            assert_eq!(text.lines().count() as u64, count);
+        }
+    }
+
+    /// Connects to a server that closes idle connections soon, and sends this text. The task ends when
+    /// the server has closed the connection.
+    async fn connected(text: &str) -> (TcpStream, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            serve_connection(socket, Duration::from_millis(50)).await;
+        });
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(text.as_bytes()).await.unwrap();
+        (client, server)
+    }
+
+    #[tokio::test]
+    async fn connection_without_progress_is_closed() {
+        let headers = "HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n";
+        let post = |size: u64| format!("POST {PATH}?size={size} {headers}{{}}");
+        for text in [String::new(), String::from("POST /tok"), post(5)] {
+            let (_client, server) = connected(&text).await;
+            server.await.unwrap();
+        }
+        // Nor is an answer kept that is not read; the kernel holds a part of it.
+        let (mut client, server) = connected(&post(MAX_TOKENS)).await;
+        server.await.unwrap();
+        let mut read = Vec::new();
+        let _ = client.read_to_end(&mut read).await;
+        assert!(
+            (read.len() as u64) < MAX_TOKENS * LINE / 2,
+            "{}",
+            read.len()
+        );
     }
 }

@@ -20,6 +20,9 @@ use crate::pipeline::token::Page;
 /// Size of the read buffer, in bytes.
 const BUFFER: usize = 64 * 1024;
 
+/// The longest line, in bytes; a device such as `/dev/zero` has one without end.
+const MAX_LINE: usize = 32 << 20;
+
 /// A file or pipe that is open for reading.
 #[derive(Clone, Debug)]
 pub struct Input {
@@ -166,10 +169,7 @@ impl TokenSource for InputSource {
         Box::pin(async move {
             match (sent, answer.await) {
                 (Ok(()), Ok(answer)) => answer,
-                _ => SourceAnswer::failed(Error::of(
-                    ErrorKind::HttpProtocol,
-                    "the input can no longer be read",
-                )),
+                _ => SourceAnswer::failed(input_error("the input can no longer be read")),
             }
         })
     }
@@ -239,6 +239,7 @@ impl InputReader {
         }
         self.state = ReadState::Middle;
         let mut failure = None;
+        let mut line_length = 0;
         while parser.taken() < count {
             let waits = !self.is_file && self.reader.buffer().is_empty();
             if waits && parser.taken() > 0 && !parser.is_in_line() {
@@ -261,38 +262,48 @@ impl InputReader {
             let length = line.map_or(chunk.len(), |end| end + 1);
             parser.feed(&chunk[..length]);
             self.reader.consume(length);
+            line_length = if line.is_some() {
+                0
+            } else {
+                line_length + length
+            };
+            if line_length > MAX_LINE {
+                failure = Some(self.no_list("a line is longer than 32 MiB"));
+                self.state = ReadState::End;
+                break;
+            }
         }
         let lines = parser.finish(failure.is_none());
-        if lines.document.is_some() {
-            return (Page::from_texts([]), Some(self.markup()));
+        if let Some(document) = lines.document {
+            self.state = ReadState::End;
+            let error = self.no_list(&format!("it begins like {document}"));
+            return (Page::from_texts([]), Some(error));
         }
         (lines.page, failure)
     }
 
     fn end_error(&self) -> Error {
-        let kind = ErrorKind::ShortSupply {
-            requested: 0,
-            received: 0,
-        };
-        Error::of(kind, format!("the input ended: {}", self.name))
-            .hint("omit SIZE to read all of it")
+        input_error(format!("the input ended: {}", self.name)).hint("omit SIZE to read all of it")
     }
 
     fn unreadable(&self, error: &io::Error) -> Error {
-        Error::of(
-            ErrorKind::HttpProtocol,
-            format!("the input can no longer be read: {}", self.name),
-        )
-        .cause(error.to_string())
-        .hint("the tokens read before the failure are in the report")
+        input_error(format!("the input can no longer be read: {}", self.name))
+            .cause(error.to_string())
+            .hint("the tokens read before the failure are in the report")
     }
 
-    fn markup(&self) -> Error {
-        Error::of(
-            ErrorKind::HttpProtocol,
-            format!("the input is not a list of tokens: {}", self.name),
-        )
-        .cause("it starts like an HTML or XML document")
-        .hint("--input expects one token per line")
+    fn no_list(&self, why: &str) -> Error {
+        input_error(format!("the input is not a list of tokens: {}", self.name))
+            .cause(why)
+            .hint("--input expects one token per line")
     }
+}
+
+/// Returns the error of an input that supplies no more tokens; the fetch adds the numbers.
+fn input_error(message: impl Into<String>) -> Error {
+    let kind = ErrorKind::ShortSupply {
+        requested: 0,
+        received: 0,
+    };
+    Error::of(kind, message)
 }

@@ -1,6 +1,7 @@
 //! Splits the source's answer into tokens, one per line, chunk by chunk as it arrives. Memory is
 //! bounded whatever the source sends. Without I/O, so that it can be fuzzed.
 
+use crate::fetch::document::{self, JSON};
 use crate::fetch::json::JsonDetector;
 use crate::pipeline::token::{Page, PageBuilder, TokenDefect};
 
@@ -12,9 +13,10 @@ pub struct LineParser {
     max_token: usize,
     wanted: u64,
     surplus: u64,
-    markup: bool,
+    document: Option<&'static str>,
     seen_line: bool,
     json: Option<JsonDetector>,
+    is_latin_1: bool,
 }
 
 /// The content of an answer.
@@ -23,17 +25,8 @@ pub struct ParsedLines {
     pub page: Page,
     /// Number of tokens beyond the wanted ones; they are dropped.
     pub surplus: u64,
-    /// The kind of document, if the answer is not a list of tokens.
-    pub document: Option<DocumentKind>,
-}
-
-/// A kind of document that has lines but is not a list of tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DocumentKind {
-    /// HTML or XML, detected by the first line.
-    Markup,
-    /// One JSON array or object, detected by the complete text.
-    Json,
+    /// What the answer is, such as `a JSON document`, if it is not a list of tokens.
+    pub document: Option<&'static str>,
 }
 
 impl LineParser {
@@ -45,16 +38,25 @@ impl LineParser {
             max_token,
             wanted,
             surplus: 0,
-            markup: false,
+            document: None,
             seen_line: false,
             json: None,
+            is_latin_1: false,
         }
     }
 
-    /// Also detects a JSON document. The text is kept while it may be one, so its length must be bounded.
+    /// Detects a JSON document by its complete text instead of its first line. The text is kept while it
+    /// may be one, so its length must be bounded.
     #[must_use]
     pub fn detecting_json(mut self) -> Self {
         self.json = Some(JsonDetector::default());
+        self
+    }
+
+    /// Decodes the answer from ISO 8859-1 instead of UTF-8.
+    #[must_use]
+    pub fn decoding_latin_1(mut self, is_latin_1: bool) -> Self {
+        self.is_latin_1 = is_latin_1;
         self
     }
 
@@ -74,7 +76,17 @@ impl LineParser {
     }
 
     /// Adds the next bytes of the answer.
-    pub fn feed(&mut self, mut bytes: &[u8]) {
+    pub fn feed(&mut self, bytes: &[u8]) {
+        if self.is_latin_1 {
+            // Its 256 characters are the first ones of Unicode.
+            let text: String = bytes.iter().copied().map(char::from).collect();
+            self.feed_utf_8(text.as_bytes());
+        } else {
+            self.feed_utf_8(bytes);
+        }
+    }
+
+    fn feed_utf_8(&mut self, mut bytes: &[u8]) {
         if let Some(json) = &mut self.json {
             json.feed(bytes);
         }
@@ -93,17 +105,11 @@ impl LineParser {
             self.end_line();
         }
         let json = self.json.as_ref();
-        let document = if self.markup {
-            Some(DocumentKind::Markup)
-        } else if complete && json.is_some_and(JsonDetector::is_document) {
-            Some(DocumentKind::Json)
-        } else {
-            None
-        };
+        let is_json = complete && json.is_some_and(JsonDetector::is_document);
         ParsedLines {
             page: self.page.build(),
             surplus: self.surplus,
-            document,
+            document: self.document.or(is_json.then_some(JSON)),
         }
     }
 
@@ -134,7 +140,10 @@ impl LineParser {
         }
         if !self.seen_line {
             self.seen_line = true;
-            self.markup = is_markup(line);
+            self.document = document::of_first_line(line);
+            if self.json.is_none() && document::begins_json(line) {
+                self.document = self.document.or(Some(JSON));
+            }
         }
         if self.page.len() as u64 >= self.wanted {
             self.surplus += 1;
@@ -158,16 +167,10 @@ impl LineParser {
     }
 }
 
-fn is_markup(line: &[u8]) -> bool {
-    let line = line.trim_ascii_start().to_ascii_lowercase();
-    [&b"<!doctype"[..], b"<html", b"<?xml"]
-        .iter()
-        .any(|start| line.starts_with(start))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fetch::document::MARKUP;
 
     fn parse(
         chunks: &[&[u8]],
@@ -251,20 +254,29 @@ mod tests {
     fn html_document_is_detected() {
         let mut parser = LineParser::new(9, 1024);
         parser.feed(b"\r\n  <!DOCTYPE html>\n<html>\n");
-        assert_eq!(parser.finish(true).document, Some(DocumentKind::Markup));
+        assert_eq!(parser.finish(true).document, Some(MARKUP));
     }
 
     #[test]
-    fn json_document_is_detected_when_enabled_and_complete() {
+    fn json_document_is_detected_by_its_first_line_or_its_complete_text() {
         let document = |parser: LineParser, complete| {
             let mut parser = parser;
             parser.feed(b"[\"aa\",\n \"bb\"]\n");
             parser.finish(complete).document
         };
         let parser = || LineParser::new(9, 1024);
-        assert_eq!(document(parser(), true), None);
+        assert_eq!(document(parser(), false), Some(JSON));
         assert_eq!(document(parser().detecting_json(), false), None);
         let found = document(parser().detecting_json(), true);
-        assert_eq!(found, Some(DocumentKind::Json));
+        assert_eq!(found, Some(JSON));
+    }
+
+    #[test]
+    fn latin_1_is_decoded_when_the_answer_declares_it() {
+        let mut parser = LineParser::new(9, 8).decoding_latin_1(true);
+        parser.feed(b"caf\xe9\nbb\n");
+        let page = parser.finish(true).page;
+        let texts: Vec<_> = page.iter().map(|token| token.as_str().to_owned()).collect();
+        assert_eq!(texts, ["café", "bb"]);
     }
 }

@@ -2,6 +2,7 @@
 //! deliveries and fetches one page ahead of the consumer.
 
 pub mod demo;
+mod document;
 pub mod error;
 pub mod http;
 pub mod input;
@@ -19,15 +20,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind};
 use crate::fetch::error::{
-    out_of_requests, out_of_retries, short_supply, wait_too_long, with_totals,
+    out_of_patience, out_of_requests, out_of_retries, short_supply, wait_too_long, with_totals,
 };
-use crate::fetch::retry::RetryDecision;
+use crate::fetch::retry::{Pace, RetryDecision};
 pub use crate::fetch::source::{AnswerFuture, SourceAnswer, SourceKind, TokenSource};
 use crate::journal::Journal;
 use crate::pipeline::channel::{PageResult, PageStream};
 use crate::pipeline::numbers::Numbers;
 use crate::pipeline::token::{Page, Token};
-use crate::runtime::clock::Clock;
+use crate::runtime::clock::{Clock, SleepFuture};
 use crate::runtime::shutdown::Shutdown;
 
 /// Number of consecutive empty answers after which the source counts as exhausted.
@@ -42,8 +43,11 @@ pub struct FetchLimits {
     pub connect_timeout: Duration,
     /// The most tokens per request, at least 1.
     pub page_size: u64,
-    /// How often a request is retried that was certainly not served.
-    pub retries: u32,
+    /// How often a request is retried that was certainly not served; if `None`, an outage is waited
+    /// out for `patience`, and another failure is retried three times.
+    pub retries: Option<u32>,
+    /// How long an outage of the source is waited out.
+    pub patience: Duration,
     /// Limit of an answer's body, in bytes.
     pub max_body: u64,
     /// Limit of a token's length, in bytes.
@@ -61,8 +65,8 @@ pub struct FetchLimits {
 pub struct FetchPlan {
     /// The most tokens per request, at least 1.
     pub page_size: u64,
-    /// How often a request is retried that was certainly not served.
-    pub retries: u32,
+    /// As in [`FetchLimits`].
+    pub retries: Option<u32>,
     /// True to request again what a short delivery omitted.
     pub top_up: bool,
 }
@@ -82,6 +86,7 @@ pub struct Fetcher {
     /// True once tokens were asked for.
     asked: AtomicBool,
     numbers: Mutex<Numbers>,
+    pace: Mutex<Pace>,
     fell_short: AtomicBool,
 }
 
@@ -105,6 +110,7 @@ impl Fetcher {
             reached: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             numbers: Mutex::default(),
+            pace: Mutex::default(),
             fell_short: AtomicBool::new(false),
         }
     }
@@ -167,6 +173,10 @@ impl Fetcher {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn lock_pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Returns true if a fetch ended with fewer tokens than requested.
     pub fn fell_short(&self) -> bool {
         self.fell_short.load(Ordering::Relaxed)
@@ -188,7 +198,7 @@ impl Fetcher {
     /// Returns the tokens of one request, possibly fewer than `size`.
     ///
     /// The request is sent when the page is requested.
-    pub fn once(self: &Arc<Self>, size: u64, retries: u32) -> PageStream<Error> {
+    pub fn once(self: &Arc<Self>, size: u64, retries: Option<u32>) -> PageStream<Error> {
         let fetcher = Arc::clone(self);
         PageStream::lazy(move |stop| {
             let (sender, receiver) = mpsc::channel(2);
@@ -243,7 +253,7 @@ impl Fetcher {
             let has_all = answer.ended && self.is_open_ended();
             let error = answer
                 .error
-                .map(|error| with_totals(error, size, received, self.is_remote()));
+                .map(|error| with_totals(error, size, received, self.source.kind()));
             let error = error.or_else(|| {
                 (empty_answers == MAX_EMPTY_REQUESTS && top_up)
                     .then(|| short_supply(size, received))
@@ -272,7 +282,12 @@ impl Fetcher {
 
     /// Sends one request, with retries. If a failed answer held tokens, they are kept and only the rest
     /// is requested.
-    async fn request(&self, count: u64, retries: u32, stop: &CancellationToken) -> SourceAnswer {
+    async fn request(
+        &self,
+        count: u64,
+        retries: Option<u32>,
+        stop: &CancellationToken,
+    ) -> SourceAnswer {
         let mut kept: Vec<Token> = Vec::new();
         let mut answer = self.request_rest(count, retries, stop, &mut kept).await;
         if !kept.is_empty() {
@@ -285,13 +300,23 @@ impl Fetcher {
     async fn request_rest(
         &self,
         count: u64,
-        retries: u32,
+        retries: Option<u32>,
         stop: &CancellationToken,
         kept: &mut Vec<Token>,
     ) -> SourceAnswer {
         let mut failures = 0;
+        let mut outage_began = None;
+        let pause = self.lock_pace().pause;
+        if !pause.is_zero()
+            && !self
+                .sleeps(self.clock.sleep_until(self.clock.now() + pause), stop)
+                .await
+        {
+            return SourceAnswer::empty();
+        }
         loop {
             let mut answer = self.send(count - kept.len() as u64).await;
+            self.lock_pace().adapt(answer.error.as_ref());
             let Some(error) = &answer.error else {
                 return answer;
             };
@@ -300,21 +325,30 @@ impl Fetcher {
             let waits = self.waits_for_startup(error);
             let limits = retry::RetryLimits {
                 // Unlimited while the run waits for the source to start.
-                retries: if waits { u32::MAX } else { retries },
+                retries: if waits { Some(u32::MAX) } else { retries },
                 spent: self.numbers().repeated,
                 time_left: self.time_left(),
+                patience_left: self.is_outage(error).then(|| {
+                    let now = self.clock.now();
+                    let began = *outage_began.get_or_insert(now);
+                    let waited = now.saturating_duration_since(began);
+                    self.limits.patience.saturating_sub(waited)
+                }),
             };
             match retry::decide(error, failures, &limits, self.clock.jitter()) {
                 RetryDecision::After(wait) => {
                     if !waits {
                         self.lock_numbers().repeated += 1;
                     }
-                    tracing::info!(?wait, kind = error.kind_name(), "retrying the request");
-                    tokio::select! {
-                        biased;
-                        () = stop.cancelled() => return answer,
-                        () = self.shutdown.stopping().cancelled() => return answer,
-                        () = self.clock.sleep(wait) => {}
+                    let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                    let wait_shown = Duration::from_millis(millis);
+                    tracing::info!(
+                        wait = ?wait_shown,
+                        cause = error.message,
+                        "retrying the request"
+                    );
+                    if !self.sleeps(self.clock.sleep(wait), stop).await {
+                        return answer;
                     }
                     kept.extend(answer.page.iter());
                     if kept.len() as u64 == count {
@@ -323,11 +357,29 @@ impl Fetcher {
                         return answer;
                     }
                 }
-                RetryDecision::GiveUp => return answer,
+                RetryDecision::GiveUp => return out_of_patience(answer, limits.retries),
                 RetryDecision::Spent => return out_of_retries(answer, retries),
                 RetryDecision::TooLong(wait) => return wait_too_long(answer, wait),
             }
         }
+    }
+
+    /// Waits; returns false if the stream or the run was stopped.
+    async fn sleeps(&self, sleep: SleepFuture, stop: &CancellationToken) -> bool {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => false,
+            () = self.shutdown.stopping().cancelled() => false,
+            () = sleep => true,
+        }
+    }
+
+    /// Returns true for a failure that is likely to pass: the source limits its requests, or it was
+    /// reached before and cannot be reached now.
+    fn is_outage(&self, error: &Error) -> bool {
+        let is_lost = self.reached.load(Ordering::Relaxed)
+            && error.is_kind(|kind| matches!(kind, ErrorKind::HttpConnect));
+        is_lost || retry::is_overload(error)
     }
 
     /// Returns true while the run waits for a source that has not been reached yet.

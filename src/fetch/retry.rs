@@ -1,13 +1,17 @@
 //! Decides whether a failed request to the source is retried, and after how long. Without I/O.
 //!
 //! A POST that issues tokens is not idempotent. It is retried only if it was certainly not served:
-//! connecting failed, or the source answered 429 or 503. Three limits apply: retries per request,
-//! ten times as many per run, and the run's deadline.
+//! connecting failed, or the source answered 429 or 503. An outage is waited out for the run's
+//! patience. Else two limits apply: retries per request, and ten times as many per run. The run's
+//! deadline limits both.
 
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
 use crate::pipeline::backoff::Backoff;
+
+/// The retries per request that are not configured.
+pub const RETRIES: u32 = 3;
 
 /// The longest wait before a retry in a run without a deadline.
 pub const MAX_WAIT: Duration = Duration::from_mins(5);
@@ -33,12 +37,14 @@ pub enum RetryDecision {
 /// The limits of retries.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryLimits {
-    /// Retries per request.
-    pub retries: u32,
+    /// Retries per request, if configured; then an outage is not waited out longer.
+    pub retries: Option<u32>,
     /// Number of requests that the run has retried so far.
     pub spent: u64,
     /// Time left until the run's deadline.
     pub time_left: Option<Duration>,
+    /// How much longer this outage is waited out; `None` for another failure.
+    pub patience_left: Option<Duration>,
 }
 
 /// Decides after failure number `failures` (from 1) of one request.
@@ -46,19 +52,26 @@ pub struct RetryLimits {
 /// `random` is between 0.0 and 1.0 (full jitter).
 pub fn decide(error: &Error, failures: u32, limits: &RetryLimits, random: f64) -> RetryDecision {
     let time_left = limits.time_left;
-    if !error.retryable || failures > limits.retries {
+    if !error.retryable {
         return RetryDecision::GiveUp;
-    }
-    if limits.spent >= budget(limits.retries) {
-        return RetryDecision::Spent;
     }
     let wait = match error.kind {
         Some(ErrorKind::HttpStatus {
             retry_after: Some(wait),
             ..
-        }) => wait,
+        }) if !wait.is_zero() => wait,
         _ => Backoff::default().wait(failures, random),
     };
+    let is_patient = limits.patience_left.is_some_and(|left| wait <= left);
+    if limits.retries.is_some() || !is_patient {
+        let retries = limits.retries.unwrap_or(RETRIES);
+        if failures > retries {
+            return RetryDecision::GiveUp;
+        }
+        if limits.spent >= budget(retries) {
+            return RetryDecision::Spent;
+        }
+    }
     if wait > time_left.unwrap_or(MAX_WAIT) {
         RetryDecision::TooLong(wait)
     } else {
@@ -69,6 +82,45 @@ pub fn decide(error: &Error, failures: u32, limits: &RetryLimits, random: f64) -
 /// Returns the run's retry budget for `retries` per request.
 pub fn budget(retries: u32) -> u64 {
     BUDGET_FACTOR * u64::from(retries)
+}
+
+/// Returns true for an answer of a source that limits its requests.
+pub fn is_overload(error: &Error) -> bool {
+    error.is_kind(|kind| {
+        matches!(
+            kind,
+            ErrorKind::HttpStatus {
+                status: 429 | 503,
+                ..
+            }
+        )
+    })
+}
+
+/// The pause before each new request to a source that refused some without `Retry-After`. It doubles
+/// with each refusal and shrinks with each answer, until the source accepts the rate.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    /// The pause.
+    pub pause: Duration,
+}
+
+impl Pace {
+    const MIN: Duration = Duration::from_millis(50);
+    const MAX: Duration = Duration::from_secs(5);
+
+    /// Adapts the pause to the outcome of a request.
+    pub fn adapt(&mut self, error: Option<&Error>) {
+        self.pause = match error.map(|error| &error.kind) {
+            None if self.pause < Self::MIN / 2 => Duration::ZERO,
+            None => self.pause * 7 / 8,
+            Some(Some(ErrorKind::HttpStatus {
+                status: 429 | 503,
+                retry_after: None,
+            })) => (self.pause * 2).clamp(Self::MIN, Self::MAX),
+            Some(_) => self.pause,
+        };
+    }
 }
 
 /// Returns true if the source may have issued tokens that did not arrive.
@@ -104,9 +156,10 @@ mod tests {
         random: f64,
     ) -> RetryDecision {
         let limits = RetryLimits {
-            retries,
+            retries: Some(retries),
             spent: 0,
             time_left,
+            patience_left: None,
         };
         super::decide(error, failures, &limits, random)
     }
@@ -131,16 +184,17 @@ mod tests {
     #[test]
     fn retries_end_when_the_budget_of_the_run_is_spent() {
         let mut limits = RetryLimits {
-            retries: 3,
+            retries: None,
             spent: 29,
             time_left: None,
+            patience_left: None,
         };
         let error = status(503, None);
         let decide = |limits: &RetryLimits| super::decide(&error, 1, limits, 0.5);
         assert!(matches!(decide(&limits), RetryDecision::After(_)));
         limits.spent = 30;
         assert_eq!(decide(&limits), RetryDecision::Spent);
-        limits.retries = u32::MAX;
+        limits.retries = Some(u32::MAX);
         assert!(
             matches!(decide(&limits), RetryDecision::After(_)),
             "waiting at the start has no budget"
@@ -162,5 +216,49 @@ mod tests {
             decide(&error, 1, 3, None, 0.0),
             RetryDecision::TooLong(_)
         ));
+    }
+
+    #[test]
+    fn outage_is_waited_out_unless_retries_are_configured() {
+        let mut limits = RetryLimits {
+            retries: None,
+            spent: 1000,
+            time_left: None,
+            patience_left: Some(Duration::from_secs(6)),
+        };
+        let error = status(503, None);
+        let decide = |limits: &RetryLimits| super::decide(&error, 40, limits, 1.0);
+        let step = Backoff::default().max;
+        assert_eq!(decide(&limits), RetryDecision::After(step));
+        limits.retries = Some(3);
+        assert_eq!(decide(&limits), RetryDecision::GiveUp);
+        limits.retries = None;
+        limits.patience_left = Some(Duration::from_secs(4));
+        assert_eq!(decide(&limits), RetryDecision::GiveUp);
+    }
+
+    #[test]
+    fn pace_slows_down_when_requests_are_refused_and_recovers() {
+        let mut pace = Pace::default();
+        pace.adapt(None);
+        assert_eq!(pace.pause, Duration::ZERO);
+        let refused = status(429, None);
+        pace.adapt(Some(&refused));
+        pace.adapt(Some(&refused));
+        assert_eq!(pace.pause, Pace::MIN * 2);
+        pace.adapt(Some(&status(503, Some(1))));
+        assert_eq!(
+            pace.pause,
+            Pace::MIN * 2,
+            "the source said how long to wait"
+        );
+        for _ in 0..20 {
+            pace.adapt(Some(&refused));
+        }
+        assert_eq!(pace.pause, Pace::MAX);
+        for _ in 0..100 {
+            pace.adapt(None);
+        }
+        assert_eq!(pace.pause, Duration::ZERO);
     }
 }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use crate::error::{Error, ErrorKind};
-use crate::fetch::lines::{DocumentKind, LineParser};
+use crate::fetch::lines::LineParser;
 use crate::pipeline::token::Page;
 
 /// A source of tokens.
@@ -70,11 +70,8 @@ impl SourceAnswer {
     pub fn from_lines(parser: LineParser, error: Option<Error>, address: &str) -> Self {
         let lines = parser.finish(error.is_none());
         if let Some(document) = lines.document {
-            let what = match document {
-                DocumentKind::Markup => "it sent an HTML or XML document",
-                DocumentKind::Json => "it sent a JSON document",
-            };
-            return Self::failed(not_a_token_list(address, what));
+            let what = format!("it sent {document}");
+            return Self::failed(not_a_token_list(address, &what));
         }
         Self {
             page: lines.page,

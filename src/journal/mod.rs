@@ -2,13 +2,14 @@
 //! follow. After a crash, `replay` reads from it which tokens were received.
 //!
 //! The file has one JSON object per line: the header, pages and outcomes as they arrive, and the
-//! summary. A replay appends its own header, outcomes and summary.
+//! summary. A replay appends its own header, outcomes and summary. Each line has a checksum.
 
+mod checksum;
+mod line;
 mod read;
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,13 +17,14 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
-pub use crate::journal::read::{
-    JournalLine, JournalReader, ParsedRecord, ReadPurpose, SummaryRecord,
-};
+use crate::journal::line::parse_line;
+pub use crate::journal::line::{JournalLine, ParsedRecord, SummaryRecord};
+pub use crate::journal::read::{JournalReader, ReadPurpose};
 use crate::pipeline::token::{Page, Token};
+use crate::runtime::output_file::open_private;
 
-/// Version of the format.
-const VERSION: u32 = 1;
+/// Version of the format that is written. Version 1 had no checksums.
+const VERSION: u32 = 2;
 
 /// The header of a journal, which identifies its run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +55,11 @@ impl JournalHeader {
             column,
             requested: None,
         }
+    }
+
+    /// Returns true if each line of the journal has a checksum.
+    fn has_checksums(&self) -> bool {
+        self.version > 1
     }
 
     /// Sets SIZE, if known.
@@ -117,15 +124,7 @@ impl Journal {
         if is_stream(path) {
             return Err(unusable(path, "it is not a regular file"));
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            // It contains tokens.
-            .mode(0o600)
-            .open(path)
-            .map_err(|error| unusable(path, &error.to_string()))?;
+        let file = open_private(path, true).map_err(|error| unusable(path, &error.to_string()))?;
         lock(&file, path)?;
         match existing_content(&file).map_err(|error| unusable(path, &error.to_string()))? {
             ExistingFile::Reusable => {}
@@ -234,11 +233,13 @@ impl Journal {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends complete lines, without interleaving.
+    /// Appends complete lines of JSON objects with their checksums, without interleaving.
     ///
     /// They are synced with the next page or at the end: a lost outcome costs only a re-check.
     pub fn append(&self, lines: &[u8]) -> io::Result<()> {
-        self.file().write(lines)
+        let lines = lines.split_inclusive(|byte| *byte == b'\n');
+        let lines: Vec<_> = lines.map(checksum::add).collect();
+        self.file().write(&lines.concat())
     }
 
     /// Waits until everything is synced to disk.
@@ -265,7 +266,7 @@ impl Journal {
 }
 
 fn line(value: &impl Serialize) -> io::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(value)?;
+    let mut line = checksum::add(&serde_json::to_vec(value)?);
     line.push(b'\n');
     Ok(line)
 }
@@ -294,30 +295,60 @@ enum ExistingFile {
 }
 
 fn existing_content(file: &File) -> io::Result<ExistingFile> {
-    let lines = BufReader::new(file).split(b'\n');
-    let mut lines = lines.filter(|line| !line.as_ref().is_ok_and(Vec::is_empty));
-    let Some(first) = lines.next().transpose()? else {
+    let mut reader = BufReader::new(file);
+    let (mut first, mut last, mut headers) = (None, None, 0);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        if !line.trim_ascii().is_empty() {
+            headers += u32::from(checksum::without(&line).starts_with(HEADER_KEY));
+            let line = line.trim_ascii_end().to_vec();
+            if first.is_none() {
+                first = Some(line);
+            } else {
+                last = Some(line);
+            }
+        }
+        if line.last() == Some(&b'\n') {
+            line.clear();
+        }
+    }
+    let Some(first) = first else {
         return Ok(ExistingFile::Reusable);
     };
-    let last = lines.try_fold(None, |_, line| line.map(Some))?;
-    let header = serde_json::from_slice(&first);
-    Ok(match (header, last) {
-        (Ok(JournalLine::Journal { .. }), None) => ExistingFile::Reusable,
-        (Ok(JournalLine::Journal { .. }), Some(last)) => match serde_json::from_slice(&last) {
-            Ok(JournalLine::Summary { summary }) if summary.is_settled() => ExistingFile::Reusable,
-            _ => ExistingFile::Unsettled,
-        },
+    let Ok(JournalLine::Journal { journal }) = parse_line(&first, false) else {
         // A crash truncated the header; no token is received before it is complete.
-        (Err(_), None) if is_torn_header(&first) => ExistingFile::Reusable,
-        _ => ExistingFile::Foreign,
+        let is_torn = last.is_none() && !line.is_empty() && is_torn_header(&first);
+        return Ok(if is_torn {
+            ExistingFile::Reusable
+        } else {
+            ExistingFile::Foreign
+        });
+    };
+    let Some(last) = last else {
+        return Ok(ExistingFile::Reusable);
+    };
+    Ok(match parse_line(&last, journal.has_checksums()) {
+        // With a second header, the last summary says nothing about the tokens of the first run.
+        Ok(JournalLine::Summary { summary }) if summary.is_settled() && headers == 1 => {
+            ExistingFile::Reusable
+        }
+        _ => ExistingFile::Unsettled,
     })
 }
 
+/// The start of a header, after its checksum.
+const HEADER_KEY: &[u8] = br#""journal":"#;
+
 fn is_torn_header(line: &[u8]) -> bool {
     let parsed: Result<IgnoredAny, _> = serde_json::from_slice(line);
-    let begin = br#"{"journal":"#;
-    parsed.is_err_and(|error| error.is_eof())
-        && (begin.starts_with(line) || line.starts_with(begin))
+    parsed.is_err_and(|error| error.is_eof()) && is_start_of_header(line)
+}
+
+/// Returns true if a header may begin with these bytes.
+fn is_start_of_header(line: &[u8]) -> bool {
+    let starts: [&[u8]; 2] = [br#"{"journal":"#, br#"{"sha256":""#];
+    let may_be = |start: &&[u8]| start.starts_with(line) || line.starts_with(start);
+    starts.iter().any(may_be)
 }
 
 fn unusable(path: &Path, why: &str) -> Error {
@@ -337,7 +368,12 @@ mod tests {
     use super::*;
 
     fn header() -> JournalHeader {
-        JournalHeader::new("run".into(), Some(7), "secret_tokens".into(), "data".into())
+        JournalHeader::new(
+            "018f0000-0000-7000-8000-000000000000".into(),
+            Some(7),
+            "secret_tokens".into(),
+            "data".into(),
+        )
     }
 
     #[tokio::test]

@@ -96,7 +96,7 @@ impl Tracer {
     }
 }
 
-/// A span in progress. If it is dropped before its end, it counts as cancelled.
+/// A span in progress. If it is dropped before its end, its operation was cancelled, which is no error.
 pub struct Span(Option<Box<Recording>>);
 
 impl Span {
@@ -111,7 +111,10 @@ impl Span {
     pub fn end(mut self, error: Option<&Error>) {
         if let Some(mut span) = self.0.take() {
             if let Some(error) = error {
-                span.set_attribute(KeyValue::new("error.type", error.kind_name().to_owned()));
+                // OpenTelemetry's name for an error without a name.
+                let kind = Some(error.kind_name()).filter(|kind| !kind.is_empty());
+                let kind = kind.unwrap_or("_OTHER").to_owned();
+                span.set_attribute(KeyValue::new("error.type", kind));
                 span.set_status(Status::error(error.message.clone()));
             }
             span.end();
@@ -127,14 +130,5 @@ impl Span {
             headers.retain(|_, value| !value.is_empty());
         }
         headers
-    }
-}
-
-impl Drop for Span {
-    fn drop(&mut self) {
-        if let Some(mut span) = self.0.take() {
-            span.set_status(Status::error("cancelled"));
-            span.end();
-        }
     }
 }

@@ -81,10 +81,10 @@ impl fmt::Debug for Token {
     }
 }
 
+/// A token of a page; it ends where the next one starts.
 #[derive(Clone, Copy)]
 struct TokenRange {
     start: u32,
-    len: u32,
     defect: Option<TokenDefect>,
     attempts: u16,
 }
@@ -141,11 +141,15 @@ impl Page {
     /// If `index` is not below [`Page::len`].
     pub fn token(&self, index: usize) -> Token {
         assert!(index < self.len(), "token index out of the page");
-        let range = self.ranges[self.from + index];
+        let at = self.from + index;
+        let range = self.ranges[at];
+        // `PageBuilder` keeps the text below 4 GiB.
+        let all = u32::try_from(self.text.len()).unwrap_or(u32::MAX);
+        let end = self.ranges.get(at + 1).map_or(all, |next| next.start);
         Token {
             text: Arc::clone(&self.text),
             start: range.start,
-            len: range.len,
+            len: end - range.start,
             defect: range.defect,
             attempts: range.attempts,
         }
@@ -210,14 +214,13 @@ pub struct PageBuilder {
 impl PageBuilder {
     /// Adds a token. The limit is 4 GiB per page; `max_body` is far below.
     pub fn push(&mut self, text: &str, defect: Option<TokenDefect>) {
-        let (Ok(start), Ok(len)) = (u32::try_from(self.text.len()), u32::try_from(text.len()))
-        else {
+        let end = self.text.len().saturating_add(text.len());
+        let (Ok(start), Ok(_)) = (u32::try_from(self.text.len()), u32::try_from(end)) else {
             return;
         };
         self.text.push_str(text);
         self.ranges.push(TokenRange {
             start,
-            len,
             defect,
             attempts: 0,
         });

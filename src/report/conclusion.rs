@@ -51,6 +51,7 @@ pub fn close(
         aborted_by: totals.cause,
         exit_code: exit.code(),
         dry_run: ledger.reports().dry_run,
+        inputs: std::mem::take(&mut ledger.reports().inputs),
         rejections: ledger.rejections().clone(),
         latencies: ledger.latencies().clone(),
     };

@@ -81,10 +81,14 @@ impl ReportSink for CsvReport {
     }
 }
 
+/// The characters that begin a formula. Spreadsheets also take their fullwidth forms.
+const FORMULA_STARTS: [char; 8] = ['=', '+', '-', '@', '＝', '＋', '－', '＠'];
+
 /// Returns the text so that a spreadsheet does not take it for a formula.
 fn cell(text: Option<&str>) -> Cow<'_, str> {
     let text = escape(text.unwrap_or_default());
-    if text.starts_with(['=', '+', '-', '@']) {
+    // Some spreadsheets ignore blanks before a formula.
+    if text.trim_start().starts_with(FORMULA_STARTS) {
         return format!("'{text}").into();
     }
     text

@@ -1,29 +1,18 @@
 //! The destination of a report: standard output, a file or a journal, and the errors of writing it.
 
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-
-use rustix::fs::{CWD, RenameFlags};
-use rustix::io::Errno;
+use std::path::Path;
 
 use crate::error::{Error, ErrorKind};
 use crate::journal::Journal;
+use crate::runtime::output_file::{OutputFile, OutputKind};
 
 /// The destination of a report.
 pub(super) enum Destination {
     Stdout,
     Writer(Box<dyn Write + Send>),
     Journal(Journal),
-    File {
-        writer: BufWriter<File>,
-        /// The path until the report is complete; equals `path` for a pipe or device.
-        partial: PathBuf,
-        path: PathBuf,
-        /// True if the rename must not replace a file.
-        no_clobber: bool,
-    },
+    File(BufWriter<OutputFile>),
 }
 
 impl Destination {
@@ -33,55 +22,23 @@ impl Destination {
         no_clobber: bool,
         mut others: impl Iterator<Item = &'a Self>,
     ) -> Result<Self, Error> {
-        // These paths are devices, or open files of this process.
-        let is_open = (given.starts_with("/dev") && !given.starts_with("/dev/shm"))
-            || given.starts_with("/proc");
-        // A symbolic link is resolved, so that the rename replaces its target and not the link.
-        let path = match given.canonicalize() {
-            Ok(target) if !is_open => target,
-            _ => given.to_owned(),
-        };
-        if path.is_dir() {
-            return Err(unwritable(given, "it is a folder"));
-        }
-        // The report has secrets, so only this user may read it.
-        let mut options = OpenOptions::new();
-        options.write(true).mode(0o600);
-        let is_device = is_open || path.exists() && !path.is_file();
-        let partial = if is_device {
-            // A pipe or device is written in place.
-            options.append(true);
-            path.clone()
-        } else {
-            let mut partial = path.clone().into_os_string();
-            partial.push(".partial");
-            options.create(true).truncate(true);
-            PathBuf::from(partial)
-        };
-        if !is_device && partial.is_symlink() {
-            let why = format!("{} is a symbolic link", partial.display());
-            return Err(unwritable(given, &why));
-        }
-        if others.any(|other| other.is_at(&partial) || other.is_at(&path)) {
+        let file = OutputFile::open(given, OutputKind::Report { no_clobber }).map_err(|error| {
+            let refused = unwritable(given, &error.to_string());
+            if error.kind() == io::ErrorKind::AlreadyExists {
+                refused.hint(
+                    "replay it or move it away, or leave out --no-clobber; no token was requested",
+                )
+            } else {
+                refused
+            }
+        })?;
+        // Two regular files cannot be the same one, because each is locked.
+        if others.any(
+            |other| matches!(other, Self::File(other) if other.get_ref().path() == file.path()),
+        ) {
             return Err(unwritable(given, "another report is written there"));
         }
-        let file = options
-            .open(&partial)
-            .map_err(|error| unwritable(given, &error.to_string()))?;
-        Ok(Self::File {
-            writer: BufWriter::with_capacity(64 * 1024, file),
-            partial,
-            path,
-            no_clobber,
-        })
-    }
-
-    /// Returns true if this destination writes to `other` or renames a file to it.
-    fn is_at(&self, other: &Path) -> bool {
-        match self {
-            Self::File { partial, path, .. } => partial == other || path == other,
-            Self::Stdout | Self::Writer(_) | Self::Journal(_) => false,
-        }
+        Ok(Self::File(BufWriter::with_capacity(64 * 1024, file)))
     }
 
     /// Renames a complete file to its path.
@@ -89,21 +46,18 @@ impl Destination {
         match self {
             Self::Stdout | Self::Writer(_) => Ok(()),
             Self::Journal(journal) => journal.sync(),
-            Self::File {
-                writer,
-                partial,
-                path,
-                no_clobber,
-            } => {
+            Self::File(writer) => {
                 writer.flush()?;
-                if partial == path {
-                    Ok(())
-                } else if *no_clobber {
-                    rename_without_replacing(partial, path)
-                } else {
-                    fs::rename(partial, path)
-                }
+                writer.get_mut().finish()
             }
+        }
+    }
+
+    /// Removes an incomplete file; called if the run cannot start.
+    pub fn discard(self) {
+        if let Self::File(writer) = self {
+            let (file, _) = writer.into_parts();
+            file.discard();
         }
     }
 
@@ -118,22 +72,20 @@ impl Destination {
                     "the summary above counts every token; free disk space and run `token_service replay` on the journal",
                 )),
             ),
-            Self::File { partial, path, .. } if error.kind() == io::ErrorKind::AlreadyExists => (
-                format!("the report {}", path.display()),
-                Some(format!(
-                    "the file appeared during the run; {} is the complete report, so move it to another path",
-                    partial.display()
-                )),
-            ),
-            Self::File { partial, path, .. } => (
-                format!("the report {}", path.display()),
-                (partial != path).then(|| {
-                    format!(
+            Self::File(writer) => {
+                let file = writer.get_ref();
+                let hint = file.partial().map(|partial| match error.kind() {
+                    io::ErrorKind::AlreadyExists => format!(
+                        "the file appeared during the run; {} is the complete report, so move it to another path",
+                        partial.display()
+                    ),
+                    _ => format!(
                         "free disk space; {} has the report up to the error, and `token_service replay` writes the complete report from a `--journal`",
                         partial.display()
-                    )
-                }),
-            ),
+                    ),
+                });
+                (format!("the report {}", file.path().display()), hint)
+            }
         };
         let hint = hint.unwrap_or_else(|| {
             String::from(
@@ -146,18 +98,6 @@ impl Destination {
         )
         .cause(error.to_string())
         .hint(hint)
-    }
-}
-
-/// Renames a file, and fails if another one has the new name.
-fn rename_without_replacing(from: &Path, to: &Path) -> io::Result<()> {
-    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // The filesystem cannot do it in one step; a link does not replace a file either.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-            fs::hard_link(from, to)?;
-            fs::remove_file(from)
-        }
-        renamed => Ok(renamed?),
     }
 }
 

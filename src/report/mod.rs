@@ -17,7 +17,6 @@ pub mod summary;
 pub mod text;
 pub mod yaml;
 
-use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 
@@ -114,15 +113,22 @@ pub struct Reports {
     pub already_masked: bool,
     /// True for the reports of a dry run.
     pub dry_run: bool,
+    /// What runs: names and values, such as the source and the table, for the HTML page. No secrets.
+    pub inputs: Vec<(&'static str, String)>,
     open: Vec<OpenReport>,
 }
 
 impl Reports {
     /// Opens all reports, so that an unwritable path fails before a token is fetched.
     ///
-    /// An error leaves no files behind. A terminal gets colors if `color`.
-    pub fn open(specs: &[ReportSpec], color: bool) -> Result<Self, Error> {
-        let mut reports = Self::with_stdout(Box::new(io::stdout()));
+    /// An error leaves no files behind. `stdout` writes to standard output; a terminal gets colors if
+    /// `color`.
+    pub fn open(
+        specs: &[ReportSpec],
+        color: bool,
+        stdout: Box<dyn Write + Send>,
+    ) -> Result<Self, Error> {
+        let mut reports = Self::with_stdout(stdout);
         if io::stdout().is_terminal() {
             reports.terminal = Some(color);
         }
@@ -148,11 +154,7 @@ impl Reports {
     /// Removes the files; called if the run cannot start.
     pub fn discard(self) {
         for report in self.open {
-            if let Destination::File { partial, path, .. } = report.destination
-                && partial != path
-            {
-                let _ = fs::remove_file(partial);
-            }
+            report.destination.discard();
         }
     }
 
@@ -164,6 +166,7 @@ impl Reports {
             mask: Mask::None,
             already_masked: false,
             dry_run: false,
+            inputs: Vec::new(),
             open: Vec::new(),
         }
     }
@@ -224,7 +227,7 @@ impl Reports {
         let flushed = self.stdout.flush();
         let mut flushed = flushed.map_err(|error| Destination::Stdout.error(&error));
         for report in self.open.iter_mut().filter(|report| !report.has_failed) {
-            if let Destination::File { writer, .. } = &mut report.destination {
+            if let Destination::File(writer) = &mut report.destination {
                 let written = writer.flush();
                 flushed = flushed.and(written.map_err(|error| report.destination.error(&error)));
             }
@@ -268,7 +271,7 @@ impl Reports {
                     let mut line = Vec::new();
                     write(&mut line, true).and_then(|()| journal.append(&line))
                 }
-                Destination::File { writer, .. } => write(writer, false),
+                Destination::File(writer) => write(writer, false),
             };
             let written = written.map_err(|error| report.destination.error(&error));
             report.has_failed = written.is_err();

@@ -57,6 +57,8 @@ pub struct Summary {
     pub exit_code: u8,
     /// True if all inserts were rolled back.
     pub dry_run: bool,
+    /// What ran: names and values, for the HTML page.
+    pub inputs: Vec<(&'static str, String)>,
     /// Rejections by kind.
     pub rejections: Rejections,
     /// The times from sending a token to its outcome.
@@ -182,8 +184,8 @@ const SHOWN_KINDS: usize = 10;
 fn kind_name(constraint: &str, sqlstate: &str) -> String {
     match (constraint, sqlstate) {
         ("", "") => String::from("invalid form or the script"),
-        ("", sqlstate) => sqlstate.to_owned(),
+        ("", sqlstate) => escape(sqlstate).into_owned(),
         (constraint, "") => escape(constraint).into_owned(),
-        (constraint, sqlstate) => format!("{} ({sqlstate})", escape(constraint)),
+        (constraint, sqlstate) => format!("{} ({})", escape(constraint), escape(sqlstate)),
     }
 }

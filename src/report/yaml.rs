@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
-use crate::error::escape::write_fragment;
+use crate::error::escape::write_escaped;
 use crate::report::record::TokenRecord;
 use crate::report::summary::{Summary, VERSION};
 use crate::report::{ReportFormat, ReportSink};
@@ -56,7 +56,7 @@ fn write_block(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
 }
 
 /// Formats a mapping in block style, indented by two, and nested ones in flow style. Strings are JSON's:
-/// YAML accepts all of its escapes.
+/// YAML accepts its escapes, but for surrogates.
 #[derive(Default)]
 struct YamlBlock {
     depth: usize,
@@ -112,6 +112,10 @@ impl Formatter for YamlBlock {
         out: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
-        write_fragment(out, fragment)
+        write_escaped(out, fragment, |out, hostile| match u32::from(hostile) {
+            code @ ..=0xffff => write!(out, "\\u{code:04x}"),
+            // YAML has no surrogates.
+            code => write!(out, "\\U{code:08x}"),
+        })
     }
 }

@@ -1,48 +1,52 @@
-//! What the program's HTTP clients have in common: trusted certificates, proxy, no redirects, and the
-//! wait that a server asks for.
+//! What the program's HTTP clients have in common: proxies, no redirects, and the wait that a server
+//! asks for.
 
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 use reqwest::{Client, ClientBuilder, Url, redirect};
 
-/// Configures a client for `url`. With `proxy` it honours `HTTP_PROXY` and related variables.
-pub(crate) fn builder(url: &Url, proxy: bool) -> ClientBuilder {
+use crate::runtime::proxy::ProxyVariables;
+
+/// Configures a client for `url`, with the proxies that `proxies` name.
+pub(crate) fn builder(url: &Url, proxies: &ProxyVariables) -> ClientBuilder {
     // reqwest uses the process-wide crypto provider; for a second client it is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut builder = Client::builder()
+    let builder = Client::builder()
         .user_agent(concat!("token_service/", env!("CARGO_PKG_VERSION")))
-        .redirect(redirect::Policy::none());
-    if !proxy {
-        builder = builder.no_proxy();
-        if url.scheme() == "http" {
-            // Loading the system's certificates dominates startup time, and plain HTTP needs none.
-            builder = builder.tls_certs_only([]);
-        }
-    }
-    builder
+        .redirect(redirect::Policy::none())
+        .no_proxy();
+    let proxy = proxies.proxy_of(url).ok().flatten();
+    let mut schemes = proxy.iter().map(|proxy| proxy.url.scheme());
+    let builder = if url.scheme() == "https" || schemes.any(|scheme| scheme == "https") {
+        builder
+    } else {
+        // Loading the system's certificates dominates startup time, and plain HTTP needs none.
+        builder.tls_certs_only([])
+    };
+    let proxies = proxies.clone();
+    builder.proxy(reqwest::Proxy::custom(move |url| {
+        let proxy = proxies.proxy_of(url).ok().flatten();
+        proxy.map(|proxy| proxy.url)
+    }))
 }
 
-/// Returns the URL without query and credentials, which may be secret.
-pub(crate) fn display_url(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.set_fragment(None);
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.to_string()
-}
-
-/// Parses `Retry-After`, in seconds or as an HTTP date (RFC 9110, section 10.2.3).
+/// Parses `Retry-After`: seconds, or a date in one of the three forms of RFC 9110, section 5.6.7.
+///
+/// A date is relative to the answer's `Date`, since the clocks may differ, and else to `now`.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
+    /// A longer wait is none that anyone would start; far longer ones overflow.
+    const MAX: Duration = Duration::from_hours(100 * 366 * 24);
+    let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
+    let value = text(RETRY_AFTER)?;
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        let seconds = value.parse().map(Duration::from_secs);
+        return Some(seconds.unwrap_or(MAX).min(MAX));
     }
-    let date = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
-    let now = jiff::Timestamp::try_from(now).ok()?;
-    let wait = date.duration_since(now);
-    Some(Duration::try_from(wait).unwrap_or(Duration::ZERO))
+    let date = httpdate::parse_http_date(value).ok()?;
+    let sent = text(DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+    let wait = date.duration_since(sent.unwrap_or(now));
+    Some(wait.unwrap_or(Duration::ZERO).min(MAX))
 }
 
 #[cfg(test)]
@@ -56,14 +60,40 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_parsed_from_seconds_and_dates() {
+    fn retry_after_is_parsed_from_seconds_and_the_three_forms_of_a_date() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777 - 90);
-        let seconds = headers("2");
-        assert_eq!(retry_after(&seconds, now), Some(Duration::from_secs(2)));
-        let date = headers("Sun, 06 Nov 1994 08:49:37 GMT");
-        assert_eq!(retry_after(&date, now), Some(Duration::from_secs(90)));
-        let later = now + Duration::from_secs(1000);
-        assert_eq!(retry_after(&date, later), Some(Duration::ZERO));
-        assert_eq!(retry_after(&headers("soon"), now), None);
+        let of = |value| retry_after(&headers(value), now);
+        assert_eq!(of("2"), Some(Duration::from_secs(2)));
+        for date in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+        ] {
+            assert_eq!(of(date), Some(Duration::from_secs(90)), "{date}");
+            let later = now + Duration::from_secs(1000);
+            assert_eq!(retry_after(&headers(date), later), Some(Duration::ZERO));
+        }
+        for invalid in ["soon", "", "-1", "1.5", "+3", "1e3"] {
+            assert_eq!(of(invalid), None, "{invalid}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_bounded_when_it_exceeds_every_number() {
+        let now = SystemTime::UNIX_EPOCH;
+        let of = |value| retry_after(&headers(value), now).unwrap();
+        let century = Duration::from_hours(100 * 366 * 24);
+        assert_eq!(of("18446744073709551615"), century);
+        assert_eq!(of("99999999999999999999999"), century);
+        assert_eq!(of("Fri, 31 Dec 9999 23:59:59 GMT"), century);
+    }
+
+    #[test]
+    fn retry_after_is_relative_to_the_date_of_the_answer() {
+        let mut headers = headers("Sun, 06 Nov 1994 08:49:37 GMT");
+        let date = HeaderValue::from_static("Sun, 06 Nov 1994 08:49:30 GMT");
+        headers.insert(DATE, date);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_hours(250_000);
+        assert_eq!(retry_after(&headers, now), Some(Duration::from_secs(7)));
     }
 }

@@ -1,13 +1,16 @@
 //! Secrets, fixed or in files that may be replaced while the program runs.
 
 use std::fmt;
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use secrecy::SecretString;
 
 use crate::error::escape::escape;
+use crate::runtime::files;
+
+/// Limit of a secret in a file, in bytes.
+const MAX_SECRET: u64 = 64 << 10;
 
 /// A fixed secret, or the content of a file that may be replaced at any time.
 #[derive(Clone, Debug)]
@@ -81,9 +84,9 @@ impl SecretFile {
             setting: self.setting.clone(),
             cause,
         };
-        let text = fs::read_to_string(&self.path).map_err(|why| error(why.to_string()))?;
-        let text = text.strip_suffix('\n').unwrap_or(&text);
-        let text = text.strip_suffix('\r').unwrap_or(text);
+        let text =
+            files::read_text(&self.path, MAX_SECRET).map_err(|why| error(why.to_string()))?;
+        let text = without_line_break(&text);
         if text.is_empty() {
             return Err(error("it is empty".to_owned()));
         }
@@ -96,6 +99,13 @@ impl fmt::Display for SecretFile {
         let path = self.path.to_string_lossy();
         write!(f, "`{}` ({})", escape(&path), self.setting)
     }
+}
+
+/// Returns a secret without the line break at its end, which is part of none: editors and
+/// `kubectl create secret` from a file add it.
+pub(crate) fn without_line_break(text: &str) -> &str {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    text.strip_suffix('\r').unwrap_or(text)
 }
 
 /// The error of a secret's file that cannot be read.
@@ -129,6 +139,8 @@ impl fmt::Display for SecretFileError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+
     use secrecy::ExposeSecret as _;
 
     #[test]
@@ -140,6 +152,12 @@ mod tests {
         assert_eq!(secret.read().unwrap().expose_secret(), "old");
         fs::write(&path, "new\n").unwrap();
         assert_eq!(secret.read().unwrap().expose_secret(), "new");
+        fs::write(&path, "\u{feff}new").unwrap();
+        assert_eq!(
+            secret.read().unwrap().expose_secret(),
+            "new",
+            "a byte order mark"
+        );
         assert_eq!(secret.initial().expose_secret(), "old");
         assert!(secret.file().unwrap().ends_with("` (DB_PASS_FILE)"));
         assert!(!format!("{secret:?}").contains("old"));
@@ -161,7 +179,7 @@ mod tests {
         let errors = [read(Some(b"\n")), read(Some(b"\xff")), read(None)];
         insta::assert_snapshot!(errors.join("\n"), @"
         cannot read `[file]`, the file that DB_PASS_FILE names: it is empty
-        cannot read `[file]`, the file that DB_PASS_FILE names: stream did not contain valid UTF-8
+        cannot read `[file]`, the file that DB_PASS_FILE names: it is not UTF-8 text
         cannot read `[file]`, the file that DB_PASS_FILE names: No such file or directory (os error 2)
         ");
     }

@@ -1,9 +1,10 @@
 //! Writes the Kubernetes termination message (best effort). `kubectl describe pod` and job controllers
 //! show it, even without access to the logs.
 
-use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
+
+use crate::runtime::output_file::open_existing;
 
 /// Default path at which Kubernetes mounts the file into each container.
 pub const FILE: &str = "/dev/termination-log";
@@ -20,19 +21,21 @@ pub fn write(line: &str) {
 ///
 /// It does nothing if the file does not exist, or is not a regular file: writing could block.
 fn write_to(file: &Path, line: &str) -> io::Result<()> {
-    match fs::symlink_metadata(file) {
-        Ok(found) if found.is_file() => {}
-        Ok(_) => return Ok(()),
+    let mut file = match open_existing(file) {
+        Ok(Some(file)) => file,
+        Ok(None) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
-    }
+    };
     let message = &line[..line.floor_char_boundary(MAX_BYTES)];
-    let mut file = OpenOptions::new().write(true).truncate(true).open(file)?;
+    file.set_len(0)?;
     file.write_all(message.as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -58,6 +61,7 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
         write_to(&link, "lost").unwrap();
         assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "kept");
-        write_to(dir.path(), "lost").unwrap();
+        // A folder cannot be opened for writing.
+        assert!(write_to(dir.path(), "lost").is_err());
     }
 }

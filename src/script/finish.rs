@@ -87,7 +87,7 @@ impl Drain<'_> {
             match stream {
                 AbandonedStream::Outcomes(ready, stream) => {
                     for outcome in ready {
-                        self.record(outcome);
+                        self.record(&outcome);
                     }
                     let Some(mut stream) = stream else { continue };
                     if !succeeded {
@@ -95,7 +95,7 @@ impl Drain<'_> {
                     }
                     while let Some(next) = self.host.wait_despite_stop(stream.next()) {
                         match next {
-                            Ok(batch) => batch.into_iter().for_each(|outcome| self.record(outcome)),
+                            Ok(batch) => batch.iter().for_each(|outcome| self.record(outcome)),
                             Err(error) => self.host.record_unreported(error),
                         }
                     }
@@ -107,7 +107,7 @@ impl Drain<'_> {
                         let Ok(page) = next else { continue };
                         for token in page.iter() {
                             let detail = Some(Arc::clone(&self.detail));
-                            self.record(Outcome::unsent(token, Status::NotAttempted, detail));
+                            self.record(&Outcome::unsent(token, Status::NotAttempted, detail));
                         }
                     }
                 }
@@ -115,13 +115,11 @@ impl Drain<'_> {
         }
     }
 
-    fn record(&self, outcome: Outcome) {
-        let line = outcome.status.is_final().then(|| self.line(&outcome));
+    /// Writes an outcome. The script has ended, so no token is sent again.
+    fn record(&self, outcome: &Outcome) {
+        let line = self.line(outcome);
         // The ledger keeps the error of a report that cannot be written.
-        let _ = self
-            .host
-            .ledger()
-            .record(outcome, line.flatten().as_deref());
+        let _ = self.host.ledger().settle(outcome, line.as_deref());
     }
 
     /// Returns the line of the script's closure for an outcome.
@@ -132,8 +130,7 @@ impl Drain<'_> {
     /// Writes the tokens that are still open.
     fn settle_open(&self) {
         while let Some(outcome) = { self.host.ledger().take_open() } {
-            let line = self.line(&outcome);
-            let _ = self.host.ledger().settle(&outcome, line.as_deref());
+            self.record(&outcome);
         }
     }
 }

@@ -31,8 +31,7 @@ and in its functions; in a module, those with `::`:
 | `run::STARTED_AT` | when the run started, in the form of RFC 3339 |
 | `run::DRY_RUN` | true if every insert is rolled back |
 
-A loop over a map gives arrays of two values: `for entry in map { print(entry[0]); }`. Put a map literal
-behind `in` into parentheses.
+A loop over a map gives arrays of a key and its value: `for entry in map { print(entry[0]); }`.
 
 `?` is a value of any type. `()` is the empty value. A call that fails throws a map with `kind`,
 `message` and `retryable`; the descriptions name the kinds. An error of the language, such as an index

@@ -80,6 +80,17 @@ pub enum DatabaseTarget {
     Demo,
 }
 
+impl DatabaseTarget {
+    /// Returns where the database is, without a password.
+    pub fn location(&self) -> String {
+        match self {
+            Self::Postgres(address) => postgres::location(address, &address.hosts),
+            Self::Sqlite(path) => format!("SQLite file {}", path.display()),
+            Self::Demo => String::from("SQLite in memory"),
+        }
+    }
+}
+
 /// An open database that stores tokens. It must be used in the runtime in which it was opened.
 pub struct Store {
     producer: queue::ProducerGuard,

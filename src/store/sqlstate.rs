@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::{ExposeSecret as _, SecretString};
+
 use crate::error::escape::replace_secret;
 use crate::pipeline::backoff::Backoff;
 use crate::pipeline::token::Detail;
@@ -106,10 +108,20 @@ pub struct ServerDetail<'a> {
 
 /// Caches details, so that thousands of equal errors share one.
 #[derive(Debug, Default)]
-pub struct DetailCache(Vec<Arc<Detail>>);
+pub struct DetailCache {
+    known: Vec<Arc<Detail>>,
+    /// Removed from messages too.
+    secret: Option<SecretString>,
+}
 
 impl DetailCache {
     const CAPACITY: usize = 64;
+
+    /// Creates an empty cache that removes `secret` from messages.
+    pub fn hiding(secret: Option<SecretString>) -> Self {
+        let known = Vec::new();
+        Self { known, secret }
+    }
 
     /// Returns the detail of an error about `token`, with a scrubbed message.
     pub fn get(&mut self, error: &ServerDetail<'_>, token: &str) -> Arc<Detail> {
@@ -117,7 +129,8 @@ impl DetailCache {
         if let Some(known) = self.find(error, error.message) {
             return known;
         }
-        let message = scrub(error.message, token, &error.names);
+        let message = hide(error.message, self.secret.as_ref());
+        let message = scrub(&message, token, &error.names);
         if let Some(known) = self.find(error, &message) {
             return known;
         }
@@ -127,14 +140,14 @@ impl DetailCache {
             reason: None,
             message: Some(message),
         });
-        if self.0.len() < Self::CAPACITY {
-            self.0.push(Arc::clone(&detail));
+        if self.known.len() < Self::CAPACITY {
+            self.known.push(Arc::clone(&detail));
         }
         detail
     }
 
     fn find(&self, error: &ServerDetail<'_>, message: &str) -> Option<Arc<Detail>> {
-        self.0
+        self.known
             .iter()
             .find(|known| {
                 known.message.as_deref() == Some(message)
@@ -142,6 +155,14 @@ impl DetailCache {
                     && known.constraint.as_deref() == error.constraint
             })
             .cloned()
+    }
+}
+
+/// Removes a secret from a server's text, which may repeat what the server received.
+pub fn hide(text: &str, secret: Option<&SecretString>) -> String {
+    match secret {
+        Some(secret) => replace_secret(text, secret.expose_secret(), "…"),
+        None => text.to_owned(),
     }
 }
 

@@ -70,6 +70,28 @@ impl WebDriverCompatibleCommand for Console {
     }
 }
 
+/// Sends a command of Chromium's developer tools.
+#[derive(Debug)]
+struct DevTools(&'static str, Value);
+
+impl WebDriverCompatibleCommand for DevTools {
+    fn endpoint(
+        &self,
+        base: &url::Url,
+        session: Option<&str>,
+    ) -> Result<url::Url, url::ParseError> {
+        base.join(&format!(
+            "session/{}/goog/cdp/execute",
+            session.unwrap_or_default()
+        ))
+    }
+
+    fn method_and_body(&self, _: &url::Url) -> (hyper::Method, Option<String>) {
+        let body = json!({"cmd": self.0, "params": self.1});
+        (hyper::Method::POST, Some(body.to_string()))
+    }
+}
+
 /// A browser window that shows a page.
 struct Window {
     client: Client,
@@ -121,6 +143,19 @@ impl Window {
     async fn click(&self, selector: &str) {
         let found = self.client.find(Locator::Css(selector)).await;
         found.expect(selector).click().await.unwrap();
+    }
+
+    /// Sets features of the browser, such as the color scheme.
+    async fn emulate(&self, params: Value) {
+        let command = DevTools("Emulation.setEmulatedMedia", params);
+        self.client.issue_cmd(command).await.unwrap();
+    }
+
+    /// Makes the page as wide as that of a phone; a window has a least width.
+    async fn narrow(&self, width: u32) {
+        let params = json!({"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": true});
+        let command = DevTools("Emulation.setDeviceMetricsOverride", params);
+        self.client.issue_cmd(command).await.unwrap();
     }
 
     /// Closes the window; asserts that the console is empty and no dialogue is open.
@@ -233,6 +268,114 @@ fn search_finds_one_of_a_hundred_thousand_tokens() {
             .await
             .unwrap();
         assert_eq!(seen, json!(true), "the last row");
+        window.close().await;
+    });
+}
+
+/// Returns every visible text whose contrast is below that of WCAG 2.1 AA, 4.5 to 1.
+const LOW_CONTRAST: &str = r#"
+    const channel = (value) => {
+      const share = value / 255;
+      return share <= 0.03928 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    };
+    const parse = (text) => {
+      const numbers = text.match(/[\d.]+/g).map(Number);
+      return { rgb: numbers.slice(0, 3), alpha: numbers.length > 3 ? numbers[3] : 1 };
+    };
+    const over = (top, alpha, below) => top.map((value, at) => value * alpha + below[at] * (1 - alpha));
+    const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+    const found = [];
+    let texts = 0;
+    for (const element of document.querySelectorAll("body *")) {
+      const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim() !== "");
+      const placeholder = element.placeholder ? "::placeholder" : undefined;
+      if (!own && !placeholder || element.closest("script, [hidden]") || element.getClientRects().length === 0) continue;
+      texts++;
+      const style = getComputedStyle(element, placeholder);
+      let opacity = 1;
+      const layers = [];
+      for (let at = element; at; at = at.parentElement) {
+        opacity *= Number(getComputedStyle(at).opacity);
+        layers.unshift(parse(getComputedStyle(at).backgroundColor));
+      }
+      const behind = layers.reduce((below, { rgb, alpha }) => over(rgb, alpha, below), [255, 255, 255]);
+      const color = parse(element instanceof SVGElement ? style.fill : style.color);
+      const front = over(color.rgb, color.alpha * opacity, behind);
+      const [low, high] = [luminance(front), luminance(behind)].sort((a, b) => a - b);
+      const ratio = (high + 0.05) / (low + 0.05);
+      if (ratio < 4.5) found.push(`${element.className.baseVal ?? element.className} ${element.textContent.trim()}: ${ratio.toFixed(2)}`);
+    }
+    return texts < 20 ? [`only ${texts} texts`] : found;"#;
+
+#[test]
+#[ignore = "needs Chromium and chromedriver; tests/run runs it if they are installed"]
+fn texts_have_enough_contrast_in_light_and_dark() {
+    let run = run(&["aa", "b-b", " blanks "]);
+    show(&run, async |window| {
+        // One status is switched off.
+        window.click("button[data-status=stored]").await;
+        for scheme in ["light", "dark"] {
+            window
+                .emulate(json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]}))
+                .await;
+            let back = "return getComputedStyle(document.body).backgroundColor";
+            let back = window.client.execute(back, Vec::new()).await.unwrap();
+            let expected = if scheme == "dark" {
+                "rgb(15, 19, 25)"
+            } else {
+                "rgb(246, 247, 249)"
+            };
+            assert_eq!(back, json!(expected));
+            let low = window
+                .client
+                .execute(LOW_CONTRAST, Vec::new())
+                .await
+                .unwrap();
+            assert_eq!(low, json!([]), "{scheme}");
+        }
+        window.close().await;
+    });
+}
+
+#[test]
+#[ignore = "needs Chromium and chromedriver; tests/run runs it if they are installed"]
+fn narrow_screen_shows_the_reason_under_the_token() {
+    let run = run(&["aa", "b-b"]);
+    show(&run, async |window| {
+        for width in [390, 800] {
+            window.narrow(width).await;
+            // The reason is below the token, on the screen, and the page does not scroll sideways.
+            let place = "const row = [...document.querySelectorAll('tbody tr')].find((row) => row.textContent.includes('b-b'));
+                const [token, why] = [row.querySelector('td.token'), row.lastElementChild];
+                const [a, b] = [token.getBoundingClientRect(), why.getBoundingClientRect()];
+                return [innerWidth, why.textContent, b.top >= a.bottom - 1, b.left >= 0 && b.right <= innerWidth,
+                    b.width > 100, document.documentElement.scrollWidth <= innerWidth, row.offsetHeight];";
+            let place = window.client.execute(place, Vec::new()).await.unwrap();
+            let reason = "23514 secret_tokens_data_check";
+            assert_eq!(place, json!([width, reason, true, true, true, true, 80]));
+        }
+        window.close().await;
+    });
+}
+
+#[test]
+#[ignore = "needs Chromium and chromedriver; tests/run runs it if they are installed"]
+fn blanks_at_the_ends_of_a_token_are_visible() {
+    let run = run(&[" a  b ", "cc", "\u{a0}\u{3000}"]);
+    show(&run, async |window| {
+        let marked = "return [...document.querySelectorAll('td.token')].map((td) => [td.textContent,
+            ...[...td.querySelectorAll('.blank')].map((blank) => blank.textContent + (blank.offsetWidth > 2))]);";
+        let marked = window.client.execute(marked, Vec::new()).await.unwrap();
+        let mut marked: Vec<Vec<String>> = serde_json::from_value(marked).unwrap();
+        marked.sort();
+        assert_eq!(
+            marked,
+            [
+                vec![" a  b ", " true", " true"],
+                vec!["cc"],
+                vec!["\u{a0}\u{3000}", "\u{a0}\u{3000}true"],
+            ]
+        );
         window.close().await;
     });
 }

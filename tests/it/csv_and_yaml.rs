@@ -104,6 +104,11 @@ fn csv_cells_are_quoted_and_never_formulas() {
         "say \"hi\"",
         "a=b",
         "\u{202e}=1",
+        "＝1+1",
+        "＋1",
+        "－1",
+        "＠SUM(A1)",
+        " =1+1",
     ];
     let (run, report) = run(&tokens, "csv");
     assert!(!run.stdout.contains('\u{202e}'), "{}", run.stdout);
@@ -114,10 +119,15 @@ fn csv_cells_are_quoted_and_never_formulas() {
     assert_eq!(
         cells,
         [
+            "' =1+1",
             "'+1",
             "'-1",
             "'=cmd|'/c calc'!A0",
             "'@SUM(A1)",
+            "'＋1",
+            "'－1",
+            "'＝1+1",
+            "'＠SUM(A1)",
             "\\u{202e}=1",
             "a,b",
             "a=b",

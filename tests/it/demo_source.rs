@@ -1,8 +1,9 @@
 //! `token_service demo-source`: the demo's token source as a server.
 
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 
-use crate::support::command::{Command, Running};
+use crate::support::command::{Command, Running, peak_memory};
 use crate::support::database::Database;
 use crate::support::snapshot::shows;
 
@@ -64,4 +65,100 @@ fn demo_source_is_refused_when_its_address_is_taken_or_invalid() {
     error: unknown command `demo-sorce`
     hint: did you mean `token_service demo-source`?
     ");
+}
+
+/// Sends a request, and returns its connection.
+fn send(url: &str, request: &str) -> TcpStream {
+    let address = url.strip_prefix("http://").unwrap();
+    let (address, _) = address.split_once('/').unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let text = format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(text.as_bytes()).unwrap();
+    stream
+}
+
+/// Sends a request, and returns the status line, the body, and whether the answer allows only POST.
+fn answer(url: &str, request: &str) -> (String, String) {
+    let mut text = String::new();
+    send(url, request).read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let allows_post = head.lines().any(|line| line == "allow: POST");
+    let status = head.lines().next().unwrap().to_owned();
+    assert_eq!(allows_post, status.contains("405"), "{head}");
+    (status, body.to_owned())
+}
+
+#[test]
+fn only_a_post_to_the_documented_path_issues_tokens() {
+    let (_source, url) = start_demo_source();
+    for (request, status) in [
+        ("POST /tokens?size=5", "HTTP/1.1 200 OK"),
+        ("POST /tokens?other=1&size=5", "HTTP/1.1 200 OK"),
+        ("GET /tokens?size=5", "HTTP/1.1 405 Method Not Allowed"),
+        ("PUT /tokens?size=5", "HTTP/1.1 405 Method Not Allowed"),
+        ("GET /", "HTTP/1.1 404 Not Found"),
+        ("POST /?size=5", "HTTP/1.1 404 Not Found"),
+        ("POST /tokens/?size=5", "HTTP/1.1 404 Not Found"),
+        ("POST /tokens", "HTTP/1.1 400 Bad Request"),
+        ("POST /tokens?size=0", "HTTP/1.1 400 Bad Request"),
+        ("POST /tokens?size=-1", "HTTP/1.1 400 Bad Request"),
+    ] {
+        let (got, body) = answer(&url, request);
+        assert_eq!(got, status, "{request}");
+        let tokens = body
+            .lines()
+            .filter(|line| line.len() == 22 && !line.contains(' '));
+        let issues = status.contains("200");
+        assert_eq!(tokens.count() > 0, issues, "{request}: {body}");
+    }
+    let (status, body) = answer(&url, "POST /tokens?size=99999999");
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    assert!(body.lines().count() > 300_000, "{}", body.lines().count());
+    assert!(body.ends_with('\n'));
+}
+
+#[test]
+fn unread_answers_take_little_memory() {
+    let (source, url) = start_demo_source();
+    let mut clients: Vec<TcpStream> = (0..200)
+        .map(|_| send(&url, "POST /tokens?size=455902"))
+        .collect();
+    for client in &mut clients {
+        let mut first = [0; 15];
+        client.read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200 OK");
+    }
+    let peak = peak_memory(source.pid).expect("the kernel reports the peak");
+    assert!(peak < 64 << 20, "{peak} bytes");
+    // The source still serves others.
+    assert_eq!(answer(&url, "POST /tokens?size=1").0, "HTTP/1.1 200 OK");
+}
+
+#[test]
+fn long_request_is_refused() {
+    let (_source, url) = start_demo_source();
+    let request = format!("POST /tokens?size=5&x={}", "x".repeat(100_000));
+    let mut text = String::new();
+    let _ = send(&url, &request).read_to_string(&mut text);
+    assert!(!text.contains("200 OK"), "{text}");
+}
+
+#[test]
+fn demo_source_warns_when_other_hosts_can_reach_it() {
+    for (address, warns) in [
+        ("0.0.0.0:0", true),
+        ("[::1]:0", false),
+        ("127.0.0.2:0", false),
+    ] {
+        let running = Command::new().args(["demo-source", "--listen", address]);
+        let running = running.spawn();
+        running.wait_for_stdout(|text| text.ends_with('\n'));
+        running.signal("TERM");
+        let stderr = running.wait().expect_code(0).stderr;
+        assert_eq!(
+            stderr.starts_with("warning: other hosts can reach "),
+            warns,
+            "{stderr}"
+        );
+    }
 }

@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::Value;
 
 use crate::support::command::{Command, Run};
-use crate::support::database::Database;
+use crate::support::database::{Database, Login};
 use crate::support::report::Report;
 use crate::support::source::{Response, Source};
 
@@ -68,7 +68,11 @@ pub fn run(tokens: &[&str]) -> Run {
 
 #[test]
 fn page_loads_nothing() {
-    let page = Page::of(&run(&["aa", "b-b"]));
+    let mut page = Page::of(&run(&["aa", "b-b"]));
+    // The address of the source is text.
+    let source = page.between("<dt>source</dt><dd>", "</dd>").to_owned();
+    assert!(source.starts_with("http://127.0.0.1:"), "{source}");
+    page.text = page.text.replace(&source, "");
     for mark in [
         "http:", "https:", "//", "url(", "@import", "src=", "href=", "<link", "<img", "<iframe",
     ] {
@@ -129,6 +133,66 @@ fn numbers_of_the_page_match_the_summary() {
     assert_eq!(rows, tokens);
     let latency = &page.report.summary["latency_ms"]["max"];
     assert!(latency.as_f64().unwrap() > 0.0 && page.text.contains("<svg class=\"chart\""));
+}
+
+/// Shows what ran, without credentials.
+#[test]
+fn header_says_what_ran() {
+    let database = Database::standard();
+    let source = Source::responding([Response::tokens(["aa"])]);
+    let host = format!("{}?key=s3cret", source.url());
+    let script = "report(store(fetch(SIZE)));";
+    let run = with_reports(Command::new().env("TOKEN_HOST", host).database(&database))
+        .env("TOKEN_SERVICE_SOURCE_AUTHORIZATION", "Bearer s3cret")
+        .args(["1", "--script", "<b>mine.rhai"])
+        .file("<b>mine.rhai", script)
+        .run();
+    let page = Page::of(&run.expect_code(0));
+    let shown = |name: &str| {
+        page.between(&format!("<dt>{name}</dt><dd>"), "</dd>")
+            .to_owned()
+    };
+    assert_eq!(shown("source"), source.url());
+    let Login {
+        host,
+        port,
+        user,
+        name,
+        ..
+    } = &*database;
+    assert_eq!(shown("database"), format!("{host}:{port}/{name} as {user}"));
+    assert_eq!(shown("table"), "secret_tokens, column data");
+    assert_eq!(shown("script"), "&lt;b&gt;mine.rhai");
+    assert_eq!(
+        shown("run"),
+        page.report.summary["run_id"].as_str().unwrap()
+    );
+    let started = page.report.summary["started_at"].as_str().unwrap();
+    assert_eq!(
+        shown("started"),
+        format!("{} UTC", started[..19].replace('T', " "))
+    );
+    assert_eq!(
+        shown("version"),
+        format!("token_service {}", env!("CARGO_PKG_VERSION"))
+    );
+    assert!(!page.text.contains("s3cret"));
+}
+
+#[test]
+fn header_of_replay_and_merge_names_their_files() {
+    let database = Database::standard();
+    let failed = "{\"token\":\"aa\",\"status\":\"failed\",\"attempts\":1,\"ms\":0.0}\n";
+    let replay = Command::new().database(&database).file("failed", failed);
+    let replay = with_reports(replay.args(["replay", "failed"])).run();
+    let replay = replay.expect_code(0);
+    let page = Page::of(&replay);
+    assert!(page.text.contains("<dt>replayed file</dt><dd>failed</dd>"));
+    assert!(page.text.contains("<dt>database</dt>"));
+    let report = fs::read_to_string(replay.path("run.ndjson")).unwrap();
+    let merge = Command::new().file("one", report).args(["merge", "one"]);
+    let page = Page::of(&with_reports(merge).run().expect_code(0));
+    assert!(page.text.contains("<dt>merged files</dt><dd>one</dd>"));
 }
 
 #[test]

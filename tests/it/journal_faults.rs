@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use crate::journal::{replay, run_replay};
+use crate::journal::{killed_run, replay, run_replay};
 use crate::outages::{locked_table, unlock, wait_for_blocked_backend};
 use crate::support::command::{Command, binary};
 use crate::support::database::Database;
@@ -58,7 +58,8 @@ fn replay_fails_with_a_position_when_a_line_in_the_middle_is_torn() {
     shows!(replay_error(&middle), @"
     error: [dir]/run.ndjson cannot be replayed
       caused by: [dir]/run.ndjson:2:1: the line is neither a token, a page, a run nor a summary
-    hint: replay takes a journal, an ndjson report, or the .partial of one
+      caused by: 1 page is whole, with 1 token: line 3
+    hint: nothing was changed: restore the file from a copy; without one, `sed '2d' [dir]/run.ndjson > rest.journal` leaves out line 2, and a replay of rest.journal settles all other tokens
     ");
 }
 
@@ -74,9 +75,107 @@ fn replay_fails_with_a_position_when_a_status_does_not_exist() {
 
 #[test]
 fn journal_is_refused_when_its_version_is_newer() {
-    let newer = HEADER.replace("\"version\":1", "\"version\":2");
+    let newer = HEADER.replace("\"version\":1", "\"version\":3");
     let error = replay_error(&format!("{newer}\n{{\"received\":[\"s3cret\"]}}\n"));
     assert!(error.contains(":1:1: the journal has a form"), "{error}");
+}
+
+/// A line that ends with a line feed was written whole, so a crash did not tear it.
+#[test]
+fn line_with_a_line_feed_is_damaged_and_not_torn() {
+    for damaged in [
+        r#"{"received":["s3cret","d"#,
+        "\0\0\0\0",
+        r#"{"token":"aa","sta"#,
+    ] {
+        let error = replay_error(&format!("{HEADER}\n{damaged}\n"));
+        assert!(error.contains("run.ndjson:2:1: "), "{error}");
+        assert!(error.contains("no page is whole"), "{error}");
+    }
+}
+
+/// Flips bits of the journal of a real run: one bit of each byte, of the bits that tokens have.
+#[test]
+fn flipped_bit_of_a_real_journal_stores_nothing_and_changes_no_byte() {
+    let (database, folder) = killed_run(&["aa", "bb"]);
+    let path = folder.path().join("journal");
+    let journal = fs::read(&path).unwrap();
+    // The killed run may have stored a token.
+    let before = database.rows();
+    for position in 0..journal.len() {
+        let mut flipped = journal.clone();
+        flipped[position] ^= 1 << (position % 7);
+        fs::write(&path, &flipped).unwrap();
+        let run = replay(&path, &database).run().expect_code(2);
+        assert!(run.stdout.is_empty());
+        assert_eq!(fs::read(&path).unwrap(), flipped);
+    }
+    assert_eq!(database.rows(), before);
+    fs::write(&path, &journal).unwrap();
+    let (_, report) = run_replay(&path, &database, 0);
+    assert_eq!(report.with_status("stored"), ["aa", "bb"]);
+}
+
+#[test]
+fn damaged_page_is_named_and_the_way_out_settles_the_others() {
+    let (database, folder) = killed_run(&["aa", "bb"]);
+    let path = folder.path().join("journal");
+    let journal = fs::read_to_string(&path).unwrap();
+    let (header, page) = journal.split_once('\n').unwrap();
+    let damaged = page.replace("aa", "ab");
+    fs::write(&path, format!("{header}\n{damaged}{page}")).unwrap();
+    let run = replay(&path, &database).run().expect_code(2);
+    shows!(run.error(), @"
+    error: [dir]/journal cannot be replayed
+      caused by: [dir]/journal:2:1: the line does not match its checksum, so it was changed after it was written
+      caused by: 1 page is whole, with 2 tokens: line 3
+    hint: nothing was changed: restore the file from a copy; without one, `sed '2d' [dir]/journal > rest.journal` leaves out line 2, and a replay of rest.journal settles all other tokens
+    ");
+    let (_, command) = run.stderr.split_once('`').unwrap();
+    let (command, _) = command.split_once('`').unwrap();
+    let mut shell = std::process::Command::new("sh");
+    let done = shell.args(["-c", command]).current_dir(folder.path());
+    assert!(done.status().unwrap().success());
+    let (_, report) = run_replay(&folder.path().join("rest.journal"), &database, 0);
+    assert_eq!(report.with_status("stored"), ["aa", "bb"]);
+}
+
+#[test]
+fn file_of_two_runs_is_refused() {
+    let received = r#"{"received":["aa"]}"#;
+    let report = r#"{"token":"aa","status":"failed","attempts":1,"ms":1.0}"#;
+    let summary = r#"{"summary":{"run_id":"018f0000-0000-7000-8000-000000000000","requested":1,"received":1,"requests":1,"surplus":0,"stored":0,"rejected":0,"failed":1,"unknown":0,"not_attempted":0}}"#;
+    let errors = [
+        [HEADER, received, HEADER, received].join("\n"),
+        [report, HEADER, received].join("\n"),
+        [report, summary, report, summary].join("\n"),
+        [received, report].join("\n"),
+    ]
+    .map(|content| replay_error(&format!("{content}\n")));
+    shows!(errors.join("\n"), @"
+    error: [dir]/run.ndjson cannot be replayed
+      caused by: [dir]/run.ndjson:3:1: a second header follows the journal of another run
+    hint: replay the file of each run by itself: split this one before the line
+    error: [dir]/run.ndjson cannot be replayed
+      caused by: [dir]/run.ndjson:2:1: the header of a journal follows a report
+    hint: replay the file of each run by itself: split this one before the line
+    error: [dir]/run.ndjson cannot be replayed
+      caused by: [dir]/run.ndjson:3:1: a line follows the summary of another run
+    hint: replay the file of each run by itself: split this one before the line
+    error: [dir]/run.ndjson cannot be replayed
+      caused by: [dir]/run.ndjson:1:1: the header of the journal is missing
+    hint: replay takes a journal, an ndjson report, or the .partial of one
+    ");
+}
+
+/// A replay ends the sessions whose name begins with the run id.
+#[test]
+fn run_id_that_is_no_uuid_is_refused() {
+    let short = HEADER.replace("018f0000-0000-7000-8000-000000000000", "01");
+    let error = replay_error(&format!("{short}\n"));
+    assert!(error.contains(":1:1: the run id is not a UUID"), "{error}");
+    let upper = HEADER.replace("018f", "018F");
+    assert!(replay_error(&format!("{upper}\n")).contains("not a UUID"));
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn journal_is_reusable_when_a_killed_replay_is_repeated() {
     running.signal("KILL");
     assert_eq!(running.wait().signal, Some(9));
     unlock(&mut admin);
-    assert!(fs::read_to_string(&path).unwrap().contains("{\"replay\":"));
+    assert!(fs::read_to_string(&path).unwrap().contains("\"replay\":"));
     assert_refused(&path, &database);
     run_replay(&path, &database, 0);
     let (_, report) = run_replay(&path, &database, 0);
@@ -211,6 +211,18 @@ fn read_only_journal_is_replayed_and_stays_unsettled() {
     }
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     assert_refused(&path, &database);
+}
+
+/// The summary of the second run says nothing about the tokens of the first one.
+#[test]
+fn journal_of_two_runs_is_not_overwritten() {
+    let received = r#"{"received":["aa"]}"#;
+    let settled = r#"{"summary":{"run_id":"018f0000-0000-7000-8000-000000000000","requested":1,"received":1,"requests":1,"surplus":0,"stored":1,"rejected":0,"failed":0,"unknown":0,"not_attempted":0}}"#;
+    let database = Database::standard();
+    let (_folder, path) = journal_of(&[HEADER, received, HEADER, settled]);
+    assert_refused(&path, &database);
+    let (_folder, path) = journal_of(&[HEADER, received, settled]);
+    assert_reusable(&path, &database);
 }
 
 /// Nothing is received before the first page is in the journal.

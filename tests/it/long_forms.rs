@@ -1,13 +1,14 @@
 //! Long forms of other tests. Each takes minutes and prints one line.
 //!
-//! `cargo test --locked --test it -- --ignored --nocapture long` runs them. `TOKEN_SERVICE_KILLS` and
-//! `TOKEN_SERVICE_FUZZ` set their size, and `TOKEN_SERVICE_SEED` sets the seed of the kills.
+//! `cargo test --locked --test it -- --ignored --nocapture long` runs them. `TOKEN_SERVICE_KILLS`,
+//! `TOKEN_SERVICE_FUZZ` and `TOKEN_SERVICE_SCRIPTS` set their size, and `TOKEN_SERVICE_SEED` sets the seed of
+//! the kills and the scripts.
 
 use crate::support::command::Command;
 use crate::support::database::Database;
 use crate::support::report::Report;
 use crate::support::source::{Response, Source};
-use crate::{hostile_source, kills, properties, secrets_stay_hidden};
+use crate::{hostile_scripts, hostile_source, kills, properties, secrets_stay_hidden};
 
 fn env_number(name: &str, default: u64) -> u64 {
     let text = std::env::var(name).ok();
@@ -110,5 +111,21 @@ fn memory_stays_bounded_when_a_line_has_a_gigabyte() {
         hostile_source::fetch_hostile(endless, "source: {timeout: 5s, max_body: 4GiB}");
     println!(
         "hostile source: peak {line} KiB with a line of 1 GiB, {endless} KiB with a body without end"
+    );
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn generated_scripts_neither_crash_nor_lose_tokens() {
+    let seed = env_number("TOKEN_SERVICE_SEED", 1000);
+    let count = env_number("TOKEN_SERVICE_SCRIPTS", 1000);
+    let totals = hostile_scripts::run_scripts(count, seed);
+    println!(
+        "{count} generated scripts from seed {seed}: {} ran, {} were refused, 0 aborts, {} tokens, all \
+         reported; highest peak {} MiB",
+        totals.started,
+        totals.refused,
+        totals.tokens,
+        totals.peak >> 20
     );
 }

@@ -215,3 +215,95 @@ fn metrics_file_is_set_by_variable_or_configuration_and_written_by_replay() {
     let replay = ["replay", "run.ndjson", "--metrics", "run.prom"];
     assert_eq!(stored(&command.args(replay).run().expect_code(0)), 1);
 }
+
+/// Returns the names of the series with their labels.
+fn series(run: &Run) -> Vec<String> {
+    let text = fs::read_to_string(run.path("run.prom")).unwrap();
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    let names = samples.map(|line| line.rsplit_once(' ').unwrap().0.to_owned());
+    names.collect()
+}
+
+/// `node_exporter` drops a series that two files have.
+#[test]
+fn labels_tell_the_files_of_two_jobs_apart() {
+    let labelled = |job: &str| {
+        let command = Command::new().file("tokens", "aa\nb-b\n");
+        let run = command
+            .args(["demo", "--input", "tokens", "--metrics", "run.prom"])
+            .args([
+                "--metrics-label",
+                job,
+                "--metrics-label",
+                "team=a \"b\" \\ c",
+            ])
+            .run()
+            .expect_code(0);
+        // A parser accepts the file.
+        metrics_of(&run);
+        series(&run)
+    };
+    let (nightly, hourly) = (labelled("job=nightly"), labelled("job=hourly"));
+    assert_eq!(nightly.len(), hourly.len());
+    for name in &nightly {
+        assert!(name.contains("job=\"nightly\""), "{name}");
+        assert!(name.contains(r#"team="a \"b\" \\ c""#), "{name}");
+        assert!(!hourly.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn metrics_label_is_set_by_variable_or_configuration_for_every_command() {
+    let assert_labelled = |run: Run| {
+        let names = series(&run.expect_code(0));
+        let is_labelled = |name: &String| name.contains("job=\"a\"");
+        assert!(
+            names.len() > 10 && names.iter().all(is_labelled),
+            "{names:?}"
+        );
+    };
+    let demo = || Command::new().args(["demo", "3", "--metrics", "run.prom"]);
+    assert_labelled(demo().env("TOKEN_SERVICE_METRICS_LABEL", "job=a").run());
+    assert_labelled(demo().config("run: {metrics_label: [job=a]}").run());
+    let report = demo().args(["--report", "ndjson"]).run().stdout;
+    let merge = Command::new()
+        .file("report", report)
+        .args(["merge", "report"]);
+    let merge = merge.args(["--metrics", "run.prom", "--metrics-label", "job=a"]);
+    assert_labelled(merge.run());
+}
+
+#[test]
+fn invalid_metrics_label_is_refused() {
+    let labels = [
+        "job", "=x", "1a=x", "a-b=x", "ü=x", "__name=x", "status=x", "le=x", "job=",
+    ];
+    let errors = labels.map(|label| {
+        let run = Command::new().args(["demo", "3", "--metrics-label", label]);
+        run.run().expect_code(2).error().to_owned()
+    });
+    let twice = ["--metrics-label", "a=1", "--metrics-label", "a=2"];
+    let run = Command::new().args(["demo", "3"]).args(twice).run();
+    shows!(format!("{}\n{}", errors.join("\n"), run.expect_code(2).error()), @"
+    error: --metrics-label must be NAME=VALUE, such as job=nightly, not `job`
+    hint: see `token_service demo --help`
+    error: --metrics-label must have a name of ASCII letters, digits and `_` that begins with no digit, not `=x`
+    hint: see `token_service demo --help`
+    error: --metrics-label must have a name of ASCII letters, digits and `_` that begins with no digit, not `1a=x`
+    hint: see `token_service demo --help`
+    error: --metrics-label must have a name of ASCII letters, digits and `_` that begins with no digit, not `a-b=x`
+    hint: see `token_service demo --help`
+    error: --metrics-label must have a name of ASCII letters, digits and `_` that begins with no digit, not `ü=x`
+    hint: see `token_service demo --help`
+    error: --metrics-label must have a name that does not begin with `__`, which Prometheus reserves, not `__name=x`
+    hint: see `token_service demo --help`
+    error: --metrics-label must have another name than those of the metrics' own labels: constraint, quantile, sqlstate, status, version, le, not `status=x`
+    hint: see `token_service demo --help`
+    error: --metrics-label must have another name than those of the metrics' own labels: constraint, quantile, sqlstate, status, version, le, not `le=x`
+    hint: see `token_service demo --help`
+    error: --metrics-label must have a value: an empty label is the same as none, not `job=`
+    hint: see `token_service demo --help`
+    error: the metrics label `a` is given twice
+    hint: give each --metrics-label a name of its own
+    ");
+}

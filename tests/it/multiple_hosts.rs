@@ -223,10 +223,6 @@ fn unsent_tokens_fail_when_the_only_host_stays_read_only() {
     assert_eq!(report.with_status("failed"), tokens);
     shows!(run.error(), @"
     error: db_connect: the database stopped taking writes and did not resume within 300ms
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: 127.0.0.1:[port] is a standby or read-only
     hint: tokens that are `failed` are safe to store again; --patience waits longer
     ");
@@ -257,10 +253,6 @@ fn failed_tokens_are_explained_when_another_connection_is_idle() {
     assert_eq!(Report::of_run(&run).with_status("failed"), ["zz"]);
     shows!(run.error(), @"
     error: db_connect: the database stopped taking writes and did not resume within 300ms
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: 127.0.0.1:[port] is a standby or read-only
     hint: tokens that are `failed` are safe to store again; --patience waits longer
     ");

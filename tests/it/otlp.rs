@@ -278,6 +278,22 @@ fn run_span_has_an_error_when_the_database_is_down() {
     assert_eq!(collector.number("token_service.exit_code"), "5");
 }
 
+/// The run ends while it opens more connections. That cancels them, which is no error.
+#[test]
+fn only_failed_operations_have_an_error_when_the_source_fails() {
+    let (database, collector) = (Database::standard(), Collector::new());
+    let source = Source::responding([Response::status(500).always()]);
+    let command = exporting_to(&collector).source(&source).database(&database);
+    command.args(["500"]).run().expect_code(4);
+    let spans = collector.spans();
+    assert_eq!(collector.span("run").error.as_deref(), Some("exit code 4"));
+    for span in spans.iter().filter(|span| span.name != "run") {
+        let error_type = span.attributes.get("error.type");
+        assert_eq!(span.error.is_some(), error_type.is_some(), "{span:?}");
+        assert_eq!(span.error.is_some(), span.name == "POST", "{span:?}");
+    }
+}
+
 #[test]
 fn run_span_is_exported_when_the_script_does_not_compile() {
     let collector = Collector::new();

@@ -134,10 +134,6 @@ fn run_ends_with_one_error_when_insert_is_revoked_during_the_run() {
     shows!(run.stderr, @"
     7 requested, 7 received in 2 requests: 3 stored, 0 rejected, 3 failed, 1 not attempted in [seconds] s ([rate] tokens/s)
     error: db_denied: the database refuses every insert
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: permission denied for table secret_tokens (42501)
     hint: check the table's definition and the role's rights; nothing more was sent
     ");
@@ -227,10 +223,6 @@ fn unsent_tokens_fail_when_the_database_stays_down() {
     assert_eq!(warnings, 1, "one warning for all attempts: {}", run.stderr);
     shows!(run.error(), @r#"
         error: db_connect: the connection to the database was lost and did not come back within 500ms
-          ╭▸ scripts/default.rhai:3:1
-          │
-        3 │ report(store(fetch(SIZE)));
-          ╰╴━━━━━━
           caused by: too many connections for database "[database]" (53300)
         hint: tokens that are `failed` are safe to store again; --patience waits longer
         "#);

@@ -352,3 +352,28 @@ fn case_script_imports_from_its_own_folder() {
         run.stdout
     );
 }
+
+#[test]
+fn clock_of_a_case_covers_timestamp_and_now() {
+    let script =
+        "let began = timestamp(); print(now().rfc3339()); sleep(\"90m\"); print(now().rfc3339());
+        print(now().hour); print(now().weekday); print(began.elapsed); print(run::ID); exit(0);";
+    let yaml = "
+- name: a
+  script: a.rhai
+  expect:
+    slept: 90m
+    stdout: |
+      1970-01-01T00:00:00.000Z
+      1970-01-01T01:30:00.000Z
+      1
+      4
+      5400.0
+      00000000-0000-0000-0000-000000000000
+";
+    let run = test()
+        .file("a.rhai", script)
+        .file("a.test.yaml", yaml)
+        .run();
+    assert_eq!(run.code, Some(0), "{}{}", run.stdout, run.stderr);
+}

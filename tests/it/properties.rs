@@ -69,13 +69,13 @@ const RHAI: [&str; 34] = [
     "import \"x\" as y; ",
 ];
 const NDJSON: [&str; 17] = [
-    r#"{"journal":{"version":1,"run_id":"r","horizon":7,"table":"t","column":"c","requested":5}}"#,
-    r#"{"replay":{"run_id":"s"}}"#,
+    r#"{"journal":{"version":1,"run_id":"018f0000-0000-7000-8000-000000000000","horizon":7,"table":"t","column":"c","requested":5}}"#,
+    r#"{"replay":{"run_id":"018f0000-0000-7000-8000-000000000001"}}"#,
     r#"{"received":["s3cret","b"]}"#,
     r#"{"token":"s3cret","status":"stored"}"#,
     r#"{"token":"s3cret","status":"failed","attempts":1,"ms":1.5}"#,
     r#"{"token":"s3cret","status":"s3cret"}"#,
-    r#"{"summary":{"run_id":"r","requested":5,"failed":0,"unknown":0,"not_attempted":0}}"#,
+    r#"{"summary":{"run_id":"018f0000-0000-7000-8000-000000000000","requested":5,"failed":0,"unknown":0,"not_attempted":0}}"#,
     "\n",
     "\n",
     "\n",

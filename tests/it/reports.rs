@@ -241,10 +241,6 @@ fn run_ends_with_a_complete_summary_when_the_pipe_closes() {
     exit: Some(3)
     2 requested, 2 received in 2 requests: 2 stored, 0 rejected in [seconds] s ([rate] tokens/s)
     error: output_closed: standard output cannot be written any more
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: Broken pipe (os error 32)
     hint: the summary above counts every token; use `--report` with a path to keep a report
     ");
@@ -270,10 +266,6 @@ fn run_ends_with_a_complete_summary_when_the_disk_is_full() {
         exit: Some(3)
         1 requested, 1 received in 1 request: 1 stored, 0 rejected in [seconds] s ([rate] tokens/s)
         error: output_closed: standard output cannot be written any more
-          ╭▸ scripts/default.rhai:3:1
-          │
-        3 │ report(store(fetch(SIZE)));
-          ╰╴━━━━━━
           caused by: No space left on device (os error 28)
         hint: the summary above counts every token; use `--report` with a path to keep a report
         ");

@@ -159,10 +159,6 @@ fn run_fails_when_password_file_stays_wrong() {
     assert_eq!(Report::of_run(&run).with_status("stored"), ["aa"]);
     shows!(run.error(), @r#"
     error: db_denied: the database refused the connection
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: password authentication failed for user "[database]_owner" (28P01)
     hint: DB_USER and the password in `secret` (DB_PASS_FILE) must match a role of 127.0.0.1:[port]
     "#);
@@ -236,10 +232,6 @@ fn error_names_a_missing_authorization_file() {
     assert_eq!(source.requests().len(), 1);
     shows!(run.error(), @"
     error: http_connect: cannot read the value of the `authorization` header
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: cannot read `secret`, the file that TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE names: No such file or directory (os error 2)
       = retryable (trying again may help, and is safe)
     hint: the file must exist, be text, and be readable by this user

@@ -166,15 +166,8 @@ fn run_fails_when_the_source_certificate_is_not_trusted() {
         .expect_code(4);
     shows!(run.error(), @"
     error: http_connect: the token source's certificate is not trusted
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
-      caused by: POST https://localhost:[port]/tokens
-      caused by: error sending request
-      caused by: client error (Connect)
-      caused by: invalid peer certificate: UnknownIssuer
-    hint: install the certificate of its authority, or set SSL_CERT_FILE to it
+      caused by: POST https://localhost:[port]/tokens: invalid peer certificate: UnknownIssuer
+    hint: set `source.tls.ca` or SSL_CERT_FILE to the certificate of its authority
     ");
 }
 

@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use crate::support::command::Run;
+use super::script_errors::error_of;
+use crate::support::command::{Command, Run};
 use crate::support::database::Database;
 use crate::support::ledger::{Ledger, database_command, demo_command};
 use crate::support::snapshot::shows;
@@ -181,6 +182,238 @@ fn emit_writes_files_only_inside_out_dir() {
     assert_eq!(
         run.stdout,
         format!("{}wrote out\n", "invalid_argument\n".repeat(4))
+    );
+}
+
+#[test]
+fn emit_writes_no_file_that_the_run_reads_or_writes() {
+    let names = [
+        "mine.rhai",
+        "lib/used.rhai",
+        "run.ndjson",
+        "run.ndjson.partial",
+        "run.journal",
+        "m.prom",
+        "m.prom.partial",
+        "c.yaml",
+        "secret",
+        "link",
+        "hard",
+        "pipe",
+        "folder",
+    ];
+    let script = format!(
+        "import \"lib/used\" as used;
+         for name in {names:?} {{
+            try {{ emit(\"x\", name); print(`wrote ${{name}}`); }} catch (e) {{ print(e.kind); }}
+         }}
+         emit(\"x\", \"free\"); report(store(fetch(SIZE)));"
+    );
+    let source = Source::responding([Response::tokens(["aa"])]);
+    let command = database_command(1, &script, &source, &Database::standard())
+        .file("lib/used.rhai", "fn f() { 1 }")
+        .file("c.yaml", "run: {deadline: 1m}")
+        .file("secret", "Bearer key")
+        .link("link", "c.yaml")
+        .file("target", "kept")
+        .file("folder/x", "");
+    let dir = command.dir();
+    fs::hard_link(dir.join("target"), dir.join("hard")).unwrap();
+    nix::unistd::mkfifo(&dir.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let run = command
+        .env("TOKEN_SERVICE_SOURCE_AUTHORIZATION_FILE", "secret")
+        .args([
+            "--config",
+            "c.yaml",
+            "--out-dir",
+            ".",
+            "--journal",
+            "run.journal",
+        ])
+        .args(["--metrics", "m.prom"])
+        .run()
+        .expect_code(0);
+    let refused = "invalid_argument\n".repeat(names.len());
+    assert_eq!(run.stdout, format!("{refused}stored    aa\n"));
+    let read = |name| fs::read_to_string(run.path(name)).unwrap();
+    assert_eq!(
+        (read("c.yaml").as_str(), read("target").as_str()),
+        ("run: {deadline: 1m}", "kept")
+    );
+    assert_eq!(read("free"), "x\n");
+    assert!(read("run.journal").contains("\"aa\""));
+}
+
+#[test]
+fn out_dir_that_cannot_be_written_is_an_error_before_a_token_is_requested() {
+    let source = Source::responding([]);
+    let script = "for token in fetch(SIZE) { emit(token, \"x\"); }";
+    for folder in ["file", "file/below"] {
+        let run = database_command(1, script, &source, &Database::standard())
+            .file("file", "")
+            .args(["--out-dir", folder])
+            .run()
+            .expect_code(2);
+        assert!(source.sizes().is_empty());
+        assert!(
+            run.stderr.starts_with(&format!(
+                "error: the output folder `{folder}` cannot be written"
+            )),
+            "{}",
+            run.stderr
+        );
+        assert!(
+            run.stderr.contains("no token was requested"),
+            "{}",
+            run.stderr
+        );
+    }
+}
+
+#[test]
+fn imports_and_folders_of_check_skip_pipes() {
+    let pipe = |command: Command, name: &str| {
+        let path = command.dir().join(name);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        command
+    };
+    let command = pipe(demo_command(1, "import \"pipe\" as pipe;"), "pipe.rhai");
+    let run = command.run().expect_code(3);
+    assert!(
+        run.stderr.contains("it is not a regular file"),
+        "{}",
+        run.stderr
+    );
+    let command = pipe(demo_command(1, "report(store(fetch(SIZE)));"), "pipe.rhai");
+    let dir = command.dir().to_owned();
+    let run = Command::new().args(["check"]).arg(dir).run().expect_code(0);
+    assert!(run.stdout.contains("mine.rhai"), "{}", run.stdout);
+    assert!(!run.stdout.contains("pipe"), "{}", run.stdout);
+}
+
+#[test]
+fn loop_and_catch_variables_hide_constants_of_the_same_name() {
+    let script = "const t = \"none\"; const e = 1;
+        for t in [\"aa\", \"bb\"] { print(t); }
+        for SIZE in 7..9 { print(SIZE); }
+        try { throw \"thrown\"; } catch (e) { print(e); }
+        print(t); print(e); print(SIZE); exit(0);";
+    assert_eq!(output_of(script, 0), "aa\nbb\n7\n8\nthrown\nnone\n1\n3\n");
+    let error = error_of("const L = #{max: 3};\nL.max = 5;", 3);
+    assert!(
+        error.starts_with("error: cannot change the constant `L`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn only_whole_numbers_from_0_to_255_are_exit_codes() {
+    for argument in [
+        "\"1\"",
+        "1.0",
+        "()",
+        "256",
+        "-1",
+        "[1]",
+        "env::get(\"TOKEN_CODE\")",
+    ] {
+        let script = format!(
+            "store([\"aa\"]); try {{ exit({argument}); }} catch (e) {{ print(e.message); }}"
+        );
+        let run = demo_command(1, &script)
+            .env("TOKEN_CODE", "7")
+            .run()
+            .expect_code(0);
+        assert!(
+            run.stdout
+                .starts_with("`code` must be a whole number from 0 to 255"),
+            "{argument}: {}",
+            run.stdout
+        );
+    }
+    let script = "exit(env::int(\"TOKEN_CODE\"));";
+    demo_command(1, script)
+        .env("TOKEN_CODE", "7")
+        .run()
+        .expect_code(7);
+}
+
+#[test]
+fn environment_variables_are_read_as_whole_numbers() {
+    let script = "print(env::int(\"TOKEN_N\") + 1); print(env::int(\"TOKEN_N\", 9)); print(env::int(\"TOKEN_M\", 9));
+        print(env::int(\"TOKEN_M\") == ()); try { env::int(\"TOKEN_X\"); } catch (e) { print(e.message); } exit(0);";
+    let run = demo_command(1, script)
+        .env("TOKEN_N", " 41 ")
+        .env("TOKEN_X", "4.5")
+        .run()
+        .expect_code(0);
+    assert_eq!(
+        run.stdout,
+        "42\n41\n9\ntrue\n`TOKEN_X` must be a whole number in the environment\n"
+    );
+}
+
+#[test]
+fn script_sees_the_id_the_start_and_the_dry_run_of_its_run() {
+    let script = "fn id() { run::ID } print(id()); print(run::STARTED_AT); print(run::DRY_RUN);
+        print(now().rfc3339() >= run::STARTED_AT); report(store(fetch(SIZE)));";
+    let run = demo_command(1, script)
+        .args(["--dry-run"])
+        .run()
+        .expect_code(0);
+    let ledger = Ledger::of(&run);
+    let lines: Vec<&str> = run.stdout.lines().collect();
+    assert_eq!(ledger.summary["run_id"], lines[0]);
+    // The report shows more digits.
+    let started_at = ledger.summary["started_at"].as_str().unwrap();
+    assert!(
+        started_at.starts_with(lines[1].trim_end_matches('Z')),
+        "{started_at} {}",
+        lines[1]
+    );
+    assert_eq!(lines[2..4], ["true", "true"]);
+}
+
+#[test]
+fn mask_shows_what_the_report_shows() {
+    let script = "print(mask(\"abcdefghijkl\")); exit(0);";
+    let shown = |mask| {
+        demo_command(1, script)
+            .args(["--mask", mask])
+            .run()
+            .expect_code(0)
+            .stdout
+    };
+    assert_eq!(shown("none").lines().next(), Some("abcdefghijkl"));
+    assert_eq!(shown("prefix").lines().next(), Some("abcd…"));
+    assert!(
+        shown("sha256").starts_with("sha256:d682ed4c"),
+        "{}",
+        shown("sha256")
+    );
+}
+
+#[test]
+fn values_become_text() {
+    let script = "print(format(2, 2)); print(format(2.345, 1)); print(format(-0.5, 0)); print(\"-\".repeat(5)); print(\"-\".repeat(0));
+        print([1, \"a\", (), #{k: 'c'}].to_json()); print(\"q\\\"\".to_json()); print((5).to_json()); print(fetch(1).to_json());
+        for entry in #{b: 2, a: 1}.keys() { print(entry); }
+        let map = #{b: 2, a: 1}; for entry in map { print(`${entry[0]}=${entry[1]}`); } exit(0);";
+    assert_eq!(
+        output_of(script, 0),
+        "2.00\n2.3\n-0\n-----\n\n[1,\"a\",null,{\"k\":\"c\"}]\n\"q\\\"\"\n5\n\"Tokens\"\na\nb\na=1\nb=2\n"
+    );
+    assert_eq!(
+        caught_error("format(1, 21)"),
+        "invalid_argument: `decimals` must be a whole number from 0 to 20"
+    );
+    assert_eq!(
+        caught_error("format(\"1\", 1)"),
+        "invalid_argument: `number` must be a number"
+    );
+    assert_eq!(
+        caught_error("\"a\".repeat(-1)"),
+        "invalid_argument: `count` must be a whole number that is not negative"
     );
 }
 

@@ -78,7 +78,7 @@ fn uncaught_source_or_database_error_shows_position_and_hint() {
           ╰╴           ━━━━━━━━━━
           caused by: POST http://127.0.0.1:[port]/tokens
           = retryable (trying again may help, and is safe), retry_after_ms 2000
-        hint: it is overloaded: try later, or use `retry(5, || fetch_once(SIZE))` in the script
+        hint: `retries` limits the repetitions; if it is not set, such answers are waited out for `--patience`
         ");
         let dry = [Response::tokens([""; 0]).always()];
         let run = run_with_answers("report(store(fetch(SIZE)));", dry);

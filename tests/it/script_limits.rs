@@ -378,3 +378,43 @@ fn pushing_takes_linear_time_and_arrays_may_hold_more_text_than_a_string() {
     let run = demo_command(1, script).run().expect_code(0);
     assert_eq!(run.stdout, "1100000\n");
 }
+
+#[test]
+fn compiling_is_bounded_in_time_and_memory() {
+    let params: Vec<String> = (0..20_000).map(|n| format!("p{n}")).collect();
+    let calls = "aa();".repeat(26_000);
+    for script in [
+        "{}".repeat(65_500),
+        format!("fn f({}) {{ }}", params.join(",")),
+        calls.clone(),
+    ] {
+        for text in [
+            script.clone(),
+            "import \"big\" as big; report(store(fetch(SIZE)));".to_owned(),
+        ] {
+            let command = demo_command(1, &text).file("big.rhai", &script);
+            let (run, peak) = command.spawn().wait_with_peak_memory();
+            assert_eq!(run.signal, None, "{}", run.stderr);
+            assert!(peak < MAX_MEMORY, "{peak} bytes: {}", run.stderr);
+        }
+    }
+    let command = Command::new()
+        .file("mine.rhai", &calls)
+        .args(["check", "mine.rhai"]);
+    let (run, peak) = command.spawn().wait_with_peak_memory();
+    let stderr = run.expect_code(3).stderr;
+    assert!(peak < MAX_MEMORY, "{peak} bytes");
+    assert!(stderr.len() < 1024 * 1024, "{} bytes", stderr.len());
+}
+
+#[test]
+fn page_of_millions_of_tokens_stays_below_256_mib() {
+    let source = Source::responding([Response::tokens((0..5_000_000).map(|_| "a"))]);
+    let script = "let page = fetch_once(5_000_000); for token in page { break; }";
+    let command = database_command(5_000_000, script, &source, &Database::standard())
+        .file("c.yaml", "source: {max_body: 64MiB}")
+        .args(["--config", "c.yaml"]);
+    let (run, peak) = command.spawn().wait_with_peak_memory();
+    assert_eq!(run.code, Some(5), "{}", run.stderr);
+    assert!(peak < MAX_MEMORY, "{peak} bytes");
+}

@@ -22,7 +22,7 @@ use crate::support::wire::{is_inserted, is_ready};
 /// The limit for the peak memory of the process, in bytes.
 const MAX_MEMORY: u64 = 64 << 20;
 
-fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+pub fn message(tag: u8, body: &[u8]) -> Vec<u8> {
     let mut message = vec![tag];
     message.extend_from_slice(&u32::try_from(body.len() + 4).unwrap().to_be_bytes());
     message.extend_from_slice(body);
@@ -43,7 +43,7 @@ fn read_startup(stream: &mut TcpStream) {
 }
 
 /// Starts a server that runs `respond` on each connection after the startup packet.
-fn fake_server(respond: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
+pub fn fake_server(respond: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {

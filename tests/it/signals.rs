@@ -20,7 +20,7 @@ fn service(source: &Source, database: &Login) -> Command {
 
 #[test]
 fn report_is_complete_when_a_signal_arrives_during_a_request() {
-    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+    for (signal, code) in [("TERM", 143), ("INT", 130), ("HUP", 129), ("QUIT", 131)] {
         let database = Database::standard();
         let gate = Gate::new();
         let source = Source::responding([
@@ -52,6 +52,33 @@ fn report_is_complete_when_a_signal_arrives_during_a_request() {
             "#) }
         });
     }
+}
+
+/// As under `nohup`.
+#[test]
+fn signal_that_the_caller_ignores_stays_ignored() {
+    let database = Database::standard();
+    let gate = Gate::new();
+    let source = Source::responding([Response::tokens(["aa"]).after(&gate)]);
+    let command = service(&source, &database).arg("1");
+    let program = command.std_command();
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]);
+    shell.arg(program.get_program()).args(program.get_args());
+    shell.env_clear().current_dir(command.dir());
+    for (name, value) in program.get_envs() {
+        shell.env(name, value.unwrap_or_default());
+    }
+    let mut child = shell.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    source.wait_for(1);
+    let pid = child.id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-HUP", &pid])
+        .status();
+    assert!(sent.unwrap().success());
+    gate.open();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(database.rows(), ["aa"]);
 }
 
 #[test]

@@ -45,18 +45,10 @@ fn run_fails_when_nothing_listens_at_the_source() {
     exit: 4
     --- stdout
     --- stderr
-     INFO retrying the request wait=[wait] kind="http_connect"
+     INFO retrying the request wait=[wait] cause="the token source cannot be reached"
     5 requested, 0 received in 2 requests: 0 stored, 0 rejected in [seconds] s
     error: http_connect: the token source cannot be reached
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
-      caused by: POST http://127.0.0.1:[port]/tokens
-      caused by: error sending request
-      caused by: client error (Connect)
-      caused by: tcp connect error
-      caused by: Connection refused (os error 111)
+      caused by: POST http://127.0.0.1:[port]/tokens: Connection refused (os error 111)
       = retryable (trying again may help, and is safe)
     hint: check TOKEN_HOST or source.url, and that the source is up
     "#);
@@ -67,10 +59,6 @@ fn request_is_not_repeated_when_the_status_is_500() {
     let error = error_of_run([Response::status(500)]);
     shows!(error, @"
     error: http_status: the token source answered 500 Internal Server Error
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
     hint: the request may have been served in part, so `fetch` does not repeat it without --dangerously-repeat-requests; ask the source's operator
     ");
@@ -81,10 +69,6 @@ fn hint_names_the_authorization_variable_when_the_status_is_401() {
     let error = error_of_run([Response::status(401)]);
     shows!(error, @"
     error: http_status: the token source answered 401 Unauthorized
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
     hint: set TOKEN_SERVICE_SOURCE_AUTHORIZATION (or its _FILE form) to what the source accepts
     ");
@@ -95,10 +79,6 @@ fn hint_names_the_path_when_the_status_is_404() {
     let error = error_of_run([Response::status(404)]);
     shows!(error, @"
     error: http_status: the token source answered 404 Not Found
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
     hint: check the path in TOKEN_HOST or source.url
     ");
@@ -111,10 +91,6 @@ fn redirect_is_not_followed() {
     assert!(elsewhere.requests().is_empty());
     shows!(error, @"
     error: http_status: the token source answered 307 Temporary Redirect
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
     hint: redirects are not followed: set the final address in TOKEN_HOST or source.url
     ");
@@ -143,13 +119,9 @@ fn request_fails_when_its_retries_are_used_up() {
     assert_eq!(source.sizes(), [5, 5, 5]);
     shows!(run.expect_code(4).error(), @"
     error: http_status: the token source answered 503 Service Unavailable
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
       = retryable (trying again may help, and is safe)
-    hint: it is overloaded: try later, or use `retry(5, || fetch_once(SIZE))` in the script
+    hint: `retries` limits the repetitions; if it is not set, such answers are waited out for `--patience`
     ");
 }
 
@@ -159,14 +131,10 @@ fn run_fails_at_once_when_retry_after_exceeds_the_deadline() {
     let (run, _) = run_expecting_stored(five_tokens(&source).args(["--deadline", "50s"]), &[]);
     shows!(run.expect_code(4).error(), @"
     error: http_status: the token source answered 503 Service Unavailable
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
       caused by: the next request is due in 1h, longer than the run may wait
       = retryable (trying again may help, and is safe), retry_after_ms 3600000
-    hint: it is overloaded: try later, or use `retry(5, || fetch_once(SIZE))` in the script
+    hint: it limits its requests or is overloaded: raise `--patience`, which sets how long such answers are waited out, or try later
     ");
 }
 
@@ -179,14 +147,7 @@ fn request_is_not_repeated_when_the_source_has_no_tls() {
     assert_eq!(report.count("requests"), 1);
     shows!(run.expect_code(4).error(), @"
     error: http_connect: the token source does not use TLS
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
-      caused by: POST https://127.0.0.1:[port]/tokens
-      caused by: error sending request
-      caused by: client error (Connect)
-      caused by: received corrupt message of type InvalidContentType
+      caused by: POST https://127.0.0.1:[port]/tokens: received corrupt message of type InvalidContentType
     hint: to connect without TLS, write http:// in TOKEN_HOST or source.url; the default scheme is https
     ");
 }
@@ -199,10 +160,6 @@ fn html_is_recognised_by_its_content_type() {
     )]);
     shows!(error, @"
     error: http_protocol: the token source did not answer with a list of tokens
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: http://127.0.0.1:[port]/tokens: it sent text/html instead of text/plain
     hint: a token source answers 200 with one token a line; check TOKEN_HOST or source.url
     ");
@@ -214,10 +171,6 @@ fn html_is_recognised_by_its_content() {
     let error = error_of_run([Response::raw("text/plain", page)]);
     shows!(error, @"
     error: http_protocol: the token source did not answer with a list of tokens
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: http://127.0.0.1:[port]/tokens: it sent an HTML or XML document
     hint: a token source answers 200 with one token a line; check TOKEN_HOST or source.url
     ");
@@ -228,10 +181,6 @@ fn json_is_recognised_by_its_content() {
     let error = error_of_run([Response::raw("text/plain", r#"["aaaa","bbbb"]"#)]);
     shows!(error, @"
     error: http_protocol: the token source did not answer with a list of tokens
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: http://127.0.0.1:[port]/tokens: it sent a JSON document
     hint: a token source answers 200 with one token a line; check TOKEN_HOST or source.url
     ");
@@ -257,10 +206,6 @@ fn received_tokens_are_stored_when_the_source_has_no_more() {
     shows!(run.expect_code(4).stderr, @"
     5 requested, 2 received in 4 requests: 2 stored, 0 rejected in [seconds] s ([rate] tokens/s)
     error: short_supply: the token source has no more tokens: received 2 of 5
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: 3 requests in a row returned no tokens
     hint: request fewer tokens, or try again when the source has more
     ");
@@ -271,10 +216,6 @@ fn run_fails_with_short_supply_when_the_source_is_empty() {
     let error = error_of_run([Response::raw("text/plain", "").always()]);
     shows!(error, @"
     error: short_supply: the token source has no more tokens: received 0 of 5
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: 3 requests in a row returned no tokens
     hint: request fewer tokens, or try again when the source has more
     ");
@@ -288,15 +229,7 @@ fn complete_lines_are_stored_and_the_rest_is_counted_when_a_body_is_cut() {
     shows!(run.expect_code(4).stderr, @"
     5 requested, 2 received in 1 request: 2 stored, 0 rejected, 3 perhaps issued unseen in [seconds] s ([rate] tokens/s)
     error: http_protocol: the token source's answer ended early
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
-      caused by: POST http://127.0.0.1:[port]/tokens
-      caused by: error decoding response body
-      caused by: request or response body error
-      caused by: error reading a body from connection
-      caused by: end of file before message length reached
+      caused by: POST http://127.0.0.1:[port]/tokens: end of file before message length reached
     hint: complete lines were kept; `fetch` does not repeat the request without --dangerously-repeat-requests
     ");
 }
@@ -311,10 +244,6 @@ fn request_is_not_repeated_when_the_source_times_out() {
     shows!(run.expect_code(4).stderr, @"
     5 requested, 0 received in 1 request: 0 stored, 0 rejected, 5 perhaps issued unseen in [seconds] s
     error: http_timeout: the token source did not answer within 200ms
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: POST http://127.0.0.1:[port]/tokens
     hint: `source.timeout` sets the limit; the request may have been served, so `fetch` does not repeat it without --dangerously-repeat-requests
     ");
@@ -331,10 +260,6 @@ fn endless_body_is_read_only_up_to_the_limit() {
     assert_eq!(report.count("received"), 0);
     shows!(run.expect_code(4).error(), @"
     error: http_protocol: the token source did not answer with a list of tokens
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
       caused by: http://127.0.0.1:[port]/tokens: its body is larger than 64.0 KiB
     hint: `source.max_body` sets the limit; a smaller `--page-size` makes answers smaller
     ");
@@ -389,10 +314,6 @@ fn run_sends_no_more_requests_than_max_requests() {
     shows!(run.expect_code(4).stderr, @"
     5 requested, 3 received in 2 requests: 3 stored, 0 rejected in [seconds] s ([rate] tokens/s)
     error: short_supply: the run may send at most 2 requests to the token source
-      ╭▸ scripts/default.rhai:3:1
-      │
-    3 │ report(store(fetch(SIZE)));
-      ╰╴━━━━━━
     hint: `--max-requests` sets the limit; with a larger `--page-size` fewer requests are needed
     ");
 }

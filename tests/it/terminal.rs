@@ -103,6 +103,69 @@ fn progress_is_hidden_when_disabled_or_on_a_dumb_terminal() {
     quiet(&["2"], &[("TOKEN_SERVICE_PROGRESS", "never")]);
 }
 
+/// The report goes to a file, so a run on a terminal shows its progress there. The bar fits the columns.
+#[test]
+fn progress_bar_fits_the_terminal_when_reports_go_to_files() {
+    for columns in [40, 80, 120] {
+        let mut terminal = Terminal::with_columns(columns);
+        let command = Command::new().args(["demo", "100000", "--input", "-"]);
+        let script = "emit(\"by the script\"); report(store(fetch(SIZE)));";
+        let command = command
+            .file("mine.rhai", script)
+            .args(["--script", "mine.rhai"]);
+        let command = command.args(["--report", "html=run.html"]);
+        let command = command.env("TERM", "xterm-256color");
+        let mut raw = command.std_command();
+        raw.stdin(Stdio::piped()).stdout(terminal.stdio());
+        let mut child = raw.stderr(terminal.stdio()).spawn().unwrap();
+        drop(raw);
+        let mut stdin = child.stdin.take().unwrap();
+        // 1,000 tokens are settled, and the run waits for more.
+        let tokens = (0..1000).map(|number| format!("t{number}\n"));
+        let tokens = tokens.collect::<Vec<_>>().concat();
+        stdin.write_all(tokens.as_bytes()).unwrap();
+        terminal.wait_for(|shown| shown.contains("1,000/100,000"));
+        drop(stdin);
+        // The input is shorter than SIZE.
+        assert_eq!(child.wait().unwrap().code(), Some(4));
+        let shown = terminal.finish();
+        assert!(shown.contains("by the script\r\n"), "{shown:?}");
+        let mut bars = 0;
+        for line in shown
+            .split(['\r', '\n'])
+            .filter(|line| line.contains('█') || line.contains("1,000/"))
+        {
+            // The crate fills the line with blanks, so that nothing older remains on it.
+            let filled = without_styles(line);
+            assert!(filled.chars().count() <= usize::from(columns), "{filled:?}");
+            let visible = filled.trim_end();
+            assert!(
+                visible.chars().count() < usize::from(columns),
+                "{columns}: {visible:?}"
+            );
+            assert!(visible.contains(" left"), "{visible:?}");
+            assert_eq!(
+                visible.contains("1,000 stored"),
+                columns > 40,
+                "{visible:?}"
+            );
+            bars += 1;
+        }
+        assert!(bars > 0, "{shown:?}");
+    }
+}
+
+/// Removes escape sequences, which end with a letter.
+fn without_styles(line: &str) -> String {
+    let mut parts = line.split("\u{1b}[");
+    let mut visible = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find(|char: char| char.is_ascii_alphabetic());
+        visible += &part[end.map_or(part.len(), |end| end + 1)..];
+    }
+    visible
+}
+
 /// A report that blocks on an unread pipe holds the ledger. Progress must not wait for the ledger, or
 /// the run would not handle the signal.
 #[test]

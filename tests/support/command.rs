@@ -124,6 +124,13 @@ impl Command {
         self
     }
 
+    /// Creates a symbolic link in the folder.
+    #[must_use]
+    pub fn link(self, path: &str, target: &str) -> Self {
+        std::os::unix::fs::symlink(target, self.dir().join(path)).expect("a link");
+        self
+    }
+
     /// The folder it runs in; removed with the last of command, process and run.
     pub fn dir(&self) -> &Path {
         self.dir.path()

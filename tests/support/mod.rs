@@ -16,6 +16,7 @@ pub mod pgbouncer;
 pub mod postgres;
 pub mod proxy;
 mod proxy_connection;
+pub mod raw_server;
 pub mod report;
 pub mod response;
 pub mod rewriter;

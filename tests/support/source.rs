@@ -95,7 +95,7 @@ pub struct Source {
 impl Source {
     /// Starts a source that gives these responses, one per request, in order.
     pub fn responding(responses: impl IntoIterator<Item = Response>) -> Self {
-        Self::start(Behaviour::Responses(responses.into_iter().collect()), false)
+        Self::start(Behaviour::Responses(responses.into_iter().collect()), None)
     }
 
     /// Starts a source that delivers `rule(n)` random tokens for `size=n`.
@@ -105,27 +105,36 @@ impl Source {
 
     /// Starts a source that delivers the tokens of `rule(n)` for `size=n`.
     pub fn generating_with(rule: impl FnMut(u64) -> Vec<String> + Send + 'static) -> Self {
-        Self::start(Behaviour::Generating(Box::new(rule)), false)
+        Self::start(Behaviour::Generating(Box::new(rule)), None)
     }
 
     /// Like [`Self::responding`], over TLS, with HTTP/2 if the client offers it.
     pub fn responding_over_tls(responses: impl IntoIterator<Item = Response>) -> Self {
-        Self::start(Behaviour::Responses(responses.into_iter().collect()), true)
+        Self::with_certificates(Certificates::new(), responses)
+    }
+
+    /// Like [`Self::responding_over_tls`], with these certificates.
+    pub fn with_certificates(
+        certificates: Certificates,
+        responses: impl IntoIterator<Item = Response>,
+    ) -> Self {
+        let responses = Behaviour::Responses(responses.into_iter().collect());
+        Self::start(responses, Some(certificates))
     }
 
     /// Like [`Self::generating`], over TLS, with HTTP/2 if the client offers it.
     pub fn generating_over_tls(rule: impl Fn(u64) -> u64 + Send + 'static) -> Self {
-        Self::start(Behaviour::Generating(Box::new(random_tokens(rule))), true)
+        let rule = Behaviour::Generating(Box::new(random_tokens(rule)));
+        Self::start(rule, Some(Certificates::new()))
     }
 
-    fn start(behaviour: Behaviour, tls: bool) -> Self {
+    fn start(behaviour: Behaviour, certificates: Option<Certificates>) -> Self {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a loopback socket");
         listener
             .set_nonblocking(true)
             .expect("a non-blocking socket");
         let address = listener.local_addr().expect("the socket's address");
-        let certificates = tls.then(|| {
-            let certificates = Certificates::new();
+        let certificates = certificates.map(|certificates| {
             let file = tempfile::NamedTempFile::new().expect("a file");
             std::fs::write(file.path(), &certificates.ca_pem).expect("a written file");
             (certificates, file)

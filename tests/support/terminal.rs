@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 
 /// A pseudo-terminal, whose output the test reads.
 pub struct Terminal {
@@ -16,6 +17,19 @@ pub struct Terminal {
 }
 
 impl Terminal {
+    /// Opens a pseudo-terminal with this number of columns.
+    pub fn with_columns(columns: u16) -> Self {
+        let terminal = Self::new();
+        let size = Winsize {
+            ws_row: 24,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&terminal.writing_end, size).expect("a size");
+        terminal
+    }
+
     /// Opens a pseudo-terminal.
     pub fn new() -> Self {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use crate::command::replay::state::ReplayState;
-use crate::command::run::open_store;
+use crate::command::run::{database_inputs, open_store};
 use crate::command::supervisor::run_supervised;
 use crate::config::RunSettings;
 use crate::error::exit::RunTotals;
@@ -68,6 +68,8 @@ async fn settle(
     run_context: RunContext,
     display: ProgressDisplay,
 ) -> Result<Conclusion, Error> {
+    let mut inputs = vec![("replayed file", state.path().display().to_string())];
+    inputs.extend(database_inputs(&settings));
     let mut options = settings.store;
     // The session has the id of the replayed run, so that a killed replay can be replayed.
     options.session = state
@@ -78,8 +80,10 @@ async fn settle(
     let store = open_store(options, &shutdown, &run_context, settings.wait).await?;
     let values = state.open();
     let found = recheck(&store, &state, &values, &shutdown).await?;
-    let mut reports = Reports::open(&settings.reports, settings.color).map_err(unwritable)?;
+    let reports = Reports::open(&settings.reports, settings.color, display.stdout());
+    let mut reports = reports.map_err(unwritable)?;
     reports.mask = settings.mask;
+    reports.inputs = inputs;
     let mut ledger = Ledger::new(reports);
     for outcome in state.settled.iter().flat_map(ParsedRecord::outcome) {
         let _ = ledger.settle(&outcome, None);

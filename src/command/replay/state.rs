@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use uuid::Uuid;
+
 use crate::config::RunSettings;
 use crate::error::Error;
 use crate::error::exit::Exit;
@@ -47,6 +49,28 @@ impl ValueCount {
     }
 }
 
+/// Why a line cannot be replayed.
+struct Refusal {
+    why: &'static str,
+    hint: Option<&'static str>,
+}
+
+impl Refusal {
+    fn two_runs(why: &'static str) -> Self {
+        let hint = "replay the file of each run by itself: split this one before the line";
+        Self {
+            why,
+            hint: Some(hint),
+        }
+    }
+}
+
+impl From<&'static str> for Refusal {
+    fn from(why: &'static str) -> Self {
+        Self { why, hint: None }
+    }
+}
+
 /// The state of a run, read from its journal or report.
 pub(crate) struct ReplayState {
     reader: Option<JournalReader>,
@@ -64,6 +88,8 @@ pub(crate) struct ReplayState {
     pub counts: HashMap<String, ValueCount>,
     /// True if the file ends with a summary without open tokens.
     is_closed: bool,
+    /// True if the last line is a summary.
+    has_ended: bool,
 }
 
 impl ReplayState {
@@ -82,6 +108,7 @@ impl ReplayState {
             settled: Vec::new(),
             counts: HashMap::new(),
             is_closed: false,
+            has_ended: false,
         };
         while let Some(line) = reader.next() {
             let line = line?;
@@ -91,7 +118,13 @@ impl ReplayState {
                     return Err(reader.error(why).hint(hint));
                 }
             }
-            state.add(line).map_err(|why| reader.error(why))?;
+            state.add(line).map_err(|refusal| {
+                let error = reader.error(refusal.why);
+                match refusal.hint {
+                    Some(hint) => error.hint(hint),
+                    None => error,
+                }
+            })?;
         }
         if reader.is_torn() {
             state.is_closed = false;
@@ -105,13 +138,38 @@ impl ReplayState {
         Ok(state)
     }
 
-    fn add(&mut self, line: JournalLine) -> Result<(), &'static str> {
+    fn add(&mut self, line: JournalLine) -> Result<(), Refusal> {
+        let is_journal = self.table.is_some();
+        match &line {
+            JournalLine::Journal { .. } if is_journal => {
+                return Err(Refusal::two_runs(
+                    "a second header follows the journal of another run",
+                ));
+            }
+            JournalLine::Journal { .. } if !self.counts.is_empty() || self.has_ended => {
+                return Err(Refusal::two_runs(
+                    "the header of a journal follows a report",
+                ));
+            }
+            JournalLine::Received { .. } | JournalLine::Replay { .. } if !is_journal => {
+                return Err("the header of the journal is missing".into());
+            }
+            JournalLine::Replay { .. } => {}
+            _ if self.has_ended => {
+                return Err(Refusal::two_runs(
+                    "a line follows the summary of another run",
+                ));
+            }
+            _ => {}
+        }
+        self.has_ended = matches!(&line, JournalLine::Summary { .. });
         self.is_closed = matches!(&line, JournalLine::Summary { summary } if summary.is_settled());
         match line {
             JournalLine::Replay { .. } => {
                 self.counts.values_mut().for_each(ValueCount::begin_replay);
             }
             JournalLine::Journal { journal } => {
+                check_run_id(&journal.run_id)?;
                 self.origin = Some(journal.run_id.clone());
                 self.run_id = Some(journal.run_id);
                 self.horizon = journal.horizon;
@@ -119,6 +177,7 @@ impl ReplayState {
                 self.requested = journal.requested;
             }
             JournalLine::Summary { summary } => {
+                check_run_id(&summary.run_id)?;
                 let run_id = self.run_id.get_or_insert(summary.run_id);
                 let origin = summary.replay_of.unwrap_or_else(|| run_id.clone());
                 self.origin.get_or_insert(origin);
@@ -143,6 +202,13 @@ impl ReplayState {
             }
         }
         Ok(())
+    }
+
+    /// Returns the path of the file.
+    pub fn path(&self) -> &Path {
+        self.reader
+            .as_ref()
+            .map_or(Path::new(""), JournalReader::path)
     }
 
     /// Returns an error if another table is configured: a replay would store all tokens again.
@@ -219,6 +285,13 @@ impl ReplayState {
     }
 }
 
+/// Refuses a run id that the program does not write. A replay ends the sessions whose name begins with
+/// it, so a shorter one would end those of other runs.
+fn check_run_id(run_id: &str) -> Result<(), &'static str> {
+    let is_whole = Uuid::try_parse(run_id).is_ok_and(|uuid| uuid.to_string() == run_id);
+    is_whole.then_some(()).ok_or("the run id is not a UUID")
+}
+
 /// Returns why a record cannot be replayed, and a hint.
 ///
 /// A mask would be stored in place of the token. `stored` in a dry run does not mean stored.
@@ -233,4 +306,156 @@ fn why_unusable(record: &ParsedRecord) -> Option<(&'static str, &'static str)> {
         "the report is from a dry run, which stored nothing",
         "run again without --dry-run to store tokens",
     ))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::journal::JournalHeader;
+    use crate::pipeline::token::Page;
+
+    const RUN: &str = "018f0000-0000-7000-8000-000000000000";
+
+    /// Writes a journal of two pages, and returns its bytes after each step.
+    async fn written_journal(path: &Path) -> Vec<Vec<u8>> {
+        let header = JournalHeader::new(RUN.into(), Some(7), "secret_tokens".into(), "data".into());
+        let journal = Journal::begin(path, &header.with_requested(Some(3))).unwrap();
+        let mut stages = vec![std::fs::read(path).unwrap()];
+        for tokens in [&["aa", "J*:"][..], &["cc"]] {
+            let page = Page::from_texts(tokens.iter().map(|token| (*token, None)));
+            journal.received(page).await.unwrap();
+            stages.push(std::fs::read(path).unwrap());
+        }
+        let outcomes = [
+            r#"{"token":"aa","status":"stored","attempts":1,"ms":1.5}"#,
+            r#"{"token":"J*:","status":"failed","attempts":2,"ms":0.0}"#,
+            r#"{"token":"cc","status":"rejected","attempts":1,"ms":2.0}"#,
+            r#"{"summary":{"run_id":"018f0000-0000-7000-8000-000000000000","requested":3,"received":3,"requests":1,"surplus":0,"stored":1,"rejected":1,"failed":1,"unknown":0,"not_attempted":0}}"#,
+        ];
+        for line in outcomes {
+            journal.append(format!("{line}\n").as_bytes()).unwrap();
+            journal.sync().unwrap();
+            stages.push(std::fs::read(path).unwrap());
+        }
+        stages
+    }
+
+    /// Returns what a replay of these bytes would do.
+    fn replayed(bytes: &[u8]) -> Result<String, Error> {
+        let from = Box::new(Cursor::new(bytes.to_vec()));
+        let reader = JournalReader::of(from, Path::new("FILE"), ReadPurpose::Replay);
+        let state = ReplayState::of(reader)?;
+        let mut counts: Vec<_> = state.counts.iter().collect();
+        counts.sort_by_key(|(token, _)| *token);
+        let ReplayState {
+            run_id,
+            origin,
+            horizon,
+            table,
+            requested,
+            settled,
+            ..
+        } = &state;
+        Ok(format!(
+            "{run_id:?} {origin:?} {horizon:?} {table:?} {requested:?} {counts:?} {settled:?}"
+        ))
+    }
+
+    #[tokio::test]
+    async fn flipped_bit_is_detected_at_every_position() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let header = JournalHeader::new(RUN.into(), None, "t".into(), "c".into());
+        let stages = written_journal(&path).await;
+        // The header alone, after a crash, and the whole journal.
+        for bytes in [&stages[0], &stages[3], &stages[6]] {
+            assert!(bytes.ends_with(b"\n"));
+            replayed(bytes).unwrap();
+            for position in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[position / 8] ^= 1 << (position % 8);
+                let error = replayed(&flipped).err();
+                let error = error.unwrap_or_else(|| panic!("bit {position} is not detected"));
+                // The error does not show the tokens.
+                assert!(!error.causes.concat().contains("J*:"), "{error:?}");
+                std::fs::write(&path, &flipped).unwrap();
+                let refused = Journal::begin(&path, &header);
+                assert!(
+                    refused.is_err(),
+                    "bit {position}: a run overwrites the journal"
+                );
+                assert_eq!(std::fs::read(&path).unwrap(), flipped);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn journal_that_ends_early_has_every_whole_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let stages = written_journal(&folder.path().join("journal")).await;
+        let bytes = stages.last().unwrap();
+        for length in stages[0].len()..bytes.len() {
+            // The last line may lack only its line feed.
+            let whole = stages.iter().rev().find(|stage| stage.len() <= length + 1);
+            let expected = replayed(whole.unwrap()).unwrap();
+            assert_eq!(replayed(&bytes[..length]).unwrap(), expected, "{length}");
+        }
+    }
+
+    #[tokio::test]
+    async fn damaged_line_is_named_with_the_whole_pages_and_a_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let stages = written_journal(&folder.path().join("journal")).await;
+        let bytes = stages.last().unwrap();
+        let mut flipped = bytes.clone();
+        flipped[stages[0].len() + 40] ^= 1;
+        insta::assert_snapshot!(replayed(&flipped).unwrap_err().render(false), @"
+        error: FILE cannot be replayed
+          caused by: FILE:2:1: the line does not match its checksum, so it was changed after it was written
+          caused by: 1 page is whole, with 1 token: line 3
+        hint: nothing was changed: restore the file from a copy; without one, `sed '2d' FILE > rest.journal` leaves out line 2, and a replay of rest.journal settles all other tokens
+        ");
+        // The way out works.
+        let mut rest: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+        rest.remove(1);
+        replayed(&rest.concat()).unwrap();
+        // Without its header a journal is of no use.
+        let mut flipped = bytes.clone();
+        flipped[40] ^= 1;
+        insta::assert_snapshot!(replayed(&flipped).unwrap_err().render(false), @"
+        error: FILE cannot be replayed
+          caused by: FILE:1:1: the line does not match its checksum, so it was changed after it was written
+          caused by: 2 pages are whole, with 3 tokens: lines 2, 3
+        hint: nothing was changed: restore the file from a copy
+        ");
+    }
+
+    #[tokio::test]
+    async fn files_of_two_runs_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let stages = written_journal(&folder.path().join("journal")).await;
+        let report = r#"{"token":"zz","status":"failed","attempts":2,"ms":0.0}
+{"summary":{"run_id":"018f0000-0000-7000-8000-000000000000","requested":1,"received":1,"requests":1,"surplus":0,"stored":0,"rejected":0,"failed":1,"unknown":0,"not_attempted":0}}
+"#;
+        let whole = stages.last().unwrap().as_slice();
+        for (one, other) in [
+            (whole, whole),
+            (&stages[2], whole),
+            (report.as_bytes(), whole),
+            (report.as_bytes(), report.as_bytes()),
+            (whole, report.as_bytes()),
+            (&stages[2][stages[0].len()..], b""),
+        ] {
+            assert!(replayed(&[one, other].concat()).is_err());
+        }
+        let short = report.replace(RUN, "01");
+        let error = replayed(short.as_bytes()).unwrap_err();
+        assert!(
+            error.causes[0].contains("the run id is not a UUID"),
+            "{error:?}"
+        );
+    }
 }

@@ -29,6 +29,7 @@ use crate::command::test::case::TestCase;
 use crate::command::test::compare::{Difference, counted};
 use crate::command::test::runner::CaseRun;
 use crate::command::test::test_file::TestFile;
+use crate::command::unwritable_stdout;
 use crate::config::yaml::PathStep;
 use crate::error::Error;
 use crate::error::color::Color;
@@ -91,7 +92,8 @@ enum CaseStatus {
 /// Runs the tests, prints one line per case to `out`, and returns exit status 0 or 1.
 ///
 /// # Errors
-/// All errors in the test files, before any case runs; exit code 2.
+/// All errors in the test files, before any case runs; exit code 2. After all cases: files that cannot be
+/// written, and standard output if it cannot be written, with exit code 3.
 pub fn test(settings: &TestSettings, out: &mut dyn Write) -> Result<Exit, Vec<Error>> {
     let started = Instant::now();
     let files = read(settings)?;
@@ -99,17 +101,24 @@ pub fn test(settings: &TestSettings, out: &mut dyn Write) -> Result<Exit, Vec<Er
     let color = Color(settings.color);
     let mut results = Vec::new();
     let mut texts: Vec<String> = files.iter().map(|file| file.text.clone()).collect();
+    let mut printed = Ok(());
     run_all(settings, &selected, |number, run| {
         let (at, file, case) = selected[number];
         let result = evaluate(settings, file, case, run.as_ref(), &mut texts[at], color);
-        // A closed pipe is not an error; the exit code is still right.
-        let _ = out.write_all(line(&result, color).as_bytes());
-        let _ = out.flush();
+        if printed.is_ok() {
+            printed = out.write_all(line(&result, color).as_bytes());
+        }
         results.push(result);
     });
     let mut failures = Vec::new();
-    let _ = out.write_all(summary_line(&results, started.elapsed()).as_bytes());
-    let _ = out.flush();
+    let last = summary_line(&results, started.elapsed());
+    match printed.and_then(|()| out.write_all(last.as_bytes())) {
+        // A reader that closes the pipe has read enough; the exit code is still right.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            failures.push(unwritable_stdout(&error));
+        }
+        _ => {}
+    }
     if let Some(path) = &settings.junit {
         let written = junit::write(path, &results);
         failures.extend(written.err().map(|error| unwritable(path, &error)));

@@ -8,12 +8,15 @@ use crate::command::test::case::TestCase;
 use crate::command::test::schema;
 use crate::config::yaml::{PathStep, TextSpan, YamlNode, YamlText};
 use crate::error::{Error, Location, usage};
+use crate::runtime::files;
 
 /// The suffix of test files.
 pub(crate) const SUFFIX: &str = ".test.yaml";
 
 /// The mark that some editors write at the start of a text.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
+/// Limit of a test file, in bytes.
+const MAX_FILE: u64 = 16 << 20;
 
 /// A test file.
 pub(crate) struct TestFile {
@@ -35,14 +38,14 @@ impl TestFile {
     /// Reads the test file at `path`, named `label` in the output.
     pub(crate) fn read(path: &Path, label: String) -> Result<Self, Vec<Error>> {
         let file_name = path.display().to_string();
-        let text = fs::read_to_string(path).map_err(|error| {
+        let unreadable = |error: io::Error| {
             let failure = usage(format!("the test file {file_name} cannot be read"));
             vec![failure.cause(error.to_string())]
-        })?;
-        let (mark, text) = match text.strip_prefix(BYTE_ORDER_MARK) {
-            Some(rest) => (BYTE_ORDER_MARK, rest.to_owned()),
-            None => ("", text),
         };
+        let bytes = files::read(path, MAX_FILE).map_err(unreadable)?;
+        let has_mark = bytes.starts_with(BYTE_ORDER_MARK.as_bytes());
+        let mark = if has_mark { BYTE_ORDER_MARK } else { "" };
+        let text = files::decode(bytes).map_err(unreadable)?;
         let file = Self::parse(path, label, text)?;
         Ok(Self { mark, ..file })
     }

@@ -1,9 +1,11 @@
 //! Cursors into a YAML text: a value and a mapping, which record what is wrong with them.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 use serde_yaml::Spanned;
 
-use crate::cli::value::ParseResult;
+use crate::cli::value::{self, ParseResult};
 use crate::config::yaml::{TextSpan, YamlContent, YamlNode, YamlText};
 use crate::error::suggest::nearest;
 use crate::error::{Location, usage};
@@ -112,12 +114,18 @@ impl<'a> Field<'a> {
         None
     }
 
+    /// Returns a boolean, also written with the words of the environment.
     pub(crate) fn switch(&self) -> Option<bool> {
-        if let YamlContent::Bool(truth) = self.node.content {
-            return Some(truth);
+        let found = match &self.node.content {
+            YamlContent::Bool(truth) => Some(*truth),
+            YamlContent::Text(text) => value::switch(text).ok(),
+            YamlContent::Integer(number) => value::switch(&number.to_string()).ok(),
+            _ => None,
+        };
+        if found.is_none() {
+            self.has_wrong_type("must be true or false");
         }
-        self.has_wrong_type("must be true or false");
-        None
+        found
     }
 
     /// Returns the items of a list; none if the value is empty.
@@ -241,9 +249,9 @@ impl<'a> Mapping<'a> {
     }
 
     fn report_duplicates(&self) {
-        for (index, (key, _)) in self.entries.iter().enumerate() {
-            let mut earlier = self.entries[..index].iter();
-            if earlier.any(|(other, _)| other.value == key.value) {
+        let mut earlier = HashSet::new();
+        for (key, _) in self.entries {
+            if !earlier.insert(key.value.as_str()) {
                 self.report_key("duplicate", key, "already set above", None);
             }
         }

@@ -14,6 +14,12 @@ use serde_yaml::{DuplicateKeyPolicy, MergeKeyPolicy, NonFiniteFloatPolicy, Spann
 pub(crate) use crate::config::yaml::field::{Field, Mapping};
 use crate::error::{Error, Location, usage};
 
+/// How deep collections may be nested; the parser's cost grows with the square of the depth.
+const MAX_DEPTH: usize = 64;
+
+/// How many mistakes of one text are reported. Their places cost a look at the whole text each.
+const MAX_ERRORS: usize = 100;
+
 /// A step of the path to a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PathStep<'a> {
@@ -165,6 +171,8 @@ pub(crate) struct YamlText<'a> {
 
 impl<'a> YamlText<'a> {
     pub(crate) fn new(what: &'static str, path: &'a str, text: &'a str) -> Self {
+        // A byte order mark is no character of the first key.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         Self {
             what,
             path,
@@ -184,6 +192,10 @@ impl<'a> YamlText<'a> {
             underscored_numbers_as_strings: true,
             strict_booleans: true,
             null_as_string: true,
+            budget: serde_yaml::budget! {
+                flow_nesting_limit: MAX_DEPTH,
+                max_depth: MAX_DEPTH,
+            },
             non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
             with_snippet: false,
         };
@@ -208,7 +220,13 @@ impl<'a> YamlText<'a> {
             }
             error => {
                 let label = error.to_string();
-                label.replace(&format!(" at line {line}, column {column}"), "")
+                let label = label.replace(&format!(" at line {line}, column {column}"), "");
+                if label.contains("recursion limit") || label.starts_with("budget breached: Depth")
+                {
+                    format!("more than {MAX_DEPTH} levels are nested")
+                } else {
+                    label
+                }
             }
         };
         let span = TextSpan::of(at);
@@ -235,9 +253,15 @@ impl<'a> YamlText<'a> {
         }
     }
 
-    /// Records a mistake.
+    /// Records a mistake; those beyond the limit are left out.
     pub(crate) fn report(&self, error: Error) {
-        self.errors.borrow_mut().push(error);
+        if !self.has_many_errors() {
+            self.errors.borrow_mut().push(error);
+        }
+    }
+
+    fn has_many_errors(&self) -> bool {
+        self.errors.borrow().len() >= MAX_ERRORS
     }
 
     /// Returns the mistakes in the order of their places.
@@ -261,6 +285,7 @@ impl<'a> YamlText<'a> {
         Location {
             file: self.path.to_owned(),
             source: match &self.secrecy {
+                _ if self.has_many_errors() => String::new(),
                 Secrecy::Open => self.text.to_owned(),
                 Secrecy::Hidden(changes) => self.line_alone(span.line, changes),
             },

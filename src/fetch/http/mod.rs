@@ -1,7 +1,9 @@
 //! Sends one request to the token source, `POST url?size=N`, and reads its answer in chunks up to a
 //! limit. The only module of `fetch` that uses reqwest.
 
+mod failure;
 pub mod probe;
+mod tls;
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -11,13 +13,19 @@ use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, Hea
 use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
 use secrecy::ExposeSecret;
 
+use crate::error::escape::replace_secret;
 use crate::error::{Error, ErrorKind, chain};
+use crate::fetch::http::failure::Progress;
+use crate::fetch::http::tls::ClientIdentity;
+pub use crate::fetch::http::tls::SourceTls;
 use crate::fetch::lines::LineParser;
 use crate::fetch::source::not_a_token_list;
 use crate::fetch::{AnswerFuture, FetchLimits, SourceAnswer, TokenSource, error};
 use crate::observe::otel::Tracer;
-use crate::runtime::http_client::{self, display_url, retry_after};
+use crate::runtime::http_client::{self, retry_after};
+use crate::runtime::proxy::{Proxy, ProxyVariables};
 use crate::runtime::secret::{Secret, SecretFileError};
+use crate::runtime::url::display_url;
 
 /// The address of an HTTP source and the headers of its requests; validated.
 #[derive(Clone)]
@@ -26,8 +34,31 @@ pub struct HttpEndpoint {
     pub url: Url,
     /// Headers of each request, names in lower case. Values in files are read for each request.
     pub headers: Vec<(String, Secret)>,
-    /// True to honour `HTTP_PROXY` and related variables, as curl does.
-    pub proxy: bool,
+    /// The variables that may name a proxy.
+    pub proxies: ProxyVariables,
+    /// Trusted authorities and client certificate.
+    pub tls: SourceTls,
+    /// How long an idle connection is used again; with zero each request has one of its own.
+    pub keep_alive: Duration,
+}
+
+impl HttpEndpoint {
+    /// Creates an endpoint without headers, proxy or client certificate.
+    pub fn new(url: Url) -> Self {
+        Self {
+            url,
+            headers: Vec::new(),
+            proxies: ProxyVariables::default(),
+            tls: SourceTls::default(),
+            keep_alive: Duration::ZERO,
+        }
+    }
+
+    /// Returns the proxy of its requests.
+    fn proxy(&self) -> Option<Proxy> {
+        // The configuration reports an invalid value.
+        self.proxies.proxy_of(&self.url).ok().flatten()
+    }
 }
 
 impl fmt::Debug for HttpEndpoint {
@@ -36,7 +67,9 @@ impl fmt::Debug for HttpEndpoint {
         f.debug_struct("Endpoint")
             .field("url", &display_url(&self.url))
             .field("headers", &self.headers)
-            .field("proxy", &self.proxy)
+            .field("proxies", &self.proxies)
+            .field("tls", &self.tls)
+            .field("keep_alive", &self.keep_alive)
             .finish()
     }
 }
@@ -50,20 +83,27 @@ pub struct HttpSource {
     max_token: usize,
     /// The headers whose values are read from a file for each request.
     file_headers: Vec<(String, Secret)>,
+    /// The `Authorization` header, to remove from messages.
+    authorization: Option<Secret>,
+    proxy: Option<Proxy>,
+    identity: ClientIdentity,
     tracer: Tracer,
 }
 
 impl HttpSource {
     /// Creates a client for the source, without connecting.
     pub fn new(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<Self, Error> {
-        Self::with_client(builder(endpoint, limits)?, endpoint, limits)
+        Self::with_layer(endpoint, limits, |builder| builder)
     }
 
-    fn with_client(
-        builder: ClientBuilder,
+    /// Like [`Self::new`], with changes to the client.
+    fn with_layer(
         endpoint: &HttpEndpoint,
         limits: &FetchLimits,
+        change: impl FnOnce(ClientBuilder) -> ClientBuilder,
     ) -> Result<Self, Error> {
+        let identity = ClientIdentity::of(&endpoint.tls);
+        let builder = change(builder(endpoint, limits, &identity)?);
         let client = builder.build().map_err(|error| {
             chain(&error).into_iter().fold(
                 Error::of(ErrorKind::HttpConnect, "cannot create the HTTP client"),
@@ -77,6 +117,9 @@ impl HttpSource {
             max_body: limits.max_body,
             max_token: limits.max_token,
             file_headers: headers_in_files(&endpoint.headers).cloned().collect(),
+            authorization: authorization(&endpoint.headers).cloned(),
+            proxy: endpoint.proxy(),
+            identity,
             tracer: Tracer::default(),
         })
     }
@@ -100,11 +143,12 @@ impl HttpSource {
             .tracer
             .client_span("POST", || self.span_attributes(count));
         let request = self.client.post(self.url_with_size(count)).body("{}");
-        let mut request = request.headers(file_headers);
+        let mut request = request.headers(file_headers.clone());
+        self.identity.reset();
         for (name, value) in span.headers() {
             request = request.header(name, value);
         }
-        let answer = match request.send().await {
+        let mut answer = match request.send().await {
             Ok(response) => {
                 span.set(
                     "http.response.status_code",
@@ -112,15 +156,28 @@ impl HttpSource {
                 );
                 match response.status() {
                     StatusCode::OK => self.read(response, count).await,
-                    _ => SourceAnswer::failed(self.status_error(&response)),
+                    _ => SourceAnswer::failed(self.status_error(&response, &file_headers)),
                 }
             }
-            Err(error) => SourceAnswer::failed(self.transport_error(error)),
+            Err(error) => SourceAnswer::failed(self.transport_error(error, Progress::Sent)),
         };
+        answer.error = answer.error.map(|error| self.redact(error));
         let received = i64::try_from(answer.page.len()).unwrap_or(i64::MAX);
         span.set("token_service.tokens.received", received);
         span.end(answer.error.as_ref());
         answer
+    }
+
+    /// Removes the value of `Authorization` from an error: the source may repeat what it received.
+    fn redact(&self, error: Error) -> Error {
+        let secret = self.authorization.as_ref();
+        let Some(secret) = secret.and_then(|secret| secret.read().ok()) else {
+            return error;
+        };
+        let value = secret.expose_secret();
+        // Without the scheme, such as `Bearer`.
+        let key = value.rsplit(' ').next().unwrap_or(value);
+        error.map_texts(|text| replace_secret(text, key, "…"))
     }
 
     /// Reads the headers whose values are in files.
@@ -168,7 +225,9 @@ impl HttpSource {
             ));
             return SourceAnswer::failed(failure);
         }
-        let mut parser = LineParser::new(count, self.max_token).detecting_json();
+        let mut parser = LineParser::new(count, self.max_token)
+            .detecting_json()
+            .decoding_latin_1(charset(response.headers()).is_some_and(|name| is_latin_1(&name)));
         let mut read = 0_u64;
         let failure = loop {
             match response.chunk().await {
@@ -183,55 +242,49 @@ impl HttpSource {
                     parser.feed(&chunk);
                 }
                 Ok(None) => break None,
-                Err(error) => break Some(self.transport_error(error)),
+                Err(error) => break Some(self.transport_error(error, Progress::Answered)),
             }
         };
         SourceAnswer::from_lines(parser, failure, &self.address())
     }
 
-    /// Returns the error of an answer whose status is not 200.
-    fn status_error(&self, response: &Response) -> Error {
-        let retry_after = retry_after(response.headers(), SystemTime::now());
-        error::status(&self.address(), response.status(), retry_after)
+    /// Returns the error of an answer whose status is not 200; `sent` are the headers from files.
+    fn status_error(&self, response: &Response, sent: &HeaderMap) -> Error {
+        let (address, status) = (self.address(), response.status());
+        let proxy = self.proxy.as_ref().map(ToString::to_string);
+        let error = match &proxy {
+            Some(proxy) if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                return error::proxy_login(&address, proxy);
+            }
+            Some(proxy) => error::status(
+                &address,
+                status,
+                retry_after(response.headers(), SystemTime::now()),
+            )
+            .cause(format!("through the proxy {proxy}")),
+            None => error::status(
+                &address,
+                status,
+                retry_after(response.headers(), SystemTime::now()),
+            ),
+        };
+        // The file was replaced after it was read for this request.
+        let is_rotated = status == StatusCode::UNAUTHORIZED
+            && self.read_file_headers().is_ok_and(|now| now != *sent);
+        if is_rotated { error.retryable() } else { error }
     }
 
     fn protocol(&self, what: &str) -> Error {
         not_a_token_list(&self.address(), what)
     }
-
-    /// Returns the error of a request without a complete answer.
-    fn transport_error(&self, error: reqwest::Error) -> Error {
-        let error = error.without_url();
-        let address = self.address();
-        let causes = chain(&error);
-        let about_certificate = causes.iter().any(|cause| cause.contains("certificate"));
-        let failure = if error.is_connect() && about_certificate {
-            Error::of(
-                ErrorKind::HttpConnect,
-                "the token source's certificate is not trusted",
-            )
-            .hint("install the certificate of its authority, or set SSL_CERT_FILE to it")
-            .cause(format!("POST {address}"))
-        } else if error.is_connect() && causes.iter().any(|cause| is_not_tls(cause)) {
-            error::no_tls(&address)
-        } else if error.is_connect() {
-            error::unreachable(&address)
-        } else if error.is_timeout() {
-            return error::timed_out(&address, self.timeout);
-        } else {
-            error::truncated(&address)
-        };
-        causes.into_iter().fold(failure, Error::cause)
-    }
-}
-
-/// Returns true for rustls' error about an answer that is not TLS, such as plain HTTP.
-fn is_not_tls(cause: &str) -> bool {
-    cause.contains("InvalidContentType")
 }
 
 /// Configures the HTTP client: connections to the source and fixed headers.
-fn builder(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<ClientBuilder, Error> {
+fn builder(
+    endpoint: &HttpEndpoint,
+    limits: &FetchLimits,
+    identity: &ClientIdentity,
+) -> Result<ClientBuilder, Error> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(
@@ -243,14 +296,37 @@ fn builder(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<ClientBuilde
         let (name, value) = header(name, secret.initial().expose_secret())?;
         headers.insert(name, value);
     }
-    Ok(http_client::builder(&endpoint.url, endpoint.proxy)
+    let builder = http_client::builder(&endpoint.url, &endpoint.proxies)
         .default_headers(headers)
         .connect_timeout(limits.connect_timeout)
-        .timeout(limits.timeout))
+        .timeout(limits.timeout);
+    let builder = if endpoint.keep_alive.is_zero() {
+        // A source may close an idle connection at any time. A request that is on its way then may have
+        // been served, so it could not be repeated.
+        builder.pool_max_idle_per_host(0)
+    } else {
+        builder.pool_idle_timeout(endpoint.keep_alive)
+    };
+    let proxy = endpoint.proxy();
+    let uses_tls = [Some(&endpoint.url), proxy.as_ref().map(|proxy| &proxy.url)];
+    if uses_tls
+        .into_iter()
+        .flatten()
+        .any(|url| url.scheme() == "https")
+    {
+        Ok(builder.tls_backend_preconfigured(endpoint.tls.client_config(identity)?))
+    } else {
+        Ok(builder)
+    }
 }
 
 fn headers_in_files(headers: &[(String, Secret)]) -> impl Iterator<Item = &(String, Secret)> {
     headers.iter().filter(|(_, secret)| secret.file().is_some())
+}
+
+fn authorization(headers: &[(String, Secret)]) -> Option<&Secret> {
+    let found = headers.iter().find(|(name, _)| name == "authorization");
+    found.map(|(_, secret)| secret)
 }
 
 /// Returns the error of a request that was not sent because a header's file is unreadable.
@@ -288,22 +364,57 @@ fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Error> {
     Ok((parsed_name, parsed))
 }
 
-/// Returns the content type if it is not plain text.
+/// Returns the content type if it is not plain text in a known encoding.
 fn unexpected_content_type(headers: &HeaderMap) -> Option<String> {
-    let kind = headers.get(CONTENT_TYPE)?.to_str().ok()?;
-    let essence = kind.split(';').next()?.trim().to_ascii_lowercase();
-    let plain =
-        essence.is_empty() || essence == "text/plain" || essence == "application/octet-stream";
+    let value = content_type(headers)?;
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    let is_plain = matches!(essence, "" | "text/plain" | "application/octet-stream");
     // Truncated for the message: the source could send a megabyte.
-    (!plain).then(|| essence.escape_default().take(80).collect())
+    let shown = |text: &str| -> String { text.escape_default().take(80).collect() };
+    if !is_plain {
+        return Some(shown(essence));
+    }
+    let charset = charset(headers)?;
+    let is_known = matches!(
+        charset.as_str(),
+        "" | "utf-8" | "utf8" | "us-ascii" | "ascii"
+    ) || is_latin_1(&charset);
+    (!is_known).then(|| format!("text in the encoding {}", shown(&charset)))
+}
+
+/// Returns the content type in lower case.
+fn content_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(CONTENT_TYPE)?;
+    Some(String::from_utf8_lossy(value.as_bytes()).to_lowercase())
+}
+
+/// Returns the encoding that the content type declares, in lower case.
+fn charset(headers: &HeaderMap) -> Option<String> {
+    let value = content_type(headers)?;
+    let mut parameters = value.split(';').skip(1);
+    parameters.find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        (name.trim() == "charset").then(|| value.trim().trim_matches(['"', '\'']).to_owned())
+    })
+}
+
+/// Returns true for ISO 8859-1, which some application servers declare by default.
+fn is_latin_1(charset: &str) -> bool {
+    matches!(
+        charset,
+        "iso-8859-1" | "iso_8859-1" | "iso8859-1" | "latin1" | "l1"
+    )
 }
 
 /// Returns the content coding, if any. Nothing is decompressed: a small body could expand to a huge
 /// one.
 fn content_encoding(headers: &HeaderMap) -> Option<String> {
-    let coding = headers.get(CONTENT_ENCODING)?.to_str().ok()?.trim();
-    let plain = coding.is_empty() || coding.eq_ignore_ascii_case("identity");
-    (!plain).then(|| coding.escape_default().to_string())
+    let codings = headers.get_all(CONTENT_ENCODING).into_iter();
+    let codings = codings.map(|value| String::from_utf8_lossy(value.as_bytes()).to_lowercase());
+    let mut codings = codings.filter(|value| !matches!(value.trim(), "" | "identity"));
+    codings
+        .next()
+        .map(|coding| coding.escape_default().take(80).collect())
 }
 
 #[cfg(test)]
@@ -319,6 +430,29 @@ mod tests {
         assert_eq!(unexpected_content_type(&HeaderMap::new()), None);
         let plain = headers(CONTENT_TYPE, "text/plain; charset=utf-8");
         assert_eq!(unexpected_content_type(&plain), None);
+        for value in [
+            "text/plain;charset=\"UTF-8\"",
+            "application/octet-stream; charset=us-ascii",
+            "text/plain; format=flowed; Charset = ISO-8859-1",
+            "text/plain;",
+        ] {
+            assert_eq!(
+                unexpected_content_type(&headers(CONTENT_TYPE, value)),
+                None,
+                "{value}"
+            );
+        }
+        for charset in [
+            "utf-16",
+            "UTF-16LE",
+            "windows-1252",
+            "ebcdic-cp-us",
+            "iso-8859-15",
+        ] {
+            let value = HeaderValue::from_str(&format!("text/plain; charset={charset}")).unwrap();
+            let found = unexpected_content_type(&HeaderMap::from_iter([(CONTENT_TYPE, value)]));
+            assert!(found.unwrap().contains(&charset.to_lowercase()));
+        }
         let html = headers(CONTENT_TYPE, "Text/HTML; charset=utf-8");
         assert_eq!(unexpected_content_type(&html).as_deref(), Some("text/html"));
     }

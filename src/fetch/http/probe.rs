@@ -14,8 +14,9 @@ use tower_service::Service;
 use crate::error::Error;
 use crate::error::probe::ProbeResult;
 use crate::fetch::FetchLimits;
-use crate::fetch::http::{HttpEndpoint, HttpSource, builder};
-use crate::runtime::http_client::display_url;
+use crate::fetch::http::failure::Progress;
+use crate::fetch::http::{HttpEndpoint, HttpSource};
+use crate::runtime::url::display_url;
 
 const LABEL: &str = "source";
 
@@ -32,11 +33,9 @@ pub async fn reach(endpoint: &HttpEndpoint, limits: &FetchLimits) -> ProbeResult
                 "https" => "TLS with a trusted certificate",
                 _ => "no TLS",
             };
-            let proxy = if endpoint.proxy {
-                ", through a proxy if the environment sets one"
-            } else {
-                ""
-            };
+            let proxy = endpoint.proxy();
+            let proxy = proxy.map(|proxy| format!(", through the proxy {proxy}"));
+            let proxy = proxy.unwrap_or_default();
             let took = took.as_millis();
             let text =
                 format!("{address}  {tls}, connected in {took} ms{proxy} (no token requested)");
@@ -48,16 +47,17 @@ pub async fn reach(endpoint: &HttpEndpoint, limits: &FetchLimits) -> ProbeResult
 /// Connects, and returns how long it took.
 async fn connect(endpoint: &HttpEndpoint, limits: &FetchLimits) -> Result<Duration, Error> {
     let connected = Arc::new(OnceLock::new());
-    let builder = builder(endpoint, limits)?
-        .timeout(limits.connect_timeout.saturating_add(EXTRA_TIME))
-        .connector_layer(ProbeLayer(Arc::clone(&connected)));
-    let http = HttpSource::with_client(builder, endpoint, limits)?;
+    let http = HttpSource::with_layer(endpoint, limits, |builder| {
+        builder
+            .timeout(limits.connect_timeout.saturating_add(EXTRA_TIME))
+            .connector_layer(ProbeLayer(Arc::clone(&connected)))
+    })?;
     let started = Instant::now();
     let sent = http.client.head(http.url.clone()).send().await;
     match (connected.get(), sent) {
         (Some(at), _) => Ok(at.saturating_duration_since(started)),
         (None, Ok(_)) => Ok(started.elapsed()),
-        (None, Err(error)) => Err(without_method(http.transport_error(error))),
+        (None, Err(error)) => Err(without_method(http.transport_error(error, Progress::Sent))),
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use tracing::Event;
 use tracing::field::{Field, Visit};
 
+use crate::error::escape::cut;
 use crate::observe::logging::SCRIPT;
 
 /// The field that contains a script's fields.
@@ -72,7 +73,8 @@ impl Visit for EventFields {
         {
             self.script_fields = fields;
         } else {
-            self.add(field, value);
+            // A cause may be a server's text of any length.
+            self.add(field, cut(value).as_ref());
         }
     }
 

@@ -1,22 +1,18 @@
 //! Writes the file of `--metrics` for `node_exporter`'s textfile collector. It is written as `.partial`
-//! and renamed, so it is never read half-written. It contains no secrets and is world-readable.
+//! and renamed, so it is never read half-written. It contains no secrets, and the umask decides who can
+//! read it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write as _};
+use std::path::Path;
 
 use crate::error::Error;
 use crate::error::exit::Exit;
-use crate::observe::metrics::Metric;
 use crate::observe::metrics::text::text;
+use crate::observe::metrics::{Metric, MetricLabel};
+use crate::runtime::output_file::{OutputFile, OutputKind};
 
 /// The metrics file, opened before the first request.
-pub struct MetricsFile {
-    file: File,
-    /// Path until the file is complete; `path` itself for a pipe or device.
-    partial: PathBuf,
-    path: PathBuf,
-}
+pub struct MetricsFile(OutputFile);
 
 impl MetricsFile {
     /// Opens `PATH.partial`, or a pipe or device directly.
@@ -24,40 +20,16 @@ impl MetricsFile {
     /// # Errors
     /// If it cannot be written, with exit code 2.
     pub fn open(given: &Path) -> Result<Self, Error> {
-        // Resolves symbolic links, so that the file is replaced and not the link.
-        let path = given.canonicalize().unwrap_or_else(|_| given.to_owned());
-        let mut options = OpenOptions::new();
-        let partial = if path.exists() && !path.is_file() {
-            options.append(true);
-            path.clone()
-        } else {
-            options.write(true).create(true).truncate(true);
-            let mut partial = path.clone().into_os_string();
-            partial.push(".partial");
-            PathBuf::from(partial)
-        };
-        match options.open(&partial) {
-            Ok(file) => Ok(Self {
-                file,
-                partial,
-                path,
-            }),
-            Err(error) => Err(unwritable(given, &error)),
-        }
+        let opened = OutputFile::open(given, OutputKind::Metrics);
+        opened.map(Self).map_err(|error| unwritable(given, &error))
     }
 
-    /// Writes the metrics and renames the file. A failure is only logged: the run is already complete.
-    pub fn finish(mut self, metrics: &[Metric]) {
-        let written = self.file.write_all(text(metrics).as_bytes());
-        let renamed = written.and_then(|()| {
-            if self.partial == self.path {
-                Ok(())
-            } else {
-                fs::rename(&self.partial, &self.path)
-            }
-        });
-        if let Err(error) = renamed {
-            let path = self.path.display().to_string();
+    /// Writes the metrics with these labels and renames the file. A failure is only logged: the run is
+    /// already complete.
+    pub fn finish(mut self, metrics: &[Metric], labels: &[MetricLabel]) {
+        let written = self.0.write_all(text(metrics, labels).as_bytes());
+        if let Err(error) = written.and_then(|()| self.0.finish()) {
+            let path = self.0.path().display().to_string();
             let cause = error.to_string();
             tracing::warn!(path, cause, "cannot write the metrics file");
         }

@@ -37,3 +37,15 @@ pub struct Point {
     /// The value.
     pub value: u64,
 }
+
+/// A label that the user adds to every metric of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricLabel {
+    /// Its name, valid in Prometheus and none of [`OWN_LABELS`].
+    pub name: String,
+    /// Its value; any text.
+    pub value: String,
+}
+
+/// The labels that the metrics of the file have themselves.
+pub const OWN_LABELS: [&str; 5] = ["constraint", "quantile", "sqlstate", "status", "version"];

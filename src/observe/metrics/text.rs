@@ -3,12 +3,16 @@
 
 use std::fmt::{Display, Write as _};
 
-use crate::observe::metrics::{Metric, MetricValue};
+use crate::error::escape::is_hostile;
+use crate::observe::metrics::{Metric, MetricLabel, MetricValue};
 use crate::pipeline::latency::{LatencyHistogram, QUANTILES};
 
-/// Formats the metrics as the content of the file.
-pub(crate) fn text(metrics: &[Metric]) -> String {
-    let mut text = String::new();
+/// Formats the metrics as the content of the file; each sample has these labels besides its own.
+pub(crate) fn text(metrics: &[Metric], labels: &[MetricLabel]) -> String {
+    let mut out = Exposition {
+        text: String::new(),
+        labels,
+    };
     for metric in metrics {
         // `token_service.run.duration` in `s` is `token_service_run_duration_seconds`.
         let unit = if metric.unit == "s" { "_seconds" } else { "" };
@@ -19,52 +23,94 @@ pub(crate) fn text(metrics: &[Metric]) -> String {
             MetricValue::Gauge(_) | MetricValue::Count(_) => "gauge",
             MetricValue::Latency(_) => "summary",
         };
-        family(&mut text, &name, metric.help, kind);
+        out.family(&name, metric.help, kind);
         match &metric.value {
-            MetricValue::Gauge(value) => sample(&mut text, &name, &[], value),
+            MetricValue::Gauge(value) => out.sample(&name, &[], value),
             MetricValue::Count(points) => {
                 for point in points {
-                    sample(&mut text, &name, &point.attributes, &point.value);
+                    out.sample(&name, &point.attributes, &point.value);
                 }
             }
-            MetricValue::Latency(latencies) => summary(&mut text, &name, latencies),
+            MetricValue::Latency(latencies) => out.summary(&name, latencies),
         }
     }
     let name = "token_service_build_info";
-    family(&mut text, name, "The version that ran; always 1", "gauge");
+    out.family(name, "The version that ran; always 1", "gauge");
     let version = ("version", env!("CARGO_PKG_VERSION").to_owned());
-    sample(&mut text, name, &[version], &1);
+    out.sample(name, &[version], &1);
+    out.text
+}
+
+/// The text so far, and the labels of every sample.
+struct Exposition<'a> {
+    text: String,
+    labels: &'a [MetricLabel],
+}
+
+impl Exposition<'_> {
+    // Writing to a string cannot fail.
+    fn family(&mut self, name: &str, help: &str, kind: &str) {
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, String)], value: &dyn Display) {
+        let own = labels.iter().map(|(name, value)| (*name, value));
+        let given = self.labels.iter();
+        let given = given.map(|label| (label.name.as_str(), &label.value));
+        let labels = own
+            .chain(given)
+            .map(|(name, value)| format!("{name}=\"{}\"", escaped(value)));
+        let labels: Vec<_> = labels.collect();
+        let _ = match labels.as_slice() {
+            [] => writeln!(self.text, "{name} {value}"),
+            labels => writeln!(self.text, "{name}{{{}}} {value}", labels.join(",")),
+        };
+    }
+
+    fn summary(&mut self, name: &str, latencies: &LatencyHistogram) {
+        // Without values there are no percentiles.
+        for (_, quantile) in QUANTILES.iter().filter(|_| !latencies.is_empty()) {
+            let value = latencies.quantile(*quantile).as_secs_f64();
+            self.sample(name, &[("quantile", quantile.to_string())], &value);
+        }
+        let sum = latencies.sum().as_secs_f64();
+        self.sample(&format!("{name}_sum"), &[], &sum);
+        self.sample(&format!("{name}_count"), &[], &latencies.count());
+    }
+}
+
+/// Escapes the value of a label. The format has escapes for three characters only, so a backslash that
+/// escapes another character is itself escaped.
+fn escaped(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    for character in value.chars() {
+        match character {
+            '\\' => text.push_str(r"\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str(r"\n"),
+            hostile if is_hostile(hostile) => {
+                text.push('\\');
+                text.extend(hostile.escape_default());
+            }
+            plain => text.push(plain),
+        }
+    }
     text
 }
 
-// Writing to a string cannot fail.
-fn family(text: &mut String, name: &str, help: &str, kind: &str) {
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn sample(text: &mut String, name: &str, labels: &[(&str, String)], value: &dyn Display) {
-    let labels = labels.iter().map(|(label, value)| {
-        let value = value.replace('\\', r"\\").replace('\n', r"\n");
-        format!("{label}=\"{}\"", value.replace('"', "\\\""))
-    });
-    let labels: Vec<_> = labels.collect();
-    let _ = match labels.as_slice() {
-        [] => writeln!(text, "{name} {value}"),
-        labels => writeln!(text, "{name}{{{}}} {value}", labels.join(",")),
-    };
-}
-
-fn summary(text: &mut String, name: &str, latencies: &LatencyHistogram) {
-    // Without values there are no percentiles.
-    for (_, quantile) in QUANTILES.iter().filter(|_| !latencies.is_empty()) {
-        let value = latencies.quantile(*quantile).as_secs_f64();
-        sample(text, name, &[("quantile", quantile.to_string())], &value);
+    #[test]
+    fn values_of_labels_are_escaped() {
+        let label = MetricLabel {
+            name: "job".to_owned(),
+            value: "a\"b\\c\nd\u{1b}e\u{202e}ü".to_owned(),
+        };
+        let text = text(&[], &[label]);
+        let sample = text.lines().last().unwrap();
+        let (_, labels) = sample.split_once(',').unwrap();
+        assert_eq!(labels, r#"job="a\"b\\c\nd\\u{1b}e\\u{202e}ü"} 1"#);
     }
-    sample(
-        text,
-        &format!("{name}_sum"),
-        &[],
-        &latencies.sum().as_secs_f64(),
-    );
-    sample(text, &format!("{name}_count"), &[], &latencies.count());
 }

@@ -26,7 +26,8 @@ use crate::observe::metrics::Metric;
 use crate::observe::otel::otlp_client::Collector;
 use crate::observe::otel::otlp_metrics::Period;
 pub use crate::observe::trace::Tracer;
-use crate::runtime::http_client::display_url;
+use crate::runtime::proxy::ProxyVariables;
+use crate::runtime::url::display_url;
 
 /// Name of the instrumentation scope.
 const SCOPE: &str = "token_service";
@@ -44,8 +45,8 @@ pub struct OtelSettings {
     pub is_delta: bool,
     /// The headers `traceparent` and `tracestate` of the process that started the run.
     pub parent: HashMap<String, String>,
-    /// True to honour `HTTP_PROXY` and related variables.
-    pub proxy: bool,
+    /// The variables that may name a proxy.
+    pub proxies: ProxyVariables,
     /// Problems of these settings, logged when the run starts: they never fail a run.
     pub warnings: Vec<String>,
 }

@@ -13,7 +13,8 @@ use secrecy::ExposeSecret as _;
 use crate::error::chain;
 use crate::observe::otel::{OtelSettings, OtlpEndpoint};
 use crate::pipeline::backoff::Backoff;
-use crate::runtime::http_client::{self, display_url, retry_after};
+use crate::runtime::http_client::{self, retry_after};
+use crate::runtime::url::display_url;
 
 /// Limit of an answer, in bytes. It contains how much was rejected, and why.
 const MAX_ANSWER: usize = 64 << 10;
@@ -45,7 +46,7 @@ impl Collector {
         let mut endpoints = endpoints.into_iter().flatten();
         let strictest = endpoints.find(|endpoint| endpoint.url.scheme() == "https");
         let strictest = strictest.unwrap_or(endpoint);
-        match http_client::builder(&strictest.url, settings.proxy).build() {
+        match http_client::builder(&strictest.url, &settings.proxies).build() {
             Ok(client) => Some(Self {
                 client,
                 has_warned: AtomicBool::new(false),

@@ -4,7 +4,10 @@
   const STATUSES = ["stored", "rejected", "failed", "unknown", "not_attempted"];
   // Sort order of the statuses: those that need attention come first.
   const RANK = [4, 3, 1, 0, 2];
-  const HEIGHT = 32, MARGIN = 12, PRINTED = 1000;
+  const MARGIN = 12, PRINTED = 1000;
+  // The height of a row as in page.css: on a narrow screen the reason is under the token.
+  const narrow = matchMedia("screen and (max-width: 900px)");
+  const height = () => narrow.matches ? 80 : 32;
   const byId = (id) => document.getElementById(id);
   const rows = JSON.parse(byId("rows").textContent);
   for (const row of rows) row.push((row[1] + "\n" + row[4]).toLowerCase());
@@ -38,6 +41,19 @@
     draw();
   }
 
+  function part(className, text) {
+    const span = document.createElement("span");
+    span.className = className;
+    span.textContent = text;
+    return span;
+  }
+
+  // Blanks at the ends of a token are marked, because they would be invisible.
+  function marked(token) {
+    const [, start, middle, end] = token.match(/^(\s*)(.*?)(\s*)$/su);
+    return [part("blank", start), middle, part("blank", end)].filter((text) => text.textContent !== "" && text !== "");
+  }
+
   function line(row, number) {
     const tr = document.createElement("tr");
     tr.setAttribute("aria-rowindex", number + 2);
@@ -52,6 +68,7 @@
     });
     cells[0].className = "token";
     cells[0].title = row[1];
+    cells[0].replaceChildren(...marked(row[1]));
     tr.append(status, ...cells);
     return tr;
   }
@@ -61,7 +78,7 @@
     tr.className = "gap";
     tr.setAttribute("aria-hidden", "true");
     td.colSpan = 5;
-    td.style.height = `${count * HEIGHT}px`;
+    td.style.height = `${count * height()}px`;
     tr.append(td);
     return tr;
   }
@@ -76,13 +93,14 @@
 
   function draw() {
     if (printing) return;
-    const from = Math.max(0, Math.floor(view.scrollTop / HEIGHT) - MARGIN);
-    const seen = Math.ceil(view.clientHeight / HEIGHT) || 20;
+    const from = Math.max(0, Math.floor(view.scrollTop / height()) - MARGIN);
+    const seen = Math.ceil(view.clientHeight / height()) || 20;
     put(from, Math.min(found.length, from + seen + 2 * MARGIN));
   }
 
   view.addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
   addEventListener("resize", draw);
+  narrow.addEventListener("change", () => { shown = ""; draw(); });
   addEventListener("beforeprint", () => {
     printing = true;
     put(0, Math.min(found.length, PRINTED));

@@ -31,8 +31,9 @@ pub(super) fn page(totals: &HtmlTotals, summary: &Summary, rows: &[u64; 5]) -> M
             h1 { (outcome) }
             p {
                 span.verdict.good[is_good] { (conclusion) }
-                span.soft { " exit code " (summary.exit_code) ", started " (utc_time(&summary.run.started_at.to_string())) }
+                span.soft { " exit code " (summary.exit_code) }
             }
+            (inputs(summary))
             @if summary.dry_run {
                 p.note { "Dry run: each insert was rolled back; nothing was stored." }
             }
@@ -68,7 +69,25 @@ pub(super) fn page(totals: &HtmlTotals, summary: &Summary, rows: &[u64; 5]) -> M
             }
             section.card.tokens { (table(totals, numbers, rows)) }
         }
-        footer { "Run " code { (summary.run.run_id) } ", token_service " (env!("CARGO_PKG_VERSION")) }
+    }
+}
+
+/// Returns what ran: source, database, table and script, and the run itself.
+fn inputs(summary: &Summary) -> Markup {
+    let run = &summary.run;
+    let start = utc_time(&run.started_at.to_string());
+    html! {
+        dl.inputs {
+            @for (name, value) in &summary.inputs {
+                div { dt { (name) } dd { (escape(value)) } }
+            }
+            div { dt { "started" } dd { (start) } }
+            div { dt { "run" } dd { (run.run_id) } }
+            @if let Some(replayed) = &run.replay_of {
+                div { dt { "replay of run" } dd { (escape(replayed)) } }
+            }
+            div { dt { "version" } dd { "token_service " (env!("CARGO_PKG_VERSION")) } }
+        }
     }
 }
 

@@ -1,14 +1,13 @@
 //! Writes the files of a script's `emit(text, "file")`. All of them are inside `--out-dir`.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::OFlags;
-
 use crate::error::{Error, ErrorKind, usage};
+use crate::runtime::output_file::open_private;
 use crate::script::texts::ScriptTexts;
 
 /// Writes the files of `emit`; opens each file at its first line and keeps it open.
@@ -112,18 +111,13 @@ impl Emitter {
         if canonical.as_ref().is_some_and(is_used) {
             return Err(refuse("the run itself reads or writes this file"));
         }
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let mut options = OpenOptions::new();
-        // The file may contain tokens, so only its owner may read it.
-        options.write(true).create(true).truncate(false).mode(0o600);
-        options.custom_flags(flags.bits().cast_signed());
+        // A pipe could block for ever, and a second name may be that of a file outside.
+        let found = path.symlink_metadata();
+        if found.is_ok_and(|found| !found.is_file() || found.nlink() > 1) {
+            return Err(refuse("it must be a regular file with one name"));
+        }
         let open = || {
-            let file = options.open(&path)?;
-            let found = file.metadata()?;
-            // A pipe could block for ever, and a second name may be that of a file outside.
-            if !found.is_file() || found.nlink() > 1 {
-                return Err(io::Error::other("it must be a regular file with one name"));
-            }
+            let file = open_private(&path, false)?;
             file.set_len(0)?;
             Ok(file)
         };
@@ -155,6 +149,11 @@ mod tests {
         for name in ["", "/tmp/x", "../x", "a/../../x", "link/x"] {
             assert!(emitter.emit("text", name).is_err(), "{name:?}");
         }
+        // A file that others can read becomes private before it is written.
+        std::fs::create_dir(folder.path().join("sub")).unwrap();
+        let old = folder.path().join("sub/file.csv");
+        std::fs::write(&old, "old and longer than the new text").unwrap();
+        std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o644)).unwrap();
         emitter.emit("one", "sub/file.csv").unwrap();
         emitter.emit("two", "sub/file.csv").unwrap();
         emitter.flush().unwrap();

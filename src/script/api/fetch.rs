@@ -109,7 +109,7 @@ pub const OPTIONS: Options<FetchPlan, 3> = [
             .ok()
             .and_then(|number| number.try_into().ok());
         let retries = retries.ok_or_else(|| invalid(name, "a whole number ≥ 0"));
-        retries.map(|retries| plan.retries = retries)
+        retries.map(|retries| plan.retries = Some(retries))
     }),
     ("top_up", |plan, name, value| {
         let top_up = value.as_bool().map_err(|_| invalid(name, "true or false"));

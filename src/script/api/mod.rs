@@ -121,7 +121,7 @@ pub fn wrong_option(primitive: &str, option: &str, value: &Dynamic) -> Option<St
         "fetch" => {
             let mut plan = FetchPlan {
                 page_size: 1,
-                retries: 0,
+                retries: Some(0),
                 top_up: false,
             };
             arguments::set_options(&mut plan, &map, &fetch::OPTIONS)

@@ -78,7 +78,7 @@ pub mod functions {
     /// Writes a line to a file inside `--out-dir`.
     ///
     /// `file` is a relative path without `..`; missing folders are created. The first line of a run
-    /// truncates the file. A new file has the mode 0600. Characters are escaped as in `emit(text)`.
+    /// truncates the file. Its mode is 0600. Characters are escaped as in `emit(text)`.
     ///
     /// Throws `invalid_argument` if the path is not inside `--out-dir` or the file cannot be opened,
     /// and `output_closed` if it cannot be written. Without `--out-dir`, a run with such a call does

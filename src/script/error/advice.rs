@@ -21,7 +21,16 @@ pub fn of_parse(kind: &ParseErrorType, position: Position, text: &str) -> Advice
     match kind {
         ParseErrorType::VariableUndefined(name) => unknown_variable(name, text),
         ParseErrorType::ModuleUndefined(name) => unknown_module(name, text),
-        _ => Advice::new(lower_first(&kind.to_string().replace("  ", " "))),
+        _ => {
+            let message = lower_first(&kind.to_string().replace("  ", " "));
+            let advice = Advice::new(message);
+            match kind {
+                ParseErrorType::MismatchedType(_, given) if given.contains("map") => advice.hint(
+                    "put the map into a variable first: `let map = #{…}; for entry in map { … }`",
+                ),
+                _ => advice,
+            }
+        }
     }
 }
 
@@ -55,7 +64,7 @@ pub fn unknown_variable(name: &str, text: &str) -> Advice {
 /// Returns the message of a module that is not imported.
 pub fn unknown_module(name: &str, text: &str) -> Advice {
     let mut known = declared_names(text);
-    known.extend(["host", "env", "config", "global"].map(str::to_owned));
+    known.extend(["host", "env", "config", "run", "global"].map(str::to_owned));
     let label = suggestion(name, known.iter().map(String::as_str), "");
     let advice = Advice::new(format!("unknown module `{name}`"));
     if label.is_empty() {

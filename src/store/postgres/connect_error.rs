@@ -16,6 +16,7 @@ use crate::store::postgres::wire::ProtocolViolation;
 use crate::store::postgres::{Address, AddressOrigin, Host};
 use crate::store::sqlstate::{
     ConnectRefusal, ConnectionLimit, classify_connect_error, connect_sqlstate, exhausted_limit,
+    hide,
 };
 
 impl Connector {
@@ -147,9 +148,14 @@ impl Connector {
         }
     }
 
+    /// Returns a text of the server without the password.
+    pub(super) fn redact(&self, host: &Host, text: &str) -> String {
+        hide(text, self.address.password_to_hide(host).as_ref())
+    }
+
     /// Returns the error for a server that is not a supported PostgreSQL.
     fn unsupported_server(&self, host: &Host, why: &str) -> Error {
-        let location = host.location();
+        let (location, why) = (host.location(), self.redact(host, why));
         denied("0A000", "the server is not a supported PostgreSQL")
             .cause(format!("{location}: {why}"))
             .hint(format!(
@@ -184,7 +190,7 @@ impl Connector {
             return self.unreachable(host, chain(error));
         };
         let reported_code = db.code().code();
-        let cause = format!("{} ({reported_code})", db.message());
+        let cause = format!("{} ({reported_code})", self.redact(host, db.message()));
         let code = connect_sqlstate(reported_code, db.message());
         let user = &self.address.user;
         let (message, hint) = match code {
@@ -437,7 +443,7 @@ impl Connector {
         } else {
             causes
         };
-        let mut causes = causes.into_iter();
+        let mut causes = causes.into_iter().map(|cause| self.redact(host, &cause));
         error = error.cause(format!("{location}: {}", causes.next().unwrap_or_default()));
         causes.fold(error, Error::cause)
     }

@@ -88,13 +88,16 @@ pub(in crate::store) async fn inspect(
         connection: &connection,
         options,
     };
-    let results = inspection.run().await;
+    let results = inspection.run().await.into_iter();
+    let results =
+        results.map(|result| result.map_details(|text| connector.redact(&connection.host, text)));
+    let results = results.collect();
     connection.close().await;
     results
 }
 
 /// Returns the hosts, the database and the role, as a report names them.
-fn location(address: &Address, hosts: &[Host]) -> String {
+pub(in crate::store) fn location(address: &Address, hosts: &[Host]) -> String {
     let hosts: Vec<String> = hosts.iter().map(Host::location).collect();
     let Address { name, user, .. } = address;
     format!("{}/{name} as {user}", hosts.join(","))

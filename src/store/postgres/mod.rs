@@ -43,7 +43,7 @@ pub use tokio_postgres::config::ChannelBinding;
 
 pub(super) use crate::store::postgres::database::open;
 pub use crate::store::postgres::host::{Host, TargetSession};
-pub(super) use crate::store::postgres::inspect::inspect;
+pub(super) use crate::store::postgres::inspect::{inspect, location};
 pub use crate::store::postgres::parameters::{AuthMethod, RequireAuth, SslNegotiation, TlsVersion};
 pub use crate::store::postgres::password::Password;
 pub use crate::store::postgres::url::UrlError;

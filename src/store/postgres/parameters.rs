@@ -115,6 +115,16 @@ impl FromStr for RequireAuth {
         } else {
             listed
         };
+        let supported = [
+            AuthMethod::Password,
+            AuthMethod::Md5,
+            AuthMethod::ScramSha256,
+            AuthMethod::None,
+        ];
+        if supported.iter().all(|method| allowed & method.bit() == 0) {
+            let names = supported.map(AuthMethod::as_str).join(", ");
+            return Err(format!("must allow one of the supported methods {names}"));
+        }
         Ok(Self {
             allowed,
             text: text.to_owned(),
@@ -243,9 +253,17 @@ mod tests {
 
     #[test]
     fn invalid_require_auth_explains_its_rule() {
-        let errors: Vec<String> = ["", "scram", "md5,!none", "!md5,none", "md5,md5", "a,"]
-            .map(|text| text.parse::<RequireAuth>().unwrap_err())
-            .into();
+        let invalid = [
+            "",
+            "scram",
+            "md5,!none",
+            "!md5,none",
+            "md5,md5",
+            "a,",
+            "gss,sspi",
+            "!password,!md5,!scram-sha-256,!none",
+        ];
+        let errors = invalid.map(|text| text.parse::<RequireAuth>().unwrap_err());
         insta::assert_snapshot!(errors.join("\n"), @"
         must be a list of password, md5, gss, sspi, scram-sha-256, oauth, none, each with `!` before it to exclude it
         must be a list of password, md5, gss, sspi, scram-sha-256, oauth, none, each with `!` before it to exclude it
@@ -253,6 +271,8 @@ mod tests {
         must be a list of methods that all have `!` or all have none
         must be a list that names each method once
         must be a list of password, md5, gss, sspi, scram-sha-256, oauth, none, each with `!` before it to exclude it
+        must allow one of the supported methods password, md5, scram-sha-256, none
+        must allow one of the supported methods password, md5, scram-sha-256, none
         ");
     }
 

@@ -93,6 +93,15 @@ impl Address {
         }
     }
 
+    /// Returns the password to remove from the texts of `host`; `None` if it is the name of the role, the
+    /// database or the host, which these texts contain.
+    pub(super) fn password_to_hide(&self, host: &Host) -> Option<SecretString> {
+        let password = self.password_for(host).ok().flatten()?;
+        let names = [&self.user, &self.name, &host.name];
+        let is_name = names.iter().any(|name| *name == password.expose_secret());
+        (!is_name).then_some(password)
+    }
+
     /// Returns the current passwords, to detect a change; `None` if they are fixed.
     pub(super) fn password_version(&self) -> Option<PasswordVersion> {
         let may_change = match &self.password {

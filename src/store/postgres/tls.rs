@@ -1,29 +1,18 @@
 //! TLS with libpq's meaning of `sslmode`, `sslrootcert`, `sslcert` and `sslkey`.
 //!
-//! rustls verifies everything or nothing. This verifier adds what libpq and OpenSSL do: modes in
-//! between, a self-signed server certificate as its own root, and the common name of a certificate
-//! without `subjectAltName`.
+//! rustls verifies everything or nothing; libpq has modes in between.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, InconsistentKeys,
-    RootCertStore, SignatureScheme, SupportedProtocolVersion,
-};
-use x509_cert::der::Decode as _;
-use x509_cert::der::asn1::ObjectIdentifier;
-use x509_cert::ext::pkix::SubjectAltName;
-use x509_cert::ext::pkix::name::GeneralName;
+use rustls::crypto::CryptoProvider;
+use rustls::sign::SingleCertAndKey;
+use rustls::{ClientConfig, SupportedProtocolVersion};
 
 use crate::error::{Error, ErrorKind};
+use crate::runtime::tls::{
+    Authorities, IdentityError, Trust, Verifier, read_certificates, read_identity,
+};
 use crate::store::postgres::{Address, Host, SslMode, SslNegotiation, TlsVersion};
 
 /// PostgreSQL's ALPN protocol name.
@@ -36,7 +25,7 @@ const ALPN: &[u8] = b"postgresql";
 pub(crate) fn client_config(address: &Address) -> Result<ClientConfig, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(Verifier {
-        trust: trust_anchor(address, &provider)?,
+        trust: trust(address, &provider)?,
         provider: Arc::clone(&provider),
     });
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -49,7 +38,11 @@ pub(crate) fn client_config(address: &Address) -> Result<ClientConfig, Error> {
     let mut config = match (&address.sslcert, &address.sslkey) {
         (None, None) => builder.with_no_client_auth(),
         (Some(cert), Some(key)) => {
-            builder.with_client_cert_resolver(Arc::new(client_certificate(cert, key, &provider)?))
+            let identity = read_identity(cert, key, &provider).map_err(|error| match error {
+                IdentityError::Certificate(why) => unusable(cert, "sslcert", &why),
+                IdentityError::Key(why) => unusable(key, "sslkey", &why),
+            })?;
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)))
         }
         (cert, _) => {
             let (given, missing) = match cert {
@@ -84,39 +77,14 @@ fn versions(address: &Address) -> Vec<&'static SupportedProtocolVersion> {
         .collect()
 }
 
-/// Loads the client certificate.
-///
-/// Checks only that the key belongs to it, and not even that for an X.509 version 1 certificate:
-/// the rest is the server's decision.
-fn client_certificate(
-    cert: &Path,
-    key: &Path,
-    provider: &CryptoProvider,
-) -> Result<SingleCertAndKey, Error> {
-    let chain = read_certificates(cert, "sslcert")?;
-    let key = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| error.to_string())
-        .and_then(|der| {
-            let key = provider.key_provider.load_private_key(der);
-            key.map_err(|error| error.to_string())
-        })
-        .map_err(|error| unusable(key, "sslkey", &error))?;
-    let certified = CertifiedKey::new(chain, key);
-    match certified.keys_match() {
-        Err(error @ TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-            Err(unusable(cert, "sslcert", &error))
-        }
-        _ => Ok(SingleCertAndKey::from(certified)),
-    }
-}
-
-fn trust_anchor(address: &Address, provider: &Arc<CryptoProvider>) -> Result<TrustAnchor, Error> {
+/// Returns which certificates the mode of `address` trusts.
+fn trust(address: &Address, provider: &Arc<CryptoProvider>) -> Result<Trust, Error> {
     if address.hosts.iter().all(Host::is_socket) || address.sslmode == SslMode::Disable {
-        return Ok(TrustAnchor::Any);
+        return Ok(Trust::Any);
     }
     let verifies = matches!(address.sslmode, SslMode::VerifyCa | SslMode::VerifyFull);
     let given = address.sslrootcert.clone().or_else(default_roots);
-    let (roots, given_roots) = match given {
+    let authorities = match given {
         Some(word) if word.as_os_str() == "system" => {
             if address.sslmode != SslMode::VerifyFull {
                 return Err(Error::of(
@@ -130,31 +98,17 @@ fn trust_anchor(address: &Address, provider: &Arc<CryptoProvider>) -> Result<Tru
                     "set sslmode to verify-full: any site has a certificate of a public authority",
                 ));
             }
-            (system_roots()?, Vec::new())
+            system_authorities(provider)?
         }
-        Some(file) => {
-            let given_roots = read_certificates(&file, "sslrootcert")?;
-            let mut roots = RootCertStore::empty();
-            for certificate in &given_roots {
-                roots
-                    .add(certificate.clone())
-                    .map_err(|error| unusable(&file, "sslrootcert", &error))?;
-            }
-            (roots, given_roots)
-        }
-        None if verifies => (system_roots()?, Vec::new()),
-        None => return Ok(TrustAnchor::Any),
+        Some(file) => read_certificates(&file)
+            .and_then(|certificates| Authorities::of(certificates, provider))
+            .map_err(|why| unusable(&file, "sslrootcert", &why))?,
+        None if verifies => system_authorities(provider)?,
+        None => return Ok(Trust::Any),
     };
-    let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-        .build()
-        .map_err(|error| {
-            Error::of(ErrorKind::DbConnect, "the root certificates cannot be used")
-                .cause(error.to_string())
-        })?;
-    Ok(TrustAnchor::Authorities {
-        chain,
-        given_roots,
-        name: address.sslmode == SslMode::VerifyFull,
+    Ok(Trust::Authorities {
+        authorities,
+        checks_name: address.sslmode == SslMode::VerifyFull,
     })
 }
 
@@ -164,219 +118,30 @@ fn default_roots() -> Option<PathBuf> {
     file.is_file().then_some(file)
 }
 
-fn system_roots() -> Result<RootCertStore, Error> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        let mut failure = Error::of(ErrorKind::DbConnect, "the system has no root certificates")
-            .hint("install ca-certificates, or set sslrootcert to the file of your authority");
-        if let Some(error) = found.errors.first() {
-            failure = failure.cause(error.to_string());
-        }
-        return Err(failure);
-    }
-    Ok(roots)
+fn system_authorities(provider: &Arc<CryptoProvider>) -> Result<Authorities, Error> {
+    Authorities::of_system(provider).map_err(|why| {
+        Error::of(ErrorKind::DbConnect, "the system has no root certificates")
+            .cause(why)
+            .hint("install ca-certificates, or set sslrootcert to the file of your authority")
+    })
 }
 
-fn read_certificates(file: &Path, what: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let certificates = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| unusable(file, what, &error))?;
-    if certificates.is_empty() {
-        return Err(unusable(file, what, &"no certificate in it"));
-    }
-    Ok(certificates)
-}
-
-fn unusable(file: &Path, what: &str, error: &dyn std::fmt::Display) -> Error {
+fn unusable(file: &Path, what: &str, why: &str) -> Error {
     Error::of(
         ErrorKind::DbConnect,
         format!("{what} cannot be used: {}", file.display()),
     )
-    .cause(error.to_string())
+    .cause(why)
     .hint(format!("{what} must name a readable PEM file"))
-}
-
-/// Which server certificates are trusted.
-#[derive(Debug)]
-enum TrustAnchor {
-    /// Any certificate: encryption only.
-    Any,
-    /// Certificates that these authorities issued.
-    Authorities {
-        chain: Arc<WebPkiServerVerifier>,
-        /// The root certificates, to recognise a self-signed one.
-        given_roots: Vec<CertificateDer<'static>>,
-        /// True if the certificate must also name the host.
-        name: bool,
-    },
-}
-
-fn is_wrong_name(error: &TlsError) -> bool {
-    matches!(
-        error,
-        TlsError::InvalidCertificate(
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
-        )
-    )
-}
-
-/// Accepts the common name of a certificate without host names, as libpq does.
-///
-/// rustls checks only the `subjectAltName` extension; `verified` is its result.
-fn accept_common_name(
-    verified: Result<(), TlsError>,
-    certificate: &CertificateDer<'_>,
-    host: &ServerName<'_>,
-) -> Result<(), TlsError> {
-    let Err(error) = &verified else {
-        return verified;
-    };
-    if !is_wrong_name(error) {
-        return verified;
-    }
-    let Some(name) = common_name(certificate) else {
-        return verified;
-    };
-    if name_matches(&name, &host.to_str()) {
-        return Ok(());
-    }
-    Err(TlsError::InvalidCertificate(
-        CertificateError::NotValidForNameContext {
-            expected: host.to_owned(),
-            presented: vec![format!("CommonName({name:?})")],
-        },
-    ))
-}
-
-/// Returns the first common name if `subjectAltName` has no host name and no address.
-fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
-    const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
-    let certificate = x509_cert::Certificate::from_der(certificate).ok()?;
-    let names = certificate.tbs_certificate.get::<SubjectAltName>().ok()?;
-    let has_name = names.is_some_and(|(_, SubjectAltName(names))| {
-        names
-            .iter()
-            .any(|name| matches!(name, GeneralName::DnsName(_) | GeneralName::IpAddress(_)))
-    });
-    if has_name {
-        return None;
-    }
-    let subject = &certificate.tbs_certificate.subject.0;
-    let mut attributes = subject.iter().flat_map(|attributes| attributes.0.iter());
-    let name = attributes.find(|attribute| attribute.oid == COMMON_NAME)?;
-    let name = std::str::from_utf8(name.value.value()).ok()?;
-    // Attackers have used a NUL to end a name early.
-    (!name.is_empty() && !name.contains('\0')).then(|| name.to_owned())
-}
-
-/// Returns true if a certificate's name matches the host; a leading `*.` matches one label.
-fn name_matches(name: &str, host: &str) -> bool {
-    if name.eq_ignore_ascii_case(host) {
-        return true;
-    }
-    // Wildcards do not apply to IP addresses.
-    if host.parse::<std::net::IpAddr>().is_ok() {
-        return false;
-    }
-    match (name.strip_prefix("*."), host.split_once('.')) {
-        (Some(domain), Some((label, rest))) => {
-            !domain.is_empty() && !label.is_empty() && rest.eq_ignore_ascii_case(domain)
-        }
-        _ => false,
-    }
-}
-
-#[derive(Debug)]
-struct Verifier {
-    trust: TrustAnchor,
-    provider: Arc<CryptoProvider>,
-}
-
-impl Verifier {
-    /// Returns true for an X.509 version 1 certificate if no certificate is verified.
-    ///
-    /// Any other certificate must prove its key, or channel binding would prove nothing.
-    fn skips_signature(&self, cert: &CertificateDer<'_>) -> bool {
-        matches!(self.trust, TrustAnchor::Any) && ParsedCertificate::try_from(cert).is_err()
-    }
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        let TrustAnchor::Authorities {
-            chain,
-            given_roots,
-            name,
-        } = &self.trust
-        else {
-            return Ok(ServerCertVerified::assertion());
-        };
-        if given_roots
-            .iter()
-            .any(|certificate| certificate == end_entity)
-        {
-            if *name {
-                let parsed = ParsedCertificate::try_from(end_entity)?;
-                let verified = rustls::client::verify_server_name(&parsed, server_name);
-                accept_common_name(verified, end_entity, server_name)?;
-            }
-            return Ok(ServerCertVerified::assertion());
-        }
-        let verified =
-            chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        match verified.map(|_| ()) {
-            // The chain is verified before the name, so a wrong name implies a valid chain.
-            Err(error) if is_wrong_name(&error) && !name => Ok(()),
-            verified => accept_common_name(verified, end_entity, server_name),
-        }
-        .map(|()| ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        if self.skips_signature(cert) {
-            return Ok(HandshakeSignatureValid::assertion());
-        }
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        if self.skips_signature(cert) {
-            return Ok(HandshakeSignatureValid::assertion());
-        }
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::tls::is_wrong_name;
+    use rustls::client::danger::ServerCertVerifier as _;
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+
     use rcgen::{
         BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
     };
@@ -455,7 +220,7 @@ mod tests {
             (SslMode::Disable, "own.pem", server, "other.test", true),
         ] {
             let verifier = Verifier {
-                trust: trust_anchor(&address(mode, file(root)), &provider).unwrap(),
+                trust: trust(&address(mode, file(root)), &provider).unwrap(),
                 provider: Arc::clone(&provider),
             };
             let name = ServerName::try_from(name).unwrap();
@@ -514,7 +279,7 @@ mod tests {
             for (shown, root) in [(&server, "ca.pem"), (&self_signed, "own.pem")] {
                 let root = Some(folder.path().join(root));
                 let verifier = Verifier {
-                    trust: trust_anchor(&address(SslMode::VerifyFull, root), &provider).unwrap(),
+                    trust: trust(&address(SslMode::VerifyFull, root), &provider).unwrap(),
                     provider: Arc::clone(&provider),
                 };
                 let name = ServerName::try_from(host).unwrap();
@@ -530,7 +295,7 @@ mod tests {
         let [_, _] = named_certificates(folder.path(), &["db.test"], &[]);
         let root = Some(folder.path().join("ca.pem"));
         let verifier = Verifier {
-            trust: trust_anchor(&address(SslMode::VerifyFull, root), &provider).unwrap(),
+            trust: trust(&address(SslMode::VerifyFull, root), &provider).unwrap(),
             provider: Arc::clone(&provider),
         };
         let name = ServerName::try_from("db.test").unwrap();

@@ -47,6 +47,7 @@ impl PostgresConnection {
         snapshot: SnapshotInterval,
     ) -> Self {
         let horizon = XidHorizon::new(raw.horizon, snapshot);
+        let hidden = shared.connector.address.password_to_hide(&raw.host);
         Self {
             pipeline: shared
                 .pipeline
@@ -55,7 +56,7 @@ impl PostgresConnection {
             shared,
             state: Mutex::new(WriterState {
                 horizon,
-                details: DetailCache::default(),
+                details: DetailCache::hiding(hidden),
                 rowless_since: None,
             }),
         }
@@ -144,7 +145,10 @@ impl PostgresConnection {
             ErrorClass::InDoubt if !self.is_direct() && is_not_forwarded(code, db.message()) => {
                 return Reply::NotForwarded(detail);
             }
-            ErrorClass::InDoubt => return Reply::Lost(Some(format!("{} ({code})", db.message()))),
+            ErrorClass::InDoubt => {
+                let message = self.shared.connector.redact(&self.raw.host, db.message());
+                return Reply::Lost(Some(format!("{message} ({code})")));
+            }
             // A pooler shares the backend after all.
             ErrorClass::Unprepared => self.raw.unprepare(),
             ErrorClass::Unconfirmed => self.shared.progress.record_unconfirmed(sent_at),
