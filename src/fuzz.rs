@@ -78,6 +78,9 @@ pub fn script(text: &str, run: bool) -> Result<(), String> {
         max_operations: MAX_OPERATIONS,
         max_memory: config::ScriptLimits::default().max_memory,
     };
+    for failure in Script::lint_text("fuzz.rhai", text, None, &settings).errors {
+        shown(&failure);
+    }
     let compiled = Script::from_text("fuzz.rhai", text, &settings);
     let script = compiled.map_err(|failure| shown(&failure))?;
     for failure in script.check() {

@@ -101,16 +101,26 @@ impl Script {
                 (name, text)
             }
         };
+        let found = Self::lint_text(&name, &text, path, settings);
+        Ok((name, found))
+    }
+
+    /// Returns the mistakes in `text` and what it imports; see [`Script::lint`].
+    pub fn lint_text(
+        name: &str,
+        text: &str,
+        path: Option<&Path>,
+        settings: &ScriptSettings,
+    ) -> LintResult {
         let texts = ScriptTexts::default();
-        texts.add(&name, &text);
+        texts.add(name, text);
         let resolver = ScopedResolver::new(path, texts.clone());
         let mut engine = engine();
         engine.register_static_module("config", config_module(settings));
         let symbols = Symbols::of(&engine);
         let linter = FileLinter::new(engine, &resolver, &symbols, &texts);
         let key = path.and_then(key_of).unwrap_or_default();
-        let found = linter.lint_script(&scope(settings), &name, &key);
-        Ok((name, found))
+        linter.lint_script(&scope(settings), name, &key)
     }
 
     fn compile(

@@ -212,6 +212,35 @@ fn errors_of_configuration_and_scripts_are_reported_together() {
 }
 
 #[test]
+fn module_needs_no_request() {
+    let run = Command::new()
+        .file(
+            "mine.rhai",
+            "import \"lib/text\" as text; text::say(); exit(0);",
+        )
+        .file(
+            "lib/text.rhai",
+            "print(\"ready\");\nfn say() { print(\"hi\") }\n",
+        )
+        .file(
+            "lib/limits.rhai",
+            "const FEW = 3;\nexport const MANY = FEW * 10;\n",
+        )
+        .file(
+            "lib/code.rhai",
+            "import \"text\" as text;\nfn code() { 1 }\n",
+        )
+        .file("lib/idle.rhai", "print(\"nothing\");\n")
+        .args(["check", "."])
+        .run()
+        .expect_code(0);
+    assert_eq!(
+        run.stdout,
+        "ok    ./lib/code.rhai\nwarn  ./lib/idle.rhai\nok    ./lib/limits.rhai\nok    ./lib/text.rhai\nok    ./mine.rhai\n"
+    );
+}
+
+#[test]
 fn error_in_an_imported_file_is_reported_once() {
     let run = Command::new()
         .file("one.rhai", "import \"lib/bad\" as bad; bad::f();")

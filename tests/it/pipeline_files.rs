@@ -231,11 +231,6 @@ fn key_without_a_value_and_second_name_are_errors() {
       │
     4 │     counts: {stored: }
       ╰╴             ━━━━━━
-    error: `expect.reports` needs at least one format
-      ╭▸ 02.test.yaml:2:21
-      │
-    2 │   expect: {reports: {csv: }, stderr: []}
-      ╰╴                    ━━━━━━━
     error: `expect.reports.csv` has no value: give it one, or remove the key
       ╭▸ 02.test.yaml:2:22
       │

@@ -106,7 +106,7 @@ impl<'a> FileLinter<'a> {
     }
 
     fn lint_file(&mut self, ast: &AST, file: &str, host: &[&str], is_main: bool) {
-        self.requests.add(ast);
+        self.requests.add(ast, is_main);
         let mut modules = Modules::default();
         let mut are_known = true;
         let mut found = Vec::new();

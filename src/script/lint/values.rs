@@ -8,6 +8,7 @@ use crate::script::lint::ast::{Link, links};
 use crate::script::lint::scopes::{Declared, Dropped, changed_constant};
 use crate::script::lint::types::{VariableKinds, closure_of};
 use crate::script::lint::{Finding, Findings};
+use crate::script::type_names::script_type;
 
 /// Functions that use what their closure returns.
 const USES_CLOSURE: [&str; 13] = [
@@ -43,8 +44,12 @@ pub fn check(kinds: &VariableKinds, findings: &mut Findings) {
             .and_then(|kind| dropped_kind(kind, name, position, kinds));
         findings.extend(found);
     }
-    for (call, _) in &kinds.scopes.calls {
+    for (call, position) in &kinds.scopes.calls {
         check_closure(call, None, kinds, findings);
+        findings.extend(wrong_operands(call, *position, kinds));
+    }
+    for condition in &kinds.scopes.conditions {
+        findings.extend(no_condition(condition, kinds));
     }
     for chain in &kinds.scopes.chains {
         kinds.walk_chain(chain, |receiver, link| {
@@ -217,6 +222,52 @@ fn dropped_kind(
         ),
     };
     Some((position, Advice::new(message).hint(hint).warning()))
+}
+
+/// Explains an operator that cannot be applied to operands of these types.
+fn wrong_operands(call: &FnCallExpr, position: Position, kinds: &VariableKinds) -> Option<Finding> {
+    let operator = call.op_token.as_ref()?;
+    let given = kinds.of_all(&call.args);
+    let known: Vec<&str> = given.iter().copied().flatten().collect();
+    if known.len() < given.len() {
+        return None;
+    }
+    let is_number = |kind: &str| matches!(kind, "int" | "float");
+    let fits = match operator {
+        Token::Bang => known == ["bool"],
+        Token::Multiply | Token::Divide | Token::Modulo | Token::PowerOf => {
+            known.iter().all(|kind| is_number(kind))
+        }
+        // A text is subtracted from a text too.
+        Token::Minus => {
+            let are_texts = known.iter().all(|kind| matches!(*kind, "string" | "char"));
+            known.iter().all(|kind| is_number(kind)) || known.len() == 2 && are_texts
+        }
+        Token::ExclusiveRange | Token::InclusiveRange => known.iter().all(|kind| *kind == "int"),
+        _ => true,
+    };
+    let overloads = kinds.symbols.overloads(&call.name);
+    let is_known = fits || overloads.iter().any(|function| function.accepts(&given));
+    (!is_known).then(|| {
+        let operands: Vec<&str> = known.iter().map(|kind| script_type(kind)).collect();
+        let operands = operands.join(" and ");
+        let message = format!("`{}` cannot be applied to {operands}", call.name);
+        (position, Advice::new(message))
+    })
+}
+
+/// Explains a condition that is neither true nor false.
+fn no_condition(condition: &Expr, kinds: &VariableKinds) -> Option<Finding> {
+    let kind = kinds.of(condition).filter(|kind| *kind != "bool")?;
+    if without_value(condition, kinds).is_some() || matches!(condition, Expr::Unit(_)) {
+        return None;
+    }
+    let message = format!(
+        "this condition is {}, but bool is needed",
+        script_type(kind)
+    );
+    let advice = Advice::new(message).hint("compare the value, such as `count > 0`");
+    Some((condition.start_position(), advice))
 }
 
 /// Finds a division of whole numbers beside a fraction, such as `a / b < 0.9`.

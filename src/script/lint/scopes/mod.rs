@@ -87,6 +87,8 @@ pub struct FileScopes<'a> {
     pub texts: Vec<(&'a str, Position)>,
     /// Expressions whose value is used.
     pub values: Vec<&'a Expr>,
+    /// What `if`, `while`, `&&` and others take as true or false.
+    pub conditions: Vec<&'a Expr>,
     /// Values that nothing uses.
     pub dropped: Vec<Dropped<'a>>,
     /// Names in modules.
@@ -114,6 +116,7 @@ impl<'a> FileScopes<'a> {
                 chains: Vec::new(),
                 texts: Vec::new(),
                 values: Vec::new(),
+                conditions: Vec::new(),
                 dropped: Vec::new(),
                 qualified: Vec::new(),
                 imports: BTreeSet::new(),

@@ -133,7 +133,7 @@ impl<'a> Resolver<'a> {
             }
             Stmt::Block(block) => self.block(block.statements(), is_used),
             Stmt::If(flow, _) => {
-                self.value(&flow.expr);
+                self.condition(&flow.expr);
                 self.block(flow.body.statements(), is_used);
                 self.block(flow.branch.statements(), is_used);
             }
@@ -145,12 +145,12 @@ impl<'a> Resolver<'a> {
                 }
             }
             Stmt::While(flow, _) => {
-                self.value(&flow.expr);
+                self.condition(&flow.expr);
                 self.block(flow.body.statements(), false);
             }
             Stmt::Do(flow, ..) => {
                 self.block(flow.body.statements(), false);
-                self.value(&flow.expr);
+                self.condition(&flow.expr);
             }
             Stmt::For(each, _) => {
                 let (item, counter, flow) = &**each;
@@ -235,6 +235,11 @@ impl<'a> Resolver<'a> {
         self.expr(expr, true);
     }
 
+    fn condition(&mut self, expr: &'a Expr) {
+        self.file.conditions.push(expr);
+        self.value(expr);
+    }
+
     fn expr(&mut self, expr: &'a Expr, is_used: bool) {
         match expr {
             Expr::Stmt(block) => match closure_literal(expr) {
@@ -269,7 +274,7 @@ impl<'a> Resolver<'a> {
             Expr::InterpolatedString(parts, _) => parts.iter().for_each(|part| self.value(part)),
             Expr::Map(map, _) => map.0.iter().for_each(|(_, value)| self.value(value)),
             Expr::And(parts, _) | Expr::Or(parts, _) => {
-                parts.iter().for_each(|part| self.value(part));
+                parts.iter().for_each(|part| self.condition(part));
             }
             Expr::Coalesce(parts, _) => parts.iter().for_each(|part| self.expr(part, true)),
             Expr::Variable(variable, _, position) => {
