@@ -1,4 +1,4 @@
-//! `token_service demo-source`: serves the demo's token source until SIGINT or SIGTERM, for compose
+//! `token_service demo-source`: serves the demo's token source until a signal stops it, for compose
 //! files and trials.
 
 use std::io::{self, Write};

@@ -24,12 +24,13 @@ pub(crate) struct Signals(Vec<(Signal, Cause)>);
 impl Signals {
     /// Installs the handlers; from now on the signals do not kill the process.
     ///
-    /// A signal that the caller ignores stays ignored, as under `nohup`.
+    /// SIGHUP stays ignored if the caller ignores it, as `nohup` does. The others do not: a shell ignores
+    /// SIGINT for each command in the background.
     pub(crate) fn listen() -> Result<Self, Error> {
-        let ignored = ignored_signals();
+        let is_hangup_ignored = ignored_signals() & 1 != 0;
         let mut handlers = Vec::new();
         for (kind, cause) in SIGNALS {
-            if ignored & (1 << (kind.as_raw_value() - 1)) == 0 {
+            if kind != SignalKind::hangup() || !is_hangup_ignored {
                 let handler = signal(kind).context("cannot install the signal handlers")?;
                 handlers.push((handler, cause));
             }

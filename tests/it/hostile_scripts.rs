@@ -200,11 +200,11 @@ impl Generator {
                 self.text.push_str("loop {\n");
                 self.block(depth - 1);
                 let value = self.value(1);
-                let _ = writeln!(self.text, "if {value} == {value} {{ break; }}\n}}");
+                let _ = writeln!(self.text, "if ({value}) == ({value}) {{ break; }}\n}}");
             }
             11 => {
                 let (one, other) = (self.value(2), self.value(2));
-                let _ = writeln!(self.text, "if {one} == {other} {{");
+                let _ = writeln!(self.text, "if ({one}) == ({other}) {{");
                 self.block(depth - 1);
                 self.text.push_str("} else {\n");
                 self.block(depth - 1);
@@ -222,13 +222,13 @@ impl Generator {
                 let value = self.value(2);
                 let _ = writeln!(
                     self.text,
-                    "if {value} != () && {value} != {value} {{ throw {value}; }}"
+                    "if ({value}) != () && ({value}) != ({value}) {{ throw {value}; }}"
                 );
             }
             _ => {
                 let value = self.value(2);
                 let code = CHOSEN_CODES[self.rng.usize(0..2)];
-                let _ = writeln!(self.text, "if {value} == 7 {{ exit({code}); }}");
+                let _ = writeln!(self.text, "if ({value}) == 7 {{ exit({code}); }}");
             }
         }
     }
@@ -259,7 +259,7 @@ impl Generator {
             1 => "fetch(SIZE)".to_owned(),
             2 => "fetch(SIZE).pages()".to_owned(),
             3 => "store(fetch_once(4))".to_owned(),
-            4 => "(#{a: 1, b: [2]})".to_owned(),
+            4 => "#{a: 1, b: [2]}.keys()".to_owned(),
             5 => "\"text\"".to_owned(),
             _ => self.variable().unwrap_or_else(|| "[1, 2]".to_owned()),
         }
@@ -381,7 +381,7 @@ pub fn run_scripts(count: u64, seed: u64) -> Totals {
         let command = demo_command(20, &script)
             .file("own.rhai", "fn of(list, size) { list.extract(0, size) }")
             .args(["--deadline", "3s", "--grace", "4s"]);
-        let (run, peak) = command.spawn().wait_with_peak_memory();
+        let (run, peak) = command.spawn().wait_with_last_peak();
         let shown = || format!("seed {seed}\n{script}\n{}", run.stderr);
         assert_eq!(run.signal, None, "{}", shown());
         let code = run.code.expect("an exit code");

@@ -227,15 +227,24 @@ impl Running {
 
     /// Waits until the process exits, and returns its peak memory in bytes.
     ///
-    /// The kernel's figure never falls, so the last reading before the exit is the peak.
+    /// # Panics
+    /// If the process ended before its memory was read.
     pub fn wait_with_peak_memory(self) -> (Run, u64) {
+        let (run, peak) = self.wait_with_last_peak();
+        assert!(peak > 0, "the kernel reports the peak");
+        (run, peak)
+    }
+
+    /// Waits until the process exits, and returns its peak memory in bytes; 0 if it ended at once.
+    ///
+    /// The kernel's figure never falls, so the last reading before the exit is the peak.
+    pub fn wait_with_last_peak(self) -> (Run, u64) {
         let mut peak = 0;
         loop {
             peak = peak_memory(self.pid).unwrap_or(peak);
             let ended = self.ended.recv_timeout(Duration::from_millis(1));
             let timed_out = Instant::now() > self.limit;
             if timed_out || !matches!(ended, Err(RecvTimeoutError::Timeout)) {
-                assert!(peak > 0, "the kernel reports the peak");
                 return (self.conclude(ended), peak);
             }
         }
