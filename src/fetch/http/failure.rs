@@ -43,6 +43,12 @@ impl HttpSource {
         let address = self.address();
         let mut causes = chain(&error);
         causes.retain(|cause| !NOISE.contains(&cause.as_str()));
+        for cause in &mut causes {
+            // Whether a server that speaks first is read before the request is written, is chance.
+            if cause.contains("received unexpected message from connection") {
+                "invalid HTTP version parsed".clone_into(cause);
+            }
+        }
         let has = |text: &str| causes.iter().any(|cause| cause.contains(text));
         // The connection was lost before the request was written.
         let is_unsent = has("operation was canceled");
