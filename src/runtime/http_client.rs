@@ -35,7 +35,7 @@ pub(crate) fn builder(url: &Url, proxies: &ProxyVariables) -> ClientBuilder {
 ///
 /// A date is relative to the answer's `Date`, since the clocks may differ, and else to `now`.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    /// A longer wait is none that anyone would start; far longer ones overflow.
+    /// Longer durations are mistakes, and the longest ones overflow.
     const MAX: Duration = Duration::from_hours(100 * 366 * 24);
     let text = |name: HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
     let value = text(RETRY_AFTER)?;
