@@ -19,7 +19,7 @@ pub(crate) struct Difference<'a> {
     pub name: String,
     /// The kind.
     pub kind: DifferenceKind,
-    /// The change to the file that makes the case pass; `None` if there is none.
+    /// The change to the file that makes the case pass; `None` if it must be made by hand.
     pub change: Option<Change>,
 }
 
