@@ -24,6 +24,7 @@ mod check_and_api;
 mod check_connect;
 mod check_findings;
 mod configuration;
+mod connecting;
 mod connections;
 mod csv_and_yaml;
 mod demo_source;

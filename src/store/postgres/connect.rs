@@ -37,7 +37,7 @@ impl Connector {
 
     /// Makes the first connection, and checks the table, the role's rights and how stored tokens
     /// can be looked up.
-    pub(super) async fn connect_first(&self) -> Result<(RawConnection, Lookup, Catalog), Error> {
+    pub(super) async fn connect_first(&self) -> Result<FirstConnection, Error> {
         let (connection, session) = self
             .connect_to_any_host(ConnectPurpose::InsertAndCheck)
             .await?;
@@ -54,7 +54,13 @@ impl Connector {
             control_timeout: self.address.connect_timeout,
             query_timeout: reply_timeout(self.statement_timeout),
         };
-        Ok((connection, lookup, catalog))
+        Ok(FirstConnection {
+            connection,
+            lookup,
+            catalog,
+            is_shared: session.is_shared,
+            free_connections: session.free_connections,
+        })
     }
 
     /// Connects to one address of a host within `connect_timeout`.
@@ -218,3 +224,14 @@ impl Connector {
 
 /// A connection and the facts that its set-up found.
 pub(super) type NewConnection = (RawConnection, SessionFacts);
+
+/// The first connection, and what it found.
+pub(super) struct FirstConnection {
+    pub(super) connection: RawConnection,
+    pub(super) lookup: Lookup,
+    pub(super) catalog: Catalog,
+    /// True if a pooler shares the backend with other clients.
+    pub(super) is_shared: bool,
+    /// How many connections the role can use, this one included; `None` if that is unknown.
+    pub(super) free_connections: Option<u32>,
+}

@@ -139,6 +139,9 @@ pub(super) struct SessionFacts {
     pub(super) is_shared: bool,
     /// The catalog, loaded by the first connection only.
     pub(super) catalog: Option<Catalog>,
+    /// How many connections the role can use, the first one included; `None` if that is unknown, and
+    /// for every other connection.
+    pub(super) free_connections: Option<u32>,
 }
 
 /// Returns the longest wait for the reply to a statement with this timeout.

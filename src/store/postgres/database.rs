@@ -10,6 +10,7 @@ use crate::store::connection::Database;
 use crate::store::in_flight_log::{InFlightLog, SnapshotInterval};
 use crate::store::pool::{Pool, is_wrong_password};
 use crate::store::postgres::Address;
+use crate::store::postgres::connect::FirstConnection;
 use crate::store::postgres::connector::{Connector, reply_timeout};
 use crate::store::postgres::progress::ServerProgress;
 use crate::store::postgres::raw_connection::Backend;
@@ -35,7 +36,13 @@ pub(in crate::store) async fn open(
     queue: &Arc<Queue>,
 ) -> Result<Pool<PostgresDatabase>, Error> {
     let connector = Connector::new(address, options)?;
-    let (connection, lookup, catalog) = tokio::select! {
+    let FirstConnection {
+        connection,
+        lookup,
+        catalog,
+        is_shared,
+        free_connections,
+    } = tokio::select! {
         biased;
         () = queue.shutdown.stopping().cancelled() => Err(Error::of(
             ErrorKind::DbConnect,
@@ -43,6 +50,7 @@ pub(in crate::store) async fn open(
         )),
         first = connector.connect_first() => first,
     }?;
+    tracing::debug!(is_shared, free_connections, "the database can be used");
     for warning in catalog.warnings() {
         tracing::warn!("{warning}");
     }

@@ -16,6 +16,7 @@ mod connect;
 mod connect_error;
 mod connector;
 pub(super) mod database;
+mod free_connections;
 mod host;
 mod hosts;
 mod inspect;

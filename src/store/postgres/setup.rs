@@ -16,6 +16,7 @@ use tokio_postgres::{Error, Row, SimpleQueryMessage};
 use crate::store::postgres::catalog::{self, Catalog};
 use crate::store::postgres::connector::SessionFacts;
 use crate::store::postgres::connector::{ConnectError, ConnectPurpose, Connector};
+use crate::store::postgres::free_connections::free_connections;
 use crate::store::postgres::raw_connection::{Cluster, RawConnection, backend_from_row};
 
 /// Sets up the session and identifies the server.
@@ -72,6 +73,7 @@ impl Connector {
         let mut session = SessionFacts {
             is_shared: row.try_get(2)?,
             catalog: None,
+            free_connections: None,
         };
         if purpose == ConnectPurpose::Inspect {
             session.is_shared |= !is_direct && self.is_pgpool(connection).await;
@@ -89,13 +91,21 @@ impl Connector {
         // All are pipelined: one round trip.
         let sent_at = Instant::now();
         let assumed_role: bool = row.try_get(10)?;
-        let (backend_start, prepared, loaded, cluster, is_pgpool) = tokio::join!(
+        let is_first = purpose == ConnectPurpose::InsertAndCheck;
+        let (backend_start, prepared, loaded, cluster, is_pgpool, free) = tokio::join!(
             biased;
             backend_start(connection, assumed_role),
             connection.client.prepare_typed(&self.insert, &[Type::TEXT]),
-            self.load_catalog(connection, purpose == ConnectPurpose::InsertAndCheck),
+            self.load_catalog(connection, is_first),
             self.cluster(connection),
             async { !is_direct && self.is_pgpool(connection).await },
+            async {
+                if is_first {
+                    free_connections(&connection.client).await.ok().flatten()
+                } else {
+                    None
+                }
+            },
         );
         connection.round_trip = connection.round_trip.min(sent_at.elapsed());
         // The catalog explains a refusal better than the failed PREPARE.
@@ -110,7 +120,10 @@ impl Connector {
             }
             Err(error) if !is_prepare_failure(&error) => return Err(error.into()),
             // A pooler that forwards the marker.
-            _ => {}
+            _ => session.is_shared = true,
+        }
+        if !session.is_shared {
+            session.free_connections = free.map(|(free, _)| u32::try_from(free).unwrap_or(0));
         }
         self.is_checking_table.store(false, Ordering::Relaxed);
         Ok(session)
