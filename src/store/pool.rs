@@ -217,14 +217,18 @@ fn collect_finished<D: Database>(
     }
 }
 
+/// Returns how many connections a backlog justifies.
+pub(super) fn connections_for(backlog: usize, most: usize) -> usize {
+    (backlog / BACKLOG_PER_WRITER).clamp(1, most.max(1))
+}
+
 /// Starts writers until their number fits the backlog.
 fn grow<D: Database>(
     shared: &Arc<WriterShared<D>>,
     writers: &mut JoinSet<CloseReason<D>>,
     backlog: usize,
 ) {
-    let most = shared.database.max_connections().max(1);
-    let wanted = (backlog / BACKLOG_PER_WRITER).clamp(1, most);
+    let wanted = connections_for(backlog, shared.database.max_connections());
     while writers.len() < wanted {
         writers.spawn(writer::run(Arc::clone(shared), None));
     }
@@ -351,7 +355,7 @@ async fn reconnect<D: Database>(
 }
 
 /// Returns true if the database refused access or takes no writes.
-fn is_denied(error: &Error) -> bool {
+pub(super) fn is_denied(error: &Error) -> bool {
     matches!(error.kind, Some(ErrorKind::DbDenied { .. }))
 }
 

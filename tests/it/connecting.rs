@@ -1,10 +1,18 @@
 //! How a run connects to PostgreSQL: what the first connection finds, and when the others are opened.
 
-use crate::faults::run_command;
+use std::io::{Read as _, Write as _};
+
+use crate::faults::{random_token_source, run_command};
+use crate::support::certificates::Certificates;
 use crate::support::command::Run;
 use crate::support::database::{Database, Login};
 use crate::support::pgbouncer::{Pooler, PoolerSetup};
+use crate::support::raw_server::RawServer;
+use crate::support::snapshot::shows;
 use crate::support::source::{Response, Source};
+use crate::support::tls_terminator::{TlsStart, start_tls_terminator};
+use crate::support::turns::TurnProxy;
+use crate::support::verify::verify;
 
 /// Runs one token and returns the fields of the message about the first connection.
 fn first_connection(login: &Login) -> serde_json::Value {
@@ -46,4 +54,211 @@ fn free_connections_are_unknown_behind_a_pooler() {
     let first = first_connection(&pooler.login);
     assert_eq!(first["is_shared"], true);
     assert_eq!(first.get("free_connections"), None);
+}
+
+/// The parameters of a connection to another port.
+fn at_port(login: &Login, port: u16) -> Login {
+    Login {
+        port,
+        ..login.clone()
+    }
+}
+
+/// Joins the turns of each connection, the equal ones of all but the first once.
+fn summary(turns: &[String]) -> String {
+    let (first, others) = turns.split_first().expect("a first connection");
+    let mut others = others.to_vec();
+    others.dedup();
+    let others = others.join("\n\nother:\n");
+    format!("first:\n{first}\n\nother:\n{others}")
+}
+
+/// Each line is one round trip; connecting takes one more. The others connect when the first has sent
+/// its startup message, so their INSERTs begin after eight round trips: three of the first, and five.
+#[test]
+fn other_connections_are_opened_while_the_first_logs_in() {
+    let database = Database::standard();
+    let proxy = TurnProxy::to(database.port);
+    let (issued, source) = random_token_source(256);
+    let command = run_command(&source, &at_port(&database, proxy.port), issued.len());
+    proxy.hold_first_login();
+    let running = command.args(["--connections", "4"]).spawn();
+    proxy.wait_for_startups(4);
+    // The first login is not accepted yet: no other connection sends the password.
+    shows!(summary(&proxy.turns()), @"
+    first:
+    request for TLS
+    startup
+    password
+    password
+
+    other:
+    startup
+    ");
+    proxy.release_first_login();
+    let run = running.wait().expect_code(0);
+    verify(&run, &issued, &[], &database);
+    shows!(summary(&proxy.turns()), @"
+    first:
+    request for TLS
+    startup
+    password
+    password
+    query
+    simple query, prepare, query, query
+
+    other:
+    startup
+    password
+    password
+    query, prepare
+    ");
+}
+
+#[test]
+fn wrong_password_is_tried_once() {
+    let database = Database::standard();
+    let proxy = TurnProxy::to(database.port);
+    let login = Login {
+        password: "canary".to_owned(),
+        ..at_port(&database, proxy.port)
+    };
+    let source = Source::responding([]);
+    let command = run_command(&source, &login, 256);
+    proxy.hold_first_login();
+    let running = command.args(["--connections", "4"]).spawn();
+    proxy.wait_for_startups(4);
+    proxy.release_first_login();
+    running.wait().expect_code(5);
+    shows!(summary(&proxy.turns()), @"
+    first:
+    request for TLS
+    startup
+    password
+    password
+
+    other:
+    startup
+    ");
+}
+
+/// A server that restarts must not meet many clients.
+#[test]
+fn server_that_is_starting_sees_one_client() {
+    let server = RawServer::start(|_, mut stream| {
+        let mut request = [0; 8];
+        let _ = stream.read_exact(&mut request);
+        let _ = stream.write_all(b"N");
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(b"E\0\0\0\x20SFATAL\0C57P03\0Mstarting up\0\0");
+    });
+    let login = Login {
+        host: "127.0.0.1".to_owned(),
+        port: server.port,
+        user: "tokens".to_owned(),
+        password: "canary".to_owned(),
+        name: "tokens".to_owned(),
+    };
+    let source = Source::responding([]);
+    let command = run_command(&source, &login, 256);
+    command.args(["--connections", "4"]).run().expect_code(5);
+    assert_eq!(server.connections(), 1);
+}
+
+/// A pooler may assign its server to another client after each reply.
+#[test]
+fn nothing_is_pipelined_or_prepared_behind_a_pooler() {
+    let database = Database::standard();
+    let pooler = Pooler::start(&database, &PoolerSetup::default());
+    let proxy = TurnProxy::to(pooler.login.port);
+    let (issued, source) = random_token_source(256);
+    let command = run_command(&source, &at_port(&pooler.login, proxy.port), issued.len());
+    let run = command.args(["--connections", "4"]).run().expect_code(0);
+    verify(&run, &issued, &[], &database);
+    for turns in proxy.turns() {
+        let is_single = |turn: &str| !turn.contains(", ") && !turn.contains("prepare");
+        assert!(turns.lines().all(is_single), "{turns}");
+    }
+}
+
+#[test]
+fn session_is_set_up_anew_when_a_pooler_takes_the_place_of_the_server() {
+    let database = Database::standard();
+    let setup = PoolerSetup {
+        lines: "ignore_startup_parameters = options",
+        ..PoolerSetup::default()
+    };
+    let pooler = Pooler::start(&database, &setup);
+    let (direct, shared) = (database.port, pooler.login.port);
+    let proxy = TurnProxy::to_each(move |number| if number == 0 { direct } else { shared });
+    let (issued, source) = random_token_source(256);
+    let command = run_command(&source, &at_port(&pooler.login, proxy.port), issued.len());
+    let run = command.args(["--connections", "2"]).run().expect_code(0);
+    verify(&run, &issued, &[], &database);
+    let turns = proxy.turns();
+    // Behind the pooler, every further query is an INSERT.
+    let starts = turns[1..].iter().map(|turns| turns.lines().take(4));
+    let starts: Vec<String> = starts
+        .map(|turns| turns.collect::<Vec<_>>().join("\n"))
+        .collect();
+    shows!(starts.join("\n\nagain:\n"), @"
+    startup
+    password
+    password
+    query, prepare
+
+    again:
+    startup
+    password
+    password
+    query
+    ");
+}
+
+/// Runs over TLS with a terminator that agrees on PostgreSQL's protocol; returns how each connection
+/// begins.
+fn starts_of_tls(start: TlsStart) -> Vec<String> {
+    let database = Database::standard();
+    let certificates = Certificates::for_server(&["localhost"]);
+    let port = start_tls_terminator(database.port, &certificates, start, &["postgresql"]);
+    let proxy = TurnProxy::to(port);
+    let Login {
+        user,
+        password,
+        name,
+        ..
+    } = &*database;
+    let url = format!(
+        "postgres://{user}:{password}@localhost:{}/{name}?sslmode=verify-full&sslrootcert=ca.pem",
+        proxy.port
+    );
+    let (issued, source) = random_token_source(256);
+    let command = run_command(&source, &database, issued.len())
+        .file("ca.pem", &certificates.ca_pem)
+        .env("DATABASE_URL", url);
+    let run = command.args(["--connections", "4"]).run().expect_code(0);
+    verify(&run, &issued, &[], &database);
+    let turns = proxy.turns();
+    let mut first_lines = turns.iter().filter_map(|turns| turns.lines().next());
+    let mut starts = vec![first_lines.next().unwrap_or_default().to_owned()];
+    let mut others: Vec<String> = first_lines.map(ToOwned::to_owned).collect();
+    others.sort();
+    starts.append(&mut others);
+    starts
+}
+
+#[test]
+fn tls_starts_directly_when_the_server_has_agreed_on_the_protocol() {
+    assert_eq!(
+        starts_of_tls(TlsStart::Either),
+        ["request for TLS", "TLS", "TLS", "TLS"]
+    );
+}
+
+#[test]
+fn tls_starts_by_request_when_the_direct_start_fails() {
+    let starts = starts_of_tls(TlsStart::Requested);
+    let requests = starts.iter().filter(|start| *start == "request for TLS");
+    assert_eq!(requests.count(), 4, "{starts:?}");
+    assert!(starts.len() > 4, "no direct start was tried: {starts:?}");
 }

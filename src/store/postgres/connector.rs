@@ -1,9 +1,8 @@
 //! The settings of the connections to one database, and the reasons why connecting fails.
 
-use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustls::ClientConfig;
@@ -13,10 +12,12 @@ use crate::error::{Error, chain};
 use crate::observe::otel::Tracer;
 use crate::store::StoreOptions;
 use crate::store::identifier::quote_identifier;
-use crate::store::postgres::Address;
 use crate::store::postgres::catalog::Catalog;
+use crate::store::postgres::early::FirstLogin;
+use crate::store::postgres::known_servers::KnownServers;
 use crate::store::postgres::tls;
-use crate::store::postgres::wire::ProtocolViolation;
+use crate::store::postgres::wire::{HostAddress, ProtocolViolation};
+use crate::store::postgres::{Address, Host};
 use crate::store::sqlstate::connect_sqlstate;
 
 /// The extra time for a reply beyond the statement timeout.
@@ -95,12 +96,13 @@ pub(super) struct Connector {
     pub(super) statement_timeout: Duration,
     /// How long reconnecting may take during an outage.
     pub(super) patience: Duration,
-    /// True while the table is being checked: a reply that does not arrive then means a lock.
-    pub(super) is_checking_table: AtomicBool,
     /// True once a pooler refused the startup option that the client adds.
     pub(super) refuses_marker: AtomicBool,
-    /// Whether a host is a Pgpool-II, for each host that was probed.
-    pub(super) pgpool_hosts: Mutex<HashMap<String, bool>>,
+    /// True once a direct TLS start failed that the server seemed to accept.
+    pub(super) refuses_direct_tls: AtomicBool,
+    pub(super) servers: KnownServers,
+    /// The progress of the first connection, for which the early ones wait.
+    pub(super) first: FirstLogin,
     pub(super) tracer: Tracer,
 }
 
@@ -121,9 +123,10 @@ impl Connector {
                 .trim()
                 .to_owned(),
             refuses_marker: AtomicBool::new(false),
-            pgpool_hosts: Mutex::default(),
+            refuses_direct_tls: AtomicBool::new(false),
+            servers: KnownServers::default(),
+            first: FirstLogin::default(),
             patience: options.patience,
-            is_checking_table: AtomicBool::new(false),
             address: address.clone(),
             table,
             column: options.column.clone(),
@@ -158,10 +161,23 @@ pub(super) fn reply_timeout(statement_timeout: Duration) -> Duration {
 pub(super) enum ConnectPurpose {
     /// INSERTs.
     Insert,
+    /// INSERTs; opened while the first connection is being made, and waits for its progress.
+    InsertEarly,
     /// INSERTs, after a check of the table.
     InsertAndCheck,
     /// Inspection only: nothing is prepared.
     Inspect,
+}
+
+/// One attempt to connect to an address of a host.
+pub(super) struct Attempt<'a> {
+    pub(super) host: &'a Host,
+    pub(super) endpoint: &'a HostAddress,
+    pub(super) purpose: ConnectPurpose,
+    /// True while the table is being checked: a reply that does not arrive then means a lock.
+    pub(super) is_checking_table: AtomicBool,
+    /// True while TLS starts without a request that the configuration does not forbid.
+    pub(super) tries_direct_tls: AtomicBool,
 }
 
 /// Why a connection to a host fails.
@@ -182,6 +198,8 @@ pub(super) enum ConnectError {
     Table(Error),
     /// The password cannot be read.
     Password(Error),
+    /// A pooler has taken the place of a server, after a statement was prepared on its backend.
+    Pooler,
 }
 
 impl From<PostgresError> for ConnectError {
@@ -199,6 +217,15 @@ impl ConnectError {
         match error.as_db_error() {
             Some(db) => connect_sqlstate(db.code().code(), db.message()).starts_with("28"),
             None => chain(error).iter().any(|cause| cause.contains("TLS")),
+        }
+    }
+
+    /// Returns true if the server did not speak PostgreSQL's protocol at all.
+    pub(super) fn precedes_session(&self) -> bool {
+        match self {
+            Self::Server(error) => error.as_db_error().is_none(),
+            Self::Violation(violation) => *violation == ProtocolViolation::Unreadable,
+            _ => false,
         }
     }
 

@@ -8,10 +8,11 @@ use crate::error::{Error, ErrorKind};
 use crate::store::StoreOptions;
 use crate::store::connection::Database;
 use crate::store::in_flight_log::{InFlightLog, SnapshotInterval};
-use crate::store::pool::{Pool, is_wrong_password};
+use crate::store::pool::{Pool, connections_for, is_denied, is_wrong_password};
 use crate::store::postgres::Address;
 use crate::store::postgres::connect::FirstConnection;
 use crate::store::postgres::connector::{Connector, reply_timeout};
+use crate::store::postgres::early::EarlyConnections;
 use crate::store::postgres::progress::ServerProgress;
 use crate::store::postgres::raw_connection::Backend;
 use crate::store::postgres::recheck::recheck;
@@ -27,6 +28,7 @@ pub(in crate::store) struct PostgresDatabase {
     /// The horizon and the backend of the first connection.
     horizon: i64,
     first_backend: Option<Backend>,
+    early: EarlyConnections,
 }
 
 /// Makes the first connection, checks the table and starts the writers.
@@ -35,7 +37,16 @@ pub(in crate::store) async fn open(
     options: &StoreOptions,
     queue: &Arc<Queue>,
 ) -> Result<Pool<PostgresDatabase>, Error> {
-    let connector = Connector::new(address, options)?;
+    let connector = Arc::new(Connector::new(address, options)?);
+    let max_connections = options.connections.max(1);
+    let log = Arc::new(InFlightLog::new(max_connections));
+    let expected = usize::try_from(options.expected).unwrap_or(usize::MAX);
+    // With several hosts, the first one that responds may not be the one that is used.
+    let early_count = match address.hosts.len() {
+        1 => connections_for(expected, max_connections) - 1,
+        _ => 0,
+    };
+    let early = EarlyConnections::open(&connector, &log, early_count);
     let FirstConnection {
         connection,
         lookup,
@@ -54,8 +65,6 @@ pub(in crate::store) async fn open(
     for warning in catalog.warnings() {
         tracing::warn!("{warning}");
     }
-    let max_connections = options.connections.max(1);
-    let log = Arc::new(InFlightLog::new(max_connections));
     let shared = Arc::new(PostgresShared {
         connector,
         queue: Arc::clone(queue),
@@ -72,6 +81,7 @@ pub(in crate::store) async fn open(
         max_connections,
         horizon: connection.horizon,
         first_backend: connection.backend().cloned(),
+        early,
         shared: Arc::clone(&shared),
     };
     let snapshot = SnapshotInterval {
@@ -88,6 +98,15 @@ impl Database for PostgresDatabase {
     async fn connect(&self) -> Result<PostgresConnection, Error> {
         let shared = &self.shared;
         let address = &shared.connector.address;
+        match self.early.next().await {
+            Some(Ok((connection, snapshot))) => {
+                let shared = Arc::clone(shared);
+                return Ok(PostgresConnection::new(connection, shared, snapshot));
+            }
+            // The first connection may have found another address, or a new password.
+            Some(Err(error)) if !is_denied(&error) => return Err(error),
+            Some(Err(_)) | None => {}
+        }
         loop {
             let password = address.password_version();
             let from = shared.log.tick();

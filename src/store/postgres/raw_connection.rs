@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Error, Row, Statement};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::postgres::Host;
-use crate::store::postgres::wire::ConnectionMonitor;
+use crate::store::postgres::wire::{ConnectionMonitor, HostAddress};
 
 /// The time limit for a graceful close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -111,6 +111,7 @@ pub(super) fn backend_from_row(
 /// A connection whose session is set up for INSERTs.
 pub(super) struct RawConnection {
     pub(super) host: Host,
+    pub(super) endpoint: HostAddress,
     pub(super) client: Client,
     /// What the filter of the connection's stream observed.
     pub(super) monitor: Arc<ConnectionMonitor>,

@@ -87,6 +87,11 @@ impl MessageFilter {
         }
     }
 
+    /// Returns true until the session is ready.
+    pub(super) fn is_starting(&self) -> bool {
+        !self.is_ready
+    }
+
     /// Filters `bytes`.
     ///
     /// Returns how many of the first bytes are forwarded in place; `out`, which must be empty,
@@ -369,6 +374,7 @@ impl MessageFilter {
             b'R' if !self.has_auth_begun => {
                 self.has_auth_begun = true;
                 self.monitor.check_auth_method(auth_method(body))?;
+                self.monitor.record_auth_request();
                 Ok(MessageAction::Forward)
             }
             b'S' => {

@@ -20,7 +20,7 @@ const PEER_TIMEOUT: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 3;
 
 /// One address of a host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::store::postgres) enum HostAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
