@@ -4,12 +4,13 @@ use std::io::{Read as _, Write as _};
 
 use crate::faults::{random_token_source, run_command};
 use crate::support::certificates::Certificates;
-use crate::support::command::Run;
+use crate::support::command::{Command, Run};
 use crate::support::database::{Database, Login};
 use crate::support::pgbouncer::{Pooler, PoolerSetup};
 use crate::support::raw_server::RawServer;
 use crate::support::snapshot::shows;
 use crate::support::source::{Response, Source};
+use crate::support::tls_server::{TLS_ONLY, tls_server};
 use crate::support::tls_terminator::{TlsStart, start_tls_terminator};
 use crate::support::turns::TurnProxy;
 use crate::support::verify::verify;
@@ -215,8 +216,16 @@ fn session_is_set_up_anew_when_a_pooler_takes_the_place_of_the_server() {
     ");
 }
 
-/// Runs over TLS with a terminator that agrees on PostgreSQL's protocol; returns how each connection
-/// begins.
+/// Returns what the first connection sends first, then the same of the others, sorted.
+fn starts(proxy: &TurnProxy) -> Vec<String> {
+    let turns = proxy.turns();
+    let starts = turns.iter().filter_map(|turns| turns.lines().next());
+    let mut starts: Vec<String> = starts.map(ToOwned::to_owned).collect();
+    starts[1..].sort();
+    starts
+}
+
+/// Runs over TLS with a terminator that agrees on PostgreSQL's protocol; returns the starts.
 fn starts_of_tls(start: TlsStart) -> Vec<String> {
     let database = Database::standard();
     let certificates = Certificates::for_server(&["localhost"]);
@@ -238,13 +247,7 @@ fn starts_of_tls(start: TlsStart) -> Vec<String> {
         .env("DATABASE_URL", url);
     let run = command.args(["--connections", "4"]).run().expect_code(0);
     verify(&run, &issued, &[], &database);
-    let turns = proxy.turns();
-    let mut first_lines = turns.iter().filter_map(|turns| turns.lines().next());
-    let mut starts = vec![first_lines.next().unwrap_or_default().to_owned()];
-    let mut others: Vec<String> = first_lines.map(ToOwned::to_owned).collect();
-    others.sort();
-    starts.append(&mut others);
-    starts
+    starts(&proxy)
 }
 
 #[test]
@@ -261,4 +264,27 @@ fn tls_starts_by_request_when_the_direct_start_fails() {
     let requests = starts.iter().filter(|start| *start == "request for TLS");
     assert_eq!(requests.count(), 4, "{starts:?}");
     assert!(starts.len() > 4, "no direct start was tried: {starts:?}");
+}
+
+/// PostgreSQL 17 was the first to agree on the protocol; an older one is not asked for a direct start.
+#[test]
+fn tls_starts_directly_when_postgresql_has_version_17_or_newer() {
+    let tls_server = tls_server();
+    let proxy = TurnProxy::to(tls_server.server.port);
+    let url = tls_server.url("localhost", TLS_ONLY);
+    let url = url.replace(&tls_server.server.port.to_string(), &proxy.port.to_string());
+    let (issued, source) = random_token_source(256);
+    let command = Command::new()
+        .source(&source)
+        .env("DATABASE_URL", url + "?sslmode=require");
+    let command = command.args(["256", "--connections", "4"]);
+    command.run().expect_code(0);
+    assert!(tls_server.was_stored_over_tls(TLS_ONLY, &issued[255]));
+    let version = tls_server
+        .admin(TLS_ONLY)
+        .query_one("SHOW server_version_num", &[]);
+    let version: String = version.unwrap().get(0);
+    let direct = version.parse::<u32>().unwrap() >= 170_000;
+    let other = if direct { "TLS" } else { "request for TLS" };
+    assert_eq!(starts(&proxy), ["request for TLS", other, other, other]);
 }
