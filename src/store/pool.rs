@@ -25,7 +25,7 @@ use crate::store::writer::{self, CloseReason, WriterStart};
 use crate::store::{BackendFuture, StoreBackend, StoreOptions};
 
 /// The number of queued tokens that justify one more connection.
-const BACKLOG_PER_WRITER: usize = 32;
+const BACKLOG_PER_WRITER: u64 = 32;
 /// The pause before another connection is tried on a database that had none free.
 const FULL_SERVER_PAUSE: Duration = Duration::from_secs(5);
 /// The wait before the next attempt to reconnect.
@@ -218,8 +218,11 @@ fn collect_finished<D: Database>(
 }
 
 /// Returns how many connections a backlog justifies.
-pub(super) fn connections_for(backlog: usize, most: usize) -> usize {
-    (backlog / BACKLOG_PER_WRITER).clamp(1, most.max(1))
+pub(super) fn connections_for(backlog: u64, most: usize) -> usize {
+    let wanted = backlog / BACKLOG_PER_WRITER;
+    usize::try_from(wanted)
+        .unwrap_or(most)
+        .clamp(1, most.max(1))
 }
 
 /// Starts writers until their number fits the backlog.
@@ -228,7 +231,7 @@ fn grow<D: Database>(
     writers: &mut JoinSet<CloseReason<D>>,
     backlog: usize,
 ) {
-    let wanted = connections_for(backlog, shared.database.max_connections());
+    let wanted = connections_for(backlog as u64, shared.database.max_connections());
     while writers.len() < wanted {
         writers.spawn(writer::run(Arc::clone(shared), None));
     }

@@ -2,23 +2,26 @@
 
 use std::io::{Read as _, Write as _};
 
-use crate::faults::{random_token_source, run_command};
+use crate::faults::{random_token_source, run_command, with_held_tokens};
+use crate::outages::unlock;
 use crate::support::certificates::Certificates;
 use crate::support::command::{Command, Run};
 use crate::support::database::{Database, Login};
 use crate::support::pgbouncer::{Pooler, PoolerSetup};
 use crate::support::raw_server::RawServer;
 use crate::support::snapshot::shows;
-use crate::support::source::{Response, Source};
+use crate::support::source::{Response, Source, token};
 use crate::support::tls_server::{TLS_ONLY, tls_server};
 use crate::support::tls_terminator::{TlsStart, start_tls_terminator};
 use crate::support::turns::TurnProxy;
 use crate::support::verify::verify;
 
-/// Runs one token and returns the fields of the message about the first connection.
+/// Runs with several connections; returns the fields of the message about the first one.
 fn first_connection(login: &Login) -> serde_json::Value {
-    let source = Source::responding([Response::tokens(["aa"])]);
-    let Run { stderr, .. } = run_command(&source, login, 1).run().expect_code(0);
+    let (issued, source) = random_token_source(64);
+    let Run { stderr, .. } = run_command(&source, login, issued.len())
+        .run()
+        .expect_code(0);
     let mut lines = stderr.lines();
     let line = lines.find(|line| line.contains("the database can be used"));
     serde_json::from_str(line.expect("a message about the first connection")).unwrap()
@@ -114,6 +117,17 @@ fn other_connections_are_opened_while_the_first_logs_in() {
     password
     query, prepare
     ");
+}
+
+/// The end of the session also ends the prepared statement.
+#[test]
+fn connection_ends_without_another_round_trip() {
+    let database = Database::standard();
+    let proxy = TurnProxy::to(database.port);
+    let source = Source::responding([Response::tokens(["aa"])]);
+    let run = run_command(&source, &at_port(&database, proxy.port), 1).run();
+    run.expect_code(0);
+    assert_eq!(proxy.turns_after_insert(), ["end"]);
 }
 
 #[test]
@@ -287,4 +301,26 @@ fn tls_starts_directly_when_postgresql_has_version_17_or_newer() {
     let direct = version.parse::<u32>().unwrap() >= 170_000;
     let other = if direct { "TLS" } else { "request for TLS" };
     assert_eq!(starts(&proxy), ["request for TLS", other, other, other]);
+}
+
+/// Several replies are read at once, but none waits for a reply that does not come.
+#[test]
+fn outcome_is_reported_while_a_later_insert_waits_for_a_lock() {
+    let (database, mut admin) = with_held_tokens(Database::standard());
+    // Each reply arrives alone.
+    let slow = "ALTER TABLE secret_tokens ADD CONSTRAINT slow CHECK (pg_sleep(0.01)::text = '')";
+    let database = database.with_sql(slow);
+    let mut issued: Vec<String> = (0..40).map(|_| token()).collect();
+    issued[18] = "held".to_owned();
+    let source = Source::responding([Response::tokens(&issued)]);
+    let command = run_command(&source, &database, issued.len());
+    let running = command
+        .args(["--connections", "1", "--pipeline", "16"])
+        .spawn();
+    running.wait_for_stdout(|stdout| stdout.contains(&issued[17]));
+    unlock(&mut admin);
+    let run = running.wait().expect_code(0);
+    let verified = verify(&run, &issued, &[], &database);
+    // Otherwise only the end of its INSERT by the statement timeout has let the outcome through.
+    assert_eq!(verified.report.token("held")["attempts"], 1);
 }

@@ -89,6 +89,18 @@ impl TurnProxy {
         }
     }
 
+    /// Returns the turns of the first connection that follow its first INSERT.
+    pub fn turns_after_insert(&self) -> Vec<String> {
+        let state = self.shared.lock();
+        let turns = state
+            .connections
+            .first()
+            .into_iter()
+            .flat_map(|it| &it.turns);
+        let after = turns.skip_while(|turn| !turn.contains(&"execute")).skip(1);
+        after.map(|turn| turn.join(", ")).collect()
+    }
+
     /// Returns the turns of each connection, one per line, up to the first INSERT.
     pub fn turns(&self) -> Vec<String> {
         let state = self.shared.lock();
@@ -200,6 +212,7 @@ fn name(message: &[u8]) -> Option<&'static str> {
         [b'Q', ..] => "simple query",
         // Of a named statement.
         [b'B', _, _, _, _, 0, first, ..] if *first != 0 => "execute",
+        [b'C', ..] => "close",
         [b'X', ..] => "end",
         _ => return None,
     })

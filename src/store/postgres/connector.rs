@@ -12,6 +12,7 @@ use crate::error::{Error, chain};
 use crate::observe::otel::Tracer;
 use crate::store::StoreOptions;
 use crate::store::identifier::quote_identifier;
+use crate::store::pool::connections_for;
 use crate::store::postgres::catalog::Catalog;
 use crate::store::postgres::early::FirstLogin;
 use crate::store::postgres::known_servers::KnownServers;
@@ -93,6 +94,8 @@ pub(super) struct Connector {
     pub(super) lookup: String,
     /// The `application_name` of this run's connections.
     pub(super) application_name: String,
+    /// True if the run needs more than one connection.
+    pub(super) needs_several: bool,
     pub(super) statement_timeout: Duration,
     /// How long reconnecting may take during an outage.
     pub(super) patience: Duration,
@@ -130,6 +133,7 @@ impl Connector {
             address: address.clone(),
             table,
             column: options.column.clone(),
+            needs_several: connections_for(options.expected, options.connections) > 1,
             statement_timeout: options.statement_timeout,
             tracer: options.tracer.clone(),
         })
@@ -142,7 +146,7 @@ pub(super) struct SessionFacts {
     pub(super) is_shared: bool,
     /// The catalog, loaded by the first connection only.
     pub(super) catalog: Option<Catalog>,
-    /// How many connections the role can use, the first one included; `None` if that is unknown, and
+    /// How many connections the run can have, the first one included; `None` if that is unknown, and
     /// for every other connection.
     pub(super) free_connections: Option<u32>,
 }

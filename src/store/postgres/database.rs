@@ -40,10 +40,9 @@ pub(in crate::store) async fn open(
     let connector = Arc::new(Connector::new(address, options)?);
     let max_connections = options.connections.max(1);
     let log = Arc::new(InFlightLog::new(max_connections));
-    let expected = usize::try_from(options.expected).unwrap_or(usize::MAX);
     // With several hosts, the first one that responds may not be the one that is used.
     let early_count = match address.hosts.len() {
-        1 => connections_for(expected, max_connections) - 1,
+        1 => connections_for(options.expected, max_connections) - 1,
         _ => 0,
     };
     let early = EarlyConnections::open(&connector, &log, early_count);

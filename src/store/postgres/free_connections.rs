@@ -7,19 +7,22 @@ use crate::store::sqlstate::ConnectionLimit;
 /// Queries the free connections of the server, the role and the database, the last two if they have
 /// a limit.
 ///
-/// This connection counts as free. The server checks the limits of the login role.
+/// The run's own connections count as free. The server checks the limits of the login role.
 const SQL: &str = "SELECT \
-     current_setting('max_connections')::int8 + 1 - CASE WHEN rolsuper THEN 0 ELSE \
+     current_setting('max_connections')::int8 + own - CASE WHEN rolsuper THEN 0 ELSE \
      current_setting('superuser_reserved_connections')::int8 \
      + coalesce(current_setting('reserved_connections', true)::int8, 0) END - of_server, \
-     CASE WHEN rolconnlimit >= 0 AND NOT rolsuper THEN rolconnlimit + 1 - of_role END, \
-     CASE WHEN datconnlimit >= 0 AND NOT rolsuper THEN datconnlimit + 1 - of_database END \
+     CASE WHEN rolconnlimit >= 0 AND NOT rolsuper THEN rolconnlimit + own - of_role END, \
+     CASE WHEN datconnlimit >= 0 AND NOT rolsuper THEN datconnlimit + own - of_database END \
      FROM pg_roles r, pg_database d, LATERAL (SELECT count(datid) AS of_server, \
      count(*) FILTER (WHERE usesysid = r.oid) AS of_role, \
-     count(*) FILTER (WHERE datid = d.oid) AS of_database FROM pg_stat_get_activity(NULL)) AS used \
+     count(*) FILTER (WHERE datid = d.oid) AS of_database, \
+     count(*) FILTER (WHERE usesysid = r.oid AND datid = d.oid \
+     AND application_name = current_setting('application_name')) AS own \
+     FROM pg_stat_get_activity(NULL)) AS used \
      WHERE rolname = session_user AND datname = current_database()";
 
-/// Queries how many connections the role can use, this one included, and what limits them.
+/// Queries how many connections the run can have, this one included, and what limits them.
 ///
 /// Returns `None` if the server does not tell. The number is negative if others use reserved
 /// connections.

@@ -356,8 +356,9 @@ impl RawConnection {
 
     /// Closes the connection gracefully; dropping it closes the socket without a message.
     pub(super) async fn close(self) {
-        drop(self.statement);
+        // First, so that the statement is not closed by a request of its own: the session ends anyway.
         drop(self.client);
+        drop(self.statement);
         let mut driver = self.driver;
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, &mut driver.0).await;
     }

@@ -123,7 +123,7 @@ impl Connector {
             backend_start(connection, assumed_role),
             self.prepare_if(!is_known, connection),
             self.load_catalog(connection, is_first),
-            free_connections_if(is_first, connection),
+            free_connections_if(is_first && self.needs_several, connection),
         );
         if !is_known {
             connection.round_trip = connection.round_trip.min(sent_at.elapsed());
