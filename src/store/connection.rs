@@ -73,6 +73,12 @@ pub(super) trait Connection: Send + Sync + Sized + 'static {
         1
     }
 
+    /// Notes that `count` replies, at least 1, must arrive before the writer sends more. All of them are
+    /// outstanding.
+    fn await_replies(&self, count: usize) {
+        let _ = count;
+    }
+
     /// Sends an INSERT of `token` when first polled; resolves when its transaction has ended.
     fn insert(&self, token: Token) -> impl Future<Output = Reply> + Send;
 

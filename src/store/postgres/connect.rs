@@ -3,8 +3,11 @@
 //! One timeout covers TCP, TLS, authentication and the set-up of the session for each address.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Context;
+use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use tokio_postgres::Config;
@@ -296,6 +299,7 @@ impl Connector {
         let socket = Socket::connect(attempt.endpoint).await;
         let socket = socket.map_err(ConnectError::Io)?;
         let local_port = socket.local_port();
+        let reply_threshold = socket.reply_threshold().map(Arc::new);
         let asks_for_tls = start.mode != Tls::Disable && !is_direct;
         let stream = MonitoredStream::new(socket, &monitor, asks_for_tls);
         let tls = MonitoredTls::new(&self.tls, &host.name, &monitor, is_direct);
@@ -312,9 +316,18 @@ impl Connector {
         }
         let closed = CancellationToken::new();
         let guard = closed.clone().drop_guard();
+        let threshold = reply_threshold.clone();
         let driver = tokio::spawn(async move {
             let _closes = guard;
-            while let Some(Ok(_)) = poll_fn(|cx| connection.poll_message(cx)).await {}
+            let mut check = pin!(tokio::time::sleep(Duration::ZERO));
+            let mut next = |cx: &mut Context<'_>| {
+                let message = connection.poll_message(cx);
+                if let Some(threshold) = &threshold {
+                    threshold.poll_delay(cx, check.as_mut());
+                }
+                message
+            };
+            while let Some(Ok(_)) = poll_fn(&mut next).await {}
         });
         Ok(RawConnection {
             host: host.clone(),
@@ -330,6 +343,7 @@ impl Connector {
             unprepared: AtomicBool::new(false),
             awaits_reply: AtomicBool::new(false),
             closed,
+            reply_threshold,
             driver: DriverTask(driver),
         })
     }
@@ -365,6 +379,6 @@ pub(super) struct FirstConnection {
     pub(super) catalog: Catalog,
     /// True if a pooler shares the backend with other clients.
     pub(super) is_shared: bool,
-    /// How many connections the role can use, this one included; `None` if that is unknown.
+    /// How many connections the run can have, this one included; `None` if that is unknown.
     pub(super) free_connections: Option<u32>,
 }

@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Error, Row, Statement};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::postgres::Host;
-use crate::store::postgres::wire::{ConnectionMonitor, HostAddress};
+use crate::store::postgres::wire::{ConnectionMonitor, HostAddress, ReplyThreshold};
 
 /// The time limit for a graceful close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -128,6 +128,7 @@ pub(super) struct RawConnection {
     /// True from an unprepared INSERT until its reply has arrived completely.
     pub(super) awaits_reply: AtomicBool,
     pub(super) closed: CancellationToken,
+    pub(super) reply_threshold: Option<Arc<ReplyThreshold>>,
     pub(super) driver: DriverTask,
 }
 

@@ -169,6 +169,12 @@ impl Connection for PostgresConnection {
         if self.is_direct() { self.pipeline } else { 1 }
     }
 
+    fn await_replies(&self, count: usize) {
+        if let Some(threshold) = &self.raw.reply_threshold {
+            threshold.set(count);
+        }
+    }
+
     async fn insert(&self, token: Token) -> Reply {
         let sent_at = Instant::now();
         let is_horizon_due = self.is_direct() && self.state().horizon.begin_insert();

@@ -198,6 +198,7 @@ impl<D: Database> Writer<D> {
             }
             let due = self.waiting.iter().map(|waiting| waiting.due).min();
             let has_room = self.has_room(connection, replies.len());
+            connection.await_replies(self.replies_until_room(connection, replies.len()));
             tokio::select! {
                 biased;
                 () = &mut aborting => return false,
@@ -240,8 +241,21 @@ impl<D: Database> Writer<D> {
     /// One write for a quarter of the pipeline costs far fewer system calls than a write per reply,
     /// and the rest keeps the server busy.
     fn has_room(&self, connection: &D::Connection, in_flight: usize) -> bool {
+        !self.is_draining && Self::surplus(connection, in_flight) == 0
+    }
+
+    /// Returns how many replies must arrive before something is sent, at least 1.
+    fn replies_until_room(&self, connection: &D::Connection, in_flight: usize) -> usize {
+        if self.is_draining {
+            return 1;
+        }
+        Self::surplus(connection, in_flight).max(1)
+    }
+
+    /// Returns how many requests in flight are too many for the next write.
+    fn surplus(connection: &D::Connection, in_flight: usize) -> usize {
         let pipeline = connection.pipeline();
-        !self.is_draining && in_flight + (pipeline / 4).max(1) <= pipeline
+        (in_flight + (pipeline / 4).max(1)).saturating_sub(pipeline)
     }
 
     /// Sends tokens until the pipeline is full; returns false if the connection is lost.

@@ -12,6 +12,7 @@ mod socket;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod threshold;
 mod tls;
 
 use std::fmt;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use crate::store::postgres::wire::socket::{HostAddress, Socket};
 pub(super) use crate::store::postgres::wire::stream::MonitoredStream;
+pub(super) use crate::store::postgres::wire::threshold::ReplyThreshold;
 pub(super) use crate::store::postgres::wire::tls::MonitoredTls;
 use crate::store::postgres::{AuthMethod, RequireAuth};
 
