@@ -11,6 +11,7 @@ use crate::cli::options::*;
 use crate::cli::table::{Opt, on};
 use crate::cli::*;
 use crate::error::exit::Exit;
+use crate::pipeline::concurrency::Concurrency;
 use crate::report::mask::Mask;
 
 fn args(line: &str) -> Vec<OsString> {
@@ -192,7 +193,7 @@ fn invalid_option_is_one_clear_error() {
 #[test]
 fn every_option_sets_its_field() {
     let cli = parsed(
-        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --metrics-label job=a --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --retries 6 --max-requests 5 --no-top-up --dangerously-repeat-requests --no-clobber --shard 0/2 --progress never --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
+        "token_service 10 --config c.yaml --script s.rhai --report text --report ndjson=r.ndjson --mask sha256 --fail-on rejected>0 --metrics m.prom --metrics-label job=a --dry-run --journal j --wait 1s --connections 2 --pipeline 3 --page-size 4 --fetch-concurrency 2 --rate 10/s --retries 6 --max-requests 5 --no-top-up --dangerously-repeat-requests --no-clobber --shard 0/2 --progress never --deadline 10m --grace 0s --patience 1m --out-dir out --log-level debug --log-format json --error-format json",
     );
     assert!(cli.command.is_none());
     assert_eq!(values(&cli, &SIZE), [10]);
@@ -204,6 +205,8 @@ fn every_option_sets_its_field() {
     assert_eq!(values(&cli, &DRY_RUN), [true]);
     assert_eq!(values(&cli, &WAIT), [Duration::from_secs(1)]);
     assert_eq!(values(&cli, &CONNECTIONS), [2]);
+    assert_eq!(values(&cli, &FETCH_CONCURRENCY), [Concurrency::Fixed(2)]);
+    assert_eq!(values(&cli, &RATE), [Duration::from_millis(100)]);
     assert_eq!(values(&cli, &LOG_LEVEL), [LevelFilter::DEBUG]);
     // Every option of a run is on the command line above.
     let given = given(&cli);
@@ -340,6 +343,15 @@ fn help_names_options_variables_and_exit_codes() {
 
           --page-size <N>
               Maximum number of tokens per request [default: 10000] [env: TOKEN_SERVICE_PAGE_SIZE]
+
+          --fetch-concurrency <N>
+              Requests under way at a time, at most 8; auto starts with one, adds more while the source
+              does not slow down, and halves them when it refuses [default: auto] [env:
+              TOKEN_SERVICE_FETCH_CONCURRENCY]
+
+          --rate <N/s>
+              Maximum rate of requests, repeated ones included, such as 10/s, 100/m or 500/h [default:
+              no limit] [env: TOKEN_SERVICE_RATE]
 
           --retries <N>
               How often a request is repeated that was certainly not served; ten times as many per run

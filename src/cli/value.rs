@@ -17,6 +17,7 @@ use crate::error::suggest::nearest;
 use crate::observe::logging::LineFormat;
 use crate::observe::metrics::{MetricLabel, OWN_LABELS};
 use crate::observe::progress::ProgressMode;
+use crate::pipeline::concurrency::{Concurrency, MAX_CONCURRENCY};
 use crate::report::fail_on::Condition;
 use crate::report::mask::Mask;
 use crate::report::{FORMAT_NAMES, FORMATS, ReportSpec};
@@ -70,6 +71,36 @@ pub fn count(text: &str) -> ParseResult<usize> {
         Ok(number @ 1..=MAX) => Ok(number),
         _ => Err(format!("must be a whole number from 1 to {MAX}")),
     }
+}
+
+/// Parses how many requests may be under way at a time, `auto` or a number.
+pub fn concurrency(text: &str) -> ParseResult<Concurrency> {
+    match (text, text.parse()) {
+        ("auto", _) => Ok(Concurrency::Auto),
+        (_, Ok(count @ 1..=MAX_CONCURRENCY)) => Ok(Concurrency::Fixed(count)),
+        _ => Err(format!(
+            "must be auto, or a whole number from 1 to {MAX_CONCURRENCY}"
+        )),
+    }
+}
+
+/// Parses a rate of requests, such as `10/s`, and returns the time between two of them.
+pub fn rate(text: &str) -> ParseResult<Duration> {
+    let interval = text.split_once('/').and_then(|(count, unit)| {
+        let unit = match unit {
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_mins(1),
+            "h" => Duration::from_hours(1),
+            _ => return None,
+        };
+        let interval = unit / whole::<u32>(count, 1).ok().filter(|count| *count > 0)?;
+        (!interval.is_zero()).then_some(interval)
+    });
+    interval.ok_or_else(|| {
+        String::from(
+            "must be a number of requests per second, minute or hour, such as 10/s, 100/m or 500/h",
+        )
+    })
 }
 
 /// Parses a whole number of at least 0.

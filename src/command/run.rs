@@ -182,6 +182,7 @@ async fn pipeline(
     let source = open_source(settings.source, &settings.limits, &run_context.tracer).await?;
     let clock = Arc::clone(&run_context.clock);
     let mut fetcher = Fetcher::new(source, settings.limits, shutdown.clone(), clock, deadline);
+    fetcher.set_requests(&settings.requests);
     fetcher.wait_until(run_context.instant + settings.wait);
     let store = open_store(options, &shutdown, &run_context, settings.wait).await?;
     // Opened last, so that a run that cannot start leaves no empty reports.

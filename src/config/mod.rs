@@ -136,6 +136,7 @@ impl Layers<'_> {
             size: size.size,
             source,
             limits,
+            requests: self.requests(),
             store,
             reports: self.reports(),
             fail_on: self.fail_on(),

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::fetch::FetchLimits;
 use crate::fetch::http::HttpEndpoint;
 use crate::fetch::input::Input;
+use crate::fetch::{FetchLimits, RequestSettings};
 use crate::observe::logging::LogSettings;
 use crate::observe::metrics::MetricLabel;
 use crate::observe::otel;
@@ -78,6 +78,8 @@ pub struct RunSettings {
     pub source: SourceSettings,
     /// The limits of fetching.
     pub limits: FetchLimits,
+    /// How requests are sent.
+    pub requests: RequestSettings,
     /// The database and its options.
     pub store: store::StoreOptions,
     /// The reports: at least one, and at most one on standard output.

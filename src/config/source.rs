@@ -7,7 +7,9 @@ use secrecy::ExposeSecret as _;
 use url::Url;
 
 use crate::cli::env::Env;
-use crate::cli::options::{MAX_REQUESTS, NO_TOP_UP, PAGE_SIZE, PATIENCE, REPEAT_REQUESTS, RETRIES};
+use crate::cli::options::{
+    FETCH_CONCURRENCY, MAX_REQUESTS, NO_TOP_UP, PAGE_SIZE, PATIENCE, RATE, REPEAT_REQUESTS, RETRIES,
+};
 use crate::cli::table::Row;
 use crate::cli::value;
 use crate::config::AUTHORIZATION;
@@ -18,8 +20,8 @@ use crate::config::keys::{
 use crate::config::layers::Layers;
 use crate::config::suggestions::hint_of_missing;
 use crate::error::{Error, usage};
-use crate::fetch::FetchLimits;
 use crate::fetch::http::{HttpEndpoint, SourceTls};
+use crate::fetch::{FetchLimits, RequestSettings};
 use crate::runtime::secret::Secret;
 use crate::runtime::tls::{Authorities, IdentityError, read_certificates, read_identity};
 
@@ -36,6 +38,14 @@ impl Layers<'_> {
             max_requests: self.get(&MAX_REQUESTS),
             top_up: !self.value(&NO_TOP_UP),
             repeat_served: self.value(&REPEAT_REQUESTS),
+        }
+    }
+
+    /// Returns how the requests of a run are sent.
+    pub(super) fn requests(&self) -> RequestSettings {
+        RequestSettings {
+            concurrency: self.value(&FETCH_CONCURRENCY),
+            interval: self.get(&RATE).unwrap_or_default(),
         }
     }
 

@@ -97,32 +97,6 @@ pub fn is_overload(error: &Error) -> bool {
     })
 }
 
-/// The pause before each new request to a source that refused some without `Retry-After`. It doubles
-/// with each refusal and shrinks with each answer, until the source accepts the rate.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Pace {
-    /// The pause.
-    pub pause: Duration,
-}
-
-impl Pace {
-    const MIN: Duration = Duration::from_millis(50);
-    const MAX: Duration = Duration::from_secs(5);
-
-    /// Adapts the pause to the outcome of a request.
-    pub fn adapt(&mut self, error: Option<&Error>) {
-        self.pause = match error.map(|error| &error.kind) {
-            None if self.pause < Self::MIN / 2 => Duration::ZERO,
-            None => self.pause * 7 / 8,
-            Some(Some(ErrorKind::HttpStatus {
-                status: 429 | 503,
-                retry_after: None,
-            })) => (self.pause * 2).clamp(Self::MIN, Self::MAX),
-            Some(_) => self.pause,
-        };
-    }
-}
-
 /// Returns true if the source may have issued tokens that did not arrive.
 pub fn may_have_been_served(error: &Error) -> bool {
     match error.kind {
@@ -235,30 +209,5 @@ mod tests {
         limits.retries = None;
         limits.patience_left = Some(Duration::from_secs(4));
         assert_eq!(decide(&limits), RetryDecision::GiveUp);
-    }
-
-    #[test]
-    fn pace_slows_down_when_requests_are_refused_and_recovers() {
-        let mut pace = Pace::default();
-        pace.adapt(None);
-        assert_eq!(pace.pause, Duration::ZERO);
-        let refused = status(429, None);
-        pace.adapt(Some(&refused));
-        pace.adapt(Some(&refused));
-        assert_eq!(pace.pause, Pace::MIN * 2);
-        pace.adapt(Some(&status(503, Some(1))));
-        assert_eq!(
-            pace.pause,
-            Pace::MIN * 2,
-            "the source said how long to wait"
-        );
-        for _ in 0..20 {
-            pace.adapt(Some(&refused));
-        }
-        assert_eq!(pace.pause, Pace::MAX);
-        for _ in 0..100 {
-            pace.adapt(None);
-        }
-        assert_eq!(pace.pause, Duration::ZERO);
     }
 }

@@ -31,6 +31,9 @@ pub enum JournalLine {
     Received {
         /// Its tokens.
         received: Vec<String>,
+        /// The number of its request in the run, from 1; older journals lack it.
+        #[allow(dead_code, reason = "a replay does not need it yet")]
+        request: Option<u64>,
     },
     /// The summary at the end.
     Summary {

@@ -199,13 +199,14 @@ impl Journal {
         File::open(folder)?.sync_all()
     }
 
-    /// Writes a page and waits until it is synced. Invalid tokens are omitted: they are never sent.
-    pub async fn received(&self, page: Page) -> Result<(), Error> {
+    /// Writes the page of a request and waits until it is synced. Invalid tokens are omitted: they are
+    /// never sent.
+    pub async fn received(&self, page: Page, request: u64) -> Result<(), Error> {
         if page.is_empty() {
             return Ok(());
         }
         let journal = self.clone();
-        let written = tokio::task::spawn_blocking(move || journal.write_page(&page)).await;
+        let written = tokio::task::spawn_blocking(move || journal.write_page(&page, request)).await;
         match written {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(self.write_error(&error.to_string())),
@@ -213,17 +214,18 @@ impl Journal {
         }
     }
 
-    fn write_page(&self, page: &Page) -> io::Result<()> {
+    fn write_page(&self, page: &Page, request: u64) -> io::Result<()> {
         #[derive(Serialize)]
         struct JournalLine<'a> {
             received: Vec<&'a str>,
+            request: u64,
         }
         let tokens: Vec<Token> = page
             .iter()
             .filter(|token| token.defect().is_none())
             .collect();
         let received = tokens.iter().map(Token::as_str).collect();
-        let line = line(&JournalLine { received })?;
+        let line = line(&JournalLine { received, request })?;
         let mut lines = self.file();
         lines.write(&line)?;
         lines.sync()
@@ -382,7 +384,7 @@ mod tests {
         let path = folder.path().join("journal");
         let journal = Journal::begin(&path, &header()).unwrap();
         let page = Page::from_texts([("aa", None), ("b\"b", None)]);
-        journal.received(page).await.unwrap();
+        journal.received(page, 1).await.unwrap();
         assert!(Journal::begin(&path, &header()).is_err(), "it is in use");
         journal
             .append(b"{\"token\":\"aa\",\"status\":\"stored\"}\n{\"tok")
@@ -393,7 +395,7 @@ mod tests {
         let lines: Vec<JournalLine> = reader.by_ref().map(Result::unwrap).collect();
         assert!(matches!(&lines[0], JournalLine::Journal { journal } if *journal == header()));
         assert!(
-            matches!(&lines[1], JournalLine::Received { received } if *received == ["aa", "b\"b"])
+            matches!(&lines[1], JournalLine::Received { received, request: Some(1) } if *received == ["aa", "b\"b"])
         );
         assert!(matches!(&lines[2], JournalLine::Outcome(record) if record.status == "stored"));
         assert_eq!(lines.len(), 3);

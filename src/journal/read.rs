@@ -183,7 +183,7 @@ impl JournalReader {
                 self.is_journal = true;
                 self.has_checksums |= journal.has_checksums();
             }
-            JournalLine::Received { received } => {
+            JournalLine::Received { received, .. } => {
                 self.pages.lines.push(self.number);
                 self.pages.tokens += received.len();
             }

@@ -23,6 +23,7 @@ mod browser;
 mod check_and_api;
 mod check_connect;
 mod check_findings;
+mod concurrent_requests;
 mod configuration;
 mod connections;
 mod csv_and_yaml;

@@ -183,7 +183,7 @@ impl ReplayState {
                 self.origin.get_or_insert(origin);
                 self.requested = Some(summary.numbers.requested);
             }
-            JournalLine::Received { received } => {
+            JournalLine::Received { received, .. } => {
                 for token in received {
                     self.counts.entry(token).or_default().received += 1;
                 }
@@ -326,7 +326,7 @@ mod tests {
         let mut stages = vec![std::fs::read(path).unwrap()];
         for tokens in [&["aa", "J*:"][..], &["cc"]] {
             let page = Page::from_texts(tokens.iter().map(|token| (*token, None)));
-            journal.received(page).await.unwrap();
+            journal.received(page, 1).await.unwrap();
             stages.push(std::fs::read(path).unwrap());
         }
         let outcomes = [

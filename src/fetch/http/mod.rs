@@ -12,6 +12,7 @@ use opentelemetry::KeyValue;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
 use secrecy::ExposeSecret;
+use tokio::sync::Mutex;
 
 use crate::error::escape::replace_secret;
 use crate::error::{Error, ErrorKind, chain};
@@ -26,6 +27,9 @@ use crate::runtime::http_client::{self, retry_after};
 use crate::runtime::proxy::{Proxy, ProxyVariables};
 use crate::runtime::secret::{Secret, SecretFileError};
 use crate::runtime::url::display_url;
+
+/// A body with more bytes is read by one request at a time.
+const LARGE_BODY: u64 = 2 << 20;
 
 /// The address of an HTTP source and the headers of its requests; validated.
 #[derive(Clone)]
@@ -88,6 +92,8 @@ pub struct HttpSource {
     proxy: Option<Proxy>,
     identity: ClientIdentity,
     tracer: Tracer,
+    /// Held by the request that reads a large body, so that memory holds one.
+    large_body: Mutex<()>,
 }
 
 impl HttpSource {
@@ -121,6 +127,7 @@ impl HttpSource {
             proxy: endpoint.proxy(),
             identity,
             tracer: Tracer::default(),
+            large_body: Mutex::default(),
         })
     }
 
@@ -144,7 +151,7 @@ impl HttpSource {
             .client_span("POST", || self.span_attributes(count));
         let request = self.client.post(self.url_with_size(count)).body("{}");
         let mut request = request.headers(file_headers.clone());
-        self.identity.reset();
+        let _under_way = self.identity.begin();
         for (name, value) in span.headers() {
             request = request.header(name, value);
         }
@@ -229,6 +236,7 @@ impl HttpSource {
             .detecting_json()
             .decoding_latin_1(charset(response.headers()).is_some_and(|name| is_latin_1(&name)));
         let mut read = 0_u64;
+        let mut turn = None;
         let failure = loop {
             match response.chunk().await {
                 Ok(Some(chunk)) => {
@@ -238,6 +246,9 @@ impl HttpSource {
                         break Some(self.protocol(&format!("its body is larger than {limit}")).hint(
                             "`source.max_body` sets the limit; a smaller `--page-size` makes answers smaller",
                         ));
+                    }
+                    if read > LARGE_BODY && turn.is_none() {
+                        turn = Some(self.large_body.lock().await);
                     }
                     parser.feed(&chunk);
                 }

@@ -1,0 +1,396 @@
+//! Property tests of fetching with several requests under way: drawn sources deliver too little, are slow,
+//! refuse, break off or run dry, on a virtual clock. The sums of a run always hold.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use hyper::StatusCode;
+use proptest::collection::vec;
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use tokio::runtime::Builder;
+
+use crate::command::test::virtual_clock::VirtualClock;
+use crate::error::{Error, ErrorKind};
+use crate::fetch::lines::LineParser;
+use crate::fetch::{
+    AnswerFuture, FetchLimits, FetchPlan, Fetcher, RequestSettings, SourceAnswer, TokenSource,
+    error,
+};
+use crate::pipeline::concurrency::{Concurrency, MAX_CONCURRENCY};
+use crate::runtime::clock::Clock;
+use crate::runtime::shutdown::Shutdown;
+
+const ADDRESS: &str = "http://source.test/tokens";
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How the source answers a request.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    /// With this share of the requested tokens, in percent.
+    Tokens(u64),
+    /// With a refusal.
+    Refused(u16, Option<u64>),
+    /// With 500: it issued the tokens and did not send them.
+    Failed,
+    /// With this share of the requested tokens; then the connection is lost.
+    Cut(u64),
+    /// The same, but the time limit expires.
+    TimedOut(u64),
+    /// Not at all.
+    Unreachable,
+}
+
+/// A run to try.
+#[derive(Clone, Debug)]
+struct Plan {
+    size: u64,
+    page_size: u64,
+    concurrency: Concurrency,
+    in_order: bool,
+    top_up: bool,
+    max_requests: Option<u64>,
+    retries: Option<u32>,
+    repeat_served: bool,
+    /// The answers with their latencies in milliseconds; the last one is repeated.
+    answers: Vec<(Answer, u64)>,
+    /// How long the consumer works on each page, in milliseconds.
+    work: u64,
+    /// The number of pages after which the consumer stops.
+    stop_after: Option<usize>,
+}
+
+fn answers() -> impl Strategy<Value = (Answer, u64)> {
+    let answer = prop_oneof![
+        8 => Just(Answer::Tokens(100)),
+        4 => (0..100_u64).prop_map(Answer::Tokens),
+        1 => Just(Answer::Tokens(0)),
+        2 => (prop_oneof![Just(429_u16), Just(503)], proptest::option::of(0..4_u64))
+            .prop_map(|(status, wait)| Answer::Refused(status, wait)),
+        1 => Just(Answer::Failed),
+        1 => (0..100_u64).prop_map(Answer::Cut),
+        1 => (0..100_u64).prop_map(Answer::TimedOut),
+        1 => Just(Answer::Unreachable),
+    ];
+    (answer, prop_oneof![0..20_u64, 100..400_u64])
+}
+
+fn plans() -> impl Strategy<Value = Plan> {
+    let concurrency = prop_oneof![
+        Just(Concurrency::Auto),
+        (1..=MAX_CONCURRENCY).prop_map(Concurrency::Fixed)
+    ];
+    let first = (1..400_u64, 1..60_u64, concurrency, any::<bool>());
+    let second = (
+        proptest::bool::weighted(0.8),
+        proptest::option::of(1..30_u64),
+        proptest::option::of(0..4_u32),
+        any::<bool>(),
+    );
+    let third = (
+        vec(answers(), 1..12),
+        prop_oneof![Just(0), 0..500_u64],
+        proptest::option::weighted(0.2, 1..5_usize),
+    );
+    (first, second, third).prop_map(|(first, second, third)| Plan {
+        size: first.0,
+        page_size: first.1,
+        concurrency: first.2,
+        in_order: first.3,
+        top_up: second.0,
+        max_requests: second.1,
+        retries: second.2,
+        repeat_served: second.3,
+        answers: third.0,
+        work: third.1,
+        stop_after: third.2,
+    })
+}
+
+/// What the source and the consumer have seen.
+#[derive(Default)]
+struct Seen {
+    requests: u64,
+    /// The tokens of the requests under way.
+    asked: u64,
+    under_way: usize,
+    /// The tokens that were sent in answers, in order.
+    sent: Vec<String>,
+    /// The tokens that may have been issued and were not sent.
+    unseen: u64,
+    /// The number of answers with tokens, and of those that the consumer has taken.
+    answered: usize,
+    taken: usize,
+    /// The number of the last answers that held no token.
+    empty: u32,
+    /// What must never happen.
+    problems: Vec<String>,
+}
+
+#[derive(Clone)]
+struct DrawnSource {
+    plan: Plan,
+    clock: VirtualClock,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl DrawnSource {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap()
+    }
+
+    /// Records the arrival of a request; returns its answer.
+    fn begin(&self, count: u64) -> (Answer, u64) {
+        let plan = &self.plan;
+        let mut seen = self.seen();
+        let index = usize::try_from(seen.requests).unwrap();
+        seen.requests += 1;
+        seen.under_way += 1;
+        seen.asked += count;
+        let limit = match plan.concurrency {
+            Concurrency::Auto => MAX_CONCURRENCY,
+            Concurrency::Fixed(count) => count,
+        };
+        let unread = seen.answered - seen.taken;
+        let ahead = (seen.under_way + unread) as u64;
+        let mut checks = vec![
+            // The tokens of a repeated request form one page.
+            (
+                "pages ahead",
+                if plan.repeat_served { 0 } else { ahead },
+                limit.max(2) as u64,
+            ),
+            ("the size of a page", count, plan.page_size),
+            ("requests under way", seen.under_way as u64, limit as u64),
+            (
+                "requests",
+                seen.requests,
+                plan.max_requests.unwrap_or(u64::MAX),
+            ),
+        ];
+        if plan.top_up {
+            let covered = seen.asked + seen.sent.len() as u64;
+            checks.push(("tokens received and under way", covered, plan.size));
+        }
+        for (what, is, most) in checks {
+            if is > most {
+                seen.problems.push(format!("{what}: {is} of {most}"));
+            }
+        }
+        plan.answers[index.min(plan.answers.len() - 1)]
+    }
+
+    /// Records what an answer holds.
+    fn end(&self, count: u64, sent: u64, is_served: bool) -> Vec<String> {
+        let mut seen = self.seen();
+        seen.under_way -= 1;
+        seen.asked -= count;
+        seen.answered += usize::from(sent > 0);
+        seen.empty = if sent == 0 { seen.empty + 1 } else { 0 };
+        if is_served {
+            seen.unseen += count - sent;
+        }
+        let first = seen.sent.len();
+        let tokens: Vec<String> = (first..)
+            .map(|n| format!("t{n}"))
+            .take(usize::try_from(sent).unwrap())
+            .collect();
+        seen.sent.extend(tokens.iter().cloned());
+        tokens
+    }
+
+    async fn answer(&self, count: u64) -> SourceAnswer {
+        let (answer, latency) = self.begin(count);
+        let latency = match answer {
+            Answer::TimedOut(_) => TIMEOUT,
+            _ => Duration::from_millis(latency),
+        };
+        self.clock.sleep_until(self.clock.now() + latency).await;
+        let share = |percent: u64| count * percent / 100;
+        let (sent, is_served, error) = match answer {
+            Answer::Tokens(percent) => (share(percent), false, None),
+            Answer::Refused(status, wait) => {
+                let status = StatusCode::from_u16(status).unwrap();
+                let wait = wait.map(Duration::from_secs);
+                (0, false, Some(error::status(ADDRESS, status, wait)))
+            }
+            Answer::Failed => {
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                (0, true, Some(error::status(ADDRESS, status, None)))
+            }
+            Answer::Cut(percent) => (share(percent), true, Some(error::truncated(ADDRESS))),
+            Answer::TimedOut(percent) => (
+                share(percent),
+                true,
+                Some(error::timed_out(ADDRESS, TIMEOUT)),
+            ),
+            Answer::Unreachable => (0, false, Some(error::unreachable(ADDRESS))),
+        };
+        let mut parser = LineParser::new(count, 64);
+        for token in self.end(count, sent, is_served) {
+            parser.feed(format!("{token}\n").as_bytes());
+        }
+        SourceAnswer::from_lines(parser, error, ADDRESS)
+    }
+}
+
+impl TokenSource for DrawnSource {
+    fn request(&self, count: u64) -> AnswerFuture<'_> {
+        Box::pin(self.answer(count))
+    }
+}
+
+/// The result of a run.
+struct Fetched {
+    tokens: Vec<String>,
+    error: Option<Error>,
+    fetcher: Arc<Fetcher>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// Fetches as planned.
+fn fetch(plan: &Plan) -> Fetched {
+    let clock = VirtualClock::new(Duration::from_mins(1));
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let source = DrawnSource {
+        plan: plan.clone(),
+        clock: clock.clone(),
+        seen: Arc::clone(&seen),
+    };
+    let limits = FetchLimits {
+        timeout: TIMEOUT,
+        connect_timeout: TIMEOUT,
+        page_size: plan.page_size,
+        retries: plan.retries,
+        patience: Duration::from_secs(30),
+        max_body: u64::MAX,
+        max_token: 64,
+        max_requests: plan.max_requests,
+        top_up: plan.top_up,
+        repeat_served: plan.repeat_served,
+    };
+    let fetch_plan = FetchPlan {
+        page_size: plan.page_size,
+        retries: plan.retries,
+        top_up: plan.top_up,
+    };
+    let shutdown = Shutdown::new();
+    clock.stop_with(shutdown.clone());
+    let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+    let mut fetcher = Fetcher::new(Box::new(source), limits, shutdown, shared, None);
+    fetcher.set_requests(&RequestSettings {
+        concurrency: plan.concurrency,
+        ..RequestSettings::default()
+    });
+    if plan.in_order {
+        fetcher.deliver_in_order();
+    }
+    let fetcher = Arc::new(fetcher);
+    let idle = clock.clone();
+    let runtime = Builder::new_current_thread()
+        .on_thread_park(move || idle.idle())
+        .build()
+        .unwrap();
+    let run = async {
+        let mut pages = fetcher.stream(plan.size, fetch_plan);
+        let (mut tokens, mut error, mut taken) = (Vec::new(), None, 0);
+        while let Some(page) = pages.next().await {
+            match page {
+                Ok(page) => {
+                    tokens.extend(page.iter().map(|token| token.as_str().to_owned()));
+                    taken += 1;
+                    seen.lock().unwrap().taken += 1;
+                    clock.sleep(Duration::from_millis(plan.work)).await;
+                }
+                Err(end) => error = Some(end),
+            }
+            if plan.stop_after == Some(taken) {
+                pages.stop();
+            }
+        }
+        (tokens, error)
+    };
+    let ended = runtime.block_on(clock.drive(run));
+    assert_eq!(clock.overrun(), None, "the fetch did not end");
+    let (tokens, error) = ended.unwrap();
+    Fetched {
+        tokens,
+        error,
+        fetcher,
+        seen,
+    }
+}
+
+fn check(plan: &Plan) -> Result<(), String> {
+    let fetched = fetch(plan);
+    let (seen, numbers) = (fetched.seen.lock().unwrap(), fetched.fetcher.numbers());
+    let expect = |is: bool, what: &str| {
+        if is {
+            return Ok(());
+        }
+        let error = fetched.error.as_ref().map(|error| error.render(false));
+        Err(format!("{what}: {numbers:?}, {error:?}"))
+    };
+    expect(seen.problems.is_empty(), &format!("{:?}", seen.problems))?;
+    let mut delivered = fetched.tokens.clone();
+    delivered.sort_unstable();
+    let mut sent = seen.sent.clone();
+    sent.sort_unstable();
+    expect(delivered == sent, "each received token is delivered once")?;
+    let received = delivered.len() as u64;
+    expect(numbers.received == received, "received")?;
+    expect(received <= plan.size, "no more than SIZE")?;
+    expect(numbers.surplus == 0, "surplus")?;
+    expect(numbers.requests == seen.requests, "requests")?;
+    expect(numbers.issued_unseen == seen.unseen, "issued unseen")?;
+    expect(
+        fetched
+            .fetcher
+            .lock_throttle()
+            .admit(std::time::Instant::now())
+            != crate::fetch::throttle::Admission::Full,
+        "every slot is given back",
+    )?;
+    let is_short = received < plan.size;
+    let kind = fetched.error.as_ref().and_then(|error| error.kind.clone());
+    match kind {
+        None => {
+            let may_be_short = plan.stop_after.is_some() || !plan.top_up;
+            expect(!is_short || may_be_short, "no error although short")?;
+        }
+        Some(ErrorKind::ShortSupply {
+            requested,
+            received: known,
+        }) => {
+            expect(requested == plan.size && known == received, "totals")?;
+            let is_dry = seen.empty >= 3 || plan.concurrency != Concurrency::Fixed(1);
+            let is_limited = plan.max_requests == Some(seen.requests);
+            expect(is_dry || is_limited, "short supply without a reason")?;
+        }
+        Some(_) => expect(is_short || plan.repeat_served, "error although complete")?,
+    }
+    let falls_short = is_short && plan.stop_after.is_none() || kind_is_set(&fetched);
+    expect(
+        !falls_short || fetched.fetcher.fell_short(),
+        "a short fetch is recorded",
+    )
+}
+
+fn kind_is_set(fetched: &Fetched) -> bool {
+    fetched.error.is_some()
+}
+
+#[test]
+fn sums_hold_for_every_source() {
+    let config = Config {
+        cases: 2000,
+        failure_persistence: None,
+        max_shrink_iters: 20_000,
+        ..Config::default()
+    };
+    let tested =
+        TestRunner::new(config).run(&plans(), |plan| check(&plan).map_err(TestCaseError::fail));
+    if let Err(error) = tested {
+        panic!("{error}");
+    }
+}
