@@ -396,6 +396,32 @@ pub fn header_name(text: &str) -> ParseResult<String> {
     Ok(text.to_ascii_lowercase())
 }
 
+/// Parses the name of the header of idempotency keys and returns it in lower case.
+pub fn idempotency_header(text: &str) -> ParseResult<String> {
+    /// The headers that the client sets itself.
+    const OWN: [&str; 12] = [
+        "accept",
+        "accept-encoding",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "proxy-authorization",
+        "traceparent",
+        "tracestate",
+        "transfer-encoding",
+    ];
+    let name = header_name(text)?;
+    if OWN.contains(&name.as_str()) {
+        return Err(String::from(
+            "must not be a header that the program sets, such as content-type or authorization",
+        ));
+    }
+    Ok(name)
+}
+
 /// Parses the value of a header, which may be a secret.
 pub fn header_value(text: &str) -> ParseResult<String> {
     if is_header_value(text) {

@@ -42,9 +42,11 @@ use crate::cli::options::{
 };
 use crate::config::file::ConfigFile;
 use crate::config::keys::{
-    COLUMN, DATABASE_URL, ENV_PREFIX, MAX_MEMORY, MAX_OPERATIONS, STATEMENT_TIMEOUT, TABLE,
+    COLUMN, DATABASE_URL, ENV_PREFIX, IDEMPOTENCY_HEADER, MAX_MEMORY, MAX_OPERATIONS,
+    STATEMENT_TIMEOUT, TABLE,
 };
 use crate::config::layers::Layers;
+use crate::config::shard::Shard;
 use crate::config::size::RunSize;
 use crate::config::source::no_source;
 use crate::error::{Error, usage};
@@ -98,7 +100,12 @@ impl Layers<'_> {
             Purpose::Run | Purpose::Demo => self.collect(self.run_size(limits.max_token)),
         };
         let source = match (purpose, size.input) {
-            (Purpose::Replay, _) => SourceSettings::Nothing,
+            (Purpose::Replay, _) => {
+                // A replay only repeats requests, and only with their idempotency keys.
+                let has_keys = self.get(&IDEMPOTENCY_HEADER).is_some();
+                let endpoint = has_keys.then(|| self.endpoint()).flatten();
+                endpoint.map_or(SourceSettings::Nothing, SourceSettings::Http)
+            }
             (_, Some(input)) => SourceSettings::Input(input),
             (Purpose::Demo, None) => SourceSettings::BuiltIn,
             (Purpose::Run, None) => {
@@ -134,6 +141,10 @@ impl Layers<'_> {
         let used_files = self.check_path_conflicts(replayed, Some(&store.target));
         let settings = RunSettings {
             size: size.size,
+            shard: match purpose {
+                Purpose::Replay => Shard::default(),
+                Purpose::Run | Purpose::Demo => self.collect(self.shard()),
+            },
             source,
             limits,
             requests: self.requests(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::shard::Shard;
 use crate::error::Error;
 use crate::fetch::http::HttpEndpoint;
 use crate::fetch::input::Input;
@@ -74,6 +75,8 @@ pub struct RunSettings {
     /// This shard's part of SIZE: 0 if the part or the input is empty, and
     /// [`crate::cli::value::MAX_SIZE`] for all tokens of a pipe.
     pub size: u64,
+    /// The shard; the only one in a replay.
+    pub shard: Shard,
     /// The source of the tokens.
     pub source: SourceSettings,
     /// The limits of fetching.

@@ -23,6 +23,11 @@ impl Shard {
         (index < count).then_some(Self { index, count })
     }
 
+    /// Returns its index, from 0.
+    pub fn index(self) -> u64 {
+        self.index
+    }
+
     /// Returns true if there are no other shards.
     pub fn is_only(self) -> bool {
         self.count == 1

@@ -14,8 +14,8 @@ use crate::cli::table::Row;
 use crate::cli::value;
 use crate::config::AUTHORIZATION;
 use crate::config::keys::{
-    KEEP_ALIVE, MAX_BODY, MAX_TOKEN, SOURCE_CONNECT_TIMEOUT, SOURCE_URL, TIMEOUT, TLS_CA, TLS_CERT,
-    TLS_KEY,
+    IDEMPOTENCY_HEADER, KEEP_ALIVE, MAX_BODY, MAX_TOKEN, SOURCE_CONNECT_TIMEOUT, SOURCE_URL,
+    TIMEOUT, TLS_CA, TLS_CERT, TLS_KEY,
 };
 use crate::config::layers::Layers;
 use crate::config::suggestions::hint_of_missing;
@@ -46,7 +46,18 @@ impl Layers<'_> {
         RequestSettings {
             concurrency: self.value(&FETCH_CONCURRENCY),
             interval: self.get(&RATE).unwrap_or_default(),
+            idempotency_header: self.idempotency_header(),
         }
+    }
+
+    fn idempotency_header(&self) -> Option<String> {
+        let header = self.get(&IDEMPOTENCY_HEADER)?;
+        if self.file.headers.iter().any(|(name, _)| *name == header) {
+            let error = usage(format!("`source.headers` sets the header `{header}` too"));
+            let error = error.hint("each request has a key of its own: remove it from the headers");
+            self.fail(self.file.at_key(error, &IDEMPOTENCY_HEADER.row));
+        }
+        Some(header)
     }
 
     /// Returns the endpoint of the source, if one is configured.

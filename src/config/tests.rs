@@ -215,6 +215,7 @@ source:
   page_size: 100
   concurrency: 3
   rate: 6/m
+  idempotency_header: Idempotency-Key
   retries: 0
   max_body: 16MiB
   max_token: 64
@@ -260,6 +261,10 @@ script:
     );
     assert_eq!(settings.requests.concurrency, Concurrency::Fixed(3));
     assert_eq!(settings.requests.interval, Duration::from_secs(10));
+    assert_eq!(
+        settings.requests.idempotency_header.as_deref(),
+        Some("idempotency-key")
+    );
     assert_eq!(
         (settings.limits.max_body, settings.limits.max_token),
         (16 << 20, 64)
@@ -956,6 +961,39 @@ fn unknown_keys_are_marked() {
       │
     2 │   page_size: *
       ╰╴  ━━━━━━━━━ this is `source.page_size`
+    ");
+}
+
+#[test]
+fn idempotency_header_is_checked() {
+    let all = [
+        file_error("source:\n  idempotency_header: Idempotency Key\n"),
+        file_error("source:\n  idempotency_header: Content-Type\n"),
+        message(load_text(
+            Purpose::Run,
+            "token_service.yaml",
+            "source:\n  headers: {X-Request: a}\n  idempotency_header: X-Request\n",
+        )),
+    ];
+    insta::assert_snapshot!(all.join("\n\n"), @r"
+    error: `source.idempotency_header` must be a header name: letters, digits and `-`
+      ╭▸ token_service.yaml:2:23
+      │
+    2 │   idempotency_header: Idempotency Key
+      ╰╴                      ━━━━━━━━━━━━━━━
+
+    error: `source.idempotency_header` must not be a header that the program sets, such as content-type or authorization
+      ╭▸ token_service.yaml:2:23
+      │
+    2 │   idempotency_header: Content-Type
+      ╰╴                      ━━━━━━━━━━━━
+
+    error: `source.headers` sets the header `x-request` too
+      ╭▸ token_service.yaml:3:3
+      │
+    3 │   idempotency_header: X-Request
+      ╰╴  ━━━━━━━━━━━━━━━━━━
+    hint: each request has a key of its own: remove it from the headers
     ");
 }
 

@@ -4,6 +4,7 @@
 //! repetitions.
 
 mod admission;
+mod attempts;
 pub mod demo;
 mod document;
 pub mod error;
@@ -28,7 +29,9 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::error::Error;
 use crate::fetch::request::RequestScope;
-pub use crate::fetch::source::{AnswerFuture, SourceAnswer, SourceKind, TokenSource};
+pub use crate::fetch::source::{
+    AnswerFuture, SourceAnswer, SourceKind, SourceRequest, TokenSource,
+};
 use crate::fetch::throttle::Throttle;
 use crate::journal::Journal;
 use crate::pipeline::channel::PageStream;
@@ -73,6 +76,8 @@ pub struct RequestSettings {
     pub concurrency: Concurrency,
     /// The least time between two requests.
     pub interval: Duration,
+    /// The header of a request's idempotency key, in lower case, if the source honours one.
+    pub idempotency_header: Option<String>,
 }
 
 /// The paging of one fetch, which a script can set.
@@ -106,6 +111,10 @@ pub struct Fetcher {
     changed: Notify,
     /// The number of the last request.
     last_request: AtomicU64,
+    /// True once the source gave other tokens for the same idempotency key.
+    ignores_keys: AtomicBool,
+    /// The beginning of each idempotency key, which identifies the run.
+    key_prefix: String,
     /// True to deliver pages in order of their requests, not of arrival.
     delivers_in_order: bool,
     fell_short: AtomicBool,
@@ -135,6 +144,8 @@ impl Fetcher {
             throttle: Mutex::new(throttle),
             changed: Notify::new(),
             last_request: AtomicU64::new(0),
+            ignores_keys: AtomicBool::new(false),
+            key_prefix: String::new(),
             delivers_in_order: false,
             fell_short: AtomicBool::new(false),
         }
@@ -148,6 +159,11 @@ impl Fetcher {
     /// Sets how requests are sent.
     pub fn set_requests(&mut self, settings: &RequestSettings) {
         self.throttle = Mutex::new(throttle(settings, &self.limits));
+    }
+
+    /// Sets what idempotency keys begin with; it must identify the run and its shard.
+    pub fn set_key_prefix(&mut self, prefix: String) {
+        self.key_prefix = prefix;
     }
 
     /// Delivers pages in order of their requests instead of arrival.

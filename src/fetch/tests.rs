@@ -1,6 +1,7 @@
 //! Property tests of fetching with several requests under way: drawn sources deliver too little, are slow,
 //! refuse, break off or run dry, on a virtual clock. The sums of a run always hold.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use crate::command::test::virtual_clock::VirtualClock;
 use crate::error::{Error, ErrorKind};
 use crate::fetch::lines::LineParser;
 use crate::fetch::{
-    AnswerFuture, FetchLimits, FetchPlan, Fetcher, RequestSettings, SourceAnswer, TokenSource,
-    error,
+    AnswerFuture, FetchLimits, FetchPlan, Fetcher, RequestSettings, SourceAnswer, SourceRequest,
+    TokenSource, error,
 };
 use crate::pipeline::concurrency::{Concurrency, MAX_CONCURRENCY};
 use crate::runtime::clock::Clock;
@@ -41,6 +42,14 @@ enum Answer {
     Unreachable,
 }
 
+/// Whether requests have idempotency keys, and the source honours them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keys {
+    None,
+    Honoured,
+    Ignored,
+}
+
 /// A run to try.
 #[derive(Clone, Debug)]
 struct Plan {
@@ -52,6 +61,7 @@ struct Plan {
     max_requests: Option<u64>,
     retries: Option<u32>,
     repeat_served: bool,
+    keys: Keys,
     /// The answers with their latencies in milliseconds; the last one is repeated.
     answers: Vec<(Answer, u64)>,
     /// How long the consumer works on each page, in milliseconds.
@@ -86,6 +96,7 @@ fn plans() -> impl Strategy<Value = Plan> {
         proptest::option::of(1..30_u64),
         proptest::option::of(0..4_u32),
         any::<bool>(),
+        prop_oneof![Just(Keys::None), Just(Keys::Honoured), Just(Keys::Ignored)],
     );
     let third = (
         vec(answers(), 1..12),
@@ -101,10 +112,33 @@ fn plans() -> impl Strategy<Value = Plan> {
         max_requests: second.1,
         retries: second.2,
         repeat_served: second.3,
+        keys: second.4,
         answers: third.0,
         work: third.1,
         stop_after: third.2,
     })
+}
+
+/// The requests with one idempotency key.
+#[derive(Default)]
+struct IssuedKey {
+    size: u64,
+    /// The tokens, if the source has issued them.
+    tokens: Option<Vec<String>>,
+    /// The number of tokens that have arrived of those that the client can take for issued.
+    seen: u64,
+    may_be_issued: bool,
+    is_complete: bool,
+}
+
+impl IssuedKey {
+    fn unseen(&self) -> u64 {
+        if self.may_be_issued && !self.is_complete {
+            self.size - self.seen
+        } else {
+            0
+        }
+    }
 }
 
 /// What the source and the consumer have seen.
@@ -113,6 +147,10 @@ struct Seen {
     requests: u64,
     /// The tokens of the requests under way.
     asked: u64,
+    /// What was issued, by idempotency key.
+    keys: HashMap<String, IssuedKey>,
+    /// The number of tokens issued so far.
+    issued: usize,
     under_way: usize,
     /// The tokens that were sent in answers, in order.
     sent: Vec<String>,
@@ -139,36 +177,45 @@ impl DrawnSource {
         self.seen.lock().unwrap()
     }
 
-    /// Records the arrival of a request; returns its answer.
-    fn begin(&self, count: u64) -> (Answer, u64) {
-        let plan = &self.plan;
+    /// Records the arrival of a request; returns its answer and the number of tokens that it adds.
+    fn begin(&self, request: SourceRequest) -> (Answer, u64, u64) {
+        let (plan, count) = (&self.plan, request.count);
         let mut seen = self.seen();
         let index = usize::try_from(seen.requests).unwrap();
         seen.requests += 1;
         seen.under_way += 1;
-        seen.asked += count;
+        let mut checks = vec![("the size of a page", count, plan.page_size)];
+        let mut arrived = 0;
+        if let Some(key) = request.key {
+            let key = seen.keys.entry(key.to_owned()).or_default();
+            if key.size > 0 {
+                checks.push(("the size of a key", count.abs_diff(key.size), 0));
+            }
+            key.size = count;
+            arrived = key.seen;
+        }
+        let is_wrong = match plan.keys {
+            Keys::None => request.key.is_some(),
+            Keys::Honoured => request.key.is_none(),
+            // The client gives the key up.
+            Keys::Ignored => false,
+        };
+        checks.push(("keys", u64::from(is_wrong), 0));
+        let added = count - arrived;
+        seen.asked += added;
         let limit = match plan.concurrency {
             Concurrency::Auto => MAX_CONCURRENCY,
             Concurrency::Fixed(count) => count,
         };
-        let unread = seen.answered - seen.taken;
-        let ahead = (seen.under_way + unread) as u64;
-        let mut checks = vec![
-            // The tokens of a repeated request form one page.
-            (
-                "pages ahead",
-                if plan.repeat_served { 0 } else { ahead },
-                limit.max(2) as u64,
-            ),
-            ("the size of a page", count, plan.page_size),
-            ("requests under way", seen.under_way as u64, limit as u64),
-            (
-                "requests",
-                seen.requests,
-                plan.max_requests.unwrap_or(u64::MAX),
-            ),
-        ];
-        if plan.top_up {
+        checks.push(("requests under way", seen.under_way as u64, limit as u64));
+        let most = plan.max_requests.unwrap_or(u64::MAX);
+        checks.push(("requests", seen.requests, most));
+        // The tokens of a repeated request form one page.
+        if !plan.repeat_served && plan.keys == Keys::None {
+            let ahead = seen.under_way + seen.answered - seen.taken;
+            checks.push(("pages ahead", ahead as u64, limit.max(2) as u64));
+        }
+        if plan.top_up && plan.keys != Keys::Ignored {
             let covered = seen.asked + seen.sent.len() as u64;
             checks.push(("tokens received and under way", covered, plan.size));
         }
@@ -177,57 +224,102 @@ impl DrawnSource {
                 seen.problems.push(format!("{what}: {is} of {most}"));
             }
         }
-        plan.answers[index.min(plan.answers.len() - 1)]
+        let (answer, latency) = plan.answers[index.min(plan.answers.len() - 1)];
+        (answer, latency, added)
     }
 
-    /// Records what an answer holds.
-    fn end(&self, count: u64, sent: u64, is_served: bool) -> Vec<String> {
+    /// Returns the tokens of an answer, with this share of what is issued, in percent.
+    fn end(&self, request: SourceRequest, answer: Answer, added: u64) -> Vec<String> {
+        let (percent, is_served, is_complete) = match answer {
+            Answer::Tokens(percent) => (percent, true, true),
+            Answer::Cut(percent) | Answer::TimedOut(percent) => (percent, true, false),
+            Answer::Failed => (0, true, false),
+            Answer::Refused(..) | Answer::Unreachable => (0, false, false),
+        };
         let mut seen = self.seen();
         seen.under_way -= 1;
-        seen.asked -= count;
-        seen.answered += usize::from(sent > 0);
-        seen.empty = if sent == 0 { seen.empty + 1 } else { 0 };
+        seen.asked -= added;
+        let share = |count: u64| usize::try_from(count * percent / 100).unwrap();
+        let honours = self.plan.keys == Keys::Honoured;
+        let earlier = request
+            .key
+            .filter(|_| honours)
+            .and_then(|key| seen.keys[key].tokens.clone());
+        let mut tokens = earlier.clone().unwrap_or_else(|| {
+            let first = seen.issued;
+            // An incomplete answer does not show how many tokens were issued.
+            let count = if is_complete {
+                share(request.count)
+            } else {
+                usize::try_from(request.count).unwrap()
+            };
+            (first..first + count).map(|n| format!("t{n}")).collect()
+        });
         if is_served {
-            seen.unseen += count - sent;
+            seen.issued += if earlier.is_some() { 0 } else { tokens.len() };
         }
-        let first = seen.sent.len();
-        let tokens: Vec<String> = (first..)
-            .map(|n| format!("t{n}"))
-            .take(usize::try_from(sent).unwrap())
-            .collect();
-        seen.sent.extend(tokens.iter().cloned());
+        let issued = tokens.clone();
+        if !is_complete {
+            tokens.truncate(share(request.count));
+        }
+        let sent = tokens.len() as u64;
+        seen.empty = if sent == 0 { seen.empty + 1 } else { 0 };
+        let mut new = tokens.clone();
+        match request.key {
+            None if is_served && !is_complete => seen.unseen += request.count - sent,
+            None => {}
+            Some(name) => {
+                let mut key = seen.keys.remove(name).unwrap();
+                if honours {
+                    new = tokens
+                        .iter()
+                        .skip(usize::try_from(key.seen).unwrap())
+                        .cloned()
+                        .collect();
+                    key.seen = key.seen.max(sent);
+                    if is_served {
+                        key.tokens = Some(issued);
+                    }
+                } else if sent > 0 && key.seen > 0 {
+                    // The client sees that the first tokens do not come again.
+                    seen.unseen += key.size - key.seen;
+                    key.size = key.seen;
+                    seen.unseen += if is_complete { 0 } else { request.count - sent };
+                } else {
+                    key.seen += sent;
+                }
+                key.may_be_issued |= is_served && !is_complete;
+                key.is_complete |= is_complete;
+                seen.keys.insert(name.to_owned(), key);
+            }
+        }
+        seen.answered += usize::from(sent > 0);
+        seen.sent.extend(new);
         tokens
     }
 
-    async fn answer(&self, count: u64) -> SourceAnswer {
-        let (answer, latency) = self.begin(count);
+    async fn answer(&self, request: SourceRequest<'_>) -> SourceAnswer {
+        let (answer, latency, added) = self.begin(request);
         let latency = match answer {
             Answer::TimedOut(_) => TIMEOUT,
             _ => Duration::from_millis(latency),
         };
         self.clock.sleep_until(self.clock.now() + latency).await;
-        let share = |percent: u64| count * percent / 100;
-        let (sent, is_served, error) = match answer {
-            Answer::Tokens(percent) => (share(percent), false, None),
-            Answer::Refused(status, wait) => {
-                let status = StatusCode::from_u16(status).unwrap();
-                let wait = wait.map(Duration::from_secs);
-                (0, false, Some(error::status(ADDRESS, status, wait)))
-            }
-            Answer::Failed => {
-                let status = StatusCode::INTERNAL_SERVER_ERROR;
-                (0, true, Some(error::status(ADDRESS, status, None)))
-            }
-            Answer::Cut(percent) => (share(percent), true, Some(error::truncated(ADDRESS))),
-            Answer::TimedOut(percent) => (
-                share(percent),
-                true,
-                Some(error::timed_out(ADDRESS, TIMEOUT)),
-            ),
-            Answer::Unreachable => (0, false, Some(error::unreachable(ADDRESS))),
+        let tokens = self.end(request, answer, added);
+        let status = |status, wait| {
+            let status = StatusCode::from_u16(status).unwrap();
+            error::status(ADDRESS, status, wait)
         };
-        let mut parser = LineParser::new(count, 64);
-        for token in self.end(count, sent, is_served) {
+        let error = match answer {
+            Answer::Tokens(_) => None,
+            Answer::Refused(code, wait) => Some(status(code, wait.map(Duration::from_secs))),
+            Answer::Failed => Some(status(500, None)),
+            Answer::Cut(_) => Some(error::truncated(ADDRESS)),
+            Answer::TimedOut(_) => Some(error::timed_out(ADDRESS, TIMEOUT)),
+            Answer::Unreachable => Some(error::unreachable(ADDRESS)),
+        };
+        let mut parser = LineParser::new(request.count, 64);
+        for token in tokens {
             parser.feed(format!("{token}\n").as_bytes());
         }
         SourceAnswer::from_lines(parser, error, ADDRESS)
@@ -235,8 +327,12 @@ impl DrawnSource {
 }
 
 impl TokenSource for DrawnSource {
-    fn request(&self, count: u64) -> AnswerFuture<'_> {
-        Box::pin(self.answer(count))
+    fn request<'a>(&'a self, request: SourceRequest<'a>) -> AnswerFuture<'a> {
+        Box::pin(self.answer(request))
+    }
+
+    fn sends_keys(&self) -> bool {
+        self.plan.keys != Keys::None
     }
 }
 
@@ -339,10 +435,15 @@ fn check(plan: &Plan) -> Result<(), String> {
     expect(delivered == sent, "each received token is delivered once")?;
     let received = delivered.len() as u64;
     expect(numbers.received == received, "received")?;
-    expect(received <= plan.size, "no more than SIZE")?;
+    let honours = plan.keys != Keys::Ignored;
+    expect(received <= plan.size || !honours, "no more than SIZE")?;
     expect(numbers.surplus == 0, "surplus")?;
     expect(numbers.requests == seen.requests, "requests")?;
-    expect(numbers.issued_unseen == seen.unseen, "issued unseen")?;
+    let unseen = seen.unseen + seen.keys.values().map(IssuedKey::unseen).sum::<u64>();
+    expect(
+        numbers.issued_unseen == unseen,
+        &format!("{unseen} issued unseen"),
+    )?;
     expect(
         fetched
             .fetcher
@@ -367,7 +468,10 @@ fn check(plan: &Plan) -> Result<(), String> {
             let is_limited = plan.max_requests == Some(seen.requests);
             expect(is_dry || is_limited, "short supply without a reason")?;
         }
-        Some(_) => expect(is_short || plan.repeat_served, "error although complete")?,
+        Some(_) => {
+            let may_be_complete = plan.repeat_served || !honours;
+            expect(is_short || may_be_complete, "error although complete")?;
+        }
     }
     let falls_short = is_short && plan.stop_after.is_none() || kind_is_set(&fetched);
     expect(

@@ -37,6 +37,7 @@ mod faults;
 mod hostile_scripts;
 mod hostile_source;
 mod html_report;
+mod idempotency;
 mod input;
 mod journal;
 mod journal_faults;

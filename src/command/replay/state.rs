@@ -1,6 +1,6 @@
 //! The state of a run as its journal or report records it, including earlier replays.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use uuid::Uuid;
@@ -8,7 +8,9 @@ use uuid::Uuid;
 use crate::config::RunSettings;
 use crate::error::Error;
 use crate::error::exit::Exit;
-use crate::journal::{Journal, JournalLine, JournalReader, ParsedRecord, ReadPurpose};
+use crate::journal::{
+    Journal, JournalLine, JournalReader, ParsedRecord, ReadPurpose, RequestLine, UnansweredRequest,
+};
 use crate::pipeline::token::Status;
 use crate::store::identifier::TableName;
 
@@ -82,6 +84,8 @@ pub(crate) struct ReplayState {
     table: Option<(String, String)>,
     /// SIZE, if the file has it.
     pub requested: Option<u64>,
+    /// The requests with an idempotency key that have no complete answer, by number.
+    pub unanswered: BTreeMap<u64, UnansweredRequest>,
     /// The records of stored and rejected tokens.
     pub settled: Vec<ParsedRecord>,
     /// The tokens by value.
@@ -105,6 +109,7 @@ impl ReplayState {
             horizon: None,
             table: None,
             requested: None,
+            unanswered: BTreeMap::new(),
             settled: Vec::new(),
             counts: HashMap::new(),
             is_closed: false,
@@ -130,7 +135,7 @@ impl ReplayState {
             state.is_closed = false;
             tracing::warn!("the last line is incomplete after a crash and is ignored");
         }
-        if state.counts.is_empty() {
+        if state.counts.is_empty() && state.unanswered.is_empty() {
             tracing::warn!("nothing to replay: the file has no tokens");
         }
         // Kept open to hold the lock, so that no other replay uses the file.
@@ -151,7 +156,11 @@ impl ReplayState {
                     "the header of a journal follows a report",
                 ));
             }
-            JournalLine::Received { .. } | JournalLine::Replay { .. } if !is_journal => {
+            JournalLine::Received { .. }
+            | JournalLine::Request { .. }
+            | JournalLine::Replay { .. }
+                if !is_journal =>
+            {
                 return Err("the header of the journal is missing".into());
             }
             JournalLine::Replay { .. } => {}
@@ -183,7 +192,27 @@ impl ReplayState {
                 self.origin.get_or_insert(origin);
                 self.requested = Some(summary.numbers.requested);
             }
-            JournalLine::Received { received, .. } => {
+            JournalLine::Request { request } => {
+                let RequestLine { number, size, key } = request;
+                let request = UnansweredRequest {
+                    number,
+                    size,
+                    key,
+                    received: Vec::new(),
+                };
+                self.unanswered.insert(number, request);
+            }
+            JournalLine::Received {
+                received,
+                request,
+                partial,
+            } => {
+                let request = request.unwrap_or_default();
+                if !partial {
+                    self.unanswered.remove(&request);
+                } else if let Some(request) = self.unanswered.get_mut(&request) {
+                    request.received.extend(received.iter().cloned());
+                }
                 for token in received {
                     self.counts.entry(token).or_default().received += 1;
                 }
@@ -239,7 +268,7 @@ impl ReplayState {
     /// Returns `None` if the file is not a journal or has no open tokens. If the journal cannot be
     /// written, logs a warning and returns `None`.
     pub fn continue_journal(&mut self, run_id: &str) -> Option<Journal> {
-        if self.table.is_none() || self.is_closed {
+        if self.table.is_none() || self.is_closed && self.unanswered.is_empty() {
             return None;
         }
         let error = match self.reader.as_mut()?.resume(run_id) {
@@ -314,7 +343,7 @@ mod tests {
     use std::io::Cursor;
 
     use super::*;
-    use crate::journal::JournalHeader;
+    use crate::journal::{JournalHeader, ReceivedPage};
     use crate::pipeline::token::Page;
 
     const RUN: &str = "018f0000-0000-7000-8000-000000000000";
@@ -326,7 +355,14 @@ mod tests {
         let mut stages = vec![std::fs::read(path).unwrap()];
         for tokens in [&["aa", "J*:"][..], &["cc"]] {
             let page = Page::from_texts(tokens.iter().map(|token| (*token, None)));
-            journal.received(page, 1).await.unwrap();
+            journal
+                .received(ReceivedPage {
+                    page,
+                    request: 1,
+                    is_partial: false,
+                })
+                .await
+                .unwrap();
             stages.push(std::fs::read(path).unwrap());
         }
         let outcomes = [

@@ -191,6 +191,7 @@ impl CaseEnvironment {
             requested: Arc::clone(&self.requested),
             timeout: limits.timeout,
             max_token: limits.max_token,
+            sends_keys: settings.requests.idempotency_header.is_some(),
             clock: self.clock.clone(),
             shutdown: shutdown.clone(),
         };
