@@ -93,7 +93,7 @@ impl Layers<'_> {
     /// Resolves all settings; `replayed` are the files that a replay reads. A setting with an error has
     /// its default until all errors are known.
     fn resolve(self, purpose: Purpose, replayed: &[PathBuf]) -> Result<RunSettings, Vec<Error>> {
-        let limits = self.limits();
+        let (limits, requests) = (self.limits(), self.requests());
         let size = match purpose {
             // A replay covers all tokens of its file.
             Purpose::Replay => RunSize::default(),
@@ -147,7 +147,7 @@ impl Layers<'_> {
             },
             source,
             limits,
-            requests: self.requests(),
+            requests,
             store,
             reports: self.reports(),
             fail_on: self.fail_on(),

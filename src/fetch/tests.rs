@@ -239,7 +239,16 @@ impl DrawnSource {
         let mut seen = self.seen();
         seen.under_way -= 1;
         seen.asked -= added;
-        let share = |count: u64| usize::try_from(count * percent / 100).unwrap();
+        let share = |count: u64| {
+            // An honest short answer has a token at least, unless it is empty.
+            let parts = count * percent;
+            let share = if is_complete {
+                parts.div_ceil(100)
+            } else {
+                parts / 100
+            };
+            usize::try_from(share).unwrap()
+        };
         let honours = self.plan.keys == Keys::Honoured;
         let earlier = request
             .key
@@ -342,6 +351,8 @@ struct Fetched {
     error: Option<Error>,
     fetcher: Arc<Fetcher>,
     seen: Arc<Mutex<Seen>>,
+    /// The virtual time that it took.
+    took: Duration,
 }
 
 /// Fetches as planned.
@@ -382,6 +393,7 @@ fn fetch(plan: &Plan) -> Fetched {
         fetcher.deliver_in_order();
     }
     let fetcher = Arc::new(fetcher);
+    let begin = clock.now();
     let idle = clock.clone();
     let runtime = Builder::new_current_thread()
         .on_thread_park(move || idle.idle())
@@ -414,6 +426,7 @@ fn fetch(plan: &Plan) -> Fetched {
         error,
         fetcher,
         seen,
+        took: clock.now() - begin,
     }
 }
 
@@ -496,5 +509,46 @@ fn sums_hold_for_every_source() {
         TestRunner::new(config).run(&plans(), |plan| check(&plan).map_err(TestCaseError::fail));
     if let Err(error) = tested {
         panic!("{error}");
+    }
+}
+
+/// Fetches from a source that takes 200 ms and delivers this share, in percent.
+fn fetch_slowly(size: u64, percent: u64, concurrency: Concurrency) -> Fetched {
+    fetch(&Plan {
+        size,
+        page_size: 2000,
+        concurrency,
+        in_order: false,
+        top_up: true,
+        max_requests: None,
+        retries: None,
+        repeat_served: false,
+        keys: Keys::None,
+        answers: vec![(Answer::Tokens(percent), 200)],
+        work: 0,
+        stop_after: None,
+    })
+}
+
+#[test]
+fn one_run_is_faster_than_four_shards_when_the_source_is_slow() {
+    for percent in [100, 90, 70, 30] {
+        let run = fetch_slowly(100_000, percent, Concurrency::Auto);
+        let shard = fetch_slowly(25_000, percent, Concurrency::Fixed(1));
+        assert_eq!((run.tokens.len(), shard.tokens.len()), (100_000, 25_000));
+        let (run_took, shard_took) = (run.took, shard.took);
+        assert!(
+            run_took < shard_took,
+            "{percent} %: {run_took:?}, {shard_took:?}"
+        );
+        // Small top-ups are requested together: few more requests than the shards send.
+        let (requests, of_shard) = (
+            run.seen.lock().unwrap().requests,
+            shard.seen.lock().unwrap().requests,
+        );
+        assert!(
+            requests <= 4 * of_shard,
+            "{percent} %: {requests}, {of_shard}"
+        );
     }
 }

@@ -348,21 +348,23 @@ mod tests {
 
     const RUN: &str = "018f0000-0000-7000-8000-000000000000";
 
-    /// Writes a journal of two pages, and returns its bytes after each step.
+    /// Writes a journal of two pages, the second one of a request with a key, and returns its bytes after
+    /// each step.
     async fn written_journal(path: &Path) -> Vec<Vec<u8>> {
         let header = JournalHeader::new(RUN.into(), Some(7), "secret_tokens".into(), "data".into());
         let journal = Journal::begin(path, &header.with_requested(Some(3))).unwrap();
         let mut stages = vec![std::fs::read(path).unwrap()];
-        for tokens in [&["aa", "J*:"][..], &["cc"]] {
-            let page = Page::from_texts(tokens.iter().map(|token| (*token, None)));
-            journal
-                .received(ReceivedPage {
-                    page,
-                    request: 1,
-                    is_partial: false,
-                })
-                .await
-                .unwrap();
+        for (number, tokens) in [(1, &["aa", "J*:"][..]), (2, &["cc"])] {
+            if number == 2 {
+                journal.requested(2, 5, "key-2").await.unwrap();
+                stages.push(std::fs::read(path).unwrap());
+            }
+            let received = ReceivedPage {
+                page: Page::from_texts(tokens.iter().map(|token| (*token, None))),
+                request: number,
+                is_partial: number == 2,
+            };
+            journal.received(received).await.unwrap();
             stages.push(std::fs::read(path).unwrap());
         }
         let outcomes = [
@@ -392,11 +394,12 @@ mod tests {
             horizon,
             table,
             requested,
+            unanswered,
             settled,
             ..
         } = &state;
         Ok(format!(
-            "{run_id:?} {origin:?} {horizon:?} {table:?} {requested:?} {counts:?} {settled:?}"
+            "{run_id:?} {origin:?} {horizon:?} {table:?} {requested:?} {unanswered:?} {counts:?} {settled:?}"
         ))
     }
 
@@ -407,7 +410,7 @@ mod tests {
         let header = JournalHeader::new(RUN.into(), None, "t".into(), "c".into());
         let stages = written_journal(&path).await;
         // The header alone, after a crash, and the whole journal.
-        for bytes in [&stages[0], &stages[3], &stages[6]] {
+        for bytes in [&stages[0], &stages[4], &stages[7]] {
             assert!(bytes.ends_with(b"\n"));
             replayed(bytes).unwrap();
             for position in 0..bytes.len() * 8 {
@@ -451,7 +454,7 @@ mod tests {
         insta::assert_snapshot!(replayed(&flipped).unwrap_err().render(false), @"
         error: FILE cannot be replayed
           caused by: FILE:2:1: the line does not match its checksum, so it was changed after it was written
-          caused by: 1 page is whole, with 1 token: line 3
+          caused by: 1 page is whole, with 1 token: line 4
         hint: nothing was changed: restore the file from a copy; without one, `sed '2d' FILE > rest.journal` leaves out line 2, and a replay of rest.journal settles all other tokens
         ");
         // The way out works.
@@ -464,7 +467,7 @@ mod tests {
         insta::assert_snapshot!(replayed(&flipped).unwrap_err().render(false), @"
         error: FILE cannot be replayed
           caused by: FILE:1:1: the line does not match its checksum, so it was changed after it was written
-          caused by: 2 pages are whole, with 3 tokens: lines 2, 3
+          caused by: 2 pages are whole, with 3 tokens: lines 2, 4
         hint: nothing was changed: restore the file from a copy
         ");
     }
