@@ -18,6 +18,7 @@
 mod support;
 
 mod architecture;
+mod benchmarks;
 mod book;
 mod browser;
 mod check_and_api;
