@@ -136,7 +136,7 @@ impl BenchOptions {
             local: 100_000,
             small: 10_000,
             remote: 5_000,
-            sweep: 60_000,
+            sweep: 50_000,
             pgbench_seconds: 2.0,
             slow_source: 100_000,
             limited_requests: 150,
